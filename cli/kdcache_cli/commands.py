@@ -1,0 +1,249 @@
+"""The commands."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from kdcache import __version__
+from kdcache_cli.output import Group, human_bytes, human_seconds, print_result, ranges, shell_command
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+PLAN = click.option("--plan", is_flag=True, help="Print bytes, files, time and free disk; write nothing.")
+SHARED = (
+    click.option("--batch-size", type=int, help="Views per batch  [256].", metavar="N"),
+    click.option(
+        "--workers",
+        "compute__workers",
+        type=int,
+        help="Loader processes  [one per core, at most 8].",
+        metavar="N",
+    ),
+    click.option("--device", "compute__device", help="auto, cpu, cuda or cuda:N  [auto].", metavar="NAME"),
+    click.option("--precision", "compute__precision", help="float32, bfloat16 or float16  [float32].", metavar="TYPE"),
+    click.option("--config", "file", help="TOML file; flags override it.", metavar="FILE"),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        help="Any other key, such as optimizer.lr=0.05.",
+        metavar="KEY=VALUE",
+    ),
+)
+
+
+def shared(function: F) -> F:
+    """Add the options that dumping and training share."""
+    for option in reversed(SHARED):
+        function = option(function)
+    return function
+
+
+@click.group(cls=Group, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="kdcache")
+def main() -> None:
+    """Run a teacher once, cache its logits per view, and train students from the cache."""
+
+
+@main.command("dump-teacher")
+@click.argument("cache", required=False)
+@click.option(
+    "--data",
+    help="Source: digits, imagefolder:PATH, torchvision:NAME,root=DIR,... or module:function.",
+    metavar="SPEC",
+)
+@click.option("--teacher", help="Model with weights, such as timm:resnet50,pretrained=true.", metavar="SPEC")
+@click.option("--recipe", help="Recipe of the views: a shipped name or a TOML file.", metavar="NAME|FILE")
+@click.option("--seeds", help="Augmentation seeds, B left out  [0:1].", metavar="A:B")
+@click.option(
+    "--codec",
+    help="topk:k=16, or full:dtype=float16|float32|bfloat16|uint8  [full:dtype=float16].",
+    metavar="SPEC",
+)
+@click.option("--unit-rows", type=int, help="Rows per unit  [a power of two near 4 MB].", metavar="N")
+@click.option("--skip-unreadable", is_flag=True, default=None, help="Record unreadable samples as absent and go on.")
+@shared
+@PLAN
+@JSON
+def dump_teacher(file: str | None, settings: tuple[str, ...], plan: bool, as_json: bool, **flags: Any) -> None:
+    """Run the teacher over every view that CACHE lacks. Run again, it goes on where it stopped."""
+    from kdcache import dump
+
+    config = _configure(dump.DumpConfig, "dump-teacher", file, flags, settings)
+    if plan:
+        planned = dump.plan_dump(config)
+        print_result(planned, _plan_lines(planned), as_json=as_json)
+        return
+    result = dump.dump_teacher(config)
+    following = [
+        "--cache",
+        config.cache,
+        "--data",
+        config.data,
+        "--student",
+        "timm:resnet18",
+        "--loss",
+        "dist",
+        "--epochs",
+        "100",
+    ]
+    command = shell_command("kdcache", "train-student", "RUN", *following)
+    print_result({**result, "next": command}, _dump_lines(result), as_json=as_json)
+    if not as_json:
+        click.echo(command)
+
+
+@main.command("train-student")
+@click.argument("run", required=False)
+@click.option("--cache", help="Cache that holds the teacher's logits.", metavar="DIR")
+@click.option("--data", help="Source; with a cache, the one it was made from.", metavar="SPEC")
+@click.option("--student", help="Model, such as timm:resnet18.", metavar="SPEC")
+@click.option("--loss", help="dist:tau=1,beta=2,gamma=2, kl:tau=4,weight=1, or ce; each with ce=1.", metavar="SPEC")
+@click.option("--epochs", type=int, help="Epochs in all  [100].", metavar="N")
+@click.option("--eval-data", help="Source to evaluate on after each epoch.", metavar="SPEC")
+@click.option("--seeds", help="Seeds to take turns over the epochs  [all of the cache].", metavar="A:B")
+@click.option("--recipe", help="Recipe of the views, where there is no cache.", metavar="NAME|FILE")
+@click.option("--teacher", help="A teacher to run in the loop instead of a cache.", metavar="SPEC")
+@click.option("--lr", "optimizer__lr", type=float, help="Learning rate  [0.1].", metavar="X")
+@click.option("--run-seed", type=int, help="Decides initial weights, order and dropout  [0].", metavar="N")
+@shared
+@JSON
+def train_student(file: str | None, settings: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+    """Train a student into folder RUN. Run again, it goes on after the last finished epoch."""
+    from kdcache import train
+
+    config = _configure(train.TrainConfig, "train-student", file, flags, settings)
+    result = train.train_student(config)
+    print_result(result, _train_lines(result), as_json=as_json)
+
+
+@main.command()
+@click.argument("cache")
+@JSON
+def info(cache: str, as_json: bool) -> None:
+    """Print what CACHE holds; with --json the whole manifest."""
+    from kdcache.cache import open_cache
+
+    opened = open_cache(cache)
+    manifest = opened.manifest
+    commits = [opened.commit_of(seed, unit) for seed in opened.seeds() for unit in opened.committed_units(seed)]
+    size, rows = sum(c.num_bytes for c in commits), sum(c.stop - c.start for c in commits)
+    result = {
+        "manifest": manifest.to_json(),
+        "complete_seeds": opened.complete_seeds(),
+        "missing": {seed: missing for seed in opened.seeds() if (missing := opened.missing_units(seed))},
+        "units": len(commits),
+        "bytes": size,
+        "bytes_per_view": size / rows if rows else None,
+        "absent": sum(len(c.absent) for c in commits),
+    }
+    print_result(result, _info_lines(result), as_json=as_json)
+
+
+@main.command()
+@click.argument("cache")
+@click.option("--views", type=int, default=0, help="Also render N views again and compare them.", metavar="N")
+@click.option("--data", help="Source for --views  [the one in the manifest].", metavar="SPEC")
+@JSON
+def verify(cache: str, views: int, data: str | None, as_json: bool) -> None:
+    """Check every byte of CACHE against its commits; exit 1 if anything is wrong."""
+    from kdcache.cache import open_cache
+    from kdcache.verify import verify_cache
+
+    report = verify_cache(open_cache(cache), views=views, data=data)
+    print_result(report, _verify_lines(report), as_json=as_json)
+    raise SystemExit(1 if report["faults"] else 0)
+
+
+@main.command()
+@click.option("--out", default="kdcache-quickstart", show_default=True, help="Folder for everything.", metavar="DIR")
+@JSON
+def quickstart(out: str, as_json: bool) -> None:
+    """Train a teacher on handwritten digits, dump it, and train four students from its cache."""
+    from kdcache_cli.quickstart import run_quickstart
+
+    run_quickstart(out, as_json=as_json)
+
+
+def _configure(cls: type[T], command: str, file: str | None, flags: dict[str, Any], settings: tuple[str, ...]) -> T:
+    """Return the configuration; click wants identifiers, so `compute__workers` stands for `compute.workers`."""
+    from kdcache.config import load_config
+
+    dotted = {name.replace("__", "."): value for name, value in flags.items()}
+    return load_config(cls, command, file=file, flags=dotted, settings=settings)
+
+
+def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("views", f"{plan['views']} in {plan['units']} units, {plan['units_done']} of them done"),
+        (
+            "bytes",
+            f"{human_bytes(plan['bytes'])} ({plan['bytes_per_view']:.1f} per view) in {plan['files']} files",
+        ),
+        ("free disk", human_bytes(plan["free_bytes"])),
+        ("time left", f"{human_seconds(plan['seconds'])} at {plan['views_per_second']:.0f} views/s"),
+    ]
+
+
+def _dump_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    absent = [("absent", f"{result['absent']} views whose sample cannot be read")] if result["absent"] else []
+    return [
+        ("cache", result["cache"]),
+        ("seeds", f"{ranges(result['seeds'])}, {result['rows']} views each"),
+        ("written", f"{result['units_written']} units in {human_seconds(result['seconds'])}"),
+        ("bytes", f"{human_bytes(result['bytes'])}, {result['bytes_per_view']:.1f} per view"),
+        ("teacher", f"{result['teacher_accuracy']:.2f} % of these views right"),
+        *absent,
+    ]
+
+
+def _train_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    scores = [("top-1", f"{result['top1']:.2f} % (best {result['best_top1']:.2f} %)")] if "top1" in result else []
+    return [
+        ("run", result["run"]),
+        ("epochs", f"{result['epochs']} ({result['steps']} steps) in {human_seconds(result['seconds'])}"),
+        *scores,
+        ("weights", f"{result['run']}/student.safetensors"),
+    ]
+
+
+def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    manifest = result["manifest"]
+    codec = ",".join(f"{key}={value}" for key, value in manifest["codec"]["configuration"].items())
+    per_view = f", {result['bytes_per_view']:.1f} per view" if result["units"] else ""
+    incomplete = [(f"seed {seed}", f"{len(units)} units missing") for seed, units in result["missing"].items()]
+    return [
+        ("task", f"{manifest['task']}, {manifest['classes']} classes"),
+        ("source", f"{manifest['source']['spec']}, {manifest['rows']} samples"),
+        ("recipe", f"{manifest['recipe']['name']} ({manifest['recipe']['fingerprint'][:12]})"),
+        ("teacher", f"{manifest['teacher']['spec']} ({manifest['teacher']['sha256'][:12]})"),
+        ("codec", f"{manifest['codec']['name']}:{codec}"),
+        ("seeds", ranges(result["complete_seeds"])),
+        *incomplete,
+        ("units", f"{result['units']} of {manifest['unit_rows']} rows"),
+        ("bytes", f"{human_bytes(result['bytes'])}{per_view}"),
+        (
+            "made",
+            f"{manifest['made_by']['created']} with kdcache {manifest['made_by']['versions']['kdcache']}",
+        ),
+    ]
+
+
+def _verify_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    views = [("views", f"{report['views']['checked']} rendered again, all as at the dump")] if "views" in report else []
+    left = [("left over", f"{report['temporary']} temporary files of killed writers, harmless")] if report["temporary"] else []
+    return [
+        ("units", f"{report['units']} checked, {human_bytes(report['bytes'])}"),
+        *(
+            (f"seed {seed}", f"units {ranges(units)} missing: the dump is not finished")
+            for seed, units in report["missing"].items()
+        ),
+        *views,
+        *left,
+        *(("fault", fault) for fault in report["faults"]),
+        ("faults", str(len(report["faults"]))),
+    ]

@@ -1,0 +1,87 @@
+"""What commands print: results on stdout, as text or JSON; errors and warnings as one line on stderr."""
+
+import json
+import shlex
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from kdcache.errors import KdcacheError, KdcacheWarning
+
+
+class OneLineError(click.ClickException):
+    """A KdcacheError as click shows it: one line, and the error's own exit code."""
+
+    def __init__(self, error: KdcacheError) -> None:
+        super().__init__(" ".join(str(error).split()))
+        self.exit_code = error.exit_code  # type: ignore[misc]
+
+    def show(self, file: Any = None) -> None:
+        """Print the line on stderr."""
+        click.echo(f"kdcache: error: {self.message}", err=True)
+
+
+class Group(click.Group):
+    """A group whose commands end in one line when they raise a KdcacheError."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", KdcacheWarning)
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except KdcacheError as error:
+                raise OneLineError(error) from error
+            except KeyboardInterrupt:
+                click.echo("kdcache: interrupted; run the same command again to go on", err=True)
+                raise click.exceptions.Exit(130) from None
+
+
+def print_result(result: Mapping[str, Any], lines: Sequence[tuple[str, str]], *, as_json: bool) -> None:
+    """Print `result` as JSON, or `lines` of (name, value) aligned."""
+    if as_json:
+        click.echo(json.dumps(result, indent=1))
+        return
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def human_bytes(count: float) -> str:
+    """Return a number of bytes with a decimal unit."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def human_seconds(seconds: float) -> str:
+    """Return a duration in the unit that reads best."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Return sorted numbers as `0 to 3, 7`."""
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in spans) or "none"
+
+
+def shell_command(*words: str) -> str:
+    """Return words as one line that a shell splits back."""
+    return shlex.join(words)
+
+
+def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+    text = " ".join(str(message).split())
+    click.echo(f"kdcache: warning: {text}" if isinstance(message, KdcacheWarning) else f"warning: {text}", err=True)

@@ -1,0 +1,64 @@
+"""kdcache: run a teacher once, cache its logits per view, train students from the cache.
+
+Public names are imported on first use, so that `import kdcache` does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kdcache.cache import Cache, open_cache
+    from kdcache.codecs import open_codec
+    from kdcache.dump import DumpConfig, dump_teacher
+    from kdcache.errors import KdcacheError
+    from kdcache.losses import dist_loss, kl_loss
+    from kdcache.models import open_model
+    from kdcache.sources import open_source
+    from kdcache.train import TrainConfig, train_student
+    from kdcache.verify import verify_cache
+    from kdcache.views import load_recipe, render
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Cache": "cache",
+    "DumpConfig": "dump",
+    "KdcacheError": "errors",
+    "TrainConfig": "train",
+    "dist_loss": "losses",
+    "dump_teacher": "dump",
+    "kl_loss": "losses",
+    "load_recipe": "views",
+    "open_cache": "cache",
+    "open_codec": "codecs",
+    "open_model": "models",
+    "open_source": "sources",
+    "render": "views",
+    "train_student": "train",
+    "verify_cache": "verify",
+}
+
+__all__ = [
+    "Cache",
+    "DumpConfig",
+    "KdcacheError",
+    "TrainConfig",
+    "dist_loss",
+    "dump_teacher",
+    "kl_loss",
+    "load_recipe",
+    "open_cache",
+    "open_codec",
+    "open_model",
+    "open_source",
+    "render",
+    "train_student",
+    "verify_cache",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Return a public name from the module that defines it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kdcache' has no attribute {name!r}")
+    return getattr(import_module(f"kdcache.{_HOMES[name]}"), name)

@@ -1,0 +1,18 @@
+"""Caches: units of records under create-only commits, read through verified slabs."""
+
+from kdcache.cache.cache import Cache, create_cache, default_rows, open_cache
+from kdcache.cache.commit import Commit
+from kdcache.cache.manifest import FORMAT_VERSION, Manifest, library_versions
+from kdcache.cache.slab import Slab
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Cache",
+    "Commit",
+    "Manifest",
+    "Slab",
+    "create_cache",
+    "default_rows",
+    "library_versions",
+    "open_cache",
+]

@@ -1,0 +1,258 @@
+"""The cache: a manifest, units under commits, and slabs to read them from."""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcache.cache.commit import Commit, commit_key, unit_name
+from kdcache.cache.manifest import Manifest, library_versions
+from kdcache.cache.publish import Folder
+from kdcache.cache.slab import Slab, evict, materialise, slab_folder
+from kdcache.cache.zarr_store import UnitFormat, object_key, root_metadata
+from kdcache.codecs import Codec, codec_from_dict
+from kdcache.errors import CacheError, DamagedUnitError, MismatchError, MissingUnitError
+from kdcache.shapes import Records, Rows
+from kdcache.views.order import row_order
+
+
+class Cache:
+    """An open cache. `open_cache` and `create_cache` make one."""
+
+    def __init__(self, folder: Folder, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._format = UnitFormat.of(manifest)
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The codec of its records."""
+        return codec_from_dict(self.manifest.codec, classes=self.manifest.classes)
+
+    @cached_property
+    def order(self) -> Rows:
+        """Row r is sample `order[r]` of the source, int64 `[rows]`."""
+        return row_order(self.manifest.rows, self.manifest.order_seed)
+
+    def seeds(self) -> list[int]:
+        """Return the seeds of which at least one unit is committed."""
+        return [int(name) for name in self.folder.list("commits") if next(self.folder.list(f"commits/{name}"), None)]
+
+    def committed_units(self, seed: int) -> list[int]:
+        """Return the committed units of `seed`."""
+        return [int(name.removesuffix(".json")) for name in self.folder.list(f"commits/{seed:05d}")]
+
+    def missing_units(self, seed: int) -> list[int]:
+        """Return the units of `seed` that are not committed yet."""
+        return sorted(set(range(self.manifest.num_units)) - set(self.committed_units(seed)))
+
+    def complete_seeds(self) -> list[int]:
+        """Return the seeds of which every unit is committed."""
+        return [seed for seed in self.seeds() if not self.missing_units(seed)]
+
+    def is_committed(self, seed: int, unit: int) -> bool:
+        """Return whether a unit can be read."""
+        return self.folder.exists(commit_key(seed, unit))
+
+    def commit_of(self, seed: int, unit: int) -> Commit:
+        """Return a unit's commit.
+
+        Raises:
+            MissingUnitError: the unit is not committed.
+            DamagedUnitError: the commit is not what was written.
+        """
+        try:
+            data = self.folder.get(commit_key(seed, unit))
+        except FileNotFoundError:
+            raise MissingUnitError(
+                f"cache {self.folder} does not hold {self._name(seed, unit)}; run dump-teacher with this seed"
+            ) from None
+        commit = Commit.from_bytes(data, f"cache {self.folder}, {self._name(seed, unit)}")
+        rows = self.manifest.unit_range(unit)
+        if (commit.seed, commit.unit, commit.start, commit.stop) != (seed, unit, rows.start, rows.stop):
+            raise DamagedUnitError(f"cache {self.folder}, {self._name(seed, unit)}: its commit is that of {commit.name}")
+        return commit
+
+    def commits(self, seed: int) -> list[Commit]:
+        """Return the commits of all units of `seed`, in order.
+
+        Raises:
+            MissingUnitError: units that are not committed, or a seed of which the cache holds nothing.
+        """
+        missing = self.missing_units(seed)
+        if len(missing) == self.manifest.num_units:
+            held = ", ".join(map(str, self.seeds())) or "none"
+            raise MissingUnitError(f"cache {self.folder} does not hold seed {seed} (it holds: {held}); dump it first")
+        if missing:
+            raise MissingUnitError(
+                f"cache {self.folder} lacks {len(missing)} of {self.manifest.num_units} units of seed {seed}, the first is "
+                f"{self._name(seed, missing[0])}; run the same dump-teacher command again to finish it"
+            )
+        return [self.commit_of(seed, unit) for unit in range(self.manifest.num_units)]
+
+    def read_unit(self, commit: Commit) -> Records:
+        """Return the records of a committed unit, after its bytes were checked against the commit.
+
+        Raises:
+            DamagedUnitError: the object is absent, or differs from what was committed in any byte.
+        """
+        where = f"cache {self.folder}, {commit.name}"
+        way_out = f"delete {commit_key(commit.seed, commit.unit)} and {commit.key} and run the dump again"
+        try:
+            data = self.folder.get(object_key(commit.seed, commit.unit))
+        except FileNotFoundError:
+            raise DamagedUnitError(f"{where}: the object {commit.key} is missing; {way_out}") from None
+        if len(data) != commit.num_bytes:
+            raise DamagedUnitError(f"{where}: {len(data)} bytes where {commit.num_bytes} were committed; {way_out}")
+        if hashlib.sha256(data).hexdigest() != commit.sha256:
+            raise DamagedUnitError(f"{where}: its bytes differ from what was committed (SHA-256); {way_out}")
+        return self._decoded(commit.unit, data, f"{where}; {way_out}")
+
+    def read(self, seed: int, rows: Rows | Sequence[int]) -> Records:
+        """Return the records of `rows` under `seed`, in their order.
+
+        Raises:
+            MissingUnitError: a row that the cache does not hold.
+            DamagedUnitError: a unit that differs from what was committed.
+        """
+        wanted = np.asarray(rows, dtype=np.int64)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.manifest.rows:
+            raise MissingUnitError(f"cache {self.folder} holds rows 0 to {self.manifest.rows - 1}, not all of those asked for")
+        return self.slab(seed).gather(wanted)
+
+    def slab(self, seed: int) -> Slab:
+        """Return the slab of `seed`, made from verified units unless it is there already.
+
+        Raises:
+            MissingUnitError: units that are not committed.
+            DamagedUnitError: a unit that differs from what was committed.
+            CacheError: no room for the slab.
+        """
+        commits = self.commits(seed)
+        identity = "".join([self.manifest.digest, *(commit.digest for commit in commits)])
+        path = slab_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
+        dtype = self.manifest.dtype
+        if path.exists():
+            os.utime(path)
+        else:
+            units = (self.read_unit(commit) for commit in commits)
+            materialise(path, self.manifest.rows, dtype.itemsize, units)
+            evict(path.parent, keep=path)
+        return Slab(path, dtype, (entry["row"] for commit in commits for entry in commit.absent))
+
+    def require(self, manifest: Manifest) -> None:
+        """Check that records made under `manifest` belong into this cache.
+
+        Raises:
+            MismatchError: the fields that differ.
+        """
+        if lines := self.manifest.differences(manifest):
+            raise MismatchError(
+                f"cache {self.folder} was made otherwise ({'; '.join(lines)}); choose a new folder, or the same settings"
+            )
+
+    def start_seed(self, seed: int) -> None:
+        """Publish the zarr metadata of a seed's array; growth changes no existing object."""
+        for key, data in self._format.metadata(seed).items():
+            self.folder.publish(key, data)
+
+    def commit(self, seed: int, unit: int, records: Records, **facts: Any) -> Commit:
+        """Publish a unit and its commit, and return the commit that counts.
+
+        Of several writers of one unit the first wins; the others adopt its object, after checking it. `facts` are the other
+        fields of the commit: `absent`, `probes`, `statistics`.
+
+        Raises:
+            CacheError: the cache cannot be written.
+            DamagedUnitError: an object of that name is there and cannot be decoded.
+        """
+        rows = self.manifest.unit_range(unit)
+        assert len(records) == len(rows) and records.dtype == self.manifest.dtype
+        key, data = object_key(seed, unit), self._format.encode(unit, records)
+        if not self.folder.publish(key, data):
+            data = self.folder.get(key)
+            where = f"cache {self.folder}, {self._name(seed, unit)}"
+            self._decoded(unit, data, f"{where}; delete {key} and run the dump again")
+        commit = Commit(
+            seed=seed,
+            unit=unit,
+            start=rows.start,
+            stop=rows.stop,
+            key=key,
+            num_bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            write_id=secrets.token_hex(8),
+            versions=library_versions(),
+            **facts,
+        )
+        if not self.folder.publish(commit_key(seed, unit), commit.to_bytes()):
+            return self.commit_of(seed, unit)
+        return commit
+
+    def encode_unit(self, unit: int, records: Records) -> bytes:
+        """Return the bytes that `records` would take as an object, publishing nothing."""
+        return self._format.encode(unit, records)
+
+    def _decoded(self, unit: int, data: bytes, where: str) -> Records:
+        try:
+            return self._format.decode(unit, data)
+        except ValueError as error:
+            raise DamagedUnitError(f"{where}: {error}") from error
+
+    def _name(self, seed: int, unit: int) -> str:
+        rows = self.manifest.unit_range(unit)
+        return unit_name(seed, unit, rows.start, rows.stop)
+
+
+def open_cache(path: str | Path) -> Cache:
+    """Return the cache at `path`.
+
+    Raises:
+        CacheError: no cache there, a format of the future, or a damaged manifest.
+    """
+    folder = Folder(path)
+    try:
+        root = json.loads(folder.get("zarr.json"))
+        document = root["attributes"]["kdcache"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise CacheError(f"{path} is not a cache: it has no zarr.json; make one with kdcache dump-teacher {path} ...") from None
+    except (ValueError, KeyError, TypeError):
+        raise CacheError(f"{path} is not a kdcache cache: its zarr.json carries no manifest, or is damaged") from None
+    except OSError as error:
+        raise CacheError(f"{path} cannot be read: {error.strerror or error}") from error
+    return Cache(folder, Manifest.from_json(document, str(path)))
+
+
+def create_cache(path: str | Path, manifest: Manifest) -> Cache:
+    """Return the cache at `path`, made with `manifest` or, if there is one already, checked to match it.
+
+    Raises:
+        MismatchError: the cache there was made otherwise; the fields that differ are printed.
+        CacheError: the folder holds something else, or cannot be written.
+    """
+    folder = Folder(path)
+    if not folder.exists("zarr.json"):
+        if next(folder.list(""), None) is not None:
+            raise CacheError(f"{path} is not empty and not a cache; choose a new folder")
+        folder.publish("zarr.json", root_metadata(manifest))
+    cache = open_cache(path)
+    cache.require(manifest)
+    return cache
+
+
+def default_rows(record_bytes: int, rows: int) -> tuple[int, int]:
+    """Return (unit rows, chunk rows): powers of two for units near 4 MB and chunks near 256 kB before compression."""
+    unit = _power_of_two(4_000_000 // record_bytes, 64, 65_536)
+    unit = min(unit, _power_of_two(rows, 1, 65_536, up=True))
+    return unit, min(unit, _power_of_two(256_000 // record_bytes, 16, 65_536))
+
+
+def _power_of_two(value: int, low: int, high: int, *, up: bool = False) -> int:
+    exponent = max(value - 1, 0).bit_length() if up else max(value, 1).bit_length() - 1
+    return min(max(1 << exponent, low), high)

@@ -1,0 +1,71 @@
+"""Commits: the create-only documents from which the presence of a unit follows."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdcache.cache.seal import digest, seal, unseal
+from kdcache.errors import DamagedUnitError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """One unit as it was published."""
+
+    seed: int
+    unit: int
+    start: int
+    """First row."""
+    stop: int
+    """One past the last row."""
+    key: str
+    """The object that holds the records."""
+    num_bytes: int
+    sha256: str
+    write_id: str
+    absent: list[dict[str, Any]] = field(default_factory=list)
+    """`row` and `reason` of samples that could not be read; their records hold zeros and are never given out."""
+    probes: list[dict[str, Any]] = field(default_factory=list)
+    """A few views as rendered at the dump: `row`, `crc32` of the pixels, `thumbnail`."""
+    statistics: dict[str, float] = field(default_factory=dict)
+    """Of the unit's logits: mean, standard deviation, confidence, accuracy."""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Return `seed S, unit U (rows A to B)`, for messages."""
+        return unit_name(self.seed, self.unit, self.start, self.stop)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the whole commit."""
+        return digest(dataclasses.asdict(self))
+
+    def to_bytes(self) -> bytes:
+        """Return the sealed JSON document."""
+        return json.dumps(seal(dataclasses.asdict(self)), indent=1).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> "Commit":
+        """Return the commit in `data`.
+
+        Raises:
+            DamagedUnitError: the document is not what was written.
+        """
+        try:
+            return cls(**unseal(json.loads(data)))
+        except (ValueError, TypeError) as error:
+            raise DamagedUnitError(
+                f"{where}: the commit is damaged: {error}; delete it and the unit's object, and run the dump again"
+            ) from error
+
+
+def commit_key(seed: int, unit: int) -> str:
+    """Return the key of a unit's commit."""
+    return f"commits/{seed:05d}/{unit:06d}.json"
+
+
+def unit_name(seed: int, unit: int, start: int, stop: int) -> str:
+    """Return the name that errors give a unit."""
+    return f"seed {seed}, unit {unit} (rows {start} to {stop - 1})"

@@ -1,0 +1,120 @@
+"""The manifest: one teacher, one source, one recipe, one codec; written once, never changed."""
+
+import dataclasses
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from kdcache import __version__
+from kdcache.cache.seal import digest, seal, unseal
+from kdcache.errors import CacheError
+
+FORMAT_VERSION = 1
+_FREE = ("made_by", "source.spec", "teacher.spec", "recipe.name", "recipe.table.eval", "recipe.table.size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a cache holds and how to read it."""
+
+    task: str
+    classes: int
+    rows: int
+    """Views per seed: the length of the source."""
+    source: Mapping[str, Any]
+    """`spec` and `fingerprint`."""
+    order_seed: int
+    """Row r is sample `row_order(rows, order_seed)[r]`."""
+    recipe: Mapping[str, Any]
+    """`name`, `fingerprint` and `table`, the whole recipe."""
+    teacher: Mapping[str, Any]
+    """`spec`, `sha256` of its state, its `size`, `mean` and `std`, and the `precision` that it ran in."""
+    codec: Mapping[str, Any]
+    """`name` and `configuration`."""
+    record_dtype: list[Any]
+    """numpy's description of a record's fields."""
+    unit_rows: int
+    chunk_rows: int
+    skip_unreadable: bool
+    """Whether samples that cannot be read were recorded as absent instead of stopping the dump."""
+    made_by: Mapping[str, Any]
+    """Versions, configuration and time; free to differ between the dumps that fill one cache."""
+
+    @property
+    def dtype(self) -> "np.dtype[Any]":
+        """The structured dtype of a record."""
+        return np.dtype([tuple(tuple(part) if isinstance(part, list) else part for part in f) for f in self.record_dtype])
+
+    @property
+    def num_units(self) -> int:
+        """Units per seed."""
+        return -(-self.rows // self.unit_rows)
+
+    def unit_range(self, unit: int) -> range:
+        """Return the rows of `unit`; the last one may be shorter."""
+        return range(unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.rows))
+
+    @property
+    def digest(self) -> str:
+        """Hash of the whole manifest."""
+        return digest(self._content())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the sealed document that stands in the root group's attributes as `kdcache`."""
+        return seal(self._content())
+
+    @classmethod
+    def from_json(cls, document: Any, where: str) -> "Manifest":
+        """Return the manifest in `document`.
+
+        Raises:
+            CacheError: another format version, or a document that is not what was written.
+        """
+        version = document.get("format_version") if isinstance(document, dict) else None
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise CacheError(
+                f"cache {where} has format version {version}; this kdcache reads up to {FORMAT_VERSION}: upgrade kdcache"
+            )
+        try:
+            content = unseal(document)
+            del content["format_version"]
+            return cls(**content)
+        except (ValueError, TypeError, KeyError) as error:
+            raise CacheError(f"cache {where}: its manifest (zarr.json) is damaged: {error}; restore it from a copy") from error
+
+    def differences(self, other: "Manifest") -> list[str]:
+        """Return one line per field that decides what the records mean and differs in `other`."""
+        mine, theirs = _flat(self._content()), _flat(other._content())
+        return [
+            f"{name}: {_short(mine.get(name))} in the cache, {_short(theirs.get(name))} now"
+            for name in dict.fromkeys([*mine, *theirs])
+            if mine.get(name) != theirs.get(name) and not name.startswith(_FREE)
+        ]
+
+    def _content(self) -> dict[str, Any]:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        content: dict[str, Any] = json.loads(json.dumps({"format_version": FORMAT_VERSION, **fields}))
+        return content
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of everything that can change a pixel or a logit."""
+    names = ("torch", "torchvision", "timm", "numpy", "pillow", "zarr")
+    own = {"kdcache": __version__, "python": platform.python_version()}
+    return {**own, **{name: metadata.version(name) for name in names}}
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, Mapping):
+        return {prefix: content}
+    return {name: value for key in content for name, value in _flat(content[key], f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

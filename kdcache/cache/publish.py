@@ -1,0 +1,97 @@
+"""A folder of objects that are written once: create-only, atomic, durable.
+
+An object appears whole under its name or not at all, whatever kills the writer; it is never changed and never replaced.
+"""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from kdcache.errors import CacheError
+
+TEMP_SUFFIX = ".tmp"
+
+
+class Folder:
+    """Objects under a directory of a POSIX file system, by relative key."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def publish(self, key: str, data: bytes) -> bool:
+        """Store `data` as `key`, synced to disk; return False, having changed nothing, if the key exists.
+
+        Raises:
+            CacheError: the folder cannot be written or the disk is full; nothing is left under `key`.
+        """
+        target = self.path / key
+        if target.exists():
+            return False
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}{TEMP_SUFFIX}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                _write_synced(temporary, data)
+                os.link(temporary, target)  # fails where rename would replace
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync_directory(target.parent)
+        except FileExistsError:
+            if target.parent.is_dir():
+                return False
+            raise CacheError(f"cannot write {target}: a file stands where a folder is needed") from None
+        except OSError as error:
+            raise _explained(error, target, len(data)) from error
+        return True
+
+    def get(self, key: str) -> bytes:
+        """Return the bytes of `key`.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        return (self.path / key).read_bytes()
+
+    def exists(self, key: str) -> bool:
+        """Return whether `key` has been published."""
+        return (self.path / key).is_file()
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Yield the names directly under `prefix`, sorted, temporary files left out."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            yield from sorted(entry.name for entry in (self.path / prefix).iterdir() if not entry.name.endswith(TEMP_SUFFIX))
+
+    def temporaries(self) -> Iterator[str]:
+        """Yield the keys of temporary files that killed writers left."""
+        yield from (str(path.relative_to(self.path)) for path in self.path.rglob(f".*{TEMP_SUFFIX}"))
+
+    def __str__(self) -> str:
+        """Return the folder's path."""
+        return str(self.path)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explained(error: OSError, target: Path, size: int) -> CacheError:
+    reason = f"cannot write {target} ({size} bytes): {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return CacheError(f"{reason}; all units committed so far are kept: free some space and run the same command again")
+    if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+        return CacheError(f"{reason}; the file system must support hard links, which make a commit atomic")
+    return CacheError(f"{reason}; choose a folder that can be written")

@@ -1,0 +1,120 @@
+"""A unit of records <-> the bytes of one zarr shard, encoded in memory.
+
+zarr's own stores are not written to: they neither sync nor refuse to replace. The bytes go through `Folder.publish`.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BytesCodec, Crc32cCodec, TransposeCodec, ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import MemoryStore
+
+from kdcache.cache.manifest import Manifest
+from kdcache.shapes import Records
+
+ZSTD_LEVEL = 5
+
+
+def seed_path(seed: int) -> str:
+    """Return the path of a seed's record array inside the cache."""
+    return f"seeds/{seed:05d}/records"
+
+
+def object_key(seed: int, unit: int) -> str:
+    """Return the key of the object that holds one unit."""
+    return f"{seed_path(seed)}/c/{unit}/0"
+
+
+@dataclass(frozen=True)
+class UnitFormat:
+    """Shape and chunking of a seed's array, as the manifest gives them."""
+
+    rows: int
+    unit_rows: int
+    chunk_rows: int
+    dtype: "np.dtype[Any]"
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "UnitFormat":
+        """Return the format of a cache."""
+        return cls(manifest.rows, manifest.unit_rows, manifest.chunk_rows, manifest.dtype)
+
+    def metadata(self, seed: int) -> dict[str, bytes]:
+        """Return the zarr.json objects of a seed's array and of the groups above it but the root."""
+        store = MemoryStore()
+        self._create(store, seed_path(seed))
+        return {key: data for key, data in _contents(store).items() if key != "zarr.json"}
+
+    def encode(self, unit: int, records: Records) -> bytes:
+        """Return the bytes of the object that holds `records`, the rows of `unit`."""
+        start = unit * self.unit_rows
+        raw = np.ascontiguousarray(records).view(np.uint8).reshape(len(records), self.dtype.itemsize)
+        self._scratch[start : start + len(records)] = raw
+        key = f"{seed_path(0)}/c/{unit}/0"
+        data = _get(self._store, key)
+        sync(self._store.delete(key))
+        return data
+
+    def decode(self, unit: int, data: bytes) -> Records:
+        """Return the records in the object of `unit`.
+
+        Raises:
+            ValueError: bytes that are no such object; zarr's checksums (crc32c of every chunk and of the index) are checked.
+        """
+        start, stop = unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.rows)
+        key = f"{seed_path(0)}/c/{unit}/0"
+        try:
+            sync(self._store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
+            raw = np.ascontiguousarray(self._scratch[start:stop])
+        except Exception as error:  # zarr, numcodecs and zstd raise what they like on damaged bytes
+            raise ValueError(f"zarr cannot decode it: {error}") from error
+        finally:
+            sync(self._store.delete(key))
+        return raw.view(self.dtype).reshape(stop - start)
+
+    @cached_property
+    def _store(self) -> MemoryStore:
+        return MemoryStore()
+
+    @cached_property
+    def _scratch(self) -> Any:
+        return self._create(self._store, seed_path(0))
+
+    def _create(self, store: MemoryStore, path: str) -> Any:
+        width = self.dtype.itemsize
+        return zarr.create_array(
+            store,
+            name=path,
+            shape=(self.rows, width),
+            shards=(self.unit_rows, width),
+            chunks=(self.chunk_rows, width),
+            dtype="uint8",
+            fill_value=0,
+            filters=[TransposeCodec(order=(1, 0))],  # equal fields side by side compress better
+            serializer=BytesCodec(),
+            # zarr checksums a shard's index only: without crc32c a flipped bit in a chunk comes back as data
+            compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()],
+            config={"write_empty_chunks": True},  # else a unit of zeros would be no object at all
+        )
+
+
+def root_metadata(manifest: Manifest) -> bytes:
+    """Return the root group's zarr.json, which carries the manifest as attribute `kdcache`."""
+    store = MemoryStore()
+    zarr.create_group(store, attributes={"kdcache": manifest.to_json()})
+    return _get(store, "zarr.json")
+
+
+def _contents(store: MemoryStore) -> dict[str, bytes]:
+    return {key: _get(store, key) for key in store._store_dict}
+
+
+def _get(store: MemoryStore, key: str) -> bytes:
+    buffer = sync(store.get(key, default_buffer_prototype()))
+    assert buffer is not None, key
+    return buffer.to_bytes()

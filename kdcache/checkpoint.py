@@ -1,0 +1,54 @@
+"""Files that replace their predecessor whole or not at all: checkpoints, weights, results."""
+
+import os
+import pickle
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from kdcache.errors import KdcacheError
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Replace `path` by `state`, a tree of tensors and plain values."""
+    replace_file(path, lambda file: torch.save(dict(state), file))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Return the state in `path`, or None if there is none yet; nothing in it is executed.
+
+    Raises:
+        KdcacheError: a file that is not a checkpoint.
+    """
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise KdcacheError(f"checkpoint {path} is damaged ({reason}); delete it to train from the start") from error
+    return state
+
+
+def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a new file and put it, synced, in the place of `path`.
+
+    Raises:
+        KdcacheError: the folder cannot be written or is full; the old file stays.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        try:
+            with temporary.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise KdcacheError(f"cannot write {path}: {reason}; the last checkpoint is kept: make room and run again") from error

@@ -1,0 +1,74 @@
+"""Every class, in float32, float16, bfloat16, or uint8 with an offset and a scale per row."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcache.codecs.protocol import DenseRows, as_float16, checked, to_fields
+from kdcache.shapes import Logits, PerRow, Records
+
+_STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "uint8": "u1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full:
+    """The codec `full`: `[classes]` values per record."""
+
+    name: ClassVar[str] = "full"
+    classes: int
+    dtype: Literal["float32", "float16", "bfloat16", "uint8"] = "float16"
+    """bfloat16 is stored as the upper two bytes of float32, in uint16, since numpy has no such type."""
+
+    @property
+    def record_dtype(self) -> "np.dtype[Any]":
+        """`logits`, and for uint8 the row's `offset` and `scale`: logit = offset + scale * stored."""
+        fields: list[Any] = [("logits", _STORED[self.dtype], (self.classes,))]
+        if self.dtype == "uint8":
+            fields += [("offset", "<f4"), ("scale", "<f4")]
+        return np.dtype(fields)
+
+    def encode(self, logits: Logits) -> Records:
+        """Return records of all classes.
+
+        Raises:
+            CodecError: logits of another class count, not finite, or past float16's range.
+        """
+        logits = checked(logits, self.classes)
+        records = np.empty(len(logits), self.record_dtype)
+        if self.dtype == "uint8":
+            offset, scale = _range(logits)
+            stored = ((logits - offset[:, None]) / scale[:, None]).round().clamp(0, 255).to(torch.uint8)
+            records["offset"], records["scale"] = offset.cpu().numpy(), scale.cpu().numpy()
+        elif self.dtype == "bfloat16":
+            stored = logits.to(torch.bfloat16).view(torch.int16)
+        else:
+            stored = logits if self.dtype == "float32" else as_float16(logits, "logits")
+        records["logits"] = stored.cpu().numpy().view(records.dtype["logits"].base)
+        return records
+
+    def decode(self, records: Records, device: torch.device | str = "cpu") -> DenseRows:
+        """Return the rows, decoded on `device`."""
+        fields = to_fields(records, device)
+        stored = fields["logits"]
+        if self.dtype == "uint8":
+            return DenseRows(fields["offset"][:, None] + fields["scale"][:, None] * stored)
+        if self.dtype == "bfloat16":
+            return DenseRows((stored << 16).to(torch.int32).view(torch.float32))
+        return DenseRows(stored)
+
+    def stated_error(self, logits: Logits) -> PerRow:
+        """Return half a quantisation step at the row's largest magnitude (half an ulp of the row's range for uint8)."""
+        largest = logits.float().abs().amax(dim=1)
+        if self.dtype == "uint8":
+            return _range(logits.float())[1] * 0.501 + largest * 2.0**-22
+        bits = {"float32": 24, "float16": 11, "bfloat16": 8}[self.dtype]
+        return largest * 2.0**-bits + 2.0**-25
+
+
+def _range(logits: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = logits.aminmax(dim=1)
+    # a constant row still needs a scale to divide by
+    return low, ((high - low) / 255).clamp_min(torch.finfo(torch.float32).tiny)

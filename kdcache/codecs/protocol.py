@@ -1,0 +1,116 @@
+"""What a codec is: logits of a view <-> one fixed-width record."""
+
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcache.errors import CodecError
+from kdcache.shapes import Logits, PerRow, Probabilities, Records
+
+
+class TeacherRows(Protocol):
+    """The teacher's rows of a batch as far as a codec holds them, on the device that decoded them."""
+
+    def probs(self, tau: float) -> Probabilities:
+        """Return softmax(logits / tau) over all classes, float32 `[rows, classes]`."""
+
+    def logits(self) -> Logits:
+        """Return raw logits, float32 `[rows, classes]`; classes that the codec dropped stand at its estimate."""
+
+
+class DenseRows:
+    """Rows whose logits are all known."""
+
+    def __init__(self, logits: Logits) -> None:
+        self._logits = logits.float()
+
+    def probs(self, tau: float) -> Probabilities:
+        """Return softmax(logits / tau), float32 `[rows, classes]`."""
+        return torch.softmax(self._logits / tau, dim=-1)
+
+    def logits(self) -> Logits:
+        """Return the logits, float32 `[rows, classes]`."""
+        return self._logits
+
+
+class Codec(Protocol):
+    """Logits of one view <-> one record of `record_dtype`; lossy on purpose, within `stated_error`.
+
+    A codec is a frozen dataclass: its fields but `classes` are the options of its spec and its configuration in a manifest.
+    """
+
+    name: ClassVar[str]
+    classes: int
+
+    @property
+    def record_dtype(self) -> "np.dtype[Any]":
+        """The structured dtype of a record, little-endian and packed."""
+
+    def encode(self, logits: Logits) -> Records:
+        """Return one record per row.
+
+        Raises:
+            CodecError: logits of another class count, not finite, or out of the record's range.
+        """
+
+    def decode(self, records: Records, device: torch.device | str = "cpu") -> TeacherRows:
+        """Return the teacher's rows, decoded on `device`."""
+
+    def stated_error(self, logits: Logits) -> PerRow:
+        """Return a bound on |decoded - exact| of the logits that a record keeps, one per row."""
+
+
+def checked(logits: Logits, classes: int) -> Logits:
+    """Return `logits` detached in float32.
+
+    Raises:
+        CodecError: another class count, or a value that is not finite (the first such row is named).
+    """
+    if logits.ndim != 2 or logits.shape[1] != classes:
+        raise CodecError(f"logits of shape {tuple(logits.shape)}; this codec holds rows of {classes} classes")
+    finite = torch.isfinite(logits).all(dim=1)
+    if not bool(finite.all()):
+        raise CodecError(f"row {int((~finite).nonzero()[0])} of the batch holds NaN or infinite logits")
+    return logits.detach().float()
+
+
+def as_float16(values: Tensor, what: str) -> Tensor:
+    """Return `values` in float16.
+
+    Raises:
+        CodecError: a value past 65,504.
+    """
+    out = values.to(torch.float16)
+    if not bool(torch.isfinite(out).all()):
+        raise CodecError(f"{what} of {float(values.abs().max()):.6g} do not fit float16 (65,504); use full:dtype=float32")
+    return out
+
+
+def to_fields(records: Records, device: torch.device | str) -> dict[str, Tensor]:
+    """Return the fields of `records` as tensors on `device`, after a single copy of the record bytes.
+
+    Unsigned fields come as int64, since torch has little arithmetic on unsigned types; uint8 stays as it is.
+    """
+    assert records.dtype.fields is not None
+    raw = torch.from_numpy(np.ascontiguousarray(records).view(np.uint8).reshape(len(records), -1))
+    if torch.device(device).type == "cuda":
+        raw = raw.pin_memory()
+    raw = raw.to(device, non_blocking=True)
+    return {
+        name: _field(raw[:, offset : offset + dtype.itemsize], dtype)
+        for name, (dtype, offset, *_) in records.dtype.fields.items()
+    }
+
+
+def _field(raw: Tensor, dtype: "np.dtype[Any]") -> Tensor:
+    base, width = dtype.base, dtype.base.itemsize
+    signed = {
+        "f": {2: torch.float16, 4: torch.float32},
+        "u": {1: torch.uint8, 2: torch.int16, 4: torch.int32},
+    }
+    values = raw.contiguous().view(signed[base.kind][width])
+    if base.kind == "u" and width > 1:
+        values = values.to(torch.int64) & (256**width - 1)
+    return values.reshape(len(raw), *dtype.shape)

@@ -1,0 +1,88 @@
+"""Where and how models run: device, precision, memory format, compilation, loader workers."""
+
+import os
+import resource
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kdcache.errors import UsageError
+
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Settings shared by dumping and training; but for `precision` they do not change what is computed."""
+
+    device: str = "auto"
+    """`auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N`."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The autocast type of the models; losses and statistics are in float32 always."""
+    channels_last: bool = False
+    compile: bool = False
+    """Whether models go through torch.compile."""
+    workers: int = field(default_factory=lambda: min(os.cpu_count() or 1, 8))
+    """Loader processes; 0 renders views in the main process."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UsageError(f"compute.workers is {self.workers}; it must be 0 or more")
+
+
+class Compute:
+    """A device together with the way tensors and models get there."""
+
+    def __init__(self, config: ComputeConfig) -> None:
+        self.config = config
+        self.device = _device(config.device)
+        self._format = torch.channels_last if config.channels_last else torch.contiguous_format
+
+    @property
+    def pin_memory(self) -> bool:
+        """Whether batches should come in pinned memory, from which copies to the device do not block."""
+        return self.device.type == "cuda"
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Return the model on the device, in the memory format, compiled if so configured."""
+        model = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
+        return torch.compile(model) if self.config.compile else model  # type: ignore[return-value]
+
+    def move(self, tensor: Tensor) -> Tensor:
+        """Return the tensor on the device, without waiting for the copy; images come in the memory format."""
+        if tensor.ndim == 4:
+            return tensor.to(self.device, non_blocking=True, memory_format=self._format)
+        return tensor.to(self.device, non_blocking=True)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context that models run in."""
+        dtype = _AUTOCAST.get(self.config.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Return the gradient scaler, which does nothing but for float16."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.config.precision == "float16")
+
+    def peak_memory(self) -> dict[str, int]:
+        """Return the peak memory of this process in bytes: `host` (resident), and `device` on CUDA."""
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+        if self.device.type == "cuda":
+            peak["device"] = torch.cuda.max_memory_allocated(self.device)
+        return peak
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use cpu or auto")
+    return device

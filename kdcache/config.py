@@ -1,0 +1,119 @@
+"""Configuration: one TOML file, flags over it, `--set section.key=value` over both; checked into frozen dataclasses."""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+
+from kdcache.errors import UsageError
+from kdcache.spec import build, choose
+
+COMMANDS = ("dump-teacher", "train-student")
+T = TypeVar("T")
+
+
+def load_config(cls: type[T], command: str, *, file: str | None, flags: Mapping[str, Any], settings: Sequence[str] = ()) -> T:
+    """Return the configuration of `command`.
+
+    Args:
+        cls: the command's dataclass.
+        command: the table of the TOML file that is read; the file may hold the other command's too.
+        file: path of a TOML file, or None.
+        flags: values by dotted key (`compute.workers`); None means not given.
+        settings: `key=value` texts, the value as TOML or, if that fails, as plain text.
+
+    Raises:
+        UsageError: a file that is absent or not TOML, an unknown key, a value of the wrong type.
+    """
+    table = _read(file, command) if file else {}
+    for key, value in flags.items():
+        if value is not None:
+            _put(table, key, value)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting!r} is not key=value; write for example --set optimizer.lr=0.1")
+        _put(table, key.strip(), _toml_value(text))
+    return build(cls, table, command)
+
+
+def dump_config(config: Any, command: str) -> str:
+    """Return the TOML text that `load_config` reads back to the same configuration."""
+    return tomli_w.dumps({command: _without_none(dataclasses.asdict(config))})
+
+
+def config_differences(old: Any, new: Any, *, free: Sequence[str]) -> list[str]:
+    """Return one line per dotted key in which two configurations differ, but for keys that begin with one of `free`."""
+    mine, theirs = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
+    return [
+        f"{key}: {mine.get(key)!r} there, {theirs.get(key)!r} now"
+        for key in dict.fromkeys([*mine, *theirs])
+        if mine.get(key) != theirs.get(key) and not key.startswith(tuple(free))
+    ]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds that `A:B` (B left out), `A`, or several of these joined by commas name.
+
+    Raises:
+        UsageError: another text, an empty range, a negative seed or one past 32 bits.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, colon, last = part.strip().partition(":")
+        if not first.isdigit() or (colon and not last.isdigit()):
+            raise UsageError(f"seeds {text!r} are not of the form A:B or A,B,...; 0:4 means 0, 1, 2 and 3")
+        seeds += range(int(first), int(last) if colon else int(first) + 1)
+    if not seeds or max(seeds) >= 2**32:
+        raise UsageError(f"seeds {text!r} name no seed from 0 to 2^32 - 1; 0:4 means 0, 1, 2 and 3")
+    return list(dict.fromkeys(seeds))
+
+
+def _read(file: str, command: str) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(Path(file).read_text())
+    except OSError as error:
+        raise UsageError(f"config file {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"config file {file} is not TOML: {error}") from error
+    for name in tables:
+        choose(name, COMMANDS, f"table in {file}")
+    if command not in tables:
+        raise UsageError(f"config file {file} has no table [{command}]")
+    table = tables[command]
+    if not isinstance(table, dict):
+        raise UsageError(f"config file {file}: {command} must be a table")
+    return table
+
+
+def _put(table: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = table.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"key {key!r}: {section} is a value, not a section")
+        table = inner
+    table[last] = value
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat

@@ -1,0 +1,335 @@
+"""The dump: run the teacher once over every view that is missing, and commit its records unit by unit."""
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdcache.cache import Cache, Commit, Manifest, create_cache, default_rows, library_versions, open_cache
+from kdcache.cache.publish import Folder
+from kdcache.codecs import codec_to_dict, open_codec
+from kdcache.compute import Compute, ComputeConfig
+from kdcache.config import dump_config, parse_seeds
+from kdcache.drift import PROBES_PER_UNIT, make_probe
+from kdcache.errors import CodecError, UsageError
+from kdcache.models import VisionModel, open_model, state_sha256
+from kdcache.shapes import Logits, Records
+from kdcache.sources import Source, open_source
+from kdcache.tasks.classification import logit_statistics
+from kdcache.tracking import progress
+from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe
+from kdcache.views.loading import Request
+
+PLAN_BATCHES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class DumpConfig:
+    """What `dump-teacher` does."""
+
+    cache: str
+    """Folder of the cache."""
+    data: str
+    """Spec of the source."""
+    teacher: str
+    """Spec of the teacher, with its weights."""
+    recipe: str
+    """A shipped recipe's name, or a TOML file."""
+    seeds: str = "0:1"
+    """Augmentation seeds, `A:B` with B left out."""
+    codec: str = "full:dtype=float16"
+    """Spec of the codec."""
+    batch_size: int = 256
+    unit_rows: int | None = None
+    """Rows per unit; by default a power of two near 4 MB."""
+    order_seed: int = 0
+    """Key of the permutation from samples to rows."""
+    skip_unreadable: bool = False
+    """Record samples that cannot be read as absent, instead of stopping."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "unit_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A dump made ready: everything opened and checked, nothing written."""
+
+    config: DumpConfig
+    seeds: list[int]
+    source: Source
+    recipe: Recipe
+    teacher: VisionModel
+    compute: Compute
+    manifest: Manifest
+
+    def dataset(self, cache: Cache) -> ViewDataset:
+        """Return the views of the teacher's input size."""
+        size = self.teacher.preprocessing.size
+        return ViewDataset(self.source, self.recipe, cache.order, sizes=[size], skip_unreadable=self.config.skip_unreadable)
+
+    def loader(self, cache: Cache, requests: Iterable[Request]) -> ViewLoader:
+        """Return the loader of the views asked for."""
+        return ViewLoader(
+            self.dataset(cache),
+            requests,
+            workers=self.config.compute.workers,
+            pin_memory=self.compute.pin_memory,
+        )
+
+
+def prepare(config: DumpConfig) -> Job:
+    """Return the job that `config` describes.
+
+    Raises:
+        KdcacheError: anything in it that is absent, unknown or does not fit together.
+    """
+    seeds = parse_seeds(config.seeds)
+    compute = Compute(config.compute)
+    recipe = load_recipe(config.recipe)
+    source = open_source(config.data)
+    codec = open_codec(config.codec, classes=source.classes)
+    teacher = open_model(config.teacher, classes=source.classes, recipe=recipe, trained=True)
+    unit_rows, chunk_rows = default_rows(codec.record_dtype.itemsize, len(source))
+    if config.unit_rows is not None:
+        unit_rows, chunk_rows = config.unit_rows, _chunk_rows(config.unit_rows, chunk_rows)
+    preprocessing = teacher.preprocessing
+    manifest = Manifest(
+        task="classification",
+        classes=source.classes,
+        rows=len(source),
+        source={"spec": source.spec, "fingerprint": source.fingerprint},
+        order_seed=config.order_seed,
+        recipe=recipe.to_dict(),
+        teacher={
+            "spec": teacher.spec,
+            "sha256": state_sha256(teacher.module),
+            "size": preprocessing.size,
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "precision": config.compute.precision,
+        },
+        codec=codec_to_dict(codec),
+        record_dtype=np.lib.format.dtype_to_descr(codec.record_dtype),
+        unit_rows=unit_rows,
+        chunk_rows=chunk_rows,
+        skip_unreadable=config.skip_unreadable,
+        made_by={
+            "versions": library_versions(),
+            "config": dump_config(config, "dump-teacher"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+    return Job(
+        config=config,
+        seeds=seeds,
+        source=source,
+        recipe=recipe,
+        teacher=teacher,
+        compute=compute,
+        manifest=manifest,
+    )
+
+
+def dump_teacher(config: DumpConfig) -> dict[str, Any]:
+    """Write every unit of the seeds that the cache lacks; run again, it goes on where it stopped.
+
+    Returns:
+        `cache`, `seeds`, `rows` per seed, `units_written` now, `seconds` they took, and over all units of these seeds: `bytes`,
+        `bytes_per_view`, `teacher_accuracy` in percent and the number of `absent` rows.
+
+    Raises:
+        MismatchError: the cache was made with other settings.
+        KdcacheError: bad input, unwritable cache, NaN logits; what was committed stays.
+    """
+    job = prepare(config)
+    cache = create_cache(config.cache, job.manifest)
+    todo = [(seed, unit) for seed in job.seeds for unit in cache.missing_units(seed)]
+    for seed in dict(todo):
+        cache.start_seed(seed)
+    start = time.monotonic()
+    written = _write_units(job, cache, todo) if todo else 0
+    seconds = time.monotonic() - start
+    commits = [commit for seed in job.seeds for commit in cache.commits(seed)]
+    return {"units_written": written, "seconds": seconds, **_summary(job, cache, commits)}
+
+
+def plan_dump(config: DumpConfig) -> dict[str, Any]:
+    """Return what the dump would take, from a timed probe of a few batches; nothing is written.
+
+    Returns:
+        `views`, `units`, `files`, `bytes`, `bytes_per_view`, `seconds`, `views_per_second`, `free_bytes` and how many
+        `units_done` are there already.
+    """
+    job = prepare(config)
+    cache = Cache(Folder(config.cache), job.manifest)
+    if cache.folder.exists("zarr.json"):
+        cache = open_cache(config.cache)
+        cache.require(job.manifest)
+    manifest = job.manifest
+    done = sum(manifest.num_units - len(cache.missing_units(seed)) for seed in job.seeds)
+    rows = range(min(manifest.rows, manifest.unit_rows, PLAN_BATCHES * config.batch_size))
+    requests = list(_batches([(row, job.seeds[0]) for row in rows], config.batch_size))
+    start = time.monotonic()
+    records = np.concatenate([part for _, _, part in _records(job, cache, requests)])
+    seconds = (time.monotonic() - start) / len(rows)
+    bytes_per_view = len(cache.encode_unit(0, records)) / len(records)
+    views = manifest.rows * len(job.seeds)
+    left = views * (1 - done / (manifest.num_units * len(job.seeds)))
+    return {
+        "views": views,
+        "units": manifest.num_units * len(job.seeds),
+        "units_done": done,
+        "files": 2 + len(job.seeds) * (2 * manifest.num_units + 2),
+        "bytes": round(views * bytes_per_view),
+        "bytes_per_view": bytes_per_view,
+        "seconds": left * seconds,
+        "views_per_second": 1 / seconds,
+        "free_bytes": shutil.disk_usage(_existing_parent(Path(config.cache))).free,
+    }
+
+
+@dataclass
+class _Unit:
+    """A unit in the making."""
+
+    seed: int
+    unit: int
+    rows: int
+    records: list[Records] = field(default_factory=list)
+    absent: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[dict[str, Any]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    counted: int = 0
+
+    def add(self, batch: Batch, logits: Logits, records: Records) -> None:
+        gone = [position for position, _ in batch.absent]
+        records[gone] = np.zeros((), records.dtype)
+        self.records.append(records)
+        self.absent += [{"row": int(batch.rows[position]), "reason": reason} for position, reason in batch.absent]
+        there = np.setdiff1d(np.arange(len(batch.rows)), gone)
+        for position in there[: PROBES_PER_UNIT - len(self.probes)]:
+            self.probes.append(make_probe(int(batch.rows[position]), batch.views[0][position]))
+        if len(there):
+            self._count(logits[there], batch.targets[there])
+
+    def _count(self, logits: Logits, targets: torch.Tensor) -> None:
+        for name, value in logit_statistics(logits, targets.to(logits.device)).items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * len(logits)
+        self.counted += len(logits)
+
+    @property
+    def complete(self) -> bool:
+        return sum(map(len, self.records)) == self.rows
+
+    def commit(self, cache: Cache) -> Commit:
+        statistics = {name: total / self.counted for name, total in self.sums.items()}
+        return cache.commit(
+            self.seed,
+            self.unit,
+            np.concatenate(self.records),
+            absent=self.absent,
+            probes=self.probes,
+            statistics=statistics,
+        )
+
+
+def _write_units(job: Job, cache: Cache, todo: Sequence[tuple[int, int]]) -> int:
+    """Compute and commit the units of `todo`; one unit is being committed while the next is computed."""
+    manifest = job.manifest
+    written = 0
+    current: _Unit | None = None
+    pending: Future[Commit] | None = None
+    total = sum(len(manifest.unit_range(unit)) for _, unit in todo)
+    with progress("dump", total, "views") as bar, ThreadPoolExecutor(1, "kdcache-commit") as committer:
+        for batch, logits, records in _records(job, cache, _unit_requests(job, cache, todo)):
+            if current is None:
+                seed, unit = int(batch.seeds[0]), int(batch.rows[0]) // manifest.unit_rows
+                current = _Unit(seed, unit, len(manifest.unit_range(unit)))
+            current.add(batch, logits, records)
+            bar.advance(len(records), f"seed {current.seed}")
+            if current.complete:
+                if pending is not None:
+                    pending.result()
+                pending, current = committer.submit(current.commit, cache), None
+                written += 1
+        if pending is not None:
+            pending.result()
+    return written
+
+
+def _unit_requests(job: Job, cache: Cache, todo: Sequence[tuple[int, int]]) -> Iterator[Request]:
+    """Yield the batches of each unit; a batch never crosses units, so that a unit is computed the same way every time."""
+    for seed, unit in todo:
+        if not cache.is_committed(seed, unit):  # another dump of this cache may have been here
+            rows = job.manifest.unit_range(unit)
+            yield from _batches([(row, seed) for row in rows], job.config.batch_size)
+
+
+def _batches(views: Sequence[tuple[int, int]], size: int) -> Iterator[Request]:
+    yield from (views[start : start + size] for start in range(0, len(views), size))
+
+
+def _records(job: Job, cache: Cache, requests: Iterable[Request]) -> Iterator[tuple[Batch, Logits, Records]]:
+    """Yield each batch with its logits and records; the device works on the next batch while one is encoded."""
+    model = job.compute.place(job.teacher).eval()
+    ahead: tuple[Batch, Logits] | None = None
+    for batch in job.loader(cache, requests):
+        with torch.inference_mode(), job.compute.autocast():
+            following = batch, model(job.compute.move(batch.views[0]))
+        if ahead is not None:
+            yield *ahead, _encode(job, cache, *ahead)
+        ahead = following
+    if ahead is not None:
+        yield *ahead, _encode(job, cache, *ahead)
+
+
+def _encode(job: Job, cache: Cache, batch: Batch, logits: Logits) -> Records:
+    try:
+        return cache.codec.encode(logits)
+    except CodecError as error:
+        wrong = (~torch.isfinite(logits).all(1)).nonzero().flatten().tolist()
+        if not wrong:
+            raise
+        row = int(batch.rows[wrong[0]])
+        key = job.source.key(int(cache.order[row]))
+        raise CodecError(
+            f"teacher {job.teacher.spec} gives NaN or infinite logits for sample {key} (row {row}, seed {int(batch.seeds[0])}); "
+            "check its weights, and its precision (float16 overflows past 65,504)"
+        ) from error
+
+
+def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any]:
+    size = sum(commit.num_bytes for commit in commits)
+    rows = sum(commit.stop - commit.start for commit in commits)
+    correct = sum(commit.statistics.get("accuracy", 0.0) * (commit.stop - commit.start) for commit in commits)
+    return {
+        "cache": str(cache.folder),
+        "seeds": job.seeds,
+        "rows": job.manifest.rows,
+        "bytes": size,
+        "bytes_per_view": size / rows,
+        "teacher_accuracy": correct / rows,
+        "absent": sum(len(commit.absent) for commit in commits),
+    }
+
+
+def _chunk_rows(unit_rows: int, wanted: int) -> int:
+    """Return the largest divisor of `unit_rows` that is at most `wanted`: a shard holds whole chunks."""
+    return next(rows for rows in range(min(wanted, unit_rows), 0, -1) if unit_rows % rows == 0)
+
+
+def _existing_parent(path: Path) -> Path:
+    path = path.absolute()
+    return path if path.exists() else _existing_parent(path.parent)

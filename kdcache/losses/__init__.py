@@ -1,0 +1,43 @@
+"""Losses on class logits; tensors only."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from kdcache.codecs import TeacherRows
+from kdcache.errors import UsageError
+from kdcache.losses.dist import Dist, dist_loss, dist_terms
+from kdcache.losses.kl import Kl, kl_loss
+from kdcache.losses.protocol import Loss
+from kdcache.shapes import Logits, Scalar
+from kdcache.spec import build, choose, parse_spec
+
+__all__ = ["Ce", "Dist", "Kl", "Loss", "dist_loss", "dist_terms", "kl_loss", "open_loss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ce:
+    """The loss `ce`: cross-entropy on the labels, no teacher."""
+
+    needs_teacher: ClassVar[bool] = False
+    ce: float = 1.0
+
+    def terms(self, student_logits: Logits, teacher: TeacherRows) -> dict[str, Scalar]:
+        """Return nothing: the task loss is all there is."""
+        return {}
+
+
+_LOSSES: dict[str, type[Any]] = {"ce": Ce, "dist": Dist, "kl": Kl}
+
+
+def open_loss(text: str) -> Loss:
+    """Return the loss that a spec names, such as `dist:tau=4,beta=2,gamma=2`, `kl:tau=4` or `ce`.
+
+    Raises:
+        UsageError: an unknown loss or option (the nearest is suggested), or a value out of range.
+    """
+    spec = parse_spec(text)
+    if spec.arg is not None:
+        raise UsageError(f"loss {text!r}: {spec.arg!r} is not key=value; write for example dist:tau=4,beta=2,gamma=2")
+    choose(spec.name, _LOSSES, "loss")
+    loss: Loss = build(_LOSSES[spec.name], spec.options, f"loss {spec.name}")
+    return loss

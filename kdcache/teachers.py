@@ -1,0 +1,87 @@
+"""Where the teacher's rows of a training batch come from: a cache, a teacher in the loop, or nowhere."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from kdcache.cache import Cache, Slab
+from kdcache.codecs import DenseRows, TeacherRows
+from kdcache.compute import Compute
+from kdcache.models import VisionModel
+from kdcache.shapes import Rows
+from kdcache.views import Batch
+
+_NO_ROWS: Rows = np.empty(0, np.int64)
+
+
+class Teacher(Protocol):
+    """Gives the teacher's rows of each batch."""
+
+    def start_seed(self, seed: int, following: int | None) -> Rows:
+        """Make ready for views of `seed`, fetch `following` meanwhile, and return the rows that must be left out."""
+
+    def rows(self, batch: Batch) -> TeacherRows:
+        """Return the teacher's rows of `batch`, on the training device."""
+
+
+class CachedTeacher:
+    """Reads rows from a cache: gathered from the seed's slab here, decoded on the device."""
+
+    def __init__(self, cache: Cache, compute: Compute) -> None:
+        self._cache, self._compute = cache, compute
+        self._fetcher = ThreadPoolExecutor(1, "kdcache-slab")
+        self._slabs: dict[int, Future[Slab]] = {}
+        self._slab: Slab | None = None
+
+    def start_seed(self, seed: int, following: int | None) -> Rows:
+        """Return the rows whose samples could not be read at the dump.
+
+        Raises:
+            CacheError: units that are missing or damaged.
+        """
+        wanted = [seed] if following is None else [seed, following]
+        self._slabs = {one: self._slabs.get(one) or self._fetcher.submit(self._cache.slab, one) for one in wanted}
+        self._slab = self._slabs[seed].result()
+        return self._slab.absent
+
+    def rows(self, batch: Batch) -> TeacherRows:
+        """Return the decoded records of the batch's rows."""
+        assert self._slab is not None, "start_seed comes first"
+        return self._cache.codec.decode(self._slab.gather(batch.rows.numpy()), self._compute.device)
+
+
+class OnlineTeacher:
+    """Runs a teacher on each batch: the reference that a cache must equal, and the cost that it saves."""
+
+    def __init__(self, model: VisionModel, compute: Compute) -> None:
+        self._model = compute.place(model).eval()
+        self._compute = compute
+
+    def start_seed(self, seed: int, following: int | None) -> Rows:
+        """Return no rows: nothing is left out."""
+        return _NO_ROWS
+
+    def rows(self, batch: Batch) -> TeacherRows:
+        """Return the logits of the teacher on the batch's views of its input size."""
+        with torch.no_grad(), self._compute.autocast():
+            return DenseRows(self._model(self._compute.move(batch.views[-1])))
+
+
+class NoTeacher:
+    """For losses without a teacher; with a cache, the views and the rows left out are those of the cache."""
+
+    def __init__(self, cache: Cache | None) -> None:
+        self._cache = cache
+
+    def start_seed(self, seed: int, following: int | None) -> Rows:
+        """Return the rows that the cache records as absent, so that all losses train on the same samples."""
+        if self._cache is None:
+            return _NO_ROWS
+        absent = [entry["row"] for commit in self._cache.commits(seed) for entry in commit.absent]
+        return np.array(sorted(absent), dtype=np.int64)
+
+    def rows(self, batch: Batch) -> TeacherRows:
+        """Return rows of no classes; no loss without a teacher looks at them."""
+        return DenseRows(torch.empty(len(batch.rows), 0))

@@ -1,0 +1,94 @@
+"""What a user watches: a progress bar or, in a job's log, one line every 30 seconds; and the metrics file."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+LINE_SECONDS = 30.0
+
+
+class Bar(Protocol):
+    """Counts work that is done."""
+
+    def advance(self, count: int, note: str = "") -> None:
+        """Add `count`, and show `note` beside the bar."""
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str) -> Iterator[Bar]:
+    """Show how far `total` has come: a bar on a terminal, else a line on stderr every 30 seconds."""
+    if not sys.stderr.isatty():
+        yield _Lines(title, total, unit)
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bars:
+        yield _Rich(bars, bars.add_task(title, total=total, note=""))
+
+
+def say(message: str) -> None:
+    """Print a message for the user on stderr; stdout is for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one JSON object a line, a line per logged step and per epoch."""
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        """Open for appending; lines past `step`, from a run that was cut off after its checkpoint, are dropped."""
+        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._path = path
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a metrics file; a last line that was cut off is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+class _Lines:
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._done, self._start = 0, time.monotonic()
+        self._last = self._start
+
+    def advance(self, count: int, note: str = "") -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._last < LINE_SECONDS:
+            return
+        self._last = now
+        rate = self._done / (now - self._start)
+        left = (self._total - self._done) / rate
+        say(f"{self._title}: {self._done}/{self._total} {self._unit}, {rate:.0f}/s, {left:.0f} s left {note}".rstrip())
+
+
+class _Rich:
+    def __init__(self, bars: Any, task: Any) -> None:
+        self._bars, self._task = bars, task
+
+    def advance(self, count: int, note: str = "") -> None:
+        self._bars.update(self._task, advance=count, note=note)

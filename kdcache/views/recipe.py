@@ -1,0 +1,200 @@
+"""Recipes: an ordered list of torchvision v2 transforms in TOML, with a fingerprint.
+
+    mode = "RGB"                  # or "L"; the image is converted before the first transform
+    size = 224                    # input size where the model has no wish of its own
+    eval = "eval"                 # the recipe that evaluates students trained with this one
+
+    [[transforms]]
+    name = "RandomResizedCrop"    # any transform of torchvision.transforms.v2 that takes plain parameters
+    size = "input"                # the model's input size; also "input/0.875"
+
+A view is uint8 pixels; normalisation belongs to each model. `size = "input"` lets a teacher and a student of different
+input sizes see the same draw of the same view, each rendered at its own resolution.
+"""
+
+import hashlib
+import inspect
+import json
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode, v2
+
+from kdcache.errors import RecipeError
+from kdcache.shapes import View
+from kdcache.spec import build, choose
+
+Transform = Callable[[Image.Image], Any]
+
+_SCHEMA = 1  # counts up when the same recipe text would render other pixels
+_INPUT = re.compile(r"input(?:/([0-9.]+))?")
+_FORBIDDEN = {
+    "Normalize": "normalisation belongs to the model (mean=..., std=... in its spec)",
+    "ToDtype": "a view is uint8 pixels",
+    "Lambda": "a recipe holds plain parameters only",
+    "MixUp": "mixing needs a partner",
+    "CutMix": "mixing needs a partner",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeTable:
+    """The keys of a recipe's TOML file."""
+
+    size: int
+    transforms: list[Any]
+    mode: Literal["RGB", "L"] = "RGB"
+    eval: str = "eval"
+
+
+class Recipe:
+    """How a sample becomes a view of `size` by `size` pixels."""
+
+    def __init__(self, name: str, table: Mapping[str, Any]) -> None:
+        checked = build(RecipeTable, table, f"recipe {name}")
+        self.name = name
+        self.mode = checked.mode
+        self.size = checked.size
+        self.eval = checked.eval
+        self.transforms = json.loads(json.dumps(checked.transforms))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a manifest keeps: enough to render the same views anywhere."""
+        table = {"mode": self.mode, "size": self.size, "eval": self.eval, "transforms": self.transforms}
+        return {"name": self.name, "fingerprint": self.fingerprint, "table": table}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Recipe":
+        """Return the recipe that a manifest keeps.
+
+        Raises:
+            RecipeError: this version of kdcache would render other views from it.
+        """
+        recipe = cls(stored["name"], stored["table"])
+        if recipe.fingerprint != stored["fingerprint"]:
+            raise RecipeError(
+                f"recipe {recipe.name} of this cache has fingerprint {stored['fingerprint'][:12]}, here it reads as "
+                f"{recipe.fingerprint[:12]}; use the kdcache version that the manifest names"
+            )
+        return recipe
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that decides the random draws; the input size and the evaluation recipe are not among it."""
+        text = json.dumps([_SCHEMA, self.mode, self.transforms], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def key(self) -> tuple[int, int]:
+        """The fingerprint as two 32-bit words, for the generator of a view."""
+        return int(self.fingerprint[:8], 16), int(self.fingerprint[8:16], 16)
+
+    @property
+    def channels(self) -> int:
+        """Channels of a view: 3 or 1."""
+        return 3 if self.mode == "RGB" else 1
+
+    def at(self, size: int) -> "Recipe":
+        """Return the same recipe rendered at another input size: same draws, same fingerprint."""
+        if size == self.size:
+            return self
+        return Recipe(self.name, {**self.to_dict()["table"], "size": size})
+
+    def with_mode(self, mode: str) -> "Recipe":
+        """Return the same recipe for images of `mode`, RGB or L."""
+        return Recipe(self.name, {**self.to_dict()["table"], "mode": mode})
+
+    def __call__(self, image: Image.Image) -> View:
+        """Return the pixels of one view, uint8 `[channels, size, size]`, drawn from the global generators.
+
+        Raises:
+            RecipeError: a transform fails on this image, or the result has another size.
+        """
+        try:
+            view: Any = self._compose(image if image.mode == self.mode else image.convert(self.mode))
+            if isinstance(view, Image.Image):
+                view = v2.functional.pil_to_tensor(view)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise RecipeError(f"recipe {self.name} fails on an image of size {image.size}: {error}") from error
+        if view.dtype != torch.uint8 or tuple(view.shape) != (self.channels, self.size, self.size):
+            raise RecipeError(
+                f"recipe {self.name} gives {view.dtype} {tuple(view.shape)} where uint8 "
+                f'{(self.channels, self.size, self.size)} is declared; end it with a Resize or crop to size = "input"'
+            )
+        pixels: View = view.as_subclass(torch.Tensor)
+        return pixels
+
+    @cached_property
+    def _compose(self) -> Transform:
+        steps = [_build_transform(entry, self) for entry in self.transforms]
+        compose: Transform = v2.Compose(steps) if steps else v2.Identity()
+        return compose
+
+
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes that come with kdcache."""
+    files = resources.files("kdcache.views") / "recipes"
+    return sorted(file.name.removesuffix(".toml") for file in files.iterdir() if file.name.endswith(".toml"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """Return the recipe in TOML file `name`, or the shipped one of that name.
+
+    Raises:
+        RecipeError: a file that is not TOML, or a transform or parameter that does not exist.
+        UsageError: neither a file nor a shipped recipe; the nearest is suggested.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        choose(name, shipped_recipes(), "recipe (and no .toml file)")
+        text = (resources.files("kdcache.views") / "recipes" / f"{name}.toml").read_text()
+    elif path.is_file():
+        text = path.read_text()
+    else:
+        raise RecipeError(f"recipe file {name} does not exist; shipped recipes: {', '.join(shipped_recipes())}")
+    try:
+        recipe = Recipe(path.stem, tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"recipe file {name} is not TOML: {error}") from error
+    _ = recipe._compose  # build now: a wrong parameter is told before any work
+    return recipe
+
+
+def _build_transform(entry: Any, recipe: Recipe) -> Any:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise RecipeError(f"recipe {recipe.name}: a transform is a table with a name, not {entry!r}")
+    name = entry["name"]
+    if name in _FORBIDDEN:
+        raise RecipeError(f"recipe {recipe.name}: {name} cannot stand in a recipe: {_FORBIDDEN[name]}")
+    known = [key for key, value in vars(v2).items() if inspect.isclass(value) and issubclass(value, torch.nn.Module)]
+    cls = getattr(v2, choose(name, known, f"transform in recipe {recipe.name}"))
+    parameters = inspect.signature(cls).parameters
+    arguments = {}
+    for key, value in entry.items():
+        if key != "name":
+            choose(key, parameters, f"parameter of {name} in recipe {recipe.name}")
+            arguments[key] = _argument(key, value, recipe)
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"recipe {recipe.name}: {name}: {error}") from error
+
+
+def _argument(key: str, value: Any, recipe: Recipe) -> Any:
+    if isinstance(value, list):
+        return [_argument(key, item, recipe) for item in value]
+    if isinstance(value, dict):
+        return _build_transform(value, recipe)
+    if key == "interpolation":
+        return InterpolationMode(choose(str(value), [mode.value for mode in InterpolationMode], "interpolation"))
+    if isinstance(value, str) and (match := _INPUT.fullmatch(value)):
+        return round(recipe.size / float(match[1] or 1))
+    return value

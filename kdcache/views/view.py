@@ -1,0 +1,57 @@
+"""One view: (source, recipe, index, seed) -> pixels, whatever the global generators held before."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from PIL import Image
+
+from kdcache.shapes import View
+from kdcache.sources import Source
+from kdcache.views.recipe import Recipe
+
+MAX_SEED = 2**32
+"""Seeds and indices are 32-bit words: a view's key is a list of words, and longer ones could collide."""
+
+
+def render(source: Source, recipe: Recipe, index: int, seed: int) -> View:
+    """Return view (`index`, `seed`), uint8 `[channels, size, size]`; the caller's random generators are left as they were.
+
+    Raises:
+        UnreadableSampleError: the image cannot be decoded.
+        RecipeError: the recipe does not fit the image.
+    """
+    with preserved_generators():
+        return draw(source.sample(index).image, recipe, index, seed)
+
+
+def draw(image: Image.Image, recipe: Recipe, index: int, seed: int) -> View:
+    """Return a view of an image already decoded; the global generators are left where the transforms left them."""
+    seed_generators(*recipe.key, seed, index)
+    return recipe(image)
+
+
+def seed_generators(*key: int) -> None:
+    """Seed torch's CPU generator, numpy's and `random` from `key`, 32-bit words.
+
+    The words are hashed together, never added: (seed 1, index 2) and (seed 2, index 1) share nothing.
+    """
+    words = np.random.SeedSequence(key).generate_state(4)
+    # torch.manual_seed would also visit every CUDA device and takes a hundred times as long
+    torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))
+    np.random.seed(words[2])
+    random.seed(int(words[3]))
+
+
+@contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Give the global generators back as they were: without loader workers the student's dropout draws from the same ones."""
+    states = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
