@@ -108,6 +108,9 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
     state = load_checkpoint(run / "last.pt")
     if state is not None:
         trainer.load_state(state)
+        if trainer.epoch == config.epochs and (run / "result.json").exists():
+            finished: dict[str, Any] = json.loads((run / "result.json").read_text())
+            return finished
     metrics = MetricsFile(run / "metrics.jsonl", step=trainer.step)
     for epoch in range(trainer.epoch, config.epochs):
         metrics.write(trainer.run_epoch(epoch, metrics))

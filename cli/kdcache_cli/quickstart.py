@@ -1,6 +1,130 @@
-"""The quickstart: the main job on scikit-learn's handwritten digits, each step a command of its own in a process of its own."""
+"""The quickstart: the main job on scikit-learn's handwritten digits, each step a command in a process of its own."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kdcache.errors import KdcacheError
+from kdcache_cli.output import human_bytes, shell_command
+
+TEACHER = "timm:test_resnet,input_size=16"
+STUDENT = "timm:vit_tiny_patch16_224,img_size=8,patch_size=4,embed_dim=32,depth=1,num_heads=2,class_token=false,global_pool=avg"
+CODECS = {"full": "full:dtype=float16", "topk": "topk:k=3"}
+STUDENTS = {
+    "labels only": ("ce", "full"),
+    "KL, full cache": ("kl:tau=4", "full"),
+    "DIST, full cache": ("dist:tau=4,beta=2,gamma=2", "full"),
+    "DIST, topk cache": ("dist:tau=4,beta=2,gamma=2", "topk"),
+}
+TRAINING = (
+    *("--data", "digits:train", "--eval-data", "digits:test", "--batch-size", "64"),
+    *("--set", "optimizer.name=adamw", "--set", "optimizer.weight_decay=0.05", "--set", "schedule.warmup_epochs=1"),
+)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Runs the quickstart's commands one after the other, and tells how far it is."""
+
+    out: Path
+    total: int
+
+    def run(self, number: int, title: str, *words: str) -> dict[str, Any]:
+        """Return the result of `kdcache WORDS --json`, run in a new process whose messages go to a log file.
+
+        Raises:
+            KdcacheError: the command failed; its last message is quoted.
+        """
+        click.echo(f"[{number}/{self.total}] {title}\n      {shell_command('kdcache', *words)}", err=True)
+        log = self.out / "logs" / f"{number}.txt"
+        start = time.monotonic()
+        with log.open("w") as messages:
+            command = [sys.executable, "-m", "kdcache_cli", *words, "--json"]
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=messages, text=True, check=False)
+        if done.returncode != 0:
+            last = (log.read_text().strip().splitlines() or ["(no message)"])[-1]
+            raise KdcacheError(f"quickstart: {title} failed: {last} (whole log: {log}); remove {self.out} to start anew")
+        result: dict[str, Any] = json.loads(done.stdout)
+        click.echo(f"      done in {time.monotonic() - start:.1f} s", err=True)
+        return result
 
 
 def run_quickstart(out: str, *, as_json: bool) -> None:
-    """Run it."""
-    raise NotImplementedError
+    """Run every step, or what is left of them, and print the table.
+
+    Raises:
+        KdcacheError: a step failed, or scikit-learn is not installed.
+    """
+    folder = Path(out)
+    _check_ready(folder)
+    steps = Steps(folder, 1 + len(CODECS) + len(STUDENTS))
+    teacher = steps.run(
+        1,
+        "train a teacher on 1,197 handwritten digits",
+        *("train-student", f"{out}/teacher", "--student", TEACHER, "--loss", "ce", "--recipe", "digits"),
+        *("--epochs", "20", "--lr", "0.003", *TRAINING),
+    )
+    caches = {}
+    for number, (name, codec) in enumerate(CODECS.items(), 2):
+        caches[name] = steps.run(
+            number,
+            f"run it once over 8 augmentation seeds, keep its logits as {codec}",
+            *("dump-teacher", f"{out}/cache-{name}", "--data", "digits:train", "--recipe", "digits", "--seeds", "0:8"),
+            *("--teacher", f"{TEACHER},weights={out}/teacher/student.safetensors", "--codec", codec),
+        )
+    students = []
+    for number, (title, (loss, cache)) in enumerate(STUDENTS.items(), 2 + len(CODECS)):
+        run = f"{out}/student-{loss.partition(':')[0]}-{cache}"
+        result = steps.run(
+            number,
+            f"train the student without the teacher: {title}",
+            *("train-student", run, "--cache", f"{out}/cache-{cache}", "--student", STUDENT, "--loss", loss),
+            *("--epochs", "16", "--lr", "0.005", *TRAINING),
+        )
+        per_view = None if loss == "ce" else caches[cache]["bytes_per_view"]
+        students.append({"name": title, "bytes_per_view": per_view, **result})
+    summary = {"out": str(folder), "teacher": teacher, "caches": caches, "students": students}
+    (folder / "quickstart.json").write_text(json.dumps(summary, indent=1))
+    if as_json:
+        click.echo(json.dumps(summary, indent=1))
+    else:
+        _print_table(summary)
+
+
+def _check_ready(folder: Path) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("sklearn") is None:
+        raise KdcacheError("quickstart needs scikit-learn for its digits; pip install 'kdcache[demo]'")
+    try:
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KdcacheError(f"cannot make folder {folder}: {error.strerror}; give another one with --out DIR") from error
+
+
+def _print_table(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="the same small student, 600 test digits", title_justify="left")
+    table.add_column("trained on")
+    for name in ("test accuracy", "seconds", "cache bytes per view", "peak memory"):
+        table.add_column(name, justify="right")
+    teacher = {"name": "the teacher itself", "bytes_per_view": None, **summary["teacher"]}
+    for row in (teacher, *summary["students"]):
+        per_view = "-" if row["bytes_per_view"] is None else f"{row['bytes_per_view']:.1f}"
+        memory = human_bytes(row["peak_memory"]["host"])
+        table.add_row(row["name"], f"{row['top1']:.2f} %", f"{row['seconds']:.1f}", per_view, memory)
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    out = summary["out"]
+    click.echo(f"one run each: differences of a point or two are chance (600 digits). Everything lies in {out}/:")
+    click.echo("  teacher/ and student-*/   config.toml, metrics.jsonl, last.pt, student.safetensors, result.json")
+    click.echo(
+        "  cache-full/, cache-topk/  the teacher's logits; look with: " + shell_command("kdcache", "info", f"{out}/cache-full")
+    )
