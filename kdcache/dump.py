@@ -305,8 +305,8 @@ def _encode(job: Job, cache: Cache, batch: Batch, logits: Logits) -> Records:
         row = int(batch.rows[wrong[0]])
         key = job.source.key(int(cache.order[row]))
         raise CodecError(
-            f"teacher {job.teacher.spec} gives NaN or infinite logits for sample {key} (row {row}, seed {int(batch.seeds[0])}); "
-            "check its weights, and its precision (float16 overflows past 65,504)"
+            f"teacher {job.teacher.spec} gives NaN or infinite logits for sample {key} (row {row}, "
+            f"seed {int(batch.seeds[0])}); check its weights, and its precision (float16 overflows past 65,504)"
         ) from error
 
 

@@ -1,6 +1,5 @@
 """Training a student, from a cache, with a teacher in the loop, or on labels only."""
 
-import dataclasses
 import json
 import math
 import time
@@ -329,12 +328,12 @@ def _seeds(config: TrainConfig, cache: Cache | None, source: Source) -> list[int
     if source.fingerprint != cache.manifest.source["fingerprint"]:
         raise MismatchError(
             f"data {source.spec} ({len(source)} samples) is not what cache {cache.folder} was made from "
-            f"({cache.manifest.source['spec']}, {cache.manifest.rows} samples): samples were added, removed, renamed, reordered "
-            "or relabelled; give the same data, or dump again"
+            f"({cache.manifest.source['spec']}, {cache.manifest.rows} samples): samples were added, removed, renamed, "
+            "reordered or relabelled; give the same data, or dump again"
         )
     seeds = parse_seeds(config.seeds) if config.seeds else cache.complete_seeds()
     if not seeds:
-        raise MismatchError(f"cache {cache.folder} has no complete seed yet; run its dump-teacher command again to finish it")
+        raise MismatchError(f"cache {cache.folder} has no complete seed yet; run its dump-teacher command again")
     for seed in seeds:
         cache.commits(seed)  # what is missing is told before the first epoch, not when its seed's turn comes
     check_views(cache, source, seeds, views=DRIFT_VIEWS)
@@ -385,5 +384,4 @@ def _result(config: TrainConfig, trainer: Trainer, lines: list[dict[str, Any]]) 
         "seconds": sum(line["seconds"] for line in epochs),
         "views_per_second": float(np.median([line["views_per_second"] for line in epochs])),
         "peak_memory": trainer.compute.peak_memory(),
-        "config": dataclasses.asdict(config),
     }

@@ -1,0 +1,315 @@
+"""The command line as a user meets it: help, results, and one line for each mistake."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from kdcache_cli.commands import main
+from PIL import Image
+from runs import CONV, MLP
+from safetensors.torch import save_file
+from tiny_models import conv
+
+from kdcache.cache import open_cache
+from kdcache.tracking import read_metrics
+
+DUMP = ("--data", "digits:train", "--teacher", f"{CONV},seed=7", "--recipe", "digits", "--workers", "0")
+
+
+def kdcache(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def result_of(*words: object) -> dict[str, Any]:
+    done = kdcache(*words, "--json")
+    assert done.exit_code == 0, done.output
+    parsed: dict[str, Any] = json.loads(done.stdout)
+    return parsed
+
+
+def mistake(*words: object) -> tuple[int, str]:
+    """Return exit code and message of a command that must fail in exactly one line."""
+    done = kdcache(*words)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("kdcache: error: ")]
+    assert len(lines) == 1 and "Traceback" not in done.output, done.output
+    assert done.stdout == ""
+    return done.exit_code, lines[0]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    path = tmp_path / "cache"
+    assert kdcache("dump-teacher", path, *DUMP, "--seeds", "0:2").exit_code == 0
+    return path
+
+
+@pytest.mark.parametrize("words", [[], *[[name] for name in main.commands]], ids=lambda words: " ".join(words) or "kdcache")
+def test_help_answers_at_once_and_without_torch(words: list[str]) -> None:
+    code = f"""
+import sys
+sys.argv = ["kdcache", *{words!r}, "--help"]
+from kdcache_cli import main
+try:
+    main()
+finally:
+    heavy = {{"torch", "numpy", "zarr", "timm", "torchvision"}} & set(sys.modules)
+    print("HEAVY", sorted(heavy))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    seconds = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        seconds.append(time.monotonic() - start)
+        assert "Usage:" in done.stdout and "HEAVY []" in done.stdout
+    assert min(seconds) < 0.5
+
+
+def test_every_command_and_option_has_help() -> None:
+    for name, command in main.commands.items():
+        assert command.help, name
+        for option in command.params:
+            if option.param_type_name == "option":
+                assert option.help, (name, option.name)  # type: ignore[attr-defined]
+
+
+def test_dump_train_info_verify(cache: Path, tmp_path: Path) -> None:
+    done = kdcache("dump-teacher", cache, *DUMP, "--seeds", "0:3")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[-1].startswith(f"kdcache train-student RUN --cache {cache} --data digits:train")
+    info = result_of("info", cache)
+    assert info["complete_seeds"] == [0, 1, 2] and info["manifest"]["classes"] == 10
+    report = result_of("verify", cache, "--views", 6)
+    assert report["faults"] == [] and report["views"]["checked"] == 6
+    words = ("--cache", cache, "--data", "digits:train", "--student", MLP, "--epochs", 1, "--workers", 0)
+    trained = result_of("train-student", tmp_path / "run", *words, "--eval-data", "digits:test", "--lr", 0.05)
+    assert 0 <= trained["top1"] <= 100
+    for words in (
+        ("info", cache),
+        ("verify", cache),
+        ("train-student", tmp_path / "run", *words, "--eval-data", "digits:test", "--lr", 0.05),
+    ):
+        assert kdcache(*words).exit_code == 0
+
+
+def test_the_printed_command_is_one_that_runs(cache: Path, tmp_path: Path) -> None:
+    command = result_of("dump-teacher", cache, *DUMP, "--seeds", "0:2")["next"].split()
+    words = [str(tmp_path / "run") if word == "RUN" else word for word in command[1:]]
+    words[words.index("--epochs") + 1] = "1"
+    words[words.index("--student") + 1] = "timm:test_resnet"
+    assert kdcache(*words, "--workers", 0).exit_code == 0
+
+
+def test_cached_equals_online_through_the_commands(cache: Path, tmp_path: Path) -> None:
+    exact = tmp_path / "exact"
+    result_of("dump-teacher", exact, *DUMP, "--seeds", "0:2", "--codec", "full:dtype=float32")
+    common = ("--data", "digits:train", "--student", MLP, "--loss", "dist:tau=4", "--epochs", 2, "--batch-size", 40)
+    common += ("--lr", 0.05, "--workers", 0, "--set", "log_steps=1")
+    result_of("train-student", tmp_path / "cached", "--cache", exact, *common)
+    online = ("--teacher", f"{CONV},seed=7", "--recipe", "digits", "--seeds", "0:2")
+    result_of("train-student", tmp_path / "online", *online, *common)
+    losses = [
+        [line["loss"] for line in read_metrics(tmp_path / run / "metrics.jsonl") if line["kind"] == "step"]
+        for run in ("cached", "online")
+    ]
+    assert len(losses[0]) >= 50
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=1e-6)
+
+
+def test_a_config_file_says_all_and_flags_override_it(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(
+        f"""
+        [dump-teacher]
+        cache = "{tmp_path}/cache"
+        data = "digits:train"
+        teacher = "{CONV},seed=7"
+        recipe = "digits"
+        seeds = "0:2"
+        compute.workers = 0
+        [train-student]
+        run = "{tmp_path}/run"
+        cache = "{tmp_path}/cache"
+        data = "digits:train"
+        student = "{MLP}"
+        epochs = 5
+        optimizer = {{ name = "adamw", lr = 0.01 }}
+        compute.workers = 0
+        """
+    )
+    assert result_of("dump-teacher", "--config", file, "--seeds", "0:1")["seeds"] == [0]
+    assert result_of("train-student", "--config", file, "--epochs", 1, "--set", "optimizer.lr=0.02")["epochs"] == 1
+    saved = (tmp_path / "run" / "config.toml").read_text()
+    assert "epochs = 1" in saved and "lr = 0.02" in saved and 'name = "adamw"' in saved
+    again = result_of("train-student", "--config", tmp_path / "run" / "config.toml")
+    assert again["epochs"] == 1
+
+
+def test_plan_says_what_the_dump_takes_and_writes_nothing(tmp_path: Path) -> None:
+    words = ("dump-teacher", tmp_path / "cache", *DUMP, "--seeds", "0:4")
+    plan = result_of(*words, "--plan")
+    assert not (tmp_path / "cache").exists()
+    written = result_of(*words)
+    files = sum(path.is_file() for path in (tmp_path / "cache").rglob("*"))
+    assert plan["files"] == files and plan["views"] == 4 * 1197
+    assert plan["bytes"] == pytest.approx(written["bytes"], rel=0.2)
+    assert "views/s" in kdcache(*words, "--plan").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["dump-teacher", "x", "--recipe", "digits"], 2, "dump-teacher needs data, teacher"),
+        (["dump-teacher", "x", *DUMP, "--data", "imagefolder:/nowhere"], 1, "'/nowhere' is not a folder"),
+        (["dump-teacher", "x", *DUMP, "--data", "torchvision:FashionMNIST,root=/nowhere"], 1, "download=true"),
+        (["dump-teacher", "x", *DUMP, "--data", "torchvision:FashonMNIST,root=."], 2, "did you mean 'FashionMNIST'"),
+        (["dump-teacher", "x", *DUMP, "--data", "digits:tain"], 2, "did you mean 'train'"),
+        (["dump-teacher", "x", *DUMP, "--data", "dgits"], 2, "did you mean 'digits'"),
+        (["dump-teacher", "x", *DUMP, "--recipe", "cifra"], 2, "did you mean 'cifar'"),
+        (["dump-teacher", "x", *DUMP, "--recipe", "none.toml"], 2, "does not exist"),
+        (["dump-teacher", "x", *DUMP, "--codec", "topk:k=11"], 1, "k must be from 1 to 10"),
+        (["dump-teacher", "x", *DUMP, "--codec", "topk"], 2, "codec topk needs k"),
+        (["dump-teacher", "x", *DUMP, "--codec", "topk:kk=3"], 2, "did you mean 'k'"),
+        (["dump-teacher", "x", *DUMP, "--codec", "full:dtype=float8"], 2, "did you mean"),
+        (["dump-teacher", "x", *DUMP, "--seeds", "4:2"], 2, "0:4 means"),
+        (["dump-teacher", "x", *DUMP, "--seeds", "all"], 2, "0:4 means"),
+        (["dump-teacher", "x", *DUMP, "--batch-size", "0"], 2, "at least 1"),
+        (["dump-teacher", "x", *DUMP, "--device", "tpu9"], 2, "use auto, cpu"),
+        (["dump-teacher", "x", *DUMP, "--precision", "int4"], 2, "bfloat16"),
+        (["dump-teacher", "x", *DUMP, "--teacher", "timm:test_resnet"], 1, "has no weights"),
+        (["dump-teacher", "x", *DUMP, "--teacher", "timm:test_resnet,weights=no.safetensors"], 1, "does not exist"),
+        (["dump-teacher", "x", *DUMP, "--teacher", "timm:tset_resnet,pretrained=true"], 2, "did you mean 'test_resnet'"),
+        (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:cnov"], 2, "no function 'cnov'"),
+        (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:conv,wdith=3"], 2, "unknown option"),
+        (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:conv,classes=7"], 1, "source has 10 classes"),
+        (["dump-teacher", "x", *DUMP, "--set", "compute.wrokers=3"], 2, "did you mean 'workers'"),
+        (["dump-teacher", "x", *DUMP, "--set", "seeds"], 2, "not key=value"),
+        (["dump-teacher", "x", *DUMP, "--config", "no.toml"], 2, "No such file"),
+        (["dump-teacher", "/proc/cache", *DUMP], 1, "cannot write /proc/cache"),
+        (["train-student", "x", "--data", "digits", "--student", MLP, "--cache", "/nowhere"], 1, "is not a cache"),
+        (["info", "/nowhere"], 1, "/nowhere is not a cache"),
+        (["verify", "/"], 1, "/ is not a cache"),
+    ],
+    ids=lambda value: " ".join(map(str, value[-2:])) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    got, line = mistake(*words)
+    assert message in line
+    assert got == code
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["dump-techer"], ["dump-teacher", "x", "--sedes", "0:1"], ["info"]])
+def test_unknown_commands_and_options_are_usage_errors(words: list[str]) -> None:
+    done = kdcache(*words)
+    assert done.exit_code == 2 and "Traceback" not in done.output
+    assert re.search("No such|Missing", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("flags", "field"),
+    [
+        (["--teacher", f"{CONV},seed=8"], "teacher.sha256"),
+        (["--recipe", "eval-whole", "--teacher", f"{CONV},channels=3,input_size=8"], "recipe.fingerprint"),
+        (["--data", "digits:test"], "source.fingerprint"),
+        (["--codec", "topk:k=3"], "codec.name"),
+        (["--codec", "full:dtype=float32"], "codec.configuration.dtype"),
+        (["--precision", "bfloat16"], "teacher.precision"),
+    ],
+)
+def test_a_cache_made_otherwise_is_refused_and_left_alone(cache: Path, flags: list[str], field: str) -> None:
+    before = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+    code, line = mistake("dump-teacher", cache, *DUMP, "--seeds", "0:3", *flags)
+    assert code == 1 and f"{field}: " in line and "was made otherwise" in line
+    assert before == {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+
+
+def test_the_teacher_is_known_by_its_weights_not_by_their_file(tmp_path: Path) -> None:
+    state = conv(seed=3).state_dict()
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save({"state_dict": state}, tmp_path / "b.pth")
+    teacher = "timm:test_vit,img_size=8,patch_size=4,weights={}"
+    import timm
+
+    model = timm.create_model("test_vit", img_size=8, patch_size=4, in_chans=1, num_classes=10)
+    save_file(model.state_dict(), tmp_path / "a.safetensors")
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "b.pth")
+    for number, name in enumerate(("a.safetensors", "b.pth")):
+        flags = ("--teacher", teacher.format(tmp_path / name), "--seeds", number)
+        result_of("dump-teacher", tmp_path / "cache", *DUMP, *flags)
+    assert open_cache(tmp_path / "cache").complete_seeds() == [0, 1]
+
+
+def test_nan_logits_name_the_sample(tmp_path: Path) -> None:
+    flags = ("--teacher", "tiny_models:poisoned,mean=0,std=1")
+    code, line = mistake("dump-teacher", tmp_path / "cache", *DUMP, *flags)
+    assert code == 1 and re.search(r"NaN or infinite logits for sample \d{8} \(row \d+, seed 0\)", line)
+
+
+def test_an_unreadable_image_is_named_and_can_be_recorded(tmp_path: Path) -> None:
+    for index in range(30):
+        path = tmp_path / "images" / f"class{index % 3}" / f"{index:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), index * 8, np.uint8)).save(path)
+    (tmp_path / "images" / "class0" / "15.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    words = (
+        "dump-teacher",
+        tmp_path / "cache",
+        *DUMP,
+        "--data",
+        f"imagefolder:{tmp_path}/images",
+        "--teacher",
+        f"{CONV},classes=3",
+    )
+    code, line = mistake(*words)
+    assert code == 1 and "class0/15.png" in line and "--skip-unreadable" in line
+    assert result_of(*words[:1], tmp_path / "cache2", *words[2:], "--skip-unreadable")["absent"] == 1
+    assert result_of("info", tmp_path / "cache2")["manifest"]["skip_unreadable"] is True
+
+
+def test_verify_of_a_damaged_cache_fails_and_names_the_unit(cache: Path) -> None:
+    unit = next(cache.glob("seeds/00001/records/c/*/0"))
+    data = bytearray(unit.read_bytes())
+    data[len(data) // 2] ^= 1
+    unit.write_bytes(data)
+    done = kdcache("verify", cache)
+    assert done.exit_code == 1 and "seed 1, unit 0" in done.stdout
+
+
+def test_a_cache_of_a_future_format_is_refused(cache: Path) -> None:
+    root = json.loads((cache / "zarr.json").read_text())
+    root["attributes"]["kdcache"]["format_version"] = 2
+    (cache / "zarr.json").write_text(json.dumps(root))
+    code, line = mistake("info", cache)
+    assert code == 1 and "format version 2" in line and "upgrade" in line
+
+
+@pytest.mark.slow
+def test_the_quickstart(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kdcache_cli", "quickstart", "--out", "quick", "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    accuracy = {row["name"]: row["top1"] for row in summary["students"]}
+    assert summary["teacher"]["top1"] > 95
+    assert len(accuracy) == 4 and min(accuracy.values()) > 60
+    again = kdcache("quickstart", "--out", tmp_path / "quick" / "logs" / "1.txt")
+    assert again.exit_code == 1 and "cannot make folder" in again.stderr

@@ -1,0 +1,28 @@
+"""Small teachers, caches and runs that several tests share."""
+
+from pathlib import Path
+from typing import Any
+
+from kdcache.compute import ComputeConfig
+from kdcache.dump import DumpConfig, dump_teacher
+from kdcache.optim import OptimizerConfig
+from kdcache.train import TrainConfig, train_student
+
+MLP = "tiny_models:mlp,mean=0.5,std=0.25"
+CONV = "tiny_models:conv,mean=0.5,std=0.25"
+IN_PROCESS = ComputeConfig(workers=0, device="cpu")
+
+
+def dump(path: Path, **changes: Any) -> dict[str, Any]:
+    settings = {"data": "digits:train", "teacher": f"{CONV},seed=7", "recipe": "digits", "seeds": "0:2", "batch_size": 128}
+    return dump_teacher(DumpConfig(cache=str(path), compute=IN_PROCESS, **{**settings, **changes}))
+
+
+def train_config(run: Path, **changes: Any) -> TrainConfig:
+    settings: dict[str, Any] = {"data": "digits:train", "student": MLP, "epochs": 2, "batch_size": 128, "log_steps": 1}
+    settings |= {"optimizer": OptimizerConfig(lr=0.05), "compute": IN_PROCESS}
+    return TrainConfig(run=str(run), **{**settings, **changes})
+
+
+def train(run: Path, **changes: Any) -> dict[str, Any]:
+    return train_student(train_config(run, **changes))

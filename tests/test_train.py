@@ -1,0 +1,252 @@
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import CONV, MLP, dump, train, train_config
+
+from kdcache.cache import open_cache
+from kdcache.compute import ComputeConfig
+from kdcache.config import dump_config
+from kdcache.errors import DriftError, KdcacheError, MismatchError, MissingUnitError, ModelError, UsageError
+from kdcache.models import open_model
+from kdcache.optim import OptimizerConfig, ScheduleConfig
+from kdcache.tracking import read_metrics
+from kdcache.views import load_recipe
+
+
+def steps(run: Path) -> list[dict[str, Any]]:
+    return [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "step"]
+
+
+def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in steps(run)]
+
+
+@pytest.mark.parametrize("loss", ["dist:tau=4", "dist:tau=1,beta=1,gamma=0.5", "kl:tau=4"])
+def test_cached_equals_online(tmp_path: Path, loss: str) -> None:
+    dump(tmp_path / "cache", codec="full:dtype=float32", seeds="0:3")
+    common = {"loss": loss, "epochs": 7, "label_smoothing": 0.1}
+    train(tmp_path / "cached", cache=str(tmp_path / "cache"), **common)
+    train(tmp_path / "online", teacher=f"{CONV},seed=7", recipe="digits", seeds="0:3", **common)
+    cached, online = losses(tmp_path / "cached"), losses(tmp_path / "online")
+    assert len(cached) == len(online) >= 50
+    np.testing.assert_allclose(cached, online, rtol=0, atol=1e-6)
+    assert max(cached) - min(cached) > 0.1, "a loss that does not move would prove nothing"
+
+
+def test_online_teacher_of_another_input_size_sees_the_same_draws(tmp_path: Path) -> None:
+    teacher = f"{CONV},seed=7,input_size=16"
+    dump(tmp_path / "cache", teacher=teacher, codec="full:dtype=float32", seeds="0:1")
+    train(tmp_path / "cached", cache=str(tmp_path / "cache"), loss="dist:tau=4")
+    train(tmp_path / "online", teacher=teacher, recipe="digits", seeds="0:1", loss="dist:tau=4")
+    np.testing.assert_allclose(losses(tmp_path / "cached"), losses(tmp_path / "online"), rtol=0, atol=1e-6)
+
+
+def test_all_classes_of_topk_train_as_full(tmp_path: Path) -> None:
+    for name, codec in (("full", "full:dtype=float16"), ("topk", "topk:k=10")):
+        dump(tmp_path / name, codec=codec, seeds="0:1")
+        train(tmp_path / f"run-{name}", cache=str(tmp_path / name), loss="dist:tau=4", epochs=1)
+    np.testing.assert_allclose(losses(tmp_path / "run-full"), losses(tmp_path / "run-topk"), rtol=0, atol=1e-5)
+
+
+def test_order_and_losses_do_not_depend_on_workers(tmp_path: Path) -> None:
+    dump(tmp_path / "cache", seeds="0:1")
+    for workers in (0, 2):
+        compute = ComputeConfig(workers=workers, device="cpu")
+        train(tmp_path / f"run{workers}", cache=str(tmp_path / "cache"), compute=compute)
+    assert losses(tmp_path / "run0") == losses(tmp_path / "run2")
+
+
+def test_a_run_writes_what_it_says(tmp_path: Path) -> None:
+    dump(tmp_path / "cache")
+    result = train(tmp_path / "run", cache=str(tmp_path / "cache"), eval_data="digits:test")
+    run = tmp_path / "run"
+    epochs = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "epoch"]
+    assert [line["seed"] for line in epochs] == [0, 1]
+    assert result == json.loads((run / "result.json").read_text())
+    assert result["top1"] == epochs[-1]["top1"] and result["steps"] == 2 * (1197 // 128)
+    for line in steps(run):
+        assert math.isclose(line["loss"], line["task"] + line["inter"] + line["intra"], rel_tol=1e-5)
+    student = open_model(f"{MLP},weights={run}/student.safetensors", classes=10, recipe=load_recipe("digits"))
+    state = torch.load(run / "last.pt", weights_only=True)["student"]
+    assert all(torch.equal(value, state[name]) for name, value in student.module.state_dict().items())
+
+
+def test_training_lowers_the_loss_and_learns(tmp_path: Path) -> None:
+    result = train(
+        tmp_path / "run",
+        recipe="digits",
+        loss="ce",
+        eval_data="digits:test",
+        epochs=6,
+        batch_size=32,
+        optimizer=OptimizerConfig(name="adamw", lr=0.01),
+    )
+    assert result["top1"] > 60, "ten times chance on digits after six epochs"
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    first = train(tmp_path / "run", recipe="digits", loss="ce")
+    before = (tmp_path / "run" / "last.pt").stat().st_mtime_ns
+    assert train(tmp_path / "run", recipe="digits", loss="ce") == first
+    assert (tmp_path / "run" / "last.pt").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_equals_unbroken(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"recipe": "digits", "loss": "ce", "epochs": 6, "student": f"{MLP},dropout=0.3"}
+    settings["schedule"] = ScheduleConfig(warmup_epochs=2)
+    train(tmp_path / "unbroken", **settings)
+    config = tmp_path / "run.toml"
+    config.write_text(dump_config(train_config(tmp_path / "killed", **settings), "train-student"))
+    here = str(Path(__file__).parent)
+    paths = os.pathsep.join([here, *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kdcache_cli", "train-student", "--config", str(config)],
+        env={**os.environ, "PYTHONPATH": paths},
+        stderr=subprocess.DEVNULL,
+    )
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while sum(line["kind"] == "epoch" for line in read_metrics(metrics)) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    train(tmp_path / "killed", **settings)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_trains(tmp_path: Path, precision: Any) -> None:
+    dump(tmp_path / "cache", seeds="0:1")
+    compute = ComputeConfig(workers=0, device="cpu", precision=precision, channels_last=True)
+    common = {"cache": str(tmp_path / "cache"), "epochs": 3, "clip_grad": 5.0}
+    train(tmp_path / "mixed", compute=compute, **common)
+    train(tmp_path / "float32", **common)
+    mixed, exact = losses(tmp_path / "mixed"), losses(tmp_path / "float32")
+    assert mixed != exact
+    assert mixed[0] == pytest.approx(exact[0], rel=0.02)  # float16's scaler skips steps until its scale fits
+    assert mixed[-1] == pytest.approx(exact[-1], rel=0.1) and mixed[-1] < mixed[0]
+
+
+def test_clipping_bounds_the_step(tmp_path: Path) -> None:
+    plain = OptimizerConfig(name="momentum", momentum=0.0, lr=1.0, weight_decay=0.0)
+    settings: dict[str, Any] = {"recipe": "digits", "loss": "ce", "epochs": 1, "batch_size": 1197, "optimizer": plain}
+    settings["schedule"] = ScheduleConfig(name="none")
+    train(tmp_path / "run", clip_grad=1e-3, **settings)
+    from kdcache.views import seed_generators
+
+    seed_generators(0, 0)
+    start = open_model(MLP, classes=10, recipe=load_recipe("digits")).module.state_dict()
+    end = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["student"]
+    moved = math.sqrt(sum(float((end[name] - start[name]).square().sum()) for name in start))
+    assert moved == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_absent_rows_are_left_out_for_every_loss(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    for index in range(24):
+        path = folder / f"class{index % 3}" / f"{index:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), index * 10, np.uint8)).save(path)
+    (folder / "class1" / "10.png").write_bytes(b"not an image")
+    data = f"imagefolder:{folder}"
+    teacher = f"{CONV},classes=3"
+    dump(tmp_path / "cache", data=data, teacher=teacher, seeds="0:1", skip_unreadable=True)
+    absent = open_cache(tmp_path / "cache").slab(0).absent
+    assert len(absent) == 1
+    for loss in ("ce", "dist"):
+        common = {"data": data, "student": f"{MLP},classes=3", "loss": loss, "epochs": 1}
+        result = train(tmp_path / f"run-{loss}", cache=str(tmp_path / "cache"), batch_size=23, **common)
+        assert result["steps"] == 1
+    with pytest.raises(KdcacheError, match=r"class1/10\.png"):
+        train(tmp_path / "plain", recipe="digits", data=data, student=f"{MLP},classes=3", loss="ce", batch_size=24)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(KdcacheError, match=r"epoch 1 is (nan|inf).*optimizer\.lr"):
+        train(tmp_path / "run", recipe="digits", loss="ce", optimizer=OptimizerConfig(lr=1e30))
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    train(tmp_path / "run", recipe="digits", loss="ce")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(MismatchError, match=r"batch_size: 128 there, 64 now"):
+        train(tmp_path / "run", recipe="digits", loss="ce", batch_size=64)
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+
+
+def test_other_data_than_the_cache_was_made_from_is_refused(tmp_path: Path) -> None:
+    dump(tmp_path / "cache")
+    with pytest.raises(MismatchError, match=r"digits:test.*is not what cache"):
+        train(tmp_path / "run", cache=str(tmp_path / "cache"), data="digits:test")
+    assert not (tmp_path / "run").exists()
+
+
+def test_seeds_that_the_cache_lacks_are_told_before_the_first_epoch(tmp_path: Path) -> None:
+    dump(tmp_path / "cache")
+    with pytest.raises(MissingUnitError, match=r"does not hold seed 2 \(it holds: 0, 1\)"):
+        train(tmp_path / "run", cache=str(tmp_path / "cache"), seeds="0:3")
+    assert not (tmp_path / "run").exists()
+
+
+def test_views_that_moved_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dump(tmp_path / "cache")
+    from kdcache.sources import Digits
+
+    original = Digits.__getitem__
+    monkeypatch.setattr(Digits, "__getitem__", lambda self, i: (original(self, i)[0].rotate(90), original(self, i)[1]))
+    with pytest.raises(DriftError, match="not what the teacher saw"):
+        train(tmp_path / "run", cache=str(tmp_path / "cache"))
+
+
+def test_evaluation_data_of_other_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MismatchError, match="5 classes"):
+        train(tmp_path / "run", recipe="digits", loss="ce", eval_data="tiny_models:noise")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+        ({"loss": "dist", "recipe": "digits"}, "needs a teacher"),
+        ({"loss": "dits", "recipe": "digits"}, "did you mean 'dist'"),
+        ({"loss": "ce"}, "need a recipe"),
+        ({"cache": "a", "teacher": "b"}, "not both"),
+        ({"cache": "a", "recipe": "digits"}, "brings its own recipe"),
+        ({"run_seed": -1, "recipe": "digits", "loss": "ce"}, "run_seed is -1"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_refused(tmp_path: Path, changes: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        train_config(tmp_path / "run", **changes)
+
+
+def test_a_teacher_in_the_loop_needs_weights(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="has no weights"):
+        train(tmp_path / "run", recipe="digits", teacher="timm:test_resnet", loss="dist")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_a_compiled_student_trains_the_same_and_saves_plain_names(tmp_path: Path) -> None:
+    for name, compiled in (("plain", False), ("compiled", True)):
+        compute = ComputeConfig(workers=0, device="cpu", compile=compiled)
+        train(tmp_path / name, recipe="digits", loss="ce", compute=compute, epochs=1)
+    np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "plain"), rtol=1e-4)
+    state = torch.load(tmp_path / "compiled" / "last.pt", weights_only=True)["student"]
+    assert set(state) == {"1.weight", "1.bias", "4.weight", "4.bias"}
