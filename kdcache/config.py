@@ -64,7 +64,7 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         first, colon, last = part.strip().partition(":")
-        if not first.isdigit() or (colon and not last.isdigit()):
+        if not first.isdecimal() or (colon and not last.isdecimal()):
             raise UsageError(f"seeds {text!r} are not of the form A:B or A,B,...; 0:4 means 0, 1, 2 and 3")
         seeds += range(int(first), int(last) if colon else int(first) + 1)
     if not seeds or max(seeds) >= 2**32:

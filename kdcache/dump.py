@@ -313,14 +313,15 @@ def _encode(job: Job, cache: Cache, batch: Batch, logits: Logits) -> Records:
 def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any]:
     size = sum(commit.num_bytes for commit in commits)
     rows = sum(commit.stop - commit.start for commit in commits)
-    correct = sum(commit.statistics.get("accuracy", 0.0) * (commit.stop - commit.start) for commit in commits)
+    counted = [commit.stop - commit.start - len(commit.absent) for commit in commits]
+    correct = sum(commit.statistics.get("accuracy", 0.0) * count for commit, count in zip(commits, counted, strict=True))
     return {
         "cache": str(cache.folder),
         "seeds": job.seeds,
         "rows": job.manifest.rows,
         "bytes": size,
         "bytes_per_view": size / rows,
-        "teacher_accuracy": correct / rows,
+        "teacher_accuracy": correct / max(sum(counted), 1),
         "absent": sum(len(commit.absent) for commit in commits),
     }
 

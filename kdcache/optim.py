@@ -39,6 +39,7 @@ class ScheduleConfig:
     decay_milestones: tuple[int, ...] = (90, 180, 270)
     """Of multistep: epochs after which it decays."""
     decay_rate: float = 0.1
+    """Of step and multistep: the factor of a decay. Of poly: the power, 0.9 in most papers."""
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -7,7 +7,7 @@ or your own `module:function`, which returns a map-style data set of (image, cla
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ class Sample(NamedTuple):
     target: int
 
 
+@runtime_checkable
 class Source(Protocol):
     """An indexed data set."""
 
@@ -241,7 +242,7 @@ def _listed_targets(dataset: Any) -> list[int] | None:
     return None
 
 
-def _array(dataset: Any, name: str) -> "np.ndarray[Any, Any] | None":
+def _array(dataset: Any, name: str) -> "np.ndarray[Any, np.dtype[Any]] | None":
     value = getattr(dataset, name, None)
     if isinstance(value, (np.ndarray, torch.Tensor, list)) and len(value) == len(dataset):
         array = np.asarray(value)

@@ -38,8 +38,9 @@ class Spec:
 
     def __str__(self) -> str:
         """Return the text that parses back to this spec."""
-        pieces = [] if self.arg is None else [_quoted(self.arg)]
-        pieces += [f"{key}={_quoted(_text(value))}" for key, value in self.options.items()]
+        pieces = [] if self.arg is None else [_quoted(self.arg, not self.arg or _OPTION.fullmatch(self.arg) is not None)]
+        for key, value in self.options.items():
+            pieces.append(f"{key}={_quoted(_text(value), isinstance(value, str) and _value(value) != value)}")
         return f"{self.name}:{','.join(pieces)}" if pieces else self.name
 
 
@@ -110,7 +111,7 @@ def _split(rest: str, text: str) -> list[str]:
 
 
 def _value(text: str) -> Value:
-    if text.startswith('"'):
+    if '"' in text:
         return text.replace('"', "")
     if text in ("true", "false"):
         return text == "true"
@@ -126,8 +127,9 @@ def _text(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _quoted(text: str) -> str:
-    return f'"{text}"' if "," in text else text
+def _quoted(text: str, needed: bool) -> str:
+    """Return `text` in quotes if it needs them, or would be cut or trimmed without."""
+    return f'"{text}"' if needed or "," in text or text != text.strip() else text
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911

@@ -1,7 +1,7 @@
 """Where the teacher's rows of a training batch come from: a cache, a teacher in the loop, or nowhere."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from kdcache.views import Batch
 _NO_ROWS: Rows = np.empty(0, np.int64)
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """Gives the teacher's rows of each batch."""
 

@@ -3,14 +3,20 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from kdcache.checkpoint import replace_file
+from kdcache.errors import KdcacheError
 
 LINE_SECONDS = 30.0
+T = TypeVar("T")
+_END = object()
 
 
+@runtime_checkable
 class Bar(Protocol):
     """Counts work that is done."""
 
@@ -47,15 +53,28 @@ class MetricsFile:
     """`metrics.jsonl`: one JSON object a line, a line per logged step and per epoch."""
 
     def __init__(self, path: Path, *, step: int) -> None:
-        """Open for appending; lines past `step`, from a run that was cut off after its checkpoint, are dropped."""
-        kept = [line for line in read_metrics(path) if line["step"] <= step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        """Open for appending; lines past `step`, from a run that was cut off after its checkpoint, are dropped.
+
+        Raises:
+            KdcacheError: the file cannot be written.
+        """
         self._path = path
+        kept = "".join(json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step)
+        replace_file(path, lambda file: file.write(kept.encode()))
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append one line."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        """Append one line.
+
+        Raises:
+            KdcacheError: the disk is full, or the file cannot be written.
+        """
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise KdcacheError(
+                f"cannot write {self._path}: {error.strerror}; the last checkpoint is kept: make room and run again"
+            ) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -67,6 +86,37 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return lines
+
+
+class Clock:
+    """Seconds since it was made, and of them those spent in named parts."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self.parts: dict[str, float] = {}
+
+    def total(self) -> float:
+        """Return the seconds since the clock was made."""
+        return time.monotonic() - self._start
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the time inside the context as part `name`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.parts[name] = self.parts.get(name, 0.0) + time.monotonic() - start
+
+    def waiting(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        """Yield `items`, counting the time that each takes to come as part `name`."""
+        iterator = iter(items)
+        while True:
+            with self.part(name):
+                item = next(iterator, _END)
+            if item is _END:
+                return
+            yield item  # type: ignore[misc]
 
 
 class _Lines:

@@ -2,8 +2,6 @@
 
 import json
 import math
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from kdcache.sampler import EpochSampler, epoch_rows, num_steps
 from kdcache.sources import Source, open_source
 from kdcache.tasks.classification import Score, task_loss
 from kdcache.teachers import CachedTeacher, NoTeacher, OnlineTeacher, Teacher
-from kdcache.tracking import MetricsFile, progress, read_metrics, say
+from kdcache.tracking import Clock, MetricsFile, progress, read_metrics, say
 from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe, row_order, seed_generators
 
 DRIFT_VIEWS = 8
@@ -156,7 +154,7 @@ class Trainer:
         self.sampler.set_epoch(rows, seed)
         seed_generators(self.config.run_seed, epoch + 1)  # dropout continues the same after a resume
         self.model.train()
-        clock = _Clock()
+        clock = Clock()
         sums: dict[str, Tensor] = {}
         with progress(f"epoch {epoch + 1}/{self.config.epochs}", len(self.sampler), "steps") as bar:
             for batch in clock.waiting("data_seconds", self.loader):
@@ -187,7 +185,7 @@ class Trainer:
         _say_epoch(line, self.config.epochs)
         return line
 
-    def train_step(self, batch: Batch, clock: "_Clock") -> dict[str, Tensor]:
+    def train_step(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Take one optimiser step and return the loss and its weighted terms, detached, on the device."""
         targets = self.compute.move(batch.targets)
         with clock.part("cache_seconds"):
@@ -285,40 +283,6 @@ class Trainer:
         size = self.config.batch_size
         batches = [[(row, 0) for row in range(start, min(start + size, len(source)))] for start in range(0, len(source), size)]
         return self._loader(dataset, batches)
-
-
-class _Clock:
-    """Seconds since it was made, and of them those spent in named parts."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self.parts: dict[str, float] = {}
-
-    def total(self) -> float:
-        return time.monotonic() - self._start
-
-    def part(self, name: str) -> "_Part":
-        return _Part(self.parts, name)
-
-    def waiting(self, name: str, batches: ViewLoader) -> Iterator[Batch]:
-        iterator = iter(batches)
-        while True:
-            with self.part(name):
-                batch = next(iterator, None)
-            if batch is None:
-                return
-            yield batch
-
-
-class _Part:
-    def __init__(self, parts: dict[str, float], name: str) -> None:
-        self._parts, self._name = parts, name
-
-    def __enter__(self) -> None:
-        self._start = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._parts[self._name] = self._parts.get(self._name, 0.0) + time.monotonic() - self._start
 
 
 def _seeds(config: TrainConfig, cache: Cache | None, source: Source) -> list[int]:

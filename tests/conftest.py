@@ -1,9 +1,30 @@
-"""Shapes in signatures are checked here and nowhere else: the hook wraps each function of the package as it is imported."""
+"""What all tests share: shape checks, Hypothesis' profile, and a folder of their own for slabs.
 
+Shapes in signatures are checked here and nowhere else: the hook wraps each function of the package as it is imported.
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-install_import_hook("kdcache", "beartype.beartype")
+# the numeric tower is PEP 484's: an int passes for a float
+install_import_hook("kdcache", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 settings.register_profile("kdcache", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("kdcache")
+
+# The models are tiny: threads cost more than they bring. Subprocesses do the same, for sums depend on the number of threads.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def slab_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the slabs of the tests' caches in a temporary folder, also in subprocesses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDCACHE_HOME", str(tmp_path_factory.mktemp("home")))
+        yield

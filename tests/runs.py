@@ -1,5 +1,8 @@
 """Small teachers, caches and runs that several tests share."""
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +29,14 @@ def train_config(run: Path, **changes: Any) -> TrainConfig:
 
 def train(run: Path, **changes: Any) -> dict[str, Any]:
     return train_student(train_config(run, **changes))
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let no file grow past `size` bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

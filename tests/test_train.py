@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import CONV, MLP, dump, train, train_config
+from runs import CONV, MLP, dump, largest_file, train, train_config
 
 from kdcache.cache import open_cache
 from kdcache.compute import ComputeConfig
@@ -179,6 +179,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     with pytest.raises(KdcacheError, match=r"epoch 1 is (nan|inf).*optimizer\.lr"):
         train(tmp_path / "run", recipe="digits", loss="ce", optimizer=OptimizerConfig(lr=1e30))
     assert not (tmp_path / "run" / "last.pt").exists()
+
+
+@pytest.mark.parametrize("limit", [100, 1_500, 8_000])
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(tmp_path: Path, limit: int) -> None:
+    settings: dict[str, Any] = {"recipe": "digits", "loss": "ce", "epochs": 3}
+    train(tmp_path / "unbroken", **settings)
+    with largest_file(limit), pytest.raises(KdcacheError, match=r"cannot write .*/run/.*too large"):
+        train(tmp_path / "run", **settings)
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+    train(tmp_path / "run", **settings)
+    assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")
 
 
 def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path) -> None:

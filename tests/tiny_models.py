@@ -1,5 +1,7 @@
 """Models and data sets that tests name as `tiny_models:function`."""
 
+import os
+
 import numpy as np
 import torch
 from PIL import Image
@@ -48,3 +50,27 @@ class Noise:
 
 def noise(length: int = 40, classes: int = 5, size: int = 16) -> Noise:
     return Noise(length, classes, size)
+
+
+def wobbly(classes: int = 10, channels: int = 1) -> nn.Module:
+    """Give `conv`'s logits plus a number that is each process's own."""
+
+    class Wobbly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = conv(classes, channels)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.inner(images) + os.getpid() % 997
+
+    return Wobbly()
+
+
+def batchwise(classes: int = 10) -> nn.Module:
+    """Give the size of the batch as every logit."""
+
+    class Batchwise(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(images), classes), float(len(images)))
+
+    return Batchwise()

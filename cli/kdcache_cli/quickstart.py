@@ -23,7 +23,7 @@ STUDENTS = {
     "DIST, topk cache": ("dist:tau=4,beta=2,gamma=2", "topk"),
 }
 TRAINING = (
-    *("--data", "digits:train", "--eval-data", "digits:test", "--batch-size", "64"),
+    *("--data", "digits:train", "--eval-data", "digits:test", "--batch-size", "64", "--workers", "0"),
     *("--set", "optimizer.name=adamw", "--set", "optimizer.weight_decay=0.05", "--set", "schedule.warmup_epochs=1"),
 )
 
@@ -75,7 +75,18 @@ def run_quickstart(out: str, *, as_json: bool) -> None:
         caches[name] = steps.run(
             number,
             f"run it once over 8 augmentation seeds, keep its logits as {codec}",
-            *("dump-teacher", f"{out}/cache-{name}", "--data", "digits:train", "--recipe", "digits", "--seeds", "0:8"),
+            *(
+                "dump-teacher",
+                f"{out}/cache-{name}",
+                "--data",
+                "digits:train",
+                "--recipe",
+                "digits",
+                "--seeds",
+                "0:8",
+                "--workers",
+                "0",
+            ),
             *("--teacher", f"{TEACHER},weights={out}/teacher/student.safetensors", "--codec", codec),
         )
     students = []
@@ -85,7 +96,7 @@ def run_quickstart(out: str, *, as_json: bool) -> None:
             number,
             f"train the student without the teacher: {title}",
             *("train-student", run, "--cache", f"{out}/cache-{cache}", "--student", STUDENT, "--loss", loss),
-            *("--epochs", "16", "--lr", "0.005", *TRAINING),
+            *("--epochs", "32", "--lr", "0.005", *TRAINING),
         )
         per_view = None if loss == "ce" else caches[cache]["bytes_per_view"]
         students.append({"name": title, "bytes_per_view": per_view, **result})

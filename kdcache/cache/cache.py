@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import secrets
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,7 +13,7 @@ import numpy as np
 from kdcache.cache.commit import Commit, commit_key, unit_name
 from kdcache.cache.manifest import Manifest, library_versions
 from kdcache.cache.publish import Folder
-from kdcache.cache.slab import Slab, evict, materialise, slab_folder
+from kdcache.cache.slab import Slab, evict, is_whole, materialise, slab_folder
 from kdcache.cache.zarr_store import UnitFormat, object_key, root_metadata
 from kdcache.codecs import Codec, codec_from_dict
 from kdcache.errors import CacheError, DamagedUnitError, MismatchError, MissingUnitError
@@ -42,11 +41,13 @@ class Cache:
 
     def seeds(self) -> list[int]:
         """Return the seeds of which at least one unit is committed."""
-        return [int(name) for name in self.folder.list("commits") if next(self.folder.list(f"commits/{name}"), None)]
+        seeds = sorted(int(name) for name in self.folder.list("commits") if name.isdecimal())
+        return [seed for seed in seeds if self.committed_units(seed)]
 
     def committed_units(self, seed: int) -> list[int]:
         """Return the committed units of `seed`."""
-        return [int(name.removesuffix(".json")) for name in self.folder.list(f"commits/{seed:05d}")]
+        names = [name.removesuffix(".json") for name in self.folder.list(f"commits/{seed:05d}") if name.endswith(".json")]
+        return sorted(int(name) for name in names if name.isdecimal())  # no .DS_Store, no ._000000.json
 
     def missing_units(self, seed: int) -> list[int]:
         """Return the units of `seed` that are not committed yet."""
@@ -138,9 +139,7 @@ class Cache:
         identity = "".join([self.manifest.digest, *(commit.digest for commit in commits)])
         path = slab_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
         dtype = self.manifest.dtype
-        if path.exists():
-            os.utime(path)
-        else:
+        if not is_whole(path, self.manifest.rows, dtype.itemsize):
             units = (self.read_unit(commit) for commit in commits)
             materialise(path, self.manifest.rows, dtype.itemsize, units)
             evict(path.parent, keep=path)
@@ -178,7 +177,9 @@ class Cache:
         if not self.folder.publish(key, data):
             data = self.folder.get(key)
             where = f"cache {self.folder}, {self._name(seed, unit)}"
-            self._decoded(unit, data, f"{where}; delete {key} and run the dump again")
+            winner = self._decoded(unit, data, f"{where}; delete {key} and run the dump again")
+            if self.manifest.skip_unreadable:
+                facts["absent"] = _also_absent(facts.get("absent", []), rows, winner, records)
         commit = Commit(
             seed=seed,
             unit=unit,
@@ -224,8 +225,6 @@ def open_cache(path: str | Path) -> Cache:
         raise CacheError(f"{path} is not a cache: it has no zarr.json; make one with kdcache dump-teacher {path} ...") from None
     except (ValueError, KeyError, TypeError):
         raise CacheError(f"{path} is not a kdcache cache: its zarr.json carries no manifest, or is damaged") from None
-    except OSError as error:
-        raise CacheError(f"{path} cannot be read: {error.strerror or error}") from error
     return Cache(folder, Manifest.from_json(document, str(path)))
 
 
@@ -251,6 +250,14 @@ def default_rows(record_bytes: int, rows: int) -> tuple[int, int]:
     unit = _power_of_two(4_000_000 // record_bytes, 64, 65_536)
     unit = min(unit, _power_of_two(rows, 1, 65_536, up=True))
     return unit, min(unit, _power_of_two(256_000 // record_bytes, 16, 65_536))
+
+
+def _also_absent(absent: list[dict[str, Any]], rows: range, winner: Records, mine: Records) -> list[dict[str, Any]]:
+    """Return `absent` and the rows that the winner, killed before its commit, could not read: zeros there, a record here."""
+    known = {entry["row"] for entry in absent}
+    theirs, ours = (np.ascontiguousarray(part).view(np.uint8).reshape(len(rows), -1).any(1) for part in (winner, mine))
+    reason = "the writer whose records these are could not read it"
+    return absent + [{"row": rows[at], "reason": reason} for at in np.flatnonzero(ours & ~theirs) if rows[at] not in known]
 
 
 def _power_of_two(value: int, low: int, high: int, *, up: bool = False) -> int:

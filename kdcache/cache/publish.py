@@ -32,7 +32,7 @@ class Folder:
             return False
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}{TEMP_SUFFIX}")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(target.parent)
             try:
                 _write_synced(temporary, data)
                 os.link(temporary, target)  # fails where rename would replace
@@ -52,8 +52,14 @@ class Folder:
 
         Raises:
             FileNotFoundError: there is no such object.
+            CacheError: it is there and cannot be read.
         """
-        return (self.path / key).read_bytes()
+        try:
+            return (self.path / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            raise CacheError(f"cannot read {self.path / key}: {error.strerror or error}") from error
 
     def exists(self, key: str) -> bool:
         """Return whether `key` has been published."""
@@ -78,6 +84,13 @@ def _write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _make_folder(path: Path) -> None:
+    for folder in reversed([path, *path.parents]):
+        if not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            _sync_directory(folder.parent)  # else a power cut can take the folder, with synced files in it
 
 
 def _sync_directory(path: Path) -> None:

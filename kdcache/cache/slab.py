@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ class Slab:
     """One seed's records as a memory map, in row order."""
 
     def __init__(self, path: Path, dtype: "np.dtype[Any]", absent: Iterable[int]) -> None:
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-        self._raw = stored
+        # a plain view of the map: each take from an np.memmap would go through that class's Python code
+        self._raw = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         self._dtype = dtype
         self.absent = np.array(sorted(absent), dtype=np.int64)
 
@@ -45,6 +46,16 @@ def slab_folder() -> Path:
     return Path(os.environ.get("KDCACHE_HOME", Path.home() / ".cache" / "kdcache")) / "slabs"
 
 
+def is_whole(path: Path, rows: int, width: int) -> bool:
+    """Return whether `path` is a slab of that shape with none of it cut off; it then counts as used just now."""
+    try:
+        os.utime(path)
+        shape: tuple[int, ...] = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    except (OSError, ValueError, EOFError):
+        return False
+    return shape == (rows, width)
+
+
 def materialise(path: Path, rows: int, width: int, units: Iterable[Records]) -> None:
     """Write the records of all `units`, in order, to `path`, which appears whole or not at all.
 
@@ -61,6 +72,8 @@ def materialise(path: Path, rows: int, width: int, units: Iterable[Records]) -> 
                 np.lib.format.write_array_header_1_0(file, header)
                 for records in units:
                     file.write(np.ascontiguousarray(records).view(np.uint8).data)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut can leave the name with zeros behind it
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -76,7 +89,11 @@ def evict(folder: Path, keep: Path, limit: int = DEFAULT_LIMIT) -> None:
 
     A process that has one of them mapped keeps reading it.
     """
-    entries = sorted(((path.stat(), path) for path in folder.glob("*.npy")), key=lambda entry: entry[0].st_mtime)
+    entries = []
+    for path in folder.glob("*.npy"):
+        with suppress(FileNotFoundError):  # another process evicts too
+            entries.append((path.stat(), path))
+    entries.sort(key=lambda entry: entry[0].st_mtime)
     total = sum(stat.st_size for stat, _ in entries)
     for stat, path in entries:
         if total <= limit:

@@ -3,6 +3,7 @@
 zarr's own stores are not written to: they neither sync nor refuse to replace. The bytes go through `Folder.publish`.
 """
 
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,7 @@ from kdcache.cache.manifest import Manifest
 from kdcache.shapes import Records
 
 ZSTD_LEVEL = 5
+_LOCK = threading.Lock()
 
 
 def seed_path(seed: int) -> str:
@@ -54,10 +56,11 @@ class UnitFormat:
         """Return the bytes of the object that holds `records`, the rows of `unit`."""
         start = unit * self.unit_rows
         raw = np.ascontiguousarray(records).view(np.uint8).reshape(len(records), self.dtype.itemsize)
-        self._scratch[start : start + len(records)] = raw
         key = f"{seed_path(0)}/c/{unit}/0"
-        data = _get(self._store, key)
-        sync(self._store.delete(key))
+        with _LOCK:
+            self._scratch[start : start + len(records)] = raw
+            data = _get(self._store, key)
+            sync(self._store.delete(key))
         return data
 
     def decode(self, unit: int, data: bytes) -> Records:
@@ -66,15 +69,18 @@ class UnitFormat:
         Raises:
             ValueError: bytes that are no such object; zarr's checksums (crc32c of every chunk and of the index) are checked.
         """
+        if not data:
+            raise ValueError("it is empty")  # which zarr reads as zeros
         start, stop = unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.rows)
         key = f"{seed_path(0)}/c/{unit}/0"
-        try:
-            sync(self._store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
-            raw = np.ascontiguousarray(self._scratch[start:stop])
-        except Exception as error:  # zarr, numcodecs and zstd raise what they like on damaged bytes
-            raise ValueError(f"zarr cannot decode it: {error}") from error
-        finally:
-            sync(self._store.delete(key))
+        with _LOCK:  # equal units of two seeds have one key here: another thread would read this one's bytes
+            try:
+                sync(self._store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
+                raw = np.ascontiguousarray(self._scratch[start:stop])
+            except Exception as error:  # zarr, numcodecs and zstd raise what they like on damaged bytes
+                raise ValueError(f"zarr cannot decode it: {error}") from error
+            finally:
+                sync(self._store.delete(key))
         return raw.view(self.dtype).reshape(stop - start)
 
     @cached_property

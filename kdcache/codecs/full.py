@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.codecs.protocol import DenseRows, as_float16, checked, to_fields
+from kdcache.codecs.protocol import DenseRows, checked, narrowed, to_fields
+from kdcache.errors import CodecError
 from kdcache.shapes import Logits, PerRow, Records
 
 _STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "uint8": "u1"}
@@ -34,18 +35,20 @@ class Full:
         """Return records of all classes.
 
         Raises:
-            CodecError: logits of another class count, not finite, or past float16's range.
+            CodecError: logits of another class count, not finite, or past the range of the stored type.
         """
         logits = checked(logits, self.classes)
         records = np.empty(len(logits), self.record_dtype)
         if self.dtype == "uint8":
             offset, scale = _range(logits)
+            if not bool(torch.isfinite(scale).all()):
+                raise CodecError("a row's logits span more than float32's range; check the teacher, or use full:dtype=float32")
             stored = ((logits - offset[:, None]) / scale[:, None]).round().clamp(0, 255).to(torch.uint8)
             records["offset"], records["scale"] = offset.cpu().numpy(), scale.cpu().numpy()
         elif self.dtype == "bfloat16":
-            stored = logits.to(torch.bfloat16).view(torch.int16)
+            stored = narrowed(logits, torch.bfloat16, "logits").view(torch.int16)
         else:
-            stored = logits if self.dtype == "float32" else as_float16(logits, "logits")
+            stored = logits if self.dtype == "float32" else narrowed(logits, torch.float16, "logits")
         records["logits"] = stored.cpu().numpy().view(records.dtype["logits"].base)
         return records
 

@@ -1,6 +1,6 @@
 """What a codec is: logits of a view <-> one fixed-width record."""
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from kdcache.errors import CodecError
 from kdcache.shapes import Logits, PerRow, Probabilities, Records
 
 
+@runtime_checkable
 class TeacherRows(Protocol):
     """The teacher's rows of a batch as far as a codec holds them, on the device that decoded them."""
 
@@ -35,6 +36,7 @@ class DenseRows:
         return self._logits
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Logits of one view <-> one record of `record_dtype`; lossy on purpose, within `stated_error`.
 
@@ -70,21 +72,23 @@ def checked(logits: Logits, classes: int) -> Logits:
     """
     if logits.ndim != 2 or logits.shape[1] != classes:
         raise CodecError(f"logits of shape {tuple(logits.shape)}; this codec holds rows of {classes} classes")
+    logits = logits.detach().float()
     finite = torch.isfinite(logits).all(dim=1)
     if not bool(finite.all()):
         raise CodecError(f"row {int((~finite).nonzero()[0])} of the batch holds NaN or infinite logits")
-    return logits.detach().float()
+    return logits
 
 
-def as_float16(values: Tensor, what: str) -> Tensor:
-    """Return `values` in float16.
+def narrowed(values: Tensor, dtype: torch.dtype, what: str) -> Tensor:
+    """Return `values` in `dtype`, float16 or bfloat16.
 
     Raises:
-        CodecError: a value past 65,504.
+        CodecError: a value past its range.
     """
-    out = values.to(torch.float16)
+    out = values.to(dtype)
     if not bool(torch.isfinite(out).all()):
-        raise CodecError(f"{what} of {float(values.abs().max()):.6g} do not fit float16 (65,504); use full:dtype=float32")
+        name, limit = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
+        raise CodecError(f"{what} of {float(values.abs().max()):.6g} do not fit {name} ({limit:,.6g}); use full:dtype=float32")
     return out
 
 
@@ -94,7 +98,7 @@ def to_fields(records: Records, device: torch.device | str) -> dict[str, Tensor]
     Unsigned fields come as int64, since torch has little arithmetic on unsigned types; uint8 stays as it is.
     """
     assert records.dtype.fields is not None
-    raw = torch.from_numpy(np.ascontiguousarray(records).view(np.uint8).reshape(len(records), -1))
+    raw = torch.from_numpy(np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize))
     if torch.device(device).type == "cuda":
         raw = raw.pin_memory()
     raw = raw.to(device, non_blocking=True)
@@ -110,7 +114,8 @@ def _field(raw: Tensor, dtype: "np.dtype[Any]") -> Tensor:
         "f": {2: torch.float16, 4: torch.float32},
         "u": {1: torch.uint8, 2: torch.int16, 4: torch.int32},
     }
-    values = raw.contiguous().view(signed[base.kind][width])
+    # a clone, not contiguous(): a single row counts as contiguous wherever its field starts, and may be misaligned
+    values = raw.clone(memory_format=torch.contiguous_format).view(signed[base.kind][width])
     if base.kind == "u" and width > 1:
         values = values.to(torch.int64) & (256**width - 1)
     return values.reshape(len(raw), *dtype.shape)

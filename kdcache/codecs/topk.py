@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.codecs.protocol import as_float16, checked, to_fields
+from kdcache.codecs.protocol import checked, narrowed, to_fields
 from kdcache.errors import CodecError
 from kdcache.shapes import Logits, PerRow, Probabilities, Records
 
@@ -46,7 +46,7 @@ class TopK:
             CodecError: logits of another class count, not finite, or past float16's range.
         """
         logits = checked(logits, self.classes)
-        top, classes = torch.topk(logits, self.k, dim=1)
+        top, classes = _largest(logits, self.k)
         tail = logits.scatter(1, classes, -torch.inf)
         lse = torch.logsumexp(tail, dim=1) if self.k < self.classes else torch.zeros_like(top[:, 0])
         kept = tail.isfinite()
@@ -54,10 +54,10 @@ class TopK:
         mean = torch.where(kept, tail, 0).sum(1) / count
         var = (torch.where(kept, tail - mean[:, None], 0) ** 2).sum(1) / count
         records = np.empty(len(logits), self.record_dtype)
-        records["logits"] = as_float16(top, "logits").cpu().numpy()
+        records["logits"] = narrowed(top, torch.float16, "logits").cpu().numpy()
         records["classes"] = classes.cpu().numpy()
         for name, values in (("tail_lse", lse), ("tail_mean", mean), ("tail_var", var)):
-            records[name] = as_float16(values, name.replace("_", " ")).cpu().numpy()
+            records[name] = narrowed(values, torch.float16, name.replace("_", " ")).cpu().numpy()
         return records
 
     def decode(self, records: Records, device: torch.device | str = "cpu") -> "TopKRows":
@@ -75,6 +75,21 @@ class TopK:
     def stated_error(self, logits: Logits) -> PerRow:
         """Return half a float16 ulp at the largest magnitude among the k kept logits."""
         return torch.topk(logits.float(), self.k, dim=1).values.abs().amax(1) * 2.0**-11 + 2.0**-25
+
+
+def _largest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k largest logits of each row and their classes, equal ones in the order of classes.
+
+    torch.topk promises no order among equal logits, and a stable sort of every row takes far longer: only the rows where a tie
+    decides which classes are kept are sorted whole.
+    """
+    top, classes = torch.topk(logits, k, dim=1)
+    tied = (logits >= top[:, -1:]).sum(1) > k
+    if bool(tied.any()):
+        classes[tied] = torch.sort(logits[tied], dim=1, descending=True, stable=True).indices[:, :k]
+    classes = classes.sort(dim=1).values
+    top, order = torch.sort(logits.gather(1, classes), dim=1, descending=True, stable=True)
+    return top, classes.gather(1, order)
 
 
 class TopKRows:
@@ -101,7 +116,10 @@ class TopKRows:
 
         At tau 1 it is exact. At other temperatures a Gaussian tail has log mean exp(z / tau) = mean / tau + var / (2 tau^2);
         what the real tail has beyond that at tau 1 (its skew) is carried over, shrunk by tau^3, the order of the next cumulant.
+        Whatever the tail, z falls with tau from the largest tail logit to the mean (Jensen), which bounds the estimate.
         """
         exact = self._lse - math.log(max(self._classes - self._top.shape[1], 1))
         skew = exact - (self._mean + self._var / 2)
-        return (self._mean + self._var / (2 * tau) + skew / tau**2).clamp(max=self._top[:, -1])
+        estimate = self._mean + self._var / (2 * tau) + skew / tau**2
+        low, high = (self._mean, exact) if tau >= 1 else (exact, self._top[:, -1])
+        return estimate.maximum(low).minimum(high).minimum(self._top[:, -1])

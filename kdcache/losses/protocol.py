@@ -1,6 +1,6 @@
 """What a loss is, and how raw logits pass for a teacher's rows."""
 
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -9,6 +9,7 @@ from kdcache.errors import UsageError
 from kdcache.shapes import Logits, Scalar
 
 
+@runtime_checkable
 class Loss(Protocol):
     """What a student is trained on: `ce` times the task's cross-entropy, plus the terms against the teacher."""
 

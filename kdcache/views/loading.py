@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kdcache.errors import KdcacheError, UnreadableSampleError
+from kdcache.errors import KdcacheError, RecipeError, UnreadableSampleError
 from kdcache.shapes import Rows, Targets, Views
 from kdcache.sources import Source
 from kdcache.views.recipe import Recipe
@@ -78,8 +78,11 @@ class ViewDataset(Dataset[Batch]):
                 absent.append((position, str(error)))
                 continue
             targets[position] = target
-            for out, recipe in zip(views, self.recipes, strict=True):
-                out[position] = draw(image, recipe, index, seed)
+            try:
+                for out, recipe in zip(views, self.recipes, strict=True):
+                    out[position] = draw(image, recipe, index, seed)
+            except RecipeError as error:
+                raise RecipeError(f"sample {index} ({self.source.key(index)}): {error}") from error
         rows, seeds = torch.tensor(np.asarray(request, dtype=np.int64).reshape(-1, 2)).unbind(1)
         return Batch(tuple(views), targets, rows, seeds, tuple(absent))
 

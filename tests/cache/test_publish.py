@@ -1,0 +1,141 @@
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from caches import contents
+from runs import largest_file
+
+from kdcache.cache.publish import Folder
+from kdcache.errors import CacheError
+
+
+def in_child(work: Callable[[], Any]) -> int:
+    """Run `work` in a forked process and return the process's id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return child
+
+
+def test_a_key_is_written_once(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    assert folder.publish("a/b/key", b"first")
+    before = contents(tmp_path)
+    assert not folder.publish("a/b/key", b"second")
+    assert contents(tmp_path) == before and set(before) == {"a/b/key"}
+    assert folder.get("a/b/key") == b"first" and folder.exists("a/b/key") and not folder.exists("a/b")
+    with pytest.raises(FileNotFoundError):
+        folder.get("a/b/other")
+
+
+def test_of_many_threads_exactly_one_wins(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    for key in map(str, range(20)):
+        barrier, won = threading.Barrier(6), []
+
+        def write(writer: int, key: str = key, barrier: threading.Barrier = barrier, won: list[int] = won) -> None:
+            barrier.wait()
+            if folder.publish(f"folder{key}/key", bytes([writer]) * 1000):
+                won.append(writer)
+
+        threads = [threading.Thread(target=write, args=(writer,)) for writer in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1 and folder.get(f"folder{key}/key") == bytes(won) * 1000
+    assert not list(folder.temporaries())
+
+
+def test_of_many_processes_exactly_one_wins(tmp_path: Path) -> None:
+    keys = [f"{number}/key" for number in range(30)]
+
+    def write(writer: int) -> None:
+        won = [key for key in keys if Folder(tmp_path / "folder").publish(key, bytes([writer]) * 5000)]
+        (tmp_path / f"won{writer}").write_text(" ".join(won))
+
+    children = [in_child(lambda writer=writer: write(writer)) for writer in range(4)]  # type: ignore[misc]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    winner = {key: writer for writer in range(4) for key in (tmp_path / f"won{writer}").read_text().split()}
+    assert sum(len((tmp_path / f"won{writer}").read_text().split()) for writer in range(4)) == len(keys) == len(winner)
+    folder = Folder(tmp_path / "folder")
+    assert all(folder.get(key) == bytes([writer]) * 5000 for key, writer in winner.items())
+    assert not list(folder.temporaries())
+
+
+def test_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.publish("kept", b"kept")
+    with largest_file(1000), pytest.raises(CacheError, match=r"key \(2000 bytes\).*free some space and run the same command"):
+        folder.publish("key", bytes(2000))
+    assert set(contents(tmp_path)) == {"kept"}
+    assert folder.publish("key", bytes(2000))
+
+
+@pytest.mark.parametrize("key", ["file/key", "file/folder/key", "file/folder/folder/key"])
+def test_a_file_where_a_folder_is_needed(tmp_path: Path, key: str) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(CacheError, match=r"cannot write .*a file stands where a folder is needed"):
+        Folder(tmp_path).publish(key, b"data")
+    assert {name: data for name, (data, _) in contents(tmp_path).items()} == {"file": b"mine"}
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write")
+def test_a_folder_that_cannot_be_written() -> None:
+    with pytest.raises(CacheError, match=r"cannot write /proc/kdcache/key \(4 bytes\).*choose a folder that can be written"):
+        Folder("/proc/kdcache").publish("key", b"data")
+
+
+@pytest.mark.parametrize("step", ["fsync", "link", "unlink"])
+def test_a_writer_killed_at_a_step_leaves_a_whole_object_or_none(tmp_path: Path, step: str) -> None:
+    folder = Folder(tmp_path)
+
+    def killed() -> None:
+        setattr(os, step, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        folder.publish("key", b"whole")
+
+    (tmp_path / "exists").touch()  # the folder itself is not synced here
+    status = os.waitpid(in_child(killed), 0)[1]
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    assert len(list(folder.temporaries())) == 1
+    assert list(folder.list("")) == (["exists", "key"] if step == "unlink" else ["exists"])
+    assert folder.publish("key", b"other") == (step != "unlink")
+    assert folder.get("key") == (b"whole" if step == "unlink" else b"other")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells what is synced from /proc")
+def test_the_object_and_every_folder_made_for_it_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    fsync, link = os.fsync, os.link
+
+    def watched_fsync(descriptor: int) -> None:
+        steps.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    def watched_link(source: Any, target: Any) -> None:
+        steps.append("link")
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "link", watched_link)
+    Folder(tmp_path).publish("a/b/key", b"data")
+    assert steps[:2] == [str(tmp_path), str(tmp_path / "a")], "the names of the new folders a and b"
+    assert steps[2].endswith(".tmp") and steps[3:] == ["link", str(tmp_path / "a" / "b")]
+
+
+def test_list_is_sorted_and_leaves_temporary_files_out(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    for key in ("f/2", "f/10", "f/1/deeper"):
+        folder.publish(key, b"")
+    (tmp_path / "f" / ".2.0123.tmp").touch()
+    assert list(folder.list("f")) == ["1", "10", "2"]
+    assert list(folder.list("absent")) == list(folder.list("f/2")) == []
+    assert list(folder.temporaries()) == ["f/.2.0123.tmp"]

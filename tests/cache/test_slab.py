@@ -1,0 +1,180 @@
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from caches import fill, records
+from hypothesis import given
+from hypothesis import strategies as st
+from runs import largest_file
+
+from kdcache.cache import Cache, Slab
+from kdcache.cache.slab import evict, slab_folder
+from kdcache.cache.zarr_store import object_key
+from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KDCACHE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def slabs() -> list[Path]:
+    return sorted(slab_folder().iterdir()) if slab_folder().exists() else []
+
+
+def whole(cache: Cache, seed: int) -> bytes:
+    return b"".join(records(cache, seed, unit).tobytes() for unit in range(cache.manifest.num_units))
+
+
+@given(rows=st.lists(st.integers(0, 19), max_size=40))
+def test_gather_is_indexing(tmp_path_factory: pytest.TempPathFactory, rows: list[int]) -> None:
+    path = tmp_path_factory.mktemp("slab") / "slab.npy"
+    stored = np.random.default_rng(0).integers(0, 256, (20, 7), dtype=np.uint8)
+    np.save(path, stored)
+    dtype = np.dtype([("logits", "<f2", (3,)), ("x", "u1")])
+    gathered = Slab(path, dtype, []).gather(np.array(rows, dtype=np.int64))
+    assert gathered.dtype == dtype and gathered.shape == (len(rows),)
+    assert gathered.tobytes() == stored[rows].tobytes()
+
+
+def test_a_slab_is_the_units_in_order_and_is_made_once(tmp_path: Path) -> None:
+    cache = fill(tmp_path / "cache", 0, 1)
+    assert len(cache.slab(0)) == 20
+    assert cache.slab(0).gather(np.arange(20)).tobytes() == whole(cache, 0)
+    (path,) = slabs()
+    node = path.stat().st_ino
+    cache.slab(0)
+    assert [slab.stat().st_ino for slab in slabs()] == [node]
+    assert cache.slab(1).gather(np.arange(20)).tobytes() == whole(cache, 1)
+    assert len(slabs()) == 2
+
+
+def test_a_unit_dumped_again_gives_another_slab(tmp_path: Path) -> None:
+    cache = fill(tmp_path / "cache", 0)
+    cache.slab(0)
+    (tmp_path / "cache" / object_key(0, 1)).unlink()
+    (tmp_path / "cache" / "commits/00000/000001.json").unlink()
+    with pytest.raises(MissingUnitError, match=r"lacks 1 of 3 units of seed 0, the first is seed 0, unit 1 \(rows 8 to 15\)"):
+        cache.slab(0)
+    again = records(cache, 0, 1, writer=1)
+    cache.commit(0, 1, again)
+    assert cache.slab(0).gather(np.arange(8, 16)).tobytes() == again.tobytes()
+    assert len(slabs()) == 2
+
+
+def test_absent_rows_are_never_given_out(tmp_path: Path) -> None:
+    cache = fill(tmp_path / "cache", skip_unreadable=True, rows=8)
+    cache.commit(0, 0, records(cache, 0, 0), absent=[{"row": 5, "reason": "not an image"}])
+    slab = cache.slab(0)
+    assert slab.absent.tolist() == [5]
+    assert len(slab.gather(np.array([4, 6]))) == 2
+    for rows in ([5], [0, 5, 1]):
+        with pytest.raises(MissingUnitError, match="row 5 is recorded as absent"):
+            slab.gather(np.array(rows))
+
+
+def test_a_damaged_unit_gives_no_slab(tmp_path: Path) -> None:
+    cache = fill(tmp_path / "cache", 0)
+    path = tmp_path / "cache" / object_key(0, 2)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DamagedUnitError, match="seed 0, unit 2 "):
+        cache.slab(0)
+    assert slabs() == []
+
+
+def test_a_full_disk_gives_no_slab(tmp_path: Path) -> None:
+    cache = fill(tmp_path / "cache", 0, rows=400)
+    with largest_file(2000), pytest.raises(CacheError, match=r"cannot write slab .* \(4000 bytes\).*set KDCACHE_HOME"):
+        cache.slab(0)
+    assert slabs() == []
+    assert len(cache.slab(0)) == 400
+
+
+@pytest.mark.parametrize("length", [0, 5, 100, 128, 129, 200, 327])
+def test_a_slab_cut_off_is_made_again(tmp_path: Path, length: int) -> None:
+    cache = fill(tmp_path / "cache", 0)
+    cache.slab(0)
+    (path,) = slabs()
+    assert path.stat().st_size == 328
+    path.write_bytes(path.read_bytes()[:length])
+    assert cache.slab(0).gather(np.arange(20)).tobytes() == whole(cache, 0)
+    assert slabs() == [path] and path.stat().st_size == 328
+
+
+def test_the_least_recently_used_slabs_go_first(tmp_path: Path) -> None:
+    for age, name in enumerate(["new", "middle", "old", "oldest"]):
+        (tmp_path / f"{name}.npy").write_bytes(bytes(100))
+        os.utime(tmp_path / f"{name}.npy", (10_000 - age, 10_000 - age))
+    (tmp_path / "other.txt").write_bytes(bytes(1000))
+
+    def left() -> set[str]:
+        return {path.stem for path in tmp_path.iterdir()} - {"other"}
+
+    evict(tmp_path, keep=tmp_path / "new.npy", limit=400)
+    assert left() == {"new", "middle", "old", "oldest"}
+    evict(tmp_path, keep=tmp_path / "oldest.npy", limit=399)
+    assert left() == {"new", "middle", "oldest"}, "the oldest is the one to keep"
+    evict(tmp_path, keep=tmp_path / "new.npy", limit=100)
+    assert left() == {"new"}
+    evict(tmp_path, keep=tmp_path / "new.npy", limit=0)
+    assert left() == {"new"}
+
+
+def test_reading_a_slab_makes_it_recent(tmp_path: Path) -> None:
+    cache = fill(tmp_path / "cache", 0, 1)
+    cache.slab(0)
+    (first,) = slabs()
+    os.utime(first, (1, 1))
+    cache.slab(1)
+    (second,) = set(slabs()) - {first}
+    os.utime(second, (2, 2))
+    cache.slab(0)
+    evict(slab_folder(), keep=slab_folder() / "none", limit=328)
+    assert slabs() == [first]
+
+
+def test_an_evicted_slab_stays_readable_where_it_is_mapped(tmp_path: Path) -> None:
+    cache = fill(tmp_path / "cache", 0)
+    slab = cache.slab(0)
+    evict(slab_folder(), keep=slab_folder() / "none", limit=0)
+    assert slabs() == []
+    assert slab.gather(np.arange(20)).tobytes() == whole(cache, 0)
+
+
+def test_two_that_evict_at_once_do_not_trip_over_each_other(tmp_path: Path) -> None:
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            evict(tmp_path, keep=tmp_path / "none", limit=0)
+        except BaseException as error:
+            errors.append(error)
+
+    for _ in range(10):
+        for number in range(100):
+            (tmp_path / f"{number}.npy").touch()
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not errors
+
+
+def test_processes_that_make_one_slab_at_once_all_end_well(tmp_path: Path) -> None:
+    cache = fill(tmp_path / "cache", 0, rows=400)
+    expected = whole(cache, 0)
+    children = []
+    for _ in range(4):
+        children.append(os.fork())
+        if children[-1] == 0:
+            code = 1
+            try:
+                code = int(cache.slab(0).gather(np.arange(400)).tobytes() != expected)
+            finally:
+                os._exit(code)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    assert len(slabs()) == 1 and cache.slab(0).gather(np.arange(400)).tobytes() == expected

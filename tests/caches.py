@@ -1,0 +1,63 @@
+"""Small caches that several tests share, filled without a teacher."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdcache.cache import Cache, Manifest, create_cache
+from kdcache.codecs import codec_to_dict, open_codec
+from kdcache.shapes import Records
+
+PATTERNS = (0x01, 0x80, 0xFF)
+
+
+def manifest(codec: str = "full:dtype=float16", classes: int = 5, **changes: Any) -> Manifest:
+    opened = open_codec(codec, classes=classes)
+    settings: dict[str, Any] = {
+        "task": "classification",
+        "classes": classes,
+        "rows": 20,
+        "source": {"spec": "noise", "fingerprint": "0" * 64},
+        "order_seed": 0,
+        "recipe": {
+            "name": "none",
+            "fingerprint": "1" * 64,
+            "table": {"mode": "L", "size": 8, "eval": "eval", "transforms": []},
+        },
+        "teacher": {"spec": "random", "sha256": "2" * 64, "size": 8, "mean": [0.5], "std": [0.5], "precision": "float32"},
+        "codec": codec_to_dict(opened),
+        "record_dtype": np.lib.format.dtype_to_descr(opened.record_dtype),
+        "unit_rows": 8,
+        "chunk_rows": 4,
+        "skip_unreadable": False,
+        "made_by": {},
+    }
+    return Manifest(**{**settings, **changes})
+
+
+def records(cache: Cache, seed: int, unit: int, writer: int = 0) -> Records:
+    """Return the records that `writer` computes for a unit; two writers' records are never equal."""
+    generator = torch.Generator().manual_seed(1000 * writer + 100 * seed + unit)
+    rows = len(cache.manifest.unit_range(unit))
+    return cache.codec.encode(torch.randn(rows, cache.manifest.classes, generator=generator))
+
+
+def fill(path: Path, *seeds: int, **changes: Any) -> Cache:
+    cache = create_cache(path, manifest(**changes))
+    for seed in seeds:
+        cache.start_seed(seed)
+        for unit in range(cache.manifest.num_units):
+            cache.commit(seed, unit, records(cache, seed, unit))
+    return cache
+
+
+def flipped(data: bytes, position: int, pattern: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ pattern]) + data[position + 1 :]
+
+
+def contents(path: Path) -> dict[str, tuple[bytes, int]]:
+    """Return the bytes and the time of change of every file under `path`."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(file.relative_to(path)): (file.read_bytes(), file.stat().st_mtime_ns) for file in files}

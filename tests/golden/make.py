@@ -1,0 +1,26 @@
+"""Write the golden caches of the current format version, once. In this folder: PYTHONPATH=../..:.. python make.py.
+
+A cache that stands here is never made again: it shows that what was written once can be read for ever. A new format version
+gets new folders beside the old ones.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from runs import dump
+
+from kdcache.cache import FORMAT_VERSION, open_cache
+
+DATA = "tiny_models:noise,length=20,classes=5,size=8"
+TEACHER = "tiny_models:conv,classes=5,seed=7,mean=0.5,std=0.25"
+CODECS = {"full": "full:dtype=float16", "topk": "topk:k=3"}
+
+if __name__ == "__main__":
+    for name, codec in CODECS.items():
+        path = Path(f"v{FORMAT_VERSION}-{name}")
+        if path.exists():
+            raise SystemExit(f"{path} is there already, and is never made again")
+        dump(path, data=DATA, teacher=TEACHER, codec=codec, seeds="0,12", unit_rows=8, batch_size=8)
+    cache = open_cache(f"v{FORMAT_VERSION}-full")
+    logits = [cache.codec.decode(cache.read(seed, range(20))).logits().numpy() for seed in (0, 12)]
+    np.save(f"v{FORMAT_VERSION}.npy", np.stack(logits))
