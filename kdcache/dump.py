@@ -327,8 +327,15 @@ def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any
 
 
 def _chunk_rows(unit_rows: int, wanted: int) -> int:
-    """Return the largest divisor of `unit_rows` that is at most `wanted`: a shard holds whole chunks."""
-    return next(rows for rows in range(min(wanted, unit_rows), 0, -1) if unit_rows % rows == 0)
+    """Return the largest divisor of `unit_rows` that is at most `wanted`: a shard holds whole chunks.
+
+    Raises:
+        UsageError: it would be a small one, and small chunks do not compress.
+    """
+    rows = next(rows for rows in range(min(wanted, unit_rows), 0, -1) if unit_rows % rows == 0)
+    if rows < min(wanted, unit_rows) // 4:
+        raise UsageError(f"unit_rows is {unit_rows}, which divides into chunks of {rows} rows only; give a power of two")
+    return rows
 
 
 def _existing_parent(path: Path) -> Path:

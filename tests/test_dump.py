@@ -13,7 +13,7 @@ from kdcache.cache.commit import commit_key
 from kdcache.cache.zarr_store import object_key
 from kdcache.compute import ComputeConfig
 from kdcache.dump import DumpConfig, dump_teacher, plan_dump
-from kdcache.errors import CacheError, CodecError, MismatchError, MissingUnitError, UnreadableSampleError
+from kdcache.errors import CacheError, CodecError, MismatchError, MissingUnitError, UnreadableSampleError, UsageError
 from kdcache.models import open_model
 from kdcache.shapes import Logits, Targets
 from kdcache.sources import open_source
@@ -227,3 +227,9 @@ def test_the_precision_is_recorded_and_must_stay(tmp_path: Path) -> None:
     np.testing.assert_allclose(rounded, exact, rtol=0.05, atol=0.05 * np.abs(exact).max())
     with pytest.raises(MismatchError, match=r'teacher\.precision: "bfloat16" in the cache, "float32" now'):
         dump_teacher(config(tmp_path / "half", codec=EXACT))
+
+
+def test_unit_rows_that_leave_only_small_chunks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"unit_rows is 100003.*chunks of 1 rows only.*power of two"):
+        dump_teacher(config(tmp_path / "cache", unit_rows=100_003))
+    assert not (tmp_path / "cache").exists()

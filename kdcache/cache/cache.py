@@ -28,6 +28,7 @@ class Cache:
         self.folder = folder
         self.manifest = manifest
         self._format = UnitFormat.of(manifest)
+        self._last_read: tuple[int, Slab] | None = None
 
     @cached_property
     def codec(self) -> Codec:
@@ -125,7 +126,9 @@ class Cache:
         wanted = np.asarray(rows, dtype=np.int64)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.manifest.rows:
             raise MissingUnitError(f"cache {self.folder} holds rows 0 to {self.manifest.rows - 1}, not all of those asked for")
-        return self.slab(seed).gather(wanted)
+        if self._last_read is None or self._last_read[0] != seed:
+            self._last_read = seed, self.slab(seed)  # a complete seed never changes
+        return self._last_read[1].gather(wanted)
 
     def slab(self, seed: int) -> Slab:
         """Return the slab of `seed`, made from verified units unless it is there already.

@@ -29,6 +29,7 @@ class Folder:
         """
         target = self.path / key
         if target.exists():
+            _sync_directory(target.parent)  # what the caller does next may rely on it: a commit on its object
             return False
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}{TEMP_SUFFIX}")
         try:
@@ -41,6 +42,7 @@ class Folder:
             _sync_directory(target.parent)
         except FileExistsError:
             if target.parent.is_dir():
+                _sync_directory(target.parent)
                 return False
             raise CacheError(f"cannot write {target}: a file stands where a folder is needed") from None
         except OSError as error:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from kdcache.shapes import Records, Rows
 
 DEFAULT_LIMIT = 20 * 10**9
 """Bytes of slabs kept; the least recently used go first."""
+ABANDONED_SECONDS = 86_400
 
 
 class Slab:
@@ -87,8 +89,12 @@ def materialise(path: Path, rows: int, width: int, units: Iterable[Records]) -> 
 def evict(folder: Path, keep: Path, limit: int = DEFAULT_LIMIT) -> None:
     """Remove the least recently used slabs but `keep` until those left take at most `limit` bytes.
 
-    A process that has one of them mapped keeps reading it.
+    A process that has one of them mapped keeps reading it. What killed processes left half-made for a day goes too.
     """
+    for path in folder.glob(".*.tmp"):
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < time.time() - ABANDONED_SECONDS:
+                path.unlink()
     entries = []
     for path in folder.glob("*.npy"):
         with suppress(FileNotFoundError):  # another process evicts too

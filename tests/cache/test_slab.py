@@ -178,3 +178,12 @@ def test_processes_that_make_one_slab_at_once_all_end_well(tmp_path: Path) -> No
                 os._exit(code)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
     assert len(slabs()) == 1 and cache.slab(0).gather(np.arange(400)).tobytes() == expected
+
+
+def test_what_killed_processes_left_half_made_goes_after_a_day(tmp_path: Path) -> None:
+    old, young = tmp_path / ".a.npy.1.tmp", tmp_path / ".b.npy.2.tmp"
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (1, 1))
+    evict(tmp_path, keep=tmp_path / "none")
+    assert list(tmp_path.iterdir()) == [young]
