@@ -13,6 +13,7 @@ from kdcache.spec import build, choose
 
 COMMANDS = ("dump-teacher", "train-student")
 T = TypeVar("T")
+_MOST_SEEDS = 1_000_000
 
 
 def load_config(cls: type[T], command: str, *, file: str | None, flags: Mapping[str, Any], settings: Sequence[str] = ()) -> T:
@@ -66,9 +67,10 @@ def parse_seeds(text: str) -> list[int]:
         first, colon, last = part.strip().partition(":")
         if not first.isdecimal() or (colon and not last.isdecimal()):
             raise UsageError(f"seeds {text!r} are not of the form A:B or A,B,...; 0:4 means 0, 1, 2 and 3")
-        seeds += range(int(first), int(last) if colon else int(first) + 1)
-    if not seeds or max(seeds) >= 2**32:
-        raise UsageError(f"seeds {text!r} name no seed from 0 to 2^32 - 1; 0:4 means 0, 1, 2 and 3")
+        named = range(int(first), int(last) if colon else int(first) + 1)
+        if not 0 < len(named) <= _MOST_SEEDS or named[-1] >= 2**32:
+            raise UsageError(f"seeds {text!r} are none, too many, or past 2^32 - 1; 0:4 means 0, 1, 2 and 3")
+        seeds += named
     return list(dict.fromkeys(seeds))
 
 

@@ -93,7 +93,7 @@ class DatasetSource:
                 f"sample {index} ({self.key(index)}) of {self.spec} cannot be read: {type(error).__name__}: {error}; "
                 "repair or remove it, or dump with --skip-unreadable to record it as absent"
             ) from error
-        if not isinstance(target, (int, np.integer, torch.Tensor)) or not 0 <= int(target) < self.classes:
+        if not _is_index(target) or not 0 <= int(target) < self.classes:
             raise SourceError(
                 f"sample {index} ({self.key(index)}) of {self.spec} has target {target!r}; "
                 f"it must be a class index from 0 to {self.classes - 1}"
@@ -205,6 +205,10 @@ _OPENERS: dict[str, Callable[[Spec], Source]] = {
     "imagefolder": _open_imagefolder,
     "torchvision": _open_torchvision,
 }
+
+
+def _is_index(target: Any) -> bool:
+    return isinstance(target, (int, np.integer)) or (isinstance(target, torch.Tensor) and target.numel() == 1)
 
 
 def _as_pil(image: Any) -> Image.Image:

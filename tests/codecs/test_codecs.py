@@ -1,0 +1,247 @@
+"""One contract for every codec configuration, then what each codec promises on its own."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kdcache.codecs import Codec, Full, TeacherRows, TopK, codec_from_dict, codec_spec, codec_to_dict, open_codec
+from kdcache.errors import CodecError, UsageError
+
+TAUS = (0.5, 1.0, 4.0, 20.0)
+DTYPES = ("float32", "float16", "bfloat16", "uint8")
+WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1}
+CONFIGURATIONS = [
+    *[(f"full:dtype={dtype}", classes) for dtype in DTYPES for classes in (1, 2, 10, 1000)],
+    *[("topk:k=1", 1), ("topk:k=1", 2), ("topk:k=2", 2), ("topk:k=2", 3), ("topk:k=3", 10), ("topk:k=10", 10)],
+    *[("topk:k=5", 256), ("topk:k=5", 257), ("topk:k=16", 1000), ("topk:k=4", 65_536), ("topk:k=4", 70_000)],
+]
+every_codec = pytest.mark.parametrize(("spec", "classes"), CONFIGURATIONS)
+
+
+def gaussian(rows: int, classes: int, *, scale: float = 3.0, seed: int = 0) -> Tensor:
+    return torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def kept(codec: Codec, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (decoded, exact) of the logits that a record keeps."""
+    records = codec.encode(logits)
+    decoded, exact = codec.decode(records).logits(), logits.float()
+    if not isinstance(codec, TopK):
+        return decoded, exact
+    classes = torch.from_numpy(records["classes"].astype(np.int64))
+    return decoded.gather(1, classes), exact.gather(1, classes)
+
+
+def beyond_range(codec: Codec, logits: Tensor) -> bool:
+    """Return whether a number of the record cannot fit float16."""
+    largest = 65_519.0  # what rounds down to 65,504
+    if isinstance(codec, TopK):
+        tail = logits.sort(dim=1).values[:, : codec.classes - codec.k].double()
+        if tail.shape[1] and float(tail.var(dim=1, correction=0).max()) > largest * 0.999:
+            return True
+        return float(logits.topk(codec.k).values.abs().max()) > largest or bool(
+            tail.shape[1] and float(tail.mean(1).abs().max()) > largest
+        )
+    return codec == Full(classes=codec.classes, dtype="float16") and float(logits.abs().max()) > largest
+
+
+@every_codec
+def test_record_is_packed_little_endian_and_as_small_as_said(spec: str, classes: int) -> None:
+    codec = open_codec(spec, classes=classes)
+    assert isinstance(codec, Codec)
+    dtype = codec.record_dtype
+    assert dtype.fields is not None
+    parts = [(field[0], field[1]) for field in dtype.fields.values()]
+    assert dtype.itemsize == sum(part.itemsize for part, _ in parts) and not dtype.isalignedstruct
+    assert all(part.base.str[0] in "<|" for part, _ in parts)
+    if isinstance(codec, TopK):
+        index = 1 if classes <= 256 else 2 if classes <= 65_536 else 4
+        assert dtype.itemsize == codec.k * (2 + index) + 6
+    else:
+        assert isinstance(codec, Full)
+        assert dtype.itemsize == classes * WIDTHS[codec.dtype] + 8 * (codec.dtype == "uint8")
+
+
+@every_codec
+@pytest.mark.parametrize("rows", [0, 1, 33])
+def test_encode_gives_one_record_per_row_and_decode_takes_them_back(spec: str, classes: int, rows: int) -> None:
+    codec = open_codec(spec, classes=classes)
+    logits = gaussian(rows, classes)
+    records = codec.encode(logits)
+    assert records.shape == (rows,) and records.dtype == codec.record_dtype
+    assert codec.encode(logits).tobytes() == records.tobytes()
+    decoded = codec.decode(records)
+    assert isinstance(decoded, TeacherRows)
+    assert decoded.logits().shape == (rows, classes) and decoded.logits().dtype == torch.float32
+    copied = np.frombuffer(bytearray(records.tobytes()), codec.record_dtype)
+    assert torch.equal(codec.decode(copied).logits(), decoded.logits())
+    if rows > 1:  # a record says all about its row: no batch, no order
+        picked = codec.decode(records[[7, 0, 7]]).logits()
+        assert torch.equal(picked, decoded.logits()[[7, 0, 7]])
+        assert codec.encode(logits[5:6]).tobytes() == records[5:6].tobytes()
+
+
+@every_codec
+@pytest.mark.parametrize("tau", TAUS)
+def test_probs_are_distributions(spec: str, classes: int, tau: float) -> None:
+    codec = open_codec(spec, classes=classes)
+    logits = gaussian(9, classes, scale=5)
+    logits[0] = 0.0
+    logits[1, 0] += 50.0
+    probs = codec.decode(codec.encode(logits)).probs(tau)
+    assert probs.dtype == torch.float32 and probs.shape == (9, classes)
+    assert bool((probs >= 0).all())
+    np.testing.assert_allclose(probs.double().sum(1), 1.0, rtol=0, atol=1e-5 + 5e-9 * classes)  # torch sums in float32
+
+
+@st.composite
+def extremes(draw: st.DrawFn) -> Tensor:
+    classes = draw(st.sampled_from([1, 2, 3, 10, 257]))
+    rows = draw(st.integers(1, 6))
+    scale = 10 ** draw(st.floats(-3, 4))
+    logits = gaussian(rows, classes, scale=scale, seed=draw(st.integers(0, 2**31)))
+    logits += draw(st.floats(-100, 100))
+    kind = draw(st.sampled_from(["plain", "constant row", "outlier", "tiny", "few values"]))
+    row, one = draw(st.integers(0, rows - 1)), draw(st.integers(0, classes - 1))
+    if kind == "constant row":
+        logits[row] = logits[row, 0].clone()
+    elif kind == "outlier":
+        logits[row, one] = draw(st.sampled_from([-6e4, -300.0, 300.0, 6e4, 65_519.0, 65_520.0]))
+    elif kind == "tiny":
+        logits[row] *= 1e-42  # subnormal
+    elif kind == "few values":
+        logits = (logits / scale).round()
+    return logits
+
+
+@pytest.mark.parametrize("spec", ["topk", *[f"full:dtype={dtype}" for dtype in DTYPES]])
+@given(logits=extremes(), share=st.floats(0, 1))
+def test_decoded_is_within_the_stated_error(spec: str, logits: Tensor, share: float) -> None:
+    classes = logits.shape[1]
+    codec = open_codec(f"topk:k={1 + round(share * (classes - 1))}" if spec == "topk" else spec, classes=classes)
+    if beyond_range(codec, logits):
+        with pytest.raises(CodecError, match="do not fit float16"):
+            codec.encode(logits)
+        return
+    decoded, exact = kept(codec, logits)
+    error = (decoded.double() - exact.double()).abs().amax(1)
+    bound = codec.stated_error(logits)
+    assert bound.shape == (len(logits),)
+    assert bool((error <= bound.double()).all()), (error, bound)
+    for tau in TAUS:
+        probs = codec.decode(codec.encode(logits)).probs(tau)
+        assert bool(torch.isfinite(probs).all()) and bool((probs >= 0).all())
+
+
+@pytest.mark.parametrize("spec", [f"full:dtype={dtype}" for dtype in DTYPES[:3]])
+@pytest.mark.parametrize("classes", [1, 10, 1000])
+def test_a_decoded_row_encodes_to_the_same_record(spec: str, classes: int) -> None:
+    codec = open_codec(spec, classes=classes)
+    records = codec.encode(gaussian(20, classes))
+    assert codec.encode(codec.decode(records).logits()).tobytes() == records.tobytes()
+
+
+def test_topk_of_a_decoded_row_keeps_the_same_head() -> None:
+    codec = open_codec("topk:k=7", classes=100)
+    records = codec.encode(gaussian(20, 100))
+    again = codec.encode(codec.decode(records).logits())
+    assert np.array_equal(again["logits"], records["logits"])
+    assert np.array_equal(np.sort(again["classes"]), np.sort(records["classes"]))  # rounding may make two logits equal
+    np.testing.assert_allclose(again["tail_lse"].astype(float), records["tail_lse"].astype(float), atol=2**-8)
+
+
+@every_codec
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_are_refused_by_row(spec: str, classes: int, bad: float) -> None:
+    logits = gaussian(4, classes)
+    logits[2, -1] = bad
+    with pytest.raises(CodecError, match=r"^row 2 of the batch holds NaN or infinite"):
+        open_codec(spec, classes=classes).encode(logits)
+
+
+@every_codec
+def test_logits_of_another_class_count_are_refused(spec: str, classes: int) -> None:
+    with pytest.raises(CodecError, match=rf"\(4, {classes + 1}\); this codec holds rows of {classes} classes"):
+        open_codec(spec, classes=classes).encode(gaussian(4, classes + 1))
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "message"),
+    [
+        ("full:dtype=float16", 65_520.0, r"logits of 65520 do not fit float16 \(65,504\); use full:dtype=float32"),
+        ("topk:k=2", 1e5, r"logits of 100000 do not fit float16"),
+        ("topk:k=2", -1e5, r"tail mean of .* do not fit float16|tail var of .* do not fit float16"),
+        ("full:dtype=bfloat16", 3.4e38, r"do not fit bfloat16"),
+    ],
+)
+def test_logits_past_the_stored_range_are_refused(spec: str, value: float, message: str) -> None:
+    logits = torch.zeros(3, 4)
+    logits[1, 2] = value
+    with pytest.raises(CodecError, match=message):
+        open_codec(spec, classes=4).encode(logits)
+
+
+def test_a_range_or_a_number_past_float32_is_refused() -> None:
+    with pytest.raises(CodecError, match="span more than float32"):
+        open_codec("full:dtype=uint8", classes=2).encode(torch.tensor([[-3e38, 3e38]]))
+    with pytest.raises(CodecError, match="row 0"):
+        open_codec("full:dtype=float32", classes=2).encode(torch.tensor([[0.0, 1e300]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("spec", ["full:dtype=float32", "topk:k=3"])
+def test_logits_of_any_float_type_and_from_inference_mode_are_taken(spec: str, dtype: torch.dtype) -> None:
+    codec = open_codec(spec, classes=10)
+    with torch.inference_mode():
+        logits = torch.zeros(6, 10).to(dtype) + torch.arange(10) % 4
+    again = codec.encode((torch.zeros(6, 10) + torch.arange(10) % 4).requires_grad_())
+    assert codec.encode(logits).tobytes() == again.tobytes()
+
+
+@every_codec
+def test_spec_and_manifest_round_trip(spec: str, classes: int) -> None:
+    codec = open_codec(spec, classes=classes)
+    stored = codec_to_dict(codec)
+    assert set(stored) == {"name", "configuration"} and "classes" not in stored["configuration"]
+    assert codec_from_dict(stored, classes=classes) == codec
+    assert codec_spec(codec) == spec and open_codec(codec_spec(codec), classes=classes) == codec
+
+
+def test_a_codec_cannot_be_changed() -> None:
+    codec: Any = open_codec("topk:k=3", classes=10)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        codec.k = 4
+    assert open_codec("full", classes=3) == Full(classes=3, dtype="float16")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("topq:k=3", "unknown codec 'topq'; did you mean 'topk'"),
+        ("topk:kk=3", "did you mean 'k'"),
+        ("topk", "needs k"),
+        ("topk:16", "'16' is not key=value; write for example topk:k=16"),
+        ("topk:k=true", "must be of type int"),
+        ("topk:k=1.5", "must be of type int"),
+        ("topk:k=3,classes=9", "classes come from the source"),
+        ("full:dtype=float61", "did you mean 'float16'"),
+        ("full:dtyp=float16", "did you mean 'dtype'"),
+        ("full:dtype=16", "unknown codec full dtype '16'"),
+    ],
+)
+def test_a_wrong_spec_is_told(spec: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        open_codec(spec, classes=10)
+
+
+@pytest.mark.parametrize("k", [-1, 0, 11])
+def test_k_out_of_range_is_told(k: int) -> None:
+    with pytest.raises(CodecError, match=rf"topk:k={k} on 10 classes; k must be from 1 to 10"):
+        open_codec(f"topk:k={k}", classes=10)

@@ -1,0 +1,121 @@
+"""The documents hold: commands parse, tables load, code runs, links lead somewhere."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import timm
+from click.testing import CliRunner
+from PIL import Image
+from runs import dump
+from safetensors.torch import save_file
+
+from kdcache.config import load_config
+from kdcache.dump import DumpConfig
+from kdcache.train import TrainConfig
+from kdcache.views import load_recipe
+from kdcache_cli.commands import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [path for folder in (".", "docs", "benchmarks", "examples") for path in sorted((ROOT / folder).glob("*.md"))]
+README, GUIDE = ROOT / "README.md", ROOT / "docs" / "guide.md"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Return the words of every kdcache command in the page's shell blocks."""
+    lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    parts = [part.strip() for line in lines for part in line.split("&&")]
+    return [shlex.split(part, comments=True)[1:] for part in parts if part.startswith("kdcache ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_in_the_documents_parse(page: Path) -> None:
+    for name, *words in commands(page):
+        main.commands[name].make_context(name, words)
+
+
+def test_every_command_and_option_is_documented() -> None:
+    shown = README.read_text() + GUIDE.read_text()
+    for name, command in main.commands.items():
+        assert f"kdcache {name}" in shown, name
+        context = click.Context(command)
+        for option in command.get_params(context):
+            if isinstance(option, click.Option) and "--help" not in option.opts:
+                key = option.name.replace("as_json", "json").replace("settings", "set").replace("file", "config")
+                known = f"--{key.replace('_', '-')}" in shown or key.split("__")[-1] in shown
+                assert known, f"{name}: {option.opts} is in neither README.md nor docs/guide.md"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in slugs, f"{page.name}: {target}"
+
+
+def test_toml_of_the_guide_loads(tmp_path: Path) -> None:
+    tables = blocks(GUIDE, "toml")
+    assert len(tables) == 2
+    for number, text in enumerate(tables):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(text)
+        if "transforms" in tomllib.loads(text):
+            recipe = load_recipe(str(file))
+            assert recipe(Image.new("RGB", (300, 200))).shape == (3, recipe.size, recipe.size)
+        else:
+            load_config(DumpConfig, "dump-teacher", file=str(file), flags={})
+            load_config(TrainConfig, "train-student", file=str(file), flags={})
+
+
+def test_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dump(tmp_path / "cache", seeds="0:2")
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(GUIDE, "python")
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["student_logits"].grad.abs().sum() > 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", [README, GUIDE], ids=lambda page: page.name)
+def test_the_pipeline_runs_as_it_is_written(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the page's commands on an own data set, with small models and few epochs in the place of the large ones."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 6)):
+        for index in range(count):
+            image = tmp_path / "data" / split / f"class{index % 3}" / f"{index}.jpeg"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(image)
+    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), tmp_path / "teacher.safetensors")
+    smaller = {
+        "/data/": "data/",
+        "timm:resnet50,pretrained=true": "timm:test_resnet,weights=teacher.safetensors",
+        "timm:resnet18": "timm:test_vit",
+        "topk:k=16": "topk:k=2",
+        "--epochs 100": "--epochs 2 --batch-size 6 --workers 0",
+    }
+    ran = []
+    for words in commands(page):
+        line = shlex.join(words)
+        if words[0] == "quickstart" or "--config" in words:
+            continue
+        for large, small in smaller.items():
+            line = line.replace(large, small)
+        done = CliRunner().invoke(main, shlex.split(line))
+        assert done.exit_code == 0, f"{line}\n{done.output}"
+        ran.append(words[0])
+    assert {"dump-teacher", "train-student"} <= set(ran)
+    assert list(tmp_path.glob("runs/*/student.safetensors"))

@@ -1,0 +1,105 @@
+"""Optimisers and schedules do what their settings say."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from kdcache.errors import UsageError
+from kdcache.optim import _SCHEDULES, OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
+
+EPOCHS, STEPS = 5, 4
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def rates(**settings: Any) -> list[float]:
+    """Return the learning rate that each step of five epochs of four steps is taken with."""
+    optimizer = make_optimizer(network(), OptimizerConfig(lr=1.0))
+    schedule = make_schedule(optimizer, ScheduleConfig(**settings), epochs=EPOCHS, steps_per_epoch=STEPS)
+    found = []
+    for step in range(EPOCHS * STEPS):
+        found.append(optimizer.param_groups[0]["lr"])
+        schedule.step_update(step + 1)
+    return found
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw", "rmsproptf", "lamb"])
+@pytest.mark.parametrize("everything", [False, True])
+def test_weight_decay_spares_norms_and_biases_by_default(name: str, everything: bool) -> None:
+    model = network()
+    optimizer = make_optimizer(model, OptimizerConfig(name=name, weight_decay=0.3, decay_norm_and_bias=everything))
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0.3 for p in group["params"]}
+    for parameter in model.parameters():
+        assert (id(parameter) in decayed) == (everything or parameter.ndim > 1)
+    covered = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(covered) == sorted(map(id, model.parameters()))
+
+
+def test_settings_reach_the_optimizer() -> None:
+    sgd = make_optimizer(network(), OptimizerConfig(lr=0.3, momentum=0.8)).param_groups[0]
+    assert (sgd["lr"], sgd["momentum"], sgd["nesterov"]) == (0.3, 0.8, True)
+    plain = make_optimizer(network(), OptimizerConfig(name="momentum", momentum=0.0)).param_groups[0]
+    assert (plain["momentum"], plain["nesterov"]) == (0.0, False)
+    adamw = make_optimizer(network(), OptimizerConfig(name="AdamW", options={"betas": [0.7, 0.8]}))
+    assert isinstance(adamw, torch.optim.AdamW) and list(adamw.param_groups[0]["betas"]) == [0.7, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (OptimizerConfig(name="adamww"), "unknown optimizer.name 'adamww'; did you mean 'adamw'"),
+        (OptimizerConfig(options={"betta": 1}), "optimizer sgd: .*unexpected keyword argument 'betta'"),
+        (OptimizerConfig(lr=-1.0), "optimizer sgd: Invalid learning rate"),
+    ],
+)
+def test_a_wrong_optimizer_is_told(config: OptimizerConfig, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_optimizer(network(), config)
+
+
+@pytest.mark.parametrize("name", _SCHEDULES)
+def test_every_schedule_steps_and_never_rises(name: str) -> None:
+    found = rates(name=name, decay_epochs=2.0, decay_milestones=(1, 3))
+    assert found[0] == 1.0 and all(0 <= later <= before for before, later in pairwise(found))
+    assert (found[-1] < 1.0) == (name != "none")
+
+
+def test_cosine_is_the_formula() -> None:
+    expected = [0.1 + 0.9 * (1 + math.cos(math.pi * step / 20)) / 2 for step in range(20)]
+    assert rates(name="cosine", min_lr=0.1) == pytest.approx(expected)
+
+
+def test_step_decays_every_so_many_epochs() -> None:
+    expected = [0.5 ** (step // 8) for step in range(20)]
+    assert rates(name="step", decay_epochs=2.0, decay_rate=0.5) == pytest.approx(expected)
+
+
+def test_multistep_decays_at_its_milestones() -> None:
+    found = rates(name="multistep", decay_milestones=(1, 3), decay_rate=0.5)
+    expected = [0.5 ** ((step >= 4) + (step >= 12)) for step in range(20)]
+    ends = (3, 11)  # timm decays one step early
+    assert [rate for step, rate in enumerate(found) if step not in ends] == pytest.approx(
+        [rate for step, rate in enumerate(expected) if step not in ends]
+    )
+
+
+def test_polys_power_is_its_decay_rate() -> None:
+    expected = [(1 - step / 20) ** 0.9 for step in range(20)]
+    assert rates(name="poly", decay_rate=0.9) == pytest.approx(expected)
+
+
+def test_warmup_rises_in_a_line_to_the_schedule() -> None:
+    found = rates(warmup_epochs=2.0, warmup_lr=0.1)
+    assert found[:8] == pytest.approx([0.1 + 0.9 * step / 8 for step in range(8)])
+    assert found[8:] == pytest.approx(rates()[8:])
+
+
+def test_a_wrong_schedule_is_told() -> None:
+    with pytest.raises(UsageError, match=r"unknown schedule\.name 'cosin'; did you mean 'cosine'"):
+        rates(name="cosin")

@@ -1,0 +1,88 @@
+"""Where a batch's teacher rows come from: each kind gives those of the batch, whatever its order."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import CONV, IN_PROCESS, dump
+
+from kdcache.cache import Cache, open_cache
+from kdcache.codecs import TeacherRows
+from kdcache.compute import Compute
+from kdcache.errors import MissingUnitError
+from kdcache.models import open_model
+from kdcache.sources import open_source
+from kdcache.teachers import CachedTeacher, NoTeacher, OnlineTeacher, Teacher
+from kdcache.views import Batch, Recipe, ViewDataset
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    path = tmp_path_factory.mktemp("teachers") / "cache"
+    dump(path, codec="full:dtype=float32", seeds="0:2")
+    return open_cache(path)
+
+
+def batch_of(cache: Cache, views: list[tuple[int, int]]) -> Batch:
+    recipe = Recipe.from_dict(cache.manifest.recipe)
+    batch: Any = ViewDataset(open_source("digits:train"), recipe, cache.order, sizes=[8]).__getitems__(views)
+    assert isinstance(batch, Batch)
+    return batch
+
+
+def test_cached_rows_are_those_of_the_teacher_in_the_loop(cache: Cache) -> None:
+    compute = Compute(IN_PROCESS)
+    recipe = Recipe.from_dict(cache.manifest.recipe)
+    online = OnlineTeacher(open_model(f"{CONV},seed=7", classes=10, recipe=recipe, trained=True), compute)
+    cached = CachedTeacher(cache, compute)
+    for teacher in (cached, online):
+        assert isinstance(teacher, Teacher)
+    rows = [1196, 3, 700, 3, 0]
+    for seed, following in ((0, 1), (1, 0), (0, None)):
+        batch = batch_of(cache, [(row, seed) for row in rows])
+        for teacher in (cached, online):
+            assert len(teacher.start_seed(seed, following)) == 0
+            assert isinstance(teacher.rows(batch), TeacherRows)
+        found, expected = cached.rows(batch).logits(), online.rows(batch).logits()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        stored = cache.codec.decode(cache.read(seed, rows)).logits()
+        assert torch.equal(found, stored) and not found.requires_grad and not expected.requires_grad
+    one, other = (cache.codec.decode(cache.read(seed, rows)).logits() for seed in (0, 1))
+    assert not torch.equal(one, other), "seeds that give equal logits would prove nothing"
+
+
+def test_a_seed_that_is_not_there_is_told(cache: Cache) -> None:
+    with pytest.raises(MissingUnitError, match="does not hold seed 5"):
+        CachedTeacher(cache, Compute(IN_PROCESS)).start_seed(5, None)
+    with pytest.raises(MissingUnitError, match="does not hold seed 5"):
+        NoTeacher(cache).start_seed(5, None)
+
+
+def test_a_seed_to_come_that_is_not_there_is_told_when_its_turn_comes(cache: Cache) -> None:
+    teacher = CachedTeacher(cache, Compute(IN_PROCESS))
+    assert len(teacher.start_seed(0, 5)) == 0
+    with pytest.raises(MissingUnitError, match="does not hold seed 5"):
+        teacher.start_seed(5, None)
+
+
+def test_no_teacher_leaves_out_what_the_cache_lacks(cache: Cache, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for index in range(12):
+        path = tmp_path / "images" / f"class{index % 3}" / f"{index:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), index).save(path)
+    for name in ("class1/10.png", "class2/02.png"):
+        (tmp_path / "images" / name).write_bytes(b"")
+    data = f"imagefolder:{tmp_path}/images"
+    dump(tmp_path / "cache", data=data, teacher=f"{CONV},classes=3", seeds="0:1", skip_unreadable=True)
+    holed = open_cache(tmp_path / "cache")
+    source = open_source(data)
+    teachers: list[Teacher] = [NoTeacher(holed), CachedTeacher(holed, Compute(IN_PROCESS))]
+    for teacher in teachers:
+        absent = teacher.start_seed(0, None)
+        assert sorted(source.key(int(holed.order[row])) for row in absent) == ["class1/10.png", "class2/02.png"]
+    assert len(NoTeacher(None).start_seed(0, None)) == 0 and len(NoTeacher(cache).start_seed(0, None)) == 0
+    assert NoTeacher(None).rows(batch_of(cache, [(0, 0), (1, 0)])).logits().shape == (2, 0)
