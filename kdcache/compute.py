@@ -3,6 +3,7 @@
 import os
 import resource
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -57,6 +58,20 @@ class Compute:
         if tensor.ndim == 4:
             return tensor.to(self.device, non_blocking=True, memory_format=self._format)
         return tensor.to(self.device, non_blocking=True)
+
+    def fetch(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Begin to copy `tensor` to the host; return what waits for it, but not for work queued later, and gives it."""
+        if self.device.type != "cuda":
+            return lambda: tensor
+        copy = tensor.to("cpu", non_blocking=True)  # into pinned memory
+        arrived = torch.cuda.Event()
+        arrived.record()
+
+        def wait() -> Tensor:
+            arrived.synchronize()
+            return copy
+
+        return wait
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context that models run in."""

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -225,7 +225,7 @@ class _Unit:
             self._count(logits[there], batch.targets[there])
 
     def _count(self, logits: Logits, targets: torch.Tensor) -> None:
-        for name, value in logit_statistics(logits, targets.to(logits.device)).items():
+        for name, value in logit_statistics(logits, targets).items():
             self.sums[name] = self.sums.get(name, 0.0) + value * len(logits)
         self.counted += len(logits)
 
@@ -282,22 +282,23 @@ def _batches(views: Sequence[tuple[int, int]], size: int) -> Iterator[Request]:
 
 
 def _records(job: Job, cache: Cache, requests: Iterable[Request]) -> Iterator[tuple[Batch, Logits, Records]]:
-    """Yield each batch with its logits and records; the device works on the next batch while one is encoded."""
+    """Yield each batch with its logits, on the host, and records; the device works on the next batch while one is encoded."""
     model = job.compute.place(job.teacher).eval()
-    ahead: tuple[Batch, Logits] | None = None
+    ahead: tuple[Batch, Callable[[], Logits]] | None = None
     for batch in job.loader(cache, requests):
         with torch.inference_mode(), job.compute.autocast():
-            following = batch, model(job.compute.move(batch.views[0]))
+            following = batch, job.compute.fetch(model(job.compute.move(batch.views[0])))
         if ahead is not None:
-            yield *ahead, _encode(job, cache, *ahead)
+            yield _encode(job, cache, *ahead)
         ahead = following
     if ahead is not None:
-        yield *ahead, _encode(job, cache, *ahead)
+        yield _encode(job, cache, *ahead)
 
 
-def _encode(job: Job, cache: Cache, batch: Batch, logits: Logits) -> Records:
+def _encode(job: Job, cache: Cache, batch: Batch, fetched: Callable[[], Logits]) -> tuple[Batch, Logits, Records]:
+    logits = fetched()
     try:
-        return cache.codec.encode(logits)
+        return batch, logits, cache.codec.encode(logits)
     except CodecError as error:
         wrong = (~torch.isfinite(logits).all(1)).nonzero().flatten().tolist()
         if not wrong:

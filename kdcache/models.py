@@ -54,7 +54,7 @@ class VisionModel(nn.Module):
 
     def forward(self, views: Views) -> Logits:
         """Return class logits, `[rows, classes]`."""
-        logits = self.module((views.float() - self.mean) / self.std)
+        logits = self.module(torch.sub(views, self.mean).div_(self.std))
         return logits  # type: ignore[no-any-return]
 
 

@@ -5,6 +5,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -102,6 +103,7 @@ class Manifest:
         return content
 
 
+@cache
 def library_versions() -> dict[str, str]:
     """Return the versions of everything that can change a pixel or a logit."""
     names = ("torch", "torchvision", "timm", "numpy", "pillow", "zarr")

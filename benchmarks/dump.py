@@ -1,0 +1,119 @@
+"""The dump against bare teacher inference over the same views.
+
+    python benchmarks/dump.py [--size N --threads N --codec SPEC] [--json]
+
+Bare: the product's own loader renders each view, the teacher's forward pass runs, the logits are dropped. The dump does that
+and encodes, counts, probes, compresses, syncs and commits. Both start from a teacher and a source that are open already.
+Two units are written each time: one is committed while the next is computed, the last is waited for.
+"""
+
+import argparse
+import itertools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import interleave, make_parser, report, seconds_per_call, spread, spreads
+from workload import add_compute_options, compute_config, teacher_spec
+
+from kdcache.cache import Cache, create_cache
+from kdcache.dump import DumpConfig, Job, _Unit, _write_units, prepare
+
+CALLS = 15
+
+
+def parts(job: Job, cache: Cache) -> dict[str, float]:
+    """Return microseconds per view of what a dump adds to bare inference; the commit is hidden behind the next unit."""
+    rows = cache.manifest.unit_range(0)
+    batch = next(iter(job.loader(cache, [[(row, 0) for row in rows]])))
+    logits = torch.randn(len(rows), cache.manifest.classes, device=job.compute.device)
+    records = cache.codec.encode(logits)
+    for seed in range(1000, 1000 + CALLS):
+        cache.start_seed(seed)
+    seeds = itertools.count(1000)
+
+    def microseconds(call: Callable[[], object]) -> float:
+        return 1e6 * float(np.median([seconds_per_call(call, 1) for _ in range(CALLS)])) / len(rows)
+
+    return {
+        "encode": microseconds(lambda: cache.codec.encode(logits)),
+        "count_and_probe": microseconds(lambda: _Unit(0, 0, len(rows)).add(batch, logits, records)),
+        "commit": microseconds(lambda: cache.commit(next(seeds), 0, records)),
+    }
+
+
+def measure(folder: Path, name: str, views: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Return rates and their ratio for the timm model `name`."""
+    config = DumpConfig(
+        cache=str(folder / f"{name}.cache"),
+        data=f"workload:photos,length={views}",
+        teacher=teacher_spec(name, options.size, folder),
+        recipe="imagenet-b1",
+        codec=options.codec,
+        batch_size=options.batch,
+        unit_rows=max(views // 2, options.batch),
+        compute=compute_config(options),
+    )
+    job = prepare(config)
+    cache = create_cache(config.cache, job.manifest)
+    model = job.compute.place(job.teacher).eval()
+
+    def dump(seed: int) -> None:
+        cache.start_seed(seed)
+        _write_units(job, cache, [(seed, unit) for unit in range(cache.manifest.num_units)])
+
+    def bare(seed: int) -> None:
+        requests = [
+            [(row, seed) for row in range(start, min(start + options.batch, views))] for start in range(0, views, options.batch)
+        ]
+        with torch.inference_mode(), job.compute.autocast():
+            for batch in job.loader(cache, requests):
+                model(job.compute.move(batch.views[0]))
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    times = interleave({"bare": bare, "dump": dump}, options.repetitions)
+    added = parts(job, cache)
+    bare_view = 1e6 * float(np.median(times["bare"][:, 0])) / views
+    return {
+        "microseconds_per_view": {"bare": bare_view, **added},
+        "rate_over_bare_from_parts": bare_view / (bare_view + sum(added.values())),
+        "views": views,
+        "units": cache.manifest.num_units,
+        "rate_over_bare": spreads(times["bare"] / times["dump"]),
+        "dump_views_per_second": spread(views / times["dump"][:, 0]),
+        "bare_views_per_second": spread(views / times["bare"][:, 0]),
+    }
+
+
+def main() -> None:
+    parser = make_parser(__doc__, repetitions=9)
+    parser.add_argument("--heavy", default="resnet34", help="timm model")
+    parser.add_argument("--light", default="mobilenetv3_small_050", help="timm model; it gets four times the views")
+    parser.add_argument("--codec", default="full:dtype=float16")
+    add_compute_options(parser, size=96, batch=64)
+    options = parser.parse_args()
+    models = {options.heavy: options.views, options.light: 4 * options.views}
+    with tempfile.TemporaryDirectory(
+        prefix=".benchmark-", dir=Path.cwd()
+    ) as name:  # the disk of the working folder: /tmp may be memory
+        cases = {model: measure(Path(name), model, views, options) for model, views in models.items()}
+    lines = {
+        f"{model}: {label}": case[key]
+        for model, case in cases.items()
+        for label, key in (
+            ("rate of dump / bare (goal 0.97)", "rate_over_bare"),
+            ("the same from the parts", "rate_over_bare_from_parts"),
+            ("parts, microseconds per view", "microseconds_per_view"),
+            ("dump, views/s", "dump_views_per_second"),
+            ("bare, views/s", "bare_views_per_second"),
+        )
+    }
+    report({"benchmark": "dump", "settings": vars(options), "models": cases}, lines, as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()

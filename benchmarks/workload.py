@@ -1,0 +1,97 @@
+"""What the benchmarks run on: photo-like JPEG images, teachers with random weights, caches of given records."""
+
+import argparse
+import io
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from kdcache.cache import Cache, Manifest, create_cache, default_rows
+from kdcache.codecs import Codec, codec_to_dict
+from kdcache.compute import ComputeConfig
+from kdcache.views import load_recipe
+
+DISTINCT = 64
+SIDE = 160
+
+
+class Photos:
+    """`length` samples of `DISTINCT` JPEG files of 160x160 pixels (about 11 kB) held in memory, decoded at each access."""
+
+    def __init__(self, length: int, classes: int) -> None:
+        self.length, self.num_classes = length, classes
+        self.files = [_jpeg(seed) for seed in range(min(length, DISTINCT))]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.open(io.BytesIO(self.files[index % len(self.files)])), index % self.num_classes
+
+
+def photos(length: int = 512, classes: int = 1000) -> Photos:
+    """Return the data set that the spec `workload:photos,length=N` names."""
+    return Photos(length, classes)
+
+
+def teacher_spec(name: str, size: int, folder: Path, classes: int = 1000) -> str:
+    """Return the spec of a timm model with random weights, saved under `folder`; time does not depend on their values."""
+    torch.manual_seed(0)
+    path = folder / f"{name}.safetensors"
+    save_file(timm.create_model(name, num_classes=classes).state_dict(), path)
+    return f"timm:{name},weights={path},input_size={size}"
+
+
+def add_compute_options(parser: argparse.ArgumentParser, *, size: int, batch: int) -> None:
+    """Add the options that `compute_config` reads, and `--size`, `--batch` and `--views`."""
+    parser.add_argument("--size", type=int, default=size, help="input pixels of the models")
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--views", type=int, default=256, help="views of a repetition")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--workers", type=int, default=0, help="loader workers")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="float32")
+
+
+def compute_config(options: argparse.Namespace) -> ComputeConfig:
+    """Return how models run, and set the number of torch threads."""
+    torch.set_num_threads(options.threads)
+    return ComputeConfig(workers=options.workers, device=options.device, precision=options.precision)
+
+
+def make_cache(path: Path, codec: Codec, rows: int) -> Cache:
+    """Return a new, empty cache for records of `codec`, without teacher or images, its units of the default size."""
+    unit_rows, chunk_rows = default_rows(codec.record_dtype.itemsize, rows)
+    manifest = Manifest(
+        task="classification",
+        classes=codec.classes,
+        rows=rows,
+        source={"spec": "none", "fingerprint": "none"},
+        order_seed=0,
+        recipe=load_recipe("eval").to_dict(),
+        teacher={"spec": "none", "sha256": "none", "size": 224, "mean": [0.0], "std": [1.0], "precision": "float32"},
+        codec=codec_to_dict(codec),
+        record_dtype=np.lib.format.dtype_to_descr(codec.record_dtype),
+        unit_rows=unit_rows,
+        chunk_rows=chunk_rows,
+        skip_unreadable=False,
+        made_by={},
+    )
+    return create_cache(path, manifest)
+
+
+def _jpeg(seed: int) -> bytes:
+    """Return an image with a photograph's falling spectrum: noise at several scales, the coarser the stronger."""
+    random = np.random.default_rng(seed)
+    pixels = np.full((SIDE, SIDE, 3), 128.0)
+    for cells, strength in ((3, 60), (10, 30), (40, 12), (160, 4)):
+        coarse = random.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+        layer = np.asarray(Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+        pixels += strength * (layer / 128.0 - 1)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
