@@ -64,7 +64,7 @@ class Compute:
         if self.device.type != "cuda":
             return lambda: tensor
         copy = tensor.to("cpu", non_blocking=True)  # into pinned memory
-        arrived = torch.cuda.Event()
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         arrived.record()
 
         def wait() -> Tensor:
