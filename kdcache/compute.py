@@ -59,6 +59,11 @@ class Compute:
             return tensor.to(self.device, non_blocking=True, memory_format=self._format)
         return tensor.to(self.device, non_blocking=True)
 
+    def seed(self, seed: int) -> None:
+        """Seed the device's own generator, from which dropout draws there."""
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
     def fetch(self, tensor: Tensor) -> Callable[[], Tensor]:
         """Begin to copy `tensor` to the host; return what waits for it, but not for work queued later, and gives it."""
         if self.device.type != "cuda":

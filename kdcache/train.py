@@ -152,7 +152,7 @@ class Trainer:
         absent = self.teacher.start_seed(seed, following if epoch + 1 < self.config.epochs else None)
         rows = epoch_rows(len(self.source), absent, run_seed=self.config.run_seed, epoch=epoch)
         self.sampler.set_epoch(rows, seed)
-        seed_generators(self.config.run_seed, epoch + 1)  # dropout continues the same after a resume
+        self.compute.seed(seed_generators(self.config.run_seed, epoch + 1))  # dropout continues the same after a resume
         self.model.train()
         clock = Clock()
         sums: dict[str, Tensor] = {}

@@ -33,16 +33,18 @@ def draw(image: Image.Image, recipe: Recipe, index: int, seed: int) -> View:
     return recipe(image)
 
 
-def seed_generators(*key: int) -> None:
-    """Seed torch's CPU generator, numpy's and `random` from `key`, 32-bit words.
+def seed_generators(*key: int) -> int:
+    """Seed torch's CPU generator, numpy's and `random` from `key`, 32-bit words, and return torch's seed.
 
     The words are hashed together, never added: (seed 1, index 2) and (seed 2, index 1) share nothing.
     """
     words = np.random.SeedSequence(key).generate_state(4)
     # torch.manual_seed would also visit every CUDA device and takes a hundred times as long
-    torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))
+    seed = int(words[0]) << 32 | int(words[1])
+    torch.default_generator.manual_seed(seed)
     np.random.seed(words[2])
     random.seed(int(words[3]))
+    return seed
 
 
 @contextmanager
