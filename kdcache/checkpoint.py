@@ -1,9 +1,11 @@
 """Files that replace their predecessor whole or not at all: checkpoints, weights, results."""
 
+import fcntl
 import os
 import pickle
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +33,29 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         reason = " ".join(str(error).split())[:120]
         raise KdcacheError(f"checkpoint {path} is damaged ({reason}); delete it to train from the start") from error
     return state
+
+
+@contextmanager
+def held_folder(path: Path) -> Iterator[None]:
+    """Keep other processes out of `path` for a while, and remove the temporary files that killed ones left in it.
+
+    Raises:
+        KdcacheError: another process holds the folder, or it cannot be written.
+    """
+    try:
+        lock = (path / ".lock").open("w")
+    except OSError as error:
+        raise KdcacheError(f"cannot write in {path}: {error.strerror}; choose a folder that can be written") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise KdcacheError(f"another process is at work in {path}; wait for it, or choose a new folder") from error
+        except OSError:  # a file system without locks
+            pass
+        for left in path.glob(".*.tmp"):
+            left.unlink(missing_ok=True)
+        yield
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -23,11 +23,11 @@ from kdcache.models import VisionModel, open_model, state_sha256
 from kdcache.shapes import Logits, Records
 from kdcache.sources import Source, open_source
 from kdcache.tasks.classification import logit_statistics
-from kdcache.tracking import progress
+from kdcache.tracking import progress, say
 from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe
 from kdcache.views.loading import Request
 
-PLAN_BATCHES = 3
+PLAN_BATCHES, PLAN_SECONDS = 16, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,15 +162,22 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     written = _write_units(job, cache, todo) if todo else 0
     seconds = time.monotonic() - start
     commits = [commit for seed in job.seeds for commit in cache.commits(seed)]
-    return {"units_written": written, "seconds": seconds, **_summary(job, cache, commits)}
+    summary = _summary(job, cache, commits)
+    chance = 100 / job.source.classes
+    if summary["teacher_accuracy"] < 2 * chance and job.source.classes > 2:
+        say(
+            f"note: the teacher is right on {summary['teacher_accuracy']:.1f} % of these views, chance is {chance:.1f} %: "
+            "are its weights loaded, and are its classes those of the data?"
+        )
+    return {"units_written": written, "seconds": seconds, **summary}
 
 
 def plan_dump(config: DumpConfig) -> dict[str, Any]:
     """Return what the dump would take, from a timed probe of a few batches; nothing is written.
 
     Returns:
-        `views`, `units`, `files`, `bytes`, `bytes_per_view`, `seconds`, `views_per_second`, `free_bytes` and how many
-        `units_done` are there already.
+        `views`, `units`, `files`, `bytes`, `bytes_per_view`, `seconds`, `views_per_second`, `free_bytes`, how many
+        `units_done` are there already, and the `teacher_accuracy` in percent on the probe's views.
     """
     job = prepare(config)
     cache = Cache(Folder(config.cache), job.manifest)
@@ -180,11 +187,14 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
     manifest = job.manifest
     done = sum(manifest.num_units - len(cache.missing_units(seed)) for seed in job.seeds)
     rows = range(min(manifest.rows, manifest.unit_rows, PLAN_BATCHES * config.batch_size))
-    requests = list(_batches([(row, job.seeds[0]) for row in rows], config.batch_size))
-    start = time.monotonic()
-    records = np.concatenate([part for _, _, part in _records(job, cache, requests)])
-    seconds = (time.monotonic() - start) / len(rows)
-    bytes_per_view = len(cache.encode_unit(0, records)) / len(records)
+    probe, times = _Unit(job.seeds[0], 0, len(rows)), [time.monotonic()]
+    for batch, logits, records in _records(job, cache, _batches([(row, job.seeds[0]) for row in rows], config.batch_size)):
+        probe.add(batch, logits, records)
+        times.append(time.monotonic())
+        if times[-1] - times[0] > PLAN_SECONDS:
+            break
+    rate = _rate(times, [len(part) for part in probe.records])
+    bytes_per_view = len(cache.encode_unit(0, np.concatenate(probe.records))) / sum(map(len, probe.records))
     views = manifest.rows * len(job.seeds)
     left = views * (1 - done / (manifest.num_units * len(job.seeds)))
     return {
@@ -194,8 +204,9 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
         "files": 2 + len(job.seeds) * (2 * manifest.num_units + 2),
         "bytes": round(views * bytes_per_view),
         "bytes_per_view": bytes_per_view,
-        "seconds": left * seconds,
-        "views_per_second": 1 / seconds,
+        "seconds": left / rate,
+        "views_per_second": rate,
+        "teacher_accuracy": probe.statistics.get("accuracy"),
         "free_bytes": shutil.disk_usage(_existing_parent(Path(config.cache))).free,
     }
 
@@ -233,15 +244,18 @@ class _Unit:
     def complete(self) -> bool:
         return sum(map(len, self.records)) == self.rows
 
+    @property
+    def statistics(self) -> dict[str, float]:
+        return {name: total / self.counted for name, total in self.sums.items()}
+
     def commit(self, cache: Cache) -> Commit:
-        statistics = {name: total / self.counted for name, total in self.sums.items()}
         return cache.commit(
             self.seed,
             self.unit,
             np.concatenate(self.records),
             absent=self.absent,
             probes=self.probes,
-            statistics=statistics,
+            statistics=self.statistics,
         )
 
 
@@ -337,6 +351,16 @@ def _chunk_rows(unit_rows: int, wanted: int) -> int:
     if rows < min(wanted, unit_rows) // 4:
         raise UsageError(f"unit_rows is {unit_rows}, which divides into chunks of {rows} rows only; give a power of two")
     return rows
+
+
+def _rate(times: Sequence[float], rows: Sequence[int]) -> float:
+    """Return rows per second, from the start and the time at which each batch came.
+
+    The first batch also waits for loader workers to start, and the last one waits for no other's forward pass.
+    """
+    if len(rows) < 3:
+        return sum(rows) / (times[-1] - times[0])
+    return sum(rows[1:-1]) / (times[-2] - times[1])
 
 
 def _existing_parent(path: Path) -> Path:

@@ -12,7 +12,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from kdcache.cache import Cache, open_cache
-from kdcache.checkpoint import load_checkpoint, replace_file, save_checkpoint
+from kdcache.checkpoint import held_folder, load_checkpoint, replace_file, save_checkpoint
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.config import config_differences, dump_config, load_config, parse_seeds
 from kdcache.drift import check_views
@@ -29,6 +29,8 @@ from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe, r
 
 DRIFT_VIEWS = 8
 _FREE = ("compute.workers", "compute.device", "log_steps", "run")
+_PLACES = ("data", "eval_data", "cache")
+"""Where things lie may change between a run and its resume; that they are the same is checked by their fingerprints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,7 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
     The run's folder holds `config.toml`, `metrics.jsonl`, `last.pt`, and at the end `student.safetensors` and `result.json`.
 
     Returns:
-        `run`, `epochs`, `steps`, the last `top1`, `top5` and `loss` on the evaluation data (if there is any), `best_top1`,
+        `run`, `epochs`, `steps`, the last `top1`, `top5` and `eval_loss` on the evaluation data (if there is any), `best_top1`,
         `train_loss`, `seconds` of training and evaluation, `views_per_second` in training, `peak_memory` in bytes.
 
     Raises:
@@ -100,23 +102,13 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
         KdcacheError: bad input, missing or damaged units, a loss that is not finite.
     """
     run = Path(config.run)
+    if _is_finished(run, config):
+        finished: dict[str, Any] = json.loads((run / "result.json").read_text())
+        return finished
     trainer = Trainer(config)
-    _claim(run, config)
-    state = load_checkpoint(run / "last.pt")
-    if state is not None:
-        trainer.load_state(state)
-        if trainer.epoch == config.epochs and (run / "result.json").exists():
-            finished: dict[str, Any] = json.loads((run / "result.json").read_text())
-            return finished
-    metrics = MetricsFile(run / "metrics.jsonl", step=trainer.step)
-    for epoch in range(trainer.epoch, config.epochs):
-        metrics.write(trainer.run_epoch(epoch, metrics))
-        save_checkpoint(run / "last.pt", trainer.state())
-    weights = {name: tensor.contiguous() for name, tensor in trainer.student.module.state_dict().items()}
-    replace_file(run / "student.safetensors", lambda file: file.write(safetensors_bytes(weights)))
-    result = _result(config, trainer, read_metrics(run / "metrics.jsonl"))
-    replace_file(run / "result.json", lambda file: file.write(json.dumps(result, indent=1).encode()))
-    return result
+    _make_folder(run, config)
+    with held_folder(run):
+        return _train(run, config, trainer)
 
 
 class Trainer:
@@ -252,7 +244,9 @@ class Trainer:
 
     def _identity(self) -> dict[str, str]:
         cache = self.cache.manifest.digest if self.cache else "none"
-        return {"source": self.source.fingerprint, "cache": cache, "recipe": self.recipe.fingerprint}
+        evaluated = self.evaluation.dataset.source.fingerprint if self.evaluation else "none"
+        own = {"source": self.source.fingerprint, "recipe": self.recipe.fingerprint}
+        return {**own, "cache": cache, "evaluation source": evaluated}
 
     def _teacher(self) -> tuple[Teacher, list[int]]:
         """Return where the teacher's rows come from, and the input sizes to render, the student's first."""
@@ -304,23 +298,45 @@ def _seeds(config: TrainConfig, cache: Cache | None, source: Source) -> list[int
     return seeds
 
 
-def _claim(run: Path, config: TrainConfig) -> None:
-    """Write the effective configuration beside the run, or check it against the one there."""
-    path = run / "config.toml"
-    if not path.exists():
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
-            raise UsageError(f"run {run} is not empty and not a run; choose a new folder")
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise KdcacheError(
-                f"cannot make run folder {run}: {error.strerror}; choose a folder that can be written"
-            ) from error
-        replace_file(path, lambda file: file.write(dump_config(config, "train-student").encode()))
-        return
-    there = load_config(TrainConfig, "train-student", file=str(path), flags={})
-    if lines := config_differences(there, config, free=_FREE):
-        raise MismatchError(f"run {run} was started otherwise ({'; '.join(lines)}); choose a new folder, or the same settings")
+def _is_finished(run: Path, config: TrainConfig) -> bool:
+    """Return whether the run has come to its end with this very configuration; there is nothing to open then."""
+    return (run / "result.json").exists() and not _differences(run, config, free=_FREE)
+
+
+def _make_folder(run: Path, config: TrainConfig) -> None:
+    """Make the run's folder, or check the configuration against the one that it was started with."""
+    if (run / "config.toml").exists():
+        if lines := _differences(run, config, free=_FREE + _PLACES):
+            raise MismatchError(
+                f"run {run} was started otherwise ({'; '.join(lines)}); choose a new folder, or the same settings"
+            )
+    elif run.exists() and (not run.is_dir() or any(path.name[0] != "." for path in run.iterdir())):
+        raise UsageError(f"run {run} is not empty and not a run; choose a new folder")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KdcacheError(f"cannot make run folder {run}: {error.strerror}; choose a folder that can be written") from error
+
+
+def _differences(run: Path, config: TrainConfig, *, free: tuple[str, ...]) -> list[str]:
+    there = load_config(TrainConfig, "train-student", file=str(run / "config.toml"), flags={})
+    return config_differences(there, config, free=free)
+
+
+def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
+    """Train what is left of the run whose folder this process holds."""
+    if (state := load_checkpoint(run / "last.pt")) is not None:
+        trainer.load_state(state)
+    replace_file(run / "config.toml", lambda file: file.write(dump_config(config, "train-student").encode()))
+    metrics = MetricsFile(run / "metrics.jsonl", step=trainer.step)
+    for epoch in range(trainer.epoch, config.epochs):
+        metrics.write(trainer.run_epoch(epoch, metrics))
+        save_checkpoint(run / "last.pt", trainer.state())
+    weights = {name: tensor.contiguous() for name, tensor in trainer.student.module.state_dict().items()}
+    replace_file(run / "student.safetensors", lambda file: file.write(safetensors_bytes(weights)))
+    result = _result(config, trainer, read_metrics(run / "metrics.jsonl"))
+    replace_file(run / "result.json", lambda file: file.write(json.dumps(result, indent=1).encode()))
+    return result
 
 
 def _floats(values: dict[str, Tensor]) -> dict[str, float]:

@@ -233,3 +233,12 @@ def test_unit_rows_that_leave_only_small_chunks_are_refused(tmp_path: Path) -> N
     with pytest.raises(UsageError, match=r"unit_rows is 100003.*chunks of 1 rows only.*power of two"):
         dump_teacher(config(tmp_path / "cache", unit_rows=100_003))
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_teacher_at_chance_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    accuracy = dump(tmp_path / "cache", seeds="0:1")["teacher_accuracy"]
+    assert (
+        accuracy < 20
+        and f"note: the teacher is right on {accuracy:.1f} % of these views, chance is 10.0 %" in capsys.readouterr().err
+    )
+    assert plan_dump(config(tmp_path / "plan", seeds="0:1"))["teacher_accuracy"] == pytest.approx(accuracy, abs=0.01)

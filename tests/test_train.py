@@ -16,6 +16,7 @@ from PIL import Image
 from runs import CONV, MLP, dump, largest_file, train, train_config
 
 from kdcache.cache import open_cache
+from kdcache.checkpoint import held_folder
 from kdcache.compute import ComputeConfig
 from kdcache.config import dump_config
 from kdcache.errors import DriftError, KdcacheError, MismatchError, MissingUnitError, ModelError, UsageError
@@ -198,6 +199,32 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path) -> 
     with pytest.raises(MismatchError, match=r"batch_size: 128 there, 64 now"):
         train(tmp_path / "run", recipe="digits", loss="ce", batch_size=64)
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+
+
+def test_what_moved_is_known_by_its_content(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"loss": "dist:tau=4", "data": "digits:train", "eval_data": "digits:test"}
+    dump(tmp_path / "cache")
+    first = train(tmp_path / "run", cache=str(tmp_path / "cache"), **settings)
+    (tmp_path / "cache").rename(tmp_path / "moved")
+    settings |= {"data": "digits:split=train", "cache": str(tmp_path / "moved")}
+    assert train(tmp_path / "run", **settings)["top1"] == first["top1"]
+    assert 'data = "digits:split=train"' in (tmp_path / "run" / "config.toml").read_text()
+    with pytest.raises(MismatchError, match="another evaluation source"):
+        train(tmp_path / "run", **{**settings, "eval_data": "digits:train"})
+    dump(tmp_path / "cache", order_seed=1)
+    with pytest.raises(MismatchError, match="another cache"):
+        train(tmp_path / "run", **{**settings, "cache": str(tmp_path / "cache")})
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"recipe": "digits", "loss": "ce", "epochs": 1}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".last.pt.0.tmp").touch()
+    with held_folder(tmp_path / "run"):
+        assert not (tmp_path / "run" / ".last.pt.0.tmp").exists(), "a killed process left it"
+        with pytest.raises(KdcacheError, match="another process is at work in .*run"):
+            train(tmp_path / "run", **settings)
+    assert train(tmp_path / "run", **settings)["epochs"] == 1
 
 
 def test_other_data_than_the_cache_was_made_from_is_refused(tmp_path: Path) -> None:

@@ -186,6 +186,7 @@ def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("free disk", human_bytes(plan["free_bytes"])),
         ("time left", f"{human_seconds(plan['seconds'])} at {plan['views_per_second']:.0f} views/s"),
+        ("teacher", f"{plan['teacher_accuracy']:.2f} % of the first views right"),
     ]
 
 

@@ -91,6 +91,7 @@ class ViewLoader:
     """Iterates over batches of views in the order of `requests`, which is walked anew for each iteration."""
 
     def __init__(self, dataset: ViewDataset, requests: Iterable[Request], *, workers: int, pin_memory: bool) -> None:
+        self.dataset = dataset
         self._loader: DataLoader[Batch] = DataLoader(
             dataset,
             batch_sampler=requests,  # type: ignore[arg-type]
