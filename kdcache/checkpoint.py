@@ -1,6 +1,7 @@
 """Files that replace their predecessor whole or not at all: checkpoints, weights, results."""
 
 import fcntl
+import io
 import os
 import pickle
 import secrets
@@ -25,10 +26,14 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     Raises:
         KdcacheError: a file that is not a checkpoint.
     """
-    if not path.exists():
-        return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KdcacheError(f"checkpoint {path} cannot be read: {error.strerror}; run again when it can") from error
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise KdcacheError(f"checkpoint {path} is damaged ({reason}); delete it to train from the start") from error

@@ -18,16 +18,17 @@ _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """Settings shared by dumping and training; but for `precision` they do not change what is computed."""
+    """Settings shared by dumping and training; but for `precision` they change results by no more than rounding."""
 
     device: str = "auto"
     """`auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N`."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """The autocast type of the models; losses and statistics are in float32 always."""
+    """The autocast type of the models; losses and statistics are in float32 always. On CUDA, convolutions in float32 use TF32
+    where torch's own settings let them."""
     channels_last: bool = False
     compile: bool = False
     """Whether models go through torch.compile."""
-    workers: int = field(default_factory=lambda: min(os.cpu_count() or 1, 8))
+    workers: int = field(default_factory=lambda: min(_cores(), 8))
     """Loader processes; 0 renders views in the main process."""
 
     def __post_init__(self) -> None:
@@ -41,6 +42,8 @@ class Compute:
     def __init__(self, config: ComputeConfig) -> None:
         self.config = config
         self.device = _device(config.device)
+        if self.device.type == "cuda" and self.device.index is not None:
+            torch.cuda.set_device(self.device)  # events, generators and pinned memory are those of the current device
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
 
     @property
@@ -94,6 +97,11 @@ class Compute:
         if self.device.type == "cuda":
             peak["device"] = torch.cuda.max_memory_allocated(self.device)
         return peak
+
+
+def _cores() -> int:
+    """Return how many cores this process may use, which Slurm and containers can limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device(name: str) -> torch.device:

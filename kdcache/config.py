@@ -47,12 +47,12 @@ def dump_config(config: Any, command: str) -> str:
 
 
 def config_differences(old: Any, new: Any, *, free: Sequence[str]) -> list[str]:
-    """Return one line per dotted key in which two configurations differ, but for keys that begin with one of `free`."""
+    """Return one line per dotted key in which two configurations differ, but for the keys and tables in `free`."""
     mine, theirs = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
     return [
         f"{key}: {mine.get(key)!r} there, {theirs.get(key)!r} now"
         for key in dict.fromkeys([*mine, *theirs])
-        if mine.get(key) != theirs.get(key) and not key.startswith(tuple(free))
+        if mine.get(key) != theirs.get(key) and key not in free and not key.startswith(tuple(f"{table}." for table in free))
     ]
 
 

@@ -49,7 +49,7 @@ def check_views(cache: Cache, source: Source, seeds: Sequence[int], *, views: in
     if others:
         warnings.warn(
             f"{others} of {len(probes)} re-rendered views have other pixels but the same thumbnail as at the dump: "
-            "another image decoder, harmless",
+            "most likely another image decoder, which is harmless",
             KdcacheWarning,
             stacklevel=2,
         )

@@ -14,11 +14,11 @@ import torch
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, default_rows, library_versions, open_cache
 from kdcache.cache.publish import Folder
-from kdcache.codecs import codec_to_dict, open_codec
+from kdcache.codecs import Codec, codec_to_dict, open_codec
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.config import dump_config, parse_seeds
 from kdcache.drift import PROBES_PER_UNIT, make_probe
-from kdcache.errors import CodecError, UsageError
+from kdcache.errors import CodecError, UnreadableSampleError, UsageError
 from kdcache.models import VisionModel, open_model, state_sha256
 from kdcache.shapes import Logits, Records
 from kdcache.sources import Source, open_source
@@ -60,6 +60,8 @@ class DumpConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1")
+        if not 0 <= self.order_seed < 2**32:
+            raise UsageError(f"order_seed is {self.order_seed}; it must be from 0 to 2^32 - 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +103,24 @@ def prepare(config: DumpConfig) -> Job:
     source = open_source(config.data)
     codec = open_codec(config.codec, classes=source.classes)
     teacher = open_model(config.teacher, classes=source.classes, recipe=recipe, trained=True)
+    manifest = _manifest(config, source, recipe, teacher, codec)
+    return Job(
+        config=config,
+        seeds=seeds,
+        source=source,
+        recipe=recipe,
+        teacher=teacher,
+        compute=compute,
+        manifest=manifest,
+    )
+
+
+def _manifest(config: DumpConfig, source: Source, recipe: Recipe, teacher: VisionModel, codec: Codec) -> Manifest:
     unit_rows, chunk_rows = default_rows(codec.record_dtype.itemsize, len(source))
     if config.unit_rows is not None:
         unit_rows, chunk_rows = config.unit_rows, _chunk_rows(config.unit_rows, chunk_rows)
     preprocessing = teacher.preprocessing
-    manifest = Manifest(
+    return Manifest(
         task="classification",
         classes=source.classes,
         rows=len(source),
@@ -114,6 +129,7 @@ def prepare(config: DumpConfig) -> Job:
         recipe=recipe.to_dict(),
         teacher={
             "spec": teacher.spec,
+            "architecture": teacher.architecture,
             "sha256": state_sha256(teacher.module),
             "size": preprocessing.size,
             "mean": list(preprocessing.mean),
@@ -131,15 +147,6 @@ def prepare(config: DumpConfig) -> Job:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
-    return Job(
-        config=config,
-        seeds=seeds,
-        source=source,
-        recipe=recipe,
-        teacher=teacher,
-        compute=compute,
-        manifest=manifest,
-    )
 
 
 def dump_teacher(config: DumpConfig) -> dict[str, Any]:
@@ -156,7 +163,7 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     job = prepare(config)
     cache = create_cache(config.cache, job.manifest)
     todo = [(seed, unit) for seed in job.seeds for unit in cache.missing_units(seed)]
-    for seed in dict(todo):
+    for seed in job.seeds:
         cache.start_seed(seed)
     start = time.monotonic()
     written = _write_units(job, cache, todo) if todo else 0
@@ -299,7 +306,7 @@ def _records(job: Job, cache: Cache, requests: Iterable[Request]) -> Iterator[tu
     """Yield each batch with its logits, on the host, and records; the device works on the next batch while one is encoded."""
     model = job.compute.place(job.teacher).eval()
     ahead: tuple[Batch, Callable[[], Logits]] | None = None
-    for batch in job.loader(cache, requests):
+    for batch in _readable(job.loader(cache, requests)):
         with torch.inference_mode(), job.compute.autocast():
             following = batch, job.compute.fetch(model(job.compute.move(batch.views[0])))
         if ahead is not None:
@@ -307,6 +314,13 @@ def _records(job: Job, cache: Cache, requests: Iterable[Request]) -> Iterator[tu
         ahead = following
     if ahead is not None:
         yield _encode(job, cache, *ahead)
+
+
+def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
+    try:
+        yield from batches
+    except UnreadableSampleError as error:
+        raise UnreadableSampleError(f"{error}, or dump with --skip-unreadable to record it as absent") from error
 
 
 def _encode(job: Job, cache: Cache, batch: Batch, fetched: Callable[[], Logits]) -> tuple[Batch, Logits, Records]:

@@ -26,6 +26,7 @@ from kdcache.spec import Spec, choose, load_function, parse_spec
 from kdcache.views import Recipe
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_PREPROCESSING = ("mean", "std", "input_size")
 _WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt")
 
 
@@ -39,7 +40,10 @@ class Preprocessing:
 
 
 class VisionModel(nn.Module):
-    """A classifier that takes views as they are rendered, and normalises them itself, on its own device."""
+    """A classifier that takes views as they are rendered, and normalises them itself, on its own device.
+
+    `architecture` is its spec without what does not decide how its state is used: weights and preprocessing.
+    """
 
     mean: Tensor
     std: Tensor
@@ -49,13 +53,23 @@ class VisionModel(nn.Module):
         self.module = module
         self.preprocessing = preprocessing
         self.spec = spec
+        self.architecture = _architecture(spec)
         for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1) * 255, persistent=False)
 
     def forward(self, views: Views) -> Logits:
-        """Return class logits, `[rows, classes]`."""
+        """Return class logits, `[rows, classes]`.
+
+        Raises:
+            ModelError: the module gives something else.
+        """
         logits = self.module(torch.sub(views, self.mean).div_(self.std))
-        return logits  # type: ignore[no-any-return]
+        if not isinstance(logits, Tensor):
+            raise ModelError(
+                f"model {self.spec} gives a {type(logits).__name__}, not logits; if it has auxiliary heads for training, "
+                "switch them off in its spec (aux_logits=false)"
+            )
+        return logits
 
 
 def open_model(text: str, *, classes: int, recipe: Recipe, trained: bool = False) -> VisionModel:
@@ -73,7 +87,9 @@ def open_model(text: str, *, classes: int, recipe: Recipe, trained: bool = False
     """
     spec = parse_spec(text)
     options = dict(spec.options)
-    own: dict[str, Any] = {key: options.pop(key) for key in ("mean", "std", "input_size") if key in options}
+    if "num_classes" in options:
+        raise UsageError(f"model {text!r}: the number of classes comes from the data ({classes}); leave num_classes out")
+    own: dict[str, Any] = {key: options.pop(key) for key in _PREPROCESSING if key in options}
     weights = options.pop("weights") if _is_file(options.get("weights")) else None
     if trained and weights is None and not (options.get("pretrained") or options.get("weights")) and spec.name in _BUILDERS:
         raise ModelError(f"teacher {text!r} has no weights; add weights=FILE or pretrained=true")
@@ -163,6 +179,12 @@ _BUILDERS: dict[str, Callable[[Spec, int | None, int], tuple[nn.Module, dict[str
 }
 
 
+def _architecture(text: str) -> str:
+    spec = parse_spec(text)
+    options = {key: value for key, value in spec.options.items() if key not in (*_PREPROCESSING, "weights", "pretrained")}
+    return str(Spec(spec.name, spec.arg, dict(sorted(options.items()))))
+
+
 def _is_file(weights: Any) -> bool:
     return isinstance(weights, str) and (weights.endswith(_WEIGHT_FILES) or Path(weights).is_file())
 
@@ -179,13 +201,15 @@ def _load_weights(module: nn.Module, path: Path, classes: int) -> None:
         raise ModelError(
             f"weights file {path} cannot be read as plain tensors ({_line(error)[:160]}); save its state_dict as safetensors"
         ) from error
-    for key in ("state_dict", "model"):  # the wrappings of timm's, torchvision's and Lightning's checkpoints
+    for key in ("state_dict", "model", "student"):  # timm's and Lightning's, torchvision's, and our own checkpoints
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping):
         raise ModelError(f"weights file {path} holds a {type(state).__name__}, not a state_dict")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
     own = module.state_dict()
+    for prefix in ("module.", "_orig_mod."):  # of data-parallel and of compiled models
+        if all(key.startswith(prefix) for key in state) and not all(key.startswith(prefix) for key in own):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
     wrong = [
         f"{key} is {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the model"
         for key in own.keys() & state.keys()
@@ -224,7 +248,7 @@ def _try_out(model: VisionModel, classes: int, channels: int) -> None:
     size = model.preprocessing.size
     try:
         logits = model.eval()(torch.zeros(1, channels, size, size, dtype=torch.uint8))
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+    except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(
             f"model {model.spec} fails on views of {channels}x{size}x{size}: {_line(error)}; "
             "check the recipe's mode and size, or set input_size=N in the model's spec"

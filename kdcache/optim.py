@@ -15,7 +15,7 @@ class OptimizerConfig:
     """Settings of timm.optim.create_optimizer_v2."""
 
     name: str = "sgd"
-    """Any optimiser that timm knows: sgd (with Nesterov momentum), momentum (without), adamw, rmsproptf, lamb, ..."""
+    """Any of timm.optim.list_optimizers(): sgd (with Nesterov momentum), momentum (without), adamw, rmsproptf, lamb, ..."""
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -30,7 +30,7 @@ class ScheduleConfig:
     """Settings of timm.scheduler.create_scheduler_v2; lengths are in epochs, the rate changes each step."""
 
     name: str = "cosine"
-    """Any schedule that timm knows: cosine, step, multistep, poly, tanh, or none."""
+    """One of timm's: cosine, step, multistep, poly, tanh, or none."""
     warmup_epochs: float = 0.0
     warmup_lr: float = 1e-5
     min_lr: float = 0.0
@@ -40,6 +40,10 @@ class ScheduleConfig:
     """Of multistep: epochs after which it decays."""
     decay_rate: float = 0.1
     """Of step and multistep: the factor of a decay. Of poly: the power, 0.9 in most papers."""
+
+    def __post_init__(self) -> None:
+        if not self.decay_epochs > 0:
+            raise UsageError(f"schedule.decay_epochs is {self.decay_epochs}; it must be above 0")
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -5,6 +5,7 @@ or your own `module:function`, which returns a map-style data set of (image, cla
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -67,6 +68,8 @@ class DatasetSource:
         self._dataset = dataset
         self._paths = _relative_paths(dataset)
         self.classes = classes or _count_classes(dataset, self.spec)
+        names = getattr(dataset, "classes", None)
+        self.class_names = tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
         self.fingerprint = self._fingerprint()
 
     def __len__(self) -> int:
@@ -91,7 +94,7 @@ class DatasetSource:
         except _UNREADABLE as error:
             raise UnreadableSampleError(
                 f"sample {index} ({self.key(index)}) of {self.spec} cannot be read: {type(error).__name__}: {error}; "
-                "repair or remove it, or dump with --skip-unreadable to record it as absent"
+                "repair it or remove it"
             ) from error
         if not _is_index(target) or not 0 <= int(target) < self.classes:
             raise SourceError(
@@ -164,8 +167,15 @@ def open_source(text: str) -> Source:
     return opened if hasattr(opened, "fingerprint") else DatasetSource(opened, spec)
 
 
+def is_own_code(text: str) -> bool:
+    """Return whether opening the spec would import and call a function of the user's."""
+    return parse_spec(text).name not in _OPENERS
+
+
 def _open_digits(spec: Spec) -> Source:
     check_options(Digits, spec, "source")
+    if spec.arg is not None and spec.options:
+        raise UsageError(f"source {spec} names its split twice; write digits:train, digits:test or digits:all")
     return DatasetSource(Digits(str(spec.options.get("split", spec.arg or "train"))), spec)
 
 
@@ -188,7 +198,11 @@ def _open_torchvision(spec: Spec) -> Source:
     names = [name for name in datasets.__all__ if name not in ("ImageFolder", "DatasetFolder", "FakeData")]
     cls = getattr(datasets, choose(spec.arg or "", names, "torchvision data set"))
     options = dict(spec.options)
-    classes = options.pop("classes", None)
+    # a number is for us: the data set does not say; LSUN has a parameter of that name, which is a list or text
+    given = options.get("classes")
+    classes = given if isinstance(given, int) else None
+    if classes is not None:
+        del options["classes"]
     check_options(cls, Spec(spec.name, spec.arg, options), "source")
     try:
         dataset = cls(**options)
@@ -197,7 +211,7 @@ def _open_torchvision(spec: Spec) -> Source:
         raise SourceError(
             f"source {spec}: {reason}; check root={options.get('root')!r}, or add download=true if the set can be downloaded"
         ) from error
-    return DatasetSource(dataset, spec, classes if isinstance(classes, int) else None)
+    return DatasetSource(dataset, spec, classes)
 
 
 _OPENERS: dict[str, Callable[[Spec], Source]] = {
@@ -234,9 +248,16 @@ def _path(item: Any) -> str | None:
 
 
 def _relative_paths(dataset: Any) -> list[str] | None:
-    root = str(getattr(dataset, "root", "")).rstrip("/") + "/"
+    """Return the listed paths below the data set's root, or below what they have in common: the same on every machine."""
     listing = _listing(dataset)
-    return [str(_path(item)).removeprefix(root) for item in listing] if listing else None
+    if not listing:
+        return None
+    # not Path.resolve, which takes far longer on a million paths and gives links another name
+    paths = [os.path.abspath(str(_path(item))) for item in listing]  # noqa: PTH100
+    root = os.path.abspath(getattr(dataset, "root", "")) + os.sep  # noqa: PTH100
+    if not all(path.startswith(root) for path in paths):
+        root = os.path.commonpath([path.rpartition(os.sep)[0] for path in paths]).rstrip(os.sep) + os.sep
+    return [path.removeprefix(root) for path in paths]
 
 
 def _listed_targets(dataset: Any) -> list[int] | None:

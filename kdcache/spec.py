@@ -172,12 +172,12 @@ def load_function(spec: Spec, what: str, known: Iterable[str]) -> Any:
     except (ImportError, ValueError):
         found = None
     if found is None:
-        choose(spec.name, known, f"{what} (and no module of that name)")
+        choose(spec.name, known, f"{what} (and no module of that name in this folder or on PYTHONPATH)")
     if spec.arg is None:
         raise UsageError(f"{what} {str(spec)!r} names no function; write {spec.name}:function,key=value,...")
-    function = getattr(importlib.import_module(spec.name), spec.arg, None)
-    if not callable(function):
-        raise UsageError(f"{what} {str(spec)!r}: module {spec.name} has no function {spec.arg!r}")
+    module = importlib.import_module(spec.name)
+    functions = [name for name, value in vars(module).items() if callable(value)]
+    function = getattr(module, choose(spec.arg, functions, f"function of module {spec.name}"))
     check_options(function, spec, what)
     return function(**spec.options)
 

@@ -9,7 +9,7 @@ import torch
 from kdcache.cache import Cache, Slab
 from kdcache.codecs import DenseRows, TeacherRows
 from kdcache.compute import Compute
-from kdcache.models import VisionModel
+from kdcache.models import VisionModel, state_sha256
 from kdcache.shapes import Rows
 from kdcache.views import Batch
 
@@ -19,6 +19,9 @@ _NO_ROWS: Rows = np.empty(0, np.int64)
 @runtime_checkable
 class Teacher(Protocol):
     """Gives the teacher's rows of each batch."""
+
+    identity: str
+    """Tells one teacher from another, where the cache does not."""
 
     def start_seed(self, seed: int, following: int | None) -> Rows:
         """Make ready for views of `seed`, fetch `following` meanwhile, and return the rows that must be left out."""
@@ -31,6 +34,7 @@ class CachedTeacher:
     """Reads rows from a cache: gathered from the seed's slab here, decoded on the device."""
 
     def __init__(self, cache: Cache, compute: Compute) -> None:
+        self.identity = str(cache.manifest.teacher["sha256"])
         self._cache, self._compute = cache, compute
         self._fetcher = ThreadPoolExecutor(1, "kdcache-slab")
         self._slabs: dict[int, Future[Slab]] = {}
@@ -57,6 +61,7 @@ class OnlineTeacher:
     """Runs a teacher on each batch: the reference that a cache must equal, and the cost that it saves."""
 
     def __init__(self, model: VisionModel, compute: Compute) -> None:
+        self.identity = state_sha256(model.module)
         self._model = compute.place(model).eval()
         self._compute = compute
 
@@ -74,6 +79,7 @@ class NoTeacher:
     """For losses without a teacher; with a cache, the views and the rows left out are those of the cache."""
 
     def __init__(self, cache: Cache | None) -> None:
+        self.identity = "none"
         self._cache = cache
 
     def start_seed(self, seed: int, following: int | None) -> Rows:

@@ -74,6 +74,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "log_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.clip_grad is not None and not self.clip_grad > 0:
+            raise UsageError(f"clip_grad is {self.clip_grad}; it must be above 0")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
         if not 0 <= self.run_seed < 2**32:
@@ -95,7 +97,7 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
 
     Returns:
         `run`, `epochs`, `steps`, the last `top1`, `top5` and `eval_loss` on the evaluation data (if there is any), `best_top1`,
-        `train_loss`, `seconds` of training and evaluation, `views_per_second` in training, `peak_memory` in bytes.
+        `train_loss`, `seconds` of training without evaluation, `views_per_second` in training, `peak_memory` in bytes.
 
     Raises:
         MismatchError: the run was started with other settings, or the data is not that of the cache.
@@ -126,6 +128,8 @@ class Trainer:
         self.student: VisionModel = open_model(config.student, classes=self.source.classes, recipe=self.recipe)
         self.model = self.compute.place(self.student)
         self.teacher, sizes = self._teacher()
+        seen = [self.cache.manifest.teacher["size"]] if self.cache else sizes[1:]
+        self.recipe.require_one_draw(sizes[0], *seen)
         self.sampler = EpochSampler(config.batch_size)
         order = self.cache.order if self.cache else row_order(len(self.source), 0)
         dataset = ViewDataset(self.source, self.recipe, order, sizes=sizes)
@@ -143,6 +147,10 @@ class Trainer:
         seed, following = (self.seeds[e % len(self.seeds)] for e in (epoch, epoch + 1))
         absent = self.teacher.start_seed(seed, following if epoch + 1 < self.config.epochs else None)
         rows = epoch_rows(len(self.source), absent, run_seed=self.config.run_seed, epoch=epoch)
+        if not len(rows):
+            raise KdcacheError(
+                f"no sample of {self.source.spec} could be read when seed {seed} was dumped: nothing to train on"
+            )
         self.sampler.set_epoch(rows, seed)
         self.compute.seed(seed_generators(self.config.run_seed, epoch + 1))  # dropout continues the same after a resume
         self.model.train()
@@ -218,6 +226,7 @@ class Trainer:
         return {
             "epoch": self.epoch,
             "step": self.step,
+            "seeds": self.seeds,
             "identity": self._identity(),
             "student": self.student.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -240,12 +249,13 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step = state["epoch"], state["step"]
+        self.seeds = state["seeds"]  # the cache may have more by now: their turns would change
         self.schedule.step_update(self.step)
 
     def _identity(self) -> dict[str, str]:
         cache = self.cache.manifest.digest if self.cache else "none"
         evaluated = self.evaluation.dataset.source.fingerprint if self.evaluation else "none"
-        own = {"source": self.source.fingerprint, "recipe": self.recipe.fingerprint}
+        own = {"source": self.source.fingerprint, "recipe": self.recipe.fingerprint, "teacher": self.teacher.identity}
         return {**own, "cache": cache, "evaluation source": evaluated}
 
     def _teacher(self) -> tuple[Teacher, list[int]]:
@@ -270,6 +280,13 @@ class Trainer:
         if source.classes != self.source.classes:
             raise MismatchError(
                 f"eval_data {source.spec} has {source.classes} classes, data {self.source.spec} {self.source.classes}; "
+                "give sets of the same classes"
+            )
+        names = [getattr(one, "class_names", None) for one in (self.source, source)]
+        if None not in names and names[0] != names[1]:
+            differing = next((a, b) for a, b in zip(*names, strict=True) if a != b)
+            raise MismatchError(
+                f"eval_data {source.spec} calls a class {differing[1]!r} that data {self.source.spec} calls {differing[0]!r}; "
                 "give sets of the same classes"
             )
         recipe = load_recipe(self.config.eval_recipe or self.recipe.eval).with_mode(self.recipe.mode)
@@ -325,14 +342,15 @@ def _differences(run: Path, config: TrainConfig, *, free: tuple[str, ...]) -> li
 
 def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
     """Train what is left of the run whose folder this process holds."""
-    if (state := load_checkpoint(run / "last.pt")) is not None:
-        trainer.load_state(state)
+    if (checkpoint := load_checkpoint(run / "last.pt")) is not None:
+        trainer.load_state(checkpoint)
     replace_file(run / "config.toml", lambda file: file.write(dump_config(config, "train-student").encode()))
     metrics = MetricsFile(run / "metrics.jsonl", step=trainer.step)
     for epoch in range(trainer.epoch, config.epochs):
         metrics.write(trainer.run_epoch(epoch, metrics))
         save_checkpoint(run / "last.pt", trainer.state())
-    weights = {name: tensor.contiguous() for name, tensor in trainer.student.module.state_dict().items()}
+    state = trainer.student.module.state_dict()  # cloned below: safetensors takes no tied weights
+    weights = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     replace_file(run / "student.safetensors", lambda file: file.write(safetensors_bytes(weights)))
     result = _result(config, trainer, read_metrics(run / "metrics.jsonl"))
     replace_file(run / "result.json", lambda file: file.write(json.dumps(result, indent=1).encode()))

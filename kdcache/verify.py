@@ -4,13 +4,13 @@ from typing import Any
 
 from kdcache.cache import Cache
 from kdcache.drift import check_views
-from kdcache.errors import CacheError, DriftError, MismatchError
-from kdcache.sources import open_source
+from kdcache.errors import CacheError, DriftError, MismatchError, UsageError
+from kdcache.sources import is_own_code, open_source
 from kdcache.tracking import progress
 
 
 def verify_cache(cache: Cache, *, views: int = 0, data: str | None = None) -> dict[str, Any]:
-    """Check every committed unit's commit, bytes, SHA-256 and zarr checksums.
+    """Check every committed unit's commit, bytes, SHA-256 and zarr checksums, and each seed's zarr metadata.
 
     Args:
         cache: the cache.
@@ -22,7 +22,7 @@ def verify_cache(cache: Cache, *, views: int = 0, data: str | None = None) -> di
         `temporary` files that killed writers left (harmless), and `views` if asked for.
     """
     units = [(seed, unit) for seed in cache.seeds() for unit in cache.committed_units(seed)]
-    faults: list[str] = []
+    faults = [fault for seed in cache.seeds() for fault in cache.array_faults(seed)]
     size = 0
     with progress("verify", len(units), "units") as bar:
         for seed, unit in units:
@@ -42,7 +42,7 @@ def verify_cache(cache: Cache, *, views: int = 0, data: str | None = None) -> di
         "temporary": sum(1 for _ in cache.folder.temporaries()),
     }
     if views and not faults:
-        source = open_source(data or cache.manifest.source["spec"])
+        source = open_source(data or _recorded_source(cache))
         try:
             if source.fingerprint != cache.manifest.source["fingerprint"]:
                 raise MismatchError(f"data {source.spec} is not the source of cache {cache.folder}; give --data SPEC")
@@ -50,3 +50,11 @@ def verify_cache(cache: Cache, *, views: int = 0, data: str | None = None) -> di
         except (DriftError, MismatchError) as error:
             faults.append(str(error))
     return {**report, "faults": faults}
+
+
+def _recorded_source(cache: Cache) -> str:
+    """Return the spec of the manifest's source, unless opening it would run what a cache from elsewhere says."""
+    spec = str(cache.manifest.source["spec"])
+    if is_own_code(spec):
+        raise UsageError(f"cache {cache.folder} was made from {spec}, which is code; if it is yours, say so: --data {spec}")
+    return spec

@@ -3,10 +3,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from caches import contents
 from PIL import Image
 from runs import CONV, IN_PROCESS, dump, largest_file
+from safetensors.torch import save_file
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.commit import commit_key
@@ -236,9 +238,36 @@ def test_unit_rows_that_leave_only_small_chunks_are_refused(tmp_path: Path) -> N
 
 
 def test_a_teacher_at_chance_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    accuracy = dump(tmp_path / "cache", seeds="0:1")["teacher_accuracy"]
+    accuracy = dump(tmp_path / "cache", seeds="0:1", unit_rows=2048)["teacher_accuracy"]
     assert (
         accuracy < 20
         and f"note: the teacher is right on {accuracy:.1f} % of these views, chance is 10.0 %" in capsys.readouterr().err
     )
-    assert plan_dump(config(tmp_path / "plan", seeds="0:1"))["teacher_accuracy"] == pytest.approx(accuracy, abs=0.01)
+    assert plan_dump(config(tmp_path / "plan", seeds="0:1", unit_rows=2048))["teacher_accuracy"] == pytest.approx(
+        accuracy, abs=0.01
+    )
+
+
+def test_the_same_weights_used_otherwise_are_another_teacher(tmp_path: Path) -> None:
+    weights = tmp_path / "teacher.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=10, in_chans=1).state_dict(), weights)
+    teacher = f"timm:test_resnet,input_size=32,weights={weights}"
+    dump(tmp_path / "cache", teacher=teacher, seeds="0:1", data="digits:test")
+    assert (
+        dump(tmp_path / "cache", teacher=f"{teacher},mean=0.5,std=0.5", seeds="0:1", data="digits:test")["units_written"] == 0
+    )
+    with pytest.raises(MismatchError, match=r"teacher\.architecture.*global_pool=max"):
+        dump(tmp_path / "cache", teacher=f"{teacher},global_pool=max", seeds="1", data="digits:test")
+
+
+def test_a_cache_without_units_may_be_removed(tmp_path: Path) -> None:
+    with pytest.raises(CodecError):
+        dump(tmp_path / "cache", teacher="tiny_models:poisoned,mean=0,std=1", seeds="0:1")
+    with pytest.raises(MismatchError, match="it holds no unit yet: remove it"):
+        dump(tmp_path / "cache", teacher="tiny_models:poisoned,mean=0,std=1", seeds="0:1", codec=EXACT)
+
+
+@pytest.mark.parametrize("order_seed", [-1, 2**32])
+def test_an_order_seed_out_of_range_is_refused(tmp_path: Path, order_seed: int) -> None:
+    with pytest.raises(UsageError, match="order_seed is"):
+        config(tmp_path, order_seed=order_seed)

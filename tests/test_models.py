@@ -221,7 +221,7 @@ def test_any_one_weight_or_buffer_changes_the_identity() -> None:
         ("torchvision:resnet81", UsageError, "did you mean 'resnet18'"),
         ("torchvision:resnet18,widht=3", UsageError, "unexpected keyword argument 'widht'"),
         ("torchvision:resnet18,weights=DEFUALT", UsageError, "did you mean 'DEFAULT'"),
-        ("tiny_models:conf", UsageError, "has no function 'conf'"),
+        ("tiny_models:conf", UsageError, "did you mean 'conv'"),
         ("tiny_models:conv,clases=4", UsageError, "did you mean 'classes'"),
         ("tiny_models:noise", ModelError, "gave a Noise; the function must return a torch.nn.Module"),
         ("tiny_models:conv,channels=3,mean=grey", UsageError, "mean, std and input_size must be numbers"),
@@ -261,3 +261,21 @@ def test_pretrained_weights_that_cannot_be_reached_are_one_line(monkeypatch: pyt
     with pytest.raises(ModelError, match="with pretrained=true the weights must be reachable") as caught:
         opened("timm:test_resnet,pretrained=true", recipe=RGB, trained=True)
     assert "\n" not in str(caught.value) and time.monotonic() - start < 10
+
+
+def test_the_number_of_classes_is_no_option() -> None:
+    with pytest.raises(UsageError, match=r"the number of classes comes from the data \(10\); leave num_classes out"):
+        open_model("timm:test_resnet,num_classes=10,pretrained=true", classes=10, recipe=GREY, trained=True)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_prefixes_of_wrapped_models_are_taken_off(tmp_path: Path, prefix: str) -> None:
+    state = mlp().state_dict()
+    save_file({f"{prefix}{name}": value for name, value in state.items()}, tmp_path / "a.safetensors")
+    model = open_model(f"tiny_models:mlp,mean=0,std=1,weights={tmp_path}/a.safetensors", classes=10, recipe=GREY)
+    assert all(torch.equal(value, state[name]) for name, value in model.module.state_dict().items())
+
+
+def test_the_architecture_leaves_out_weights_and_preprocessing() -> None:
+    model = open_model("tiny_models:mlp,std=1,channels=1,mean=0,classes=10", classes=10, recipe=GREY)
+    assert model.architecture == "tiny_models:mlp,channels=1,classes=10"

@@ -103,3 +103,8 @@ def test_warmup_rises_in_a_line_to_the_schedule() -> None:
 def test_a_wrong_schedule_is_told() -> None:
     with pytest.raises(UsageError, match=r"unknown schedule\.name 'cosin'; did you mean 'cosine'"):
         rates(name="cosin")
+
+
+def test_decay_epochs_of_nothing_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"schedule\.decay_epochs is 0; it must be above 0"):
+        ScheduleConfig(name="step", decay_epochs=0)

@@ -165,7 +165,7 @@ def test_the_fingerprint_covers_arrays_in_memory(fashion: Path, tmp_path: Path) 
         ("torchvision:FashionMNIST", SourceError, "missing 1 required positional argument: 'root'"),
         ("torchvision:CIFAR10,root=/no/such", SourceError, "Dataset not found .*download=true"),
         ("tiny_models", UsageError, "names no function; write tiny_models:function"),
-        ("tiny_models:nosie", UsageError, "module tiny_models has no function 'nosie'"),
+        ("tiny_models:nosie", UsageError, "unknown function of module tiny_models 'nosie'; did you mean 'noise'"),
         ("tiny_models:noise,lenght=4", UsageError, "did you mean 'length'"),
         ("tiny_models:noise,length=0", SourceError, "is empty; name a data set with at least one sample"),
         ("", UsageError, "has no name"),
@@ -310,3 +310,16 @@ def test_a_listing_of_paths_gives_keys() -> None:
     assert len({source.fingerprint, other.fingerprint, relabelled.fingerprint}) == 3
     pairs = [rows([0, 1], classes=2, samples=[("x/1.png", 0), ("x/2.png", label)]) for label in (0, 1)]
     assert opened(pairs[0]).fingerprint != opened(pairs[1]).fingerprint
+
+
+@pytest.mark.parametrize("root", ["{0}", "{0}/", "{0}/../{1}", None])
+def test_keys_do_not_depend_on_how_a_path_is_written(tmp_path: Path, root: str | None) -> None:
+    paths = [str(tmp_path / "a" / "1.png"), tmp_path / "b" / ".." / "b" / "2.png"]
+    attributes = {} if root is None else {"root": root.format(tmp_path, tmp_path.name)}
+    source = opened(rows([0, 1], samples=[(path, at) for at, path in enumerate(paths)], classes=2, **attributes))
+    assert [source.key(0), source.key(1)] == ["a/1.png", "b/2.png"]
+
+
+def test_a_split_that_is_named_twice_is_told() -> None:
+    with pytest.raises(UsageError, match="names its split twice"):
+        open_source("digits:train,split=test")

@@ -14,15 +14,17 @@ import pytest
 import torch
 from PIL import Image
 from runs import CONV, MLP, dump, largest_file, train, train_config
+from safetensors.torch import load_file
 
 from kdcache.cache import open_cache
-from kdcache.checkpoint import held_folder
+from kdcache.checkpoint import held_folder, save_checkpoint
 from kdcache.compute import ComputeConfig
 from kdcache.config import dump_config
-from kdcache.errors import DriftError, KdcacheError, MismatchError, MissingUnitError, ModelError, UsageError
+from kdcache.errors import DriftError, KdcacheError, MismatchError, MissingUnitError, ModelError, RecipeError, UsageError
 from kdcache.models import open_model
 from kdcache.optim import OptimizerConfig, ScheduleConfig
-from kdcache.tracking import read_metrics
+from kdcache.tracking import MetricsFile, read_metrics
+from kdcache.train import Trainer
 from kdcache.views import load_recipe
 
 
@@ -222,7 +224,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "run" / ".last.pt.0.tmp").touch()
     with held_folder(tmp_path / "run"):
         assert not (tmp_path / "run" / ".last.pt.0.tmp").exists(), "a killed process left it"
-        with pytest.raises(KdcacheError, match="another process is at work in .*run"):
+        with pytest.raises(KdcacheError, match=r"another process is at work in .*run"):
             train(tmp_path / "run", **settings)
     assert train(tmp_path / "run", **settings)["epochs"] == 1
 
@@ -267,6 +269,9 @@ def test_evaluation_data_of_other_classes_is_refused(tmp_path: Path) -> None:
         ({"cache": "a", "teacher": "b"}, "not both"),
         ({"cache": "a", "recipe": "digits"}, "brings its own recipe"),
         ({"run_seed": -1, "recipe": "digits", "loss": "ce"}, "run_seed is -1"),
+        ({"clip_grad": 0.0, "recipe": "digits", "loss": "ce"}, "clip_grad is 0.0; it must be above 0"),
+        ({"loss": "dist:beta=-2", "recipe": "digits"}, "beta=-2.0 must be 0 or more"),
+        ({"loss": "kl:weight=nan", "recipe": "digits"}, "weight=nan must be 0 or more"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(tmp_path: Path, changes: Any, message: str) -> None:
@@ -288,3 +293,69 @@ def test_a_compiled_student_trains_the_same_and_saves_plain_names(tmp_path: Path
     np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "plain"), rtol=1e-4)
     state = torch.load(tmp_path / "compiled" / "last.pt", weights_only=True)["student"]
     assert set(state) == {"1.weight", "1.bias", "4.weight", "4.bias"}
+
+
+def test_a_resumed_run_keeps_its_seeds_when_the_cache_has_grown(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"cache": str(tmp_path / "cache"), "loss": "dist:tau=4", "epochs": 4}
+    dump(tmp_path / "cache", seeds="0:2")
+    train(tmp_path / "unbroken", **settings)
+    trainer = Trainer(train_config(tmp_path / "run", **settings))
+    (tmp_path / "run").mkdir()
+    metrics = MetricsFile(tmp_path / "run" / "metrics.jsonl", step=0)
+    metrics.write(trainer.run_epoch(0, metrics))
+    save_checkpoint(tmp_path / "run" / "last.pt", trainer.state())
+    (tmp_path / "run" / "config.toml").write_text(dump_config(trainer.config, "train-student"))
+    dump(tmp_path / "cache", seeds="0:4")
+    train(tmp_path / "run", **settings)
+    seeds = [line["seed"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "epoch"]
+    assert seeds == [0, 1, 0, 1] and losses(tmp_path / "run") == losses(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("changes", [{"run_seed": 5}, {"epochs": 4}, {"loss": "ce:ce=2"}])
+def test_a_finished_run_is_not_given_for_another(tmp_path: Path, changes: dict[str, Any]) -> None:
+    train(tmp_path / "run", **{"recipe": "digits", "loss": "ce"})
+    with pytest.raises(MismatchError, match=f"{next(iter(changes))}: .* there, .* now"):
+        train(tmp_path / "run", **{"recipe": "digits", "loss": "ce", **changes})
+
+
+def test_tied_weights_are_saved(tmp_path: Path) -> None:
+    train(tmp_path / "run", recipe="digits", loss="ce", epochs=1, student="tiny_models:tied,mean=0.5,std=0.25")
+    weights = load_file(tmp_path / "run" / "student.safetensors")
+    assert torch.equal(weights["1.weight"], weights["3.weight"])
+
+
+def test_auxiliary_heads_are_told_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"gives a tuple, not logits.*aux_logits=false"):
+        train(tmp_path / "run", recipe="digits", loss="ce", student="tiny_models:auxiliary,mean=0.5,std=0.25")
+
+
+def test_a_cache_of_absent_samples_only_is_told(tmp_path: Path) -> None:
+    for index in range(6):
+        path = tmp_path / "images" / f"class{index % 3}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"not an image")
+    common = {"data": f"imagefolder:{tmp_path}/images"}
+    dump(tmp_path / "cache", teacher=f"{CONV},classes=3", seeds="0:1", skip_unreadable=True, **common)
+    with pytest.raises(KdcacheError, match=r"no sample of imagefolder.* could be read when seed 0 was dumped"):
+        train(tmp_path / "run", cache=str(tmp_path / "cache"), student=f"{MLP},classes=3", **common)
+
+
+def test_a_recipe_that_would_draw_otherwise_for_the_student_is_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "erase.toml"
+    resize, erase = ('[[transforms]]\nname = "Resize"\nsize = "input"\n', '[[transforms]]\nname = "RandomErasing"\np = 1.0\n')
+    recipe.write_text(f'mode = "L"\nsize = 8\n{resize}{erase}')
+    dump(tmp_path / "cache", recipe=str(recipe), seeds="0:1", teacher=f"{CONV},input_size=16")
+    train(tmp_path / "same", cache=str(tmp_path / "cache"), student=f"{CONV},input_size=16", epochs=1)
+    with pytest.raises(RecipeError, match=r"draws other views at 8 than at 16 pixels: RandomErasing.*input_size=16"):
+        train(tmp_path / "run", cache=str(tmp_path / "cache"))
+
+
+def test_evaluation_data_of_other_class_names_is_refused(tmp_path: Path) -> None:
+    for split, names in (("train", "ab"), ("val", "ac")):
+        for name in names:
+            path = tmp_path / split / name / "0.png"
+            path.parent.mkdir(parents=True)
+            Image.new("L", (8, 8)).save(path)
+    data = {"data": f"imagefolder:{tmp_path}/train", "eval_data": f"imagefolder:{tmp_path}/val"}
+    with pytest.raises(MismatchError, match=r"calls a class 'c' that data .* calls 'b'"):
+        train(tmp_path / "run", recipe="digits", loss="ce", student=f"{MLP},classes=2", **data)

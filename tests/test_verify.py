@@ -8,6 +8,7 @@ from runs import dump
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.commit import commit_key
 from kdcache.cache.zarr_store import object_key
+from kdcache.errors import UsageError
 from kdcache.verify import verify_cache
 
 
@@ -94,3 +95,23 @@ def test_verifying_writes_nothing(cache: Cache) -> None:
     verify_cache(cache)
     assert {path: path.stat().st_mtime_ns for path in cache.folder.path.rglob("*")} == before
     assert set(Path(os.environ["KDCACHE_HOME"]).rglob("*")) == home
+
+
+def test_nothing_that_a_cache_says_is_executed(tmp_path: Path) -> None:
+    attack = f"os:mkdir,path={tmp_path}/executed"
+    made = fill(tmp_path / "cache", 0, source={"spec": attack, "fingerprint": "0"})
+    with pytest.raises(UsageError, match=r"was made from os:mkdir.*which is code; if it is yours, say so: --data"):
+        verify_cache(made, views=2)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_lost_array_document_is_a_fault_and_the_next_dump_restores_it(tmp_path: Path) -> None:
+    dump(tmp_path / "cache")
+    document = tmp_path / "cache" / "seeds" / "00001" / "records" / "zarr.json"
+    whole = document.read_bytes()
+    document.write_bytes(whole.replace(b"1197", b"1198"))
+    assert "seed 1: its array has shape (1198, 20)" in verify_cache(open_cache(tmp_path / "cache"))["faults"][0]
+    document.unlink()
+    assert "seed 1: zarr cannot open its array" in verify_cache(open_cache(tmp_path / "cache"))["faults"][0]
+    assert dump(tmp_path / "cache")["units_written"] == 0
+    assert document.read_bytes() == whole and verify_cache(open_cache(tmp_path / "cache"))["faults"] == []

@@ -1,11 +1,14 @@
 """Models and data sets that tests name as `tiny_models:function`."""
 
 import os
+import signal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import get_worker_info
 
 
 def mlp(classes: int = 10, size: int = 8, channels: int = 1, dropout: float = 0.0) -> nn.Module:
@@ -74,3 +77,41 @@ def batchwise(classes: int = 10) -> nn.Module:
             return torch.full((len(images), classes), float(len(images)))
 
     return Batchwise()
+
+
+def tied(classes: int = 10) -> nn.Module:
+    """Use one weight twice."""
+    first, second = nn.Linear(64, 64), nn.Linear(64, 64)
+    second.weight = first.weight
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.Linear(64, classes))
+
+
+def auxiliary(classes: int = 10) -> nn.Module:
+    """Give a tuple in training, as networks with auxiliary heads do."""
+
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = mlp(classes)
+
+        def forward(self, images: torch.Tensor) -> Any:
+            logits = self.inner(images)
+            return (logits, logits) if self.training else logits
+
+    return Auxiliary()
+
+
+class Drawing(Noise):
+    """Draws in `__getitem__`, from the global generators."""
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(torch.randint(256, (8, 8), dtype=torch.uint8).numpy()), index % self.classes
+
+
+class Deadly(Noise):
+    """Ends the loader worker that reads sample 7, as the kernel does when memory is short."""
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        if index == 7 and get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)

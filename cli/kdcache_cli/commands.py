@@ -127,6 +127,7 @@ def train_student(file: str | None, settings: tuple[str, ...], as_json: bool, **
 def info(cache: str, as_json: bool) -> None:
     """Print what CACHE holds; with --json the whole manifest."""
     from kdcache.cache import open_cache
+    from kdcache.codecs import codec_spec
 
     opened = open_cache(cache)
     manifest = opened.manifest
@@ -134,6 +135,7 @@ def info(cache: str, as_json: bool) -> None:
     size, rows = sum(c.num_bytes for c in commits), sum(c.stop - c.start for c in commits)
     result = {
         "manifest": manifest.to_json(),
+        "codec": codec_spec(opened.codec),
         "complete_seeds": opened.complete_seeds(),
         "missing": {seed: missing for seed in opened.seeds() if (missing := opened.missing_units(seed))},
         "units": len(commits),
@@ -186,7 +188,11 @@ def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("free disk", human_bytes(plan["free_bytes"])),
         ("time left", f"{human_seconds(plan['seconds'])} at {plan['views_per_second']:.0f} views/s"),
-        ("teacher", f"{plan['teacher_accuracy']:.2f} % of the first views right"),
+        *(
+            [("teacher", f"{plan['teacher_accuracy']:.2f} % of the first views right")]
+            if plan["teacher_accuracy"] is not None
+            else []
+        ),
     ]
 
 
@@ -214,7 +220,6 @@ def _train_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     manifest = result["manifest"]
-    codec = ",".join(f"{key}={value}" for key, value in manifest["codec"]["configuration"].items())
     per_view = f", {result['bytes_per_view']:.1f} per view" if result["units"] else ""
     incomplete = [(f"seed {seed}", f"{len(units)} units missing") for seed, units in result["missing"].items()]
     return [
@@ -222,7 +227,7 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("source", f"{manifest['source']['spec']}, {manifest['rows']} samples"),
         ("recipe", f"{manifest['recipe']['name']} ({manifest['recipe']['fingerprint'][:12]})"),
         ("teacher", f"{manifest['teacher']['spec']} ({manifest['teacher']['sha256'][:12]})"),
-        ("codec", f"{manifest['codec']['name']}:{codec}"),
+        ("codec", result["codec"]),
         ("seeds", ranges(result["complete_seeds"])),
         *incomplete,
         ("units", f"{result['units']} of {manifest['unit_rows']} rows"),

@@ -35,6 +35,16 @@ class Group(click.Group):
                 return super().invoke(ctx)
             except KdcacheError as error:
                 raise OneLineError(error) from error
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                where = f"{error.filename}: " if error.filename else ""
+                raise OneLineError(KdcacheError(f"{where}{error.strerror or error}")) from error
+            except RuntimeError as error:
+                if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+                    raise
+                way_out = "use a smaller --batch-size, or --precision bfloat16"
+                raise OneLineError(KdcacheError(f"out of GPU memory; {way_out}; what was finished is kept")) from error
             except KeyboardInterrupt:
                 click.echo("kdcache: interrupted; run the same command again to go on", err=True)
                 raise click.exceptions.Exit(130) from None

@@ -28,21 +28,23 @@ TRAINING = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Steps:
     """Runs the quickstart's commands one after the other, and tells how far it is."""
 
     out: Path
     total: int
+    number: int = 0
 
-    def run(self, number: int, title: str, *words: str) -> dict[str, Any]:
+    def run(self, title: str, *words: str) -> dict[str, Any]:
         """Return the result of `kdcache WORDS --json`, run in a new process whose messages go to a log file.
 
         Raises:
             KdcacheError: the command failed; its last message is quoted.
         """
-        click.echo(f"[{number}/{self.total}] {title}\n      {shell_command('kdcache', *words)}", err=True)
-        log = self.out / "logs" / f"{number}.txt"
+        self.number += 1
+        click.echo(f"[{self.number}/{self.total}] {title}\n      {shell_command('kdcache', *words)}", err=True)
+        log = self.out / "logs" / f"{self.number}.txt"
         start = time.monotonic()
         with log.open("w") as messages:
             command = [sys.executable, "-m", "kdcache_cli", *words, "--json"]
@@ -64,48 +66,42 @@ def run_quickstart(out: str, *, as_json: bool) -> None:
     folder = Path(out)
     _check_ready(folder)
     steps = Steps(folder, 1 + len(CODECS) + len(STUDENTS))
-    teacher = steps.run(
-        1,
-        "train a teacher on 1,197 handwritten digits",
-        *("train-student", f"{out}/teacher", "--student", TEACHER, "--loss", "ce", "--recipe", "digits"),
-        *("--epochs", "20", "--lr", "0.003", *TRAINING),
-    )
-    caches = {}
-    for number, (name, codec) in enumerate(CODECS.items(), 2):
-        caches[name] = steps.run(
-            number,
-            f"run it once over 8 augmentation seeds, keep its logits as {codec}",
-            *(
-                "dump-teacher",
-                f"{out}/cache-{name}",
-                "--data",
-                "digits:train",
-                "--recipe",
-                "digits",
-                "--seeds",
-                "0:8",
-                "--workers",
-                "0",
-            ),
-            *("--teacher", f"{TEACHER},weights={out}/teacher/student.safetensors", "--codec", codec),
-        )
-    students = []
-    for number, (title, (loss, cache)) in enumerate(STUDENTS.items(), 2 + len(CODECS)):
-        run = f"{out}/student-{loss.partition(':')[0]}-{cache}"
-        result = steps.run(
-            number,
-            f"train the student without the teacher: {title}",
-            *("train-student", run, "--cache", f"{out}/cache-{cache}", "--student", STUDENT, "--loss", loss),
-            *("--epochs", "32", "--lr", "0.005", *TRAINING),
-        )
-        per_view = None if loss == "ce" else caches[cache]["bytes_per_view"]
-        students.append({"name": title, "bytes_per_view": per_view, **result})
+    teacher = _train_teacher(steps)
+    caches = {name: _dump(steps, name, codec) for name, codec in CODECS.items()}
+    students = [_train_student(steps, title, loss, cache, caches[cache]) for title, (loss, cache) in STUDENTS.items()]
     summary = {"out": str(folder), "teacher": teacher, "caches": caches, "students": students}
     (folder / "quickstart.json").write_text(json.dumps(summary, indent=1))
     if as_json:
         click.echo(json.dumps(summary, indent=1))
     else:
         _print_table(summary)
+
+
+def _train_teacher(steps: Steps) -> dict[str, Any]:
+    return steps.run(
+        "train a teacher on 1,197 handwritten digits",
+        *("train-student", f"{steps.out}/teacher", "--student", TEACHER, "--loss", "ce", "--recipe", "digits"),
+        *("--epochs", "20", "--lr", "0.003", *TRAINING),
+    )
+
+
+def _dump(steps: Steps, name: str, codec: str) -> dict[str, Any]:
+    teacher = f"{TEACHER},weights={steps.out}/teacher/student.safetensors"
+    return steps.run(
+        f"run it once over 8 augmentation seeds, keep its logits as {codec}",
+        *("dump-teacher", f"{steps.out}/cache-{name}", "--data", "digits:train", "--recipe", "digits", "--seeds", "0:8"),
+        *("--teacher", teacher, "--codec", codec, "--workers", "0"),
+    )
+
+
+def _train_student(steps: Steps, title: str, loss: str, cache: str, dumped: dict[str, Any]) -> dict[str, Any]:
+    run = f"{steps.out}/student-{loss.partition(':')[0]}-{cache}"
+    result = steps.run(
+        f"train the student without the teacher: {title}",
+        *("train-student", run, "--cache", f"{steps.out}/cache-{cache}", "--student", STUDENT, "--loss", loss),
+        *("--epochs", "32", "--lr", "0.005", *TRAINING),
+    )
+    return {"name": title, "bytes_per_view": None if loss == "ce" else dumped["bytes_per_view"], **result}
 
 
 def _check_ready(folder: Path) -> None:

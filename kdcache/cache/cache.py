@@ -14,8 +14,8 @@ from kdcache.cache.commit import Commit, commit_key, unit_name
 from kdcache.cache.manifest import Manifest, library_versions
 from kdcache.cache.publish import Folder
 from kdcache.cache.slab import Slab, evict, is_whole, materialise, slab_folder
-from kdcache.cache.zarr_store import UnitFormat, object_key, root_metadata
-from kdcache.codecs import Codec, codec_from_dict
+from kdcache.cache.zarr_store import UnitFormat, object_key, root_metadata, seed_path
+from kdcache.codecs import Codec, codec_from_dict, codec_spec
 from kdcache.errors import CacheError, DamagedUnitError, MismatchError, MissingUnitError
 from kdcache.shapes import Records, Rows
 from kdcache.views.order import row_order
@@ -32,8 +32,18 @@ class Cache:
 
     @cached_property
     def codec(self) -> Codec:
-        """The codec of its records."""
-        return codec_from_dict(self.manifest.codec, classes=self.manifest.classes)
+        """The codec of its records.
+
+        Raises:
+            CacheError: a codec that this version does not know, or whose records have other fields.
+        """
+        codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes)
+        if codec.record_dtype != self.manifest.dtype:
+            raise CacheError(
+                f"cache {self.folder}: its records {self.manifest.dtype} are not those of {codec_spec(codec)} "
+                f"({codec.record_dtype}); use the kdcache version that its manifest names"
+            )
+        return codec
 
     @cached_property
     def order(self) -> Rows:
@@ -155,14 +165,22 @@ class Cache:
             MismatchError: the fields that differ.
         """
         if lines := self.manifest.differences(manifest):
-            raise MismatchError(
-                f"cache {self.folder} was made otherwise ({'; '.join(lines)}); choose a new folder, or the same settings"
-            )
+            way_out = "choose a new folder, or the same settings" if self.seeds() else "it holds no unit yet: remove it"
+            raise MismatchError(f"cache {self.folder} was made otherwise ({'; '.join(lines)}); {way_out}")
 
     def start_seed(self, seed: int) -> None:
         """Publish the zarr metadata of a seed's array; growth changes no existing object."""
         for key, data in self._format.metadata(seed).items():
             self.folder.publish(key, data)
+
+    def array_faults(self, seed: int) -> list[str]:
+        """Return what keeps plain zarr from reading the array of `seed`, one line each."""
+        try:
+            self._format.check_array(self.folder.path, seed)
+        except ValueError as error:
+            way_out = f"delete {seed_path(seed)}/zarr.json and run the dump again: it writes this file anew"
+            return [f"cache {self.folder}, seed {seed}: {error}; {way_out}"]
+        return []
 
     def commit(self, seed: int, unit: int, records: Records, **facts: Any) -> Commit:
         """Publish a unit and its commit, and return the commit that counts.
@@ -251,7 +269,8 @@ def create_cache(path: str | Path, manifest: Manifest) -> Cache:
 def default_rows(record_bytes: int, rows: int) -> tuple[int, int]:
     """Return (unit rows, chunk rows): powers of two for units near 4 MB and chunks near 256 kB before compression."""
     unit = _power_of_two(4_000_000 // record_bytes, 64, 65_536)
-    unit = min(unit, _power_of_two(rows, 1, 65_536, up=True))
+    # of a small data set at least some units to a seed, since a kill costs one
+    unit = min(unit, max(_power_of_two(rows // 4, 1, 65_536), min(1024, _power_of_two(rows, 1, 65_536, up=True))))
     return unit, min(unit, _power_of_two(256_000 // record_bytes, 16, 65_536))
 
 

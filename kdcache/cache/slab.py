@@ -45,7 +45,7 @@ class Slab:
 
 def slab_folder() -> Path:
     """Return where slabs are kept: $KDCACHE_HOME/slabs, by default ~/.cache/kdcache/slabs."""
-    return Path(os.environ.get("KDCACHE_HOME", Path.home() / ".cache" / "kdcache")) / "slabs"
+    return Path(os.environ.get("KDCACHE_HOME") or Path.home() / ".cache" / "kdcache") / "slabs"
 
 
 def is_whole(path: Path, rows: int, width: int) -> bool:

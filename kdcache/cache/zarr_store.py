@@ -6,6 +6,7 @@ zarr's own stores are not written to: they neither sync nor refuse to replace. T
 import threading
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,21 @@ class UnitFormat:
         store = MemoryStore()
         self._create(store, seed_path(seed))
         return {key: data for key, data in _contents(store).items() if key != "zarr.json"}
+
+    def check_array(self, cache: Path, seed: int) -> None:
+        """Check that plain zarr finds the array of `seed` in the folder `cache`, with this shape and chunking.
+
+        Raises:
+            ValueError: it does not.
+        """
+        try:
+            array = zarr.open_array(str(cache / seed_path(seed)), mode="r")
+        except Exception as error:  # zarr raises what it likes on a damaged file
+            raise ValueError(f"zarr cannot open its array: {' '.join(str(error).split())[:160]}") from error
+        width = self.dtype.itemsize
+        wanted = (self.rows, width), (self.unit_rows, width), (self.chunk_rows, width), np.dtype("uint8")
+        if (array.shape, array.shards, array.chunks, array.dtype) != wanted:
+            raise ValueError(f"its array has shape {array.shape}, shards {array.shards}, chunks {array.chunks}, not {wanted}")
 
     def encode(self, unit: int, records: Records) -> bytes:
         """Return the bytes of the object that holds `records`, the rows of `unit`."""

@@ -7,7 +7,7 @@ from kdcache.codecs import TeacherRows
 from kdcache.errors import UsageError
 from kdcache.losses.dist import Dist, dist_loss, dist_terms
 from kdcache.losses.kl import Kl, kl_loss
-from kdcache.losses.protocol import Loss
+from kdcache.losses.protocol import Loss, check_options
 from kdcache.shapes import Logits, Scalar
 from kdcache.spec import build, choose, parse_spec
 
@@ -20,6 +20,9 @@ class Ce:
 
     needs_teacher: ClassVar[bool] = False
     ce: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     def terms(self, student_logits: Logits, teacher: TeacherRows) -> dict[str, Scalar]:
         """Return nothing: the task loss is all there is."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdcache.codecs import TeacherRows
-from kdcache.losses.protocol import as_rows, check_positive
+from kdcache.losses.protocol import as_rows, check_options
 from kdcache.shapes import Logits, Scalar
 
 _EPS = 1e-8  # of the published code; below it a column that hardly varies is silently off
@@ -66,7 +66,7 @@ class Dist:
     ce: float = 1.0
 
     def __post_init__(self) -> None:
-        check_positive(self, "tau")
+        check_options(self)
 
     def terms(self, student_logits: Logits, teacher: TeacherRows) -> dict[str, Scalar]:
         """Return the weighted terms `inter` and `intra`."""

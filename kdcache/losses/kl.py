@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from kdcache.codecs import TeacherRows
-from kdcache.losses.protocol import as_rows, check_positive
+from kdcache.losses.protocol import as_rows, check_options
 from kdcache.shapes import Logits, Scalar
 
 
@@ -34,7 +34,7 @@ class Kl:
     ce: float = 1.0
 
     def __post_init__(self) -> None:
-        check_positive(self, "tau")
+        check_options(self)
 
     def terms(self, student_logits: Logits, teacher: TeacherRows) -> dict[str, Scalar]:
         """Return the weighted term `kl`."""

@@ -1,6 +1,8 @@
 """What a loss is, and how raw logits pass for a teacher's rows."""
 
-from typing import ClassVar, Protocol, runtime_checkable
+import dataclasses
+import math
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -28,8 +30,9 @@ def as_rows(teacher: Logits | TeacherRows) -> TeacherRows:
     return DenseRows(teacher) if isinstance(teacher, Tensor) else teacher
 
 
-def check_positive(loss: object, *names: str) -> None:
-    """Raise a UsageError if an option of a loss that must be above 0 is not."""
-    for name in names:
-        if not getattr(loss, name) > 0:
-            raise UsageError(f"loss {type(loss).__name__.lower()}: {name}={getattr(loss, name)} must be above 0")
+def check_options(loss: Any) -> None:
+    """Raise a UsageError if a weight of a loss is negative, its temperature not above 0, or either not finite."""
+    for name, value in dataclasses.asdict(loss).items():
+        if not math.isfinite(value) or value < 0 or (name == "tau" and value == 0):
+            bound = "above 0" if name == "tau" else "0 or more"
+            raise UsageError(f"loss {type(loss).__name__.lower()}: {name}={value} must be {bound}")

@@ -12,7 +12,7 @@ from kdcache.errors import KdcacheError, RecipeError, UnreadableSampleError
 from kdcache.shapes import Rows, Targets, Views
 from kdcache.sources import Source
 from kdcache.views.recipe import Recipe
-from kdcache.views.view import draw, preserved_generators
+from kdcache.views.view import draw, preserved_generators, seed_generators
 
 Request = Sequence[tuple[int, int]]
 """(row, seed) of each view of a batch."""
@@ -70,6 +70,7 @@ class ViewDataset(Dataset[Batch]):
         absent: list[tuple[int, str]] = []
         for position, (row, seed) in enumerate(request):
             index = int(self.order[row])
+            seed_generators(*self.recipes[0].key, seed, index)  # a data set may draw too
             try:
                 image, target = self.source.sample(index)
             except UnreadableSampleError as error:
@@ -106,12 +107,20 @@ class ViewLoader:
         """Yield batches.
 
         Raises:
-            KdcacheError: what a view raised, as the same class.
+            KdcacheError: what a view raised, as the same class, or a worker that was killed.
         """
-        for batch in self._loader:
-            if isinstance(batch, KdcacheError):
-                raise batch
-            yield batch
+        try:
+            for batch in self._loader:
+                if isinstance(batch, KdcacheError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise KdcacheError(
+                "a loader worker was killed, most likely for memory; use fewer --workers or a smaller --batch-size, "
+                "or give the container more shared memory (/dev/shm)"
+            ) from error
 
 
 def _unchanged(batch: T) -> T:

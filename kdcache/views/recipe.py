@@ -36,6 +36,10 @@ Transform = Callable[[Image.Image], Any]
 
 _SCHEMA = 1  # counts up when the same recipe text would render other pixels
 _INPUT = re.compile(r"input(?:/([0-9.]+))?")
+_DRAWS_BY_SIZE = (  # from a range that depends on the size of the image that comes in
+    *("ElasticTransform", "GaussianNoise", "RandomCrop", "RandomErasing", "RandomIoUCrop", "RandomPerspective"),
+    *("RandomResize", "RandomResizedCrop", "RandomShortestSize", "RandomZoomOut", "ScaleJitter"),
+)
 _FORBIDDEN = {
     "Normalize": "normalisation belongs to the model (mean=..., std=... in its spec)",
     "ToDtype": "a view is uint8 pixels",
@@ -107,6 +111,23 @@ class Recipe:
         if size == self.size:
             return self
         return Recipe(self.name, {**self.to_dict()["table"], "size": size})
+
+    def require_one_draw(self, *sizes: int) -> None:
+        """Check that the recipe draws the same at all of these input sizes.
+
+        Raises:
+            RecipeError: a transform after the first that knows the input size draws from a range that depends on it.
+        """
+        if len(set(sizes)) < 2:
+            return
+        first = next((at for at, entry in enumerate(self.transforms) if _names_input(entry)), len(self.transforms))
+        for at, entry in enumerate(self.transforms[first:], first):
+            draws_before = at == first and entry["name"] == "RandomResizedCrop"  # from the size of the image that comes in
+            if entry["name"] in _DRAWS_BY_SIZE and not draws_before:
+                raise RecipeError(
+                    f"recipe {self.name} draws other views at {sizes[0]} than at {sizes[1]} pixels: {entry['name']} comes "
+                    f"after the resize to the model's input; use a model with input_size={sizes[1]}, or put it first"
+                )
 
     def with_mode(self, mode: str) -> "Recipe":
         """Return the same recipe for images of `mode`, RGB or L."""
@@ -196,5 +217,14 @@ def _argument(key: str, value: Any, recipe: Recipe) -> Any:
     if key == "interpolation":
         return InterpolationMode(choose(str(value), [mode.value for mode in InterpolationMode], "interpolation"))
     if isinstance(value, str) and (match := _INPUT.fullmatch(value)):
-        return round(recipe.size / float(match[1] or 1))
+        try:
+            return round(recipe.size / float(match[1] or 1))
+        except (ValueError, ZeroDivisionError) as error:
+            raise RecipeError(f"recipe {recipe.name}: {key} = {value!r}; write for example input or input/0.875") from error
     return value
+
+
+def _names_input(value: Any) -> bool:
+    if isinstance(value, (list, dict)):
+        return any(_names_input(item) for item in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and _INPUT.fullmatch(value) is not None

@@ -12,9 +12,6 @@ from kdcache.shapes import View
 from kdcache.sources import Source
 from kdcache.views.recipe import Recipe
 
-MAX_SEED = 2**32
-"""Seeds and indices are 32-bit words: a view's key is a list of words, and longer ones could collide."""
-
 
 def render(source: Source, recipe: Recipe, index: int, seed: int) -> View:
     """Return view (`index`, `seed`), uint8 `[channels, size, size]`; the caller's random generators are left as they were.
@@ -24,6 +21,7 @@ def render(source: Source, recipe: Recipe, index: int, seed: int) -> View:
         RecipeError: the recipe does not fit the image.
     """
     with preserved_generators():
+        seed_generators(*recipe.key, seed, index)
         return draw(source.sample(index).image, recipe, index, seed)
 
 

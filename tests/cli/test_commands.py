@@ -185,7 +185,7 @@ def test_plan_says_what_the_dump_takes_and_writes_nothing(tmp_path: Path) -> Non
         (["dump-teacher", "x", *DUMP, "--teacher", "timm:test_resnet"], 1, "has no weights"),
         (["dump-teacher", "x", *DUMP, "--teacher", "timm:test_resnet,weights=no.safetensors"], 1, "does not exist"),
         (["dump-teacher", "x", *DUMP, "--teacher", "timm:tset_resnet,pretrained=true"], 2, "did you mean 'test_resnet'"),
-        (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:cnov"], 2, "no function 'cnov'"),
+        (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:cnov"], 2, "did you mean 'conv'"),
         (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:conv,wdith=3"], 2, "unknown option"),
         (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:conv,classes=7"], 1, "source has 10 classes"),
         (["dump-teacher", "x", *DUMP, "--set", "compute.wrokers=3"], 2, "did you mean 'workers'"),

@@ -169,3 +169,16 @@ def test_an_empty_list_of_transforms_keeps_the_image() -> None:
     image = Image.effect_noise((16, 16), 80)
     view = changed(mode="L", transforms=[])(image)
     assert view.flatten().tolist() == list(image.tobytes())
+
+
+@pytest.mark.parametrize("size", ["input/0", "input/1.2.3"])
+def test_a_part_of_the_input_that_is_no_number_is_told(tmp_path: Path, size: str) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(f'size = 8\n[[transforms]]\nname = "Resize"\nsize = "{size}"\n')
+    with pytest.raises(RecipeError, match=rf"size = '{size}'; write for example input or input/0\.875"):
+        load_recipe(str(file))
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_draw_the_same_at_every_size(name: str) -> None:
+    load_recipe(name).require_one_draw(32, 48)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_models import Noise
+from tiny_models import Deadly, Drawing, Noise
 from torch import Tensor
 
 from kdcache.errors import KdcacheError, RecipeError, UnreadableSampleError
@@ -245,3 +245,22 @@ def test_a_recipe_error_leaves_as_a_value_and_is_raised_by_the_loader() -> None:
     assert isinstance(dataset.__getitems__([(0, 0)]), KdcacheError)
     with pytest.raises(RecipeError, match=r"^sample 0 \(0\): .* gives torch.uint8 \(3, 7, 7\) where uint8 \(3, 24, 24\)"):
         list(ViewLoader(dataset, [[(0, 0)]], workers=0, pin_memory=False))
+
+
+def test_a_data_set_that_draws_is_replayed_too() -> None:
+    source = DatasetSource(Drawing(), Spec("drawing"))
+    recipe, order = load_recipe("digits"), row_order(40, 0)
+    request = [(row, 3) for row in range(40)]
+    batches = []
+    for workers, size in ((0, 40), (2, 10)):
+        parts = [request[start : start + size] for start in range(0, 40, size)]
+        loader = ViewLoader(ViewDataset(source, recipe, order, sizes=[8]), parts, workers=workers, pin_memory=False)
+        batches.append(torch.cat([batch.views[0] for batch in loader]))
+    assert torch.equal(*batches)
+    assert torch.equal(batches[0][5], render(source, recipe, int(order[5]), 3))
+
+
+def test_a_worker_that_is_killed_is_told() -> None:
+    dataset = ViewDataset(DatasetSource(Deadly(), Spec("deadly")), load_recipe("digits"), np.arange(40), sizes=[8])
+    with pytest.raises(KdcacheError, match=r"a loader worker was killed.*fewer --workers"):
+        list(ViewLoader(dataset, [[(7, 0)]], workers=1, pin_memory=False))
