@@ -1,4 +1,4 @@
-"""Files that replace their predecessor whole or not at all: checkpoints, weights, results."""
+"""A run's folder, held by one process, and files that replace their predecessor whole or not at all."""
 
 import fcntl
 import io
@@ -38,6 +38,18 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         reason = " ".join(str(error).split())[:120]
         raise KdcacheError(f"checkpoint {path} is damaged ({reason}); delete it to train from the start") from error
     return state
+
+
+def make_folder(path: Path) -> None:
+    """Make `path` and what is above it, unless it is there.
+
+    Raises:
+        KdcacheError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KdcacheError(f"cannot make folder {path}: {error.strerror}; choose one that can be written") from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from kdcache.cache import Cache, open_cache
-from kdcache.checkpoint import held_folder, load_checkpoint, replace_file, save_checkpoint
+from kdcache.checkpoint import held_folder, load_checkpoint, make_folder, replace_file, save_checkpoint
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.config import config_differences, dump_config, load_config, parse_seeds
 from kdcache.drift import check_views
@@ -107,8 +107,9 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
     if _is_finished(run, config):
         finished: dict[str, Any] = json.loads((run / "result.json").read_text())
         return finished
+    _check_folder(run, config)
     trainer = Trainer(config)
-    _make_folder(run, config)
+    make_folder(run)
     with held_folder(run):
         return _train(run, config, trainer)
 
@@ -320,8 +321,8 @@ def _is_finished(run: Path, config: TrainConfig) -> bool:
     return (run / "result.json").exists() and not _differences(run, config, free=_FREE)
 
 
-def _make_folder(run: Path, config: TrainConfig) -> None:
-    """Make the run's folder, or check the configuration against the one that it was started with."""
+def _check_folder(run: Path, config: TrainConfig) -> None:
+    """Check that the run's folder is new, or was started with this configuration."""
     if (run / "config.toml").exists():
         if lines := _differences(run, config, free=_FREE + _PLACES):
             raise MismatchError(
@@ -329,10 +330,6 @@ def _make_folder(run: Path, config: TrainConfig) -> None:
             )
     elif run.exists() and (not run.is_dir() or any(path.name[0] != "." for path in run.iterdir())):
         raise UsageError(f"run {run} is not empty and not a run; choose a new folder")
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise KdcacheError(f"cannot make run folder {run}: {error.strerror}; choose a folder that can be written") from error
 
 
 def _differences(run: Path, config: TrainConfig, *, free: tuple[str, ...]) -> list[str]:

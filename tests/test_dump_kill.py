@@ -156,10 +156,10 @@ def test_killed_at_random_moments_and_run_again(nursery: ForkServerContext, righ
         raise reader.failure
     assert partial >= 20, "most kills leave a cache that is begun and not done"
     assert orphans > 0, "some fall between a unit's object and its commit"
-    assert reader.read > 500 and reader.missing > 500 and reader.slabs > 0
+    assert reader.read > 200 and reader.missing > 200 and reader.slabs > 0
     cache = open_cache(path)
     assert units_of(cache) == right
-    report = verify_cache(cache, views=8)
+    report = verify_cache(cache, views=8, data=cache.manifest.source["spec"])
     assert report["faults"] == [] and report["missing"] == {} and report["units"] == len(UNITS)
 
 
@@ -181,7 +181,8 @@ def test_no_unit_is_mixed_from_two_dumps(nursery: ForkServerContext, right: Righ
     """Each process adds a number of its own to the logits, so that every record tells who computed it."""
     path = tmp_path / "cache"
     teacher = SETTINGS["teacher"].replace("conv", "wobbly")
-    processes = [started(nursery, path, teacher=teacher) for _ in range(2)]
+    orders = ("0:3", "2,1,0")  # each begins where the other ends, so both take part however fast; in the middle they race
+    processes = [started(nursery, path, teacher=teacher, seeds=order) for order in orders]
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0]
