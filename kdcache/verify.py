@@ -5,7 +5,7 @@ from typing import Any
 from kdcache.cache import Cache
 from kdcache.drift import check_views
 from kdcache.errors import CacheError, DriftError, MismatchError, UsageError
-from kdcache.sources import is_own_code, open_source
+from kdcache.sources import is_images_only, open_source
 from kdcache.tracking import progress
 
 
@@ -53,8 +53,8 @@ def verify_cache(cache: Cache, *, views: int = 0, data: str | None = None) -> di
 
 
 def _recorded_source(cache: Cache) -> str:
-    """Return the spec of the manifest's source, unless opening it would run what a cache from elsewhere says."""
+    """Return the spec of the manifest's source, unless opening it could run what a cache from elsewhere says."""
     spec = str(cache.manifest.source["spec"])
-    if is_own_code(spec):
-        raise UsageError(f"cache {cache.folder} was made from {spec}, which is code; if it is yours, say so: --data {spec}")
+    if not is_images_only(spec):
+        raise UsageError(f"cache {cache.folder} was made from {spec}, which can run code; if you trust it: --data {spec}")
     return spec

@@ -97,10 +97,14 @@ def test_verifying_writes_nothing(cache: Cache) -> None:
     assert set(Path(os.environ["KDCACHE_HOME"]).rglob("*")) == home
 
 
-def test_nothing_that_a_cache_says_is_executed(tmp_path: Path) -> None:
-    attack = f"os:mkdir,path={tmp_path}/executed"
-    made = fill(tmp_path / "cache", 0, source={"spec": attack, "fingerprint": "0"})
-    with pytest.raises(UsageError, match=r"was made from os:mkdir.*which is code; if it is yours, say so: --data"):
+@pytest.mark.parametrize("attack", ["os:mkdir,path={0}/executed", "torchvision:MNIST,root={0}"])
+def test_nothing_that_a_cache_says_is_executed(tmp_path: Path, attack: str) -> None:
+    legacy = tmp_path / "MNIST" / "processed"
+    legacy.mkdir(parents=True)
+    for name in ("training.pt", "test.pt"):  # which torchvision unpickles
+        (legacy / name).write_bytes(b"cos\nmkdir\n(V" + f"{tmp_path}/executed".encode() + b"\ntR.")
+    made = fill(tmp_path / "cache", 0, source={"spec": attack.format(tmp_path), "fingerprint": "0"})
+    with pytest.raises(UsageError, match=r"was made from .*which can run code; if you trust it: --data"):
         verify_cache(made, views=2)
     assert not (tmp_path / "executed").exists()
 

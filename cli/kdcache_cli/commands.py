@@ -149,7 +149,7 @@ def info(cache: str, as_json: bool) -> None:
 @main.command()
 @click.argument("cache")
 @click.option("--views", type=int, default=0, help="Also render N views again and compare them.", metavar="N")
-@click.option("--data", help="Source for --views  [the one in the manifest].", metavar="SPEC")
+@click.option("--data", help="Source for --views  [that of the manifest, if digits or imagefolder].", metavar="SPEC")
 @JSON
 def verify(cache: str, views: int, data: str | None, as_json: bool) -> None:
     """Check every byte of CACHE against its commits; exit 1 if anything is wrong."""
