@@ -20,7 +20,12 @@ def verify_cache(cache: Cache, *, views: int = 0, data: str | None = None) -> di
     Returns:
         `units` and `bytes` checked, `seeds`, `faults` (one line each), `missing` units of seeds that are not complete,
         `temporary` files that killed writers left (harmless), and `views` if asked for.
+
+    Raises:
+        SourceError: the source of the views cannot be opened.
+        UsageError: the manifest names one that could run code, and `data` is not given.
     """
+    source = open_source(data or _recorded_source(cache)) if views else None
     units = [(seed, unit) for seed in cache.seeds() for unit in cache.committed_units(seed)]
     faults = [fault for seed in cache.seeds() for fault in cache.array_faults(seed)]
     size = 0
@@ -41,8 +46,7 @@ def verify_cache(cache: Cache, *, views: int = 0, data: str | None = None) -> di
         "missing": {seed: missing for seed in cache.seeds() if (missing := cache.missing_units(seed))},
         "temporary": sum(1 for _ in cache.folder.temporaries()),
     }
-    if views and not faults:
-        source = open_source(data or _recorded_source(cache))
+    if source is not None and not faults:
         try:
             if source.fingerprint != cache.manifest.source["fingerprint"]:
                 raise MismatchError(f"data {source.spec} is not the source of cache {cache.folder}; give --data SPEC")
