@@ -99,7 +99,7 @@ def _train_student(steps: Steps, title: str, loss: str, cache: str, dumped: dict
     result = steps.run(
         f"train the student without the teacher: {title}",
         *("train-student", run, "--cache", f"{steps.out}/cache-{cache}", "--student", STUDENT, "--loss", loss),
-        *("--epochs", "32", "--lr", "0.005", *TRAINING),
+        *("--epochs", "24", "--lr", "0.005", *TRAINING),
     )
     return {"name": title, "bytes_per_view": None if loss == "ce" else dumped["bytes_per_view"], **result}
 
