@@ -16,7 +16,7 @@ from kdcache.cache.seal import digest, seal, unseal
 from kdcache.errors import CacheError
 
 FORMAT_VERSION = 1
-_FREE = ("made_by", "source.spec", "teacher.spec", "recipe.name", "recipe.table.eval", "recipe.table.size")
+_FREE = ("source.spec", "teacher.spec", "recipe.name", "recipe.table.eval", "recipe.table.size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +91,12 @@ class Manifest:
     def differences(self, other: "Manifest") -> list[str]:
         """Return one line per field that decides what the records mean and differs in `other`."""
         mine, theirs = _flat(self._content()), _flat(other._content())
+        names = [name for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)]
+        follows = {"record_dtype"} if any(name.startswith("codec.") for name in names) else set()
         return [
             f"{name}: {_short(mine.get(name))} in the cache, {_short(theirs.get(name))} now"
-            for name in dict.fromkeys([*mine, *theirs])
-            if mine.get(name) != theirs.get(name) and not name.startswith(_FREE)
+            for name in names
+            if name not in _FREE and name not in follows and not name.startswith("made_by.")
         ]
 
     def _content(self) -> dict[str, Any]:
