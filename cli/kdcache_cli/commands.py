@@ -146,7 +146,7 @@ def info(cache: str, as_json: bool) -> None:
     print_result(result, _info_lines(result), as_json=as_json)
 
 
-@main.command()
+@main.command(short_help="Check every byte of CACHE against its commits.")
 @click.argument("cache")
 @click.option("--views", type=int, default=0, help="Also render N views again and compare them.", metavar="N")
 @click.option("--data", help="Source for --views  [that of the manifest, if digits or imagefolder].", metavar="SPEC")
@@ -161,7 +161,7 @@ def verify(cache: str, views: int, data: str | None, as_json: bool) -> None:
     raise SystemExit(1 if report["faults"] else 0)
 
 
-@main.command()
+@main.command(short_help="See it all work on handwritten digits.")
 @click.option("--out", default="kdcache-quickstart", show_default=True, help="Folder for everything.", metavar="DIR")
 @JSON
 def quickstart(out: str, as_json: bool) -> None:
