@@ -75,7 +75,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         UsageError: an unknown key (the nearest is suggested), a missing one, or a value of the wrong type.
     """
     hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls) if is_option(field)}  # type: ignore[arg-type]
     for key in values:
         choose(key, fields, f"{where} key")
     missing = [
@@ -86,6 +86,16 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     if missing:
         raise UsageError(f"{where} needs {', '.join(missing)}")
     return cls(**{key: _typed(value, hints[key], f"{where} {key}") for key, value in values.items()})
+
+
+def not_an_option(default: Any = None) -> Any:
+    """Return a dataclass field that code sets, but no spec, configuration or manifest does."""
+    return dataclasses.field(default=default, repr=False, compare=False, metadata={"option": False})
+
+
+def is_option(field: "dataclasses.Field[Any]") -> bool:
+    """Return whether a spec may set the field."""
+    return field.init and field.metadata.get("option", True) is True
 
 
 def choose(name: str, known: Iterable[str], what: str) -> str:

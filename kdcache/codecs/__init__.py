@@ -4,24 +4,34 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from kdcache.codecs.full import Full
+from kdcache.codecs.lowrank import LowRank
 from kdcache.codecs.protocol import Codec, DenseRows, TeacherRows
+from kdcache.codecs.tail import Tail, set_tail
 from kdcache.codecs.topk import TopK
-from kdcache.errors import UsageError
-from kdcache.spec import Spec, build, choose, parse_spec
+from kdcache.codecs.transform import Fit
+from kdcache.errors import CodecError, UsageError
+from kdcache.spec import Spec, build, choose, is_option, parse_spec
 
 __all__ = [
     "Codec",
     "DenseRows",
     "Full",
+    "LowRank",
+    "Tail",
     "TeacherRows",
     "TopK",
     "codec_from_dict",
+    "codec_spec",
     "codec_to_dict",
+    "fit_arrays",
     "open_codec",
+    "set_tail",
 ]
 
-_CODECS: dict[str, type[Any]] = {cls.name: cls for cls in (Full, TopK)}
+_CODECS: dict[str, type[Any]] = {cls.name: cls for cls in (Full, LowRank, TopK)}
 
 
 def open_codec(text: str, *, classes: int) -> Codec:
@@ -39,24 +49,45 @@ def open_codec(text: str, *, classes: int) -> Codec:
 
 def codec_to_dict(codec: Codec) -> dict[str, Any]:
     """Return `{name, configuration}` as a manifest keeps it."""
-    configuration = dataclasses.asdict(codec)  # type: ignore[call-overload]
-    del configuration["classes"]
+    unsaid = _unsaid(codec.name)
+    configuration = {name: value for name, value in _options(codec).items() if unsaid.get(name) != value}
     return {"name": codec.name, "configuration": configuration}
 
 
-def codec_from_dict(stored: Mapping[str, Any], *, classes: int) -> Codec:
-    """Return the codec that a manifest keeps.
+def codec_from_dict(stored: Mapping[str, Any], *, classes: int, fit: Mapping[str, np.ndarray] | None = None) -> Codec:
+    """Return the codec that a manifest keeps, with the arrays of its fit if it has one.
 
     Raises:
         UsageError: a codec or option that this version does not know.
+        CodecError: arrays that are not a fit for these classes.
     """
-    return _build(stored["name"], stored["configuration"], classes)
+    codec = _build(stored["name"], {**_unsaid(stored["name"]), **stored["configuration"]}, classes)
+    if fit is None:
+        return codec
+    if not isinstance(codec, LowRank):
+        raise CodecError(f"codec {codec.name} has no fit, but its manifest names one")
+    return codec.with_fit(Fit.from_arrays(fit, classes))
+
+
+def fit_arrays(codec: Codec) -> dict[str, np.ndarray]:
+    """Return the arrays of a codec's fit, which a cache keeps beside its records; none for codecs that have nothing to fit."""
+    return codec.fitted.to_arrays() if isinstance(codec, LowRank) and codec.fitted else {}
 
 
 def codec_spec(codec: Codec) -> str:
     """Return the spec that opens `codec`."""
-    stored = codec_to_dict(codec)
-    return str(Spec(stored["name"], None, stored["configuration"]))
+    return str(Spec(codec.name, None, _options(codec)))
+
+
+def _options(codec: Codec) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(codec) if is_option(field) and field.name != "classes"]  # type: ignore[arg-type]
+    return {name: value for name in names if (value := getattr(codec, name)) is not None}
+
+
+def _unsaid(name: str) -> Mapping[str, Any]:
+    """Return what a manifest means that does not say an option, for options that came later."""
+    unsaid: Mapping[str, Any] = getattr(_CODECS.get(name), "unsaid", {})
+    return unsaid
 
 
 def _build(name: str, options: Mapping[str, Any], classes: int) -> Codec:

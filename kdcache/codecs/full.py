@@ -1,4 +1,4 @@
-"""Every class, in float32, float16, bfloat16, or uint8 with an offset and a scale per row."""
+"""Every class, in float32, float16, bfloat16, or in 8 or 4 bits with an offset and a scale per row."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -11,7 +11,8 @@ from kdcache.codecs.protocol import DenseRows, checked, narrowed, to_fields
 from kdcache.errors import CodecError
 from kdcache.shapes import Logits, PerRow, Records
 
-_STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "uint8": "u1"}
+_STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "uint8": "u1", "uint4": "u1"}
+_STEPS = {"uint8": 255, "uint4": 15}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,17 +20,26 @@ class Full:
     """The codec `full`: `[classes]` values per record."""
 
     name: ClassVar[str] = "full"
+    keeps_all: ClassVar[bool] = True
+    chunk_bytes: ClassVar[int | None] = None
+    zstd_level: ClassVar[int] = 5
     classes: int
-    dtype: Literal["float32", "float16", "bfloat16", "uint8"] = "float16"
-    """bfloat16 is stored as the upper two bytes of float32, in uint16, since numpy has no such type."""
+    dtype: Literal["float32", "float16", "bfloat16", "uint8", "uint4"] = "float16"
+    """bfloat16 is stored as the upper two bytes of float32, in uint16, since numpy has no such type; uint4 as two classes in a
+    byte, the first in the lower half."""
 
     @property
     def record_dtype(self) -> "np.dtype[Any]":
-        """`logits`, and for uint8 the row's `offset` and `scale`: logit = offset + scale * stored."""
-        fields: list[Any] = [("logits", _STORED[self.dtype], (self.classes,))]
-        if self.dtype == "uint8":
+        """`logits`, and for uint8 and uint4 the row's `offset` and `scale`: logit = offset + scale * stored."""
+        width = -(-self.classes // 2) if self.dtype == "uint4" else self.classes
+        fields: list[Any] = [("logits", _STORED[self.dtype], (width,))]
+        if self.dtype in _STEPS:
             fields += [("offset", "<f4"), ("scale", "<f4")]
         return np.dtype(fields)
+
+    def fit(self, logits: Logits) -> "Full":
+        """Return this codec; it has nothing to fit."""
+        return self
 
     def encode(self, logits: Logits) -> Records:
         """Return records of all classes.
@@ -39,12 +49,9 @@ class Full:
         """
         logits = checked(logits, self.classes)
         records = np.empty(len(logits), self.record_dtype)
-        if self.dtype == "uint8":
-            offset, scale = _range(logits)
-            if not bool(torch.isfinite(scale).all()):
-                raise CodecError("a row's logits span more than float32's range; check the teacher, or use full:dtype=float32")
-            stored = ((logits - offset[:, None]) / scale[:, None]).round().clamp(0, 255).to(torch.uint8)
-            records["offset"], records["scale"] = offset.cpu().numpy(), scale.cpu().numpy()
+        if self.dtype in _STEPS:
+            stored, records["offset"], records["scale"] = _quantised(logits, _STEPS[self.dtype])
+            stored = _packed(stored) if self.dtype == "uint4" else stored
         elif self.dtype == "bfloat16":
             stored = narrowed(logits, torch.bfloat16, "logits").view(torch.int16)
         else:
@@ -56,22 +63,39 @@ class Full:
         """Return the rows, decoded on `device`."""
         fields = to_fields(records, device)
         stored = fields["logits"]
-        if self.dtype == "uint8":
+        if self.dtype == "uint4":
+            stored = torch.stack([stored & 15, stored >> 4], dim=2).flatten(1)[:, : self.classes]
+        if self.dtype in _STEPS:
             return DenseRows(fields["offset"][:, None] + fields["scale"][:, None] * stored)
         if self.dtype == "bfloat16":
             return DenseRows((stored << 16).to(torch.int32).view(torch.float32))
         return DenseRows(stored)
 
     def stated_error(self, logits: Logits) -> PerRow:
-        """Return half a quantisation step at the row's largest magnitude (half an ulp of the row's range for uint8)."""
+        """Return half a quantisation step at the row's largest magnitude (of the row's range for uint8 and uint4)."""
         largest = logits.float().abs().amax(dim=1)
-        if self.dtype == "uint8":
-            return _range(logits.float())[1] * 0.501 + largest * 2.0**-22
+        if self.dtype in _STEPS:
+            return _range(logits.float(), _STEPS[self.dtype])[1] * 0.501 + largest * 2.0**-22
         bits = {"float32": 24, "float16": 11, "bfloat16": 8}[self.dtype]
         return largest * 2.0**-bits + 2.0**-25
 
 
-def _range(logits: Tensor) -> tuple[Tensor, Tensor]:
+def _quantised(logits: Tensor, steps: int) -> tuple[Tensor, Any, Any]:
+    """Return `[rows, classes]` uint8 from 0 to `steps`, and the offset and scale of each row."""
+    offset, scale = _range(logits, steps)
+    if not bool(torch.isfinite(scale).all()):
+        raise CodecError("a row's logits span more than float32's range; check the teacher, or use full:dtype=float32")
+    stored = ((logits - offset[:, None]) / scale[:, None]).round().clamp(0, steps).to(torch.uint8)
+    return stored, offset.cpu().numpy(), scale.cpu().numpy()
+
+
+def _range(logits: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     low, high = logits.aminmax(dim=1)
     # a constant row still needs a scale to divide by
-    return low, ((high - low) / 255).clamp_min(torch.finfo(torch.float32).tiny)
+    return low, ((high - low) / steps).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _packed(stored: Tensor) -> Tensor:
+    """Return two columns per byte, the first in the lower half; a last one on its own has zeros above."""
+    padded = torch.nn.functional.pad(stored, (0, stored.shape[1] % 2))
+    return padded[:, 0::2] | padded[:, 1::2] << 4

@@ -14,11 +14,23 @@ from kdcache.shapes import Logits, PerRow, Probabilities, Records
 class TeacherRows(Protocol):
     """The teacher's rows of a batch as far as a codec holds them, on the device that decoded them."""
 
-    def probs(self, tau: float) -> Probabilities:
-        """Return softmax(logits / tau) over all classes, float32 `[rows, classes]`."""
+    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
+        """Return softmax(logits / tau) over all classes, float32 `[rows, classes]`.
+
+        Args:
+            tau: the temperature, one for all rows or one per row.
+            student: the student's softmax at that temperature; only the tail policy `ghost` looks at it, and takes no gradient.
+        """
 
     def logits(self) -> Logits:
         """Return raw logits, float32 `[rows, classes]`; classes that the codec dropped stand at its estimate."""
+
+    def std(self) -> PerRow:
+        """Return the standard deviation of each row's logits over all classes, as torch.std (divided by classes - 1).
+
+        Logit standardisation (Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024) is then probs(tau * std),
+        since a softmax forgets the row's mean.
+        """
 
 
 class DenseRows:
@@ -27,28 +39,47 @@ class DenseRows:
     def __init__(self, logits: Logits) -> None:
         self._logits = logits.float()
 
-    def probs(self, tau: float) -> Probabilities:
-        """Return softmax(logits / tau), float32 `[rows, classes]`."""
-        return torch.softmax(self._logits / tau, dim=-1)
+    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
+        """Return softmax(logits / tau), float32 `[rows, classes]`; nothing depends on the student."""
+        return torch.softmax(self._logits / (tau[:, None] if isinstance(tau, Tensor) else tau), dim=-1)
 
     def logits(self) -> Logits:
         """Return the logits, float32 `[rows, classes]`."""
         return self._logits
+
+    def std(self) -> PerRow:
+        """Return the standard deviation of each row."""
+        return self._logits.std(dim=1)
 
 
 @runtime_checkable
 class Codec(Protocol):
     """Logits of one view <-> one record of `record_dtype`; lossy on purpose, within `stated_error`.
 
-    A codec is a frozen dataclass: its fields but `classes` are the options of its spec and its configuration in a manifest.
+    A codec is a frozen dataclass: its fields but `classes` are the options of its spec and its configuration in a manifest,
+    those made by `not_an_option` apart.
     """
 
     name: ClassVar[str]
-    classes: int
+    keeps_all: ClassVar[bool]
+    """Whether every class's logit is in the record; a loss may need the label's."""
+    zstd_level: ClassVar[int]
+    """The store's compression level at which smaller records are no longer worth the time."""
+
+    @property
+    def classes(self) -> int:
+        """How many classes a row of logits has."""
+
+    @property
+    def chunk_bytes(self) -> int | None:
+        """How many bytes of each record the store compresses together, at best; None for whole records."""
 
     @property
     def record_dtype(self) -> "np.dtype[Any]":
         """The structured dtype of a record, little-endian and packed."""
+
+    def fit(self, logits: Logits) -> "Codec":
+        """Return this codec fitted to a calibration sample; itself, if it has nothing to fit."""
 
     def encode(self, logits: Logits) -> Records:
         """Return one record per row.
@@ -112,6 +143,7 @@ def _field(raw: Tensor, dtype: "np.dtype[Any]") -> Tensor:
     base, width = dtype.base, dtype.base.itemsize
     signed = {
         "f": {2: torch.float16, 4: torch.float32},
+        "i": {1: torch.int8, 2: torch.int16},
         "u": {1: torch.uint8, 2: torch.int16, 4: torch.int32},
     }
     # a clone, not contiguous(): a single row counts as contiguous wherever its field starts, and may be misaligned

@@ -6,6 +6,7 @@ of the whole and the head would be lost in rounding just where the tail is small
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,8 +15,12 @@ import torch
 from torch import Tensor
 
 from kdcache.codecs.protocol import checked, narrowed, to_fields
+from kdcache.codecs.tail import Tail, TailPrior, levelled, student_weights
 from kdcache.errors import CodecError
 from kdcache.shapes import Logits, PerRow, Probabilities, Records
+from kdcache.spec import not_an_option
+
+_FLOAT16_MANTISSA = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +28,27 @@ class TopK:
     """The codec `topk`: `k` logits in float16, their classes, and three numbers on the tail."""
 
     name: ClassVar[str] = "topk"
+    keeps_all: ClassVar[bool] = False
+    zstd_level: ClassVar[int] = 13  # the first that gives unlike bytes of a chunk tables of their own
+    unsaid: ClassVar[Mapping[str, Any]] = {"tau": 1.0, "mantissa": _FLOAT16_MANTISSA}
+    """What a manifest without these options means: those that were written before there were any."""
     classes: int
     k: int
+    tau: float = 1.0
+    """Temperature at which the tail's mass is exact; at others it is an estimate."""
+    mantissa: int = 7
+    """Bits of float16's 10 that are kept of the logits and of the tail's mean and variance; the others are 0, and take no room
+    on disk. The tail's log-sum-exp keeps all."""
+    tail: Tail = not_an_option("uniform")
+    prior: TailPrior | None = not_an_option()
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.classes:
             raise CodecError(f"topk:k={self.k} on {self.classes} classes; k must be from 1 to {self.classes}")
+        if not (math.isfinite(self.tau) and self.tau > 0):
+            raise CodecError(f"topk:tau={self.tau} must be above 0")
+        if not 1 <= self.mantissa <= _FLOAT16_MANTISSA:
+            raise CodecError(f"topk:mantissa={self.mantissa}; it must be from 1 to {_FLOAT16_MANTISSA}, the bits of float16")
 
     @property
     def record_dtype(self) -> "np.dtype[Any]":
@@ -39,6 +59,15 @@ class TopK:
             + [(name, "<f2") for name in ("tail_lse", "tail_mean", "tail_var")]
         )
 
+    @property
+    def chunk_bytes(self) -> int:
+        """Logits apart from what follows."""
+        return 2 * self.k
+
+    def fit(self, logits: Logits) -> "TopK":
+        """Return this codec; it has nothing to fit."""
+        return self
+
     def encode(self, logits: Logits) -> Records:
         """Return records of the k largest logits; equal logits come in the order of their classes.
 
@@ -48,33 +77,34 @@ class TopK:
         logits = checked(logits, self.classes)
         top, classes = _largest(logits, self.k)
         tail = logits.scatter(1, classes, -torch.inf)
-        lse = torch.logsumexp(tail, dim=1) if self.k < self.classes else torch.zeros_like(top[:, 0])
+        lse = torch.logsumexp(tail / self.tau, dim=1) if self.k < self.classes else torch.zeros_like(top[:, 0])
         kept = tail.isfinite()
         count = max(self.classes - self.k, 1)
         mean = torch.where(kept, tail, 0).sum(1) / count
         var = (torch.where(kept, tail - mean[:, None], 0) ** 2).sum(1) / count
         records = np.empty(len(logits), self.record_dtype)
-        records["logits"] = narrowed(top, torch.float16, "logits").cpu().numpy()
+        records["logits"] = self._stored(top, "logits")
         records["classes"] = classes.cpu().numpy()
-        for name, values in (("tail_lse", lse), ("tail_mean", mean), ("tail_var", var)):
-            records[name] = narrowed(values, torch.float16, name.replace("_", " ")).cpu().numpy()
+        records["tail_lse"] = narrowed(lse, torch.float16, "tail log-sum-exp").cpu().numpy()
+        records["tail_mean"], records["tail_var"] = self._stored(mean, "tail mean"), self._stored(var, "tail variance")
         return records
 
     def decode(self, records: Records, device: torch.device | str = "cpu") -> "TopKRows":
         """Return the rows, decoded on `device`."""
-        fields = to_fields(records, device)
-        return TopKRows(
-            self.classes,
-            fields["logits"].float(),
-            fields["classes"].to(torch.int64),
-            lse=fields["tail_lse"].float(),
-            mean=fields["tail_mean"].float(),
-            var=fields["tail_var"].float(),
-        )
+        return TopKRows(self, to_fields(records, device))
 
     def stated_error(self, logits: Logits) -> PerRow:
-        """Return half a float16 ulp at the largest magnitude among the k kept logits."""
-        return torch.topk(logits.float(), self.k, dim=1).values.abs().amax(1) * 2.0**-11 + 2.0**-25
+        """Return half a unit of the last bit kept, at the largest magnitude among the k kept logits."""
+        largest = torch.topk(logits.float(), self.k, dim=1).values.abs().amax(1)
+        return largest * 2.0 ** -(self.mantissa + 1) + 2.0**-25
+
+    def _stored(self, values: Tensor, what: str) -> Any:
+        half = narrowed(values, torch.float16, what)
+        if self.mantissa < _FLOAT16_MANTISSA:
+            digits, exponent = torch.frexp(values)
+            rounded = torch.ldexp((digits * 2.0 ** (self.mantissa + 1)).round(), exponent - (self.mantissa + 1))
+            half = narrowed(rounded, torch.float16, what)
+        return half.cpu().numpy()
 
 
 def _largest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -93,33 +123,63 @@ def _largest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 class TopKRows:
-    """Rows of which the k largest logits are known; the tail's mass is spread evenly over the other classes."""
+    """Rows of which the k largest logits are known, and of the others what gives them their mass."""
 
-    def __init__(self, classes: int, top: Tensor, index: Tensor, *, lse: Tensor, mean: Tensor, var: Tensor) -> None:
-        self._classes, self._top, self._index = classes, top, index
-        self._lse, self._mean, self._var = lse, mean, var
+    def __init__(self, codec: TopK, fields: Mapping[str, Tensor]) -> None:
+        self._codec = codec
+        self._top, self._index = fields["logits"].float(), fields["classes"].to(torch.int64)
+        self._lse, self._mean, self._var = (fields[f"tail_{name}"].float() for name in ("lse", "mean", "var"))
+        self._dropped = codec.classes - codec.k
 
-    def probs(self, tau: float) -> Probabilities:
-        """Return softmax(logits / tau) with the tail at one value per row, float32 `[rows, classes]`."""
-        return torch.softmax(self._dense(tau) / tau, dim=-1)
+    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
+        """Return softmax(logits / tau) with the tail shaped by the codec's policy, float32 `[rows, classes]`.
+
+        Raises:
+            UsageError: the policy is `ghost`, and `student` is not given.
+        """
+        tau = tau if isinstance(tau, Tensor) else torch.full_like(self._lse, tau)
+        tail = (self._tail_logit(tau) / tau)[:, None] + self._shape(tau, student)
+        return torch.softmax(self._dense(tail, self._top / tau[:, None]), dim=-1)
 
     def logits(self) -> Logits:
-        """Return the logits with the tail at the one value that keeps its mass at tau 1, float32 `[rows, classes]`."""
-        return self._dense(1.0)
+        """Return the logits with an even tail that has its mass at the codec's tau, float32 `[rows, classes]`."""
+        return self._dense(self._tail_logit(torch.full_like(self._lse, self._codec.tau))[:, None], self._top)
 
-    def _dense(self, tau: float) -> Logits:
-        dense = self._tail_logit(tau)[:, None].repeat(1, self._classes)
-        return dense.scatter(1, self._index, self._top)
+    def std(self) -> PerRow:
+        """Return the standard deviation of each row over all classes: exact, whatever the shape of the tail."""
+        mean = (self._top.sum(1) + self._dropped * self._mean) / self._codec.classes
+        head = (self._top - mean[:, None]).square().sum(1)
+        tail = self._dropped * (self._var + (self._mean - mean).square())
+        return ((head + tail) / (self._codec.classes - 1)).sqrt()
 
-    def _tail_logit(self, tau: float) -> PerRow:
-        """Return the value z whose (C - k) copies have the tail's mass at `tau`.
+    def _dense(self, tail: Tensor, top: Tensor) -> Tensor:
+        return tail.expand(-1, self._codec.classes).scatter(1, self._index, top)
 
-        At tau 1 it is exact. At other temperatures a Gaussian tail has log mean exp(z / tau) = mean / tau + var / (2 tau^2);
-        what the real tail has beyond that at tau 1 (its skew) is carried over, shrunk by tau^3, the order of the next cumulant.
-        Whatever the tail, z falls with tau from the largest tail logit to the mean (Jensen), which bounds the estimate.
+    def _shape(self, tau: PerRow, student: Probabilities | None) -> Tensor:
+        """Return log-weights of the tail's classes, `[rows, classes]` or `[1, 1]`; their exponentials have mean 1, or are 0."""
+        if self._codec.tail == "ghost":
+            return levelled(student_weights(student), self._index)
+        if self._codec.prior is not None:
+            excess = self._codec.prior.excess(self._index[:, 0])
+            highest = self._top[:, -1] - self._mean  # no class of the tail lies above the head
+            return levelled(excess.minimum(highest[:, None]) / tau[:, None], self._index)
+        return self._lse.new_full((1, 1), {"uniform": 0.0, "none": -torch.inf}[self._codec.tail])
+
+    def _tail_logit(self, tau: PerRow) -> PerRow:
+        """Return the value z whose (C - k) copies have the tail's mass at each row's `tau`.
+
+        At the codec's own tau, t, it is exact: z(t) = t (log-sum-exp at t - log(C - k)). At other temperatures a Gaussian tail
+        has z = mean + var / (2 tau); what the real tail has beyond that at t (its skew) is carried over, times (t / tau)^2, as
+        the next cumulant goes with tau. Whatever the tail, z falls as tau grows, to the mean (Jensen), which bounds the
+        estimate above t. Below t the sum of exp(x / tau) is at most the sum at t to the power t / tau (norms of a vector), and
+        no copy lies above the head.
         """
-        exact = self._lse - math.log(max(self._classes - self._top.shape[1], 1))
-        skew = exact - (self._mean + self._var / 2)
-        estimate = self._mean + self._var / (2 * tau) + skew / tau**2
-        low, high = (self._mean, exact) if tau >= 1 else (exact, self._top[:, -1])
-        return estimate.maximum(low).minimum(high).minimum(self._top[:, -1])
+        own, last = self._codec.tau, self._top[:, -1]
+        size = math.log(max(self._dropped, 1))
+        exact = own * (self._lse - size)
+        skew = exact - (self._mean + self._var / (2 * own))
+        estimate = self._mean + self._var / (2 * tau) + skew * (own / tau) ** 2
+        above = tau >= own
+        low = torch.where(above, self._mean, exact)
+        high = torch.where(above, exact, own * self._lse - tau * size)
+        return estimate.maximum(low).minimum(high).minimum(last)

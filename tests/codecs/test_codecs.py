@@ -15,12 +15,13 @@ from kdcache.codecs import Codec, Full, TeacherRows, TopK, codec_from_dict, code
 from kdcache.errors import CodecError, UsageError
 
 TAUS = (0.5, 1.0, 4.0, 20.0)
-DTYPES = ("float32", "float16", "bfloat16", "uint8")
-WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1}
+DTYPES = ("float32", "float16", "bfloat16", "uint8", "uint4")
+BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "uint8": 8, "uint4": 4}
 CONFIGURATIONS = [
-    *[(f"full:dtype={dtype}", classes) for dtype in DTYPES for classes in (1, 2, 10, 1000)],
+    *[(f"full:dtype={dtype}", classes) for dtype in DTYPES for classes in (1, 2, 3, 10, 1000)],
     *[("topk:k=1", 1), ("topk:k=1", 2), ("topk:k=2", 2), ("topk:k=2", 3), ("topk:k=3", 10), ("topk:k=10", 10)],
     *[("topk:k=5", 256), ("topk:k=5", 257), ("topk:k=16", 1000), ("topk:k=4", 65_536), ("topk:k=4", 70_000)],
+    *[("topk:k=3,mantissa=10", 10), ("topk:k=3,tau=4,mantissa=5", 10), ("topk:k=16,tau=0.5", 1000)],
 ]
 every_codec = pytest.mark.parametrize(("spec", "classes"), CONFIGURATIONS)
 
@@ -41,8 +42,9 @@ def kept(codec: Codec, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def beyond_range(codec: Codec, logits: Tensor) -> bool:
     """Return whether a number of the record cannot fit float16."""
-    largest = 65_519.0  # what rounds down to 65,504
+    largest = 65_519.99  # what rounds down to 65,504
     if isinstance(codec, TopK):
+        largest = 65_536 - 2.0 ** (14 - codec.mantissa) - 0.01
         tail = logits.sort(dim=1).values[:, : codec.classes - codec.k].double()
         if tail.shape[1] and float(tail.var(dim=1, correction=0).max()) > largest * 0.999:
             return True
@@ -66,7 +68,7 @@ def test_record_is_packed_little_endian_and_as_small_as_said(spec: str, classes:
         assert dtype.itemsize == codec.k * (2 + index) + 6
     else:
         assert isinstance(codec, Full)
-        assert dtype.itemsize == classes * WIDTHS[codec.dtype] + 8 * (codec.dtype == "uint8")
+        assert dtype.itemsize == math.ceil(classes * BITS[codec.dtype] / 8) + 8 * codec.dtype.startswith("uint")
 
 
 @every_codec
@@ -122,10 +124,11 @@ def extremes(draw: st.DrawFn) -> Tensor:
 
 
 @pytest.mark.parametrize("spec", ["topk", *[f"full:dtype={dtype}" for dtype in DTYPES]])
-@given(logits=extremes(), share=st.floats(0, 1))
-def test_decoded_is_within_the_stated_error(spec: str, logits: Tensor, share: float) -> None:
+@given(logits=extremes(), share=st.floats(0, 1), mantissa=st.integers(1, 10), own=st.sampled_from([1.0, 4.0]))
+def test_decoded_is_within_the_stated_error(spec: str, logits: Tensor, share: float, mantissa: int, own: float) -> None:
     classes = logits.shape[1]
-    codec = open_codec(f"topk:k={1 + round(share * (classes - 1))}" if spec == "topk" else spec, classes=classes)
+    topk = f"topk:k={1 + round(share * (classes - 1))},mantissa={mantissa},tau={own}"
+    codec = open_codec(topk if spec == "topk" else spec, classes=classes)
     if beyond_range(codec, logits):
         with pytest.raises(CodecError, match="do not fit float16"):
             codec.encode(logits)
@@ -177,7 +180,8 @@ def test_logits_of_another_class_count_are_refused(spec: str, classes: int) -> N
     [
         ("full:dtype=float16", 65_520.0, r"logits of 65520 do not fit float16 \(65,504\); use full:dtype=float32"),
         ("topk:k=2", 1e5, r"logits of 100000 do not fit float16"),
-        ("topk:k=2", -1e5, r"tail mean of .* do not fit float16|tail var of .* do not fit float16"),
+        ("topk:k=2", 65_450.0, r"logits of 65536 do not fit float16"),  # 7 bits of it
+        ("topk:k=2", -1e5, r"tail (mean|variance) of .* do not fit float16"),
         ("full:dtype=bfloat16", 3.4e38, r"do not fit bfloat16"),
     ],
 )
@@ -189,8 +193,12 @@ def test_logits_past_the_stored_range_are_refused(spec: str, value: float, messa
 
 
 def test_a_range_or_a_number_past_float32_is_refused() -> None:
+    with pytest.raises(CodecError, match="tail log-sum-exp of 900000 do not fit float16"):
+        open_codec("topk:k=2,tau=1e-5", classes=3).encode(torch.full((1, 3), 9.0))
     with pytest.raises(CodecError, match="span more than float32"):
         open_codec("full:dtype=uint8", classes=2).encode(torch.tensor([[-3e38, 3e38]]))
+    with pytest.raises(CodecError, match="span more than float32"):
+        open_codec("full:dtype=uint4", classes=3).encode(torch.tensor([[-3e38, 0.0, 3e38]]))
     with pytest.raises(CodecError, match="row 0"):
         open_codec("full:dtype=float32", classes=2).encode(torch.tensor([[0.0, 1e300]], dtype=torch.float64))
 
@@ -205,13 +213,70 @@ def test_logits_of_any_float_type_and_from_inference_mode_are_taken(spec: str, d
     assert codec.encode(logits).tobytes() == again.tobytes()
 
 
+@pytest.mark.parametrize(("dtype", "steps"), [("uint8", 255), ("uint4", 15)])
+@pytest.mark.parametrize("classes", [2, 3, 10, 257])
+def test_integers_take_the_ends_of_each_row_exactly_and_evenly_spaced_values_too(dtype: str, steps: int, classes: int) -> None:
+    codec = open_codec(f"full:dtype={dtype}", classes=classes)
+    stored = torch.from_numpy(np.random.default_rng(0).integers(0, steps + 1, (6, classes)))
+    stored[:, 0], stored[:, -1] = 0, steps
+    logits = stored * 0.5 - torch.arange(6)[:, None]
+    assert torch.equal(codec.decode(codec.encode(logits)).logits(), logits)
+
+
+def test_uint4_holds_two_classes_in_a_byte_the_first_in_the_lower_half() -> None:
+    records = open_codec("full:dtype=uint4", classes=3).encode(torch.tensor([[0.0, 15.0, 9.0]]))
+    assert records["logits"].tolist() == [[0xF0, 0x09]]
+    assert (float(records["offset"][0]), float(records["scale"][0])) == (0.0, 1.0)
+
+
+@every_codec
+def test_a_temperature_per_row_is_each_rows_own(spec: str, classes: int) -> None:
+    codec = open_codec(spec, classes=classes)
+    rows = codec.decode(codec.encode(gaussian(4, classes)))
+    mixed = rows.probs(torch.tensor(TAUS))
+    for row, tau in enumerate(TAUS):
+        torch.testing.assert_close(mixed[row], rows.probs(tau)[row], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 20.0])
+@pytest.mark.parametrize(("spec", "classes"), [configuration for configuration in CONFIGURATIONS if configuration[1] > 1])
+def test_std_is_that_of_all_logits(spec: str, classes: int, offset: float) -> None:
+    codec = open_codec(spec, classes=classes)
+    logits = gaussian(16, classes) + offset
+    logits[0, 1] += 30.0
+    rows = codec.decode(codec.encode(logits))
+    if codec.keeps_all:
+        assert torch.equal(rows.std(), rows.logits().std(dim=1))
+    bound = codec.stated_error(logits) * math.sqrt(classes / (classes - 1)) * 1.01  # the norm of the error of a row
+    if isinstance(codec, TopK):  # of the variance too
+        bound = bound + logits.std(dim=1) * 2.0 ** -(codec.mantissa + 1)
+    assert bool(((rows.std() - logits.std(dim=1)).abs() <= bound).all())
+
+
+@every_codec
+def test_a_codec_that_has_nothing_to_fit_is_its_own_fit(spec: str, classes: int) -> None:
+    codec = open_codec(spec, classes=classes)
+    assert codec.fit(gaussian(4, classes)) is codec
+    assert codec.keeps_all is spec.startswith("full")
+
+
 @every_codec
 def test_spec_and_manifest_round_trip(spec: str, classes: int) -> None:
     codec = open_codec(spec, classes=classes)
     stored = codec_to_dict(codec)
     assert set(stored) == {"name", "configuration"} and "classes" not in stored["configuration"]
     assert codec_from_dict(stored, classes=classes) == codec
-    assert codec_spec(codec) == spec and open_codec(codec_spec(codec), classes=classes) == codec
+    assert open_codec(codec_spec(codec), classes=classes) == codec
+    given, told = (set(text.replace(":", ",").split(",")) for text in (spec.replace("tau=4", "tau=4.0"), codec_spec(codec)))
+    assert given <= told
+
+
+def test_what_a_manifest_does_not_say_is_what_it_meant_before_there_were_options() -> None:
+    stored = {"name": "topk", "configuration": {"k": 3}}
+    codec = codec_from_dict(stored, classes=10)
+    assert codec == TopK(classes=10, k=3, tau=1.0, mantissa=10) and codec_to_dict(codec) == stored
+    assert codec_to_dict(TopK(classes=10, k=3))["configuration"] == {"k": 3, "mantissa": 7}
+    assert codec_to_dict(TopK(classes=10, k=3, tau=4.0))["configuration"] == {"k": 3, "tau": 4.0, "mantissa": 7}
 
 
 def test_a_codec_cannot_be_changed() -> None:
@@ -231,6 +296,7 @@ def test_a_codec_cannot_be_changed() -> None:
         ("topk:k=true", "must be of type int"),
         ("topk:k=1.5", "must be of type int"),
         ("topk:k=3,classes=9", "classes come from the source"),
+        ("topk:k=3,tail=ghost", "unknown codec topk key 'tail'"),
         ("full:dtype=float61", "did you mean 'float16'"),
         ("full:dtyp=float16", "did you mean 'dtype'"),
         ("full:dtype=16", "unknown codec full dtype '16'"),
@@ -245,3 +311,9 @@ def test_a_wrong_spec_is_told(spec: str, message: str) -> None:
 def test_k_out_of_range_is_told(k: int) -> None:
     with pytest.raises(CodecError, match=rf"topk:k={k} on 10 classes; k must be from 1 to 10"):
         open_codec(f"topk:k={k}", classes=10)
+
+
+@pytest.mark.parametrize("option", ["mantissa=0", "mantissa=11", "tau=0", "tau=-1.0", "tau=inf", "tau=nan"])
+def test_an_option_out_of_range_is_told(option: str) -> None:
+    with pytest.raises(CodecError, match=rf"topk:{option.split('=', maxsplit=1)[0]}=.* must be (above 0|from 1 to 10)"):
+        open_codec(f"topk:k=3,{option}", classes=10)

@@ -58,7 +58,7 @@ def test_a_tie_at_the_edge_among_many_classes_is_broken_by_class() -> None:
 def test_all_classes_equal_full(classes: int, tau: float) -> None:
     logits = gaussian(16, classes, 4.0)
     rows = {}
-    for spec in (f"topk:k={classes}", "full:dtype=float16"):
+    for spec in (f"topk:k={classes},mantissa=10", "full:dtype=float16"):
         codec = open_codec(spec, classes=classes)
         rows[spec] = codec.decode(codec.encode(logits))
     topk, full = rows.values()
@@ -66,18 +66,70 @@ def test_all_classes_equal_full(classes: int, tau: float) -> None:
     np.testing.assert_allclose(topk.probs(tau), full.probs(tau), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("tau", [0.5, 1.0, 4.0, 20.0])
 @pytest.mark.parametrize(("scale", "k"), [(1.0, 1), (1.0, 10), (3.0, 10), (3.0, 100), (10.0, 100)])
-def test_the_tail_at_tau_1_is_exact_but_for_rounding(scale: float, k: int) -> None:
+def test_the_tail_at_the_records_tau_is_exact_but_for_rounding(scale: float, k: int, tau: float) -> None:
     logits = gaussian(64, 1000, scale)
-    codec = TopK(classes=1000, k=k)
+    codec = TopK(classes=1000, k=k, tau=tau)
     decoded = codec.decode(codec.encode(logits))
     tail = tail_of(codec, logits)
-    exact = torch.logsumexp(logits.double().masked_fill(~tail, -math.inf), 1)
-    found = torch.logsumexp(decoded.logits().double().masked_fill(~tail, -math.inf), 1)
+    exact = torch.logsumexp((logits.double() / tau).masked_fill(~tail, -math.inf), 1)
+    found = torch.logsumexp((decoded.logits().double() / tau).masked_fill(~tail, -math.inf), 1)
     bound = exact.abs() * 2.0**-11 + 1e-4  # half a float16 ulp of the stored log-sum-exp
     assert bool(((found - exact).abs() <= bound).all())
-    mass = torch.softmax(logits.double(), 1).masked_fill(~tail, 0).sum(1)
-    np.testing.assert_allclose(decoded.probs(1.0).masked_fill(~tail, 0).sum(1), mass, atol=0.005)
+    mass = torch.softmax(logits.double() / tau, 1).masked_fill(~tail, 0).sum(1)
+    np.testing.assert_allclose(decoded.probs(tau).masked_fill(~tail, 0).sum(1), mass, atol=0.005 + 0.005 * scale / tau)
+
+
+@given(seed=st.integers(0, 2**31), tau=st.sampled_from([0.5, 2.0, 4.0]), gap=st.floats(0, 30), low=st.integers(1, 45))
+def test_whatever_the_tail_its_mass_at_the_records_tau_is_right(seed: int, tau: float, gap: float, low: int) -> None:
+    logits = gaussian(8, 50, seed=seed)
+    logits[:, :low] -= gap  # two humps: no Gaussian
+    codec = TopK(classes=50, k=5, tau=tau, mantissa=10)
+    tail = tail_of(codec, logits)
+    mass = torch.softmax(logits.double() / tau, 1).masked_fill(~tail, 0).sum(1)
+    found = codec.decode(codec.encode(logits)).probs(tau).double().masked_fill(~tail, 0).sum(1)
+    # the log of tail over head is off by what float16 does to a log-sum-exp and to logits
+    slack = (logits.abs().amax(1).double() / tau + 4) * 2.0**-10
+    assert bool(((found / (1 - found)).log() - (mass / (1 - mass)).log()).abs().le(slack).all())
+
+
+def test_a_record_of_its_own_tau_says_more_of_that_tau_and_less_of_others() -> None:
+    logits = gaussian(64, 1000, 2.0)
+    logits[:, :300] -= 12.0  # a tail that is far from Gaussian
+    tail = tail_of(TopK(classes=1000, k=10), logits)
+    errors = {}
+    for own in (1.0, 4.0):
+        codec = TopK(classes=1000, k=10, tau=own)
+        rows = codec.decode(codec.encode(logits))
+        for tau in (1.0, 4.0):
+            mass = torch.softmax(logits / tau, 1).masked_fill(~tail, 0).sum(1)
+            errors[own, tau] = float((rows.probs(tau).masked_fill(~tail, 0).sum(1) - mass).abs().mean())
+    assert errors[1.0, 1.0] < 0.005 and errors[4.0, 4.0] < 0.002
+    assert errors[4.0, 1.0] > 5 * errors[1.0, 1.0] and errors[1.0, 4.0] > 5 * errors[4.0, 4.0]
+
+
+@pytest.mark.parametrize(("own", "tau"), [(4.0, 2.0), (4.0, 8.0), (4.0, 1.0), (2.0, 1.0), (2.0, 20.0)])
+def test_a_gaussian_tail_is_known_at_other_temperatures_than_the_records(own: float, tau: float) -> None:
+    logits = gaussian(64, 1000, 1.5)
+    codec = TopK(classes=1000, k=100, tau=own)
+    tail = tail_of(codec, logits)
+    mass = torch.softmax(logits.double() / tau, 1).masked_fill(~tail, 0).sum(1)
+    found = codec.decode(codec.encode(logits)).probs(tau).masked_fill(~tail, 0).sum(1)
+    np.testing.assert_allclose(found, mass, rtol=0, atol=0.03)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 9), st.floats(-3, 3))
+def test_kept_logits_are_rounded_to_the_nearest_with_ties_to_even(seed: int, mantissa: int, magnitude: float) -> None:
+    logits = gaussian(4, 30, 10**magnitude, seed)
+    top = TopK(classes=30, k=30, mantissa=mantissa).encode(logits)["logits"].astype(np.float64)
+    exact = np.sort(logits.double().numpy(), axis=1)[:, ::-1]
+    unit = 2.0 ** (np.floor(np.log2(np.abs(exact))) - mantissa)
+    normal = np.abs(exact) > 2.0**-13
+    np.testing.assert_array_equal(top[normal], (np.round(exact / unit) * unit)[normal])
+    assert not (top.astype(np.float16).view(np.uint16)[normal] & (2 ** (10 - mantissa) - 1)).any()
+    ties = TopK(classes=2, k=2, mantissa=2).encode(torch.tensor([[1.375, 1.125]]))
+    assert ties["logits"].tolist() == [[1.5, 1.0]]
 
 
 @pytest.mark.parametrize("tau", [2.0, 4.0, 8.0])
@@ -95,7 +147,7 @@ def test_the_tail_at_other_temperatures_is_near(scale: float, k: int, tolerance:
 def test_the_tail_stays_between_its_mean_and_its_largest(seed: int, tau: float, gap: float, low: int) -> None:
     logits = gaussian(4, 50, seed=seed)
     logits[:, :low] -= gap  # two humps: no Gaussian
-    codec = TopK(classes=50, k=5)
+    codec = TopK(classes=50, k=5, tau=1.0 + 3 * (seed % 2), mantissa=10)
     found = codec.decode(codec.encode(logits)).probs(tau).log().double() * tau
     kept = ~tail_of(codec, logits)
     # differences of logits within a row are those of tau * log probability

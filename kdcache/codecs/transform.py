@@ -1,0 +1,216 @@
+"""The transform behind `lowrank`: how a basis is fitted to logits, and how logits become integers on it.
+
+Reverse water-filling: with the same step on every axis of the principal basis, axes that vary less than the step cost nothing.
+Rounding looks at what an integer costs to store and at where an error hurts: a wrong logit of a likely class turns the gradient
+of DIST far more than that of an unlikely one, so each integer is chosen against the weighted error that the others leave.
+Decoding knows nothing of that: it is one matrix product.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcache.errors import CodecError
+from kdcache.shapes import Logits
+
+LIMITS = {"wide": 32_767, "byte": 127, "ternary": 1}
+"""The largest integer on an axis of each kind."""
+_BLOCKS = 16  # axes are rounded in so many turns; the axes of one turn do not see each other's errors
+_SLOPE, _HIGHEST = 0.3, 6.0  # log of an error's weight per unit of logit above the row's mean, and where it ends
+_BIT = 0.1  # what a stored bit may cost, in squared steps
+_MOST_BITS = 12.0
+_HEAD_ROWS = 6.0  # the head's prior counts as a sixth of a row per class
+_LEAST_SHARE, _BYTE_SHARE = 0.003, 0.3  # axes that are nonzero less often are dropped, or ternary
+_HEADROOM = 1.25  # of the largest integer in the sample
+_EXACT_CLASSES, _MOST_AXES = 2048, 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What a calibration sample decides; axes are ordered by falling variance, the `wide` ones first."""
+
+    basis: Tensor
+    """Orthonormal rows, float32 `[axes, classes]`; each sums to zero."""
+    mean: Tensor
+    """Of the centred logits, float32 `[classes]`."""
+    step: float
+    """Quantisation step, in units of logits."""
+    rounding: Tensor
+    """How far past one half |coefficient| / step must be to round up, float32 `[2, axes]`: from 0 to 1, and beyond 1."""
+    wide: int
+    """Axes that take two bytes each."""
+    byte: int
+    """Axes after them that take one; five of those that follow share one."""
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """The number of axes of each kind, in their order."""
+        return {"wide": self.wide, "byte": self.byte, "ternary": len(self.basis) - self.wide - self.byte}
+
+    @cached_property
+    def limit(self) -> Tensor:
+        """The largest integer that an axis can hold, float32 `[axes]`."""
+        return torch.cat([torch.full((count,), float(LIMITS[kind])) for kind, count in self.kinds.items()])
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays that a cache keeps."""
+        return {
+            "basis": self.basis.numpy().astype("<f2"),
+            "mean": self.mean.numpy().astype("<f4"),
+            "step": np.array([self.step], "<f4"),
+            "rounding": self.rounding.numpy().astype("<f4"),
+            "kinds": np.array(list(self.kinds.values()), "<u4"),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], classes: int) -> "Fit":
+        """Return the fit that `arrays` hold.
+
+        Raises:
+            CodecError: arrays that are absent, of another shape, or not finite.
+        """
+        axes = int(arrays["kinds"].sum()) if "kinds" in arrays else 0
+        shapes = {"kinds": (3,), "basis": (axes, classes), "mean": (classes,), "step": (1,), "rounding": (2, axes)}
+        for name, shape in shapes.items():
+            found = arrays[name].shape if name in arrays else None
+            if found != shape or not np.isfinite(arrays[name]).all():
+                raise CodecError(f"lowrank: array {name} of the fit is {found or 'absent'}, where finite {shape} is needed")
+        wide, byte, _ = (int(count) for count in arrays["kinds"])
+        step = float(arrays["step"][0])
+        if not step > 0:
+            raise CodecError(f"lowrank: the step of the fit is {step}; it must be above 0")
+        tensors = {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in ("basis", "mean", "rounding")}
+        return cls(step=step, wide=wide, byte=byte, **tensors)
+
+
+def quantised(logits: Logits, fit: Fit) -> Tensor:
+    """Return the integers of each row on the axes of `fit`, float32 `[rows, axes]`, at most 1.5 steps from its coefficients."""
+    centred = logits - logits.mean(1, keepdim=True)
+    weight = torch.exp(_SLOPE * centred.clamp_max(_HIGHEST))
+    weight /= weight.mean(1, keepdim=True)
+    scaled, inverse = fit.basis * fit.step, fit.basis / fit.step
+    left = centred - fit.mean
+    exact = left @ inverse.T
+    low, high = (exact - 1.5).ceil().maximum(-fit.limit), (exact + 1.5).floor().minimum(fit.limit)
+    low, high = low.minimum(fit.limit), high.maximum(-fit.limit)
+    integers = _rounded(exact, fit.rounding).clamp(low, high)
+    left = left - integers @ scaled
+    importance = weight @ fit.basis.square().T
+    for turn in range(min(_BLOCKS, len(scaled))):
+        axes = slice(turn, None, _BLOCKS)
+        before, important = integers[:, axes], importance[:, axes]
+        wanted = before + (weight * left) @ inverse[axes].T / important
+        after = _rounded(wanted, fit.rounding[:, None, axes] / important).clamp(low[:, axes], high[:, axes])
+        left -= (after - before) @ scaled[axes]
+        integers[:, axes] = after
+    return integers
+
+
+def _rounded(values: Tensor, rounding: Tensor) -> Tensor:
+    size = values.abs()
+    return torch.floor(size + 0.5 - torch.where(size < 1, rounding[0], rounding[1])).clamp_min(0) * values.sign()
+
+
+class Calibration:
+    """A calibration sample with its principal bases, from which fits at several steps are made."""
+
+    def __init__(self, logits: Logits, head: Tensor | None = None) -> None:
+        """Find the bases: one of all rows, and one that has not seen `held_out`, the last quarter.
+
+        Args:
+            logits: `[rows, classes]`.
+            head: weights of the classifier, `[classes, features]`: a prior of the logits' covariance.
+
+        Raises:
+            CodecError: fewer than four rows, or rows that do not differ.
+        """
+        if len(logits) < 4:
+            raise CodecError(f"lowrank: {len(logits)} calibration views; at least 4 are needed, better several per class")
+        seen = len(logits) - len(logits) // 4
+        self.held_out = logits[seen:].float()
+        self._trial = _principal_basis(logits[:seen].float(), head)
+        self._final = _principal_basis(logits.float(), head)
+
+    def trial(self, step: float) -> Fit:
+        """Return a fit whose basis has not seen `held_out`; what its integers cost to store is counted there."""
+        return _counted(*self._trial, step, self.held_out)
+
+    def fit(self, step: float) -> Fit:
+        """Return the fit of all rows, with costs as `trial` counted them."""
+        trial = self.trial(step)
+        mean, basis = self._final
+        axes = min(len(trial.basis), len(basis))
+        wide, byte = min(trial.wide, axes), min(trial.byte, axes - min(trial.wide, axes))
+        return replace(trial, basis=basis[:axes], mean=mean, rounding=trial.rounding[:, :axes], wide=wide, byte=byte)
+
+
+def _principal_basis(logits: Logits, head: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the mean of the centred rows, and their principal axes by falling variance.
+
+    A sample of about as many rows as classes says little about the weaker axes. The logits are `head @ features`, so the head's
+    Gram matrix is what their covariance would be if features were white: it is mixed in, the less the larger the sample.
+    """
+    centred = logits - logits.mean(1, keepdim=True)
+    mean = centred.mean(0)
+    sample = (centred - mean) / math.sqrt(len(logits))
+    if head is not None:
+        prior = (head - head.mean(0)).float().T
+        share = 1 / (1 + _HEAD_ROWS * len(logits) / logits.shape[1])
+        prior = prior * (sample.norm() / prior.norm().clamp_min(1e-12))
+        sample = torch.cat([math.sqrt(1 - share) * sample, math.sqrt(share) * prior])
+    variance, axes = _principal_axes(sample)
+    kept = variance > max(float(variance[0]) * 1e-8, float(logits.abs().max()) ** 2 * 1e-12)
+    if not bool(kept.any()):
+        raise CodecError("lowrank: the calibration views all have the same logits; check the teacher and its weights")
+    return mean, axes[kept]
+
+
+def _principal_axes(sample: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the variances and axes of `sample.T @ sample`, exact up to 2,048 classes, else the strongest 1,024."""
+    if sample.shape[1] <= _EXACT_CLASSES:
+        variance, axes = torch.linalg.eigh((sample.T @ sample).double())
+        return variance.flip(0).float(), axes.T.flip(0).float().contiguous()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _, singular, axes = torch.svd_lowrank(sample, q=min(_MOST_AXES, *sample.shape), niter=2)
+    return singular.square(), axes.T.contiguous()
+
+
+def _counted(mean: Tensor, basis: Tensor, step: float, logits: Logits) -> Fit:
+    """Return the fit at `step` on a given basis, its rounding and layout as the integers of `logits` ask for."""
+    coefficients = (logits - logits.mean(1, keepdim=True) - mean) @ basis.T
+    # counted without feedback first: it would fill axes that nothing yet says are dear
+    first = _laid_out(mean, basis, step, (coefficients / step).round())
+    return _laid_out(mean, first.basis, step, quantised(logits, first))
+
+
+def _laid_out(mean: Tensor, basis: Tensor, step: float, integers: Tensor) -> Fit:
+    """Return the fit with the rounding and layout that a sample's integers ask for."""
+    size = integers.abs()
+    share = (size > 0).float().mean(0)
+    axes, one = max(_end(share >= _LEAST_SHARE), 1), _end(share >= _BYTE_SHARE)
+    wide = _end(size.amax(0) * _HEADROOM > LIMITS["byte"])
+    return Fit(basis=basis[:axes], mean=mean, step=step, rounding=_rounding(size[:, :axes]), wide=wide, byte=max(one - wide, 0))
+
+
+def _end(mask: Tensor) -> int:
+    """Return one past the last place that is true."""
+    return int(mask.nonzero().max()) + 1 if bool(mask.any()) else 0
+
+
+def _rounding(integers: Tensor) -> Tensor:
+    """Return `[2, axes]`: half of what the bits of a nonzero, and of each further one, are worth, in steps.
+
+    From x to x + 1 pays if the squared error falls by more than `_BIT` times the bits it costs. These come from the share of
+    zeros and, beyond, a geometric distribution with the sizes' mean.
+    """
+    rows, total = len(integers), integers.sum(0)
+    nonzero = (integers > 0).sum(0) + 0.5
+    share, more = nonzero / (rows + 1), 1 - (nonzero / (total + 1)).clamp(0.02, 0.98)
+    bits = torch.stack([torch.log2(2 * (1 - share).clamp_min(1e-6) / (share * (1 - more))), -torch.log2(more)])
+    return _BIT / 2 * bits.clamp(0, _MOST_BITS)
