@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from kdcache.cache import Cache, Manifest, create_cache, default_rows
-from kdcache.codecs import Codec, codec_to_dict
+from kdcache.cache import Cache, Manifest, create_cache, record_layout
+from kdcache.codecs import Codec, fit_arrays
 from kdcache.compute import ComputeConfig
 from kdcache.views import load_recipe
 
@@ -65,7 +65,6 @@ def compute_config(options: argparse.Namespace) -> ComputeConfig:
 
 def make_cache(path: Path, codec: Codec, rows: int) -> Cache:
     """Return a new, empty cache for records of `codec`, without teacher or images, its units of the default size."""
-    unit_rows, chunk_rows = default_rows(codec.record_dtype.itemsize, rows)
     manifest = Manifest(
         task="classification",
         classes=codec.classes,
@@ -74,14 +73,11 @@ def make_cache(path: Path, codec: Codec, rows: int) -> Cache:
         order_seed=0,
         recipe=load_recipe("eval").to_dict(),
         teacher={"spec": "none", "sha256": "none", "size": 224, "mean": [0.0], "std": [1.0], "precision": "float32"},
-        codec=codec_to_dict(codec),
-        record_dtype=np.lib.format.dtype_to_descr(codec.record_dtype),
-        unit_rows=unit_rows,
-        chunk_rows=chunk_rows,
+        **record_layout(codec, rows),
         skip_unreadable=False,
         made_by={},
     )
-    return create_cache(path, manifest)
+    return create_cache(path, manifest, fit_arrays(codec))
 
 
 def _jpeg(seed: int) -> bytes:

@@ -3,18 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from kdcache.cache import Cache, Manifest, create_cache
-from kdcache.codecs import codec_to_dict, open_codec
+from kdcache.cache import Cache, Manifest, create_cache, record_layout
+from kdcache.codecs import Codec, open_codec
 from kdcache.shapes import Records
 
 PATTERNS = (0x01, 0x80, 0xFF)
 
 
-def manifest(codec: str = "full:dtype=float16", classes: int = 5, **changes: Any) -> Manifest:
-    opened = open_codec(codec, classes=classes)
+def manifest(codec: str | Codec = "full:dtype=float16", classes: int = 5, **changes: Any) -> Manifest:
+    opened = open_codec(codec, classes=classes) if isinstance(codec, str) else codec
     settings: dict[str, Any] = {
         "task": "classification",
         "classes": classes,
@@ -27,8 +26,7 @@ def manifest(codec: str = "full:dtype=float16", classes: int = 5, **changes: Any
             "table": {"mode": "L", "size": 8, "eval": "eval", "transforms": []},
         },
         "teacher": {"spec": "random", "sha256": "2" * 64, "size": 8, "mean": [0.5], "std": [0.5], "precision": "float32"},
-        "codec": codec_to_dict(opened),
-        "record_dtype": np.lib.format.dtype_to_descr(opened.record_dtype),
+        **record_layout(opened, 20),
         "unit_rows": 8,
         "chunk_rows": 4,
         "skip_unreadable": False,

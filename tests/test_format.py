@@ -1,6 +1,7 @@
 """The format as docs/format.md tells it, and caches that were written long ago."""
 
 import dataclasses
+import hashlib
 import json
 import random
 import re
@@ -18,7 +19,8 @@ from runs import dump
 
 from kdcache.cache import FORMAT_VERSION, Cache, Commit, Manifest, create_cache, open_cache
 from kdcache.cache.zarr_store import object_key
-from kdcache.codecs import open_codec
+from kdcache.codecs import LowRank, codec_to_dict, open_codec
+from kdcache.codecs.transform import Fit
 from kdcache.verify import verify_cache
 from kdcache.views import load_recipe, seed_generators
 from kdcache.views.order import row_order
@@ -122,7 +124,7 @@ def test_the_page_names_every_field() -> None:
     assert f"version {FORMAT_VERSION}\n" in PAGE.splitlines()[0] + "\n"
 
 
-@pytest.mark.parametrize("classes", [10, 300, 70_000])
+@pytest.mark.parametrize("classes", [10, 11, 300, 70_000])
 def test_the_page_tells_the_bytes_of_every_field(classes: int) -> None:
     table = PAGE.split("\n## Records\n")[1].split("\n## ")[0].split("|---|\n")[1]
     codec, told = "", {}
@@ -130,12 +132,34 @@ def test_the_page_tells_the_bytes_of_every_field(classes: int) -> None:
         name, field, kind = (cell.strip() for cell in line.split("|")[1:4])
         codec = name.strip("`").replace("K", "4") or codec
         types = re.findall(r"`([<\w]+)`", kind)
-        shape = (classes,) if "[C]" in kind else (4,) if "[K]" in kind else ()
+        shapes = {"[C]": (classes,), "[C/2]": (-(-classes // 2),), "[K]": (4,), "[W]": (2,), "[B]": (3,), "[T]": (2,)}
+        shape = next((shape for name, shape in shapes.items() if name in kind), ())
         smallest = (classes > 256) + (classes > 65_536)
         told.setdefault(codec, []).append((field.strip("`"), types[smallest if len(types) > 1 else 0], shape))
-    assert len(told) == 5
+    assert len(told) == 7
+    rounding, basis = torch.zeros(2, 11), torch.zeros(11, classes)
+    fit = Fit(basis=basis, mean=torch.zeros(classes), step=1.0, rounding=rounding, wide=2, byte=3)  # leaves 6 in 2 bytes
+    assert np.dtype(told.pop("lowrank")) == LowRank(classes=classes, step=1.0, fitted=fit).record_dtype
     for spec, fields in told.items():
         assert np.dtype(fields) == open_codec(spec, classes=classes).record_dtype, spec
+
+
+def test_lowrank_reads_as_the_page_says(tmp_path: Path) -> None:
+    dump(tmp_path, codec="lowrank:step=2", seeds="3")
+    cache = open_cache(tmp_path)
+    digest = cache.manifest.codec["fit"]
+    root = zarr.open_group(tmp_path, mode="r")
+    fit = {name: np.asarray(root[f"codec/{digest[:16]}/{name}"]) for name in ("basis", "mean", "step", "kinds", "rounding")}
+    parts = [f"{name} {fit[name].dtype.str} {fit[name].shape} ".encode() + fit[name].tobytes() for name in sorted(fit)]
+    assert hashlib.sha256(b"".join(parts)).hexdigest() == digest
+    records = cache.read(3, range(100))
+    integers = [records[name].astype(float) for name in ("wide", "byte") if name in records.dtype.names]
+    if "ternary" in records.dtype.names:
+        packed = records["ternary"].view("i1").astype(int) + 121
+        integers.append(np.stack([packed // 3**i % 3 - 1 for i in range(5)], 2).reshape(100, -1))
+    axes = int(fit["kinds"].sum())
+    logits = fit["mean"] + fit["step"] * np.concatenate(integers, 1)[:, :axes] @ fit["basis"].astype(float)
+    np.testing.assert_allclose(cache.codec.decode(records).logits().numpy(), logits, rtol=1e-3, atol=1e-2)
 
 
 def golden(name: str) -> Cache:
@@ -143,10 +167,10 @@ def golden(name: str) -> Cache:
 
 
 def test_golden_caches_are_there_for_every_version() -> None:
-    names = {f"v{version}-{codec}" for version in range(1, FORMAT_VERSION + 1) for codec in ("full", "topk")}
+    names = {f"v{version}-{codec}" for version in range(1, FORMAT_VERSION + 1) for codec in ("full", "topk", "lowrank")}
     assert {path.name for path in GOLDEN.iterdir() if path.is_dir()} - {"__pycache__"} == names
     files = [path for path in GOLDEN.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert sum(path.stat().st_size for path in files) < 60_000
+    assert sum(path.stat().st_size for path in files) < 80_000
     assert not [path for path in files if path.name.endswith(".tmp")]
 
 
@@ -158,7 +182,8 @@ def test_golden_manifests_read_as_they_were_written() -> None:
         assert cache.complete_seeds() == [0, 12] and cache.manifest.rows == 20 and cache.manifest.unit_rows == 8
         assert cache.order.tolist() == [0, 8, 19, 9, 3, 18, 14, 7, 15, 5, 1, 17, 11, 2, 16, 10, 6, 13, 12, 4]
     assert full.codec == open_codec("full:dtype=float16", classes=5)
-    assert topk.codec == open_codec("topk:k=3", classes=5)
+    assert topk.codec == open_codec("topk:k=3,mantissa=10", classes=5)  # as it was before there were options
+    assert codec_to_dict(topk.codec) == topk.manifest.codec
 
 
 def test_golden_records_are_what_was_written() -> None:
@@ -174,6 +199,18 @@ def test_golden_records_are_what_was_written() -> None:
     assert first["classes"].tolist() == [4, 2, 1]
     tail = [float(first[name]) for name in ("tail_lse", "tail_mean", "tail_var")]
     assert tail == pytest.approx([-0.487, -1.404, 0.4827], rel=1e-3)
+    probs = topk.codec.decode(topk.read(12, [0])).probs(4.0)[0].tolist()
+    assert probs == pytest.approx([0.161509141, 0.212368309, 0.224196136, 0.161509141, 0.240417257], rel=1e-6)
+
+
+def test_a_golden_fit_decodes_as_it_did() -> None:
+    lowrank, logits = golden("v1-lowrank"), np.load(GOLDEN / "v1.npy")[1]
+    assert lowrank.manifest.digest == "48d3304850cd4c15279f11ff6f5031fa67fada4ee59509cf646fad8ded6448fb"
+    records = lowrank.read(12, range(20))
+    assert records[0]["byte"].tolist() == [-1, -1, 3, -2]
+    decoded = lowrank.codec.decode(records).logits().numpy()
+    assert decoded[0].tolist() == pytest.approx([-0.11136244, 0.270095, 0.532369, -1.5209291, 0.8298032], rel=1e-5)
+    assert abs(decoded - (logits - logits.mean(1, keepdims=True))).max() < 0.06
 
 
 def test_golden_views_render_as_they_did() -> None:
@@ -182,7 +219,7 @@ def test_golden_views_render_as_they_did() -> None:
     assert report["faults"] == [] and report["views"]["checked"] == 24
 
 
-@pytest.mark.parametrize("name", ["v1-full", "v1-topk"])
+@pytest.mark.parametrize("name", ["v1-full", "v1-topk", "v1-lowrank"])
 def test_golden_caches_are_read_by_zarr_alone(name: str) -> None:
     root = zarr.open(GOLDEN / name, mode="r")
     assert isinstance(root, zarr.Group) and root.attrs["kdcache"]["format_version"] == 1  # type: ignore[index,call-overload]

@@ -1,7 +1,8 @@
 """Caches: units of records under create-only commits, read through verified slabs."""
 
-from kdcache.cache.cache import Cache, create_cache, default_rows, open_cache
+from kdcache.cache.cache import Cache, create_cache, open_cache
 from kdcache.cache.commit import Commit
+from kdcache.cache.layout import record_layout, stored_bytes
 from kdcache.cache.manifest import FORMAT_VERSION, Manifest, library_versions
 from kdcache.cache.slab import Slab
 
@@ -12,7 +13,8 @@ __all__ = [
     "Manifest",
     "Slab",
     "create_cache",
-    "default_rows",
     "library_versions",
     "open_cache",
+    "record_layout",
+    "stored_bytes",
 ]

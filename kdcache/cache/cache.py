@@ -3,7 +3,7 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache.commit import Commit, commit_key, unit_name
+from kdcache.cache.fit_store import FIT_ROOT, publish_fit, read_fit
 from kdcache.cache.manifest import Manifest, library_versions
 from kdcache.cache.publish import Folder
 from kdcache.cache.slab import Slab, evict, is_whole, materialise, slab_folder
@@ -24,20 +25,26 @@ from kdcache.views.order import row_order
 class Cache:
     """An open cache. `open_cache` and `create_cache` make one."""
 
-    def __init__(self, folder: Folder, manifest: Manifest) -> None:
+    def __init__(self, folder: Folder, manifest: Manifest, codec: Codec | None = None) -> None:
+        """Open the cache in `folder`; with `codec` it is one that is not on disk yet, as for a plan."""
         self.folder = folder
         self.manifest = manifest
         self._format = UnitFormat.of(manifest)
         self._last_read: tuple[int, Slab] | None = None
+        if codec is not None:
+            self.codec = codec
 
     @cached_property
     def codec(self) -> Codec:
-        """The codec of its records.
+        """The codec of its records, with its fit.
 
         Raises:
-            CacheError: a codec that this version does not know, or whose records have other fields.
+            UsageError: a codec that this version does not know.
+            CacheError: one whose records have other fields, or whose fit is absent or damaged.
         """
-        codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes)
+        digest = self.manifest.codec.get("fit")
+        fit = read_fit(self.folder, digest) if digest is not None else None
+        codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes, fit=fit)
         if codec.record_dtype != self.manifest.dtype:
             raise CacheError(
                 f"cache {self.folder}: its records {self.manifest.dtype} are not those of {codec_spec(codec)} "
@@ -168,6 +175,17 @@ class Cache:
             way_out = "choose a new folder, or the same settings" if self.seeds() else "it holds no unit yet: remove it"
             raise MismatchError(f"cache {self.folder} was made otherwise ({'; '.join(lines)}); {way_out}")
 
+    def with_fit(self, codec: Codec) -> Codec:
+        """Return `codec` with the fit that this cache was made with.
+
+        Raises:
+            MismatchError: the cache was made with another codec.
+        """
+        mine, theirs = codec_spec(self.codec), codec_spec(codec)
+        if mine != theirs:
+            raise MismatchError(f"cache {self.folder} was made with {mine}, not {theirs}; choose that codec, or a new folder")
+        return self.codec
+
     def start_seed(self, seed: int) -> None:
         """Publish the zarr metadata of a seed's array; growth changes no existing object."""
         for key, data in self._format.metadata(seed).items():
@@ -249,8 +267,13 @@ def open_cache(path: str | Path) -> Cache:
     return Cache(folder, Manifest.from_json(document, str(path)))
 
 
-def create_cache(path: str | Path, manifest: Manifest) -> Cache:
+def create_cache(path: str | Path, manifest: Manifest, fit: Mapping[str, np.ndarray] | None = None) -> Cache:
     """Return the cache at `path`, made with `manifest` or, if there is one already, checked to match it.
+
+    Args:
+        path: the folder.
+        manifest: what it holds; of a fitted codec with the digest of `fit`.
+        fit: the arrays of the codec's fit. Of several writers the first decides: the others go on with its fit.
 
     Raises:
         MismatchError: the cache there was made otherwise; the fields that differ are printed.
@@ -258,20 +281,14 @@ def create_cache(path: str | Path, manifest: Manifest) -> Cache:
     """
     folder = Folder(path)
     if not folder.exists("zarr.json"):
-        if next(folder.list(""), None) is not None:
+        if set(folder.list("")) - {FIT_ROOT}:  # a writer killed before it published the manifest leaves a fit
             raise CacheError(f"{path} is not empty and not a cache; choose a new folder")
+        if fit:
+            publish_fit(folder, fit)
         folder.publish("zarr.json", root_metadata(manifest))
     cache = open_cache(path)
-    cache.require(manifest)
+    cache.require(manifest.with_codec_of(cache.manifest))
     return cache
-
-
-def default_rows(record_bytes: int, rows: int) -> tuple[int, int]:
-    """Return (unit rows, chunk rows): powers of two for units near 4 MB and chunks near 256 kB before compression."""
-    unit = _power_of_two(4_000_000 // record_bytes, 64, 65_536)
-    # of a small data set at least some units to a seed, since a kill costs one
-    unit = min(unit, max(_power_of_two(rows // 4, 1, 65_536), min(1024, _power_of_two(rows, 1, 65_536, up=True))))
-    return unit, min(unit, _power_of_two(256_000 // record_bytes, 16, 65_536))
 
 
 def _also_absent(absent: list[dict[str, Any]], rows: range, winner: Records, mine: Records) -> list[dict[str, Any]]:
@@ -280,8 +297,3 @@ def _also_absent(absent: list[dict[str, Any]], rows: range, winner: Records, min
     theirs, ours = (np.ascontiguousarray(part).view(np.uint8).reshape(len(rows), -1).any(1) for part in (winner, mine))
     reason = "the writer whose records these are could not read it"
     return absent + [{"row": rows[at], "reason": reason} for at in np.flatnonzero(ours & ~theirs) if rows[at] not in known]
-
-
-def _power_of_two(value: int, low: int, high: int, *, up: bool = False) -> int:
-    exponent = max(value - 1, 0).bit_length() if up else max(value, 1).bit_length() - 1
-    return min(max(1 << exponent, low), high)

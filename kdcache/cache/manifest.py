@@ -17,6 +17,9 @@ from kdcache.errors import CacheError
 
 FORMAT_VERSION = 1
 _FREE = ("source.spec", "teacher.spec", "recipe.name", "recipe.table.eval", "recipe.table.size")
+_LATER: dict[str, Any] = {"chunk_bytes": None, "zstd_level": 5}
+"""Fields that the first manifests lack, with what that means: at these values they are left out."""
+_OF_CODEC = ("codec", "record_dtype", "unit_rows", "chunk_rows", "chunk_bytes", "zstd_level")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +39,14 @@ class Manifest:
     teacher: Mapping[str, Any]
     """`spec`, `sha256` of its state, its `size`, `mean` and `std`, and the `precision` that it ran in."""
     codec: Mapping[str, Any]
-    """`name` and `configuration`."""
+    """`name` and `configuration`, and of a fitted codec `fit`, the digest of its arrays."""
     record_dtype: list[Any]
     """numpy's description of a record's fields."""
     unit_rows: int
     chunk_rows: int
+    chunk_bytes: int | None = None
+    """Bytes of each record in a chunk; None means all."""
+    zstd_level: int = 5
     skip_unreadable: bool
     """Whether samples that cannot be read were recorded as absent instead of stopping the dump."""
     made_by: Mapping[str, Any]
@@ -92,15 +98,25 @@ class Manifest:
         """Return one line per field that decides what the records mean and differs in `other`."""
         mine, theirs = _flat(self._content()), _flat(other._content())
         names = [name for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)]
-        follows = {"record_dtype"} if any(name.startswith("codec.") for name in names) else set()
+        other_codec = _without_fit(self.codec) != _without_fit(other.codec)
+        follows = {*_OF_CODEC, "codec.fit"} if other_codec else set()
         return [
             f"{name}: {_short(mine.get(name))} in the cache, {_short(theirs.get(name))} now"
             for name in names
             if name not in _FREE and name not in follows and not name.startswith("made_by.")
         ]
 
+    def with_codec_of(self, other: "Manifest") -> "Manifest":
+        """Return this manifest with the fit of `other`, and the layout that follows from it, if both have the same codec."""
+        if "fit" not in self.codec or _without_fit(self.codec) != _without_fit(other.codec):
+            return self
+        return dataclasses.replace(self, **{name: getattr(other, name) for name in _OF_CODEC})
+
     def _content(self) -> dict[str, Any]:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name, unsaid in _LATER.items():
+            if fields[name] == unsaid:
+                del fields[name]
         content: dict[str, Any] = json.loads(json.dumps({"format_version": FORMAT_VERSION, **fields}))
         return content
 
@@ -111,6 +127,10 @@ def library_versions() -> dict[str, str]:
     names = ("torch", "torchvision", "timm", "numpy", "pillow", "zarr")
     own = {"kdcache": __version__, "python": platform.python_version()}
     return {**own, **{name: metadata.version(name) for name in names}}
+
+
+def _without_fit(codec: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in codec.items() if name != "fit"}
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:

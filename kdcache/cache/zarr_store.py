@@ -4,6 +4,7 @@ zarr's own stores are not written to: they neither sync nor refuse to replace. T
 """
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,6 @@ from zarr.storage import MemoryStore
 from kdcache.cache.manifest import Manifest
 from kdcache.shapes import Records
 
-ZSTD_LEVEL = 5
 _LOCK = threading.Lock()
 
 
@@ -41,17 +41,31 @@ class UnitFormat:
     unit_rows: int
     chunk_rows: int
     dtype: "np.dtype[Any]"
+    chunk_bytes: int
+    """Bytes of each record in a chunk; chunks with few have a Huffman table for each few, which suits records of many laws."""
+    zstd_level: int
 
     @classmethod
     def of(cls, manifest: Manifest) -> "UnitFormat":
         """Return the format of a cache."""
-        return cls(manifest.rows, manifest.unit_rows, manifest.chunk_rows, manifest.dtype)
+        own = (manifest.rows, manifest.unit_rows, manifest.chunk_rows, manifest.dtype)
+        return cls(*own, manifest.chunk_bytes or manifest.dtype.itemsize, manifest.zstd_level)
+
+    @property
+    def chunks(self) -> tuple[int, int]:
+        """Rows and bytes of a chunk."""
+        return self.chunk_rows, self.chunk_bytes
+
+    @property
+    def shards(self) -> tuple[int, int]:
+        """Rows and bytes of a shard: whole chunks, so that the last ones of a row may reach past its end."""
+        return self.unit_rows, -(-self.dtype.itemsize // self.chunk_bytes) * self.chunk_bytes
 
     def metadata(self, seed: int) -> dict[str, bytes]:
         """Return the zarr.json objects of a seed's array and of the groups above it but the root."""
         store = MemoryStore()
         self._create(store, seed_path(seed))
-        return {key: data for key, data in _contents(store).items() if key != "zarr.json"}
+        return {key: data for key, data in contents(store).items() if key != "zarr.json"}
 
     def check_array(self, cache: Path, seed: int) -> None:
         """Check that plain zarr finds the array of `seed` in the folder `cache`, with this shape and chunking.
@@ -63,8 +77,7 @@ class UnitFormat:
             array = zarr.open_array(str(cache / seed_path(seed)), mode="r")
         except Exception as error:  # zarr raises what it likes on a damaged file
             raise ValueError(f"zarr cannot open its array: {' '.join(str(error).split())[:160]}") from error
-        width = self.dtype.itemsize
-        wanted = (self.rows, width), (self.unit_rows, width), (self.chunk_rows, width), np.dtype("uint8")
+        wanted = (self.rows, self.dtype.itemsize), self.shards, self.chunks, np.dtype("uint8")
         if (array.shape, array.shards, array.chunks, array.dtype) != wanted:
             raise ValueError(f"its array has shape {array.shape}, shards {array.shards}, chunks {array.chunks}, not {wanted}")
 
@@ -108,19 +121,18 @@ class UnitFormat:
         return self._create(self._store, seed_path(0))
 
     def _create(self, store: MemoryStore, path: str) -> Any:
-        width = self.dtype.itemsize
         return zarr.create_array(
             store,
             name=path,
-            shape=(self.rows, width),
-            shards=(self.unit_rows, width),
-            chunks=(self.chunk_rows, width),
+            shape=(self.rows, self.dtype.itemsize),
+            shards=self.shards,
+            chunks=self.chunks,
             dtype="uint8",
             fill_value=0,
             filters=[TransposeCodec(order=(1, 0))],  # equal fields side by side compress better
             serializer=BytesCodec(),
             # zarr checksums a shard's index only: without crc32c a flipped bit in a chunk comes back as data
-            compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()],
+            compressors=[ZstdCodec(level=self.zstd_level), Crc32cCodec()],
             config={"write_empty_chunks": True},  # else a unit of zeros would be no object at all
         )
 
@@ -132,8 +144,15 @@ def root_metadata(manifest: Manifest) -> bytes:
     return _get(store, "zarr.json")
 
 
-def _contents(store: MemoryStore) -> dict[str, bytes]:
+def contents(store: MemoryStore) -> dict[str, bytes]:
+    """Return every object of a store in memory."""
     return {key: _get(store, key) for key in store._store_dict}
+
+
+def store_contents(objects: Mapping[str, bytes]) -> MemoryStore:
+    """Return a store in memory that holds `objects`."""
+    make = default_buffer_prototype().buffer.from_bytes
+    return MemoryStore({key: make(data) for key, data in objects.items()})
 
 
 def _get(store: MemoryStore, key: str) -> bytes:

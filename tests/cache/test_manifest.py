@@ -8,7 +8,8 @@ from caches import PATTERNS, contents, fill, flipped, manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.cache import FORMAT_VERSION, Manifest, create_cache, default_rows, open_cache
+from kdcache.cache import FORMAT_VERSION, Manifest, create_cache, open_cache
+from kdcache.cache.layout import chunk_rows, default_unit
 from kdcache.cache.seal import seal
 from kdcache.codecs import open_codec
 from kdcache.errors import CacheError, MismatchError
@@ -114,7 +115,8 @@ def test_units_part_the_rows(rows: int, unit_rows: int) -> None:
 
 @given(st.integers(1, 20_000_000), st.integers(1, 20_000_000))
 def test_default_rows_are_powers_of_two_that_fit(record_bytes: int, rows: int) -> None:
-    unit, chunk = default_rows(record_bytes, rows)
+    unit = default_unit(record_bytes, rows)
+    chunk = chunk_rows(unit, record_bytes)
     assert unit & (unit - 1) == chunk & (chunk - 1) == 0 and unit % chunk == 0
     assert unit < 2 * rows, "a unit is not padded beyond the next power of two"
     assert unit * record_bytes <= 4_000_000 or unit <= 64

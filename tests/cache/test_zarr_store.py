@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ def formats(draw: st.DrawFn) -> UnitFormat:
     chunk_rows = draw(st.integers(1, 7))
     unit_rows = chunk_rows * draw(st.integers(1, 5))
     dtype = np.dtype([("logits", draw(st.sampled_from(["<f2", "<f4", "u1"])), (draw(st.integers(1, 9)),)), ("x", "u1")])
-    return UnitFormat(draw(st.integers(1, 3 * unit_rows)), unit_rows, chunk_rows, dtype)
+    rows, chunk_bytes = draw(st.integers(1, 3 * unit_rows)), draw(st.integers(1, dtype.itemsize))
+    return UnitFormat(rows, unit_rows, chunk_rows, dtype, chunk_bytes, zstd_level=5)
 
 
 @given(formats(), st.data())
@@ -37,7 +39,7 @@ def test_round_trip_of_any_shape(shape: UnitFormat, data: st.DataObject) -> None
     written = random_records(rows, shape.dtype, data.draw(st.integers(0, 9)))
     encoded = shape.encode(unit, written)
     assert shape.decode(unit, encoded).tobytes() == written.tobytes()
-    fresh = UnitFormat(shape.rows, shape.unit_rows, shape.chunk_rows, shape.dtype)
+    fresh = dataclasses.replace(shape)
     fresh.encode(unit, random_records(rows, shape.dtype, 99))
     assert fresh.encode(unit, written) == encoded, "equal records are equal bytes, whatever was encoded before"
 
@@ -64,8 +66,9 @@ def test_a_record_of_many_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "unit_rows", "chunk_rows"), [(20, 8, 4), (20, 7, 7), (20, 9, 3), (20, 64, 16), (1, 1, 1), (21, 5, 1)]
 )
-def test_plain_zarr_reads_the_same(tmp_path: Path, rows: int, unit_rows: int, chunk_rows: int) -> None:
-    cache = fill(tmp_path, 3, rows=rows, unit_rows=unit_rows, chunk_rows=chunk_rows)
+@pytest.mark.parametrize("chunk_bytes", [10, 5, 4, 1])
+def test_plain_zarr_reads_the_same(tmp_path: Path, rows: int, unit_rows: int, chunk_rows: int, chunk_bytes: int) -> None:
+    cache = fill(tmp_path, 3, rows=rows, unit_rows=unit_rows, chunk_rows=chunk_rows, chunk_bytes=chunk_bytes)
     group = zarr.open_group(tmp_path, mode="r")
     raw = np.asarray(group["seeds/00003/records"])
     assert raw.shape == (rows, cache.manifest.dtype.itemsize)
@@ -74,7 +77,7 @@ def test_plain_zarr_reads_the_same(tmp_path: Path, rows: int, unit_rows: int, ch
 
 
 def test_growth_repeats_only_the_metadata_that_all_seeds_share() -> None:
-    shape = UnitFormat(20, 8, 4, np.dtype([("logits", "<f2", (5,))]))
+    shape = UnitFormat(20, 8, 4, np.dtype([("logits", "<f2", (5,))]), 10, zstd_level=5)
     first, second = shape.metadata(0), shape.metadata(1)
     assert first == shape.metadata(0)
     assert set(first) == {"seeds/zarr.json", "seeds/00000/zarr.json", "seeds/00000/records/zarr.json"}

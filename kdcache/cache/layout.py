@@ -1,0 +1,75 @@
+"""How records of a codec are laid out in units and chunks, and what they take on disk."""
+
+from typing import Any
+
+import numpy as np
+
+from kdcache.cache.fit_store import fit_digest
+from kdcache.cache.zarr_store import UnitFormat
+from kdcache.codecs import Codec, codec_to_dict, fit_arrays
+from kdcache.errors import CodecError, UsageError
+from kdcache.shapes import Records
+
+
+def record_layout(codec: Codec, rows: int, unit_rows: int | None = None) -> dict[str, Any]:
+    """Return the fields of a manifest that follow from the codec, with its fit if it needs one, and the number of rows.
+
+    Units are powers of two of rows near 4 MB, chunks near 256 kB, both before compression.
+
+    Args:
+        codec: the codec.
+        rows: views per seed.
+        unit_rows: rows per unit, where the default is not wanted.
+
+    Raises:
+        CodecError: a codec that needs a fit and has none.
+        UsageError: a number of rows that divides into small chunks only.
+    """
+    if not codec.record_dtype.itemsize:
+        raise CodecError(f"codec {codec.name} has no fit yet; fit it to a sample of the teacher's logits first")
+    width, fit = codec.record_dtype.itemsize, fit_arrays(codec)
+    unit = unit_rows or default_unit(width, rows)
+    chunk_bytes = codec.chunk_bytes if codec.chunk_bytes and codec.chunk_bytes < width else None
+    return {
+        "codec": {**codec_to_dict(codec), **({"fit": fit_digest(fit)} if fit else {})},
+        "record_dtype": np.lib.format.dtype_to_descr(codec.record_dtype),
+        "unit_rows": unit,
+        "chunk_rows": chunk_rows(unit, chunk_bytes or width),
+        "chunk_bytes": chunk_bytes,
+        "zstd_level": codec.zstd_level,
+    }
+
+
+def stored_bytes(codec: Codec, records: Records) -> float:
+    """Return the bytes per view that a cache of `records` would take on disk, index and checksums included, commits apart."""
+    layout = record_layout(codec, len(records))
+    sizes = {name: layout[name] for name in ("unit_rows", "chunk_rows", "zstd_level")}
+    chunk_bytes = layout["chunk_bytes"] or records.dtype.itemsize
+    units = UnitFormat(rows=len(records), dtype=records.dtype, chunk_bytes=chunk_bytes, **sizes)
+    starts = range(0, len(records), units.unit_rows)
+    return sum(len(units.encode(unit, records[at : at + units.unit_rows])) for unit, at in enumerate(starts)) / len(records)
+
+
+def default_unit(record_bytes: int, rows: int) -> int:
+    """Return the rows of a unit: a power of two near 4 MB, and of a small data set at most about a quarter."""
+    unit = _power_of_two(4_000_000 // record_bytes, 64, 65_536)
+    # of a small data set at least some units to a seed, since a kill costs one
+    return min(unit, max(_power_of_two(rows // 4, 1, 65_536), min(1024, _power_of_two(rows, 1, 65_536, up=True))))
+
+
+def chunk_rows(unit_rows: int, chunk_bytes: int) -> int:
+    """Return the largest divisor of `unit_rows`, since a shard holds whole chunks, for chunks near 256 kB.
+
+    Raises:
+        UsageError: it would be far smaller, and small chunks do not compress.
+    """
+    wanted = min(_power_of_two(256_000 // chunk_bytes, 16, 65_536), unit_rows)
+    rows = next(rows for rows in range(wanted, 0, -1) if unit_rows % rows == 0)
+    if rows < wanted // 4:
+        raise UsageError(f"unit_rows is {unit_rows}, which divides into chunks of {rows} rows only; give a power of two")
+    return rows
+
+
+def _power_of_two(value: int, low: int, high: int, *, up: bool = False) -> int:
+    exponent = max(value - 1, 0).bit_length() if up else max(value, 1).bit_length() - 1
+    return min(max(1 << exponent, low), high)
