@@ -75,6 +75,7 @@ def parts(trainer: Trainer, folder: Path) -> dict[str, float]:
     views = next(iter(trainer.loader))
     rows = trainer.teacher.rows(views)
     logits = torch.randn(len(views.rows), trainer.source.classes, device=trainer.compute.device, requires_grad=True)
+    targets = trainer.compute.move(views.targets)
     loss = open_loss(DIST)
 
     def slab() -> None:
@@ -86,7 +87,7 @@ def parts(trainer: Trainer, folder: Path) -> dict[str, float]:
         _wait()
 
     def dist() -> None:
-        torch.stack(list(loss.terms(logits, rows).values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(list(loss.terms(logits, rows, targets).values())).sum().backward()  # type: ignore[no-untyped-call]
         _wait()
 
     def milliseconds(call: Callable[[], None]) -> float:

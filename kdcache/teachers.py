@@ -7,13 +7,17 @@ import numpy as np
 import torch
 
 from kdcache.cache import Cache, Slab
-from kdcache.codecs import DenseRows, TeacherRows
+from kdcache.codecs import DenseRows, Tail, TeacherRows, codec_spec, set_tail
 from kdcache.compute import Compute
+from kdcache.errors import UsageError
+from kdcache.losses import Loss
 from kdcache.models import VisionModel, state_sha256
 from kdcache.shapes import Rows
 from kdcache.views import Batch
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
+_PRIOR_ROWS = 65_536
+"""Records from which the tail policy `prior` is estimated, at most."""
 
 
 @runtime_checkable
@@ -36,9 +40,24 @@ class CachedTeacher:
     def __init__(self, cache: Cache, compute: Compute) -> None:
         self.identity = str(cache.manifest.teacher["sha256"])
         self._cache, self._compute = cache, compute
+        self._codec = cache.codec
         self._fetcher = ThreadPoolExecutor(1, "kdcache-slab")
         self._slabs: dict[int, Future[Slab]] = {}
         self._slab: Slab | None = None
+
+    def set_tail(self, tail: Tail, seed: int) -> None:
+        """Spread the tail of the rows to come by another policy; `prior` is estimated from records of `seed`.
+
+        Raises:
+            UsageError: the codec keeps every class.
+            CacheError: units of `seed` that are missing or damaged.
+        """
+        records = np.empty(0, self._cache.manifest.dtype)
+        if tail == "prior":
+            slab = self._cache.slab(seed)
+            rows = np.setdiff1d(np.arange(min(len(slab), _PRIOR_ROWS + len(slab.absent))), slab.absent)[:_PRIOR_ROWS]
+            records = slab.gather(rows)  # a cache's first rows are a random sample of its source
+        self._codec = set_tail(self._cache.codec, tail, records)
 
     def start_seed(self, seed: int, following: int | None) -> Rows:
         """Return the rows whose samples could not be read at the dump.
@@ -54,7 +73,7 @@ class CachedTeacher:
     def rows(self, batch: Batch) -> TeacherRows:
         """Return the decoded records of the batch's rows."""
         assert self._slab is not None, "start_seed comes first"
-        return self._cache.codec.decode(self._slab.gather(batch.rows.numpy()), self._compute.device)
+        return self._codec.decode(self._slab.gather(batch.rows.numpy()), self._compute.device)
 
 
 class OnlineTeacher:
@@ -92,3 +111,19 @@ class NoTeacher:
     def rows(self, batch: Batch) -> TeacherRows:
         """Return rows of no classes; no loss without a teacher looks at them."""
         return DenseRows(torch.empty(len(batch.rows), 0))
+
+
+def check_records(cache: Cache, loss: Loss, spec: str, tail: Tail) -> None:
+    """Check that the records of `cache` hold what the loss of this spec needs, and a tail if one is to be spread.
+
+    Raises:
+        UsageError: they do not.
+    """
+    codec, name = cache.codec, f"{codec_spec(cache.codec)} of cache {cache.folder}"
+    if loss.needs_all and not codec.keeps_all:
+        raise UsageError(
+            f"loss {spec} needs the label's logit, which {name} keeps only among the largest; "
+            "use a cache with codec full or lowrank, or loss dist or kl"
+        )
+    if tail != "uniform" and codec.keeps_all:
+        raise UsageError(f"tail {tail!r}: {name} keeps every class, there is no tail to spread; leave it out")

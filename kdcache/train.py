@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kdcache.cache import Cache, open_cache
 from kdcache.checkpoint import held_folder, load_checkpoint, make_folder, replace_file, save_checkpoint
+from kdcache.codecs import Tail
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.config import config_differences, dump_config, load_config, parse_seeds
 from kdcache.drift import check_views
@@ -23,7 +24,7 @@ from kdcache.optim import OptimizerConfig, ScheduleConfig, make_optimizer, make_
 from kdcache.sampler import EpochSampler, epoch_rows, num_steps
 from kdcache.sources import Source, open_source
 from kdcache.tasks.classification import Score, task_loss
-from kdcache.teachers import CachedTeacher, NoTeacher, OnlineTeacher, Teacher
+from kdcache.teachers import CachedTeacher, NoTeacher, OnlineTeacher, Teacher, check_records
 from kdcache.tracking import Clock, MetricsFile, progress, read_metrics, say
 from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe, row_order, seed_generators
 
@@ -47,6 +48,9 @@ class TrainConfig:
     """Spec of the loss."""
     cache: str | None = None
     """Folder of the cache that holds the teacher's logits."""
+    tail: Tail = "uniform"
+    """How a topk cache's tail is spread over the classes that the codec dropped: evenly, as is usual for the row's top class
+    (`prior`), as the student does (`ghost`), or not at all (`none`)."""
     teacher: str | None = None
     """Spec of a teacher to run in the loop, instead of a cache."""
     recipe: str | None = None
@@ -86,8 +90,11 @@ class TrainConfig:
             raise UsageError("a cache brings its own recipe; leave recipe out")
         if not self.cache and not self.recipe:
             raise UsageError("without a cache the training views need a recipe; give one, such as --recipe cifar")
-        if open_loss(self.loss).needs_teacher and not (self.cache or self.teacher):
+        needs_teacher = open_loss(self.loss).needs_teacher
+        if needs_teacher and not (self.cache or self.teacher):
             raise UsageError(f"loss {self.loss} needs a teacher; give a cache, or a teacher to run in the loop, or --loss ce")
+        if self.tail != "uniform" and not (self.cache and needs_teacher):
+            raise UsageError(f"tail {self.tail!r} is a way to read a topk cache, and loss {self.loss} reads none; leave it out")
 
 
 def train_student(config: TrainConfig) -> dict[str, Any]:
@@ -120,15 +127,18 @@ class Trainer:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.compute = Compute(config.compute)
+        self.loss: Loss = open_loss(config.loss)
         self.cache = open_cache(config.cache) if config.cache else None
+        if self.cache and self.loss.needs_teacher:
+            check_records(self.cache, self.loss, config.loss, config.tail)
         self.recipe = Recipe.from_dict(self.cache.manifest.recipe) if self.cache else load_recipe(str(config.recipe))
         self.source = open_source(config.data)
-        self.loss: Loss = open_loss(config.loss)
         self.seeds = _seeds(config, self.cache, self.source)
         seed_generators(config.run_seed, 0)
         self.student: VisionModel = open_model(config.student, classes=self.source.classes, recipe=self.recipe)
         self.model = self.compute.place(self.student)
         self.teacher, sizes = self._teacher()
+        self._set_tail()
         seen = [self.cache.manifest.teacher["size"]] if self.cache else sizes[1:]
         self.recipe.require_one_draw(sizes[0], *seen)
         self.sampler = EpochSampler(config.batch_size)
@@ -193,7 +203,7 @@ class Trainer:
             teacher = self.teacher.rows(batch)
         with self.compute.autocast():
             logits = self.model(self.compute.move(batch.views[0]))
-        terms = self.loss.terms(logits, teacher)
+        terms = self.loss.terms(logits, teacher, targets)
         task = task_loss(logits, targets, label_smoothing=self.config.label_smoothing)
         terms["task"] = self.loss.ce * task
         loss = torch.stack(list(terms.values())).sum()
@@ -251,6 +261,7 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.seeds = state["seeds"]  # the cache may have more by now: their turns would change
+        self._set_tail()
         self.schedule.step_update(self.step)
 
     def _identity(self) -> dict[str, str]:
@@ -270,6 +281,10 @@ class Trainer:
         if model.preprocessing.size != sizes[0]:
             sizes.append(model.preprocessing.size)
         return OnlineTeacher(model, self.compute), sizes
+
+    def _set_tail(self) -> None:
+        if isinstance(self.teacher, CachedTeacher) and self.config.tail != "uniform":
+            self.teacher.set_tail(self.config.tail, self.seeds[0])
 
     def _loader(self, dataset: ViewDataset, requests: Any) -> ViewLoader:
         return ViewLoader(dataset, requests, workers=self.config.compute.workers, pin_memory=self.compute.pin_memory)

@@ -6,12 +6,29 @@ from typing import Any, ClassVar
 from kdcache.codecs import TeacherRows
 from kdcache.errors import UsageError
 from kdcache.losses.dist import Dist, dist_loss, dist_terms
+from kdcache.losses.dkd import Dkd, dkd_loss, dkd_terms
 from kdcache.losses.kl import Kl, kl_loss
+from kdcache.losses.nkd import Nkd, nkd_loss, nkd_terms
 from kdcache.losses.protocol import Loss, check_options
-from kdcache.shapes import Logits, Scalar
+from kdcache.shapes import Logits, Scalar, Targets
 from kdcache.spec import build, choose, parse_spec
 
-__all__ = ["Ce", "Dist", "Kl", "Loss", "dist_loss", "dist_terms", "kl_loss", "open_loss"]
+__all__ = [
+    "Ce",
+    "Dist",
+    "Dkd",
+    "Kl",
+    "Loss",
+    "Nkd",
+    "dist_loss",
+    "dist_terms",
+    "dkd_loss",
+    "dkd_terms",
+    "kl_loss",
+    "nkd_loss",
+    "nkd_terms",
+    "open_loss",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,21 +36,22 @@ class Ce:
     """The loss `ce`: cross-entropy on the labels, no teacher."""
 
     needs_teacher: ClassVar[bool] = False
+    needs_all: ClassVar[bool] = False
     ce: float = 1.0
 
     def __post_init__(self) -> None:
         check_options(self)
 
-    def terms(self, student_logits: Logits, teacher: TeacherRows) -> dict[str, Scalar]:
+    def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
         """Return nothing: the task loss is all there is."""
         return {}
 
 
-_LOSSES: dict[str, type[Any]] = {"ce": Ce, "dist": Dist, "kl": Kl}
+_LOSSES: dict[str, type[Any]] = {"ce": Ce, "dist": Dist, "dkd": Dkd, "kl": Kl, "nkd": Nkd}
 
 
 def open_loss(text: str) -> Loss:
-    """Return the loss that a spec names, such as `dist:tau=4,beta=2,gamma=2`, `kl:tau=4` or `ce`.
+    """Return the loss that a spec names, such as `dist:tau=4,beta=2,gamma=2`, `dkd:beta=8` or `ce`.
 
     Raises:
         UsageError: an unknown loss or option (the nearest is suggested), or a value out of range.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from kdcache.codecs import TeacherRows
-from kdcache.losses.protocol import as_rows, check_options
-from kdcache.shapes import Logits, Scalar
+from kdcache.losses.protocol import check_options, softened
+from kdcache.shapes import Logits, Scalar, Targets
 
 _EPS = 1e-8  # of the published code; below it a column that hardly varies is silently off
 
@@ -23,6 +23,7 @@ def dist_loss(
     beta: float = 2.0,
     gamma: float = 2.0,
     tau: float = 1.0,
+    standardize: bool = False,
 ) -> Scalar:
     """Return beta * inter + gamma * intra, a float32 scalar (equation 10 without its task loss).
 
@@ -32,15 +33,18 @@ def dist_loss(
         beta: weight of the inter-class term.
         gamma: weight of the intra-class term.
         tau: temperature of both softmaxes; both terms are multiplied by tau^2.
+        standardize: whether each row of both is first divided by its standard deviation (Sun et al., CVPR 2024).
     """
-    inter, intra = dist_terms(student_logits, teacher, tau=tau)
+    inter, intra = dist_terms(student_logits, teacher, tau=tau, standardize=standardize)
     return beta * inter + gamma * intra
 
 
-def dist_terms(student_logits: Logits, teacher: Logits | TeacherRows, *, tau: float) -> tuple[Scalar, Scalar]:
+def dist_terms(
+    student_logits: Logits, teacher: Logits | TeacherRows, *, tau: float, standardize: bool = False
+) -> tuple[Scalar, Scalar]:
     """Return (inter, intra): tau^2 times one minus the mean Pearson correlation of rows, and of columns over the batch."""
-    student = torch.softmax(student_logits.float() / tau, dim=-1)
-    target = as_rows(teacher).probs(tau)
+    logits, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
+    student = torch.softmax(logits, dim=-1)
     inter = tau**2 * (1 - pearson(student, target, dim=1).mean())
     intra = tau**2 * (1 - pearson(student, target, dim=0).mean())
     return inter, intra
@@ -60,15 +64,17 @@ class Dist:
     """The loss `dist`: ce * CE + beta * inter + gamma * intra."""
 
     needs_teacher: ClassVar[bool] = True
+    needs_all: ClassVar[bool] = False
     tau: float = 1.0
     beta: float = 2.0
     gamma: float = 2.0
+    standardize: bool = False
     ce: float = 1.0
 
     def __post_init__(self) -> None:
         check_options(self)
 
-    def terms(self, student_logits: Logits, teacher: TeacherRows) -> dict[str, Scalar]:
+    def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
         """Return the weighted terms `inter` and `intra`."""
-        inter, intra = dist_terms(student_logits, teacher, tau=self.tau)
+        inter, intra = dist_terms(student_logits, teacher, tau=self.tau, standardize=self.standardize)
         return {"inter": self.beta * inter, "intra": self.gamma * intra}

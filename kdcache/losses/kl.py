@@ -6,20 +6,21 @@ from typing import ClassVar
 import torch
 
 from kdcache.codecs import TeacherRows
-from kdcache.losses.protocol import as_rows, check_options
-from kdcache.shapes import Logits, Scalar
+from kdcache.losses.protocol import check_options, softened
+from kdcache.shapes import Logits, Scalar, Targets
 
 
-def kl_loss(student_logits: Logits, teacher: Logits | TeacherRows, *, tau: float = 4.0) -> Scalar:
+def kl_loss(student_logits: Logits, teacher: Logits | TeacherRows, *, tau: float = 4.0, standardize: bool = False) -> Scalar:
     """Return tau^2 KL(teacher || student) at temperature `tau`, the mean over rows, a float32 scalar.
 
     Args:
         student_logits: `[rows, classes]`, any dtype.
         teacher: raw logits of the same shape, or a codec's decoded rows.
         tau: temperature of both softmaxes.
+        standardize: whether each row of both is first divided by its standard deviation (Sun et al., CVPR 2024).
     """
-    log_student = torch.log_softmax(student_logits.float() / tau, dim=-1)
-    target = as_rows(teacher).probs(tau)
+    student, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
+    log_student = torch.log_softmax(student, dim=-1)
     loss: Scalar = tau**2 * (torch.special.xlogy(target, target) - target * log_student).sum(1).mean()
     return loss
 
@@ -29,13 +30,15 @@ class Kl:
     """The loss `kl`: ce * CE + weight * KL."""
 
     needs_teacher: ClassVar[bool] = True
+    needs_all: ClassVar[bool] = False
     tau: float = 4.0
     weight: float = 1.0
+    standardize: bool = False
     ce: float = 1.0
 
     def __post_init__(self) -> None:
         check_options(self)
 
-    def terms(self, student_logits: Logits, teacher: TeacherRows) -> dict[str, Scalar]:
+    def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
         """Return the weighted term `kl`."""
-        return {"kl": self.weight * kl_loss(student_logits, teacher, tau=self.tau)}
+        return {"kl": self.weight * kl_loss(student_logits, teacher, tau=self.tau, standardize=self.standardize)}

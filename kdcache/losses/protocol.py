@@ -1,14 +1,17 @@
-"""What a loss is, and how raw logits pass for a teacher's rows."""
+"""What a loss is, and what the losses share: raw logits as a teacher's rows, and both sides over one temperature."""
 
 import dataclasses
 import math
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from kdcache.codecs import DenseRows, TeacherRows
 from kdcache.errors import UsageError
-from kdcache.shapes import Logits, Scalar
+from kdcache.shapes import Logits, Probabilities, Scalar, Targets
+
+_STD_EPS = 1e-7  # of the published code
 
 
 @runtime_checkable
@@ -16,18 +19,54 @@ class Loss(Protocol):
     """What a student is trained on: `ce` times the task's cross-entropy, plus the terms against the teacher."""
 
     needs_teacher: ClassVar[bool]
+    needs_all: ClassVar[bool]
+    """Whether the teacher's logit of the label must be known, whatever its rank."""
 
     @property
     def ce(self) -> float:
         """Weight of the task loss."""
 
-    def terms(self, student_logits: Logits, teacher: TeacherRows) -> dict[str, Scalar]:
+    def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
         """Return the weighted float32 terms that are added to the task loss, by name."""
 
 
 def as_rows(teacher: Logits | TeacherRows) -> TeacherRows:
     """Return raw logits as rows, rows as they are."""
     return DenseRows(teacher) if isinstance(teacher, Tensor) else teacher
+
+
+def tempered(logits: Logits, *, tau: float, standardize: bool) -> Logits:
+    """Return the logits over the temperature, in float32.
+
+    With `standardize` each row is first brought to mean 0 and standard deviation 1: Sun, Ren, Li, Wang, Cao, Logit
+    Standardization in Knowledge Distillation, CVPR 2024. As there, the gradient goes through mean and deviation.
+    """
+    logits = logits.float()
+    if standardize:
+        centred = logits - logits.mean(1, keepdim=True)
+        # torch.std gives the same and takes far longer on a CPU
+        std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / math.sqrt(logits.shape[1] - 1)
+        logits = centred / (std + _STD_EPS)
+    return logits / tau
+
+
+def softened(
+    student_logits: Logits, teacher: Logits | TeacherRows, *, tau: float, standardize: bool
+) -> tuple[Logits, Probabilities]:
+    """Return the student's logits over the temperature and the teacher's probabilities at it, both in float32."""
+    rows = as_rows(teacher)
+    student = tempered(student_logits, tau=tau, standardize=standardize)
+    temperature = tau * (rows.std() + _STD_EPS) if standardize else tau  # the softmax forgets the row's mean
+    return student, rows.probs(temperature, student=torch.softmax(student.detach(), dim=-1))
+
+
+def without_label(logits: Tensor, targets: Targets) -> Tensor:
+    """Return the logits of all classes but each row's label, `[rows, classes - 1]`.
+
+    A softmax over these is sound also where the label has a probability of 1 within rounding, and the rest sums to 0.
+    """
+    others = torch.arange(logits.shape[1] - 1, device=logits.device)
+    return logits.gather(1, others + (others >= targets[:, None]))
 
 
 def check_options(loss: Any) -> None:

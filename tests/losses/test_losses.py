@@ -9,24 +9,29 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
+from losses.references import grad, labels, logits
 from torch import Tensor
 
 from kdcache.codecs import DenseRows, open_codec
 from kdcache.errors import UsageError
-from kdcache.losses import Loss, dist_loss, dist_terms, kl_loss, open_loss
+from kdcache.losses import Loss, dist_loss, dist_terms, dkd_loss, dkd_terms, kl_loss, nkd_loss, nkd_terms, open_loss
 
 SHAPES = [(rows, classes) for rows in (1, 2, 32) for classes in (2, 10, 1000)]
 every_shape = pytest.mark.parametrize(("rows", "classes"), SHAPES)
 
 
-def logits(rows: int, classes: int, *, seed: int = 0, scale: float = 3.0) -> Tensor:
-    return torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed)) * scale
+def on_labels(loss: Any) -> Any:
+    """Return `loss` with the labels filled in."""
+
+    def filled(student: Tensor, teacher: Any, **options: float) -> Tensor:
+        found: Tensor = loss(student, teacher, labels(*student.shape), **options)
+        return found
+
+    return filled
 
 
-def grad(student: Tensor, loss: Any) -> Tensor:
-    """Return the gradient of `loss(student)` with respect to the student's logits."""
-    leaf = student.clone().requires_grad_()
-    return torch.autograd.grad(loss(leaf), leaf)[0]
+LOSSES = [dist_loss, kl_loss, on_labels(dkd_loss), on_labels(nkd_loss)]
+every_loss = pytest.mark.parametrize("loss", LOSSES, ids=["dist", "kl", "dkd", "nkd"])
 
 
 def rho(a: "np.ndarray[Any, Any]", b: "np.ndarray[Any, Any]") -> float:
@@ -102,7 +107,7 @@ def test_dist_of_one_row_has_a_constant_intra_term() -> None:
     st.sampled_from(["student", "teacher", "both"]),
     st.data(),
 )
-def test_dist_is_finite_on_constant_rows_and_columns(
+def test_losses_are_finite_on_constant_rows_and_columns(
     rows: int, classes: int, tau: float, whose: str, data: st.DataObject
 ) -> None:
     seed = data.draw(st.integers(0, 2**31))
@@ -117,12 +122,14 @@ def test_dist_is_finite_on_constant_rows_and_columns(
             pair[name][:] = 0.0
         else:
             pair[name][:, 0] += 200.0  # every other probability underflows
-    for loss in (
-        lambda z: dist_loss(z, pair["teacher"], tau=tau),
-        lambda z: kl_loss(z, pair["teacher"], tau=tau),
-    ):
-        assert bool(torch.isfinite(loss(pair["student"])))
-        assert bool(torch.isfinite(grad(pair["student"], loss)).all())
+    for loss in LOSSES if classes > 1 else LOSSES[:2]:  # the others are about the classes beside the label
+
+        def of_student(z: Tensor, loss: Any = loss) -> Tensor:
+            found: Tensor = loss(z, pair["teacher"], tau=tau)
+            return found
+
+        assert bool(torch.isfinite(of_student(pair["student"])))
+        assert bool(torch.isfinite(grad(pair["student"], of_student)).all())
 
 
 @every_shape
@@ -167,12 +174,26 @@ def test_kl_is_torchs(rows: int, classes: int, tau: float) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("text", ["ce", "kl", "kl:tau=1,weight=0.5,ce=0", "dist", "dist:tau=4,beta=1,gamma=0.5,ce=0.3"])
+SPECS = [
+    "ce",
+    "kl",
+    "kl:tau=1,weight=0.5,ce=0",
+    "dist",
+    "dist:tau=4,beta=1,gamma=0.5,ce=0.3",
+    "dkd",
+    "dkd:alpha=2,tau=1",
+    "nkd",
+]
+
+
+@pytest.mark.parametrize(
+    "text", [*SPECS, "kl:standardize=true", *(f"{name}:standardize=true" for name in ("dist", "dkd", "nkd"))]
+)
 def test_every_loss_keeps_the_contract(text: str) -> None:
     loss = open_loss(text)
-    assert isinstance(loss, Loss)
+    assert isinstance(loss, Loss) and loss.needs_all == text.startswith(("dkd", "nkd"))
     student, teacher = logits(6, 10), logits(6, 10, seed=1)
-    terms = loss.terms(student.requires_grad_(), DenseRows(teacher))
+    terms = loss.terms(student.requires_grad_(), DenseRows(teacher), labels(6, 10))
     assert loss.needs_teacher == bool(terms)
     for term in terms.values():
         assert term.shape == () and term.dtype == torch.float32 and term.item() > 0
@@ -181,16 +202,29 @@ def test_every_loss_keeps_the_contract(text: str) -> None:
 
 
 def test_weights_of_a_spec_weigh_the_terms() -> None:
-    student, teacher = logits(6, 10), logits(6, 10, seed=1)
+    student, teacher, targets = logits(6, 10), logits(6, 10, seed=1), labels(6, 10)
+
+    def terms(text: str) -> dict[str, Tensor]:
+        return open_loss(text).terms(student, DenseRows(teacher), targets)
+
     inter, intra = dist_terms(student, teacher, tau=4.0)
-    dist = open_loss("dist:tau=4,beta=3,gamma=0.25,ce=0.5")
-    assert dist.terms(student, DenseRows(teacher)) == {"inter": 3 * inter, "intra": 0.25 * intra} and dist.ce == 0.5
-    kl = open_loss("kl:tau=2,weight=0.5")
-    assert kl.terms(student, DenseRows(teacher)) == {"kl": 0.5 * kl_loss(student, teacher, tau=2.0)} and kl.ce == 1.0
+    assert terms("dist:tau=4,beta=3,gamma=0.25,ce=0.5") == {"inter": 3 * inter, "intra": 0.25 * intra}
+    assert open_loss("dist:ce=0.5").ce == 0.5 and open_loss("kl").ce == 1.0
+    assert terms("kl:tau=2,weight=0.5") == {"kl": 0.5 * kl_loss(student, teacher, tau=2.0)}
+    tckd, nckd = dkd_terms(student, teacher, targets, tau=2.0)
+    assert terms("dkd:tau=2,alpha=0.5,beta=3") == {"tckd": 0.5 * tckd, "nckd": 3 * nckd}
+    assert float(dkd_loss(student, teacher, targets, alpha=0.5, beta=3.0, tau=2.0)) == pytest.approx(
+        float(0.5 * tckd + 3 * nckd)
+    )
+    target, nontarget = nkd_terms(student, teacher, targets, tau=2.0)
+    assert terms("nkd:tau=2,gamma=3") == {"target": target, "nontarget": 3 * nontarget}
+    assert float(nkd_loss(student, teacher, targets, gamma=3.0, tau=2.0)) == pytest.approx(float(target + 3 * nontarget))
+    for name in ("dist", "kl", "dkd", "nkd"):
+        assert terms(f"{name}:standardize=true") != terms(name) == terms(f"{name}:standardize=false")
     assert open_loss("ce:ce=2").ce == 2.0
 
 
-@pytest.mark.parametrize("loss", [dist_loss, kl_loss])
+@every_loss
 def test_rows_and_raw_logits_are_the_same_teacher(loss: Any) -> None:
     student, teacher = logits(6, 10), logits(6, 10, seed=1)
     assert torch.equal(loss(student, DenseRows(teacher), tau=4.0), loss(student, teacher, tau=4.0))
@@ -198,7 +232,7 @@ def test_rows_and_raw_logits_are_the_same_teacher(loss: Any) -> None:
     assert torch.equal(loss(student, codec.decode(codec.encode(teacher)), tau=4.0), loss(student, teacher, tau=4.0))
 
 
-@pytest.mark.parametrize("loss", [dist_loss, kl_loss])
+@every_loss
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(loss: Any, dtype: torch.dtype) -> None:
     student, teacher = logits(32, 1000).to(dtype), logits(32, 1000, seed=1).to(dtype)
@@ -216,7 +250,7 @@ def test_half_precision_is_computed_in_float32(loss: Any, dtype: torch.dtype) ->
 def test_topk_of_all_classes_trains_as_full(loss: Any, tau: float) -> None:
     student, teacher = logits(32, 100), logits(32, 100, seed=1)
     found = []
-    for spec in ("topk:k=100", "full:dtype=float16"):
+    for spec in ("topk:k=100,mantissa=10", "full:dtype=float16"):
         codec = open_codec(spec, classes=100)
         rows = codec.decode(codec.encode(teacher))
         found.append((loss(student, rows, tau=tau), grad(student, lambda z, rows=rows: loss(z, rows, tau=tau))))
@@ -240,6 +274,10 @@ def test_no_gradient_reaches_the_teacher() -> None:
         ("kl:tau=-1", "loss kl: tau=-1.0 must be above 0"),
         ("dist:tau=nan", "tau=nan must be above 0"),
         ("kl:tau=hot", "must be of type float"),
+        ("kl:standardize=1", "kl standardize is 1; it must be of type bool"),
+        ("dkd:tau=0", "loss dkd: tau=0.0 must be above 0"),
+        ("dkd:beta=-8", "loss dkd: beta=-8.0 must be 0 or more"),
+        ("nkd:alpha=1", "unknown loss nkd key 'alpha'"),
         ("ce:tau=1", "unknown loss ce key 'tau'"),
     ],
 )

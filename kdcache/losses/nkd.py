@@ -1,0 +1,72 @@
+"""NKD: cross-entropy with the teacher's probability of the label, and with its other classes normalised to sum to 1.
+
+Yang, Zeng, Li, Zhang, Yuan, Li: From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with
+Normalized Loss and Customized Soft Labels, ICCV 2023.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from kdcache.codecs import TeacherRows
+from kdcache.losses.protocol import as_rows, check_options, tempered, without_label
+from kdcache.shapes import Logits, Scalar, Targets
+
+
+def nkd_loss(
+    student_logits: Logits,
+    teacher: Logits | TeacherRows,
+    targets: Targets,
+    *,
+    gamma: float = 1.5,
+    tau: float = 1.0,
+    standardize: bool = False,
+) -> Scalar:
+    """Return target + gamma * nontarget, a float32 scalar (NKD without its task loss).
+
+    Args:
+        student_logits: `[rows, classes]`, any dtype.
+        teacher: raw logits of the same shape, or the rows of a codec that keeps all classes.
+        targets: the labels.
+        gamma: weight of the classes but the label.
+        tau: temperature of these classes, whose term is multiplied by tau^2; the label's is at temperature 1 always.
+        standardize: whether each row of both is first divided by its standard deviation (Sun et al., CVPR 2024).
+    """
+    target, nontarget = nkd_terms(student_logits, teacher, targets, tau=tau, standardize=standardize)
+    return target + gamma * nontarget
+
+
+def nkd_terms(
+    student_logits: Logits, teacher: Logits | TeacherRows, targets: Targets, *, tau: float, standardize: bool = False
+) -> tuple[Scalar, Scalar]:
+    """Return (target, nontarget), means over rows: with t and s the softmaxes of teacher and student, and y the label,
+    -t_y log s_y, and tau^2 times the cross-entropy of t and s over the other classes alone, each normalised there.
+    """
+    student = tempered(student_logits, tau=1.0, standardize=standardize)
+    teacher_logits = tempered(as_rows(teacher).logits(), tau=1.0, standardize=standardize)
+    of_label = torch.softmax(teacher_logits, dim=1).gather(1, targets[:, None])
+    target = -(of_label * torch.log_softmax(student, dim=1).gather(1, targets[:, None])).mean()
+    others = torch.softmax(without_label(teacher_logits, targets) / tau, dim=1)
+    log_student = torch.log_softmax(without_label(student, targets) / tau, dim=1)
+    return target, -(tau**2) * (others * log_student).sum(1).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nkd:
+    """The loss `nkd`: ce * CE + target + gamma * nontarget."""
+
+    needs_teacher: ClassVar[bool] = True
+    needs_all: ClassVar[bool] = True
+    gamma: float = 1.5
+    tau: float = 1.0
+    standardize: bool = False
+    ce: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
+        """Return the terms `target` and `nontarget`, the latter weighted."""
+        target, nontarget = nkd_terms(student_logits, teacher, targets, tau=self.tau, standardize=self.standardize)
+        return {"target": target, "nontarget": self.gamma * nontarget}

@@ -1,0 +1,126 @@
+"""Losses and tails in a training run: what a cache cannot give is refused first, what it can is what is trained on."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import CONV, MLP, dump, train, train_config
+
+from kdcache.cache import open_cache
+from kdcache.checkpoint import save_checkpoint
+from kdcache.codecs import set_tail
+from kdcache.config import dump_config
+from kdcache.errors import MismatchError, UsageError
+from kdcache.tracking import MetricsFile, read_metrics
+from kdcache.train import Trainer
+
+TAILS = ("uniform", "prior", "ghost", "none")
+
+
+def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("caches")
+    for name, codec in (("full", "full:dtype=float32"), ("topk", "topk:k=3")):
+        dump(folder / name, codec=codec, seeds="0:2")
+    return {name: str(folder / name) for name in ("full", "topk")}
+
+
+@pytest.mark.parametrize("loss", ["dkd", "nkd:tau=2", "kl:standardize=true", "dkd:standardize=true"])
+def test_cached_equals_online(tmp_path: Path, caches: dict[str, str], loss: str) -> None:
+    common = {"loss": loss, "epochs": 1, "batch_size": 64}
+    train(tmp_path / "cached", cache=caches["full"], **common)
+    train(tmp_path / "online", teacher=f"{CONV},seed=7", recipe="digits", seeds="0:1", **common)
+    cached, online = losses(tmp_path / "cached"), losses(tmp_path / "online")
+    np.testing.assert_allclose(cached, online, rtol=1e-6, atol=1e-6)
+    assert len(cached) == 18 and max(cached) - min(cached) > 0.1, "a loss that does not move would prove nothing"
+
+
+@pytest.mark.parametrize("loss", ["dkd", "nkd:gamma=2,standardize=true"])
+def test_a_loss_that_needs_the_labels_logit_refuses_topk_before_anything_else(
+    tmp_path: Path, caches: dict[str, str], loss: str
+) -> None:
+    nowhere = {"data": "imagefolder:nowhere", "student": "nothing:at_all"}
+    message = rf"loss {loss} needs the label's logit, which topk:k=3.* of cache .*/topk keeps only .*full or lowrank"
+    with pytest.raises(UsageError, match=message):
+        train(tmp_path / "run", cache=caches["topk"], loss=loss, **nowhere)
+    assert not (tmp_path / "run").exists()
+
+
+def test_each_tail_is_what_its_codec_decodes(tmp_path: Path, caches: dict[str, str]) -> None:
+    cache = open_cache(caches["topk"])
+    for tail in TAILS:
+        trainer = Trainer(train_config(tmp_path / tail, cache=caches["topk"], tail=tail, loss="kl:tau=4"))
+        trainer.sampler.set_epoch(np.arange(256), 1)
+        trainer.teacher.start_seed(1, None)
+        batch = next(iter(trainer.loader))
+        student = torch.softmax(torch.randn(128, 10, generator=torch.Generator().manual_seed(0)), 1)
+        codec = cache.codec if tail == "uniform" else set_tail(cache.codec, tail, cache.read(0, np.arange(1197)))
+        expected = codec.decode(cache.read(1, batch.rows.numpy())).probs(4.0, student=student)
+        assert torch.equal(trainer.teacher.rows(batch).probs(4.0, student=student), expected)
+
+
+def test_each_tail_trains_on_its_own(tmp_path: Path, caches: dict[str, str]) -> None:
+    common = {"cache": caches["topk"], "loss": "kl:tau=2,standardize=true", "epochs": 1}
+    for tail in TAILS:
+        train(tmp_path / tail, tail=tail, **common)
+    train(tmp_path / "default", **common)
+    assert losses(tmp_path / "default") == losses(tmp_path / "uniform")
+    assert len({tuple(losses(tmp_path / tail)) for tail in TAILS}) == len(TAILS)
+
+
+def test_a_prior_leaves_absent_rows_out(tmp_path: Path) -> None:
+    for index in range(12):
+        path = tmp_path / "images" / f"class{index % 3}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), index * 20, np.uint8)).save(path)
+    path.write_bytes(b"not an image")
+    data = f"imagefolder:{tmp_path}/images"
+    dump(tmp_path / "cache", data=data, teacher=f"{CONV},classes=3", codec="topk:k=2", seeds="0:1", skip_unreadable=True)
+    settings = {"data": data, "student": f"{MLP},classes=3", "batch_size": 11}
+    assert train(tmp_path / "run", cache=str(tmp_path / "cache"), tail="prior", loss="kl", **settings)["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("cache", "settings", "message"),
+    [
+        ("full", {"tail": "ghost"}, r"tail 'ghost': full:dtype=float32 of cache .*/full keeps every class"),
+        ("topk", {"tail": "ghost", "loss": "ce"}, "tail 'ghost' is a way to read a topk cache, and loss ce reads none"),
+        (None, {"tail": "none", "recipe": "digits", "teacher": CONV}, "tail 'none' is a way to read a topk cache"),
+    ],
+)
+def test_a_tail_where_there_is_none_is_refused(
+    tmp_path: Path, caches: dict[str, str], cache: str | None, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        train(tmp_path / "run", **{"loss": "dist", **settings}, cache=cache and caches[cache])
+
+
+def test_another_tail_in_the_same_folder_is_refused(tmp_path: Path, caches: dict[str, str]) -> None:
+    train(tmp_path / "run", cache=caches["topk"], tail="prior", epochs=1)
+    for tail in ("uniform", "none"):
+        with pytest.raises(MismatchError, match=f"tail: 'prior' there, '{tail}' now"):
+            train(tmp_path / "run", cache=caches["topk"], tail=tail, epochs=1)
+
+
+def test_a_resumed_run_keeps_its_prior_when_the_cache_has_grown(tmp_path: Path) -> None:
+    """The prior is that of the first seed at the start, also when a seed comes before it later."""
+    cache = str(tmp_path / "cache")
+    dump(tmp_path / "cache", codec="topk:k=3", seeds="1:3")
+    settings: dict[str, Any] = {"cache": cache, "tail": "prior", "loss": "kl:tau=4", "epochs": 2}
+    train(tmp_path / "unbroken", **settings)
+    trainer = Trainer(train_config(tmp_path / "run", **settings))
+    (tmp_path / "run").mkdir()
+    metrics = MetricsFile(tmp_path / "run" / "metrics.jsonl", step=0)
+    metrics.write(trainer.run_epoch(0, metrics))
+    save_checkpoint(tmp_path / "run" / "last.pt", trainer.state())
+    (tmp_path / "run" / "config.toml").write_text(dump_config(trainer.config, "train-student"))
+    dump(tmp_path / "cache", codec="topk:k=3", seeds="0:3")
+    train(tmp_path / "run", **settings)
+    assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")
