@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdcache.cache import Cache, Commit, Manifest, create_cache, default_rows, library_versions, open_cache
+from kdcache.cache import Cache, Commit, Manifest, create_cache, library_versions, open_cache, record_layout
 from kdcache.cache.publish import Folder
-from kdcache.codecs import Codec, codec_to_dict, open_codec
+from kdcache.calibration import fit_codec, head_weight
+from kdcache.codecs import Codec, LowRank, fit_arrays, open_codec
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.config import dump_config, parse_seeds
 from kdcache.drift import PROBES_PER_UNIT, make_probe
 from kdcache.errors import CodecError, UnreadableSampleError, UsageError
+from kdcache.inference import run_models
 from kdcache.models import VisionModel, open_model, state_sha256
+from kdcache.pairs import pairs_of_models
 from kdcache.shapes import Logits, Records
 from kdcache.sources import Source, open_source
 from kdcache.tasks.classification import logit_statistics
@@ -74,6 +77,8 @@ class Job:
     recipe: Recipe
     teacher: VisionModel
     compute: Compute
+    codec: Codec
+    """With its fit, if it needs one."""
     manifest: Manifest
 
     def dataset(self, cache: Cache) -> ViewDataset:
@@ -103,7 +108,9 @@ def prepare(config: DumpConfig) -> Job:
     source = open_source(config.data)
     codec = open_codec(config.codec, classes=source.classes)
     teacher = open_model(config.teacher, classes=source.classes, recipe=recipe, trained=True)
-    manifest = _manifest(config, source, recipe, teacher, codec)
+    if isinstance(codec, LowRank):
+        there = Folder(config.cache).exists("zarr.json")
+        codec = open_cache(config.cache).with_fit(codec) if there else _calibrated(config, codec, teacher, source, recipe)
     return Job(
         config=config,
         seeds=seeds,
@@ -111,14 +118,27 @@ def prepare(config: DumpConfig) -> Job:
         recipe=recipe,
         teacher=teacher,
         compute=compute,
-        manifest=manifest,
+        codec=codec,
+        manifest=_manifest(config, source, recipe, teacher, codec),
     )
 
 
+def _calibrated(config: DumpConfig, codec: LowRank, teacher: VisionModel, source: Source, recipe: Recipe) -> Codec:
+    """Return the codec fitted to the teacher's logits on a sample of its own views."""
+    say(f"fitting codec {codec.name} to {min(codec.views, 2 * len(source))} views of the teacher")
+    pairs = pairs_of_models(
+        [teacher],
+        source,
+        recipe,
+        views=codec.views,
+        batch_size=config.batch_size,
+        compute=Compute(config.compute),
+        order_seed=config.order_seed,
+    )
+    return fit_codec(codec, pairs, head_weight(teacher))
+
+
 def _manifest(config: DumpConfig, source: Source, recipe: Recipe, teacher: VisionModel, codec: Codec) -> Manifest:
-    unit_rows, chunk_rows = default_rows(codec.record_dtype.itemsize, len(source))
-    if config.unit_rows is not None:
-        unit_rows, chunk_rows = config.unit_rows, _chunk_rows(config.unit_rows, chunk_rows)
     preprocessing = teacher.preprocessing
     return Manifest(
         task="classification",
@@ -136,10 +156,7 @@ def _manifest(config: DumpConfig, source: Source, recipe: Recipe, teacher: Visio
             "std": list(preprocessing.std),
             "precision": config.compute.precision,
         },
-        codec=codec_to_dict(codec),
-        record_dtype=np.lib.format.dtype_to_descr(codec.record_dtype),
-        unit_rows=unit_rows,
-        chunk_rows=chunk_rows,
+        **record_layout(codec, len(source), config.unit_rows),
         skip_unreadable=config.skip_unreadable,
         made_by={
             "versions": library_versions(),
@@ -161,7 +178,7 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
         KdcacheError: bad input, unwritable cache, NaN logits; what was committed stays.
     """
     job = prepare(config)
-    cache = create_cache(config.cache, job.manifest)
+    cache = create_cache(config.cache, job.manifest, fit_arrays(job.codec))
     todo = [(seed, unit) for seed in job.seeds for unit in cache.missing_units(seed)]
     for seed in job.seeds:
         cache.start_seed(seed)
@@ -187,7 +204,7 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
         `units_done` are there already, and the `teacher_accuracy` in percent on the probe's views.
     """
     job = prepare(config)
-    cache = Cache(Folder(config.cache), job.manifest)
+    cache = Cache(Folder(config.cache), job.manifest, job.codec)
     if cache.folder.exists("zarr.json"):
         cache = open_cache(config.cache)
         cache.require(job.manifest)
@@ -268,7 +285,7 @@ class _Unit:
 
 def _write_units(job: Job, cache: Cache, todo: Sequence[tuple[int, int]]) -> int:
     """Compute and commit the units of `todo`; one unit is being committed while the next is computed."""
-    manifest = job.manifest
+    manifest = cache.manifest
     written = 0
     current: _Unit | None = None
     pending: Future[Commit] | None = None
@@ -294,7 +311,7 @@ def _unit_requests(job: Job, cache: Cache, todo: Sequence[tuple[int, int]]) -> I
     """Yield the batches of each unit; a batch never crosses units, so that a unit is computed the same way every time."""
     for seed, unit in todo:
         if not cache.is_committed(seed, unit):  # another dump of this cache may have been here
-            rows = job.manifest.unit_range(unit)
+            rows = cache.manifest.unit_range(unit)
             yield from _batches([(row, seed) for row in rows], job.config.batch_size)
 
 
@@ -303,17 +320,9 @@ def _batches(views: Sequence[tuple[int, int]], size: int) -> Iterator[Request]:
 
 
 def _records(job: Job, cache: Cache, requests: Iterable[Request]) -> Iterator[tuple[Batch, Logits, Records]]:
-    """Yield each batch with its logits, on the host, and records; the device works on the next batch while one is encoded."""
-    model = job.compute.place(job.teacher).eval()
-    ahead: tuple[Batch, Callable[[], Logits]] | None = None
-    for batch in _readable(job.loader(cache, requests)):
-        with torch.inference_mode(), job.compute.autocast():
-            following = batch, job.compute.fetch(model(job.compute.move(batch.views[0])))
-        if ahead is not None:
-            yield _encode(job, cache, *ahead)
-        ahead = following
-    if ahead is not None:
-        yield _encode(job, cache, *ahead)
+    """Yield each batch with its logits, on the host, and records."""
+    for batch, (logits,) in run_models([job.teacher], _readable(job.loader(cache, requests)), job.compute):
+        yield batch, logits, _encode(job, cache, batch, logits)
 
 
 def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -323,10 +332,9 @@ def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
         raise UnreadableSampleError(f"{error}, or dump with --skip-unreadable to record it as absent") from error
 
 
-def _encode(job: Job, cache: Cache, batch: Batch, fetched: Callable[[], Logits]) -> tuple[Batch, Logits, Records]:
-    logits = fetched()
+def _encode(job: Job, cache: Cache, batch: Batch, logits: Logits) -> Records:
     try:
-        return batch, logits, cache.codec.encode(logits)
+        return cache.codec.encode(logits)
     except CodecError as error:
         wrong = (~torch.isfinite(logits).all(1)).nonzero().flatten().tolist()
         if not wrong:
@@ -347,24 +355,12 @@ def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any
     return {
         "cache": str(cache.folder),
         "seeds": job.seeds,
-        "rows": job.manifest.rows,
+        "rows": cache.manifest.rows,
         "bytes": size,
         "bytes_per_view": size / rows,
         "teacher_accuracy": correct / max(sum(counted), 1),
         "absent": sum(len(commit.absent) for commit in commits),
     }
-
-
-def _chunk_rows(unit_rows: int, wanted: int) -> int:
-    """Return the largest divisor of `unit_rows` that is at most `wanted`: a shard holds whole chunks.
-
-    Raises:
-        UsageError: it would be a small one, and small chunks do not compress.
-    """
-    rows = next(rows for rows in range(min(wanted, unit_rows), 0, -1) if unit_rows % rows == 0)
-    if rows < min(wanted, unit_rows) // 4:
-        raise UsageError(f"unit_rows is {unit_rows}, which divides into chunks of {rows} rows only; give a power of two")
-    return rows
 
 
 def _rate(times: Sequence[float], rows: Sequence[int]) -> float:

@@ -1,0 +1,90 @@
+"""How far one gradient of a loss is from another, with respect to a student's logits: what a lossy record does to training."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from kdcache.codecs import Codec, TeacherRows
+from kdcache.errors import UsageError
+from kdcache.shapes import Logits, Scalar
+
+TeacherLoss = Callable[[Logits, Logits | TeacherRows], Scalar]
+"""The loss of a batch: of the student's logits against the teacher's, such as `functools.partial(dist_loss, tau=4.0)`."""
+
+
+def gradient_error(
+    exact: Logits, decoded: Iterable[TeacherRows], student: Logits, *, loss: TeacherLoss, batch_size: int = 256
+) -> tuple[float, float]:
+    """Return (error, cosine) of the loss's gradient with respect to the student's logits, decoded against exact.
+
+    error = |g_decoded - g_exact| / |g_exact|, cosine = <g_decoded, g_exact> / (|g_decoded| |g_exact|), the sums taken over all
+    whole batches; rows past the last whole batch are left out.
+
+    Args:
+        exact: the teacher's logits.
+        decoded: what a codec gives back of each whole batch of them, such as `decoded_batches` yields.
+        student: logits of a student on the same rows.
+        loss: the loss of a batch.
+        batch_size: rows of a batch.
+
+    Raises:
+        UsageError: fewer rows than one batch.
+    """
+    difference = Difference()
+    for part, rows in zip(whole_batches(len(exact), batch_size), decoded, strict=True):
+        difference.add(_gradient(student[part], exact[part], loss), _gradient(student[part], rows, loss))
+    return difference.error, difference.cosine
+
+
+def decoded_batches(codec: Codec, logits: Logits, batch_size: int = 256) -> Iterator[TeacherRows]:
+    """Yield what `codec` gives back of each whole batch of `logits`, decoded where they are."""
+    for part in whole_batches(len(logits), batch_size):
+        yield codec.decode(codec.encode(logits[part]), logits.device)
+
+
+class Difference:
+    """Sums over batches that tell how far one gradient is from another."""
+
+    def __init__(self) -> None:
+        self._sums = torch.zeros(4, dtype=torch.float64)
+
+    def add(self, exact: Tensor, other: Tensor) -> None:
+        """Count a batch's gradients, of equal shapes."""
+        apart = other - exact
+        pairs = ((apart, apart), (exact, exact), (other, other), (exact, other))
+        self._sums += torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in pairs]).double().cpu()
+
+    @property
+    def error(self) -> float:
+        """|other - exact| / |exact|."""
+        return float((self._sums[0] / self._sums[1]).sqrt())
+
+    @property
+    def cosine(self) -> float:
+        """<other, exact> / (|other| |exact|); 0 where one of them is zero."""
+        return float(self._sums[3] / (self._sums[1] * self._sums[2]).sqrt().clamp_min(torch.finfo(torch.float64).tiny))
+
+
+def gradients(
+    student: Logits, teacher: Logits | TeacherRows, losses: Callable[[Logits, Logits | TeacherRows], Sequence[Scalar]]
+) -> list[Tensor]:
+    """Return the gradient of each of the losses of a batch with respect to the student's logits."""
+    student = student.detach().float().clone().requires_grad_()  # a clone: inference tensors cannot require a gradient
+    return [torch.autograd.grad(loss, student, retain_graph=True)[0] for loss in losses(student, teacher)]
+
+
+def whole_batches(rows: int, size: int) -> list[slice]:
+    """Return the batches of `size` among `rows`, without what is left over.
+
+    Raises:
+        UsageError: not even one.
+    """
+    if rows < size:
+        raise UsageError(f"{rows} rows to measure on are less than one batch of {size}; give more, or a smaller batch size")
+    return [slice(start, start + size) for start in range(0, rows - size + 1, size)]
+
+
+def _gradient(student: Logits, teacher: Logits | TeacherRows, loss: TeacherLoss) -> Tensor:
+    (gradient,) = gradients(student, teacher, lambda ours, theirs: [loss(ours, theirs)])
+    return gradient

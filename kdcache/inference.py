@@ -1,0 +1,29 @@
+"""Models over batches of views: the one way in which the dump, the calibration and `fidelity` get logits."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+
+from kdcache.compute import Compute
+from kdcache.models import VisionModel
+from kdcache.shapes import Logits
+from kdcache.views import Batch
+
+
+def run_models(
+    models: Sequence[VisionModel], batches: Iterable[Batch], compute: Compute
+) -> Iterator[tuple[Batch, list[Logits]]]:
+    """Yield each batch with the logits of each model on the host; model i sees the batch's views i.
+
+    The device works on the next batch while the caller works on one.
+    """
+    placed = [compute.place(model).eval() for model in models]
+    ahead: tuple[Batch, list[Callable[[], Logits]]] | None = None
+    for batch in batches:
+        with torch.inference_mode(), compute.autocast():
+            following = [compute.fetch(model(compute.move(views))) for model, views in zip(placed, batch.views, strict=True)]
+        if ahead is not None:
+            yield ahead[0], [fetched() for fetched in ahead[1]]
+        ahead = batch, following
+    if ahead is not None:
+        yield ahead[0], [fetched() for fetched in ahead[1]]
