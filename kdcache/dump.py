@@ -14,8 +14,8 @@ import torch
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, library_versions, open_cache, record_layout
 from kdcache.cache.publish import Folder
-from kdcache.calibration import fit_codec, head_weight
-from kdcache.codecs import Codec, LowRank, fit_arrays, open_codec
+from kdcache.calibration import Fitted, fit_codec, head_weight
+from kdcache.codecs import Codec, LowRank, codec_spec, default_codec, fit_arrays, is_exact, open_codec
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.config import dump_config, parse_seeds
 from kdcache.drift import PROBES_PER_UNIT, make_probe
@@ -31,6 +31,8 @@ from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe
 from kdcache.views.loading import Request
 
 PLAN_BATCHES, PLAN_SECONDS = 16, 10.0
+_ERROR_VIEWS = 4096  # to measure a codec that needs no fit; a quarter of them is measured on
+_MOST_LOGITS = 2**26  # in memory at once, 268 MB: fewer views where there are many classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,8 @@ class DumpConfig:
     """A shipped recipe's name, or a TOML file."""
     seeds: str = "0:1"
     """Augmentation seeds, `A:B` with B left out."""
-    codec: str = "full:dtype=float16"
-    """Spec of the codec."""
+    codec: str | None = None
+    """Spec of the codec; by default what `default_codec` chooses for the number of classes."""
     batch_size: int = 256
     unit_rows: int | None = None
     """Rows per unit; by default a power of two near 4 MB."""
@@ -106,11 +108,8 @@ def prepare(config: DumpConfig) -> Job:
     compute = Compute(config.compute)
     recipe = load_recipe(config.recipe)
     source = open_source(config.data)
-    codec = open_codec(config.codec, classes=source.classes)
     teacher = open_model(config.teacher, classes=source.classes, recipe=recipe, trained=True)
-    if isinstance(codec, LowRank):
-        there = Folder(config.cache).exists("zarr.json")
-        codec = open_cache(config.cache).with_fit(codec) if there else _calibrated(config, codec, teacher, source, recipe)
+    codec, errors = _fitted_codec(config, source, recipe, teacher, compute)
     return Job(
         config=config,
         seeds=seeds,
@@ -119,26 +118,25 @@ def prepare(config: DumpConfig) -> Job:
         teacher=teacher,
         compute=compute,
         codec=codec,
-        manifest=_manifest(config, source, recipe, teacher, codec),
+        manifest=_manifest(config, source, recipe, teacher, Fitted(codec, errors)),
     )
 
 
-def _calibrated(config: DumpConfig, codec: LowRank, teacher: VisionModel, source: Source, recipe: Recipe) -> Codec:
-    """Return the codec fitted to the teacher's logits on a sample of its own views."""
-    say(f"fitting codec {codec.name} to {min(codec.views, 2 * len(source))} views of the teacher")
-    pairs = pairs_of_models(
-        [teacher],
-        source,
-        recipe,
-        views=codec.views,
-        batch_size=config.batch_size,
-        compute=Compute(config.compute),
-        order_seed=config.order_seed,
-    )
-    return fit_codec(codec, pairs, head_weight(teacher))
+def _fitted_codec(config: DumpConfig, source: Source, recipe: Recipe, teacher: VisionModel, compute: Compute) -> Fitted:
+    """Return the codec with its fit, that of the cache if there is one, else as a sample of the teacher's views has it."""
+    codec = open_codec(config.codec or default_codec(source.classes), classes=source.classes)
+    if Folder(config.cache).exists("zarr.json"):
+        return Fitted(open_cache(config.cache).with_fit(codec), None)
+    if is_exact(codec):
+        return Fitted(codec, None)
+    views = min(codec.views if isinstance(codec, LowRank) else _ERROR_VIEWS, _MOST_LOGITS // source.classes, 2 * len(source))
+    say(f"measuring codec {codec_spec(codec)} on {views} views of the teacher")
+    settings: dict[str, Any] = {"batch_size": config.batch_size, "order_seed": config.order_seed, "compute": compute}
+    pairs = pairs_of_models([teacher], source, recipe, views=views, **settings)
+    return fit_codec(codec, pairs, head_weight(teacher, source.classes))
 
 
-def _manifest(config: DumpConfig, source: Source, recipe: Recipe, teacher: VisionModel, codec: Codec) -> Manifest:
+def _manifest(config: DumpConfig, source: Source, recipe: Recipe, teacher: VisionModel, fitted: Fitted) -> Manifest:
     preprocessing = teacher.preprocessing
     return Manifest(
         task="classification",
@@ -156,12 +154,13 @@ def _manifest(config: DumpConfig, source: Source, recipe: Recipe, teacher: Visio
             "std": list(preprocessing.std),
             "precision": config.compute.precision,
         },
-        **record_layout(codec, len(source), config.unit_rows),
+        **record_layout(fitted.codec, len(source), config.unit_rows),
         skip_unreadable=config.skip_unreadable,
         made_by={
             "versions": library_versions(),
             "config": dump_config(config, "dump-teacher"),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "gradient_error": {f"{tau:g}": error for tau, error in (fitted.errors or {}).items()},
         },
     )
 
@@ -201,7 +200,8 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
 
     Returns:
         `views`, `units`, `files`, `bytes`, `bytes_per_view`, `seconds`, `views_per_second`, `free_bytes`, how many
-        `units_done` are there already, and the `teacher_accuracy` in percent on the probe's views.
+        `units_done` are there already, the `codec` and the error of DIST's gradient from its records by temperature (empty for
+        exact ones), and the `teacher_accuracy` in percent on the probe's views.
     """
     job = prepare(config)
     cache = Cache(Folder(config.cache), job.manifest, job.codec)
@@ -230,6 +230,8 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
         "bytes_per_view": bytes_per_view,
         "seconds": left / rate,
         "views_per_second": rate,
+        "codec": codec_spec(job.codec),
+        "gradient_error": cache.manifest.made_by.get("gradient_error", {}),
         "teacher_accuracy": probe.statistics.get("accuracy"),
         "free_bytes": shutil.disk_usage(_existing_parent(Path(config.cache))).free,
     }

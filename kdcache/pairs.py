@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from kdcache.cache import Cache, open_cache
-from kdcache.codecs import codec_spec
+from kdcache.codecs import codec_spec, is_exact
+from kdcache.codecs.full import EXACT_DTYPES
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.inference import run_models
@@ -23,7 +24,6 @@ from kdcache.tracking import progress, say
 from kdcache.views import Recipe, ViewDataset, ViewLoader, keyed_permutation, load_recipe, row_order
 
 ANOTHER_VIEW = "the teacher on another view of the sample"
-_EXACT = ("float32", "float16", "bfloat16")
 _SEEDS = (0, 1)
 _HOST = ComputeConfig(device="cpu")
 
@@ -51,9 +51,14 @@ class Pairs:
                 "[rows, classes] of the same views and the same classes"
             )
 
+    @property
+    def differ(self) -> bool:
+        """Whether the two models' logits differ anywhere; if not, a loss between them has no gradient."""
+        return not torch.equal(self.teacher, self.student)
+
     def require_gradient(self) -> None:
-        """Raise a UsageError if the two models' logits are the same: a loss between them has no gradient."""
-        if torch.equal(self.teacher, self.student):
+        """Raise a UsageError if the two models' logits do not differ."""
+        if not self.differ:
             raise UsageError(
                 f"the student ({self.stand_in}) gives the teacher's own logits, so that there is no gradient to measure; "
                 "use a recipe that draws at random, or another student"
@@ -130,9 +135,8 @@ def pairs_from_cache(
         MismatchError: data that is not that of the cache.
     """
     cache = open_cache(path)
-    configuration = cache.manifest.codec["configuration"]
-    if cache.manifest.codec["name"] != "full" or configuration["dtype"] not in _EXACT:
-        exact = " or ".join(f"full:dtype={dtype}" for dtype in _EXACT)
+    if not is_exact(cache.codec):
+        exact = " or ".join(f"full:dtype={dtype}" for dtype in EXACT_DTYPES)
         raise CacheError(f"cache {path} holds {codec_spec(cache.codec)}; codecs are measured against exact logits: {exact}")
     if (student is None) != (data is None):
         raise UsageError("with a cache, student and data go together: the student looks at the images of the cache's source")
@@ -142,11 +146,9 @@ def pairs_from_cache(
             f"cache {path} holds {len(seeds)} complete seeds; two are needed, for the teacher and for its stand-in student: "
             "dump another seed, or give a student and data"
         )
-    absent = [entry["row"] for seed in seeds for commit in cache.commits(seed) for entry in commit.absent]
-    rows = np.setdiff1d(np.arange(min(cache.manifest.rows, max(views // len(seeds), 1))), absent)
-    parts = [_cached(cache, seed, rows) for seed in seeds]
     if student is None or data is None:
-        return _of_two_views(parts[0], parts[1], rows)
+        return pairs_of_cache(cache, views=views)
+    rows = _first_rows(cache, seeds, views)
     recipe, source = Recipe.from_dict(cache.manifest.recipe), open_source(data)
     if source.fingerprint != cache.manifest.source["fingerprint"]:
         raise MismatchError(f"data {data} is not the source of cache {path}; give the one that it was made from")
@@ -154,7 +156,24 @@ def pairs_from_cache(
     recipe.require_one_draw(model.preprocessing.size, cache.manifest.teacher["size"])
     dataset = ViewDataset(source, recipe, cache.order, sizes=[model.preprocessing.size], skip_unreadable=True)
     there, (logits,) = _run([model], dataset, _views(rows, seeds), batch_size, Compute(compute))
-    return Pairs(teacher=parts[0][there], student=logits, groups=rows[there], stand_in=student)
+    return Pairs(teacher=_cached(cache, seeds[0], rows)[there], student=logits, groups=rows[there], stand_in=student)
+
+
+def pairs_of_cache(cache: Cache, *, views: int) -> Pairs:
+    """Return about `views` rows of a cache's first two complete seeds, as its records have them.
+
+    Of a single seed the teacher is its own stand-in, which is enough to fit a codec on and not to measure one.
+
+    Args:
+        cache: a cache with a complete seed.
+        views: about how many rows to take.
+    """
+    seeds = cache.complete_seeds()[:2]
+    rows = _first_rows(cache, seeds, views)
+    parts = [_cached(cache, seed, rows) for seed in seeds]
+    if len(parts) == 1:
+        return Pairs(teacher=parts[0], student=parts[0], groups=rows, stand_in="the teacher on the same view")
+    return _of_two_views(parts[0], parts[1], rows)
 
 
 def pairs_from_teacher(
@@ -237,6 +256,12 @@ def _run(
 
 def _views(rows: Rows, seeds: Sequence[int]) -> list[tuple[int, int]]:
     return [(int(row), seed) for seed in seeds for row in rows]
+
+
+def _first_rows(cache: Cache, seeds: Sequence[int], views: int) -> Rows:
+    """Return the first rows, a random sample as all are in random order, of which each seed holds a record."""
+    absent = [entry["row"] for seed in seeds for commit in cache.commits(seed) for entry in commit.absent]
+    return np.setdiff1d(np.arange(min(cache.manifest.rows, max(views // len(seeds), 1))), absent)
 
 
 def _cached(cache: Cache, seed: int, rows: Rows) -> Logits:

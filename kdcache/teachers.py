@@ -10,14 +10,17 @@ from kdcache.cache import Cache, Slab
 from kdcache.codecs import DenseRows, Tail, TeacherRows, codec_spec, set_tail
 from kdcache.compute import Compute
 from kdcache.errors import UsageError
-from kdcache.losses import Loss
+from kdcache.losses import Dist, Loss
 from kdcache.models import VisionModel, state_sha256
 from kdcache.shapes import Rows
+from kdcache.tracking import say
 from kdcache.views import Batch
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
 _PRIOR_ROWS = 65_536
 """Records from which the tail policy `prior` is estimated, at most."""
+_LARGE_ERROR = 0.1
+"""Of DIST's gradient, from which on a user is told."""
 
 
 @runtime_checkable
@@ -127,3 +130,15 @@ def check_records(cache: Cache, loss: Loss, spec: str, tail: Tail) -> None:
         )
     if tail != "uniform" and codec.keeps_all:
         raise UsageError(f"tail {tail!r}: {name} keeps every class, there is no tail to spread; leave it out")
+    if isinstance(loss, Dist) and loss.gamma > 0 and not codec.keeps_all:
+        _note_error(cache, loss.tau, name)
+
+
+def _note_error(cache: Cache, tau: float, name: str) -> None:
+    """Say how far the records turn DIST's gradient, at the nearest temperature that was measured, if it is far."""
+    measured = {float(at): float(error) for at, error in cache.manifest.made_by.get("gradient_error", {}).items()}
+    nearest = min(measured, key=lambda at: abs(at - tau), default=None)
+    if nearest is not None and measured[nearest] > _LARGE_ERROR:
+        turned = f"turns the gradient of DIST at tau {nearest:g} by {100 * measured[nearest]:.0f} % of its norm"
+        way_out = "gamma's term weighs the classes that it drops like the others; codec lowrank keeps them all"
+        say(f"note: {name} {turned}, as measured before the dump, since {way_out}")

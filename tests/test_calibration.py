@@ -39,14 +39,15 @@ def dist_error(codec: Codec, on: Pairs, tau: float) -> float:
 
 @pytest.mark.parametrize("target", [0.05, 0.1, 0.3])
 def test_an_error_is_met_on_samples_that_the_fit_never_saw(target: float) -> None:
-    codec = fit_codec(open_codec(f"lowrank:error={target}", classes=CLASSES), pairs(2000, 0))
+    codec, stated = fit_codec(open_codec(f"lowrank:error={target}", classes=CLASSES), pairs(2000, 0))
+    assert stated is not None and 0.9 * target < max(stated.values()) <= target
     errors = [dist_error(codec, pairs(1000, 1), tau) for tau in (1.0, 4.0)]
     assert 0.7 * target < max(errors) < 1.15 * target
 
 
 @pytest.mark.parametrize("target", [5, 10, 20])
 def test_bytes_are_met_as_stored(target: float) -> None:
-    codec = fit_codec(open_codec(f"lowrank:bytes={target}", classes=CLASSES), pairs(2000, 0))
+    codec = fit_codec(open_codec(f"lowrank:bytes={target}", classes=CLASSES), pairs(2000, 0)).codec
     fresh = pairs(2000, 1)
     assert 0.8 * target < stored_bytes(codec, codec.encode(fresh.teacher)) < 1.05 * target
 
@@ -67,20 +68,20 @@ def test_a_target_out_of_reach_names_what_is_possible(spec: str) -> None:
 
 def test_other_codecs_come_back_as_they_are() -> None:
     codec = open_codec("topk:k=3", classes=CLASSES)
-    assert fit_codec(codec, pairs(10, 0)) is codec
+    assert fit_codec(codec, pairs(10, 0)).codec is codec
 
 
 def test_the_head_is_the_last_linear_layer() -> None:
     preprocessing = Preprocessing(size=8, mean=(0.5,), std=(0.5,))
 
     def weight(*layers: nn.Module) -> Tensor | None:
-        return head_weight(VisionModel(nn.Sequential(*layers), preprocessing, "test"))
+        return head_weight(VisionModel(nn.Sequential(*layers), preprocessing, "test"), 4)
 
     linear, pointwise = nn.Linear(6, 4), nn.Conv2d(6, 4, 1)
     assert weight(nn.Flatten(), nn.Linear(64, 6), linear) is not None
     torch.testing.assert_close(weight(nn.Linear(64, 6), linear), linear.weight.detach())
     torch.testing.assert_close(weight(linear, pointwise, nn.Flatten()), pointwise.weight.detach()[:, :, 0, 0])
-    assert weight(nn.Conv2d(1, 4, 8)) is None and weight(nn.ReLU()) is None
+    assert weight(nn.Linear(64, 5)) is None and weight(nn.Conv2d(1, 4, 8)) is None and weight(nn.ReLU()) is None
 
 
 def test_a_dump_fits_once_and_goes_on_with_its_fit(tmp_path: Path) -> None:

@@ -176,11 +176,13 @@ class Cache:
             raise MismatchError(f"cache {self.folder} was made otherwise ({'; '.join(lines)}); {way_out}")
 
     def with_fit(self, codec: Codec) -> Codec:
-        """Return `codec` with the fit that this cache was made with.
+        """Return `codec` with the fit that this cache was made with; itself, if it has nothing to fit.
 
         Raises:
             MismatchError: the cache was made with another codec.
         """
+        if codec.record_dtype.itemsize:
+            return codec
         mine, theirs = codec_spec(self.codec), codec_spec(codec)
         if mine != theirs:
             raise MismatchError(f"cache {self.folder} was made with {mine}, not {theirs}; choose that codec, or a new folder")
@@ -204,7 +206,7 @@ class Cache:
         """Publish a unit and its commit, and return the commit that counts.
 
         Of several writers of one unit the first wins; the others adopt its object, after checking it. `facts` are the other
-        fields of the commit: `absent`, `probes`, `statistics`.
+        fields of the commit: `absent`, `probes`, `statistics`, and `versions`, where its views were rendered by others than here.
 
         Raises:
             CacheError: the cache cannot be written.
@@ -228,8 +230,7 @@ class Cache:
             num_bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
             write_id=secrets.token_hex(8),
-            versions=library_versions(),
-            **facts,
+            **{"versions": library_versions(), **facts},
         )
         if not self.folder.publish(commit_key(seed, unit), commit.to_bytes()):
             return self.commit_of(seed, unit)

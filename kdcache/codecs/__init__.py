@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.codecs.full import Full
+from kdcache.codecs.full import EXACT_DTYPES, Full
 from kdcache.codecs.lowrank import LowRank
 from kdcache.codecs.protocol import Codec, DenseRows, TeacherRows
 from kdcache.codecs.tail import Tail, set_tail
@@ -26,10 +26,15 @@ __all__ = [
     "codec_from_dict",
     "codec_spec",
     "codec_to_dict",
+    "default_codec",
     "fit_arrays",
+    "is_exact",
     "open_codec",
     "set_tail",
 ]
+
+FEW_CLASSES = 64
+"""Up to here all logits in float16 take no more than 128 bytes."""
 
 _CODECS: dict[str, type[Any]] = {cls.name: cls for cls in (Full, LowRank, TopK)}
 
@@ -45,6 +50,11 @@ def open_codec(text: str, *, classes: int) -> Codec:
     if spec.arg is not None:
         raise UsageError(f"codec {text!r}: {spec.arg!r} is not key=value; write for example topk:k=16")
     return _build(spec.name, spec.options, classes)
+
+
+def default_codec(classes: int) -> str:
+    """Return the spec of the codec for so many classes, where none is chosen (docs/results.md has the measurements)."""
+    return "full:dtype=float16" if classes <= FEW_CLASSES else "lowrank:step=2"
 
 
 def codec_to_dict(codec: Codec) -> dict[str, Any]:
@@ -67,6 +77,11 @@ def codec_from_dict(stored: Mapping[str, Any], *, classes: int, fit: Mapping[str
     if not isinstance(codec, LowRank):
         raise CodecError(f"codec {codec.name} has no fit, but its manifest names one")
     return codec.with_fit(Fit.from_arrays(fit, classes))
+
+
+def is_exact(codec: Codec) -> bool:
+    """Return whether decoded logits are the teacher's but for the rounding of a float."""
+    return isinstance(codec, Full) and codec.dtype in EXACT_DTYPES
 
 
 def fit_arrays(codec: Codec) -> dict[str, np.ndarray]:

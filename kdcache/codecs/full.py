@@ -12,6 +12,7 @@ from kdcache.errors import CodecError
 from kdcache.shapes import Logits, PerRow, Records
 
 _STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "uint8": "u1", "uint4": "u1"}
+EXACT_DTYPES = ("float32", "float16", "bfloat16")
 _STEPS = {"uint8": 255, "uint4": 15}
 
 

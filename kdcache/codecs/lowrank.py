@@ -18,7 +18,9 @@ from kdcache.spec import not_an_option
 _ROWS = 1024  # encoded at a time
 _PER_BYTE = 5
 _PLACES = torch.tensor([1, 3, 9, 27, 81])
-_ZEROS = int(_PLACES.sum())
+_VALUES = torch.arange(256).to(torch.uint8).view(torch.int8).to(torch.int32) + int(_PLACES.sum())
+_TERNARY = (_VALUES[:, None].div(_PLACES, rounding_mode="floor") % 3 - 1).float()
+"""The five values in each byte, `[256, 5]`; those of bytes that `_packed` never gives mean nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,5 @@ def _packed(integers: Tensor) -> Tensor:
 
 
 def _unpacked(packed: Tensor) -> Tensor:
-    """Return the ternary values of `_packed`, float32; bytes that mean nothing read as some values."""
-    value = packed.view(torch.int8).to(torch.int32) + _ZEROS
-    digits: Tensor = value[:, :, None].div(_PLACES.to(packed.device, torch.int32), rounding_mode="floor") % 3 - 1
-    return digits.flatten(1).float()
+    """Return the ternary values of `_packed`, float32."""
+    return torch.nn.functional.embedding(packed.to(torch.int32), _TERNARY.to(packed.device)).flatten(1)

@@ -82,12 +82,25 @@ class TopK:
         count = max(self.classes - self.k, 1)
         mean = torch.where(kept, tail, 0).sum(1) / count
         var = (torch.where(kept, tail - mean[:, None], 0) ** 2).sum(1) / count
-        records = np.empty(len(logits), self.record_dtype)
-        records["logits"] = self._stored(top, "logits")
-        records["classes"] = classes.cpu().numpy()
-        records["tail_lse"] = narrowed(lse, torch.float16, "tail log-sum-exp").cpu().numpy()
-        records["tail_mean"], records["tail_var"] = self._stored(mean, "tail mean"), self._stored(var, "tail variance")
-        return records
+        return self._records(top, classes, lse, mean, var)
+
+    def cut(self, records: Records, held: "TopK") -> Records:
+        """Return records of this codec made from those of `held`, which keeps as many logits or more at the same tau.
+
+        The logits that are dropped now join the tail: its mean, variance and log-sum-exp follow from theirs and the old ones.
+        """
+        assert self.k <= held.k and (self.classes, self.tau) == (held.classes, held.tau)
+        fields = to_fields(records, "cpu")
+        top, joined = fields["logits"].float().tensor_split([self.k], dim=1)
+        lse, mean, var = (fields[f"tail_{name}"].float() for name in ("lse", "mean", "var"))
+        if self.k < held.k:
+            before, count = held.classes - held.k, held.classes - self.k
+            own = torch.logsumexp(joined / self.tau, dim=1)
+            lse = torch.logaddexp(lse, own) if before else own
+            whole = (before * mean + joined.sum(1)) / count
+            var = (before * (var + (mean - whole).square()) + (joined - whole[:, None]).square().sum(1)) / count
+            mean = whole
+        return self._records(top, fields["classes"][:, : self.k], lse, mean, var)
 
     def decode(self, records: Records, device: torch.device | str = "cpu") -> "TopKRows":
         """Return the rows, decoded on `device`."""
@@ -97,6 +110,14 @@ class TopK:
         """Return half a unit of the last bit kept, at the largest magnitude among the k kept logits."""
         largest = torch.topk(logits.float(), self.k, dim=1).values.abs().amax(1)
         return largest * 2.0 ** -(self.mantissa + 1) + 2.0**-25
+
+    def _records(self, top: Tensor, classes: Tensor, lse: Tensor, mean: Tensor, var: Tensor) -> Records:
+        records = np.empty(len(top), self.record_dtype)
+        records["logits"] = self._stored(top, "logits")
+        records["classes"] = classes.cpu().numpy()
+        records["tail_lse"] = narrowed(lse, torch.float16, "tail log-sum-exp").cpu().numpy()
+        records["tail_mean"], records["tail_var"] = self._stored(mean, "tail mean"), self._stored(var, "tail variance")
+        return records
 
     def _stored(self, values: Tensor, what: str) -> Any:
         half = narrowed(values, torch.float16, what)
