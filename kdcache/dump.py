@@ -208,7 +208,7 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
     if cache.folder.exists("zarr.json"):
         cache = open_cache(config.cache)
         cache.require(job.manifest)
-    manifest = job.manifest
+    manifest, fit = job.manifest, fit_arrays(job.codec)
     done = sum(manifest.num_units - len(cache.missing_units(seed)) for seed in job.seeds)
     rows = range(min(manifest.rows, manifest.unit_rows, PLAN_BATCHES * config.batch_size))
     probe, times = _Unit(job.seeds[0], 0, len(rows)), [time.monotonic()]
@@ -225,7 +225,7 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
         "views": views,
         "units": manifest.num_units * len(job.seeds),
         "units_done": done,
-        "files": 2 + len(job.seeds) * (2 * manifest.num_units + 2),
+        "files": 2 + len(job.seeds) * (2 * manifest.num_units + 2) + (2 + 2 * len(fit) if fit else 0),
         "bytes": round(views * bytes_per_view),
         "bytes_per_view": bytes_per_view,
         "seconds": left / rate,

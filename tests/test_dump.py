@@ -203,8 +203,9 @@ def test_a_full_disk_stops_the_dump_and_it_goes_on_later(tmp_path: Path) -> None
     assert dump(tmp_path, **settings)["units_written"] == 2
 
 
-def test_a_plan_writes_nothing_and_says_what_comes(tmp_path: Path) -> None:
-    settings = config(tmp_path / "cache", seeds="0:3", unit_rows=128, codec=EXACT)
+@pytest.mark.parametrize("codec", [EXACT, "lowrank:step=0.5", "topk:k=2"])
+def test_a_plan_writes_nothing_and_says_what_comes(tmp_path: Path, codec: str) -> None:
+    settings = config(tmp_path / "cache", seeds="0:3", unit_rows=128, codec=codec)
     plan = plan_dump(settings)
     assert not (tmp_path / "cache").exists()
     assert plan["views"] == 3 * 1197 and plan["units"] == 30 and plan["units_done"] == 0
@@ -213,8 +214,11 @@ def test_a_plan_writes_nothing_and_says_what_comes(tmp_path: Path) -> None:
     files = contents(tmp_path / "cache")
     assert plan["files"] == len(files)
     assert plan["bytes"] == pytest.approx(result["bytes"], rel=0.05)
-    again = plan_dump(config(tmp_path / "cache", seeds="0:4", unit_rows=128, codec=EXACT))
+    again = plan_dump(config(tmp_path / "cache", seeds="0:4", unit_rows=128, codec=codec))
     assert again["units"] == 40 and again["units_done"] == 30
+    assert plan["gradient_error"] == again["gradient_error"]
+    assert set(plan["gradient_error"]) == (set() if codec == EXACT else {"1", "4"})
+    assert all(0 < error < 2 for error in plan["gradient_error"].values())
     assert contents(tmp_path / "cache") == files
 
 
@@ -271,3 +275,11 @@ def test_a_cache_without_units_may_be_removed(tmp_path: Path) -> None:
 def test_an_order_seed_out_of_range_is_refused(tmp_path: Path, order_seed: int) -> None:
     with pytest.raises(UsageError, match="order_seed is"):
         config(tmp_path, order_seed=order_seed)
+
+
+def test_the_codec_follows_from_the_classes_if_none_is_chosen(tmp_path: Path) -> None:
+    dump(tmp_path / "few", seeds="0:1")
+    many = "tiny_models:noise,length=400,classes=65,size=8"
+    dump(tmp_path / "many", data=many, teacher="tiny_models:conv,classes=65,mean=0.5,std=0.25", seeds="0:1")
+    names = [open_cache(tmp_path / name).manifest.codec["name"] for name in ("few", "many")]
+    assert names == ["full", "lowrank"]

@@ -12,9 +12,10 @@ from kdcache.cache import Cache, open_cache
 from kdcache.codecs import TeacherRows
 from kdcache.compute import Compute
 from kdcache.errors import MissingUnitError
+from kdcache.losses import open_loss
 from kdcache.models import open_model
 from kdcache.sources import open_source
-from kdcache.teachers import CachedTeacher, NoTeacher, OnlineTeacher, Teacher
+from kdcache.teachers import CachedTeacher, NoTeacher, OnlineTeacher, Teacher, check_records
 from kdcache.views import Batch, Recipe, ViewDataset
 
 
@@ -86,3 +87,24 @@ def test_no_teacher_leaves_out_what_the_cache_lacks(cache: Cache, tmp_path: Path
         assert sorted(source.key(int(holed.order[row])) for row in absent) == ["class1/10.png", "class2/02.png"]
     assert len(NoTeacher(None).start_seed(0, None)) == 0 and len(NoTeacher(cache).start_seed(0, None)) == 0
     assert NoTeacher(None).rows(batch_of(cache, [(0, 0), (1, 0)])).logits().shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("codec", "loss", "told"),
+    [
+        ("topk:k=1", "dist:tau=4", True),
+        ("topk:k=1", "dist:tau=3,gamma=0", False),
+        ("topk:k=1", "kl:tau=4", False),
+        ("full:dtype=uint4", "dist:tau=4", False),
+    ],
+)
+def test_a_cache_that_turns_the_gradient_far_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], codec: str, loss: str, told: bool
+) -> None:
+    dump(tmp_path, codec=codec, seeds="0:1")
+    cache = open_cache(tmp_path)
+    error = cache.manifest.made_by["gradient_error"]["4"]
+    capsys.readouterr()
+    check_records(cache, open_loss(loss), loss, "uniform")
+    line = f"turns the gradient of DIST at tau 4 by {100 * error:.0f} % of its norm, as measured before the dump"
+    assert (line in capsys.readouterr().err) is told
