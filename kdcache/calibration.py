@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
-from torch import Tensor, nn
 
 from kdcache.cache import stored_bytes
 from kdcache.codecs import Codec, LowRank
@@ -14,7 +13,6 @@ from kdcache.codecs.transform import Calibration
 from kdcache.errors import CodecError
 from kdcache.gradients import decoded_batches, gradient_error
 from kdcache.losses import dist_loss
-from kdcache.models import VisionModel
 from kdcache.pairs import Pairs
 from kdcache.views import keyed_permutation
 
@@ -24,48 +22,39 @@ _MOST_HELD_OUT = 2048
 _FINEST, _COARSEST, _HALVINGS = 0.01, 64.0, 10
 
 
-class Fitted(NamedTuple):
-    """A codec fitted to a teacher, and what it loses."""
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A codec fitted to a teacher, and the means to say what it loses."""
 
     codec: Codec
-    errors: dict[float, float] | None
-    """Error of DIST's gradient (beta = gamma) by temperature, on samples that the fit has not seen; None where there is none,
-    since the stand-in student sees what the teacher sees."""
+    _trial: Codec
+    """The same, fitted without the samples of `_held_out`."""
+    _held_out: Pairs
+
+    @cached_property
+    def errors(self) -> dict[float, float]:
+        """Error of DIST's gradient (beta = gamma) by temperature, on samples that the fit has not seen.
+
+        Empty where there is no gradient, since the stand-in student sees what the teacher sees.
+        """
+        return {tau: _dist_error(self._trial, self._held_out, tau) for tau in _TAUS} if self._held_out.differ else {}
 
 
-def fit_codec(codec: Codec, pairs: Pairs, head: Tensor | None = None) -> Fitted:
-    """Return `codec` fitted to a teacher's logits, if it needs a fit, with its measured errors.
+def fit_codec(codec: Codec, pairs: Pairs) -> Fitted:
+    """Return `codec` fitted to a teacher's logits, if it needs a fit, with its errors.
 
     Targets are met, and errors measured, on a quarter of the samples, with a basis fitted to the others.
-
-    Args:
-        codec: the codec.
-        pairs: logits of the teacher, and of a stand-in student.
-        head: weights of the teacher's classifier, `[classes, features]`, if known.
 
     Raises:
         CodecError: a target that cannot be met, or too few views.
     """
-    pairs = _held_out_last(pairs)
-    last = max(len(pairs.teacher) // 4, 1)
-    held_out = pairs.take(np.arange(len(pairs.teacher))[-min(last, _MOST_HELD_OUT) :])
+    seen, held_out = _parted(pairs)
     if not isinstance(codec, LowRank):
-        return Fitted(codec, _errors(codec, held_out))
-    trials = _Trials(Calibration(pairs.teacher, head), codec, held_out)
+        return Fitted(codec, codec, held_out)
+    trials = _Trials(codec, Calibration(seen.teacher, pairs.head), held_out)
     step = codec.step or trials.step()
-    return Fitted(codec.with_fit(trials.calibration.fit(step)), _errors(trials.at(step), held_out))
-
-
-def head_weight(model: VisionModel, classes: int) -> Tensor | None:
-    """Return the weights of a model's last linear layer, `[classes, features]`, or None if that does not give the classes."""
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    if not linear or linear[-1].weight.shape[0] != classes or linear[-1].weight[0, 0].numel() != 1:
-        return None
-    return linear[-1].weight.detach().flatten(1).float().cpu()
-
-
-def _errors(codec: Codec, pairs: Pairs) -> dict[float, float] | None:
-    return {tau: _dist_error(codec, pairs, tau) for tau in _TAUS} if pairs.differ else None
+    every = pairs.take(keyed_permutation(len(pairs.teacher), 0))
+    return Fitted(codec.with_fit(Calibration(every.teacher, pairs.head).fit(step)), trials.at(step), held_out)
 
 
 def _dist_error(codec: Codec, pairs: Pairs, tau: float) -> float:
@@ -77,8 +66,8 @@ def _dist_error(codec: Codec, pairs: Pairs, tau: float) -> float:
 class _Trials:
     """What fits at several steps cost and lose, on samples that their basis has not seen."""
 
-    def __init__(self, calibration: Calibration, codec: LowRank, pairs: Pairs) -> None:
-        self.calibration, self._codec, self._pairs = calibration, codec, pairs
+    def __init__(self, codec: LowRank, calibration: Calibration, pairs: Pairs) -> None:
+        self._codec, self._calibration, self._pairs = codec, calibration, pairs
 
     def step(self) -> float:
         """Return the coarsest step that meets the codec's target."""
@@ -100,7 +89,7 @@ class _Trials:
 
     def at(self, step: float) -> LowRank:
         """Return the codec at a step, with a basis that has not seen the pairs."""
-        return self._codec.with_fit(self.calibration.trial(step))
+        return self._codec.with_fit(self._calibration.fit(step))
 
     def _boundary(self, name: str, measure: Callable[[float], float], target: float, inside: float, outside: float) -> float:
         """Return the step farthest from `inside` that meets the target, by halving the interval of its logarithm."""
@@ -117,9 +106,10 @@ class _Trials:
         return inside
 
 
-def _held_out_last(pairs: Pairs) -> Pairs:
-    """Return the rows so that the last quarter is of other samples, in random order: batches of it are like a student's."""
+def _parted(pairs: Pairs) -> tuple[Pairs, Pairs]:
+    """Return three quarters of the rows, and some of the others, which are of other samples; both in random order."""
     order = np.argsort(pairs.groups, kind="stable")
-    last = len(order) // 4
-    order[-last:] = order[-last:][keyed_permutation(last, 0)]
-    return pairs.take(order)
+    count = max(len(order) // 4, 1)
+    seen, held_out = order[:-count], order[-count:]
+    seen, held_out = seen[keyed_permutation(len(seen), 0)], held_out[keyed_permutation(count, 0)]
+    return pairs.take(seen), pairs.take(held_out[:_MOST_HELD_OUT])

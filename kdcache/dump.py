@@ -14,7 +14,7 @@ import torch
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, library_versions, open_cache, record_layout
 from kdcache.cache.publish import Folder
-from kdcache.calibration import Fitted, fit_codec, head_weight
+from kdcache.calibration import fit_codec
 from kdcache.codecs import Codec, LowRank, codec_spec, default_codec, fit_arrays, is_exact, open_codec
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.config import dump_config, parse_seeds
@@ -118,25 +118,28 @@ def prepare(config: DumpConfig) -> Job:
         teacher=teacher,
         compute=compute,
         codec=codec,
-        manifest=_manifest(config, source, recipe, teacher, Fitted(codec, errors)),
+        manifest=_manifest(config, source, recipe, teacher, codec).with_errors(errors),
     )
 
 
-def _fitted_codec(config: DumpConfig, source: Source, recipe: Recipe, teacher: VisionModel, compute: Compute) -> Fitted:
-    """Return the codec with its fit, that of the cache if there is one, else as a sample of the teacher's views has it."""
+def _fitted_codec(
+    config: DumpConfig, source: Source, recipe: Recipe, teacher: VisionModel, compute: Compute
+) -> tuple[Codec, dict[float, float]]:
+    """Return the codec with its fit, that of the cache if there is one, and the errors measured on a sample of views."""
     codec = open_codec(config.codec or default_codec(source.classes), classes=source.classes)
     if Folder(config.cache).exists("zarr.json"):
-        return Fitted(open_cache(config.cache).with_fit(codec), None)
+        return open_cache(config.cache).with_fit(codec), {}
     if is_exact(codec):
-        return Fitted(codec, None)
+        return codec, {}
     views = min(codec.views if isinstance(codec, LowRank) else _ERROR_VIEWS, _MOST_LOGITS // source.classes, 2 * len(source))
     say(f"measuring codec {codec_spec(codec)} on {views} views of the teacher")
     settings: dict[str, Any] = {"batch_size": config.batch_size, "order_seed": config.order_seed, "compute": compute}
     pairs = pairs_of_models([teacher], source, recipe, views=views, **settings)
-    return fit_codec(codec, pairs, head_weight(teacher, source.classes))
+    fitted = fit_codec(codec, pairs)
+    return fitted.codec, fitted.errors
 
 
-def _manifest(config: DumpConfig, source: Source, recipe: Recipe, teacher: VisionModel, fitted: Fitted) -> Manifest:
+def _manifest(config: DumpConfig, source: Source, recipe: Recipe, teacher: VisionModel, codec: Codec) -> Manifest:
     preprocessing = teacher.preprocessing
     return Manifest(
         task="classification",
@@ -154,13 +157,12 @@ def _manifest(config: DumpConfig, source: Source, recipe: Recipe, teacher: Visio
             "std": list(preprocessing.std),
             "precision": config.compute.precision,
         },
-        **record_layout(fitted.codec, len(source), config.unit_rows),
+        **record_layout(codec, len(source), config.unit_rows),
         skip_unreadable=config.skip_unreadable,
         made_by={
             "versions": library_versions(),
             "config": dump_config(config, "dump-teacher"),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "gradient_error": {f"{tau:g}": error for tau, error in (fitted.errors or {}).items()},
         },
     )
 

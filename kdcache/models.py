@@ -72,6 +72,14 @@ class VisionModel(nn.Module):
         return logits
 
 
+def head_weight(model: VisionModel, classes: int) -> Tensor | None:
+    """Return the weights of the last linear layer, float32 `[classes, features]`, or None if it does not give the classes."""
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    if not linear or linear[-1].weight.shape[0] != classes or linear[-1].weight[0, 0].numel() != 1:
+        return None
+    return linear[-1].weight.detach().flatten(1).float().cpu()
+
+
 def open_model(text: str, *, classes: int, recipe: Recipe, trained: bool = False) -> VisionModel:
     """Return the model that a spec names, for views of `recipe`.
 

@@ -5,11 +5,12 @@ The stand-in is a student's own logits where there are any, and else the teacher
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kdcache.cache import Cache, open_cache
 from kdcache.codecs import codec_spec, is_exact
@@ -17,7 +18,7 @@ from kdcache.codecs.full import EXACT_DTYPES
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.inference import run_models
-from kdcache.models import VisionModel, open_model
+from kdcache.models import VisionModel, head_weight, open_model
 from kdcache.shapes import Logits, Rows
 from kdcache.sources import Source, open_source
 from kdcache.tracking import progress, say
@@ -38,6 +39,8 @@ class Pairs:
     """Rows of one number belong together, as views of one sample do, and never fall into different halves."""
     stand_in: str
     """What the student's logits are, in words."""
+    head: Tensor | None = None
+    """Weights of the teacher's classifier, `[classes, features]`, if known: a prior for a codec's fit."""
 
     def __post_init__(self) -> None:
         for name in ("teacher", "student"):
@@ -45,11 +48,6 @@ class Pairs:
             if not bool(torch.isfinite(logits).all()):
                 row = int((~torch.isfinite(logits).all(dim=1)).nonzero()[0])
                 raise UsageError(f"{name}: row {row} holds NaN or infinite logits; check the model and its precision")
-        if self.teacher.shape != self.student.shape:
-            raise UsageError(
-                f"teacher {tuple(self.teacher.shape)} and student {tuple(self.student.shape)} differ; both must be logits "
-                "[rows, classes] of the same views and the same classes"
-            )
 
     @property
     def differ(self) -> bool:
@@ -81,33 +79,41 @@ class Pairs:
 
     def take(self, rows: Rows) -> "Pairs":
         """Return the rows asked for, in their order."""
-        return Pairs(teacher=self.teacher[rows], student=self.student[rows], groups=self.groups[rows], stand_in=self.stand_in)
+        parts = {name: getattr(self, name)[rows] for name in ("teacher", "student", "groups")}
+        return replace(self, **parts)
 
 
 def pairs_from_npz(path: str | Path) -> Pairs:
     """Return the rows of an .npz file: `teacher` `[rows, classes]`, and `student` of that shape, `image_id` `[rows]` or both.
 
     Without `student` the stand-in is the teacher on the next row of the same `image_id`; an image with one row is left out.
+    `head`, the weights of the teacher's classifier `[classes, features]`, may be there too.
 
     Raises:
         UsageError: no such file, arrays that are absent, not numbers, or of other shapes.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("teacher", "student", "image_id") if name in file}
+            arrays = {name: file[name] for name in ("teacher", "student", "image_id", "head") if name in file}
             held = ", ".join(file.files) or "nothing"
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} cannot be read as an .npz of plain arrays: {' '.join(str(error).split())}") from error
-    if "teacher" not in arrays or len(arrays) < 2:
+    if "teacher" not in arrays or not {"student", "image_id"} & set(arrays):
         raise UsageError(f"{path} holds {held}; it needs `teacher`, and `student` or `image_id`")
     teacher = _logits(arrays["teacher"], f"{path}: teacher")
     groups = arrays.get("image_id", np.arange(len(teacher)))
     if groups.shape != (len(teacher),):
         raise UsageError(f"{path}: image_id has shape {groups.shape}; it must hold one value for each of {len(teacher)} rows")
+    head = _head(arrays["head"], teacher.shape[1], f"{path}: head") if "head" in arrays else None
     if "student" in arrays:
         student = _logits(arrays["student"], f"{path}: student")
-        return Pairs(teacher=teacher, student=student, groups=groups, stand_in=f"`student` of {path}")
-    return _of_groups(teacher, groups)
+        if teacher.shape != student.shape:
+            raise UsageError(
+                f"{path}: teacher {tuple(teacher.shape)} and student {tuple(student.shape)} differ; both must be logits "
+                "[rows, classes] of the same views and the same classes"
+            )
+        return Pairs(teacher=teacher, student=student, groups=groups, stand_in=f"`student` of {path}", head=head)
+    return replace(_of_groups(teacher, groups), head=head)
 
 
 def pairs_from_cache(
@@ -223,10 +229,11 @@ def pairs_of_models(
     dataset = ViewDataset(source, recipe, row_order(len(source), order_seed), sizes=sizes, skip_unreadable=True)
     there, logits = _run(models, dataset, _views(rows, _SEEDS), batch_size, compute)
     groups = np.tile(rows, len(_SEEDS))[there]
+    head = head_weight(models[0], source.classes)
     if len(models) > 1:
-        return Pairs(teacher=logits[0], student=logits[1], groups=groups, stand_in=models[1].spec)
+        return Pairs(teacher=logits[0], student=logits[1], groups=groups, stand_in=models[1].spec, head=head)
     first, second = logits[0].chunk(2)
-    return _of_two_views(first, second, groups[: len(first)])
+    return replace(_of_two_views(first, second, groups[: len(first)]), head=head)
 
 
 def _run(
@@ -306,4 +313,10 @@ def _of_groups(teacher: Logits, groups: Rows) -> Pairs:
 def _logits(array: np.ndarray, what: str) -> Logits:
     if array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] < 2:
         raise UsageError(f"{what} is {array.dtype} of shape {array.shape}; it must be raw logits, floats [rows, classes]")
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def _head(array: np.ndarray, classes: int, what: str) -> Tensor:
+    if array.dtype.kind != "f" or array.ndim != 2 or len(array) != classes or not np.isfinite(array).all():
+        raise UsageError(f"{what} is {array.dtype} of shape {array.shape}; it must be finite weights [{classes}, features]")
     return torch.from_numpy(array.astype(np.float32))

@@ -136,7 +136,7 @@ def check_records(cache: Cache, loss: Loss, spec: str, tail: Tail) -> None:
 
 def _note_error(cache: Cache, tau: float, name: str) -> None:
     """Say how far the records turn DIST's gradient, at the nearest temperature that was measured, if it is far."""
-    measured = {float(at): float(error) for at, error in cache.manifest.made_by.get("gradient_error", {}).items()}
+    measured = cache.manifest.gradient_error
     nearest = min(measured, key=lambda at: abs(at - tau), default=None)
     if nearest is not None and measured[nearest] > _LARGE_ERROR:
         turned = f"turns the gradient of DIST at tau {nearest:g} by {100 * measured[nearest]:.0f} % of its norm"

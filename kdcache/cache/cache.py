@@ -206,7 +206,7 @@ class Cache:
         """Publish a unit and its commit, and return the commit that counts.
 
         Of several writers of one unit the first wins; the others adopt its object, after checking it. `facts` are the other
-        fields of the commit: `absent`, `probes`, `statistics`, and `versions`, where its views were rendered by others than here.
+        fields of the commit: `absent`, `probes`, `statistics`, and `versions` if others than these rendered its views.
 
         Raises:
             CacheError: the cache cannot be written.

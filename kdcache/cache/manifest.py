@@ -106,6 +106,16 @@ class Manifest:
             if name not in _FREE and name not in follows and not name.startswith("made_by.")
         ]
 
+    @property
+    def gradient_error(self) -> dict[float, float]:
+        """How far the codec turned the gradient of DIST when the cache was begun, by temperature; empty if not known."""
+        return {float(tau): float(error) for tau, error in self.made_by.get("gradient_error", {}).items()}
+
+    def with_errors(self, errors: Mapping[float, float]) -> "Manifest":
+        """Return this manifest with `gradient_error`."""
+        told = {f"{tau:g}": error for tau, error in errors.items()}
+        return dataclasses.replace(self, made_by={**self.made_by, "gradient_error": told})
+
     def with_codec_of(self, other: "Manifest") -> "Manifest":
         """Return this manifest with the fit of `other`, and the layout that follows from it, if both have the same codec."""
         if "fit" not in self.codec or _without_fit(self.codec) != _without_fit(other.codec):

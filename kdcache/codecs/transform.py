@@ -8,7 +8,7 @@ Decoding knows nothing of that: it is one matrix product.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -22,11 +22,12 @@ LIMITS = {"wide": 32_767, "byte": 127, "ternary": 1}
 """The largest integer on an axis of each kind."""
 _BLOCKS = 16  # axes are rounded in so many turns; the axes of one turn do not see each other's errors
 _SLOPE, _HIGHEST = 0.3, 6.0  # log of an error's weight per unit of logit above the row's mean, and where it ends
-_BIT = 0.1  # what a stored bit may cost, in squared steps
+_BIT = 0.07  # what a stored bit may cost, in squared steps
 _MOST_BITS = 12.0
-_HEAD_ROWS = 6.0  # the head's prior counts as a sixth of a row per class
-_LEAST_SHARE, _BYTE_SHARE = 0.003, 0.3  # axes that are nonzero less often are dropped, or ternary
+_HEAD_ROWS = 3.0  # the head's prior counts as a third of a row per class
+_LEAST_SHARE, _BYTE_SHARE = 0.003, 0.2  # axes that are nonzero less often are dropped, or ternary
 _HEADROOM = 1.25  # of the largest integer in the sample
+_COUNTED = 4096  # rows, at most, on which costs are counted
 _EXACT_CLASSES, _MOST_AXES = 2048, 1024
 
 
@@ -117,13 +118,13 @@ def _rounded(values: Tensor, rounding: Tensor) -> Tensor:
 
 
 class Calibration:
-    """A calibration sample with its principal bases, from which fits at several steps are made."""
+    """A calibration sample with its principal basis, from which fits at several steps are made."""
 
     def __init__(self, logits: Logits, head: Tensor | None = None) -> None:
-        """Find the bases: one of all rows, and one that has not seen `held_out`, the last quarter.
+        """Find the basis.
 
         Args:
-            logits: `[rows, classes]`.
+            logits: `[rows, classes]`, in random order.
             head: weights of the classifier, `[classes, features]`: a prior of the logits' covariance.
 
         Raises:
@@ -131,22 +132,16 @@ class Calibration:
         """
         if len(logits) < 4:
             raise CodecError(f"lowrank: {len(logits)} calibration views; at least 4 are needed, better several per class")
-        seen = len(logits) - len(logits) // 4
-        self.held_out = logits[seen:].float()
-        self._trial = _principal_basis(logits[:seen].float(), head)
-        self._final = _principal_basis(logits.float(), head)
-
-    def trial(self, step: float) -> Fit:
-        """Return a fit whose basis has not seen `held_out`; what its integers cost to store is counted there."""
-        return _counted(*self._trial, step, self.held_out)
+        self._mean, self._basis = _principal_basis(logits.float(), head)
+        self._sample = logits[:_COUNTED].float()
 
     def fit(self, step: float) -> Fit:
-        """Return the fit of all rows, with costs as `trial` counted them."""
-        trial = self.trial(step)
-        mean, basis = self._final
-        axes = min(len(trial.basis), len(basis))
-        wide, byte = min(trial.wide, axes), min(trial.byte, axes - min(trial.wide, axes))
-        return replace(trial, basis=basis[:axes], mean=mean, rounding=trial.rounding[:, :axes], wide=wide, byte=byte)
+        """Return the fit at a step, with rounding and layout as the sample's integers ask for."""
+        mean, basis, logits = self._mean, self._basis, self._sample
+        coefficients = (logits - logits.mean(1, keepdim=True) - mean) @ basis.T
+        # counted without feedback first: it would fill axes that nothing yet says are dear
+        first = _laid_out(mean, basis, step, (coefficients / step).round())
+        return _laid_out(mean, first.basis, step, quantised(logits, first))
 
 
 def _principal_basis(logits: Logits, head: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -181,26 +176,15 @@ def _principal_axes(sample: Tensor) -> tuple[Tensor, Tensor]:
     return singular.square(), axes.T.contiguous()
 
 
-def _counted(mean: Tensor, basis: Tensor, step: float, logits: Logits) -> Fit:
-    """Return the fit at `step` on a given basis, its rounding and layout as the integers of `logits` ask for."""
-    coefficients = (logits - logits.mean(1, keepdim=True) - mean) @ basis.T
-    # counted without feedback first: it would fill axes that nothing yet says are dear
-    first = _laid_out(mean, basis, step, (coefficients / step).round())
-    return _laid_out(mean, first.basis, step, quantised(logits, first))
-
-
 def _laid_out(mean: Tensor, basis: Tensor, step: float, integers: Tensor) -> Fit:
     """Return the fit with the rounding and layout that a sample's integers ask for."""
     size = integers.abs()
     share = (size > 0).float().mean(0)
-    axes, one = max(_end(share >= _LEAST_SHARE), 1), _end(share >= _BYTE_SHARE)
-    wide = _end(size.amax(0) * _HEADROOM > LIMITS["byte"])
+    # by number, not by the last one: a small sample uses some weak axes more than their variance says
+    axes, one = max(int((share >= _LEAST_SHARE).sum()), 1), int((share >= _BYTE_SHARE).sum())
+    large = (size.amax(0) * _HEADROOM > LIMITS["byte"]).nonzero()
+    wide = int(large.max()) + 1 if len(large) else 0
     return Fit(basis=basis[:axes], mean=mean, step=step, rounding=_rounding(size[:, :axes]), wide=wide, byte=max(one - wide, 0))
-
-
-def _end(mask: Tensor) -> int:
-    """Return one past the last place that is true."""
-    return int(mask.nonzero().max()) + 1 if bool(mask.any()) else 0
 
 
 def _rounding(integers: Tensor) -> Tensor:

@@ -1,0 +1,101 @@
+"""Pictures, drawn by matplotlib (extra `plot`)."""
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from kdcache.errors import KdcacheError, UsageError
+
+_FORMATS = (".pdf", ".png", ".svg")
+_STYLES: dict[str, dict[str, Any]] = {  # colours of Okabe and Ito, which everybody can tell apart
+    "full": {"color": "#000000", "marker": "s"},
+    "lowrank": {"color": "#0072b2", "marker": "o"},
+    "topk": {"color": "#d55e00", "marker": "^"},
+}
+_LABELS: dict[str, dict[str, Any]] = {
+    "full": {"xytext": (-4, 6), "ha": "right"},
+    "lowrank": {"xytext": (-5, -9), "ha": "right"},
+    "topk": {"xytext": (3, 5), "ha": "left"},
+}
+
+
+def check_plot(path: str | Path) -> None:
+    """Check that a plot can be drawn into `path`, before the work that it shows.
+
+    Raises:
+        KdcacheError: matplotlib is not installed.
+        UsageError: another format, or a folder that does not exist.
+    """
+    if find_spec("matplotlib") is None:
+        raise KdcacheError("plots need matplotlib; pip install 'kdcache[plot]'")
+    if Path(path).suffix not in _FORMATS:
+        raise UsageError(f"plot {path} has no known format; end its name in one of {', '.join(_FORMATS)}")
+    if not Path(path).absolute().parent.is_dir():
+        raise UsageError(f"plot {path}: folder {Path(path).absolute().parent} does not exist; make it first")
+
+
+def plot_fidelity(result: Mapping[str, Any], path: str | Path) -> None:
+    """Draw what `measure_fidelity` returned: bytes per view against the error of DIST's gradient, a panel per case.
+
+    Raises:
+        KdcacheError: matplotlib is not installed, or the file cannot be written.
+    """
+    check_plot(path)
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    cases = [(size, tau) for size in result["batch_sizes"] for tau in result["taus"]]
+    figure = Figure(figsize=(5.4 * len(cases) + 0.6, 5.2), layout="constrained")
+    panels = figure.subplots(1, len(cases), sharex=True, sharey=True, squeeze=False)[0]
+    lowest = _lowest(result)
+    for panel, (size, tau) in zip(panels, cases, strict=True):
+        _draw(panel, result["codecs"], size, tau, lowest)
+        panel.set_title(f"tau {tau:g}, batches of {size}", fontsize=10)
+        panel.set_xlabel("bytes per view, as stored")
+    panels[0].set_ylabel("error of DIST's gradient")
+    panels[0].legend(frameon=False, loc="lower left", title="filled: on the front", alignment="left")
+    figure.suptitle(f"What codecs cost: {result['measured_on']:,} views, {result['classes']:,} classes", fontsize=11)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise KdcacheError(f"cannot write plot {path}: {error.strerror or error}") from error
+
+
+def _lowest(result: Mapping[str, Any]) -> float:
+    """Return where errors of zero are drawn: below all others, of which no smaller one than 1e-4 counts."""
+    errors = [one["both"]["error"] for cost in result["codecs"] for one in cost["gradients"]]
+    return max(min([error for error in errors if error > 0], default=1.0), 1e-4) / 2
+
+
+def _draw(panel: Any, costs: Sequence[Mapping[str, Any]], size: int, tau: float, lowest: float) -> None:
+    points: dict[str, list[tuple[float, float, bool, str]]] = {}
+    for cost in costs:
+        family, _, setting = cost["codec"].partition(":")
+        (error,) = (one["both"]["error"] for one in cost["gradients"] if (one["batch_size"], one["tau"]) == (size, tau))
+        points.setdefault(family, []).append((cost["bytes"], max(error, lowest), cost["front"], _label(setting, error)))
+    for family, of_family in points.items():
+        style = _STYLES[family]
+        line = sorted(of_family)
+        panel.plot([point[0] for point in line], [point[1] for point in line], color=style["color"], linewidth=1, alpha=0.5)
+        for x, y, front, label in line:
+            panel.plot(x, y, **style, markerfacecolor=style["color"] if front else "white", markersize=6)
+            place = {**_LABELS[family], "textcoords": "offset points", "fontsize": 7}
+            panel.annotate(label, (x, y), color=style["color"], **place)
+        panel.plot([], [], **style, linewidth=1, label=family)
+    _dress(panel)
+
+
+def _dress(panel: Any) -> None:
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.margins(x=0.08, y=0.08)
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_formatter("{x:g}")
+    panel.grid(True, which="major", linewidth=0.4, alpha=0.5)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _label(setting: str, error: float) -> str:
+    """Return the setting in short, and the error where the axis cannot show it."""
+    value = setting.removeprefix("dtype=")
+    return value if error > 0 else f"{value}: exact"
