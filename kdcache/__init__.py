@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kdcache.errors import KdcacheError
     from kdcache.losses import dist_loss, kl_loss
     from kdcache.models import open_model
+    from kdcache.recode import recode_cache
     from kdcache.sources import open_source
     from kdcache.train import TrainConfig, train_student
     from kdcache.verify import verify_cache
@@ -33,6 +34,7 @@ _HOMES = {
     "open_codec": "codecs",
     "open_model": "models",
     "open_source": "sources",
+    "recode_cache": "recode",
     "render": "views",
     "train_student": "train",
     "verify_cache": "verify",
@@ -51,6 +53,7 @@ __all__ = [
     "open_codec",
     "open_model",
     "open_source",
+    "recode_cache",
     "render",
     "train_student",
     "verify_cache",

@@ -96,7 +96,7 @@ class _Trials:
         if (best := measure(inside)) > target:
             raise CodecError(
                 f"lowrank:{name}={target:g} cannot be met on this sample: step {inside:g} has {name} {best:.3g}; "
-                "give a larger one, or use full"
+                "give a larger one, more views=, or use full"
             )
         if measure(outside) <= target:
             return outside

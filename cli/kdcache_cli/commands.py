@@ -1,46 +1,18 @@
 """The commands."""
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from kdcache import __version__
+from kdcache_cli.fidelity import fidelity
+from kdcache_cli.options import JSON, PLAN, dotted, shared
 from kdcache_cli.output import Group, human_bytes, human_seconds, print_result, ranges, shell_command
+from kdcache_cli.recode import recode
 
-F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-PLAN = click.option("--plan", is_flag=True, help="Print bytes, files, time and free disk; write nothing.")
-SHARED = (
-    click.option("--batch-size", type=int, help="Views per batch  [256].", metavar="N"),
-    click.option(
-        "--workers",
-        "compute__workers",
-        type=int,
-        help="Loader processes  [one per core, at most 8].",
-        metavar="N",
-    ),
-    click.option("--device", "compute__device", help="auto, cpu, cuda or cuda:N  [auto].", metavar="NAME"),
-    click.option("--precision", "compute__precision", help="float32, bfloat16 or float16  [float32].", metavar="TYPE"),
-    click.option("--config", "file", help="TOML file; flags override it.", metavar="FILE"),
-    click.option(
-        "--set",
-        "settings",
-        multiple=True,
-        help="Any other key, such as optimizer.lr=0.05.",
-        metavar="KEY=VALUE",
-    ),
-)
-
-
-def shared(function: F) -> F:
-    """Add the options that dumping and training share."""
-    for option in reversed(SHARED):
-        function = option(function)
-    return function
 
 
 @click.group(cls=Group, context_settings=CONTEXT)
@@ -61,7 +33,8 @@ def main() -> None:
 @click.option("--seeds", help="Augmentation seeds, B left out  [0:1].", metavar="A:B")
 @click.option(
     "--codec",
-    help="topk:k=16, or full:dtype=float16|float32|bfloat16|uint8  [full:dtype=float16].",
+    help="lowrank:step=X|error=X|bytes=X, topk:k=16, full:dtype=float16|float32|bfloat16|uint8|uint4  "
+    "[full up to 64 classes, else lowrank:step=2].",
     metavar="SPEC",
 )
 @click.option("--unit-rows", type=int, help="Rows per unit  [a power of two near 4 MB].", metavar="N")
@@ -102,7 +75,13 @@ def dump_teacher(file: str | None, settings: tuple[str, ...], plan: bool, as_jso
 @click.option("--cache", help="Cache that holds the teacher's logits.", metavar="DIR")
 @click.option("--data", help="Source; with a cache, the one it was made from.", metavar="SPEC")
 @click.option("--student", help="Model, such as timm:resnet18.", metavar="SPEC")
-@click.option("--loss", help="dist:tau=1,beta=2,gamma=2, kl:tau=4,weight=1, or ce; each with ce=1.", metavar="SPEC")
+@click.option(
+    "--loss",
+    help="dist:tau=1,beta=2,gamma=2, kl:tau=4,weight=1, dkd:alpha=1,beta=8,tau=4, nkd:gamma=1.5,tau=1 (these also take "
+    "standardize=true), or ce; each with ce=1.",
+    metavar="SPEC",
+)
+@click.option("--tail", help="Tail of a topk cache: uniform, prior, ghost or none  [uniform].", metavar="NAME")
 @click.option("--epochs", type=int, help="Epochs in all  [100].", metavar="N")
 @click.option("--eval-data", help="Source to evaluate on after each epoch.", metavar="SPEC")
 @click.option("--seeds", help="Seeds to take turns over the epochs  [all of the cache].", metavar="A:B")
@@ -161,6 +140,10 @@ def verify(cache: str, views: int, data: str | None, as_json: bool) -> None:
     raise SystemExit(1 if report["faults"] else 0)
 
 
+main.add_command(fidelity)
+main.add_command(recode)
+
+
 @main.command(short_help="See it all work on handwritten digits.")
 @click.option("--out", default="kdcache-quickstart", show_default=True, help="Folder for everything.", metavar="DIR")
 @JSON
@@ -172,11 +155,9 @@ def quickstart(out: str, as_json: bool) -> None:
 
 
 def _configure(cls: type[T], command: str, file: str | None, flags: dict[str, Any], settings: tuple[str, ...]) -> T:
-    """Return the configuration; click wants identifiers, so `compute__workers` stands for `compute.workers`."""
     from kdcache.config import load_config
 
-    dotted = {name.replace("__", "."): value for name, value in flags.items()}
-    return load_config(cls, command, file=file, flags=dotted, settings=settings)
+    return load_config(cls, command, file=file, flags=dotted(flags), settings=settings)
 
 
 def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
@@ -186,6 +167,7 @@ def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
             "bytes",
             f"{human_bytes(plan['bytes'])} ({plan['bytes_per_view']:.1f} per view) in {plan['files']} files",
         ),
+        ("codec", plan["codec"] + _error_text(plan["gradient_error"])),
         ("free disk", human_bytes(plan["free_bytes"])),
         ("time left", f"{human_seconds(plan['seconds'])} at {plan['views_per_second']:.0f} views/s"),
         *(
@@ -194,6 +176,12 @@ def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
             else []
         ),
     ]
+
+
+def _error_text(errors: dict[str, float]) -> str:
+    """Return what a codec does to DIST's gradient, as measured before the dump."""
+    text = ", ".join(f"{100 * error:.0f} % at tau {tau}" for tau, error in errors.items())
+    return f" (turns DIST's gradient by {text})" if text else ""
 
 
 def _dump_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -227,7 +215,7 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("source", f"{manifest['source']['spec']}, {manifest['rows']} samples"),
         ("recipe", f"{manifest['recipe']['name']} ({manifest['recipe']['fingerprint'][:12]})"),
         ("teacher", f"{manifest['teacher']['spec']} ({manifest['teacher']['sha256'][:12]})"),
-        ("codec", result["codec"]),
+        ("codec", result["codec"] + _error_text(manifest["made_by"].get("gradient_error", {}))),
         ("seeds", ranges(result["complete_seeds"])),
         *incomplete,
         ("units", f"{result['units']} of {manifest['unit_rows']} rows"),
@@ -236,6 +224,7 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
             "made",
             f"{manifest['made_by']['created']} with kdcache {manifest['made_by']['versions']['kdcache']}",
         ),
+        *([("recoded", f"from {origin['codec']}")] if (origin := manifest["made_by"].get("recoded_from")) else []),
     ]
 
 

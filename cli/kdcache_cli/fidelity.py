@@ -1,0 +1,83 @@
+"""The command `fidelity`: what each codec costs on your teacher, as a table, as JSON, and as a picture."""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from kdcache_cli.options import JSON, compute, dotted
+
+_TERMS = {"inter": "inter", "intra": "intra", "both": "both", "kl": "KL"}
+
+
+@click.command(short_help="Measure what each codec costs on your teacher.")
+@click.argument("logits", required=False, metavar="[LOGITS.npz|CACHE]")
+@click.option("--teacher", help="Model with weights, in the place of LOGITS.npz or CACHE.", metavar="SPEC")
+@click.option("--data", help="Source of its views.", metavar="SPEC")
+@click.option("--recipe", help="Recipe of its views: a shipped name or a TOML file.", metavar="NAME|FILE")
+@click.option("--student", help="Model with weights as the stand-in student  [the teacher on another view].", metavar="SPEC")
+@click.option("--views", type=int, help="Views to run or to read  [4096].", metavar="N")
+@click.option("--codec", multiple=True, help="Codec to measure; give it again for more  [a ladder over all].", metavar="SPEC")
+@click.option("--tau", type=float, multiple=True, help="Temperature; give it again for more  [1 and 4].", metavar="X")
+@click.option("--batch-size", type=int, multiple=True, help="Rows of a batch; give it again for more  [256].", metavar="N")
+@click.option("--plot", help="Draw bytes against errors into FILE (.png, .pdf, .svg).", metavar="FILE")
+@compute
+@JSON
+def fidelity(plot: str | None, as_json: bool, **flags: Any) -> None:
+    """Print bytes per view and the error of the student's gradient for each codec.
+
+    The logits come from an .npz file, from a `full` cache of two seeds, or from --teacher, --data and --recipe.
+    """
+    from kdcache.config import load_config
+    from kdcache.fidelity import FidelityConfig, measure_fidelity
+
+    if plot is not None:
+        from kdcache.plots import check_plot
+
+        check_plot(plot)
+    given = {name: value for name, value in dotted(flags).items() if value != ()}
+    result = measure_fidelity(load_config(FidelityConfig, "fidelity", file=None, flags=given))
+    if plot is not None:
+        from kdcache.plots import plot_fidelity
+
+        plot_fidelity(result, plot)
+    if as_json:
+        click.echo(json.dumps(result, indent=1))
+    else:
+        _print(result)
+
+
+def _print(result: Mapping[str, Any]) -> None:
+    click.echo(f"{result['input']}, {result['classes']} classes; student: {result['stand_in']}")
+    click.echo(f"fitted on {result['fitted_on']} views, measured on {result['measured_on']} of other samples")
+    for size in result["batch_sizes"]:
+        for tau in result["taus"]:
+            _print_table(result, tau, size)
+    click.echo()
+    click.echo(
+        "error: |cached - exact| / |exact| of the gradient with respect to the student's logits; both: DIST, beta = gamma = 2"
+    )
+    click.echo("*: on the front: none takes fewer bytes at as small an error of `both`, the worst of the tables above")
+
+
+def _print_table(result: Mapping[str, Any], tau: float, size: int) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    terminal = sys.stdout.isatty()
+    table = Table(title=f"tau {tau:g}, batches of {size}", title_justify="left", box=SIMPLE_HEAD if terminal else None)
+    table.add_column("\ncodec", no_wrap=True)
+    for name in ("bytes\nper view", "", *(f"{kind}\n{term}" for kind in ("error", "cosine") for term in _TERMS.values())):
+        table.add_column(name, justify="right", no_wrap=True)
+    for cost in result["codecs"]:
+        (found,) = (one for one in cost["gradients"] if (one["tau"], one["batch_size"]) == (tau, size))
+        values = [f"{found[term][kind]:.3f}" for kind in ("error", "cosine") for term in _TERMS]
+        style = "bold" if cost["front"] else None
+        table.add_row(cost["codec"], f"{cost['bytes']:.1f}", "*" if cost["front"] else "", *values, style=style)
+    console = Console(width=None if terminal else 200)
+    with console.capture() as captured:
+        console.print(table)
+    click.echo("\n" + "\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -1,0 +1,55 @@
+"""The options that several commands share."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+PLAN = click.option("--plan", is_flag=True, help="Print bytes, files, time and free disk; write nothing.")
+_COMPUTE = (
+    click.option(
+        "--workers",
+        "compute__workers",
+        type=int,
+        help="Loader processes  [one per core, at most 8].",
+        metavar="N",
+    ),
+    click.option("--device", "compute__device", help="auto, cpu, cuda or cuda:N  [auto].", metavar="NAME"),
+    click.option("--precision", "compute__precision", help="float32, bfloat16 or float16  [float32].", metavar="TYPE"),
+)
+_SHARED = (
+    click.option("--batch-size", type=int, help="Views per batch  [256].", metavar="N"),
+    *_COMPUTE,
+    click.option("--config", "file", help="TOML file; flags override it.", metavar="FILE"),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        help="Any other key, such as optimizer.lr=0.05.",
+        metavar="KEY=VALUE",
+    ),
+)
+
+
+def shared(function: F) -> F:
+    """Add the options that dumping and training share."""
+    return _with(_SHARED, function)
+
+
+def compute(function: F) -> F:
+    """Add the options on where and how models run."""
+    return _with(_COMPUTE, function)
+
+
+def dotted(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return flags by dotted key; click wants identifiers, so `compute__workers` stands for `compute.workers`."""
+    return {name.replace("__", "."): value for name, value in flags.items()}
+
+
+def _with(options: tuple[Callable[[F], F], ...], function: F) -> F:
+    for option in reversed(options):
+        function = option(function)
+    return function

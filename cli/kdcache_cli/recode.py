@@ -1,0 +1,45 @@
+"""The command `recode`: another codec's cache from a finished one."""
+
+from typing import Any
+
+import click
+
+from kdcache_cli.options import JSON
+from kdcache_cli.output import human_bytes, human_seconds, print_result, ranges
+
+
+@click.command(short_help="Write CACHE to NEW with another codec.")
+@click.argument("cache")
+@click.argument("new")
+@click.option("--codec", required=True, help="Codec of NEW, such as lowrank:step=2 or topk:k=10.", metavar="SPEC")
+@click.option("--seeds", help="Seeds to recode, B left out  [all complete ones].", metavar="A:B")
+@JSON
+def recode(cache: str, new: str, codec: str, seeds: str | None, as_json: bool) -> None:
+    """Write what CACHE holds to NEW with another codec, without the teacher. Run again, it goes on where it stopped.
+
+    NEW cannot hold more than CACHE: no classes that CACHE dropped, and no finer logits.
+    """
+    from kdcache.recode import recode_cache
+
+    result = recode_cache(cache, new, codec=codec, seeds=seeds)
+    print_result(result, _lines(result), as_json=as_json)
+
+
+def _lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    before, after = result["before"], result["after"]
+    absent = [("absent", f"{result['absent']} views whose sample could not be read")] if result["absent"] else []
+    errors = ", ".join(f"{100 * error:.1f} % at tau {tau}" for tau, error in result["gradient_error"].items())
+    gradient = [("gradient", f"of DIST turned by {errors}, measured on views of {result['source']}")] if errors else []
+    return [
+        ("cache", result["cache"]),
+        ("codec", f"{after['codec']} from {before['codec']}"),
+        ("seeds", f"{ranges(result['seeds'])}, {result['rows']} views each"),
+        ("written", f"{result['units_written']} units in {human_seconds(result['seconds'])}"),
+        ("bytes", f"{_size(after)}; before: {_size(before)}"),
+        *gradient,
+        *absent,
+    ]
+
+
+def _size(part: dict[str, Any]) -> str:
+    return f"{human_bytes(part['bytes'])}, {part['bytes_per_view']:.1f} per view"

@@ -1,0 +1,237 @@
+"""Recoding: another codec's cache from a finished one, without the teacher and without the images."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcache.cache import Cache, Commit, Manifest, create_cache, library_versions, open_cache, record_layout
+from kdcache.cache.publish import Folder
+from kdcache.calibration import fit_codec
+from kdcache.codecs import Codec, Full, LowRank, TopK, codec_spec, fit_arrays, is_exact, open_codec
+from kdcache.config import parse_seeds
+from kdcache.errors import CacheError, MismatchError, UsageError
+from kdcache.pairs import pairs_of_cache
+from kdcache.shapes import Records
+from kdcache.tracking import progress, say
+
+_ERROR_VIEWS = 4096  # to measure a codec that needs no fit; a quarter of them is measured on
+_MOST_LOGITS = 2**26  # in memory for a fit, 268 MB: fewer views where there are many classes
+_LOGITS_AT_ONCE = 2**24  # decoded together, 67 MB
+_COARSE_TO_FINE = ("uint4", "uint8", "bfloat16", "float16", "float32")
+_MANTISSA = {"float32": 10, "float16": 10}
+_LOSSY_MANTISSA = 7
+
+
+def recode_cache(cache: str | Path, new: str | Path, *, codec: str, seeds: str | None = None) -> dict[str, Any]:
+    """Write to `new` what `cache` holds, with another codec; run again, it goes on where it stopped.
+
+    Everything but the records and their layout is carried over, so that a student trains from `new` as from `cache`.
+
+    Args:
+        cache: the folder of a cache with a complete seed.
+        new: the folder of the new cache.
+        codec: spec of its codec, which must hold no more than that of `cache`.
+        seeds: `A:B`; by default all complete seeds of `cache`.
+
+    Returns:
+        `cache` (the new one), `source`, `seeds`, `rows` per seed, `units_written` now, `seconds` they took, the number of
+        `absent` rows, `before` and `after`, each with `codec`, `bytes` and `bytes_per_view` over these seeds, and
+        `gradient_error`: how far the new codec turns DIST's gradient, by temperature; empty if `cache` is not exact, or has no
+        two different views of a sample.
+
+    Raises:
+        UsageError: a codec that is unknown, or would hold more than `cache`.
+        MissingUnitError: a seed that is not complete.
+        MismatchError: `new` is another cache.
+        KdcacheError: a damaged unit or an unwritable folder; what was committed stays.
+    """
+    source = open_cache(cache)
+    if Path(new).resolve() == Path(cache).resolve():
+        raise UsageError(f"{new} is the cache itself; give the new one a folder of its own")
+    wanted = open_codec(codec, classes=source.manifest.classes)
+    _require_possible(source, wanted)
+    commits = _commits(source, seeds)
+    made = _create(source, new, wanted)
+    start = time.monotonic()
+    written = _write_units(source, made, commits)
+    seconds = time.monotonic() - start
+    return {
+        "cache": str(made.folder),
+        "source": str(source.folder),
+        "seeds": list(commits),
+        "rows": made.manifest.rows,
+        "units_written": written,
+        "seconds": seconds,
+        "absent": sum(len(commit.absent) for of_seed in commits.values() for commit in of_seed),
+        "before": _size(source, commits),
+        "after": _size(made, {seed: made.commits(seed) for seed in commits}),
+        "gradient_error": made.manifest.made_by["gradient_error"],
+    }
+
+
+def why_not(held: Codec, wanted: Codec) -> str | None:
+    """Return why records of `wanted` cannot be made from those of `held`, with the way out, or None if they can.
+
+    They cannot if they would seem to know what `held` does not: classes that it dropped, or finer values than it kept.
+    """
+    if codec_spec(held) == codec_spec(wanted):
+        return "it has that codec already: copy the folder"
+    if isinstance(wanted, TopK):
+        return _why_not_topk(held, wanted)
+    if isinstance(held, TopK):
+        return f"of {held.classes} classes it keeps the {held.k} largest: dump again, or choose topk with a smaller k"
+    return _why_not_lowrank(held, wanted) if isinstance(wanted, LowRank) else _why_not_full(held, wanted)
+
+
+def _why_not_full(held: Codec, wanted: Codec) -> str | None:
+    if not (isinstance(held, Full) and isinstance(wanted, Full)):
+        return "its logits are quantised on a basis: dump again, or choose lowrank with a larger step, or topk"
+    rank = _COARSE_TO_FINE.index(held.dtype)
+    if _COARSE_TO_FINE.index(wanted.dtype) <= rank:
+        return None
+    others = ", ".join(["lowrank", "topk", *(f"full:dtype={dtype}" for dtype in _COARSE_TO_FINE[:rank])])
+    return f"{wanted.dtype} is finer than the {held.dtype} it holds: dump again, or choose from {others}"
+
+
+def _why_not_topk(held: Codec, wanted: TopK) -> str | None:
+    if isinstance(held, TopK):
+        if wanted.k > held.k:
+            return f"it keeps {held.k} logits, not {wanted.k}: dump again, or choose k up to {held.k}"
+        if wanted.tau != held.tau:
+            return f"the mass of its tail is exact at tau {held.tau:g} only: dump again, or give tau={held.tau:g}"
+        most = held.mantissa
+    else:
+        most = _MANTISSA.get(held.dtype, _LOSSY_MANTISSA) if isinstance(held, Full) else _LOSSY_MANTISSA
+    if wanted.mantissa > most:
+        return f"it does not hold {wanted.mantissa} bits of each logit: dump again, or give mantissa={most} or less"
+    return None
+
+
+def _why_not_lowrank(held: Codec, wanted: LowRank) -> str | None:
+    if wanted.error is not None and not is_exact(held):
+        return "an error is measured against exact logits, which it does not hold: give step= or bytes="
+    step = wanted.fitted.step if wanted.fitted else wanted.step
+    if isinstance(held, LowRank) and held.fitted and step is not None and step <= held.fitted.step:
+        own = f"{held.fitted.step:.3g}"
+        return f"step {step:.3g} is no coarser than its own, {own}: dump again, or give a larger step or fewer bytes"
+    return None
+
+
+def _require_possible(source: Cache, wanted: Codec) -> None:
+    if reason := why_not(source.codec, wanted):
+        raise UsageError(f"cache {source.folder} ({codec_spec(source.codec)}) cannot become {codec_spec(wanted)}: {reason}")
+
+
+def _commits(source: Cache, seeds: str | None) -> dict[int, list[Commit]]:
+    """Return the commits of the seeds asked for, or of all that are complete."""
+    if seeds is not None:
+        return {seed: source.commits(seed) for seed in parse_seeds(seeds)}
+    complete = source.complete_seeds()
+    if not complete:
+        raise CacheError(f"cache {source.folder} holds no complete seed; run its dump-teacher command again to finish one")
+    for seed in sorted(set(source.seeds()) - set(complete)):
+        missing = len(source.missing_units(seed))
+        say(f"note: seed {seed} is left out: {missing} of its {source.manifest.num_units} units are missing")
+    return {seed: source.commits(seed) for seed in complete}
+
+
+def _create(source: Cache, new: str | Path, wanted: Codec) -> Cache:
+    """Return the new cache, made with a fit to a sample of the source's records, or as it is there already."""
+    there = Folder(new).exists("zarr.json")
+    codec, errors = (open_cache(new).with_fit(wanted), {}) if there else _fitted(source, wanted)
+    made = create_cache(new, _manifest(source, codec).with_errors(errors), fit_arrays(codec))
+    if made.manifest.made_by.get("recoded_from", {}).get("manifest") != source.manifest.digest:
+        raise MismatchError(f"cache {new} was not recoded from {source.folder}; choose a new folder")
+    return made
+
+
+def _fitted(source: Cache, wanted: Codec) -> tuple[Codec, dict[float, float]]:
+    """Return the codec with its fit, and its errors where the source tells."""
+    exact = is_exact(source.codec)
+    if not (exact or isinstance(wanted, LowRank)):
+        return wanted, {}
+    views = min(wanted.views if isinstance(wanted, LowRank) else _ERROR_VIEWS, _MOST_LOGITS // wanted.classes)
+    pairs = pairs_of_cache(source, views=views)
+    if isinstance(wanted, LowRank) and wanted.error is not None and not pairs.differ:
+        raise UsageError(
+            f"{codec_spec(wanted)} needs two different views of a sample, and cache {source.folder} does not hold them; "
+            "dump another seed, or give step= or bytes="
+        )
+    say(f"measuring codec {codec_spec(wanted)} on {len(pairs.teacher)} views of {source.folder}")
+    fitted = fit_codec(wanted, pairs)
+    _require_possible(source, fitted.codec)
+    return fitted.codec, fitted.errors if exact else {}
+
+
+def _manifest(source: Cache, codec: Codec) -> Manifest:
+    manifest = source.manifest
+    layout = record_layout(codec, manifest.rows)
+    if layout["unit_rows"] % manifest.unit_rows:
+        layout = record_layout(codec, manifest.rows, manifest.unit_rows)
+    origin = {"codec": codec_spec(source.codec), "manifest": manifest.digest, "made_by": manifest.made_by}
+    made_by = {
+        "versions": library_versions(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recoded_from": origin,
+    }
+    return dataclasses.replace(manifest, **layout, made_by=made_by)
+
+
+def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Commit]]) -> int:
+    """Recode and commit every unit that is missing, one after the other."""
+    todo = [(seed, unit) for seed in commits for unit in made.missing_units(seed)]
+    for seed in commits:
+        made.start_seed(seed)
+    written = 0
+    with progress("recode", sum(len(made.manifest.unit_range(unit)) for _, unit in todo), "views") as bar:
+        for seed, unit in todo:
+            rows = made.manifest.unit_range(unit)
+            if not made.is_committed(seed, unit):  # another recode into this cache may have been here
+                parts = [commit for commit in commits[seed] if commit.start in rows]
+                made.commit(seed, unit, _recoded(source, made, parts), **_facts(parts))
+                written += 1
+            bar.advance(len(rows), f"seed {seed}")
+    return written
+
+
+def _recoded(source: Cache, made: Cache, parts: Sequence[Commit]) -> Records:
+    """Return the records of one new unit; absent rows hold zeros, as after a dump."""
+    records = np.concatenate([part for commit in parts for part in _pieces(source, made, commit)])
+    gone = [entry["row"] - parts[0].start for commit in parts for entry in commit.absent]
+    records[gone] = np.zeros((), records.dtype)
+    return records
+
+
+def _pieces(source: Cache, made: Cache, commit: Commit) -> Iterator[Records]:
+    """Yield the recoded records of one unit of the source, in pieces that are the same every time."""
+    records, size = source.read_unit(commit), max(_LOGITS_AT_ONCE // made.manifest.classes, 1)
+    held, wanted = source.codec, made.codec
+    for start in range(0, len(records), size):
+        piece = records[start : start + size]
+        if isinstance(held, TopK) and isinstance(wanted, TopK):
+            yield wanted.cut(piece, held)
+        else:
+            yield wanted.encode(held.decode(piece).logits())
+
+
+def _facts(parts: Sequence[Commit]) -> dict[str, Any]:
+    """Return what the commits of the source say, for the commit of the unit that they go into."""
+    told = [(commit.statistics, commit.stop - commit.start - len(commit.absent)) for commit in parts if commit.statistics]
+    names = set.intersection(*(set(values) for values, _ in told)) if told else set()
+    total = sum(count for _, count in told)
+    return {
+        "absent": [entry for commit in parts for entry in commit.absent],
+        "probes": [probe for commit in parts for probe in commit.probes],
+        "statistics": {name: sum(values[name] * count for values, count in told) / total for name in sorted(names)},
+        "versions": parts[0].versions,
+    }
+
+
+def _size(cache: Cache, commits: Mapping[int, Sequence[Commit]]) -> dict[str, Any]:
+    size = sum(commit.num_bytes for of_seed in commits.values() for commit in of_seed)
+    return {"codec": codec_spec(cache.codec), "bytes": size, "bytes_per_view": size / (len(commits) * cache.manifest.rows)}
