@@ -18,6 +18,8 @@ from kdcache.views import keyed_permutation
 
 _TAUS = (1.0, 4.0)
 _BATCH = 256
+_MEASURED = 4096  # views of a codec that needs no fit; a quarter of them is measured on
+_MOST_LOGITS = 2**26  # 268 MB
 _MOST_HELD_OUT = 2048
 _FINEST, _COARSEST, _HALVINGS = 0.01, 64.0, 10
 
@@ -38,6 +40,11 @@ class Fitted:
         Empty where there is no gradient, since the stand-in student sees what the teacher sees.
         """
         return {tau: _dist_error(self._trial, self._held_out, tau) for tau in _TAUS} if self._held_out.differ else {}
+
+
+def sample_views(codec: Codec) -> int:
+    """Return how many views a codec is fitted to and measured on: fewer where there are many classes, to keep within memory."""
+    return min(codec.views if isinstance(codec, LowRank) else _MEASURED, _MOST_LOGITS // codec.classes)
 
 
 def fit_codec(codec: Codec, pairs: Pairs) -> Fitted:

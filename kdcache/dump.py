@@ -14,12 +14,12 @@ import torch
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, library_versions, open_cache, record_layout
 from kdcache.cache.publish import Folder
-from kdcache.calibration import fit_codec
-from kdcache.codecs import Codec, LowRank, codec_spec, default_codec, fit_arrays, is_exact, open_codec
+from kdcache.calibration import fit_codec, sample_views
+from kdcache.codecs import Codec, codec_spec, default_codec, fit_arrays, is_exact, open_codec
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.config import dump_config, parse_seeds
 from kdcache.drift import PROBES_PER_UNIT, make_probe
-from kdcache.errors import CodecError, UnreadableSampleError, UsageError
+from kdcache.errors import CodecError, MismatchError, UnreadableSampleError, UsageError
 from kdcache.inference import run_models
 from kdcache.models import VisionModel, open_model, state_sha256
 from kdcache.pairs import pairs_of_models
@@ -31,8 +31,6 @@ from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe
 from kdcache.views.loading import Request
 
 PLAN_BATCHES, PLAN_SECONDS = 16, 10.0
-_ERROR_VIEWS = 4096  # to measure a codec that needs no fit; a quarter of them is measured on
-_MOST_LOGITS = 2**26  # in memory at once, 268 MB: fewer views where there are many classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,15 +126,26 @@ def _fitted_codec(
     """Return the codec with its fit, that of the cache if there is one, and the errors measured on a sample of views."""
     codec = open_codec(config.codec or default_codec(source.classes), classes=source.classes)
     if Folder(config.cache).exists("zarr.json"):
+        _require_direct(open_cache(config.cache))
         return open_cache(config.cache).with_fit(codec), {}
     if is_exact(codec):
         return codec, {}
-    views = min(codec.views if isinstance(codec, LowRank) else _ERROR_VIEWS, _MOST_LOGITS // source.classes, 2 * len(source))
+    views = min(sample_views(codec), 2 * len(source))
     say(f"measuring codec {codec_spec(codec)} on {views} views of the teacher")
     settings: dict[str, Any] = {"batch_size": config.batch_size, "order_seed": config.order_seed, "compute": compute}
     pairs = pairs_of_models([teacher], source, recipe, views=views, **settings)
     fitted = fit_codec(codec, pairs)
     return fitted.codec, fitted.errors
+
+
+def _require_direct(cache: Cache) -> None:
+    """Raise a MismatchError if the cache was recoded from a lossy one: records of a dump would be others than its own."""
+    origin = cache.manifest.made_by.get("recoded_from")
+    if origin is not None and not is_exact(open_codec(origin["codec"], classes=cache.manifest.classes)):
+        raise MismatchError(
+            f"cache {cache.folder} was recoded from {origin['codec']}, so that its records are not those of a dump; "
+            "add the seeds to the cache that it came from, and run recode again"
+        )
 
 
 def _manifest(config: DumpConfig, source: Source, recipe: Recipe, teacher: VisionModel, codec: Codec) -> Manifest:

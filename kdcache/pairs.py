@@ -112,7 +112,7 @@ def pairs_from_npz(path: str | Path) -> Pairs:
                 f"{path}: teacher {tuple(teacher.shape)} and student {tuple(student.shape)} differ; both must be logits "
                 "[rows, classes] of the same views and the same classes"
             )
-        return Pairs(teacher=teacher, student=student, groups=groups, stand_in=f"`student` of {path}", head=head)
+        return Pairs(teacher=teacher, student=student, groups=groups, stand_in="`student` of the file", head=head)
     return replace(_of_groups(teacher, groups), head=head)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, library_versions, open_cache, record_layout
 from kdcache.cache.publish import Folder
-from kdcache.calibration import fit_codec
+from kdcache.calibration import fit_codec, sample_views
 from kdcache.codecs import Codec, Full, LowRank, TopK, codec_spec, fit_arrays, is_exact, open_codec
 from kdcache.config import parse_seeds
 from kdcache.errors import CacheError, MismatchError, UsageError
@@ -19,8 +19,6 @@ from kdcache.pairs import pairs_of_cache
 from kdcache.shapes import Records
 from kdcache.tracking import progress, say
 
-_ERROR_VIEWS = 4096  # to measure a codec that needs no fit; a quarter of them is measured on
-_MOST_LOGITS = 2**26  # in memory for a fit, 268 MB: fewer views where there are many classes
 _LOGITS_AT_ONCE = 2**24  # decoded together, 67 MB
 _COARSE_TO_FINE = ("uint4", "uint8", "bfloat16", "float16", "float32")
 _MANTISSA = {"float32": 10, "float16": 10}
@@ -155,8 +153,7 @@ def _fitted(source: Cache, wanted: Codec) -> tuple[Codec, dict[float, float]]:
     exact = is_exact(source.codec)
     if not (exact or isinstance(wanted, LowRank)):
         return wanted, {}
-    views = min(wanted.views if isinstance(wanted, LowRank) else _ERROR_VIEWS, _MOST_LOGITS // wanted.classes)
-    pairs = pairs_of_cache(source, views=views)
+    pairs = pairs_of_cache(source, views=sample_views(wanted))
     if isinstance(wanted, LowRank) and wanted.error is not None and not pairs.differ:
         raise UsageError(
             f"{codec_spec(wanted)} needs two different views of a sample, and cache {source.folder} does not hold them; "

@@ -287,6 +287,16 @@ def test_nothing_is_committed_of_a_damaged_unit(tmp_path: Path) -> None:
     assert recode_cache(tmp_path / "old", tmp_path / "new", codec="topk:k=2")["units_written"] == 2
 
 
+def test_a_dump_goes_on_where_its_records_are_those_of_a_dump(tmp_path: Path) -> None:
+    dump(tmp_path / "exact", codec=EXACT, seeds="0:2")
+    dump(tmp_path / "lossy", codec="full:dtype=uint8", seeds="0:2")
+    for name in ("exact", "lossy"):
+        recode_cache(tmp_path / name, tmp_path / f"{name}-k2", codec="topk:k=2")
+    assert dump(tmp_path / "exact-k2", codec="topk:k=2", seeds="0:3")["units_written"] > 0
+    with pytest.raises(MismatchError, match=r"was recoded from full:dtype=uint8, .* run recode again"):
+        dump(tmp_path / "lossy-k2", codec="topk:k=2", seeds="0:3")
+
+
 def test_the_price_is_measured_kept_and_told(tmp_path: Path) -> None:
     fill(tmp_path / "old", 0, 1, codec=EXACT, rows=400)
     errors = {}

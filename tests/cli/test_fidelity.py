@@ -1,0 +1,90 @@
+"""The command `fidelity`, as a user meets it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from runs import CONV, dump
+
+from kdcache_cli import main
+
+
+@pytest.fixture(scope="module")
+def logits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("fidelity") / "logits.npz"
+    generator = np.random.default_rng(0)
+    head = generator.normal(size=(20, 8)).astype(np.float32)
+    features = generator.normal(size=(600, 8))
+    student = (features + 0.5 * generator.normal(size=(600, 8))) @ head.T
+    np.savez(path, teacher=features @ head.T, student=student, image_id=np.arange(600) // 3, head=head)
+    return path
+
+
+def run(*words: Any) -> Result:
+    return CliRunner().invoke(main, ["fidelity", *map(str, words)])
+
+
+def test_the_table_names_codecs_and_marks_the_front(logits: Path) -> None:
+    done = run(logits)
+    assert done.exit_code == 0, done.output
+    lines = [line for line in done.stdout.splitlines() if line.strip().startswith(("full:", "lowrank:", "topk:"))]
+    assert {line.split()[0].partition(":")[0] for line in lines} == {"full", "lowrank", "topk"}
+    assert any("*" in line for line in lines) and not all("*" in line for line in lines)
+    assert "tau 1, batches of 256" in done.stdout and "tau 4, batches of 256" in done.stdout
+    assert max(map(len, lines)) <= 110
+
+
+def test_json_has_what_was_asked_for(logits: Path) -> None:
+    words = ("--codec", "lowrank:error=0.2", "--codec", "topk:k=3", "--tau", "2", "--batch-size", "64", "--batch-size", "32")
+    done = run(logits, *words, "--json")
+    result = json.loads(done.stdout)
+    assert [codec["codec"] for codec in result["codecs"]] == ["lowrank:error=0.2", "topk:k=3"]
+    assert result["taus"] == [2.0] and result["batch_sizes"] == [64, 32]
+    for codec in result["codecs"]:
+        assert len(codec["gradients"]) == 2 and codec["bytes"] > 0
+        for case in codec["gradients"]:
+            assert set(case) == {"tau", "batch_size", "inter", "intra", "both", "kl"}
+            assert all(
+                0 < case[term]["error"] < 3 and -1 <= case[term]["cosine"] <= 1 for term in ("inter", "intra", "both", "kl")
+            )
+
+
+@pytest.mark.parametrize("name", ["codecs.png", "codecs.svg"])
+def test_a_plot_is_drawn(logits: Path, tmp_path: Path, name: str) -> None:
+    assert run(logits, "--codec", "topk:k=3", "--codec", "full:dtype=uint8", "--plot", tmp_path / name).exit_code == 0
+    assert (tmp_path / name).stat().st_size > 5000
+
+
+def test_a_teacher_and_a_cache_serve_as_well(tmp_path: Path) -> None:
+    codecs = ("--codec", "topk:k=3", "--codec", "lowrank:step=1", "--workers", "0")
+    teacher = run("--teacher", CONV, "--data", "digits:train", "--recipe", "digits", "--views", "1200", *codecs)
+    assert teacher.exit_code == 0 and "another view" in teacher.stdout, teacher.output
+    dump(tmp_path / "cache", codec="full:dtype=float32", seeds="0:2")
+    cached = run(tmp_path / "cache", "--views", "1200", *codecs)
+    assert cached.exit_code == 0 and "lowrank:step=1" in cached.stdout, cached.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing to measure: give an .npz file"),
+        (["nowhere.npz"], "nowhere.npz cannot be read"),
+        (["nowhere"], "nowhere is not a cache"),
+        (["LOGITS", "--codec", "topk:k=30"], "topk:k=30 on 20 classes"),
+        (["LOGITS", "--codec", "topl:k=3"], "did you mean 'topk'"),
+        (["LOGITS", "--tau", "0"], "tau is 0.0; it must be above 0"),
+        (["LOGITS", "--batch-size", "5000"], "less than one batch of 5000"),
+        (["LOGITS", "--codec", "lowrank:error=1e-9"], "lowrank:error=1e-09 cannot be met"),
+        (["LOGITS", "--plot", "codecs.bmp"], "end its name in one of"),
+        (["LOGITS", "--plot", "nowhere/codecs.png"], "does not exist"),
+        (["LOGITS", "--teacher", CONV], "not both"),
+        (["--teacher", CONV], "give an .npz file"),
+    ],
+)
+def test_mistakes_are_one_line(logits: Path, words: list[str], message: str) -> None:
+    done = run(*(str(logits) if word == "LOGITS" else word for word in words))
+    assert done.exit_code != 0 and message in done.stderr
+    assert done.stderr.startswith("kdcache: error: ") and done.stderr.count("\n") == 1
