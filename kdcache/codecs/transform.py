@@ -21,7 +21,7 @@ from kdcache.shapes import Logits
 LIMITS = {"wide": 32_767, "byte": 127, "ternary": 1}
 """The largest integer on an axis of each kind."""
 _BLOCKS = 16  # axes are rounded in so many turns; the axes of one turn do not see each other's errors
-_SLOPE, _HIGHEST = 0.3, 6.0  # log of an error's weight per unit of logit above the row's mean, and where it ends
+_SLOPE, _HIGHEST = 0.3, 6.0  # log of an error's weight per unit of logit above the row's mean, and where that ends
 _BIT = 0.07  # what a stored bit may cost, in squared steps
 _MOST_BITS = 12.0
 _HEAD_ROWS = 3.0  # the head's prior counts as a third of a row per class
@@ -92,7 +92,7 @@ class Fit:
 def quantised(logits: Logits, fit: Fit) -> Tensor:
     """Return the integers of each row on the axes of `fit`, float32 `[rows, axes]`, at most 1.5 steps from its coefficients."""
     centred = logits - logits.mean(1, keepdim=True)
-    weight = torch.exp(_SLOPE * centred.clamp_max(_HIGHEST))
+    weight = torch.exp(_SLOPE * centred.clamp(-_HIGHEST, _HIGHEST))
     weight /= weight.mean(1, keepdim=True)
     scaled, inverse = fit.basis * fit.step, fit.basis / fit.step
     left = centred - fit.mean
@@ -182,7 +182,7 @@ def _laid_out(mean: Tensor, basis: Tensor, step: float, integers: Tensor) -> Fit
     share = (size > 0).float().mean(0)
     # by number, not by the last one: a small sample uses some weak axes more than their variance says
     axes, one = max(int((share >= _LEAST_SHARE).sum()), 1), int((share >= _BYTE_SHARE).sum())
-    large = (size.amax(0) * _HEADROOM > LIMITS["byte"]).nonzero()
+    large = (size[:, :axes].amax(0) * _HEADROOM > LIMITS["byte"]).nonzero()
     wide = int(large.max()) + 1 if len(large) else 0
     return Fit(basis=basis[:axes], mean=mean, step=step, rounding=_rounding(size[:, :axes]), wide=wide, byte=max(one - wide, 0))
 
