@@ -4,13 +4,13 @@ from typing import Any
 
 from kdcache.cache import Cache
 from kdcache.drift import check_views
-from kdcache.errors import CacheError, DriftError, MismatchError, UsageError
+from kdcache.errors import CacheError, DriftError, KdcacheError, MismatchError, UsageError
 from kdcache.sources import is_images_only, open_source
 from kdcache.tracking import progress
 
 
 def verify_cache(cache: Cache, *, views: int = 0, data: str | None = None) -> dict[str, Any]:
-    """Check every committed unit's commit, bytes, SHA-256 and zarr checksums, and each seed's zarr metadata.
+    """Check every committed unit's commit, bytes, SHA-256 and zarr checksums, each seed's zarr metadata, and the codec's fit.
 
     Args:
         cache: the cache.
@@ -27,7 +27,7 @@ def verify_cache(cache: Cache, *, views: int = 0, data: str | None = None) -> di
     """
     source = open_source(data or _recorded_source(cache)) if views else None
     units = [(seed, unit) for seed in cache.seeds() for unit in cache.committed_units(seed)]
-    faults = [fault for seed in cache.seeds() for fault in cache.array_faults(seed)]
+    faults = [*_codec_faults(cache), *(fault for seed in cache.seeds() for fault in cache.array_faults(seed))]
     size = 0
     with progress("verify", len(units), "units") as bar:
         for seed, unit in units:
@@ -54,6 +54,15 @@ def verify_cache(cache: Cache, *, views: int = 0, data: str | None = None) -> di
         except (DriftError, MismatchError) as error:
             faults.append(str(error))
     return {**report, "faults": faults}
+
+
+def _codec_faults(cache: Cache) -> list[str]:
+    """Return what keeps the records from being decoded: a codec that is unknown here, or whose fit is damaged."""
+    try:
+        _ = cache.codec
+    except KdcacheError as error:
+        return [str(error)]
+    return []
 
 
 def _recorded_source(cache: Cache) -> str:

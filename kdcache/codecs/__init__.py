@@ -90,8 +90,10 @@ def fit_arrays(codec: Codec) -> dict[str, np.ndarray]:
 
 
 def codec_spec(codec: Codec) -> str:
-    """Return the spec that opens `codec`."""
-    return str(Spec(codec.name, None, _options(codec)))
+    """Return the spec that opens `codec`, without the options that are at their defaults unless that leaves none."""
+    defaults, options = {field.name: field.default for field in dataclasses.fields(codec)}, _options(codec)  # type: ignore[arg-type]
+    told = {name: value for name, value in options.items() if value != defaults[name]}
+    return str(Spec(codec.name, None, told or options))
 
 
 def _options(codec: Codec) -> dict[str, Any]:
