@@ -2,10 +2,10 @@
 
     python benchmarks/codecs.py LOGITS.npz [--repetitions N] [--json]
 
-LOGITS.npz holds `teacher`, raw logits `[views, classes]` (benchmarks/README.md says how to make one). Encoding is of 1,024
-views, and counts only the codec, not the store. Decoding is of 256 views to probabilities at tau 4, what a batch of training
-asks for; beside it stands the softmax alone, from logits in float32 that need no decoding, and for lowrank a matrix product of
-the decoder's shape, the least it could take.
+LOGITS.npz holds `teacher`, raw logits `[views, classes]`, and may hold `head`, the weights of the teacher's last layer
+(benchmarks/README.md says how to make one). Encoding is of 1,024 views, and counts only the codec, not the store. Decoding is
+of 256 views to probabilities at tau 4, what a batch of training asks for; beside it stands the softmax alone, from logits in
+float32 that need no decoding, and for lowrank a matrix product of the decoder's shape, the least it could take.
 """
 
 from collections.abc import Callable
@@ -30,8 +30,9 @@ def main() -> None:
     torch.set_num_threads(1)
     with np.load(options.logits, allow_pickle=False) as arrays:
         logits = torch.from_numpy(arrays["teacher"]).float()
+        head = torch.from_numpy(arrays["head"]).float() if "head" in arrays else None
     specs = CODECS + [f"lowrank:step={step}" for step in STEPS]
-    codecs = {spec: open_codec(spec, classes=logits.shape[1]).fit(logits) for spec in specs}
+    codecs = {spec: fitted(open_codec(spec, classes=logits.shape[1]), logits, head) for spec in specs}
     part = logits[:ENCODED]
     encoding = interleave({spec: encoder(codec, part) for spec, codec in codecs.items()}, options.repetitions)
     decoding = interleave(decoders(codecs, part[:DECODED]), options.repetitions)
@@ -53,6 +54,10 @@ def main() -> None:
         )
     settings = {"classes": logits.shape[1], "repetitions": options.repetitions}
     report({"benchmark": "codecs", **settings, "codecs": cases}, lines, as_json=options.json)
+
+
+def fitted(codec: Codec, logits: torch.Tensor, head: torch.Tensor | None) -> Codec:
+    return codec.fit(logits, head) if isinstance(codec, LowRank) else codec.fit(logits)
 
 
 def encoder(codec: Codec, logits: torch.Tensor) -> Callable[[int], object]:

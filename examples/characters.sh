@@ -5,7 +5,7 @@
 #   examples/characters.sh [OUT]                           by default: characters-runs
 #
 # Needs: kdcache installed, the fonts of characters.py (its head says how), 2 CPU cores, 4 GB of memory, 1 GB of disk under OUT.
-# Takes: about 80 minutes on two cores. Run it again after an interruption: what is done is not done again.
+# Takes: about 50 minutes on two cores. Run it again after an interruption: what is done is not done again.
 set -euo pipefail
 
 out=${1:-characters-runs}

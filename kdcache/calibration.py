@@ -16,8 +16,8 @@ from kdcache.losses import dist_loss
 from kdcache.pairs import Pairs
 from kdcache.views import keyed_permutation
 
-_TAUS = (1.0, 4.0)
-_BATCH = 256
+TAUS = (1.0, 4.0)
+BATCH = 256
 _MEASURED = 4096  # views of a codec that needs no fit; a quarter of them is measured on
 _MOST_LOGITS = 2**26  # 268 MB
 _MOST_HELD_OUT = 2048
@@ -29,9 +29,9 @@ class Fitted:
     """A codec fitted to a teacher, and the means to say what it loses."""
 
     codec: Codec
-    _trial: Codec
-    """The same, fitted without the samples of `_held_out`."""
-    _held_out: Pairs
+    trial: Codec
+    """The same, fitted without the samples of `held_out`."""
+    held_out: Pairs
 
     @cached_property
     def errors(self) -> dict[float, float]:
@@ -39,7 +39,7 @@ class Fitted:
 
         Empty where there is no gradient, since the stand-in student sees what the teacher sees.
         """
-        return {tau: _dist_error(self._trial, self._held_out, tau) for tau in _TAUS} if self._held_out.differ else {}
+        return {tau: _dist_error(self.trial, self.held_out, tau) for tau in TAUS} if self.held_out.differ else {}
 
 
 def sample_views(codec: Codec) -> int:
@@ -65,7 +65,7 @@ def fit_codec(codec: Codec, pairs: Pairs) -> Fitted:
 
 
 def _dist_error(codec: Codec, pairs: Pairs, tau: float) -> float:
-    size = min(_BATCH, len(pairs.teacher))
+    size = min(BATCH, len(pairs.teacher))
     decoded = decoded_batches(codec, pairs.teacher, size)
     return gradient_error(pairs.teacher, decoded, pairs.student, loss=partial(dist_loss, tau=tau), batch_size=size)[0]
 
@@ -87,7 +87,7 @@ class _Trials:
     def error(self, step: float) -> float:
         """Return the error of DIST's gradient, the worst over the temperatures."""
         codec = self.at(step)
-        return max(_dist_error(codec, self._pairs, tau) for tau in _TAUS)
+        return max(_dist_error(codec, self._pairs, tau) for tau in TAUS)
 
     def bytes(self, step: float) -> float:
         """Return the bytes per view on disk."""

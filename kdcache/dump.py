@@ -14,12 +14,13 @@ import torch
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, library_versions, open_cache, record_layout
 from kdcache.cache.publish import Folder
-from kdcache.calibration import fit_codec, sample_views
+from kdcache.calibration import Fitted, fit_codec, sample_views
 from kdcache.codecs import Codec, codec_spec, default_codec, fit_arrays, is_exact, open_codec
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.config import dump_config, parse_seeds
 from kdcache.drift import PROBES_PER_UNIT, make_probe
 from kdcache.errors import CodecError, MismatchError, UnreadableSampleError, UsageError
+from kdcache.fidelity import fitted_gradients
 from kdcache.inference import run_models
 from kdcache.models import VisionModel, open_model, state_sha256
 from kdcache.pairs import pairs_of_models
@@ -79,6 +80,8 @@ class Job:
     compute: Compute
     codec: Codec
     """With its fit, if it needs one."""
+    fitted: Fitted | None
+    """How it was fitted and measured, unless the cache was there before, or the codec is exact."""
     manifest: Manifest
 
     def dataset(self, cache: Cache) -> ViewDataset:
@@ -107,7 +110,9 @@ def prepare(config: DumpConfig) -> Job:
     recipe = load_recipe(config.recipe)
     source = open_source(config.data)
     teacher = open_model(config.teacher, classes=source.classes, recipe=recipe, trained=True)
-    codec, errors = _fitted_codec(config, source, recipe, teacher, compute)
+    codec = _codec(config, source)
+    fitted = None if _is_there(config) or is_exact(codec) else _fitted(config, codec, source, recipe, teacher)
+    codec = fitted.codec if fitted else codec
     return Job(
         config=config,
         seeds=seeds,
@@ -116,26 +121,33 @@ def prepare(config: DumpConfig) -> Job:
         teacher=teacher,
         compute=compute,
         codec=codec,
-        manifest=_manifest(config, source, recipe, teacher, codec).with_errors(errors),
+        fitted=fitted,
+        manifest=_manifest(config, source, recipe, teacher, codec).with_errors(fitted.errors if fitted else {}),
     )
 
 
-def _fitted_codec(
-    config: DumpConfig, source: Source, recipe: Recipe, teacher: VisionModel, compute: Compute
-) -> tuple[Codec, dict[float, float]]:
-    """Return the codec with its fit, that of the cache if there is one, and the errors measured on a sample of views."""
+def _is_there(config: DumpConfig) -> bool:
+    return Folder(config.cache).exists("zarr.json")
+
+
+def _codec(config: DumpConfig, source: Source) -> Codec:
+    """Return the codec that is asked for, with the fit of the cache if that is there."""
     codec = open_codec(config.codec or default_codec(source.classes), classes=source.classes)
-    if Folder(config.cache).exists("zarr.json"):
-        _require_direct(open_cache(config.cache))
-        return open_cache(config.cache).with_fit(codec), {}
-    if is_exact(codec):
-        return codec, {}
+    if not _is_there(config):
+        return codec
+    cache = open_cache(config.cache)
+    _require_direct(cache)
+    return cache.with_fit(codec)
+
+
+def _fitted(config: DumpConfig, codec: Codec, source: Source, recipe: Recipe, teacher: VisionModel) -> Fitted:
+    """Return the codec fitted to, and measured on, a sample of the teacher's own views."""
     views = min(sample_views(codec), 2 * len(source))
     say(f"measuring codec {codec_spec(codec)} on {views} views of the teacher")
-    settings: dict[str, Any] = {"batch_size": config.batch_size, "order_seed": config.order_seed, "compute": compute}
-    pairs = pairs_of_models([teacher], source, recipe, views=views, **settings)
-    fitted = fit_codec(codec, pairs)
-    return fitted.codec, fitted.errors
+    settings: dict[str, Any] = {"batch_size": config.batch_size, "order_seed": config.order_seed}
+    return fit_codec(
+        codec, pairs_of_models([teacher], source, recipe, views=views, compute=Compute(config.compute), **settings)
+    )
 
 
 def _require_direct(cache: Cache) -> None:
@@ -211,8 +223,9 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
 
     Returns:
         `views`, `units`, `files`, `bytes`, `bytes_per_view`, `seconds`, `views_per_second`, `free_bytes`, how many
-        `units_done` are there already, the `codec` and the error of DIST's gradient from its records by temperature (empty for
-        exact ones), and the `teacher_accuracy` in percent on the probe's views.
+        `units_done` are there already, the `codec`, the error of DIST's gradient from its records by temperature (empty for
+        exact ones), `gradients` as `fidelity` has them (empty too where the cache is there already), and the
+        `teacher_accuracy` in percent on the probe's views.
     """
     job = prepare(config)
     cache = Cache(Folder(config.cache), job.manifest, job.codec)
@@ -243,6 +256,7 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
         "views_per_second": rate,
         "codec": codec_spec(job.codec),
         "gradient_error": cache.manifest.made_by.get("gradient_error", {}),
+        "gradients": fitted_gradients(job.fitted) if job.fitted else [],
         "teacher_accuracy": probe.statistics.get("accuracy"),
         "free_bytes": shutil.disk_usage(_existing_parent(Path(config.cache))).free,
     }

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from kdcache.cache import stored_bytes
-from kdcache.calibration import fit_codec
+from kdcache.calibration import BATCH, TAUS, Fitted, fit_codec
 from kdcache.codecs import Codec, TeacherRows, open_codec
 from kdcache.compute import ComputeConfig
 from kdcache.errors import UsageError
@@ -30,6 +30,7 @@ __all__ = [
     "codec_costs",
     "decoded_batches",
     "default_ladder",
+    "fitted_gradients",
     "gradient_error",
     "measure_fidelity",
 ]
@@ -127,6 +128,16 @@ def codec_costs(
     return {"taus": list(taus), "batch_sizes": list(batch_sizes), "codecs": costs}
 
 
+def fitted_gradients(fitted: Fitted) -> list[dict[str, Any]]:
+    """Return `gradients` as `codec_costs` does, of a codec on samples its fit has not seen; none if there is no gradient."""
+    pairs, spec = fitted.held_out, fitted.codec.name
+    if not pairs.differ:
+        return []
+    stored = {spec: (fitted.trial, fitted.trial.encode(pairs.teacher))}
+    differences = _differences(pairs, stored, TAUS, [min(BATCH, len(pairs.teacher))])[spec]
+    return _told(differences)
+
+
 def default_ladder(classes: int) -> list[str]:
     """Return the specs that are measured if none are given: every codec, at several settings."""
     kept = [f"topk:k={k}" for k in _KEPT if k <= classes // 2]
@@ -151,17 +162,20 @@ def _open_pairs(config: FidelityConfig) -> Pairs:
 def _cost(
     spec: str, codec: Codec, records: Records, differences: Mapping[tuple[float, int], Mapping[str, Difference]]
 ) -> dict[str, Any]:
-    measured = [
-        {"tau": tau, "batch_size": size, **{name: {"error": term.error, "cosine": term.cosine} for name, term in terms.items()}}
-        for (tau, size), terms in differences.items()
-    ]
     return {
         "codec": spec,
         "bytes": stored_bytes(codec, records),
         "record_bytes": codec.record_dtype.itemsize,
         "worst": max(terms["both"].error for terms in differences.values()),
-        "gradients": measured,
+        "gradients": _told(differences),
     }
+
+
+def _told(differences: Mapping[tuple[float, int], Mapping[str, Difference]]) -> list[dict[str, Any]]:
+    return [
+        {"tau": tau, "batch_size": size, **{name: {"error": term.error, "cosine": term.cosine} for name, term in terms.items()}}
+        for (tau, size), terms in differences.items()
+    ]
 
 
 def _differences(

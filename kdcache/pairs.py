@@ -313,7 +313,8 @@ def _of_groups(teacher: Logits, groups: Rows) -> Pairs:
 def _logits(array: np.ndarray, what: str) -> Logits:
     if array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] < 2:
         raise UsageError(f"{what} is {array.dtype} of shape {array.shape}; it must be raw logits, floats [rows, classes]")
-    return torch.from_numpy(array.astype(np.float32))
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused by its row
+        return torch.from_numpy(array.astype(np.float32))
 
 
 def _head(array: np.ndarray, classes: int, what: str) -> Tensor:

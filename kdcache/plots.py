@@ -77,10 +77,12 @@ def _draw(panel: Any, costs: Sequence[Mapping[str, Any]], size: int, tau: float,
         style = _STYLES[family]
         line = sorted(of_family)
         panel.plot([point[0] for point in line], [point[1] for point in line], color=style["color"], linewidth=1, alpha=0.5)
-        for x, y, front, label in line:
+        for (x, y, front, label), before in zip(line, [None, *line], strict=False):
             panel.plot(x, y, **style, markerfacecolor=style["color"] if front else "white", markersize=6)
-            place = {**_LABELS[family], "textcoords": "offset points", "fontsize": 7}
-            panel.annotate(label, (x, y), color=style["color"], **place)
+            right, up = _LABELS[family]["xytext"]
+            beside = before is not None and before[1] == y  # as exact ones are: their labels would lie on each other
+            place = {"xytext": (right, -2 * up if beside else up), "ha": _LABELS[family]["ha"]}
+            panel.annotate(label, (x, y), color=style["color"], textcoords="offset points", fontsize=7, **place)
         panel.plot([], [], **style, linewidth=1, label=family)
     _dress(panel)
 

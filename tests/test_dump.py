@@ -219,6 +219,10 @@ def test_a_plan_writes_nothing_and_says_what_comes(tmp_path: Path, codec: str) -
     assert plan["gradient_error"] == again["gradient_error"]
     assert set(plan["gradient_error"]) == (set() if codec == EXACT else {"1", "4"})
     assert all(0 < error < 2 for error in plan["gradient_error"].values())
+    assert {f"{case['tau']:g}": pytest.approx(case["both"]["error"], rel=1e-3) for case in plan["gradients"]} == plan[
+        "gradient_error"
+    ]
+    assert again["gradients"] == []
     assert contents(tmp_path / "cache") == files
 
 

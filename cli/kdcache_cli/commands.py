@@ -167,7 +167,8 @@ def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
             "bytes",
             f"{human_bytes(plan['bytes'])} ({plan['bytes_per_view']:.1f} per view) in {plan['files']} files",
         ),
-        ("codec", plan["codec"] + _error_text(plan["gradient_error"])),
+        ("codec", plan["codec"] + ("" if plan["gradients"] else _error_text(plan["gradient_error"]))),
+        *((f"at tau {case['tau']:g}", _gradient_text(case)) for case in plan["gradients"]),
         ("free disk", human_bytes(plan["free_bytes"])),
         ("time left", f"{human_seconds(plan['seconds'])} at {plan['views_per_second']:.0f} views/s"),
         *(
@@ -176,6 +177,11 @@ def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
             else []
         ),
     ]
+
+
+def _gradient_text(case: dict[str, Any]) -> str:
+    inter, intra, both, kl = (f"{100 * case[term]['error']:.0f} %" for term in ("inter", "intra", "both", "kl"))
+    return f"turns the gradient of DIST by {both} (inter {inter}, intra {intra}), of KL by {kl}"
 
 
 def _error_text(errors: dict[str, float]) -> str:

@@ -36,7 +36,7 @@ class Fit:
     """What a calibration sample decides; axes are ordered by falling variance, the `wide` ones first."""
 
     basis: Tensor
-    """Orthonormal rows, float32 `[axes, classes]`; each sums to zero."""
+    """Orthonormal rows, each of sum zero, but for rounding: float32 `[axes, classes]` that hold float16 numbers."""
     mean: Tensor
     """Of the centred logits, float32 `[classes]`."""
     step: float
@@ -184,7 +184,8 @@ def _laid_out(mean: Tensor, basis: Tensor, step: float, integers: Tensor) -> Fit
     axes, one = max(int((share >= _LEAST_SHARE).sum()), 1), int((share >= _BYTE_SHARE).sum())
     large = (size[:, :axes].amax(0) * _HEADROOM > LIMITS["byte"]).nonzero()
     wide = int(large.max()) + 1 if len(large) else 0
-    return Fit(basis=basis[:axes], mean=mean, step=step, rounding=_rounding(size[:, :axes]), wide=wide, byte=max(one - wide, 0))
+    fit = Fit(basis=basis[:axes], mean=mean, step=step, rounding=_rounding(size[:, :axes]), wide=wide, byte=max(one - wide, 0))
+    return Fit.from_arrays(fit.to_arrays(), len(mean))  # what is encoded with is what will be decoded with
 
 
 def _rounding(integers: Tensor) -> Tensor:

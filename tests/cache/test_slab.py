@@ -4,14 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from caches import fill, records
+import torch
+from caches import fill, manifest, records
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import largest_file
 
-from kdcache.cache import Cache, Slab
+from kdcache.cache import Cache, Slab, create_cache, open_cache
 from kdcache.cache.slab import evict, slab_folder
 from kdcache.cache.zarr_store import object_key
+from kdcache.codecs import fit_arrays, open_codec
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
 
 
@@ -50,6 +52,32 @@ def test_a_slab_is_the_units_in_order_and_is_made_once(tmp_path: Path) -> None:
     assert [slab.stat().st_ino for slab in slabs()] == [node]
     assert cache.slab(1).gather(np.arange(20)).tobytes() == whole(cache, 1)
     assert len(slabs()) == 2
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *(f"full:dtype={dtype}" for dtype in ("float32", "float16", "bfloat16", "uint8", "uint4")),
+        *("topk:k=3", "topk:k=3,tau=4,mantissa=10", "lowrank:step=0.1"),
+    ],
+)
+def test_what_comes_back_from_store_and_slab_decodes_as_what_was_encoded(tmp_path: Path, spec: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20, 4, generator=generator) @ torch.randn(4, 30, generator=generator)
+    codec = open_codec(spec, classes=30).fit(logits)
+    cache = create_cache(tmp_path / "cache", manifest(codec, classes=30), fit_arrays(codec))
+    cache.start_seed(0)
+    encoded = [codec.encode(logits[list(cache.manifest.unit_range(unit))]) for unit in range(cache.manifest.num_units)]
+    for unit, written in enumerate(encoded):
+        cache.commit(0, unit, written)
+
+    expected = codec.decode(np.concatenate(encoded))
+    there, rows = open_cache(tmp_path / "cache"), np.random.default_rng(0).permutation(20)
+    for stored in (there.read(0, rows), there.slab(0).gather(rows)):
+        assert stored.tobytes() == np.concatenate(encoded)[rows].tobytes()
+        decoded = there.codec.decode(stored)
+        for tau in (1.0, 4.0):
+            torch.testing.assert_close(decoded.probs(tau), expected.probs(tau)[rows], rtol=0, atol=1e-6)
 
 
 def test_a_unit_dumped_again_gives_another_slab(tmp_path: Path) -> None:
