@@ -1,0 +1,59 @@
+"""Sources: indexed data sets with stable keys and a fingerprint.
+
+A source is opened from a spec: `imagefolder:/data/train`, `tars:/data/train-{0000..0099}.tar`, `hf:cifar10,image=img`,
+`torchvision:FashionMNIST,root=data,train=true`, `digits:train`, or your own `module:function`, which returns a map-style data
+set of (image, class index) pairs.
+"""
+
+from collections.abc import Callable
+
+from kdcache.sources.dataset import DatasetSource
+from kdcache.sources.digits import DIGITS_TRAIN, Digits, open_digits
+from kdcache.sources.folder import open_imagefolder
+from kdcache.sources.hub import open_hub
+from kdcache.sources.protocol import Sample, Source
+from kdcache.sources.tars import TarSource, open_tars
+from kdcache.sources.torchvision import open_torchvision
+from kdcache.spec import Spec, load_function, parse_spec
+
+__all__ = [
+    "DIGITS_TRAIN",
+    "DatasetSource",
+    "Digits",
+    "Sample",
+    "Source",
+    "TarSource",
+    "is_images_only",
+    "open_source",
+]
+
+_OPENERS: dict[str, Callable[[Spec], Source]] = {
+    "digits": open_digits,
+    "hf": open_hub,
+    "imagefolder": open_imagefolder,
+    "tars": open_tars,
+    "torchvision": open_torchvision,
+}
+
+
+def open_source(text: str) -> Source:
+    """Return the source that a spec names.
+
+    Raises:
+        SourceError: the data is absent, empty or has no class targets.
+        UsageError: an unknown source or option; the nearest is suggested.
+    """
+    spec = parse_spec(text)
+    opener = _OPENERS.get(spec.name)
+    if opener is not None:
+        return opener(spec)
+    opened = load_function(spec, "source", _OPENERS)
+    return opened if hasattr(opened, "fingerprint") else DatasetSource(opened, spec)
+
+
+def is_images_only(text: str) -> bool:
+    """Return whether opening the spec reads images and nothing else: calls no function, downloads nothing, reads no pickle.
+
+    Some torchvision data sets load files beside the images with pickle; `hf` may download.
+    """
+    return parse_spec(text).name in ("digits", "imagefolder", "tars")

@@ -1,0 +1,128 @@
+"""Source `hf`: image data sets of the Hugging Face hub, or that `datasets` saved to disk.
+
+hf:cifar10,split=train,image=img,label=label      hf:/data/saved,label=fine_label
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from kdcache.errors import SourceError, UsageError
+from kdcache.sources.dataset import DatasetSource
+from kdcache.sources.images import decode_image
+from kdcache.sources.protocol import Source
+from kdcache.spec import Spec, Value, choose
+
+_REFUSED = {
+    "streaming": "samples are read at random",
+    "trust_remote_code": "no code of a data set is run; convert it to Parquet",
+}
+
+
+class HubImages:
+    """A split of a Hugging Face data set as (image, class index) pairs; images are decoded as those of any other source."""
+
+    def __init__(self, table: Any, image: str, label: str, classes: int | None) -> None:
+        names = getattr(table.features[label], "names", None)
+        self.targets = np.asarray(table.select_columns([label]).with_format("numpy")[:][label])
+        if self.targets.dtype.kind not in "iu" and len(table):
+            raise SourceError(f"source hf: some rows have no {label}; take them out, or give label=COLUMN")
+        self.classes: int | list[str] = classes or names or (1 + int(self.targets.max()) if len(table) else 0)
+        self._table = table.select_columns([image])
+        self._image = image
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return the image, in its own mode, and its class index."""
+        stored = self._table[index][self._image] or {"bytes": b"", "path": None}
+        data = Path(stored["path"]).read_bytes() if stored["bytes"] is None and stored["path"] else stored["bytes"]
+        if not data:
+            raise ValueError("there is no image")
+        return decode_image(data), int(self.targets[index])
+
+    def contents(self) -> Iterator[bytes]:
+        """Yield the size of each image, or where it is stored as a file, that file's name."""
+        import pyarrow.compute as pc  # noqa: PLC0415
+
+        for batch in self._table.with_format("arrow").iter(10_000):
+            column = batch[self._image].combine_chunks()
+            sizes = pc.fill_null(pc.binary_length(pc.struct_field(column, "bytes")), -1)
+            yield np.asarray(sizes, np.int64).tobytes()
+            paths = pc.struct_field(column, "path").filter(pc.less(sizes, 0)).to_pylist()
+            yield "".join(f"{os.path.basename(path or '')}\0" for path in paths).encode()  # noqa: PTH119
+
+
+class HubSource(DatasetSource):
+    """A Hugging Face data set as a source; the fingerprint covers labels and the sizes of the images."""
+
+    _dataset: HubImages
+
+    def _listed(self) -> Iterator[bytes | memoryview]:
+        yield from super()._listed()
+        yield from self._dataset.contents()
+
+
+def open_hub(spec: Spec) -> Source:
+    """Return a split of a data set of the hub, or of a folder that `datasets` saved.
+
+    Options are `split` (train), `image` and `label` (the columns), `classes`, and what `datasets.load_dataset` takes.
+
+    Raises:
+        SourceError: `datasets` is not installed, the data is absent, or a column is not of images or class indices.
+        UsageError: an unknown column or split, or an option that has no place here.
+    """
+    options = dict(spec.options)
+    image, label = (str(options.pop(key, key)) for key in ("image", "label"))
+    classes = options.pop("classes", None)
+    if classes is not None and (not isinstance(classes, int) or classes < 1):
+        raise UsageError(f"option classes of source hf is {classes!r}; it must be a number of classes")
+    for key in options.keys() & _REFUSED.keys():
+        raise UsageError(f"source hf takes no {key}: {_REFUSED[key]}")
+    table = _load(spec, options)
+    _check_columns(spec, table, image, label)
+    undecoded = table.cast_column(image, type(table.features[image])(decode=False))
+    return HubSource(HubImages(undecoded, image, label, classes), spec)
+
+
+def _load(spec: Spec, options: dict[str, Value]) -> Any:
+    try:
+        import datasets  # noqa: PLC0415
+    except ImportError as error:
+        raise SourceError("source hf needs Hugging Face datasets; pip install 'kdcache[hub]'") from error
+    if not spec.arg:
+        raise UsageError("source hf names no data set; write hf:NAME,split=train,image=image,label=label")
+    saved = any((Path(spec.arg) / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    try:
+        if not saved:
+            return datasets.load_dataset(spec.arg, split=options.pop("split", "train"), **options)
+        return _split(spec, datasets.load_from_disk(spec.arg), options)
+    except (OSError, ValueError, RuntimeError, TypeError, LookupError, datasets.exceptions.DatasetsError) as error:
+        raise SourceError(f"source {spec}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _split(spec: Spec, loaded: Any, options: dict[str, Value]) -> Any:
+    """Return the split asked for of what a folder holds."""
+    for key in options.keys() - {"split"}:
+        raise UsageError(f"source {spec}: a folder that datasets saved takes no option {key}")
+    if isinstance(loaded, dict):
+        return loaded[choose(str(options.get("split", "train")), loaded, f"split of {spec.arg}")]
+    if "split" in options:
+        raise UsageError(f"source {spec}: the folder holds one split; leave out split=")
+    return loaded
+
+
+def _check_columns(spec: Spec, table: Any, image: str, label: str) -> None:
+    features = table.features
+    for option, name in (("image", image), ("label", label)):
+        choose(name, features, f"column of {spec.arg} (give {option}=COLUMN)")
+    if type(features[image]).__name__ != "Image":
+        raise SourceError(f"source {spec}: column {image} holds {features[image]}, not images; give image=COLUMN")
+    if not str(getattr(features[label], "dtype", "")).startswith(("int", "uint")):
+        raise SourceError(f"source {spec}: column {label} holds {features[label]}, not class indices; give label=COLUMN")

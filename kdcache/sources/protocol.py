@@ -1,0 +1,54 @@
+"""What a source is: samples by index, a stable key for each, and a fingerprint."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from PIL import Image
+
+from kdcache.errors import UnreadableSampleError
+from kdcache.sources.images import UNREADABLE
+
+
+class Sample(NamedTuple):
+    """One image as stored, and its class index."""
+
+    image: Image.Image
+    target: int
+
+
+@runtime_checkable
+class Source(Protocol):
+    """An indexed data set."""
+
+    spec: str
+    classes: int
+    fingerprint: str
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def key(self, index: int) -> str:
+        """Return the name of sample `index`, which stays the same on every machine."""
+
+    def sample(self, index: int) -> Sample:
+        """Return sample `index`.
+
+        Raises:
+            UnreadableSampleError: the image cannot be decoded.
+        """
+
+
+@contextmanager
+def named(spec: str, index: int, key: Callable[[int], str]) -> Iterator[None]:
+    """Turn what keeps sample `index` from being decoded into an error that names it.
+
+    Raises:
+        UnreadableSampleError: the image cannot be decoded.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        raise UnreadableSampleError(
+            f"sample {index} ({key(index)}) of {spec} cannot be read: {type(error).__name__}: {error}; repair it or remove it"
+        ) from error

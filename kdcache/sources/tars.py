@@ -1,0 +1,165 @@
+"""Source `tars`: webdataset's image tars on a local file system, read at random by offset.
+
+    tars:/data/train-{000000..000099}.tar      tars:/data/train,target=label      tars:/data/*.tar,classes=1000
+
+A sample is the members of one key: its image (KEY.jpg) and its class index (KEY.cls, or with `target=NAME` an integer in
+KEY.json).
+"""
+
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+
+from kdcache.errors import SourceError, UsageError
+from kdcache.sources.images import decode_image
+from kdcache.sources.protocol import Sample, Source, named
+from kdcache.sources.tar_index import Shard, index_tar
+from kdcache.spec import Spec, Value, check_options
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_NUM_OPEN = 128
+_LARGEST_RANGE = 1_000_000
+
+
+class TarSource:
+    """The samples of some tars, in the order of their names and of the members.
+
+    Keys are `SHARD/KEY`, where SHARD is the tar's name below the folder that all have in common. The fingerprint covers keys,
+    targets and sizes of the images, wherever the tars lie; no image is read for it.
+    """
+
+    def __init__(self, shards: Sequence[Shard], spec: Spec, classes: int | None = None) -> None:
+        self.spec = str(spec)
+        self._shards = list(shards)
+        self._names = _relative_names([shard.path for shard in shards])
+        self._starts = np.cumsum([0, *(len(shard.keys) for shard in shards)])
+        self.classes = classes or 1 + max(int(shard.targets.max()) for shard in shards)
+        self._check_targets()
+        self.fingerprint = self._fingerprint()
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return int(self._starts[-1])
+
+    def key(self, index: int) -> str:
+        """Return `SHARD/KEY` of sample `index`."""
+        shard, at = self._locate(index)
+        return f"{self._names[shard]}/{self._shards[shard].keys[at]}"
+
+    def sample(self, index: int) -> Sample:
+        """Return sample `index`.
+
+        Raises:
+            UnreadableSampleError: the image cannot be decoded.
+            SourceError: its tar is gone, or has changed since the source was opened.
+        """
+        number, at = self._locate(index)
+        shard = self._shards[number]
+        file = _opened(shard.path, shard.stamp)
+        with named(self.spec, index, self.key):
+            return Sample(decode_image(os.pread(file.fileno(), shard.sizes[at], shard.offsets[at])), int(shard.targets[at]))
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return shard, index - int(self._starts[shard])
+
+    def _check_targets(self) -> None:
+        for number, shard in enumerate(self._shards):
+            for at in np.flatnonzero(shard.targets >= self.classes)[:1].tolist():
+                raise SourceError(
+                    f"sample {self._starts[number] + at} ({self._names[number]}/{shard.keys[at]}) of {self.spec} has target "
+                    f"{shard.targets[at]}; it must be a class index from 0 to {self.classes - 1}"
+                )
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(f"tars {len(self)} {self.classes}\n".encode())
+        for name, shard in zip(self._names, self._shards, strict=True):
+            digest.update(f"{name}\0{len(shard.keys)}\n".encode())
+            for array in (shard.keys.text, shard.targets, shard.sizes):
+                digest.update(np.ascontiguousarray(array).data.cast("B"))
+        return digest.hexdigest()
+
+
+def open_tars(spec: Spec) -> Source:
+    """Return the samples of the tars that a folder, a pattern with `*` or with `{000..099}` names.
+
+    Raises:
+        SourceError: a tar is missing, cut short or otherwise not what index_tar takes.
+        UsageError: an unknown option, or an address that is no local file.
+    """
+    check_options(_options, spec, "source")
+    classes, target = _options(**spec.options)
+    return TarSource([index_tar(path, target) for path in find_tars(spec.arg or "")], spec, classes)
+
+
+def find_tars(pattern: str) -> list[str]:
+    """Return the tars in a folder, or that a pattern names, sorted as the pattern is written.
+
+    Raises:
+        SourceError: one that is named is missing, or none fits.
+        UsageError: an address that is no local file.
+    """
+    if pattern.startswith("pipe:") or "://" in pattern:
+        raise UsageError(f"source tars reads local files only, not {pattern!r}; copy the tars to a disk or mount")
+    paths = list(dict.fromkeys(path for piece in _expand(pattern) for path in _matches(piece)))
+    if not paths:
+        raise SourceError(f"tars {pattern!r} names no tar; give a folder of *.tar, a tar, or a pattern with * or {{000..099}}")
+    return paths
+
+
+def _options(classes: Value | None = None, target: Value = "cls") -> tuple[int | None, str]:
+    if classes is not None and (not isinstance(classes, int) or classes < 1):
+        raise UsageError(f"option classes of source tars is {classes!r}; it must be a number of classes")
+    return classes, str(target)
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    match = _RANGE.search(pattern)
+    if match is None:
+        yield pattern
+        return
+    first, last = int(match[1]), int(match[2])
+    if not 0 <= last - first < _LARGEST_RANGE:
+        raise UsageError(f"range {match[0]} of source tars must go up, by less than {_LARGEST_RANGE}")
+    for number in range(first, last + 1):
+        yield from _expand(f"{pattern[: match.start()]}{number:0{len(match[1])}}{pattern[match.end() :]}")
+
+
+def _matches(piece: str) -> list[str]:
+    if Path(piece).is_dir():
+        return sorted(glob.glob(os.path.join(glob.escape(piece), "*.tar")))  # noqa: PTH118, PTH207
+    if Path(piece).exists() or not glob.has_magic(piece):
+        if not Path(piece).is_file():
+            raise SourceError(f"tars: {piece!r} does not exist or is no file")
+        return [piece]
+    return sorted(glob.glob(piece))  # noqa: PTH207 # of absolute patterns too
+
+
+def _relative_names(paths: Sequence[str]) -> list[str]:
+    """Return the paths below the folder that all have in common, without .tar."""
+    absolute = [os.path.abspath(path) for path in paths]  # noqa: PTH100 # links keep their names
+    common = os.path.commonpath([os.path.dirname(path) for path in absolute])  # noqa: PTH120
+    return [os.path.relpath(path, common).removesuffix(".tar") for path in absolute]
+
+
+@lru_cache(maxsize=_NUM_OPEN)
+def _opened(path: str, stamp: tuple[int, int]) -> FileIO:
+    """Return the tar, open; one that is dropped from the cache is closed when its last reader has let go of it."""
+    try:
+        file = FileIO(path)
+    except OSError as error:
+        raise SourceError(f"tar {path} cannot be read: {error.strerror or error}") from error
+    stat = os.fstat(file.fileno())
+    if (stat.st_size, stat.st_mtime_ns) != stamp:
+        file.close()
+        raise SourceError(f"tar {path} has changed since it was indexed; start again, and leave the tars alone meanwhile")
+    return file
