@@ -3,7 +3,7 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from kdcache.cache.commit import Commit, commit_key, unit_name
 from kdcache.cache.fit_store import FIT_ROOT, publish_fit, read_fit
 from kdcache.cache.manifest import Manifest, library_versions
 from kdcache.cache.publish import Folder
-from kdcache.cache.slab import Slab, evict, is_whole, materialise, slab_folder
+from kdcache.cache.slab import Slab, evict, is_whole, materialise, one_at_a_time, slab_folder
 from kdcache.cache.zarr_store import UnitFormat, object_key, root_metadata, seed_path
 from kdcache.codecs import Codec, codec_from_dict, codec_spec
 from kdcache.errors import CacheError, DamagedUnitError, MismatchError, MissingUnitError
@@ -115,6 +115,18 @@ class Cache:
             )
         return [self.commit_of(seed, unit) for unit in range(self.manifest.num_units)]
 
+    def held_commits(self, seed: int) -> list[Commit]:
+        """Return the commits of the units of `seed` that are there, in order: of a seed that need not be complete."""
+        return [self.commit_of(seed, unit) for unit in self.committed_units(seed)]
+
+    def holes(self, commits: Sequence[Commit]) -> tuple[Rows, Rows]:
+        """Return the rows of a seed that its commits record as absent, and those of units that are not among them; int64."""
+        absent = [entry["row"] for commit in commits for entry in commit.absent]
+        is_missing = np.ones(self.manifest.rows, bool)
+        for commit in commits:
+            is_missing[commit.start : commit.stop] = False
+        return np.array(sorted(absent), np.int64), np.flatnonzero(is_missing)
+
     def read_unit(self, commit: Commit) -> Records:
         """Return the records of a committed unit, after its bytes were checked against the commit.
 
@@ -147,23 +159,32 @@ class Cache:
             self._last_read = seed, self.slab(seed)  # a complete seed never changes
         return self._last_read[1].gather(wanted)
 
-    def slab(self, seed: int) -> Slab:
+    def slab(self, seed: int, *, is_partial: bool = False) -> Slab:
         """Return the slab of `seed`, made from verified units unless it is there already.
+
+        Of several processes on one machine that ask for it at once, one makes it and the others wait.
+
+        Args:
+            seed: the seed.
+            is_partial: whether units may be missing; the slab then names their rows, and refuses to give them.
 
         Raises:
             MissingUnitError: units that are not committed.
             DamagedUnitError: a unit that differs from what was committed.
             CacheError: no room for the slab.
         """
-        commits = self.commits(seed)
-        identity = "".join([self.manifest.digest, *(commit.digest for commit in commits)])
+        commits = self.held_commits(seed) if is_partial else self.commits(seed)
+        identity = "".join([self.manifest.digest, *(commit.digest for commit in commits)])  # a seal covers seed and unit
         path = slab_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
         dtype = self.manifest.dtype
-        if not is_whole(path, self.manifest.rows, dtype.itemsize):
-            units = (self.read_unit(commit) for commit in commits)
-            materialise(path, self.manifest.rows, dtype.itemsize, units)
+        shape = self.manifest.rows, dtype.itemsize
+        if not is_whole(path, *shape):
+            with one_at_a_time(path):
+                if not is_whole(path, *shape):  # another process has made it by now
+                    materialise(path, *shape, self._all_units(commits))
             evict(path.parent, keep=path)
-        return Slab(path, dtype, (entry["row"] for commit in commits for entry in commit.absent))
+        absent, missing = self.holes(commits)
+        return Slab(path, dtype, absent=absent, missing=missing)
 
     def require(self, manifest: Manifest) -> None:
         """Check that records made under `manifest` belong into this cache.
@@ -239,6 +260,15 @@ class Cache:
     def encode_unit(self, unit: int, records: Records) -> bytes:
         """Return the bytes that `records` would take as an object, publishing nothing."""
         return self._format.encode(unit, records)
+
+    def _all_units(self, commits: Sequence[Commit]) -> Iterator[Records]:
+        """Yield the records of every unit in order, of those without a commit zeros."""
+        there = {commit.unit: commit for commit in commits}
+        for unit in range(self.manifest.num_units):
+            if unit in there:
+                yield self.read_unit(there[unit])
+            else:
+                yield np.zeros(len(self.manifest.unit_range(unit)), self.manifest.dtype)
 
     def _decoded(self, unit: int, data: bytes, where: str) -> Records:
         try:

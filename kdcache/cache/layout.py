@@ -11,7 +11,7 @@ from kdcache.errors import CodecError, UsageError
 from kdcache.shapes import Records
 
 
-def record_layout(codec: Codec, rows: int, unit_rows: int | None = None) -> dict[str, Any]:
+def record_layout(codec: Codec, rows: int, unit_rows: int | None = None, *, block: int = 1) -> dict[str, Any]:
     """Return the fields of a manifest that follow from the codec, with its fit if it needs one, and the number of rows.
 
     Units are powers of two of rows near 4 MB, chunks near 256 kB, both before compression.
@@ -20,15 +20,18 @@ def record_layout(codec: Codec, rows: int, unit_rows: int | None = None) -> dict
         codec: the codec.
         rows: views per seed.
         unit_rows: rows per unit, where the default is not wanted.
+        block: rows that must be in one unit, as the views of a recipe that mixes are made from others of their block.
 
     Raises:
         CodecError: a codec that needs a fit and has none.
-        UsageError: a number of rows that divides into small chunks only.
+        UsageError: a number of rows that divides into small chunks only, or is no multiple of `block`.
     """
     if not codec.record_dtype.itemsize:
         raise CodecError(f"codec {codec.name} has no fit yet; fit it to a sample of the teacher's logits first")
     width, fit = codec.record_dtype.itemsize, fit_arrays(codec)
-    unit = unit_rows or default_unit(width, rows)
+    if unit_rows and unit_rows % block:
+        raise UsageError(f"unit_rows is {unit_rows}; it must be a multiple of {block}, the block of rows that the recipe mixes")
+    unit = unit_rows or -(-default_unit(width, rows) // block) * block
     chunk_bytes = codec.chunk_bytes if codec.chunk_bytes and codec.chunk_bytes < width else None
     return {
         "codec": {**codec_to_dict(codec), **({"fit": fit_digest(fit)} if fit else {})},

@@ -1,16 +1,18 @@
 """Slabs: one seed's records, verified and laid out as a local memory map."""
 
+import fcntl
 import os
 import secrets
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kdcache.errors import CacheError, MissingUnitError
+from kdcache.home import home_folder
 from kdcache.shapes import Records, Rows
 
 DEFAULT_LIMIT = 20 * 10**9
@@ -21,11 +23,21 @@ ABANDONED_SECONDS = 86_400
 class Slab:
     """One seed's records as a memory map, in row order."""
 
-    def __init__(self, path: Path, dtype: "np.dtype[Any]", absent: Iterable[int]) -> None:
+    def __init__(self, path: Path, dtype: "np.dtype[Any]", *, absent: Rows, missing: Rows) -> None:
+        """Map `path`.
+
+        Args:
+            path: the file that `materialise` made.
+            dtype: of a record.
+            absent: rows whose sample could not be read when the cache was made.
+            missing: rows of units that were not committed, in a slab of a partial seed.
+        """
         # a plain view of the map: each take from an np.memmap would go through that class's Python code
         self._raw = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         self._dtype = dtype
-        self.absent = np.array(sorted(absent), dtype=np.int64)
+        self.absent, self.missing = absent, missing
+        self._is_missing = self._marked(missing)
+        self._is_hole = self._marked(np.union1d(absent, missing))
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -35,17 +47,31 @@ class Slab:
         """Return the records of `rows`, in their order.
 
         Raises:
-            MissingUnitError: a row whose sample could not be read when the cache was made.
+            MissingUnitError: a row whose sample could not be read when the cache was made, or whose unit is not committed.
         """
-        if len(self.absent) and (hit := np.intersect1d(rows, self.absent)).size:
-            raise MissingUnitError(f"row {hit[0]} is recorded as absent (its sample could not be read); leave it out")
+        if self._is_hole is not None and (hit := rows[self._is_hole[rows]]).size:
+            is_missing = self.is_missing(hit[:1]).all()
+            reason = "not dumped yet" if is_missing else "recorded as absent (its sample could not be read)"
+            raise MissingUnitError(f"row {hit[0]} is {reason}; leave it out")
         records: Records = self._raw.take(rows, axis=0).view(self._dtype).reshape(len(rows))
         return records
+
+    def is_missing(self, rows: Rows) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+        """Return which of `rows` are of units that were not committed, bool `[rows]`."""
+        return np.zeros(len(rows), bool) if self._is_missing is None else self._is_missing[rows]
+
+    def _marked(self, rows: Rows) -> "np.ndarray[Any, np.dtype[np.bool_]] | None":
+        """Return a mask over all rows, of which looking up a batch takes no time; None where it would mark none."""
+        if not len(rows):
+            return None
+        mask = np.zeros(len(self), bool)
+        mask[rows] = True
+        return mask
 
 
 def slab_folder() -> Path:
     """Return where slabs are kept: $KDCACHE_HOME/slabs, by default ~/.cache/kdcache/slabs."""
-    return Path(os.environ.get("KDCACHE_HOME") or Path.home() / ".cache" / "kdcache") / "slabs"
+    return home_folder() / "slabs"
 
 
 def is_whole(path: Path, rows: int, width: int) -> bool:
@@ -56,6 +82,55 @@ def is_whole(path: Path, rows: int, width: int) -> bool:
     except (OSError, ValueError, EOFError):
         return False
     return shape == (rows, width)
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Let no other process or thread make the slab `path` meanwhile; one that is killed lets go by itself.
+
+    Where files cannot be locked they all go on at once: each then makes the slab for itself, and the last one's stays.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(path.with_name(f".{path.name}.lock")))
+        yield
+
+
+@contextmanager
+def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file `path`, which is there only as long as someone holds it or waits for it.
+
+    Raises:
+        OSError: locks are not to be had here, or not `wait` and another holds it.
+    """
+    while True:
+        with path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:
+                path.unlink(missing_ok=True)  # no locks here: nobody holds it
+                raise
+            # Only who holds the lock removes the file. Who waited for it meanwhile then holds a file without a name, which
+            # others no longer find: so it looks whether the name is still that of its file, and if not begins anew.
+            named = _is_named(file.fileno(), path)
+            try:
+                if named:
+                    yield
+                    return
+            finally:
+                if named:
+                    with suppress(OSError):
+                        path.unlink()
+                fcntl.flock(file, fcntl.LOCK_UN)  # closing would not do: a loader worker forked meanwhile has the file open too
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
 
 
 def materialise(path: Path, rows: int, width: int, units: Iterable[Records]) -> None:
@@ -89,8 +164,12 @@ def materialise(path: Path, rows: int, width: int, units: Iterable[Records]) -> 
 def evict(folder: Path, keep: Path, limit: int = DEFAULT_LIMIT) -> None:
     """Remove the least recently used slabs but `keep` until those left take at most `limit` bytes.
 
-    A process that has one of them mapped keeps reading it. What killed processes left half-made for a day goes too.
+    A process that has one of them mapped keeps reading it. What killed processes left goes too: locks that nobody holds, and
+    slabs half-made for a day.
     """
+    for path in folder.glob(".*.lock"):
+        with suppress(OSError), _locked(path, wait=False):
+            pass
     for path in folder.glob(".*.tmp"):
         with suppress(FileNotFoundError):
             if path.stat().st_mtime < time.time() - ABANDONED_SECONDS:

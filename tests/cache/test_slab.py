@@ -1,5 +1,11 @@
+import errno
+import fcntl
 import os
+import signal
 import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +17,8 @@ from hypothesis import strategies as st
 from runs import largest_file
 
 from kdcache.cache import Cache, Slab, create_cache, open_cache
-from kdcache.cache.slab import evict, slab_folder
+from kdcache.cache.publish import Folder
+from kdcache.cache.slab import evict, one_at_a_time, slab_folder
 from kdcache.cache.zarr_store import object_key
 from kdcache.codecs import fit_arrays, open_codec
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
@@ -31,13 +38,16 @@ def whole(cache: Cache, seed: int) -> bytes:
     return b"".join(records(cache, seed, unit).tobytes() for unit in range(cache.manifest.num_units))
 
 
+NONE = np.empty(0, np.int64)
+
+
 @given(rows=st.lists(st.integers(0, 19), max_size=40))
 def test_gather_is_indexing(tmp_path_factory: pytest.TempPathFactory, rows: list[int]) -> None:
     path = tmp_path_factory.mktemp("slab") / "slab.npy"
     stored = np.random.default_rng(0).integers(0, 256, (20, 7), dtype=np.uint8)
     np.save(path, stored)
     dtype = np.dtype([("logits", "<f2", (3,)), ("x", "u1")])
-    gathered = Slab(path, dtype, []).gather(np.array(rows, dtype=np.int64))
+    gathered = Slab(path, dtype, absent=NONE, missing=NONE).gather(np.array(rows, dtype=np.int64))
     assert gathered.dtype == dtype and gathered.shape == (len(rows),)
     assert gathered.tobytes() == stored[rows].tobytes()
 
@@ -192,20 +202,124 @@ def test_two_that_evict_at_once_do_not_trip_over_each_other(tmp_path: Path) -> N
     assert not errors
 
 
-def test_processes_that_make_one_slab_at_once_all_end_well(tmp_path: Path) -> None:
-    cache = fill(tmp_path / "cache", 0, rows=400)
+class Watched(Folder):
+    """Writes each read of a unit down in `log`, and takes its time over it."""
+
+    def __init__(self, path: Path, log: Path, seconds: float) -> None:
+        super().__init__(path)
+        self.log, self.seconds = log, seconds
+
+    def get(self, key: str) -> bytes:
+        if key.startswith("seeds/"):
+            with self.log.open("a") as file:
+                file.write(f"{key}\n")
+            time.sleep(self.seconds)
+        return super().get(key)
+
+
+def forked(work: Callable[[], bool]) -> int:
+    """Return the process that does `work`; it ends with 0 if that gives True."""
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            code = int(not work())
+        finally:
+            os._exit(code)
+    return process
+
+
+def ended(process: int) -> int:
+    return os.waitpid(process, 0)[1]
+
+
+def reader(cache: Cache, log: Path, seconds: float) -> Callable[[], bool]:
+    """Return what reads seed 0 through a slab, and tells whether it got the right records."""
     expected = whole(cache, 0)
-    children = []
-    for _ in range(4):
-        children.append(os.fork())
-        if children[-1] == 0:
-            code = 1
-            try:
-                code = int(cache.slab(0).gather(np.arange(400)).tobytes() != expected)
-            finally:
-                os._exit(code)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
-    assert len(slabs()) == 1 and cache.slab(0).gather(np.arange(400)).tobytes() == expected
+    watched = Cache(Watched(cache.folder.path, log, seconds), cache.manifest)
+    return lambda: watched.slab(0).gather(np.arange(cache.manifest.rows)).tobytes() == expected
+
+
+def test_of_processes_that_ask_for_one_slab_at_once_one_makes_it(tmp_path: Path) -> None:
+    cache, log = fill(tmp_path / "cache", 0), tmp_path / "log"
+    work = reader(cache, log, 0.1)
+    assert [ended(process) for process in [forked(work) for _ in range(4)]] == [0] * 4
+    assert log.read_text().split() == [object_key(0, unit) for unit in range(3)], "each unit is fetched once"
+    assert len(slabs()) == 1, "no lock is left"
+
+
+def test_of_threads_that_ask_for_one_slab_at_once_one_makes_it(tmp_path: Path) -> None:
+    cache, log = fill(tmp_path / "cache", 0), tmp_path / "log"
+    work = reader(cache, log, 0.05)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda _: work(), range(4)))
+    assert len(log.read_text().split()) == 3 and len(slabs()) == 1
+
+
+def without_locks(file: object, operation: int) -> None:
+    raise OSError(errno.ENOLCK, "no locks available")
+
+
+def test_where_files_cannot_be_locked_all_make_it_and_end_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    cache, log = fill(tmp_path / "cache", 0), tmp_path / "log"
+    work = reader(cache, log, 0.1)
+    assert [ended(process) for process in [forked(work) for _ in range(4)]] == [0] * 4
+    assert len(log.read_text().split()) > 3 and len(slabs()) == 1
+
+
+def test_a_process_killed_while_it_makes_a_slab_does_not_block_the_others(tmp_path: Path) -> None:
+    cache, log = fill(tmp_path / "cache", 0), tmp_path / "log"
+    log.touch()
+    first = forked(reader(cache, log, 60))
+    while not log.read_text():
+        time.sleep(0.01)
+    others = [forked(reader(cache, log, 0)) for _ in range(2)]
+    time.sleep(0.3)
+    assert len(log.read_text().split()) == 1, "the others wait"
+    os.kill(first, signal.SIGKILL)
+    assert ended(first) == signal.SIGKILL
+    assert [ended(other) for other in others] == [0, 0]
+    assert len(log.read_text().split()) == 1 + 3
+    assert [path.suffix for path in slabs()] == [".tmp", ".npy"], "no lock is left"
+
+
+def test_a_maker_that_fails_lets_the_next_one_try(tmp_path: Path) -> None:
+    cache = fill(tmp_path / "cache", 0)
+    path = tmp_path / "cache" / object_key(0, 1)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    for _ in range(2):
+        with pytest.raises(DamagedUnitError):
+            cache.slab(0)
+        assert slabs() == []
+    path.write_bytes(data)
+    assert cache.slab(0).gather(np.arange(20)).tobytes() == whole(cache, 0)
+
+
+def test_of_many_that_take_turns_never_two_are_at_it(tmp_path: Path) -> None:
+    """Locks are made, removed by their holder and removed by evictions all the time: a race would show as two at once."""
+    slab, inside = tmp_path / "slab.npy", tmp_path / "inside"
+
+    def work() -> bool:
+        for _ in range(300):
+            with one_at_a_time(slab):
+                inside.touch(exist_ok=False)
+                inside.unlink()
+            evict(tmp_path, keep=slab)
+        return True
+
+    assert [ended(process) for process in [forked(work) for _ in range(4)]] == [0] * 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eviction_removes_the_locks_that_nobody_holds(tmp_path: Path) -> None:
+    held, left = tmp_path / "held.npy", tmp_path / ".left.npy.lock"
+    left.touch()
+    with one_at_a_time(held):
+        evict(tmp_path, keep=held)
+        assert [path.name for path in tmp_path.iterdir()] == [".held.npy.lock"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_killed_processes_left_half_made_goes_after_a_day(tmp_path: Path) -> None:
