@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from kdcache.distributed import local_rank, world_size
 from kdcache.errors import UsageError
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -21,7 +22,7 @@ class ComputeConfig:
     """Settings shared by dumping and training; but for `precision` they change results by no more than rounding."""
 
     device: str = "auto"
-    """`auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N`."""
+    """`auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N`; of several processes each takes the GPU of its own number."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """The autocast type of the models; losses and statistics are in float32 always. On CUDA, convolutions in float32 use TF32
     where torch's own settings let them."""
@@ -34,6 +35,11 @@ class ComputeConfig:
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise UsageError(f"compute.workers is {self.workers}; it must be 0 or more")
+
+
+def device_type(name: str) -> str:
+    """Return `cuda` or `cpu`, whichever a device of this name is of."""
+    return _device(name).type
 
 
 class Compute:
@@ -106,7 +112,9 @@ def _cores() -> int:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and world_size() > 1:
+        name = f"cuda:{local_rank()}"
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -4,14 +4,19 @@ Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher, Neur
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from kdcache.codecs import TeacherRows
+from kdcache.distributed import all_sum, world_size
 from kdcache.losses.protocol import check_options, softened
 from kdcache.shapes import Logits, Scalar, Targets
+from kdcache.spec import choose
+
+Columns = Literal["global", "local"]
+"""Whether the intra-class term correlates columns over the rows of all processes, or of this one as the published code does."""
 
 _EPS = 1e-8  # of the published code; below it a column that hardly varies is silently off
 
@@ -24,6 +29,7 @@ def dist_loss(
     gamma: float = 2.0,
     tau: float = 1.0,
     standardize: bool = False,
+    columns: Columns = "global",
 ) -> Scalar:
     """Return beta * inter + gamma * intra, a float32 scalar (equation 10 without its task loss).
 
@@ -34,28 +40,58 @@ def dist_loss(
         gamma: weight of the intra-class term.
         tau: temperature of both softmaxes; both terms are multiplied by tau^2.
         standardize: whether each row of both is first divided by its standard deviation (Sun et al., CVPR 2024).
+        columns: over which rows the intra-class term correlates, see `dist_terms`.
     """
-    inter, intra = dist_terms(student_logits, teacher, tau=tau, standardize=standardize)
+    inter, intra = dist_terms(student_logits, teacher, tau=tau, standardize=standardize, columns=columns)
     return beta * inter + gamma * intra
 
 
 def dist_terms(
-    student_logits: Logits, teacher: Logits | TeacherRows, *, tau: float, standardize: bool = False
+    student_logits: Logits,
+    teacher: Logits | TeacherRows,
+    *,
+    tau: float,
+    standardize: bool = False,
+    columns: Columns = "global",
 ) -> tuple[Scalar, Scalar]:
-    """Return (inter, intra): tau^2 times one minus the mean Pearson correlation of rows, and of columns over the batch."""
+    """Return (inter, intra): tau^2 times one minus the mean Pearson correlation of rows, and of columns over the batch.
+
+    Where torch.distributed joins several processes and `columns` is `global`, the batch is that of all of them: every process
+    must make the call, and gets the same intra. Its gradient is such that the mean over processes, as DistributedDataParallel
+    takes it, is that of one process with the whole batch. That holds for parts of unequal size too, also if each process weighs
+    its whole loss by its share of the rows times the number of processes, which the mean of inter then needs.
+    """
+    choose(columns, get_args(Columns), "columns of dist")
     logits, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
     student = torch.softmax(logits, dim=-1)
     inter = tau**2 * (1 - pearson(student, target, dim=1).mean())
-    intra = tau**2 * (1 - pearson(student, target, dim=0).mean())
+    share = columns == "global" and world_size() > 1
+    intra = tau**2 * (1 - (shared_pearson(student, target) if share else pearson(student, target, dim=0)).mean())
     return inter, intra
 
 
 def pearson(a: Tensor, b: Tensor, *, dim: int) -> Tensor:
-    """Return Pearson's correlation of `a` and `b` along `dim`; 0, with zero gradient, where one of them is constant."""
+    """Return Pearson's correlation of `a` and `b` along `dim`; 0 where one of them is constant."""
     a = a - a.mean(dim, keepdim=True)
     b = b - b.mean(dim, keepdim=True)
     norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
     correlation: Tensor = (a * b).sum(dim) / (norms + _EPS)
+    return correlation
+
+
+def shared_pearson(a: Tensor, b: Tensor) -> Tensor:
+    """Return Pearson's correlation of the columns of `a` and `b`, `[rows, classes]`, over the rows of all processes.
+
+    What travels is not the rows but five sums a class: two to centre by, and then, for accuracy, three of centred values.
+    """
+    with torch.no_grad():  # centred columns sum to 0, so no gradient goes through their means
+        sums = all_sum(torch.cat([a.sum(0), b.sum(0), a.new_full((1,), len(a))]))
+        mean_a, mean_b = (sums[:-1] / sums[-1]).chunk(2)
+    a, b = a - mean_a, b - mean_b
+    products, *squares = all_sum(torch.stack([(a * b).sum(0), (a * a).sum(0), (b * b).sum(0)]))
+    # the root of 0 has no gradient; that of the smallest float is nothing beside _EPS
+    norm_a, norm_b = (square.clamp(min=torch.finfo(square.dtype).tiny).sqrt() for square in squares)
+    correlation: Tensor = products / (norm_a * norm_b + _EPS)
     return correlation
 
 
@@ -69,6 +105,7 @@ class Dist:
     beta: float = 2.0
     gamma: float = 2.0
     standardize: bool = False
+    columns: Columns = "global"
     ce: float = 1.0
 
     def __post_init__(self) -> None:
@@ -76,5 +113,5 @@ class Dist:
 
     def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
         """Return the weighted terms `inter` and `intra`."""
-        inter, intra = dist_terms(student_logits, teacher, tau=self.tau, standardize=self.standardize)
+        inter, intra = dist_terms(student_logits, teacher, tau=self.tau, standardize=self.standardize, columns=self.columns)
         return {"inter": self.beta * inter, "intra": self.gamma * intra}

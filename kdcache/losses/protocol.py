@@ -72,6 +72,8 @@ def without_label(logits: Tensor, targets: Targets) -> Tensor:
 def check_options(loss: Any) -> None:
     """Raise a UsageError if a weight of a loss is negative, its temperature not above 0, or either not finite."""
     for name, value in dataclasses.asdict(loss).items():
+        if isinstance(value, str):
+            continue
         if not math.isfinite(value) or value < 0 or (name == "tau" and value == 0):
             bound = "above 0" if name == "tau" else "0 or more"
             raise UsageError(f"loss {type(loss).__name__.lower()}: {name}={value} must be {bound}")

@@ -1,0 +1,170 @@
+"""The processes of one run, as torchrun starts them: who is who, sums over all of them, and what rank 0 does for the others.
+
+Every function here but `rank`, `world_size`, `local_rank` and `is_main` must be called by all processes, in the same order.
+A process that runs alone needs none of it: the functions then do nothing, at no cost.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from kdcache.errors import KdcacheError
+
+T = TypeVar("T")
+
+_LAUNCHED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"}
+_TIMEOUT = timedelta(minutes=30)  # how long the others may wait while rank 0 lists a data set or fetches a slab
+
+
+@contextmanager
+def joined_processes(device_type: str) -> Iterator[None]:
+    """Join the processes that torchrun started with this one, to the end of the block; without torchrun do nothing.
+
+    After an error a process leaves without waiting for the others, which the launcher then ends.
+
+    Args:
+        device_type: `cuda` (NCCL; the process's GPU is the one of its local rank) or `cpu` (Gloo).
+
+    Raises:
+        KdcacheError: the others cannot be reached, or there is no GPU for this process.
+    """
+    if not os.environ.keys() >= _LAUNCHED:
+        yield
+        return
+    _join(device_type)
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        if finished or device_type != "cuda":  # NCCL would first wait for sums that the others may never send
+            torch.distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """Return this process's number among all, from 0; 0 if it is alone."""
+    return torch.distributed.get_rank() if _joined() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return torch.distributed.get_world_size() if _joined() else 1
+
+
+def local_rank() -> int:
+    """Return this process's number on its machine, which is that of its GPU; 0 if it is alone."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if _joined() else 0
+
+
+def is_main() -> bool:
+    """Return whether this is the process that writes the run's folder: rank 0."""
+    return rank() == 0
+
+
+def all_sum(tensor: Tensor) -> Tensor:
+    """Return the sum of `tensor` over all processes, on its device; the tensor itself if there is one process.
+
+    The gradient that comes back is summed over the processes too. So where each of N processes adds the same function of the
+    sum to its loss, each one's share of the gradient is N times what it is in one process, and the mean over processes, which
+    DistributedDataParallel takes, is right.
+    """
+    if world_size() == 1:
+        return tensor
+    total: Tensor = _AllSum.apply(tensor)
+    return total
+
+
+def broadcast_object(value: T) -> T:
+    """Return rank 0's `value`, which can be pickled, in every process; what the others give is not looked at."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def barrier() -> None:
+    """Wait until every process has come here."""
+    if world_size() > 1:
+        torch.distributed.barrier()
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Give rank 0's buffers, such as the running means of batch norms, to the module in every process."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+
+
+def on_main(function: Callable[[], T]) -> T:
+    """Call `function` in rank 0 while the others wait; return its result, which can be pickled, in every process.
+
+    Raises:
+        KdcacheError: what `function` raised, in every process.
+    """
+    result: T | None = None
+    error: KdcacheError | None = None
+    if is_main():
+        try:
+            result = function()
+        except KdcacheError as raised:
+            error = raised
+    result, error = broadcast_object((result, error))
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+@contextmanager
+def others_that_fail() -> Iterator[None]:
+    """Tell in one line when this process fails because another has left.
+
+    Raises:
+        KdcacheError: a message to or from another process did not get through.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() == 1 or not any(word in str(error) for word in ("gloo", "NCCL", "Connection", "connection")):
+            raise
+        raise KdcacheError(
+            "another process of this run has ended, and says why; run the same command again to go on"
+        ) from error
+
+
+class _AllSum(torch.autograd.Function):
+    """A sum over processes whose gradient is a sum over processes (torch.distributed.nn has one, and deprecates it)."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return all_sum(gradient)
+
+
+def _joined() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _join(device_type: str) -> None:
+    try:
+        if device_type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+            torch.distributed.init_process_group("nccl", timeout=_TIMEOUT, device_id=device)
+        else:
+            torch.distributed.init_process_group("gloo", timeout=_TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        which = f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
+        reason = str(error).partition("\n")[0]
+        way_out = "start all processes with torchrun, as many on a machine as it has GPUs; to run alone, unset RANK"
+        raise KdcacheError(f"{which} cannot join the others: {reason}; {way_out}") from error

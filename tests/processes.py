@@ -1,0 +1,50 @@
+"""Real processes that are joined as torchrun joins them, without its seconds of start."""
+
+import multiprocessing
+import os
+import pickle
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch.distributed import TCPStore
+
+from kdcache.distributed import joined_processes
+
+# one clean process imports torch, once, and all others are its forks
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["torch", "kdcache.distributed", "kdcache.losses"])
+_LONGEST = 120
+
+
+def launch(function: Callable[..., Any], processes: int, *arguments: Any) -> list[Any]:
+    """Call `function(*arguments)` in each of several joined processes, and return what each gave, rank 0's first."""
+    store = TCPStore(
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False
+    )  # the launcher's, as with torchrun: no race for a port
+    children, ends = [], []
+    for rank in range(processes):
+        here, there = _CONTEXT.Pipe(duplex=False)
+        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": store.port}
+        child = _CONTEXT.Process(target=_work, args=(there, environment, function, arguments), daemon=True)
+        child.start()
+        there.close()
+        children.append(child)
+        ends.append(here)
+    try:
+        for end in ends:
+            assert end.poll(_LONGEST), "a process hangs"
+        return [pickle.loads(end.recv_bytes()) for end in ends]  # noqa: S301
+    finally:
+        for child in children:
+            child.kill()
+            child.join()
+
+
+def _work(end: Connection, environment: dict[str, int], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.environ.update({name: str(value) for name, value in environment.items()}, MASTER_ADDR="127.0.0.1")
+    os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0")
+    torch.set_num_threads(1)
+    with joined_processes("cpu"):
+        end.send_bytes(pickle.dumps(function(*arguments)))  # not send(), which would share tensors' memory
