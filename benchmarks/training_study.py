@@ -250,7 +250,7 @@ def _rendered(source: Source, recipe: Recipe, order: np.ndarray, seed: int) -> t
     batch = dataset.__getitems__([(row, seed) for row in range(len(order))])
     if isinstance(batch, Exception):
         raise batch
-    return batch.views[0], batch.targets
+    return batch.views[0], batch.labels.first
 
 
 def _logits(cache: Cache, seed: int) -> Tensor:

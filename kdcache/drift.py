@@ -18,7 +18,7 @@ from kdcache.cache import Cache, Commit, library_versions
 from kdcache.errors import DriftError, KdcacheWarning, UnreadableSampleError
 from kdcache.shapes import View
 from kdcache.sources import Source
-from kdcache.views import Recipe, render
+from kdcache.views import Recipe, ViewDataset
 from kdcache.views.order import keyed_permutation
 
 PROBES_PER_UNIT = 4
@@ -44,8 +44,9 @@ def check_views(cache: Cache, source: Source, seeds: Sequence[int], *, views: in
         KdcacheWarning: (a warning) some pixels differ under equal thumbnails.
     """
     recipe = Recipe.from_dict(cache.manifest.recipe).at(cache.manifest.teacher["size"])
+    dataset = ViewDataset(source, recipe, cache.order, sizes=[recipe.size])
     probes = _choose(cache, seeds, views)
-    others = sum(_compare(cache, source, recipe, commit, probe) for commit, probe in probes)
+    others = sum(_compare(dataset, commit, probe) for commit, probe in probes)
     if others:
         warnings.warn(
             f"{others} of {len(probes)} re-rendered views have other pixels but the same thumbnail as at the dump: "
@@ -63,12 +64,12 @@ def _choose(cache: Cache, seeds: Sequence[int], views: int) -> list[tuple[Commit
     return [(commit, probe) for commit in commits for probe in commit.probes][:views]
 
 
-def _compare(cache: Cache, source: Source, recipe: Recipe, commit: Commit, probe: dict[str, Any]) -> bool:
+def _compare(dataset: ViewDataset, commit: Commit, probe: dict[str, Any]) -> bool:
     """Return whether the pixels differ under an equal thumbnail."""
-    index = int(cache.order[probe["row"]])
-    where = f"view {source.key(index)} under seed {commit.seed} (row {probe['row']})"
+    key = dataset.source.key(int(dataset.order[probe["row"]]))
+    where = f"view {key} under seed {commit.seed} (row {probe['row']})"
     try:
-        view = render(source, recipe, index, commit.seed)
+        view = dataset.batch([(probe["row"], commit.seed)]).views[0][0]
     except UnreadableSampleError as error:
         raise DriftError(f"{where} was read at the dump and is not readable now: {error}") from error
     then = torch.from_numpy(np.frombuffer(base64.b64decode(probe["thumbnail"]), np.uint8).astype(np.int16))

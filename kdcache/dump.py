@@ -28,7 +28,7 @@ from kdcache.shapes import Logits, Records
 from kdcache.sources import Source, open_source
 from kdcache.tasks.classification import logit_statistics
 from kdcache.tracking import progress, say
-from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe
+from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, in_pairs, load_recipe, partners
 from kdcache.views.loading import Request
 
 PLAN_BATCHES, PLAN_SECONDS = 16, 10.0
@@ -178,7 +178,7 @@ def _manifest(config: DumpConfig, source: Source, recipe: Recipe, teacher: Visio
             "std": list(preprocessing.std),
             "precision": config.compute.precision,
         },
-        **record_layout(codec, len(source), config.unit_rows),
+        **record_layout(codec, len(source), config.unit_rows, block=recipe.mixing.block if recipe.mixing else 1),
         skip_unreadable=config.skip_unreadable,
         made_by={
             "versions": library_versions(),
@@ -234,15 +234,16 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
         cache.require(job.manifest)
     manifest, fit = job.manifest, fit_arrays(job.codec)
     done = sum(manifest.num_units - len(cache.missing_units(seed)) for seed in job.seeds)
-    rows = range(min(manifest.rows, manifest.unit_rows, PLAN_BATCHES * config.batch_size))
-    probe, times = _Unit(job.seeds[0], 0, len(rows)), [time.monotonic()]
-    for batch, logits, records in _records(job, cache, _batches([(row, job.seeds[0]) for row in rows], config.batch_size)):
+    first = _views(job, manifest.unit_range(0), job.seeds[0])[: PLAN_BATCHES * config.batch_size]
+    probe, times, parts = _Unit(job.seeds[0], manifest.unit_range(0), 0), [time.monotonic()], []
+    for batch, logits, records in _records(job, cache, _batches(first, config.batch_size)):
         probe.add(batch, logits, records)
         times.append(time.monotonic())
+        parts.append(records)
         if times[-1] - times[0] > PLAN_SECONDS:
             break
-    rate = _rate(times, [len(part) for part in probe.records])
-    bytes_per_view = len(cache.encode_unit(0, np.concatenate(probe.records))) / sum(map(len, probe.records))
+    rate = _rate(times, [len(part) for part in parts])
+    bytes_per_view = len(cache.encode_unit(0, np.concatenate(parts))) / sum(map(len, parts))
     views = manifest.rows * len(job.seeds)
     left = views * (1 - done / (manifest.num_units * len(job.seeds)))
     return {
@@ -262,52 +263,49 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
     }
 
 
-@dataclass
 class _Unit:
     """A unit in the making."""
 
-    seed: int
-    unit: int
-    rows: int
-    records: list[Records] = field(default_factory=list)
-    absent: list[dict[str, Any]] = field(default_factory=list)
-    probes: list[dict[str, Any]] = field(default_factory=list)
-    sums: dict[str, float] = field(default_factory=dict)
-    counted: int = 0
+    def __init__(self, seed: int, rows: range, unit: int) -> None:
+        self.seed, self.rows, self.unit = seed, rows, unit
+        self.counted = 0
+        self._records: Records | None = None
+        self._absent: list[dict[str, Any]] = []
+        self._probes: list[dict[str, Any]] = []
+        self._sums: dict[str, float] = {}
+        self._seen = 0
 
     def add(self, batch: Batch, logits: Logits, records: Records) -> None:
+        if self._records is None:
+            self._records = np.zeros(len(self.rows), records.dtype)
         gone = [position for position, _ in batch.absent]
-        records[gone] = np.zeros((), records.dtype)
-        self.records.append(records)
-        self.absent += [{"row": int(batch.rows[position]), "reason": reason} for position, reason in batch.absent]
         there = np.setdiff1d(np.arange(len(batch.rows)), gone)
-        for position in there[: PROBES_PER_UNIT - len(self.probes)]:
-            self.probes.append(make_probe(int(batch.rows[position]), batch.views[0][position]))
-        if len(there):
-            self._count(logits[there], batch.targets[there])
+        self._records[batch.rows.numpy()[there] - self.rows.start] = records[there]
+        self.counted += len(records)
+        self._absent += [{"row": int(batch.rows[position]), "reason": reason} for position, reason in batch.absent]
+        for position in there[: PROBES_PER_UNIT - len(self._probes)]:
+            self._probes.append(make_probe(int(batch.rows[position]), batch.views[0][position]))
+        for name, value in logit_statistics(logits[there], batch.labels.leading[there]).items() if len(there) else ():
+            self._sums[name] = self._sums.get(name, 0.0) + value * len(there)
+        self._seen += len(there)
 
-    def _count(self, logits: Logits, targets: torch.Tensor) -> None:
-        for name, value in logit_statistics(logits, targets).items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * len(logits)
-        self.counted += len(logits)
+    @property
+    def records(self) -> Records:
+        assert self._records is not None, "add comes first"
+        return self._records
 
     @property
     def complete(self) -> bool:
-        return sum(map(len, self.records)) == self.rows
+        return self.counted == len(self.rows)
 
     @property
     def statistics(self) -> dict[str, float]:
-        return {name: total / self.counted for name, total in self.sums.items()}
+        return {name: total / self._seen for name, total in self._sums.items()}
 
     def commit(self, cache: Cache) -> Commit:
-        return cache.commit(
-            self.seed,
-            self.unit,
-            np.concatenate(self.records),
-            absent=self.absent,
-            probes=self.probes,
-            statistics=self.statistics,
-        )
+        absent = sorted(self._absent, key=lambda entry: int(entry["row"]))
+        statistics, probes = self.statistics, self._probes
+        return cache.commit(self.seed, self.unit, self.records, absent=absent, probes=probes, statistics=statistics)
 
 
 def _write_units(job: Job, cache: Cache, todo: Sequence[tuple[int, int]]) -> int:
@@ -321,7 +319,7 @@ def _write_units(job: Job, cache: Cache, todo: Sequence[tuple[int, int]]) -> int
         for batch, logits, records in _records(job, cache, _unit_requests(job, cache, todo)):
             if current is None:
                 seed, unit = int(batch.seeds[0]), int(batch.rows[0]) // manifest.unit_rows
-                current = _Unit(seed, unit, len(manifest.unit_range(unit)))
+                current = _Unit(seed, manifest.unit_range(unit), unit)
             current.add(batch, logits, records)
             bar.advance(len(records), f"seed {current.seed}")
             if current.complete:
@@ -338,8 +336,15 @@ def _unit_requests(job: Job, cache: Cache, todo: Sequence[tuple[int, int]]) -> I
     """Yield the batches of each unit; a batch never crosses units, so that a unit is computed the same way every time."""
     for seed, unit in todo:
         if not cache.is_committed(seed, unit):  # another dump of this cache may have been here
-            rows = cache.manifest.unit_range(unit)
-            yield from _batches([(row, seed) for row in rows], job.config.batch_size)
+            yield from _batches(_views(job, cache.manifest.unit_range(unit), seed), job.config.batch_size)
+
+
+def _views(job: Job, rows: range, seed: int) -> list[tuple[int, int]]:
+    """Return (row, seed) of `rows`, with the two of a pair that is mixed side by side, so that each image is drawn once."""
+    ordered = np.arange(rows.start, rows.stop)
+    if job.recipe.mixing:
+        ordered = in_pairs(ordered, partners(len(job.source), job.recipe.mixing, job.recipe.key, seed))
+    return [(int(row), seed) for row in ordered]
 
 
 def _batches(views: Sequence[tuple[int, int]], size: int) -> Iterator[Request]:

@@ -16,7 +16,7 @@ from kdcache.cache.commit import commit_key
 from kdcache.drift import PROBES_PER_UNIT, check_views, make_probe
 from kdcache.errors import DriftError, KdcacheWarning
 from kdcache.sources import open_source
-from kdcache.views import Recipe, render
+from kdcache.views import Recipe, ViewDataset
 
 COUNT = 30
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -53,10 +53,11 @@ def test_the_same_views_pass(cache: Cache) -> None:
 def test_probes_are_those_of_the_commit(cache: Cache) -> None:
     source = open_source(cache.manifest.source["spec"])
     recipe = Recipe.from_dict(cache.manifest.recipe)
+    dataset = ViewDataset(source, recipe, cache.order, sizes=[recipe.size])
     for commit in (*cache.commits(0), *cache.commits(1)):
         assert [probe["row"] for probe in commit.probes] == list(range(commit.start, commit.start + PROBES_PER_UNIT))
         for probe in commit.probes:
-            view = render(source, recipe, int(cache.order[probe["row"]]), commit.seed)
+            view = dataset.batch([(probe["row"], commit.seed)]).views[0][0]
             assert probe == make_probe(probe["row"], view)
             assert probe["crc32"] == zlib.crc32(view.numpy().tobytes())
             assert base64.b64decode(probe["thumbnail"]) == view.numpy().tobytes(), "8x8 means of 8x8 pixels"

@@ -39,7 +39,7 @@ def direct(cache: Cache, seed: int, data: str = "digits:train", teacher: str = f
     assert isinstance(batch, Batch)
     model = open_model(teacher, classes=cache.manifest.classes, recipe=recipe).eval()
     with torch.inference_mode():
-        return model(batch.views[0]), batch.targets
+        return model(batch.views[0]), batch.labels.first
 
 
 def images(folder: Path, count: int, *broken: int) -> str:

@@ -1,42 +1,42 @@
 """Classification: one row of class logits per view."""
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kdcache.shapes import Logits, Scalar, Targets
-
-
-def task_loss(logits: Logits, targets: Targets, *, label_smoothing: float) -> Scalar:
-    """Return the cross-entropy with the labels, float32, the mean over rows."""
-    return nn.functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+from kdcache.distributed import all_sum
+from kdcache.shapes import Labels, Logits, Scalar, Targets
 
 
-@dataclass
+def task_loss(logits: Logits, labels: Labels, *, label_smoothing: float) -> Scalar:
+    """Return the cross-entropy with the labels, float32, the mean over rows; mixed views have two, weighted by their shares."""
+    logits = logits.float()
+    if labels.mixed is None:
+        return nn.functional.cross_entropy(logits, labels.first, label_smoothing=label_smoothing)
+    second, share = labels.mixed
+    settings: dict[str, Any] = {"label_smoothing": label_smoothing, "reduction": "none"}
+    losses = [nn.functional.cross_entropy(logits, label, **settings) for label in (second, labels.first)]
+    return torch.lerp(losses[0], losses[1], share).mean()
+
+
 class Score:
-    """Top-1 and top-5 accuracy in percent, and mean cross-entropy, over any number of batches."""
+    """Top-1 and top-5 accuracy in percent, and mean cross-entropy, over any number of batches and all processes."""
 
-    rows: int = 0
-    top1: Tensor | float = 0.0
-    top5: Tensor | float = 0.0
-    loss: Tensor | float = 0.0
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._sums = torch.zeros(4, dtype=torch.float64, device=device)
 
     def add(self, logits: Logits, targets: Targets) -> None:
         """Count a batch; nothing is copied from the device until `result`."""
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
-        self.rows += len(targets)
-        self.top1 += ranked[:, 0].sum()
-        self.top5 += ranked.any(1).sum()
-        self.loss += nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+        loss = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+        per_row = torch.stack([torch.ones_like(loss), ranked[:, 0].to(loss), ranked.any(1).to(loss), loss])
+        self._sums += per_row.double().sum(1)
 
     def result(self) -> dict[str, float]:
-        """Return `top1`, `top5` and `loss`."""
-        return {
-            "top1": 100 * float(self.top1) / self.rows,
-            "top5": 100 * float(self.top5) / self.rows,
-            "loss": float(self.loss) / self.rows,
-        }
+        """Return `top1`, `top5` and `eval_loss`; every process of the run must ask."""
+        rows, top1, top5, loss = all_sum(self._sums).tolist()
+        return {"top1": 100 * top1 / rows, "top5": 100 * top5 / rows, "eval_loss": loss / rows}
 
 
 def logit_statistics(logits: Logits, targets: Targets) -> dict[str, float]:

@@ -1,19 +1,22 @@
 """Views: sample `index` under augmentation `seed`, a pure function of (source, recipe, index, seed)."""
 
 from kdcache.views.loading import Batch, ViewDataset, ViewLoader
+from kdcache.views.mixing import Mixing, in_pairs, partners
 from kdcache.views.order import keyed_permutation, row_order
 from kdcache.views.recipe import Recipe, load_recipe, shipped_recipes
-from kdcache.views.view import preserved_generators, render, seed_generators
+from kdcache.views.view import preserved_generators, seed_generators
 
 __all__ = [
     "Batch",
+    "Mixing",
     "Recipe",
     "ViewDataset",
     "ViewLoader",
+    "in_pairs",
     "keyed_permutation",
     "load_recipe",
+    "partners",
     "preserved_generators",
-    "render",
     "row_order",
     "seed_generators",
     "shipped_recipes",

@@ -9,11 +9,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kdcache.errors import KdcacheError, RecipeError, UnreadableSampleError
-from kdcache.shapes import Rows, Targets, Views
+from kdcache.shapes import Labels, Rows, Views
 from kdcache.sources import Source
+from kdcache.views.mixing import blend, mix, partner
 from kdcache.views.recipe import Recipe
 from kdcache.views.view import draw, preserved_generators, seed_generators
 
+_Drawn = tuple[list[Tensor], int]
+"""The unmixed view of a row at each size, and its label."""
 Request = Sequence[tuple[int, int]]
 """(row, seed) of each view of a batch."""
 T = TypeVar("T")
@@ -23,7 +26,8 @@ class Batch(NamedTuple):
     """A batch of views, rendered once for each input size that was asked for."""
 
     views: tuple[Views, ...]
-    targets: Targets
+    labels: Labels
+    """Of the views of the first size; of absent ones -1."""
     rows: Tensor
     seeds: Tensor
     absent: tuple[tuple[int, str], ...]
@@ -57,35 +61,71 @@ class ViewDataset(Dataset[Batch]):
     def __getitems__(self, request: Request) -> Batch | KdcacheError:
         """Return the batch of the views asked for, or the error that prevented it."""
         try:
-            with preserved_generators():
-                return self._render(request)
+            return self.batch(request)
         except KdcacheError as error:
             return error
 
+    def batch(self, request: Request) -> Batch:
+        """Return the batch of the views asked for; the caller's random generators are left as they were.
+
+        Raises:
+            UnreadableSampleError: an image cannot be decoded, and these are not to be skipped.
+            RecipeError: the recipe does not fit an image.
+        """
+        with preserved_generators():
+            return self._render(request)
+
     def _render(self, request: Request) -> Batch:
-        views = [
+        pixels = [
             torch.zeros(len(request), recipe.channels, recipe.size, recipe.size, dtype=torch.uint8) for recipe in self.recipes
         ]
-        targets = torch.full((len(request),), -1, dtype=torch.int64)
+        labels = [(-1, -1, 1.0)] * len(request)
         absent: list[tuple[int, str]] = []
+        drawn: dict[tuple[int, int], _Drawn] = {}  # of this batch, so that both of a pair are drawn once
         for position, (row, seed) in enumerate(request):
-            index = int(self.order[row])
-            seed_generators(*self.recipes[0].key, seed, index)  # a data set may draw too
             try:
-                image, target = self.source.sample(index)
+                views, labels[position] = self._mixed(row, seed, drawn)
             except UnreadableSampleError as error:
                 if not self.skip_unreadable:
                     raise
                 absent.append((position, str(error)))
                 continue
-            targets[position] = target
-            try:
-                for out, recipe in zip(views, self.recipes, strict=True):
-                    out[position] = draw(image, recipe, index, seed)
-            except RecipeError as error:
-                raise RecipeError(f"sample {index} ({self.source.key(index)}): {error}") from error
+            for out, view in zip(pixels, views, strict=True):
+                out[position] = view
         rows, seeds = torch.tensor(np.asarray(request, dtype=np.int64).reshape(-1, 2)).unbind(1)
-        return Batch(tuple(views), targets, rows, seeds, tuple(absent))
+        return Batch(tuple(pixels), self._labels(labels), rows, seeds, tuple(absent))
+
+    def _mixed(self, row: int, seed: int, drawn: dict[tuple[int, int], _Drawn]) -> tuple[list[Tensor], tuple[int, int, float]]:
+        """Return the view at each size, and (label, partner's label, share of the first)."""
+        recipe = self.recipes[0]
+        views, target = self._drawn(row, seed, drawn)
+        if recipe.mixing is None:
+            return views, (target, target, 1.0)
+        other = partner(row, len(self), recipe.mixing, recipe.key, seed)
+        other_views, other_target = self._drawn(other, seed, drawn)  # even if it will not show: a pair is absent together
+        draw = blend(recipe.mixing, recipe.key, seed, row, other)
+        mixed = [mix(own, its, draw) for own, its in zip(views, other_views, strict=True)]
+        return [view for view, _ in mixed], (target, other_target, mixed[0][1])
+
+    def _drawn(self, row: int, seed: int, drawn: dict[tuple[int, int], _Drawn]) -> _Drawn:
+        if (row, seed) not in drawn:
+            drawn[row, seed] = self._draw(row, seed)
+        return drawn[row, seed]
+
+    def _draw(self, row: int, seed: int) -> _Drawn:
+        index = int(self.order[row])
+        seed_generators(*self.recipes[0].key, seed, index)  # a data set may draw too
+        image, target = self.source.sample(index)
+        try:
+            return [draw(image, recipe, index, seed) for recipe in self.recipes], target
+        except RecipeError as error:
+            raise RecipeError(f"sample {index} ({self.source.key(index)}): {error}") from error
+
+    def _labels(self, labels: Sequence[tuple[int, int, float]]) -> Labels:
+        numbers = np.array(labels, dtype=np.float64).reshape(-1, 3)
+        first, second = torch.from_numpy(numbers[:, :2].astype(np.int64)).unbind(1)
+        mixes = self.recipes[0].mixing is not None
+        return Labels(first, (second, torch.from_numpy(numbers[:, 2]).float()) if mixes else None)
 
 
 class ViewLoader:

@@ -8,8 +8,13 @@
     name = "RandomResizedCrop"    # any transform of torchvision.transforms.v2 that takes plain parameters
     size = "input"                # the model's input size; also "input/0.875"
 
+    [mixing]                      # optional: mixup and CutMix between views, see mixing.py
+    mixup = 0.8
+    cutmix = 1.0
+
 A view is uint8 pixels; normalisation belongs to each model. `size = "input"` lets a teacher and a student of different
-input sizes see the same draw of the same view, each rendered at its own resolution.
+input sizes see the same draw of the same view, each rendered at its own resolution. Besides torchvision's transforms there are
+`timm.AutoAugment` and `timm.RandomErasing`, see timm_transforms.py.
 """
 
 import hashlib
@@ -18,8 +23,8 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +35,10 @@ from torchvision.transforms import InterpolationMode, v2
 
 from kdcache.errors import RecipeError
 from kdcache.shapes import View
+from kdcache.sources.images import to_mode
 from kdcache.spec import build, choose
+from kdcache.views.mixing import Mixing
+from kdcache.views.timm_transforms import TIMM_TRANSFORMS
 
 Transform = Callable[[Image.Image], Any]
 
@@ -44,8 +52,8 @@ _FORBIDDEN = {
     "Normalize": "normalisation belongs to the model (mean=..., std=... in its spec)",
     "ToDtype": "a view is uint8 pixels",
     "Lambda": "a recipe holds plain parameters only",
-    "MixUp": "mixing needs a partner",
-    "CutMix": "mixing needs a partner",
+    "MixUp": "mixing needs a partner; write a table [mixing] with mixup = ALPHA",
+    "CutMix": "mixing needs a partner; write a table [mixing] with cutmix = ALPHA",
 }
 
 
@@ -57,6 +65,7 @@ class RecipeTable:
     transforms: list[Any]
     mode: Literal["RGB", "L"] = "RGB"
     eval: str = "eval"
+    mixing: Mixing | None = None
 
 
 class Recipe:
@@ -69,11 +78,13 @@ class Recipe:
         self.size = checked.size
         self.eval = checked.eval
         self.transforms = json.loads(json.dumps(checked.transforms))
+        self.mixing = checked.mixing
+        self._compose = self._composed()  # now, so that a wrong parameter is told before any work
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest keeps: enough to render the same views anywhere."""
         table = {"mode": self.mode, "size": self.size, "eval": self.eval, "transforms": self.transforms}
-        return {"name": self.name, "fingerprint": self.fingerprint, "table": table}
+        return {"name": self.name, "fingerprint": self.fingerprint, "table": table | self._mixing_table()}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Recipe":
@@ -93,7 +104,7 @@ class Recipe:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all that decides the random draws; the input size and the evaluation recipe are not among it."""
-        text = json.dumps([_SCHEMA, self.mode, self.transforms], sort_keys=True)
+        text = json.dumps([_SCHEMA, self.mode, self.transforms, *self._mixing_table().values()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @cached_property
@@ -140,7 +151,7 @@ class Recipe:
             RecipeError: a transform fails on this image, or the result has another size.
         """
         try:
-            view: Any = self._compose(image if image.mode == self.mode else image.convert(self.mode))
+            view: Any = self._compose(to_mode(image, self.mode))
             if isinstance(view, Image.Image):
                 view = v2.functional.pil_to_tensor(view)
         except (ValueError, TypeError, RuntimeError) as error:
@@ -153,8 +164,10 @@ class Recipe:
         pixels: View = view.as_subclass(torch.Tensor)
         return pixels
 
-    @cached_property
-    def _compose(self) -> Transform:
+    def _mixing_table(self) -> dict[str, Any]:
+        return {"mixing": asdict(self.mixing)} if self.mixing else {}
+
+    def _composed(self) -> Transform:
         steps = [_build_transform(entry, self) for entry in self.transforms]
         compose: Transform = v2.Compose(steps) if steps else v2.Identity()
         return compose
@@ -182,11 +195,9 @@ def load_recipe(name: str) -> Recipe:
     else:
         raise RecipeError(f"recipe file {name} does not exist; shipped recipes: {', '.join(shipped_recipes())}")
     try:
-        recipe = Recipe(path.stem, tomllib.loads(text))
+        return Recipe(path.stem, tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"recipe file {name} is not TOML: {error}") from error
-    _ = recipe._compose  # build now: a wrong parameter is told before any work
-    return recipe
 
 
 def _build_transform(entry: Any, recipe: Recipe) -> Any:
@@ -195,18 +206,25 @@ def _build_transform(entry: Any, recipe: Recipe) -> Any:
     name = entry["name"]
     if name in _FORBIDDEN:
         raise RecipeError(f"recipe {recipe.name}: {name} cannot stand in a recipe: {_FORBIDDEN[name]}")
-    known = [key for key, value in vars(v2).items() if inspect.isclass(value) and issubclass(value, torch.nn.Module)]
-    cls = getattr(v2, choose(name, known, f"transform in recipe {recipe.name}"))
+    known = _known_transforms()
+    cls = known[choose(name, known, f"transform in recipe {recipe.name}")]
     parameters = inspect.signature(cls).parameters
     arguments = {}
     for key, value in entry.items():
         if key != "name":
             choose(key, parameters, f"parameter of {name} in recipe {recipe.name}")
             arguments[key] = _argument(key, value, recipe)
+    ours = {"image_mode": recipe.mode, "image_size": recipe.size}
     try:
-        return cls(**arguments)
+        return cls(**arguments, **{key: value for key, value in ours.items() if key in parameters})
     except (TypeError, ValueError) as error:
         raise RecipeError(f"recipe {recipe.name}: {name}: {error}") from error
+
+
+@cache
+def _known_transforms() -> dict[str, Any]:
+    modules = {key: value for key, value in vars(v2).items() if inspect.isclass(value) and issubclass(value, torch.nn.Module)}
+    return modules | TIMM_TRANSFORMS
 
 
 def _argument(key: str, value: Any, recipe: Recipe) -> Any:

@@ -9,20 +9,7 @@ import torch
 from PIL import Image
 
 from kdcache.shapes import View
-from kdcache.sources import Source
 from kdcache.views.recipe import Recipe
-
-
-def render(source: Source, recipe: Recipe, index: int, seed: int) -> View:
-    """Return view (`index`, `seed`), uint8 `[channels, size, size]`; the caller's random generators are left as they were.
-
-    Raises:
-        UnreadableSampleError: the image cannot be decoded.
-        RecipeError: the recipe does not fit the image.
-    """
-    with preserved_generators():
-        seed_generators(*recipe.key, seed, index)
-        return draw(source.sample(index).image, recipe, index, seed)
 
 
 def draw(image: Image.Image, recipe: Recipe, index: int, seed: int) -> View:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdcache.shapes import Labels
 from kdcache.tasks.classification import Score, logit_statistics, task_loss
 
 
@@ -19,12 +20,23 @@ def test_the_task_loss_is_smoothed_cross_entropy_in_float32(smoothing: float) ->
     log_p = torch.log_softmax(logits.double(), 1)
     own = log_p[torch.arange(50), targets]
     expected = -((1 - smoothing) * own + smoothing * log_p.mean(1)).mean()
-    found = task_loss(logits, targets, label_smoothing=smoothing)
+    found = task_loss(logits, Labels(targets), label_smoothing=smoothing)
     assert found.dtype == torch.float32 and float(found) == pytest.approx(float(expected), rel=1e-5)
-    half = task_loss(logits.half(), targets, label_smoothing=smoothing)
+    half = task_loss(logits.half(), Labels(targets), label_smoothing=smoothing)
     assert half.dtype == torch.float32 and torch.equal(
-        half, task_loss(logits.half().float(), targets, label_smoothing=smoothing)
+        half, task_loss(logits.half().float(), Labels(targets), label_smoothing=smoothing)
     )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_mixed_labels_are_a_soft_target(smoothing: float) -> None:
+    logits, first = example()
+    second, share = first.roll(7), torch.linspace(0, 1, 50)
+    target = share[:, None] * torch.eye(12)[first] + (1 - share[:, None]) * torch.eye(12)[second]
+    expected = torch.nn.functional.cross_entropy(logits, target, label_smoothing=smoothing)
+    found = task_loss(logits, Labels(first, (second, share)), label_smoothing=smoothing)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    assert Labels(first, (second, share)).leading.tolist() == torch.where(share >= 0.5, first, second).tolist()
 
 
 @pytest.mark.parametrize("sizes", [[50], [1, 7, 42]])
@@ -38,7 +50,7 @@ def test_a_score_does_not_depend_on_the_batches(sizes: list[int]) -> None:
     result = score.result()
     assert result["top1"] == pytest.approx(100 * hits[:, 0].mean())
     assert result["top5"] == pytest.approx(100 * hits[:, :5].any(1).mean())
-    assert result["loss"] == pytest.approx(float(task_loss(logits, targets, label_smoothing=0.0)), rel=1e-5)
+    assert result["eval_loss"] == pytest.approx(float(task_loss(logits, Labels(targets), label_smoothing=0.0)), rel=1e-5)
 
 
 def test_top5_of_fewer_classes_is_all() -> None:

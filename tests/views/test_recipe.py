@@ -25,7 +25,7 @@ def changed(**changes: Any) -> Recipe:
 
 
 def test_the_shipped_recipes_are_there_and_render() -> None:
-    assert shipped_recipes() == ["cifar", "digits", "eval", "eval-whole", "imagenet-b1"]
+    assert shipped_recipes() == ["cifar", "digits", "eval", "eval-whole", "imagenet-b1", "imagenet-b2", "imagenet-b3"]
     for name in shipped_recipes():
         recipe = load_recipe(name)
         assert recipe.name == name and recipe.eval in shipped_recipes()

@@ -15,11 +15,16 @@ from torch import Tensor
 from kdcache.errors import KdcacheError, RecipeError, UnreadableSampleError
 from kdcache.sources import DatasetSource, Sample, Source
 from kdcache.spec import Spec
-from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe, preserved_generators, render, row_order, seed_generators
+from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe, preserved_generators, row_order, seed_generators
 from kdcache.views import shipped_recipes as names
 
-SIZES = {"imagenet-b1": 24, "eval": 24}  # small ones: what is tested does not depend on it
-RANDOM = ("cifar", "digits", "imagenet-b1")
+SIZES = {
+    "imagenet-b1": 24,
+    "imagenet-b2": 24,
+    "imagenet-b3": 24,
+    "eval": 24,
+}  # small ones: what is tested does not depend on it
+RANDOM = ("cifar", "digits", "imagenet-b1", "imagenet-b2")
 
 
 def recipe_of(name: str) -> Recipe:
@@ -57,6 +62,11 @@ class One:
         return Sample(self._image, 0)
 
 
+def render(source: Source, recipe: Recipe, index: int, seed: int) -> Tensor:
+    """Return one view, from a data set of one row, which is not mixed."""
+    return ViewDataset(source, recipe, np.array([index]), sizes=[recipe.size]).batch([(0, seed)]).views[0][0]
+
+
 def batches(dataset: ViewDataset, requests: Any, workers: int) -> dict[tuple[int, int], Tensor]:
     """Return every view that the requests name, by (row, seed)."""
     found = {}
@@ -74,11 +84,11 @@ def test_a_view_is_replayed_bit_for_bit(name: str, source: Source, data: st.Data
     seeds = st.integers(0, 2**32 - 1)
     views = data.draw(st.lists(st.tuples(st.integers(0, 23), seeds), min_size=1, max_size=6, unique=True))
     order = row_order(24, data.draw(st.integers(0, 9)))
-    expected = {(row, seed): render(source, recipe, int(order[row]), seed) for row, seed in views}
+    dataset = ViewDataset(source, recipe, order, sizes=[recipe.size])
+    expected = {view: dataset.batch([view]).views[0][0] for view in views}
     seed_generators(data.draw(seeds))  # whatever the global generators held before
     cut = data.draw(st.integers(0, len(views)))
     again = data.draw(st.permutations(views))
-    dataset = ViewDataset(source, recipe, order, sizes=[recipe.size])
     found = batches(dataset, [part for part in (again[:cut], again[cut:]) if part], workers=0)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
@@ -183,7 +193,7 @@ def test_one_batch_renders_every_size_that_was_asked_for() -> None:
     for position, seed in enumerate((3, 4)):
         for views, size in zip(batch.views, (24, 48), strict=True):
             assert torch.equal(views[position], render(One(photo()), recipe.at(size), 0, seed))
-    assert batch.targets.tolist() == [0, 0] and batch.seeds.tolist() == [3, 4] and len(dataset) == 1
+    assert batch.labels.first.tolist() == [0, 0] and batch.seeds.tolist() == [3, 4] and len(dataset) == 1
 
 
 class Broken(One):
@@ -203,7 +213,7 @@ def test_errors_keep_their_class_and_text_through_a_worker(workers: int) -> None
 def test_unreadable_samples_are_absent_where_that_was_chosen() -> None:
     dataset = ViewDataset(Broken(photo()), recipe_of("cifar"), row_order(1, 0), sizes=[32], skip_unreadable=True)
     batch: Any = dataset.__getitems__([(0, 0)])
-    assert batch.absent == ((0, "sample 0 is broken"),) and batch.targets.tolist() == [-1] and not batch.views[0].any()
+    assert batch.absent == ((0, "sample 0 is broken"),) and batch.labels.first.tolist() == [-1] and not batch.views[0].any()
 
 
 def images() -> dict[str, Image.Image]:
@@ -232,11 +242,11 @@ def test_images_of_any_kind_are_rendered_or_refused_in_clear_words(name: str, ki
         assert torch.equal(view, render(One(plain), recipe, 0, 0)), "conversion is Pillow's"
 
 
-def test_sixteen_bits_are_converted_as_pillow_does() -> None:
+def test_sixteen_bits_keep_their_upper_eight() -> None:
     recipe = Recipe("plain", {"size": 2, "mode": "L", "transforms": []})
-    image = Image.fromarray(np.array([[0, 200], [255, 300]], np.uint16))
+    image = Image.fromarray(np.array([[0, 255], [300, 65_535]], np.uint16))
     assert image.mode == "I;16"
-    assert render(One(image), recipe, 0, 0).tolist() == [np.asarray(image.convert("L")).tolist()]
+    assert render(One(image), recipe, 0, 0).tolist() == [[[0, 0], [1, 255]]]
 
 
 def test_a_recipe_error_leaves_as_a_value_and_is_raised_by_the_loader() -> None:

@@ -1,0 +1,142 @@
+"""Mixing: mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019) as part of the view.
+
+Rows are mixed in pairs that are a function of the seed: in each block of rows a keyed permutation is paired off, neighbour with
+neighbour, so that the partner of a row's partner is the row. Both get one draw: row a is `share` of itself and the rest of b,
+row b the same of itself and a, as in the pair mode of timm. The pixels stay integers: the teacher's and the student's process
+get the same bits on any machine.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from kdcache.errors import UsageError
+from kdcache.shapes import Rows, View
+from kdcache.views.order import keyed_permutation
+
+_PAIRS, _BLEND = 2, 3  # domains of the keys, beside those of views
+_ONE = 2**16
+"""Shares are multiples of one over this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """The table `mixing` of a recipe."""
+
+    mixup: float = 0.0
+    """alpha of mixup: the share is drawn from Beta(alpha, alpha); 0 for none."""
+    cutmix: float = 0.0
+    """alpha of CutMix, likewise of the area."""
+    switch: float = 0.5
+    """How often CutMix is taken where both are given."""
+    prob: float = 1.0
+    """How often a pair is mixed at all."""
+    block: int = 512
+    """Rows among which pairs are made; the rows of a unit are a multiple of it, so that both of a pair are in one unit."""
+
+    def __post_init__(self) -> None:
+        for name in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise UsageError(f"mixing: {name} is {getattr(self, name)}; it must be 0 or more")
+        for name in ("switch", "prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"mixing: {name} is {getattr(self, name)}; it must be from 0 to 1")
+        if self.block < 2 or self.block % 2:
+            raise UsageError(f"mixing: block is {self.block}; it must be even, and 2 or more")
+        if self.mixup == self.cutmix == 0:
+            raise UsageError("mixing: neither mixup nor cutmix is above 0; leave the table out")
+
+
+class Box(NamedTuple):
+    """A rectangle of CutMix, in fractions of the view's sides."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class Blend(NamedTuple):
+    """What is drawn for a pair: a share of mixup (`box` is None then), or a box that is taken from the partner."""
+
+    share: float
+    box: Box | None
+
+
+UNMIXED = Blend(1.0, None)
+
+
+def partners(rows: int, mixing: Mixing, key: tuple[int, int], seed: int) -> Rows:
+    """Return each row's partner under `seed`, int64 `[rows]`: an involution; a row left over in an odd block is its own."""
+    blocks = [
+        start + _partners_in(min(mixing.block, rows - start), (*key, _PAIRS, seed, start // mixing.block))
+        for start in range(0, rows, mixing.block)
+    ]
+    return np.concatenate(blocks)
+
+
+def partner(row: int, rows: int, mixing: Mixing, key: tuple[int, int], seed: int) -> int:
+    """Return the partner of one of `rows` rows under `seed`."""
+    start = row - row % mixing.block
+    found = _partners_in(min(mixing.block, rows - start), (*key, _PAIRS, seed, start // mixing.block))
+    return start + int(found[row - start])
+
+
+def in_pairs(rows: Rows, partner_of: Rows) -> Rows:
+    """Return `rows` with partners side by side, a pair where its first row was; those whose partner is not there come last."""
+    there = np.zeros(len(partner_of), bool)
+    there[rows] = True
+    is_paired = there[partner_of[rows]] & (partner_of[rows] != rows)
+    first = rows[is_paired & (rows < partner_of[rows])]
+    return np.concatenate([np.stack([first, partner_of[first]], axis=1).reshape(-1), rows[~is_paired]])
+
+
+@lru_cache(4096)
+def _partners_in(length: int, key: tuple[int, ...]) -> Rows:
+    order = keyed_permutation(length, *key)
+    found = np.arange(length)
+    left, right = order[: length // 2 * 2 : 2], order[1::2]
+    found[left], found[right] = right, left
+    found.flags.writeable = False
+    return found
+
+
+def blend(mixing: Mixing, key: tuple[int, int], seed: int, one: int, other: int) -> Blend:
+    """Return the draw of the pair of rows `one` and `other`, in whichever order, under `seed`."""
+    if one == other:
+        return UNMIXED
+    # of numpy's generators only this one promises the same stream of its distributions for ever
+    generator = np.random.RandomState(
+        np.random.MT19937(np.random.SeedSequence((*key, _BLEND, seed, min(one, other), max(one, other))))
+    )
+    mixed, cut, across, down = generator.random_sample(4)
+    if mixed >= mixing.prob:
+        return UNMIXED
+    is_cut = mixing.cutmix > 0 and (mixing.mixup == 0 or cut < mixing.switch)
+    alpha = mixing.cutmix if is_cut else mixing.mixup
+    share = round(float(generator.beta(alpha, alpha)) * _ONE) / _ONE
+    if not is_cut:
+        return Blend(share, None)
+    half = (1 - share) ** 0.5 / 2
+    return Blend(share, Box(across - half, down - half, across + half, down + half))
+
+
+def mix(own: View, other: View, draw: Blend) -> tuple[View, float]:
+    """Return a view mixed with its partner's, and the share of its own label: with a box, the area that is left of it."""
+    if draw.box is None:
+        weight = round(draw.share * _ONE)
+        mixed = own.int().mul_(weight).add_(other.int().mul_(_ONE - weight)).add_(_ONE // 2)
+        return mixed.bitwise_right_shift_(16).to(torch.uint8), draw.share
+    height, width = own.shape[1:]
+    left, right = (_edge(at, width) for at in (draw.box.left, draw.box.right))
+    top, bottom = (_edge(at, height) for at in (draw.box.top, draw.box.bottom))
+    mixed = own.clone()
+    mixed[:, top:bottom, left:right] = other[:, top:bottom, left:right]
+    return mixed, 1 - (bottom - top) * (right - left) / (height * width)
+
+
+def _edge(at: float, length: int) -> int:
+    return min(max(round(at * length), 0), length)

@@ -1,0 +1,126 @@
+"""timm's augmentation policies and random erasing, as transforms of a recipe.
+
+[[transforms]]
+name = "timm.AutoAugment"
+policy = "rand-m9-mstd0.5-inc1"      # timm's --aa: rand-..., augmix-..., v0, v0r, original, originalr or 3a
+
+[[transforms]]
+name = "timm.RandomErasing"
+probability = 0.25
+mode = "pixel"                       # or const or rand
+"""
+
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from kdcache.shapes import View
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+
+
+class AutoAugment:
+    """RandAugment, AugMix and AutoAugment as timm spells and does them.
+
+    Args:
+        policy: the text of timm's `--aa`.
+        image_mode: of the images, RGB or L; the recipe's.
+        image_size: of the view, which bounds how far images are shifted; the recipe's.
+        fill: colour, 0 to 255, of what comes in from outside; by default ImageNet's mean, as in timm.
+        interpolation: by default bilinear or bicubic, drawn each time, as in timm.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        *,
+        image_mode: str,
+        image_size: int,
+        fill: list[int] | None = None,
+        interpolation: InterpolationMode | None = None,
+    ) -> None:
+        from timm.data.auto_augment import (  # noqa: PLC0415
+            augment_and_mix_transform,
+            auto_augment_transform,
+            rand_augment_transform,
+        )
+
+        makers = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
+        colour = tuple(fill) if fill else tuple(round(255 * value) for value in _MEAN)
+        hints: dict[str, Any] = {
+            "translate_const": int(image_size * 0.45),
+            "img_mean": colour if image_mode == "RGB" else colour[0],
+        }
+        if interpolation is not None:
+            hints["interpolation"] = Image.Resampling[interpolation.name]
+        kind = policy.partition("-")[0]
+        if kind == "augmix":
+            hints["translate_pct"] = 0.3
+        try:
+            self._transform = makers.get(kind, auto_augment_transform)(policy, hints)
+        except (AssertionError, ValueError) as error:
+            reason = str(error) or "timm does not know it"
+            raise ValueError(f"policy {policy!r}: {reason}; write for example rand-m9-mstd0.5-inc1") from error
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the augmented image, drawn from the generators of `random` and numpy."""
+        augmented: Image.Image = self._transform(image)
+        return augmented
+
+
+class RandomErasing:
+    """Random erasing (Zhong et al., AAAI 2020) as timm does it, on the CPU.
+
+    timm erases in normalised pixels. Here blocks are brought to 8 bits with `pixel_mean` and `pixel_std`, so that noise is cut
+    off at black and white. They are drawn on a canvas of a fixed size, so that views of any size have the same ones.
+
+    Args:
+        probability: how often an image is erased at all.
+        mode: `const` (the mean), `rand` (one colour) or `pixel` (noise).
+        min_area: smallest share of the image, all blocks together.
+        max_area: largest.
+        min_aspect: lowest ratio of height to width; the highest is its inverse.
+        min_count: fewest blocks.
+        max_count: most blocks; by default as many.
+        pixel_mean: of pixels from 0 to 1.
+        pixel_std: likewise.
+        canvas: side of the canvas in pixels; views of this size are as timm makes them.
+    """
+
+    def __init__(
+        self,
+        *,
+        probability: float = 0.5,
+        mode: Literal["const", "rand", "pixel"] = "const",
+        min_area: float = 0.02,
+        max_area: float = 1 / 3,
+        min_aspect: float = 0.3,
+        min_count: int = 1,
+        max_count: int | None = None,
+        pixel_mean: list[float] | None = None,
+        pixel_std: list[float] | None = None,
+        canvas: int = 224,
+    ) -> None:
+        from timm.data.random_erasing import RandomErasing as Erasing  # noqa: PLC0415
+
+        if mode not in ("const", "rand", "pixel"):
+            raise ValueError(f"mode {mode!r} is not const, rand or pixel")
+        self._erase = Erasing(probability, min_area, max_area, min_aspect, None, mode, min_count, max_count, device="cpu")
+        self._mean = 255 * torch.tensor(pixel_mean or _MEAN)[:, None, None]
+        self._std = 255 * torch.tensor(pixel_std or _STD)[:, None, None]
+        self._canvas = canvas
+
+    def __call__(self, image: Image.Image | Tensor) -> View:
+        """Return the view with blocks erased, drawn from torch's generator and that of `random`."""
+        view = v2.functional.pil_to_tensor(image) if isinstance(image, Image.Image) else image
+        erased: Tensor = self._erase(torch.full((len(view), self._canvas, self._canvas), torch.nan))
+        if erased.shape != view.shape:
+            erased = torch.nn.functional.interpolate(erased[None], view.shape[1:], mode="nearest-exact")[0]
+        pixels = erased.mul_(self._std[: len(view)]).add_(self._mean[: len(view)]).round_().clamp_(0, 255)
+        return torch.where(pixels.isnan(), view, pixels.nan_to_num_().to(torch.uint8))
+
+
+TIMM_TRANSFORMS: dict[str, Any] = {"timm.AutoAugment": AutoAugment, "timm.RandomErasing": RandomErasing}
