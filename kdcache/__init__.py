@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kdcache.sources import open_source
     from kdcache.train import TrainConfig, train_student
     from kdcache.verify import verify_cache
-    from kdcache.views import load_recipe, render
+    from kdcache.views import ViewDataset, load_recipe
 
 __version__ = "0.1.0"
 
@@ -26,6 +26,7 @@ _HOMES = {
     "DumpConfig": "dump",
     "KdcacheError": "errors",
     "TrainConfig": "train",
+    "ViewDataset": "views",
     "dist_loss": "losses",
     "dump_teacher": "dump",
     "kl_loss": "losses",
@@ -35,7 +36,6 @@ _HOMES = {
     "open_model": "models",
     "open_source": "sources",
     "recode_cache": "recode",
-    "render": "views",
     "train_student": "train",
     "verify_cache": "verify",
 }
@@ -45,6 +45,7 @@ __all__ = [
     "DumpConfig",
     "KdcacheError",
     "TrainConfig",
+    "ViewDataset",
     "dist_loss",
     "dump_teacher",
     "kl_loss",
@@ -54,7 +55,6 @@ __all__ = [
     "open_model",
     "open_source",
     "recode_cache",
-    "render",
     "train_student",
     "verify_cache",
 ]

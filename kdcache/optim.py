@@ -1,6 +1,6 @@
 """timm's optimisers and schedules, behind two small tables of settings."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ class OptimizerConfig:
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = False
     """Whether weight decay also applies to norms and biases."""
+    layer_decay: float | None = None
+    """Factor of the rate from each group of layers to the one before it, such as 0.75; of models whose groups timm knows."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the optimiser."""
 
@@ -30,16 +32,18 @@ class ScheduleConfig:
     """Settings of timm.scheduler.create_scheduler_v2; lengths are in epochs, the rate changes each step."""
 
     name: str = "cosine"
-    """One of timm's: cosine, step, multistep, poly, tanh, or none."""
+    """One of timm's: cosine, step, multistep, poly, tanh, in newer versions constant, wsd, rsqrt (with a warm-up); or none."""
     warmup_epochs: float = 0.0
     warmup_lr: float = 1e-5
     min_lr: float = 0.0
     decay_epochs: float = 30.0
-    """Of step: epochs between decays."""
+    """Of step: epochs between decays. Of wsd and rsqrt: the length of the decay at the end, below 1 as a share of all."""
     decay_milestones: tuple[int, ...] = (90, 180, 270)
     """Of multistep: epochs after which it decays."""
     decay_rate: float = 0.1
     """Of step and multistep: the factor of a decay. Of poly: the power, 0.9 in most papers."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of timm's create_scheduler_v2, such as cycle_limit, k_decay or noise."""
 
     def __post_init__(self) -> None:
         if not self.decay_epochs > 0:
@@ -63,6 +67,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             filter_bias_and_bn=not config.decay_norm_and_bias,
+            layer_decay=config.layer_decay,
             **config.options,
         )
     except (TypeError, ValueError) as error:
@@ -74,31 +79,33 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: ScheduleConfig, *, e
     """Return timm's schedule; `step_update(step)` sets the rate after each step.
 
     Raises:
-        UsageError: an unknown schedule.
+        UsageError: an unknown schedule (the nearest is suggested) or argument.
     """
     from timm.scheduler import create_scheduler_v2  # noqa: PLC0415
 
     choose(config.name, _SCHEDULES, "schedule.name")
     if config.name == "none":
         return _Constant()
-    schedule, _ = create_scheduler_v2(
-        optimizer,
-        sched=config.name,
-        num_epochs=epochs,
-        warmup_epochs=config.warmup_epochs,
-        warmup_lr=config.warmup_lr,
-        min_lr=config.min_lr,
-        decay_epochs=config.decay_epochs,
-        decay_milestones=config.decay_milestones,
-        decay_rate=config.decay_rate,
-        updates_per_epoch=steps_per_epoch,
-        step_on_epochs=False,
-        warmup_prefix=False,
-    )
+    settings = {key: value for key, value in asdict(config).items() if key not in ("name", "options")}
+    try:
+        schedule, _ = create_scheduler_v2(
+            optimizer,
+            sched=config.name,
+            num_epochs=epochs,
+            updates_per_epoch=steps_per_epoch,
+            step_on_epochs=False,
+            warmup_prefix=False,
+            **settings,
+            **config.options,
+        )
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UsageError(f"schedule {config.name}: {' '.join(str(error).split())}") from error
+    if schedule is None:
+        raise UsageError(f"schedule {config.name} is not in this version of timm; upgrade it, or choose another")
     return schedule
 
 
-_SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "none")
+_SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "constant", "wsd", "rsqrt", "none")
 
 
 class _Constant:

@@ -1,46 +1,97 @@
-"""The order of training samples: a function of (run seed, epoch) only."""
+"""The order of training views: a function of (run seed, epoch) only, cut into steps, parts of steps, and processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from kdcache.errors import UsageError
 from kdcache.shapes import Rows
+from kdcache.views import Recipe, in_pairs, keyed_permutation, partners
 from kdcache.views.loading import Request
-from kdcache.views.order import keyed_permutation
+
+_ORDER = 1  # domain of the key, beside those of other permutations
 
 
-def epoch_rows(length: int, absent: Rows, *, run_seed: int, epoch: int) -> Rows:
-    """Return the rows of one epoch in training order: all of `range(length)` but those in `absent`."""
-    rows = keyed_permutation(length, 1, run_seed, epoch)
-    return rows[~np.isin(rows, absent)] if len(absent) else rows
+def epoch_views(rows: Rows, length: int, seeds: Sequence[int], recipe: Recipe, *, run_seed: int, epoch: int) -> Rows:
+    """Return the views of one epoch in training order, (row, seed), int64 `[views, 2]`.
+
+    With one seed each row comes once, and next to the partner that it is mixed with. With n of them (repeated augmentation,
+    Hoffer et al., CVPR 2020) one row in n comes, n times on end, so that an epoch stays as long as it was.
+
+    Args:
+        rows: those that are there, int64.
+        length: rows of the source.
+        seeds: of this epoch.
+        recipe: of the views.
+        run_seed: of the run.
+        epoch: from 0.
+    """
+    ordered = keyed_permutation(length, _ORDER, run_seed, epoch)
+    if len(rows) < length:
+        ordered = ordered[np.isin(ordered, rows)]
+    if len(seeds) > 1:
+        ordered = np.repeat(ordered[: -(-len(ordered) // len(seeds))], len(seeds))[: len(ordered)]
+    elif recipe.mixing is not None:
+        ordered = in_pairs(ordered, partners(length, recipe.mixing, recipe.key, seeds[0]))
+    return np.stack([ordered, np.resize(np.array(seeds, np.int64), len(ordered))], axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """How a batch of views is divided: among processes, and in parts of which the gradients are added up."""
+
+    batch_size: int
+    """Views of a step, over all processes."""
+    parts: int = 1
+    process: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % (self.parts * self.processes):
+            raise UsageError(
+                f"batch_size is {self.batch_size}, which does not divide among {self.processes} processes and {self.parts} "
+                "accumulated parts; it counts the views of a step over all of them"
+            )
+
+    def of(self, views: Rows) -> list[Rows]:
+        """Return this process' share of each part of a batch."""
+        shares = np.array_split(views, self.parts * self.processes)
+        return shares[self.process :: self.processes]
 
 
 class EpochSampler:
-    """Yields the batches of the epoch that was set, each row under that epoch's seed.
+    """Yields this process' batches of the epoch that was set, one for each part of each step.
 
     A last batch that is not full is dropped, unless it is the only one: its statistics over the batch would be others.
     """
 
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._rows: Rows = np.empty(0, np.int64)
-        self._seed = 0
+    def __init__(self, split: Split) -> None:
+        self._split = split
+        self._views: Rows = np.empty((0, 2), np.int64)
+        self._first = 0
 
-    def set_epoch(self, rows: Rows, seed: int) -> None:
-        """Take the rows of the next epoch, in order, and the seed of its views."""
-        self._rows, self._seed = rows, seed
+    def set_epoch(self, views: Rows, *, first_step: int = 0) -> None:
+        """Take the views of the next epoch, in order, of which the steps before `first_step` are done."""
+        self._views, self._first = views, first_step
+
+    @property
+    def num_steps(self) -> int:
+        """The steps of the whole epoch."""
+        return num_steps(len(self._views), self._split.batch_size)
 
     def __len__(self) -> int:
-        """Return the number of batches of the epoch."""
-        return num_steps(len(self._rows), self._batch_size)
+        """Return the number of batches that are left of the epoch."""
+        return (self.num_steps - self._first) * self._split.parts
 
     def __iter__(self) -> Iterator[Request]:
         """Yield (row, seed) pairs, batch by batch."""
-        for step in range(len(self)):
-            rows = self._rows[step * self._batch_size : (step + 1) * self._batch_size]
-            yield [(int(row), self._seed) for row in rows]
+        size = self._split.batch_size
+        for step in range(self._first, self.num_steps):
+            for part in self._split.of(self._views[step * size : (step + 1) * size]):
+                yield [(row, seed) for row, seed in part.tolist()]
 
 
-def num_steps(rows: int, batch_size: int) -> int:
-    """Return the number of batches of an epoch of `rows` rows."""
-    return max(rows // batch_size, 1) if rows else 0
+def num_steps(views: int, batch_size: int) -> int:
+    """Return the number of steps of an epoch of `views` views."""
+    return max(views // batch_size, 1) if views else 0

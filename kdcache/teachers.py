@@ -1,26 +1,28 @@
 """Where the teacher's rows of a training batch come from: a cache, a teacher in the loop, or nowhere."""
 
+import hashlib
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kdcache.cache import Cache, Slab
-from kdcache.codecs import DenseRows, Tail, TeacherRows, codec_spec, set_tail
+from kdcache.codecs import AveragedRows, DenseRows, JoinedRows, MappedRows, Tail, TeacherRows, set_tail
 from kdcache.compute import Compute
-from kdcache.errors import UsageError
-from kdcache.losses import Dist, Loss
-from kdcache.models import VisionModel, state_sha256
-from kdcache.shapes import Rows
-from kdcache.tracking import say
+from kdcache.errors import MismatchError, UsageError
+from kdcache.losses import Loss
+from kdcache.models import VisionModel, open_model, state_sha256
+from kdcache.replay import CacheUse, Replay
+from kdcache.shapes import Records, Rows
+from kdcache.train_config import TrainConfig
 from kdcache.views import Batch
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
 _PRIOR_ROWS = 65_536
 """Records from which the tail policy `prior` is estimated, at most."""
-_LARGE_ERROR = 0.1
-"""Of DIST's gradient, from which on a user is told."""
 
 
 @runtime_checkable
@@ -30,8 +32,8 @@ class Teacher(Protocol):
     identity: str
     """Tells one teacher from another, where the cache does not."""
 
-    def start_seed(self, seed: int, following: int | None) -> Rows:
-        """Make ready for views of `seed`, fetch `following` meanwhile, and return the rows that must be left out."""
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+        """Make ready for views of `seeds`, fetch `following` meanwhile, and return, by seed, the rows that must be left out."""
 
     def rows(self, batch: Batch) -> TeacherRows:
         """Return the teacher's rows of `batch`, on the training device."""
@@ -40,13 +42,22 @@ class Teacher(Protocol):
 class CachedTeacher:
     """Reads rows from a cache: gathered from the seed's slab here, decoded on the device."""
 
-    def __init__(self, cache: Cache, compute: Compute) -> None:
+    def __init__(self, cache: Cache, compute: Compute, *, is_partial: bool = False, fallback: Teacher | None = None) -> None:
+        """Take the cache.
+
+        Args:
+            cache: the cache.
+            compute: where rows are decoded.
+            is_partial: whether seeds may lack units; their rows are left out, or come from `fallback`.
+            fallback: the teacher in the loop.
+        """
         self.identity = str(cache.manifest.teacher["sha256"])
         self._cache, self._compute = cache, compute
+        self._is_partial, self._fallback = is_partial, fallback
         self._codec = cache.codec
         self._fetcher = ThreadPoolExecutor(1, "kdcache-slab")
-        self._slabs: dict[int, Future[Slab]] = {}
-        self._slab: Slab | None = None
+        self._fetched: dict[int, Future[Slab]] = {}
+        self._slabs: dict[int, Slab] = {}
 
     def set_tail(self, tail: Tail, seed: int) -> None:
         """Spread the tail of the rows to come by another policy; `prior` is estimated from records of `seed`.
@@ -62,21 +73,92 @@ class CachedTeacher:
             records = slab.gather(rows)  # a cache's first rows are a random sample of its source
         self._codec = set_tail(self._cache.codec, tail, records)
 
-    def start_seed(self, seed: int, following: int | None) -> Rows:
-        """Return the rows whose samples could not be read at the dump.
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+        """Return the rows whose samples could not be read at the dump, and those that a partial seed lacks.
 
         Raises:
             CacheError: units that are missing or damaged.
         """
-        wanted = [seed] if following is None else [seed, following]
-        self._slabs = {one: self._slabs.get(one) or self._fetcher.submit(self._cache.slab, one) for one in wanted}
-        self._slab = self._slabs[seed].result()
-        return self._slab.absent
+        # of a partial seed a slab made early would lack what is committed by its turn
+        wanted = dict.fromkeys(seeds if self._is_partial else [*seeds, *following])
+        self._fetched = {one: self._fetched.get(one) or self._fetcher.submit(self._slab, one) for one in wanted}
+        self._slabs = {seed: self._fetched[seed].result() for seed in seeds}
+        if self._is_partial:
+            self._fetched = {}
+        left_out = {seed: slab.absent for seed, slab in self._slabs.items()}
+        if self._fallback is None:
+            return {seed: np.union1d(left_out[seed], slab.missing) for seed, slab in self._slabs.items()}
+        self._fallback.start(seeds, following)
+        return left_out
 
     def rows(self, batch: Batch) -> TeacherRows:
         """Return the decoded records of the batch's rows."""
-        assert self._slab is not None, "start_seed comes first"
-        return self._codec.decode(self._slab.gather(batch.rows.numpy()), self._compute.device)
+        assert self._slabs, "start comes first"
+        rows, seeds = batch.rows.numpy(), batch.seeds.numpy()
+        missing = self._missing(rows, seeds)
+        if not missing.any():
+            return self._codec.decode(self._gather(rows, seeds), self._compute.device)
+        assert self._fallback is not None, "missing rows are left out otherwise"
+        # the whole batch, so that its pixels need not be copied apart; this is the exception
+        inside, online = torch.from_numpy(~missing).to(self._compute.device), self._fallback.rows(batch)
+        everywhere = DenseRows(online.logits())
+        if missing.all():
+            return everywhere
+        at = torch.arange(len(rows), device=self._compute.device)
+        cached = self._codec.decode(self._gather(rows[~missing], seeds[~missing]), self._compute.device)
+        return JoinedRows([(at[inside], cached), (at[~inside], DenseRows(everywhere.logits()[~inside]))])
+
+    def _slab(self, seed: int) -> Slab:
+        return self._cache.slab(seed, is_partial=self._is_partial)
+
+    def _missing(self, rows: Rows, seeds: Rows) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+        if not any(len(slab.missing) for slab in self._slabs.values()):
+            return np.zeros(len(rows), bool)
+        missing = [(seeds == seed) & slab.is_missing(rows) for seed, slab in self._slabs.items()]
+        found: np.ndarray[Any, np.dtype[np.bool_]] = np.logical_or.reduce(missing)
+        return found
+
+    def _gather(self, rows: Rows, seeds: Rows) -> Records:
+        if len(self._slabs) == 1:
+            return next(iter(self._slabs.values())).gather(rows)
+        records = np.empty(len(rows), self._cache.manifest.dtype)
+        for seed, slab in self._slabs.items():
+            records[seeds == seed] = slab.gather(rows[seeds == seed])
+        return records
+
+
+class MappedTeacher:
+    """A teacher of other classes than the student's."""
+
+    def __init__(self, teacher: Teacher, classes: Tensor, num_classes: int, compute: Compute) -> None:
+        digest = hashlib.sha256(classes.numpy().tobytes()).hexdigest()
+        self.identity = f"{teacher.identity} mapped {digest}"
+        self._teacher, self._classes, self._num_classes = teacher, compute.move(classes), num_classes
+
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+        """Do as the teacher does."""
+        return self._teacher.start(seeds, following)
+
+    def rows(self, batch: Batch) -> TeacherRows:
+        """Return the teacher's rows by the student's classes."""
+        return MappedRows(self._teacher.rows(batch), self._classes, self._num_classes)
+
+
+class AveragedTeacher:
+    """Several teachers, whose probabilities are averaged; a row that one of them lacks is left out."""
+
+    def __init__(self, teachers: Sequence[Teacher], weights: Sequence[float]) -> None:
+        self.identity = ", ".join(f"{weight:g} {one.identity}" for one, weight in zip(teachers, weights, strict=True))
+        self._teachers, self._weights = teachers, weights
+
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+        """Return the rows that any of the teachers leaves out."""
+        absent = [teacher.start(seeds, following) for teacher in self._teachers]
+        return {seed: np.unique(np.concatenate([one[seed] for one in absent])) for seed in seeds}
+
+    def rows(self, batch: Batch) -> TeacherRows:
+        """Return the mean of the teachers' rows."""
+        return AveragedRows([teacher.rows(batch) for teacher in self._teachers], self._weights)
 
 
 class OnlineTeacher:
@@ -87,9 +169,9 @@ class OnlineTeacher:
         self._model = compute.place(model).eval()
         self._compute = compute
 
-    def start_seed(self, seed: int, following: int | None) -> Rows:
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
         """Return no rows: nothing is left out."""
-        return _NO_ROWS
+        return dict.fromkeys(seeds, _NO_ROWS)
 
     def rows(self, batch: Batch) -> TeacherRows:
         """Return the logits of the teacher on the batch's views of its input size."""
@@ -100,45 +182,91 @@ class OnlineTeacher:
 class NoTeacher:
     """For losses without a teacher; with a cache, the views and the rows left out are those of the cache."""
 
-    def __init__(self, cache: Cache | None) -> None:
+    def __init__(self, cache: Cache | None, *, is_partial: bool = False) -> None:
+        """Take the cache, if there is one, whose seeds may lack units if `is_partial`."""
         self.identity = "none"
-        self._cache = cache
+        self._cache, self._is_partial = cache, is_partial
 
-    def start_seed(self, seed: int, following: int | None) -> Rows:
-        """Return the rows that the cache records as absent, so that all losses train on the same samples."""
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+        """Return the rows that a teacher with the cache would leave out, so that all losses train on the same samples.
+
+        Raises:
+            MissingUnitError: units that are not committed, of a seed that is not to be partial.
+        """
+        return {seed: self._left_out(seed) for seed in seeds}
+
+    def _left_out(self, seed: int) -> Rows:
         if self._cache is None:
             return _NO_ROWS
-        absent = [entry["row"] for commit in self._cache.commits(seed) for entry in commit.absent]
-        return np.array(sorted(absent), dtype=np.int64)
+        commits = self._cache.held_commits(seed) if self._is_partial else self._cache.commits(seed)
+        return np.concatenate(self._cache.holes(commits))
 
     def rows(self, batch: Batch) -> TeacherRows:
         """Return rows of no classes; no loss without a teacher looks at them."""
         return DenseRows(torch.empty(len(batch.rows), 0))
 
 
-def check_records(cache: Cache, loss: Loss, spec: str, tail: Tail) -> None:
-    """Check that the records of `cache` hold what the loss of this spec needs, and a tail if one is to be spread.
+def open_teacher(config: TrainConfig, replay: Replay, loss: Loss, size: int, compute: Compute) -> tuple[Teacher, list[int]]:
+    """Return where a run's teacher rows come from, and the input sizes to render, the student's first.
+
+    Args:
+        config: of the run.
+        replay: its views.
+        loss: its loss.
+        size: of the student's input.
+        compute: where and how models run.
 
     Raises:
-        UsageError: they do not.
+        UsageError: records that do not hold what the loss needs.
+        RecipeError: the student would see another draw of the views than the teacher.
+        KdcacheError: a teacher that cannot be opened, or is not the one that the cache was made with.
     """
-    codec, name = cache.codec, f"{codec_spec(cache.codec)} of cache {cache.folder}"
-    if loss.needs_all and not codec.keeps_all:
+    caches, is_partial = [use.cache for use in replay.caches], config.on_miss != "error"
+    replay.recipe.require_one_draw(size, *(cache.manifest.teacher["size"] for cache in caches))
+    if not loss.needs_teacher:
+        return NoTeacher(caches[0] if caches else None, is_partial=is_partial), [size]
+    online, sizes = _online(config, replay, size, compute) if config.teacher else (None, [size])
+    if online is not None and not caches:
+        return online, sizes
+    combines = len(caches) > 1 or any(use.classes is not None for use in replay.caches)
+    if combines and (loss.needs_all or getattr(loss, "standardize", False)):
         raise UsageError(
-            f"loss {spec} needs the label's logit, which {name} keeps only among the largest; "
-            "use a cache with codec full or lowrank, or loss dist or kl"
+            f"loss {config.loss} needs logits, and several teachers, or one of other classes, give probabilities: use dist or "
+            "kl without standardize"
         )
-    if tail != "uniform" and codec.keeps_all:
-        raise UsageError(f"tail {tail!r}: {name} keeps every class, there is no tail to spread; leave it out")
-    if isinstance(loss, Dist) and loss.gamma > 0 and not codec.keeps_all:
-        _note_error(cache, loss.tau, name)
+    teachers = [_cached(config, replay, use, online, compute) for use in replay.caches]
+    weights = [use.weight for use in replay.caches]
+    return (teachers[0] if len(teachers) == 1 else AveragedTeacher(teachers, weights)), sizes
 
 
-def _note_error(cache: Cache, tau: float, name: str) -> None:
-    """Say how far the records turn DIST's gradient, at the nearest temperature that was measured, if it is far."""
-    measured = cache.manifest.gradient_error
-    nearest = min(measured, key=lambda at: abs(at - tau), default=None)
-    if nearest is not None and measured[nearest] > _LARGE_ERROR:
-        turned = f"turns the gradient of DIST at tau {nearest:g} by {100 * measured[nearest]:.0f} % of its norm"
-        way_out = "gamma's term weighs the classes that it drops like the others; codec lowrank keeps them all"
-        say(f"note: {name} {turned}, as measured before the dump, since {way_out}")
+def _cached(config: TrainConfig, replay: Replay, use: CacheUse, online: OnlineTeacher | None, compute: Compute) -> Teacher:
+    cached = CachedTeacher(use.cache, compute, is_partial=config.on_miss != "error", fallback=online)
+    if config.tail != "uniform":
+        cached.set_tail(config.tail, replay.seeds[0])
+    return cached if use.classes is None else MappedTeacher(cached, use.classes, replay.source.classes, compute)
+
+
+def _online(config: TrainConfig, replay: Replay, size: int, compute: Compute) -> tuple[OnlineTeacher, list[int]]:
+    model = open_model(str(config.teacher), classes=replay.source.classes, recipe=replay.recipe, trained=True)
+    for use in replay.caches:
+        require_teacher(use.cache, model)
+    wanted = model.preprocessing.size
+    replay.recipe.require_one_draw(size, wanted)
+    return OnlineTeacher(model, compute), [size] if wanted == size else [size, wanted]
+
+
+def require_teacher(cache: Cache, model: VisionModel) -> None:
+    """Check that `model` is the teacher that `cache` was made with.
+
+    Raises:
+        MismatchError: other weights, or other preprocessing.
+    """
+    made, wants = cache.manifest.teacher, model.preprocessing
+    here = {"sha256": state_sha256(model.module), "size": wants.size, "mean": list(wants.mean), "std": list(wants.std)}
+    for name, value in here.items():
+        if made[name] != value:
+            what = "hash of weights" if name == "sha256" else name
+            raise MismatchError(
+                f"teacher {model.spec} is not the one that cache {cache.folder} was made with ({made['spec']}): its {what} "
+                f"is {value}, not {made[name]}"
+            )

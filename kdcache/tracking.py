@@ -25,8 +25,11 @@ class Bar(Protocol):
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str) -> Iterator[Bar]:
-    """Show how far `total` has come: a bar on a terminal, else a line on stderr every 30 seconds."""
+def progress(title: str, total: int, unit: str, *, is_shown: bool = True) -> Iterator[Bar]:
+    """Show how far `total` has come, if it is to be shown: a bar on a terminal, else a line on stderr every 30 seconds."""
+    if not is_shown:
+        yield _Nothing()
+        return
     if not sys.stderr.isatty():
         yield _Lines(title, total, unit)
         return
@@ -47,6 +50,46 @@ def progress(title: str, total: int, unit: str) -> Iterator[Bar]:
 def say(message: str) -> None:
     """Print a message for the user on stderr; stdout is for results."""
     print(message, file=sys.stderr, flush=True)
+
+
+@runtime_checkable
+class Metrics(Protocol):
+    """Takes lines of metrics."""
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Take one line."""
+
+
+class NoMetrics:
+    """For the processes of a run that write nothing."""
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Forget the line."""
+
+
+class BoardMetrics:
+    """Lines as scalars for TensorBoard, besides another place."""
+
+    def __init__(self, path: Path, *, step: int, others: Metrics) -> None:
+        """Write below `path`; what is there past `step` is not shown any more.
+
+        Raises:
+            KdcacheError: tensorboard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+        except ImportError as error:
+            raise KdcacheError("tensorboard is not installed; pip install 'kdcache[tensorboard]', or leave it out") from error
+        self._others = others
+        self._writer = SummaryWriter(str(path), purge_step=step + 1)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Write the line's numbers, below its kind."""
+        self._others.write(line)
+        for name, value in line.items():
+            if isinstance(value, int | float) and name not in ("step", "epoch"):
+                self._writer.add_scalar(f"{line['kind']}/{name}", value, line["step"])
+        self._writer.flush()
 
 
 class MetricsFile:
@@ -91,9 +134,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class Clock:
     """Seconds since it was made, and of them those spent in named parts."""
 
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self.parts: dict[str, float] = {}
+    def __init__(self, *, total: float = 0.0, **parts: float) -> None:
+        """Start, after `total` seconds, and in each of `parts` those given, that an earlier clock has counted."""
+        self._start = time.monotonic() - total
+        self.parts: dict[str, float] = parts
 
     def total(self) -> float:
         """Return the seconds since the clock was made."""
@@ -117,6 +161,11 @@ class Clock:
             if item is _END:
                 return
             yield item  # type: ignore[misc]
+
+
+class _Nothing:
+    def advance(self, count: int, note: str = "") -> None:
+        pass
 
 
 class _Lines:

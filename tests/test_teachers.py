@@ -14,8 +14,9 @@ from kdcache.compute import Compute
 from kdcache.errors import MissingUnitError
 from kdcache.losses import open_loss
 from kdcache.models import open_model
+from kdcache.replay import check_records
 from kdcache.sources import open_source
-from kdcache.teachers import CachedTeacher, NoTeacher, OnlineTeacher, Teacher, check_records
+from kdcache.teachers import CachedTeacher, NoTeacher, OnlineTeacher, Teacher
 from kdcache.views import Batch, Recipe, ViewDataset
 
 
@@ -41,10 +42,10 @@ def test_cached_rows_are_those_of_the_teacher_in_the_loop(cache: Cache) -> None:
     for teacher in (cached, online):
         assert isinstance(teacher, Teacher)
     rows = [1196, 3, 700, 3, 0]
-    for seed, following in ((0, 1), (1, 0), (0, None)):
+    for seed, following in ((0, [1]), (1, [0]), (0, [])):
         batch = batch_of(cache, [(row, seed) for row in rows])
         for teacher in (cached, online):
-            assert len(teacher.start_seed(seed, following)) == 0
+            assert len(teacher.start([seed], following)[seed]) == 0
             assert isinstance(teacher.rows(batch), TeacherRows)
         found, expected = cached.rows(batch).logits(), online.rows(batch).logits()
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
@@ -56,16 +57,16 @@ def test_cached_rows_are_those_of_the_teacher_in_the_loop(cache: Cache) -> None:
 
 def test_a_seed_that_is_not_there_is_told(cache: Cache) -> None:
     with pytest.raises(MissingUnitError, match="does not hold seed 5"):
-        CachedTeacher(cache, Compute(IN_PROCESS)).start_seed(5, None)
+        CachedTeacher(cache, Compute(IN_PROCESS)).start([5], [])
     with pytest.raises(MissingUnitError, match="does not hold seed 5"):
-        NoTeacher(cache).start_seed(5, None)
+        NoTeacher(cache).start([5], [])
 
 
 def test_a_seed_to_come_that_is_not_there_is_told_when_its_turn_comes(cache: Cache) -> None:
     teacher = CachedTeacher(cache, Compute(IN_PROCESS))
-    assert len(teacher.start_seed(0, 5)) == 0
+    assert len(teacher.start([0], [5])[0]) == 0
     with pytest.raises(MissingUnitError, match="does not hold seed 5"):
-        teacher.start_seed(5, None)
+        teacher.start([5], [])
 
 
 def test_no_teacher_leaves_out_what_the_cache_lacks(cache: Cache, tmp_path: Path) -> None:
@@ -83,9 +84,9 @@ def test_no_teacher_leaves_out_what_the_cache_lacks(cache: Cache, tmp_path: Path
     source = open_source(data)
     teachers: list[Teacher] = [NoTeacher(holed), CachedTeacher(holed, Compute(IN_PROCESS))]
     for teacher in teachers:
-        absent = teacher.start_seed(0, None)
+        absent = teacher.start([0], [])[0]
         assert sorted(source.key(int(holed.order[row])) for row in absent) == ["class1/10.png", "class2/02.png"]
-    assert len(NoTeacher(None).start_seed(0, None)) == 0 and len(NoTeacher(cache).start_seed(0, None)) == 0
+    assert all(len(NoTeacher(one).start([0], [])[0]) == 0 for one in (None, cache))
     assert NoTeacher(None).rows(batch_of(cache, [(0, 0), (1, 0)])).logits().shape == (2, 0)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kdcache.codecs.combined import AveragedRows, JoinedRows, MappedRows
 from kdcache.codecs.full import EXACT_DTYPES, Full
 from kdcache.codecs.lowrank import LowRank
 from kdcache.codecs.protocol import Codec, DenseRows, TeacherRows
@@ -16,10 +17,13 @@ from kdcache.errors import CodecError, UsageError
 from kdcache.spec import Spec, build, choose, is_option, parse_spec
 
 __all__ = [
+    "AveragedRows",
     "Codec",
     "DenseRows",
     "Full",
+    "JoinedRows",
     "LowRank",
+    "MappedRows",
     "Tail",
     "TeacherRows",
     "TopK",

@@ -1,0 +1,102 @@
+"""Teacher rows made of other rows: of several sources in one batch, of several teachers, of a teacher of other classes."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdcache.codecs.protocol import TeacherRows
+from kdcache.errors import CodecError
+from kdcache.shapes import Logits, PerRow, Probabilities
+
+
+@dataclass(frozen=True)
+class JoinedRows:
+    """Rows of a batch that come from several places."""
+
+    parts: Sequence[tuple[Tensor, TeacherRows]]
+    """Positions in the batch, int64, on the rows' device, and the rows that stand there."""
+
+    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
+        """Return each part's probabilities, in the order of the batch."""
+        return self._in_order(
+            rows.probs(tau[at] if isinstance(tau, Tensor) else tau, student if student is None else student[at])
+            for at, rows in self.parts
+        )
+
+    def logits(self) -> Logits:
+        """Return each part's logits, in the order of the batch."""
+        return self._in_order(rows.logits() for _, rows in self.parts)
+
+    def std(self) -> PerRow:
+        """Return each part's standard deviations, in the order of the batch."""
+        return self._in_order(rows.std() for _, rows in self.parts)
+
+    def _in_order(self, values: Iterable[Tensor]) -> Tensor:
+        order = torch.cat([at for at, _ in self.parts])
+        return torch.cat(list(values))[order.argsort()]
+
+
+@dataclass(frozen=True)
+class AveragedRows:
+    """The mean of several teachers' probabilities at the temperature asked for."""
+
+    teachers: Sequence[TeacherRows]
+    weights: Sequence[float]
+
+    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
+        """Return the weighted mean of the teachers' probabilities."""
+        total = sum(self.weights)
+        parts = [rows.probs(tau, student) * (weight / total) for rows, weight in zip(self.teachers, self.weights, strict=True)]
+        return torch.stack(parts).sum(0)
+
+    def logits(self) -> Logits:
+        """Refuse: a mean of probabilities at a temperature is not that of any logits.
+
+        Raises:
+            CodecError: always.
+        """
+        raise CodecError("the mean of several teachers has no logits; use loss dist or kl without standardize")
+
+    def std(self) -> PerRow:
+        """Refuse, as `logits` does.
+
+        Raises:
+            CodecError: always.
+        """
+        return self.logits().std(dim=1)
+
+
+@dataclass(frozen=True)
+class MappedRows:
+    """Rows of a teacher of other classes: probabilities are added up by the student's class, and brought to a sum of 1."""
+
+    rows: TeacherRows
+    classes: Tensor
+    """The student's class of each of the teacher's classes, int64 `[teacher classes]`, on the rows' device; -1 for none."""
+    num_classes: int
+    """Classes of the student; those to which no class of the teacher belongs have probability 0."""
+
+    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
+        """Return the probabilities of the student's classes; the student's own are not looked at."""
+        found = self.rows.probs(tau)
+        kept = self.classes >= 0
+        mapped = found.new_zeros(len(found), self.num_classes).index_add_(1, self.classes[kept], found[:, kept])
+        return mapped / mapped.sum(1, keepdim=True).clamp_min(torch.finfo(mapped.dtype).tiny)
+
+    def logits(self) -> Logits:
+        """Refuse: sums of probabilities at a temperature are not those of any logits.
+
+        Raises:
+            CodecError: always.
+        """
+        raise CodecError("a teacher whose classes are mapped has no logits; use loss dist or kl without standardize")
+
+    def std(self) -> PerRow:
+        """Refuse, as `logits` does.
+
+        Raises:
+            CodecError: always.
+        """
+        return self.logits().std(dim=1)

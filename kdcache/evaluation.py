@@ -1,0 +1,71 @@
+"""Evaluation: a model's scores on a source, divided among the processes of a run."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdcache.compute import Compute
+from kdcache.distributed import rank, world_size
+from kdcache.errors import MismatchError
+from kdcache.sources import Source, open_source
+from kdcache.tasks.classification import Score
+from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
+
+
+class Evaluation:
+    """The views that students are evaluated on."""
+
+    def __init__(self, data: str, training: Source, recipe: Recipe, *, size: int, batch_size: int, compute: Compute) -> None:
+        """Open `data`.
+
+        Args:
+            data: spec of the source.
+            training: the source of the training views, which must have the same classes.
+            recipe: of evaluation views.
+            size: of the model's input.
+            batch_size: views of a batch, over all processes.
+            compute: where and how models run.
+
+        Raises:
+            MismatchError: other classes than the training source has.
+        """
+        self.source, self._compute = open_source(data), compute
+        _require_same_classes(training, self.source)
+        dataset = ViewDataset(self.source, recipe, np.arange(len(self.source)), sizes=[size])
+        mine, share = range(len(self.source))[rank() :: world_size()], max(batch_size // world_size(), 1)
+        batches = [[(row, 0) for row in mine[start : start + share]] for start in range(0, len(mine), share)]
+        self._loader = ViewLoader(dataset, batches, workers=compute.config.workers, pin_memory=compute.pin_memory)
+
+    @torch.no_grad()
+    def scores(self, models: dict[str, nn.Module]) -> dict[str, float]:
+        """Return `top1`, `top5` and `eval_loss` of each model, under its name and these: all in one pass over the views."""
+        scores = {name: Score(self._compute.device) for name in models}
+        for model in models.values():
+            model.eval()
+        for batch in self._loader:
+            views, targets = self._compute.move(batch.views[0]), self._compute.move(batch.labels.first)
+            for name, model in models.items():
+                with self._compute.autocast():
+                    logits = model(views)
+                scores[name].add(logits, targets)
+        return {f"{name}{key}": value for name, score in scores.items() for key, value in score.result().items()}
+
+
+def evaluation_recipe(named: str | None, training: Recipe) -> Recipe:
+    """Return the recipe of evaluation views: the one named, else the one that the training recipe names."""
+    return load_recipe(named or training.eval).with_mode(training.mode)
+
+
+def _require_same_classes(training: Source, evaluated: Source) -> None:
+    if evaluated.classes != training.classes:
+        raise MismatchError(
+            f"eval_data {evaluated.spec} has {evaluated.classes} classes, data {training.spec} {training.classes}; "
+            "give sets of the same classes"
+        )
+    names = [getattr(one, "class_names", None) for one in (training, evaluated)]
+    if None not in names and names[0] != names[1]:
+        differing = next((a, b) for a, b in zip(*names, strict=True) if a != b)
+        raise MismatchError(
+            f"eval_data {evaluated.spec} calls a class {differing[1]!r} that data {training.spec} calls {differing[0]!r}; "
+            "give sets of the same classes"
+        )

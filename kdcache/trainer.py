@@ -1,0 +1,298 @@
+"""A student with all that trains it: one epoch loop, one step, and the state from which both go on."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from kdcache.compute import Compute
+from kdcache.distributed import all_sum, broadcast_buffers, is_main, on_main, rank, world_size
+from kdcache.errors import KdcacheError, MismatchError, UsageError
+from kdcache.evaluation import Evaluation, evaluation_recipe
+from kdcache.losses import Loss, open_loss
+from kdcache.models import VisionModel, open_model
+from kdcache.optim import make_optimizer, make_schedule
+from kdcache.replay import open_replay
+from kdcache.sampler import EpochSampler, Split, epoch_views, num_steps
+from kdcache.shapes import Rows
+from kdcache.tasks.classification import task_loss
+from kdcache.teachers import Teacher, open_teacher
+from kdcache.tracking import Clock, Metrics, progress
+from kdcache.train_config import TrainConfig
+from kdcache.views import Batch, ViewDataset, ViewLoader, seed_generators
+
+_NO_ROWS: Rows = np.empty(0, np.int64)
+
+
+class Trainer:
+    """A student, its views, its teacher, and where in the training they are."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.compute = Compute(config.compute)
+        self.loss: Loss = open_loss(config.loss)
+        self.replay = open_replay(config, self.loss)
+        source, recipe = self.replay.source, self.replay.recipe
+        if self.loss.needs_all and recipe.mixing:
+            raise UsageError(f"loss {config.loss} needs one label a view, and recipe {recipe.name} mixes; use dist or kl")
+        seed_generators(config.run_seed, 0)
+        self.student: VisionModel = open_model(config.student, classes=source.classes, recipe=recipe)
+        self.model = self._place()
+        self.teacher, sizes = self._teacher()
+        self.sampler = EpochSampler(
+            Split(batch_size=config.batch_size, parts=config.accumulate, process=rank(), processes=world_size())
+        )
+        dataset = ViewDataset(source, recipe, self.replay.order, sizes=sizes)
+        workers, pin_memory = config.compute.workers, self.compute.pin_memory
+        self.loader = ViewLoader(dataset, self.sampler, workers=workers, pin_memory=pin_memory)
+        self.evaluation = self._evaluation()
+        self.optimizer = make_optimizer(self.student.module, config.optimizer)
+        self._steps = num_steps(len(self.replay.rows(_NO_ROWS)), config.batch_size)
+        self.schedule = make_schedule(self.optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=self._steps)
+        self.scaler = self.compute.scaler()
+        self.average = self._average()
+        self.parallel = self._parallel()
+        self.epoch = self.epoch_step = self.step = 0
+        """Epochs that are done, steps of the next one that are done, and steps in all."""
+        self._sums: dict[str, Tensor] = {}
+        self._left_out = _NO_ROWS
+        self._clock = Clock()
+
+    def run_epoch(self, metrics: Metrics, after_step: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Train what is left of the epoch, evaluate, and return the epoch's line of metrics.
+
+        Args:
+            metrics: where lines of steps go.
+            after_step: called after each step but the epoch's last, when `state` may be taken.
+
+        Raises:
+            KdcacheError: missing or damaged units, unreadable samples, a loss that is not finite.
+        """
+        seeds = self._start_epoch()
+        title = f"epoch {self.epoch + 1}/{self.config.epochs}"
+        with progress(title, self.sampler.num_steps, "steps", is_shown=is_main()) as bar:
+            bar.advance(self.epoch_step)
+            batches = self._clock.waiting("data_seconds", self.loader)
+            for parts in _in_turns(batches, self.config.accumulate):
+                terms = self.train_step(parts)
+                for name, value in terms.items():
+                    self._sums[name] = self._sums.get(name, 0.0) + value
+                if self.step % self.config.log_steps == 0:
+                    metrics.write({"kind": "step", **self._place_and_rate(), **_numbers(terms)})
+                if self.epoch_step < self.sampler.num_steps:
+                    after_step()
+                bar.advance(1)
+        losses = self.require_finite()
+        seconds = self._clock.total()
+        line = {"kind": "epoch", **self._place_and_rate(), "seed": seeds[0], **losses, "seconds": seconds}
+        line |= {"views_per_second": self.epoch_step * self.config.batch_size / seconds, **self._clock.parts}
+        self.epoch, self.epoch_step, self._sums = self.epoch + 1, 0, {}
+        return line | self.evaluate()
+
+    def train_step(self, parts: Iterable[Batch]) -> dict[str, Tensor]:
+        """Take one optimiser step over the parts of a batch.
+
+        Returns:
+            The loss and its weighted terms, means over all processes, detached, on the device.
+        """
+        self.compute.seed(seed_generators(self.config.run_seed, self.epoch + 1, self.epoch_step, rank()))  # dropout's
+        sums: dict[str, Tensor] = {}
+        for number, part in enumerate(parts, 1):
+            with self._synchronised(number == self.config.accumulate):
+                terms = self._terms(part)
+                loss = torch.stack(list(terms.values())).sum() / self.config.accumulate
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            for name, term in {"loss": loss * self.config.accumulate, **terms}.items():
+                sums[name] = sums.get(name, 0.0) + term.detach() / (self.config.accumulate * world_size())
+        if self.config.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.student.module.parameters(), self.config.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.epoch_step += 1
+        self._set_rate()
+        if self.average is not None:
+            self.average.update(self.student, step=self.step)
+        return dict(zip(sums, all_sum(torch.stack([*sums.values()])), strict=True))
+
+    def _terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted terms of the loss of a part of a batch."""
+        labels = batch.labels.to(self.compute.move)
+        with self._clock.part("cache_seconds"):
+            teacher = self.teacher.rows(batch)
+        with self.compute.autocast():
+            logits = self.parallel(self.compute.move(batch.views[0]))
+        task = task_loss(logits, labels, label_smoothing=self.config.label_smoothing)
+        return {**self.loss.terms(logits, teacher, labels.first), "task": self.loss.ce * task}
+
+    def evaluate(self) -> dict[str, float]:
+        """Return scores on the evaluation data, if there is any: `top1`, `top5`, `eval_loss`, and these after `ema_`."""
+        if self.evaluation is None:
+            return {}
+        models: dict[str, nn.Module] = {"": self.model}
+        if self.average is not None:
+            models["ema_"] = self.average.module
+        for model in models.values():
+            broadcast_buffers(model)  # each process has batch norms of its own
+        return self.evaluation.scores(models)
+
+    def weights(self) -> dict[str, nn.Module]:
+        """Return the modules whose weights are the result: `student`, and `ema` if there is an average."""
+        return {"student": self.student.module, **({"ema": self.average.module.module} if self.average else {})}
+
+    def require_finite(self) -> dict[str, float]:
+        """Return the mean losses of the epoch so far.
+
+        Raises:
+            KdcacheError: they are not finite.
+        """
+        losses = {name: value / max(self.epoch_step, 1) for name, value in _numbers(self._sums).items()}
+        if not math.isfinite(losses.get("loss", 0.0)):
+            raise KdcacheError(
+                f"the loss of epoch {self.epoch + 1} is {losses['loss']}; lower optimizer.lr ({self.config.optimizer.lr}), set "
+                "clip_grad, or use another precision; the last checkpoint is kept"
+            )
+        return losses
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a resume needs, as tensors and plain values."""
+        state = {
+            "epoch": self.epoch,
+            "epoch_step": self.epoch_step,
+            "step": self.step,
+            "sums": _numbers(self._sums),
+            "clock": {"total": self._clock.total(), **self._clock.parts} if self.epoch_step else {},
+            "seeds": self.replay.seeds,
+            "left_out": torch.from_numpy(self._left_out),
+            "identity": self._identity(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        return state | {name: module.state_dict() for name, module in self.weights().items()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state`.
+
+        Raises:
+            MismatchError: it was saved with another data set or cache.
+        """
+        for name, value in self._identity().items():
+            if state["identity"].get(name) != value:
+                raise MismatchError(
+                    f"run {self.config.run} was trained with another {name} "
+                    f"({state['identity'].get(name)} there, {value} now); choose a new run folder"
+                )
+        for name, module in self.weights().items():
+            module.load_state_dict(state[name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.epoch_step, self.step = state["epoch"], state["epoch_step"], state["step"]
+        if state["seeds"] != self.replay.seeds:  # the cache has more by now: their turns would change
+            self.replay = replace(self.replay, seeds=state["seeds"])
+            self.teacher, _ = self._teacher()
+        self._left_out = state["left_out"].numpy()
+        self._sums = {name: torch.tensor(value, device=self.compute.device) for name, value in state["sums"].items()}
+        self._clock = Clock(**state["clock"])
+
+    def _start_epoch(self) -> list[int]:
+        """Set the views of the epoch, and return its seeds."""
+        seeds, following = (self._seeds(epoch) for epoch in (self.epoch, self.epoch + 1))
+        self._left_out = self._start_teacher(seeds, following if self.epoch + 1 < self.config.epochs else [])
+        rows, length = self.replay.rows(self._left_out), len(self.replay.source)
+        if not len(rows):
+            raise KdcacheError(
+                f"no sample of {self.replay.source.spec} could be read when seed {seeds[0]} was dumped: nothing to train on"
+            )
+        views = epoch_views(rows, length, seeds, self.replay.recipe, run_seed=self.config.run_seed, epoch=self.epoch)
+        self.sampler.set_epoch(views, first_step=self.epoch_step)
+        if self.step:
+            self._set_rate()
+        self.parallel.train()
+        if not self.epoch_step:
+            self._clock = Clock()
+        return seeds
+
+    def _start_teacher(self, seeds: list[int], following: list[int]) -> Rows:
+        """Make the teacher ready for the epoch, and return the rows that it leaves out.
+
+        Rank 0 looks first, and what it sees counts: a cache that is still written to may hold more by the time that another
+        process, or a resumed run, looks, but never less.
+        """
+        left_out = on_main(lambda: np.unique(np.concatenate([*self.teacher.start(seeds, following).values()])))
+        if not is_main():
+            self.teacher.start(seeds, following)
+        return self._left_out if self.epoch_step else left_out
+
+    def _seeds(self, epoch: int) -> list[int]:
+        seeds, count = self.replay.seeds, self.config.repeats
+        return [seeds[turn % len(seeds)] for turn in range(epoch * count, (epoch + 1) * count)]
+
+    def _set_rate(self) -> None:
+        """Set the learning rate by the share of the epoch that is done: one that lacks rows is no shorter for the schedule."""
+        done = self.epoch + self.epoch_step / max(self.sampler.num_steps, 1)
+        self.schedule.step_update(round(done * self._steps))
+
+    def _place_and_rate(self) -> dict[str, Any]:
+        return {"step": self.step, "epoch": self.epoch, "lr": self.optimizer.param_groups[0]["lr"]}
+
+    def _identity(self) -> dict[str, str]:
+        caches = ", ".join(use.cache.manifest.digest for use in self.replay.caches) or "none"
+        evaluated = self.evaluation.source.fingerprint if self.evaluation else "none"
+        own = {"source": self.replay.source.fingerprint, "recipe": self.replay.recipe.fingerprint}
+        return {**own, "teacher": self.teacher.identity, "cache": caches, "evaluation source": evaluated}
+
+    def _place(self) -> nn.Module:
+        """Return the student on its device, with batch norms over all processes if so configured."""
+        if self.config.sync_batch_norm:
+            if self.compute.device.type != "cuda":
+                raise UsageError("sync_batch_norm is for CUDA only; leave it out")
+            self.student.module = nn.SyncBatchNorm.convert_sync_batchnorm(self.student.module)  # type: ignore[no-untyped-call]
+        return self.compute.place(self.student)
+
+    def _teacher(self) -> tuple[Teacher, list[int]]:
+        return open_teacher(self.config, self.replay, self.loss, self.student.preprocessing.size, self.compute)
+
+    def _parallel(self) -> nn.Module:
+        if world_size() == 1:
+            return self.model
+        index = [self.compute.device.index] if self.compute.device.type == "cuda" else None
+        return DistributedDataParallel(self.model, device_ids=index)
+
+    def _average(self) -> Any:
+        from timm.utils import ModelEmaV3  # noqa: PLC0415
+
+        config = self.config.ema
+        return ModelEmaV3(self.student, decay=config.decay, use_warmup=config.warmup) if config.decay else None
+
+    def _evaluation(self) -> Evaluation | None:
+        if self.config.eval_data is None:
+            return None
+        recipe = evaluation_recipe(self.config.eval_recipe, self.replay.recipe)
+        sizes = {"size": self.student.preprocessing.size, "batch_size": self.config.batch_size}
+        return Evaluation(self.config.eval_data, self.replay.source, recipe, compute=self.compute, **sizes)
+
+    def _synchronised(self, is_last: bool) -> AbstractContextManager[Any]:
+        """Return the context of a part's backward pass: gradients are averaged over processes after the last one."""
+        if is_last or not isinstance(self.parallel, DistributedDataParallel):
+            return nullcontext()
+        return self.parallel.no_sync()
+
+
+def _in_turns(batches: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
+    """Yield `count` batches at a time."""
+    while parts := list(itertools.islice(batches, count)):
+        yield parts
+
+
+def _numbers(values: dict[str, Tensor]) -> dict[str, float]:
+    """Return the values of scalars, after a single wait for the device."""
+    return dict(zip(values, torch.stack([*values.values()]).tolist(), strict=True)) if values else {}
