@@ -4,10 +4,27 @@ kdcache finds them when this folder is the working directory or on PYTHONPATH. A
 (`characters_models:student,width=128`) and returns a torch.nn.Module from normalised images to class logits.
 """
 
-from fashion_models import Residual, convolution
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 SIDE = 24
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, `width` channels in and out."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*convolution(width, width), *convolution(width, width)[:-1])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return features of the same shape."""
+        return torch.relu(features + self.branch(features))
+
+
+def convolution(channels: int, width: int, stride: int = 1) -> list[nn.Module]:
+    """Return a 3x3 convolution, its batch norm and a ReLU."""
+    return [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
 
 
 def teacher(width: int = 48, classes: int = 374) -> nn.Module:

@@ -1,32 +1,25 @@
-"""Print a markdown table of the runs and caches that fashion_mnist.sh left in a folder: `python summarise.py fashion-runs`."""
+"""Print a markdown table of the runs that fashion_mnist.sh left in a folder: `python summarise.py fashion-runs`."""
 
 import json
 import sys
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean, median, stdev
 from typing import Any
 
-STUDENTS = {
-    "labels": ("labels only", None),
-    "kl-full": ("KL, full logits", "full"),
-    "dist-full": ("DIST, full logits", "full"),
-    "dist-topk": ("DIST, top-k logits", "topk"),
-}
+STUDENTS = {"labels": "labels only", "kl": "KL, tau 4", "dist": "DIST, tau 4"}
 
 
 def main(out: Path) -> None:
-    """Print a line for the teacher and one for each way to train the student, then a line for each cache."""
-    caches = {path.stem.removeprefix("cache-"): json.loads(path.read_text()) for path in sorted(out.glob("cache-*.json"))}
-    print("| trained on | n | test top-1, % (mean, lowest to highest) | seconds per epoch | bytes per view |")
-    print("|---|---|---|---|---|")
-    print(row("the teacher, labels only", finished(out, "teacher"), None))
-    for name, (title, cache) in STUDENTS.items():
+    """Print a line for the teacher and one for each way to train the student, then what the cache takes."""
+    print("| trained on | n | test top-1, % (mean ± standard error, lowest to highest) | seconds per epoch |")
+    print("|---|---|---|---|")
+    print(row("the teacher, labels only", finished(out, "teacher")))
+    for name, title in STUDENTS.items():
         if runs := finished(out, f"{name}-*"):
-            print(row(title, runs, caches[cache]["bytes_per_view"] if cache else None))
-    print()
-    for name, cache in caches.items():
-        views = cache["manifest"]["rows"] * len(cache["complete_seeds"])
-        print(f"- cache-{name}: {views:,} views, {cache['bytes'] / 1e6:.2f} MB in {cache['units']} units")
+            print(row(title, runs))
+    cache = json.loads((out / "cache.json").read_text())
+    views = cache["manifest"]["rows"] * len(cache["complete_seeds"])
+    print(f"\ncache: {views:,} views, {cache['bytes'] / 1e6:.2f} MB, {cache['bytes_per_view']:.1f} bytes per view")
 
 
 def finished(out: Path, pattern: str) -> list[Path]:
@@ -34,13 +27,14 @@ def finished(out: Path, pattern: str) -> list[Path]:
     return sorted(path.parent for path in out.glob(f"{pattern}/result.json"))
 
 
-def row(title: str, runs: list[Path], bytes_per_view: float | None) -> str:
+def row(title: str, runs: list[Path]) -> str:
     """Return the table's line for some runs that differ in nothing but their run seed."""
     top1 = [json.loads((run / "result.json").read_text())["top1"] for run in runs]
-    score = f"{mean(top1):.2f}" + (f" ({min(top1):.2f} to {max(top1):.2f})" if len(top1) > 1 else "")
+    score = f"{mean(top1):.2f}"
+    if len(top1) > 1:
+        score += f" ± {stdev(top1) / len(top1) ** 0.5:.2f} ({min(top1):.2f} to {max(top1):.2f})"
     seconds = median(epoch["seconds"] for run in runs for epoch in epochs(run))
-    size = "-" if bytes_per_view is None else f"{bytes_per_view:.1f}"
-    return f"| {title} | {len(runs)} | {score} | {seconds:.1f} | {size} |"
+    return f"| {title} | {len(runs)} | {score} | {seconds:.1f} |"
 
 
 def epochs(run: Path) -> list[dict[str, Any]]:

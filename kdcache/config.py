@@ -3,6 +3,7 @@
 import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from kdcache.spec import build, choose
 COMMANDS = ("dump-teacher", "train-student")
 T = TypeVar("T")
 _MOST_SEEDS = 1_000_000
+_SETTINGS = resources.files("kdcache") / "settings"
 
 
 def load_config(cls: type[T], command: str, *, file: str | None, flags: Mapping[str, Any], settings: Sequence[str] = ()) -> T:
@@ -22,12 +24,12 @@ def load_config(cls: type[T], command: str, *, file: str | None, flags: Mapping[
     Args:
         cls: the command's dataclass.
         command: the table of the TOML file that is read; the file may hold the other command's too.
-        file: path of a TOML file, or None.
+        file: path of a TOML file or the name of shipped settings, or None.
         flags: values by dotted key (`compute.workers`); None means not given.
         settings: `key=value` texts, the value as TOML or, if that fails, as plain text.
 
     Raises:
-        UsageError: a file that is absent or not TOML, an unknown key, a value of the wrong type.
+        UsageError: a file that is absent or not TOML, no settings of that name, an unknown key, a value of the wrong type.
     """
     table = _read(file, command) if file else {}
     for key, value in flags.items():
@@ -74,9 +76,14 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
+def shipped_settings() -> list[str]:
+    """Return the names of the settings that come with kdcache: those of the DIST paper's trainings."""
+    return sorted(file.name.removesuffix(".toml") for file in _SETTINGS.iterdir() if file.name.endswith(".toml"))
+
+
 def _read(file: str, command: str) -> dict[str, Any]:
     try:
-        tables = tomllib.loads(Path(file).read_text())
+        tables = tomllib.loads(_text(file))
     except OSError as error:
         raise UsageError(f"config file {file}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -89,6 +96,12 @@ def _read(file: str, command: str) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise UsageError(f"config file {file}: {command} must be a table")
     return table
+
+
+def _text(file: str) -> str:
+    if Path(file).suffix == ".toml" or Path(file).exists():
+        return Path(file).read_text()
+    return (_SETTINGS / f"{choose(file, shipped_settings(), 'settings (and no file)')}.toml").read_text()
 
 
 def _put(table: dict[str, Any], key: str, value: Any) -> None:

@@ -116,6 +116,7 @@ def on_main(function: Callable[[], T]) -> T:
             error = raised
     result, error = broadcast_object((result, error))
     if error is not None:
+        error.is_told_elsewhere = not is_main()
         raise error
     return result  # type: ignore[return-value]
 

@@ -5,6 +5,8 @@ class KdcacheError(Exception):
     """Base of every error that a user can act on; the command line prints it as one line."""
 
     exit_code = 1
+    is_told_elsewhere = False
+    """Whether another process of the run tells the user."""
 
 
 class UsageError(KdcacheError):

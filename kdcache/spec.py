@@ -148,7 +148,9 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _typed(value, next(arg for arg in args if arg is not type(None)), where)
+        first, *others = (arg for arg in args if arg is not type(None))
+        fitting = (arg for arg in others if isinstance(value, (list, tuple)) and typing.get_origin(arg) is tuple)
+        return _typed(value, next(fitting, first), where)
     if origin is typing.Literal:
         return choose(str(value), args, where)
     if origin is tuple and isinstance(value, (list, tuple)):

@@ -3,12 +3,13 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from kdcache.checkpoint import replace_file
+from kdcache.distributed import is_main
 from kdcache.errors import KdcacheError
 
 LINE_SECONDS = 30.0
@@ -48,8 +49,9 @@ def progress(title: str, total: int, unit: str, *, is_shown: bool = True) -> Ite
 
 
 def say(message: str) -> None:
-    """Print a message for the user on stderr; stdout is for results."""
-    print(message, file=sys.stderr, flush=True)
+    """Print a message for the user on stderr, of several processes in rank 0; stdout is for results."""
+    if is_main():
+        print(message, file=sys.stderr, flush=True)
 
 
 @runtime_checkable
@@ -139,6 +141,10 @@ class Clock:
         self._start = time.monotonic() - total
         self.parts: dict[str, float] = parts
 
+    def restart(self) -> None:
+        """Count from now on, as if nothing had been."""
+        self._start, self.parts = time.monotonic(), {}
+
     def total(self) -> float:
         """Return the seconds since the clock was made."""
         return time.monotonic() - self._start
@@ -161,6 +167,16 @@ class Clock:
             if item is _END:
                 return
             yield item  # type: ignore[misc]
+
+
+def steady_rate(times: Sequence[float], counts: Sequence[int]) -> float:
+    """Return counts per second, from the start and the time at which each batch of that many was done.
+
+    The first batch also waits for loader workers to start, and the last one waits for no other's.
+    """
+    if len(counts) < 3:
+        return sum(counts) / (times[-1] - times[0])
+    return sum(counts[1:-1]) / (times[-2] - times[1])
 
 
 class _Nothing:

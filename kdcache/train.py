@@ -23,9 +23,10 @@ from kdcache.tracking import BoardMetrics, Metrics, MetricsFile, NoMetrics, read
 from kdcache.train_config import TrainConfig
 from kdcache.trainer import Trainer
 
-__all__ = ["TrainConfig", "Trainer", "train_student"]
+__all__ = ["TrainConfig", "Trainer", "plan_training", "train_student"]
 
 _FREE = ("compute.workers", "compute.device", "log_steps", "run", "checkpoint_minutes", "tensorboard")
+PLAN_SECONDS = 10.0
 _PLACES = ("data", "eval_data", "cache")
 """Where things lie may change between a run and its resume; that they are the same is checked by their fingerprints."""
 
@@ -54,6 +55,42 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
         trainer = Trainer(config)
         on_main(lambda: held.enter_context(_own_folder(run)))
         return _train(run, config, trainer)
+
+
+def plan_training(config: TrainConfig) -> dict[str, Any]:
+    """Return what the training would take, from a few steps of it; nothing is written but slabs.
+
+    Returns:
+        `student` and `teacher` (specs, or the caches'), the student's `parameters` and input `size`, `epochs`, `epochs_done`,
+        `steps_per_epoch`, `seeds`, `views_per_second`, `data_share` (of the time, spent waiting for views), `epoch_seconds` and
+        `seconds` of what is left, without evaluation, `peak_memory` in bytes, and the `slab_bytes` of a seed.
+
+    Raises:
+        KdcacheError: whatever would stop the training before or in its first steps.
+    """
+    run = Path(config.run)
+    with joined_processes(device_type(config.compute.device)), others_that_fail():
+        on_main(lambda: _check_folder(run, config))
+        checkpoint = on_main(lambda: load_checkpoint(run / "last.pt"))
+        trainer = Trainer(config)
+        probe = trainer.probe(seconds=PLAN_SECONDS)
+        epoch_seconds = probe["steps_per_epoch"] * config.batch_size / probe["views_per_second"]
+        manifests = [use.cache.manifest for use in trainer.replay.caches]
+        done = checkpoint["epoch"] if checkpoint else 0
+        return {
+            "student": config.student,
+            "teacher": ", ".join(config.caches) or config.teacher or "none: labels only",
+            "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
+            "size": trainer.student.preprocessing.size,
+            "epochs": config.epochs,
+            "epochs_done": done,
+            "seeds": trainer.replay.seeds,
+            **probe,
+            "epoch_seconds": epoch_seconds,
+            "seconds": (config.epochs - done) * epoch_seconds,
+            "peak_memory": trainer.compute.peak_memory(),
+            "slab_bytes": sum(manifest.rows * manifest.dtype.itemsize for manifest in manifests),
+        }
 
 
 def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdcache.compute import Compute
-from kdcache.distributed import all_sum, broadcast_buffers, is_main, on_main, rank, world_size
+from kdcache.distributed import all_sum, broadcast_buffers, broadcast_object, is_main, on_main, rank, world_size
 from kdcache.errors import KdcacheError, MismatchError, UsageError
 from kdcache.evaluation import Evaluation, evaluation_recipe
 from kdcache.losses import Loss, open_loss
@@ -24,7 +25,7 @@ from kdcache.sampler import EpochSampler, Split, epoch_views, num_steps
 from kdcache.shapes import Rows
 from kdcache.tasks.classification import task_loss
 from kdcache.teachers import Teacher, open_teacher
-from kdcache.tracking import Clock, Metrics, progress
+from kdcache.tracking import Clock, Metrics, progress, steady_rate
 from kdcache.train_config import TrainConfig
 from kdcache.views import Batch, ViewDataset, ViewLoader, seed_generators
 
@@ -95,6 +96,27 @@ class Trainer:
         line |= {"views_per_second": self.epoch_step * self.config.batch_size / seconds, **self._clock.parts}
         self.epoch, self.epoch_step, self._sums = self.epoch + 1, 0, {}
         return line | self.evaluate()
+
+    def probe(self, *, seconds: float) -> dict[str, Any]:
+        """Train a few steps of an epoch to see how long they take; the trainer is of no use afterwards.
+
+        Returns:
+            `steps_per_epoch`, `views_per_second`, and `data_share`, the share of the time that was spent waiting for views.
+        """
+        self._start_epoch()
+        times, size = [time.monotonic()], self.config.batch_size
+        for parts in _in_turns(self._clock.waiting("data_seconds", self.loader), self.config.accumulate):
+            float(self.train_step(parts)["loss"])  # waits for the device
+            times.append(time.monotonic())
+            if len(times) == 2:
+                self._clock.restart()  # the first step waits for loader workers, and compiles
+            if len(times) > 3 and broadcast_object(times[-1] - times[0] > seconds):
+                break
+        return {
+            "steps_per_epoch": self.sampler.num_steps,
+            "views_per_second": steady_rate(times, [min(size, len(self.replay.source))] * (len(times) - 1)),
+            "data_share": self._clock.parts.get("data_seconds", 0.0) / self._clock.total() if len(times) > 2 else 0.0,
+        }
 
     def train_step(self, parts: Iterable[Batch]) -> dict[str, Tensor]:
         """Take one optimiser step over the parts of a batch.

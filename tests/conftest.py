@@ -4,12 +4,21 @@ Shapes in signatures are checked here and nowhere else: the hook wraps each func
 """
 
 import os
+import random
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+# beartype looks at random items of containers, and would draw them from the generator that views are drawn from, in whichever
+# thread: it gets a generator of its own
+with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(random, "getrandbits", random.Random(0).getrandbits)
+    import beartype.door
+
+    assert beartype.door.is_bearable([0], list[int])  # imports the rest of it
 
 # the numeric tower is PEP 484's: an int passes for a float
 install_import_hook("kdcache", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")

@@ -27,7 +27,7 @@ def launch(function: Callable[..., Any], processes: int, *arguments: Any) -> lis
     for rank in range(processes):
         here, there = _CONTEXT.Pipe(duplex=False)
         environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": store.port}
-        child = _CONTEXT.Process(target=_work, args=(there, environment, function, arguments), daemon=True)
+        child = _CONTEXT.Process(target=_work, args=(there, environment, function, pickle.dumps(arguments)), daemon=True)
         child.start()
         there.close()
         children.append(child)
@@ -42,9 +42,10 @@ def launch(function: Callable[..., Any], processes: int, *arguments: Any) -> lis
             child.join()
 
 
-def _work(end: Connection, environment: dict[str, int], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _work(end: Connection, environment: dict[str, int], function: Callable[..., Any], arguments: bytes) -> None:
     os.environ.update({name: str(value) for name, value in environment.items()}, MASTER_ADDR="127.0.0.1")
     os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0")
     torch.set_num_threads(1)
     with joined_processes("cpu"):
-        end.send_bytes(pickle.dumps(function(*arguments)))  # not send(), which would share tensors' memory
+        # pickled here and above, for multiprocessing itself would let processes share the memory of tensors
+        end.send_bytes(pickle.dumps(function(*pickle.loads(arguments))))  # noqa: S301

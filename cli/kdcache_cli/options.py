@@ -8,8 +8,8 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-PLAN = click.option("--plan", is_flag=True, help="Print bytes, files, time and free disk; write nothing.")
-_COMPUTE = (
+PLAN = click.option("--plan", is_flag=True, help="Print what it would take, from a short trial; write nothing.")
+_PLACE = (
     click.option(
         "--workers",
         "compute__workers",
@@ -18,12 +18,23 @@ _COMPUTE = (
         metavar="N",
     ),
     click.option("--device", "compute__device", help="auto, cpu, cuda or cuda:N  [auto].", metavar="NAME"),
-    click.option("--precision", "compute__precision", help="float32, bfloat16 or float16  [float32].", metavar="TYPE"),
+)
+_PRECISION = "float32, bfloat16 or float16  [{}]."
+_COMPUTE = (
+    *_PLACE,
+    click.option("--precision", "compute__precision", help=_PRECISION.format("float32"), metavar="TYPE"),
+)
+_RERUN = (
+    click.option("--batch-size", type=int, help="Views per batch of --teacher  [256].", metavar="N"),
+    *_PLACE,
+    click.option("--precision", "compute__precision", help=_PRECISION.format("that of the dump"), metavar="TYPE"),
 )
 _SHARED = (
     click.option("--batch-size", type=int, help="Views per batch  [256].", metavar="N"),
     *_COMPUTE,
-    click.option("--config", "file", help="TOML file; flags override it.", metavar="FILE"),
+    click.option(
+        "--config", "file", help="TOML file, or cifar, imagenet-b1, -b2, -b3; flags override it.", metavar="FILE|NAME"
+    ),
     click.option(
         "--set",
         "settings",
@@ -42,6 +53,11 @@ def shared(function: F) -> F:
 def compute(function: F) -> F:
     """Add the options on where and how models run."""
     return _with(_COMPUTE, function)
+
+
+def rerun(function: F) -> F:
+    """Add the options on where and how a cache's teacher runs again."""
+    return _with(_RERUN, function)
 
 
 def dotted(flags: dict[str, Any]) -> dict[str, Any]:

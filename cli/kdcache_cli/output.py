@@ -1,6 +1,7 @@
 """What commands print: results on stdout, as text or JSON; errors and warnings as one line on stderr."""
 
 import json
+import os
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,10 +18,12 @@ class OneLineError(click.ClickException):
     def __init__(self, error: KdcacheError) -> None:
         super().__init__(" ".join(str(error).split()))
         self.exit_code = error.exit_code  # type: ignore[misc]
+        self._is_told = error.is_told_elsewhere
 
     def show(self, file: Any = None) -> None:
-        """Print the line on stderr."""
-        click.echo(f"kdcache: error: {self.message}", err=True)
+        """Print the line on stderr, unless another process of the run does."""
+        if not self._is_told:
+            click.echo(f"kdcache: error: {self.message}", err=True)
 
 
 class Group(click.Group):
@@ -51,7 +54,9 @@ class Group(click.Group):
 
 
 def print_result(result: Mapping[str, Any], lines: Sequence[tuple[str, str]], *, as_json: bool) -> None:
-    """Print `result` as JSON, or `lines` of (name, value) aligned."""
+    """Print `result` as JSON, or `lines` of (name, value) aligned; of the processes that torchrun started the first does."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     if as_json:
         click.echo(json.dumps(result, indent=1))
         return
@@ -93,5 +98,7 @@ def shell_command(*words: str) -> str:
 
 
 def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return
     text = " ".join(str(message).split())
     click.echo(f"kdcache: warning: {text}" if isinstance(message, KdcacheWarning) else f"warning: {text}", err=True)
