@@ -1,5 +1,7 @@
 """The documents hold: commands parse, tables load, code runs, links lead somewhere."""
 
+import json
+import pickle
 import re
 import shlex
 import tomllib
@@ -13,9 +15,11 @@ from click.testing import CliRunner
 from PIL import Image
 from runs import dump
 from safetensors.torch import save_file
+from torchvision.datasets import cifar
 
 from kdcache.config import load_config
 from kdcache.dump import DumpConfig
+from kdcache.models import open_model
 from kdcache.train import TrainConfig
 from kdcache.views import load_recipe
 from kdcache_cli.commands import main
@@ -121,3 +125,69 @@ def test_the_pipeline_runs_as_it_is_written(page: Path, tmp_path: Path, monkeypa
         ran.append(words[0])
     assert {"dump-teacher", "train-student"} <= set(ran)
     assert list(tmp_path.glob("runs/*/student.safetensors"))
+
+
+def write_cifar100(root: Path) -> None:
+    """Write the files of CIFAR-100, with a few images of noise."""
+    generator = np.random.default_rng(0)
+    folder = root / "cifar-100-python"
+    folder.mkdir(parents=True)
+    for split, count in (("train", 12), ("test", 6)):
+        pixels = generator.integers(0, 256, (count, 3 * 32 * 32), dtype=np.uint8)
+        (folder / split).write_bytes(pickle.dumps({"data": pixels, "fine_labels": list(range(count))}))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"class {number}" for number in range(100)]}))
+
+
+def write_imagenet(root: Path) -> None:
+    """Write a folder of ImageNet's layout, with a few images of three classes."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 6)):
+        for index in range(count):
+            image = root / split / f"n0144000{index % 3}" / f"n0144000{index % 3}_{index}.JPEG"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 256, (260, 300, 3), dtype=np.uint8)).save(image, "JPEG")
+
+
+SMALLER = {
+    "/data/imagenet": "data/imagenet",
+    "torchvision:resnet34,weights=IMAGENET1K_V1": "timm:test_resnet,weights=teacher.safetensors",
+    "timm:resnet50.a1_in1k,pretrained=true": "timm:test_resnet,weights=teacher.safetensors",
+    "timm:swin_large_patch4_window7_224.ms_in22k_ft_in1k,pretrained=true": "timm:test_resnet,weights=teacher.safetensors",
+    "timm:resnet18": "timm:test_resnet",
+    "timm:efficientnet_b0": "timm:test_efficientnet",
+    "timm:swin_tiny_patch4_window7_224": "timm:test_vit",
+    "depth=40,width=2": "depth=10,width=1",
+    "depth=40": "depth=10",
+}
+"""Small models in the place of those of the page; all other settings are the page's."""
+
+
+def test_the_papers_recipes_can_be_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan each command of the page on a small folder of the same layout; dump one seed for the trainings that need a cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.setattr(cifar, "check_integrity", lambda *file: True)
+    write_cifar100(tmp_path / "data")
+    write_imagenet(tmp_path / "data" / "imagenet")
+    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), tmp_path / "teacher.safetensors")
+    teacher = open_model("cifar_models:wrn,depth=10,width=1", classes=100, recipe=load_recipe("cifar"))
+    (tmp_path / "runs" / "wrn-40-2").mkdir(parents=True)
+    save_file(teacher.module.state_dict(), tmp_path / "runs" / "wrn-40-2" / "student.safetensors")
+    planned = []
+    for words in commands(ROOT / "docs" / "recipes.md"):
+        line = shlex.join([*words, "--workers", "0", "--device", "cpu"])
+        for large, small in SMALLER.items():
+            line = line.replace(large, small)
+        if words[0] == "train-student" and "--cache" not in words:
+            line = line.replace("runs/wrn-40-2", "runs/teacher")
+        done = CliRunner().invoke(main, [*shlex.split(line), "--plan", "--json"])
+        assert done.exit_code == 0, f"{line}\n{done.output}"
+        planned.append(json.loads(done.stdout))
+        if words[0] == "dump-teacher":
+            seeds = words[words.index("--seeds") + 1]
+            done = CliRunner().invoke(main, shlex.split(line.replace(f"--seeds {seeds}", "--seeds 0:1")))
+            assert done.exit_code == 0, f"{line}\n{done.output}"
+    dumps = [plan for plan in planned if "bytes_per_view" in plan]
+    trainings = [plan for plan in planned if "steps_per_epoch" in plan]
+    assert [plan["views"] for plan in dumps] == [12 * 240, 12 * 100, 12 * 100, 12 * 100]
+    assert [plan["epochs"] for plan in trainings] == [240, 240, 100, 450, 300]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from kdcache.errors import DriftError, KdcacheError, MismatchError, MissingUnitE
 from kdcache.models import open_model
 from kdcache.optim import OptimizerConfig, ScheduleConfig
 from kdcache.tracking import MetricsFile, read_metrics
-from kdcache.train import Trainer
+from kdcache.train import TrainConfig, Trainer, plan_training
+from kdcache.train_config import EmaConfig
 from kdcache.views import load_recipe
 
 
@@ -106,29 +108,159 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "last.pt").stat().st_mtime_ns == before
 
 
-@pytest.mark.slow
-def test_killed_and_run_again_equals_unbroken(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"recipe": "digits", "loss": "ce", "epochs": 6, "student": f"{MLP},dropout=0.3"}
-    settings["schedule"] = ScheduleConfig(warmup_epochs=2)
-    train(tmp_path / "unbroken", **settings)
-    config = tmp_path / "run.toml"
-    config.write_text(dump_config(train_config(tmp_path / "killed", **settings), "train-student"))
-    here = str(Path(__file__).parent)
-    paths = os.pathsep.join([here, *sys.path])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kdcache_cli", "train-student", "--config", str(config)],
+def started(config: TrainConfig, folder: Path, *launcher: str) -> "subprocess.Popen[str]":
+    """Start `train-student` as a process of its own."""
+    file = folder / "run.toml"
+    file.write_text(dump_config(config, "train-student"))
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", "kdcache_cli", "train-student", "--config", str(file), "--json"],
         env={**os.environ, "PYTHONPATH": paths},
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    metrics = tmp_path / "killed" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while sum(line["kind"] == "epoch" for line in read_metrics(metrics)) < 2:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    train(tmp_path / "killed", **settings)
+
+
+def wait_for_steps(process: "subprocess.Popen[str]", run: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(steps(run)) < count:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.005)
+
+
+LONG: dict[str, Any] = {
+    "data": "tiny_models:few_digits",
+    "recipe": "digits",
+    "loss": "ce",
+    "epochs": 6,
+    "batch_size": 32,
+    "student": f"{MLP},dropout=0.3",
+    "schedule": ScheduleConfig(warmup_epochs=2),
+    "ema": EmaConfig(decay=0.9),
+    "eval_data": "tiny_models:few_digits",
+    "checkpoint_minutes": 0.0,
+}
+"""A checkpoint after each of 72 steps: long enough to be killed in the middle."""
+
+
+@pytest.mark.slow
+def test_killed_at_any_step_and_run_again_equals_unbroken(tmp_path: Path) -> None:
+    expected = train(tmp_path / "unbroken", **LONG)
+    killed = train_config(tmp_path / "killed", **LONG)
+    for count in (5, 31):
+        process = started(killed, tmp_path)
+        wait_for_steps(process, tmp_path / "killed", count)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    found = train(tmp_path / "killed", **LONG)
     assert losses(tmp_path / "killed") == losses(tmp_path / "unbroken")
+    scores = (
+        "steps",
+        "top1",
+        "eval_loss",
+        "ema_top1",
+        "ema_eval_loss",
+        "best_top1",
+        "best_epoch",
+        "best_weights",
+        "train_loss",
+    )
+    assert {name: found[name] for name in scores} == pytest.approx({name: expected[name] for name in scores})
+    for name in ("student", "ema", "best"):
+        mine, theirs = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("killed", "unbroken"))
+        assert all(torch.equal(mine[key], value) for key, value in theirs.items()), name
+
+
+@pytest.mark.slow
+def test_a_run_that_a_scheduler_ends_keeps_its_last_step(tmp_path: Path) -> None:
+    settings = {**LONG, "checkpoint_minutes": 60.0}
+    train(tmp_path / "unbroken", **settings)
+    process = started(train_config(tmp_path / "run", **settings), tmp_path)
+    wait_for_steps(process, tmp_path / "run", 17)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and "stopped by SIGTERM after step" in errors.splitlines()[-1]
+    kept = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"]
+    assert kept >= 17 and len(steps(tmp_path / "run")) == kept, "nothing is trained twice"
+    train(tmp_path / "run", **settings)
+    assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+def test_a_run_of_several_processes_that_loses_one_goes_on(tmp_path: Path) -> None:
+    """Under torchrun, as the documents say; one process is killed on purpose, and a single one finishes the run."""
+    settings = {**LONG, "student": MLP}
+    train(tmp_path / "unbroken", **settings)
+    config = train_config(tmp_path / "run", **settings)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = started(config, tmp_path, *torchrun)
+    wait_for_steps(process, tmp_path / "run", 10)
+    children = [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    os.kill(children[-1], signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert process.returncode != 0 and len(steps(tmp_path / "run")) < 72
+    process = started(config, tmp_path, *torchrun)
+    wait_for_steps(process, tmp_path / "run", 40)
+    process.terminate()
+    process.communicate(timeout=120)
+    train(tmp_path / "run", **settings)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "unbroken"), rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_one_of_several_processes_prints_the_result(tmp_path: Path) -> None:
+    config = train_config(tmp_path / "run", **{**LONG, "epochs": 1})
+    process = started(config, tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 0 and json.loads(printed) == json.loads((tmp_path / "run" / "result.json").read_text())
+    assert errors.count("epoch 1/1") == 1
+    process = started(
+        replace(config, batch_size=31), tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
+    )
+    _, errors = process.communicate(timeout=120)
+    assert errors.count("kdcache: error: run ") == 1 and "batch_size: 32 there, 31 now" in errors
+
+
+def test_best_weights_are_those_of_the_best_score(tmp_path: Path) -> None:
+    settings = {**LONG, "epochs": 5, "ema": EmaConfig(decay=0.5), "optimizer": OptimizerConfig(lr=0.3)}
+    result = train(tmp_path / "run", **settings)
+    epochs = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "epoch"]
+    scores = {(line["epoch"], which): line[key] for line in epochs for which, key in (("student", "top1"), ("ema", "ema_top1"))}
+    assert result["best_top1"] == max(scores.values()) == scores[result["best_epoch"], result["best_weights"]]
+    best = f"{MLP},weights={tmp_path}/run/best.safetensors"
+    evaluation = Trainer(train_config(tmp_path / "again", **{**settings, "student": best, "ema": EmaConfig()}))
+    assert evaluation.evaluate()["top1"] == result["best_top1"]
+
+
+def test_metrics_also_go_to_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    dump(tmp_path / "cache", data="tiny_models:few_digits")
+    common = {"cache": str(tmp_path / "cache"), "data": "tiny_models:few_digits", "batch_size": 32}
+    train(tmp_path / "run", tensorboard=True, eval_data="tiny_models:few_digits", **common)
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    board.Reload()
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    shown = [(event.step, pytest.approx(event.value)) for event in board.Scalars("step/loss")]
+    assert shown == [(line["step"], line["loss"]) for line in lines if line["kind"] == "step"]
+    for name in ("step/inter", "step/intra", "step/task", "step/lr", "epoch/top1", "epoch/views_per_second"):
+        assert board.Scalars(name), name
+    for name in ("epoch/data_seconds", "epoch/cache_seconds"):
+        assert all(event.value > 0 for event in board.Scalars(name)), name
+
+
+def test_a_plan_of_a_training_writes_nothing(tmp_path: Path) -> None:
+    dump(tmp_path / "cache", data="tiny_models:few_digits")
+    config = train_config(tmp_path / "run", cache=str(tmp_path / "cache"), data="tiny_models:few_digits", batch_size=32)
+    plan = plan_training(config)
+    assert not (tmp_path / "run").exists()
+    assert plan["steps_per_epoch"] == 12 and plan["seeds"] == [0, 1] and plan["slab_bytes"] == 384 * 20
+    assert plan["parameters"] == sum(value.numel() for value in Trainer(config).student.parameters())
+    assert plan["seconds"] == pytest.approx(2 * plan["epoch_seconds"])
+    with pytest.raises(MissingUnitError, match="does not hold seed 7"):
+        plan_training(replace(config, seeds="7"))
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
