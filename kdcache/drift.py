@@ -1,12 +1,13 @@
 """Drift: whether the views rendered here are those that the teacher saw.
 
-Each unit's commit keeps probes: for a few rows, the CRC-32 of the pixels and a thumbnail. A thumbnail that moved means another
-view; equal thumbnails under another CRC mean another image decoder, which is harmless.
+Each unit's commit keeps probes: for a few rows, the CRC-32 of the pixels, also after each step from the decoded image to the
+view, and a thumbnail. A thumbnail that moved means another view; other pixels under an equal thumbnail are most often those of
+another image decoder, which is harmless. The steps tell where the difference comes from.
 """
 
 import base64
 import warnings
-import zlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,19 +19,21 @@ from kdcache.cache import Cache, Commit, library_versions
 from kdcache.errors import DriftError, KdcacheWarning, UnreadableSampleError
 from kdcache.shapes import View
 from kdcache.sources import Source
-from kdcache.views import Recipe, ViewDataset
+from kdcache.views import Recipe, Trace, ViewDataset, crc32
+from kdcache.views.mixing import partner
 from kdcache.views.order import keyed_permutation
 
 PROBES_PER_UNIT = 4
 TOLERANCE = 2
 """Levels of 255 by which a thumbnail's pixel may move."""
 _SIDE = 8
+_DECODING = "decoding the image"
 
 
-def make_probe(row: int, view: View) -> dict[str, Any]:
-    """Return the probe of a rendered view, as a commit keeps it."""
+def make_probe(row: int, view: View, trace: Trace) -> dict[str, Any]:
+    """Return the probe of a rendered view, and of the steps that led to it, as a commit keeps it."""
     small = base64.b64encode(_thumbnail(view).numpy().tobytes()).decode()
-    return {"row": row, "crc32": zlib.crc32(view.contiguous().numpy().data), "thumbnail": small}
+    return {"row": row, "crc32": crc32(view), "thumbnail": small, "steps": [list(step) for step in trace]}
 
 
 def check_views(cache: Cache, source: Source, seeds: Sequence[int], *, views: int) -> dict[str, int]:
@@ -46,15 +49,22 @@ def check_views(cache: Cache, source: Source, seeds: Sequence[int], *, views: in
     recipe = Recipe.from_dict(cache.manifest.recipe).at(cache.manifest.teacher["size"])
     dataset = ViewDataset(source, recipe, cache.order, sizes=[recipe.size])
     probes = _choose(cache, seeds, views)
-    others = sum(_compare(dataset, commit, probe) for commit, probe in probes)
+    others = [(commit, probe) for commit, probe in probes if _compare(dataset, commit, probe)]
     if others:
         warnings.warn(
-            f"{others} of {len(probes)} re-rendered views have other pixels but the same thumbnail as at the dump: "
-            "most likely another image decoder, which is harmless",
+            f"{len(others)} of {len(probes)} re-rendered views have other pixels but the same thumbnail as at the dump: "
+            f"{_most_likely(dataset, others)}",
             KdcacheWarning,
             stacklevel=2,
         )
-    return {"checked": len(probes), "other_pixels": others}
+    return {"checked": len(probes), "other_pixels": len(others)}
+
+
+def version_changes(commit: Commit) -> list[str]:
+    """Return one phrase for each library whose version is another than at the dump."""
+    here = library_versions()
+    # a commit does not tell the versions of what was not recorded yet when it was written
+    return [f"{name} {then} then, {here[name]} now" for name, then in commit.versions.items() if here.get(name, then) != then]
 
 
 def _choose(cache: Cache, seeds: Sequence[int], views: int) -> list[tuple[Commit, dict[str, Any]]]:
@@ -76,23 +86,60 @@ def _compare(dataset: ViewDataset, commit: Commit, probe: dict[str, Any]) -> boo
     now = _thumbnail(view).reshape(-1).to(torch.int16)
     moved = int((then - now).abs().max()) if then.shape == now.shape else 255
     if moved > TOLERANCE:
+        step = _first_difference(dataset, commit, probe)
+        first = f"pixels first differ after {step}; " if step else ""
         raise DriftError(
             f"{where} is not what the teacher saw: its thumbnail differs by {moved} of 255 (allowed: {TOLERANCE}); "
-            f"{_version_changes(commit)}"
+            f"{first}{_way_out(commit, step)}"
         )
-    return bool(zlib.crc32(view.contiguous().numpy().data) != probe["crc32"])
+    return bool(crc32(view) != probe["crc32"])
 
 
-def _version_changes(commit: Commit) -> str:
-    here = library_versions()
-    changes = [
-        f"{name} {commit.versions.get(name)} then, {version} now"
-        for name, version in here.items()
-        if commit.versions.get(name) != version
-    ]
-    if changes:
+def _most_likely(dataset: ViewDataset, others: Sequence[tuple[Commit, dict[str, Any]]]) -> str:
+    """Return what most likely gave some views other pixels under equal thumbnails."""
+    steps = Counter(_first_difference(dataset, commit, probe) or _DECODING for commit, probe in others)
+    beyond = Counter({step: count for step, count in steps.items() if not step.startswith(_DECODING)})
+    if not beyond:
+        return "most likely another image decoder, which is harmless"
+    ((step, _),) = beyond.most_common(1)
+    return f"pixels first differ after {step}; {_way_out(others[0][0], step)}"
+
+
+def _first_difference(dataset: ViewDataset, commit: Commit, probe: dict[str, Any]) -> str | None:
+    """Return the step after which a view's pixels first differ, or None if the commit is of a time when none were kept."""
+    if "steps" not in probe:
+        return None
+    recipe = dataset.recipes[0]
+    step = _differing_step(dataset, commit.seed, probe)
+    if step or recipe.mixing is None:
+        return step or "the last step"
+    other = partner(probe["row"], len(dataset), recipe.mixing, recipe.key, commit.seed)
+    kept = next((one for one in commit.probes if one["row"] == other), None)
+    if kept is None:
+        return f"mixing it with row {other}, or a step of that row"
+    step = _differing_step(dataset, commit.seed, kept)
+    return f"{step} of its partner, row {other}" if step else f"mixing it with row {other}"
+
+
+def _differing_step(dataset: ViewDataset, seed: int, probe: dict[str, Any]) -> str | None:
+    """Return the first step of a view, before it is mixed, that comes out otherwise than at the dump."""
+    steps = zip(probe["steps"], dataset.trace(probe["row"], seed), strict=False)
+    for number, ((_, then), (name, now)) in enumerate(steps, start=-1):
+        if then != now:
+            early = {-1: _DECODING, 0: f"converting it to mode {dataset.recipes[0].mode}"}
+            return early.get(number, f"transform {number}, {name}")
+    return None
+
+
+def _way_out(commit: Commit, step: str | None) -> str:
+    if changes := version_changes(commit):
         return f"versions differ: {'; '.join(changes)}: install those of the dump, or dump again"
-    return "library versions are the same, so the images themselves have changed: dump again into a new cache"
+    if step is None or step.startswith(_DECODING):
+        return "library versions are the same, so the images themselves have changed: dump again into a new cache"
+    return (
+        "library versions are the same, so the processor or the build of a library is another: train where the dump ran, or "
+        "dump again into a new cache"
+    )
 
 
 def _thumbnail(view: View) -> Tensor:

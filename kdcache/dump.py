@@ -24,10 +24,11 @@ from kdcache.fidelity import fitted_gradients
 from kdcache.inference import run_models
 from kdcache.models import VisionModel, open_model, state_sha256
 from kdcache.pairs import pairs_of_models
+from kdcache.rerun import lossy_origin
 from kdcache.shapes import Logits, Records
 from kdcache.sources import Source, open_source
 from kdcache.tasks.classification import logit_statistics
-from kdcache.tracking import progress, say
+from kdcache.tracking import progress, say, steady_rate
 from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, in_pairs, load_recipe, partners
 from kdcache.views.loading import Request
 
@@ -44,6 +45,8 @@ class DumpConfig:
     """Spec of the source."""
     teacher: str
     """Spec of the teacher, with its weights."""
+    teacher_classes: int | None = None
+    """Classes of the teacher, where they are not those of the data; students then need a map of classes."""
     recipe: str
     """A shipped recipe's name, or a TOML file."""
     seeds: str = "0:1"
@@ -60,7 +63,7 @@ class DumpConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "unit_rows"):
+        for name in ("batch_size", "unit_rows", "teacher_classes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1")
@@ -109,8 +112,9 @@ def prepare(config: DumpConfig) -> Job:
     compute = Compute(config.compute)
     recipe = load_recipe(config.recipe)
     source = open_source(config.data)
-    teacher = open_model(config.teacher, classes=source.classes, recipe=recipe, trained=True)
-    codec = _codec(config, source)
+    classes = config.teacher_classes or source.classes
+    teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True)
+    codec = _codec(config, classes)
     fitted = None if _is_there(config) or is_exact(codec) else _fitted(config, codec, source, recipe, teacher)
     codec = fitted.codec if fitted else codec
     return Job(
@@ -130,9 +134,9 @@ def _is_there(config: DumpConfig) -> bool:
     return Folder(config.cache).exists("zarr.json")
 
 
-def _codec(config: DumpConfig, source: Source) -> Codec:
+def _codec(config: DumpConfig, classes: int) -> Codec:
     """Return the codec that is asked for, with the fit of the cache if that is there."""
-    codec = open_codec(config.codec or default_codec(source.classes), classes=source.classes)
+    codec = open_codec(config.codec or default_codec(classes), classes=classes)
     if not _is_there(config):
         return codec
     cache = open_cache(config.cache)
@@ -152,10 +156,9 @@ def _fitted(config: DumpConfig, codec: Codec, source: Source, recipe: Recipe, te
 
 def _require_direct(cache: Cache) -> None:
     """Raise a MismatchError if the cache was recoded from a lossy one: records of a dump would be others than its own."""
-    origin = cache.manifest.made_by.get("recoded_from")
-    if origin is not None and not is_exact(open_codec(origin["codec"], classes=cache.manifest.classes)):
+    if origin := lossy_origin(cache):
         raise MismatchError(
-            f"cache {cache.folder} was recoded from {origin['codec']}, so that its records are not those of a dump; "
+            f"cache {cache.folder} was recoded from {origin}, so that its records are not those of a dump; "
             "add the seeds to the cache that it came from, and run recode again"
         )
 
@@ -164,7 +167,7 @@ def _manifest(config: DumpConfig, source: Source, recipe: Recipe, teacher: Visio
     preprocessing = teacher.preprocessing
     return Manifest(
         task="classification",
-        classes=source.classes,
+        classes=codec.classes,
         rows=len(source),
         source={"spec": source.spec, "fingerprint": source.fingerprint},
         order_seed=config.order_seed,
@@ -193,7 +196,7 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
 
     Returns:
         `cache`, `seeds`, `rows` per seed, `units_written` now, `seconds` they took, and over all units of these seeds: `bytes`,
-        `bytes_per_view`, `teacher_accuracy` in percent and the number of `absent` rows.
+        `bytes_per_view`, `teacher_accuracy` in percent (None if its classes are others) and the number of `absent` rows.
 
     Raises:
         MismatchError: the cache was made with other settings.
@@ -209,10 +212,10 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     seconds = time.monotonic() - start
     commits = [commit for seed in job.seeds for commit in cache.commits(seed)]
     summary = _summary(job, cache, commits)
-    chance = 100 / job.source.classes
-    if summary["teacher_accuracy"] < 2 * chance and job.source.classes > 2:
+    chance, accuracy = 100 / job.source.classes, summary["teacher_accuracy"]
+    if accuracy is not None and accuracy < 2 * chance and job.source.classes > 2:
         say(
-            f"note: the teacher is right on {summary['teacher_accuracy']:.1f} % of these views, chance is {chance:.1f} %: "
+            f"note: the teacher is right on {accuracy:.1f} % of these views, chance is {chance:.1f} %: "
             "are its weights loaded, and are its classes those of the data?"
         )
     return {"units_written": written, "seconds": seconds, **summary}
@@ -235,14 +238,14 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
     manifest, fit = job.manifest, fit_arrays(job.codec)
     done = sum(manifest.num_units - len(cache.missing_units(seed)) for seed in job.seeds)
     first = _views(job, manifest.unit_range(0), job.seeds[0])[: PLAN_BATCHES * config.batch_size]
-    probe, times, parts = _Unit(job.seeds[0], manifest.unit_range(0), 0), [time.monotonic()], []
+    probe, times, parts = _Unit(job, job.dataset(cache), seed=job.seeds[0], unit=0), [time.monotonic()], []
     for batch, logits, records in _records(job, cache, _batches(first, config.batch_size)):
         probe.add(batch, logits, records)
         times.append(time.monotonic())
         parts.append(records)
         if times[-1] - times[0] > PLAN_SECONDS:
             break
-    rate = _rate(times, [len(part) for part in parts])
+    rate = steady_rate(times, [len(part) for part in parts])
     bytes_per_view = len(cache.encode_unit(0, np.concatenate(parts))) / sum(map(len, parts))
     views = manifest.rows * len(job.seeds)
     left = views * (1 - done / (manifest.num_units * len(job.seeds)))
@@ -266,8 +269,11 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
 class _Unit:
     """A unit in the making."""
 
-    def __init__(self, seed: int, rows: range, unit: int) -> None:
-        self.seed, self.rows, self.unit = seed, rows, unit
+    def __init__(self, job: Job, dataset: ViewDataset, *, seed: int, unit: int) -> None:
+        self.seed, self.unit = seed, unit
+        self.rows = job.manifest.unit_range(unit)
+        self._dataset = dataset
+        self._is_scored = job.config.teacher_classes is None
         self.counted = 0
         self._records: Records | None = None
         self._absent: list[dict[str, Any]] = []
@@ -284,8 +290,10 @@ class _Unit:
         self.counted += len(records)
         self._absent += [{"row": int(batch.rows[position]), "reason": reason} for position, reason in batch.absent]
         for position in there[: PROBES_PER_UNIT - len(self._probes)]:
-            self._probes.append(make_probe(int(batch.rows[position]), batch.views[0][position]))
-        for name, value in logit_statistics(logits[there], batch.labels.leading[there]).items() if len(there) else ():
+            row = int(batch.rows[position])
+            self._probes.append(make_probe(row, batch.views[0][position], self._dataset.trace(row, self.seed)))
+        targets = batch.labels.leading[there] if self._is_scored else None
+        for name, value in logit_statistics(logits[there], targets).items() if len(there) else ():
             self._sums[name] = self._sums.get(name, 0.0) + value * len(there)
         self._seen += len(there)
 
@@ -310,7 +318,7 @@ class _Unit:
 
 def _write_units(job: Job, cache: Cache, todo: Sequence[tuple[int, int]]) -> int:
     """Compute and commit the units of `todo`; one unit is being committed while the next is computed."""
-    manifest = cache.manifest
+    manifest, dataset = cache.manifest, job.dataset(cache)
     written = 0
     current: _Unit | None = None
     pending: Future[Commit] | None = None
@@ -319,7 +327,7 @@ def _write_units(job: Job, cache: Cache, todo: Sequence[tuple[int, int]]) -> int
         for batch, logits, records in _records(job, cache, _unit_requests(job, cache, todo)):
             if current is None:
                 seed, unit = int(batch.seeds[0]), int(batch.rows[0]) // manifest.unit_rows
-                current = _Unit(seed, manifest.unit_range(unit), unit)
+                current = _Unit(job, dataset, seed=seed, unit=unit)
             current.add(batch, logits, records)
             bar.advance(len(records), f"seed {current.seed}")
             if current.complete:
@@ -384,25 +392,16 @@ def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any
     rows = sum(commit.stop - commit.start for commit in commits)
     counted = [commit.stop - commit.start - len(commit.absent) for commit in commits]
     correct = sum(commit.statistics.get("accuracy", 0.0) * count for commit, count in zip(commits, counted, strict=True))
+    accuracy = correct / max(sum(counted), 1) if job.config.teacher_classes is None else None
     return {
         "cache": str(cache.folder),
         "seeds": job.seeds,
         "rows": cache.manifest.rows,
         "bytes": size,
         "bytes_per_view": size / rows,
-        "teacher_accuracy": correct / max(sum(counted), 1),
+        "teacher_accuracy": accuracy,
         "absent": sum(len(commit.absent) for commit in commits),
     }
-
-
-def _rate(times: Sequence[float], rows: Sequence[int]) -> float:
-    """Return rows per second, from the start and the time at which each batch came.
-
-    The first batch also waits for loader workers to start, and the last one waits for no other's forward pass.
-    """
-    if len(rows) < 3:
-        return sum(rows) / (times[-1] - times[0])
-    return sum(rows[1:-1]) / (times[-2] - times[1])
 
 
 def _existing_parent(path: Path) -> Path:

@@ -12,10 +12,11 @@ from torch import Tensor
 from kdcache.cache import Cache, Slab
 from kdcache.codecs import AveragedRows, DenseRows, JoinedRows, MappedRows, Tail, TeacherRows, set_tail
 from kdcache.compute import Compute
-from kdcache.errors import MismatchError, UsageError
+from kdcache.errors import UsageError
 from kdcache.losses import Loss
 from kdcache.models import VisionModel, open_model, state_sha256
 from kdcache.replay import CacheUse, Replay
+from kdcache.rerun import require_teacher
 from kdcache.shapes import Records, Rows
 from kdcache.train_config import TrainConfig
 from kdcache.views import Batch
@@ -247,26 +248,10 @@ def _cached(config: TrainConfig, replay: Replay, use: CacheUse, online: OnlineTe
 
 
 def _online(config: TrainConfig, replay: Replay, size: int, compute: Compute) -> tuple[OnlineTeacher, list[int]]:
-    model = open_model(str(config.teacher), classes=replay.source.classes, recipe=replay.recipe, trained=True)
+    classes = replay.caches[0].cache.manifest.classes if replay.caches else replay.source.classes
+    model = open_model(str(config.teacher), classes=classes, recipe=replay.recipe, trained=True)
     for use in replay.caches:
         require_teacher(use.cache, model)
     wanted = model.preprocessing.size
     replay.recipe.require_one_draw(size, wanted)
     return OnlineTeacher(model, compute), [size] if wanted == size else [size, wanted]
-
-
-def require_teacher(cache: Cache, model: VisionModel) -> None:
-    """Check that `model` is the teacher that `cache` was made with.
-
-    Raises:
-        MismatchError: other weights, or other preprocessing.
-    """
-    made, wants = cache.manifest.teacher, model.preprocessing
-    here = {"sha256": state_sha256(model.module), "size": wants.size, "mean": list(wants.mean), "std": list(wants.std)}
-    for name, value in here.items():
-        if made[name] != value:
-            what = "hash of weights" if name == "sha256" else name
-            raise MismatchError(
-                f"teacher {model.spec} is not the one that cache {cache.folder} was made with ({made['spec']}): its {what} "
-                f"is {value}, not {made[name]}"
-            )

@@ -1,31 +1,91 @@
-"""Verification: every unit against its commit, byte by byte; what is missing; and views against their probes."""
+"""Verification: every unit against its commit, byte by byte; what is missing; views against probes; a teacher's logits."""
 
 from typing import Any
 
 from kdcache.cache import Cache
+from kdcache.compute import Compute, ComputeConfig
 from kdcache.drift import check_views
-from kdcache.errors import CacheError, DriftError, KdcacheError, MismatchError, UsageError
-from kdcache.sources import is_images_only, open_source
+from kdcache.errors import CacheError, CodecError, DriftError, KdcacheError, MismatchError, UnreadableSampleError, UsageError
+from kdcache.models import VisionModel, open_model
+from kdcache.rerun import compare_logits, compute_of, logits_faults, lossy_origin, require_teacher
+from kdcache.sources import Source, is_images_only, open_source
 from kdcache.tracking import progress
+from kdcache.views import Recipe
+
+TEACHER_VIEWS = 64
+"""Views that are rendered and run again where a teacher is given and no number."""
+_BATCH_SIZE = 256
+_FAULTS = (CacheError, CodecError, DriftError, UnreadableSampleError)
+"""What is wrong with the cache, or with what it was made from, rather than with the command."""
 
 
-def verify_cache(cache: Cache, *, views: int = 0, data: str | None = None) -> dict[str, Any]:
+def verify_cache(
+    cache: Cache,
+    *,
+    views: int | None = None,
+    data: str | None = None,
+    teacher: str | None = None,
+    batch_size: int | None = None,
+    compute: ComputeConfig | None = None,
+) -> dict[str, Any]:
     """Check every committed unit's commit, bytes, SHA-256 and zarr checksums, each seed's zarr metadata, and the codec's fit.
 
     Args:
         cache: the cache.
-        views: how many probed views to render again and compare, besides.
+        views: how many probed views to render again and compare, besides; by default none, or with a teacher 64.
         data: spec of the source for these; by default the one that the manifest names.
+        teacher: spec of the teacher, to run it again on as many views and compare its logits with the records.
+        batch_size: views of one of its forward passes; by default 256.
+        compute: where and how it runs; by default in the precision of the dump.
 
     Returns:
         `units` and `bytes` checked, `seeds`, `faults` (one line each), `missing` units of seeds that are not complete,
-        `temporary` files that killed writers left (harmless), and `views` if asked for.
+        `temporary` files that killed writers left (harmless), `views` if asked for, and with a teacher `teacher`, what
+        `compare_logits` returns. Views and teacher are left out where there are faults before.
 
     Raises:
         SourceError: the source of the views cannot be opened.
-        UsageError: the manifest names one that could run code, and `data` is not given.
+        ModelError: the teacher cannot be opened.
+        MismatchError: a teacher for a cache that was recoded from a lossy one.
+        UsageError: the manifest names a source that could run code, and `data` is not given; or settings without use.
     """
+    _require_use(views, data, teacher, batch_size, is_placed=compute is not None)
+    views = (TEACHER_VIEWS if teacher else 0) if views is None else views
     source = open_source(data or _recorded_source(cache)) if views else None
+    opened = _open_teacher(cache, teacher, compute) if teacher else None
+    report, faults = _check_bytes(cache)
+    if source is not None and not faults:
+        try:
+            _require_source(cache, source)
+            if opened is not None:
+                require_teacher(cache, opened[0])
+            report["views"] = check_views(cache, source, cache.seeds(), views=views)
+            if opened is not None:
+                model, running = opened
+                size = _BATCH_SIZE if batch_size is None else batch_size
+                found = compare_logits(cache, source, model, views=views, batch_size=size, compute=running)
+                report["teacher"] = found
+                faults += logits_faults(cache, model, found)
+        except _FAULTS as error:
+            faults.append(str(error))
+    return {**report, "faults": faults}
+
+
+def _require_use(views: int | None, data: str | None, teacher: str | None, batch_size: int | None, *, is_placed: bool) -> None:
+    """Raise a UsageError if a setting is out of range, or another one is missing without which it does nothing."""
+    least = 1 if teacher else 0
+    if views is not None and views < least:
+        raise UsageError(f"views is {views}; it must be at least {least}{' to run a teacher on' if teacher else ''}")
+    if data is not None and not views and not teacher:
+        raise UsageError(f"data {data} is opened to render views, and none are asked for; give --views N or --teacher SPEC too")
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}; it must be at least 1")
+    if teacher is None and (batch_size is not None or is_placed):
+        raise UsageError("--batch-size, --workers, --device and --precision say how a teacher runs; give --teacher SPEC too")
+
+
+def _check_bytes(cache: Cache) -> tuple[dict[str, Any], list[str]]:
+    """Return what a report says of units and files, and the faults that were found."""
     units = [(seed, unit) for seed in cache.seeds() for unit in cache.committed_units(seed)]
     faults = [*_codec_faults(cache), *(fault for seed in cache.seeds() for fault in cache.array_faults(seed))]
     size = 0
@@ -38,7 +98,7 @@ def verify_cache(cache: Cache, *, views: int = 0, data: str | None = None) -> di
             except CacheError as error:
                 faults.append(str(error))
             bar.advance(1)
-    report: dict[str, Any] = {
+    report = {
         "cache": str(cache.folder),
         "seeds": cache.seeds(),
         "units": len(units),
@@ -46,14 +106,7 @@ def verify_cache(cache: Cache, *, views: int = 0, data: str | None = None) -> di
         "missing": {seed: missing for seed in cache.seeds() if (missing := cache.missing_units(seed))},
         "temporary": sum(1 for _ in cache.folder.temporaries()),
     }
-    if source is not None and not faults:
-        try:
-            if source.fingerprint != cache.manifest.source["fingerprint"]:
-                raise MismatchError(f"data {source.spec} is not the source of cache {cache.folder}; give --data SPEC")
-            report["views"] = check_views(cache, source, cache.seeds(), views=views)
-        except (DriftError, MismatchError) as error:
-            faults.append(str(error))
-    return {**report, "faults": faults}
+    return report, faults
 
 
 def _codec_faults(cache: Cache) -> list[str]:
@@ -71,3 +124,19 @@ def _recorded_source(cache: Cache) -> str:
     if not is_images_only(spec):
         raise UsageError(f"cache {cache.folder} was made from {spec}, which can run code; if you trust it: --data {spec}")
     return spec
+
+
+def _require_source(cache: Cache, source: Source) -> None:
+    if source.fingerprint != cache.manifest.source["fingerprint"]:
+        raise MismatchError(f"data {source.spec} is not the source of cache {cache.folder}; give --data SPEC")
+
+
+def _open_teacher(cache: Cache, teacher: str, compute: ComputeConfig | None) -> tuple[VisionModel, Compute]:
+    """Return the teacher that the user names, and where it runs; the manifest's spec is never opened: it could run code."""
+    if origin := lossy_origin(cache):
+        raise MismatchError(
+            f"cache {cache.folder} was recoded from {origin}, so that its records are not those of the teacher alone; verify "
+            "the cache that it came from"
+        )
+    running, recipe = Compute(compute or compute_of(cache)), Recipe.from_dict(cache.manifest.recipe)
+    return open_model(teacher, classes=cache.manifest.classes, recipe=recipe, trained=True), running

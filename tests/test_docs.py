@@ -72,7 +72,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_toml_of_the_guide_loads(tmp_path: Path) -> None:
     tables = blocks(GUIDE, "toml")
-    assert len(tables) == 2
+    assert len(tables) == 3
     for number, text in enumerate(tables):
         file = tmp_path / f"{number}.toml"
         file.write_text(text)

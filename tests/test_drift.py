@@ -1,5 +1,6 @@
 import base64
 import dataclasses
+import random
 import warnings
 import zlib
 from collections.abc import Callable
@@ -8,17 +9,38 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
 from runs import CONV, dump
+from torchvision.transforms import v2
 
-from kdcache.cache import Cache, open_cache
+from kdcache.cache import Cache, Commit, library_versions, open_cache
 from kdcache.cache.commit import commit_key
-from kdcache.drift import PROBES_PER_UNIT, check_views, make_probe
+from kdcache.compute import ComputeConfig
+from kdcache.drift import PROBES_PER_UNIT, check_views, make_probe, version_changes
+from kdcache.dump import DumpConfig, dump_teacher
 from kdcache.errors import DriftError, KdcacheWarning
+from kdcache.recode import recode_cache
 from kdcache.sources import open_source
-from kdcache.views import Recipe, ViewDataset
+from kdcache.views import Recipe, ViewDataset, partners, seed_generators
 
 COUNT = 30
+MIXED = """
+mode = "L"
+size = 8
+[[transforms]]
+name = "RandomCrop"
+size = "input"
+padding = 1
+[[transforms]]
+name = "ToImage"
+[[transforms]]
+name = "RandomErasing"
+p = 1.0
+[mixing]
+mixup = 1.0
+block = 4
+"""
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -38,6 +60,44 @@ def cache(tmp_path: Path) -> Cache:
     return open_cache(tmp_path / "cache")
 
 
+@pytest.fixture
+def mixed(tmp_path: Path) -> Cache:
+    (tmp_path / "mixed.toml").write_text(MIXED)
+    data = write(tmp_path / "images")
+    dump(tmp_path / "cache", data=data, teacher=f"{CONV},classes=3", recipe=str(tmp_path / "mixed.toml"), unit_rows=8)
+    return open_cache(tmp_path / "cache")
+
+
+def dataset_of(cache: Cache) -> ViewDataset:
+    recipe = Recipe.from_dict(cache.manifest.recipe)
+    return ViewDataset(open_source(cache.manifest.source["spec"]), recipe, cache.order, sizes=[recipe.size])
+
+
+def commits_of(cache: Cache) -> list[Commit]:
+    return [*cache.commits(0), *cache.commits(1)]
+
+
+def key_of(cache: Cache, row: int) -> str:
+    return open_source(cache.manifest.source["spec"]).key(int(cache.order[row]))
+
+
+def rewrite(cache: Cache, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Put other probes into every commit."""
+    for commit in commits_of(cache):
+        changed = dataclasses.replace(commit, probes=[change(probe) for probe in commit.probes])
+        (cache.folder.path / commit_key(commit.seed, commit.unit)).write_bytes(changed.to_bytes())
+
+
+def without_steps(probe: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in probe.items() if name != "steps"}
+
+
+def in_another_release(patch: pytest.MonkeyPatch, change: Callable[[Image.Image], Image.Image]) -> None:
+    """Let torchvision's RandomCrop give other pixels."""
+    crop = v2.RandomCrop.transform
+    patch.setattr(v2.RandomCrop, "transform", lambda self, image, params: change(crop(self, image, params)))
+
+
 def check(cache: Cache, views: int = 10_000, seeds: tuple[int, ...] = (0, 1)) -> dict[str, int]:
     return check_views(cache, open_source(cache.manifest.source["spec"]), seeds, views=views)
 
@@ -51,14 +111,12 @@ def test_the_same_views_pass(cache: Cache) -> None:
 
 
 def test_probes_are_those_of_the_commit(cache: Cache) -> None:
-    source = open_source(cache.manifest.source["spec"])
-    recipe = Recipe.from_dict(cache.manifest.recipe)
-    dataset = ViewDataset(source, recipe, cache.order, sizes=[recipe.size])
-    for commit in (*cache.commits(0), *cache.commits(1)):
+    dataset = dataset_of(cache)
+    for commit in commits_of(cache):
         assert [probe["row"] for probe in commit.probes] == list(range(commit.start, commit.start + PROBES_PER_UNIT))
         for probe in commit.probes:
             view = dataset.batch([(probe["row"], commit.seed)]).views[0][0]
-            assert probe == make_probe(probe["row"], view)
+            assert probe == make_probe(probe["row"], view, dataset.trace(probe["row"], commit.seed))
             assert probe["crc32"] == zlib.crc32(view.numpy().tobytes())
             assert base64.b64decode(probe["thumbnail"]) == view.numpy().tobytes(), "8x8 means of 8x8 pixels"
 
@@ -67,6 +125,134 @@ def test_probes_are_those_of_the_commit(cache: Cache) -> None:
 def test_a_thumbnail_that_moved_stops(cache: Cache, tmp_path: Path, levels: int) -> None:
     write(tmp_path / "images", lambda pixels: pixels + np.uint8(levels))
     with pytest.raises(DriftError, match=rf"view class\d/\d\d\.png under seed \d.*differs by {levels} of 255 .*have changed"):
+        check(cache)
+
+
+def test_steps_are_the_pixels_after_decoding_conversion_and_each_transform(cache: Cache, tmp_path: Path) -> None:
+    probe = cache.commit_of(1, 2).probes[3]
+    image = Image.open(tmp_path / "images" / key_of(cache, probe["row"])).convert("RGB")  # as ImageFolder decodes
+    names, sums = zip(*probe["steps"], strict=True)
+    assert names == ("decode", "convert", "RandomAffine", "RandomCrop", "Resize")
+    assert sums[0] == zlib.crc32(b"RGB 8x8 " + image.tobytes())
+    assert sums[1] == zlib.crc32(b"L 8x8 " + image.convert("L").tobytes())
+    assert sums[4] == zlib.crc32(b"L 8x8 " + base64.b64decode(probe["thumbnail"])), "8x8 means of 8x8 pixels"
+
+
+def test_a_step_that_gives_a_tensor_is_summed_over_its_bytes(mixed: Cache) -> None:
+    dataset = dataset_of(mixed)
+    recipe = Recipe("unmixed", {name: value for name, value in mixed.manifest.recipe["table"].items() if name != "mixing"})
+    alone = ViewDataset(dataset.source, recipe, mixed.order, sizes=[8])
+    name, crc32 = alone.trace(5, 1)[-1]
+    assert name == "RandomErasing"
+    assert crc32 == zlib.crc32(alone.batch([(5, 1)]).views[0][0].numpy().tobytes())
+
+
+def test_steps_are_those_of_the_views_that_loader_workers_render(cache: Cache, tmp_path: Path) -> None:
+    made = {"data": cache.manifest.source["spec"], "teacher": f"{CONV},classes=3", "recipe": "digits", "seeds": "0:2"}
+    workers = ComputeConfig(workers=1, device="cpu")
+    dump_teacher(DumpConfig(cache=str(tmp_path / "other"), compute=workers, unit_rows=8, **made))
+    probes = [[commit.probes for commit in commits_of(one)] for one in (cache, open_cache(tmp_path / "other"))]
+    assert probes[0] == probes[1]
+
+
+def test_a_trace_draws_nothing_from_the_callers_generators(cache: Cache) -> None:
+    drawn = []
+    for traces in (0, 2):
+        seed_generators(1, 2, 3)
+        found = [dataset_of(cache).trace(7, 1) for _ in range(traces)]
+        drawn.append((torch.rand(3).tolist(), np.random.rand(), random.random()))
+    assert drawn[0][:2] == drawn[1][:2]  # `random` is what beartype itself draws from
+    assert found[0] == found[1] != dataset_of(cache).trace(7, 0)
+
+
+def test_recoding_keeps_the_steps(cache: Cache, tmp_path: Path) -> None:
+    recode_cache(cache.folder.path, tmp_path / "new", codec="topk:k=2")
+    new = open_cache(tmp_path / "new")
+    held = [probe for commit in commits_of(cache) for probe in commit.probes]
+    assert [probe for commit in commits_of(new) for probe in commit.probes] == held
+    write(tmp_path / "images", lambda pixels: 255 - pixels)
+    with pytest.raises(DriftError, match="pixels first differ after decoding the image; "):
+        check(new)
+
+
+def test_another_decoder_is_named(cache: Cache, tmp_path: Path) -> None:
+    write(tmp_path / "images", lambda pixels: 255 - pixels)
+    with pytest.raises(DriftError, match=r"allowed: 2\); pixels first differ after decoding the image; .*images themselves"):
+        check(cache)
+
+
+def test_another_conversion_is_named(cache: Cache) -> None:
+    rewrite(cache, lambda probe: {**probe, "crc32": 0, "steps": [probe["steps"][0], ["convert", 0], *probe["steps"][2:]]})
+    with pytest.warns(KdcacheWarning, match="pixels first differ after converting it to mode L; library versions are the same"):
+        check(cache)
+
+
+def test_a_changed_transform_is_named(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_another_release(monkeypatch, ImageOps.invert)
+    with pytest.raises(DriftError, match=r"pixels first differ after transform 2, RandomCrop; .*processor or the build"):
+        check(cache)
+
+
+def test_a_transform_that_rounds_otherwise_is_named_in_the_warning(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_another_release(monkeypatch, lambda image: image.point(lambda level: min(level + 1, 255)))
+    with pytest.warns(
+        KdcacheWarning, match="32 of 32 .* same thumbnail .*: pixels first differ after transform 2, RandomCrop;"
+    ):
+        assert check(cache) == {"checked": 32, "other_pixels": 32}
+
+
+def test_both_of_a_pair_that_is_mixed_are_probed(mixed: Cache) -> None:
+    dataset = dataset_of(mixed)
+    recipe = dataset.recipes[0]
+    assert recipe.mixing is not None
+    for commit in commits_of(mixed):
+        partner_of = partners(COUNT, recipe.mixing, recipe.key, commit.seed)
+        rows = {probe["row"] for probe in commit.probes}
+        assert {int(partner_of[row]) for row in rows} == rows
+        for probe in commit.probes:
+            assert [name for name, _ in probe["steps"]] == ["decode", "convert", "RandomCrop", "ToImage", "RandomErasing"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert check(mixed)["other_pixels"] == 0
+
+
+def test_of_a_mixed_view_its_own_steps_come_first(mixed: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_another_release(monkeypatch, ImageOps.invert)
+    with pytest.raises(DriftError, match="pixels first differ after transform 1, RandomCrop; "):
+        check(mixed)
+
+
+def test_of_a_mixed_view_then_come_its_partners(mixed: Cache, tmp_path: Path) -> None:
+    one, other = mixed.commit_of(0, 1).probes[:2]
+    path = tmp_path / "images" / key_of(mixed, other["row"])
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    found = rf"\(row {one['row']}\).* pixels first differ after decoding the image of its partner, row {other['row']}; "
+    with pytest.raises(DriftError, match=found):
+        check(mixed, seeds=(0,))
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"), [(4, r"mixing it with row \d+; "), (1, r"mixing it with row \d+, or a step of that row; ")]
+)
+def test_of_a_mixed_view_the_mixing_comes_last(mixed: Cache, kept: int, told: str) -> None:
+    for commit in commits_of(mixed):
+        probes = [{**probe, "crc32": 0} for probe in commit.probes[:kept]]
+        changed = dataclasses.replace(commit, probes=probes)
+        (mixed.folder.path / commit_key(commit.seed, commit.unit)).write_bytes(changed.to_bytes())
+    with pytest.warns(KdcacheWarning, match=f"pixels first differ after {told}"):
+        check(mixed)
+
+
+def test_a_cache_from_before_there_were_steps_is_checked_as_it_was(cache: Cache, tmp_path: Path) -> None:
+    rewrite(cache, without_steps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert check(cache)["checked"] == 32
+    write(tmp_path / "images", lambda pixels: pixels + np.uint8(2))
+    with pytest.warns(KdcacheWarning, match="as at the dump: most likely another image decoder, which is harmless"):
+        assert check(cache) == {"checked": 32, "other_pixels": 32}
+    write(tmp_path / "images", lambda pixels: 255 - pixels)
+    with pytest.raises(DriftError, match=r"allowed: 2\); library versions are the same, so the images themselves have changed"):
         check(cache)
 
 
@@ -98,3 +284,12 @@ def test_other_library_versions_are_named(cache: Cache, tmp_path: Path) -> None:
     write(tmp_path / "images", lambda pixels: 255 - pixels)
     with pytest.raises(DriftError, match=r"versions differ: pillow 1\.0 then, \S+ now: install those of the dump"):
         check(cache, seeds=(0,))
+
+
+def test_versions_that_a_commit_does_not_tell_are_not_compared(cache: Cache) -> None:
+    commit = cache.commit_of(0, 0)
+    assert commit.versions == library_versions() and "libjpeg" in commit.versions and version_changes(commit) == []
+    older = {name: version for name, version in commit.versions.items() if name not in ("libjpeg", "numpy")}
+    assert version_changes(dataclasses.replace(commit, versions=older)) == []
+    other = dataclasses.replace(commit, versions={**older, "libjpeg": "turbo 1.5", "gone": "2"})
+    assert version_changes(other) == [f"libjpeg turbo 1.5 then, {library_versions()['libjpeg']} now"]

@@ -31,7 +31,7 @@ magnitude = 5
 
 [[transforms]]
 name = "timm.AutoAugment"
-policy = "rand-m7-mstd0.5-inc1"
+policy = "rand-m9-mstd0.5-inc1"
 
 [[transforms]]
 name = "timm.RandomErasing"

@@ -1,15 +1,30 @@
+import functools
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from caches import fill, flipped, records
-from runs import dump
+from PIL import Image
+from runs import CONV, IN_PROCESS, dump
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.commit import commit_key
 from kdcache.cache.zarr_store import object_key
-from kdcache.errors import UsageError
+from kdcache.compute import ComputeConfig
+from kdcache.dump import DumpConfig, dump_teacher
+from kdcache.errors import MismatchError, ModelError, UsageError
+from kdcache.models import open_model
+from kdcache.recode import recode_cache
+from kdcache.rerun import compute_of, logits_faults
 from kdcache.verify import verify_cache
+from kdcache.views import Recipe
+
+TEACHER = f"{CONV},seed=7"
+SCALED = "tiny_models:scaled,mean=0.5,std=0.25,seed=7"
 
 
 @pytest.fixture
@@ -119,3 +134,197 @@ def test_a_lost_array_document_is_a_fault_and_the_next_dump_restores_it(tmp_path
     assert "seed 1: zarr cannot open its array" in verify_cache(open_cache(tmp_path / "cache"))["faults"][0]
     assert dump(tmp_path / "cache")["units_written"] == 0
     assert document.read_bytes() == whole and verify_cache(open_cache(tmp_path / "cache"))["faults"] == []
+
+
+def dumped(path: Path, **changes: Any) -> Cache:
+    dump(path, **{"unit_rows": 256, **changes})
+    return open_cache(path)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Cache]:
+    """Return what dumps a cache with a codec, once for all tests, which only read it."""
+
+    @functools.cache
+    def made(codec: str = "full:dtype=float16") -> Cache:
+        return dumped(tmp_path_factory.mktemp("shelf") / "cache", codec=codec)
+
+    return made
+
+
+def rerun(cache: Cache, teacher: str = TEACHER, precision: str | None = None, **settings: Any) -> dict[str, Any]:
+    changes = {"precision": precision} if precision else {}
+    compute = compute_of(cache, workers=0, device="cpu", **changes)
+    return verify_cache(cache, teacher=teacher, compute=compute, **settings)
+
+
+@pytest.mark.parametrize("codec", ["full:dtype=float32", "full:dtype=uint8", "topk:k=3", "lowrank:step=0.5"])
+def test_the_teacher_of_the_dump_gives_the_records(shelf: Callable[..., Cache], codec: str) -> None:
+    report = rerun(shelf(codec))
+    found = report["teacher"]
+    assert report["faults"] == [] and report["views"] == {"checked": 40, "other_pixels": 0}
+    assert found["beyond"] == 0 and found["precision"] == "float32"
+    assert found["views"] == found["equal_records"] == 64
+    assert found["largest_difference"] == found["median_difference"] == 0
+
+
+@pytest.mark.parametrize(("views", "run"), [(1, 1), (7, 7), (100, 100), (100_000, 2 * 1197)])
+def test_as_many_views_are_run_again_as_are_asked_for_and_there(shelf: Callable[..., Cache], views: int, run: int) -> None:
+    report = rerun(shelf(), views=views, batch_size=33)
+    assert report["teacher"]["views"] == run and report["teacher"]["largest_difference"] < 0.01
+    assert report["views"]["checked"] == min(views, 40)
+
+
+@pytest.mark.parametrize("codec", ["full:dtype=float32", "full:dtype=uint8", "topk:k=3", "topk:k=7", "lowrank:step=0.05"])
+def test_rounding_in_another_precision_is_no_fault(shelf: Callable[..., Cache], codec: str) -> None:
+    report = rerun(shelf(codec), precision="bfloat16", views=400)
+    found = report["teacher"]
+    assert report["faults"] == [] and found["precision"] == "bfloat16"
+    assert found["equal_records"] < 300 and found["beyond"] < 10 and 0 < found["median_difference"] < 0.1
+    assert found["largest_difference"] < 0.5, "two classes that change places in a topk record are not far apart"
+
+
+def test_the_teacher_runs_in_the_precision_of_the_dump(tmp_path: Path) -> None:
+    made: dict[str, Any] = {"data": "digits:train", "teacher": TEACHER, "recipe": "digits", "codec": "full:dtype=float32"}
+    compute = ComputeConfig(workers=0, device="cpu", precision="bfloat16")
+    dump_teacher(DumpConfig(cache=str(tmp_path / "cache"), compute=compute, **made))
+    cache = open_cache(tmp_path / "cache")
+    assert verify_cache(cache, teacher=TEACHER)["teacher"]["precision"] == "bfloat16"
+    assert (
+        rerun(cache)["teacher"]["largest_difference"] < 1e-2 < rerun(cache, precision="float32")["teacher"]["median_difference"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("teacher", "what"),
+    [(f"{CONV},seed=8", "hash of weights is"), ("tiny_models:conv,mean=0.4,std=0.25,seed=7", r"mean is \[0.4\], not \[0.5\]")],
+)
+def test_another_teacher_is_a_fault(shelf: Callable[..., Cache], teacher: str, what: str) -> None:
+    report = rerun(shelf(), teacher)
+    (fault,) = report["faults"]
+    assert re.search(f"teacher {teacher} is not the one that cache .* was made with .*: its {what}", fault)
+    assert "teacher" not in report and "views" not in report
+
+
+@pytest.mark.parametrize("codec", ["full:dtype=float16", "full:dtype=uint4", "topk:k=3", "lowrank:step=0.5"])
+def test_the_same_weights_with_other_logits_are_a_fault(shelf: Callable[..., Cache], codec: str) -> None:
+    cache = shelf(codec)
+    report = rerun(cache, f"{SCALED},factor=1.5")
+    (fault,) = report["faults"]
+    assert f"teacher {SCALED},factor=1.5 has the weights that cache {cache.folder} was made with" in fault
+    assert re.search(r"in \d\d of 64 views they differ by more .* ran in float32, at the dump in float32; .* the same; ", fault)
+    assert report["teacher"]["beyond"] > 32 and report["teacher"]["median_difference"] > 0.1
+    assert rerun(cache, f"{SCALED},factor=1")["faults"] == []
+
+
+@pytest.mark.parametrize("first", [-3, 3])
+def test_one_class_that_moved_is_seen_whatever_the_mean_of_a_row_that_lowrank_drops(tmp_path: Path, first: int) -> None:
+    cache = dumped(tmp_path, codec="lowrank:step=0.5", teacher=f"{SCALED},offset=50")
+    assert rerun(cache, f"{SCALED},offset=70")["faults"] == []
+    assert len(rerun(cache, f"{SCALED},offset=50,first={first}")["faults"]) == 1
+
+
+def test_it_takes_half_of_the_views_to_make_a_fault(shelf: Callable[..., Cache]) -> None:
+    cache = shelf()
+    recipe = Recipe.from_dict(cache.manifest.recipe)
+    model = open_model(TEACHER, classes=10, recipe=recipe)
+    found = {"views": 64, "median_difference": 1.0, "precision": "float32"}
+    assert logits_faults(cache, model, {**found, "beyond": 31}) == []
+    assert len(logits_faults(cache, model, {**found, "beyond": 32})) == 1
+
+
+def test_logits_that_are_not_finite_are_a_fault(shelf: Callable[..., Cache]) -> None:
+    (fault,) = rerun(shelf(), f"{SCALED},factor=nan")["faults"]
+    assert "NaN or infinite logits" in fault
+
+
+def test_views_that_drifted_are_told_before_the_teacher_runs(tmp_path: Path) -> None:
+    cache = pictures(tmp_path)
+    for path in (tmp_path / "images").rglob("*.png"):
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    report = rerun(cache, f"{CONV},classes=3")
+    assert "pixels first differ after decoding the image" in report["faults"][0] and "teacher" not in report
+
+
+def pictures(path: Path, *broken: int, **changes: Any) -> Cache:
+    """Return a cache of 24 pictures, some of them broken."""
+    for index in range(24):
+        file = path / "images" / f"class{index % 3}" / f"{index:02d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(index).integers(0, 256, (8, 8), dtype=np.uint8)).save(file)
+        if index in broken:
+            file.write_bytes(b"not an image")
+    return dumped(path / "cache", data=f"imagefolder:{path}/images", teacher=f"{CONV},classes=3", unit_rows=8, **changes)
+
+
+def test_absent_rows_and_missing_units_are_left_out(tmp_path: Path) -> None:
+    cache = pictures(tmp_path, 3, 17, skip_unreadable=True)
+    absent = len(cache.commit_of(0, 1).absent)
+    (cache.folder.path / commit_key(0, 1)).unlink()
+    report = rerun(cache, f"{CONV},classes=3")
+    assert report["faults"] == [] and report["missing"] == {0: [1]}
+    assert report["teacher"]["views"] == report["teacher"]["equal_records"] == 2 * 22 - (8 - absent)
+
+
+def test_a_picture_that_is_gone_is_a_fault(tmp_path: Path) -> None:
+    cache = pictures(tmp_path)
+    row = next(row for row in range(24) if row not in {probe["row"] for commit in cache.commits(0) for probe in commit.probes})
+    path = sorted((tmp_path / "images").rglob("*.png"))[int(cache.order[row])]
+    path.write_bytes(b"not an image")
+    (fault,) = rerun(cache, f"{CONV},classes=3")["faults"]
+    assert path.name in fault and "cannot be read" in fault
+
+
+def test_a_cache_without_records_cannot_be_compared(tmp_path: Path) -> None:
+    cache = pictures(tmp_path)
+    for seed in (0, 1):
+        for unit in range(3):
+            (cache.folder.path / commit_key(seed, unit)).unlink()
+    (fault,) = rerun(cache, f"{CONV},classes=3", data=f"imagefolder:{tmp_path}/images")["faults"]
+    assert "holds no record to compare with the teacher's logits; dump a seed first" in fault
+
+
+def test_recoded_records_are_compared_if_they_came_from_exact_ones(tmp_path: Path) -> None:
+    dumped(tmp_path / "exact", codec="full:dtype=float16")
+    recode_cache(tmp_path / "exact", tmp_path / "small", codec="full:dtype=uint8")
+    recode_cache(tmp_path / "small", tmp_path / "smaller", codec="topk:k=2")
+    report = rerun(open_cache(tmp_path / "small"))
+    assert report["faults"] == [] and report["teacher"]["views"] == 64
+    with pytest.raises(MismatchError, match=r"was recoded from full:dtype=uint8, .* verify the cache that it came from"):
+        rerun(open_cache(tmp_path / "smaller"))
+
+
+def test_a_teacher_that_cannot_be_opened_is_no_fault_of_the_cache(cache: Cache, shelf: Callable[..., Cache]) -> None:
+    made = shelf()
+    with pytest.raises(UsageError, match="did you mean 'conv'"):
+        rerun(made, "tiny_models:cnov")
+    with pytest.raises(ModelError, match="the source has 10 classes"):
+        rerun(made, f"{CONV},classes=7")
+    with pytest.raises(UsageError, match="was made from noise, which can run code"):
+        rerun(cache)
+
+
+def test_the_teacher_that_a_manifest_names_is_never_opened(tmp_path: Path, shelf: Callable[..., Cache]) -> None:
+    evil = {"spec": f"os:mkdir,path={tmp_path}/executed", "sha256": "0", "size": 8, "mean": [0.5], "std": [0.25]}
+    source = shelf().manifest.source
+    table = {"mode": "L", "size": 8, "eval": "eval", "transforms": []}
+    recipe = Recipe("none", table).to_dict()
+    made = fill(tmp_path / "cache", 0, classes=10, source=source, recipe=recipe, teacher={**evil, "precision": "float32"})
+    (fault,) = rerun(made)["faults"]
+    assert "is not the one that cache" in fault and not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"views": -1}, "views is -1; it must be at least 0"),
+        ({"views": 0, "teacher": TEACHER}, "views is 0; it must be at least 1 to run a teacher on"),
+        ({"data": "digits:train"}, "data digits:train is opened to render views, and none are asked for; give --views N or"),
+        ({"views": 5, "batch_size": 3}, "--device and --precision say how a teacher runs; give --teacher SPEC too"),
+        ({"compute": IN_PROCESS}, "--device and --precision say how a teacher runs; give --teacher SPEC too"),
+        ({"teacher": TEACHER, "batch_size": 0}, "batch_size is 0; it must be at least 1"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(cache: Cache, settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        verify_cache(cache, **settings)

@@ -28,10 +28,11 @@ def conv(classes: int = 10, channels: int = 1, seed: int = 0, scale: float = 3.0
     return model
 
 
-def scaled(factor: float, seed: int = 0) -> nn.Module:
-    """Give `conv`'s logits times a number that is not in its state, as other code does with the same weights."""
-    model = conv(seed=seed)
-    model.register_forward_hook(lambda module, images, logits: logits * factor)
+def scaled(factor: float = 1.0, seed: int = 0, offset: float = 0.0, first: float = 0.0) -> nn.Module:
+    """Change `conv`'s logits by numbers that are not in its state, as other code does with the same weights."""
+    model, change = conv(seed=seed), torch.full((10,), float(offset))
+    change[0] += first
+    model.register_forward_hook(lambda module, images, logits: logits * factor + change)
     return model
 
 
@@ -82,15 +83,6 @@ class FewDigits:
 
 def few_digits(length: int = 384) -> FewDigits:
     return FewDigits(length)
-
-
-class OfTwelve(FewDigits):
-    classes = 12
-
-
-def of_twelve(length: int = 384) -> FewDigits:
-    """Give digits as classes of twelve, of which two never come."""
-    return OfTwelve(length)
 
 
 class Parity(FewDigits):

@@ -6,7 +6,7 @@ import click
 
 from kdcache import __version__
 from kdcache_cli.fidelity import fidelity
-from kdcache_cli.options import JSON, PLAN, dotted, shared
+from kdcache_cli.options import JSON, PLAN, dotted, rerun, shared
 from kdcache_cli.output import Group, human_bytes, human_seconds, print_result, ranges, shell_command
 from kdcache_cli.recode import recode
 
@@ -29,6 +29,7 @@ def main() -> None:
     metavar="SPEC",
 )
 @click.option("--teacher", help="Model with weights, such as timm:resnet50,pretrained=true.", metavar="SPEC")
+@click.option("--teacher-classes", type=int, help="Classes of the teacher  [those of the data].", metavar="N")
 @click.option("--recipe", help="Recipe of the views: a shipped name or a TOML file.", metavar="NAME|FILE")
 @click.option("--seeds", help="Augmentation seeds, B left out  [0:1].", metavar="A:B")
 @click.option(
@@ -72,7 +73,12 @@ def dump_teacher(file: str | None, settings: tuple[str, ...], plan: bool, as_jso
 
 @main.command("train-student")
 @click.argument("run", required=False)
-@click.option("--cache", help="Cache that holds the teacher's logits.", metavar="DIR")
+@click.option(
+    "--cache",
+    multiple=True,
+    help="Cache that holds the teacher's logits; given again, more teachers, each with ,weight=X and ,classes=FILE.csv.",
+    metavar="DIR",
+)
 @click.option("--data", help="Source; with a cache, the one it was made from.", metavar="SPEC")
 @click.option("--student", help="Model, such as timm:resnet18.", metavar="SPEC")
 @click.option(
@@ -86,16 +92,31 @@ def dump_teacher(file: str | None, settings: tuple[str, ...], plan: bool, as_jso
 @click.option("--eval-data", help="Source to evaluate on after each epoch.", metavar="SPEC")
 @click.option("--seeds", help="Seeds to take turns over the epochs  [all of the cache].", metavar="A:B")
 @click.option("--recipe", help="Recipe of the views, where there is no cache.", metavar="NAME|FILE")
-@click.option("--teacher", help="A teacher to run in the loop instead of a cache.", metavar="SPEC")
+@click.option("--teacher", help="A teacher to run in the loop, instead of a cache or with --on-miss.", metavar="SPEC")
+@click.option(
+    "--on-miss", help="Views that the cache lacks: error, skip, or teacher (runs --teacher)  [error].", metavar="NAME"
+)
+@click.option("--samples", help="Samples to train on: A:B, or a file of keys  [all].", metavar="A:B|FILE")
 @click.option("--lr", "optimizer__lr", type=float, help="Learning rate  [0.1].", metavar="X")
 @click.option("--run-seed", type=int, help="Decides initial weights, order and dropout  [0].", metavar="N")
+@click.option("--tensorboard", is_flag=True, default=None, help="Also write metrics for TensorBoard, in RUN/tensorboard.")
 @shared
+@PLAN
 @JSON
-def train_student(file: str | None, settings: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """Train a student into folder RUN. Run again, it goes on after the last finished epoch."""
+def train_student(
+    cache: tuple[str, ...], file: str | None, settings: tuple[str, ...], plan: bool, as_json: bool, **flags: Any
+) -> None:
+    """Train a student into folder RUN. Run again, it goes on after the last checkpoint.
+
+    On several GPUs: torchrun --nproc-per-node N -m kdcache_cli train-student ...
+    """
     from kdcache import train
 
-    config = _configure(train.TrainConfig, "train-student", file, flags, settings)
+    config = _configure(train.TrainConfig, "train-student", file, {"cache": cache or None, **flags}, settings)
+    if plan:
+        planned = train.plan_training(config)
+        print_result(planned, _training_plan_lines(planned), as_json=as_json)
+        return
     result = train.train_student(config)
     print_result(result, _train_lines(result), as_json=as_json)
 
@@ -127,15 +148,22 @@ def info(cache: str, as_json: bool) -> None:
 
 @main.command(short_help="Check every byte of CACHE against its commits.")
 @click.argument("cache")
-@click.option("--views", type=int, default=0, help="Also render N views again and compare them.", metavar="N")
-@click.option("--data", help="Source for --views  [that of the manifest, if digits or imagefolder].", metavar="SPEC")
+@click.option("--views", type=int, help="Also render N views again and compare them  [0; with --teacher 64].", metavar="N")
+@click.option("--data", help="Source for --views  [that of the manifest, if digits, imagefolder or tars].", metavar="SPEC")
+@click.option("--teacher", help="Also run the teacher again on as many and compare its logits.", metavar="SPEC")
+@rerun
 @JSON
-def verify(cache: str, views: int, data: str | None, as_json: bool) -> None:
+def verify(cache: str, as_json: bool, batch_size: int | None, **flags: Any) -> None:
     """Check every byte of CACHE against its commits; exit 1 if anything is wrong."""
     from kdcache.cache import open_cache
+    from kdcache.rerun import compute_of
     from kdcache.verify import verify_cache
 
-    report = verify_cache(open_cache(cache), views=views, data=data)
+    opened = open_cache(cache)
+    placed = {key: flags.pop(f"compute__{key}") for key in ("workers", "device", "precision")}
+    given = {key: value for key, value in placed.items() if value is not None}
+    compute = compute_of(opened, **given) if given else None
+    report = verify_cache(opened, batch_size=batch_size, compute=compute, **flags)
     print_result(report, _verify_lines(report), as_json=as_json)
     raise SystemExit(1 if report["faults"] else 0)
 
@@ -179,6 +207,22 @@ def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _training_plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    left = plan["seconds"]
+    waits = f"{100 * plan['data_share']:.0f} % of the time is spent waiting for views"
+    memory = ", ".join(f"{human_bytes(count)} on the {where}" for where, count in plan["peak_memory"].items())
+    slabs = [("slabs", f"{human_bytes(plan['slab_bytes'])} under KDCACHE_HOME for each seed")] if plan["slab_bytes"] else []
+    return [
+        ("student", f"{plan['parameters']:,} parameters, views of {plan['size']}x{plan['size']} pixels"),
+        ("teacher", plan["teacher"]),
+        ("epochs", f"{plan['epochs']} of {plan['steps_per_epoch']} steps, seeds {ranges(plan['seeds'])} in turn"),
+        ("speed", f"{plan['views_per_second']:.0f} views/s, {waits}"),
+        ("time left", f"{human_seconds(left)}, {human_seconds(plan['epoch_seconds'])} an epoch, evaluation not counted"),
+        ("memory", memory),
+        *slabs,
+    ]
+
+
 def _gradient_text(case: dict[str, Any]) -> str:
     inter, intra, both, kl = (f"{100 * case[term]['error']:.0f} %" for term in ("inter", "intra", "both", "kl"))
     return f"turns the gradient of DIST by {both} (inter {inter}, intra {intra}), of KL by {kl}"
@@ -192,18 +236,26 @@ def _error_text(errors: dict[str, float]) -> str:
 
 def _dump_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     absent = [("absent", f"{result['absent']} views whose sample cannot be read")] if result["absent"] else []
+    accuracy = result["teacher_accuracy"]
+    right = [] if accuracy is None else [("teacher", f"{accuracy:.2f} % of these views right")]
     return [
         ("cache", result["cache"]),
         ("seeds", f"{ranges(result['seeds'])}, {result['rows']} views each"),
         ("written", f"{result['units_written']} units in {human_seconds(result['seconds'])}"),
         ("bytes", f"{human_bytes(result['bytes'])}, {result['bytes_per_view']:.1f} per view"),
-        ("teacher", f"{result['teacher_accuracy']:.2f} % of these views right"),
+        *right,
         *absent,
     ]
 
 
 def _train_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    scores = [("top-1", f"{result['top1']:.2f} % (best {result['best_top1']:.2f} %)")] if "top1" in result else []
+    scores = [("top-1", f"{result['top1']:.2f} %")] if "top1" in result else []
+    if "ema_top1" in result:
+        scores.append(("average", f"{result['ema_top1']:.2f} %"))
+    if "best_top1" in result:
+        which = "the average" if result["best_weights"] == "ema" else "the student"
+        best = f"{result['best_top1']:.2f} %, {which} after epoch {result['best_epoch'] + 1}: {result['run']}/best.safetensors"
+        scores.append(("best", best))
     return [
         ("run", result["run"]),
         ("epochs", f"{result['epochs']} ({result['steps']} steps) in {human_seconds(result['seconds'])}"),
@@ -235,7 +287,8 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _verify_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
-    views = [("views", f"{report['views']['checked']} rendered again, all as at the dump")] if "views" in report else []
+    views = [("views", _rendered_text(report["views"]))] if "views" in report else []
+    teacher = [("teacher", _rerun_text(report["teacher"]))] if "teacher" in report else []
     left = [("left over", f"{report['temporary']} temporary files of killed writers, harmless")] if report["temporary"] else []
     return [
         ("units", f"{report['units']} checked, {human_bytes(report['bytes'])}"),
@@ -244,7 +297,20 @@ def _verify_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
             for seed, units in report["missing"].items()
         ),
         *views,
+        *teacher,
         *left,
         *(("fault", fault) for fault in report["faults"]),
         ("faults", str(len(report["faults"]))),
     ]
+
+
+def _rendered_text(views: dict[str, int]) -> str:
+    others = views["other_pixels"]
+    as_then = f"{others} with other pixels under the same thumbnail" if others else "all as at the dump"
+    return f"{views['checked']} rendered again, {as_then}"
+
+
+def _rerun_text(found: dict[str, Any]) -> str:
+    ran = f"run again on {found['views']} views in {found['precision']}: {found['equal_records']} records equal"
+    apart = f"largest difference {found['largest_difference']:.3g}, median {found['median_difference']:.3g}"
+    return f"{ran}, {apart}, {found['beyond']} beyond rounding"

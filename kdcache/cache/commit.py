@@ -27,7 +27,7 @@ class Commit:
     absent: list[dict[str, Any]] = field(default_factory=list)
     """`row` and `reason` of samples that could not be read; their records hold zeros and are never given out."""
     probes: list[dict[str, Any]] = field(default_factory=list)
-    """A few views as rendered at the dump: `row`, `crc32` of the pixels, `thumbnail`."""
+    """A few views as rendered at the dump: `row`, `crc32` of the pixels, `thumbnail`, `steps` (absent in the first caches)."""
     statistics: dict[str, float] = field(default_factory=dict)
     """Of the unit's logits: mean, standard deviation, confidence, accuracy."""
     versions: dict[str, str] = field(default_factory=dict)

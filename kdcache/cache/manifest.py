@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
+from PIL import features
 
 from kdcache import __version__
 from kdcache.cache.seal import digest, seal, unseal
@@ -133,10 +134,15 @@ class Manifest:
 
 @cache
 def library_versions() -> dict[str, str]:
-    """Return the versions of everything that can change a pixel or a logit."""
+    """Return the versions of everything that can change a pixel or a logit.
+
+    JPEG leaves the last bit of a pixel to the decoder, and Pillow comes with one or takes the system's.
+    """
     names = ("torch", "torchvision", "timm", "numpy", "pillow", "zarr")
     own = {"kdcache": __version__, "python": platform.python_version()}
-    return {**own, **{name: metadata.version(name) for name in names}}
+    turbo = features.version_feature("libjpeg_turbo")
+    jpeg = f"turbo {turbo}" if turbo else str(features.version_codec("jpg"))
+    return {**own, **{name: metadata.version(name) for name in names}, "libjpeg": jpeg}
 
 
 def _without_fit(codec: Mapping[str, Any]) -> dict[str, Any]:

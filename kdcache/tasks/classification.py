@@ -39,15 +39,16 @@ class Score:
         return {"top1": 100 * top1 / rows, "top5": 100 * top5 / rows, "eval_loss": loss / rows}
 
 
-def logit_statistics(logits: Logits, targets: Targets) -> dict[str, float]:
+def logit_statistics(logits: Logits, targets: Targets | None) -> dict[str, float]:
     """Return means over rows that show at a glance whether a teacher sees what it should.
 
-    `mean` and `std` of a row's logits, `confidence` (the largest probability) and `accuracy` in percent.
+    `mean` and `std` of a row's logits, `confidence` (the largest probability) and, if targets are of the logits' classes,
+    `accuracy` in percent.
     """
     confidence, predicted = torch.softmax(logits.float(), dim=1).max(1)
     return {
         "mean": float(logits.float().mean()),
         "std": float(logits.float().std(dim=1, correction=0).mean()),
         "confidence": float(confidence.mean()),
-        "accuracy": 100 * float((predicted == targets).float().mean()),
+        **({} if targets is None else {"accuracy": 100 * float((predicted == targets).float().mean())}),
     }

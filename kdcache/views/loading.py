@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdcache.errors import KdcacheError, RecipeError, UnreadableSampleError
 from kdcache.shapes import Labels, Rows, Views
-from kdcache.sources import Source
+from kdcache.sources import Sample, Source
 from kdcache.views.mixing import blend, mix, partner
 from kdcache.views.recipe import Recipe
-from kdcache.views.view import draw, preserved_generators, seed_generators
+from kdcache.views.view import Trace, draw, preserved_generators, seed_generators, trace
 
 _Drawn = tuple[list[Tensor], int]
 """The unmixed view of a row at each size, and its label."""
@@ -75,6 +75,17 @@ class ViewDataset(Dataset[Batch]):
         with preserved_generators():
             return self._render(request)
 
+    def trace(self, row: int, seed: int) -> Trace:
+        """Return the trace of a view of the first size; the caller's random generators are left as they were.
+
+        Raises:
+            UnreadableSampleError: the image cannot be decoded.
+            RecipeError: the recipe does not fit the image.
+        """
+        with preserved_generators():
+            index, sample = self._sample(row, seed)
+            return trace(sample.image, self.recipes[0], index, seed)
+
     def _render(self, request: Request) -> Batch:
         pixels = [
             torch.zeros(len(request), recipe.channels, recipe.size, recipe.size, dtype=torch.uint8) for recipe in self.recipes
@@ -113,13 +124,16 @@ class ViewDataset(Dataset[Batch]):
         return drawn[row, seed]
 
     def _draw(self, row: int, seed: int) -> _Drawn:
-        index = int(self.order[row])
-        seed_generators(*self.recipes[0].key, seed, index)  # a data set may draw too
-        image, target = self.source.sample(index)
+        index, (image, target) = self._sample(row, seed)
         try:
             return [draw(image, recipe, index, seed) for recipe in self.recipes], target
         except RecipeError as error:
             raise RecipeError(f"sample {index} ({self.source.key(index)}): {error}") from error
+
+    def _sample(self, row: int, seed: int) -> tuple[int, Sample]:
+        index = int(self.order[row])
+        seed_generators(*self.recipes[0].key, seed, index)  # a data set may draw too
+        return index, self.source.sample(index)
 
     def _labels(self, labels: Sequence[tuple[int, int, float]]) -> Labels:
         numbers = np.array(labels, dtype=np.float64).reshape(-1, 3)

@@ -22,8 +22,9 @@ import inspect
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from enum import Enum
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
@@ -40,14 +41,17 @@ from kdcache.spec import build, choose
 from kdcache.views.mixing import Mixing
 from kdcache.views.timm_transforms import TIMM_TRANSFORMS
 
-Transform = Callable[[Image.Image], Any]
+Pixels = Image.Image | torch.Tensor
 
 _SCHEMA = 1  # counts up when the same recipe text would render other pixels
 _INPUT = re.compile(r"input(?:/([0-9.]+))?")
 _DRAWS_BY_SIZE = (  # from a range that depends on the size of the image that comes in
     *("ElasticTransform", "GaussianNoise", "RandomCrop", "RandomErasing", "RandomIoUCrop", "RandomPerspective"),
     *("RandomResize", "RandomResizedCrop", "RandomShortestSize", "RandomZoomOut", "ScaleJitter"),
+    "TrivialAugmentWide",  # shifts by pixels; the other policies by a share of the image
 )
+_REFUSALS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What transforms raise for a parameter or an image that they cannot use."""
 _FORBIDDEN = {
     "Normalize": "normalisation belongs to the model (mean=..., std=... in its spec)",
     "ToDtype": "a view is uint8 pixels",
@@ -79,7 +83,8 @@ class Recipe:
         self.eval = checked.eval
         self.transforms = json.loads(json.dumps(checked.transforms))
         self.mixing = checked.mixing
-        self._compose = self._composed()  # now, so that a wrong parameter is told before any work
+        # now, so that a wrong parameter is told before any work
+        self._transforms = [_build_transform(entry, self) for entry in self.transforms]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest keeps: enough to render the same views anywhere."""
@@ -131,8 +136,9 @@ class Recipe:
         """
         if len(set(sizes)) < 2:
             return
-        first = next((at for at, entry in enumerate(self.transforms) if _names_input(entry)), len(self.transforms))
-        for at, entry in enumerate(self.transforms[first:], first):
+        entries = list(_entries(self.transforms))
+        first = next((at for at, entry in enumerate(entries) if _names_input(entry)), len(entries))
+        for at, entry in enumerate(entries[first:], first):
             draws_before = at == first and entry["name"] == "RandomResizedCrop"  # from the size of the image that comes in
             if entry["name"] in _DRAWS_BY_SIZE and not draws_before:
                 raise RecipeError(
@@ -150,12 +156,11 @@ class Recipe:
         Raises:
             RecipeError: a transform fails on this image, or the result has another size.
         """
-        try:
-            view: Any = self._compose(to_mode(image, self.mode))
-            if isinstance(view, Image.Image):
-                view = v2.functional.pil_to_tensor(view)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise RecipeError(f"recipe {self.name} fails on an image of size {image.size}: {error}") from error
+        view: Any = image
+        for _, outcome in self.steps(image):
+            view = outcome
+        if isinstance(view, Image.Image):
+            view = v2.functional.pil_to_tensor(view)
         if view.dtype != torch.uint8 or tuple(view.shape) != (self.channels, self.size, self.size):
             raise RecipeError(
                 f"recipe {self.name} gives {view.dtype} {tuple(view.shape)} where uint8 "
@@ -164,13 +169,27 @@ class Recipe:
         pixels: View = view.as_subclass(torch.Tensor)
         return pixels
 
+    def steps(self, image: Image.Image) -> Iterator[tuple[str, Pixels]]:
+        """Yield the name of each step from a decoded image to its view, and what comes out of it.
+
+        They are `decode` (the image itself, in its own mode), `convert` (in the recipe's mode), and the transforms in order,
+        which draw from the global generators. Mixing comes after them, see mixing.py.
+
+        Raises:
+            RecipeError: a transform fails on this image.
+        """
+        yield "decode", image
+        try:
+            pixels: Pixels = to_mode(image, self.mode)
+            yield "convert", pixels
+            for entry, transform in zip(self.transforms, self._transforms, strict=True):
+                pixels = transform(pixels)
+                yield entry["name"], pixels
+        except _REFUSALS as error:
+            raise RecipeError(f"recipe {self.name} fails on an image of size {image.size}: {error}") from error
+
     def _mixing_table(self) -> dict[str, Any]:
         return {"mixing": asdict(self.mixing)} if self.mixing else {}
-
-    def _composed(self) -> Transform:
-        steps = [_build_transform(entry, self) for entry in self.transforms]
-        compose: Transform = v2.Compose(steps) if steps else v2.Identity()
-        return compose
 
 
 def shipped_recipes() -> list[str]:
@@ -213,11 +232,11 @@ def _build_transform(entry: Any, recipe: Recipe) -> Any:
     for key, value in entry.items():
         if key != "name":
             choose(key, parameters, f"parameter of {name} in recipe {recipe.name}")
-            arguments[key] = _argument(key, value, recipe)
+            arguments[key] = _argument(parameters[key], value, recipe)
     ours = {"image_mode": recipe.mode, "image_size": recipe.size}
     try:
         return cls(**arguments, **{key: value for key, value in ours.items() if key in parameters})
-    except (TypeError, ValueError) as error:
+    except _REFUSALS as error:
         raise RecipeError(f"recipe {recipe.name}: {name}: {error}") from error
 
 
@@ -227,19 +246,27 @@ def _known_transforms() -> dict[str, Any]:
     return modules | TIMM_TRANSFORMS
 
 
-def _argument(key: str, value: Any, recipe: Recipe) -> Any:
+def _argument(parameter: inspect.Parameter, value: Any, recipe: Recipe) -> Any:
+    key = parameter.name
     if isinstance(value, list):
-        return [_argument(key, item, recipe) for item in value]
-    if isinstance(value, dict):
+        return [_argument(parameter, item, recipe) for item in value]
+    if isinstance(value, dict) or key == "transforms":
         return _build_transform(value, recipe)
-    if key == "interpolation":
-        return InterpolationMode(choose(str(value), [mode.value for mode in InterpolationMode], "interpolation"))
+    enumeration = InterpolationMode if key == "interpolation" else type(parameter.default)
+    if issubclass(enumeration, Enum):
+        return enumeration(choose(str(value), [member.value for member in enumeration], key))
     if isinstance(value, str) and (match := _INPUT.fullmatch(value)):
         try:
             return round(recipe.size / float(match[1] or 1))
         except (ValueError, ZeroDivisionError) as error:
             raise RecipeError(f"recipe {recipe.name}: {key} = {value!r}; write for example input or input/0.875") from error
     return value
+
+
+def _entries(transforms: list[Any]) -> Iterator[Any]:
+    """Yield the tables of single transforms in order, those inside RandomApply and the like in its place."""
+    for entry in transforms:
+        yield from _entries(entry["transforms"]) if "transforms" in entry else (entry,)
 
 
 def _names_input(value: Any) -> bool:

@@ -1,15 +1,20 @@
 """One view: (source, recipe, index, seed) -> pixels, whatever the global generators held before."""
 
 import random
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 import torch
 from PIL import Image
 
 from kdcache.shapes import View
-from kdcache.views.recipe import Recipe
+from kdcache.views.recipe import Pixels, Recipe
+
+Trace = list[tuple[str, int]]
+"""The name of each step from the decoded image to the view, before it is mixed, and the CRC-32 of the pixels after it."""
 
 
 def draw(image: Image.Image, recipe: Recipe, index: int, seed: int) -> View:
@@ -18,18 +23,38 @@ def draw(image: Image.Image, recipe: Recipe, index: int, seed: int) -> View:
     return recipe(image)
 
 
+def trace(image: Image.Image, recipe: Recipe, index: int, seed: int) -> Trace:
+    """Return the trace of the view that `draw` would return, drawn from the same generators."""
+    seed_generators(*recipe.key, seed, index)
+    return [(name, crc32(pixels)) for name, pixels in recipe.steps(image)]
+
+
+def crc32(pixels: Pixels) -> int:
+    """Return the CRC-32 of an image's mode, size and bytes, or of a tensor's bytes alone."""
+    if isinstance(pixels, Image.Image):
+        return zlib.crc32(pixels.tobytes(), zlib.crc32(f"{pixels.mode} {pixels.width}x{pixels.height} ".encode()))
+    return zlib.crc32(pixels.contiguous().numpy().data)
+
+
 def seed_generators(*key: int) -> int:
     """Seed torch's CPU generator, numpy's and `random` from `key`, 32-bit words, and return torch's seed.
 
     The words are hashed together, never added: (seed 1, index 2) and (seed 2, index 1) share nothing.
     """
-    words = np.random.SeedSequence(key).generate_state(4)
+    words = _words(key)
     # torch.manual_seed would also visit every CUDA device and takes a hundred times as long
-    seed = int(words[0]) << 32 | int(words[1])
+    seed = words[0] << 32 | words[1]
     torch.default_generator.manual_seed(seed)
     np.random.seed(words[2])
-    random.seed(int(words[3]))
+    random.seed(words[3])
     return seed
+
+
+@lru_cache(16)  # a key comes for the sample and again for each size of its view; the hash takes longer than all the seeding
+def _words(key: tuple[int, ...]) -> list[int]:
+    # numpy takes half as long to read an array as a tuple of the same words
+    words: list[int] = np.random.SeedSequence(np.array(key, np.uint32)).generate_state(4).tolist()
+    return words
 
 
 @contextmanager
