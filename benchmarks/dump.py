@@ -20,7 +20,7 @@ from measure import interleave, make_parser, report, seconds_per_call, spread, s
 from workload import add_compute_options, compute_config, teacher_spec
 
 from kdcache.cache import Cache, create_cache
-from kdcache.dump import DumpConfig, Job, _Unit, _write_units, prepare
+from kdcache.dump import DumpConfig, Job, _write_units, prepare
 
 CALLS = 15
 
@@ -40,7 +40,7 @@ def parts(job: Job, cache: Cache) -> dict[str, float]:
 
     return {
         "encode": microseconds(lambda: cache.codec.encode(logits)),
-        "count_and_probe": microseconds(lambda: _Unit(0, 0, len(rows)).add(batch, logits, records)),
+        "count_and_probe": microseconds(lambda: job.unit(cache, 0, 0).add(batch, logits, records)),
         "commit": microseconds(lambda: cache.commit(next(seeds), 0, records)),
     }
 

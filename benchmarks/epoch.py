@@ -51,7 +51,7 @@ def make_trainers(folder: Path, options: argparse.Namespace) -> dict[str, Traine
 def teacher_passes(trainer: Trainer) -> Callable[[int], None]:
     """Return bare forward passes of the trainer's teacher over one epoch's views, rendered beforehand."""
     assert isinstance(trainer.teacher, OnlineTeacher)
-    trainer.sampler.set_epoch(np.arange(len(trainer.source)), 0)
+    trainer.sampler.set_epoch(all_views(trainer))
     batches = [batch.views[-1] for batch in trainer.loader]
     model = trainer.compute.place(trainer.teacher._model).eval()
 
@@ -64,23 +64,29 @@ def teacher_passes(trainer: Trainer) -> Callable[[int], None]:
     return run
 
 
+def all_views(trainer: Trainer) -> np.ndarray:
+    """Return (row, seed) of every row under the first seed."""
+    rows = np.arange(len(trainer.replay.source))
+    return np.stack([rows, np.full_like(rows, trainer.replay.seeds[0])], axis=1)
+
+
 def parts(trainer: Trainer, folder: Path) -> dict[str, float]:
     """Return milliseconds per batch of what a cached epoch adds to one on labels only.
 
     `slab` is a seed's fetch, check and write, spread over the epoch's batches; training does it in the background.
     """
-    assert trainer.cache is not None
-    trainer.sampler.set_epoch(np.arange(len(trainer.source)), trainer.seeds[0])
-    trainer.teacher.start_seed(trainer.seeds[0], None)
+    cache, seed = trainer.replay.caches[0].cache, trainer.replay.seeds[0]
+    trainer.sampler.set_epoch(all_views(trainer))
+    trainer.teacher.start([seed], [])
     views = next(iter(trainer.loader))
     rows = trainer.teacher.rows(views)
-    logits = torch.randn(len(views.rows), trainer.source.classes, device=trainer.compute.device, requires_grad=True)
-    targets = trainer.compute.move(views.targets)
+    logits = torch.randn(len(views.rows), trainer.replay.source.classes, device=trainer.compute.device, requires_grad=True)
+    targets = trainer.compute.move(views.labels.first)
     loss = open_loss(DIST)
 
     def slab() -> None:
         os.environ["KDCACHE_HOME"] = tempfile.mkdtemp(dir=folder)
-        trainer.cache.slab(trainer.seeds[0])
+        cache.slab(seed)
 
     def gather_and_decode() -> None:
         trainer.teacher.rows(views)
@@ -105,7 +111,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     metrics = MetricsFile(folder / "metrics.jsonl", step=0)
 
     def epochs(trainer: Trainer) -> Callable[[int], None]:
-        return lambda repetition: trainer.run_epoch(repetition, metrics) and _wait()
+        return lambda _: trainer.run_epoch(metrics) and _wait()
 
     variants = {name: epochs(trainer) for name, trainer in trainers.items()}
     times = interleave(variants | {"teacher": teacher_passes(trainers["online"])}, options.repetitions)

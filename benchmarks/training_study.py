@@ -33,7 +33,8 @@ from kdcache.codecs import Codec, TeacherRows, open_codec, set_tail
 from kdcache.losses import Loss, open_loss
 from kdcache.models import open_model
 from kdcache.optim import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
-from kdcache.sampler import epoch_rows, num_steps
+from kdcache.sampler import epoch_views, num_steps
+from kdcache.shapes import Labels
 from kdcache.sources import Source, open_source
 from kdcache.tasks.classification import task_loss
 from kdcache.train import TrainConfig, train_student
@@ -89,9 +90,10 @@ class Data:
 
     def batches(self, run_seed: int, epoch: int, batch: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (seed, rows) of an epoch's batches, as `train-student` takes them."""
-        rows = epoch_rows(len(self.targets), np.empty(0, np.int64), run_seed=run_seed, epoch=epoch)
-        for step in range(num_steps(len(rows), batch)):
-            yield self.seeds[epoch % len(self.seeds)], rows[step * batch : (step + 1) * batch]
+        seed, length = self.seeds[epoch % len(self.seeds)], len(self.targets)
+        rows = epoch_views(np.arange(length), length, [seed], self.recipe, run_seed=run_seed, epoch=epoch)[:, 0]
+        for step in range(num_steps(length, batch)):
+            yield seed, rows[step * batch : (step + 1) * batch]
 
     def _views(self, source: Source, seed: int, out: Path) -> Tensor:
         path = out / f"views-{self.cache.manifest.digest[:12]}-{seed}.npy"
@@ -191,7 +193,7 @@ class Study:
 
     def _gradient(self, at: int, logits: Tensor, rows: SharedRows | None, targets: Tensor, *, task: float) -> Tensor:
         own = logits.detach().requires_grad_()
-        total = task * task_loss(own, targets, label_smoothing=0) if task else torch.zeros(())
+        total = task * task_loss(own, Labels(targets), label_smoothing=0) if task else torch.zeros(())
         if rows is not None:
             total = total + sum(self.losses[at].terms(own, rows, targets).values())
         return torch.autograd.grad(total, own)[0]

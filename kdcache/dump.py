@@ -18,7 +18,6 @@ from kdcache.calibration import Fitted, fit_codec, sample_views
 from kdcache.codecs import Codec, codec_spec, default_codec, fit_arrays, is_exact, open_codec
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.config import dump_config, parse_seeds
-from kdcache.drift import PROBES_PER_UNIT, make_probe
 from kdcache.errors import CodecError, MismatchError, UnreadableSampleError, UsageError
 from kdcache.fidelity import fitted_gradients
 from kdcache.inference import run_models
@@ -27,8 +26,8 @@ from kdcache.pairs import pairs_of_models
 from kdcache.rerun import lossy_origin
 from kdcache.shapes import Logits, Records
 from kdcache.sources import Source, open_source
-from kdcache.tasks.classification import logit_statistics
 from kdcache.tracking import progress, say, steady_rate
+from kdcache.units import UnitMaker
 from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, in_pairs, load_recipe, partners
 from kdcache.views.loading import Request
 
@@ -100,6 +99,10 @@ class Job:
             workers=self.config.compute.workers,
             pin_memory=self.compute.pin_memory,
         )
+
+    def unit(self, cache: Cache, seed: int, unit: int) -> UnitMaker:
+        """Return a unit in the making."""
+        return UnitMaker(cache, self.dataset(cache), seed=seed, unit=unit, is_scored=self.config.teacher_classes is None)
 
 
 def prepare(config: DumpConfig) -> Job:
@@ -238,7 +241,7 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
     manifest, fit = job.manifest, fit_arrays(job.codec)
     done = sum(manifest.num_units - len(cache.missing_units(seed)) for seed in job.seeds)
     first = _views(job, manifest.unit_range(0), job.seeds[0])[: PLAN_BATCHES * config.batch_size]
-    probe, times, parts = _Unit(job, job.dataset(cache), seed=job.seeds[0], unit=0), [time.monotonic()], []
+    probe, times, parts = job.unit(cache, job.seeds[0], 0), [time.monotonic()], []
     for batch, logits, records in _records(job, cache, _batches(first, config.batch_size)):
         probe.add(batch, logits, records)
         times.append(time.monotonic())
@@ -266,74 +269,24 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
     }
 
 
-class _Unit:
-    """A unit in the making."""
-
-    def __init__(self, job: Job, dataset: ViewDataset, *, seed: int, unit: int) -> None:
-        self.seed, self.unit = seed, unit
-        self.rows = job.manifest.unit_range(unit)
-        self._dataset = dataset
-        self._is_scored = job.config.teacher_classes is None
-        self.counted = 0
-        self._records: Records | None = None
-        self._absent: list[dict[str, Any]] = []
-        self._probes: list[dict[str, Any]] = []
-        self._sums: dict[str, float] = {}
-        self._seen = 0
-
-    def add(self, batch: Batch, logits: Logits, records: Records) -> None:
-        if self._records is None:
-            self._records = np.zeros(len(self.rows), records.dtype)
-        gone = [position for position, _ in batch.absent]
-        there = np.setdiff1d(np.arange(len(batch.rows)), gone)
-        self._records[batch.rows.numpy()[there] - self.rows.start] = records[there]
-        self.counted += len(records)
-        self._absent += [{"row": int(batch.rows[position]), "reason": reason} for position, reason in batch.absent]
-        for position in there[: PROBES_PER_UNIT - len(self._probes)]:
-            row = int(batch.rows[position])
-            self._probes.append(make_probe(row, batch.views[0][position], self._dataset.trace(row, self.seed)))
-        targets = batch.labels.leading[there] if self._is_scored else None
-        for name, value in logit_statistics(logits[there], targets).items() if len(there) else ():
-            self._sums[name] = self._sums.get(name, 0.0) + value * len(there)
-        self._seen += len(there)
-
-    @property
-    def records(self) -> Records:
-        assert self._records is not None, "add comes first"
-        return self._records
-
-    @property
-    def complete(self) -> bool:
-        return self.counted == len(self.rows)
-
-    @property
-    def statistics(self) -> dict[str, float]:
-        return {name: total / self._seen for name, total in self._sums.items()}
-
-    def commit(self, cache: Cache) -> Commit:
-        absent = sorted(self._absent, key=lambda entry: int(entry["row"]))
-        statistics, probes = self.statistics, self._probes
-        return cache.commit(self.seed, self.unit, self.records, absent=absent, probes=probes, statistics=statistics)
-
-
 def _write_units(job: Job, cache: Cache, todo: Sequence[tuple[int, int]]) -> int:
     """Compute and commit the units of `todo`; one unit is being committed while the next is computed."""
-    manifest, dataset = cache.manifest, job.dataset(cache)
+    manifest = cache.manifest
     written = 0
-    current: _Unit | None = None
+    current: UnitMaker | None = None
     pending: Future[Commit] | None = None
     total = sum(len(manifest.unit_range(unit)) for _, unit in todo)
     with progress("dump", total, "views") as bar, ThreadPoolExecutor(1, "kdcache-commit") as committer:
         for batch, logits, records in _records(job, cache, _unit_requests(job, cache, todo)):
             if current is None:
                 seed, unit = int(batch.seeds[0]), int(batch.rows[0]) // manifest.unit_rows
-                current = _Unit(job, dataset, seed=seed, unit=unit)
+                current = job.unit(cache, seed, unit)
             current.add(batch, logits, records)
             bar.advance(len(records), f"seed {current.seed}")
-            if current.complete:
+            if current.is_complete:
                 if pending is not None:
                     pending.result()
-                pending, current = committer.submit(current.commit, cache), None
+                pending, current = committer.submit(current.commit), None
                 written += 1
         if pending is not None:
             pending.result()

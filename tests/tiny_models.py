@@ -18,6 +18,10 @@ def mlp(classes: int = 10, size: int = 8, channels: int = 1, dropout: float = 0.
     return nn.Sequential(nn.Flatten(), nn.Linear(width, 24), nn.ReLU(), nn.Dropout(dropout), nn.Linear(24, classes))
 
 
+def perceptron(classes: int = 10) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, classes))
+
+
 def conv(classes: int = 10, channels: int = 1, seed: int = 0, scale: float = 3.0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

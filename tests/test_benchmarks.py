@@ -1,0 +1,50 @@
+"""The benchmarks run: on next to nothing, so that the numbers mean nothing here, but on the product as it is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import dump
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--size", "32", "--batch", "4", "--views", "8", "--repetitions", "1"]
+MODELS = ["--student", "test_resnet", "--teacher", "test_resnet"]
+
+
+def benchmark(name: str, *words: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *sys.path])}
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "words", "keys"),
+    [
+        ("epoch", [*TINY, *MODELS], ["full", "topk", "ideal"]),
+        ("dump", [*TINY, "--heavy", "test_resnet", "--light", "test_vit"], ["test_resnet", "test_vit"]),
+    ],
+)
+def test_a_benchmark_of_whole_commands_runs(name: str, words: list[str], keys: list[str]) -> None:
+    result: dict[str, Any] = json.loads(benchmark(name, *words, "--json"))
+    assert set(keys) <= set(json.dumps(result).replace('"', " ").split()) and result["machine"]["cores"]
+
+
+@pytest.mark.slow
+def test_students_of_a_stack_are_those_trained_alone(tmp_path: Path) -> None:
+    """The training study rests on it: its students train side by side, and must be those of `train-student`."""
+    dump(tmp_path / "cache", data="tiny_models:few_digits", codec="full:dtype=float32", seeds="0:2")
+    data = ["--data", "tiny_models:few_digits", "--eval-data", "tiny_models:few_digits", "--cache", str(tmp_path / "cache")]
+    student = ["--student", "tiny_models:perceptron,mean=0.5,std=0.25", "--out", str(tmp_path / "out")]
+    few = ["--codecs", "full:dtype=float32", "--taus", "4", "--epochs", "1", "--batch", "32", "--lr", "0.02"]
+    lines = benchmark("training_study", *data, *student, *few, "--check").splitlines()
+    lines = [line for line in lines if "alone" in line]
+    assert len(lines) == 3, "labels only, DIST and KL"
+    for line in lines:
+        assert float(line.rpartition(" ")[2]) < 1e-4, lines
