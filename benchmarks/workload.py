@@ -24,7 +24,7 @@ class Photos:
 
     def __init__(self, length: int, classes: int) -> None:
         self.length, self.num_classes = length, classes
-        self.files = [_jpeg(seed) for seed in range(min(length, DISTINCT))]
+        self.files = [jpeg(seed) for seed in range(min(length, DISTINCT))]
 
     def __len__(self) -> int:
         return self.length
@@ -80,14 +80,14 @@ def make_cache(path: Path, codec: Codec, rows: int) -> Cache:
     return create_cache(path, manifest, fit_arrays(codec))
 
 
-def _jpeg(seed: int) -> bytes:
-    """Return an image with a photograph's falling spectrum: noise at several scales, the coarser the stronger."""
+def jpeg(seed: int, width: int = SIDE, height: int = SIDE, mode: str = "RGB", grain: float = 4) -> bytes:
+    """Return an image with a photograph's falling spectrum: noise at several scales, the coarser the stronger, `grain` last."""
     random = np.random.default_rng(seed)
-    pixels = np.full((SIDE, SIDE, 3), 128.0)
-    for cells, strength in ((3, 60), (10, 30), (40, 12), (160, 4)):
-        coarse = random.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
-        layer = np.asarray(Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    pixels = np.full((height, width, 3), 128.0)
+    for cells, strength in (((3, 3), 60), ((10, 10), 30), ((40, 40), 12), ((height, width), grain)):
+        coarse = random.integers(0, 256, (*cells, 3), dtype=np.uint8)
+        layer = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
         pixels += strength * (layer / 128.0 - 1)
     buffer = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert(mode).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

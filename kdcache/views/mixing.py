@@ -106,12 +106,13 @@ def _partners_in(length: int, key: tuple[int, ...]) -> Rows:
 
 def blend(mixing: Mixing, key: tuple[int, int], seed: int, one: int, other: int) -> Blend:
     """Return the draw of the pair of rows `one` and `other`, in whichever order, under `seed`."""
-    if one == other:
-        return UNMIXED
+    return UNMIXED if one == other else _blend_of(mixing, (*key, _BLEND, seed, min(one, other), max(one, other)))
+
+
+@lru_cache(1024)  # both of a pair ask for it in turn, and the generator takes a tenth of a millisecond to start
+def _blend_of(mixing: Mixing, key: tuple[int, ...]) -> Blend:
     # of numpy's generators only this one promises the same stream of its distributions for ever
-    generator = np.random.RandomState(
-        np.random.MT19937(np.random.SeedSequence((*key, _BLEND, seed, min(one, other), max(one, other))))
-    )
+    generator = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(key)))
     mixed, cut, across, down = generator.random_sample(4)
     if mixed >= mixing.prob:
         return UNMIXED

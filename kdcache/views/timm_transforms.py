@@ -10,16 +10,27 @@ probability = 0.25
 mode = "pixel"                       # or const or rand
 """
 
+import re
+from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Any, Literal
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from kdcache.shapes import View
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+_NUMBER = r"\d+(\.\d+)?"
+_POLICY = re.compile(  # timm itself passes over a section that it does not know
+    rf"rand(-((m|n|mmax|inc)\d+|(p|mstd){_NUMBER}|t(weights|3aw?)))*"
+    rf"|augmix(-((m|w|d|b)\d+|(a|mstd){_NUMBER}))*"
+    rf"|(v0r?|originalr?|3a)(-mstd{_NUMBER})?"
+)
+_SHIFTING = ("nearest", "bilinear", "bicubic")
+"""Interpolations that Pillow has for shifting and turning an image."""
 
 
 class AutoAugment:
@@ -48,27 +59,59 @@ class AutoAugment:
             rand_augment_transform,
         )
 
-        makers = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
-        colour = tuple(fill) if fill else tuple(round(255 * value) for value in _MEAN)
+        if not _POLICY.fullmatch(policy):
+            raise ValueError(
+                f"policy {policy!r} is not one of timm's; write rand, augmix, v0, v0r, original, originalr or 3a, "
+                "with what belongs to it, for example rand-m9-mstd0.5-inc1"
+            )
         hints: dict[str, Any] = {
             "translate_const": int(image_size * 0.45),
-            "img_mean": colour if image_mode == "RGB" else colour[0],
+            "img_mean": _colour(fill, image_mode),
         }
         if interpolation is not None:
-            hints["interpolation"] = Image.Resampling[interpolation.name]
+            hints["interpolation"] = _resampling(interpolation)
         kind = policy.partition("-")[0]
         if kind == "augmix":
             hints["translate_pct"] = 0.3
-        try:
-            self._transform = makers.get(kind, auto_augment_transform)(policy, hints)
-        except (AssertionError, ValueError) as error:
-            reason = str(error) or "timm does not know it"
-            raise ValueError(f"policy {policy!r}: {reason}; write for example rand-m9-mstd0.5-inc1") from error
+        makers = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
+        self._transform = makers.get(kind, auto_augment_transform)(policy, hints)
+        for operation in _operations(self._transform):
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = _posterize
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Return the augmented image, drawn from the generators of `random` and numpy."""
         augmented: Image.Image = self._transform(image)
         return augmented
+
+
+def _colour(fill: list[int] | None, image_mode: str) -> int | tuple[int, ...]:
+    colour = [round(255 * value) for value in _MEAN] if fill is None else fill
+    if len(colour) not in (3, len(image_mode)) or not all(level in range(256) for level in colour):
+        raise ValueError(f"fill is {fill!r}; it must be a list of three levels from 0 to 255, of red, green and blue")
+    return tuple(colour) if image_mode == "RGB" else colour[0]
+
+
+def _resampling(interpolation: InterpolationMode) -> Image.Resampling:
+    if interpolation.value not in _SHIFTING:
+        raise ValueError(f"interpolation {interpolation.value!r} cannot shift an image; known: {', '.join(_SHIFTING)}")
+    return Image.Resampling[interpolation.name]
+
+
+def _operations(transform: Any) -> Iterator[Any]:
+    """Yield timm's single operations, of which a policy is made."""
+    if hasattr(transform, "ops"):
+        yield from transform.ops
+    else:
+        for operations in transform.policy:
+            yield from operations
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """Return the image with fewer bits, black if there are none: what v0 and magnitude 10 ask for and new Pillows refuse."""
+    if bits >= 8:
+        return image
+    return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
 
 
 class RandomErasing:
@@ -108,19 +151,36 @@ class RandomErasing:
 
         if mode not in ("const", "rand", "pixel"):
             raise ValueError(f"mode {mode!r} is not const, rand or pixel")
+        _require_ordered(probability=(0, probability, 1), min_area=(0, min_area, max_area), max_area=(min_area, max_area, 1))
+        _require_ordered(min_aspect=(0.001, min_aspect, 1), min_count=(1, min_count, inf), canvas=(1, canvas, inf))
+        _require_ordered(max_count=(min_count, min_count if max_count is None else max_count, inf))
         self._erase = Erasing(probability, min_area, max_area, min_aspect, None, mode, min_count, max_count, device="cpu")
-        self._mean = 255 * torch.tensor(pixel_mean or _MEAN)[:, None, None]
-        self._std = 255 * torch.tensor(pixel_std or _STD)[:, None, None]
+        self._mean, self._std = _levels("pixel_mean", pixel_mean or _MEAN), _levels("pixel_std", pixel_std or _STD)
         self._canvas = canvas
 
     def __call__(self, image: Image.Image | Tensor) -> View:
         """Return the view with blocks erased, drawn from torch's generator and that of `random`."""
         view = v2.functional.pil_to_tensor(image) if isinstance(image, Image.Image) else image
         erased: Tensor = self._erase(torch.full((len(view), self._canvas, self._canvas), torch.nan))
+        if erased[0].isnan().all():
+            return view
         if erased.shape != view.shape:
             erased = torch.nn.functional.interpolate(erased[None], view.shape[1:], mode="nearest-exact")[0]
         pixels = erased.mul_(self._std[: len(view)]).add_(self._mean[: len(view)]).round_().clamp_(0, 255)
         return torch.where(pixels.isnan(), view, pixels.nan_to_num_().to(torch.uint8))
+
+
+def _levels(name: str, values: Sequence[float]) -> Tensor:
+    levels = 255 * torch.tensor(values, dtype=torch.float32)
+    if levels.ndim != 1 or len(levels) not in (1, 3):
+        raise ValueError(f"{name} is {values!r}; it must be a list of three numbers, of red, green and blue, or of one")
+    return levels[:, None, None]
+
+
+def _require_ordered(**values: tuple[float, float, float]) -> None:
+    for name, (low, value, high) in values.items():
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}; it must be from {low} to {high}")
 
 
 TIMM_TRANSFORMS: dict[str, Any] = {"timm.AutoAugment": AutoAugment, "timm.RandomErasing": RandomErasing}

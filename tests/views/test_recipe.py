@@ -1,11 +1,14 @@
 """Recipes: what they render, what their fingerprint covers, and one clear line for each mistake."""
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from kdcache.errors import RecipeError, UsageError
 from kdcache.views import Recipe, load_recipe, shipped_recipes
@@ -121,6 +124,10 @@ RESIZE = '[[transforms]]\nname = "Resize"\nsize = ["input", "input"]\n'
         ('size = 8\n[[transforms]]\nname = "Resize"', "Resize: .*missing 1 required positional argument: 'size'"),
         ('size = 8\n[[transforms]]\nname = "RandomResizedCrop"\nsize = [1, 2, 3]', "RandomResizedCrop: .*size"),
         ('size = 8\n[[transforms]]\nname = "Resize"\nsize = 8\ninterpolation = "bilinar"', "did you mean 'bilinear'"),
+        ('size = 8\n[[transforms]]\nname = "AutoAugment"\npolicy = "imagnet"', "policy 'imagnet'; did you mean 'imagenet'"),
+        ('size = 8\n[[transforms]]\nname = "RandomErasing"\nscale = []', "RandomErasing: .*index out of range"),
+        ('size = 8\n[[transforms]]\nname = "RandomApply"\ntransforms = ["Resize"]', "is a table with a name, not 'Resize'"),
+        ('size = 8\n[[transforms]]\nname = "RandomApply"\ntransforms = "Resize"', "is a table with a name, not 'Resize'"),
         ('size = 8\n[[transforms]]\nname = "Normalize"\nmean = [0]\nstd = [1]', "Normalize cannot .*belongs to the model"),
         ('size = 8\n[[transforms]]\nname = "ToDtype"', "ToDtype cannot .*uint8 pixels"),
         ('size = 8\n[[transforms]]\nname = "Lambda"', "Lambda cannot .*plain parameters"),
@@ -157,6 +164,7 @@ def test_a_file_is_loaded_by_its_name(tmp_path: Path) -> None:
         ([{"name": "Resize", "size": "input"}], r"\(3, 16, 32\)"),
         ([], r"\(3, 40, 80\)"),
         ([{"name": "Resize", "size": "input"}, {"name": "Grayscale"}], r"\(1, 16, 32\)"),
+        ([{"name": "ToImage"}, {"name": "timm.AutoAugment", "policy": "v0"}], r"fails on an image of size \(80, 40\)"),
         ([{"name": "ToImage"}, {"name": "RandomCrop", "size": 100}], r"fails on an image of size \(80, 40\)"),
     ],
 )
@@ -182,3 +190,70 @@ def test_a_part_of_the_input_that_is_no_number_is_told(tmp_path: Path, size: str
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_draw_the_same_at_every_size(name: str) -> None:
     load_recipe(name).require_one_draw(32, 48)
+
+
+@pytest.mark.parametrize("policy", ["imagenet", "cifar10", "svhn"])
+def test_an_enumeration_is_given_as_text(policy: str) -> None:
+    recipe = changed(transforms=[{"name": "AutoAugment", "policy": policy}])
+    original, image = v2.AutoAugment(v2.AutoAugmentPolicy(policy)), Image.effect_noise((16, 16), 80).convert("RGB")
+    for seed in range(20):
+        torch.manual_seed(seed)
+        view = recipe(image)
+        torch.manual_seed(seed)
+        assert torch.equal(view, v2.functional.pil_to_tensor(original(image)))
+    assert Recipe.from_dict(recipe.to_dict()).to_dict() == recipe.to_dict()
+
+
+RESIZED = {"name": "Resize", "size": ["input", "input"]}
+CROPPED = {"name": "RandomResizedCrop", "size": "input"}
+
+
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        [RESIZED, {"name": "RandomCrop", "size": "input", "padding": 4}],
+        [{"name": "RandomCrop", "size": "input"}],
+        [RESIZED, CROPPED],
+        [CROPPED, {"name": "RandomErasing"}],
+        [RESIZED, {"name": "RandomPerspective"}],
+        [RESIZED, {"name": "TrivialAugmentWide"}],
+        [RESIZED, {"name": "RandomApply", "transforms": [{"name": "RandomErasing"}]}],
+        [{"name": "RandomApply", "transforms": [CROPPED, {"name": "RandomErasing"}]}],
+        [{"name": "Compose", "transforms": [RESIZED, {"name": "RandomOrder", "transforms": [{"name": "RandomErasing"}]}]}],
+    ],
+)  # fmt: skip
+def test_a_recipe_that_draws_by_the_inputs_size_is_refused_at_two_sizes(transforms: list[Any]) -> None:
+    recipe = changed(transforms=transforms)
+    recipe.require_one_draw(16, 16)
+    with pytest.raises(RecipeError, match=r"recipe r draws other views at 16 than at 24 pixels: .*, or put it first$"):
+        recipe.require_one_draw(16, 24)
+
+
+SAME_AT_ANY_SIZE: list[list[dict[str, Any]]] = [
+    *([RESIZED, {"name": name, "interpolation": "bilinear"}] for name in ("RandAugment", "AutoAugment", "AugMix")),
+    *([RESIZED, {"name": "timm.AutoAugment", "policy": policy}] for policy in ("rand-m9-mstd0.5", "augmix-m5", "original")),
+    [RESIZED, {"name": "RandomAffine", "degrees": 20, "translate": [0.3, 0.3], "interpolation": "bilinear"}],
+    [{"name": "RandomApply", "transforms": [CROPPED]}, RESIZED],
+    [{"name": "RandomCrop", "size": 64}, RESIZED],
+    [{"name": "ToImage"}, {"name": "RandomErasing", "value": 9}, RESIZED],
+]
+
+
+@pytest.mark.parametrize("transforms", SAME_AT_ANY_SIZE, ids=lambda transforms: transforms[-1]["name"])
+def test_the_others_see_the_same_draw_at_every_size(transforms: list[Any]) -> None:
+    """Those that draw from a range that depends on the size are in a list by hand: this looks at the pixels."""
+    recipe = changed(size=64, transforms=transforms)
+    recipe.require_one_draw(64, 128)
+    y, x = np.mgrid[0:96, 0:96] / 96
+    waves = [np.sin(5 * x + 2 * y), np.cos(7 * y * x + x), np.sin(9 * (x - 0.3) ** 2 + 4 * y)]
+    image = Image.fromarray(((np.stack(waves, -1) + 1) * 127).astype(np.uint8))
+
+    def thumbnail(size: int, seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        return torch.nn.functional.adaptive_avg_pool2d(recipe.at(size)(image).float(), 8)
+
+    same = [float((thumbnail(64, seed) - thumbnail(128, seed)).abs().mean()) for seed in range(20)]
+    others = [float((thumbnail(64, seed) - thumbnail(128, seed + 50)).abs().mean()) for seed in range(20)]
+    assert max(same) < 8 and np.mean(others) > 3 * max(same)
