@@ -38,26 +38,16 @@ class JoinedRows:
         return torch.cat(list(values))[order.argsort()]
 
 
-@dataclass(frozen=True)
-class AveragedRows:
-    """The mean of several teachers' probabilities at the temperature asked for."""
-
-    teachers: Sequence[TeacherRows]
-    weights: Sequence[float]
-
-    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
-        """Return the weighted mean of the teachers' probabilities."""
-        total = sum(self.weights)
-        parts = [rows.probs(tau, student) * (weight / total) for rows, weight in zip(self.teachers, self.weights, strict=True)]
-        return torch.stack(parts).sum(0)
+class _Probabilities:
+    """Rows that are made of probabilities at a temperature: sums of them are not those of any logits."""
 
     def logits(self) -> Logits:
-        """Refuse: a mean of probabilities at a temperature is not that of any logits.
+        """Refuse.
 
         Raises:
             CodecError: always.
         """
-        raise CodecError("the mean of several teachers has no logits; use loss dist or kl without standardize")
+        raise CodecError("several teachers, or one of mapped classes, have no logits; use loss dist or kl without standardize")
 
     def std(self) -> PerRow:
         """Refuse, as `logits` does.
@@ -69,7 +59,21 @@ class AveragedRows:
 
 
 @dataclass(frozen=True)
-class MappedRows:
+class AveragedRows(_Probabilities):
+    """The mean of several teachers' probabilities at the temperature asked for."""
+
+    teachers: Sequence[TeacherRows]
+    weights: Sequence[float]
+
+    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
+        """Return the weighted mean of the teachers' probabilities."""
+        total = sum(self.weights)
+        parts = [rows.probs(tau, student) * (weight / total) for rows, weight in zip(self.teachers, self.weights, strict=True)]
+        return torch.stack(parts).sum(0)
+
+
+@dataclass(frozen=True)
+class MappedRows(_Probabilities):
     """Rows of a teacher of other classes: probabilities are added up by the student's class, and brought to a sum of 1."""
 
     rows: TeacherRows
@@ -84,19 +88,3 @@ class MappedRows:
         kept = self.classes >= 0
         mapped = found.new_zeros(len(found), self.num_classes).index_add_(1, self.classes[kept], found[:, kept])
         return mapped / mapped.sum(1, keepdim=True).clamp_min(torch.finfo(mapped.dtype).tiny)
-
-    def logits(self) -> Logits:
-        """Refuse: sums of probabilities at a temperature are not those of any logits.
-
-        Raises:
-            CodecError: always.
-        """
-        raise CodecError("a teacher whose classes are mapped has no logits; use loss dist or kl without standardize")
-
-    def std(self) -> PerRow:
-        """Refuse, as `logits` does.
-
-        Raises:
-            CodecError: always.
-        """
-        return self.logits().std(dim=1)
