@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -109,3 +110,17 @@ def test_a_wrong_schedule_is_told() -> None:
 def test_decay_epochs_of_nothing_are_refused() -> None:
     with pytest.raises(UsageError, match=r"schedule\.decay_epochs is 0; it must be above 0"):
         ScheduleConfig(name="step", decay_epochs=0)
+
+
+def test_layers_nearer_to_the_image_learn_slower() -> None:
+    model = timm.create_model("test_vit", num_classes=3)
+    config = OptimizerConfig(name="adamw", lr=1.0, layer_decay=0.5)
+    groups = make_optimizer(model, config).param_groups
+    scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+    names = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.1.attn.qkv.weight", "head.weight")
+    found = [scales[id(dict(model.named_parameters())[name])] for name in names]
+    assert found == sorted(found) and found[-1] == 1.0 and found[0] < found[-2] < 1.0
+    optimizer = make_optimizer(model, config)
+    schedule = make_schedule(optimizer, ScheduleConfig(min_lr=0.0), epochs=4, steps_per_epoch=10)
+    schedule.step_update(20)
+    assert {round(group["lr"] / group["lr_scale"], 6) for group in optimizer.param_groups} == {0.5}

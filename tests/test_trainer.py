@@ -215,6 +215,19 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, cache: s
     np.testing.assert_allclose(begun[0] + rest, expected, rtol=2e-4)
 
 
+def scores(settings: dict[str, Any], path: str) -> dict[str, float]:
+    return Trainer(train_config(Path(path), **settings)).evaluate()
+
+
+def test_an_evaluation_is_divided_among_processes(tmp_path: Path) -> None:
+    """Of 250 images, which neither two nor four divide, and with an average beside the student."""
+    settings = {"data": FEW, "recipe": "digits", "loss": "ce", "eval_data": f"{FEW},length=250", "ema": EmaConfig(decay=0.9)}
+    expected = scores(settings, str(tmp_path))
+    assert len(expected) == 6 and expected["top1"] not in (0.0, 100.0)
+    for found in launch(scores, 4, settings, str(tmp_path)):
+        assert found == pytest.approx(expected)
+
+
 def test_local_columns_are_another_loss_with_several_processes(tmp_path: Path, cache: str) -> None:
     settings = {**NO_DROPOUT, "cache": cache, "epochs": 1}
     alone, _, _ = joined_run(settings, str(tmp_path), None, None)
