@@ -29,6 +29,7 @@ def benchmark(name: str, *words: str) -> str:
     [
         ("epoch", [*TINY, *MODELS], ["full", "topk", "ideal"]),
         ("dump", [*TINY, "--heavy", "test_resnet", "--light", "test_vit"], ["test_resnet", "test_vit"]),
+        ("views", ["--views", "4", "--batch", "4", "--repetitions", "1"], ["eval-whole", "imagenet-b3", "decodes_per_view"]),
     ],
 )
 def test_a_benchmark_of_whole_commands_runs(name: str, words: list[str], keys: list[str]) -> None:

@@ -40,8 +40,9 @@ def losses(run: Path) -> list[float]:
 
 @pytest.mark.parametrize("loss", ["dist:tau=4", "dist:tau=1,beta=1,gamma=0.5", "kl:tau=4"])
 def test_cached_equals_online(tmp_path: Path, loss: str) -> None:
-    dump(tmp_path / "cache", codec="full:dtype=float32", seeds="0:3")
-    common = {"loss": loss, "epochs": 7, "label_smoothing": 0.1}
+    data = "tiny_models:few_digits"
+    dump(tmp_path / "cache", codec="full:dtype=float32", seeds="0:3", data=data)
+    common = {"loss": loss, "epochs": 6, "label_smoothing": 0.1, "data": data, "batch_size": 32}
     train(tmp_path / "cached", cache=str(tmp_path / "cache"), **common)
     train(tmp_path / "online", teacher=f"{CONV},seed=7", recipe="digits", seeds="0:3", **common)
     cached, online = losses(tmp_path / "cached"), losses(tmp_path / "online")
@@ -51,10 +52,11 @@ def test_cached_equals_online(tmp_path: Path, loss: str) -> None:
 
 
 def test_online_teacher_of_another_input_size_sees_the_same_draws(tmp_path: Path) -> None:
-    teacher = f"{CONV},seed=7,input_size=16"
-    dump(tmp_path / "cache", teacher=teacher, codec="full:dtype=float32", seeds="0:1")
-    train(tmp_path / "cached", cache=str(tmp_path / "cache"), loss="dist:tau=4")
-    train(tmp_path / "online", teacher=teacher, recipe="digits", seeds="0:1", loss="dist:tau=4")
+    teacher, data = f"{CONV},seed=7,input_size=16", "tiny_models:few_digits"
+    dump(tmp_path / "cache", teacher=teacher, codec="full:dtype=float32", seeds="0:1", data=data)
+    common = {"loss": "dist:tau=4", "data": data, "batch_size": 32}
+    train(tmp_path / "cached", cache=str(tmp_path / "cache"), **common)
+    train(tmp_path / "online", teacher=teacher, recipe="digits", seeds="0:1", **common)
     np.testing.assert_allclose(losses(tmp_path / "cached"), losses(tmp_path / "online"), rtol=0, atol=1e-6)
 
 
@@ -428,8 +430,9 @@ def test_a_compiled_student_trains_the_same_and_saves_plain_names(tmp_path: Path
 
 
 def test_a_resumed_run_keeps_its_seeds_when_the_cache_has_grown(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"cache": str(tmp_path / "cache"), "loss": "dist:tau=4", "epochs": 4}
-    dump(tmp_path / "cache", seeds="0:2")
+    data = "tiny_models:few_digits"
+    settings: dict[str, Any] = {"cache": str(tmp_path / "cache"), "loss": "dist:tau=4", "epochs": 4, "data": data}
+    dump(tmp_path / "cache", seeds="0:2", data=data)
     train(tmp_path / "unbroken", **settings)
     trainer = Trainer(train_config(tmp_path / "run", **settings))
     (tmp_path / "run").mkdir()
@@ -437,7 +440,7 @@ def test_a_resumed_run_keeps_its_seeds_when_the_cache_has_grown(tmp_path: Path) 
     metrics.write(trainer.run_epoch(metrics))
     save_checkpoint(tmp_path / "run" / "last.pt", {**trainer.state(), "best": {"top1": -1.0}})
     (tmp_path / "run" / "config.toml").write_text(dump_config(trainer.config, "train-student"))
-    dump(tmp_path / "cache", seeds="0:4")
+    dump(tmp_path / "cache", seeds="0:4", data=data)
     train(tmp_path / "run", **settings)
     seeds = [line["seed"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "epoch"]
     assert seeds == [0, 1, 0, 1] and losses(tmp_path / "run") == losses(tmp_path / "unbroken")

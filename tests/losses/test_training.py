@@ -112,8 +112,9 @@ def test_another_tail_in_the_same_folder_is_refused(tmp_path: Path, caches: dict
 def test_a_resumed_run_keeps_its_prior_when_the_cache_has_grown(tmp_path: Path) -> None:
     """The prior is that of the first seed at the start, also when a seed comes before it later."""
     cache = str(tmp_path / "cache")
-    dump(tmp_path / "cache", codec="topk:k=3", seeds="1:3")
-    settings: dict[str, Any] = {"cache": cache, "tail": "prior", "loss": "kl:tau=4", "epochs": 2}
+    data = "tiny_models:few_digits"
+    dump(tmp_path / "cache", codec="topk:k=3", seeds="1:3", data=data)
+    settings: dict[str, Any] = {"cache": cache, "data": data, "tail": "prior", "loss": "kl:tau=4", "epochs": 2}
     train(tmp_path / "unbroken", **settings)
     trainer = Trainer(train_config(tmp_path / "run", **settings))
     (tmp_path / "run").mkdir()
@@ -121,6 +122,6 @@ def test_a_resumed_run_keeps_its_prior_when_the_cache_has_grown(tmp_path: Path) 
     metrics.write(trainer.run_epoch(metrics))
     save_checkpoint(tmp_path / "run" / "last.pt", {**trainer.state(), "best": {"top1": -1.0}})
     (tmp_path / "run" / "config.toml").write_text(dump_config(trainer.config, "train-student"))
-    dump(tmp_path / "cache", codec="topk:k=3", seeds="0:3")
+    dump(tmp_path / "cache", codec="topk:k=3", seeds="0:3", data=data)
     train(tmp_path / "run", **settings)
     assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")

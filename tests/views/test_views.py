@@ -124,6 +124,16 @@ def test_the_callers_generators_are_given_back(source: Source) -> None:
         assert draws()[:2] == expected[:2]  # `random` is what beartype itself draws from to pick the items that it checks
 
 
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=6))
+def test_generators_are_seeded_by_numpys_hash_of_the_key(key: list[int]) -> None:
+    """Caches on disk depend on it: by another hash every view would be another."""
+    words = np.random.SeedSequence(key).generate_state(4)
+    with preserved_generators():
+        seed = seed_generators(*key)
+        assert seed == int(words[0]) * 2**32 + int(words[1]) == torch.initial_seed()
+        assert np.random.rand() == np.random.RandomState(words[2]).rand()
+
+
 def test_preserved_generators_are_given_back_after_an_error_too() -> None:
     seed_generators(1, 2, 3)
     expected = draws()
