@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,12 +14,13 @@ import torch
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, library_versions, open_cache, record_layout
 from kdcache.cache.publish import Folder
-from kdcache.calibration import Fitted, fit_codec, sample_views
-from kdcache.codecs import Codec, codec_spec, default_codec, fit_arrays, is_exact, open_codec
+from kdcache.calibration import DEFAULT_ERROR, Fitted, fit_codec, fit_default, sample_views
+from kdcache.codecs import Codec, LowRank, codec_spec, default_codec, fit_arrays, is_exact, open_codec
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.config import dump_config, parse_seeds
 from kdcache.errors import CodecError, MismatchError, UnreadableSampleError, UsageError
 from kdcache.fidelity import fitted_gradients
+from kdcache.gradients import is_far
 from kdcache.inference import run_models
 from kdcache.models import VisionModel, open_model, state_sha256
 from kdcache.pairs import pairs_of_models
@@ -32,6 +33,7 @@ from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, in_pairs, load
 from kdcache.views.loading import Request
 
 PLAN_BATCHES, PLAN_SECONDS = 16, 10.0
+_EXACT_VIEWS = 512  # that a plan measures an exact codec on, for the last bits of its floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class DumpConfig:
     seeds: str = "0:1"
     """Augmentation seeds, `A:B` with B left out."""
     codec: str | None = None
-    """Spec of the codec; by default what `default_codec` chooses for the number of classes."""
+    """Spec of the codec; by default that of the cache, or of a new one what `default_codec` and `fit_default` choose."""
     batch_size: int = 256
     unit_rows: int | None = None
     """Rows per unit; by default a power of two near 4 MB."""
@@ -83,7 +85,7 @@ class Job:
     codec: Codec
     """With its fit, if it needs one."""
     fitted: Fitted | None
-    """How it was fitted and measured, unless the cache was there before, or the codec is exact."""
+    """How it was fitted and measured, unless the cache was there before, or the codec is exact and this no plan."""
     manifest: Manifest
 
     def dataset(self, cache: Cache) -> ViewDataset:
@@ -105,8 +107,8 @@ class Job:
         return UnitMaker(cache, self.dataset(cache), seed=seed, unit=unit, is_scored=self.config.teacher_classes is None)
 
 
-def prepare(config: DumpConfig) -> Job:
-    """Return the job that `config` describes.
+def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
+    """Return the job that `config` describes; a codec that is exact is measured only if that is asked for.
 
     Raises:
         KdcacheError: anything in it that is absent, unknown or does not fit together.
@@ -117,9 +119,13 @@ def prepare(config: DumpConfig) -> Job:
     source = open_source(config.data)
     classes = config.teacher_classes or source.classes
     teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True)
-    codec = _codec(config, classes)
-    fitted = None if _is_there(config) or is_exact(codec) else _fitted(config, codec, source, recipe, teacher)
+    held = open_cache(config.cache) if Folder(config.cache).exists("zarr.json") else None
+    spec = config.codec or default_codec(classes)
+    codec = _held_codec(held, config.codec, classes) if held else open_codec(spec, classes=classes)
+    measures = held is None and (measures_exact or not is_exact(codec))
+    fitted = _fitted(config, codec, source, recipe, teacher) if measures else None
     codec = fitted.codec if fitted else codec
+    errors = fitted.errors if fitted else held.manifest.gradient_error if held else {}
     return Job(
         config=config,
         seeds=seeds,
@@ -129,32 +135,47 @@ def prepare(config: DumpConfig) -> Job:
         compute=compute,
         codec=codec,
         fitted=fitted,
-        manifest=_manifest(config, source, recipe, teacher, codec).with_errors(fitted.errors if fitted else {}),
+        manifest=_manifest(config, source, recipe, teacher, codec).with_errors(errors),
     )
 
 
-def _is_there(config: DumpConfig) -> bool:
-    return Folder(config.cache).exists("zarr.json")
-
-
-def _codec(config: DumpConfig, classes: int) -> Codec:
-    """Return the codec that is asked for, with the fit of the cache if that is there."""
-    codec = open_codec(config.codec or default_codec(classes), classes=classes)
-    if not _is_there(config):
-        return codec
-    cache = open_cache(config.cache)
+def _held_codec(cache: Cache, spec: str | None, classes: int) -> Codec:
+    """Return the codec that is asked for, with the fit of the cache, or the cache's own if none is."""
     _require_direct(cache)
-    return cache.with_fit(codec)
+    return cache.codec if spec is None else cache.with_fit(open_codec(spec, classes=classes))
 
 
 def _fitted(config: DumpConfig, codec: Codec, source: Source, recipe: Recipe, teacher: VisionModel) -> Fitted:
     """Return the codec fitted to, and measured on, a sample of the teacher's own views."""
-    views = min(sample_views(codec), 2 * len(source))
+    views = min(_EXACT_VIEWS if is_exact(codec) else sample_views(codec), 2 * len(source))
     say(f"measuring codec {codec_spec(codec)} on {views} views of the teacher")
     settings: dict[str, Any] = {"batch_size": config.batch_size, "order_seed": config.order_seed}
-    return fit_codec(
-        codec, pairs_of_models([teacher], source, recipe, views=views, compute=Compute(config.compute), **settings)
-    )
+    pairs = pairs_of_models([teacher], source, recipe, views=views, compute=Compute(config.compute), **settings)
+    if config.codec is not None or not isinstance(codec, LowRank):
+        return fit_codec(codec, pairs)
+    fitted = fit_default(codec, pairs)
+    if codec_spec(fitted.codec) != codec_spec(codec):
+        _tell_choice(fitted)
+    return fitted
+
+
+def _tell_choice(fitted: Fitted) -> None:
+    """Say which codec was taken in the place of the usual default, and why."""
+    coarser = "no coarser step" if isinstance(fitted.codec, LowRank) else "no step of lowrank"
+    turned = f", which turns DIST's gradient by {_told(fitted.errors)} of its norm" if fitted.errors else ""
+    why = f"{coarser} keeps that within {100 * DEFAULT_ERROR:.0f} % on this teacher"
+    say(f"note: codec {codec_spec(fitted.codec)} is taken{turned}; {why}")
+
+
+def _tell_error(manifest: Manifest, codec: Codec) -> None:
+    """Say how far the records turn DIST's gradient, where it is far."""
+    if far := {tau: error for tau, error in manifest.gradient_error.items() if is_far(error, codec)}:
+        turned = f"turns DIST's gradient by {_told(far)} of its norm on this teacher"
+        say(f"note: codec {codec_spec(codec)} {turned}; kdcache fidelity shows what other codecs do")
+
+
+def _told(errors: Mapping[float, float]) -> str:
+    return ", ".join(f"{100 * error:.0f} % at tau {tau:g}" for tau, error in errors.items())
 
 
 def _require_direct(cache: Cache) -> None:
@@ -170,7 +191,7 @@ def _manifest(config: DumpConfig, source: Source, recipe: Recipe, teacher: Visio
     preprocessing = teacher.preprocessing
     return Manifest(
         task="classification",
-        classes=codec.classes,
+        classes=config.teacher_classes or source.classes,
         rows=len(source),
         source={"spec": source.spec, "fingerprint": source.fingerprint},
         order_seed=config.order_seed,
@@ -206,6 +227,7 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
         KdcacheError: bad input, unwritable cache, NaN logits; what was committed stays.
     """
     job = prepare(config)
+    _tell_error(job.manifest, job.codec)
     cache = create_cache(config.cache, job.manifest, fit_arrays(job.codec))
     todo = [(seed, unit) for seed in job.seeds for unit in cache.missing_units(seed)]
     for seed in job.seeds:
@@ -229,11 +251,11 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
 
     Returns:
         `views`, `units`, `files`, `bytes`, `bytes_per_view`, `seconds`, `views_per_second`, `free_bytes`, how many
-        `units_done` are there already, the `codec`, the error of DIST's gradient from its records by temperature (empty for
-        exact ones), `gradients` as `fidelity` has them (empty too where the cache is there already), and the
+        `units_done` are there already, the `codec`, the error of DIST's gradient from its records by temperature, as the
+        manifest has it where the cache is there already, `gradients` as `fidelity` has them (empty there), and the
         `teacher_accuracy` in percent on the probe's views.
     """
-    job = prepare(config)
+    job = prepare(config, measures_exact=True)
     cache = Cache(Folder(config.cache), job.manifest, job.codec)
     if cache.folder.exists("zarr.json"):
         cache = open_cache(config.cache)
@@ -262,7 +284,7 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
         "seconds": left / rate,
         "views_per_second": rate,
         "codec": codec_spec(job.codec),
-        "gradient_error": cache.manifest.made_by.get("gradient_error", {}),
+        "gradient_error": job.manifest.made_by["gradient_error"],
         "gradients": fitted_gradients(job.fitted) if job.fitted else [],
         "teacher_accuracy": probe.statistics.get("accuracy"),
         "free_bytes": shutil.disk_usage(_existing_parent(Path(config.cache))).free,

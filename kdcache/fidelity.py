@@ -16,12 +16,12 @@ from kdcache.cache import stored_bytes
 from kdcache.calibration import BATCH, TAUS, Fitted, fit_codec
 from kdcache.codecs import Codec, TeacherRows, open_codec
 from kdcache.compute import ComputeConfig
-from kdcache.errors import UsageError
+from kdcache.errors import KdcacheError, UsageError
 from kdcache.gradients import Difference, TeacherLoss, decoded_batches, gradient_error, gradients, whole_batches
 from kdcache.losses import dist_terms, kl_loss
 from kdcache.pairs import Pairs, pairs_from_cache, pairs_from_npz, pairs_from_teacher
 from kdcache.shapes import Logits, Records, Scalar
-from kdcache.tracking import progress
+from kdcache.tracking import progress, say
 
 __all__ = [
     "TERMS",
@@ -91,7 +91,8 @@ def measure_fidelity(config: FidelityConfig) -> dict[str, Any]:
     pairs = _open_pairs(config)
     pairs.require_gradient()
     fitting, measured = pairs.halves()
-    costs = codec_costs(fitting, measured, config.codec, taus=config.tau, batch_sizes=config.batch_size)
+    taus, sizes = list(dict.fromkeys(config.tau)), list(dict.fromkeys(config.batch_size))
+    costs = codec_costs(fitting, measured, config.codec, taus=taus, batch_sizes=sizes)
     return {
         "input": config.logits or config.teacher,
         "stand_in": pairs.stand_in,
@@ -108,24 +109,44 @@ def codec_costs(
     """Return what each codec costs on the logits of `measured`, fitted to `fitting` where it needs a fit.
 
     Returns:
-        `taus`, `batch_sizes` and `codecs`, a list of `codec` (its spec), `bytes` per view as stored, `record_bytes`, `worst`
-        (the largest error of `both`), whether it is on the `front` (no other one takes as few bytes at as small a `worst`), and
-        `gradients`: a list of `tau`, `batch_size`, and for each of `TERMS` its `error` and `cosine`.
+        `taus`, `batch_sizes`, `failed` (by spec, why a codec cannot be fitted or hold these logits; told on standard error
+        too) and `codecs`, a list of `codec` (its spec), `bytes` per view as stored, `record_bytes`, `worst` (the largest error
+        of `both`), whether it is on the `front` (no other one takes as few bytes at as small a `worst`), and `gradients`: a
+        list of `tau`, `batch_size`, and for each of `TERMS` its `error` and `cosine`.
 
     Raises:
         UsageError: fewer rows than a batch.
-        KdcacheError: an unknown codec, or one that cannot hold these logits.
+        KdcacheError: an unknown codec, or none that can hold these logits.
     """
     classes = fitting.teacher.shape[1]
     opened = {spec: open_codec(spec, classes=classes) for spec in codecs or default_ladder(classes)}
     whole_batches(len(measured.teacher), max(batch_sizes))  # before the fits, which take longer
-    fitted = {spec: fit_codec(codec, fitting).codec for spec, codec in opened.items()}
-    stored = {spec: (codec, codec.encode(measured.teacher)) for spec, codec in fitted.items()}
+    stored, failed = _encoded(opened, fitting, measured)
     differences = _differences(measured, stored, taus, batch_sizes)
     costs = [_cost(spec, codec, records, differences[spec]) for spec, (codec, records) in stored.items()]
     points = [(cost["bytes"], cost["worst"]) for cost in costs]
     costs = [{**cost, "front": front} for cost, front in zip(costs, _on_front(points), strict=True)]
-    return {"taus": list(taus), "batch_sizes": list(batch_sizes), "codecs": costs}
+    return {"taus": list(taus), "batch_sizes": list(batch_sizes), "codecs": costs, "failed": failed}
+
+
+def _encoded(
+    opened: Mapping[str, Codec], fitting: Pairs, measured: Pairs
+) -> tuple[dict[str, tuple[Codec, Records]], dict[str, str]]:
+    """Return the fitted codecs with their records, and of those that fail, why; if all do, the first one's error is raised."""
+    stored: dict[str, tuple[Codec, Records]] = {}
+    failed: dict[str, KdcacheError] = {}
+    for spec, codec in opened.items():
+        try:
+            fitted = fit_codec(codec, fitting).codec
+            stored[spec] = fitted, fitted.encode(measured.teacher)
+        except KdcacheError as error:
+            failed[spec] = error
+    if not stored:
+        raise next(iter(failed.values()))
+    reasons = {spec: str(error) for spec, error in failed.items()}
+    for spec, reason in reasons.items():
+        say(f"{spec} is left out: {reason}")
+    return stored, reasons
 
 
 def fitted_gradients(fitted: Fitted) -> list[dict[str, Any]]:

@@ -12,6 +12,17 @@ from kdcache.shapes import Logits, Scalar
 TeacherLoss = Callable[[Logits, Logits | TeacherRows], Scalar]
 """The loss of a batch: of the student's logits against the teacher's, such as `functools.partial(dist_loss, tau=4.0)`."""
 
+FAR_OF_SOME, FAR_OF_ALL = 0.1, 0.5
+"""Errors of DIST's gradient from which on a user is told: of codecs that keep some classes, and of those that keep all.
+
+The first make the same mistake in every batch, which costs students points; the errors of the others are noise over all
+classes, and students that were trained through a third of it lost nothing (docs/results.md)."""
+
+
+def is_far(error: float, codec: Codec) -> bool:
+    """Return whether an error of DIST's gradient is one that training is not known to forgive."""
+    return error > (FAR_OF_ALL if codec.keeps_all else FAR_OF_SOME)
+
 
 def gradient_error(
     exact: Logits, decoded: Iterable[TeacherRows], student: Logits, *, loss: TeacherLoss, batch_size: int = 256

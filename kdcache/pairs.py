@@ -77,6 +77,11 @@ class Pairs:
         last = min(int(np.searchsorted(sizes, (len(members) + 1) // 2)), len(names) - 2)
         return self.take(order[rank[order] > last]), self.take(order[rank[order] <= last])
 
+    def by_group(self) -> "Pairs":
+        """Return all rows, those of a group side by side, the groups in random order."""
+        names, members = np.unique(self.groups, return_inverse=True)
+        return self.take(np.argsort(keyed_permutation(len(names), 0)[members], kind="stable"))
+
     def take(self, rows: Rows) -> "Pairs":
         """Return the rows asked for, in their order."""
         parts = {name: getattr(self, name)[rows] for name in ("teacher", "student", "groups")}

@@ -40,7 +40,8 @@ def recode_cache(cache: str | Path, new: str | Path, *, codec: str, seeds: str |
         `cache` (the new one), `source`, `seeds`, `rows` per seed, `units_written` now, `seconds` they took, the number of
         `absent` rows, `before` and `after`, each with `codec`, `bytes` and `bytes_per_view` over these seeds, and
         `gradient_error`: how far the new codec turns DIST's gradient, by temperature; empty if `cache` is not exact, or has no
-        two different views of a sample.
+        two different views of a sample. Then `origin_error` is the codec of the nearest cache before it that was measured, and
+        its errors, which the new one adds to; None if there is none.
 
     Raises:
         UsageError: a codec that is unknown, or would hold more than `cache`.
@@ -52,8 +53,8 @@ def recode_cache(cache: str | Path, new: str | Path, *, codec: str, seeds: str |
     if Path(new).resolve() == Path(cache).resolve():
         raise UsageError(f"{new} is the cache itself; give the new one a folder of its own")
     wanted = open_codec(codec, classes=source.manifest.classes)
-    _require_possible(source, wanted)
     commits = _commits(source, seeds)
+    _require_possible(source, wanted)
     made = _create(source, new, wanted)
     start = time.monotonic()
     written = _write_units(source, made, commits)
@@ -69,13 +70,15 @@ def recode_cache(cache: str | Path, new: str | Path, *, codec: str, seeds: str |
         "before": _size(source, commits),
         "after": _size(made, {seed: made.commits(seed) for seed in commits}),
         "gradient_error": made.manifest.made_by["gradient_error"],
+        "origin_error": None if made.manifest.gradient_error else made.manifest.origin_error,
     }
 
 
-def why_not(held: Codec, wanted: Codec) -> str | None:
+def why_not(held: Codec, wanted: Codec, scale: float = 0.0) -> str | None:
     """Return why records of `wanted` cannot be made from those of `held`, with the way out, or None if they can.
 
-    They cannot if they would seem to know what `held` does not: classes that it dropped, or finer values than it kept.
+    They cannot if they would seem to know what `held` does not: classes that it dropped, or finer values than it kept. `scale`
+    is what `full` in 8 or 4 bits rounds logits to: its records say, not its codec.
     """
     if codec_spec(held) == codec_spec(wanted):
         return "it has that codec already: copy the folder"
@@ -83,7 +86,7 @@ def why_not(held: Codec, wanted: Codec) -> str | None:
         return _why_not_topk(held, wanted)
     if isinstance(held, TopK):
         return f"of {held.classes} classes it keeps the {held.k} largest: dump again, or choose topk with a smaller k"
-    return _why_not_lowrank(held, wanted) if isinstance(wanted, LowRank) else _why_not_full(held, wanted)
+    return _why_not_lowrank(held, wanted, scale) if isinstance(wanted, LowRank) else _why_not_full(held, wanted)
 
 
 def _why_not_full(held: Codec, wanted: Codec) -> str | None:
@@ -110,18 +113,30 @@ def _why_not_topk(held: Codec, wanted: TopK) -> str | None:
     return None
 
 
-def _why_not_lowrank(held: Codec, wanted: LowRank) -> str | None:
+def _why_not_lowrank(held: Codec, wanted: LowRank, scale: float) -> str | None:
     if wanted.error is not None and not is_exact(held):
         return "an error is measured against exact logits, which it does not hold: give step= or bytes="
     step = wanted.fitted.step if wanted.fitted else wanted.step
     if isinstance(held, LowRank) and held.fitted and step is not None and step <= held.fitted.step:
         own = f"{held.fitted.step:.3g}"
         return f"step {step:.3g} is no coarser than its own, {own}: dump again, or give a larger step or fewer bytes"
+    if isinstance(held, Full) and step is not None and step < scale:
+        rounds = f"the {scale:.3g} that {held.dtype} rounds its logits to"
+        return f"step {step:.3g} is finer than {rounds}: dump again, or give a larger step or fewer bytes"
     return None
 
 
+def _scale(source: Cache) -> float:
+    """Return what a cache of `full` in 8 or 4 bits rounds logits to, the median over the rows of a unit; of others 0."""
+    if "scale" not in (source.manifest.dtype.names or ()):
+        return 0.0
+    scales = source.read_unit(source.commit_of(source.complete_seeds()[0], 0))["scale"]
+    present = scales[scales > 0]  # absent rows hold zeros
+    return float(np.median(present)) if len(present) else 0.0
+
+
 def _require_possible(source: Cache, wanted: Codec) -> None:
-    if reason := why_not(source.codec, wanted):
+    if reason := why_not(source.codec, wanted, _scale(source) if isinstance(wanted, LowRank) else 0.0):
         raise UsageError(f"cache {source.folder} ({codec_spec(source.codec)}) cannot become {codec_spec(wanted)}: {reason}")
 
 

@@ -1,7 +1,7 @@
 """What a run replays: the views that its caches were made from, under their seeds, or those of a recipe without a cache."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache, open_cache
-from kdcache.codecs import Tail, codec_spec
+from kdcache.codecs import Codec, Tail, codec_spec
 from kdcache.config import parse_seeds
 from kdcache.drift import check_views
 from kdcache.errors import MismatchError, UsageError
+from kdcache.gradients import is_far
 from kdcache.losses import Dist, Loss
 from kdcache.shapes import Rows
 from kdcache.sources import Source, open_source
@@ -23,8 +24,6 @@ from kdcache.train_config import TrainConfig
 from kdcache.views import Recipe, load_recipe, row_order
 
 DRIFT_VIEWS = 8
-_LARGE_ERROR = 0.1
-"""Of DIST's gradient, from which on a user is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,15 +226,30 @@ def check_records(cache: Cache, loss: Loss, spec: str, tail: Tail) -> None:
         )
     if tail != "uniform" and codec.keeps_all:
         raise UsageError(f"tail {tail!r}: {name} keeps every class, there is no tail to spread; leave it out")
-    if isinstance(loss, Dist) and loss.gamma > 0 and not codec.keeps_all:
+    if isinstance(loss, Dist) and loss.gamma > 0:
         _note_error(cache, loss.tau, name)
 
 
 def _note_error(cache: Cache, tau: float, name: str) -> None:
-    """Say how far the records turn DIST's gradient, at the nearest temperature that was measured, if it is far."""
-    measured = cache.manifest.gradient_error
-    nearest = min(measured, key=lambda at: abs(at - tau), default=None)
-    if nearest is not None and measured[nearest] > _LARGE_ERROR:
-        turned = f"turns the gradient of DIST at tau {nearest:g} by {100 * measured[nearest]:.0f} % of its norm"
-        way_out = "gamma's term weighs the classes that it drops like the others; codec lowrank keeps them all"
-        say(f"note: {name} {turned}, as measured before the dump, since {way_out}")
+    """Say how far the records turn DIST's gradient, at the nearest temperature that was measured, if it is far or not known."""
+    codec, manifest = cache.codec, cache.manifest
+    dropped = "gamma's term weighs the classes that it drops like the others; codec lowrank keeps them all"
+    way_out = "a smaller step, or codec full, is nearer" if codec.keeps_all else dropped
+    measured, (origin, before) = manifest.gradient_error, manifest.origin_error or ("", {})
+    turned = _far_text(measured or before, tau, codec)
+    if measured:
+        told = turned and f"{name} turns {turned}, as measured before the dump"
+    elif turned:
+        told = f"{name} was recoded from {origin}, which turns {turned}: it turns it further, how far was not measured"
+    else:
+        told = "" if codec.keeps_all else f"how far {name} turns the gradient of DIST was not measured"
+    if told:
+        say(f"note: {told}; {way_out}")
+
+
+def _far_text(errors: Mapping[float, float], tau: float, codec: Codec) -> str:
+    """Return what is said of the error at the temperature nearest to `tau`; nothing where it is not far."""
+    nearest = min(errors, key=lambda at: abs(at - tau), default=None)
+    if nearest is None or not is_far(errors[nearest], codec):
+        return ""
+    return f"the gradient of DIST at tau {nearest:g} by {100 * errors[nearest]:.0f} % of its norm"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdcache.cache import open_cache, stored_bytes
 from kdcache.calibration import fit_codec
-from kdcache.codecs import Codec, fit_arrays, open_codec
+from kdcache.codecs import Codec, TopK, fit_arrays, open_codec
 from kdcache.errors import CacheError, CodecError, MismatchError, UsageError
 from kdcache.gradients import decoded_batches, gradient_error
 from kdcache.losses import dist_loss
@@ -52,6 +52,21 @@ def test_bytes_are_met_as_stored(target: float) -> None:
     codec = fit_codec(open_codec(f"lowrank:bytes={target}", classes=CLASSES), pairs(2000, 0)).codec
     fresh = pairs(2000, 1)
     assert 0.8 * target < stored_bytes(codec, codec.encode(fresh.teacher)) < 1.05 * target
+
+
+def test_bytes_are_those_of_a_large_cache_however_many_rows_are_measured() -> None:
+    for spec in ("lowrank:step=0.5", "lowrank:step=2", "topk:k=5", "full:dtype=float16"):
+        codec, fresh = fit_codec(open_codec(spec, classes=CLASSES), pairs(1000, 0)).codec, pairs(4096, 1).teacher
+        few, many = (stored_bytes(codec, codec.encode(fresh[:rows])) for rows in (1024, 8192))
+        assert few == pytest.approx(many, rel=0.03), spec
+
+
+def test_finer_steps_err_less_on_samples_that_a_small_fit_never_saw() -> None:
+    fit, fresh = pairs(20, 0), pairs(300, 1)
+    codecs = [fit_codec(open_codec(f"lowrank:step={step}", classes=CLASSES), fit).codec for step in (1, 0.25, 0.1, 0.02)]
+    for tau in (1.0, 4.0):
+        errors = [dist_error(codec, fresh, tau) for codec in codecs]
+        assert errors == sorted(errors, reverse=True) and errors[-1] < 0.02
 
 
 def test_a_step_needs_no_stand_in() -> None:
@@ -115,3 +130,9 @@ def test_a_fit_of_other_classes_is_refused(tmp_path: Path) -> None:
     dump(tmp_path / "cache", codec="lowrank:step=2", seeds="0:1", data=f"{data}5", teacher=f"{teacher}5")
     with pytest.raises(MismatchError, match="classes: 5 in the cache, 6 now"):
         dump(tmp_path / "cache", codec="lowrank:step=2", seeds="0:2", data=f"{data}6", teacher=f"{teacher}6")
+
+
+def test_what_a_codec_loses_takes_one_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted, rows, encode = fit_codec(open_codec("topk:k=3", classes=CLASSES), pairs(1024, 0)), [], TopK.encode
+    monkeypatch.setattr(TopK, "encode", lambda codec, logits: (rows.append(len(logits)), encode(codec, logits))[1])
+    assert set(fitted.errors) == {1.0, 4.0} and sum(rows) == 512

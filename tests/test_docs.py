@@ -191,3 +191,11 @@ def test_the_papers_recipes_can_be_planned(tmp_path: Path, monkeypatch: pytest.M
     trainings = [plan for plan in planned if "steps_per_epoch" in plan]
     assert [plan["views"] for plan in dumps] == [12 * 240, 12 * 100, 12 * 100, 12 * 100]
     assert [plan["epochs"] for plan in trainings] == [240, 240, 100, 450, 300]
+
+
+def test_the_fonts_to_install_are_names_of_packages() -> None:
+    listed = re.search(r"FONT_PACKAGES = \((.*?)\n\)", (ROOT / "examples" / "characters.py").read_text(), re.DOTALL)
+    assert listed is not None
+    packages = "".join(re.findall(r'"(.*)"', listed[1])).split()
+    assert len(packages) == len(set(packages)) > 80
+    assert [name for name in packages if not re.fullmatch(r"fonts-\S*[^-]", name)] == []

@@ -109,6 +109,15 @@ def test_the_ladder_has_every_codec_and_its_front_is_what_nothing_beats() -> Non
     assert 0 < sum(points.values()) < len(points)
 
 
+def test_a_codec_that_fails_is_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    specs = ["lowrank:error=1e-9", "topk:k=3"]
+    result = codec_costs(pairs(), pairs(), specs, taus=[1.0], batch_sizes=[64])
+    assert [cost["codec"] for cost in result["codecs"]] == specs[1:] and list(result["failed"]) == specs[:1]
+    assert "lowrank:error=1e-9 is left out: " in capsys.readouterr().err
+    with pytest.raises(CodecError, match="cannot be met"):
+        codec_costs(pairs(), pairs(), specs[:1], taus=[1.0], batch_sizes=[64])
+
+
 def test_a_finer_step_costs_more_bytes_and_less_error() -> None:
     specs = [f"lowrank:step={step}" for step in (0.1, 0.4, 1.6)]
     costs = codec_costs(pairs(800), pairs(800), specs, taus=[1.0], batch_sizes=[128])["codecs"]
@@ -282,7 +291,7 @@ def test_measuring_says_on_what(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"codec": ("topk:k=13",)}, CodecError, "topk:k=13 on 12 classes"),
+        ({"codec": ("topk:k=13",)}, UsageError, "topk:k=13 on 12 classes"),
         ({"codec": ("topq:k=3",)}, UsageError, "unknown codec 'topq'; did you mean 'topk'"),
         ({"batch_size": (256,)}, UsageError, "150 rows to measure on are less than one batch of 256"),
         ({"views": 100}, UsageError, "an .npz file is measured whole"),
@@ -312,3 +321,11 @@ def test_settings_that_cannot_be_measured(
 def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         FidelityConfig(**settings)
+
+
+def test_a_temperature_or_size_given_twice_is_measured_once(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", teacher=logits(300), student=logits(300, seed=1))
+    twice = FidelityConfig(logits=str(path), codec=("full:dtype=uint8",), tau=(2.0, 1.0, 2.0), batch_size=(32, 32))
+    result = measure_fidelity(twice)
+    assert result["taus"] == [2.0, 1.0] and result["batch_sizes"] == [32]
+    assert [case["tau"] for case in result["codecs"][0]["gradients"]] == [2.0, 1.0]

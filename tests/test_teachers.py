@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from caches import fill
 from runs import CONV, IN_PROCESS, dump
 
 from kdcache.cache import Cache, open_cache
 from kdcache.codecs import TeacherRows
 from kdcache.compute import Compute
-from kdcache.errors import MissingUnitError
+from kdcache.errors import MissingUnitError, UsageError
 from kdcache.losses import open_loss
 from kdcache.models import open_model
+from kdcache.recode import recode_cache
 from kdcache.replay import check_records
 from kdcache.sources import open_source
 from kdcache.teachers import CachedTeacher, NoTeacher, OnlineTeacher, Teacher
@@ -96,6 +98,8 @@ def test_no_teacher_leaves_out_what_the_cache_lacks(cache: Cache, tmp_path: Path
         ("topk:k=1", "dist:tau=4", True),
         ("topk:k=1", "dist:tau=3,gamma=0", False),
         ("topk:k=1", "kl:tau=4", False),
+        ("lowrank:step=30", "dist:tau=4", True),
+        ("lowrank:step=1", "dist:tau=4", False),
         ("full:dtype=uint4", "dist:tau=4", False),
     ],
 )
@@ -109,3 +113,36 @@ def test_a_cache_that_turns_the_gradient_far_is_told_of(
     check_records(cache, open_loss(loss), loss, "uniform")
     line = f"turns the gradient of DIST at tau 4 by {100 * error:.0f} % of its norm, as measured before the dump"
     assert (line in capsys.readouterr().err) is told
+
+
+def test_a_cache_whose_error_was_never_measured_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(path: Path) -> str:
+        capsys.readouterr()
+        check_records(open_cache(path), open_loss("dist:tau=4"), "dist:tau=4", "uniform")
+        return capsys.readouterr().err
+
+    fill(tmp_path / "one", 0, codec="full:dtype=float32", rows=400, classes=40)
+    for name, codec in {"small": "topk:k=4", "fine": "lowrank:step=0.1", "bits": "full:dtype=uint8"}.items():
+        recode_cache(tmp_path / "one", tmp_path / name, codec=codec)
+    assert f"how far topk:k=4 of cache {tmp_path}/small turns the gradient of DIST was not measured; gamma" in told(
+        tmp_path / "small"
+    )
+    assert told(tmp_path / "fine") == told(tmp_path / "bits") == ""
+    fill(tmp_path / "two", 0, 1, codec="full:dtype=float32", rows=400, classes=40)
+    for old, new, codec in (("two", "far", "topk:k=4"), ("far", "further", "topk:k=2"), ("two", "near", "topk:k=39")):
+        recode_cache(tmp_path / old, tmp_path / new, codec=codec)
+    error = 100 * open_cache(tmp_path / "far").manifest.gradient_error[4.0]
+    before = f"was recoded from topk:k=4, which turns the gradient of DIST at tau 4 by {error:.0f} % of its norm: it turns it "
+    assert before in told(tmp_path / "further")
+    assert told(tmp_path / "near") == ""
+    recode_cache(tmp_path / "near", tmp_path / "cut", codec="topk:k=2")
+    assert "was not measured" in told(tmp_path / "cut"), "the error before it was small, which says nothing of this one"
+
+
+@pytest.mark.parametrize("loss", ["dkd", "nkd"])
+def test_topk_of_all_classes_holds_every_label(tmp_path: Path, loss: str) -> None:
+    for k in (4, 5):
+        fill(tmp_path / str(k), 0, codec=f"topk:k={k}", unit_rows=32, chunk_rows=32, chunk_bytes=2 * k, zstd_level=13)
+    check_records(open_cache(tmp_path / "5"), open_loss(loss), loss, "uniform")
+    with pytest.raises(UsageError, match="keeps only among the largest"):
+        check_records(open_cache(tmp_path / "4"), open_loss(loss), loss, "uniform")

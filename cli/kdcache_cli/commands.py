@@ -7,7 +7,7 @@ import click
 from kdcache import __version__
 from kdcache_cli.fidelity import fidelity
 from kdcache_cli.options import JSON, PLAN, dotted, rerun, shared
-from kdcache_cli.output import Group, human_bytes, human_seconds, print_result, ranges, shell_command
+from kdcache_cli.output import Group, errors_text, human_bytes, human_seconds, percent, print_result, ranges, shell_command
 from kdcache_cli.recode import recode
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ def main() -> None:
 @click.option(
     "--codec",
     help="lowrank:step=X|error=X|bytes=X, topk:k=16, full:dtype=float16|float32|bfloat16|uint8|uint4  "
-    "[full up to 64 classes, else lowrank:step=2].",
+    "[that of the cache; of a new one full up to 64 classes, else lowrank:step=2 or finer].",
     metavar="SPEC",
 )
 @click.option("--unit-rows", type=int, help="Rows per unit  [a power of two near 4 MB].", metavar="N")
@@ -196,6 +196,7 @@ def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
             f"{human_bytes(plan['bytes'])} ({plan['bytes_per_view']:.1f} per view) in {plan['files']} files",
         ),
         ("codec", plan["codec"] + ("" if plan["gradients"] else _error_text(plan["gradient_error"]))),
+        *([("gradients", "error and cosine against those of exact logits")] if plan["gradients"] else []),
         *((f"at tau {case['tau']:g}", _gradient_text(case)) for case in plan["gradients"]),
         ("free disk", human_bytes(plan["free_bytes"])),
         ("time left", f"{human_seconds(plan['seconds'])} at {plan['views_per_second']:.0f} views/s"),
@@ -224,14 +225,13 @@ def _training_plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _gradient_text(case: dict[str, Any]) -> str:
-    inter, intra, both, kl = (f"{100 * case[term]['error']:.0f} %" for term in ("inter", "intra", "both", "kl"))
-    return f"turns the gradient of DIST by {both} (inter {inter}, intra {intra}), of KL by {kl}"
+    names = {"both": "DIST", "inter": "inter", "intra": "intra", "kl": "KL"}
+    return ", ".join(f"{name} {percent(case[term]['error'])} {case[term]['cosine']:.3f}" for term, name in names.items())
 
 
 def _error_text(errors: dict[str, float]) -> str:
     """Return what a codec does to DIST's gradient, as measured before the dump."""
-    text = ", ".join(f"{100 * error:.0f} % at tau {tau}" for tau, error in errors.items())
-    return f" (turns DIST's gradient by {text})" if text else ""
+    return f" (turns DIST's gradient by {errors_text(errors)})" if errors else ""
 
 
 def _dump_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -282,8 +282,15 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
             "made",
             f"{manifest['made_by']['created']} with kdcache {manifest['made_by']['versions']['kdcache']}",
         ),
-        *([("recoded", f"from {origin['codec']}")] if (origin := manifest["made_by"].get("recoded_from")) else []),
+        *_origin_lines(manifest["made_by"]),
     ]
+
+
+def _origin_lines(made_by: dict[str, Any]) -> list[tuple[str, str]]:
+    origin = made_by.get("recoded_from")
+    if origin is None:
+        return []
+    return [("recoded", f"from {origin['codec']}" + _error_text(origin["made_by"].get("gradient_error", {})))]
 
 
 def _verify_lines(report: dict[str, Any]) -> list[tuple[str, str]]:

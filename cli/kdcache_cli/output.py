@@ -92,6 +92,16 @@ def ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in spans) or "none"
 
 
+def percent(share: float) -> str:
+    """Return a share in percent, with a decimal below 10."""
+    return f"{100 * share:.{1 if share < 0.0995 else 0}f} %"
+
+
+def errors_text(errors: Mapping[Any, float]) -> str:
+    """Return errors by temperature."""
+    return ", ".join(f"{percent(error)} at tau {float(tau):g}" for tau, error in errors.items())
+
+
 def shell_command(*words: str) -> str:
     """Return words as one line that a shell splits back."""
     return shlex.join(words)

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from kdcache_cli.options import JSON
-from kdcache_cli.output import human_bytes, human_seconds, print_result, ranges
+from kdcache_cli.output import errors_text, human_bytes, human_seconds, print_result, ranges
 
 
 @click.command(short_help="Write CACHE to NEW with another codec.")
@@ -28,17 +28,24 @@ def recode(cache: str, new: str, codec: str, seeds: str | None, as_json: bool) -
 def _lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     before, after = result["before"], result["after"]
     absent = [("absent", f"{result['absent']} views whose sample could not be read")] if result["absent"] else []
-    errors = ", ".join(f"{100 * error:.1f} % at tau {tau}" for tau, error in result["gradient_error"].items())
-    gradient = [("gradient", f"of DIST turned by {errors}, measured on views of {result['source']}")] if errors else []
     return [
         ("cache", result["cache"]),
         ("codec", f"{after['codec']} from {before['codec']}"),
         ("seeds", f"{ranges(result['seeds'])}, {result['rows']} views each"),
         ("written", f"{result['units_written']} units in {human_seconds(result['seconds'])}"),
         ("bytes", f"{_size(after)}; before: {_size(before)}"),
-        *gradient,
+        ("gradient", _gradient_text(result)),
         *absent,
     ]
+
+
+def _gradient_text(result: dict[str, Any]) -> str:
+    if errors := result["gradient_error"]:
+        return f"of DIST turned by {errors_text(errors)}, measured on views of {result['source']}"
+    if result["origin_error"]:
+        codec, errors = result["origin_error"]
+        return f"of DIST turned further than by {codec} before it ({errors_text(errors)}), how far was not measured"
+    return f"not measured: that takes exact logits of two seeds, which {result['source']} does not hold"
 
 
 def _size(part: dict[str, Any]) -> str:

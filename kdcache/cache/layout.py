@@ -10,6 +10,8 @@ from kdcache.codecs import Codec, codec_to_dict, fit_arrays
 from kdcache.errors import CodecError, UsageError
 from kdcache.shapes import Records
 
+_LARGE = 1_000_000  # rows of a cache whose units and chunks are as large as they get
+
 
 def record_layout(codec: Codec, rows: int, unit_rows: int | None = None, *, block: int = 1) -> dict[str, Any]:
     """Return the fields of a manifest that follow from the codec, with its fit if it needs one, and the number of rows.
@@ -44,13 +46,27 @@ def record_layout(codec: Codec, rows: int, unit_rows: int | None = None, *, bloc
 
 
 def stored_bytes(codec: Codec, records: Records) -> float:
-    """Return the bytes per view that a cache of `records` would take on disk, index and checksums included, commits apart."""
-    layout = record_layout(codec, len(records))
-    sizes = {name: layout[name] for name in ("unit_rows", "chunk_rows", "zstd_level")}
-    chunk_bytes = layout["chunk_bytes"] or records.dtype.itemsize
-    units = UnitFormat(rows=len(records), dtype=records.dtype, chunk_bytes=chunk_bytes, **sizes)
-    starts = range(0, len(records), units.unit_rows)
-    return sum(len(units.encode(unit, records[at : at + units.unit_rows])) for unit, at in enumerate(starts)) / len(records)
+    """Return the bytes per view that a large cache of such records takes on disk, index and checksums included, commits apart.
+
+    Whole chunks of a large cache are measured. If there are too few records for one, they are repeated in other orders: that
+    keeps how often each value comes, which decides the bytes, and gives the compressor no longer match to find. A table of
+    values for a chunk then costs what it costs in a large cache.
+    """
+    layout = record_layout(codec, _LARGE)
+    rows: int = max(len(records) // layout["chunk_rows"], 1) * layout["chunk_rows"]
+    sizes = {"unit_rows": rows, "chunk_rows": layout["chunk_rows"], "zstd_level": layout["zstd_level"]}
+    unit = UnitFormat(rows=rows, dtype=records.dtype, chunk_bytes=layout["chunk_bytes"] or records.dtype.itemsize, **sizes)
+    return len(unit.encode(0, _repeated(records, rows))) / rows
+
+
+def _repeated(records: Records, rows: int) -> Records:
+    """Return `rows` records: the first ones, or all of them over and over, each time in another order."""
+    if len(records) >= rows:
+        return records[:rows]
+    generator = np.random.default_rng(0)
+    order = np.concatenate([generator.permutation(len(records)) for _ in range(-(-rows // len(records)))])
+    repeated: Records = records[order[:rows]]
+    return repeated
 
 
 def default_unit(record_bytes: int, rows: int) -> int:

@@ -112,6 +112,16 @@ class Manifest:
         """How far the codec turned the gradient of DIST when the cache was begun, by temperature; empty if not known."""
         return {float(tau): float(error) for tau, error in self.made_by.get("gradient_error", {}).items()}
 
+    @property
+    def origin_error(self) -> tuple[str, dict[float, float]] | None:
+        """The codec of the nearest cache that this one was recoded from and that was measured, and its `gradient_error`."""
+        made_by = self.made_by
+        while origin := made_by.get("recoded_from"):
+            made_by = origin["made_by"]
+            if errors := made_by.get("gradient_error"):
+                return origin["codec"], {float(tau): float(error) for tau, error in errors.items()}
+        return None
+
     def with_errors(self, errors: Mapping[float, float]) -> "Manifest":
         """Return this manifest with `gradient_error`."""
         told = {f"{tau:g}": error for tau, error in errors.items()}

@@ -47,8 +47,7 @@ def open_codec(text: str, *, classes: int) -> Codec:
     """Return the codec that a spec names, such as `topk:k=16` or `full:dtype=float32`.
 
     Raises:
-        UsageError: an unknown codec or option; the nearest is suggested.
-        CodecError: an option out of range.
+        UsageError: an unknown codec or option, of which the nearest is suggested, or an option out of range.
     """
     spec = parse_spec(text)
     if spec.arg is not None:
@@ -57,7 +56,10 @@ def open_codec(text: str, *, classes: int) -> Codec:
 
 
 def default_codec(classes: int) -> str:
-    """Return the spec of the codec for so many classes, where none is chosen (docs/results.md has the measurements)."""
+    """Return the spec of the codec for so many classes, where none is chosen (docs/results.md has the measurements).
+
+    The step suits ordinary logits; `kdcache.calibration.fit_default` takes a smaller one where it does not.
+    """
     return "full:dtype=float16" if classes <= FEW_CLASSES else "lowrank:step=2"
 
 
@@ -101,8 +103,11 @@ def codec_spec(codec: Codec) -> str:
 
 
 def _options(codec: Codec) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(codec) if is_option(field) and field.name != "classes"]  # type: ignore[arg-type]
-    return {name: value for name in names if (value := getattr(codec, name)) is not None}
+    return {name: value for name in _option_names(codec) if (value := getattr(codec, name)) is not None}
+
+
+def _option_names(codec: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(codec) if is_option(field) and field.name != "classes"]
 
 
 def _unsaid(name: str) -> Mapping[str, Any]:
@@ -115,5 +120,7 @@ def _build(name: str, options: Mapping[str, Any], classes: int) -> Codec:
     choose(name, _CODECS, "codec")
     if "classes" in options:
         raise UsageError(f"codec {name}: classes come from the source, they are not an option")
+    for option in options:
+        choose(option, _option_names(_CODECS[name]), f"codec {name} key")
     codec: Codec = build(_CODECS[name], {**options, "classes": classes}, f"codec {name}")
     return codec

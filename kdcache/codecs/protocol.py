@@ -61,14 +61,16 @@ class Codec(Protocol):
     """
 
     name: ClassVar[str]
-    keeps_all: ClassVar[bool]
-    """Whether every class's logit is in the record; a loss may need the label's."""
     zstd_level: ClassVar[int]
     """The store's compression level at which smaller records are no longer worth the time."""
 
     @property
     def classes(self) -> int:
         """How many classes a row of logits has."""
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every class's logit is in the record; a loss may need the label's."""
 
     @property
     def chunk_bytes(self) -> int | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kdcache.codecs.protocol import checked, narrowed, to_fields
 from kdcache.codecs.tail import Tail, TailPrior, levelled, student_weights
-from kdcache.errors import CodecError
+from kdcache.errors import UsageError
 from kdcache.shapes import Logits, PerRow, Probabilities, Records
 from kdcache.spec import not_an_option
 
@@ -28,7 +28,6 @@ class TopK:
     """The codec `topk`: `k` logits in float16, their classes, and three numbers on the tail."""
 
     name: ClassVar[str] = "topk"
-    keeps_all: ClassVar[bool] = False
     zstd_level: ClassVar[int] = 13  # the first that gives unlike bytes of a chunk tables of their own
     unsaid: ClassVar[Mapping[str, Any]] = {"tau": 1.0, "mantissa": _FLOAT16_MANTISSA}
     """What a manifest without these options means: those that were written before there were any."""
@@ -44,11 +43,16 @@ class TopK:
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.classes:
-            raise CodecError(f"topk:k={self.k} on {self.classes} classes; k must be from 1 to {self.classes}")
+            raise UsageError(f"topk:k={self.k} on {self.classes} classes; k must be from 1 to {self.classes}")
         if not (math.isfinite(self.tau) and self.tau > 0):
-            raise CodecError(f"topk:tau={self.tau} must be above 0")
+            raise UsageError(f"topk:tau={self.tau} must be above 0")
         if not 1 <= self.mantissa <= _FLOAT16_MANTISSA:
-            raise CodecError(f"topk:mantissa={self.mantissa}; it must be from 1 to {_FLOAT16_MANTISSA}, the bits of float16")
+            raise UsageError(f"topk:mantissa={self.mantissa}; it must be from 1 to {_FLOAT16_MANTISSA}, the bits of float16")
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether no class is dropped."""
+        return self.k == self.classes
 
     @property
     def record_dtype(self) -> "np.dtype[Any]":

@@ -25,8 +25,8 @@ _SLOPE, _HIGHEST = 0.3, 6.0  # log of an error's weight per unit of logit above 
 _BIT = 0.07  # what a stored bit may cost, in squared steps
 _MOST_BITS = 12.0
 _HEAD_ROWS = 3.0  # the head's prior counts as a third of a row per class
-_LEAST_SHARE, _BYTE_SHARE = 0.003, 0.2  # axes that are nonzero less often are dropped, or ternary
-_HEADROOM = 1.25  # of the largest integer in the sample
+_LEAST_SHARE, _BYTE_SHARE = 0.05, 0.3  # axes that are nonzero less often are dropped, or ternary
+_HEADROOM = 1.25  # of the largest integer counted
 _COUNTED = 4096  # rows, at most, on which costs are counted
 _EXACT_CLASSES, _MOST_AXES = 2048, 1024
 
@@ -124,7 +124,7 @@ class Calibration:
         """Find the basis.
 
         Args:
-            logits: `[rows, classes]`, in random order.
+            logits: `[rows, classes]`, in random order, but views of one sample side by side.
             head: weights of the classifier, `[classes, features]`: a prior of the logits' covariance.
 
         Raises:
@@ -133,15 +133,18 @@ class Calibration:
         if len(logits) < 4:
             raise CodecError(f"lowrank: {len(logits)} calibration views; at least 4 are needed, better several per class")
         self._mean, self._basis = _principal_basis(logits.float(), head)
-        self._sample = logits[:_COUNTED].float()
+        # a basis fits the rows it is made from too well: on them its weaker axes seem to hardly vary
+        counted = min(len(logits) // 4, _COUNTED)
+        self._trial = _principal_basis(logits[:-counted].float(), head)
+        self._unseen = logits[-counted:].float()
 
     def fit(self, step: float) -> Fit:
-        """Return the fit at a step, with rounding and layout as the sample's integers ask for."""
-        mean, basis, logits = self._mean, self._basis, self._sample
+        """Return the fit at a step, with rounding and layout as the integers of rows ask for that a basis has not seen."""
+        (mean, basis), logits = self._trial, self._unseen
         coefficients = (logits - logits.mean(1, keepdim=True) - mean) @ basis.T
         # counted without feedback first: it would fill axes that nothing yet says are dear
         first = _laid_out(mean, basis, step, (coefficients / step).round())
-        return _laid_out(mean, first.basis, step, quantised(logits, first))
+        return _laid_out(self._mean, self._basis, step, quantised(logits, first))
 
 
 def _principal_basis(logits: Logits, head: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -158,22 +161,23 @@ def _principal_basis(logits: Logits, head: Tensor | None) -> tuple[Tensor, Tenso
         share = 1 / (1 + _HEAD_ROWS * len(logits) / logits.shape[1])
         prior = prior * (sample.norm() / prior.norm().clamp_min(1e-12))
         sample = torch.cat([math.sqrt(1 - share) * sample, math.sqrt(share) * prior])
-    variance, axes = _principal_axes(sample)
-    kept = variance > max(float(variance[0]) * 1e-8, float(logits.abs().max()) ** 2 * 1e-12)
-    if not bool(kept.any()):
+    if float(sample.square().sum()) <= float(logits.abs().max()) ** 2 * 1e-12:
         raise CodecError("lowrank: the calibration views all have the same logits; check the teacher and its weights")
-    return mean, axes[kept]
+    return mean, _principal_axes(sample)
 
 
-def _principal_axes(sample: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the variances and axes of `sample.T @ sample`, exact up to 2,048 classes, else the strongest 1,024."""
-    if sample.shape[1] <= _EXACT_CLASSES:
-        variance, axes = torch.linalg.eigh((sample.T @ sample).double())
-        return variance.flip(0).float(), axes.T.flip(0).float().contiguous()
+def _principal_axes(sample: Tensor) -> Tensor:
+    """Return the axes of `sample.T @ sample`, up to 2,048 classes all of sum zero, else the strongest 1,024."""
+    if (classes := sample.shape[1]) <= _EXACT_CLASSES:
+        covariance = (sample.T @ sample).double()
+        # the same on every axis of sum zero: it moves none, and parts the constant one from those that the sample lacks
+        covariance += covariance.trace() / classes * (torch.eye(classes, dtype=torch.float64) - 1 / classes)
+        rising: Tensor = torch.linalg.eigh(covariance)[1].T
+        return rising.flip(0)[:-1].float().contiguous()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         _, singular, axes = torch.svd_lowrank(sample, q=min(_MOST_AXES, *sample.shape), niter=2)
-    return singular.square(), axes.T.contiguous()
+    return axes.T[singular > singular[0] * 1e-4].contiguous()
 
 
 def _laid_out(mean: Tensor, basis: Tensor, step: float, integers: Tensor) -> Fit:

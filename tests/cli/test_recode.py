@@ -35,6 +35,23 @@ def test_it_prints_what_it_wrote_and_what_that_costs(cache: Path) -> None:
     assert not any(line.startswith("recoded") for line in kdcache("info", cache).stdout.splitlines())
 
 
+def test_what_was_not_measured_is_told(cache: Path) -> None:
+    def gradient(*words: object) -> str:
+        done = kdcache("recode", *words)
+        assert done.exit_code == 0, done.output
+        return dict(line.split(maxsplit=1) for line in done.stdout.splitlines())["gradient"]
+
+    gradient(cache, "first", "--codec", "topk:k=3")
+    told = gradient("first", "second", "--codec", "topk:k=2")
+    assert told.startswith("of DIST turned further than by topk:k=3 before it (") and told.endswith("how far was not measured")
+    assert any(
+        line.startswith("recoded  from topk:k=3 (turns DIST's gradient by ")
+        for line in kdcache("info", "second").stdout.splitlines()
+    )
+    fill(Path("one"), 0, codec="full:dtype=float32", rows=100)
+    assert gradient("one", "one-k2", "--codec", "topk:k=2").startswith("not measured: that takes exact logits of two seeds")
+
+
 def test_json_says_the_same(cache: Path) -> None:
     for written in (True, False):
         done = kdcache("recode", cache, "new", "--codec", "lowrank:step=1", "--json")
@@ -50,7 +67,7 @@ def test_json_says_the_same(cache: Path) -> None:
     [
         (["old", "old", "--codec", "topk:k=2"], 2, "old is the cache itself; give the new one a folder of its own"),
         (["old", "new", "--codec", "full:dtype=float32"], 2, "it has that codec already: copy the folder"),
-        (["old", "new", "--codec", "topk:k=9"], 1, "k must be from 1 to 5"),
+        (["old", "new", "--codec", "topk:k=9"], 2, "k must be from 1 to 5"),
         (["old", "new", "--codec", "topk:k=2", "--seeds", "1:5"], 1, "does not hold seed 3"),
         (["old", "new", "--codec", "topk:k=2", "--seeds", "x"], 2, "seeds 'x' are not of the form A:B"),
         (["absent", "new", "--codec", "topk:k=2"], 1, "absent is not a cache"),
