@@ -190,7 +190,7 @@ def test_a_plan_shows_what_fidelity_shows_and_later_what_the_manifest_holds(tmp_
         (["dump-teacher", "x", *DUMP, "--data", "dgits"], 2, "did you mean 'digits'"),
         (["dump-teacher", "x", *DUMP, "--recipe", "cifra"], 2, "did you mean 'cifar'"),
         (["dump-teacher", "x", *DUMP, "--recipe", "none.toml"], 2, "does not exist"),
-        (["dump-teacher", "x", *DUMP, "--codec", "topk:k=11"], 1, "k must be from 1 to 10"),
+        (["dump-teacher", "x", *DUMP, "--codec", "topk:k=11"], 2, "k must be from 1 to 10"),
         (["dump-teacher", "x", *DUMP, "--codec", "topk"], 2, "codec topk needs k"),
         (["dump-teacher", "x", *DUMP, "--codec", "topk:kk=3"], 2, "did you mean 'k'"),
         (["dump-teacher", "x", *DUMP, "--codec", "full:dtype=float8"], 2, "did you mean"),
