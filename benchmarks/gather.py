@@ -17,7 +17,7 @@ from measure import interleave, make_parser, report, spread, spreads
 from workload import make_cache
 
 from kdcache.cache import Cache
-from kdcache.cache.slab import slab_folder
+from kdcache.cache.slab import SlabFolder
 from kdcache.codecs import open_codec
 
 CASES = {"topk:k=10": 1_000_000, "full:dtype=float16": 50_000}
@@ -41,7 +41,7 @@ def measure(folder: Path, spec: str, rows: int, options: argparse.Namespace) -> 
     """Return rates and their ratio for one codec."""
     cache = filled_cache(folder, spec, rows)
     slab = cache.slab(0)
-    newest = max(slab_folder().glob("*.npy"), key=lambda path: path.stat().st_mtime_ns)
+    newest = max(SlabFolder().path.glob("*.npy"), key=lambda path: path.stat().st_mtime_ns)
     plain = np.load(newest, mmap_mode="r")
     batches = np.random.default_rng(1).integers(0, rows, (options.repetitions + 1, options.batches, options.batch))
     first = batches[0, 0]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, library_versions, open_cache, record_layout
-from kdcache.cache.publish import Folder
+from kdcache.cache.objects import open_objects
 from kdcache.calibration import DEFAULT_ERROR, Fitted, fit_codec, fit_default, sample_views
 from kdcache.codecs import Codec, LowRank, codec_spec, default_codec, fit_arrays, is_exact, open_codec
 from kdcache.compute import Compute, ComputeConfig
@@ -119,7 +119,7 @@ def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
     source = open_source(config.data)
     classes = config.teacher_classes or source.classes
     teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True)
-    held = open_cache(config.cache) if Folder(config.cache).exists("zarr.json") else None
+    held = open_cache(config.cache) if open_objects(config.cache).exists("zarr.json") else None
     spec = config.codec or default_codec(classes)
     codec = _held_codec(held, config.codec, classes) if held else open_codec(spec, classes=classes)
     measures = held is None and (measures_exact or not is_exact(codec))
@@ -256,7 +256,7 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
         `teacher_accuracy` in percent on the probe's views.
     """
     job = prepare(config, measures_exact=True)
-    cache = Cache(Folder(config.cache), job.manifest, job.codec)
+    cache = Cache(open_objects(config.cache), job.manifest, job.codec)
     if cache.folder.exists("zarr.json"):
         cache = open_cache(config.cache)
         cache.require(job.manifest)

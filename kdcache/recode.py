@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, library_versions, open_cache, record_layout
-from kdcache.cache.publish import Folder
+from kdcache.cache.objects import open_objects
 from kdcache.calibration import fit_codec, sample_views
 from kdcache.codecs import Codec, Full, LowRank, TopK, codec_spec, fit_arrays, is_exact, open_codec
 from kdcache.config import parse_seeds
@@ -155,7 +155,7 @@ def _commits(source: Cache, seeds: str | None) -> dict[int, list[Commit]]:
 
 def _create(source: Cache, new: str | Path, wanted: Codec) -> Cache:
     """Return the new cache, made with a fit to a sample of the source's records, or as it is there already."""
-    there = Folder(new).exists("zarr.json")
+    there = open_objects(new).exists("zarr.json")
     codec, errors = (open_cache(new).with_fit(wanted), {}) if there else _fitted(source, wanted)
     made = create_cache(new, _manifest(source, codec).with_errors(errors), fit_arrays(codec))
     if made.manifest.made_by.get("recoded_from", {}).get("manifest") != source.manifest.digest:

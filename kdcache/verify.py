@@ -3,6 +3,7 @@
 from typing import Any
 
 from kdcache.cache import Cache
+from kdcache.cache.objects import temporaries
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.drift import check_views
 from kdcache.errors import CacheError, CodecError, DriftError, KdcacheError, MismatchError, UnreadableSampleError, UsageError
@@ -86,7 +87,7 @@ def _require_use(views: int | None, data: str | None, teacher: str | None, batch
 
 def _check_bytes(cache: Cache) -> tuple[dict[str, Any], list[str]]:
     """Return what a report says of units and files, and the faults that were found."""
-    units = [(seed, unit) for seed in cache.seeds() for unit in cache.committed_units(seed)]
+    units = cache.units()
     faults = [*_codec_faults(cache), *(fault for seed in cache.seeds() for fault in cache.array_faults(seed))]
     size = 0
     with progress("verify", len(units), "units") as bar:
@@ -104,7 +105,7 @@ def _check_bytes(cache: Cache) -> tuple[dict[str, Any], list[str]]:
         "units": len(units),
         "bytes": size,
         "missing": {seed: missing for seed in cache.seeds() if (missing := cache.missing_units(seed))},
-        "temporary": sum(1 for _ in cache.folder.temporaries()),
+        "temporary": sum(1 for _ in temporaries(cache.folder)),
     }
     return report, faults
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.commit import commit_key
+from kdcache.cache.objects import temporaries
 from kdcache.cache.zarr_store import object_key
 from kdcache.codecs import codec_spec
 from kdcache.compute import ComputeConfig
@@ -200,7 +201,7 @@ def test_a_full_disk_stops_the_dump_and_it_goes_on_later(tmp_path: Path) -> None
     ):
         dump(tmp_path, **settings)
     cache = open_cache(tmp_path)
-    assert cache.committed_units(0) == [] and list(cache.folder.temporaries()) == []
+    assert cache.committed_units(0) == [] and list(temporaries(cache.folder)) == []
     assert dump(tmp_path, **settings)["units_written"] == 2
 
 

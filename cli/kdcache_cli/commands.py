@@ -131,7 +131,7 @@ def info(cache: str, as_json: bool) -> None:
 
     opened = open_cache(cache)
     manifest = opened.manifest
-    commits = [opened.commit_of(seed, unit) for seed in opened.seeds() for unit in opened.committed_units(seed)]
+    commits = [opened.commit_of(seed, unit) for seed, unit in opened.units()]
     size, rows = sum(c.num_bytes for c in commits), sum(c.stop - c.start for c in commits)
     result = {
         "manifest": manifest.to_json(),

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.cache.commit import Commit, commit_key, unit_name
+from kdcache.cache.commit import MOST_DOCUMENT, Commit, commit_key, seed_entry, unit_name
+from kdcache.cache.fetch import fetched
 from kdcache.cache.fit_store import FIT_ROOT, publish_fit, read_fit
 from kdcache.cache.manifest import Manifest, library_versions
-from kdcache.cache.publish import Folder
-from kdcache.cache.slab import Slab, evict, is_whole, materialise, one_at_a_time, slab_folder
-from kdcache.cache.zarr_store import UnitFormat, object_key, root_metadata, seed_path
+from kdcache.cache.objects import Objects, open_objects
+from kdcache.cache.slab import Slab, SlabFolder
+from kdcache.cache.units import StoredSample, unit_format
+from kdcache.cache.zarr_store import root_metadata
 from kdcache.codecs import Codec, codec_from_dict, codec_spec
 from kdcache.errors import CacheError, DamagedUnitError, MismatchError, MissingUnitError
 from kdcache.shapes import Records, Rows
@@ -25,11 +27,12 @@ from kdcache.views.order import row_order
 class Cache:
     """An open cache. `open_cache` and `create_cache` make one."""
 
-    def __init__(self, folder: Folder, manifest: Manifest, codec: Codec | None = None) -> None:
+    def __init__(self, folder: Objects, manifest: Manifest, codec: Codec | None = None) -> None:
         """Open the cache in `folder`; with `codec` it is one that is not on disk yet, as for a plan."""
         self.folder = folder
         self.manifest = manifest
-        self._format = UnitFormat.of(manifest)
+        self.slabs = SlabFolder()
+        self.format = unit_format(manifest)
         self._last_read: tuple[int, Slab] | None = None
         if codec is not None:
             self.codec = codec
@@ -59,12 +62,13 @@ class Cache:
 
     def seeds(self) -> list[int]:
         """Return the seeds of which at least one unit is committed."""
-        seeds = sorted(int(name) for name in self.folder.list("commits") if name.isdecimal())
-        return [seed for seed in seeds if self.committed_units(seed)]
+        firsts = sorted(int(name) for name in self.folder.list("commits") if name.isdecimal())
+        return [seed for first in firsts if self.committed_units(first) for seed in self.manifest.unit_seeds(first)]
 
     def committed_units(self, seed: int) -> list[int]:
         """Return the committed units of `seed`."""
-        names = [name.removesuffix(".json") for name in self.folder.list(f"commits/{seed:05d}") if name.endswith(".json")]
+        folder = f"commits/{self.manifest.unit_seeds(seed)[0]:05d}"
+        names = [name.removesuffix(".json") for name in self.folder.list(folder) if name.endswith(".json")]
         return sorted(int(name) for name in names if name.isdecimal())  # no .DS_Store, no ._000000.json
 
     def missing_units(self, seed: int) -> list[int]:
@@ -77,26 +81,32 @@ class Cache:
 
     def is_committed(self, seed: int, unit: int) -> bool:
         """Return whether a unit can be read."""
-        return self.folder.exists(commit_key(seed, unit))
+        return self.folder.exists(commit_key(self.manifest.unit_seeds(seed)[0], unit))
 
     def commit_of(self, seed: int, unit: int) -> Commit:
-        """Return a unit's commit.
+        """Return a unit's commit; of one that it shares with other seeds, what it says of this seed.
 
         Raises:
             MissingUnitError: the unit is not committed.
             DamagedUnitError: the commit is not what was written.
         """
+        first = self.manifest.unit_seeds(seed)[0]
         try:
-            data = self.folder.get(commit_key(seed, unit))
+            data = self.folder.get(commit_key(first, unit), most=MOST_DOCUMENT)
         except FileNotFoundError:
             raise MissingUnitError(
                 f"cache {self.folder} does not hold {self._name(seed, unit)}; run dump-teacher with this seed"
             ) from None
         commit = Commit.from_bytes(data, f"cache {self.folder}, {self._name(seed, unit)}")
         rows = self.manifest.unit_range(unit)
-        if (commit.seed, commit.unit, commit.start, commit.stop) != (seed, unit, rows.start, rows.stop):
+        if (commit.seed, commit.unit, commit.start, commit.stop) != (first, unit, rows.start, rows.stop):
             raise DamagedUnitError(f"cache {self.folder}, {self._name(seed, unit)}: its commit is that of {commit.name}")
-        return commit
+        return commit.of_seed(seed)
+
+    def units(self) -> list[tuple[int, int]]:
+        """Return the committed units of all seeds, each once: its first seed and its number."""
+        firsts = [seed for seed in self.seeds() if seed == self.manifest.unit_seeds(seed)[0]]
+        return [(seed, unit) for seed in firsts for unit in self.committed_units(seed)]
 
     def commits(self, seed: int) -> list[Commit]:
         """Return the commits of all units of `seed`, in order.
@@ -113,11 +123,11 @@ class Cache:
                 f"cache {self.folder} lacks {len(missing)} of {self.manifest.num_units} units of seed {seed}, the first is "
                 f"{self._name(seed, missing[0])}; run the same dump-teacher command again to finish it"
             )
-        return [self.commit_of(seed, unit) for unit in range(self.manifest.num_units)]
+        return self._commits_of(seed, range(self.manifest.num_units))
 
     def held_commits(self, seed: int) -> list[Commit]:
         """Return the commits of the units of `seed` that are there, in order: of a seed that need not be complete."""
-        return [self.commit_of(seed, unit) for unit in self.committed_units(seed)]
+        return self._commits_of(seed, self.committed_units(seed))
 
     def holes(self, commits: Sequence[Commit]) -> tuple[Rows, Rows]:
         """Return the rows of a seed that its commits record as absent, and those of units that are not among them; int64."""
@@ -128,22 +138,32 @@ class Cache:
         return np.array(sorted(absent), np.int64), np.flatnonzero(is_missing)
 
     def read_unit(self, commit: Commit) -> Records:
-        """Return the records of a committed unit, after its bytes were checked against the commit.
+        """Return the records of a committed unit under the commit's seed, `[rows]`, after its bytes were checked against it.
 
         Raises:
             DamagedUnitError: the object is absent, or differs from what was committed in any byte.
         """
-        where = f"cache {self.folder}, {commit.name}"
-        way_out = f"delete {commit_key(commit.seed, commit.unit)} and {commit.key} and run the dump again"
+        where, way_out = self._where(commit)
+        of_seeds = self._decoded(commit.unit, self.unit_bytes(commit), f"{where}; {way_out}")
+        records: Records = of_seeds[self.manifest.unit_seeds(commit.seed).index(commit.seed)]
+        return records
+
+    def unit_bytes(self, commit: Commit) -> bytes:
+        """Return the object of a committed unit, after it was checked against the commit.
+
+        Raises:
+            DamagedUnitError: it is absent, or differs from what was committed in any byte.
+        """
+        where, way_out = self._where(commit)
         try:
-            data = self.folder.get(object_key(commit.seed, commit.unit))
+            data = self.folder.get(self.format.key(self.manifest.unit_seeds(commit.seed)[0], commit.unit))
         except FileNotFoundError:
             raise DamagedUnitError(f"{where}: the object {commit.key} is missing; {way_out}") from None
         if len(data) != commit.num_bytes:
             raise DamagedUnitError(f"{where}: {len(data)} bytes where {commit.num_bytes} were committed; {way_out}")
         if hashlib.sha256(data).hexdigest() != commit.sha256:
             raise DamagedUnitError(f"{where}: its bytes differ from what was committed (SHA-256); {way_out}")
-        return self._decoded(commit.unit, data, f"{where}; {way_out}")
+        return data
 
     def read(self, seed: int, rows: Rows | Sequence[int]) -> Records:
         """Return the records of `rows` under `seed`, in their order.
@@ -175,14 +195,9 @@ class Cache:
         """
         commits = self.held_commits(seed) if is_partial else self.commits(seed)
         identity = "".join([self.manifest.digest, *(commit.digest for commit in commits)])  # a seal covers seed and unit
-        path = slab_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
         dtype = self.manifest.dtype
         shape = self.manifest.rows, dtype.itemsize
-        if not is_whole(path, *shape):
-            with one_at_a_time(path):
-                if not is_whole(path, *shape):  # another process has made it by now
-                    materialise(path, *shape, self._all_units(commits))
-            evict(path.parent, keep=path)
+        path = self.slabs.make(hashlib.sha256(identity.encode()).hexdigest()[:32], *shape, lambda: self._all_units(commits))
         absent, missing = self.holes(commits)
         return Slab(path, dtype, absent=absent, missing=missing)
 
@@ -210,38 +225,41 @@ class Cache:
         return self.codec
 
     def start_seed(self, seed: int) -> None:
-        """Publish the zarr metadata of a seed's array; growth changes no existing object."""
-        for key, data in self._format.metadata(seed).items():
+        """Publish what plain readers need beside a seed's units; growth changes no existing object."""
+        for key, data in self.format.metadata(seed).items():
             self.folder.publish(key, data)
 
     def array_faults(self, seed: int) -> list[str]:
-        """Return what keeps plain zarr from reading the array of `seed`, one line each."""
-        try:
-            self._format.check_array(self.folder.path, seed)
-        except ValueError as error:
-            way_out = f"delete {seed_path(seed)}/zarr.json and run the dump again: it writes this file anew"
-            return [f"cache {self.folder}, seed {seed}: {error}; {way_out}"]
-        return []
+        """Return what keeps plain readers, zarr's, from reading `seed`, one line each."""
+        return [f"cache {self.folder}, seed {seed}: {fault}" for fault in self.format.faults(self.folder, seed)]
 
-    def commit(self, seed: int, unit: int, records: Records, **facts: Any) -> Commit:
+    def commit(self, seed: int, unit: int, records: Records, samples: Sequence[StoredSample] = (), **facts: Any) -> Commit:
         """Publish a unit and its commit, and return the commit that counts.
 
         Of several writers of one unit the first wins; the others adopt its object, after checking it. `facts` are the other
         fields of the commit: `absent`, `probes`, `statistics`, and `versions` if others than these rendered its views.
 
+        Args:
+            seed: the first of the unit's seeds.
+            unit: its number.
+            records: `[rows]`, or of several seeds `[seeds, rows]`.
+            samples: of its rows, for a webdataset store.
+            facts: see above.
+
         Raises:
             CacheError: the cache cannot be written.
             DamagedUnitError: an object of that name is there and cannot be decoded.
         """
-        rows = self.manifest.unit_range(unit)
-        assert len(records) == len(rows) and records.dtype == self.manifest.dtype
-        key, data = object_key(seed, unit), self._format.encode(unit, records)
+        rows, seeds = self.manifest.unit_range(unit), self.manifest.unit_seeds(seed)
+        assert seed == seeds[0] and records.dtype == self.manifest.dtype
+        records = records.reshape(len(seeds), len(rows))
+        key, data = self.format.key(seed, unit), self.encode_unit(unit, records, samples)
         if not self.folder.publish(key, data):
             data = self.folder.get(key)
             where = f"cache {self.folder}, {self._name(seed, unit)}"
             winner = self._decoded(unit, data, f"{where}; delete {key} and run the dump again")
             if self.manifest.skip_unreadable:
-                facts["absent"] = _also_absent(facts.get("absent", []), rows, winner, records)
+                facts["absent"] = _also_absent(facts.get("absent", []), rows, seeds, winner, records)
         commit = Commit(
             seed=seed,
             unit=unit,
@@ -257,22 +275,41 @@ class Cache:
             return self.commit_of(seed, unit)
         return commit
 
-    def encode_unit(self, unit: int, records: Records) -> bytes:
-        """Return the bytes that `records` would take as an object, publishing nothing."""
-        return self._format.encode(unit, records)
+    def encode_unit(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
+        """Return the bytes that `records` would take as an object, publishing nothing.
+
+        Raises:
+            CacheError: samples that this store cannot name.
+        """
+        try:
+            return self.format.encode(unit, records, samples)
+        except ValueError as error:
+            raise CacheError(f"cache {self.folder}: {error}") from error
+
+    def _commits_of(self, seed: int, units: Sequence[int]) -> list[Commit]:
+        return [*fetched(lambda unit: self.commit_of(seed, unit), units, num_bytes=0)]
 
     def _all_units(self, commits: Sequence[Commit]) -> Iterator[Records]:
         """Yield the records of every unit in order, of those without a commit zeros."""
         there = {commit.unit: commit for commit in commits}
-        for unit in range(self.manifest.num_units):
+
+        def of(unit: int) -> Records:
             if unit in there:
-                yield self.read_unit(there[unit])
-            else:
-                yield np.zeros(len(self.manifest.unit_range(unit)), self.manifest.dtype)
+                return self.read_unit(there[unit])
+            return np.zeros(len(self.manifest.unit_range(unit)), self.manifest.dtype)
+
+        largest = max((commit.num_bytes for commit in commits), default=0)
+        return fetched(of, range(self.manifest.num_units), num_bytes=largest)
+
+    def _where(self, commit: Commit) -> tuple[str, str]:
+        """Return how a message names a unit, and the way out if it is damaged."""
+        key = commit_key(self.manifest.unit_seeds(commit.seed)[0], commit.unit)
+        way_out = f"delete {key} and {commit.key} and run the dump again"
+        return f"cache {self.folder}, {commit.name}", way_out
 
     def _decoded(self, unit: int, data: bytes, where: str) -> Records:
         try:
-            return self._format.decode(unit, data)
+            return self.format.decode(unit, data)
         except ValueError as error:
             raise DamagedUnitError(f"{where}: {error}") from error
 
@@ -287,9 +324,9 @@ def open_cache(path: str | Path) -> Cache:
     Raises:
         CacheError: no cache there, a format of the future, or a damaged manifest.
     """
-    folder = Folder(path)
+    folder = open_objects(path)
     try:
-        root = json.loads(folder.get("zarr.json"))
+        root = json.loads(folder.get("zarr.json", most=MOST_DOCUMENT))
         document = root["attributes"]["kdcache"]
     except (FileNotFoundError, NotADirectoryError):
         raise CacheError(f"{path} is not a cache: it has no zarr.json; make one with kdcache dump-teacher {path} ...") from None
@@ -310,7 +347,7 @@ def create_cache(path: str | Path, manifest: Manifest, fit: Mapping[str, np.ndar
         MismatchError: the cache there was made otherwise; the fields that differ are printed.
         CacheError: the folder holds something else, or cannot be written.
     """
-    folder = Folder(path)
+    folder = open_objects(path)
     if not folder.exists("zarr.json"):
         if set(folder.list("")) - {FIT_ROOT}:  # a writer killed before it published the manifest leaves a fit
             raise CacheError(f"{path} is not empty and not a cache; choose a new folder")
@@ -322,9 +359,12 @@ def create_cache(path: str | Path, manifest: Manifest, fit: Mapping[str, np.ndar
     return cache
 
 
-def _also_absent(absent: list[dict[str, Any]], rows: range, winner: Records, mine: Records) -> list[dict[str, Any]]:
+def _also_absent(
+    absent: list[dict[str, Any]], rows: range, seeds: range, winner: Records, mine: Records
+) -> list[dict[str, Any]]:
     """Return `absent` and the rows that the winner, killed before its commit, could not read: zeros there, a record here."""
-    known = {entry["row"] for entry in absent}
-    theirs, ours = (np.ascontiguousarray(part).view(np.uint8).reshape(len(rows), -1).any(1) for part in (winner, mine))
-    reason = "the writer whose records these are could not read it"
-    return absent + [{"row": rows[at], "reason": reason} for at in np.flatnonzero(ours & ~theirs) if rows[at] not in known]
+    known = {(entry.get("seed", seeds[0]), entry["row"]) for entry in absent}
+    theirs, ours = (np.ascontiguousarray(part).view(np.uint8).reshape(*part.shape, -1).any(2) for part in (winner, mine))
+    found = [(seeds[at], rows[position]) for at, position in np.argwhere(ours & ~theirs)]
+    entry = {"reason": "the writer whose records these are could not read it"}
+    return absent + [{"row": row, **entry, **seed_entry(seed, seeds)} for seed, row in found if (seed, row) not in known]

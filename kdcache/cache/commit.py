@@ -8,12 +8,16 @@ from typing import Any
 from kdcache.cache.seal import digest, seal, unseal
 from kdcache.errors import DamagedUnitError
 
+MOST_DOCUMENT = 16 * 2**20
+"""Bytes of a commit or of a manifest."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Commit:
     """One unit as it was published."""
 
     seed: int
+    """The first of the unit's seeds."""
     unit: int
     start: int
     """First row."""
@@ -25,9 +29,11 @@ class Commit:
     sha256: str
     write_id: str
     absent: list[dict[str, Any]] = field(default_factory=list)
-    """`row` and `reason` of samples that could not be read; their records hold zeros and are never given out."""
+    """`row` and `reason`, and `seed` where the unit has several, of samples that could not be read; their records hold zeros
+    and are never given out."""
     probes: list[dict[str, Any]] = field(default_factory=list)
-    """A few views as rendered at the dump: `row`, `crc32` of the pixels, `thumbnail`, `steps` (absent in the first caches)."""
+    """A few views as rendered at the dump: `row`, `crc32` of the pixels, `thumbnail`, `steps` (absent in the first caches),
+    and `seed` where the unit has several."""
     statistics: dict[str, float] = field(default_factory=dict)
     """Of the unit's logits: mean, standard deviation, confidence, accuracy."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -36,6 +42,11 @@ class Commit:
     def name(self) -> str:
         """Return `seed S, unit U (rows A to B)`, for messages."""
         return unit_name(self.seed, self.unit, self.start, self.stop)
+
+    def of_seed(self, seed: int) -> "Commit":
+        """Return what this commit says of one of its unit's seeds."""
+        absent, probes = ([entry for entry in part if entry.get("seed", seed) == seed] for part in (self.absent, self.probes))
+        return dataclasses.replace(self, seed=seed, absent=absent, probes=probes)
 
     @property
     def digest(self) -> str:
@@ -59,6 +70,11 @@ class Commit:
             raise DamagedUnitError(
                 f"{where}: the commit is damaged: {error}; delete it and the unit's object, and run the dump again"
             ) from error
+
+
+def seed_entry(seed: int, seeds: range) -> dict[str, int]:
+    """Return what an entry of `absent` or `probes` says of its seed: nothing where the unit has one only."""
+    return {"seed": seed} if len(seeds) > 1 else {}
 
 
 def commit_key(seed: int, unit: int) -> str:

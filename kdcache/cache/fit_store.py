@@ -11,11 +11,12 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from kdcache.cache.publish import Folder
+from kdcache.cache.objects import Objects
 from kdcache.cache.zarr_store import contents, store_contents
 from kdcache.errors import CacheError
 
 FIT_ROOT = "codec"
+_MOST_FIT = 1 << 29  # a basis of 21,841 classes has 120 MB
 
 
 def fit_digest(arrays: Mapping[str, np.ndarray]) -> str:
@@ -26,7 +27,7 @@ def fit_digest(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def publish_fit(folder: Folder, arrays: Mapping[str, np.ndarray]) -> None:
+def publish_fit(objects: Objects, arrays: Mapping[str, np.ndarray]) -> None:
     """Store the arrays as zarr groups and arrays; what is there already stays."""
     store = MemoryStore()
     for name, array in arrays.items():
@@ -40,20 +41,20 @@ def publish_fit(folder: Folder, arrays: Mapping[str, np.ndarray]) -> None:
         )
     for key, data in contents(store).items():
         if key != "zarr.json":
-            folder.publish(key, data)
+            objects.publish(key, data)
 
 
-def read_fit(folder: Folder, digest: str) -> dict[str, np.ndarray]:
+def read_fit(objects: Objects, digest: str) -> dict[str, np.ndarray]:
     """Return the arrays of the fit that a manifest names.
 
     Raises:
         CacheError: arrays that are absent, or not what was written.
     """
     path = _path(digest)
-    names = [name for name in folder.list(path) if name != "zarr.json"]
-    keys = [f"{path}/{name}/{part}" for name in names for part in ("zarr.json", "c/0", "c/0/0")]
     try:
-        store = store_contents({key: folder.get(key) for key in keys if folder.exists(key)})
+        keys = [entry.key for entry in objects.walk(path)]
+        names = sorted({key.removeprefix(f"{path}/").partition("/")[0] for key in keys} - {"zarr.json"})
+        store = store_contents({key: objects.get(key, most=_MOST_FIT) for key in keys})
         arrays = {name: np.asarray(zarr.open_array(store, path=f"{path}/{name}", mode="r")[...]) for name in names}
         whole = fit_digest(arrays) == digest
     except CacheError:
@@ -61,7 +62,7 @@ def read_fit(folder: Folder, digest: str) -> dict[str, np.ndarray]:
     except Exception:  # zarr raises what it likes on damaged bytes
         whole = False
     if not whole:
-        raise CacheError(f"cache {folder}: the fit of its codec ({path}) is absent or damaged: restore it from a copy")
+        raise CacheError(f"cache {objects}: the fit of its codec ({path}) is absent or damaged: restore it from a copy")
     return arrays
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache.fit_store import fit_digest
-from kdcache.cache.zarr_store import UnitFormat
+from kdcache.cache.zarr_store import ZarrFormat
 from kdcache.codecs import Codec, codec_to_dict, fit_arrays
 from kdcache.errors import CodecError, UsageError
 from kdcache.shapes import Records
@@ -55,7 +55,7 @@ def stored_bytes(codec: Codec, records: Records) -> float:
     layout = record_layout(codec, _LARGE)
     rows: int = max(len(records) // layout["chunk_rows"], 1) * layout["chunk_rows"]
     sizes = {"unit_rows": rows, "chunk_rows": layout["chunk_rows"], "zstd_level": layout["zstd_level"]}
-    unit = UnitFormat(rows=rows, dtype=records.dtype, chunk_bytes=layout["chunk_bytes"] or records.dtype.itemsize, **sizes)
+    unit = ZarrFormat(rows=rows, dtype=records.dtype, chunk_bytes=layout["chunk_bytes"] or records.dtype.itemsize, **sizes)
     return len(unit.encode(0, _repeated(records, rows))) / rows
 
 

@@ -18,7 +18,13 @@ from kdcache.errors import CacheError
 
 FORMAT_VERSION = 1
 _FREE = ("source.spec", "teacher.spec", "recipe.name", "recipe.table.eval", "recipe.table.size")
-_LATER: dict[str, Any] = {"chunk_bytes": None, "zstd_level": 5}
+_LATER: dict[str, Any] = {
+    "chunk_bytes": None,
+    "zstd_level": 5,
+    "store": "zarr",
+    "seeds_per_unit": 1,
+    "has_images": False,
+}
 """Fields that the first manifests lack, with what that means: at these values they are left out."""
 _OF_CODEC = ("codec", "record_dtype", "unit_rows", "chunk_rows", "chunk_bytes", "zstd_level")
 
@@ -48,6 +54,12 @@ class Manifest:
     chunk_bytes: int | None = None
     """Bytes of each record in a chunk; None means all."""
     zstd_level: int = 5
+    store: str = "zarr"
+    """`zarr`, or `webdataset`: what objects units are."""
+    seeds_per_unit: int = 1
+    """Seeds whose records of a row lie in one unit; unit U of seed S is that of the first seed of its group."""
+    has_images: bool = False
+    """Whether units hold the images, too."""
     skip_unreadable: bool
     """Whether samples that cannot be read were recorded as absent instead of stopping the dump."""
     made_by: Mapping[str, Any]
@@ -66,6 +78,11 @@ class Manifest:
     def unit_range(self, unit: int) -> range:
         """Return the rows of `unit`; the last one may be shorter."""
         return range(unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.rows))
+
+    def unit_seeds(self, seed: int) -> range:
+        """Return the seeds that share their units with `seed`."""
+        first = seed - seed % self.seeds_per_unit
+        return range(first, first + self.seeds_per_unit)
 
     @property
     def digest(self) -> str:

@@ -6,13 +6,13 @@ An object appears whole under its name or not at all, whatever kills the writer;
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from kdcache.cache.objects import MOST_BYTES, TEMP_SUFFIX, Entry
 from kdcache.errors import CacheError
-
-TEMP_SUFFIX = ".tmp"
 
 
 class Folder:
@@ -49,19 +49,30 @@ class Folder:
             raise _explained(error, target, len(data)) from error
         return True
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, most: int = MOST_BYTES) -> bytes:
         """Return the bytes of `key`.
 
         Raises:
             FileNotFoundError: there is no such object.
-            CacheError: it is there and cannot be read.
+            CacheError: it is there and cannot be read, has more than `most` bytes, is no file, or a link out of the folder.
         """
+        target = self.path / key
         try:
-            return (self.path / key).read_bytes()
+            # a cache may come from elsewhere: a pipe in it would wait for ever, a link could lead anywhere
+            descriptor = os.open(target, os.O_RDONLY | os.O_NONBLOCK)
+            with open(descriptor, "rb") as file:  # noqa: PTH123 # of a descriptor
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
+                    raise CacheError(f"{target} is not a plain file; a cache holds nothing else: remove it")
+                if not os.path.realpath(target).startswith(os.path.join(os.path.realpath(self.path), "")):  # noqa: PTH118
+                    raise CacheError(f"{target} is a link out of {self.path}; put the file itself there")
+                if status.st_size > most:
+                    raise CacheError(f"{target} has {status.st_size} bytes, more than the {most} that it may have")
+                return file.read()
         except (FileNotFoundError, NotADirectoryError):
             raise
         except OSError as error:
-            raise CacheError(f"cannot read {self.path / key}: {error.strerror or error}") from error
+            raise CacheError(f"cannot read {target}: {error.strerror or error}") from error
 
     def exists(self, key: str) -> bool:
         """Return whether `key` has been published."""
@@ -72,9 +83,25 @@ class Folder:
         with suppress(FileNotFoundError, NotADirectoryError):
             yield from sorted(entry.name for entry in (self.path / prefix).iterdir() if not entry.name.endswith(TEMP_SUFFIX))
 
-    def temporaries(self) -> Iterator[str]:
-        """Yield the keys of temporary files that killed writers left."""
-        yield from (str(path.relative_to(self.path)) for path in self.path.rglob(f".*{TEMP_SUFFIX}"))
+    def walk(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield every file under `prefix`, temporary ones too."""
+        for folder, _, names in os.walk(self.path / prefix):
+            for name in names:
+                path = Path(folder, name)
+                with suppress(FileNotFoundError):  # a temporary that has its name by now
+                    status = path.lstat()
+                    yield Entry(path.relative_to(self.path).as_posix(), status.st_size, status.st_mtime)
+
+    def remove(self, key: str) -> None:
+        """Remove `key`, if it is there.
+
+        Raises:
+            CacheError: it cannot be removed.
+        """
+        try:
+            (self.path / key).unlink(missing_ok=True)
+        except OSError as error:
+            raise CacheError(f"cannot remove {self.path / key}: {error.strerror or error}") from error
 
     def __str__(self) -> str:
         """Return the folder's path."""

@@ -4,7 +4,7 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,32 @@ class Slab:
         return mask
 
 
-def slab_folder() -> Path:
-    """Return where slabs are kept: $KDCACHE_HOME/slabs, by default ~/.cache/kdcache/slabs."""
-    return home_folder() / "slabs"
+class SlabFolder:
+    """Where slabs are kept, and how many bytes of them."""
+
+    def __init__(self, path: Path | None = None, limit: int = DEFAULT_LIMIT) -> None:
+        """Take the folder, by default $KDCACHE_HOME/slabs, or ~/.cache/kdcache/slabs.
+
+        Args:
+            path: the folder; it need not be there yet.
+            limit: bytes of slabs that are kept; the one that is made may go beyond.
+        """
+        self.path = path or home_folder() / "slabs"
+        self.limit = limit
+
+    def make(self, name: str, rows: int, width: int, units: Callable[[], Iterable[Records]]) -> Path:
+        """Return the file of the slab `name`, made from the records of all units unless it is there already.
+
+        Raises:
+            CacheError: no room for it.
+        """
+        path = self.path / f"{name}.npy"
+        if not is_whole(path, rows, width):
+            with one_at_a_time(path):
+                if not is_whole(path, rows, width):  # another process has made it by now
+                    materialise(path, rows, width, units())
+            evict(self.path, keep=path, limit=self.limit)
+        return path
 
 
 def is_whole(path: Path, rows: int, width: int) -> bool:

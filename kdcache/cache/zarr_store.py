@@ -4,10 +4,9 @@ zarr's own stores are not written to: they neither sync nor refuse to replace. T
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,8 @@ from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
 from kdcache.cache.manifest import Manifest
+from kdcache.cache.objects import Objects
+from kdcache.cache.units import StoredSample
 from kdcache.shapes import Records
 
 _LOCK = threading.Lock()
@@ -34,7 +35,7 @@ def object_key(seed: int, unit: int) -> str:
 
 
 @dataclass(frozen=True)
-class UnitFormat:
+class ZarrFormat:
     """Shape and chunking of a seed's array, as the manifest gives them."""
 
     rows: int
@@ -46,7 +47,7 @@ class UnitFormat:
     zstd_level: int
 
     @classmethod
-    def of(cls, manifest: Manifest) -> "UnitFormat":
+    def of(cls, manifest: Manifest) -> "ZarrFormat":
         """Return the format of a cache."""
         own = (manifest.rows, manifest.unit_rows, manifest.chunk_rows, manifest.dtype)
         return cls(*own, manifest.chunk_bytes or manifest.dtype.itemsize, manifest.zstd_level)
@@ -61,39 +62,43 @@ class UnitFormat:
         """Rows and bytes of a shard: whole chunks, so that the last ones of a row may reach past its end."""
         return self.unit_rows, -(-self.dtype.itemsize // self.chunk_bytes) * self.chunk_bytes
 
+    def key(self, seed: int, unit: int) -> str:
+        """Return the key of the shard that holds one unit."""
+        return object_key(seed, unit)
+
     def metadata(self, seed: int) -> dict[str, bytes]:
         """Return the zarr.json objects of a seed's array and of the groups above it but the root."""
         store = MemoryStore()
         self._create(store, seed_path(seed))
         return {key: data for key, data in contents(store).items() if key != "zarr.json"}
 
-    def check_array(self, cache: Path, seed: int) -> None:
-        """Check that plain zarr finds the array of `seed` in the folder `cache`, with this shape and chunking.
-
-        Raises:
-            ValueError: it does not.
-        """
+    def faults(self, objects: Objects, seed: int) -> list[str]:
+        """Return what keeps plain zarr from finding the array of `seed`, with this shape and chunking."""
+        key = f"{seed_path(seed)}/zarr.json"
         try:
-            array = zarr.open_array(str(cache / seed_path(seed)), mode="r")
+            array = zarr.open_array(store_contents({key: objects.get(key)}), path=seed_path(seed), mode="r")
+            found = (array.shape, array.shards, array.chunks, array.dtype)
         except Exception as error:  # zarr raises what it likes on a damaged file
-            raise ValueError(f"zarr cannot open its array: {' '.join(str(error).split())[:160]}") from error
+            return [f"zarr cannot open its array: {' '.join(str(error).split())[:160]}; {_anew(key)}"]
         wanted = (self.rows, self.dtype.itemsize), self.shards, self.chunks, np.dtype("uint8")
-        if (array.shape, array.shards, array.chunks, array.dtype) != wanted:
-            raise ValueError(f"its array has shape {array.shape}, shards {array.shards}, chunks {array.chunks}, not {wanted}")
+        if found == wanted:
+            return []
+        told = "its array has shape {}, shards {}, chunks {}, not {}".format(*found[:3], wanted)
+        return [f"{told}; {_anew(key)}"]
 
-    def encode(self, unit: int, records: Records) -> bytes:
-        """Return the bytes of the object that holds `records`, the rows of `unit`."""
+    def encode(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
+        """Return the shard of `records`, `[1, rows]`; it holds no samples."""
         start = unit * self.unit_rows
-        raw = np.ascontiguousarray(records).view(np.uint8).reshape(len(records), self.dtype.itemsize)
-        key = f"{seed_path(0)}/c/{unit}/0"
+        raw = np.ascontiguousarray(records).view(np.uint8).reshape(-1, self.dtype.itemsize)
+        key = self.key(0, unit)
         with _LOCK:
-            self._scratch[start : start + len(records)] = raw
+            self._scratch[start : start + len(raw)] = raw
             data = _get(self._store, key)
             sync(self._store.delete(key))
         return data
 
     def decode(self, unit: int, data: bytes) -> Records:
-        """Return the records in the object of `unit`.
+        """Return the records in the shard of `unit`, `[1, rows]`.
 
         Raises:
             ValueError: bytes that are no such object; zarr's checksums (crc32c of every chunk and of the index) are checked.
@@ -101,7 +106,7 @@ class UnitFormat:
         if not data:
             raise ValueError("it is empty")  # which zarr reads as zeros
         start, stop = unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.rows)
-        key = f"{seed_path(0)}/c/{unit}/0"
+        key = self.key(0, unit)
         with _LOCK:  # equal units of two seeds have one key here: another thread would read this one's bytes
             try:
                 sync(self._store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
@@ -110,7 +115,7 @@ class UnitFormat:
                 raise ValueError(f"zarr cannot decode it: {error}") from error
             finally:
                 sync(self._store.delete(key))
-        return raw.view(self.dtype).reshape(stop - start)
+        return raw.view(self.dtype).reshape(1, stop - start)
 
     @cached_property
     def _store(self) -> MemoryStore:
@@ -135,6 +140,10 @@ class UnitFormat:
             compressors=[ZstdCodec(level=self.zstd_level), Crc32cCodec()],
             config={"write_empty_chunks": True},  # else a unit of zeros would be no object at all
         )
+
+
+def _anew(key: str) -> str:
+    return f"delete {key} and run the dump again: it writes this file anew"
 
 
 def root_metadata(manifest: Manifest) -> bytes:

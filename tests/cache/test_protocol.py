@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kdcache.cache import create_cache, open_cache
 from kdcache.cache.commit import commit_key
-from kdcache.cache.publish import TEMP_SUFFIX
+from kdcache.cache.objects import TEMP_SUFFIX, temporaries
 from kdcache.cache.zarr_store import object_key
 from kdcache.errors import MissingUnitError
 
@@ -85,7 +85,7 @@ class Protocol(RuleBasedStateMachine):
         assert self.cache.seeds() == sorted({seed for seed, _ in self.committed})
         for seed in SEEDS:
             assert self.cache.missing_units(seed) == [unit for unit in UNITS if (seed, unit) not in self.committed]
-        assert sum(1 for _ in self.cache.folder.temporaries()) == self.killed
+        assert sum(1 for _ in temporaries(self.cache.folder)) == self.killed
 
     def right(self, seed: int, unit: int) -> bytes:
         return records(self.cache, seed, unit, self.winner[seed, unit]).tobytes()

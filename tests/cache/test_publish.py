@@ -9,6 +9,7 @@ import pytest
 from caches import contents
 from runs import largest_file
 
+from kdcache.cache.objects import temporaries
 from kdcache.cache.publish import Folder
 from kdcache.errors import CacheError
 
@@ -52,7 +53,7 @@ def test_of_many_threads_exactly_one_wins(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert len(won) == 1 and folder.get(f"folder{key}/key") == bytes(won) * 1000
-    assert not list(folder.temporaries())
+    assert not list(temporaries(folder))
 
 
 def test_of_many_processes_exactly_one_wins(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_of_many_processes_exactly_one_wins(tmp_path: Path) -> None:
     assert sum(len((tmp_path / f"won{writer}").read_text().split()) for writer in range(4)) == len(keys) == len(winner)
     folder = Folder(tmp_path / "folder")
     assert all(folder.get(key) == bytes([writer]) * 5000 for key, writer in winner.items())
-    assert not list(folder.temporaries())
+    assert not list(temporaries(folder))
 
 
 def test_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_a_writer_killed_at_a_step_leaves_a_whole_object_or_none(tmp_path: Path,
     (tmp_path / "exists").touch()  # the folder itself is not synced here
     status = os.waitpid(in_child(killed), 0)[1]
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    assert len(list(folder.temporaries())) == 1
+    assert len(list(temporaries(folder))) == 1
     assert list(folder.list("")) == (["exists", "key"] if step == "unlink" else ["exists"])
     assert folder.publish("key", b"other") == (step != "unlink")
     assert folder.get("key") == (b"whole" if step == "unlink" else b"other")
@@ -138,4 +139,4 @@ def test_list_is_sorted_and_leaves_temporary_files_out(tmp_path: Path) -> None:
     (tmp_path / "f" / ".2.0123.tmp").touch()
     assert list(folder.list("f")) == ["1", "10", "2"]
     assert list(folder.list("absent")) == list(folder.list("f/2")) == []
-    assert list(folder.temporaries()) == ["f/.2.0123.tmp"]
+    assert [entry.key for entry in temporaries(folder)] == ["f/.2.0123.tmp"]

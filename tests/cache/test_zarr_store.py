@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.cache import Cache, Commit
-from kdcache.cache.zarr_store import UnitFormat, object_key
+from kdcache.cache.zarr_store import ZarrFormat, object_key
 from kdcache.errors import DamagedUnitError
 from kdcache.shapes import Records
 
@@ -24,16 +24,16 @@ def random_records(count: int, dtype: "np.dtype[Any]", seed: int = 0) -> Records
 
 
 @st.composite
-def formats(draw: st.DrawFn) -> UnitFormat:
+def formats(draw: st.DrawFn) -> ZarrFormat:
     chunk_rows = draw(st.integers(1, 7))
     unit_rows = chunk_rows * draw(st.integers(1, 5))
     dtype = np.dtype([("logits", draw(st.sampled_from(["<f2", "<f4", "u1"])), (draw(st.integers(1, 9)),)), ("x", "u1")])
     rows, chunk_bytes = draw(st.integers(1, 3 * unit_rows)), draw(st.integers(1, dtype.itemsize))
-    return UnitFormat(rows, unit_rows, chunk_rows, dtype, chunk_bytes, zstd_level=5)
+    return ZarrFormat(rows, unit_rows, chunk_rows, dtype, chunk_bytes, zstd_level=5)
 
 
 @given(formats(), st.data())
-def test_round_trip_of_any_shape(shape: UnitFormat, data: st.DataObject) -> None:
+def test_round_trip_of_any_shape(shape: ZarrFormat, data: st.DataObject) -> None:
     unit = data.draw(st.integers(0, (shape.rows - 1) // shape.unit_rows))
     rows = min(shape.unit_rows, shape.rows - unit * shape.unit_rows)
     written = random_records(rows, shape.dtype, data.draw(st.integers(0, 9)))
@@ -77,7 +77,7 @@ def test_plain_zarr_reads_the_same(tmp_path: Path, rows: int, unit_rows: int, ch
 
 
 def test_growth_repeats_only_the_metadata_that_all_seeds_share() -> None:
-    shape = UnitFormat(20, 8, 4, np.dtype([("logits", "<f2", (5,))]), 10, zstd_level=5)
+    shape = ZarrFormat(20, 8, 4, np.dtype([("logits", "<f2", (5,))]), 10, zstd_level=5)
     first, second = shape.metadata(0), shape.metadata(1)
     assert first == shape.metadata(0)
     assert set(first) == {"seeds/zarr.json", "seeds/00000/zarr.json", "seeds/00000/records/zarr.json"}
@@ -113,7 +113,7 @@ def test_every_damage_of_a_unit_raises_and_names_it(small: tuple[Cache, Commit, 
 
 def test_zarr_alone_never_gives_other_records(small: tuple[Cache, Commit, Path]) -> None:
     cache, commit, path = small
-    shape, data, written = UnitFormat.of(cache.manifest), path.read_bytes(), cache.read_unit(commit)
+    shape, data, written = ZarrFormat.of(cache.manifest), path.read_bytes(), cache.read_unit(commit)
     ignored = 0
     for damaged in damages(data):
         try:

@@ -1,0 +1,100 @@
+"""Where a cache's objects lie: a folder or a bucket, of which the rest of kdcache sees these few verbs only."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from kdcache.errors import UsageError
+
+SCHEMES = ("s3", "gs", "az")
+MOST_BYTES = 1 << 30
+"""Of an object: a larger one is refused before it is read, whatever it claims to be."""
+TEMP_SUFFIX = ".tmp"
+_SCHEME_MARK = "://"
+
+
+class Entry(NamedTuple):
+    """An object as a listing shows it."""
+
+    key: str
+    size: int
+    time: float
+    """When it was last written, in seconds since 1970."""
+
+
+@runtime_checkable
+class Objects(Protocol):
+    """Objects by relative key, each written once: whole under its name or not at all, never changed, never replaced."""
+
+    def publish(self, key: str, data: bytes) -> bool:
+        """Store `data` as `key`, durably; return False, having changed nothing, if the key exists with other bytes.
+
+        Of equal bytes that are there already True may be returned: they may be what this very call had written.
+
+        Raises:
+            CacheError: it cannot be written, or whether it was written cannot be found out.
+        """
+
+    def get(self, key: str, *, most: int = MOST_BYTES) -> bytes:
+        """Return the bytes of `key`.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            CacheError: it is there and cannot be read, or has more than `most` bytes.
+        """
+
+    def exists(self, key: str) -> bool:
+        """Return whether `key` has been published."""
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Yield the names directly under `prefix`, sorted, temporary files left out."""
+
+    def walk(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield every object under `prefix`, temporary files too, in no order."""
+
+    def remove(self, key: str) -> None:
+        """Remove `key`, if it is there.
+
+        Raises:
+            CacheError: it cannot be removed.
+        """
+
+    def __str__(self) -> str:
+        """Return the path or address."""
+
+
+def is_address(path: str | Path) -> bool:
+    """Return whether `path` is an address `SCHEME://...` rather than a path."""
+    return _SCHEME_MARK in str(path)
+
+
+def open_objects(path: str | Path) -> Objects:
+    """Return the objects at a path, or at an address `s3://BUCKET/PREFIX`, `gs://...` or `az://...`.
+
+    Raises:
+        UsageError: an address of another kind, or obstore is not installed.
+    """
+    text = str(path)
+    if not is_address(text):
+        from kdcache.cache.publish import Folder  # noqa: PLC0415 # which imports this
+
+        return Folder(path)
+    scheme = text.partition(_SCHEME_MARK)[0]
+    if scheme not in SCHEMES:
+        raise UsageError(f"{text}: caches lie in folders or at {', '.join(f'{one}://' for one in SCHEMES)}, not at {scheme}://")
+    try:
+        from kdcache.cache.bucket import Bucket  # noqa: PLC0415 # an extra
+    except ImportError:
+        raise UsageError(f"{text}: caches in buckets need obstore; pip install 'kdcache[s3]'") from None
+    return Bucket(text)
+
+
+def temporaries(objects: Objects) -> Iterator[Entry]:
+    """Yield the temporary files that killed writers left; a bucket has none."""
+    return (entry for entry in objects.walk() if is_temporary(entry.key))
+
+
+def is_temporary(key: str) -> bool:
+    """Return whether an object of this key is one that was never given its name."""
+    name = key.rpartition("/")[2]
+    return name.startswith(".") and name.endswith(TEMP_SUFFIX)

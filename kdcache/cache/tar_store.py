@@ -1,0 +1,182 @@
+"""A unit of records of several seeds <-> the bytes of one webdataset tar, with or without the images.
+
+Of each row, in row order: `KEY.<image extension>` and `KEY.cls`, if the store holds images and this one could be read, and
+`KEY.records.npy`, uint8 `[seeds, record bytes]`. KEY is the sample's name in the source with all but letters, digits, `_`, `-`
+and `~` percent-encoded, so that it holds neither dots, at which webdataset would cut it, nor slashes. Times, owners and modes
+are fixed: equal content is equal bytes.
+"""
+
+import io
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
+
+import numpy as np
+
+from kdcache.cache.manifest import Manifest
+from kdcache.cache.objects import Objects
+from kdcache.cache.units import StoredSample
+from kdcache.shapes import Records, Rows
+from kdcache.tar_reader import Member, TarReader
+
+RECORDS = "records.npy"
+_BLOCK = 512
+_END = 2 * _BLOCK
+
+
+class UnitIndex(NamedTuple):
+    """What a unit's tar holds, by position of the row in the unit."""
+
+    keys: list[str]
+    """Names of the samples in the source."""
+    extensions: list[str]
+    offsets: Rows
+    """Of the encoded images, bytes from the start; 0 where there is none."""
+    sizes: Rows
+    labels: Rows
+    """-1 where there is none."""
+    records: list[Member]
+
+
+@dataclass(frozen=True)
+class TarFormat:
+    """Shape of the units of a webdataset store, as the manifest gives them."""
+
+    rows: int
+    unit_rows: int
+    seeds: int
+    dtype: "np.dtype[Any]"
+    has_images: bool
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "TarFormat":
+        """Return the format of a cache."""
+        return cls(manifest.rows, manifest.unit_rows, manifest.seeds_per_unit, manifest.dtype, manifest.has_images)
+
+    def key(self, seed: int, unit: int) -> str:
+        """Return the key of the tar that holds one unit; `seed` is its first."""
+        return f"shards/{seed:05d}-{seed + self.seeds - 1:05d}/{unit:06d}.tar"
+
+    def metadata(self, seed: int) -> dict[str, bytes]:
+        """Return nothing: tars need nothing beside them."""
+        return {}
+
+    def faults(self, objects: Objects, seed: int) -> list[str]:
+        """Return nothing: tars need nothing beside them."""
+        return []
+
+    def encode(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
+        """Return the tar of `records`, `[seeds, rows]`, and the samples of its rows.
+
+        Raises:
+            ValueError: a sample's name that is too long for a file name.
+        """
+        raw = np.ascontiguousarray(records).view(np.uint8).reshape(self.seeds, -1, self.dtype.itemsize).swapaxes(0, 1)
+        assert len(raw) == len(samples), "a webdataset store names each row"
+        out = io.BytesIO()
+        for sample, rows in zip(samples, raw, strict=True):
+            name = member_name(sample.key)
+            if self.has_images and sample.image:
+                _add(out, f"{name}.{sample.extension}", sample.image)
+                _add(out, f"{name}.cls", str(sample.label).encode())
+            _add(out, f"{name}.{RECORDS}", self._npy_header + rows.tobytes())
+        out.write(bytes(_END))  # two empty blocks, as POSIX has it, and no more
+        return out.getvalue()
+
+    def decode(self, unit: int, data: bytes) -> Records:
+        """Return the records in the tar of `unit`, `[seeds, rows]`.
+
+        Raises:
+            ValueError: bytes that are no such tar.
+        """
+        members = self.index(unit, TarReader.of(data)).records
+        header, size = self._npy_header, self.seeds * self.dtype.itemsize
+        raw = np.empty((len(members), size), np.uint8)
+        for row, member in zip(raw, members, strict=True):
+            start = member.offset + len(header)
+            if member.size != len(header) + size or data[member.offset : start] != header:
+                raise ValueError(f"member {member.name} is not uint8 [{self.seeds}, {self.dtype.itemsize}] as numpy saves it")
+            row[:] = np.frombuffer(data, np.uint8, size, start)
+        by_seed = np.ascontiguousarray(raw.reshape(-1, self.seeds, self.dtype.itemsize).swapaxes(0, 1))
+        return by_seed.view(self.dtype).reshape(self.seeds, -1)
+
+    def index(self, unit: int, tar: TarReader) -> UnitIndex:
+        """Return what the tar of `unit` holds.
+
+        Raises:
+            ValueError: it is not such a tar: cut short, damaged, members in another order, or not one of each row.
+        """
+        num_rows = min(self.unit_rows, self.rows - unit * self.unit_rows)
+        offsets, sizes, labels = np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64), np.full(num_rows, -1, np.int64)
+        index = UnitIndex([], [], offsets, sizes, labels, [])
+        for name, members in _by_row(tar):
+            at = len(index.keys)
+            if at == num_rows:
+                raise ValueError(f"it holds more than {num_rows} rows")
+            *sample, _ = members
+            if sample:
+                extension, label = self._sample(sample, tar)
+                index.offsets[at], index.sizes[at], index.labels[at] = sample[0].offset, sample[0].size, label
+            index.extensions.append(extension if sample else "")
+            index.keys.append(unquote(name))
+            index.records.append(members[-1])
+        if len(index.keys) < num_rows:
+            raise ValueError(f"it holds {len(index.keys)} rows, not {num_rows}")
+        if len(set(index.keys)) < num_rows:
+            raise ValueError("a key comes twice in it")
+        return index
+
+    def _sample(self, members: list[Member], tar: TarReader) -> tuple[str, int]:
+        """Return the extension of a row's image, and its label."""
+        suffixes = [member.name.partition(".")[2] for member in members]
+        if not self.has_images or len(members) != 2 or suffixes[1] != "cls":
+            raise ValueError(f"member {members[0].name} is none that belongs there")
+        text = tar.text(members[1])
+        if not text.isdigit() or len(text) > 9:
+            raise ValueError(f"member {members[1].name} holds {text[:20]!r}, not a class index")
+        return suffixes[0], int(text)
+
+    @cached_property
+    def _npy_header(self) -> bytes:
+        out = io.BytesIO()
+        shape = (self.seeds, self.dtype.itemsize)
+        np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        return out.getvalue()
+
+
+def member_name(key: str) -> str:
+    """Return the name in a tar of the sample that is called `key`.
+
+    Raises:
+        ValueError: it is too long for a file name.
+    """
+    name = quote(key, safe="").replace(".", "%2E")
+    if len(name) > 240:
+        raise ValueError(f"sample {key!r} has a name too long for a file in a tar; at most 240 bytes, percent-encoded")
+    return name
+
+
+def _by_row(tar: TarReader) -> Iterator[tuple[str, list[Member]]]:
+    """Yield each row's name and members, of which the last are its records."""
+    members: list[Member] = []
+    for member in tar.members():
+        members.append(member)
+        name, _, suffix = member.name.partition(".")
+        if members[0].name.partition(".")[0] != name or not name or len(members) > 3:
+            raise ValueError(f"member {member.name} is none that belongs there")
+        if suffix == RECORDS:
+            yield name, members
+            members = []
+    if members:
+        raise ValueError(f"member {members[-1].name} is not followed by {RECORDS}")
+
+
+def _add(out: io.BytesIO, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = len(data), 0o644, 0
+    out.write(member.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict"))
+    out.write(data)
+    out.write(bytes(-len(data) % _BLOCK))

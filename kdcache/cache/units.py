@@ -1,0 +1,52 @@
+"""How the records of a unit become one object: what the stores of zarr shards and of webdataset tars have in common."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from kdcache.cache.manifest import Manifest
+from kdcache.cache.objects import Objects
+from kdcache.shapes import Records
+
+
+class StoredSample(NamedTuple):
+    """A sample as it goes into a store that holds samples, too."""
+
+    key: str
+    """Its name in the source."""
+    extension: str
+    """That of an image file: jpg, png, ..."""
+    image: bytes
+    """The encoded image; empty if it could not be read."""
+    label: int
+
+
+@runtime_checkable
+class UnitFormat(Protocol):
+    """Turns a unit into an object and back."""
+
+    def key(self, seed: int, unit: int) -> str:
+        """Return the key of the object that holds a unit; `seed` is its first."""
+
+    def metadata(self, seed: int) -> dict[str, bytes]:
+        """Return the objects beside the units of a seed that plain readers need."""
+
+    def faults(self, objects: Objects, seed: int) -> list[str]:
+        """Return what keeps plain readers from reading a seed, one line each."""
+
+    def encode(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
+        """Return the object of `records`, `[seeds, rows]`, with the samples of the rows if this store holds them."""
+
+    def decode(self, unit: int, data: bytes) -> Records:
+        """Return the records in an object, `[seeds, rows]`.
+
+        Raises:
+            ValueError: bytes that are no such object.
+        """
+
+
+def unit_format(manifest: Manifest) -> UnitFormat:
+    """Return how the units of a cache are stored."""
+    from kdcache.cache.tar_store import TarFormat  # noqa: PLC0415 # these import StoredSample
+    from kdcache.cache.zarr_store import ZarrFormat  # noqa: PLC0415
+
+    return TarFormat.of(manifest) if manifest.store == "webdataset" else ZarrFormat.of(manifest)

@@ -1,0 +1,135 @@
+"""The members of an uncompressed tar, by reading its headers only.
+
+A tar is read as POSIX.1-2001 says (ustar, pax; and GNU's long names), without Python's `TarFile`, which takes a damaged header
+for the end. Plain files are all that it may hold.
+"""
+
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, NoReturn
+
+LARGEST_TEXT = 1 << 20
+"""Bytes of a target or an extended header."""
+_BLOCK = 512
+_EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_KINDS = {
+    b"1": "a hard link",
+    b"2": "a symbolic link",
+    b"3": "a device",
+    b"4": "a device",
+    b"6": "a pipe",
+    b"S": "a sparse file",
+}
+
+
+class Member(NamedTuple):
+    """A plain file in a tar: bytes `offset` to `offset + size`."""
+
+    name: str
+    offset: int
+    size: int
+
+
+class TarReader:
+    """Reads a tar of `size` bytes through `read(position, size)`."""
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        self._read, self.size = read, size
+
+    @classmethod
+    def of(cls, data: bytes) -> "TarReader":
+        """Return the reader of a tar in memory."""
+        return cls(lambda position, size: data[position : position + size], len(data))
+
+    def members(self) -> Iterator[Member]:
+        """Yield the plain files; directories are passed over.
+
+        Raises:
+            ValueError: anything else is in it, or it does not end as a tar ends.
+        """
+        position, last = 0, ""
+        extended: dict[str, str] = {}  # what extended headers say of the next member
+        while header := self._header(position, last):
+            size = self._size(header, {} if header.type in _EXTENSIONS else extended)
+            member = Member(extended.get("path", header.name), position + _BLOCK, size)
+            position = member.offset + -(-size // _BLOCK) * _BLOCK
+            if (end := member.offset + size) > self.size:
+                _refuse(f"it is cut short: member {member.name} ends at byte {end}, the file at {self.size}; copy it again")
+            if header.type == tarfile.XHDTYPE:
+                extended |= self._pax(member)
+            elif header.type == tarfile.GNUTYPE_LONGNAME:
+                extended["path"] = self.text(member).partition(b"\0")[0].decode("utf-8", "backslashreplace")
+            elif header.type not in _EXTENSIONS:
+                yield from self._plain(header.type, member, extended)
+                extended, last = {}, member.name
+
+    def _plain(self, kind: bytes, member: Member, extended: dict[str, str]) -> Iterator[Member]:
+        if any(key.startswith("GNU.sparse") for key in extended):
+            kind = b"S"
+        if kind in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            if "\0" in member.name:
+                _refuse(f"member name {member.name!r} holds a zero")
+            yield member
+        elif kind != tarfile.DIRTYPE:
+            _refuse(f"member {member.name} is {_KINDS.get(kind, f'of type {kind!r}')}; only plain files are read")
+
+    def _header(self, position: int, last: str) -> tarfile.TarInfo | None:
+        """Return the header at `position`, or None if the archive ends there as it should."""
+        block = self._read(position, _BLOCK)
+        for magic, name in _COMPRESSED.items():
+            if position == 0 and block.startswith(magic):
+                _refuse(f"it is compressed ({name}); decompress it: samples are read at random")
+        if len(block) < _BLOCK:
+            _refuse(f"it is cut short: it ends at byte {self.size}, after member {last!r}, without an end mark; copy it again")
+        if not any(block):
+            self._check_end(position)
+            return None
+        try:
+            return tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+        except tarfile.TarError as error:
+            what = f"damaged at byte {position}, after member {last!r}" if position else "not a tar"
+            _refuse(f"it is {what} ({error})")
+
+    def _check_end(self, position: int) -> None:
+        while data := self._read(position, LARGEST_TEXT):
+            if any(data):
+                _refuse(f"it goes on after its end mark at byte {position} (tars joined with cat?); unpack and pack it again")
+            position += len(data)
+
+    def _size(self, header: tarfile.TarInfo, extended: dict[str, str]) -> int:
+        try:
+            size = int(extended.get("size", header.size))
+        except ValueError:
+            size = -1
+        if size < 0:
+            _refuse(f"member {header.name} has size {extended.get('size', header.size)}")
+        return size if header.type != tarfile.DIRTYPE else 0
+
+    def _pax(self, member: Member) -> dict[str, str]:
+        """Return the records `LENGTH KEY=VALUE` of an extended header."""
+        text, fields = self.text(member), {}
+        while text:
+            digits, _, _ = text.partition(b" ")
+            length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
+            record = text[len(digits) + 1 : length]
+            if not len(digits) + 1 < length <= len(text) or not record.endswith(b"\n") or b"=" not in record:
+                _refuse(f"it is damaged: the extended header at byte {member.offset} cannot be read")
+            key, _, value = record[:-1].partition(b"=")
+            fields[key.decode("utf-8", "backslashreplace")] = value.decode("utf-8", "backslashreplace")
+            text = text[length:]
+        return fields
+
+    def text(self, member: Member) -> bytes:
+        """Return what a small member holds.
+
+        Raises:
+            ValueError: it is large.
+        """
+        if member.size > LARGEST_TEXT:
+            _refuse(f"member {member.name} has {member.size} bytes; a target or extended header has at most {LARGEST_TEXT}")
+        return self._read(member.offset, member.size)
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise ValueError(reason)

@@ -1,0 +1,150 @@
+"""A real S3 server in a process of its own, and a proxy before it that loses, delays, repeats and refuses."""
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.request import Request, urlopen
+
+BUCKET = "caches"
+Fault = Callable[[str, str, int], str | None]
+"""Of (method, path, number of the request): `drop` (do it, lose the response), `refuse` (503, undone), `deny` (403, undone),
+`repeat` (do it twice) or None."""
+
+
+@contextmanager
+def s3_server() -> Iterator[int]:
+    """Run the server, with an empty bucket, and yield its port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(port, process)
+        with urlopen(Request(f"http://127.0.0.1:{port}/{BUCKET}", method="PUT")):
+            yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def environment(port: int) -> dict[str, str]:
+    """Return the variables that lead S3 clients to the server."""
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
+    return {**keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ALLOW_HTTP": "true"}
+
+
+class FaultyProxy(ThreadingHTTPServer):
+    """Passes requests on to the server on `port`, with the faults that `fault` decides."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream, self.fault = port, lambda method, path, number: None
+        self.count: dict[str, int] = {}
+        self.log: list[tuple[str, str]] = []
+        self.injected: list[str] = []
+        self.lock = threading.Lock()
+
+    fault: Fault
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+    def decide(self, method: str, path: str) -> str | None:
+        with self.lock:
+            number = self.count[method] = self.count.get(method, 0) + 1
+            self.log.append((method, path))
+            fault = self.fault(method, path, number)
+            if fault:
+                self.injected.append(fault)
+            return fault
+
+
+@contextmanager
+def faulty_proxy(port: int) -> Iterator[FaultyProxy]:
+    proxy = FaultyProxy(port)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    try:
+        yield proxy
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FaultyProxy
+
+    def _pass(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.server.decide(self.command, self.path)
+        if fault in ("refuse", "deny"):
+            self._answer(503 if fault == "refuse" else 403, {}, b"")
+            return
+        answer = self._upstream(body)
+        if fault == "repeat":
+            answer = self._upstream(body)
+        if fault == "drop":
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self._answer(*answer)
+
+    def _upstream(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.upstream)
+        try:
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
+            connection.request(self.command, self.path, body, headers)
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read()
+        finally:
+            connection.close()
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                self.send_header(name, value)
+        length = headers.get("Content-Length", headers.get("content-length", "0")) if self.command == "HEAD" else str(len(body))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _pass  # noqa: N815 # the names that the server looks for
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise RuntimeError(f"the S3 server did not start (exit code {process.poll()}); is moto[server] installed?")
+
+
+@contextmanager
+def environ(**variables: str) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
