@@ -45,14 +45,15 @@ def main() -> None:
 @JSON
 def dump_teacher(file: str | None, settings: tuple[str, ...], plan: bool, as_json: bool, **flags: Any) -> None:
     """Run the teacher over every view that CACHE lacks. Run again, it goes on where it stopped."""
-    from kdcache import dump
+    from kdcache.dump import DumpConfig, dump_teacher
+    from kdcache.dump_plan import plan_dump
 
-    config = _configure(dump.DumpConfig, "dump-teacher", file, flags, settings)
+    config = _configure(DumpConfig, "dump-teacher", file, flags, settings)
     if plan:
-        planned = dump.plan_dump(config)
+        planned = plan_dump(config)
         print_result(planned, _plan_lines(planned), as_json=as_json)
         return
-    result = dump.dump_teacher(config)
+    result = dump_teacher(config)
     following = [
         "--cache",
         config.cache,
