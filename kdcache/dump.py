@@ -8,7 +8,7 @@ from kdcache.cache import Cache, Commit, create_cache
 from kdcache.codecs import fit_arrays
 from kdcache.dump_config import DumpConfig
 from kdcache.dump_job import Job, prepare, tell_error
-from kdcache.dump_units import missing_units, write_units
+from kdcache.engines import open_engine
 from kdcache.tracking import say
 
 __all__ = ["DumpConfig", "dump_teacher"]
@@ -17,22 +17,25 @@ __all__ = ["DumpConfig", "dump_teacher"]
 def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     """Write every unit of the seeds that the cache lacks; run again, it goes on where it stopped.
 
+    Several processes may do so at once, see `engines`: each returns when all units are there.
+
     Returns:
-        `cache`, `seeds`, `rows` per seed, `units_written` now, `seconds` they took, and over all units of these seeds: `bytes`,
-        `bytes_per_view`, `teacher_accuracy` in percent (None if its classes are others) and the number of `absent` rows.
+        `cache`, `seeds`, `rows` per seed, `units_written` now by this process or its workers on Ray, `seconds` they took, and
+        over all units of these seeds: `bytes`, `bytes_per_view`, `teacher_accuracy` in percent (None if its classes are others)
+        and the number of `absent` rows.
 
     Raises:
         MismatchError: the cache was made with other settings.
         KdcacheError: bad input, unwritable cache, NaN logits; what was committed stays.
     """
+    engine = open_engine(config)
     job = prepare(config)
     tell_error(job)
     cache = create_cache(config.cache, job.manifest, fit_arrays(job.codec))
-    todo = missing_units(job, cache)
     for seed in job.seeds:
         cache.start_seed(seed)
     start = time.monotonic()
-    written = write_units(job, cache, todo) if todo else 0
+    written = engine(job, cache)
     seconds = time.monotonic() - start
     commits = [commit for seed in job.seeds for commit in cache.commits(seed)]
     summary = _summary(job, cache, commits)

@@ -1,9 +1,30 @@
 """What a dump is told: the settings of `dump-teacher`."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from kdcache.compute import ComputeConfig
 from kdcache.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayConfig:
+    """Where and how wide the engine `ray` runs."""
+
+    address: str | None = None
+    """Of the cluster; by default that of RAY_ADDRESS or of this machine's cluster, or else Ray is started here."""
+    workers: int | None = None
+    """Workers, each with the teacher; by default as many as fit into the cluster as it is when the dump starts."""
+    gpus: float | None = None
+    """GPUs of a worker, or a part of one; by default 1 if the cluster has any, unless the device is `cpu`."""
+    cpus: int | None = None
+    """CPUs of a worker; by default as many as it has loader processes, if a node has as many for each."""
+
+    def __post_init__(self) -> None:
+        for name, least in {"workers": 1, "cpus": 1, "gpus": 0}.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"ray.{name} is {value}; it must be at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +52,9 @@ class DumpConfig:
     """Key of the permutation from samples to rows."""
     skip_unreadable: bool = False
     """Record samples that cannot be read as absent, instead of stopping."""
+    engine: Literal["process", "ray"] = "process"
+    """Who computes: this process and those that torchrun, Slurm or Kubernetes started with it, or workers on a Ray cluster."""
+    ray: RayConfig = field(default_factory=RayConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:

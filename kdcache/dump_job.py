@@ -1,5 +1,7 @@
 """A dump made ready: source, recipe, teacher and codec opened, checked and fitted; nothing is written yet."""
 
+import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +13,7 @@ from kdcache.calibration import DEFAULT_ERROR, Fitted, fit_codec, fit_default, s
 from kdcache.codecs import Codec, LowRank, codec_spec, default_codec, is_exact, open_codec
 from kdcache.compute import Compute
 from kdcache.config import dump_config, parse_seeds
+from kdcache.distributed import own_place
 from kdcache.dump_config import DumpConfig
 from kdcache.errors import MismatchError
 from kdcache.gradients import is_far
@@ -18,11 +21,12 @@ from kdcache.models import VisionModel, open_model, state_sha256
 from kdcache.pairs import pairs_of_models
 from kdcache.rerun import lossy_origin
 from kdcache.sources import Source, open_source
-from kdcache.tracking import say
+from kdcache.tracking import LINE_SECONDS, say
 from kdcache.units import UnitMaker
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
 from kdcache.views.loading import Request
 
+FIT_SECONDS = 900.0  # that each rank gives those before it to measure the codec
 _EXACT_VIEWS = 512  # that a plan measures an exact codec on, for the last bits of its floats
 
 
@@ -73,9 +77,11 @@ def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
     source = open_source(config.data)
     classes = config.teacher_classes or source.classes
     teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True)
+    codec = open_codec(config.codec or default_codec(classes), classes=classes)
+    if not is_exact(codec):
+        _await_first_worker(Folder(config.cache))
     held = open_cache(config.cache) if Folder(config.cache).exists("zarr.json") else None
-    spec = config.codec or default_codec(classes)
-    codec = _held_codec(held, config.codec, classes) if held else open_codec(spec, classes=classes)
+    codec = _held_codec(held, config.codec, classes) if held else codec
     measures = held is None and (measures_exact or not is_exact(codec))
     fitted = _fitted(config, codec, source, recipe, teacher) if measures else None
     codec = fitted.codec if fitted else codec
@@ -91,6 +97,26 @@ def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
         fitted=fitted,
         manifest=_manifest(config, source, recipe, teacher, codec).with_errors(errors),
     )
+
+
+def _await_first_worker(folder: Folder) -> None:
+    """Return when the cache is there, which rank 0 makes with the codec that it fits and measures, or when it takes too long.
+
+    Only then is it worth while that another fits too: the ranks take their turns, and the first that is done decides.
+    """
+    me = own_place()
+    limit = FIT_SECONDS * me.rank
+    start, told = time.monotonic(), -math.inf
+    while not folder.exists("zarr.json"):
+        now = time.monotonic()
+        if now - start >= limit:
+            if me.rank:
+                say(f"worker {me.rank} measures the codec itself: no cache in {folder} after {limit:.0f} s", by_all=True)
+            return
+        if now - told >= LINE_SECONDS:
+            say(f"worker {me.rank} waits for the cache, whose codec worker 0 measures; at most {limit:.0f} s", by_all=True)
+            told = now
+        time.sleep(min(FIT_SECONDS, 1.0))
 
 
 def tell_error(job: Job) -> None:

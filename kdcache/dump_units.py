@@ -1,52 +1,103 @@
 """The units of a dump: which are to be made, and the making of one, from views through the teacher to records."""
 
+import math
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from random import SystemRandom
 
 import numpy as np
 import torch
 
-from kdcache.cache import Cache, Commit
+from kdcache.cache import Cache
 from kdcache.dump_job import Job
 from kdcache.errors import CodecError, UnreadableSampleError
 from kdcache.inference import run_models
 from kdcache.shapes import Logits, Records
-from kdcache.tracking import progress
+from kdcache.tracking import Bar
 from kdcache.units import UnitMaker
 from kdcache.views import Batch, in_pairs, partners
 from kdcache.views.loading import Request
 
-Atom = tuple[int, int]
-"""The seed and the number of a unit: what one worker computes at once."""
+Unit = tuple[int, int]
+"""Seed and number of a unit: what one worker makes at once."""
+
+LOOK_SECONDS = 5.0  # between two looks whether another worker has committed the unit in the making
 
 
-def missing_units(job: Job, cache: Cache) -> list[Atom]:
-    """Return the units of the dump that are not committed yet, in the order in which they are made."""
-    return [(seed, unit) for seed in job.seeds for unit in cache.missing_units(seed)]
+class Walk:
+    """Units one after the other, in an order that may change on the way: who meets another worker goes on elsewhere.
+
+    Two that go the same way would else stay side by side to the end, and every unit would be computed twice.
+    """
+
+    def __init__(self, units: Iterable[Unit]) -> None:
+        self._left = deque(units)
+        self._random = SystemRandom()  # two workers must not jump alike, and views are drawn from the global generators
+
+    def __iter__(self) -> Iterator[Unit]:
+        """Yield each unit once."""
+        while self._left:
+            yield self._left.popleft()
+
+    def jump(self) -> None:
+        """Go on at a random place among the units that are left, and come to those before it in the end."""
+        self._left.rotate(-self._random.randrange(len(self._left) or 1))
 
 
-def write_units(job: Job, cache: Cache, todo: Sequence[Atom]) -> int:
-    """Compute and commit the units of `todo`, and return how many; one unit is being committed while the next is computed."""
-    manifest = cache.manifest
-    written = 0
+def all_units(job: Job, cache: Cache) -> list[Unit]:
+    """Return the units of the dump, in the order in which a single process makes them."""
+    return [(seed, unit) for seed in job.seeds for unit in range(cache.manifest.num_units)]
+
+
+def missing_units(cache: Cache, units: Sequence[Unit]) -> list[Unit]:
+    """Return those of `units` that are not committed yet, in their order."""
+    missing = {seed: set(cache.missing_units(seed)) for seed in {seed for seed, _ in units}}
+    return [(seed, unit) for seed, unit in units if unit in missing[seed]]
+
+
+def num_views(cache: Cache, units: Iterable[Unit]) -> int:
+    """Return how many views `units` hold."""
+    return sum(len(cache.manifest.unit_range(unit)) for _, unit in units)
+
+
+def write_units(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Unit]:
+    """Compute and commit the units of `walk` that are missing when their turn comes, and yield each after its commit.
+
+    One is being committed while the next is computed.
+    """
     current: UnitMaker | None = None
-    pending: Future[Commit] | None = None
-    total = sum(len(manifest.unit_range(unit)) for _, unit in todo)
-    with progress("dump", total, "views") as bar, ThreadPoolExecutor(1, "kdcache-commit") as committer:
-        for batch, logits, records in records_of(job, cache, _requests(job, cache, todo)):
-            if current is None:
-                seed, unit = int(batch.seeds[0]), int(batch.rows[0]) // manifest.unit_rows
-                current = job.unit(cache, seed, unit)
+    pending: Future[Unit | None] | None = None
+    with ThreadPoolExecutor(1, "kdcache-commit") as committer:
+        for batch, logits, records in records_of(job, cache, _requests(job, cache, walk, bar)):
+            unit = int(batch.seeds[0]), int(batch.rows[0]) // cache.manifest.unit_rows
+            if current is None or (current.seed, current.unit) != unit:  # one that another has committed is dropped
+                current = job.unit(cache, *unit)
             current.add(batch, logits, records)
             bar.advance(len(records), f"seed {current.seed}")
             if current.is_complete:
-                if pending is not None:
-                    pending.result()
-                pending, current = committer.submit(current.commit), None
-                written += 1
-        if pending is not None:
-            pending.result()
-    return written
+                yield from _committed(pending, walk)
+                pending, current = committer.submit(_commit, cache, current), None
+        yield from _committed(pending, walk)
+
+
+def _commit(cache: Cache, maker: UnitMaker) -> Unit | None:
+    """Commit a unit and return it, or None if another worker was faster."""
+    if cache.is_committed(maker.seed, maker.unit):
+        return None
+    maker.commit()
+    return maker.seed, maker.unit
+
+
+def _committed(pending: "Future[Unit | None] | None", walk: Walk) -> Iterator[Unit]:
+    if pending is None:
+        return
+    unit = pending.result()
+    if unit is None:
+        walk.jump()
+    else:
+        yield unit
 
 
 def batches_of(job: Job, cache: Cache, seed: int, unit: int) -> Iterator[Request]:
@@ -69,10 +120,20 @@ def records_of(job: Job, cache: Cache, requests: Iterable[Request]) -> Iterator[
         yield batch, logits, _encode(job, cache, batch, logits)
 
 
-def _requests(job: Job, cache: Cache, todo: Sequence[Atom]) -> Iterator[Request]:
-    for seed, unit in todo:
-        if not cache.is_committed(seed, unit):  # another dump of this cache may have been here
-            yield from batches_of(job, cache, seed, unit)
+def _requests(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Request]:
+    """Yield the batches of the units of `walk`; of one that another worker commits meanwhile no more of them."""
+    for seed, unit in walk:
+        left, looked = len(cache.manifest.unit_range(unit)), -math.inf
+        for request in batches_of(job, cache, seed, unit):
+            if time.monotonic() - looked > LOOK_SECONDS:
+                if cache.is_committed(seed, unit):
+                    bar.advance(left)
+                    if looked > -math.inf:
+                        walk.jump()
+                    break
+                looked = time.monotonic()
+            left -= len(request)
+            yield request
 
 
 def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
