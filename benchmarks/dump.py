@@ -20,7 +20,9 @@ from measure import interleave, make_parser, report, seconds_per_call, spread, s
 from workload import add_compute_options, compute_config, teacher_spec
 
 from kdcache.cache import Cache, create_cache
-from kdcache.dump import DumpConfig, Job, _write_units, prepare
+from kdcache.dump import DumpConfig
+from kdcache.dump_job import Job, prepare
+from kdcache.dump_units import write_units
 
 CALLS = 15
 
@@ -63,7 +65,7 @@ def measure(folder: Path, name: str, views: int, options: argparse.Namespace) ->
 
     def dump(seed: int) -> None:
         cache.start_seed(seed)
-        _write_units(job, cache, [(seed, unit) for unit in range(cache.manifest.num_units)])
+        write_units(job, cache, [(seed, unit) for unit in range(cache.manifest.num_units)])
 
     def bare(seed: int) -> None:
         requests = [

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kdcache.distributed import local_rank, world_size
+from kdcache.distributed import own_place
 from kdcache.errors import UsageError
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -113,8 +113,8 @@ def _cores() -> int:
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and world_size() > 1:
-        name = f"cuda:{local_rank()}"
+    if name == "cuda" and own_place().world_size > 1:  # Slurm may show each process its own GPU only: then all are number 0
+        name = f"cuda:{own_place().local_rank % max(torch.cuda.device_count(), 1)}"
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -1,23 +1,29 @@
 """The processes of one run, as torchrun starts them: who is who, sums over all of them, and what rank 0 does for the others.
 
-Every function here but `rank`, `world_size`, `local_rank` and `is_main` must be called by all processes, in the same order.
+Every function here but `own_place`, `rank`, `world_size` and `is_main` must be called by all processes, in the same order.
 A process that runs alone needs none of it: the functions then do nothing, at no cost.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from kdcache.errors import KdcacheError
+from kdcache.errors import KdcacheError, UsageError
 
 T = TypeVar("T")
 
 _LAUNCHED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"}
+_PLACES = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun, or set by hand
+    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+    ("JOB_COMPLETION_INDEX", "WORLD_SIZE", "LOCAL_RANK"),  # Kubernetes tells the index; the count is set in the job
+)
 _TIMEOUT = timedelta(minutes=30)  # how long the others may wait while rank 0 lists a data set or fetches a slab
 
 
@@ -46,19 +52,37 @@ def joined_processes(device_type: str) -> Iterator[None]:
             torch.distributed.destroy_process_group()
 
 
+@dataclass(frozen=True)
+class Place:
+    """A process's place among those that were started with it, joined or not."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    """Its number on its machine."""
+
+
+def own_place() -> Place:
+    """Return this process's place among those that torchrun, srun or a Kubernetes indexed job started; (0, 1, 0) without them.
+
+    Raises:
+        UsageError: variables in the environment that are no numbers, or a rank that is not below the number of processes.
+    """
+    for names in _PLACES:
+        texts = [os.environ.get(name) for name in names]
+        if None not in texts[:2]:
+            return _checked_place(dict(zip(names, [*texts[:2], texts[2] or "0"], strict=True)))
+    return Place()
+
+
 def rank() -> int:
-    """Return this process's number among all, from 0; 0 if it is alone."""
+    """Return this process's number among those that are joined, from 0; 0 if it is alone."""
     return torch.distributed.get_rank() if _joined() else 0
 
 
 def world_size() -> int:
-    """Return the number of processes."""
+    """Return the number of joined processes."""
     return torch.distributed.get_world_size() if _joined() else 1
-
-
-def local_rank() -> int:
-    """Return this process's number on its machine, which is that of its GPU; 0 if it is alone."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if _joined() else 0
 
 
 def is_main() -> bool:
@@ -150,6 +174,17 @@ class _AllSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return all_sum(gradient)
+
+
+def _checked_place(values: dict[str, str | None]) -> Place:
+    told = ", ".join(f"{name}={value}" for name, value in values.items())
+    try:
+        found = Place(*(int(value or "") for value in values.values()))
+    except ValueError:
+        raise UsageError(f"{told} in the environment must be numbers; unset them to run alone") from None
+    if not 0 <= found.rank < found.world_size:
+        raise UsageError(f"{told} in the environment: the rank must be below the count; unset them to run alone")
+    return found
 
 
 def _joined() -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from kdcache.checkpoint import replace_file
-from kdcache.distributed import is_main
+from kdcache.distributed import own_place
 from kdcache.errors import KdcacheError
 
 LINE_SECONDS = 30.0
@@ -48,9 +48,9 @@ def progress(title: str, total: int, unit: str, *, is_shown: bool = True) -> Ite
         yield _Rich(bars, bars.add_task(title, total=total, note=""))
 
 
-def say(message: str) -> None:
-    """Print a message for the user on stderr, of several processes in rank 0; stdout is for results."""
-    if is_main():
+def say(message: str, *, by_all: bool = False) -> None:
+    """Print a message for the user on stderr, of several processes in rank 0 or `by_all`; stdout is for results."""
+    if by_all or own_place().rank == 0:
         print(message, file=sys.stderr, flush=True)
 
 

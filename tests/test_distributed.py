@@ -14,17 +14,19 @@ from processes import launch
 
 from kdcache import errors
 from kdcache.distributed import (
+    _PLACES,
+    Place,
     all_sum,
     barrier,
     broadcast_object,
     is_main,
     joined_processes,
-    local_rank,
     on_main,
+    own_place,
     rank,
     world_size,
 )
-from kdcache.errors import KdcacheError, MismatchError
+from kdcache.errors import KdcacheError, MismatchError, UsageError
 
 
 def refuse() -> None:
@@ -50,7 +52,7 @@ def everything() -> dict[str, Any]:
     except MismatchError as error:
         told = str(error)
     return {
-        "who": (rank(), world_size(), local_rank(), is_main()),
+        "who": (rank(), world_size(), own_place().local_rank, is_main()),
         "sum": total.tolist(),
         "gradient": leaf.grad.tolist(),
         "received": broadcast_object({"from": rank(), "tensor": torch.arange(3).tolist()}),
@@ -82,7 +84,7 @@ def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     value, leaf = object(), torch.ones(3)
     with joined_processes("cpu"):
         assert not torch.distributed.is_initialized()
-        assert (rank(), world_size(), local_rank(), is_main()) == (0, 1, 0, True)
+        assert (rank(), world_size(), own_place().local_rank, is_main()) == (0, 1, 0, True)
         assert all_sum(leaf) is leaf and broadcast_object(value) is value and on_main(lambda: value) is value
         barrier()
         with pytest.raises(MismatchError, match="choose a new folder"):
@@ -90,10 +92,39 @@ def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def in_environment(patch: pytest.MonkeyPatch, **variables: str) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+    for name in {"MASTER_ADDR", "MASTER_PORT"} | {name for names in _PLACES for name in names}:
         patch.delenv(name, raising=False)
     for name, value in variables.items():
         patch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, Place(0, 1, 0)),
+        ({"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1"}, Place(9, 16, 1)),
+        ({"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1"}, Place(9, 16, 1)),
+        ({"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "2", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Place(2, 4, 2)),
+        ({"JOB_COMPLETION_INDEX": "5", "WORLD_SIZE": "8"}, Place(5, 8, 0)),
+        ({"JOB_COMPLETION_INDEX": "5"}, Place(0, 1, 0)),  # nobody says of how many
+    ],
+)
+def test_the_place_that_a_launcher_gives(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], found: Place) -> None:
+    in_environment(monkeypatch, **variables)
+    assert own_place() == found
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "one", "WORLD_SIZE": "2"}, "^RANK=one, WORLD_SIZE=2, LOCAL_RANK=0 in the environment must be numbers; unset"),
+        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "2"}, "SLURM_PROCID=2, SLURM_NTASKS=2, .*the rank must be below the count"),
+    ],
+)
+def test_a_place_that_cannot_be_is_told(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str) -> None:
+    in_environment(monkeypatch, **variables)
+    with pytest.raises(UsageError, match=message):
+        own_place()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from kdcache.cache.objects import temporaries
 from kdcache.cache.zarr_store import object_key
 from kdcache.codecs import codec_spec
 from kdcache.compute import ComputeConfig
-from kdcache.dump import DumpConfig, dump_teacher, plan_dump
+from kdcache.dump import DumpConfig, dump_teacher
+from kdcache.dump_plan import plan_dump
 from kdcache.errors import CacheError, CodecError, MismatchError, MissingUnitError, UnreadableSampleError, UsageError
 from kdcache.models import open_model
 from kdcache.shapes import Logits, Targets

@@ -1,21 +1,13 @@
-"""Dumps killed at random moments, and dumps of one cache at the same time, while a reader looks on.
+"""Dumps killed at random moments, and dumps of one cache at the same time, while a reader looks on."""
 
-The dumps run in children of a fork server that has imported everything already: a fresh Python would take seconds each.
-"""
-
-import multiprocessing
-import os
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from runs import dump
+from nursery import SETTINGS, UNITS, num_committed, started, to_the_end
 
 from kdcache.cache import Cache, open_cache
 from kdcache.errors import CacheError, MissingUnitError
@@ -23,50 +15,12 @@ from kdcache.verify import verify_cache
 
 pytestmark = pytest.mark.slow
 
-SETTINGS: dict[str, Any] = {
-    "data": "tiny_models:noise,length=240,size=32",
-    "teacher": "tiny_models:conv,classes=5,channels=3,mean=0.5,std=0.5",
-    "recipe": "cifar",
-    "seeds": "0:3",
-    "codec": "full:dtype=float32",
-    "unit_rows": 8,
-    "batch_size": 4,
-}
-UNITS = [(seed, unit) for seed in range(3) for unit in range(30)]
 KILLS = 30
 Right = dict[tuple[int, int], bytes]
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[ForkServerContext]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["runs", "tiny_models", "sklearn.datasets"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("KDCACHE_HOME", os.environ["KDCACHE_HOME"])
-        context.Process(target=time.monotonic).start()  # starts the server, under this environment
-        yield context
-
-
-def started(nursery: ForkServerContext, path: Path, **changes: Any) -> ForkServerProcess:
-    process = nursery.Process(target=dump, args=(path,), kwargs={**SETTINGS, **changes})
-    process.start()
-    return process
-
-
-def to_the_end(nursery: ForkServerContext, path: Path) -> None:
-    process = started(nursery, path)
-    process.join(60)
-    assert process.exitcode == 0
-
-
 def units_of(cache: Cache) -> Right:
     return {(seed, unit): cache.read_unit(cache.commit_of(seed, unit)).tobytes() for seed, unit in UNITS}
-
-
-def num_committed(path: Path) -> int:
-    return sum(1 for _ in path.glob("commits/*/*.json"))
 
 
 @pytest.fixture(scope="module")

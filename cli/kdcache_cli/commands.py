@@ -40,19 +40,29 @@ def main() -> None:
 )
 @click.option("--unit-rows", type=int, help="Rows per unit  [a power of two near 4 MB].", metavar="N")
 @click.option("--skip-unreadable", is_flag=True, default=None, help="Record unreadable samples as absent and go on.")
+@click.option("--engine", help="process (also under torchrun, srun, Kubernetes) or ray  [process].", metavar="NAME")
 @shared
 @PLAN
 @JSON
 def dump_teacher(file: str | None, settings: tuple[str, ...], plan: bool, as_json: bool, **flags: Any) -> None:
-    """Run the teacher over every view that CACHE lacks. Run again, it goes on where it stopped."""
-    from kdcache import dump
+    """Run the teacher over every view that CACHE lacks. Run again, it goes on where it stopped.
 
-    config = _configure(dump.DumpConfig, "dump-teacher", file, flags, settings)
+    On several GPUs: torchrun --nproc-per-node N -m kdcache_cli dump-teacher ..., or --engine ray.
+    """
+    from kdcache.distributed import own_place
+    from kdcache.dump import DumpConfig, dump_teacher
+    from kdcache.dump_plan import plan_dump
+
+    config = _configure(DumpConfig, "dump-teacher", file, flags, settings)
     if plan:
-        planned = dump.plan_dump(config)
+        planned = plan_dump(config)
         print_result(planned, _plan_lines(planned), as_json=as_json)
         return
-    result = dump.dump_teacher(config)
+    result = dump_teacher(config)
+    if rank := own_place().rank:
+        units, seconds = result["units_written"], human_seconds(result["seconds"])
+        click.echo(f"kdcache: worker {rank}: {units} units in {seconds}; the cache is complete", err=True)
+        return
     following = [
         "--cache",
         config.cache,

@@ -1,7 +1,6 @@
 """What commands print: results on stdout, as text or JSON; errors and warnings as one line on stderr."""
 
 import json
-import os
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
@@ -54,8 +53,10 @@ class Group(click.Group):
 
 
 def print_result(result: Mapping[str, Any], lines: Sequence[tuple[str, str]], *, as_json: bool) -> None:
-    """Print `result` as JSON, or `lines` of (name, value) aligned; of the processes that torchrun started the first does."""
-    if os.environ.get("RANK", "0") != "0":
+    """Print `result` as JSON, or `lines` of (name, value) aligned; of the processes of one run the first does."""
+    from kdcache.distributed import own_place
+
+    if own_place().rank:
         return
     if as_json:
         click.echo(json.dumps(result, indent=1))
@@ -108,7 +109,9 @@ def shell_command(*words: str) -> str:
 
 
 def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
-    if os.environ.get("RANK", "0") != "0":
+    from kdcache.distributed import own_place
+
+    if own_place().rank:
         return
     text = " ".join(str(message).split())
     click.echo(f"kdcache: warning: {text}" if isinstance(message, KdcacheWarning) else f"warning: {text}", err=True)

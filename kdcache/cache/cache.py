@@ -349,7 +349,8 @@ def create_cache(path: str | Path, manifest: Manifest, fit: Mapping[str, np.ndar
     """
     folder = open_objects(path)
     if not folder.exists("zarr.json"):
-        if set(folder.list("")) - {FIT_ROOT}:  # a writer killed before it published the manifest leaves a fit
+        others = set(folder.list("")) - {FIT_ROOT}  # a writer killed before it published the manifest leaves a fit
+        if others and not folder.exists("zarr.json"):  # looked for again: another worker may just have begun
             raise CacheError(f"{path} is not empty and not a cache; choose a new folder")
         if fit:
             publish_fit(folder, fit)

@@ -1,0 +1,195 @@
+"""A dump made ready: source, recipe, teacher and codec opened, checked and fitted; nothing is written yet."""
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from kdcache.cache import Cache, Manifest, library_versions, open_cache, record_layout
+from kdcache.cache.objects import Objects, open_objects
+from kdcache.calibration import DEFAULT_ERROR, Fitted, fit_codec, fit_default, sample_views
+from kdcache.codecs import Codec, LowRank, codec_spec, default_codec, is_exact, open_codec
+from kdcache.compute import Compute
+from kdcache.config import dump_config, parse_seeds
+from kdcache.distributed import own_place
+from kdcache.dump_config import DumpConfig
+from kdcache.errors import MismatchError
+from kdcache.gradients import is_far
+from kdcache.models import VisionModel, open_model, state_sha256
+from kdcache.pairs import pairs_of_models
+from kdcache.rerun import lossy_origin
+from kdcache.sources import Source, open_source
+from kdcache.tracking import LINE_SECONDS, say
+from kdcache.units import UnitMaker
+from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
+from kdcache.views.loading import Request
+
+FIT_SECONDS = 900.0  # that each rank gives those before it to measure the codec
+_EXACT_VIEWS = 512  # that a plan measures an exact codec on, for the last bits of its floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A dump made ready: everything opened and checked, nothing written."""
+
+    config: DumpConfig
+    seeds: list[int]
+    source: Source
+    recipe: Recipe
+    teacher: VisionModel
+    compute: Compute
+    codec: Codec
+    """With its fit, if it needs one."""
+    fitted: Fitted | None
+    """How it was fitted and measured, unless the cache was there before, or the codec is exact and this no plan."""
+    manifest: Manifest
+
+    def dataset(self, cache: Cache) -> ViewDataset:
+        """Return the views of the teacher's input size."""
+        size = self.teacher.preprocessing.size
+        return ViewDataset(self.source, self.recipe, cache.order, sizes=[size], skip_unreadable=self.config.skip_unreadable)
+
+    def loader(self, cache: Cache, requests: Iterable[Request]) -> ViewLoader:
+        """Return the loader of the views asked for."""
+        return ViewLoader(
+            self.dataset(cache),
+            requests,
+            workers=self.config.compute.workers,
+            pin_memory=self.compute.pin_memory,
+        )
+
+    def unit(self, cache: Cache, seed: int, unit: int) -> UnitMaker:
+        """Return a unit in the making."""
+        return UnitMaker(cache, self.dataset(cache), seed=seed, unit=unit, is_scored=self.config.teacher_classes is None)
+
+
+def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
+    """Return the job that `config` describes; a codec that is exact is measured only if that is asked for.
+
+    Raises:
+        KdcacheError: anything in it that is absent, unknown or does not fit together.
+    """
+    seeds = parse_seeds(config.seeds)
+    compute = Compute(config.compute)
+    recipe = load_recipe(config.recipe)
+    source = open_source(config.data)
+    classes = config.teacher_classes or source.classes
+    teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True)
+    codec = open_codec(config.codec or default_codec(classes), classes=classes)
+    if not is_exact(codec):
+        _await_first_worker(open_objects(config.cache))
+    held = open_cache(config.cache) if open_objects(config.cache).exists("zarr.json") else None
+    codec = _held_codec(held, config.codec, classes) if held else codec
+    measures = held is None and (measures_exact or not is_exact(codec))
+    fitted = _fitted(config, codec, source, recipe, teacher) if measures else None
+    codec = fitted.codec if fitted else codec
+    errors = fitted.errors if fitted else held.manifest.gradient_error if held else {}
+    return Job(
+        config=config,
+        seeds=seeds,
+        source=source,
+        recipe=recipe,
+        teacher=teacher,
+        compute=compute,
+        codec=codec,
+        fitted=fitted,
+        manifest=_manifest(config, source, recipe, teacher, codec).with_errors(errors),
+    )
+
+
+def _await_first_worker(folder: Objects) -> None:
+    """Return when the cache is there, which rank 0 makes with the codec that it fits and measures, or when it takes too long.
+
+    Only then is it worth while that another fits too: the ranks take their turns, and the first that is done decides.
+    """
+    me = own_place()
+    limit = FIT_SECONDS * me.rank
+    start, told = time.monotonic(), -math.inf
+    while not folder.exists("zarr.json"):
+        now = time.monotonic()
+        if now - start >= limit:
+            if me.rank:
+                say(f"worker {me.rank} measures the codec itself: no cache in {folder} after {limit:.0f} s", by_all=True)
+            return
+        if now - told >= LINE_SECONDS:
+            say(f"worker {me.rank} waits for the cache, whose codec worker 0 measures; at most {limit:.0f} s", by_all=True)
+            told = now
+        time.sleep(min(FIT_SECONDS, 1.0))
+
+
+def tell_error(job: Job) -> None:
+    """Say how far the records turn DIST's gradient, where it is far."""
+    if far := {tau: error for tau, error in job.manifest.gradient_error.items() if is_far(error, job.codec)}:
+        turned = f"turns DIST's gradient by {_told(far)} of its norm on this teacher"
+        say(f"note: codec {codec_spec(job.codec)} {turned}; kdcache fidelity shows what other codecs do")
+
+
+def _held_codec(cache: Cache, spec: str | None, classes: int) -> Codec:
+    """Return the codec that is asked for, with the fit of the cache, or the cache's own if none is."""
+    _require_direct(cache)
+    return cache.codec if spec is None else cache.with_fit(open_codec(spec, classes=classes))
+
+
+def _fitted(config: DumpConfig, codec: Codec, source: Source, recipe: Recipe, teacher: VisionModel) -> Fitted:
+    """Return the codec fitted to, and measured on, a sample of the teacher's own views."""
+    views = min(_EXACT_VIEWS if is_exact(codec) else sample_views(codec), 2 * len(source))
+    say(f"measuring codec {codec_spec(codec)} on {views} views of the teacher")
+    settings: dict[str, Any] = {"batch_size": config.batch_size, "order_seed": config.order_seed}
+    pairs = pairs_of_models([teacher], source, recipe, views=views, compute=Compute(config.compute), **settings)
+    if config.codec is not None or not isinstance(codec, LowRank):
+        return fit_codec(codec, pairs)
+    fitted = fit_default(codec, pairs)
+    if codec_spec(fitted.codec) != codec_spec(codec):
+        _tell_choice(fitted)
+    return fitted
+
+
+def _tell_choice(fitted: Fitted) -> None:
+    """Say which codec was taken in the place of the usual default, and why."""
+    coarser = "no coarser step" if isinstance(fitted.codec, LowRank) else "no step of lowrank"
+    turned = f", which turns DIST's gradient by {_told(fitted.errors)} of its norm" if fitted.errors else ""
+    why = f"{coarser} keeps that within {100 * DEFAULT_ERROR:.0f} % on this teacher"
+    say(f"note: codec {codec_spec(fitted.codec)} is taken{turned}; {why}")
+
+
+def _told(errors: Mapping[float, float]) -> str:
+    return ", ".join(f"{100 * error:.0f} % at tau {tau:g}" for tau, error in errors.items())
+
+
+def _require_direct(cache: Cache) -> None:
+    """Raise a MismatchError if the cache was recoded from a lossy one: records of a dump would be others than its own."""
+    if origin := lossy_origin(cache):
+        raise MismatchError(
+            f"cache {cache.folder} was recoded from {origin}, so that its records are not those of a dump; "
+            "add the seeds to the cache that it came from, and run recode again"
+        )
+
+
+def _manifest(config: DumpConfig, source: Source, recipe: Recipe, teacher: VisionModel, codec: Codec) -> Manifest:
+    preprocessing = teacher.preprocessing
+    return Manifest(
+        task="classification",
+        classes=config.teacher_classes or source.classes,
+        rows=len(source),
+        source={"spec": source.spec, "fingerprint": source.fingerprint},
+        order_seed=config.order_seed,
+        recipe=recipe.to_dict(),
+        teacher={
+            "spec": teacher.spec,
+            "architecture": teacher.architecture,
+            "sha256": state_sha256(teacher.module),
+            "size": preprocessing.size,
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "precision": config.compute.precision,
+        },
+        **record_layout(codec, len(source), config.unit_rows, block=recipe.mixing.block if recipe.mixing else 1),
+        skip_unreadable=config.skip_unreadable,
+        made_by={
+            "versions": library_versions(),
+            "config": dump_config(config, "dump-teacher"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )

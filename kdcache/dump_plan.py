@@ -1,0 +1,69 @@
+"""What a dump would take, from a timed probe."""
+
+import shutil
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcache.cache import Cache, open_cache
+from kdcache.cache.objects import open_objects
+from kdcache.codecs import codec_spec, fit_arrays
+from kdcache.dump_config import DumpConfig
+from kdcache.dump_job import prepare
+from kdcache.dump_units import batches_of, records_of
+from kdcache.fidelity import fitted_gradients
+from kdcache.tracking import steady_rate
+
+PLAN_BATCHES, PLAN_SECONDS = 16, 10.0
+
+
+def plan_dump(config: DumpConfig) -> dict[str, Any]:
+    """Return what the dump would take, from a timed probe of a few batches; nothing is written.
+
+    Returns:
+        `views`, `units`, `files`, `bytes`, `bytes_per_view`, `seconds`, `views_per_second`, `free_bytes`, how many
+        `units_done` are there already, the `codec`, the error of DIST's gradient from its records by temperature, as the
+        manifest has it where the cache is there already, `gradients` as `fidelity` has them (empty there), and the
+        `teacher_accuracy` in percent on the probe's views.
+    """
+    job = prepare(config, measures_exact=True)
+    cache = Cache(open_objects(config.cache), job.manifest, job.codec)
+    if cache.folder.exists("zarr.json"):
+        cache = open_cache(config.cache)
+        cache.require(job.manifest)
+    manifest, fit = job.manifest, fit_arrays(job.codec)
+    done = sum(manifest.num_units - len(cache.missing_units(seed)) for seed in job.seeds)
+    probe, times, parts = job.unit(cache, job.seeds[0], 0), [time.monotonic()], []
+    for batch, logits, records in records_of(job, cache, islice(batches_of(job, cache, job.seeds[0], 0), PLAN_BATCHES)):
+        probe.add(batch, logits, records)
+        times.append(time.monotonic())
+        parts.append(records)
+        if times[-1] - times[0] > PLAN_SECONDS:
+            break
+    rate = steady_rate(times, [len(part) for part in parts])
+    bytes_per_view = len(cache.encode_unit(0, np.concatenate(parts))) / sum(map(len, parts))
+    views = manifest.rows * len(job.seeds)
+    left = views * (1 - done / (manifest.num_units * len(job.seeds)))
+    return {
+        "views": views,
+        "units": manifest.num_units * len(job.seeds),
+        "units_done": done,
+        "files": 2 + len(job.seeds) * (2 * manifest.num_units + 2) + (2 + 2 * len(fit) if fit else 0),
+        "bytes": round(views * bytes_per_view),
+        "bytes_per_view": bytes_per_view,
+        "seconds": left / rate,
+        "views_per_second": rate,
+        "codec": codec_spec(job.codec),
+        "gradient_error": job.manifest.made_by["gradient_error"],
+        "gradients": fitted_gradients(job.fitted) if job.fitted else [],
+        "teacher_accuracy": probe.statistics.get("accuracy"),
+        "free_bytes": shutil.disk_usage(_existing_parent(Path(config.cache))).free,
+    }
+
+
+def _existing_parent(path: Path) -> Path:
+    path = path.absolute()
+    return path if path.exists() else _existing_parent(path.parent)

@@ -1,0 +1,158 @@
+"""The units of a dump: which are to be made, and the making of one, from views through the teacher to records."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from random import SystemRandom
+
+import numpy as np
+import torch
+
+from kdcache.cache import Cache
+from kdcache.dump_job import Job
+from kdcache.errors import CodecError, UnreadableSampleError
+from kdcache.inference import run_models
+from kdcache.shapes import Logits, Records
+from kdcache.tracking import Bar
+from kdcache.units import UnitMaker
+from kdcache.views import Batch, in_pairs, partners
+from kdcache.views.loading import Request
+
+Unit = tuple[int, int]
+"""Seed and number of a unit: what one worker makes at once."""
+
+LOOK_SECONDS = 5.0  # between two looks whether another worker has committed the unit in the making
+
+
+class Walk:
+    """Units one after the other, in an order that may change on the way: who meets another worker goes on elsewhere.
+
+    Two that go the same way would else stay side by side to the end, and every unit would be computed twice.
+    """
+
+    def __init__(self, units: Iterable[Unit]) -> None:
+        self._left = deque(units)
+        self._random = SystemRandom()  # two workers must not jump alike, and views are drawn from the global generators
+
+    def __iter__(self) -> Iterator[Unit]:
+        """Yield each unit once."""
+        while self._left:
+            yield self._left.popleft()
+
+    def jump(self) -> None:
+        """Go on at a random place among the units that are left, and come to those before it in the end."""
+        self._left.rotate(-self._random.randrange(len(self._left) or 1))
+
+
+def all_units(job: Job, cache: Cache) -> list[Unit]:
+    """Return the units of the dump, in the order in which a single process makes them."""
+    return [(seed, unit) for seed in job.seeds for unit in range(cache.manifest.num_units)]
+
+
+def missing_units(cache: Cache, units: Sequence[Unit]) -> list[Unit]:
+    """Return those of `units` that are not committed yet, in their order."""
+    missing = {seed: set(cache.missing_units(seed)) for seed in {seed for seed, _ in units}}
+    return [(seed, unit) for seed, unit in units if unit in missing[seed]]
+
+
+def num_views(cache: Cache, units: Iterable[Unit]) -> int:
+    """Return how many views `units` hold."""
+    return sum(len(cache.manifest.unit_range(unit)) for _, unit in units)
+
+
+def write_units(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Unit]:
+    """Compute and commit the units of `walk` that are missing when their turn comes, and yield each after its commit.
+
+    One is being committed while the next is computed.
+    """
+    current: UnitMaker | None = None
+    pending: Future[Unit | None] | None = None
+    with ThreadPoolExecutor(1, "kdcache-commit") as committer:
+        for batch, logits, records in records_of(job, cache, _requests(job, cache, walk, bar)):
+            unit = int(batch.seeds[0]), int(batch.rows[0]) // cache.manifest.unit_rows
+            if current is None or (current.seed, current.unit) != unit:  # one that another has committed is dropped
+                current = job.unit(cache, *unit)
+            current.add(batch, logits, records)
+            bar.advance(len(records), f"seed {current.seed}")
+            if current.is_complete:
+                yield from _committed(pending, walk)
+                pending, current = committer.submit(_commit, cache, current), None
+        yield from _committed(pending, walk)
+
+
+def _commit(cache: Cache, maker: UnitMaker) -> Unit | None:
+    """Commit a unit and return it, or None if another worker was faster."""
+    if cache.is_committed(maker.seed, maker.unit):
+        return None
+    maker.commit()
+    return maker.seed, maker.unit
+
+
+def _committed(pending: "Future[Unit | None] | None", walk: Walk) -> Iterator[Unit]:
+    if pending is None:
+        return
+    unit = pending.result()
+    if unit is None:
+        walk.jump()
+    else:
+        yield unit
+
+
+def batches_of(job: Job, cache: Cache, seed: int, unit: int) -> Iterator[Request]:
+    """Yield the (row, seed) of each batch of a unit, the two of a mixed pair side by side, so that each image is drawn once.
+
+    A batch never crosses units, so that a unit is computed the same way every time.
+    """
+    rows = cache.manifest.unit_range(unit)
+    ordered = np.arange(rows.start, rows.stop)
+    if job.recipe.mixing:
+        ordered = in_pairs(ordered, partners(len(job.source), job.recipe.mixing, job.recipe.key, seed))
+    size = job.config.batch_size
+    for start in range(0, len(ordered), size):
+        yield [(int(row), seed) for row in ordered[start : start + size]]
+
+
+def records_of(job: Job, cache: Cache, requests: Iterable[Request]) -> Iterator[tuple[Batch, Logits, Records]]:
+    """Yield each batch with its logits, on the host, and records."""
+    for batch, (logits,) in run_models([job.teacher], _readable(job.loader(cache, requests)), job.compute):
+        yield batch, logits, _encode(job, cache, batch, logits)
+
+
+def _requests(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Request]:
+    """Yield the batches of the units of `walk`; of one that another worker commits meanwhile no more of them."""
+    for seed, unit in walk:
+        left, looked = len(cache.manifest.unit_range(unit)), -math.inf
+        for request in batches_of(job, cache, seed, unit):
+            if time.monotonic() - looked > LOOK_SECONDS:
+                if cache.is_committed(seed, unit):
+                    bar.advance(left)
+                    if looked > -math.inf:
+                        walk.jump()
+                    break
+                looked = time.monotonic()
+            left -= len(request)
+            yield request
+
+
+def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
+    try:
+        yield from batches
+    except UnreadableSampleError as error:
+        raise UnreadableSampleError(f"{error}, or dump with --skip-unreadable to record it as absent") from error
+
+
+def _encode(job: Job, cache: Cache, batch: Batch, logits: Logits) -> Records:
+    try:
+        return cache.codec.encode(logits)
+    except CodecError as error:
+        wrong = (~torch.isfinite(logits).all(1)).nonzero().flatten().tolist()
+        if not wrong:
+            raise
+        row = int(batch.rows[wrong[0]])
+        key = job.source.key(int(cache.order[row]))
+        raise CodecError(
+            f"teacher {job.teacher.spec} gives NaN or infinite logits for sample {key} (row {row}, "
+            f"seed {int(batch.seeds[0])}); check its weights, and its precision (float16 overflows past 65,504)"
+        ) from error

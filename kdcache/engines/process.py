@@ -1,0 +1,41 @@
+"""The engine of plain processes, one alone or those that torchrun, Slurm or a Kubernetes indexed job started.
+
+They need not know each other: each takes its share by its rank, then helps with what is still missing. There is no process
+group, no barrier and no message. A worker that dies costs the unit in its hands, one that joins late helps.
+"""
+
+from collections.abc import Sequence
+
+from kdcache.cache import Cache
+from kdcache.distributed import own_place
+from kdcache.dump_job import Job
+from kdcache.dump_units import Unit, Walk, all_units, missing_units, num_views, write_units
+from kdcache.tracking import progress
+
+
+def run_in_process(job: Job, cache: Cache) -> int:
+    """Commit this process's share of the units, then what is still missing; return how many it was."""
+    me, units = own_place(), all_units(job, cache)
+    written = _write(job, cache, "dump", share(units, me.rank, me.world_size))
+    return written + _write(job, cache, "help", helping_order(missing_units(cache, units), me.rank, me.world_size))
+
+
+def share(units: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
+    """Return the units that process `rank` makes first, in order.
+
+    `units` must be all of the dump, not those that are missing: processes start at different moments and see others missing,
+    so that shares of these would be shifted against each other.
+    """
+    return list(units[rank::world_size])
+
+
+def helping_order(units: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
+    """Return `units`, those that are still missing, in the order in which process `rank` helps: each begins elsewhere."""
+    start = len(units) * rank // world_size
+    return [*units[start:], *units[:start]]
+
+
+def _write(job: Job, cache: Cache, title: str, units: Sequence[Unit]) -> int:
+    todo = missing_units(cache, units)
+    with progress(title, num_views(cache, todo), "views", is_shown=bool(todo) and own_place().rank == 0) as bar:
+        return sum(1 for _ in write_units(job, cache, Walk(todo), bar)) if todo else 0

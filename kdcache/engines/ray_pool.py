@@ -1,0 +1,223 @@
+"""The engine on a Ray cluster: actors that hold the teacher, and a driver that hands them units and replaces those that die."""
+
+import logging
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kdcache.cache import Cache, create_cache
+from kdcache.dump_config import DumpConfig, RayConfig
+from kdcache.dump_job import Job, prepare
+from kdcache.dump_units import Unit, Walk, all_units, missing_units, num_views, write_units
+from kdcache.errors import KdcacheError
+from kdcache.tracking import Bar, progress, say
+
+ATTEMPTS = 3  # workers that may die over a unit, or one after the other before they have begun
+MOST_UNITS = 8  # handed out at once: a worker renders the first views of the next while it ends one
+WAIT_SECONDS = 60.0  # without any worker, until the user is told
+
+
+def require_ray() -> Any:
+    """Return the module `ray`.
+
+    Raises:
+        KdcacheError: it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray  # noqa: PLC0415
+    except ImportError as error:
+        raise KdcacheError("ray is not installed; pip install 'kdcache[ray]', or leave out --engine ray") from error
+    return ray
+
+
+def run_on_ray(job: Job, cache: Cache) -> int:
+    """Commit every unit that is missing with workers on a Ray cluster; return how many they made.
+
+    Raises:
+        KdcacheError: what a worker raised; a unit over which workers die again and again; no cluster.
+    """
+    todo = missing_units(cache, all_units(job, cache))
+    if not todo:
+        return 0
+    with connected(job.config.ray) as ray, progress("dump", num_views(cache, todo), "views") as bar:
+        pool = _Pool(ray, job.config, cache, todo, bar)
+        try:
+            return pool.run()
+        finally:
+            pool.close()
+
+
+@contextmanager
+def connected(config: RayConfig) -> Iterator[Any]:
+    """Connect to the cluster, or start Ray here, to the end of the block, unless that has been done; give the module `ray`.
+
+    Raises:
+        KdcacheError: there is no cluster at the address.
+    """
+    ray = require_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    with redirect_stdout(sys.stderr):  # on which Ray tells of workers that died; stdout is for results
+        try:
+            ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            where = config.address or os.environ.get("RAY_ADDRESS", "this machine")
+            reason = str(error).partition("\n")[0]
+            raise KdcacheError(f"no Ray on {where}: {reason}; start it with ray start, or check ray.address") from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+class Maker:
+    """What runs in an actor: a job made ready, and units of it."""
+
+    def start(self, config: DumpConfig, folder: str) -> None:
+        """Make the job ready, in the working folder of the command.
+
+        Raises:
+            KdcacheError: anything that is absent here, or is not as it is where the command runs.
+        """
+        if not Path(folder).is_dir():
+            raise KdcacheError(
+                f"node {os.uname().nodename} has no folder {folder}, in which the command runs; choose one that all nodes share"
+            )
+        os.chdir(folder)
+        self.job = prepare(config)
+        self.cache = create_cache(config.cache, self.job.manifest)
+
+    def make(self, units: Sequence[Unit]) -> Iterator[Unit]:
+        """Commit `units`, and yield each that is."""
+        with progress("dump", 0, "views", is_shown=False) as bar:
+            yield from write_units(self.job, self.cache, Walk(units), bar)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    workers: int
+    gpus: float
+    cpus: int
+
+
+@dataclass(eq=False)
+class _Worker:
+    actor: Any
+    is_ready: bool = False
+    held: list[Unit] = field(default_factory=list)
+    """That it was given and has not committed."""
+
+
+class _Pool:
+    """The workers, what each holds, and what is still to be handed out."""
+
+    def __init__(self, ray: Any, config: DumpConfig, cache: Cache, todo: Sequence[Unit], bar: Bar) -> None:
+        shape = _pool_shape(ray, config)
+        device = "cuda" if shape.gpus else "cpu"
+        self._ray, self._cache, self._bar = ray, cache, bar
+        self._config = replace(config, compute=replace(config.compute, device=device))
+        self._actor = ray.remote(num_gpus=shape.gpus, num_cpus=shape.cpus, max_restarts=0)(Maker)
+        self._todo = deque(todo)
+        self._size = min(shape.workers, len(todo))
+        self._awaited: dict[Any, _Worker] = {}
+        """By what Ray gives next of each worker that starts or works."""
+        self._idle: list[_Worker] = []
+        self._deaths: Counter[Unit | None] = Counter()
+        """Over each unit; None stands for workers that died before they had begun, one after the other."""
+        self._written = 0
+
+    def run(self) -> int:
+        """Hand out all units, and return how many were committed by the workers."""
+        for _ in range(self._size):
+            self._start()
+        while self._todo or any(worker.held for worker in self._awaited.values()):
+            self._hand_out()
+            done, _ = self._ray.wait(list(self._awaited), num_returns=1, timeout=WAIT_SECONDS)
+            if done:
+                self._receive(done[0])
+            elif not any(worker.held for worker in self._awaited.values()):
+                say("note: Ray has had no room for a worker so far; see ray status, or ask for less with ray.cpus and ray.gpus")
+        return self._written
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in [*self._awaited.values(), *self._idle]:
+            self._ray.kill(worker.actor)
+
+    def _start(self) -> None:
+        worker = _Worker(self._actor.remote())
+        self._awaited[worker.actor.start.remote(self._config, str(Path.cwd()))] = worker
+
+    def _hand_out(self) -> None:
+        """Give units to idle workers; the fewer are left, the fewer at once, so that all are busy to the end."""
+        while self._todo and self._idle:
+            worker = self._idle.pop()
+            count = max(1, min(MOST_UNITS, len(self._todo) // (2 * self._size)))
+            worker.held = [self._todo.popleft() for _ in range(min(count, len(self._todo)))]
+            self._awaited[worker.actor.make.options(num_returns="streaming").remote(worker.held)] = worker
+
+    def _receive(self, given: Any) -> None:
+        """Take what a worker gives: that it is ready, a unit that is committed, the end of those it held, or its death."""
+        worker = self._awaited.pop(given)
+        try:
+            if not worker.is_ready:
+                self._ray.get(given)
+                worker.is_ready, self._deaths[None] = True, 0
+                self._idle.append(worker)
+            elif (committed := next(given, None)) is None:
+                self._take_back(worker)
+                self._idle.append(worker)
+            else:
+                self._count(self._ray.get(committed), worker)
+                self._awaited[given] = worker
+        except self._ray.exceptions.RayTaskError as error:
+            told = isinstance(error.cause, KdcacheError) or type(error.cause).__name__ == "OutOfMemoryError"
+            raise (error.cause if told else error) from None
+        except self._ray.exceptions.RayError as error:  # the process or the node is gone, or cannot be reached
+            self._replace(worker, str(error).partition("\n")[0])
+
+    def _count(self, unit: Unit, worker: _Worker) -> None:
+        worker.held.remove(unit)
+        self._written += 1
+        self._bar.advance(num_views(self._cache, [unit]), f"seed {unit[0]}")
+
+    def _take_back(self, worker: _Worker) -> list[Unit]:
+        """Return what a worker held and has not committed, after putting it back."""
+        left = missing_units(self._cache, worker.held)
+        self._bar.advance(num_views(self._cache, worker.held) - num_views(self._cache, left))
+        self._todo.extendleft(reversed(left))
+        worker.held = []
+        return left
+
+    def _replace(self, worker: _Worker, reason: str) -> None:
+        """Start another worker for one that died; the first unit that it held and did not commit is what it died over."""
+        unit = next(iter(self._take_back(worker)), None)
+        self._ray.kill(worker.actor)
+        self._deaths[unit] += 1
+        over = f"over unit {unit[1]} of seed {unit[0]}" if unit else "before its first unit"
+        if self._deaths[unit] >= ATTEMPTS:
+            raise KdcacheError(
+                f"{ATTEMPTS} workers on Ray died {over} (the last: {reason}); give them more memory, a smaller --batch-size or "
+                "fewer --workers, and run the same command again; what is committed is kept"
+            )
+        say(f"note: a worker on Ray died {over}; another takes its place")
+        self._start()
+
+
+def _pool_shape(ray: Any, config: DumpConfig) -> _Shape:
+    """Return how many workers there will be, and what each asks for, from what is configured and what the nodes have."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cards = sum(node.get("GPU", 0) for node in nodes)
+    gpus = config.ray.gpus if config.ray.gpus is not None else float(config.compute.device != "cpu" and cards > 0)
+    fitting = [int(node.get("CPU", 0) * min(gpus / node["GPU"], 1)) for node in nodes if node.get("GPU")]
+    most = min(fitting, default=1) if gpus else max(int(node.get("CPU", 0)) for node in nodes)
+    cpus = config.ray.cpus or max(1, min(config.compute.workers, most))
+    room = cards / gpus if gpus else sum(node.get("CPU", 0) // cpus for node in nodes)
+    return _Shape(config.ray.workers or max(1, int(room)), gpus, cpus)
