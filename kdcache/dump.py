@@ -49,7 +49,7 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
 
 
 def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any]:
-    size = sum(commit.num_bytes for commit in commits)
+    size = sum({commit.key: commit.num_bytes for commit in commits}.values())  # several seeds may share a unit
     rows = sum(commit.stop - commit.start for commit in commits)
     counted = [commit.stop - commit.start - len(commit.absent) for commit in commits]
     correct = sum(commit.statistics.get("accuracy", 0.0) * count for commit, count in zip(commits, counted, strict=True))

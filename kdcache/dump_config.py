@@ -50,6 +50,12 @@ class DumpConfig:
     """Rows per unit; by default a power of two near 4 MB."""
     order_seed: int = 0
     """Key of the permutation from samples to rows."""
+    store: Literal["zarr", "webdataset"] | None = None
+    """What units are: zarr shards, or webdataset tars; by default what the cache has, of a new one zarr shards."""
+    seeds_per_unit: int | None = None
+    """Seeds whose records lie in one tar of a webdataset store; by default what the cache has, of a new one all of `seeds`."""
+    images: bool | None = None
+    """Whether tars hold the images, too, so that a student needs no other source; by default as in the cache, else yes."""
     skip_unreadable: bool = False
     """Record samples that cannot be read as absent, instead of stopping."""
     engine: Literal["process", "ray"] = "process"
@@ -58,7 +64,7 @@ class DumpConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "unit_rows", "teacher_classes"):
+        for name in ("batch_size", "unit_rows", "teacher_classes", "seeds_per_unit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1")

@@ -2,12 +2,15 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from kdcache.cache import Cache, Manifest, library_versions, open_cache, record_layout
+import numpy as np
+
+from kdcache.cache import Cache, Manifest, library_versions, open_cache, record_layout, tar_layout
 from kdcache.cache.objects import Objects, open_objects
 from kdcache.calibration import DEFAULT_ERROR, Fitted, fit_codec, fit_default, sample_views
 from kdcache.codecs import Codec, LowRank, codec_spec, default_codec, is_exact, open_codec
@@ -15,18 +18,19 @@ from kdcache.compute import Compute
 from kdcache.config import dump_config, parse_seeds
 from kdcache.distributed import own_place
 from kdcache.dump_config import DumpConfig
-from kdcache.errors import MismatchError
+from kdcache.errors import MismatchError, UnreadableSampleError, UsageError
 from kdcache.gradients import is_far
 from kdcache.models import VisionModel, open_model, state_sha256
 from kdcache.pairs import pairs_of_models
 from kdcache.rerun import lossy_origin
-from kdcache.sources import Source, open_source
+from kdcache.sources import Source, open_source, stored_image
 from kdcache.tracking import LINE_SECONDS, say
 from kdcache.units import UnitMaker
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
 from kdcache.views.loading import Request
 
 FIT_SECONDS = 900.0  # that each rank gives those before it to measure the codec
+_SIZED = 64  # images whose files are looked at, to find out how large a tar would be
 _EXACT_VIEWS = 512  # that a plan measures an exact codec on, for the last bits of its floats
 
 
@@ -85,6 +89,7 @@ def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
     measures = held is None and (measures_exact or not is_exact(codec))
     fitted = _fitted(config, codec, source, recipe, teacher) if measures else None
     codec = fitted.codec if fitted else codec
+    stored = _stored(config, seeds, source, held)
     errors = fitted.errors if fitted else held.manifest.gradient_error if held else {}
     return Job(
         config=config,
@@ -95,7 +100,7 @@ def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
         compute=compute,
         codec=codec,
         fitted=fitted,
-        manifest=_manifest(config, source, recipe, teacher, codec).with_errors(errors),
+        manifest=_manifest(config, source, recipe, teacher, codec=codec, stored=stored).with_errors(errors),
     )
 
 
@@ -167,13 +172,50 @@ def _require_direct(cache: Cache) -> None:
         )
 
 
-def _manifest(config: DumpConfig, source: Source, recipe: Recipe, teacher: VisionModel, codec: Codec) -> Manifest:
+def _stored(config: DumpConfig, seeds: Sequence[int], source: Source, held: Cache | None) -> dict[str, Any]:
+    """Return what `tar_layout` needs to know of a webdataset store; nothing for a zarr store."""
+    there = held.manifest if held else None
+    store = config.store or (there.store if there else "zarr")
+    if store == "zarr":
+        if config.seeds_per_unit is not None or config.images:
+            raise UsageError("seeds_per_unit and images are for webdataset stores; give --store webdataset, or leave them out")
+        return {}
+    is_same = there is not None and there.store == store
+    count = config.seeds_per_unit or (there.seeds_per_unit if there and is_same else len(seeds))
+    short = [seed for seed in seeds for first in [seed - seed % count] if not {*range(first, first + count)} <= {*seeds}]
+    if short:
+        raise UsageError(
+            f"seeds are {config.seeds}, and {count} of them share a tar: 0 to {count - 1}, {count} to {2 * count - 1}, ...; "
+            "give whole groups, or seeds_per_unit"
+        )
+    has_images = config.images if config.images is not None else there.has_images if there and is_same else True
+    return {"seeds": count, "image_bytes": _image_bytes(source) if has_images else None}
+
+
+def _image_bytes(source: Source) -> float:
+    """Return the mean size of an image file, of a few evenly spread over the source."""
+    sizes = []
+    for index in np.linspace(0, len(source) - 1, min(len(source), _SIZED)).astype(int).tolist():
+        with suppress(UnreadableSampleError):
+            sizes.append(len(stored_image(source, index)[1]))
+    return float(np.mean(sizes or [0]))
+
+
+def _manifest(
+    config: DumpConfig, source: Source, recipe: Recipe, teacher: VisionModel, *, codec: Codec, stored: dict[str, Any]
+) -> Manifest:
     preprocessing = teacher.preprocessing
+    sizes: dict[str, Any] = {"unit_rows": config.unit_rows, "block": recipe.mixing.block if recipe.mixing else 1}
+    layout = tar_layout(codec, len(source), **sizes, **stored) if stored else record_layout(codec, len(source), **sizes)
     return Manifest(
         task="classification",
         classes=config.teacher_classes or source.classes,
         rows=len(source),
-        source={"spec": source.spec, "fingerprint": source.fingerprint},
+        source={
+            "spec": source.spec,
+            "fingerprint": source.fingerprint,
+            **({"classes": source.classes} if stored else {}),
+        },
         order_seed=config.order_seed,
         recipe=recipe.to_dict(),
         teacher={
@@ -185,7 +227,7 @@ def _manifest(config: DumpConfig, source: Source, recipe: Recipe, teacher: Visio
             "std": list(preprocessing.std),
             "precision": config.compute.precision,
         },
-        **record_layout(codec, len(source), config.unit_rows, block=recipe.mixing.block if recipe.mixing else 1),
+        **layout,
         skip_unreadable=config.skip_unreadable,
         made_by={
             "versions": library_versions(),

@@ -21,7 +21,7 @@ from kdcache.views import Batch, in_pairs, partners
 from kdcache.views.loading import Request
 
 Unit = tuple[int, int]
-"""Seed and number of a unit: what one worker makes at once."""
+"""First seed and number of a unit: what one worker makes at once."""
 
 LOOK_SECONDS = 5.0  # between two looks whether another worker has committed the unit in the making
 
@@ -48,7 +48,8 @@ class Walk:
 
 def all_units(job: Job, cache: Cache) -> list[Unit]:
     """Return the units of the dump, in the order in which a single process makes them."""
-    return [(seed, unit) for seed in job.seeds for unit in range(cache.manifest.num_units)]
+    firsts = [seed for seed in job.seeds if seed == cache.manifest.unit_seeds(seed)[0]]
+    return [(seed, unit) for seed in firsts for unit in range(cache.manifest.num_units)]
 
 
 def missing_units(cache: Cache, units: Sequence[Unit]) -> list[Unit]:
@@ -59,7 +60,7 @@ def missing_units(cache: Cache, units: Sequence[Unit]) -> list[Unit]:
 
 def num_views(cache: Cache, units: Iterable[Unit]) -> int:
     """Return how many views `units` hold."""
-    return sum(len(cache.manifest.unit_range(unit)) for _, unit in units)
+    return sum(len(cache.manifest.unit_range(unit)) for _, unit in units) * cache.manifest.seeds_per_unit
 
 
 def write_units(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Unit]:
@@ -71,7 +72,7 @@ def write_units(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Unit]:
     pending: Future[Unit | None] | None = None
     with ThreadPoolExecutor(1, "kdcache-commit") as committer:
         for batch, logits, records in records_of(job, cache, _requests(job, cache, walk, bar)):
-            unit = int(batch.seeds[0]), int(batch.rows[0]) // cache.manifest.unit_rows
+            unit = cache.manifest.unit_seeds(int(batch.seeds[0]))[0], int(batch.rows[0]) // cache.manifest.unit_rows
             if current is None or (current.seed, current.unit) != unit:  # one that another has committed is dropped
                 current = job.unit(cache, *unit)
             current.add(batch, logits, records)
@@ -103,15 +104,15 @@ def _committed(pending: "Future[Unit | None] | None", walk: Walk) -> Iterator[Un
 def batches_of(job: Job, cache: Cache, seed: int, unit: int) -> Iterator[Request]:
     """Yield the (row, seed) of each batch of a unit, the two of a mixed pair side by side, so that each image is drawn once.
 
-    A batch never crosses units, so that a unit is computed the same way every time.
+    A batch never crosses units, nor the seeds of one, so that a unit is computed the same way every time.
     """
-    rows = cache.manifest.unit_range(unit)
-    ordered = np.arange(rows.start, rows.stop)
-    if job.recipe.mixing:
-        ordered = in_pairs(ordered, partners(len(job.source), job.recipe.mixing, job.recipe.key, seed))
-    size = job.config.batch_size
-    for start in range(0, len(ordered), size):
-        yield [(int(row), seed) for row in ordered[start : start + size]]
+    rows, size = cache.manifest.unit_range(unit), job.config.batch_size
+    for one in cache.manifest.unit_seeds(seed):
+        ordered = np.arange(rows.start, rows.stop)
+        if job.recipe.mixing:
+            ordered = in_pairs(ordered, partners(len(job.source), job.recipe.mixing, job.recipe.key, one))
+        for start in range(0, len(ordered), size):
+            yield [(int(row), one) for row in ordered[start : start + size]]
 
 
 def records_of(job: Job, cache: Cache, requests: Iterable[Request]) -> Iterator[tuple[Batch, Logits, Records]]:
@@ -123,7 +124,7 @@ def records_of(job: Job, cache: Cache, requests: Iterable[Request]) -> Iterator[
 def _requests(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Request]:
     """Yield the batches of the units of `walk`; of one that another worker commits meanwhile no more of them."""
     for seed, unit in walk:
-        left, looked = len(cache.manifest.unit_range(unit)), -math.inf
+        left, looked = num_views(cache, [(seed, unit)]), -math.inf
         for request in batches_of(job, cache, seed, unit):
             if time.monotonic() - looked > LOOK_SECONDS:
                 if cache.is_committed(seed, unit):

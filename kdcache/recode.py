@@ -191,7 +191,8 @@ def _manifest(source: Cache, codec: Codec) -> Manifest:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "recoded_from": origin,
     }
-    return dataclasses.replace(manifest, **layout, made_by=made_by)
+    store: dict[str, Any] = {"store": "zarr", "seeds_per_unit": 1, "has_images": False}
+    return dataclasses.replace(manifest, **layout, **store, made_by=made_by)
 
 
 def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Commit]]) -> int:

@@ -1,12 +1,17 @@
 """A unit in the making: records, probes and statistics of its rows, from batches to a commit."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from kdcache.cache import Cache, Commit
+from kdcache.cache.commit import seed_entry
+from kdcache.cache.units import StoredSample
 from kdcache.drift import PROBES_PER_UNIT, make_probe
-from kdcache.shapes import Logits, Records
+from kdcache.errors import UnreadableSampleError
+from kdcache.shapes import Logits, Records, Rows
+from kdcache.sources import Source, stored_image
 from kdcache.tasks.classification import logit_statistics
 from kdcache.views import Batch, ViewDataset
 
@@ -15,17 +20,17 @@ class UnitMaker:
     """A unit in the making: takes batches of its rows in any order, and commits them."""
 
     def __init__(self, cache: Cache, dataset: ViewDataset, *, seed: int, unit: int, is_scored: bool) -> None:
-        """Begin unit `unit` of `seed`.
+        """Begin unit `unit` of `seed`, and of those that share it.
 
         Args:
             cache: that it goes into.
             dataset: its views.
-            seed: its seed.
+            seed: the first of its seeds.
             unit: its number.
             is_scored: whether the labels are of the teacher's classes.
         """
         self.seed, self.unit = seed, unit
-        self.rows = cache.manifest.unit_range(unit)
+        self.rows, self.seeds = cache.manifest.unit_range(unit), cache.manifest.unit_seeds(seed)
         self._cache, self._dataset, self._is_scored = cache, dataset, is_scored
         self.counted = 0
         self._records: Records | None = None
@@ -33,19 +38,26 @@ class UnitMaker:
         self._probes: list[dict[str, Any]] = []
         self._sums: dict[str, float] = {}
         self._seen = 0
+        self._labels = np.full(len(self.rows), -1, np.int64)
+        self._probes_per_seed = max(PROBES_PER_UNIT // len(self.seeds), 2)
 
     def add(self, batch: Batch, logits: Logits, records: Records) -> None:
-        """Take a batch of the unit's rows, with its logits and records; probe some of its views."""
+        """Take a batch of the unit's rows under one seed, with its logits and records; probe some of its views."""
         if self._records is None:
-            self._records = np.zeros(len(self.rows), records.dtype)
+            self._records = np.zeros((len(self.seeds), len(self.rows)), records.dtype)
+        seed = int(batch.seeds[0])
+        entry = seed_entry(seed, self.seeds)
         gone = [position for position, _ in batch.absent]
         there = np.setdiff1d(np.arange(len(batch.rows)), gone)
-        self._records[batch.rows.numpy()[there] - self.rows.start] = records[there]
+        places = batch.rows.numpy()[there] - self.rows.start
+        self._records[self.seeds.index(seed), places] = records[there]
+        self._labels[places] = batch.labels.first.numpy()[there]
         self.counted += len(records)
-        self._absent += [{"row": int(batch.rows[position]), "reason": reason} for position, reason in batch.absent]
-        for position in there[: PROBES_PER_UNIT - len(self._probes)]:
+        self._absent += [{"row": int(batch.rows[position]), "reason": reason, **entry} for position, reason in batch.absent]
+        for position in there[: self._wanted_probes(seed)]:
             row = int(batch.rows[position])
-            self._probes.append(make_probe(row, batch.views[0][position], self._dataset.trace(row, self.seed)))
+            probe = make_probe(row, batch.views[0][position], self._dataset.trace(row, seed))
+            self._probes.append({**probe, **entry})
         targets = batch.labels.leading[there] if self._is_scored else None
         for name, value in logit_statistics(logits[there], targets).items() if len(there) else ():
             self._sums[name] = self._sums.get(name, 0.0) + value * len(there)
@@ -53,14 +65,14 @@ class UnitMaker:
 
     @property
     def records(self) -> Records:
-        """The records so far, in row order; those that are not there yet are zeros."""
+        """The records so far, `[seeds, rows]`; those that are not there yet are zeros."""
         assert self._records is not None, "add comes first"
         return self._records
 
     @property
     def is_complete(self) -> bool:
-        """Whether every row has come."""
-        return self.counted == len(self.rows)
+        """Whether every row has come under every seed."""
+        return self.counted == len(self.rows) * len(self.seeds)
 
     @property
     def statistics(self) -> dict[str, float]:
@@ -73,6 +85,36 @@ class UnitMaker:
         Raises:
             CacheError: the cache cannot be written.
         """
-        absent = sorted(self._absent, key=lambda entry: int(entry["row"]))
-        statistics, probes = self.statistics, self._probes
-        return self._cache.commit(self.seed, self.unit, self.records, absent=absent, probes=probes, statistics=statistics)
+        facts: dict[str, Any] = {
+            "absent": sorted(self._absent, key=lambda entry: (int(entry["row"]), int(entry.get("seed", 0)))),
+            "probes": self._probes,
+            "statistics": self.statistics,
+        }
+        samples: list[StoredSample] = []
+        if self._cache.manifest.store == "webdataset":
+            indices = self._cache.order[self.rows.start : self.rows.stop]
+            samples = stored_samples(self._dataset.source, indices, self._labels, has_images=self._cache.manifest.has_images)
+        return self._cache.commit(self.seed, self.unit, self.records, samples, **facts)
+
+    def _wanted_probes(self, seed: int) -> int:
+        """Return how many views of `seed` are still to be probed; of many seeds some have none, others in other units."""
+        turn = (self.seeds.index(seed) - self.unit) % len(self.seeds)
+        if turn >= PROBES_PER_UNIT:
+            return 0
+        return self._probes_per_seed - sum(1 for probe in self._probes if probe.get("seed", seed) == seed)
+
+
+def stored_samples(source: Source, indices: Rows, labels: Sequence[int] | Rows, *, has_images: bool) -> list[StoredSample]:
+    """Return the samples of a source as a webdataset store holds them; of an unreadable one the name only."""
+    return [_stored(source, int(index), int(label), has_images) for index, label in zip(indices, labels, strict=True)]
+
+
+def _stored(source: Source, index: int, label: int, has_images: bool) -> StoredSample:
+    key = source.key(index)
+    if not has_images:
+        return StoredSample(key, "", b"", -1)
+    try:
+        extension, image = stored_image(source, index)
+        return StoredSample(key, extension, image, label if label >= 0 else source.sample(index).target)
+    except UnreadableSampleError:
+        return StoredSample(key, "", b"", -1)

@@ -38,6 +38,10 @@ def main() -> None:
     "[that of the cache; of a new one full up to 64 classes, else lowrank:step=2 or finer].",
     metavar="SPEC",
 )
+@click.option(
+    "--store", help="zarr shards, or webdataset tars for a group of seeds, with the images  [zarr].", metavar="zarr|webdataset"
+)
+@click.option("--images/--no-images", default=None, help="Whether such tars hold the images, too  [yes].")
 @click.option("--unit-rows", type=int, help="Rows per unit  [a power of two near 4 MB].", metavar="N")
 @click.option("--skip-unreadable", is_flag=True, default=None, help="Record unreadable samples as absent and go on.")
 @click.option("--engine", help="process (also under torchrun, srun, Kubernetes) or ray  [process].", metavar="NAME")
@@ -208,7 +212,7 @@ def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("codec", plan["codec"] + ("" if plan["gradients"] else _error_text(plan["gradient_error"]))),
         *([("gradients", "error and cosine against those of exact logits")] if plan["gradients"] else []),
         *((f"at tau {case['tau']:g}", _gradient_text(case)) for case in plan["gradients"]),
-        ("free disk", human_bytes(plan["free_bytes"])),
+        *([] if plan["free_bytes"] is None else [("free disk", human_bytes(plan["free_bytes"]))]),
         ("time left", f"{human_seconds(plan['seconds'])} at {plan['views_per_second']:.0f} views/s"),
         *(
             [("teacher", f"{plan['teacher_accuracy']:.2f} % of the first views right")]

@@ -2,7 +2,7 @@
 
 from kdcache.cache.cache import Cache, create_cache, open_cache
 from kdcache.cache.commit import Commit
-from kdcache.cache.layout import record_layout, stored_bytes
+from kdcache.cache.layout import record_layout, stored_bytes, tar_layout
 from kdcache.cache.manifest import FORMAT_VERSION, Manifest, library_versions
 from kdcache.cache.slab import Slab
 
@@ -17,4 +17,5 @@ __all__ = [
     "open_cache",
     "record_layout",
     "stored_bytes",
+    "tar_layout",
 ]

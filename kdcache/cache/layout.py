@@ -10,6 +10,8 @@ from kdcache.codecs import Codec, codec_to_dict, fit_arrays
 from kdcache.errors import CodecError, UsageError
 from kdcache.shapes import Records
 
+_BLOCK = 512
+_TAR_BYTES = 64_000_000
 _LARGE = 1_000_000  # rows of a cache whose units and chunks are as large as they get
 
 
@@ -45,6 +47,37 @@ def record_layout(codec: Codec, rows: int, unit_rows: int | None = None, *, bloc
     }
 
 
+def tar_layout(
+    codec: Codec, rows: int, unit_rows: int | None = None, *, block: int = 1, seeds: int, image_bytes: float | None
+) -> dict[str, Any]:
+    """Return the fields of a manifest of a webdataset store.
+
+    Units are powers of two of rows near 64 MB.
+
+    Args:
+        codec: the codec, with its fit if it needs one.
+        rows: views per seed.
+        unit_rows: rows per unit, where the default is not wanted.
+        block: rows that must be in one unit.
+        seeds: that share a unit.
+        image_bytes: of a sample's image, on average; None if units hold no images.
+
+    Raises:
+        UsageError: a number of rows that is no multiple of `block`.
+    """
+    row_bytes = tar_row_bytes(codec.record_dtype.itemsize, seeds, image_bytes)
+    wanted = _few(_power_of_two(_TAR_BYTES // row_bytes, 1, 65_536), rows)
+    fields = record_layout(codec, rows, unit_rows or -(-wanted // block) * block, block=block)
+    plain = {"chunk_rows": fields["unit_rows"], "chunk_bytes": None, "zstd_level": 5}
+    return fields | plain | {"store": "webdataset", "seeds_per_unit": seeds, "has_images": image_bytes is not None}
+
+
+def tar_row_bytes(width: int, seeds: int, image_bytes: float | None) -> int:
+    """Return the bytes of a row in a tar: 512 for each member's header, and each filled up to a multiple of 512."""
+    members = [128 + seeds * width, *([] if image_bytes is None else [1, image_bytes])]
+    return sum(_BLOCK + -(-int(size) // _BLOCK) * _BLOCK for size in members)
+
+
 def stored_bytes(codec: Codec, records: Records) -> float:
     """Return the bytes per view that a large cache of such records takes on disk, index and checksums included, commits apart.
 
@@ -71,8 +104,11 @@ def _repeated(records: Records, rows: int) -> Records:
 
 def default_unit(record_bytes: int, rows: int) -> int:
     """Return the rows of a unit: a power of two near 4 MB, and of a small data set at most about a quarter."""
-    unit = _power_of_two(4_000_000 // record_bytes, 64, 65_536)
-    # of a small data set at least some units to a seed, since a kill costs one
+    return _few(_power_of_two(4_000_000 // record_bytes, 64, 65_536), rows)
+
+
+def _few(unit: int, rows: int) -> int:
+    """Return `unit`, or of a small data set less: at least some units to a seed, since a kill costs one."""
     return min(unit, max(_power_of_two(rows // 4, 1, 65_536), min(1024, _power_of_two(rows, 1, 65_536, up=True))))
 
 

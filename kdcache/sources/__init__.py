@@ -12,6 +12,7 @@ from kdcache.sources.digits import DIGITS_TRAIN, Digits, open_digits
 from kdcache.sources.folder import open_imagefolder
 from kdcache.sources.hub import open_hub
 from kdcache.sources.protocol import Sample, Source
+from kdcache.sources.stored import stored_image
 from kdcache.sources.tars import TarSource, open_tars
 from kdcache.sources.torchvision import open_torchvision
 from kdcache.spec import Spec, load_function, parse_spec
@@ -25,6 +26,7 @@ __all__ = [
     "TarSource",
     "is_images_only",
     "open_source",
+    "stored_image",
 ]
 
 _OPENERS: dict[str, Callable[[Spec], Source]] = {

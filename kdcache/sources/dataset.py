@@ -62,6 +62,19 @@ class DatasetSource:
             )
         return Sample(image, int(target))
 
+    def stored(self, index: int) -> bytes | None:
+        """Return the file that the image of sample `index` is decoded from, where kdcache itself decodes it; else None.
+
+        Raises:
+            UnreadableSampleError: the file cannot be read.
+        """
+        encoded = getattr(self._dataset, "encoded", None)
+        if encoded is None:
+            return None
+        with named(self.spec, index, self.key):
+            data: bytes = encoded(index)
+        return data
+
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(f"{type(self._dataset).__name__} {len(self)} {self.classes}\n".encode())
         parts = list(self._listed())

@@ -28,6 +28,10 @@ class ImageFolder(datasets.ImageFolder):  # type: ignore[misc] # the name is par
     def __init__(self, root: str) -> None:
         super().__init__(root, loader=_read_rgb)
 
+    def encoded(self, index: int) -> bytes:
+        """Return the file of an image."""
+        return Path(self.samples[index][0]).read_bytes()
+
     @staticmethod
     def make_dataset(directory: str, class_to_idx: dict[str, int], **options: Any) -> Listing:
         """Return the (path, class index) pairs, sorted.

@@ -41,11 +41,15 @@ class HubImages:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         """Return the image, in its own mode, and its class index."""
+        return decode_image(self.encoded(index)), int(self.targets[index])
+
+    def encoded(self, index: int) -> bytes:
+        """Return the file of an image."""
         stored = self._table[index][self._image] or {"bytes": b"", "path": None}
         data = Path(stored["path"]).read_bytes() if stored["bytes"] is None and stored["path"] else stored["bytes"]
         if not data:
             raise ValueError("there is no image")
-        return decode_image(data), int(self.targets[index])
+        return bytes(data)
 
     def contents(self) -> Iterator[bytes]:
         """Yield the size of each image, or where it is stored as a file, that file's name."""

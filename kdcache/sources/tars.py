@@ -61,10 +61,22 @@ class TarSource:
             SourceError: its tar is gone, or has changed since the source was opened.
         """
         number, at = self._locate(index)
+        data = self.stored(index)
+        with named(self.spec, index, self.key):
+            return Sample(decode_image(data), int(self._shards[number].targets[at]))
+
+    def stored(self, index: int) -> bytes:
+        """Return the file of the image of sample `index`.
+
+        Raises:
+            UnreadableSampleError: it cannot be read.
+            SourceError: its tar is gone, or has changed since the source was opened.
+        """
+        number, at = self._locate(index)
         shard = self._shards[number]
         file = _opened(shard.path, shard.stamp)
         with named(self.spec, index, self.key):
-            return Sample(decode_image(os.pread(file.fileno(), shard.sizes[at], shard.offsets[at])), int(shard.targets[at]))
+            return os.pread(file.fileno(), shard.sizes[at], shard.offsets[at])
 
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
