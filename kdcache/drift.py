@@ -8,7 +8,7 @@ another image decoder, which is harmless. The steps tell where the difference co
 import base64
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,19 @@ def make_probe(row: int, view: View, trace: Trace) -> dict[str, Any]:
     return {"row": row, "crc32": crc32(view), "thumbnail": small, "steps": [list(step) for step in trace]}
 
 
-def check_views(cache: Cache, source: Source, seeds: Sequence[int], *, views: int) -> dict[str, int]:
-    """Re-render up to `views` probed views of `seeds`, spread over their units, and compare.
+def probed_commits(cache: Cache, seeds: Sequence[int], views: int) -> Iterator[Commit]:
+    """Yield commits of `seeds`, spread over their units, until they have `views` probes, or no more seem to come."""
+    units = [(seed, unit) for seed in seeds for unit in cache.committed_units(seed)]
+    for place in keyed_permutation(len(units), views)[: 4 * views]:  # of seeds that share a unit some have none in it
+        if views <= 0:
+            return
+        commit = cache.commit_of(*units[place])
+        yield commit
+        views -= len(commit.probes)
+
+
+def check_views(cache: Cache, source: Source, commits: Iterable[Commit], *, views: int) -> dict[str, int]:
+    """Re-render up to `views` probed views of some units and compare.
 
     Returns:
         `checked`, and `other_pixels`: how many have other pixels under the same thumbnail.
@@ -48,7 +59,7 @@ def check_views(cache: Cache, source: Source, seeds: Sequence[int], *, views: in
     """
     recipe = Recipe.from_dict(cache.manifest.recipe).at(cache.manifest.teacher["size"])
     dataset = ViewDataset(source, recipe, cache.order, sizes=[recipe.size])
-    probes = _choose(cache, seeds, views)
+    probes = [(commit, probe) for commit in commits for probe in commit.probes][:views]
     others = [(commit, probe) for commit, probe in probes if _compare(dataset, commit, probe)]
     if others:
         warnings.warn(
@@ -65,13 +76,6 @@ def version_changes(commit: Commit) -> list[str]:
     here = library_versions()
     # a commit does not tell the versions of what was not recorded yet when it was written
     return [f"{name} {then} then, {here[name]} now" for name, then in commit.versions.items() if here.get(name, then) != then]
-
-
-def _choose(cache: Cache, seeds: Sequence[int], views: int) -> list[tuple[Commit, dict[str, Any]]]:
-    units = [(seed, unit) for seed in seeds for unit in cache.committed_units(seed)]
-    chosen = keyed_permutation(len(units), views)[: -(-views // PROBES_PER_UNIT)]
-    commits = [cache.commit_of(*units[place]) for place in chosen]
-    return [(commit, probe) for commit in commits for probe in commit.probes][:views]
 
 
 def _compare(dataset: ViewDataset, commit: Commit, probe: dict[str, Any]) -> bool:

@@ -21,8 +21,8 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
 
     Returns:
         `cache`, `seeds`, `rows` per seed, `units_written` now by this process or its workers on Ray, `seconds` they took, and
-        over all units of these seeds: `bytes`, `bytes_per_view`, `teacher_accuracy` in percent (None if its classes are others)
-        and the number of `absent` rows.
+        over all units of these seeds: `bytes`, `bytes_per_view`, `teacher_accuracy` in percent (None if its classes are
+        others), the number of `absent` rows, and whether the cache `has_images`.
 
     Raises:
         MismatchError: the cache was made with other settings.
@@ -62,4 +62,5 @@ def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any
         "bytes_per_view": size / rows,
         "teacher_accuracy": accuracy,
         "absent": sum(len(commit.absent) for commit in commits),
+        "has_images": cache.manifest.has_images,
     }

@@ -2,28 +2,36 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kdcache.cache import Cache, open_cache
+from kdcache.cache.slab import SlabFolder
+from kdcache.cached_source import CachedSource, LocalUnits
 from kdcache.codecs import Codec, Tail, codec_spec
 from kdcache.config import parse_seeds
-from kdcache.drift import check_views
+from kdcache.drift import check_views, probed_commits
 from kdcache.errors import MismatchError, UsageError
 from kdcache.gradients import is_far
 from kdcache.losses import Dist, Loss
+from kdcache.reading import Reader, SlabReader, await_cache, await_seed
+from kdcache.sampler import Blocks
 from kdcache.shapes import Rows
 from kdcache.sources import Source, open_source
 from kdcache.spec import build, parse_spec
+from kdcache.stream import UnitStream
 from kdcache.tracking import say
 from kdcache.train_config import TrainConfig
 from kdcache.views import Recipe, load_recipe, row_order
 
 DRIFT_VIEWS = 8
+DEFAULT_WINDOW = 16
+"""Units whose rows are shuffled together where images come from a bucket."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +42,34 @@ class CacheUse:
     weight: float = 1.0
     classes: Tensor | None = None
     """The student's class of each of the teacher's classes, int64; -1 for none. None where the classes are the same."""
+    is_partial: bool = False
+    """Whether seeds may lack units."""
+    wait_seconds: float | None = None
+    """How long a unit that is not there yet is waited for."""
+    stream: UnitStream | None = None
+    """Reads window by window, where that is wanted."""
+
+    def reader(self) -> Reader:
+        """Return what reads its records."""
+        return self.stream or SlabReader(self.cache, is_partial=self.is_partial, ready=self.ready)
+
+    def ready(self, seed: int) -> None:
+        """Return when `seed` can be read: at once, unless its units are waited for.
+
+        Raises:
+            MissingUnitError: they do not come.
+        """
+        if self.wait_seconds is not None:
+            await_seed(self.cache, seed, self.wait_seconds)
+
+    def holes(self, seed: int) -> tuple[Rows, Rows]:
+        """Return the rows of `seed` that are absent, and those of units that are missing.
+
+        Raises:
+            MissingUnitError: units that are not committed, of a seed that is not to be partial.
+        """
+        self.ready(seed)
+        return self.cache.holes(self.cache.held_commits(seed) if self.is_partial else self.cache.commits(seed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +83,8 @@ class Replay:
     """That epochs take in turn."""
     samples: Rows | None
     """Rows to train on, where these are not all."""
+    blocks: Blocks | None = None
+    """In whose windows rows come, where they are not all shuffled together."""
 
     @property
     def order(self) -> Rows:
@@ -59,6 +97,12 @@ class Replay:
         return np.setdiff1d(rows, left_out)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _CacheOptions:
+    weight: float = 1.0
+    classes: str | None = None
+
+
 def open_replay(config: TrainConfig, loss: Loss) -> Replay:
     """Return the views of a run, after checking that its caches are of the same ones, and some of them against the source.
 
@@ -68,46 +112,79 @@ def open_replay(config: TrainConfig, loss: Loss) -> Replay:
         DriftError: views that would not be those that the teacher saw.
         KdcacheError: anything that cannot be opened.
     """
-    opened = [_open_cache(text) for text in config.caches]
+    opened = [_open_cache(text, config) for text in config.caches]
     for cache, _ in opened:
         check_records(cache, loss, config.loss, config.tail)
-    source = open_source(config.data)
-    caches = [_use(cache, options, source) for cache, options in opened]
-    if not caches:
-        seeds = parse_seeds(config.seeds) if config.seeds else list(range(config.epochs * config.repeats))
-        replay = Replay(source=source, recipe=load_recipe(str(config.recipe)), caches=[], seeds=seeds, samples=None)
-    else:
-        first, *others = (use.cache for use in caches)
-        for other in others:
-            _require_same_views(first, other)
-        seeds = _cached_seeds(config, [use.cache for use in caches])
-        check_views(first, source, seeds, views=DRIFT_VIEWS)
-        recipe = Recipe.from_dict(first.manifest.recipe)
-        replay = Replay(source=source, recipe=recipe, caches=caches, seeds=seeds, samples=None)
+    replay = _replay_of_caches(config, loss, opened) if opened else _replay_of_recipe(config)
     if len(replay.seeds) < config.repeats:
         raise UsageError(f"repeats is {config.repeats}, and there are {len(replay.seeds)} seeds; it needs as many")
     if config.samples is None:
         return replay
-    rows = np.flatnonzero(np.isin(replay.order, _samples(config.samples, source)))
-    return Replay(source=source, recipe=replay.recipe, caches=caches, seeds=replay.seeds, samples=rows)
+    rows = np.flatnonzero(np.isin(replay.order, _samples(config.samples, replay.source)))
+    return replace(replay, samples=rows)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _CacheOptions:
-    weight: float = 1.0
-    classes: str | None = None
+def _replay_of_recipe(config: TrainConfig) -> Replay:
+    seeds = parse_seeds(config.seeds) if config.seeds else list(range(config.epochs * config.repeats))
+    source, recipe = open_source(str(config.data)), load_recipe(str(config.recipe))
+    return Replay(source=source, recipe=recipe, caches=[], seeds=seeds, samples=None)
 
 
-def _open_cache(text: str) -> tuple[Cache, _CacheOptions]:
+def _replay_of_caches(config: TrainConfig, loss: Loss, opened: Sequence[tuple[Cache, _CacheOptions]]) -> Replay:
+    first, *others = caches = [cache for cache, _ in opened]
+    source = open_source(config.data) if config.data else CachedSource(first)
+    units = source.units if isinstance(source, CachedSource) else None
+    uses = [_use(config, cache, options, source) for cache, options in opened]
+    for other in others:
+        _require_same_views(first, other)
+    seeds = _cached_seeds(config, caches)
+    uses[0].ready(seeds[0])
+    blocks = _blocks(config, caches, units)
+    if blocks is not None and (loss.needs_teacher or units is not None):
+        places = [units, *(None for _ in others)]
+        uses = [replace(use, stream=_stream(use, place)) for use, place in zip(uses, places, strict=True)]
+    _check_drift(first, source, seeds, units)
+    recipe = Recipe.from_dict(first.manifest.recipe)
+    return Replay(source=source, recipe=recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks)
+
+
+def _stream(use: CacheUse, units: LocalUnits | None) -> UnitStream:
+    return UnitStream(use.cache, is_partial=use.is_partial, ready=use.ready, units=units)
+
+
+def _blocks(config: TrainConfig, caches: Sequence[Cache], units: LocalUnits | None) -> Blocks | None:
+    """Return the order of rows in windows of units: if it is asked for, or if images are copied from a bucket first."""
+    window = config.window or (DEFAULT_WINDOW if units is not None and units.are_copies else None)
+    if window is None:
+        return None
+    sizes = {cache.manifest.unit_rows for cache in caches}
+    if len(sizes) > 1:
+        raise UsageError(f"window is {window}, and the caches' units have {sorted(sizes)} rows; they must be equal")
+    return Blocks(length=caches[0].manifest.rows, unit_rows=caches[0].manifest.unit_rows, window=window)
+
+
+def _check_drift(cache: Cache, source: Source, seeds: Sequence[int], units: LocalUnits | None) -> None:
+    """Render some views again; of a source whose tars come from a bucket, those of a few units, which are fetched for it."""
+    commits = [*probed_commits(cache, seeds, DRIFT_VIEWS)]
+    if units is not None:
+        for commit in commits:
+            units.fetch(commit)
+    check_views(cache, source, commits, views=DRIFT_VIEWS)
+
+
+def _open_cache(text: str, config: TrainConfig) -> tuple[Cache, _CacheOptions]:
     """Return the cache of `PATH[,weight=X][,classes=FILE.csv]`, and its options."""
     spec = parse_spec(f"cache:{text}")
     options = build(_CacheOptions, spec.options, f"cache {text!r}")
     if not 0 < options.weight < float("inf"):
         raise UsageError(f"cache {text!r}: weight is {options.weight}; it must be above 0")
-    return open_cache(str(spec.arg)), options
+    wait = config.wait_for_units
+    cache = open_cache(str(spec.arg)) if wait is None else await_cache(str(spec.arg), wait)
+    cache.slabs = SlabFolder(Path(config.slab_dir) if config.slab_dir else None, round(config.slab_limit * 1e9))
+    return cache, options
 
 
-def _use(cache: Cache, options: _CacheOptions, source: Source) -> CacheUse:
+def _use(config: TrainConfig, cache: Cache, options: _CacheOptions, source: Source) -> CacheUse:
     """Return how a cache is used, after checking that it was made from the source."""
     if source.fingerprint != cache.manifest.source["fingerprint"]:
         raise MismatchError(
@@ -115,15 +192,16 @@ def _use(cache: Cache, options: _CacheOptions, source: Source) -> CacheUse:
             f"({cache.manifest.source['spec']}, {cache.manifest.rows} samples): samples were added, removed, renamed, "
             "reordered or relabelled; give the same data, or dump again"
         )
+    reading: dict[str, Any] = {"is_partial": config.on_miss != "error", "wait_seconds": config.wait_for_units}
+    use = CacheUse(cache=cache, weight=options.weight, **reading)
     if options.classes is not None:
-        classes = read_class_map(options.classes, source, cache.manifest.classes)
-        return CacheUse(cache=cache, weight=options.weight, classes=classes)
+        return replace(use, classes=read_class_map(options.classes, source, cache.manifest.classes))
     if cache.manifest.classes != source.classes:
         raise MismatchError(
             f"the teacher of cache {cache.folder} has {cache.manifest.classes} classes, data {source.spec} {source.classes}; "
             "say which are which: --cache PATH,classes=FILE.csv"
         )
-    return CacheUse(cache=cache, weight=options.weight)
+    return use
 
 
 def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
@@ -180,6 +258,8 @@ def _require_same_views(one: Cache, other: Cache) -> None:
 
 def _cached_seeds(config: TrainConfig, caches: Sequence[Cache]) -> list[int]:
     """Return the seeds of the epochs: those asked for, or those that every cache holds."""
+    if config.wait_for_units is not None:
+        return parse_seeds(str(config.seeds))
     is_partial = config.on_miss != "error"
     held = [set(cache.seeds() if is_partial else cache.complete_seeds()) for cache in caches]
     seeds = parse_seeds(config.seeds) if config.seeds else sorted(set.intersection(*held))

@@ -1,6 +1,6 @@
 """The order of training views: a function of (run seed, epoch) only, cut into steps, parts of steps, and processes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,12 @@ from kdcache.shapes import Rows
 from kdcache.views import Recipe, in_pairs, keyed_permutation, partners
 from kdcache.views.loading import Request
 
-_ORDER = 1  # domain of the key, beside those of other permutations
+_ORDER, _UNITS, _WITHIN = 1, 2, 3  # domains of the key, beside those of other permutations
 
 
-def epoch_views(rows: Rows, length: int, seeds: Sequence[int], recipe: Recipe, *, run_seed: int, epoch: int) -> Rows:
+def epoch_views(
+    rows: Rows, length: int, seeds: Sequence[int], recipe: Recipe, *, run_seed: int, epoch: int, blocks: "Blocks | None" = None
+) -> Rows:
     """Return the views of one epoch in training order, (row, seed), int64 `[views, 2]`.
 
     With one seed each row comes once, and next to the partner that it is mixed with. With n of them (repeated augmentation,
@@ -26,15 +28,45 @@ def epoch_views(rows: Rows, length: int, seeds: Sequence[int], recipe: Recipe, *
         recipe: of the views.
         run_seed: of the run.
         epoch: from 0.
+        blocks: in whose windows rows come; by default all rows are shuffled together.
     """
-    ordered = keyed_permutation(length, _ORDER, run_seed, epoch)
+    parts = blocks.parts(run_seed, epoch) if blocks else [keyed_permutation(length, _ORDER, run_seed, epoch)]
     if len(rows) < length:
-        ordered = ordered[np.isin(ordered, rows)]
+        parts = [part[np.isin(part, rows)] for part in parts]
+    if recipe.mixing is not None and len(seeds) == 1:
+        partner_of = partners(length, recipe.mixing, recipe.key, seeds[0])
+        parts = [in_pairs(part, partner_of) for part in parts]  # partners are in one unit, hence in one window
+    ordered = np.concatenate(parts)
     if len(seeds) > 1:
         ordered = np.repeat(ordered[: -(-len(ordered) // len(seeds))], len(seeds))[: len(ordered)]
-    elif recipe.mixing is not None:
-        ordered = in_pairs(ordered, partners(length, recipe.mixing, recipe.key, seeds[0]))
     return np.stack([ordered, np.resize(np.array(seeds, np.int64), len(ordered))], axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """An order in which few units of rows are needed at a time: units in a keyed order, and rows in one within each window."""
+
+    length: int
+    """Rows of the source."""
+    unit_rows: int
+    window: int
+    """Units whose rows are shuffled together."""
+
+    def windows(self, run_seed: int, epoch: int) -> list[Rows]:
+        """Return the units of each window, in order, int64."""
+        units = keyed_permutation(-(-self.length // self.unit_rows), _UNITS, run_seed, epoch)
+        return [units[start : start + self.window] for start in range(0, len(units), self.window)]
+
+    def parts(self, run_seed: int, epoch: int) -> list[Rows]:
+        """Return the rows of each window in the order of an epoch, int64."""
+        parts = []
+        for number, window in enumerate(self.windows(run_seed, epoch)):
+            rows = np.concatenate([self._rows(unit) for unit in window.tolist()])
+            parts.append(rows[keyed_permutation(len(rows), _WITHIN, run_seed, epoch, number)])
+        return parts
+
+    def _rows(self, unit: int) -> Rows:
+        return np.arange(unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.length))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +102,17 @@ class EpochSampler:
         self._split = split
         self._views: Rows = np.empty((0, 2), np.int64)
         self._first = 0
+        self._before: Callable[[Rows], None] = lambda views: None
 
-    def set_epoch(self, views: Rows, *, first_step: int = 0) -> None:
-        """Take the views of the next epoch, in order, of which the steps before `first_step` are done."""
-        self._views, self._first = views, first_step
+    def set_epoch(self, views: Rows, *, first_step: int = 0, before: Callable[[Rows], None] = lambda views: None) -> None:
+        """Take the views of the next epoch.
+
+        Args:
+            views: in order, (row, seed).
+            first_step: the steps before it are done.
+            before: called with the views of a step, of all processes, before they are asked for; it may take its time.
+        """
+        self._views, self._first, self._before = views, first_step, before
 
     @property
     def num_steps(self) -> int:
@@ -88,7 +127,9 @@ class EpochSampler:
         """Yield (row, seed) pairs, batch by batch."""
         size = self._split.batch_size
         for step in range(self._first, self.num_steps):
-            for part in self._split.of(self._views[step * size : (step + 1) * size]):
+            views = self._views[step * size : (step + 1) * size]
+            self._before(views)
+            for part in self._split.of(views):
                 yield [(row, seed) for row, seed in part.tolist()]
 
 

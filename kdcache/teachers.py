@@ -2,19 +2,19 @@
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.cache import Cache, Slab
+from kdcache.cache import Cache
 from kdcache.codecs import AveragedRows, DenseRows, JoinedRows, MappedRows, Tail, TeacherRows, set_tail
 from kdcache.compute import Compute
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
 from kdcache.models import VisionModel, open_model, state_sha256
+from kdcache.reading import Reader
 from kdcache.replay import CacheUse, Replay
 from kdcache.rerun import require_teacher
 from kdcache.shapes import Records, Rows
@@ -41,24 +41,20 @@ class Teacher(Protocol):
 
 
 class CachedTeacher:
-    """Reads rows from a cache: gathered from the seed's slab here, decoded on the device."""
+    """Reads rows from a cache: records gathered here, decoded on the device."""
 
-    def __init__(self, cache: Cache, compute: Compute, *, is_partial: bool = False, fallback: Teacher | None = None) -> None:
+    def __init__(self, cache: Cache, reader: Reader, compute: Compute, *, fallback: Teacher | None = None) -> None:
         """Take the cache.
 
         Args:
             cache: the cache.
+            reader: of its records.
             compute: where rows are decoded.
-            is_partial: whether seeds may lack units; their rows are left out, or come from `fallback`.
-            fallback: the teacher in the loop.
+            fallback: the teacher in the loop, for rows that are missing; without one they are left out.
         """
         self.identity = str(cache.manifest.teacher["sha256"])
-        self._cache, self._compute = cache, compute
-        self._is_partial, self._fallback = is_partial, fallback
+        self._cache, self._reader, self._compute, self._fallback = cache, reader, compute, fallback
         self._codec = cache.codec
-        self._fetcher = ThreadPoolExecutor(1, "kdcache-slab")
-        self._fetched: dict[int, Future[Slab]] = {}
-        self._slabs: dict[int, Slab] = {}
 
     def set_tail(self, tail: Tail, seed: int) -> None:
         """Spread the tail of the rows to come by another policy; `prior` is estimated from records of `seed`.
@@ -69,9 +65,7 @@ class CachedTeacher:
         """
         records = np.empty(0, self._cache.manifest.dtype)
         if tail == "prior":
-            slab = self._cache.slab(seed)
-            rows = np.setdiff1d(np.arange(min(len(slab), _PRIOR_ROWS + len(slab.absent))), slab.absent)[:_PRIOR_ROWS]
-            records = slab.gather(rows)  # a cache's first rows are a random sample of its source
+            records = first_records(self._cache, seed, _PRIOR_ROWS)
         self._codec = set_tail(self._cache.codec, tail, records)
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
@@ -80,25 +74,18 @@ class CachedTeacher:
         Raises:
             CacheError: units that are missing or damaged.
         """
-        # of a partial seed a slab made early would lack what is committed by its turn
-        wanted = dict.fromkeys(seeds if self._is_partial else [*seeds, *following])
-        self._fetched = {one: self._fetched.get(one) or self._fetcher.submit(self._slab, one) for one in wanted}
-        self._slabs = {seed: self._fetched[seed].result() for seed in seeds}
-        if self._is_partial:
-            self._fetched = {}
-        left_out = {seed: slab.absent for seed, slab in self._slabs.items()}
+        absent, missing = self._reader.start(seeds, following)
         if self._fallback is None:
-            return {seed: np.union1d(left_out[seed], slab.missing) for seed, slab in self._slabs.items()}
+            return {seed: np.union1d(absent[seed], missing[seed]) for seed in seeds}
         self._fallback.start(seeds, following)
-        return left_out
+        return absent
 
     def rows(self, batch: Batch) -> TeacherRows:
         """Return the decoded records of the batch's rows."""
-        assert self._slabs, "start comes first"
         rows, seeds = batch.rows.numpy(), batch.seeds.numpy()
-        missing = self._missing(rows, seeds)
+        missing = self._reader.is_missing(rows, seeds)
         if not missing.any():
-            return self._codec.decode(self._gather(rows, seeds), self._compute.device)
+            return self._codec.decode(self._reader.gather(rows, seeds), self._compute.device)
         assert self._fallback is not None, "missing rows are left out otherwise"
         # the whole batch, so that its pixels need not be copied apart; this is the exception
         inside, online = torch.from_numpy(~missing).to(self._compute.device), self._fallback.rows(batch)
@@ -106,26 +93,20 @@ class CachedTeacher:
         if missing.all():
             return everywhere
         at = torch.arange(len(rows), device=self._compute.device)
-        cached = self._codec.decode(self._gather(rows[~missing], seeds[~missing]), self._compute.device)
+        cached = self._codec.decode(self._reader.gather(rows[~missing], seeds[~missing]), self._compute.device)
         return JoinedRows([(at[inside], cached), (at[~inside], DenseRows(everywhere.logits()[~inside]))])
 
-    def _slab(self, seed: int) -> Slab:
-        return self._cache.slab(seed, is_partial=self._is_partial)
 
-    def _missing(self, rows: Rows, seeds: Rows) -> "np.ndarray[Any, np.dtype[np.bool_]]":
-        if not any(len(slab.missing) for slab in self._slabs.values()):
-            return np.zeros(len(rows), bool)
-        missing = [(seeds == seed) & slab.is_missing(rows) for seed, slab in self._slabs.items()]
-        found: np.ndarray[Any, np.dtype[np.bool_]] = np.logical_or.reduce(missing)
-        return found
-
-    def _gather(self, rows: Rows, seeds: Rows) -> Records:
-        if len(self._slabs) == 1:
-            return next(iter(self._slabs.values())).gather(rows)
-        records = np.empty(len(rows), self._cache.manifest.dtype)
-        for seed, slab in self._slabs.items():
-            records[seeds == seed] = slab.gather(rows[seeds == seed])
-        return records
+def first_records(cache: Cache, seed: int, count: int) -> Records:
+    """Return the first records of a seed that are there: a random sample of its source, as rows are in random order."""
+    parts: list[Records] = []
+    for unit in range(cache.manifest.num_units):
+        commit = cache.commit_of(seed, unit)
+        held = np.setdiff1d(np.arange(commit.start, commit.stop), [entry["row"] for entry in commit.absent])
+        parts.append(cache.read_unit(commit)[held - commit.start])
+        if sum(map(len, parts)) >= count:
+            break
+    return np.concatenate(parts)[:count]
 
 
 class MappedTeacher:
@@ -183,10 +164,10 @@ class OnlineTeacher:
 class NoTeacher:
     """For losses without a teacher; with a cache, the views and the rows left out are those of the cache."""
 
-    def __init__(self, cache: Cache | None, *, is_partial: bool = False) -> None:
-        """Take the cache, if there is one, whose seeds may lack units if `is_partial`."""
+    def __init__(self, use: CacheUse | None) -> None:
+        """Take the cache, if there is one."""
         self.identity = "none"
-        self._cache, self._is_partial = cache, is_partial
+        self._use = use
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
         """Return the rows that a teacher with the cache would leave out, so that all losses train on the same samples.
@@ -194,13 +175,12 @@ class NoTeacher:
         Raises:
             MissingUnitError: units that are not committed, of a seed that is not to be partial.
         """
-        return {seed: self._left_out(seed) for seed in seeds}
-
-    def _left_out(self, seed: int) -> Rows:
-        if self._cache is None:
-            return _NO_ROWS
-        commits = self._cache.held_commits(seed) if self._is_partial else self._cache.commits(seed)
-        return np.concatenate(self._cache.holes(commits))
+        if self._use is None:
+            return dict.fromkeys(seeds, _NO_ROWS)
+        if self._use.stream is not None:  # that the images come from
+            absent, missing = self._use.stream.start(seeds, following)
+            return {seed: np.union1d(absent[seed], missing[seed]) for seed in seeds}
+        return {seed: np.concatenate(self._use.holes(seed)) for seed in seeds}
 
     def rows(self, batch: Batch) -> TeacherRows:
         """Return rows of no classes; no loss without a teacher looks at them."""
@@ -222,10 +202,10 @@ def open_teacher(config: TrainConfig, replay: Replay, loss: Loss, size: int, com
         RecipeError: the student would see another draw of the views than the teacher.
         KdcacheError: a teacher that cannot be opened, or is not the one that the cache was made with.
     """
-    caches, is_partial = [use.cache for use in replay.caches], config.on_miss != "error"
+    caches = [use.cache for use in replay.caches]
     replay.recipe.require_one_draw(size, *(cache.manifest.teacher["size"] for cache in caches))
     if not loss.needs_teacher:
-        return NoTeacher(caches[0] if caches else None, is_partial=is_partial), [size]
+        return NoTeacher(replay.caches[0] if caches else None), [size]
     online, sizes = _online(config, replay, size, compute) if config.teacher else (None, [size])
     if online is not None and not caches:
         return online, sizes
@@ -241,7 +221,7 @@ def open_teacher(config: TrainConfig, replay: Replay, loss: Loss, size: int, com
 
 
 def _cached(config: TrainConfig, replay: Replay, use: CacheUse, online: OnlineTeacher | None, compute: Compute) -> Teacher:
-    cached = CachedTeacher(use.cache, compute, is_partial=config.on_miss != "error", fallback=online)
+    cached = CachedTeacher(use.cache, use.reader(), compute, fallback=online)
     if config.tail != "uniform":
         cached.set_tail(config.tail, replay.seeds[0])
     return cached if use.classes is None else MappedTeacher(cached, use.classes, replay.source.classes, compute)

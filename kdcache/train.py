@@ -25,7 +25,8 @@ from kdcache.trainer import Trainer
 
 __all__ = ["TrainConfig", "Trainer", "plan_training", "train_student"]
 
-_FREE = ("compute.workers", "compute.device", "log_steps", "run", "checkpoint_minutes", "tensorboard")
+_HOW = ("log_steps", "checkpoint_minutes", "tensorboard", "slab_dir", "slab_limit", "wait_for_units")
+_FREE = ("run", "compute.workers", "compute.device", *_HOW)
 PLAN_SECONDS = 10.0
 _PLACES = ("data", "eval_data", "cache")
 """Where things lie may change between a run and its resume; that they are the same is checked by their fingerprints."""

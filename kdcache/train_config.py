@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from kdcache.cache.slab import DEFAULT_LIMIT
 from kdcache.codecs import Tail
 from kdcache.compute import ComputeConfig
 from kdcache.errors import UsageError
@@ -32,8 +33,8 @@ class TrainConfig:
 
     run: str
     """Folder of the run."""
-    data: str
-    """Spec of the source; with a cache, the one that it was made from."""
+    data: str | None = None
+    """Spec of the source; with a cache, the one that it was made from; by default a webdataset cache's own images."""
     student: str
     """Spec of the student."""
     loss: str = "dist:tau=1,beta=2,gamma=2"
@@ -51,6 +52,15 @@ class TrainConfig:
     """Recipe of the training views; a cache brings its own."""
     seeds: str | None = None
     """Seeds that epochs take in turn; by default all complete ones of the cache, without a cache new ones each epoch."""
+    window: int | None = None
+    """Units whose rows are shuffled together, read as the epoch comes to them; by default all rows are shuffled, and read
+    through slabs, or in windows of 16 where images come from a bucket, too."""
+    slab_dir: str | None = None
+    """Folder of slabs and of copies from buckets; by default KDCACHE_HOME/slabs."""
+    slab_limit: float = DEFAULT_LIMIT / 1e9
+    """GB of them that are kept; those used least recently go first."""
+    wait_for_units: float | None = None
+    """Seconds to wait for the next unit of a dump that is still running, or for its beginning; by default none."""
     samples: str | None = None
     """Samples to train on: numbers `A:B` in the source's order, or a text file with a key on each line; by default all."""
     repeats: int = 1
@@ -89,6 +99,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._check_numbers()
+        self._check_reading()
         self._check_sources()
 
     def _check_numbers(self) -> None:
@@ -103,6 +114,21 @@ class TrainConfig:
             raise UsageError(f"checkpoint_minutes is {self.checkpoint_minutes}; it must be 0 or more")
         if not 0 <= self.run_seed < 2**32:
             raise UsageError(f"run_seed is {self.run_seed}; it must be from 0 to 2^32 - 1")
+
+    def _check_reading(self) -> None:
+        if self.window is not None and (self.window < 1 or not self.caches):
+            raise UsageError(f"window is {self.window}; it counts units of a cache, at least 1")
+        if not self.slab_limit > 0:
+            raise UsageError(f"slab_limit is {self.slab_limit}; it must be above 0, in GB")
+        wait = self.wait_for_units
+        if wait is not None and not (wait > 0 and self.caches and self.seeds):
+            raise UsageError(
+                f"wait_for_units is {wait}; it must be above 0 seconds, and needs a cache, and the seeds to wait for"
+            )
+        if wait is not None and self.on_miss != "error":
+            raise UsageError(f"wait_for_units waits for what on_miss {self.on_miss!r} would go on without; give one of them")
+        if self.data is None and (not self.caches or self.on_miss == "teacher"):
+            raise UsageError("data is missing: only a webdataset cache with images can do without, and only for what it holds")
 
     def _check_sources(self) -> None:
         fills = self.on_miss == "teacher"

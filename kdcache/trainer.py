@@ -234,14 +234,30 @@ class Trainer:
             raise KdcacheError(
                 f"no sample of {self.replay.source.spec} could be read when seed {seeds[0]} was dumped: nothing to train on"
             )
-        views = epoch_views(rows, length, seeds, self.replay.recipe, run_seed=self.config.run_seed, epoch=self.epoch)
-        self.sampler.set_epoch(views, first_step=self.epoch_step)
+        key = {"run_seed": self.config.run_seed, "epoch": self.epoch}
+        views = epoch_views(rows, length, seeds, self.replay.recipe, **key, blocks=self.replay.blocks)
+        self.sampler.set_epoch(views, first_step=self.epoch_step, before=self._streams(views))
         if self.step:
             self._set_rate()
         self.parallel.train()
         if not self.epoch_step:
             self._clock = Clock()
         return seeds
+
+    def _streams(self, views: Rows) -> Callable[[Rows], None]:
+        """Have what is read window by window make ready for the epoch; return what must know of each step's views."""
+        streams = [use.stream for use in self.replay.caches if use.stream is not None]
+        if streams and self.replay.blocks is not None:
+            windows = self.replay.blocks.windows(self.config.run_seed, self.epoch)
+            following = views[self.epoch_step * self.config.batch_size :]
+            for stream in streams:
+                stream.open_epoch(windows, int(following[0, 0]))
+
+        def before(step: Rows) -> None:
+            for stream in streams:
+                stream.before(step)
+
+        return before
 
     def _start_teacher(self, seeds: list[int], following: list[int]) -> Rows:
         """Make the teacher ready for the epoch, and return the rows that it leaves out.

@@ -5,7 +5,7 @@ from typing import Any
 from kdcache.cache import Cache
 from kdcache.cache.objects import temporaries
 from kdcache.compute import Compute, ComputeConfig
-from kdcache.drift import check_views
+from kdcache.drift import check_views, probed_commits
 from kdcache.errors import CacheError, CodecError, DriftError, KdcacheError, MismatchError, UnreadableSampleError, UsageError
 from kdcache.models import VisionModel, open_model
 from kdcache.rerun import compare_logits, compute_of, logits_faults, lossy_origin, require_teacher
@@ -60,7 +60,7 @@ def verify_cache(
             _require_source(cache, source)
             if opened is not None:
                 require_teacher(cache, opened[0])
-            report["views"] = check_views(cache, source, cache.seeds(), views=views)
+            report["views"] = check_views(cache, source, probed_commits(cache, cache.seeds(), views), views=views)
             if opened is not None:
                 model, running = opened
                 size = _BATCH_SIZE if batch_size is None else batch_size

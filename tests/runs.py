@@ -16,7 +16,7 @@ CONV = "tiny_models:conv,mean=0.5,std=0.25"
 IN_PROCESS = ComputeConfig(workers=0, device="cpu")
 
 
-def dump(path: Path, **changes: Any) -> dict[str, Any]:
+def dump(path: Path | str, **changes: Any) -> dict[str, Any]:
     settings = {"data": "digits:train", "teacher": f"{CONV},seed=7", "recipe": "digits", "seeds": "0:2", "batch_size": 128}
     return dump_teacher(DumpConfig(cache=str(path), compute=IN_PROCESS, **{**settings, **changes}))
 

@@ -67,11 +67,11 @@ def dump_teacher(file: str | None, settings: tuple[str, ...], plan: bool, as_jso
         units, seconds = result["units_written"], human_seconds(result["seconds"])
         click.echo(f"kdcache: worker {rank}: {units} units in {seconds}; the cache is complete", err=True)
         return
+    data = [] if result["has_images"] else ["--data", config.data]
     following = [
         "--cache",
         config.cache,
-        "--data",
-        config.data,
+        *data,
         "--student",
         "timm:resnet18",
         "--loss",
@@ -93,7 +93,9 @@ def dump_teacher(file: str | None, settings: tuple[str, ...], plan: bool, as_jso
     help="Cache that holds the teacher's logits; given again, more teachers, each with ,weight=X and ,classes=FILE.csv.",
     metavar="DIR",
 )
-@click.option("--data", help="Source; with a cache, the one it was made from.", metavar="SPEC")
+@click.option(
+    "--data", help="Source; with a cache, the one it was made from  [a webdataset cache's own images].", metavar="SPEC"
+)
 @click.option("--student", help="Model, such as timm:resnet18.", metavar="SPEC")
 @click.option(
     "--loss",
@@ -110,6 +112,10 @@ def dump_teacher(file: str | None, settings: tuple[str, ...], plan: bool, as_jso
 @click.option(
     "--on-miss", help="Views that the cache lacks: error, skip, or teacher (runs --teacher)  [error].", metavar="NAME"
 )
+@click.option("--window", type=int, help="Units whose rows are shuffled together, read as they come  [all].", metavar="N")
+@click.option("--slab-dir", help="Folder of slabs and copies from buckets  [KDCACHE_HOME/slabs].", metavar="DIR")
+@click.option("--slab-limit", type=float, help="GB of them that are kept  [20].", metavar="GB")
+@click.option("--wait-for-units", type=float, help="Seconds to wait for each unit of a dump that still runs.", metavar="S")
 @click.option("--samples", help="Samples to train on: A:B, or a file of keys  [all].", metavar="A:B|FILE")
 @click.option("--lr", "optimizer__lr", type=float, help="Learning rate  [0.1].", metavar="X")
 @click.option("--run-seed", type=int, help="Decides initial weights, order and dropout  [0].", metavar="N")

@@ -143,10 +143,17 @@ class Cache:
         Raises:
             DamagedUnitError: the object is absent, or differs from what was committed in any byte.
         """
-        where, way_out = self._where(commit)
-        of_seeds = self._decoded(commit.unit, self.unit_bytes(commit), f"{where}; {way_out}")
-        records: Records = of_seeds[self.manifest.unit_seeds(commit.seed).index(commit.seed)]
+        records: Records = self.decode_unit(commit, self.unit_bytes(commit))[commit.seed % self.manifest.seeds_per_unit]
         return records
+
+    def decode_unit(self, commit: Commit, data: bytes) -> Records:
+        """Return the records in the object of a committed unit, `[seeds, rows]`.
+
+        Raises:
+            DamagedUnitError: it is no such object.
+        """
+        where, way_out = self._where(commit)
+        return self._decoded(commit.unit, data, f"{where}; {way_out}")
 
     def unit_bytes(self, commit: Commit) -> bytes:
         """Return the object of a committed unit, after it was checked against the commit.
@@ -161,7 +168,7 @@ class Cache:
             raise DamagedUnitError(f"{where}: the object {commit.key} is missing; {way_out}") from None
         if len(data) != commit.num_bytes:
             raise DamagedUnitError(f"{where}: {len(data)} bytes where {commit.num_bytes} were committed; {way_out}")
-        if hashlib.sha256(data).hexdigest() != commit.sha256:
+        if not commit.is_of(data):
             raise DamagedUnitError(f"{where}: its bytes differ from what was committed (SHA-256); {way_out}")
         return data
 

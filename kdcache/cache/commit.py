@@ -1,6 +1,7 @@
 """Commits: the create-only documents from which the presence of a unit follows."""
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +48,10 @@ class Commit:
         """Return what this commit says of one of its unit's seeds."""
         absent, probes = ([entry for entry in part if entry.get("seed", seed) == seed] for part in (self.absent, self.probes))
         return dataclasses.replace(self, seed=seed, absent=absent, probes=probes)
+
+    def is_of(self, data: bytes) -> bool:
+        """Return whether `data` is the object that was committed."""
+        return len(data) == self.num_bytes and hashlib.sha256(data).hexdigest() == self.sha256
 
     @property
     def digest(self) -> str:

@@ -1,6 +1,8 @@
 """Slabs: one seed's records, verified and laid out as a local memory map."""
 
 import fcntl
+import io
+import itertools
 import os
 import secrets
 import time
@@ -16,7 +18,7 @@ from kdcache.home import home_folder
 from kdcache.shapes import Records, Rows
 
 DEFAULT_LIMIT = 20 * 10**9
-"""Bytes of slabs kept; the least recently used go first."""
+"""Bytes of slabs, and of copies of tars, that are kept; the least recently used go first."""
 ABANDONED_SECONDS = 86_400
 
 
@@ -96,6 +98,16 @@ class SlabFolder:
             evict(self.path, keep=path, limit=self.limit)
         return path
 
+    def write(self, name: str, data: bytes) -> None:
+        """Keep a copy of an object beside the slabs, under the same limit.
+
+        Raises:
+            CacheError: no room for it.
+        """
+        path = self.path / name
+        _write_whole(path, len(data), [data])
+        evict(self.path, keep=path, limit=self.limit)
+
 
 def is_whole(path: Path, rows: int, width: int) -> bool:
     """Return whether `path` is a slab of that shape with none of it cut off; it then counts as used just now."""
@@ -162,16 +174,21 @@ def materialise(path: Path, rows: int, width: int, units: Iterable[Records]) -> 
     Raises:
         CacheError: the folder cannot be written or is full.
     """
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (rows, width)})
+    parts = (np.ascontiguousarray(records).view(np.uint8).data for records in units)
+    _write_whole(path, rows * width, itertools.chain([header.getvalue()], parts))
+
+
+def _write_whole(path: Path, size: int, parts: Iterable[bytes | memoryview]) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # plain writes, not stores to a map: a full disk is then an error instead of a SIGBUS
             with temporary.open("xb") as file:
-                header = {"descr": "|u1", "fortran_order": False, "shape": (rows, width)}
-                np.lib.format.write_array_header_1_0(file, header)
-                for records in units:
-                    file.write(np.ascontiguousarray(records).view(np.uint8).data)
+                for part in parts:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())  # else a power cut can leave the name with zeros behind it
             temporary.replace(path)
@@ -179,8 +196,8 @@ def materialise(path: Path, rows: int, width: int, units: Iterable[Records]) -> 
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise CacheError(
-            f"cannot write slab {path} ({rows * width} bytes): {error.strerror or error}; "
-            "free some space, or set KDCACHE_HOME to a folder with room"
+            f"cannot write slab {path} ({size} bytes): {error.strerror or error}; "
+            "free some space, or give a folder with room: --slab-dir, or KDCACHE_HOME"
         ) from error
 
 
@@ -198,7 +215,7 @@ def evict(folder: Path, keep: Path, limit: int = DEFAULT_LIMIT) -> None:
             if path.stat().st_mtime < time.time() - ABANDONED_SECONDS:
                 path.unlink()
     entries = []
-    for path in folder.glob("*.npy"):
+    for path in (*folder.glob("*.npy"), *folder.glob("*.tar")):
         with suppress(FileNotFoundError):  # another process evicts too
             entries.append((path.stat(), path))
     entries.sort(key=lambda entry: entry[0].st_mtime)

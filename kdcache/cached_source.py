@@ -1,0 +1,168 @@
+"""A webdataset cache as a source: images and labels from the tars that hold the teacher's records, and no other data.
+
+Loader workers read tars on this machine only: of a cache in a bucket the training process fetches them before their turn,
+since a store that was used before a fork does not work after it.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from kdcache.cache import Cache, Commit
+from kdcache.cache.publish import Folder
+from kdcache.cache.tar_store import TarFormat, UnitIndex
+from kdcache.errors import SourceError, UnreadableSampleError, UsageError
+from kdcache.shapes import Rows
+from kdcache.sources import Sample
+from kdcache.sources.images import decode_image
+from kdcache.sources.protocol import named
+from kdcache.tar_reader import TarReader
+
+NUM_OPEN = 64
+"""Tars whose members a process knows and holds open."""
+
+
+class LocalUnits:
+    """The tars of a cache as files on this machine: where they are, or copies of those that come from a bucket."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._copies: Path | None = None if isinstance(cache.folder, Folder) else cache.slabs.path
+
+    @property
+    def are_copies(self) -> bool:
+        """Whether they must be fetched before they are there."""
+        return self._copies is not None
+
+    @property
+    def folder(self) -> Path:
+        """The folder that they are in, or below."""
+        return self._copies or Path(str(self._cache.folder))
+
+    def found(self, unit: int) -> Iterator[Path]:
+        """Yield the tars of a unit that are on this machine; whatever their seeds, they hold the same images."""
+        if self._copies is None:
+            yield from self.folder.glob(f"shards/*/{unit:06d}.tar")
+        else:
+            yield from self._copies.glob(f"{self._name}-*-{unit:06d}.tar")
+
+    @property
+    def _name(self) -> str:
+        return self._cache.manifest.digest[:24]
+
+    def fetch(self, commit: Commit) -> bytes:
+        """Return the tar of a committed unit, checked against the commit, after which it is on this machine.
+
+        Raises:
+            DamagedUnitError: it is not what was committed.
+            CacheError: there is no room for a copy.
+        """
+        if self._copies is None:
+            return self._cache.unit_bytes(commit)
+        first = self._cache.manifest.unit_seeds(commit.seed)[0]
+        path = self._copies / f"{self._name}-{first:05d}-{commit.unit:06d}.tar"
+        with suppress(OSError):
+            data = path.read_bytes()
+            if commit.is_of(data):
+                os.utime(path)  # it counts as used just now
+                return data
+        data = self._cache.unit_bytes(commit)
+        self._cache.slabs.write(path.name, data)
+        return data
+
+
+class CachedSource:
+    """The samples of a webdataset cache that holds images."""
+
+    def __init__(self, cache: Cache) -> None:
+        """Take the cache.
+
+        Raises:
+            UsageError: a cache that holds no images.
+        """
+        if not cache.manifest.has_images:
+            raise UsageError(f"cache {cache.folder} holds no images; give the data that it was made from: --data SPEC")
+        self.spec = f"cache:{cache.folder}"
+        self.classes = int(cache.manifest.source["classes"])
+        self.fingerprint = str(cache.manifest.source["fingerprint"])
+        self._rows, self._unit_rows = cache.manifest.rows, cache.manifest.unit_rows
+        self._order, self._format, self.units = cache.order, cache.format, LocalUnits(cache)
+        self._open: OrderedDict[int, tuple[int, UnitIndex]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self._rows
+
+    def key(self, index: int) -> str:
+        """Return the name of sample `index` in the source that the cache was made from; its number if its tar is not here."""
+        try:
+            unit, at = self._place(index)
+            return self._unit(unit)[1].keys[at]
+        except SourceError:
+            return f"{index:08d}"
+
+    def sample(self, index: int) -> Sample:
+        """Return sample `index`.
+
+        Raises:
+            UnreadableSampleError: it could not be read when the cache was made.
+            SourceError: its tar is not on this machine, or is damaged.
+        """
+        unit, at = self._place(index)
+        data = self.stored(index)
+        with named(self.spec, index, self.key):
+            return Sample(decode_image(data), int(self._unit(unit)[1].labels[at]))
+
+    def stored(self, index: int) -> bytes:
+        """Return the file of the image of sample `index`.
+
+        Raises:
+            UnreadableSampleError: it could not be read when the cache was made.
+            SourceError: its tar is not on this machine, or is damaged.
+        """
+        unit, at = self._place(index)
+        descriptor, held = self._unit(unit)
+        if not held.sizes[at]:
+            raise UnreadableSampleError(f"sample {index} ({held.keys[at]}) of {self.spec} could not be read when it was dumped")
+        return os.pread(descriptor, int(held.sizes[at]), int(held.offsets[at]))
+
+    def _place(self, index: int) -> tuple[int, int]:
+        return divmod(int(self._row_of[index]), self._unit_rows)
+
+    @cached_property
+    def _row_of(self) -> Rows:
+        row_of = np.empty_like(self._order)
+        row_of[self._order] = np.arange(len(self._order))
+        return row_of
+
+    def _unit(self, unit: int) -> tuple[int, UnitIndex]:
+        """Return the open tar of a unit and what it holds; the one used least recently is closed."""
+        if unit in self._open:
+            self._open.move_to_end(unit)
+            return self._open[unit]
+        self._open[unit] = self._opened(unit)
+        if len(self._open) > NUM_OPEN:
+            _, (descriptor, _) = self._open.popitem(last=False)
+            os.close(descriptor)
+        return self._open[unit]
+
+    def _opened(self, unit: int) -> tuple[int, UnitIndex]:
+        assert isinstance(self._format, TarFormat)
+        for path in self.units.found(unit):
+            try:
+                descriptor = os.open(path, os.O_RDONLY)
+            except OSError:
+                continue
+            try:
+                size = os.fstat(descriptor).st_size
+                tar = TarReader(lambda position, count, file=descriptor: os.pread(file, count, position), size)  # type: ignore[misc]
+                return descriptor, self._format.index(unit, tar)
+            except ValueError as error:
+                os.close(descriptor)
+                raise SourceError(f"{self.spec}: {path} is damaged: {error}; kdcache verify says what else is") from error
+        raise SourceError(f"{self.spec}: no tar of unit {unit} is in {self.units.folder}; was it emptied meanwhile?")

@@ -1,0 +1,156 @@
+"""Reading an epoch as it comes: units in windows, fetched ahead and let go when training is past them.
+
+A slab holds a whole seed. Where that is too much (images beside the records, maps of logits), the epoch's order is such that a
+few units at a time are enough: units in a keyed order, a window of them at a time, rows in a keyed order within each window.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from kdcache.cache import Cache, Commit
+from kdcache.cache.fetch import MOST_AT_ONCE
+from kdcache.cached_source import LocalUnits
+from kdcache.errors import MissingUnitError, UsageError
+from kdcache.reading import Holes, Mask
+from kdcache.shapes import Records, Rows
+
+_Key = tuple[int, int]  # first seed and number of a unit
+
+
+class UnitStream:
+    """The records of one cache, window by window."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        *,
+        is_partial: bool = False,
+        ready: Callable[[int], None] = lambda seed: None,
+        units: LocalUnits | None = None,
+    ) -> None:
+        """Take the cache.
+
+        Args:
+            cache: the cache.
+            is_partial: whether seeds may lack units.
+            ready: called with a seed before its units are looked for; it may take its time.
+            units: where the tars are to be on this machine, for a source that reads their images.
+        """
+        self._cache, self._is_partial, self._ready, self._units = cache, is_partial, ready, units
+        self._pool = ThreadPoolExecutor(MOST_AT_ONCE, "kdcache-stream")
+        self._commits: dict[_Key, dict[int, Commit]] = {}
+        self._fetched: dict[_Key, Future[Records]] = {}
+        self._windows: list[list[int]] = []
+        self._window_of = np.zeros(0, np.int64)
+        self._is_missing: dict[int, Mask] = {}
+        self._entered = 0
+
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> tuple[Holes, Holes]:
+        """Take the seeds of the next epoch; return each one's rows that are absent, and those of units that are missing.
+
+        Raises:
+            MissingUnitError: units that are not committed, unless seeds may lack some.
+        """
+        self._commits, holes = {}, {}
+        for seed in seeds:
+            self._ready(seed)
+            commits = self._cache.held_commits(seed) if self._is_partial else self._cache.commits(seed)
+            holes[seed] = self._cache.holes(commits)
+            for commit in commits:
+                key = self._cache.manifest.unit_seeds(seed)[0], commit.unit
+                self._commits.setdefault(key, {})[seed] = commit
+        rows = np.arange(self._cache.manifest.rows)
+        self._is_missing = {seed: np.isin(rows, missing) for seed, (_, missing) in holes.items()}
+        return {seed: absent for seed, (absent, _) in holes.items()}, {seed: missing for seed, (_, missing) in holes.items()}
+
+    def open_epoch(self, windows: Sequence[Rows], first_row: int) -> None:
+        """Take the epoch's windows of units, in order.
+
+        Args:
+            windows: the units of each.
+            first_row: the first row that is still to come: what lies in windows before its own is not fetched.
+
+        Raises:
+            UsageError: two of them do not fit into the folder of slabs.
+        """
+        self._windows = [window.tolist() for window in windows]
+        self._window_of = np.zeros(self._cache.manifest.num_units, np.int64)
+        for number, window in enumerate(self._windows):
+            self._window_of[window] = number
+        first = int(self._window_of[first_row // self._cache.manifest.unit_rows])
+        self._fetched, self._entered = {}, first
+        self._check_room()
+
+    def before(self, views: Rows) -> None:
+        """Return when the windows of `views`, (row, seed), are there, and have the window after them fetched meanwhile.
+
+        Raises:
+            DamagedUnitError: a unit that is not what was committed.
+        """
+        last = int(self._window_of[views[:, 0] // self._cache.manifest.unit_rows].max())
+        while self._entered <= last:
+            for number in (self._entered, self._entered + 1):
+                for key in self._keys(number):
+                    if key not in self._fetched:
+                        self._fetched[key] = self._pool.submit(self._fetch, key)
+            for key in self._keys(self._entered):
+                self._fetched[key].result()
+            self._entered += 1
+
+    def gather(self, rows: Rows, seeds: Rows) -> Records:
+        """Return the records of (row, seed) pairs, in their order; what lies in windows before theirs is let go.
+
+        Raises:
+            MissingUnitError: a row of a unit that is not committed.
+        """
+        manifest = self._cache.manifest
+        records = np.empty(len(rows), manifest.dtype)
+        units = rows // manifest.unit_rows
+        for seed in np.unique(seeds).tolist():
+            group = manifest.unit_seeds(seed)
+            for unit in np.unique(units[seeds == seed]).tolist():
+                if (group[0], unit) not in self._fetched:
+                    raise MissingUnitError(f"unit {unit} of seed {seed} is not in the window that is read")
+                chosen = (seeds == seed) & (units == unit)
+                held = self._fetched[group[0], unit].result()
+                records[chosen] = held[group.index(seed), rows[chosen] - unit * manifest.unit_rows]
+        self._let_go(int(self._window_of[units].min()) if len(rows) else 0)
+        return records
+
+    def is_missing(self, rows: Rows, seeds: Rows) -> Mask:
+        """Return which (row, seed) pairs are of units that were not committed, bool."""
+        missing = np.zeros(len(rows), bool)
+        for seed, of_seed in self._is_missing.items():
+            missing |= (seeds == seed) & of_seed[rows]
+        return missing
+
+    def _keys(self, window: int) -> list[_Key]:
+        if window >= len(self._windows):
+            return []
+        firsts = sorted({first for first, _ in self._commits})
+        return [(first, unit) for unit in self._windows[window] for first in firsts if (first, unit) in self._commits]
+
+    def _fetch(self, key: _Key) -> Records:
+        commit = self._commit(key)
+        data = self._units.fetch(commit) if self._units is not None else self._cache.unit_bytes(commit)
+        return self._cache.decode_unit(commit, data)
+
+    def _commit(self, key: _Key) -> Commit:
+        return next(iter(self._commits[key].values()))
+
+    def _let_go(self, before: int) -> None:
+        for key in [key for key in self._fetched if self._window_of[key[1]] < before]:
+            del self._fetched[key]
+
+    def _check_room(self) -> None:
+        if self._units is None or not self._units.are_copies:
+            return
+        sizes = [sum(self._commit(key).num_bytes for key in self._keys(number)) for number in range(len(self._windows))]
+        largest = max((one + other for one, other in zip(sizes, [*sizes[1:], 0], strict=True)), default=0)
+        if largest > self._cache.slabs.limit:
+            raise UsageError(
+                f"two windows of units take {largest} bytes, more than the slab limit of {self._cache.slabs.limit}; give a "
+                "smaller window, or a higher --slab-limit"
+            )
