@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import click
 import numpy as np
 import pytest
 import timm
+import yaml
 from click.testing import CliRunner
 from PIL import Image
 from runs import dump
@@ -148,6 +150,7 @@ def write_imagenet(root: Path) -> None:
             Image.fromarray(generator.integers(0, 256, (260, 300, 3), dtype=np.uint8)).save(image, "JPEG")
 
 
+CHECKPOINT = "weights=teacher.safetensors"
 SMALLER = {
     "/data/imagenet": "data/imagenet",
     "torchvision:resnet34,weights=IMAGENET1K_V1": "timm:test_resnet,weights=teacher.safetensors",
@@ -191,6 +194,36 @@ def test_the_papers_recipes_can_be_planned(tmp_path: Path, monkeypatch: pytest.M
     trainings = [plan for plan in planned if "steps_per_epoch" in plan]
     assert [plan["views"] for plan in dumps] == [12 * 240, 12 * 100, 12 * 100, 12 * 100]
     assert [plan["epochs"] for plan in trainings] == [240, 240, 100, 450, 300]
+
+
+def test_the_commands_of_the_cluster_page_can_be_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan the command of each launcher on a small folder; read the scripts as bash does, and the job as YAML."""
+    monkeypatch.chdir(tmp_path)
+    write_imagenet(tmp_path / "data")
+    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), tmp_path / "teacher.safetensors")
+    page = ROOT / "docs" / "cluster.md"
+    scripts = [block.replace("\\\n", " ") for block in blocks(page, "bash")]
+    for script in scripts:
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    lines = [
+        re.sub(r" &$", "", line) for script in scripts for line in re.findall(r"kdcache(?:_cli)? (dump-teacher .*)", script)
+    ]
+    (job,) = (yaml.safe_load(block) for block in blocks(page, "yaml"))
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["env"] == [{"name": "WORLD_SIZE", "value": str(job["spec"]["completions"])}]
+    assert job["spec"]["completionMode"] == "Indexed" and container["command"][0] == "kdcache"
+    assert len(lines) == 4
+    for line in [*lines, shlex.join(container["command"][1:])]:
+        for large, small in {
+            **SMALLER,
+            "/data/": "data/",
+            "timm:resnet50,": "timm:test_resnet,",
+            "pretrained=true": CHECKPOINT,
+        }.items():
+            line = line.replace(large, small)
+        done = CliRunner().invoke(main, [*shlex.split(line), "--workers", "0", "--device", "cpu", "--plan", "--json"])
+        assert done.exit_code == 0, f"{line}\n{done.output}"
+        assert json.loads(done.stdout)["views"] == 12 * 90
 
 
 def test_the_fonts_to_install_are_names_of_packages() -> None:

@@ -177,3 +177,15 @@ class Deadly(Noise):
         if index == 7 and get_worker_info() is not None:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__getitem__(index)
+
+
+def deadly(classes: int = 10, channels: int = 1) -> nn.Module:
+    """Give `conv`, whose process ends in the first batch of four or more, as the kernel ends one when memory is short."""
+    model = conv(classes, channels)
+
+    def end(module: nn.Module, images: torch.Tensor) -> None:
+        if len(images[0]) >= 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    model.register_forward_pre_hook(end)
+    return model
