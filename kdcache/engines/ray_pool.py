@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -17,7 +16,7 @@ from kdcache.dump_units import Unit, Walk, all_units, missing_units, num_views, 
 from kdcache.errors import KdcacheError
 from kdcache.tracking import Bar, progress, say
 
-ATTEMPTS = 3  # workers that may die over a unit, or one after the other before they have begun
+ATTEMPTS = 3  # workers that may die over a unit or, for each that there should be, before any has begun
 MOST_UNITS = 8  # handed out at once: a worker renders the first views of the next while it ends one
 WAIT_SECONDS = 60.0  # without any worker, until the user is told
 
@@ -64,7 +63,7 @@ def connected(config: RayConfig) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    with redirect_stdout(sys.stderr):  # on which Ray tells of workers that died; stdout is for results
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # Ray tells there of the dead, with pages of its log
         try:
             ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -130,7 +129,7 @@ class _Pool:
         """By what Ray gives next of each worker that starts or works."""
         self._idle: list[_Worker] = []
         self._deaths: Counter[Unit | None] = Counter()
-        """Over each unit; None stands for workers that died before they had begun, one after the other."""
+        """Over each unit; None: since a worker last began, as when those of a lost node are placed there once more."""
         self._written = 0
 
     def run(self) -> int:
@@ -181,7 +180,7 @@ class _Pool:
             told = isinstance(error.cause, KdcacheError) or type(error.cause).__name__ == "OutOfMemoryError"
             raise (error.cause if told else error) from None
         except self._ray.exceptions.RayError as error:  # the process or the node is gone, or cannot be reached
-            self._replace(worker, str(error).partition("\n")[0])
+            self._replace(worker, _reason(error))
 
     def _count(self, unit: Unit, worker: _Worker) -> None:
         worker.held.remove(unit)
@@ -201,14 +200,21 @@ class _Pool:
         unit = next(iter(self._take_back(worker)), None)
         self._ray.kill(worker.actor)
         self._deaths[unit] += 1
-        over = f"over unit {unit[1]} of seed {unit[0]}" if unit else "before its first unit"
-        if self._deaths[unit] >= ATTEMPTS:
+        over = f"over unit {unit[1]} of seed {unit[0]}" if unit else "without a unit"
+        if self._deaths[unit] >= (ATTEMPTS if unit else ATTEMPTS * self._size):
             raise KdcacheError(
-                f"{ATTEMPTS} workers on Ray died {over} (the last: {reason}); give them more memory, a smaller --batch-size or "
-                "fewer --workers, and run the same command again; what is committed is kept"
+                f"{self._deaths[unit]} workers on Ray died {over} (the last: {reason}); give them more memory, a smaller "
+                "--batch-size or fewer --workers, and run the same command again; what is committed is kept"
             )
-        say(f"note: a worker on Ray died {over}; another takes its place")
+        say(f"note: a worker on Ray died {over} ({reason}); another takes its place")
         self._start()
+
+
+def _reason(error: Exception) -> str:
+    """Return the sentence of Ray's page that says why a worker is gone."""
+    lines = str(error).splitlines()
+    line = next((line for line in lines if "because" in line), lines[0])
+    return line.partition(". ")[0].rstrip(".")
 
 
 def _pool_shape(ray: Any, config: DumpConfig) -> _Shape:
