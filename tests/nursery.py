@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from caches import contents
 from runs import dump
 
 SETTINGS: dict[str, Any] = {
@@ -55,6 +56,11 @@ def to_the_end(nursery: ForkServerContext, path: Path) -> None:
 
 def num_committed(path: Path) -> int:
     return sum(1 for _ in path.glob("commits/*/*.json"))
+
+
+def objects(path: Path) -> dict[str, bytes]:
+    """Return the bytes of every unit of a cache."""
+    return {name: data for name, (data, _) in contents(path / "seeds").items()}
 
 
 def _dump(path: Path, environment: dict[str, str], settings: dict[str, Any]) -> None:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from caches import contents
 from hypothesis import given
 from hypothesis import strategies as st
-from nursery import SETTINGS, UNITS, num_committed, started
+from nursery import SETTINGS, UNITS, num_committed, objects, started
 from runs import dump
 
 from kdcache import dump_job, dump_units
@@ -71,10 +70,6 @@ def alone(nursery: ForkServerContext, tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.mktemp("alone") / "cache"
     ends_well(started(nursery, path))
     return objects(path)
-
-
-def objects(path: Path) -> dict[str, bytes]:
-    return {name: data for name, (data, _) in contents(path / "seeds").items()}
 
 
 def ends_well(*processes: Any) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from caches import contents
-from nursery import SETTINGS, UNITS
+from nursery import SETTINGS, UNITS, objects
 from runs import dump
 
 from kdcache.dump_config import RayConfig
@@ -19,15 +18,9 @@ from kdcache.engines import ray_pool
 from kdcache.engines.ray_pool import connected
 from kdcache.errors import CodecError, KdcacheError, UsageError
 
-TWO = RayConfig(workers=2, cpus=1)
 
-
-def objects(path: Path) -> dict[str, bytes]:
-    return {name: data for name, (data, _) in contents(path / "seeds").items()}
-
-
-def on_ray(path: Path, **changes: Any) -> dict[str, Any]:
-    return dump(path, engine="ray", ray=TWO, **{**SETTINGS, **changes})
+def on_ray(path: Path, *, workers: int = 1, **changes: Any) -> dict[str, Any]:
+    return dump(path, engine="ray", ray=RayConfig(workers=workers, cpus=1), **{**SETTINGS, **changes})
 
 
 def makers() -> list[int]:
@@ -58,7 +51,7 @@ def test_a_dump_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: p
         killer = threading.Thread(target=kill_a_maker, args=(killed,), daemon=True)
         killer.start()
         teacher = SETTINGS["teacher"].replace("conv,", f"counted,log={tmp_path / 'log'},seconds=0.03,")
-        written = on_ray(path, teacher=teacher)["units_written"]
+        written = on_ray(path, workers=2, teacher=teacher)["units_written"]
         killer.join(10)
         out, err = capfd.readouterr()
         assert killed and len(UNITS) - 2 <= written <= len(UNITS), "what the dead one committed last may go unheard"
@@ -69,8 +62,8 @@ def test_a_dump_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: p
         poisoned = {"data": "digits:train", "teacher": "tiny_models:poisoned,mean=0,std=1", "recipe": "digits"}
         with pytest.raises(CodecError, match=r"^teacher tiny_models:poisoned\S+ gives NaN or infinite logits for sample \d{8}"):
             on_ray(tmp_path / "poisoned", **{**poisoned, "seeds": "0", "unit_rows": 512, "batch_size": 256})
-        monkeypatch.setattr(ray_pool, "ATTEMPTS", 2)
-        with pytest.raises(KdcacheError, match=r"^2 workers on Ray died over unit 0 of seed 0 \(.*run the same command"):
+        monkeypatch.setattr(ray_pool, "ATTEMPTS", 1)
+        with pytest.raises(KdcacheError, match=r"^1 workers on Ray died over unit 0 of seed 0 \(.*run the same command"):
             on_ray(tmp_path / "deadly", teacher=SETTINGS["teacher"].replace("conv", "deadly"), unit_rows=240, seeds="0")
 
 
