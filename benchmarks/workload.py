@@ -63,8 +63,8 @@ def compute_config(options: argparse.Namespace) -> ComputeConfig:
     return ComputeConfig(workers=options.workers, device=options.device, precision=options.precision)
 
 
-def make_cache(path: Path, codec: Codec, rows: int) -> Cache:
-    """Return a new, empty cache for records of `codec`, without teacher or images, its units of the default size."""
+def make_cache(path: Path, codec: Codec, rows: int, unit_rows: int | None = None) -> Cache:
+    """Return a new, empty cache for records of `codec`, without teacher or images."""
     manifest = Manifest(
         task="classification",
         classes=codec.classes,
@@ -73,7 +73,7 @@ def make_cache(path: Path, codec: Codec, rows: int) -> Cache:
         order_seed=0,
         recipe=load_recipe("eval").to_dict(),
         teacher={"spec": "none", "sha256": "none", "size": 224, "mean": [0.0], "std": [1.0], "precision": "float32"},
-        **record_layout(codec, rows),
+        **record_layout(codec, rows, unit_rows),
         skip_unreadable=False,
         made_by={},
     )
