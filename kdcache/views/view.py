@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from kdcache.shapes import View
 from kdcache.views.recipe import Pixels, Recipe
@@ -19,14 +20,21 @@ Trace = list[tuple[str, int]]
 
 def draw(image: Image.Image, recipe: Recipe, index: int, seed: int) -> View:
     """Return a view of an image already decoded; the global generators are left where the transforms left them."""
+    return draw_masked(image, None, recipe, index, seed)[0]
+
+
+def draw_masked(
+    image: Image.Image, mask: Image.Image | None, recipe: Recipe, index: int, seed: int
+) -> tuple[View, Tensor | None]:
+    """Return the view as `draw` does, and the mask of the image as it follows, uint8 `[height, width]`, if there is one."""
     seed_generators(*recipe.key, seed, index)
-    return recipe(image)
+    return recipe.render(image, mask)
 
 
 def trace(image: Image.Image, recipe: Recipe, index: int, seed: int) -> Trace:
     """Return the trace of the view that `draw` would return, drawn from the same generators."""
     seed_generators(*recipe.key, seed, index)
-    return [(name, crc32(pixels)) for name, pixels in recipe.steps(image)]
+    return [(name, crc32(pixels)) for name, pixels, _ in recipe.steps(image)]
 
 
 def crc32(pixels: Pixels) -> int:
