@@ -47,7 +47,8 @@ def test_a_folder_of_images_and_masks(tmp_path: Path) -> None:
         write_pair(tmp_path / "photos" / f"{name}.png", tmp_path / "labels" / f"{name}_ids.png", [[level, 7], [9, 255]])
     (tmp_path / "names.txt").write_text("sky\nroad\n\ncar\n")
     (tmp_path / "ids.csv").write_text("0,0\n1,1\n2,2\n7,\n9,1\n")
-    spec = f"segfolder:{tmp_path},images=photos/{{}}.png,masks=labels/{{}}_ids.png,classes={tmp_path}/names.txt,ids={tmp_path}/ids.csv"
+    files = f"classes={tmp_path}/names.txt,ids={tmp_path}/ids.csv"
+    spec = f"segfolder:{tmp_path},images=photos/{{}}.png,masks=labels/{{}}_ids.png,{files}"
     source = open_source(spec)
     assert (task_of(source), source.classes, source.class_names) == ("segmentation", 3, ("sky", "road", "car"))
     assert [source.key(index) for index in range(3)] == ["photos/a/one.png", "photos/a/two.png", "photos/b/one.png"]

@@ -109,7 +109,7 @@ def test_what_masks_cannot_follow_is_refused() -> None:
     for recipe, message in (
         (recipe_of(CROP, mixing={"mixup": 0.2}), "recipe r mixes views, which masks cannot follow"),
         (recipe_of({"name": "timm.AutoAugment", "policy": "rand"}, CROP), "timm.AutoAugment moves images without their masks"),
-        (recipe_of({"name": "RandAugment"}, CROP), "Mask is not supported by RandAugment"),
+        (recipe_of({"name": "RandAugment"}, CROP), "type Mask are not supported by RandAugment"),
     ):
         with pytest.raises(RecipeError, match=message):
             rendered(recipe)
