@@ -15,7 +15,7 @@ from kdcache.spec import Spec
 from kdcache.views import Recipe, ViewDataset, load_recipe, row_order
 
 SOURCE = MaskSource(Shapes(), Spec("shapes"), classes=4)
-NEAREST = {"interpolation": "nearest-exact"}
+NEAREST = {"interpolation": "nearest"}
 
 
 def recipe_of(*transforms: dict[str, Any], size: Any = (16, 24), **table: Any) -> Recipe:
