@@ -77,6 +77,6 @@ def sides(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def size_text(size: Size) -> str:
+def size_text(size: Size | Sequence[int]) -> str:
     """Return a size as messages name it, height first."""
-    return "x".join(map(str, sides(size)))
+    return "x".join(map(str, sides(size) if isinstance(size, int) else size))

@@ -57,7 +57,8 @@ def open_source(text: str) -> Source:
         return opener(spec)
     opened = load_function(spec, "source", _OPENERS)
     if hasattr(opened, "fingerprint"):
-        return opened
+        own: Source = opened
+        return own
     return open_own_masks(opened, spec) if task_of(opened) == "segmentation" else DatasetSource(opened, spec)
 
 

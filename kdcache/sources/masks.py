@@ -100,7 +100,8 @@ class MaskSource:
                 f"{self._name(index)} has a mask with id {', '.join(map(str, wrong[:5]))}, which is no class: known are "
                 f"{_ranges(self._ids)} ({IGNORED} where there is none); say which id is which class, or give the right number"
             )
-        return classes.astype(np.uint8)
+        found: np.ndarray[Any, np.dtype[np.uint8]] = classes.astype(np.uint8)
+        return found
 
     def _id_array(self, mask: Any, index: int) -> "np.ndarray[Any, np.dtype[Any]]":
         if isinstance(mask, Image.Image) and mask.mode not in _INDEXED and not mask.mode.startswith("I;"):

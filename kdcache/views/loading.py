@@ -5,7 +5,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -14,7 +13,7 @@ from kdcache.shapes import IGNORED, Labels, Rows, Size, Views, sides
 from kdcache.sources import Sample, Source, task_of
 from kdcache.views.mixing import blend, mix, partner
 from kdcache.views.recipe import Recipe
-from kdcache.views.view import Trace, draw_masked, preserved_generators, seed_generators, trace
+from kdcache.views.view import Trace, draw, draw_masked, preserved_generators, seed_generators, trace
 
 _Target = int | Tensor
 """A class, or the mask of a view, uint8 `[height, width]`."""
@@ -116,10 +115,10 @@ class ViewDataset(Dataset[Batch]):
                     )
                 out[position] = view.numpy()
         rows, seeds = torch.tensor(np.asarray(request, dtype=np.int64).reshape(-1, 2)).unbind(1)
-        views = tuple(map(torch.from_numpy, pixels))
+        rendered = tuple(map(torch.from_numpy, pixels))
         is_masked = task_of(self.source) == "segmentation"
-        labels = _masks(targets, views[0].shape[2:]) if is_masked else self._labels(targets)
-        return Batch(views, labels, rows, seeds, tuple(absent))
+        labels = _masks(targets, rendered[0].shape[2:]) if is_masked else self._labels(targets)
+        return Batch(rendered, labels, rows, seeds, tuple(absent))
 
     def _sides(self, recipe: Recipe, request: Request, drawn: dict[tuple[int, int], _Drawn]) -> tuple[int, int]:
         """Return the height and width of a batch's views; where they are as large as their images, those of the first."""
@@ -150,10 +149,11 @@ class ViewDataset(Dataset[Batch]):
 
     def _draw(self, row: int, seed: int) -> _Drawn:
         index, (image, target) = self._sample(row, seed)
-        mask = target if isinstance(target, Image.Image) else None
         try:
-            drawn = [draw_masked(image, mask, recipe, index, seed) for recipe in self.recipes]
-            return [view for view, _ in drawn], target if isinstance(target, int) else drawn[0][1]
+            if isinstance(target, int):
+                return [draw(image, recipe, index, seed) for recipe in self.recipes], target
+            drawn = [draw_masked(image, target, recipe, index, seed) for recipe in self.recipes]
+            return [view for view, _ in drawn], drawn[0][1]
         except RecipeError as error:
             raise RecipeError(f"sample {index} ({self.source.key(index)}): {error}") from error
 

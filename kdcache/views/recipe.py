@@ -191,18 +191,27 @@ class Recipe:
         Raises:
             RecipeError: a transform fails on this image, or the result has another size.
         """
-        return self.render(image, None)[0]
+        *_, (_, pixels, _) = self.steps(image)
+        return self._checked(pixels)
 
-    def render(self, image: Image.Image, mask: Image.Image | None) -> tuple[View, torch.Tensor | None]:
-        """Return the pixels of one view as a call does, and of a mask that goes with the image uint8 `[height, width]`.
+    def render(self, image: Image.Image, mask: Image.Image) -> tuple[View, torch.Tensor]:
+        """Return the pixels of one view as a call does, and the mask of the image as it follows, uint8 `[height, width]`.
 
         Raises:
             RecipeError: a transform fails on this image, or the result has another size.
         """
-        view: Any = image
-        follows: torch.Tensor | None = None
-        for _, outcome, mask_now in self.steps(image, mask):
-            view, follows = outcome, mask_now
+        *_, (_, pixels, follows) = self.steps(image, mask)
+        view = self._checked(pixels)
+        assert follows is not None, "a mask goes through all steps"
+        if follows.shape[1:] != view.shape[1:]:
+            raise RecipeError(
+                f"recipe {self.name} gives a view of {size_text(view.shape[1:])} and a mask of {size_text(follows.shape[1:])}: "
+                "a transform changes the image alone; take one of torchvision's"
+            )
+        return view, follows.as_subclass(torch.Tensor)[0]
+
+    def _checked(self, view: Any) -> View:
+        """Return what the last step gives as the view, if it is one."""
         if isinstance(view, Image.Image):
             view = v2.functional.pil_to_tensor(view)
         height, width = view.shape[-2:] if self.size is None else sides(self.size)
@@ -211,12 +220,8 @@ class Recipe:
                 f"recipe {self.name} gives {view.dtype} {tuple(view.shape)} where uint8 "
                 f'{(self.channels, height, width)} is declared; end it with a Resize or crop to size = "input"'
             )
-        if follows is not None and tuple(follows.shape[-2:]) != (height, width):
-            raise RecipeError(
-                f"recipe {self.name} gives a view of {height}x{width} and a mask of {'x'.join(map(str, follows.shape[-2:]))}: "
-                "a transform changes the image alone; take one of torchvision's"
-            )
-        return view.as_subclass(torch.Tensor), None if follows is None else follows.as_subclass(torch.Tensor)[0]
+        pixels: View = view.as_subclass(torch.Tensor)
+        return pixels
 
     def steps(self, image: Image.Image, mask: Image.Image | None = None) -> Iterator[Step]:
         """Yield the name of each step from a decoded image to its view, and image and mask after it.

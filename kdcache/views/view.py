@@ -20,13 +20,12 @@ Trace = list[tuple[str, int]]
 
 def draw(image: Image.Image, recipe: Recipe, index: int, seed: int) -> View:
     """Return a view of an image already decoded; the global generators are left where the transforms left them."""
-    return draw_masked(image, None, recipe, index, seed)[0]
+    seed_generators(*recipe.key, seed, index)
+    return recipe(image)
 
 
-def draw_masked(
-    image: Image.Image, mask: Image.Image | None, recipe: Recipe, index: int, seed: int
-) -> tuple[View, Tensor | None]:
-    """Return the view as `draw` does, and the mask of the image as it follows, uint8 `[height, width]`, if there is one."""
+def draw_masked(image: Image.Image, mask: Image.Image, recipe: Recipe, index: int, seed: int) -> tuple[View, Tensor]:
+    """Return the view as `draw` does, and the mask of the image as it follows, uint8 `[height, width]`."""
     seed_generators(*recipe.key, seed, index)
     return recipe.render(image, mask)
 
