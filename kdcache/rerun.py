@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kdcache.cache import Cache, Commit
 from kdcache.codecs import Codec, LowRank, MapCodec, TopK, is_exact, open_codec, row_codec
@@ -178,7 +179,7 @@ def _decoded(codec: Codec, records: Records, exact: Logits) -> Logits:
     return torch.where(is_kept, logits, exact.minimum(smallest))
 
 
-def _largest(differences: Logits, views: int) -> PerRow:
+def _largest(differences: Tensor, views: int) -> PerRow:
     """Return the largest difference in each view."""
     return differences.abs().reshape(views, -1).amax(dim=1)
 

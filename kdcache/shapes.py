@@ -28,8 +28,10 @@ Scalar: TypeAlias = Float[Tensor, ""]
 Targets: TypeAlias = Integer[Tensor, " rows"]
 """Class indices."""
 
-Masks: TypeAlias = UInt8[Tensor, "views height width"]
+Masks: TypeAlias = UInt8[Tensor, "views mask_height mask_width"]
 """Class indices of pixels; IGNORED where there is none."""
+SmallMasks: TypeAlias = UInt8[Tensor, "views height width"]
+"""The same, of the pixels of a map."""
 IGNORED = 255
 """What stands in a mask where a pixel has no class: no loss and no score looks there."""
 

@@ -16,7 +16,7 @@ from kdcache.codecs import PickedRows, TeacherRows, heads_of
 from kdcache.distributed import all_sum
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
-from kdcache.shapes import IGNORED, Labels, Maps, Masks, Scalar, ViewLogits
+from kdcache.shapes import IGNORED, Labels, Maps, Masks, Scalar, SmallMasks, ViewLogits
 
 AUXILIARY = 0.4
 """Weight of an auxiliary head."""
@@ -106,7 +106,7 @@ def upsampled(maps: Maps, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(planes, size, mode="bilinear", align_corners=False)
 
 
-def masks_at(masks: Masks, size: tuple[int, int]) -> Masks:
+def masks_at(masks: Masks, size: tuple[int, int]) -> SmallMasks:
     """Return the class in the middle of each pixel of a map of `size`."""
     small = functional.interpolate(masks[:, None].float(), size, mode="nearest-exact")[:, 0]
     return small.to(torch.uint8)
