@@ -117,6 +117,8 @@ def _stored(source: Source, index: int, label: int, has_images: bool) -> StoredS
         return StoredSample(key, "", b"", -1)
     try:
         extension, image = stored_image(source, index)
-        return StoredSample(key, extension, image, label if label >= 0 else source.sample(index).target)
+        target = label if label >= 0 else source.sample(index).target
+        assert isinstance(target, int), "a dump refuses to store images with masks"
+        return StoredSample(key, extension, image, target)
     except UnreadableSampleError:
         return StoredSample(key, "", b"", -1)
