@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kdcache.cache import Cache, Commit, library_versions
 from kdcache.errors import DriftError, KdcacheWarning, UnreadableSampleError
-from kdcache.shapes import View
+from kdcache.shapes import View, as_size
 from kdcache.sources import Source
 from kdcache.views import Recipe, Trace, ViewDataset, crc32
 from kdcache.views.mixing import partner
@@ -57,7 +57,7 @@ def check_views(cache: Cache, source: Source, commits: Iterable[Commit], *, view
         DriftError: a thumbnail moved, or an image can no longer be read.
         KdcacheWarning: (a warning) some pixels differ under equal thumbnails.
     """
-    recipe = Recipe.from_dict(cache.manifest.recipe).at(cache.manifest.teacher["size"])
+    recipe = Recipe.from_dict(cache.manifest.recipe).at(as_size(cache.manifest.teacher["size"]))
     dataset = ViewDataset(source, recipe, cache.order, sizes=[recipe.size])
     probes = [(commit, probe) for commit in commits for probe in commit.probes][:views]
     others = [(commit, probe) for commit, probe in probes if _compare(dataset, commit, probe)]

@@ -13,17 +13,17 @@ import numpy as np
 from kdcache.cache import Cache, Manifest, library_versions, open_cache, record_layout, tar_layout
 from kdcache.cache.objects import Objects, open_objects
 from kdcache.calibration import DEFAULT_ERROR, Fitted, fit_codec, fit_default, sample_views
-from kdcache.codecs import Codec, LowRank, codec_spec, default_codec, is_exact, open_codec
+from kdcache.codecs import Codec, LowRank, codec_spec, default_codec, is_exact, open_codec, row_codec, with_sites
 from kdcache.compute import Compute
 from kdcache.config import dump_config, parse_seeds
 from kdcache.distributed import own_place
 from kdcache.dump_config import DumpConfig
 from kdcache.errors import MismatchError, UnreadableSampleError, UsageError
 from kdcache.gradients import is_far
-from kdcache.models import VisionModel, open_model, state_sha256
+from kdcache.models import MapModel, VisionModel, open_model, state_sha256
 from kdcache.pairs import pairs_of_models
 from kdcache.rerun import lossy_origin
-from kdcache.sources import Source, open_source, stored_image
+from kdcache.sources import Source, open_source, stored_image, task_of
 from kdcache.tracking import LINE_SECONDS, say
 from kdcache.units import UnitMaker
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
@@ -80,15 +80,15 @@ def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
     recipe = load_recipe(config.recipe)
     source = open_source(config.data)
     classes = config.teacher_classes or source.classes
-    teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True)
+    teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True, task=task_of(source))
     codec = open_codec(config.codec or default_codec(classes), classes=classes)
     if not is_exact(codec):
         _await_first_worker(open_objects(config.cache))
     held = open_cache(config.cache) if open_objects(config.cache).exists("zarr.json") else None
-    codec = _held_codec(held, config.codec, classes) if held else codec
+    codec = row_codec(_held_codec(held, config.codec, classes)) if held else codec
     measures = held is None and (measures_exact or not is_exact(codec))
     fitted = _fitted(config, codec, source, recipe, teacher) if measures else None
-    codec = fitted.codec if fitted else codec
+    codec = with_sites(fitted.codec if fitted else codec, teacher.sites)
     stored = _stored(config, seeds, source, held)
     errors = fitted.errors if fitted else held.manifest.gradient_error if held else {}
     return Job(
@@ -189,6 +189,8 @@ def _stored(config: DumpConfig, seeds: Sequence[int], source: Source, held: Cach
             "give whole groups, or seeds_per_unit"
         )
     has_images = config.images if config.images is not None else there.has_images if there and is_same else True
+    if has_images and task_of(source) == "segmentation":
+        raise UsageError("webdataset stores hold images with one class each, not with masks; give --no-images")
     return {"seeds": count, "image_bytes": _image_bytes(source) if has_images else None}
 
 
@@ -208,7 +210,8 @@ def _manifest(
     sizes: dict[str, Any] = {"unit_rows": config.unit_rows, "block": recipe.mixing.block if recipe.mixing else 1}
     layout = tar_layout(codec, len(source), **sizes, **stored) if stored else record_layout(codec, len(source), **sizes)
     return Manifest(
-        task="classification",
+        task=task_of(source),
+        sites=list(teacher.sites) or None,
         classes=config.teacher_classes or source.classes,
         rows=len(source),
         source={
@@ -223,6 +226,7 @@ def _manifest(
             "architecture": teacher.architecture,
             "sha256": state_sha256(teacher.module),
             "size": preprocessing.size,
+            **({"stride": teacher.stride} if isinstance(teacher, MapModel) else {}),
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
             "precision": config.compute.precision,

@@ -14,7 +14,7 @@ from kdcache.cache import Cache
 from kdcache.dump_job import Job
 from kdcache.errors import CodecError, UnreadableSampleError
 from kdcache.inference import run_models
-from kdcache.shapes import Logits, Records
+from kdcache.shapes import Records, ViewLogits
 from kdcache.tracking import Bar
 from kdcache.units import UnitMaker
 from kdcache.views import Batch, in_pairs, partners
@@ -115,7 +115,7 @@ def batches_of(job: Job, cache: Cache, seed: int, unit: int) -> Iterator[Request
             yield [(int(row), one) for row in ordered[start : start + size]]
 
 
-def records_of(job: Job, cache: Cache, requests: Iterable[Request]) -> Iterator[tuple[Batch, Logits, Records]]:
+def records_of(job: Job, cache: Cache, requests: Iterable[Request]) -> Iterator[tuple[Batch, ViewLogits, Records]]:
     """Yield each batch with its logits, on the host, and records."""
     for batch, (logits,) in run_models([job.teacher], _readable(job.loader(cache, requests)), job.compute):
         yield batch, logits, _encode(job, cache, batch, logits)
@@ -144,11 +144,11 @@ def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
         raise UnreadableSampleError(f"{error}, or dump with --skip-unreadable to record it as absent") from error
 
 
-def _encode(job: Job, cache: Cache, batch: Batch, logits: Logits) -> Records:
+def _encode(job: Job, cache: Cache, batch: Batch, logits: ViewLogits) -> Records:
     try:
         return cache.codec.encode(logits)
     except CodecError as error:
-        wrong = (~torch.isfinite(logits).all(1)).nonzero().flatten().tolist()
+        wrong = (~torch.isfinite(logits).flatten(1).all(1)).nonzero().flatten().tolist()
         if not wrong:
             raise
         row = int(batch.rows[wrong[0]])

@@ -6,19 +6,19 @@ import torch
 
 from kdcache.compute import Compute
 from kdcache.models import VisionModel
-from kdcache.shapes import Logits
+from kdcache.shapes import ViewLogits
 from kdcache.views import Batch
 
 
 def run_models(
     models: Sequence[VisionModel], batches: Iterable[Batch], compute: Compute
-) -> Iterator[tuple[Batch, list[Logits]]]:
+) -> Iterator[tuple[Batch, list[ViewLogits]]]:
     """Yield each batch with the logits of each model on the host; model i sees the batch's views i.
 
     The device works on the next batch while the caller works on one.
     """
     placed = [compute.place(model).eval() for model in models]
-    ahead: tuple[Batch, list[Callable[[], Logits]]] | None = None
+    ahead: tuple[Batch, list[Callable[[], ViewLogits]]] | None = None
     for batch in batches:
         with torch.inference_mode(), compute.autocast():
             following = [compute.fetch(model(compute.move(views))) for model, views in zip(placed, batch.views, strict=True)]

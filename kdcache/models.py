@@ -5,7 +5,8 @@
     mypkg.models:build,width=2,mean=0.5,std=0.25,input_size=160
 
 Keys that kdcache takes itself: `weights=FILE` (safetensors, or a torch file read with weights_only), `mean`, `std` (one number
-for all channels) and `input_size`. All others go to the model's constructor.
+for all channels) and `input_size` (`224`, or height and width, `512x1024`). All others go to the model's constructor. Models of
+segmentation are built in segmenters.py.
 """
 
 import hashlib
@@ -21,7 +22,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kdcache.errors import ModelError, UsageError
-from kdcache.shapes import Logits, Views
+from kdcache.segmenters import BUILDERS as SEGMENTERS
+from kdcache.segmenters import stacked_maps
+from kdcache.shapes import Size, ViewLogits, Views, as_size, sides, size_text
 from kdcache.spec import Spec, choose, load_function, parse_spec
 from kdcache.views import Recipe
 
@@ -32,9 +35,9 @@ _WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model wants of a view: square `size` in pixels, and `mean` and `std` per channel of pixels scaled to 0 to 1."""
+    """What a model wants of a view: `size` in pixels, and `mean` and `std` per channel of pixels scaled to 0 to 1."""
 
-    size: int
+    size: Size
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -42,8 +45,11 @@ class Preprocessing:
 class VisionModel(nn.Module):
     """A classifier that takes views as they are rendered, and normalises them itself, on its own device.
 
-    `architecture` is its spec without what does not decide how its state is used: weights and preprocessing.
+    `architecture` is its spec without what does not decide how its state is used: weights and preprocessing. `sites` is the
+    shape of a view's logits but for the classes, which follows from its input size: empty.
     """
+
+    sites: tuple[int, ...] = ()
 
     mean: Tensor
     std: Tensor
@@ -57,19 +63,33 @@ class VisionModel(nn.Module):
         for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1) * 255, persistent=False)
 
-    def forward(self, views: Views) -> Logits:
-        """Return class logits, `[rows, classes]`.
+    def forward(self, views: Views) -> ViewLogits:
+        """Return class logits, `[views, *sites, classes]`.
 
         Raises:
             ModelError: the module gives something else.
         """
-        logits = self.module(torch.sub(views, self.mean).div_(self.std))
-        if not isinstance(logits, Tensor):
+        return self._logits(self.module(torch.sub(views, self.mean).div_(self.std)))
+
+    def _logits(self, found: Any) -> ViewLogits:
+        if not isinstance(found, Tensor):
             raise ModelError(
-                f"model {self.spec} gives a {type(logits).__name__}, not logits; if it has auxiliary heads for training, "
+                f"model {self.spec} gives a {type(found).__name__}, not logits; if it has auxiliary heads for training, "
                 "switch them off in its spec (aux_logits=false)"
             )
-        return logits
+        return found
+
+
+class MapModel(VisionModel):
+    """A model of segmentation: `sites` are (heads, height, width), the heads main first."""
+
+    def _logits(self, found: Any) -> ViewLogits:
+        return stacked_maps(found, self.spec)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a view to one of its maps, along each side."""
+        return sides(self.preprocessing.size)[0] // self.sites[1]
 
 
 def head_weight(model: VisionModel, classes: int) -> Tensor | None:
@@ -80,7 +100,7 @@ def head_weight(model: VisionModel, classes: int) -> Tensor | None:
     return linear[-1].weight.detach().flatten(1).float().cpu()
 
 
-def open_model(text: str, *, classes: int, recipe: Recipe, trained: bool = False) -> VisionModel:
+def open_model(text: str, *, classes: int, recipe: Recipe, trained: bool = False, task: str = "classification") -> VisionModel:
     """Return the model that a spec names, for views of `recipe`.
 
     Args:
@@ -88,6 +108,7 @@ def open_model(text: str, *, classes: int, recipe: Recipe, trained: bool = False
         classes: number of classes of the source.
         recipe: gives the channels, and the input size of models that take any.
         trained: whether weights are required, as for a teacher; its head is then never replaced.
+        task: `classification` or `segmentation`, the source's.
 
     Raises:
         UsageError: an unknown model or option; the nearest is suggested.
@@ -104,12 +125,13 @@ def open_model(text: str, *, classes: int, recipe: Recipe, trained: bool = False
     # a head of another size would be drawn at random: a pretrained teacher keeps its own, and the class count is checked
     head = None if trained and weights is None else classes
     bare = Spec(spec.name, spec.arg, options)
-    build = _BUILDERS.get(spec.name, _build_own)
+    is_map = task == "segmentation"
+    build = (SEGMENTERS if is_map else _BUILDERS).get(spec.name, _build_own)
     module, wishes = build(bare, head, recipe.channels)
     if weights is not None:
         _load_weights(module, Path(str(weights)), classes)
-    model = VisionModel(module, _preprocessing({**wishes, **own}, recipe, text), text)
-    _try_out(model, classes, recipe.channels)
+    model = (MapModel if is_map else VisionModel)(module, _preprocessing({**wishes, **own}, recipe, text), text)
+    model.sites = _try_out(model, classes, recipe.channels)
     return model
 
 
@@ -234,12 +256,20 @@ def _load_weights(module: nn.Module, path: Path, classes: int) -> None:
 
 
 def _preprocessing(wishes: Mapping[str, Any], recipe: Recipe, text: str) -> Preprocessing:
-    size = wishes.get("input_size") or recipe.size
+    size = wishes.get("input_size") or recipe.input_size
     mean, std = wishes.get("mean", _IMAGENET[0]), wishes.get("std", _IMAGENET[1])
     try:
-        return Preprocessing(int(size), _per_channel(mean, recipe.channels), _per_channel(std, recipe.channels))
+        return Preprocessing(_size(size), _per_channel(mean, recipe.channels), _per_channel(std, recipe.channels))
     except (TypeError, ValueError) as error:
         raise UsageError(f"model {text!r}: mean, std and input_size must be numbers ({error})") from error
+
+
+def _size(value: Any) -> Size:
+    """Return a size given as a number, as `512x1024`, or as it is."""
+    if isinstance(value, str):
+        height, width = (int(part) for part in value.split("x"))
+        return as_size((height, width))
+    return value if isinstance(value, tuple) else int(value)
 
 
 def _per_channel(values: Any, channels: int) -> tuple[float, ...]:
@@ -250,23 +280,35 @@ def _per_channel(values: Any, channels: int) -> tuple[float, ...]:
 
 
 @torch.no_grad()
-def _try_out(model: VisionModel, classes: int, channels: int) -> None:
-    """Run one empty view: a model of another shape is told before the work starts."""
+def _try_out(model: VisionModel, classes: int, channels: int) -> tuple[int, ...]:
+    """Run one empty view, and return the sites of its logits: a model of another shape is told before the work starts."""
     training = model.training
-    size = model.preprocessing.size
+    size = sides(model.preprocessing.size)
     try:
-        logits = model.eval()(torch.zeros(1, channels, size, size, dtype=torch.uint8))
+        logits = model.eval()(torch.zeros(1, channels, *size, dtype=torch.uint8))
     except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"model {model.spec} fails on views of {channels}x{size}x{size}: {_line(error)}; "
+            f"model {model.spec} fails on views of {channels}x{size_text(size)}: {_line(error)}; "
             "check the recipe's mode and size, or set input_size=N in the model's spec"
         ) from error
     model.train(training)
-    if not isinstance(logits, Tensor) or logits.shape != (1, classes):
-        got = tuple(logits.shape[1:]) if isinstance(logits, Tensor) else type(logits).__name__
+    is_map = isinstance(model, MapModel)
+    if logits.ndim != (5 if is_map else 2) or logits.shape[-1] != classes:
+        shape = (logits.shape[-1], *logits.shape[2:-1]) if is_map else tuple(logits.shape[1:])
         raise ModelError(
-            f"model {model.spec} gives logits of shape {got} per view; the source has {classes} classes: "
+            f"model {model.spec} gives logits of shape {shape} per view; the source has {classes} classes: "
             "choose weights and data of the same classes"
+        )
+    if is_map:
+        _require_stride(size, tuple(logits.shape[2:4]), model.spec)
+    return tuple(logits.shape[1:-1])
+
+
+def _require_stride(size: tuple[int, int], found: tuple[int, int], spec: str) -> None:
+    if any(side % part for side, part in zip(size, found, strict=True)) or size[0] // found[0] != size[1] // found[1]:
+        raise ModelError(
+            f"model {spec} gives a map of {size_text(found)} for views of {size_text(size)}, which is no whole stride; "
+            "use a recipe whose height and width are multiples of it (8, 16 or 32 for most models)"
         )
 
 

@@ -19,12 +19,15 @@ from kdcache.compute import Compute, ComputeConfig
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.inference import run_models
 from kdcache.models import VisionModel, head_weight, open_model
-from kdcache.shapes import Logits, Rows
+from kdcache.shapes import Logits, Rows, as_size
 from kdcache.sources import Source, open_source
 from kdcache.tracking import progress, say
 from kdcache.views import Recipe, ViewDataset, ViewLoader, keyed_permutation, load_recipe, row_order
 
 ANOTHER_VIEW = "the teacher on another view of the sample"
+NEXT_PIXEL = "the teacher on the next pixel"
+_MAP_VIEWS = 64
+"""Views of maps whose pixels are the rows."""
 _SEEDS = (0, 1)
 _HOST = ComputeConfig(device="cpu")
 
@@ -164,7 +167,7 @@ def pairs_from_cache(
     if source.fingerprint != cache.manifest.source["fingerprint"]:
         raise MismatchError(f"data {data} is not the source of cache {path}; give the one that it was made from")
     model = open_model(student, classes=source.classes, recipe=recipe, trained=True)
-    recipe.require_one_draw(model.preprocessing.size, cache.manifest.teacher["size"])
+    recipe.require_one_draw(model.preprocessing.size, as_size(cache.manifest.teacher["size"]))
     dataset = ViewDataset(source, recipe, cache.order, sizes=[model.preprocessing.size], skip_unreadable=True)
     there, (logits,) = _run([model], dataset, _views(rows, seeds), batch_size, Compute(compute))
     return Pairs(teacher=_cached(cache, seeds[0], rows)[there], student=logits, groups=rows[there], stand_in=student)
@@ -227,7 +230,12 @@ def pairs_of_models(
     compute: Compute,
     order_seed: int = 0,
 ) -> Pairs:
-    """Return the logits of a teacher, and of a stand-in student if `models` has two, on about `views` views under two seeds."""
+    """Return the logits of a teacher, and of a stand-in student if `models` has two, on about `views` views under two seeds.
+
+    Of maps it is so many pixels of fewer views, and the stand-in is the teacher on the next pixel.
+    """
+    if models[0].sites:
+        return _of_maps(models[0], source, recipe, pixels=views, batch_size=batch_size, compute=compute, order_seed=order_seed)
     sizes = [model.preprocessing.size for model in models]
     recipe.require_one_draw(*sizes)
     rows = np.arange(min(len(source), max(views // len(_SEEDS), 1)))
@@ -239,6 +247,32 @@ def pairs_of_models(
         return Pairs(teacher=logits[0], student=logits[1], groups=groups, stand_in=models[1].spec, head=head)
     first, second = logits[0].chunk(2)
     return replace(_of_two_views(first, second, groups[: len(first)]), head=head)
+
+
+def _of_maps(
+    model: VisionModel, source: Source, recipe: Recipe, *, pixels: int, batch_size: int, compute: Compute, order_seed: int
+) -> Pairs:
+    """Return pixels of a teacher's maps, as many of each view, from places that are drawn at random, and their neighbours."""
+    rows = range(min(len(source), _MAP_VIEWS))
+    dataset = ViewDataset(
+        source, recipe, row_order(len(source), order_seed), sizes=[model.preprocessing.size], skip_unreadable=True
+    )
+    requests = [[(row, 0) for row in rows[start : start + batch_size]] for start in range(0, len(rows), batch_size)]
+    loader = ViewLoader(dataset, requests, workers=compute.config.workers, pin_memory=compute.pin_memory)
+    heads, height, width = model.sites
+    parts: list[tuple[Logits, Logits, Rows]] = []
+    for batch, (maps,) in run_models([model], loader, compute):
+        kept = np.setdiff1d(np.arange(len(batch.rows)), [position for position, _ in batch.absent])
+        for view in kept:
+            row = int(batch.rows[view])
+            flat = maps[view].float().reshape(heads * height * width, -1)
+            at = keyed_permutation(len(flat), 0, row)[: -(-pixels // len(rows))]
+            neighbours = at - at % width + (at % width + 1) % width
+            parts.append((flat[at], flat[neighbours], np.full(len(at), row)))
+    if not parts:
+        raise UsageError(f"none of {len(rows)} samples of {source.spec} can be read")
+    teacher, student, groups = zip(*parts, strict=True)
+    return Pairs(teacher=torch.cat(teacher), student=torch.cat(student), groups=np.concatenate(groups), stand_in=NEXT_PIXEL)
 
 
 def _run(

@@ -5,15 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kdcache.cache import Cache, Commit
-from kdcache.codecs import Codec, LowRank, TopK, is_exact, open_codec
+from kdcache.codecs import Codec, LowRank, MapCodec, TopK, is_exact, open_codec, row_codec
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.drift import version_changes
 from kdcache.errors import CacheError, MismatchError
 from kdcache.inference import run_models
 from kdcache.models import VisionModel, state_sha256
-from kdcache.shapes import Logits, PerRow, Records, Rows
+from kdcache.shapes import Logits, PerRow, Records, Rows, ViewLogits, as_size
 from kdcache.sources import Source
 from kdcache.spec import build
 from kdcache.tracking import progress
@@ -36,7 +37,7 @@ def require_teacher(cache: Cache, model: VisionModel) -> None:
     made, wants = cache.manifest.teacher, model.preprocessing
     here = {"sha256": state_sha256(model.module), "size": wants.size, "mean": list(wants.mean), "std": list(wants.std)}
     for name, value in here.items():
-        if made[name] != value:
+        if (as_size(made[name]) if name == "size" else made[name]) != value:
             what = "hash of weights" if name == "sha256" else name
             raise MismatchError(
                 f"teacher {model.spec} is not the one that cache {cache.folder} was made with ({made['spec']}): its {what} "
@@ -96,16 +97,18 @@ def compare_logits(
     logits = _run(model, dataset, [(row, commit.seed) for commit, rows in chosen for row in rows.tolist()], batch_size, compute)
     held = np.concatenate([cache.read_unit(commit)[rows - commit.start] for commit, rows in chosen])
     fresh = cache.codec.encode(logits)
-    exact = logits - logits.mean(dim=1, keepdim=True) if isinstance(cache.codec, LowRank) else logits
+    rows = logits.reshape(-1, logits.shape[-1])
+    exact = rows - rows.mean(dim=1, keepdim=True) if isinstance(row_codec(cache.codec), LowRank) else rows
     then, now = (_decoded(cache.codec, records, exact) for records in (held, fresh))
-    differences = _largest(then - now)
-    further = _largest(then - exact) - _largest(now - exact)
+    differences = _largest(then - now, len(logits))
+    further = _largest(then - exact, len(logits)) - _largest(now - exact, len(logits))
+    spread = rows.std(dim=1, correction=0).reshape(len(logits), -1).mean(1)
     return {
         "views": len(logits),
         "equal_records": int((_bytes(held) == _bytes(fresh)).all(1).sum()),
         "largest_difference": float(differences.max()),
         "median_difference": float(differences.quantile(0.5)),
-        "beyond": int((further > ROUNDING * logits.std(dim=1, correction=0)).sum()),
+        "beyond": int((further > ROUNDING * spread).sum()),
         "precision": compute.config.precision,
     }
 
@@ -148,7 +151,7 @@ def _some_rows(commit: Commit, count: int) -> tuple[Commit, Rows]:
 
 def _run(
     model: VisionModel, dataset: ViewDataset, views: Sequence[tuple[int, int]], batch_size: int, compute: Compute
-) -> Logits:
+) -> ViewLogits:
     requests = [views[start : start + batch_size] for start in range(0, len(views), batch_size)]
     loader = ViewLoader(dataset, requests, workers=compute.config.workers, pin_memory=compute.pin_memory)
     parts = []
@@ -165,6 +168,8 @@ def _decoded(codec: Codec, records: Records, exact: Logits) -> Logits:
     Of a class that it dropped, a `topk` record says that it is no larger than the smallest that it keeps: it stands as near to
     `exact` as that allows. Two classes that changed places at rank k would look far apart otherwise.
     """
+    if isinstance(codec, MapCodec):
+        return _decoded(codec.rows, codec.row_records(records), exact)
     logits = codec.decode(records).logits()
     if not isinstance(codec, TopK):
         return logits
@@ -174,8 +179,9 @@ def _decoded(codec: Codec, records: Records, exact: Logits) -> Logits:
     return torch.where(is_kept, logits, exact.minimum(smallest))
 
 
-def _largest(differences: Logits) -> PerRow:
-    return differences.abs().amax(dim=1)
+def _largest(differences: Tensor, views: int) -> PerRow:
+    """Return the largest difference in each view."""
+    return differences.abs().reshape(views, -1).amax(dim=1)
 
 
 def _bytes(records: Records) -> "np.ndarray[Any, np.dtype[np.uint8]]":

@@ -1,23 +1,39 @@
 """The shape vocabulary of kdcache; signatures use these names and the tests check them with beartype."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
+Size: TypeAlias = int | tuple[int, int]
+"""Pixels of a view: the side of a square one, or height and width."""
+
 Logits: TypeAlias = Float[Tensor, "rows classes"]
-"""Raw class scores, one row per view."""
+"""Raw class scores, one row per view, or per pixel of a map."""
+
+ViewLogits: TypeAlias = Float[Tensor, "views *sites classes"]
+"""Raw class scores of views: none but the classes for classification, (heads, height, width) before them for segmentation."""
+
+Maps: TypeAlias = Float[Tensor, "views height width classes"]
+"""Raw class scores of one head over the pixels of its map."""
 
 Probabilities: TypeAlias = Float[Tensor, "rows classes"]
 """Class probabilities, one row per view, each summing to 1."""
 
 PerRow: TypeAlias = Float[Tensor, " rows"]
 Scalar: TypeAlias = Float[Tensor, ""]
-Targets: TypeAlias = Int[Tensor, " rows"]
+Targets: TypeAlias = Integer[Tensor, " rows"]
 """Class indices."""
+
+Masks: TypeAlias = UInt8[Tensor, "views mask_height mask_width"]
+"""Class indices of pixels; IGNORED where there is none."""
+SmallMasks: TypeAlias = UInt8[Tensor, "views height width"]
+"""The same, of the pixels of a map."""
+IGNORED = 255
+"""What stands in a mask where a pixel has no class: no loss and no score looks there."""
 
 View: TypeAlias = UInt8[Tensor, "channels height width"]
 Views: TypeAlias = UInt8[Tensor, "rows channels height width"]
@@ -31,14 +47,14 @@ Rows: TypeAlias = np.ndarray
 
 
 class Labels(NamedTuple):
-    """Class labels of views; those of mixed views have a second label."""
+    """Class labels of views, or of their pixels; those of mixed views have a second label."""
 
-    first: Targets
+    first: Targets | Masks
     mixed: tuple[Targets, PerRow] | None = None
     """The second label, and the share of the first; the second has the rest."""
 
     @property
-    def leading(self) -> Targets:
+    def leading(self) -> Targets | Masks:
         """The label of the larger share."""
         if self.mixed is None:
             return self.first
@@ -48,3 +64,21 @@ class Labels(NamedTuple):
     def to(self, move: Callable[[Tensor], Tensor]) -> "Labels":
         """Return the labels with every tensor moved."""
         return Labels(move(self.first), None if self.mixed is None else (move(self.mixed[0]), move(self.mixed[1])))
+
+
+def as_size(value: Size | Sequence[int]) -> Size:
+    """Return a size as it is compared: square ones as one number, others as (height, width)."""
+    if isinstance(value, int):
+        return value
+    height, width = value
+    return height if height == width else (height, width)
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Return the height and width of a size."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def size_text(size: Size | Sequence[int]) -> str:
+    """Return a size as messages name it, height first."""
+    return "x".join(map(str, sides(size) if isinstance(size, int) else size))

@@ -149,7 +149,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
         if value is None and type(None) in args:
             return None
         first, *others = (arg for arg in args if arg is not type(None))
-        fitting = (arg for arg in others if isinstance(value, (list, tuple)) and typing.get_origin(arg) is tuple)
+        wanted = tuple if isinstance(value, (list, tuple)) else str if isinstance(value, str) else None
+        fitting = (arg for arg in others if wanted is not None and wanted in (arg, typing.get_origin(arg)))
         return _typed(value, next(fitting, first), where)
     if origin is typing.Literal:
         return choose(str(value), args, where)

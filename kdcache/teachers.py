@@ -1,7 +1,9 @@
 """Where the teacher's rows of a training batch come from: a cache, a teacher in the loop, or nowhere."""
 
 import hashlib
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -9,7 +11,19 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache
-from kdcache.codecs import AveragedRows, DenseRows, JoinedRows, MappedRows, Tail, TeacherRows, set_tail
+from kdcache.codecs import (
+    AveragedRows,
+    DenseRows,
+    JoinedRows,
+    MapCodec,
+    MappedRows,
+    MapRows,
+    Tail,
+    TeacherRows,
+    map_rows,
+    per_head,
+    set_tail,
+)
 from kdcache.compute import Compute
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
@@ -17,7 +31,10 @@ from kdcache.models import VisionModel, open_model, state_sha256
 from kdcache.reading import Reader
 from kdcache.replay import CacheUse, Replay
 from kdcache.rerun import require_teacher
-from kdcache.shapes import Records, Rows
+from kdcache.shapes import Records, Rows, Size, as_size, size_text
+from kdcache.sources import task_of
+from kdcache.tasks.segmentation import upsampled
+from kdcache.tracking import say
 from kdcache.train_config import TrainConfig
 from kdcache.views import Batch
 
@@ -63,10 +80,10 @@ class CachedTeacher:
             UsageError: the codec keeps every class.
             CacheError: units of `seed` that are missing or damaged.
         """
-        records = np.empty(0, self._cache.manifest.dtype)
+        records, codec = np.empty(0, self._cache.manifest.dtype), self._cache.codec
         if tail == "prior":
-            records = first_records(self._cache, seed, _PRIOR_ROWS)
-        self._codec = set_tail(self._cache.codec, tail, records)
+            records = first_records(self._cache, seed, -(-_PRIOR_ROWS // math.prod(self._cache.manifest.sites or [1])))
+        self._codec = codec.with_tail(tail, records) if isinstance(codec, MapCodec) else set_tail(codec, tail, records)
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
         """Return the rows whose samples could not be read at the dump, and those that a partial seed lacks.
@@ -89,12 +106,11 @@ class CachedTeacher:
         assert self._fallback is not None, "missing rows are left out otherwise"
         # the whole batch, so that its pixels need not be copied apart; this is the exception
         inside, online = torch.from_numpy(~missing).to(self._compute.device), self._fallback.rows(batch)
-        everywhere = DenseRows(online.logits())
         if missing.all():
-            return everywhere
-        at = torch.arange(len(rows), device=self._compute.device)
+            return online
         cached = self._codec.decode(self._reader.gather(rows[~missing], seeds[~missing]), self._compute.device)
-        return JoinedRows([(at[inside], cached), (at[~inside], DenseRows(everywhere.logits()[~inside]))])
+        joined: TeacherRows = per_head(partial(_joined, inside), cached, online)
+        return joined
 
 
 def first_records(cache: Cache, seed: int, count: int) -> Records:
@@ -107,6 +123,14 @@ def first_records(cache: Cache, seed: int, count: int) -> Records:
         if sum(map(len, parts)) >= count:
             break
     return np.concatenate(parts)[:count]
+
+
+def _joined(inside: Tensor, cached: TeacherRows, online: TeacherRows) -> TeacherRows:
+    """Return the rows of a batch: cached ones of the views that are `inside`, the teacher's own of the others."""
+    everywhere = online.logits()
+    of_pixels = inside.repeat_interleave(len(everywhere) // len(inside))  # of maps a view has many rows
+    at = torch.arange(len(everywhere), device=everywhere.device)
+    return JoinedRows([(at[of_pixels], cached), (at[~of_pixels], DenseRows(everywhere[~of_pixels]))])
 
 
 class MappedTeacher:
@@ -123,7 +147,10 @@ class MappedTeacher:
 
     def rows(self, batch: Batch) -> TeacherRows:
         """Return the teacher's rows by the student's classes."""
-        return MappedRows(self._teacher.rows(batch), self._classes, self._num_classes)
+        mapped: TeacherRows = per_head(
+            lambda rows: MappedRows(rows, self._classes, self._num_classes), self._teacher.rows(batch)
+        )
+        return mapped
 
 
 class AveragedTeacher:
@@ -140,14 +167,17 @@ class AveragedTeacher:
 
     def rows(self, batch: Batch) -> TeacherRows:
         """Return the mean of the teachers' rows."""
-        return AveragedRows([teacher.rows(batch) for teacher in self._teachers], self._weights)
+        averaged: TeacherRows = per_head(
+            lambda *rows: AveragedRows(rows, self._weights), *(teacher.rows(batch) for teacher in self._teachers)
+        )
+        return averaged
 
 
 class OnlineTeacher:
     """Runs a teacher on each batch: the reference that a cache must equal, and the cost that it saves."""
 
     def __init__(self, model: VisionModel, compute: Compute) -> None:
-        self.identity = state_sha256(model.module)
+        self.identity, self.sites = state_sha256(model.module), model.sites
         self._model = compute.place(model).eval()
         self._compute = compute
 
@@ -158,7 +188,27 @@ class OnlineTeacher:
     def rows(self, batch: Batch) -> TeacherRows:
         """Return the logits of the teacher on the batch's views of its input size."""
         with torch.no_grad(), self._compute.autocast():
-            return DenseRows(self._model(self._compute.move(batch.views[-1])))
+            return map_rows(self._model(self._compute.move(batch.views[-1])))
+
+
+class ResampledTeacher:
+    """A teacher whose maps are of another size than the student's: its logits are brought to it, bilinear."""
+
+    def __init__(self, teacher: Teacher, size: tuple[int, int]) -> None:
+        self.identity = f"{teacher.identity} at {size_text(size)}"
+        self._teacher, self._size = teacher, size
+
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+        """Do as the teacher does."""
+        return self._teacher.start(seeds, following)
+
+    def rows(self, batch: Batch) -> MapRows:
+        """Return the teacher's maps at the student's size; align_corners is false, as in all upsampling here."""
+        rows = self._teacher.rows(batch)
+        assert isinstance(rows, MapRows)
+        heads, size = [one.logits().reshape(len(batch.rows), *rows.size, -1) for one in rows.heads], self._size
+        planes = [upsampled(one, size).permute(0, 2, 3, 1).flatten(0, 2) for one in heads]
+        return MapRows([DenseRows(one) for one in planes], size)
 
 
 class NoTeacher:
@@ -187,14 +237,16 @@ class NoTeacher:
         return DenseRows(torch.empty(len(batch.rows), 0))
 
 
-def open_teacher(config: TrainConfig, replay: Replay, loss: Loss, size: int, compute: Compute) -> tuple[Teacher, list[int]]:
+def open_teacher(
+    config: TrainConfig, replay: Replay, loss: Loss, student: VisionModel, compute: Compute
+) -> tuple[Teacher, list[Size]]:
     """Return where a run's teacher rows come from, and the input sizes to render, the student's first.
 
     Args:
         config: of the run.
         replay: its views.
         loss: its loss.
-        size: of the student's input.
+        student: whose input size counts, and the size of whose maps.
         compute: where and how models run.
 
     Raises:
@@ -203,33 +255,52 @@ def open_teacher(config: TrainConfig, replay: Replay, loss: Loss, size: int, com
         KdcacheError: a teacher that cannot be opened, or is not the one that the cache was made with.
     """
     caches = [use.cache for use in replay.caches]
-    replay.recipe.require_one_draw(size, *(cache.manifest.teacher["size"] for cache in caches))
+    size = student.preprocessing.size
+    replay.recipe.require_one_draw(size, *(as_size(cache.manifest.teacher["size"]) for cache in caches))
     if not loss.needs_teacher:
         return NoTeacher(replay.caches[0] if caches else None), [size]
     online, sizes = _online(config, replay, size, compute) if config.teacher else (None, [size])
     if online is not None and not caches:
-        return online, sizes
+        return _at_size_of(student, online, online.sites), sizes
     combines = len(caches) > 1 or any(use.classes is not None for use in replay.caches)
-    if combines and (loss.needs_all or getattr(loss, "standardize", False)):
+    if combines and (loss.needs_all or loss.needs_maps or getattr(loss, "standardize", False)):
         raise UsageError(
             f"loss {config.loss} needs logits, and several teachers, or one of other classes, give probabilities: use dist or "
             "kl without standardize"
         )
-    teachers = [_cached(config, replay, use, online, compute) for use in replay.caches]
+    teachers = [_cached(config, replay, use, online, compute=compute, student=student) for use in replay.caches]
     weights = [use.weight for use in replay.caches]
     return (teachers[0] if len(teachers) == 1 else AveragedTeacher(teachers, weights)), sizes
 
 
-def _cached(config: TrainConfig, replay: Replay, use: CacheUse, online: OnlineTeacher | None, compute: Compute) -> Teacher:
+def _cached(
+    config: TrainConfig,
+    replay: Replay,
+    use: CacheUse,
+    online: OnlineTeacher | None,
+    *,
+    compute: Compute,
+    student: VisionModel,
+) -> Teacher:
     cached = CachedTeacher(use.cache, use.reader(), compute, fallback=online)
     if config.tail != "uniform":
         cached.set_tail(config.tail, replay.seeds[0])
-    return cached if use.classes is None else MappedTeacher(cached, use.classes, replay.source.classes, compute)
+    teacher = _at_size_of(student, cached, use.cache.manifest.sites or ())
+    return teacher if use.classes is None else MappedTeacher(teacher, use.classes, replay.source.classes, compute)
 
 
-def _online(config: TrainConfig, replay: Replay, size: int, compute: Compute) -> tuple[OnlineTeacher, list[int]]:
+def _at_size_of(student: VisionModel, teacher: Teacher, sites: Sequence[int]) -> Teacher:
+    """Return a teacher whose maps have the size of the student's."""
+    if tuple(sites[1:]) == student.sites[1:]:
+        return teacher
+    theirs, own = ((found[1], found[2]) for found in (sites, student.sites))
+    say(f"note: the teacher's maps of {size_text(theirs)} are brought to {size_text(own)}, the student's (logits, bilinear)")
+    return ResampledTeacher(teacher, own)
+
+
+def _online(config: TrainConfig, replay: Replay, size: Size, compute: Compute) -> tuple[OnlineTeacher, list[Size]]:
     classes = replay.caches[0].cache.manifest.classes if replay.caches else replay.source.classes
-    model = open_model(str(config.teacher), classes=classes, recipe=replay.recipe, trained=True)
+    model = open_model(str(config.teacher), classes=classes, recipe=replay.recipe, trained=True, task=task_of(replay.source))
     for use in replay.caches:
         require_teacher(use.cache, model)
     wanted = model.preprocessing.size

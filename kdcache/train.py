@@ -41,8 +41,9 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
 
     Returns:
         `run`, `epochs`, `steps`, the last `top1`, `top5` and `eval_loss` on the evaluation data (if there is any, and of the
-        average after `ema_`), `best_top1` and `best_epoch`, `train_loss`, `seconds` of training without evaluation,
-        `views_per_second` in training, `peak_memory` in bytes.
+        average after `ema_`; of segmentation `miou`, `pixel_accuracy`, `eval_loss` and each class's `iou/NAME`), `best_top1`
+        (`best_miou`) and `best_epoch`, `train_loss`, `seconds` of training without evaluation, `views_per_second` in training,
+        `peak_memory` in bytes.
 
     Raises:
         MismatchError: the run was started with other settings, or the data is not that of the cache.
@@ -99,7 +100,7 @@ def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
     if (checkpoint := on_main(lambda: load_checkpoint(run / "last.pt"))) is not None:
         trainer.load_state(checkpoint)
     metrics = _start(run, config, trainer) if is_main() else NoMetrics()
-    best = checkpoint["best"] if checkpoint else {"top1": -1.0}
+    best = checkpoint["best"] if checkpoint else {trainer.task.best: -1.0}
     with _stopped_by_signal() as stop:
         keeper = _Keeper(run, config.checkpoint_minutes, trainer, best, stop)
         while trainer.epoch < config.epochs:
@@ -136,11 +137,12 @@ class _Keeper:
     def after_epoch(self, line: dict[str, Any]) -> None:
         if not is_main():
             return
-        scores = {name: line[f"{name}top1"] for name in ("", "ema_") if f"{name}top1" in line}
+        best = self._trainer.task.best
+        scores = {name: line[f"{name}{best}"] for name in ("", "ema_") if f"{name}{best}" in line}
         name = max(scores, key=lambda one: scores[one], default=None)
-        if name is not None and scores[name] > self._best["top1"]:
+        if name is not None and scores[name] > self._best[best]:
             which = "ema" if name else "student"
-            self._best.update(top1=scores[name], epoch=line["epoch"], weights=which)
+            self._best.update({best: scores[name], "epoch": line["epoch"], "weights": which})
             _save_weights(self._run / "best.safetensors", self._trainer.weights()[which])
         self._save()
 
@@ -208,7 +210,7 @@ def _save_weights(path: Path, module: nn.Module) -> None:
 
 
 def _say_epoch(line: dict[str, Any], epochs: int) -> None:
-    scores = {"top-1": "top1", "of the average": "ema_top1"}
+    scores = {"top-1": "top1", "mIoU": "miou", "of the average": "ema_top1", "mIoU of the average": "ema_miou"}
     told = "".join(f", {name} {line[key]:.2f} %" for name, key in scores.items() if key in line)
     say(f"epoch {line['epoch'] + 1}/{epochs}: loss {line['loss']:.4f}{told}, {line['views_per_second']:.0f} views/s")
 
@@ -216,14 +218,17 @@ def _say_epoch(line: dict[str, Any], epochs: int) -> None:
 def _result(config: TrainConfig, trainer: Trainer, best: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
     epochs = [line for line in lines if line["kind"] == "epoch"]
     last = epochs[-1]
-    scores = {name: value for name, value in last.items() if name.endswith(("top1", "top5", "eval_loss"))}
+    task = trainer.task
+    scores = {name: value for name, value in last.items() if name.endswith(task.summary)}
+    classes = {name: value for name, value in last.items() if "iou/" in name}
     return {
         "run": config.run,
         "loss": config.loss,
         "epochs": trainer.epoch,
         "steps": trainer.step,
         **scores,
-        **({"best_top1": best["top1"], "best_epoch": best["epoch"], "best_weights": best["weights"]} if scores else {}),
+        **classes,
+        **({f"best_{name}": best[name] for name in (task.best, "epoch", "weights")} if scores else {}),
         "train_loss": last["loss"],
         "seconds": sum(line["seconds"] for line in epochs),
         "views_per_second": float(np.median([line["views_per_second"] for line in epochs])),

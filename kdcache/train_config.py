@@ -69,6 +69,8 @@ class TrainConfig:
     """Spec of the source to evaluate on after each epoch."""
     eval_recipe: str | None = None
     """By default the one that the training recipe names."""
+    eval_window: tuple[int, ...] | None = None
+    """Height and width of windows that slide over images that segmentation is evaluated on; by default they are seen whole."""
     epochs: int = 100
     batch_size: int = 256
     """Views of an optimiser step, over all processes and accumulated parts."""

@@ -22,8 +22,9 @@ from kdcache.models import VisionModel, open_model
 from kdcache.optim import make_optimizer, make_schedule
 from kdcache.replay import open_replay
 from kdcache.sampler import EpochSampler, Split, epoch_views, num_steps
-from kdcache.shapes import Rows
-from kdcache.tasks.classification import task_loss
+from kdcache.shapes import Rows, Size
+from kdcache.sources import task_of
+from kdcache.tasks import open_task
 from kdcache.teachers import Teacher, open_teacher
 from kdcache.tracking import Clock, Metrics, progress, steady_rate
 from kdcache.train_config import TrainConfig
@@ -41,10 +42,12 @@ class Trainer:
         self.loss: Loss = open_loss(config.loss)
         self.replay = open_replay(config, self.loss)
         source, recipe = self.replay.source, self.replay.recipe
+        self.task = open_task(task_of(source))
+        self.task.check(self.loss, config.loss)
         if self.loss.needs_all and recipe.mixing:
             raise UsageError(f"loss {config.loss} needs one label a view, and recipe {recipe.name} mixes; use dist or kl")
         seed_generators(config.run_seed, 0)
-        self.student: VisionModel = open_model(config.student, classes=source.classes, recipe=recipe)
+        self.student: VisionModel = open_model(config.student, classes=source.classes, recipe=recipe, task=self.task.name)
         self.model = self._place()
         self.teacher, sizes = self._teacher()
         self.sampler = EpochSampler(
@@ -153,11 +156,10 @@ class Trainer:
             teacher = self.teacher.rows(batch)
         with self.compute.autocast():
             logits = self.parallel(self.compute.move(batch.views[0]))
-        task = task_loss(logits, labels, label_smoothing=self.config.label_smoothing)
-        return {**self.loss.terms(logits, teacher, labels.first), "task": self.loss.ce * task}
+        return self.task.terms(self.loss, logits, teacher, labels, label_smoothing=self.config.label_smoothing)
 
     def evaluate(self) -> dict[str, float]:
-        """Return scores on the evaluation data, if there is any: `top1`, `top5`, `eval_loss`, and these after `ema_`."""
+        """Return scores on the evaluation data, if there is any (`top1`, `top5`, `eval_loss`), and these after `ema_`."""
         if self.evaluation is None:
             return {}
         models: dict[str, nn.Module] = {"": self.model}
@@ -296,8 +298,8 @@ class Trainer:
             self.student.module = nn.SyncBatchNorm.convert_sync_batchnorm(self.student.module)  # type: ignore[no-untyped-call]
         return self.compute.place(self.student)
 
-    def _teacher(self) -> tuple[Teacher, list[int]]:
-        return open_teacher(self.config, self.replay, self.loss, self.student.preprocessing.size, self.compute)
+    def _teacher(self) -> tuple[Teacher, list[Size]]:
+        return open_teacher(self.config, self.replay, self.loss, self.student, self.compute)
 
     def _parallel(self) -> nn.Module:
         if world_size() == 1:
@@ -315,8 +317,15 @@ class Trainer:
         if self.config.eval_data is None:
             return None
         recipe = evaluation_recipe(self.config.eval_recipe, self.replay.recipe)
-        sizes = {"size": self.student.preprocessing.size, "batch_size": self.config.batch_size}
-        return Evaluation(self.config.eval_data, self.replay.source, recipe, compute=self.compute, **sizes)
+        return Evaluation(
+            self.config.eval_data,
+            self.replay.source,
+            recipe,
+            size=self.student.preprocessing.size,
+            batch_size=self.config.batch_size,
+            window=self.config.eval_window,
+            compute=self.compute,
+        )
 
     def _synchronised(self, is_last: bool) -> AbstractContextManager[Any]:
         """Return the context of a part's backward pass: gradients are averaged over processes after the last one."""

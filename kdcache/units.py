@@ -10,9 +10,9 @@ from kdcache.cache.commit import seed_entry
 from kdcache.cache.units import StoredSample
 from kdcache.drift import PROBES_PER_UNIT, make_probe
 from kdcache.errors import UnreadableSampleError
-from kdcache.shapes import Logits, Records, Rows
+from kdcache.shapes import Records, Rows, ViewLogits
 from kdcache.sources import Source, stored_image
-from kdcache.tasks.classification import logit_statistics
+from kdcache.tasks import open_task
 from kdcache.views import Batch, ViewDataset
 
 
@@ -32,6 +32,7 @@ class UnitMaker:
         self.seed, self.unit = seed, unit
         self.rows, self.seeds = cache.manifest.unit_range(unit), cache.manifest.unit_seeds(seed)
         self._cache, self._dataset, self._is_scored = cache, dataset, is_scored
+        self._task = open_task(cache.manifest.task)
         self.counted = 0
         self._records: Records | None = None
         self._absent: list[dict[str, Any]] = []
@@ -41,7 +42,7 @@ class UnitMaker:
         self._labels = np.full(len(self.rows), -1, np.int64)
         self._probes_per_seed = max(PROBES_PER_UNIT // len(self.seeds), 2)
 
-    def add(self, batch: Batch, logits: Logits, records: Records) -> None:
+    def add(self, batch: Batch, logits: ViewLogits, records: Records) -> None:
         """Take a batch of the unit's rows under one seed, with its logits and records; probe some of its views."""
         if self._records is None:
             self._records = np.zeros((len(self.seeds), len(self.rows)), records.dtype)
@@ -51,7 +52,8 @@ class UnitMaker:
         there = np.setdiff1d(np.arange(len(batch.rows)), gone)
         places = batch.rows.numpy()[there] - self.rows.start
         self._records[self.seeds.index(seed), places] = records[there]
-        self._labels[places] = batch.labels.first.numpy()[there]
+        if batch.labels.first.ndim == 1:
+            self._labels[places] = batch.labels.first.numpy()[there]
         self.counted += len(records)
         self._absent += [{"row": int(batch.rows[position]), "reason": reason, **entry} for position, reason in batch.absent]
         for position in there[: self._wanted_probes(seed)]:
@@ -59,7 +61,7 @@ class UnitMaker:
             probe = make_probe(row, batch.views[0][position], self._dataset.trace(row, seed))
             self._probes.append({**probe, **entry})
         targets = batch.labels.leading[there] if self._is_scored else None
-        for name, value in logit_statistics(logits[there], targets).items() if len(there) else ():
+        for name, value in self._task.statistics(logits[there], targets).items() if len(there) else ():
             self._sums[name] = self._sums.get(name, 0.0) + value * len(there)
         self._seen += len(there)
 
@@ -76,7 +78,7 @@ class UnitMaker:
 
     @property
     def statistics(self) -> dict[str, float]:
-        """Means over the rows that could be read, see `logit_statistics`."""
+        """Means over the rows that could be read, see `Task.statistics`."""
         return {name: total / self._seen for name, total in self._sums.items()}
 
     def commit(self) -> Commit:
@@ -115,6 +117,8 @@ def _stored(source: Source, index: int, label: int, has_images: bool) -> StoredS
         return StoredSample(key, "", b"", -1)
     try:
         extension, image = stored_image(source, index)
-        return StoredSample(key, extension, image, label if label >= 0 else source.sample(index).target)
+        target = label if label >= 0 else source.sample(index).target
+        assert isinstance(target, int), "a dump refuses to store images with masks"
+        return StoredSample(key, extension, image, target)
     except UnreadableSampleError:
         return StoredSample(key, "", b"", -1)

@@ -140,4 +140,4 @@ def _open_teacher(cache: Cache, teacher: str, compute: ComputeConfig | None) -> 
             "the cache that it came from"
         )
     running, recipe = Compute(compute or compute_of(cache)), Recipe.from_dict(cache.manifest.recipe)
-    return open_model(teacher, classes=cache.manifest.classes, recipe=recipe, trained=True), running
+    return open_model(teacher, classes=cache.manifest.classes, recipe=recipe, trained=True, task=cache.manifest.task), running

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from kdcache.cache import Cache, Commit, library_versions, open_cache
 from kdcache.cache.commit import commit_key
 from kdcache.compute import ComputeConfig
-from kdcache.drift import PROBES_PER_UNIT, check_views, make_probe, version_changes
+from kdcache.drift import PROBES_PER_UNIT, check_views, make_probe, probed_commits, version_changes
 from kdcache.dump import DumpConfig, dump_teacher
 from kdcache.errors import DriftError, KdcacheWarning
 from kdcache.recode import recode_cache
@@ -99,7 +99,8 @@ def in_another_release(patch: pytest.MonkeyPatch, change: Callable[[Image.Image]
 
 
 def check(cache: Cache, views: int = 10_000, seeds: tuple[int, ...] = (0, 1)) -> dict[str, int]:
-    return check_views(cache, open_source(cache.manifest.source["spec"]), seeds, views=views)
+    source = open_source(cache.manifest.source["spec"])
+    return check_views(cache, source, probed_commits(cache, seeds, views), views=views)
 
 
 def test_the_same_views_pass(cache: Cache) -> None:

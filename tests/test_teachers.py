@@ -15,8 +15,9 @@ from kdcache.compute import Compute
 from kdcache.errors import MissingUnitError, UsageError
 from kdcache.losses import open_loss
 from kdcache.models import open_model
+from kdcache.reading import SlabReader
 from kdcache.recode import recode_cache
-from kdcache.replay import check_records
+from kdcache.replay import CacheUse, check_records
 from kdcache.sources import open_source
 from kdcache.teachers import CachedTeacher, NoTeacher, OnlineTeacher, Teacher
 from kdcache.views import Batch, Recipe, ViewDataset
@@ -40,7 +41,7 @@ def test_cached_rows_are_those_of_the_teacher_in_the_loop(cache: Cache) -> None:
     compute = Compute(IN_PROCESS)
     recipe = Recipe.from_dict(cache.manifest.recipe)
     online = OnlineTeacher(open_model(f"{CONV},seed=7", classes=10, recipe=recipe, trained=True), compute)
-    cached = CachedTeacher(cache, compute)
+    cached = CachedTeacher(cache, SlabReader(cache), compute)
     for teacher in (cached, online):
         assert isinstance(teacher, Teacher)
     rows = [1196, 3, 700, 3, 0]
@@ -59,13 +60,13 @@ def test_cached_rows_are_those_of_the_teacher_in_the_loop(cache: Cache) -> None:
 
 def test_a_seed_that_is_not_there_is_told(cache: Cache) -> None:
     with pytest.raises(MissingUnitError, match="does not hold seed 5"):
-        CachedTeacher(cache, Compute(IN_PROCESS)).start([5], [])
+        CachedTeacher(cache, SlabReader(cache), Compute(IN_PROCESS)).start([5], [])
     with pytest.raises(MissingUnitError, match="does not hold seed 5"):
-        NoTeacher(cache).start([5], [])
+        NoTeacher(CacheUse(cache=cache)).start([5], [])
 
 
 def test_a_seed_to_come_that_is_not_there_is_told_when_its_turn_comes(cache: Cache) -> None:
-    teacher = CachedTeacher(cache, Compute(IN_PROCESS))
+    teacher = CachedTeacher(cache, SlabReader(cache), Compute(IN_PROCESS))
     assert len(teacher.start([0], [5])[0]) == 0
     with pytest.raises(MissingUnitError, match="does not hold seed 5"):
         teacher.start([5], [])
@@ -84,7 +85,7 @@ def test_no_teacher_leaves_out_what_the_cache_lacks(cache: Cache, tmp_path: Path
     dump(tmp_path / "cache", data=data, teacher=f"{CONV},classes=3", seeds="0:1", skip_unreadable=True)
     holed = open_cache(tmp_path / "cache")
     source = open_source(data)
-    teachers: list[Teacher] = [NoTeacher(holed), CachedTeacher(holed, Compute(IN_PROCESS))]
+    teachers: list[Teacher] = [NoTeacher(CacheUse(cache=holed)), CachedTeacher(holed, SlabReader(holed), Compute(IN_PROCESS))]
     for teacher in teachers:
         absent = teacher.start([0], [])[0]
         assert sorted(source.key(int(holed.order[row])) for row in absent) == ["class1/10.png", "class2/02.png"]

@@ -189,3 +189,30 @@ def deadly(classes: int = 10, channels: int = 1) -> nn.Module:
 
     model.register_forward_pre_hook(end)
     return model
+
+
+class Segmenter(nn.Module):
+    """Maps at stride 4, or of another `stride`, main and, if wanted, auxiliary."""
+
+    def __init__(self, classes: int, stride: int, aux: bool) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 12, 5, stride=stride, padding=2), nn.BatchNorm2d(12), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(12, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout(0.1))
+        self.head, self.aux = nn.Conv2d(12, classes, 1), nn.Conv2d(12, classes, 1) if aux else None
+
+    def forward(self, images: torch.Tensor) -> Any:
+        early = self.stem(images)
+        late = self.body(early)
+        pooled = late + late.mean((2, 3), keepdim=True)  # so that a crop's map is no crop of the map
+        main = self.head(pooled)
+        return main if self.aux is None else {"out": main, "aux": self.aux(early)}
+
+
+def segmenter(classes: int = 4, stride: int = 4, aux: bool = True, seed: int = 0, scale: float = 6.0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Segmenter(classes, stride, aux)
+        with torch.no_grad():
+            for head in filter(None, (model.head, model.aux)):
+                head.weight.mul_(scale)
+    return model

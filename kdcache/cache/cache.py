@@ -47,7 +47,7 @@ class Cache:
         """
         digest = self.manifest.codec.get("fit")
         fit = read_fit(self.folder, digest) if digest is not None else None
-        codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes, fit=fit)
+        codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes, fit=fit, sites=self.manifest.sites)
         if codec.record_dtype != self.manifest.dtype:
             raise CacheError(
                 f"cache {self.folder}: its records {self.manifest.dtype} are not those of {codec_spec(codec)} "

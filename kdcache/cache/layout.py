@@ -6,7 +6,7 @@ import numpy as np
 
 from kdcache.cache.fit_store import fit_digest
 from kdcache.cache.zarr_store import ZarrFormat
-from kdcache.codecs import Codec, codec_to_dict, fit_arrays
+from kdcache.codecs import Codec, MapCodec, codec_to_dict, fit_arrays
 from kdcache.errors import CodecError, UsageError
 from kdcache.shapes import Records
 
@@ -41,7 +41,7 @@ def record_layout(codec: Codec, rows: int, unit_rows: int | None = None, *, bloc
         "codec": {**codec_to_dict(codec), **({"fit": fit_digest(fit)} if fit else {})},
         "record_dtype": np.lib.format.dtype_to_descr(codec.record_dtype),
         "unit_rows": unit,
-        "chunk_rows": chunk_rows(unit, chunk_bytes or width),
+        "chunk_rows": 1 if isinstance(codec, MapCodec) else chunk_rows(unit, chunk_bytes or width),
         "chunk_bytes": chunk_bytes,
         "zstd_level": codec.zstd_level,
     }

@@ -24,6 +24,7 @@ _LATER: dict[str, Any] = {
     "store": "zarr",
     "seeds_per_unit": 1,
     "has_images": False,
+    "sites": None,
 }
 """Fields that the first manifests lack, with what that means: at these values they are left out."""
 _OF_CODEC = ("codec", "record_dtype", "unit_rows", "chunk_rows", "chunk_bytes", "zstd_level")
@@ -60,6 +61,8 @@ class Manifest:
     """Seeds whose records of a row lie in one unit; unit U of seed S is that of the first seed of its group."""
     has_images: bool = False
     """Whether units hold the images, too."""
+    sites: list[int] | None = None
+    """Shape of a view's logits but for the classes, of segmentation heads, height and width; None for one row per view."""
     skip_unreadable: bool
     """Whether samples that cannot be read were recorded as absent instead of stopping the dump."""
     made_by: Mapping[str, Any]

@@ -1,14 +1,15 @@
 """Codecs: logits of a view <-> one fixed-width record."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from kdcache.codecs.combined import AveragedRows, JoinedRows, MappedRows
+from kdcache.codecs.combined import AveragedRows, JoinedRows, MappedRows, PickedRows
 from kdcache.codecs.full import EXACT_DTYPES, Full
 from kdcache.codecs.lowrank import LowRank
+from kdcache.codecs.maps import MapCodec, MapRows, heads_of, map_rows, per_head, row_codec, with_sites
 from kdcache.codecs.protocol import Codec, DenseRows, TeacherRows
 from kdcache.codecs.tail import Tail, set_tail
 from kdcache.codecs.topk import TopK
@@ -23,7 +24,10 @@ __all__ = [
     "Full",
     "JoinedRows",
     "LowRank",
+    "MapCodec",
+    "MapRows",
     "MappedRows",
+    "PickedRows",
     "Tail",
     "TeacherRows",
     "TopK",
@@ -32,9 +36,14 @@ __all__ = [
     "codec_to_dict",
     "default_codec",
     "fit_arrays",
+    "heads_of",
     "is_exact",
+    "map_rows",
     "open_codec",
+    "per_head",
+    "row_codec",
     "set_tail",
+    "with_sites",
 ]
 
 FEW_CLASSES = 64
@@ -65,13 +74,20 @@ def default_codec(classes: int) -> str:
 
 def codec_to_dict(codec: Codec) -> dict[str, Any]:
     """Return `{name, configuration}` as a manifest keeps it."""
+    codec = row_codec(codec)
     unsaid = _unsaid(codec.name)
     configuration = {name: value for name, value in _options(codec).items() if unsaid.get(name) != value}
     return {"name": codec.name, "configuration": configuration}
 
 
-def codec_from_dict(stored: Mapping[str, Any], *, classes: int, fit: Mapping[str, np.ndarray] | None = None) -> Codec:
-    """Return the codec that a manifest keeps, with the arrays of its fit if it has one.
+def codec_from_dict(
+    stored: Mapping[str, Any],
+    *,
+    classes: int,
+    fit: Mapping[str, np.ndarray] | None = None,
+    sites: Sequence[int] | None = None,
+) -> Codec:
+    """Return the codec that a manifest keeps, with the arrays of its fit if it has one, and for maps if it names their sites.
 
     Raises:
         UsageError: a codec or option that this version does not know.
@@ -79,24 +95,27 @@ def codec_from_dict(stored: Mapping[str, Any], *, classes: int, fit: Mapping[str
     """
     codec = _build(stored["name"], {**_unsaid(stored["name"]), **stored["configuration"]}, classes)
     if fit is None:
-        return codec
+        return with_sites(codec, sites)
     if not isinstance(codec, LowRank):
         raise CodecError(f"codec {codec.name} has no fit, but its manifest names one")
-    return codec.with_fit(Fit.from_arrays(fit, classes))
+    return with_sites(codec.with_fit(Fit.from_arrays(fit, classes)), sites)
 
 
 def is_exact(codec: Codec) -> bool:
     """Return whether decoded logits are the teacher's but for the rounding of a float."""
-    return isinstance(codec, Full) and codec.dtype in EXACT_DTYPES
+    rows = row_codec(codec)
+    return isinstance(rows, Full) and rows.dtype in EXACT_DTYPES
 
 
 def fit_arrays(codec: Codec) -> dict[str, np.ndarray]:
     """Return the arrays of a codec's fit, which a cache keeps beside its records; none for codecs that have nothing to fit."""
-    return codec.fitted.to_arrays() if isinstance(codec, LowRank) and codec.fitted else {}
+    rows = row_codec(codec)
+    return rows.fitted.to_arrays() if isinstance(rows, LowRank) and rows.fitted else {}
 
 
 def codec_spec(codec: Codec) -> str:
     """Return the spec that opens `codec`, without the options that are at their defaults unless that leaves none."""
+    codec = row_codec(codec)
     defaults, options = {field.name: field.default for field in dataclasses.fields(codec)}, _options(codec)  # type: ignore[arg-type]
     told = {name: value for name, value in options.items() if value != defaults[name]}
     return str(Spec(codec.name, None, told or options))

@@ -38,6 +38,36 @@ class JoinedRows:
         return torch.cat(list(values))[order.argsort()]
 
 
+@dataclass(frozen=True)
+class PickedRows:
+    """Some of a batch's rows."""
+
+    rows: TeacherRows
+    at: Tensor
+    """Their positions, int64, on the rows' device."""
+    count: int
+    """How many rows there are in all."""
+
+    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
+        """Return the probabilities of these rows; what is given of each of them is spread over all rows first."""
+        if student is not None:
+            student = self._spread(student)
+        if isinstance(tau, Tensor):
+            tau = self._spread(tau)
+        return self.rows.probs(tau, student)[self.at]
+
+    def logits(self) -> Logits:
+        """Return the logits of these rows."""
+        return self.rows.logits()[self.at]
+
+    def std(self) -> PerRow:
+        """Return the standard deviations of these rows."""
+        return self.rows.std()[self.at]
+
+    def _spread(self, values: Tensor) -> Tensor:
+        return values.new_ones(self.count, *values.shape[1:]).index_copy(0, self.at, values)
+
+
 class _Probabilities:
     """Rows that are made of probabilities at a temperature: sums of them are not those of any logits."""
 

@@ -1,13 +1,13 @@
 """What a codec is: logits of a view <-> one fixed-width record."""
 
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kdcache.errors import CodecError
-from kdcache.shapes import Logits, PerRow, Probabilities, Records
+from kdcache.shapes import Logits, PerRow, Probabilities, Records, ViewLogits
 
 
 @runtime_checkable
@@ -60,9 +60,13 @@ class Codec(Protocol):
     those made by `not_an_option` apart.
     """
 
-    name: ClassVar[str]
-    zstd_level: ClassVar[int]
-    """The store's compression level at which smaller records are no longer worth the time."""
+    @property
+    def name(self) -> str:
+        """The name in its spec."""
+
+    @property
+    def zstd_level(self) -> int:
+        """The store's compression level at which smaller records are no longer worth the time."""
 
     @property
     def classes(self) -> int:
@@ -80,11 +84,11 @@ class Codec(Protocol):
     def record_dtype(self) -> "np.dtype[Any]":
         """The structured dtype of a record, little-endian and packed."""
 
-    def fit(self, logits: Logits) -> "Codec":
+    def fit(self, logits: ViewLogits) -> "Codec":
         """Return this codec fitted to a calibration sample; itself, if it has nothing to fit."""
 
-    def encode(self, logits: Logits) -> Records:
-        """Return one record per row.
+    def encode(self, logits: ViewLogits) -> Records:
+        """Return one record per view.
 
         Raises:
             CodecError: logits of another class count, not finite, or out of the record's range.
@@ -93,8 +97,8 @@ class Codec(Protocol):
     def decode(self, records: Records, device: torch.device | str = "cpu") -> TeacherRows:
         """Return the teacher's rows, decoded on `device`."""
 
-    def stated_error(self, logits: Logits) -> PerRow:
-        """Return a bound on |decoded - exact| of the logits that a record keeps, one per row."""
+    def stated_error(self, logits: ViewLogits) -> PerRow:
+        """Return a bound on |decoded - exact| of the logits that a record keeps, one per view."""
 
 
 def checked(logits: Logits, classes: int) -> Logits:

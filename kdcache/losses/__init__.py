@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from kdcache.codecs import TeacherRows
 from kdcache.errors import UsageError
+from kdcache.losses.cwd import Cwd, cwd_loss
 from kdcache.losses.dist import Dist, dist_loss, dist_terms
 from kdcache.losses.dkd import Dkd, dkd_loss, dkd_terms
 from kdcache.losses.kl import Kl, kl_loss
@@ -15,11 +16,13 @@ from kdcache.spec import build, choose, parse_spec
 
 __all__ = [
     "Ce",
+    "Cwd",
     "Dist",
     "Dkd",
     "Kl",
     "Loss",
     "Nkd",
+    "cwd_loss",
     "dist_loss",
     "dist_terms",
     "dkd_loss",
@@ -37,6 +40,8 @@ class Ce:
 
     needs_teacher: ClassVar[bool] = False
     needs_all: ClassVar[bool] = False
+    needs_maps: ClassVar[bool] = False
+    ignore_masked: ClassVar[bool] = False
     ce: float = 1.0
 
     def __post_init__(self) -> None:
@@ -47,7 +52,7 @@ class Ce:
         return {}
 
 
-_LOSSES: dict[str, type[Any]] = {"ce": Ce, "dist": Dist, "dkd": Dkd, "kl": Kl, "nkd": Nkd}
+_LOSSES: dict[str, type[Any]] = {"ce": Ce, "cwd": Cwd, "dist": Dist, "dkd": Dkd, "kl": Kl, "nkd": Nkd}
 
 
 def open_loss(text: str) -> Loss:

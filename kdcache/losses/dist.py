@@ -101,11 +101,13 @@ class Dist:
 
     needs_teacher: ClassVar[bool] = True
     needs_all: ClassVar[bool] = False
+    needs_maps: ClassVar[bool] = False
     tau: float = 1.0
     beta: float = 2.0
     gamma: float = 2.0
     standardize: bool = False
     columns: Columns = "global"
+    ignore_masked: bool = False
     ce: float = 1.0
 
     def __post_init__(self) -> None:

@@ -68,6 +68,8 @@ class Dkd:
 
     needs_teacher: ClassVar[bool] = True
     needs_all: ClassVar[bool] = True
+    needs_maps: ClassVar[bool] = False
+    ignore_masked: ClassVar[bool] = False
     alpha: float = 1.0
     beta: float = 8.0
     tau: float = 4.0

@@ -31,9 +31,11 @@ class Kl:
 
     needs_teacher: ClassVar[bool] = True
     needs_all: ClassVar[bool] = False
+    needs_maps: ClassVar[bool] = False
     tau: float = 4.0
     weight: float = 1.0
     standardize: bool = False
+    ignore_masked: bool = False
     ce: float = 1.0
 
     def __post_init__(self) -> None:

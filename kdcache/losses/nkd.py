@@ -58,6 +58,8 @@ class Nkd:
 
     needs_teacher: ClassVar[bool] = True
     needs_all: ClassVar[bool] = True
+    needs_maps: ClassVar[bool] = False
+    ignore_masked: ClassVar[bool] = False
     gamma: float = 1.5
     tau: float = 1.0
     standardize: bool = False

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kdcache.codecs import DenseRows, TeacherRows
 from kdcache.errors import UsageError
-from kdcache.shapes import Logits, Probabilities, Scalar, Targets
+from kdcache.shapes import Logits, Maps, Probabilities, Scalar, Targets
 
 _STD_EPS = 1e-7  # of the published code
 
@@ -21,12 +21,18 @@ class Loss(Protocol):
     needs_teacher: ClassVar[bool]
     needs_all: ClassVar[bool]
     """Whether the teacher's logit of the label must be known, whatever its rank."""
+    needs_maps: ClassVar[bool]
+    """Whether it compares the pixels of a map with each other, so that it is for segmentation only, and takes whole maps."""
+
+    @property
+    def ignore_masked(self) -> bool:
+        """Whether pixels that have no class are left out; the published losses of maps do not look at labels."""
 
     @property
     def ce(self) -> float:
         """Weight of the task loss."""
 
-    def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
+    def terms(self, student_logits: Logits | Maps, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
         """Return the weighted float32 terms that are added to the task loss, by name."""
 
 

@@ -2,7 +2,8 @@
 
 A source is opened from a spec: `imagefolder:/data/train`, `tars:/data/train-{0000..0099}.tar`, `hf:cifar10,image=img`,
 `torchvision:FashionMNIST,root=data,train=true`, `digits:train`, or your own `module:function`, which returns a map-style data
-set of (image, class index) pairs.
+set of (image, class index) pairs. For segmentation: `segfolder:/data,classes=11`, `torchvision:Cityscapes,root=data`,
+`torchvision:VOCSegmentation,root=data`, or an own data set of (image, mask) pairs with an attribute `task = "segmentation"`.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,9 @@ from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.digits import DIGITS_TRAIN, Digits, open_digits
 from kdcache.sources.folder import open_imagefolder
 from kdcache.sources.hub import open_hub
-from kdcache.sources.protocol import Sample, Source
+from kdcache.sources.masks import MaskSource, open_own_masks
+from kdcache.sources.protocol import Sample, Source, task_of
+from kdcache.sources.segfolder import open_segfolder
 from kdcache.sources.stored import stored_image
 from kdcache.sources.tars import TarSource, open_tars
 from kdcache.sources.torchvision import open_torchvision
@@ -21,18 +24,21 @@ __all__ = [
     "DIGITS_TRAIN",
     "DatasetSource",
     "Digits",
+    "MaskSource",
     "Sample",
     "Source",
     "TarSource",
     "is_images_only",
     "open_source",
     "stored_image",
+    "task_of",
 ]
 
 _OPENERS: dict[str, Callable[[Spec], Source]] = {
     "digits": open_digits,
     "hf": open_hub,
     "imagefolder": open_imagefolder,
+    "segfolder": open_segfolder,
     "tars": open_tars,
     "torchvision": open_torchvision,
 }
@@ -50,7 +56,10 @@ def open_source(text: str) -> Source:
     if opener is not None:
         return opener(spec)
     opened = load_function(spec, "source", _OPENERS)
-    return opened if hasattr(opened, "fingerprint") else DatasetSource(opened, spec)
+    if hasattr(opened, "fingerprint"):
+        own: Source = opened
+        return own
+    return open_own_masks(opened, spec) if task_of(opened) == "segmentation" else DatasetSource(opened, spec)
 
 
 def is_images_only(text: str) -> bool:
@@ -58,4 +67,4 @@ def is_images_only(text: str) -> bool:
 
     Some torchvision data sets load files beside the images with pickle; `hf` may download.
     """
-    return parse_spec(text).name in ("digits", "imagefolder", "tars")
+    return parse_spec(text).name in ("digits", "imagefolder", "segfolder", "tars")

@@ -30,7 +30,7 @@ class DatasetSource:
             raise SourceError(f"source {spec} is empty; name a data set with at least one sample")
         self.spec = str(spec)
         self._dataset = dataset
-        self._paths = _relative_paths(dataset)
+        self._paths = relative_paths(dataset)
         self.classes = classes or _count_classes(dataset, self.spec)
         names = getattr(dataset, "classes", None)
         self.class_names = tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
@@ -53,12 +53,12 @@ class DatasetSource:
         """
         with named(self.spec, index, self.key):
             image, target = self._dataset[index]
-            image = _as_pil(image)
+            image = as_pil(image)
             image.load()
         if not _is_index(target) or not 0 <= int(target) < self.classes:
             raise SourceError(
                 f"sample {index} ({self.key(index)}) of {self.spec} has target {target!r}; "
-                f"it must be a class index from 0 to {self.classes - 1}"
+                f"it must be a class index from 0 to {self.classes - 1}{_way_out(target)}"
             )
         return Sample(image, int(target))
 
@@ -99,11 +99,18 @@ class DatasetSource:
             yield f"{index} {image.mode} {image.size} {target}".encode() + image.tobytes()
 
 
+def _way_out(target: Any) -> str:
+    if not isinstance(target, Image.Image):
+        return ""
+    return '; if it is a mask, give the data set an attribute task = "segmentation"'
+
+
 def _is_index(target: Any) -> bool:
     return isinstance(target, (int, np.integer)) or (isinstance(target, torch.Tensor) and target.numel() == 1)
 
 
-def _as_pil(image: Any) -> Image.Image:
+def as_pil(image: Any) -> Image.Image:
+    """Return what a data set gives as an image: one of Pillow's, or an array or tensor."""
     if isinstance(image, Image.Image):
         return image
     from torchvision.transforms.v2.functional import to_pil_image  # noqa: PLC0415
@@ -125,7 +132,7 @@ def _path(item: Any) -> str | None:
     return str(first) if isinstance(first, (str, Path)) else None
 
 
-def _relative_paths(dataset: Any) -> list[str] | None:
+def relative_paths(dataset: Any) -> list[str] | None:
     """Return the listed paths below the data set's root, or below what they have in common: the same on every machine."""
     listing = _listing(dataset)
     if not listing:

@@ -11,10 +11,10 @@ from kdcache.sources.images import UNREADABLE
 
 
 class Sample(NamedTuple):
-    """One image as stored, and its class index."""
+    """One image as stored, and its class index, or that of each of its pixels: an image of mode L with 255 where none is."""
 
     image: Image.Image
-    target: int
+    target: int | Image.Image
 
 
 @runtime_checkable
@@ -37,6 +37,11 @@ class Source(Protocol):
         Raises:
             UnreadableSampleError: the image cannot be decoded.
         """
+
+
+def task_of(source: object) -> str:
+    """Return `segmentation` if a source, or a data set, says that its targets are masks, else `classification`."""
+    return str(getattr(source, "task", "classification"))
 
 
 @contextmanager

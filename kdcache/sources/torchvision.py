@@ -1,11 +1,20 @@
-"""Source `torchvision`: any classification set of torchvision, by its class name and with its own options."""
+"""Source `torchvision`: any classification set of torchvision, and Cityscapes and VOCSegmentation, with their own options."""
+
+from typing import Any
 
 from torchvision import datasets
 
-from kdcache.errors import SourceError
+from kdcache.errors import SourceError, UsageError
+from kdcache.shapes import IGNORED
 from kdcache.sources.dataset import DatasetSource
+from kdcache.sources.masks import MaskSource
 from kdcache.sources.protocol import Source
 from kdcache.spec import Spec, check_options, choose
+
+_VOC = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
+    *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
 
 
 def open_torchvision(spec: Spec) -> Source:
@@ -16,7 +25,11 @@ def open_torchvision(spec: Spec) -> Source:
     """
     names = [name for name in datasets.__all__ if name not in ("ImageFolder", "DatasetFolder", "FakeData")]
     cls = getattr(datasets, choose(spec.arg or "", names, "torchvision data set"))
-    options = dict(spec.options)
+    options: dict[str, Any] = dict(spec.options)
+    if cls is datasets.VOCSegmentation and "year" in options:
+        options["year"] = str(options["year"])
+    if cls is datasets.Cityscapes and options.setdefault("target_type", "semantic") != "semantic":
+        raise UsageError(f"source {spec}: target_type is {options['target_type']!r}; masks of classes are target_type=semantic")
     # a number is for us: the data set does not say; LSUN has a parameter of that name, which is a list or text
     given = options.get("classes")
     classes = given if isinstance(given, int) else None
@@ -30,4 +43,16 @@ def open_torchvision(spec: Spec) -> Source:
         raise SourceError(
             f"source {spec}: {reason}; check root={options.get('root')!r}, or add download=true if the set can be downloaded"
         ) from error
+    if cls is datasets.Cityscapes:
+        return _cityscapes(dataset, spec)
+    if cls is datasets.VOCSegmentation:
+        return MaskSource(dataset, spec, classes=len(_VOC), class_names=_VOC)
     return DatasetSource(dataset, spec, classes)
+
+
+def _cityscapes(dataset: Any, spec: Spec) -> MaskSource:
+    """Return Cityscapes with its 19 evaluated classes; all other ids are ignored, as its benchmark does."""
+    evaluated = {label.train_id: label for label in dataset.classes if 0 <= label.train_id < IGNORED}
+    ids = {label.id: label.train_id if label.train_id in evaluated else IGNORED for label in dataset.classes if label.id >= 0}
+    names = tuple(evaluated[index].name for index in range(len(evaluated)))
+    return MaskSource(dataset, spec, classes=len(names), class_names=names, ids=ids)

@@ -1,12 +1,48 @@
 """Classification: one row of class logits per view."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from kdcache.codecs import TeacherRows
 from kdcache.distributed import all_sum
+from kdcache.errors import UsageError
+from kdcache.losses import Loss
 from kdcache.shapes import Labels, Logits, Scalar, Targets
+
+
+class Classification:
+    """The task `classification`."""
+
+    name: ClassVar[str] = "classification"
+    best: ClassVar[str] = "top1"
+    summary: ClassVar[tuple[str, ...]] = ("top1", "top5", "eval_loss")
+
+    def check(self, loss: Loss, spec: str) -> None:
+        """Refuse a loss that compares pixels, or would leave some out.
+
+        Raises:
+            UsageError: it does.
+        """
+        if loss.needs_maps or loss.ignore_masked:
+            raise UsageError(f"loss {spec} is one of maps, for segmentation; use dist, kl, dkd or nkd, without ignore_masked")
+
+    def terms(
+        self, loss: Loss, logits: Logits, teacher: TeacherRows, labels: Labels, *, label_smoothing: float
+    ) -> dict[str, Scalar]:
+        """Return the loss's terms, and the cross-entropy with the labels."""
+        task = task_loss(logits, labels, label_smoothing=label_smoothing)
+        return {**loss.terms(logits, teacher, labels.first), "task": loss.ce * task}
+
+    def score(self, class_names: Sequence[str], device: torch.device | str) -> "Score":
+        """Return an empty score."""
+        return Score(device)
+
+    def statistics(self, logits: Logits, targets: Targets | None) -> dict[str, float]:
+        """Return `logit_statistics`."""
+        return logit_statistics(logits, targets)
 
 
 def task_loss(logits: Logits, labels: Labels, *, label_smoothing: float) -> Scalar:

@@ -9,14 +9,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kdcache.errors import KdcacheError, RecipeError, UnreadableSampleError
-from kdcache.shapes import Labels, Rows, Views
-from kdcache.sources import Sample, Source
+from kdcache.shapes import IGNORED, Labels, Rows, Size, Views, sides
+from kdcache.sources import Sample, Source, task_of
 from kdcache.views.mixing import blend, mix, partner
 from kdcache.views.recipe import Recipe
-from kdcache.views.view import Trace, draw, preserved_generators, seed_generators, trace
+from kdcache.views.view import Trace, draw, draw_masked, preserved_generators, seed_generators, trace
 
-_Drawn = tuple[list[Tensor], int]
-"""The unmixed view of a row at each size, and its label."""
+_Target = int | Tensor
+"""A class, or the mask of a view, uint8 `[height, width]`."""
+_Drawn = tuple[list[Tensor], _Target]
+"""The unmixed view of a row at each size, and its target, a mask at the first size."""
+_Mixed = tuple[_Target, int, float]
+"""A view's target, its partner's label, and the share of the first."""
 Request = Sequence[tuple[int, int]]
 """(row, seed) of each view of a batch."""
 T = TypeVar("T")
@@ -27,7 +31,7 @@ class Batch(NamedTuple):
 
     views: tuple[Views, ...]
     labels: Labels
-    """Of the views of the first size; of absent ones -1."""
+    """Of the views of the first size; of absent ones -1, of their pixels 255."""
     rows: Tensor
     seeds: Tensor
     absent: tuple[tuple[int, str], ...]
@@ -46,11 +50,13 @@ class ViewDataset(Dataset[Batch]):
         recipe: Recipe,
         order: Rows,
         *,
-        sizes: Sequence[int],
+        sizes: Sequence[Size | None],
         skip_unreadable: bool = False,
     ) -> None:
         self.source = source
         self.order = order
+        if task_of(source) == "segmentation":
+            recipe.require_masks()
         self.recipes = [recipe.at(size) for size in sizes]
         self.skip_unreadable = skip_unreadable
 
@@ -88,33 +94,52 @@ class ViewDataset(Dataset[Batch]):
 
     def _render(self, request: Request) -> Batch:
         # arrays, since numpy takes half as long as torch to put channels first, which is how views come from Pillow
-        pixels = [np.zeros((len(request), recipe.channels, recipe.size, recipe.size), np.uint8) for recipe in self.recipes]
-        labels = [(-1, -1, 1.0)] * len(request)
+        targets: list[_Mixed] = [(-1, -1, 1.0)] * len(request)
         absent: list[tuple[int, str]] = []
         drawn: dict[tuple[int, int], _Drawn] = {}  # of this batch, so that both of a pair are drawn once
+        pixels = [
+            np.zeros((len(request), recipe.channels, *self._sides(recipe, request, drawn)), np.uint8) for recipe in self.recipes
+        ]
         for position, (row, seed) in enumerate(request):
             try:
-                views, labels[position] = self._mixed(row, seed, drawn)
+                views, targets[position] = self._mixed(row, seed, drawn)
             except UnreadableSampleError as error:
                 if not self.skip_unreadable:
                     raise
                 absent.append((position, str(error)))
                 continue
             for out, view in zip(pixels, views, strict=True):
+                if out[position].shape != view.shape:
+                    raise RecipeError(
+                        f"views of {out[position].shape} and {tuple(view.shape)} in one batch; use a recipe with a size"
+                    )
                 out[position] = view.numpy()
         rows, seeds = torch.tensor(np.asarray(request, dtype=np.int64).reshape(-1, 2)).unbind(1)
-        return Batch(tuple(map(torch.from_numpy, pixels)), self._labels(labels), rows, seeds, tuple(absent))
+        rendered = tuple(map(torch.from_numpy, pixels))
+        is_masked = task_of(self.source) == "segmentation"
+        labels = _masks(targets, rendered[0].shape[2:]) if is_masked else self._labels(targets)
+        return Batch(rendered, labels, rows, seeds, tuple(absent))
 
-    def _mixed(self, row: int, seed: int, drawn: dict[tuple[int, int], _Drawn]) -> tuple[list[Tensor], tuple[int, int, float]]:
-        """Return the view at each size, and (label, partner's label, share of the first)."""
+    def _sides(self, recipe: Recipe, request: Request, drawn: dict[tuple[int, int], _Drawn]) -> tuple[int, int]:
+        """Return the height and width of a batch's views; where they are as large as their images, those of the first."""
+        if recipe.size is not None:
+            return sides(recipe.size)
+        views, _ = self._drawn(*request[0], drawn)
+        height, width = views[0].shape[1:]
+        return height, width
+
+    def _mixed(self, row: int, seed: int, drawn: dict[tuple[int, int], _Drawn]) -> tuple[list[Tensor], _Mixed]:
+        """Return the view at each size, and what its target is."""
         recipe = self.recipes[0]
         views, target = self._drawn(row, seed, drawn)
         if recipe.mixing is None:
-            return views, (target, target, 1.0)
+            return views, (target, -1, 1.0)
         other = partner(row, len(self), recipe.mixing, recipe.key, seed)
+        assert isinstance(target, int), "require_masks has refused a recipe that mixes"
         other_views, other_target = self._drawn(other, seed, drawn)  # even if it will not show: a pair is absent together
         draw = blend(recipe.mixing, recipe.key, seed, row, other)
         mixed = [mix(own, its, draw) for own, its in zip(views, other_views, strict=True)]
+        assert isinstance(other_target, int)
         return [view for view, _ in mixed], (target, other_target, mixed[0][1])
 
     def _drawn(self, row: int, seed: int, drawn: dict[tuple[int, int], _Drawn]) -> _Drawn:
@@ -125,7 +150,10 @@ class ViewDataset(Dataset[Batch]):
     def _draw(self, row: int, seed: int) -> _Drawn:
         index, (image, target) = self._sample(row, seed)
         try:
-            return [draw(image, recipe, index, seed) for recipe in self.recipes], target
+            if isinstance(target, int):
+                return [draw(image, recipe, index, seed) for recipe in self.recipes], target
+            drawn = [draw_masked(image, target, recipe, index, seed) for recipe in self.recipes]
+            return [view for view, _ in drawn], drawn[0][1]
         except RecipeError as error:
             raise RecipeError(f"sample {index} ({self.source.key(index)}): {error}") from error
 
@@ -134,11 +162,19 @@ class ViewDataset(Dataset[Batch]):
         seed_generators(*self.recipes[0].key, seed, index)  # a data set may draw too
         return index, self.source.sample(index)
 
-    def _labels(self, labels: Sequence[tuple[int, int, float]]) -> Labels:
+    def _labels(self, labels: Sequence[_Mixed]) -> Labels:
         numbers = np.array(labels, dtype=np.float64).reshape(-1, 3)
         first, second = torch.from_numpy(numbers[:, :2].astype(np.int64)).unbind(1)
         mixes = self.recipes[0].mixing is not None
         return Labels(first, (second, torch.from_numpy(numbers[:, 2]).float()) if mixes else None)
+
+
+def _masks(targets: Sequence[_Mixed], size: Sequence[int]) -> Labels:
+    masks = torch.full((len(targets), *size), IGNORED, dtype=torch.uint8)
+    for position, (mask, _, _) in enumerate(targets):
+        if isinstance(mask, Tensor):
+            masks[position] = mask
+    return Labels(masks)
 
 
 class ViewLoader:

@@ -1,7 +1,7 @@
 """Recipes: an ordered list of torchvision v2 transforms in TOML, with a fingerprint.
 
     mode = "RGB"                  # or "L"; the image is converted before the first transform
-    size = 224                    # input size where the model has no wish of its own
+    size = 224                    # input size where the model has no wish of its own; [height, width] where it is no square
     eval = "eval"                 # the recipe that evaluates students trained with this one
 
     [[transforms]]
@@ -12,9 +12,12 @@
     mixup = 0.8
     cutmix = 1.0
 
+Of a sample with a mask, geometry moves the mask as it moves the image, nearest neighbour, and what comes in from outside has no
+class; nothing else touches it. `size = "image"`, for evaluation only, makes each view as large as its image.
+
 A view is uint8 pixels; normalisation belongs to each model. `size = "input"` lets a teacher and a student of different
 input sizes see the same draw of the same view, each rendered at its own resolution. Besides torchvision's transforms there are
-`timm.AutoAugment` and `timm.RandomErasing`, see timm_transforms.py.
+`timm.AutoAugment` and `timm.RandomErasing`, see timm_transforms.py, and `kdcache.RandomScale`, see scale.py.
 """
 
 import hashlib
@@ -35,15 +38,20 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from kdcache.errors import RecipeError
-from kdcache.shapes import View
+from kdcache.shapes import IGNORED, Size, View, as_size, sides, size_text
 from kdcache.sources.images import to_mode
 from kdcache.spec import build, choose
+from kdcache.views.mask import Mask
 from kdcache.views.mixing import Mixing
+from kdcache.views.scale import RandomScale
 from kdcache.views.timm_transforms import TIMM_TRANSFORMS
 
 Pixels = Image.Image | torch.Tensor
+Step = tuple[str, Pixels, torch.Tensor | None]
+"""The name of a step, and image and mask after it."""
 
 _SCHEMA = 1  # counts up when the same recipe text would render other pixels
+_WHOLE = "image"
 _INPUT = re.compile(r"input(?:/([0-9.]+))?")
 _DRAWS_BY_SIZE = (  # from a range that depends on the size of the image that comes in
     *("ElasticTransform", "GaussianNoise", "RandomCrop", "RandomErasing", "RandomIoUCrop", "RandomPerspective"),
@@ -65,7 +73,8 @@ _FORBIDDEN = {
 class RecipeTable:
     """The keys of a recipe's TOML file."""
 
-    size: int
+    size: int | tuple[int, ...] | str
+    """The side of a square view, [height, width], or `image`."""
     transforms: list[Any]
     mode: Literal["RGB", "L"] = "RGB"
     eval: str = "eval"
@@ -73,13 +82,13 @@ class RecipeTable:
 
 
 class Recipe:
-    """How a sample becomes a view of `size` by `size` pixels."""
+    """How a sample becomes a view of `size` pixels, or, where that is None, of as many as its image has."""
 
     def __init__(self, name: str, table: Mapping[str, Any]) -> None:
         checked = build(RecipeTable, table, f"recipe {name}")
         self.name = name
         self.mode = checked.mode
-        self.size = checked.size
+        self.size = _checked_size(checked.size, name)
         self.eval = checked.eval
         self.transforms = json.loads(json.dumps(checked.transforms))
         self.mixing = checked.mixing
@@ -88,7 +97,8 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest keeps: enough to render the same views anywhere."""
-        table = {"mode": self.mode, "size": self.size, "eval": self.eval, "transforms": self.transforms}
+        size = _WHOLE if self.size is None else self.size if isinstance(self.size, int) else list(self.size)
+        table = {"mode": self.mode, "size": size, "eval": self.eval, "transforms": self.transforms}
         return {"name": self.name, "fingerprint": self.fingerprint, "table": table | self._mixing_table()}
 
     @classmethod
@@ -122,13 +132,24 @@ class Recipe:
         """Channels of a view: 3 or 1."""
         return 3 if self.mode == "RGB" else 1
 
-    def at(self, size: int) -> "Recipe":
-        """Return the same recipe rendered at another input size: same draws, same fingerprint."""
-        if size == self.size:
-            return self
-        return Recipe(self.name, {**self.to_dict()["table"], "size": size})
+    @property
+    def input_size(self) -> Size:
+        """The size of its views.
 
-    def require_one_draw(self, *sizes: int) -> None:
+        Raises:
+            RecipeError: they are as large as their images.
+        """
+        if self.size is None:
+            raise RecipeError(f'recipe {self.name} has size = "image", which is for evaluation only; give it a size in pixels')
+        return self.size
+
+    def at(self, size: Size | None) -> "Recipe":
+        """Return the same recipe rendered at another input size, or at its own: same draws, same fingerprint."""
+        if size is None or size == self.size:
+            return self
+        return Recipe(self.name, {**self.to_dict()["table"], "size": size if isinstance(size, int) else list(size)})
+
+    def require_one_draw(self, *sizes: Size) -> None:
         """Check that the recipe draws the same at all of these input sizes.
 
         Raises:
@@ -142,9 +163,23 @@ class Recipe:
             draws_before = at == first and entry["name"] == "RandomResizedCrop"  # from the size of the image that comes in
             if entry["name"] in _DRAWS_BY_SIZE and not draws_before:
                 raise RecipeError(
-                    f"recipe {self.name} draws other views at {sizes[0]} than at {sizes[1]} pixels: {entry['name']} comes "
-                    f"after the resize to the model's input; use a model with input_size={sizes[1]}, or put it first"
+                    f"recipe {self.name} draws other views at {_pixels(sizes[0])} than at {_pixels(sizes[1])} pixels: "
+                    f"{entry['name']} comes after the resize to the model's input; use a model with "
+                    f"input_size={_pixels(sizes[1])}, or put it first"
                 )
+
+    def require_masks(self) -> None:
+        """Check that masks can follow the recipe's views.
+
+        Raises:
+            RecipeError: it mixes views, or has a transform that moves pixels of the image alone.
+        """
+        if self.mixing:
+            raise RecipeError(f"recipe {self.name} mixes views, which masks cannot follow; leave its table mixing out")
+        if any(entry["name"] == "timm.AutoAugment" for entry in _entries(self.transforms)):
+            raise RecipeError(
+                f"recipe {self.name}: timm.AutoAugment moves images without their masks; use torchvision's transforms"
+            )
 
     def with_mode(self, mode: str) -> "Recipe":
         """Return the same recipe for images of `mode`, RGB or L."""
@@ -156,21 +191,40 @@ class Recipe:
         Raises:
             RecipeError: a transform fails on this image, or the result has another size.
         """
-        view: Any = image
-        for _, outcome in self.steps(image):
-            view = outcome
+        *_, (_, pixels, _) = self.steps(image)
+        return self._checked(pixels)
+
+    def render(self, image: Image.Image, mask: Image.Image) -> tuple[View, torch.Tensor]:
+        """Return the pixels of one view as a call does, and the mask of the image as it follows, uint8 `[height, width]`.
+
+        Raises:
+            RecipeError: a transform fails on this image, or the result has another size.
+        """
+        *_, (_, pixels, follows) = self.steps(image, mask)
+        view = self._checked(pixels)
+        assert follows is not None, "a mask goes through all steps"
+        if follows.shape[1:] != view.shape[1:]:
+            raise RecipeError(
+                f"recipe {self.name} gives a view of {size_text(view.shape[1:])} and a mask of {size_text(follows.shape[1:])}: "
+                "a transform changes the image alone; take one of torchvision's"
+            )
+        return view, follows.as_subclass(torch.Tensor)[0]
+
+    def _checked(self, view: Any) -> View:
+        """Return what the last step gives as the view, if it is one."""
         if isinstance(view, Image.Image):
             view = v2.functional.pil_to_tensor(view)
-        if view.dtype != torch.uint8 or tuple(view.shape) != (self.channels, self.size, self.size):
+        height, width = view.shape[-2:] if self.size is None else sides(self.size)
+        if view.dtype != torch.uint8 or tuple(view.shape) != (self.channels, height, width):
             raise RecipeError(
                 f"recipe {self.name} gives {view.dtype} {tuple(view.shape)} where uint8 "
-                f'{(self.channels, self.size, self.size)} is declared; end it with a Resize or crop to size = "input"'
+                f'{(self.channels, height, width)} is declared; end it with a Resize or crop to size = "input"'
             )
         pixels: View = view.as_subclass(torch.Tensor)
         return pixels
 
-    def steps(self, image: Image.Image) -> Iterator[tuple[str, Pixels]]:
-        """Yield the name of each step from a decoded image to its view, and what comes out of it.
+    def steps(self, image: Image.Image, mask: Image.Image | None = None) -> Iterator[Step]:
+        """Yield the name of each step from a decoded image to its view, and image and mask after it.
 
         They are `decode` (the image itself, in its own mode), `convert` (in the recipe's mode), and the transforms in order,
         which draw from the global generators. Mixing comes after them, see mixing.py.
@@ -178,13 +232,17 @@ class Recipe:
         Raises:
             RecipeError: a transform fails on this image.
         """
-        yield "decode", image
+        follows: Any = None if mask is None else Mask(v2.functional.pil_to_tensor(mask))
+        yield "decode", image, follows
         try:
             pixels: Pixels = to_mode(image, self.mode)
-            yield "convert", pixels
+            yield "convert", pixels, follows
             for entry, transform in zip(self.transforms, self._transforms, strict=True):
-                pixels = transform(pixels)
-                yield entry["name"], pixels
+                if follows is None or not isinstance(transform, torch.nn.Module):  # timm's erasing, which moves no pixel
+                    pixels = transform(pixels)
+                else:
+                    pixels, follows = transform(pixels, follows)
+                yield entry["name"], pixels, follows
         except _REFUSALS as error:
             raise RecipeError(f"recipe {self.name} fails on an image of size {image.size}: {error}") from error
 
@@ -219,6 +277,19 @@ def load_recipe(name: str) -> Recipe:
         raise RecipeError(f"recipe file {name} is not TOML: {error}") from error
 
 
+def _checked_size(size: Any, name: str) -> Size | None:
+    if size == _WHOLE:
+        return None
+    numbers = (size, size) if isinstance(size, int) else size
+    if isinstance(size, str) or len(numbers) != 2 or min(numbers) < 1:
+        raise RecipeError(f"recipe {name}: size is {size!r}; it must be a number of pixels, [height, width] or {_WHOLE!r}")
+    return as_size(numbers)
+
+
+def _pixels(size: Size) -> str:
+    return str(size) if isinstance(size, int) else size_text(size)
+
+
 def _build_transform(entry: Any, recipe: Recipe) -> Any:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise RecipeError(f"recipe {recipe.name}: a transform is a table with a name, not {entry!r}")
@@ -233,7 +304,9 @@ def _build_transform(entry: Any, recipe: Recipe) -> Any:
         if key != "name":
             choose(key, parameters, f"parameter of {name} in recipe {recipe.name}")
             arguments[key] = _argument(parameters[key], value, recipe)
-    ours = {"image_mode": recipe.mode, "image_size": recipe.size}
+    if "fill" in parameters and cls not in TIMM_TRANSFORMS.values():  # what comes in from outside has no class
+        arguments["fill"] = {"others": arguments.get("fill", parameters["fill"].default), Mask: IGNORED}
+    ours = {"image_mode": recipe.mode, "image_size": min(sides(recipe.size or 1))}
     try:
         return cls(**arguments, **{key: value for key, value in ours.items() if key in parameters})
     except _REFUSALS as error:
@@ -243,24 +316,41 @@ def _build_transform(entry: Any, recipe: Recipe) -> Any:
 @cache
 def _known_transforms() -> dict[str, Any]:
     modules = {key: value for key, value in vars(v2).items() if inspect.isclass(value) and issubclass(value, torch.nn.Module)}
-    return modules | TIMM_TRANSFORMS
+    return modules | TIMM_TRANSFORMS | {"kdcache.RandomScale": RandomScale}
 
 
 def _argument(parameter: inspect.Parameter, value: Any, recipe: Recipe) -> Any:
     key = parameter.name
     if isinstance(value, list):
+        if len(value) == 2 and all(isinstance(item, str) and _INPUT.fullmatch(item) for item in value):
+            return [
+                _resolved(parameter.name, item, side, recipe) for item, side in zip(value, _input_sides(recipe), strict=True)
+            ]
         return [_argument(parameter, item, recipe) for item in value]
     if isinstance(value, dict) or key == "transforms":
         return _build_transform(value, recipe)
     enumeration = InterpolationMode if key == "interpolation" else type(parameter.default)
     if issubclass(enumeration, Enum):
         return enumeration(choose(str(value), [member.value for member in enumeration], key))
-    if isinstance(value, str) and (match := _INPUT.fullmatch(value)):
-        try:
-            return round(recipe.size / float(match[1] or 1))
-        except (ValueError, ZeroDivisionError) as error:
-            raise RecipeError(f"recipe {recipe.name}: {key} = {value!r}; write for example input or input/0.875") from error
+    if isinstance(value, str) and _INPUT.fullmatch(value):
+        height, width = (_resolved(key, value, side, recipe) for side in _input_sides(recipe))
+        return height if height == width else [height, width]
     return value
+
+
+def _input_sides(recipe: Recipe) -> tuple[int, int]:
+    if recipe.size is None:
+        raise RecipeError(f'recipe {recipe.name} has size = "image", so that a transform cannot name the input\'s')
+    return sides(recipe.size)
+
+
+def _resolved(key: str, value: str, side: int, recipe: Recipe) -> int:
+    """Return what `input` or `input/X` is for one side."""
+    match = _INPUT.fullmatch(value)
+    try:
+        return round(side / float(match[1] or 1) if match else side)
+    except (ValueError, ZeroDivisionError) as error:
+        raise RecipeError(f"recipe {recipe.name}: {key} = {value!r}; write for example input or input/0.875") from error
 
 
 def _entries(transforms: list[Any]) -> Iterator[Any]:

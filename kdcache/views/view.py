@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from kdcache.shapes import View
 from kdcache.views.recipe import Pixels, Recipe
@@ -23,10 +24,16 @@ def draw(image: Image.Image, recipe: Recipe, index: int, seed: int) -> View:
     return recipe(image)
 
 
+def draw_masked(image: Image.Image, mask: Image.Image, recipe: Recipe, index: int, seed: int) -> tuple[View, Tensor]:
+    """Return the view as `draw` does, and the mask of the image as it follows, uint8 `[height, width]`."""
+    seed_generators(*recipe.key, seed, index)
+    return recipe.render(image, mask)
+
+
 def trace(image: Image.Image, recipe: Recipe, index: int, seed: int) -> Trace:
     """Return the trace of the view that `draw` would return, drawn from the same generators."""
     seed_generators(*recipe.key, seed, index)
-    return [(name, crc32(pixels)) for name, pixels in recipe.steps(image)]
+    return [(name, crc32(pixels)) for name, pixels, _ in recipe.steps(image)]
 
 
 def crc32(pixels: Pixels) -> int:

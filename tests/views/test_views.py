@@ -15,8 +15,16 @@ from torch import Tensor
 from kdcache.errors import KdcacheError, RecipeError, UnreadableSampleError
 from kdcache.sources import DatasetSource, Sample, Source
 from kdcache.spec import Spec
-from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe, preserved_generators, row_order, seed_generators
-from kdcache.views import shipped_recipes as names
+from kdcache.views import (
+    Recipe,
+    ViewDataset,
+    ViewLoader,
+    load_recipe,
+    preserved_generators,
+    row_order,
+    seed_generators,
+    shipped_recipes,
+)
 
 SIZES = {
     "imagenet-b1": 24,
@@ -25,6 +33,11 @@ SIZES = {
     "eval": 24,
 }  # small ones: what is tested does not depend on it
 RANDOM = ("cifar", "digits", "imagenet-b1", "imagenet-b2")
+
+
+def names() -> list[str]:
+    """Return the recipes of classification; those of segmentation are in test_masks.py and test_replay.py."""
+    return [name for name in shipped_recipes() if name not in ("cityscapes", "segmentation-eval", "voc")]
 
 
 def recipe_of(name: str) -> Recipe:

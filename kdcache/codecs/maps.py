@@ -1,0 +1,174 @@
+"""Maps of logits: a codec of rows applied to every pixel of every head of a view, as one record.
+
+A record holds byte 0 of all pixels' rows, then byte 1, and so on, each in the order of the pixels: neighbours are alike, and so
+are the bytes of one place, which is what a compressor sees (docs/results.md has what other orders take).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcache.codecs.protocol import Codec, DenseRows, TeacherRows
+from kdcache.codecs.tail import Tail, set_tail
+from kdcache.errors import CodecError
+from kdcache.shapes import PerRow, Records, ViewLogits
+
+_ROWS = 2**17  # encoded at a time
+
+
+@dataclass(frozen=True)
+class MapRows:
+    """The teacher's maps of a batch: rows of pixels, for each head."""
+
+    heads: Sequence[TeacherRows]
+    """Of each head, main first, the rows of all views' pixels, view by view, line by line."""
+    size: tuple[int, int]
+    """Height and width of a map."""
+
+    def logits(self) -> ViewLogits:
+        """Return raw logits, float32 `[views, heads, height, width, classes]`."""
+        return self._stacked([rows.logits() for rows in self.heads])
+
+    def probs(self, tau: float | PerRow, student: Tensor | None = None) -> ViewLogits:
+        """Return softmax(logits / tau), in the shape of `logits`; a loss takes the heads one by one."""
+        assert student is None and not isinstance(tau, Tensor), "a loss takes the heads one by one"
+        return self._stacked([rows.probs(tau) for rows in self.heads])
+
+    def std(self) -> Tensor:
+        """Return the standard deviation of each pixel's logits, `[views, heads, height, width]`."""
+        return self._stacked([rows.std()[:, None] for rows in self.heads])[..., 0]
+
+    def _stacked(self, heads: Sequence[Tensor]) -> Tensor:
+        return torch.stack([one.reshape(-1, *self.size, one.shape[-1]) for one in heads], dim=1)
+
+
+def heads_of(rows: TeacherRows) -> Sequence[TeacherRows]:
+    """Return the rows of each head; of classification there is one."""
+    return rows.heads if isinstance(rows, MapRows) else [rows]
+
+
+def per_head(make: Callable[..., TeacherRows], *teachers: Any) -> Any:
+    """Return what `make` gives of several teachers' rows, for each head that all of them have if these are maps."""
+    if not isinstance(teachers[0], MapRows):
+        return make(*teachers)
+    heads = zip(*(teacher.heads for teacher in teachers), strict=False)
+    return MapRows([make(*rows) for rows in heads], teachers[0].size)
+
+
+def map_rows(logits: ViewLogits) -> TeacherRows:
+    """Return logits that are all known as the teacher's rows, of maps for each head."""
+    if logits.ndim == 2:
+        return DenseRows(logits)
+    heads = [DenseRows(logits[:, head].reshape(-1, logits.shape[-1])) for head in range(logits.shape[1])]
+    return MapRows(heads, (logits.shape[2], logits.shape[3]))
+
+
+@dataclass(frozen=True)
+class MapCodec:
+    """The codec `rows` over the pixels of maps, `sites` being (heads, height, width)."""
+
+    rows: Codec
+    sites: tuple[int, int, int]
+
+    @property
+    def name(self) -> str:
+        """The name of the codec of a pixel's row."""
+        return self.rows.name
+
+    @property
+    def classes(self) -> int:
+        """How many classes a pixel's row of logits has."""
+        return self.rows.classes
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every class's logit is in the record."""
+        return self.rows.keeps_all
+
+    @property
+    def zstd_level(self) -> int:
+        """The level of the codec of rows."""
+        return self.rows.zstd_level
+
+    @property
+    def chunk_bytes(self) -> int | None:
+        """None: a chunk has whole records."""
+        return None
+
+    @property
+    def record_dtype(self) -> "np.dtype[Any]":
+        """`maps`, of each head the bytes of a pixel's row, and of each byte all pixels."""
+        heads, height, width = self.sites
+        itemsize = self.rows.record_dtype.itemsize
+        return np.dtype([("maps", "u1", (heads, itemsize, height, width))] if itemsize else [])
+
+    def fit(self, logits: ViewLogits) -> "MapCodec":
+        """Return this codec fitted to the pixels of a calibration sample."""
+        return replace(self, rows=self.rows.fit(logits.reshape(-1, logits.shape[-1])))
+
+    def with_tail(self, tail: Tail, records: Records) -> "MapCodec":
+        """Return this codec with another tail policy for what it decodes, see `set_tail`."""
+        return replace(self, rows=set_tail(self.rows, tail, self.row_records(records)))
+
+    def encode(self, logits: ViewLogits) -> Records:
+        """Return one record per view.
+
+        Raises:
+            CodecError: maps of another shape, not finite, or out of the record's range.
+        """
+        if tuple(logits.shape[1:]) != (*self.sites, self.classes):
+            raise CodecError(
+                f"logits of shape {tuple(logits.shape)}; this codec holds maps of {(*self.sites, self.classes)}, "
+                "heads, height, width and classes"
+            )
+        rows = logits.reshape(-1, self.classes)
+        parts = [self.rows.encode(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS)]
+        return self.of_rows(np.concatenate(parts) if parts else np.empty(0, self.rows.record_dtype))
+
+    def of_rows(self, records: Records) -> Records:
+        """Return the records of views from those of all their pixels, head by head."""
+        heads, height, width = self.sites
+        raw = torch.from_numpy(np.ascontiguousarray(records).view(np.uint8).reshape(-1, heads, height * width, self._itemsize))
+        return raw.transpose(2, 3).contiguous().numpy().reshape(-1).view(self.record_dtype)
+
+    def row_records(self, records: Records) -> Records:
+        """Return the records of all pixels of `records`, view by view, head by head."""
+        return np.stack([self._of_head(records, head) for head in range(self.sites[0])], axis=1).reshape(-1)
+
+    def decode(self, records: Records, device: torch.device | str = "cpu") -> MapRows:
+        """Return the teacher's maps, decoded on `device`."""
+        heads = [self.rows.decode(self._of_head(records, head).reshape(-1), device) for head in range(self.sites[0])]
+        return MapRows(heads, self.sites[1:])
+
+    def stated_error(self, logits: ViewLogits) -> PerRow:
+        """Return a bound on |decoded - exact|, for each view that of its worst pixel."""
+        return self.rows.stated_error(logits.reshape(-1, self.classes)).reshape(len(logits), -1).amax(1)
+
+    @property
+    def _itemsize(self) -> int:
+        return self.rows.record_dtype.itemsize
+
+    def _of_head(self, records: Records, head: int) -> Records:
+        """Return the records of a head's pixels, `[views, pixels]`."""
+        pixels = math.prod(self.sites[1:])
+        raw = np.ascontiguousarray(records).view(np.uint8).reshape(len(records), self.sites[0], self._itemsize, pixels)
+        of_pixels = torch.from_numpy(raw)[:, head].transpose(1, 2).contiguous().numpy()
+        return of_pixels.reshape(len(records), pixels * self._itemsize).view(self.rows.record_dtype)
+
+
+def with_sites(rows: Codec, sites: Sequence[int] | None) -> Codec:
+    """Return the codec for logits of `sites`: itself, if there are none."""
+    if not sites:
+        return rows
+    heads, height, width = sites
+    return MapCodec(rows, (heads, height, width))
+
+
+def row_codec(codec: Codec) -> Codec:
+    """Return the codec of a single row of logits."""
+    return codec.rows if isinstance(codec, MapCodec) else codec

@@ -1,0 +1,54 @@
+"""CWD: each class's map as a distribution over the pixels of its view.
+
+Shu, Liu, Gao, Yan, Shen: Channel-wise Knowledge Distillation for Dense Prediction, ICCV 2021 (equations 3 and 4).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from kdcache.codecs import TeacherRows
+from kdcache.losses.protocol import as_rows, check_options
+from kdcache.shapes import Logits, Maps, Scalar, Targets
+
+
+def cwd_loss(student: Maps, teacher: Logits | TeacherRows, *, tau: float = 4.0) -> Scalar:
+    """Return tau^2 KL(teacher || student) of softmaxes over the pixels, the mean over views and classes, a float32 scalar.
+
+    Args:
+        student: maps `[views, height, width, classes]`, any dtype.
+        teacher: raw logits of the same pixels as rows, view by view and line by line, or a codec's decoded rows.
+        tau: temperature of both softmaxes.
+    """
+    own = student.float().flatten(1, 2) / tau
+    theirs = as_rows(teacher).logits().reshape(own.shape) / tau
+    log_student, log_teacher = (_over_pixels(maps) for maps in (own, theirs))
+    loss: Scalar = tau**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(1).mean()
+    return loss
+
+
+def _over_pixels(maps: Tensor) -> Tensor:
+    return torch.log_softmax(maps, dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cwd:
+    """The loss `cwd`: ce * CE + weight * CWD; for segmentation."""
+
+    needs_teacher: ClassVar[bool] = True
+    needs_all: ClassVar[bool] = False
+    needs_maps: ClassVar[bool] = True
+    ignore_masked: ClassVar[bool] = False
+    tau: float = 4.0
+    weight: float = 3.0
+    """The authors' weight for the maps of logits."""
+    ce: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def terms(self, student_logits: Maps, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
+        """Return the weighted term `cwd`."""
+        return {"cwd": self.weight * cwd_loss(student_logits, teacher, tau=self.tau)}

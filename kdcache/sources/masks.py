@@ -1,0 +1,157 @@
+"""Map-style data sets of (image, mask) pairs as sources: a class index for each pixel."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from kdcache.errors import SourceError
+from kdcache.shapes import IGNORED
+from kdcache.sources.dataset import as_pil, relative_paths
+from kdcache.sources.protocol import Sample, named
+from kdcache.spec import Spec
+
+_INDEXED = ("L", "P", "1", "I")  # modes whose pixels are numbers; also I;16 and the like
+_PROBED = 64
+
+
+class MaskSource:
+    """A map-style data set of (image, mask) pairs as a source.
+
+    Samples come in the order of their paths, or of the data set where it lists none. The fingerprint covers the number of
+    samples, the listed paths, and which ids are which classes; of a data set that lists no files, 64 samples.
+    """
+
+    task = "segmentation"
+
+    def __init__(
+        self,
+        dataset: Any,
+        spec: Spec,
+        *,
+        classes: int,
+        class_names: tuple[str, ...] | None = None,
+        ids: Mapping[int, int] | None = None,
+    ) -> None:
+        """Take the data set.
+
+        Args:
+            dataset: of (image, mask) pairs.
+            spec: that it was opened from.
+            classes: how many there are.
+            class_names: their names.
+            ids: class of each id that its masks hold, 255 for none; by default ids are classes, and 255 none.
+
+        Raises:
+            SourceError: no sample, or a number of classes that masks cannot hold.
+        """
+        if len(dataset) == 0:
+            raise SourceError(f"source {spec} is empty; name a data set with at least one sample")
+        if not 2 <= classes <= IGNORED:
+            raise SourceError(f"source {spec} has {classes} classes; masks hold 2 (what is nothing else is one) to {IGNORED}")
+        self.spec, self.classes, self.class_names = str(spec), classes, class_names
+        self._dataset = dataset
+        paths = relative_paths(dataset)
+        self._order = np.argsort(np.array(paths)) if paths else np.arange(len(dataset))  # os.listdir has no order of its own
+        self._paths = [paths[index] for index in self._order] if paths else None
+        self._ids = {index: index for index in range(classes)} if ids is None else dict(ids)
+        self._ids.setdefault(IGNORED, IGNORED)
+        self._table = np.full(max(self._ids) + 1, -1, np.int16)
+        self._table[list(self._ids)] = list(self._ids.values())
+        self.fingerprint = self._fingerprint()
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self._dataset)
+
+    def key(self, index: int) -> str:
+        """Return the relative path of image `index`, or its number where the data set lists no files."""
+        return self._paths[index] if self._paths else f"{index:08d}"
+
+    def sample(self, index: int) -> Sample:
+        """Return sample `index`.
+
+        Raises:
+            UnreadableSampleError: the image or the mask cannot be decoded.
+            SourceError: a mask of another size than its image, of another kind, or with an id of no class.
+        """
+        with named(self.spec, index, self.key):
+            image, mask = self._dataset[int(self._order[index])]
+            image = as_pil(image)
+            image.load()
+            ids = self._id_array(mask, index)
+        if ids.shape != (image.height, image.width):
+            height, width = ids.shape
+            raise SourceError(
+                f"{self._name(index)} has a mask of {width}x{height} pixels and an image of {image.width}x{image.height}; "
+                "both must be of one size"
+            )
+        return Sample(image, Image.fromarray(self._classes_of(ids, index)))
+
+    def _classes_of(self, ids: "np.ndarray[Any, np.dtype[Any]]", index: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+        known = ids if ids.max() < len(self._table) and ids.min() >= 0 else np.clip(ids, 0, len(self._table) - 1)
+        classes = self._table[known]
+        if known is not ids or classes.min() < 0:
+            wrong = np.unique(ids[(ids != known) | (classes < 0)])
+            raise SourceError(
+                f"{self._name(index)} has a mask with id {', '.join(map(str, wrong[:5]))}, which is no class: known are "
+                f"{_ranges(self._ids)} ({IGNORED} where there is none); say which id is which class, or give the right number"
+            )
+        found: np.ndarray[Any, np.dtype[np.uint8]] = classes.astype(np.uint8)
+        return found
+
+    def _id_array(self, mask: Any, index: int) -> "np.ndarray[Any, np.dtype[Any]]":
+        if isinstance(mask, Image.Image) and mask.mode not in _INDEXED and not mask.mode.startswith("I;"):
+            raise SourceError(f"{self._name(index)} has a mask of mode {mask.mode}; it must hold one id per pixel, not colours")
+        array = mask.numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
+        array = array[0] if array.ndim == 3 and len(array) == 1 else array
+        if array.ndim != 2 or array.dtype.kind not in "biu":
+            raise SourceError(
+                f"{self._name(index)} has a target of {array.dtype} {array.shape}; a mask holds integers [height, width]"
+            )
+        return array.astype(np.int64)
+
+    def _name(self, index: int) -> str:
+        return f"sample {index} ({self.key(index)}) of {self.spec}"
+
+    def _fingerprint(self) -> str:
+        head = f"masks {type(self._dataset).__name__} {len(self)} {self.classes} {sorted(self._ids.items())}\n"
+        digest = hashlib.sha256(head.encode())
+        for part in ["\n".join(self._paths).encode()] if self._paths else self._probed():
+            digest.update(part)
+        return digest.hexdigest()
+
+    def _probed(self) -> Iterator[bytes]:
+        for index in np.linspace(0, len(self) - 1, min(len(self), _PROBED)).astype(int):
+            image, mask = self.sample(int(index))
+            assert isinstance(mask, Image.Image)
+            yield f"{index} {image.mode} {image.size}".encode() + image.tobytes() + mask.tobytes()
+
+
+def open_own_masks(dataset: Any, spec: Spec) -> MaskSource:
+    """Return the source of a user's own data set, which says its `classes` (a number or names) and, if need be, `ids`.
+
+    Raises:
+        SourceError: it does not say its classes.
+    """
+    classes = getattr(dataset, "classes", None)
+    if not isinstance(classes, (int, list, tuple)):
+        raise SourceError(
+            f"source {spec} does not say its classes; give the data set an attribute `classes` (names or a number)"
+        )
+    count, names = (classes, None) if isinstance(classes, int) else (len(classes), tuple(map(str, classes)))
+    return MaskSource(dataset, spec, classes=count, class_names=names, ids=getattr(dataset, "ids", None))
+
+
+def _ranges(numbers: Mapping[int, int]) -> str:
+    """Return the numbers as `0 to 10, 255`."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low} to {high}" for low, high in parts)

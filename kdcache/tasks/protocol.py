@@ -1,0 +1,54 @@
+"""What a task is: where the class logits of a view are, what is learnt from labels, how to score, and what a unit says."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+
+from kdcache.codecs import TeacherRows
+from kdcache.losses import Loss
+from kdcache.shapes import Labels, Masks, Scalar, Targets, ViewLogits
+
+
+@runtime_checkable
+class Score(Protocol):
+    """Scores over any number of batches and all processes."""
+
+    def add(self, logits: ViewLogits, targets: Targets | Masks) -> None:
+        """Count a batch; nothing is copied from the device until `result`."""
+
+    def result(self) -> dict[str, float]:
+        """Return the scores by name; every process of the run must ask."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Classification, segmentation: what a source's targets are, and what a model's logits of a view are."""
+
+    name: ClassVar[str]
+    best: ClassVar[str]
+    """The score that the best weights of a run have most of."""
+    summary: ClassVar[tuple[str, ...]]
+    """Ends of the names of the scores that a run's result has."""
+
+    def check(self, loss: Loss, spec: str) -> None:
+        """Check that a loss of this spec is one of the task's.
+
+        Raises:
+            UsageError: it is not.
+        """
+
+    def terms(
+        self, loss: Loss, logits: ViewLogits, teacher: TeacherRows, labels: Labels, *, label_smoothing: float
+    ) -> dict[str, Scalar]:
+        """Return the weighted terms of a batch's loss, by name: those against the teacher, and `task`, the labels'."""
+
+    def score(self, class_names: Sequence[str], device: torch.device | str) -> Score:
+        """Return an empty score over classes of these names."""
+
+    def statistics(self, logits: ViewLogits, targets: Targets | Masks | None) -> dict[str, float]:
+        """Return means over views that show at a glance whether a teacher sees what it should.
+
+        `mean` and `std` of a row's logits, `confidence` (the largest probability) and, if targets are of the logits' classes,
+        `accuracy` in percent.
+        """

@@ -1,0 +1,192 @@
+"""Segmentation: a map of class logits per view, and per head; targets are masks of the view.
+
+Logits are the raw map at the head's stride. Labels are compared at the mask's size, with the logits upsampled; what is compared
+with the teacher, and what a cache holds, is the map itself. Each auxiliary head counts 0.4 times the main one, in both, as in
+the DIST paper's training (Huang et al., NeurIPS 2022) and PSPNet's before it.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kdcache.codecs import PickedRows, TeacherRows, heads_of
+from kdcache.distributed import all_sum
+from kdcache.errors import UsageError
+from kdcache.losses import Loss
+from kdcache.shapes import IGNORED, Labels, Maps, Masks, Scalar, SmallMasks, ViewLogits
+
+AUXILIARY = 0.4
+"""Weight of an auxiliary head."""
+
+
+class Segmentation:
+    """The task `segmentation`."""
+
+    name: ClassVar[str] = "segmentation"
+    best: ClassVar[str] = "miou"
+    summary: ClassVar[tuple[str, ...]] = ("miou", "pixel_accuracy", "eval_loss")
+
+    def check(self, loss: Loss, spec: str) -> None:
+        """Refuse a loss that treats the label of a row apart.
+
+        Raises:
+            UsageError: it does.
+        """
+        if loss.needs_all:
+            raise UsageError(f"loss {spec} needs a label for each row, which a pixel of a map has not; use dist, kl or cwd")
+
+    def terms(
+        self, loss: Loss, logits: ViewLogits, teacher: TeacherRows, labels: Labels, *, label_smoothing: float
+    ) -> dict[str, Scalar]:
+        """Return the terms summed over the heads; a head that the teacher lacks learns from the labels alone."""
+        masks, theirs = labels.first, heads_of(teacher)
+        sums: dict[str, Scalar] = {}
+        for head in range(logits.shape[1]):
+            maps = logits[:, head]
+            own = _against(loss, maps, theirs[head], masks) if head < len(theirs) else {}
+            own["task"] = loss.ce * pixel_loss(maps, masks, label_smoothing=label_smoothing)
+            for name, term in own.items():
+                weighted = AUXILIARY * term if head else term
+                sums[name] = sums[name] + weighted if name in sums else weighted
+        return sums
+
+    def score(self, class_names: Sequence[str], device: torch.device | str) -> "MapScore":
+        """Return an empty score."""
+        return MapScore(class_names, device)
+
+    def statistics(self, logits: ViewLogits, targets: Masks | None) -> dict[str, float]:
+        """Return means over the pixels of the main map; the mask is looked at in the middle of each."""
+        maps = logits[:, 0].float()
+        confidence, predicted = torch.softmax(maps, dim=-1).max(-1)
+        found = {
+            "mean": float(maps.mean()),
+            "std": float(maps.std(dim=-1, correction=0).mean()),
+            "confidence": float(confidence.mean()),
+        }
+        if targets is None:
+            return found
+        labels = masks_at(targets, (maps.shape[1], maps.shape[2]))
+        right, there = (predicted == labels).sum(), (labels != IGNORED).sum()
+        return {**found, "accuracy": 100 * float(right / there.clamp_min(1))}
+
+
+def _against(loss: Loss, maps: Maps, teacher: TeacherRows, masks: Masks) -> dict[str, Scalar]:
+    """Return the terms of a loss of maps, or of one of rows over all pixels, or over those that have a class."""
+    labels = masks_at(masks, (maps.shape[1], maps.shape[2])).reshape(-1)
+    if loss.needs_maps:
+        return loss.terms(maps, teacher, labels)
+    rows = maps.reshape(-1, maps.shape[-1])
+    if not loss.ignore_masked:
+        return loss.terms(rows, teacher, labels)
+    at = (labels != IGNORED).nonzero()[:, 0]
+    return loss.terms(rows[at], PickedRows(teacher, at, len(rows)), labels[at])
+
+
+def pixel_loss(maps: Maps, masks: Masks, *, label_smoothing: float = 0.0) -> Scalar:
+    """Return the cross-entropy at the masks' size, float32, the mean over the pixels that have a class; 0 if none has."""
+    labels = masks.long()
+    losses = functional.cross_entropy(
+        upsampled(maps.float(), (masks.shape[1], masks.shape[2])),
+        labels,
+        ignore_index=IGNORED,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+    )
+    return losses / (labels != IGNORED).sum().clamp_min(1)
+
+
+def upsampled(maps: Maps, size: tuple[int, int]) -> Tensor:
+    """Return maps brought to `size`, bilinear between the centres of pixels, `[views, classes, height, width]`."""
+    planes = maps.permute(0, 3, 1, 2)
+    if planes.shape[2:] == size:
+        return planes
+    return functional.interpolate(planes, size, mode="bilinear", align_corners=False)
+
+
+def masks_at(masks: Masks, size: tuple[int, int]) -> SmallMasks:
+    """Return the class in the middle of each pixel of a map of `size`."""
+    small = functional.interpolate(masks[:, None].float(), size, mode="nearest-exact")[:, 0]
+    return small.to(torch.uint8)
+
+
+class MapScore:
+    """Intersection over union, pixel accuracy in percent, and mean cross-entropy, over any number of batches and processes.
+
+    All comes from the counts of (class, predicted class), as in torchvision's reference training: five lines, to which a
+    library of metrics would add a dependency and no digit.
+    """
+
+    def __init__(self, class_names: Sequence[str], device: torch.device | str = "cpu") -> None:
+        self._names = class_names
+        self._counts = torch.zeros(len(class_names) ** 2, dtype=torch.float64, device=device)
+        self._loss = torch.zeros(1, dtype=torch.float64, device=device)
+
+    def add(self, logits: ViewLogits, targets: Masks) -> None:
+        """Count a batch, of which the main head's maps are upsampled; nothing is copied from the device until `result`."""
+        planes = upsampled(logits[:, 0].float(), (targets.shape[1], targets.shape[2]))
+        labels, predicted = targets.long(), planes.argmax(1)
+        self._loss += functional.cross_entropy(planes, labels, ignore_index=IGNORED, reduction="sum")
+        there = labels != IGNORED
+        pairs = labels[there] * len(self._names) + predicted[there]
+        self._counts += torch.bincount(pairs, minlength=len(self._counts))
+
+    def result(self) -> dict[str, float]:
+        """Return `miou`, `pixel_accuracy`, `eval_loss`, and `iou/CLASS` of each class that is there or was predicted.
+
+        `miou` is the mean of these. Every process of the run must ask.
+        """
+        sums = all_sum(torch.cat([self._loss, self._counts])).cpu()
+        loss, table = sums[0], sums[1:].reshape(len(self._names), -1)
+        both, union = table.diagonal(), table.sum(0) + table.sum(1) - table.diagonal()
+        found = {
+            f"iou/{name}": 100 * float(hit / whole) for name, hit, whole in zip(self._names, both, union, strict=True) if whole
+        }
+        pixels = float(table.sum()) or 1.0
+        return {
+            "miou": sum(found.values()) / max(len(found), 1),
+            "pixel_accuracy": 100 * float(both.sum()) / pixels,
+            "eval_loss": float(loss) / pixels,
+            **found,
+        }
+
+
+def slide(model: torch.nn.Module, views: Tensor, window: tuple[int, int]) -> ViewLogits:
+    """Return the main head's logits of views of any size, `[views, 1, height, width, classes]`, from windows of one size.
+
+    Windows go by two thirds of themselves; where they overlap the mean of their upsampled logits counts. Of a view smaller than
+    the window there is one, the view itself.
+    """
+    height, width = views.shape[2:]
+    total = torch.zeros(())
+    seen = torch.zeros(height, width, device=views.device)
+    for top in _starts(height, window[0]):
+        for left in _starts(width, window[1]):
+            box = (slice(top, top + window[0]), slice(left, left + window[1]))
+            part = views[:, :, box[0], box[1]]
+            planes = upsampled(model(part)[:, 0].float(), (part.shape[2], part.shape[3]))
+            if total.ndim == 0:
+                total = planes.new_zeros(len(views), planes.shape[1], height, width)
+            total[:, :, box[0], box[1]] += planes
+            seen[box] += 1
+    return (total / seen).permute(0, 2, 3, 1)[:, None]
+
+
+def _starts(length: int, window: int) -> list[int]:
+    step, last = max(window * 2 // 3, 1), max(length - window, 0)
+    return [*range(0, last, step), last]
+
+
+def check_window(window: Sequence[int] | None) -> tuple[int, int] | None:
+    """Return the height and width of a window.
+
+    Raises:
+        UsageError: it is not two numbers above 0.
+    """
+    if window is None:
+        return None
+    if len(window) != 2 or min(window) < 1:
+        raise UsageError(f"eval_window is {list(window)}; it must be [height, width] in pixels")
+    return window[0], window[1]

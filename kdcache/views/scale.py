@@ -1,0 +1,39 @@
+"""Scaling an image, and the mask that goes with it, by a factor from a list.
+
+[[transforms]]
+name = "kdcache.RandomScale"
+scales = [0.5, 0.75, 1.0, 1.5, 2.0]
+"""
+
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from kdcache.views.mask import Mask
+
+
+class RandomScale(nn.Module):
+    """Multiplies height and width by one of `scales`, all equally likely.
+
+    Args:
+        scales: the factors.
+        interpolation: of the image; the mask takes the nearest pixel.
+    """
+
+    def __init__(self, scales: list[float], interpolation: InterpolationMode = InterpolationMode.BILINEAR) -> None:
+        super().__init__()
+        if not scales or not all(0 < scale <= 16 for scale in scales):
+            raise ValueError(f"scales is {scales!r}; it must be a list of factors above 0, none above 16")
+        self._scales, self._interpolation = scales, interpolation
+
+    def forward(self, image: Image.Image | Tensor, *masks: Mask) -> Any:
+        """Return the image, and the mask if there is one, at a scale that is drawn from torch's generator."""
+        scale = self._scales[int(torch.randint(len(self._scales), ()))]
+        height, width = functional.get_size(image)
+        size = [max(round(scale * height), 1), max(round(scale * width), 1)]
+        scaled = [functional.resize(one, size, interpolation=self._interpolation, antialias=True) for one in (image, *masks)]
+        return scaled if masks else scaled[0]

@@ -1,0 +1,138 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from segmentation_files import Shapes, write_cityscapes, write_pair, write_voc
+
+from kdcache.errors import KdcacheError, SourceError, UnreadableSampleError, UsageError
+from kdcache.sources import MaskSource, is_images_only, open_source, task_of
+from kdcache.spec import Spec
+
+
+def classes_of(target: Any) -> "np.ndarray":
+    assert isinstance(target, Image.Image) and target.mode == "L"
+    return np.asarray(target)
+
+
+def test_cityscapes_ids_become_its_19_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cityscapes(tmp_path)
+    spec = f"torchvision:Cityscapes,root={tmp_path},split=train,mode=fine"
+    source = open_source(spec)
+    assert (task_of(source), source.classes, len(source)) == ("segmentation", 19, 5)
+    assert source.class_names[:2] == ("road", "sidewalk") and source.class_names[-1] == "bicycle"
+    keys = [source.key(index) for index in range(5)]
+    assert keys == sorted(keys) and keys[0] == "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png"
+    found = classes_of(source.sample(3).target).reshape(-1)[:34]
+    assert found[[7, 8, 11, 26, 33]].tolist() == [0, 1, 2, 13, 18], "road, sidewalk, building, car, bicycle"
+    assert found[[0, 1, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30]].tolist() == [255] * 12, "what is not evaluated is ignored"
+
+    listed = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: sorted(listed(path), reverse=True))
+    again = open_source(spec)
+    assert again.fingerprint == source.fingerprint, "whatever order the file system has"
+    assert again.sample(0).image.tobytes() == source.sample(0).image.tobytes()
+
+
+def test_voc_masks_are_palette_images(tmp_path: Path) -> None:
+    source = open_source(f"torchvision:VOCSegmentation,root={write_voc(tmp_path)},year=2012,image_set=train")
+    assert (source.classes, source.class_names[20], len(source)) == (21, "tvmonitor", 3)
+    assert np.unique(classes_of(source.sample(0).target)).tolist() == [0, 1, 20, 255]
+
+
+def test_a_folder_of_images_and_masks(tmp_path: Path) -> None:
+    for name, level in (("a/one", 0), ("a/two", 1), ("b/one", 2)):
+        write_pair(tmp_path / "photos" / f"{name}.png", tmp_path / "labels" / f"{name}_ids.png", [[level, 7], [9, 255]])
+    (tmp_path / "names.txt").write_text("sky\nroad\n\ncar\n")
+    (tmp_path / "ids.csv").write_text("0,0\n1,1\n2,2\n7,\n9,1\n")
+    files = f"classes={tmp_path}/names.txt,ids={tmp_path}/ids.csv"
+    spec = f"segfolder:{tmp_path},images=photos/{{}}.png,masks=labels/{{}}_ids.png,{files}"
+    source = open_source(spec)
+    assert (task_of(source), source.classes, source.class_names) == ("segmentation", 3, ("sky", "road", "car"))
+    assert [source.key(index) for index in range(3)] == ["photos/a/one.png", "photos/a/two.png", "photos/b/one.png"]
+    assert classes_of(source.sample(2).target).tolist() == [[2, 255], [1, 255]]
+    assert is_images_only(spec)
+    moved = tmp_path / "moved"
+    for folder in ("photos", "labels"):
+        (moved / folder).parent.mkdir(exist_ok=True)
+        (tmp_path / folder).rename(moved / folder)
+    assert open_source(spec.replace(f"segfolder:{tmp_path}", f"segfolder:{moved}")).fingerprint == source.fingerprint
+
+
+def test_an_own_data_set_says_that_it_has_masks() -> None:
+    source = open_source("segmentation_files:Shapes")
+    assert (task_of(source), source.classes, source.key(1)) == ("segmentation", 4, "00000001")
+    assert set(np.unique(classes_of(source.sample(0).target))) <= {0, 1, 2, 3, 255}
+    assert source.fingerprint == open_source("segmentation_files:Shapes,length=12").fingerprint
+    assert source.fingerprint != open_source("segmentation_files:Shapes,length=11").fingerprint
+
+
+class One:
+    """A data set of one sample."""
+
+    def __init__(self, mask: Any, size: tuple[int, int] = (4, 3)) -> None:
+        self.images = ["one.png"]
+        self._sample = Image.new("RGB", size), mask
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Any:
+        return self._sample
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros((4, 3), np.uint8), r"sample 0 \(one.png\) of s has a mask of 3x4 pixels and an image of 4x3; both must"),
+        (np.full((3, 4), 5), r"has a mask with id 5, which is no class: known are 0 to 2, 255 \(255 where there is none\)"),
+        (np.array([[-1, 300, 0, 255]] * 3), "has a mask with id -1, 300, which"),
+        (np.zeros((3, 4, 3), np.uint8), r"has a target of uint8 \(3, 4, 3\); a mask holds integers \[height, width\]"),
+        (np.zeros((3, 4), np.float32), "has a target of float32"),
+        (Image.new("RGB", (4, 3)), "has a mask of mode RGB; it must hold one id per pixel, not colours"),
+    ],
+)  # fmt: skip
+def test_a_wrong_mask_is_told(mask: Any, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        MaskSource(One(mask), Spec("s"), classes=3).sample(0)
+
+
+def test_wrong_sets_of_masks_are_told(tmp_path: Path) -> None:
+    write_pair(tmp_path / "images" / "a.jpg", tmp_path / "masks" / "a.png", [[0, 1]])
+    (tmp_path / "masks" / "b.png").write_text("no image")
+    assert len(open_source(f"segfolder:{tmp_path},classes=2")) == 1, "a mask without an image is none of ours"
+    (tmp_path / "images" / "b.jpg").write_text("no image")
+    with pytest.raises(UnreadableSampleError, match=r"sample 1 \(images/b.jpg\) .* cannot be read"):
+        open_source(f"segfolder:{tmp_path},classes=2").sample(1)
+    (tmp_path / "images" / "c.jpg").write_text("")
+    (tmp_path / "ids.csv").write_text("0,0\n1,7\n")
+    for options, error, message in (
+        ("classes=2", SourceError, "images/c.jpg has no mask .*masks/c.png; add it"),
+        ("classes=2,images={}.bmp", SourceError, r"holds no \{\}.bmp; say how its images are called"),
+        ("classes=2,masks=masks/a.png", UsageError, "masks=masks/a.png must hold {} once"),
+        ("classes=none.txt", UsageError, "classes=none.txt is neither a number nor a text file"),
+        ("", UsageError, "needs classes"),
+    ):
+        with pytest.raises(error, match=message):
+            open_source(f"segfolder:{tmp_path},{options}".rstrip(","))
+    (tmp_path / "images" / "c.jpg").unlink()
+    for options, message in (
+        ("classes=1", "has 1 classes; masks hold 2"),
+        ("classes=256", "has 256 classes"),
+        (f"classes=2,ids={tmp_path}/ids.csv", r"'1,7' is not ID,CLASS with a class from 0 to 1"),
+    ):
+        with pytest.raises(KdcacheError, match=message):
+            open_source(f"segfolder:{tmp_path},{options}")
+    with pytest.raises(UsageError, match="target_type is 'color'; masks of classes are target_type=semantic"):
+        open_source("torchvision:Cityscapes,target_type=color")
+    with pytest.raises(SourceError, match='if it is a mask, give the data set an attribute task = "segmentation"'):
+        open_source("segmentation_files:unsaid").sample(0)
+
+
+def test_shapes_say_their_classes() -> None:
+    """What other tests rest on: the picture tells the mask."""
+    image, mask = Shapes()[3]
+    red = np.asarray(image)[:, :, 0] // 40
+    assert np.array_equal(np.where(red == 4, 255, red), np.asarray(mask)) and len(np.unique(red)) == 5

@@ -1,0 +1,218 @@
+"""Segmentation from a cache: what is cached is what the teacher says, crop by crop, and a student trains on it as online."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import IN_PROCESS, dump, train, train_config
+from segmentation_files import Shapes, write_cityscapes, write_voc
+
+from kdcache.cache import open_cache
+from kdcache.codecs import MapCodec, codec_spec
+from kdcache.errors import KdcacheError, UsageError
+from kdcache.models import open_model
+from kdcache.optim import OptimizerConfig
+from kdcache.sources import open_source
+from kdcache.tracking import read_metrics
+from kdcache.trainer import Trainer
+from kdcache.verify import verify_cache
+from kdcache.views import Recipe, ViewDataset, load_recipe
+
+TEACHER, STUDENT = "tiny_models:segmenter", "tiny_models:segmenter,seed=3,scale=1"
+DATA, EVAL = "segmentation_files:Shapes,length=48", "segmentation_files:Shapes,length=8"
+RECIPE = """
+size = [16, 24]
+eval = "segmentation-eval"
+
+[[transforms]]
+name = "kdcache.RandomScale"
+scales = [0.6, 1.0, 1.5]
+
+[[transforms]]
+name = "RandomCrop"
+size = "input"
+pad_if_needed = true
+
+[[transforms]]
+name = "RandomHorizontalFlip"
+
+[[transforms]]
+name = "ColorJitter"
+brightness = 0.3
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("recipe") / "shapes.toml"
+    file.write_text(RECIPE)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory, recipe: str) -> Path:
+    path = tmp_path_factory.mktemp("caches") / "exact"
+    made(path, recipe, codec="full:dtype=float32", seeds="0:2")
+    return path
+
+
+def made(path: Path, recipe: str, **changes: Any) -> dict[str, Any]:
+    settings = {"data": DATA, "teacher": TEACHER, "recipe": recipe, "seeds": "0:1", "batch_size": 16, "unit_rows": 16}
+    return dump(path, **{**settings, **changes})
+
+
+def losses(run: Path, name: str = "loss") -> list[float]:
+    return [line[name] for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "step"]
+
+
+@pytest.mark.parametrize("loss", ["dist:tau=1,beta=1,gamma=1", "kl:tau=2,ignore_masked=true", "cwd"])
+def test_cached_equals_online(tmp_path: Path, exact: Path, recipe: str, loss: str) -> None:
+    common = {"loss": loss, "data": DATA, "student": STUDENT, "batch_size": 8, "epochs": 9, "label_smoothing": 0.1}
+    train(tmp_path / "cached", cache=str(exact), **common)
+    train(tmp_path / "online", teacher=TEACHER, recipe=recipe, seeds="0:2", **common)
+    cached, online = losses(tmp_path / "cached"), losses(tmp_path / "online")
+    assert len(cached) == len(online) == 54
+    np.testing.assert_allclose(cached, online, rtol=0, atol=1e-5)
+    assert max(cached) - min(cached) > 0.1, "a loss that does not move would prove nothing"
+
+
+def test_a_record_is_the_map_of_its_view(exact: Path, recipe: str) -> None:
+    cache, source = open_cache(exact), open_source(DATA)
+    manifest = cache.manifest
+    assert (manifest.task, manifest.classes, manifest.sites) == ("segmentation", 4, [2, 4, 6])
+    assert manifest.teacher["size"] == [16, 24] and manifest.teacher["stride"] == 4 and manifest.chunk_rows == 1
+    opened = Recipe.from_dict(manifest.recipe)
+    dataset = ViewDataset(source, opened, cache.order, sizes=[opened.size])
+    views = dataset.batch([(row, 1) for row in range(8)]).views[0]
+    model = open_model(TEACHER, classes=4, recipe=opened, trained=True, task="segmentation").eval()
+    with torch.no_grad():
+        logits = model(views)
+    found = cache.codec.decode(cache.read(1, list(range(8)))).logits()
+    assert logits.shape == found.shape == (8, 2, 4, 6, 4)
+    torch.testing.assert_close(found, logits, rtol=0, atol=1e-5)
+    assert not torch.allclose(logits[:, 0], logits[:, 1]), "two heads"
+
+
+def test_a_crop_of_the_whole_images_map_is_another_map() -> None:
+    """Why crops are cached: the model pools over what it sees, and pads it."""
+    image = torch.from_numpy(np.stack([np.asarray(Shapes(1, 64, 96)[0][0])])).permute(0, 3, 1, 2)
+    model = open_model(
+        TEACHER, classes=4, recipe=load_recipe("cityscapes").at((64, 96)), trained=True, task="segmentation"
+    ).eval()
+    with torch.no_grad():
+        whole, crop = model(image)[0, 0], model(image[:, :, 16:48, 32:80])[0, 0]
+    cut = whole[4:12, 8:20]
+    assert cut.shape == crop.shape
+    change = (cut - crop).norm() / crop.norm()
+    inner = (cut - crop)[3:-3, 3:-3].norm() / crop[3:-3, 3:-3].norm()
+    assert change > 0.02 and inner > 0.01, "also far from the border, on the head's own grid"
+    assert (cut.softmax(-1) - crop.softmax(-1)).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("codec", ["full:dtype=float16", "full:dtype=uint8", "lowrank:step=0.5", "topk:k=2"])
+def test_codecs_train_on_maps(tmp_path: Path, recipe: str, codec: str) -> None:
+    made(tmp_path / "cache", recipe, codec=codec)
+    cache = open_cache(tmp_path / "cache")
+    assert isinstance(cache.codec, MapCodec) and codec_spec(cache.codec) == codec
+    tail = {"tail": "prior"} if codec.startswith("topk") else {}
+    result = train(
+        tmp_path / "run", cache=str(tmp_path / "cache"), loss="dist:tau=1,beta=1,gamma=1", data=DATA, student=STUDENT,
+        batch_size=8, **tail,
+    )  # fmt: skip
+    assert np.isfinite(result["train_loss"])
+    assert made(tmp_path / "cache", recipe, codec=codec)["units_written"] == 0, "a dump that goes on finds its own codec"
+
+
+def test_a_student_learns_and_is_scored(tmp_path: Path, exact: Path) -> None:
+    common: dict[str, Any] = {
+        "data": DATA,
+        "student": STUDENT,
+        "batch_size": 8,
+        "epochs": 24,
+        "eval_data": EVAL,
+        "cache": str(exact),
+    }
+    optimizer = OptimizerConfig(name="adamw", lr=0.02)
+    result = train(tmp_path / "run", loss="ce", optimizer=optimizer, **common)
+    assert result["miou"] > 60 and result["pixel_accuracy"] > 75, "the red channel tells the class; chance is 25"
+    names = [f"iou/{index}" for index in range(4)]
+    assert result["miou"] == pytest.approx(sum(result[name] for name in names) / 4)
+    assert result["best_miou"] >= result["miou"] and result["best_weights"] == "student"
+    (windows,) = {train(tmp_path / "w", loss="ce", optimizer=optimizer, eval_window=(16, 24), **common)["miou"]}
+    assert windows > 60 and windows != result["miou"]
+    epochs = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "epoch"]
+    assert all(name in epochs[-1] for name in names)
+
+
+def test_a_student_of_another_stride_sees_the_maps_resampled(
+    tmp_path: Path, exact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+
+    student = "tiny_models:segmenter,stride=8,aux=false"
+    trainer = Trainer(train_config(tmp_path / "run", cache=str(exact), data=DATA, student=student, batch_size=8))
+    assert "the teacher's maps of 4x6 are brought to 2x3, the student's (logits, bilinear)" in capsys.readouterr().err
+    trainer._start_epoch()
+    batch = next(iter(trainer.loader))
+    found = trainer.teacher.rows(batch).logits()
+    cache = open_cache(exact)
+    plain = cache.codec.decode(cache.read(0, batch.rows.numpy())).logits()[:, 0].permute(0, 3, 1, 2)
+    wanted = torch.nn.functional.interpolate(plain, (2, 3), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(found[:, 0].permute(0, 3, 1, 2), wanted)
+    assert set(trainer.train_step([batch])) == {"loss", "inter", "intra", "task"}
+
+
+def test_a_cache_of_maps_is_verified_with_its_teacher(exact: Path, tmp_path: Path, recipe: str) -> None:
+    report = verify_cache(open_cache(exact), views=16, data=DATA, teacher=TEACHER, compute=IN_PROCESS)
+    assert report["faults"] == [] and report["teacher"]["equal_records"] == report["teacher"]["views"] == 16
+    report = verify_cache(open_cache(exact), views=16, data=DATA, teacher=f"{TEACHER},seed=1", compute=IN_PROCESS)
+    assert "hash of weights" in report["faults"][0]
+
+
+def test_some_views_that_a_cache_lacks_come_from_the_teacher(tmp_path: Path, exact: Path, recipe: str) -> None:
+    made(tmp_path / "part", recipe, codec="full:dtype=float32", seeds="0:2")
+    for file in ("commits/00000/000001.json", "commits/00001/000002.json"):
+        (tmp_path / "part" / file).unlink()
+    common = {"loss": "dist", "data": DATA, "student": STUDENT, "batch_size": 8, "epochs": 2, "seeds": "0:2"}
+    train(tmp_path / "whole", cache=str(exact), **common)
+    train(tmp_path / "filled", cache=str(tmp_path / "part"), on_miss="teacher", teacher=TEACHER, **common)
+    np.testing.assert_allclose(losses(tmp_path / "whole"), losses(tmp_path / "filled"), rtol=0, atol=1e-6)
+
+
+def test_layouts_of_cityscapes_and_voc_are_dumped_and_trained(tmp_path: Path, recipe: str) -> None:
+    cityscapes = f"torchvision:Cityscapes,root={write_cityscapes(tmp_path / 'c', 20, 30)},split="
+    voc = f"torchvision:VOCSegmentation,root={write_voc(tmp_path / 'v', 4, 18, 26)},image_set="
+    for name, data, classes in (("c", cityscapes, 19), ("v", voc, 21)):
+        model = f"{TEACHER},classes={classes}"
+        made(tmp_path / f"{name}-cache", recipe, data=f"{data}train", teacher=model, batch_size=2, unit_rows=None)
+        result = train(
+            tmp_path / f"{name}-run", cache=str(tmp_path / f"{name}-cache"), data=f"{data}train", eval_data=f"{data}val",
+            student=model, loss="dist:tau=1,beta=1,gamma=1", epochs=1, batch_size=2,
+        )  # fmt: skip
+        names = [key for key in result if key.startswith("iou/")]
+        assert 0 <= result["miou"] <= 100 and set(names) <= {f"iou/{one}" for one in open_source(f"{data}val").class_names}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "dkd"}, "loss dkd needs a label for each row, which a pixel of a map has not; use dist, kl or cwd"),
+        ({"loss": "nkd"}, "loss nkd needs a label"),
+        ({"eval_data": "digits:test"}, "eval_data digits:test is for classification, data .* for segmentation"),
+        ({"eval_data": EVAL, "eval_window": (16,)}, r"eval_window is \[16\]; it must be \[height, width\]"),
+        ({"student": "tiny_models:segmenter,stride=5"}, "gives a map of 4x5 for views of 16x24, which is no whole stride"),
+        ({"student": "tiny_models:mlp"}, "model tiny_models:mlp"),
+        ({"student": "tiny_models:segmenter,classes=5"}, r"gives logits of shape \(5, 4, 6\) per view; the source has 4"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_told(tmp_path: Path, exact: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(KdcacheError, match=message):
+        train(tmp_path / "run", **{"cache": str(exact), "data": DATA, "student": STUDENT, "batch_size": 8, **changes})
+
+
+@pytest.mark.parametrize("loss", ["cwd", "dist:ignore_masked=true"])
+def test_losses_of_maps_are_not_for_classification(tmp_path: Path, loss: str) -> None:
+    dump(tmp_path / "cache", data="tiny_models:few_digits,length=64")
+    with pytest.raises(UsageError, match=f"loss {loss} is one of maps, for segmentation"):
+        train(tmp_path / "run", cache=str(tmp_path / "cache"), data="tiny_models:few_digits,length=64", loss=loss)
