@@ -89,7 +89,7 @@ def test_no_teacher_leaves_out_what_the_cache_lacks(cache: Cache, tmp_path: Path
     for teacher in teachers:
         absent = teacher.start([0], [])[0]
         assert sorted(source.key(int(holed.order[row])) for row in absent) == ["class1/10.png", "class2/02.png"]
-    assert all(len(NoTeacher(one).start([0], [])[0]) == 0 for one in (None, cache))
+    assert all(len(NoTeacher(use).start([0], [])[0]) == 0 for use in (None, CacheUse(cache=cache)))
     assert NoTeacher(None).rows(batch_of(cache, [(0, 0), (1, 0)])).logits().shape == (2, 0)
 
 
