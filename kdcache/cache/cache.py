@@ -115,6 +115,11 @@ class Cache:
             raise DamagedUnitError(f"cache {self.folder}, {self._name(seed, unit)}: its commit is that of {commit.name}")
         return commit
 
+    def units(self) -> list[tuple[int, int]]:
+        """Return the committed units of all seeds, each once: its first seed and its number."""
+        firsts = [seed for seed in self.seeds() if seed == self.manifest.unit_seeds(seed)[0]]
+        return [(seed, unit) for seed in firsts for unit in self.committed_units(seed)]
+
     def commits(self, seed: int) -> list[Commit]:
         """Return the commits of all units of `seed`, in order.
 

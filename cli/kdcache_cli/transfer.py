@@ -1,0 +1,51 @@
+"""The commands that make a cache from others: `merge`, `export` and `convert`."""
+
+from typing import Any
+
+import click
+
+from kdcache_cli.options import JSON
+from kdcache_cli.output import human_bytes, human_seconds, print_result, ranges
+
+
+@click.command(short_help="Copy the units of several caches into one.")
+@click.argument("new")
+@click.argument("caches", nargs=-1, required=True, metavar="CACHE...")
+@JSON
+def merge(new: str, caches: tuple[str, ...], as_json: bool) -> None:
+    """Copy into NEW the units of every CACHE, which share a manifest. Run again, it goes on where it stopped.
+
+    Of a unit that several hold that of the first counts, or that of NEW if it is there already.
+    """
+    from kdcache.copying import merge_caches
+
+    result = merge_caches(new, caches)
+    origins = [("from", f"{part['cache']}, {_units(part)}") for part in result["from"]]
+    print_result(result, [("cache", result["cache"]), *origins, *_lines(result)], as_json=as_json)
+
+
+@click.command(short_help="Copy some seeds or units of CACHE to NEW.")
+@click.argument("cache")
+@click.argument("new")
+@click.option("--seeds", help="Seeds to copy, B left out  [all].", metavar="A:B")
+@click.option("--units", help="Units of each seed, which are random samples of the data, B left out  [all].", metavar="A:B")
+@JSON
+def export(cache: str, new: str, seeds: str | None, units: str | None, as_json: bool) -> None:
+    """Copy some seeds, or some units of each, to NEW. Run again, it goes on where it stopped."""
+    from kdcache.copying import export_cache
+
+    result = export_cache(cache, new, seeds=seeds, units=units)
+    print_result(result, [("cache", result["cache"]), ("from", result["source"]), *_lines(result)], as_json=as_json)
+
+
+def _units(part: dict[str, Any]) -> str:
+    return f"{part['units']} units" + (f", {part['elsewhere']} of them in an earlier one" if part["elsewhere"] else "")
+
+
+def _lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    written = f"{result['units_written']} units, {human_bytes(result['bytes'])} in {human_seconds(result['seconds'])}"
+    return [
+        ("written", written),
+        ("seeds", ranges(result["complete_seeds"])),
+        *((f"seed {seed}", f"{len(units)} units missing") for seed, units in result["missing"].items()),
+    ]
