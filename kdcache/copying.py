@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.census import Unit, committed, complete, missing_units
 from kdcache.cache.commit import commit_key
@@ -35,7 +37,7 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
         CacheError: a damaged unit, or a folder that cannot be written; what was copied stays.
     """
     sources = [open_cache(path) for path in caches]
-    made = _create(sources[0], new)
+    made = create_cache(new, sources[0].manifest, fit_of(sources[0]))
     for source in sources:
         made.require(source.manifest)
     start, seen, told, size, written = time.monotonic(), set[Unit](), [], 0, 0
@@ -71,7 +73,7 @@ def export_cache(cache: str | Path, new: str | Path, *, seeds: str | None = None
     """
     source = open_cache(cache)
     wanted = _wanted(source, seeds, units)
-    made, start = _create(source, new), time.monotonic()
+    made, start = create_cache(new, source.manifest, fit_of(source)), time.monotonic()
     made.require(source.manifest)
     copied = copy_units(source, made, wanted)
     return {"cache": str(made.folder), "source": str(source.folder), **_result(made, len(copied), sum(copied), start)}
@@ -108,10 +110,14 @@ def _copied(source: Cache, target: Cache, unit: Unit) -> int:
     return len(data)
 
 
-def _create(source: Cache, new: str | Path) -> Cache:
-    digest = source.manifest.codec.get("fit")
-    fit = read_fit(source.folder, digest) if digest is not None else None
-    return create_cache(new, source.manifest, fit)
+def fit_of(cache: Cache) -> dict[str, np.ndarray] | None:
+    """Return the arrays of the codec's fit; None of a codec that has none.
+
+    Raises:
+        CacheError: they are absent or damaged.
+    """
+    digest = cache.manifest.codec.get("fit")
+    return read_fit(cache.folder, digest) if digest is not None else None
 
 
 def _wanted(source: Cache, seeds: str | None, units: str | None) -> list[Unit]:

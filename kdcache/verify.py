@@ -9,8 +9,16 @@ from kdcache.compute import Compute, ComputeConfig
 from kdcache.drift import check_views, probed_commits
 from kdcache.errors import CacheError, CodecError, DriftError, KdcacheError, MismatchError, UnreadableSampleError, UsageError
 from kdcache.models import VisionModel, open_model
-from kdcache.rerun import compare_logits, compute_of, logits_faults, lossy_origin, require_teacher
-from kdcache.sources import Source, is_images_only, open_source
+from kdcache.rerun import (
+    compare_logits,
+    compute_of,
+    logits_faults,
+    lossy_origin,
+    recorded_source,
+    require_source,
+    require_teacher,
+)
+from kdcache.sources import open_source
 from kdcache.unit_check import CheckReport, check_units
 from kdcache.views import Recipe
 
@@ -60,12 +68,12 @@ def verify_cache(
     """
     _require_use(views, data, teacher, batch_size, is_placed=compute is not None)
     views = (TEACHER_VIEWS if teacher else 0) if views is None else views
-    source = open_source(data or _recorded_source(cache)) if views else None
+    source = open_source(data or recorded_source(cache)) if views else None
     opened = _open_teacher(cache, teacher, compute) if teacher else None
     found, faults = _check_bytes(cache, CheckReport(cache, report))
     if source is not None and not faults:
         try:
-            _require_source(cache, source)
+            require_source(cache, source)
             if opened is not None:
                 require_teacher(cache, opened[0])
             found["views"] = check_views(cache, source, probed_commits(cache, cache.seeds(), views), views=views)
@@ -118,19 +126,6 @@ def _codec_faults(cache: Cache) -> list[str]:
     except KdcacheError as error:
         return [str(error)]
     return []
-
-
-def _recorded_source(cache: Cache) -> str:
-    """Return the spec of the manifest's source, unless opening it could run what a cache from elsewhere says."""
-    spec = str(cache.manifest.source["spec"])
-    if not is_images_only(spec):
-        raise UsageError(f"cache {cache.folder} was made from {spec}, which can run code; if you trust it: --data {spec}")
-    return spec
-
-
-def _require_source(cache: Cache, source: Source) -> None:
-    if source.fingerprint != cache.manifest.source["fingerprint"]:
-        raise MismatchError(f"data {source.spec} is not the source of cache {cache.folder}; give --data SPEC")
 
 
 def _open_teacher(cache: Cache, teacher: str, compute: ComputeConfig | None) -> tuple[VisionModel, Compute]:

@@ -38,6 +38,30 @@ def export(cache: str, new: str, seeds: str | None, units: str | None, as_json: 
     print_result(result, [("cache", result["cache"]), ("from", result["source"]), *_lines(result)], as_json=as_json)
 
 
+@click.command(short_help="Write CACHE to NEW in the other store.")
+@click.argument("cache")
+@click.argument("new")
+@click.option("--store", type=click.Choice(["zarr", "webdataset"]), required=True, help="What units of NEW are.")
+@click.option(
+    "--data", help="Source of the samples in tars  [that of the manifest, if digits, imagefolder or tars].", metavar="SPEC"
+)
+@click.option("--images/--no-images", default=True, help="Whether tars hold the images, too  [yes].")
+@JSON
+def convert(cache: str, new: str, as_json: bool, **flags: Any) -> None:
+    """Write the complete seeds of CACHE to NEW in the other store. Run again, it goes on where it stopped."""
+    from kdcache.convert import convert_cache
+
+    result = convert_cache(cache, new, **flags)
+    lines = [
+        ("cache", result["cache"]),
+        ("from", result["source"]),
+        ("seeds", f"{ranges(result['seeds'])}, {result['rows']} views each"),
+        ("written", f"{result['units_written']} units in {human_seconds(result['seconds'])}"),
+        ("bytes", f"{human_bytes(result['bytes'])}, {result['bytes_per_view']:.1f} per view"),
+    ]
+    print_result(result, lines, as_json=as_json)
+
+
 def _units(part: dict[str, Any]) -> str:
     return f"{part['units']} units" + (f", {part['elsewhere']} of them in an earlier one" if part["elsewhere"] else "")
 
