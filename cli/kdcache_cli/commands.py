@@ -6,6 +6,7 @@ import click
 
 from kdcache import __version__
 from kdcache_cli.fidelity import fidelity
+from kdcache_cli.hub import pull, push
 from kdcache_cli.info import info
 from kdcache_cli.options import JSON, PLAN, dotted, shared
 from kdcache_cli.output import Group, codec_error_text, human_bytes, human_seconds, percent, print_result, ranges, shell_command
@@ -144,7 +145,7 @@ def train_student(
     print_result(result, _train_lines(result), as_json=as_json)
 
 
-for command in (info, verify, gc, merge, export, convert, fidelity, recode):
+for command in (info, verify, gc, merge, export, convert, push, pull, fidelity, recode):
     main.add_command(command)
 
 

@@ -21,7 +21,7 @@ def merge(new: str, caches: tuple[str, ...], as_json: bool) -> None:
 
     result = merge_caches(new, caches)
     origins = [("from", f"{part['cache']}, {_units(part)}") for part in result["from"]]
-    print_result(result, [("cache", result["cache"]), *origins, *_lines(result)], as_json=as_json)
+    print_result(result, [("cache", result["cache"]), *origins, *copied_lines(result)], as_json=as_json)
 
 
 @click.command(short_help="Copy some seeds or units of CACHE to NEW.")
@@ -35,7 +35,7 @@ def export(cache: str, new: str, seeds: str | None, units: str | None, as_json: 
     from kdcache.copying import export_cache
 
     result = export_cache(cache, new, seeds=seeds, units=units)
-    print_result(result, [("cache", result["cache"]), ("from", result["source"]), *_lines(result)], as_json=as_json)
+    print_result(result, [("cache", result["cache"]), ("from", result["source"]), *copied_lines(result)], as_json=as_json)
 
 
 @click.command(short_help="Write CACHE to NEW in the other store.")
@@ -66,10 +66,13 @@ def _units(part: dict[str, Any]) -> str:
     return f"{part['units']} units" + (f", {part['elsewhere']} of them in an earlier one" if part["elsewhere"] else "")
 
 
-def _lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+def copied_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines on units that were copied, and on what a cache then holds."""
     written = f"{result['units_written']} units, {human_bytes(result['bytes'])} in {human_seconds(result['seconds'])}"
-    return [
-        ("written", written),
-        ("seeds", ranges(result["complete_seeds"])),
-        *((f"seed {seed}", f"{len(units)} units missing") for seed, units in result["missing"].items()),
-    ]
+    return [("written", written), *held_lines(result)]
+
+
+def held_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines on the seeds that a cache holds, and what is missing."""
+    short = [(f"seed {seed}", f"{len(units)} units missing") for seed, units in result["missing"].items()]
+    return [("seeds", ranges(result["complete_seeds"])), *short]

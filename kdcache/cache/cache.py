@@ -340,13 +340,13 @@ class Cache:
         return unit_name(seed, unit, rows.start, rows.stop)
 
 
-def open_cache(path: str | Path) -> Cache:
-    """Return the cache at `path`.
+def open_cache(path: str | Path | Objects) -> Cache:
+    """Return the cache at `path`, or in objects that are open already.
 
     Raises:
         CacheError: no cache there, a format of the future, or a damaged manifest.
     """
-    folder = open_objects(path)
+    folder = path if isinstance(path, Objects) else open_objects(path)
     try:
         root = json.loads(folder.get("zarr.json", most=MOST_DOCUMENT))
         document = root["attributes"]["kdcache"]
