@@ -135,7 +135,7 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
     sent.flush()
     missing = missing_units(old.manifest, units)
     told = {"complete_seeds": complete(missing), "missing": {seed: part for seed, part in missing.items() if part}}
-    sent.add({CARD: card_text(old, address, told["complete_seeds"]).encode()}, replaces=True)
+    sent.add({CARD: card_text(old, address, complete(missing)).encode()}, replaces=True)
     sent.add({} if there.exists(_MANIFEST) else {_MANIFEST: old.folder.get(_MANIFEST)})
     sent.flush()
     facts = {"objects": sent.objects, "bytes": sent.bytes, "seconds": time.monotonic() - start}
