@@ -185,8 +185,6 @@ def _stored(config: DumpConfig, seeds: Sequence[int], source: Source, held: Cach
             "give whole groups, or seeds_per_unit"
         )
     has_images = config.images if config.images is not None else there.has_images if there and is_same else True
-    if has_images and task_of(source) == "segmentation":
-        raise UsageError("webdataset stores hold images with one class each, not with masks; give --no-images")
     return {"seeds": count, "image_bytes": mean_image_bytes(source) if has_images else None}
 
 

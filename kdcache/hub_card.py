@@ -10,7 +10,7 @@ tags:
 - kdcache
 - knowledge-distillation
 task_categories:
-- image-classification
+- image-{task}
 ---
 """
 
@@ -31,7 +31,7 @@ def card_text(cache: Cache, address: str, seeds: Sequence[int]) -> str:
         "manifest": f"`{manifest.digest}`",
     }
     rows = "\n".join(f"| {name} | {_cell(text)} |" for name, text in facts.items())
-    return f"""{_HEAD}
+    return f"""{_HEAD.format(task=manifest.task)}
 # The logits of a teacher, cached
 
 A cache of kdcache: what a teacher says of each augmented view of a data set. Students are trained from it without running the

@@ -6,9 +6,9 @@ from contextlib import suppress
 import numpy as np
 from PIL import Image
 
-from kdcache.errors import UnreadableSampleError
+from kdcache.errors import UnreadableSampleError, UsageError
 from kdcache.sources.images import UNREADABLE, to_mode
-from kdcache.sources.protocol import Source
+from kdcache.sources.protocol import Source, task_of
 
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "PPM": "ppm", "TIFF": "tif"}
 _SIZED = 64  # images that are looked at, to find out how large they are
@@ -32,7 +32,13 @@ def stored_image(source: Source, index: int) -> tuple[str, bytes]:
 
 
 def mean_image_bytes(source: Source) -> float:
-    """Return the mean size of an image file, of a few evenly spread over the source."""
+    """Return the mean size of an image file, of a few evenly spread over the source.
+
+    Raises:
+        UsageError: images with masks, which webdataset stores do not hold.
+    """
+    if task_of(source) == "segmentation":
+        raise UsageError("webdataset stores hold images with one class each, not with masks; give --no-images")
     sizes = []
     for index in np.linspace(0, len(source) - 1, min(len(source), _SIZED)).astype(int).tolist():
         with suppress(UnreadableSampleError):
