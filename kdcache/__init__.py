@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kdcache.cache import Cache, open_cache
     from kdcache.codecs import open_codec
+    from kdcache.convert import convert_cache
+    from kdcache.copying import export_cache, merge_caches
     from kdcache.dump import DumpConfig, dump_teacher
     from kdcache.errors import KdcacheError
+    from kdcache.garbage import collect_garbage
+    from kdcache.hub import pull_cache, push_cache
     from kdcache.losses import dist_loss, kl_loss
     from kdcache.models import open_model
     from kdcache.recode import recode_cache
@@ -27,14 +31,20 @@ _HOMES = {
     "KdcacheError": "errors",
     "TrainConfig": "train",
     "ViewDataset": "views",
+    "collect_garbage": "garbage",
+    "convert_cache": "convert",
     "dist_loss": "losses",
     "dump_teacher": "dump",
+    "export_cache": "copying",
     "kl_loss": "losses",
     "load_recipe": "views",
+    "merge_caches": "copying",
     "open_cache": "cache",
     "open_codec": "codecs",
     "open_model": "models",
     "open_source": "sources",
+    "pull_cache": "hub",
+    "push_cache": "hub",
     "recode_cache": "recode",
     "train_student": "train",
     "verify_cache": "verify",
@@ -46,14 +56,20 @@ __all__ = [
     "KdcacheError",
     "TrainConfig",
     "ViewDataset",
+    "collect_garbage",
+    "convert_cache",
     "dist_loss",
     "dump_teacher",
+    "export_cache",
     "kl_loss",
     "load_recipe",
+    "merge_caches",
     "open_cache",
     "open_codec",
     "open_model",
     "open_source",
+    "pull_cache",
+    "push_cache",
     "recode_cache",
     "train_student",
     "verify_cache",

@@ -3,12 +3,9 @@
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-
-import numpy as np
 
 from kdcache.cache import Cache, Manifest, library_versions, open_cache, record_layout, tar_layout
 from kdcache.cache.objects import Objects, open_objects
@@ -18,19 +15,18 @@ from kdcache.compute import Compute
 from kdcache.config import dump_config, parse_seeds
 from kdcache.distributed import own_place
 from kdcache.dump_config import DumpConfig
-from kdcache.errors import MismatchError, UnreadableSampleError, UsageError
+from kdcache.errors import MismatchError, UsageError
 from kdcache.gradients import is_far
 from kdcache.models import MapModel, VisionModel, open_model, state_sha256
 from kdcache.pairs import pairs_of_models
 from kdcache.rerun import lossy_origin
-from kdcache.sources import Source, open_source, stored_image, task_of
+from kdcache.sources import Source, mean_image_bytes, open_source, task_of
 from kdcache.tracking import LINE_SECONDS, say
 from kdcache.units import UnitMaker
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
 from kdcache.views.loading import Request
 
 FIT_SECONDS = 900.0  # that each rank gives those before it to measure the codec
-_SIZED = 64  # images whose files are looked at, to find out how large a tar would be
 _EXACT_VIEWS = 512  # that a plan measures an exact codec on, for the last bits of its floats
 
 
@@ -189,18 +185,7 @@ def _stored(config: DumpConfig, seeds: Sequence[int], source: Source, held: Cach
             "give whole groups, or seeds_per_unit"
         )
     has_images = config.images if config.images is not None else there.has_images if there and is_same else True
-    if has_images and task_of(source) == "segmentation":
-        raise UsageError("webdataset stores hold images with one class each, not with masks; give --no-images")
-    return {"seeds": count, "image_bytes": _image_bytes(source) if has_images else None}
-
-
-def _image_bytes(source: Source) -> float:
-    """Return the mean size of an image file, of a few evenly spread over the source."""
-    sizes = []
-    for index in np.linspace(0, len(source) - 1, min(len(source), _SIZED)).astype(int).tolist():
-        with suppress(UnreadableSampleError):
-            sizes.append(len(stored_image(source, index)[1]))
-    return float(np.mean(sizes or [0]))
+    return {"seeds": count, "image_bytes": mean_image_bytes(source) if has_images else None}
 
 
 def _manifest(

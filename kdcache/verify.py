@@ -1,16 +1,25 @@
 """Verification: every unit against its commit, byte by byte; what is missing; views against probes; a teacher's logits."""
 
+from pathlib import Path
 from typing import Any
 
 from kdcache.cache import Cache
-from kdcache.cache.objects import temporaries
+from kdcache.cache.census import missing_units, take_census
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.drift import check_views, probed_commits
 from kdcache.errors import CacheError, CodecError, DriftError, KdcacheError, MismatchError, UnreadableSampleError, UsageError
 from kdcache.models import VisionModel, open_model
-from kdcache.rerun import compare_logits, compute_of, logits_faults, lossy_origin, require_teacher
-from kdcache.sources import Source, is_images_only, open_source
-from kdcache.tracking import progress
+from kdcache.rerun import (
+    compare_logits,
+    compute_of,
+    logits_faults,
+    lossy_origin,
+    recorded_source,
+    require_source,
+    require_teacher,
+)
+from kdcache.sources import open_source
+from kdcache.unit_check import CheckReport, check_units
 from kdcache.views import Recipe
 
 TEACHER_VIEWS = 64
@@ -28,8 +37,11 @@ def verify_cache(
     teacher: str | None = None,
     batch_size: int | None = None,
     compute: ComputeConfig | None = None,
+    report: str | Path | None = None,
 ) -> dict[str, Any]:
     """Check every committed unit's commit, bytes, SHA-256 and zarr checksums, each seed's zarr metadata, and the codec's fit.
+
+    Units are read side by side. With a report a verification that was killed goes on where it stopped.
 
     Args:
         cache: the cache.
@@ -38,10 +50,13 @@ def verify_cache(
         teacher: spec of the teacher, to run it again on as many views and compare its logits with the records.
         batch_size: views of one of its forward passes; by default 256.
         compute: where and how it runs; by default in the precision of the dump.
+        report: file that gets a line of JSON for each unit that was checked. Units of which it says already that they are
+            whole are not read again; only their commits are.
 
     Returns:
-        `units` and `bytes` checked, `seeds`, `faults` (one line each), `missing` units of seeds that are not complete,
-        `temporary` files that killed writers left (harmless), `views` if asked for, and with a teacher `teacher`, what
+        `units` and `bytes` checked, of them `from_report` units as it says, `absent` rows in them, `seeds`, `faults` (one line
+        each), `missing` units of seeds that are not complete, keys of `orphaned` and `foreign` objects and the number of
+        `temporary` ones, see `Census` (all three harmless), `views` if asked for, and with a teacher `teacher`, what
         `compare_logits` returns. Views and teacher are left out where there are faults before.
 
     Raises:
@@ -49,27 +64,28 @@ def verify_cache(
         ModelError: the teacher cannot be opened.
         MismatchError: a teacher for a cache that was recoded from a lossy one.
         UsageError: the manifest names a source that could run code, and `data` is not given; or settings without use.
+        KdcacheError: a report that cannot be written, or is that of another cache.
     """
     _require_use(views, data, teacher, batch_size, is_placed=compute is not None)
     views = (TEACHER_VIEWS if teacher else 0) if views is None else views
-    source = open_source(data or _recorded_source(cache)) if views else None
+    source = open_source(data or recorded_source(cache)) if views else None
     opened = _open_teacher(cache, teacher, compute) if teacher else None
-    report, faults = _check_bytes(cache)
+    found, faults = _check_bytes(cache, CheckReport(cache, report))
     if source is not None and not faults:
         try:
-            _require_source(cache, source)
+            require_source(cache, source)
             if opened is not None:
                 require_teacher(cache, opened[0])
-            report["views"] = check_views(cache, source, probed_commits(cache, cache.seeds(), views), views=views)
+            found["views"] = check_views(cache, source, probed_commits(cache, cache.seeds(), views), views=views)
             if opened is not None:
                 model, running = opened
                 size = _BATCH_SIZE if batch_size is None else batch_size
-                found = compare_logits(cache, source, model, views=views, batch_size=size, compute=running)
-                report["teacher"] = found
-                faults += logits_faults(cache, model, found)
+                logits = compare_logits(cache, source, model, views=views, batch_size=size, compute=running)
+                found["teacher"] = logits
+                faults += logits_faults(cache, model, logits)
         except _FAULTS as error:
             faults.append(str(error))
-    return {**report, "faults": faults}
+    return {**found, "faults": faults}
 
 
 def _require_use(views: int | None, data: str | None, teacher: str | None, batch_size: int | None, *, is_placed: bool) -> None:
@@ -85,29 +101,22 @@ def _require_use(views: int | None, data: str | None, teacher: str | None, batch
         raise UsageError("--batch-size, --workers, --device and --precision say how a teacher runs; give --teacher SPEC too")
 
 
-def _check_bytes(cache: Cache) -> tuple[dict[str, Any], list[str]]:
-    """Return what a report says of units and files, and the faults that were found."""
-    units = cache.units()
-    faults = [*_codec_faults(cache), *(fault for seed in cache.seeds() for fault in cache.array_faults(seed))]
-    size = 0
-    with progress("verify", len(units), "units") as bar:
-        for seed, unit in units:
-            try:
-                commit = cache.commit_of(seed, unit)
-                cache.read_unit(commit)
-                size += commit.num_bytes
-            except CacheError as error:
-                faults.append(str(error))
-            bar.advance(1)
-    report = {
+def _check_bytes(cache: Cache, report: CheckReport) -> tuple[dict[str, Any], list[str]]:
+    """Return what is said of units and objects, and the faults that were found."""
+    census = take_census(cache)
+    missing = missing_units(cache.manifest, census.commits)
+    faults = [*_codec_faults(cache), *(fault for seed in missing for fault in cache.array_faults(seed))]
+    counts, unit_faults = check_units(cache, census, report)
+    found = {
         "cache": str(cache.folder),
-        "seeds": cache.seeds(),
-        "units": len(units),
-        "bytes": size,
-        "missing": {seed: missing for seed in cache.seeds() if (missing := cache.missing_units(seed))},
-        "temporary": sum(1 for _ in temporaries(cache.folder)),
+        "seeds": list(missing),
+        **counts,
+        "missing": {seed: units for seed, units in missing.items() if units},
+        "orphaned": [entry.key for entry in census.orphaned],
+        "foreign": [entry.key for entry in census.foreign],
+        "temporary": len(census.temporary),
     }
-    return report, faults
+    return found, faults + unit_faults
 
 
 def _codec_faults(cache: Cache) -> list[str]:
@@ -117,19 +126,6 @@ def _codec_faults(cache: Cache) -> list[str]:
     except KdcacheError as error:
         return [str(error)]
     return []
-
-
-def _recorded_source(cache: Cache) -> str:
-    """Return the spec of the manifest's source, unless opening it could run what a cache from elsewhere says."""
-    spec = str(cache.manifest.source["spec"])
-    if not is_images_only(spec):
-        raise UsageError(f"cache {cache.folder} was made from {spec}, which can run code; if you trust it: --data {spec}")
-    return spec
-
-
-def _require_source(cache: Cache, source: Source) -> None:
-    if source.fingerprint != cache.manifest.source["fingerprint"]:
-        raise MismatchError(f"data {source.spec} is not the source of cache {cache.folder}; give --data SPEC")
 
 
 def _open_teacher(cache: Cache, teacher: str, compute: ComputeConfig | None) -> tuple[VisionModel, Compute]:

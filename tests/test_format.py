@@ -2,11 +2,13 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import random
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ import pytest
 import torch
 import zarr
 from caches import PATTERNS, fill, flipped, records
+from PIL import Image
 from runs import dump
 
 from kdcache.cache import FORMAT_VERSION, Cache, Commit, Manifest, create_cache, open_cache
 from kdcache.cache.zarr_store import object_key
+from kdcache.cached_source import CachedSource
 from kdcache.codecs import LowRank, codec_to_dict, open_codec
 from kdcache.codecs.transform import Fit
 from kdcache.verify import verify_cache
@@ -167,10 +171,12 @@ def golden(name: str) -> Cache:
 
 
 def test_golden_caches_are_there_for_every_version() -> None:
-    names = {f"v{version}-{codec}" for version in range(1, FORMAT_VERSION + 1) for codec in ("full", "topk", "lowrank")}
+    names = {
+        f"v{version}-{codec}" for version in range(1, FORMAT_VERSION + 1) for codec in ("full", "topk", "lowrank", "webdataset")
+    }
     assert {path.name for path in GOLDEN.iterdir() if path.is_dir()} - {"__pycache__"} == names
     files = [path for path in GOLDEN.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert sum(path.stat().st_size for path in files) < 80_000
+    assert sum(path.stat().st_size for path in files) < 160_000
     assert not [path for path in files if path.name.endswith(".tmp")]
 
 
@@ -211,6 +217,23 @@ def test_a_golden_fit_decodes_as_it_did() -> None:
     decoded = lowrank.codec.decode(records).logits().numpy()
     assert decoded[0].tolist() == pytest.approx([-0.11136244, 0.270095, 0.532369, -1.5209291, 0.8298032], rel=1e-5)
     assert abs(decoded - (logits - logits.mean(1, keepdims=True))).max() < 0.06
+
+
+def test_a_golden_tar_is_read_by_kdcache_and_by_tar(tmp_path: Path) -> None:
+    cache, logits = golden("v1-webdataset"), np.load(GOLDEN / "v1.npy")[1]
+    assert cache.manifest.digest == "f1cb7f8f82922262a7d3ef147e0306612704cf032bbf120ac9e14da31697bce3"
+    assert cache.complete_seeds() == [12, 13] and cache.manifest.seeds_per_unit == 2 and cache.manifest.has_images
+    np.testing.assert_array_equal(cache.codec.decode(cache.read(12, range(20))).logits().numpy(), logits)
+    second = cache.codec.decode(cache.read(13, [0])).logits()[0].tolist()
+    assert second == [-0.2474365234375, 0.137939453125, 0.0138397216796875, -1.7041015625, 0.1363525390625]
+    assert cache.commit_of(13, 2).writer.startswith("worker:") and golden("v1-full").commit_of(12, 2).writer == ""
+    report = verify_cache(cache, views=8, data=cache.manifest.source["spec"])
+    assert report["faults"] == report["foreign"] == [] and report["views"]["checked"] == 8
+    with tarfile.open(GOLDEN / "v1-webdataset/shards/00012-00013/000002.tar") as tar:
+        assert tar.getnames()[:3] == ["00000006.png", "00000006.cls", "00000006.records.npy"]
+        image = Image.open(io.BytesIO(member.read() if (member := tar.extractfile("00000006.png")) else b""))
+    source = CachedSource(cache)
+    assert source.sample(6).image.tobytes() == image.tobytes() and source.key(6) == "00000006"
 
 
 def test_golden_views_render_as_they_did() -> None:

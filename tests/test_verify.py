@@ -1,4 +1,5 @@
 import functools
+import json
 import os
 import re
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from kdcache.cache.commit import commit_key
 from kdcache.cache.zarr_store import object_key
 from kdcache.compute import ComputeConfig
 from kdcache.dump import DumpConfig, dump_teacher
-from kdcache.errors import MismatchError, ModelError, UsageError
+from kdcache.errors import KdcacheError, MismatchError, ModelError, UsageError
 from kdcache.models import open_model
 from kdcache.recode import recode_cache
 from kdcache.rerun import compute_of, logits_faults
@@ -38,8 +39,12 @@ def test_a_whole_cache_has_no_faults(cache: Cache) -> None:
         "cache": str(cache.folder),
         "seeds": [0, 3],
         "units": 6,
+        "from_report": 0,
         "bytes": size,
+        "absent": 0,
         "missing": {},
+        "orphaned": [],
+        "foreign": [],
         "temporary": 0,
         "faults": [],
     }
@@ -84,6 +89,41 @@ def test_missing_units_and_temporary_files_are_told_and_are_no_faults(cache: Cac
     report = verify_cache(cache)
     assert report["faults"] == [] and report["missing"] == {3: [0]} and report["temporary"] == 1
     assert report["seeds"] == [0, 3] and report["units"] == 5
+    assert report["orphaned"] == [object_key(3, 0), object_key(5, 0)] and report["foreign"] == []
+
+
+def test_a_report_is_gone_on_from(cache: Cache, tmp_path: Path) -> None:
+    path = tmp_path / "report.jsonl"
+    first = verify_cache(cache, report=path)
+    lines = path.read_text().splitlines(keepends=True)
+    assert len(lines) == 7 and json.loads(lines[0])["manifest"] == cache.manifest.digest
+    assert json.loads(lines[4])["commit"] == cache.commit_of(3, 0).digest
+    damaged = cache.folder.path / object_key(0, 1)
+    damaged.write_bytes(flipped(damaged.read_bytes(), 50, 1))
+    path.write_text("".join(lines[:4]) + lines[4][:30])  # killed while it wrote
+    again = verify_cache(cache, report=path)
+    assert again == {**first, "from_report": 3}, "what the report says is not read again"
+    (cache.folder.path / object_key(0, 0)).unlink()
+    (fault,) = verify_cache(cache, report=path)["faults"]
+    assert "unit 0 " in fault, "but looked for"
+    assert len(verify_cache(cache, report=path)["faults"]) == 1, "faults are looked at again"
+    cache.commit(0, 0, records(cache, 0, 0))
+    assert verify_cache(cache, report=path)["faults"] == []
+    assert len(verify_cache(cache)["faults"]) == 1
+
+
+def test_a_report_of_another_cache_is_refused(cache: Cache, tmp_path: Path) -> None:
+    path = tmp_path / "report.jsonl"
+    verify_cache(fill(tmp_path / "other", 0, rows=12), report=path)
+    text = path.read_text()
+    with pytest.raises(MismatchError, match="is no report on cache"):
+        verify_cache(cache, report=path)
+    path.write_text("notes of mine")
+    with pytest.raises(MismatchError, match="is no report on cache"):
+        verify_cache(cache, report=path)
+    assert path.read_text() == "notes of mine" and text
+    with pytest.raises(KdcacheError, match="cannot write report"):
+        verify_cache(cache, report=tmp_path / "nowhere" / "report")
 
 
 def test_an_object_that_cannot_be_read_is_a_fault(cache: Cache) -> None:

@@ -6,9 +6,13 @@ import click
 
 from kdcache import __version__
 from kdcache_cli.fidelity import fidelity
-from kdcache_cli.options import JSON, PLAN, dotted, rerun, shared
-from kdcache_cli.output import Group, errors_text, human_bytes, human_seconds, percent, print_result, ranges, shell_command
+from kdcache_cli.hub import pull, push
+from kdcache_cli.info import info
+from kdcache_cli.options import JSON, PLAN, dotted, shared
+from kdcache_cli.output import Group, codec_error_text, human_bytes, human_seconds, percent, print_result, ranges, shell_command
 from kdcache_cli.recode import recode
+from kdcache_cli.transfer import convert, export, merge
+from kdcache_cli.verify import gc, verify
 
 T = TypeVar("T")
 
@@ -141,55 +145,8 @@ def train_student(
     print_result(result, _train_lines(result), as_json=as_json)
 
 
-@main.command()
-@click.argument("cache")
-@JSON
-def info(cache: str, as_json: bool) -> None:
-    """Print what CACHE holds; with --json the whole manifest."""
-    from kdcache.cache import open_cache
-    from kdcache.codecs import codec_spec
-
-    opened = open_cache(cache)
-    manifest = opened.manifest
-    commits = [opened.commit_of(seed, unit) for seed, unit in opened.units()]
-    size, rows = sum(c.num_bytes for c in commits), sum(c.stop - c.start for c in commits)
-    result = {
-        "manifest": manifest.to_json(),
-        "codec": codec_spec(opened.codec),
-        "complete_seeds": opened.complete_seeds(),
-        "missing": {seed: missing for seed in opened.seeds() if (missing := opened.missing_units(seed))},
-        "units": len(commits),
-        "bytes": size,
-        "bytes_per_view": size / rows if rows else None,
-        "absent": sum(len(c.absent) for c in commits),
-    }
-    print_result(result, _info_lines(result), as_json=as_json)
-
-
-@main.command(short_help="Check every byte of CACHE against its commits.")
-@click.argument("cache")
-@click.option("--views", type=int, help="Also render N views again and compare them  [0; with --teacher 64].", metavar="N")
-@click.option("--data", help="Source for --views  [that of the manifest, if digits, imagefolder or tars].", metavar="SPEC")
-@click.option("--teacher", help="Also run the teacher again on as many and compare its logits.", metavar="SPEC")
-@rerun
-@JSON
-def verify(cache: str, as_json: bool, batch_size: int | None, **flags: Any) -> None:
-    """Check every byte of CACHE against its commits; exit 1 if anything is wrong."""
-    from kdcache.cache import open_cache
-    from kdcache.rerun import compute_of
-    from kdcache.verify import verify_cache
-
-    opened = open_cache(cache)
-    placed = {key: flags.pop(f"compute__{key}") for key in ("workers", "device", "precision")}
-    given = {key: value for key, value in placed.items() if value is not None}
-    compute = compute_of(opened, **given) if given else None
-    report = verify_cache(opened, batch_size=batch_size, compute=compute, **flags)
-    print_result(report, _verify_lines(report), as_json=as_json)
-    raise SystemExit(1 if report["faults"] else 0)
-
-
-main.add_command(fidelity)
-main.add_command(recode)
+for command in (info, verify, gc, merge, export, convert, push, pull, fidelity, recode):
+    main.add_command(command)
 
 
 @main.command(short_help="See it all work on handwritten digits.")
@@ -215,7 +172,7 @@ def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
             "bytes",
             f"{human_bytes(plan['bytes'])} ({plan['bytes_per_view']:.1f} per view) in {plan['files']} files",
         ),
-        ("codec", plan["codec"] + ("" if plan["gradients"] else _error_text(plan["gradient_error"]))),
+        ("codec", plan["codec"] + ("" if plan["gradients"] else codec_error_text(plan["gradient_error"]))),
         *([("gradients", "error and cosine against those of exact logits")] if plan["gradients"] else []),
         *((f"at tau {case['tau']:g}", _gradient_text(case)) for case in plan["gradients"]),
         *([] if plan["free_bytes"] is None else [("free disk", human_bytes(plan["free_bytes"]))]),
@@ -249,11 +206,6 @@ def _gradient_text(case: dict[str, Any]) -> str:
     return ", ".join(f"{name} {percent(case[term]['error'])} {case[term]['cosine']:.3f}" for term, name in names.items())
 
 
-def _error_text(errors: dict[str, float]) -> str:
-    """Return what a codec does to DIST's gradient, as measured before the dump."""
-    return f" (turns DIST's gradient by {errors_text(errors)})" if errors else ""
-
-
 def _dump_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     absent = [("absent", f"{result['absent']} views whose sample cannot be read")] if result["absent"] else []
     accuracy = result["teacher_accuracy"]
@@ -282,62 +234,3 @@ def _train_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
         *scores,
         ("weights", f"{result['run']}/student.safetensors"),
     ]
-
-
-def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    manifest = result["manifest"]
-    per_view = f", {result['bytes_per_view']:.1f} per view" if result["units"] else ""
-    incomplete = [(f"seed {seed}", f"{len(units)} units missing") for seed, units in result["missing"].items()]
-    return [
-        ("task", f"{manifest['task']}, {manifest['classes']} classes"),
-        ("source", f"{manifest['source']['spec']}, {manifest['rows']} samples"),
-        ("recipe", f"{manifest['recipe']['name']} ({manifest['recipe']['fingerprint'][:12]})"),
-        ("teacher", f"{manifest['teacher']['spec']} ({manifest['teacher']['sha256'][:12]})"),
-        ("codec", result["codec"] + _error_text(manifest["made_by"].get("gradient_error", {}))),
-        ("seeds", ranges(result["complete_seeds"])),
-        *incomplete,
-        ("units", f"{result['units']} of {manifest['unit_rows']} rows"),
-        ("bytes", f"{human_bytes(result['bytes'])}{per_view}"),
-        (
-            "made",
-            f"{manifest['made_by']['created']} with kdcache {manifest['made_by']['versions']['kdcache']}",
-        ),
-        *_origin_lines(manifest["made_by"]),
-    ]
-
-
-def _origin_lines(made_by: dict[str, Any]) -> list[tuple[str, str]]:
-    origin = made_by.get("recoded_from")
-    if origin is None:
-        return []
-    return [("recoded", f"from {origin['codec']}" + _error_text(origin["made_by"].get("gradient_error", {})))]
-
-
-def _verify_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
-    views = [("views", _rendered_text(report["views"]))] if "views" in report else []
-    teacher = [("teacher", _rerun_text(report["teacher"]))] if "teacher" in report else []
-    left = [("left over", f"{report['temporary']} temporary files of killed writers, harmless")] if report["temporary"] else []
-    return [
-        ("units", f"{report['units']} checked, {human_bytes(report['bytes'])}"),
-        *(
-            (f"seed {seed}", f"units {ranges(units)} missing: the dump is not finished")
-            for seed, units in report["missing"].items()
-        ),
-        *views,
-        *teacher,
-        *left,
-        *(("fault", fault) for fault in report["faults"]),
-        ("faults", str(len(report["faults"]))),
-    ]
-
-
-def _rendered_text(views: dict[str, int]) -> str:
-    others = views["other_pixels"]
-    as_then = f"{others} with other pixels under the same thumbnail" if others else "all as at the dump"
-    return f"{views['checked']} rendered again, {as_then}"
-
-
-def _rerun_text(found: dict[str, Any]) -> str:
-    ran = f"run again on {found['views']} views in {found['precision']}: {found['equal_records']} records equal"
-    apart = f"largest difference {found['largest_difference']:.3g}, median {found['median_difference']:.3g}"
-    return f"{ran}, {apart}, {found['beyond']} beyond rounding"

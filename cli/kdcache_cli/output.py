@@ -103,6 +103,11 @@ def errors_text(errors: Mapping[Any, float]) -> str:
     return ", ".join(f"{percent(error)} at tau {float(tau):g}" for tau, error in errors.items())
 
 
+def codec_error_text(errors: Mapping[Any, float]) -> str:
+    """Return what a codec does to DIST's gradient, as measured before the dump; nothing if that is not known."""
+    return f" (turns DIST's gradient by {errors_text(errors)})" if errors else ""
+
+
 def shell_command(*words: str) -> str:
     """Return words as one line that a shell splits back."""
     return shlex.join(words)

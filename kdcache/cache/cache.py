@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import secrets
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -62,14 +64,15 @@ class Cache:
 
     def seeds(self) -> list[int]:
         """Return the seeds of which at least one unit is committed."""
-        firsts = sorted(int(name) for name in self.folder.list("commits") if name.isdecimal())
+        names = [name for name in self.folder.list("commits") if name.isdecimal() and name == f"{int(name):05d}"]
+        firsts = [seed for seed in sorted(map(int, names)) if self.manifest.unit_seeds(seed)[0] == seed]
         return [seed for first in firsts if self.committed_units(first) for seed in self.manifest.unit_seeds(first)]
 
     def committed_units(self, seed: int) -> list[int]:
         """Return the committed units of `seed`."""
         folder = f"commits/{self.manifest.unit_seeds(seed)[0]:05d}"
         names = [name.removesuffix(".json") for name in self.folder.list(folder) if name.endswith(".json")]
-        return sorted(int(name) for name in names if name.isdecimal())  # no .DS_Store, no ._000000.json
+        return sorted(int(name) for name in names if name.isdecimal() and name == f"{int(name):06d}")  # no ._000000.json
 
     def missing_units(self, seed: int) -> list[int]:
         """Return the units of `seed` that are not committed yet."""
@@ -90,6 +93,15 @@ class Cache:
             MissingUnitError: the unit is not committed.
             DamagedUnitError: the commit is not what was written.
         """
+        return self.whole_commit(seed, unit).of_seed(seed)
+
+    def whole_commit(self, seed: int, unit: int) -> Commit:
+        """Return a unit's commit, with what it says of all its seeds.
+
+        Raises:
+            MissingUnitError: the unit is not committed.
+            DamagedUnitError: the commit is not what was written.
+        """
         first = self.manifest.unit_seeds(seed)[0]
         try:
             data = self.folder.get(commit_key(first, unit), most=MOST_DOCUMENT)
@@ -101,7 +113,7 @@ class Cache:
         rows = self.manifest.unit_range(unit)
         if (commit.seed, commit.unit, commit.start, commit.stop) != (first, unit, rows.start, rows.stop):
             raise DamagedUnitError(f"cache {self.folder}, {self._name(seed, unit)}: its commit is that of {commit.name}")
-        return commit.of_seed(seed)
+        return commit
 
     def units(self) -> list[tuple[int, int]]:
         """Return the committed units of all seeds, each once: its first seed and its number."""
@@ -276,10 +288,13 @@ class Cache:
             num_bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
             write_id=secrets.token_hex(8),
+            writer=f"{socket.gethostname()}:{os.getpid()}",
             **{"versions": library_versions(), **facts},
         )
         if not self.folder.publish(commit_key(seed, unit), commit.to_bytes()):
             return self.commit_of(seed, unit)
+        if not self.folder.exists(key):  # `gc` took it, which looked just before there was a commit
+            self.folder.publish(key, data)
         return commit
 
     def encode_unit(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
@@ -325,13 +340,13 @@ class Cache:
         return unit_name(seed, unit, rows.start, rows.stop)
 
 
-def open_cache(path: str | Path) -> Cache:
-    """Return the cache at `path`.
+def open_cache(path: str | Path | Objects) -> Cache:
+    """Return the cache at `path`, or in objects that are open already.
 
     Raises:
         CacheError: no cache there, a format of the future, or a damaged manifest.
     """
-    folder = open_objects(path)
+    folder = path if isinstance(path, Objects) else open_objects(path)
     try:
         root = json.loads(folder.get("zarr.json", most=MOST_DOCUMENT))
         document = root["attributes"]["kdcache"]

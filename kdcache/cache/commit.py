@@ -6,11 +6,13 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdcache.cache.seal import digest, seal, unseal
+from kdcache.cache.seal import digest, refuse_unknown, seal, unseal
 from kdcache.errors import DamagedUnitError
 
 MOST_DOCUMENT = 16 * 2**20
 """Bytes of a commit or of a manifest."""
+_LATER = {"writer": ""}
+"""Fields that the first commits lack, with what that means: at these values they are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class Commit:
     statistics: dict[str, float] = field(default_factory=dict)
     """Of the unit's logits: mean, standard deviation, confidence, accuracy."""
     versions: dict[str, str] = field(default_factory=dict)
+    writer: str = ""
+    """`HOST:PROCESS`, which tells the workers of a dump apart."""
 
     @property
     def name(self) -> str:
@@ -56,11 +60,11 @@ class Commit:
     @property
     def digest(self) -> str:
         """Hash of the whole commit."""
-        return digest(dataclasses.asdict(self))
+        return digest(self._content())
 
     def to_bytes(self) -> bytes:
         """Return the sealed JSON document."""
-        return json.dumps(seal(dataclasses.asdict(self)), indent=1).encode()
+        return json.dumps(seal(self._content()), indent=1).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> "Commit":
@@ -68,13 +72,20 @@ class Commit:
 
         Raises:
             DamagedUnitError: the document is not what was written.
+            CacheError: it is of a newer kdcache.
         """
         try:
-            return cls(**unseal(json.loads(data)))
+            content = unseal(json.loads(data))
+            refuse_unknown(content, cls, where)
+            return cls(**content)
         except (ValueError, TypeError) as error:
             raise DamagedUnitError(
                 f"{where}: the commit is damaged: {error}; delete it and the unit's object, and run the dump again"
             ) from error
+
+    def _content(self) -> dict[str, Any]:
+        content = dataclasses.asdict(self)
+        return {name: value for name, value in content.items() if name not in _LATER or value != _LATER[name]}
 
 
 def seed_entry(seed: int, seeds: range) -> dict[str, int]:

@@ -33,7 +33,7 @@ def publish_fit(objects: Objects, arrays: Mapping[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         zarr.create_array(
             store,
-            name=f"{_path(fit_digest(arrays))}/{name}",
+            name=f"{fit_path(fit_digest(arrays))}/{name}",
             data=array,
             chunks=array.shape,
             compressors=[ZstdCodec(level=12), Crc32cCodec()],
@@ -50,7 +50,7 @@ def read_fit(objects: Objects, digest: str) -> dict[str, np.ndarray]:
     Raises:
         CacheError: arrays that are absent, or not what was written.
     """
-    path = _path(digest)
+    path = fit_path(digest)
     try:
         keys = [entry.key for entry in objects.walk(path)]
         names = sorted({key.removeprefix(f"{path}/").partition("/")[0] for key in keys} - {"zarr.json"})
@@ -66,5 +66,6 @@ def read_fit(objects: Objects, digest: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _path(digest: str) -> str:
+def fit_path(digest: str) -> str:
+    """Return the path of a fit inside the cache."""
     return f"{FIT_ROOT}/{digest[:16]}"

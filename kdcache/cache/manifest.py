@@ -13,7 +13,7 @@ import numpy as np
 from PIL import features
 
 from kdcache import __version__
-from kdcache.cache.seal import digest, seal, unseal
+from kdcache.cache.seal import digest, refuse_unknown, seal, unseal
 from kdcache.errors import CacheError
 
 FORMAT_VERSION = 1
@@ -101,7 +101,7 @@ class Manifest:
         """Return the manifest in `document`.
 
         Raises:
-            CacheError: another format version, or a document that is not what was written.
+            CacheError: another format version, fields of a newer kdcache, or a document that is not what was written.
         """
         version = document.get("format_version") if isinstance(document, dict) else None
         if isinstance(version, int) and version > FORMAT_VERSION:
@@ -111,6 +111,7 @@ class Manifest:
         try:
             content = unseal(document)
             del content["format_version"]
+            refuse_unknown(content, cls, f"cache {where}")
             return cls(**content)
         except (ValueError, TypeError, KeyError) as error:
             raise CacheError(f"cache {where}: its manifest (zarr.json) is damaged: {error}; restore it from a copy") from error

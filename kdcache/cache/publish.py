@@ -86,11 +86,11 @@ class Folder:
     def walk(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every file under `prefix`, temporary ones too."""
         for folder, _, names in os.walk(self.path / prefix):
-            for name in names:
-                path = Path(folder, name)
+            below = Path(folder).relative_to(self.path).as_posix()
+            for name in names:  # of which there may be 100,000: strings, not paths
                 with suppress(FileNotFoundError):  # a temporary that has its name by now
-                    status = path.lstat()
-                    yield Entry(path.relative_to(self.path).as_posix(), status.st_size, status.st_mtime)
+                    status = os.lstat(f"{folder}/{name}")
+                    yield Entry(name if below == "." else f"{below}/{name}", status.st_size, status.st_mtime)
 
     def remove(self, key: str) -> None:
         """Remove `key`, if it is there.

@@ -1,9 +1,12 @@
 """JSON documents that carry a hash of their own content, so that a flipped byte in one is noticed."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
+
+from kdcache.errors import CacheError
 
 _FIELD = "digest"
 
@@ -25,6 +28,19 @@ def unseal(document: Any) -> dict[str, Any]:
     if document[_FIELD] != digest(content):
         raise ValueError("its digest does not match its content")
     return content
+
+
+def refuse_unknown(content: Mapping[str, Any], cls: type, where: str) -> None:
+    """Check that a whole document has no fields but those of the dataclass `cls`.
+
+    Raises:
+        CacheError: it has; they may change what the others mean.
+    """
+    known = {field.name for field in dataclasses.fields(cls)}
+    if others := ", ".join(sorted(set(content) - known)):
+        raise CacheError(
+            f"{where}: written by a newer kdcache, with fields that this one does not know ({others}): upgrade kdcache"
+        )
 
 
 def digest(content: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from kdcache.cache.manifest import Manifest
 from kdcache.cache.objects import Objects
-from kdcache.cache.units import StoredSample
+from kdcache.cache.units import StoredSample, named_unit
 from kdcache.shapes import Records, Rows
 from kdcache.tar_reader import Member, TarReader
 
@@ -59,6 +59,11 @@ class TarFormat:
     def key(self, seed: int, unit: int) -> str:
         """Return the key of the tar that holds one unit; `seed` is its first."""
         return f"shards/{seed:05d}-{seed + self.seeds - 1:05d}/{unit:06d}.tar"
+
+    def unit_of(self, key: str) -> tuple[int, int] | None:
+        """Return the first seed and the number of the unit whose tar has this key; None of other keys."""
+        unit = named_unit(key, r"shards/([0-9]{5,10})-[0-9]{5,10}/([0-9]{6,10})\.tar", self.key)
+        return unit if unit and unit[0] % self.seeds == 0 else None
 
     def metadata(self, seed: int) -> dict[str, bytes]:
         """Return nothing: tars need nothing beside them."""

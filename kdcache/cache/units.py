@@ -1,6 +1,7 @@
 """How the records of a unit become one object: what the stores of zarr shards and of webdataset tars have in common."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from kdcache.cache.manifest import Manifest
@@ -27,6 +28,9 @@ class UnitFormat(Protocol):
     def key(self, seed: int, unit: int) -> str:
         """Return the key of the object that holds a unit; `seed` is its first."""
 
+    def unit_of(self, key: str) -> tuple[int, int] | None:
+        """Return the first seed and the number of the unit whose object has this key; None of other keys."""
+
     def metadata(self, seed: int) -> dict[str, bytes]:
         """Return the objects beside the units of a seed that plain readers need."""
 
@@ -42,6 +46,13 @@ class UnitFormat(Protocol):
         Raises:
             ValueError: bytes that are no such object.
         """
+
+
+def named_unit(key: str, pattern: str, make: Callable[[int, int], str]) -> tuple[int, int] | None:
+    """Return the two numbers that `pattern` finds in `key`, if it is the key that `make` gives for them."""
+    found = re.fullmatch(pattern, key)
+    unit = (int(found[1]), int(found[2])) if found else None
+    return unit if unit and make(*unit) == key else None
 
 
 def unit_format(manifest: Manifest) -> UnitFormat:

@@ -18,7 +18,7 @@ from zarr.storage import MemoryStore
 
 from kdcache.cache.manifest import Manifest
 from kdcache.cache.objects import Objects
-from kdcache.cache.units import StoredSample
+from kdcache.cache.units import StoredSample, named_unit
 from kdcache.shapes import Records
 
 _LOCK = threading.Lock()
@@ -65,6 +65,10 @@ class ZarrFormat:
     def key(self, seed: int, unit: int) -> str:
         """Return the key of the shard that holds one unit."""
         return object_key(seed, unit)
+
+    def unit_of(self, key: str) -> tuple[int, int] | None:
+        """Return the seed and the number of the unit whose shard has this key; None of other keys."""
+        return named_unit(key, r"seeds/([0-9]{5,10})/records/c/([0-9]{1,10})/0", object_key)
 
     def metadata(self, seed: int) -> dict[str, bytes]:
         """Return the zarr.json objects of a seed's array and of the groups above it but the root."""

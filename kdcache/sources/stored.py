@@ -1,13 +1,17 @@
 """A sample's image as a file: the source's own bytes where it has them, else a PNG, which loses nothing."""
 
 import io
+from contextlib import suppress
 
+import numpy as np
 from PIL import Image
 
+from kdcache.errors import UnreadableSampleError, UsageError
 from kdcache.sources.images import UNREADABLE, to_mode
-from kdcache.sources.protocol import Source
+from kdcache.sources.protocol import Source, task_of
 
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "PPM": "ppm", "TIFF": "tif"}
+_SIZED = 64  # images that are looked at, to find out how large they are
 _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
 
@@ -25,6 +29,21 @@ def stored_image(source: Source, index: int) -> tuple[str, bytes]:
     out = io.BytesIO()
     (image if image.mode in _PNG_MODES else to_mode(image, "RGB")).save(out, "PNG")
     return "png", out.getvalue()
+
+
+def mean_image_bytes(source: Source) -> float:
+    """Return the mean size of an image file, of a few evenly spread over the source.
+
+    Raises:
+        UsageError: images with masks, which webdataset stores do not hold.
+    """
+    if task_of(source) == "segmentation":
+        raise UsageError("webdataset stores hold images with one class each, not with masks; give --no-images")
+    sizes = []
+    for index in np.linspace(0, len(source) - 1, min(len(source), _SIZED)).astype(int).tolist():
+        with suppress(UnreadableSampleError):
+            sizes.append(len(stored_image(source, index)[1]))
+    return float(np.mean(sizes or [0]))
 
 
 def _format(data: bytes) -> str:

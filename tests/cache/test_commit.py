@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,8 @@ import pytest
 from caches import PATTERNS, fill, flipped
 
 from kdcache.cache.commit import Commit, commit_key, unit_name
-from kdcache.errors import DamagedUnitError
+from kdcache.cache.seal import seal, unseal
+from kdcache.errors import CacheError, DamagedUnitError
 
 COMMIT = Commit(
     seed=3,
@@ -55,6 +57,15 @@ def test_every_truncation_raises() -> None:
 def test_what_is_no_commit_raises(data: bytes) -> None:
     with pytest.raises(DamagedUnitError, match="this unit: the commit is damaged"):
         Commit.from_bytes(data, "this unit")
+
+
+def test_fields_added_later_are_left_out_where_they_say_nothing_and_refused_where_they_are_not_known() -> None:
+    assert b"writer" not in COMMIT.to_bytes()
+    told = dataclasses.replace(COMMIT, writer="node3:17")
+    assert Commit.from_bytes(told.to_bytes(), "here") == told and told.digest != COMMIT.digest
+    newer = json.dumps(seal({**unseal(json.loads(COMMIT.to_bytes())), "later": 1})).encode()
+    with pytest.raises(CacheError, match=r"this unit: written by a newer kdcache, with fields .* not know \(later\): upgrade"):
+        Commit.from_bytes(newer, "this unit")
 
 
 def test_a_changed_commit_has_another_digest() -> None:

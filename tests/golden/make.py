@@ -14,13 +14,16 @@ from kdcache.cache import FORMAT_VERSION, open_cache
 DATA = "tiny_models:noise,length=20,classes=5,size=8"
 TEACHER = "tiny_models:conv,classes=5,seed=7,mean=0.5,std=0.25"
 CODECS = {"full": "full:dtype=float16", "topk": "topk:k=3", "lowrank": "lowrank:step=0.1"}
+SETTINGS = {"data": DATA, "teacher": TEACHER, "unit_rows": 8, "batch_size": 8}
 
 if __name__ == "__main__":
     for name, codec in CODECS.items():
         path = Path(f"v{FORMAT_VERSION}-{name}")
         if path.exists():  # it is never made again
             continue
-        dump(path, data=DATA, teacher=TEACHER, codec=codec, seeds="0,12", unit_rows=8, batch_size=8)
+        dump(path, codec=codec, seeds="0,12", **SETTINGS)
+    if not (tars := Path(f"v{FORMAT_VERSION}-webdataset")).exists():
+        dump(tars, codec=CODECS["full"], seeds="12:14", store="webdataset", **SETTINGS)
     if not Path(f"v{FORMAT_VERSION}.npy").exists():
         cache = open_cache(f"v{FORMAT_VERSION}-full")
         logits = [cache.codec.decode(cache.read(seed, range(20))).logits().numpy() for seed in (0, 12)]

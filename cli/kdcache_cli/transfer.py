@@ -1,0 +1,78 @@
+"""The commands that make a cache from others: `merge`, `export` and `convert`."""
+
+from typing import Any
+
+import click
+
+from kdcache_cli.options import JSON
+from kdcache_cli.output import human_bytes, human_seconds, print_result, ranges
+
+
+@click.command(short_help="Copy the units of several caches into one.")
+@click.argument("new")
+@click.argument("caches", nargs=-1, required=True, metavar="CACHE...")
+@JSON
+def merge(new: str, caches: tuple[str, ...], as_json: bool) -> None:
+    """Copy into NEW the units of every CACHE, which share a manifest. Run again, it goes on where it stopped.
+
+    Of a unit that several hold that of the first counts, or that of NEW if it is there already.
+    """
+    from kdcache.copying import merge_caches
+
+    result = merge_caches(new, caches)
+    origins = [("from", f"{part['cache']}, {_units(part)}") for part in result["from"]]
+    print_result(result, [("cache", result["cache"]), *origins, *copied_lines(result)], as_json=as_json)
+
+
+@click.command(short_help="Copy some seeds or units of CACHE to NEW.")
+@click.argument("cache")
+@click.argument("new")
+@click.option("--seeds", help="Seeds to copy, B left out  [all].", metavar="A:B")
+@click.option("--units", help="Units of each seed, which are random samples of the data, B left out  [all].", metavar="A:B")
+@JSON
+def export(cache: str, new: str, seeds: str | None, units: str | None, as_json: bool) -> None:
+    """Copy some seeds, or some units of each, to NEW. Run again, it goes on where it stopped."""
+    from kdcache.copying import export_cache
+
+    result = export_cache(cache, new, seeds=seeds, units=units)
+    print_result(result, [("cache", result["cache"]), ("from", result["source"]), *copied_lines(result)], as_json=as_json)
+
+
+@click.command(short_help="Write CACHE to NEW in the other store.")
+@click.argument("cache")
+@click.argument("new")
+@click.option("--store", type=click.Choice(["zarr", "webdataset"]), required=True, help="What units of NEW are.")
+@click.option(
+    "--data", help="Source of the samples in tars  [that of the manifest, if digits, imagefolder or tars].", metavar="SPEC"
+)
+@click.option("--images/--no-images", default=True, help="Whether tars hold the images, too  [yes].")
+@JSON
+def convert(cache: str, new: str, as_json: bool, **flags: Any) -> None:
+    """Write the complete seeds of CACHE to NEW in the other store. Run again, it goes on where it stopped."""
+    from kdcache.convert import convert_cache
+
+    result = convert_cache(cache, new, **flags)
+    lines = [
+        ("cache", result["cache"]),
+        ("from", result["source"]),
+        ("seeds", f"{ranges(result['seeds'])}, {result['rows']} views each"),
+        ("written", f"{result['units_written']} units in {human_seconds(result['seconds'])}"),
+        ("bytes", f"{human_bytes(result['bytes'])}, {result['bytes_per_view']:.1f} per view"),
+    ]
+    print_result(result, lines, as_json=as_json)
+
+
+def _units(part: dict[str, Any]) -> str:
+    return f"{part['units']} units" + (f", {part['elsewhere']} of them in an earlier one" if part["elsewhere"] else "")
+
+
+def copied_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines on units that were copied, and on what a cache then holds."""
+    written = f"{result['units_written']} units, {human_bytes(result['bytes'])} in {human_seconds(result['seconds'])}"
+    return [("written", written), *held_lines(result)]
+
+
+def held_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines on the seeds that a cache holds, and what is missing."""
+    short = [(f"seed {seed}", f"{len(units)} units missing") for seed, units in result["missing"].items()]
+    return [("seeds", ranges(result["complete_seeds"])), *short]

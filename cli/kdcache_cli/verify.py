@@ -1,0 +1,102 @@
+"""The commands that look after a cache's bytes: `verify`, and `gc` for what dead writers left."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from kdcache_cli.options import JSON, rerun
+from kdcache_cli.output import human_bytes, print_result, ranges
+
+_SHOWN = 10
+
+
+@click.command(short_help="Check every byte of CACHE against its commits.")
+@click.argument("cache")
+@click.option("--views", type=int, help="Also render N views again and compare them  [0; with --teacher 64].", metavar="N")
+@click.option("--data", help="Source for --views  [that of the manifest, if digits, imagefolder or tars].", metavar="SPEC")
+@click.option("--teacher", help="Also run the teacher again on as many and compare its logits.", metavar="SPEC")
+@click.option("--report", help="Write a line of JSON per unit, and go on from those that are there.", metavar="FILE")
+@rerun
+@JSON
+def verify(cache: str, as_json: bool, batch_size: int | None, **flags: Any) -> None:
+    """Check every byte of CACHE against its commits; exit 1 if anything is wrong."""
+    from kdcache.cache import open_cache
+    from kdcache.rerun import compute_of
+    from kdcache.verify import verify_cache
+
+    opened = open_cache(cache)
+    placed = {key: flags.pop(f"compute__{key}") for key in ("workers", "device", "precision")}
+    given = {key: value for key, value in placed.items() if value is not None}
+    compute = compute_of(opened, **given) if given else None
+    found = verify_cache(opened, batch_size=batch_size, compute=compute, **flags)
+    print_result(found, _verify_lines(found), as_json=as_json)
+    raise SystemExit(1 if found["faults"] else 0)
+
+
+def _verify_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    known = f", {found['from_report']} of them as the report says" if found["from_report"] else ""
+    absent = [("absent", f"{found['absent']} views whose sample cannot be read")] if found["absent"] else []
+    views = [("views", _rendered_text(found["views"]))] if "views" in found else []
+    teacher = [("teacher", _rerun_text(found["teacher"]))] if "teacher" in found else []
+    temporary = [f"{found['temporary']} temporary files of killed writers, harmless"] if found["temporary"] else []
+    return [
+        ("units", f"{found['units']} checked, {human_bytes(found['bytes'])}{known}"),
+        *(
+            (f"seed {seed}", f"units {ranges(units)} missing: the dump is not finished")
+            for seed, units in found["missing"].items()
+        ),
+        *absent,
+        *views,
+        *teacher,
+        *(("left over", text) for text in temporary),
+        *(("orphaned", text) for text in _some(found["orphaned"])),
+        *(("foreign", text) for text in _some(found["foreign"])),
+        *(("fault", fault) for fault in found["faults"]),
+        ("faults", str(len(found["faults"]))),
+    ]
+
+
+def _some(keys: Sequence[str]) -> list[str]:
+    """Return the first keys, and how many more there are."""
+    more = len(keys) - _SHOWN
+    return [*keys[:_SHOWN], *([f"and {more} more; --json lists them"] if more > 0 else [])]
+
+
+def _rendered_text(views: dict[str, int]) -> str:
+    others = views["other_pixels"]
+    as_then = f"{others} with other pixels under the same thumbnail" if others else "all as at the dump"
+    return f"{views['checked']} rendered again, {as_then}"
+
+
+def _rerun_text(found: dict[str, Any]) -> str:
+    ran = f"run again on {found['views']} views in {found['precision']}: {found['equal_records']} records equal"
+    apart = f"largest difference {found['largest_difference']:.3g}, median {found['median_difference']:.3g}"
+    return f"{ran}, {apart}, {found['beyond']} beyond rounding"
+
+
+@click.command(short_help="Remove what killed writers left in CACHE.")
+@click.argument("cache")
+@click.option("--older-than", default="7d", show_default=True, help="Age, in s, m, h or d.", metavar="AGE")
+@click.option("--delete", is_flag=True, help="Remove them; without it they are only told.")
+@JSON
+def gc(cache: str, as_json: bool, older_than: str, delete: bool) -> None:
+    """Tell, and with --delete remove, temporary and orphaned objects of CACHE that are older than an age."""
+    from kdcache.cache import open_cache
+    from kdcache.garbage import collect_garbage
+
+    found = collect_garbage(open_cache(cache), older_than=older_than, delete=delete)
+    print_result(found, _gc_lines(found), as_json=as_json)
+
+
+def _gc_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    count, what = len(found["keys"]), human_bytes(found["bytes"])
+    done = f"{count} objects, {what}" + ("" if found["is_deleted"] or not count else "; --delete removes them")
+    young = [("kept", f"{found['young']} that are younger: their writers may be at work")] if found["young"] else []
+    busy = [("kept", f"{found['busy']} of units: a dump was at work of late, and may take them up")] if found["busy"] else []
+    return [
+        *(("object", text) for text in _some(found["keys"])),
+        ("removed" if found["is_deleted"] else "to remove", done),
+        *young,
+        *busy,
+    ]

@@ -1,0 +1,113 @@
+"""Units checked against their commits, side by side, and the report from which a check that was killed goes on."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kdcache.cache import Cache
+from kdcache.cache.census import Census, Unit
+from kdcache.cache.fetch import fetched
+from kdcache.errors import CacheError, KdcacheError, MismatchError
+from kdcache.tracking import progress
+
+
+class Check(NamedTuple):
+    """What was found of a unit."""
+
+    seed: int
+    """The first of its seeds."""
+    unit: int
+    commit: str
+    """Digest of its commit; empty if that cannot be read."""
+    bytes: int
+    absent: int
+    fault: str | None
+
+
+class CheckReport:
+    """A file of JSON lines: what it is a report of, then one unit each. Without a path it keeps nothing."""
+
+    def __init__(self, cache: Cache, path: str | Path | None) -> None:
+        """Read what is in `path`, and go on after it.
+
+        Raises:
+            MismatchError: it is the report of another cache.
+            KdcacheError: it cannot be read or written.
+        """
+        self._path = Path(path) if path is not None else None
+        self.checked: dict[Unit, Check] = {}
+        if self._path is None:
+            return
+        text, head = self._read(), {"cache": str(cache.folder), "manifest": cache.manifest.digest}
+        lines = [line for part in text.splitlines() if (line := _parsed(part))]  # the last one may have been cut off
+        try:
+            if text and lines[0]["manifest"] != head["manifest"]:
+                raise ValueError
+            checks = [Check(**line) for line in lines[1:]]
+        except (ValueError, LookupError, TypeError):
+            raise MismatchError(f"{path} is no report on cache {cache.folder}; choose a new file") from None
+        self.checked = {(check.seed, check.unit): check for check in checks}
+        self._append(("" if text.endswith("\n") or not text else "\n") + ("" if text else json.dumps(head) + "\n"))
+
+    def write(self, check: Check) -> None:
+        """Append a unit."""
+        self._append(json.dumps(check._asdict()) + "\n")
+
+    def _read(self) -> str:
+        assert self._path is not None
+        try:
+            return self._path.read_text() if self._path.exists() else ""
+        except (OSError, ValueError) as error:
+            raise KdcacheError(f"cannot read report {self._path}: {error}; choose a new file") from error
+
+    def _append(self, text: str) -> None:
+        if self._path is None:
+            return
+        try:
+            with self._path.open("a") as file:
+                file.write(text)
+        except OSError as error:
+            raise KdcacheError(f"cannot write report {self._path}: {error.strerror}; choose another file") from error
+
+
+def check_units(cache: Cache, census: Census, report: CheckReport) -> tuple[dict[str, int], list[str]]:
+    """Check every committed unit; return `units`, `from_report`, `bytes` and `absent` rows, and the faults."""
+    units, checks, from_report = list(census.commits), list[Check](), 0
+    largest = max((entry.size for entry in census.objects.values()), default=0)
+    with progress("verify", len(units), "units") as bar:
+        for check in fetched(lambda unit: _checked(cache, unit, census, report), units, num_bytes=largest):
+            if check is report.checked.get((check.seed, check.unit)):
+                from_report += 1
+            else:
+                report.write(check)
+            checks.append(check)
+            bar.advance(1)
+    counts = {
+        "units": len(checks),
+        "from_report": from_report,
+        "bytes": sum(check.bytes for check in checks),
+        "absent": sum(check.absent for check in checks),
+    }
+    return counts, [check.fault for check in checks if check.fault is not None]
+
+
+def _checked(cache: Cache, unit: Unit, census: Census, report: CheckReport) -> Check:
+    """Return what is found of a unit, or what the report says of it if commit and size of the object are those of then."""
+    known, there, digest = report.checked.get(unit), census.objects.get(unit), ""
+    try:
+        commit = cache.whole_commit(*unit)
+        digest = commit.digest
+        if known and there and (known.commit, known.bytes, known.fault) == (digest, there.size, None):
+            return known
+        cache.read_unit(commit)
+    except CacheError as error:
+        return Check(*unit, digest, 0, 0, str(error))
+    return Check(*unit, digest, commit.num_bytes, len(commit.absent), None)
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) else None
