@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,6 +45,8 @@ class LowRank:
     fitted: Fit | None = not_an_option()
 
     def __post_init__(self) -> None:
+        if self.classes < 2:
+            raise UsageError("lowrank on 1 class has nothing to hold: its probability is always 1; use full")
         given = {name: value for name in ("step", "error", "bytes") if (value := getattr(self, name)) is not None}
         if len(given) != 1:
             raise UsageError(f"lowrank with {', '.join(given) or 'no target'}: give one of step=, error= and bytes=")
@@ -81,38 +83,50 @@ class LowRank:
         return replace(self, fitted=fit)
 
     def encode(self, logits: Logits) -> Records:
-        """Return records of the rows' integers.
+        """Return records of the rows' integers, found where the logits are.
 
         Raises:
             CodecError: logits of another class count, or not finite.
         """
-        fit = self._fit
-        logits = checked(logits, self.classes).to(fit.basis.device)
+        logits = checked(logits, self.classes)
         records = np.zeros(len(logits), self.record_dtype)
         for start in range(0, len(logits), _ROWS):
-            integers = quantised(logits[start : start + _ROWS], fit).to(torch.int16).cpu()
-            for kind, part in zip(fit.kinds, torch.split(integers, list(fit.kinds.values()), dim=1), strict=True):
-                if part.shape[1]:
-                    stored = _packed(part) if kind == "ternary" else part
-                    records[kind][start : start + _ROWS] = stored.numpy()
+            part = logits[start : start + _ROWS]
+            records[start : start + _ROWS] = self.pack(quantised(part, self._on(part.device)))
+        return records
+
+    def pack(self, integers: Tensor) -> Records:
+        """Return the records of rows of integers `[rows, axes]`."""
+        records, kinds = np.zeros(len(integers), self.record_dtype), self._fit.kinds
+        stored = integers.to(torch.int16).cpu()
+        for kind, part in zip(kinds, torch.split(stored, list(kinds.values()), dim=1), strict=True):
+            if part.shape[1]:
+                records[kind] = (_packed(part) if kind == "ternary" else part).numpy()
         return records
 
     def decode(self, records: Records, device: torch.device | str = "cpu") -> DenseRows:
         """Return the rows, decoded on `device`; each row's logits have mean zero."""
         fields = to_fields(records, device)
         parts = [_unpacked(field) if kind == "ternary" else field.float() for kind, field in fields.items()]
-        basis, mean = self._on(torch.device(device))
-        return DenseRows(torch.addmm(mean, torch.cat(parts, 1)[:, : len(basis)], basis))
+        fit = self._on(torch.device(device))
+        return DenseRows(torch.addmm(fit.mean, torch.cat(parts, 1)[:, : len(fit.basis)], fit.scaled))
 
     def stated_error(self, logits: Logits) -> PerRow:
         """Return a bound on |decoded - centred logits|: what lies outside the basis, one step per axis, and what is clipped."""
-        fit = self._fit
-        centred = logits.float() - logits.float().mean(1, keepdim=True) - fit.mean
+        fit = self._on(logits.device)
+        centred = _centred(logits.float(), fit)
         coefficients = centred @ fit.basis.T
         outside = (centred - coefficients @ fit.basis).square().sum(1)
         clipped = (coefficients.abs() - fit.limit * fit.step).clamp_min(1.5 * fit.step)
         bound: Tensor = (outside + clipped.square().sum(1)).sqrt() * 1.001 + centred.norm(dim=1) * 2.0**-9 + 1e-4
         return bound  # the last two terms: a stored basis has 11 bits
+
+    def clipped(self, logits: Logits) -> Tensor:
+        """Return which rows are so far from the sample that they lose more to clipping than to rounding, bool `[rows]`."""
+        fit = self._on(logits.device)
+        beyond = ((_centred(logits.float(), fit) @ fit.basis.T).abs() / fit.step - fit.limit).clamp_min(0)
+        lost: Tensor = beyond.square().sum(1) > len(fit.basis) / 12
+        return lost
 
     @property
     def _fit(self) -> Fit:
@@ -121,15 +135,18 @@ class LowRank:
         return self.fitted
 
     @cached_property
-    def _placed(self) -> dict[torch.device, tuple[Tensor, Tensor]]:
+    def _placed(self) -> dict[torch.device, Fit]:
         return {}
 
-    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the basis times the steps, and the mean, on `device`."""
+    def _on(self, device: torch.device) -> Fit:
+        """Return the fit on `device`."""
         if device not in self._placed:
-            fit = self._fit
-            self._placed[device] = (fit.basis * fit.step).to(device), fit.mean.to(device)
+            self._placed[device] = self._fit.to(device)
         return self._placed[device]
+
+
+def _centred(logits: Logits, fit: Fit) -> Logits:
+    return logits - logits.mean(1, keepdim=True) - fit.mean
 
 
 def _packed(integers: Tensor) -> Tensor:
@@ -140,6 +157,11 @@ def _packed(integers: Tensor) -> Tensor:
     return value.to(torch.int8).view(torch.uint8)
 
 
+@cache
+def _ternary(device: torch.device) -> Tensor:
+    return _TERNARY.to(device)
+
+
 def _unpacked(packed: Tensor) -> Tensor:
     """Return the ternary values of `_packed`, float32."""
-    return torch.nn.functional.embedding(packed.to(torch.int32), _TERNARY.to(packed.device)).flatten(1)
+    return torch.nn.functional.embedding(packed.to(torch.int32), _ternary(packed.device)).flatten(1)

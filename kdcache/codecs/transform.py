@@ -8,8 +8,9 @@ Decoding knows nothing of that: it is one matrix product.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,14 +22,15 @@ from kdcache.shapes import Logits
 LIMITS = {"wide": 32_767, "byte": 127, "ternary": 1}
 """The largest integer on an axis of each kind."""
 _BLOCKS = 16  # axes are rounded in so many turns; the axes of one turn do not see each other's errors
-_SLOPE, _HIGHEST = 0.3, 6.0  # log of an error's weight per unit of logit above the row's mean, and where that ends
-_BIT = 0.07  # what a stored bit may cost, in squared steps
+_SLOPE, _HIGHEST = 0.35, 6.0  # log of an error's weight per unit of logit above the class's mean, and where that ends
+_BIT = 0.09  # what a stored bit may cost, in squared steps
 _MOST_BITS = 12.0
-_HEAD_ROWS = 3.0  # the head's prior counts as a third of a row per class
+_HEAD_ROWS = 6.0  # the head's prior counts as a sixth of a row per class
 _LEAST_SHARE, _BYTE_SHARE = 0.05, 0.3  # axes that are nonzero less often are dropped, or ternary
 _HEADROOM = 1.25  # of the largest integer counted
 _COUNTED = 4096  # rows, at most, on which costs are counted
 _EXACT_CLASSES, _MOST_AXES = 2048, 1024
+_PARTS = 4  # of the rows; each is counted with a basis of the other three
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +55,20 @@ class Fit:
         """The number of axes of each kind, in their order."""
         return {"wide": self.wide, "byte": self.byte, "ternary": len(self.basis) - self.wide - self.byte}
 
+    def to(self, device: torch.device) -> "Fit":
+        """Return this fit on `device`."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in ("basis", "mean", "rounding")})
+
+    @cached_property
+    def scaled(self) -> Tensor:
+        """The basis times the step."""
+        return self.basis * self.step
+
     @cached_property
     def limit(self) -> Tensor:
         """The largest integer that an axis can hold, float32 `[axes]`."""
-        return torch.cat([torch.full((count,), float(LIMITS[kind])) for kind, count in self.kinds.items()])
+        limits = [torch.full((count,), float(LIMITS[kind])) for kind, count in self.kinds.items()]
+        return torch.cat(limits).to(self.basis.device)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays that a cache keeps."""
@@ -92,10 +104,10 @@ class Fit:
 def quantised(logits: Logits, fit: Fit) -> Tensor:
     """Return the integers of each row on the axes of `fit`, float32 `[rows, axes]`, at most 1.5 steps from its coefficients."""
     centred = logits - logits.mean(1, keepdim=True)
-    weight = torch.exp(_SLOPE * centred.clamp(-_HIGHEST, _HIGHEST))
-    weight /= weight.mean(1, keepdim=True)
-    scaled, inverse = fit.basis * fit.step, fit.basis / fit.step
     left = centred - fit.mean
+    weight = torch.exp(_SLOPE * left.clamp(-_HIGHEST, _HIGHEST))
+    weight /= weight.mean(1, keepdim=True)
+    scaled, inverse = fit.scaled, fit.basis / fit.step
     exact = left @ inverse.T
     low, high = (exact - 1.5).ceil().maximum(-fit.limit), (exact + 1.5).floor().minimum(fit.limit)
     low, high = low.minimum(fit.limit), high.maximum(-fit.limit)
@@ -132,19 +144,46 @@ class Calibration:
         """
         if len(logits) < 4:
             raise CodecError(f"lowrank: {len(logits)} calibration views; at least 4 are needed, better several per class")
-        self._mean, self._basis = _principal_basis(logits.float(), head)
+        logits = logits.float()
+        self._mean, self._basis = _principal_basis(logits, head)
         # a basis fits the rows it is made from too well: on them its weaker axes seem to hardly vary
-        counted = min(len(logits) // 4, _COUNTED)
-        self._trial = _principal_basis(logits[:-counted].float(), head)
-        self._unseen = logits[-counted:].float()
+        self._unseen = [
+            (logits[part], *_principal_basis(torch.cat([logits[: part.start], logits[part.stop :]]), head))
+            for part in _parts(*logits.shape)
+        ]
+        self._axes = min(len(basis) for basis in (self._basis, *(basis for _, _, basis in self._unseen)))
 
     def fit(self, step: float) -> Fit:
         """Return the fit at a step, with rounding and layout as the integers of rows ask for that a basis has not seen."""
-        (mean, basis), logits = self._trial, self._unseen
-        coefficients = (logits - logits.mean(1, keepdim=True) - mean) @ basis.T
         # counted without feedback first: it would fill axes that nothing yet says are dear
-        first = _laid_out(mean, basis, step, (coefficients / step).round())
-        return _laid_out(self._mean, self._basis, step, quantised(logits, first))
+        plain = [(rows - rows.mean(1, keepdim=True) - mean) @ basis.T / step for rows, mean, basis in self._unseen]
+        first = self._laid_out(step, torch.cat([part[:, : self._axes] for part in plain]).round())
+        fit = self._laid_out(step, self.integers(first))
+        return Fit.from_arrays(fit.to_arrays(), len(fit.mean))  # what is encoded with is what will be decoded with
+
+    def integers(self, fit: Fit) -> Tensor:
+        """Return the integers of the rows that are counted, laid out as `fit`, each row's on a basis that has not seen it."""
+        trials = [(rows, replace(fit, basis=basis[: len(fit.basis)], mean=mean)) for rows, mean, basis in self._unseen]
+        return torch.cat([quantised(rows, trial) for rows, trial in trials])
+
+    def _laid_out(self, step: float, integers: Tensor) -> Fit:
+        """Return the fit with the rounding and layout that a sample's integers ask for."""
+        size = integers.abs()
+        share = (size > 0).float().mean(0)
+        # by number, not by the last one: a small sample uses some weak axes more than their variance says
+        axes, one = max(int((share >= _LEAST_SHARE).sum()), 1), int((share >= _BYTE_SHARE).sum())
+        large = (size[:, :axes].amax(0) * _HEADROOM > LIMITS["byte"]).nonzero()
+        wide = int(large.max()) + 1 if len(large) else 0
+        kinds = {"wide": wide, "byte": max(one - wide, 0)}
+        return Fit(basis=self._basis[:axes], mean=self._mean, step=step, rounding=_rounding(size[:, :axes]), **kinds)
+
+
+def _parts(rows: int, classes: int) -> list[slice]:
+    """Return the rows to count on, at most 4,096, in parts: each quarter, or the last one alone where a basis is dear."""
+    starts = [rows * part // _PARTS for part in range(_PARTS + 1)]
+    if classes > _EXACT_CLASSES:
+        return [slice(max(starts[-2], rows - _COUNTED), rows)]
+    return [slice(max(start, stop - _COUNTED // _PARTS), stop) for start, stop in pairwise(starts)]
 
 
 def _principal_basis(logits: Logits, head: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -178,18 +217,6 @@ def _principal_axes(sample: Tensor) -> Tensor:
         torch.manual_seed(0)
         _, singular, axes = torch.svd_lowrank(sample, q=min(_MOST_AXES, *sample.shape), niter=2)
     return axes.T[singular > singular[0] * 1e-4].contiguous()
-
-
-def _laid_out(mean: Tensor, basis: Tensor, step: float, integers: Tensor) -> Fit:
-    """Return the fit with the rounding and layout that a sample's integers ask for."""
-    size = integers.abs()
-    share = (size > 0).float().mean(0)
-    # by number, not by the last one: a small sample uses some weak axes more than their variance says
-    axes, one = max(int((share >= _LEAST_SHARE).sum()), 1), int((share >= _BYTE_SHARE).sum())
-    large = (size[:, :axes].amax(0) * _HEADROOM > LIMITS["byte"]).nonzero()
-    wide = int(large.max()) + 1 if len(large) else 0
-    fit = Fit(basis=basis[:axes], mean=mean, step=step, rounding=_rounding(size[:, :axes]), wide=wide, byte=max(one - wide, 0))
-    return Fit.from_arrays(fit.to_arrays(), len(mean))  # what is encoded with is what will be decoded with
 
 
 def _rounding(integers: Tensor) -> Tensor:

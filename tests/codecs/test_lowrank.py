@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kdcache.codecs import codec_from_dict, codec_spec, codec_to_dict, fit_arrays, open_codec
 from kdcache.codecs.lowrank import LowRank, _packed, _unpacked
@@ -166,6 +167,11 @@ def test_bad_options_are_named(spec: str, message: str) -> None:
         open_codec(spec, classes=10)
 
 
+def test_one_class_is_sent_to_full() -> None:
+    with pytest.raises(UsageError, match=r"lowrank on 1 class has nothing to hold.*use full"):
+        open_codec("lowrank:step=1", classes=1)
+
+
 def test_a_codec_without_its_fit_says_so() -> None:
     codec = open_codec("lowrank:step=1", classes=10)
     with pytest.raises(CodecError, match="no fit yet"):
@@ -210,3 +216,20 @@ def test_one_row_of_the_last_axis_is_clipped_and_says_so() -> None:
     spike[0, 3] = 5000.0
     error = float((codec.decode(codec.encode(spike)).logits() - centred(spike)).norm())
     assert 100 < error <= float(codec.stated_error(spike))
+    rows = torch.cat([low_rank_logits(200, 50, seed=5), spike])
+    assert codec.clipped(rows).nonzero().tolist() == [[200]]
+
+
+def test_integers_are_found_on_the_device_of_the_logits() -> None:
+    """With tensors that have a device and no content, a product of two devices raises as it does on a GPU."""
+    fit = FITTED.fitted
+    assert fit is not None
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        logits = torch.empty(5, 50, device="cuda")
+        there = Fit(
+            step=fit.step,
+            wide=fit.wide,
+            byte=fit.byte,
+            **{name: fake.from_tensor(getattr(fit, name)) for name in ("basis", "mean", "rounding")},
+        ).to(logits.device)
+        assert quantised(logits, there).device == logits.device
