@@ -10,6 +10,7 @@ from kdcache.dump_config import DumpConfig
 from kdcache.dump_job import Job, prepare, tell_error
 from kdcache.engines import open_engine
 from kdcache.tracking import say
+from kdcache.units import tell_clipped
 
 __all__ = ["DumpConfig", "dump_teacher"]
 
@@ -31,7 +32,8 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     engine = open_engine(config)
     job = prepare(config)
     tell_error(job)
-    cache = create_cache(config.cache, job.manifest, fit_arrays(job.codec))
+    # of two dumps that start at once and choose a codec, the later one's sample may ask for another step
+    cache = create_cache(config.cache, job.manifest, fit_arrays(job.codec), any_codec=config.codec is None)
     for seed in job.seeds:
         cache.start_seed(seed)
     start = time.monotonic()
@@ -39,6 +41,7 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     seconds = time.monotonic() - start
     commits = [commit for seed in job.seeds for commit in cache.commits(seed)]
     summary = _summary(job, cache, commits)
+    tell_clipped(cache, commits)
     chance, accuracy = 100 / job.source.classes, summary["teacher_accuracy"]
     if accuracy is not None and accuracy < 2 * chance and job.source.classes > 2:
         say(

@@ -146,7 +146,7 @@ def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 def _encode(job: Job, cache: Cache, batch: Batch, logits: ViewLogits) -> Records:
     try:
-        return cache.codec.encode(logits)
+        return cache.codec.encode(logits.to(job.compute.device))  # lowrank's products belong on the teacher's device
     except CodecError as error:
         wrong = (~torch.isfinite(logits).flatten(1).all(1)).nonzero().flatten().tolist()
         if not wrong:

@@ -18,6 +18,7 @@ from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.pairs import pairs_of_cache
 from kdcache.shapes import Records
 from kdcache.tracking import progress, say
+from kdcache.units import tell_clipped
 
 _LOGITS_AT_ONCE = 2**24  # decoded together, 67 MB
 _COARSE_TO_FINE = ("uint4", "uint8", "bfloat16", "float16", "float32")
@@ -59,6 +60,8 @@ def recode_cache(cache: str | Path, new: str | Path, *, codec: str, seeds: str |
     start = time.monotonic()
     written = _write_units(source, made, commits)
     seconds = time.monotonic() - start
+    made_commits = {seed: made.commits(seed) for seed in commits}
+    tell_clipped(made, [commit for of_seed in made_commits.values() for commit in of_seed])
     return {
         "cache": str(made.folder),
         "source": str(source.folder),
@@ -68,7 +71,7 @@ def recode_cache(cache: str | Path, new: str | Path, *, codec: str, seeds: str |
         "seconds": seconds,
         "absent": sum(len(commit.absent) for of_seed in commits.values() for commit in of_seed),
         "before": _size(source, commits),
-        "after": _size(made, {seed: made.commits(seed) for seed in commits}),
+        "after": _size(made, made_commits),
         "gradient_error": made.manifest.made_by["gradient_error"],
         "origin_error": None if made.manifest.gradient_error else made.manifest.origin_error,
     }
@@ -206,30 +209,37 @@ def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Comm
             rows = made.manifest.unit_range(unit)
             if not made.is_committed(seed, unit):  # another recode into this cache may have been here
                 parts = [commit for commit in commits[seed] if commit.start in rows]
-                made.commit(seed, unit, _recoded(source, made, parts), **_facts(parts))
+                records, clipped = _recoded(source, made, parts)
+                facts = _facts(parts)
+                if isinstance(made.codec, LowRank):
+                    facts["statistics"]["clipped"] = clipped
+                made.commit(seed, unit, records, **facts)
                 written += 1
             bar.advance(len(rows), f"seed {seed}")
     return written
 
 
-def _recoded(source: Cache, made: Cache, parts: Sequence[Commit]) -> Records:
-    """Return the records of one new unit; absent rows hold zeros, as after a dump."""
-    records = np.concatenate([part for commit in parts for part in _pieces(source, made, commit)])
+def _recoded(source: Cache, made: Cache, parts: Sequence[Commit]) -> tuple[Records, float]:
+    """Return the records of one new unit, absent rows zeros as after a dump, and the share of the others that are clipped."""
+    pieces = [piece for commit in parts for piece in _pieces(source, made, commit)]
+    records, clipped = (np.concatenate(of_all) for of_all in zip(*pieces, strict=True))
     gone = [entry["row"] - parts[0].start for commit in parts for entry in commit.absent]
-    records[gone] = np.zeros((), records.dtype)
-    return records
+    records[gone], clipped[gone] = np.zeros((), records.dtype), False
+    return records, float(clipped.sum()) / max(len(records) - len(gone), 1)
 
 
-def _pieces(source: Cache, made: Cache, commit: Commit) -> Iterator[Records]:
-    """Yield the recoded records of one unit of the source, in pieces that are the same every time."""
+def _pieces(source: Cache, made: Cache, commit: Commit) -> Iterator[tuple[Records, np.ndarray]]:
+    """Yield the recoded records of one unit of the source and which are clipped, in pieces that are the same every time."""
     records, size = source.read_unit(commit), max(_LOGITS_AT_ONCE // made.manifest.classes, 1)
     held, wanted = source.codec, made.codec
     for start in range(0, len(records), size):
         piece = records[start : start + size]
+        clipped = np.zeros(len(piece), bool)
         if isinstance(held, TopK) and isinstance(wanted, TopK):
-            yield wanted.cut(piece, held)
+            yield wanted.cut(piece, held), clipped
         else:
-            yield wanted.encode(held.decode(piece).logits())
+            logits = held.decode(piece).logits()
+            yield wanted.encode(logits), wanted.clipped(logits).numpy() if isinstance(wanted, LowRank) else clipped
 
 
 def _facts(parts: Sequence[Commit]) -> dict[str, Any]:

@@ -8,11 +8,13 @@ import numpy as np
 from kdcache.cache import Cache, Commit
 from kdcache.cache.commit import seed_entry
 from kdcache.cache.units import StoredSample
+from kdcache.codecs import Codec, LowRank, codec_spec
 from kdcache.drift import PROBES_PER_UNIT, make_probe
 from kdcache.errors import UnreadableSampleError
 from kdcache.shapes import Records, Rows, ViewLogits
 from kdcache.sources import Source, stored_image
 from kdcache.tasks import open_task
+from kdcache.tracking import say
 from kdcache.views import Batch, ViewDataset
 
 
@@ -61,7 +63,8 @@ class UnitMaker:
             probe = make_probe(row, batch.views[0][position], self._dataset.trace(row, seed))
             self._probes.append({**probe, **entry})
         targets = batch.labels.leading[there] if self._is_scored else None
-        for name, value in self._task.statistics(logits[there], targets).items() if len(there) else ():
+        found = {**self._task.statistics(logits[there], targets), **clipped_share(self._cache.codec, logits[there])}
+        for name, value in found.items() if len(there) else ():
             self._sums[name] = self._sums.get(name, 0.0) + value * len(there)
         self._seen += len(there)
 
@@ -78,7 +81,7 @@ class UnitMaker:
 
     @property
     def statistics(self) -> dict[str, float]:
-        """Means over the rows that could be read, see `Task.statistics`."""
+        """Means over the rows that could be read, see `Task.statistics` and `clipped_share`."""
         return {name: total / self._seen for name, total in self._sums.items()}
 
     def commit(self) -> Commit:
@@ -122,3 +125,19 @@ def _stored(source: Source, index: int, label: int, has_images: bool) -> StoredS
         return StoredSample(key, extension, image, target)
     except UnreadableSampleError:
         return StoredSample(key, "", b"", -1)
+
+
+def clipped_share(codec: Codec, logits: ViewLogits) -> dict[str, float]:
+    """Return `clipped`, the share of rows that lose more to clipping than to rounding, of a codec that clips; none of maps."""
+    return {"clipped": float(codec.clipped(logits).float().mean())} if isinstance(codec, LowRank) else {}
+
+
+def tell_clipped(cache: Cache, commits: Sequence[Commit]) -> None:
+    """Say how many views the codec's fit cannot hold, if any."""
+    counts = [commit.stop - commit.start - len(commit.absent) for commit in commits]
+    shares = [commit.statistics.get("clipped", 0.0) for commit in commits]
+    if clipped := round(sum(share * count for share, count in zip(shares, counts, strict=True))):
+        say(
+            f"note: {clipped} of {sum(counts)} views have logits beyond what the fit of {codec_spec(cache.codec)} can hold, "
+            "and lose more to clipping than to rounding; a fit to more views (views=) holds more, and full holds all"
+        )

@@ -173,7 +173,8 @@ def test_absent_rows_probes_and_statistics_are_carried_over(
     assert (commit.start, commit.stop, result["units_written"], result["absent"]) == (0, 20, 1, 3)
     assert [entry["row"] for entry in commit.absent] == [8, 16, 17]
     assert [probe["row"] for probe in commit.probes] == [7, 15, 19]
-    assert commit.statistics == pytest.approx({"mean": (7 + 2 * 2) / 17, "accuracy": 100 * (7 + 2 * 2) / 17})
+    clipped = {"clipped": 0.0} if codec.startswith("lowrank") else {}
+    assert commit.statistics == pytest.approx({"mean": (7 + 2 * 2) / 17, "accuracy": 100 * (7 + 2 * 2) / 17, **clipped})
     assert commit.versions == {"pillow": "0"}
     stored = new.read_unit(commit)
     there = np.setdiff1d(np.arange(20), [8, 16, 17])
@@ -182,6 +183,19 @@ def test_absent_rows_probes_and_statistics_are_carried_over(
         new.read(0, [8])
     exact = old.codec.decode(old.read(0, there)).logits()
     assert np.array_equal(stored[there], new.codec.encode(exact))
+
+
+def test_rows_that_the_fit_cannot_hold_are_counted_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = create_cache(tmp_path / "old", manifest(EXACT, rows=200, unit_rows=100, chunk_rows=4))
+    cache.start_seed(0)
+    for unit in range(2):
+        logits = torch.randn(100, 5, generator=torch.Generator().manual_seed(unit))
+        logits[90:95] *= 1e4 * unit  # past the 64 rows of the fit's sample
+        cache.commit(0, unit, cache.codec.encode(logits))
+    recode_cache(tmp_path / "old", tmp_path / "new", codec="lowrank:step=0.5,views=64")
+    told = capsys.readouterr().err
+    assert "note: 5 of 200 views have logits beyond what the fit of lowrank:step=0.5,views=64 can hold" in told
+    assert [commit.statistics["clipped"] for commit in open_cache(tmp_path / "new").commits(0)] == pytest.approx([0, 0.05])
 
 
 def test_a_unit_that_is_absent_as_a_whole(tmp_path: Path) -> None:

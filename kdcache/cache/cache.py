@@ -357,13 +357,16 @@ def open_cache(path: str | Path | Objects) -> Cache:
     return Cache(folder, Manifest.from_json(document, str(path)))
 
 
-def create_cache(path: str | Path, manifest: Manifest, fit: Mapping[str, np.ndarray] | None = None) -> Cache:
+def create_cache(
+    path: str | Path, manifest: Manifest, fit: Mapping[str, np.ndarray] | None = None, *, any_codec: bool = False
+) -> Cache:
     """Return the cache at `path`, made with `manifest` or, if there is one already, checked to match it.
 
     Args:
         path: the folder.
         manifest: what it holds; of a fitted codec with the digest of `fit`.
         fit: the arrays of the codec's fit. Of several writers the first decides: the others go on with its fit.
+        any_codec: whether to go on with the codec of a cache that is there, whichever it is.
 
     Raises:
         MismatchError: the cache there was made otherwise; the fields that differ are printed.
@@ -378,7 +381,7 @@ def create_cache(path: str | Path, manifest: Manifest, fit: Mapping[str, np.ndar
             publish_fit(folder, fit)
         folder.publish("zarr.json", root_metadata(manifest))
     cache = open_cache(path)
-    cache.require(manifest.with_codec_of(cache.manifest))
+    cache.require(manifest.with_codec_of(cache.manifest, whichever=any_codec))
     return cache
 
 

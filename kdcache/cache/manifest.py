@@ -148,9 +148,12 @@ class Manifest:
         told = {f"{tau:g}": error for tau, error in errors.items()}
         return dataclasses.replace(self, made_by={**self.made_by, "gradient_error": told})
 
-    def with_codec_of(self, other: "Manifest") -> "Manifest":
-        """Return this manifest with the fit of `other`, and the layout that follows from it, if both have the same codec."""
-        if "fit" not in self.codec or _without_fit(self.codec) != _without_fit(other.codec):
+    def with_codec_of(self, other: "Manifest", *, whichever: bool = False) -> "Manifest":
+        """Return this manifest with the fit of `other`, and the layout that follows from it, if both have the same codec.
+
+        With `whichever`, with its codec in any case.
+        """
+        if not whichever and ("fit" not in self.codec or _without_fit(self.codec) != _without_fit(other.codec)):
             return self
         return dataclasses.replace(self, **{name: getattr(other, name) for name in _OF_CODEC})
 

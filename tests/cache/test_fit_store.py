@@ -78,6 +78,16 @@ def test_the_first_of_two_fits_decides(tmp_path: Path) -> None:
         start(tmp_path, fitted(0, step=2.0))
 
 
+def test_who_did_not_ask_for_a_codec_goes_on_with_that_of_the_first(tmp_path: Path) -> None:
+    start(tmp_path, fitted(0))
+    before = contents(tmp_path)
+    for late in (fitted(1, step=2.0), open_codec("full", classes=5)):
+        cache = create_cache(tmp_path, manifest(late), fit_arrays(late), any_codec=True)
+        assert fit_digest(fit_arrays(cache.codec)) == fit_digest(fit_arrays(fitted(0))) and contents(tmp_path) == before
+    with pytest.raises(MismatchError, match="classes: 5 in the cache, 6 now"):
+        create_cache(tmp_path, manifest("full", classes=6), any_codec=True)
+
+
 def test_a_fit_left_by_a_killed_writer_does_not_stand_in_the_way(tmp_path: Path) -> None:
     publish_fit(Folder(tmp_path), fit_arrays(fitted(1)))
     start(tmp_path, fitted(0))
