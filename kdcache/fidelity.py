@@ -5,23 +5,26 @@ half of the samples, and all are measured on those of the other half.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from kdcache.cache import stored_bytes
+from kdcache.cache import Cache, open_cache, stored_bytes
 from kdcache.calibration import BATCH, TAUS, Fitted, fit_codec
 from kdcache.codecs import Codec, TeacherRows, open_codec
 from kdcache.compute import ComputeConfig
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.gradients import Difference, TeacherLoss, decoded_batches, gradient_error, gradients, whole_batches
 from kdcache.losses import dist_terms, kl_loss
+from kdcache.models import head_weight, open_model
 from kdcache.pairs import Pairs, pairs_from_cache, pairs_from_npz, pairs_from_teacher
+from kdcache.rerun import require_teacher
 from kdcache.shapes import Logits, Records, Scalar
 from kdcache.tracking import progress, say
+from kdcache.views import Recipe
 
 __all__ = [
     "TERMS",
@@ -50,7 +53,8 @@ class FidelityConfig:
     logits: str | None = None
     """An .npz file of logits, or the folder of a `full` cache."""
     teacher: str | None = None
-    """Spec of the teacher, with its weights."""
+    """Spec of the teacher, with its weights. Beside a cache it is that of the cache, of which only the last layer's weights are
+    looked at, from which a basis of few views gains."""
     data: str | None = None
     """Spec of the source."""
     recipe: str | None = None
@@ -72,7 +76,7 @@ class FidelityConfig:
                 raise UsageError(f"{name} is {wrong[0]}; it must be at least 2")
         if wrong_tau := [tau for tau in self.tau if not 0 < tau < float("inf")]:
             raise UsageError(f"tau is {wrong_tau[0]}; it must be above 0")
-        if self.logits is not None and (self.teacher or self.recipe):
+        if self.logits is not None and (self.recipe or (self.teacher and Path(self.logits).suffix == ".npz")):
             raise UsageError("give either logits (an .npz file or a cache) or a teacher with data and recipe, not both")
         if self.logits is None and not (self.teacher and self.data and self.recipe):
             raise UsageError("nothing to measure: give an .npz file of logits, a full cache, or a teacher with data and recipe")
@@ -109,8 +113,8 @@ def codec_costs(
     """Return what each codec costs on the logits of `measured`, fitted to `fitting` where it needs a fit.
 
     Returns:
-        `taus`, `batch_sizes`, `failed` (by spec, why a codec cannot be fitted or hold these logits; told on standard error
-        too) and `codecs`, a list of `codec` (its spec), `bytes` per view as stored, `record_bytes`, `worst` (the largest error
+        `taus`, `batch_sizes`, `failed` (by spec, why a codec cannot be fitted or hold these logits) and `codecs`, a list of
+        `codec` (its spec), `bytes` per view as stored, `record_bytes`, `worst` (the largest error
         of `both`), whether it is on the `front` (no other one takes as few bytes at as small a `worst`), and `gradients`: a
         list of `tau`, `batch_size`, and for each of `TERMS` its `error` and `cosine`.
 
@@ -143,10 +147,7 @@ def _encoded(
             failed[spec] = error
     if not stored:
         raise next(iter(failed.values()))
-    reasons = {spec: str(error) for spec, error in failed.items()}
-    for spec, reason in reasons.items():
-        say(f"{spec} is left out: {reason}")
-    return stored, reasons
+    return stored, {spec: str(error) for spec, error in failed.items()}
 
 
 def fitted_gradients(fitted: Fitted) -> list[dict[str, Any]]:
@@ -172,12 +173,24 @@ def _open_pairs(config: FidelityConfig) -> Pairs:
         assert config.teacher and config.data and config.recipe
         return pairs_from_teacher(config.teacher, data=config.data, recipe=config.recipe, **running)
     if Path(config.logits).suffix != ".npz":
-        return pairs_from_cache(config.logits, data=config.data, **running)
+        pairs = pairs_from_cache(config.logits, data=config.data, **running)
+        return replace(pairs, head=_head(config.teacher, open_cache(config.logits))) if config.teacher else pairs
     if config.student or config.data:
         raise UsageError(f"{config.logits} holds no images for a student to look at; put its logits in as `student`")
     if config.views:
         raise UsageError(f"views is {config.views}, but an .npz file is measured whole; leave views out")
     return pairs_from_npz(config.logits)
+
+
+def _head(teacher: str, cache: Cache) -> Tensor | None:
+    """Return the weights of the last layer of the teacher that `cache` was made with."""
+    classes = cache.manifest.classes
+    model = open_model(teacher, classes=classes, recipe=Recipe.from_dict(cache.manifest.recipe), trained=True)
+    require_teacher(cache, model)
+    head = head_weight(model, classes)
+    if head is None:
+        say(f"note: teacher {teacher} has no linear last layer of {classes} classes; codecs are fitted without")
+    return head
 
 
 def _cost(

@@ -65,8 +65,11 @@ class Pairs:
                 "use a recipe that draws at random, or another student"
             )
 
-    def halves(self) -> "tuple[Pairs, Pairs]":
+    def halves(self, split: int = 0) -> "tuple[Pairs, Pairs]":
         """Return (to fit on, to measure on), split by group and in random order; the second has half of the rows or more.
+
+        Args:
+            split: key of the split: each number gives another one.
 
         Raises:
             UsageError: a single group, which cannot be split.
@@ -74,7 +77,7 @@ class Pairs:
         names, members = np.unique(self.groups, return_inverse=True)
         if len(names) < 2:
             raise UsageError("all rows are of one sample; codecs are fitted on some samples and measured on others")
-        rank = np.argsort(keyed_permutation(len(names), 0))[members]
+        rank = np.argsort(keyed_permutation(len(names), split))[members]
         order = keyed_permutation(len(members), 1)
         sizes = np.cumsum(np.bincount(rank, minlength=len(names)))
         last = min(int(np.searchsorted(sizes, (len(members) + 1) // 2)), len(names) - 2)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from runs import dump
 
@@ -35,6 +36,21 @@ def benchmark(name: str, *words: str) -> str:
 def test_a_benchmark_of_whole_commands_runs(name: str, words: list[str], keys: list[str]) -> None:
     result: dict[str, Any] = json.loads(benchmark(name, *words, "--json"))
     assert set(keys) <= set(json.dumps(result).replace('"', " ").split()) and result["machine"]["cores"]
+
+
+@pytest.mark.slow
+def test_codecs_are_timed_and_measured_over_splits(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    head, features = generator.normal(size=(120, 8)), generator.normal(size=(700, 8))
+    student = (features + generator.normal(size=features.shape)) @ head.T
+    path = tmp_path / "logits.npz"
+    np.savez(path, teacher=features @ head.T, student=student, image_id=np.arange(700) // 7, head=head)
+    speed = json.loads(benchmark("codecs", str(path), "--repetitions", "1", "--json"))
+    assert speed["codecs"]["lowrank:step=2.0"]["encode_views_per_second"]["min"] > 0
+    words = ("--splits", "2", "--codec", "lowrank:bytes=8", "--without-head", "--json")
+    result = json.loads(benchmark("codecs", str(path), *words))
+    first, second = (split["bytes"] for split in result["splits"])
+    assert not result["head"] and first != second and 6 < result["means"]["bytes"][0] < 10
 
 
 @pytest.mark.slow

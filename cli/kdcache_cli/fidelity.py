@@ -14,7 +14,11 @@ _TERMS = {"inter": "inter", "intra": "intra", "both": "both", "kl": "KL"}
 
 @click.command(short_help="Measure what each codec costs on your teacher.")
 @click.argument("logits", required=False, metavar="[LOGITS.npz|CACHE]")
-@click.option("--teacher", help="Model with weights, in the place of LOGITS.npz or CACHE.", metavar="SPEC")
+@click.option(
+    "--teacher",
+    help="Model with weights, in the place of LOGITS.npz or CACHE; or CACHE's own, for its last layer.",
+    metavar="SPEC",
+)
 @click.option("--data", help="Source of its views.", metavar="SPEC")
 @click.option("--recipe", help="Recipe of its views: a shipped name or a TOML file.", metavar="NAME|FILE")
 @click.option("--student", help="Model with weights as the stand-in student  [the teacher on another view].", metavar="SPEC")
@@ -59,6 +63,8 @@ def _print(result: Mapping[str, Any]) -> None:
     click.echo(
         "error: |cached - exact| / |exact| of the gradient with respect to the student's logits; both: DIST, beta = gamma = 2"
     )
+    for spec, reason in result["failed"].items():
+        click.echo(f"{spec} fails: {reason}")
     click.echo("*: on the front: none takes fewer bytes at as small an error of `both`, the worst of the tables above")
 
 
@@ -77,6 +83,8 @@ def _print_table(result: Mapping[str, Any], tau: float, size: int) -> None:
         values = [f"{found[term][kind]:.3f}" for kind in ("error", "cosine") for term in _TERMS]
         style = "bold" if cost["front"] else None
         table.add_row(cost["codec"], f"{cost['bytes']:.1f}", "*" if cost["front"] else "", *values, style=style)
+    for spec in result["failed"]:
+        table.add_row(spec, "fails", style="dim")
     console = Console(width=None if terminal else 200)
     with console.capture() as captured:
         console.print(table)

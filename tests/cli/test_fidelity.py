@@ -58,6 +58,15 @@ def test_a_plot_is_drawn(logits: Path, tmp_path: Path, name: str) -> None:
     assert (tmp_path / name).stat().st_size > 5000
 
 
+def test_a_codec_that_fails_is_a_row_with_its_reason_below(logits: Path) -> None:
+    done = run(logits, "--codec", "lowrank:error=1e-9", "--codec", "topk:k=3")
+    assert done.exit_code == 0 and not done.stderr, done.output
+    rows = [line.split() for line in done.stdout.splitlines() if line.strip().startswith("lowrank:error=1e-9")]
+    assert rows[0] == rows[1] == ["lowrank:error=1e-9", "fails"]
+    assert " ".join(rows[2]).startswith("lowrank:error=1e-9 fails: lowrank:error=1e-09 cannot be met on this sample")
+    assert len(rows) == 3
+
+
 def test_a_teacher_and_a_cache_serve_as_well(tmp_path: Path) -> None:
     codecs = ("--codec", "topk:k=3", "--codec", "lowrank:step=1", "--workers", "0")
     teacher = run("--teacher", CONV, "--data", "digits:train", "--recipe", "digits", "--views", "1200", *codecs)
@@ -65,6 +74,10 @@ def test_a_teacher_and_a_cache_serve_as_well(tmp_path: Path) -> None:
     dump(tmp_path / "cache", codec="full:dtype=float32", seeds="0:2")
     cached = run(tmp_path / "cache", "--views", "1200", *codecs)
     assert cached.exit_code == 0 and "lowrank:step=1" in cached.stdout, cached.output
+    helped = run(tmp_path / "cache", "--views", "1200", "--teacher", CONV, *codecs)
+    assert helped.exit_code == 0 and helped.stdout != cached.stdout, "the head is a prior of the basis"
+    other = run(tmp_path / "cache", "--teacher", f"{CONV},seed=9", *codecs)
+    assert other.exit_code != 0 and "is not the one that cache" in other.stderr
 
 
 @pytest.mark.parametrize(
