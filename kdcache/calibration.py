@@ -154,7 +154,7 @@ def _halfway(step: float, limit: float) -> float:
 def _between(met: tuple[float, float], missed: tuple[float, float], target: float) -> float:
     """Return the step at which a power law through two (step, value) has the target, well between the two."""
     share = math.log(target / met[1]) / math.log(missed[1] / met[1])
-    return met[0] * (missed[0] / met[0]) ** min(max(share, 0.1), 0.9)
+    return met[0] * math.exp(min(max(share, 0.1), 0.9) * math.log(missed[0] / met[0]))
 
 
 def _parted(pairs: Pairs) -> tuple[Pairs, Pairs]:
