@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from kdcache.cache.fit_store import FIT_ROOT, publish_fit, read_fit
 from kdcache.cache.manifest import Manifest, library_versions
 from kdcache.cache.objects import Objects, open_objects
 from kdcache.cache.slab import Slab, SlabFolder
-from kdcache.cache.units import StoredSample, unit_format
+from kdcache.cache.units import StoredSample, committed_unit, unit_format
 from kdcache.cache.zarr_store import root_metadata
 from kdcache.codecs import Codec, codec_from_dict, codec_spec
 from kdcache.errors import CacheError, DamagedUnitError, MismatchError, MissingUnitError
@@ -64,9 +65,8 @@ class Cache:
 
     def seeds(self) -> list[int]:
         """Return the seeds of which at least one unit is committed."""
-        names = [name for name in self.folder.list("commits") if name.isdecimal() and name == f"{int(name):05d}"]
-        firsts = [seed for seed in sorted(map(int, names)) if self.manifest.unit_seeds(seed)[0] == seed]
-        return [seed for first in firsts if self.committed_units(first) for seed in self.manifest.unit_seeds(first)]
+        firsts = sorted({first for first, _ in self.units()})
+        return [seed for first in firsts for seed in self.manifest.unit_seeds(first)]
 
     def committed_units(self, seed: int) -> list[int]:
         """Return the committed units of `seed`."""
@@ -80,7 +80,9 @@ class Cache:
 
     def complete_seeds(self) -> list[int]:
         """Return the seeds of which every unit is committed."""
-        return [seed for seed in self.seeds() if not self.missing_units(seed)]
+        counts = Counter(first for first, _ in self.units())
+        whole = [first for first, count in sorted(counts.items()) if count == self.manifest.num_units]
+        return [seed for first in whole for seed in self.manifest.unit_seeds(first)]
 
     def is_committed(self, seed: int, unit: int) -> bool:
         """Return whether a unit can be read."""
@@ -116,9 +118,9 @@ class Cache:
         return commit
 
     def units(self) -> list[tuple[int, int]]:
-        """Return the committed units of all seeds, each once: its first seed and its number."""
-        firsts = [seed for seed in self.seeds() if seed == self.manifest.unit_seeds(seed)[0]]
-        return [(seed, unit) for seed in firsts for unit in self.committed_units(seed)]
+        """Return the committed units of all seeds, each once, as first seed and number; from one listing of the commits."""
+        units = (committed_unit(self.manifest, entry.key) for entry in self.folder.walk("commits"))
+        return sorted(unit for unit in units if unit and unit[1] < self.manifest.num_units)
 
     def commits(self, seed: int) -> list[Commit]:
         """Return the commits of all units of `seed`, in order.

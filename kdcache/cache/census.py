@@ -6,17 +6,15 @@ from dataclasses import dataclass, field
 from functools import cache as remembered
 
 from kdcache.cache.cache import Cache
-from kdcache.cache.commit import commit_key
 from kdcache.cache.fit_store import FIT_ROOT, fit_path
 from kdcache.cache.manifest import Manifest
 from kdcache.cache.objects import Entry, is_temporary
-from kdcache.cache.units import named_unit
+from kdcache.cache.units import committed_unit
 
 Unit = tuple[int, int]
 """The first seed of a unit, and its number."""
 CARD = "README.md"
 """What a cache that was published says of itself; nothing reads it."""
-_COMMIT = r"commits/([0-9]{5,10})/([0-9]{6,10})\.json"
 _OTHER_FIT = rf"{FIT_ROOT}/[0-9a-f]{{16}}/.+"
 
 
@@ -58,7 +56,7 @@ def take_census(cache: Cache) -> Census:
             census.orphaned.append(entry)
         elif not (
             key in ("zarr.json", CARD)
-            or _committed_unit(cache.manifest, key)
+            or committed_unit(cache.manifest, key)
             or (named and (key == f"{FIT_ROOT}/zarr.json" or key.startswith(named)))
             or key in beside(_first_number(key))
         ):
@@ -68,7 +66,7 @@ def take_census(cache: Cache) -> Census:
 
 def committed(cache: Cache) -> dict[Unit, Entry]:
     """Return the commits of `cache` by unit, in order, from a listing of them; none is read."""
-    entries = ((_committed_unit(cache.manifest, entry.key), entry) for entry in cache.folder.walk("commits"))
+    entries = ((committed_unit(cache.manifest, entry.key), entry) for entry in cache.folder.walk("commits"))
     return dict(sorted((unit, entry) for unit, entry in entries if unit))
 
 
@@ -88,11 +86,6 @@ def missing_units(manifest: Manifest, units: Iterable[Unit]) -> dict[int, list[i
 def complete(missing: Mapping[int, list[int]]) -> list[int]:
     """Return the seeds that lack nothing."""
     return [seed for seed, units in missing.items() if not units]
-
-
-def _committed_unit(manifest: Manifest, key: str) -> Unit | None:
-    unit = named_unit(key, _COMMIT, commit_key)
-    return unit if unit and manifest.unit_seeds(unit[0])[0] == unit[0] else None
 
 
 def _first_number(key: str) -> int:

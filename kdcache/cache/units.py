@@ -4,9 +4,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from kdcache.cache.commit import commit_key
 from kdcache.cache.manifest import Manifest
 from kdcache.cache.objects import Objects
 from kdcache.shapes import Records
+
+_COMMIT = r"commits/([0-9]{5,10})/([0-9]{6,10})\.json"
 
 
 class StoredSample(NamedTuple):
@@ -46,6 +49,12 @@ class UnitFormat(Protocol):
         Raises:
             ValueError: bytes that are no such object.
         """
+
+
+def committed_unit(manifest: Manifest, key: str) -> tuple[int, int] | None:
+    """Return the first seed and the number of the unit whose commit has this key, or None if it is the key of none."""
+    unit = named_unit(key, _COMMIT, commit_key)
+    return unit if unit and manifest.unit_seeds(unit[0])[0] == unit[0] else None
 
 
 def named_unit(key: str, pattern: str, make: Callable[[int, int], str]) -> tuple[int, int] | None:
