@@ -125,7 +125,10 @@ def test_a_damaged_unit_gives_no_slab(tmp_path: Path) -> None:
 
 def test_a_full_disk_gives_no_slab(tmp_path: Path) -> None:
     cache = fill(tmp_path / "cache", 0, rows=400)
-    with largest_file(2000), pytest.raises(CacheError, match=r"cannot write slab .* \(4000 bytes\).*--slab-dir, or KDCACHE_HOME"):
+    with (
+        largest_file(2000),
+        pytest.raises(CacheError, match=r"cannot write slab .* \(4000 bytes\).*--slab-dir, or KDCACHE_HOME"),
+    ):
         cache.slab(0)
     assert slabs() == []
     assert len(cache.slab(0)) == 400
