@@ -118,7 +118,7 @@ def test_the_pipeline_runs_as_it_is_written(page: Path, tmp_path: Path, monkeypa
     ran = []
     for words in commands(page):
         line = shlex.join(words)
-        if words[0] == "quickstart" or "--config" in words:
+        if words[0] == "quickstart" or "--config" in words or any("://" in word for word in words):  # no bucket or hub here
             continue
         for large, small in smaller.items():
             line = line.replace(large, small)
