@@ -185,7 +185,9 @@ def _open_pairs(config: FidelityConfig) -> Pairs:
 def _head(teacher: str, cache: Cache) -> Tensor | None:
     """Return the weights of the last layer of the teacher that `cache` was made with."""
     classes = cache.manifest.classes
-    model = open_model(teacher, classes=classes, recipe=Recipe.from_dict(cache.manifest.recipe), trained=True)
+    model = open_model(
+        teacher, classes=classes, recipe=Recipe.from_dict(cache.manifest.recipe), trained=True, task=cache.manifest.task
+    )
     require_teacher(cache, model)
     head = head_weight(model, classes)
     if head is None:
