@@ -22,7 +22,8 @@ from workload import add_compute_options, compute_config, teacher_spec
 from kdcache.cache import Cache, create_cache
 from kdcache.dump import DumpConfig
 from kdcache.dump_job import Job, prepare
-from kdcache.dump_units import write_units
+from kdcache.dump_units import Walk, write_units
+from kdcache.tracking import progress
 
 CALLS = 15
 
@@ -65,7 +66,9 @@ def measure(folder: Path, name: str, views: int, options: argparse.Namespace) ->
 
     def dump(seed: int) -> None:
         cache.start_seed(seed)
-        write_units(job, cache, [(seed, unit) for unit in range(cache.manifest.num_units)])
+        units = Walk([(seed, unit) for unit in range(cache.manifest.num_units)])
+        with progress("dump", 0, "views", is_shown=False) as bar:
+            assert len([*write_units(job, cache, units, bar)]) == cache.manifest.num_units
 
     def bare(seed: int) -> None:
         requests = [
