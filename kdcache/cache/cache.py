@@ -1,25 +1,26 @@
 """The cache: a manifest, units under commits, and slabs to read them from."""
 
 import hashlib
-import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdcache.cache.commit import MOST_DOCUMENT, Commit, commit_key, seed_entry, unit_name
+from kdcache.cache.commit import Commit, commit_key, seed_entry, unit_name
 from kdcache.cache.fetch import fetched
 from kdcache.cache.fit_store import FIT_ROOT, publish_fit, read_fit
+from kdcache.cache.limits import MOST_UNITS, SEEDS
 from kdcache.cache.manifest import Manifest, library_versions
 from kdcache.cache.objects import Objects, open_objects
+from kdcache.cache.seal import MOST_DOCUMENT, parsed
 from kdcache.cache.slab import Slab, SlabFolder
 from kdcache.cache.units import StoredSample, unit_format
 from kdcache.cache.zarr_store import root_metadata
 from kdcache.codecs import Codec, codec_from_dict, codec_spec
-from kdcache.errors import CacheError, DamagedUnitError, MismatchError, MissingUnitError
+from kdcache.errors import CacheError, DamagedUnitError, LargeObjectError, MismatchError, MissingUnitError
 from kdcache.shapes import Records, Rows
 from kdcache.views.order import row_order
 
@@ -46,7 +47,7 @@ class Cache:
             CacheError: one whose records have other fields, or whose fit is absent or damaged.
         """
         digest = self.manifest.codec.get("fit")
-        fit = read_fit(self.folder, digest) if digest is not None else None
+        fit = read_fit(self.folder, digest, most=self.manifest.most_fit) if digest is not None else None
         codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes, fit=fit, sites=self.manifest.sites)
         if codec.record_dtype != self.manifest.dtype:
             raise CacheError(
@@ -62,14 +63,13 @@ class Cache:
 
     def seeds(self) -> list[int]:
         """Return the seeds of which at least one unit is committed."""
-        firsts = sorted(int(name) for name in self.folder.list("commits") if name.isdecimal())
+        firsts = _numbers(self.folder.list("commits"), "{:05d}", SEEDS)
         return [seed for first in firsts if self.committed_units(first) for seed in self.manifest.unit_seeds(first)]
 
     def committed_units(self, seed: int) -> list[int]:
         """Return the committed units of `seed`."""
         folder = f"commits/{self.manifest.unit_seeds(seed)[0]:05d}"
-        names = [name.removesuffix(".json") for name in self.folder.list(folder) if name.endswith(".json")]
-        return sorted(int(name) for name in names if name.isdecimal())  # no .DS_Store, no ._000000.json
+        return _numbers(self.folder.list(folder), "{:06d}.json", range(MOST_UNITS))
 
     def missing_units(self, seed: int) -> list[int]:
         """Return the units of `seed` that are not committed yet."""
@@ -99,8 +99,9 @@ class Cache:
             ) from None
         commit = Commit.from_bytes(data, f"cache {self.folder}, {self._name(seed, unit)}")
         rows = self.manifest.unit_range(unit)
-        if (commit.seed, commit.unit, commit.start, commit.stop) != (first, unit, rows.start, rows.stop):
+        if not rows or (commit.seed, commit.unit, commit.start, commit.stop) != (first, unit, rows.start, rows.stop):
             raise DamagedUnitError(f"cache {self.folder}, {self._name(seed, unit)}: its commit is that of {commit.name}")
+        self._require_inside(commit)
         return commit.of_seed(seed)
 
     def units(self) -> list[tuple[int, int]]:
@@ -163,7 +164,10 @@ class Cache:
         """
         where, way_out = self._where(commit)
         try:
-            data = self.folder.get(self.format.key(self.manifest.unit_seeds(commit.seed)[0], commit.unit))
+            key = self.format.key(self.manifest.unit_seeds(commit.seed)[0], commit.unit)
+            data = self.folder.get(key, most=commit.num_bytes)
+        except LargeObjectError as error:
+            raise DamagedUnitError(f"{where}: more bytes than were committed: {error}; {way_out}") from None
         except FileNotFoundError:
             raise DamagedUnitError(f"{where}: the object {commit.key} is missing; {way_out}") from None
         if len(data) != commit.num_bytes:
@@ -293,6 +297,23 @@ class Cache:
         except ValueError as error:
             raise CacheError(f"cache {self.folder}: {error}") from error
 
+    def _require_inside(self, commit: Commit) -> None:
+        """Check that a commit speaks of its own object, rows and seeds only.
+
+        Raises:
+            DamagedUnitError: it does not.
+        """
+        rows, seeds = range(commit.start, commit.stop), self.manifest.unit_seeds(commit.seed)
+        key = self.format.key(seeds[0], commit.unit)
+        if commit.key != key:
+            raise DamagedUnitError(
+                f"cache {self.folder}, {commit.name}: its commit names object {commit.key[:80]!r}, not {key}"
+            )
+        for entry in (*commit.absent, *commit.probes):
+            if entry["row"] not in rows or entry.get("seed", seeds[0]) not in seeds:
+                told = f"row {entry['row']}, seed {entry.get('seed', seeds[0])}"
+                raise DamagedUnitError(f"cache {self.folder}, {commit.name}: its commit speaks of another unit's {told}")
+
     def _commits_of(self, seed: int, units: Sequence[int]) -> list[Commit]:
         return [*fetched(lambda unit: self.commit_of(seed, unit), units, num_bytes=0)]
 
@@ -333,12 +354,15 @@ def open_cache(path: str | Path) -> Cache:
     """
     folder = open_objects(path)
     try:
-        root = json.loads(folder.get("zarr.json", most=MOST_DOCUMENT))
+        root = parsed(folder.get("zarr.json", most=MOST_DOCUMENT))
         document = root["attributes"]["kdcache"]
     except (FileNotFoundError, NotADirectoryError):
         raise CacheError(f"{path} is not a cache: it has no zarr.json; make one with kdcache dump-teacher {path} ...") from None
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         raise CacheError(f"{path} is not a kdcache cache: its zarr.json carries no manifest, or is damaged") from None
+    except ValueError as error:
+        reason = f"its zarr.json carries no manifest, or is damaged: {error}"
+        raise CacheError(f"{path} is not a kdcache cache: {reason}") from None
     return Cache(folder, Manifest.from_json(document, str(path)))
 
 
@@ -355,6 +379,7 @@ def create_cache(path: str | Path, manifest: Manifest, fit: Mapping[str, np.ndar
         CacheError: the folder holds something else, or cannot be written.
     """
     folder = open_objects(path)
+    manifest.check(str(path))
     if not folder.exists("zarr.json"):
         others = set(folder.list("")) - {FIT_ROOT}  # a writer killed before it published the manifest leaves a fit
         if others and not folder.exists("zarr.json"):  # looked for again: another worker may just have begun
@@ -365,6 +390,13 @@ def create_cache(path: str | Path, manifest: Manifest, fit: Mapping[str, np.ndar
     cache = open_cache(path)
     cache.require(manifest.with_codec_of(cache.manifest))
     return cache
+
+
+def _numbers(names: Iterable[str], form: str, allowed: range) -> list[int]:
+    """Return the numbers that names of a form hold, rising; other names are passed over: .DS_Store, ._000000.json, 0.json."""
+    digits = ((name, name.partition(".")[0]) for name in names)
+    found = ((name, int(text)) for name, text in digits if text.isdecimal() and len(text) <= 10)
+    return sorted(number for name, number in found if form.format(number) == name and number in allowed)
 
 
 def _also_absent(

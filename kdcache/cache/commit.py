@@ -6,11 +6,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdcache.cache.seal import digest, seal, unseal
+from kdcache.cache.limits import check_commit
+from kdcache.cache.seal import digest, parsed, seal, unseal
 from kdcache.errors import DamagedUnitError
-
-MOST_DOCUMENT = 16 * 2**20
-"""Bytes of a commit or of a manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +68,9 @@ class Commit:
             DamagedUnitError: the document is not what was written.
         """
         try:
-            return cls(**unseal(json.loads(data)))
+            content = unseal(parsed(data))
+            check_commit(content)
+            return cls(**content)
         except (ValueError, TypeError) as error:
             raise DamagedUnitError(
                 f"{where}: the commit is damaged: {error}; delete it and the unit's object, and run the dump again"

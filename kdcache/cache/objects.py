@@ -75,6 +75,8 @@ def open_objects(path: str | Path) -> Objects:
         UsageError: an address of another kind, or obstore is not installed.
     """
     text = str(path)
+    if text.startswith("pipe:"):  # which webdataset would run as a command
+        raise UsageError(f"{text}: caches lie in folders or buckets; no command is run for one")
     if not is_address(text):
         from kdcache.cache.publish import Folder  # noqa: PLC0415 # which imports this
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kdcache.cache.objects import MOST_BYTES, TEMP_SUFFIX, Entry
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, LargeObjectError
 
 
 class Folder:
@@ -58,16 +58,17 @@ class Folder:
         """
         target = self.path / key
         try:
-            # a cache may come from elsewhere: a pipe in it would wait for ever, a link could lead anywhere
+            # a cache may come from elsewhere: a pipe in it would wait for ever, opening a device can do something, a link could
+            # lead anywhere
+            _require_file(target, target.stat())
             descriptor = os.open(target, os.O_RDONLY | os.O_NONBLOCK)
             with open(descriptor, "rb") as file:  # noqa: PTH123 # of a descriptor
                 status = os.fstat(descriptor)
-                if not stat.S_ISREG(status.st_mode):
-                    raise CacheError(f"{target} is not a plain file; a cache holds nothing else: remove it")
+                _require_file(target, status)
                 if not os.path.realpath(target).startswith(os.path.join(os.path.realpath(self.path), "")):  # noqa: PTH118
                     raise CacheError(f"{target} is a link out of {self.path}; put the file itself there")
                 if status.st_size > most:
-                    raise CacheError(f"{target} has {status.st_size} bytes, more than the {most} that it may have")
+                    raise LargeObjectError(f"{target} has {status.st_size} bytes, more than the {most} that it may have")
                 return file.read()
         except (FileNotFoundError, NotADirectoryError):
             raise
@@ -80,8 +81,13 @@ class Folder:
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the names directly under `prefix`, sorted, temporary files left out."""
-        with suppress(FileNotFoundError, NotADirectoryError):
-            yield from sorted(entry.name for entry in (self.path / prefix).iterdir() if not entry.name.endswith(TEMP_SUFFIX))
+        try:
+            names = os.listdir(self.path / prefix)  # noqa: PTH208 # the names alone
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise CacheError(f"cannot list {self.path / prefix}: {error.strerror or error}") from error
+        yield from sorted(name for name in names if not name.endswith(TEMP_SUFFIX))
 
     def walk(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every file under `prefix`, temporary ones too."""
@@ -108,11 +114,20 @@ class Folder:
         return str(self.path)
 
 
+def _require_file(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise CacheError(f"cannot read {path}: it is not a plain file; a cache holds nothing else: remove it")
+
+
 def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]  # which may write less than it was given
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _make_folder(path: Path) -> None:
