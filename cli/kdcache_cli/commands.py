@@ -298,12 +298,14 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
         *incomplete,
         ("units", f"{result['units']} of {manifest['unit_rows']} rows"),
         ("bytes", f"{human_bytes(result['bytes'])}{per_view}"),
-        (
-            "made",
-            f"{manifest['made_by']['created']} with kdcache {manifest['made_by']['versions']['kdcache']}",
-        ),
+        ("made", _made_text(manifest["made_by"])),
         *_origin_lines(manifest["made_by"]),
     ]
+
+
+def _made_text(made_by: dict[str, Any]) -> str:
+    version = made_by.get("versions", {}).get("kdcache", "of an unknown version")
+    return f"{made_by.get('created', 'at an unknown time')} with kdcache {version}"
 
 
 def _origin_lines(made_by: dict[str, Any]) -> list[tuple[str, str]]:

@@ -2,14 +2,14 @@
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdcache.cache.commit import Commit, commit_key, seed_entry, unit_name
+from kdcache.cache.commit import Commit, commit_key, numbers_in, seed_entry, unit_name
 from kdcache.cache.fetch import fetched
 from kdcache.cache.fit_store import FIT_ROOT, publish_fit, read_fit
 from kdcache.cache.limits import MOST_UNITS, SEEDS
@@ -19,8 +19,8 @@ from kdcache.cache.seal import MOST_DOCUMENT, parsed
 from kdcache.cache.slab import Slab, SlabFolder
 from kdcache.cache.units import StoredSample, unit_format
 from kdcache.cache.zarr_store import root_metadata
-from kdcache.codecs import Codec, codec_from_dict, codec_spec
-from kdcache.errors import CacheError, DamagedUnitError, LargeObjectError, MismatchError, MissingUnitError
+from kdcache.codecs import Codec, check_records, codec_from_dict, codec_spec
+from kdcache.errors import CacheError, CodecError, DamagedUnitError, LargeObjectError, MismatchError, MissingUnitError
 from kdcache.shapes import Records, Rows
 from kdcache.views.order import row_order
 
@@ -63,13 +63,13 @@ class Cache:
 
     def seeds(self) -> list[int]:
         """Return the seeds of which at least one unit is committed."""
-        firsts = _numbers(self.folder.list("commits"), "{:05d}", SEEDS)
+        firsts = numbers_in(self.folder.list("commits"), "{:05d}", SEEDS)
         return [seed for first in firsts if self.committed_units(first) for seed in self.manifest.unit_seeds(first)]
 
     def committed_units(self, seed: int) -> list[int]:
         """Return the committed units of `seed`."""
         folder = f"commits/{self.manifest.unit_seeds(seed)[0]:05d}"
-        return _numbers(self.folder.list(folder), "{:06d}.json", range(MOST_UNITS))
+        return numbers_in(self.folder.list(folder), "{:06d}.json", range(MOST_UNITS))
 
     def missing_units(self, seed: int) -> list[int]:
         """Return the units of `seed` that are not committed yet."""
@@ -101,7 +101,8 @@ class Cache:
         rows = self.manifest.unit_range(unit)
         if not rows or (commit.seed, commit.unit, commit.start, commit.stop) != (first, unit, rows.start, rows.stop):
             raise DamagedUnitError(f"cache {self.folder}, {self._name(seed, unit)}: its commit is that of {commit.name}")
-        self._require_inside(commit)
+        if stray := commit.stray(self.format.key(first, unit), self.manifest.unit_seeds(seed)):
+            raise DamagedUnitError(f"cache {self.folder}, {self._name(seed, unit)}: its commit speaks of {stray}")
         return commit.of_seed(seed)
 
     def units(self) -> list[tuple[int, int]]:
@@ -297,23 +298,6 @@ class Cache:
         except ValueError as error:
             raise CacheError(f"cache {self.folder}: {error}") from error
 
-    def _require_inside(self, commit: Commit) -> None:
-        """Check that a commit speaks of its own object, rows and seeds only.
-
-        Raises:
-            DamagedUnitError: it does not.
-        """
-        rows, seeds = range(commit.start, commit.stop), self.manifest.unit_seeds(commit.seed)
-        key = self.format.key(seeds[0], commit.unit)
-        if commit.key != key:
-            raise DamagedUnitError(
-                f"cache {self.folder}, {commit.name}: its commit names object {commit.key[:80]!r}, not {key}"
-            )
-        for entry in (*commit.absent, *commit.probes):
-            if entry["row"] not in rows or entry.get("seed", seeds[0]) not in seeds:
-                told = f"row {entry['row']}, seed {entry.get('seed', seeds[0])}"
-                raise DamagedUnitError(f"cache {self.folder}, {commit.name}: its commit speaks of another unit's {told}")
-
     def _commits_of(self, seed: int, units: Sequence[int]) -> list[Commit]:
         return [*fetched(lambda unit: self.commit_of(seed, unit), units, num_bytes=0)]
 
@@ -337,8 +321,10 @@ class Cache:
 
     def _decoded(self, unit: int, data: bytes, where: str) -> Records:
         try:
-            return self.format.decode(unit, data)
-        except ValueError as error:
+            records = self.format.decode(unit, data)
+            check_records(self.manifest.codec, records, self.manifest.classes)
+            return records
+        except (ValueError, CodecError) as error:
             raise DamagedUnitError(f"{where}: {error}") from error
 
     def _name(self, seed: int, unit: int) -> str:
@@ -390,13 +376,6 @@ def create_cache(path: str | Path, manifest: Manifest, fit: Mapping[str, np.ndar
     cache = open_cache(path)
     cache.require(manifest.with_codec_of(cache.manifest))
     return cache
-
-
-def _numbers(names: Iterable[str], form: str, allowed: range) -> list[int]:
-    """Return the numbers that names of a form hold, rising; other names are passed over: .DS_Store, ._000000.json, 0.json."""
-    digits = ((name, name.partition(".")[0]) for name in names)
-    found = ((name, int(text)) for name, text in digits if text.isdecimal() and len(text) <= 10)
-    return sorted(number for name, number in found if form.format(number) == name and number in allowed)
 
 
 def _also_absent(

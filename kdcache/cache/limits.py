@@ -35,7 +35,7 @@ _MANIFEST: dict[Any, Any] = {
     "task": str,
     "classes": range(1, MOST_CLASSES + 1),
     "rows": range(1, MOST_ROWS + 1),
-    "source": {"spec": str, "fingerprint": str},
+    "source": {"spec": str, "fingerprint": str, "classes?": range(1, MOST_CLASSES + 1)},
     "order_seed": range(1 << 64),
     "recipe": {"name": str, "fingerprint": str, "table": {"size": _SIDES}},
     "teacher": {"spec": str, "sha256": str, "size": _SIDES, "mean": [_NUMBER], "std": [_NUMBER], "precision": str},
@@ -78,6 +78,8 @@ def check_manifest(content: Mapping[str, Any]) -> None:
     chunk_bytes = content.get("chunk_bytes") or width
     if chunk_bytes > width or unit_rows % chunk_rows:
         raise ValueError(f"chunks of {chunk_rows} rows by {chunk_bytes} bytes do not make units of {unit_rows} by {width}")
+    if content.get("has_images") and "classes" not in content["source"]:
+        raise ValueError("it has images, and no source.classes")
     sizes = {
         "bytes of records in a unit": (unit_rows * width * content.get("seeds_per_unit", 1), MOST_UNIT_BYTES),
         "units of a seed": (-(-rows // unit_rows), MOST_UNITS),
@@ -170,5 +172,7 @@ def _wanted(form: Any) -> str:
         return f"it must be an integer from {form.start} to {form.stop - 1}"
     if isinstance(form, re.Pattern):
         return f"it must match {form.pattern}"
+    if isinstance(form, tuple):
+        return f"it must be a list of {len(form)}"
     names = {dict: "an object", list: "a list", str: "text", int: "an integer", bool: "true or false"}
     return f"it must be {names.get(form if isinstance(form, type) else type(form), 'a number')}"

@@ -57,19 +57,30 @@ class Folder:
             CacheError: it is there and cannot be read, has more than `most` bytes, is no file, or a link out of the folder.
         """
         target = self.path / key
-        try:
-            # a cache may come from elsewhere: a pipe in it would wait for ever, opening a device can do something, a link could
-            # lead anywhere
-            _require_file(target, target.stat())
-            descriptor = os.open(target, os.O_RDONLY | os.O_NONBLOCK)
-            with open(descriptor, "rb") as file:  # noqa: PTH123 # of a descriptor
-                status = os.fstat(descriptor)
-                _require_file(target, status)
-                if not os.path.realpath(target).startswith(os.path.join(os.path.realpath(self.path), "")):  # noqa: PTH118
-                    raise CacheError(f"{target} is a link out of {self.path}; put the file itself there")
-                if status.st_size > most:
-                    raise LargeObjectError(f"{target} has {status.st_size} bytes, more than the {most} that it may have")
+        with open(self.open(key), "rb") as file:  # noqa: PTH123 # of a descriptor
+            try:
+                if (size := os.fstat(file.fileno()).st_size) > most:
+                    raise LargeObjectError(f"{target} has {size} bytes, more than the {most} that it may have")
                 return file.read()
+            except OSError as error:
+                raise CacheError(f"cannot read {target}: {error.strerror or error}") from error
+
+    def open(self, key: str) -> int:
+        """Return a descriptor of the file of `key`, for reading.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            CacheError: it cannot be opened, is no file, or a link out of the folder.
+        """
+        target = self.path / key
+        try:
+            # a cache may come from elsewhere: a pipe in it would wait for ever, to open a device may do something, a link could
+            # lead anywhere
+            if not stat.S_ISREG(target.stat().st_mode):
+                raise CacheError(f"cannot read {target}: it is not a plain file; a cache holds nothing else: remove it")
+            if not os.path.realpath(target).startswith(os.path.join(os.path.realpath(self.path), "")):  # noqa: PTH118
+                raise CacheError(f"{target} is a link out of {self.path}; put the file itself there")
+            return os.open(target, os.O_RDONLY | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
             raise
         except OSError as error:
@@ -112,11 +123,6 @@ class Folder:
     def __str__(self) -> str:
         """Return the folder's path."""
         return str(self.path)
-
-
-def _require_file(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise CacheError(f"cannot read {path}: it is not a plain file; a cache holds nothing else: remove it")
 
 
 def _write_synced(path: Path, data: bytes) -> None:
