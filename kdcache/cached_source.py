@@ -85,7 +85,7 @@ class CachedSource:
         Raises:
             UsageError: a cache that holds no images.
         """
-        if not cache.manifest.has_images:
+        if not cache.manifest.has_images or "classes" not in cache.manifest.source:
             raise UsageError(f"cache {cache.folder} holds no images; give the data that it was made from: --data SPEC")
         self.spec = f"cache:{cache.folder}"
         self.classes = int(cache.manifest.source["classes"])

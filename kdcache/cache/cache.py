@@ -267,8 +267,8 @@ class Cache:
         records = records.reshape(len(seeds), len(rows))
         key, data = self.format.key(seed, unit), self.encode_unit(unit, records, samples)
         if not self.folder.publish(key, data):
-            data = self.folder.get(key)
             where = f"cache {self.folder}, {self._name(seed, unit)}"
+            data = self._winner(key, where)
             winner = self._decoded(unit, data, f"{where}; delete {key} and run the dump again")
             if self.manifest.skip_unreadable:
                 facts["absent"] = _also_absent(facts.get("absent", []), rows, seeds, winner, records)
@@ -297,6 +297,12 @@ class Cache:
             return self.format.encode(unit, records, samples)
         except ValueError as error:
             raise CacheError(f"cache {self.folder}: {error}") from error
+
+    def _winner(self, key: str, where: str) -> bytes:
+        try:
+            return self.folder.get(key)
+        except FileNotFoundError:
+            raise CacheError(f"{where}: {key} was there a moment ago and is not; run the same command again") from None
 
     def _commits_of(self, seed: int, units: Sequence[int]) -> list[Commit]:
         return [*fetched(lambda unit: self.commit_of(seed, unit), units, num_bytes=0)]

@@ -78,8 +78,6 @@ def check_manifest(content: Mapping[str, Any]) -> None:
     chunk_bytes = content.get("chunk_bytes") or width
     if chunk_bytes > width or unit_rows % chunk_rows:
         raise ValueError(f"chunks of {chunk_rows} rows by {chunk_bytes} bytes do not make units of {unit_rows} by {width}")
-    if content.get("has_images") and "classes" not in content["source"]:
-        raise ValueError("it has images, and no source.classes")
     sizes = {
         "bytes of records in a unit": (unit_rows * width * content.get("seeds_per_unit", 1), MOST_UNIT_BYTES),
         "units of a seed": (-(-rows // unit_rows), MOST_UNITS),
