@@ -154,8 +154,7 @@ class Cache:
         Raises:
             DamagedUnitError: it is no such object.
         """
-        where, way_out = self._where(commit)
-        return self._decoded(commit.unit, data, f"{where}; {way_out}")
+        return self._decoded(commit.unit, data, "; ".join(self._where(commit)))
 
     def unit_bytes(self, commit: Commit) -> bytes:
         """Return the object of a committed unit, after it was checked against the commit.
@@ -327,11 +326,16 @@ class Cache:
 
     def _decoded(self, unit: int, data: bytes, where: str) -> Records:
         try:
-            records = self.format.decode(unit, data)
-            check_records(self.manifest.codec, records, self.manifest.classes)
+            check_records(self.manifest.codec, records := self.format.decode(unit, data), self._pixel, self.manifest.classes)
             return records
         except (ValueError, CodecError) as error:
             raise DamagedUnitError(f"{where}: {error}") from error
+
+    @cached_property
+    def _pixel(self) -> "np.dtype[Any] | None":
+        """The dtype of a pixel's row, in a cache of maps; without fields where that takes a fit."""
+        codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes) if self.manifest.sites else None
+        return codec.record_dtype if codec else None
 
     def _name(self, seed: int, unit: int) -> str:
         rows = self.manifest.unit_range(unit)

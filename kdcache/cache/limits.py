@@ -24,6 +24,8 @@ MOST_FIT = 1 << 29
 SEEDS = range(1 << 32)
 
 _SIDES = range(1, (1 << 14) + 1)
+_SIZE = frozenset({_SIDES, (_SIDES, _SIDES)})
+_MOST_TEXT = 1000  # of the description of a field
 _HASH = re.compile("[0-9a-f]{64}")
 _NUMBER = frozenset({int, float})
 _TEMPERATURE = re.compile(r"[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")
@@ -37,8 +39,8 @@ _MANIFEST: dict[Any, Any] = {
     "rows": range(1, MOST_ROWS + 1),
     "source": {"spec": str, "fingerprint": str, "classes?": range(1, MOST_CLASSES + 1)},
     "order_seed": range(1 << 64),
-    "recipe": {"name": str, "fingerprint": str, "table": {"size": _SIDES}},
-    "teacher": {"spec": str, "sha256": str, "size": _SIDES, "mean": [_NUMBER], "std": [_NUMBER], "precision": str},
+    "recipe": {"name": str, "fingerprint": str, "table": {"size": _SIZE | {re.compile("image")}}},
+    "teacher": {"spec": str, "sha256": str, "size": _SIZE, "mean": [_NUMBER], "std": [_NUMBER], "precision": str},
     "codec": {"name": str, "configuration": {str: object}, "fit?": _HASH},
     "record_dtype": [list],
     "unit_rows": range(1, MOST_UNIT_ROWS + 1),
@@ -48,6 +50,7 @@ _MANIFEST: dict[Any, Any] = {
     "store?": re.compile("zarr|webdataset"),
     "seeds_per_unit?": range(1, (1 << 16) + 1),
     "has_images?": bool,
+    "sites?": frozenset({None, (range(1, 65), _SIDES, _SIDES)}),
     "skip_unreadable": bool,
     "made_by": {"versions?": _VERSIONS, "created?": str, "gradient_error?": {_TEMPERATURE: _NUMBER}},
 }
@@ -79,6 +82,7 @@ def check_manifest(content: Mapping[str, Any]) -> None:
     if chunk_bytes > width or unit_rows % chunk_rows:
         raise ValueError(f"chunks of {chunk_rows} rows by {chunk_bytes} bytes do not make units of {unit_rows} by {width}")
     sizes = {
+        "pixels in a record": (prod(content.get("sites") or [1]), width),
         "bytes of records in a unit": (unit_rows * width * content.get("seeds_per_unit", 1), MOST_UNIT_BYTES),
         "units of a seed": (-(-rows // unit_rows), MOST_UNITS),
         "chunks of a unit": (unit_rows // chunk_rows * -(-width // chunk_bytes), MOST_CHUNKS),
@@ -102,18 +106,16 @@ def record_bytes(fields: list[Any]) -> int:
     names: set[str] = set()
     width = 0
     for field in fields:
-        name, kind, shape = [*field, [1]][:3] if len(field) in (2, 3) else (None, None, None)
         where = f"record_dtype {str(field)[:60]}"
+        if len(field) not in (2, 3) or len(str(field)) > _MOST_TEXT:
+            raise ValueError(f"{where} is not [name, type] or [name, type, shape]")
+        name, kind, shape = [*field, [1]][:3]
         _require(name, str, where)
         _require(kind, _FIELD_TYPE, where)
         _require(shape, [range(1, MOST_UNIT_BYTES + 1)], where)
-        width += int(kind[-1]) * prod(shape[:8])
+        width += int(kind[-1]) * prod(shape)
         names.add(name)
-    if (
-        len(names) < len(fields)
-        or not 0 < width <= MOST_UNIT_BYTES
-        or any(len(field) > 2 and len(field[2]) > 8 for field in fields)
-    ):
+    if len(names) < len(fields) or not 0 < width <= MOST_UNIT_BYTES:
         raise ValueError(f"record_dtype has {len(fields)} fields of {width} bytes in all, which make no record")
     return width
 

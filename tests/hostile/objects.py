@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from caches import manifest
 from hostile.forge import (
     BOMB_BYTES,
     Attack,
@@ -19,7 +20,9 @@ from hostile.forge import (
     zarr,
 )
 
+from kdcache.cache import create_cache
 from kdcache.cache.commit import commit_key
+from kdcache.codecs import open_codec, with_sites
 
 
 def _instead(make: Callable[[Path], object], what: str = "seeds/00000/records/c/0/0") -> Attack:
@@ -104,3 +107,14 @@ VALUES = {
     "records_with_a_class_beyond": _records("topk:k=2", "classes", 5),
 }
 many("unit 0 .*record 3 of it holds (NaN or infinity|a class beyond 4) in", VALUES, lambda case: case)
+
+
+@attack("unit 0 .*a pixel of record 3 of it holds a class beyond 4 in classes")
+def records_of_maps_with_a_class_beyond(path: Path) -> None:
+    codec = with_sites(open_codec("topk:k=2", classes=5), (1, 2, 3))
+    cache = create_cache(path, manifest(codec, sites=[1, 2, 3]))
+    cache.start_seed(0)
+    for unit in range(cache.manifest.num_units):
+        records = np.zeros(len(cache.manifest.unit_range(unit)), cache.manifest.dtype)
+        records["maps"][3, 0, 4, 1, 2] = 5  # byte 4 of a row is its first class
+        cache.commit(0, unit, records)
