@@ -16,7 +16,7 @@ import numpy as np
 from kdcache.cache import Cache, Commit
 from kdcache.cache.publish import Folder
 from kdcache.cache.tar_store import TarFormat, UnitIndex
-from kdcache.errors import SourceError, UnreadableSampleError, UsageError
+from kdcache.errors import CacheError, SourceError, UnreadableSampleError, UsageError
 from kdcache.shapes import Rows
 from kdcache.sources import Sample
 from kdcache.sources.images import decode_image
@@ -85,7 +85,7 @@ class CachedSource:
         Raises:
             UsageError: a cache that holds no images.
         """
-        if not cache.manifest.has_images:
+        if not cache.manifest.has_images or "classes" not in cache.manifest.source:
             raise UsageError(f"cache {cache.folder} holds no images; give the data that it was made from: --data SPEC")
         self.spec = f"cache:{cache.folder}"
         self.classes = int(cache.manifest.source["classes"])
@@ -115,8 +115,10 @@ class CachedSource:
         """
         unit, at = self._place(index)
         data = self.stored(index)
+        if (label := int(self._unit(unit)[1].labels[at])) >= self.classes:
+            raise SourceError(f"sample {index} of {self.spec} is of class {label}; the cache says {self.classes} classes")
         with named(self.spec, index, self.key):
-            return Sample(decode_image(data), int(self._unit(unit)[1].labels[at]))
+            return Sample(decode_image(data), label)
 
     def stored(self, index: int) -> bytes:
         """Return the file of the image of sample `index`.
@@ -155,8 +157,8 @@ class CachedSource:
         assert isinstance(self._format, TarFormat)
         for path in self.units.found(unit):
             try:
-                descriptor = os.open(path, os.O_RDONLY)
-            except OSError:
+                descriptor = Folder(self.units.folder).open(str(path.relative_to(self.units.folder)))
+            except (OSError, CacheError):
                 continue
             try:
                 size = os.fstat(descriptor).st_size

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache, Commit, library_versions
-from kdcache.errors import DriftError, KdcacheWarning, UnreadableSampleError
+from kdcache.errors import DriftError, KdcacheWarning, MismatchError, UnreadableSampleError
 from kdcache.shapes import View, as_size
 from kdcache.sources import Source
 from kdcache.views import Recipe, Trace, ViewDataset, crc32
@@ -57,6 +57,8 @@ def check_views(cache: Cache, source: Source, commits: Iterable[Commit], *, view
         DriftError: a thumbnail moved, or an image can no longer be read.
         KdcacheWarning: (a warning) some pixels differ under equal thumbnails.
     """
+    if len(source) != cache.manifest.rows:  # which no fingerprint of the manifest's own can tell
+        raise MismatchError(f"cache {cache.folder} has {cache.manifest.rows} rows, data {source.spec} {len(source)} samples")
     recipe = Recipe.from_dict(cache.manifest.recipe).at(as_size(cache.manifest.teacher["size"]))
     dataset = ViewDataset(source, recipe, cache.order, sizes=[recipe.size])
     probes = [(commit, probe) for commit in commits for probe in commit.probes][:views]

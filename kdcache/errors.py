@@ -47,6 +47,10 @@ class DamagedUnitError(CacheError):
     """Bytes that differ from what was committed."""
 
 
+class LargeObjectError(CacheError):
+    """An object of more bytes than it may have."""
+
+
 class MismatchError(CacheError):
     """A cache or run that was made with other settings; the message prints the fields that differ."""
 

@@ -9,10 +9,15 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
 LARGEST_TEXT = 1 << 20
-"""Bytes of a target or an extended header."""
+"""Bytes of a target."""
+_LARGEST_HEADER, _MOST_HEADERS = 1 << 16, 4
+"""Bytes of an extended header, and how many may come before one member."""
+_LONGEST_NAME = 4096
 _BLOCK = 512
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_PAX_KEYS = (b"path", b"size")
+"""What extended headers say that matters here; of the others they may hold many."""
 _KINDS = {
     b"1": "a hard link",
     b"2": "a symbolic link",
@@ -50,12 +55,16 @@ class TarReader:
         """
         position, last = 0, ""
         extended: dict[str, str] = {}  # what extended headers say of the next member
+        headers = 0
         while header := self._header(position, last):
             size = self._size(header, {} if header.type in _EXTENSIONS else extended)
             member = Member(extended.get("path", header.name), position + _BLOCK, size)
             position = member.offset + -(-size // _BLOCK) * _BLOCK
             if (end := member.offset + size) > self.size:
                 _refuse(f"it is cut short: member {member.name} ends at byte {end}, the file at {self.size}; copy it again")
+            headers = headers + 1 if header.type in _EXTENSIONS else 0
+            if headers > _MOST_HEADERS or (headers and size > _LARGEST_HEADER):
+                _refuse(f"the extended headers at byte {member.offset} are more, or larger, than any that a tar needs")
             if header.type == tarfile.XHDTYPE:
                 extended |= self._pax(member)
             elif header.type == tarfile.GNUTYPE_LONGNAME:
@@ -68,8 +77,8 @@ class TarReader:
         if any(key.startswith("GNU.sparse") for key in extended):
             kind = b"S"
         if kind in (tarfile.REGTYPE, tarfile.AREGTYPE):
-            if "\0" in member.name:
-                _refuse(f"member name {member.name!r} holds a zero")
+            if "\0" in member.name or len(member.name) > _LONGEST_NAME:
+                _refuse(f"member name {member.name[:80]!r} holds a zero, or more than {_LONGEST_NAME} characters")
             yield member
         elif kind != tarfile.DIRTYPE:
             _refuse(f"member {member.name} is {_KINDS.get(kind, f'of type {kind!r}')}; only plain files are read")
@@ -103,21 +112,22 @@ class TarReader:
         except ValueError:
             size = -1
         if size < 0:
-            _refuse(f"member {header.name} has size {extended.get('size', header.size)}")
+            _refuse(f"member {header.name} has size {str(extended.get('size', header.size))[:40]}")
         return size if header.type != tarfile.DIRTYPE else 0
 
     def _pax(self, member: Member) -> dict[str, str]:
         """Return the records `LENGTH KEY=VALUE` of an extended header."""
-        text, fields = self.text(member), {}
-        while text:
-            digits, _, _ = text.partition(b" ")
-            length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
-            record = text[len(digits) + 1 : length]
-            if not len(digits) + 1 < length <= len(text) or not record.endswith(b"\n") or b"=" not in record:
+        text, fields, at = self.text(member), {}, 0
+        while at < len(text):
+            digits = text[at : at + 8].partition(b" ")[0]
+            end = at + int(digits) if digits.isdigit() and len(digits) < 8 else 0
+            record = text[at + len(digits) + 1 : end]
+            if not at + len(digits) + 1 < end <= len(text) or not record.endswith(b"\n") or b"=" not in record:
                 _refuse(f"it is damaged: the extended header at byte {member.offset} cannot be read")
             key, _, value = record[:-1].partition(b"=")
-            fields[key.decode("utf-8", "backslashreplace")] = value.decode("utf-8", "backslashreplace")
-            text = text[length:]
+            if key in _PAX_KEYS or key.startswith(b"GNU.sparse"):
+                fields[key.decode("utf-8", "backslashreplace")[:20]] = value.decode("utf-8", "backslashreplace")
+            at = end
         return fields
 
     def text(self, member: Member) -> bytes:
@@ -127,7 +137,7 @@ class TarReader:
             ValueError: it is large.
         """
         if member.size > LARGEST_TEXT:
-            _refuse(f"member {member.name} has {member.size} bytes; a target or extended header has at most {LARGEST_TEXT}")
+            _refuse(f"member {member.name} has {member.size} bytes; a target has at most {LARGEST_TEXT}")
         return self._read(member.offset, member.size)
 
 

@@ -40,7 +40,7 @@ def fork_server() -> Iterator[ForkServerContext]:
 
 
 def started(
-    nursery: ForkServerContext, path: Path, environment: dict[str, str] | None = None, **changes: Any
+    nursery: ForkServerContext, path: Path | str, environment: dict[str, str] | None = None, **changes: Any
 ) -> ForkServerProcess:
     """Return the process of a dump, which has just begun."""
     process = nursery.Process(target=_dump, args=(path, environment or {}, {**SETTINGS, **changes}))
@@ -63,6 +63,6 @@ def objects(path: Path) -> dict[str, bytes]:
     return {name: data for name, (data, _) in contents(path / "seeds").items()}
 
 
-def _dump(path: Path, environment: dict[str, str], settings: dict[str, Any]) -> None:
+def _dump(path: Path | str, environment: dict[str, str], settings: dict[str, Any]) -> None:
     os.environ.update(environment)
     dump(path, **settings)

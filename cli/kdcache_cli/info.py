@@ -109,10 +109,7 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("units", f"{result['units']} of {manifest['unit_rows']} rows"),
         ("bytes", f"{human_bytes(result['bytes'])}{per_view}"),
         *_absent_lines(result),
-        (
-            "made",
-            f"{manifest['made_by']['created']} with kdcache {manifest['made_by']['versions']['kdcache']}",
-        ),
+        ("made", _made_text(manifest["made_by"])),
         *_origin_lines(manifest["made_by"]),
     ]
 
@@ -120,6 +117,11 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
 def _absent_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     part = f" in {result['absent_of']} units that were looked at" if result["absent_of"] < result["units"] else ""
     return [("absent", f"{result['absent']} views whose sample cannot be read{part}")] if result["absent"] or part else []
+
+
+def _made_text(made_by: dict[str, Any]) -> str:
+    version = made_by.get("versions", {}).get("kdcache", "of an unknown version")
+    return f"{made_by.get('created', 'at an unknown time')} with kdcache {version}"
 
 
 def _origin_lines(made_by: dict[str, Any]) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ class OneLineError(click.ClickException):
     """A KdcacheError as click shows it: one line, and the error's own exit code."""
 
     def __init__(self, error: KdcacheError) -> None:
-        super().__init__(" ".join(str(error).split()))
+        super().__init__(printable(" ".join(str(error).split())))
         self.exit_code = error.exit_code  # type: ignore[misc]
         self._is_told = error.is_told_elsewhere
 
@@ -63,7 +63,12 @@ def print_result(result: Mapping[str, Any], lines: Sequence[tuple[str, str]], *,
         return
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
-        click.echo(f"{name:<{width}}  {value}")
+        click.echo(f"{name:<{width}}  {printable(value)}")
+
+
+def printable(text: str) -> str:
+    """Return `text` with what no terminal should be sent, or cannot take, as escapes: a cache may hold any text."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text)
 
 
 def human_bytes(count: float) -> str:

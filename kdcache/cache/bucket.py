@@ -14,7 +14,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 from obstore.store import from_url
 
 from kdcache.cache.objects import MOST_BYTES, Entry
-from kdcache.errors import CacheError, UsageError
+from kdcache.errors import CacheError, LargeObjectError, UsageError
 
 WAITS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Seconds before another try, beside the tries of obstore itself; half a minute of trouble with all of them."""
@@ -112,7 +112,9 @@ class Bucket:
     def _get(self, key: str, most: int) -> bytes:
         response = obstore.get(self._store, key)
         if response.meta["size"] > most:
-            raise CacheError(f"{self._url}/{key} has {response.meta['size']} bytes, more than the {most} that it may have")
+            raise LargeObjectError(
+                f"{self._url}/{key} has {response.meta['size']} bytes, more than the {most} that it may have"
+            )
         return bytes(response.bytes())
 
     def _held(self, key: str, size: int) -> bytes | None:

@@ -1,28 +1,27 @@
 """The cache: a manifest, units under commits, and slabs to read them from."""
 
 import hashlib
-import json
 import os
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdcache.cache.commit import MOST_DOCUMENT, Commit, commit_key, seed_entry, unit_name
+from kdcache.cache.commit import Commit, commit_key, numbers_in, seed_entry, unit_name
 from kdcache.cache.fetch import fetched
-from kdcache.cache.fit_store import FIT_ROOT, publish_fit, read_fit
+from kdcache.cache.fit_store import read_fit
+from kdcache.cache.limits import MOST_UNITS
 from kdcache.cache.manifest import Manifest, library_versions
-from kdcache.cache.objects import Objects, open_objects
+from kdcache.cache.objects import Objects
+from kdcache.cache.seal import MOST_DOCUMENT
 from kdcache.cache.slab import Slab, SlabFolder
 from kdcache.cache.units import StoredSample, committed_unit, unit_format
-from kdcache.cache.zarr_store import root_metadata
-from kdcache.codecs import Codec, codec_from_dict, codec_spec
-from kdcache.errors import CacheError, DamagedUnitError, MismatchError, MissingUnitError
+from kdcache.codecs import Codec, check_records, codec_from_dict, codec_spec
+from kdcache.errors import CacheError, CodecError, DamagedUnitError, LargeObjectError, MismatchError, MissingUnitError
 from kdcache.shapes import Records, Rows
 from kdcache.views.order import row_order
 
@@ -49,7 +48,7 @@ class Cache:
             CacheError: one whose records have other fields, or whose fit is absent or damaged.
         """
         digest = self.manifest.codec.get("fit")
-        fit = read_fit(self.folder, digest) if digest is not None else None
+        fit = read_fit(self.folder, digest, most=self.manifest.most_fit) if digest is not None else None
         codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes, fit=fit, sites=self.manifest.sites)
         if codec.record_dtype != self.manifest.dtype:
             raise CacheError(
@@ -71,8 +70,7 @@ class Cache:
     def committed_units(self, seed: int) -> list[int]:
         """Return the committed units of `seed`."""
         folder = f"commits/{self.manifest.unit_seeds(seed)[0]:05d}"
-        names = [name.removesuffix(".json") for name in self.folder.list(folder) if name.endswith(".json")]
-        return sorted(int(name) for name in names if name.isdecimal() and name == f"{int(name):06d}")  # no ._000000.json
+        return numbers_in(self.folder.list(folder), "{:06d}.json", range(MOST_UNITS))
 
     def missing_units(self, seed: int) -> list[int]:
         """Return the units of `seed` that are not committed yet."""
@@ -113,8 +111,10 @@ class Cache:
             ) from None
         commit = Commit.from_bytes(data, f"cache {self.folder}, {self._name(seed, unit)}")
         rows = self.manifest.unit_range(unit)
-        if (commit.seed, commit.unit, commit.start, commit.stop) != (first, unit, rows.start, rows.stop):
+        if not rows or (commit.seed, commit.unit, commit.start, commit.stop) != (first, unit, rows.start, rows.stop):
             raise DamagedUnitError(f"cache {self.folder}, {self._name(seed, unit)}: its commit is that of {commit.name}")
+        if stray := commit.stray(self.format.key(first, unit), self.manifest.unit_seeds(seed)):
+            raise DamagedUnitError(f"cache {self.folder}, {self._name(seed, unit)}: its commit speaks of {stray}")
         return commit
 
     def units(self) -> list[tuple[int, int]]:
@@ -166,8 +166,7 @@ class Cache:
         Raises:
             DamagedUnitError: it is no such object.
         """
-        where, way_out = self._where(commit)
-        return self._decoded(commit.unit, data, f"{where}; {way_out}")
+        return self._decoded(commit.unit, data, "; ".join(self._where(commit)))
 
     def unit_bytes(self, commit: Commit) -> bytes:
         """Return the object of a committed unit, after it was checked against the commit.
@@ -177,7 +176,10 @@ class Cache:
         """
         where, way_out = self._where(commit)
         try:
-            data = self.folder.get(self.format.key(self.manifest.unit_seeds(commit.seed)[0], commit.unit))
+            key = self.format.key(self.manifest.unit_seeds(commit.seed)[0], commit.unit)
+            data = self.folder.get(key, most=commit.num_bytes)
+        except LargeObjectError as error:
+            raise DamagedUnitError(f"{where}: more bytes than were committed: {error}; {way_out}") from None
         except FileNotFoundError:
             raise DamagedUnitError(f"{where}: the object {commit.key} is missing; {way_out}") from None
         if len(data) != commit.num_bytes:
@@ -276,8 +278,8 @@ class Cache:
         records = records.reshape(len(seeds), len(rows))
         key, data = self.format.key(seed, unit), self.encode_unit(unit, records, samples)
         if not self.folder.publish(key, data):
-            data = self.folder.get(key)
             where = f"cache {self.folder}, {self._name(seed, unit)}"
+            data = self._winner(key, where)
             winner = self._decoded(unit, data, f"{where}; delete {key} and run the dump again")
             if self.manifest.skip_unreadable:
                 facts["absent"] = _also_absent(facts.get("absent", []), rows, seeds, winner, records)
@@ -310,6 +312,12 @@ class Cache:
         except ValueError as error:
             raise CacheError(f"cache {self.folder}: {error}") from error
 
+    def _winner(self, key: str, where: str) -> bytes:
+        try:
+            return self.folder.get(key)
+        except FileNotFoundError:
+            raise CacheError(f"{where}: {key} was there a moment ago and is not; run the same command again") from None
+
     def _commits_of(self, seed: int, units: Sequence[int]) -> list[Commit]:
         return [*fetched(lambda unit: self.commit_of(seed, unit), units, num_bytes=0)]
 
@@ -333,58 +341,20 @@ class Cache:
 
     def _decoded(self, unit: int, data: bytes, where: str) -> Records:
         try:
-            return self.format.decode(unit, data)
-        except ValueError as error:
+            check_records(self.manifest.codec, records := self.format.decode(unit, data), self._pixel, self.manifest.classes)
+            return records
+        except (ValueError, CodecError) as error:
             raise DamagedUnitError(f"{where}: {error}") from error
+
+    @cached_property
+    def _pixel(self) -> "np.dtype[Any] | None":
+        """The dtype of a pixel's row, in a cache of maps; without fields where that takes a fit."""
+        codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes) if self.manifest.sites else None
+        return codec.record_dtype if codec else None
 
     def _name(self, seed: int, unit: int) -> str:
         rows = self.manifest.unit_range(unit)
         return unit_name(seed, unit, rows.start, rows.stop)
-
-
-def open_cache(path: str | Path | Objects) -> Cache:
-    """Return the cache at `path`, or in objects that are open already.
-
-    Raises:
-        CacheError: no cache there, a format of the future, or a damaged manifest.
-    """
-    folder = path if isinstance(path, Objects) else open_objects(path)
-    try:
-        root = json.loads(folder.get("zarr.json", most=MOST_DOCUMENT))
-        document = root["attributes"]["kdcache"]
-    except (FileNotFoundError, NotADirectoryError):
-        raise CacheError(f"{path} is not a cache: it has no zarr.json; make one with kdcache dump-teacher {path} ...") from None
-    except (ValueError, KeyError, TypeError):
-        raise CacheError(f"{path} is not a kdcache cache: its zarr.json carries no manifest, or is damaged") from None
-    return Cache(folder, Manifest.from_json(document, str(path)))
-
-
-def create_cache(
-    path: str | Path, manifest: Manifest, fit: Mapping[str, np.ndarray] | None = None, *, any_codec: bool = False
-) -> Cache:
-    """Return the cache at `path`, made with `manifest` or, if there is one already, checked to match it.
-
-    Args:
-        path: the folder.
-        manifest: what it holds; of a fitted codec with the digest of `fit`.
-        fit: the arrays of the codec's fit. Of several writers the first decides: the others go on with its fit.
-        any_codec: whether to go on with the codec of a cache that is there, whichever it is.
-
-    Raises:
-        MismatchError: the cache there was made otherwise; the fields that differ are printed.
-        CacheError: the folder holds something else, or cannot be written.
-    """
-    folder = open_objects(path)
-    if not folder.exists("zarr.json"):
-        others = set(folder.list("")) - {FIT_ROOT}  # a writer killed before it published the manifest leaves a fit
-        if others and not folder.exists("zarr.json"):  # looked for again: another worker may just have begun
-            raise CacheError(f"{path} is not empty and not a cache; choose a new folder")
-        if fit:
-            publish_fit(folder, fit)
-        folder.publish("zarr.json", root_metadata(manifest))
-    cache = open_cache(path)
-    cache.require(manifest.with_codec_of(cache.manifest, whichever=any_codec))
-    return cache
 
 
 def _also_absent(

@@ -3,14 +3,14 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdcache.cache.seal import digest, refuse_unknown, seal, unseal
+from kdcache.cache.limits import check_commit
+from kdcache.cache.seal import digest, parsed, refuse_unknown, seal, unseal
 from kdcache.errors import DamagedUnitError
 
-MOST_DOCUMENT = 16 * 2**20
-"""Bytes of a commit or of a manifest."""
 _LATER = {"writer": ""}
 """Fields that the first commits lack, with what that means: at these values they are left out."""
 
@@ -53,6 +53,15 @@ class Commit:
         absent, probes = ([entry for entry in part if entry.get("seed", seed) == seed] for part in (self.absent, self.probes))
         return dataclasses.replace(self, seed=seed, absent=absent, probes=probes)
 
+    def stray(self, key: str, seeds: range) -> str | None:
+        """Return what it speaks of that is not the unit's own: an object but `key`, other rows, or seeds not in `seeds`."""
+        if self.key != key:
+            return f"object {self.key[:80]!r}, not {key}"
+        for entry in (*self.absent, *self.probes):
+            if not self.start <= entry["row"] < self.stop or entry.get("seed", seeds[0]) not in seeds:
+                return f"row {entry['row']} under seed {entry.get('seed', seeds[0])}, of another unit"
+        return None
+
     def is_of(self, data: bytes) -> bool:
         """Return whether `data` is the object that was committed."""
         return len(data) == self.num_bytes and hashlib.sha256(data).hexdigest() == self.sha256
@@ -75,8 +84,9 @@ class Commit:
             CacheError: it is of a newer kdcache.
         """
         try:
-            content = unseal(json.loads(data))
+            content = unseal(parsed(data))
             refuse_unknown(content, cls, where)
+            check_commit(content)
             return cls(**content)
         except (ValueError, TypeError) as error:
             raise DamagedUnitError(
@@ -91,6 +101,13 @@ class Commit:
 def seed_entry(seed: int, seeds: range) -> dict[str, int]:
     """Return what an entry of `absent` or `probes` says of its seed: nothing where the unit has one only."""
     return {"seed": seed} if len(seeds) > 1 else {}
+
+
+def numbers_in(names: Iterable[str], form: str, allowed: range) -> list[int]:
+    """Return the numbers that names of a form hold, rising; other names are passed over: .DS_Store, ._000000.json, 0.json."""
+    digits = ((name, name.partition(".")[0]) for name in names)
+    found = ((name, int(text)) for name, text in digits if text.isdecimal() and len(text) <= 10)
+    return sorted(number for name, number in found if form.format(number) == name and number in allowed)
 
 
 def commit_key(seed: int, unit: int) -> str:

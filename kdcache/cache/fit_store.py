@@ -5,18 +5,24 @@ The manifest names the digest, and is published after them: whoever publishes th
 
 import hashlib
 from collections.abc import Mapping
+from math import prod
+from typing import Any
 
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
+from kdcache.cache.limits import MOST_FIT
 from kdcache.cache.objects import Objects
-from kdcache.cache.zarr_store import contents, store_contents
+from kdcache.cache.seal import parsed
+from kdcache.cache.shard import check_frame
+from kdcache.cache.zarr_store import contents, put
 from kdcache.errors import CacheError
 
 FIT_ROOT = "codec"
-_MOST_FIT = 1 << 29  # a basis of 21,841 classes has 120 MB
+_MOST_ARRAYS, _MOST_METADATA = 16, 1 << 16
+_TYPES = {"float16": "<f2", "float32": "<f4", "uint32": "<u4"}
 
 
 def fit_digest(arrays: Mapping[str, np.ndarray]) -> str:
@@ -31,31 +37,29 @@ def publish_fit(objects: Objects, arrays: Mapping[str, np.ndarray]) -> None:
     """Store the arrays as zarr groups and arrays; what is there already stays."""
     store = MemoryStore()
     for name, array in arrays.items():
-        zarr.create_array(
-            store,
-            name=f"{fit_path(fit_digest(arrays))}/{name}",
-            data=array,
-            chunks=array.shape,
-            compressors=[ZstdCodec(level=12), Crc32cCodec()],
-            config={"write_empty_chunks": True},
-        )
+        _created(store, f"{fit_path(fit_digest(arrays))}/{name}", array.shape, array.dtype)[...] = array
     for key, data in contents(store).items():
         if key != "zarr.json":
             objects.publish(key, data)
 
 
-def read_fit(objects: Objects, digest: str) -> dict[str, np.ndarray]:
+def read_fit(objects: Objects, digest: str, *, most: int = MOST_FIT) -> dict[str, np.ndarray]:
     """Return the arrays of the fit that a manifest names.
+
+    Args:
+        objects: of the cache.
+        digest: of the fit.
+        most: bytes that all arrays may have.
 
     Raises:
         CacheError: arrays that are absent, or not what was written.
     """
     path = fit_path(digest)
     try:
-        keys = [entry.key for entry in objects.walk(path)]
-        names = sorted({key.removeprefix(f"{path}/").partition("/")[0] for key in keys} - {"zarr.json"})
-        store = store_contents({key: objects.get(key, most=_MOST_FIT) for key in keys})
-        arrays = {name: np.asarray(zarr.open_array(store, path=f"{path}/{name}", mode="r")[...]) for name in names}
+        names = [name for name in objects.list(path) if objects.exists(f"{path}/{name}/zarr.json")]
+        arrays: dict[str, np.ndarray] = {}
+        for name in names[:_MOST_ARRAYS]:
+            arrays[name] = _read(objects, f"{path}/{name}", most - sum(array.nbytes for array in arrays.values()))
         whole = fit_digest(arrays) == digest
     except CacheError:
         raise
@@ -64,6 +68,38 @@ def read_fit(objects: Objects, digest: str) -> dict[str, np.ndarray]:
     if not whole:
         raise CacheError(f"cache {objects}: the fit of its codec ({path}) is absent or damaged: restore it from a copy")
     return arrays
+
+
+def _read(objects: Objects, path: str, most: int) -> np.ndarray:
+    """Return an array of which only shape and type are taken from its zarr.json: another could name any codec.
+
+    Raises:
+        ValueError: another type, or more than `most` bytes.
+    """
+    document = parsed(objects.get(f"{path}/zarr.json", most=_MOST_METADATA))
+    shape, dtype = tuple(document["shape"]), np.dtype(_TYPES[document["data_type"]])
+    size = prod(shape) * dtype.itemsize
+    if not all(type(side) is int and side > 0 for side in shape) or size > most:
+        raise ValueError(f"an array of shape {shape}")
+    key = f"{path}/c/{'/'.join('0' for _ in shape)}"
+    data = objects.get(key, most=size + size // 128 + 1024)  # what zstd cannot compress takes a little more
+    check_frame(data, size)
+    store = MemoryStore()
+    array = _created(store, path, shape, dtype)
+    put(store, key, data)
+    return np.asarray(array[...])
+
+
+def _created(store: MemoryStore, path: str, shape: tuple[int, ...], dtype: Any) -> Any:
+    return zarr.create_array(
+        store,
+        name=path,
+        shape=shape,
+        chunks=shape,
+        dtype=dtype,
+        compressors=[ZstdCodec(level=12), Crc32cCodec()],
+        config={"write_empty_chunks": True},
+    )
 
 
 def fit_path(digest: str) -> str:

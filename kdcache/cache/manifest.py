@@ -13,8 +13,9 @@ import numpy as np
 from PIL import features
 
 from kdcache import __version__
+from kdcache.cache.limits import MOST_FIT, check_manifest
 from kdcache.cache.seal import digest, refuse_unknown, seal, unseal
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, UsageError
 
 FORMAT_VERSION = 1
 _FREE = ("source.spec", "teacher.spec", "recipe.name", "recipe.table.eval", "recipe.table.size")
@@ -74,6 +75,12 @@ class Manifest:
         return np.dtype([tuple(tuple(part) if isinstance(part, list) else part for part in f) for f in self.record_dtype])
 
     @property
+    def most_fit(self) -> int:
+        """Bytes that the arrays of the codec's fit may have: an axis takes a fifth of a byte of a record, or more."""
+        axes = min(5 * self.dtype.itemsize, self.classes)
+        return min(MOST_FIT, axes * (2 * self.classes + 8) + 4 * self.classes + 64)
+
+    @property
     def num_units(self) -> int:
         """Units per seed."""
         return -(-self.rows // self.unit_rows)
@@ -86,6 +93,13 @@ class Manifest:
         """Return the seeds that share their units with `seed`."""
         first = seed - seed % self.seeds_per_unit
         return range(first, first + self.seeds_per_unit)
+
+    def check(self, where: str) -> None:
+        """Raise a UsageError if a cache with this manifest could not be read."""
+        try:
+            check_manifest(self._content())
+        except ValueError as error:
+            raise UsageError(f"cache {where} cannot be made: {error}") from error
 
     @property
     def digest(self) -> str:
@@ -112,6 +126,7 @@ class Manifest:
             content = unseal(document)
             del content["format_version"]
             refuse_unknown(content, cls, f"cache {where}")
+            check_manifest(content)
             return cls(**content)
         except (ValueError, TypeError, KeyError) as error:
             raise CacheError(f"cache {where}: its manifest (zarr.json) is damaged: {error}; restore it from a copy") from error

@@ -10,7 +10,7 @@ SCHEMES = ("s3", "gs", "az")
 MOST_BYTES = 1 << 30
 """Of an object: a larger one is refused before it is read, whatever it claims to be."""
 TEMP_SUFFIX = ".tmp"
-_SCHEME_MARK = "://"
+_SCHEME_MARK, _PIPE = "://", "pipe:"  # webdataset would run what follows pipe: as a command
 
 
 class Entry(NamedTuple):
@@ -75,13 +75,13 @@ def open_objects(path: str | Path) -> Objects:
         UsageError: an address of another kind, or obstore is not installed.
     """
     text = str(path)
-    if not is_address(text):
+    if not is_address(text) and not text.startswith(_PIPE):
         from kdcache.cache.publish import Folder  # noqa: PLC0415 # which imports this
 
         return Folder(path)
-    scheme = text.partition(_SCHEME_MARK)[0]
+    scheme = text.partition(":")[0]
     if scheme not in SCHEMES:
-        raise UsageError(f"{text}: caches lie in folders or at {', '.join(f'{one}://' for one in SCHEMES)}, not at {scheme}://")
+        raise UsageError(f"{text}: caches lie in folders or at {', '.join(f'{one}://' for one in SCHEMES)}, not at {scheme}:")
     try:
         from kdcache.cache.bucket import Bucket  # noqa: PLC0415 # an extra
     except ImportError:

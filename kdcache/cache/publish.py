@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kdcache.cache.objects import MOST_BYTES, TEMP_SUFFIX, Entry
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, LargeObjectError
 
 
 class Folder:
@@ -20,6 +20,7 @@ class Folder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._synced: set[Path] = set()
 
     def publish(self, key: str, data: bytes) -> bool:
         """Store `data` as `key`, synced to disk; return False, having changed nothing, if the key exists.
@@ -28,26 +29,15 @@ class Folder:
             CacheError: the folder cannot be written or the disk is full; nothing is left under `key`.
         """
         target = self.path / key
-        if target.exists():
-            _sync_directory(target.parent)  # what the caller does next may rely on it: a commit on its object
-            return False
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}{TEMP_SUFFIX}")
         try:
-            _make_folder(target.parent)
-            try:
-                _write_synced(temporary, data)
-                os.link(temporary, target)  # fails where rename would replace
-            finally:
-                temporary.unlink(missing_ok=True)
-            _sync_directory(target.parent)
+            self._make_folder(target.parent)
+            wins = not target.exists() and _linked(target, data)
+            _sync_directory(target.parent)  # of the loser too: what it does next may rely on the object, as a commit does
         except FileExistsError:
-            if target.parent.is_dir():
-                _sync_directory(target.parent)
-                return False
             raise CacheError(f"cannot write {target}: a file stands where a folder is needed") from None
         except OSError as error:
             raise _explained(error, target, len(data)) from error
-        return True
+        return wins
 
     def get(self, key: str, *, most: int = MOST_BYTES) -> bytes:
         """Return the bytes of `key`.
@@ -57,18 +47,30 @@ class Folder:
             CacheError: it is there and cannot be read, has more than `most` bytes, is no file, or a link out of the folder.
         """
         target = self.path / key
-        try:
-            # a cache may come from elsewhere: a pipe in it would wait for ever, a link could lead anywhere
-            descriptor = os.open(target, os.O_RDONLY | os.O_NONBLOCK)
-            with open(descriptor, "rb") as file:  # noqa: PTH123 # of a descriptor
-                status = os.fstat(descriptor)
-                if not stat.S_ISREG(status.st_mode):
-                    raise CacheError(f"{target} is not a plain file; a cache holds nothing else: remove it")
-                if not os.path.realpath(target).startswith(os.path.join(os.path.realpath(self.path), "")):  # noqa: PTH118
-                    raise CacheError(f"{target} is a link out of {self.path}; put the file itself there")
-                if status.st_size > most:
-                    raise CacheError(f"{target} has {status.st_size} bytes, more than the {most} that it may have")
+        with open(self.open(key), "rb") as file:  # noqa: PTH123 # of a descriptor
+            try:
+                if (size := os.fstat(file.fileno()).st_size) > most:
+                    raise LargeObjectError(f"{target} has {size} bytes, more than the {most} that it may have")
                 return file.read()
+            except OSError as error:
+                raise CacheError(f"cannot read {target}: {error.strerror or error}") from error
+
+    def open(self, key: str) -> int:
+        """Return a descriptor of the file of `key`, for reading.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            CacheError: it cannot be opened, is no file, or a link out of the folder.
+        """
+        target = self.path / key
+        try:
+            # a cache may come from elsewhere: a pipe in it would wait for ever, to open a device may do something, a link could
+            # lead anywhere
+            if not stat.S_ISREG(target.stat().st_mode):
+                raise CacheError(f"cannot read {target}: it is not a plain file; a cache holds nothing else: remove it")
+            if not os.path.realpath(target).startswith(os.path.join(os.path.realpath(self.path), "")):  # noqa: PTH118
+                raise CacheError(f"{target} is a link out of {self.path}; put the file itself there")
+            return os.open(target, os.O_RDONLY | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
             raise
         except OSError as error:
@@ -76,12 +78,22 @@ class Folder:
 
     def exists(self, key: str) -> bool:
         """Return whether `key` has been published."""
-        return (self.path / key).is_file()
+        try:
+            return stat.S_ISREG((self.path / key).stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise CacheError(f"cannot read {self.path / key}: {error.strerror or error}") from error
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the names directly under `prefix`, sorted, temporary files left out."""
-        with suppress(FileNotFoundError, NotADirectoryError):
-            yield from sorted(entry.name for entry in (self.path / prefix).iterdir() if not entry.name.endswith(TEMP_SUFFIX))
+        try:
+            names = os.listdir(self.path / prefix)  # noqa: PTH208 # the names alone
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise CacheError(f"cannot list {self.path / prefix}: {error.strerror or error}") from error
+        yield from sorted(name for name in names if not name.endswith(TEMP_SUFFIX))
 
     def walk(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every file under `prefix`, temporary ones too."""
@@ -103,23 +115,50 @@ class Folder:
         except OSError as error:
             raise CacheError(f"cannot remove {self.path / key}: {error.strerror or error}") from error
 
+    def _make_folder(self, path: Path) -> None:
+        """Make the folder, all of whose name a power cut leaves: else it could take synced files with it."""
+        if path in self._synced and path.is_dir():
+            return
+        for folder in reversed([path, *path.parents]):
+            is_new = not folder.is_dir()
+            if is_new:
+                folder.mkdir(exist_ok=True)
+            if folder.is_relative_to(self.path) and folder != self.path:
+                _sync_directory(folder.parent)  # also of one that is there: who made it may have been killed before this
+            elif is_new or folder == self.path:
+                with suppress(PermissionError):  # of a folder above, which others made
+                    _sync_directory(folder.parent)
+        self._synced.add(path)
+
     def __str__(self) -> str:
         """Return the folder's path."""
         return str(self.path)
 
 
+def _linked(target: Path, data: bytes) -> bool:
+    """Write a file that appears whole under its name; return False if the name is taken."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}{TEMP_SUFFIX}")
+    try:
+        _write_synced(temporary, data)
+        try:
+            os.link(temporary, target)  # fails where rename would replace
+        except FileExistsError:
+            return False
+        return True
+    finally:
+        with suppress(OSError):  # one that stays means nothing
+            temporary.unlink()
+
+
 def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _make_folder(path: Path) -> None:
-    for folder in reversed([path, *path.parents]):
-        if not folder.is_dir():
-            folder.mkdir(exist_ok=True)
-            _sync_directory(folder.parent)  # else a power cut can take the folder, with synced files in it
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]  # which may write less than it was given
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync_directory(path: Path) -> None:

@@ -20,6 +20,7 @@ from kdcache.cache.manifest import Manifest
 from kdcache.cache.objects import Objects
 from kdcache.cache.units import StoredSample, named_unit
 from kdcache.shapes import Records, Rows
+from kdcache.sources.tar_index import IMAGES
 from kdcache.tar_reader import Member, TarReader
 
 RECORDS = "records.npy"
@@ -119,6 +120,8 @@ class TarFormat:
         index = UnitIndex([], [], offsets, sizes, labels, [])
         for name, members in _by_row(tar):
             at = len(index.keys)
+            if member_name(unquote(name)) != name:
+                raise ValueError(f"member {members[0].name!r} is not named as this store names its members")
             if at == num_rows:
                 raise ValueError(f"it holds more than {num_rows} rows")
             *sample, _ = members
@@ -137,7 +140,8 @@ class TarFormat:
     def _sample(self, members: list[Member], tar: TarReader) -> tuple[str, int]:
         """Return the extension of a row's image, and its label."""
         suffixes = [member.name.partition(".")[2] for member in members]
-        if not self.has_images or len(members) != 2 or suffixes[1] != "cls":
+        # plain readers decode by extension, and webdataset's unpickle KEY.pkl
+        if not self.has_images or len(members) != 2 or suffixes[0] not in IMAGES or suffixes[1] != "cls":
             raise ValueError(f"member {members[0].name} is none that belongs there")
         text = tar.text(members[1])
         if not text.isdigit() or len(text) > 9:

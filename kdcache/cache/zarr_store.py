@@ -18,6 +18,7 @@ from zarr.storage import MemoryStore
 
 from kdcache.cache.manifest import Manifest
 from kdcache.cache.objects import Objects
+from kdcache.cache.shard import check_shard
 from kdcache.cache.units import StoredSample, named_unit
 from kdcache.shapes import Records
 
@@ -110,10 +111,13 @@ class ZarrFormat:
         if not data:
             raise ValueError("it is empty")  # which zarr reads as zeros
         start, stop = unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.rows)
+        columns = self.shards[1] // self.chunk_bytes
+        num_chunks, needed = (-(-rows // self.chunk_rows) * columns for rows in (self.unit_rows, stop - start))
+        check_shard(data, num_chunks, needed, self.chunk_rows * self.chunk_bytes)
         key = self.key(0, unit)
         with _LOCK:  # equal units of two seeds have one key here: another thread would read this one's bytes
             try:
-                sync(self._store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
+                put(self._store, key, data)
                 raw = np.ascontiguousarray(self._scratch[start:stop])
             except Exception as error:  # zarr, numcodecs and zstd raise what they like on damaged bytes
                 raise ValueError(f"zarr cannot decode it: {error}") from error
@@ -166,6 +170,11 @@ def store_contents(objects: Mapping[str, bytes]) -> MemoryStore:
     """Return a store in memory that holds `objects`."""
     make = default_buffer_prototype().buffer.from_bytes
     return MemoryStore({key: make(data) for key, data in objects.items()})
+
+
+def put(store: MemoryStore, key: str, data: bytes) -> None:
+    """Store `data` as `key` in memory."""
+    sync(store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
 
 
 def _get(store: MemoryStore, key: str) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kdcache.codecs.checks import check_records
 from kdcache.codecs.combined import AveragedRows, JoinedRows, MappedRows, PickedRows
 from kdcache.codecs.full import EXACT_DTYPES, Full
 from kdcache.codecs.lowrank import LowRank
@@ -31,6 +32,7 @@ __all__ = [
     "Tail",
     "TeacherRows",
     "TopK",
+    "check_records",
     "codec_from_dict",
     "codec_spec",
     "codec_to_dict",

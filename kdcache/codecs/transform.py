@@ -98,7 +98,10 @@ class Fit:
         if not step > 0:
             raise CodecError(f"lowrank: the step of the fit is {step}; it must be above 0")
         tensors = {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in ("basis", "mean", "rounding")}
-        return cls(step=step, wide=wide, byte=byte, **tensors)
+        fit = cls(step=step, wide=wide, byte=byte, **tensors)
+        if not bool(torch.isfinite(fit.limit @ (fit.basis * step).abs() + fit.mean.abs()).all()):
+            raise CodecError(f"lowrank: with step {step} the fit gives logits past float32's range")
+        return fit
 
 
 def quantised(logits: Logits, fit: Fit) -> Tensor:

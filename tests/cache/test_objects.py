@@ -136,7 +136,7 @@ def test_a_bucket_that_does_not_exist(proxy: FaultyProxy) -> None:
 
 
 def test_addresses_of_other_kinds_are_refused() -> None:
-    for url in ("http://host/cache", "pipe://rm", "file:///tmp/cache", "memory://x"):
+    for url in ("http://host/cache", "pipe://rm", "pipe:touch owned", "file:///tmp/cache", "memory://x"):
         with pytest.raises(UsageError, match=r"caches lie in folders or at s3://, gs://, az://, not at"):
             open_objects(url)
     with pytest.raises(UsageError, match="is no bucket that can be opened"):

@@ -100,10 +100,10 @@ def test_a_writer_killed_at_a_step_leaves_a_whole_object_or_none(tmp_path: Path,
     folder = Folder(tmp_path)
 
     def killed() -> None:
+        folder.publish("exists", b"")  # the folder itself is not synced again
         setattr(os, step, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
         folder.publish("key", b"whole")
 
-    (tmp_path / "exists").touch()  # the folder itself is not synced here
     status = os.waitpid(in_child(killed), 0)[1]
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     assert len(list(temporaries(folder))) == 1
@@ -127,9 +127,18 @@ def test_the_object_and_every_folder_made_for_it_are_synced(tmp_path: Path, monk
 
     monkeypatch.setattr(os, "fsync", watched_fsync)
     monkeypatch.setattr(os, "link", watched_link)
-    Folder(tmp_path).publish("a/b/key", b"data")
-    assert steps[:2] == [str(tmp_path), str(tmp_path / "a")], "the names of the new folders a and b"
+    folder = Folder(tmp_path)
+    folder.publish("a/b/key", b"data")
+    above, *steps = steps
+    assert above == str(tmp_path.parent), "the cache's own name"
+    assert steps[:2] == [str(tmp_path), str(tmp_path / "a")], "the names of the folders a and b"
     assert steps[2].endswith(".tmp") and steps[3:] == ["link", str(tmp_path / "a" / "b")]
+    steps.clear()
+    folder.publish("a/b/other", b"data")
+    assert len(steps) == 3, "what this process has synced once it need not sync again"
+    steps.clear()
+    Folder(tmp_path).publish("a/b/third", b"data")
+    assert str(tmp_path / "a") in steps, "who made b may have been killed before it was synced"
 
 
 def test_list_is_sorted_and_leaves_temporary_files_out(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ STORE: dict[str, Any] = {"store": "webdataset", "seeds_per_unit": 3, "has_images
 def unit(cache: Cache, number: int, writer: int = 0) -> tuple[Records, list[StoredSample]]:
     rows = cache.manifest.unit_range(number)
     generator = np.random.default_rng([writer, number])
-    raw = generator.integers(0, 255, (cache.manifest.seeds_per_unit, len(rows), cache.manifest.dtype.itemsize), np.uint8)
+    raw = generator.integers(0, 100, (cache.manifest.seeds_per_unit, len(rows), cache.manifest.dtype.itemsize), np.uint8)
     images = [b"" if row == 9 else bytes([row]) * (row + 1) for row in rows]
     samples = [StoredSample(f"class/a.{row}", "jpg", image, row) for row, image in zip(rows, images, strict=True)]
     return raw.view(cache.manifest.dtype)[..., 0], samples

@@ -120,7 +120,9 @@ def test_zarr_alone_never_gives_other_records(small: tuple[Cache, Commit, Path])
             assert shape.decode(1, damaged).tobytes() == written.tobytes()
             ignored += 1
         except ValueError as error:
-            assert str(error).startswith(("zarr cannot decode it", "it is empty"))
+            assert str(error).startswith(
+                ("zarr cannot decode it", "it is empty", "it has", "its index", "a chunk", "a zstd frame")
+            )
     assert ignored <= len(data) // 20, "crc32c covers all but a few bytes"
     assert shape.decode(1, data).tobytes() == written.tobytes(), "nothing of the damaged bytes is left behind"
 

@@ -1,0 +1,63 @@
+"""Opening caches, and beginning them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from kdcache.cache.cache import Cache
+from kdcache.cache.fit_store import FIT_ROOT, publish_fit
+from kdcache.cache.manifest import Manifest
+from kdcache.cache.objects import Objects, open_objects
+from kdcache.cache.seal import MOST_DOCUMENT, parsed
+from kdcache.cache.zarr_store import root_metadata
+from kdcache.errors import CacheError
+
+
+def open_cache(path: str | Path | Objects) -> Cache:
+    """Return the cache at `path`, or in objects that are open already.
+
+    Raises:
+        CacheError: no cache there, a format of the future, or a damaged manifest.
+    """
+    folder = path if isinstance(path, Objects) else open_objects(path)
+    try:
+        root = parsed(folder.get("zarr.json", most=MOST_DOCUMENT))
+        document = root["attributes"]["kdcache"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise CacheError(f"{path} is not a cache: it has no zarr.json; make one with kdcache dump-teacher {path} ...") from None
+    except (KeyError, TypeError):
+        raise CacheError(f"{path} is not a kdcache cache: its zarr.json carries no manifest, or is damaged") from None
+    except ValueError as error:
+        reason = f"its zarr.json carries no manifest, or is damaged: {error}"
+        raise CacheError(f"{path} is not a kdcache cache: {reason}") from None
+    return Cache(folder, Manifest.from_json(document, str(path)))
+
+
+def create_cache(
+    path: str | Path, manifest: Manifest, fit: Mapping[str, np.ndarray] | None = None, *, any_codec: bool = False
+) -> Cache:
+    """Return the cache at `path`, made with `manifest` or, if there is one already, checked to match it.
+
+    Args:
+        path: the folder.
+        manifest: what it holds; of a fitted codec with the digest of `fit`.
+        fit: the arrays of the codec's fit. Of several writers the first decides: the others go on with its fit.
+        any_codec: whether to go on with the codec of a cache that is there, whichever it is.
+
+    Raises:
+        MismatchError: the cache there was made otherwise; the fields that differ are printed.
+        CacheError: the folder holds something else, or cannot be written.
+    """
+    folder = open_objects(path)
+    manifest.check(str(path))
+    if not folder.exists("zarr.json"):
+        others = set(folder.list("")) - {FIT_ROOT}  # a writer killed before it published the manifest leaves a fit
+        if others and not folder.exists("zarr.json"):  # looked for again: another worker may just have begun
+            raise CacheError(f"{path} is not empty and not a cache; choose a new folder")
+        if fit:
+            publish_fit(folder, fit)
+        folder.publish("zarr.json", root_metadata(manifest))
+    cache = open_cache(path)
+    cache.require(manifest.with_codec_of(cache.manifest, whichever=any_codec))
+    return cache
