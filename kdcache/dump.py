@@ -21,9 +21,9 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     Several processes may do so at once, see `engines`: each returns when all units are there.
 
     Returns:
-        `cache`, `seeds`, `rows` per seed, `units_written` now by this process or its workers on Ray, `seconds` they took, and
-        over all units of these seeds: `bytes`, `bytes_per_view`, `teacher_accuracy` in percent (None if its classes are
-        others), the number of `absent` rows, and whether the cache `has_images`.
+        `cache`, its `task`, `seeds`, `rows` per seed, `units_written` now by this process or its workers on Ray, `seconds` they
+        took, and over all units of these seeds: `bytes`, `bytes_per_view`, `teacher_accuracy` in percent (None if its classes
+        are others), the number of `absent` rows, and whether the cache `has_images`.
 
     Raises:
         MismatchError: the cache was made with other settings.
@@ -59,6 +59,7 @@ def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any
     accuracy = correct / max(sum(counted), 1) if job.config.teacher_classes is None else None
     return {
         "cache": str(cache.folder),
+        "task": cache.manifest.task,
         "seeds": job.seeds,
         "rows": cache.manifest.rows,
         "bytes": size,

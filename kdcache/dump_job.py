@@ -135,8 +135,10 @@ def _held_codec(cache: Cache, spec: str | None, classes: int) -> Codec:
 
 def _fitted(config: DumpConfig, codec: Codec, source: Source, recipe: Recipe, teacher: VisionModel) -> Fitted:
     """Return the codec fitted to, and measured on, a sample of the teacher's own views."""
-    views = min(_EXACT_VIEWS if is_exact(codec) else sample_views(codec), 2 * len(source))
-    say(f"measuring codec {codec_spec(codec)} on {views} views of the teacher")
+    wanted = _EXACT_VIEWS if is_exact(codec) else sample_views(codec)
+    views = wanted if teacher.sites else min(wanted, 2 * len(source))  # of maps it is pixels, of which there are enough
+    what = "pixels of the teacher's maps" if teacher.sites else "views of the teacher"
+    say(f"measuring codec {codec_spec(codec)} on {views} {what}")
     settings: dict[str, Any] = {"batch_size": config.batch_size, "order_seed": config.order_seed}
     pairs = pairs_of_models([teacher], source, recipe, views=views, compute=Compute(config.compute), **settings)
     if config.codec is not None or not isinstance(codec, LowRank):

@@ -19,8 +19,8 @@ from kdcache.compute import Compute, ComputeConfig
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.inference import run_models
 from kdcache.models import VisionModel, head_weight, open_model
-from kdcache.shapes import Logits, Rows, as_size
-from kdcache.sources import Source, open_source
+from kdcache.shapes import Logits, Rows, ViewLogits, as_size
+from kdcache.sources import Source, open_source, task_of
 from kdcache.tracking import progress, say
 from kdcache.views import Recipe, ViewDataset, ViewLoader, keyed_permutation, load_recipe, row_order
 
@@ -152,6 +152,7 @@ def pairs_from_cache(
         MismatchError: data that is not that of the cache.
     """
     cache = open_cache(path)
+    _require_rows(cache.manifest.task)
     if not is_exact(cache.codec):
         exact = " or ".join(f"full:dtype={dtype}" for dtype in EXACT_DTYPES)
         raise CacheError(f"cache {path} holds {codec_spec(cache.codec)}; codecs are measured against exact logits: {exact}")
@@ -176,16 +177,26 @@ def pairs_from_cache(
     return Pairs(teacher=_cached(cache, seeds[0], rows)[there], student=logits, groups=rows[there], stand_in=student)
 
 
+def _require_rows(task: str) -> None:
+    if task != "classification":
+        raise UsageError(f"fidelity is for classification, not {task}; what a codec of maps costs dump-teacher --plan says")
+
+
 def pairs_of_cache(cache: Cache, *, views: int) -> Pairs:
     """Return about `views` rows of a cache's first two complete seeds, as its records have them.
 
-    Of a single seed the teacher is its own stand-in, which is enough to fit a codec on and not to measure one.
+    Of a single seed the teacher is its own stand-in, which is enough to fit a codec on and not to measure one. Of maps it is so
+    many pixels of the first seed, and the stand-in is the teacher on the next pixel.
 
     Args:
         cache: a cache with a complete seed.
         views: about how many rows to take.
     """
     seeds = cache.complete_seeds()[:2]
+    if cache.manifest.sites:
+        rows = _first_rows(cache, seeds[:1], min(views, _MAP_VIEWS))
+        maps = _cached(cache, seeds[0], rows)
+        return _of_pixels([_pixels(one, int(row), -(-views // len(rows))) for one, row in zip(maps, rows, strict=True)])
     rows = _first_rows(cache, seeds, views)
     parts = [_cached(cache, seed, rows) for seed in seeds]
     if len(parts) == 1:
@@ -218,6 +229,7 @@ def pairs_from_teacher(
         KdcacheError: something that cannot be opened, or does not fit together.
     """
     opened, source = load_recipe(recipe), open_source(data)
+    _require_rows(task_of(source))
     specs = [teacher] if student is None else [teacher, student]
     models = [open_model(spec, classes=source.classes, recipe=opened, trained=True) for spec in specs]
     return pairs_of_models(models, source, opened, views=views, batch_size=batch_size, compute=Compute(compute))
@@ -262,18 +274,24 @@ def _of_maps(
     )
     requests = [[(row, 0) for row in rows[start : start + batch_size]] for start in range(0, len(rows), batch_size)]
     loader = ViewLoader(dataset, requests, workers=compute.config.workers, pin_memory=compute.pin_memory)
-    heads, height, width = model.sites
     parts: list[tuple[Logits, Logits, Rows]] = []
     for batch, (maps,) in run_models([model], loader, compute):
         kept = np.setdiff1d(np.arange(len(batch.rows)), [position for position, _ in batch.absent])
-        for view in kept:
-            row = int(batch.rows[view])
-            flat = maps[view].float().reshape(heads * height * width, -1)
-            at = keyed_permutation(len(flat), 0, row)[: -(-pixels // len(rows))]
-            neighbours = at - at % width + (at % width + 1) % width
-            parts.append((flat[at], flat[neighbours], np.full(len(at), row)))
+        parts += [_pixels(maps[view], int(batch.rows[view]), -(-pixels // len(rows))) for view in kept]
     if not parts:
         raise UsageError(f"none of {len(rows)} samples of {source.spec} can be read")
+    return _of_pixels(parts)
+
+
+def _pixels(maps: Tensor, row: int, count: int) -> tuple[Logits, Logits, Rows]:
+    """Return pixels of a view's maps, their neighbours to the right, and their row for each."""
+    width, flat = maps.shape[2], maps.float().flatten(0, 2)
+    at = keyed_permutation(len(flat), 0, row)[:count]
+    neighbours = at - at % width + (at % width + 1) % width
+    return flat[at], flat[neighbours], np.full(len(at), row)
+
+
+def _of_pixels(parts: Sequence[tuple[Logits, Logits, Rows]]) -> Pairs:
     teacher, student, groups = zip(*parts, strict=True)
     return Pairs(teacher=torch.cat(teacher), student=torch.cat(student), groups=np.concatenate(groups), stand_in=NEXT_PIXEL)
 
@@ -313,7 +331,7 @@ def _first_rows(cache: Cache, seeds: Sequence[int], views: int) -> Rows:
     return np.setdiff1d(np.arange(min(cache.manifest.rows, max(views // len(seeds), 1))), absent)
 
 
-def _cached(cache: Cache, seed: int, rows: Rows) -> Logits:
+def _cached(cache: Cache, seed: int, rows: Rows) -> ViewLogits:
     """Return the logits of `rows`, in rising order, from no more units than hold them."""
     parts = []
     for unit in range(cache.manifest.num_units):

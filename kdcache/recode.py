@@ -1,6 +1,7 @@
 """Recoding: another codec's cache from a finished one, without the teacher and without the images."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,7 +13,19 @@ import numpy as np
 from kdcache.cache import Cache, Commit, Manifest, create_cache, library_versions, open_cache, record_layout
 from kdcache.cache.objects import open_objects
 from kdcache.calibration import fit_codec, sample_views
-from kdcache.codecs import Codec, Full, LowRank, TopK, codec_spec, fit_arrays, is_exact, open_codec
+from kdcache.codecs import (
+    Codec,
+    Full,
+    LowRank,
+    MapCodec,
+    TopK,
+    codec_spec,
+    fit_arrays,
+    is_exact,
+    open_codec,
+    row_codec,
+    with_sites,
+)
 from kdcache.config import parse_seeds
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.pairs import pairs_of_cache
@@ -131,15 +144,17 @@ def _why_not_lowrank(held: Codec, wanted: LowRank, scale: float) -> str | None:
 
 def _scale(source: Cache) -> float:
     """Return what a cache of `full` in 8 or 4 bits rounds logits to, the median over the rows of a unit; of others 0."""
-    if "scale" not in (source.manifest.dtype.names or ()):
+    codec = source.codec
+    if "scale" not in (row_codec(codec).record_dtype.names or ()):
         return 0.0
-    scales = source.read_unit(source.commit_of(source.complete_seeds()[0], 0))["scale"]
+    records = source.read_unit(source.commit_of(source.complete_seeds()[0], 0))
+    scales = (codec.row_records(records) if isinstance(codec, MapCodec) else records)["scale"]
     present = scales[scales > 0]  # absent rows hold zeros
     return float(np.median(present)) if len(present) else 0.0
 
 
 def _require_possible(source: Cache, wanted: Codec) -> None:
-    if reason := why_not(source.codec, wanted, _scale(source) if isinstance(wanted, LowRank) else 0.0):
+    if reason := why_not(row_codec(source.codec), wanted, _scale(source) if isinstance(wanted, LowRank) else 0.0):
         raise UsageError(f"cache {source.folder} ({codec_spec(source.codec)}) cannot become {codec_spec(wanted)}: {reason}")
 
 
@@ -160,6 +175,7 @@ def _create(source: Cache, new: str | Path, wanted: Codec) -> Cache:
     """Return the new cache, made with a fit to a sample of the source's records, or as it is there already."""
     there = open_objects(new).exists("zarr.json")
     codec, errors = (open_cache(new).with_fit(wanted), {}) if there else _fitted(source, wanted)
+    codec = with_sites(row_codec(codec), source.manifest.sites)
     made = create_cache(new, _manifest(source, codec).with_errors(errors), fit_arrays(codec))
     if made.manifest.made_by.get("recoded_from", {}).get("manifest") != source.manifest.digest:
         raise MismatchError(f"cache {new} was not recoded from {source.folder}; choose a new folder")
@@ -177,7 +193,8 @@ def _fitted(source: Cache, wanted: Codec) -> tuple[Codec, dict[float, float]]:
             f"{codec_spec(wanted)} needs two different views of a sample, and cache {source.folder} does not hold them; "
             "dump another seed, or give step= or bytes="
         )
-    say(f"measuring codec {codec_spec(wanted)} on {len(pairs.teacher)} views of {source.folder}")
+    what = "pixels" if source.manifest.sites else "views"
+    say(f"measuring codec {codec_spec(wanted)} on {len(pairs.teacher)} {what} of {source.folder}")
     fitted = fit_codec(wanted, pairs)
     _require_possible(source, fitted.codec)
     return fitted.codec, fitted.errors if exact else {}
@@ -230,13 +247,16 @@ def _recoded(source: Cache, made: Cache, parts: Sequence[Commit]) -> tuple[Recor
 
 def _pieces(source: Cache, made: Cache, commit: Commit) -> Iterator[tuple[Records, np.ndarray]]:
     """Yield the recoded records of one unit of the source and which are clipped, in pieces that are the same every time."""
-    records, size = source.read_unit(commit), max(_LOGITS_AT_ONCE // made.manifest.classes, 1)
-    held, wanted = source.codec, made.codec
+    records, held, wanted = source.read_unit(commit), source.codec, made.codec
+    size = max(_LOGITS_AT_ONCE // math.prod([made.manifest.classes, *(made.manifest.sites or [])]), 1)
     for start in range(0, len(records), size):
         piece = records[start : start + size]
         clipped = np.zeros(len(piece), bool)
         if isinstance(held, TopK) and isinstance(wanted, TopK):
             yield wanted.cut(piece, held), clipped
+        elif isinstance(held, MapCodec) and isinstance(wanted, MapCodec) and isinstance(held.rows, TopK):
+            assert isinstance(wanted.rows, TopK), "of what topk holds nothing else can be made"
+            yield wanted.of_rows(wanted.rows.cut(held.row_records(piece), held.rows)), clipped
         else:
             logits = held.decode(piece).logits()
             yield wanted.encode(logits), wanted.clipped(logits).numpy() if isinstance(wanted, LowRank) else clipped

@@ -77,7 +77,7 @@ def dump_teacher(file: str | None, settings: tuple[str, ...], plan: bool, as_jso
         config.cache,
         *data,
         "--student",
-        "timm:resnet18",
+        "timm:resnet18,output_stride=8" if result["task"] == "segmentation" else "timm:resnet18",
         "--loss",
         "dist",
         "--epochs",
@@ -186,12 +186,14 @@ def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _training_plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    from kdcache.shapes import size_text
+
     left = plan["seconds"]
     waits = f"{100 * plan['data_share']:.0f} % of the time is spent waiting for views"
     memory = ", ".join(f"{human_bytes(count)} on the {where}" for where, count in plan["peak_memory"].items())
     slabs = [("slabs", f"{human_bytes(plan['slab_bytes'])} under KDCACHE_HOME for each seed")] if plan["slab_bytes"] else []
     return [
-        ("student", f"{plan['parameters']:,} parameters, views of {plan['size']}x{plan['size']} pixels"),
+        ("student", f"{plan['parameters']:,} parameters, views of {size_text(plan['size'])} pixels"),
         ("teacher", plan["teacher"]),
         ("epochs", f"{plan['epochs']} of {plan['steps_per_epoch']} steps, seeds {ranges(plan['seeds'])} in turn"),
         ("speed", f"{plan['views_per_second']:.0f} views/s, {waits}"),
@@ -221,13 +223,15 @@ def _dump_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _train_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    scores = [("top-1", f"{result['top1']:.2f} %")] if "top1" in result else []
-    if "ema_top1" in result:
-        scores.append(("average", f"{result['ema_top1']:.2f} %"))
-    if "best_top1" in result:
+    name, label = ("miou", "mIoU") if "best_miou" in result else ("top1", "top-1")
+    pixels = f", {result['pixel_accuracy']:.2f} % of the pixels right" if "pixel_accuracy" in result else ""
+    scores = [(label, f"{result[name]:.2f} %{pixels}")] if name in result else []
+    if f"ema_{name}" in result:
+        scores.append(("average", f"{result[f'ema_{name}']:.2f} %"))
+    if f"best_{name}" in result:
         which = "the average" if result["best_weights"] == "ema" else "the student"
-        best = f"{result['best_top1']:.2f} %, {which} after epoch {result['best_epoch'] + 1}: {result['run']}/best.safetensors"
-        scores.append(("best", best))
+        value = f"{result[f'best_{name}']:.2f} %"
+        scores.append(("best", f"{value}, {which} after epoch {result['best_epoch'] + 1}: {result['run']}/best.safetensors"))
     return [
         ("run", result["run"]),
         ("epochs", f"{result['epochs']} ({result['steps']} steps) in {human_seconds(result['seconds'])}"),

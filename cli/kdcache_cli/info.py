@@ -99,7 +99,7 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     per_view = f", {result['bytes_per_view']:.1f} per view" if result["units"] else ""
     incomplete = [(f"seed {seed}", f"{len(units)} units missing") for seed, units in result["missing"].items()]
     return [
-        ("task", f"{manifest['task']}, {manifest['classes']} classes"),
+        ("task", f"{manifest['task']}, {manifest['classes']} classes{_maps_text(manifest)}"),
         ("source", f"{manifest['source']['spec']}, {manifest['rows']} samples"),
         ("recipe", f"{manifest['recipe']['name']} ({manifest['recipe']['fingerprint'][:12]})"),
         ("teacher", f"{manifest['teacher']['spec']} ({manifest['teacher']['sha256'][:12]})"),
@@ -122,6 +122,15 @@ def _absent_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
 def _made_text(made_by: dict[str, Any]) -> str:
     version = made_by.get("versions", {}).get("kdcache", "of an unknown version")
     return f"{made_by.get('created', 'at an unknown time')} with kdcache {version}"
+
+
+def _maps_text(manifest: dict[str, Any]) -> str:
+    """Return what maps a view has; nothing for classification."""
+    if not manifest["sites"]:
+        return ""
+    heads, height, width = manifest["sites"]
+    maps = f"{height}x{width} maps of {heads} heads" if heads > 1 else f"a {height}x{width} map"
+    return f", {maps} at stride {manifest['teacher']['stride']}"
 
 
 def _origin_lines(made_by: dict[str, Any]) -> list[tuple[str, str]]:
