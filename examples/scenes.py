@@ -1,0 +1,69 @@
+"""Scenes with exact masks: scikit-learn's handwritten digits, many and occluding one another, on ground of nine materials.
+
+    kdcache train-student runs/teacher --data scenes:Scenes --student timm:resnet10t,output_stride=8 --recipe scenes.toml ...
+
+Nineteen classes, as many as Cityscapes has: the materials, told apart by grain and colour in changing light, and the digits.
+Pixels at the edge of a digit have none.
+"""
+
+from functools import cached_property
+
+import numpy as np
+from PIL import Image
+
+from kdcache.sources import Digits
+
+MATERIALS = ("sand", "gravel", "grass", "brick", "water", "plank", "cloth", "stone", "moss")
+_COLOURS = np.array([
+    [200, 180, 140], [150, 145, 140], [110, 150, 80], [170, 100, 80], [90, 130, 170],
+    [160, 125, 85], [160, 120, 160], [130, 135, 145], [100, 125, 90],
+])  # fmt: skip
+_GRAIN = (2, 5, 3, 8, 12, 6, 4, 10, 7)
+"""Pixels of a grain of each material."""
+
+
+class Scenes:
+    """Scene i is drawn by a generator of its own; `split` decides which scenes and which handwriting."""
+
+    task = "segmentation"
+    classes = (*MATERIALS, *map(str, range(10)))
+
+    def __init__(self, split: str = "train", length: int = 2000, height: int = 160, width: int = 320) -> None:
+        self.split, self.length, self.height, self.width = split, length, height, width
+
+    def __len__(self) -> int:
+        """Return the number of scenes."""
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
+        """Return a scene and its mask."""
+        random = np.random.default_rng([index, self.split == "test"])
+        ground = np.argmax([self._smooth(random, 64) for _ in MATERIALS], axis=0)
+        grain = np.stack([self._smooth(random, size) for size in _GRAIN])
+        texture = np.take_along_axis(grain, ground[None], axis=0)[0]
+        image = _COLOURS[ground] + 30 * texture[:, :, None] + random.normal(0, 8, (self.height, self.width, 3))
+        mask = ground.astype(np.uint8)
+        for _ in range(self.height * self.width // 4000):
+            self._put_digit(random, image, mask)
+        light = (1 + 0.2 * self._smooth(random, 100))[:, :, None] * random.normal(1, 0.08, 3)
+        return Image.fromarray((image * light).clip(0, 255).astype(np.uint8)), Image.fromarray(mask)
+
+    def _smooth(self, random: np.random.Generator, size: int) -> "np.ndarray":
+        """Return a field that varies over `size` pixels."""
+        coarse = random.normal(0, 1, (self.height // size + 2, self.width // size + 2)).astype(np.float32)
+        return np.asarray(Image.fromarray(coarse).resize((self.width, self.height), Image.Resampling.BICUBIC))
+
+    def _put_digit(self, random: np.random.Generator, image: "np.ndarray", mask: "np.ndarray") -> None:
+        chosen = random.integers(0, len(self._digits))
+        size = int(random.integers(24, 64))
+        drawn = Image.fromarray(self._digits.data[chosen]).resize((size, size), Image.Resampling.BICUBIC)
+        ink = np.asarray(drawn, np.float32)[:, :, None] / 255
+        top, left = (int(random.integers(0, side - size)) for side in mask.shape)
+        box = (slice(top, top + size), slice(left, left + size))
+        image[box] += ink * (random.integers(0, 256, 3) - image[box])
+        mask[box] = np.where(ink[:, :, 0] > 0.5, len(MATERIALS) + self._digits.targets[chosen], mask[box])
+        mask[box] = np.where((ink[:, :, 0] > 0.25) & (ink[:, :, 0] <= 0.5), 255, mask[box])
+
+    @cached_property
+    def _digits(self) -> Digits:
+        return Digits(self.split)
