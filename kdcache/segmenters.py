@@ -85,7 +85,8 @@ def build_torchvision(spec: Spec, classes: int | None, channels: int) -> Built:
     else:
         entry = None
         options |= {"num_classes": classes, **({} if name.startswith("lraspp") else {"aux_loss": auxiliary})}
-    check_options(models.get_model_builder(name), Spec(spec.name, spec.arg, options), "model")
+    given = {key: value for key, value in options.items() if value is not None}
+    check_options(models.get_model_builder(name), Spec(spec.name, spec.arg, given), "model")
     try:
         whole = models.get_model(name, weights=entry, **options)
     except (TypeError, KeyError) as error:

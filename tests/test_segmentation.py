@@ -270,3 +270,20 @@ def test_webdataset_stores_hold_maps_without_images(tmp_path: Path, exact: Path,
     assert losses(tmp_path / "zarr") == losses(tmp_path / "tar")
     with pytest.raises(UsageError, match="holds no images"):
         train(tmp_path / "none", cache=str(tmp_path / "tars"), **{**common, "data": None})
+
+
+@pytest.mark.parametrize(
+    ("spec", "sites"),
+    [("torchvision:lraspp_mobilenet_v3_large", (1, 8, 12)), ("timm:test_resnet,output_stride=8", (1, 8, 12))],
+)
+def test_models_of_torchvision_and_timm_give_maps(spec: str, sites: tuple[int, ...]) -> None:
+    recipe = load_recipe("cityscapes").at((64, 96))
+    model = open_model(spec, classes=5, recipe=recipe, task="segmentation")
+    assert model.sites == sites
+    logits = model(torch.zeros(2, 3, 64, 96, dtype=torch.uint8))
+    assert logits.shape == (2, *sites, 5)
+    logits.sum().backward()
+    heads = [weight for name, weight in model.named_parameters() if "classifier" in name]
+    assert heads and all(weight.grad is not None for weight in heads)
+    with pytest.raises(KdcacheError, match="no weights; add weights=FILE"):
+        open_model(spec, classes=5, recipe=recipe, task="segmentation", trained=True)
