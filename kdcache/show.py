@@ -1,54 +1,118 @@
-"""A picture of one view of a cache: what the teacher saw, what it should say and what it says. People look before they train."""
+"""A picture of one view of a cache: what the teacher saw, what is right and what it says. People look before they train."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from kdcache.cache import Cache
-from kdcache.drift import source_of
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.plots import check_plot
-from kdcache.shapes import IGNORED, Masks, ViewLogits, as_size
-from kdcache.sources import Source
+from kdcache.rerun import recorded_source, require_source
+from kdcache.shapes import IGNORED, as_size
+from kdcache.sources import open_source
 from kdcache.tasks.segmentation import upsampled
-from kdcache.views import Batch, Recipe, ViewDataset
+from kdcache.views import Recipe, ViewDataset
 
-_TOP = 5
-_LISTED = 20
-"""Classes in a legend, those with the most pixels."""
+_TOP, _LISTED = 5, 12
+"""Classes in the bars; most classes in a legend."""
 
 
-def show_view(cache: Cache, path: str | Path, *, index: int, seed: int, data: str | None = None) -> dict[str, Any]:
-    """Draw sample `index` of the source under `seed` into `path`.
+def show_view(cache: Cache, file: str | Path, *, index: int, seed: int, data: str | None = None) -> dict[str, Any]:
+    """Draw sample `index` of the source under `seed` into `file`.
 
-    Of segmentation: the view, the mask, the teacher's most likely classes and how sure it is of them; of classification: the view
+    Of segmentation the view, the mask, the teacher's most likely classes and how sure it is of them; of classification the view
     and the five classes that the teacher finds most likely.
 
     Args:
-        cache: holds that view.
-        path: of the picture, its kind by its ending.
-        index: of the sample, as the source counts.
+        cache: that holds the view.
+        file: the picture, in the format that its name ends in.
+        index: of the sample in the source.
         seed: of the view.
-        data: spec of the source; by default that of the manifest, if opening it only reads images.
+        data: spec of the source; by default the manifest's, if to open that is to read images only.
 
     Returns:
-        `file`, `sample` (its key), `row` of the cache, `confidence` (the teacher's mean) and `accuracy` in percent of it.
+        `file`, `sample` (its key), `row` (its row of the cache) and the teacher's mean `confidence`.
 
     Raises:
-        UsageError: no such sample, a source that must be named, or a picture that cannot be drawn there.
+        UsageError: no such sample, no such format, or a source that must be named.
         MismatchError: data that is not the cache's source.
-        MissingUnitError: the view is not in the cache.
-        KdcacheError: a damaged unit, an unreadable image.
+        CacheError: a view that the cache lacks, or a damaged unit.
+        KdcacheError: matplotlib is not installed, or the file cannot be written.
     """
-    check_plot(path)
-    source, row = source_of(cache, data), _row(cache, index)
-    batch = _dataset(cache, source).batch([(row, seed)])
-    logits = _logits(cache, row, seed)
-    names = getattr(source, "class_names", None) or tuple(map(str, range(cache.manifest.classes)))
-    title = f"{source.key(index)}, seed {seed}"
-    draw = _draw_maps if cache.manifest.task == "segmentation" else _draw_bars
-    found = draw(path, batch, logits, [*names], title)
-    return {"file": str(path), "sample": source.key(index), "row": row, **found}
+    check_plot(file)
+    if not 0 <= index < cache.manifest.rows:
+        raise UsageError(f"view {index}:{seed} is of no sample; the cache has samples 0 to {cache.manifest.rows - 1}")
+    source = open_source(data or recorded_source(cache))
+    require_source(cache, source)
+    row = int(np.flatnonzero(cache.order == index)[0])
+    probabilities = cache.codec.decode(cache.read(seed, [row])).probs(1.0)[0]
+    size = as_size(cache.manifest.teacher["size"])
+    batch = ViewDataset(source, Recipe.from_dict(cache.manifest.recipe), cache.order, sizes=[size]).batch([(row, seed)])
+    names = [str(name) for name in getattr(source, "class_names", None) or range(cache.manifest.classes)]
+    view = batch.views[0][0].permute(1, 2, 0).numpy()
+    title, target = f"{source.key(index)}, seed {seed}", batch.labels.first[0]
+    if cache.manifest.sites:
+        figure = _drawn_maps(view, target.numpy(), probabilities[:1], names)
+    else:
+        figure = _drawn_bars(view, int(target), probabilities, names)
+    _save(figure, file, title)
+    confidence = float((probabilities[0] if cache.manifest.sites else probabilities).amax(-1).mean())
+    return {"file": str(file), "sample": source.key(index), "row": row, "confidence": confidence}
+
+
+def _drawn_maps(view: np.ndarray, mask: np.ndarray, maps: torch.Tensor, names: list[str]) -> Any:
+    from matplotlib import colormaps  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.patches import Patch  # noqa: PLC0415
+
+    planes = upsampled(maps, (mask.shape[0], mask.shape[1]))[0]
+    sure, said = (found.numpy() for found in planes.max(0))
+    colours = (255 * colormaps["gist_ncar"](np.linspace(0.05, 0.95, len(names)))[:, :3]).astype(np.uint8)
+    known = mask != IGNORED
+    right = f"{100 * (said == mask)[known].mean():.1f} % of the pixels right" if known.any() else "no pixel has a class"
+    target = np.where(known[:, :, None], colours[np.where(known, mask, 0)], 0)
+    titles = ("view", "mask (black: no class)", f"teacher: {right}")
+    figure = Figure(figsize=(11, 1.6 + 10 * mask.shape[0] / mask.shape[1]), layout="constrained")
+    panels = figure.subplots(2, 2).ravel()
+    for panel, image, name in zip(panels[:3], (view, target, colours[said]), titles, strict=True):
+        panel.imshow(image, cmap="gray")
+        panel.set_title(name, fontsize=10)
+    figure.colorbar(panels[3].imshow(sure, vmin=0, vmax=1, cmap="viridis"), ax=panels[3], shrink=0.8)
+    panels[3].set_title("the teacher's confidence", fontsize=10)
+    counts = np.bincount(np.concatenate([mask[known], said.ravel()]), minlength=len(names))
+    shown = [one for one in np.argsort(-counts, kind="stable")[:_LISTED] if counts[one]]
+    patches = [Patch(color=colours[one] / 255, label=names[one]) for one in shown]
+    figure.legend(handles=patches, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    for panel in panels:
+        panel.set_axis_off()
+    return figure
+
+
+def _drawn_bars(view: np.ndarray, target: int, probabilities: torch.Tensor, names: list[str]) -> Any:
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    top = probabilities.topk(min(_TOP, len(names)))
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    picture, bars = figure.subplots(1, 2)
+    picture.imshow(view, cmap="gray")
+    picture.set_axis_off()
+    picture.set_title(f"label: {names[target]}" if target < len(names) else f"label {target}", fontsize=10)
+    chosen = [names[one] for one in top.indices.tolist()]
+    drawn = bars.barh(range(len(chosen)), top.values.tolist(), color="#0072b2")
+    bars.bar_label(drawn, fmt="%.3f", padding=3, fontsize=9)
+    bars.set_yticks(range(len(chosen)), chosen)
+    bars.set_xlim(0, 1.15)
+    bars.invert_yaxis()
+    bars.set_title("the teacher's probabilities", fontsize=10)
+    bars.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _save(figure: Any, file: str | Path, title: str) -> None:
+    figure.suptitle(title, fontsize=11)
+    try:
+        figure.savefig(file, dpi=110)
+    except OSError as error:
+        raise KdcacheError(f"cannot write plot {file}: {error.strerror or error}") from error

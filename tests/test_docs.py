@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from PIL import Image
 from runs import dump
 from safetensors.torch import save_file
+from segmentation_files import write_cityscapes
 from torchvision.datasets import cifar
 
 from kdcache.config import load_config
@@ -106,8 +107,12 @@ def test_the_pipeline_runs_as_it_is_written(page: Path, tmp_path: Path, monkeypa
             image.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(generator.integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(image)
     save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), tmp_path / "teacher.safetensors")
+    write_cityscapes(tmp_path / "data" / "cityscapes")
     smaller = {
         "/data/": "data/",
+        "torchvision:deeplabv3_resnet101,weights=teacher.safetensors,aux_loss=true": "tiny_models:segmenter,classes=19",
+        "timm:resnet18,output_stride=8": "tiny_models:segmenter,classes=19,seed=1",
+        "gamma=1 --epochs 100": "gamma=1 --epochs 1 --batch-size 5 --workers 0",
         "timm:resnet50,pretrained=true": "timm:test_resnet,weights=teacher.safetensors",
         "timm:resnet18": "timm:test_vit",
         "topk:k=16": "topk:k=2",

@@ -11,6 +11,7 @@ from kdcache_cli.info import info
 from kdcache_cli.options import JSON, PLAN, dotted, shared
 from kdcache_cli.output import Group, codec_error_text, human_bytes, human_seconds, percent, print_result, ranges, shell_command
 from kdcache_cli.recode import recode
+from kdcache_cli.show import show
 from kdcache_cli.transfer import convert, export, merge
 from kdcache_cli.verify import gc, verify
 
@@ -145,7 +146,7 @@ def train_student(
     print_result(result, _train_lines(result), as_json=as_json)
 
 
-for command in (info, verify, gc, merge, export, convert, push, pull, fidelity, recode):
+for command in (info, verify, gc, merge, export, convert, push, pull, fidelity, recode, show):
     main.add_command(command)
 
 

@@ -126,7 +126,7 @@ def _made_text(made_by: dict[str, Any]) -> str:
 
 def _maps_text(manifest: dict[str, Any]) -> str:
     """Return what maps a view has; nothing for classification."""
-    if not manifest["sites"]:
+    if not manifest.get("sites"):
         return ""
     heads, height, width = manifest["sites"]
     maps = f"{height}x{width} maps of {heads} heads" if heads > 1 else f"a {height}x{width} map"

@@ -1,0 +1,49 @@
+"""The command `show`, looked at by what its picture holds."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from runs import dump
+
+from kdcache_cli.commands import main
+
+DIGITS, SHAPES = "tiny_models:few_digits,length=64", "segmentation_files:Shapes,length=4,height=64,width=96"
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("caches")
+    dump(path / "digits", data=DIGITS, seeds="0:1")
+    (path / "r.toml").write_text('size = [64, 96]\n[[transforms]]\nname = "RandomCrop"\nsize = "input"\n')
+    dump(path / "maps", data=SHAPES, teacher="tiny_models:segmenter", recipe=str(path / "r.toml"), seeds="0:1")
+    return path
+
+
+@pytest.mark.parametrize(("name", "data"), [("digits", DIGITS), ("maps", SHAPES)])
+def test_a_view_is_drawn(caches: Path, tmp_path: Path, name: str, data: str) -> None:
+    file = tmp_path / "view.png"
+    done = CliRunner().invoke(main, ["show", str(caches / name), "--view", "3:0", "-o", str(file), "--data", data])
+    assert done.exit_code == 0, done.output
+    assert "00000003, row" in done.stdout and "is sure by" in done.stdout
+    colours = Image.open(file).convert("RGB").getcolors(2**20)
+    assert colours is not None and len(colours) > 100
+    if name == "maps":  # the view's red channel is 40 times the class
+        assert {colour[0] for _, colour in colours} >= {0, 40, 80, 120}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--view", "3", "-o", "a.png", "--data", DIGITS], "view is '3'; it must be INDEX:SEED"),
+        (["--view", "64:0", "-o", "a.png", "--data", DIGITS], "view 64:0 is of no sample; the cache has samples 0 to 63"),
+        (["--view", "3:9", "-o", "a.png", "--data", DIGITS], "seed 9"),
+        (["--view", "3:0", "-o", "a.png"], "which can run code; if you trust it: --data"),
+        (["--view", "3:0", "-o", "a.txt", "--data", DIGITS], "no known format"),
+        (["--view", "3:0", "-o", "a.png", "--data", "digits:test"], "is not the source of cache"),
+    ],
+)
+def test_mistakes_are_one_line(caches: Path, words: list[str], message: str) -> None:
+    done = CliRunner().invoke(main, ["show", str(caches / "digits"), *words])
+    assert done.exit_code != 0 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
