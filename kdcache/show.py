@@ -69,7 +69,9 @@ def _drawn_maps(view: np.ndarray, mask: np.ndarray, maps: torch.Tensor, names: l
 
     planes = upsampled(maps, (mask.shape[0], mask.shape[1]))[0]
     sure, said = (found.numpy() for found in planes.max(0))
-    colours = (255 * colormaps["gist_ncar"](np.linspace(0.05, 0.95, len(names)))[:, :3]).astype(np.uint8)
+    numbers = np.arange(len(names))
+    found = colormaps["tab20"](numbers) if len(names) <= 20 else colormaps["gist_ncar"](0.05 + 0.9 * numbers / len(names))
+    colours = (255 * found[:, :3]).astype(np.uint8)
     known = mask != IGNORED
     right = f"{100 * (said == mask)[known].mean():.1f} % of the pixels right" if known.any() else "no pixel has a class"
     target = np.where(known[:, :, None], colours[np.where(known, mask, 0)], 0)
