@@ -1,8 +1,10 @@
 """The commit protocol against a model, on a file system that fails: presence is the commit, and the first object counts."""
 
+import os
 import random
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +20,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.commit import commit_key
+from kdcache.cache.objects import temporaries
 from kdcache.cache.units import StoredSample
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
+from kdcache.garbage import collect_garbage
 from kdcache.shapes import Records
 from kdcache.verify import verify_cache
 
@@ -90,7 +94,18 @@ class Protocol(RuleBasedStateMachine):
     def open_again(self) -> None:
         self.cache = open_cache(self.path)
 
-    # a rule `collect`, for `gc`, belongs here: with an age of nothing it leaves what is committed and no temporary or orphan
+    @rule(age=st.sampled_from([1, 30]))
+    def collect(self, age: int) -> None:
+        """Collect garbage of a week, in a cache of which all is so many days old."""
+        for entry in self.cache.folder.walk():
+            os.utime(self.path / entry.key, (time.time() - age * 86_400,) * 2)
+        orphans = {path for path in self.os.linked if self.is_orphan(path)}
+        told = collect_garbage(self.cache, older_than="7d", delete=True)
+        gone = {path for path in self.os.linked if not path.exists()}
+        assert gone == (orphans if age > 7 else set()) and (age > 7 or not told["keys"])
+        assert age < 7 or not list(temporaries(self.cache.folder))
+        self.os.linked = {path: data for path, data in self.os.linked.items() if path not in gone}
+        self.writers = {path: writer for path, writer in self.writers.items() if path not in gone}
 
     @rule(seed=seeds, unit=units)
     def read_unit(self, seed: int, unit: int) -> None:
@@ -130,6 +145,10 @@ class Protocol(RuleBasedStateMachine):
 
     def is_committed(self, seed: int, unit: int) -> bool:
         return self.places(seed, unit)[1] in self.os.linked
+
+    def is_orphan(self, path: Path) -> bool:
+        unit = self.cache.format.unit_of(path.relative_to(self.path).as_posix())
+        return unit is not None and not self.is_committed(*unit)
 
     def right(self, seed: int, unit: int) -> bytes:
         return records(self.cache, seed, unit, self.writers[self.places(seed, unit)[0]]).tobytes()
