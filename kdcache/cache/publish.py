@@ -97,7 +97,7 @@ class Folder:
 
     def walk(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every file under `prefix`, temporary ones too."""
-        for folder, _, names in os.walk(self.path / prefix):
+        for folder, _, names in os.walk(self.path / prefix, onerror=_not_listed):
             below = Path(folder).relative_to(self.path).as_posix()
             for name in names:  # of which there may be 100,000: strings, not paths
                 with suppress(FileNotFoundError):  # a temporary that has its name by now
@@ -133,6 +133,12 @@ class Folder:
     def __str__(self) -> str:
         """Return the folder's path."""
         return str(self.path)
+
+
+def _not_listed(error: OSError) -> None:
+    """Raise what os.walk would pass over: a folder that cannot be listed is not an empty one."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise CacheError(f"cannot list {error.filename}: {error.strerror or error}") from error
 
 
 def _linked(target: Path, data: bytes) -> bool:

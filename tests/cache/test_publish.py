@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import threading
@@ -149,3 +150,19 @@ def test_list_is_sorted_and_leaves_temporary_files_out(tmp_path: Path) -> None:
     assert list(folder.list("f")) == ["1", "10", "2"]
     assert list(folder.list("absent")) == list(folder.list("f/2")) == []
     assert [entry.key for entry in temporaries(folder)] == ["f/.2.0123.tmp"]
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(tmp_path)
+    folder.publish("a/b/key", b"data")
+    scandir = os.scandir
+
+    def failing(path: Any) -> Any:
+        if Path(path).name == "b":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(CacheError, match=r"cannot list .*a/b: Input/output error"):
+        list(folder.walk())
+    assert list(folder.walk("absent")) == []

@@ -131,7 +131,11 @@ def _commit(changes: dict[str, Any]) -> Attack:
     return lambda path: (zarr(path), change_commit(path, **changes))[-1]
 
 
-many("its commit speaks of|the commit is damaged", {f"commit_{name}": case for name, case in COMMITS.items()}, _commit)
+many(
+    "its commit speaks of|the commit is damaged|with fields that this one",
+    {f"commit_{name}": case for name, case in COMMITS.items()},
+    _commit,
+)
 
 
 @attack("more bytes than were committed")

@@ -50,13 +50,6 @@ LINKS = {
 many("it is not a plain file|is a link out of|cannot read .*symbolic links", LINKS, lambda case: case)
 
 
-@attack("cannot list .*symbolic links")
-def commits_that_are_a_loop(path: Path) -> None:
-    zarr(path)
-    (path / "commits").rename(path / "others")
-    (path / "commits").symlink_to("commits")
-
-
 WHOLE = bytes(4 * 10)  # a chunk of 4 rows of 10 bytes
 
 SHARDS: dict[str, Callable[[], bytes]] = {
