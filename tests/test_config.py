@@ -128,7 +128,7 @@ def test_what_set_refuses(file: str, settings: list[str], message: str) -> None:
         ("[dump-teacher]\n", r"has no table \[train-student\]"),
         ("[train-studnet]\n", "did you mean 'train-student'"),
         ("train-student = 3\n", "train-student must be a table"),
-        ("[train-student]\nrun = 'r'\n", "train-student needs data, student"),
+        ("[train-student]\nrun = 'r'\n", "train-student needs student"),
     ],
 )
 def test_what_a_file_is_refused_for(tmp_path: Path, text: str | None, message: str) -> None:

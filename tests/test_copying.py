@@ -76,7 +76,11 @@ def test_an_object_that_a_killed_writer_left_is_taken_if_it_is_the_same(tmp_path
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"rows": 12}, "rows: 20"), ({"teacher": {"sha256": "3" * 64}}, "teacher.sha256"), ({"codec": "topk:k=2"}, "codec.name")],
+    [
+        ({"rows": 12}, "rows: 20"),
+        ({"teacher": {**manifest().teacher, "sha256": "3" * 64}}, "teacher.sha256"),
+        ({"codec": "topk:k=2"}, "codec.name"),
+    ],
 )
 def test_caches_that_differ_are_refused_and_the_fields_named(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     fill(tmp_path / "one", 0)
