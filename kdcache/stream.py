@@ -45,6 +45,7 @@ class UnitStream:
         self._windows: list[list[int]] = []
         self._window_of = np.zeros(0, np.int64)
         self._is_missing: dict[int, Mask] = {}
+        self._is_absent: dict[int, Mask] = {}
         self._entered = 0
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> tuple[Holes, Holes]:
@@ -63,6 +64,7 @@ class UnitStream:
                 self._commits.setdefault(key, {})[seed] = commit
         rows = np.arange(self._cache.manifest.rows)
         self._is_missing = {seed: np.isin(rows, missing) for seed, (_, missing) in holes.items()}
+        self._is_absent = {seed: np.isin(rows, absent) for seed, (absent, _) in holes.items()}
         return {seed: absent for seed, (absent, _) in holes.items()}, {seed: missing for seed, (_, missing) in holes.items()}
 
     def open_epoch(self, windows: Sequence[Rows], first_row: int) -> None:
@@ -103,7 +105,7 @@ class UnitStream:
         """Return the records of (row, seed) pairs, in their order; what lies in windows before theirs is let go.
 
         Raises:
-            MissingUnitError: a row of a unit that is not committed.
+            MissingUnitError: a row of a unit that is not committed, or whose sample could not be read when it was dumped.
         """
         manifest = self._cache.manifest
         records = np.empty(len(rows), manifest.dtype)
@@ -114,10 +116,20 @@ class UnitStream:
                 if (group[0], unit) not in self._fetched:
                     raise MissingUnitError(f"unit {unit} of seed {seed} is not in the window that is read")
                 chosen = (seeds == seed) & (units == unit)
+                if (absent := rows[chosen & self._is_absent[seed][rows]]).size:
+                    raise MissingUnitError(
+                        f"row {absent[0]} is recorded as absent (its sample could not be read); leave it out"
+                    )
                 held = self._fetched[group[0], unit].result()
                 records[chosen] = held[group.index(seed), rows[chosen] - unit * manifest.unit_rows]
-        self._let_go(int(self._window_of[units].min()) if len(rows) else 0)
+        self.let_go(rows)
         return records
+
+    def let_go(self, rows: Rows) -> None:
+        """Let go of what lies in windows before those of `rows`, the views of the batch that is at work."""
+        before = int(self._window_of[rows // self._cache.manifest.unit_rows].min()) if len(rows) else 0
+        for key in [key for key in self._fetched if self._window_of[key[1]] < before]:
+            del self._fetched[key]
 
     def is_missing(self, rows: Rows, seeds: Rows) -> Mask:
         """Return which (row, seed) pairs are of units that were not committed, bool."""
@@ -139,10 +151,6 @@ class UnitStream:
 
     def _commit(self, key: _Key) -> Commit:
         return next(iter(self._commits[key].values()))
-
-    def _let_go(self, before: int) -> None:
-        for key in [key for key in self._fetched if self._window_of[key[1]] < before]:
-            del self._fetched[key]
 
     def _check_room(self) -> None:
         if self._units is None or not self._units.are_copies:

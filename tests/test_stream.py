@@ -203,6 +203,25 @@ def test_a_sample_that_could_not_be_read_is_absent_from_tars_too(tars: Path) -> 
         source.sample(3)
 
 
+def test_a_window_that_is_past_is_let_go_and_absent_rows_are_refused(tars: Path) -> None:
+    cache = open_cache(tars)
+    stream = UnitStream(cache)
+    stream.start([1], [])
+    blocks = Blocks(length=240, unit_rows=32, window=2)
+    windows = blocks.windows(0, 0)
+    stream.open_epoch(windows, int(windows[0][0]) * 32)
+    firsts = [np.array([32 * int(window[0])]) for window in windows]
+    for number, rows in enumerate(firsts):
+        stream.before(np.stack([rows, [1]], axis=1))
+        stream.gather(rows, np.array([1]))
+        assert len(stream._fetched) == sum(len(window) for window in windows[number : number + 2])
+    with pytest.raises(MissingUnitError, match="is not in the window that is read"):
+        stream.gather(firsts[0], np.array([1]))
+    stream._is_absent[1][firsts[-1]] = True
+    with pytest.raises(MissingUnitError, match="is recorded as absent"):
+        stream.gather(firsts[-1], np.array([1]))
+
+
 def test_a_damaged_tar_stops_the_training_by_name(tars: Path, tmp_path: Path) -> None:
     shutil.copytree(tars, tmp_path / "cache")
     path = next((tmp_path / "cache" / "shards").rglob("000003.tar"))
