@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from kdcache.cache import Cache, Manifest, create_cache, record_layout
+from kdcache.cache.objects import Entry, Objects, is_temporary
 from kdcache.codecs import Codec, open_codec
 from kdcache.shapes import Records
 
@@ -59,3 +60,8 @@ def contents(path: Path) -> dict[str, tuple[bytes, int]]:
     """Return the bytes and the time of change of every file under `path`."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return {str(file.relative_to(path)): (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+
+
+def temporaries(objects: Objects) -> list[Entry]:
+    """Return the temporary files that killed writers left; a bucket has none."""
+    return [entry for entry in objects.walk() if is_temporary(entry.key)]

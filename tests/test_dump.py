@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 import timm
 import torch
-from caches import contents
+from caches import contents, temporaries
 from PIL import Image
 from runs import CONV, IN_PROCESS, dump, largest_file
 from safetensors.torch import save_file
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.commit import commit_key
-from kdcache.cache.objects import temporaries
 from kdcache.cache.zarr_store import object_key
 from kdcache.codecs import codec_spec
 from kdcache.compute import ComputeConfig

@@ -89,11 +89,6 @@ def open_objects(path: str | Path) -> Objects:
     return Bucket(text)
 
 
-def temporaries(objects: Objects) -> Iterator[Entry]:
-    """Yield the temporary files that killed writers left; a bucket has none."""
-    return (entry for entry in objects.walk() if is_temporary(entry.key))
-
-
 def is_temporary(key: str) -> bool:
     """Return whether an object of this key is one that was never given its name."""
     name = key.rpartition("/")[2]

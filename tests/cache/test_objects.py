@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from caches import temporaries
 from s3_server import BUCKET, FaultyProxy, environ, environment, faulty_proxy, s3_server
 
 from kdcache.cache.bucket import Bucket
-from kdcache.cache.objects import Objects, open_objects, temporaries
+from kdcache.cache.objects import Objects, open_objects
 from kdcache.errors import CacheError, UsageError
 
 QUICK = (0.01, 0.01)

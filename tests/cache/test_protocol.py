@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from caches import manifest, records
+from caches import manifest, records, temporaries
 from faulty_os import MEETS, Fault, FaultyOS
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -20,7 +20,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.commit import commit_key
-from kdcache.cache.objects import temporaries
 from kdcache.cache.units import StoredSample
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
 from kdcache.garbage import collect_garbage

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from caches import contents
+from caches import contents, temporaries
 from runs import largest_file
 
-from kdcache.cache.objects import temporaries
 from kdcache.cache.publish import Folder
 from kdcache.errors import CacheError
 
