@@ -1,7 +1,7 @@
 """Scenes with exact masks: scikit-learn's handwritten digits, many and occluding one another, on ground of nine materials.
 
-    python examples/scenes.py scenes                       draws 1,000 scenes to train on and 200 to test on, into a folder
-    kdcache train-student runs/teacher --data segfolder:scenes/train,classes=scenes/classes.txt --recipe examples/scenes.toml ...
+    python examples/scenes.py scenes        draws 1,000 scenes to train on and 200 to test on, into a folder
+    kdcache train-student runs/teacher --data segfolder:scenes/train,classes=scenes/classes.txt ...       (see scenes.sh)
 
 Nineteen classes, as many as Cityscapes has: the materials, told apart by grain and colour in changing light, and the digits.
 Pixels at the edge of a digit have none. `scenes:Scenes`, the source that draws, does without the folder, and takes longer.
@@ -46,7 +46,7 @@ class Scenes:
         texture = np.take_along_axis(grain, ground[None], axis=0)[0]
         image = _COLOURS[ground] + 30 * texture[:, :, None] + random.normal(0, 8, (self.height, self.width, 3))
         mask = ground.astype(np.uint8)
-        for _ in range(self.height * self.width // 4000):
+        for _ in range(self.height * self.width // 5000):
             self._put_digit(random, image, mask)
         light = (1 + 0.2 * self._smooth(random, 100))[:, :, None] * random.normal(1, 0.08, 3)
         return Image.fromarray((image * light).clip(0, 255).astype(np.uint8)), Image.fromarray(mask)
@@ -58,14 +58,15 @@ class Scenes:
 
     def _put_digit(self, random: np.random.Generator, image: "np.ndarray", mask: "np.ndarray") -> None:
         chosen = random.integers(0, len(self._digits))
-        size = int(random.integers(24, 64))
+        size = int(random.integers(36, 80))
         drawn = Image.fromarray(self._digits.data[chosen]).resize((size, size), Image.Resampling.BICUBIC)
-        ink = np.asarray(drawn, np.float32)[:, :, None] / 255
+        ink = np.asarray(drawn, np.float32) / 255
         top, left = (int(random.integers(0, side - size)) for side in mask.shape)
         box = (slice(top, top + size), slice(left, left + size))
-        image[box] += ink * (random.integers(0, 256, 3) - image[box])
-        mask[box] = np.where(ink[:, :, 0] > 0.5, len(MATERIALS) + self._digits.targets[chosen], mask[box])
-        mask[box] = np.where((ink[:, :, 0] > 0.25) & (ink[:, :, 0] <= 0.5), 255, mask[box])
+        cover = ((ink - 0.3) / 0.2).clip(0, 1)[:, :, None]
+        image[box] += cover * (random.integers(0, 60, 3) + 196 * random.integers(0, 2) - image[box])  # dark or bright
+        mask[box] = np.where(ink > 0.5, len(MATERIALS) + self._digits.targets[chosen], mask[box])
+        mask[box] = np.where((ink > 0.3) & (ink <= 0.5), 255, mask[box])
 
     @cached_property
     def _digits(self) -> Digits:

@@ -1,4 +1,4 @@
-"""Print a markdown table of the runs that fashion_mnist.sh left in a folder: `python summarise.py fashion-runs`."""
+"""Print a markdown table of the runs that fashion_mnist.sh or scenes.sh left in a folder: `python summarise.py FOLDER`."""
 
 import json
 import sys
@@ -6,17 +6,19 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
-STUDENTS = {"labels": "labels only", "kl": "KL, tau 4", "dist": "DIST, tau 4"}
+STUDENTS = {"labels": "labels only", "kl": "KL", "cwd": "CWD", "dist": "DIST", "lowrank": "DIST, lowrank"}
+SCORES = {"top1": "top-1", "miou": "mIoU"}
 
 
 def main(out: Path) -> None:
     """Print a line for the teacher and one for each way to train the student, then what the cache takes."""
-    print("| trained on | n | test top-1, % (mean ± standard error, lowest to highest) | seconds per epoch |")
+    (score,) = SCORES.keys() & result(out / "teacher").keys()
+    print(f"| trained on | n | test {SCORES[score]}, % (mean ± standard error, lowest to highest) | seconds per epoch |")
     print("|---|---|---|---|")
-    print(row("the teacher, labels only", finished(out, "teacher")))
+    print(row("the teacher, labels only", finished(out, "teacher"), score))
     for name, title in STUDENTS.items():
         if runs := finished(out, f"{name}-*"):
-            print(row(title, runs))
+            print(row(title, runs, score))
     cache = json.loads((out / "cache.json").read_text())
     views = cache["manifest"]["rows"] * len(cache["complete_seeds"])
     print(f"\ncache: {views:,} views, {cache['bytes'] / 1e6:.2f} MB, {cache['bytes_per_view']:.1f} bytes per view")
@@ -27,14 +29,20 @@ def finished(out: Path, pattern: str) -> list[Path]:
     return sorted(path.parent for path in out.glob(f"{pattern}/result.json"))
 
 
-def row(title: str, runs: list[Path]) -> str:
+def row(title: str, runs: list[Path], score: str) -> str:
     """Return the table's line for some runs that differ in nothing but their run seed."""
-    top1 = [json.loads((run / "result.json").read_text())["top1"] for run in runs]
-    score = f"{mean(top1):.2f}"
-    if len(top1) > 1:
-        score += f" ± {stdev(top1) / len(top1) ** 0.5:.2f} ({min(top1):.2f} to {max(top1):.2f})"
+    values = [result(run)[score] for run in runs]
+    text = f"{mean(values):.2f}"
+    if len(values) > 1:
+        text += f" ± {stdev(values) / len(values) ** 0.5:.2f} ({min(values):.2f} to {max(values):.2f})"
     seconds = median(epoch["seconds"] for run in runs for epoch in epochs(run))
-    return f"| {title} | {len(runs)} | {score} | {seconds:.1f} |"
+    return f"| {title} | {len(runs)} | {text} | {seconds:.1f} |"
+
+
+def result(run: Path) -> dict[str, Any]:
+    """Return how a run ended."""
+    ended: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return ended
 
 
 def epochs(run: Path) -> list[dict[str, Any]]:

@@ -65,3 +65,31 @@ def test_students_of_a_stack_are_those_trained_alone(tmp_path: Path) -> None:
     assert len(lines) == 3, "labels only, DIST and KL"
     for line in lines:
         assert float(line.rpartition(" ")[2]) < 1e-4, lines
+
+
+@pytest.mark.slow
+def test_reading_and_epochs_of_maps_are_measured(tmp_path: Path) -> None:
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(
+        'mode = "RGB"\nsize = [16, 24]\neval = "segmentation-eval"\n[[transforms]]\nname = "RandomCrop"\nsize = "input"\n'
+    )
+    settings: dict[str, Any] = {"data": "segmentation_files:Shapes", "teacher": "tiny_models:segmenter", "recipe": str(recipe)}
+    dump(tmp_path / "cache", **settings, codec="full:dtype=float32", seeds="0:2", unit_rows=4, batch_size=4)
+    words = (
+        str(tmp_path / "cache"),
+        "--student",
+        "tiny_models:segmenter",
+        "--repetitions",
+        "1",
+        "--batch",
+        "4",
+        "--window",
+        "2",
+    )
+    result = json.loads(benchmark("map_epoch", *words, "--json"))
+    assert (
+        result["reading"]["windows_over_plain"]["wall"]["min"] > 0
+        and result["epochs"]["windows_over_labels"]["wall"]["min"] > 0
+    )
+    one, two, four, eight = (result["dist_megabytes"][str(views)] for views in (1, 2, 4, 8))
+    assert eight / four == pytest.approx(four / two, rel=0.05) and one > 0
