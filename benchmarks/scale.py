@@ -24,7 +24,11 @@ from kdcache.cache.commit import Commit, commit_key
 from kdcache.cache.objects import Entry
 from kdcache.cache.publish import Folder
 from kdcache.codecs import open_codec
+from kdcache.sampler import Blocks, epoch_views
+from kdcache.stream import UnitStream
+from kdcache.views import Recipe
 
+WINDOW, BATCH = 4, 256
 PAGE = 1000
 """Entries that a bucket lists in one request."""
 
@@ -61,16 +65,16 @@ def simulate(folder: Path, rows: int, seeds: int, unit_rows: int) -> Path:
     cache = make_cache(folder, codec, rows, unit_rows=unit_rows)
     cache.start_seed(0)
     records = np.zeros(len(cache.manifest.unit_range(0)), codec.record_dtype)
-    probes = [{"row": 0, "crc32": 0, "thumbnail": "A" * 256, "steps": [["decode", 0]] * 4}] * 4
-    first = cache.commit(0, 0, records, probes=probes, statistics={"mean": 0.0})
+    probe = {"crc32": 0, "thumbnail": "A" * 256, "steps": [["decode", 0]] * 4}
+    first = cache.commit(0, 0, records, probes=[{"row": 0, **probe}] * 4, statistics={"mean": 0.0})
     for seed in range(seeds):
         (folder / commit_key(seed, 0)).parent.mkdir(parents=True, exist_ok=True)
         for unit in range(cache.manifest.num_units):
             span = cache.manifest.unit_range(unit)
             of_unit = {"seed": seed, "unit": unit, "start": span.start, "stop": span.stop, "key": cache.format.key(seed, unit)}
-            commit = Commit(**{**vars(first), **of_unit})
+            commit = Commit(**{**vars(first), **of_unit, "probes": [{"row": span.start, **probe}] * 4})
             (folder / commit_key(seed, unit)).write_bytes(commit.to_bytes())
-            if seed and unit and not (folder / commit.key).exists():
+            if (seed or unit) and not (folder / commit.key).exists():
                 (folder / commit.key).parent.mkdir(parents=True, exist_ok=True)
                 os.link(folder / first.key, folder / commit.key)
     return folder
@@ -84,8 +88,23 @@ def measure(path: Path) -> dict[str, Any]:
         "commits of a seed": lambda cache: cache.commits(1),
         "complete seeds": lambda cache: cache.complete_seeds(),
         "order of rows": lambda cache: cache.order,
+        "first batch": _first_batch,
     }
     return {name: _timed(path, action) for name, action in actions.items()}
+
+
+def _first_batch(cache: Cache) -> object:
+    """Return the teacher's rows of the first batch of an epoch, from an order of its views to decoded logits."""
+    manifest, seed = cache.manifest, 1
+    blocks = Blocks(length=manifest.rows, unit_rows=manifest.unit_rows, window=WINDOW)
+    stream = UnitStream(cache)
+    stream.start([seed], [])
+    recipe = Recipe.from_dict(manifest.recipe)
+    views = epoch_views(np.arange(manifest.rows), manifest.rows, [seed], recipe, run_seed=0, epoch=0, blocks=blocks)
+    stream.open_epoch(blocks.windows(0, 0), int(views[0, 0]))
+    batch = views[:BATCH]
+    stream.before(batch)
+    return cache.codec.decode(stream.gather(batch[:, 0], batch[:, 1])).logits(), cache.order[batch[:, 0]]
 
 
 def _timed(path: Path, action: Callable[[Cache], object]) -> dict[str, Any]:

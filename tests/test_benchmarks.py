@@ -39,6 +39,14 @@ def test_a_benchmark_of_whole_commands_runs(name: str, words: list[str], keys: l
 
 
 @pytest.mark.slow
+def test_large_caches_are_simulated() -> None:
+    result = json.loads(benchmark("scale", "--rows", "40000", "--seeds", "20", "--unit-rows", "1000", "--json"))
+    cases = [case for name, case in result.items() if name != "machine"]
+    assert all(case["open"]["objects"] == 1 and "heads" not in case["open"] for case in cases)
+    assert [case["commits of a seed"]["commits"] for case in cases] == [40, 4, 40, 10]
+
+
+@pytest.mark.slow
 def test_codecs_are_timed_and_measured_over_splits(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     head, features = generator.normal(size=(120, 8)), generator.normal(size=(700, 8))
