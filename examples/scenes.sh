@@ -18,7 +18,7 @@ scenes=$out/scenes
 test="segfolder:$scenes/test,classes=$scenes/classes.txt"
 data=(--data "segfolder:$scenes/train,classes=$scenes/classes.txt" --workers 0
     --set compute.channels_last=true --set compute.precision=bfloat16)
-learning=("${data[@]}" --eval-data "$test" --epochs 16 --batch-size 16 --set optimizer.name=adamw --set optimizer.lr=2e-3
+learning=("${data[@]}" --eval-data "$test" --batch-size 16 --set optimizer.name=adamw --set optimizer.lr=2e-3
     --set optimizer.weight_decay=0.05 --set schedule.name=cosine --set schedule.warmup_epochs=1)
 
 step() { # say what runs, and run it; results go to the run's folder, not to the terminal
@@ -29,7 +29,7 @@ step() { # say what runs, and run it; results go to the run's folder, not to the
 mkdir -p "$out"
 python "$here/scenes.py" "$scenes"
 
-step train-student "$out/teacher" "${learning[@]}" --recipe "$here/scenes.toml" --seeds 100:116 \
+step train-student "$out/teacher" "${learning[@]}" --recipe "$here/scenes.toml" --seeds 100:116 --epochs 16 \
     --student timm:resnet10t,output_stride=8 --loss ce # seeds that are not dumped
 
 step dump-teacher "$out/cache" "${data[@]}" --recipe "$here/scenes.toml" --seeds 0:4 --codec full:dtype=float16 \
@@ -38,7 +38,7 @@ step recode "$out/cache" "$out/lowrank" --codec lowrank:step=1
 kdcache info "$out/cache" --json > "$out/cache.json"
 
 student() { # student NAME LOSS CACHE RUN_SEED: half of the scenes
-    step train-student "$out/$1-$4" "${learning[@]}" --cache "$3" --run-seed "$4" --set samples=0:500 \
+    step train-student "$out/$1-$4" "${learning[@]}" --cache "$3" --run-seed "$4" --set samples=0:500 --epochs 12 \
         --student timm:test_resnet,output_stride=8 --loss "$2"
 }
 
