@@ -1,4 +1,4 @@
-"""A webdataset cache as a source: images and labels from the tars that hold the teacher's records, and no other data.
+"""A webdataset cache as a source: images and targets from the tars that hold the teacher's records, and no other data.
 
 Loader workers read tars on this machine only: of a cache in a bucket the training process fetches them before their turn,
 since a store that was used before a fork does not work after it.
@@ -20,6 +20,7 @@ from kdcache.errors import CacheError, SourceError, UnreadableSampleError, Usage
 from kdcache.shapes import Rows
 from kdcache.sources import Sample
 from kdcache.sources.images import decode_image
+from kdcache.sources.masks import decode_mask
 from kdcache.sources.protocol import named
 from kdcache.tar_reader import TarReader
 
@@ -88,6 +89,7 @@ class CachedSource:
         if not cache.manifest.has_images or "classes" not in cache.manifest.source:
             raise UsageError(f"cache {cache.folder} holds no images; give the data that it was made from: --data SPEC")
         self.spec = f"cache:{cache.folder}"
+        self.task = cache.manifest.task
         self.classes = int(cache.manifest.source["classes"])
         self.fingerprint = str(cache.manifest.source["fingerprint"])
         self._rows, self._unit_rows = cache.manifest.rows, cache.manifest.unit_rows
@@ -111,14 +113,19 @@ class CachedSource:
 
         Raises:
             UnreadableSampleError: it could not be read when the cache was made.
-            SourceError: its tar is not on this machine, or is damaged.
+            SourceError: its tar is not on this machine, or is damaged; a class that there is not, or a mask of another image.
         """
         unit, at = self._place(index)
         data = self.stored(index)
-        if (label := int(self._unit(unit)[1].labels[at])) >= self.classes:
+        descriptor, held = self._unit(unit)
+        if (label := int(held.labels[at])) >= self.classes:
             raise SourceError(f"sample {index} of {self.spec} is of class {label}; the cache says {self.classes} classes")
         with named(self.spec, index, self.key):
-            return Sample(decode_image(data), label)
+            image = decode_image(data)
+            if (mask := held.masks[at]) is None:
+                return Sample(image, label)
+            name = f"sample {index} ({held.keys[at]}) of {self.spec}"
+            return Sample(image, decode_mask(os.pread(descriptor, mask.size, mask.offset), image.size, self.classes, name))
 
     def stored(self, index: int) -> bytes:
         """Return the file of the image of sample `index`.

@@ -12,7 +12,7 @@ from kdcache.codecs import Codec, LowRank, codec_spec
 from kdcache.drift import PROBES_PER_UNIT, make_probe
 from kdcache.errors import UnreadableSampleError
 from kdcache.shapes import Records, Rows, ViewLogits
-from kdcache.sources import Source, stored_image
+from kdcache.sources import Source, stored_image, stored_target
 from kdcache.tasks import open_task
 from kdcache.tracking import say
 from kdcache.views import Batch, ViewDataset
@@ -117,14 +117,12 @@ def stored_samples(source: Source, indices: Rows, labels: Sequence[int] | Rows, 
 def _stored(source: Source, index: int, label: int, has_images: bool) -> StoredSample:
     key = source.key(index)
     if not has_images:
-        return StoredSample(key, "", b"", -1)
+        return StoredSample(key)
     try:
         extension, image = stored_image(source, index)
-        target = label if label >= 0 else source.sample(index).target
-        assert isinstance(target, int), "a dump refuses to store images with masks"
-        return StoredSample(key, extension, image, target)
+        return StoredSample(key, extension, image, str(label).encode() if label >= 0 else stored_target(source, index))
     except UnreadableSampleError:
-        return StoredSample(key, "", b"", -1)
+        return StoredSample(key)
 
 
 def clipped_share(codec: Codec, logits: ViewLogits) -> dict[str, float]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from map_caches import DATA, EVAL, RECIPE, STUDENT, TEACHER, losses, made
 from runs import IN_PROCESS, dump, train, train_config
 from segmentation_files import Shapes, write_cityscapes, write_voc
 
@@ -24,29 +25,6 @@ from kdcache.trainer import Trainer
 from kdcache.verify import verify_cache
 from kdcache.views import Recipe, ViewDataset, load_recipe
 
-TEACHER, STUDENT = "tiny_models:segmenter", "tiny_models:segmenter,seed=3,scale=1"
-DATA, EVAL = "segmentation_files:Shapes,length=48", "segmentation_files:Shapes,length=8"
-RECIPE = """
-size = [16, 24]
-eval = "segmentation-eval"
-
-[[transforms]]
-name = "kdcache.RandomScale"
-scales = [0.6, 1.0, 1.5]
-
-[[transforms]]
-name = "RandomCrop"
-size = "input"
-pad_if_needed = true
-
-[[transforms]]
-name = "RandomHorizontalFlip"
-
-[[transforms]]
-name = "ColorJitter"
-brightness = 0.3
-"""
-
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -60,15 +38,6 @@ def exact(tmp_path_factory: pytest.TempPathFactory, recipe: str) -> Path:
     path = tmp_path_factory.mktemp("caches") / "exact"
     made(path, recipe, codec="full:dtype=float32", seeds="0:2")
     return path
-
-
-def made(path: Path, recipe: str, **changes: Any) -> dict[str, Any]:
-    settings = {"data": DATA, "teacher": TEACHER, "recipe": recipe, "seeds": "0:1", "batch_size": 16, "unit_rows": 16}
-    return dump(path, **{**settings, **changes})
-
-
-def losses(run: Path, name: str = "loss") -> list[float]:
-    return [line[name] for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "step"]
 
 
 @pytest.mark.parametrize("loss", ["dist:tau=1,beta=1,gamma=1", "kl:tau=2,ignore_masked=true", "cwd"])
@@ -256,20 +225,6 @@ def test_fidelity_is_for_classification(exact: Path, recipe: str) -> None:
     for config in (FidelityConfig(logits=str(exact)), FidelityConfig(teacher=TEACHER, data=DATA, recipe=recipe)):
         with pytest.raises(UsageError, match=r"is for classification, not segmentation; .*dump-teacher --plan says"):
             measure_fidelity(config)
-
-
-def test_webdataset_stores_hold_maps_without_images(tmp_path: Path, exact: Path, recipe: str) -> None:
-    with pytest.raises(UsageError, match="images with one class each, not with masks; give --no-images"):
-        made(tmp_path / "tars", recipe, store="webdataset")
-    made(tmp_path / "tars", recipe, codec="full:dtype=float32", seeds="0:2", store="webdataset", images=False)
-    report = verify_cache(open_cache(tmp_path / "tars"), views=4, data=DATA)
-    assert report["faults"] == [] and report["views"]["checked"] == 4
-    common = {"loss": "dist", "data": DATA, "student": STUDENT, "batch_size": 8}
-    for name, cache in (("zarr", exact), ("tar", tmp_path / "tars")):
-        train(tmp_path / name, cache=str(cache), **common)
-    assert losses(tmp_path / "zarr") == losses(tmp_path / "tar")
-    with pytest.raises(UsageError, match="holds no images"):
-        train(tmp_path / "none", cache=str(tmp_path / "tars"), **{**common, "data": None})
 
 
 @pytest.mark.parametrize(

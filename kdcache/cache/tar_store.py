@@ -1,9 +1,9 @@
 """A unit of records of several seeds <-> the bytes of one webdataset tar, with or without the images.
 
-Of each row, in row order: `KEY.<image extension>` and `KEY.cls`, if the store holds images and this one could be read, and
-`KEY.records.npy`, uint8 `[seeds, record bytes]`. KEY is the sample's name in the source with all but letters, digits, `_`, `-`
-and `~` percent-encoded, so that it holds neither dots, at which webdataset would cut it, nor slashes. Times, owners and modes
-are fixed: equal content is equal bytes.
+Of each row, in row order: `KEY.<image extension>` and its target, `KEY.cls` or of segmentation `KEY.mask.png`, if the store
+holds images and this one could be read, and `KEY.records.npy`, uint8 `[seeds, record bytes]`. KEY is the sample's name in the
+source with all but letters, digits, `_`, `-` and `~` percent-encoded, so that it holds neither dots, at which webdataset would
+cut it, nor slashes. Times, owners and modes are fixed: equal content is equal bytes.
 """
 
 import io
@@ -23,7 +23,7 @@ from kdcache.shapes import Records, Rows
 from kdcache.sources.tar_index import IMAGES
 from kdcache.tar_reader import Member, TarReader
 
-RECORDS = "records.npy"
+RECORDS, MASK = "records.npy", "mask.png"
 _BLOCK = 512
 _END = 2 * _BLOCK
 
@@ -39,6 +39,7 @@ class UnitIndex(NamedTuple):
     sizes: Rows
     labels: Rows
     """-1 where there is none."""
+    masks: list[Member | None]
     records: list[Member]
 
 
@@ -51,11 +52,14 @@ class TarFormat:
     seeds: int
     dtype: "np.dtype[Any]"
     has_images: bool
+    has_masks: bool = False
+    """Whether the targets of the images are masks."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> "TarFormat":
         """Return the format of a cache."""
-        return cls(manifest.rows, manifest.unit_rows, manifest.seeds_per_unit, manifest.dtype, manifest.has_images)
+        has_masks = manifest.task == "segmentation"
+        return cls(manifest.rows, manifest.unit_rows, manifest.seeds_per_unit, manifest.dtype, manifest.has_images, has_masks)
 
     def key(self, seed: int, unit: int) -> str:
         """Return the key of the tar that holds one unit; `seed` is its first."""
@@ -87,7 +91,7 @@ class TarFormat:
             name = member_name(sample.key)
             if self.has_images and sample.image:
                 _add(out, f"{name}.{sample.extension}", sample.image)
-                _add(out, f"{name}.cls", str(sample.label).encode())
+                _add(out, f"{name}.{self._target}", sample.target)
             _add(out, f"{name}.{RECORDS}", self._npy_header + rows.tobytes())
         out.write(bytes(_END))  # two empty blocks, as POSIX has it, and no more
         return out.getvalue()
@@ -117,7 +121,7 @@ class TarFormat:
         """
         num_rows = min(self.unit_rows, self.rows - unit * self.unit_rows)
         offsets, sizes, labels = np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64), np.full(num_rows, -1, np.int64)
-        index = UnitIndex([], [], offsets, sizes, labels, [])
+        index = UnitIndex([], [], offsets, sizes, labels, [], [])
         for name, members in _by_row(tar):
             at = len(index.keys)
             if member_name(unquote(name)) != name:
@@ -126,9 +130,12 @@ class TarFormat:
                 raise ValueError(f"it holds more than {num_rows} rows")
             *sample, _ = members
             if sample:
-                extension, label = self._sample(sample, tar)
-                index.offsets[at], index.sizes[at], index.labels[at] = sample[0].offset, sample[0].size, label
-            index.extensions.append(extension if sample else "")
+                index.extensions.append(self._extension(sample))
+                index.offsets[at], index.sizes[at] = sample[0].offset, sample[0].size
+                index.labels[at] = -1 if self.has_masks else _label(sample[1], tar)
+            else:
+                index.extensions.append("")
+            index.masks.append(sample[1] if sample and self.has_masks else None)
             index.keys.append(unquote(name))
             index.records.append(members[-1])
         if len(index.keys) < num_rows:
@@ -137,16 +144,17 @@ class TarFormat:
             raise ValueError("a key comes twice in it")
         return index
 
-    def _sample(self, members: list[Member], tar: TarReader) -> tuple[str, int]:
-        """Return the extension of a row's image, and its label."""
+    def _extension(self, members: list[Member]) -> str:
+        """Return the extension of a row's image, if these are an image and its target."""
         suffixes = [member.name.partition(".")[2] for member in members]
         # plain readers decode by extension, and webdataset's unpickle KEY.pkl
-        if not self.has_images or len(members) != 2 or suffixes[0] not in IMAGES or suffixes[1] != "cls":
+        if not self.has_images or len(members) != 2 or suffixes[0] not in IMAGES or suffixes[1] != self._target:
             raise ValueError(f"member {members[0].name} is none that belongs there")
-        text = tar.text(members[1])
-        if not text.isdigit() or len(text) > 9:
-            raise ValueError(f"member {members[1].name} holds {text[:20]!r}, not a class index")
-        return suffixes[0], int(text)
+        return suffixes[0]
+
+    @property
+    def _target(self) -> str:
+        return MASK if self.has_masks else "cls"
 
     @cached_property
     def _npy_header(self) -> bytes:
@@ -166,6 +174,13 @@ def member_name(key: str) -> str:
     if len(name) > 240:
         raise ValueError(f"sample {key!r} has a name too long for a file in a tar; at most 240 bytes, percent-encoded")
     return name
+
+
+def _label(member: Member, tar: TarReader) -> int:
+    text = tar.text(member)
+    if not text.isdigit() or len(text) > 9:
+        raise ValueError(f"member {member.name} holds {text[:20]!r}, not a class index")
+    return int(text)
 
 
 def _by_row(tar: TarReader) -> Iterator[tuple[str, list[Member]]]:

@@ -17,11 +17,12 @@ class StoredSample(NamedTuple):
 
     key: str
     """Its name in the source."""
-    extension: str
+    extension: str = ""
     """That of an image file: jpg, png, ..."""
-    image: bytes
-    """The encoded image; empty if it could not be read."""
-    label: int
+    image: bytes = b""
+    """The encoded image; empty if it could not be read, or is not wanted."""
+    target: bytes = b""
+    """Its class index in decimal digits, or its mask as a PNG."""
 
 
 @runtime_checkable

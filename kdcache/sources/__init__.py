@@ -15,7 +15,7 @@ from kdcache.sources.hub import open_hub
 from kdcache.sources.masks import MaskSource, open_own_masks
 from kdcache.sources.protocol import Sample, Source, task_of
 from kdcache.sources.segfolder import open_segfolder
-from kdcache.sources.stored import mean_image_bytes, stored_image
+from kdcache.sources.stored import mean_image_bytes, stored_image, stored_target
 from kdcache.sources.tars import TarSource, open_tars
 from kdcache.sources.torchvision import open_torchvision
 from kdcache.spec import Spec, load_function, parse_spec
@@ -32,6 +32,7 @@ __all__ = [
     "mean_image_bytes",
     "open_source",
     "stored_image",
+    "stored_target",
     "task_of",
 ]
 

@@ -1,8 +1,8 @@
-"""Map-style data sets of (image, class index) pairs as sources."""
+"""Map-style data sets as sources: what all have in common, and those of (image, class index) pairs."""
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,21 @@ _LISTINGS = ("samples", "_samples", "imgs", "_image_files", "_images", "images",
 _ARRAYS = ("data", "targets", "labels", "_labels")
 
 
-class DatasetSource:
-    """A map-style data set of (image, class index) pairs as a source.
+class MapStyle:
+    """A map-style data set whose samples have names: relative paths where it lists files, else indices."""
 
-    Keys are relative paths where the data set lists files, else indices. The fingerprint covers the number of samples, the
-    listed paths and targets, and the bytes of arrays held in memory; no image file is opened for it.
-    """
+    def __init__(self, dataset: Any, spec: Spec) -> None:
+        """Take the data set.
 
-    def __init__(self, dataset: Any, spec: Spec, classes: int | None = None) -> None:
+        Raises:
+            SourceError: it has no sample.
+        """
         if len(dataset) == 0:
             raise SourceError(f"source {spec} is empty; name a data set with at least one sample")
         self.spec = str(spec)
         self._dataset = dataset
         self._paths = relative_paths(dataset)
-        self.classes = classes or _count_classes(dataset, self.spec)
-        names = getattr(dataset, "classes", None)
-        self.class_names = tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
-        self.fingerprint = self._fingerprint()
+        self._encoded: Callable[[int], bytes | None] | None = getattr(dataset, "encoded", None)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -43,6 +41,36 @@ class DatasetSource:
     def key(self, index: int) -> str:
         """Return the relative path of sample `index`, or its number where the data set lists no files."""
         return self._paths[index] if self._paths else f"{index:08d}"
+
+    def stored(self, index: int) -> bytes | None:
+        """Return the file that the image of sample `index` is decoded from, where it decodes to just that; else None.
+
+        Raises:
+            UnreadableSampleError: the file cannot be read.
+        """
+        if self._encoded is None:
+            return None
+        with named(self.spec, index, self.key):
+            return self._encoded(self._place(index))
+
+    def _place(self, index: int) -> int:
+        """Return where sample `index` is in the data set."""
+        return index
+
+
+class DatasetSource(MapStyle):
+    """A map-style data set of (image, class index) pairs as a source.
+
+    The fingerprint covers the number of samples, the listed paths and targets, and the bytes of arrays held in memory; no image
+    file is opened for it.
+    """
+
+    def __init__(self, dataset: Any, spec: Spec, classes: int | None = None) -> None:
+        super().__init__(dataset, spec)
+        self.classes = classes or _count_classes(dataset, self.spec)
+        names = getattr(dataset, "classes", None)
+        self.class_names = tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
+        self.fingerprint = self._fingerprint()
 
     def sample(self, index: int) -> Sample:
         """Return sample `index`.
@@ -61,19 +89,6 @@ class DatasetSource:
                 f"it must be a class index from 0 to {self.classes - 1}{_way_out(target)}"
             )
         return Sample(image, int(target))
-
-    def stored(self, index: int) -> bytes | None:
-        """Return the file that the image of sample `index` is decoded from, where kdcache itself decodes it; else None.
-
-        Raises:
-            UnreadableSampleError: the file cannot be read.
-        """
-        encoded = getattr(self._dataset, "encoded", None)
-        if encoded is None:
-            return None
-        with named(self.spec, index, self.key):
-            data: bytes = encoded(index)
-        return data
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(f"{type(self._dataset).__name__} {len(self)} {self.classes}\n".encode())

@@ -13,13 +13,22 @@ UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBom
 """What Pillow raises for an image that it cannot decode."""
 
 
+def open_image(data: bytes, formats: list[str] | None = None) -> Image.Image:
+    """Return the image that `data` encodes, not decoded yet, if it is of one of some formats of Pillow's (by default of any).
+
+    Raises:
+        OSError: (or another of UNREADABLE) it is no such image, or of more pixels than Pillow takes from strangers.
+    """
+    return Image.open(io.BytesIO(data), formats=formats)
+
+
 def decode_image(data: bytes) -> Image.Image:
     """Return the image that `data` encodes, in its own mode, decoded to the last row.
 
     Raises:
         OSError: (or another of UNREADABLE) it cannot be decoded.
     """
-    image = Image.open(io.BytesIO(data))
+    image = open_image(data)
     image.load()
     return image
 

@@ -1,7 +1,8 @@
-"""Map-style data sets of (image, mask) pairs as sources: a class index for each pixel."""
+"""Map-style data sets of (image, mask) pairs as sources: a class index for each pixel; and masks as files."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import io
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from PIL import Image
 
 from kdcache.errors import SourceError
 from kdcache.shapes import IGNORED
-from kdcache.sources.dataset import as_pil, relative_paths
+from kdcache.sources.dataset import MapStyle, as_pil
+from kdcache.sources.images import open_image
 from kdcache.sources.protocol import Sample, named
 from kdcache.spec import Spec
 
@@ -18,7 +20,7 @@ _INDEXED = ("L", "P", "1", "I")  # modes whose pixels are numbers; also I;16 and
 _PROBED = 64
 
 
-class MaskSource:
+class MaskSource(MapStyle):
     """A map-style data set of (image, mask) pairs as a source.
 
     Samples come in the order of their paths, or of the data set where it lists none. The fingerprint covers the number of
@@ -35,6 +37,7 @@ class MaskSource:
         classes: int,
         class_names: tuple[str, ...] | None = None,
         ids: Mapping[int, int] | None = None,
+        encoded: Callable[[int], bytes | None] | None = None,
     ) -> None:
         """Take the data set.
 
@@ -44,17 +47,17 @@ class MaskSource:
             classes: how many there are.
             class_names: their names.
             ids: class of each id that its masks hold, 255 for none; by default ids are classes, and 255 none.
+            encoded: the file of an image of the data set, see `MapStyle.stored`; by default its own, if it has such a method.
 
         Raises:
             SourceError: no sample, or a number of classes that masks cannot hold.
         """
-        if len(dataset) == 0:
-            raise SourceError(f"source {spec} is empty; name a data set with at least one sample")
+        super().__init__(dataset, spec)
         if not 2 <= classes <= IGNORED:
             raise SourceError(f"source {spec} has {classes} classes; masks hold 2 (what is nothing else is one) to {IGNORED}")
-        self.spec, self.classes, self.class_names = str(spec), classes, class_names
-        self._dataset = dataset
-        paths = relative_paths(dataset)
+        self.classes, self.class_names = classes, class_names
+        self._encoded = encoded or self._encoded
+        paths = self._paths
         self._order = np.argsort(np.array(paths)) if paths else np.arange(len(dataset))  # os.listdir has no order of its own
         self._paths = [paths[index] for index in self._order] if paths else None
         self._ids = {index: index for index in range(classes)} if ids is None else dict(ids)
@@ -62,14 +65,6 @@ class MaskSource:
         self._table = np.full(max(self._ids) + 1, -1, np.int16)
         self._table[list(self._ids)] = list(self._ids.values())
         self.fingerprint = self._fingerprint()
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self._dataset)
-
-    def key(self, index: int) -> str:
-        """Return the relative path of image `index`, or its number where the data set lists no files."""
-        return self._paths[index] if self._paths else f"{index:08d}"
 
     def sample(self, index: int) -> Sample:
         """Return sample `index`.
@@ -79,17 +74,15 @@ class MaskSource:
             SourceError: a mask of another size than its image, of another kind, or with an id of no class.
         """
         with named(self.spec, index, self.key):
-            image, mask = self._dataset[int(self._order[index])]
+            image, mask = self._dataset[self._place(index)]
             image = as_pil(image)
             image.load()
             ids = self._id_array(mask, index)
-        if ids.shape != (image.height, image.width):
-            height, width = ids.shape
-            raise SourceError(
-                f"{self._name(index)} has a mask of {width}x{height} pixels and an image of {image.width}x{image.height}; "
-                "both must be of one size"
-            )
+        _check_size((ids.shape[1], ids.shape[0]), image.size, self._name(index))
         return Sample(image, Image.fromarray(self._classes_of(ids, index)))
+
+    def _place(self, index: int) -> int:
+        return int(self._order[index])
 
     def _classes_of(self, ids: "np.ndarray[Any, np.dtype[Any]]", index: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
         known = ids if ids.max() < len(self._table) and ids.min() >= 0 else np.clip(ids, 0, len(self._table) - 1)
@@ -129,6 +122,47 @@ class MaskSource:
             image, mask = self.sample(int(index))
             assert isinstance(mask, Image.Image)
             yield f"{index} {image.mode} {image.size}".encode() + image.tobytes() + mask.tobytes()
+
+
+def encode_mask(mask: Image.Image) -> bytes:
+    """Return a mask of classes as a PNG of 8-bit grey levels; equal masks are equal bytes, with one release of Pillow."""
+    out = io.BytesIO()
+    Image.fromarray(np.asarray(mask, np.uint8)).save(out, "PNG", compress_level=6)  # without what the mask's file said besides
+    return out.getvalue()
+
+
+def decode_mask(data: bytes, size: tuple[int, int], classes: int, name: str) -> Image.Image:
+    """Return the mask that `encode_mask` has made of a mask of `classes`, for an image of `size`.
+
+    Args:
+        data: the file.
+        size: width and height of the image; a mask of another one is refused before it is decoded.
+        classes: how many there are.
+        name: of the sample, for messages.
+
+    Raises:
+        OSError: (or another of UNREADABLE) it cannot be decoded.
+        SourceError: a mask of another size or mode, or with a class that there is not.
+    """
+    mask = open_image(data, formats=["PNG"])
+    _check_size(mask.size, size, name)
+    if mask.mode != "L":
+        raise SourceError(f"{name} has a mask of mode {mask.mode}; a stored mask holds 8-bit grey levels (L), the classes")
+    mask.load()
+    found = np.asarray(mask)
+    wrong = np.unique(found[(found >= classes) & (found != IGNORED)])
+    if len(wrong):
+        raise SourceError(
+            f"{name} has a mask with class {', '.join(map(str, wrong[:5]))}; known are 0 to {classes - 1}, and {IGNORED} for none"
+        )
+    return mask
+
+
+def _check_size(mask: tuple[int, int], image: tuple[int, int], name: str) -> None:
+    if mask != image:
+        raise SourceError(
+            f"{name} has a mask of {mask[0]}x{mask[1]} pixels and an image of {image[0]}x{image[1]}; both must be of one size"
+        )
 
 
 def open_own_masks(dataset: Any, spec: Spec) -> MaskSource:

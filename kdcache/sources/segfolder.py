@@ -58,6 +58,10 @@ class SegFolder:
         """Return an image and its mask, as stored."""
         return _read(self.images[index]), _read(self.masks[index])
 
+    def encoded(self, index: int) -> bytes:
+        """Return the file of an image."""
+        return Path(self.images[index]).read_bytes()
+
 
 def open_segfolder(spec: Spec) -> Source:
     """Return the images and masks below a folder.

@@ -1,4 +1,4 @@
-"""A sample's image as a file: the source's own bytes where it has them, else a PNG, which loses nothing."""
+"""A sample as files: the source's own image where it has one, else a PNG, which loses nothing; and the class, or the mask."""
 
 import io
 from contextlib import suppress
@@ -6,8 +6,9 @@ from contextlib import suppress
 import numpy as np
 from PIL import Image
 
-from kdcache.errors import UnreadableSampleError, UsageError
+from kdcache.errors import UnreadableSampleError
 from kdcache.sources.images import UNREADABLE, to_mode
+from kdcache.sources.masks import encode_mask
 from kdcache.sources.protocol import Source, task_of
 
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "PPM": "ppm", "TIFF": "tif"}
@@ -31,18 +32,23 @@ def stored_image(source: Source, index: int) -> tuple[str, bytes]:
     return "png", out.getvalue()
 
 
-def mean_image_bytes(source: Source) -> float:
-    """Return the mean size of an image file, of a few evenly spread over the source.
+def stored_target(source: Source, index: int) -> bytes:
+    """Return the class index of sample `index` as decimal digits, or its mask as `encode_mask` makes a file of it.
 
     Raises:
-        UsageError: images with masks, which webdataset stores do not hold.
+        UnreadableSampleError: the sample cannot be decoded.
     """
-    if task_of(source) == "segmentation":
-        raise UsageError("webdataset stores hold images with one class each, not with masks; give --no-images")
+    target = source.sample(index).target
+    return str(target).encode() if isinstance(target, int) else encode_mask(target)
+
+
+def mean_image_bytes(source: Source) -> float:
+    """Return the mean size of an image file, with that of its mask if it has one, of a few evenly spread over the source."""
+    has_masks = task_of(source) == "segmentation"
     sizes = []
     for index in np.linspace(0, len(source) - 1, min(len(source), _SIZED)).astype(int).tolist():
         with suppress(UnreadableSampleError):
-            sizes.append(len(stored_image(source, index)[1]))
+            sizes.append(len(stored_image(source, index)[1]) + (len(stored_target(source, index)) if has_masks else 0))
     return float(np.mean(sizes or [0]))
 
 

@@ -1,5 +1,8 @@
 """Source `torchvision`: any classification set of torchvision, and Cityscapes and VOCSegmentation, with their own options."""
 
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torchvision import datasets
@@ -7,6 +10,7 @@ from torchvision import datasets
 from kdcache.errors import SourceError, UsageError
 from kdcache.shapes import IGNORED
 from kdcache.sources.dataset import DatasetSource
+from kdcache.sources.images import open_image
 from kdcache.sources.masks import MaskSource
 from kdcache.sources.protocol import Source
 from kdcache.spec import Spec, check_options, choose
@@ -46,7 +50,7 @@ def open_torchvision(spec: Spec) -> Source:
     if cls is datasets.Cityscapes:
         return _cityscapes(dataset, spec)
     if cls is datasets.VOCSegmentation:
-        return MaskSource(dataset, spec, classes=len(_VOC), class_names=_VOC)
+        return MaskSource(dataset, spec, classes=len(_VOC), class_names=_VOC, encoded=partial(_colour_file, dataset.images))
     return DatasetSource(dataset, spec, classes)
 
 
@@ -55,4 +59,12 @@ def _cityscapes(dataset: Any, spec: Spec) -> MaskSource:
     evaluated = {label.train_id: label for label in dataset.classes if 0 <= label.train_id < IGNORED}
     ids = {label.id: label.train_id if label.train_id in evaluated else IGNORED for label in dataset.classes if label.id >= 0}
     names = tuple(evaluated[index].name for index in range(len(evaluated)))
-    return MaskSource(dataset, spec, classes=len(names), class_names=names, ids=ids)
+    return MaskSource(
+        dataset, spec, classes=len(names), class_names=names, ids=ids, encoded=partial(_colour_file, dataset.images)
+    )
+
+
+def _colour_file(images: Sequence[str], index: int) -> bytes | None:
+    """Return the file of an image, unless the data set, which makes it RGB, gives another than it holds."""
+    data = Path(images[index]).read_bytes()
+    return data if open_image(data).mode == "RGB" else None

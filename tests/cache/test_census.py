@@ -46,7 +46,7 @@ def make(path: str | Path, **changes: Any) -> Cache:
         cache.start_seed(seed)
         for unit in range(3):
             rows = cache.manifest.unit_range(unit)
-            samples = [StoredSample(str(row), "", b"", 0) for row in rows]
+            samples = [StoredSample(str(row)) for row in rows]
             grouped = [records(cache, one, unit) for one in cache.manifest.unit_seeds(seed)]
             stacked = np.stack(grouped)
             if (seed, unit) == (2, 1):

@@ -44,7 +44,7 @@ def computed(cache: Cache, first: int, unit: int, writer: int) -> Records:
 def dump(cache: Cache, first: int, unit: int, writer: int) -> None:
     """Write a unit as a worker does."""
     cache.start_seed(first)
-    samples = [StoredSample(f"sample {row}", "", b"", 0) for row in cache.manifest.unit_range(unit)]
+    samples = [StoredSample(f"sample {row}") for row in cache.manifest.unit_range(unit)]
     cache.commit(first, unit, computed(cache, first, unit, writer), samples if cache.manifest.store == "webdataset" else ())
 
 

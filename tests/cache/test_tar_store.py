@@ -28,7 +28,7 @@ def unit(cache: Cache, number: int, writer: int = 0) -> tuple[Records, list[Stor
     generator = np.random.default_rng([writer, number])
     raw = generator.integers(0, 100, (cache.manifest.seeds_per_unit, len(rows), cache.manifest.dtype.itemsize), np.uint8)
     images = [b"" if row == 9 else bytes([row]) * (row + 1) for row in rows]
-    samples = [StoredSample(f"class/a.{row}", "jpg", image, row) for row, image in zip(rows, images, strict=True)]
+    samples = [StoredSample(f"class/a.{row}", "jpg", image, str(row).encode()) for row, image in zip(rows, images, strict=True)]
     return raw.view(cache.manifest.dtype)[..., 0], samples
 
 

@@ -59,7 +59,7 @@ def tars(path: Path, **changes: Any) -> Cache:
     cache = create_cache(path, manifest(source=SOURCE, **{**STORE, **changes}))
     for unit in range(cache.manifest.num_units):
         rows = cache.manifest.unit_range(unit)
-        samples = [StoredSample(f"a/{row}", "png", b"image", 1) for row in rows]
+        samples = [StoredSample(f"a/{row}", "png", b"image", b"1") for row in rows]
         cache.commit(0, unit, np.zeros((2, len(rows)), cache.manifest.dtype), samples)
     return cache
 
