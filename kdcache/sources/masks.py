@@ -149,12 +149,11 @@ def decode_mask(data: bytes, size: tuple[int, int], classes: int, name: str) -> 
     if mask.mode != "L":
         raise SourceError(f"{name} has a mask of mode {mask.mode}; a stored mask holds 8-bit grey levels (L), the classes")
     mask.load()
-    found = np.asarray(mask)
-    wrong = np.unique(found[(found >= classes) & (found != IGNORED)])
+    pixels = np.asarray(mask)
+    wrong = np.unique(pixels[(pixels >= classes) & (pixels != IGNORED)])
     if len(wrong):
-        raise SourceError(
-            f"{name} has a mask with class {', '.join(map(str, wrong[:5]))}; known are 0 to {classes - 1}, and {IGNORED} for none"
-        )
+        found = ", ".join(map(str, wrong[:5]))
+        raise SourceError(f"{name} has a mask with class {found}; known are 0 to {classes - 1}, and {IGNORED} for none")
     return mask
 
 
