@@ -237,9 +237,11 @@ def _load_weights(module: nn.Module, path: Path, classes: int) -> None:
     if not isinstance(state, Mapping):
         raise ModelError(f"weights file {path} holds a {type(state).__name__}, not a state_dict")
     own = module.state_dict()
+    left_out: tuple[str, ...] = getattr(module, "not_loaded", ())
     for prefix in ("module.", "_orig_mod."):  # of data-parallel and of compiled models
         if all(key.startswith(prefix) for key in state) and not all(key.startswith(prefix) for key in own):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
+    state = {key: value for key, value in state.items() if not key.startswith(left_out)}
     wrong = [
         f"{key} is {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the model"
         for key in own.keys() & state.keys()

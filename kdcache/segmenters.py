@@ -32,15 +32,18 @@ def stacked_maps(found: Any, spec: str) -> ViewLogits:
         raise ModelError(f"model {spec} gives {kinds}; a model of segmentation gives maps [views, classes, height, width]")
     if len({one.shape for one in maps}) > 1:
         shapes = ", ".join(str(tuple(one.shape[1:])) for one in maps)
-        raise ModelError(f"model {spec} gives maps of {shapes}; those of all its heads must be of one shape: leave heads out")
+        way_out = "those of all its heads must be of one shape: leave heads out (of torchvision's with aux_loss=false)"
+        raise ModelError(f"model {spec} gives maps of {shapes}; {way_out}")
     return torch.stack([one.permute(0, 2, 3, 1) for one in maps], dim=1)
 
 
 class _TorchvisionMaps(nn.Module):
     """A segmentation model of torchvision without its upsampling; its state has torchvision's names."""
 
-    def __init__(self, whole: Any, *, is_auxiliary: bool) -> None:
+    def __init__(self, whole: Any, *, is_auxiliary: bool | None) -> None:
         super().__init__()
+        self.not_loaded = (f"{_AUXILIARY}.",) if is_auxiliary is False else ()
+        """Prefixes of names in a file of weights that are left out, as the spec says."""
         self.backbone, self.classifier = whole.backbone, whole.classifier
         self.aux_classifier = getattr(whole, _AUXILIARY, None) if is_auxiliary else None
 
@@ -77,14 +80,14 @@ def build_torchvision(spec: Spec, classes: int | None, channels: int) -> Built:
     options: dict[str, Any] = {"weights_backbone": None, **spec.options}
     name = choose(spec.arg or "", models.list_models(module=models.segmentation), "torchvision segmentation model")
     weights = options.pop("weights", None) or ("DEFAULT" if options.pop("pretrained", False) else None)
-    auxiliary = options.pop("aux_loss", bool(weights))
+    auxiliary = options.pop("aux_loss", True if weights else None)
     if weights:
         choices = models.get_model_weights(name).__members__
         entry = choices[choose(str(weights), choices, f"weights of {name} (and no such file)")]
         options.pop("weights_backbone")
     else:
         entry = None
-        options |= {"num_classes": classes, **({} if name.startswith("lraspp") else {"aux_loss": auxiliary})}
+        options |= {"num_classes": classes, **({} if name.startswith("lraspp") else {"aux_loss": bool(auxiliary)})}
     given = {key: value for key, value in options.items() if value is not None}
     check_options(models.get_model_builder(name), Spec(spec.name, spec.arg, given), "model")
     try:
@@ -97,7 +100,7 @@ def build_torchvision(spec: Spec, classes: int | None, channels: int) -> Built:
         raise ModelError(f"model {spec}: its weights have {len(entry.meta['categories'])} classes, the source {classes}")
     preset = entry.transforms() if entry else None
     wishes = {"mean": preset.mean, "std": preset.std} if preset else {}
-    return _TorchvisionMaps(whole, is_auxiliary=bool(auxiliary)), wishes
+    return _TorchvisionMaps(whole, is_auxiliary=auxiliary), wishes
 
 
 def build_timm(spec: Spec, classes: int | None, channels: int) -> Built:
