@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kdcache.compute import Compute
 from kdcache.distributed import all_sum, broadcast_buffers, broadcast_object, is_main, on_main, rank, world_size
-from kdcache.errors import KdcacheError, MismatchError, UsageError
+from kdcache.errors import KdcacheError, MismatchError, ModelError, UsageError
 from kdcache.evaluation import Evaluation, evaluation_recipe
 from kdcache.losses import Loss, open_loss
 from kdcache.models import VisionModel, open_model
@@ -154,7 +154,7 @@ class Trainer:
         labels = batch.labels.to(self.compute.move)
         with self._clock.part("cache_seconds"):
             teacher = self.teacher.rows(batch)
-        with self.compute.autocast():
+        with self.compute.autocast(), _of_one_view(self.student.spec):
             logits = self.parallel(self.compute.move(batch.views[0]))
         return self.task.terms(self.loss, logits, teacher, labels, label_smoothing=self.config.label_smoothing)
 
@@ -332,6 +332,24 @@ class Trainer:
         if is_last or not isinstance(self.parallel, DistributedDataParallel):
             return nullcontext()
         return self.parallel.no_sync()
+
+
+@contextmanager
+def _of_one_view(spec: str) -> Iterator[None]:
+    """Tell of a batch norm that cannot train on one view, as those after a pooling of the whole image.
+
+    Raises:
+        ModelError: there is one.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ModelError(
+            f"model {spec} normalises over a batch, and cannot train on one view at a time; use a larger batch_size, fewer "
+            "processes, or less accumulate"
+        ) from error
 
 
 def _in_turns(batches: Iterator[Batch], count: int) -> Iterator[list[Batch]]:

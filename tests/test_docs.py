@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from PIL import Image
 from runs import dump
 from safetensors.torch import save_file
-from segmentation_files import write_cityscapes
+from segmentation_files import write_cityscapes, write_voc
 from torchvision.datasets import cifar
 
 from kdcache.config import load_config
@@ -156,7 +156,12 @@ def write_imagenet(root: Path) -> None:
 
 
 SMALLER = {
-    "/data/imagenet": "data/imagenet",
+    "/data/": "data/",
+    "torchvision:deeplabv3_resnet101,aux_loss=true": "tiny_models:segmenter,stride=8,classes=19",
+    ",weights=deeplabv3-r101-cityscapes.pth": "",
+    "torchvision:deeplabv3_resnet101,weights=COCO_WITH_VOC_LABELS_V1": "tiny_models:segmenter,stride=8,classes=21",
+    ",weights_backbone=DEFAULT": "",
+    "resnet18,output_stride=8,pretrained=true": "resnet18,output_stride=8",
     "torchvision:resnet34,weights=IMAGENET1K_V1": "timm:test_resnet,weights=teacher.safetensors",
     "timm:resnet50.a1_in1k,pretrained=true": "timm:test_resnet,weights=teacher.safetensors",
     "timm:swin_large_patch4_window7_224.ms_in22k_ft_in1k,pretrained=true": "timm:test_resnet,weights=teacher.safetensors",
@@ -176,6 +181,8 @@ def test_the_papers_recipes_can_be_planned(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(cifar, "check_integrity", lambda *file: True)
     write_cifar100(tmp_path / "data")
     write_imagenet(tmp_path / "data" / "imagenet")
+    write_cityscapes(tmp_path / "data" / "cityscapes", 64, 128)
+    write_voc(tmp_path / "data" / "voc", 4, 60, 80)
     save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), tmp_path / "teacher.safetensors")
     teacher = open_model("cifar_models:wrn,depth=10,width=1", classes=100, recipe=load_recipe("cifar"))
     (tmp_path / "runs" / "wrn-40-2").mkdir(parents=True)
@@ -196,8 +203,8 @@ def test_the_papers_recipes_can_be_planned(tmp_path: Path, monkeypatch: pytest.M
             assert done.exit_code == 0, f"{line}\n{done.output}"
     dumps = [plan for plan in planned if "bytes_per_view" in plan]
     trainings = [plan for plan in planned if "steps_per_epoch" in plan]
-    assert [plan["views"] for plan in dumps] == [12 * 240, 12 * 100, 12 * 100, 12 * 100]
-    assert [plan["epochs"] for plan in trainings] == [240, 240, 100, 450, 300]
+    assert [plan["views"] for plan in dumps] == [12 * 240, 12 * 100, 12 * 100, 12 * 100, 5 * 216, 4 * 100]
+    assert [plan["epochs"] for plan in trainings] == [240, 240, 100, 450, 300, 216, 216, 439]
 
 
 def test_the_commands_of_the_cluster_page_can_be_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

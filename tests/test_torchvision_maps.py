@@ -85,6 +85,8 @@ def test_a_model_of_torchvision_learns(tmp_path: Path) -> None:
     assert np.isfinite(result["train_loss"]) and 0 <= result["miou"] <= 100
     with pytest.raises(ModelError, match=r"maps of \(4, 4, 4\), \(4, 8, 8\); .* one shape: leave heads out .*aux_loss=false"):
         train(tmp_path / "none", student=f"{student},aux_loss=true", **common)
+    with pytest.raises(ModelError, match="cannot train on one view at a time; use a larger batch_size"):
+        train(tmp_path / "one", student=student, **{**common, "batch_size": 1})
 
 
 def test_an_auxiliary_head_in_a_file_is_left_out_if_the_spec_says_so(tmp_path: Path) -> None:
