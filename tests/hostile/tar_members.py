@@ -83,6 +83,7 @@ TARS: dict[str, Callable[[Path], bytes]] = {
     "tar_with_more_rows": lambda path: members(*GOOD, ("a%2F9.records.npy", RECORD)),
     "tar_with_fewer_rows": lambda path: members(*GOOD[:-1]),
     "tar_with_a_label_that_is_code": lambda path: members(("a%2F0.png", b"x"), ("a%2F0.cls", b"__import__('os')"), *GOOD),
+    "tar_with_a_mask_for_a_label": lambda path: members(("a%2F0.png", b"x"), ("a%2F0.mask.png", b"x"), *GOOD),
     "tar_with_a_header_of_many_fields": lambda path: pax(b"8 a=bcd\n" * 131_072) * 20,
     "tar_with_many_headers": lambda path: pax(b"8 a=bcd\n" * 8000) * 20,
     "tar_with_a_name_of_a_megabyte": lambda path: pax(b"1000020 path=" + "ü".encode() * 500_003 + b"\n") + members(*GOOD),
