@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from kdcache.cache.arrays import read_arrays, read_samples
 from kdcache.cache.commit import Commit, commit_key, numbers_in, seed_entry, unit_name
 from kdcache.cache.fetch import fetched
-from kdcache.cache.fit_store import read_fit
 from kdcache.cache.limits import MOST_UNITS
-from kdcache.cache.manifest import Manifest, library_versions
+from kdcache.cache.manifest import CODEC, Manifest, library_versions
 from kdcache.cache.objects import Objects
 from kdcache.cache.seal import MOST_DOCUMENT
 from kdcache.cache.slab import Slab, SlabFolder
@@ -47,9 +47,9 @@ class Cache:
             UsageError: a codec that this version does not know.
             CacheError: one whose records have other fields, or whose fit is absent or damaged.
         """
-        digest = self.manifest.codec.get("fit")
-        fit = read_fit(self.folder, digest, most=self.manifest.most_fit) if digest is not None else None
-        codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes, fit=fit, sites=self.manifest.sites)
+        codec = codec_from_dict(
+            self.manifest.codec, classes=self.manifest.classes, fit=self.fit(), sites=self.manifest.sites
+        )
         if codec.record_dtype != self.manifest.dtype:
             raise CacheError(
                 f"cache {self.folder}: its records {self.manifest.dtype} are not those of {codec_spec(codec)} "
@@ -57,10 +57,56 @@ class Cache:
             )
         return codec
 
+    def fit(self) -> dict[str, np.ndarray] | None:
+        """Return the arrays of the codec's fit; None of a codec that has none.
+
+        Raises:
+            CacheError: they are absent or damaged.
+        """
+        digest = self.manifest.arrays.get(CODEC)
+        most = self.manifest.most_bytes(CODEC)
+        return read_arrays(self.folder, CODEC, digest, most=most) if digest is not None else None
+
     @cached_property
     def order(self) -> Rows:
         """Row r is sample `order[r]` of the source, int64 `[rows]`."""
         return row_order(self.manifest.rows, self.manifest.order_seed)
+
+    @cached_property
+    def samples(self) -> Rows | None:
+        """The numbers of the samples that it holds, rising, int64; None where it holds all.
+
+        Raises:
+            CacheError: of a subset they are absent or damaged.
+        """
+        return read_samples(self.folder, self.manifest)
+
+    @cached_property
+    def is_held(self) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+        """Which rows are of samples that it holds, bool `[rows]`: all, but in a subset.
+
+        Raises:
+            CacheError: of a subset the samples' numbers are absent or damaged.
+        """
+        held = np.ones(self.manifest.rows, bool)
+        if self.samples is not None:
+            held[:] = False
+            held[self.samples] = True
+            held = held[self.order]
+        return held
+
+    def held_rows(self, commit: Commit) -> Rows:
+        """Return the rows of a unit of which there are records: without those that are absent, or not in a subset; int64."""
+        held = np.flatnonzero(self.is_held[commit.start : commit.stop]) + commit.start
+        return np.setdiff1d(held, [entry["row"] for entry in commit.absent])
+
+    def require_held(self, rows: Rows) -> None:
+        """Raise a MissingUnitError if one of `rows` is not in the subset that this cache holds."""
+        if self.samples is not None and (outside := rows[~self.is_held[rows]]).size:
+            raise MissingUnitError(
+                f"sample {self.order[outside[0]]} (row {outside[0]}) is not in the subset that cache {self.folder} holds, of "
+                f"{self.manifest.num_held} of {self.manifest.rows} samples; use the cache that it was exported from"
+            )
 
     def seeds(self) -> list[int]:
         """Return the seeds of which at least one unit is committed."""
@@ -144,11 +190,14 @@ class Cache:
         return self._commits_of(seed, self.committed_units(seed))
 
     def holes(self, commits: Sequence[Commit]) -> tuple[Rows, Rows]:
-        """Return the rows of a seed that its commits record as absent, and those of units that are not among them; int64."""
+        """Return the rows of a seed that its commits record as absent, and those that are missing; int64.
+
+        Missing are the rows of units that are not among the commits, and of a subset those of samples that it does not hold.
+        """
         absent = [entry["row"] for commit in commits for entry in commit.absent]
         is_missing = np.ones(self.manifest.rows, bool)
         for commit in commits:
-            is_missing[commit.start : commit.stop] = False
+            is_missing[commit.start : commit.stop] = ~self.is_held[commit.start : commit.stop]
         return np.array(sorted(absent), np.int64), np.flatnonzero(is_missing)
 
     def read_unit(self, commit: Commit) -> Records:
@@ -198,6 +247,7 @@ class Cache:
         wanted = np.asarray(rows, dtype=np.int64)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.manifest.rows:
             raise MissingUnitError(f"cache {self.folder} holds rows 0 to {self.manifest.rows - 1}, not all of those asked for")
+        self.require_held(wanted)
         if self._last_read is None or self._last_read[0] != seed:
             self._last_read = seed, self.slab(seed)  # a complete seed never changes
         return self._last_read[1].gather(wanted)
@@ -209,7 +259,8 @@ class Cache:
 
         Args:
             seed: the seed.
-            is_partial: whether units may be missing; the slab then names their rows, and refuses to give them.
+            is_partial: whether units may be missing; the slab then names their rows, and refuses to give them. So it does,
+                in any case, with rows that are not in a subset.
 
         Raises:
             MissingUnitError: units that are not committed.
@@ -222,7 +273,8 @@ class Cache:
         shape = self.manifest.rows, dtype.itemsize
         path = self.slabs.make(hashlib.sha256(identity.encode()).hexdigest()[:32], *shape, lambda: self._all_units(commits))
         absent, missing = self.holes(commits)
-        return Slab(path, dtype, absent=absent, missing=missing)
+        outside = None if self.samples is None else ~self.is_held
+        return Slab(path, dtype, absent=absent, missing=missing, outside=outside)
 
     def require(self, manifest: Manifest) -> None:
         """Check that records made under `manifest` belong into this cache.
@@ -260,7 +312,8 @@ class Cache:
         """Publish a unit and its commit, and return the commit that counts.
 
         Of several writers of one unit the first wins; the others adopt its object, after checking it. `facts` are the other
-        fields of the commit: `absent`, `probes`, `statistics`, and `versions` if others than these rendered its views.
+        fields of the commit: `absent`, `probes`, `statistics`, and `versions` if others than these rendered its views. Into a
+        subset nothing goes of rows that it does not hold: their records are zeros, and of their samples the names stay.
 
         Args:
             seed: the first of the unit's seeds.
@@ -276,6 +329,8 @@ class Cache:
         rows, seeds = self.manifest.unit_range(unit), self.manifest.unit_seeds(seed)
         assert seed == seeds[0] and records.dtype == self.manifest.dtype
         records = records.reshape(len(seeds), len(rows))
+        if self.samples is not None:
+            records, samples, facts = self._of_subset(rows, records, samples, facts)
         key, data = self.format.key(seed, unit), self.encode_unit(unit, records, samples)
         if not self.folder.publish(key, data):
             where = f"cache {self.folder}, {self._name(seed, unit)}"
@@ -300,6 +355,18 @@ class Cache:
         if not self.folder.exists(key):  # `gc` took it, which looked just before there was a commit
             self.folder.publish(key, data)
         return commit
+
+    def _of_subset(
+        self, rows: range, records: Records, samples: Sequence[StoredSample], facts: dict[str, Any]
+    ) -> tuple[Records, Sequence[StoredSample], dict[str, Any]]:
+        """Return the content of a unit without that of rows that this subset does not hold."""
+        held = self.is_held[rows.start : rows.stop]
+        records = np.where(held, records, np.zeros((), records.dtype))
+        named = [sample if is_held else StoredSample(sample.key, "", b"", -1) for sample, is_held in zip(samples, held)]
+        # a probe is a view of the source, as before; but where the cache is the source, its image is gone
+        kinds = ("absent", "probes") if self.manifest.has_images else ("absent",)
+        kept = {kind: [entry for entry in facts.get(kind, []) if held[entry["row"] - rows.start]] for kind in kinds}
+        return records, named, {**facts, **kept}
 
     def encode_unit(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
         """Return the bytes that `records` would take as an object, publishing nothing.

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache as remembered
 
+from kdcache.cache.arrays import ROOTS, arrays_path
 from kdcache.cache.cache import Cache
-from kdcache.cache.fit_store import FIT_ROOT, fit_path
 from kdcache.cache.manifest import Manifest
 from kdcache.cache.objects import Entry, is_temporary
 from kdcache.cache.units import committed_unit
@@ -15,7 +15,7 @@ Unit = tuple[int, int]
 """The first seed of a unit, and its number."""
 CARD = "README.md"
 """What a cache that was published says of itself; nothing reads it."""
-_OTHER_FIT = rf"{FIT_ROOT}/[0-9a-f]{{16}}/.+"
+_ARRAYS = re.compile(rf"({'|'.join(ROOTS)})/[0-9a-f]{{16}}/.+")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Census:
     objects: dict[Unit, Entry] = field(default_factory=dict)
     """Those of committed units."""
     orphaned: list[Entry] = field(default_factory=list)
-    """Unit objects without commit, whose writer is at work or was killed, and fits of writers that came second."""
+    """Unit objects without commit, whose writer is at work or was killed, and arrays of writers that came second."""
     temporary: list[Entry] = field(default_factory=list)
     """What writers have not given its name yet, and never will if they were killed."""
     foreign: list[Entry] = field(default_factory=list)
@@ -41,7 +41,8 @@ def take_census(cache: Cache) -> Census:
     """
     entries = [*cache.folder.walk()]
     census = Census(committed(cache))
-    named = f"{fit_path(str(cache.manifest.codec['fit']))}/" if "fit" in cache.manifest.codec else None
+    named = {root: f"{arrays_path(root, digest)}/" for root, digest in cache.manifest.arrays.items()}
+    ours = tuple(named.values())
     beside = remembered(lambda seed: cache.format.metadata(seed).keys())
     for entry in sorted(entries):
         key = entry.key
@@ -52,12 +53,13 @@ def take_census(cache: Cache) -> Census:
                 census.objects[unit] = entry
             else:
                 census.orphaned.append(entry)
-        elif named and re.fullmatch(_OTHER_FIT, key) and not key.startswith(named):
+        elif (found := _ARRAYS.fullmatch(key)) and found[1] in named and not key.startswith(ours):
             census.orphaned.append(entry)
         elif not (
             key in ("zarr.json", CARD)
             or committed_unit(cache.manifest, key)
-            or (named and (key == f"{FIT_ROOT}/zarr.json" or key.startswith(named)))
+            or key in {f"{root}/zarr.json" for root in named}
+            or key.startswith(ours)
             or key in beside(_first_number(key))
         ):
             census.foreign.append(entry)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.cache.fit_store import fit_digest
+from kdcache.cache.arrays import arrays_digest
 from kdcache.cache.zarr_store import ZarrFormat
 from kdcache.codecs import Codec, MapCodec, codec_to_dict, fit_arrays
 from kdcache.errors import CodecError, UsageError
@@ -38,7 +38,7 @@ def record_layout(codec: Codec, rows: int, unit_rows: int | None = None, *, bloc
     unit = unit_rows or -(-default_unit(width, rows) // block) * block
     chunk_bytes = codec.chunk_bytes if codec.chunk_bytes and codec.chunk_bytes < width else None
     return {
-        "codec": {**codec_to_dict(codec), **({"fit": fit_digest(fit)} if fit else {})},
+        "codec": {**codec_to_dict(codec), **({"fit": arrays_digest(fit)} if fit else {})},
         "record_dtype": np.lib.format.dtype_to_descr(codec.record_dtype),
         "unit_rows": unit,
         "chunk_rows": 1 if isinstance(codec, MapCodec) else chunk_rows(unit, chunk_bytes or width),

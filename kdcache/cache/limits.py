@@ -52,7 +52,14 @@ _MANIFEST: dict[Any, Any] = {
     "has_images?": bool,
     "sites?": frozenset({None, (range(1, 65), _SIDES, _SIDES)}),
     "skip_unreadable": bool,
-    "made_by": {"versions?": _VERSIONS, "created?": str, "gradient_error?": {_TEMPERATURE: _NUMBER}},
+    "samples?": {"count": range(1, MOST_ROWS), "sha256": _HASH},
+    "made_by": {
+        "versions?": _VERSIONS,
+        "created?": str,
+        "gradient_error?": {_TEMPERATURE: _NUMBER},
+        "converted_from?": {"store": str, "manifest": str},
+        "exported_from?": {"manifest": str},
+    },
 }
 _COMMIT: dict[Any, Any] = {
     "seed": SEEDS,
@@ -82,6 +89,8 @@ def check_manifest(content: Mapping[str, Any]) -> None:
     chunk_bytes = content.get("chunk_bytes") or width
     if chunk_bytes > width or unit_rows % chunk_rows:
         raise ValueError(f"chunks of {chunk_rows} rows by {chunk_bytes} bytes do not make units of {unit_rows} by {width}")
+    if (count := content.get("samples", {"count": 0})["count"]) >= rows:
+        raise ValueError(f"it is a subset of {count} samples of {rows}; it must be of fewer")
     sizes = {
         "pixels in a record": (prod(content.get("sites") or [1]), width),
         "bytes of records in a unit": (unit_rows * width * content.get("seeds_per_unit", 1), MOST_UNIT_BYTES),

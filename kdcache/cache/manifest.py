@@ -18,6 +18,8 @@ from kdcache.cache.seal import digest, refuse_unknown, seal, unseal
 from kdcache.errors import CacheError, UsageError
 
 FORMAT_VERSION = 1
+CODEC, SAMPLES = "codec", "samples"
+"""Where arrays lie: a codec's fit, the numbers of a subset's samples."""
 _FREE = ("source.spec", "teacher.spec", "recipe.name", "recipe.table.eval", "recipe.table.size")
 _LATER: dict[str, Any] = {
     "chunk_bytes": None,
@@ -26,6 +28,7 @@ _LATER: dict[str, Any] = {
     "seeds_per_unit": 1,
     "has_images": False,
     "sites": None,
+    "samples": None,
 }
 """Fields that the first manifests lack, with what that means: at these values they are left out."""
 _OF_CODEC = ("codec", "record_dtype", "unit_rows", "chunk_rows", "chunk_bytes", "zstd_level")
@@ -66,6 +69,8 @@ class Manifest:
     """Shape of a view's logits but for the classes, of segmentation heads, height and width; None for one row per view."""
     skip_unreadable: bool
     """Whether samples that cannot be read were recorded as absent instead of stopping the dump."""
+    samples: Mapping[str, Any] | None = None
+    """Of a subset `count`, how many samples it holds, and `sha256`, the digest of their numbers; None for all."""
     made_by: Mapping[str, Any]
     """Versions, configuration and time; free to differ between the dumps that fill one cache."""
 
@@ -75,8 +80,20 @@ class Manifest:
         return np.dtype([tuple(tuple(part) if isinstance(part, list) else part for part in f) for f in self.record_dtype])
 
     @property
-    def most_fit(self) -> int:
-        """Bytes that the arrays of the codec's fit may have: an axis takes a fifth of a byte of a record, or more."""
+    def num_held(self) -> int:
+        """Samples of which the cache may hold records: all, but in a subset."""
+        return int(self.samples["count"]) if self.samples is not None else self.rows
+
+    @property
+    def arrays(self) -> dict[str, str]:
+        """Digests of the arrays that lie beside the units, by the root that they lie under."""
+        digests = {CODEC: self.codec.get("fit"), SAMPLES: self.samples and self.samples["sha256"]}
+        return {root: digest for root, digest in digests.items() if digest is not None}
+
+    def most_bytes(self, root: str) -> int:
+        """Return the bytes that these arrays may have: of a fit an axis takes a fifth of a byte of a record, or more."""
+        if root == SAMPLES:
+            return 4 * self.num_held
         axes = min(5 * self.dtype.itemsize, self.classes)
         return min(MOST_FIT, axes * (2 * self.classes + 8) + 4 * self.classes + 64)
 

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
+from kdcache.cache.arrays import ROOTS, publish_arrays, samples_arrays
 from kdcache.cache.cache import Cache
-from kdcache.cache.fit_store import FIT_ROOT, publish_fit
-from kdcache.cache.manifest import Manifest
+from kdcache.cache.manifest import CODEC, SAMPLES, Manifest
 from kdcache.cache.objects import Objects, open_objects
 from kdcache.cache.seal import MOST_DOCUMENT, parsed
 from kdcache.cache.zarr_store import root_metadata
 from kdcache.errors import CacheError
+from kdcache.shapes import Rows
 
 
 def open_cache(path: str | Path | Objects) -> Cache:
@@ -35,7 +36,12 @@ def open_cache(path: str | Path | Objects) -> Cache:
 
 
 def create_cache(
-    path: str | Path, manifest: Manifest, fit: Mapping[str, np.ndarray] | None = None, *, any_codec: bool = False
+    path: str | Path,
+    manifest: Manifest,
+    fit: Mapping[str, np.ndarray] | None = None,
+    *,
+    samples: Rows | None = None,
+    any_codec: bool = False,
 ) -> Cache:
     """Return the cache at `path`, made with `manifest` or, if there is one already, checked to match it.
 
@@ -43,20 +49,24 @@ def create_cache(
         path: the folder.
         manifest: what it holds; of a fitted codec with the digest of `fit`.
         fit: the arrays of the codec's fit. Of several writers the first decides: the others go on with its fit.
+        samples: of a subset the numbers of its samples, rising, whose digest the manifest has.
         any_codec: whether to go on with the codec of a cache that is there, whichever it is.
 
     Raises:
         MismatchError: the cache there was made otherwise; the fields that differ are printed.
         CacheError: the folder holds something else, or cannot be written.
     """
+    assert (samples is None) == (manifest.samples is None), "a subset is named and listed"
     folder = open_objects(path)
     manifest.check(str(path))
     if not folder.exists("zarr.json"):
-        others = set(folder.list("")) - {FIT_ROOT}  # a writer killed before it published the manifest leaves a fit
+        others = set(folder.list("")) - {*ROOTS}  # a writer killed before it published the manifest leaves arrays
         if others and not folder.exists("zarr.json"):  # looked for again: another worker may just have begun
             raise CacheError(f"{path} is not empty and not a cache; choose a new folder")
-        if fit:
-            publish_fit(folder, fit)
+        beside = {CODEC: fit, SAMPLES: None if samples is None else samples_arrays(samples)}
+        for root, arrays in beside.items():
+            if arrays:
+                publish_arrays(folder, root, arrays)
         folder.publish("zarr.json", root_metadata(manifest))
     cache = open_cache(path)
     cache.require(manifest.with_codec_of(cache.manifest, whichever=any_codec))

@@ -25,19 +25,28 @@ ABANDONED_SECONDS = 86_400
 class Slab:
     """One seed's records as a memory map, in row order."""
 
-    def __init__(self, path: Path, dtype: "np.dtype[Any]", *, absent: Rows, missing: Rows) -> None:
+    def __init__(
+        self,
+        path: Path,
+        dtype: "np.dtype[Any]",
+        *,
+        absent: Rows,
+        missing: Rows,
+        outside: "np.ndarray[Any, np.dtype[np.bool_]] | None" = None,
+    ) -> None:
         """Map `path`.
 
         Args:
             path: the file that `materialise` made.
             dtype: of a record.
             absent: rows whose sample could not be read when the cache was made.
-            missing: rows of units that were not committed, in a slab of a partial seed.
+            missing: rows of units that were not committed, in a slab of a partial seed, and those of `outside`.
+            outside: of a subset, which rows are of samples that it does not hold, bool `[rows]`.
         """
         # a plain view of the map: each take from an np.memmap would go through that class's Python code
         self._raw = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         self._dtype = dtype
-        self.absent, self.missing = absent, missing
+        self.absent, self.missing, self._outside = absent, missing, outside
         self._is_missing = self._marked(missing)
         self._is_hole = self._marked(np.union1d(absent, missing))
 
@@ -52,14 +61,17 @@ class Slab:
             MissingUnitError: a row whose sample could not be read when the cache was made, or whose unit is not committed.
         """
         if self._is_hole is not None and (hit := rows[self._is_hole[rows]]).size:
-            is_missing = self.is_missing(hit[:1]).all()
-            reason = "not dumped yet" if is_missing else "recorded as absent (its sample could not be read)"
-            raise MissingUnitError(f"row {hit[0]} is {reason}; leave it out")
+            raise MissingUnitError(f"row {hit[0]} is {self._reason(hit[:1])}; leave it out")
         records: Records = self._raw.take(rows, axis=0).view(self._dtype).reshape(len(rows))
         return records
 
+    def _reason(self, row: Rows) -> str:
+        if self._outside is not None and self._outside[row].any():
+            return "of a sample that is not in this subset"
+        return "not dumped yet" if self.is_missing(row).all() else "recorded as absent (its sample could not be read)"
+
     def is_missing(self, rows: Rows) -> "np.ndarray[Any, np.dtype[np.bool_]]":
-        """Return which of `rows` are of units that were not committed, bool `[rows]`."""
+        """Return which of `rows` are missing: of units that were not committed, or not in a subset; bool `[rows]`."""
         return np.zeros(len(rows), bool) if self._is_missing is None else self._is_missing[rows]
 
     def _marked(self, rows: Rows) -> "np.ndarray[Any, np.dtype[np.bool_]] | None":

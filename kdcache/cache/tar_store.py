@@ -113,6 +113,17 @@ class TarFormat:
         by_seed = np.ascontiguousarray(raw.reshape(-1, self.seeds, self.dtype.itemsize).swapaxes(0, 1))
         return by_seed.view(self.dtype).reshape(self.seeds, -1)
 
+    def samples(self, unit: int, data: bytes) -> list[StoredSample]:
+        """Return the samples in the tar of `unit`, in the order of the rows.
+
+        Raises:
+            ValueError: bytes that are no such tar.
+        """
+        index = self.index(unit, TarReader.of(data))
+        images = [data[offset : offset + size] for offset, size in zip(index.offsets, index.sizes, strict=True)]
+        fields = zip(index.keys, index.extensions, images, index.labels.tolist(), strict=True)
+        return [StoredSample(*sample) for sample in fields]
+
     def index(self, unit: int, tar: TarReader) -> UnitIndex:
         """Return what the tar of `unit` holds.
 

@@ -44,6 +44,13 @@ class UnitFormat(Protocol):
     def encode(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
         """Return the object of `records`, `[seeds, rows]`, with the samples of the rows if this store holds them."""
 
+    def samples(self, unit: int, data: bytes) -> list[StoredSample]:
+        """Return the samples in an object; none of a store that holds none.
+
+        Raises:
+            ValueError: bytes that are no such object.
+        """
+
     def decode(self, unit: int, data: bytes) -> Records:
         """Return the records in an object, `[seeds, rows]`.
 

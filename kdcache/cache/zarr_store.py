@@ -102,6 +102,10 @@ class ZarrFormat:
             sync(self._store.delete(key))
         return data
 
+    def samples(self, unit: int, data: bytes) -> list[StoredSample]:
+        """Return nothing: shards hold no samples."""
+        return []
+
     def decode(self, unit: int, data: bytes) -> Records:
         """Return the records in the shard of `unit`, `[1, rows]`.
 

@@ -20,7 +20,8 @@ from hostile.forge import (
     without_size,
 )
 
-from kdcache.cache.fit_store import fit_digest, publish_fit
+from kdcache.cache.arrays import arrays_digest, publish_arrays
+from kdcache.cache.manifest import CODEC
 from kdcache.codecs import fit_arrays
 
 
@@ -97,5 +98,5 @@ def fit_through_blosc(path: Path) -> None:
 def fit_that_overflows(path: Path) -> None:
     cache = lowrank(path)
     arrays = {**fit_arrays(cache.codec), "step": np.array([3e38], "<f4")}
-    publish_fit(cache.folder, arrays)
-    change_manifest(path, lambda document: document["codec"].update(fit=fit_digest(arrays)))
+    publish_arrays(cache.folder, CODEC, arrays)
+    change_manifest(path, lambda document: document["codec"].update(fit=arrays_digest(arrays)))

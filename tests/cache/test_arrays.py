@@ -6,7 +6,9 @@ import torch
 from caches import PATTERNS, contents, fill, flipped, manifest
 
 from kdcache.cache import create_cache, open_cache
-from kdcache.cache.fit_store import fit_digest, publish_fit, read_fit
+from kdcache.cache.arrays import arrays_digest, publish_arrays, read_arrays
+from kdcache.cache.limits import MOST_FIT
+from kdcache.cache.manifest import CODEC
 from kdcache.cache.publish import Folder
 from kdcache.codecs import Codec, fit_arrays, open_codec
 from kdcache.errors import CacheError, MismatchError
@@ -23,8 +25,8 @@ def start(path: Path, codec: Codec) -> None:
 
 def test_a_fit_comes_back_as_it_was(tmp_path: Path) -> None:
     arrays = fit_arrays(fitted(0))
-    publish_fit(Folder(tmp_path), arrays)
-    again = read_fit(Folder(tmp_path), fit_digest(arrays))
+    publish_arrays(Folder(tmp_path), CODEC, arrays)
+    again = read_arrays(Folder(tmp_path), CODEC, arrays_digest(arrays), most=MOST_FIT)
     assert {name: (a.dtype, a.shape, a.tobytes()) for name, a in again.items()} == {
         name: (a.dtype, a.shape, a.tobytes()) for name, a in arrays.items()
     }
@@ -39,8 +41,8 @@ def test_the_digest_tells_names_types_shapes_and_values() -> None:
         {**arrays, "a": arrays["a"] + 1},
         {"a": arrays["a"]},
     ]
-    assert len({fit_digest(one) for one in [arrays, *others]}) == 6
-    assert fit_digest(dict(reversed(arrays.items()))) == fit_digest(arrays)
+    assert len({arrays_digest(one) for one in [arrays, *others]}) == 6
+    assert arrays_digest(dict(reversed(arrays.items()))) == arrays_digest(arrays)
 
 
 def test_every_damaged_byte_of_a_fit_is_noticed(tmp_path: Path) -> None:
@@ -67,13 +69,13 @@ def test_every_damaged_byte_of_a_fit_is_noticed(tmp_path: Path) -> None:
 
 def test_the_first_of_two_fits_decides(tmp_path: Path) -> None:
     first, second = fitted(0), fitted(1)
-    assert fit_digest(fit_arrays(first)) != fit_digest(fit_arrays(second))
+    assert arrays_digest(fit_arrays(first)) != arrays_digest(fit_arrays(second))
     start(tmp_path, first)
     before = contents(tmp_path)
     start(tmp_path, second)
     assert contents(tmp_path) == before
     ours = fit_arrays(open_cache(tmp_path).codec)
-    assert fit_digest(ours) == fit_digest(fit_arrays(first))
+    assert arrays_digest(ours) == arrays_digest(fit_arrays(first))
     with pytest.raises(MismatchError, match=r"codec.configuration.step: 0.5 in the cache, 2.0 now"):
         start(tmp_path, fitted(0, step=2.0))
 
@@ -83,15 +85,15 @@ def test_who_did_not_ask_for_a_codec_goes_on_with_that_of_the_first(tmp_path: Pa
     before = contents(tmp_path)
     for late in (fitted(1, step=2.0), open_codec("full", classes=5)):
         cache = create_cache(tmp_path, manifest(late), fit_arrays(late), any_codec=True)
-        assert fit_digest(fit_arrays(cache.codec)) == fit_digest(fit_arrays(fitted(0))) and contents(tmp_path) == before
+        assert arrays_digest(fit_arrays(cache.codec)) == arrays_digest(fit_arrays(fitted(0))) and contents(tmp_path) == before
     with pytest.raises(MismatchError, match="classes: 5 in the cache, 6 now"):
         create_cache(tmp_path, manifest("full", classes=6), any_codec=True)
 
 
 def test_a_fit_left_by_a_killed_writer_does_not_stand_in_the_way(tmp_path: Path) -> None:
-    publish_fit(Folder(tmp_path), fit_arrays(fitted(1)))
+    publish_arrays(Folder(tmp_path), CODEC, fit_arrays(fitted(1)))
     start(tmp_path, fitted(0))
-    assert fit_digest(fit_arrays(open_cache(tmp_path).codec)) == fit_digest(fit_arrays(fitted(0)))
+    assert arrays_digest(fit_arrays(open_cache(tmp_path).codec)) == arrays_digest(fit_arrays(fitted(0)))
 
 
 def test_a_cache_goes_on_with_its_own_fit(tmp_path: Path) -> None:

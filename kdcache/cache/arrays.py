@@ -1,6 +1,7 @@
-"""A codec's fit in the cache: zarr arrays under a name that is their own digest, so that two writers never mix theirs.
+"""Arrays beside the units: a codec's fit, the numbers of a subset's samples. Their name is their own digest, so that two
+writers never mix theirs.
 
-The manifest names the digest, and is published after them: whoever publishes the manifest first decides the fit.
+The manifest names the digest, and is published after them: whoever publishes the manifest first decides.
 """
 
 import hashlib
@@ -13,19 +14,22 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from kdcache.cache.limits import MOST_FIT
+from kdcache.cache.manifest import CODEC, SAMPLES, Manifest
 from kdcache.cache.objects import Objects
 from kdcache.cache.seal import parsed
 from kdcache.cache.shard import check_frame
 from kdcache.cache.zarr_store import contents, put
 from kdcache.errors import CacheError
+from kdcache.shapes import Rows
 
-FIT_ROOT = "codec"
+ROOTS = {CODEC: "the fit of its codec", SAMPLES: "the list of its samples"}
+"""What lies under which name, in words."""
+_NUMBERS = "numbers"
 _MOST_ARRAYS, _MOST_METADATA = 16, 1 << 16
 _TYPES = {"float16": "<f2", "float32": "<f4", "uint32": "<u4"}
 
 
-def fit_digest(arrays: Mapping[str, np.ndarray]) -> str:
+def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
     """Return the SHA-256 over names, types, shapes and values."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
@@ -33,41 +37,70 @@ def fit_digest(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def publish_fit(objects: Objects, arrays: Mapping[str, np.ndarray]) -> None:
+def publish_arrays(objects: Objects, root: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Store the arrays as zarr groups and arrays; what is there already stays."""
-    store = MemoryStore()
+    store, path = MemoryStore(), arrays_path(root, arrays_digest(arrays))
     for name, array in arrays.items():
-        _created(store, f"{fit_path(fit_digest(arrays))}/{name}", array.shape, array.dtype)[...] = array
+        _created(store, f"{path}/{name}", array.shape, array.dtype)[...] = array
     for key, data in contents(store).items():
         if key != "zarr.json":
             objects.publish(key, data)
 
 
-def read_fit(objects: Objects, digest: str, *, most: int = MOST_FIT) -> dict[str, np.ndarray]:
-    """Return the arrays of the fit that a manifest names.
+def read_arrays(objects: Objects, root: str, digest: str, *, most: int) -> dict[str, np.ndarray]:
+    """Return the arrays that a manifest names.
 
     Args:
         objects: of the cache.
-        digest: of the fit.
+        root: what arrays, see `ROOTS`.
+        digest: of the arrays.
         most: bytes that all arrays may have.
 
     Raises:
         CacheError: arrays that are absent, or not what was written.
     """
-    path = fit_path(digest)
+    path = arrays_path(root, digest)
     try:
         names = [name for name in objects.list(path) if objects.exists(f"{path}/{name}/zarr.json")]
         arrays: dict[str, np.ndarray] = {}
         for name in names[:_MOST_ARRAYS]:
             arrays[name] = _read(objects, f"{path}/{name}", most - sum(array.nbytes for array in arrays.values()))
-        whole = fit_digest(arrays) == digest
+        whole = arrays_digest(arrays) == digest
     except CacheError:
         raise
     except Exception:  # zarr raises what it likes on damaged bytes
         whole = False
     if not whole:
-        raise CacheError(f"cache {objects}: the fit of its codec ({path}) is absent or damaged: restore it from a copy")
+        raise damaged(objects, root, digest)
     return arrays
+
+
+def samples_arrays(numbers: Rows) -> dict[str, np.ndarray]:
+    """Return the arrays of a subset of samples; their numbers rise."""
+    return {_NUMBERS: numbers.astype("<u4")}
+
+
+def read_samples(objects: Objects, manifest: Manifest) -> Rows | None:
+    """Return the numbers of the samples that a cache holds, rising, int64; None if it is no subset.
+
+    Raises:
+        CacheError: they are absent, or no such numbers.
+    """
+    if manifest.samples is None:
+        return None
+    digest = manifest.arrays[SAMPLES]
+    arrays = read_arrays(objects, SAMPLES, digest, most=manifest.most_bytes(SAMPLES))
+    numbers = arrays.get(_NUMBERS, np.empty(0)).astype(np.int64)
+    is_list = arrays.keys() == {_NUMBERS} and arrays[_NUMBERS].dtype == "<u4" and numbers.shape == (manifest.num_held,)
+    if not is_list or numbers[-1] >= manifest.rows or not (numbers[1:] > numbers[:-1]).all():
+        raise damaged(objects, SAMPLES, digest)
+    return numbers
+
+
+def damaged(objects: Objects, root: str, digest: str) -> CacheError:
+    """Return the error of arrays that are absent, or not what was written."""
+    path = arrays_path(root, digest)
+    return CacheError(f"cache {objects}: {ROOTS[root]} ({path}) is absent or damaged: restore it from a copy")
 
 
 def _read(objects: Objects, path: str, most: int) -> np.ndarray:
@@ -102,6 +135,6 @@ def _created(store: MemoryStore, path: str, shape: tuple[int, ...], dtype: Any) 
     )
 
 
-def fit_path(digest: str) -> str:
-    """Return the path of a fit inside the cache."""
-    return f"{FIT_ROOT}/{digest[:16]}"
+def arrays_path(root: str, digest: str) -> str:
+    """Return the path of arrays inside the cache."""
+    return f"{root}/{digest[:16]}"
