@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.cache import Cache, Commit
+from kdcache.cache.fetch import fetched
 from kdcache.cache.publish import Folder
 from kdcache.cache.tar_store import TarFormat, UnitIndex
 from kdcache.errors import CacheError, SourceError, UnreadableSampleError, UsageError
@@ -77,6 +78,38 @@ class LocalUnits:
         return data
 
 
+class CachedNames:
+    """The names of a webdataset cache's samples, from the tars of one seed."""
+
+    def __init__(self, cache: Cache) -> None:
+        """Read the tars.
+
+        Raises:
+            UsageError: a cache of which no seed is complete.
+            DamagedUnitError: a unit that differs from what was committed.
+        """
+        self.spec, seeds = f"cache:{cache.folder}", cache.complete_seeds()
+        if not seeds:
+            raise UsageError(f"cache {cache.folder} holds no complete seed whose tars name its samples; give --data SPEC")
+        commits = cache.commits(seeds[0])
+        near = max(commit.num_bytes for commit in commits)
+        read: Iterator[list[str]] = fetched(lambda commit: _keys(cache, commit), commits, num_bytes=near)
+        self._keys: list[str] = [key for keys in read for key in keys]
+        self._row_of = np.argsort(cache.order)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        """Return the name of sample `index`."""
+        return self._keys[int(self._row_of[index])]
+
+
+def _keys(cache: Cache, commit: Commit) -> list[str]:
+    return [sample.key for sample in cache.samples_of(commit, cache.unit_bytes(commit))]
+
+
 class CachedSource:
     """The samples of a webdataset cache that holds images."""
 
@@ -94,6 +127,7 @@ class CachedSource:
         self.fingerprint = str(cache.manifest.source["fingerprint"])
         self._rows, self._unit_rows = cache.manifest.rows, cache.manifest.unit_rows
         self._order, self._format, self.units = cache.order, cache.format, LocalUnits(cache)
+        self._is_held = cache.is_held
         self._open: OrderedDict[int, tuple[int, UnitIndex]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -131,11 +165,15 @@ class CachedSource:
         """Return the file of the image of sample `index`.
 
         Raises:
-            UnreadableSampleError: it could not be read when the cache was made.
+            UnreadableSampleError: it could not be read when the cache was made, or is not in a subset.
             SourceError: its tar is not on this machine, or is damaged.
         """
         unit, at = self._place(index)
         descriptor, held = self._unit(unit)
+        if not self._is_held[unit * self._unit_rows + at]:
+            raise UnreadableSampleError(
+                f"sample {index} ({held.keys[at]}) is not in the subset that {self.spec} holds; give --data SPEC"
+            )
         if not held.sizes[at]:
             raise UnreadableSampleError(f"sample {index} ({held.keys[at]}) of {self.spec} could not be read when it was dumped")
         return os.pread(descriptor, int(held.sizes[at]), int(held.offsets[at]))

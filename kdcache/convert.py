@@ -11,7 +11,7 @@ import numpy as np
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, open_cache, record_layout, tar_layout
 from kdcache.cache.commit import seed_entry
-from kdcache.copying import fit_of
+from kdcache.copying import require_unmixed
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.rerun import recorded_source, require_source
 from kdcache.shapes import Records
@@ -54,7 +54,7 @@ def convert_cache(
     source = open_source(data or recorded_source(old)) if store == "webdataset" else None
     if source is not None:
         require_source(old, source)
-    made = create_cache(new, _manifest(old, seeds, source, images), fit_of(old))
+    made = create_cache(new, _manifest(old, seeds, source, images), old.fit(), samples=old.samples)
     if made.manifest.made_by.get("converted_from", {}).get("manifest") != old.manifest.digest:
         raise MismatchError(f"cache {new} was not converted from {old.folder}; choose a new folder")
     start = time.monotonic()
@@ -66,11 +66,11 @@ def convert_cache(
         "source": str(old.folder),
         "store": store,
         "seeds": seeds,
-        "rows": made.manifest.rows,
+        "rows": made.manifest.num_held,
         "units_written": written,
         "seconds": seconds,
         "bytes": size,
-        "bytes_per_view": size / (len(seeds) * made.manifest.rows),
+        "bytes_per_view": size / (len(seeds) * made.manifest.num_held),
     }
 
 
@@ -108,7 +108,8 @@ class _Conversion:
         if self._source is not None:
             labels = np.full(len(rows), -1, np.int64)
             indices = self._made.order[rows.start : rows.stop]
-            samples = stored_samples(self._source, indices, labels, has_images=made.has_images)
+            images = self._old.is_held[rows.start : rows.stop] & made.has_images
+            samples = stored_samples(self._source, indices, labels, has_images=images)
         self._made.commit(first, unit, records, samples, **_facts(parts, rows, seeds))
 
     def _overlapping(self, rows: range) -> range:
@@ -167,6 +168,8 @@ def _require_use(old: Cache, store: Store, data: str | None, images: bool) -> No
         raise UsageError(f"cache {old.folder} is a {store} store already; kdcache export copies it")
     if store == "zarr" and (data is not None or not images):
         raise UsageError("zarr stores hold no images; leave --data and --images out")
+    if store == "webdataset" and images and old.samples is not None:
+        require_unmixed(old, "give --no-images, and train with --data")
 
 
 def _complete(old: Cache) -> list[int]:

@@ -1,21 +1,33 @@
-"""Copying units from cache to cache as they are, with their commits: merging caches, exporting a part of one."""
+"""Copying units from cache to cache as they are, with their commits: merging caches, exporting a part of one.
+
+Of a subset of the samples the units are the same ones, with the same rows: a row's place says which sample it is, and views,
+partners and probes depend on that. What is not in the subset is zeros.
+"""
 
 import re
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdcache.cache import Cache, create_cache, open_cache
+from kdcache.cache import Cache, Manifest, create_cache, open_cache
+from kdcache.cache.arrays import arrays_digest
 from kdcache.cache.census import Unit, committed, complete, missing_units
 from kdcache.cache.commit import commit_key
 from kdcache.cache.fetch import fetched
-from kdcache.cache.fit_store import read_fit
+from kdcache.cache.subset import samples_arrays
+from kdcache.cached_source import CachedNames
 from kdcache.config import parse_seeds
 from kdcache.errors import CacheError, MissingUnitError, UsageError
+from kdcache.rerun import recorded_source, require_source
+from kdcache.shapes import Rows
+from kdcache.sources import open_source
+from kdcache.sources.subset import Named, are_numbers, parse_samples
 from kdcache.tracking import progress, say
+from kdcache.views import Recipe
 
 
 def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any]:
@@ -37,7 +49,7 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
         CacheError: a damaged unit, or a folder that cannot be written; what was copied stays.
     """
     sources = [open_cache(path) for path in caches]
-    made = create_cache(new, sources[0].manifest, fit_of(sources[0]))
+    made = create_cache(new, sources[0].manifest, sources[0].fit(), samples=sources[0].samples)
     for source in sources:
         made.require(source.manifest)
     start, seen, told, size, written = time.monotonic(), set[Unit](), [], 0, 0
@@ -53,34 +65,48 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
     return {"cache": str(made.folder), "from": told, **_result(made, written, size, start)}
 
 
-def export_cache(cache: str | Path, new: str | Path, *, seeds: str | None = None, units: str | None = None) -> dict[str, Any]:
-    """Copy some seeds, or some units of each, of a cache to `new`; run again, it goes on where it stopped.
+def export_cache(
+    cache: str | Path,
+    new: str | Path,
+    *,
+    seeds: str | None = None,
+    units: str | None = None,
+    samples: str | None = None,
+    data: str | None = None,
+) -> dict[str, Any]:
+    """Copy some seeds, units or samples of a cache to `new`; run again, it goes on where it stopped.
 
     Args:
         cache: the cache.
-        new: the new cache; it has the same manifest.
+        new: the new cache; it has the same manifest, but of some samples only a manifest that says so.
         seeds: `A:B`; by default all. Of seeds that share units all are wanted.
         units: `A:B` of each seed, B left out, by default all. Units are blocks of rows, and so random samples of the source.
+        samples: numbers `A:B` in the source's order, or a text file with a key on each line; by default all.
+        data: spec of the source, whose keys these are; by default the tars of the cache tell, or the manifest names it.
 
     Returns:
-        What `merge_caches` does, with `source` in the place of `from`.
+        What `merge_caches` does, with `source` in the place of `from`, and how many `samples` of how many `rows` it holds.
 
     Raises:
-        UsageError: seeds or units that are not as they should be.
+        UsageError: seeds, units or samples that are not as they should be, or samples that the cache does not hold.
         MissingUnitError: a seed of which the cache holds nothing.
-        MismatchError: `new` is another cache.
+        MismatchError: `new` is another cache, or `data` not the cache's.
         CacheError: a damaged unit, or a folder that cannot be written; what was copied stays.
     """
     source = open_cache(cache)
-    wanted = _wanted(source, seeds, units)
-    made, start = create_cache(new, source.manifest, fit_of(source)), time.monotonic()
-    made.require(source.manifest)
+    wanted, chosen = _wanted(source, seeds, units), _chosen(source, samples, data)
+    manifest, start = _manifest(source, chosen), time.monotonic()
+    made = create_cache(new, manifest, source.fit(), samples=chosen)
+    made.require(manifest)
     copied = copy_units(source, made, wanted)
-    return {"cache": str(made.folder), "source": str(source.folder), **_result(made, len(copied), sum(copied), start)}
+    origin = {"source": str(source.folder), "samples": made.manifest.num_held, "rows": made.manifest.rows}
+    return {"cache": str(made.folder), **origin, **_result(made, len(copied), sum(copied), start)}
 
 
 def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]:
     """Copy those of `units` that `target` lacks, checked, each object before its commit; return the bytes of each.
+
+    If `target` is a subset of fewer samples, units are written anew without the others.
 
     Raises:
         CacheError: a damaged unit, or a folder that cannot be written.
@@ -91,8 +117,12 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
         target.start_seed(seed)
     sizes = []
     near = source.whole_commit(*todo[0]).num_bytes if todo else 0  # units of a cache are of about one size
+    copied, manifest = _copied, source.manifest
+    if target.manifest.samples != manifest.samples:
+        copied = _thinned
+        near += 2 * manifest.unit_rows * manifest.seeds_per_unit * manifest.dtype.itemsize  # records as read, and as written
     with progress("copy", len(todo), "units") as bar:
-        for size in fetched(lambda unit: _copied(source, target, unit), todo, num_bytes=near):
+        for size in fetched(lambda unit: copied(source, target, unit), todo, num_bytes=near):
             sizes.append(size)
             bar.advance(1)
     return sizes
@@ -110,14 +140,65 @@ def _copied(source: Cache, target: Cache, unit: Unit) -> int:
     return len(data)
 
 
-def fit_of(cache: Cache) -> dict[str, np.ndarray] | None:
-    """Return the arrays of the codec's fit; None of a codec that has none.
+def _thinned(source: Cache, target: Cache, unit: Unit) -> int:
+    """Write a unit without the samples that are not in the subset that `target` is."""
+    commit = source.whole_commit(*unit)
+    data = source.unit_bytes(commit)
+    facts: dict[str, Any] = {
+        "absent": commit.absent,
+        "probes": commit.probes,
+        "statistics": commit.statistics,
+        "versions": commit.versions,
+    }
+    records, samples = source.decode_unit(commit, data), source.samples_of(commit, data)
+    return target.commit(*unit, records, samples, **facts).num_bytes
 
-    Raises:
-        CacheError: they are absent or damaged.
-    """
-    digest = cache.manifest.codec.get("fit")
-    return read_fit(cache.folder, digest) if digest is not None else None
+
+def require_unmixed(cache: Cache, way_out: str) -> None:
+    """Raise a UsageError if views of a cache are mixed: of a subset that is to hold images, those of partners are lost."""
+    if Recipe.from_dict(cache.manifest.recipe).mixing:
+        raise UsageError(
+            f"cache {cache.folder}: recipe {cache.manifest.recipe['name']} mixes each view with another, whose image a subset "
+            f"with images would not hold; {way_out}"
+        )
+
+
+def _chosen(source: Cache, samples: str | None, data: str | None) -> Rows | None:
+    """Return the numbers of the samples that the new cache holds, rising; None if these are all."""
+    if data is not None and (samples is None or are_numbers(samples)):
+        raise UsageError(f"data {data} tells the keys of samples, and none are given; leave it out, or give --samples FILE")
+    if samples is None:
+        return source.samples
+    manifest = source.manifest
+    chosen = np.unique(parse_samples(samples, manifest.rows, lambda: _names(source, data)))
+    if source.samples is not None and (outside := np.setdiff1d(chosen, source.samples)).size:
+        raise UsageError(
+            f"samples {samples}: cache {source.folder} is a subset of {manifest.num_held} of {manifest.rows} samples, which "
+            f"does not hold sample {outside[0]}; give samples that it holds, or the cache that it was exported from"
+        )
+    if len(chosen) == manifest.num_held:
+        return source.samples
+    if manifest.has_images:
+        require_unmixed(source, f"convert it first (kdcache convert {source.folder} NEW --store zarr)")
+    return chosen
+
+
+def _names(source: Cache, data: str | None) -> Named:
+    """Return what tells the names of a cache's samples."""
+    if data is None and source.manifest.store == "webdataset":
+        return CachedNames(source)
+    opened = open_source(data or recorded_source(source))
+    require_source(source, opened)
+    return opened
+
+
+def _manifest(source: Cache, chosen: Rows | None) -> Manifest:
+    """Return the manifest of a cache with the chosen samples of `source`."""
+    if chosen is None or len(chosen) == source.manifest.num_held:
+        return source.manifest
+    digest, origin = arrays_digest(samples_arrays(chosen)), {"manifest": source.manifest.digest}
+    made_by = {**source.manifest.made_by, "exported_from": origin}
+    return replace(source.manifest, samples={"count": len(chosen), "sha256": digest}, made_by=made_by)
 
 
 def _wanted(source: Cache, seeds: str | None, units: str | None) -> list[Unit]:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kdcache.cache import Cache, create_cache, open_cache
+from kdcache.cache.arrays import arrays_path
 from kdcache.cache.census import CARD, Unit, committed, complete, missing_units, take_census
 from kdcache.cache.commit import commit_key
-from kdcache.cache.fit_store import fit_path
 from kdcache.cache.objects import MOST_BYTES, Entry
-from kdcache.copying import copy_units, fit_of
+from kdcache.copying import copy_units
 from kdcache.errors import CacheError, UsageError
 from kdcache.hub_card import card_text
 from kdcache.tracking import progress
@@ -161,7 +161,7 @@ def pull_cache(address: str, new: str | Path, *, revision: str | None = None) ->
     """
     start = time.monotonic()
     source = open_cache(there := HubObjects(parse_address(address), revision))
-    made = create_cache(new, source.manifest, fit_of(source))
+    made = create_cache(new, source.manifest, source.fit(), samples=source.samples)
     made.require(source.manifest)
     sizes = copy_units(source, made, committed(source))
     missing = missing_units(made.manifest, committed(made))
@@ -245,9 +245,11 @@ class _Sender:
 
 def _beside(cache: Cache, units: Sequence[Unit]) -> list[str]:
     """Return the keys of all that readers need beside units and manifest."""
-    digest = cache.manifest.codec.get("fit")
-    fit = [] if digest is None else [entry.key for entry in cache.folder.walk(fit_path(digest))]
-    return [*fit, *sorted({key for seed, _ in units for key in cache.format.metadata(seed)})]
+    arrays = [arrays_path(root, digest) for root, digest in cache.manifest.arrays.items()]
+    return [
+        *(entry.key for path in arrays for entry in cache.folder.walk(path)),
+        *sorted({key for seed, _ in units for key in cache.format.metadata(seed)}),
+    ]
 
 
 @contextmanager

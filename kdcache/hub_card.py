@@ -20,10 +20,11 @@ def card_text(cache: Cache, address: str, seeds: Sequence[int]) -> str:
     manifest = cache.manifest
     images = "with the images" if manifest.has_images else "without the images"
     where = "" if manifest.has_images else " --data SPEC"
-    teacher = manifest.teacher
+    teacher, subset = manifest.teacher, manifest.samples is not None
+    samples = f"{manifest.num_held} of {manifest.rows}" if subset else str(manifest.rows)
     facts = {
         "teacher": f"`{teacher['spec']}`, weights {teacher['sha256'][:16]}, run in {teacher['precision']}",
-        "data": f"`{manifest.source['spec']}`, {manifest.rows} samples, {manifest.classes} classes of the teacher, {images}",
+        "data": f"`{manifest.source['spec']}`, {samples} samples, {manifest.classes} classes of the teacher, {images}",
         "recipe of the views": f"`{manifest.recipe['name']}`, {manifest.recipe['fingerprint'][:16]}",
         "codec": f"`{codec_spec(cache.codec)}`",
         "complete seeds": ", ".join(map(str, seeds)) or "none",

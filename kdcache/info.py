@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from kdcache.cache import Cache
 from kdcache.cache.census import Unit, committed, complete, missing_units, take_census
 from kdcache.cache.fetch import fetched
@@ -33,7 +35,8 @@ def describe(cache: Cache) -> dict[str, Any]:
     manifest, census = cache.manifest, take_census(cache)
     missing = missing_units(manifest, census.commits)
     size = sum(entry.size for entry in census.objects.values())
-    views = sum(len(manifest.unit_range(unit)) * manifest.seeds_per_unit for _, unit in census.commits)
+    counts = np.add.reduceat(cache.is_held, range(0, manifest.rows, manifest.unit_rows), dtype=np.int64)
+    views = sum(int(counts[unit]) * manifest.seeds_per_unit for _, unit in census.commits)
     absent, looked_at = _absent(cache, list(census.commits))
     return {
         "manifest": manifest.to_json(),

@@ -328,7 +328,7 @@ def _views(rows: Rows, seeds: Sequence[int]) -> list[tuple[int, int]]:
 def _first_rows(cache: Cache, seeds: Sequence[int], views: int) -> Rows:
     """Return the first rows, a random sample as all are in random order, of which each seed holds a record."""
     absent = [entry["row"] for seed in seeds for commit in cache.commits(seed) for entry in commit.absent]
-    return np.setdiff1d(np.arange(min(cache.manifest.rows, max(views // len(seeds), 1))), absent)
+    return np.setdiff1d(np.flatnonzero(cache.is_held)[: max(views // len(seeds), 1)], absent)
 
 
 def _cached(cache: Cache, seed: int, rows: Rows) -> ViewLogits:

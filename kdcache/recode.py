@@ -79,7 +79,7 @@ def recode_cache(cache: str | Path, new: str | Path, *, codec: str, seeds: str |
         "cache": str(made.folder),
         "source": str(source.folder),
         "seeds": list(commits),
-        "rows": made.manifest.rows,
+        "rows": made.manifest.num_held,
         "units_written": written,
         "seconds": seconds,
         "absent": sum(len(commit.absent) for of_seed in commits.values() for commit in of_seed),
@@ -147,7 +147,8 @@ def _scale(source: Cache) -> float:
     codec = source.codec
     if "scale" not in (row_codec(codec).record_dtype.names or ()):
         return 0.0
-    records = source.read_unit(source.commit_of(source.complete_seeds()[0], 0))
+    first = int(source.is_held.argmax())  # of a subset a unit may hold none
+    records = source.read_unit(source.commit_of(source.complete_seeds()[0], first // source.manifest.unit_rows))
     scales = (codec.row_records(records) if isinstance(codec, MapCodec) else records)["scale"]
     present = scales[scales > 0]  # absent rows hold zeros
     return float(np.median(present)) if len(present) else 0.0
@@ -176,7 +177,7 @@ def _create(source: Cache, new: str | Path, wanted: Codec) -> Cache:
     there = open_objects(new).exists("zarr.json")
     codec, errors = (open_cache(new).with_fit(wanted), {}) if there else _fitted(source, wanted)
     codec = with_sites(row_codec(codec), source.manifest.sites)
-    made = create_cache(new, _manifest(source, codec).with_errors(errors), fit_arrays(codec))
+    made = create_cache(new, _manifest(source, codec).with_errors(errors), fit_arrays(codec), samples=source.samples)
     if made.manifest.made_by.get("recoded_from", {}).get("manifest") != source.manifest.digest:
         raise MismatchError(f"cache {new} was not recoded from {source.folder}; choose a new folder")
     return made
@@ -237,12 +238,13 @@ def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Comm
 
 
 def _recoded(source: Cache, made: Cache, parts: Sequence[Commit]) -> tuple[Records, float]:
-    """Return the records of one new unit, absent rows zeros as after a dump, and the share of the others that are clipped."""
+    """Return the records of one new unit, zeros of rows without one as after a dump, and the share of the others clipped."""
     pieces = [piece for commit in parts for piece in _pieces(source, made, commit)]
     records, clipped = (np.concatenate(of_all) for of_all in zip(*pieces, strict=True))
-    gone = [entry["row"] - parts[0].start for commit in parts for entry in commit.absent]
-    records[gone], clipped[gone] = np.zeros((), records.dtype), False
-    return records, float(clipped.sum()) / max(len(records) - len(gone), 1)
+    is_gone = np.ones(len(records), bool)
+    is_gone[np.concatenate([source.held_rows(commit) for commit in parts]) - parts[0].start] = False
+    records[is_gone], clipped[is_gone] = np.zeros((), records.dtype), False
+    return records, float(clipped.sum()) / max(int((~is_gone).sum()), 1)
 
 
 def _pieces(source: Cache, made: Cache, commit: Commit) -> Iterator[tuple[Records, np.ndarray]]:
@@ -277,4 +279,4 @@ def _facts(parts: Sequence[Commit]) -> dict[str, Any]:
 
 def _size(cache: Cache, commits: Mapping[int, Sequence[Commit]]) -> dict[str, Any]:
     size = sum(commit.num_bytes for of_seed in commits.values() for commit in of_seed)
-    return {"codec": codec_spec(cache.codec), "bytes": size, "bytes_per_view": size / (len(commits) * cache.manifest.rows)}
+    return {"codec": codec_spec(cache.codec), "bytes": size, "bytes_per_view": size / (len(commits) * cache.manifest.num_held)}

@@ -23,6 +23,7 @@ from kdcache.reading import Reader, SlabReader, await_cache, await_seed
 from kdcache.sampler import Blocks
 from kdcache.shapes import Rows
 from kdcache.sources import Source, open_source
+from kdcache.sources.subset import parse_samples
 from kdcache.spec import build, parse_spec
 from kdcache.stream import UnitStream
 from kdcache.tracking import say
@@ -118,10 +119,7 @@ def open_replay(config: TrainConfig, loss: Loss) -> Replay:
     replay = _replay_of_caches(config, loss, opened) if opened else _replay_of_recipe(config)
     if len(replay.seeds) < config.repeats:
         raise UsageError(f"repeats is {config.repeats}, and there are {len(replay.seeds)} seeds; it needs as many")
-    if config.samples is None:
-        return replay
-    rows = np.flatnonzero(np.isin(replay.order, _samples(config.samples, replay.source)))
-    return replace(replay, samples=rows)
+    return replace(replay, samples=_rows(config, replay))
 
 
 def _replay_of_recipe(config: TrainConfig) -> Replay:
@@ -146,6 +144,29 @@ def _replay_of_caches(config: TrainConfig, loss: Loss, opened: Sequence[tuple[Ca
     _check_drift(first, source, seeds, units)
     recipe = Recipe.from_dict(first.manifest.recipe)
     return Replay(source=source, recipe=recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks)
+
+
+def _rows(config: TrainConfig, replay: Replay) -> Rows | None:
+    """Return the rows to train on, those asked for or those that every cache holds; None if these are all."""
+    caches, source = [use.cache for use in replay.caches], replay.source
+    if config.samples is None:
+        if all(cache.samples is None for cache in caches):
+            return None
+        rows = np.flatnonzero(np.logical_and.reduce([cache.is_held for cache in caches]))
+        if not len(rows):
+            raise MismatchError(f"caches {', '.join(config.caches)} are subsets without a sample in common")
+        return rows
+    rows = np.flatnonzero(np.isin(replay.order, parse_samples(config.samples, len(source), lambda: source)))
+    is_lost = config.on_miss == "teacher" and isinstance(source, CachedSource)  # no image for the teacher to look at
+    for cache in caches if config.on_miss == "error" else caches[:is_lost]:
+        if (outside := cache.order[rows[~cache.is_held[rows]]]).size:
+            way_out = "give --data SPEC" if is_lost else "give --on-miss skip or teacher"
+            raise UsageError(
+                f"samples {config.samples}: cache {cache.folder} is a subset of {cache.manifest.num_held} of {len(source)} "
+                f"samples, which does not hold sample {outside.min()} ({source.key(int(outside.min()))}); leave --samples out "
+                f"to train on what it holds, or {way_out}"
+            )
+    return rows
 
 
 def _stream(use: CacheUse, units: LocalUnits | None) -> UnitStream:
@@ -270,26 +291,6 @@ def _cached_seeds(config: TrainConfig, caches: Sequence[Cache]) -> list[int]:
         for cache in caches:
             cache.commits(seed)  # what is missing is told before the first epoch, not when its seed's turn comes
     return seeds
-
-
-def _samples(text: str, source: Source) -> Rows:
-    """Return the numbers of the samples that `A:B` or a file of keys names, int64."""
-    first, colon, last = text.partition(":")
-    if colon and first.isdecimal() and last.isdecimal():
-        if not int(first) < int(last) <= len(source):
-            raise UsageError(f"samples {text!r} are none, or past the last of {len(source)}; 0:100 means the first hundred")
-        return np.arange(int(first), int(last))
-    try:
-        wanted = [line.strip() for line in Path(text).read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"samples {text!r} are neither A:B nor a text file with a key on each line") from error
-    known = {source.key(index): index for index in range(len(source))}
-    for key in wanted:
-        if key not in known:
-            raise UsageError(f"samples {text}: source {source.spec} has no sample {key!r}; keys are such as {source.key(0)!r}")
-    if not wanted:
-        raise UsageError(f"samples {text} names none")
-    return np.array([known[key] for key in wanted])
 
 
 def check_records(cache: Cache, loss: Loss, spec: str, tail: Tail) -> None:

@@ -162,12 +162,12 @@ def _choose(cache: Cache, views: int) -> list[tuple[Commit, Rows]]:
     if not len(places):
         return []
     counts = map(len, np.array_split(np.arange(views), len(places)))
-    chosen = [_some_rows(cache.commit_of(*units[place]), count) for place, count in zip(places, counts, strict=True)]
+    chosen = [_some_rows(cache, cache.commit_of(*units[place]), count) for place, count in zip(places, counts, strict=True)]
     return [(commit, rows) for commit, rows in chosen if len(rows)]
 
 
-def _some_rows(commit: Commit, count: int) -> tuple[Commit, Rows]:
-    held = np.setdiff1d(np.arange(commit.start, commit.stop), [entry["row"] for entry in commit.absent])
+def _some_rows(cache: Cache, commit: Commit, count: int) -> tuple[Commit, Rows]:
+    held = cache.held_rows(commit)
     return commit, held[keyed_permutation(len(held), commit.seed, commit.unit)[:count]]
 
 

@@ -44,9 +44,10 @@ def show_view(cache: Cache, file: str | Path, *, index: int, seed: int, data: st
     check_plot(file)
     if not 0 <= index < cache.manifest.rows:
         raise UsageError(f"view {index}:{seed} is of no sample; the cache has samples 0 to {cache.manifest.rows - 1}")
+    row = int(np.flatnonzero(cache.order == index)[0])
+    cache.require_held(np.array([row]))
     source = open_source(data or recorded_source(cache))
     require_source(cache, source)
-    row = int(np.flatnonzero(cache.order == index)[0])
     probabilities = cache.codec.decode(cache.read(seed, [row])).probs(1.0)[0]
     size = as_size(cache.manifest.teacher["size"])
     batch = ViewDataset(source, Recipe.from_dict(cache.manifest.recipe), cache.order, sizes=[size]).batch([(row, seed)])

@@ -105,7 +105,8 @@ class UnitStream:
         """Return the records of (row, seed) pairs, in their order; what lies in windows before theirs is let go.
 
         Raises:
-            MissingUnitError: a row of a unit that is not committed, or whose sample could not be read when it was dumped.
+            MissingUnitError: a row of a unit that is not committed, whose sample could not be read when it was dumped, or is
+                not in a subset.
         """
         manifest = self._cache.manifest
         records = np.empty(len(rows), manifest.dtype)
@@ -120,6 +121,7 @@ class UnitStream:
                     raise MissingUnitError(
                         f"row {absent[0]} is recorded as absent (its sample could not be read); leave it out"
                     )
+                self._cache.require_held(rows[chosen])
                 held = self._fetched[group[0], unit].result()
                 records[chosen] = held[group.index(seed), rows[chosen] - unit * manifest.unit_rows]
         self.let_go(rows)

@@ -118,8 +118,7 @@ def first_records(cache: Cache, seed: int, count: int) -> Records:
     parts: list[Records] = []
     for unit in range(cache.manifest.num_units):
         commit = cache.commit_of(seed, unit)
-        held = np.setdiff1d(np.arange(commit.start, commit.stop), [entry["row"] for entry in commit.absent])
-        parts.append(cache.read_unit(commit)[held - commit.start])
+        parts.append(cache.read_unit(commit)[cache.held_rows(commit) - commit.start])
         if sum(map(len, parts)) >= count:
             break
     return np.concatenate(parts)[:count]

@@ -109,14 +109,25 @@ class UnitMaker:
         return self._probes_per_seed - sum(1 for probe in self._probes if probe.get("seed", seed) == seed)
 
 
-def stored_samples(source: Source, indices: Rows, labels: Sequence[int] | Rows, *, has_images: bool) -> list[StoredSample]:
-    """Return the samples of a source as a webdataset store holds them; of an unreadable one the name only."""
-    return [_stored(source, int(index), int(label), has_images) for index, label in zip(indices, labels, strict=True)]
+def stored_samples(
+    source: Source, indices: Rows, labels: Sequence[int] | Rows, *, has_images: bool | np.ndarray
+) -> list[StoredSample]:
+    """Return the samples of a source as a webdataset store holds them; of an unreadable one the name only.
+
+    Args:
+        source: the source.
+        indices: of the samples.
+        labels: of the samples; -1 where it is not known.
+        has_images: whether the store holds the images, or those of which samples.
+    """
+    images = np.broadcast_to(has_images, len(indices))
+    fields = zip(indices.tolist(), labels, images.tolist(), strict=True)
+    return [_stored(source, index, int(label), has_image) for index, label, has_image in fields]
 
 
-def _stored(source: Source, index: int, label: int, has_images: bool) -> StoredSample:
+def _stored(source: Source, index: int, label: int, has_image: bool) -> StoredSample:
     key = source.key(index)
-    if not has_images:
+    if not has_image:
         return StoredSample(key)
     try:
         extension, image = stored_image(source, index)
@@ -132,7 +143,7 @@ def clipped_share(codec: Codec, logits: ViewLogits) -> dict[str, float]:
 
 def tell_clipped(cache: Cache, commits: Sequence[Commit]) -> None:
     """Say how many views the codec's fit cannot hold, if any."""
-    counts = [commit.stop - commit.start - len(commit.absent) for commit in commits]
+    counts = [len(cache.held_rows(commit)) for commit in commits]
     shares = [commit.statistics.get("clipped", 0.0) for commit in commits]
     if clipped := round(sum(share * count for share, count in zip(shares, counts, strict=True))):
         say(

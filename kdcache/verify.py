@@ -39,7 +39,7 @@ def verify_cache(
     compute: ComputeConfig | None = None,
     report: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Check every committed unit's commit, bytes, SHA-256 and zarr checksums, each seed's zarr metadata, and the codec's fit.
+    """Check every committed unit's commit, bytes, SHA-256 and zarr checksums, each seed's zarr metadata, and what lies beside.
 
     Units are read side by side. With a report a verification that was killed goes on where it stopped.
 
@@ -105,7 +105,7 @@ def _check_bytes(cache: Cache, report: CheckReport) -> tuple[dict[str, Any], lis
     """Return what is said of units and objects, and the faults that were found."""
     census = take_census(cache)
     missing = missing_units(cache.manifest, census.commits)
-    faults = [*_codec_faults(cache), *(fault for seed in missing for fault in cache.array_faults(seed))]
+    faults = [*_faults_beside(cache), *(fault for seed in missing for fault in cache.array_faults(seed))]
     counts, unit_faults = check_units(cache, census, report)
     found = {
         "cache": str(cache.folder),
@@ -119,13 +119,15 @@ def _check_bytes(cache: Cache, report: CheckReport) -> tuple[dict[str, Any], lis
     return found, faults + unit_faults
 
 
-def _codec_faults(cache: Cache) -> list[str]:
-    """Return what keeps the records from being decoded: a codec that is unknown here, or whose fit is damaged."""
-    try:
-        _ = cache.codec
-    except KdcacheError as error:
-        return [str(error)]
-    return []
+def _faults_beside(cache: Cache) -> list[str]:
+    """Return what keeps records from being read: an unknown codec, a damaged fit, a damaged list of a subset's samples."""
+    faults = []
+    for look in (lambda: cache.codec, lambda: cache.samples):
+        try:
+            look()
+        except KdcacheError as error:
+            faults.append(str(error))
+    return faults
 
 
 def _open_teacher(cache: Cache, teacher: str, compute: ComputeConfig | None) -> tuple[VisionModel, Compute]:

@@ -101,6 +101,7 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("task", f"{manifest['task']}, {manifest['classes']} classes{_maps_text(manifest)}"),
         ("source", f"{manifest['source']['spec']}, {manifest['rows']} samples"),
+        *_subset_lines(manifest),
         ("recipe", f"{manifest['recipe']['name']} ({manifest['recipe']['fingerprint'][:12]})"),
         ("teacher", f"{manifest['teacher']['spec']} ({manifest['teacher']['sha256'][:12]})"),
         ("codec", result["codec"] + codec_error_text(manifest["made_by"].get("gradient_error", {}))),
@@ -112,6 +113,11 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("made", _made_text(manifest["made_by"])),
         *_origin_lines(manifest["made_by"]),
     ]
+
+
+def _subset_lines(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    part = manifest.get("samples")
+    return [("samples", f"{part['count']:,} of {manifest['rows']:,}")] if part else []
 
 
 def _absent_lines(result: dict[str, Any]) -> list[tuple[str, str]]:

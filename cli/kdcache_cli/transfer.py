@@ -24,18 +24,23 @@ def merge(new: str, caches: tuple[str, ...], as_json: bool) -> None:
     print_result(result, [("cache", result["cache"]), *origins, *copied_lines(result)], as_json=as_json)
 
 
-@click.command(short_help="Copy some seeds or units of CACHE to NEW.")
+@click.command(short_help="Copy some seeds, units or samples of CACHE to NEW.")
 @click.argument("cache")
 @click.argument("new")
 @click.option("--seeds", help="Seeds to copy, B left out  [all].", metavar="A:B")
 @click.option("--units", help="Units of each seed, which are random samples of the data, B left out  [all].", metavar="A:B")
+@click.option("--samples", help="Samples of each seed: A:B, or a file of keys  [all].", metavar="A:B|FILE")
+@click.option(
+    "--data", help="Source of the samples, which tells keys  [the cache's tars, or that of the manifest].", metavar="SPEC"
+)
 @JSON
-def export(cache: str, new: str, seeds: str | None, units: str | None, as_json: bool) -> None:
-    """Copy some seeds, or some units of each, to NEW. Run again, it goes on where it stopped."""
+def export(cache: str, new: str, as_json: bool, **flags: Any) -> None:
+    """Copy some seeds, some units of each, or some samples, to NEW. Run again, it goes on where it stopped."""
     from kdcache.copying import export_cache
 
-    result = export_cache(cache, new, seeds=seeds, units=units)
-    print_result(result, [("cache", result["cache"]), ("from", result["source"]), *copied_lines(result)], as_json=as_json)
+    result = export_cache(cache, new, **flags)
+    lines = [("cache", result["cache"]), ("from", result["source"]), *_subset_lines(result), *copied_lines(result)]
+    print_result(result, lines, as_json=as_json)
 
 
 @click.command(short_help="Write CACHE to NEW in the other store.")
@@ -60,6 +65,11 @@ def convert(cache: str, new: str, as_json: bool, **flags: Any) -> None:
         ("bytes", f"{human_bytes(result['bytes'])}, {result['bytes_per_view']:.1f} per view"),
     ]
     print_result(result, lines, as_json=as_json)
+
+
+def _subset_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    held, rows = result["samples"], result["rows"]
+    return [("samples", f"{held:,} of {rows:,}")] if held < rows else []
 
 
 def _units(part: dict[str, Any]) -> str:

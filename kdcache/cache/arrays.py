@@ -14,17 +14,15 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from kdcache.cache.manifest import CODEC, SAMPLES, Manifest
+from kdcache.cache.manifest import CODEC, SAMPLES
 from kdcache.cache.objects import Objects
 from kdcache.cache.seal import parsed
 from kdcache.cache.shard import check_frame
 from kdcache.cache.zarr_store import contents, put
 from kdcache.errors import CacheError
-from kdcache.shapes import Rows
 
 ROOTS = {CODEC: "the fit of its codec", SAMPLES: "the list of its samples"}
 """What lies under which name, in words."""
-_NUMBERS = "numbers"
 _MOST_ARRAYS, _MOST_METADATA = 16, 1 << 16
 _TYPES = {"float16": "<f2", "float32": "<f4", "uint32": "<u4"}
 
@@ -73,28 +71,6 @@ def read_arrays(objects: Objects, root: str, digest: str, *, most: int) -> dict[
     if not whole:
         raise damaged(objects, root, digest)
     return arrays
-
-
-def samples_arrays(numbers: Rows) -> dict[str, np.ndarray]:
-    """Return the arrays of a subset of samples; their numbers rise."""
-    return {_NUMBERS: numbers.astype("<u4")}
-
-
-def read_samples(objects: Objects, manifest: Manifest) -> Rows | None:
-    """Return the numbers of the samples that a cache holds, rising, int64; None if it is no subset.
-
-    Raises:
-        CacheError: they are absent, or no such numbers.
-    """
-    if manifest.samples is None:
-        return None
-    digest = manifest.arrays[SAMPLES]
-    arrays = read_arrays(objects, SAMPLES, digest, most=manifest.most_bytes(SAMPLES))
-    numbers = arrays.get(_NUMBERS, np.empty(0)).astype(np.int64)
-    is_list = arrays.keys() == {_NUMBERS} and arrays[_NUMBERS].dtype == "<u4" and numbers.shape == (manifest.num_held,)
-    if not is_list or numbers[-1] >= manifest.rows or not (numbers[1:] > numbers[:-1]).all():
-        raise damaged(objects, SAMPLES, digest)
-    return numbers
 
 
 def damaged(objects: Objects, root: str, digest: str) -> CacheError:

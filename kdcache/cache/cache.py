@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.cache.arrays import read_arrays, read_samples
-from kdcache.cache.commit import Commit, commit_key, numbers_in, seed_entry, unit_name
+from kdcache.cache.arrays import read_arrays
+from kdcache.cache.commit import Commit, also_absent, commit_key, numbers_in, unit_name
 from kdcache.cache.fetch import fetched
 from kdcache.cache.limits import MOST_UNITS
 from kdcache.cache.manifest import CODEC, Manifest, library_versions
 from kdcache.cache.objects import Objects
 from kdcache.cache.seal import MOST_DOCUMENT
 from kdcache.cache.slab import Slab, SlabFolder
+from kdcache.cache.subset import held_mask, read_samples, thinned
 from kdcache.cache.units import StoredSample, committed_unit, unit_format
 from kdcache.codecs import Codec, check_records, codec_from_dict, codec_spec
 from kdcache.errors import CacheError, CodecError, DamagedUnitError, LargeObjectError, MismatchError, MissingUnitError
@@ -47,9 +48,7 @@ class Cache:
             UsageError: a codec that this version does not know.
             CacheError: one whose records have other fields, or whose fit is absent or damaged.
         """
-        codec = codec_from_dict(
-            self.manifest.codec, classes=self.manifest.classes, fit=self.fit(), sites=self.manifest.sites
-        )
+        codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes, fit=self.fit(), sites=self.manifest.sites)
         if codec.record_dtype != self.manifest.dtype:
             raise CacheError(
                 f"cache {self.folder}: its records {self.manifest.dtype} are not those of {codec_spec(codec)} "
@@ -88,12 +87,7 @@ class Cache:
         Raises:
             CacheError: of a subset the samples' numbers are absent or damaged.
         """
-        held = np.ones(self.manifest.rows, bool)
-        if self.samples is not None:
-            held[:] = False
-            held[self.samples] = True
-            held = held[self.order]
-        return held
+        return held_mask(self.samples, self.order)
 
     def held_rows(self, commit: Commit) -> Rows:
         """Return the rows of a unit of which there are records: without those that are absent, or not in a subset; int64."""
@@ -208,6 +202,17 @@ class Cache:
         """
         records: Records = self.decode_unit(commit, self.unit_bytes(commit))[commit.seed % self.manifest.seeds_per_unit]
         return records
+
+    def samples_of(self, commit: Commit, data: bytes) -> list[StoredSample]:
+        """Return the samples in the object of a committed unit; none in a store that holds none.
+
+        Raises:
+            DamagedUnitError: it is no such object.
+        """
+        try:
+            return self.format.samples(commit.unit, data)
+        except ValueError as error:
+            raise DamagedUnitError(f"{'; '.join(self._where(commit))}: {error}") from error
 
     def decode_unit(self, commit: Commit, data: bytes) -> Records:
         """Return the records in the object of a committed unit, `[seeds, rows]`.
@@ -330,14 +335,15 @@ class Cache:
         assert seed == seeds[0] and records.dtype == self.manifest.dtype
         records = records.reshape(len(seeds), len(rows))
         if self.samples is not None:
-            records, samples, facts = self._of_subset(rows, records, samples, facts)
+            held = self.is_held[rows.start : rows.stop]
+            records, samples, facts = thinned(self.manifest, held, rows.start, records=records, samples=samples, facts=facts)
         key, data = self.format.key(seed, unit), self.encode_unit(unit, records, samples)
         if not self.folder.publish(key, data):
             where = f"cache {self.folder}, {self._name(seed, unit)}"
             data = self._winner(key, where)
             winner = self._decoded(unit, data, f"{where}; delete {key} and run the dump again")
             if self.manifest.skip_unreadable:
-                facts["absent"] = _also_absent(facts.get("absent", []), rows, seeds, winner, records)
+                facts["absent"] = also_absent(facts.get("absent", []), rows, seeds, winner, records)
         commit = Commit(
             seed=seed,
             unit=unit,
@@ -355,18 +361,6 @@ class Cache:
         if not self.folder.exists(key):  # `gc` took it, which looked just before there was a commit
             self.folder.publish(key, data)
         return commit
-
-    def _of_subset(
-        self, rows: range, records: Records, samples: Sequence[StoredSample], facts: dict[str, Any]
-    ) -> tuple[Records, Sequence[StoredSample], dict[str, Any]]:
-        """Return the content of a unit without that of rows that this subset does not hold."""
-        held = self.is_held[rows.start : rows.stop]
-        records = np.where(held, records, np.zeros((), records.dtype))
-        named = [sample if is_held else StoredSample(sample.key, "", b"", -1) for sample, is_held in zip(samples, held)]
-        # a probe is a view of the source, as before; but where the cache is the source, its image is gone
-        kinds = ("absent", "probes") if self.manifest.has_images else ("absent",)
-        kept = {kind: [entry for entry in facts.get(kind, []) if held[entry["row"] - rows.start]] for kind in kinds}
-        return records, named, {**facts, **kept}
 
     def encode_unit(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
         """Return the bytes that `records` would take as an object, publishing nothing.
@@ -422,14 +416,3 @@ class Cache:
     def _name(self, seed: int, unit: int) -> str:
         rows = self.manifest.unit_range(unit)
         return unit_name(seed, unit, rows.start, rows.stop)
-
-
-def _also_absent(
-    absent: list[dict[str, Any]], rows: range, seeds: range, winner: Records, mine: Records
-) -> list[dict[str, Any]]:
-    """Return `absent` and the rows that the winner, killed before its commit, could not read: zeros there, a record here."""
-    known = {(entry.get("seed", seeds[0]), entry["row"]) for entry in absent}
-    theirs, ours = (np.ascontiguousarray(part).view(np.uint8).reshape(*part.shape, -1).any(2) for part in (winner, mine))
-    found = [(seeds[at], rows[position]) for at, position in np.argwhere(ours & ~theirs)]
-    entry = {"reason": "the writer whose records these are could not read it"}
-    return absent + [{"row": row, **entry, **seed_entry(seed, seeds)} for seed, row in found if (seed, row) not in known]

@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from kdcache.cache.limits import check_commit
 from kdcache.cache.seal import digest, parsed, refuse_unknown, seal, unseal
 from kdcache.errors import DamagedUnitError
+from kdcache.shapes import Records
 
 _LATER = {"writer": ""}
 """Fields that the first commits lack, with what that means: at these values they are left out."""
@@ -118,3 +121,14 @@ def commit_key(seed: int, unit: int) -> str:
 def unit_name(seed: int, unit: int, start: int, stop: int) -> str:
     """Return the name that errors give a unit."""
     return f"seed {seed}, unit {unit} (rows {start} to {stop - 1})"
+
+
+def also_absent(
+    absent: list[dict[str, Any]], rows: range, seeds: range, winner: Records, mine: Records
+) -> list[dict[str, Any]]:
+    """Return `absent` and the rows that the winner, killed before its commit, could not read: zeros there, a record here."""
+    known = {(entry.get("seed", seeds[0]), entry["row"]) for entry in absent}
+    theirs, ours = (np.ascontiguousarray(part).view(np.uint8).reshape(*part.shape, -1).any(2) for part in (winner, mine))
+    found = [(seeds[at], rows[position]) for at, position in np.argwhere(ours & ~theirs)]
+    entry = {"reason": "the writer whose records these are could not read it"}
+    return absent + [{"row": row, **entry, **seed_entry(seed, seeds)} for seed, row in found if (seed, row) not in known]

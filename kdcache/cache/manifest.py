@@ -87,8 +87,8 @@ class Manifest:
     @property
     def arrays(self) -> dict[str, str]:
         """Digests of the arrays that lie beside the units, by the root that they lie under."""
-        digests = {CODEC: self.codec.get("fit"), SAMPLES: self.samples and self.samples["sha256"]}
-        return {root: digest for root, digest in digests.items() if digest is not None}
+        fit = {CODEC: str(self.codec["fit"])} if "fit" in self.codec else {}
+        return fit if self.samples is None else {**fit, SAMPLES: str(self.samples["sha256"])}
 
     def most_bytes(self, root: str) -> int:
         """Return the bytes that these arrays may have: of a fit an axis takes a fifth of a byte of a record, or more."""

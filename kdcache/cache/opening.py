@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kdcache.cache.arrays import ROOTS, publish_arrays, samples_arrays
+from kdcache.cache.arrays import ROOTS, publish_arrays
 from kdcache.cache.cache import Cache
 from kdcache.cache.manifest import CODEC, SAMPLES, Manifest
 from kdcache.cache.objects import Objects, open_objects
 from kdcache.cache.seal import MOST_DOCUMENT, parsed
+from kdcache.cache.subset import samples_arrays
 from kdcache.cache.zarr_store import root_metadata
 from kdcache.errors import CacheError
 from kdcache.shapes import Rows

@@ -121,7 +121,10 @@ class TarFormat:
         """
         index = self.index(unit, TarReader.of(data))
         images = [data[offset : offset + size] for offset, size in zip(index.offsets, index.sizes, strict=True)]
-        fields = zip(index.keys, index.extensions, images, index.labels.tolist(), strict=True)
+        labels = [str(label).encode() if label >= 0 else b"" for label in index.labels.tolist()]
+        masks = [data[mask.offset : mask.offset + mask.size] if mask else b"" for mask in index.masks]
+        targets = masks if self.has_masks else labels
+        fields = zip(index.keys, index.extensions, images, targets, strict=True)
         return [StoredSample(*sample) for sample in fields]
 
     def index(self, unit: int, tar: TarReader) -> UnitIndex:

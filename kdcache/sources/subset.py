@@ -1,0 +1,59 @@
+"""Some samples of a source, as users name them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from kdcache.errors import UsageError
+from kdcache.shapes import Rows
+
+
+@runtime_checkable
+class Named(Protocol):
+    """What tells the names of samples."""
+
+    spec: str
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def key(self, index: int) -> str:
+        """Return the name of sample `index`."""
+
+
+def are_numbers(text: str) -> bool:
+    """Return whether samples are named by numbers, `A:B`, and not by a file of keys."""
+    first, colon, last = text.partition(":")
+    return bool(colon) and first.isdecimal() and last.isdecimal()
+
+
+def parse_samples(text: str, length: int, names: Callable[[], Named]) -> Rows:
+    """Return the numbers of the samples that `A:B` or a file of keys names, int64.
+
+    Args:
+        text: numbers in the source's order, or the path of a text file with a key on each line.
+        length: of the source.
+        names: gives the names of its samples; asked only where there is a file.
+
+    Raises:
+        UsageError: a text that is neither, samples that there are not, or none.
+    """
+    first, _, last = text.partition(":")
+    if are_numbers(text):
+        if not int(first) < int(last) <= length:
+            raise UsageError(f"samples {text!r} are none, or past the last of {length}; 0:100 means the first hundred")
+        return np.arange(int(first), int(last))
+    try:
+        wanted = [line.strip() for line in Path(text).read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"samples {text!r} are neither A:B nor a text file with a key on each line") from error
+    source = names()
+    known = {source.key(index): index for index in range(length)}
+    for key in wanted:
+        if key not in known:
+            raise UsageError(f"samples {text}: source {source.spec} has no sample {key!r}; keys are such as {source.key(0)!r}")
+    if not wanted:
+        raise UsageError(f"samples {text} names none")
+    return np.array([known[key] for key in wanted])
