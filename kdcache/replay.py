@@ -157,14 +157,12 @@ def _rows(config: TrainConfig, replay: Replay) -> Rows | None:
             raise MismatchError(f"caches {', '.join(config.caches)} are subsets without a sample in common")
         return rows
     rows = np.flatnonzero(np.isin(replay.order, parse_samples(config.samples, len(source), lambda: source)))
-    is_lost = config.on_miss == "teacher" and isinstance(source, CachedSource)  # no image for the teacher to look at
-    for cache in caches if config.on_miss == "error" else caches[:is_lost]:
+    for cache in caches if config.on_miss == "error" else ():
         if (outside := cache.order[rows[~cache.is_held[rows]]]).size:
-            way_out = "give --data SPEC" if is_lost else "give --on-miss skip or teacher"
             raise UsageError(
                 f"samples {config.samples}: cache {cache.folder} is a subset of {cache.manifest.num_held} of {len(source)} "
                 f"samples, which does not hold sample {outside.min()} ({source.key(int(outside.min()))}); leave --samples out "
-                f"to train on what it holds, or {way_out}"
+                "to train on what it holds, or give --on-miss skip or teacher"
             )
     return rows
 

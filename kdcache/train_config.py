@@ -62,7 +62,8 @@ class TrainConfig:
     wait_for_units: float | None = None
     """Seconds to wait for the next unit of a dump that is still running, or for its beginning; by default none."""
     samples: str | None = None
-    """Samples to train on: numbers `A:B` in the source's order, or a text file with a key on each line; by default all."""
+    """Samples to train on: numbers `A:B` in the source's order, or a text file with a key on each line; by default all that all
+    caches hold."""
     repeats: int = 1
     """Seeds under which a sample comes in one epoch, on end; of as many samples fewer come (repeated augmentation)."""
     eval_data: str | None = None

@@ -25,6 +25,7 @@ from kdcache.cache.zarr_store import object_key
 from kdcache.cached_source import CachedSource
 from kdcache.codecs import LowRank, codec_to_dict, open_codec
 from kdcache.codecs.transform import Fit
+from kdcache.copying import export_cache
 from kdcache.verify import verify_cache
 from kdcache.views import load_recipe, seed_generators
 from kdcache.views.order import row_order
@@ -115,6 +116,15 @@ def test_the_page_tells_digest_order_and_key_of_a_view(tmp_path: Path) -> None:
     seed_generators(*recipe.key, 3, 41)
     drawn = torch.default_generator.initial_seed(), np.random.random(), random.random()
     assert drawn == (words[0] << 32 | words[1], np.random.RandomState(words[2]).random(), random.Random(words[3]).random())
+
+
+def test_the_page_tells_which_rows_a_subset_holds(tmp_path: Path) -> None:
+    fill(tmp_path / "whole", 0)
+    export_cache(tmp_path / "whole", tmp_path / "part", samples="3:9")
+    part, names = open_cache(tmp_path / "part"), {"np": np, "zarr": zarr}
+    exec(block("held_rows"), names)
+    found = names["held_rows"](tmp_path / "part", part.manifest.to_json(), part.order)
+    np.testing.assert_array_equal(found, np.flatnonzero(part.is_held))
 
 
 def test_the_page_names_every_field() -> None:

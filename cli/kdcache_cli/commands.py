@@ -121,7 +121,7 @@ def dump_teacher(file: str | None, settings: tuple[str, ...], plan: bool, as_jso
 @click.option("--slab-dir", help="Folder of slabs and copies from buckets  [KDCACHE_HOME/slabs].", metavar="DIR")
 @click.option("--slab-limit", type=float, help="GB of them that are kept  [20].", metavar="GB")
 @click.option("--wait-for-units", type=float, help="Seconds to wait for each unit of a dump that still runs.", metavar="S")
-@click.option("--samples", help="Samples to train on: A:B, or a file of keys  [all].", metavar="A:B|FILE")
+@click.option("--samples", help="Samples to train on: A:B, or a file of keys  [all that the caches hold].", metavar="A:B|FILE")
 @click.option("--lr", "optimizer__lr", type=float, help="Learning rate  [0.1].", metavar="X")
 @click.option("--run-seed", type=int, help="Decides initial weights, order and dropout  [0].", metavar="N")
 @click.option("--tensorboard", is_flag=True, default=None, help="Also write metrics for TensorBoard, in RUN/tensorboard.")

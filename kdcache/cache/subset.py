@@ -30,11 +30,11 @@ def read_samples(objects: Objects, manifest: Manifest) -> Rows | None:
         return None
     digest = manifest.arrays[SAMPLES]
     arrays = read_arrays(objects, SAMPLES, digest, most=manifest.most_bytes(SAMPLES))
-    numbers = arrays.get(_NUMBERS, np.empty(0)).astype(np.int64)
-    is_list = arrays.keys() == {_NUMBERS} and arrays[_NUMBERS].dtype == "<u4" and numbers.shape == (manifest.num_held,)
+    numbers = arrays.get(_NUMBERS, np.empty(0))
+    is_list = len(arrays) == 1 and numbers.dtype == "<u4" and numbers.shape == (manifest.num_held,)
     if not is_list or numbers[-1] >= manifest.rows or not (numbers[1:] > numbers[:-1]).all():
         raise damaged(objects, SAMPLES, digest)
-    return numbers
+    return numbers.astype(np.int64)
 
 
 def held_mask(samples: Rows | None, order: Rows) -> Mask:

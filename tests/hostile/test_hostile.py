@@ -8,7 +8,8 @@ from pathlib import Path
 import hostile.documents
 import hostile.fits
 import hostile.objects
-import hostile.tar_members  # noqa: F401 # all four fill ATTACKS
+import hostile.subsets
+import hostile.tar_members  # noqa: F401 # all five fill ATTACKS
 import numcodecs.pickles
 import numpy as np
 import pytest
