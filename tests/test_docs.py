@@ -117,6 +117,7 @@ def test_the_pipeline_runs_as_it_is_written(page: Path, tmp_path: Path, monkeypa
         "timm:resnet18": "timm:test_vit",
         "topk:k=16": "topk:k=2",
         "topk:k=4": "topk:k=1",
+        "0:128117": "0:4",
         "--batch-size 256": "--batch-size 4 --workers 0 --codec full:dtype=uint8 --codec lowrank:step=1",
         "--epochs 100": "--epochs 2 --batch-size 6 --workers 0",
     }
