@@ -70,8 +70,7 @@ def thinned(
     """
     records = np.where(held, records, np.zeros((), records.dtype))
     named = [
-        sample if keeps else StoredSample(sample.key)
-        for sample, keeps in zip(samples, held if samples else (), strict=True)
+        sample if keeps else StoredSample(sample.key) for sample, keeps in zip(samples, held if samples else (), strict=True)
     ]
     # a probe is a view of the source, as before; but where the cache is the source, its image is gone
     kinds = ("absent", "probes") if manifest.has_images else ("absent",)
