@@ -18,6 +18,7 @@ from segmentation_files import write_pair, write_voc
 from kdcache.cache import open_cache
 from kdcache.cached_source import CachedSource
 from kdcache.convert import convert_cache
+from kdcache.copying import export_cache
 from kdcache.errors import SourceError, UnreadableSampleError, UsageError
 from kdcache.recode import recode_cache
 from kdcache.sources import open_source
@@ -53,6 +54,22 @@ def test_training_from_tars_is_training_from_the_data(tars: Path, tmp_path: Path
     for name, data in (("windows", None), ("windows-of-data", DATA)):
         train(tmp_path / name, cache=str(tars), data=data, window=2, **common)
     assert losses(tmp_path / "windows") == losses(tmp_path / "windows-of-data") != losses(tmp_path / "data")
+
+
+def test_a_subset_keeps_its_masks_and_trains_as_the_whole_does(tars: Path, tmp_path: Path) -> None:
+    export_cache(tars, tmp_path / "part", samples="8:32")
+    part, source = CachedSource(open_cache(tmp_path / "part")), open_source(DATA)
+    for found, wanted in zip(part.sample(9), source.sample(9), strict=True):
+        assert (found.mode, found.size, found.tobytes()) == (wanted.mode, wanted.size, wanted.tobytes())
+    with pytest.raises(UnreadableSampleError, match="is not in the subset"):
+        part.sample(7)
+    whole, made_part = open_cache(tars), open_cache(tmp_path / "part")
+    rows = np.flatnonzero(made_part.is_held)
+    assert made_part.read(1, rows).tobytes() == whole.read(1, rows).tobytes() and verify_cache(made_part)["faults"] == []
+    common = {"loss": "dist:tau=1,beta=1,gamma=1", "student": STUDENT, "batch_size": 8, "epochs": 1, "data": None}
+    train(tmp_path / "one", cache=str(tars), samples="8:32", **common)
+    train(tmp_path / "two", cache=str(tmp_path / "part"), **common)
+    assert losses(tmp_path / "one") == losses(tmp_path / "two") and len(losses(tmp_path / "two")) == 3
 
 
 def test_samples_are_those_of_the_source_and_tars_are_reproducible(tars: Path, tmp_path: Path, recipe: str) -> None:
