@@ -85,7 +85,7 @@ def epochs(cache: Cache, folder: Path, options: argparse.Namespace) -> dict[str,
             "compute": ComputeConfig(workers=options.workers, precision=options.precision),
         },
     }
-    path = str(cache.folder)
+    path = str(cache)
     configs = {
         "labels": TrainConfig(loss="ce", recipe=str(recipe), **common),
         "slabs": TrainConfig(loss=DIST, cache=path, **common),

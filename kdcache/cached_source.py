@@ -34,7 +34,7 @@ class LocalUnits:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self._copies: Path | None = None if isinstance(cache.folder, Folder) else cache.slabs.path
+        self._copies: Path | None = None if isinstance(cache.objects, Folder) else cache.slabs.path
 
     @property
     def are_copies(self) -> bool:
@@ -44,7 +44,7 @@ class LocalUnits:
     @property
     def folder(self) -> Path:
         """The folder that they are in, or below."""
-        return self._copies or Path(str(self._cache.folder))
+        return self._copies or Path(str(self._cache))
 
     def found(self, unit: int) -> Iterator[Path]:
         """Yield the tars of a unit that are on this machine; whatever their seeds, they hold the same images."""
@@ -88,9 +88,9 @@ class CachedNames:
             UsageError: a cache of which no seed is complete.
             DamagedUnitError: a unit that differs from what was committed.
         """
-        self.spec, seeds = f"cache:{cache.folder}", cache.complete_seeds()
+        self.spec, seeds = f"cache:{cache}", cache.complete_seeds()
         if not seeds:
-            raise UsageError(f"cache {cache.folder} holds no complete seed whose tars name its samples; give --data SPEC")
+            raise UsageError(f"cache {cache} holds no complete seed whose tars name its samples; give --data SPEC")
         commits = cache.commits(seeds[0])
         near = max(commit.num_bytes for commit in commits)
         read: Iterator[list[str]] = fetched(lambda commit: _keys(cache, commit), commits, num_bytes=near)
@@ -120,8 +120,8 @@ class CachedSource:
             UsageError: a cache that holds no images.
         """
         if not cache.manifest.has_images or "classes" not in cache.manifest.source:
-            raise UsageError(f"cache {cache.folder} holds no images; give the data that it was made from: --data SPEC")
-        self.spec = f"cache:{cache.folder}"
+            raise UsageError(f"cache {cache} holds no images; give the data that it was made from: --data SPEC")
+        self.spec = f"cache:{cache}"
         self.task = cache.manifest.task
         self.classes = int(cache.manifest.source["classes"])
         self.fingerprint = str(cache.manifest.source["fingerprint"])

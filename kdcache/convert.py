@@ -56,14 +56,14 @@ def convert_cache(
         require_source(old, source)
     made = create_cache(new, _manifest(old, seeds, source, images), old.fit(), samples=old.samples)
     if made.manifest.made_by.get("converted_from", {}).get("manifest") != old.manifest.digest:
-        raise MismatchError(f"cache {new} was not converted from {old.folder}; choose a new folder")
+        raise MismatchError(f"cache {new} was not converted from {old}; choose a new folder")
     start = time.monotonic()
     written = _Conversion(old, made, source).run(seeds)
     seconds = time.monotonic() - start
     size = sum(made.whole_commit(*unit).num_bytes for unit in made.units())
     return {
-        "cache": str(made.folder),
-        "source": str(old.folder),
+        "cache": str(made),
+        "source": str(old),
         "store": store,
         "seeds": seeds,
         "rows": made.manifest.num_held,
@@ -165,7 +165,7 @@ def _mean(told: Sequence[tuple[float, int]]) -> float:
 
 def _require_use(old: Cache, store: Store, data: str | None, images: bool) -> None:
     if old.manifest.store == store:
-        raise UsageError(f"cache {old.folder} is a {store} store already; kdcache export copies it")
+        raise UsageError(f"cache {old} is a {store} store already; kdcache export copies it")
     if store == "zarr" and (data is not None or not images):
         raise UsageError("zarr stores hold no images; leave --data and --images out")
     if store == "webdataset" and images and old.samples is not None:
@@ -175,7 +175,7 @@ def _require_use(old: Cache, store: Store, data: str | None, images: bool) -> No
 def _complete(old: Cache) -> list[int]:
     seeds = old.complete_seeds()
     if not seeds:
-        raise CacheError(f"cache {old.folder} holds no complete seed; run its dump-teacher command again to finish one")
+        raise CacheError(f"cache {old} holds no complete seed; run its dump-teacher command again to finish one")
     for seed in sorted(set(old.seeds()) - set(seeds)):
         say(f"note: seed {seed} is left out: {len(old.missing_units(seed))} of its {old.manifest.num_units} units are missing")
     return seeds

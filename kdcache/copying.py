@@ -57,12 +57,12 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
         units = list(committed(source))
         elsewhere = sum(unit in seen for unit in units)
         if elsewhere:
-            say(f"note: {elsewhere} units of {source.folder} are in an earlier cache, too, whose units count")
-        told.append({"cache": str(source.folder), "units": len(units), "elsewhere": elsewhere})
+            say(f"note: {elsewhere} units of {source} are in an earlier cache, too, whose units count")
+        told.append({"cache": str(source), "units": len(units), "elsewhere": elsewhere})
         seen |= {*units}
         copied = copy_units(source, made, units)
         written, size = written + len(copied), size + sum(copied)
-    return {"cache": str(made.folder), "from": told, **_result(made, written, size, start)}
+    return {"cache": str(made), "from": told, **_result(made, written, size, start)}
 
 
 def export_cache(
@@ -99,8 +99,8 @@ def export_cache(
     made = create_cache(new, manifest, source.fit(), samples=chosen)
     made.require(manifest)
     copied = copy_units(source, made, wanted)
-    origin = {"source": str(source.folder), "samples": made.manifest.num_held, "rows": made.manifest.rows}
-    return {"cache": str(made.folder), **origin, **_result(made, len(copied), sum(copied), start)}
+    origin = {"source": str(source), "samples": made.manifest.num_held, "rows": made.manifest.rows}
+    return {"cache": str(made), **origin, **_result(made, len(copied), sum(copied), start)}
 
 
 def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]:
@@ -131,12 +131,12 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
 def _copied(source: Cache, target: Cache, unit: Unit) -> int:
     commit, key = source.whole_commit(*unit), target.format.key(*unit)
     data = source.unit_bytes(commit)
-    if not target.folder.publish(key, data) and target.folder.get(key) != data and not target.is_committed(*unit):
+    if not target.objects.publish(key, data) and target.objects.get(key) != data and not target.is_committed(*unit):
         raise CacheError(
-            f"cache {target.folder}: {key} is there with other bytes and without a commit, left by a killed writer; remove it "
-            f"(kdcache gc {target.folder} --older-than 0s --delete, while nothing else writes there) and run this again"
+            f"cache {target}: {key} is there with other bytes and without a commit, left by a killed writer; remove it "
+            f"(kdcache gc {target} --older-than 0s --delete, while nothing else writes there) and run this again"
         )
-    target.folder.publish(commit_key(*unit), commit.to_bytes())  # False: another writer was here, and its unit counts
+    target.objects.publish(commit_key(*unit), commit.to_bytes())  # False: another writer was here, and its unit counts
     return len(data)
 
 
@@ -158,7 +158,7 @@ def require_unmixed(cache: Cache, way_out: str) -> None:
     """Raise a UsageError if views of a cache are mixed: of a subset that is to hold images, those of partners are lost."""
     if Recipe.from_dict(cache.manifest.recipe).mixing:
         raise UsageError(
-            f"cache {cache.folder}: recipe {cache.manifest.recipe['name']} mixes each view with another, whose image a subset "
+            f"cache {cache}: recipe {cache.manifest.recipe['name']} mixes each view with another, whose image a subset "
             f"with images would not hold; {way_out}"
         )
 
@@ -173,13 +173,13 @@ def _chosen(source: Cache, samples: str | None, data: str | None) -> Rows | None
     chosen = np.unique(parse_samples(samples, manifest.rows, lambda: _names(source, data)))
     if source.samples is not None and (outside := np.setdiff1d(chosen, source.samples)).size:
         raise UsageError(
-            f"samples {samples}: cache {source.folder} is a subset of {manifest.num_held} of {manifest.rows} samples, which "
+            f"samples {samples}: cache {source} is a subset of {manifest.num_held} of {manifest.rows} samples, which "
             f"does not hold sample {outside[0]}; give samples that it holds, or the cache that it was exported from"
         )
     if len(chosen) == manifest.num_held:
         return source.samples
     if manifest.has_images:
-        require_unmixed(source, f"convert it first (kdcache convert {source.folder} NEW --store zarr)")
+        require_unmixed(source, f"convert it first (kdcache convert {source} NEW --store zarr)")
     return chosen
 
 
@@ -209,11 +209,11 @@ def _wanted(source: Cache, seeds: str | None, units: str | None) -> list[Unit]:
     firsts = {manifest.unit_seeds(seed)[0] for seed in asked}
     if short := sorted({seed for first in firsts for seed in manifest.unit_seeds(first)} - asked):
         raise UsageError(
-            f"seeds {seeds}: {manifest.seeds_per_unit} seeds of cache {source.folder} share each unit; ask for whole groups "
+            f"seeds {seeds}: {manifest.seeds_per_unit} seeds of cache {source} share each unit; ask for whole groups "
             f"({', '.join(map(str, short[:5]))} are missing)"
         )
     if absent := sorted(firsts - {first for first, _ in held}):
-        raise MissingUnitError(f"cache {source.folder} does not hold seed {absent[0]}; kdcache info shows what it holds")
+        raise MissingUnitError(f"cache {source} does not hold seed {absent[0]}; kdcache info shows what it holds")
     return [(first, unit) for first, unit in held if first in firsts and unit in numbers]
 
 

@@ -58,7 +58,7 @@ def check_views(cache: Cache, source: Source, commits: Iterable[Commit], *, view
         KdcacheWarning: (a warning) some pixels differ under equal thumbnails.
     """
     if len(source) != cache.manifest.rows:  # which no fingerprint of the manifest's own can tell
-        raise MismatchError(f"cache {cache.folder} has {cache.manifest.rows} rows, data {source.spec} {len(source)} samples")
+        raise MismatchError(f"cache {cache} has {cache.manifest.rows} rows, data {source.spec} {len(source)} samples")
     recipe = Recipe.from_dict(cache.manifest.recipe).at(as_size(cache.manifest.teacher["size"]))
     dataset = ViewDataset(source, recipe, cache.order, sizes=[recipe.size])
     probes = [(commit, probe) for commit in commits for probe in commit.probes][:views]

@@ -58,7 +58,7 @@ def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any
     correct = sum(commit.statistics.get("accuracy", 0.0) * count for commit, count in zip(commits, counted, strict=True))
     accuracy = correct / max(sum(counted), 1) if job.config.teacher_classes is None else None
     return {
-        "cache": str(cache.folder),
+        "cache": str(cache),
         "task": cache.manifest.task,
         "seeds": job.seeds,
         "rows": cache.manifest.rows,

@@ -165,7 +165,7 @@ def _require_direct(cache: Cache) -> None:
     """Raise a MismatchError if the cache was recoded from a lossy one: records of a dump would be others than its own."""
     if origin := lossy_origin(cache):
         raise MismatchError(
-            f"cache {cache.folder} was recoded from {origin}, so that its records are not those of a dump; "
+            f"cache {cache} was recoded from {origin}, so that its records are not those of a dump; "
             "add the seeds to the cache that it came from, and run recode again"
         )
 

@@ -34,7 +34,7 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
     """
     job = prepare(config, measures_exact=True)
     cache = Cache(open_objects(config.cache), job.manifest, job.codec)
-    if cache.folder.exists("zarr.json"):
+    if cache.objects.exists("zarr.json"):
         cache = open_cache(config.cache)
         cache.require(job.manifest)
     manifest = job.manifest

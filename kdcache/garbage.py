@@ -50,7 +50,7 @@ def collect_garbage(cache: Cache, *, older_than: str = "7d", delete: bool = Fals
     chosen = [entry for entry in old if entry not in busy]
     gone = [entry for entry in chosen if not delete or _removed(cache, entry)]
     return {
-        "cache": str(cache.folder),
+        "cache": str(cache),
         "is_deleted": delete,
         "keys": [entry.key for entry in gone],
         "bytes": sum(entry.size for entry in gone),
@@ -69,14 +69,14 @@ def _removed(cache: Cache, entry: Entry) -> bool:
     """Remove an object, unless its unit is committed by now; if it is just afterwards, put it back."""
     unit = cache.format.unit_of(entry.key)
     if unit is None:
-        cache.folder.remove(entry.key)
+        cache.objects.remove(entry.key)
         return True
     if cache.is_committed(*unit):
         return False
-    data = cache.folder.get(entry.key)
-    cache.folder.remove(entry.key)
+    data = cache.objects.get(entry.key)
+    cache.objects.remove(entry.key)
     # a writer looks for the object after its commit, and this for the commit after the removal: one of them sees the other
     if cache.is_committed(*unit):
-        cache.folder.publish(entry.key, data)
+        cache.objects.publish(entry.key, data)
         return False
     return True

@@ -127,7 +127,7 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
     units = list(census.commits)
     with progress("push", len(units), "units") as bar:
         for key in _beside(old, units):
-            sent.add({key: old.folder.get(key)})
+            sent.add({key: old.objects.get(key)})
         for unit in units:
             commit = old.whole_commit(*unit)
             sent.add({old.format.key(*unit): old.unit_bytes(commit), commit_key(*unit): commit.to_bytes()})
@@ -136,7 +136,7 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
     missing = missing_units(old.manifest, units)
     told = {"complete_seeds": complete(missing), "missing": {seed: part for seed, part in missing.items() if part}}
     sent.add({CARD: card_text(old, address, complete(missing)).encode()}, replaces=True)
-    sent.add({} if there.exists(_MANIFEST) else {_MANIFEST: old.folder.get(_MANIFEST)})
+    sent.add({} if there.exists(_MANIFEST) else {_MANIFEST: old.objects.get(_MANIFEST)})
     sent.flush()
     facts = {"objects": sent.objects, "bytes": sent.bytes, "seconds": time.monotonic() - start}
     return {"address": address, "revision": sent.revision, **facts, **told}
@@ -166,7 +166,7 @@ def pull_cache(address: str, new: str | Path, *, revision: str | None = None) ->
     sizes = copy_units(source, made, committed(source))
     missing = missing_units(made.manifest, committed(made))
     return {
-        "cache": str(made.folder),
+        "cache": str(made),
         "address": address,
         "revision": there.revision,
         "units_written": len(sizes),
@@ -247,7 +247,7 @@ def _beside(cache: Cache, units: Sequence[Unit]) -> list[str]:
     """Return the keys of all that readers need beside units and manifest."""
     arrays = [arrays_path(root, digest) for root, digest in cache.manifest.arrays.items()]
     return [
-        *(entry.key for path in arrays for entry in cache.folder.walk(path)),
+        *(entry.key for path in arrays for entry in cache.objects.walk(path)),
         *sorted({key for seed, _ in units for key in cache.format.metadata(seed)}),
     ]
 

@@ -121,7 +121,7 @@ class Follower:
     def _wanted(self, units: Iterable[Unit]) -> set[int]:
         if self._seeds is not None:
             return set(self._seeds)
-        begun = {int(name) for name in self._cache.folder.list("seeds") if name.isdecimal()}
+        begun = {int(name) for name in self._cache.objects.list("seeds") if name.isdecimal()}
         return _first_seeds(self._cache.manifest.made_by) | begun | {first for first, _ in units}
 
     def _workers(self, units: Mapping[Unit, Entry], now: float) -> dict[str, int]:

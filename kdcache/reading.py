@@ -119,7 +119,7 @@ def await_seed(cache: Cache, seed: int, seconds: float) -> None:
         MissingUnitError: none was committed for that long.
     """
     total = cache.manifest.num_units
-    what = f"cache {cache.folder}, seed {seed}"
+    what = f"cache {cache}, seed {seed}"
     _await(lambda: total - len(cache.missing_units(seed)), total, seconds, what, "is its dump still running?")
 
 

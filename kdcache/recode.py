@@ -76,8 +76,8 @@ def recode_cache(cache: str | Path, new: str | Path, *, codec: str, seeds: str |
     made_commits = {seed: made.commits(seed) for seed in commits}
     tell_clipped(made, [commit for of_seed in made_commits.values() for commit in of_seed])
     return {
-        "cache": str(made.folder),
-        "source": str(source.folder),
+        "cache": str(made),
+        "source": str(source),
         "seeds": list(commits),
         "rows": made.manifest.num_held,
         "units_written": written,
@@ -156,7 +156,7 @@ def _scale(source: Cache) -> float:
 
 def _require_possible(source: Cache, wanted: Codec) -> None:
     if reason := why_not(row_codec(source.codec), wanted, _scale(source) if isinstance(wanted, LowRank) else 0.0):
-        raise UsageError(f"cache {source.folder} ({codec_spec(source.codec)}) cannot become {codec_spec(wanted)}: {reason}")
+        raise UsageError(f"cache {source} ({codec_spec(source.codec)}) cannot become {codec_spec(wanted)}: {reason}")
 
 
 def _commits(source: Cache, seeds: str | None) -> dict[int, list[Commit]]:
@@ -165,7 +165,7 @@ def _commits(source: Cache, seeds: str | None) -> dict[int, list[Commit]]:
         return {seed: source.commits(seed) for seed in parse_seeds(seeds)}
     complete = source.complete_seeds()
     if not complete:
-        raise CacheError(f"cache {source.folder} holds no complete seed; run its dump-teacher command again to finish one")
+        raise CacheError(f"cache {source} holds no complete seed; run its dump-teacher command again to finish one")
     for seed in sorted(set(source.seeds()) - set(complete)):
         missing = len(source.missing_units(seed))
         say(f"note: seed {seed} is left out: {missing} of its {source.manifest.num_units} units are missing")
@@ -179,7 +179,7 @@ def _create(source: Cache, new: str | Path, wanted: Codec) -> Cache:
     codec = with_sites(row_codec(codec), source.manifest.sites)
     made = create_cache(new, _manifest(source, codec).with_errors(errors), fit_arrays(codec), samples=source.samples)
     if made.manifest.made_by.get("recoded_from", {}).get("manifest") != source.manifest.digest:
-        raise MismatchError(f"cache {new} was not recoded from {source.folder}; choose a new folder")
+        raise MismatchError(f"cache {new} was not recoded from {source}; choose a new folder")
     return made
 
 
@@ -191,11 +191,11 @@ def _fitted(source: Cache, wanted: Codec) -> tuple[Codec, dict[float, float]]:
     pairs = pairs_of_cache(source, views=sample_views(wanted))
     if isinstance(wanted, LowRank) and wanted.error is not None and not pairs.differ:
         raise UsageError(
-            f"{codec_spec(wanted)} needs two different views of a sample, and cache {source.folder} does not hold them; "
+            f"{codec_spec(wanted)} needs two different views of a sample, and cache {source} does not hold them; "
             "dump another seed, or give step= or bytes="
         )
     what = "pixels" if source.manifest.sites else "views"
-    say(f"measuring codec {codec_spec(wanted)} on {len(pairs.teacher)} {what} of {source.folder}")
+    say(f"measuring codec {codec_spec(wanted)} on {len(pairs.teacher)} {what} of {source}")
     fitted = fit_codec(wanted, pairs)
     _require_possible(source, fitted.codec)
     return fitted.codec, fitted.errors if exact else {}

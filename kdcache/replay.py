@@ -160,7 +160,7 @@ def _rows(config: TrainConfig, replay: Replay) -> Rows | None:
     for cache in caches if config.on_miss == "error" else ():
         if (outside := cache.order[rows[~cache.is_held[rows]]]).size:
             raise UsageError(
-                f"samples {config.samples}: cache {cache.folder} is a subset of {cache.manifest.num_held} of {len(source)} "
+                f"samples {config.samples}: cache {cache} is a subset of {cache.manifest.num_held} of {len(source)} "
                 f"samples, which does not hold sample {outside.min()} ({source.key(int(outside.min()))}); leave --samples out "
                 "to train on what it holds, or give --on-miss skip or teacher"
             )
@@ -207,7 +207,7 @@ def _use(config: TrainConfig, cache: Cache, options: _CacheOptions, source: Sour
     """Return how a cache is used, after checking that it was made from the source."""
     if source.fingerprint != cache.manifest.source["fingerprint"]:
         raise MismatchError(
-            f"data {source.spec} ({len(source)} samples) is not what cache {cache.folder} was made from "
+            f"data {source.spec} ({len(source)} samples) is not what cache {cache} was made from "
             f"({cache.manifest.source['spec']}, {cache.manifest.rows} samples): samples were added, removed, renamed, "
             "reordered or relabelled; give the same data, or dump again"
         )
@@ -217,7 +217,7 @@ def _use(config: TrainConfig, cache: Cache, options: _CacheOptions, source: Sour
         return replace(use, classes=read_class_map(options.classes, source, cache.manifest.classes))
     if cache.manifest.classes != source.classes:
         raise MismatchError(
-            f"the teacher of cache {cache.folder} has {cache.manifest.classes} classes, data {source.spec} {source.classes}; "
+            f"the teacher of cache {cache} has {cache.manifest.classes} classes, data {source.spec} {source.classes}; "
             "say which are which: --cache PATH,classes=FILE.csv"
         )
     return use
@@ -270,7 +270,7 @@ def _require_same_views(one: Cache, other: Cache) -> None:
     for name, (mine, its) in parts.items():
         if mine != its:
             raise MismatchError(
-                f"caches {one.folder} and {other.folder} are of different views: {name} {mine} there, {its} here; "
+                f"caches {one} and {other} are of different views: {name} {mine} there, {its} here; "
                 "dump both with the same recipe and order_seed"
             )
 
@@ -283,7 +283,7 @@ def _cached_seeds(config: TrainConfig, caches: Sequence[Cache]) -> list[int]:
     held = [set(cache.seeds() if is_partial else cache.complete_seeds()) for cache in caches]
     seeds = parse_seeds(config.seeds) if config.seeds else sorted(set.intersection(*held))
     if not seeds:
-        which = caches[0].folder if len(caches) == 1 else ", ".join(str(cache.folder) for cache in caches)
+        which = caches[0].objects if len(caches) == 1 else ", ".join(str(cache) for cache in caches)
         raise MismatchError(f"cache {which} has no complete seed{' in common' * (len(caches) > 1)} yet; run dump-teacher again")
     for seed in seeds if not is_partial else ():
         for cache in caches:
@@ -297,7 +297,7 @@ def check_records(cache: Cache, loss: Loss, spec: str, tail: Tail) -> None:
     Raises:
         UsageError: they do not.
     """
-    codec, name = cache.codec, f"{codec_spec(cache.codec)} of cache {cache.folder}"
+    codec, name = cache.codec, f"{codec_spec(cache.codec)} of cache {cache}"
     if loss.needs_all and not codec.keeps_all:
         raise UsageError(
             f"loss {spec} needs the label's logit, which {name} keeps only among the largest; "

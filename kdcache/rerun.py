@@ -36,7 +36,7 @@ def recorded_source(cache: Cache) -> str:
     """
     spec = str(cache.manifest.source["spec"])
     if not is_images_only(spec):
-        raise UsageError(f"cache {cache.folder} was made from {spec}, which can run code; if you trust it: --data {spec}")
+        raise UsageError(f"cache {cache} was made from {spec}, which can run code; if you trust it: --data {spec}")
     return spec
 
 
@@ -47,7 +47,7 @@ def require_source(cache: Cache, source: Source) -> None:
         MismatchError: it was not.
     """
     if source.fingerprint != cache.manifest.source["fingerprint"]:
-        raise MismatchError(f"data {source.spec} is not the source of cache {cache.folder}; give --data SPEC")
+        raise MismatchError(f"data {source.spec} is not the source of cache {cache}; give --data SPEC")
 
 
 def require_teacher(cache: Cache, model: VisionModel) -> None:
@@ -62,7 +62,7 @@ def require_teacher(cache: Cache, model: VisionModel) -> None:
         if (as_size(made[name]) if name == "size" else made[name]) != value:
             what = "hash of weights" if name == "sha256" else name
             raise MismatchError(
-                f"teacher {model.spec} is not the one that cache {cache.folder} was made with ({made['spec']}): its {what} "
+                f"teacher {model.spec} is not the one that cache {cache} was made with ({made['spec']}): its {what} "
                 f"is {value}, not {made[name]}"
             )
 
@@ -113,7 +113,7 @@ def compare_logits(
     """
     chosen = _choose(cache, views)
     if not chosen:
-        raise CacheError(f"cache {cache.folder} holds no record to compare with the teacher's logits; dump a seed first")
+        raise CacheError(f"cache {cache} holds no record to compare with the teacher's logits; dump a seed first")
     recipe = Recipe.from_dict(cache.manifest.recipe)
     dataset = ViewDataset(source, recipe, cache.order, sizes=[model.preprocessing.size])
     logits = _run(model, dataset, [(row, commit.seed) for commit, rows in chosen for row in rows.tolist()], batch_size, compute)
@@ -147,7 +147,7 @@ def logits_faults(cache: Cache, model: VisionModel, found: dict[str, Any]) -> li
     changes = version_changes(cache.commit_of(seed, cache.committed_units(seed)[0]))
     versions = f"versions differ: {'; '.join(changes)}" if changes else "library versions are the same"
     fault = (
-        f"teacher {model.spec} has the weights that cache {cache.folder} was made with, and gives other logits: in "
+        f"teacher {model.spec} has the weights that cache {cache} was made with, and gives other logits: in "
         f"{found['beyond']} of {found['views']} views they differ by more than rounding explains (by "
         f"{found['median_difference']:.3g} in the median of all views); {ran}; {versions}; "
         "give the spec and the code of the dump, or dump again into a new cache"

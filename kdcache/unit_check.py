@@ -38,14 +38,14 @@ class CheckReport:
         self.checked: dict[Unit, Check] = {}
         if self._path is None:
             return
-        text, head = self._read(), {"cache": str(cache.folder), "manifest": cache.manifest.digest}
+        text, head = self._read(), {"cache": str(cache), "manifest": cache.manifest.digest}
         lines = [line for part in text.splitlines() if (line := _parsed(part))]  # the last one may have been cut off
         try:
             if text and lines[0]["manifest"] != head["manifest"]:
                 raise ValueError
             checks = [Check(**line) for line in lines[1:]]
         except (ValueError, LookupError, TypeError):
-            raise MismatchError(f"{path} is no report on cache {cache.folder}; choose a new file") from None
+            raise MismatchError(f"{path} is no report on cache {cache}; choose a new file") from None
         self.checked = {(check.seed, check.unit): check for check in checks}
         self._append(("" if text.endswith("\n") or not text else "\n") + ("" if text else json.dumps(head) + "\n"))
 

@@ -108,7 +108,7 @@ def _check_bytes(cache: Cache, report: CheckReport) -> tuple[dict[str, Any], lis
     faults = [*_faults_beside(cache), *(fault for seed in missing for fault in cache.array_faults(seed))]
     counts, unit_faults = check_units(cache, census, report)
     found = {
-        "cache": str(cache.folder),
+        "cache": str(cache),
         "seeds": list(missing),
         **counts,
         "missing": {seed: units for seed, units in missing.items() if units},
@@ -134,7 +134,7 @@ def _open_teacher(cache: Cache, teacher: str, compute: ComputeConfig | None) -> 
     """Return the teacher that the user names, and where it runs; the manifest's spec is never opened: it could run code."""
     if origin := lossy_origin(cache):
         raise MismatchError(
-            f"cache {cache.folder} was recoded from {origin}, so that its records are not those of the teacher alone; verify "
+            f"cache {cache} was recoded from {origin}, so that its records are not those of the teacher alone; verify "
             "the cache that it came from"
         )
     running, recipe = Compute(compute or compute_of(cache)), Recipe.from_dict(cache.manifest.recipe)

@@ -38,7 +38,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def objects(cache: Cache) -> list[bytes]:
-    return [cache.folder.get(cache.format.key(*unit)) for unit in cache.units()]
+    return [cache.objects.get(cache.format.key(*unit)) for unit in cache.units()]
 
 
 def facts(cache: Cache, seed: int) -> tuple[list[Any], list[Any]]:

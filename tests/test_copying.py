@@ -35,12 +35,12 @@ def test_units_of_several_caches_become_one(tmp_path: Path, capsys: pytest.Captu
     result = merge_caches(tmp_path / "new", [tmp_path / "one", tmp_path / "two"])
     assert result["complete_seeds"] == [0, 4] and result["missing"] == {} and result["units_written"] == 6
     assert [(told["units"], told["elsewhere"]) for told in result["from"]] == [(2, 0), (5, 1)]
-    assert f"1 units of {two.folder} are in an earlier cache, too" in capsys.readouterr().err
+    assert f"1 units of {two} are in an earlier cache, too" in capsys.readouterr().err
     made = open_cache(tmp_path / "new")
     assert made.manifest == one.manifest and verify_cache(made)["faults"] == []
     for unit, cache in {(0, 0): one, (0, 1): one, (0, 2): two, (4, 0): two, (4, 1): two, (4, 2): two}.items():
-        assert made.folder.get(commit_key(*unit)) == cache.folder.get(commit_key(*unit))
-        assert made.folder.get(object_key(*unit)) == cache.folder.get(object_key(*unit))
+        assert made.objects.get(commit_key(*unit)) == cache.objects.get(commit_key(*unit))
+        assert made.objects.get(object_key(*unit)) == cache.objects.get(object_key(*unit))
     before = contents(tmp_path / "new")
     again = merge_caches(tmp_path / "new", [tmp_path / "one", tmp_path / "two"])
     assert again["units_written"] == 0 and contents(tmp_path / "new") == before
@@ -65,11 +65,11 @@ def test_a_merge_that_was_stopped_goes_on(tmp_path: Path) -> None:
 def test_an_object_that_a_killed_writer_left_is_taken_if_it_is_the_same(tmp_path: Path) -> None:
     whole = fill(tmp_path / "whole", 0)
     made = part(tmp_path / "new", {})
-    made.folder.publish(object_key(0, 0), whole.folder.get(object_key(0, 0)))
-    made.folder.publish(object_key(0, 1), made.encode_unit(1, records(made, 0, 1, writer=5)))
+    made.objects.publish(object_key(0, 0), whole.objects.get(object_key(0, 0)))
+    made.objects.publish(object_key(0, 1), made.encode_unit(1, records(made, 0, 1, writer=5)))
     with pytest.raises(CacheError, match=r"records/c/1/0 is there with other bytes and without a commit.*kdcache gc"):
         merge_caches(tmp_path / "new", [tmp_path / "whole"])
-    made.folder.remove(object_key(0, 1))
+    made.objects.remove(object_key(0, 1))
     merge_caches(tmp_path / "new", [tmp_path / "whole"])
     assert verify_cache(made)["faults"] == [] and made.complete_seeds() == [0]
 

@@ -85,7 +85,7 @@ def rewrite(cache: Cache, change: Callable[[dict[str, Any]], dict[str, Any]]) ->
     """Put other probes into every commit."""
     for commit in commits_of(cache):
         changed = dataclasses.replace(commit, probes=[change(probe) for probe in commit.probes])
-        (cache.folder.path / commit_key(commit.seed, commit.unit)).write_bytes(changed.to_bytes())
+        (cache.objects.path / commit_key(commit.seed, commit.unit)).write_bytes(changed.to_bytes())
 
 
 def without_steps(probe: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def test_a_trace_draws_nothing_from_the_callers_generators(cache: Cache) -> None
 
 
 def test_recoding_keeps_the_steps(cache: Cache, tmp_path: Path) -> None:
-    recode_cache(cache.folder.path, tmp_path / "new", codec="topk:k=2")
+    recode_cache(cache.objects.path, tmp_path / "new", codec="topk:k=2")
     new = open_cache(tmp_path / "new")
     held = [probe for commit in commits_of(cache) for probe in commit.probes]
     assert [probe for commit in commits_of(new) for probe in commit.probes] == held
@@ -239,7 +239,7 @@ def test_of_a_mixed_view_the_mixing_comes_last(mixed: Cache, kept: int, told: st
     for commit in commits_of(mixed):
         probes = [{**probe, "crc32": 0} for probe in commit.probes[:kept]]
         changed = dataclasses.replace(commit, probes=probes)
-        (mixed.folder.path / commit_key(commit.seed, commit.unit)).write_bytes(changed.to_bytes())
+        (mixed.objects.path / commit_key(commit.seed, commit.unit)).write_bytes(changed.to_bytes())
     with pytest.warns(KdcacheWarning, match=f"pixels first differ after {told}"):
         check(mixed)
 

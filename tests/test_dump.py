@@ -111,7 +111,7 @@ def test_workers_change_no_byte_and_batch_sizes_no_more_than_rounding(tmp_path: 
         dump_teacher(config(tmp_path / name, codec=EXACT, unit_rows=300, **changes))
     plain, workers, batches = (open_cache(tmp_path / name) for name in ("plain", "workers", "batches"))
     for unit in range(4):
-        assert plain.folder.get(object_key(0, unit)) == workers.folder.get(object_key(0, unit))
+        assert plain.objects.get(object_key(0, unit)) == workers.objects.get(object_key(0, unit))
     rows = range(1197)
     np.testing.assert_allclose(plain.read(0, rows)["logits"], batches.read(0, rows)["logits"], rtol=1e-5, atol=1e-5)
 
@@ -201,7 +201,7 @@ def test_a_full_disk_stops_the_dump_and_it_goes_on_later(tmp_path: Path) -> None
     ):
         dump(tmp_path, **settings)
     cache = open_cache(tmp_path)
-    assert cache.committed_units(0) == [] and list(temporaries(cache.folder)) == []
+    assert cache.committed_units(0) == [] and list(temporaries(cache.objects)) == []
     assert dump(tmp_path, **settings)["units_written"] == 2
 
 

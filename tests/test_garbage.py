@@ -20,8 +20,8 @@ TEMPORARY = "seeds/00000/records/c/0/.0.0123456789abcdef.tmp"
 def aged(cache: Cache, days: float, *keys: str) -> None:
     """Make objects, by default all, look as if written `days` ago."""
     moment = time.time() - days * 86_400
-    for key in keys or [entry.key for entry in cache.folder.walk()]:
-        os.utime(cache.folder.path / key, (moment, moment))
+    for key in keys or [entry.key for entry in cache.objects.walk()]:
+        os.utime(cache.objects.path / key, (moment, moment))
 
 
 @pytest.fixture
@@ -29,28 +29,28 @@ def cache(tmp_path: Path) -> Cache:
     """Return a cache of long ago, with an orphaned object and a temporary file."""
     cache = fill(tmp_path / "cache", 0)
     cache.start_seed(1)
-    cache.folder.publish(object_key(1, 0), cache.encode_unit(0, records(cache, 1, 0)))
-    (cache.folder.path / TEMPORARY).write_bytes(b"half")
-    (cache.folder.path / "notes.txt").write_bytes(b"mine")
+    cache.objects.publish(object_key(1, 0), cache.encode_unit(0, records(cache, 1, 0)))
+    (cache.objects.path / TEMPORARY).write_bytes(b"half")
+    (cache.objects.path / "notes.txt").write_bytes(b"mine")
     aged(cache, 30)
     return cache
 
 
 def test_it_tells_first_and_removes_when_asked(cache: Cache) -> None:
-    before = contents(cache.folder.path)
+    before = contents(cache.objects.path)
     told = collect_garbage(cache)
     size = 4 + len(before[object_key(1, 0)][0])
     assert told == {
-        "cache": str(cache.folder),
+        "cache": str(cache),
         "is_deleted": False,
         "keys": [TEMPORARY, object_key(1, 0)],
         "bytes": size,
         "young": 0,
         "busy": 0,
     }
-    assert contents(cache.folder.path) == before
+    assert contents(cache.objects.path) == before
     assert collect_garbage(cache, delete=True) == {**told, "is_deleted": True}
-    assert contents(cache.folder.path) == {key: value for key, value in before.items() if key not in told["keys"]}
+    assert contents(cache.objects.path) == {key: value for key, value in before.items() if key not in told["keys"]}
     assert verify_cache(cache)["faults"] == [] and collect_garbage(cache)["keys"] == []
 
 
@@ -65,7 +65,7 @@ def test_while_a_dump_is_at_work_orphaned_objects_stay_for_it(cache: Cache) -> N
     aged(cache, 0.1, commit_key(0, 2))
     told = collect_garbage(cache, delete=True)
     assert told["keys"] == [TEMPORARY] and told["busy"] == 1
-    assert cache.commit(1, 0, records(cache, 1, 0, writer=1)).num_bytes == len(cache.folder.get(object_key(1, 0)))
+    assert cache.commit(1, 0, records(cache, 1, 0, writer=1)).num_bytes == len(cache.objects.get(object_key(1, 0)))
     assert cache.read_unit(cache.commit_of(1, 0)).tobytes() == records(cache, 1, 0).tobytes(), "the first writer's"
 
 
@@ -73,7 +73,7 @@ def test_while_a_dump_is_at_work_orphaned_objects_stay_for_it(cache: Cache) -> N
 def test_a_unit_that_is_committed_meanwhile_is_not_lost(cache: Cache, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     """Let a writer take the object up at the worst moments: what is read in the end is what it committed."""
     key, committed = object_key(1, 0), list[Commit]()
-    remove, publish = cache.folder.remove, cache.folder.publish
+    remove, publish = cache.objects.remove, cache.objects.publish
 
     def removing(name: str) -> None:
         if moment == "before the removal" and name == key:
@@ -82,13 +82,13 @@ def test_a_unit_that_is_committed_meanwhile_is_not_lost(cache: Cache, monkeypatc
 
     def publishing(name: str, data: bytes) -> bool:
         if moment == "after the look" and name == commit_key(1, 0):
-            monkeypatch.setattr(cache.folder, "publish", publish)
+            monkeypatch.setattr(cache.objects, "publish", publish)
             assert collect_garbage(cache, delete=True, older_than="0s")["keys"] == [TEMPORARY, key]
         return publish(name, data)
 
-    monkeypatch.setattr(cache.folder, "remove", removing)
+    monkeypatch.setattr(cache.objects, "remove", removing)
     if moment == "after the look":
-        monkeypatch.setattr(cache.folder, "publish", publishing)
+        monkeypatch.setattr(cache.objects, "publish", publishing)
         committed.append(cache.commit(1, 0, records(cache, 1, 0)))
     else:
         assert collect_garbage(cache, delete=True)["keys"] == [TEMPORARY]

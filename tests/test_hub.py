@@ -43,8 +43,8 @@ def cache(tmp_path: Path) -> Cache:
     for seed, unit in ((0, 0), (0, 1), (0, 2), (1, 0)):
         cache.start_seed(seed)
         cache.commit(seed, unit, records(cache, seed, unit))
-    cache.folder.publish(object_key(1, 1), b"orphaned")
-    cache.folder.publish("private.txt", b"mine")
+    cache.objects.publish(object_key(1, 1), b"orphaned")
+    cache.objects.publish("private.txt", b"mine")
     return cache
 
 
@@ -63,14 +63,14 @@ def test_a_cache_goes_there_and_comes_back(server: HubServer, cache: Cache, tmp_
     made = open_cache(tmp_path / "pulled")
     assert made.manifest == cache.manifest and verify_cache(made)["faults"] == []
     assert made.read(0, range(20)).tobytes() == cache.read(0, range(20)).tobytes()
-    assert made.folder.get(commit_key(0, 1)) == cache.folder.get(commit_key(0, 1))
+    assert made.objects.get(commit_key(0, 1)) == cache.objects.get(commit_key(0, 1))
     assert pull_cache(PLACE, tmp_path / "pulled")["units_written"] == 0
     assert push_cache(tmp_path / "cache", PLACE)["objects"] == 0
 
 
 def test_what_has_come_since_is_added_and_old_revisions_stay(server: HubServer, cache: Cache, tmp_path: Path) -> None:
     first = push_cache(tmp_path / "cache", PLACE)["revision"]
-    cache.folder.remove(object_key(1, 1))
+    cache.objects.remove(object_key(1, 1))
     for unit in (1, 2):
         cache.commit(1, unit, records(cache, 1, unit))
     second = push_cache(tmp_path / "cache", PLACE)

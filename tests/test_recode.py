@@ -61,7 +61,7 @@ def units(path: Path) -> dict[tuple[int, int], bytes]:
     """Return the bytes of every committed unit's object."""
     cache = open_cache(path)
     commits = [cache.commit_of(seed, unit) for seed in cache.seeds() for unit in cache.committed_units(seed)]
-    return {(commit.seed, commit.unit): cache.folder.get(commit.key) for commit in commits}
+    return {(commit.seed, commit.unit): cache.objects.get(commit.key) for commit in commits}
 
 
 @pytest.mark.parametrize("has", HELD)

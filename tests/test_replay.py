@@ -159,7 +159,7 @@ def without(cache: str, seed: int, *units: int) -> Cache:
     opened = open_cache(cache)
     for unit in units:
         for key in (commit_key(seed, unit), object_key(seed, unit)):
-            (opened.folder.path / key).unlink()
+            (opened.objects.path / key).unlink()
     return opened
 
 

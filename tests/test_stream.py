@@ -297,7 +297,7 @@ def test_one_host_trains_while_another_still_dumps(server: int, tmp_path: Path) 
     assert json.loads(results[0][0])["steps"] == 15
     started = (tmp_path / "run" / "config.toml").stat().st_mtime
     with environ(**environment(server)):
-        last = max(entry.time for entry in open_cache(url).folder.walk("commits"))
+        last = max(entry.time for entry in open_cache(url).objects.walk("commits"))
     assert started < last + 1, "the student began before the dump ended"
 
 

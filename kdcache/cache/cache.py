@@ -30,15 +30,19 @@ from kdcache.views.order import row_order
 class Cache:
     """An open cache. `open_cache` and `create_cache` make one."""
 
-    def __init__(self, folder: Objects, manifest: Manifest, codec: Codec | None = None) -> None:
-        """Open the cache in `folder`; with `codec` it is one that is not on disk yet, as for a plan."""
-        self.folder = folder
+    def __init__(self, objects: Objects, manifest: Manifest, codec: Codec | None = None) -> None:
+        """Open the cache in `objects`; with `codec` it is one that is not on disk yet, as for a plan."""
+        self.objects = objects
         self.manifest = manifest
         self.slabs = SlabFolder()
         self.format = unit_format(manifest)
         self._last_read: tuple[int, Slab] | None = None
         if codec is not None:
             self.codec = codec
+
+    def __str__(self) -> str:
+        """Return where it is, for messages: a folder or an address."""
+        return str(self.objects)
 
     @cached_property
     def codec(self) -> Codec:
@@ -51,7 +55,7 @@ class Cache:
         codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes, fit=self.fit(), sites=self.manifest.sites)
         if codec.record_dtype != self.manifest.dtype:
             raise CacheError(
-                f"cache {self.folder}: its records {self.manifest.dtype} are not those of {codec_spec(codec)} "
+                f"cache {self}: its records {self.manifest.dtype} are not those of {codec_spec(codec)} "
                 f"({codec.record_dtype}); use the kdcache version that its manifest names"
             )
         return codec
@@ -64,7 +68,7 @@ class Cache:
         """
         digest = self.manifest.arrays.get(CODEC)
         most = self.manifest.most_bytes(CODEC)
-        return read_arrays(self.folder, CODEC, digest, most=most) if digest is not None else None
+        return read_arrays(self.objects, CODEC, digest, most=most) if digest is not None else None
 
     @cached_property
     def order(self) -> Rows:
@@ -78,7 +82,7 @@ class Cache:
         Raises:
             CacheError: of a subset they are absent or damaged.
         """
-        return read_samples(self.folder, self.manifest)
+        return read_samples(self.objects, self.manifest)
 
     @cached_property
     def is_held(self) -> "np.ndarray[Any, np.dtype[np.bool_]]":
@@ -87,7 +91,7 @@ class Cache:
         Raises:
             CacheError: of a subset the samples' numbers are absent or damaged.
         """
-        return held_mask(self.samples, self.order)
+        return np.ones(self.manifest.rows, bool) if self.samples is None else held_mask(self.samples, self.order)
 
     def held_rows(self, commit: Commit) -> Rows:
         """Return the rows of a unit of which there are records: without those that are absent, or not in a subset; int64."""
@@ -98,7 +102,7 @@ class Cache:
         """Raise a MissingUnitError if one of `rows` is not in the subset that this cache holds."""
         if self.samples is not None and (outside := rows[~self.is_held[rows]]).size:
             raise MissingUnitError(
-                f"sample {self.order[outside[0]]} (row {outside[0]}) is not in the subset that cache {self.folder} holds, of "
+                f"sample {self.order[outside[0]]} (row {outside[0]}) is not in the subset that cache {self} holds, of "
                 f"{self.manifest.num_held} of {self.manifest.rows} samples; use the cache that it was exported from"
             )
 
@@ -110,7 +114,7 @@ class Cache:
     def committed_units(self, seed: int) -> list[int]:
         """Return the committed units of `seed`."""
         folder = f"commits/{self.manifest.unit_seeds(seed)[0]:05d}"
-        return numbers_in(self.folder.list(folder), "{:06d}.json", range(MOST_UNITS))
+        return numbers_in(self.objects.list(folder), "{:06d}.json", range(MOST_UNITS))
 
     def missing_units(self, seed: int) -> list[int]:
         """Return the units of `seed` that are not committed yet."""
@@ -124,7 +128,7 @@ class Cache:
 
     def is_committed(self, seed: int, unit: int) -> bool:
         """Return whether a unit can be read."""
-        return self.folder.exists(commit_key(self.manifest.unit_seeds(seed)[0], unit))
+        return self.objects.exists(commit_key(self.manifest.unit_seeds(seed)[0], unit))
 
     def commit_of(self, seed: int, unit: int) -> Commit:
         """Return a unit's commit; of one that it shares with other seeds, what it says of this seed.
@@ -144,22 +148,22 @@ class Cache:
         """
         first = self.manifest.unit_seeds(seed)[0]
         try:
-            data = self.folder.get(commit_key(first, unit), most=MOST_DOCUMENT)
+            data = self.objects.get(commit_key(first, unit), most=MOST_DOCUMENT)
         except FileNotFoundError:
             raise MissingUnitError(
-                f"cache {self.folder} does not hold {self._name(seed, unit)}; run dump-teacher with this seed"
+                f"cache {self} does not hold {self._name(seed, unit)}; run dump-teacher with this seed"
             ) from None
-        commit = Commit.from_bytes(data, f"cache {self.folder}, {self._name(seed, unit)}")
+        commit = Commit.from_bytes(data, f"cache {self}, {self._name(seed, unit)}")
         rows = self.manifest.unit_range(unit)
         if not rows or (commit.seed, commit.unit, commit.start, commit.stop) != (first, unit, rows.start, rows.stop):
-            raise DamagedUnitError(f"cache {self.folder}, {self._name(seed, unit)}: its commit is that of {commit.name}")
+            raise DamagedUnitError(f"cache {self}, {self._name(seed, unit)}: its commit is that of {commit.name}")
         if stray := commit.stray(self.format.key(first, unit), self.manifest.unit_seeds(seed)):
-            raise DamagedUnitError(f"cache {self.folder}, {self._name(seed, unit)}: its commit speaks of {stray}")
+            raise DamagedUnitError(f"cache {self}, {self._name(seed, unit)}: its commit speaks of {stray}")
         return commit
 
     def units(self) -> list[tuple[int, int]]:
         """Return the committed units of all seeds, each once, as first seed and number; from one listing of the commits."""
-        units = (committed_unit(self.manifest, entry.key) for entry in self.folder.walk("commits"))
+        units = (committed_unit(self.manifest, entry.key) for entry in self.objects.walk("commits"))
         return sorted(unit for unit in units if unit and unit[1] < self.manifest.num_units)
 
     def commits(self, seed: int) -> list[Commit]:
@@ -171,10 +175,10 @@ class Cache:
         missing = self.missing_units(seed)
         if len(missing) == self.manifest.num_units:
             held = ", ".join(map(str, self.seeds())) or "none"
-            raise MissingUnitError(f"cache {self.folder} does not hold seed {seed} (it holds: {held}); dump it first")
+            raise MissingUnitError(f"cache {self} does not hold seed {seed} (it holds: {held}); dump it first")
         if missing:
             raise MissingUnitError(
-                f"cache {self.folder} lacks {len(missing)} of {self.manifest.num_units} units of seed {seed}, the first is "
+                f"cache {self} lacks {len(missing)} of {self.manifest.num_units} units of seed {seed}, the first is "
                 f"{self._name(seed, missing[0])}; run the same dump-teacher command again to finish it"
             )
         return self._commits_of(seed, range(self.manifest.num_units))
@@ -231,7 +235,7 @@ class Cache:
         where, way_out = self._where(commit)
         try:
             key = self.format.key(self.manifest.unit_seeds(commit.seed)[0], commit.unit)
-            data = self.folder.get(key, most=commit.num_bytes)
+            data = self.objects.get(key, most=commit.num_bytes)
         except LargeObjectError as error:
             raise DamagedUnitError(f"{where}: more bytes than were committed: {error}; {way_out}") from None
         except FileNotFoundError:
@@ -251,7 +255,7 @@ class Cache:
         """
         wanted = np.asarray(rows, dtype=np.int64)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.manifest.rows:
-            raise MissingUnitError(f"cache {self.folder} holds rows 0 to {self.manifest.rows - 1}, not all of those asked for")
+            raise MissingUnitError(f"cache {self} holds rows 0 to {self.manifest.rows - 1}, not all of those asked for")
         self.require_held(wanted)
         if self._last_read is None or self._last_read[0] != seed:
             self._last_read = seed, self.slab(seed)  # a complete seed never changes
@@ -289,7 +293,7 @@ class Cache:
         """
         if lines := self.manifest.differences(manifest):
             way_out = "choose a new folder, or the same settings" if self.seeds() else "it holds no unit yet: remove it"
-            raise MismatchError(f"cache {self.folder} was made otherwise ({'; '.join(lines)}); {way_out}")
+            raise MismatchError(f"cache {self} was made otherwise ({'; '.join(lines)}); {way_out}")
 
     def with_fit(self, codec: Codec) -> Codec:
         """Return `codec` with the fit that this cache was made with; itself, if it has nothing to fit.
@@ -301,17 +305,17 @@ class Cache:
             return codec
         mine, theirs = codec_spec(self.codec), codec_spec(codec)
         if mine != theirs:
-            raise MismatchError(f"cache {self.folder} was made with {mine}, not {theirs}; choose that codec, or a new folder")
+            raise MismatchError(f"cache {self} was made with {mine}, not {theirs}; choose that codec, or a new folder")
         return self.codec
 
     def start_seed(self, seed: int) -> None:
         """Publish what plain readers need beside a seed's units; growth changes no existing object."""
         for key, data in self.format.metadata(seed).items():
-            self.folder.publish(key, data)
+            self.objects.publish(key, data)
 
     def array_faults(self, seed: int) -> list[str]:
         """Return what keeps plain readers, zarr's, from reading `seed`, one line each."""
-        return [f"cache {self.folder}, seed {seed}: {fault}" for fault in self.format.faults(self.folder, seed)]
+        return [f"cache {self}, seed {seed}: {fault}" for fault in self.format.faults(self.objects, seed)]
 
     def commit(self, seed: int, unit: int, records: Records, samples: Sequence[StoredSample] = (), **facts: Any) -> Commit:
         """Publish a unit and its commit, and return the commit that counts.
@@ -338,8 +342,8 @@ class Cache:
             held = self.is_held[rows.start : rows.stop]
             records, samples, facts = thinned(self.manifest, held, rows.start, records=records, samples=samples, facts=facts)
         key, data = self.format.key(seed, unit), self.encode_unit(unit, records, samples)
-        if not self.folder.publish(key, data):
-            where = f"cache {self.folder}, {self._name(seed, unit)}"
+        if not self.objects.publish(key, data):
+            where = f"cache {self}, {self._name(seed, unit)}"
             data = self._winner(key, where)
             winner = self._decoded(unit, data, f"{where}; delete {key} and run the dump again")
             if self.manifest.skip_unreadable:
@@ -356,10 +360,10 @@ class Cache:
             writer=f"{socket.gethostname()}:{os.getpid()}",
             **{"versions": library_versions(), **facts},
         )
-        if not self.folder.publish(commit_key(seed, unit), commit.to_bytes()):
+        if not self.objects.publish(commit_key(seed, unit), commit.to_bytes()):
             return self.commit_of(seed, unit)
-        if not self.folder.exists(key):  # `gc` took it, which looked just before there was a commit
-            self.folder.publish(key, data)
+        if not self.objects.exists(key):  # `gc` took it, which looked just before there was a commit
+            self.objects.publish(key, data)
         return commit
 
     def encode_unit(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
@@ -371,11 +375,11 @@ class Cache:
         try:
             return self.format.encode(unit, records, samples)
         except ValueError as error:
-            raise CacheError(f"cache {self.folder}: {error}") from error
+            raise CacheError(f"cache {self}: {error}") from error
 
     def _winner(self, key: str, where: str) -> bytes:
         try:
-            return self.folder.get(key)
+            return self.objects.get(key)
         except FileNotFoundError:
             raise CacheError(f"{where}: {key} was there a moment ago and is not; run the same command again") from None
 
@@ -398,7 +402,7 @@ class Cache:
         """Return how a message names a unit, and the way out if it is damaged."""
         key = commit_key(self.manifest.unit_seeds(commit.seed)[0], commit.unit)
         way_out = f"delete {key} and {commit.key} and run the dump again"
-        return f"cache {self.folder}, {commit.name}", way_out
+        return f"cache {self}, {commit.name}", way_out
 
     def _decoded(self, unit: int, data: bytes, where: str) -> Records:
         try:

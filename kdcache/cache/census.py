@@ -39,7 +39,7 @@ def take_census(cache: Cache) -> Census:
 
     In this order, since a unit may be committed meanwhile: its object is then not taken for orphaned.
     """
-    entries = [*cache.folder.walk()]
+    entries = [*cache.objects.walk()]
     census = Census(committed(cache))
     named = {root: f"{arrays_path(root, digest)}/" for root, digest in cache.manifest.arrays.items()}
     ours = tuple(named.values())
@@ -68,7 +68,7 @@ def take_census(cache: Cache) -> Census:
 
 def committed(cache: Cache) -> dict[Unit, Entry]:
     """Return the commits of `cache` by unit, in order, from a listing of them; none is read."""
-    entries = ((committed_unit(cache.manifest, entry.key), entry) for entry in cache.folder.walk("commits"))
+    entries = ((committed_unit(cache.manifest, entry.key), entry) for entry in cache.objects.walk("commits"))
     return dict(sorted((unit, entry) for unit, entry in entries if unit))
 
 

@@ -37,10 +37,8 @@ def read_samples(objects: Objects, manifest: Manifest) -> Rows | None:
     return numbers.astype(np.int64)
 
 
-def held_mask(samples: Rows | None, order: Rows) -> Mask:
+def held_mask(samples: Rows, order: Rows) -> Mask:
     """Return which rows are of `samples`, bool `[rows]`: row r is sample `order[r]`."""
-    if samples is None:
-        return np.ones(len(order), bool)
     is_chosen = np.zeros(len(order), bool)
     is_chosen[samples] = True
     held: Mask = is_chosen[order]

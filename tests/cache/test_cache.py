@@ -41,7 +41,7 @@ def test_absent_is_absent(tmp_path: Path) -> None:
 
 def test_an_object_without_a_commit_is_absent(tmp_path: Path) -> None:
     cache = create_cache(tmp_path, manifest())
-    cache.folder.publish(object_key(0, 0), cache.encode_unit(0, records(cache, 0, 0)))
+    cache.objects.publish(object_key(0, 0), cache.encode_unit(0, records(cache, 0, 0)))
     assert cache.seeds() == [] and cache.missing_units(0) == [0, 1, 2] and not cache.is_committed(0, 0)
     with pytest.raises(MissingUnitError):
         cache.commit_of(0, 0)
@@ -66,7 +66,7 @@ def test_the_first_object_counts_and_the_loser_adopts_it(tmp_path: Path) -> None
 def test_the_object_of_a_killed_writer_is_adopted_whole(tmp_path: Path) -> None:
     cache = create_cache(tmp_path, manifest())
     killed = records(cache, 0, 0, writer=1)
-    cache.folder.publish(object_key(0, 0), cache.encode_unit(0, killed))
+    cache.objects.publish(object_key(0, 0), cache.encode_unit(0, killed))
     commit = cache.commit(0, 0, records(cache, 0, 0, writer=2))
     assert commit == cache.commit_of(0, 0) and cache.read_unit(commit).tobytes() == killed.tobytes()
 
@@ -75,7 +75,7 @@ def test_the_object_of_a_killed_writer_is_adopted_whole(tmp_path: Path) -> None:
 def test_a_damaged_object_is_never_adopted(tmp_path: Path, length: int) -> None:
     cache = create_cache(tmp_path, manifest())
     data = cache.encode_unit(0, records(cache, 0, 0))
-    cache.folder.publish(object_key(0, 0), data[:length])
+    cache.objects.publish(object_key(0, 0), data[:length])
     with pytest.raises(DamagedUnitError, match=r"seed 0, unit 0 .*; delete seeds/00000/records/c/0/0 and run the dump again"):
         cache.commit(0, 0, records(cache, 0, 0))
     assert cache.missing_units(0) == [0, 1, 2]
@@ -86,7 +86,7 @@ def test_rows_that_the_killed_writer_could_not_read_stay_absent(tmp_path: Path) 
     mine = records(cache, 0, 0)
     theirs = mine.copy()
     theirs[[2, 5]] = np.zeros((), mine.dtype)
-    cache.folder.publish(object_key(0, 0), cache.encode_unit(0, theirs))
+    cache.objects.publish(object_key(0, 0), cache.encode_unit(0, theirs))
     mine[2] = np.zeros((), mine.dtype)  # unreadable for both; row 5 has been repaired meanwhile
     commit = cache.commit(0, 0, mine, absent=[{"row": 2, "reason": "not an image"}])
     assert [entry["row"] for entry in commit.absent] == [2, 5]
@@ -107,7 +107,7 @@ def test_seeds_and_units_are_in_numerical_order(tmp_path: Path) -> None:
     cache = fill(tmp_path, 100_000, 99_999, 2**32 - 1, 3, rows=1)
     assert cache.seeds() == [3, 99_999, 100_000, 2**32 - 1]
     for unit in (1_000_000, 999_999):
-        cache.folder.publish(f"commits/00003/{unit:06d}.json", b"")
+        cache.objects.publish(f"commits/00003/{unit:06d}.json", b"")
     assert cache.committed_units(3) == [0, 999_999, 1_000_000]
 
 

@@ -50,7 +50,7 @@ def make(path: str | Path, **changes: Any) -> Cache:
             grouped = [records(cache, one, unit) for one in cache.manifest.unit_seeds(seed)]
             stacked = np.stack(grouped)
             if (seed, unit) == (2, 1):
-                cache.folder.publish(cache.format.key(seed, unit), cache.encode_unit(unit, stacked, samples))
+                cache.objects.publish(cache.format.key(seed, unit), cache.encode_unit(unit, stacked, samples))
             else:
                 cache.commit(seed, unit, stacked, samples)
     return cache
@@ -67,8 +67,8 @@ def test_what_lies_in_a_cache(place: str, store: str, tmp_path: Path, request: p
         orphan = cache.format.key(2, 1)
         others = [*FOREIGN, *([commit_key(1, 0)] if group == 2 else [])]
         for key in others:
-            cache.folder.publish(key, b"?")
-        cache.folder.publish("README.md", b"a card")
+            cache.objects.publish(key, b"?")
+        cache.objects.publish("README.md", b"a card")
         census = take_census(cache)
         units = [(0, 0), (0, 1), (0, 2), (2, 0), (2, 2)]
         assert list(census.commits) == list(census.objects) == units and committed(cache) == census.commits
@@ -84,7 +84,7 @@ def test_what_lies_in_a_cache(place: str, store: str, tmp_path: Path, request: p
         report = verify_cache(cache)
         assert report["faults"] == [] and report["orphaned"] == [orphan] and report["foreign"] == sorted(others)
         assert collect_garbage(cache, older_than="0s", delete=True)["keys"] == [orphan]
-        assert not cache.folder.exists(orphan) and cache.folder.exists("notes.txt")
+        assert not cache.objects.exists(orphan) and cache.objects.exists("notes.txt")
 
 
 def test_fits_of_writers_that_came_second_are_orphaned(tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ def test_fits_of_writers_that_came_second_are_orphaned(tmp_path: Path) -> None:
     assert isinstance(spec, LowRank)
     fits = [spec.fit(torch.randn(64, 5, generator=torch.Generator().manual_seed(seed))) for seed in range(2)]
     made = [create_cache(tmp_path / str(at), manifest(codec), fit_arrays(codec)) for at, codec in enumerate(fits)]
-    others = {entry.key: made[1].folder.get(entry.key) for entry in made[1].folder.walk("codec")}
+    others = {entry.key: made[1].objects.get(entry.key) for entry in made[1].objects.walk("codec")}
     for key, data in others.items():
-        made[0].folder.publish(key, data)
+        made[0].objects.publish(key, data)
     orphaned = {entry.key for entry in take_census(made[0]).orphaned}
     assert orphaned == set(others) - {"codec/zarr.json"} and len(orphaned) > 5
     assert take_census(made[0]).foreign == [] == take_census(made[1]).orphaned

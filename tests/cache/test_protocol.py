@@ -96,13 +96,13 @@ class Protocol(RuleBasedStateMachine):
     @rule(age=st.sampled_from([1, 30]))
     def collect(self, age: int) -> None:
         """Collect garbage of a week, in a cache of which all is so many days old."""
-        for entry in self.cache.folder.walk():
+        for entry in self.cache.objects.walk():
             os.utime(self.path / entry.key, (time.time() - age * 86_400,) * 2)
         orphans = {path for path in self.os.linked if self.is_orphan(path)}
         told = collect_garbage(self.cache, older_than="7d", delete=True)
         gone = {path for path in self.os.linked if not path.exists()}
         assert gone == (orphans if age > 7 else set()) and (age > 7 or not told["keys"])
-        assert age < 7 or not list(temporaries(self.cache.folder))
+        assert age < 7 or not list(temporaries(self.cache.objects))
         self.os.linked = {path: data for path, data in self.os.linked.items() if path not in gone}
         self.writers = {path: writer for path, writer in self.writers.items() if path not in gone}
 

@@ -239,7 +239,7 @@ def ended(process: int) -> int:
 def reader(cache: Cache, log: Path, seconds: float) -> Callable[[], bool]:
     """Return what reads seed 0 through a slab, and tells whether it got the right records."""
     expected = whole(cache, 0)
-    watched = Cache(Watched(cache.folder.path, log, seconds), cache.manifest)
+    watched = Cache(Watched(cache.objects.path, log, seconds), cache.manifest)
     return lambda: watched.slab(0).gather(np.arange(cache.manifest.rows)).tobytes() == expected
 
 

@@ -55,13 +55,13 @@ def test_a_terminal_shows_workers_and_a_map() -> None:
 def test_gc_tells_and_removes(tmp_path: Path) -> None:
     cache = fill(tmp_path / "cache", 0, made_by=MADE_BY)
     key = object_key(1, 0)
-    cache.folder.publish(key, b"orphaned")
+    cache.objects.publish(key, b"orphaned")
     done = kdcache("gc", tmp_path / "cache")
     assert done.stdout.splitlines() == [
         "to remove  0 objects, 0 B",
         "kept       1 that are younger: their writers may be at work",
     ]
-    for entry in cache.folder.walk():
+    for entry in cache.objects.walk():
         os.utime(tmp_path / "cache" / entry.key, (0, 0))
     done = kdcache("gc", tmp_path / "cache")
     assert done.stdout.splitlines() == [f"object     {key}", "to remove  1 objects, 8 B; --delete removes them"]

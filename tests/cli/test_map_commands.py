@@ -65,7 +65,7 @@ def read(path: Path, seed: int = 0) -> bytes:
 
 
 def objects(cache: Cache) -> dict[tuple[int, int], bytes]:
-    return {unit: cache.folder.get(cache.format.key(*unit)) for unit in cache.units()}
+    return {unit: cache.objects.get(cache.format.key(*unit)) for unit in cache.units()}
 
 
 def test_parts_are_exported_and_merged_again(cache: Path, tmp_path: Path) -> None:
@@ -148,11 +148,11 @@ def test_what_killed_writers_left(cache: Path, tmp_path: Path) -> None:
     kdcache("export", cache, tmp_path / "copy", "--seeds", "0:1")
     copy = open_cache(tmp_path / "copy")
     key = copy.format.key(1, 0)
-    copy.folder.publish(key, b"orphaned")
+    copy.objects.publish(key, b"orphaned")
     assert kdcache_json("verify", tmp_path / "copy")["orphaned"] == [key]
     assert key in kdcache("gc", tmp_path / "copy", "--older-than", "0s")
     kdcache("gc", tmp_path / "copy", "--older-than", "0s", "--delete")
-    assert not copy.folder.exists(key) and read(tmp_path / "copy") == read(cache)
+    assert not copy.objects.exists(key) and read(tmp_path / "copy") == read(cache)
 
 
 @pytest.mark.parametrize("store", ["zarr", "webdataset"])

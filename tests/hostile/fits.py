@@ -98,5 +98,5 @@ def fit_through_blosc(path: Path) -> None:
 def fit_that_overflows(path: Path) -> None:
     cache = lowrank(path)
     arrays = {**fit_arrays(cache.codec), "step": np.array([3e38], "<f4")}
-    publish_arrays(cache.folder, CODEC, arrays)
+    publish_arrays(cache.objects, CODEC, arrays)
     change_manifest(path, lambda document: document["codec"].update(fit=arrays_digest(arrays)))
