@@ -19,6 +19,7 @@ from kdcache.cache import Cache, Commit, library_versions
 from kdcache.errors import DriftError, KdcacheWarning, MismatchError, UnreadableSampleError
 from kdcache.shapes import View, as_size
 from kdcache.sources import Source
+from kdcache.tracking import say
 from kdcache.views import Recipe, Trace, ViewDataset, crc32
 from kdcache.views.mixing import partner
 from kdcache.views.order import keyed_permutation
@@ -62,6 +63,8 @@ def check_views(cache: Cache, source: Source, commits: Iterable[Commit], *, view
     recipe = Recipe.from_dict(cache.manifest.recipe).at(as_size(cache.manifest.teacher["size"]))
     dataset = ViewDataset(source, recipe, cache.order, sizes=[recipe.size])
     probes = [(commit, probe) for commit in commits for probe in commit.probes][:views]
+    if views > 0 and not probes:
+        say(f"note: cache {cache} keeps no probe of these seeds: views rendered here were not compared with the teacher's")
     others = [(commit, probe) for commit, probe in probes if _compare(dataset, commit, probe)]
     if others:
         warnings.warn(

@@ -103,6 +103,13 @@ def check(cache: Cache, views: int = 10_000, seeds: tuple[int, ...] = (0, 1)) ->
     return check_views(cache, source, probed_commits(cache, seeds, views), views=views)
 
 
+def test_a_cache_without_probes_is_told(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    for commit in commits_of(cache):
+        bare = dataclasses.replace(commit, probes=[])
+        (cache.objects.path / commit_key(commit.seed, commit.unit)).write_bytes(bare.to_bytes())
+    assert check(cache)["checked"] == 0 and "keeps no probe of these seeds" in capsys.readouterr().err
+
+
 def test_the_same_views_pass(cache: Cache) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
