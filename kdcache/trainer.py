@@ -234,7 +234,8 @@ class Trainer:
         rows, length = self.replay.rows(self._left_out), len(self.replay.source)
         if not len(rows):
             raise KdcacheError(
-                f"no sample of {self.replay.source.spec} that is to be trained on could be read when seed {seeds[0]} was dumped"
+                f"nothing to train on: of the samples of {self.replay.source.spec} that are asked for, seed {seeds[0]} "
+                "holds none that could be read when it was dumped"
             )
         key = {"run_seed": self.config.run_seed, "epoch": self.epoch}
         views = epoch_views(rows, length, seeds, self.replay.recipe, **key, blocks=self.replay.blocks)

@@ -62,9 +62,11 @@ class UnitMaker:
             row = int(batch.rows[position])
             probe = make_probe(row, batch.views[0][position], self._dataset.trace(row, seed))
             self._probes.append({**probe, **entry})
+        if not len(there):
+            return
         targets = batch.labels.leading[there] if self._is_scored else None
         found = {**self._task.statistics(logits[there], targets), **clipped_share(self._cache.codec, logits[there])}
-        for name, value in found.items() if len(there) else ():
+        for name, value in found.items():
             self._sums[name] = self._sums.get(name, 0.0) + value * len(there)
         self._seen += len(there)
 

@@ -471,7 +471,9 @@ def test_a_cache_of_absent_samples_only_is_told(tmp_path: Path) -> None:
         path.write_bytes(b"not an image")
     common = {"data": f"imagefolder:{tmp_path}/images"}
     dump(tmp_path / "cache", teacher=f"{CONV},classes=3", seeds="0:1", skip_unreadable=True, **common)
-    with pytest.raises(KdcacheError, match=r"no sample of imagefolder.* could be read when seed 0 was dumped"):
+    with pytest.raises(
+        KdcacheError, match=r"nothing to train on: of the samples of imagefolder.*, seed 0 holds none that could be read"
+    ):
         train(tmp_path / "run", cache=str(tmp_path / "cache"), student=f"{MLP},classes=3", **common)
 
 
