@@ -283,7 +283,7 @@ def _cached_seeds(config: TrainConfig, caches: Sequence[Cache]) -> list[int]:
     held = [set(cache.seeds() if is_partial else cache.complete_seeds()) for cache in caches]
     seeds = parse_seeds(config.seeds) if config.seeds else sorted(set.intersection(*held))
     if not seeds:
-        which = caches[0].objects if len(caches) == 1 else ", ".join(str(cache) for cache in caches)
+        which = ", ".join(map(str, caches))
         raise MismatchError(f"cache {which} has no complete seed{' in common' * (len(caches) > 1)} yet; run dump-teacher again")
     for seed in seeds if not is_partial else ():
         for cache in caches:
