@@ -41,7 +41,7 @@ def record_layout(codec: Codec, rows: int, unit_rows: int | None = None, *, bloc
         "codec": {**codec_to_dict(codec), **({"fit": arrays_digest(fit)} if fit else {})},
         "record_dtype": np.lib.format.dtype_to_descr(codec.record_dtype),
         "unit_rows": unit,
-        "chunk_rows": 1 if isinstance(codec, MapCodec) else chunk_rows(unit, chunk_bytes or width),
+        "chunk_rows": chunk_rows(unit, chunk_bytes or width, least=1 if isinstance(codec, MapCodec) else 16),
         "chunk_bytes": chunk_bytes,
         "zstd_level": codec.zstd_level,
     }
@@ -112,13 +112,13 @@ def _few(unit: int, rows: int) -> int:
     return min(unit, max(_power_of_two(rows // 4, 1, 65_536), min(1024, _power_of_two(rows, 1, 65_536, up=True))))
 
 
-def chunk_rows(unit_rows: int, chunk_bytes: int) -> int:
-    """Return the largest divisor of `unit_rows`, since a shard holds whole chunks, for chunks near 256 kB.
+def chunk_rows(unit_rows: int, chunk_bytes: int, *, least: int = 16) -> int:
+    """Return the largest divisor of `unit_rows`, since a shard holds whole chunks, for chunks near 256 kB, of `least` rows.
 
     Raises:
         UsageError: it would be far smaller, and small chunks do not compress.
     """
-    wanted = min(_power_of_two(256_000 // chunk_bytes, 16, 65_536), unit_rows)
+    wanted = min(_power_of_two(256_000 // chunk_bytes, least, 65_536), unit_rows)
     rows = next(rows for rows in range(wanted, 0, -1) if unit_rows % rows == 0)
     if rows < wanted // 4:
         raise UsageError(f"unit_rows is {unit_rows}, which divides into chunks of {rows} rows only; give a power of two")

@@ -1,6 +1,7 @@
 """Whether records can be decoded at all: they may come from anywhere, and a class that there is not ends a process on a GPU."""
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from kdcache.errors import CodecError
 from kdcache.shapes import Records
 
 _BFLOAT16_EXPONENT = 0x7F80
+_EXPONENTS = {2: 0x7C00, 4: 0x7F80, 8: 0x7FF0}
+"""The exponent's bits in the upper two bytes of a float of so many bytes; all are set in NaN and infinity."""
 
 
 def check_records(stored: Mapping[str, Any], records: Records, row: "np.dtype[Any] | None", classes: int) -> None:
@@ -20,23 +23,48 @@ def check_records(stored: Mapping[str, Any], records: Records, row: "np.dtype[An
         row: of a pixel, in records of maps; None where any bytes will do, as those of `lowrank`.
         classes: their number.
     """
+    is_bfloat16 = stored["configuration"].get("dtype") == "bfloat16"
     if "maps" not in (records.dtype.names or ()):
-        _check_rows(stored, records, classes)
+        _check_rows(records, classes, is_bfloat16=is_bfloat16)
     elif row is not None and row.itemsize:
         for number, maps in enumerate(records["maps"].reshape(-1, *records.dtype["maps"].shape)):
-            pixels = np.ascontiguousarray(np.moveaxis(maps, 1, 3)).view(row)
-            _check_rows(stored, pixels.reshape(-1), classes, f"a pixel of record {number % records.shape[-1]}")
+            _check_maps(maps, row, classes, f"a pixel of record {number % records.shape[-1]}", is_bfloat16=is_bfloat16)
 
 
-def _check_rows(stored: Mapping[str, Any], records: Records, classes: int, where: str | None = None) -> None:
+def _check_rows(records: Records, classes: int, *, is_bfloat16: bool) -> None:
     for name in records.dtype.names or ():
         if name == "classes":
             wrong, what = records[name] >= classes, f"a class beyond {classes - 1}"
-        elif stored["configuration"].get("dtype") == "bfloat16":
+        elif is_bfloat16:
             wrong, what = (records[name] & _BFLOAT16_EXPONENT) == _BFLOAT16_EXPONENT, "NaN or infinity"
         elif records.dtype[name].base.kind == "f":
             wrong, what = ~np.isfinite(records[name]), "NaN or infinity"
         else:
             continue
         if wrong.any():
-            raise CodecError(f"{where or f'record {np.argwhere(wrong)[0][records.ndim - 1]}'} of it holds {what} in {name}")
+            raise CodecError(f"record {np.argwhere(wrong)[0][records.ndim - 1]} of it holds {what} in {name}")
+
+
+def _check_maps(maps: np.ndarray, row: "np.dtype[Any]", classes: int, where: str, *, is_bfloat16: bool) -> None:
+    """Check the rows of a view's pixels, uint8 `[heads, bytes of a row, height, width]`, without putting them together."""
+    for name in row.names or ():
+        kind = row[name].base
+        if name == "classes":
+            wrong, what = _values(maps, row, name, kind.itemsize) >= classes, f"a class beyond {classes - 1}"
+        elif is_bfloat16 or kind.kind == "f":
+            exponent = _BFLOAT16_EXPONENT if is_bfloat16 else _EXPONENTS[kind.itemsize]
+            wrong, what = (_values(maps, row, name, 2) & exponent) == exponent, "NaN or infinity"
+        else:
+            continue
+        if wrong.any():
+            raise CodecError(f"{where} of it holds {what} in {name}")
+
+
+def _values(maps: np.ndarray, row: "np.dtype[Any]", name: str, upper: int) -> np.ndarray:
+    """Return the upper bytes of a field's numbers as unsigned integers, `[heads, numbers in a row, height, width]`."""
+    start, size = row.fields[name][1], row[name].base.itemsize  # type: ignore[index]
+    planes = maps[:, start : start + size * prod(row[name].shape)]
+    values = np.zeros((), np.uint16 if upper <= 2 else np.uint32 if upper <= 4 else np.uint64)
+    for place in range(upper):
+        values = values | (planes[:, size - upper + place :: size].astype(values.dtype) << values.dtype.type(8 * place))
+    return values
