@@ -47,3 +47,13 @@ def slab_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDCACHE_HOME", str(tmp_path_factory.mktemp("home")))
         yield
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the file of the recipe that small caches of maps have."""
+    from map_caches import RECIPE
+
+    file = tmp_path_factory.mktemp("recipe") / "shapes.toml"
+    file.write_text(RECIPE)
+    return str(file)

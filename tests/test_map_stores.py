@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import webdataset
-from map_caches import DATA, RECIPE, STUDENT, TEACHER, losses, made
+from map_caches import DATA, STUDENT, TEACHER, losses, made
 from PIL import Image
 from runs import train
 from segmentation_files import write_pair, write_voc
@@ -25,13 +25,6 @@ from kdcache.sources import open_source
 from kdcache.verify import verify_cache
 
 EXACT: dict[str, Any] = {"codec": "full:dtype=float32", "seeds": "0:2"}
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    file = tmp_path_factory.mktemp("recipe") / "shapes.toml"
-    file.write_text(RECIPE)
-    return str(file)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from map_caches import DATA, EVAL, RECIPE, STUDENT, TEACHER, losses, made
+from map_caches import DATA, EVAL, STUDENT, TEACHER, losses, made
 from runs import IN_PROCESS, dump, train, train_config
 from segmentation_files import Shapes, write_cityscapes, write_voc
 
@@ -24,13 +24,6 @@ from kdcache.tracking import read_metrics
 from kdcache.trainer import Trainer
 from kdcache.verify import verify_cache
 from kdcache.views import Recipe, ViewDataset, load_recipe
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    file = tmp_path_factory.mktemp("recipe") / "shapes.toml"
-    file.write_text(RECIPE)
-    return str(file)
 
 
 @pytest.fixture(scope="module")

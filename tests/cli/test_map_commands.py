@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from hub_server import hub_server
-from map_caches import DATA, RECIPE, STUDENT, TEACHER, made
+from map_caches import DATA, STUDENT, TEACHER, made
 from PIL import Image
 from segmentation_files import write_pair
 
@@ -23,13 +23,6 @@ CACHES = {
     "tars": {"codec": "full:dtype=float16", "store": "webdataset", "seeds_per_unit": 1},
     "tars-lowrank": {"codec": "lowrank:step=0.5", "store": "webdataset", "seeds_per_unit": 1},
 }
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    file = tmp_path_factory.mktemp("recipe") / "shapes.toml"
-    file.write_text(RECIPE)
-    return str(file)
 
 
 @pytest.fixture(scope="module")
