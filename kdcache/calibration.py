@@ -8,7 +8,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from kdcache.cache import stored_bytes
-from kdcache.codecs import Codec, Full, LowRank
+from kdcache.codecs import Codec, Full, LowRank, RowCodec
 from kdcache.codecs.transform import Calibration
 from kdcache.errors import CodecError
 from kdcache.gradients import decoded_batches, gradient_error
@@ -32,8 +32,8 @@ _DEFAULT_HALVINGS = 10
 class Fitted:
     """A codec fitted to a teacher, and the means to say what it loses."""
 
-    codec: Codec
-    trial: Codec
+    codec: RowCodec
+    trial: RowCodec
     """The same, fitted without the samples of `held_out`."""
     held_out: Pairs
 
@@ -51,7 +51,7 @@ def sample_views(codec: Codec) -> int:
     return min(codec.views if isinstance(codec, LowRank) else _MEASURED, _MOST_LOGITS // codec.classes)
 
 
-def fit_codec(codec: Codec, pairs: Pairs) -> Fitted:
+def fit_codec(codec: RowCodec, pairs: Pairs) -> Fitted:
     """Return `codec` fitted to a teacher's logits, if it needs a fit, with its errors.
 
     Targets are met, and errors measured, on a quarter of the samples, with a basis fitted to the others.

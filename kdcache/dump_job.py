@@ -10,7 +10,7 @@ from typing import Any
 from kdcache.cache import Cache, Manifest, library_versions, open_cache, record_layout, tar_layout
 from kdcache.cache.objects import Objects, open_objects
 from kdcache.calibration import DEFAULT_ERROR, Fitted, fit_codec, fit_default, sample_views
-from kdcache.codecs import Codec, LowRank, codec_spec, default_codec, is_exact, open_codec, row_codec, with_sites
+from kdcache.codecs import Codec, LowRank, RowCodec, codec_spec, default_codec, is_exact, open_codec, row_codec, with_sites
 from kdcache.compute import Compute
 from kdcache.config import dump_config, parse_seeds
 from kdcache.distributed import own_place
@@ -84,7 +84,7 @@ def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
     codec = row_codec(_held_codec(held, config.codec, classes)) if held else codec
     measures = held is None and (measures_exact or not is_exact(codec))
     fitted = _fitted(config, codec, source, recipe, teacher) if measures else None
-    codec = with_sites(fitted.codec if fitted else codec, teacher.sites)
+    whole = with_sites(fitted.codec if fitted else codec, teacher.sites)
     stored = _stored(config, seeds, source, held)
     errors = fitted.errors if fitted else held.manifest.gradient_error if held else {}
     return Job(
@@ -94,9 +94,9 @@ def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
         recipe=recipe,
         teacher=teacher,
         compute=compute,
-        codec=codec,
+        codec=whole,
         fitted=fitted,
-        manifest=_manifest(config, source, recipe, teacher, codec=codec, stored=stored).with_errors(errors),
+        manifest=_manifest(config, source, recipe, teacher, codec=whole, stored=stored).with_errors(errors),
     )
 
 
@@ -133,7 +133,7 @@ def _held_codec(cache: Cache, spec: str | None, classes: int) -> Codec:
     return cache.codec if spec is None else cache.with_fit(open_codec(spec, classes=classes))
 
 
-def _fitted(config: DumpConfig, codec: Codec, source: Source, recipe: Recipe, teacher: VisionModel) -> Fitted:
+def _fitted(config: DumpConfig, codec: RowCodec, source: Source, recipe: Recipe, teacher: VisionModel) -> Fitted:
     """Return the codec fitted to, and measured on, a sample of the teacher's own views."""
     wanted = _EXACT_VIEWS if is_exact(codec) else sample_views(codec)
     views = wanted if teacher.sites else min(wanted, 2 * len(source))  # of maps it is pixels, of which there are enough

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kdcache.cache import Cache, open_cache, stored_bytes
 from kdcache.calibration import BATCH, TAUS, Fitted, fit_codec
-from kdcache.codecs import Codec, TeacherRows, open_codec
+from kdcache.codecs import Codec, RowCodec, TeacherRows, open_codec
 from kdcache.compute import ComputeConfig
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.gradients import Difference, TeacherLoss, decoded_batches, gradient_error, gradients, whole_batches
@@ -134,7 +134,7 @@ def codec_costs(
 
 
 def _encoded(
-    opened: Mapping[str, Codec], fitting: Pairs, measured: Pairs
+    opened: Mapping[str, RowCodec], fitting: Pairs, measured: Pairs
 ) -> tuple[dict[str, tuple[Codec, Records]], dict[str, str]]:
     """Return the fitted codecs with their records, and of those that fail, why; if all do, the first one's error is raised."""
     stored: dict[str, tuple[Codec, Records]] = {}

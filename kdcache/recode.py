@@ -18,6 +18,7 @@ from kdcache.codecs import (
     Full,
     LowRank,
     MapCodec,
+    RowCodec,
     TopK,
     codec_spec,
     fit_arrays,
@@ -172,7 +173,7 @@ def _commits(source: Cache, seeds: str | None) -> dict[int, list[Commit]]:
     return {seed: source.commits(seed) for seed in complete}
 
 
-def _create(source: Cache, new: str | Path, wanted: Codec) -> Cache:
+def _create(source: Cache, new: str | Path, wanted: RowCodec) -> Cache:
     """Return the new cache, made with a fit to a sample of the source's records, or as it is there already."""
     there = open_objects(new).exists("zarr.json")
     codec, errors = (open_cache(new).with_fit(wanted), {}) if there else _fitted(source, wanted)
@@ -183,7 +184,7 @@ def _create(source: Cache, new: str | Path, wanted: Codec) -> Cache:
     return made
 
 
-def _fitted(source: Cache, wanted: Codec) -> tuple[Codec, dict[float, float]]:
+def _fitted(source: Cache, wanted: RowCodec) -> tuple[Codec, dict[float, float]]:
     """Return the codec with its fit, and its errors where the source tells."""
     exact = is_exact(source.codec)
     if not (exact or isinstance(wanted, LowRank)):

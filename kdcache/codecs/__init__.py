@@ -11,7 +11,7 @@ from kdcache.codecs.combined import AveragedRows, JoinedRows, MappedRows, Picked
 from kdcache.codecs.full import EXACT_DTYPES, Full
 from kdcache.codecs.lowrank import LowRank
 from kdcache.codecs.maps import MapCodec, MapRows, heads_of, map_rows, per_head, row_codec, with_sites
-from kdcache.codecs.protocol import Codec, DenseRows, TeacherRows
+from kdcache.codecs.protocol import Codec, DenseRows, RowCodec, TeacherRows
 from kdcache.codecs.tail import Tail, set_tail
 from kdcache.codecs.topk import TopK
 from kdcache.codecs.transform import Fit
@@ -29,6 +29,7 @@ __all__ = [
     "MapRows",
     "MappedRows",
     "PickedRows",
+    "RowCodec",
     "Tail",
     "TeacherRows",
     "TopK",
@@ -54,7 +55,7 @@ FEW_CLASSES = 64
 _CODECS: dict[str, type[Any]] = {cls.name: cls for cls in (Full, LowRank, TopK)}
 
 
-def open_codec(text: str, *, classes: int) -> Codec:
+def open_codec(text: str, *, classes: int) -> RowCodec:
     """Return the codec that a spec names, such as `topk:k=16` or `full:dtype=float32`.
 
     Raises:
@@ -137,11 +138,11 @@ def _unsaid(name: str) -> Mapping[str, Any]:
     return unsaid
 
 
-def _build(name: str, options: Mapping[str, Any], classes: int) -> Codec:
+def _build(name: str, options: Mapping[str, Any], classes: int) -> RowCodec:
     choose(name, _CODECS, "codec")
     if "classes" in options:
         raise UsageError(f"codec {name}: classes come from the source, they are not an option")
     for option in options:
         choose(option, _option_names(_CODECS[name]), f"codec {name} key")
-    codec: Codec = build(_CODECS[name], {**options, "classes": classes}, f"codec {name}")
+    codec: RowCodec = build(_CODECS[name], {**options, "classes": classes}, f"codec {name}")
     return codec

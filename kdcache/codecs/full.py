@@ -1,5 +1,6 @@
 """Every class, in float32, float16, bfloat16, or in 8 or 4 bits with an offset and a scale per row."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -62,7 +63,10 @@ class Full:
 
     def decode(self, records: Records, device: torch.device | str = "cpu") -> DenseRows:
         """Return the rows, decoded on `device`."""
-        fields = to_fields(records, device)
+        return self.from_fields(to_fields(records, device))
+
+    def from_fields(self, fields: Mapping[str, Tensor]) -> DenseRows:
+        """Return the rows whose records have these fields."""
         stored = fields["logits"]
         if self.dtype == "uint4":
             stored = torch.stack([stored & 15, stored >> 4], dim=2).flatten(1)[:, : self.classes]

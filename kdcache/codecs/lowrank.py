@@ -1,6 +1,7 @@
 """Every class, as small integers on the axes of a basis fitted to the teacher's logits."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, ClassVar
@@ -106,9 +107,12 @@ class LowRank:
 
     def decode(self, records: Records, device: torch.device | str = "cpu") -> DenseRows:
         """Return the rows, decoded on `device`; each row's logits have mean zero."""
-        fields = to_fields(records, device)
+        return self.from_fields(to_fields(records, device))
+
+    def from_fields(self, fields: Mapping[str, Tensor]) -> DenseRows:
+        """Return the rows whose records have these fields."""
         parts = [_unpacked(field) if kind == "ternary" else field.float() for kind, field in fields.items()]
-        fit = self._on(torch.device(device))
+        fit = self._on(parts[0].device)
         return DenseRows(torch.addmm(fit.mean, torch.cat(parts, 1)[:, : len(fit.basis)], fit.scaled))
 
     def stated_error(self, logits: Logits) -> PerRow:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.codecs.protocol import Codec, DenseRows, TeacherRows
+from kdcache.codecs.protocol import Codec, DenseRows, RowCodec, TeacherRows, plane_fields, to_bytes
 from kdcache.codecs.tail import Tail, set_tail
 from kdcache.errors import CodecError
 from kdcache.shapes import PerRow, Records, ViewLogits
@@ -72,7 +72,7 @@ def map_rows(logits: ViewLogits) -> TeacherRows:
 class MapCodec:
     """The codec `rows` over the pixels of maps, `sites` being (heads, height, width)."""
 
-    rows: Codec
+    rows: RowCodec
     sites: tuple[int, int, int]
 
     @property
@@ -142,8 +142,9 @@ class MapCodec:
 
     def decode(self, records: Records, device: torch.device | str = "cpu") -> MapRows:
         """Return the teacher's maps, decoded on `device`."""
-        heads = [self.rows.decode(self._of_head(records, head).reshape(-1), device) for head in range(self.sites[0])]
-        return MapRows(heads, self.sites[1:])
+        planes = to_bytes(records, device).reshape(len(records), self.sites[0], self._itemsize, math.prod(self.sites[1:]))
+        fields = [plane_fields(planes[:, head], self.rows.record_dtype) for head in range(self.sites[0])]
+        return MapRows([self.rows.from_fields(one) for one in fields], self.sites[1:])
 
     def stated_error(self, logits: ViewLogits) -> PerRow:
         """Return a bound on |decoded - exact|, for each view that of its worst pixel."""
@@ -161,7 +162,7 @@ class MapCodec:
         return of_pixels.reshape(len(records), pixels * self._itemsize).view(self.rows.record_dtype)
 
 
-def with_sites(rows: Codec, sites: Sequence[int] | None) -> Codec:
+def with_sites(rows: RowCodec, sites: Sequence[int] | None) -> Codec:
     """Return the codec for logits of `sites`: itself, if there are none."""
     if not sites:
         return rows
@@ -169,6 +170,8 @@ def with_sites(rows: Codec, sites: Sequence[int] | None) -> Codec:
     return MapCodec(rows, (heads, height, width))
 
 
-def row_codec(codec: Codec) -> Codec:
+def row_codec(codec: Codec) -> RowCodec:
     """Return the codec of a single row of logits."""
-    return codec.rows if isinstance(codec, MapCodec) else codec
+    rows = codec.rows if isinstance(codec, MapCodec) else codec
+    assert isinstance(rows, RowCodec)
+    return rows

@@ -1,5 +1,6 @@
 """What a codec is: logits of a view <-> one fixed-width record."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -101,6 +102,17 @@ class Codec(Protocol):
         """Return a bound on |decoded - exact| of the logits that a record keeps, one per view."""
 
 
+@runtime_checkable
+class RowCodec(Codec, Protocol):
+    """A codec whose records are of a single row of logits each, and may be those of a map's pixels."""
+
+    def fit(self, logits: Logits) -> "RowCodec":
+        """Return this codec fitted to a calibration sample; itself, if it has nothing to fit."""
+
+    def from_fields(self, fields: Mapping[str, Tensor]) -> TeacherRows:
+        """Return the rows whose records have these fields, see `to_fields`, on their device."""
+
+
 def checked(logits: Logits, classes: int) -> Logits:
     """Return `logits` detached in float32.
 
@@ -134,26 +146,57 @@ def to_fields(records: Records, device: torch.device | str) -> dict[str, Tensor]
 
     Unsigned fields come as int64, since torch has little arithmetic on unsigned types; uint8 stays as it is.
     """
-    assert records.dtype.fields is not None
+    raw = to_bytes(records, device)
+    return {name: _unsigned(_apart(raw[:, at], part), part) for name, at, part in _places(records.dtype)}
+
+
+def plane_fields(planes: Tensor, dtype: "np.dtype[Any]") -> dict[str, Tensor]:
+    """Return the fields of records, as `to_fields` does, whose bytes lie plane by plane.
+
+    Args:
+        planes: uint8 `[views, bytes of a record, pixels]`.
+        dtype: of a record.
+    """
+    return {name: _unsigned(_joined(planes[:, at], part), part) for name, at, part in _places(dtype)}
+
+
+def to_bytes(records: Records, device: torch.device | str) -> Tensor:
+    """Return the bytes of `records` on `device`, uint8 `[records, bytes of one]`."""
     raw = torch.from_numpy(np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize))
-    if torch.device(device).type == "cuda":
-        raw = raw.pin_memory()
-    raw = raw.to(device, non_blocking=True)
-    return {
-        name: _field(raw[:, offset : offset + dtype.itemsize], dtype)
-        for name, (dtype, offset, *_) in records.dtype.fields.items()
-    }
+    return raw.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else raw.to(device)
 
 
-def _field(raw: Tensor, dtype: "np.dtype[Any]") -> Tensor:
-    base, width = dtype.base, dtype.base.itemsize
-    signed = {
-        "f": {2: torch.float16, 4: torch.float32},
-        "i": {1: torch.int8, 2: torch.int16},
-        "u": {1: torch.uint8, 2: torch.int16, 4: torch.int32},
-    }
+_TYPES = {
+    **{"f2": torch.float16, "f4": torch.float32, "i1": torch.int8, "i2": torch.int16},
+    **{"u1": torch.uint8, "u2": torch.int16, "u4": torch.int32},
+}
+
+
+def _places(dtype: "np.dtype[Any]") -> list[tuple[str, slice, "np.dtype[Any]"]]:
+    """Return the name of each field, where its bytes lie in a record, and its dtype."""
+    assert dtype.fields is not None
+    return [(name, slice(at, at + part.itemsize), part) for name, (part, at, *_) in dtype.fields.items()]
+
+
+def _apart(raw: Tensor, dtype: "np.dtype[Any]") -> Tensor:
+    """Return the numbers of a field, `[records, numbers of the field]`."""
     # a clone, not contiguous(): a single row counts as contiguous wherever its field starts, and may be misaligned
-    values = raw.clone(memory_format=torch.contiguous_format).view(signed[base.kind][width])
-    if base.kind == "u" and width > 1:
-        values = values.to(torch.int64) & (256**width - 1)
-    return values.reshape(len(raw), *dtype.shape)
+    return raw.clone(memory_format=torch.contiguous_format).view(_TYPES[dtype.base.str[1:]])
+
+
+def _joined(planes: Tensor, dtype: "np.dtype[Any]") -> Tensor:
+    """Return the numbers of `[views, bytes of a field, pixels]`, `[views * pixels, numbers of a field]`."""
+    width = dtype.base.itemsize
+    views, size, pixels = planes.shape
+    joined = planes.new_empty(views, size // width, pixels, width)
+    for byte in range(width):  # a plane at a time: a transposing copy takes three times as long
+        joined[..., byte] = planes[:, byte::width]
+    numbers = joined.view(_TYPES[dtype.base.str[1:]])[..., 0]
+    return numbers.transpose(1, 2).reshape(views * pixels, -1)
+
+
+def _unsigned(values: Tensor, dtype: "np.dtype[Any]") -> Tensor:
+    base = dtype.base
+    if base.kind == "u" and base.itemsize > 1:
+        values = values.to(torch.int64) & (256**base.itemsize - 1)
+    return values.reshape(len(values), *dtype.shape)

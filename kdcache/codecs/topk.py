@@ -108,7 +108,11 @@ class TopK:
 
     def decode(self, records: Records, device: torch.device | str = "cpu") -> "TopKRows":
         """Return the rows, decoded on `device`."""
-        return TopKRows(self, to_fields(records, device))
+        return self.from_fields(to_fields(records, device))
+
+    def from_fields(self, fields: Mapping[str, Tensor]) -> "TopKRows":
+        """Return the rows whose records have these fields."""
+        return TopKRows(self, fields)
 
     def stated_error(self, logits: Logits) -> PerRow:
         """Return half a unit of the last bit kept, at the largest magnitude among the k kept logits."""
