@@ -6,7 +6,7 @@ since a store that was used before a fork does not work after it.
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +17,9 @@ from kdcache.cache import Cache, Commit
 from kdcache.cache.fetch import fetched
 from kdcache.cache.publish import Folder
 from kdcache.cache.tar_store import TarFormat, UnitIndex
-from kdcache.errors import CacheError, SourceError, UnreadableSampleError, UsageError
+from kdcache.errors import CacheError, MismatchError, SourceError, UnreadableSampleError, UsageError
 from kdcache.shapes import Rows
-from kdcache.sources import Sample
+from kdcache.sources import Sample, Source, is_images_only, open_source
 from kdcache.sources.images import decode_image
 from kdcache.sources.masks import decode_mask
 from kdcache.sources.protocol import named
@@ -27,6 +27,37 @@ from kdcache.tar_reader import TarReader
 
 NUM_OPEN = 64
 """Tars whose members a process knows and holds open."""
+
+
+def source_of(cache: Cache, data: str | None = None) -> Source:
+    """Return what a cache was made from: `data`, by default the images that it holds itself, or else what its manifest names.
+
+    Raises:
+        UsageError: opening what the manifest names could run code that a cache from elsewhere says.
+        MismatchError: another source.
+        SourceError: it cannot be opened.
+    """
+    if data is None and cache.manifest.has_images:
+        return CachedSource(cache)
+    spec = str(cache.manifest.source["spec"])
+    if data is None and not is_images_only(spec):
+        raise UsageError(f"cache {cache} was made from {spec}, which can run code; if you trust it: --data {spec}")
+    source = open_source(data or spec)
+    if source.fingerprint != cache.manifest.source["fingerprint"]:
+        raise MismatchError(f"data {source.spec} is not the source of cache {cache}; give --data SPEC")
+    return source
+
+
+def fetch_images(source: Source, commits: Iterable[Commit]) -> None:
+    """Have the images of some units on this machine, where they come from the cache's own tars.
+
+    Raises:
+        DamagedUnitError: a tar that is not what was committed.
+        CacheError: there is no room for it.
+    """
+    if isinstance(source, CachedSource):
+        for commit in commits:
+            source.units.fetch(commit)
 
 
 class LocalUnits:

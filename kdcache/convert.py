@@ -11,11 +11,11 @@ import numpy as np
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, open_cache, record_layout, tar_layout
 from kdcache.cache.commit import seed_entry
+from kdcache.cached_source import source_of
 from kdcache.copying import require_unmixed
 from kdcache.errors import CacheError, MismatchError, UsageError
-from kdcache.rerun import recorded_source, require_source
 from kdcache.shapes import Records
-from kdcache.sources import Source, mean_image_bytes, open_source
+from kdcache.sources import Source, mean_image_bytes
 from kdcache.tracking import progress, say
 from kdcache.units import stored_samples
 from kdcache.views import Recipe
@@ -51,9 +51,7 @@ def convert_cache(
     old = open_cache(cache)
     _require_use(old, store, data, images)
     seeds = _complete(old)
-    source = open_source(data or recorded_source(old)) if store == "webdataset" else None
-    if source is not None:
-        require_source(old, source)
+    source = source_of(old, data) if store == "webdataset" else None
     made = create_cache(new, _manifest(old, seeds, source, images), old.fit(), samples=old.samples)
     if made.manifest.made_by.get("converted_from", {}).get("manifest") != old.manifest.digest:
         raise MismatchError(f"cache {new} was not converted from {old}; choose a new folder")

@@ -19,12 +19,10 @@ from kdcache.cache.census import Unit, committed, complete, missing_units
 from kdcache.cache.commit import commit_key
 from kdcache.cache.fetch import fetched
 from kdcache.cache.subset import samples_arrays
-from kdcache.cached_source import CachedNames
+from kdcache.cached_source import CachedNames, source_of
 from kdcache.config import parse_seeds
 from kdcache.errors import CacheError, MissingUnitError, UsageError
-from kdcache.rerun import recorded_source, require_source
 from kdcache.shapes import Rows
-from kdcache.sources import open_source
 from kdcache.sources.subset import Named, are_numbers, parse_samples
 from kdcache.tracking import progress, say
 from kdcache.views import Recipe
@@ -187,9 +185,7 @@ def _names(source: Cache, data: str | None) -> Named:
     """Return what tells the names of a cache's samples."""
     if data is None and source.manifest.store == "webdataset":
         return CachedNames(source)
-    opened = open_source(data or recorded_source(source))
-    require_source(source, opened)
-    return opened
+    return source_of(source, data)
 
 
 def _manifest(source: Cache, chosen: Rows | None) -> Manifest:

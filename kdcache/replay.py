@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.slab import SlabFolder
-from kdcache.cached_source import CachedSource, LocalUnits
+from kdcache.cached_source import CachedSource, LocalUnits, fetch_images
 from kdcache.codecs import Codec, Tail, codec_spec
 from kdcache.config import parse_seeds
 from kdcache.drift import check_views, probed_commits
@@ -141,7 +141,7 @@ def _replay_of_caches(config: TrainConfig, loss: Loss, opened: Sequence[tuple[Ca
     if blocks is not None and (loss.needs_teacher or units is not None):
         places = [units, *(None for _ in others)]
         uses = [replace(use, stream=_stream(use, place)) for use, place in zip(uses, places, strict=True)]
-    _check_drift(first, source, seeds, units)
+    _check_drift(first, source, seeds)
     recipe = Recipe.from_dict(first.manifest.recipe)
     return Replay(source=source, recipe=recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks)
 
@@ -182,12 +182,9 @@ def _blocks(config: TrainConfig, caches: Sequence[Cache], units: LocalUnits | No
     return Blocks(length=caches[0].manifest.rows, unit_rows=caches[0].manifest.unit_rows, window=window)
 
 
-def _check_drift(cache: Cache, source: Source, seeds: Sequence[int], units: LocalUnits | None) -> None:
-    """Render some views again; of a source whose tars come from a bucket, those of a few units, which are fetched for it."""
+def _check_drift(cache: Cache, source: Source, seeds: Sequence[int]) -> None:
     commits = [*probed_commits(cache, seeds, DRIFT_VIEWS)]
-    if units is not None:
-        for commit in commits:
-            units.fetch(commit)
+    fetch_images(source, commits)
     check_views(cache, source, commits, views=DRIFT_VIEWS)
 
 

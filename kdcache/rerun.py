@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache, Commit
+from kdcache.cached_source import fetch_images
 from kdcache.codecs import Codec, LowRank, MapCodec, TopK, is_exact, open_codec, row_codec
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.drift import version_changes
-from kdcache.errors import CacheError, MismatchError, UsageError
+from kdcache.errors import CacheError, MismatchError
 from kdcache.inference import run_models
 from kdcache.models import VisionModel, state_sha256
 from kdcache.shapes import Logits, PerRow, Records, Rows, ViewLogits, as_size
-from kdcache.sources import Source, is_images_only
+from kdcache.sources import Source
 from kdcache.spec import build
 from kdcache.tracking import progress
 from kdcache.views import Recipe, ViewDataset, ViewLoader, keyed_permutation
@@ -26,28 +27,6 @@ ROUNDING = 0.05
 """Part of the standard deviation of a row's logits by which another device, precision or release of a library may move any of
 them. bfloat16 instead of float32, the coarsest change, moves the worst class of the middle row by 2 to 4 % (a trained ResNet-20
 on 10 classes; ResNet-50, ViT-S and ConvNeXt-T at random weights on 1,000), float16 by less than 1 %."""
-
-
-def recorded_source(cache: Cache) -> str:
-    """Return the spec of the manifest's source.
-
-    Raises:
-        UsageError: opening it could run what a cache from elsewhere says.
-    """
-    spec = str(cache.manifest.source["spec"])
-    if not is_images_only(spec):
-        raise UsageError(f"cache {cache} was made from {spec}, which can run code; if you trust it: --data {spec}")
-    return spec
-
-
-def require_source(cache: Cache, source: Source) -> None:
-    """Check that a cache was made from `source`.
-
-    Raises:
-        MismatchError: it was not.
-    """
-    if source.fingerprint != cache.manifest.source["fingerprint"]:
-        raise MismatchError(f"data {source.spec} is not the source of cache {cache}; give --data SPEC")
 
 
 def require_teacher(cache: Cache, model: VisionModel) -> None:
@@ -114,6 +93,7 @@ def compare_logits(
     chosen = _choose(cache, views)
     if not chosen:
         raise CacheError(f"cache {cache} holds no record to compare with the teacher's logits; dump a seed first")
+    fetch_images(source, [commit for commit, _ in chosen])
     recipe = Recipe.from_dict(cache.manifest.recipe)
     dataset = ViewDataset(source, recipe, cache.order, sizes=[model.preprocessing.size])
     logits = _run(model, dataset, [(row, commit.seed) for commit, rows in chosen for row in rows.tolist()], batch_size, compute)

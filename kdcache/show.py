@@ -7,11 +7,10 @@ import numpy as np
 import torch
 
 from kdcache.cache import Cache
+from kdcache.cached_source import fetch_images, source_of
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.plots import check_plot
-from kdcache.rerun import recorded_source, require_source
 from kdcache.shapes import IGNORED, as_size
-from kdcache.sources import open_source
 from kdcache.tasks.segmentation import upsampled
 from kdcache.views import Recipe, ViewDataset
 
@@ -30,7 +29,7 @@ def show_view(cache: Cache, file: str | Path, *, index: int, seed: int, data: st
         file: the picture, in the format that its name ends in.
         index: of the sample in the source.
         seed: of the view.
-        data: spec of the source; by default the manifest's, if to open that is to read images only.
+        data: spec of the source; by default the images that the cache holds, or what its manifest names.
 
     Returns:
         `file`, `sample` (its key), `row` (its row of the cache) and the teacher's mean `confidence`.
@@ -46,8 +45,8 @@ def show_view(cache: Cache, file: str | Path, *, index: int, seed: int, data: st
         raise UsageError(f"view {index}:{seed} is of no sample; the cache has samples 0 to {cache.manifest.rows - 1}")
     row = int(np.flatnonzero(cache.order == index)[0])
     cache.require_held(np.array([row]))
-    source = open_source(data or recorded_source(cache))
-    require_source(cache, source)
+    source = source_of(cache, data)
+    fetch_images(source, [cache.commit_of(seed, row // cache.manifest.unit_rows)])
     probabilities = cache.codec.decode(cache.read(seed, [row])).probs(1.0)[0]
     size = as_size(cache.manifest.teacher["size"])
     batch = ViewDataset(source, Recipe.from_dict(cache.manifest.recipe), cache.order, sizes=[size]).batch([(row, seed)])

@@ -5,6 +5,7 @@ from typing import Any
 
 from kdcache.cache import Cache
 from kdcache.cache.census import missing_units, take_census
+from kdcache.cached_source import fetch_images, source_of
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.drift import check_views, probed_commits
 from kdcache.errors import CacheError, CodecError, DriftError, KdcacheError, MismatchError, UnreadableSampleError, UsageError
@@ -14,11 +15,8 @@ from kdcache.rerun import (
     compute_of,
     logits_faults,
     lossy_origin,
-    recorded_source,
-    require_source,
     require_teacher,
 )
-from kdcache.sources import open_source
 from kdcache.unit_check import CheckReport, check_units
 from kdcache.views import Recipe
 
@@ -46,7 +44,7 @@ def verify_cache(
     Args:
         cache: the cache.
         views: how many probed views to render again and compare, besides; by default none, or with a teacher 64.
-        data: spec of the source for these; by default the one that the manifest names.
+        data: spec of the source for these; by default the images that the cache holds, or what its manifest names.
         teacher: spec of the teacher, to run it again on as many views and compare its logits with the records.
         batch_size: views of one of its forward passes; by default 256.
         compute: where and how it runs; by default in the precision of the dump.
@@ -62,21 +60,22 @@ def verify_cache(
     Raises:
         SourceError: the source of the views cannot be opened.
         ModelError: the teacher cannot be opened.
-        MismatchError: a teacher for a cache that was recoded from a lossy one.
+        MismatchError: data that is not the cache's source, or a teacher for a cache that was recoded from a lossy one.
         UsageError: the manifest names a source that could run code, and `data` is not given; or settings without use.
         KdcacheError: a report that cannot be written, or is that of another cache.
     """
     _require_use(views, data, teacher, batch_size, is_placed=compute is not None)
     views = (TEACHER_VIEWS if teacher else 0) if views is None else views
-    source = open_source(data or recorded_source(cache)) if views else None
+    source = source_of(cache, data) if views else None
     opened = _open_teacher(cache, teacher, compute) if teacher else None
     found, faults = _check_bytes(cache, CheckReport(cache, report))
     if source is not None and not faults:
         try:
-            require_source(cache, source)
             if opened is not None:
                 require_teacher(cache, opened[0])
-            found["views"] = check_views(cache, source, probed_commits(cache, cache.seeds(), views), views=views)
+            commits = [*probed_commits(cache, cache.seeds(), views)]
+            fetch_images(source, commits)
+            found["views"] = check_views(cache, source, commits, views=views)
             if opened is not None:
                 model, running = opened
                 size = _BATCH_SIZE if batch_size is None else batch_size

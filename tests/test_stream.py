@@ -26,6 +26,7 @@ from kdcache.sources import open_source
 from kdcache.stream import UnitStream
 from kdcache.tracking import NoMetrics
 from kdcache.trainer import Trainer
+from kdcache.verify import verify_cache
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe, partners
 
 PLAIN = load_recipe("digits")
@@ -173,6 +174,7 @@ def test_training_from_a_bucket_fetches_each_tar_once(server: int, tars: Path, t
         assert open_cache(url).units() == open_cache(tars).units()
         train(tmp_path / "bucket", cache=url, data=None, batch_size=48, window=2, slab_dir=str(tmp_path / "copies"))
         assert len(list((tmp_path / "copies").glob("*.tar"))) == 8
+        assert verify_cache(open_cache(url), views=4)["views"]["checked"] == 4, "of the images in the bucket"
         train(tmp_path / "folder", cache=str(tars), data=None, batch_size=48, window=2)
         assert losses(tmp_path / "bucket") == losses(tmp_path / "folder")
         config = IN_PROCESS.__class__(workers=2, device="cpu")

@@ -139,8 +139,8 @@ def test_views_are_rendered_again_and_compared(tmp_path: Path) -> None:
     cache = open_cache(tmp_path / "cache")
     report = verify_cache(cache, views=10)
     assert report["faults"] == [] and report["views"] == {"checked": 10, "other_pixels": 0}
-    (fault,) = verify_cache(cache, views=10, data="digits:test")["faults"]
-    assert "digits:test is not the source of cache" in fault and "--data SPEC" in fault
+    with pytest.raises(MismatchError, match=r"digits:test is not the source of cache .*--data SPEC"):
+        verify_cache(cache, views=10, data="digits:test")
     assert verify_cache(cache, views=3, data="digits:split=train")["faults"] == [], "the same data under another spec"
 
 

@@ -134,7 +134,10 @@ def test_checks_find_nothing_and_find_damage(cache: Path, tmp_path: Path) -> Non
     done = invoke("verify", tmp_path / "copy")
     assert done.exit_code != 0 and "seed 1, unit 1" in done.output
     told = invoke("verify", cache, "--views", 4).output
-    assert f"--data {DATA}" in told, "a data set of one's own is not opened because a cache says so"
+    if cache.name.startswith("tars"):
+        assert "4 rendered again, all as at the dump" in told, "from the images that it holds"
+    else:
+        assert f"--data {DATA}" in told, "a data set of one's own is not opened because a cache says so"
 
 
 def test_what_killed_writers_left(cache: Path, tmp_path: Path) -> None:
@@ -178,6 +181,9 @@ def test_the_hub_and_back(cache: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_view_is_shown(cache: Path, tmp_path: Path) -> None:
     kdcache("show", cache, "--view", "3:1", "--data", DATA, "--out", tmp_path / "view.png")
     assert Image.open(tmp_path / "view.png").width > 400
+    if cache.name.startswith("tars"):
+        kdcache("show", cache, "--view", "3:1", "--out", tmp_path / "own.png")
+        assert np.array_equal(*(np.asarray(Image.open(tmp_path / name)) for name in ("own.png", "view.png")))
 
 
 def test_images_that_have_changed_stop_a_training(tmp_path: Path, recipe: str) -> None:
