@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kdcache.cache import Cache, Manifest, library_versions, open_cache, record_layout, tar_layout
-from kdcache.cache.objects import Objects, open_objects
+from kdcache.cache.objects import Objects
+from kdcache.cache.opening import open_objects
 from kdcache.calibration import DEFAULT_ERROR, Fitted, fit_codec, fit_default, sample_views
 from kdcache.codecs import Codec, LowRank, RowCodec, codec_spec, default_codec, is_exact, open_codec, row_codec, with_sites
 from kdcache.compute import Compute

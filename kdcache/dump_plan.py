@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache import Cache, open_cache
-from kdcache.cache.objects import is_address, open_objects
+from kdcache.cache.objects import is_address
+from kdcache.cache.opening import open_objects
 from kdcache.codecs import codec_spec, fit_arrays
 from kdcache.dump_config import DumpConfig
 from kdcache.dump_job import Job, prepare

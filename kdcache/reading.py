@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from kdcache.cache import Cache, Slab, open_cache
-from kdcache.cache.objects import open_objects
+from kdcache.cache.opening import open_objects
 from kdcache.errors import CacheError, MissingUnitError
 from kdcache.shapes import Records, Rows
 from kdcache.tracking import LINE_SECONDS, say

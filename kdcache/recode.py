@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, library_versions, open_cache, record_layout
-from kdcache.cache.objects import open_objects
+from kdcache.cache.opening import open_objects
 from kdcache.calibration import fit_codec, sample_views
 from kdcache.codecs import (
     Codec,

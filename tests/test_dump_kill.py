@@ -20,7 +20,7 @@ from nursery import SETTINGS, UNITS, num_committed, started, to_the_end
 from s3_server import BUCKET, environ, environment, faulty_proxy, s3_server
 
 from kdcache.cache import Cache, open_cache
-from kdcache.cache.objects import open_objects
+from kdcache.cache.opening import open_objects
 from kdcache.errors import CacheError, MissingUnitError
 from kdcache.verify import verify_cache
 

@@ -20,7 +20,9 @@ from kdcache.cache.objects import Objects
 from kdcache.cache.seal import MOST_DOCUMENT
 from kdcache.cache.slab import Slab, SlabFolder
 from kdcache.cache.subset import held_mask, read_samples, thinned
-from kdcache.cache.units import StoredSample, committed_unit, unit_format
+from kdcache.cache.tar_store import TarFormat
+from kdcache.cache.units import StoredSample, UnitFormat, committed_unit
+from kdcache.cache.zarr_store import ZarrFormat
 from kdcache.codecs import Codec, check_records, codec_from_dict, codec_spec
 from kdcache.errors import CacheError, CodecError, DamagedUnitError, LargeObjectError, MismatchError, MissingUnitError
 from kdcache.shapes import Records, Rows
@@ -35,7 +37,8 @@ class Cache:
         self.objects = objects
         self.manifest = manifest
         self.slabs = SlabFolder()
-        self.format = unit_format(manifest)
+        kind = TarFormat if manifest.store == "webdataset" else ZarrFormat
+        self.format: UnitFormat = kind.of(manifest)
         self._last_read: tuple[int, Slab] | None = None
         if codec is not None:
             self.codec = codec

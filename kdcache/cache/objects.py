@@ -1,16 +1,13 @@
-"""Where a cache's objects lie: a folder or a bucket, of which the rest of kdcache sees these few verbs only."""
+"""What holds a cache's objects, a folder or a bucket, of which the rest of kdcache sees these few verbs only."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from kdcache.errors import UsageError
-
-SCHEMES = ("s3", "gs", "az")
 MOST_BYTES = 1 << 30
 """Of an object: a larger one is refused before it is read, whatever it claims to be."""
 TEMP_SUFFIX = ".tmp"
-_SCHEME_MARK, _PIPE = "://", "pipe:"  # webdataset would run what follows pipe: as a command
+_SCHEME_MARK = "://"
 
 
 class Entry(NamedTuple):
@@ -66,27 +63,6 @@ class Objects(Protocol):
 def is_address(path: str | Path) -> bool:
     """Return whether `path` is an address `SCHEME://...` rather than a path."""
     return _SCHEME_MARK in str(path)
-
-
-def open_objects(path: str | Path) -> Objects:
-    """Return the objects at a path, or at an address `s3://BUCKET/PREFIX`, `gs://...` or `az://...`.
-
-    Raises:
-        UsageError: an address of another kind, or obstore is not installed.
-    """
-    text = str(path)
-    if not is_address(text) and not text.startswith(_PIPE):
-        from kdcache.cache.publish import Folder  # noqa: PLC0415 # which imports this
-
-        return Folder(path)
-    scheme = text.partition(":")[0]
-    if scheme not in SCHEMES:
-        raise UsageError(f"{text}: caches lie in folders or at {', '.join(f'{one}://' for one in SCHEMES)}, not at {scheme}:")
-    try:
-        from kdcache.cache.bucket import Bucket  # noqa: PLC0415 # an extra
-    except ImportError:
-        raise UsageError(f"{text}: caches in buckets need obstore; pip install 'kdcache[s3]'") from None
-    return Bucket(text)
 
 
 def is_temporary(key: str) -> bool:

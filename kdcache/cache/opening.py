@@ -1,4 +1,4 @@
-"""Opening caches, and beginning them."""
+"""Opening caches, where they lie, and beginning them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,12 +8,35 @@ import numpy as np
 from kdcache.cache.arrays import ROOTS, publish_arrays
 from kdcache.cache.cache import Cache
 from kdcache.cache.manifest import CODEC, SAMPLES, Manifest
-from kdcache.cache.objects import Objects, open_objects
+from kdcache.cache.objects import Objects, is_address
+from kdcache.cache.publish import Folder
 from kdcache.cache.seal import MOST_DOCUMENT, parsed
 from kdcache.cache.subset import samples_arrays
 from kdcache.cache.zarr_store import root_metadata
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, UsageError
 from kdcache.shapes import Rows
+
+_SCHEMES = ("s3", "gs", "az")
+_PIPE = "pipe:"  # webdataset would run what follows it as a command
+
+
+def open_objects(path: str | Path) -> Objects:
+    """Return the objects at a path, or at an address `s3://BUCKET/PREFIX`, `gs://...` or `az://...`.
+
+    Raises:
+        UsageError: an address of another kind, or obstore is not installed.
+    """
+    text = str(path)
+    if not is_address(text) and not text.startswith(_PIPE):
+        return Folder(path)
+    scheme = text.partition(":")[0]
+    if scheme not in _SCHEMES:
+        raise UsageError(f"{text}: caches lie in folders or at {', '.join(f'{one}://' for one in _SCHEMES)}, not at {scheme}:")
+    try:
+        from kdcache.cache.bucket import Bucket  # noqa: PLC0415 # an extra
+    except ImportError:
+        raise UsageError(f"{text}: caches in buckets need obstore; pip install 'kdcache[s3]'") from None
+    return Bucket(text)
 
 
 def open_cache(path: str | Path | Objects) -> Cache:

@@ -70,11 +70,3 @@ def named_unit(key: str, pattern: str, make: Callable[[int, int], str]) -> tuple
     found = re.fullmatch(pattern, key)
     unit = (int(found[1]), int(found[2])) if found else None
     return unit if unit and make(*unit) == key else None
-
-
-def unit_format(manifest: Manifest) -> UnitFormat:
-    """Return how the units of a cache are stored."""
-    from kdcache.cache.tar_store import TarFormat  # noqa: PLC0415 # these import StoredSample
-    from kdcache.cache.zarr_store import ZarrFormat  # noqa: PLC0415
-
-    return TarFormat.of(manifest) if manifest.store == "webdataset" else ZarrFormat.of(manifest)

@@ -11,7 +11,8 @@ from caches import temporaries
 from s3_server import BUCKET, FaultyProxy, environ, environment, faulty_proxy, s3_server
 
 from kdcache.cache.bucket import Bucket
-from kdcache.cache.objects import Objects, open_objects
+from kdcache.cache.objects import Objects
+from kdcache.cache.opening import open_objects
 from kdcache.errors import CacheError, UsageError
 
 QUICK = (0.01, 0.01)
