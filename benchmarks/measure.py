@@ -28,19 +28,36 @@ def make_parser(doc: str | None, *, repetitions: int) -> argparse.ArgumentParser
     return parser
 
 
-def interleave(variants: Mapping[str, Callable[[int], object]], repetitions: int) -> dict[str, Times]:
+def interleave(
+    variants: Mapping[str, Callable[[int], object]],
+    repetitions: int,
+    *,
+    before: Mapping[str, Callable[[], object]] | None = None,
+) -> dict[str, Times]:
     """Return the times of each variant; a repetition runs all of them, the next one in reverse order.
 
-    A variant is called with the number of the repetition. Repetition 0 is a warm-up and is not reported.
+    A variant is called with the number of the repetition, and before it, untimed, what `before` has for it. Repetition 0 is a
+    warm-up and is not reported.
     """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     names = list(variants)
     for repetition in range(repetitions + 1):
         for name in names if repetition % 2 else names[::-1]:
+            if before and name in before:
+                before[name]()
             wall, cpu = time.perf_counter(), time.process_time()
             variants[name](repetition)
             times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
     return {name: np.array(pairs[1:]) for name, pairs in times.items()}
+
+
+def forget(path: Path) -> None:
+    """Have the page cache forget a file, or all files of a folder, so that the next read is one of the disk."""
+    for file in [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]:
+        descriptor = os.open(file, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
 
 
 def seconds_per_call(call: Callable[[], object], calls: int) -> float:
