@@ -111,7 +111,7 @@ def test_every_damage_of_a_unit_raises_and_names_it(small: tuple[Cache, Commit, 
     assert len(cache.read_unit(commit)) == 8
 
 
-def test_zarr_alone_never_gives_other_records(small: tuple[Cache, Commit, Path]) -> None:
+def test_a_shard_alone_never_gives_other_records(small: tuple[Cache, Commit, Path]) -> None:
     cache, commit, path = small
     shape, data, written = ZarrFormat.of(cache.manifest), path.read_bytes(), cache.read_unit(commit)
     ignored = 0
@@ -120,9 +120,7 @@ def test_zarr_alone_never_gives_other_records(small: tuple[Cache, Commit, Path])
             assert shape.decode(1, damaged).tobytes() == written.tobytes()
             ignored += 1
         except ValueError as error:
-            assert str(error).startswith(
-                ("zarr cannot decode it", "it is empty", "it has", "its index", "a chunk", "a zstd frame")
-            )
+            assert str(error).startswith(("chunk 0 of it", "chunk 1 of it", "it has", "its index", "a chunk", "a zstd frame"))
     assert ignored <= len(data) // 20, "crc32c covers all but a few bytes"
     assert shape.decode(1, data).tobytes() == written.tobytes(), "nothing of the damaged bytes is left behind"
 
@@ -132,7 +130,7 @@ def test_damage_that_has_a_matching_hash_is_found_by_the_checksums(small: tuple[
     damaged = flipped(path.read_bytes(), 10, 0x04)
     path.write_bytes(damaged)
     forged = Commit(**{**vars(commit), "sha256": hashlib.sha256(damaged).hexdigest()})
-    with pytest.raises(DamagedUnitError, match=r"seed 4, unit 1 .*zarr cannot decode it"):
+    with pytest.raises(DamagedUnitError, match=r"seed 4, unit 1 .*chunk 0 of it differs from its checksum"):
         cache.read_unit(forged)
 
 

@@ -105,7 +105,10 @@ def bomb() -> bytes:
 
 
 def chunk(raw: bytes) -> bytes:
-    frame = bytes(Zstd(level=3).encode(raw))
+    return summed(bytes(Zstd(level=3).encode(raw)))
+
+
+def summed(frame: bytes) -> bytes:
     return frame + crc(frame)
 
 
@@ -114,8 +117,7 @@ def without_size(size: int) -> bytes:
     sizes = [(1 << 17) - 1] * (size >> 17) or [size]
     last = len(sizes) - 1
     body = b"".join((size << 3 | 1 << 1 | (at == last)).to_bytes(3, "little") + b"\0" for at, size in enumerate(sizes))
-    frame = b"\x28\xb5\x2f\xfd" + b"\x00" + b"\x38" + body  # no content size, a window of 128 kB
-    return frame + crc(frame)
+    return summed(b"\x28\xb5\x2f\xfd" + b"\x00" + b"\x38" + body)  # no content size, a window of 128 kB
 
 
 def evil(folder: Path) -> bytes:

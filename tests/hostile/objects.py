@@ -16,6 +16,7 @@ from hostile.forge import (
     chunk,
     many,
     shard,
+    summed,
     without_size,
     zarr,
 )
@@ -57,8 +58,12 @@ SHARDS: dict[str, Callable[[], bytes]] = {
     "bomb_that_does_not": lambda: shard([without_size(BOMB_BYTES), chunk(WHOLE)]),
     "chunk_without_its_size": lambda: shard([without_size(len(WHOLE)), chunk(WHOLE)]),
     "chunk_too_small": lambda: shard([chunk(WHOLE[:-1]), chunk(WHOLE)]),
-    "chunk_that_is_no_frame": lambda: shard([b"\x80\x04pickle." + bytes(30), chunk(WHOLE)]),
-    "chunk_cut_short": lambda: shard([chunk(WHOLE)[:5], chunk(WHOLE)]),
+    "chunk_that_is_no_frame": lambda: shard([summed(b"\x80\x04pickle." + bytes(30)), chunk(WHOLE)]),
+    "chunk_cut_short": lambda: shard([summed(chunk(WHOLE)[:5]), chunk(WHOLE)]),
+    "chunk_cut_behind_its_head": lambda: shard([summed(chunk(WHOLE)[:-6]), chunk(WHOLE)]),
+    "chunk_with_a_bomb_behind_its_frame": lambda: shard([summed(chunk(WHOLE)[:-4] + bomb()[:-4]), chunk(WHOLE)]),
+    "chunk_of_another_checksum": lambda: shard([chunk(WHOLE)[:-1] + b"?", chunk(WHOLE)]),
+    "index_of_another_checksum": lambda: shard([chunk(WHOLE)] * 2)[:-1] + b"?",
     "index_beyond_the_object": lambda: shard([chunk(WHOLE)] * 2, [(0, 30), (1 << 40, 30)]),
     "index_with_a_length_beyond": lambda: shard([chunk(WHOLE)] * 2, [(0, 10), (30, 1 << 62)]),
     "index_that_wraps": lambda: shard([chunk(WHOLE)] * 2, [(0, 10), (2**64 - 8, 8)]),
@@ -75,7 +80,7 @@ def _shard(make: Callable[[], bytes]) -> Attack:
 
 
 many(
-    r"unit 0 .*(a zstd frame in it|a chunk of it|its index|it has \d+ bytes)",
+    r"unit 0 .*(a zstd frame in it|a chunk of it|chunk 0 of it|its index|it has \d+ bytes)",
     {f"shard_{k}": v for k, v in SHARDS.items()},
     _shard,
 )
