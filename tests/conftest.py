@@ -8,10 +8,11 @@ import random
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
 
+import jaxtyping
 import pytest
 import torch
+from checked import checked
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
 # beartype looks at random items of containers, and would draw them from the generator that views are drawn from, in whichever
 # thread: it gets a generator of its own
@@ -22,7 +23,8 @@ with pytest.MonkeyPatch.context() as patch:
     assert beartype.door.is_bearable([0], list[int])  # imports the rest of it
 
 # the numeric tower is PEP 484's: an int passes for a float
-install_import_hook("kdcache", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+jaxtyping.jaxtyped = checked  # what the hook puts on every function
+jaxtyping.install_import_hook("kdcache", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 settings.register_profile("kdcache", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("kdcache")

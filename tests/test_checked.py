@@ -1,0 +1,77 @@
+"""Signatures are checked in tests: types of all functions, and sizes where they have names."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from beartype import beartype
+from beartype.roar import BeartypeCallHintViolation
+from checked import checked
+from jaxtyping import TypeCheckError
+from runs import dump
+
+from kdcache.shapes import Logits, PerRow
+from kdcache.sources import open_source
+from kdcache.views import load_recipe
+
+checks = checked(typechecker=beartype)
+FIVE_ROWS, SIX_ROWS = torch.zeros(5, 2), torch.zeros(6)
+
+
+@checks
+def count(rows: int) -> int:
+    return rows if rows < 3 else str(rows)
+
+
+def test_types_are_checked_on_the_way_in_and_out() -> None:
+    assert count(2) == 2
+    for wrong in ("2", 3):
+        with pytest.raises(BeartypeCallHintViolation):
+            count(wrong)
+
+
+@checks
+def weighted(logits: Logits, weights: PerRow) -> Logits:
+    return logits * weights[:, None] if logits.sum() == 0 else logits[1:]
+
+
+def test_sizes_of_one_name_are_equal() -> None:
+    assert weighted(FIVE_ROWS, SIX_ROWS[1:]).shape == (5, 2)
+    for wrong in ((FIVE_ROWS, SIX_ROWS), (FIVE_ROWS + 1, SIX_ROWS[1:])):
+        with pytest.raises(TypeCheckError):
+            weighted(*wrong)
+
+
+@checks
+def hidden(pairs: "list[tuple[Logits, PerRow]]", use: Callable[[Logits], None] | None) -> None:
+    pass
+
+
+def test_sizes_within_containers_are_equal_too() -> None:
+    hidden([(FIVE_ROWS, SIX_ROWS[1:])], None)
+    with pytest.raises(TypeCheckError):
+        hidden([(FIVE_ROWS, SIX_ROWS)], None)
+
+
+@checks
+@dataclass
+class Scored:
+    logits: Logits
+    scores: PerRow
+
+
+def test_fields_of_a_dataclass_are_checked() -> None:
+    Scored(FIVE_ROWS, SIX_ROWS[1:])
+    with pytest.raises(TypeCheckError):
+        Scored(FIVE_ROWS, SIX_ROWS)
+
+
+def test_functions_and_methods_of_the_package_are_checked() -> None:
+    """Those with shapes are in losses/test_losses.py."""
+    with pytest.raises(BeartypeCallHintViolation):
+        load_recipe(5)
+    with pytest.raises(BeartypeCallHintViolation):
+        open_source("digits").sample("first")
+    with pytest.raises(BeartypeCallHintViolation):
+        dump("cache", batch_size="many")
