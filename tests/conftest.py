@@ -6,7 +6,6 @@ Shapes in signatures are checked here and nowhere else: the hook wraps each func
 import os
 import random
 from collections.abc import Iterator
-from multiprocessing.context import ForkServerContext
 
 import jaxtyping
 import pytest
@@ -32,15 +31,6 @@ settings.load_profile("kdcache")
 # The models are tiny: threads cost more than they bring. Subprocesses do the same, for sums depend on the number of threads.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[ForkServerContext]:
-    """Give a fork server that has imported everything, for dumps that start at once."""
-    from nursery import fork_server
-
-    with fork_server() as context:
-        yield context
 
 
 @pytest.fixture(scope="session", autouse=True)
