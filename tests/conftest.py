@@ -23,7 +23,9 @@ with pytest.MonkeyPatch.context() as patch:
 
 # the numeric tower is PEP 484's: an int passes for a float
 jaxtyping.jaxtyped = checked  # what the hook puts on every function
-jaxtyping.install_import_hook("kdcache", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+jaxtyping.install_import_hook(
+    "kdcache", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True, violation_type=TypeError))"
+)
 
 settings.register_profile("kdcache", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("kdcache")
