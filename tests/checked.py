@@ -1,11 +1,13 @@
-"""What the import hook puts on every function: beartype, and jaxtyping around it only where sizes of a signature have names.
+"""What the import hook puts on every function: beartype, in a context for sizes where those of a signature have names.
 
-jaxtyping binds the arguments of each call to the signature once more, to give the names their sizes. That took more time than
-all that was called, nearly all of it for functions that have no such name.
+jaxtyping's own wrapper binds the arguments of each call to the signature once more, which took more time than all that
+was called.
 """
 
 from collections.abc import Callable
 from dataclasses import is_dataclass
+from functools import wraps
+from inspect import isgeneratorfunction
 from typing import Any, ForwardRef, Literal, get_args, get_origin
 
 from jaxtyping import AbstractArray, jaxtyped
@@ -21,7 +23,18 @@ def checked(*, typechecker: Checker) -> Checker:
             if is_dataclass(target):
                 target.__init__ = decorator(target.__init__)
             return target
-        return jaxtyped(target, typechecker=typechecker) if _names_sizes(target) else typechecker(target)
+        if not _names_sizes(target):
+            return typechecker(target)
+        if isgeneratorfunction(target):  # it runs later, in the context of whoever asks for its items
+            return jaxtyped(target, typechecker=typechecker)
+        function = typechecker(target)
+
+        @wraps(target)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with jaxtyped("context"):  # the same names have other sizes in the caller
+                return function(*args, **kwargs)
+
+        return call
 
     return decorator
 
