@@ -5,6 +5,7 @@ Shapes in signatures are checked here and nowhere else: the hook wraps each func
 
 import os
 import random
+import sys
 from collections.abc import Iterator
 
 import jaxtyping
@@ -40,6 +41,8 @@ def slab_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the slabs of the tests' caches in a temporary folder, also in subprocesses."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDCACHE_HOME", str(tmp_path_factory.mktemp("home")))
+        if "nursery" in sys.modules:  # before a loader starts the one fork server, which would have imported nothing
+            sys.modules["nursery"].fork_server()
         yield
 
 

@@ -5,9 +5,11 @@ There is one server in a process of tests, since there is one in multiprocessing
 
 import multiprocessing
 import os
+import runpy
 import sys
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -38,14 +40,18 @@ def fork_server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+        patch.setenv("PYTHONPATH", _search())
         patch.setenv("OMP_NUM_THREADS", "1")
         context.Process(target=time.monotonic).start()  # starts the server, under this environment
     return context
 
 
+def _search() -> str:
+    return os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+
+
 def take(environment: dict[str, str]) -> None:
-    """Take an environment in the place of the server's, which is that of whichever test came first."""
+    """Take a test's environment in the place of the server's."""
     os.environ.clear()
     os.environ.update(environment)
 
@@ -57,16 +63,15 @@ def started(path: Path | str, environment: dict[str, str] | None = None, **chang
     return process
 
 
-class Command:
-    """A command of kdcache in a process of its own, which has just begun."""
+class Program:
+    """A function in a process of its own, which has just begun; what it prints goes to files."""
 
     def __init__(
-        self, *words: str, folder: Path, environment: dict[str, str] | None = None, processes: int = 0, restarts: int = 0
+        self, function: Callable[..., Any], *arguments: Any, folder: Path, environment: dict[str, str] | None = None
     ) -> None:
-        """Start it; with `processes` in as many at once, as torchrun starts them. What it prints goes to files in `folder`."""
         self._files = [folder / f"{uuid.uuid4()}.{name}" for name in ("out", "err")]
-        arguments = (words, self._files, {**os.environ, **(environment or {})}, processes, restarts)
-        self.process = fork_server().Process(target=_command, args=arguments)
+        everything = (function, arguments, self._files, {**os.environ, "PYTHONPATH": _search(), **(environment or {})})
+        self.process = fork_server().Process(target=_program, args=everything)
         self.process.start()
 
     def is_running(self) -> bool:
@@ -92,6 +97,20 @@ class Command:
         return self.process.exitcode, out, err
 
 
+def command(
+    *words: str, folder: Path, environment: dict[str, str] | None = None, processes: int = 0, restarts: int = 0
+) -> Program:
+    """Start a command of kdcache; with `processes` in as many at once, as torchrun starts them."""
+    if processes:
+        return Program(_launched, words, processes, restarts, folder=folder, environment=environment)
+    return Program(_main, words, folder=folder, environment=environment)
+
+
+def script(file: Path, *words: str, folder: Path) -> Program:
+    """Start a file of Python."""
+    return Program(_script, file, words, folder=folder)
+
+
 def to_the_end(path: Path) -> None:
     process = started(path)
     process.join(60)
@@ -112,20 +131,28 @@ def _dump(path: Path | str, environment: dict[str, str], settings: dict[str, Any
     dump(path, **settings)
 
 
-def _command(words: tuple[str, ...], files: list[Path], environment: dict[str, str], processes: int, restarts: int) -> None:
+def _program(function: Callable[..., Any], arguments: Any, files: list[Path], environment: dict[str, str]) -> None:
     take(environment)
     for descriptor, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-    if not processes:
-        _main(words)
-    # all that torchrun does, but that its processes are forks of this one
+    multiprocessing.set_forkserver_preload(IMPORTED)  # its loader workers are children of a server of its own
+    function(*arguments)
+
+
+def _launched(words: Sequence[str], processes: int, restarts: int) -> None:
+    """Do all that torchrun does, but that its processes are forks of this one."""
     places = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": str(uuid.uuid4()), "start_method": "fork"}
     config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, max_restarts=restarts, **places)
     elastic_launch(config, _main)(words)
 
 
-def _main(words: tuple[str, ...]) -> NoReturn:
+def _main(words: Sequence[str]) -> NoReturn:
     from kdcache_cli import main
 
     main(words)
     raise AssertionError("click leaves by SystemExit")
+
+
+def _script(file: Path, words: Sequence[str]) -> None:
+    sys.argv, sys.path[0:0] = [str(file), *words], [str(file.parent)]
+    runpy.run_path(str(file), run_name="__main__")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nursery import Command
+from nursery import Program, command
 from runs import IN_PROCESS, dump, train, train_config
 from s3_server import BUCKET, environ, environment, s3_server
 
@@ -291,7 +291,7 @@ def test_one_host_trains_while_another_still_dumps(server: int, tmp_path: Path) 
     dumping += ["--batch-size", "32", "--store", "webdataset", "--unit-rows", "32", "--set", "seeds_per_unit=1"]
     training = ["train-student", str(tmp_path / "run"), "--cache", url, "--student", "tiny_models:mlp,mean=0.5,std=0.25"]
     training += ["--seeds", "0:3", "--epochs", "3", "--batch-size", "48", "--wait-for-units", "60", "--json", "--lr", "0.05"]
-    processes = [host(tmp_path / name, server, command) for name, command in (("b", training), ("a", dumping))]
+    processes = [host(tmp_path / name, server, words) for name, words in (("b", training), ("a", dumping))]
     (code, out, err), (other_code, _, other_err) = (process.end(180) for process in processes)
     assert code == other_code == 0, (err[-2000:], other_err[-2000:])
     assert json.loads(out)["steps"] == 15
@@ -301,7 +301,7 @@ def test_one_host_trains_while_another_still_dumps(server: int, tmp_path: Path) 
     assert started < last + 1, "the student began before the dump ended"
 
 
-def host(home: Path, port: int, command: list[str]) -> Command:
+def host(home: Path, port: int, words: list[str]) -> Program:
     home.mkdir()
     own = {**environment(port), "KDCACHE_HOME": str(home)}
-    return Command(*command, "--workers", "0", "--device", "cpu", folder=home, environment=own)
+    return command(*words, "--workers", "0", "--device", "cpu", folder=home, environment=own)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nursery import Command
+from nursery import Program, command
 from runs import LONG, MLP, losses, steps, train, train_config
 from safetensors.torch import load_file
 
@@ -20,18 +20,18 @@ from kdcache.config import dump_config
 from kdcache.train import TrainConfig
 
 
-def command(config: TrainConfig, folder: Path) -> list[str]:
+def words_of(config: TrainConfig, folder: Path) -> list[str]:
     """Return the words of `train-student` with a configuration."""
     file = folder / "run.toml"
     file.write_text(dump_config(config, "train-student"))
     return ["train-student", "--config", str(file), "--json"]
 
 
-def started(config: TrainConfig, folder: Path, processes: int = 0) -> Command:
-    return Command(*command(config, folder), folder=folder, processes=processes)
+def started(config: TrainConfig, folder: Path, processes: int = 0) -> Program:
+    return command(*words_of(config, folder), folder=folder, processes=processes)
 
 
-def wait_for_steps(process: Command, run: Path, count: int) -> None:
+def wait_for_steps(process: Program, run: Path, count: int) -> None:
     deadline = time.monotonic() + 120
     while len(steps(run)) < count:
         assert process.is_running() and time.monotonic() < deadline, process.end()
@@ -105,7 +105,7 @@ def test_one_of_several_processes_prints_the_result(tmp_path: Path) -> None:
     config = train_config(tmp_path / "run", **{**LONG, "epochs": 1})
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "kdcache_cli"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    words = [*torchrun, *command(config, tmp_path)]
+    words = [*torchrun, *words_of(config, tmp_path)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 and json.loads(done.stdout) == json.loads((tmp_path / "run" / "result.json").read_text())
     assert done.stderr.count("epoch 1/1") == 1

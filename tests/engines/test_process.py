@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nursery import SETTINGS, UNITS, Command, num_committed, objects, started
+from nursery import SETTINGS, UNITS, command, num_committed, objects, started
 from runs import dump
 
 from kdcache import dump_job, dump_units
@@ -178,7 +178,7 @@ def test_torchrun_starts_the_dead_again(alone: dict[str, bytes], tmp_path: Path)
     path = tmp_path / "cache"
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
     words = ["dump-teacher", str(path), *options, "--workers=0", "--device=cpu"]
-    launcher = Command(*words, folder=tmp_path, processes=2, restarts=3)
+    launcher = command(*words, folder=tmp_path, processes=2, restarts=3)
     try:
         wait_for_units(path, 5)
         os.kill(launcher.worker(1), signal.SIGKILL)
