@@ -5,13 +5,14 @@ Shapes in signatures are checked here and nowhere else: the hook wraps each func
 
 import os
 import random
+import sys
 from collections.abc import Iterator
-from multiprocessing.context import ForkServerContext
 
+import jaxtyping
 import pytest
 import torch
+from checked import checked
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
 # beartype looks at random items of containers, and would draw them from the generator that views are drawn from, in whichever
 # thread: it gets a generator of its own
@@ -22,7 +23,10 @@ with pytest.MonkeyPatch.context() as patch:
     assert beartype.door.is_bearable([0], list[int])  # imports the rest of it
 
 # the numeric tower is PEP 484's: an int passes for a float
-install_import_hook("kdcache", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+jaxtyping.jaxtyped = checked  # what the hook puts on every function
+jaxtyping.install_import_hook(
+    "kdcache", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True, violation_type=TypeError))"
+)
 
 settings.register_profile("kdcache", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("kdcache")
@@ -32,20 +36,13 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[ForkServerContext]:
-    """Give a fork server that has imported everything, for dumps that start at once."""
-    from nursery import fork_server
-
-    with fork_server() as context:
-        yield context
-
-
 @pytest.fixture(scope="session", autouse=True)
 def slab_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the slabs of the tests' caches in a temporary folder, also in subprocesses."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDCACHE_HOME", str(tmp_path_factory.mktemp("home")))
+        if "nursery" in sys.modules:  # before a loader starts the one fork server, which would have imported nothing
+            sys.modules["nursery"].fork_server()
         yield
 
 

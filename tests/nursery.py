@@ -1,18 +1,24 @@
-"""Small dumps in processes of their own, which are children of a fork server: a fresh Python would take seconds each."""
+"""Processes that are children of a fork server: a fresh Python would take seconds each.
+
+There is one server in a process of tests, since there is one in multiprocessing; it imports everything before the first child.
+"""
 
 import multiprocessing
 import os
+import runpy
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Sequence
+from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from caches import contents
 from runs import dump
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 SETTINGS: dict[str, Any] = {
     "data": "tiny_models:noise,length=240,size=32",
@@ -24,32 +30,89 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 4,
 }
 UNITS = [(seed, unit) for seed in range(3) for unit in range(30)]
+IMPORTED = ["nursery", "tiny_models", "kdcache.recode", "kdcache_cli.commands", "sklearn.datasets"]
+"""What children need; `nursery` and `kdcache.recode` bring the library."""
 
 
-@contextmanager
-def fork_server() -> Iterator[ForkServerContext]:
-    """Start the server, which imports everything before the first child."""
+@cache
+def fork_server() -> ForkServerContext:
+    """Return the context of the server, which runs."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["runs", "tiny_models", "sklearn.datasets"])
+    context.set_forkserver_preload(IMPORTED)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+        patch.setenv("PYTHONPATH", _search())
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("KDCACHE_HOME", os.environ["KDCACHE_HOME"])
         context.Process(target=time.monotonic).start()  # starts the server, under this environment
-        yield context
+    return context
 
 
-def started(
-    nursery: ForkServerContext, path: Path | str, environment: dict[str, str] | None = None, **changes: Any
-) -> ForkServerProcess:
+def _search() -> str:
+    return os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+
+
+def take(environment: dict[str, str]) -> None:
+    """Take a test's environment in the place of the server's."""
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def started(path: Path | str, environment: dict[str, str] | None = None, **changes: Any) -> ForkServerProcess:
     """Return the process of a dump, which has just begun."""
-    process = nursery.Process(target=_dump, args=(path, environment or {}, {**SETTINGS, **changes}))
+    process = fork_server().Process(target=_dump, args=(path, {**os.environ, **(environment or {})}, {**SETTINGS, **changes}))
     process.start()
     return process
 
 
-def to_the_end(nursery: ForkServerContext, path: Path) -> None:
-    process = started(nursery, path)
+class Program:
+    """A function in a process of its own, which has just begun; what it prints goes to files."""
+
+    def __init__(
+        self, function: Callable[..., Any], *arguments: Any, folder: Path, environment: dict[str, str] | None = None
+    ) -> None:
+        self._files = [folder / f"{uuid.uuid4()}.{name}" for name in ("out", "err")]
+        everything = (function, arguments, self._files, {**os.environ, "PYTHONPATH": _search(), **(environment or {})})
+        self.process = fork_server().Process(target=_program, args=everything)
+        self.process.start()
+
+    def is_running(self) -> bool:
+        return self.process.is_alive()
+
+    def stop(self, number: int) -> None:
+        """Send it a signal."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def worker(self, rank: int) -> int:
+        """Return the process of a rank, as the launcher has started them."""
+        parent = self.process.pid
+        return int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[rank])
+
+    def end(self, timeout: float = 120) -> tuple[int, str, str]:
+        """Wait for its end; return its exit code and what it has printed to either stream."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError("it hangs")
+        out, err = (file.read_text() for file in self._files)
+        return self.process.exitcode, out, err
+
+
+def command(
+    *words: str, folder: Path, environment: dict[str, str] | None = None, processes: int = 0, restarts: int = 0
+) -> Program:
+    """Start a command of kdcache; with `processes` in as many at once, as torchrun starts them."""
+    if processes:
+        return Program(_launched, words, processes, restarts, folder=folder, environment=environment)
+    return Program(_main, words, folder=folder, environment=environment)
+
+
+def script(file: Path, *words: str, folder: Path) -> Program:
+    """Start a file of Python."""
+    return Program(_script, file, words, folder=folder)
+
+
+def to_the_end(path: Path) -> None:
+    process = started(path)
     process.join(60)
     assert process.exitcode == 0
 
@@ -64,5 +127,32 @@ def objects(path: Path) -> dict[str, bytes]:
 
 
 def _dump(path: Path | str, environment: dict[str, str], settings: dict[str, Any]) -> None:
-    os.environ.update(environment)
+    take(environment)
     dump(path, **settings)
+
+
+def _program(function: Callable[..., Any], arguments: Any, files: list[Path], environment: dict[str, str]) -> None:
+    take(environment)
+    for descriptor, file in enumerate(files, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    multiprocessing.set_forkserver_preload(IMPORTED)  # its loader workers are children of a server of its own
+    function(*arguments)
+
+
+def _launched(words: Sequence[str], processes: int, restarts: int) -> None:
+    """Do all that torchrun does, but that its processes are forks of this one."""
+    places = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": str(uuid.uuid4()), "start_method": "fork"}
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, max_restarts=restarts, **places)
+    elastic_launch(config, _main)(words)
+
+
+def _main(words: Sequence[str]) -> NoReturn:
+    from kdcache_cli import main
+
+    main(words)
+    raise AssertionError("click leaves by SystemExit")
+
+
+def _script(file: Path, words: Sequence[str]) -> None:
+    sys.argv, sys.path[0:0] = [str(file), *words], [str(file.parent)]
+    runpy.run_path(str(file), run_name="__main__")

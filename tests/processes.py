@@ -1,6 +1,5 @@
 """Real processes that are joined as torchrun joins them, without its seconds of start."""
 
-import multiprocessing
 import os
 import pickle
 from collections.abc import Callable
@@ -8,13 +7,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from nursery import fork_server, take
 from torch.distributed import TCPStore
 
 from kdcache.distributed import joined_processes
 
-# one clean process imports torch, once, and all others are its forks
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "kdcache.distributed", "kdcache.losses"])
 _LONGEST = 120
 
 
@@ -23,11 +20,12 @@ def launch(function: Callable[..., Any], processes: int, *arguments: Any) -> lis
     store = TCPStore(
         "127.0.0.1", 0, is_master=True, wait_for_workers=False
     )  # the launcher's, as with torchrun: no race for a port
-    children, ends = [], []
+    context, children, ends = fork_server(), [], []
     for rank in range(processes):
-        here, there = _CONTEXT.Pipe(duplex=False)
-        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": store.port}
-        child = _CONTEXT.Process(target=_work, args=(there, environment, function, pickle.dumps(arguments)), daemon=True)
+        here, there = context.Pipe(duplex=False)
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": store.port}
+        environment = os.environ | {name: str(value) for name, value in place.items()}
+        child = context.Process(target=_work, args=(there, environment, function, pickle.dumps(arguments)), daemon=True)
         child.start()
         there.close()
         children.append(child)
@@ -42,9 +40,9 @@ def launch(function: Callable[..., Any], processes: int, *arguments: Any) -> lis
             child.join()
 
 
-def _work(end: Connection, environment: dict[str, int], function: Callable[..., Any], arguments: bytes) -> None:
-    os.environ.update({name: str(value) for name, value in environment.items()}, MASTER_ADDR="127.0.0.1")
-    os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0")
+def _work(end: Connection, environment: dict[str, str], function: Callable[..., Any], arguments: bytes) -> None:
+    take(environment)
+    os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0")
     torch.set_num_threads(1)
     with joined_processes("cpu"):
         # pickled here and above, for multiprocessing itself would let processes share the memory of tensors

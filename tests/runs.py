@@ -8,12 +8,29 @@ from typing import Any
 
 from kdcache.compute import ComputeConfig
 from kdcache.dump import DumpConfig, dump_teacher
-from kdcache.optim import OptimizerConfig
+from kdcache.optim import OptimizerConfig, ScheduleConfig
+from kdcache.tracking import read_metrics
 from kdcache.train import TrainConfig, train_student
+from kdcache.train_config import EmaConfig
 
 MLP = "tiny_models:mlp,mean=0.5,std=0.25"
 CONV = "tiny_models:conv,mean=0.5,std=0.25"
 IN_PROCESS = ComputeConfig(workers=0, device="cpu")
+
+
+LONG: dict[str, Any] = {
+    "data": "tiny_models:few_digits",
+    "recipe": "digits",
+    "loss": "ce",
+    "epochs": 6,
+    "batch_size": 32,
+    "student": f"{MLP},dropout=0.3",
+    "schedule": ScheduleConfig(warmup_epochs=2),
+    "ema": EmaConfig(decay=0.9),
+    "eval_data": "tiny_models:few_digits",
+    "checkpoint_minutes": 0.0,
+}
+"""A checkpoint after each of 72 steps: long enough to be killed in the middle."""
 
 
 def dump(path: Path | str, **changes: Any) -> dict[str, Any]:
@@ -29,6 +46,14 @@ def train_config(run: Path, **changes: Any) -> TrainConfig:
 
 def train(run: Path, **changes: Any) -> dict[str, Any]:
     return train_student(train_config(run, **changes))
+
+
+def steps(run: Path) -> list[dict[str, Any]]:
+    return [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "step"]
+
+
+def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in steps(run)]
 
 
 @contextmanager

@@ -1,14 +1,12 @@
 """The benchmarks run: on next to nothing, so that the numbers mean nothing here, but on the product as it is."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from nursery import script
 from runs import dump
 
 ROOT = Path(__file__).parent.parent
@@ -16,12 +14,10 @@ TINY = ["--size", "32", "--batch", "4", "--views", "8", "--repetitions", "1"]
 MODELS = ["--student", "test_resnet", "--teacher", "test_resnet"]
 
 
-def benchmark(name: str, *words: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *sys.path])}
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def benchmark(folder: Path, name: str, *words: str) -> str:
+    code, out, err = script(ROOT / "benchmarks" / f"{name}.py", *words, folder=folder).end(300)
+    assert code == 0, err
+    return out
 
 
 @pytest.mark.slow
@@ -33,14 +29,14 @@ def benchmark(name: str, *words: str) -> str:
         ("views", ["--views", "4", "--batch", "4", "--repetitions", "1"], ["eval-whole", "imagenet-b3", "decodes_per_view"]),
     ],
 )
-def test_a_benchmark_of_whole_commands_runs(name: str, words: list[str], keys: list[str]) -> None:
-    result: dict[str, Any] = json.loads(benchmark(name, *words, "--json"))
+def test_a_benchmark_of_whole_commands_runs(tmp_path: Path, name: str, words: list[str], keys: list[str]) -> None:
+    result: dict[str, Any] = json.loads(benchmark(tmp_path, name, *words, "--json"))
     assert set(keys) <= set(json.dumps(result).replace('"', " ").split()) and result["machine"]["cores"]
 
 
 @pytest.mark.slow
-def test_large_caches_are_simulated() -> None:
-    result = json.loads(benchmark("scale", "--rows", "40000", "--seeds", "20", "--unit-rows", "1000", "--json"))
+def test_large_caches_are_simulated(tmp_path: Path) -> None:
+    result = json.loads(benchmark(tmp_path, "scale", "--rows", "40000", "--seeds", "20", "--unit-rows", "1000", "--json"))
     cases = [case for name, case in result.items() if name != "machine"]
     assert all(case["open"]["objects"] == 1 and "heads" not in case["open"] for case in cases)
     assert [case["commits of a seed"]["commits"] for case in cases] == [40, 4, 40, 10]
@@ -53,10 +49,10 @@ def test_codecs_are_timed_and_measured_over_splits(tmp_path: Path) -> None:
     student = (features + generator.normal(size=features.shape)) @ head.T
     path = tmp_path / "logits.npz"
     np.savez(path, teacher=features @ head.T, student=student, image_id=np.arange(700) // 7, head=head)
-    speed = json.loads(benchmark("codecs", str(path), "--repetitions", "1", "--json"))
+    speed = json.loads(benchmark(tmp_path, "codecs", str(path), "--repetitions", "1", "--json"))
     assert speed["codecs"]["lowrank:step=2.0"]["encode_views_per_second"]["min"] > 0
     words = ("--splits", "2", "--codec", "lowrank:bytes=8", "--without-head", "--json")
-    result = json.loads(benchmark("codecs", str(path), *words))
+    result = json.loads(benchmark(tmp_path, "codecs", str(path), *words))
     first, second = (split["bytes"] for split in result["splits"])
     assert not result["head"] and first != second and 6 < result["means"]["bytes"][0] < 10
 
@@ -68,7 +64,7 @@ def test_students_of_a_stack_are_those_trained_alone(tmp_path: Path) -> None:
     data = ["--data", "tiny_models:few_digits", "--eval-data", "tiny_models:few_digits", "--cache", str(tmp_path / "cache")]
     student = ["--student", "tiny_models:perceptron,mean=0.5,std=0.25", "--out", str(tmp_path / "out")]
     few = ["--codecs", "full:dtype=float32", "--taus", "4", "--epochs", "1", "--batch", "32", "--lr", "0.02"]
-    lines = benchmark("training_study", *data, *student, *few, "--check").splitlines()
+    lines = benchmark(tmp_path, "training_study", *data, *student, *few, "--check").splitlines()
     lines = [line for line in lines if "alone" in line]
     assert len(lines) == 3, "labels only, DIST and KL"
     for line in lines:
@@ -94,7 +90,7 @@ def test_reading_and_epochs_of_maps_are_measured(tmp_path: Path) -> None:
         "--window",
         "2",
     )
-    result = json.loads(benchmark("map_epoch", *words, "--json"))
+    result = json.loads(benchmark(tmp_path, "map_epoch", *words, "--json"))
     assert (
         result["reading"]["windows_over_plain"]["wall"]["min"] > 0
         and result["epochs"]["windows_over_labels"]["wall"]["min"] > 0

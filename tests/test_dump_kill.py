@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,10 +48,10 @@ def units_of(cache: Cache, units: list[tuple[int, int]] = UNITS) -> Right:
 
 
 @pytest.fixture(scope="module")
-def right(nursery: ForkServerContext, tmp_path_factory: pytest.TempPathFactory) -> Right:
+def right(tmp_path_factory: pytest.TempPathFactory) -> Right:
     """Return each unit's records as an unbroken dump writes them."""
     path = tmp_path_factory.mktemp("unbroken") / "cache"
-    to_the_end(nursery, path)
+    to_the_end(path)
     return units_of(open_cache(path))
 
 
@@ -136,14 +136,14 @@ def stop_between(process: ForkServerProcess, path: Path) -> None:
             time.sleep(0.001)
 
 
-def test_killed_at_random_moments_and_run_again(nursery: ForkServerContext, right: Right, tmp_path: Path) -> None:
+def test_killed_at_random_moments_and_run_again(right: Right, tmp_path: Path) -> None:
     random = np.random.default_rng(2026)
     kills, finished, partial, orphans = 0, 0, 0, 0
     path = tmp_path / "cache0"
     with Reader(path, right) as reader:
         while kills < KILLS or not orphans:
             before, wait = num_committed(path), random.uniform(0, 0.15)
-            process = started(nursery, path)
+            process = started(path)
             if kills % 4 == 0:  # as early as at its start
                 time.sleep(3 * wait)
             elif kills % 4 == 1:
@@ -163,7 +163,7 @@ def test_killed_at_random_moments_and_run_again(nursery: ForkServerContext, righ
                 finished += 1
                 assert finished <= 10, "the dumps are too fast to be killed"
                 reader.path = path = tmp_path / f"cache{finished}"
-        to_the_end(nursery, path)
+        to_the_end(path)
         reader.done.wait(0.5)
     if reader.failure:
         raise reader.failure
@@ -175,10 +175,10 @@ def test_killed_at_random_moments_and_run_again(nursery: ForkServerContext, righ
     assert report["faults"] == [] and report["missing"] == {} and report["units"] == len(UNITS)
 
 
-def test_two_dumps_of_one_cache_at_once(nursery: ForkServerContext, right: Right, tmp_path: Path) -> None:
+def test_two_dumps_of_one_cache_at_once(right: Right, tmp_path: Path) -> None:
     path = tmp_path / "cache"
     with Reader(path, right) as reader:
-        processes = [started(nursery, path) for _ in range(2)]
+        processes = [started(path) for _ in range(2)]
         for process in processes:
             process.join(60)
     if reader.failure:
@@ -222,7 +222,7 @@ def await_units(path: str, wanted: int, *, seconds: float) -> None:
         time.sleep(0.005)
 
 
-def test_four_writers_that_never_agree(nursery: ForkServerContext, right: Right, places: Places) -> None:
+def test_four_writers_that_never_agree(right: Right, places: Places) -> None:
     """Four at a time, killed and begun again; each adds a number of its own to the logits."""
     random, kills, caches, writers = np.random.default_rng(500), 0, 0, set()
     settings = {"teacher": SETTINGS["teacher"].replace("conv", "wobbly"), "seeds": f"0:{places.seeds}"}
@@ -230,7 +230,7 @@ def test_four_writers_that_never_agree(nursery: ForkServerContext, right: Right,
     with Reader(f"{places.root}/0", right, agree=False) as reader:
         while kills < KILLS_OF_FOUR:
             reader.path = path = f"{places.root}/{caches}"
-            processes, num_units = [started(nursery, path, places.variables, **settings) for _ in range(4)], 0
+            processes, num_units = [started(path, places.variables, **settings) for _ in range(4)], 0
             while any(process.exitcode != 0 for process in processes):
                 await_units(path, min(num_units + 1, len(units)), seconds=1.0)
                 time.sleep(random.uniform(0, 0.1))
@@ -239,7 +239,7 @@ def test_four_writers_that_never_agree(nursery: ForkServerContext, right: Right,
                     processes[at].kill()
                     processes[at].join()
                     kills += processes[at].exitcode == -9
-                    processes[at] = started(nursery, path, places.variables, **settings)
+                    processes[at] = started(path, places.variables, **settings)
                 assert all(process.exitcode in (None, 0) for process in processes), "a dump of a cache that was cut off fails"
                 assert not reader.failure, reader.failure
             cache = open_cache(path)

@@ -1,12 +1,8 @@
 """Recoding: equal to a direct dump, resumable, carrying what belongs to the views, and never adding what was lost."""
 
 import dataclasses
-import multiprocessing
-import os
-import sys
 import time
-from collections.abc import Iterator
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import torch
 from caches import contents, fill, flipped, manifest, records
 from hypothesis import given
 from hypothesis import strategies as st
+from nursery import fork_server
 from runs import dump, train
 
 from kdcache import recode, recode_cache
@@ -424,33 +421,22 @@ KILLED: dict[str, Any] = {"codec": EXACT, "rows": 1200, "classes": 20, "unit_row
 """The new cache keeps units of 48 rows, 25 a seed."""
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[ForkServerContext]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kdcache.recode"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        context.Process(target=time.monotonic).start()  # starts the server, under this environment
-        yield context
-
-
-def started(nursery: ForkServerContext, path: Path, codec: str) -> ForkServerProcess:
-    process = nursery.Process(target=recode_cache, args=(path / "old", path / "new"), kwargs={"codec": codec})
+def started(path: Path, codec: str) -> ForkServerProcess:
+    process = fork_server().Process(target=recode_cache, args=(path / "old", path / "new"), kwargs={"codec": codec})
     process.start()
     return process
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("codec", ["lowrank:step=0.5", "topk:k=3"])
-def test_killed_and_run_again_it_is_what_it_would_have_been(codec: str, nursery: ForkServerContext, tmp_path: Path) -> None:
+def test_killed_and_run_again_it_is_what_it_would_have_been(codec: str, tmp_path: Path) -> None:
     fill(tmp_path / "old", 0, 1, 2, 3, **KILLED)
     recode_cache(tmp_path / "old", tmp_path / "unbroken", codec=codec)
     right = units(tmp_path / "unbroken")
     random, partial, killed = np.random.default_rng(1), 0, 0
     for _ in range(6):
         before = sum(1 for _ in tmp_path.glob("new/commits/*/*.json"))
-        process = started(nursery, tmp_path, codec)
+        process = started(tmp_path, codec)
         while sum(1 for _ in tmp_path.glob("new/commits/*/*.json")) == before and process.is_alive():
             time.sleep(0.001)
         time.sleep(random.uniform(0, 0.03))
@@ -461,7 +447,7 @@ def test_killed_and_run_again_it_is_what_it_would_have_been(codec: str, nursery:
         assert there == {unit: right[unit] for unit in there}
         partial += 0 < len(there) < len(right)
     assert killed >= 2 and partial >= 2, "the recoding is too fast to be killed"
-    process = started(nursery, tmp_path, codec)
+    process = started(tmp_path, codec)
     process.join(60)
     assert process.exitcode == 0
     assert units(tmp_path / "new") == right
@@ -469,10 +455,10 @@ def test_killed_and_run_again_it_is_what_it_would_have_been(codec: str, nursery:
 
 
 @pytest.mark.slow
-def test_two_at_once_are_harmless(nursery: ForkServerContext, tmp_path: Path) -> None:
+def test_two_at_once_are_harmless(tmp_path: Path) -> None:
     fill(tmp_path / "old", 0, 1, 2, 3, **KILLED)
     recode_cache(tmp_path / "old", tmp_path / "alone", codec="lowrank:step=0.5")
-    processes = [started(nursery, tmp_path, "lowrank:step=0.5") for _ in range(2)]
+    processes = [started(tmp_path, "lowrank:step=0.5") for _ in range(2)]
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0]

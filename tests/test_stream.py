@@ -1,10 +1,7 @@
 """Reading an epoch as it comes: from webdataset tars, in windows of units, from a bucket, and while the dump still runs."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nursery import Program, command
 from runs import IN_PROCESS, dump, train, train_config
 from s3_server import BUCKET, environ, environment, s3_server
 
@@ -288,25 +286,22 @@ def test_waiting_ends_when_no_more_units_come(tars: Path, tmp_path: Path) -> Non
 def test_one_host_trains_while_another_still_dumps(server: int, tmp_path: Path) -> None:
     """Two processes with folders of their own and a bucket in common."""
     url = f"s3://{BUCKET}/two-hosts/cache"
-    slow = f"tiny_models:counted,log={tmp_path / 'log'},seconds=0.25,mean=0.5,std=0.25"
+    slow = f"tiny_models:counted,log={tmp_path / 'log'},seconds=0.15,mean=0.5,std=0.25"
     dumping = ["dump-teacher", url, "--data", DATA, "--teacher", slow, "--recipe", "digits", "--seeds", "0:3"]
     dumping += ["--batch-size", "32", "--store", "webdataset", "--unit-rows", "32", "--set", "seeds_per_unit=1"]
     training = ["train-student", str(tmp_path / "run"), "--cache", url, "--student", "tiny_models:mlp,mean=0.5,std=0.25"]
     training += ["--seeds", "0:3", "--epochs", "3", "--batch-size", "48", "--wait-for-units", "60", "--json", "--lr", "0.05"]
-    processes = [host(tmp_path / name, server, command) for name, command in (("b", training), ("a", dumping))]
-    results = [process.communicate(timeout=180) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], [error[-2000:] for _, error in results]
-    assert json.loads(results[0][0])["steps"] == 15
+    processes = [host(tmp_path / name, server, words) for name, words in (("b", training), ("a", dumping))]
+    (code, out, err), (other_code, _, other_err) = (process.end(180) for process in processes)
+    assert code == other_code == 0, (err[-2000:], other_err[-2000:])
+    assert json.loads(out)["steps"] == 15
     started = (tmp_path / "run" / "config.toml").stat().st_mtime
     with environ(**environment(server)):
         last = max(entry.time for entry in open_cache(url).objects.walk("commits"))
     assert started < last + 1, "the student began before the dump ended"
 
 
-def host(home: Path, port: int, command: list[str]) -> "subprocess.Popen[str]":
-    paths = os.pathsep.join(str(Path(__file__).parent / part) for part in ("..", "../cli", "."))
-    own = {"KDCACHE_HOME": str(home), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "kdcache_cli", *command, "--workers", "0", "--device", "cpu"]
-    return subprocess.Popen(
-        command, env={**os.environ, **environment(port), **own}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def host(home: Path, port: int, words: list[str]) -> Program:
+    home.mkdir()
+    own = {**environment(port), "KDCACHE_HOME": str(home)}
+    return command(*words, "--workers", "0", "--device", "cpu", folder=home, environment=own)

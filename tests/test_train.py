@@ -1,11 +1,6 @@
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import CONV, MLP, dump, largest_file, train, train_config
+from runs import CONV, LONG, MLP, dump, largest_file, losses, steps, train, train_config
 from safetensors.torch import load_file
 
 from kdcache.cache import open_cache
@@ -25,17 +20,9 @@ from kdcache.errors import DriftError, KdcacheError, MismatchError, MissingUnitE
 from kdcache.models import open_model
 from kdcache.optim import OptimizerConfig, ScheduleConfig
 from kdcache.tracking import MetricsFile, read_metrics
-from kdcache.train import TrainConfig, Trainer, plan_training
+from kdcache.train import Trainer, plan_training
 from kdcache.train_config import EmaConfig
 from kdcache.views import load_recipe
-
-
-def steps(run: Path) -> list[dict[str, Any]]:
-    return [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "step"]
-
-
-def losses(run: Path) -> list[float]:
-    return [line["loss"] for line in steps(run)]
 
 
 @pytest.mark.parametrize("loss", ["dist:tau=4", "dist:tau=1,beta=1,gamma=0.5", "kl:tau=4"])
@@ -108,121 +95,6 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     before = (tmp_path / "run" / "last.pt").stat().st_mtime_ns
     assert train(tmp_path / "run", recipe="digits", loss="ce") == first
     assert (tmp_path / "run" / "last.pt").stat().st_mtime_ns == before
-
-
-def started(config: TrainConfig, folder: Path, *launcher: str) -> "subprocess.Popen[str]":
-    """Start `train-student` as a process of its own."""
-    file = folder / "run.toml"
-    file.write_text(dump_config(config, "train-student"))
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "kdcache_cli", "train-student", "--config", str(file), "--json"],
-        env={**os.environ, "PYTHONPATH": paths},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for_steps(process: "subprocess.Popen[str]", run: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while len(steps(run)) < count:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.005)
-
-
-LONG: dict[str, Any] = {
-    "data": "tiny_models:few_digits",
-    "recipe": "digits",
-    "loss": "ce",
-    "epochs": 6,
-    "batch_size": 32,
-    "student": f"{MLP},dropout=0.3",
-    "schedule": ScheduleConfig(warmup_epochs=2),
-    "ema": EmaConfig(decay=0.9),
-    "eval_data": "tiny_models:few_digits",
-    "checkpoint_minutes": 0.0,
-}
-"""A checkpoint after each of 72 steps: long enough to be killed in the middle."""
-
-
-@pytest.mark.slow
-def test_killed_at_any_step_and_run_again_equals_unbroken(tmp_path: Path) -> None:
-    expected = train(tmp_path / "unbroken", **LONG)
-    killed = train_config(tmp_path / "killed", **LONG)
-    for count in (5, 31):
-        process = started(killed, tmp_path)
-        wait_for_steps(process, tmp_path / "killed", count)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    found = train(tmp_path / "killed", **LONG)
-    assert losses(tmp_path / "killed") == losses(tmp_path / "unbroken")
-    scores = (
-        "steps",
-        "top1",
-        "eval_loss",
-        "ema_top1",
-        "ema_eval_loss",
-        "best_top1",
-        "best_epoch",
-        "best_weights",
-        "train_loss",
-    )
-    assert {name: found[name] for name in scores} == pytest.approx({name: expected[name] for name in scores})
-    for name in ("student", "ema", "best"):
-        mine, theirs = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("killed", "unbroken"))
-        assert all(torch.equal(mine[key], value) for key, value in theirs.items()), name
-
-
-@pytest.mark.slow
-def test_a_run_that_a_scheduler_ends_keeps_its_last_step(tmp_path: Path) -> None:
-    settings = {**LONG, "checkpoint_minutes": 60.0}
-    train(tmp_path / "unbroken", **settings)
-    process = started(train_config(tmp_path / "run", **settings), tmp_path)
-    wait_for_steps(process, tmp_path / "run", 17)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1 and "stopped by SIGTERM after step" in errors.splitlines()[-1]
-    kept = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"]
-    assert kept >= 17 and len(steps(tmp_path / "run")) == kept, "nothing is trained twice"
-    train(tmp_path / "run", **settings)
-    assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")
-
-
-@pytest.mark.slow
-def test_a_run_of_several_processes_that_loses_one_goes_on(tmp_path: Path) -> None:
-    """Under torchrun, as the documents say; one process is killed on purpose, and a single one finishes the run."""
-    settings = {**LONG, "student": MLP}
-    train(tmp_path / "unbroken", **settings)
-    config = train_config(tmp_path / "run", **settings)
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    process = started(config, tmp_path, *torchrun)
-    wait_for_steps(process, tmp_path / "run", 10)
-    children = [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    os.kill(children[-1], signal.SIGKILL)
-    process.communicate(timeout=120)
-    assert process.returncode != 0 and len(steps(tmp_path / "run")) < 72
-    process = started(config, tmp_path, *torchrun)
-    wait_for_steps(process, tmp_path / "run", 40)
-    process.terminate()
-    process.communicate(timeout=120)
-    train(tmp_path / "run", **settings)
-    np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "unbroken"), rtol=1e-3)
-
-
-@pytest.mark.slow
-def test_one_of_several_processes_prints_the_result(tmp_path: Path) -> None:
-    config = train_config(tmp_path / "run", **{**LONG, "epochs": 1})
-    process = started(config, tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    printed, errors = process.communicate(timeout=120)
-    assert process.returncode == 0 and json.loads(printed) == json.loads((tmp_path / "run" / "result.json").read_text())
-    assert errors.count("epoch 1/1") == 1
-    process = started(
-        replace(config, batch_size=31), tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
-    )
-    _, errors = process.communicate(timeout=120)
-    assert errors.count("kdcache: error: run ") == 1 and "batch_size: 32 there, 31 now" in errors
 
 
 def test_best_weights_are_those_of_the_best_score(tmp_path: Path) -> None:

@@ -4,19 +4,15 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
-from contextlib import suppress
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nursery import SETTINGS, UNITS, num_committed, objects, started
+from nursery import SETTINGS, UNITS, command, num_committed, objects, started
 from runs import dump
 
 from kdcache import dump_job, dump_units
@@ -65,10 +61,10 @@ def test_a_jump_leads_elsewhere() -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(nursery: ForkServerContext, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Return the objects of a cache that one process dumped."""
     path = tmp_path_factory.mktemp("alone") / "cache"
-    ends_well(started(nursery, path))
+    ends_well(started(path))
     return objects(path)
 
 
@@ -90,14 +86,12 @@ def slurm(rank: int, count: int) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_one_dies_and_one_that_was_never_announced_joins_late(
-    nursery: ForkServerContext, alone: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_one_dies_and_one_that_was_never_announced_joins_late(alone: dict[str, bytes], tmp_path: Path) -> None:
     """Of three tasks of Slurm one never starts and one is killed; the third and a process started by hand do the rest."""
     path = tmp_path / "cache"
-    dying, other = started(nursery, path, slurm(0, 3)), started(nursery, path, slurm(2, 3))
+    dying, other = started(path, slurm(0, 3)), started(path, slurm(2, 3))
     wait_for_units(path, 5)
-    joiner = started(nursery, path)
+    joiner = started(path)
     wait_for_units(path, 10)
     dying.kill()
     ends_well(other, joiner)
@@ -122,12 +116,12 @@ def test_a_rank_takes_its_share_whatever_is_missing_and_then_helps(tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_worker_waits_for_the_first_to_measure_the_codec_but_not_for_ever(
-    nursery: ForkServerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fitted = {**SETTINGS, "codec": "lowrank:step=1", "seeds": "0"}
     for name, value in slurm(1, 2).items():
         monkeypatch.setenv(name, value)
-    first = started(nursery, tmp_path / "cache", slurm(0, 2), **fitted)
+    first = started(tmp_path / "cache", slurm(0, 2), **fitted)
     dump(tmp_path / "cache", **fitted)
     ends_well(first)
     told = capsys.readouterr().err
@@ -146,9 +140,9 @@ def slow(folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_two_that_go_the_same_way_do_not_do_the_same_work(nursery: ForkServerContext, tmp_path: Path) -> None:
+def test_two_that_go_the_same_way_do_not_do_the_same_work(tmp_path: Path) -> None:
     path = tmp_path / "cache"
-    ends_well(*[started(nursery, path, teacher=slow(tmp_path)) for _ in range(2)])
+    ends_well(*[started(path, teacher=slow(tmp_path)) for _ in range(2)])
     assert num_committed(path) == len(UNITS)
     least = 2 * len(UNITS)  # batches
     assert least <= (tmp_path / "log").stat().st_size <= 1.5 * least
@@ -180,33 +174,18 @@ def appear(log: Path, size: int, theirs: Path, ours: Path) -> None:
 
 
 @pytest.mark.slow
-def test_torchrun_starts_the_dead_again(nursery: ForkServerContext, alone: dict[str, bytes], tmp_path: Path) -> None:
+def test_torchrun_starts_the_dead_again(alone: dict[str, bytes], tmp_path: Path) -> None:
     path = tmp_path / "cache"
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=3"]
-    command += ["-m", "kdcache_cli", "dump-teacher", str(path), *options, "--workers=0", "--device=cpu"]
-    search = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, sys.path)])
-    launcher = subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": search}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    words = ["dump-teacher", str(path), *options, "--workers=0", "--device=cpu"]
+    launcher = command(*words, folder=tmp_path, processes=2, restarts=3)
     try:
         wait_for_units(path, 5)
-        os.kill(child_of(launcher.pid, "RANK=1"), signal.SIGKILL)
-        out, err = launcher.communicate(timeout=ENDLESS)
+        os.kill(launcher.worker(1), signal.SIGKILL)
     finally:
-        launcher.kill()
-    assert launcher.returncode == 0, err
-    assert "closing signal" in err, "it was too fast to be killed"
+        code, out, err = launcher.end(ENDLESS)
+    assert code == 0, err
+    assert "via signal" in err, "it was too fast to be killed"
     assert objects(path) == alone
     assert out.count("cache  ") == 1 and out.count("kdcache train-student") == 1, "rank 0 prints the result"
     assert len(re.findall(r"^kdcache: worker 1: \d+ units in .*; the cache is complete$", err, re.MULTILINE)) == 1
-
-
-def child_of(parent: int, variable: str) -> int:
-    """Return the child of process `parent` that has `variable` in its environment."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            is_child = int((process / "stat").read_text().rpartition(")")[2].split()[1]) == parent
-            if is_child and variable.encode() in (process / "environ").read_bytes().split(b"\0"):
-                return int(process.name)
-    raise AssertionError(f"no child with {variable}")

@@ -1,0 +1,53 @@
+"""What the import hook puts on every function: beartype, in a context for sizes where those of a signature have names.
+
+jaxtyping's own wrapper binds the arguments of each call to the signature once more, which took more time than all that
+was called.
+"""
+
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from functools import wraps
+from inspect import isgeneratorfunction
+from typing import Any, ForwardRef, Literal, get_args, get_origin
+
+from jaxtyping import AbstractArray, jaxtyped
+
+Checker = Callable[[Any], Any]
+
+
+def checked(*, typechecker: Checker) -> Checker:
+    """Return the decorator that checks each call of a function, and the fields of a new object of a dataclass."""
+
+    def decorator(target: Any) -> Any:
+        if isinstance(target, type):
+            if is_dataclass(target):
+                target.__init__ = decorator(target.__init__)
+            return target
+        if not _names_sizes(target):
+            return typechecker(target)
+        if isgeneratorfunction(target):  # it runs later, in the context of whoever asks for its items
+            return jaxtyped(target, typechecker=typechecker)
+        function = typechecker(target)
+
+        @wraps(target)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with jaxtyped("context"):  # the same names have other sizes in the caller
+                return function(*args, **kwargs)
+
+        return call
+
+    return decorator
+
+
+def _names_sizes(function: Any) -> bool:
+    return any(map(_has_shape, function.__annotations__.values()))
+
+
+def _has_shape(annotation: Any) -> bool:
+    """Tell whether an array's shape is somewhere in an annotation; one that is still a string may hold one."""
+    if isinstance(annotation, (str, ForwardRef)) or (isinstance(annotation, type) and issubclass(annotation, AbstractArray)):
+        return True
+    if get_origin(annotation) is Literal:
+        return False
+    parts = annotation if isinstance(annotation, list) else get_args(annotation)  # a list: the arguments of a Callable
+    return any(map(_has_shape, parts))
