@@ -408,8 +408,11 @@ class Cache:
         return f"cache {self}, {commit.name}", way_out
 
     def _decoded(self, unit: int, data: bytes, where: str) -> Records:
+        shape = self.manifest.seeds_per_unit, len(self.manifest.unit_range(unit))
+        records = np.empty(shape, self.manifest.dtype)
         try:
-            check_records(self.manifest.codec, records := self.format.decode(unit, data), self._pixel, self.manifest.classes)
+            self.format.decode(unit, data, records.view(np.uint8).reshape(*shape, -1))
+            check_records(self.manifest.codec, records, self._pixel, self.manifest.classes)
             return records
         except (ValueError, CodecError) as error:
             raise DamagedUnitError(f"{where}: {error}") from error

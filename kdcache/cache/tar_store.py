@@ -18,7 +18,7 @@ import numpy as np
 
 from kdcache.cache.manifest import Manifest
 from kdcache.cache.objects import Objects
-from kdcache.cache.units import StoredSample, named_unit
+from kdcache.cache.units import Bytes, StoredSample, named_unit
 from kdcache.shapes import Records, Rows
 from kdcache.sources.tar_index import IMAGES
 from kdcache.tar_reader import Member, TarReader
@@ -96,22 +96,18 @@ class TarFormat:
         out.write(bytes(_END))  # two empty blocks, as POSIX has it, and no more
         return out.getvalue()
 
-    def decode(self, unit: int, data: bytes) -> Records:
-        """Return the records in the tar of `unit`, `[seeds, rows]`.
+    def decode(self, unit: int, data: bytes, out: Bytes) -> None:
+        """Write the records in the tar of `unit` into `out`, uint8 `[seeds, rows, bytes of a record]`.
 
         Raises:
             ValueError: bytes that are no such tar.
         """
-        members = self.index(unit, TarReader.of(data)).records
         header, size = self._npy_header, self.seeds * self.dtype.itemsize
-        raw = np.empty((len(members), size), np.uint8)
-        for row, member in zip(raw, members, strict=True):
+        for row, member in enumerate(self.index(unit, TarReader.of(data)).records):
             start = member.offset + len(header)
             if member.size != len(header) + size or data[member.offset : start] != header:
                 raise ValueError(f"member {member.name} is not uint8 [{self.seeds}, {self.dtype.itemsize}] as numpy saves it")
-            row[:] = np.frombuffer(data, np.uint8, size, start)
-        by_seed = np.ascontiguousarray(raw.reshape(-1, self.seeds, self.dtype.itemsize).swapaxes(0, 1))
-        return by_seed.view(self.dtype).reshape(self.seeds, -1)
+            out[:, row] = np.frombuffer(data, np.uint8, size, start).reshape(self.seeds, -1)
 
     def samples(self, unit: int, data: bytes) -> list[StoredSample]:
         """Return the samples in the tar of `unit`, in the order of the rows.

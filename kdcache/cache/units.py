@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
 
 from kdcache.cache.commit import commit_key
 from kdcache.cache.manifest import Manifest
 from kdcache.cache.objects import Objects
 from kdcache.shapes import Records
 
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 _COMMIT = r"commits/([0-9]{5,10})/([0-9]{6,10})\.json"
 
 
@@ -51,8 +54,8 @@ class UnitFormat(Protocol):
             ValueError: bytes that are no such object.
         """
 
-    def decode(self, unit: int, data: bytes) -> Records:
-        """Return the records in an object, `[seeds, rows]`.
+    def decode(self, unit: int, data: bytes, out: Bytes) -> None:
+        """Write the records in an object into `out`, uint8 `[seeds, rows, bytes of a record]`.
 
         Raises:
             ValueError: bytes that are no such object.

@@ -19,7 +19,7 @@ from zarr.storage import MemoryStore
 from kdcache.cache.manifest import Manifest
 from kdcache.cache.objects import Objects
 from kdcache.cache.shard import read_shard
-from kdcache.cache.units import StoredSample, named_unit
+from kdcache.cache.units import Bytes, StoredSample, named_unit
 from kdcache.shapes import Records
 
 _LOCK = threading.Lock()
@@ -106,16 +106,13 @@ class ZarrFormat:
         """Return nothing: shards hold no samples."""
         return []
 
-    def decode(self, unit: int, data: bytes) -> Records:
-        """Return the records in the shard of `unit`, `[1, rows]`.
+    def decode(self, unit: int, data: bytes, out: Bytes) -> None:
+        """Write the records in the shard of `unit` into `out`, uint8 `[1, rows, bytes of a record]`.
 
         Raises:
             ValueError: bytes that are no such object, or differ from its checksums (crc32c of every chunk and of the index).
         """
-        start, stop = unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.rows)
-        raw = np.empty((stop - start, self.dtype.itemsize), np.uint8)
-        read_shard(data, raw, shard=self.shards, chunk=self.chunks)
-        return raw.view(self.dtype).reshape(1, stop - start)
+        read_shard(data, out[0], shard=self.shards, chunk=self.chunks)
 
     @cached_property
     def _store(self) -> MemoryStore:

@@ -98,10 +98,11 @@ def test_what_a_commit_says_of_one_seed_does_not_count_for_the_others(tmp_path: 
 def test_a_tar_cut_short_is_refused_even_by_its_own_checks(tmp_path: Path, cut: int) -> None:
     cache = fill(tmp_path)
     data = cache.unit_bytes(cache.commit_of(3, 0))
-    shape = TarFormat.of(cache.manifest)
-    assert shape.decode(0, data).shape == (3, 8)
+    shape, out = TarFormat.of(cache.manifest), np.zeros((3, 8, cache.manifest.dtype.itemsize), np.uint8)
+    shape.decode(0, data, out)
+    assert out.tobytes() == b"".join(cache.read(seed, range(8)).tobytes() for seed in (3, 4, 5))
     with pytest.raises(ValueError, match=r"cut short|not a tar|rows"):
-        shape.decode(0, data[: len(data) - 1024 - cut] if cut else b"")
+        shape.decode(0, data[: len(data) - 1024 - cut] if cut else b"", out)
 
 
 def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:

@@ -23,6 +23,12 @@ def random_records(count: int, dtype: "np.dtype[Any]", seed: int = 0) -> Records
     return raw.view(dtype).reshape(count)
 
 
+def decoded(shape: ZarrFormat, unit: int, data: bytes) -> bytes:
+    out = np.empty((1, min(shape.unit_rows, shape.rows - unit * shape.unit_rows), shape.dtype.itemsize), np.uint8)
+    shape.decode(unit, data, out)
+    return out.tobytes()
+
+
 @st.composite
 def formats(draw: st.DrawFn) -> ZarrFormat:
     chunk_rows = draw(st.integers(1, 7))
@@ -38,7 +44,7 @@ def test_round_trip_of_any_shape(shape: ZarrFormat, data: st.DataObject) -> None
     rows = min(shape.unit_rows, shape.rows - unit * shape.unit_rows)
     written = random_records(rows, shape.dtype, data.draw(st.integers(0, 9)))
     encoded = shape.encode(unit, written)
-    assert shape.decode(unit, encoded).tobytes() == written.tobytes()
+    assert decoded(shape, unit, encoded) == written.tobytes()
     fresh = dataclasses.replace(shape)
     fresh.encode(unit, random_records(rows, shape.dtype, 99))
     assert fresh.encode(unit, written) == encoded, "equal records are equal bytes, whatever was encoded before"
@@ -117,12 +123,12 @@ def test_a_shard_alone_never_gives_other_records(small: tuple[Cache, Commit, Pat
     ignored = 0
     for damaged in damages(data):
         try:
-            assert shape.decode(1, damaged).tobytes() == written.tobytes()
+            assert decoded(shape, 1, damaged) == written.tobytes()
             ignored += 1
         except ValueError as error:
             assert str(error).startswith(("chunk 0 of it", "chunk 1 of it", "it has", "its index", "a chunk", "a zstd frame"))
     assert ignored <= len(data) // 20, "crc32c covers all but a few bytes"
-    assert shape.decode(1, data).tobytes() == written.tobytes(), "nothing of the damaged bytes is left behind"
+    assert decoded(shape, 1, data) == written.tobytes(), "nothing of the damaged bytes is left behind"
 
 
 def test_damage_that_has_a_matching_hash_is_found_by_the_checksums(small: tuple[Cache, Commit, Path]) -> None:
