@@ -20,6 +20,7 @@ from measure import interleave, make_parser, report, seconds_per_call, spread, s
 from workload import add_compute_options, compute_config, teacher_spec
 
 from kdcache.cache import Cache, create_cache
+from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.dump import DumpConfig
 from kdcache.dump_job import Job, prepare
 from kdcache.dump_units import Walk, write_units
@@ -35,7 +36,7 @@ def parts(job: Job, cache: Cache) -> dict[str, float]:
     logits = torch.randn(len(rows), cache.manifest.classes, device=job.compute.device)
     records = cache.codec.encode(logits)
     for seed in range(1000, 1000 + CALLS):
-        cache.start_seed(seed)
+        start_seed(cache, seed)
     seeds = itertools.count(1000)
 
     def microseconds(call: Callable[[], object]) -> float:
@@ -44,7 +45,7 @@ def parts(job: Job, cache: Cache) -> dict[str, float]:
     return {
         "encode": microseconds(lambda: cache.codec.encode(logits)),
         "count_and_probe": microseconds(lambda: job.unit(cache, 0, 0).add(batch, logits, records)),
-        "commit": microseconds(lambda: cache.commit(next(seeds), 0, records)),
+        "commit": microseconds(lambda: commit_unit(cache, next(seeds), 0, records)),
     }
 
 
@@ -65,7 +66,7 @@ def measure(folder: Path, name: str, views: int, options: argparse.Namespace) ->
     model = job.compute.place(job.teacher).eval()
 
     def dump(seed: int) -> None:
-        cache.start_seed(seed)
+        start_seed(cache, seed)
         units = Walk([(seed, unit) for unit in range(cache.manifest.num_units)])
         with progress("dump", 0, "views", is_shown=False) as bar:
             assert len([*write_units(job, cache, units, bar)]) == cache.manifest.num_units

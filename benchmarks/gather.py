@@ -18,6 +18,7 @@ from workload import make_cache
 
 from kdcache.cache import Cache
 from kdcache.cache.slab import SlabFolder
+from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import open_codec
 
 CASES = {"topk:k=10": 1_000_000, "full:dtype=float16": 50_000}
@@ -28,12 +29,12 @@ def filled_cache(folder: Path, spec: str, rows: int) -> Cache:
     """Return a cache whose seed 0 holds random bytes."""
     codec = open_codec(spec, classes=1000)
     cache = make_cache(folder / spec.partition(":")[0], codec, rows)
-    cache.start_seed(0)
+    start_seed(cache, 0)
     random = np.random.default_rng(0)
     for unit in range(cache.manifest.num_units):
         shape = (len(cache.manifest.unit_range(unit)), codec.record_dtype.itemsize)
         records = random.integers(0, 256, shape, dtype=np.uint8).view(codec.record_dtype).reshape(-1)
-        cache.commit(0, unit, records)
+        commit_unit(cache, 0, unit, records)
     return cache
 
 

@@ -23,6 +23,7 @@ from kdcache.cache import Cache, open_cache
 from kdcache.cache.commit import Commit, commit_key
 from kdcache.cache.objects import Entry
 from kdcache.cache.publish import Folder
+from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import open_codec
 from kdcache.sampler import Blocks, epoch_views
 from kdcache.stream import UnitStream
@@ -63,10 +64,10 @@ def simulate(folder: Path, rows: int, seeds: int, unit_rows: int) -> Path:
     """Make a cache of that size with commits and names, but hardly any records."""
     codec = open_codec("topk:k=10", classes=1000)
     cache = make_cache(folder, codec, rows, unit_rows=unit_rows)
-    cache.start_seed(0)
+    start_seed(cache, 0)
     records = np.zeros(len(cache.manifest.unit_range(0)), codec.record_dtype)
     probe = {"crc32": 0, "thumbnail": "A" * 256, "steps": [["decode", 0]] * 4}
-    first = cache.commit(0, 0, records, probes=[{"row": 0, **probe}] * 4, statistics={"mean": 0.0})
+    first = commit_unit(cache, 0, 0, records, probes=[{"row": 0, **probe}] * 4, statistics={"mean": 0.0})
     for seed in range(seeds):
         (folder / commit_key(seed, 0)).parent.mkdir(parents=True, exist_ok=True)
         for unit in range(cache.manifest.num_units):

@@ -11,6 +11,7 @@ import numpy as np
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, open_cache, record_layout, tar_layout
 from kdcache.cache.commit import seed_entry
+from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.cached_source import source_of
 from kdcache.copying import require_unmixed
 from kdcache.errors import CacheError, MismatchError, UsageError
@@ -88,7 +89,7 @@ class _Conversion:
         manifest = self._made.manifest
         firsts = sorted({manifest.unit_seeds(seed)[0] for seed in seeds})
         for seed in firsts:
-            self._made.start_seed(seed)
+            start_seed(self._made, seed)
         missing = {first: {*self._made.missing_units(first)} for first in firsts}
         todo = [(first, unit) for unit in range(manifest.num_units) for first in firsts if unit in missing[first]]
         with progress("convert", len(todo), "units") as bar:
@@ -108,7 +109,7 @@ class _Conversion:
             indices = self._made.order[rows.start : rows.stop]
             images = self._old.is_held[rows.start : rows.stop] & made.has_images
             samples = stored_samples(self._source, indices, labels, has_images=images)
-        self._made.commit(first, unit, records, samples, **_facts(parts, rows, seeds))
+        commit_unit(self._made, first, unit, records, samples, **_facts(parts, rows, seeds))
 
     def _overlapping(self, rows: range) -> range:
         size = self._old.manifest.unit_rows

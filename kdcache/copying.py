@@ -19,6 +19,7 @@ from kdcache.cache.census import Unit, committed, complete, missing_units
 from kdcache.cache.commit import commit_key
 from kdcache.cache.fetch import fetched
 from kdcache.cache.subset import samples_arrays
+from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.cached_source import CachedNames, source_of
 from kdcache.config import parse_seeds
 from kdcache.errors import CacheError, MissingUnitError, UsageError
@@ -112,7 +113,7 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
     there = committed(target)
     todo = [unit for unit in units if unit not in there]
     for seed in sorted({seed for seed, _ in todo}):
-        target.start_seed(seed)
+        start_seed(target, seed)
     sizes = []
     near = source.whole_commit(*todo[0]).num_bytes if todo else 0  # units of a cache are of about one size
     copied, manifest = _copied, source.manifest
@@ -149,7 +150,7 @@ def _thinned(source: Cache, target: Cache, unit: Unit) -> int:
         "versions": commit.versions,
     }
     records, samples = source.decode_unit(commit, data), source.samples_of(commit, data)
-    return target.commit(*unit, records, samples, **facts).num_bytes
+    return commit_unit(target, *unit, records, samples, **facts).num_bytes
 
 
 def require_unmixed(cache: Cache, way_out: str) -> None:

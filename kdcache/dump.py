@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kdcache.cache import Cache, Commit, create_cache
+from kdcache.cache.writing import start_seed
 from kdcache.codecs import fit_arrays
 from kdcache.dump_config import DumpConfig
 from kdcache.dump_job import Job, prepare, tell_error
@@ -35,7 +36,7 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     # of two dumps that start at once and choose a codec, the later one's sample may ask for another step
     cache = create_cache(config.cache, job.manifest, fit_arrays(job.codec), any_codec=config.codec is None)
     for seed in job.seeds:
-        cache.start_seed(seed)
+        start_seed(cache, seed)
     start = time.monotonic()
     written = engine(job, cache)
     seconds = time.monotonic() - start

@@ -11,6 +11,7 @@ import numpy as np
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.objects import is_address
 from kdcache.cache.opening import open_objects
+from kdcache.cache.writing import encode_unit
 from kdcache.codecs import codec_spec, fit_arrays
 from kdcache.dump_config import DumpConfig
 from kdcache.dump_job import Job, prepare
@@ -72,12 +73,12 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
 def _bytes_per_view(job: Job, cache: Cache, records: Records) -> float:
     """Return the bytes on disk per view, of records as the probe has them and, in a webdataset store, of a few samples."""
     if cache.manifest.store == "zarr":
-        return len(cache.encode_unit(0, records)) / len(records)
+        return len(encode_unit(cache, 0, records)) / len(records)
     seeds, rows = cache.manifest.seeds_per_unit, cache.manifest.unit_range(0)[:_SAMPLES]
     indices = cache.order[rows.start : rows.stop]
     samples = stored_samples(job.source, indices, [-1] * len(rows), has_images=cache.manifest.has_images)
     empty = np.zeros((seeds, len(rows)), records.dtype)
-    return len(cache.encode_unit(0, empty, samples)) / empty.size
+    return len(encode_unit(cache, 0, empty, samples)) / empty.size
 
 
 def _num_files(job: Job, cache: Cache) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, library_versions, open_cache, record_layout
 from kdcache.cache.opening import open_objects
+from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.calibration import fit_codec, sample_views
 from kdcache.codecs import (
     Codec,
@@ -221,7 +222,7 @@ def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Comm
     """Recode and commit every unit that is missing, one after the other."""
     todo = [(seed, unit) for seed in commits for unit in made.missing_units(seed)]
     for seed in commits:
-        made.start_seed(seed)
+        start_seed(made, seed)
     written = 0
     with progress("recode", sum(len(made.manifest.unit_range(unit)) for _, unit in todo), "views") as bar:
         for seed, unit in todo:
@@ -232,7 +233,7 @@ def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Comm
                 facts = _facts(parts)
                 if isinstance(made.codec, LowRank):
                     facts["statistics"]["clipped"] = clipped
-                made.commit(seed, unit, records, **facts)
+                commit_unit(made, seed, unit, records, **facts)
                 written += 1
             bar.advance(len(rows), f"seed {seed}")
     return written

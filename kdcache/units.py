@@ -8,6 +8,7 @@ import numpy as np
 from kdcache.cache import Cache, Commit
 from kdcache.cache.commit import seed_entry
 from kdcache.cache.units import StoredSample
+from kdcache.cache.writing import commit_unit
 from kdcache.codecs import Codec, LowRank, codec_spec
 from kdcache.drift import PROBES_PER_UNIT, make_probe
 from kdcache.errors import UnreadableSampleError
@@ -101,7 +102,7 @@ class UnitMaker:
         if self._cache.manifest.store == "webdataset":
             indices = self._cache.order[self.rows.start : self.rows.stop]
             samples = stored_samples(self._dataset.source, indices, self._labels, has_images=self._cache.manifest.has_images)
-        return self._cache.commit(self.seed, self.unit, self.records, samples, **facts)
+        return commit_unit(self._cache, self.seed, self.unit, self.records, samples, **facts)
 
     def _wanted_probes(self, seed: int) -> int:
         """Return how many views of `seed` are still to be probed; of many seeds some have none, others in other units."""

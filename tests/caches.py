@@ -7,6 +7,7 @@ import torch
 
 from kdcache.cache import Cache, Manifest, create_cache, record_layout
 from kdcache.cache.objects import Entry, Objects, is_temporary
+from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import Codec, open_codec
 from kdcache.shapes import Records
 
@@ -46,9 +47,9 @@ def records(cache: Cache, seed: int, unit: int, writer: int = 0) -> Records:
 def fill(path: Path, *seeds: int, **changes: Any) -> Cache:
     cache = create_cache(path, manifest(**changes))
     for seed in seeds:
-        cache.start_seed(seed)
+        start_seed(cache, seed)
         for unit in range(cache.manifest.num_units):
-            cache.commit(seed, unit, records(cache, seed, unit))
+            commit_unit(cache, seed, unit, records(cache, seed, unit))
     return cache
 
 

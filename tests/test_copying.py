@@ -13,6 +13,7 @@ from s3_server import BUCKET, environ, environment, s3_server
 
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.commit import commit_key
+from kdcache.cache.writing import commit_unit, encode_unit, start_seed
 from kdcache.cache.zarr_store import object_key
 from kdcache.codecs import LowRank, fit_arrays, open_codec
 from kdcache.copying import export_cache, merge_caches
@@ -24,9 +25,9 @@ def part(path: Path | str, units: dict[int, list[int]], writer: int = 0, **chang
     """Return a cache with some units of some seeds, as one of several that dump apart from each other has it."""
     cache = create_cache(path, manifest(made_by={"writer": writer}, **changes))
     for seed, numbers in units.items():
-        cache.start_seed(seed)
+        start_seed(cache, seed)
         for unit in numbers:
-            cache.commit(seed, unit, records(cache, seed, unit, writer), absent=[])
+            commit_unit(cache, seed, unit, records(cache, seed, unit, writer), absent=[])
     return cache
 
 
@@ -66,7 +67,7 @@ def test_an_object_that_a_killed_writer_left_is_taken_if_it_is_the_same(tmp_path
     whole = fill(tmp_path / "whole", 0)
     made = part(tmp_path / "new", {})
     made.objects.publish(object_key(0, 0), whole.objects.get(object_key(0, 0)))
-    made.objects.publish(object_key(0, 1), made.encode_unit(1, records(made, 0, 1, writer=5)))
+    made.objects.publish(object_key(0, 1), encode_unit(made, 1, records(made, 0, 1, writer=5)))
     with pytest.raises(CacheError, match=r"records/c/1/0 is there with other bytes and without a commit.*kdcache gc"):
         merge_caches(tmp_path / "new", [tmp_path / "whole"])
     made.objects.remove(object_key(0, 1))
@@ -97,7 +98,7 @@ def test_fits_go_along_and_those_that_differ_are_refused(tmp_path: Path) -> None
         codec = spec.fit(torch.randn(64, 5, generator=torch.Generator().manual_seed(number)))
         cache = create_cache(tmp_path / str(number), manifest(codec), fit_arrays(codec))
         for unit in range(3):
-            cache.commit(number, unit, records(cache, number, unit))
+            commit_unit(cache, number, unit, records(cache, number, unit))
     merge_caches(tmp_path / "same", [tmp_path / "0"])
     one = open_cache(tmp_path / "0")
     assert open_cache(tmp_path / "same").read(0, range(20)).tobytes() == one.read(0, range(20)).tobytes()

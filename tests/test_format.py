@@ -21,6 +21,7 @@ from PIL import Image
 from runs import dump
 
 from kdcache.cache import FORMAT_VERSION, Cache, Commit, Manifest, create_cache, open_cache
+from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.cache.zarr_store import object_key
 from kdcache.cached_source import CachedSource
 from kdcache.codecs import LowRank, codec_to_dict, open_codec
@@ -80,11 +81,11 @@ def test_the_reader_reads_what_kdcache_reads(tmp_path: Path, codec: str) -> None
 
 def test_the_reader_tells_absent_rows_and_refuses_missing_and_emptied_units(tmp_path: Path) -> None:
     cache = create_cache(tmp_path / "cache", fill(tmp_path / "pattern", skip_unreadable=True, rows=12).manifest)
-    cache.start_seed(0)
-    cache.commit(0, 0, records(cache, 0, 0), absent=[{"row": 5, "reason": "not an image"}])
+    start_seed(cache, 0)
+    commit_unit(cache, 0, 0, records(cache, 0, 0), absent=[{"row": 5, "reason": "not an image"}])
     done = read_without_kdcache(tmp_path / "cache", 0)
     assert done.returncode == 1 and b"FileNotFoundError" in done.stderr and b"000001.json" in done.stderr
-    cache.commit(0, 1, records(cache, 0, 1))
+    commit_unit(cache, 0, 1, records(cache, 0, 1))
     assert read_without_kdcache(tmp_path / "cache", 0).stderr.endswith(b" [5]\n")
     (tmp_path / "cache" / object_key(0, 1)).write_bytes(b"")
     assert b"ValueError: seed 0, unit 1 is damaged" in read_without_kdcache(tmp_path / "cache", 0).stderr

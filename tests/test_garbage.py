@@ -9,6 +9,7 @@ from caches import contents, fill, records
 
 from kdcache.cache import Cache, Commit
 from kdcache.cache.commit import commit_key
+from kdcache.cache.writing import commit_unit, encode_unit, start_seed
 from kdcache.cache.zarr_store import object_key
 from kdcache.errors import UsageError
 from kdcache.garbage import collect_garbage, parse_age
@@ -28,8 +29,8 @@ def aged(cache: Cache, days: float, *keys: str) -> None:
 def cache(tmp_path: Path) -> Cache:
     """Return a cache of long ago, with an orphaned object and a temporary file."""
     cache = fill(tmp_path / "cache", 0)
-    cache.start_seed(1)
-    cache.objects.publish(object_key(1, 0), cache.encode_unit(0, records(cache, 1, 0)))
+    start_seed(cache, 1)
+    cache.objects.publish(object_key(1, 0), encode_unit(cache, 0, records(cache, 1, 0)))
     (cache.objects.path / TEMPORARY).write_bytes(b"half")
     (cache.objects.path / "notes.txt").write_bytes(b"mine")
     aged(cache, 30)
@@ -65,7 +66,7 @@ def test_while_a_dump_is_at_work_orphaned_objects_stay_for_it(cache: Cache) -> N
     aged(cache, 0.1, commit_key(0, 2))
     told = collect_garbage(cache, delete=True)
     assert told["keys"] == [TEMPORARY] and told["busy"] == 1
-    assert cache.commit(1, 0, records(cache, 1, 0, writer=1)).num_bytes == len(cache.objects.get(object_key(1, 0)))
+    assert commit_unit(cache, 1, 0, records(cache, 1, 0, writer=1)).num_bytes == len(cache.objects.get(object_key(1, 0)))
     assert cache.read_unit(cache.commit_of(1, 0)).tobytes() == records(cache, 1, 0).tobytes(), "the first writer's"
 
 
@@ -77,7 +78,7 @@ def test_a_unit_that_is_committed_meanwhile_is_not_lost(cache: Cache, monkeypatc
 
     def removing(name: str) -> None:
         if moment == "before the removal" and name == key:
-            committed.append(cache.commit(1, 0, records(cache, 1, 0)))
+            committed.append(commit_unit(cache, 1, 0, records(cache, 1, 0)))
         remove(name)
 
     def publishing(name: str, data: bytes) -> bool:
@@ -89,7 +90,7 @@ def test_a_unit_that_is_committed_meanwhile_is_not_lost(cache: Cache, monkeypatc
     monkeypatch.setattr(cache.objects, "remove", removing)
     if moment == "after the look":
         monkeypatch.setattr(cache.objects, "publish", publishing)
-        committed.append(cache.commit(1, 0, records(cache, 1, 0)))
+        committed.append(commit_unit(cache, 1, 0, records(cache, 1, 0)))
     else:
         assert collect_garbage(cache, delete=True)["keys"] == [TEMPORARY]
     assert cache.read_unit(committed[0]).tobytes() == records(cache, 1, 0).tobytes()

@@ -15,6 +15,7 @@ from hub_server import HubServer, hub_server
 from kdcache import hub
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.commit import commit_key
+from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.cache.zarr_store import object_key
 from kdcache.codecs import LowRank, fit_arrays, open_codec
 from kdcache.errors import CacheError, DamagedUnitError, MismatchError, UsageError
@@ -41,8 +42,8 @@ def cache(tmp_path: Path) -> Cache:
     codec = spec.fit(torch.randn(64, 5, generator=torch.Generator().manual_seed(0)))
     cache = create_cache(tmp_path / "cache", manifest(codec), fit_arrays(codec))
     for seed, unit in ((0, 0), (0, 1), (0, 2), (1, 0)):
-        cache.start_seed(seed)
-        cache.commit(seed, unit, records(cache, seed, unit))
+        start_seed(cache, seed)
+        commit_unit(cache, seed, unit, records(cache, seed, unit))
     cache.objects.publish(object_key(1, 1), b"orphaned")
     cache.objects.publish("private.txt", b"mine")
     return cache
@@ -72,7 +73,7 @@ def test_what_has_come_since_is_added_and_old_revisions_stay(server: HubServer, 
     first = push_cache(tmp_path / "cache", PLACE)["revision"]
     cache.objects.remove(object_key(1, 1))
     for unit in (1, 2):
-        cache.commit(1, unit, records(cache, 1, unit))
+        commit_unit(cache, 1, unit, records(cache, 1, unit))
     second = push_cache(tmp_path / "cache", PLACE)
     assert second["objects"] == 5 and second["revision"] != first, "two units with their commits, and the card"
     assert pull_cache(PLACE, tmp_path / "old", revision=first)["complete_seeds"] == [0]
@@ -120,8 +121,8 @@ def test_other_caches_and_what_is_not_there(server: HubServer, cache: Cache, tmp
     with pytest.raises(MismatchError, match="rows: 20 in the cache, 12 now"):
         push_cache(tmp_path / "other", PLACE)
     twin = create_cache(tmp_path / "twin", cache.manifest, fit_arrays(cache.codec))
-    twin.start_seed(0)
-    twin.commit(0, 0, records(twin, 0, 0, writer=1))
+    start_seed(twin, 0)
+    commit_unit(twin, 0, 0, records(twin, 0, 0, writer=1))
     with pytest.raises(CacheError, match="is there with other bytes, of another dump"):
         push_cache(tmp_path / "twin", PLACE)
     with pytest.raises(CacheError, match=r"hf://datasets/lab/nothing: RepositoryNotFoundError"):

@@ -10,13 +10,14 @@ from caches import fill, manifest, records
 from kdcache.cache import create_cache
 from kdcache.cache.commit import commit_key
 from kdcache.cache.objects import Entry
+from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.info import MOST_READ, Follower, Progress, describe, follow, rate_of
 
 
 def test_absent_rows_are_counted_where_there_can_be_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = create_cache(tmp_path / "cache", manifest(skip_unreadable=True))
     for unit in range(3):
-        cache.commit(0, unit, records(cache, 0, unit), absent=[{"row": 8 * unit, "reason": "no image"}])
+        commit_unit(cache, 0, unit, records(cache, 0, unit), absent=[{"row": 8 * unit, "reason": "no image"}])
     told = describe(cache)
     assert (told["absent"], told["absent_of"], told["units"]) == (3, 3, 3)
     monkeypatch.setattr("kdcache.info.MOST_READ", 2)
@@ -32,14 +33,14 @@ def test_a_dump_is_followed_to_its_end(tmp_path: Path) -> None:
     config = '[dump-teacher]\nseeds = "0:2"\n'
     cache = create_cache(tmp_path / "cache", manifest(made_by={"config": config}))
     for seed in (0, 3):
-        cache.start_seed(seed)
-    cache.commit(0, 0, records(cache, 0, 0))
+        start_seed(cache, seed)
+    commit_unit(cache, 0, 0, records(cache, 0, 0))
     states = []
     for state in follow(cache, seconds=0.01):
         states.append(state)
         missing = [(seed, unit) for seed in (0, 1, 3) for unit in cache.missing_units(seed)]
         if missing:
-            cache.commit(*missing[0], records(cache, *missing[0]))
+            commit_unit(cache, *missing[0], records(cache, *missing[0]))
     assert [state.done for state in states] == list(range(1, 10)) and {state.total for state in states} == {9}
     assert states[0].map == {0: [True, False, False], 1: [False] * 3, 3: [False] * 3} and not states[0].is_complete
     (name,) = states[-1].workers

@@ -17,6 +17,7 @@ from runs import dump, train
 
 from kdcache import recode, recode_cache
 from kdcache.cache import Cache, create_cache, open_cache
+from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import Codec, LowRank, TopK, open_codec
 from kdcache.errors import CacheError, DamagedUnitError, KdcacheError, MismatchError, MissingUnitError, UsageError
 from kdcache.recode import why_not
@@ -141,7 +142,7 @@ def test_all_but_the_codec_is_carried_over(tmp_path: Path) -> None:
 def filled_by_hand(path: Path, unit_rows: int) -> Cache:
     """Return a cache with absent rows, probes, statistics and versions that differ between the units."""
     cache = create_cache(path, manifest(EXACT, unit_rows=unit_rows, chunk_rows=2, skip_unreadable=True))
-    cache.start_seed(0)
+    start_seed(cache, 0)
     for unit in range(cache.manifest.num_units):
         rows = cache.manifest.unit_range(unit)
         of_unit = records(cache, 0, unit)
@@ -153,7 +154,7 @@ def filled_by_hand(path: Path, unit_rows: int) -> Cache:
             "statistics": {"mean": float(unit), "accuracy": 100.0 * unit} if len(gone) < len(rows) else {},
             "versions": {"pillow": f"{unit}"},
         }
-        cache.commit(0, unit, of_unit, **facts)
+        commit_unit(cache, 0, unit, of_unit, **facts)
     return cache
 
 
@@ -184,11 +185,11 @@ def test_absent_rows_probes_and_statistics_are_carried_over(
 
 def test_rows_that_the_fit_cannot_hold_are_counted_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache = create_cache(tmp_path / "old", manifest(EXACT, rows=200, unit_rows=100, chunk_rows=4))
-    cache.start_seed(0)
+    start_seed(cache, 0)
     for unit in range(2):
         logits = torch.randn(100, 5, generator=torch.Generator().manual_seed(unit))
         logits[90:95] *= 1e4 * unit  # past the 64 rows of the fit's sample
-        cache.commit(0, unit, cache.codec.encode(logits))
+        commit_unit(cache, 0, unit, cache.codec.encode(logits))
     recode_cache(tmp_path / "old", tmp_path / "new", codec="lowrank:step=0.5,views=64")
     told = capsys.readouterr().err
     assert "note: 5 of 200 views have logits beyond what the fit of lowrank:step=0.5,views=64 can hold" in told
@@ -258,8 +259,8 @@ def test_seeds_that_came_later_are_added(tmp_path: Path) -> None:
     assert recode_cache(tmp_path / "old", tmp_path / "new", codec="lowrank:step=1")["seeds"] == [0]
     fit = open_cache(tmp_path / "new").manifest.codec["fit"]
     for unit in range(old.manifest.num_units):
-        old.commit(4, unit, records(old, 4, unit))
-    old.start_seed(4)
+        commit_unit(old, 4, unit, records(old, 4, unit))
+    start_seed(old, 4)
     assert recode_cache(tmp_path / "old", tmp_path / "new", codec="lowrank:step=1")["seeds"] == [0, 4]
     new = open_cache(tmp_path / "new")
     assert new.complete_seeds() == [0, 4] and new.manifest.codec["fit"] == fit and verify_cache(new)["faults"] == []
@@ -267,7 +268,7 @@ def test_seeds_that_came_later_are_added(tmp_path: Path) -> None:
 
 def test_incomplete_seeds_are_named_if_asked_for_and_else_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = fill(tmp_path / "old", 0, 2, codec=EXACT)
-    old.commit(1, 0, records(old, 1, 0))
+    commit_unit(old, 1, 0, records(old, 1, 0))
     assert recode_cache(tmp_path / "old", tmp_path / "new", codec="topk:k=2")["seeds"] == [0, 2]
     assert "note: seed 1 is left out: 2 of its 3 units are missing" in capsys.readouterr().err
     with pytest.raises(MissingUnitError, match=r"lacks 2 of 3 units of seed 1, the first is seed 1, unit 1 \(rows 8 to 15\)"):

@@ -16,6 +16,7 @@ from test_replay import losses
 
 from kdcache.cache import Cache, create_cache, open_cache, record_layout
 from kdcache.cache.commit import commit_key
+from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.cached_source import CachedNames, CachedSource
 from kdcache.codecs import LowRank, fit_arrays, open_codec
 from kdcache.convert import convert_cache
@@ -244,15 +245,15 @@ def test_subsets_of_the_same_samples_are_merged(shelf: Path, tmp_path: Path) -> 
 
 def test_an_export_that_was_stopped_goes_on(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_cache(shelf / "zarr", tmp_path / "straight", samples="20:70")
-    commit, done = Cache.commit, []
+    done = []
 
-    def stops(self: Cache, seed: int, unit: int, *args: Any, **facts: Any) -> Any:
+    def stops(cache: Cache, seed: int, unit: int, *args: Any, **facts: Any) -> Any:
         if (seed, unit) == (1, 1):
             raise KeyboardInterrupt
         done.append((seed, unit))
-        return commit(self, seed, unit, *args, **facts)
+        return commit_unit(cache, seed, unit, *args, **facts)
 
-    monkeypatch.setattr(Cache, "commit", stops)
+    monkeypatch.setattr("kdcache.copying.commit_unit", stops)
     with pytest.raises(KeyboardInterrupt):
         export_cache(shelf / "zarr", tmp_path / "part", samples="20:70")
     monkeypatch.undo()
@@ -307,7 +308,7 @@ def test_absent_samples_stay_absent(tmp_path: Path) -> None:
         gone = [entry for entry in absent if entry["row"] in rows]
         made = records(whole, 0, unit)
         made[[entry["row"] - rows.start for entry in gone]] = np.zeros((), made.dtype)
-        whole.commit(0, unit, made, absent=gone)
+        commit_unit(whole, 0, unit, made, absent=gone)
     export_cache(tmp_path / "whole", tmp_path / "part", samples="2:8")
     part = open_cache(tmp_path / "part")
     assert sum(len(commit.absent) for commit in part.commits(0)) == 2
@@ -325,8 +326,8 @@ def test_of_lowrank_and_topk(tmp_path: Path) -> None:
     codec = spec.fit(torch.randn(64, 5, generator=torch.Generator().manual_seed(0)))
     whole = create_cache(tmp_path / "whole", manifest(codec), fit_arrays(codec))
     for unit in range(3):
-        whole.start_seed(0)
-        whole.commit(0, unit, records(whole, 0, unit))
+        start_seed(whole, 0)
+        commit_unit(whole, 0, unit, records(whole, 0, unit))
     export_cache(tmp_path / "whole", tmp_path / "part", samples="2:8")
     require_part(whole, open_cache(tmp_path / "part"), np.arange(2, 8))
     fill(tmp_path / "topk", 0, codec="topk:k=2")
@@ -346,7 +347,7 @@ def test_a_tenth_takes_a_fifth_to_a_quarter_of_the_bytes(tmp_path: Path, spec: s
     layout = {name: value for name, value in record_layout(codec, rows).items() if name != "codec"}
     whole = create_cache(tmp_path / "whole", manifest(codec, 1000, rows=rows, **layout), fit_arrays(codec))
     for unit in range(whole.manifest.num_units):
-        whole.commit(0, unit, codec.encode(drawn(len(whole.manifest.unit_range(unit)), 2 + unit)))
+        commit_unit(whole, 0, unit, codec.encode(drawn(len(whole.manifest.unit_range(unit)), 2 + unit)))
     export_cache(tmp_path / "whole", tmp_path / "part", samples="0:2000")
     before, after = (describe(open_cache(tmp_path / name))["bytes"] for name in ("whole", "part"))
     assert 0.15 < after / before < 0.30

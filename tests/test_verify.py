@@ -14,6 +14,7 @@ from runs import CONV, IN_PROCESS, dump
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.commit import commit_key
+from kdcache.cache.writing import commit_unit, encode_unit
 from kdcache.cache.zarr_store import object_key
 from kdcache.compute import ComputeConfig
 from kdcache.dump import DumpConfig, dump_teacher
@@ -85,7 +86,7 @@ def test_damaged_and_foreign_commits_are_found(cache: Cache, tmp_path: Path) -> 
 def test_missing_units_and_temporary_files_are_told_and_are_no_faults(cache: Cache) -> None:
     (cache.objects.path / commit_key(3, 0)).unlink()
     (cache.objects.path / object_key(3, 0)).with_name(".0.0123456789abcdef.tmp").write_bytes(b"half")
-    cache.objects.publish(object_key(5, 0), cache.encode_unit(0, records(cache, 5, 0)))
+    cache.objects.publish(object_key(5, 0), encode_unit(cache, 0, records(cache, 5, 0)))
     report = verify_cache(cache)
     assert report["faults"] == [] and report["missing"] == {3: [0]} and report["temporary"] == 1
     assert report["seeds"] == [0, 3] and report["units"] == 5
@@ -107,7 +108,7 @@ def test_a_report_is_gone_on_from(cache: Cache, tmp_path: Path) -> None:
     (fault,) = verify_cache(cache, report=path)["faults"]
     assert "unit 0 " in fault, "but looked for"
     assert len(verify_cache(cache, report=path)["faults"]) == 1, "faults are looked at again"
-    cache.commit(0, 0, records(cache, 0, 0))
+    commit_unit(cache, 0, 0, records(cache, 0, 0))
     assert verify_cache(cache, report=path)["faults"] == []
     assert len(verify_cache(cache)["faults"]) == 1
 

@@ -1,9 +1,6 @@
 """The cache: a manifest, units under commits, and slabs to read them from."""
 
 import hashlib
-import os
-import secrets
-import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -12,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache.arrays import read_arrays
-from kdcache.cache.commit import Commit, also_absent, commit_key, numbers_in, unit_name
+from kdcache.cache.commit import Commit, commit_key, numbers_in, unit_name
 from kdcache.cache.fetch import fetched
 from kdcache.cache.limits import MOST_UNITS
-from kdcache.cache.manifest import CODEC, Manifest, library_versions
+from kdcache.cache.manifest import CODEC, Manifest
 from kdcache.cache.objects import Objects
 from kdcache.cache.seal import MOST_DOCUMENT
 from kdcache.cache.slab import Slab, SlabFolder
-from kdcache.cache.subset import held_mask, read_samples, thinned
+from kdcache.cache.subset import held_mask, read_samples
 from kdcache.cache.tar_store import TarFormat
 from kdcache.cache.units import StoredSample, UnitFormat, committed_unit
 from kdcache.cache.zarr_store import ZarrFormat
@@ -154,15 +151,20 @@ class Cache:
             data = self.objects.get(commit_key(first, unit), most=MOST_DOCUMENT)
         except FileNotFoundError:
             raise MissingUnitError(
-                f"cache {self} does not hold {self._name(seed, unit)}; run dump-teacher with this seed"
+                f"cache {self} does not hold {self.unit_name(seed, unit)}; run dump-teacher with this seed"
             ) from None
-        commit = Commit.from_bytes(data, f"cache {self}, {self._name(seed, unit)}")
+        commit = Commit.from_bytes(data, f"cache {self}, {self.unit_name(seed, unit)}")
         rows = self.manifest.unit_range(unit)
         if not rows or (commit.seed, commit.unit, commit.start, commit.stop) != (first, unit, rows.start, rows.stop):
-            raise DamagedUnitError(f"cache {self}, {self._name(seed, unit)}: its commit is that of {commit.name}")
+            raise DamagedUnitError(f"cache {self}, {self.unit_name(seed, unit)}: its commit is that of {commit.name}")
         if stray := commit.stray(self.format.key(first, unit), self.manifest.unit_seeds(seed)):
-            raise DamagedUnitError(f"cache {self}, {self._name(seed, unit)}: its commit speaks of {stray}")
+            raise DamagedUnitError(f"cache {self}, {self.unit_name(seed, unit)}: its commit speaks of {stray}")
         return commit
+
+    def unit_name(self, seed: int, unit: int) -> str:
+        """Return how messages name a unit."""
+        rows = self.manifest.unit_range(unit)
+        return unit_name(seed, unit, rows.start, rows.stop)
 
     def units(self) -> list[tuple[int, int]]:
         """Return the committed units of all seeds, each once, as first seed and number; from one listing of the commits."""
@@ -182,7 +184,7 @@ class Cache:
         if missing:
             raise MissingUnitError(
                 f"cache {self} lacks {len(missing)} of {self.manifest.num_units} units of seed {seed}, the first is "
-                f"{self._name(seed, missing[0])}; run the same dump-teacher command again to finish it"
+                f"{self.unit_name(seed, missing[0])}; run the same dump-teacher command again to finish it"
             )
         return self._commits_of(seed, range(self.manifest.num_units))
 
@@ -227,7 +229,22 @@ class Cache:
         Raises:
             DamagedUnitError: it is no such object.
         """
-        return self._decoded(commit.unit, data, "; ".join(self._where(commit)))
+        return self.decode_bytes(commit.unit, data, "; ".join(self._where(commit)))
+
+    def decode_bytes(self, unit: int, data: bytes, where: str) -> Records:
+        """Return the records in the object of a unit, `[seeds, rows]`.
+
+        Raises:
+            DamagedUnitError: it is no such object; the message begins with `where`.
+        """
+        shape = self.manifest.seeds_per_unit, len(self.manifest.unit_range(unit))
+        records = np.empty(shape, self.manifest.dtype)
+        try:
+            self.format.decode(unit, data, records.view(np.uint8).reshape(*shape, -1))
+            check_records(self.manifest.codec, records, self._pixel, self.manifest.classes)
+            return records
+        except (ValueError, CodecError) as error:
+            raise DamagedUnitError(f"{where}: {error}") from error
 
     def unit_bytes(self, commit: Commit) -> bytes:
         """Return the object of a committed unit, after it was checked against the commit.
@@ -311,80 +328,9 @@ class Cache:
             raise MismatchError(f"cache {self} was made with {mine}, not {theirs}; choose that codec, or a new folder")
         return self.codec
 
-    def start_seed(self, seed: int) -> None:
-        """Publish what plain readers need beside a seed's units; growth changes no existing object."""
-        for key, data in self.format.metadata(seed).items():
-            self.objects.publish(key, data)
-
     def array_faults(self, seed: int) -> list[str]:
         """Return what keeps plain readers, zarr's, from reading `seed`, one line each."""
         return [f"cache {self}, seed {seed}: {fault}" for fault in self.format.faults(self.objects, seed)]
-
-    def commit(self, seed: int, unit: int, records: Records, samples: Sequence[StoredSample] = (), **facts: Any) -> Commit:
-        """Publish a unit and its commit, and return the commit that counts.
-
-        Of several writers of one unit the first wins; the others adopt its object, after checking it. `facts` are the other
-        fields of the commit: `absent`, `probes`, `statistics`, and `versions` if others than these rendered its views. Into a
-        subset nothing goes of rows that it does not hold: their records are zeros, and of their samples the names stay.
-
-        Args:
-            seed: the first of the unit's seeds.
-            unit: its number.
-            records: `[rows]`, or of several seeds `[seeds, rows]`.
-            samples: of its rows, for a webdataset store.
-            facts: see above.
-
-        Raises:
-            CacheError: the cache cannot be written.
-            DamagedUnitError: an object of that name is there and cannot be decoded.
-        """
-        rows, seeds = self.manifest.unit_range(unit), self.manifest.unit_seeds(seed)
-        assert seed == seeds[0] and records.dtype == self.manifest.dtype
-        records = records.reshape(len(seeds), len(rows))
-        if self.samples is not None:
-            held = self.is_held[rows.start : rows.stop]
-            records, samples, facts = thinned(self.manifest, held, rows.start, records=records, samples=samples, facts=facts)
-        key, data = self.format.key(seed, unit), self.encode_unit(unit, records, samples)
-        if not self.objects.publish(key, data):
-            where = f"cache {self}, {self._name(seed, unit)}"
-            data = self._winner(key, where)
-            winner = self._decoded(unit, data, f"{where}; delete {key} and run the dump again")
-            if self.manifest.skip_unreadable:
-                facts["absent"] = also_absent(facts.get("absent", []), rows, seeds, winner, records)
-        commit = Commit(
-            seed=seed,
-            unit=unit,
-            start=rows.start,
-            stop=rows.stop,
-            key=key,
-            num_bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-            write_id=secrets.token_hex(8),
-            writer=f"{socket.gethostname()}:{os.getpid()}",
-            **{"versions": library_versions(), **facts},
-        )
-        if not self.objects.publish(commit_key(seed, unit), commit.to_bytes()):
-            return self.commit_of(seed, unit)
-        if not self.objects.exists(key):  # `gc` took it, which looked just before there was a commit
-            self.objects.publish(key, data)
-        return commit
-
-    def encode_unit(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
-        """Return the bytes that `records` would take as an object, publishing nothing.
-
-        Raises:
-            CacheError: samples that this store cannot name.
-        """
-        try:
-            return self.format.encode(unit, records, samples)
-        except ValueError as error:
-            raise CacheError(f"cache {self}: {error}") from error
-
-    def _winner(self, key: str, where: str) -> bytes:
-        try:
-            return self.objects.get(key)
-        except FileNotFoundError:
-            raise CacheError(f"{where}: {key} was there a moment ago and is not; run the same command again") from None
 
     def _commits_of(self, seed: int, units: Sequence[int]) -> list[Commit]:
         return [*fetched(lambda unit: self.commit_of(seed, unit), units, num_bytes=0)]
@@ -407,22 +353,8 @@ class Cache:
         way_out = f"delete {key} and {commit.key} and run the dump again"
         return f"cache {self}, {commit.name}", way_out
 
-    def _decoded(self, unit: int, data: bytes, where: str) -> Records:
-        shape = self.manifest.seeds_per_unit, len(self.manifest.unit_range(unit))
-        records = np.empty(shape, self.manifest.dtype)
-        try:
-            self.format.decode(unit, data, records.view(np.uint8).reshape(*shape, -1))
-            check_records(self.manifest.codec, records, self._pixel, self.manifest.classes)
-            return records
-        except (ValueError, CodecError) as error:
-            raise DamagedUnitError(f"{where}: {error}") from error
-
     @cached_property
     def _pixel(self) -> "np.dtype[Any] | None":
         """The dtype of a pixel's row, in a cache of maps; without fields where that takes a fit."""
         codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes) if self.manifest.sites else None
         return codec.record_dtype if codec else None
-
-    def _name(self, seed: int, unit: int) -> str:
-        rows = self.manifest.unit_range(unit)
-        return unit_name(seed, unit, rows.start, rows.stop)

@@ -6,6 +6,7 @@ import pytest
 from caches import contents, fill, manifest, records
 
 from kdcache.cache import create_cache, open_cache
+from kdcache.cache.writing import commit_unit, encode_unit, start_seed
 from kdcache.cache.zarr_store import object_key
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
 
@@ -25,8 +26,8 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
 def test_absent_is_absent(tmp_path: Path) -> None:
     cache = create_cache(tmp_path, manifest())
     for seed in (0, 2):
-        cache.start_seed(seed)
-    cache.commit(2, 1, records(cache, 2, 1))
+        start_seed(cache, seed)
+    commit_unit(cache, 2, 1, records(cache, 2, 1))
     assert cache.seeds() == [2] and cache.complete_seeds() == [] and cache.missing_units(2) == [0, 2]
     with pytest.raises(MissingUnitError, match=r"does not hold seed 2, unit 2 \(rows 16 to 19\); run dump-teacher"):
         cache.commit_of(2, 2)
@@ -41,7 +42,7 @@ def test_absent_is_absent(tmp_path: Path) -> None:
 
 def test_an_object_without_a_commit_is_absent(tmp_path: Path) -> None:
     cache = create_cache(tmp_path, manifest())
-    cache.objects.publish(object_key(0, 0), cache.encode_unit(0, records(cache, 0, 0)))
+    cache.objects.publish(object_key(0, 0), encode_unit(cache, 0, records(cache, 0, 0)))
     assert cache.seeds() == [] and cache.missing_units(0) == [0, 1, 2] and not cache.is_committed(0, 0)
     with pytest.raises(MissingUnitError):
         cache.commit_of(0, 0)
@@ -56,9 +57,9 @@ def test_rows_out_of_range_are_refused(tmp_path: Path, rows: list[int]) -> None:
 
 def test_the_first_object_counts_and_the_loser_adopts_it(tmp_path: Path) -> None:
     cache = create_cache(tmp_path, manifest())
-    first = cache.commit(0, 0, records(cache, 0, 0, writer=1))
+    first = commit_unit(cache, 0, 0, records(cache, 0, 0, writer=1))
     before = contents(tmp_path)
-    assert cache.commit(0, 0, records(cache, 0, 0, writer=2)) == first
+    assert commit_unit(cache, 0, 0, records(cache, 0, 0, writer=2)) == first
     assert contents(tmp_path) == before
     assert cache.read_unit(first).tobytes() == records(cache, 0, 0, writer=1).tobytes()
 
@@ -66,18 +67,18 @@ def test_the_first_object_counts_and_the_loser_adopts_it(tmp_path: Path) -> None
 def test_the_object_of_a_killed_writer_is_adopted_whole(tmp_path: Path) -> None:
     cache = create_cache(tmp_path, manifest())
     killed = records(cache, 0, 0, writer=1)
-    cache.objects.publish(object_key(0, 0), cache.encode_unit(0, killed))
-    commit = cache.commit(0, 0, records(cache, 0, 0, writer=2))
+    cache.objects.publish(object_key(0, 0), encode_unit(cache, 0, killed))
+    commit = commit_unit(cache, 0, 0, records(cache, 0, 0, writer=2))
     assert commit == cache.commit_of(0, 0) and cache.read_unit(commit).tobytes() == killed.tobytes()
 
 
 @pytest.mark.parametrize("length", [0, 1, 60, -1])
 def test_a_damaged_object_is_never_adopted(tmp_path: Path, length: int) -> None:
     cache = create_cache(tmp_path, manifest())
-    data = cache.encode_unit(0, records(cache, 0, 0))
+    data = encode_unit(cache, 0, records(cache, 0, 0))
     cache.objects.publish(object_key(0, 0), data[:length])
     with pytest.raises(DamagedUnitError, match=r"seed 0, unit 0 .*; delete seeds/00000/records/c/0/0 and run the dump again"):
-        cache.commit(0, 0, records(cache, 0, 0))
+        commit_unit(cache, 0, 0, records(cache, 0, 0))
     assert cache.missing_units(0) == [0, 1, 2]
 
 
@@ -86,9 +87,9 @@ def test_rows_that_the_killed_writer_could_not_read_stay_absent(tmp_path: Path) 
     mine = records(cache, 0, 0)
     theirs = mine.copy()
     theirs[[2, 5]] = np.zeros((), mine.dtype)
-    cache.objects.publish(object_key(0, 0), cache.encode_unit(0, theirs))
+    cache.objects.publish(object_key(0, 0), encode_unit(cache, 0, theirs))
     mine[2] = np.zeros((), mine.dtype)  # unreadable for both; row 5 has been repaired meanwhile
-    commit = cache.commit(0, 0, mine, absent=[{"row": 2, "reason": "not an image"}])
+    commit = commit_unit(cache, 0, 0, mine, absent=[{"row": 2, "reason": "not an image"}])
     assert [entry["row"] for entry in commit.absent] == [2, 5]
     with pytest.raises(MissingUnitError, match="row 5 is recorded as absent"):
         cache.read(0, [4, 5])

@@ -15,6 +15,7 @@ from kdcache.cache import Cache, create_cache
 from kdcache.cache.census import committed, complete, missing_units, take_census
 from kdcache.cache.commit import commit_key
 from kdcache.cache.units import StoredSample
+from kdcache.cache.writing import commit_unit, encode_unit, start_seed
 from kdcache.codecs import LowRank, fit_arrays, open_codec
 from kdcache.garbage import collect_garbage
 from kdcache.info import describe
@@ -43,16 +44,16 @@ def make(path: str | Path, **changes: Any) -> Cache:
     """Return a cache with units 0 to 2 of seeds 0 and 2 but for unit 1 of seed 2, and an object there that is not committed."""
     cache = create_cache(path, manifest(**changes))
     for seed in (0, 2):
-        cache.start_seed(seed)
+        start_seed(cache, seed)
         for unit in range(3):
             rows = cache.manifest.unit_range(unit)
             samples = [StoredSample(str(row)) for row in rows]
             grouped = [records(cache, one, unit) for one in cache.manifest.unit_seeds(seed)]
             stacked = np.stack(grouped)
             if (seed, unit) == (2, 1):
-                cache.objects.publish(cache.format.key(seed, unit), cache.encode_unit(unit, stacked, samples))
+                cache.objects.publish(cache.format.key(seed, unit), encode_unit(cache, unit, stacked, samples))
             else:
-                cache.commit(seed, unit, stacked, samples)
+                commit_unit(cache, seed, unit, stacked, samples)
     return cache
 
 

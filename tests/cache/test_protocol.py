@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.commit import commit_key
 from kdcache.cache.units import StoredSample
+from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
 from kdcache.garbage import collect_garbage
 from kdcache.shapes import Records
@@ -43,9 +44,11 @@ def computed(cache: Cache, first: int, unit: int, writer: int) -> Records:
 
 def dump(cache: Cache, first: int, unit: int, writer: int) -> None:
     """Write a unit as a worker does."""
-    cache.start_seed(first)
+    start_seed(cache, first)
     samples = [StoredSample(f"sample {row}") for row in cache.manifest.unit_range(unit)]
-    cache.commit(first, unit, computed(cache, first, unit, writer), samples if cache.manifest.store == "webdataset" else ())
+    commit_unit(
+        cache, first, unit, computed(cache, first, unit, writer), samples if cache.manifest.store == "webdataset" else ()
+    )
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from runs import largest_file
 from kdcache.cache import Cache, Slab, create_cache, open_cache
 from kdcache.cache.publish import Folder
 from kdcache.cache.slab import SlabFolder, evict, one_at_a_time
+from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.cache.zarr_store import object_key
 from kdcache.codecs import fit_arrays, open_codec
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
@@ -76,10 +77,10 @@ def test_what_comes_back_from_store_and_slab_decodes_as_what_was_encoded(tmp_pat
     logits = torch.randn(20, 4, generator=generator) @ torch.randn(4, 30, generator=generator)
     codec = open_codec(spec, classes=30).fit(logits)
     cache = create_cache(tmp_path / "cache", manifest(codec, classes=30), fit_arrays(codec))
-    cache.start_seed(0)
+    start_seed(cache, 0)
     encoded = [codec.encode(logits[list(cache.manifest.unit_range(unit))]) for unit in range(cache.manifest.num_units)]
     for unit, written in enumerate(encoded):
-        cache.commit(0, unit, written)
+        commit_unit(cache, 0, unit, written)
 
     expected = codec.decode(np.concatenate(encoded))
     there, rows = open_cache(tmp_path / "cache"), np.random.default_rng(0).permutation(20)
@@ -98,14 +99,14 @@ def test_a_unit_dumped_again_gives_another_slab(tmp_path: Path) -> None:
     with pytest.raises(MissingUnitError, match=r"lacks 1 of 3 units of seed 0, the first is seed 0, unit 1 \(rows 8 to 15\)"):
         cache.slab(0)
     again = records(cache, 0, 1, writer=1)
-    cache.commit(0, 1, again)
+    commit_unit(cache, 0, 1, again)
     assert cache.slab(0).gather(np.arange(8, 16)).tobytes() == again.tobytes()
     assert len(slabs()) == 2
 
 
 def test_absent_rows_are_never_given_out(tmp_path: Path) -> None:
     cache = fill(tmp_path / "cache", skip_unreadable=True, rows=8)
-    cache.commit(0, 0, records(cache, 0, 0), absent=[{"row": 5, "reason": "not an image"}])
+    commit_unit(cache, 0, 0, records(cache, 0, 0), absent=[{"row": 5, "reason": "not an image"}])
     slab = cache.slab(0)
     assert slab.absent.tolist() == [5]
     assert len(slab.gather(np.array([4, 6]))) == 2

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.tar_store import TarFormat, member_name
 from kdcache.cache.units import StoredSample
+from kdcache.cache.writing import commit_unit
 from kdcache.errors import DamagedUnitError
 from kdcache.shapes import Records
 from kdcache.tar_reader import TarReader
@@ -35,7 +36,7 @@ def unit(cache: Cache, number: int, writer: int = 0) -> tuple[Records, list[Stor
 def fill(path: Path, **changes: Any) -> Cache:
     cache = create_cache(path, manifest(**{**STORE, **changes}))
     for number in range(cache.manifest.num_units):
-        cache.commit(3, number, *unit(cache, number))
+        commit_unit(cache, 3, number, *unit(cache, number))
     return cache
 
 
@@ -82,7 +83,7 @@ def test_the_index_finds_images_and_labels(tmp_path: Path) -> None:
 def test_of_two_writers_the_first_wins(tmp_path: Path) -> None:
     cache = fill(tmp_path)
     theirs = unit(cache, 1)[0]
-    assert cache.commit(3, 1, *unit(cache, 1, writer=1)) == open_cache(tmp_path).commit_of(3, 1)
+    assert commit_unit(cache, 3, 1, *unit(cache, 1, writer=1)) == open_cache(tmp_path).commit_of(3, 1)
     assert cache.read_unit(cache.commit_of(4, 1)).tobytes() == theirs[1].tobytes()
 
 
@@ -90,7 +91,7 @@ def test_what_a_commit_says_of_one_seed_does_not_count_for_the_others(tmp_path: 
     cache = create_cache(tmp_path, manifest(**STORE))
     entries = [{"row": 2, "reason": "?", "seed": 4}, {"row": 3, "reason": "?", "seed": 5}]
     for number in range(3):
-        cache.commit(3, number, *unit(cache, number), absent=entries if number == 0 else [])
+        commit_unit(cache, 3, number, *unit(cache, number), absent=entries if number == 0 else [])
     assert [cache.slab(seed).absent.tolist() for seed in (3, 4, 5)] == [[], [2], [3]]
 
 

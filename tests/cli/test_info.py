@@ -9,6 +9,7 @@ import pytest
 from caches import fill, records
 from click.testing import CliRunner, Result
 
+from kdcache.cache.writing import commit_unit
 from kdcache.cache.zarr_store import object_key
 from kdcache.info import Progress
 from kdcache_cli.commands import main
@@ -26,7 +27,7 @@ def test_a_dump_is_followed_line_by_line(tmp_path: Path, monkeypatch: pytest.Mon
 
     def working(seconds: float) -> None:
         (unit, *_) = cache.missing_units(1)
-        cache.commit(1, unit, records(cache, 1, unit))
+        commit_unit(cache, 1, unit, records(cache, 1, unit))
 
     monkeypatch.setattr(time, "sleep", working)
     lines = kdcache("info", tmp_path / "cache", "--follow").stdout.splitlines()

@@ -20,6 +20,7 @@ from kdcache.cache import Cache, create_cache
 from kdcache.cache.commit import commit_key
 from kdcache.cache.seal import seal
 from kdcache.cache.units import StoredSample
+from kdcache.cache.writing import commit_unit
 from kdcache.codecs import fit_arrays, open_codec
 
 HUGE = 10**18
@@ -60,7 +61,7 @@ def tars(path: Path, **changes: Any) -> Cache:
     for unit in range(cache.manifest.num_units):
         rows = cache.manifest.unit_range(unit)
         samples = [StoredSample(f"a/{row}", "png", b"image", b"1") for row in rows]
-        cache.commit(0, unit, np.zeros((2, len(rows)), cache.manifest.dtype), samples)
+        commit_unit(cache, 0, unit, np.zeros((2, len(rows)), cache.manifest.dtype), samples)
     return cache
 
 

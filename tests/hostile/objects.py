@@ -23,6 +23,7 @@ from hostile.forge import (
 
 from kdcache.cache import create_cache
 from kdcache.cache.commit import commit_key
+from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import open_codec, with_sites
 
 
@@ -111,8 +112,8 @@ many("unit 0 .*record 3 of it holds (NaN or infinity|a class beyond 4) in", VALU
 def records_of_maps_with_a_class_beyond(path: Path) -> None:
     codec = with_sites(open_codec("topk:k=2", classes=5), (1, 2, 3))
     cache = create_cache(path, manifest(codec, sites=[1, 2, 3]))
-    cache.start_seed(0)
+    start_seed(cache, 0)
     for unit in range(cache.manifest.num_units):
         records = np.zeros(len(cache.manifest.unit_range(unit)), cache.manifest.dtype)
         records["maps"][3, 0, 4, 1, 2] = 5  # byte 4 of a row is its first class
-        cache.commit(0, unit, records)
+        commit_unit(cache, 0, unit, records)
