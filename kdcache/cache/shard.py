@@ -5,6 +5,8 @@ ask for any memory. Here every chunk is of the one size that the manifest gives,
 like any other array; its own pipeline takes three times as long for a whole shard, and reads one at a time.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from google_crc32c import value as crc32c
 from numcodecs import Zstd
@@ -45,8 +47,8 @@ def read_shard(data: bytes, rows: np.ndarray, *, shard: tuple[int, int], chunk: 
             target[:] = scratch.T[: num_rows - row, : width - column]
 
 
-def _frames(data: bytes, num_chunks: int, needed: int, size: int) -> list[bytes]:
-    """Return the zstd frames of the first `needed` chunks of a shard, of `size` bytes each once they are decompressed.
+def _frames(data: bytes, num_chunks: int, needed: int, size: int) -> Iterator[bytes]:
+    """Yield the zstd frames of the first `needed` chunks of a shard, of `size` bytes each once they are decompressed.
 
     Raises:
         ValueError: a chunk that is absent, lies elsewhere or upon another, is no zstd frame of that size, or differs from its
@@ -55,14 +57,13 @@ def _frames(data: bytes, num_chunks: int, needed: int, size: int) -> list[bytes]
     end = len(data) - _ENTRY * num_chunks - _CHECKSUM
     if end <= 0:
         raise ValueError(f"it has {len(data)} bytes, too few for the index of {num_chunks} chunks")
-    _split(data[end:], "its index")
+    _content(data, end, len(data), "its index")
     index = np.frombuffer(data, "<u8", 2 * num_chunks, end).reshape(num_chunks, 2)
     _check_places(np.concatenate([index[:needed], index[needed:][(index[needed:] != _ABSENT).any(1)]]), end)
-    frames = []
     for number, (offset, length) in enumerate(index[:needed].tolist()):
-        frames.append(_split(data[offset : offset + length], f"chunk {number} of it"))
-        check_frame(frames[-1], size)
-    return frames
+        frame = _content(data, offset, offset + length, f"chunk {number} of it")
+        check_frame(frame, size)
+        yield frame
 
 
 def _check_places(index: np.ndarray, end: int) -> None:
@@ -73,10 +74,10 @@ def _check_places(index: np.ndarray, end: int) -> None:
         at = offset + length
 
 
-def _split(data: bytes, what: str) -> bytes:
-    """Return `data` without the crc32c at its end, after a look at it."""
-    content = data[:-_CHECKSUM]
-    if crc32c(content) != int.from_bytes(data[-_CHECKSUM:], "little"):
+def _content(data: bytes, start: int, stop: int, what: str) -> bytes:
+    """Return a part of `data` without the crc32c at its end, after a look at that."""
+    content = data[start : stop - _CHECKSUM]
+    if crc32c(content) != int.from_bytes(data[stop - _CHECKSUM : stop], "little"):
         raise ValueError(f"{what} differs from its checksum (crc32c)")
     return content
 
