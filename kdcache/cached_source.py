@@ -66,6 +66,7 @@ class LocalUnits:
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
         self._copies: Path | None = None if isinstance(cache.objects, Folder) else cache.slabs.path
+        self._first: int | None = None
 
     @property
     def are_copies(self) -> bool:
@@ -77,12 +78,21 @@ class LocalUnits:
         """The folder that they are in, or below."""
         return self._copies or Path(str(self._cache))
 
+    def prefer(self, seed: int) -> None:
+        """Have images come from the tars of `seed`, where these are here: those that a run reads records from are checked."""
+        self._first = self._cache.manifest.unit_seeds(seed)[0]
+
     def found(self, unit: int) -> Iterator[Path]:
         """Yield the tars of a unit that are on this machine; whatever their seeds, they hold the same images."""
+        if self._first is not None and (preferred := self._path(self._first, unit)).exists():
+            yield preferred
+        yield from self.folder.glob(f"{'shards/*/' if self._copies is None else f'{self._name}-*-'}{unit:06d}.tar")
+
+    def _path(self, first: int, unit: int) -> Path:
+        """Return where the tar of a unit is, or is to be copied to, `first` being its first seed."""
         if self._copies is None:
-            yield from self.folder.glob(f"shards/*/{unit:06d}.tar")
-        else:
-            yield from self._copies.glob(f"{self._name}-*-{unit:06d}.tar")
+            return self.folder / self._cache.format.key(first, unit)
+        return self.folder / f"{self._name}-{first:05d}-{unit:06d}.tar"
 
     @property
     def _name(self) -> str:
@@ -97,8 +107,7 @@ class LocalUnits:
         """
         if self._copies is None:
             return self._cache.unit_bytes(commit)
-        first = self._cache.manifest.unit_seeds(commit.seed)[0]
-        path = self._copies / f"{self._name}-{first:05d}-{commit.unit:06d}.tar"
+        path = self._path(self._cache.manifest.unit_seeds(commit.seed)[0], commit.unit)
         with suppress(OSError):
             data = path.read_bytes()
             if commit.is_of(data):

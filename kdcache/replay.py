@@ -137,6 +137,8 @@ def _replay_of_caches(config: TrainConfig, loss: Loss, opened: Sequence[tuple[Ca
         _require_same_views(first, other)
     seeds = _cached_seeds(config, caches)
     uses[0].ready(seeds[0])
+    if units is not None:
+        units.prefer(seeds[0])
     blocks = _blocks(config, caches, units)
     if blocks is not None and (loss.needs_teacher or units is not None):
         places = [units, *(None for _ in others)]

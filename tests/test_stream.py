@@ -232,6 +232,19 @@ def test_a_damaged_tar_stops_the_training_by_name(tars: Path, tmp_path: Path) ->
         train(tmp_path / "run", cache=str(tmp_path / "cache"), data=None, batch_size=48, window=2)
 
 
+@pytest.mark.parametrize("window", [None, 2])
+def test_images_come_from_tars_that_are_checked(tmp_path: Path, window: int | None) -> None:
+    for seeds in ("0:1", "1:2"):
+        dump(tmp_path / "cache", **TARS, seeds=seeds)
+    train(tmp_path / "whole", cache=str(tmp_path / "cache"), data=None, batch_size=48, window=window, seeds="1:2")
+    for path in (tmp_path / "cache" / "shards" / "00000-00000").iterdir():
+        path.write_bytes(bytes(path.stat().st_size))
+    train(tmp_path / "run", cache=str(tmp_path / "cache"), data=None, batch_size=48, window=window, seeds="1:2")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole"), "the other seed's tars are not looked at"
+    with pytest.raises(DamagedUnitError, match="seed 0, unit"):
+        train(tmp_path / "stopped", cache=str(tmp_path / "cache"), data=None, batch_size=48, window=window, seeds="0:1")
+
+
 def test_what_is_missing_is_left_out_in_windows_too(tars: Path, tmp_path: Path) -> None:
     shutil.copytree(tars, tmp_path / "cache")
     next((tmp_path / "cache" / "commits").rglob("000003.json")).unlink()
