@@ -185,7 +185,7 @@ def _stored(config: DumpConfig, seeds: Sequence[int], source: Source, held: Cach
     if short:
         raise UsageError(
             f"seeds are {config.seeds}, and {count} of them share a tar: 0 to {count - 1}, {count} to {2 * count - 1}, ...; "
-            "give whole groups, or seeds_per_unit"
+            f"give whole groups{'' if is_same else ', or seeds_per_unit'}"
         )
     has_images = config.images if config.images is not None else there.has_images if there and is_same else True
     return {"seeds": count, "image_bytes": mean_image_bytes(source) if has_images else None}

@@ -316,7 +316,7 @@ def _note_error(cache: Cache, tau: float, name: str) -> None:
     measured, (origin, before) = manifest.gradient_error, manifest.origin_error or ("", {})
     turned = _far_text(measured or before, tau, codec)
     if measured:
-        told = turned and f"{name} turns {turned}, as measured before the dump"
+        told = turned and f"{name} turns {turned}, as measured when it was made"
     elif turned:
         told = f"{name} was recoded from {origin}, which turns {turned}: it turns it further, how far was not measured"
     else:

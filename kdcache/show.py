@@ -14,7 +14,7 @@ from kdcache.shapes import IGNORED, as_size
 from kdcache.tasks.segmentation import upsampled
 from kdcache.views import Recipe, ViewDataset
 
-_TOP, _LISTED = 5, 12
+_TOP, _LISTED = 5, 24
 """Classes in the bars; most classes in a legend."""
 
 
@@ -86,6 +86,8 @@ def _drawn_maps(view: np.ndarray, mask: np.ndarray, maps: torch.Tensor, names: l
     counts = np.bincount(np.concatenate([mask[known], said.ravel()]), minlength=len(names))
     shown = [one for one in np.argsort(-counts, kind="stable")[:_LISTED] if counts[one]]
     patches = [Patch(color=colours[one] / 255, label=names[one]) for one in shown]
+    if (more := int((counts > 0).sum()) - len(shown)) > 0:
+        patches.append(Patch(color="none", label=f"and {more} more"))
     figure.legend(handles=patches, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     for panel in panels:
         panel.set_axis_off()

@@ -17,6 +17,7 @@ from kdcache.rerun import (
     lossy_origin,
     require_teacher,
 )
+from kdcache.tracking import say
 from kdcache.unit_check import CheckReport, check_units
 from kdcache.views import Recipe
 
@@ -76,6 +77,8 @@ def verify_cache(
             commits = [*probed_commits(cache, cache.seeds(), views)]
             fetch_images(source, commits)
             found["views"] = check_views(cache, source, commits, views=views)
+            if 0 < found["views"]["checked"] < views:
+                say(f"note: {views} views were asked for, and {found['views']['checked']} can be compared with the dump")
             if opened is not None:
                 model, running = opened
                 size = _BATCH_SIZE if batch_size is None else batch_size

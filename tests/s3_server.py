@@ -39,7 +39,7 @@ def s3_server() -> Iterator[int]:
 def environment(port: int) -> dict[str, str]:
     """Return the variables that lead S3 clients to the server."""
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
-    return {**keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ALLOW_HTTP": "true"}
+    return {**keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
 
 
 class FaultyProxy(ThreadingHTTPServer):

@@ -112,7 +112,7 @@ def test_a_cache_that_turns_the_gradient_far_is_told_of(
     error = cache.manifest.made_by["gradient_error"]["4"]
     capsys.readouterr()
     check_records(cache, open_loss(loss), loss, "uniform")
-    line = f"turns the gradient of DIST at tau 4 by {100 * error:.0f} % of its norm, as measured before the dump"
+    line = f"turns the gradient of DIST at tau 4 by {100 * error:.0f} % of its norm, as measured when it was made"
     assert (line in capsys.readouterr().err) is told
 
 

@@ -30,7 +30,8 @@ def main() -> None:
 @click.argument("cache", required=False)
 @click.option(
     "--data",
-    help="Source: digits, imagefolder:PATH, torchvision:NAME,root=DIR,... or module:function.",
+    help="Source: digits, imagefolder:PATH, segfolder:PATH, tars:PATTERN, torchvision:NAME,root=DIR,..., hf:NAME or "
+    "module:function.",
     metavar="SPEC",
 )
 @click.option("--teacher", help="Model with weights, such as timm:resnet50,pretrained=true.", metavar="SPEC")
@@ -96,7 +97,7 @@ def dump_teacher(file: str | None, settings: tuple[str, ...], plan: bool, as_jso
     "--cache",
     multiple=True,
     help="Cache that holds the teacher's logits; given again, more teachers, each with ,weight=X and ,classes=FILE.csv.",
-    metavar="DIR",
+    metavar="DIR|ADDRESS",
 )
 @click.option(
     "--data", help="Source; with a cache, the one it was made from  [a webdataset cache's own images].", metavar="SPEC"
@@ -105,7 +106,7 @@ def dump_teacher(file: str | None, settings: tuple[str, ...], plan: bool, as_jso
 @click.option(
     "--loss",
     help="dist:tau=1,beta=2,gamma=2, kl:tau=4,weight=1, dkd:alpha=1,beta=8,tau=4, nkd:gamma=1.5,tau=1 (these also take "
-    "standardize=true), or ce; each with ce=1.",
+    "standardize=true), cwd:tau=4,weight=3 for maps (dist and kl: ignore_masked=true), or ce; each with ce=1.",
     metavar="SPEC",
 )
 @click.option("--tail", help="Tail of a topk cache: uniform, prior, ghost or none  [uniform].", metavar="NAME")
@@ -117,7 +118,12 @@ def dump_teacher(file: str | None, settings: tuple[str, ...], plan: bool, as_jso
 @click.option(
     "--on-miss", help="Views that the cache lacks: error, skip, or teacher (runs --teacher)  [error].", metavar="NAME"
 )
-@click.option("--window", type=int, help="Units whose rows are shuffled together, read as they come  [all].", metavar="N")
+@click.option(
+    "--window",
+    type=int,
+    help="Units whose rows are shuffled together, read as they come; as many as a seed has are all  [all].",
+    metavar="N",
+)
 @click.option("--slab-dir", help="Folder of slabs and copies from buckets  [KDCACHE_HOME/slabs].", metavar="DIR")
 @click.option("--slab-limit", type=float, help="GB of them that are kept  [20].", metavar="GB")
 @click.option("--wait-for-units", type=float, help="Seconds to wait for each unit of a dump that still runs.", metavar="S")

@@ -105,6 +105,7 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("recipe", f"{manifest['recipe']['name']} ({manifest['recipe']['fingerprint'][:12]})"),
         ("teacher", f"{manifest['teacher']['spec']} ({manifest['teacher']['sha256'][:12]})"),
         ("codec", result["codec"] + codec_error_text(manifest["made_by"].get("gradient_error", {}))),
+        ("store", _store_text(manifest)),
         ("seeds", ranges(result["complete_seeds"])),
         *incomplete,
         ("units", f"{result['units']} of {manifest['unit_rows']} rows"),
@@ -113,6 +114,13 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("made", _made_text(manifest["made_by"])),
         *_origin_lines(manifest["made_by"]),
     ]
+
+
+def _store_text(manifest: dict[str, Any]) -> str:
+    """Return how units are stored."""
+    store, count = manifest.get("store", "zarr"), manifest.get("seeds_per_unit", 1)
+    images = ", with images" if manifest.get("has_images") else ""
+    return f"{store}{images}, {count} seed{'s' * (count > 1)} to a tar" if store == "webdataset" else str(store)
 
 
 def _subset_lines(manifest: dict[str, Any]) -> list[tuple[str, str]]:

@@ -33,7 +33,10 @@ _SHARED = (
     click.option("--batch-size", type=int, help="Views per batch  [256].", metavar="N"),
     *_COMPUTE,
     click.option(
-        "--config", "file", help="TOML file, or cifar, imagenet-b1, -b2, -b3; flags override it.", metavar="FILE|NAME"
+        "--config",
+        "file",
+        help="TOML file, or cifar, cityscapes, imagenet-b1 to -b3; flags override it.",
+        metavar="FILE|NAME",
     ),
     click.option(
         "--set",

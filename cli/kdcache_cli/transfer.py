@@ -48,7 +48,7 @@ def export(cache: str, new: str, as_json: bool, **flags: Any) -> None:
 @click.argument("new")
 @click.option("--store", type=click.Choice(["zarr", "webdataset"]), required=True, help="What units of NEW are.")
 @click.option(
-    "--data", help="Source of the samples in tars  [that of the manifest, if digits, imagefolder or tars].", metavar="SPEC"
+    "--data", help="Source of the samples in tars  [that of the manifest, if that only reads images].", metavar="SPEC"
 )
 @click.option("--images/--no-images", default=True, help="Whether tars hold the images, too  [yes].")
 @JSON

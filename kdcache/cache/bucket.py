@@ -5,6 +5,7 @@ was stored when the response is lost: so the object is read back, and is ours if
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -20,7 +21,10 @@ WAITS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Seconds before another try, beside the tries of obstore itself; half a minute of trouble with all of them."""
 T = TypeVar("T")
 _FINAL = (PermissionDeniedError, UnauthenticatedError, FileNotFoundError)
-"""What another try would not change."""
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_NO_BUCKET = "NoSuchBucket"
+_CREDENTIAL_HOST = "169.254.169.254"
+"""Where obstore looks for credentials, as on a machine of the cloud, if the environment has none."""
 
 
 class Bucket:
@@ -39,7 +43,7 @@ class Bucket:
         self._url, self._waits = url.rstrip("/"), waits
         self._process = os.getpid()
         try:
-            self._store = from_url(self._url)
+            self._store = from_url(self._url, client_options={"allow_http": True} if _is_plain_http() else None)
         except (BaseError, ValueError) as error:
             raise UsageError(f"{url} is no bucket that can be opened: {_reason(error)}") from error
 
@@ -54,9 +58,9 @@ class Bucket:
             try:
                 obstore.put(self._store, key, data, mode="create", use_multipart=False)
                 return True
-            except _FINAL as error:
-                raise self._cannot("write", key, error) from error
             except (BaseError, OSError) as error:
+                if _is_final(error):
+                    raise self._cannot("write", key, error) from error
                 held = self._held(key, len(data))
                 if held is not None:
                     return held == data
@@ -131,10 +135,10 @@ class Bucket:
         for wait in (*self._waits, None):
             try:
                 return action()
-            except FileNotFoundError:
-                raise
             except (BaseError, OSError) as error:
-                if wait is None or isinstance(error, _FINAL):
+                if isinstance(error, FileNotFoundError) and _NO_BUCKET not in str(error):
+                    raise
+                if wait is None or _is_final(error):
                     raise self._cannot(verb, key, error) from error
                 time.sleep(wait)
         raise AssertionError("the last try returns or raises")
@@ -145,9 +149,27 @@ class Bucket:
 
     def _cannot(self, verb: str, key: str, error: Exception) -> CacheError:
         way_out = "see that the bucket exists and that the credentials may use it, and run the same command again"
+        if _CREDENTIAL_HOST in str(error):
+            way_out = (
+                "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a "
+                "bucket that is open to all"
+            )
         return CacheError(f"cannot {verb} {self._url}/{key}: {_reason(error)}; {way_out}")
 
 
+def _is_final(error: Exception) -> bool:
+    """Return whether another try would change nothing."""
+    return isinstance(error, _FINAL) or _NO_BUCKET in str(error) or _CREDENTIAL_HOST in str(error)
+
+
+def _is_plain_http() -> bool:
+    """Return whether the environment names an endpoint without TLS, which is then meant."""
+    return any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+
+
 def _reason(error: Exception) -> str:
-    """Return the first line of obstore's message, which goes on with the source of the error."""
-    return " ".join(str(error).partition("\n\n")[0].split())[:300]
+    """Return the first line of obstore's message, which goes on with the source of the error; of XML what it says."""
+    text = str(error)
+    if said := re.search(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", text, re.DOTALL):
+        return f"{said[1]}: {said[2]}"[:300]
+    return " ".join(text.partition("\n\n")[0].split())[:300]

@@ -313,6 +313,8 @@ class Cache:
         """
         if lines := self.manifest.differences(manifest):
             way_out = "choose a new folder, or the same settings" if self.seeds() else "it holds no unit yet: remove it"
+            if self.samples is not None and manifest.samples is None:
+                way_out = "it is a subset, which holds what was exported into it; dump into the cache that it came from"
             raise MismatchError(f"cache {self} was made otherwise ({'; '.join(lines)}); {way_out}")
 
     def with_fit(self, codec: Codec) -> Codec:

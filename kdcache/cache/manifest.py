@@ -148,14 +148,14 @@ class Manifest:
         except (ValueError, TypeError, KeyError) as error:
             raise CacheError(f"cache {where}: its manifest (zarr.json) is damaged: {error}; restore it from a copy") from error
 
-    def differences(self, other: "Manifest") -> list[str]:
-        """Return one line per field that decides what the records mean and differs in `other`."""
+    def differences(self, other: "Manifest", *, here: str = "in the cache", there: str = "now") -> list[str]:
+        """Return one line per field that decides what records mean and differs in `other`; `here` and `there` name the two."""
         mine, theirs = _flat(self._content()), _flat(other._content())
         names = [name for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)]
         other_codec = _without_fit(self.codec) != _without_fit(other.codec)
         follows = {*_OF_CODEC, "codec.fit"} if other_codec else set()
         return [
-            f"{name}: {_short(mine.get(name))} in the cache, {_short(theirs.get(name))} now"
+            f"{name}: {_short(mine.get(name))} {here}, {_short(theirs.get(name))} {there}"
             for name in names
             if name not in _FREE and name not in follows and not name.startswith("made_by.")
         ]

@@ -27,6 +27,8 @@ def open_objects(path: str | Path) -> Objects:
         UsageError: an address of another kind, or obstore is not installed.
     """
     text = str(path)
+    if (scheme := text.partition(":/")[0]) in _SCHEMES and not is_address(text):
+        raise UsageError(f"{text} is neither an address nor a likely folder; write {scheme}://BUCKET/PREFIX")
     if not is_address(text) and not text.startswith(_PIPE):
         return Folder(path)
     scheme = text.partition(":")[0]

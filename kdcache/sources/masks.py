@@ -89,9 +89,10 @@ class MaskSource(MapStyle):
         classes = self._table[known]
         if known is not ids or classes.min() < 0:
             wrong = np.unique(ids[(ids != known) | (classes < 0)])
+            there = _ranges({one: one for one in self._ids if one != IGNORED})
             raise SourceError(
                 f"{self._name(index)} has a mask with id {', '.join(map(str, wrong[:5]))}, which is no class: known are "
-                f"{_ranges(self._ids)} ({IGNORED} where there is none); say which id is which class, or give the right number"
+                f"{there}, and {IGNORED} where there is none; give the right number of classes, or say which id is which (ids)"
             )
         found: np.ndarray[Any, np.dtype[np.uint8]] = classes.astype(np.uint8)
         return found
@@ -160,7 +161,8 @@ def decode_mask(data: bytes, size: tuple[int, int], classes: int, name: str) -> 
 def _check_size(mask: tuple[int, int], image: tuple[int, int], name: str) -> None:
     if mask != image:
         raise SourceError(
-            f"{name} has a mask of {mask[0]}x{mask[1]} pixels and an image of {image[0]}x{image[1]}; both must be of one size"
+            f"{name} has a mask of {mask[0]}x{mask[1]} pixels and an image of {image[0]}x{image[1]}; both must be of one size: "
+            "mend the pair, or leave it out of the source"
         )
 
 

@@ -68,6 +68,23 @@ def test_what_is_not_there_and_what_is_too_large(objects: Objects) -> None:
         objects.get("a", most=3)
 
 
+def test_a_bucket_that_is_not_there_is_told(server: int) -> None:
+    with environ(**environment(server)):
+        bucket = Bucket("s3://nobody/cache", waits=QUICK)
+        for action in (lambda: bucket.get("a"), lambda: [*bucket.list("")], lambda: bucket.publish("a", b"1")):
+            with pytest.raises(
+                CacheError, match=r"s3://nobody/cache.*: NoSuchBucket: The specified bucket.*see that the bucket"
+            ):
+                action()
+
+
+def test_a_slash_too_few_is_no_folder() -> None:
+    with pytest.raises(
+        UsageError, match=r"s3:/bucket/cache is neither an address nor a likely folder; write s3://BUCKET/PREFIX"
+    ):
+        open_objects("s3:/bucket/cache")
+
+
 def test_an_object_can_be_removed_twice(objects: Objects) -> None:
     objects.publish("a/b", b"1")
     for _ in range(2):
