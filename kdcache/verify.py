@@ -66,7 +66,7 @@ def verify_cache(
         KdcacheError: a report that cannot be written, or is that of another cache.
     """
     _require_use(views, data, teacher, batch_size, is_placed=compute is not None)
-    views = (TEACHER_VIEWS if teacher else 0) if views is None else views
+    asked, views = views, (TEACHER_VIEWS if teacher else 0) if views is None else views
     source = source_of(cache, data) if views else None
     opened = _open_teacher(cache, teacher, compute) if teacher else None
     found, faults = _check_bytes(cache, CheckReport(cache, report))
@@ -77,8 +77,8 @@ def verify_cache(
             commits = [*probed_commits(cache, cache.seeds(), views)]
             fetch_images(source, commits)
             found["views"] = check_views(cache, source, commits, views=views)
-            if 0 < found["views"]["checked"] < views:
-                say(f"note: {views} views were asked for, and {found['views']['checked']} can be compared with the dump")
+            if asked and 0 < found["views"]["checked"] < asked:
+                say(f"note: {asked} views were asked for, and {found['views']['checked']} can be compared with the dump")
             if opened is not None:
                 model, running = opened
                 size = _BATCH_SIZE if batch_size is None else batch_size

@@ -135,11 +135,14 @@ def test_an_object_that_cannot_be_read_is_a_fault(cache: Cache) -> None:
     assert "cannot read" in fault and object_key(0, 0) in fault
 
 
-def test_views_are_rendered_again_and_compared(tmp_path: Path) -> None:
+def test_views_are_rendered_again_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dump(tmp_path / "cache", unit_rows=512)
     cache = open_cache(tmp_path / "cache")
     report = verify_cache(cache, views=10)
     assert report["faults"] == [] and report["views"] == {"checked": 10, "other_pixels": 0}
+    assert "were asked for" not in capsys.readouterr().err
+    checked = verify_cache(cache, views=100)["views"]["checked"]
+    assert f"note: 100 views were asked for, and {checked} can be compared" in capsys.readouterr().err and 10 < checked < 100
     with pytest.raises(MismatchError, match=r"digits:test is not the source of cache .*--data SPEC"):
         verify_cache(cache, views=10, data="digits:test")
     assert verify_cache(cache, views=3, data="digits:split=train")["faults"] == [], "the same data under another spec"

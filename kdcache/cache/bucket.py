@@ -159,7 +159,7 @@ class Bucket:
 
 def _is_final(error: Exception) -> bool:
     """Return whether another try would change nothing."""
-    return isinstance(error, _FINAL) or _NO_BUCKET in str(error) or _CREDENTIAL_HOST in str(error)
+    return isinstance(error, _FINAL) or _NO_BUCKET in str(error)
 
 
 def _is_plain_http() -> bool:
