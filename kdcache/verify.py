@@ -44,7 +44,7 @@ def verify_cache(
 
     Args:
         cache: the cache.
-        views: how many probed views to render again and compare, besides; by default none, or with a teacher 64.
+        views: how many probed views, at most, to render again and compare, besides; by default none, or with a teacher 64.
         data: spec of the source for these; by default the images that the cache holds, or what its manifest names.
         teacher: spec of the teacher, to run it again on as many views and compare its logits with the records.
         batch_size: views of one of its forward passes; by default 256.

@@ -13,7 +13,9 @@ _SHOWN = 10
 
 @click.command(short_help="Check every byte of CACHE against its commits.")
 @click.argument("cache")
-@click.option("--views", type=int, help="Also render N views again and compare them  [0; with --teacher 64].", metavar="N")
+@click.option(
+    "--views", type=int, help="Also render up to N views again and compare them  [0; with --teacher 64].", metavar="N"
+)
 @click.option(
     "--data", help="Source for --views  [the cache's own images; else the manifest's, if of images only].", metavar="SPEC"
 )

@@ -196,6 +196,7 @@ def _joined(planes: Tensor, dtype: "np.dtype[Any]") -> Tensor:
 
 
 def _unsigned(values: Tensor, dtype: "np.dtype[Any]") -> Tensor:
+    """Return a field's numbers `[records, numbers of the field]` in its shape, those that have no sign as such."""
     base = dtype.base
     if base.kind == "u" and base.itemsize > 1:
         values = values.to(torch.int64) & (256**base.itemsize - 1)
