@@ -1,0 +1,52 @@
+"""Calls of the user's own code: whatever it raises becomes one line that says whose code it was, and where."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kdcache.errors import KdcacheError
+
+_OWN_FOLDER = Path(__file__).parent
+_LONGEST_REASON = 200
+
+
+@contextmanager
+def user_code(what: str, error: type[KdcacheError], *, way_out: str = "mend it") -> Iterator[None]:
+    """Run the block, which calls code that kdcache does not own.
+
+    Args:
+        what: names the call, as the subject of a sentence: `sample 7 of mypkg.data:build`.
+        error: what is raised in the place of an exception of that code.
+        way_out: what the user can do, the end of the message.
+
+    Raises:
+        KdcacheError: of the class `error`: the code raised something. Errors of kdcache pass as they are, and so do
+            those that are not about the code: memory that ran out, an interrupt.
+    """
+    try:
+        yield
+    except (KdcacheError, MemoryError):
+        raise
+    except Exception as raised:
+        if type(raised).__name__ == "OutOfMemoryError":  # torch's, of a GPU; torch need not be imported here
+            raise
+        raise error(f"{what} fails: {exception_text(raised)}{_place(raised)}; {way_out}") from raised
+
+
+def exception_text(raised: BaseException) -> str:
+    """Return the class and the message of an exception, on one line of bounded length."""
+    message = " ".join(str(raised).split())
+    if len(message) > _LONGEST_REASON:
+        message = f"{message[: _LONGEST_REASON - 3]}..."
+    name = type(raised).__name__
+    return f"{name}: {message}" if message else name
+
+
+def _place(raised: BaseException) -> str:
+    """Return where outside kdcache it was raised, as ` (file.py, line 7)`; nothing where no such line is known."""
+    for frame in reversed(traceback.extract_tb(raised.__traceback__)):
+        file = Path(frame.filename)
+        if file.exists() and not file.is_relative_to(_OWN_FOLDER):
+            return f" ({file.name}, line {frame.lineno})"
+    return ""
