@@ -17,7 +17,7 @@ from measure import interleave, make_parser, report, spread, spreads
 from workload import make_cache
 
 from kdcache.cache import Cache
-from kdcache.cache.slab import SlabFolder
+from kdcache.cache.slab_folder import SlabFolder
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import open_codec
 
@@ -42,8 +42,8 @@ def measure(folder: Path, spec: str, rows: int, options: argparse.Namespace) -> 
     """Return rates and their ratio for one codec."""
     cache = filled_cache(folder, spec, rows)
     slab = cache.slab(0)
-    newest = max(SlabFolder().path.glob("*.npy"), key=lambda path: path.stat().st_mtime_ns)
-    plain = np.load(newest, mmap_mode="r")
+    newest = max(SlabFolder().path.glob("*.slab"), key=lambda path: path.stat().st_mtime_ns)
+    plain = np.memmap(newest, np.uint8, "r", shape=(rows, cache.manifest.dtype.itemsize))
     batches = np.random.default_rng(1).integers(0, rows, (options.repetitions + 1, options.batches, options.batch))
     first = batches[0, 0]
     assert np.array_equal(slab.gather(first).view(np.uint8).reshape(options.batch, -1), plain.take(first, axis=0))

@@ -1,29 +1,23 @@
-"""A webdataset cache as a source: images and targets from the tars that hold the teacher's records, and no other data.
-
-Loader workers read tars on this machine only: of a cache in a bucket the training process fetches them before their turn,
-since a store that was used before a fork does not work after it.
-"""
+"""A webdataset cache as a source: images and targets from the tars that hold the teacher's records, and no other data."""
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from kdcache.cache import Cache, Commit
 from kdcache.cache.fetch import fetched
-from kdcache.cache.publish import Folder
-from kdcache.cache.tar_store import TarFormat, UnitIndex
-from kdcache.errors import CacheError, MismatchError, SourceError, UnreadableSampleError, UsageError
+from kdcache.cache.image_index import ImageIndex, Piece
+from kdcache.cache.local_units import LocalUnits
+from kdcache.errors import MismatchError, SourceError, UnreadableSampleError, UsageError
 from kdcache.shapes import Rows
 from kdcache.sources import Sample, Source, is_images_only, open_source
 from kdcache.sources.images import decode_image
 from kdcache.sources.masks import decode_mask
 from kdcache.sources.protocol import named
-from kdcache.tar_reader import TarReader
 
 NUM_OPEN = 64
 """Tars whose members a process knows and holds open."""
@@ -48,74 +42,24 @@ def source_of(cache: Cache, data: str | None = None) -> Source:
     return source
 
 
-def fetch_images(source: Source, commits: Iterable[Commit]) -> None:
-    """Have the images of some units on this machine, where they come from the cache's own tars.
+@contextmanager
+def local_images(source: Source, commits: Sequence[Commit]) -> Iterator[None]:
+    """Have the images of some units on this machine to the end of the block, where they come from the cache's own tars.
 
     Raises:
         DamagedUnitError: a tar that is not what was committed.
         CacheError: there is no room for it.
     """
-    if isinstance(source, CachedSource):
+    if not isinstance(source, CachedSource):
+        yield
+        return
+    try:
         for commit in commits:
             source.units.fetch(commit)
-
-
-class LocalUnits:
-    """The tars of a cache as files on this machine: where they are, or copies of those that come from a bucket."""
-
-    def __init__(self, cache: Cache) -> None:
-        self._cache = cache
-        self._copies: Path | None = None if isinstance(cache.objects, Folder) else cache.slabs.path
-        self._first: int | None = None
-
-    @property
-    def are_copies(self) -> bool:
-        """Whether they must be fetched before they are there."""
-        return self._copies is not None
-
-    @property
-    def folder(self) -> Path:
-        """The folder that they are in, or below."""
-        return self._copies or Path(str(self._cache))
-
-    def prefer(self, seed: int) -> None:
-        """Have images come from the tars of `seed`, where these are here: those that a run reads records from are checked."""
-        self._first = self._cache.manifest.unit_seeds(seed)[0]
-
-    def found(self, unit: int) -> Iterator[Path]:
-        """Yield the tars of a unit that are on this machine; whatever their seeds, they hold the same images."""
-        if self._first is not None and (preferred := self._path(self._first, unit)).exists():
-            yield preferred
-        yield from self.folder.glob(f"{'shards/*/' if self._copies is None else f'{self._name}-*-'}{unit:06d}.tar")
-
-    def _path(self, first: int, unit: int) -> Path:
-        """Return where the tar of a unit is, or is to be copied to, `first` being its first seed."""
-        if self._copies is None:
-            return self.folder / self._cache.format.key(first, unit)
-        return self.folder / f"{self._name}-{first:05d}-{unit:06d}.tar"
-
-    @property
-    def _name(self) -> str:
-        return self._cache.manifest.digest[:24]
-
-    def fetch(self, commit: Commit) -> bytes:
-        """Return the tar of a committed unit, checked against the commit, after which it is on this machine.
-
-        Raises:
-            DamagedUnitError: it is not what was committed.
-            CacheError: there is no room for a copy.
-        """
-        if self._copies is None:
-            return self._cache.unit_bytes(commit)
-        path = self._path(self._cache.manifest.unit_seeds(commit.seed)[0], commit.unit)
-        with suppress(OSError):
-            data = path.read_bytes()
-            if commit.is_of(data):
-                os.utime(path)  # it counts as used just now
-                return data
-        data = self._cache.unit_bytes(commit)
-        self._cache.slabs.write(path.name, data)
-        return data
+        yield
+    finally:
+        for commit in commits:
+            source.units.release(commit)
 
 
 class CachedNames:
@@ -165,10 +109,12 @@ class CachedSource:
         self.task = cache.manifest.task
         self.classes = int(cache.manifest.source["classes"])
         self.fingerprint = str(cache.manifest.source["fingerprint"])
-        self._rows, self._unit_rows = cache.manifest.rows, cache.manifest.unit_rows
-        self._order, self._format, self.units = cache.order, cache.format, LocalUnits(cache)
+        self.units = LocalUnits(cache)
+        self._rows = cache.manifest.rows
+        self._unit_rows = cache.manifest.unit_rows
+        self._order = cache.order
         self._is_held = cache.is_held
-        self._open: OrderedDict[int, tuple[int, UnitIndex]] = OrderedDict()
+        self._open: OrderedDict[int, tuple[int, ImageIndex]] = OrderedDict()
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -187,36 +133,39 @@ class CachedSource:
 
         Raises:
             UnreadableSampleError: it could not be read when the cache was made.
-            SourceError: its tar is not on this machine, or is damaged; a class that there is not, or a mask of another image.
+            SourceError: its tar is not on this machine; its bytes are not those that were committed; a class that there is
+                not, or a mask of another image.
         """
         unit, at = self._place(index)
         data = self.stored(index)
-        descriptor, held = self._unit(unit)
-        if (label := int(held.labels[at])) >= self.classes:
+        descriptor, stored = self._unit(unit)
+        label = int(stored.labels[at])
+        if label >= self.classes:
             raise SourceError(f"sample {index} of {self.spec} is of class {label}; the cache says {self.classes} classes")
         with named(self.spec, index, self.key):
             image = decode_image(data)
-            if (mask := held.masks[at]) is None:
+            mask = stored.mask(at)
+            if mask is None:
                 return Sample(image, label)
-            name = f"sample {index} ({held.keys[at]}) of {self.spec}"
-            return Sample(image, decode_mask(os.pread(descriptor, mask.size, mask.offset), image.size, self.classes, name))
+            name = f"sample {index} ({stored.keys[at]}) of {self.spec}"
+            return Sample(image, decode_mask(_read(descriptor, mask, name), image.size, self.classes, name))
 
     def stored(self, index: int) -> bytes:
-        """Return the file of the image of sample `index`.
+        """Return the file of the image of sample `index`, compared with the checksum that was taken with the commit's.
 
         Raises:
             UnreadableSampleError: it could not be read when the cache was made, or is not in a subset.
-            SourceError: its tar is not on this machine, or is damaged.
+            SourceError: its tar is not on this machine, or its bytes are not those that were committed.
         """
         unit, at = self._place(index)
-        descriptor, held = self._unit(unit)
+        descriptor, stored = self._unit(unit)
+        name = f"sample {index} ({stored.keys[at]})"
         if not self._is_held[unit * self._unit_rows + at]:
-            raise UnreadableSampleError(
-                f"sample {index} ({held.keys[at]}) is not in the subset that {self.spec} holds; give --data SPEC"
-            )
-        if not held.sizes[at]:
-            raise UnreadableSampleError(f"sample {index} ({held.keys[at]}) of {self.spec} could not be read when it was dumped")
-        return os.pread(descriptor, int(held.sizes[at]), int(held.offsets[at]))
+            raise UnreadableSampleError(f"{name} is not in the subset that {self.spec} holds; give --data SPEC")
+        image = stored.image(at)
+        if image is None:
+            raise UnreadableSampleError(f"{name} of {self.spec} could not be read when it was dumped")
+        return _read(descriptor, image, f"{name} of {self.spec}")
 
     def _place(self, index: int) -> tuple[int, int]:
         return divmod(int(self._row_of[index]), self._unit_rows)
@@ -227,29 +176,27 @@ class CachedSource:
         row_of[self._order] = np.arange(len(self._order))
         return row_of
 
-    def _unit(self, unit: int) -> tuple[int, UnitIndex]:
+    def _unit(self, unit: int) -> tuple[int, ImageIndex]:
         """Return the open tar of a unit and what it holds; the one used least recently is closed."""
         if unit in self._open:
             self._open.move_to_end(unit)
             return self._open[unit]
-        self._open[unit] = self._opened(unit)
+        self._open[unit] = self.units.open(unit)
         if len(self._open) > NUM_OPEN:
             _, (descriptor, _) = self._open.popitem(last=False)
             os.close(descriptor)
         return self._open[unit]
 
-    def _opened(self, unit: int) -> tuple[int, UnitIndex]:
-        assert isinstance(self._format, TarFormat)
-        for path in self.units.found(unit):
-            try:
-                descriptor = Folder(self.units.folder).open(str(path.relative_to(self.units.folder)))
-            except (OSError, CacheError):
-                continue
-            try:
-                size = os.fstat(descriptor).st_size
-                tar = TarReader(lambda position, count, file=descriptor: os.pread(file, count, position), size)  # type: ignore[misc]
-                return descriptor, self._format.index(unit, tar)
-            except ValueError as error:
-                os.close(descriptor)
-                raise SourceError(f"{self.spec}: {path} is damaged: {error}; kdcache verify says what else is") from error
-        raise SourceError(f"{self.spec}: no tar of unit {unit} is in {self.units.folder}; was it emptied meanwhile?")
+
+def _read(descriptor: int, piece: Piece, name: str) -> bytes:
+    """Return bytes of a tar.
+
+    Raises:
+        SourceError: they are not what was committed.
+    """
+    data = os.pread(descriptor, piece.size, piece.offset)
+    if not piece.is_of(data):
+        raise SourceError(
+            f"{name}: its bytes differ from what was committed, so its tar was changed since; kdcache verify says what else was"
+        )
+    return data

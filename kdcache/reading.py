@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from kdcache.cache import Cache, Slab, open_cache
+from kdcache.cache import Cache, Commit, Slab, open_cache
 from kdcache.cache.opening import open_objects
 from kdcache.errors import CacheError, MissingUnitError
 from kdcache.shapes import Records, Rows
@@ -44,15 +44,24 @@ class Reader(Protocol):
 class SlabReader:
     """Reads from the slab of each seed; that of the next epoch is fetched meanwhile."""
 
-    def __init__(self, cache: Cache, *, is_partial: bool = False, ready: Callable[[int], None] = lambda seed: None) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        *,
+        is_partial: bool = False,
+        ready: Callable[[int], None] = lambda seed: None,
+        fetch: Callable[[Commit], bytes] | None = None,
+    ) -> None:
         """Take the cache.
 
         Args:
             cache: the cache.
             is_partial: whether seeds may lack units.
             ready: called with a seed before its units are looked for; it may take its time.
+            fetch: returns the checked bytes of a unit; by default the cache's own way.
         """
         self._cache, self._is_partial, self._ready = cache, is_partial, ready
+        self._fetch = fetch
         self._fetcher = ThreadPoolExecutor(1, "kdcache-slab")
         self._fetched: dict[int, Future[Slab]] = {}
         self._slabs: dict[int, Slab] = {}
@@ -98,7 +107,7 @@ class SlabReader:
 
     def _slab(self, seed: int) -> Slab:
         self._ready(seed)
-        return self._cache.slab(seed, is_partial=self._is_partial)
+        return self._cache.slab(seed, is_partial=self._is_partial, fetch=self._fetch)
 
 
 def await_cache(path: str, seconds: float) -> Cache:

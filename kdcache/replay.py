@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache, open_cache
-from kdcache.cache.slab import SlabFolder
-from kdcache.cached_source import CachedSource, LocalUnits, fetch_images
+from kdcache.cache.local_units import LocalUnits
+from kdcache.cache.slab_folder import SlabFolder
+from kdcache.cached_source import CachedSource, local_images
 from kdcache.codecs import Codec, Tail, codec_spec
 from kdcache.config import parse_seeds
 from kdcache.drift import check_views, probed_commits
@@ -29,6 +30,7 @@ from kdcache.stream import UnitStream
 from kdcache.tracking import say
 from kdcache.train_config import TrainConfig
 from kdcache.views import Recipe, load_recipe, row_order
+from kdcache.views.loading import PREFETCHED
 
 DRIFT_VIEWS = 8
 DEFAULT_WINDOW = 16
@@ -49,10 +51,28 @@ class CacheUse:
     """How long a unit that is not there yet is waited for."""
     stream: UnitStream | None = None
     """Reads window by window, where that is wanted."""
+    units: LocalUnits | None = None
+    """Its tars, if the images of the run come from them."""
 
     def reader(self) -> Reader:
         """Return what reads its records."""
-        return self.stream or SlabReader(self.cache, is_partial=self.is_partial, ready=self.ready)
+        if self.stream is not None:
+            return self.stream
+        fetch = self.units.fetch if self.units is not None else None
+        return SlabReader(self.cache, is_partial=self.is_partial, ready=self.ready, fetch=fetch)
+
+    def check_images(self, seeds: Sequence[int]) -> None:
+        """Compare the tars that images come from with their commits, unless that was done on this machine before.
+
+        What is read window by window is compared when its turn comes.
+
+        Raises:
+            DamagedUnitError: a tar is not what was committed.
+        """
+        if self.units is None or self.stream is not None:
+            return
+        for seed in seeds:
+            self.units.prepare(self.cache.held_commits(seed))
 
     def ready(self, seed: int) -> None:
         """Return when `seed` can be read: at once, unless its units are waited for.
@@ -139,10 +159,10 @@ def _replay_of_caches(config: TrainConfig, loss: Loss, opened: Sequence[tuple[Ca
     uses[0].ready(seeds[0])
     if units is not None:
         units.prefer(seeds[0])
+    uses[0] = replace(uses[0], units=units)
     blocks = _blocks(config, caches, units)
     if blocks is not None and (loss.needs_teacher or units is not None):
-        places = [units, *(None for _ in others)]
-        uses = [replace(use, stream=_stream(use, place)) for use, place in zip(uses, places, strict=True)]
+        uses = [replace(use, stream=_stream(config, use)) for use in uses]
     _check_drift(first, source, seeds)
     recipe = Recipe.from_dict(first.manifest.recipe)
     return Replay(source=source, recipe=recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks)
@@ -169,8 +189,16 @@ def _rows(config: TrainConfig, replay: Replay) -> Rows | None:
     return rows
 
 
-def _stream(use: CacheUse, units: LocalUnits | None) -> UnitStream:
-    return UnitStream(use.cache, is_partial=use.is_partial, ready=use.ready, units=units)
+def _stream(config: TrainConfig, use: CacheUse) -> UnitStream:
+    batches = 1 + PREFETCHED * config.compute.workers
+    steps = 1 + -(-batches // config.accumulate)
+    return UnitStream(
+        use.cache,
+        is_partial=use.is_partial,
+        ready=use.ready,
+        units=use.units,
+        rows_ahead=steps * config.batch_size,
+    )
 
 
 def _blocks(config: TrainConfig, caches: Sequence[Cache], units: LocalUnits | None) -> Blocks | None:
@@ -186,8 +214,8 @@ def _blocks(config: TrainConfig, caches: Sequence[Cache], units: LocalUnits | No
 
 def _check_drift(cache: Cache, source: Source, seeds: Sequence[int]) -> None:
     commits = [*probed_commits(cache, seeds, DRIFT_VIEWS)]
-    fetch_images(source, commits)
-    check_views(cache, source, commits, views=DRIFT_VIEWS)
+    with local_images(source, commits):
+        check_views(cache, source, commits, views=DRIFT_VIEWS)
 
 
 def _open_cache(text: str, config: TrainConfig) -> tuple[Cache, _CacheOptions]:

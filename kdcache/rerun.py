@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache, Commit
-from kdcache.cached_source import fetch_images
+from kdcache.cached_source import local_images
 from kdcache.codecs import Codec, LowRank, MapCodec, TopK, is_exact, open_codec, row_codec
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.drift import version_changes
@@ -93,10 +93,11 @@ def compare_logits(
     chosen = _choose(cache, views)
     if not chosen:
         raise CacheError(f"cache {cache} holds no record to compare with the teacher's logits; dump a seed first")
-    fetch_images(source, [commit for commit, _ in chosen])
     recipe = Recipe.from_dict(cache.manifest.recipe)
     dataset = ViewDataset(source, recipe, cache.order, sizes=[model.preprocessing.size])
-    logits = _run(model, dataset, [(row, commit.seed) for commit, rows in chosen for row in rows.tolist()], batch_size, compute)
+    wanted = [(row, commit.seed) for commit, rows in chosen for row in rows.tolist()]
+    with local_images(source, [commit for commit, _ in chosen]):
+        logits = _run(model, dataset, wanted, batch_size, compute)
     held = np.concatenate([cache.read_unit(commit)[rows - commit.start] for commit, rows in chosen])
     fresh = cache.codec.encode(logits)
     rows = logits.reshape(-1, logits.shape[-1])

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from kdcache.cache import Cache
-from kdcache.cached_source import fetch_images, source_of
+from kdcache.cached_source import local_images, source_of
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.plots import check_plot
 from kdcache.shapes import IGNORED, as_size
@@ -46,10 +46,12 @@ def show_view(cache: Cache, file: str | Path, *, index: int, seed: int, data: st
     row = int(np.flatnonzero(cache.order == index)[0])
     cache.require_held(np.array([row]))
     source = source_of(cache, data)
-    fetch_images(source, [cache.commit_of(seed, row // cache.manifest.unit_rows)])
+    commits = [cache.commit_of(seed, row // cache.manifest.unit_rows)]
     probabilities = cache.codec.decode(cache.read(seed, [row])).probs(1.0)[0]
     size = as_size(cache.manifest.teacher["size"])
-    batch = ViewDataset(source, Recipe.from_dict(cache.manifest.recipe), cache.order, sizes=[size]).batch([(row, seed)])
+    dataset = ViewDataset(source, Recipe.from_dict(cache.manifest.recipe), cache.order, sizes=[size])
+    with local_images(source, commits):
+        batch = dataset.batch([(row, seed)])
     names = [str(name) for name in getattr(source, "class_names", None) or range(cache.manifest.classes)]
     view = batch.views[0][0].permute(1, 2, 0).numpy()
     title, target = f"{source.key(index)}, seed {seed}", batch.labels.first[0]

@@ -11,7 +11,7 @@ import numpy as np
 
 from kdcache.cache import Cache, Commit
 from kdcache.cache.fetch import MOST_AT_ONCE
-from kdcache.cached_source import LocalUnits
+from kdcache.cache.local_units import LocalUnits
 from kdcache.errors import MissingUnitError, UsageError
 from kdcache.reading import Holes, Mask
 from kdcache.shapes import Records, Rows
@@ -29,6 +29,7 @@ class UnitStream:
         is_partial: bool = False,
         ready: Callable[[int], None] = lambda seed: None,
         units: LocalUnits | None = None,
+        rows_ahead: int = 0,
     ) -> None:
         """Take the cache.
 
@@ -37,8 +38,10 @@ class UnitStream:
             is_partial: whether seeds may lack units.
             ready: called with a seed before its units are looked for; it may take its time.
             units: where the tars are to be on this machine, for a source that reads their images.
+            rows_ahead: by how many rows loader workers may be ahead of the batch that is at work.
         """
         self._cache, self._is_partial, self._ready, self._units = cache, is_partial, ready, units
+        self._rows_ahead = rows_ahead
         self._pool = ThreadPoolExecutor(MOST_AT_ONCE, "kdcache-stream")
         self._commits: dict[_Key, dict[int, Commit]] = {}
         self._fetched: dict[_Key, Future[Records]] = {}
@@ -54,6 +57,8 @@ class UnitStream:
         Raises:
             MissingUnitError: units that are not committed, unless seeds may lack some.
         """
+        for key in [*self._fetched]:
+            self._drop(key)
         self._commits, holes = {}, {}
         for seed in seeds:
             self._ready(seed)
@@ -75,14 +80,13 @@ class UnitStream:
             first_row: the first row that is still to come: what lies in windows before its own is not fetched.
 
         Raises:
-            UsageError: two of them do not fit into the folder of slabs.
+            UsageError: those that are needed at once do not fit into the folder of slabs.
         """
         self._windows = [window.tolist() for window in windows]
         self._window_of = np.zeros(self._cache.manifest.num_units, np.int64)
         for number, window in enumerate(self._windows):
             self._window_of[window] = number
-        first = int(self._window_of[first_row // self._cache.manifest.unit_rows])
-        self._fetched, self._entered = {}, first
+        self._entered = int(self._window_of[first_row // self._cache.manifest.unit_rows])
         self._check_room()
 
     def before(self, views: Rows) -> None:
@@ -131,7 +135,7 @@ class UnitStream:
         """Let go of what lies in windows before those of `rows`, the views of the batch that is at work."""
         before = int(self._window_of[rows // self._cache.manifest.unit_rows].min()) if len(rows) else 0
         for key in [key for key in self._fetched if self._window_of[key[1]] < before]:
-            del self._fetched[key]
+            self._drop(key)
 
     def is_missing(self, rows: Rows, seeds: Rows) -> Mask:
         """Return which (row, seed) pairs are of units that were not committed, bool."""
@@ -151,16 +155,31 @@ class UnitStream:
         data = self._units.fetch(commit) if self._units is not None else self._cache.unit_bytes(commit)
         return self._cache.decode_unit(commit, data)
 
+    def _drop(self, key: _Key) -> None:
+        """Let go of a unit's records, and of the copy of its tar once it is there."""
+        future = self._fetched.pop(key)
+        units = self._units
+        if units is not None:
+            commit = self._commit(key)
+            future.add_done_callback(lambda _: units.release(commit))
+
     def _commit(self, key: _Key) -> Commit:
         return next(iter(self._commits[key].values()))
 
     def _check_room(self) -> None:
-        if self._units is None or not self._units.are_copies:
+        if self._units is None or not self._units.are_copies or not self._windows:
             return
         sizes = [sum(self._commit(key).num_bytes for key in self._keys(number)) for number in range(len(self._windows))]
-        largest = max((one + other for one, other in zip(sizes, [*sizes[1:], 0], strict=True)), default=0)
-        if largest > self._cache.slabs.limit:
+        count = self._windows_at_once()
+        largest = max((sum(sizes[start : start + count]) for start in range(len(sizes))), default=0)
+        limit = self._cache.slabs.limit
+        if largest > limit:
             raise UsageError(
-                f"two windows of units take {largest} bytes, more than the slab limit of {self._cache.slabs.limit}; give a "
-                "smaller window, or a higher --slab-limit"
+                f"{count} windows of units are needed at once and take {largest} bytes, more than the slab limit of {limit}; "
+                "give a higher --slab-limit, a smaller --window, or fewer --workers"
             )
+
+    def _windows_at_once(self) -> int:
+        """Return how many windows are in use: from that of the batch at work to that which is fetched ahead."""
+        rows = max(len(window) for window in self._windows) * self._cache.manifest.unit_rows
+        return 2 + -(-self._rows_ahead // rows)

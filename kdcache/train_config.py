@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from kdcache.cache.slab import DEFAULT_LIMIT
+from kdcache.cache.slab_folder import DEFAULT_LIMIT
 from kdcache.codecs import Tail
 from kdcache.compute import ComputeConfig
 from kdcache.errors import UsageError

@@ -231,6 +231,8 @@ class Trainer:
         """Set the views of the epoch, and return its seeds."""
         seeds, following = (self._seeds(epoch) for epoch in (self.epoch, self.epoch + 1))
         self._left_out = self._start_teacher(seeds, following if self.epoch + 1 < self.config.epochs else [])
+        for use in self.replay.caches:
+            use.check_images(seeds)
         rows, length = self.replay.rows(self._left_out), len(self.replay.source)
         if not len(rows):
             raise KdcacheError(

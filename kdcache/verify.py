@@ -5,7 +5,7 @@ from typing import Any
 
 from kdcache.cache import Cache
 from kdcache.cache.census import missing_units, take_census
-from kdcache.cached_source import fetch_images, source_of
+from kdcache.cached_source import local_images, source_of
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.drift import check_views, probed_commits
 from kdcache.errors import CacheError, CodecError, DriftError, KdcacheError, MismatchError, UnreadableSampleError, UsageError
@@ -75,8 +75,8 @@ def verify_cache(
             if opened is not None:
                 require_teacher(cache, opened[0])
             commits = [*probed_commits(cache, cache.seeds(), views)]
-            fetch_images(source, commits)
-            found["views"] = check_views(cache, source, commits, views=views)
+            with local_images(source, commits):
+                found["views"] = check_views(cache, source, commits, views=views)
             if asked and 0 < found["views"]["checked"] < asked:
                 say(f"note: {asked} views were asked for, and {found['views']['checked']} can be compared with the dump")
             if opened is not None:

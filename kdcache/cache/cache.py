@@ -2,8 +2,8 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from kdcache.cache.limits import MOST_UNITS
 from kdcache.cache.manifest import CODEC, Manifest
 from kdcache.cache.objects import Objects
 from kdcache.cache.seal import MOST_DOCUMENT
-from kdcache.cache.slab import Slab, SlabFolder
+from kdcache.cache.slab import Slab
+from kdcache.cache.slab_folder import SLAB, LocalFile, SlabFolder
 from kdcache.cache.subset import held_mask, read_samples
 from kdcache.cache.tar_store import TarFormat
 from kdcache.cache.units import StoredSample, UnitFormat, committed_unit
@@ -24,6 +25,9 @@ from kdcache.codecs import Codec, check_records, codec_from_dict, codec_spec
 from kdcache.errors import CacheError, CodecError, DamagedUnitError, LargeObjectError, MismatchError, MissingUnitError
 from kdcache.shapes import Records, Rows
 from kdcache.views.order import row_order
+
+Fetch = Callable[[Commit], bytes]
+"""Returns the bytes of a committed unit, after they were checked against the commit."""
 
 
 class Cache:
@@ -209,8 +213,7 @@ class Cache:
         Raises:
             DamagedUnitError: the object is absent, or differs from what was committed in any byte.
         """
-        records: Records = self.decode_unit(commit, self.unit_bytes(commit))[commit.seed % self.manifest.seeds_per_unit]
-        return records
+        return self._records_of(commit, self.unit_bytes)
 
     def samples_of(self, commit: Commit, data: bytes) -> list[StoredSample]:
         """Return the samples in the object of a committed unit; none in a store that holds none.
@@ -281,7 +284,7 @@ class Cache:
             self._last_read = seed, self.slab(seed)  # a complete seed never changes
         return self._last_read[1].gather(wanted)
 
-    def slab(self, seed: int, *, is_partial: bool = False) -> Slab:
+    def slab(self, seed: int, *, is_partial: bool = False, fetch: Fetch | None = None) -> Slab:
         """Return the slab of `seed`, made from verified units unless it is there already.
 
         Of several processes on one machine that ask for it at once, one makes it and the others wait.
@@ -290,6 +293,7 @@ class Cache:
             seed: the seed.
             is_partial: whether units may be missing; the slab then names their rows, and refuses to give them. So it does,
                 in any case, with rows that are not in a subset.
+            fetch: returns the checked bytes of a unit; by default `unit_bytes`.
 
         Raises:
             MissingUnitError: units that are not committed.
@@ -298,12 +302,17 @@ class Cache:
         """
         commits = self.held_commits(seed) if is_partial else self.commits(seed)
         identity = "".join([self.manifest.digest, *(commit.digest for commit in commits)])  # a seal covers seed and unit
+        name = f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.{SLAB}"
+        num_rows = self.manifest.rows
         dtype = self.manifest.dtype
-        shape = self.manifest.rows, dtype.itemsize
-        path = self.slabs.make(hashlib.sha256(identity.encode()).hexdigest()[:32], *shape, lambda: self._all_units(commits))
+
+        def open_file() -> LocalFile:
+            units = partial(self._all_units, commits, fetch or self.unit_bytes)
+            return self.slabs.make(name, num_rows * dtype.itemsize, lambda: map(_raw_bytes, units()))
+
         absent, missing = self.holes(commits)
         outside = None if self.samples is None else ~self.is_held
-        return Slab(path, dtype, absent=absent, missing=missing, outside=outside)
+        return Slab(open_file, num_rows, dtype, absent=absent, missing=missing, outside=outside)
 
     def require(self, manifest: Manifest) -> None:
         """Check that records made under `manifest` belong into this cache.
@@ -334,16 +343,21 @@ class Cache:
         """Return what keeps plain readers, zarr's, from reading `seed`, one line each."""
         return [f"cache {self}, seed {seed}: {fault}" for fault in self.format.faults(self.objects, seed)]
 
+    def _records_of(self, commit: Commit, fetch: Fetch) -> Records:
+        of_seeds = self.decode_unit(commit, fetch(commit))
+        records: Records = of_seeds[commit.seed % self.manifest.seeds_per_unit]
+        return records
+
     def _commits_of(self, seed: int, units: Sequence[int]) -> list[Commit]:
         return [*fetched(lambda unit: self.commit_of(seed, unit), units, num_bytes=0)]
 
-    def _all_units(self, commits: Sequence[Commit]) -> Iterator[Records]:
+    def _all_units(self, commits: Sequence[Commit], fetch: Fetch) -> Iterator[Records]:
         """Yield the records of every unit in order, of those without a commit zeros."""
         there = {commit.unit: commit for commit in commits}
 
         def of(unit: int) -> Records:
             if unit in there:
-                return self.read_unit(there[unit])
+                return self._records_of(there[unit], fetch)
             return np.zeros(len(self.manifest.unit_range(unit)), self.manifest.dtype)
 
         largest = max((commit.num_bytes for commit in commits), default=0)
@@ -360,3 +374,7 @@ class Cache:
         """The dtype of a pixel's row, in a cache of maps; without fields where that takes a fit."""
         codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes) if self.manifest.sites else None
         return codec.record_dtype if codec else None
+
+
+def _raw_bytes(records: Records) -> memoryview:
+    return np.ascontiguousarray(records).view(np.uint8).data

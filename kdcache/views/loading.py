@@ -24,6 +24,8 @@ _Mixed = tuple[_Target, int, float]
 Request = Sequence[tuple[int, int]]
 """(row, seed) of each view of a batch."""
 T = TypeVar("T")
+PREFETCHED = 2
+"""Batches that each loader worker is ahead."""
 
 
 class Batch(NamedTuple):
@@ -186,6 +188,7 @@ class ViewLoader:
             dataset,
             batch_sampler=requests,  # type: ignore[arg-type]
             num_workers=workers,
+            prefetch_factor=PREFETCHED if workers else None,
             collate_fn=_unchanged,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,

@@ -2,7 +2,6 @@ import errno
 import fcntl
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from caches import fill, manifest, records
+from caches import PATTERNS, fill, flipped, manifest, records
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import largest_file
 
 from kdcache.cache import Cache, Slab, create_cache, open_cache
 from kdcache.cache.publish import Folder
-from kdcache.cache.slab import SlabFolder, evict, one_at_a_time
+from kdcache.cache.slab_folder import SlabFolder
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.cache.zarr_store import object_key
 from kdcache.codecs import fit_arrays, open_codec
@@ -44,11 +43,11 @@ NONE = np.empty(0, np.int64)
 
 @given(rows=st.lists(st.integers(0, 19), max_size=40))
 def test_gather_is_indexing(tmp_path_factory: pytest.TempPathFactory, rows: list[int]) -> None:
-    path = tmp_path_factory.mktemp("slab") / "slab.npy"
     stored = np.random.default_rng(0).integers(0, 256, (20, 7), dtype=np.uint8)
-    np.save(path, stored)
+    folder = SlabFolder(tmp_path_factory.mktemp("slab"))
+    file = folder.write(f"{0:032x}.slab", stored.tobytes())
     dtype = np.dtype([("logits", "<f2", (3,)), ("x", "u1")])
-    gathered = Slab(path, dtype, absent=NONE, missing=NONE).gather(np.array(rows, dtype=np.int64))
+    gathered = Slab(lambda: file, 20, dtype, absent=NONE, missing=NONE).gather(np.array(rows, dtype=np.int64))
     assert gathered.dtype == dtype and gathered.shape == (len(rows),)
     assert gathered.tobytes() == stored[rows].tobytes()
 
@@ -128,82 +127,59 @@ def test_a_full_disk_gives_no_slab(tmp_path: Path) -> None:
     cache = fill(tmp_path / "cache", 0, rows=400)
     with (
         largest_file(2000),
-        pytest.raises(CacheError, match=r"cannot write slab .* \(4000 bytes\).*--slab-dir, or KDCACHE_HOME"),
+        pytest.raises(CacheError, match=r"cannot write .*\.slab .*--slab-dir, or KDCACHE_HOME"),
     ):
         cache.slab(0)
     assert slabs() == []
     assert len(cache.slab(0)) == 400
 
 
-@pytest.mark.parametrize("length", [0, 5, 100, 128, 129, 200, 327])
+SLAB_BYTES = 20 * 10 + 4 + 32
+"""20 records of 10 bytes, one checksum, the trailer."""
+
+
+@pytest.mark.parametrize("length", [0, 5, 100, 199, 200, 203, 204, 235])
 def test_a_slab_cut_off_is_made_again(tmp_path: Path, length: int) -> None:
     cache = fill(tmp_path / "cache", 0)
     cache.slab(0)
     (path,) = slabs()
-    assert path.stat().st_size == 328
+    assert path.stat().st_size == SLAB_BYTES
     path.write_bytes(path.read_bytes()[:length])
     assert cache.slab(0).gather(np.arange(20)).tobytes() == whole(cache, 0)
-    assert slabs() == [path] and path.stat().st_size == 328
+    assert slabs() == [path] and path.stat().st_size == SLAB_BYTES
 
 
-def test_the_least_recently_used_slabs_go_first(tmp_path: Path) -> None:
-    for age, name in enumerate(["new", "middle", "old", "oldest"]):
-        (tmp_path / f"{name}.npy").write_bytes(bytes(100))
-        os.utime(tmp_path / f"{name}.npy", (10_000 - age, 10_000 - age))
-    (tmp_path / "other.txt").write_bytes(bytes(1000))
-
-    def left() -> set[str]:
-        return {path.stem for path in tmp_path.iterdir()} - {"other"}
-
-    evict(tmp_path, keep=tmp_path / "new.npy", limit=400)
-    assert left() == {"new", "middle", "old", "oldest"}
-    evict(tmp_path, keep=tmp_path / "oldest.npy", limit=399)
-    assert left() == {"new", "middle", "oldest"}, "the oldest is the one to keep"
-    evict(tmp_path, keep=tmp_path / "new.npy", limit=100)
-    assert left() == {"new"}
-    evict(tmp_path, keep=tmp_path / "new.npy", limit=0)
-    assert left() == {"new"}
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("position", [0, 77, 199, 200, 204, 225, 235])
+def test_a_slab_with_a_byte_changed_is_made_again(
+    tmp_path: Path, position: int, pattern: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = whole(fill(tmp_path / "cache", 0), 0)
+    open_cache(tmp_path / "cache").slab(0)
+    (path,) = slabs()
+    path.write_bytes(flipped(path.read_bytes(), position, pattern))
+    assert open_cache(tmp_path / "cache").slab(0).gather(np.arange(20)).tobytes() == expected
+    assert "it is made again" in capsys.readouterr().err
 
 
-def test_reading_a_slab_makes_it_recent(tmp_path: Path) -> None:
-    cache = fill(tmp_path / "cache", 0, 1)
-    cache.slab(0)
-    (first,) = slabs()
-    os.utime(first, (1, 1))
-    cache.slab(1)
-    (second,) = set(slabs()) - {first}
-    os.utime(second, (2, 2))
-    cache.slab(0)
-    evict(SlabFolder().path, keep=SlabFolder().path / "none", limit=328)
-    assert slabs() == [first]
+def test_a_slab_changed_while_it_is_read_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = fill(tmp_path / "cache", 0)
+    slab, rows = cache.slab(0), np.arange(20)
+    (path,) = slabs()
+    for change in (lambda: path.write_bytes(b"\xff" * SLAB_BYTES), lambda: os.truncate(path, 0)):
+        change()
+        assert slab.gather(rows).tobytes() == whole(cache, 0), "and a map past the end of its file ends no process"
+        assert "was changed while it was read" in capsys.readouterr().err
+    assert slab.gather(rows).tobytes() == whole(cache, 0)
+    assert capsys.readouterr().err == ""
 
 
-def test_an_evicted_slab_stays_readable_where_it_is_mapped(tmp_path: Path) -> None:
+def test_using_a_slab_is_no_change_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache = fill(tmp_path / "cache", 0)
     slab = cache.slab(0)
-    evict(SlabFolder().path, keep=SlabFolder().path / "none", limit=0)
-    assert slabs() == []
+    open_cache(tmp_path / "cache").slab(0)
     assert slab.gather(np.arange(20)).tobytes() == whole(cache, 0)
-
-
-def test_two_that_evict_at_once_do_not_trip_over_each_other(tmp_path: Path) -> None:
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            evict(tmp_path, keep=tmp_path / "none", limit=0)
-        except BaseException as error:
-            errors.append(error)
-
-    for _ in range(10):
-        for number in range(100):
-            (tmp_path / f"{number}.npy").touch()
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert not errors
+    assert capsys.readouterr().err == ""
 
 
 class Watched(Folder):
@@ -285,7 +261,7 @@ def test_a_process_killed_while_it_makes_a_slab_does_not_block_the_others(tmp_pa
     assert ended(first) == signal.SIGKILL
     assert [ended(other) for other in others] == [0, 0]
     assert len(log.read_text().split()) == 3 + 3
-    assert [path.suffix for path in slabs()] == [".tmp", ".npy"], "no lock is left"
+    assert [path.suffix for path in slabs()] == [".tmp", ".slab"], "no lock is left"
 
 
 def test_a_maker_that_fails_lets_the_next_one_try(tmp_path: Path) -> None:
@@ -299,37 +275,3 @@ def test_a_maker_that_fails_lets_the_next_one_try(tmp_path: Path) -> None:
         assert slabs() == []
     path.write_bytes(data)
     assert cache.slab(0).gather(np.arange(20)).tobytes() == whole(cache, 0)
-
-
-def test_of_many_that_take_turns_never_two_are_at_it(tmp_path: Path) -> None:
-    """Locks are made, removed by their holder and removed by evictions all the time: a race would show as two at once."""
-    slab, inside = tmp_path / "slab.npy", tmp_path / "inside"
-
-    def work() -> bool:
-        for _ in range(300):
-            with one_at_a_time(slab):
-                inside.touch(exist_ok=False)
-                inside.unlink()
-            evict(tmp_path, keep=slab)
-        return True
-
-    assert [ended(process) for process in [forked(work) for _ in range(4)]] == [0] * 4
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_eviction_removes_the_locks_that_nobody_holds(tmp_path: Path) -> None:
-    held, left = tmp_path / "held.npy", tmp_path / ".left.npy.lock"
-    left.touch()
-    with one_at_a_time(held):
-        evict(tmp_path, keep=held)
-        assert [path.name for path in tmp_path.iterdir()] == [".held.npy.lock"]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_killed_processes_left_half_made_goes_after_a_day(tmp_path: Path) -> None:
-    old, young = tmp_path / ".a.npy.1.tmp", tmp_path / ".b.npy.2.tmp"
-    for path in (old, young):
-        path.touch()
-    os.utime(old, (1, 1))
-    evict(tmp_path, keep=tmp_path / "none")
-    assert list(tmp_path.iterdir()) == [young]

@@ -1,0 +1,221 @@
+"""The tars of a webdataset cache as files on this machine, for a source that reads their images.
+
+Loader workers read files here only: a store that was used before a fork does not work after it. Of a cache in a folder they
+read its own tars, of one in a bucket copies that the training process fetches before their turn.
+"""
+
+import os
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from kdcache.cache.cache import Cache
+from kdcache.cache.commit import Commit
+from kdcache.cache.fetch import fetched
+from kdcache.cache.image_index import ImageIndex
+from kdcache.cache.publish import Folder
+from kdcache.cache.slab_folder import INDEX, TAR, LocalFile, one_at_a_time
+from kdcache.cache.tar_store import TarFormat
+from kdcache.errors import CacheError, MissingUnitError, SourceError
+from kdcache.tar_reader import TarReader
+from kdcache.tracking import progress
+
+Unit = tuple[int, int]
+"""The first seed of a unit, and its number."""
+
+
+class LocalUnits:
+    """Where the tars of a cache are on this machine, and what is known of those that were checked."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._folder = cache.objects if isinstance(cache.objects, Folder) else None
+        self._first: int | None = None
+        self._copies: dict[Unit, list[LocalFile]] = {}
+        """Copies in use, with their indexes."""
+        self._indexes: dict[Unit, ImageIndex] = {}
+        """Those for which there is no room on this machine."""
+
+    @property
+    def are_copies(self) -> bool:
+        """Whether the tars must be fetched before they are there."""
+        return self._folder is None
+
+    def prefer(self, seed: int) -> None:
+        """Take images from the tars of `seed`, where these are here; whatever their seeds, tars hold the same images."""
+        self._first = self._cache.manifest.unit_seeds(seed)[0]
+
+    def fetch(self, commit: Commit) -> bytes:
+        """Return the tar of a committed unit, checked against the commit, after which its images can be read here.
+
+        A copy stays here until `release`.
+
+        Raises:
+            DamagedUnitError: it is not what was committed.
+            CacheError: there is no room for a copy.
+        """
+        unit = self._unit_of(commit)
+        if self.are_copies:
+            return self._copied(unit, commit)
+        stamp = self._stamp(unit)
+        data = self._cache.unit_bytes(commit)
+        if not self._is_checked(unit, commit.sha256, stamp):
+            self._keep(unit, self._index_of(commit, data, stamp))
+        return data
+
+    def release(self, commit: Commit) -> None:
+        """Let the copy of a unit go, if there is one: it may be removed when there is no room for others."""
+        for file in self._copies.pop(self._unit_of(commit), []):
+            file.close()
+
+    def prepare(self, commits: Sequence[Commit]) -> None:
+        """Check the tars of these units, unless they were checked on this machine before; of copies `fetch` does so.
+
+        Several processes may do so at once: each checks some of them.
+
+        Raises:
+            DamagedUnitError: a tar is not what was committed.
+        """
+        if self.are_copies:
+            return
+        unchecked = [commit for commit in commits if not self._is_known(commit)]
+        if not unchecked:
+            return
+        largest = max(commit.num_bytes for commit in unchecked)
+        with progress("check images", len(unchecked), "units") as bar:
+            for _ in fetched(self._prepare, unchecked, num_bytes=largest):
+                bar.advance(1)
+
+    def open(self, unit: int) -> tuple[int, ImageIndex]:
+        """Return a descriptor of a tar of unit number `unit`, and where its images are.
+
+        Raises:
+            SourceError: no tar of it is on this machine.
+            DamagedUnitError: it is not what was committed.
+        """
+        for key in self._candidates(unit):
+            try:
+                descriptor = self._opened(key)
+            except (OSError, CacheError):
+                continue
+            status = os.fstat(descriptor)
+            stamp = (0, 0) if self.are_copies else (status.st_size, status.st_mtime_ns)
+            index = self._index(key)
+            if index is None or index.stamp != stamp:
+                index = self._index_here(key)
+            if index is not None:
+                return descriptor, index
+            os.close(descriptor)
+        where = self._folder or self._cache.slabs.path
+        raise SourceError(f"no tar of unit {unit} of cache {self._cache} is in {where}; run the same command again")
+
+    def _prepare(self, commit: Commit) -> None:
+        with one_at_a_time(self._cache.slabs.path / self._name(self._unit_of(commit), INDEX)):
+            if not self._is_known(commit):  # another process may have checked it by now
+                self.fetch(commit)
+
+    def _is_known(self, commit: Commit) -> bool:
+        """Return whether a tar was checked, and is as it was then as far as a stat can tell."""
+        unit = self._unit_of(commit)
+        return self._is_checked(unit, commit.sha256, self._stamp(unit))
+
+    def _is_checked(self, unit: Unit, sha256: str, stamp: tuple[int, int]) -> bool:
+        index = self._index(unit)
+        return index is not None and (index.sha256, index.stamp) == (sha256, stamp)
+
+    def _stamp(self, unit: Unit) -> tuple[int, int]:
+        """Return size and time of change of a tar in the cache's own folder; zeros if it is a copy, or not there."""
+        if self._folder is not None:
+            with suppress(OSError):
+                status = (self._folder.path / self._cache.format.key(*unit)).stat()
+                return status.st_size, status.st_mtime_ns
+        return 0, 0
+
+    def _copied(self, unit: Unit, commit: Commit) -> bytes:
+        """Return the bytes of a tar of which a copy is here afterwards."""
+        files = self._copies.get(unit, [])
+        file = files[0] if files else self._cache.slabs.open(self._name(unit, TAR), is_checked=False)
+        data = b"" if file is None else file.read()
+        if file is None or not commit.is_of(data):
+            data = self._cache.unit_bytes(commit)
+            file = self._cache.slabs.write(self._name(unit, TAR), data)
+        index = self._cache.slabs.open(self._name(unit, INDEX))
+        if index is None or not self._is_checked(unit, commit.sha256, (0, 0)):
+            index = self._keep(unit, self._index_of(commit, data, (0, 0)))
+        self._copies[unit] = [file] if index is None else [file, index]
+        return data
+
+    def _index(self, unit: Unit) -> ImageIndex | None:
+        """Return what is known of a unit's tar, if anything is."""
+        if unit in self._indexes:
+            return self._indexes[unit]
+        file = self._cache.slabs.open(self._name(unit, INDEX))
+        if file is None:
+            return None
+        try:
+            return ImageIndex.from_bytes(file.read())
+        except (ValueError, struct.error):  # of another version
+            return None
+        finally:
+            file.close()
+
+    def _index_here(self, unit: Unit) -> ImageIndex | None:
+        """Return the index of a tar in the cache's own folder, after it was checked; None if there is no such unit."""
+        if self.are_copies:
+            return None
+        try:
+            commit = self._cache.whole_commit(*unit)
+        except MissingUnitError:
+            return None
+        stamp = self._stamp(unit)
+        index = self._index_of(commit, self._cache.unit_bytes(commit), stamp)
+        self._keep(unit, index)
+        return index
+
+    def _index_of(self, commit: Commit, data: bytes, stamp: tuple[int, int]) -> ImageIndex:
+        assert isinstance(self._cache.format, TarFormat)
+        try:
+            index = self._cache.format.index(commit.unit, TarReader.of(data))
+        except ValueError as error:
+            raise SourceError(f"cache {self._cache}: the tar of {commit.name} is damaged: {error}") from error
+        return ImageIndex.of(index, data, commit.sha256, stamp)
+
+    def _keep(self, unit: Unit, index: ImageIndex) -> LocalFile | None:
+        """Write an index down, and return its file, in use; None if there is no room for it."""
+        try:
+            return self._cache.slabs.write(self._name(unit, INDEX), index.to_bytes(), evicts=False)
+        except CacheError:  # or a folder that cannot be written: this process goes on without
+            self._indexes[unit] = index
+            return None
+
+    def _candidates(self, unit: int) -> Iterator[Unit]:
+        """Yield the units of this number whose tars may be here, the preferred one first."""
+        if self._first is not None:
+            yield self._first, unit
+        if self._folder is not None:
+            keys = (f"{name}/{unit:06d}.tar" for name in self._folder.list("shards"))
+            firsts = (self._cache.format.unit_of(f"shards/{key}") for key in keys)
+            yield from (key for key in firsts if key is not None and key[0] != self._first)
+            return
+        form = re.compile(rf"{self._identity}-([0-9]+)-{unit:06d}\.{TAR}")
+        for path in sorted(self._cache.slabs.path.glob(f"{self._identity}-*-{unit:06d}.{TAR}")):
+            match = form.fullmatch(path.name)
+            if match and int(match[1]) != self._first:
+                yield int(match[1]), unit
+
+    def _opened(self, unit: Unit) -> int:
+        if self._folder is not None:
+            return self._folder.open(self._cache.format.key(*unit))
+        return os.open(self._cache.slabs.path / self._name(unit, TAR), os.O_RDONLY)
+
+    def _unit_of(self, commit: Commit) -> Unit:
+        return self._cache.manifest.unit_seeds(commit.seed)[0], commit.unit
+
+    @property
+    def _identity(self) -> str:
+        return self._cache.manifest.digest[:24]
+
+    def _name(self, unit: Unit, kind: str) -> str:
+        first, number = unit
+        return f"{self._identity}-{first:05d}-{number:06d}.{kind}"
