@@ -1,10 +1,13 @@
 """A run's folder, held by one process, and files that replace their predecessor whole or not at all."""
 
 import fcntl
+import hashlib
 import io
 import os
-import pickle
+import re
 import secrets
+import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,30 +17,101 @@ import torch
 
 from kdcache.errors import KdcacheError
 
+_DIGEST = "digest"
+_TEMPORARY = re.compile(r"\.(config\.toml|metrics\.jsonl|result\.json|[a-z]+\.(pt|safetensors))\.[0-9a-f]{16}\.tmp")
+"""Files of a run that a killed process left half-written."""
+
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Replace `path` by `state`, a tree of tensors and plain values."""
-    replace_file(path, lambda file: torch.save(dict(state), file))
+    """Replace `path` by `state`, a tree of tensors and plain values, with a digest of it; the file before it stays beside it.
+
+    Raises:
+        KdcacheError: the folder cannot be written or is full; both files stay.
+    """
+    sealed = {**state, _DIGEST: state_digest(state)}
+    replace_file(path, lambda file: torch.save(sealed, file), kept_as=path_before(path))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """Return the state in `path`, or None if there is none yet; nothing in it is executed.
 
     Raises:
-        KdcacheError: a file that is not a checkpoint.
+        KdcacheError: a file that is not a checkpoint, or not the one that was written. The message says whether the one before
+            it is whole.
     """
     try:
-        data = path.read_bytes()
+        return _loaded(path)
     except FileNotFoundError:
-        return None
+        if not path_before(path).exists():
+            return None
+        reason = "is not there"
     except OSError as error:
         raise KdcacheError(f"checkpoint {path} cannot be read: {error.strerror}; run again when it can") from error
+    except _DamagedError as error:
+        reason = f"is damaged ({error})"
+    raise KdcacheError(f"checkpoint {path} {reason}; {_way_out(path)}")
+
+
+def path_before(path: Path) -> Path:
+    """Return where the checkpoint before the one in `path` is kept."""
+    return path.with_name(f"previous{path.suffix}")
+
+
+def state_digest(state: Any) -> str:
+    """Return the SHA-256 over all tensors and values of a state, and over where they stand in it."""
+    digest = hashlib.sha256()
+    _add_to(digest, state)
+    return digest.hexdigest()
+
+
+class _DamagedError(Exception):
+    """What is wrong with a file."""
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
     try:
-        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise KdcacheError(f"checkpoint {path} is damaged ({reason}); delete it to train from the start") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch says of damaged bytes is said by the error
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and its unpickler raise what they like on damaged bytes
+        raise _DamagedError(" ".join(str(error).split())[:120] or type(error).__name__) from error
+    if not isinstance(state, dict) or _DIGEST not in state:
+        raise _DamagedError("it has no digest: an older kdcache, or another program, wrote it")
+    digest = state.pop(_DIGEST)
+    if digest != state_digest(state):
+        raise _DamagedError("its content differs from its digest")
     return state
+
+
+def _way_out(path: Path) -> str:
+    """Return what a user can do about a checkpoint that cannot be read."""
+    before = path_before(path)
+    anew = "delete it to train from the start"
+    try:
+        state = _loaded(before)
+    except (OSError, _DamagedError):
+        return anew
+    return f"the one before it, of step {state.get('step')}, is whole: mv {before} {path}, and run again; or {anew}"
+
+
+def _add_to(digest: Any, value: Any) -> None:
+    """Add a value, its type, and all that is in it to a digest."""
+    if isinstance(value, torch.Tensor):
+        digest.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
+        plain = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().data)
+    elif isinstance(value, Mapping):
+        digest.update(f"table {len(value)};".encode())
+        for key, item in value.items():
+            _add_to(digest, key)
+            _add_to(digest, item)
+    elif isinstance(value, list | tuple):
+        digest.update(f"{type(value).__name__} {len(value)};".encode())
+        for item in value:
+            _add_to(digest, item)
+    else:
+        digest.update(f"{type(value).__name__} {value!r};".encode("utf-8", "surrogateescape"))
 
 
 def make_folder(path: Path) -> None:
@@ -60,7 +134,7 @@ def held_folder(path: Path) -> Iterator[None]:
         KdcacheError: another process holds the folder, or it cannot be written.
     """
     try:
-        lock = (path / ".lock").open("w")
+        lock = (path / ".lock").open("ab")  # not emptied: the folder's hidden files may be a user's
     except OSError as error:
         raise KdcacheError(f"cannot write in {path}: {error.strerror}; choose a folder that can be written") from error
     with lock:
@@ -71,26 +145,49 @@ def held_folder(path: Path) -> Iterator[None]:
         except OSError:  # a file system without locks
             pass
         for left in path.glob(".*.tmp"):
-            left.unlink(missing_ok=True)
+            if _TEMPORARY.fullmatch(left.name):
+                left.unlink(missing_ok=True)
         yield
 
 
-def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def replace_file(path: Path, write: Callable[[BinaryIO], object], *, kept_as: Path | None = None) -> None:
     """Let `write` fill a new file and put it, synced, in the place of `path`.
+
+    Args:
+        path: the file.
+        write: fills the new one.
+        kept_as: what the old one is called from now on; by default it is gone.
 
     Raises:
         KdcacheError: the folder cannot be written or is full; the old file stays.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = _temporary(path)
     try:
         try:
             with temporary.open("xb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
+            if kept_as is not None and path.exists():
+                _keep(path, kept_as)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise KdcacheError(f"cannot write {path}: {reason}; the last checkpoint is kept: make room and run again") from error
+        kept = "the last checkpoint is kept: " if kept_as is not None and path.exists() else ""
+        raise KdcacheError(f"cannot write {path}: {reason}; {kept}make room and run again") from error
+
+
+def _keep(path: Path, kept_as: Path) -> None:
+    """Give the file `path` a second name, which another file may have had; at no moment is there none of either name."""
+    second = _temporary(kept_as)
+    try:
+        os.link(path, second)
+    except OSError:  # no hard links here
+        shutil.copyfile(path, second)
+    second.replace(kept_as)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")

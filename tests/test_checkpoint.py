@@ -1,5 +1,6 @@
 """Files that are replaced whole or not at all."""
 
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any, BinaryIO
 
 import pytest
 import torch
+from caches import flipped
 from runs import largest_file
 
-from kdcache.checkpoint import load_checkpoint, replace_file, save_checkpoint
+from kdcache.checkpoint import held_folder, load_checkpoint, path_before, replace_file, save_checkpoint, state_digest
 from kdcache.errors import KdcacheError
 
 
@@ -25,7 +27,7 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
         save_checkpoint(path, state)
         again: Any = load_checkpoint(path)
         assert torch.equal(again["student"].pop("w"), state["student"].pop("w")) and again == state  # type: ignore[attr-defined]
-    assert names(tmp_path) == ["last.pt"]
+    assert sorted(names(tmp_path)) == ["last.pt", "previous.pt"]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,77 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
         ) as caught:
             load_checkpoint(path)
         assert "\n" not in str(caught.value)
+
+
+def test_no_flipped_bit_goes_by(tmp_path: Path) -> None:
+    """Where the bytes are not those of a tensor or a value, the state that is read is the one that was written."""
+    path, state = tmp_path / "last.pt", {"epoch": 3, "student": {"weight": torch.randn(50)}, "sums": {"loss": 0.25}}
+    save_checkpoint(path, state)
+    content, refused = path.read_bytes(), 0
+    for position in range(0, len(content), 3):
+        path.write_bytes(flipped(content, position, 1 << position % 8))
+        try:
+            again = load_checkpoint(path)
+        except KdcacheError:
+            refused += 1
+        else:
+            assert again is not None and state_digest(again) == state_digest(state)
+    assert refused > len(content) // 12, "some bytes are padding, and names that nobody reads"
+
+
+@pytest.mark.parametrize("other", [{"epoch": 1}, [1, 2], torch.zeros(3), None])
+def test_what_another_program_saved_is_no_checkpoint(tmp_path: Path, other: Any) -> None:
+    torch.save(other, tmp_path / "last.pt")
+    with pytest.raises(KdcacheError, match="it has no digest: an older kdcache, or another program, wrote it"):
+        load_checkpoint(tmp_path / "last.pt")
+
+
+def test_the_checkpoint_before_a_damaged_one_is_offered(tmp_path: Path) -> None:
+    path, before = tmp_path / "last.pt", tmp_path / "previous.pt"
+    for step in (10, 20):
+        save_checkpoint(path, {"step": step, "weights": torch.arange(100)})
+    content = path.read_bytes()
+    offer = rf"the one before it, of step 10, is whole: mv {before} {path}, and run again; or delete it"
+    path.write_bytes(flipped(content, content.index(torch.arange(100).numpy().tobytes()) + 8, 0xFF))
+    with pytest.raises(KdcacheError, match=rf"is damaged \(its content differs from its digest\); {offer}"):
+        load_checkpoint(path)
+    path.unlink()
+    with pytest.raises(KdcacheError, match=f"checkpoint {path} is not there; {offer}"):
+        load_checkpoint(path)
+    before.replace(path)
+    again = load_checkpoint(path)
+    assert again is not None and again["step"] == 10
+
+
+def test_where_both_are_damaged_nothing_is_offered(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    for step in (10, 20):
+        save_checkpoint(path, {"step": step})
+    for file in (path, path_before(path)):
+        file.write_bytes(b"damaged")
+    with pytest.raises(KdcacheError, match=r"last\.pt is damaged \([^;]*\); delete it to train from the start$"):
+        load_checkpoint(path)
+
+
+def test_the_checkpoint_before_is_kept_without_hard_links_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.EPERM, "operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for step in (10, 20, 30):
+        save_checkpoint(tmp_path / "last.pt", {"step": step})
+    assert load_checkpoint(tmp_path / "last.pt") == {"step": 30}
+    assert load_checkpoint(tmp_path / "previous.pt") == {"step": 20}
+
+
+def test_a_users_hidden_files_in_the_folder_of_a_run_stay(tmp_path: Path) -> None:
+    files = {".notes.tmp": "mine", ".lock": "mine", ".last.pt.old.tmp": "mine", ".data.csv.0123456789abcdef.tmp": "mine"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / f".last.pt.{'0' * 16}.tmp").touch()
+    with held_folder(tmp_path):
+        pass
+    assert {name: (tmp_path / name).read_text() for name in sorted(names(tmp_path))} == dict(sorted(files.items()))
 
 
 class Attack:

@@ -227,9 +227,10 @@ def test_what_moved_is_known_by_its_content(tmp_path: Path) -> None:
 def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"recipe": "digits", "loss": "ce", "epochs": 1}
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".last.pt.0.tmp").touch()
+    left = tmp_path / "run" / f".last.pt.{0:016x}.tmp"
+    left.touch()
     with held_folder(tmp_path / "run"):
-        assert not (tmp_path / "run" / ".last.pt.0.tmp").exists(), "a killed process left it"
+        assert not left.exists(), "a killed process left it"
         with pytest.raises(KdcacheError, match=r"another process is at work in .*run"):
             train(tmp_path / "run", **settings)
     assert train(tmp_path / "run", **settings)["epochs"] == 1
