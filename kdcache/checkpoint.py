@@ -99,8 +99,9 @@ def _add_to(digest: Any, value: Any) -> None:
     """Add a value, its type, and all that is in it to a digest."""
     if isinstance(value, torch.Tensor):
         digest.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
-        plain = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(plain.view(torch.uint8).numpy().data)
+        if value.numel():  # an empty one from numpy has a stride of 0, and cannot be viewed as bytes
+            plain = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(plain.view(torch.uint8).numpy().data)
     elif isinstance(value, Mapping):
         digest.update(f"table {len(value)};".encode())
         for key, item in value.items():

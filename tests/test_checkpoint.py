@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pytest
 import torch
 from caches import flipped
@@ -28,6 +29,13 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
         again: Any = load_checkpoint(path)
         assert torch.equal(again["student"].pop("w"), state["student"].pop("w")) and again == state  # type: ignore[attr-defined]
     assert sorted(names(tmp_path)) == ["last.pt", "previous.pt"]
+
+
+def test_any_state_has_a_digest() -> None:
+    empty = torch.from_numpy(np.setdiff1d([0], [0]))
+    tensors = [empty, torch.zeros(()), torch.ones(2, dtype=torch.bfloat16), torch.ones(2, dtype=torch.bool), torch.ones(2, 3).T]
+    states = [*tensors, {"a": 1}, {"a": 1.0}, {"b": 1}, {1: "a"}, [], (), None, True, 1, "1", ["1", "2"], ["12"], [["1"], "2"]]
+    assert len({state_digest(state) for state in states}) == len(states)
 
 
 @pytest.mark.parametrize(
