@@ -48,7 +48,7 @@ class Folder:
         except FileExistsError:
             raise CacheError(f"cannot write {target}: a file stands where a folder is needed") from None
         except OSError as error:
-            if self._was_there and error.errno in _GONE and not self.path.is_dir():
+            if self._was_there and error.errno in _GONE and not target.parent.is_dir():
                 raise self._gone() from error
             raise _explained(error, target, len(data)) from error
         return wins
