@@ -11,7 +11,7 @@ import numpy as np
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, open_cache, record_layout, tar_layout
 from kdcache.cache.commit import seed_entry
-from kdcache.cache.writing import commit_unit, start_seed
+from kdcache.cache.writing import commit_unit, require_written, start_seed
 from kdcache.cached_source import source_of
 from kdcache.copying import require_unmixed
 from kdcache.errors import CacheError, MismatchError, UsageError
@@ -88,14 +88,17 @@ class _Conversion:
         """Write what is missing; return how many units that were."""
         manifest = self._made.manifest
         firsts = sorted({manifest.unit_seeds(seed)[0] for seed in seeds})
-        for seed in firsts:
-            start_seed(self._made, seed)
         missing = {first: {*self._made.missing_units(first)} for first in firsts}
         todo = [(first, unit) for unit in range(manifest.num_units) for first in firsts if unit in missing[first]]
+        if todo:
+            self._made.objects.probe()
+        for seed in firsts:
+            start_seed(self._made, seed)
         with progress("convert", len(todo), "units") as bar:
             for first, unit in todo:
                 self._write(first, unit)
                 bar.advance(1)
+        require_written(self._made, [(first, unit) for first in firsts for unit in range(manifest.num_units)])
         return len(todo)
 
     def _write(self, first: int, unit: int) -> None:

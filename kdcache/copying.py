@@ -18,8 +18,9 @@ from kdcache.cache.arrays import arrays_digest
 from kdcache.cache.census import Unit, committed, complete, missing_units
 from kdcache.cache.commit import commit_key
 from kdcache.cache.fetch import fetched
+from kdcache.cache.rereading import agreed_bytes
 from kdcache.cache.subset import samples_arrays
-from kdcache.cache.writing import commit_unit, start_seed
+from kdcache.cache.writing import commit_unit, require_manifest, require_written, start_seed
 from kdcache.cached_source import CachedNames, source_of
 from kdcache.config import parse_seeds
 from kdcache.errors import CacheError, MismatchError, MissingUnitError, UsageError
@@ -66,7 +67,8 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
         seen |= {*units}
         copied = copy_units(source, made, units)
         written, size = written + len(copied), size + sum(copied)
-    return {"cache": str(made), "from": told, **_result(made, written, size, start)}
+    require_written(made, seen)
+    return {"cache": str(made), "from": told, **copied_result(made, written, size, start)}
 
 
 def export_cache(
@@ -103,8 +105,9 @@ def export_cache(
     made = create_cache(new, manifest, source.fit(), samples=chosen)
     made.require(manifest)
     copied = copy_units(source, made, wanted)
+    require_written(made, wanted)
     origin = {"source": str(source), "samples": made.manifest.num_held, "rows": made.manifest.rows}
-    return {"cache": str(made), **origin, **_result(made, len(copied), sum(copied), start)}
+    return {"cache": str(made), **origin, **copied_result(made, len(copied), sum(copied), start)}
 
 
 def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]:
@@ -117,6 +120,8 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
     """
     there = committed(target)
     todo = [unit for unit in units if unit not in there]
+    if todo:
+        target.objects.probe()
     for seed in sorted({seed for seed, _ in todo}):
         start_seed(target, seed)
     sizes = []
@@ -135,7 +140,9 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
 def _copied(source: Cache, target: Cache, unit: Unit) -> int:
     commit, key = source.whole_commit(*unit), target.format.key(*unit)
     data = source.unit_bytes(commit)
-    if not target.objects.publish(key, data) and target.objects.get(key) != data and not target.is_committed(*unit):
+    require_manifest(target)
+    is_ours = target.objects.publish(key, data)
+    if not is_ours and agreed_bytes(target.objects, key) != data and not target.is_committed(*unit):
         raise CacheError(
             f"cache {target}: {key} is there with other bytes and without a commit, left by a killed writer; remove it "
             f"(kdcache gc {target} --older-than 0s --delete, while nothing else writes there) and run this again"
@@ -229,7 +236,15 @@ def _parse_units(text: str | None, most: int) -> range:
     return numbers
 
 
-def _result(made: Cache, written: int, size: int, start: float) -> dict[str, Any]:
+def copied_result(made: Cache, written: int, size: int, start: float) -> dict[str, Any]:
+    """Return what is told of units that were copied, and of what a cache then holds.
+
+    Args:
+        made: the cache.
+        written: how many units were copied.
+        size: their bytes.
+        start: when that began, as `time.monotonic` tells.
+    """
     missing = missing_units(made.manifest, committed(made))
     return {
         "units_written": written,

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from kdcache.cache import Cache, Commit, create_cache
-from kdcache.cache.writing import start_seed
+from kdcache.cache.writing import require_manifest, start_seed
 from kdcache.codecs import fit_arrays
 from kdcache.dump_config import DumpConfig
-from kdcache.dump_job import Job, prepare, tell_error
+from kdcache.dump_job import Job, prepare, probe_place, tell_error
 from kdcache.engines import open_engine
 from kdcache.tracking import say
 from kdcache.units import tell_clipped
@@ -31,6 +31,7 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
         KdcacheError: bad input, unwritable cache, NaN logits; what was committed stays.
     """
     engine = open_engine(config)
+    probe_place(config)
     job = prepare(config)
     tell_error(job)
     # of two dumps that start at once and choose a codec, the later one's sample may ask for another step
@@ -40,6 +41,7 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     start = time.monotonic()
     written = engine(job, cache)
     seconds = time.monotonic() - start
+    require_manifest(cache, reads=True)
     commits = [commit for seed in job.seeds for commit in cache.commits(seed)]
     summary = _summary(job, cache, commits)
     tell_clipped(cache, commits)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kdcache.cache import Cache, Manifest, library_versions, open_cache, record_layout, tar_layout
+from kdcache.cache.manifest import MANIFEST
 from kdcache.cache.objects import Objects
 from kdcache.cache.opening import open_objects
 from kdcache.calibration import DEFAULT_ERROR, Fitted, fit_codec, fit_default, sample_views
@@ -66,6 +67,24 @@ class Job:
         return UnitMaker(cache, self.dataset(cache), seed=seed, unit=unit, is_scored=self.config.teacher_classes is None)
 
 
+def probe_place(config: DumpConfig, *, writes: bool = True) -> None:
+    """Check that what the cache lacks can be written, before a teacher takes its time; a complete one is only read.
+
+    Args:
+        config: the dump.
+        writes: whether that may be tried by writing, which a plan may not.
+
+    Raises:
+        CacheError: it cannot.
+    """
+    objects = open_objects(config.cache)
+    if objects.exists(MANIFEST):
+        held = open_cache(objects)
+        if not any(held.missing_units(seed) for seed in parse_seeds(config.seeds)):
+            return
+    objects.probe(writes=writes)
+
+
 def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
     """Return the job that `config` describes; a codec that is exact is measured only if that is asked for.
 
@@ -81,7 +100,7 @@ def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
     codec = open_codec(config.codec or default_codec(classes), classes=classes)
     if not is_exact(codec):
         _await_first_worker(open_objects(config.cache))
-    held = open_cache(config.cache) if open_objects(config.cache).exists("zarr.json") else None
+    held = open_cache(config.cache) if open_objects(config.cache).exists(MANIFEST) else None
     codec = row_codec(_held_codec(held, config.codec, classes)) if held else codec
     measures = held is None and (measures_exact or not is_exact(codec))
     fitted = _fitted(config, codec, source, recipe, teacher) if measures else None
@@ -109,7 +128,7 @@ def _await_first_worker(folder: Objects) -> None:
     me = own_place()
     limit = FIT_SECONDS * me.rank
     start, told = time.monotonic(), -math.inf
-    while not folder.exists("zarr.json"):
+    while not folder.exists(MANIFEST):
         now = time.monotonic()
         if now - start >= limit:
             if me.rank:

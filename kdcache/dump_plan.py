@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache import Cache, open_cache
+from kdcache.cache.manifest import MANIFEST
 from kdcache.cache.objects import is_address
 from kdcache.cache.opening import open_objects
 from kdcache.cache.writing import encode_unit
 from kdcache.codecs import codec_spec, fit_arrays
 from kdcache.dump_config import DumpConfig
-from kdcache.dump_job import Job, prepare
+from kdcache.dump_job import Job, prepare, probe_place
 from kdcache.dump_units import all_units, batches_of, missing_units, records_of
 from kdcache.fidelity import fitted_gradients
 from kdcache.shapes import Records
@@ -34,9 +35,10 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
         manifest has it where the cache is there already, `gradients` as `fidelity` has them (empty there), and the
         `teacher_accuracy` in percent on the probe's views.
     """
+    probe_place(config, writes=False)
     job = prepare(config, measures_exact=True)
     cache = Cache(open_objects(config.cache), job.manifest, job.codec)
-    if cache.objects.exists("zarr.json"):
+    if cache.objects.exists(MANIFEST):
         cache = open_cache(config.cache)
         cache.require(job.manifest)
     manifest = job.manifest

@@ -43,11 +43,18 @@ class MissingUnitError(CacheError):
     """Records that the cache does not hold."""
 
 
-class DamagedUnitError(CacheError):
+class DamagedError(CacheError):
+    """Bytes that are not what was written."""
+
+    is_certain = False
+    """Whether they were read twice, which the message then says."""
+
+
+class DamagedUnitError(DamagedError):
     """Bytes that differ from what was committed."""
 
 
-class LargeObjectError(CacheError):
+class LargeObjectError(DamagedError):
     """An object of more bytes than it may have."""
 
 

@@ -15,8 +15,10 @@ from kdcache.cache.arrays import arrays_path
 from kdcache.cache.census import CARD, Unit, committed, complete, missing_units, take_census
 from kdcache.cache.commit import commit_key
 from kdcache.cache.objects import MOST_BYTES, Entry
-from kdcache.copying import copy_units
-from kdcache.errors import CacheError, UsageError
+from kdcache.cache.rereading import agreed_bytes
+from kdcache.cache.writing import require_written
+from kdcache.copying import copied_result, copy_units
+from kdcache.errors import CacheError, LargeObjectError, UsageError
 from kdcache.hub_card import card_text
 from kdcache.tracking import progress
 
@@ -49,8 +51,8 @@ class HubObjects:
         """Raise a CacheError."""
         raise CacheError(f"{self} can be read only; kdcache push writes to it")
 
-    def get(self, key: str, *, most: int = MOST_BYTES) -> bytes:
-        """Return the bytes of `key`.
+    def get(self, key: str, *, most: int = MOST_BYTES, is_fresh: bool = False) -> bytes:
+        """Return the bytes of `key`, which are fetched each time.
 
         Raises:
             FileNotFoundError: there is no such object.
@@ -59,7 +61,8 @@ class HubObjects:
         if key not in self.files:
             raise FileNotFoundError(key)
         if self.files[key].size > most:
-            raise CacheError(f"{self}/{key} has {self.files[key].size} bytes, more than the {most} that it may have")
+            size = self.files[key].size
+            raise LargeObjectError(f"{self}/{key} has {size} bytes, more than the {most} that it may have")
         with _told(f"{self}/{key}"), tempfile.TemporaryDirectory() as folder:
             where = {"repo_type": "dataset", "revision": self.revision, "local_dir": folder}
             return Path(self._api.hf_hub_download(self.repo, key, **where)).read_bytes()
@@ -67,6 +70,10 @@ class HubObjects:
     def exists(self, key: str) -> bool:
         """Return whether there is such an object."""
         return key in self.files
+
+    def stamp(self, key: str) -> str | None:
+        """Return the digest of an object that is there."""
+        return str(self.files[key].blob_id) if key in self.files else None
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the names directly under `prefix`, sorted."""
@@ -81,6 +88,10 @@ class HubObjects:
     def remove(self, key: str) -> NoReturn:
         """Raise a CacheError."""
         raise CacheError(f"{self} can be read only")
+
+    def probe(self, *, writes: bool = True) -> NoReturn:
+        """Raise a CacheError."""
+        raise CacheError(f"{self} can be read only; kdcache push writes to it")
 
     def holds(self, key: str, data: bytes) -> bool:
         """Return whether `key` is there with these bytes."""
@@ -127,7 +138,7 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
     units = list(census.commits)
     with progress("push", len(units), "units") as bar:
         for key in _beside(old, units):
-            sent.add({key: old.objects.get(key)})
+            sent.add({key: agreed_bytes(old.objects, key)})
         for unit in units:
             commit = old.whole_commit(*unit)
             sent.add({old.format.key(*unit): old.unit_bytes(commit), commit_key(*unit): commit.to_bytes()})
@@ -136,7 +147,7 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
     missing = missing_units(old.manifest, units)
     told = {"complete_seeds": complete(missing), "missing": {seed: part for seed, part in missing.items() if part}}
     sent.add({CARD: card_text(old, address, complete(missing)).encode()}, replaces=True)
-    sent.add({} if there.exists(_MANIFEST) else {_MANIFEST: old.objects.get(_MANIFEST)})
+    sent.add({} if there.exists(_MANIFEST) else {_MANIFEST: agreed_bytes(old.objects, _MANIFEST)})
     sent.flush()
     facts = {"objects": sent.objects, "bytes": sent.bytes, "seconds": time.monotonic() - start}
     return {"address": address, "revision": sent.revision, **facts, **told}
@@ -163,18 +174,11 @@ def pull_cache(address: str, new: str | Path, *, revision: str | None = None) ->
     source = open_cache(there := HubObjects(parse_address(address), revision))
     made = create_cache(new, source.manifest, source.fit(), samples=source.samples)
     made.require(source.manifest)
-    sizes = copy_units(source, made, committed(source))
-    missing = missing_units(made.manifest, committed(made))
-    return {
-        "cache": str(made),
-        "address": address,
-        "revision": there.revision,
-        "units_written": len(sizes),
-        "bytes": sum(sizes),
-        "seconds": time.monotonic() - start,
-        "complete_seeds": complete(missing),
-        "missing": {seed: part for seed, part in missing.items() if part},
-    }
+    units = committed(source)
+    sizes = copy_units(source, made, units)
+    require_written(made, units)
+    origin = {"address": address, "revision": there.revision}
+    return {"cache": str(made), **origin, **copied_result(made, len(sizes), sum(sizes), start)}
 
 
 def parse_address(address: str) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, library_versions, open_cache, record_layout
+from kdcache.cache.manifest import MANIFEST
 from kdcache.cache.opening import open_objects
-from kdcache.cache.writing import commit_unit, start_seed
+from kdcache.cache.writing import commit_unit, require_written, start_seed
 from kdcache.calibration import fit_codec, sample_views
 from kdcache.codecs import (
     Codec,
@@ -176,7 +177,10 @@ def _commits(source: Cache, seeds: str | None) -> dict[int, list[Commit]]:
 
 def _create(source: Cache, new: str | Path, wanted: RowCodec) -> Cache:
     """Return the new cache, made with a fit to a sample of the source's records, or as it is there already."""
-    there = open_objects(new).exists("zarr.json")
+    objects = open_objects(new)
+    there = objects.exists(MANIFEST)
+    if not there:
+        objects.probe()  # before the time that a fit takes
     codec, errors = (open_cache(new).with_fit(wanted), {}) if there else _fitted(source, wanted)
     codec = with_sites(row_codec(codec), source.manifest.sites)
     made = create_cache(new, _manifest(source, codec).with_errors(errors), fit_arrays(codec), samples=source.samples)
@@ -221,6 +225,8 @@ def _manifest(source: Cache, codec: Codec) -> Manifest:
 def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Commit]]) -> int:
     """Recode and commit every unit that is missing, one after the other."""
     todo = [(seed, unit) for seed in commits for unit in made.missing_units(seed)]
+    if todo:
+        made.objects.probe()
     for seed in commits:
         start_seed(made, seed)
     written = 0
@@ -236,6 +242,7 @@ def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Comm
                 commit_unit(made, seed, unit, records, **facts)
                 written += 1
             bar.advance(len(rows), f"seed {seed}")
+    require_written(made, [(seed, unit) for seed in commits for unit in range(made.manifest.num_units)])
     return written
 
 

@@ -44,7 +44,7 @@ def records(cache: Cache, seed: int, unit: int, writer: int = 0) -> Records:
     return cache.codec.encode(torch.randn(rows, cache.manifest.classes, generator=generator))
 
 
-def fill(path: Path, *seeds: int, **changes: Any) -> Cache:
+def fill(path: Path | str, *seeds: int, **changes: Any) -> Cache:
     cache = create_cache(path, manifest(**changes))
     for seed in seeds:
         start_seed(cache, seed)

@@ -4,19 +4,22 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-_CHANGING = ("mkdir", "open", "write", "fsync", "link", "unlink")
+from kdcache.cache import rename
+from kdcache.cache.objects import is_temporary
+
+_CHANGING = ("mkdir", "open", "write", "fsync", "link", "rename_new", "unlink")
 CALLS = ("stat", *_CHANGING)
 MEETS = {
     "kill": _CHANGING,
-    "ENOSPC": ("mkdir", "open", "write", "fsync", "link"),
+    "ENOSPC": ("mkdir", "open", "write", "fsync", "link", "rename_new"),
     "EIO": CALLS,
-    "EEXIST": ("mkdir", "open", "link"),
+    "EEXIST": ("mkdir", "open", "link", "rename_new"),
     "short": ("write",),
 }
 """The calls that a kind of fault befalls."""
@@ -41,8 +44,8 @@ class KilledError(BaseException):
 class FaultyOS:
     """The calls on files below `root`; syncing is not done but kept in mind."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, has_links: bool = True, befalls: Sequence[str] = CALLS) -> None:
+        self.root, self.has_links, self.befalls = root, has_links, befalls
         self.linked: dict[Path, bytes] = {}
         """Every object that was given its name, as it was then."""
         self._paths: dict[int, Path] = {}
@@ -54,10 +57,12 @@ class FaultyOS:
     def running(self, fault: Fault | None = None) -> Iterator[None]:
         """Let the calls of the block go through this, with a fault; a process that is killed ends the block."""
         self.num_calls, self._fault, self._is_dead = 0, fault, False
-        real = {name: getattr(os, name) for name in CALLS}
-        faulty = {name: self._faulty(name, real[name]) for name in CALLS}
-        with patch.multiple(os, **faulty), suppress(KilledError):
-            yield
+        homes = {name: rename if name == "rename_new" else os for name in CALLS}
+        with ExitStack() as stack:
+            for name, home in homes.items():
+                stack.enter_context(patch.object(home, name, self._faulty(name, getattr(home, name))))
+            with suppress(KilledError):
+                yield
         self._paths.clear()
 
     def is_durable(self, path: Path) -> bool:
@@ -91,7 +96,7 @@ class FaultyOS:
         if self._is_dead:
             raise KilledError
         fault = self._fault
-        if fault is None or name not in MEETS[fault.kind]:
+        if fault is None or name not in MEETS[fault.kind] or name not in self.befalls:
             return action()
         number, self.num_calls = self.num_calls, self.num_calls + 1
         if number != fault.number:
@@ -111,6 +116,8 @@ class FaultyOS:
         if name == "fsync":
             self._sync(path)
             return None
+        if name == "link" and not self.has_links:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         result = real(*arguments, **named)
         if name == "open":
             self._paths[result] = path
@@ -118,10 +125,11 @@ class FaultyOS:
             self._unsynced.add(os.fstat(arguments[0]).st_ino)
         elif name == "mkdir":
             self._new_names.add(path)
-        elif name == "link":
+        elif name in ("link", "rename_new"):
             target = Path(arguments[1])
             self._new_names.add(target)
-            self.linked[target] = target.read_bytes()
+            if not is_temporary(target.name):  # as those that are tried out are
+                self.linked[target] = target.read_bytes()
         return result
 
     def _sync(self, path: Path) -> None:

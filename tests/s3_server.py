@@ -15,8 +15,17 @@ from urllib.request import Request, urlopen
 
 BUCKET = "caches"
 Fault = Callable[[str, str, int], str | None]
-"""Of (method, path, number of the request): `drop` (do it, lose the response), `refuse` (503, undone), `deny` (403, undone),
-`repeat` (do it twice) or None."""
+"""Of (method, path, number of the request): None, or one of
+
+- `drop`: do it and lose the response, `mute`: do it and never answer, `hang`: never answer, undone
+- `late`: do it after a second, `repeat`: do it twice, `wrong`: give another body of the same length
+- `refuse` (503), `deny` (403), `skew` (403 of a clock), `conflict` (409 of two writers): undone
+- `careless`: do it as if no condition had been asked for
+"""
+_CODES = {
+    "skew": (403, "RequestTimeTooSkewed", "The difference between the request time and the current time is too large."),
+    "conflict": (409, "ConditionalRequestConflict", "The conditional request cannot succeed due to a conflicting operation."),
+}
 
 
 @contextmanager
@@ -47,13 +56,14 @@ class FaultyProxy(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int, own: int = 0) -> None:
+        super().__init__(("127.0.0.1", own), _Handler)
         self.upstream, self.fault = port, lambda method, path, number: None
         self.count: dict[str, int] = {}
         self.log: list[tuple[str, str]] = []
         self.injected: list[str] = []
         self.lock = threading.Lock()
+        self.is_closed = threading.Event()
 
     fault: Fault
 
@@ -75,12 +85,14 @@ class FaultyProxy(ThreadingHTTPServer):
 
 
 @contextmanager
-def faulty_proxy(port: int) -> Iterator[FaultyProxy]:
-    proxy = FaultyProxy(port)
+def faulty_proxy(port: int, own: int = 0) -> Iterator[FaultyProxy]:
+    """Run a proxy before the server on `port`, on a port of its own."""
+    proxy = FaultyProxy(port, own)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     try:
         yield proxy
     finally:
+        proxy.is_closed.set()
         proxy.shutdown()
         proxy.server_close()
 
@@ -95,9 +107,27 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("refuse", "deny"):
             self._answer(503 if fault == "refuse" else 403, {}, b"")
             return
+        if fault in _CODES:
+            status, code, message = _CODES[fault]
+            text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+            self._answer(status, {"Content-Length": str(len(text))}, text.encode())
+            return
+        if fault == "hang":
+            self.server.is_closed.wait()
+            return
+        if fault == "late":
+            self.server.is_closed.wait(1.0)
+        if fault == "careless":
+            del self.headers["If-None-Match"]
         answer = self._upstream(body)
         if fault == "repeat":
             answer = self._upstream(body)
+        if fault == "wrong":
+            status, headers, data = answer
+            answer = status, headers, bytes(byte ^ 1 for byte in data)
+        if fault == "mute":
+            self.server.is_closed.wait()
+            return
         if fault == "drop":
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)

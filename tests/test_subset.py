@@ -285,7 +285,7 @@ def test_damage_is_noticed(shelf: Path, tmp_path: Path) -> None:
     data = path.read_bytes()
     for position in (0, len(data) // 2, len(data) - 1):
         path.write_bytes(flipped(data, position, 0x80))
-        message = r"the list of its samples \(samples/\w{16}\) is absent or damaged: restore it from a copy"
+        message = r"the list of its samples \(samples/\w{16}\) is absent or damaged; restore it from a copy"
         with pytest.raises(CacheError, match=message):
             open_cache(tmp_path / "part").read(0, [0])
         assert any("the list of its samples" in fault for fault in verify_cache(open_cache(tmp_path / "part"))["faults"])

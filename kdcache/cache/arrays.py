@@ -5,9 +5,9 @@ The manifest names the digest, and is published after them: whoever publishes th
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
@@ -16,11 +16,13 @@ from zarr.storage import MemoryStore
 
 from kdcache.cache.manifest import CODEC, SAMPLES
 from kdcache.cache.objects import Objects
+from kdcache.cache.rereading import read_twice
 from kdcache.cache.seal import parsed
 from kdcache.cache.shard import check_frame
 from kdcache.cache.zarr_store import contents, put
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, DamagedError
 
+T = TypeVar("T")
 ROOTS = {CODEC: "the fit of its codec", SAMPLES: "the list of its samples"}
 """What lies under which name, in words."""
 _MOST_ARRAYS, _MOST_METADATA = 16, 1 << 16
@@ -55,44 +57,68 @@ def read_arrays(objects: Objects, root: str, digest: str, *, most: int) -> dict[
         most: bytes that all arrays may have.
 
     Raises:
-        CacheError: arrays that are absent, or not what was written.
+        DamagedError: arrays that are absent, or not what was written.
+        CacheError: they cannot be read.
     """
+    return read_twice(lambda is_fresh: _read_all(objects, root, digest, most, is_fresh))
+
+
+def _read_all(objects: Objects, root: str, digest: str, most: int, is_fresh: bool) -> dict[str, np.ndarray]:
     path = arrays_path(root, digest)
-    try:
-        names = [name for name in objects.list(path) if objects.exists(f"{path}/{name}/zarr.json")]
-        arrays: dict[str, np.ndarray] = {}
-        for name in names[:_MOST_ARRAYS]:
-            arrays[name] = _read(objects, f"{path}/{name}", most - sum(array.nbytes for array in arrays.values()))
-        whole = arrays_digest(arrays) == digest
-    except CacheError:
-        raise
-    except Exception:  # zarr raises what it likes on damaged bytes
-        whole = False
-    if not whole:
-        raise damaged(objects, root, digest)
+    error = damaged(objects, root, digest)
+    names = [name for name in objects.list(path) if objects.exists(f"{path}/{name}/zarr.json")]
+    arrays: dict[str, np.ndarray] = {}
+    for name in names[:_MOST_ARRAYS]:
+        left = most - sum(array.nbytes for array in arrays.values())
+        arrays[name] = _read(objects, f"{path}/{name}", left, is_fresh, error)
+    if arrays_digest(arrays) != digest:
+        raise error
     return arrays
 
 
-def damaged(objects: Objects, root: str, digest: str) -> CacheError:
+def damaged(objects: Objects, root: str, digest: str) -> DamagedError:
     """Return the error of arrays that are absent, or not what was written."""
     path = arrays_path(root, digest)
-    return CacheError(f"cache {objects}: {ROOTS[root]} ({path}) is absent or damaged: restore it from a copy")
+    return DamagedError(f"cache {objects}: {ROOTS[root]} ({path}) is absent or damaged; restore it from a copy")
 
 
-def _read(objects: Objects, path: str, most: int) -> np.ndarray:
+def _read(objects: Objects, path: str, most: int, is_fresh: bool, error: DamagedError) -> np.ndarray:
     """Return an array of which only shape and type are taken from its zarr.json: another could name any codec.
 
     Raises:
-        ValueError: another type, or more than `most` bytes.
+        DamagedError: `error`: another type, more than `most` bytes, or an object that is no such thing.
     """
-    document = parsed(objects.get(f"{path}/zarr.json", most=_MOST_METADATA))
-    shape, dtype = tuple(document["shape"]), np.dtype(_TYPES[document["data_type"]])
+
+    def checked(key: str, room: int, check: Callable[[bytes], T]) -> T:
+        def read(again: bool) -> T:
+            try:
+                return check(objects.get(key, most=room, is_fresh=is_fresh or again))
+            except CacheError:
+                raise
+            except Exception as raised:  # zarr raises what it likes on damaged bytes
+                raise error from raised
+
+        return read_twice(read)
+
+    shape, dtype = checked(f"{path}/zarr.json", _MOST_METADATA, lambda data: _shape(data, most))
     size = prod(shape) * dtype.itemsize
-    if not all(type(side) is int and side > 0 for side in shape) or size > most:
-        raise ValueError(f"an array of shape {shape}")
+    room = size + size // 128 + 1024  # what zstd cannot compress takes a little more
     key = f"{path}/c/{'/'.join('0' for _ in shape)}"
-    data = objects.get(key, most=size + size // 128 + 1024)  # what zstd cannot compress takes a little more
-    check_frame(data, size)
+    return checked(key, room, lambda data: _decoded(path, key, data, shape, dtype))
+
+
+def _shape(data: bytes, most: int) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
+    document = parsed(data)
+    shape = tuple(document["shape"])
+    dtype = np.dtype(_TYPES[document["data_type"]])
+    is_shape = all(type(side) is int and side > 0 for side in shape)
+    if not is_shape or prod(shape) * dtype.itemsize > most:
+        raise ValueError(f"an array of shape {shape}")
+    return shape, dtype
+
+
+def _decoded(path: str, key: str, data: bytes, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> np.ndarray:
+    check_frame(data, prod(shape) * dtype.itemsize)
     store = MemoryStore()
     array = _created(store, path, shape, dtype)
     put(store, key, data)

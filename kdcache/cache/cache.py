@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from kdcache.cache.fetch import fetched
 from kdcache.cache.limits import MOST_UNITS
 from kdcache.cache.manifest import CODEC, Manifest
 from kdcache.cache.objects import Objects
+from kdcache.cache.rereading import read_twice
 from kdcache.cache.seal import MOST_DOCUMENT
 from kdcache.cache.slab import Slab
 from kdcache.cache.slab_folder import SLAB, LocalFile, SlabFolder
@@ -41,6 +42,8 @@ class Cache:
         kind = TarFormat if manifest.store == "webdataset" else ZarrFormat
         self.format: UnitFormat = kind.of(manifest)
         self._last_read: tuple[int, Slab] | None = None
+        self.stamp: Hashable | None = None
+        """Of the object of the manifest, when a writer last made sure of it."""
         if codec is not None:
             self.codec = codec
 
@@ -150,9 +153,12 @@ class Cache:
             MissingUnitError: the unit is not committed.
             DamagedUnitError: the commit is not what was written.
         """
+        return read_twice(lambda is_fresh: self._read_commit(seed, unit, is_fresh))
+
+    def _read_commit(self, seed: int, unit: int, is_fresh: bool) -> Commit:
         first = self.manifest.unit_seeds(seed)[0]
         try:
-            data = self.objects.get(commit_key(first, unit), most=MOST_DOCUMENT)
+            data = self.objects.get(commit_key(first, unit), most=MOST_DOCUMENT, is_fresh=is_fresh)
         except FileNotFoundError:
             raise MissingUnitError(
                 f"cache {self} does not hold {self.unit_name(seed, unit)}; run dump-teacher with this seed"
@@ -255,10 +261,13 @@ class Cache:
         Raises:
             DamagedUnitError: it is absent, or differs from what was committed in any byte.
         """
+        return read_twice(lambda is_fresh: self._read_unit_bytes(commit, is_fresh))
+
+    def _read_unit_bytes(self, commit: Commit, is_fresh: bool) -> bytes:
         where, way_out = self._where(commit)
         try:
             key = self.format.key(self.manifest.unit_seeds(commit.seed)[0], commit.unit)
-            data = self.objects.get(key, most=commit.num_bytes)
+            data = self.objects.get(key, most=commit.num_bytes, is_fresh=is_fresh)
         except LargeObjectError as error:
             raise DamagedUnitError(f"{where}: more bytes than were committed: {error}; {way_out}") from None
         except FileNotFoundError:

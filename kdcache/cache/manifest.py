@@ -15,9 +15,11 @@ from PIL import features
 from kdcache import __version__
 from kdcache.cache.limits import MOST_FIT, check_manifest
 from kdcache.cache.seal import digest, refuse_unknown, seal, unseal
-from kdcache.errors import CacheError, UsageError
+from kdcache.errors import CacheError, DamagedError, UsageError
 
 FORMAT_VERSION = 1
+MANIFEST = "zarr.json"
+"""Its key: it stands in the attributes of the root group."""
 CODEC, SAMPLES = "codec", "samples"
 """Where arrays lie: a codec's fit, the numbers of a subset's samples."""
 _FREE = ("source.spec", "teacher.spec", "recipe.name", "recipe.table.eval", "recipe.table.size")
@@ -146,7 +148,9 @@ class Manifest:
             check_manifest(content)
             return cls(**content)
         except (ValueError, TypeError, KeyError) as error:
-            raise CacheError(f"cache {where}: its manifest (zarr.json) is damaged: {error}; restore it from a copy") from error
+            raise DamagedError(
+                f"cache {where}: its manifest (zarr.json) is damaged: {error}; restore it from a copy"
+            ) from error
 
     def differences(self, other: "Manifest", *, here: str = "in the cache", there: str = "now") -> list[str]:
         """Return one line per field that decides what records mean and differs in `other`; `here` and `there` name the two."""

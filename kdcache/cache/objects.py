@@ -1,6 +1,6 @@
 """What holds a cache's objects, a folder or a bucket, of which the rest of kdcache sees these few verbs only."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -32,8 +32,13 @@ class Objects(Protocol):
             CacheError: it cannot be written, or whether it was written cannot be found out.
         """
 
-    def get(self, key: str, *, most: int = MOST_BYTES) -> bytes:
+    def get(self, key: str, *, most: int = MOST_BYTES, is_fresh: bool = False) -> bytes:
         """Return the bytes of `key`.
+
+        Args:
+            key: of the object.
+            most: bytes that it may have.
+            is_fresh: whether to pass over what this machine keeps of it in memory.
 
         Raises:
             FileNotFoundError: there is no such object.
@@ -42,6 +47,9 @@ class Objects(Protocol):
 
     def exists(self, key: str) -> bool:
         """Return whether `key` has been published."""
+
+    def stamp(self, key: str) -> Hashable | None:
+        """Return what tells this object from others that had this key, without reading it; None if it is not there."""
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the names directly under `prefix`, sorted, temporary files left out."""
@@ -54,6 +62,16 @@ class Objects(Protocol):
 
         Raises:
             CacheError: it cannot be removed.
+        """
+
+    def probe(self, *, writes: bool = True) -> None:
+        """Check, before work is spent on them, that objects can be written here, each once; nothing is left behind.
+
+        Args:
+            writes: whether to try it; else only look what can be seen without changing anything.
+
+        Raises:
+            CacheError: they cannot.
         """
 
     def __str__(self) -> str:

@@ -7,13 +7,14 @@ import numpy as np
 
 from kdcache.cache.arrays import ROOTS, publish_arrays
 from kdcache.cache.cache import Cache
-from kdcache.cache.manifest import CODEC, SAMPLES, Manifest
+from kdcache.cache.manifest import CODEC, MANIFEST, SAMPLES, Manifest
 from kdcache.cache.objects import Objects, is_address
 from kdcache.cache.publish import Folder
+from kdcache.cache.rereading import read_twice
 from kdcache.cache.seal import MOST_DOCUMENT, parsed
 from kdcache.cache.subset import samples_arrays
 from kdcache.cache.zarr_store import root_metadata
-from kdcache.errors import CacheError, UsageError
+from kdcache.errors import CacheError, DamagedError, UsageError
 from kdcache.shapes import Rows
 
 _SCHEMES = ("s3", "gs", "az")
@@ -49,16 +50,26 @@ def open_cache(path: str | Path | Objects) -> Cache:
     """
     folder = path if isinstance(path, Objects) else open_objects(path)
     try:
-        root = parsed(folder.get("zarr.json", most=MOST_DOCUMENT))
-        document = root["attributes"]["kdcache"]
+        return Cache(folder, read_twice(lambda is_fresh: _read_manifest(folder, is_fresh)))
     except (FileNotFoundError, NotADirectoryError):
         raise CacheError(f"{path} is not a cache: it has no zarr.json; make one with kdcache dump-teacher {path} ...") from None
+
+
+def _read_manifest(folder: Objects, is_fresh: bool) -> Manifest:
+    data = folder.get(MANIFEST, most=MOST_DOCUMENT, is_fresh=is_fresh)
+    try:
+        document = parsed(data)["attributes"]["kdcache"]
     except (KeyError, TypeError):
-        raise CacheError(f"{path} is not a kdcache cache: its zarr.json carries no manifest, or is damaged") from None
+        raise DamagedError(f"{folder} is not a kdcache cache: its zarr.json carries no manifest, or is damaged") from None
     except ValueError as error:
         reason = f"its zarr.json carries no manifest, or is damaged: {error}"
-        raise CacheError(f"{path} is not a kdcache cache: {reason}") from None
-    return Cache(folder, Manifest.from_json(document, str(path)))
+        raise DamagedError(f"{folder} is not a kdcache cache: {reason}") from None
+    try:
+        return Manifest.from_json(document, str(folder))
+    except CacheError as error:
+        if is_fresh:
+            raise
+        raise DamagedError(str(error)) from error  # a version of the future may be a wrong byte, too
 
 
 def create_cache(
@@ -85,15 +96,16 @@ def create_cache(
     assert (samples is None) == (manifest.samples is None), "a subset is named and listed"
     folder = open_objects(path)
     manifest.check(str(path))
-    if not folder.exists("zarr.json"):
+    if not folder.exists(MANIFEST):
         others = set(folder.list("")) - {*ROOTS}  # a writer killed before it published the manifest leaves arrays
-        if others and not folder.exists("zarr.json"):  # looked for again: another worker may just have begun
+        if others and not folder.exists(MANIFEST):  # looked for again: another worker may just have begun
             raise CacheError(f"{path} is not empty and not a cache; choose a new folder")
+        folder.probe()
         beside = {CODEC: fit, SAMPLES: None if samples is None else samples_arrays(samples)}
         for root, arrays in beside.items():
             if arrays:
                 publish_arrays(folder, root, arrays)
-        folder.publish("zarr.json", root_metadata(manifest))
-    cache = open_cache(path)
+        folder.publish(MANIFEST, root_metadata(manifest))
+    cache = open_cache(folder)
     cache.require(manifest.with_codec_of(cache.manifest, whichever=any_codec))
     return cache

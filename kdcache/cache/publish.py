@@ -1,18 +1,28 @@
 """A folder of objects that are written once: create-only, atomic, durable.
 
 An object appears whole under its name or not at all, whatever kills the writer; it is never changed and never replaced.
+
+It gets its name by a hard link, which fails if the name is taken. File systems without links (FAT, some of FUSE) may be able
+to rename a file without replacing another.
 """
 
 import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from kdcache.cache import rename
 from kdcache.cache.objects import MOST_BYTES, TEMP_SUFFIX, Entry
 from kdcache.errors import CacheError, LargeObjectError
+
+_NOT_SUPPORTED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL}
+"""What file systems say that know no hard links, or no renaming without replacing."""
+_NOT_SYNCED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS, errno.EACCES}
+"""What file systems say that do not sync folders, or let no one open them; an I/O error is none of these."""
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
 
 class Folder:
@@ -21,6 +31,8 @@ class Folder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._synced: set[Path] = set()
+        self._was_there = False
+        self._is_probed = False
 
     def publish(self, key: str, data: bytes) -> bool:
         """Store `data` as `key`, synced to disk; return False, having changed nothing, if the key exists.
@@ -31,16 +43,23 @@ class Folder:
         target = self.path / key
         try:
             self._make_folder(target.parent)
-            wins = not target.exists() and _linked(target, data)
+            wins = not target.exists() and _named(target, data)
             _sync_directory(target.parent)  # of the loser too: what it does next may rely on the object, as a commit does
         except FileExistsError:
             raise CacheError(f"cannot write {target}: a file stands where a folder is needed") from None
         except OSError as error:
+            if self._was_there and error.errno in _GONE and not target.parent.is_dir():
+                raise self._gone() from error
             raise _explained(error, target, len(data)) from error
         return wins
 
-    def get(self, key: str, *, most: int = MOST_BYTES) -> bytes:
+    def get(self, key: str, *, most: int = MOST_BYTES, is_fresh: bool = False) -> bytes:
         """Return the bytes of `key`.
+
+        Args:
+            key: of the object.
+            most: bytes that it may have.
+            is_fresh: whether to read what the disk or the file server has, not what this machine keeps of it in memory.
 
         Raises:
             FileNotFoundError: there is no such object.
@@ -48,7 +67,10 @@ class Folder:
         """
         target = self.path / key
         with open(self.open(key), "rb") as file:  # noqa: PTH123 # of a descriptor
+            self._was_there = True
             try:
+                if is_fresh:
+                    _forget(file.fileno())
                 if (size := os.fstat(file.fileno()).st_size) > most:
                     raise LargeObjectError(f"{target} has {size} bytes, more than the {most} that it may have")
                 return file.read()
@@ -78,12 +100,19 @@ class Folder:
 
     def exists(self, key: str) -> bool:
         """Return whether `key` has been published."""
+        return self.stamp(key) is not None
+
+    def stamp(self, key: str) -> Hashable | None:
+        """Return what tells this object from others that had this key, without reading it; None if it is not there."""
         try:
-            return stat.S_ISREG((self.path / key).stat().st_mode)
+            status = (self.path / key).stat()
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return None
         except OSError as error:
             raise CacheError(f"cannot read {self.path / key}: {error.strerror or error}") from error
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the names directly under `prefix`, sorted, temporary files left out."""
@@ -115,13 +144,49 @@ class Folder:
         except OSError as error:
             raise CacheError(f"cannot remove {self.path / key}: {error.strerror or error}") from error
 
+    def probe(self, *, writes: bool = True) -> None:
+        """Check that files can be written and named here, each once; nothing is left behind.
+
+        Where the folder is not there yet, this is tried in the nearest one above it.
+
+        Args:
+            writes: whether to try it; else only look at the rights.
+
+        Raises:
+            CacheError: they cannot.
+        """
+        if self._is_probed:
+            return
+        try:
+            place = _nearest(self.path)
+            if not place.is_dir():
+                raise CacheError(f"cannot write {self.path}: a file stands where a folder is needed ({place})")
+            if writes:
+                _try_out(place)
+                self._is_probed = True
+            elif not os.access(place, os.W_OK | os.X_OK):
+                raise CacheError(f"cannot write {self.path}: {place} cannot be written; choose a folder that can be written")
+        except OSError as error:
+            raise _explained(error, self.path, 0) from error
+
+    def _gone(self) -> CacheError:
+        return CacheError(
+            f"cannot write into {self.path}: it was moved or removed while this job wrote into it; put it back, and run the "
+            "same command again"
+        )
+
     def _make_folder(self, path: Path) -> None:
-        """Make the folder, all of whose name a power cut leaves: else it could take synced files with it."""
+        """Make the folder, all of whose name a power cut leaves: else it could take synced files with it.
+
+        The folder of all objects is made once only: where it is gone, it has another name, or is to be gone.
+        """
         if path in self._synced and path.is_dir():
             return
         for folder in reversed([path, *path.parents]):
             is_new = not folder.is_dir()
             if is_new:
+                if self._was_there and self.path.is_relative_to(folder):
+                    raise self._gone()
                 folder.mkdir(exist_ok=True)
             if folder.is_relative_to(self.path) and folder != self.path:
                 _sync_directory(folder.parent)  # also of one that is there: who made it may have been killed before this
@@ -129,6 +194,7 @@ class Folder:
                 with suppress(PermissionError):  # of a folder above, which others made
                     _sync_directory(folder.parent)
         self._synced.add(path)
+        self._was_there = True
 
     def __str__(self) -> str:
         """Return the folder's path."""
@@ -141,19 +207,77 @@ def _not_listed(error: OSError) -> None:
         raise CacheError(f"cannot list {error.filename}: {error.strerror or error}") from error
 
 
-def _linked(target: Path, data: bytes) -> bool:
+def _nearest(path: Path) -> Path:
+    """Return the path, or what is there nearest above it."""
+    return next(place for place in [path.absolute(), *path.absolute().parents] if place.exists())
+
+
+def _try_out(folder: Path) -> None:
+    """Write a file, give it a name once and not twice, and take it away.
+
+    Raises:
+        OSError, CacheError: that cannot be done here.
+    """
+    target = folder / f".probe.{secrets.token_hex(8)}{TEMP_SUFFIX}"
+    try:
+        is_named_once = _named(target, b"1") and not _named(target, b"22")
+        _sync_directory(folder)
+    finally:
+        with suppress(OSError):
+            target.unlink()
+    if not is_named_once:
+        raise CacheError(
+            f"cannot use {folder}: its file system gives a name twice, or says of a new one that it is taken; choose a "
+            "folder on another file system"
+        )
+
+
+def _named(target: Path, data: bytes) -> bool:
     """Write a file that appears whole under its name; return False if the name is taken."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}{TEMP_SUFFIX}")
     try:
         _write_synced(temporary, data)
-        try:
-            os.link(temporary, target)  # fails where rename would replace
-        except FileExistsError:
-            return False
-        return True
+        return _give_name(temporary, target)
     finally:
         with suppress(OSError):  # one that stays means nothing
             temporary.unlink()
+
+
+def _give_name(temporary: Path, target: Path) -> bool:
+    """Give a file its name; return False if that is taken.
+
+    Raises:
+        CacheError: the file system can do this in no way.
+    """
+    try:
+        os.link(temporary, target)  # fails where rename would replace
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+        no_link = error
+    try:
+        rename.rename_new(temporary, target)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+        raise CacheError(
+            f"cannot write {target}: its file system makes no hard links ({no_link.strerror}) and cannot rename a file "
+            f"without replacing another ({error.strerror}); a cache needs one of the two: choose a folder on another file "
+            "system, or a bucket"
+        ) from error
+
+
+def _forget(descriptor: int) -> None:
+    """Have the next reading come from the disk or the file server, where the system can be asked for that."""
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -168,17 +292,21 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    """Sync the names in a folder, where its file system can do that: elsewhere it keeps them in its own way."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_SYNCED:
+            raise
 
 
 def _explained(error: OSError, target: Path, size: int) -> CacheError:
-    reason = f"cannot write {target} ({size} bytes): {error.strerror or error}"
+    bytes_told = f" ({size} bytes)" if size else ""
+    reason = f"cannot write {target}{bytes_told}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return CacheError(f"{reason}; all units committed so far are kept: free some space and run the same command again")
-    if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-        return CacheError(f"{reason}; the file system must support hard links, which make a commit atomic")
     return CacheError(f"{reason}; choose a folder that can be written")

@@ -1,19 +1,76 @@
-"""Writing units into a cache: an object, then the commit that makes it count."""
+"""Writing units into a cache: an object, then the commit that makes it count.
+
+A cache may be moved, removed or begun anew while a job writes into it. Each commit looks for the manifest first, and a job that
+is done reads it again, so that nothing is written beside a cache, or into another, and called a success.
+"""
 
 import hashlib
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kdcache.cache.cache import Cache
+from kdcache.cache.census import Unit, committed
 from kdcache.cache.commit import Commit, also_absent, commit_key
-from kdcache.cache.manifest import library_versions
+from kdcache.cache.manifest import MANIFEST, library_versions
+from kdcache.cache.opening import open_cache
+from kdcache.cache.rereading import agreed_bytes
 from kdcache.cache.subset import thinned
 from kdcache.cache.units import StoredSample
 from kdcache.errors import CacheError
 from kdcache.shapes import Records
+
+
+def require_manifest(cache: Cache, *, reads: bool = False) -> None:
+    """Check that the cache is still there, and still the one that was opened.
+
+    Args:
+        cache: that a job writes into.
+        reads: whether to read the manifest in any case; else that is done only if it is another object than before.
+
+    Raises:
+        CacheError: it is gone, or another cache has taken its place.
+    """
+    stamp = cache.objects.stamp(MANIFEST)
+    if stamp is not None and stamp == cache.stamp and not reads:
+        return
+    try:
+        found = open_cache(cache.objects)
+    except CacheError as error:
+        if cache.objects.exists(MANIFEST):
+            raise
+        raise CacheError(
+            f"cache {cache} is no longer there: it has lost its manifest ({MANIFEST}), or was moved or removed, while this "
+            "job wrote into it. Nothing more is written; put it back, and run the same command again"
+        ) from error
+    if found.manifest.digest != cache.manifest.digest:
+        raise CacheError(
+            f"cache {cache} is no longer the one that this job writes into: another manifest is in its place. Nothing more "
+            "is written; choose a new folder, and run the same command again"
+        )
+    cache.stamp = stamp
+
+
+def require_written(cache: Cache, units: Iterable[Unit]) -> None:
+    """Check, before a job says that it has succeeded, that all it was to write is in the cache.
+
+    Args:
+        cache: that it wrote into.
+        units: that are to be there.
+
+    Raises:
+        CacheError: units that are not, or what `require_manifest` says.
+    """
+    require_manifest(cache, reads=True)
+    lost = {*units} - {*committed(cache)}
+    if lost:
+        seed, unit = min(lost)
+        raise CacheError(
+            f"cache {cache} lacks {len(lost)} units that were written, the first is {cache.unit_name(seed, unit)}: something "
+            "removes them; run the same command again"
+        )
 
 
 def start_seed(cache: Cache, seed: int) -> None:
@@ -39,9 +96,10 @@ def commit_unit(
         facts: the commit's other fields: `absent`, `probes`, `statistics`, and `versions` if others rendered the views.
 
     Raises:
-        CacheError: the cache cannot be written.
+        CacheError: the cache cannot be written, or is no longer there.
         DamagedUnitError: an object of that name is there and cannot be decoded.
     """
+    require_manifest(cache)
     manifest = cache.manifest
     rows, seeds = manifest.unit_range(unit), manifest.unit_seeds(seed)
     assert seed == seeds[0] and records.dtype == manifest.dtype
@@ -89,6 +147,6 @@ def encode_unit(cache: Cache, unit: int, records: Records, samples: Sequence[Sto
 
 def _winner(cache: Cache, key: str, where: str) -> bytes:
     try:
-        return cache.objects.get(key)
+        return agreed_bytes(cache.objects, key)
     except FileNotFoundError:
         raise CacheError(f"{where}: {key} was there a moment ago and is not; run the same command again") from None

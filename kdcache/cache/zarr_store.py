@@ -18,8 +18,10 @@ from zarr.storage import MemoryStore
 
 from kdcache.cache.manifest import Manifest
 from kdcache.cache.objects import Objects
+from kdcache.cache.rereading import read_twice
 from kdcache.cache.shard import read_shard
 from kdcache.cache.units import Bytes, StoredSample, named_unit
+from kdcache.errors import CacheError, DamagedError
 from kdcache.shapes import Records
 
 _LOCK = threading.Lock()
@@ -79,17 +81,28 @@ class ZarrFormat:
 
     def faults(self, objects: Objects, seed: int) -> list[str]:
         """Return what keeps plain zarr from finding the array of `seed`, with this shape and chunking."""
+        try:
+            read_twice(lambda is_fresh: self._check_array(objects, seed, is_fresh))
+        except CacheError as error:
+            return [str(error)]
+        return []
+
+    def _check_array(self, objects: Objects, seed: int, is_fresh: bool) -> None:
+        """Raise a DamagedError if plain zarr does not find the array of `seed`, with this shape and chunking."""
         key = f"{seed_path(seed)}/zarr.json"
         try:
-            array = zarr.open_array(store_contents({key: objects.get(key)}), path=seed_path(seed), mode="r")
+            store = store_contents({key: objects.get(key, is_fresh=is_fresh)})
+            array = zarr.open_array(store, path=seed_path(seed), mode="r")
             found = (array.shape, array.shards, array.chunks, array.dtype)
+        except CacheError:
+            raise
         except Exception as error:  # zarr raises what it likes on a damaged file
-            return [f"zarr cannot open its array: {' '.join(str(error).split())[:160]}; {_anew(key)}"]
+            reason = " ".join(str(error).split())[:160]
+            raise DamagedError(f"zarr cannot open its array: {reason}; {_anew(key)}") from error
         wanted = (self.rows, self.dtype.itemsize), self.shards, self.chunks, np.dtype("uint8")
-        if found == wanted:
-            return []
-        told = "its array has shape {}, shards {}, chunks {}, not {}".format(*found[:3], wanted)
-        return [f"{told}; {_anew(key)}"]
+        if found != wanted:
+            told = "its array has shape {}, shards {}, chunks {}, not {}".format(*found[:3], wanted)
+            raise DamagedError(f"{told}; {_anew(key)}")
 
     def encode(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
         """Return the shard of `records`, `[1, rows]`; it holds no samples."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kdcache.cache import Cache, create_cache
+from kdcache.cache import Cache, open_cache
 from kdcache.dump_config import DumpConfig, RayConfig
 from kdcache.dump_job import Job, prepare
 from kdcache.dump_units import Unit, Walk, all_units, missing_units, num_views, write_units
@@ -79,8 +79,13 @@ def connected(config: RayConfig) -> Iterator[Any]:
 class Maker:
     """What runs in an actor: a job made ready, and units of it."""
 
-    def start(self, config: DumpConfig, folder: str) -> None:
+    def start(self, config: DumpConfig, folder: str, digest: str) -> None:
         """Make the job ready, in the working folder of the command.
+
+        Args:
+            config: the dump.
+            folder: the working folder.
+            digest: that of the manifest under which the command writes; a worker begins no cache.
 
         Raises:
             KdcacheError: anything that is absent here, or is not as it is where the command runs.
@@ -90,8 +95,15 @@ class Maker:
                 f"node {os.uname().nodename} has no folder {folder}, in which the command runs; choose one that all nodes share"
             )
         os.chdir(folder)
+        self.cache = open_cache(config.cache)
+        if self.cache.manifest.digest != digest:
+            raise KdcacheError(
+                f"node {os.uname().nodename} finds another cache in {self.cache} than the command; choose a folder that all "
+                "nodes share"
+            )
+        self.cache.objects.probe()
         self.job = prepare(config)
-        self.cache = create_cache(config.cache, self.job.manifest)
+        self.cache.require(self.job.manifest.with_codec_of(self.cache.manifest))
 
     def make(self, units: Sequence[Unit]) -> Iterator[Unit]:
         """Commit `units`, and yield each that is."""
@@ -152,7 +164,8 @@ class _Pool:
 
     def _start(self) -> None:
         worker = _Worker(self._actor.remote())
-        self._awaited[worker.actor.start.remote(self._config, str(Path.cwd()))] = worker
+        digest = self._cache.manifest.digest
+        self._awaited[worker.actor.start.remote(self._config, str(Path.cwd()), digest)] = worker
 
     def _hand_out(self) -> None:
         """Give units to idle workers; the fewer are left, the fewer at once, so that all are busy to the end."""

@@ -64,11 +64,12 @@ def errors_of(fault: Fault | None) -> Iterator[None]:
 
 class Protocol(RuleBasedStateMachine):
     store: ClassVar[str] = "zarr"
+    has_links: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()
         self.path = Path(tempfile.mkdtemp())
-        self.os = FaultyOS(self.path)
+        self.os = FaultyOS(self.path, has_links=self.has_links)
         self.cache = made(self.path, self.store)
         self.writers: dict[Path, int] = {}
 
@@ -160,24 +161,41 @@ class ProtocolOfTars(Protocol):
     store = "webdataset"
 
 
+class ProtocolWithoutLinks(Protocol):
+    has_links = False
+
+
 TestProtocol = Protocol.TestCase
 TestProtocolOfTars = ProtocolOfTars.TestCase
+TestProtocolWithoutLinks = ProtocolWithoutLinks.TestCase
 TestProtocol.settings = TestProtocolOfTars.settings = settings(max_examples=15, stateful_step_count=25)
+TestProtocolWithoutLinks.settings = settings(max_examples=8, stateful_step_count=25)
 
 
 @pytest.mark.parametrize(("kind", "store"), [*((kind, "webdataset") for kind in MEETS), ("kill", "zarr"), ("short", "zarr")])
 def test_a_fault_at_every_call_of_a_dump(tmp_path: Path, kind: str, store: str) -> None:
     """A first worker meets the fault, at each call in turn, and a second one with other bytes goes on after a power cut."""
+    assert fail_at_every_call(tmp_path, kind, store) > {"short": 2, "EEXIST": 8}.get(kind, 20)
+
+
+@pytest.mark.parametrize("kind", ["kill", "ENOSPC", "EIO", "EEXIST"])
+def test_a_fault_at_every_renaming_where_there_are_no_hard_links(tmp_path: Path, kind: str) -> None:
+    befalls = ("rename_new", "unlink")
+    assert fail_at_every_call(tmp_path, kind, "webdataset", has_links=False, befalls=befalls) > 4
+
+
+def fail_at_every_call(folder: Path, kind: str, store: str, **system: Any) -> int:
+    """Return how many calls there are; each fails in turn, in a dump of its own."""
     for is_done in (False, True) if kind in ("EIO", "EEXIST") else (False,):
         number = 0
-        while met(tmp_path / f"{number}{is_done}", store, Fault(number, kind, is_done)):
+        while met(folder / f"{number}{is_done}", store, Fault(number, kind, is_done), **system):
             number += 1
-        assert number > {"short": 2, "EEXIST": 8}.get(kind, 20)
+    return number
 
 
-def met(path: Path, store: str, fault: Fault) -> bool:
+def met(path: Path, store: str, fault: Fault, **settings: Any) -> bool:
     """Return whether the first worker met the fault."""
-    system = FaultyOS(path)
+    system = FaultyOS(path, **settings)
     path.mkdir()
     with errors_of(fault), system.running(fault):
         dump(made(path, store), 0, 0, 1)

@@ -1,6 +1,7 @@
 import errno
 import os
 import signal
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from caches import contents, temporaries
 from runs import largest_file
 
-from kdcache.cache.publish import Folder
+from kdcache.cache import rename
+from kdcache.cache.publish import Folder, _named
 from kdcache.errors import CacheError
 
 
@@ -139,6 +141,102 @@ def test_the_object_and_every_folder_made_for_it_are_synced(tmp_path: Path, monk
     steps.clear()
     Folder(tmp_path).publish("a/b/third", b"data")
     assert str(tmp_path / "a") in steps, "who made b may have been killed before it was synced"
+
+
+@pytest.mark.parametrize("code", ["ENOSYS", "EXDEV", "EPERM", "ENOTSUP", "EMLINK", "EINVAL"])
+def test_without_hard_links_a_name_is_given_once_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setattr(os, "link", failing(getattr(errno, code)))
+    folder = Folder(tmp_path / "folder")
+    folder.probe()
+    assert folder.publish("a/b", b"first") and not folder.publish("a/b", b"second")
+    assert folder.get("a/b") == b"first" and not list(temporaries(folder))
+    (tmp_path / "folder" / "a" / "c").write_bytes(b"came between")
+    assert not _named(tmp_path / "folder" / "a" / "c", b"mine"), "it is the system that says so, not a look before"
+
+
+def test_what_a_file_system_lacks_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", failing(errno.ENOSYS))
+    monkeypatch.setattr(rename, "rename_new", failing(errno.EINVAL))
+    folder = Folder(tmp_path)
+    message = r"makes no hard links \(Function not implemented\) and cannot rename .* \(Invalid argument\).*or a bucket$"
+    for action in (folder.probe, lambda: folder.publish("a", b"1")):
+        with pytest.raises(CacheError, match=message) as caught:
+            action()
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", ["EINVAL", "ENOTSUP", "EBADF", "ENOSYS"])
+def test_a_folder_that_cannot_be_synced_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setattr(os, "fsync", failing_for_folders(getattr(errno, code)))
+    folder = Folder(tmp_path)
+    folder.probe()
+    assert folder.publish("a", b"1") and not folder.publish("a", b"2")
+
+
+def test_an_error_of_the_disk_in_syncing_a_folder_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", failing_for_folders(errno.EIO))
+    for action in (Folder(tmp_path).probe, lambda: Folder(tmp_path).publish("a", b"1")):
+        with pytest.raises(CacheError, match="Input/output error"):
+            action()
+
+
+def test_what_cannot_be_written_is_told_by_trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Folder(tmp_path / "a" / "b").probe()
+    assert list(tmp_path.iterdir()) == [], "it is tried in the nearest folder, and no other is made"
+    with pytest.raises(CacheError, match=r"cannot write /proc/kdcache/a: .*choose a folder that can be written"):
+        Folder("/proc/kdcache/a").probe()
+    (tmp_path / "file").touch()
+    with pytest.raises(CacheError, match=r"a file stands where a folder is needed \(.*/file\)"):
+        Folder(tmp_path / "file" / "a").probe()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(CacheError, match=rf"cannot write {tmp_path}/a: {tmp_path} cannot be written"):
+        Folder(tmp_path / "a").probe(writes=False)
+
+
+def test_a_file_system_that_gives_a_name_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", os.replace)
+    with pytest.raises(CacheError, match=r"its file system gives a name twice.*another file system"):
+        Folder(tmp_path).probe()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_folder_that_is_gone_is_not_made_anew(tmp_path: Path, reads: bool) -> None:
+    folder = Folder(tmp_path / "folder")
+    folder.publish("a/b", b"1")
+    if reads:
+        folder = Folder(tmp_path / "folder")
+        folder.get("a/b")
+    (tmp_path / "folder").rename(tmp_path / "elsewhere")
+    for key in ("a/c", "c", "d/e"):
+        with pytest.raises(CacheError, match=r"cannot write into .*/folder: it was moved or removed.*put it back"):
+            folder.publish(key, b"2")
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+    (tmp_path / "elsewhere").rename(tmp_path / "folder")
+    assert folder.publish("a/c", b"2")
+
+
+def failing(code: int) -> Callable[..., Any]:
+    """Return a call of the system that gives an error."""
+
+    def call(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return call
+
+
+def failing_for_folders(code: int) -> Callable[[int], None]:
+    fsync = os.fsync
+
+    def call(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    return call
 
 
 def test_list_is_sorted_and_leaves_temporary_files_out(tmp_path: Path) -> None:

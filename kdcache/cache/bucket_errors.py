@@ -1,0 +1,170 @@
+"""What an error of obstore says. It has a class and a text, but no fields: status, code and address are read from the text."""
+
+import os
+import re
+from urllib.parse import urlsplit
+
+from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+_ENDPOINTS = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT",
+    "GOOGLE_BASE_URL",
+    "AZURE_STORAGE_ENDPOINT",
+    "AZURE_ENDPOINT",
+)
+"""Variables that name an endpoint; of those of one cloud the first counts."""
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+_CREDENTIAL_SERVICES = ("/latest/api/token", "/latest/meta-data/", "/computeMetadata/", "/metadata/identity/")
+"""Paths at which obstore asks a machine of the cloud for credentials, if the environment has none."""
+_TO_BE_TRIED_AGAIN = (404, 408, 409, 412, 425, 429)
+"""Answers to a client's mistakes that are none: a conflict of two writers, too many requests, a body that came too late."""
+_USUAL = "see that the bucket exists and that the credentials may use it, and run the same command again"
+_KEYS = "see AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+_REGION = "set AWS_REGION to the region of the bucket"
+_RIGHTS = "the credentials need the rights to get, put and list objects there (s3:GetObject, s3:PutObject, s3:ListBucket)"
+_WAYS_OUT = {
+    "AccessDenied": _RIGHTS,
+    "InvalidAccessKeyId": _KEYS,
+    "SignatureDoesNotMatch": _KEYS,
+    "ExpiredToken": "get new credentials, and run the same command again",
+    "RequestTimeTooSkewed": "set the clock of this machine, and run the same command again",
+    "AuthorizationHeaderMalformed": _REGION,
+    "PermanentRedirect": _REGION,
+    "NotImplemented": "a cache needs a store that knows conditional writes (If-None-Match: *)",
+}
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a bucket that is open to all",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+
+
+def is_plain_http() -> bool:
+    """Return whether the environment names an endpoint without TLS, which is then meant."""
+    return any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+
+
+def endpoint_from_environment() -> str:
+    """Return all that the environment says of endpoints: of equal ones an address means the same bucket."""
+    return " ".join(os.environ.get(name, "") for name in _ENDPOINTS)
+
+
+def status_of(error: Exception) -> int | None:
+    """Return the status of the answer; None where there was no answer, or one that obstore could not use."""
+    found = re.search(r"status code: ([0-9]{3})", str(error))
+    return int(found[1]) if found else None
+
+
+def code_of(error: Exception) -> str:
+    """Return the code in the body of the answer, such as `AccessDenied`; empty if it has none."""
+    found = re.search(r"<Code>(\w+)</Code>", str(error))
+    return found[1] if found else ""
+
+
+def is_of_no_bucket(error: Exception) -> bool:
+    """Return whether the answer says that there is no such bucket."""
+    return code_of(error) in _NO_BUCKET
+
+
+def is_final(error: Exception) -> bool:
+    """Return whether another try would change nothing."""
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or is_of_no_bucket(error):
+        return True
+    if "redirect without LOCATION" in str(error):  # of a bucket in another region
+        return True
+    if code_of(error) == "RequestTimeout":  # S3 has waited for the body of a put
+        return False
+    status = status_of(error)
+    is_mistake = status is not None and 400 <= status < 500 and status not in _TO_BE_TRIED_AGAIN
+    return is_mistake or status == 501
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Return whether no connection was made."""
+    return bool(re.search(r"HttpError \{\s*kind: Connect|Connect,\s*TimedOut", str(error)))
+
+
+def is_timeout(error: Exception) -> bool:
+    """Return whether a connection was made, and no answer came in time."""
+    return "TimedOut" in str(error) and not is_unreachable(error)
+
+
+def is_about_credentials(error: Exception) -> bool:
+    """Return whether a service that gives credentials was asked, and gave none."""
+    return any(path in _url(error) for path in _CREDENTIAL_SERVICES)
+
+
+def reason_of(error: Exception) -> str:
+    """Return what went wrong, in a few words."""
+    text = str(error)
+    if said := re.search(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", text, re.DOTALL):
+        return _shortened(f"{said[1]}: {said[2]}")
+    if is_about_credentials(error):
+        return f"the environment holds no credentials, and {_address(error)} gives none"
+    if is_unreachable(error):
+        return _shortened(f"{_endpoint(error)} cannot be reached: {_transport_reason(text)}")
+    if "IncompleteMessage" in text:
+        return "the connection was closed before the answer"
+    if said := re.search(r"status code: (.*)", text):
+        return _shortened(f"the answer is {said[1].strip(' :')}")
+    return "no answer in time" if is_timeout(error) else _shortened(text.partition("\n\n")[0])
+
+
+def way_out_of(error: Exception, scheme: str) -> str:
+    """Return what the user can do.
+
+    Args:
+        error: what went wrong.
+        scheme: of the bucket's address: `s3`, `gs` or `az`.
+    """
+    if is_about_credentials(error):
+        return f"set {_CREDENTIALS[scheme]}"
+    if is_unreachable(error):
+        return "see that it is right and that it is up, and run the same command again"
+    if "redirect without LOCATION" in str(error):
+        return _REGION
+    return _WAYS_OUT.get(code_of(error), _USUAL)
+
+
+def _endpoint(error: Exception) -> str:
+    """Return the address that was tried, and where it comes from."""
+    address = _address(error)
+    named = [name for name in _ENDPOINTS if os.environ.get(name, "").startswith(address)]
+    where = f" (from {named[0]})" if named else ""
+    proxy = _proxy(urlsplit(address).scheme)
+    through = f", through the proxy of {proxy}," if proxy else ""
+    return f"endpoint {address}{where}{through}"
+
+
+def _address(error: Exception) -> str:
+    parts = urlsplit(_url(error))
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _proxy(scheme: str) -> str | None:
+    """Return the variable that names a proxy for this scheme."""
+    names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY")
+    return next((name for name in names if os.environ.get(name)), None)
+
+
+def _transport_reason(text: str) -> str:
+    if said := re.search(r'(?:message|error): "([^"]+)"', text):
+        return said[1]
+    if "TimedOut" in text:
+        return "no connection in time"
+    if "InvalidContentType" in text:
+        return "it does not speak TLS; does its address begin with http:// ?"
+    if said := re.search(r"InvalidCertificate\(\s*(\w+)", text):
+        return f"its certificate is not valid ({said[1]})"
+    return "no connection"
+
+
+def _url(error: Exception) -> str:
+    found = re.search(r"Error performing \w+ (\S+) in ", str(error))
+    return found[1] if found else ""
+
+
+def _shortened(text: str) -> str:
+    return " ".join(text.split())[:240]
