@@ -86,7 +86,7 @@ def export_cache(
         seeds: `A:B`; by default all. Of seeds that share units all are wanted.
         units: `A:B` of each seed, B left out, by default all. Units are blocks of rows, and so random samples of the source.
         samples: numbers `A:B` in the source's order, or a text file with a key on each line; by default all.
-        data: spec of the source, whose keys these are; by default the tars of the cache tell, or the manifest names it.
+        data: spec of the source, whose keys these are; by default the tars of the cache tell.
 
     Returns:
         What `merge_caches` does, with `source` in the place of `from`, and how many `samples` of how many `rows` it holds.

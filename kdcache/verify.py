@@ -45,7 +45,7 @@ def verify_cache(
     Args:
         cache: the cache.
         views: how many probed views, at most, to render again and compare, besides; by default none, or with a teacher 64.
-        data: spec of the source for these; by default the images that the cache holds, or what its manifest names.
+        data: spec of the source for these; by default the images that the cache holds.
         teacher: spec of the teacher, to run it again on as many views and compare its logits with the records.
         batch_size: views of one of its forward passes; by default 256.
         compute: where and how it runs; by default in the precision of the dump.
@@ -62,7 +62,7 @@ def verify_cache(
         SourceError: the source of the views cannot be opened.
         ModelError: the teacher cannot be opened.
         MismatchError: data that is not the cache's source, or a teacher for a cache that was recoded from a lossy one.
-        UsageError: the manifest names a source that could run code, and `data` is not given; or settings without use.
+        UsageError: the cache holds no images, and `data` is not given; or settings without use.
         KdcacheError: a report that cannot be written, or is that of another cache.
     """
     _require_use(views, data, teacher, batch_size, is_placed=compute is not None)

@@ -16,9 +16,7 @@ _SHOWN = 10
 @click.option(
     "--views", type=int, help="Also render up to N views again and compare them  [0; with --teacher 64].", metavar="N"
 )
-@click.option(
-    "--data", help="Source for --views  [the cache's own images; else the manifest's, if of images only].", metavar="SPEC"
-)
+@click.option("--data", help="Source for --views and --teacher  [the cache's own images, if it holds them].", metavar="SPEC")
 @click.option("--teacher", help="Also run the teacher again on as many and compare its logits.", metavar="SPEC")
 @click.option("--report", help="Write a line of JSON per unit, and go on from those that are there.", metavar="FILE")
 @rerun
