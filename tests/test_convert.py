@@ -125,7 +125,7 @@ def test_what_is_refused(shelf: Path, tmp_path: Path) -> None:
         convert_cache(shelf / "tars", tmp_path / "new", store="zarr", images=False)
     with pytest.raises(MismatchError, match="digits:test is not the source of cache"):
         convert_cache(shelf / "zarr", tmp_path / "new", store="webdataset", data="digits:test")
-    with pytest.raises(UsageError, match="holds no images.*add --data"):
+    with pytest.raises(UsageError, match=r"holds no images.*add --data"):
         convert_cache(shelf / "zarr", tmp_path / "new", store="webdataset")
     with pytest.raises(MismatchError, match="unit_rows"):
         convert_cache(shelf / "zarr", shelf / "tars", store="webdataset", data=f"imagefolder:{shelf}/images")
