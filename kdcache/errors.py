@@ -31,9 +31,14 @@ def shortened(text: str, most: int) -> str:
     return f"{text[: room - tail]}{_CUT}{text[len(text) - tail :]}"
 
 
-def quoted(value: object, most: int = MOST_QUOTED) -> str:
-    """Return how a message quotes a value that may be of any length: Python's notation, cut to `most` characters."""
-    return shortened(repr(value), most)
+def brief(value: object) -> str:
+    """Return how a message names a value that may be of any length: as it is, cut to `MOST_QUOTED` characters."""
+    return shortened(str(value), MOST_QUOTED)
+
+
+def quoted(value: object) -> str:
+    """Return how a message quotes a value that may be of any length: Python's notation, cut to `MOST_QUOTED` characters."""
+    return shortened(repr(value), MOST_QUOTED)
 
 
 def printable(text: str) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kdcache.errors import MOST_QUOTED, UsageError, quoted, shortened
+from kdcache.errors import UsageError, brief, quoted
 
 MOST_SPEC = 4096
 """Characters of a spec."""
@@ -109,7 +109,7 @@ def choose(name: str, known: Iterable[str], what: str) -> str:
     names = sorted(known)
     if name in names:
         return name
-    nearest = difflib.get_close_matches(shortened(name, MOST_QUOTED), names, n=1)
+    nearest = difflib.get_close_matches(brief(name), names, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     listed = f"known: {', '.join(names) or 'none'}" if len(names) <= 30 else f"{len(names)} are known"
     raise UsageError(f"unknown {what} {quoted(name)}{hint} ({listed})")

@@ -18,12 +18,12 @@ from kdcache.cache.manifest import CODEC, SAMPLES
 from kdcache.cache.objects import Objects
 from kdcache.cache.seal import parsed
 from kdcache.cache.shard import check_frame
-from kdcache.cache.zarr_store import contents, put
-from kdcache.errors import CacheError
+from kdcache.cache.zarr_store import MOST_METADATA, contents, put
+from kdcache.errors import CacheError, quoted
 
 ROOTS = {CODEC: "the fit of its codec", SAMPLES: "the list of its samples"}
 """What lies under which name, in words."""
-_MOST_ARRAYS, _MOST_METADATA = 16, 1 << 16
+_MOST_ARRAYS = 16
 _TYPES = {"float16": "<f2", "float32": "<f4", "uint32": "<u4"}
 
 
@@ -85,11 +85,12 @@ def _read(objects: Objects, path: str, most: int) -> np.ndarray:
     Raises:
         ValueError: another type, or more than `most` bytes.
     """
-    document = parsed(objects.get(f"{path}/zarr.json", most=_MOST_METADATA))
+    metadata = objects.get(f"{path}/zarr.json", most=MOST_METADATA)
+    document = parsed(metadata, most_values=MOST_METADATA)
     shape, dtype = tuple(document["shape"]), np.dtype(_TYPES[document["data_type"]])
     size = prod(shape) * dtype.itemsize
     if not all(type(side) is int and side > 0 for side in shape) or size > most:
-        raise ValueError(f"an array of shape {shape}")
+        raise ValueError(f"an array of shape {quoted(shape)}")
     key = f"{path}/c/{'/'.join('0' for _ in shape)}"
     data = objects.get(key, most=size + size // 128 + 1024)  # what zstd cannot compress takes a little more
     check_frame(data, size)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,19 +11,30 @@ import numpy as np
 from kdcache.cache.arrays import read_arrays
 from kdcache.cache.commit import Commit, commit_key, numbers_in, unit_name
 from kdcache.cache.fetch import fetched
-from kdcache.cache.limits import MOST_UNITS
+from kdcache.cache.gaps import Gaps
+from kdcache.cache.limits import MOST_SEEDS, MOST_UNITS
 from kdcache.cache.manifest import CODEC, Manifest
 from kdcache.cache.objects import Objects
-from kdcache.cache.seal import MOST_DOCUMENT
 from kdcache.cache.slab import Slab, SlabFolder
 from kdcache.cache.subset import held_mask, read_samples
 from kdcache.cache.tar_store import TarFormat
 from kdcache.cache.units import StoredSample, UnitFormat, committed_unit
 from kdcache.cache.zarr_store import ZarrFormat
 from kdcache.codecs import Codec, check_records, codec_from_dict, codec_spec
-from kdcache.errors import CacheError, CodecError, DamagedUnitError, LargeObjectError, MismatchError, MissingUnitError
+from kdcache.errors import (
+    CacheError,
+    CodecError,
+    DamagedUnitError,
+    LargeObjectError,
+    MismatchError,
+    MissingUnitError,
+    quoted,
+)
 from kdcache.shapes import Records, Rows
 from kdcache.views.order import row_order
+
+_ROOM = 2
+"""Bytes that are kept free for each byte that a commit may have while it is fetched."""
 
 
 class Cache:
@@ -55,8 +66,8 @@ class Cache:
         codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes, fit=self.fit(), sites=self.manifest.sites)
         if codec.record_dtype != self.manifest.dtype:
             raise CacheError(
-                f"cache {self}: its records {self.manifest.dtype} are not those of {codec_spec(codec)} "
-                f"({codec.record_dtype}); use the kdcache version that its manifest names"
+                f"cache {self}: its records {quoted(self.manifest.dtype)} are not those of {codec_spec(codec)} "
+                f"({quoted(codec.record_dtype)}); use the kdcache version that its manifest names"
             )
         return codec
 
@@ -86,12 +97,15 @@ class Cache:
 
     @cached_property
     def is_held(self) -> "np.ndarray[Any, np.dtype[np.bool_]]":
-        """Which rows are of samples that it holds, bool `[rows]`: all, but in a subset.
+        """Which rows are of samples that it holds, bool `[rows]`, read-only: all, but in a subset.
 
         Raises:
             CacheError: of a subset the samples' numbers are absent or damaged.
         """
-        return np.ones(self.manifest.rows, bool) if self.samples is None else held_mask(self.samples, self.order)
+        if self.samples is None:
+            # one value, seen from each row: a manifest may say 4 billion rows, where nothing is
+            return np.broadcast_to(np.True_, self.manifest.rows)
+        return held_mask(self.samples, self.order)
 
     def held_rows(self, commit: Commit) -> Rows:
         """Return the rows of a unit of which there are records: without those that are absent, or not in a subset; int64."""
@@ -109,21 +123,30 @@ class Cache:
     def seeds(self) -> list[int]:
         """Return the seeds of which at least one unit is committed."""
         firsts = sorted({first for first, _ in self.units()})
+        self.require_few_seeds(firsts)
         return [seed for first in firsts for seed in self.manifest.unit_seeds(first)]
+
+    def require_few_seeds(self, firsts: Collection[int]) -> None:
+        """Raise a CacheError if there are commits of more seeds than a cache may have, `firsts` being those of its groups."""
+        count = len(firsts) * self.manifest.seeds_per_unit
+        if count > MOST_SEEDS:
+            raise CacheError(f"cache {self} has commits of {count} seeds; it may have {MOST_SEEDS}")
 
     def committed_units(self, seed: int) -> list[int]:
         """Return the committed units of `seed`."""
         folder = f"commits/{self.manifest.unit_seeds(seed)[0]:05d}"
         return numbers_in(self.objects.list(folder), "{:06d}.json", range(MOST_UNITS))
 
-    def missing_units(self, seed: int) -> list[int]:
+    def missing_units(self, seed: int) -> Gaps:
         """Return the units of `seed` that are not committed yet."""
-        return sorted(set(range(self.manifest.num_units)) - set(self.committed_units(seed)))
+        committed = self.committed_units(seed)
+        return Gaps([unit for unit in committed if unit < self.manifest.num_units], self.manifest.num_units)
 
     def complete_seeds(self) -> list[int]:
         """Return the seeds of which every unit is committed."""
         counts = Counter(first for first, _ in self.units())
         whole = [first for first, count in sorted(counts.items()) if count == self.manifest.num_units]
+        self.require_few_seeds(whole)
         return [seed for first in whole for seed in self.manifest.unit_seeds(first)]
 
     def is_committed(self, seed: int, unit: int) -> bool:
@@ -147,18 +170,24 @@ class Cache:
             DamagedUnitError: the commit is not what was written.
         """
         first = self.manifest.unit_seeds(seed)[0]
+        most_bytes, most_values = self.manifest.commit_limits
         try:
-            data = self.objects.get(commit_key(first, unit), most=MOST_DOCUMENT)
+            data = self.objects.get(commit_key(first, unit), most=most_bytes)
         except FileNotFoundError:
             raise MissingUnitError(
                 f"cache {self} does not hold {self.unit_name(seed, unit)}; run dump-teacher with this seed"
             ) from None
-        commit = Commit.from_bytes(data, f"cache {self}, {self.unit_name(seed, unit)}")
+        commit = Commit.from_bytes(data, f"cache {self}, {self.unit_name(seed, unit)}", most_values=most_values)
         rows = self.manifest.unit_range(unit)
         if not rows or (commit.seed, commit.unit, commit.start, commit.stop) != (first, unit, rows.start, rows.stop):
             raise DamagedUnitError(f"cache {self}, {self.unit_name(seed, unit)}: its commit is that of {commit.name}")
         if stray := commit.stray(self.format.key(first, unit), self.manifest.unit_seeds(seed)):
             raise DamagedUnitError(f"cache {self}, {self.unit_name(seed, unit)}: its commit speaks of {stray}")
+        if commit.num_bytes > (most := self.format.most_bytes(unit)):
+            raise DamagedUnitError(
+                f"cache {self}, {self.unit_name(seed, unit)}: its commit speaks of an object of {commit.num_bytes} bytes; "
+                f"such a unit has at most {most}"
+            )
         return commit
 
     def unit_name(self, seed: int, unit: int) -> str:
@@ -186,7 +215,7 @@ class Cache:
                 f"cache {self} lacks {len(missing)} of {self.manifest.num_units} units of seed {seed}, the first is "
                 f"{self.unit_name(seed, missing[0])}; run the same dump-teacher command again to finish it"
             )
-        return self._commits_of(seed, range(self.manifest.num_units))
+        return self._commits_of(seed, range(MOST_UNITS))
 
     def held_commits(self, seed: int) -> list[Commit]:
         """Return the commits of the units of `seed` that are there, in order: of a seed that need not be complete."""
@@ -255,7 +284,7 @@ class Cache:
         where, way_out = self._where(commit)
         try:
             key = self.format.key(self.manifest.unit_seeds(commit.seed)[0], commit.unit)
-            data = self.objects.get(key, most=commit.num_bytes)
+            data = self.objects.get(key, most=min(commit.num_bytes, self.format.most_bytes(commit.unit)))
         except LargeObjectError as error:
             raise DamagedUnitError(f"{where}: more bytes than were committed: {error}; {way_out}") from None
         except FileNotFoundError:
@@ -335,7 +364,8 @@ class Cache:
         return [f"cache {self}, seed {seed}: {fault}" for fault in self.format.faults(self.objects, seed)]
 
     def _commits_of(self, seed: int, units: Sequence[int]) -> list[Commit]:
-        return [*fetched(lambda unit: self.commit_of(seed, unit), units, num_bytes=0)]
+        most_bytes, _ = self.manifest.commit_limits
+        return [*fetched(lambda unit: self.commit_of(seed, unit), units, num_bytes=_ROOM * most_bytes)]
 
     def _all_units(self, commits: Sequence[Commit]) -> Iterator[Records]:
         """Yield the records of every unit in order, of those without a commit zeros."""
@@ -346,7 +376,7 @@ class Cache:
                 return self.read_unit(there[unit])
             return np.zeros(len(self.manifest.unit_range(unit)), self.manifest.dtype)
 
-        largest = max((commit.num_bytes for commit in commits), default=0)
+        largest = max((commit.num_bytes for commit in commits), default=0) + self.manifest.unit_bytes
         return fetched(of, range(self.manifest.num_units), num_bytes=largest)
 
     def _where(self, commit: Commit) -> tuple[str, str]:

@@ -7,10 +7,11 @@ import numpy as np
 
 from kdcache.cache.arrays import ROOTS, publish_arrays
 from kdcache.cache.cache import Cache
+from kdcache.cache.limits import MOST_MANIFEST, MOST_MANIFEST_VALUES
 from kdcache.cache.manifest import CODEC, SAMPLES, Manifest
 from kdcache.cache.objects import Objects, is_address
 from kdcache.cache.publish import Folder
-from kdcache.cache.seal import MOST_DOCUMENT, parsed
+from kdcache.cache.seal import parsed
 from kdcache.cache.subset import samples_arrays
 from kdcache.cache.zarr_store import root_metadata
 from kdcache.errors import CacheError, UsageError
@@ -49,7 +50,7 @@ def open_cache(path: str | Path | Objects) -> Cache:
     """
     folder = path if isinstance(path, Objects) else open_objects(path)
     try:
-        root = parsed(folder.get("zarr.json", most=MOST_DOCUMENT))
+        root = parsed(folder.get("zarr.json", most=MOST_MANIFEST), most_values=MOST_MANIFEST_VALUES)
         document = root["attributes"]["kdcache"]
     except (FileNotFoundError, NotADirectoryError):
         raise CacheError(f"{path} is not a cache: it has no zarr.json; make one with kdcache dump-teacher {path} ...") from None

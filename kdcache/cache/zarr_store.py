@@ -18,10 +18,14 @@ from zarr.storage import MemoryStore
 
 from kdcache.cache.manifest import Manifest
 from kdcache.cache.objects import Objects
-from kdcache.cache.shard import read_shard
+from kdcache.cache.seal import parsed
+from kdcache.cache.shard import most_shard, read_shard
 from kdcache.cache.units import Bytes, StoredSample, named_unit
+from kdcache.errors import quoted
 from kdcache.shapes import Records
 
+MOST_METADATA = 1 << 16
+"""Bytes of the zarr.json of an array, and its values."""
 _LOCK = threading.Lock()
 
 
@@ -71,6 +75,12 @@ class ZarrFormat:
         """Return the seed and the number of the unit whose shard has this key; None of other keys."""
         return named_unit(key, r"seeds/([0-9]{5,10})/records/c/([0-9]{1,10})/0", object_key)
 
+    def most_bytes(self, unit: int) -> int:
+        """Return the bytes of a shard whose chunks cannot be compressed."""
+        rows, width = self.shards
+        num_chunks = rows // self.chunk_rows * (width // self.chunk_bytes)
+        return most_shard(num_chunks, self.chunk_rows * self.chunk_bytes)
+
     def metadata(self, seed: int) -> dict[str, bytes]:
         """Return the zarr.json objects of a seed's array and of the groups above it but the root."""
         store = MemoryStore()
@@ -81,14 +91,16 @@ class ZarrFormat:
         """Return what keeps plain zarr from finding the array of `seed`, with this shape and chunking."""
         key = f"{seed_path(seed)}/zarr.json"
         try:
-            array = zarr.open_array(store_contents({key: objects.get(key)}), path=seed_path(seed), mode="r")
+            data = objects.get(key, most=MOST_METADATA)
+            parsed(data, most_values=MOST_METADATA)  # zarr itself would go as deep as it goes
+            array = zarr.open_array(store_contents({key: data}), path=seed_path(seed), mode="r")
             found = (array.shape, array.shards, array.chunks, array.dtype)
         except Exception as error:  # zarr raises what it likes on a damaged file
             return [f"zarr cannot open its array: {' '.join(str(error).split())[:160]}; {_anew(key)}"]
         wanted = (self.rows, self.dtype.itemsize), self.shards, self.chunks, np.dtype("uint8")
         if found == wanted:
             return []
-        told = "its array has shape {}, shards {}, chunks {}, not {}".format(*found[:3], wanted)
+        told = f"its array has shape {quoted(found[0])}, shards {quoted(found[1])}, chunks {quoted(found[2])}, not {wanted}"
         return [f"{told}; {_anew(key)}"]
 
     def encode(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
@@ -112,7 +124,8 @@ class ZarrFormat:
         Raises:
             ValueError: bytes that are no such object, or differ from its checksums (crc32c of every chunk and of the index).
         """
-        read_shard(data, out[0], shard=self.shards, chunk=self.chunks)
+        (rows,) = out
+        read_shard(data, rows, shard=self.shards, chunk=self.chunks)
 
     @cached_property
     def _store(self) -> MemoryStore:
