@@ -22,7 +22,7 @@ from kdcache.cache.subset import samples_arrays
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.cached_source import CachedNames, source_of
 from kdcache.config import parse_seeds
-from kdcache.errors import CacheError, MismatchError, MissingUnitError, UsageError
+from kdcache.errors import CacheError, LargeObjectError, MismatchError, MissingUnitError, UsageError
 from kdcache.shapes import Rows
 from kdcache.sources.subset import Named, are_numbers, parse_samples
 from kdcache.tracking import progress, say
@@ -124,7 +124,7 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
     copied, manifest = _copied, source.manifest
     if target.manifest.samples != manifest.samples:
         copied = _thinned
-        near += 2 * manifest.unit_rows * manifest.seeds_per_unit * manifest.dtype.itemsize  # records as read, and as written
+        near += 2 * manifest.unit_bytes  # records as read, and as written
     with progress("copy", len(todo), "units") as bar:
         for size in fetched(lambda unit: copied(source, target, unit), todo, num_bytes=near):
             sizes.append(size)
@@ -135,13 +135,21 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
 def _copied(source: Cache, target: Cache, unit: Unit) -> int:
     commit, key = source.whole_commit(*unit), target.format.key(*unit)
     data = source.unit_bytes(commit)
-    if not target.objects.publish(key, data) and target.objects.get(key) != data and not target.is_committed(*unit):
+    if not target.objects.publish(key, data) and not _is_there(target, key, data) and not target.is_committed(*unit):
         raise CacheError(
             f"cache {target}: {key} is there with other bytes and without a commit, left by a killed writer; remove it "
             f"(kdcache gc {target} --older-than 0s --delete, while nothing else writes there) and run this again"
         )
     target.objects.publish(commit_key(*unit), commit.to_bytes())  # False: another writer was here, and its unit counts
     return len(data)
+
+
+def _is_there(target: Cache, key: str, data: bytes) -> bool:
+    """Return whether an object that is there has these bytes."""
+    try:
+        return target.objects.get(key, most=len(data)) == data
+    except LargeObjectError:
+        return False
 
 
 def _thinned(source: Cache, target: Cache, unit: Unit) -> int:

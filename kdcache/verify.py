@@ -8,7 +8,17 @@ from kdcache.cache.census import missing_units, take_census
 from kdcache.cached_source import fetch_images, source_of
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.drift import check_views, probed_commits
-from kdcache.errors import CacheError, CodecError, DriftError, KdcacheError, MismatchError, UnreadableSampleError, UsageError
+from kdcache.errors import (
+    MOST_MESSAGE,
+    CacheError,
+    CodecError,
+    DriftError,
+    KdcacheError,
+    MismatchError,
+    UnreadableSampleError,
+    UsageError,
+    shortened,
+)
 from kdcache.models import VisionModel, open_model
 from kdcache.rerun import (
     compare_logits,
@@ -87,7 +97,7 @@ def verify_cache(
                 faults += logits_faults(cache, model, logits)
         except _FAULTS as error:
             faults.append(str(error))
-    return {**found, "faults": faults}
+    return {**found, "faults": [shortened(fault, MOST_MESSAGE) for fault in faults]}
 
 
 def _require_use(views: int | None, data: str | None, teacher: str | None, batch_size: int | None, *, is_placed: bool) -> None:

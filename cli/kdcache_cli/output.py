@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,7 +60,9 @@ def print_result(result: Mapping[str, Any], lines: Sequence[tuple[str, str]], *,
     if own_place().rank:
         return
     if as_json:
-        click.echo(json.dumps(result, indent=1))
+        # piece by piece: of a cache that has just been begun the missing units may be a million a seed
+        sys.stdout.writelines(json.JSONEncoder(indent=1, default=list).iterencode(result))
+        click.echo()
         return
     width = max(len(name) for name, _ in lines)
     for name, value in lines:

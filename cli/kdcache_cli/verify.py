@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from kdcache.errors import MOST_MESSAGE, one_line
 from kdcache_cli.options import JSON, rerun
 from kdcache_cli.output import human_bytes, print_result, ranges
 
@@ -54,7 +55,7 @@ def _verify_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         *(("left over", text) for text in temporary),
         *(("orphaned", text) for text in _some(found["orphaned"])),
         *(("foreign", text) for text in _some(found["foreign"])),
-        *(("fault", fault) for fault in found["faults"]),
+        *(("fault", one_line(fault, MOST_MESSAGE)) for fault in found["faults"]),
         ("faults", str(len(found["faults"]))),
     ]
 

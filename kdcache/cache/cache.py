@@ -190,6 +190,11 @@ class Cache:
             )
         return commit
 
+    @property
+    def commit_room(self) -> int:
+        """Bytes that `fetched` is to keep free for each commit."""
+        return _ROOM * self.manifest.commit_limits[0]
+
     def unit_name(self, seed: int, unit: int) -> str:
         """Return how messages name a unit."""
         rows = self.manifest.unit_range(unit)
@@ -215,7 +220,7 @@ class Cache:
                 f"cache {self} lacks {len(missing)} of {self.manifest.num_units} units of seed {seed}, the first is "
                 f"{self.unit_name(seed, missing[0])}; run the same dump-teacher command again to finish it"
             )
-        return self._commits_of(seed, range(MOST_UNITS))
+        return self._commits_of(seed, range(self.manifest.num_units))
 
     def held_commits(self, seed: int) -> list[Commit]:
         """Return the commits of the units of `seed` that are there, in order: of a seed that need not be complete."""
@@ -364,8 +369,7 @@ class Cache:
         return [f"cache {self}, seed {seed}: {fault}" for fault in self.format.faults(self.objects, seed)]
 
     def _commits_of(self, seed: int, units: Sequence[int]) -> list[Commit]:
-        most_bytes, _ = self.manifest.commit_limits
-        return [*fetched(lambda unit: self.commit_of(seed, unit), units, num_bytes=_ROOM * most_bytes)]
+        return [*fetched(lambda unit: self.commit_of(seed, unit), units, num_bytes=self.commit_room)]
 
     def _all_units(self, commits: Sequence[Commit]) -> Iterator[Records]:
         """Yield the records of every unit in order, of those without a commit zeros."""

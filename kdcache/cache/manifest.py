@@ -105,6 +105,11 @@ class Manifest:
         axes = min(5 * self.dtype.itemsize, self.classes)
         return min(MOST_FIT, axes * (2 * self.classes + 8) + 4 * self.classes + 64)
 
+    def most_object(self, root: str) -> int:
+        """Return the bytes of an object that holds one of these arrays, compressed or not."""
+        size = self.most_bytes(root)
+        return size + size // 128 + 1024  # what zstd cannot compress takes a little more
+
     @property
     def unit_bytes(self) -> int:
         """Bytes of the records of a unit, of all its seeds."""
@@ -161,7 +166,8 @@ class Manifest:
         version = document.get("format_version") if isinstance(document, dict) else None
         if type(version) is int and version > FORMAT_VERSION:
             raise CacheError(
-                f"cache {where} has format version {quoted(version)}; this kdcache reads up to {FORMAT_VERSION}: upgrade kdcache"
+                f"cache {where} has format version {quoted(version)}; "
+                f"this kdcache reads up to {FORMAT_VERSION}: upgrade kdcache"
             )
         try:
             content = unseal(document)

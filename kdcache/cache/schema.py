@@ -1,8 +1,9 @@
 """The forms of a document's values: a small language, in which `limits` writes down what manifests and commits may say.
 
-A form is a type, a range of integers, a pattern of text, `None`, or one of the classes here. A tuple is a list of so many values,
-each with a form of its own; a frozenset means any of its forms. A dict is an object: its keys are names, of which those that end
-in ? may be absent. Other names may be there too, since a newer kdcache may have added them.
+A form is a type, a range of integers, a pattern of text, `None`, or one of the classes here. A tuple is a
+list of so many values, each with a form of its own; a frozenset means any of its forms. A dict is an object:
+its keys are names, of which those that end in ? may be absent. Other names may be there too, since a newer
+kdcache may have added them.
 """
 
 import re
@@ -96,6 +97,11 @@ def _is_of(value: Any, form: Any) -> bool:
         return isinstance(value, list) and len(value) == len(form) and all(map(_fits, value, form))
     if isinstance(form, frozenset):
         return any(_fits(value, one) for one in form)
+    return _is_single(value, form)
+
+
+def _is_single(value: Any, form: Any) -> bool:
+    # by type, not isinstance: True is an int, and no number of rows
     if isinstance(form, range):
         return type(value) is int and value in form
     if isinstance(form, Number):
