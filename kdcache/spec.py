@@ -23,6 +23,8 @@ from kdcache.errors import UsageError, brief, quoted
 
 MOST_SPEC = 4096
 """Characters of a spec."""
+_MOST_INTEGER = 1 << 1000
+"""Of those that a float can stand for."""
 Value = bool | int | float | str
 T = TypeVar("T")
 
@@ -174,6 +176,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(typing.cast("type[Any]", hint), value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > _MOST_INTEGER:
+            raise UsageError(f"{where} is {quoted(value)}; it must be of type float, which holds no such number")
         return float(value)
     if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
