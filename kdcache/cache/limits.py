@@ -10,6 +10,7 @@ from typing import Any
 
 from kdcache.cache.schema import Items, Number, Table, Text, require
 from kdcache.errors import quoted
+from kdcache.shapes import MOST_PIXELS, MOST_SIDE, sides
 from kdcache.spec import MOST_SPEC
 
 MOST_CLASSES = 1 << 20
@@ -31,10 +32,6 @@ MOST_SEEDS = 1 << 18
 MOST_SEEDS_PER_UNIT = 1 << 16
 MOST_SHARED_UNITS = 1 << 26
 """Units of all the seeds that share them, each counted under each of its seeds."""
-MOST_SIDE = 1 << 14
-"""Pixels along a side of a view or of a map."""
-MOST_VIEW = 1 << 25
-"""Pixels of a view."""
 MOST_MANIFEST = 1 << 20
 """Bytes of the document that holds the manifest, which has a few kB."""
 MOST_MANIFEST_VALUES = 20_000
@@ -140,8 +137,8 @@ def check_manifest(content: Mapping[str, Any]) -> None:
     _check_sites(content)
     _check_sizes(content)
     for where, size in (("recipe.table", content["recipe"]["table"]["size"]), ("teacher", content["teacher"]["size"])):
-        if isinstance(size, list) and prod(size) > MOST_VIEW:
-            raise ValueError(f"{where}.size is {size}; a view may have {MOST_VIEW} pixels")
+        if not isinstance(size, str) and prod(sides(size)) > MOST_PIXELS:
+            raise ValueError(f"{where}.size is {size}; a view may have {MOST_PIXELS} pixels")
 
 
 def require_known_task(task: Any) -> None:

@@ -256,8 +256,6 @@ def test_temperatures_at_which_sums_leave_float32_are_refused(tau: str) -> None:
 def test_a_sum_past_float16_is_refused() -> None:
     with pytest.raises(CodecError, match="tail log-sum-exp of 900000 do not fit float16"):
         open_codec("topk:k=2,tau=1e-5", classes=3).encode(torch.full((1, 3), 9.0))
-    with pytest.raises(CodecError, match="span more than float32"):
-        open_codec("full:dtype=uint4", classes=3).encode(torch.tensor([[-3e38, 0.0, 3e38]]))
     with pytest.raises(CodecError, match="row 0"):
         open_codec("full:dtype=float32", classes=2).encode(torch.tensor([[0.0, 1e300]], dtype=torch.float64))
 
