@@ -1,6 +1,7 @@
 """A webdataset cache as a source: images and targets from the tars that hold the teacher's records, and no other data."""
 
 import os
+import shlex
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,34 +13,55 @@ from kdcache.cache import Cache, Commit
 from kdcache.cache.fetch import fetched
 from kdcache.cache.image_index import ImageIndex, Piece
 from kdcache.cache.local_units import LocalUnits
-from kdcache.errors import MismatchError, SourceError, UnreadableSampleError, UsageError
+from kdcache.errors import (
+    MOST_QUOTED,
+    MismatchError,
+    SourceError,
+    UnreadableSampleError,
+    UsageError,
+    printable,
+    quoted,
+)
 from kdcache.shapes import Rows
-from kdcache.sources import Sample, Source, is_images_only, open_source
+from kdcache.sources import Sample, Source, open_source
 from kdcache.sources.images import decode_image
 from kdcache.sources.masks import decode_mask
 from kdcache.sources.protocol import named
 
 NUM_OPEN = 64
 """Tars whose members a process knows and holds open."""
+_MOST_TO_ADD = 200
+"""Characters of a spec that is printed whole, as the option to add."""
 
 
 def source_of(cache: Cache, data: str | None = None) -> Source:
-    """Return what a cache was made from: `data`, by default the images that it holds itself, or else what its manifest names.
+    """Return what a cache was made from: the source that the user names, by default the images that the cache holds.
+
+    What the manifest names is never opened: it could be any file of this machine, or code.
 
     Raises:
-        UsageError: opening what the manifest names could run code that a cache from elsewhere says.
+        UsageError: the cache holds no images, and `data` is not given.
         MismatchError: another source.
         SourceError: it cannot be opened.
     """
     if data is None and cache.manifest.has_images:
         return CachedSource(cache)
-    spec = str(cache.manifest.source["spec"])
-    if data is None and not is_images_only(spec):
-        raise UsageError(f"cache {cache} was made from {spec}, which can run code; if you trust it: --data {spec}")
-    source = open_source(data or spec)
+    if data is None:
+        raise UsageError(_way_to_images(cache))
+    source = open_source(data)
     if source.fingerprint != cache.manifest.source["fingerprint"]:
         raise MismatchError(f"data {source.spec} is not the source of cache {cache}; give --data SPEC")
     return source
+
+
+def _way_to_images(cache: Cache) -> str:
+    """Return what to add to a command that needs the images of a cache that holds none."""
+    spec = str(cache.manifest.source["spec"])
+    words = shlex.quote(spec)  # the user may paste it into a shell
+    if len(words) > _MOST_TO_ADD or printable(words) != words:
+        return f"cache {cache} holds no images; add --data SPEC, of the data that it was made from ({quoted(spec)}, it says)"
+    said = words if len(words) <= MOST_QUOTED else f"other data (as it says, {quoted(spec)})"
+    return f"cache {cache} holds no images, and says that it was made from {said}; if that is right, add --data {words}"
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Configuration: one TOML file, flags over it, `--set section.key=value` over both; checked into frozen dataclasses."""
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -9,12 +10,15 @@ from typing import Any, TypeVar
 
 import tomli_w
 
-from kdcache.errors import UsageError
+from kdcache.errors import UsageError, quoted
 from kdcache.spec import build, choose
 
 COMMANDS = ("dump-teacher", "train-student")
 T = TypeVar("T")
-_MOST_SEEDS = 1_000_000
+_MOST_SEEDS = 100_000
+_MOST_TEXT = 10_000
+"""Characters of a list of seeds."""
+_SEEDS = re.compile(r"([0-9]{1,10})(?::([0-9]{1,10}))?")
 _SETTINGS = resources.files("kdcache") / "settings"
 
 
@@ -64,14 +68,19 @@ def parse_seeds(text: str) -> list[int]:
     Raises:
         UsageError: another text, an empty range, a negative seed or one past 32 bits.
     """
+    if len(text) > _MOST_TEXT:
+        raise UsageError(f"seeds {quoted(text)} have {len(text)} characters; they may have {_MOST_TEXT}: give ranges A:B")
     seeds: list[int] = []
     for part in text.split(","):
-        first, colon, last = part.strip().partition(":")
-        if not first.isdecimal() or (colon and not last.isdecimal()):
-            raise UsageError(f"seeds {text!r} are not of the form A:B or A,B,...; 0:4 means 0, 1, 2 and 3")
-        named = range(int(first), int(last) if colon else int(first) + 1)
-        if not 0 < len(named) <= _MOST_SEEDS or named[-1] >= 2**32:
-            raise UsageError(f"seeds {text!r} are none, too many, or past 2^32 - 1; 0:4 means 0, 1, 2 and 3")
+        found = _SEEDS.fullmatch(part.strip())
+        if not found:
+            raise UsageError(f"seeds {quoted(text)} are not of the form A:B or A,B,...; 0:4 means 0, 1, 2 and 3")
+        first = int(found[1])
+        named = range(first, int(found[2]) if found[2] else first + 1)
+        if not named or named[-1] >= 2**32 or len(seeds) + len(named) > _MOST_SEEDS:
+            raise UsageError(
+                f"seeds {quoted(text)} are none, past 2^32 - 1, or more than {_MOST_SEEDS}; 0:4 means 0, 1, 2 and 3"
+            )
         seeds += named
     return list(dict.fromkeys(seeds))
 

@@ -36,8 +36,8 @@ def convert_cache(
         cache: the cache.
         new: the new cache.
         store: `zarr` or `webdataset`, whichever `cache` is not.
-        data: spec of the source that it was made from, of which tars hold the images and the names; by default that of the
-            manifest.
+        data: spec of the source that it was made from, of which tars hold the images and the names; a webdataset store
+            needs it.
         images: whether tars hold the images.
 
     Returns:

@@ -18,12 +18,11 @@ from kdcache.cache.arrays import arrays_digest
 from kdcache.cache.census import Unit, committed, complete, missing_units
 from kdcache.cache.commit import commit_key
 from kdcache.cache.fetch import fetched
-from kdcache.cache.rereading import agreed_bytes
 from kdcache.cache.subset import samples_arrays
 from kdcache.cache.writing import commit_unit, require_manifest, require_written, start_seed
 from kdcache.cached_source import CachedNames, source_of
 from kdcache.config import parse_seeds
-from kdcache.errors import CacheError, MismatchError, MissingUnitError, UsageError
+from kdcache.errors import CacheError, LargeObjectError, MismatchError, MissingUnitError, UsageError
 from kdcache.shapes import Rows
 from kdcache.sources.subset import Named, are_numbers, parse_samples
 from kdcache.tracking import progress, say
@@ -88,7 +87,7 @@ def export_cache(
         seeds: `A:B`; by default all. Of seeds that share units all are wanted.
         units: `A:B` of each seed, B left out, by default all. Units are blocks of rows, and so random samples of the source.
         samples: numbers `A:B` in the source's order, or a text file with a key on each line; by default all.
-        data: spec of the source, whose keys these are; by default the tars of the cache tell, or the manifest names it.
+        data: spec of the source, whose keys these are; by default the tars of the cache tell.
 
     Returns:
         What `merge_caches` does, with `source` in the place of `from`, and how many `samples` of how many `rows` it holds.
@@ -129,7 +128,7 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
     copied, manifest = _copied, source.manifest
     if target.manifest.samples != manifest.samples:
         copied = _thinned
-        near += 2 * manifest.unit_rows * manifest.seeds_per_unit * manifest.dtype.itemsize  # records as read, and as written
+        near += 2 * manifest.unit_bytes  # records as read, and as written
     with progress("copy", len(todo), "units") as bar:
         for size in fetched(lambda unit: copied(source, target, unit), todo, num_bytes=near):
             sizes.append(size)
@@ -142,13 +141,21 @@ def _copied(source: Cache, target: Cache, unit: Unit) -> int:
     data = source.unit_bytes(commit)
     require_manifest(target)
     is_ours = target.objects.publish(key, data)
-    if not is_ours and agreed_bytes(target.objects, key) != data and not target.is_committed(*unit):
+    if not is_ours and not _is_there(target, key, data) and not target.is_committed(*unit):
         raise CacheError(
             f"cache {target}: {key} is there with other bytes and without a commit, left by a killed writer; remove it "
             f"(kdcache gc {target} --older-than 0s --delete, while nothing else writes there) and run this again"
         )
     target.objects.publish(commit_key(*unit), commit.to_bytes())  # False: another writer was here, and its unit counts
     return len(data)
+
+
+def _is_there(target: Cache, key: str, data: bytes) -> bool:
+    """Return whether an object that is there has these bytes."""
+    try:
+        return target.objects.get(key, most=len(data)) == data
+    except LargeObjectError:
+        return False
 
 
 def _thinned(source: Cache, target: Cache, unit: Unit) -> int:

@@ -1,4 +1,13 @@
-"""What kdcache raises: one line each that says what was wrong, the value, what is allowed and the way out."""
+"""What kdcache raises: one line each that says what was wrong, the value, what is allowed and the way out.
+
+A cache from elsewhere may hold any text. So what a message quotes is cut, and so is the whole message.
+"""
+
+MOST_MESSAGE = 480
+"""Characters of a message. With the words that the command line puts before it, a line has at most 500."""
+MOST_QUOTED = 60
+"""Characters that a message quotes of one value."""
+_CUT = " ... "
 
 
 class KdcacheError(Exception):
@@ -7,6 +16,45 @@ class KdcacheError(Exception):
     exit_code = 1
     is_told_elsewhere = False
     """Whether another process of the run tells the user."""
+
+    def __init__(self, message: str = "") -> None:
+        """Keep the message; of a long one the middle is left out, since the way out stands at its end."""
+        super().__init__(shortened(message, MOST_MESSAGE))
+
+
+def shortened(text: str, most: int) -> str:
+    """Return `text` in at most `most` characters; what does not fit is left out of its middle."""
+    if len(text) <= most:
+        return text
+    room = most - len(_CUT)
+    tail = room // 2
+    return f"{text[: room - tail]}{_CUT}{text[len(text) - tail :]}"
+
+
+def brief(value: object) -> str:
+    """Return how a message names a value that may be of any length: as it is, cut to `MOST_QUOTED` characters."""
+    return shortened(str(value), MOST_QUOTED)
+
+
+def quoted(value: object) -> str:
+    """Return how a message quotes a value that may be of any length: Python's notation, cut to `MOST_QUOTED` characters."""
+    return shortened(repr(value), MOST_QUOTED)
+
+
+def printable(text: str) -> str:
+    """Return `text` with what no terminal should be sent, or cannot take, as escapes."""
+    return "".join(_escaped(char) for char in text)
+
+
+def one_line(text: str, most: int) -> str:
+    """Return `text` as one line of at most `most` characters that any terminal can be sent."""
+    return shortened(printable(" ".join(text.split())), most)
+
+
+def _escaped(char: str) -> str:
+    if char.isprintable():
+        return char
+    return char.encode("unicode_escape", "surrogatepass").decode()
 
 
 class UsageError(KdcacheError):

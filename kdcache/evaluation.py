@@ -8,12 +8,12 @@ from torch import nn
 
 from kdcache.compute import Compute
 from kdcache.distributed import rank, world_size
-from kdcache.errors import MismatchError, UsageError
+from kdcache.errors import MismatchError, UsageError, quoted
 from kdcache.shapes import Size, ViewLogits, Views
 from kdcache.sources import Source, open_source, task_of
 from kdcache.tasks import open_task
 from kdcache.tasks.segmentation import check_window, slide
-from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
+from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe, shipped_recipes
 
 
 class Evaluation:
@@ -77,8 +77,22 @@ class Evaluation:
         return logits
 
 
-def evaluation_recipe(named: str | None, training: Recipe) -> Recipe:
-    """Return the recipe of evaluation views: the one named, else the one that the training recipe names."""
+def evaluation_recipe(named: str | None, training: Recipe, *, is_from_cache: bool) -> Recipe:
+    """Return the recipe of evaluation views: the one named, else the one that the training recipe names.
+
+    Args:
+        named: a shipped recipe or a TOML file, if the user names one.
+        training: the recipe of the training views.
+        is_from_cache: whether that comes from a cache, which may then name a shipped recipe, but no file of this machine.
+
+    Raises:
+        UsageError: the recipe of a cache names another than a shipped one.
+    """
+    if named is None and is_from_cache and training.eval not in shipped_recipes():
+        raise UsageError(
+            f"the cache names evaluation recipe {quoted(training.eval)}, which is not one of kdcache's; name the recipe "
+            "yourself: --set eval_recipe=NAME or FILE.toml"
+        )
     return load_recipe(named or training.eval).with_mode(training.mode)
 
 

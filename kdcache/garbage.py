@@ -46,7 +46,8 @@ def collect_garbage(cache: Cache, *, older_than: str = "7d", delete: bool = Fals
     limit, census = time.time() - parse_age(older_than), take_census(cache)
     found = [*census.temporary, *census.orphaned]
     old = [entry for entry in found if entry.time < limit]
-    busy = [entry for entry in old if cache.format.unit_of(entry.key)] if _last_written(census) >= limit else []
+    is_busy = _last_written(census) >= limit
+    busy = {entry for entry in old if is_busy and cache.format.unit_of(entry.key)}
     chosen = [entry for entry in old if entry not in busy]
     gone = [entry for entry in chosen if not delete or _removed(cache, entry)]
     return {
@@ -73,7 +74,10 @@ def _removed(cache: Cache, entry: Entry) -> bool:
         return True
     if cache.is_committed(*unit):
         return False
-    data = cache.objects.get(entry.key)
+    if entry.size > cache.format.most_bytes(unit[1]):
+        cache.objects.remove(entry.key)  # no unit has so many bytes: no writer can take it up
+        return True
+    data = cache.objects.get(entry.key, most=entry.size)
     cache.objects.remove(entry.key)
     # a writer looks for the object after its commit, and this for the commit after the removal: one of them sees the other
     if cache.is_committed(*unit):

@@ -14,9 +14,11 @@ from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.arrays import arrays_path
 from kdcache.cache.census import CARD, Unit, committed, complete, missing_units, take_census
 from kdcache.cache.commit import commit_key
+from kdcache.cache.limits import MOST_MANIFEST
 from kdcache.cache.objects import MOST_BYTES, Entry
 from kdcache.cache.rereading import agreed_bytes
 from kdcache.cache.writing import require_written
+from kdcache.cache.zarr_store import MOST_METADATA
 from kdcache.copying import copied_result, copy_units
 from kdcache.errors import CacheError, LargeObjectError, UsageError
 from kdcache.hub_card import card_text
@@ -138,7 +140,7 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
     units = list(census.commits)
     with progress("push", len(units), "units") as bar:
         for key in _beside(old, units):
-            sent.add({key: agreed_bytes(old.objects, key)})
+            sent.add({key: agreed_bytes(old.objects, key, most=_most_beside(old))})
         for unit in units:
             commit = old.whole_commit(*unit)
             sent.add({old.format.key(*unit): old.unit_bytes(commit), commit_key(*unit): commit.to_bytes()})
@@ -147,7 +149,7 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
     missing = missing_units(old.manifest, units)
     told = {"complete_seeds": complete(missing), "missing": {seed: part for seed, part in missing.items() if part}}
     sent.add({CARD: card_text(old, address, complete(missing)).encode()}, replaces=True)
-    sent.add({} if there.exists(_MANIFEST) else {_MANIFEST: agreed_bytes(old.objects, _MANIFEST)})
+    sent.add({} if there.exists(_MANIFEST) else {_MANIFEST: agreed_bytes(old.objects, _MANIFEST, most=MOST_MANIFEST)})
     sent.flush()
     facts = {"objects": sent.objects, "bytes": sent.bytes, "seconds": time.monotonic() - start}
     return {"address": address, "revision": sent.revision, **facts, **told}
@@ -254,6 +256,11 @@ def _beside(cache: Cache, units: Sequence[Unit]) -> list[str]:
         *(entry.key for path in arrays for entry in cache.objects.walk(path)),
         *sorted({key for seed, _ in units for key in cache.format.metadata(seed)}),
     ]
+
+
+def _most_beside(cache: Cache) -> int:
+    """Return the bytes that an object beside the units has at most: one of an array, or what plain zarr needs."""
+    return max([MOST_METADATA, *(cache.manifest.most_object(root) for root in cache.manifest.arrays)])
 
 
 @contextmanager

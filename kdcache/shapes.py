@@ -11,6 +11,11 @@ from torch import Tensor
 Size: TypeAlias = int | tuple[int, int]
 """Pixels of a view: the side of a square one, or height and width."""
 
+MOST_SIDE = 1 << 14
+"""Pixels along a side of a view or of a map."""
+MOST_PIXELS = 1 << 25
+"""Of a view, and of what a transform makes, unless the image had more."""
+
 Logits: TypeAlias = Float[Tensor, "rows classes"]
 """Raw class scores, one row per view, or per pixel of a map."""
 

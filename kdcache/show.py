@@ -29,7 +29,7 @@ def show_view(cache: Cache, file: str | Path, *, index: int, seed: int, data: st
         file: the picture, in the format that its name ends in.
         index: of the sample in the source.
         seed: of the view.
-        data: spec of the source; by default the images that the cache holds, or what its manifest names.
+        data: spec of the source; by default the images that the cache holds.
 
     Returns:
         `file`, `sample` (its key), `row` (its row of the cache) and the teacher's mean `confidence`.

@@ -19,12 +19,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kdcache.errors import UsageError
+from kdcache.errors import UsageError, brief, quoted
 
+MOST_SPEC = 4096
+"""Characters of a spec."""
+_MOST_INTEGER = 1 << 1000
+"""Of those that a float can stand for."""
 Value = bool | int | float | str
 T = TypeVar("T")
 
-_PIECE = re.compile(r'\s*((?:"[^"]*"|[^,"])*)(?:,|$)')
 _OPTION = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
 
@@ -48,11 +51,16 @@ def parse_spec(text: str) -> Spec:
     """Return the spec that `text` spells.
 
     Raises:
-        UsageError: an empty name, a second positional argument or an option given twice.
+        UsageError: an empty name, a second positional argument, an option given twice, or a text of more than `MOST_SPEC`
+            characters.
     """
+    if len(text) > MOST_SPEC:
+        raise UsageError(
+            f"spec {quoted(text)} has {len(text)} characters; it may have {MOST_SPEC}: write name:arg,key=value,..."
+        )
     name, _, rest = text.strip().partition(":")
     if not name:
-        raise UsageError(f"spec {text!r} has no name; write name:arg,key=value,...")
+        raise UsageError(f"spec {quoted(text)} has no name; write name:arg,key=value,...")
     arg: str | None = None
     options: dict[str, Value] = {}
     for position, piece in enumerate(_split(rest, text)):
@@ -60,9 +68,9 @@ def parse_spec(text: str) -> Spec:
         if option is None and position == 0:
             arg = piece.replace('"', "")
         elif option is None:
-            raise UsageError(f"spec {text!r}: {piece!r} is not key=value; put a value that holds a comma in quotes")
+            raise UsageError(f"spec {quoted(text)}: {quoted(piece)} is not key=value; put a value that holds a comma in quotes")
         elif option[1] in options:
-            raise UsageError(f"spec {text!r} gives {option[1]!r} twice")
+            raise UsageError(f"spec {quoted(text)} gives {quoted(option[1])} twice")
         else:
             options[option[1]] = _value(option[2])
     return Spec(name, arg, options)
@@ -103,20 +111,27 @@ def choose(name: str, known: Iterable[str], what: str) -> str:
     names = sorted(known)
     if name in names:
         return name
-    nearest = difflib.get_close_matches(name, names, n=1)
+    nearest = difflib.get_close_matches(brief(name), names, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     listed = f"known: {', '.join(names) or 'none'}" if len(names) <= 30 else f"{len(names)} are known"
-    raise UsageError(f"unknown {what} {name!r}{hint} ({listed})")
+    raise UsageError(f"unknown {what} {quoted(name)}{hint} ({listed})")
 
 
 def _split(rest: str, text: str) -> list[str]:
-    pieces, end = [], 0
-    while end < len(rest):
-        match = _PIECE.match(rest, end)
-        if match is None:
-            raise UsageError(f"spec {text!r} has an open quote")
-        pieces.append(match[1].strip())
-        end = match.end()
+    """Return the pieces between commas, but not between those in quotes; each character is looked at once."""
+    pieces: list[str] = []
+    start = 0
+    is_quoted = False
+    for at, char in enumerate(rest):
+        if char == '"':
+            is_quoted = not is_quoted
+        elif char == "," and not is_quoted:
+            pieces.append(rest[start:at].strip())
+            start = at + 1
+    if is_quoted:
+        raise UsageError(f"spec {quoted(text)} has an open quote")
+    if start < len(rest):  # nothing stands after a comma at the end
+        pieces.append(rest[start:].strip())
     return pieces
 
 
@@ -161,13 +176,15 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(typing.cast("type[Any]", hint), value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > _MOST_INTEGER:
+            raise UsageError(f"{where} is {quoted(value)}; it must be of type float, which holds no such number")
         return float(value)
     if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     plain = origin or hint
     if isinstance(value, plain) and not (plain is int and isinstance(value, bool)):
         return value
-    raise UsageError(f"{where} is {value!r}; it must be of type {getattr(plain, '__name__', plain)}")
+    raise UsageError(f"{where} is {quoted(value)}; it must be of type {getattr(plain, '__name__', plain)}")
 
 
 def load_function(spec: Spec, what: str, known: Iterable[str]) -> Any:

@@ -8,10 +8,14 @@ import tarfile
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
+from kdcache.errors import brief, quoted
+
 LARGEST_TEXT = 1 << 20
 """Bytes of a target."""
 _LARGEST_HEADER, _MOST_HEADERS = 1 << 16, 4
 """Bytes of an extended header, and how many may come before one member."""
+_OWN_HEADER, _OWN_HEADERS = 1 << 10, 1
+"""The same in the tars that kdcache writes: there a header holds a name."""
 _LONGEST_NAME = 4096
 _BLOCK = 512
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
@@ -47,12 +51,18 @@ class TarReader:
         """Return the reader of a tar in memory."""
         return cls(lambda position, size: data[position : position + size], len(data))
 
-    def members(self) -> Iterator[Member]:
+    def members(self, *, is_own: bool = False) -> Iterator[Member]:
         """Yield the plain files; directories are passed over.
+
+        Args:
+            is_own: whether it is to be as kdcache writes tars: without directories, and with one short extended header at most
+                before each member, so that there are no more headers than the members ask for.
 
         Raises:
             ValueError: anything else is in it, or it does not end as a tar ends.
         """
+        most_headers = _OWN_HEADERS if is_own else _MOST_HEADERS
+        largest_header = _OWN_HEADER if is_own else _LARGEST_HEADER
         position, last = 0, ""
         extended: dict[str, str] = {}  # what extended headers say of the next member
         headers = 0
@@ -61,14 +71,18 @@ class TarReader:
             member = Member(extended.get("path", header.name), position + _BLOCK, size)
             position = member.offset + -(-size // _BLOCK) * _BLOCK
             if (end := member.offset + size) > self.size:
-                _refuse(f"it is cut short: member {member.name} ends at byte {end}, the file at {self.size}; copy it again")
+                _refuse(
+                    f"it is cut short: member {brief(member.name)} ends at byte {end}, the file at {self.size}; copy it again"
+                )
             headers = headers + 1 if header.type in _EXTENSIONS else 0
-            if headers > _MOST_HEADERS or (headers and size > _LARGEST_HEADER):
+            if headers > most_headers or (headers and size > largest_header):
                 _refuse(f"the extended headers at byte {member.offset} are more, or larger, than any that a tar needs")
             if header.type == tarfile.XHDTYPE:
                 extended |= self._pax(member)
             elif header.type == tarfile.GNUTYPE_LONGNAME:
                 extended["path"] = self.text(member).partition(b"\0")[0].decode("utf-8", "backslashreplace")
+            elif is_own and header.type == tarfile.DIRTYPE:
+                _refuse(f"member {brief(member.name)} is a folder; such a tar holds none")
             elif header.type not in _EXTENSIONS:
                 yield from self._plain(header.type, member, extended)
                 extended, last = {}, member.name
@@ -78,10 +92,10 @@ class TarReader:
             kind = b"S"
         if kind in (tarfile.REGTYPE, tarfile.AREGTYPE):
             if "\0" in member.name or len(member.name) > _LONGEST_NAME:
-                _refuse(f"member name {member.name[:80]!r} holds a zero, or more than {_LONGEST_NAME} characters")
+                _refuse(f"member name {quoted(member.name)} holds a zero, or more than {_LONGEST_NAME} characters")
             yield member
         elif kind != tarfile.DIRTYPE:
-            _refuse(f"member {member.name} is {_KINDS.get(kind, f'of type {kind!r}')}; only plain files are read")
+            _refuse(f"member {brief(member.name)} is {_KINDS.get(kind, f'of type {kind!r}')}; only plain files are read")
 
     def _header(self, position: int, last: str) -> tarfile.TarInfo | None:
         """Return the header at `position`, or None if the archive ends there as it should."""
@@ -90,19 +104,21 @@ class TarReader:
             if position == 0 and block.startswith(magic):
                 _refuse(f"it is compressed ({name}); decompress it: samples are read at random")
         if len(block) < _BLOCK:
-            _refuse(f"it is cut short: it ends at byte {self.size}, after member {last!r}, without an end mark; copy it again")
+            _refuse(
+                f"it is cut short: it ends at byte {self.size}, after member {quoted(last)}, without an end mark; copy it again"
+            )
         if not any(block):
             self._check_end(position)
             return None
         try:
             return tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
         except tarfile.TarError as error:
-            what = f"damaged at byte {position}, after member {last!r}" if position else "not a tar"
+            what = f"damaged at byte {position}, after member {quoted(last)}" if position else "not a tar"
             _refuse(f"it is {what} ({error})")
 
     def _check_end(self, position: int) -> None:
         while data := self._read(position, LARGEST_TEXT):
-            if any(data):
+            if data != bytes(len(data)):
                 _refuse(f"it goes on after its end mark at byte {position} (tars joined with cat?); unpack and pack it again")
             position += len(data)
 
@@ -112,7 +128,7 @@ class TarReader:
         except ValueError:
             size = -1
         if size < 0:
-            _refuse(f"member {header.name} has size {str(extended.get('size', header.size))[:40]}")
+            _refuse(f"member {brief(header.name)} has size {brief(extended.get('size', header.size))}")
         return size if header.type != tarfile.DIRTYPE else 0
 
     def _pax(self, member: Member) -> dict[str, str]:
@@ -137,7 +153,7 @@ class TarReader:
             ValueError: it is large.
         """
         if member.size > LARGEST_TEXT:
-            _refuse(f"member {member.name} has {member.size} bytes; a target has at most {LARGEST_TEXT}")
+            _refuse(f"member {brief(member.name)} has {member.size} bytes; a target has at most {LARGEST_TEXT}")
         return self._read(member.offset, member.size)
 
 

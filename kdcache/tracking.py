@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from kdcache.checkpoint import replace_file
 from kdcache.distributed import own_place
-from kdcache.errors import KdcacheError
+from kdcache.errors import KdcacheError, printable
 
 LINE_SECONDS = 30.0
 T = TypeVar("T")
@@ -51,7 +51,7 @@ def progress(title: str, total: int, unit: str, *, is_shown: bool = True) -> Ite
 def say(message: str, *, by_all: bool = False) -> None:
     """Print a message for the user on stderr, of several processes in rank 0 or `by_all`; stdout is for results."""
     if by_all or own_place().rank == 0:
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
 
 
 @runtime_checkable

@@ -319,7 +319,8 @@ class Trainer:
     def _evaluation(self) -> Evaluation | None:
         if self.config.eval_data is None:
             return None
-        recipe = evaluation_recipe(self.config.eval_recipe, self.replay.recipe)
+        is_from_cache = bool(self.replay.caches)
+        recipe = evaluation_recipe(self.config.eval_recipe, self.replay.recipe, is_from_cache=is_from_cache)
         return Evaluation(
             self.config.eval_data,
             self.replay.source,

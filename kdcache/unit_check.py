@@ -73,7 +73,7 @@ class CheckReport:
 def check_units(cache: Cache, census: Census, report: CheckReport) -> tuple[dict[str, int], list[str]]:
     """Check every committed unit; return `units`, `from_report`, `bytes` and `absent` rows, and the faults."""
     units, checks, from_report = list(census.commits), list[Check](), 0
-    largest = max((entry.size for entry in census.objects.values()), default=0)
+    largest = max((entry.size for entry in census.objects.values()), default=0) + cache.manifest.unit_bytes
     with progress("verify", len(units), "units") as bar:
         for check in fetched(lambda unit: _checked(cache, unit, census, report), units, num_bytes=largest):
             if check is report.checked.get((check.seed, check.unit)):

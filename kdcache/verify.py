@@ -8,7 +8,17 @@ from kdcache.cache.census import missing_units, take_census
 from kdcache.cached_source import local_images, source_of
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.drift import check_views, probed_commits
-from kdcache.errors import CacheError, CodecError, DriftError, KdcacheError, MismatchError, UnreadableSampleError, UsageError
+from kdcache.errors import (
+    MOST_MESSAGE,
+    CacheError,
+    CodecError,
+    DriftError,
+    KdcacheError,
+    MismatchError,
+    UnreadableSampleError,
+    UsageError,
+    shortened,
+)
 from kdcache.models import VisionModel, open_model
 from kdcache.rerun import (
     compare_logits,
@@ -45,7 +55,7 @@ def verify_cache(
     Args:
         cache: the cache.
         views: how many probed views, at most, to render again and compare, besides; by default none, or with a teacher 64.
-        data: spec of the source for these; by default the images that the cache holds, or what its manifest names.
+        data: spec of the source for these; by default the images that the cache holds.
         teacher: spec of the teacher, to run it again on as many views and compare its logits with the records.
         batch_size: views of one of its forward passes; by default 256.
         compute: where and how it runs; by default in the precision of the dump.
@@ -62,7 +72,7 @@ def verify_cache(
         SourceError: the source of the views cannot be opened.
         ModelError: the teacher cannot be opened.
         MismatchError: data that is not the cache's source, or a teacher for a cache that was recoded from a lossy one.
-        UsageError: the manifest names a source that could run code, and `data` is not given; or settings without use.
+        UsageError: the cache holds no images, and `data` is not given; or settings without use.
         KdcacheError: a report that cannot be written, or is that of another cache.
     """
     _require_use(views, data, teacher, batch_size, is_placed=compute is not None)
@@ -87,7 +97,7 @@ def verify_cache(
                 faults += logits_faults(cache, model, logits)
         except _FAULTS as error:
             faults.append(str(error))
-    return {**found, "faults": faults}
+    return {**found, "faults": [shortened(fault, MOST_MESSAGE) for fault in faults]}
 
 
 def _require_use(views: int | None, data: str | None, teacher: str | None, batch_size: int | None, *, is_placed: bool) -> None:

@@ -64,7 +64,7 @@ def members(cache: Cache) -> list[tuple[str, bytes]]:
 
 
 def test_tars_hold_what_a_dump_would_write_and_come_back_as_they_were(shelf: Path, tmp_path: Path) -> None:
-    result = convert_cache(shelf / "zarr", tmp_path / "tars", store="webdataset")
+    result = convert_cache(shelf / "zarr", tmp_path / "tars", store="webdataset", data=f"imagefolder:{shelf}/images")
     assert result["seeds"] == [0, 1] and result["store"] == "webdataset"
     old, made, direct = (open_cache(path) for path in (shelf / "zarr", tmp_path / "tars", shelf / "tars"))
     require_same(old, made)
@@ -73,11 +73,19 @@ def test_tars_hold_what_a_dump_would_write_and_come_back_as_they_were(shelf: Pat
     differences = direct.manifest.differences(made.manifest)
     assert [line.partition(":")[0] for line in differences] == ["unit_rows", "chunk_rows"], "which is the default there"
     assert members(made) == members(direct), "names, labels, images and records"
-    assert convert_cache(shelf / "zarr", tmp_path / "tars", store="webdataset")["units_written"] == 0
+    assert (
+        convert_cache(shelf / "zarr", tmp_path / "tars", store="webdataset", data=f"imagefolder:{shelf}/images")[
+            "units_written"
+        ]
+        == 0
+    )
     convert_cache(tmp_path / "tars", tmp_path / "again", store="zarr")
     require_same(old, open_cache(tmp_path / "again"))
     again = open_cache(tmp_path / "again")
-    assert "classes" not in again.manifest.source and verify_cache(again, views=8)["faults"] == []
+    assert (
+        "classes" not in again.manifest.source
+        and verify_cache(again, views=8, data=f"imagefolder:{shelf}/images")["faults"] == []
+    )
     correct = [sum(c.statistics["accuracy"] * (c.stop - c.start) for c in cache.commits(0)) for cache in (old, again)]
     assert correct[0] == pytest.approx(correct[1], rel=0.1)
 
@@ -101,11 +109,11 @@ def test_zarr_shards_from_tars_are_those_of_a_dump(shelf: Path, tmp_path: Path) 
 
 
 def test_without_images_and_a_training_from_it(shelf: Path, tmp_path: Path) -> None:
-    convert_cache(shelf / "zarr", tmp_path / "names", store="webdataset", images=False)
-    assert not open_cache(tmp_path / "names").manifest.has_images
-    convert_cache(shelf / "zarr", tmp_path / "tars", store="webdataset")
-    settings = {"loss": "kl:tau=2", "epochs": 1, "batch_size": 8, "student": "tiny_models:mlp,mean=0.5,std=0.25,classes=3"}
     data = f"imagefolder:{shelf}/images"
+    convert_cache(shelf / "zarr", tmp_path / "names", store="webdataset", data=data, images=False)
+    assert not open_cache(tmp_path / "names").manifest.has_images
+    convert_cache(shelf / "zarr", tmp_path / "tars", store="webdataset", data=f"imagefolder:{shelf}/images")
+    settings = {"loss": "kl:tau=2", "epochs": 1, "batch_size": 8, "student": "tiny_models:mlp,mean=0.5,std=0.25,classes=3"}
     assert train(tmp_path / "one", cache=str(tmp_path / "names"), data=data, **settings)["steps"] == 4
     assert train(tmp_path / "two", cache=str(tmp_path / "tars"), data=None, **settings)["steps"] == 4
 
@@ -117,8 +125,10 @@ def test_what_is_refused(shelf: Path, tmp_path: Path) -> None:
         convert_cache(shelf / "tars", tmp_path / "new", store="zarr", images=False)
     with pytest.raises(MismatchError, match="digits:test is not the source of cache"):
         convert_cache(shelf / "zarr", tmp_path / "new", store="webdataset", data="digits:test")
+    with pytest.raises(UsageError, match=r"holds no images.*add --data"):
+        convert_cache(shelf / "zarr", tmp_path / "new", store="webdataset")
     with pytest.raises(MismatchError, match="unit_rows"):
-        convert_cache(shelf / "zarr", shelf / "tars", store="webdataset")
+        convert_cache(shelf / "zarr", shelf / "tars", store="webdataset", data=f"imagefolder:{shelf}/images")
     assert not (tmp_path / "new").exists()
 
 

@@ -138,10 +138,10 @@ def test_an_object_that_cannot_be_read_is_a_fault(cache: Cache) -> None:
 def test_views_are_rendered_again_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dump(tmp_path / "cache", unit_rows=512)
     cache = open_cache(tmp_path / "cache")
-    report = verify_cache(cache, views=10)
+    report = verify_cache(cache, views=10, data="digits:train")
     assert report["faults"] == [] and report["views"] == {"checked": 10, "other_pixels": 0}
     assert "were asked for" not in capsys.readouterr().err
-    checked = verify_cache(cache, views=100)["views"]["checked"]
+    checked = verify_cache(cache, views=100, data="digits:train")["views"]["checked"]
     assert f"note: 100 views were asked for, and {checked} can be compared" in capsys.readouterr().err and 10 < checked < 100
     with pytest.raises(MismatchError, match=r"digits:test is not the source of cache .*--data SPEC"):
         verify_cache(cache, views=10, data="digits:test")
@@ -156,14 +156,32 @@ def test_verifying_writes_nothing(cache: Cache) -> None:
     assert set(Path(os.environ["KDCACHE_HOME"]).rglob("*")) == home
 
 
-@pytest.mark.parametrize("attack", ["os:mkdir,path={0}/executed", "torchvision:MNIST,root={0}"])
-def test_nothing_that_a_cache_says_is_executed(tmp_path: Path, attack: str) -> None:
+def test_what_to_add_is_printed_as_a_shell_takes_it(tmp_path: Path) -> None:
+    said = {
+        "imagefolder:/data/train": "made from imagefolder:/data/train; if that is right, add --data imagefolder:/data/train",
+        "imagefolder:/my data": "if that is right, add --data 'imagefolder:/my data'",
+        "x; rm -rf ~": "if that is right, add --data 'x; rm -rf ~'",
+        "a\nb": r"add --data SPEC, of the data that it was made from \('a\\nb', it says\)",
+        f"imagefolder:/{'a' * 100}": r"says, 'imagefolder:/a+ \.\.\. a+'\); if that is right, add --data imagefolder:/a{100}$",
+        "i" * 4000: r"add --data SPEC, of the data that it was made from \('i+ \.\.\. i+', it says\)",
+    }
+    for number, (spec, message) in enumerate(said.items()):
+        made = fill(tmp_path / str(number), 0, source={"spec": spec, "fingerprint": "0"})
+        with pytest.raises(UsageError, match=message) as caught:
+            verify_cache(made, views=2)
+        assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("attack", ["os:mkdir,path={0}/executed", "torchvision:MNIST,root={0}", "imagefolder:{0}/images"])
+def test_nothing_that_a_cache_says_is_opened(tmp_path: Path, attack: str) -> None:
     legacy = tmp_path / "MNIST" / "processed"
     legacy.mkdir(parents=True)
     for name in ("training.pt", "test.pt"):  # which torchvision unpickles
         (legacy / name).write_bytes(b"cos\nmkdir\n(V" + f"{tmp_path}/executed".encode() + b"\ntR.")
     made = fill(tmp_path / "cache", 0, source={"spec": attack.format(tmp_path), "fingerprint": "0"})
-    with pytest.raises(UsageError, match=r"was made from .*which can run code; if you trust it: --data"):
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    (tmp_path / "images" / "a" / "0.png").symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match="holds no images"):
         verify_cache(made, views=2)
     assert not (tmp_path / "executed").exists()
 
@@ -199,7 +217,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Cache]:
 def rerun(cache: Cache, teacher: str = TEACHER, precision: str | None = None, **settings: Any) -> dict[str, Any]:
     changes = {"precision": precision} if precision else {}
     compute = compute_of(cache, workers=0, device="cpu", **changes)
-    return verify_cache(cache, teacher=teacher, compute=compute, **settings)
+    named = {"data": cache.manifest.source["spec"], **settings}
+    return verify_cache(cache, teacher=teacher, compute=compute, **named)
 
 
 @pytest.mark.parametrize("codec", ["full:dtype=float32", "full:dtype=uint8", "topk:k=3", "lowrank:step=0.5"])
@@ -233,7 +252,7 @@ def test_the_teacher_runs_in_the_precision_of_the_dump(tmp_path: Path) -> None:
     compute = ComputeConfig(workers=0, device="cpu", precision="bfloat16")
     dump_teacher(DumpConfig(cache=str(tmp_path / "cache"), compute=compute, **made))
     cache = open_cache(tmp_path / "cache")
-    assert verify_cache(cache, teacher=TEACHER)["teacher"]["precision"] == "bfloat16"
+    assert verify_cache(cache, teacher=TEACHER, data="digits:train")["teacher"]["precision"] == "bfloat16"
     assert (
         rerun(cache)["teacher"]["largest_difference"] < 1e-2 < rerun(cache, precision="float32")["teacher"]["median_difference"]
     )
@@ -344,8 +363,8 @@ def test_a_teacher_that_cannot_be_opened_is_no_fault_of_the_cache(cache: Cache, 
         rerun(made, "tiny_models:cnov")
     with pytest.raises(ModelError, match="the source has 10 classes"):
         rerun(made, f"{CONV},classes=7")
-    with pytest.raises(UsageError, match="was made from noise, which can run code"):
-        rerun(cache)
+    with pytest.raises(UsageError, match="was made from noise; if that is right, add --data noise"):
+        rerun(cache, data=None)
 
 
 def test_the_teacher_that_a_manifest_names_is_never_opened(tmp_path: Path, shelf: Callable[..., Cache]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdcache.errors import brief, printable
 from kdcache_cli.options import JSON
 from kdcache_cli.output import codec_error_text, human_bytes, human_seconds, print_result, ranges
 
@@ -85,7 +86,7 @@ def _counted(state: "Progress") -> str:
 def _workers(state: "Progress", *, named: bool = False) -> str:
     count = len(state.workers)
     text = f"{count} worker{'' if count == 1 else 's'} in the last 10 min"
-    names = ", ".join(f"{name or 'unknown'} ({units})" for name, units in state.workers.items())
+    names = ", ".join(f"{printable(brief(name)) or 'unknown'} ({units})" for name, units in state.workers.items())
     return f"{text}: {names}" if named and names else text
 
 

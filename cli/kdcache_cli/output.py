@@ -2,20 +2,21 @@
 
 import json
 import shlex
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from kdcache.errors import KdcacheError, KdcacheWarning
+from kdcache.errors import MOST_MESSAGE, KdcacheError, KdcacheWarning, one_line, printable
 
 
 class OneLineError(click.ClickException):
     """A KdcacheError as click shows it: one line, and the error's own exit code."""
 
     def __init__(self, error: KdcacheError) -> None:
-        super().__init__(printable(" ".join(str(error).split())))
+        super().__init__(one_line(str(error), MOST_MESSAGE))
         self.exit_code = error.exit_code  # type: ignore[misc]
         self._is_told = error.is_told_elsewhere
 
@@ -59,16 +60,13 @@ def print_result(result: Mapping[str, Any], lines: Sequence[tuple[str, str]], *,
     if own_place().rank:
         return
     if as_json:
-        click.echo(json.dumps(result, indent=1))
+        # piece by piece: of a cache that has just been begun the missing units may be a million a seed
+        sys.stdout.writelines(json.JSONEncoder(indent=1, default=list).iterencode(result))
+        click.echo()
         return
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         click.echo(f"{name:<{width}}  {printable(value)}")
-
-
-def printable(text: str) -> str:
-    """Return `text` with what no terminal should be sent, or cannot take, as escapes: a cache may hold any text."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text)
 
 
 def human_bytes(count: float) -> str:
@@ -123,5 +121,5 @@ def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
 
     if own_place().rank:
         return
-    text = " ".join(str(message).split())
+    text = one_line(str(message), MOST_MESSAGE)
     click.echo(f"kdcache: warning: {text}" if isinstance(message, KdcacheWarning) else f"warning: {text}", err=True)

@@ -10,7 +10,7 @@ from kdcache_cli.output import print_result
 @click.argument("cache")
 @click.option("--view", required=True, help="Sample of the source, and seed.", metavar="INDEX:SEED")
 @click.option("-o", "--out", required=True, help="Picture to write (.png, .pdf, .svg).", metavar="FILE")
-@click.option("--data", help="Source  [the cache's own images; else the manifest's, if of images only].", metavar="SPEC")
+@click.option("--data", help="Source  [the cache's own images, if it holds them].", metavar="SPEC")
 @JSON
 def show(cache: str, view: str, out: str, data: str | None, as_json: bool) -> None:
     """Draw a view of CACHE, what is right of it, and what the teacher says."""

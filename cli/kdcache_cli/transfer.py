@@ -30,9 +30,7 @@ def merge(new: str, caches: tuple[str, ...], as_json: bool) -> None:
 @click.option("--seeds", help="Seeds to copy, B left out  [all].", metavar="A:B")
 @click.option("--units", help="Units of each seed, which are random samples of the data, B left out  [all].", metavar="A:B")
 @click.option("--samples", help="Samples of each seed: A:B, or a file of keys  [all].", metavar="A:B|FILE")
-@click.option(
-    "--data", help="Source of the samples, which tells keys  [the cache's tars, or that of the manifest].", metavar="SPEC"
-)
+@click.option("--data", help="Source of the samples, for their keys  [the cache's tars, if it has them].", metavar="SPEC")
 @JSON
 def export(cache: str, new: str, as_json: bool, **flags: Any) -> None:
     """Copy some seeds, some units of each, or some samples, to NEW. Run again, it goes on where it stopped."""
@@ -47,9 +45,7 @@ def export(cache: str, new: str, as_json: bool, **flags: Any) -> None:
 @click.argument("cache")
 @click.argument("new")
 @click.option("--store", type=click.Choice(["zarr", "webdataset"]), required=True, help="What units of NEW are.")
-@click.option(
-    "--data", help="Source of the samples in tars  [that of the manifest, if that only reads images].", metavar="SPEC"
-)
+@click.option("--data", help="Source of the samples in tars; webdataset needs it.", metavar="SPEC")
 @click.option("--images/--no-images", default=True, help="Whether tars hold the images, too  [yes].")
 @JSON
 def convert(cache: str, new: str, as_json: bool, **flags: Any) -> None:

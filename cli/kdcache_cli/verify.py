@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from kdcache.errors import MOST_MESSAGE, one_line
 from kdcache_cli.options import JSON, rerun
 from kdcache_cli.output import human_bytes, print_result, ranges
 
@@ -16,9 +17,7 @@ _SHOWN = 10
 @click.option(
     "--views", type=int, help="Also render up to N views again and compare them  [0; with --teacher 64].", metavar="N"
 )
-@click.option(
-    "--data", help="Source for --views  [the cache's own images; else the manifest's, if of images only].", metavar="SPEC"
-)
+@click.option("--data", help="Source for --views and --teacher  [the cache's own images, if it holds them].", metavar="SPEC")
 @click.option("--teacher", help="Also run the teacher again on as many and compare its logits.", metavar="SPEC")
 @click.option("--report", help="Write a line of JSON per unit, and go on from those that are there.", metavar="FILE")
 @rerun
@@ -56,7 +55,7 @@ def _verify_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         *(("left over", text) for text in temporary),
         *(("orphaned", text) for text in _some(found["orphaned"])),
         *(("foreign", text) for text in _some(found["foreign"])),
-        *(("fault", fault) for fault in found["faults"]),
+        *(("fault", one_line(fault, MOST_MESSAGE)) for fault in found["faults"]),
         ("faults", str(len(found["faults"]))),
     ]
 

@@ -19,13 +19,13 @@ from kdcache.cache.objects import Objects
 from kdcache.cache.rereading import read_twice
 from kdcache.cache.seal import parsed
 from kdcache.cache.shard import check_frame
-from kdcache.cache.zarr_store import contents, put
-from kdcache.errors import CacheError, DamagedError
+from kdcache.cache.zarr_store import MOST_METADATA, contents, put
+from kdcache.errors import CacheError, DamagedError, quoted
 
 T = TypeVar("T")
 ROOTS = {CODEC: "the fit of its codec", SAMPLES: "the list of its samples"}
 """What lies under which name, in words."""
-_MOST_ARRAYS, _MOST_METADATA = 16, 1 << 16
+_MOST_ARRAYS = 16
 _TYPES = {"float16": "<f2", "float32": "<f4", "uint32": "<u4"}
 
 
@@ -100,7 +100,7 @@ def _read(objects: Objects, path: str, most: int, is_fresh: bool, error: Damaged
 
         return read_twice(read)
 
-    shape, dtype = checked(f"{path}/zarr.json", _MOST_METADATA, lambda data: _shape(data, most))
+    shape, dtype = checked(f"{path}/zarr.json", MOST_METADATA, lambda data: _shape(data, most))
     size = prod(shape) * dtype.itemsize
     room = size + size // 128 + 1024  # what zstd cannot compress takes a little more
     key = f"{path}/c/{'/'.join('0' for _ in shape)}"
@@ -108,12 +108,12 @@ def _read(objects: Objects, path: str, most: int, is_fresh: bool, error: Damaged
 
 
 def _shape(data: bytes, most: int) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
-    document = parsed(data)
+    document = parsed(data, most_values=MOST_METADATA)
     shape = tuple(document["shape"])
     dtype = np.dtype(_TYPES[document["data_type"]])
     is_shape = all(type(side) is int and side > 0 for side in shape)
     if not is_shape or prod(shape) * dtype.itemsize > most:
-        raise ValueError(f"an array of shape {shape}")
+        raise ValueError(f"an array of shape {quoted(shape)}")
     return shape, dtype
 
 

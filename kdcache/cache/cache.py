@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 from kdcache.cache.arrays import read_arrays
 from kdcache.cache.commit import Commit, commit_key, numbers_in, unit_name
 from kdcache.cache.fetch import fetched
-from kdcache.cache.limits import MOST_UNITS
+from kdcache.cache.gaps import Gaps
+from kdcache.cache.limits import MOST_SEEDS, MOST_UNITS
 from kdcache.cache.manifest import CODEC, Manifest
 from kdcache.cache.objects import Objects
 from kdcache.cache.rereading import read_twice
-from kdcache.cache.seal import MOST_DOCUMENT
 from kdcache.cache.slab import Slab
 from kdcache.cache.slab_folder import SLAB, LocalFile, SlabFolder
 from kdcache.cache.subset import held_mask, read_samples
@@ -23,12 +23,22 @@ from kdcache.cache.tar_store import TarFormat
 from kdcache.cache.units import StoredSample, UnitFormat, committed_unit
 from kdcache.cache.zarr_store import ZarrFormat
 from kdcache.codecs import Codec, check_records, codec_from_dict, codec_spec
-from kdcache.errors import CacheError, CodecError, DamagedUnitError, LargeObjectError, MismatchError, MissingUnitError
+from kdcache.errors import (
+    CacheError,
+    CodecError,
+    DamagedUnitError,
+    LargeObjectError,
+    MismatchError,
+    MissingUnitError,
+    quoted,
+)
 from kdcache.shapes import Records, Rows
 from kdcache.views.order import row_order
 
 Fetch = Callable[[Commit], bytes]
 """Returns the bytes of a committed unit, after they were checked against the commit."""
+_ROOM = 2
+"""Bytes that are kept free for each byte that a commit may have while it is fetched."""
 
 
 class Cache:
@@ -62,8 +72,8 @@ class Cache:
         codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes, fit=self.fit(), sites=self.manifest.sites)
         if codec.record_dtype != self.manifest.dtype:
             raise CacheError(
-                f"cache {self}: its records {self.manifest.dtype} are not those of {codec_spec(codec)} "
-                f"({codec.record_dtype}); use the kdcache version that its manifest names"
+                f"cache {self}: its records {quoted(self.manifest.dtype)} are not those of {codec_spec(codec)} "
+                f"({quoted(codec.record_dtype)}); use the kdcache version that its manifest names"
             )
         return codec
 
@@ -93,12 +103,15 @@ class Cache:
 
     @cached_property
     def is_held(self) -> "np.ndarray[Any, np.dtype[np.bool_]]":
-        """Which rows are of samples that it holds, bool `[rows]`: all, but in a subset.
+        """Which rows are of samples that it holds, bool `[rows]`, read-only: all, but in a subset.
 
         Raises:
             CacheError: of a subset the samples' numbers are absent or damaged.
         """
-        return np.ones(self.manifest.rows, bool) if self.samples is None else held_mask(self.samples, self.order)
+        if self.samples is None:
+            # one value, seen from each row: a manifest may say 4 billion rows, where nothing is
+            return np.broadcast_to(np.True_, self.manifest.rows)
+        return held_mask(self.samples, self.order)
 
     def held_rows(self, commit: Commit) -> Rows:
         """Return the rows of a unit of which there are records: without those that are absent, or not in a subset; int64."""
@@ -116,21 +129,30 @@ class Cache:
     def seeds(self) -> list[int]:
         """Return the seeds of which at least one unit is committed."""
         firsts = sorted({first for first, _ in self.units()})
+        self.require_few_seeds(firsts)
         return [seed for first in firsts for seed in self.manifest.unit_seeds(first)]
+
+    def require_few_seeds(self, firsts: Collection[int]) -> None:
+        """Raise a CacheError if there are commits of more seeds than a cache may have, `firsts` being those of its groups."""
+        count = len(firsts) * self.manifest.seeds_per_unit
+        if count > MOST_SEEDS:
+            raise CacheError(f"cache {self} has commits of {count} seeds; it may have {MOST_SEEDS}")
 
     def committed_units(self, seed: int) -> list[int]:
         """Return the committed units of `seed`."""
         folder = f"commits/{self.manifest.unit_seeds(seed)[0]:05d}"
         return numbers_in(self.objects.list(folder), "{:06d}.json", range(MOST_UNITS))
 
-    def missing_units(self, seed: int) -> list[int]:
+    def missing_units(self, seed: int) -> Gaps:
         """Return the units of `seed` that are not committed yet."""
-        return sorted(set(range(self.manifest.num_units)) - set(self.committed_units(seed)))
+        committed = self.committed_units(seed)
+        return Gaps([unit for unit in committed if unit < self.manifest.num_units], self.manifest.num_units)
 
     def complete_seeds(self) -> list[int]:
         """Return the seeds of which every unit is committed."""
         counts = Counter(first for first, _ in self.units())
         whole = [first for first, count in sorted(counts.items()) if count == self.manifest.num_units]
+        self.require_few_seeds(whole)
         return [seed for first in whole for seed in self.manifest.unit_seeds(first)]
 
     def is_committed(self, seed: int, unit: int) -> bool:
@@ -157,19 +179,30 @@ class Cache:
 
     def _read_commit(self, seed: int, unit: int, is_fresh: bool) -> Commit:
         first = self.manifest.unit_seeds(seed)[0]
+        most_bytes, most_values = self.manifest.commit_limits
         try:
-            data = self.objects.get(commit_key(first, unit), most=MOST_DOCUMENT, is_fresh=is_fresh)
+            data = self.objects.get(commit_key(first, unit), most=most_bytes, is_fresh=is_fresh)
         except FileNotFoundError:
             raise MissingUnitError(
                 f"cache {self} does not hold {self.unit_name(seed, unit)}; run dump-teacher with this seed"
             ) from None
-        commit = Commit.from_bytes(data, f"cache {self}, {self.unit_name(seed, unit)}")
+        commit = Commit.from_bytes(data, f"cache {self}, {self.unit_name(seed, unit)}", most_values=most_values)
         rows = self.manifest.unit_range(unit)
         if not rows or (commit.seed, commit.unit, commit.start, commit.stop) != (first, unit, rows.start, rows.stop):
             raise DamagedUnitError(f"cache {self}, {self.unit_name(seed, unit)}: its commit is that of {commit.name}")
         if stray := commit.stray(self.format.key(first, unit), self.manifest.unit_seeds(seed)):
             raise DamagedUnitError(f"cache {self}, {self.unit_name(seed, unit)}: its commit speaks of {stray}")
+        if commit.num_bytes > (most := self.format.most_bytes(unit)):
+            raise DamagedUnitError(
+                f"cache {self}, {self.unit_name(seed, unit)}: its commit speaks of an object of {commit.num_bytes} bytes; "
+                f"such a unit has at most {most}"
+            )
         return commit
+
+    @property
+    def commit_room(self) -> int:
+        """Bytes that `fetched` is to keep free for each commit."""
+        return _ROOM * self.manifest.commit_limits[0]
 
     def unit_name(self, seed: int, unit: int) -> str:
         """Return how messages name a unit."""
@@ -267,7 +300,8 @@ class Cache:
         where, way_out = self._where(commit)
         try:
             key = self.format.key(self.manifest.unit_seeds(commit.seed)[0], commit.unit)
-            data = self.objects.get(key, most=commit.num_bytes, is_fresh=is_fresh)
+            most = min(commit.num_bytes, self.format.most_bytes(commit.unit))
+            data = self.objects.get(key, most=most, is_fresh=is_fresh)
         except LargeObjectError as error:
             raise DamagedUnitError(f"{where}: more bytes than were committed: {error}; {way_out}") from None
         except FileNotFoundError:
@@ -358,7 +392,7 @@ class Cache:
         return records
 
     def _commits_of(self, seed: int, units: Sequence[int]) -> list[Commit]:
-        return [*fetched(lambda unit: self.commit_of(seed, unit), units, num_bytes=0)]
+        return [*fetched(lambda unit: self.commit_of(seed, unit), units, num_bytes=self.commit_room)]
 
     def _all_units(self, commits: Sequence[Commit], fetch: Fetch) -> Iterator[Records]:
         """Yield the records of every unit in order, of those without a commit zeros."""
@@ -369,7 +403,7 @@ class Cache:
                 return self._records_of(there[unit], fetch)
             return np.zeros(len(self.manifest.unit_range(unit)), self.manifest.dtype)
 
-        largest = max((commit.num_bytes for commit in commits), default=0)
+        largest = max((commit.num_bytes for commit in commits), default=0) + self.manifest.unit_bytes
         return fetched(of, range(self.manifest.num_units), num_bytes=largest)
 
     def _where(self, commit: Commit) -> tuple[str, str]:

@@ -1,12 +1,12 @@
 """What lies in a cache, told by its listing alone: which units are committed, and what belongs to none."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache as remembered
 
 from kdcache.cache.arrays import ROOTS, arrays_path
 from kdcache.cache.cache import Cache
+from kdcache.cache.gaps import Gaps
 from kdcache.cache.manifest import Manifest
 from kdcache.cache.objects import Entry, is_temporary
 from kdcache.cache.units import committed_unit
@@ -15,6 +15,8 @@ Unit = tuple[int, int]
 """The first seed of a unit, and its number."""
 CARD = "README.md"
 """What a cache that was published says of itself; nothing reads it."""
+MOST_STRAY = 100_000
+"""Temporary files, and files that are none of a cache's, that are kept by name."""
 _ARRAYS = re.compile(rf"({'|'.join(ROOTS)})/[0-9a-f]{{16}}/.+")
 
 
@@ -29,65 +31,97 @@ class Census:
     orphaned: list[Entry] = field(default_factory=list)
     """Unit objects without commit, whose writer is at work or was killed, and arrays of writers that came second."""
     temporary: list[Entry] = field(default_factory=list)
-    """What writers have not given its name yet, and never will if they were killed."""
+    """What writers have not given its name yet, and never will if they were killed; the first of these, see `MOST_STRAY`."""
     foreign: list[Entry] = field(default_factory=list)
-    """What is not of this layout."""
+    """What is not of this layout; the first of these."""
 
 
 def take_census(cache: Cache) -> Census:
     """Return what lies in `cache`, from a listing of everything and, after it, one of the commits.
 
     In this order, since a unit may be committed meanwhile: its object is then not taken for orphaned.
+
+    Raises:
+        CacheError: folders that cannot be listed, or more seeds than a cache may have.
     """
-    entries = [*cache.objects.walk()]
-    census = Census(committed(cache))
-    named = {root: f"{arrays_path(root, digest)}/" for root, digest in cache.manifest.arrays.items()}
-    ours = tuple(named.values())
-    beside = remembered(lambda seed: cache.format.metadata(seed).keys())
-    for entry in sorted(entries):
-        key = entry.key
-        if is_temporary(key):
-            census.temporary.append(entry)
-        elif unit := cache.format.unit_of(key):
-            if unit in census.commits:
-                census.objects[unit] = entry
-            else:
-                census.orphaned.append(entry)
-        elif (found := _ARRAYS.fullmatch(key)) and found[1] in named and not key.startswith(ours):
-            census.orphaned.append(entry)
-        elif not (
-            key in ("zarr.json", CARD)
-            or committed_unit(cache.manifest, key)
-            or key in {f"{root}/zarr.json" for root in named}
-            or key.startswith(ours)
-            or key in beside(_first_number(key))
-        ):
-            census.foreign.append(entry)
-    return census
+    layout = _Layout(cache)
+    units: dict[Unit, list[Entry]] = {}
+    kinds: dict[str, list[Entry]] = {"temporary": [], "orphaned": [], "foreign": []}
+    for entry in cache.objects.walk():
+        if is_temporary(entry.key):
+            _keep(kinds["temporary"], entry)
+        elif unit := cache.format.unit_of(entry.key):
+            units.setdefault(unit, []).append(entry)
+        elif layout.is_left_over(entry.key):
+            kinds["orphaned"].append(entry)
+        elif not layout.is_own(entry.key):
+            _keep(kinds["foreign"], entry)
+    commits = committed(cache)
+    kinds["orphaned"] += [entry for unit, found in units.items() if unit not in commits for entry in found]
+    objects = {unit: found[-1] for unit, found in sorted(units.items()) if unit in commits}
+    return Census(commits, objects, **{kind: sorted(entries) for kind, entries in kinds.items()})
 
 
 def committed(cache: Cache) -> dict[Unit, Entry]:
-    """Return the commits of `cache` by unit, in order, from a listing of them; none is read."""
+    """Return the commits of `cache` by unit, in order, from a listing of them; none is read.
+
+    Raises:
+        CacheError: commits of more seeds than a cache may have.
+    """
     entries = ((committed_unit(cache.manifest, entry.key), entry) for entry in cache.objects.walk("commits"))
-    return dict(sorted((unit, entry) for unit, entry in entries if unit))
+    found = dict(sorted((unit, entry) for unit, entry in entries if unit))
+    cache.require_few_seeds({first for first, _ in found})
+    return found
 
 
-def missing_units(manifest: Manifest, units: Iterable[Unit]) -> dict[int, list[int]]:
+def missing_units(manifest: Manifest, units: Iterable[Unit]) -> dict[int, Gaps]:
     """Return the units that are missing of each seed of which `units` has at least one, in order; none of a complete one."""
-    held: dict[int, set[int]] = {}
-    for first, unit in units:
-        held.setdefault(first, set()).add(unit)
-    every = range(manifest.num_units)
-    return {
-        seed: [unit for unit in every if unit not in held[first]]
-        for first in sorted(held)
-        for seed in manifest.unit_seeds(first)
-    }
+    held: dict[int, list[int]] = {}
+    for first, unit in sorted(units):
+        numbers = held.setdefault(first, [])
+        if unit < manifest.num_units:
+            numbers.append(unit)
+    missing = {first: Gaps(numbers, manifest.num_units) for first, numbers in held.items()}
+    return {seed: gaps for first, gaps in missing.items() for seed in manifest.unit_seeds(first)}
 
 
-def complete(missing: Mapping[int, list[int]]) -> list[int]:
+def complete(missing: Mapping[int, Sequence[int]]) -> list[int]:
     """Return the seeds that lack nothing."""
     return [seed for seed, units in missing.items() if not units]
+
+
+class _Layout:
+    """The keys of a cache beside those of its units' objects."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._manifest = cache.manifest
+        self._arrays = {root: f"{arrays_path(root, digest)}/" for root, digest in cache.manifest.arrays.items()}
+        self._single = {"zarr.json", CARD, *(f"{root}/zarr.json" for root in self._arrays)}
+        self._beside = cache.format.metadata(0).keys()
+
+    def is_left_over(self, key: str) -> bool:
+        """Return whether a key is that of an array of a writer that came second."""
+        found = _ARRAYS.fullmatch(key)
+        return found is not None and found[1] in self._arrays and not self._is_of_arrays(key)
+
+    def is_own(self, key: str) -> bool:
+        """Return whether a key is one that kdcache gives."""
+        if key in self._single or committed_unit(self._manifest, key) or self._is_of_arrays(key):
+            return True
+        # what lies beside the units has the same names for all seeds
+        return any(key == _of_seed(name, _first_number(key)) for name in self._beside)
+
+    def _is_of_arrays(self, key: str) -> bool:
+        return key.startswith(tuple(self._arrays.values()))
+
+
+def _keep(entries: list[Entry], entry: Entry) -> None:
+    if len(entries) < MOST_STRAY:
+        entries.append(entry)
+
+
+def _of_seed(name: str, seed: int) -> str:
+    return name.replace(f"/{0:05d}/", f"/{seed:05d}/")
 
 
 def _first_number(key: str) -> int:

@@ -3,17 +3,20 @@
 import dataclasses
 import hashlib
 import json
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from kdcache.cache.limits import check_commit
+from kdcache.cache.limits import MOST_COMMIT_VALUES, check_commit
 from kdcache.cache.seal import digest, parsed, refuse_unknown, seal, unseal
-from kdcache.errors import DamagedUnitError
+from kdcache.errors import DamagedUnitError, quoted
 from kdcache.shapes import Records
 
+_PARSING = threading.Lock()
+"""Held while a document is read, which takes many times its bytes. Loader workers, which are forks, read no commits."""
 _LATER = {"writer": ""}
 """Fields that the first commits lack, with what that means: at these values they are left out."""
 
@@ -57,12 +60,21 @@ class Commit:
         return dataclasses.replace(self, seed=seed, absent=absent, probes=probes)
 
     def stray(self, key: str, seeds: range) -> str | None:
-        """Return what it speaks of that is not the unit's own: an object but `key`, other rows, or seeds not in `seeds`."""
+        """Return what it speaks of that is not the unit's own, or None.
+
+        That is an object but `key`, another row, a seed that is not in `seeds`, or one and the same view twice.
+        """
         if self.key != key:
-            return f"object {self.key[:80]!r}, not {key}"
-        for entry in (*self.absent, *self.probes):
-            if not self.start <= entry["row"] < self.stop or entry.get("seed", seeds[0]) not in seeds:
-                return f"row {entry['row']} under seed {entry.get('seed', seeds[0])}, of another unit"
+            return f"object {quoted(self.key)}, not {key}"
+        for entries in (self.absent, self.probes):
+            seen = set[tuple[int, int]]()
+            for entry in entries:
+                view = entry["row"], entry.get("seed", seeds[0])
+                if not self.start <= view[0] < self.stop or view[1] not in seeds:
+                    return f"row {view[0]} under seed {view[1]}, of another unit"
+                if view in seen:
+                    return f"row {view[0]} under seed {view[1]} twice"
+                seen.add(view)
         return None
 
     def is_of(self, data: bytes) -> bool:
@@ -79,15 +91,16 @@ class Commit:
         return json.dumps(seal(self._content()), indent=1).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes, where: str) -> "Commit":
-        """Return the commit in `data`.
+    def from_bytes(cls, data: bytes, where: str, *, most_values: int = MOST_COMMIT_VALUES) -> "Commit":
+        """Return the commit in `data`, which may hold so many values.
 
         Raises:
             DamagedUnitError: the document is not what was written.
             CacheError: it is of a newer kdcache.
         """
         try:
-            content = unseal(parsed(data))
+            with _PARSING:
+                content = unseal(parsed(data, most_values=most_values))
             refuse_unknown(content, cls, where)
             check_commit(content)
             return cls(**content)
@@ -97,7 +110,7 @@ class Commit:
             ) from error
 
     def _content(self) -> dict[str, Any]:
-        content = dataclasses.asdict(self)
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in content.items() if name not in _LATER or value != _LATER[name]}
 
 

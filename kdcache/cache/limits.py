@@ -8,6 +8,11 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
+from kdcache.cache.schema import Items, Number, Table, Text, require
+from kdcache.errors import quoted
+from kdcache.shapes import MOST_PIXELS, MOST_SIDE, sides
+from kdcache.spec import MOST_SPEC
+
 MOST_CLASSES = 1 << 20
 MOST_ROWS = 1 << 32
 MOST_UNIT_ROWS = 1 << 20
@@ -22,68 +27,164 @@ MOST_OBJECT = 1 << 30
 MOST_FIT = 1 << 29
 """Bytes of the arrays of a codec's fit; those of 21,841 classes have 45 MB."""
 SEEDS = range(1 << 32)
+MOST_SEEDS = 1 << 18
+"""Of a cache of which some unit is committed."""
+MOST_SEEDS_PER_UNIT = 1 << 16
+MOST_SHARED_UNITS = 1 << 26
+"""Units of all the seeds that share them, each counted under each of its seeds."""
+MOST_MANIFEST = 1 << 20
+"""Bytes of the document that holds the manifest, which has a few kB."""
+MOST_MANIFEST_VALUES = 20_000
+MOST_COMMIT = 1 << 24
+"""Bytes of a commit, which has a few kB; where samples could not be read, some 100 for each."""
+MOST_COMMIT_VALUES = 600_000
+TASKS = ("classification", "segmentation")
 
-_SIDES = range(1, (1 << 14) + 1)
+_SIDES = range(1, MOST_SIDE + 1)
 _SIZE = frozenset({_SIDES, (_SIDES, _SIDES)})
-_MOST_TEXT = 1000  # of the description of a field
+_CLASSES = range(1, MOST_CLASSES + 1)
 _HASH = re.compile("[0-9a-f]{64}")
-_NUMBER = frozenset({int, float})
-_TEMPERATURE = re.compile(r"[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")
-_VERSIONS = {str: str}
-_BASE64 = re.compile("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
-_FIELD_TYPE = re.compile("[<|]?[fiu][1248]")
-
-_MANIFEST: dict[Any, Any] = {
-    "task": str,
-    "classes": range(1, MOST_CLASSES + 1),
+_NAME = Text(300)
+_SPEC = Text(MOST_SPEC)
+_NUMBER = Number(-1e39, 1e39)  # what float32 holds
+_COUNT = range(-(1 << 53), 1 << 53)
+_OPTION = frozenset({_COUNT, _NUMBER, bool, None, _NAME})
+_TEMPERATURE = re.compile(r"[0-9]{1,10}(\.[0-9]{1,10})?(e[+-]?[0-9]{1,2})?")
+_ERROR = Number(0, 1e9)
+_VERSIONS = Table(_NAME, 100)
+_BASE64 = re.compile("(?:[A-Za-z0-9+/]{4}){0,200}(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_FIELD_TYPE = re.compile("[<|]?[iu]1|<?[iu][248]|<?f[248]")
+_RECIPE = {
+    "size": _SIZE | {re.compile("image")},
+    "mode?": re.compile("RGB|L"),
+    "eval?": _SPEC,
+    "transforms?": list,
+    "mixing?": Table(_OPTION, 20),
+}
+_MADE_BY: dict[str, Any] = {
+    "versions?": _VERSIONS,
+    "config?": Text(1 << 16),
+    "created?": _NAME,
+    "gradient_error?": Table(_ERROR, 20, key=_TEMPERATURE),
+    "converted_from?": {"store": _NAME, "manifest": _NAME},
+    "exported_from?": {"manifest": _NAME},
+}
+_MANIFEST: dict[str, Any] = {
+    "task": re.compile("|".join(TASKS)),
+    "classes": _CLASSES,
     "rows": range(1, MOST_ROWS + 1),
-    "source": {"spec": str, "fingerprint": str, "classes?": range(1, MOST_CLASSES + 1)},
+    "source": {"spec": _SPEC, "fingerprint": _NAME, "classes?": _CLASSES},
     "order_seed": range(1 << 64),
-    "recipe": {"name": str, "fingerprint": str, "table": {"size": _SIZE | {re.compile("image")}}},
-    "teacher": {"spec": str, "sha256": str, "size": _SIZE, "mean": [_NUMBER], "std": [_NUMBER], "precision": str},
-    "codec": {"name": str, "configuration": {str: object}, "fit?": _HASH},
-    "record_dtype": [list],
+    "recipe": {"name": _NAME, "fingerprint": _NAME, "table": _RECIPE},
+    "teacher": {
+        "spec": _SPEC,
+        "architecture?": _SPEC,
+        "sha256": _NAME,
+        "size": _SIZE,
+        "stride?": _SIDES,
+        "mean": Items(_NUMBER, 16),
+        "std": Items(_NUMBER, 16),
+        "precision": _NAME,
+    },
+    "codec": {"name": _NAME, "configuration": Table(_OPTION, 20), "fit?": _HASH},
+    "record_dtype": Items(list, 20),
     "unit_rows": range(1, MOST_UNIT_ROWS + 1),
     "chunk_rows": range(1, MOST_UNIT_ROWS + 1),
     "chunk_bytes?": frozenset({range(1, MOST_UNIT_BYTES + 1), None}),
     "zstd_level?": range(1, 23),
     "store?": re.compile("zarr|webdataset"),
-    "seeds_per_unit?": range(1, (1 << 16) + 1),
+    "seeds_per_unit?": range(1, MOST_SEEDS_PER_UNIT + 1),
     "has_images?": bool,
     "sites?": frozenset({None, (range(1, 65), _SIDES, _SIDES)}),
     "skip_unreadable": bool,
     "samples?": {"count": range(1, MOST_ROWS), "sha256": _HASH},
-    "made_by": {
-        "versions?": _VERSIONS,
-        "created?": str,
-        "gradient_error?": {_TEMPERATURE: _NUMBER},
-        "converted_from?": {"store": str, "manifest": str},
-        "exported_from?": {"manifest": str},
-    },
+    "made_by": _MADE_BY,
 }
-_COMMIT: dict[Any, Any] = {
+_ROW = range(MOST_ROWS)
+_PROBE = {
+    "row": _ROW,
+    "crc32": range(1 << 32),
+    "thumbnail": _BASE64,
+    "seed?": SEEDS,
+    "steps?": Items((_NAME, range(1 << 32)), 200),
+}
+_COMMIT: dict[str, Any] = {
     "seed": SEEDS,
     "unit": range(MOST_UNITS),
     "start": range(MOST_ROWS),
     "stop": range(1, MOST_ROWS + 1),
-    "key": str,
+    "key": _NAME,
     "num_bytes": range(1, MOST_OBJECT + 1),
     "sha256": _HASH,
-    "write_id": str,
-    "writer?": str,
-    "absent?": [{"row": int, "reason": str, "seed?": int}],
-    "probes?": [
-        {"row": int, "crc32": range(1 << 32), "thumbnail": _BASE64, "seed?": int, "steps?": [(str, range(1 << 32))]},
-    ],
-    "statistics?": {str: _NUMBER},
+    "write_id": _NAME,
+    "writer?": _NAME,
+    "absent?": Items({"row": _ROW, "reason": Text(10_000), "seed?": SEEDS}, MOST_COMMIT_VALUES),
+    "probes?": Items(_PROBE, MOST_COMMIT_VALUES),
+    "statistics?": Table(_NUMBER, 100),
     "versions?": _VERSIONS,
 }
 
 
 def check_manifest(content: Mapping[str, Any]) -> None:
-    """Raise a ValueError if a manifest says what none may say: a value of another type, or sizes beyond the limits."""
-    _require(content, _MANIFEST, "")
+    """Check that a manifest says what one may say.
+
+    Raises:
+        ValueError: a value of another type, sizes beyond the limits, or fields that contradict each other.
+    """
+    require(content, _MANIFEST, "")
     _check_origins(content["made_by"])
+    _check_store(content)
+    _check_sites(content)
+    _check_sizes(content)
+    for where, size in (("recipe.table", content["recipe"]["table"]["size"]), ("teacher", content["teacher"]["size"])):
+        if not isinstance(size, str) and prod(sides(size)) > MOST_PIXELS:
+            raise ValueError(f"{where}.size is {size}; a view may have {MOST_PIXELS} pixels")
+
+
+def require_known_task(task: Any) -> None:
+    """Raise a ValueError if a task is none that this version knows; what is no text at all `check_manifest` refuses."""
+    if isinstance(task, str) and task not in TASKS:
+        known = " and ".join(TASKS)
+        raise ValueError(
+            f"its task is {quoted(task)}, and this kdcache knows {known}; a newer one may know it: upgrade kdcache"
+        )
+
+
+def check_commit(content: Mapping[str, Any]) -> None:
+    """Raise a ValueError if a commit has a value of another type or out of range."""
+    require(content, _COMMIT, "")
+
+
+def commit_limits(views: int) -> tuple[int, int]:
+    """Return the most bytes, and the most values, of the commit of a unit of so many views.
+
+    Each view may be absent, with a row, a reason and a seed, and a few are probed.
+    """
+    # four marks for an entry of `absent`, and commas in its reason
+    return min(MOST_COMMIT, (1 << 18) + 4_000 * views), min(MOST_COMMIT_VALUES, 20_000 + 40 * views)
+
+
+def _check_store(content: Mapping[str, Any]) -> None:
+    """Raise a ValueError if zarr shards are said to hold what only tars hold."""
+    if content.get("store", "zarr") == "webdataset":
+        return
+    if (seeds := content.get("seeds_per_unit", 1)) > 1:
+        raise ValueError(f"seeds_per_unit is {seeds}; in a zarr store each seed has units of its own: it must be 1")
+    if content.get("has_images"):
+        raise ValueError("has_images is true; a zarr store holds no images: it must be false")
+
+
+def _check_sites(content: Mapping[str, Any]) -> None:
+    """Raise a ValueError if maps are said of classification, or of segmentation none."""
+    task, sites = content["task"], content.get("sites")
+    if task == "classification" and sites is not None:
+        raise ValueError(f"sites is {sites}, and its task is classification, which has no maps: leave it out")
+    if task == "segmentation" and (sites is None or "stride" not in content["teacher"]):
+        raise ValueError("its task is segmentation, and it lacks sites or teacher.stride, which say how its maps lie")
+
+
+def _check_sizes(content: Mapping[str, Any]) -> None:
+    """Raise a ValueError if records, chunks, units or a subset do not fit into each other, or are beyond the limits."""
     width = record_bytes(content["record_dtype"])
     rows, unit_rows, chunk_rows = content["rows"], content["unit_rows"], content["chunk_rows"]
     chunk_bytes = content.get("chunk_bytes") or width
@@ -91,20 +192,17 @@ def check_manifest(content: Mapping[str, Any]) -> None:
         raise ValueError(f"chunks of {chunk_rows} rows by {chunk_bytes} bytes do not make units of {unit_rows} by {width}")
     if (count := content.get("samples", {"count": 0})["count"]) >= rows:
         raise ValueError(f"it is a subset of {count} samples of {rows}; it must be of fewer")
+    num_seeds = content.get("seeds_per_unit", 1)
     sizes = {
         "pixels in a record": (prod(content.get("sites") or [1]), width),
-        "bytes of records in a unit": (unit_rows * width * content.get("seeds_per_unit", 1), MOST_UNIT_BYTES),
+        "bytes of records in a unit": (unit_rows * width * num_seeds, MOST_UNIT_BYTES),
         "units of a seed": (-(-rows // unit_rows), MOST_UNITS),
+        "units of the seeds that share them": (-(-rows // unit_rows) * num_seeds, MOST_SHARED_UNITS),
         "chunks of a unit": (unit_rows // chunk_rows * -(-width // chunk_bytes), MOST_CHUNKS),
     }
     for name, (size, most) in sizes.items():
         if size > most:
             raise ValueError(f"there would be {size} {name}; at most {most} are read: choose another unit_rows")
-
-
-def check_commit(content: Mapping[str, Any]) -> None:
-    """Raise a ValueError if a commit has a value of another type or out of range."""
-    _require(content, _COMMIT, "")
 
 
 def record_bytes(fields: list[Any]) -> int:
@@ -116,13 +214,13 @@ def record_bytes(fields: list[Any]) -> int:
     names: set[str] = set()
     width = 0
     for field in fields:
-        where = f"record_dtype {str(field)[:60]}"
-        if len(field) not in (2, 3) or len(str(field)) > _MOST_TEXT:
+        where = f"record_dtype {quoted(field)}"
+        if len(field) not in (2, 3):
             raise ValueError(f"{where} is not [name, type] or [name, type, shape]")
         name, kind, shape = [*field, [1]][:3]
-        _require(name, str, where)
-        _require(kind, _FIELD_TYPE, where)
-        _require(shape, [range(1, MOST_UNIT_BYTES + 1)], where)
+        require(name, _NAME, where)
+        require(kind, _FIELD_TYPE, where)
+        require(shape, Items(range(1, MOST_UNIT_BYTES + 1), 8), where)
         width += int(kind[-1]) * prod(shape)
         names.add(name)
     if len(names) < len(fields) or not 0 < width <= MOST_UNIT_BYTES:
@@ -132,57 +230,7 @@ def record_bytes(fields: list[Any]) -> int:
 
 def _check_origins(made_by: Any) -> None:
     """Raise a ValueError if what is said of the caches that this one was recoded from cannot be read."""
+    form = {"codec": _SPEC, "manifest?": _NAME, "made_by": _MADE_BY}
     while (origin := made_by.get("recoded_from")) is not None:
-        _require(origin, {"codec": str, "made_by": _MANIFEST["made_by"]}, "made_by.recoded_from")
+        require(origin, form, "made_by.recoded_from")
         made_by = origin["made_by"]
-
-
-def _require(value: Any, form: Any, where: str) -> None:
-    """Raise a ValueError if `value` is not of a form: a type, a range, a pattern, one of a set, or a list or object of them.
-
-    A tuple is a list of so many. In an object `str` or a pattern stands for any such key; one that ends in ? need not be there.
-    """
-    if isinstance(form, dict) and isinstance(value, Mapping):
-        _require_keys(value, form, where)
-    elif isinstance(form, list) and isinstance(value, list):
-        for item in value:
-            _require(item, form[0], where)
-    elif not _is_of(value, form):
-        raise ValueError(f"{where or 'it'} is {str(value)[:60]!r}; {_wanted(form)}")
-
-
-def _require_keys(value: Mapping[str, Any], form: dict[Any, Any], where: str) -> None:
-    for key, inner in form.items():
-        if not isinstance(key, str):
-            for name, item in value.items():
-                _require(name, key, f"a key of {where}")
-                _require(item, inner, f"{where}.{name[:40]}")
-        elif (name := key.removesuffix("?")) in value:
-            _require(value[name], inner, f"{where}.{name}".lstrip("."))
-        elif name == key:
-            raise ValueError(f"it has no {f'{where}.{name}'.lstrip('.')}")
-
-
-def _is_of(value: Any, form: Any) -> bool:
-    if isinstance(form, tuple):
-        return isinstance(value, list) and len(value) == len(form) and all(map(_is_of, value, form))
-    if isinstance(form, frozenset):
-        return any(_is_of(value, one) for one in form)
-    if isinstance(form, range):
-        return type(value) is int and value in form
-    if isinstance(form, re.Pattern):
-        return isinstance(value, str) and form.fullmatch(value) is not None
-    if isinstance(form, type):
-        return isinstance(value, form) and (form in (bool, object) or not isinstance(value, bool))
-    return form is None and value is None
-
-
-def _wanted(form: Any) -> str:
-    if isinstance(form, range):
-        return f"it must be an integer from {form.start} to {form.stop - 1}"
-    if isinstance(form, re.Pattern):
-        return f"it must match {form.pattern}"
-    if isinstance(form, tuple):
-        return f"it must be a list of {len(form)}"
-    names = {dict: "an object", list: "a list", str: "text", int: "an integer", bool: "true or false"}
-    return f"it must be {names.get(form if isinstance(form, type) else type(form), 'a number')}"

@@ -13,9 +13,17 @@ import numpy as np
 from PIL import features
 
 from kdcache import __version__
-from kdcache.cache.limits import MOST_FIT, check_manifest
-from kdcache.cache.seal import digest, refuse_unknown, seal, unseal
-from kdcache.errors import CacheError, DamagedError, UsageError
+from kdcache.cache.limits import (
+    MOST_FIT,
+    MOST_MANIFEST,
+    MOST_MANIFEST_VALUES,
+    check_manifest,
+    commit_limits,
+    require_known_task,
+)
+from kdcache.cache.seal import digest, parsed, refuse_unknown, seal, unseal
+from kdcache.codecs import codec_from_dict, codec_spec
+from kdcache.errors import CacheError, CodecError, DamagedError, UsageError, quoted
 
 FORMAT_VERSION = 1
 MANIFEST = "zarr.json"
@@ -79,7 +87,7 @@ class Manifest:
     @property
     def dtype(self) -> "np.dtype[Any]":
         """The structured dtype of a record."""
-        return np.dtype([tuple(tuple(part) if isinstance(part, list) else part for part in f) for f in self.record_dtype])
+        return _dtype_of(self.record_dtype)
 
     @property
     def num_held(self) -> int:
@@ -99,6 +107,21 @@ class Manifest:
         axes = min(5 * self.dtype.itemsize, self.classes)
         return min(MOST_FIT, axes * (2 * self.classes + 8) + 4 * self.classes + 64)
 
+    def most_object(self, root: str) -> int:
+        """Return the bytes of an object that holds one of these arrays, compressed or not."""
+        size = self.most_bytes(root)
+        return size + size // 128 + 1024  # what zstd cannot compress takes a little more
+
+    @property
+    def unit_bytes(self) -> int:
+        """Bytes of the records of a unit, of all its seeds."""
+        return self.unit_rows * self.seeds_per_unit * self.dtype.itemsize
+
+    @property
+    def commit_limits(self) -> tuple[int, int]:
+        """The most bytes, and the most values, of the commit of a unit."""
+        return commit_limits(self.unit_rows * self.seeds_per_unit)
+
     @property
     def num_units(self) -> int:
         """Units per seed."""
@@ -115,8 +138,14 @@ class Manifest:
 
     def check(self, where: str) -> None:
         """Raise a UsageError if a cache with this manifest could not be read."""
+        content = self._content()
+        document = json.dumps({"attributes": {"kdcache": seal(content)}}, indent=2).encode()
         try:
-            check_manifest(self._content())
+            require_known_task(content["task"])
+            check_manifest(content)
+            if len(document) > MOST_MANIFEST:
+                raise ValueError(f"its manifest would have {len(document)} bytes; it may have {MOST_MANIFEST}")
+            parsed(document, most_values=MOST_MANIFEST_VALUES)
         except ValueError as error:
             raise UsageError(f"cache {where} cannot be made: {error}") from error
 
@@ -137,15 +166,20 @@ class Manifest:
             CacheError: another format version, fields of a newer kdcache, or a document that is not what was written.
         """
         version = document.get("format_version") if isinstance(document, dict) else None
-        if isinstance(version, int) and version > FORMAT_VERSION:
+        if type(version) is int and version > FORMAT_VERSION:
             raise CacheError(
-                f"cache {where} has format version {version}; this kdcache reads up to {FORMAT_VERSION}: upgrade kdcache"
+                f"cache {where} has format version {quoted(version)}; "
+                f"this kdcache reads up to {FORMAT_VERSION}: upgrade kdcache"
             )
         try:
             content = unseal(document)
+            if type(version) is not int or version < 1:  # True and 1.0 equal 1, and are not what is written
+                raise ValueError(f"its format_version is {quoted(version)}; it must be {FORMAT_VERSION}")
             del content["format_version"]
             refuse_unknown(content, cls, f"cache {where}")
+            _require_known(content, f"cache {where}")
             check_manifest(content)
+            _check_records(content, f"cache {where}")
             return cls(**content)
         except (ValueError, TypeError, KeyError) as error:
             raise DamagedError(
@@ -213,6 +247,38 @@ def library_versions() -> dict[str, str]:
     turbo = features.version_feature("libjpeg_turbo")
     jpeg = f"turbo {turbo}" if turbo else str(features.version_codec("jpg"))
     return {**own, **{name: metadata.version(name) for name in names}, "libjpeg": jpeg}
+
+
+def _require_known(content: Mapping[str, Any], where: str) -> None:
+    """Raise a CacheError if a manifest is for a task that this version does not know: a newer one may."""
+    try:
+        require_known_task(content.get("task"))
+    except ValueError as error:
+        raise CacheError(f"{where}: {error}") from error
+
+
+def _check_records(content: Mapping[str, Any], where: str) -> None:
+    """Check that the codec is known, and that the records are its own, as far as that does not take its fit.
+
+    Raises:
+        CacheError: a codec or an option that this version does not know.
+        ValueError: a fit where there can be none, or records of another codec.
+    """
+    stored = content["codec"]
+    try:
+        codec = codec_from_dict(stored, classes=content["classes"], sites=content.get("sites"))
+    except (UsageError, CodecError) as error:
+        raise CacheError(f"{where}: its codec cannot be opened: {error}; use the kdcache that wrote it") from error
+    needs_fit = codec.record_dtype.itemsize == 0
+    if needs_fit != ("fit" in stored):
+        raise ValueError(f"codec {codec.name} has {'no fit, which it needs' if needs_fit else 'a fit, which it does not need'}")
+    found = _dtype_of(content["record_dtype"])
+    if not needs_fit and found != codec.record_dtype:
+        raise ValueError(f"its records {quoted(found)} are not those of {codec_spec(codec)}, {quoted(codec.record_dtype)}")
+
+
+def _dtype_of(fields: list[Any]) -> "np.dtype[Any]":
+    return np.dtype([tuple(tuple(part) if isinstance(part, list) else part for part in field) for field in fields])
 
 
 def _without_fit(codec: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,12 @@ import numpy as np
 
 from kdcache.cache.arrays import ROOTS, publish_arrays
 from kdcache.cache.cache import Cache
+from kdcache.cache.limits import MOST_MANIFEST, MOST_MANIFEST_VALUES
 from kdcache.cache.manifest import CODEC, MANIFEST, SAMPLES, Manifest
 from kdcache.cache.objects import Objects, is_address
 from kdcache.cache.publish import Folder
 from kdcache.cache.rereading import read_twice
-from kdcache.cache.seal import MOST_DOCUMENT, parsed
+from kdcache.cache.seal import parsed
 from kdcache.cache.subset import samples_arrays
 from kdcache.cache.zarr_store import root_metadata
 from kdcache.errors import CacheError, DamagedError, UsageError
@@ -56,9 +57,9 @@ def open_cache(path: str | Path | Objects) -> Cache:
 
 
 def _read_manifest(folder: Objects, is_fresh: bool) -> Manifest:
-    data = folder.get(MANIFEST, most=MOST_DOCUMENT, is_fresh=is_fresh)
+    data = folder.get(MANIFEST, most=MOST_MANIFEST, is_fresh=is_fresh)
     try:
-        document = parsed(data)["attributes"]["kdcache"]
+        document = parsed(data, most_values=MOST_MANIFEST_VALUES)["attributes"]["kdcache"]
     except (KeyError, TypeError):
         raise DamagedError(f"{folder} is not a kdcache cache: its zarr.json carries no manifest, or is damaged") from None
     except ValueError as error:

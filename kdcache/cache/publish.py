@@ -10,13 +10,16 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Hashable, Iterator
+from collections.abc import Generator, Hashable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from kdcache.cache import rename
 from kdcache.cache.objects import MOST_BYTES, TEMP_SUFFIX, Entry
-from kdcache.errors import CacheError, LargeObjectError
+from kdcache.errors import CacheError, LargeObjectError, brief
+
+_MOST_DEPTH = 32
+"""Folders in folders; a cache has five."""
 
 _NOT_SUPPORTED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL}
 """What file systems say that know no hard links, or no renaming without replacing."""
@@ -125,13 +128,43 @@ class Folder:
         yield from sorted(name for name in names if not name.endswith(TEMP_SUFFIX))
 
     def walk(self, prefix: str = "") -> Iterator[Entry]:
-        """Yield every file under `prefix`, temporary ones too."""
-        for folder, _, names in os.walk(self.path / prefix, onerror=_not_listed):
-            below = Path(folder).relative_to(self.path).as_posix()
-            for name in names:  # of which there may be 100,000: strings, not paths
+        """Yield every file under `prefix`, temporary ones too; a link is told like a file, and not followed.
+
+        Only the folders on the way to the present one are kept in memory.
+
+        Raises:
+            CacheError: a folder that cannot be listed, or folders nested deeper than in any cache.
+        """
+        way = [(prefix, self._scanned(prefix))]
+        try:
+            while way:
+                below, entries = way[-1]
+                entry = next(entries, None)
+                if entry is None:
+                    way.pop()
+                    continue
+                key = f"{below}/{entry.name}" if below else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if len(way) > _MOST_DEPTH:
+                        raise CacheError(f"{self.path}: folder {brief(key)} lies too deep for a cache: remove it")
+                    way.append((key, self._scanned(key)))
+                    continue
                 with suppress(FileNotFoundError):  # a temporary that has its name by now
-                    status = os.lstat(f"{folder}/{name}")
-                    yield Entry(name if below == "." else f"{below}/{name}", status.st_size, status.st_mtime)
+                    status = entry.stat(follow_symlinks=False)
+                    yield Entry(key, status.st_size, status.st_mtime)
+        finally:
+            for _, entries in way:
+                entries.close()
+
+    def _scanned(self, key: str) -> "Generator[os.DirEntry[str], None, None]":
+        """Yield the entries of a folder; nothing of one that is not there."""
+        try:
+            with os.scandir(self.path / key) as entries:
+                yield from entries
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:  # a folder that cannot be listed is not an empty one
+            raise CacheError(f"cannot list {self.path / brief(key)}: {error.strerror or error}") from error
 
     def remove(self, key: str) -> None:
         """Remove `key`, if it is there.
@@ -199,12 +232,6 @@ class Folder:
     def __str__(self) -> str:
         """Return the folder's path."""
         return str(self.path)
-
-
-def _not_listed(error: OSError) -> None:
-    """Raise what os.walk would pass over: a folder that cannot be listed is not an empty one."""
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise CacheError(f"cannot list {error.filename}: {error.strerror or error}") from error
 
 
 def _nearest(path: Path) -> Path:

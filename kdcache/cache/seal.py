@@ -3,29 +3,35 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, brief, quoted
 
-MOST_DOCUMENT = 16 * 2**20
-"""Bytes of a commit or of a manifest."""
-_MOST_VALUES = 1_000_000  # a unit of 65,536 rows that all are absent has a third of it
 _MOST_DEPTH = 64
 _FIELD = "digest"
+_MOST_NAMES = 3
+"""Unknown fields that a message names."""
 
 
-def parsed(data: bytes) -> Any:
+def parsed(data: bytes, *, most_values: int) -> Any:
     """Return the JSON document in `data`, which may come from anywhere.
 
+    Args:
+        data: the document; who reads it has bounded its bytes.
+        most_values: how many values it may hold.
+
     Raises:
-        ValueError: no JSON, not UTF-8, a key twice in one object, NaN, nested too deeply, or of too many values.
+        ValueError: no JSON, not UTF-8, a key twice in one object, a number that is not finite, nested too deeply, or of too
+            many values.
     """
-    if sum(map(data.count, (b",", b"[", b"{"))) > _MOST_VALUES:
-        raise ValueError(f"it holds more than {_MOST_VALUES} values")  # each would take many times its bytes in memory
+    # before anything is made of it: each value would take many times its bytes in memory
+    if sum(map(data.count, (b",", b"[", b"{"))) > most_values:
+        raise ValueError(f"it holds more than {most_values} values")
     too_deep = ValueError(f"it is nested deeper than {_MOST_DEPTH} levels")
     try:
-        document = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_number)
+        document = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite)
     except RecursionError:
         raise too_deep from None
     level = [document]
@@ -62,10 +68,14 @@ def refuse_unknown(content: Mapping[str, Any], cls: type, where: str) -> None:
         CacheError: it has; they may change what the others mean.
     """
     known = {field.name for field in dataclasses.fields(cls)}
-    if others := ", ".join(sorted(set(content) - known)):
-        raise CacheError(
-            f"{where}: written by a newer kdcache, with fields that this one does not know ({others}): upgrade kdcache"
-        )
+    others = sorted(set(content) - known)
+    if not others:
+        return
+    named = ", ".join(brief(name) for name in others[:_MOST_NAMES])
+    more = f" and {len(others) - _MOST_NAMES} more" if len(others) > _MOST_NAMES else ""
+    raise CacheError(
+        f"{where}: written by a newer kdcache, with fields that this one does not know ({named}{more}): upgrade kdcache"
+    )
 
 
 def digest(content: Mapping[str, Any]) -> str:
@@ -77,8 +87,15 @@ def digest(content: Mapping[str, Any]) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError(f"a key comes twice in one object, which begins with {pairs[0][0][:40]!r}")
+        raise ValueError(f"a key comes twice in one object, which begins with {quoted(pairs[0][0])}")
     return values
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{brief(text)} is a number past the range of floats")
+    return value
 
 
 def _no_number(text: str) -> NoReturn:

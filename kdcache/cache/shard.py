@@ -47,6 +47,12 @@ def read_shard(data: bytes, rows: np.ndarray, *, shard: tuple[int, int], chunk: 
             target[:] = scratch.T[: num_rows - row, : width - column]
 
 
+def most_shard(num_chunks: int, chunk_bytes: int) -> int:
+    """Return the bytes of a shard whose chunks cannot be compressed: zstd then adds a head, and a little for each block."""
+    frame = chunk_bytes + chunk_bytes // 256 + 512
+    return num_chunks * (frame + _CHECKSUM + _ENTRY) + _CHECKSUM
+
+
 def _frames(data: bytes, num_chunks: int, needed: int, size: int) -> Iterator[bytes]:
     """Yield the zstd frames of the first `needed` chunks of a shard, of `size` bytes each once they are decompressed.
 

@@ -16,9 +16,11 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
+from kdcache.cache.limits import MOST_OBJECT
 from kdcache.cache.manifest import Manifest
 from kdcache.cache.objects import Objects
 from kdcache.cache.units import Bytes, StoredSample, named_unit
+from kdcache.errors import brief, quoted
 from kdcache.shapes import Records, Rows
 from kdcache.sources.tar_index import IMAGES
 from kdcache.tar_reader import Member, TarReader
@@ -26,6 +28,10 @@ from kdcache.tar_reader import Member, TarReader
 RECORDS, MASK = "records.npy", "mask.png"
 _BLOCK = 512
 _END = 2 * _BLOCK
+_MOST_HEADERS = 3
+"""Blocks of a member's header: one, and two before it if its name is too long for one."""
+_MOST_PADDING = 20 * _BLOCK
+"""Zeros at the end: other tools fill up to so many."""
 
 
 class UnitIndex(NamedTuple):
@@ -70,6 +76,17 @@ class TarFormat:
         unit = named_unit(key, r"shards/([0-9]{5,10})-[0-9]{5,10}/([0-9]{6,10})\.tar", self.key)
         return unit if unit and unit[0] % self.seeds == 0 else None
 
+    def most_bytes(self, unit: int) -> int:
+        """Return the bytes of a tar of records, whose names are as long as they may be; with images the bound of any object."""
+        if self.has_images:
+            return MOST_OBJECT
+        payload = len(self._npy_header) + self.seeds * self.dtype.itemsize
+        row = _MOST_HEADERS * _BLOCK + -(-payload // _BLOCK) * _BLOCK
+        return self._num_rows(unit) * row + _MOST_PADDING
+
+    def _num_rows(self, unit: int) -> int:
+        return min(self.unit_rows, self.rows - unit * self.unit_rows)
+
     def metadata(self, seed: int) -> dict[str, bytes]:
         """Return nothing: tars need nothing beside them."""
         return {}
@@ -106,7 +123,9 @@ class TarFormat:
         for row, member in enumerate(self.index(unit, TarReader.of(data)).records):
             start = member.offset + len(header)
             if member.size != len(header) + size or data[member.offset : start] != header:
-                raise ValueError(f"member {member.name} is not uint8 [{self.seeds}, {self.dtype.itemsize}] as numpy saves it")
+                raise ValueError(
+                    f"member {brief(member.name)} is not uint8 [{self.seeds}, {self.dtype.itemsize}] as numpy saves it"
+                )
             out[:, row] = np.frombuffer(data, np.uint8, size, start).reshape(self.seeds, -1)
 
     def samples(self, unit: int, data: bytes) -> list[StoredSample]:
@@ -129,13 +148,13 @@ class TarFormat:
         Raises:
             ValueError: it is not such a tar: cut short, damaged, members in another order, or not one of each row.
         """
-        num_rows = min(self.unit_rows, self.rows - unit * self.unit_rows)
+        num_rows = self._num_rows(unit)
         offsets, sizes, labels = np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64), np.full(num_rows, -1, np.int64)
         index = UnitIndex([], [], offsets, sizes, labels, [], [])
         for name, members in _by_row(tar):
             at = len(index.keys)
             if member_name(unquote(name)) != name:
-                raise ValueError(f"member {members[0].name!r} is not named as this store names its members")
+                raise ValueError(f"member {brief(members[0].name)} is not named as this store names its members")
             if at == num_rows:
                 raise ValueError(f"it holds more than {num_rows} rows")
             *sample, _ = members
@@ -159,7 +178,7 @@ class TarFormat:
         suffixes = [member.name.partition(".")[2] for member in members]
         # plain readers decode by extension, and webdataset's unpickle KEY.pkl
         if not self.has_images or len(members) != 2 or suffixes[0] not in IMAGES or suffixes[1] != self._target:
-            raise ValueError(f"member {members[0].name} is none that belongs there")
+            raise ValueError(f"member {brief(members[0].name)} is none that belongs there")
         return suffixes[0]
 
     @property
@@ -182,30 +201,30 @@ def member_name(key: str) -> str:
     """
     name = quote(key, safe="").replace(".", "%2E")
     if len(name) > 240:
-        raise ValueError(f"sample {key!r} has a name too long for a file in a tar; at most 240 bytes, percent-encoded")
+        raise ValueError(f"sample {quoted(key)} has a name too long for a file in a tar; at most 240 bytes, percent-encoded")
     return name
 
 
 def _label(member: Member, tar: TarReader) -> int:
     text = tar.text(member)
     if not text.isdigit() or len(text) > 9:
-        raise ValueError(f"member {member.name} holds {text[:20]!r}, not a class index")
+        raise ValueError(f"member {brief(member.name)} holds {quoted(text)}, not a class index")
     return int(text)
 
 
 def _by_row(tar: TarReader) -> Iterator[tuple[str, list[Member]]]:
     """Yield each row's name and members, of which the last are its records."""
     members: list[Member] = []
-    for member in tar.members():
+    for member in tar.members(is_own=True):
         members.append(member)
         name, _, suffix = member.name.partition(".")
         if members[0].name.partition(".")[0] != name or not name or len(members) > 3:
-            raise ValueError(f"member {member.name} is none that belongs there")
+            raise ValueError(f"member {brief(member.name)} is none that belongs there")
         if suffix == RECORDS:
             yield name, members
             members = []
     if members:
-        raise ValueError(f"member {members[-1].name} is not followed by {RECORDS}")
+        raise ValueError(f"member {brief(members[-1].name)} is not followed by {RECORDS}")
 
 
 def _add(out: io.BytesIO, name: str, data: bytes) -> None:

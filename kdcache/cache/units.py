@@ -38,6 +38,9 @@ class UnitFormat(Protocol):
     def unit_of(self, key: str) -> tuple[int, int] | None:
         """Return the first seed and the number of the unit whose object has this key; None of other keys."""
 
+    def most_bytes(self, unit: int) -> int:
+        """Return the bytes that the object of a unit has at most: a larger one is refused by its size alone."""
+
     def metadata(self, seed: int) -> dict[str, bytes]:
         """Return the objects beside the units of a seed that plain readers need."""
 

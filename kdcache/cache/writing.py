@@ -110,7 +110,7 @@ def commit_unit(
     key, data = cache.format.key(seed, unit), encode_unit(cache, unit, records, samples)
     if not cache.objects.publish(key, data):
         where = f"cache {cache}, {cache.unit_name(seed, unit)}"
-        data = _winner(cache, key, where)
+        data = _winner(cache, unit, key, where)
         winner = cache.decode_bytes(unit, data, f"{where}; delete {key} and run the dump again")
         if manifest.skip_unreadable:
             facts["absent"] = also_absent(facts.get("absent", []), rows, seeds, winner, records)
@@ -145,8 +145,8 @@ def encode_unit(cache: Cache, unit: int, records: Records, samples: Sequence[Sto
         raise CacheError(f"cache {cache}: {error}") from error
 
 
-def _winner(cache: Cache, key: str, where: str) -> bytes:
+def _winner(cache: Cache, unit: int, key: str, where: str) -> bytes:
     try:
-        return agreed_bytes(cache.objects, key)
+        return agreed_bytes(cache.objects, key, most=cache.format.most_bytes(unit))
     except FileNotFoundError:
         raise CacheError(f"{where}: {key} was there a moment ago and is not; run the same command again") from None

@@ -19,11 +19,14 @@ from zarr.storage import MemoryStore
 from kdcache.cache.manifest import Manifest
 from kdcache.cache.objects import Objects
 from kdcache.cache.rereading import read_twice
-from kdcache.cache.shard import read_shard
+from kdcache.cache.seal import parsed
+from kdcache.cache.shard import most_shard, read_shard
 from kdcache.cache.units import Bytes, StoredSample, named_unit
-from kdcache.errors import CacheError, DamagedError
+from kdcache.errors import CacheError, DamagedError, quoted
 from kdcache.shapes import Records
 
+MOST_METADATA = 1 << 16
+"""Bytes of the zarr.json of an array, and its values."""
 _LOCK = threading.Lock()
 
 
@@ -73,6 +76,12 @@ class ZarrFormat:
         """Return the seed and the number of the unit whose shard has this key; None of other keys."""
         return named_unit(key, r"seeds/([0-9]{5,10})/records/c/([0-9]{1,10})/0", object_key)
 
+    def most_bytes(self, unit: int) -> int:
+        """Return the bytes of a shard whose chunks cannot be compressed."""
+        rows, width = self.shards
+        num_chunks = rows // self.chunk_rows * (width // self.chunk_bytes)
+        return most_shard(num_chunks, self.chunk_rows * self.chunk_bytes)
+
     def metadata(self, seed: int) -> dict[str, bytes]:
         """Return the zarr.json objects of a seed's array and of the groups above it but the root."""
         store = MemoryStore()
@@ -91,8 +100,9 @@ class ZarrFormat:
         """Raise a DamagedError if plain zarr does not find the array of `seed`, with this shape and chunking."""
         key = f"{seed_path(seed)}/zarr.json"
         try:
-            store = store_contents({key: objects.get(key, is_fresh=is_fresh)})
-            array = zarr.open_array(store, path=seed_path(seed), mode="r")
+            data = objects.get(key, most=MOST_METADATA, is_fresh=is_fresh)
+            parsed(data, most_values=MOST_METADATA)  # zarr itself would go as deep as it goes
+            array = zarr.open_array(store_contents({key: data}), path=seed_path(seed), mode="r")
             found = (array.shape, array.shards, array.chunks, array.dtype)
         except CacheError:
             raise
@@ -101,7 +111,8 @@ class ZarrFormat:
             raise DamagedError(f"zarr cannot open its array: {reason}; {_anew(key)}") from error
         wanted = (self.rows, self.dtype.itemsize), self.shards, self.chunks, np.dtype("uint8")
         if found != wanted:
-            told = "its array has shape {}, shards {}, chunks {}, not {}".format(*found[:3], wanted)
+            shape, shards, chunks, _ = map(quoted, found)
+            told = f"its array has shape {shape}, shards {shards}, chunks {chunks}, not {wanted}"
             raise DamagedError(f"{told}; {_anew(key)}")
 
     def encode(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
@@ -125,7 +136,8 @@ class ZarrFormat:
         Raises:
             ValueError: bytes that are no such object, or differ from its checksums (crc32c of every chunk and of the index).
         """
-        read_shard(data, out[0], shard=self.shards, chunk=self.chunks)
+        (rows,) = out
+        read_shard(data, rows, shard=self.shards, chunk=self.chunks)
 
     @cached_property
     def _store(self) -> MemoryStore:

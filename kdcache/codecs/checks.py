@@ -1,4 +1,8 @@
-"""Whether records can be decoded at all: they may come from anywhere, and a class that there is not ends a process on a GPU."""
+"""Whether records can be decoded at all: they may come from anywhere.
+
+A class that there is not ends a process on a GPU. What is no number, or a huge one, makes NaN of a loss, and of
+the weights after it.
+"""
 
 from collections.abc import Mapping
 from math import prod
@@ -6,22 +10,28 @@ from typing import Any
 
 import numpy as np
 
+from kdcache.codecs.protocol import LARGEST
 from kdcache.errors import CodecError
 from kdcache.shapes import Records
 
-_BFLOAT16_EXPONENT = 0x7F80
-_EXPONENTS = {2: 0x7C00, 4: 0x7F80, 8: 0x7FF0}
-"""The exponent's bits in the upper two bytes of a float of so many bytes; all are set in NaN and infinity."""
+_MOST_PAIRED = 64
+"""Classes of a row up to which each is compared with each, which is faster than sorting them."""
+_PAIRED_ROWS, _SORTED_ROWS = 1 << 16, 1 << 12
+"""Rows whose classes are compared, or sorted, together: the second times 2^20 classes are as many as 32 bits tell apart."""
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def check_records(stored: Mapping[str, Any], records: Records, row: "np.dtype[Any] | None", classes: int) -> None:
-    """Raise a CodecError if a record holds NaN, infinity or a class beyond the last.
+    """Check that a loss can use the records: numbers that are finite and not huge, variances, and each class once.
 
     Args:
         stored: the codec as a manifest keeps it.
         records: of any shape, or of maps, whose pixels' rows lie in them byte by byte.
         row: of a pixel, in records of maps; None where any bytes will do, as those of `lowrank`.
         classes: their number.
+
+    Raises:
+        CodecError: NaN, infinity, a huge number, a negative variance, a class beyond the last, or a class twice.
     """
     is_bfloat16 = stored["configuration"].get("dtype") == "bfloat16"
     if "maps" not in (records.dtype.names or ()):
@@ -33,33 +43,101 @@ def check_records(stored: Mapping[str, Any], records: Records, row: "np.dtype[An
 
 def _check_rows(records: Records, classes: int, *, is_bfloat16: bool) -> None:
     for name in records.dtype.names or ():
+        values = records[name]
+        kind = "bfloat16" if is_bfloat16 else values.dtype.str[1:]
         if name == "classes":
-            wrong, what = records[name] >= classes, f"a class beyond {classes - 1}"
-        elif is_bfloat16:
-            wrong, what = (records[name] & _BFLOAT16_EXPONENT) == _BFLOAT16_EXPONENT, "NaN or infinity"
-        elif records.dtype[name].base.kind == "f":
-            wrong, what = ~np.isfinite(records[name]), "NaN or infinity"
-        else:
-            continue
-        if wrong.any():
-            raise CodecError(f"record {np.argwhere(wrong)[0][records.ndim - 1]} of it holds {what} in {name}")
+            _refuse_rows(records, values >= classes, f"a class beyond {classes - 1}", name)
+            _refuse_rows(records, _repeated_rows(records, classes), "a class twice", name)
+        elif kind in _BOUNDS and not _are_small(values, kind):
+            bits = values.view(f"u{values.dtype.itemsize}") & _unsigned(values.dtype.itemsize)
+            _refuse_rows(records, bits >= _BOUNDS[kind], _REFUSED[kind], name)
+        if name == "tail_var":
+            _refuse_rows(records, values < 0, "a negative variance", name)
+
+
+def _refuse_rows(records: Records, wrong: Mask, what: str, name: str) -> None:
+    if wrong.any():
+        raise CodecError(f"record {np.argwhere(wrong)[0][records.ndim - 1]} of it holds {what} in {name}")
+
+
+def _are_small(values: np.ndarray, kind: str) -> bool:
+    """Return whether all floats of a field are below their bound."""
+    if not values.size:
+        return True
+    if kind in ("f4", "f8"):
+        return bool(values.min() > -LARGEST and values.max() < LARGEST)  # NaN comes out of both, and is neither
+    bits = values.view("u2") & _unsigned(2)  # numpy compares float16 one by one; without their signs bits rise as numbers do
+    return bool(bits.max() < _BOUNDS[kind])
+
+
+def _repeated_rows(records: Records, classes: int) -> Mask:
+    """Return which records hold a class twice; those of absent rows, which are all zeros, do not count."""
+    flat = records.reshape(-1)
+    repeated = np.zeros(len(flat), bool)
+    for start in range(0, len(flat), _PAIRED_ROWS):
+        part = flat[start : start + _PAIRED_ROWS]
+        found = _has_twice(np.ascontiguousarray(part["classes"].T), classes)
+        if found.any():
+            found &= np.ascontiguousarray(part).view(np.uint8).reshape(len(part), -1).any(1)
+        repeated[start : start + _PAIRED_ROWS] = found
+    return repeated.reshape(records.shape)
+
+
+def _has_twice(numbers: np.ndarray, classes: int) -> Mask:
+    """Return which rows hold a class twice, bool `[rows]`, from their classes, `[classes, rows]`."""
+    count, num_rows = numbers.shape
+    found = np.zeros(num_rows, bool)
+    if count > _MOST_PAIRED:
+        for start in range(0, num_rows, _SORTED_ROWS):
+            found[start : start + _SORTED_ROWS] = _has_neighbours(numbers[:, start : start + _SORTED_ROWS], classes)
+        return found
+    for shift in range(1, count):
+        is_equal = numbers[shift:] == numbers[:-shift]
+        if is_equal.any():
+            found |= is_equal.any(0)
+    return found
+
+
+def _has_neighbours(numbers: np.ndarray, classes: int) -> Mask:
+    """Return what `_has_twice` does, of few rows, by sorting all of their classes together."""
+    num_rows = numbers.shape[1]
+    places = np.sort(numbers + np.uint32(classes) * np.arange(num_rows, dtype=np.uint32), axis=None)
+    found = np.zeros(num_rows, bool)
+    found[places[1:][places[1:] == places[:-1]] // classes] = True
+    return found
 
 
 def _check_maps(maps: np.ndarray, row: "np.dtype[Any]", classes: int, where: str, *, is_bfloat16: bool) -> None:
     """Check the rows of a view's pixels, uint8 `[heads, bytes of a row, height, width]`, without putting them together."""
     for name in row.names or ():
-        kind = row[name].base
+        size = row[name].base.itemsize
+        kind = "bfloat16" if is_bfloat16 else row[name].base.str[1:]
         if name == "classes":
-            wrong, what = _values(maps, row, name, kind.itemsize) >= classes, f"a class beyond {classes - 1}"
-        elif is_bfloat16 or kind.kind == "f":
-            exponent = _BFLOAT16_EXPONENT if is_bfloat16 else _EXPONENTS[kind.itemsize]
-            if not _is_full(_values(maps, row, name, 1), exponent >> 8).any():
-                continue  # nearly always: of numbers this large there are none, and one plane of bytes tells
-            wrong, what = _is_full(_values(maps, row, name, 2), exponent), "NaN or infinity"
-        else:
-            continue
-        if wrong.any():
-            raise CodecError(f"{where} of it holds {what} in {name}")
+            numbers = _values(maps, row, name, size)
+            _refuse_pixels(numbers.max() >= classes, f"{where} of it holds a class beyond {classes - 1} in {name}")
+            _refuse_pixels(_is_class_repeated(maps, numbers, classes), f"{where} of it holds a class twice in {name}")
+        elif kind in _BOUNDS and (_values(maps, row, name, 1) & 0x7F).max() >= _BOUNDS[kind] >> 8 * (size - 1):
+            # hardly ever: of numbers this large there are none, and one plane of bytes tells
+            largest = (_values(maps, row, name, size) & _unsigned(size)).max()
+            _refuse_pixels(largest >= _BOUNDS[kind], f"{where} of it holds {_REFUSED[kind]} in {name}")
+        if name == "tail_var" and _values(maps, row, name, 1).max() >= 0x80:
+            is_negative = _values(maps, row, name, size).max() > _unsigned(size) + 1  # -0 is none
+            _refuse_pixels(is_negative, f"{where} of it holds a negative variance in {name}")
+
+
+def _refuse_pixels(is_wrong: Any, what: str) -> None:
+    if is_wrong:
+        raise CodecError(what)
+
+
+def _is_class_repeated(maps: np.ndarray, numbers: np.ndarray, classes: int) -> bool:
+    """Return whether some pixel holds a class twice; those of absent views, all zeros, do not count."""
+    flat = numbers.reshape(*numbers.shape[:2], -1)
+    repeated = np.zeros((len(flat), flat.shape[2]), bool)
+    for head, of_head in enumerate(flat):
+        for start in range(0, of_head.shape[1], _PAIRED_ROWS):
+            repeated[head, start : start + _PAIRED_ROWS] = _has_twice(of_head[:, start : start + _PAIRED_ROWS], classes)
+    return bool(repeated.any() and (repeated & maps.any(1).reshape(repeated.shape)).any())
 
 
 def _values(maps: np.ndarray, row: "np.dtype[Any]", name: str, upper: int) -> np.ndarray:
@@ -74,8 +152,18 @@ def _values(maps: np.ndarray, row: "np.dtype[Any]", name: str, upper: int) -> np
     return values
 
 
-def _is_full(values: np.ndarray, exponent: int) -> np.ndarray:
-    """Return where all bits of the exponent are set."""
-    mask = values.dtype.type(exponent)
-    full: np.ndarray = (values & mask) == mask
-    return full
+def _unsigned(size: int) -> Any:
+    """Return the mask of all bits of a number of so many bytes but its sign."""
+    kind: Any = np.dtype(f"u{size}").type
+    return kind((1 << 8 * size - 1) - 1)
+
+
+_BOUNDS = {
+    "f2": 0x7C00,  # infinity: all numbers of float16 are small
+    "bfloat16": (int(np.float32(LARGEST).view(np.uint32)) >> 16) + 1,  # to the bound itself smaller logits are rounded
+    "f4": int(np.float32(LARGEST).view(np.uint32)),
+    "f8": int(np.float64(LARGEST).view(np.uint64)),
+}
+"""By kind of float the bits, without the sign, of the least number that is refused: larger numbers, infinity and NaN follow."""
+_HUGE = f"NaN, infinity or a number past {LARGEST:.3g}"
+_REFUSED = {"f2": "NaN or infinity", "bfloat16": _HUGE, "f4": _HUGE, "f8": _HUGE}

@@ -10,6 +10,9 @@ from torch import Tensor
 from kdcache.errors import CodecError
 from kdcache.shapes import Logits, PerRow, Probabilities, Records, ViewLogits
 
+LARGEST = 2.0**40
+"""Logits, and all numbers in records, are below: float32 then holds the sum of the squares of a million of them."""
+
 
 @runtime_checkable
 class TeacherRows(Protocol):
@@ -117,14 +120,16 @@ def checked(logits: Logits, classes: int) -> Logits:
     """Return `logits` detached in float32.
 
     Raises:
-        CodecError: another class count, or a value that is not finite (the first such row is named).
+        CodecError: another class count, or a value that is not finite or not below `LARGEST` (the first such row is named).
     """
     if logits.ndim != 2 or logits.shape[1] != classes:
         raise CodecError(f"logits of shape {tuple(logits.shape)}; this codec holds rows of {classes} classes")
     logits = logits.detach().float()
-    finite = torch.isfinite(logits).all(dim=1)
-    if not bool(finite.all()):
-        raise CodecError(f"row {int((~finite).nonzero()[0])} of the batch holds NaN or infinite logits")
+    is_small = (logits.abs() < LARGEST).all(dim=1)  # which NaN is not either
+    if not bool(is_small.all()):
+        row = int((~is_small).nonzero()[0])
+        what = f"logits of {LARGEST:.3g} and more" if bool(logits[row].isfinite().all()) else "NaN or infinite logits"
+        raise CodecError(f"row {row} of the batch holds {what}")
     return logits
 
 

@@ -21,6 +21,8 @@ from kdcache.shapes import Logits, PerRow, Probabilities, Records
 from kdcache.spec import not_an_option
 
 _FLOAT16_MANTISSA = 10
+_MOST_TAU = 1e6
+"""At temperatures past it, or below its inverse, sums over the classes would leave float32's range."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,8 @@ class TopK:
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.classes:
             raise UsageError(f"topk:k={self.k} on {self.classes} classes; k must be from 1 to {self.classes}")
-        if not (math.isfinite(self.tau) and self.tau > 0):
-            raise UsageError(f"topk:tau={self.tau} must be above 0")
+        if not 1 / _MOST_TAU <= self.tau <= _MOST_TAU:
+            raise UsageError(f"topk:tau={self.tau:g} must be above 0; from {1 / _MOST_TAU:g} to {_MOST_TAU:g} are taken")
         if not 1 <= self.mantissa <= _FLOAT16_MANTISSA:
             raise UsageError(f"topk:mantissa={self.mantissa}; it must be from 1 to {_FLOAT16_MANTISSA}, the bits of float16")
 

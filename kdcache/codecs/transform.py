@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdcache.codecs.protocol import LARGEST
 from kdcache.errors import CodecError
 from kdcache.shapes import Logits
 
+_ARRAYS = {"basis": "<f2", "mean": "<f4", "step": "<f4", "rounding": "<f4", "kinds": "<u4"}
 LIMITS = {"wide": 32_767, "byte": 127, "ternary": 1}
 """The largest integer on an axis of each kind."""
 _BLOCKS = 16  # axes are rounded in so many turns; the axes of one turn do not see each other's errors
@@ -73,11 +75,11 @@ class Fit:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays that a cache keeps."""
         return {
-            "basis": self.basis.numpy().astype("<f2"),
-            "mean": self.mean.numpy().astype("<f4"),
-            "step": np.array([self.step], "<f4"),
-            "rounding": self.rounding.numpy().astype("<f4"),
-            "kinds": np.array(list(self.kinds.values()), "<u4"),
+            "basis": self.basis.numpy().astype(_ARRAYS["basis"]),
+            "mean": self.mean.numpy().astype(_ARRAYS["mean"]),
+            "step": np.array([self.step], _ARRAYS["step"]),
+            "rounding": self.rounding.numpy().astype(_ARRAYS["rounding"]),
+            "kinds": np.array(list(self.kinds.values()), _ARRAYS["kinds"]),
         }
 
     @classmethod
@@ -85,23 +87,31 @@ class Fit:
         """Return the fit that `arrays` hold.
 
         Raises:
-            CodecError: arrays that are absent, of another shape, or not finite.
+            CodecError: arrays that are absent, of another shape or type, or not finite; or logits would not be below `LARGEST`.
         """
-        axes = int(arrays["kinds"].sum()) if "kinds" in arrays else 0
-        shapes = {"kinds": (3,), "basis": (axes, classes), "mean": (classes,), "step": (1,), "rounding": (2, axes)}
-        for name, shape in shapes.items():
-            found = arrays[name].shape if name in arrays else None
-            if found != shape or not np.isfinite(arrays[name]).all():
-                raise CodecError(f"lowrank: array {name} of the fit is {found or 'absent'}, where finite {shape} is needed")
-        wide, byte, _ = (int(count) for count in arrays["kinds"])
+        _require_array(arrays, "kinds", (3,))
+        wide, byte, ternary = (int(count) for count in arrays["kinds"])
+        axes = wide + byte + ternary
+        for name, shape in {"basis": (axes, classes), "mean": (classes,), "step": (1,), "rounding": (2, axes)}.items():
+            _require_array(arrays, name, shape)
         step = float(arrays["step"][0])
-        if not step > 0:
-            raise CodecError(f"lowrank: the step of the fit is {step}; it must be above 0")
+        if not 1 / LARGEST <= step <= LARGEST:
+            raise CodecError(f"lowrank: the step of the fit is {step:g}; it must be from {1 / LARGEST:g} to {LARGEST:g}")
         tensors = {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in ("basis", "mean", "rounding")}
         fit = cls(step=step, wide=wide, byte=byte, **tensors)
-        if not bool(torch.isfinite(fit.limit @ (fit.basis * step).abs() + fit.mean.abs()).all()):
-            raise CodecError(f"lowrank: with step {step} the fit gives logits past float32's range")
+        largest = (fit.limit + 1) @ fit.scaled.abs() + fit.mean.abs()  # one more: -128 is a byte, too
+        if not bool((largest < LARGEST).all()):
+            raise CodecError(f"lowrank: with step {step:g} the fit gives logits past {LARGEST:.3g}")
         return fit
+
+
+def _require_array(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> None:
+    """Raise a CodecError if an array of a fit is absent, or is not finite, of its type and of this shape."""
+    array = arrays.get(name)
+    kind = _ARRAYS[name]
+    if array is None or array.dtype != kind or array.shape != shape or not np.isfinite(array).all():
+        found = "absent" if array is None else f"{array.dtype.str} {array.shape}"
+        raise CodecError(f"lowrank: array {name} of the fit is {found}, where finite {kind} {shape} is needed")
 
 
 def quantised(logits: Logits, fit: Fit) -> Tensor:

@@ -28,7 +28,6 @@ __all__ = [
     "Sample",
     "Source",
     "TarSource",
-    "is_images_only",
     "mean_image_bytes",
     "open_source",
     "stored_image",
@@ -62,11 +61,3 @@ def open_source(text: str) -> Source:
         own: Source = opened
         return own
     return open_own_masks(opened, spec) if task_of(opened) == "segmentation" else DatasetSource(opened, spec)
-
-
-def is_images_only(text: str) -> bool:
-    """Return whether opening the spec reads images and nothing else: calls no function, downloads nothing, reads no pickle.
-
-    Some torchvision data sets load files beside the images with pickle; `hf` may download.
-    """
-    return parse_spec(text).name in ("digits", "imagefolder", "segfolder", "tars")

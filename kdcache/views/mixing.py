@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from kdcache.errors import UsageError
+from kdcache.errors import UsageError, quoted
 from kdcache.shapes import Rows, View
+from kdcache.views.bounds import MOST_ALPHA, MOST_BLOCK
 from kdcache.views.order import keyed_permutation
 
 _PAIRS, _BLEND = 2, 3  # domains of the keys, beside those of views
@@ -39,13 +40,13 @@ class Mixing:
 
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise UsageError(f"mixing: {name} is {getattr(self, name)}; it must be 0 or more")
+            if (alpha := getattr(self, name)) != 0 and not 1 / MOST_ALPHA <= alpha <= MOST_ALPHA:
+                raise UsageError(f"mixing: {name} is {alpha}; it must be 0, or from {1 / MOST_ALPHA:g} to {MOST_ALPHA:g}")
         for name in ("switch", "prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"mixing: {name} is {getattr(self, name)}; it must be from 0 to 1")
-        if self.block < 2 or self.block % 2:
-            raise UsageError(f"mixing: block is {self.block}; it must be even, and 2 or more")
+        if not 2 <= self.block <= MOST_BLOCK or self.block % 2:
+            raise UsageError(f"mixing: block is {quoted(self.block)}; it must be even, from 2 to {MOST_BLOCK}")
         if self.mixup == self.cutmix == 0:
             raise UsageError("mixing: neither mixup nor cutmix is above 0; leave the table out")
 

@@ -23,6 +23,7 @@ input sizes see the same draw of the same view, each rendered at its own resolut
 import hashlib
 import inspect
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from functools import cache, cached_property
 from importlib import resources
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,10 +39,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from kdcache.errors import RecipeError
-from kdcache.shapes import IGNORED, Size, View, as_size, sides, size_text
+from kdcache.errors import RecipeError, brief, quoted
+from kdcache.shapes import IGNORED, MOST_PIXELS, MOST_SIDE, Size, View, as_size, sides, size_text
 from kdcache.sources.images import to_mode
 from kdcache.spec import build, choose
+from kdcache.views.bounds import bounded, check_transforms
 from kdcache.views.mask import Mask
 from kdcache.views.mixing import Mixing
 from kdcache.views.scale import RandomScale
@@ -52,13 +55,13 @@ Step = tuple[str, Pixels, torch.Tensor | None]
 
 _SCHEMA = 1  # counts up when the same recipe text would render other pixels
 _WHOLE = "image"
-_INPUT = re.compile(r"input(?:/([0-9.]+))?")
+_INPUT = re.compile(r"input(?:/(.*))?")
 _DRAWS_BY_SIZE = (  # from a range that depends on the size of the image that comes in
     *("ElasticTransform", "GaussianNoise", "RandomCrop", "RandomErasing", "RandomIoUCrop", "RandomPerspective"),
     *("RandomResize", "RandomResizedCrop", "RandomShortestSize", "RandomZoomOut", "ScaleJitter"),
     "TrivialAugmentWide",  # shifts by pixels; the other policies by a share of the image
 )
-_REFUSALS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What transforms raise for a parameter or an image that they cannot use."""
 _FORBIDDEN = {
     "Normalize": "normalisation belongs to the model (mean=..., std=... in its spec)",
@@ -85,7 +88,8 @@ class Recipe:
     """How a sample becomes a view of `size` pixels, or, where that is None, of as many as its image has."""
 
     def __init__(self, name: str, table: Mapping[str, Any]) -> None:
-        checked = build(RecipeTable, table, f"recipe {name}")
+        checked = build(RecipeTable, table, f"recipe {brief(name)}")
+        check_transforms(checked.transforms, f"recipe {brief(name)}")
         self.name = name
         self.mode = checked.mode
         self.size = _checked_size(checked.size, name)
@@ -111,7 +115,7 @@ class Recipe:
         recipe = cls(stored["name"], stored["table"])
         if recipe.fingerprint != stored["fingerprint"]:
             raise RecipeError(
-                f"recipe {recipe.name} of this cache has fingerprint {stored['fingerprint'][:12]}, here it reads as "
+                f"recipe {brief(recipe.name)} of this cache has fingerprint {stored['fingerprint'][:12]}, here it reads as "
                 f"{recipe.fingerprint[:12]}; use the kdcache version that the manifest names"
             )
         return recipe
@@ -140,7 +144,9 @@ class Recipe:
             RecipeError: they are as large as their images.
         """
         if self.size is None:
-            raise RecipeError(f'recipe {self.name} has size = "image", which is for evaluation only; give it a size in pixels')
+            raise RecipeError(
+                f'recipe {brief(self.name)} has size = "image", which is for evaluation only; give it a size in pixels'
+            )
         return self.size
 
     def at(self, size: Size | None) -> "Recipe":
@@ -163,7 +169,7 @@ class Recipe:
             draws_before = at == first and entry["name"] == "RandomResizedCrop"  # from the size of the image that comes in
             if entry["name"] in _DRAWS_BY_SIZE and not draws_before:
                 raise RecipeError(
-                    f"recipe {self.name} draws other views at {_pixels(sizes[0])} than at {_pixels(sizes[1])} pixels: "
+                    f"recipe {brief(self.name)} draws other views at {_pixels(sizes[0])} than at {_pixels(sizes[1])} pixels: "
                     f"{entry['name']} comes after the resize to the model's input; use a model with "
                     f"input_size={_pixels(sizes[1])}, or put it first"
                 )
@@ -175,10 +181,10 @@ class Recipe:
             RecipeError: it mixes views, or has a transform that moves pixels of the image alone.
         """
         if self.mixing:
-            raise RecipeError(f"recipe {self.name} mixes views, which masks cannot follow; leave its table mixing out")
+            raise RecipeError(f"recipe {brief(self.name)} mixes views, which masks cannot follow; leave its table mixing out")
         if any(entry["name"] == "timm.AutoAugment" for entry in _entries(self.transforms)):
             raise RecipeError(
-                f"recipe {self.name}: timm.AutoAugment moves images without their masks; use torchvision's transforms"
+                f"recipe {brief(self.name)}: timm.AutoAugment moves images without their masks; use torchvision's transforms"
             )
 
     def with_mode(self, mode: str) -> "Recipe":
@@ -205,7 +211,8 @@ class Recipe:
         assert follows is not None, "a mask goes through all steps"
         if follows.shape[1:] != view.shape[1:]:
             raise RecipeError(
-                f"recipe {self.name} gives a view of {size_text(view.shape[1:])} and a mask of {size_text(follows.shape[1:])}: "
+                f"recipe {brief(self.name)} gives a view of {size_text(view.shape[1:])} and "
+                f"a mask of {size_text(follows.shape[1:])}: "
                 "a transform changes the image alone; take one of torchvision's"
             )
         return view, follows.as_subclass(torch.Tensor)[0]
@@ -214,10 +221,14 @@ class Recipe:
         """Return what the last step gives as the view, if it is one."""
         if isinstance(view, Image.Image):
             view = v2.functional.pil_to_tensor(view)
+        if not isinstance(view, torch.Tensor):
+            raise RecipeError(
+                f"recipe {brief(self.name)} gives {quoted(type(view))}, not an image; leave out what gives several"
+            )
         height, width = view.shape[-2:] if self.size is None else sides(self.size)
         if view.dtype != torch.uint8 or tuple(view.shape) != (self.channels, height, width):
             raise RecipeError(
-                f"recipe {self.name} gives {view.dtype} {tuple(view.shape)} where uint8 "
+                f"recipe {brief(self.name)} gives {view.dtype} {tuple(view.shape)} where uint8 "
                 f'{(self.channels, height, width)} is declared; end it with a Resize or crop to size = "input"'
             )
         pixels: View = view.as_subclass(torch.Tensor)
@@ -244,7 +255,8 @@ class Recipe:
                     pixels, follows = transform(pixels, follows)
                 yield entry["name"], pixels, follows
         except _REFUSALS as error:
-            raise RecipeError(f"recipe {self.name} fails on an image of size {image.size}: {error}") from error
+            reason = str(error) or type(error).__name__
+            raise RecipeError(f"recipe {brief(self.name)} fails on an image of size {image.size}: {reason}") from error
 
     def _mixing_table(self) -> dict[str, Any]:
         return {"mixing": asdict(self.mixing)} if self.mixing else {}
@@ -282,7 +294,13 @@ def _checked_size(size: Any, name: str) -> Size | None:
         return None
     numbers = (size, size) if isinstance(size, int) else size
     if isinstance(size, str) or len(numbers) != 2 or min(numbers) < 1:
-        raise RecipeError(f"recipe {name}: size is {size!r}; it must be a number of pixels, [height, width] or {_WHOLE!r}")
+        raise RecipeError(
+            f"recipe {brief(name)}: size is {quoted(size)}; it must be a number of pixels, [height, width] or {_WHOLE!r}"
+        )
+    if max(numbers) > MOST_SIDE or prod(numbers) > MOST_PIXELS:
+        raise RecipeError(
+            f"recipe {brief(name)}: size is {quoted(size)}; a side may have {MOST_SIDE} pixels, a view {MOST_PIXELS}"
+        )
     return as_size(numbers)
 
 
@@ -292,25 +310,26 @@ def _pixels(size: Size) -> str:
 
 def _build_transform(entry: Any, recipe: Recipe) -> Any:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        raise RecipeError(f"recipe {recipe.name}: a transform is a table with a name, not {entry!r}")
+        raise RecipeError(f"recipe {brief(recipe.name)}: a transform is a table with a name, not {quoted(entry)}")
     name = entry["name"]
     if name in _FORBIDDEN:
-        raise RecipeError(f"recipe {recipe.name}: {name} cannot stand in a recipe: {_FORBIDDEN[name]}")
+        raise RecipeError(f"recipe {brief(recipe.name)}: {name} cannot stand in a recipe: {_FORBIDDEN[name]}")
     known = _known_transforms()
-    cls = known[choose(name, known, f"transform in recipe {recipe.name}")]
+    cls = known[choose(name, known, f"transform in recipe {brief(recipe.name)}")]
     parameters = inspect.signature(cls).parameters
     arguments = {}
     for key, value in entry.items():
         if key != "name":
-            choose(key, parameters, f"parameter of {name} in recipe {recipe.name}")
+            choose(key, parameters, f"parameter of {name} in recipe {brief(recipe.name)}")
             arguments[key] = _argument(parameters[key], value, recipe)
     if "fill" in parameters and cls not in TIMM_TRANSFORMS.values():  # what comes in from outside has no class
         arguments["fill"] = {"others": arguments.get("fill", parameters["fill"].default), Mask: IGNORED}
     ours = {"image_mode": recipe.mode, "image_size": min(sides(recipe.size or 1))}
     try:
-        return cls(**arguments, **{key: value for key, value in ours.items() if key in parameters})
+        transform = cls(**arguments, **{key: value for key, value in ours.items() if key in parameters})
+        return bounded(transform, name)
     except _REFUSALS as error:
-        raise RecipeError(f"recipe {recipe.name}: {name}: {error}") from error
+        raise RecipeError(f"recipe {brief(recipe.name)}: {name}: {error}") from error
 
 
 @cache
@@ -340,7 +359,7 @@ def _argument(parameter: inspect.Parameter, value: Any, recipe: Recipe) -> Any:
 
 def _input_sides(recipe: Recipe) -> tuple[int, int]:
     if recipe.size is None:
-        raise RecipeError(f'recipe {recipe.name} has size = "image", so that a transform cannot name the input\'s')
+        raise RecipeError(f'recipe {brief(recipe.name)} has size = "image", so that a transform cannot name the input\'s')
     return sides(recipe.size)
 
 
@@ -348,9 +367,15 @@ def _resolved(key: str, value: str, side: int, recipe: Recipe) -> int:
     """Return what `input` or `input/X` is for one side."""
     match = _INPUT.fullmatch(value)
     try:
-        return round(side / float(match[1] or 1) if match else side)
-    except (ValueError, ZeroDivisionError) as error:
-        raise RecipeError(f"recipe {recipe.name}: {key} = {value!r}; write for example input or input/0.875") from error
+        resolved = side / float(match[1] or 1) if match else side
+    except (ValueError, ZeroDivisionError):
+        resolved = math.nan
+    if not 0.5 <= resolved <= MOST_SIDE:  # nor is NaN
+        raise RecipeError(
+            f"recipe {brief(recipe.name)}: {key} = {quoted(value)} is no side of 1 to {MOST_SIDE} pixels; "
+            "write for example input or input/0.875"
+        )
+    return round(resolved)
 
 
 def _entries(transforms: list[Any]) -> Iterator[Any]:

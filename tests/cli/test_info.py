@@ -40,15 +40,15 @@ def test_a_dump_is_followed_line_by_line(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_terminal_shows_workers_and_a_map() -> None:
-    halves = {seed: [unit < 10 * seed for unit in range(20)] for seed in range(2)}
-    lines = _screen(Progress(10, 40, 0.5, {"a:1": 7, "b:2": 3}, halves), 80)
+    halves = {seed: list(range(10 * seed)) for seed in range(2)}
+    lines = _screen(Progress(10, 40, 0.5, {"a:1": 7, "b:2": 3}, halves, 20), 80)
     assert lines == [
         "10/40 units (25 %), 30.0 a minute, 60.0 s left",
         "2 workers in the last 10 min: a:1 (7), b:2 (3)",
         "seed 0 ····················",
         "seed 1 ██████████··········",
     ]
-    many = Progress(10, 2000, 0.0, {}, {seed: [False] * 200 for seed in range(100)})
+    many = Progress(10, 2000, 0.0, {}, {seed: [] for seed in range(100)}, 200)
     lines = _screen(many, 80)
     assert len(lines) <= 18 and max(map(len, lines)) <= 80 and lines[0] == "10/2000 units (0 %), none of late"
 

@@ -137,7 +137,7 @@ def test_checks_find_nothing_and_find_damage(cache: Path, tmp_path: Path) -> Non
     if cache.name.startswith("tars"):
         assert "4 rendered again, all as at the dump" in told, "from the images that it holds"
     else:
-        assert f"--data {DATA}" in told, "a data set of one's own is not opened because a cache says so"
+        assert f"--data {DATA}" in told, "no data is opened because a cache says so"
 
 
 def test_what_killed_writers_left(cache: Path, tmp_path: Path) -> None:
@@ -195,10 +195,10 @@ def test_images_that_have_changed_stop_a_training(tmp_path: Path, recipe: str) -
     made(tmp_path / "cache", recipe, **settings)
     words = ["--student", STUDENT, "--batch-size", 4, "--workers", 0, "--device", "cpu", "--data", data]
     kdcache("train-student", tmp_path / "run", "--cache", tmp_path / "cache", *words, "--epochs", 1)
-    assert kdcache_json("verify", tmp_path / "cache", "--views", 4)["views"]["checked"] == 4, "a segfolder is opened"
+    assert kdcache_json("verify", tmp_path / "cache", "--views", 4, "--data", data)["views"]["checked"] == 4
     for path in (tmp_path / "d/images").iterdir():
         Image.open(path).rotate(180).save(path)
     done = invoke("train-student", tmp_path / "more", "--cache", tmp_path / "cache", *words)
     assert done.exit_code != 0 and "pixels first differ after decoding the image" in done.output, done.output
-    done = invoke("verify", tmp_path / "cache", "--views", 4)
+    done = invoke("verify", tmp_path / "cache", "--views", 4, "--data", data)
     assert done.exit_code != 0 and "is not what the teacher saw" in done.output

@@ -39,7 +39,7 @@ def test_a_view_is_drawn(caches: Path, tmp_path: Path, name: str, data: str) -> 
         (["--view", "3", "-o", "a.png", "--data", DIGITS], "view is '3'; it must be INDEX:SEED"),
         (["--view", "64:0", "-o", "a.png", "--data", DIGITS], "view 64:0 is of no sample; the cache has samples 0 to 63"),
         (["--view", "3:9", "-o", "a.png", "--data", DIGITS], "seed 9"),
-        (["--view", "3:0", "-o", "a.png"], "which can run code; if you trust it: --data"),
+        (["--view", "3:0", "-o", "a.png"], "; if that is right, add --data tiny_models:few_digits,length=64"),
         (["--view", "3:0", "-o", "a.txt", "--data", DIGITS], "no known format"),
         (["--view", "3:0", "-o", "a.png", "--data", "digits:test"], "is not the source of cache"),
     ],

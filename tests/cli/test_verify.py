@@ -12,7 +12,7 @@ from runs import CONV, dump
 from kdcache_cli.commands import main
 
 TEACHER = f"{CONV},seed=7"
-HERE = ("--workers", "0", "--device", "cpu")
+HERE = ("--workers", "0", "--device", "cpu", "--data", "digits:train")
 
 
 def kdcache(*words: object) -> Result:
@@ -42,7 +42,7 @@ def test_the_teacher_runs_again_and_is_told_in_a_line(cache: Path) -> None:
 
 def test_json_says_the_same(cache: Path) -> None:
     words = ("--views", 20, "--precision", "bfloat16", "--batch-size", 7, "--data", "digits:split=train")
-    done = kdcache("verify", cache, "--teacher", TEACHER, *words, *HERE, "--json")
+    done = kdcache("verify", cache, "--teacher", TEACHER, *HERE, *words, "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)["teacher"]
     assert found["views"] == 20 and found["precision"] == "bfloat16" and found["equal_records"] < 20
@@ -75,7 +75,7 @@ def test_the_transform_or_decoder_that_changed_is_named(tmp_path: Path) -> None:
     ):
         for path in (tmp_path / "images").rglob("*.png"):
             Image.fromarray(np.asarray(Image.open(path)) + np.uint8(change)).save(path)
-        done = kdcache("verify", tmp_path / "cache", "--views", 6)
+        done = kdcache("verify", tmp_path / "cache", "--views", 6, "--data", f"imagefolder:{tmp_path}/images")
         assert done.exit_code == code and told in " ".join(done.output.split())
         assert ("6 with other pixels under the same thumbnail" in done.stdout) == (code == 0)
 
@@ -90,12 +90,14 @@ def test_the_transform_or_decoder_that_changed_is_named(tmp_path: Path) -> None:
         (["--teacher", TEACHER, "--device", "tpu9"], 2, "use auto, cpu"),
         (["--teacher", TEACHER, "--workers", "-1"], 2, "it must be 0 or more"),
         (["--teacher", TEACHER, "--views", "0"], 2, "it must be at least 1 to run a teacher on"),
+        (["--views", "5"], 2, "made from digits:train; if that is right, add --data digits:train"),
         (["--precision", "bfloat16"], 2, "say how a teacher runs; give --teacher SPEC too"),
         (["--batch-size", "8"], 2, "say how a teacher runs; give --teacher SPEC too"),
         (["--data", "digits:train"], 2, "give --views N or --teacher SPEC too"),
     ],
 )
 def test_mistakes_are_one_line(cache: Path, words: list[str], code: int, told: str) -> None:
-    done = kdcache("verify", cache, *words)
+    data = [] if "--teacher" not in words else ["--data", "digits:train"]
+    done = kdcache("verify", cache, *words, *data)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("kdcache: error: ")]
     assert done.exit_code == code and told in line and done.stdout == "" and "Traceback" not in done.output

@@ -65,6 +65,12 @@ def tars(path: Path, **changes: Any) -> Cache:
     return cache
 
 
+def maps(sites: list[int]) -> dict[str, Any]:
+    """Return what the manifest of a cache of maps has of its own."""
+    teacher = {"spec": "random", "sha256": "2" * 64, "size": 8, "stride": 2, "mean": [0.5], "std": [0.5]}
+    return {"task": "segmentation", "sites": sites, "teacher": {**teacher, "precision": "float32"}}
+
+
 def change_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     root = json.loads((path / "zarr.json").read_text())
     document = {name: value for name, value in root["attributes"]["kdcache"].items() if name != "digest"}

@@ -15,6 +15,7 @@ from hostile.forge import (
     change_object,
     chunk,
     many,
+    maps,
     shard,
     summed,
     without_size,
@@ -81,7 +82,7 @@ def _shard(make: Callable[[], bytes]) -> Attack:
 
 
 many(
-    r"unit 0 .*(a zstd frame in it|a chunk of it|chunk 0 of it|its index|it has \d+ bytes)",
+    r"unit 0 .*(a zstd frame in it|a chunk of it|chunk 0 of it|its index|it has \d+ bytes|such a unit has at most \d+$)",
     {f"shard_{k}": v for k, v in SHARDS.items()},
     _shard,
 )
@@ -111,7 +112,7 @@ many("unit 0 .*record 3 of it holds (NaN or infinity|a class beyond 4) in", VALU
 @attack("unit 0 .*a pixel of record 3 of it holds a class beyond 4 in classes")
 def records_of_maps_with_a_class_beyond(path: Path) -> None:
     codec = with_sites(open_codec("topk:k=2", classes=5), (1, 2, 3))
-    cache = create_cache(path, manifest(codec, sites=[1, 2, 3]))
+    cache = create_cache(path, manifest(codec, **maps([1, 2, 3])))
     start_seed(cache, 0)
     for unit in range(cache.manifest.num_units):
         records = np.zeros(len(cache.manifest.unit_range(unit)), cache.manifest.dtype)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from kdcache.errors import SourceError, UsageError
-from kdcache.sources import Sample, Source, is_images_only, open_source
+from kdcache.sources import Sample, Source, open_source
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,3 @@ def test_an_object_with_a_fingerprint_is_a_source_already(monkeypatch: pytest.Mo
     monkeypatch.setattr(tiny_models, "own", Own, raising=False)
     source = open_source("tiny_models:own")
     assert isinstance(source, Own) and isinstance(source, Source) and source.fingerprint == "abc"
-
-
-def test_what_only_reads_images_is_known() -> None:
-    assert all(map(is_images_only, ["digits:train", "imagefolder:/data", "tars:/data/{0..9}.tar"]))
-    assert not any(map(is_images_only, ["torchvision:CIFAR10,root=x", "hf:cifar10", "tiny_models:noise"]))

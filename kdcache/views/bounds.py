@@ -1,0 +1,209 @@
+"""What a recipe may ask for. It may come from a cache of someone else; what is refused there is a mistake in one's own, too.
+
+What can be told from a recipe alone is told when it is read: how many transforms, how deep, which numbers.
+How large an image becomes depends on the image, too: that is told just before the transform runs.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torchvision.transforms.v2 import functional
+
+from kdcache.errors import RecipeError, brief, quoted
+from kdcache.shapes import MOST_PIXELS, MOST_SIDE
+
+MOST_TRANSFORMS = 64
+"""Of a recipe, those inside of others counted."""
+MOST_DEPTH = 4
+"""Transforms inside of transforms, and lists inside of lists."""
+MOST_BLOCK = 1 << 20
+"""Rows among which pairs of a recipe that mixes are made."""
+MOST_ALPHA = 1e6
+"""Of a Beta distribution; below its inverse it is a coin."""
+_MOST_TEXT = 200
+_MOST_ITEMS = 64
+_MOST_NUMBER = 1e6
+_MOST_BY_NAME: Mapping[str, float] = {
+    # sides and margins, in pixels
+    "size": MOST_SIDE,
+    "max_size": MOST_SIDE,
+    "min_size": MOST_SIDE,
+    "target_size": MOST_SIDE,
+    "padding": MOST_SIDE,
+    "canvas": 2048,
+    # how often something is done
+    "num_ops": 16,
+    "mixture_width": 16,
+    "chain_depth": 16,
+    "num_samples": 64,
+    "trials": 1000,
+    "min_count": 100,
+    "max_count": 100,
+    # tables and kernels that are made
+    "num_magnitude_bins": 1000,
+    "num_output_channels": 3,
+    "kernel_size": 255,
+    "sigma": 100,
+}
+"""The largest number that a parameter of this name may be; of others `_MOST_NUMBER`."""
+_POLICY_PART = re.compile(r"([a-z]+)([0-9.]+)")
+_MOST_IN_POLICY: Mapping[str, float] = {"n": 16, "w": 16, "d": 16}
+"""Of timm's policies: operations, width and depth. Of other numbers, such as magnitudes, `_MOST_MAGNITUDE`."""
+_MOST_MAGNITUDE = 1000
+Size = tuple[float, float]
+"""Height and width, or bounds of them."""
+
+
+def check_transforms(transforms: Sequence[Any], recipe: str) -> None:
+    """Check what the transforms of a recipe ask for, before any of them is made.
+
+    Args:
+        transforms: tables, as the recipe has them.
+        recipe: how messages name it.
+
+    Raises:
+        RecipeError: more transforms, deeper ones, or a larger number than makes sense; or a value that is none of TOML's plain
+            ones.
+    """
+    pending = [(entry, 1) for entry in transforms]
+    count = 0
+    while pending:
+        entry, depth = pending.pop()
+        count += 1
+        if count + len(pending) > MOST_TRANSFORMS:
+            raise RecipeError(f"{recipe} has more than {MOST_TRANSFORMS} transforms, those inside of others counted")
+        if depth > MOST_DEPTH:
+            raise RecipeError(f"{recipe} has transforms inside of each other, more than {MOST_DEPTH} deep")
+        if isinstance(entry, Mapping):
+            where = f"{recipe}: {brief(entry.get('name', 'a transform'))}"
+            for key, value in entry.items():
+                pending += [(inner, depth + 1) for inner in _entries_in(str(key), value, where)]
+
+
+def _entries_in(key: str, value: Any, where: str, depth: int = 1) -> list[Mapping[str, Any]]:
+    """Return the tables of transforms in a parameter's value, after a look at all that is none."""
+    if isinstance(value, Mapping):
+        return [value]
+    if isinstance(value, list):
+        if len(value) > _MOST_ITEMS or depth > MOST_DEPTH:
+            raise RecipeError(
+                f"{where}: {brief(key)} is a list of {len(value)}; at most {_MOST_ITEMS} values, {MOST_DEPTH} deep, are taken"
+            )
+        return [entry for item in value for entry in _entries_in(key, item, where, depth + 1)]
+    if isinstance(value, str):
+        _check_text(key, value, where)
+    elif isinstance(value, int | float):
+        most = _MOST_BY_NAME.get(key, _MOST_NUMBER)
+        if not -most <= value <= most:  # nor is NaN
+            raise RecipeError(f"{where}: {brief(key)} is {quoted(value)}; it may be {most:g}")
+    else:
+        raise RecipeError(f"{where}: {brief(key)} is {quoted(value)}; write a number, text, true or false, or a list of them")
+    return []
+
+
+def _check_text(key: str, value: str, where: str) -> None:
+    if len(value) > _MOST_TEXT:
+        raise RecipeError(f"{where}: {brief(key)} has {len(value)} characters; it may have {_MOST_TEXT}")
+    if key != "policy":
+        return
+    for letters, digits in _POLICY_PART.findall(value):
+        most = _MOST_IN_POLICY.get(letters, _MOST_MAGNITUDE)
+        if float(digits.replace(".", "", digits.count(".") - 1) or 0) > most:
+            raise RecipeError(f"{where}: policy {quoted(value)} has {letters}{brief(digits)}; it may be {letters}{most:g}")
+
+
+def bounded(transform: Any, name: str) -> Any:
+    """Return a transform that, from now on, refuses to make an image of more pixels than memory should be asked for.
+
+    It then raises a RecipeError before it runs, wherever it stands, inside of other transforms too. Of the transforms that are
+    no modules (timm's) none makes an image larger.
+    """
+    if isinstance(transform, nn.Module) and name in _GROWING:
+        transform.register_forward_pre_hook(partial(_check_output, name))
+    return transform
+
+
+def _check_output(name: str, transform: nn.Module, inputs: tuple[Any, ...]) -> None:
+    height, width = functional.get_size(inputs[0])
+    high, wide = _GROWING[name](transform, height, width)
+    most = max(MOST_PIXELS, height * width)
+    if high * wide > most:
+        raise RecipeError(
+            f"{name} would make up to {high:.0f}x{wide:.0f} pixels of an image of {height}x{width}; at most {most} are taken: "
+            "give it smaller numbers"
+        )
+
+
+def _resized(transform: Any, height: int, width: int) -> Size:
+    size = transform.size
+    sizes = [size] if isinstance(size, int) else list(size or [])
+    if len(sizes) == 2:
+        return sizes[0], sizes[1]
+    return _at_shorter(sizes[0] if sizes else None, transform.max_size, height, width)
+
+
+def _at_shorter(shorter: float | None, longer: float | None, height: int, width: int) -> Size:
+    """Return the size of an image whose shorter side becomes `shorter`, but whose longer one at most `longer`."""
+    factors = [] if shorter is None else [shorter / min(height, width)]
+    factors += [] if longer is None else [longer / max(height, width)]
+    factor = min(factors, default=1.0)
+    return factor * height, factor * width
+
+
+def _padded(padding: Any, height: int, width: int) -> Size:
+    """Return the size with margins as torchvision takes them: one, those of the sides and of top and bottom, or all four."""
+    margins = [padding] if isinstance(padding, int) else list(padding)
+    left, top, right, bottom = margins if len(margins) == 4 else (margins * 4)[:4]
+    return height + max(top, 0) + max(bottom, 0), width + max(left, 0) + max(right, 0)
+
+
+def _cropped(transform: Any, height: int, width: int) -> Size:
+    """Return the size with margins: those of `padding`, which torchvision keeps in another order, and those that are needed."""
+    if transform.padding is not None:
+        left, right, top, bottom = transform.padding
+        height, width = height + max(top, 0) + max(bottom, 0), width + max(left, 0) + max(right, 0)
+    if not transform.pad_if_needed:
+        return height, width
+    high, wide = transform.size
+    return height + 2 * max(high - height, 0), width + 2 * max(wide - width, 0)
+
+
+def _turned(transform: Any, height: int, width: int) -> Size:
+    if not transform.expand:
+        return height, width
+    # the area is h w + (h^2 + w^2) sin(2 angle) / 2; most of all it is at 45 degrees
+    angle = min(max(map(abs, transform.degrees)), 45.0)
+    high, wide = height + 2, width + 2  # rounding
+    area = high * wide + (high**2 + wide**2) / 2 * math.sin(math.radians(2 * angle))
+    side = math.sqrt(area)
+    return side, side
+
+
+def _jittered(transform: Any, height: int, width: int) -> Size:
+    high, wide = transform.target_size
+    factor = min(high / height, wide / width) * max(transform.scale_range)
+    return factor * height, factor * width
+
+
+def _scaled(factors: Sequence[float], height: int, width: int) -> Size:
+    return max(factors) * height, max(factors) * width
+
+
+_GROWING: Mapping[str, Callable[[Any, int, int], Size]] = {
+    "CenterCrop": lambda one, height, width: (max(height, one.size[0]), max(width, one.size[1])),
+    "Pad": lambda one, height, width: _padded(one.padding, height, width),
+    "RandomCrop": _cropped,
+    "RandomResize": lambda one, height, width: _at_shorter(max(one.min_size, one.max_size), None, height, width),
+    "RandomResizedCrop": lambda one, height, width: tuple(one.size),
+    "RandomRotation": _turned,
+    "RandomShortestSize": lambda one, height, width: _at_shorter(max(one.min_size), one.max_size, height, width),
+    "RandomZoomOut": lambda one, height, width: _scaled(one.side_range, height, width),
+    "Resize": _resized,
+    "ScaleJitter": _jittered,
+    "kdcache.RandomScale": lambda one, height, width: _scaled(one.scales, height, width),
+}
+"""Of each transform that can make an image larger: bounds of its height and width, on the way too."""
