@@ -22,6 +22,7 @@ from kdcache.cache.subset import samples_arrays
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.cached_source import CachedNames, source_of
 from kdcache.config import parse_seeds
+from kdcache.contrast import joined
 from kdcache.errors import CacheError, MismatchError, MissingUnitError, UsageError
 from kdcache.shapes import Rows
 from kdcache.sources.subset import Named, are_numbers, parse_samples
@@ -51,7 +52,7 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
     for other in sources[1:]:
         if lines := sources[0].manifest.differences(other.manifest, here="there", there="here"):
             raise MismatchError(
-                f"caches {sources[0]} and {other} were made otherwise ({'; '.join(lines)}); merge what was dumped alike "
+                f"caches {sources[0]} and {other} were made otherwise ({joined(lines)}); merge what was dumped alike "
                 "(kdcache convert brings one to the other store)"
             )
     made = create_cache(new, sources[0].manifest, sources[0].fit(), samples=sources[0].samples)

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache, open_cache
+from kdcache.cache.differences import Sides, recipe_differences
 from kdcache.cache.slab import SlabFolder
 from kdcache.cached_source import CachedSource, LocalUnits, fetch_images
 from kdcache.codecs import Codec, Tail, codec_spec
 from kdcache.config import parse_seeds
+from kdcache.contrast import joined
 from kdcache.drift import check_views, probed_commits
 from kdcache.errors import MismatchError, UsageError
 from kdcache.gradients import is_far
@@ -261,17 +263,19 @@ def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
 
 
 def _require_same_views(one: Cache, other: Cache) -> None:
+    sides = Sides("there", "here")
+    lines = recipe_differences(one.manifest.recipe, other.manifest.recipe, sides)
     parts = {
-        "recipe": [cache.manifest.recipe["fingerprint"][:12] for cache in (one, other)],
         "order seed": [cache.manifest.order_seed for cache in (one, other)],
         "number of rows": [cache.manifest.rows for cache in (one, other)],
     }
     for name, (mine, its) in parts.items():
         if mine != its:
-            raise MismatchError(
-                f"caches {one} and {other} are of different views: {name} {mine} there, {its} here; "
-                "dump both with the same recipe and order_seed"
-            )
+            lines.append(f"{name} {mine} there, {its} here")
+    if lines:
+        raise MismatchError(
+            f"caches {one} and {other} are of different views: {joined(lines)}; dump both with the same recipe and order_seed"
+        )
 
 
 def _cached_seeds(config: TrainConfig, caches: Sequence[Cache]) -> list[int]:

@@ -21,6 +21,7 @@ from kdcache.cache.tar_store import TarFormat
 from kdcache.cache.units import StoredSample, UnitFormat, committed_unit
 from kdcache.cache.zarr_store import ZarrFormat
 from kdcache.codecs import Codec, check_records, codec_from_dict, codec_spec
+from kdcache.contrast import joined
 from kdcache.errors import CacheError, CodecError, DamagedUnitError, LargeObjectError, MismatchError, MissingUnitError
 from kdcache.shapes import Records, Rows
 from kdcache.views.order import row_order
@@ -315,7 +316,7 @@ class Cache:
             way_out = "choose a new folder, or the same settings" if self.seeds() else "it holds no unit yet: remove it"
             if self.samples is not None and manifest.samples is None:
                 way_out = "it is a subset, which holds what was exported into it; dump into the cache that it came from"
-            raise MismatchError(f"cache {self} was made otherwise ({'; '.join(lines)}); {way_out}")
+            raise MismatchError(f"cache {self} was made otherwise ({joined(lines)}); {way_out}")
 
     def with_fit(self, codec: Codec) -> Codec:
         """Return `codec` with the fit that this cache was made with; itself, if it has nothing to fit.

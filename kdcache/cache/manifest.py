@@ -13,6 +13,7 @@ import numpy as np
 from PIL import features
 
 from kdcache import __version__
+from kdcache.cache.differences import Sides, manifest_differences
 from kdcache.cache.limits import MOST_FIT, check_manifest
 from kdcache.cache.seal import digest, refuse_unknown, seal, unseal
 from kdcache.errors import CacheError, UsageError
@@ -20,7 +21,8 @@ from kdcache.errors import CacheError, UsageError
 FORMAT_VERSION = 1
 CODEC, SAMPLES = "codec", "samples"
 """Where arrays lie: a codec's fit, the numbers of a subset's samples."""
-_FREE = ("source.spec", "teacher.spec", "recipe.name", "recipe.table.eval", "recipe.table.size")
+_FREE = ("source.spec", "source.list", "teacher.spec", "made_by")
+"""Fields that may differ in a cache that goes on, besides those of the recipe that decide no pixel."""
 _LATER: dict[str, Any] = {
     "chunk_bytes": None,
     "zstd_level": 5,
@@ -149,16 +151,18 @@ class Manifest:
             raise CacheError(f"cache {where}: its manifest (zarr.json) is damaged: {error}; restore it from a copy") from error
 
     def differences(self, other: "Manifest", *, here: str = "in the cache", there: str = "now") -> list[str]:
-        """Return one line per field that decides what records mean and differs in `other`; `here` and `there` name the two."""
-        mine, theirs = _flat(self._content()), _flat(other._content())
-        names = [name for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)]
-        other_codec = _without_fit(self.codec) != _without_fit(other.codec)
-        follows = {*_OF_CODEC, "codec.fit"} if other_codec else set()
-        return [
-            f"{name}: {_short(mine.get(name))} {here}, {_short(theirs.get(name))} {there}"
-            for name in names
-            if name not in _FREE and name not in follows and not name.startswith("made_by.")
-        ]
+        """Return one line for each field that decides what records mean and differs in `other`.
+
+        Args:
+            other: the other manifest.
+            here: what messages call this one.
+            there: what they call the other.
+        """
+        free = {*_FREE}
+        if _without_fit(self.codec) != _without_fit(other.codec):
+            free |= {*_OF_CODEC, "codec.fit"} - {"codec"}  # they follow from the codec
+        sides = Sides(here, there)
+        return manifest_differences(self._content(), other._content(), sides, free=free)
 
     @property
     def gradient_error(self) -> dict[float, float]:
@@ -213,14 +217,3 @@ def library_versions() -> dict[str, str]:
 
 def _without_fit(codec: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in codec.items() if name != "fit"}
-
-
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(content, Mapping):
-        return {prefix: content}
-    return {name: value for key in content for name, value in _flat(content[key], f"{prefix}.{key}" if prefix else key).items()}
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
