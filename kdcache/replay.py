@@ -16,6 +16,7 @@ from kdcache.cache.slab import SlabFolder
 from kdcache.cached_source import CachedSource, LocalUnits, fetch_images
 from kdcache.codecs import Codec, Tail, codec_spec
 from kdcache.config import parse_seeds
+from kdcache.contents import checked_source
 from kdcache.contrast import joined
 from kdcache.drift import check_views, probed_commits
 from kdcache.errors import MismatchError, UsageError
@@ -24,6 +25,7 @@ from kdcache.losses import Dist, Loss
 from kdcache.reading import Reader, SlabReader, await_cache, await_seed
 from kdcache.sampler import Blocks
 from kdcache.shapes import Rows
+from kdcache.source_check import require_source
 from kdcache.sources import Source, open_source
 from kdcache.sources.subset import parse_samples
 from kdcache.spec import build, parse_spec
@@ -32,7 +34,7 @@ from kdcache.tracking import say
 from kdcache.train_config import TrainConfig
 from kdcache.views import Recipe, load_recipe, row_order
 
-DRIFT_VIEWS = 8
+DRIFT_VIEWS = 16
 DEFAULT_WINDOW = 16
 """Units whose rows are shuffled together where images come from a bucket."""
 
@@ -135,6 +137,8 @@ def _replay_of_caches(config: TrainConfig, loss: Loss, opened: Sequence[tuple[Ca
     source = open_source(config.data) if config.data else CachedSource(first)
     units = source.units if isinstance(source, CachedSource) else None
     uses = [_use(config, cache, options, source) for cache, options in opened]
+    if config.data:
+        source = checked_source(caches, source)
     for other in others:
         _require_same_views(first, other)
     seeds = _cached_seeds(config, caches)
@@ -206,12 +210,7 @@ def _open_cache(text: str, config: TrainConfig) -> tuple[Cache, _CacheOptions]:
 
 def _use(config: TrainConfig, cache: Cache, options: _CacheOptions, source: Source) -> CacheUse:
     """Return how a cache is used, after checking that it was made from the source."""
-    if source.fingerprint != cache.manifest.source["fingerprint"]:
-        raise MismatchError(
-            f"data {source.spec} ({len(source)} samples) is not what cache {cache} was made from "
-            f"({cache.manifest.source['spec']}, {cache.manifest.rows} samples): samples were added, removed, renamed, "
-            "reordered or relabelled; give the same data, or dump again"
-        )
+    require_source(cache, source)
     reading: dict[str, Any] = {"is_partial": config.on_miss != "error", "wait_seconds": config.wait_for_units}
     use = CacheUse(cache=cache, weight=options.weight, **reading)
     if options.classes is not None:

@@ -1,5 +1,5 @@
-"""Arrays beside the units: a codec's fit, the numbers of a subset's samples. Their name is their own digest, so that two
-writers never mix theirs.
+"""Arrays beside the units: a codec's fit, the numbers of a subset's samples, the list of the source. Their name is their own
+digest, so that two writers never mix theirs.
 
 The manifest names the digest, and is published after them: whoever publishes the manifest first decides.
 """
@@ -14,17 +14,21 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from kdcache.cache.manifest import CODEC, SAMPLES
+from kdcache.cache.manifest import CODEC, SAMPLES, SOURCE
 from kdcache.cache.objects import Objects
 from kdcache.cache.seal import parsed
 from kdcache.cache.shard import check_frame
 from kdcache.cache.zarr_store import contents, put
 from kdcache.errors import CacheError
 
-ROOTS = {CODEC: "the fit of its codec", SAMPLES: "the list of its samples"}
+ROOTS = {
+    CODEC: "the fit of its codec",
+    SAMPLES: "the list of its samples",
+    SOURCE: "the list of its source",
+}
 """What lies under which name, in words."""
 _MOST_ARRAYS, _MOST_METADATA = 16, 1 << 16
-_TYPES = {"float16": "<f2", "float32": "<f4", "uint32": "<u4"}
+_TYPES = {"float16": "<f2", "float32": "<f4", "uint32": "<u4", "uint8": "|u1"}
 
 
 def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:

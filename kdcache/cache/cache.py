@@ -12,7 +12,7 @@ from kdcache.cache.arrays import read_arrays
 from kdcache.cache.commit import Commit, commit_key, numbers_in, unit_name
 from kdcache.cache.fetch import fetched
 from kdcache.cache.limits import MOST_UNITS
-from kdcache.cache.manifest import CODEC, Manifest
+from kdcache.cache.manifest import CODEC, SOURCE, Manifest
 from kdcache.cache.objects import Objects
 from kdcache.cache.seal import MOST_DOCUMENT
 from kdcache.cache.slab import Slab, SlabFolder
@@ -67,9 +67,15 @@ class Cache:
         Raises:
             CacheError: they are absent or damaged.
         """
-        digest = self.manifest.arrays.get(CODEC)
-        most = self.manifest.most_bytes(CODEC)
-        return read_arrays(self.objects, CODEC, digest, most=most) if digest is not None else None
+        return self._arrays(CODEC)
+
+    def source_arrays(self) -> dict[str, np.ndarray] | None:
+        """Return the arrays of the list of its source; None where it has none.
+
+        Raises:
+            CacheError: they are absent or damaged.
+        """
+        return self._arrays(SOURCE)
 
     @cached_property
     def order(self) -> Rows:
@@ -334,6 +340,13 @@ class Cache:
     def array_faults(self, seed: int) -> list[str]:
         """Return what keeps plain readers, zarr's, from reading `seed`, one line each."""
         return [f"cache {self}, seed {seed}: {fault}" for fault in self.format.faults(self.objects, seed)]
+
+    def _arrays(self, root: str) -> dict[str, np.ndarray] | None:
+        """Return the arrays under a root that the manifest names; None if it names none."""
+        digest = self.manifest.arrays.get(root)
+        if digest is None:
+            return None
+        return read_arrays(self.objects, root, digest, most=self.manifest.most_bytes(root))
 
     def _commits_of(self, seed: int, units: Sequence[int]) -> list[Commit]:
         return [*fetched(lambda unit: self.commit_of(seed, unit), units, num_bytes=0)]

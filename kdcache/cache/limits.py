@@ -21,6 +21,8 @@ MOST_OBJECT = 1 << 30
 """Bytes of a unit's object."""
 MOST_FIT = 1 << 29
 """Bytes of the arrays of a codec's fit; those of 21,841 classes have 45 MB."""
+MOST_LIST = 1 << 30
+"""Bytes of the list of a source; that of ImageNet-21k has 800 MB."""
 SEEDS = range(1 << 32)
 
 _SIDES = range(1, (1 << 14) + 1)
@@ -37,7 +39,14 @@ _MANIFEST: dict[Any, Any] = {
     "task": str,
     "classes": range(1, MOST_CLASSES + 1),
     "rows": range(1, MOST_ROWS + 1),
-    "source": {"spec": str, "fingerprint": str, "classes?": range(1, MOST_CLASSES + 1)},
+    "source": {
+        "spec": str,
+        "fingerprint": str,
+        "classes?": range(1, MOST_CLASSES + 1),
+        "list?": _HASH,
+        "sizes?": _HASH,
+        "contents?": _HASH,
+    },
     "order_seed": range(1 << 64),
     "recipe": {"name": str, "fingerprint": str, "table": {"size": _SIZE | {re.compile("image")}}},
     "teacher": {"spec": str, "sha256": str, "size": _SIZE, "mean": [_NUMBER], "std": [_NUMBER], "precision": str},
@@ -105,6 +114,13 @@ def check_manifest(content: Mapping[str, Any]) -> None:
 def check_commit(content: Mapping[str, Any]) -> None:
     """Raise a ValueError if a commit has a value of another type or out of range."""
     _require(content, _COMMIT, "")
+
+
+def most_list_bytes(rows: int) -> int:
+    """Return the bytes that the list of a source of so many samples may have."""
+    name = 256  # of a name on average; a small source may have longer ones
+    numbers = 4 + 2 * 4 + 2 * 4  # class, sizes and checksums of an image and a mask
+    return min(MOST_LIST, rows * (name + numbers) + (1 << 20))
 
 
 def record_bytes(fields: list[Any]) -> int:

@@ -14,13 +14,15 @@ from PIL import features
 
 from kdcache import __version__
 from kdcache.cache.differences import Sides, manifest_differences
-from kdcache.cache.limits import MOST_FIT, check_manifest
+from kdcache.cache.limits import MOST_FIT, check_manifest, most_list_bytes
 from kdcache.cache.seal import digest, refuse_unknown, seal, unseal
 from kdcache.errors import CacheError, UsageError
 
 FORMAT_VERSION = 1
 CODEC, SAMPLES = "codec", "samples"
 """Where arrays lie: a codec's fit, the numbers of a subset's samples."""
+SOURCE = "source"
+"""Where the list of the source's samples lies."""
 _FREE = ("source.spec", "source.list", "teacher.spec", "made_by")
 """Fields that may differ in a cache that goes on, besides those of the recipe that decide no pixel."""
 _LATER: dict[str, Any] = {
@@ -45,7 +47,9 @@ class Manifest:
     rows: int
     """Views per seed: the length of the source."""
     source: Mapping[str, Any]
-    """`spec` and `fingerprint`."""
+    """`spec`, `fingerprint`, `classes`, and digests: `list` of the source's list, `sizes` of the
+    files' sizes in it, `contents` of the checksums of their bytes. The first caches lack the last
+    four."""
     order_seed: int
     """Row r is sample `row_order(rows, order_seed)[r]`."""
     recipe: Mapping[str, Any]
@@ -89,13 +93,21 @@ class Manifest:
     @property
     def arrays(self) -> dict[str, str]:
         """Digests of the arrays that lie beside the units, by the root that they lie under."""
-        fit = {CODEC: str(self.codec["fit"])} if "fit" in self.codec else {}
-        return fit if self.samples is None else {**fit, SAMPLES: str(self.samples["sha256"])}
+        digests: dict[str, str] = {}
+        if "fit" in self.codec:
+            digests[CODEC] = str(self.codec["fit"])
+        if self.samples is not None:
+            digests[SAMPLES] = str(self.samples["sha256"])
+        if "list" in self.source:
+            digests[SOURCE] = str(self.source["list"])
+        return digests
 
     def most_bytes(self, root: str) -> int:
         """Return the bytes that these arrays may have: of a fit an axis takes a fifth of a byte of a record, or more."""
         if root == SAMPLES:
             return 4 * self.num_held
+        if root == SOURCE:
+            return most_list_bytes(self.rows)
         axes = min(5 * self.dtype.itemsize, self.classes)
         return min(MOST_FIT, axes * (2 * self.classes + 8) + 4 * self.classes + 64)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from kdcache.cache.arrays import ROOTS, publish_arrays
 from kdcache.cache.cache import Cache
-from kdcache.cache.manifest import CODEC, SAMPLES, Manifest
+from kdcache.cache.manifest import CODEC, SAMPLES, SOURCE, Manifest
 from kdcache.cache.objects import Objects, is_address
 from kdcache.cache.publish import Folder
 from kdcache.cache.seal import MOST_DOCUMENT, parsed
@@ -67,6 +67,7 @@ def create_cache(
     fit: Mapping[str, np.ndarray] | None = None,
     *,
     samples: Rows | None = None,
+    source: Mapping[str, np.ndarray] | None = None,
     any_codec: bool = False,
 ) -> Cache:
     """Return the cache at `path`, made with `manifest` or, if there is one already, checked to match it.
@@ -76,6 +77,7 @@ def create_cache(
         manifest: what it holds; of a fitted codec with the digest of `fit`.
         fit: the arrays of the codec's fit. Of several writers the first decides: the others go on with its fit.
         samples: of a subset the numbers of its samples, rising, whose digest the manifest has.
+        source: the arrays of the list of the source, whose digest the manifest has if it has one.
         any_codec: whether to go on with the codec of a cache that is there, whichever it is.
 
     Raises:
@@ -89,7 +91,8 @@ def create_cache(
         others = set(folder.list("")) - {*ROOTS}  # a writer killed before it published the manifest leaves arrays
         if others and not folder.exists("zarr.json"):  # looked for again: another worker may just have begun
             raise CacheError(f"{path} is not empty and not a cache; choose a new folder")
-        beside = {CODEC: fit, SAMPLES: None if samples is None else samples_arrays(samples)}
+        numbers = None if samples is None else samples_arrays(samples)
+        beside = {CODEC: fit, SAMPLES: numbers, SOURCE: source}
         for root, arrays in beside.items():
             if arrays:
                 publish_arrays(folder, root, arrays)
