@@ -25,7 +25,7 @@ from kdcache.losses import Dist, Loss
 from kdcache.reading import Reader, SlabReader, await_cache, await_seed
 from kdcache.sampler import Blocks
 from kdcache.shapes import Rows
-from kdcache.source_check import require_source
+from kdcache.source_check import require_source, same_source_lines
 from kdcache.sources import Source, open_source
 from kdcache.sources.subset import parse_samples
 from kdcache.spec import build, parse_spec
@@ -263,7 +263,8 @@ def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
 
 def _require_same_views(one: Cache, other: Cache) -> None:
     sides = Sides("there", "here")
-    lines = recipe_differences(one.manifest.recipe, other.manifest.recipe, sides)
+    lines = same_source_lines(one, other)
+    lines += recipe_differences(one.manifest.recipe, other.manifest.recipe, sides)
     parts = {
         "order seed": [cache.manifest.order_seed for cache in (one, other)],
         "number of rows": [cache.manifest.rows for cache in (one, other)],
@@ -273,7 +274,8 @@ def _require_same_views(one: Cache, other: Cache) -> None:
             lines.append(f"{name} {mine} there, {its} here")
     if lines:
         raise MismatchError(
-            f"caches {one} and {other} are of different views: {joined(lines)}; dump both with the same recipe and order_seed"
+            f"caches {one} and {other} are of different views: {joined(lines)}; "
+            "dump both from the same data with the same recipe and order_seed"
         )
 
 

@@ -21,6 +21,13 @@ from kdcache.sources.protocol import Listed
 from kdcache.tracking import say
 
 WAY_OUT = "give the same data, or dump into a new cache"
+_COMPARED = {
+    "classes": "number of classes",
+    "fingerprint": "fingerprint (names, labels)",
+    "sizes": "digest of sizes",
+    "contents": "digest of contents",
+}
+"""What manifests say of their sources, in words."""
 _MOST_PLACE = 60
 _MOST_TOLD = 290
 _MOST_NAME = 32
@@ -62,6 +69,28 @@ def require_source(cache: Cache, source: Source) -> None:
             f"data {shortened(source.spec, _MOST_PLACE)} is not what cache "
             f"{shortened(str(cache), _MOST_PLACE)} was made from: {difference}; {WAY_OUT}"
         )
+
+
+def same_source_lines(one: Cache, other: Cache) -> list[str]:
+    """Return in what the sources of two caches differ; nothing if, as far as is known, in nothing.
+
+    What one of them does not know, since it is older, is not compared.
+    """
+    known = [name for name in _COMPARED if name in one.manifest.source]
+    mine = {name: one.manifest.source[name] for name in known}
+    its = {name: other.manifest.source.get(name, mine[name]) for name in known}
+    if mine == its:
+        return []
+    if mine.get("classes") != its.get("classes"):
+        return [f"data of {mine['classes']} classes there, of {its['classes']} here"]
+    lists = [_list_if_whole(cache) for cache in (one, other)]
+    changes: list[Change] = []
+    if lists[0] is not None and lists[1] is not None:
+        changes = list_changes(lists[0], lists[1])
+    if changes:
+        return [f"their data differ, from there to here: {_told([], changes)}"]
+    changed = [name for name in known if mine[name] != its[name]]
+    return [f"data of another {' and '.join(_COMPARED[name] for name in changed)}"]
 
 
 def _difference(cache: Cache, source: Source) -> str:
@@ -206,12 +235,21 @@ def _file_changes(then: _Side, now: _Side, names: Sequence[str]) -> list[Change]
         return [Change("sample", "has no files any more", [shown_name(name) for name in names])]
     before = then.rows(names, sizes_then)
     after = now.rows(names, sizes_now)
-    is_lost = ((after == NO_FILE) & (before != NO_FILE)).any(axis=1)
-    is_changed = (after != before).any(axis=1) & ~is_lost
+    is_lost = (after == NO_FILE) & (before != NO_FILE)
+    is_changed = (after != before) & ~is_lost
     return [
-        Change("file", "is gone", _chosen(names, is_lost)),
-        Change("file", "has another size", _chosen(names, is_changed)),
+        Change("file", "is gone", _files(names, is_lost)),
+        Change("file", "has another size", _files(names, is_changed)),
     ]
+
+
+def _files(names: Sequence[str], mask: "np.ndarray[Any, np.dtype[np.bool_]]") -> list[str]:
+    """Return the names of the files that a mask of `[samples, files]` chooses."""
+    files: list[str] = []
+    for place, column in np.argwhere(mask).tolist():
+        of = "mask of " if column else ""
+        files.append(f"{of}{shown_name(names[place])}")
+    return files
 
 
 def _relabelled(then: _Side, now: _Side, names: Sequence[str]) -> list[str]:
@@ -222,10 +260,11 @@ def _relabelled(then: _Side, now: _Side, names: Sequence[str]) -> list[str]:
         return []
     before = then.rows(names, targets_then)
     after = now.rows(names, targets_now)
-    is_changed = before != after
-    shown = _chosen(names, is_changed)
-    pairs = zip(shown, before[is_changed], after[is_changed], strict=True)
-    return [f"{name}: class {one}, now {other}" for name, one, other in pairs]
+    examples: list[str] = []
+    for place in np.flatnonzero(before != after).tolist():
+        name = shown_name(names[place])
+        examples.append(f"{name}: class {before[place]}, now {after[place]}")
+    return examples
 
 
 def _reordered(then: Sequence[str], now: Sequence[str]) -> list[Change]:
@@ -235,11 +274,6 @@ def _reordered(then: Sequence[str], now: Sequence[str]) -> list[Change]:
         if before != after:
             moved.append(f"sample {place} was {shown_name(before)} and is {shown_name(after)}")
     return [Change("sample", "is in another place", moved)] if moved else []
-
-
-def _chosen(names: Sequence[str], mask: "np.ndarray[Any, np.dtype[np.bool_]]") -> list[str]:
-    """Return the names that a mask chooses, as messages show them."""
-    return [shown_name(names[place]) for place in np.flatnonzero(mask).tolist()]
 
 
 def shown_name(name: str) -> str:
