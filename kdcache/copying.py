@@ -61,7 +61,8 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
                 "(kdcache convert brings one to the other store)"
             )
     first = sources[0]
-    made = create_cache(new, first.manifest, first.fit(), samples=first.samples, source=first.source_arrays())
+    listed = first.source_arrays()
+    made = create_cache(new, first.manifest, first.fit(), samples=first.samples, source=listed)
     made.require(sources[0].manifest)
     start, seen, told, size, written = time.monotonic(), set[Unit](), [], 0, 0
     for source in sources:

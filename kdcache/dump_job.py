@@ -86,7 +86,8 @@ def prepare(config: DumpConfig, *, is_plan: bool = False) -> Job:
     recipe = load_recipe(config.recipe)
     opened = open_source(config.data)
     classes = config.teacher_classes or opened.classes
-    teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True, task=task_of(opened))
+    task = task_of(opened)
+    teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True, task=task)
     codec = open_codec(config.codec or default_codec(classes), classes=classes)
     if not is_exact(codec) or config.content_digests:
         _await_first_worker(open_objects(config.cache))

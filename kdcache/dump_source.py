@@ -61,7 +61,10 @@ def known_source(
 def _require_list(source: Source, listing: SourceList | None) -> SourceList:
     """Return the list, without which no checksums can be kept."""
     if listing is None:
-        raise UsageError(f"source {source.spec}: its list is too large to be kept, and so are content digests; leave them out")
+        raise UsageError(
+            f"source {source.spec}: its list, which content digests belong to, is too large to be "
+            "kept; leave --content-digests out"
+        )
     return listing
 
 

@@ -69,8 +69,8 @@ def verify_cache(
         SourceError: the source of the views cannot be opened.
         ModelError: the teacher cannot be opened.
         MismatchError: data that is not the cache's source, or a teacher for a cache that was recoded from a lossy one.
-        UsageError: the manifest names a source that could run code, and `data` is not given; or settings without use;
-            or contents of which the cache keeps no checksums.
+        UsageError: the manifest names a source that could run code, and `data` is not given; or
+            settings without use; or contents of which the cache keeps no checksums.
         KdcacheError: a report that cannot be written, or is that of another cache.
     """
     is_used = bool(views or teacher or contents)

@@ -156,7 +156,12 @@ def test_probes_are_those_of_the_commit(cache: Cache) -> None:
         (1000, 1000, 4000, 2),
     ],
 )
-def test_a_seed_has_enough_probes_however_few_its_units_are(rows: int, unit_rows: int, group: int, count: int) -> None:
+def test_a_seed_has_enough_probes_however_few_its_units_are(
+    rows: int,
+    unit_rows: int,
+    group: int,
+    count: int,
+) -> None:
     made = manifest(rows=rows, unit_rows=unit_rows, chunk_rows=1, seeds_per_unit=group)
     assert num_probes(made) == count
     sizes = [len(made.unit_range(unit)) for unit in range(made.num_units)]
@@ -166,7 +171,10 @@ def test_a_seed_has_enough_probes_however_few_its_units_are(rows: int, unit_rows
     assert kept >= min(PROBES_PER_SEED, rows) or group > 64
 
 
-def test_a_view_without_steps_is_told_by_those_of_its_unit(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_view_without_steps_is_told_by_those_of_its_unit(
+    cache: Cache,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     in_another_release(monkeypatch, ImageOps.invert)
     for commit in commits_of(cache):
         last_first = dataclasses.replace(commit, probes=commit.probes[::-1])

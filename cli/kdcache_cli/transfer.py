@@ -31,7 +31,9 @@ def merge(new: str, caches: tuple[str, ...], as_json: bool) -> None:
 @click.option("--units", help="Units of each seed, which are random samples of the data, B left out  [all].", metavar="A:B")
 @click.option("--samples", help="Samples of each seed: A:B, or a file of keys  [all].", metavar="A:B|FILE")
 @click.option(
-    "--data", help="Source of the samples, which tells keys  [the cache's tars, or that of the manifest].", metavar="SPEC"
+    "--data",
+    help="Source of the samples, which tells keys  [the cache's own list].",
+    metavar="SPEC",
 )
 @JSON
 def export(cache: str, new: str, as_json: bool, **flags: Any) -> None:

@@ -1,5 +1,6 @@
-"""Arrays beside the units: a codec's fit, the numbers of a subset's samples, the list of the source. Their name is their own
-digest, so that two writers never mix theirs.
+"""Arrays beside the units: a codec's fit, a subset's numbers, the list of the source.
+
+Their name is their own digest, so that two writers never mix theirs.
 
 The manifest names the digest, and is published after them: whoever publishes the manifest first decides.
 """

@@ -141,7 +141,7 @@ def _mixing_differences(mine: Any, its: Any, sides: Sides) -> list[str]:
 
 
 def _entries(transforms: Any) -> list[Entry]:
-    """Return the tables of transforms, each with a name; a manifest from elsewhere may hold none."""
+    """Return the tables of transforms, each with a name, which one from elsewhere may lack."""
     if not isinstance(transforms, list):
         return []
     entries: list[Entry] = []

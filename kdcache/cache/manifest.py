@@ -24,7 +24,7 @@ CODEC, SAMPLES = "codec", "samples"
 SOURCE = "source"
 """Where the list of the source's samples lies."""
 _FREE = ("source.spec", "source.list", "teacher.spec", "made_by")
-"""Fields that may differ in a cache that goes on, besides those of the recipe that decide no pixel."""
+"""Fields that may differ in a cache that goes on, besides those of a recipe without effect."""
 _LATER: dict[str, Any] = {
     "chunk_bytes": None,
     "zstd_level": 5,

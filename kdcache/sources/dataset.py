@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -191,9 +191,10 @@ def as_pil(image: Any) -> Image.Image:
 def _listing(dataset: Any) -> Sequence[Any] | None:
     """Return the data set's own list of files, as paths or as (path, class) pairs, if it keeps one."""
     for name in _LISTINGS:
-        listing = getattr(dataset, name, None)
-        if isinstance(listing, (list, tuple)) and len(listing) == len(dataset) and listed_path(listing[0]) is not None:
-            return listing
+        listing: Any = getattr(dataset, name, None)
+        is_list = isinstance(listing, (list, tuple)) and len(listing) == len(dataset)
+        if is_list and listed_path(listing[0]) is not None:
+            return cast(Sequence[Any], listing)
     return None
 
 
