@@ -25,7 +25,7 @@ from kdcache.config import parse_seeds
 from kdcache.contrast import joined
 from kdcache.errors import CacheError, MismatchError, MissingUnitError, UsageError
 from kdcache.shapes import Rows
-from kdcache.source_check import same_source_lines
+from kdcache.source_check import source_differences
 from kdcache.source_list import ListedNames, read_list
 from kdcache.sources.subset import Named, are_numbers, parse_samples
 from kdcache.tracking import progress, say
@@ -53,7 +53,7 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
     sources = [open_cache(path) for path in caches]
     for other in sources[1:]:
         lines = sources[0].manifest.differences(other.manifest, here="there", there="here")
-        if source_lines := same_source_lines(sources[0], other):
+        if source_lines := source_differences(sources[0], other):
             lines = [*source_lines, *(line for line in lines if not line.startswith("source."))]
         if lines:
             raise MismatchError(

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,13 +16,13 @@ from kdcache.compute import Compute
 from kdcache.config import dump_config, parse_seeds
 from kdcache.distributed import own_place
 from kdcache.dump_config import DumpConfig
-from kdcache.dump_source import known_source
+from kdcache.dump_source import KnownSource, known_source
 from kdcache.errors import MismatchError, UsageError
 from kdcache.gradients import is_far
 from kdcache.models import MapModel, VisionModel, open_model, state_sha256
 from kdcache.pairs import pairs_of_models
 from kdcache.rerun import lossy_origin
-from kdcache.source_list import SourceList, source_fields
+from kdcache.source_list import SourceList
 from kdcache.sources import Source, mean_image_bytes, open_source, task_of
 from kdcache.tracking import LINE_SECONDS, say
 from kdcache.units import UnitMaker
@@ -100,8 +100,7 @@ def prepare(config: DumpConfig, *, is_plan: bool = False) -> Job:
     whole = with_sites(fitted.codec if fitted else codec, teacher.sites)
     stored = _stored(config, seeds, source, held)
     errors = fitted.errors if fitted else held.manifest.gradient_error if held else {}
-    manifest = _manifest(config, source, recipe, teacher, codec=whole, stored=stored)
-    manifest = manifest.with_errors(errors)
+    manifest = _manifest(config, data, recipe, teacher, codec=whole, stored=stored)
     return Job(
         config=config,
         seeds=seeds,
@@ -111,7 +110,7 @@ def prepare(config: DumpConfig, *, is_plan: bool = False) -> Job:
         compute=compute,
         codec=whole,
         fitted=fitted,
-        manifest=replace(manifest, source=data.fields),
+        manifest=manifest.with_errors(errors),
         listing=data.listing,
     )
 
@@ -207,8 +206,15 @@ def _stored(config: DumpConfig, seeds: Sequence[int], source: Source, held: Cach
 
 
 def _manifest(
-    config: DumpConfig, source: Source, recipe: Recipe, teacher: VisionModel, *, codec: Codec, stored: dict[str, Any]
+    config: DumpConfig,
+    data: KnownSource,
+    recipe: Recipe,
+    teacher: VisionModel,
+    *,
+    codec: Codec,
+    stored: dict[str, Any],
 ) -> Manifest:
+    source = data.source
     preprocessing = teacher.preprocessing
     sizes: dict[str, Any] = {"unit_rows": config.unit_rows, "block": recipe.mixing.block if recipe.mixing else 1}
     layout = tar_layout(codec, len(source), **sizes, **stored) if stored else record_layout(codec, len(source), **sizes)
@@ -217,7 +223,7 @@ def _manifest(
         sites=list(teacher.sites) or None,
         classes=config.teacher_classes or source.classes,
         rows=len(source),
-        source=source_fields(source, None),
+        source=data.fields,
         order_seed=config.order_seed,
         recipe=recipe.to_dict(),
         teacher={

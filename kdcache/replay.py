@@ -25,7 +25,7 @@ from kdcache.losses import Dist, Loss
 from kdcache.reading import Reader, SlabReader, await_cache, await_seed
 from kdcache.sampler import Blocks
 from kdcache.shapes import Rows
-from kdcache.source_check import require_source, same_source_lines
+from kdcache.source_check import require_source, source_differences
 from kdcache.sources import Source, open_source
 from kdcache.sources.subset import parse_samples
 from kdcache.spec import build, parse_spec
@@ -263,7 +263,7 @@ def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
 
 def _require_same_views(one: Cache, other: Cache) -> None:
     sides = Sides("there", "here")
-    lines = same_source_lines(one, other)
+    lines = source_differences(one, other)
     lines += recipe_differences(one.manifest.recipe, other.manifest.recipe, sides)
     parts = {
         "order seed": [cache.manifest.order_seed for cache in (one, other)],

@@ -71,7 +71,7 @@ def require_source(cache: Cache, source: Source) -> None:
         )
 
 
-def same_source_lines(one: Cache, other: Cache) -> list[str]:
+def source_differences(one: Cache, other: Cache) -> list[str]:
     """Return in what the sources of two caches differ; nothing if, as far as is known, in nothing.
 
     What one of them does not know, since it is older, is not compared.

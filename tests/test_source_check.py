@@ -15,7 +15,7 @@ from segmentation_files import write_pair
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.copying import merge_caches
 from kdcache.errors import MismatchError
-from kdcache.source_check import require_source, same_source_lines
+from kdcache.source_check import require_source, source_differences
 from kdcache.source_list import list_of, source_fields
 from kdcache.sources import DatasetSource, Source, open_source
 from kdcache.spec import Spec
@@ -249,16 +249,16 @@ def test_caches_of_overwritten_data_do_not_go_together(tmp_path: Path) -> None:
     root = tmp_path / "images"
     source = tree(root)
     one = made_from(tmp_path / "one", source)
-    assert same_source_lines(one, made_from(tmp_path / "same", source)) == []
-    assert same_source_lines(one, made_from(tmp_path / "bare", source, is_listed=False)) == []
+    assert source_differences(one, made_from(tmp_path / "same", source)) == []
+    assert source_differences(one, made_from(tmp_path / "bare", source, is_listed=False)) == []
     overwrite(root)
     other = made_from(tmp_path / "other", open_source(source.spec))
-    (line,) = same_source_lines(one, other)
+    (line,) = source_differences(one, other)
     assert "6 files have another size (cat/03.png, " in line
     with pytest.raises(MismatchError, match=r"were made otherwise \(.*6 files have another size"):
         merge_caches(tmp_path / "new", [tmp_path / "one", tmp_path / "other"])
     unlike = fill(tmp_path / "unlike", source={**one.manifest.source, "classes": 9})
-    assert same_source_lines(one, unlike) == ["data of 3 classes there, of 9 here"]
+    assert source_differences(one, unlike) == ["data of 3 classes there, of 9 here"]
 
 
 def test_a_training_and_a_dump_refuse_overwritten_images(tmp_path: Path) -> None:

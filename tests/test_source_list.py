@@ -144,6 +144,14 @@ def test_a_cache_of_before_has_no_list_and_goes_on_without(tmp_path: Path) -> No
         dump(tmp_path / "old", seeds="0:1", **{**settings, "data": OTHER})
 
 
+def test_a_folder_that_is_called_source_is_no_beginning_of_a_cache(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "main.py").write_text("mine")
+    with pytest.raises(CacheError, match="is not empty and not a cache"):
+        create_cache(tmp_path, manifest())
+    assert [path.name for path in tmp_path.rglob("*")] == ["source", "main.py"]
+
+
 def test_a_list_that_is_too_large_is_left_out_and_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

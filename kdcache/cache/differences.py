@@ -93,7 +93,7 @@ def _transform_differences(mine: Any, its: Any, sides: Sides, within: str = "") 
     """Return the lines of two lists of transforms; `within` names the transform that holds them."""
     one = _entries(mine)
     other = _entries(its)
-    if one == other:
+    if _is_same(one, other):
         return []
     names = [entry["name"] for entry in one]
     others = [entry["name"] for entry in other]
@@ -123,7 +123,7 @@ def _pair_differences(one: Entry, other: Entry, sides: Sides, place: str) -> lis
     for key in dict.fromkeys([*one, *other]):
         mine = one.get(key)
         its = other.get(key)
-        if mine == its:
+        if _is_same(mine, its):
             continue
         if key == "transforms" and mine is not None and its is not None:
             lines += _transform_differences(mine, its, sides, f"{place}, {one['name']}: its ")
@@ -136,7 +136,7 @@ def _mixing_differences(mine: Any, its: Any, sides: Sides) -> list[str]:
     if mine is None or its is None or not (isinstance(mine, Mapping) and isinstance(its, Mapping)):
         return [] if mine == its else [sides.line("mixing", mine, its)]
     names = dict.fromkeys([*mine, *its])
-    changed = [name for name in names if mine.get(name) != its.get(name)]
+    changed = [name for name in names if not _is_same(mine.get(name), its.get(name))]
     return [sides.line(f"mixing.{name}", mine.get(name), its.get(name)) for name in changed]
 
 
@@ -159,6 +159,11 @@ def _flat(content: Any, prefix: str) -> dict[str, Any]:
     for key, value in content.items():
         flat |= _flat(value, f"{prefix}.{key}")
     return flat
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Return whether two values are the same to a fingerprint, to which 1 and 1.0 are not."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def _text(value: Any) -> str:

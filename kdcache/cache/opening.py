@@ -1,5 +1,6 @@
 """Opening caches, where they lie, and beginning them."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from kdcache.errors import CacheError, UsageError
 from kdcache.shapes import Rows
 
 _SCHEMES = ("s3", "gs", "az")
+_ARRAYS = re.compile(r"[0-9a-f]{16}|zarr\.json")  # what lies below a root of arrays
 _PIPE = "pipe:"  # webdataset would run what follows it as a command
 
 
@@ -88,7 +90,7 @@ def create_cache(
     folder = open_objects(path)
     manifest.check(str(path))
     if not folder.exists("zarr.json"):
-        others = set(folder.list("")) - {*ROOTS}  # a writer killed before it published the manifest leaves arrays
+        others = [name for name in folder.list("") if not _is_left_over(folder, name)]
         if others and not folder.exists("zarr.json"):  # looked for again: another worker may just have begun
             raise CacheError(f"{path} is not empty and not a cache; choose a new folder")
         numbers = None if samples is None else samples_arrays(samples)
@@ -100,3 +102,8 @@ def create_cache(
     cache = open_cache(path)
     cache.require(manifest.with_codec_of(cache.manifest, whichever=any_codec))
     return cache
+
+
+def _is_left_over(folder: Objects, name: str) -> bool:
+    """Return whether a folder is what a writer leaves that was killed before the manifest came."""
+    return name in ROOTS and all(_ARRAYS.fullmatch(child) for child in folder.list(name))

@@ -58,6 +58,12 @@ def test_the_transform_that_differs_is_named(changed: list[Any], line: str) -> N
     assert told(recipe(*FULL), recipe(*changed)).startswith(line)
 
 
+def test_values_that_only_a_fingerprint_tells_apart_are_shown() -> None:
+    one = recipe(CROP, {**ERASING, "p": 1})
+    other = recipe(CROP, {**ERASING, "p": 1.0})
+    assert told(one, other) == "transform 2, RandomErasing: p 1 in the cache, 1.0 now"
+
+
 def test_a_transform_inside_another_is_named_with_it() -> None:
     def jitter(brightness: float) -> dict[str, Any]:
         inner = {"name": "ColorJitter", "brightness": brightness}
