@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kdcache.cache import Cache, open_cache
+    from kdcache.cached_source import views_of
     from kdcache.codecs import open_codec
     from kdcache.convert import convert_cache
     from kdcache.copying import export_cache, merge_caches
@@ -48,6 +49,7 @@ _HOMES = {
     "recode_cache": "recode",
     "train_student": "train",
     "verify_cache": "verify",
+    "views_of": "cached_source",
 }
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "recode_cache",
     "train_student",
     "verify_cache",
+    "views_of",
 ]
 
 

@@ -13,20 +13,22 @@ from kdcache.cache import Cache, Commit
 from kdcache.cache.fetch import fetched
 from kdcache.cache.image_index import ImageIndex, Piece
 from kdcache.cache.local_units import LocalUnits
+from kdcache.contents import checked_source
 from kdcache.errors import (
     MOST_QUOTED,
-    MismatchError,
     SourceError,
     UnreadableSampleError,
     UsageError,
     printable,
     quoted,
 )
-from kdcache.shapes import Rows
+from kdcache.shapes import Rows, Size
+from kdcache.source_check import require_source
 from kdcache.sources import Sample, Source, open_source
 from kdcache.sources.images import decode_image
 from kdcache.sources.masks import decode_mask
 from kdcache.sources.protocol import named
+from kdcache.views import Recipe, ViewDataset
 
 NUM_OPEN = 64
 """Tars whose members a process knows and holds open."""
@@ -49,9 +51,36 @@ def source_of(cache: Cache, data: str | None = None) -> Source:
     if data is None:
         raise UsageError(_way_to_images(cache))
     source = open_source(data)
-    if source.fingerprint != cache.manifest.source["fingerprint"]:
-        raise MismatchError(f"data {source.spec} is not the source of cache {cache}; give --data SPEC")
-    return source
+    require_source(cache, source)
+    return checked_source([cache], source)
+
+
+def views_of(
+    cache: Cache,
+    data: Source | str | None = None,
+    *,
+    size: Size | None = None,
+) -> ViewDataset:
+    """Return the views that a cache was made from, to be read in a training loop of one's own.
+
+    Args:
+        cache: the cache.
+        data: the source, or its spec; by default as in `source_of`.
+        size: height and width of the views, or one number; by default the recipe's own.
+
+    Raises:
+        UsageError: the cache holds no images, and `data` is not given.
+        MismatchError: data that the cache was not made from; the message says what differs.
+        SourceError: it cannot be opened.
+        RecipeError: this version of kdcache would render other views.
+    """
+    recipe = Recipe.from_dict(cache.manifest.recipe)
+    if data is None or isinstance(data, str):
+        source = source_of(cache, data)
+    else:
+        require_source(cache, data)
+        source = checked_source([cache], data)
+    return ViewDataset(source, recipe, cache.order, sizes=[size or recipe.size])
 
 
 def _way_to_images(cache: Cache) -> str:

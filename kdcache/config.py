@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import tomli_w
 
+from kdcache.contrast import contrasted
 from kdcache.errors import UsageError, quoted
 from kdcache.spec import build, choose
 
@@ -55,11 +56,13 @@ def dump_config(config: Any, command: str) -> str:
 def config_differences(old: Any, new: Any, *, free: Sequence[str]) -> list[str]:
     """Return one line per dotted key in which two configurations differ, but for the keys and tables in `free`."""
     mine, theirs = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
-    return [
-        f"{key}: {mine.get(key)!r} there, {theirs.get(key)!r} now"
-        for key in dict.fromkeys([*mine, *theirs])
-        if mine.get(key) != theirs.get(key) and key not in free and not key.startswith(tuple(f"{table}." for table in free))
-    ]
+    tables = tuple(f"{table}." for table in free)
+    lines: list[str] = []
+    for key in dict.fromkeys([*mine, *theirs]):
+        if mine.get(key) != theirs.get(key) and key not in free and not key.startswith(tables):
+            one, other = contrasted(repr(mine.get(key)), repr(theirs.get(key)))
+            lines.append(f"{key}: {one} there, {other} now")
+    return lines
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -53,7 +53,9 @@ def convert_cache(
     _require_use(old, store, data, images)
     seeds = _complete(old)
     source = source_of(old, data) if store == "webdataset" else None
-    made = create_cache(new, _manifest(old, seeds, source, images), old.fit(), samples=old.samples)
+    manifest = _manifest(old, seeds, source, images)
+    listed = old.source_arrays()
+    made = create_cache(new, manifest, old.fit(), samples=old.samples, source=listed)
     if made.manifest.made_by.get("converted_from", {}).get("manifest") != old.manifest.digest:
         raise MismatchError(f"cache {new} was not converted from {old}; choose a new folder")
     start = time.monotonic()
@@ -187,7 +189,7 @@ def _manifest(old: Cache, seeds: Sequence[int], source: Source | None, images: b
     manifest = old.manifest
     mixing = Recipe.from_dict(manifest.recipe).mixing
     block = mixing.block if mixing else 1
-    origin = {name: manifest.source[name] for name in ("spec", "fingerprint")}
+    origin = {**manifest.source}
     fields: dict[str, Any]
     if source is not None:
         image_bytes = mean_image_bytes(source) if images else None

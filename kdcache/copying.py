@@ -22,8 +22,11 @@ from kdcache.cache.subset import samples_arrays
 from kdcache.cache.writing import commit_unit, require_manifest, require_written, start_seed
 from kdcache.cached_source import CachedNames, source_of
 from kdcache.config import parse_seeds
+from kdcache.contrast import joined
 from kdcache.errors import CacheError, LargeObjectError, MismatchError, MissingUnitError, UsageError
 from kdcache.shapes import Rows
+from kdcache.source_check import source_differences
+from kdcache.source_list import ListedNames, read_list
 from kdcache.sources.subset import Named, are_numbers, parse_samples
 from kdcache.tracking import progress, say
 from kdcache.views import Recipe
@@ -49,12 +52,17 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
     """
     sources = [open_cache(path) for path in caches]
     for other in sources[1:]:
-        if lines := sources[0].manifest.differences(other.manifest, here="there", there="here"):
+        lines = sources[0].manifest.differences(other.manifest, here="there", there="here")
+        if source_lines := source_differences(sources[0], other):
+            lines = [*source_lines, *(line for line in lines if not line.startswith("source."))]
+        if lines:
             raise MismatchError(
-                f"caches {sources[0]} and {other} were made otherwise ({'; '.join(lines)}); merge what was dumped alike "
+                f"caches {sources[0]} and {other} were made otherwise ({joined(lines)}); merge what was dumped alike "
                 "(kdcache convert brings one to the other store)"
             )
-    made = create_cache(new, sources[0].manifest, sources[0].fit(), samples=sources[0].samples)
+    first = sources[0]
+    listed = first.source_arrays()
+    made = create_cache(new, first.manifest, first.fit(), samples=first.samples, source=listed)
     made.require(sources[0].manifest)
     start, seen, told, size, written = time.monotonic(), set[Unit](), [], 0, 0
     for source in sources:
@@ -101,7 +109,7 @@ def export_cache(
     source = open_cache(cache)
     wanted, chosen = _wanted(source, seeds, units), _chosen(source, samples, data)
     manifest, start = _manifest(source, chosen), time.monotonic()
-    made = create_cache(new, manifest, source.fit(), samples=chosen)
+    made = create_cache(new, manifest, source.fit(), samples=chosen, source=source.source_arrays())
     made.require(manifest)
     copied = copy_units(source, made, wanted)
     require_written(made, wanted)
@@ -203,6 +211,9 @@ def _chosen(source: Cache, samples: str | None, data: str | None) -> Rows | None
 
 def _names(source: Cache, data: str | None) -> Named:
     """Return what tells the names of a cache's samples."""
+    listing = read_list(source) if data is None else None
+    if listing is not None:
+        return ListedNames(f"cache:{source}", listing.names)
     if data is None and source.manifest.store == "webdataset":
         return CachedNames(source)
     return source_of(source, data)

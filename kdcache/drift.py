@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.cache import Cache, Commit, library_versions
+from kdcache.cache import Cache, Commit, Manifest, library_versions
 from kdcache.errors import DriftError, KdcacheWarning, MismatchError, UnreadableSampleError
 from kdcache.shapes import View, as_size
 from kdcache.sources import Source
@@ -25,16 +25,48 @@ from kdcache.views.mixing import partner
 from kdcache.views.order import keyed_permutation
 
 PROBES_PER_UNIT = 4
+"""That each unit has with the steps that led to them."""
+PROBES_PER_SEED = 32
+"""That a seed has in all its units, where it has so many rows; those besides have no steps."""
+_MOST_PROBES = 2048  # of a unit, since a commit is read whole
 TOLERANCE = 2
 """Levels of 255 by which a thumbnail's pixel may move."""
 _SIDE = 8
 _DECODING = "decoding the image"
 
 
-def make_probe(row: int, view: View, trace: Trace) -> dict[str, Any]:
+def make_probe(row: int, view: View, trace: Trace | None = None) -> dict[str, Any]:
     """Return the probe of a rendered view, and of the steps that led to it, as a commit keeps it."""
     small = base64.b64encode(_thumbnail(view).numpy().tobytes()).decode()
-    return {"row": row, "crc32": crc32(view), "thumbnail": small, "steps": [list(step) for step in trace]}
+    probe: dict[str, Any] = {"row": row, "crc32": crc32(view), "thumbnail": small}
+    if trace is not None:
+        probe["steps"] = [list(step) for step in trace]
+    return probe
+
+
+def num_traced(manifest: Manifest, seed: int, unit: int) -> int:
+    """Return how many probes with steps a unit keeps of a seed, of many seeds of some only."""
+    seeds = manifest.unit_seeds(seed)
+    turn = (seeds.index(seed) - unit) % len(seeds)
+    return max(PROBES_PER_UNIT // len(seeds), 2) if turn < PROBES_PER_UNIT else 0
+
+
+def num_probes(manifest: Manifest) -> int:
+    """Return how many probes each unit keeps of each seed, besides, so that a seed has enough.
+
+    They are even, since the two of a mixed pair are probed together.
+    """
+    wanted = min(PROBES_PER_SEED, manifest.rows)
+    # of the two of each of these seeds
+    traced = 2 * PROBES_PER_UNIT * manifest.num_units // manifest.seeds_per_unit
+    if manifest.seeds_per_unit > PROBES_PER_UNIT and traced >= wanted:
+        return 0
+    sizes = [len(manifest.unit_range(unit)) for unit in {0, manifest.num_units - 1}]
+    full = manifest.num_units - len(sizes)  # units besides these, as large as the first
+    count = 2
+    while full * min(count, sizes[0]) + sum(min(count, size) for size in sizes) < wanted:
+        count += 2
+    return min(count, max(_MOST_PROBES // manifest.seeds_per_unit, 2))
 
 
 def probed_commits(cache: Cache, seeds: Sequence[int], views: int) -> Iterator[Commit]:
@@ -106,7 +138,11 @@ def _compare(dataset: ViewDataset, commit: Commit, probe: dict[str, Any]) -> boo
 
 def _most_likely(dataset: ViewDataset, others: Sequence[tuple[Commit, dict[str, Any]]]) -> str:
     """Return what most likely gave some views other pixels under equal thumbnails."""
-    steps = Counter(_first_difference(dataset, commit, probe) or _DECODING for commit, probe in others)
+    # views without steps would ask those of their unit that have some, which most likely are here
+    traced = [(commit, probe) for commit, probe in others if "steps" in probe] or others[:1]
+    steps: Counter[str] = Counter()
+    for commit, probe in traced:
+        steps[_first_difference(dataset, commit, probe) or _DECODING] += 1
     beyond = Counter({step: count for step, count in steps.items() if not step.startswith(_DECODING)})
     if not beyond:
         return "most likely another image decoder, which is harmless"
@@ -115,19 +151,29 @@ def _most_likely(dataset: ViewDataset, others: Sequence[tuple[Commit, dict[str, 
 
 
 def _first_difference(dataset: ViewDataset, commit: Commit, probe: dict[str, Any]) -> str | None:
-    """Return the step after which a view's pixels first differ, or None if the commit is of a time when none were kept."""
+    """Return the step after which a view's pixels first differ; None if no steps are kept."""
     if "steps" not in probe:
-        return None
+        return _first_difference_of_unit(dataset, commit)
     recipe = dataset.recipes[0]
     step = _differing_step(dataset, commit.seed, probe)
     if step or recipe.mixing is None:
         return step or "the last step"
     other = partner(probe["row"], len(dataset), recipe.mixing, recipe.key, commit.seed)
-    kept = next((one for one in commit.probes if one["row"] == other), None)
+    traced = (one for one in commit.probes if "steps" in one)
+    kept = next((one for one in traced if one["row"] == other), None)
     if kept is None:
         return f"mixing it with row {other}, or a step of that row"
     step = _differing_step(dataset, commit.seed, kept)
     return f"{step} of its partner, row {other}" if step else f"mixing it with row {other}"
+
+
+def _first_difference_of_unit(dataset: ViewDataset, commit: Commit) -> str | None:
+    """Return the step after which a view of a unit has other pixels, of those with steps."""
+    for probe in commit.probes:
+        step = _differing_step(dataset, commit.seed, probe) if "steps" in probe else None
+        if step:
+            return step
+    return None
 
 
 def _differing_step(dataset: ViewDataset, seed: int, probe: dict[str, Any]) -> str | None:

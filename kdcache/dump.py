@@ -35,7 +35,14 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     job = prepare(config)
     tell_error(job)
     # of two dumps that start at once and choose a codec, the later one's sample may ask for another step
-    cache = create_cache(config.cache, job.manifest, fit_arrays(job.codec), any_codec=config.codec is None)
+    listed = job.listing.arrays if job.listing is not None else None
+    cache = create_cache(
+        config.cache,
+        job.manifest,
+        fit_arrays(job.codec),
+        source=listed,
+        any_codec=config.codec is None,
+    )
     for seed in job.seeds:
         start_seed(cache, seed)
     start = time.monotonic()

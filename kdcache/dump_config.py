@@ -56,6 +56,9 @@ class DumpConfig:
     """Seeds whose records lie in one tar of a webdataset store; by default what the cache has, of a new one all of `seeds`."""
     images: bool | None = None
     """Whether tars hold the images, too, so that a student needs no other source; by default as in the cache, else yes."""
+    content_digests: bool | None = None
+    """Keep a checksum of each file, which costs a pass over the data; by default as in the cache,
+    of a new one no."""
     skip_unreadable: bool = False
     """Record samples that cannot be read as absent, instead of stopping."""
     engine: Literal["process", "ray"] = "process"

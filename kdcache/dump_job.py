@@ -17,11 +17,13 @@ from kdcache.compute import Compute
 from kdcache.config import dump_config, parse_seeds
 from kdcache.distributed import own_place
 from kdcache.dump_config import DumpConfig
+from kdcache.dump_source import KnownSource, known_source
 from kdcache.errors import MismatchError, UsageError
 from kdcache.gradients import is_far
 from kdcache.models import MapModel, VisionModel, open_model, state_sha256
 from kdcache.pairs import pairs_of_models
 from kdcache.rerun import lossy_origin
+from kdcache.source_list import SourceList
 from kdcache.sources import Source, mean_image_bytes, open_source, task_of
 from kdcache.tracking import LINE_SECONDS, say
 from kdcache.units import UnitMaker
@@ -47,6 +49,8 @@ class Job:
     fitted: Fitted | None
     """How it was fitted and measured, unless the cache was there before, or the codec is exact and this no plan."""
     manifest: Manifest
+    listing: SourceList | None = None
+    """Of the source, for a cache that is new."""
 
     def dataset(self, cache: Cache) -> ViewDataset:
         """Return the views of the teacher's input size."""
@@ -85,8 +89,13 @@ def probe_place(config: DumpConfig, *, writes: bool = True) -> None:
     objects.probe(writes=writes)
 
 
-def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
-    """Return the job that `config` describes; a codec that is exact is measured only if that is asked for.
+def prepare(config: DumpConfig, *, is_plan: bool = False) -> Job:
+    """Return the job that `config` describes.
+
+    Args:
+        config: what the dump is told.
+        is_plan: whether it is only to be planned: then an exact codec is measured too, and no
+            checksums of the data are made.
 
     Raises:
         KdcacheError: anything in it that is absent, unknown or does not fit together.
@@ -94,19 +103,23 @@ def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
     seeds = parse_seeds(config.seeds)
     compute = Compute(config.compute)
     recipe = load_recipe(config.recipe)
-    source = open_source(config.data)
-    classes = config.teacher_classes or source.classes
-    teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True, task=task_of(source))
+    opened = open_source(config.data)
+    classes = config.teacher_classes or opened.classes
+    task = task_of(opened)
+    teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True, task=task)
     codec = open_codec(config.codec or default_codec(classes), classes=classes)
-    if not is_exact(codec):
+    if not is_exact(codec) or config.content_digests:
         _await_first_worker(open_objects(config.cache))
     held = open_cache(config.cache) if open_objects(config.cache).exists(MANIFEST) else None
+    data = known_source(config, opened, held, is_plan=is_plan)
+    source = data.source
     codec = row_codec(_held_codec(held, config.codec, classes)) if held else codec
-    measures = held is None and (measures_exact or not is_exact(codec))
+    measures = held is None and (is_plan or not is_exact(codec))
     fitted = _fitted(config, codec, source, recipe, teacher) if measures else None
     whole = with_sites(fitted.codec if fitted else codec, teacher.sites)
     stored = _stored(config, seeds, source, held)
     errors = fitted.errors if fitted else held.manifest.gradient_error if held else {}
+    manifest = _manifest(config, data, recipe, teacher, codec=whole, stored=stored)
     return Job(
         config=config,
         seeds=seeds,
@@ -116,7 +129,8 @@ def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
         compute=compute,
         codec=whole,
         fitted=fitted,
-        manifest=_manifest(config, source, recipe, teacher, codec=whole, stored=stored).with_errors(errors),
+        manifest=manifest.with_errors(errors),
+        listing=data.listing,
     )
 
 
@@ -211,8 +225,15 @@ def _stored(config: DumpConfig, seeds: Sequence[int], source: Source, held: Cach
 
 
 def _manifest(
-    config: DumpConfig, source: Source, recipe: Recipe, teacher: VisionModel, *, codec: Codec, stored: dict[str, Any]
+    config: DumpConfig,
+    data: KnownSource,
+    recipe: Recipe,
+    teacher: VisionModel,
+    *,
+    codec: Codec,
+    stored: dict[str, Any],
 ) -> Manifest:
+    source = data.source
     preprocessing = teacher.preprocessing
     sizes: dict[str, Any] = {"unit_rows": config.unit_rows, "block": recipe.mixing.block if recipe.mixing else 1}
     layout = tar_layout(codec, len(source), **sizes, **stored) if stored else record_layout(codec, len(source), **sizes)
@@ -221,11 +242,7 @@ def _manifest(
         sites=list(teacher.sites) or None,
         classes=config.teacher_classes or source.classes,
         rows=len(source),
-        source={
-            "spec": source.spec,
-            "fingerprint": source.fingerprint,
-            **({"classes": source.classes} if stored else {}),
-        },
+        source=data.fields,
         order_seed=config.order_seed,
         recipe=recipe.to_dict(),
         teacher={

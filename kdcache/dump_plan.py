@@ -36,7 +36,7 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
         `teacher_accuracy` in percent on the probe's views.
     """
     probe_place(config, writes=False)
-    job = prepare(config, measures_exact=True)
+    job = prepare(config, is_plan=True)
     cache = Cache(open_objects(config.cache), job.manifest, job.codec)
     if cache.objects.exists(MANIFEST):
         cache = open_cache(config.cache)
@@ -84,9 +84,11 @@ def _bytes_per_view(job: Job, cache: Cache, records: Records) -> float:
 
 
 def _num_files(job: Job, cache: Cache) -> int:
-    manifest, fit = job.manifest, fit_arrays(job.codec)
+    manifest = job.manifest
+    beside = [fit_arrays(job.codec), job.listing.arrays if job.listing is not None else {}]
     arrays = 2 * len(job.seeds) if manifest.store == "zarr" else 0
-    return 2 + arrays + 2 * len(all_units(job, cache)) + (2 + 2 * len(fit) if fit else 0)
+    beside_files = sum(2 + 2 * len(group) for group in beside if group)
+    return 2 + arrays + 2 * len(all_units(job, cache)) + beside_files
 
 
 def _existing_parent(path: Path) -> Path:

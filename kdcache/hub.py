@@ -174,7 +174,8 @@ def pull_cache(address: str, new: str | Path, *, revision: str | None = None) ->
     """
     start = time.monotonic()
     source = open_cache(there := HubObjects(parse_address(address), revision))
-    made = create_cache(new, source.manifest, source.fit(), samples=source.samples)
+    listed = source.source_arrays()
+    made = create_cache(new, source.manifest, source.fit(), samples=source.samples, source=listed)
     made.require(source.manifest)
     units = committed(source)
     sizes = copy_units(source, made, units)

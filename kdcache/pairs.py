@@ -16,10 +16,12 @@ from kdcache.cache import Cache, open_cache
 from kdcache.codecs import codec_spec, is_exact
 from kdcache.codecs.full import EXACT_DTYPES
 from kdcache.compute import Compute, ComputeConfig
-from kdcache.errors import CacheError, MismatchError, UsageError
+from kdcache.contents import checked_source
+from kdcache.errors import CacheError, UsageError
 from kdcache.inference import run_models
 from kdcache.models import VisionModel, head_weight, open_model
 from kdcache.shapes import Logits, Rows, ViewLogits, as_size
+from kdcache.source_check import require_source
 from kdcache.sources import Source, open_source, task_of
 from kdcache.tracking import progress, say
 from kdcache.views import Recipe, ViewDataset, ViewLoader, keyed_permutation, load_recipe, row_order
@@ -168,8 +170,8 @@ def pairs_from_cache(
         return pairs_of_cache(cache, views=views)
     rows = _first_rows(cache, seeds, views)
     recipe, source = Recipe.from_dict(cache.manifest.recipe), open_source(data)
-    if source.fingerprint != cache.manifest.source["fingerprint"]:
-        raise MismatchError(f"data {data} is not the source of cache {path}; give the one that it was made from")
+    require_source(cache, source)
+    source = checked_source([cache], source)
     model = open_model(student, classes=source.classes, recipe=recipe, trained=True)
     recipe.require_one_draw(model.preprocessing.size, as_size(cache.manifest.teacher["size"]))
     dataset = ViewDataset(source, recipe, cache.order, sizes=[model.preprocessing.size], skip_unreadable=True)

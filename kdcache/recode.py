@@ -183,7 +183,9 @@ def _create(source: Cache, new: str | Path, wanted: RowCodec) -> Cache:
         objects.probe()  # before the time that a fit takes
     codec, errors = (open_cache(new).with_fit(wanted), {}) if there else _fitted(source, wanted)
     codec = with_sites(row_codec(codec), source.manifest.sites)
-    made = create_cache(new, _manifest(source, codec).with_errors(errors), fit_arrays(codec), samples=source.samples)
+    manifest = _manifest(source, codec).with_errors(errors)
+    listed = source.source_arrays()
+    made = create_cache(new, manifest, fit_arrays(codec), samples=source.samples, source=listed)
     if made.manifest.made_by.get("recoded_from", {}).get("manifest") != source.manifest.digest:
         raise MismatchError(f"cache {new} was not recoded from {source}; choose a new folder")
     return made

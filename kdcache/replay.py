@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache, open_cache
+from kdcache.cache.differences import Sides, recipe_differences
 from kdcache.cache.local_units import LocalUnits
 from kdcache.cache.slab_folder import SlabFolder
 from kdcache.cached_source import CachedSource, local_images
 from kdcache.codecs import Codec, Tail, codec_spec
 from kdcache.config import parse_seeds
+from kdcache.contents import checked_source
+from kdcache.contrast import joined
 from kdcache.drift import check_views, probed_commits
 from kdcache.errors import MismatchError, UsageError
 from kdcache.gradients import is_far
@@ -23,6 +26,7 @@ from kdcache.losses import Dist, Loss
 from kdcache.reading import Reader, SlabReader, await_cache, await_seed
 from kdcache.sampler import Blocks
 from kdcache.shapes import Rows
+from kdcache.source_check import require_source, source_differences
 from kdcache.sources import Source, open_source
 from kdcache.sources.subset import parse_samples
 from kdcache.spec import build, parse_spec
@@ -32,7 +36,7 @@ from kdcache.train_config import TrainConfig
 from kdcache.views import Recipe, load_recipe, row_order
 from kdcache.views.loading import PREFETCHED
 
-DRIFT_VIEWS = 8
+DRIFT_VIEWS = 16
 DEFAULT_WINDOW = 16
 """Units whose rows are shuffled together where images come from a bucket."""
 
@@ -153,6 +157,8 @@ def _replay_of_caches(config: TrainConfig, loss: Loss, opened: Sequence[tuple[Ca
     source = open_source(config.data) if config.data else CachedSource(first)
     units = source.units if isinstance(source, CachedSource) else None
     uses = [_use(config, cache, options, source) for cache, options in opened]
+    if config.data:
+        source = checked_source(caches, source)
     for other in others:
         _require_same_views(first, other)
     seeds = _cached_seeds(config, caches)
@@ -232,12 +238,7 @@ def _open_cache(text: str, config: TrainConfig) -> tuple[Cache, _CacheOptions]:
 
 def _use(config: TrainConfig, cache: Cache, options: _CacheOptions, source: Source) -> CacheUse:
     """Return how a cache is used, after checking that it was made from the source."""
-    if source.fingerprint != cache.manifest.source["fingerprint"]:
-        raise MismatchError(
-            f"data {source.spec} ({len(source)} samples) is not what cache {cache} was made from "
-            f"({cache.manifest.source['spec']}, {cache.manifest.rows} samples): samples were added, removed, renamed, "
-            "reordered or relabelled; give the same data, or dump again"
-        )
+    require_source(cache, source)
     reading: dict[str, Any] = {"is_partial": config.on_miss != "error", "wait_seconds": config.wait_for_units}
     use = CacheUse(cache=cache, weight=options.weight, **reading)
     if options.classes is not None:
@@ -289,17 +290,21 @@ def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
 
 
 def _require_same_views(one: Cache, other: Cache) -> None:
+    sides = Sides("there", "here")
+    lines = source_differences(one, other)
+    lines += recipe_differences(one.manifest.recipe, other.manifest.recipe, sides)
     parts = {
-        "recipe": [cache.manifest.recipe["fingerprint"][:12] for cache in (one, other)],
         "order seed": [cache.manifest.order_seed for cache in (one, other)],
         "number of rows": [cache.manifest.rows for cache in (one, other)],
     }
     for name, (mine, its) in parts.items():
         if mine != its:
-            raise MismatchError(
-                f"caches {one} and {other} are of different views: {name} {mine} there, {its} here; "
-                "dump both with the same recipe and order_seed"
-            )
+            lines.append(f"{name} {mine} there, {its} here")
+    if lines:
+        raise MismatchError(
+            f"caches {one} and {other} are of different views: {joined(lines)}; "
+            "dump both from the same data with the same recipe and order_seed"
+        )
 
 
 def _cached_seeds(config: TrainConfig, caches: Sequence[Cache]) -> list[int]:

@@ -7,12 +7,11 @@ import numpy as np
 import torch
 
 from kdcache.cache import Cache
-from kdcache.cached_source import local_images, source_of
+from kdcache.cached_source import local_images, views_of
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.plots import check_plot
 from kdcache.shapes import IGNORED, as_size
 from kdcache.tasks.segmentation import upsampled
-from kdcache.views import Recipe, ViewDataset
 
 _TOP, _LISTED = 5, 24
 """Classes in the bars; most classes in a legend."""
@@ -45,11 +44,10 @@ def show_view(cache: Cache, file: str | Path, *, index: int, seed: int, data: st
         raise UsageError(f"view {index}:{seed} is of no sample; the cache has samples 0 to {cache.manifest.rows - 1}")
     row = int(np.flatnonzero(cache.order == index)[0])
     cache.require_held(np.array([row]))
-    source = source_of(cache, data)
+    dataset = views_of(cache, data, size=as_size(cache.manifest.teacher["size"]))
+    source = dataset.source
     commits = [cache.commit_of(seed, row // cache.manifest.unit_rows)]
     probabilities = cache.codec.decode(cache.read(seed, [row])).probs(1.0)[0]
-    size = as_size(cache.manifest.teacher["size"])
-    dataset = ViewDataset(source, Recipe.from_dict(cache.manifest.recipe), cache.order, sizes=[size])
     with local_images(source, commits):
         batch = dataset.batch([(row, seed)])
     names = [str(name) for name in getattr(source, "class_names", None) or range(cache.manifest.classes)]

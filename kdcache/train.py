@@ -17,6 +17,7 @@ from torch import nn
 from kdcache.checkpoint import held_folder, load_checkpoint, make_folder, replace_file, save_checkpoint
 from kdcache.compute import device_type
 from kdcache.config import config_differences, dump_config, load_config
+from kdcache.contrast import joined
 from kdcache.distributed import broadcast_object, is_main, joined_processes, on_main, others_that_fail
 from kdcache.errors import KdcacheError, MismatchError, UsageError
 from kdcache.tracking import BoardMetrics, Metrics, MetricsFile, NoMetrics, read_metrics, say
@@ -191,9 +192,7 @@ def _check_folder(run: Path, config: TrainConfig) -> None:
     """Check that the run's folder is new, or was started with this configuration."""
     if (run / "config.toml").exists():
         if lines := _differences(run, config, free=_FREE + _PLACES):
-            raise MismatchError(
-                f"run {run} was started otherwise ({'; '.join(lines)}); choose a new folder, or the same settings"
-            )
+            raise MismatchError(f"run {run} was started otherwise ({joined(lines)}); choose a new folder, or the same settings")
     elif run.exists() and (not run.is_dir() or any(path.name[0] != "." for path in run.iterdir())):
         raise UsageError(f"run {run} is not empty and not a run; choose a new folder")
 

@@ -10,7 +10,7 @@ from kdcache.cache.commit import seed_entry
 from kdcache.cache.units import StoredSample
 from kdcache.cache.writing import commit_unit
 from kdcache.codecs import Codec, LowRank, codec_spec
-from kdcache.drift import PROBES_PER_UNIT, make_probe
+from kdcache.drift import make_probe, num_probes, num_traced
 from kdcache.errors import UnreadableSampleError
 from kdcache.shapes import Records, Rows, ViewLogits
 from kdcache.sources import Source, stored_image, stored_target
@@ -43,7 +43,7 @@ class UnitMaker:
         self._sums: dict[str, float] = {}
         self._seen = 0
         self._labels = np.full(len(self.rows), -1, np.int64)
-        self._probes_per_seed = max(PROBES_PER_UNIT // len(self.seeds), 2)
+        self._num_probes = num_probes(cache.manifest)
 
     def add(self, batch: Batch, logits: ViewLogits, records: Records) -> None:
         """Take a batch of the unit's rows under one seed, with its logits and records; probe some of its views."""
@@ -59,10 +59,7 @@ class UnitMaker:
             self._labels[places] = batch.labels.first.numpy()[there]
         self.counted += len(records)
         self._absent += [{"row": int(batch.rows[position]), "reason": reason, **entry} for position, reason in batch.absent]
-        for position in there[: self._wanted_probes(seed)]:
-            row = int(batch.rows[position])
-            probe = make_probe(row, batch.views[0][position], self._dataset.trace(row, seed))
-            self._probes.append({**probe, **entry})
+        self._probe(batch, there, seed)
         if not len(there):
             return
         targets = batch.labels.leading[there] if self._is_scored else None
@@ -104,12 +101,17 @@ class UnitMaker:
             samples = stored_samples(self._dataset.source, indices, self._labels, has_images=self._cache.manifest.has_images)
         return commit_unit(self._cache, self.seed, self.unit, self.records, samples, **facts)
 
-    def _wanted_probes(self, seed: int) -> int:
-        """Return how many views of `seed` are still to be probed; of many seeds some have none, others in other units."""
-        turn = (self.seeds.index(seed) - self.unit) % len(self.seeds)
-        if turn >= PROBES_PER_UNIT:
-            return 0
-        return self._probes_per_seed - sum(1 for probe in self._probes if probe.get("seed", seed) == seed)
+    def _probe(self, batch: Batch, there: Rows, seed: int) -> None:
+        """Probe the batch's first views, those at `there`, if `seed` is to have more probes."""
+        traced = num_traced(self._cache.manifest, seed, self.unit)
+        first = sum(1 for probe in self._probes if probe.get("seed", seed) == seed)
+        last = max(traced, self._num_probes)
+        for count, position in enumerate(there[: max(last - first, 0)], start=first):
+            row = int(batch.rows[position])
+            # a trace renders the view once more
+            trace = self._dataset.trace(row, seed) if count < traced else None
+            probe = make_probe(row, batch.views[0][position], trace)
+            self._probes.append({**probe, **seed_entry(seed, self.seeds)})
 
 
 def stored_samples(

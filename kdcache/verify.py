@@ -5,8 +5,9 @@ from typing import Any
 
 from kdcache.cache import Cache
 from kdcache.cache.census import missing_units, take_census
-from kdcache.cached_source import local_images, source_of
+from kdcache.cached_source import CachedSource, local_images, source_of
 from kdcache.compute import Compute, ComputeConfig
+from kdcache.contents import changed_samples, require_checksums
 from kdcache.drift import check_views, probed_commits
 from kdcache.errors import (
     MOST_MESSAGE,
@@ -27,6 +28,9 @@ from kdcache.rerun import (
     lossy_origin,
     require_teacher,
 )
+from kdcache.source_check import Change, shown_name
+from kdcache.source_list import read_list
+from kdcache.sources import Source
 from kdcache.tracking import say
 from kdcache.unit_check import CheckReport, check_units
 from kdcache.views import Recipe
@@ -42,6 +46,7 @@ def verify_cache(
     cache: Cache,
     *,
     views: int | None = None,
+    contents: bool = False,
     data: str | None = None,
     teacher: str | None = None,
     batch_size: int | None = None,
@@ -55,6 +60,7 @@ def verify_cache(
     Args:
         cache: the cache.
         views: how many probed views, at most, to render again and compare, besides; by default none, or with a teacher 64.
+        contents: whether all files of the source are read, and compared with their checksums.
         data: spec of the source for these; by default the images that the cache holds.
         teacher: spec of the teacher, to run it again on as many views and compare its logits with the records.
         batch_size: views of one of its forward passes; by default 256.
@@ -65,22 +71,30 @@ def verify_cache(
     Returns:
         `units` and `bytes` checked, of them `from_report` units as it says, `absent` rows in them, `seeds`, `faults` (one line
         each), `missing` units of seeds that are not complete, keys of `orphaned` and `foreign` objects and the number of
-        `temporary` ones, see `Census` (all three harmless), `views` if asked for, and with a teacher `teacher`, what
-        `compare_logits` returns. Views and teacher are left out where there are faults before.
+        `temporary` ones, see `Census` (all three harmless), if asked for `views` and `contents`
+        (`checked` and `changed` samples), and with a teacher `teacher`, what `compare_logits`
+        returns. Views and teacher are left out where there are faults before.
 
     Raises:
         SourceError: the source of the views cannot be opened.
         ModelError: the teacher cannot be opened.
         MismatchError: data that is not the cache's source, or a teacher for a cache that was recoded from a lossy one.
-        UsageError: the cache holds no images, and `data` is not given; or settings without use.
+        UsageError: the cache holds no images, and `data` is not given; or settings without use; or
+            contents of which the cache keeps no checksums.
         KdcacheError: a report that cannot be written, or is that of another cache.
     """
-    _require_use(views, data, teacher, batch_size, is_placed=compute is not None)
+    is_used = bool(views or teacher or contents)
+    _require_use(views, data, teacher, batch_size, is_used=is_used, is_placed=compute is not None)
     asked, views = views, (TEACHER_VIEWS if teacher else 0) if views is None else views
-    source = source_of(cache, data) if views else None
+    source = source_of(cache, data) if views or contents else None
+    if contents and source is not None:
+        _require_contents(cache, source)
     opened = _open_teacher(cache, teacher, compute) if teacher else None
     found, faults = _check_bytes(cache, CheckReport(cache, report))
-    if source is not None and not faults:
+    if contents and source is not None:
+        found["contents"], changed = _check_contents(cache, source)
+        faults += changed
+    if views and source is not None and not faults:
         try:
             if opened is not None:
                 require_teacher(cache, opened[0])
@@ -100,13 +114,44 @@ def verify_cache(
     return {**found, "faults": [shortened(fault, MOST_MESSAGE) for fault in faults]}
 
 
-def _require_use(views: int | None, data: str | None, teacher: str | None, batch_size: int | None, *, is_placed: bool) -> None:
+def _require_contents(cache: Cache, source: Source) -> None:
+    """Raise a UsageError if the contents of a source cannot be compared with what they were."""
+    require_checksums(cache)
+    if isinstance(source, CachedSource):
+        raise UsageError(
+            f"cache {cache} holds its images itself, and its units' bytes are checked in any case; "
+            "to compare the files that it was made from, give --data SPEC"
+        )
+
+
+def _check_contents(cache: Cache, source: Source) -> tuple[dict[str, int], list[str]]:
+    """Return how many samples were compared and how many have changed, and the fault if any has."""
+    changed = changed_samples(cache, source)
+    counts = {"checked": len(source), "changed": len(changed)}
+    if not changed:
+        return counts, []
+    examples = [shown_name(name) for name in changed]
+    told = Change("sample", "has other contents than at the dump", examples).line(5)
+    return counts, [f"data {source.spec}: {told}"]
+
+
+def _require_use(
+    views: int | None,
+    data: str | None,
+    teacher: str | None,
+    batch_size: int | None,
+    *,
+    is_used: bool,
+    is_placed: bool,
+) -> None:
     """Raise a UsageError if a setting is out of range, or another one is missing without which it does nothing."""
     least = 1 if teacher else 0
     if views is not None and views < least:
         raise UsageError(f"views is {views}; it must be at least {least}{' to run a teacher on' if teacher else ''}")
-    if data is not None and not views and not teacher:
-        raise UsageError(f"data {data} is opened to render views, and none are asked for; give --views N or --teacher SPEC too")
+    if data is not None and not is_used:
+        raise UsageError(
+            f"data {data} is opened to render views, and none are asked for; give --views N, --contents or --teacher SPEC too"
+        )
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; it must be at least 1")
     if teacher is None and (batch_size is not None or is_placed):
@@ -132,9 +177,9 @@ def _check_bytes(cache: Cache, report: CheckReport) -> tuple[dict[str, Any], lis
 
 
 def _faults_beside(cache: Cache) -> list[str]:
-    """Return what keeps records from being read: an unknown codec, a damaged fit, a damaged list of a subset's samples."""
+    """Return what is wrong beside the units: an unknown codec, a damaged fit or a damaged list."""
     faults = []
-    for look in (lambda: cache.codec, lambda: cache.samples):
+    for look in (lambda: cache.codec, lambda: cache.samples, lambda: read_list(cache)):
         try:
             look()
         except KdcacheError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from caches import manifest
 from PIL import Image, ImageOps
 from runs import CONV, dump
 from torchvision.transforms import v2
@@ -17,7 +18,16 @@ from torchvision.transforms import v2
 from kdcache.cache import Cache, Commit, library_versions, open_cache
 from kdcache.cache.commit import commit_key
 from kdcache.compute import ComputeConfig
-from kdcache.drift import PROBES_PER_UNIT, check_views, make_probe, probed_commits, version_changes
+from kdcache.drift import (
+    PROBES_PER_SEED,
+    PROBES_PER_UNIT,
+    check_views,
+    make_probe,
+    num_probes,
+    num_traced,
+    probed_commits,
+    version_changes,
+)
 from kdcache.dump import DumpConfig, dump_teacher
 from kdcache.errors import DriftError, KdcacheWarning
 from kdcache.recode import recode_cache
@@ -113,20 +123,79 @@ def test_a_cache_without_probes_is_told(cache: Cache, capsys: pytest.CaptureFixt
 def test_the_same_views_pass(cache: Cache) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert check(cache) == {"checked": 2 * 4 * PROBES_PER_UNIT, "other_pixels": 0}
-        assert check(cache, seeds=(1,))["checked"] == 4 * PROBES_PER_UNIT
+        assert check(cache) == {"checked": 2 * COUNT, "other_pixels": 0}
+        assert check(cache, seeds=(1,))["checked"] == COUNT
         assert [check(cache, views)["checked"] for views in (0, 1, 5)] == [0, 1, 5]
 
 
 def test_probes_are_those_of_the_commit(cache: Cache) -> None:
     dataset = dataset_of(cache)
     for commit in commits_of(cache):
-        assert [probe["row"] for probe in commit.probes] == list(range(commit.start, commit.start + PROBES_PER_UNIT))
-        for probe in commit.probes:
+        assert [probe["row"] for probe in commit.probes] == list(range(commit.start, commit.stop))
+        for place, probe in enumerate(commit.probes):
             view = dataset.batch([(probe["row"], commit.seed)]).views[0][0]
-            assert probe == make_probe(probe["row"], view, dataset.trace(probe["row"], commit.seed))
+            steps = dataset.trace(probe["row"], commit.seed) if place < PROBES_PER_UNIT else None
+            assert probe == make_probe(probe["row"], view, steps)
             assert probe["crc32"] == zlib.crc32(view.numpy().tobytes())
             assert base64.b64decode(probe["thumbnail"]) == view.numpy().tobytes(), "8x8 means of 8x8 pixels"
+
+
+@pytest.mark.parametrize(
+    ("rows", "unit_rows", "group", "count"),
+    [
+        (1000, 1000, 1, 32),  # one unit has all
+        (1000, 256, 1, 8),
+        (1000, 100, 1, 4),
+        (1000, 8, 1, 2),  # less than it has anyhow
+        (33, 32, 1, 32),  # the last unit has one row
+        (20, 8, 1, 8),  # all rows
+        (1000, 1000, 8, 32),
+        (1000, 256, 8, 8),
+        (1000, 8, 8, 0),  # its share of those with steps is enough
+        (1000, 1000, 300, 6),  # what a commit has room for
+        (1000, 1000, 4000, 2),
+    ],
+)
+def test_a_seed_has_enough_probes_however_few_its_units_are(
+    rows: int,
+    unit_rows: int,
+    group: int,
+    count: int,
+) -> None:
+    made = manifest(rows=rows, unit_rows=unit_rows, chunk_rows=1, seeds_per_unit=group)
+    assert num_probes(made) == count
+    sizes = [len(made.unit_range(unit)) for unit in range(made.num_units)]
+    kept = 0
+    for unit, size in enumerate(sizes):
+        kept += min(max(num_traced(made, 3, unit), count), size)
+    assert kept >= min(PROBES_PER_SEED, rows) or group > 64
+
+
+def test_a_view_without_steps_is_told_by_those_of_its_unit(
+    cache: Cache,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_another_release(monkeypatch, ImageOps.invert)
+    for commit in commits_of(cache):
+        last_first = dataclasses.replace(commit, probes=commit.probes[::-1])
+        path = cache.objects.path / commit_key(commit.seed, commit.unit)
+        path.write_bytes(last_first.to_bytes())
+    with pytest.raises(DriftError, match=r"pixels first differ after transform 2, RandomCrop; "):
+        check(cache, views=1)
+
+
+@pytest.mark.parametrize("store", ["zarr", "webdataset"])
+def test_an_overwritten_image_is_seen_where_a_unit_is_small(tmp_path: Path, store: str) -> None:
+    data = write(tmp_path / "images")
+    dump(tmp_path / "cache", data=data, teacher=f"{CONV},classes=3", seeds="0:8", store=store)
+    cache = open_cache(tmp_path / "cache")
+    assert cache.manifest.num_units == 1
+    for seed in (0, 7):
+        assert len(cache.commit_of(seed, 0).probes) == COUNT
+    path = sorted((tmp_path / "images").rglob("*.png"))[17]
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    with pytest.raises(DriftError, match=rf"view class\d/{path.name} under seed 7.* have changed"):
+        check(cache, seeds=(7,))
 
 
 @pytest.mark.parametrize("levels", [3, 50])
@@ -190,7 +259,13 @@ def test_another_decoder_is_named(cache: Cache, tmp_path: Path) -> None:
 
 
 def test_another_conversion_is_named(cache: Cache) -> None:
-    rewrite(cache, lambda probe: {**probe, "crc32": 0, "steps": [probe["steps"][0], ["convert", 0], *probe["steps"][2:]]})
+    def change(probe: dict[str, Any]) -> dict[str, Any]:
+        if "steps" not in probe:
+            return {**probe, "crc32": 0}
+        first, _, *rest = probe["steps"]
+        return {**probe, "crc32": 0, "steps": [first, ["convert", 0], *rest]}
+
+    rewrite(cache, change)
     with pytest.warns(KdcacheWarning, match="pixels first differ after converting it to mode L; library versions are the same"):
         check(cache)
 
@@ -204,9 +279,9 @@ def test_a_changed_transform_is_named(cache: Cache, monkeypatch: pytest.MonkeyPa
 def test_a_transform_that_rounds_otherwise_is_named_in_the_warning(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     in_another_release(monkeypatch, lambda image: image.point(lambda level: min(level + 1, 255)))
     with pytest.warns(
-        KdcacheWarning, match="32 of 32 .* same thumbnail .*: pixels first differ after transform 2, RandomCrop;"
+        KdcacheWarning, match="60 of 60 .* same thumbnail .*: pixels first differ after transform 2, RandomCrop;"
     ):
-        assert check(cache) == {"checked": 32, "other_pixels": 32}
+        assert check(cache) == {"checked": 60, "other_pixels": 60}
 
 
 def test_both_of_a_pair_that_is_mixed_are_probed(mixed: Cache) -> None:
@@ -217,7 +292,7 @@ def test_both_of_a_pair_that_is_mixed_are_probed(mixed: Cache) -> None:
         partner_of = partners(COUNT, recipe.mixing, recipe.key, commit.seed)
         rows = {probe["row"] for probe in commit.probes}
         assert {int(partner_of[row]) for row in rows} == rows
-        for probe in commit.probes:
+        for probe in commit.probes[:PROBES_PER_UNIT]:
             assert [name for name, _ in probe["steps"]] == ["decode", "convert", "RandomCrop", "ToImage", "RandomErasing"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -255,10 +330,10 @@ def test_a_cache_from_before_there_were_steps_is_checked_as_it_was(cache: Cache,
     rewrite(cache, without_steps)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert check(cache)["checked"] == 32
+        assert check(cache)["checked"] == 60
     write(tmp_path / "images", lambda pixels: pixels + np.uint8(2))
     with pytest.warns(KdcacheWarning, match="as at the dump: most likely another image decoder, which is harmless"):
-        assert check(cache) == {"checked": 32, "other_pixels": 32}
+        assert check(cache) == {"checked": 60, "other_pixels": 60}
     write(tmp_path / "images", lambda pixels: 255 - pixels)
     with pytest.raises(DriftError, match=r"allowed: 2\); library versions are the same, so the images themselves have changed"):
         check(cache)
@@ -266,8 +341,8 @@ def test_a_cache_from_before_there_were_steps_is_checked_as_it_was(cache: Cache,
 
 def test_other_pixels_under_the_same_thumbnail_warn(cache: Cache, tmp_path: Path) -> None:
     write(tmp_path / "images", lambda pixels: pixels + np.uint8(2))
-    with pytest.warns(KdcacheWarning, match="32 of 32 re-rendered views have other pixels but the same thumbnail"):
-        assert check(cache) == {"checked": 32, "other_pixels": 32}
+    with pytest.warns(KdcacheWarning, match="60 of 60 re-rendered views have other pixels but the same thumbnail"):
+        assert check(cache) == {"checked": 60, "other_pixels": 60}
 
 
 def test_swapped_images_stop(cache: Cache, tmp_path: Path) -> None:

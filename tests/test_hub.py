@@ -20,6 +20,8 @@ from kdcache.cache.zarr_store import object_key
 from kdcache.codecs import LowRank, fit_arrays, open_codec
 from kdcache.errors import CacheError, DamagedUnitError, MismatchError, UsageError
 from kdcache.hub import HubObjects, parse_address, pull_cache, push_cache
+from kdcache.source_list import list_of, read_list, source_fields
+from kdcache.sources import open_source
 from kdcache.verify import verify_cache
 from kdcache_cli.commands import main
 
@@ -36,11 +38,15 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServe
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
-    """Return a cache with a fit, of two seeds, one of them not complete, and things that are not to be published."""
+    """Return a cache with a fit and a list of its source, of two seeds, one of them not complete,
+    and things that are not to be published."""
     spec = open_codec("lowrank:step=0.5", classes=5)
     assert isinstance(spec, LowRank)
     codec = spec.fit(torch.randn(64, 5, generator=torch.Generator().manual_seed(0)))
-    cache = create_cache(tmp_path / "cache", manifest(codec), fit_arrays(codec))
+    source = open_source("tiny_models:noise,length=20")
+    listing = list_of(source)
+    made = manifest(codec, source=source_fields(source, listing))
+    cache = create_cache(tmp_path / "cache", made, fit_arrays(codec), source=listing.arrays)
     for seed, unit in ((0, 0), (0, 1), (0, 2), (1, 0)):
         start_seed(cache, seed)
         commit_unit(cache, seed, unit, records(cache, seed, unit))
@@ -63,6 +69,8 @@ def test_a_cache_goes_there_and_comes_back(server: HubServer, cache: Cache, tmp_
     assert pulled["revision"] == pushed["revision"] and pulled["units_written"] == 4 and pulled["missing"] == {1: [1, 2]}
     made = open_cache(tmp_path / "pulled")
     assert made.manifest == cache.manifest and verify_cache(made)["faults"] == []
+    listing = read_list(made)
+    assert listing is not None and listing.names[19] == "00000019"
     assert made.read(0, range(20)).tobytes() == cache.read(0, range(20)).tobytes()
     assert made.objects.get(commit_key(0, 1)) == cache.objects.get(commit_key(0, 1))
     assert pull_cache(PLACE, tmp_path / "pulled")["units_written"] == 0

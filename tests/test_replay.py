@@ -1,5 +1,6 @@
 """What a run replays: several caches, caches that lack units, teachers of other classes, some of the samples."""
 
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,21 @@ def test_caches_of_other_views_do_not_go_together(tmp_path: Path, two: list[str]
         train(tmp_path / "run", cache=(two[0], str(tmp_path / "shuffled")), **SETTINGS)
     with pytest.raises(UsageError, match=r"weight is 0\.0; it must be above 0"):
         train(tmp_path / "run", cache=(two[0], f"{two[1]},weight=0"), **SETTINGS)
+
+
+def test_a_cache_of_another_recipe_is_told_by_the_transform(
+    tmp_path: Path,
+    two: list[str],
+) -> None:
+    shipped = resources.files("kdcache.views") / "recipes" / "digits.toml"
+    recipe = tmp_path / "wide.toml"
+    recipe.write_text(shipped.read_text().replace("degrees = 12", "degrees = 20"))
+    line = "transform 1, RandomAffine: degrees 12 {}, 20 {}"
+    with pytest.raises(MismatchError, match=line.format("in the cache", "now")):
+        dump(two[0], recipe=str(recipe), seeds="0:3", **FULL)
+    dump(tmp_path / "wide", recipe=str(recipe), seeds="0:1", **FULL)
+    with pytest.raises(MismatchError, match=line.format("there", "here")):
+        train(tmp_path / "run", cache=(two[0], str(tmp_path / "wide")), **SETTINGS)
     with pytest.raises(UsageError, match=r"unknown cache '.*' key 'wieght'; did you mean 'weight'"):
         train(tmp_path / "run", cache=(f"{two[1]},wieght=0",), **SETTINGS)
 

@@ -143,7 +143,7 @@ def test_views_are_rendered_again_and_compared(tmp_path: Path, capsys: pytest.Ca
     assert "were asked for" not in capsys.readouterr().err
     checked = verify_cache(cache, views=100, data="digits:train")["views"]["checked"]
     assert f"note: 100 views were asked for, and {checked} can be compared" in capsys.readouterr().err and 10 < checked < 100
-    with pytest.raises(MismatchError, match=r"digits:test is not the source of cache .*--data SPEC"):
+    with pytest.raises(MismatchError, match=r"digits:test is not what cache .* was made from"):
         verify_cache(cache, views=10, data="digits:test")
     assert verify_cache(cache, views=3, data="digits:split=train")["faults"] == [], "the same data under another spec"
 
@@ -309,9 +309,9 @@ def test_views_that_drifted_are_told_before_the_teacher_runs(tmp_path: Path) -> 
     assert "pixels first differ after decoding the image" in report["faults"][0] and "teacher" not in report
 
 
-def pictures(path: Path, *broken: int, **changes: Any) -> Cache:
-    """Return a cache of 24 pictures, some of them broken."""
-    for index in range(24):
+def pictures(path: Path, *broken: int, count: int = 24, **changes: Any) -> Cache:
+    """Return a cache of 24 pictures, or so many, some of them broken."""
+    for index in range(count):
         file = path / "images" / f"class{index % 3}" / f"{index:02d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(index).integers(0, 256, (8, 8), dtype=np.uint8)).save(file)
@@ -330,12 +330,13 @@ def test_absent_rows_and_missing_units_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_is_gone_is_a_fault(tmp_path: Path) -> None:
-    cache = pictures(tmp_path)
-    row = next(row for row in range(24) if row not in {probe["row"] for commit in cache.commits(0) for probe in commit.probes})
+    cache = pictures(tmp_path, count=60)
+    probed = {probe["row"] for commit in cache.commits(0) for probe in commit.probes}
+    row = next(row for row in range(60) if row not in probed)
     path = sorted((tmp_path / "images").rglob("*.png"))[int(cache.order[row])]
-    path.write_bytes(b"not an image")
-    (fault,) = rerun(cache, f"{CONV},classes=3")["faults"]
-    assert path.name in fault and "cannot be read" in fault
+    path.write_bytes(b"?" * path.stat().st_size)
+    (fault,) = rerun(cache, f"{CONV},classes=3", views=1000)["faults"]
+    assert path.name in fault and "cannot be read" in fault and "was read at" not in fault
 
 
 def test_a_cache_without_records_cannot_be_compared(tmp_path: Path) -> None:
@@ -369,10 +370,14 @@ def test_a_teacher_that_cannot_be_opened_is_no_fault_of_the_cache(cache: Cache, 
 
 def test_the_teacher_that_a_manifest_names_is_never_opened(tmp_path: Path, shelf: Callable[..., Cache]) -> None:
     evil = {"spec": f"os:mkdir,path={tmp_path}/executed", "sha256": "0", "size": 8, "mean": [0.5], "std": [0.25]}
-    source = shelf().manifest.source
+    whole = shelf().manifest.source
+    source = {name: whole[name] for name in ("spec", "fingerprint")}
     table = {"mode": "L", "size": 8, "eval": "eval", "transforms": []}
     recipe = Recipe("none", table).to_dict()
-    made = fill(tmp_path / "cache", 0, classes=10, source=source, recipe=recipe, teacher={**evil, "precision": "float32"})
+    teacher = {**evil, "precision": "float32"}
+    fields = {"classes": 10, "source": source, "recipe": recipe, "teacher": teacher}
+    sizes = {"rows": 1197, "unit_rows": 1200, "chunk_rows": 1200}
+    made = fill(tmp_path / "cache", 0, **fields, **sizes)
     (fault,) = rerun(made)["faults"]
     assert "is not the one that cache" in fault and not (tmp_path / "executed").exists()
 
@@ -382,7 +387,10 @@ def test_the_teacher_that_a_manifest_names_is_never_opened(tmp_path: Path, shelf
     [
         ({"views": -1}, "views is -1; it must be at least 0"),
         ({"views": 0, "teacher": TEACHER}, "views is 0; it must be at least 1 to run a teacher on"),
-        ({"data": "digits:train"}, "data digits:train is opened to render views, and none are asked for; give --views N or"),
+        (
+            {"data": "digits:train"},
+            "data digits:train is opened to render views, and none are asked for; give --views",
+        ),
         ({"views": 5, "batch_size": 3}, "--device and --precision say how a teacher runs; give --teacher SPEC too"),
         ({"compute": IN_PROCESS}, "--device and --precision say how a teacher runs; give --teacher SPEC too"),
         ({"teacher": TEACHER, "batch_size": 0}, "batch_size is 0; it must be at least 1"),

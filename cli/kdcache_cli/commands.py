@@ -49,6 +49,12 @@ def main() -> None:
 )
 @click.option("--images/--no-images", default=None, help="Whether such tars hold the images, too  [yes].")
 @click.option("--unit-rows", type=int, help="Rows per unit  [a power of two near 4 MB].", metavar="N")
+@click.option(
+    "--content-digests",
+    is_flag=True,
+    default=None,
+    help="Keep a checksum of each file; reads all data first.",
+)
 @click.option("--skip-unreadable", is_flag=True, default=None, help="Record unreadable samples as absent and go on.")
 @click.option("--engine", help="process (also under torchrun, srun, Kubernetes) or ray  [process].", metavar="NAME")
 @shared

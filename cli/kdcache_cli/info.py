@@ -101,7 +101,7 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     incomplete = [(f"seed {seed}", f"{len(units)} units missing") for seed, units in result["missing"].items()]
     return [
         ("task", f"{manifest['task']}, {manifest['classes']} classes{_maps_text(manifest)}"),
-        ("source", f"{manifest['source']['spec']}, {manifest['rows']} samples"),
+        ("source", _source_text(manifest)),
         *_subset_lines(manifest),
         ("recipe", f"{manifest['recipe']['name']} ({manifest['recipe']['fingerprint'][:12]})"),
         ("teacher", f"{manifest['teacher']['spec']} ({manifest['teacher']['sha256'][:12]})"),
@@ -153,3 +153,9 @@ def _origin_lines(made_by: dict[str, Any]) -> list[tuple[str, str]]:
     if origin is None:
         return []
     return [("recoded", f"from {origin['codec']}" + codec_error_text(origin["made_by"].get("gradient_error", {})))]
+
+
+def _source_text(manifest: dict[str, Any]) -> str:
+    source = manifest["source"]
+    digests = ", with content digests" if "contents" in source else ""
+    return f"{source['spec']}, {manifest['rows']} samples{digests}"

@@ -30,7 +30,7 @@ def merge(new: str, caches: tuple[str, ...], as_json: bool) -> None:
 @click.option("--seeds", help="Seeds to copy, B left out  [all].", metavar="A:B")
 @click.option("--units", help="Units of each seed, which are random samples of the data, B left out  [all].", metavar="A:B")
 @click.option("--samples", help="Samples of each seed: A:B, or a file of keys  [all].", metavar="A:B|FILE")
-@click.option("--data", help="Source of the samples, for their keys  [the cache's tars, if it has them].", metavar="SPEC")
+@click.option("--data", help="Source of the samples, for their keys  [the cache's own list].", metavar="SPEC")
 @JSON
 def export(cache: str, new: str, as_json: bool, **flags: Any) -> None:
     """Copy some seeds, some units of each, or some samples, to NEW. Run again, it goes on where it stopped."""

@@ -17,7 +17,8 @@ _SHOWN = 10
 @click.option(
     "--views", type=int, help="Also render up to N views again and compare them  [0; with --teacher 64].", metavar="N"
 )
-@click.option("--data", help="Source for --views and --teacher  [the cache's own images, if it holds them].", metavar="SPEC")
+@click.option("--contents", is_flag=True, help="Also read all data, and name what has changed.")
+@click.option("--data", help="Source for these  [the cache's own images, if it holds them].", metavar="SPEC")
 @click.option("--teacher", help="Also run the teacher again on as many and compare its logits.", metavar="SPEC")
 @click.option("--report", help="Write a line of JSON per unit, and go on from those that are there.", metavar="FILE")
 @rerun
@@ -41,6 +42,7 @@ def _verify_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     known = f", {found['from_report']} of them as the report says" if found["from_report"] else ""
     absent = [("absent", f"{found['absent']} views whose sample cannot be read")] if found["absent"] else []
     views = [("views", _rendered_text(found["views"]))] if "views" in found else []
+    contents = [("contents", _contents_text(found["contents"]))] if "contents" in found else []
     teacher = [("teacher", _rerun_text(found["teacher"]))] if "teacher" in found else []
     temporary = [f"{found['temporary']} temporary files of killed writers, harmless"] if found["temporary"] else []
     return [
@@ -50,6 +52,7 @@ def _verify_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
             for seed, units in found["missing"].items()
         ),
         *absent,
+        *contents,
         *views,
         *teacher,
         *(("left over", text) for text in temporary),
@@ -70,6 +73,11 @@ def _rendered_text(views: dict[str, int]) -> str:
     others = views["other_pixels"]
     as_then = f"{others} with other pixels under the same thumbnail" if others else "all as at the dump"
     return f"{views['checked']} rendered again, {as_then}"
+
+
+def _contents_text(contents: dict[str, int]) -> str:
+    changed = contents["changed"]
+    return f"{contents['checked']} samples read, {changed or 'none'} of them changed"
 
 
 def _rerun_text(found: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
-"""Arrays beside the units: a codec's fit, the numbers of a subset's samples. Their name is their own digest, so that two
-writers never mix theirs.
+"""Arrays beside the units: a codec's fit, a subset's numbers, the list of the source.
+
+Their name is their own digest, so that two writers never mix theirs.
 
 The manifest names the digest, and is published after them: whoever publishes the manifest first decides.
 """
@@ -14,7 +15,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from kdcache.cache.manifest import CODEC, SAMPLES
+from kdcache.cache.manifest import CODEC, SAMPLES, SOURCE
 from kdcache.cache.objects import Objects
 from kdcache.cache.rereading import read_twice
 from kdcache.cache.seal import parsed
@@ -23,10 +24,14 @@ from kdcache.cache.zarr_store import MOST_METADATA, contents, put
 from kdcache.errors import CacheError, DamagedError, quoted
 
 T = TypeVar("T")
-ROOTS = {CODEC: "the fit of its codec", SAMPLES: "the list of its samples"}
+ROOTS = {
+    CODEC: "the fit of its codec",
+    SAMPLES: "the list of its samples",
+    SOURCE: "the list of its source",
+}
 """What lies under which name, in words."""
 _MOST_ARRAYS = 16
-_TYPES = {"float16": "<f2", "float32": "<f4", "uint32": "<u4"}
+_TYPES = {"float16": "<f2", "float32": "<f4", "uint32": "<u4", "uint8": "|u1"}
 
 
 def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -13,7 +13,7 @@ from kdcache.cache.commit import Commit, commit_key, numbers_in, unit_name
 from kdcache.cache.fetch import fetched
 from kdcache.cache.gaps import Gaps
 from kdcache.cache.limits import MOST_SEEDS, MOST_UNITS
-from kdcache.cache.manifest import CODEC, Manifest
+from kdcache.cache.manifest import CODEC, SOURCE, Manifest
 from kdcache.cache.objects import Objects
 from kdcache.cache.rereading import read_twice
 from kdcache.cache.slab import Slab
@@ -23,15 +23,8 @@ from kdcache.cache.tar_store import TarFormat
 from kdcache.cache.units import StoredSample, UnitFormat, committed_unit
 from kdcache.cache.zarr_store import ZarrFormat
 from kdcache.codecs import Codec, check_records, codec_from_dict, codec_spec
-from kdcache.errors import (
-    CacheError,
-    CodecError,
-    DamagedUnitError,
-    LargeObjectError,
-    MismatchError,
-    MissingUnitError,
-    quoted,
-)
+from kdcache.contrast import joined
+from kdcache.errors import CacheError, CodecError, DamagedUnitError, LargeObjectError, MismatchError, MissingUnitError, quoted
 from kdcache.shapes import Records, Rows
 from kdcache.views.order import row_order
 
@@ -83,9 +76,15 @@ class Cache:
         Raises:
             CacheError: they are absent or damaged.
         """
-        digest = self.manifest.arrays.get(CODEC)
-        most = self.manifest.most_bytes(CODEC)
-        return read_arrays(self.objects, CODEC, digest, most=most) if digest is not None else None
+        return self._arrays(CODEC)
+
+    def source_arrays(self) -> dict[str, np.ndarray] | None:
+        """Return the arrays of the list of its source; None where it has none.
+
+        Raises:
+            CacheError: they are absent or damaged.
+        """
+        return self._arrays(SOURCE)
 
     @cached_property
     def order(self) -> Rows:
@@ -367,7 +366,7 @@ class Cache:
             way_out = "choose a new folder, or the same settings" if self.seeds() else "it holds no unit yet: remove it"
             if self.samples is not None and manifest.samples is None:
                 way_out = "it is a subset, which holds what was exported into it; dump into the cache that it came from"
-            raise MismatchError(f"cache {self} was made otherwise ({'; '.join(lines)}); {way_out}")
+            raise MismatchError(f"cache {self} was made otherwise ({joined(lines)}); {way_out}")
 
     def with_fit(self, codec: Codec) -> Codec:
         """Return `codec` with the fit that this cache was made with; itself, if it has nothing to fit.
@@ -385,6 +384,13 @@ class Cache:
     def array_faults(self, seed: int) -> list[str]:
         """Return what keeps plain readers, zarr's, from reading `seed`, one line each."""
         return [f"cache {self}, seed {seed}: {fault}" for fault in self.format.faults(self.objects, seed)]
+
+    def _arrays(self, root: str) -> dict[str, np.ndarray] | None:
+        """Return the arrays under a root that the manifest names; None if it names none."""
+        digest = self.manifest.arrays.get(root)
+        if digest is None:
+            return None
+        return read_arrays(self.objects, root, digest, most=self.manifest.most_bytes(root))
 
     def _records_of(self, commit: Commit, fetch: Fetch) -> Records:
         of_seeds = self.decode_unit(commit, fetch(commit))

@@ -26,6 +26,8 @@ MOST_OBJECT = 1 << 30
 """Bytes of a unit's object."""
 MOST_FIT = 1 << 29
 """Bytes of the arrays of a codec's fit; those of 21,841 classes have 45 MB."""
+MOST_LIST = 1 << 30
+"""Bytes of the list of a source; that of ImageNet-21k has 800 MB."""
 SEEDS = range(1 << 32)
 MOST_SEEDS = 1 << 18
 """Of a cache of which some unit is committed."""
@@ -73,7 +75,14 @@ _MANIFEST: dict[str, Any] = {
     "task": re.compile("|".join(TASKS)),
     "classes": _CLASSES,
     "rows": range(1, MOST_ROWS + 1),
-    "source": {"spec": _SPEC, "fingerprint": _NAME, "classes?": _CLASSES},
+    "source": {
+        "spec": _SPEC,
+        "fingerprint": _NAME,
+        "classes?": _CLASSES,
+        "list?": _HASH,
+        "sizes?": _HASH,
+        "contents?": _HASH,
+    },
     "order_seed": range(1 << 64),
     "recipe": {"name": _NAME, "fingerprint": _NAME, "table": _RECIPE},
     "teacher": {
@@ -203,6 +212,13 @@ def _check_sizes(content: Mapping[str, Any]) -> None:
     for name, (size, most) in sizes.items():
         if size > most:
             raise ValueError(f"there would be {size} {name}; at most {most} are read: choose another unit_rows")
+
+
+def most_list_bytes(rows: int) -> int:
+    """Return the bytes that the list of a source of so many samples may have."""
+    name = 256  # of a name on average; a small source may have longer ones
+    numbers = 4 + 2 * 4 + 2 * 4  # class, sizes and checksums of an image and a mask
+    return min(MOST_LIST, rows * (name + numbers) + (1 << 20))
 
 
 def record_bytes(fields: list[Any]) -> int:

@@ -13,12 +13,14 @@ import numpy as np
 from PIL import features
 
 from kdcache import __version__
+from kdcache.cache.differences import Sides, manifest_differences
 from kdcache.cache.limits import (
     MOST_FIT,
     MOST_MANIFEST,
     MOST_MANIFEST_VALUES,
     check_manifest,
     commit_limits,
+    most_list_bytes,
     require_known_task,
 )
 from kdcache.cache.seal import digest, parsed, refuse_unknown, seal, unseal
@@ -30,7 +32,10 @@ MANIFEST = "zarr.json"
 """Its key: it stands in the attributes of the root group."""
 CODEC, SAMPLES = "codec", "samples"
 """Where arrays lie: a codec's fit, the numbers of a subset's samples."""
-_FREE = ("source.spec", "teacher.spec", "recipe.name", "recipe.table.eval", "recipe.table.size")
+SOURCE = "source"
+"""Where the list of the source's samples lies."""
+_FREE = ("source.spec", "source.list", "teacher.spec", "made_by")
+"""Fields that may differ in a cache that goes on, besides those of a recipe without effect."""
 _LATER: dict[str, Any] = {
     "chunk_bytes": None,
     "zstd_level": 5,
@@ -53,7 +58,9 @@ class Manifest:
     rows: int
     """Views per seed: the length of the source."""
     source: Mapping[str, Any]
-    """`spec` and `fingerprint`."""
+    """`spec`, `fingerprint`, `classes`, and digests: `list` of the source's list, `sizes` of the
+    files' sizes in it, `contents` of the checksums of their bytes. The first caches lack the last
+    four."""
     order_seed: int
     """Row r is sample `row_order(rows, order_seed)[r]`."""
     recipe: Mapping[str, Any]
@@ -97,13 +104,21 @@ class Manifest:
     @property
     def arrays(self) -> dict[str, str]:
         """Digests of the arrays that lie beside the units, by the root that they lie under."""
-        fit = {CODEC: str(self.codec["fit"])} if "fit" in self.codec else {}
-        return fit if self.samples is None else {**fit, SAMPLES: str(self.samples["sha256"])}
+        digests: dict[str, str] = {}
+        if "fit" in self.codec:
+            digests[CODEC] = str(self.codec["fit"])
+        if self.samples is not None:
+            digests[SAMPLES] = str(self.samples["sha256"])
+        if "list" in self.source:
+            digests[SOURCE] = str(self.source["list"])
+        return digests
 
     def most_bytes(self, root: str) -> int:
         """Return the bytes that these arrays may have: of a fit an axis takes a fifth of a byte of a record, or more."""
         if root == SAMPLES:
             return 4 * self.num_held
+        if root == SOURCE:
+            return most_list_bytes(self.rows)
         axes = min(5 * self.dtype.itemsize, self.classes)
         return min(MOST_FIT, axes * (2 * self.classes + 8) + 4 * self.classes + 64)
 
@@ -187,16 +202,18 @@ class Manifest:
             ) from error
 
     def differences(self, other: "Manifest", *, here: str = "in the cache", there: str = "now") -> list[str]:
-        """Return one line per field that decides what records mean and differs in `other`; `here` and `there` name the two."""
-        mine, theirs = _flat(self._content()), _flat(other._content())
-        names = [name for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)]
-        other_codec = _without_fit(self.codec) != _without_fit(other.codec)
-        follows = {*_OF_CODEC, "codec.fit"} if other_codec else set()
-        return [
-            f"{name}: {_short(mine.get(name))} {here}, {_short(theirs.get(name))} {there}"
-            for name in names
-            if name not in _FREE and name not in follows and not name.startswith("made_by.")
-        ]
+        """Return one line for each field that decides what records mean and differs in `other`.
+
+        Args:
+            other: the other manifest.
+            here: what messages call this one.
+            there: what they call the other.
+        """
+        free = {*_FREE}
+        if _without_fit(self.codec) != _without_fit(other.codec):
+            free |= {*_OF_CODEC, "codec.fit"} - {"codec"}  # they follow from the codec
+        sides = Sides(here, there)
+        return manifest_differences(self._content(), other._content(), sides, free=free)
 
     @property
     def gradient_error(self) -> dict[float, float]:
@@ -283,14 +300,3 @@ def _dtype_of(fields: list[Any]) -> "np.dtype[Any]":
 
 def _without_fit(codec: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in codec.items() if name != "fit"}
-
-
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(content, Mapping):
-        return {prefix: content}
-    return {name: value for key in content for name, value in _flat(content[key], f"{prefix}.{key}" if prefix else key).items()}
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,5 +1,6 @@
 """Opening caches, where they lie, and beginning them."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from kdcache.cache.arrays import ROOTS, publish_arrays
 from kdcache.cache.cache import Cache
 from kdcache.cache.limits import MOST_MANIFEST, MOST_MANIFEST_VALUES
-from kdcache.cache.manifest import CODEC, MANIFEST, SAMPLES, Manifest
+from kdcache.cache.manifest import CODEC, MANIFEST, SAMPLES, SOURCE, Manifest
 from kdcache.cache.objects import Objects, is_address
 from kdcache.cache.publish import Folder
 from kdcache.cache.rereading import read_twice
@@ -19,6 +20,7 @@ from kdcache.errors import CacheError, DamagedError, UsageError
 from kdcache.shapes import Rows
 
 _SCHEMES = ("s3", "gs", "az")
+_ARRAYS = re.compile(r"[0-9a-f]{16}|zarr\.json")  # what lies below a root of arrays
 _PIPE = "pipe:"  # webdataset would run what follows it as a command
 
 
@@ -79,6 +81,7 @@ def create_cache(
     fit: Mapping[str, np.ndarray] | None = None,
     *,
     samples: Rows | None = None,
+    source: Mapping[str, np.ndarray] | None = None,
     any_codec: bool = False,
 ) -> Cache:
     """Return the cache at `path`, made with `manifest` or, if there is one already, checked to match it.
@@ -88,6 +91,7 @@ def create_cache(
         manifest: what it holds; of a fitted codec with the digest of `fit`.
         fit: the arrays of the codec's fit. Of several writers the first decides: the others go on with its fit.
         samples: of a subset the numbers of its samples, rising, whose digest the manifest has.
+        source: the arrays of the list of the source, whose digest the manifest has if it has one.
         any_codec: whether to go on with the codec of a cache that is there, whichever it is.
 
     Raises:
@@ -98,11 +102,12 @@ def create_cache(
     folder = open_objects(path)
     manifest.check(str(path))
     if not folder.exists(MANIFEST):
-        others = set(folder.list("")) - {*ROOTS}  # a writer killed before it published the manifest leaves arrays
+        others = [name for name in folder.list("") if not _is_left_over(folder, name)]
         if others and not folder.exists(MANIFEST):  # looked for again: another worker may just have begun
             raise CacheError(f"{path} is not empty and not a cache; choose a new folder")
         folder.probe()
-        beside = {CODEC: fit, SAMPLES: None if samples is None else samples_arrays(samples)}
+        numbers = None if samples is None else samples_arrays(samples)
+        beside = {CODEC: fit, SAMPLES: numbers, SOURCE: source}
         for root, arrays in beside.items():
             if arrays:
                 publish_arrays(folder, root, arrays)
@@ -110,3 +115,8 @@ def create_cache(
     cache = open_cache(folder)
     cache.require(manifest.with_codec_of(cache.manifest, whichever=any_codec))
     return cache
+
+
+def _is_left_over(folder: Objects, name: str) -> bool:
+    """Return whether a folder is what a writer leaves that was killed before the manifest came."""
+    return name in ROOTS and all(_ARRAYS.fullmatch(child) for child in folder.list(name))

@@ -2,16 +2,17 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 
 from kdcache.errors import SourceError
-from kdcache.sources.protocol import Sample, named
+from kdcache.sources.files import Numbers, Paths, are_files, listed_path, stat_sizes
+from kdcache.sources.protocol import Contents, Sample, named
 from kdcache.spec import Spec
 
 _LISTINGS = ("samples", "_samples", "imgs", "_image_files", "_images", "images", "_flat_breed_images")
@@ -33,6 +34,9 @@ class MapStyle:
         self._dataset = dataset
         self._paths = relative_paths(dataset)
         self._encoded: Callable[[int], bytes | None] | None = getattr(dataset, "encoded", None)
+        images = _listing(dataset)
+        self._columns: list[Paths] = [images] if images and are_files(images) else []
+        self._sizes: Numbers | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -53,9 +57,51 @@ class MapStyle:
         with named(self.spec, index, self.key):
             return self._encoded(self._place(index))
 
+    def keys(self) -> Iterable[str]:
+        """Return the names of all samples, in order."""
+        return self._paths or (self.key(index) for index in range(len(self)))
+
+    def file_sizes(self) -> Numbers | None:
+        """Return the bytes of each sample's files, uint32 `[samples, files]`; None without files.
+
+        They are looked up once.
+
+        Raises:
+            SourceError: a file of which it cannot be found out.
+        """
+        if self._sizes is None and self._columns:
+            self._sizes = self._in_order(stat_sizes(self._columns))
+        return self._sizes
+
+    def contents(self, index: int) -> Contents | None:
+        """Return the files of sample `index`; None if it has none.
+
+        Raises:
+            UnreadableSampleError: they cannot be read.
+        """
+        with named(self.spec, index, self.key):
+            place = self._place(index)
+            if self._columns:
+                paths = [str(listed_path(column[place])) for column in self._columns]
+                return tuple(Path(path).read_bytes() for path in paths)
+            data = self._encoded(place) if self._encoded else None
+            return None if data is None else (data,)
+
+    def _item(self, index: int, contents: Contents | None) -> Any:
+        """Return what the data set holds, from its files' contents if it can decode them."""
+        place = self._place(index)
+        decode = getattr(self._dataset, "item_of", None)
+        if contents is None or decode is None:
+            return self._dataset[place]
+        return decode(place, contents)
+
     def _place(self, index: int) -> int:
         """Return where sample `index` is in the data set."""
         return index
+
+    def _in_order(self, of_places: Numbers) -> Numbers:
+        """Return values of the data set's places in the order of the samples."""
+        return of_places
 
 
 class DatasetSource(MapStyle):
@@ -72,15 +118,15 @@ class DatasetSource(MapStyle):
         self.class_names = tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
         self.fingerprint = self._fingerprint()
 
-    def sample(self, index: int) -> Sample:
-        """Return sample `index`.
+    def sample(self, index: int, contents: Contents | None = None) -> Sample:
+        """Return sample `index`, decoded from its files' `contents` where they are given.
 
         Raises:
             UnreadableSampleError: the image cannot be decoded.
             SourceError: the target is not a class index.
         """
         with named(self.spec, index, self.key):
-            image, target = self._dataset[index]
+            image, target = self._item(index, contents)
             image = as_pil(image)
             image.load()
         if not _is_index(target) or not 0 <= int(target) < self.classes:
@@ -89,6 +135,15 @@ class DatasetSource(MapStyle):
                 f"it must be a class index from 0 to {self.classes - 1}{_way_out(target)}"
             )
         return Sample(image, int(target))
+
+    def known_targets(self) -> Numbers | None:
+        """Return the class of each sample, uint32 `[samples]`; None if that takes reading them."""
+        arrays = (_array(self._dataset, name) for name in _ARRAYS[1:])
+        for targets in (_listed_targets(self._dataset), *arrays):
+            known = None if targets is None else np.asarray(targets)
+            if known is not None and known.ndim == 1 and known.dtype.kind in "iu":
+                return known.astype(np.uint32) if 0 <= known.min() <= known.max() < 2**32 else None
+        return None
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(f"{type(self._dataset).__name__} {len(self)} {self.classes}\n".encode())
@@ -136,15 +191,11 @@ def as_pil(image: Any) -> Image.Image:
 def _listing(dataset: Any) -> Sequence[Any] | None:
     """Return the data set's own list of files, as paths or as (path, class) pairs, if it keeps one."""
     for name in _LISTINGS:
-        listing = getattr(dataset, name, None)
-        if isinstance(listing, (list, tuple)) and len(listing) == len(dataset) and _path(listing[0]) is not None:
-            return listing
+        listing: Any = getattr(dataset, name, None)
+        is_list = isinstance(listing, (list, tuple)) and len(listing) == len(dataset)
+        if is_list and listed_path(listing[0]) is not None:
+            return cast(Sequence[Any], listing)
     return None
-
-
-def _path(item: Any) -> str | None:
-    first = item[0] if isinstance(item, (list, tuple)) and item else item
-    return str(first) if isinstance(first, (str, Path)) else None
 
 
 def relative_paths(dataset: Any) -> list[str] | None:
@@ -153,7 +204,7 @@ def relative_paths(dataset: Any) -> list[str] | None:
     if not listing:
         return None
     # not Path.resolve, which takes far longer on a million paths and gives links another name
-    paths = [os.path.abspath(str(_path(item))) for item in listing]  # noqa: PTH100
+    paths = [os.path.abspath(str(listed_path(item))) for item in listing]  # noqa: PTH100
     root = os.path.abspath(getattr(dataset, "root", "")) + os.sep  # noqa: PTH100
     if not all(path.startswith(root) for path in paths):
         root = os.path.commonpath([path.rpartition(os.sep)[0] for path in paths]).rstrip(os.sep) + os.sep

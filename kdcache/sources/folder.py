@@ -11,9 +11,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kdcache.errors import SourceError, UsageError
 from kdcache.sources.dataset import DatasetSource
-from kdcache.sources.images import to_mode
+from kdcache.sources.images import decode_image, to_mode
 from kdcache.sources.kept import Names, is_settled, load_arrays, save_arrays
-from kdcache.sources.protocol import Source
+from kdcache.sources.protocol import Contents, Source
 from kdcache.spec import Spec
 
 NUM_KEPT = 5_000
@@ -31,6 +31,10 @@ class ImageFolder(datasets.ImageFolder):  # type: ignore[misc] # the name is par
     def encoded(self, index: int) -> bytes:
         """Return the file of an image."""
         return Path(self.samples[index][0]).read_bytes()
+
+    def item_of(self, index: int, contents: Contents) -> tuple[Image.Image, int]:
+        """Return the image, RGB, that a file holds, and its class index."""
+        return to_mode(decode_image(contents[0]), "RGB"), self.samples[index][1]
 
     @staticmethod
     def make_dataset(directory: str, class_to_idx: dict[str, int], **options: Any) -> Listing:

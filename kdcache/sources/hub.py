@@ -13,8 +13,9 @@ from PIL import Image
 
 from kdcache.errors import SourceError, UsageError
 from kdcache.sources.dataset import DatasetSource
+from kdcache.sources.files import NO_FILE, Numbers, stat_sizes
 from kdcache.sources.images import decode_image
-from kdcache.sources.protocol import Source
+from kdcache.sources.protocol import Contents, Source
 from kdcache.spec import Spec, Value, choose
 
 _REFUSED = {
@@ -43,6 +44,27 @@ class HubImages:
         """Return the image, in its own mode, and its class index."""
         return decode_image(self.encoded(index)), int(self.targets[index])
 
+    def item_of(self, index: int, contents: Contents) -> tuple[Image.Image, int]:
+        """Return the image that a file holds, in its own mode, and its class index."""
+        return decode_image(contents[0]), int(self.targets[index])
+
+    def file_sizes(self) -> Numbers:
+        """Return the bytes of each image, uint32 `[images, 1]`; by a stat if not in the table."""
+        import pyarrow.compute as pc  # noqa: PLC0415
+
+        parts: list[Numbers] = []
+        for batch in self._table.with_format("arrow").iter(10_000):
+            column = batch[self._image].combine_chunks()
+            lengths = pc.fill_null(pc.binary_length(pc.struct_field(column, "bytes")), -1)
+            sizes = np.asarray(lengths, np.int64).astype(np.uint32)[:, None]  # -1 is NO_FILE
+            is_apart = sizes[:, 0] == NO_FILE
+            paths = pc.struct_field(column, "path").to_pylist()
+            apart = [paths[place] or "" for place in np.flatnonzero(is_apart)]
+            if apart:
+                sizes[is_apart] = stat_sizes([apart])
+            parts.append(sizes)
+        return np.concatenate(parts)
+
     def encoded(self, index: int) -> bytes:
         """Return the file of an image."""
         stored = self._table[index][self._image] or {"bytes": b"", "path": None}
@@ -67,6 +89,10 @@ class HubSource(DatasetSource):
     """A Hugging Face data set as a source; the fingerprint covers labels and the sizes of the images."""
 
     _dataset: HubImages
+
+    def file_sizes(self) -> Numbers:
+        """Return the bytes of each image, uint32 `[images, 1]`."""
+        return self._dataset.file_sizes()
 
     def _listed(self) -> Iterator[bytes | memoryview]:
         yield from super()._listed()

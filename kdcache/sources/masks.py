@@ -3,7 +3,7 @@
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ from PIL import Image
 from kdcache.errors import SourceError
 from kdcache.shapes import IGNORED
 from kdcache.sources.dataset import MapStyle, as_pil
+from kdcache.sources.files import Numbers, Paths, are_files, listed_path
 from kdcache.sources.images import open_image
-from kdcache.sources.protocol import Sample, named
+from kdcache.sources.protocol import Contents, Sample, named
 from kdcache.spec import Spec
 
 _INDEXED = ("L", "P", "1", "I")  # modes whose pixels are numbers; also I;16 and the like
@@ -57,6 +58,9 @@ class MaskSource(MapStyle):
             raise SourceError(f"source {spec} has {classes} classes; masks hold 2 (what is nothing else is one) to {IGNORED}")
         self.classes, self.class_names = classes, class_names
         self._encoded = encoded or self._encoded
+        masks = _listed_masks(dataset)
+        if self._columns and masks is not None:
+            self._columns.append(masks)
         paths = self._paths
         self._order = np.argsort(np.array(paths)) if paths else np.arange(len(dataset))  # os.listdir has no order of its own
         self._paths = [paths[index] for index in self._order] if paths else None
@@ -66,23 +70,38 @@ class MaskSource(MapStyle):
         self._table[list(self._ids)] = list(self._ids.values())
         self.fingerprint = self._fingerprint()
 
-    def sample(self, index: int) -> Sample:
-        """Return sample `index`.
+    def sample(self, index: int, contents: Contents | None = None) -> Sample:
+        """Return sample `index`, decoded from its files' `contents` where they are given.
 
         Raises:
             UnreadableSampleError: the image or the mask cannot be decoded.
             SourceError: a mask of another size than its image, of another kind, or with an id of no class.
         """
         with named(self.spec, index, self.key):
-            image, mask = self._dataset[self._place(index)]
+            image, mask = self._item(index, contents)
             image = as_pil(image)
             image.load()
             ids = self._id_array(mask, index)
         _check_size((ids.shape[1], ids.shape[0]), image.size, self._name(index))
         return Sample(image, Image.fromarray(self._classes_of(ids, index)))
 
+    def contents(self, index: int) -> Contents | None:
+        """Return the files of the image and the mask of sample `index`; None without both.
+
+        Raises:
+            UnreadableSampleError: they cannot be read.
+        """
+        return super().contents(index) if len(self._columns) == 2 else None
+
+    def known_targets(self) -> None:
+        """Return None: masks must be read."""
+
     def _place(self, index: int) -> int:
         return int(self._order[index])
+
+    def _in_order(self, of_places: Numbers) -> Numbers:
+        ordered: Numbers = of_places[self._order]
+        return ordered
 
     def _classes_of(self, ids: "np.ndarray[Any, np.dtype[Any]]", index: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
         known = ids if ids.max() < len(self._table) and ids.min() >= 0 else np.clip(ids, 0, len(self._table) - 1)
@@ -179,6 +198,16 @@ def open_own_masks(dataset: Any, spec: Spec) -> MaskSource:
         )
     count, names = (classes, None) if isinstance(classes, int) else (len(classes), tuple(map(str, classes)))
     return MaskSource(dataset, spec, classes=count, class_names=names, ids=getattr(dataset, "ids", None))
+
+
+def _listed_masks(dataset: Any) -> Paths | None:
+    """Return the data set's own list of the files of its masks, if it keeps one."""
+    for name in ("masks", "targets"):
+        listing: Any = getattr(dataset, name, ())
+        is_list = isinstance(listing, (list, tuple)) and len(listing) == len(dataset)
+        if is_list and listed_path(listing[0]) is not None and are_files(listing):
+            return cast(Paths, listing)
+    return None
 
 
 def _ranges(numbers: Mapping[int, int]) -> str:

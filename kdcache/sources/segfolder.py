@@ -15,8 +15,9 @@ from PIL import Image
 
 from kdcache.errors import SourceError, UsageError
 from kdcache.shapes import IGNORED
+from kdcache.sources.images import decode_image
 from kdcache.sources.masks import MaskSource
-from kdcache.sources.protocol import Source
+from kdcache.sources.protocol import Contents, Source
 from kdcache.spec import Spec, build
 
 
@@ -57,6 +58,10 @@ class SegFolder:
     def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
         """Return an image and its mask, as stored."""
         return _read(self.images[index]), _read(self.masks[index])
+
+    def item_of(self, index: int, contents: Contents) -> tuple[Image.Image, Image.Image]:
+        """Return the image and the mask that two files hold, as stored."""
+        return decode_image(contents[0]), decode_image(contents[1])
 
     def encoded(self, index: int) -> bytes:
         """Return the file of an image."""

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.errors import SourceError, UsageError
+from kdcache.sources.files import NO_FILE, Numbers
 from kdcache.sources.images import decode_image
-from kdcache.sources.protocol import Sample, Source, named
+from kdcache.sources.protocol import Contents, Sample, Source, named
 from kdcache.sources.tar_index import Shard, index_tar
 from kdcache.spec import Spec, Value, check_options
 
@@ -53,15 +54,36 @@ class TarSource:
         shard, at = self._locate(index)
         return f"{self._names[shard]}/{self._shards[shard].keys[at]}"
 
-    def sample(self, index: int) -> Sample:
-        """Return sample `index`.
+    def keys(self) -> Iterator[str]:
+        """Yield the names of all samples, in order."""
+        for name, shard in zip(self._names, self._shards, strict=True):
+            for key in shard.keys:
+                yield f"{name}/{key}"
+
+    def known_targets(self) -> Numbers:
+        """Return the class of each sample, uint32 `[samples]`."""
+        targets: Numbers = np.concatenate([shard.targets for shard in self._shards])
+        return targets.astype(np.uint32)
+
+    def file_sizes(self) -> Numbers:
+        """Return the bytes of each image, uint32 `[samples, 1]`, as the tars' indexes tell."""
+        sizes = np.concatenate([shard.sizes for shard in self._shards])[:, None]
+        bounded: Numbers = np.minimum(sizes, NO_FILE - 1).astype(np.uint32)
+        return bounded
+
+    def contents(self, index: int) -> Contents:
+        """Return the file of the image of sample `index`, see `stored`."""
+        return (self.stored(index),)
+
+    def sample(self, index: int, contents: Contents | None = None) -> Sample:
+        """Return sample `index`, decoded from its file's `contents` where they are given.
 
         Raises:
             UnreadableSampleError: the image cannot be decoded.
             SourceError: its tar is gone, or has changed since the source was opened.
         """
         number, at = self._locate(index)
-        data = self.stored(index)
+        data = contents[0] if contents else self.stored(index)
         with named(self.spec, index, self.key):
             return Sample(decode_image(data), int(self._shards[number].targets[at]))
 

@@ -236,7 +236,7 @@ def test_unknown_commands_and_options_are_usage_errors(words: list[str]) -> None
     ("flags", "field"),
     [
         (["--teacher", f"{CONV},seed=8"], "teacher.sha256"),
-        (["--recipe", "eval-whole", "--teacher", f"{CONV},channels=3,input_size=8"], "recipe.fingerprint"),
+        (["--recipe", "eval-whole", "--teacher", f"{CONV},channels=3,input_size=8"], "recipe.mode"),
         (["--data", "digits:test"], "source.fingerprint"),
         (["--codec", "topk:k=3"], "codec.name"),
         (["--codec", "full:dtype=float32"], "codec.configuration.dtype"),

@@ -33,7 +33,7 @@ def test_the_teacher_runs_again_and_is_told_in_a_line(cache: Path) -> None:
     done = kdcache("verify", cache, "--teacher", TEACHER, *HERE)
     assert done.exit_code == 0, done.output
     told = lines_of(done)
-    assert told["views"] == "40 rendered again, all as at the dump"
+    assert told["views"] == "64 rendered again, all as at the dump"
     apart = "largest difference 0, median 0, 0 beyond rounding"
     assert told["teacher"] == f"run again on 64 views in float32: 64 records equal, {apart}"
     assert told["faults"] == "0"
@@ -80,6 +80,26 @@ def test_the_transform_or_decoder_that_changed_is_named(tmp_path: Path) -> None:
         assert ("6 with other pixels under the same thumbnail" in done.stdout) == (code == 0)
 
 
+def test_files_that_changed_are_named_with_exit_code_1(tmp_path: Path) -> None:
+    for index in range(6):
+        path = tmp_path / "images" / f"class{index % 3}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 40 * index).save(path, compress_level=0)
+    data = ("--data", f"imagefolder:{tmp_path / 'images'}", "--content-digests")
+    teacher = ("--teacher", f"{CONV},classes=3", "--recipe", "digits")
+    cache = tmp_path / "cache"
+    assert kdcache("dump-teacher", cache, *data, *teacher, *HERE).exit_code == 0
+    done = kdcache("verify", cache, "--contents")
+    assert done.exit_code == 0
+    assert lines_of(done)["contents"] == "6 samples read, none of them changed"
+    Image.new("L", (8, 8), 7).save(tmp_path / "images" / "class1" / "4.png", compress_level=0)
+    done = kdcache("verify", cache, "--contents")
+    assert done.exit_code == 1
+    told = lines_of(done)
+    assert told["contents"] == "6 samples read, 1 of them changed"
+    assert told["fault"].endswith("1 sample has other contents than at the dump (class1/4.png)")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
@@ -93,7 +113,8 @@ def test_the_transform_or_decoder_that_changed_is_named(tmp_path: Path) -> None:
         (["--views", "5"], 2, "made from digits:train; if that is right, add --data digits:train"),
         (["--precision", "bfloat16"], 2, "say how a teacher runs; give --teacher SPEC too"),
         (["--batch-size", "8"], 2, "say how a teacher runs; give --teacher SPEC too"),
-        (["--data", "digits:train"], 2, "give --views N or --teacher SPEC too"),
+        (["--contents"], 2, "was made without content digests"),
+        (["--data", "digits:train"], 2, "give --views N, --contents or --teacher SPEC too"),
     ],
 )
 def test_mistakes_are_one_line(cache: Path, words: list[str], code: int, told: str) -> None:

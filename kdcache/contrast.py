@@ -1,0 +1,66 @@
+"""Two values side by side in a message: each short, and never alike where the values are not."""
+
+import re
+from collections.abc import Sequence
+
+MOST_CHARS = 60
+"""Characters of a value that a message shows."""
+_MOST_IN_ALL = 300
+_BEFORE = 15
+_DIGEST = re.compile('"?([0-9a-f]{64})"?')
+_DIGEST_CHARS = 12
+
+
+def contrasted(one: str, other: str) -> tuple[str, str]:
+    """Return two texts, each cut to `MOST_CHARS` characters that show where they differ."""
+    if one == other or max(len(one), len(other)) <= MOST_CHARS:
+        return one, other
+    first = _first_difference(one, other)
+    if _DIGEST.fullmatch(one) and _DIGEST.fullmatch(other) and first < _DIGEST_CHARS:
+        return _digest_start(one), _digest_start(other)
+    start = first - _BEFORE if first >= MOST_CHARS // 2 else 0
+    return _window(one, start), _window(other, start)
+
+
+def shortened(text: str, most: int = MOST_CHARS) -> str:
+    """Return `text`, without its middle where it has more than `most` characters."""
+    if len(text) <= most:
+        return text
+    head = (most - 3) // 2
+    tail = most - 3 - head
+    return f"{text[:head]}...{text[-tail:]}"
+
+
+def joined(lines: Sequence[str], most: int = _MOST_IN_ALL) -> str:
+    """Return as many of the lines as `most` characters hold, and how many more there are."""
+    shown: list[str] = []
+    room = most
+    for line in lines:
+        room -= len(line) + 2
+        if room < 0 and shown:
+            break
+        shown.append(shortened(line, most))
+    more = len(lines) - len(shown)
+    return "; ".join([*shown, *([f"and {more} more"] if more else [])])
+
+
+def _first_difference(one: str, other: str) -> int:
+    """Return the first place at which two texts differ, which may be the end of one."""
+    shorter = min(len(one), len(other))
+    for place in range(shorter):
+        if one[place] != other[place]:
+            return place
+    return shorter
+
+
+def _window(text: str, start: int) -> str:
+    """Return as much of `text` from `start` on as is shown, with dots where it is cut."""
+    before = "..." if start else ""
+    piece = text[start:]
+    if len(before) + len(piece) <= MOST_CHARS:
+        return before + piece
+    return f"{before}{piece[: MOST_CHARS - len(before) - 3]}..."
+
+
+def _digest_start(text: str) -> str:
+    return f"{text.strip(chr(34))[:_DIGEST_CHARS]}..."
