@@ -15,9 +15,10 @@ from kdcache.cache.arrays import arrays_path
 from kdcache.cache.census import CARD, Unit, committed, complete, missing_units, take_census
 from kdcache.cache.commit import commit_key
 from kdcache.cache.objects import MOST_BYTES, Entry
-from kdcache.copying import copy_units
+from kdcache.copying import copied_units
 from kdcache.errors import CacheError, UsageError
 from kdcache.hub_card import card_text
+from kdcache.stopping import heeding, look, until_asked
 from kdcache.tracking import progress
 
 MOST_AT_ONCE, MOST_BYTES_AT_ONCE = 200, 256 * 2**20
@@ -125,14 +126,16 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
     sent = _Sender(there)
     census = take_census(old)
     units = list(census.commits)
-    with progress("push", len(units), "units") as bar:
-        for key in _beside(old, units):
+    told_sent = heeding(lambda: f": {sent.objects} objects sent")
+    with told_sent, progress("push", len(units), "units") as bar:
+        for key in until_asked(_beside(old, units)):
             sent.add({key: old.objects.get(key)})
-        for unit in units:
+        for unit in until_asked(units):
             commit = old.whole_commit(*unit)
             sent.add({old.format.key(*unit): old.unit_bytes(commit), commit_key(*unit): commit.to_bytes()})
             bar.advance(1)
-    sent.flush()
+        sent.flush()
+        look()
     missing = missing_units(old.manifest, units)
     told = {"complete_seeds": complete(missing), "missing": {seed: part for seed, part in missing.items() if part}}
     sent.add({CARD: card_text(old, address, complete(missing)).encode()}, replaces=True)
@@ -163,7 +166,7 @@ def pull_cache(address: str, new: str | Path, *, revision: str | None = None) ->
     source = open_cache(there := HubObjects(parse_address(address), revision))
     made = create_cache(new, source.manifest, source.fit(), samples=source.samples)
     made.require(source.manifest)
-    sizes = copy_units(source, made, committed(source))
+    sizes = copied_units(source, made, committed(source))
     missing = missing_units(made.manifest, committed(made))
     return {
         "cache": str(made),

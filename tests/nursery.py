@@ -6,6 +6,7 @@ There is one server in a process of tests, since there is one in multiprocessing
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import time
 import uuid
@@ -64,7 +65,7 @@ def started(path: Path | str, environment: dict[str, str] | None = None, **chang
 
 
 class Program:
-    """A function in a process of its own, which has just begun; what it prints goes to files."""
+    """A function in a process, and a group, of its own, which has just begun; what it prints goes to files."""
 
     def __init__(
         self, function: Callable[..., Any], *arguments: Any, folder: Path, environment: dict[str, str] | None = None
@@ -82,10 +83,18 @@ class Program:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
+    def stop_all(self, number: int) -> None:
+        """Send a signal to its group, as terminals and schedulers do: to it and to all that it has started."""
+        assert self.process.pid is not None
+        os.killpg(self.process.pid, number)
+
     def worker(self, rank: int) -> int:
         """Return the process of a rank, as the launcher has started them."""
-        parent = self.process.pid
-        return int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[rank])
+        return children(self.process.pid)[rank]
+
+    def loader_workers(self) -> list[int]:
+        """Return the processes that render views for it."""
+        return children(self.process.pid)
 
     def end(self, timeout: float = 120) -> tuple[int, str, str]:
         """Wait for its end; return its exit code and what it has printed to either stream."""
@@ -95,6 +104,11 @@ class Program:
             raise AssertionError("it hangs")
         out, err = (file.read_text() for file in self._files)
         return self.process.exitcode, out, err
+
+
+def children(parent: int | None) -> list[int]:
+    """Return the processes that a process has started, in their order."""
+    return [*map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())]
 
 
 def command(
@@ -133,6 +147,8 @@ def _dump(path: Path | str, environment: dict[str, str], settings: dict[str, Any
 
 def _program(function: Callable[..., Any], arguments: Any, files: list[Path], environment: dict[str, str]) -> None:
     take(environment)
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     for descriptor, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     multiprocessing.set_forkserver_preload(IMPORTED)  # its loader workers are children of a server of its own
