@@ -33,7 +33,7 @@ from torch.distributed import (  # type: ignore[attr-defined] # they are there
 from torch.distributed.rendezvous import rendezvous
 
 from kdcache import stopping
-from kdcache.errors import KdcacheError
+from kdcache.errors import KdcacheError, StoppedError
 from kdcache.launch import Meeting, Place, find_meeting, own_place
 from kdcache.waiting import in_background, waiting
 
@@ -260,7 +260,7 @@ class StopLook:
             number, self._interval = _largest([stopping.asked(), self._proposal() if is_main() else 0])
             self._left = self._interval
             stopping.take(number)
-        stopping.look()
+        _stop_together()
 
     def _proposal(self) -> int:
         """Return the number of steps that take about a second; it may grow fourfold, since the first ones are slow."""
@@ -433,12 +433,21 @@ def _meet(future: "Future[Any] | None", what: str, *, stops: bool) -> int:
         number, pending, failed = _largest(mine, what)
         if stops and number:
             stopping.take(number)
-            stopping.look()
+            _stop_together()
         if failed >= 0 or not pending:
             return failed
         pause = min(2 * pause, _LONGEST_PAUSE)
         if future is not None:
             wait_for_futures([future], timeout=pause)
+
+
+def _stop_together() -> None:
+    """Stop if a process was told to; all of them are here, and one tells it."""
+    try:
+        stopping.look()
+    except StoppedError as error:
+        error.is_told_elsewhere = not is_main()
+        raise
 
 
 def _largest(values: Sequence[int], what: str = "the other processes") -> list[int]:

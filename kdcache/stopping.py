@@ -5,6 +5,7 @@ that has something to keep `heeds` them: the first one is remembered, and the lo
 Ctrl-C ends it at once.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import forkserver, resource_tracker
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
@@ -148,6 +150,8 @@ def until_asked(items: Iterable[T]) -> Iterator[T]:
 @contextmanager
 def starting_apart() -> Iterator[None]:
     """Start child processes that no signal to the group, or to all processes of a job, ends: see `outlive_signals`."""
+    if multiprocessing.get_start_method() == "forkserver":
+        _start_servers()
     _state.starts_apart = True
     try:
         yield
@@ -231,6 +235,15 @@ def _stop(number: int) -> NoReturn:
 
 def _before_fork() -> None:
     _own.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _start_servers() -> None:
+    """Start those processes of multiprocessing that start others, or look after them, with signals blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # once more: some of them are let through by then
+    forkserver.ensure_running()
+    _unblock(number for number in SIGNALS if number not in before)
 
 
 def _restore_mask() -> None:

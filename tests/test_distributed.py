@@ -111,7 +111,8 @@ def test_who_cannot_join_is_told(monkeypatch: pytest.MonkeyPatch, changes: dict[
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     settings = {**alone, **changes}
     in_environment(monkeypatch, **settings)
-    message = rf"^process {settings['RANK']} of {settings['WORLD_SIZE']} cannot join the others: .*{reason}.*; start all processes with torchrun"
+    which = f"process {settings['RANK']} of {settings['WORLD_SIZE']}"
+    message = rf"^{which} cannot join the others: .*{reason}.*; start all processes with torchrun"
     with pytest.raises(KdcacheError, match=message), joined_processes(device):
         pass
     assert not torch.distributed.is_initialized()

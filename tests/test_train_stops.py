@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from nursery import Program, children, command
+from nursery import Program, children, command, is_alive
 from runs import LONG, MLP, dump, losses, steps, train, train_config
 
 from kdcache.compute import ComputeConfig
@@ -29,8 +29,8 @@ def words_of(config: TrainConfig, folder: Path) -> list[str]:
     return ["train-student", "--config", str(file), "--json"]
 
 
-def started(config: TrainConfig, folder: Path, processes: int = 0, **environment: str) -> Program:
-    return command(*words_of(config, folder), folder=folder, processes=processes, environment=environment)
+def started(config: TrainConfig, folder: Path, processes: int = 0, method: str = "fork") -> Program:
+    return command(*words_of(config, folder), folder=folder, processes=processes, method=method)
 
 
 def wait_until(is_so: Callable[[], bool], process: Program) -> None:
@@ -76,15 +76,15 @@ def same(run: Path, unbroken: Path) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_group_keeps_the_last_step(tmp_path: Path, unbroken: Path, number: signal.Signals) -> None:
-    """With loader workers, to which it goes as well."""
+@pytest.mark.parametrize(("number", "method"), [("SIGTERM", "fork"), ("SIGINT", "fork"), ("SIGHUP", "forkserver")])
+def test_a_signal_to_the_whole_group_keeps_the_last_step(tmp_path: Path, unbroken: Path, number: str, method: str) -> None:
+    """With loader workers, to which it goes as well, and to what starts them."""
     run = tmp_path / "run"
-    process = started(train_config(run, **WITH_WORKERS), tmp_path)
+    process = started(train_config(run, **WITH_WORKERS), tmp_path, method=method)
     wait_for_steps(process, run, 15)
-    process.stop_all(number)
+    process.stop_all(signal.Signals[number])
     code, _, errors = process.end(60)
-    assert code == 128 + number and is_told(errors, number.name, run), errors
+    assert code == 128 + signal.Signals[number] and is_told(errors, number, run), errors
     assert len(steps(run)) == kept_step(run) >= 15, "nothing is trained twice"
     train(run, **SETTINGS)
     assert same(run, unbroken)
@@ -95,14 +95,14 @@ def test_signals_to_loader_workers_alone_change_nothing(tmp_path: Path, unbroken
     run = tmp_path / "run"
     process = started(train_config(run, **WITH_WORKERS), tmp_path)
     wait_for_steps(process, run, 3)
-    workers = process.loader_workers()
+    workers = children(process.process.pid)
     for worker in workers:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             os.kill(worker, number)
     code, _, errors = process.end()
     assert code == 0 and len(workers) >= 2, errors
     assert same(run, unbroken)
-    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()], "they end with the run"
+    assert not any(map(is_alive, workers)), "they end with the run"
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_of_several_processes_all_stop_after_the_same_step(tmp_path: Path, pair:
     name = "SIGUSR1" if whom == "rank 1" else "SIGTERM"
     assert code != 0 and is_told(errors.partition("Traceback")[0], name, run), errors
     assert len(steps(run)) == kept_step(run) >= 15
-    assert not [rank for rank in ranks if Path(f"/proc/{rank}").exists()]
+    assert not any(map(is_alive, ranks))
     code, _, errors = started(replace(config, compute=SETTINGS.get("compute", config.compute)), tmp_path, processes=2).end()
     assert code == 0 and same(run, pair), errors
 
@@ -141,10 +141,10 @@ def test_of_several_processes_all_stop_after_the_same_step(tmp_path: Path, pair:
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [0, 2])
 def test_a_stop_in_the_evaluation_costs_no_step_and_goes_on_with_it(tmp_path: Path, processes: int) -> None:
-    quick = {**SETTINGS, "epochs": 1}
+    quick = {**SETTINGS, "epochs": 1, "eval_data": "tiny_models:slow_digits,seconds=0"}
     train(tmp_path / "unbroken", **quick)
     run = tmp_path / "run"
-    slow = train_config(run, **{**quick, "eval_data": "tiny_models:slow_digits,seconds=0.02"})
+    slow = train_config(run, **{**quick, "eval_data": "tiny_models:slow_digits,seconds=0.03"})
     process = started(slow, tmp_path, processes)
     wait_until((run / "last.pt").exists, process)
     process.stop_all(signal.SIGTERM)
@@ -187,6 +187,6 @@ def test_loader_workers_do_not_outlive_a_process_that_is_killed(tmp_path: Path) 
     process.stop(signal.SIGKILL)
     process.end()
     deadline = time.monotonic() + 30
-    while [worker for worker in workers if Path(f"/proc/{worker}").exists()]:
+    while any(map(is_alive, workers)):
         assert time.monotonic() < deadline, "they are left behind"
         time.sleep(0.1)

@@ -3,11 +3,13 @@
 import atexit
 import multiprocessing
 import os
+import sys
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
+from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -205,7 +207,7 @@ class ViewLoader:
             collate_fn=_unchanged,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
-            worker_init_fn=_outlive_signals,
+            worker_init_fn=_begin_worker,
             generator=torch.Generator(),  # else each epoch would draw from the student's generator
         )
         _open_loaders.add(self)
@@ -282,8 +284,16 @@ def _close_loaders() -> None:
         loader.close()
 
 
-def _outlive_signals(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
+    """Make a loader worker pass over signals, and end without a word when the main process does."""
     outlive_signals()
+    sys.excepthook = _tell_but_not_of_the_end
+
+
+def _tell_but_not_of_the_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    # a thread of multiprocessing hands over batches, and says so if the main process ends in the middle of one
+    if not isinstance(error, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _dismiss(iterator: Any) -> None:
