@@ -1,6 +1,7 @@
 """Reading records by (row, seed): from slabs here, window by window in `stream`; and waiting for what is not dumped yet."""
 
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -90,9 +91,7 @@ class SlabReader:
         self._slabs = kept
         # of a partial seed a slab made early would lack what is committed by its turn
         wanted = [] if self._is_partial else [seed for seed in following if seed not in kept]
-        self._ahead = {
-            seed: self._ahead.get(seed) or self._background.submit(partial(self._made_ahead, seed)) for seed in wanted
-        }
+        self._ahead = {seed: self._ahead.get(seed) or self._begin(seed) for seed in wanted}
         return (
             {seed: slab.absent for seed, slab in self._slabs.items()},
             {seed: slab.missing for seed, slab in self._slabs.items()},
@@ -120,28 +119,22 @@ class SlabReader:
         found: Mask = np.logical_or.reduce(missing)
         return found
 
+    def _begin(self, seed: int) -> "Future[_Ahead | None]":
+        """Have the slab of a seed made meanwhile."""
+        mine = weakref.ref(self) if self._is_growing else None
+        return self._background.submit(partial(_made_ahead, self._cache, seed, mine))
+
     def _made(self, commits: Mapping[int, Sequence[Commit]]) -> dict[int, Slab]:
         """Return the slab of each seed; that which was made ahead, if it is of the same commits."""
         slabs = {}
         for seed, of_seed in commits.items():
             ahead = self._ahead.get(seed)
-            made = ahead.result() if ahead is not None else None
+            # one that still looks for units may see them late; while it makes a slab, it holds the file's lock
+            is_ready = ahead is not None and (ahead.done() or not self._is_growing)
+            made = ahead.result() if ahead is not None and is_ready else None
             is_same = made is not None and made.commits == digests_of(of_seed)
             slabs[seed] = made.slab if made is not None and is_same else self._cache.slab_of(of_seed)
         return slabs
-
-    def _made_ahead(self, seed: int) -> "_Ahead | None":
-        """Return the slab of a seed that is complete as this process sees it; None of one that cannot be made yet.
-
-        Nothing depends on it, and no other process is asked: what fails here is done again, and told, when its turn comes.
-        """
-        while self._is_growing and self._cache.missing_units(seed):
-            pause(POLL_SECONDS)
-        try:
-            commits = self._cache.commits(seed)
-            return _Ahead(digests_of(commits), self._cache.slab_of(commits))
-        except KdcacheError:
-            return None
 
 
 class _Ahead(NamedTuple):
@@ -149,6 +142,25 @@ class _Ahead(NamedTuple):
 
     commits: list[str]
     slab: Slab
+
+
+def _made_ahead(cache: Cache, seed: int, reader: "weakref.ref[SlabReader] | None") -> _Ahead | None:
+    """Return the slab of a seed that is complete as this process sees it; None of one that cannot be made yet.
+
+    Nothing depends on it, and no other process is asked: what fails here is done again, and told, when its turn comes.
+
+    Args:
+        cache: the cache.
+        seed: the seed.
+        reader: who wants it, if units are still being made: they are waited for as long as it is there.
+    """
+    while reader is not None and reader() is not None and cache.missing_units(seed):
+        pause(POLL_SECONDS)
+    try:
+        commits = cache.commits(seed)
+        return _Ahead(digests_of(commits), cache.slab_of(commits))
+    except KdcacheError:
+        return None
 
 
 def digests_of(commits: Sequence[Commit]) -> list[str]:

@@ -139,6 +139,22 @@ def test_of_several_processes_all_stop_after_the_same_step(tmp_path: Path, pair:
 
 
 @pytest.mark.slow
+def test_tasks_of_srun_train_together(tmp_path: Path, pair: Path) -> None:
+    """By Slurm's variables, two tasks on this machine; there is no Slurm."""
+    words = words_of(train_config(tmp_path / "run", **SETTINGS), tmp_path)
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "localhost"}
+    step["SLURM_JOB_ID"] = str(os.getpid())
+    tasks = []
+    for rank in range(2):
+        own = {**step, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+        tasks.append(command(*words, folder=tmp_path, environment=own, method="fork"))
+    (code, out, errors), (other_code, other_out, _) = (task.end() for task in tasks)
+    assert (code, other_code) == (0, 0), errors
+    assert "top1" in out and not other_out, "rank 0 prints the result"
+    assert same(tmp_path / "run", pair)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [0, 2])
 def test_a_stop_in_the_evaluation_costs_no_step_and_goes_on_with_it(tmp_path: Path, processes: int) -> None:
     quick = {**SETTINGS, "epochs": 1, "eval_data": "tiny_models:slow_digits,seconds=0"}

@@ -5,7 +5,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ ATTEMPTS = 3  # workers that may die over a unit or, for each that there should 
 MOST_UNITS = 8  # handed out at once: a worker renders the first views of the next while it ends one
 WAIT_SECONDS = 60.0  # without any worker, until the user is told
 _LOOK_SECONDS = 1.0
+_END_SECONDS = 10.0
 
 
 def require_ray() -> Any:
@@ -159,11 +160,15 @@ class _Pool:
     def close(self) -> None:
         """End all workers."""
         for worker in [*self._awaited.values(), *self._idle]:
-            self._ray.kill(worker.actor)
+            with suppress(self._ray.exceptions.RayError):  # of a cluster that is gone
+                self._ray.kill(worker.actor)
 
     def _unheard(self) -> int:
         """Return how many units were committed of which no worker's word has come; workers are ended first."""
         self.close()
+        for worker in [*self._awaited.values(), *self._idle]:
+            with suppress(self._ray.exceptions.RayError):  # that it is dead
+                self._ray.get(worker.actor.__ray_ready__.remote(), timeout=_END_SECONDS)
         held = [unit for worker in self._awaited.values() for unit in worker.held]
         return len(held) - len(missing_units(self._cache, held))
 

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
@@ -271,17 +272,29 @@ class ViewLoader:
                 return iter(self._loader)
         finally:
             self._workers += [child for child in multiprocessing.active_children() if child not in others]
+            _close_at_exit()
 
 
 _END_SECONDS = 1.0
+_FIRST = 1000
+_processes: set[int] = set()
+"""Those, forked one from the other, that end their loaders' workers when they end."""
 _open_loaders: "weakref.WeakSet[ViewLoader]" = weakref.WeakSet()
 
 
-@atexit.register
 def _close_loaders() -> None:
     """End all workers before multiprocessing does, which would wait for ever for those that pass over its SIGTERM."""
     for loader in [*_open_loaders]:
         loader.close()
+
+
+def _close_at_exit() -> None:
+    """Have all loaders closed when this process ends; called after workers were started, so as to come before others."""
+    atexit.unregister(_close_loaders)
+    atexit.register(_close_loaders)
+    if os.getpid() not in _processes:  # one that multiprocessing started runs no atexit
+        _processes.add(os.getpid())
+        Finalize(None, _close_loaders, exitpriority=_FIRST)
 
 
 def _begin_worker(worker: int) -> None:
