@@ -55,7 +55,7 @@ def dump_config(config: Any, command: str) -> str:
 
 def config_differences(old: Any, new: Any, *, free: Sequence[str]) -> list[str]:
     """Return one line per dotted key in which two configurations differ, but for the keys and tables in `free`."""
-    mine, theirs = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
+    mine, theirs = flat_settings(dataclasses.asdict(old)), flat_settings(dataclasses.asdict(new))
     tables = tuple(f"{table}." for table in free)
     lines: list[str] = []
     for key in dict.fromkeys([*mine, *theirs]):
@@ -139,8 +139,9 @@ def _without_none(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested tables by dotted key."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+        flat.update(flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
     return flat

@@ -17,6 +17,7 @@ from kdcache.copying import require_unmixed
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.shapes import Records
 from kdcache.sources import Source, mean_image_bytes
+from kdcache.stopping import heeding, look, until_asked
 from kdcache.tracking import progress, say
 from kdcache.units import stored_samples
 from kdcache.views import Recipe
@@ -48,6 +49,7 @@ def convert_cache(
         UsageError: a cache of that store, or data that is of no use.
         MismatchError: data that the cache was not made from, or `new` is another cache.
         KdcacheError: a damaged unit or an unwritable folder; what was committed stays.
+        StoppedError: a signal told it to stop; what was committed stays.
     """
     old = open_cache(cache)
     _require_use(old, store, data, images)
@@ -59,7 +61,10 @@ def convert_cache(
     if made.manifest.made_by.get("converted_from", {}).get("manifest") != old.manifest.digest:
         raise MismatchError(f"cache {new} was not converted from {old}; choose a new folder")
     start = time.monotonic()
-    written = _Conversion(old, made, source).run(seeds)
+    conversion = _Conversion(old, made, source)
+    with heeding(lambda: f": {conversion.written} units written"):
+        conversion.run(seeds)
+        look()
     seconds = time.monotonic() - start
     size = sum(made.whole_commit(*unit).num_bytes for unit in made.units())
     return {
@@ -68,7 +73,7 @@ def convert_cache(
         "store": store,
         "seeds": seeds,
         "rows": made.manifest.num_held,
-        "units_written": written,
+        "units_written": conversion.written,
         "seconds": seconds,
         "bytes": size,
         "bytes_per_view": size / (len(seeds) * made.manifest.num_held),
@@ -80,14 +85,15 @@ class _Conversion:
 
     def __init__(self, old: Cache, made: Cache, source: Source | None) -> None:
         self._old, self._made, self._source = old, made, source
+        self.written = 0
         self._commit = lru_cache(100_000)(old.whole_commit)
         # the units of one block of new rows under all seeds of a new or an old group are read once
         blocks = made.manifest.unit_rows // old.manifest.unit_rows + 2
         groups = -(-made.manifest.seeds_per_unit // old.manifest.seeds_per_unit)
         self._records = lru_cache(blocks * groups)(self._read)
 
-    def run(self, seeds: Sequence[int]) -> int:
-        """Write what is missing; return how many units that were."""
+    def run(self, seeds: Sequence[int]) -> None:
+        """Write what is missing, as long as the process is not told to stop."""
         manifest = self._made.manifest
         firsts = sorted({manifest.unit_seeds(seed)[0] for seed in seeds})
         missing = {first: {*self._made.missing_units(first)} for first in firsts}
@@ -97,11 +103,11 @@ class _Conversion:
         for seed in firsts:
             start_seed(self._made, seed)
         with progress("convert", len(todo), "units") as bar:
-            for first, unit in todo:
+            for first, unit in until_asked(todo):
                 self._write(first, unit)
+                self.written += 1
                 bar.advance(1)
         require_written(self._made, [(first, unit) for first in firsts for unit in range(manifest.num_units)])
-        return len(todo)
 
     def _write(self, first: int, unit: int) -> None:
         made = self._made.manifest

@@ -28,6 +28,7 @@ from kdcache.shapes import Rows
 from kdcache.source_check import source_differences
 from kdcache.source_list import ListedNames, read_list
 from kdcache.sources.subset import Named, are_numbers, parse_samples
+from kdcache.stopping import heeding, look, until_asked
 from kdcache.tracking import progress, say
 from kdcache.views import Recipe
 
@@ -65,15 +66,17 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
     made = create_cache(new, first.manifest, first.fit(), samples=first.samples, source=listed)
     made.require(sources[0].manifest)
     start, seen, told, size, written = time.monotonic(), set[Unit](), [], 0, 0
-    for source in sources:
-        units = list(committed(source))
-        elsewhere = sum(unit in seen for unit in units)
-        if elsewhere:
-            say(f"note: {elsewhere} units of {source} are in an earlier cache, too, whose units count")
-        told.append({"cache": str(source), "units": len(units), "elsewhere": elsewhere})
-        seen |= {*units}
-        copied = copy_units(source, made, units)
-        written, size = written + len(copied), size + sum(copied)
+    with heeding(lambda: f": {written} units written"):
+        for source in sources:
+            units = list(committed(source))
+            elsewhere = sum(unit in seen for unit in units)
+            if elsewhere:
+                say(f"note: {elsewhere} units of {source} are in an earlier cache, too, whose units count")
+            told.append({"cache": str(source), "units": len(units), "elsewhere": elsewhere})
+            seen |= {*units}
+            copied = copy_units(source, made, units)
+            written, size = written + len(copied), size + sum(copied)
+            look()
     require_written(made, seen)
     return {"cache": str(made), "from": told, **copied_result(made, written, size, start)}
 
@@ -111,16 +114,31 @@ def export_cache(
     manifest, start = _manifest(source, chosen), time.monotonic()
     made = create_cache(new, manifest, source.fit(), samples=chosen, source=source.source_arrays())
     made.require(manifest)
-    copied = copy_units(source, made, wanted)
+    copied = copied_units(source, made, wanted)
     require_written(made, wanted)
     origin = {"source": str(source), "samples": made.manifest.num_held, "rows": made.manifest.rows}
     return {"cache": str(made), **origin, **copied_result(made, len(copied), sum(copied), start)}
 
 
+def copied_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]:
+    """Copy those of `units` that `target` lacks, see `copy_units`; return the bytes of each.
+
+    Raises:
+        CacheError: a damaged unit, or a folder that cannot be written.
+        StoppedError: a signal told the process to stop; what was copied stays.
+    """
+    sizes: list[int] = []
+    with heeding(lambda: f": {len(sizes)} units written"):
+        sizes = copy_units(source, target, units)
+        look()
+    return sizes
+
+
 def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]:
     """Copy those of `units` that `target` lacks, checked, each object before its commit; return the bytes of each.
 
-    If `target` is a subset of fewer samples, units are written anew without the others.
+    If `target` is a subset of fewer samples, units are written anew without the others. Nothing more is begun when the process
+    is told to stop.
 
     Raises:
         CacheError: a damaged unit, or a folder that cannot be written.
@@ -138,7 +156,7 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
         copied = _thinned
         near += 2 * manifest.unit_bytes  # records as read, and as written
     with progress("copy", len(todo), "units") as bar:
-        for size in fetched(lambda unit: copied(source, target, unit), todo, num_bytes=near):
+        for size in fetched(lambda unit: copied(source, target, unit), until_asked(todo), num_bytes=near):
             sizes.append(size)
             bar.advance(1)
     return sizes

@@ -10,6 +10,8 @@ from kdcache.codecs import fit_arrays
 from kdcache.dump_config import DumpConfig
 from kdcache.dump_job import Job, prepare, probe_place, tell_error
 from kdcache.engines import open_engine
+from kdcache.launch import require_count
+from kdcache.stopping import heeding, look
 from kdcache.tracking import say
 from kdcache.units import tell_clipped
 
@@ -29,7 +31,9 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     Raises:
         MismatchError: the cache was made with other settings.
         KdcacheError: bad input, unwritable cache, NaN logits; what was committed stays.
+        StoppedError: a signal told it to stop; what was committed stays.
     """
+    require_count()
     engine = open_engine(config)
     probe_place(config)
     job = prepare(config)
@@ -46,7 +50,10 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     for seed in job.seeds:
         start_seed(cache, seed)
     start = time.monotonic()
-    written = engine(job, cache)
+    written = 0
+    with heeding(lambda: f": {written} units written"):
+        written = engine(job, cache)
+        look()
     seconds = time.monotonic() - start
     require_manifest(cache, reads=True)
     commits = [commit for seed in job.seeds for commit in cache.commits(seed)]

@@ -18,6 +18,7 @@ from kdcache.dump_config import DumpConfig
 from kdcache.dump_job import Job, prepare, probe_place
 from kdcache.dump_units import all_units, batches_of, missing_units, records_of
 from kdcache.fidelity import fitted_gradients
+from kdcache.launch import require_count
 from kdcache.shapes import Records
 from kdcache.tracking import steady_rate
 from kdcache.units import stored_samples
@@ -35,6 +36,7 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
         manifest has it where the cache is there already, `gradients` as `fidelity` has them (empty there), and the
         `teacher_accuracy` in percent on the probe's views.
     """
+    require_count()
     probe_place(config, writes=False)
     job = prepare(config, is_plan=True)
     cache = Cache(open_objects(config.cache), job.manifest, job.codec)

@@ -114,5 +114,9 @@ class DriftError(KdcacheError):
     """Views rendered here differ from those that the teacher saw."""
 
 
+class StoppedError(KdcacheError):
+    """A signal told the process to stop; the message says which, and what is kept. Its exit code is 128 + the signal."""
+
+
 class KdcacheWarning(UserWarning):
     """Something that a user should know and that does not stop the work."""

@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 from kdcache.compute import Compute
-from kdcache.distributed import rank, world_size
-from kdcache.errors import MismatchError, UsageError, quoted
+from kdcache.distributed import StopLook, is_main, on_main, raise_together, rank, world_size
+from kdcache.errors import KdcacheError, MismatchError, UnreadableSampleError, UsageError, quoted
+from kdcache.read_check import ReadCheck
 from kdcache.shapes import Size, ViewLogits, Views
 from kdcache.sources import Source, open_source, task_of
 from kdcache.tasks import open_task
 from kdcache.tasks.segmentation import check_window, slide
+from kdcache.tracking import progress
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe, shipped_recipes
 
 
@@ -46,25 +48,73 @@ class Evaluation:
             UsageError: a window that is none, or for classification.
         """
         self.source, self._compute = open_source(data), compute
+        self.recipe = recipe
         _require_same_classes(training, self.source)
         self._task, self._window = open_task(task_of(self.source)), check_window(window)
         is_map = self._task.name == "segmentation"
         if self._window and not is_map:
             raise UsageError("eval_window is for segmentation; leave it out")
-        dataset = ViewDataset(self.source, recipe, np.arange(len(self.source)), sizes=[None if is_map else size])
+        order = np.arange(len(self.source))
+        # all that cannot be read is told at once
+        self._dataset = ViewDataset(self.source, recipe, order, sizes=[None if is_map else size], skip_unreadable=True)
         mine, share = range(len(self.source))[rank() :: world_size()], max(batch_size // world_size(), 1)
         share = 1 if recipe.size is None else share
         batches = [[(row, 0) for row in mine[start : start + share]] for start in range(0, len(mine), share)]
-        self._loader = ViewLoader(dataset, batches, workers=compute.config.workers, pin_memory=compute.pin_memory)
+        self._num_looks = -(-(len(self.source) // world_size()) // share)  # batches that every process has
+        self._loader = ViewLoader(self._dataset, batches, workers=compute.config.workers, pin_memory=compute.pin_memory)
+
+    def close(self) -> None:
+        """End the loader workers."""
+        self._loader.close()
+
+    def require_readable(self) -> None:
+        """Render every view once, without a model; of files that were read whole before one is enough.
+
+        Raises:
+            UnreadableSampleError: samples that cannot be read, in every process.
+            KdcacheError: views that cannot be rendered.
+        """
+        check = ReadCheck(self.source)
+        if on_main(check.is_known, "what was read of the evaluation data"):
+            self._dataset.batch([(0, 0)])  # that may have been under another recipe
+            return
+        raise_together(self._unreadable(), "the evaluation data to be read")
+        if is_main():
+            check.keep()
+
+    def _unreadable(self) -> KdcacheError | None:
+        """Return what is wrong with this process's share of the data."""
+        absent: list[str] = []
+        try:
+            with progress("reading evaluation data", len(self.source), "samples", is_shown=is_main()) as bar:
+                for batch in self._loader:
+                    absent += [reason for _, reason in batch.absent]
+                    bar.advance(len(batch.rows) * world_size())
+        except KdcacheError as error:
+            return error
+        if not absent:
+            return None
+        others = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
+        return UnreadableSampleError(f"eval_data: {absent[0]}{others}")
 
     @torch.no_grad()
     def scores(self, models: dict[str, nn.Module]) -> dict[str, float]:
-        """Return the task's scores of each model, under its name and theirs: all in one pass over the views."""
+        """Return the task's scores of each model, under its name and theirs: all in one pass over the views.
+
+        Raises:
+            UnreadableSampleError: a sample that cannot be read any more.
+            StoppedError: a process of the run was told to stop.
+        """
+        look = StopLook()
         names = getattr(self.source, "class_names", None) or tuple(map(str, range(self.source.classes)))
         scores = {name: self._task.score(names, self._compute.device) for name in models}
         for model in models.values():
             model.eval()
-        for batch in self._loader:
+        for number, batch in enumerate(self._loader):
+            if number < self._num_looks:
+                look()
+            for _, reason in batch.absent:
+                raise UnreadableSampleError(f"eval_data: {reason}")
             views, targets = self._compute.move(batch.views[0]), self._compute.move(batch.labels.first)
             for name, model in models.items():
                 with self._compute.autocast():

@@ -19,9 +19,10 @@ from kdcache.cache.objects import MOST_BYTES, Entry
 from kdcache.cache.rereading import agreed_bytes
 from kdcache.cache.writing import require_written
 from kdcache.cache.zarr_store import MOST_METADATA
-from kdcache.copying import copied_result, copy_units
+from kdcache.copying import copied_result, copied_units
 from kdcache.errors import CacheError, LargeObjectError, UsageError
 from kdcache.hub_card import card_text
+from kdcache.stopping import heeding, look, until_asked
 from kdcache.tracking import progress
 
 MOST_AT_ONCE, MOST_BYTES_AT_ONCE = 200, 256 * 2**20
@@ -138,14 +139,16 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
     sent = _Sender(there)
     census = take_census(old)
     units = list(census.commits)
-    with progress("push", len(units), "units") as bar:
-        for key in _beside(old, units):
+    told_sent = heeding(lambda: f": {sent.objects} objects sent")
+    with told_sent, progress("push", len(units), "units") as bar:
+        for key in until_asked(_beside(old, units)):
             sent.add({key: agreed_bytes(old.objects, key, most=_most_beside(old))})
-        for unit in units:
+        for unit in until_asked(units):
             commit = old.whole_commit(*unit)
             sent.add({old.format.key(*unit): old.unit_bytes(commit), commit_key(*unit): commit.to_bytes()})
             bar.advance(1)
-    sent.flush()
+        sent.flush()
+        look()
     missing = missing_units(old.manifest, units)
     told = {"complete_seeds": complete(missing), "missing": {seed: part for seed, part in missing.items() if part}}
     sent.add({CARD: card_text(old, address, complete(missing)).encode()}, replaces=True)
@@ -178,7 +181,7 @@ def pull_cache(address: str, new: str | Path, *, revision: str | None = None) ->
     made = create_cache(new, source.manifest, source.fit(), samples=source.samples, source=listed)
     made.require(source.manifest)
     units = committed(source)
-    sizes = copy_units(source, made, units)
+    sizes = copied_units(source, made, units)
     require_written(made, units)
     origin = {"address": address, "revision": there.revision}
     return {"cache": str(made), **origin, **copied_result(made, len(sizes), sum(sizes), start)}

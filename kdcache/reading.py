@@ -1,17 +1,22 @@
 """Reading records by (row, seed): from slabs here, window by window in `stream`; and waiting for what is not dumped yet."""
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, runtime_checkable
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from kdcache.cache import Cache, Commit, Slab, open_cache
+from kdcache.cache.cache import Fetch
+from kdcache.cache.objects import Objects
 from kdcache.cache.opening import open_objects
-from kdcache.errors import CacheError, MissingUnitError
+from kdcache.distributed import everywhere
+from kdcache.errors import CacheError, KdcacheError, MissingUnitError
 from kdcache.shapes import Records, Rows
-from kdcache.tracking import LINE_SECONDS, say
+from kdcache.waiting import Background, pause, waiting
 
 Holes = dict[int, Rows]
 """Rows by seed."""
@@ -41,29 +46,38 @@ class Reader(Protocol):
         """Return which (row, seed) pairs are of units that were not committed, bool."""
 
 
+CommitsOf = Callable[[int], Sequence[Commit]]
+"""Gives the commits of a seed that count for the run; all its processes must ask, in the same order."""
+
+
 class SlabReader:
-    """Reads from the slab of each seed; that of the next epoch is fetched meanwhile."""
+    """Reads from the slab of each seed; that of the next epoch is made meanwhile."""
 
     def __init__(
         self,
         cache: Cache,
         *,
         is_partial: bool = False,
-        ready: Callable[[int], None] = lambda seed: None,
-        fetch: Callable[[Commit], bytes] | None = None,
+        commits: CommitsOf | None = None,
+        is_growing: bool = False,
+        fetch: Fetch | None = None,
     ) -> None:
         """Take the cache.
 
         Args:
             cache: the cache.
             is_partial: whether seeds may lack units.
-            ready: called with a seed before its units are looked for; it may take its time.
+            commits: of a seed; by default those that this process sees.
+            is_growing: whether units of the next seeds are still being made.
             fetch: returns the checked bytes of a unit; by default the cache's own way.
         """
-        self._cache, self._is_partial, self._ready = cache, is_partial, ready
+        self._cache = cache
+        self._is_partial = is_partial
+        self._is_growing = is_growing
         self._fetch = fetch
-        self._fetcher = ThreadPoolExecutor(1, "kdcache-slab")
-        self._fetched: dict[int, Future[Slab]] = {}
+        self._commits = commits or own_commits(cache, is_partial=is_partial)
+        self._background = Background()
+        self._ahead: dict[int, Future[_Ahead | None]] = {}
         self._slabs: dict[int, Slab] = {}
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> tuple[Holes, Holes]:
@@ -72,12 +86,16 @@ class SlabReader:
         Raises:
             CacheError: units that are missing or damaged.
         """
+        # a complete seed never changes; to a partial one units may have come
+        kept = {} if self._is_partial else {seed: self._slabs[seed] for seed in seeds if seed in self._slabs}
+        commits = {seed: self._commits(seed) for seed in seeds if seed not in kept}
+        if commits:
+            what = f"the records of seed {', '.join(map(str, commits))} of cache {self._cache}"
+            kept |= everywhere(lambda: self._made(commits), what)
+        self._slabs = kept
         # of a partial seed a slab made early would lack what is committed by its turn
-        wanted = dict.fromkeys(seeds if self._is_partial else [*seeds, *following])
-        self._fetched = {one: self._fetched.get(one) or self._fetcher.submit(self._slab, one) for one in wanted}
-        self._slabs = {seed: self._fetched[seed].result() for seed in seeds}
-        if self._is_partial:
-            self._fetched = {}
+        wanted = [] if self._is_partial else [seed for seed in following if seed not in kept]
+        self._ahead = {seed: self._ahead.get(seed) or self._begin(seed) for seed in wanted}
         return (
             {seed: slab.absent for seed, slab in self._slabs.items()},
             {seed: slab.missing for seed, slab in self._slabs.items()},
@@ -105,24 +123,74 @@ class SlabReader:
         found: Mask = np.logical_or.reduce(missing)
         return found
 
-    def _slab(self, seed: int) -> Slab:
-        self._ready(seed)
-        return self._cache.slab(seed, is_partial=self._is_partial, fetch=self._fetch)
+    def _begin(self, seed: int) -> "Future[_Ahead | None]":
+        """Have the slab of a seed made meanwhile."""
+        mine = weakref.ref(self) if self._is_growing else None
+        return self._background.submit(partial(_made_ahead, self._cache, seed, mine, self._fetch))
+
+    def _made(self, commits: Mapping[int, Sequence[Commit]]) -> dict[int, Slab]:
+        """Return the slab of each seed; that which was made ahead, if it is of the same commits."""
+        slabs = {}
+        for seed, of_seed in commits.items():
+            ahead = self._ahead.get(seed)
+            # one that still looks for units may see them late; while it makes a slab, it holds the file's lock
+            is_ready = ahead is not None and (ahead.done() or not self._is_growing)
+            made = ahead.result() if ahead is not None and is_ready else None
+            is_same = made is not None and made.commits == digests_of(of_seed)
+            slabs[seed] = made.slab if made is not None and is_same else self._cache.slab_of(of_seed, fetch=self._fetch)
+        return slabs
 
 
-def await_cache(path: str, seconds: float) -> Cache:
+class _Ahead(NamedTuple):
+    """A slab that was made before its turn, and of which commits."""
+
+    commits: list[str]
+    slab: Slab
+
+
+def _made_ahead(cache: Cache, seed: int, reader: "weakref.ref[SlabReader] | None", fetch: Fetch | None) -> _Ahead | None:
+    """Return the slab of a seed that is complete as this process sees it; None of one that cannot be made yet.
+
+    Nothing depends on it, and no other process is asked: what fails here is done again, and told, when its turn comes.
+
+    Args:
+        cache: the cache.
+        seed: the seed.
+        reader: who wants it, if units are still being made: they are waited for as long as it is there.
+        fetch: returns the checked bytes of a unit; by default the cache's own way.
+    """
+    while reader is not None and reader() is not None and cache.missing_units(seed):
+        pause(POLL_SECONDS)
+    try:
+        commits = cache.commits(seed)
+        return _Ahead(digests_of(commits), cache.slab_of(commits, fetch=fetch))
+    except KdcacheError:
+        return None
+
+
+def digests_of(commits: Sequence[Commit]) -> list[str]:
+    """Return the hash of each commit."""
+    return [commit.digest for commit in commits]
+
+
+def own_commits(cache: Cache, *, is_partial: bool) -> CommitsOf:
+    """Return what gives the commits of a seed as this process sees them, of one that need not be complete if `is_partial`."""
+    return cache.held_commits if is_partial else cache.commits
+
+
+def await_cache(path: str | Objects, seconds: float) -> Cache:
     """Return the cache at `path`, for whose manifest `seconds` are given.
 
     Raises:
         CacheError: there is none by then.
     """
-    objects = open_objects(path)
+    objects = path if isinstance(path, Objects) else open_objects(path)
     _await(lambda: int(objects.exists("zarr.json")), 1, seconds, f"cache {path}", "its dump has not begun")
-    return open_cache(path)
+    return open_cache(objects)
 
 
 def await_seed(cache: Cache, seed: int, seconds: float) -> None:
-    """Return when all units of `seed` are committed; `seconds` are given for each further unit.
+    """Block until all units of `seed` are committed; `seconds` are given for each further unit.
 
     Raises:
         MissingUnitError: none was committed for that long.
@@ -133,15 +201,15 @@ def await_seed(cache: Cache, seed: int, seconds: float) -> None:
 
 
 def _await(count: Callable[[], int], total: int, seconds: float, what: str, doubt: str) -> None:
-    done, changed = count(), time.monotonic()
-    told = changed
-    while done < total:
-        if time.monotonic() - changed > seconds:
-            error = CacheError if total == 1 else MissingUnitError
-            raise error(f"{what}: {done} of {total} are there, and no more came for {seconds:g} s; {doubt}")
-        if time.monotonic() - told > LINE_SECONDS:
-            say(f"waiting for {what}: {done} of {total} are there")
-            told = time.monotonic()
-        time.sleep(min(POLL_SECONDS, max(seconds, 0.01)))
-        done, before = count(), done
-        changed = time.monotonic() if done > before else changed
+    done = count()
+    changed = time.monotonic()
+    with waiting(lambda: f"{what}: {done} of {total} are there"):
+        while done < total:
+            if time.monotonic() - changed > seconds:
+                error = CacheError if total == 1 else MissingUnitError
+                raise error(f"{what}: {done} of {total} are there, and no more came for {seconds:g} s; {doubt}")
+            pause(min(POLL_SECONDS, max(seconds, 0.01)))
+            before = done
+            done = count()
+            if done > before:
+                changed = time.monotonic()

@@ -33,6 +33,7 @@ from kdcache.config import parse_seeds
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.pairs import pairs_of_cache
 from kdcache.shapes import Records
+from kdcache.stopping import heeding, look, until_asked
 from kdcache.tracking import progress, say
 from kdcache.units import tell_clipped
 
@@ -65,6 +66,7 @@ def recode_cache(cache: str | Path, new: str | Path, *, codec: str, seeds: str |
         MissingUnitError: a seed that is not complete.
         MismatchError: `new` is another cache.
         KdcacheError: a damaged unit or an unwritable folder; what was committed stays.
+        StoppedError: a signal told it to stop; what was committed stays.
     """
     source = open_cache(cache)
     if Path(new).resolve() == Path(cache).resolve():
@@ -74,7 +76,10 @@ def recode_cache(cache: str | Path, new: str | Path, *, codec: str, seeds: str |
     _require_possible(source, wanted)
     made = _create(source, new, wanted)
     start = time.monotonic()
-    written = _write_units(source, made, commits)
+    written = 0
+    with heeding(lambda: f": {written} units written"):
+        written = _write_units(source, made, commits)
+        look()
     seconds = time.monotonic() - start
     made_commits = {seed: made.commits(seed) for seed in commits}
     tell_clipped(made, [commit for of_seed in made_commits.values() for commit in of_seed])
@@ -225,7 +230,7 @@ def _manifest(source: Cache, codec: Codec) -> Manifest:
 
 
 def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Commit]]) -> int:
-    """Recode and commit every unit that is missing, one after the other."""
+    """Recode and commit every unit that is missing, one after the other, as long as the process is not told to stop."""
     todo = [(seed, unit) for seed in commits for unit in made.missing_units(seed)]
     if todo:
         made.objects.probe()
@@ -233,7 +238,7 @@ def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Comm
         start_seed(made, seed)
     written = 0
     with progress("recode", sum(len(made.manifest.unit_range(unit)) for _, unit in todo), "views") as bar:
-        for seed, unit in todo:
+        for seed, unit in until_asked(todo):
             rows = made.manifest.unit_range(unit)
             if not made.is_committed(seed, unit):  # another recode into this cache may have been here
                 parts = [commit for commit in commits[seed] if commit.start in rows]

@@ -10,20 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.cache import Cache, open_cache
+from kdcache.cache import Cache, Commit, open_cache
 from kdcache.cache.differences import Sides, recipe_differences
+from kdcache.cache.late import late, looked_for_again
 from kdcache.cache.local_units import LocalUnits
+from kdcache.cache.opening import open_objects
 from kdcache.cache.slab_folder import SlabFolder
 from kdcache.cached_source import CachedSource, local_images
 from kdcache.codecs import Codec, Tail, codec_spec
 from kdcache.config import parse_seeds
 from kdcache.contents import checked_source
 from kdcache.contrast import joined
+from kdcache.distributed import is_main, on_main
 from kdcache.drift import check_views, probed_commits
-from kdcache.errors import MismatchError, UsageError
+from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.gradients import is_far
 from kdcache.losses import Dist, Loss
-from kdcache.reading import Reader, SlabReader, await_cache, await_seed
+from kdcache.reading import Reader, SlabReader, await_cache, await_seed, own_commits
 from kdcache.sampler import Blocks
 from kdcache.shapes import Rows
 from kdcache.source_check import require_source, source_differences
@@ -62,8 +65,9 @@ class CacheUse:
         """Return what reads its records."""
         if self.stream is not None:
             return self.stream
+        is_growing = self.wait_seconds is not None
         fetch = self.units.fetch if self.units is not None else None
-        return SlabReader(self.cache, is_partial=self.is_partial, ready=self.ready, fetch=fetch)
+        return SlabReader(self.cache, is_partial=self.is_partial, commits=self.commits, is_growing=is_growing, fetch=fetch)
 
     def check_images(self, seeds: Sequence[int]) -> None:
         """Compare the tars that images come from with their commits, unless that was done on this machine before.
@@ -79,22 +83,41 @@ class CacheUse:
             self.units.prepare(self.cache.held_commits(seed))
 
     def ready(self, seed: int) -> None:
-        """Return when `seed` can be read: at once, unless its units are waited for.
+        """Block until `seed` can be read: not at all, unless its units are waited for; all processes must ask.
 
         Raises:
             MissingUnitError: they do not come.
         """
         if self.wait_seconds is not None:
-            await_seed(self.cache, seed, self.wait_seconds)
+            on_main(lambda: self._await(seed), f"seed {seed} of cache {self.cache}", is_long=True)
 
-    def holes(self, seed: int) -> tuple[Rows, Rows]:
-        """Return the rows of `seed` that are absent, and those of units that are missing.
+    def commits(self, seed: int) -> list[Commit]:
+        """Return the commits of `seed` that count for the run, in order: those that rank 0 sees; all processes must ask.
+
+        A cache that is still written to may hold more by the time that another process looks, or one that is read through a
+        network file system seem to hold less.
 
         Raises:
             MissingUnitError: units that are not committed, of a seed that is not to be partial.
         """
-        self.ready(seed)
-        return self.cache.holes(self.cache.held_commits(seed) if self.is_partial else self.cache.commits(seed))
+
+        def seen() -> list[Commit]:
+            self._await(seed)
+            return [*own_commits(self.cache, is_partial=self.is_partial)(seed)]
+
+        return on_main(seen, f"the commits of seed {seed} of cache {self.cache}", is_long=True)
+
+    def holes(self, seed: int) -> tuple[Rows, Rows]:
+        """Return the rows of `seed` that are absent, and those of units that are missing; all processes must ask.
+
+        Raises:
+            MissingUnitError: units that are not committed, of a seed that is not to be partial.
+        """
+        return self.cache.holes(self.commits(seed))
+
+    def _await(self, seed: int) -> None:
+        if self.wait_seconds is not None:
+            await_seed(self.cache, seed, self.wait_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +184,7 @@ def _replay_of_caches(config: TrainConfig, loss: Loss, opened: Sequence[tuple[Ca
         source = checked_source(caches, source)
     for other in others:
         _require_same_views(first, other)
-    seeds = _cached_seeds(config, caches)
+    seeds = on_main(lambda: _cached_seeds(config, caches), "the seeds that the caches hold")
     uses[0].ready(seeds[0])
     if units is not None:
         units.prefer(seeds[0])
@@ -198,13 +221,7 @@ def _rows(config: TrainConfig, replay: Replay) -> Rows | None:
 def _stream(config: TrainConfig, use: CacheUse) -> UnitStream:
     batches = 1 + PREFETCHED * config.compute.workers
     steps = 1 + -(-batches // config.accumulate)
-    return UnitStream(
-        use.cache,
-        is_partial=use.is_partial,
-        ready=use.ready,
-        units=use.units,
-        rows_ahead=steps * config.batch_size,
-    )
+    return UnitStream(use.cache, commits=use.commits, units=use.units, rows_ahead=steps * config.batch_size)
 
 
 def _blocks(config: TrainConfig, caches: Sequence[Cache], units: LocalUnits | None) -> Blocks | None:
@@ -219,7 +236,7 @@ def _blocks(config: TrainConfig, caches: Sequence[Cache], units: LocalUnits | No
 
 
 def _check_drift(cache: Cache, source: Source, seeds: Sequence[int]) -> None:
-    commits = [*probed_commits(cache, seeds, DRIFT_VIEWS)]
+    commits = on_main(lambda: [*probed_commits(cache, seeds, DRIFT_VIEWS)], f"probes of cache {cache}")
     with local_images(source, commits):
         check_views(cache, source, commits, views=DRIFT_VIEWS)
 
@@ -230,10 +247,31 @@ def _open_cache(text: str, config: TrainConfig) -> tuple[Cache, _CacheOptions]:
     options = build(_CacheOptions, spec.options, f"cache {text!r}")
     if not 0 < options.weight < float("inf"):
         raise UsageError(f"cache {text!r}: weight is {options.weight}; it must be above 0")
-    wait = config.wait_for_units
-    cache = open_cache(str(spec.arg)) if wait is None else await_cache(str(spec.arg), wait)
+    cache = _opened(str(spec.arg), config.wait_for_units)
     cache.slabs = SlabFolder(Path(config.slab_dir) if config.slab_dir else None, round(config.slab_limit * 1e9))
     return cache, options
+
+
+def _opened(path: str, wait_seconds: float | None) -> Cache:
+    """Return the cache at `path`, after rank 0 has opened it: others may see it a little later."""
+    objects = open_objects(path)
+    opened: list[Cache] = []
+
+    def open_first() -> None:
+        opened.append(open_cache(objects) if wait_seconds is None else await_cache(objects, wait_seconds))
+        _require_opening(opened[0])
+
+    on_main(open_first, f"cache {path}", is_long=True)
+    if is_main():
+        return opened[0]
+    cache = open_cache(late(objects))
+    looked_for_again(lambda: _require_opening(cache), CacheError, f"cache {path}")
+    return cache
+
+
+def _require_opening(cache: Cache) -> None:
+    """Read what lies beside the units: the fit of the codec, the samples of a subset."""
+    _ = cache.codec, cache.samples
 
 
 def _use(config: TrainConfig, cache: Cache, options: _CacheOptions, source: Source) -> CacheUse:

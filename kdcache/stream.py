@@ -4,7 +4,7 @@ A slab holds a whole seed. Where that is too much (images beside the records, ma
 few units at a time are enough: units in a keyed order, a window of them at a time, rows in a keyed order within each window.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -13,8 +13,9 @@ from kdcache.cache import Cache, Commit
 from kdcache.cache.fetch import MOST_AT_ONCE
 from kdcache.cache.local_units import LocalUnits
 from kdcache.errors import MissingUnitError, UsageError
-from kdcache.reading import Holes, Mask
+from kdcache.reading import CommitsOf, Holes, Mask, own_commits
 from kdcache.shapes import Records, Rows
+from kdcache.waiting import waiting
 
 _Key = tuple[int, int]  # first seed and number of a unit
 
@@ -27,7 +28,7 @@ class UnitStream:
         cache: Cache,
         *,
         is_partial: bool = False,
-        ready: Callable[[int], None] = lambda seed: None,
+        commits: CommitsOf | None = None,
         units: LocalUnits | None = None,
         rows_ahead: int = 0,
     ) -> None:
@@ -35,13 +36,14 @@ class UnitStream:
 
         Args:
             cache: the cache.
-            is_partial: whether seeds may lack units.
-            ready: called with a seed before its units are looked for; it may take its time.
+            is_partial: whether seeds may lack units, of those that this process sees.
+            commits: of a seed; by default those that this process sees.
             units: where the tars are to be on this machine, for a source that reads their images.
             rows_ahead: by how many rows loader workers may be ahead of the batch that is at work.
         """
-        self._cache, self._is_partial, self._ready, self._units = cache, is_partial, ready, units
+        self._cache, self._units = cache, units
         self._rows_ahead = rows_ahead
+        self._commits_of = commits or own_commits(cache, is_partial=is_partial)
         self._pool = ThreadPoolExecutor(MOST_AT_ONCE, "kdcache-stream")
         self._commits: dict[_Key, dict[int, Commit]] = {}
         self._fetched: dict[_Key, Future[Records]] = {}
@@ -61,8 +63,7 @@ class UnitStream:
             self._drop(key)
         self._commits, holes = {}, {}
         for seed in seeds:
-            self._ready(seed)
-            commits = self._cache.held_commits(seed) if self._is_partial else self._cache.commits(seed)
+            commits = self._commits_of(seed)
             holes[seed] = self._cache.holes(commits)
             for commit in commits:
                 key = self._cache.manifest.unit_seeds(seed)[0], commit.unit
@@ -101,9 +102,14 @@ class UnitStream:
                 for key in self._keys(number):
                     if key not in self._fetched:
                         self._fetched[key] = self._pool.submit(self._fetch, key)
-            for key in self._keys(self._entered):
-                self._fetched[key].result()
+            with waiting(f"units of window {self._entered} of cache {self._cache}"):
+                for key in self._keys(self._entered):
+                    self._fetched[key].result()
             self._entered += 1
+
+    def close(self) -> None:
+        """Fetch nothing more; what is not begun would else be fetched before the process ends."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def gather(self, rows: Rows, seeds: Rows) -> Records:
         """Return the records of (row, seed) pairs, in their order; what lies in windows before theirs is let go.

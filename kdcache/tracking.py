@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from kdcache.checkpoint import replace_file
-from kdcache.distributed import own_place
 from kdcache.errors import KdcacheError, printable
+from kdcache.launch import own_place
 
 LINE_SECONDS = 30.0
 T = TypeVar("T")
@@ -97,14 +97,22 @@ class BoardMetrics:
 class MetricsFile:
     """`metrics.jsonl`: one JSON object a line, a line per logged step and per epoch."""
 
-    def __init__(self, path: Path, *, step: int) -> None:
-        """Open for appending; lines past `step`, from a run that was cut off after its checkpoint, are dropped.
+    def __init__(self, path: Path, *, step: int, epoch: int | None = None) -> None:
+        """Open for appending; what a run wrote that was cut off after its checkpoint is dropped.
+
+        Args:
+            path: the file.
+            step: lines of steps past it are dropped.
+            epoch: lines of this epoch and of those after it are dropped: they are to come.
 
         Raises:
             KdcacheError: the file cannot be written.
         """
         self._path = path
-        kept = "".join(json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step)
+        lines = [line for line in read_metrics(path) if line["step"] <= step]
+        if epoch is not None:
+            lines = [line for line in lines if line["kind"] != "epoch" or line["epoch"] < epoch]
+        kept = "".join(json.dumps(line) + "\n" for line in lines)
         replace_file(path, lambda file: file.write(kept.encode()))
 
     def write(self, line: Mapping[str, Any]) -> None:

@@ -1,8 +1,6 @@
 """Training a student, from caches, with a teacher in the loop, or on labels only: a run, and the folder that it lives in."""
 
 import json
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,12 +12,14 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
+from kdcache.agreement import require_same_settings
 from kdcache.checkpoint import held_folder, load_checkpoint, make_folder, replace_file, save_checkpoint
 from kdcache.compute import device_type
 from kdcache.config import config_differences, dump_config, load_config
 from kdcache.contrast import joined
-from kdcache.distributed import broadcast_object, is_main, joined_processes, on_main, others_that_fail
-from kdcache.errors import KdcacheError, MismatchError, UsageError
+from kdcache.distributed import StopLook, broadcast_object, is_main, joined_processes, on_main, others_that_fail
+from kdcache.errors import MismatchError, UsageError
+from kdcache.stopping import heeding
 from kdcache.tracking import BoardMetrics, Metrics, MetricsFile, NoMetrics, read_metrics, say
 from kdcache.train_config import TrainConfig
 from kdcache.trainer import Trainer
@@ -52,10 +52,13 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
     """
     run = Path(config.run)
     with joined_processes(device_type(config.compute.device)), others_that_fail(), ExitStack() as held:
+        require_same_settings(config)
         if (finished := on_main(lambda: _finished(run, config))) is not None:
             return finished
         on_main(lambda: _check_folder(run, config))
         trainer = Trainer(config)
+        held.callback(trainer.close)
+        trainer.require_readable_evaluation()
         on_main(lambda: held.enter_context(_own_folder(run)))
         return _train(run, config, trainer)
 
@@ -72,10 +75,13 @@ def plan_training(config: TrainConfig) -> dict[str, Any]:
         KdcacheError: whatever would stop the training before or in its first steps.
     """
     run = Path(config.run)
-    with joined_processes(device_type(config.compute.device)), others_that_fail():
+    with joined_processes(device_type(config.compute.device)), others_that_fail(), ExitStack() as held:
+        require_same_settings(config)
         on_main(lambda: _check_folder(run, config))
         checkpoint = on_main(lambda: load_checkpoint(run / "last.pt"))
         trainer = Trainer(config)
+        held.callback(trainer.close)
+        trainer.require_readable_evaluation()
         probe = trainer.probe(seconds=PLAN_SECONDS)
         epoch_seconds = probe["steps_per_epoch"] * config.batch_size / probe["views_per_second"]
         manifests = [use.cache.manifest for use in trainer.replay.caches]
@@ -102,10 +108,10 @@ def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
         trainer.load_state(checkpoint)
     metrics = _start(run, config, trainer) if is_main() else NoMetrics()
     best = checkpoint["best"] if checkpoint else {trainer.task.best: -1.0}
-    with _stopped_by_signal() as stop:
-        keeper = _Keeper(run, config.checkpoint_minutes, trainer, best, stop)
-        while trainer.epoch < config.epochs:
-            line = trainer.run_epoch(metrics, keeper.after_step)
+    keeper = _Keeper(run, config.checkpoint_minutes, trainer, best, kept_step=checkpoint["step"] if checkpoint else None)
+    with heeding(keeper.keep):
+        while not trainer.is_finished:
+            line = trainer.run_epoch(metrics, keeper.after_step, keeper.before_evaluation)
             metrics.write(line)
             keeper.after_epoch(line)
             if is_main():
@@ -121,19 +127,40 @@ def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
 class _Keeper:
     """Decides when a checkpoint is written, and writes it: rank 0's is that of all processes."""
 
-    def __init__(self, run: Path, minutes: float, trainer: Trainer, best: dict[str, Any], stop: threading.Event) -> None:
-        self._run, self._trainer, self._best, self._stop = run, trainer, best, stop
+    def __init__(
+        self,
+        run: Path,
+        minutes: float,
+        trainer: Trainer,
+        best: dict[str, Any],
+        *,
+        kept_step: int | None,
+    ) -> None:
+        self._run, self._trainer, self._best = run, trainer, best
         self._pause = 60 * minutes
         self._last = time.monotonic()
+        self._kept_step = kept_step
+        self._look = StopLook()
 
     def after_step(self) -> None:
-        if not is_main() or not (self._stop.is_set() or time.monotonic() - self._last >= self._pause):
-            return
-        self._save()
-        if self._stop.is_set():
-            raise KdcacheError(
-                f"stopped by SIGTERM after step {self._trainer.step}, which is kept: run the same command to go on"
-            )
+        self._look()
+        if is_main() and time.monotonic() - self._last >= self._pause:
+            self._save()
+
+    def before_evaluation(self) -> None:
+        """Keep the epoch's last step: an evaluation takes its time, is ended at once by a signal, and may fail."""
+        if is_main() and self._trainer.evaluation is not None:
+            self._save()
+
+    def keep(self) -> str:
+        """Keep the last step, if it is not kept yet, and return how a message tells it; every process waits for it."""
+        step = on_main(self._kept, "the checkpoint")
+        return " before the first step" if step is None else f" after step {step}, which is kept"
+
+    def _kept(self) -> int | None:
+        if self._trainer.step and self._trainer.step != self._kept_step:
+            self._save()
+        return self._kept_step
 
     def after_epoch(self, line: dict[str, Any]) -> None:
         if not is_main():
@@ -149,21 +176,8 @@ class _Keeper:
 
     def _save(self) -> None:
         save_checkpoint(self._run / "last.pt", {**self._trainer.state(), "best": self._best})
+        self._kept_step = self._trainer.step
         self._last = time.monotonic()
-
-
-@contextmanager
-def _stopped_by_signal() -> Iterator[threading.Event]:
-    """Let SIGTERM, which schedulers send before they kill, set the event instead of ending the process."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -176,7 +190,7 @@ def _own_folder(run: Path) -> Iterator[None]:
 def _start(run: Path, config: TrainConfig, trainer: Trainer) -> Metrics:
     """Write the run's configuration, and return where its metrics go."""
     replace_file(run / "config.toml", lambda file: file.write(dump_config(config, "train-student").encode()))
-    file = MetricsFile(run / "metrics.jsonl", step=trainer.step)
+    file = MetricsFile(run / "metrics.jsonl", step=trainer.step, epoch=trainer.epochs_scored)
     return BoardMetrics(run / "tensorboard", step=trainer.step, others=file) if config.tensorboard else file
 
 

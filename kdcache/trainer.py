@@ -1,5 +1,6 @@
 """A student with all that trains it: one epoch loop, one step, and the state from which both go on."""
 
+import hashlib
 import itertools
 import math
 import time
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from kdcache.agreement import require_same, require_same_weights
 from kdcache.compute import Compute
-from kdcache.distributed import all_sum, broadcast_buffers, broadcast_object, is_main, on_main, rank, world_size
+from kdcache.distributed import all_sum, broadcast_buffers, broadcast_object, is_main, rank, stoppable_alone, world_size
 from kdcache.errors import KdcacheError, MismatchError, ModelError, UsageError
 from kdcache.evaluation import Evaluation, evaluation_recipe
 from kdcache.losses import Loss, open_loss
@@ -62,23 +64,54 @@ class Trainer:
         self.schedule = make_schedule(self.optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=self._steps)
         self.scaler = self.compute.scaler()
         self.average = self._average()
+        self._require_agreement()
         self.parallel = self._parallel()
         self.epoch = self.epoch_step = self.step = 0
         """Epochs that are done, steps of the next one that are done, and steps in all."""
+        self._unscored: dict[str, Any] | None = None
+        """The line of an epoch that is trained and not evaluated yet."""
         self._sums: dict[str, Tensor] = {}
         self._left_out = _NO_ROWS
         self._clock = Clock()
 
-    def run_epoch(self, metrics: Metrics, after_step: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are trained and evaluated."""
+        return self.epoch >= self.config.epochs and self._unscored is None
+
+    @property
+    def epochs_scored(self) -> int:
+        """How many epochs are trained and evaluated."""
+        return self.epoch if self._unscored is None else self.epoch - 1
+
+    def run_epoch(
+        self,
+        metrics: Metrics,
+        after_step: Callable[[], None] = lambda: None,
+        before_evaluation: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:
         """Train what is left of the epoch, evaluate, and return the epoch's line of metrics.
+
+        A run that was stopped in the evaluation goes on with that.
 
         Args:
             metrics: where lines of steps go.
             after_step: called after each step but the epoch's last, when `state` may be taken.
+            before_evaluation: called after the epoch's last step, when `state` may be taken.
 
         Raises:
             KdcacheError: missing or damaged units, unreadable samples, a loss that is not finite.
+            StoppedError: a process of the run was told to stop while it waited.
         """
+        if self._unscored is None:
+            self._unscored = self._train_epoch(metrics, after_step)
+            before_evaluation()
+        line = self._unscored | self.evaluate()
+        self._unscored = None
+        return line
+
+    def _train_epoch(self, metrics: Metrics, after_step: Callable[[], None]) -> dict[str, Any]:
+        """Train what is left of the epoch, and return its line of metrics without scores."""
         seeds = self._start_epoch()
         title = f"epoch {self.epoch + 1}/{self.config.epochs}"
         with progress(title, self.sampler.num_steps, "steps", is_shown=is_main()) as bar:
@@ -98,7 +131,7 @@ class Trainer:
         line = {"kind": "epoch", **self._place_and_rate(), "seed": seeds[0], **losses, "seconds": seconds}
         line |= {"views_per_second": self.epoch_step * self.config.batch_size / seconds, **self._clock.parts}
         self.epoch, self.epoch_step, self._sums = self.epoch + 1, 0, {}
-        return line | self.evaluate()
+        return line
 
     def probe(self, *, seconds: float) -> dict[str, Any]:
         """Train a few steps of an epoch to see how long they take; the trainer is of no use afterwards.
@@ -167,7 +200,26 @@ class Trainer:
             models["ema_"] = self.average.module
         for model in models.values():
             broadcast_buffers(model)  # each process has batch norms of its own
-        return self.evaluation.scores(models)
+        with stoppable_alone():
+            return self.evaluation.scores(models)
+
+    def require_readable_evaluation(self) -> None:
+        """Check that all evaluation data can be read, unless that is known.
+
+        Raises:
+            KdcacheError: some of it cannot.
+        """
+        if self.evaluation is not None:
+            self.evaluation.require_readable()
+
+    def close(self) -> None:
+        """End loader workers, and what is fetched ahead."""
+        self.loader.close()
+        if self.evaluation is not None:
+            self.evaluation.close()
+        for use in self.replay.caches:
+            if use.stream is not None:
+                use.stream.close()
 
     def weights(self) -> dict[str, nn.Module]:
         """Return the modules whose weights are the result: `student`, and `ema` if there is an average."""
@@ -193,6 +245,7 @@ class Trainer:
             "epoch": self.epoch,
             "epoch_step": self.epoch_step,
             "step": self.step,
+            "unscored": self._unscored,
             "sums": _numbers(self._sums),
             "clock": {"total": self._clock.total(), **self._clock.parts} if self.epoch_step else {},
             "seeds": self.replay.seeds,
@@ -223,6 +276,7 @@ class Trainer:
         if state["seeds"] != self.replay.seeds:  # the cache has more by now: their turns would change
             self.replay = replace(self.replay, seeds=state["seeds"])
             self.teacher, _ = self._teacher()
+        self._unscored = state.get("unscored")
         self._left_out = state["left_out"].numpy()
         self._sums = {name: torch.tensor(value, device=self.compute.device) for name, value in state["sums"].items()}
         self._clock = Clock(**state["clock"])
@@ -265,14 +319,12 @@ class Trainer:
         return before
 
     def _start_teacher(self, seeds: list[int], following: list[int]) -> Rows:
-        """Make the teacher ready for the epoch, and return the rows that it leaves out.
+        """Make the teacher ready for the epoch, and return the rows that it leaves out; of one that was begun those of then.
 
-        Rank 0 looks first, and what it sees counts: a cache that is still written to may hold more by the time that another
-        process, or a resumed run, looks, but never less.
+        It sees the units that rank 0 sees: a cache that is still written to may hold more by the time that another process, or
+        a resumed run, looks, but never less.
         """
-        left_out = on_main(lambda: np.unique(np.concatenate([*self.teacher.start(seeds, following).values()])))
-        if not is_main():
-            self.teacher.start(seeds, following)
+        left_out = np.unique(np.concatenate([*self.teacher.start(seeds, following).values()]))
         return self._left_out if self.epoch_step else left_out
 
     def _seeds(self, epoch: int) -> list[int]:
@@ -289,9 +341,24 @@ class Trainer:
 
     def _identity(self) -> dict[str, str]:
         caches = ", ".join(use.cache.manifest.digest for use in self.replay.caches) or "none"
-        evaluated = self.evaluation.source.fingerprint if self.evaluation else "none"
+        evaluated = self.evaluation.source.fingerprint if self.evaluation is not None else "none"
         own = {"source": self.replay.source.fingerprint, "recipe": self.replay.recipe.fingerprint}
         return {**own, "teacher": self.teacher.identity, "cache": caches, "evaluation source": evaluated}
+
+    def _require_agreement(self) -> None:
+        """Check that all processes train the same: from then on they add up their gradients, and nothing would tell.
+
+        Raises:
+            MismatchError: they do not.
+        """
+        samples = self.replay.samples
+        facts = {
+            **self._identity(),
+            "evaluation recipe": self.evaluation.recipe.fingerprint if self.evaluation is not None else "none",
+            "list of samples": "all" if samples is None else hashlib.sha256(samples.tobytes()).hexdigest(),
+        }
+        require_same(facts, "what the run is made of")
+        require_same_weights(self.student.module)
 
     def _place(self) -> nn.Module:
         """Return the student on its device, with batch norms over all processes if so configured."""
@@ -357,8 +424,12 @@ def _of_one_view(spec: str) -> Iterator[None]:
 
 
 def _in_turns(batches: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
-    """Yield `count` batches at a time."""
-    while parts := list(itertools.islice(batches, count)):
+    """Yield `count` batches at a time; while they are waited for, a signal ends a run of one process at once."""
+    while True:
+        with stoppable_alone():
+            parts = list(itertools.islice(batches, count))
+        if not parts:
+            return
         yield parts
 
 

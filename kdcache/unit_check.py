@@ -1,6 +1,7 @@
 """Units checked against their commits, side by side, and the report from which a check that was killed goes on."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from kdcache.cache import Cache
 from kdcache.cache.census import Census, Unit
 from kdcache.cache.fetch import fetched
 from kdcache.errors import CacheError, KdcacheError, MismatchError
+from kdcache.stopping import heeding, look, until_asked
 from kdcache.tracking import progress
 
 
@@ -49,6 +51,11 @@ class CheckReport:
         self.checked = {(check.seed, check.unit): check for check in checks}
         self._append(("" if text.endswith("\n") or not text else "\n") + ("" if text else json.dumps(head) + "\n"))
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is a file."""
+        return self._path is not None
+
     def write(self, check: Check) -> None:
         """Append a unit."""
         self._append(json.dumps(check._asdict()) + "\n")
@@ -71,17 +78,24 @@ class CheckReport:
 
 
 def check_units(cache: Cache, census: Census, report: CheckReport) -> tuple[dict[str, int], list[str]]:
-    """Check every committed unit; return `units`, `from_report`, `bytes` and `absent` rows, and the faults."""
+    """Check every committed unit; return `units`, `from_report`, `bytes` and `absent` rows, and the faults.
+
+    Raises:
+        StoppedError: a signal told the process to stop; what was checked is in the report.
+    """
     units, checks, from_report = list(census.commits), list[Check](), 0
     largest = max((entry.size for entry in census.objects.values()), default=0) + cache.manifest.unit_bytes
-    with progress("verify", len(units), "units") as bar:
-        for check in fetched(lambda unit: _checked(cache, unit, census, report), units, num_bytes=largest):
+    # without a report nothing is kept, and a signal ends it at once
+    heeded = heeding(lambda: f": the report has {len(checks)} of {len(units)} units") if report.is_kept else nullcontext()
+    with heeded, progress("verify", len(units), "units") as bar:
+        for check in fetched(lambda unit: _checked(cache, unit, census, report), until_asked(units), num_bytes=largest):
             if check is report.checked.get((check.seed, check.unit)):
                 from_report += 1
             else:
                 report.write(check)
             checks.append(check)
             bar.advance(1)
+        look()
     counts = {
         "units": len(checks),
         "from_report": from_report,

@@ -6,6 +6,7 @@ There is one server in a process of tests, since there is one in multiprocessing
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import time
 import uuid
@@ -64,13 +65,19 @@ def started(path: Path | str, environment: dict[str, str] | None = None, **chang
 
 
 class Program:
-    """A function in a process of its own, which has just begun; what it prints goes to files."""
+    """A function in a process, and a group, of its own, which has just begun; what it prints goes to files."""
 
     def __init__(
-        self, function: Callable[..., Any], *arguments: Any, folder: Path, environment: dict[str, str] | None = None
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        folder: Path,
+        environment: dict[str, str] | None = None,
+        method: str = "forkserver",
     ) -> None:
+        """Start it; `method` is how it starts children of its own."""
         self._files = [folder / f"{uuid.uuid4()}.{name}" for name in ("out", "err")]
-        everything = (function, arguments, self._files, {**os.environ, "PYTHONPATH": _search(), **(environment or {})})
+        everything = (function, arguments, self._files, method, {**os.environ, "PYTHONPATH": _search(), **(environment or {})})
         self.process = fork_server().Process(target=_program, args=everything)
         self.process.start()
 
@@ -82,10 +89,14 @@ class Program:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
+    def stop_all(self, number: int) -> None:
+        """Send a signal to its group, as terminals and schedulers do: to it and to all that it has started."""
+        assert self.process.pid is not None
+        os.killpg(self.process.pid, number)
+
     def worker(self, rank: int) -> int:
         """Return the process of a rank, as the launcher has started them."""
-        parent = self.process.pid
-        return int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[rank])
+        return children(self.process.pid)[rank]
 
     def end(self, timeout: float = 120) -> tuple[int, str, str]:
         """Wait for its end; return its exit code and what it has printed to either stream."""
@@ -97,13 +108,31 @@ class Program:
         return self.process.exitcode, out, err
 
 
+def children(parent: int | None) -> list[int]:
+    """Return the processes that a process has started, in their order."""
+    return [*map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())]
+
+
+def is_alive(process: int) -> bool:
+    """Return whether a process runs; one that nobody has asked for its exit code does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def command(
-    *words: str, folder: Path, environment: dict[str, str] | None = None, processes: int = 0, restarts: int = 0
+    *words: str,
+    folder: Path,
+    environment: dict[str, str] | None = None,
+    processes: int = 0,
+    restarts: int = 0,
+    method: str = "forkserver",
 ) -> Program:
     """Start a command of kdcache; with `processes` in as many at once, as torchrun starts them."""
     if processes:
-        return Program(_launched, words, processes, restarts, folder=folder, environment=environment)
-    return Program(_main, words, folder=folder, environment=environment)
+        return Program(_launched, words, processes, restarts, folder=folder, environment=environment, method=method)
+    return Program(_main, words, folder=folder, environment=environment, method=method)
 
 
 def script(file: Path, *words: str, folder: Path) -> Program:
@@ -131,10 +160,13 @@ def _dump(path: Path | str, environment: dict[str, str], settings: dict[str, Any
     dump(path, **settings)
 
 
-def _program(function: Callable[..., Any], arguments: Any, files: list[Path], environment: dict[str, str]) -> None:
+def _program(function: Callable[..., Any], arguments: Any, files: list[Path], method: str, environment: dict[str, str]) -> None:
     take(environment)
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     for descriptor, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    multiprocessing.set_start_method(method, force=True)
     multiprocessing.set_forkserver_preload(IMPORTED)  # its loader workers are children of a server of its own
     function(*arguments)
 

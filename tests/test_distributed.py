@@ -1,32 +1,38 @@
 """Processes of one run: joined as torchrun joins them, alone without it, and told of each other's errors."""
 
+import io
 import os
 import pickle
+import re
+import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from processes import launch
+from processes import in_environment, launch, launched
 
-from kdcache import errors
+from kdcache import distributed, errors, waiting
 from kdcache.distributed import (
-    _PLACES,
-    Place,
+    StopLook,
     all_sum,
     barrier,
     broadcast_object,
+    everywhere,
     is_main,
     joined_processes,
     on_main,
     own_place,
+    raise_together,
     rank,
     world_size,
 )
-from kdcache.errors import KdcacheError, MismatchError, UsageError
+from kdcache.errors import KdcacheError, MismatchError, StoppedError
+from kdcache.stopping import heeding
 
 
 def refuse() -> None:
@@ -91,54 +97,22 @@ def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
             on_main(refuse)
 
 
-def in_environment(patch: pytest.MonkeyPatch, **variables: str) -> None:
-    for name in {"MASTER_ADDR", "MASTER_PORT"} | {name for names in _PLACES for name in names}:
-        patch.delenv(name, raising=False)
-    for name, value in variables.items():
-        patch.setenv(name, value)
-
-
-@pytest.mark.parametrize(
-    ("variables", "found"),
-    [
-        ({}, Place(0, 1, 0)),
-        ({"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1"}, Place(9, 16, 1)),
-        ({"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1"}, Place(9, 16, 1)),
-        ({"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "2", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Place(2, 4, 2)),
-        ({"JOB_COMPLETION_INDEX": "5", "WORLD_SIZE": "8"}, Place(5, 8, 0)),
-        ({"JOB_COMPLETION_INDEX": "5"}, Place(0, 1, 0)),  # nobody says of how many
-    ],
-)
-def test_the_place_that_a_launcher_gives(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], found: Place) -> None:
-    in_environment(monkeypatch, **variables)
-    assert own_place() == found
-
-
-@pytest.mark.parametrize(
-    ("variables", "message"),
-    [
-        ({"RANK": "one", "WORLD_SIZE": "2"}, "^RANK=one, WORLD_SIZE=2, LOCAL_RANK=0 in the environment must be numbers; unset"),
-        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "2"}, "SLURM_PROCID=2, SLURM_NTASKS=2, .*the rank must be below the count"),
-    ],
-)
-def test_a_place_that_cannot_be_is_told(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str) -> None:
-    in_environment(monkeypatch, **variables)
-    with pytest.raises(UsageError, match=message):
-        own_place()
-
-
 @pytest.mark.parametrize(
     ("changes", "device", "reason"),
     [
-        ({}, "cpu", "MASTER_PORT"),
-        ({"MASTER_PORT": "0", "WORLD_SIZE": "two"}, "cpu", "'two'"),
-        ({"MASTER_PORT": "0", "LOCAL_RANK": "99"}, "cuda", ""),
+        ({"LOCAL_RANK": "99"}, "cuda", ""),
+        ({"WORLD_SIZE": "2"}, "cpu", "1 of 2 processes are there after"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_PORT": "1"}, "cpu", ""),
     ],
 )
 def test_who_cannot_join_is_told(monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], device: str, reason: str) -> None:
-    settings = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", **changes}
+    monkeypatch.setattr(distributed, "_JOIN_TIMEOUT", timedelta(seconds=0.2))
+    monkeypatch.setattr(distributed, "_TRY_SECONDS", 0.2)
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    settings = {**alone, **changes}
     in_environment(monkeypatch, **settings)
-    message = rf"^process 0 of {settings['WORLD_SIZE']} cannot join the others: .*{reason}.*; start all processes with torchrun"
+    which = f"process {settings['RANK']} of {settings['WORLD_SIZE']}"
+    message = rf"^{which} cannot join the others: .*{reason}.*; start all processes with torchrun"
     with pytest.raises(KdcacheError, match=message), joined_processes(device):
         pass
     assert not torch.distributed.is_initialized()
@@ -159,6 +133,106 @@ def test_every_error_of_ours_survives_the_way_to_another_process() -> None:
     for kind in kinds:
         error = pickle.loads(pickle.dumps(kind("one line")))  # noqa: S301
         assert type(error) is kind and str(error) == "one line"
+
+
+# waits
+
+
+def heard(seconds: float) -> io.StringIO:
+    """Have this process say what it waits for every `seconds`; return where."""
+    waiting.LINE_SECONDS = seconds
+    sys.stderr = io.StringIO()
+    return sys.stderr
+
+
+def waits_long(seconds: float) -> dict[str, Any]:
+    """Have rank 0 work longer than a sum of gradients may take, in each way in which the others can wait for it."""
+    said = heard(0.3)
+
+    def work() -> int:
+        time.sleep(seconds if is_main() else 0.0)
+        return rank()
+
+    found = [on_main(work, "its folder"), on_main(work, "its cache", is_long=True), everywhere(work, "its slab")]
+    if is_main():
+        time.sleep(seconds)
+    barrier("the checkpoint")
+    total = float(all_sum(torch.ones(1)))
+    return {"found": found, "total": total, "said": said.getvalue()}
+
+
+def test_no_wait_ends_by_itself_and_each_process_says_what_it_waits_for() -> None:
+    main, other = launch(waits_long, 2, 1.2, compute_seconds=0.6)
+    assert main["found"] == [0, 0, 0] and other["found"] == [0, 0, 1] and main["total"] == other["total"] == 2
+    for what in ("its folder", "its cache", "its slab", "the checkpoint"):
+        assert re.search(rf"^rank 1: waiting for the other processes \({what}\) \(\d+ s so far\)$", other["said"], re.MULTILINE)
+    for what in ("its cache", "its slab"):
+        assert f"rank 0: waiting for {what} (" in main["said"]
+
+
+def fails_in_one(number: int) -> dict[str, Any]:
+    def work() -> None:
+        if rank() == number:
+            raise MismatchError(f"rank {rank()} has other data")
+
+    found = {}
+    for name, call in {
+        "everywhere": lambda: everywhere(work, "work"),
+        "raise_together": lambda: raise_together(MismatchError("rank 1") if rank() == number else None, "work"),
+    }.items():
+        try:
+            call()
+        except MismatchError as error:
+            found[name] = (str(error), error.is_told_elsewhere)
+    return found
+
+
+def test_an_error_of_any_process_is_that_of_all_and_told_once() -> None:
+    found = launch(fails_in_one, 3, 1)
+    for number, told in enumerate(found):
+        assert told["everywhere"] == ("rank 1 has other data", number != 1)
+        assert told["raise_together"] == ("rank 1", number != 1)
+
+
+def told_to_stop(way: str) -> tuple[int, str]:
+    """Send rank 1 a signal; return the step at which this process stops, and what it tells."""
+    look, step = StopLook(), 0
+    try:
+        with heeding(lambda: f" after step {step}"):
+            while way == "steps":
+                step += 1
+                if rank() == 1 and step == 7:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.02 if rank() else 0.0)
+                look()
+            if rank() == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            on_main(lambda: time.sleep(3600), "units", is_long=True)
+    except StoppedError as error:
+        return error.exit_code, str(error)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("way", ["steps", "a wait"])
+def test_all_processes_stop_at_the_same_look_wherever_the_signal_arrives(way: str) -> None:
+    one, other = launch(told_to_stop, 2, way)
+    assert one == other and one[0] == 143 and one[1].startswith("stopped by SIGTERM after step ")
+    assert way != "steps" or int(one[1].split()[5].rstrip(";")) >= 7
+
+
+def goes_away() -> None:
+    distributed._GRACE_SECONDS = 0.1
+    barrier()
+    if rank() == 1:
+        os._exit(3)
+    time.sleep(3600)  # as in a driver that waits for the other
+
+
+def test_a_process_does_not_wait_for_one_that_is_gone() -> None:
+    children, _ = launched(goes_away, 2)
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [1, 3]
 
 
 SCRIPT = """

@@ -67,21 +67,6 @@ def test_killed_at_any_step_and_run_again_equals_unbroken(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_run_that_a_scheduler_ends_keeps_its_last_step(tmp_path: Path) -> None:
-    settings = {**LONG, "checkpoint_minutes": 60.0}
-    train(tmp_path / "unbroken", **settings)
-    process = started(train_config(tmp_path / "run", **settings), tmp_path)
-    wait_for_steps(process, tmp_path / "run", 17)
-    process.stop(signal.SIGTERM)
-    code, _, errors = process.end(60)
-    assert code == 1 and "stopped by SIGTERM after step" in errors.splitlines()[-1]
-    kept = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"]
-    assert kept >= 17 and len(steps(tmp_path / "run")) == kept, "nothing is trained twice"
-    train(tmp_path / "run", **settings)
-    assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")
-
-
-@pytest.mark.slow
 def test_a_run_of_several_processes_that_loses_one_goes_on(tmp_path: Path) -> None:
     """As under torchrun; one process is killed on purpose, and a single one finishes the run."""
     settings = {**LONG, "student": MLP}

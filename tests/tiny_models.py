@@ -19,6 +19,14 @@ def mlp(classes: int = 10, size: int = 8, channels: int = 1, dropout: float = 0.
     return nn.Sequential(nn.Flatten(), nn.Linear(width, 24), nn.ReLU(), nn.Dropout(dropout), nn.Linear(24, classes))
 
 
+def by_rank(classes: int = 10) -> nn.Module:
+    """Give other weights in each process of a run."""
+    model = mlp(classes)
+    with torch.no_grad():
+        model[1].weight.mul_(1 + int(os.environ.get("RANK", "0")) / 100)
+    return model
+
+
 def perceptron(classes: int = 10) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, classes))
 
@@ -88,6 +96,39 @@ class FewDigits:
 
 def few_digits(length: int = 384) -> FewDigits:
     return FewDigits(length)
+
+
+class SlowDigits(FewDigits):
+    """Digits of which each takes a while to read, in loader workers and elsewhere."""
+
+    def __init__(self, length: int, seconds: float) -> None:
+        super().__init__(length)
+        self.seconds = seconds
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        time.sleep(self.seconds)
+        return super().__getitem__(index)
+
+
+def slow_digits(length: int = 384, seconds: float = 0.0) -> FewDigits:
+    return SlowDigits(length, seconds)
+
+
+class LoggedDigits(FewDigits):
+    """Digits that leave a byte in a file for each that is read."""
+
+    def __init__(self, length: int, log: str) -> None:
+        super().__init__(length)
+        self.log = log
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        with open(self.log, "ab", buffering=0) as file:  # noqa: PTH123
+            file.write(b".")
+        return super().__getitem__(index)
+
+
+def logged_digits(length: int = 384, log: str = "") -> FewDigits:
+    return LoggedDigits(length, log)
 
 
 class Parity(FewDigits):
@@ -186,6 +227,18 @@ def deadly(classes: int = 10, channels: int = 1) -> nn.Module:
     def end(module: nn.Module, images: torch.Tensor) -> None:
         if len(images[0]) >= 4:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    model.register_forward_pre_hook(end)
+    return model
+
+
+def terminated(classes: int = 10, channels: int = 1) -> nn.Module:
+    """Give `conv`, whose process is told to stop in each batch of four or more, as by a scheduler."""
+    model = conv(classes, channels)
+
+    def end(module: nn.Module, images: torch.Tensor) -> None:
+        if len(images[0]) >= 4:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     model.register_forward_pre_hook(end)
     return model

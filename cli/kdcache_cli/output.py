@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 from kdcache.errors import MOST_MESSAGE, KdcacheError, KdcacheWarning, one_line, printable
+from kdcache.stopping import WAY_OUT, StopInterrupt, interrupting, signal_name
 
 
 class OneLineError(click.ClickException):
@@ -30,8 +32,8 @@ class Group(click.Group):
     """A group whose commands end in one line when they raise a KdcacheError."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        with warnings.catch_warnings():
+        """Run the command; signals end it as Ctrl-C does, but where it has something to keep."""
+        with warnings.catch_warnings(), interrupting():
             warnings.simplefilter("always", KdcacheWarning)
             warnings.showwarning = _show_warning
             try:
@@ -48,9 +50,10 @@ class Group(click.Group):
                     raise
                 way_out = "use a smaller --batch-size, or --precision bfloat16"
                 raise OneLineError(KdcacheError(f"out of GPU memory; {way_out}; what was finished is kept")) from error
-            except KeyboardInterrupt:
-                click.echo("kdcache: interrupted; run the same command again to go on", err=True)
-                raise click.exceptions.Exit(130) from None
+            except KeyboardInterrupt as raised:
+                stop = raised if isinstance(raised, StopInterrupt) else StopInterrupt(signal.SIGINT)
+                click.echo(f"kdcache: stopped by {signal_name(stop.number)}; {WAY_OUT}", err=True)
+                raise click.exceptions.Exit(stop.exit_code) from None
 
 
 def print_result(result: Mapping[str, Any], lines: Sequence[tuple[str, str]], *, as_json: bool) -> None:

@@ -326,7 +326,7 @@ class Cache:
             self._last_read = seed, self.slab(seed)  # a complete seed never changes
         return self._last_read[1].gather(wanted)
 
-    def slab(self, seed: int, *, is_partial: bool = False, fetch: Fetch | None = None) -> Slab:
+    def slab(self, seed: int, *, is_partial: bool = False) -> Slab:
         """Return the slab of `seed`, made from verified units unless it is there already.
 
         Of several processes on one machine that ask for it at once, one makes it and the others wait.
@@ -335,14 +335,21 @@ class Cache:
             seed: the seed.
             is_partial: whether units may be missing; the slab then names their rows, and refuses to give them. So it does,
                 in any case, with rows that are not in a subset.
-            fetch: returns the checked bytes of a unit; by default `unit_bytes`.
 
         Raises:
             MissingUnitError: units that are not committed.
             DamagedUnitError: a unit that differs from what was committed.
             CacheError: no room for the slab.
         """
-        commits = self.held_commits(seed) if is_partial else self.commits(seed)
+        return self.slab_of(self.held_commits(seed) if is_partial else self.commits(seed))
+
+    def slab_of(self, commits: Sequence[Commit], *, fetch: Fetch | None = None) -> Slab:
+        """Return the slab of some commits of one seed, those that count for whoever asks; see `slab`.
+
+        Args:
+            commits: of the seed.
+            fetch: returns the checked bytes of a unit; by default `unit_bytes`.
+        """
         identity = "".join([self.manifest.digest, *(commit.digest for commit in commits)])  # a seal covers seed and unit
         name = f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.{SLAB}"
         num_rows = self.manifest.rows

@@ -7,16 +7,22 @@ group, no barrier and no message. A worker that dies costs the unit in its hands
 from collections.abc import Sequence
 
 from kdcache.cache import Cache
-from kdcache.distributed import own_place
 from kdcache.dump_job import Job
 from kdcache.dump_units import Unit, Walk, all_units, missing_units, num_views, write_units
+from kdcache.launch import own_place
+from kdcache.stopping import asked
 from kdcache.tracking import progress
 
 
 def run_in_process(job: Job, cache: Cache) -> int:
-    """Commit this process's share of the units, then what is still missing; return how many it was."""
+    """Commit this process's share of the units, then what is still missing; return how many it was.
+
+    When the process is told to stop it returns after the commit that is under way.
+    """
     me, units = own_place(), all_units(job, cache)
     written = _write(job, cache, "dump", share(units, me.rank, me.world_size))
+    if asked():
+        return written
     return written + _write(job, cache, "help", helping_order(missing_units(cache, units), me.rank, me.world_size))
 
 

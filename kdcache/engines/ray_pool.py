@@ -2,9 +2,10 @@
 
 import logging
 import os
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from kdcache.dump_config import DumpConfig, RayConfig
 from kdcache.dump_job import Job, prepare
 from kdcache.dump_units import Unit, Walk, all_units, missing_units, num_views, write_units
 from kdcache.errors import KdcacheError
+from kdcache.stopping import asked, hearing_again
 from kdcache.tracking import Bar, progress, say
 
 ATTEMPTS = 3  # workers that may die over a unit or, for each that there should be, before any has begun
 MOST_UNITS = 8  # handed out at once: a worker renders the first views of the next while it ends one
 WAIT_SECONDS = 60.0  # without any worker, until the user is told
+_LOOK_SECONDS = 1.0
+_END_SECONDS = 10.0
 
 
 def require_ray() -> Any:
@@ -38,13 +42,16 @@ def require_ray() -> Any:
 def run_on_ray(job: Job, cache: Cache) -> int:
     """Commit every unit that is missing with workers on a Ray cluster; return how many they made.
 
+    When the process is told to stop the workers are ended, with the units in their hands.
+
     Raises:
         KdcacheError: what a worker raised; a unit over which workers die again and again; no cluster.
     """
     todo = missing_units(cache, all_units(job, cache))
     if not todo:
         return 0
-    with connected(job.config.ray) as ray, progress("dump", num_views(cache, todo), "views") as bar:
+    # once more, since Ray puts its own handler of SIGTERM in the place of others when it connects
+    with connected(job.config.ray) as ray, hearing_again(), progress("dump", num_views(cache, todo), "views") as bar:
         pool = _Pool(ray, job.config, cache, todo, bar)
         try:
             return pool.run()
@@ -148,19 +155,34 @@ class _Pool:
         """Hand out all units, and return how many were committed by the workers."""
         for _ in range(self._size):
             self._start()
+        begun = time.monotonic()
         while self._todo or any(worker.held for worker in self._awaited.values()):
             self._hand_out()
-            done, _ = self._ray.wait(list(self._awaited), num_returns=1, timeout=WAIT_SECONDS)
+            done, _ = self._ray.wait(list(self._awaited), num_returns=1, timeout=_LOOK_SECONDS)
+            if asked():  # before a worker's death is told: the signal may have gone to all processes of a job
+                return self._written + self._unheard()
             if done:
                 self._receive(done[0])
-            elif not any(worker.held for worker in self._awaited.values()):
+                begun = time.monotonic()
+            elif time.monotonic() - begun > WAIT_SECONDS and not any(worker.held for worker in self._awaited.values()):
                 say("note: Ray has had no room for a worker so far; see ray status, or ask for less with ray.cpus and ray.gpus")
+                begun = time.monotonic()
         return self._written
 
     def close(self) -> None:
         """End all workers."""
         for worker in [*self._awaited.values(), *self._idle]:
-            self._ray.kill(worker.actor)
+            with suppress(self._ray.exceptions.RayError):  # of a cluster that is gone
+                self._ray.kill(worker.actor)
+
+    def _unheard(self) -> int:
+        """Return how many units were committed of which no worker's word has come; workers are ended first."""
+        self.close()
+        for worker in [*self._awaited.values(), *self._idle]:
+            with suppress(self._ray.exceptions.RayError):  # that it is dead
+                self._ray.get(worker.actor.__ray_ready__.remote(), timeout=_END_SECONDS)
+        held = [unit for worker in self._awaited.values() for unit in worker.held]
+        return len(held) - len(missing_units(self._cache, held))
 
     def _start(self) -> None:
         worker = _Worker(self._actor.remote())

@@ -1,19 +1,32 @@
 """Batches of views, rendered in this process or in loader workers."""
 
+import atexit
+import multiprocessing
+import os
+import sys
+import time
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
+from types import TracebackType
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader, Dataset
 
 from kdcache.errors import KdcacheError, RecipeError, UnreadableSampleError
 from kdcache.shapes import IGNORED, Labels, Rows, Size, Views, sides
 from kdcache.sources import Sample, Source, task_of
+from kdcache.stopping import outlive_signals, starting_apart
 from kdcache.views.mixing import blend, mix, partner
 from kdcache.views.recipe import Recipe
 from kdcache.views.view import Trace, draw, draw_masked, preserved_generators, seed_generators, trace
+from kdcache.waiting import waiting
 
 _Target = int | Tensor
 """A class, or the mask of a view, uint8 `[height, width]`."""
@@ -180,10 +193,16 @@ def _masks(targets: Sequence[_Mixed], size: Sequence[int]) -> Labels:
 
 
 class ViewLoader:
-    """Iterates over batches of views in the order of `requests`, which is walked anew for each iteration."""
+    """Iterates over batches of views in the order of `requests`, which is walked anew for each iteration.
+
+    Its workers pass over signals that ask to stop: these go to all processes of a group, or of a job,
+    and the main process needs its workers until it has come to a good end. It ends them itself.
+    """
 
     def __init__(self, dataset: ViewDataset, requests: Iterable[Request], *, workers: int, pin_memory: bool) -> None:
         self.dataset = dataset
+        self._owner = os.getpid()
+        self._workers: list[BaseProcess] = []
         self._loader: DataLoader[Batch] = DataLoader(
             dataset,
             batch_sampler=requests,  # type: ignore[arg-type]
@@ -192,8 +211,10 @@ class ViewLoader:
             collate_fn=_unchanged,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
+            worker_init_fn=_begin_worker,
             generator=torch.Generator(),  # else each epoch would draw from the student's generator
         )
+        _open_loaders.add(self)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches.
@@ -202,7 +223,12 @@ class ViewLoader:
             KdcacheError: what a view raised, as the same class, or a worker that was killed.
         """
         try:
-            for batch in self._loader:
+            batches = self._start()
+            while True:
+                with waiting("the next views"):
+                    batch = next(batches, None)
+                if batch is None:
+                    return
                 if isinstance(batch, KdcacheError):
                     raise batch
                 yield batch
@@ -213,6 +239,100 @@ class ViewLoader:
                 "a loader worker was killed, most likely for memory; use fewer --workers or a smaller --batch-size, "
                 "or give the container more shared memory (/dev/shm)"
             ) from error
+
+    def close(self) -> None:
+        """End the workers: they are told to, and killed if they are in the middle of a batch; they hold nothing."""
+        if os.getpid() != self._owner:
+            return  # a copy in a worker of another loader
+        iterator = self._loader._iterator
+        workers = self._workers
+        self._loader._iterator = None
+        self._workers = []
+        try:
+            if iterator is not None and all(worker.is_alive() for worker in workers):
+                _dismiss(iterator)
+                end = time.monotonic() + _END_SECONDS
+                for worker in workers:
+                    worker.join(max(end - time.monotonic(), 0.0))
+        finally:
+            if iterator is not None:
+                _forget(iterator)
+            for worker in workers:
+                worker.kill()  # SIGTERM, which multiprocessing would send at the end, is passed over
+                worker.join()
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # when Python is taken down, anything may be gone
+            self.close()
+
+    def _start(self) -> Iterator[Batch | KdcacheError]:
+        """Return an iterator over what the workers give; those that it starts are known from then on."""
+        if self._loader.num_workers == 0:
+            return iter(self._loader)
+        others = {*multiprocessing.active_children()}
+        try:
+            with starting_apart():
+                return iter(self._loader)
+        finally:
+            self._workers += [child for child in multiprocessing.active_children() if child not in others]
+            _close_at_exit()
+
+
+_END_SECONDS = 1.0
+_FIRST = 1000
+_processes: set[int] = set()
+"""Those, forked one from the other, that end their loaders' workers when they end."""
+_open_loaders: "weakref.WeakSet[ViewLoader]" = weakref.WeakSet()
+
+
+def _close_loaders() -> None:
+    """End all workers before multiprocessing does, which would wait for ever for those that pass over its SIGTERM."""
+    for loader in [*_open_loaders]:
+        loader.close()
+
+
+def _close_at_exit() -> None:
+    """Have all loaders closed when this process ends; called after workers were started, so as to come before others."""
+    atexit.unregister(_close_loaders)
+    atexit.register(_close_loaders)
+    if os.getpid() not in _processes:  # one that multiprocessing started runs no atexit
+        _processes.add(os.getpid())
+        Finalize(None, _close_loaders, exitpriority=_FIRST)
+
+
+def _begin_worker(worker: int) -> None:
+    """Make a loader worker pass over signals, and end without a word when the main process does."""
+    outlive_signals()
+    sys.excepthook = _tell_but_not_of_the_end
+
+
+def _tell_but_not_of_the_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    # a thread of multiprocessing hands over batches, and says so if the main process ends in the middle of one
+    if not isinstance(error, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
+
+
+def _dismiss(iterator: Any) -> None:
+    """Tell the workers of torch's loader to end, as it does itself, but that it waits up to ten seconds for each."""
+    _forget(iterator)
+    if hasattr(iterator, "_pin_memory_thread"):
+        iterator._worker_result_queue.put((None, None))  # wakes it
+        iterator._pin_memory_thread.join(_END_SECONDS)
+        iterator._worker_result_queue.cancel_join_thread()
+    iterator._workers_done_event.set()
+    for requests in iterator._index_queues:
+        requests.put(None)
+        requests.cancel_join_thread()
+
+
+def _forget(iterator: Any) -> None:
+    """Have torch's loader look no more after its workers: their end would be an error."""
+    iterator._shutdown = True
+    if hasattr(iterator, "_pin_memory_thread"):
+        iterator._pin_memory_thread_done_event.set()
+    if iterator._worker_pids_set:
+        _remove_worker_pids(id(iterator))
+        iterator._worker_pids_set = False
 
 
 def _unchanged(batch: T) -> T:

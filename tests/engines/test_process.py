@@ -174,6 +174,26 @@ def appear(log: Path, size: int, theirs: Path, ours: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_worker_that_is_told_to_stop_ends_its_commit_and_tells_how_many(
+    alone: dict[str, bytes], tmp_path: Path, name: str
+) -> None:
+    """With its loader workers, to which the signal goes as well."""
+    path = tmp_path / "cache"
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in {**SETTINGS, "teacher": slow(tmp_path)}.items()]
+    words = ["dump-teacher", str(path), *options, "--device=cpu", "--workers=2"]
+    process = command(*words, folder=tmp_path, method="fork")
+    wait_for_units(path, 5)
+    process.stop_all(signal.Signals[name])
+    code, _, err = process.end(ENDLESS)
+    told = f"kdcache: error: stopped by {name}: {num_committed(path)} units written; run the same command again to go on"
+    assert code == 128 + signal.Signals[name] and err.splitlines()[-1] == told and "killed" not in err, err
+    assert 5 <= num_committed(path) < len(UNITS)
+    ends_well(started(path, teacher=slow(tmp_path)))
+    assert objects(path) == alone
+
+
+@pytest.mark.slow
 def test_torchrun_starts_the_dead_again(alone: dict[str, bytes], tmp_path: Path) -> None:
     path = tmp_path / "cache"
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]

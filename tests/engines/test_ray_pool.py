@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nursery import SETTINGS, UNITS, objects
+from nursery import SETTINGS, UNITS, num_committed, objects
 from runs import dump
 
 from kdcache.dump_config import RayConfig
 from kdcache.engines import ray_pool
 from kdcache.engines.ray_pool import connected
-from kdcache.errors import CodecError, KdcacheError, UsageError
+from kdcache.errors import CodecError, KdcacheError, StoppedError, UsageError
 
 
 def on_ray(path: Path, *, workers: int = 1, **changes: Any) -> dict[str, Any]:
@@ -41,6 +41,13 @@ def kill_a_maker(killed: list[int]) -> None:
     killed.append(found[0])
 
 
+def stop_when(path: Path, count: int) -> None:
+    """Send this process SIGTERM when so many units are there."""
+    while num_committed(path) < count:
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 @pytest.mark.slow
 def test_a_dump_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """One test for all, since Ray takes seconds to start."""
@@ -58,6 +65,15 @@ def test_a_dump_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: p
         assert objects(path) == objects(tmp_path / "alone")
         assert err.count("note: a worker on Ray died over unit ") == 1 and out == ""
         assert on_ray(path, teacher=teacher)["units_written"] == 0
+
+        stopper = threading.Thread(target=stop_when, args=(tmp_path / "stopped", 5), daemon=True)
+        stopper.start()
+        slow = teacher.replace("seconds=0.03", "seconds=0.1")
+        with pytest.raises(StoppedError, match=r"^stopped by SIGTERM: \d+ units written; run the same") as caught:
+            on_ray(tmp_path / "stopped", workers=2, teacher=slow)
+        assert int(str(caught.value).split()[3]) == num_committed(tmp_path / "stopped") < len(UNITS)
+        while makers():  # until they are dead
+            time.sleep(0.1)
 
         poisoned = {"data": "digits:train", "teacher": "tiny_models:poisoned,mean=0,std=1", "recipe": "digits"}
         with pytest.raises(CodecError, match=r"^teacher tiny_models:poisoned\S+ gives NaN or infinite logits for sample \d{8}"):

@@ -1,0 +1,195 @@
+"""What a launcher's variables say: this process's place among those started with it, and where a run's processes meet.
+
+torch is not imported here: commands that only print need none of it.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kdcache.errors import UsageError
+
+PLACES = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun, or set by hand
+    # before Slurm's: under mpirun a job's own variables are those of whatever started its daemons
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+    # Kubernetes tells the index; the count is set in the job
+    ("JOB_COMPLETION_INDEX", "WORLD_SIZE", "LOCAL_RANK"),
+)
+"""Variables of rank, number of processes, and rank on the machine, by launcher; the first pair that is set counts."""
+ALONE = "WORLD_SIZE=1"
+_ALONE_WAY = f"set {ALONE} to run alone"
+_FIRST_PORT = 10_000
+_NUM_PORTS = 20_000  # below those that systems give out by themselves
+_STEPS_PER_JOB = 64
+
+
+@dataclass(frozen=True)
+class Place:
+    """A process's place among those that were started with it, joined or not."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    """Its number on its machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meeting:
+    """Where the processes of one training meet."""
+
+    place: Place
+    address: str
+    port: int
+    is_held: bool
+    """Whether the launcher itself waits at the address; if not, rank 0 does."""
+    shares_number: bool
+    """Whether each process may see its own GPU only, as number 0."""
+
+
+def own_place() -> Place:
+    """Return this process's place among those that a launcher started; (0, 1, 0) without one.
+
+    Raises:
+        UsageError: variables in the environment that are no numbers, or a rank that is not below the number of processes.
+    """
+    if _is_told_alone(os.environ):
+        return Place()
+    for names in PLACES:
+        texts = [os.environ.get(name) for name in names]
+        if None not in texts[:2]:
+            return _checked_place(dict(zip(names, [*texts[:2], texts[2] or "0"], strict=True)))
+    return Place()
+
+
+def require_count() -> None:
+    """Refuse a rank among nobody knows how many: each of the processes would take itself for the only one.
+
+    Raises:
+        UsageError: there is a variable of a rank, and none that says of how many.
+    """
+    told = os.environ
+    if _is_told_alone(told) or any(rank in told and count in told for rank, count, _ in PLACES):
+        return
+    for rank, count, _ in PLACES:
+        if rank in told and rank != "SLURM_PROCID":  # which a batch script of one task has too
+            raise UsageError(
+                f"{rank}={told[rank][:20]} in the environment says that this is one of several processes, and not of how "
+                f"many; set {count} to their number (of a Kubernetes job its completions), or {_ALONE_WAY}"
+            )
+    if told.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(
+            f"WORLD_SIZE={told['WORLD_SIZE'][:20]} in the environment says that there are several processes, and not which "
+            f"this is; set RANK, from 0, or {_ALONE_WAY}"
+        )
+
+
+def find_meeting() -> Meeting | None:
+    """Return where this process joins the others of its training, or None if it trains alone.
+
+    Raises:
+        UsageError: there are others, as some variable says, and nothing says how to join them.
+    """
+    told = os.environ
+    if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= told.keys():
+        return _of_variables(own_place(), told["MASTER_ADDR"], told.get("MASTER_PORT"))
+    if _is_told_alone(told):
+        return None
+    if told.get("SLURM_STEP_NUM_TASKS") == "1" and own_place().world_size == 1:
+        return None
+    if _is_slurm_step(told):
+        return _of_slurm(told)
+    _refuse_lone(told)
+    return None
+
+
+def _is_told_alone(told: Mapping[str, str]) -> bool:
+    return told.get("WORLD_SIZE") == "1" and told.get("RANK", "0") == "0"
+
+
+def _checked_place(values: Mapping[str, str | None]) -> Place:
+    told = ", ".join(f"{name}={str(value)[:20]}" for name, value in values.items())
+    try:
+        place = Place(*(int(value or "") for value in values.values()))
+    except ValueError:
+        raise UsageError(f"{told} in the environment must be numbers; unset them to run alone") from None
+    if not 0 <= place.rank < place.world_size:
+        raise UsageError(f"{told} in the environment: the rank must be below the count; unset them to run alone")
+    return place
+
+
+def _of_variables(place: Place, address: str, port: str | None) -> Meeting:
+    if port is None or not port.isdecimal():
+        raise UsageError(
+            f"MASTER_ADDR is set, and MASTER_PORT is {port!r}; set it to a free port of that machine, or start all "
+            "processes with torchrun"
+        )
+    is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+    return Meeting(place=place, address=address, port=int(port), is_held=is_agents, shares_number=False)
+
+
+def _is_slurm_step(told: Mapping[str, str]) -> bool:
+    """Return whether srun started this very process, not a daemon of mpirun above it."""
+    rank, count, _ = PLACES[3]
+    if rank not in told or told.get(count, "1") == "1":
+        return False
+    place = own_place()
+    return (str(place.rank), str(place.world_size)) == (told[rank], told[count])
+
+
+def _of_slurm(told: Mapping[str, str]) -> Meeting:
+    hosts = told.get("SLURM_STEP_NODELIST") or told.get("SLURM_JOB_NODELIST") or ""
+    address = told.get("MASTER_ADDR") or first_host(hosts)
+    if not address:
+        raise UsageError(
+            "srun started several tasks, and SLURM_STEP_NODELIST does not name their first machine; set MASTER_ADDR to it"
+        )
+    port = told.get("MASTER_PORT") or str(_slurm_port(told))
+    meeting = _of_variables(own_place(), address, port)
+    return Meeting(place=meeting.place, address=address, port=meeting.port, is_held=False, shares_number=True)
+
+
+def _slurm_port(told: Mapping[str, str]) -> int:
+    """Return a port that all tasks of a step know, and other steps on the machine most likely do not take."""
+    job, step = (told.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    numbers = [int(text) if text.isdecimal() else 0 for text in (job, step)]
+    return _FIRST_PORT + (numbers[0] * _STEPS_PER_JOB + numbers[1]) % _NUM_PORTS
+
+
+def first_host(hosts: str) -> str:
+    """Return the first name of a list as Slurm writes it: `node01` of `node[01-04,07]` or of `node01,other3`."""
+    name = ""
+    rest = hosts
+    while rest and rest[0] != ",":
+        if rest[0] != "[":
+            name, rest = name + rest[0], rest[1:]
+            continue
+        numbers, _, rest = rest[1:].partition("]")
+        name += re.split("[-,]", numbers, maxsplit=1)[0]
+    return name
+
+
+def _refuse_lone(told: Mapping[str, str]) -> None:
+    """Refuse to train alone where a launcher has started others, of which each would do the same."""
+    joining = "set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each process"
+    ways = {
+        "WORLD_SIZE": f"start all processes with torchrun, or {joining}",
+        "RANK": f"start all processes with torchrun, or {joining}",
+        "OMPI_COMM_WORLD_SIZE": f"start them with torchrun or srun in the place of mpirun, or {joining}",
+        "PMI_SIZE": f"start them with torchrun or srun in the place of mpirun, or {joining}",
+        "SLURM_STEP_NUM_TASKS": f"start one process a task with srun, or torchrun; or {joining}",
+        "SLURM_NTASKS": "put srun or torchrun before the command",
+        "JOB_COMPLETION_INDEX": joining,
+    }
+    for name, way_out in ways.items():
+        is_rank = name in ("RANK", "JOB_COMPLETION_INDEX")
+        if name not in told or (not is_rank and told[name] in ("0", "1")):
+            continue
+        raise UsageError(
+            f"{name}={told[name][:20]} in the environment says that this process is one of several, and nothing tells how "
+            f"to join them: each would train alone; {way_out}; or {_ALONE_WAY}"
+        )

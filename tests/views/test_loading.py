@@ -1,0 +1,77 @@
+"""Loader workers: they pass over signals, and end when the main process wants them to, whatever they do."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pytest
+from nursery import Program
+from tiny_models import FewDigits, SlowDigits
+
+from kdcache.sources import DatasetSource
+from kdcache.spec import Spec
+from kdcache.stopping import SIGNALS
+from kdcache.views import ViewDataset, ViewLoader, load_recipe
+
+
+def loader_of(digits: FewDigits, workers: int = 2) -> ViewLoader:
+    dataset = ViewDataset(DatasetSource(digits, Spec("digits")), load_recipe("digits"), np.arange(len(digits)), sizes=[8])
+    requests = [[(row, 0)] for row in range(len(digits))]
+    return ViewLoader(dataset, requests, workers=workers, pin_memory=False)
+
+
+def test_workers_pass_over_signals_from_their_birth_on() -> None:
+    loader = loader_of(FewDigits(40))
+    others = multiprocessing.active_children()
+    batches = iter(loader)
+    next(batches)
+    workers = [child for child in multiprocessing.active_children() if child not in others]
+    assert len(workers) == 2
+    for worker in workers:
+        for number in SIGNALS:
+            assert worker.pid is not None
+            os.kill(worker.pid, number)
+    assert sum(1 for _ in batches) == 39
+    assert all(worker.is_alive() for worker in workers), "they are used again"
+    assert sum(1 for _ in loader) == 40
+    loader.close()
+    assert not any(worker.is_alive() for worker in workers)
+    assert sum(1 for _ in loader) == 40, "others take their place"
+    loader.close()
+
+
+def test_a_worker_in_the_middle_of_a_batch_is_not_waited_for() -> None:
+    loader = loader_of(SlowDigits(40, seconds=3600.0))
+    loader._start()
+    workers = loader._workers
+    time.sleep(0.2)
+    loader.close()
+    assert len(workers) == 2 and not any(worker.is_alive() for worker in workers)
+
+
+def _ends_early() -> NoReturn:
+    batches = iter(loader_of(SlowDigits(40, seconds=0.0)))
+    next(batches)
+    busy = loader_of(SlowDigits(40, seconds=3600.0))
+    busy._start()
+    sys.exit(3)
+
+
+def test_a_process_that_ends_does_not_hang_for_its_workers(tmp_path: Path) -> None:
+    """Neither one of multiprocessing, which runs no atexit, nor any other."""
+    process = Program(_ends_early, folder=tmp_path, method="fork")
+    assert process.end(60) == (3, "", "")
+    words = [sys.executable, "-c", "import test_loading; test_loading._ends_early()"]
+    folders = [str(Path(__file__).parent), str(Path(__file__).parent.parent), *filter(None, sys.path)]
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)}, timeout=120, check=False)
+    assert done.returncode == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_that_was_never_used_can_be_closed(workers: int) -> None:
+    loader_of(FewDigits(4), workers).close()
