@@ -14,10 +14,11 @@ from kdcache.cache.commit import seed_entry
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.cached_source import source_of
 from kdcache.copying import require_unmixed
+from kdcache.coverage import ask_for, note_left_out
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.shapes import Records
 from kdcache.sources import Source, mean_image_bytes
-from kdcache.tracking import progress, say
+from kdcache.tracking import progress
 from kdcache.units import stored_samples
 from kdcache.views import Recipe
 
@@ -56,6 +57,7 @@ def convert_cache(
     made = create_cache(new, _manifest(old, seeds, source, images), old.fit(), samples=old.samples)
     if made.manifest.made_by.get("converted_from", {}).get("manifest") != old.manifest.digest:
         raise MismatchError(f"cache {new} was not converted from {old}; choose a new folder")
+    ask_for(made, seeds)
     start = time.monotonic()
     written = _Conversion(old, made, source).run(seeds)
     seconds = time.monotonic() - start
@@ -175,8 +177,7 @@ def _complete(old: Cache) -> list[int]:
     seeds = old.complete_seeds()
     if not seeds:
         raise CacheError(f"cache {old} holds no complete seed; run its dump-teacher command again to finish one")
-    for seed in sorted(set(old.seeds()) - set(seeds)):
-        say(f"note: seed {seed} is left out: {len(old.missing_units(seed))} of its {old.manifest.num_units} units are missing")
+    note_left_out(old, seeds)
     return seeds
 
 

@@ -12,10 +12,12 @@ from typing import Any, NoReturn
 
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.arrays import arrays_path
-from kdcache.cache.census import CARD, Unit, committed, complete, missing_units, take_census
+from kdcache.cache.census import CARD, Unit, committed, take_census
 from kdcache.cache.commit import commit_key
+from kdcache.cache.extent import read_extents
 from kdcache.cache.objects import MOST_BYTES, Entry
 from kdcache.copying import copy_units
+from kdcache.coverage import ask_for_units, coverage_of
 from kdcache.errors import CacheError, UsageError
 from kdcache.hub_card import card_text
 from kdcache.tracking import progress
@@ -108,8 +110,8 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
         private: whether it is made for its owner only.
 
     Returns:
-        `address`, `revision` (the hub's commit), `objects` sent now and their `bytes`, the `seconds` it took, the
-        `complete_seeds`, and the `missing` units of others by seed.
+        `address`, `revision` (the hub's commit), `objects` sent now and their `bytes`, the `seconds` it took,
+        and what `Coverage.to_json` tells.
 
     Raises:
         UsageError: an address of another form, or huggingface_hub is not installed.
@@ -133,13 +135,12 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
             sent.add({old.format.key(*unit): old.unit_bytes(commit), commit_key(*unit): commit.to_bytes()})
             bar.advance(1)
     sent.flush()
-    missing = missing_units(old.manifest, units)
-    told = {"complete_seeds": complete(missing), "missing": {seed: part for seed, part in missing.items() if part}}
-    sent.add({CARD: card_text(old, address, complete(missing)).encode()}, replaces=True)
+    coverage = coverage_of(old, units)
+    sent.add({CARD: card_text(old, address, coverage.complete_seeds).encode()}, replaces=True)
     sent.add({} if there.exists(_MANIFEST) else {_MANIFEST: old.objects.get(_MANIFEST)})
     sent.flush()
     facts = {"objects": sent.objects, "bytes": sent.bytes, "seconds": time.monotonic() - start}
-    return {"address": address, "revision": sent.revision, **facts, **told}
+    return {"address": address, "revision": sent.revision, **facts, **coverage.to_json()}
 
 
 def pull_cache(address: str, new: str | Path, *, revision: str | None = None) -> dict[str, Any]:
@@ -151,8 +152,8 @@ def pull_cache(address: str, new: str | Path, *, revision: str | None = None) ->
         revision: the hub's commit, or a branch or tag; by default what is newest.
 
     Returns:
-        `cache`, `address`, `revision` (the hub's commit), `units_written` now, their `bytes`, the `seconds` they took, the
-        `complete_seeds`, and the `missing` units of others by seed.
+        `cache`, `address`, `revision` (the hub's commit), `units_written` now, their `bytes`, the `seconds` they took, and
+        what `Coverage.to_json` tells.
 
     Raises:
         UsageError: an address of another form, or huggingface_hub is not installed.
@@ -163,8 +164,9 @@ def pull_cache(address: str, new: str | Path, *, revision: str | None = None) ->
     source = open_cache(there := HubObjects(parse_address(address), revision))
     made = create_cache(new, source.manifest, source.fit(), samples=source.samples)
     made.require(source.manifest)
-    sizes = copy_units(source, made, committed(source))
-    missing = missing_units(made.manifest, committed(made))
+    units = list(committed(source))
+    ask_for_units(made, coverage_of(source, units).asked)
+    sizes = copy_units(source, made, units)
     return {
         "cache": str(made),
         "address": address,
@@ -172,8 +174,7 @@ def pull_cache(address: str, new: str | Path, *, revision: str | None = None) ->
         "units_written": len(sizes),
         "bytes": sum(sizes),
         "seconds": time.monotonic() - start,
-        "complete_seeds": complete(missing),
-        "missing": {seed: part for seed, part in missing.items() if part},
+        **coverage_of(made).to_json(),
     }
 
 
@@ -249,6 +250,7 @@ def _beside(cache: Cache, units: Sequence[Unit]) -> list[str]:
     return [
         *(entry.key for path in arrays for entry in cache.objects.walk(path)),
         *sorted({key for seed, _ in units for key in cache.format.metadata(seed)}),
+        *(extent.key for extent in read_extents(cache.objects)),
     ]
 
 

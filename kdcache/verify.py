@@ -1,12 +1,15 @@
 """Verification: every unit against its commit, byte by byte; what is missing; views against probes; a teacher's logits."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 from kdcache.cache import Cache
-from kdcache.cache.census import missing_units, take_census
+from kdcache.cache.census import Census, take_census
+from kdcache.cache.extent import read_extents
 from kdcache.cached_source import fetch_images, source_of
 from kdcache.compute import Compute, ComputeConfig
+from kdcache.coverage import FINISH, Coverage, coverage_of
 from kdcache.drift import check_views, probed_commits
 from kdcache.errors import CacheError, CodecError, DriftError, KdcacheError, MismatchError, UnreadableSampleError, UsageError
 from kdcache.models import VisionModel, open_model
@@ -37,6 +40,7 @@ def verify_cache(
     batch_size: int | None = None,
     compute: ComputeConfig | None = None,
     report: str | Path | None = None,
+    complete: bool = False,
 ) -> dict[str, Any]:
     """Check every committed unit's commit, bytes, SHA-256 and zarr checksums, each seed's zarr metadata, and what lies beside.
 
@@ -51,10 +55,11 @@ def verify_cache(
         compute: where and how it runs; by default in the precision of the dump.
         report: file that gets a line of JSON for each unit that was checked. Units of which it says already that they are
             whole are not read again; only their commits are.
+        complete: whether it is a fault that something is missing of what the cache was asked to hold.
 
     Returns:
-        `units` and `bytes` checked, of them `from_report` units as it says, `absent` rows in them, `seeds`, `faults` (one line
-        each), `missing` units of seeds that are not complete, keys of `orphaned` and `foreign` objects and the number of
+        `units` and `bytes` checked, of them `from_report` units as it says, `absent` rows in them,
+        `faults` (one line each), what `Coverage.to_json` tells, keys of `orphaned` and `foreign` objects and the number of
         `temporary` ones, see `Census` (all three harmless), `views` if asked for, and with a teacher `teacher`, what
         `compare_logits` returns. Views and teacher are left out where there are faults before.
 
@@ -69,7 +74,7 @@ def verify_cache(
     asked, views = views, (TEACHER_VIEWS if teacher else 0) if views is None else views
     source = source_of(cache, data) if views else None
     opened = _open_teacher(cache, teacher, compute) if teacher else None
-    found, faults = _check_bytes(cache, CheckReport(cache, report))
+    found, faults = _check_bytes(cache, CheckReport(cache, report), is_to_be_complete=complete)
     if source is not None and not faults:
         try:
             if opened is not None:
@@ -103,17 +108,27 @@ def _require_use(views: int | None, data: str | None, teacher: str | None, batch
         raise UsageError("--batch-size, --workers, --device and --precision say how a teacher runs; give --teacher SPEC too")
 
 
-def _check_bytes(cache: Cache, report: CheckReport) -> tuple[dict[str, Any], list[str]]:
+def _check_bytes(
+    cache: Cache,
+    report: CheckReport,
+    *,
+    is_to_be_complete: bool,
+) -> tuple[dict[str, Any], list[str]]:
     """Return what is said of units and objects, and the faults that were found."""
     census = take_census(cache)
-    missing = missing_units(cache.manifest, census.commits)
-    faults = [*_faults_beside(cache), *(fault for seed in missing for fault in cache.array_faults(seed))]
+    groups = {cache.manifest.unit_seeds(first) for first, _ in census.commits}
+    begun = sorted({*itertools.chain(*groups)})
+    faults = _faults_beside(cache)
+    for seed in begun:
+        faults += cache.array_faults(seed)
     counts, unit_faults = check_units(cache, census, report)
+    coverage = _coverage(cache, census, begun)
+    if is_to_be_complete and not coverage.is_complete:
+        faults.append(f"cache {cache} is not complete: {coverage.what_is_missing()}; {FINISH}")
     found = {
         "cache": str(cache),
-        "seeds": list(missing),
         **counts,
-        "missing": {seed: units for seed, units in missing.items() if units},
+        **coverage.to_json(),
         "orphaned": [entry.key for entry in census.orphaned],
         "foreign": [entry.key for entry in census.foreign],
         "temporary": len(census.temporary),
@@ -121,10 +136,18 @@ def _check_bytes(cache: Cache, report: CheckReport) -> tuple[dict[str, Any], lis
     return found, faults + unit_faults
 
 
+def _coverage(cache: Cache, census: Census, begun: list[int]) -> Coverage:
+    """Return what is there of what was asked for, or, where that cannot be read, of the seeds begun."""
+    try:
+        return coverage_of(cache, census.commits)
+    except CacheError:  # which is a fault already
+        return coverage_of(cache, census.commits, seeds=begun)
+
+
 def _faults_beside(cache: Cache) -> list[str]:
-    """Return what keeps records from being read: an unknown codec, a damaged fit, a damaged list of a subset's samples."""
+    """Return what beside the units cannot be read: codec, fit, a subset's list of samples, requests."""
     faults = []
-    for look in (lambda: cache.codec, lambda: cache.samples):
+    for look in (lambda: cache.codec, lambda: cache.samples, lambda: read_extents(cache.objects)):
         try:
             look()
         except KdcacheError as error:

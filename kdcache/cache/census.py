@@ -7,6 +7,7 @@ from functools import cache as remembered
 
 from kdcache.cache.arrays import ROOTS, arrays_path
 from kdcache.cache.cache import Cache
+from kdcache.cache.extent import is_extent
 from kdcache.cache.manifest import Manifest
 from kdcache.cache.objects import Entry, is_temporary
 from kdcache.cache.units import committed_unit
@@ -58,6 +59,7 @@ def take_census(cache: Cache) -> Census:
         elif not (
             key in ("zarr.json", CARD)
             or committed_unit(cache.manifest, key)
+            or is_extent(key)
             or key in {f"{root}/zarr.json" for root in named}
             or key.startswith(ours)
             or key in beside(_first_number(key))

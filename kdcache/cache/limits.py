@@ -78,6 +78,10 @@ _COMMIT: dict[Any, Any] = {
     "statistics?": {str: _NUMBER},
     "versions?": _VERSIONS,
 }
+_EXTENT: dict[Any, Any] = {
+    "seeds": [(SEEDS, range(1, SEEDS.stop + 1))],
+    "units?": [(range(MOST_UNITS), range(1, MOST_UNITS + 1))],
+}
 
 
 def check_manifest(content: Mapping[str, Any]) -> None:
@@ -105,6 +109,15 @@ def check_manifest(content: Mapping[str, Any]) -> None:
 def check_commit(content: Mapping[str, Any]) -> None:
     """Raise a ValueError if a commit has a value of another type or out of range."""
     _require(content, _COMMIT, "")
+
+
+def check_extent(content: Mapping[str, Any]) -> None:
+    """Raise a ValueError if a request has a value of another type, or an empty span."""
+    _require(content, _EXTENT, "")
+    for name, spans in content.items():
+        for first, stop in spans:
+            if first >= stop:
+                raise ValueError(f"{name} has the span {first} to {stop}, which is empty")
 
 
 def record_bytes(fields: list[Any]) -> int:

@@ -14,6 +14,7 @@ from s3_server import BUCKET, environ, environment, s3_server
 from kdcache.cache import Cache, create_cache
 from kdcache.cache.census import committed, complete, missing_units, take_census
 from kdcache.cache.commit import commit_key
+from kdcache.cache.extent import Extent, publish_extent
 from kdcache.cache.units import StoredSample
 from kdcache.cache.writing import commit_unit, encode_unit, start_seed
 from kdcache.codecs import LowRank, fit_arrays, open_codec
@@ -26,6 +27,7 @@ FOREIGN = [
     "commits/00000/._000000.json",
     "commits/0/000001.json",
     "commits/00000/1.json",
+    "extents/00.json",
     "notes.txt",
     "seeds/00000/records/c/00/0",
     "seeds/00000/records/c/1/1",
@@ -70,6 +72,7 @@ def test_what_lies_in_a_cache(place: str, store: str, tmp_path: Path, request: p
         for key in others:
             cache.objects.publish(key, b"?")
         cache.objects.publish("README.md", b"a card")
+        publish_extent(cache.objects, Extent.of([0, 2]))
         census = take_census(cache)
         units = [(0, 0), (0, 1), (0, 2), (2, 0), (2, 2)]
         assert list(census.commits) == list(census.objects) == units and committed(cache) == census.commits
