@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.cache import Cache, open_cache
+from kdcache.cache import Cache, Manifest, open_cache
 from kdcache.cache.objects import is_address
 from kdcache.cache.opening import open_objects
 from kdcache.cache.writing import encode_unit
 from kdcache.codecs import codec_spec, fit_arrays
+from kdcache.distributed import own_place
 from kdcache.dump_config import DumpConfig
 from kdcache.dump_job import Job, prepare
 from kdcache.dump_units import all_units, batches_of, missing_units, records_of
+from kdcache.errors import UsageError
 from kdcache.fidelity import fitted_gradients
 from kdcache.shapes import Records
 from kdcache.tracking import steady_rate
@@ -25,15 +27,25 @@ PLAN_BATCHES, PLAN_SECONDS = 16, 10.0
 _SAMPLES = 64
 
 
-def plan_dump(config: DumpConfig) -> dict[str, Any]:
+def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str, Any]:
     """Return what the dump would take, from a timed probe of a few batches; nothing is written.
 
+    Args:
+        config: the dump.
+        world_size: processes that are to share it; by default as many as the environment tells, or
+            `ray.workers` if it runs on Ray, else one.
+
     Returns:
-        `views`, `units`, `files`, `bytes`, `bytes_per_view`, `seconds`, `views_per_second`, `free_bytes`, how many
+        `samples` and `classes` of the source, the `recipe` and `input_size` of the views, `views`,
+        `units`, `files`, `bytes`, `bytes_per_view`, `files_per_seed`, `bytes_per_seed`,
+        `views_per_second` of one process, its `seconds_per_unit`, `world_size`, the `seconds` that so
+        many take, the `device_hours` of all, `device_hours_per_million_views`, `free_bytes`, how many
         `units_done` are there already, the `codec`, the error of DIST's gradient from its records by temperature, as the
         manifest has it where the cache is there already, `gradients` as `fidelity` has them (empty there), and the
         `teacher_accuracy` in percent on the probe's views.
     """
+    if world_size is not None and world_size < 1:
+        raise UsageError(f"world_size is {world_size}; it must be at least 1")
     job = prepare(config, measures_exact=True)
     cache = Cache(open_objects(config.cache), job.manifest, job.codec)
     if cache.objects.exists("zarr.json"):
@@ -52,16 +64,21 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
     rate = steady_rate(times, [len(part) for part in parts])
     bytes_per_view = _bytes_per_view(job, cache, np.concatenate(parts))
     views = manifest.rows * len(job.seeds)
-    left = views * (1 - done / len(units))
     return {
+        "samples": len(job.source),
+        "classes": job.source.classes,
+        "recipe": job.recipe.name,
+        "input_size": job.teacher.preprocessing.size,
         "views": views,
         "units": len(units),
         "units_done": done,
         "files": _num_files(job, cache),
+        "files_per_seed": _num_files_of_seeds(job, cache) / len(job.seeds),
         "bytes": round(views * bytes_per_view),
+        "bytes_per_seed": round(manifest.rows * bytes_per_view),
         "bytes_per_view": bytes_per_view,
-        "seconds": left / rate,
         "views_per_second": rate,
+        **_times(manifest, len(units) - done, rate, world_size or _world_size(config)),
         "codec": codec_spec(job.codec),
         "gradient_error": job.manifest.made_by["gradient_error"],
         "gradients": fitted_gradients(job.fitted) if job.fitted else [],
@@ -81,10 +98,37 @@ def _bytes_per_view(job: Job, cache: Cache, records: Records) -> float:
     return len(encode_unit(cache, 0, empty, samples)) / empty.size
 
 
+def _world_size(config: DumpConfig) -> int:
+    """Return how many processes are to share the dump, as far as that is known."""
+    return config.ray.workers or 1 if config.engine == "ray" else own_place().world_size
+
+
+def _times(manifest: Manifest, num_left: int, rate: float, world_size: int) -> dict[str, float]:
+    """Return how long the units that are left take so many processes, each as fast as this one."""
+    unit_views = min(manifest.unit_rows, manifest.rows) * manifest.seeds_per_unit
+    left = num_left * manifest.rows * manifest.seeds_per_unit / manifest.num_units
+    seconds_per_unit = unit_views / rate
+    # whoever comes last has a whole unit more than the mean
+    seconds = min(-(-num_left // world_size) * seconds_per_unit, left / rate)
+    return {
+        "seconds_per_unit": seconds_per_unit,
+        "world_size": world_size,
+        "seconds": seconds,
+        "device_hours": world_size * seconds / 3600,
+        "device_hours_per_million_views": 1e6 / rate / 3600,
+    }
+
+
 def _num_files(job: Job, cache: Cache) -> int:
-    manifest, fit = job.manifest, fit_arrays(job.codec)
-    arrays = 2 * len(job.seeds) if manifest.store == "zarr" else 0
-    return 2 + arrays + 2 * len(all_units(job, cache)) + (2 + 2 * len(fit) if fit else 0)
+    """Return the files of the whole dump: of its seeds, manifest, request, zarr's group of seeds, fit."""
+    fit = fit_arrays(job.codec)
+    groups = 1 if job.manifest.store == "zarr" else 0
+    return 2 + groups + _num_files_of_seeds(job, cache) + (2 + 2 * len(fit) if fit else 0)
+
+
+def _num_files_of_seeds(job: Job, cache: Cache) -> int:
+    arrays = 2 * len(job.seeds) if job.manifest.store == "zarr" else 0
+    return arrays + 2 * len(all_units(job, cache))
 
 
 def _existing_parent(path: Path) -> Path:
