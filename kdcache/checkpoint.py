@@ -93,4 +93,12 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
             temporary.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise KdcacheError(f"cannot write {path}: {reason}; the last checkpoint is kept: make room and run again") from error
+        kept = what_is_kept(path.parent)
+        raise KdcacheError(f"cannot write {path}: {reason}; {kept}: make room and run again") from error
+
+
+def what_is_kept(run: Path) -> str:
+    """Return in words what is left of a run that ends now."""
+    if (run / "last.pt").exists():
+        return "the last checkpoint is kept"
+    return "no checkpoint was written yet"
