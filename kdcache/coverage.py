@@ -8,7 +8,7 @@ from typing import Any
 from kdcache.cache import Cache, Manifest
 from kdcache.cache.census import Unit, committed
 from kdcache.cache.commit import numbers_in
-from kdcache.cache.extent import Extent, publish_extent, read_extents
+from kdcache.cache.extent import MOST_SEEDS, Extent, publish_extent, read_extents
 from kdcache.cache.limits import SEEDS
 from kdcache.config import parse_seeds, recorded_settings
 from kdcache.errors import CacheError, UsageError
@@ -17,6 +17,7 @@ from kdcache.wording import counted, named
 
 FINISH = "run the command that writes it again, which goes on where it stopped"
 """The way out of a cache that lacks something."""
+_MOST_LISTED = 2_000_000  # missing units that are listed one by one
 _NOTED = 4  # incomplete seeds that a note names one by one
 
 
@@ -54,16 +55,23 @@ class Coverage:
         """Those of which only some units were asked for, and all of these are there."""
         every = self.manifest.num_units
         begun = [seed for seed, units in self.asked.items() if len(units) < every and self.held.get(seed)]
-        return self._expanded(seed for seed in begun if not self._missing(seed))
+        return self._expanded(seed for seed in begun if not self._num_missing(seed))
 
     @property
     def missing(self) -> dict[int, list[int]]:
-        """The units that are asked for and missing, by seed, of seeds that have been begun."""
+        """The units that are asked for and missing, by seed, of seeds that have been begun.
+
+        Raises:
+            CacheError: there are more than anyone lists.
+        """
+        incomplete = self._incomplete()
+        if (count := sum(incomplete.values())) > _MOST_LISTED:
+            most = f"at most {_MOST_LISTED} are listed"
+            raise CacheError(f"{count} units are missing; {most}: is its manifest what was written?")
         found: dict[int, list[int]] = {}
-        for first in self.asked:
-            units = self._missing(first) if self.held.get(first) else []
-            if units:
-                found |= dict.fromkeys(self.manifest.unit_seeds(first), units)
+        for first in incomplete:
+            units = [unit for unit in self.asked[first] if unit not in self.held[first]]
+            found |= dict.fromkeys(self.manifest.unit_seeds(first), units)
         return found
 
     @property
@@ -92,19 +100,22 @@ class Coverage:
         """Return in words what is missing; nothing if nothing is."""
         if not self.asked:
             return "nothing is there, and nothing was asked for yet"
-        missing = self.missing
+        counts: dict[int, int] = {}
+        for first, count in self._incomplete().items():
+            counts |= dict.fromkeys(self.manifest.unit_seeds(first), count)
         total = self.manifest.num_units
-        shown = [*missing][:_NOTED]
-        parts = [f"seed {seed} lacks {len(missing[seed])} of {total} units" for seed in shown]
-        if (more := len(missing) - _NOTED) > 0:
+        shown = [*counts][:_NOTED]
+        parts = [f"seed {seed} lacks {counts[seed]} of {total} units" for seed in shown]
+        if (more := len(counts) - _NOTED) > 0:
             parts.append(f"{counted(more, 'more seed')} {'lacks' if more == 1 else 'lack'} some")
         if absent := self.seeds_not_begun:
             parts.append(f"{named(absent, 'seed')} {'is' if len(absent) == 1 else 'are'} not begun")
         return ", ".join(parts)
 
-    def _missing(self, first: int) -> list[int]:
-        held = self.held.get(first, set())
-        return [unit for unit in self.asked[first] if unit not in held]
+    def _incomplete(self) -> dict[int, int]:
+        """Return how many units are missing, by the first of their seeds, where others are there."""
+        counts = {first: self._num_missing(first) for first in self.asked if self.held.get(first)}
+        return {first: count for first, count in counts.items() if count}
 
     def _num_missing(self, first: int) -> int:
         held, units = self.held.get(first, set()), self.asked[first]
@@ -200,7 +211,8 @@ def first_seeds(made_by: Mapping[str, Any]) -> set[int]:
     """Return the seeds that the first dump into a cache was told; none where that is not known."""
     seeds = recorded_settings(made_by).get("seeds")
     try:
-        return set(parse_seeds(seeds)) if isinstance(seeds, str) else set()
+        found = set(parse_seeds(seeds)) if isinstance(seeds, str) else set()
+        return found if len(found) <= MOST_SEEDS else set()
     except UsageError:
         return set()
 

@@ -124,6 +124,16 @@ def test_a_finished_cache_that_can_only_be_read_is_asked_in_vain(tmp_path: Path,
         ask_for_units(cache, {0: [0], 3: [1]})
 
 
+def test_more_missing_units_than_anyone_lists_are_counted_and_not_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coverage = coverage_of(begun(tmp_path, 0, 1))
+    monkeypatch.setattr("kdcache.coverage._MOST_LISTED", 0)
+    assert coverage.what_is_missing() == "seed 0 lacks 1 of 3 units, seed 1 is not begun"
+    with pytest.raises(CacheError, match="1 units are missing; at most 0 are listed"):
+        coverage.to_json()
+
+
 def test_what_is_left_out_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache = fill(tmp_path, 0, 2)
     note_left_out(cache, [0, 2])
