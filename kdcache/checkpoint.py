@@ -176,8 +176,15 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object], *, kept_as: Pa
             temporary.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
-        kept = "the last checkpoint is kept: " if kept_as is not None and path.exists() else ""
-        raise KdcacheError(f"cannot write {path}: {reason}; {kept}make room and run again") from error
+        kept = what_is_kept(path.parent)
+        raise KdcacheError(f"cannot write {path}: {reason}; {kept}: make room and run again") from error
+
+
+def what_is_kept(run: Path) -> str:
+    """Return in words what is left of a run that ends now."""
+    if (run / "last.pt").exists():
+        return "the last checkpoint is kept"
+    return "no checkpoint was written yet"
 
 
 def _keep(path: Path, kept_as: Path) -> None:

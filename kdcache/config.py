@@ -3,9 +3,10 @@
 import dataclasses
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import tomli_w
@@ -45,7 +46,12 @@ def load_config(cls: type[T], command: str, *, file: str | None, flags: Mapping[
         if not equals:
             raise UsageError(f"--set {setting!r} is not key=value; write for example --set optimizer.lr=0.1")
         _put(table, key.strip(), _toml_value(text))
-    return build(cls, table, command)
+    return build(cls, table, command, called=_flag)
+
+
+def _flag(name: str) -> str:
+    """Return what the command line calls a setting that must be given: an argument, or a flag."""
+    return name.upper() if name in ("cache", "run") else f"--{name.replace('_', '-')}"
 
 
 def dump_config(config: Any, command: str) -> str:
@@ -53,16 +59,51 @@ def dump_config(config: Any, command: str) -> str:
     return tomli_w.dumps({command: _without_none(dataclasses.asdict(config))})
 
 
-def config_differences(old: Any, new: Any, *, free: Sequence[str]) -> list[str]:
-    """Return one line per dotted key in which two configurations differ, but for the keys and tables in `free`."""
+def recorded_settings(made_by: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the first dump into a cache, from its manifest's `made_by`; none of others."""
+    try:
+        settings: Any = tomllib.loads(made_by["config"])["dump-teacher"]
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError):  # recoded, or not as we write it
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def config_differences(
+    old: Any,
+    new: Any,
+    *,
+    free: Sequence[str],
+    meanings: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
+) -> list[str]:
+    """Return one line per dotted key in which two configurations differ.
+
+    Args:
+        old: the one that is there.
+        new: the one of now.
+        free: keys and tables that may differ.
+        meanings: by key, what gives the meaning of a value; meanings are compared. Where it raises a
+            UsageError, the values differ.
+    """
     mine, theirs = flat_settings(dataclasses.asdict(old)), flat_settings(dataclasses.asdict(new))
     tables = tuple(f"{table}." for table in free)
     lines: list[str] = []
     for key in dict.fromkeys([*mine, *theirs]):
-        if mine.get(key) != theirs.get(key) and key not in free and not key.startswith(tables):
-            one, other = contrasted(repr(mine.get(key)), repr(theirs.get(key)))
+        if key in free or key.startswith(tables):
+            continue
+        there, now = mine.get(key), theirs.get(key)
+        if there != now and not _mean_the_same(there, now, meanings.get(key)):
+            one, other = contrasted(repr(there), repr(now))
             lines.append(f"{key}: {one} there, {other} now")
     return lines
+
+
+def _mean_the_same(one: Any, other: Any, meaning: Callable[[Any], Any] | None) -> bool:
+    if meaning is None or one is None or other is None:
+        return False
+    try:
+        return bool(meaning(one) == meaning(other))
+    except UsageError:
+        return False
 
 
 def parse_seeds(text: str) -> list[int]:

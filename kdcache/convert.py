@@ -14,11 +14,12 @@ from kdcache.cache.commit import seed_entry
 from kdcache.cache.writing import commit_unit, require_written, start_seed
 from kdcache.cached_source import source_of
 from kdcache.copying import require_unmixed
+from kdcache.coverage import ask_for, note_left_out
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.shapes import Records
 from kdcache.sources import Source, mean_image_bytes
 from kdcache.stopping import heeding, look, until_asked
-from kdcache.tracking import progress, say
+from kdcache.tracking import progress
 from kdcache.units import stored_samples
 from kdcache.views import Recipe
 
@@ -60,11 +61,11 @@ def convert_cache(
     made = create_cache(new, manifest, old.fit(), samples=old.samples, source=listed)
     if made.manifest.made_by.get("converted_from", {}).get("manifest") != old.manifest.digest:
         raise MismatchError(f"cache {new} was not converted from {old}; choose a new folder")
+    ask_for(made, seeds)
     start = time.monotonic()
     conversion = _Conversion(old, made, source)
     with heeding(lambda: f": {conversion.written} units written"):
         conversion.run(seeds)
-        look()
     seconds = time.monotonic() - start
     size = sum(made.whole_commit(*unit).num_bytes for unit in made.units())
     return {
@@ -107,6 +108,7 @@ class _Conversion:
                 self._write(first, unit)
                 self.written += 1
                 bar.advance(1)
+        look()
         require_written(self._made, [(first, unit) for first in firsts for unit in range(manifest.num_units)])
 
     def _write(self, first: int, unit: int) -> None:
@@ -186,8 +188,7 @@ def _complete(old: Cache) -> list[int]:
     seeds = old.complete_seeds()
     if not seeds:
         raise CacheError(f"cache {old} holds no complete seed; run its dump-teacher command again to finish one")
-    for seed in sorted(set(old.seeds()) - set(seeds)):
-        say(f"note: seed {seed} is left out: {len(old.missing_units(seed))} of its {old.manifest.num_units} units are missing")
+    note_left_out(old, seeds)
     return seeds
 
 

@@ -4,6 +4,7 @@ Of a subset of the samples the units are the same ones, with the same rows: a ro
 partners and probes depend on that. What is not in the subset is zeros.
 """
 
+import itertools
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 
 from kdcache.cache import Cache, Manifest, create_cache, open_cache
 from kdcache.cache.arrays import arrays_digest
-from kdcache.cache.census import Unit, committed, complete, missing_units
+from kdcache.cache.census import Unit, committed
 from kdcache.cache.commit import commit_key
 from kdcache.cache.fetch import fetched
 from kdcache.cache.subset import samples_arrays
@@ -23,6 +24,7 @@ from kdcache.cache.writing import commit_unit, require_manifest, require_written
 from kdcache.cached_source import CachedNames, source_of
 from kdcache.config import parse_seeds
 from kdcache.contrast import joined
+from kdcache.coverage import ask_for_units, coverage_of
 from kdcache.errors import CacheError, LargeObjectError, MismatchError, MissingUnitError, UsageError
 from kdcache.shapes import Rows
 from kdcache.source_check import source_differences
@@ -31,6 +33,7 @@ from kdcache.sources.subset import Named, are_numbers, parse_samples
 from kdcache.stopping import heeding, look, until_asked
 from kdcache.tracking import progress, say
 from kdcache.views import Recipe
+from kdcache.wording import counted
 
 
 def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any]:
@@ -44,8 +47,8 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
 
     Returns:
         `cache` (the new one), `units_written` now, their `bytes`, the `seconds` they took, and `from`: of each cache its
-        `cache`, `units`, and how many of them were `elsewhere`, in an earlier one. Also `complete_seeds`, and the `missing`
-        units of others by seed.
+        `cache`, `units`, and how many of them were `elsewhere`, in an earlier one. Also what `Coverage.to_json` tells of the
+        new one, which is asked for all that `caches` are.
 
     Raises:
         MismatchError: caches that were made otherwise; the fields that differ are named.
@@ -66,12 +69,16 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
     made = create_cache(new, first.manifest, first.fit(), samples=first.samples, source=listed)
     made.require(sources[0].manifest)
     start, seen, told, size, written = time.monotonic(), set[Unit](), [], 0, 0
+    for source in sources:
+        ask_for_units(made, coverage_of(source).asked)
     with heeding(lambda: f": {written} units written"):
         for source in sources:
             units = list(committed(source))
             elsewhere = sum(unit in seen for unit in units)
             if elsewhere:
-                say(f"note: {elsewhere} units of {source} are in an earlier cache, too, whose units count")
+                verb = "is" if elsewhere == 1 else "are"
+                units_text = counted(elsewhere, "unit")
+                say(f"note: {units_text} of {source} {verb} in an earlier cache, too, which counts")
             told.append({"cache": str(source), "units": len(units), "elsewhere": elsewhere})
             seen |= {*units}
             copied = copy_units(source, made, units)
@@ -110,10 +117,13 @@ def export_cache(
         CacheError: a damaged unit, or a folder that cannot be written; what was copied stays.
     """
     source = open_cache(cache)
-    wanted, chosen = _wanted(source, seeds, units), _chosen(source, samples, data)
+    asked = _asked(source, seeds, units)
+    chosen = _chosen(source, samples, data)
     manifest, start = _manifest(source, chosen), time.monotonic()
     made = create_cache(new, manifest, source.fit(), samples=chosen, source=source.source_arrays())
     made.require(manifest)
+    ask_for_units(made, asked)
+    wanted = [unit for unit in committed(source) if unit[1] in asked.get(unit[0], ())]
     copied = copied_units(source, made, wanted)
     require_written(made, wanted)
     origin = {"source": str(source), "samples": made.manifest.num_held, "rows": made.manifest.rows}
@@ -246,20 +256,38 @@ def _manifest(source: Cache, chosen: Rows | None) -> Manifest:
     return replace(source.manifest, samples={"count": len(chosen), "sha256": digest}, made_by=made_by)
 
 
-def _wanted(source: Cache, seeds: str | None, units: str | None) -> list[Unit]:
-    """Return the units that are asked for and there."""
-    manifest, held = source.manifest, list(committed(source))
-    asked = {*parse_seeds(seeds)} if seeds is not None else {seed for first, _ in held for seed in manifest.unit_seeds(first)}
+def _asked(source: Cache, seeds: str | None, units: str | None) -> dict[int, Sequence[int]]:
+    """Return the units to copy, by the first of their seeds: also those that `source` is to get yet."""
+    manifest = source.manifest
+    coverage = coverage_of(source)
     numbers = _parse_units(units, manifest.num_units)
-    firsts = {manifest.unit_seeds(seed)[0] for seed in asked}
-    if short := sorted({seed for first in firsts for seed in manifest.unit_seeds(first)} - asked):
+    firsts = set(coverage.asked) if seeds is None else _whole_groups(source, seeds)
+    if seeds is not None and (absent := sorted(firsts - set(coverage.held))):
+        held = "kdcache info shows what it holds"
+        raise MissingUnitError(f"cache {source} does not hold seed {absent[0]}; {held}")
+    asked: dict[int, Sequence[int]] = {}
+    for first in sorted(firsts):
+        there = coverage.asked.get(first, range(manifest.num_units))
+        is_whole = len(numbers) == manifest.num_units
+        asked[first] = there if is_whole else [unit for unit in there if unit in numbers]
+    return asked
+
+
+def _whole_groups(source: Cache, seeds: str) -> set[int]:
+    """Return the first of each group of seeds that share units.
+
+    Raises:
+        UsageError: of a group only some are asked for.
+    """
+    wanted = {*parse_seeds(seeds)}
+    groups = {source.manifest.unit_seeds(seed) for seed in wanted}
+    if short := sorted({*itertools.chain(*groups)} - wanted):
+        count = source.manifest.seeds_per_unit
         raise UsageError(
-            f"seeds {seeds}: {manifest.seeds_per_unit} seeds of cache {source} share each unit; ask for whole groups "
+            f"seeds {seeds}: {count} seeds of cache {source} share each unit; ask for whole groups "
             f"({', '.join(map(str, short[:5]))} are missing)"
         )
-    if absent := sorted(firsts - {first for first, _ in held}):
-        raise MissingUnitError(f"cache {source} does not hold seed {absent[0]}; kdcache info shows what it holds")
-    return [(first, unit) for first, unit in held if first in firsts and unit in numbers]
+    return {group[0] for group in groups}
 
 
 def _parse_units(text: str | None, most: int) -> range:
@@ -281,11 +309,9 @@ def copied_result(made: Cache, written: int, size: int, start: float) -> dict[st
         size: their bytes.
         start: when that began, as `time.monotonic` tells.
     """
-    missing = missing_units(made.manifest, committed(made))
     return {
         "units_written": written,
         "bytes": size,
         "seconds": time.monotonic() - start,
-        "complete_seeds": complete(missing),
-        "missing": {seed: units for seed, units in missing.items() if units},
+        **coverage_of(made).to_json(),
     }

@@ -7,12 +7,13 @@ from typing import Any
 from kdcache.cache import Cache, Commit, create_cache
 from kdcache.cache.writing import require_manifest, start_seed
 from kdcache.codecs import fit_arrays
+from kdcache.coverage import ask_for
 from kdcache.dump_config import DumpConfig
 from kdcache.dump_job import Job, prepare, probe_place, tell_error
 from kdcache.engines import open_engine
 from kdcache.launch import require_count
 from kdcache.stopping import heeding, look
-from kdcache.tracking import say
+from kdcache.tracking import log, own_name, say
 from kdcache.units import tell_clipped
 
 __all__ = ["DumpConfig", "dump_teacher"]
@@ -35,11 +36,13 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     """
     require_count()
     engine = open_engine(config)
+    if who := own_name():  # a worker that is killed while it opens all this leaves at least a line
+        log(who, f"opens data and teacher for the dump into {config.cache}")
     probe_place(config)
     job = prepare(config)
     tell_error(job)
-    # of two dumps that start at once and choose a codec, the later one's sample may ask for another step
     listed = job.listing.arrays if job.listing is not None else None
+    # of two dumps that start at once and choose a codec, the later one's sample may ask for another step
     cache = create_cache(
         config.cache,
         job.manifest,
@@ -47,6 +50,7 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
         source=listed,
         any_codec=config.codec is None,
     )
+    ask_for(cache, job.seeds)
     for seed in job.seeds:
         start_seed(cache, seed)
     start = time.monotonic()

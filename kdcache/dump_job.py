@@ -25,7 +25,7 @@ from kdcache.pairs import pairs_of_models
 from kdcache.rerun import lossy_origin
 from kdcache.source_list import SourceList
 from kdcache.sources import Source, mean_image_bytes, open_source, task_of
-from kdcache.tracking import LINE_SECONDS, say
+from kdcache.tracking import LINE_SECONDS, log, own_name, say
 from kdcache.units import UnitMaker
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
 from kdcache.views.loading import Request
@@ -68,7 +68,17 @@ class Job:
 
     def unit(self, cache: Cache, seed: int, unit: int) -> UnitMaker:
         """Return a unit in the making."""
-        return UnitMaker(cache, self.dataset(cache), seed=seed, unit=unit, is_scored=self.config.teacher_classes is None)
+        place = own_place()
+        # a worker on Ray may find a rank in its environment: that of whoever started Ray there
+        is_ranked = place.world_size > 1 and self.config.engine == "process"
+        return UnitMaker(
+            cache,
+            self.dataset(cache),
+            seed=seed,
+            unit=unit,
+            is_scored=self.config.teacher_classes is None,
+            rank=place.rank if is_ranked else None,
+        )
 
 
 def probe_place(config: DumpConfig, *, writes: bool = True) -> None:
@@ -146,10 +156,12 @@ def _await_first_worker(folder: Objects) -> None:
         now = time.monotonic()
         if now - start >= limit:
             if me.rank:
-                say(f"worker {me.rank} measures the codec itself: no cache in {folder} after {limit:.0f} s", by_all=True)
+                none = f"no cache in {folder} after {limit:.0f} s"
+                log(own_name(), f"measures the codec itself: {none}")
             return
         if now - told >= LINE_SECONDS:
-            say(f"worker {me.rank} waits for the cache, whose codec worker 0 measures; at most {limit:.0f} s", by_all=True)
+            until = f"at most {limit:.0f} s"
+            log(own_name(), f"waits for the cache, whose codec rank 0 measures; {until}")
             told = now
         time.sleep(min(FIT_SECONDS, 1.0))
 
@@ -158,7 +170,10 @@ def tell_error(job: Job) -> None:
     """Say how far the records turn DIST's gradient, where it is far."""
     if far := {tau: error for tau, error in job.manifest.gradient_error.items() if is_far(error, job.codec)}:
         turned = f"turns DIST's gradient by {_told(far)} of its norm on this teacher"
-        say(f"note: codec {codec_spec(job.codec)} {turned}; kdcache fidelity shows what other codecs do")
+        others = "kdcache fidelity shows what other codecs do"
+        if job.teacher.sites:  # of maps, which that command does not measure
+            others = "kdcache dump-teacher --plan --codec SPEC shows what another codec does"
+        say(f"note: codec {codec_spec(job.codec)} {turned}; {others}")
 
 
 def _held_codec(cache: Cache, spec: str | None, classes: int) -> Codec:

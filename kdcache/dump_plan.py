@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.cache import Cache, open_cache
+from kdcache.cache import Cache, Manifest, open_cache
 from kdcache.cache.manifest import MANIFEST
 from kdcache.cache.objects import is_address
 from kdcache.cache.opening import open_objects
@@ -17,8 +17,9 @@ from kdcache.codecs import codec_spec, fit_arrays
 from kdcache.dump_config import DumpConfig
 from kdcache.dump_job import Job, prepare, probe_place
 from kdcache.dump_units import all_units, batches_of, missing_units, records_of
+from kdcache.errors import UsageError
 from kdcache.fidelity import fitted_gradients
-from kdcache.launch import require_count
+from kdcache.launch import own_place, require_count
 from kdcache.shapes import Records
 from kdcache.tracking import steady_rate
 from kdcache.units import stored_samples
@@ -27,16 +28,26 @@ PLAN_BATCHES, PLAN_SECONDS = 16, 10.0
 _SAMPLES = 64
 
 
-def plan_dump(config: DumpConfig) -> dict[str, Any]:
+def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str, Any]:
     """Return what the dump would take, from a timed probe of a few batches; nothing is written.
 
+    Args:
+        config: the dump.
+        world_size: processes that are to share it; by default as many as the environment tells, or
+            `ray.workers` if it runs on Ray, else one.
+
     Returns:
-        `views`, `units`, `files`, `bytes`, `bytes_per_view`, `seconds`, `views_per_second`, `free_bytes`, how many
+        `samples` and `classes` of the source, the `recipe` and `input_size` of the views, `views`,
+        `units`, `files`, `bytes`, `bytes_per_view`, `files_per_seed`, `bytes_per_seed`,
+        `views_per_second` of one process, its `seconds_per_unit`, `world_size`, the `seconds` that so
+        many take, the `device_hours` of all, `device_hours_per_million_views`, `free_bytes`, how many
         `units_done` are there already, the `codec`, the error of DIST's gradient from its records by temperature, as the
         manifest has it where the cache is there already, `gradients` as `fidelity` has them (empty there), and the
         `teacher_accuracy` in percent on the probe's views.
     """
     require_count()
+    if world_size is not None and world_size < 1:
+        raise UsageError(f"world_size is {world_size}; it must be at least 1")
     probe_place(config, writes=False)
     job = prepare(config, is_plan=True)
     cache = Cache(open_objects(config.cache), job.manifest, job.codec)
@@ -56,16 +67,21 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
     rate = steady_rate(times, [len(part) for part in parts])
     bytes_per_view = _bytes_per_view(job, cache, np.concatenate(parts))
     views = manifest.rows * len(job.seeds)
-    left = views * (1 - done / len(units))
     return {
+        "samples": len(job.source),
+        "classes": job.source.classes,
+        "recipe": job.recipe.name,
+        "input_size": job.teacher.preprocessing.size,
         "views": views,
         "units": len(units),
         "units_done": done,
         "files": _num_files(job, cache),
+        "files_per_seed": _num_files_of_seeds(job, cache) / len(job.seeds),
         "bytes": round(views * bytes_per_view),
+        "bytes_per_seed": round(manifest.rows * bytes_per_view),
         "bytes_per_view": bytes_per_view,
-        "seconds": left / rate,
         "views_per_second": rate,
+        **_times(manifest, len(units) - done, rate, world_size or _world_size(config)),
         "codec": codec_spec(job.codec),
         "gradient_error": job.manifest.made_by["gradient_error"],
         "gradients": fitted_gradients(job.fitted) if job.fitted else [],
@@ -85,12 +101,38 @@ def _bytes_per_view(job: Job, cache: Cache, records: Records) -> float:
     return len(encode_unit(cache, 0, empty, samples)) / empty.size
 
 
+def _world_size(config: DumpConfig) -> int:
+    """Return how many processes are to share the dump, as far as that is known."""
+    return config.ray.workers or 1 if config.engine == "ray" else own_place().world_size
+
+
+def _times(manifest: Manifest, num_left: int, rate: float, world_size: int) -> dict[str, float]:
+    """Return how long the units that are left take so many processes, each as fast as this one."""
+    unit_views = min(manifest.unit_rows, manifest.rows) * manifest.seeds_per_unit
+    left = num_left * manifest.rows * manifest.seeds_per_unit / manifest.num_units
+    seconds_per_unit = unit_views / rate
+    # whoever comes last has a whole unit more than the mean
+    seconds = min(-(-num_left // world_size) * seconds_per_unit, left / rate)
+    return {
+        "seconds_per_unit": seconds_per_unit,
+        "world_size": world_size,
+        "seconds": seconds,
+        "device_hours": world_size * seconds / 3600,
+        "device_hours_per_million_views": 1e6 / rate / 3600,
+    }
+
+
 def _num_files(job: Job, cache: Cache) -> int:
-    manifest = job.manifest
+    """Return the files of the whole dump: of its seeds, manifest, request, zarr's group of seeds, fit and list."""
     beside = [fit_arrays(job.codec), job.listing.arrays if job.listing is not None else {}]
-    arrays = 2 * len(job.seeds) if manifest.store == "zarr" else 0
     beside_files = sum(2 + 2 * len(group) for group in beside if group)
-    return 2 + arrays + 2 * len(all_units(job, cache)) + beside_files
+    groups = 1 if job.manifest.store == "zarr" else 0
+    return 2 + groups + _num_files_of_seeds(job, cache) + beside_files
+
+
+def _num_files_of_seeds(job: Job, cache: Cache) -> int:
+    arrays = 2 * len(job.seeds) if job.manifest.store == "zarr" else 0
+    return arrays + 2 * len(all_units(job, cache))
 
 
 def _existing_parent(path: Path) -> Path:

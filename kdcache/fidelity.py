@@ -79,7 +79,7 @@ class FidelityConfig:
         if self.logits is not None and (self.recipe or (self.teacher and Path(self.logits).suffix == ".npz")):
             raise UsageError("give either logits (an .npz file or a cache) or a teacher with data and recipe, not both")
         if self.logits is None and not (self.teacher and self.data and self.recipe):
-            raise UsageError("nothing to measure: give an .npz file of logits, a full cache, or a teacher with data and recipe")
+            raise UsageError("nothing to measure: give an .npz file of logits, a full cache, or --teacher, --data and --recipe")
 
 
 def measure_fidelity(config: FidelityConfig) -> dict[str, Any]:

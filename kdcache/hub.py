@@ -12,14 +12,16 @@ from typing import Any, NoReturn
 
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.arrays import arrays_path
-from kdcache.cache.census import CARD, Unit, committed, complete, missing_units, take_census
+from kdcache.cache.census import CARD, Unit, committed, take_census
 from kdcache.cache.commit import commit_key
+from kdcache.cache.extent import read_extents
 from kdcache.cache.limits import MOST_MANIFEST
 from kdcache.cache.objects import MOST_BYTES, Entry
 from kdcache.cache.rereading import agreed_bytes
 from kdcache.cache.writing import require_written
 from kdcache.cache.zarr_store import MOST_METADATA
 from kdcache.copying import copied_result, copied_units
+from kdcache.coverage import ask_for_units, coverage_of
 from kdcache.errors import CacheError, LargeObjectError, UsageError
 from kdcache.hub_card import card_text
 from kdcache.stopping import heeding, look, until_asked
@@ -122,8 +124,8 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
         private: whether it is made for its owner only.
 
     Returns:
-        `address`, `revision` (the hub's commit), `objects` sent now and their `bytes`, the `seconds` it took, the
-        `complete_seeds`, and the `missing` units of others by seed.
+        `address`, `revision` (the hub's commit), `objects` sent now and their `bytes`, the `seconds` it took,
+        and what `Coverage.to_json` tells.
 
     Raises:
         UsageError: an address of another form, or huggingface_hub is not installed.
@@ -149,13 +151,12 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
             bar.advance(1)
         sent.flush()
         look()
-    missing = missing_units(old.manifest, units)
-    told = {"complete_seeds": complete(missing), "missing": {seed: part for seed, part in missing.items() if part}}
-    sent.add({CARD: card_text(old, address, complete(missing)).encode()}, replaces=True)
+    coverage = coverage_of(old, units)
+    sent.add({CARD: card_text(old, address, coverage.complete_seeds).encode()}, replaces=True)
     sent.add({} if there.exists(_MANIFEST) else {_MANIFEST: agreed_bytes(old.objects, _MANIFEST, most=MOST_MANIFEST)})
     sent.flush()
     facts = {"objects": sent.objects, "bytes": sent.bytes, "seconds": time.monotonic() - start}
-    return {"address": address, "revision": sent.revision, **facts, **told}
+    return {"address": address, "revision": sent.revision, **facts, **coverage.to_json()}
 
 
 def pull_cache(address: str, new: str | Path, *, revision: str | None = None) -> dict[str, Any]:
@@ -167,8 +168,8 @@ def pull_cache(address: str, new: str | Path, *, revision: str | None = None) ->
         revision: the hub's commit, or a branch or tag; by default what is newest.
 
     Returns:
-        `cache`, `address`, `revision` (the hub's commit), `units_written` now, their `bytes`, the `seconds` they took, the
-        `complete_seeds`, and the `missing` units of others by seed.
+        `cache`, `address`, `revision` (the hub's commit), `units_written` now, their `bytes`, the `seconds` they took, and
+        what `Coverage.to_json` tells.
 
     Raises:
         UsageError: an address of another form, or huggingface_hub is not installed.
@@ -181,6 +182,7 @@ def pull_cache(address: str, new: str | Path, *, revision: str | None = None) ->
     made = create_cache(new, source.manifest, source.fit(), samples=source.samples, source=listed)
     made.require(source.manifest)
     units = committed(source)
+    ask_for_units(made, coverage_of(source, units).asked)
     sizes = copied_units(source, made, units)
     require_written(made, units)
     origin = {"address": address, "revision": there.revision}
@@ -259,6 +261,7 @@ def _beside(cache: Cache, units: Sequence[Unit]) -> list[str]:
     return [
         *(entry.key for path in arrays for entry in cache.objects.walk(path)),
         *sorted({key for seed, _ in units for key in cache.format.metadata(seed)}),
+        *(extent.key for extent in read_extents(cache.objects)),
     ]
 
 

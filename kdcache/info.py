@@ -1,41 +1,45 @@
 """What a cache holds, without reading every commit of a large one; and how a dump that many workers make comes on."""
 
-import re
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdcache.cache import Cache
-from kdcache.cache.census import Unit, committed, complete, missing_units, take_census
-from kdcache.cache.commit import numbers_in
+from kdcache.cache import Cache, open_cache
+from kdcache.cache.arrays import ROOTS
+from kdcache.cache.census import Unit, committed, take_census
+from kdcache.cache.extent import Extent
 from kdcache.cache.fetch import fetched
-from kdcache.cache.limits import SEEDS
-from kdcache.cache.objects import Entry
+from kdcache.cache.objects import Entry, Objects, is_address, is_temporary
+from kdcache.cache.opening import open_objects
 from kdcache.codecs import codec_spec
 from kdcache.config import parse_seeds
-from kdcache.errors import DamagedUnitError, MissingUnitError, UsageError
+from kdcache.coverage import FINISH, Coverage, coverage_of
+from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
+from kdcache.tracking import LINE_SECONDS, say
+from kdcache.wording import counted
+from kdcache.workers import Seen, Worker, rate_of, workers_of
 
 MOST_READ = 1000
 """Commits that are read for what no listing tells."""
-RECENT_SECONDS = 600.0
-"""A worker counts as at work if it committed a unit within them, and the rate is that over them."""
+_WRITERS_SECONDS = 3600.0  # age of commits that are read for who wrote them
+_LEAST_WRITERS = 100  # but so many of them however old they are
 _SHADES = "·░▒▓█"
-_SEEDS_LINE = re.compile(r'^seeds = "([0-9:, ]{1,1000})"$', re.MULTILINE)
 
 
 def describe(cache: Cache) -> dict[str, Any]:
     """Return what `cache` holds, from its listing.
 
     Returns:
-        `manifest`, `codec` (spec), `complete_seeds`, `missing` units of the others by seed, the number of `units`, `bytes` of
-        their objects and `bytes_per_view`, and the number of `absent` rows in `absent_of` units: all, or as many as are read.
+        `manifest`, `codec` (spec), what `Coverage.to_json` tells, the number of `units`, `bytes` of their
+        objects and `bytes_per_view`, and the number of `absent` rows in `absent_of` units: all, or as
+        many as are read.
     """
     manifest, census = cache.manifest, take_census(cache)
-    missing = missing_units(manifest, census.commits)
     size = sum(entry.size for entry in census.objects.values())
     rows = sum(len(manifest.unit_range(unit)) * manifest.seeds_per_unit for _, unit in census.commits)
     views = rows * manifest.num_held / manifest.rows  # of a subset each unit holds about the same share
@@ -43,8 +47,7 @@ def describe(cache: Cache) -> dict[str, Any]:
     return {
         "manifest": manifest.to_json(),
         "codec": codec_spec(cache.codec),
-        "complete_seeds": complete(missing),
-        "missing": {seed: units for seed, units in missing.items() if units},
+        **coverage_of(cache, census.commits).to_json(),
         "units": len(census.commits),
         "bytes": size,
         "bytes_per_view": size / views if views else None,
@@ -62,82 +65,82 @@ def _absent(cache: Cache, units: Sequence[Unit]) -> tuple[int, int]:
     return sum(counts), len(some)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """How far a dump is."""
 
-    done: int
-    """Units."""
-    total: int
+    coverage: Coverage
     rate: float
-    """Units per second of late."""
-    workers: dict[str, int]
-    """That committed a unit of late, by name, with how many of these; the newest first. Of old caches the name is empty."""
-    map: dict[int, list[int]]
-    """The units that are there, rising, by the first of their seeds."""
-    num_units: int = 0
-    """Units of a seed."""
+    """Units per second of late; 0 where no worker is at work."""
+    workers: list[Worker]
+    """Those that committed a unit of late, by rank."""
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing is missing."""
-        return self.done == self.total
+        return self.coverage.is_complete
 
     @property
     def seconds_left(self) -> float | None:
         """Time that is left at this rate; None if nothing comes."""
-        return (self.total - self.done) / self.rate if self.rate else None
+        left = self.coverage.units_asked - self.coverage.units_done
+        return left / self.rate if self.rate else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `info --follow --json` prints."""
+        return {
+            **self.coverage.to_json(),
+            "units_per_minute": 60 * self.rate,
+            "seconds_left": self.seconds_left,
+            "workers": [worker.to_json() for worker in self.workers],
+        }
 
     def lines(self, width: int, height: int) -> list[tuple[str, str]]:
         """Return the map of coverage as lines of (seeds, units), each sign standing for as many units as must share it."""
-        firsts = sorted(self.map)
+        firsts = sorted(self.coverage.asked)
         deep = -(-len(firsts) // height) if firsts else 1
         groups = [firsts[start : start + deep] for start in range(0, len(firsts), deep)]
-        return [(_span(group), _shaded([self.map[first] for first in group], self.num_units, width)) for group in groups]
+        return [(_span(group), _shaded(self.coverage, group, width)) for group in groups]
 
 
 class Follower:
     """Looks at a cache again and again; commits are listed, and only those of late are read, once each."""
 
     def __init__(self, cache: Cache, seeds: str | None = None) -> None:
-        """Follow the dump of `seeds`, by default of those that the cache was begun with and all that have been begun since.
+        """Follow the dump of `seeds`, by default of all that the cache was asked to hold.
 
         Raises:
             UsageError: seeds that are not of the form A:B.
         """
         self._cache = cache
-        self._seeds = parse_seeds(seeds) if seeds is not None else None
+        self._seeds = None if seeds is None else parse_seeds(seeds)
         self._writers: dict[Unit, str] = {}
+        self._requests: dict[str, Extent] = {}
 
     def look(self) -> Progress:
         """Return how far it is now."""
-        manifest, units = self._cache.manifest, committed(self._cache)
-        firsts = sorted({manifest.unit_seeds(seed)[0] for seed in self._wanted(units)})
-        held: dict[int, list[int]] = {first: [] for first in firsts}
-        units = {unit: entry for unit, entry in units.items() if unit[0] in held and unit[1] < manifest.num_units}
-        for first, unit in units:  # in order
-            held[first].append(unit)
+        units = committed(self._cache)
+        coverage = coverage_of(self._cache, units, seeds=self._seeds, known=self._requests)
+        wanted = {unit: entry for unit, entry in units.items() if unit[0] in coverage.asked}
         now = time.time()
-        return Progress(
-            done=len(units),
-            total=len(firsts) * manifest.num_units,
-            rate=rate_of(units.values(), now),
-            workers=self._workers(units, now),
-            map=held,
-            num_units=manifest.num_units,
-        )
+        workers = workers_of(self._seen(wanted, now), now, is_complete=coverage.is_complete)
+        is_at_work = any(not worker.is_lost for worker in workers)
+        rate = rate_of([entry.time for entry in wanted.values()], now) if is_at_work else 0.0
+        return Progress(coverage=coverage, rate=rate, workers=workers)
 
-    def _wanted(self, units: Iterable[Unit]) -> set[int]:
-        if self._seeds is not None:
-            return set(self._seeds)
-        begun = numbers_in(self._cache.objects.list("seeds"), "{:05d}", SEEDS)
-        return {*_first_seeds(self._cache.manifest.made_by), *begun, *(first for first, _ in units)}
-
-    def _workers(self, units: Mapping[Unit, Entry], now: float) -> dict[str, int]:
-        recent = sorted((unit for unit in units if units[unit].time > now - RECENT_SECONDS), key=lambda unit: -units[unit].time)
-        new = [unit for unit in recent if unit not in self._writers][:MOST_READ]
+    def _seen(self, units: Mapping[Unit, Entry], now: float) -> list[Seen]:
+        """Return the commits of late with their writers, after reading those that are new."""
+        newest = sorted(units, key=lambda unit: -units[unit].time)[:MOST_READ]
+        recent = [unit for unit in newest if units[unit].time > now - _WRITERS_SECONDS]
+        chosen = newest[: max(len(recent), _LEAST_WRITERS)]
+        new = [unit for unit in chosen if unit not in self._writers]
         self._writers |= zip(new, fetched(self._writer, new, num_bytes=self._cache.commit_room), strict=True)
-        return dict(Counter(self._writers[unit] for unit in recent if unit in self._writers))
+        manifest = self._cache.manifest
+        seen = []
+        for unit in chosen:
+            views = len(manifest.unit_range(unit[1])) * manifest.seeds_per_unit
+            seen.append(Seen(self._writers[unit], units[unit].time, views))
+        return seen
 
     def _writer(self, unit: Unit) -> str:
         try:
@@ -158,47 +161,84 @@ def follow(cache: Cache, seeds: str | None = None, *, seconds: float) -> Iterato
         time.sleep(max(seconds, 9 * (time.monotonic() - start)))
 
 
-def rate_of(entries: Iterable[Entry], now: float) -> float:
-    """Return commits per second of late, counted from the first of them, or over `RECENT_SECONDS`."""
-    times = sorted(entry.time for entry in entries)
-    start = max(times[0], now - RECENT_SECONDS) if times else now
-    return sum(moment > start for moment in times) / max(now - start, 1e-3)
+def wait_for_cache(path: str, *, seconds: float) -> Cache:
+    """Block until there is a cache at `path`, look every so many seconds, and say so.
 
-
-def _first_seeds(made_by: Mapping[str, Any]) -> list[int]:
-    """Return the seeds that the first dump was told to make; none of a cache that was recoded.
-
-    Its configuration is TOML, of which one line is looked for: it may come from anywhere, and is not worth a parser.
+    Raises:
+        CacheError: there cannot be one: no folder above it, something else in its place, a bucket that
+            cannot be reached.
     """
-    found = _SEEDS_LINE.search(made_by.get("config", ""))
-    try:
-        return parse_seeds(found[1]) if found else []
-    except UsageError:
-        return []
+    objects = open_objects(path)
+    told = None
+    while not objects.exists("zarr.json"):
+        _require_place(objects, path)
+        now = time.monotonic()
+        if told is None or now - told >= LINE_SECONDS:
+            clock = time.strftime("%H:%M:%S")
+            say(f"{clock} no cache at {path} yet: waiting for its dump to begin")
+            told = now
+        time.sleep(seconds)
+    return open_cache(objects)
+
+
+def coverage_of_seeds(cache: Cache, seeds: str | None) -> Coverage:
+    """Return what is there of `seeds`, by default of all that `cache` was asked to hold.
+
+    Raises:
+        UsageError: seeds that are not of the form A:B.
+    """
+    return coverage_of(cache, seeds=None if seeds is None else parse_seeds(seeds))
+
+
+def require_complete(cache: Cache, coverage: Coverage) -> None:
+    """Raise a CacheError that says what is missing, if anything is."""
+    if coverage.is_complete:
+        return
+    done = f"{coverage.units_done} of {counted(coverage.units_asked, 'unit')} are there"
+    missing = coverage.what_is_missing()
+    raise CacheError(f"cache {cache} is not complete: {done}: {missing}; {FINISH}")
+
+
+def _require_place(objects: Objects, path: str) -> None:
+    """Raise a CacheError if no dump could make a cache at `path`."""
+    if not is_address(path) and not Path(path).absolute().parent.is_dir():
+        above = Path(path).parent
+        raise CacheError(f"no cache can come at {path}: there is no folder {above}; check the path")
+    if not is_address(path) and Path(path).exists() and not Path(path).is_dir():
+        raise CacheError(f"{path} is a file, not a cache; give the folder of a cache")
+    others = [name for name in objects.list("") if name not in ROOTS and not is_temporary(name)]
+    if others and not objects.exists("zarr.json"):  # looked for again: the dump may just have begun
+        held = others[0][:60]
+        raise CacheError(f"{path} is not a cache, and not empty: it holds {held}; give the folder of a cache")
 
 
 def _span(seeds: Sequence[int]) -> str:
     return str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
 
 
-def _shaded(rows: Sequence[Sequence[int]], num_units: int, width: int) -> str:
-    """Return one sign per cell of units: a dot if none of it is there, a full block if all is.
-
-    Args:
-        rows: of each seed that shares the line, the units that are there, rising.
-        num_units: of a seed.
-        width: cells, at most.
-    """
+def _shaded(coverage: Coverage, firsts: Sequence[int], width: int) -> str:
+    """Return one sign per cell of units: a dot if nothing is there, a full block if all, a space if none is wanted."""
+    num_units = coverage.manifest.num_units
     cells = min(width, num_units)
     edges = [num_units * cell // cells for cell in range(cells + 1)]
-    there = np.zeros(cells, np.int64)
-    for units in rows:
-        if units:
-            there += np.diff(np.searchsorted(units, edges))
-    return "".join(_shade(count / size) for count, size in zip(there, np.diff(edges) * len(rows), strict=True))
+    is_whole = [len(coverage.asked[first]) == num_units for first in firsts]
+    wanted = np.full(num_units, sum(is_whole))
+    there = np.zeros(num_units, np.int64)
+    for first, whole in zip(firsts, is_whole, strict=True):
+        units = coverage.held.get(first, set())
+        if not whole:
+            wanted[[*coverage.asked[first]]] += 1
+            units = units & {*coverage.asked[first]}
+        there[[*units]] += 1
+    signs = []
+    for start, stop in pairwise(edges):
+        signs.append(_shade(int(there[start:stop].sum()), int(wanted[start:stop].sum())))
+    return "".join(signs)
 
 
-def _shade(share: float) -> str:
-    if share == 0:
+def _shade(there: int, wanted: int) -> str:
+    if not wanted:
+        return " "
+    if not there:
         return _SHADES[0]
-    return _SHADES[-1] if share == 1 else _SHADES[1 + int(share * 3)]
+    return _SHADES[-1] if there == wanted else _SHADES[1 + 3 * there // wanted]

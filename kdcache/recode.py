@@ -30,6 +30,7 @@ from kdcache.codecs import (
     with_sites,
 )
 from kdcache.config import parse_seeds
+from kdcache.coverage import ask_for, note_left_out
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.pairs import pairs_of_cache
 from kdcache.shapes import Records
@@ -75,6 +76,7 @@ def recode_cache(cache: str | Path, new: str | Path, *, codec: str, seeds: str |
     commits = _commits(source, seeds)
     _require_possible(source, wanted)
     made = _create(source, new, wanted)
+    ask_for(made, commits)
     start = time.monotonic()
     written = 0
     with heeding(lambda: f": {written} units written"):
@@ -174,9 +176,7 @@ def _commits(source: Cache, seeds: str | None) -> dict[int, list[Commit]]:
     complete = source.complete_seeds()
     if not complete:
         raise CacheError(f"cache {source} holds no complete seed; run its dump-teacher command again to finish one")
-    for seed in sorted(set(source.seeds()) - set(complete)):
-        missing = len(source.missing_units(seed))
-        say(f"note: seed {seed} is left out: {missing} of its {source.manifest.num_units} units are missing")
+    note_left_out(source, complete)
     return {seed: source.commits(seed) for seed in complete}
 
 

@@ -21,6 +21,7 @@ from kdcache.codecs import Codec, Tail, codec_spec
 from kdcache.config import parse_seeds
 from kdcache.contents import checked_source
 from kdcache.contrast import joined
+from kdcache.coverage import note_left_out
 from kdcache.distributed import is_main, on_main
 from kdcache.drift import check_views, probed_commits
 from kdcache.errors import CacheError, MismatchError, UsageError
@@ -38,6 +39,7 @@ from kdcache.tracking import say
 from kdcache.train_config import TrainConfig
 from kdcache.views import Recipe, load_recipe, row_order
 from kdcache.views.loading import PREFETCHED
+from kdcache.wording import named
 
 DRIFT_VIEWS = 16
 DEFAULT_WINDOW = 16
@@ -352,6 +354,8 @@ def _cached_seeds(config: TrainConfig, caches: Sequence[Cache]) -> list[int]:
     is_partial = config.on_miss != "error"
     held = [set(cache.seeds() if is_partial else cache.complete_seeds()) for cache in caches]
     seeds = parse_seeds(config.seeds) if config.seeds else sorted(set.intersection(*held))
+    if seeds and not config.seeds and is_main():
+        _note_seeds(caches, held, seeds)
     if not seeds:
         which = ", ".join(map(str, caches))
         raise MismatchError(f"cache {which} has no complete seed{' in common' * (len(caches) > 1)} yet; run dump-teacher again")
@@ -359,6 +363,16 @@ def _cached_seeds(config: TrainConfig, caches: Sequence[Cache]) -> list[int]:
         for cache in caches:
             cache.commits(seed)  # what is missing is told before the first epoch, not when its seed's turn comes
     return seeds
+
+
+def _note_seeds(caches: Sequence[Cache], held: Sequence[set[int]], seeds: Sequence[int]) -> None:
+    """Say which seeds a run leaves out: those that lack units, or that not all caches hold."""
+    for cache in caches:
+        note_left_out(cache, seeds)
+    if apart := sorted(set.union(*held) - {*seeds}):
+        verb, them = ("is", "it") if len(apart) == 1 else ("are", "them")
+        told = f"{named(apart, 'seed')} {verb} left out"
+        say(f"note: {told}: not every cache of this run holds {them}")
 
 
 def check_records(cache: Cache, loss: Loss, spec: str, tail: Tail) -> None:

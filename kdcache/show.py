@@ -8,9 +8,11 @@ import torch
 
 from kdcache.cache import Cache
 from kdcache.cached_source import local_images, views_of
+from kdcache.config import recorded_settings
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.plots import check_plot
 from kdcache.shapes import IGNORED, as_size
+from kdcache.sources import Source
 from kdcache.tasks.segmentation import upsampled
 
 _TOP, _LISTED = 5, 24
@@ -50,30 +52,56 @@ def show_view(cache: Cache, file: str | Path, *, index: int, seed: int, data: st
     probabilities = cache.codec.decode(cache.read(seed, [row])).probs(1.0)[0]
     with local_images(source, commits):
         batch = dataset.batch([(row, seed)])
-    names = [str(name) for name in getattr(source, "class_names", None) or range(cache.manifest.classes)]
+    names = [str(name) for name in getattr(source, "class_names", None) or range(source.classes)]
+    said_from = _first_of_teacher(cache, source)
+    if said_from:
+        names += [f"teacher's {number}" for number in range(cache.manifest.classes)]
     view = batch.views[0][0].permute(1, 2, 0).numpy()
     title, target = f"{source.key(index)}, seed {seed}", batch.labels.first[0]
     if cache.manifest.sites:
-        figure = _drawn_maps(view, target.numpy(), probabilities[:1], names)
+        figure = _drawn_maps(view, target.numpy(), probabilities[:1], names, said_from)
     else:
-        figure = _drawn_bars(view, int(target), probabilities, names)
+        figure = _drawn_bars(view, int(target), probabilities, names, said_from)
     _save(figure, file, title)
     confidence = float((probabilities[0] if cache.manifest.sites else probabilities).amax(-1).mean())
     return {"file": str(file), "sample": source.key(index), "row": row, "confidence": confidence}
 
 
-def _drawn_maps(view: np.ndarray, mask: np.ndarray, maps: torch.Tensor, names: list[str]) -> Any:
+def _first_of_teacher(cache: Cache, source: Source) -> int:
+    """Return where the teacher's classes begin among all that are drawn: 0 if they are those of the data.
+
+    A teacher of other classes, dumped with `teacher_classes`, is neither right nor wrong, and the names
+    of the data are not those of its classes.
+    """
+    made_by = cache.manifest.made_by
+    while origin := made_by.get("recoded_from"):
+        made_by = origin["made_by"]
+    has_others = cache.manifest.classes != source.classes
+    is_said = "teacher_classes" in recorded_settings(made_by)
+    return source.classes if has_others or is_said else 0
+
+
+def _drawn_maps(
+    view: np.ndarray,
+    mask: np.ndarray,
+    maps: torch.Tensor,
+    names: list[str],
+    said_from: int,
+) -> Any:
     from matplotlib import colormaps  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
     from matplotlib.patches import Patch  # noqa: PLC0415
 
     planes = upsampled(maps, (mask.shape[0], mask.shape[1]))[0]
     sure, said = (found.numpy() for found in planes.max(0))
+    said = said + said_from
     numbers = np.arange(len(names))
     found = colormaps["tab20"](numbers) if len(names) <= 20 else colormaps["gist_ncar"](0.05 + 0.9 * numbers / len(names))
     colours = (255 * found[:, :3]).astype(np.uint8)
     known = mask != IGNORED
     right = f"{100 * (said == mask)[known].mean():.1f} % of the pixels right" if known.any() else "no pixel has a class"
+    if said_from:
+        right = "its own classes"
     target = np.where(known[:, :, None], colours[np.where(known, mask, 0)], 0)
     titles = ("view", "mask (black: no class)", f"teacher: {right}")
     figure = Figure(figsize=(11, 1.6 + 10 * mask.shape[0] / mask.shape[1]), layout="constrained")
@@ -94,16 +122,22 @@ def _drawn_maps(view: np.ndarray, mask: np.ndarray, maps: torch.Tensor, names: l
     return figure
 
 
-def _drawn_bars(view: np.ndarray, target: int, probabilities: torch.Tensor, names: list[str]) -> Any:
+def _drawn_bars(
+    view: np.ndarray,
+    target: int,
+    probabilities: torch.Tensor,
+    names: list[str],
+    said_from: int,
+) -> Any:
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    top = probabilities.topk(min(_TOP, len(names)))
+    top = probabilities.topk(min(_TOP, len(probabilities)))
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     picture, bars = figure.subplots(1, 2)
     picture.imshow(view, cmap="gray")
     picture.set_axis_off()
     picture.set_title(f"label: {names[target]}" if target < len(names) else f"label {target}", fontsize=10)
-    chosen = [names[one] for one in top.indices.tolist()]
+    chosen = [names[said_from + one] for one in top.indices.tolist()]
     drawn = bars.barh(range(len(chosen)), top.values.tolist(), color="#0072b2")
     bars.bar_label(drawn, fmt="%.3f", padding=3, fontsize=9)
     bars.set_yticks(range(len(chosen)), chosen)

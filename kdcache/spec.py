@@ -11,6 +11,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import types
@@ -76,8 +77,36 @@ def parse_spec(text: str) -> Spec:
     return Spec(name, arg, options)
 
 
-def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+def normal_spec(text: str) -> Spec:
+    """Return the spec that `text` spells, equal to that of other spellings of paths, numbers and order.
+
+    Raises:
+        UsageError: as `parse_spec`.
+    """
+    spec = parse_spec(text)
+    arg = None if spec.arg is None else os.path.normpath(spec.arg)
+    options = {key: _normal_value(value) for key, value in spec.options.items()}
+    return Spec(spec.name, arg, options)
+
+
+def _normal_value(value: Value) -> Value:
+    return os.path.normpath(value) if isinstance(value, str) and os.sep in value else value
+
+
+def build(
+    cls: type[T],
+    values: Mapping[str, Any],
+    where: str,
+    *,
+    called: Callable[[str], str] = str,
+) -> T:
     """Return dataclass `cls` made from `values`, nested tables included, types checked.
+
+    Args:
+        cls: the dataclass.
+        values: by field.
+        where: they come from, for messages.
+        called: gives what a user calls a field, for those that are missing.
 
     Raises:
         UsageError: an unknown key (the nearest is suggested), a missing one, or a value of the wrong type.
@@ -92,7 +121,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise UsageError(f"{where} needs {', '.join(missing)}")
+        *others, last = map(called, missing)
+        raise UsageError(f"{where} needs {', '.join(others)}{' and ' if others else ''}{last}")
     return cls(**{key: _typed(value, hints[key], f"{where} {key}") for key, value in values.items()})
 
 

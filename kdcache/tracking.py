@@ -1,6 +1,7 @@
 """What a user watches: a progress bar or, in a job's log, one line every 30 seconds; and the metrics file."""
 
 import json
+import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from kdcache.checkpoint import replace_file
+from kdcache.checkpoint import replace_file, what_is_kept
 from kdcache.errors import KdcacheError, printable
 from kdcache.launch import own_place
+from kdcache.wording import human_seconds
 
 LINE_SECONDS = 30.0
 T = TypeVar("T")
@@ -26,10 +28,31 @@ class Bar(Protocol):
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str, *, is_shown: bool = True) -> Iterator[Bar]:
-    """Show how far `total` has come, if it is to be shown: a bar on a terminal, else a line on stderr every 30 seconds."""
+def progress(
+    title: str,
+    total: int,
+    unit: str,
+    *,
+    is_shown: bool = True,
+    who: str = "",
+) -> Iterator[Bar]:
+    """Show how far `total` has come: a bar on a terminal, else a line on stderr every 30 seconds.
+
+    Args:
+        title: what comes on.
+        total: how many there are.
+        unit: of what.
+        is_shown: whether anything is shown.
+        who: tells, of several workers that log side by side. Its lines say the time and who it is, and
+            one more comes at the end. It gets a bar only if it is the one process there is.
+    """
     if not is_shown:
         yield _Nothing()
+        return
+    if who and not (sys.stderr.isatty() and own_place().world_size == 1):
+        lines = _Lines(title, total, unit, who)
+        yield lines
+        lines.end()
         return
     if not sys.stderr.isatty():
         yield _Lines(title, total, unit)
@@ -52,6 +75,19 @@ def say(message: str, *, by_all: bool = False) -> None:
     """Print a message for the user on stderr, of several processes in rank 0 or `by_all`; stdout is for results."""
     if by_all or own_place().rank == 0:
         print(printable(message), file=sys.stderr, flush=True)
+
+
+def own_name() -> str:
+    """Return how logs name this process, such as `rank 3 of 16 on n7`; nothing if it is alone."""
+    place = own_place()
+    if place.world_size == 1:
+        return ""
+    return f"rank {place.rank} of {place.world_size} on {socket.gethostname()}"
+
+
+def log(who: str, text: str) -> None:
+    """Print a line of a worker's log on stderr: the time, who tells, and what."""
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {who}: {text}", file=sys.stderr, flush=True)
 
 
 @runtime_checkable
@@ -125,9 +161,9 @@ class MetricsFile:
             with self._path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise KdcacheError(
-                f"cannot write {self._path}: {error.strerror}; the last checkpoint is kept: make room and run again"
-            ) from error
+            kept = what_is_kept(self._path.parent)
+            way_out = f"{kept}: make room and run again"
+            raise KdcacheError(f"cannot write {self._path}: {error.strerror}; {way_out}") from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -193,8 +229,9 @@ class _Nothing:
 
 
 class _Lines:
-    def __init__(self, title: str, total: int, unit: str) -> None:
+    def __init__(self, title: str, total: int, unit: str, who: str = "") -> None:
         self._title, self._total, self._unit = title, total, unit
+        self._who = who
         self._done, self._start = 0, time.monotonic()
         self._last = self._start
 
@@ -205,8 +242,22 @@ class _Lines:
             return
         self._last = now
         rate = self._done / (now - self._start)
-        left = (self._total - self._done) / rate
-        say(f"{self._title}: {self._done}/{self._total} {self._unit}, {rate:.0f}/s, {left:.0f} s left {note}".rstrip())
+        # nothing may be done yet: what others did meanwhile is taken off without being counted
+        left = f"{(self._total - self._done) / rate:.0f} s left" if rate else "no end in sight"
+        self._tell(f"{self._done}/{self._total} {self._unit}, {rate:.0f}/s, {left} {note}".rstrip())
+
+    def end(self) -> None:
+        """Tell that all is done, and how long it took."""
+        seconds = max(time.monotonic() - self._start, 1e-3)
+        rate = f"{self._done / seconds:.0f}/s"
+        done = f"{self._done}/{self._total} {self._unit}"
+        self._tell(f"{done}, done in {human_seconds(seconds)}, {rate}")
+
+    def _tell(self, text: str) -> None:
+        if self._who:
+            log(self._who, f"{self._title}: {text}")
+        else:
+            say(f"{self._title}: {text}")
 
 
 class _Rich:

@@ -2,8 +2,10 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,17 @@ from torch import nn
 from kdcache.agreement import require_same_settings
 from kdcache.checkpoint import held_folder, load_checkpoint, make_folder, replace_file, save_checkpoint
 from kdcache.compute import device_type
-from kdcache.config import config_differences, dump_config, load_config
+from kdcache.config import config_differences, dump_config, load_config, parse_seeds
 from kdcache.contrast import joined
 from kdcache.distributed import StopLook, broadcast_object, is_main, joined_processes, on_main, others_that_fail
 from kdcache.errors import MismatchError, UsageError
+from kdcache.losses import open_loss
+from kdcache.spec import Spec, normal_spec
 from kdcache.stopping import heeding
 from kdcache.tracking import BoardMetrics, Metrics, MetricsFile, NoMetrics, read_metrics, say
 from kdcache.train_config import TrainConfig
 from kdcache.trainer import Trainer
+from kdcache.views import load_recipe
 
 __all__ = ["TrainConfig", "Trainer", "plan_training", "train_student"]
 
@@ -43,8 +48,8 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
     Returns:
         `run`, `epochs`, `steps`, the last `top1`, `top5` and `eval_loss` on the evaluation data (if there is any, and of the
         average after `ema_`; of segmentation `miou`, `pixel_accuracy`, `eval_loss` and each class's `iou/NAME`), `best_top1`
-        (`best_miou`) and `best_epoch`, `train_loss`, `seconds` of training without evaluation, `views_per_second` in training,
-        `peak_memory` in bytes.
+        (`best_miou`) and `best_epoch` (from 1), `train_loss`, when it was `finished`, `seconds` of training
+        without evaluation, `views_per_second` in training, `peak_memory` in bytes.
 
     Raises:
         MismatchError: the run was started with other settings, or the data is not that of the cache.
@@ -67,7 +72,9 @@ def plan_training(config: TrainConfig) -> dict[str, Any]:
     """Return what the training would take, from a few steps of it; nothing is written but slabs.
 
     Returns:
-        `student` and `teacher` (specs, or the caches'), the student's `parameters` and input `size`, `epochs`, `epochs_done`,
+        `samples` and `classes` of the source, how many `samples_trained` on, `eval_samples` (None without
+        evaluation), `student` and `teacher` (specs, or the caches'), the student's `parameters` and input
+        `size`, `epochs`, `epochs_done`,
         `steps_per_epoch`, `seeds`, `views_per_second`, `data_share` (of the time, spent waiting for views), `epoch_seconds` and
         `seconds` of what is left, without evaluation, `peak_memory` in bytes, and the `slab_bytes` of a seed.
 
@@ -87,6 +94,10 @@ def plan_training(config: TrainConfig) -> dict[str, Any]:
         manifests = [use.cache.manifest for use in trainer.replay.caches]
         done = checkpoint["epoch"] if checkpoint else 0
         return {
+            "samples": len(trainer.replay.source),
+            "classes": trainer.replay.source.classes,
+            "samples_trained": len(trainer.replay.rows(np.empty(0, np.int64))),
+            "eval_samples": len(trainer.evaluation.source) if trainer.evaluation else None,
             "student": config.student,
             "teacher": ", ".join(config.caches) or config.teacher or "none: labels only",
             "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
@@ -122,6 +133,39 @@ def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
         result = _result(config, trainer, best, read_metrics(run / "metrics.jsonl"))
         replace_file(run / "result.json", lambda file: file.write(json.dumps(result, indent=1).encode()))
     return broadcast_object(result if is_main() else {})
+
+
+def _meant_caches(caches: str | tuple[str, ...]) -> list[Spec]:
+    texts = (caches,) if isinstance(caches, str) else caches
+    specs = [normal_spec(f"cache:{text}") for text in texts]
+    return [replace(spec, options={"weight": 1, **spec.options}) for spec in specs]
+
+
+def _meant_data(text: str) -> Spec:
+    spec = normal_spec(text)
+    if spec.name != "digits":
+        return spec
+    return Spec(spec.name, options={"split": spec.arg or "train", **spec.options})
+
+
+def _meant_model(text: str) -> Spec:
+    spec = normal_spec(text)
+    if spec.name != "timm":
+        return spec
+    return replace(spec, options={"pretrained": False, **spec.options})
+
+
+_MEANINGS: dict[str, Callable[[Any], Any]] = {
+    "cache": _meant_caches,
+    "data": _meant_data,
+    "eval_data": _meant_data,
+    "loss": open_loss,
+    "recipe": lambda text: load_recipe(text).fingerprint,
+    "seeds": parse_seeds,
+    "student": _meant_model,
+    "teacher": _meant_model,
+}
+"""What the text of a setting means: two that mean the same are equal, however they are written."""
 
 
 class _Keeper:
@@ -170,7 +214,8 @@ class _Keeper:
         name = max(scores, key=lambda one: scores[one], default=None)
         if name is not None and scores[name] > self._best[best]:
             which = "ema" if name else "student"
-            self._best.update({best: scores[name], "epoch": line["epoch"], "weights": which})
+            # checkpoints count epochs from 0, as they always have; what a user sees counts from 1
+            self._best.update({best: scores[name], "epoch": line["epoch"] - 1, "weights": which})
             _save_weights(self._run / "best.safetensors", self._trainer.weights()[which])
         self._save()
 
@@ -199,6 +244,11 @@ def _finished(run: Path, config: TrainConfig) -> dict[str, Any] | None:
     if not (run / "result.json").exists() or _differences(run, config, free=_FREE):
         return None
     result: dict[str, Any] = json.loads((run / "result.json").read_text())
+    if "finished" not in result and "best_epoch" in result:  # of an older kdcache: it counted from 0
+        result["best_epoch"] += 1
+    when = f" since {result['finished']}" if "finished" in result else ""
+    way_out = "this is its result, nothing was trained; a new run takes a new folder"
+    say(f"note: run {run} is finished{when}: {way_out}")
     return result
 
 
@@ -213,7 +263,7 @@ def _check_folder(run: Path, config: TrainConfig) -> None:
 
 def _differences(run: Path, config: TrainConfig, *, free: tuple[str, ...]) -> list[str]:
     there = load_config(TrainConfig, "train-student", file=str(run / "config.toml"), flags={})
-    return config_differences(there, config, free=free)
+    return config_differences(there, config, free=free, meanings=_MEANINGS)
 
 
 def _save_weights(path: Path, module: nn.Module) -> None:
@@ -225,7 +275,7 @@ def _save_weights(path: Path, module: nn.Module) -> None:
 def _say_epoch(line: dict[str, Any], epochs: int) -> None:
     scores = {"top-1": "top1", "mIoU": "miou", "of the average": "ema_top1", "mIoU of the average": "ema_miou"}
     told = "".join(f", {name} {line[key]:.2f} %" for name, key in scores.items() if key in line)
-    say(f"epoch {line['epoch'] + 1}/{epochs}: loss {line['loss']:.4f}{told}, {line['views_per_second']:.0f} views/s")
+    say(f"epoch {line['epoch']}/{epochs}: loss {line['loss']:.4f}{told}, {line['views_per_second']:.0f} views/s")
 
 
 def _result(config: TrainConfig, trainer: Trainer, best: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
@@ -241,9 +291,19 @@ def _result(config: TrainConfig, trainer: Trainer, best: dict[str, Any], lines: 
         "steps": trainer.step,
         **scores,
         **classes,
-        **({f"best_{name}": best[name] for name in (task.best, "epoch", "weights")} if scores else {}),
+        **(_best_lines(task.best, best) if scores else {}),
         "train_loss": last["loss"],
         "seconds": sum(line["seconds"] for line in epochs),
         "views_per_second": float(np.median([line["views_per_second"] for line in epochs])),
         "peak_memory": trainer.compute.peak_memory(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _best_lines(score: str, best: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the best score of a run, and the epoch, counted from 1, and the weights that it is of."""
+    return {
+        f"best_{score}": best[score],
+        "best_epoch": best["epoch"] + 1,
+        "best_weights": best["weights"],
     }

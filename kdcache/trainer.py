@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdcache.agreement import require_same, require_same_weights
+from kdcache.checkpoint import what_is_kept
 from kdcache.compute import Compute
 from kdcache.distributed import all_sum, broadcast_buffers, broadcast_object, is_main, rank, stoppable_alone, world_size
 from kdcache.errors import KdcacheError, MismatchError, ModelError, UsageError
@@ -28,9 +30,10 @@ from kdcache.shapes import Rows, Size
 from kdcache.sources import task_of
 from kdcache.tasks import open_task
 from kdcache.teachers import Teacher, open_teacher
-from kdcache.tracking import Clock, Metrics, progress, steady_rate
+from kdcache.tracking import Clock, Metrics, progress, say, steady_rate
 from kdcache.train_config import TrainConfig
 from kdcache.views import Batch, ViewDataset, ViewLoader, seed_generators
+from kdcache.wording import named
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
 
@@ -235,7 +238,7 @@ class Trainer:
         if not math.isfinite(losses.get("loss", 0.0)):
             raise KdcacheError(
                 f"the loss of epoch {self.epoch + 1} is {losses['loss']}; lower optimizer.lr ({self.config.optimizer.lr}), set "
-                "clip_grad, or use another precision; the last checkpoint is kept"
+                f"clip_grad, or use another precision; {what_is_kept(Path(self.config.run))}"
             )
         return losses
 
@@ -274,6 +277,9 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.epoch_step, self.step = state["epoch"], state["epoch_step"], state["step"]
         if state["seeds"] != self.replay.seeds:  # the cache has more by now: their turns would change
+            seeds, more = named(state["seeds"], "seed"), named(self.replay.seeds, "seed")
+            begun = f"the run goes on with {seeds}, which it began with"
+            say(f"note: {begun}; the cache holds {more} by now")
             self.replay = replace(self.replay, seeds=state["seeds"])
             self.teacher, _ = self._teacher()
         self._unscored = state.get("unscored")
@@ -337,7 +343,7 @@ class Trainer:
         self.schedule.step_update(round(done * self._steps))
 
     def _place_and_rate(self) -> dict[str, Any]:
-        return {"step": self.step, "epoch": self.epoch, "lr": self.optimizer.param_groups[0]["lr"]}
+        return {"step": self.step, "epoch": self.epoch + 1, "lr": self.optimizer.param_groups[0]["lr"]}
 
     def _identity(self) -> dict[str, str]:
         caches = ", ".join(use.cache.manifest.digest for use in self.replay.caches) or "none"

@@ -8,6 +8,7 @@ import numpy as np
 from kdcache.cache import Cache, Commit
 from kdcache.cache.commit import seed_entry
 from kdcache.cache.units import StoredSample
+from kdcache.cache.writer import writer_name
 from kdcache.cache.writing import commit_unit
 from kdcache.codecs import Codec, LowRank, codec_spec
 from kdcache.drift import make_probe, num_probes, num_traced
@@ -22,7 +23,16 @@ from kdcache.views import Batch, ViewDataset
 class UnitMaker:
     """A unit in the making: takes batches of its rows in any order, and commits them."""
 
-    def __init__(self, cache: Cache, dataset: ViewDataset, *, seed: int, unit: int, is_scored: bool) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        dataset: ViewDataset,
+        *,
+        seed: int,
+        unit: int,
+        is_scored: bool,
+        rank: int | None = None,
+    ) -> None:
         """Begin unit `unit` of `seed`, and of those that share it.
 
         Args:
@@ -31,11 +41,13 @@ class UnitMaker:
             seed: the first of its seeds.
             unit: its number.
             is_scored: whether the labels are of the teacher's classes.
+            rank: of this process among several workers, for the commit.
         """
         self.seed, self.unit = seed, unit
         self.rows, self.seeds = cache.manifest.unit_range(unit), cache.manifest.unit_seeds(seed)
         self._cache, self._dataset, self._is_scored = cache, dataset, is_scored
         self._task = open_task(cache.manifest.task)
+        self._rank = rank
         self.counted = 0
         self._records: Records | None = None
         self._absent: list[dict[str, Any]] = []
@@ -94,6 +106,7 @@ class UnitMaker:
             "absent": sorted(self._absent, key=lambda entry: (int(entry["row"]), int(entry.get("seed", 0)))),
             "probes": self._probes,
             "statistics": self.statistics,
+            "writer": writer_name(self._rank),
         }
         samples: list[StoredSample] = []
         if self._cache.manifest.store == "webdataset":

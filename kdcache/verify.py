@@ -1,13 +1,16 @@
 """Verification: every unit against its commit, byte by byte; what is missing; views against probes; a teacher's logits."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 from kdcache.cache import Cache
-from kdcache.cache.census import missing_units, take_census
+from kdcache.cache.census import Census, take_census
+from kdcache.cache.extent import read_extents
 from kdcache.cached_source import CachedSource, local_images, source_of
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.contents import changed_samples, require_checksums
+from kdcache.coverage import FINISH, Coverage, coverage_of
 from kdcache.drift import check_views, probed_commits
 from kdcache.errors import (
     MOST_MESSAGE,
@@ -52,6 +55,7 @@ def verify_cache(
     batch_size: int | None = None,
     compute: ComputeConfig | None = None,
     report: str | Path | None = None,
+    complete: bool = False,
 ) -> dict[str, Any]:
     """Check every committed unit's commit, bytes, SHA-256 and zarr checksums, each seed's zarr metadata, and what lies beside.
 
@@ -67,10 +71,11 @@ def verify_cache(
         compute: where and how it runs; by default in the precision of the dump.
         report: file that gets a line of JSON for each unit that was checked. Units of which it says already that they are
             whole are not read again; only their commits are.
+        complete: whether it is a fault that something is missing of what the cache was asked to hold.
 
     Returns:
-        `units` and `bytes` checked, of them `from_report` units as it says, `absent` rows in them, `seeds`, `faults` (one line
-        each), `missing` units of seeds that are not complete, keys of `orphaned` and `foreign` objects and the number of
+        `units` and `bytes` checked, of them `from_report` units as it says, `absent` rows in them,
+        `faults` (one line each), what `Coverage.to_json` tells, keys of `orphaned` and `foreign` objects and the number of
         `temporary` ones, see `Census` (all three harmless), if asked for `views` and `contents`
         (`checked` and `changed` samples), and with a teacher `teacher`, what `compare_logits`
         returns. Views and teacher are left out where there are faults before.
@@ -90,7 +95,7 @@ def verify_cache(
     if contents and source is not None:
         _require_contents(cache, source)
     opened = _open_teacher(cache, teacher, compute) if teacher else None
-    found, faults = _check_bytes(cache, CheckReport(cache, report))
+    found, faults = _check_bytes(cache, CheckReport(cache, report), is_to_be_complete=complete)
     if contents and source is not None:
         found["contents"], changed = _check_contents(cache, source)
         faults += changed
@@ -158,17 +163,27 @@ def _require_use(
         raise UsageError("--batch-size, --workers, --device and --precision say how a teacher runs; give --teacher SPEC too")
 
 
-def _check_bytes(cache: Cache, report: CheckReport) -> tuple[dict[str, Any], list[str]]:
+def _check_bytes(
+    cache: Cache,
+    report: CheckReport,
+    *,
+    is_to_be_complete: bool,
+) -> tuple[dict[str, Any], list[str]]:
     """Return what is said of units and objects, and the faults that were found."""
     census = take_census(cache)
-    missing = missing_units(cache.manifest, census.commits)
-    faults = [*_faults_beside(cache), *(fault for seed in missing for fault in cache.array_faults(seed))]
+    groups = {cache.manifest.unit_seeds(first) for first, _ in census.commits}
+    begun = sorted({*itertools.chain(*groups)})
+    faults = _faults_beside(cache)
+    for seed in begun:
+        faults += cache.array_faults(seed)
     counts, unit_faults = check_units(cache, census, report)
+    coverage = _coverage(cache, census, begun)
+    if is_to_be_complete and not coverage.is_complete:
+        faults.append(f"cache {cache} is not complete: {coverage.what_is_missing()}; {FINISH}")
     found = {
         "cache": str(cache),
-        "seeds": list(missing),
         **counts,
-        "missing": {seed: units for seed, units in missing.items() if units},
+        **coverage.to_json(),
         "orphaned": [entry.key for entry in census.orphaned],
         "foreign": [entry.key for entry in census.foreign],
         "temporary": len(census.temporary),
@@ -176,10 +191,18 @@ def _check_bytes(cache: Cache, report: CheckReport) -> tuple[dict[str, Any], lis
     return found, faults + unit_faults
 
 
+def _coverage(cache: Cache, census: Census, begun: list[int]) -> Coverage:
+    """Return what is there of what was asked for, or, where that cannot be read, of the seeds begun."""
+    try:
+        return coverage_of(cache, census.commits)
+    except CacheError:  # which is a fault already
+        return coverage_of(cache, census.commits, seeds=begun)
+
+
 def _faults_beside(cache: Cache) -> list[str]:
-    """Return what is wrong beside the units: an unknown codec, a damaged fit or a damaged list."""
+    """Return what beside the units cannot be read: codec, fit, a subset's list of samples, the source's list, requests."""
     faults = []
-    for look in (lambda: cache.codec, lambda: cache.samples, lambda: read_list(cache)):
+    for look in (lambda: cache.codec, lambda: cache.samples, lambda: read_list(cache), lambda: read_extents(cache.objects)):
         try:
             look()
         except KdcacheError as error:

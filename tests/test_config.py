@@ -1,5 +1,6 @@
 """Configuration: a file, flags over it, --set over both; what is saved reads back to the same."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from kdcache.config import config_differences, dump_config, load_config, parse_seeds
 from kdcache.dump import DumpConfig
 from kdcache.errors import UsageError
+from kdcache.losses import open_loss
 from kdcache.optim import OptimizerConfig
 from kdcache.spec import build
 from kdcache.train import TrainConfig
@@ -119,6 +121,32 @@ def test_what_set_refuses(file: str, settings: list[str], message: str) -> None:
         load(file, *settings)
 
 
+def test_what_must_be_given_is_called_as_the_command_line_calls_it(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("[train-student]\n[dump-teacher]\nrecipe = 'r'\n")
+    with pytest.raises(UsageError, match=r"^train-student needs RUN and --student$"):
+        load(str(path))
+    with pytest.raises(UsageError, match=r"^dump-teacher needs CACHE, --data and --teacher$"):
+        load_config(DumpConfig, "dump-teacher", file=str(path), flags={})
+
+
+def test_values_that_mean_the_same_are_no_difference() -> None:
+    old = TrainConfig(run="r", student="a", loss="dist:tau=1", data="d", teacher="t", recipe="r")
+    new = replace(old, loss="dist", epochs=7)
+    assert len(config_differences(old, new, free=())) == 2
+    (line,) = config_differences(old, new, free=(), meanings={"loss": open_loss})
+    assert line == "epochs: 100 there, 7 now"
+    other = replace(old, loss="dist:tau=2")
+    assert config_differences(old, other, free=(), meanings={"loss": open_loss}) == [
+        "loss: 'dist:tau=1' there, 'dist:tau=2' now"
+    ]
+    unset = replace(old, seeds="0:2")
+    (line,) = config_differences(old, unset, free=(), meanings={"seeds": parse_seeds})
+    assert line == "seeds: None there, '0:2' now"
+    unread = replace(old, data="e")
+    assert config_differences(old, unread, free=(), meanings={"data": parse_seeds}) == ["data: 'd' there, 'e' now"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -128,7 +156,7 @@ def test_what_set_refuses(file: str, settings: list[str], message: str) -> None:
         ("[dump-teacher]\n", r"has no table \[train-student\]"),
         ("[train-studnet]\n", "did you mean 'train-student'"),
         ("train-student = 3\n", "train-student must be a table"),
-        ("[train-student]\nrun = 'r'\n", "train-student needs student"),
+        ("[train-student]\nrun = 'r'\n", "train-student needs --student"),
     ],
 )
 def test_what_a_file_is_refused_for(tmp_path: Path, text: str | None, message: str) -> None:

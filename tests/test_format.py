@@ -21,6 +21,7 @@ from PIL import Image
 from runs import dump
 
 from kdcache.cache import FORMAT_VERSION, Cache, Commit, Manifest, create_cache, open_cache
+from kdcache.cache.extent import Extent
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.cache.zarr_store import object_key
 from kdcache.cached_source import CachedSource
@@ -129,7 +130,7 @@ def test_the_page_tells_which_rows_a_subset_holds(tmp_path: Path) -> None:
 
 
 def test_the_page_names_every_field() -> None:
-    for cls, section in ((Manifest, "Manifest"), (Commit, "Commit")):
+    for cls, section in ((Manifest, "Manifest"), (Commit, "Commit"), (Extent, "Requests")):
         text = PAGE.split(f"\n## {section}\n")[1].split("\n## ")[0]
         cells = {
             name for line in text.splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)`", line.split("|")[1])

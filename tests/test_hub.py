@@ -18,6 +18,7 @@ from kdcache.cache.commit import commit_key
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.cache.zarr_store import object_key
 from kdcache.codecs import LowRank, fit_arrays, open_codec
+from kdcache.coverage import ask_for
 from kdcache.errors import CacheError, DamagedUnitError, MismatchError, UsageError
 from kdcache.hub import HubObjects, parse_address, pull_cache, push_cache
 from kdcache.source_list import list_of, read_list, source_fields
@@ -47,6 +48,7 @@ def cache(tmp_path: Path) -> Cache:
     listing = list_of(source)
     made = manifest(codec, source=source_fields(source, listing))
     cache = create_cache(tmp_path / "cache", made, fit_arrays(codec), source=listing.arrays)
+    ask_for(cache, [0, 1, 7])
     for seed, unit in ((0, 0), (0, 1), (0, 2), (1, 0)):
         start_seed(cache, seed)
         commit_unit(cache, seed, unit, records(cache, seed, unit))
@@ -66,6 +68,8 @@ def test_a_cache_goes_there_and_comes_back(server: HubServer, cache: Cache, tmp_
     assert yaml.safe_load(card.split("---")[1])["tags"] == ["kdcache", "knowledge-distillation"]
     assert "| codec | `lowrank:step=0.5" in card and PLACE in card
     pulled = pull_cache(PLACE, tmp_path / "pulled")
+    assert sum(path.startswith("extents/") for path in files) == 1
+    assert pulled["seeds_not_begun"] == pushed["seeds_not_begun"] == [7]
     assert pulled["revision"] == pushed["revision"] and pulled["units_written"] == 4 and pulled["missing"] == {1: [1, 2]}
     made = open_cache(tmp_path / "pulled")
     assert made.manifest == cache.manifest and verify_cache(made)["faults"] == []
@@ -156,7 +160,7 @@ def test_the_commands(server: HubServer, cache: Cache, tmp_path: Path) -> None:
         return done.stdout.splitlines()
 
     pushed = kdcache("push", tmp_path / "cache", PLACE, "--private")
-    assert pushed[1] == f"revision  {len(server.commits):040x}"
+    assert pushed[1] == f"revision   {len(server.commits):040x}"
     pulled = json.loads("\n".join(kdcache("pull", PLACE, tmp_path / "new", "--revision", "main", "--json")))
-    assert f"revision  {pulled['revision']}" == pushed[1]
-    assert kdcache("pull", PLACE, tmp_path / "more")[3].startswith("written   4 units, ")
+    assert f"revision   {pulled['revision']}" == pushed[1] and "not begun  1 of 3: seed 7" in pushed
+    assert kdcache("pull", PLACE, tmp_path / "more")[3].startswith("written    4 units, ")

@@ -270,7 +270,7 @@ def test_incomplete_seeds_are_named_if_asked_for_and_else_left_out(tmp_path: Pat
     old = fill(tmp_path / "old", 0, 2, codec=EXACT)
     commit_unit(old, 1, 0, records(old, 1, 0))
     assert recode_cache(tmp_path / "old", tmp_path / "new", codec="topk:k=2")["seeds"] == [0, 2]
-    assert "note: seed 1 is left out: 2 of its 3 units are missing" in capsys.readouterr().err
+    assert "is left out: seed 1 lacks 2 of 3 units" in capsys.readouterr().err
     with pytest.raises(MissingUnitError, match=r"lacks 2 of 3 units of seed 1, the first is seed 1, unit 1 \(rows 8 to 15\)"):
         recode_cache(tmp_path / "old", tmp_path / "other", codec="topk:k=2", seeds="0:2")
     with pytest.raises(MissingUnitError, match=r"does not hold seed 7 \(it holds: 0, 1, 2\)"):

@@ -67,6 +67,27 @@ def test_a_run_trains_from_several_caches_and_knows_them_again(tmp_path: Path, t
         train(tmp_path / "run", cache=caches, epochs=2, **SETTINGS)
 
 
+def test_seeds_that_a_run_leaves_out_are_noted(tmp_path: Path, two: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    dump(tmp_path / "cache", seeds="0:5", **FULL)
+    (tmp_path / "cache" / commit_key(1, 2)).unlink()
+    for unit in range(6):
+        (tmp_path / "cache" / commit_key(4, unit)).unlink()
+    told = f"note: seeds 1, 4 of cache {tmp_path}/cache are left out: seed 1 lacks 1 of 6 units, seed 4 is not begun\n"
+    capsys.readouterr()
+    loss = open_loss("dist")
+    replay = open_replay(train_config(tmp_path, cache=str(tmp_path / "cache"), **SETTINGS), loss)
+    assert replay.seeds == [0, 2, 3] and told in capsys.readouterr().err
+    open_replay(train_config(tmp_path, cache=str(tmp_path / "cache"), seeds="2:4", **SETTINGS), loss)
+    assert "left out" not in capsys.readouterr().err, "the seeds were asked for"
+    partial = {"on_miss": "skip", **SETTINGS}
+    replay = open_replay(train_config(tmp_path, cache=str(tmp_path / "cache"), **partial), loss)
+    assert replay.seeds == [0, 1, 2, 3]
+    assert "seed 4 of cache" in (err := capsys.readouterr().err) and "seed 1 lacks" not in err
+    replay = open_replay(train_config(tmp_path, cache=tuple(two), **SETTINGS), loss)
+    assert replay.seeds == [0, 1]
+    assert capsys.readouterr().err == "note: seed 2 is left out: not every cache of this run holds it\n"
+
+
 @pytest.mark.parametrize("loss", ["dkd", "nkd", "kl:standardize=true"])
 def test_losses_that_need_logits_refuse_an_average(tmp_path: Path, two: list[str], loss: str) -> None:
     with pytest.raises(UsageError, match=rf"loss {loss} needs logits, and several teachers.*use dist or kl without standard"):

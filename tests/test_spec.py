@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.errors import UsageError
-from kdcache.spec import Spec, build, check_options, choose, load_function, parse_spec
+from kdcache.spec import Spec, build, check_options, choose, load_function, normal_spec, parse_spec
 
 TEXT = st.text(st.characters(exclude_characters='"', exclude_categories=["Cs"]), max_size=12)
 WORDS = st.one_of(TEXT, st.sampled_from(["true", "12", "1e5", " a", "a,b", "k=v", "", "/data/x=1", "é", "nan"]))
@@ -98,6 +98,22 @@ def test_build_fills_a_dataclass() -> None:
     assert type(table.rate) is float and type(table.limit) is float
     assert build(Table, {"name": 12, "limit": None}, "t") == Table(name="12")
     assert build(Table, dataclasses.asdict(table), "t") == table
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("dist:tau=1,beta=2", "dist:beta=2.0,tau=1", True),
+        ("imagefolder:/data/train", " imagefolder:/data//train/ ", True),
+        ("timm:resnet18,weights=runs/a.safetensors", "timm:resnet18,weights=./runs/../runs/a.safetensors", True),
+        ('tars:"a,b"', 'tars:"a,b"', True),
+        ("hf:lab/images", "hf:lab/other", False),
+        ("timm:resnet18,drop=0.1", "timm:resnet18", False),
+        ("a:x,n=1", "a:x,n=one", False),
+    ],
+)
+def test_specs_that_spell_the_same_are_equal(one: str, other: str, is_same: bool) -> None:
+    assert (normal_spec(one) == normal_spec(other)) is is_same
 
 
 @pytest.mark.parametrize(

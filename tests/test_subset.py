@@ -270,7 +270,7 @@ def test_what_a_killed_writer_left_before_the_manifest_is_no_hindrance(shelf: Pa
     export_cache(shelf / "zarr", tmp_path / "part", samples="20:70")
     export_cache(shelf / "zarr", tmp_path / "other", samples="30:70")
     (tmp_path / "other" / "zarr.json").unlink()
-    for folder in ("seeds", "commits"):
+    for folder in ("seeds", "commits", "extents"):
         (tmp_path / "other" / folder).rename(tmp_path / folder)
     export_cache(shelf / "zarr", tmp_path / "other", samples="20:70")
     census = verify_cache(open_cache(tmp_path / "other"))

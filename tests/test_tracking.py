@@ -1,13 +1,15 @@
 """Metrics that survive a cut, and progress that does not flood a job's log."""
 
 import json
+import re
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 from kdcache import tracking
-from kdcache.tracking import Bar, MetricsFile, progress, read_metrics, say
+from kdcache.tracking import Bar, MetricsFile, own_name, progress, read_metrics, say
 
 
 def test_metrics_are_one_object_a_line(tmp_path: Path) -> None:
@@ -52,6 +54,46 @@ def test_a_log_gets_a_line_every_thirty_seconds(monkeypatch: pytest.MonkeyPatch,
         "dump: 600/1000 views, 10/s, 40 s left seed 3",
         "dump: 900/1000 views, 10/s, 10 s left seed 3",
     ]
+
+
+def test_each_of_several_workers_logs_who_it_is_and_when(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: now)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert own_name() == ""
+    for name, value in {"RANK": "3", "WORLD_SIZE": "16"}.items():
+        monkeypatch.setenv(name, value)
+    who = f"rank 3 of 16 on {socket.gethostname()}"
+    assert own_name() == who
+    with progress("dump", 1000, "views", who=own_name()) as bar:
+        now += 31
+        bar.advance(0)  # another worker has made what was to be made here
+        for _ in range(10):
+            now += 10
+            bar.advance(100, "seed 3")
+    lines = capsys.readouterr().err.splitlines()
+    assert all(re.match(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d {who}: dump: ", line) for line in lines)
+    assert [line.partition(": dump: ")[2] for line in lines] == [
+        "0/1000 views, 0/s, no end in sight",
+        "300/1000 views, 5/s, 142 s left seed 3",
+        "600/1000 views, 7/s, 61 s left seed 3",
+        "900/1000 views, 7/s, 13 s left seed 3",
+        "1000/1000 views, done in 2.2 min, 8/s",
+    ]
+
+
+def test_the_one_driver_of_many_workers_has_a_bar_on_a_terminal_and_says_who_it_is_in_a_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("dump", 20, "views", who="driver on n7"):
+        pass
+    assert " driver on n7: dump: 0/20 views, done in " in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress("dump", 20, "views", who="driver on n7") as bar:
+        bar.advance(20)
+    assert "driver" not in capsys.readouterr().err
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

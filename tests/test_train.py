@@ -90,11 +90,27 @@ def test_training_lowers_the_loss_and_learns(tmp_path: Path) -> None:
     assert result["top1"] > 60, "ten times chance on digits after six epochs"
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
-    first = train(tmp_path / "run", recipe="digits", loss="ce")
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings: dict[str, Any] = {"recipe": "digits", "loss": "ce", "seeds": "0:2", "eval_data": "digits:test"}
+    first = train(tmp_path / "run", **settings)
     before = (tmp_path / "run" / "last.pt").stat().st_mtime_ns
-    assert train(tmp_path / "run", recipe="digits", loss="ce") == first
+    capsys.readouterr()
+    assert train(tmp_path / "run", **settings) == first
+    told = f"note: run {tmp_path}/run is finished since {first['finished']}: this is its result, nothing was trained"
+    assert told in capsys.readouterr().err
+    otherwise = {
+        "loss": "ce:ce=1",
+        "data": "digits",
+        "eval_data": "digits:split=test",
+        "seeds": "0,1",
+        "student": "tiny_models:mlp,std=0.250,mean=0.5",
+    }
+    assert train(tmp_path / "run", **{**settings, **otherwise}) == first, "the same, written otherwise"
     assert (tmp_path / "run" / "last.pt").stat().st_mtime_ns == before
+    old = {name: value for name, value in first.items() if name != "finished"} | {"best_epoch": first["best_epoch"] - 1}
+    (tmp_path / "run" / "result.json").write_text(json.dumps(old))
+    again = train(tmp_path / "run", **settings)
+    assert again["best_epoch"] == first["best_epoch"], "results of old count from 0"
 
 
 def test_best_weights_are_those_of_the_best_score(tmp_path: Path) -> None:
@@ -102,6 +118,7 @@ def test_best_weights_are_those_of_the_best_score(tmp_path: Path) -> None:
     result = train(tmp_path / "run", **settings)
     epochs = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "epoch"]
     scores = {(line["epoch"], which): line[key] for line in epochs for which, key in (("student", "top1"), ("ema", "ema_top1"))}
+    assert [line["epoch"] for line in epochs] == [1, 2, 3, 4, 5], "as the messages count them"
     assert result["best_top1"] == max(scores.values()) == scores[result["best_epoch"], result["best_weights"]]
     best = f"{MLP},weights={tmp_path}/run/best.safetensors"
     evaluation = Trainer(train_config(tmp_path / "again", **{**settings, "student": best, "ema": EmaConfig()}))
@@ -131,6 +148,7 @@ def test_a_plan_of_a_training_writes_nothing(tmp_path: Path) -> None:
     plan = plan_training(config)
     assert not (tmp_path / "run").exists()
     assert plan["steps_per_epoch"] == 12 and plan["seeds"] == [0, 1] and plan["slab_bytes"] == 384 * 20
+    assert (plan["samples"], plan["classes"], plan["samples_trained"], plan["eval_samples"]) == (384, 10, 384, None)
     assert plan["parameters"] == sum(value.numel() for value in Trainer(config).student.parameters())
     assert plan["seconds"] == pytest.approx(2 * plan["epoch_seconds"])
     with pytest.raises(MissingUnitError, match="does not hold seed 7"):
@@ -185,7 +203,7 @@ def test_absent_rows_are_left_out_for_every_loss(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(KdcacheError, match=r"epoch 1 is (nan|inf).*optimizer\.lr"):
+    with pytest.raises(KdcacheError, match=r"epoch 1 is (nan|inf).*optimizer\.lr.*; no checkpoint was written yet"):
         train(tmp_path / "run", recipe="digits", loss="ce", optimizer=OptimizerConfig(lr=1e30))
     assert not (tmp_path / "run" / "last.pt").exists()
 
@@ -194,8 +212,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
 def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(tmp_path: Path, limit: int) -> None:
     settings: dict[str, Any] = {"recipe": "digits", "loss": "ce", "epochs": 3}
     train(tmp_path / "unbroken", **settings)
-    with largest_file(limit), pytest.raises(KdcacheError, match=r"cannot write .*/run/.*too large"):
+    with largest_file(limit), pytest.raises(KdcacheError, match=r"cannot write .*/run/.*too large") as raised:
         train(tmp_path / "run", **settings)
+    kept = "the last checkpoint is kept" if (tmp_path / "run" / "last.pt").exists() else "no checkpoint was written yet"
+    assert f"; {kept}: make room and run again" in str(raised.value)
     assert not list((tmp_path / "run").glob(".*.tmp"))
     train(tmp_path / "run", **settings)
     assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")
@@ -302,7 +322,7 @@ def test_a_compiled_student_trains_the_same_and_saves_plain_names(tmp_path: Path
     assert set(state) == {"1.weight", "1.bias", "4.weight", "4.bias"}
 
 
-def test_a_resumed_run_keeps_its_seeds_when_the_cache_has_grown(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_seeds_when_the_cache_has_grown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = "tiny_models:few_digits"
     settings: dict[str, Any] = {"cache": str(tmp_path / "cache"), "loss": "dist:tau=4", "epochs": 4, "data": data}
     dump(tmp_path / "cache", seeds="0:2", data=data)
@@ -315,6 +335,8 @@ def test_a_resumed_run_keeps_its_seeds_when_the_cache_has_grown(tmp_path: Path) 
     (tmp_path / "run" / "config.toml").write_text(dump_config(trainer.config, "train-student"))
     dump(tmp_path / "cache", seeds="0:4", data=data)
     train(tmp_path / "run", **settings)
+    grown = "note: the run goes on with seeds 0 to 1, which it began with; the cache holds seeds 0 to 3 by now"
+    assert grown in capsys.readouterr().err
     seeds = [line["seed"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "epoch"]
     assert seeds == [0, 1, 0, 1] and losses(tmp_path / "run") == losses(tmp_path / "unbroken")
 

@@ -38,12 +38,19 @@ def test_a_whole_cache_has_no_faults(cache: Cache) -> None:
     size = sum(path.stat().st_size for path in cache.objects.path.glob("seeds/*/records/c/*/0"))
     assert verify_cache(cache) == {
         "cache": str(cache),
-        "seeds": [0, 3],
         "units": 6,
         "from_report": 0,
         "bytes": size,
         "absent": 0,
+        "seeds": [0, 3],
+        "complete_seeds": [0, 3],
         "missing": {},
+        "seeds_not_begun": [],
+        "seeds_in_part": [],
+        "units_asked": 6,
+        "units_done": 6,
+        "is_complete": True,
+        "units_per_seed": 3,
         "orphaned": [],
         "foreign": [],
         "temporary": 0,
@@ -89,7 +96,7 @@ def test_missing_units_and_temporary_files_are_told_and_are_no_faults(cache: Cac
     cache.objects.publish(object_key(5, 0), encode_unit(cache, 0, records(cache, 5, 0)))
     report = verify_cache(cache)
     assert report["faults"] == [] and report["missing"] == {3: [0]} and report["temporary"] == 1
-    assert report["seeds"] == [0, 3] and report["units"] == 5
+    assert report["seeds"] == [0, 3, 5] and report["seeds_not_begun"] == [5] and report["units"] == 5
     assert report["orphaned"] == [object_key(3, 0), object_key(5, 0)] and report["foreign"] == []
 
 

@@ -145,6 +145,14 @@ def parity(length: int = 384) -> FewDigits:
     return Parity(length)
 
 
+class NamedDigits(FewDigits):
+    classes = tuple(f"digit {number}" for number in range(10))
+
+
+def named_digits(length: int = 384) -> FewDigits:
+    return NamedDigits(length)
+
+
 def wobbly(classes: int = 10, channels: int = 1) -> nn.Module:
     """Give `conv`'s logits plus a number that is each process's own."""
 

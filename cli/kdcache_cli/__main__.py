@@ -2,4 +2,4 @@
 
 from kdcache_cli.commands import main
 
-main()
+main(prog_name="kdcache")

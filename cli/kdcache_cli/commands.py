@@ -5,11 +5,13 @@ from typing import Any, TypeVar
 import click
 
 from kdcache import __version__
+from kdcache.errors import UsageError
+from kdcache.wording import counted, human_bytes, human_seconds, named, ranges
 from kdcache_cli.fidelity import fidelity
 from kdcache_cli.hub import pull, push
 from kdcache_cli.info import info
 from kdcache_cli.options import JSON, PLAN, dotted, shared
-from kdcache_cli.output import Group, codec_error_text, human_bytes, human_seconds, percent, print_result, ranges, shell_command
+from kdcache_cli.output import Group, codec_error_text, percent, print_result, shell_command
 from kdcache_cli.recode import recode
 from kdcache_cli.show import show
 from kdcache_cli.transfer import convert, export, merge
@@ -56,28 +58,41 @@ def main() -> None:
     help="Keep a checksum of each file; reads all data first.",
 )
 @click.option("--skip-unreadable", is_flag=True, default=None, help="Record unreadable samples as absent and go on.")
+@click.option(
+    "--world-size",
+    type=int,
+    help="Processes that are to share the dump, for --plan  [those that the environment tells, else 1].",
+    metavar="N",
+)
 @click.option("--engine", help="process (also under torchrun, srun, Kubernetes) or ray  [process].", metavar="NAME")
 @shared
 @PLAN
 @JSON
-def dump_teacher(file: str | None, settings: tuple[str, ...], plan: bool, as_json: bool, **flags: Any) -> None:
+def dump_teacher(
+    file: str | None,
+    settings: tuple[str, ...],
+    plan: bool,
+    world_size: int | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Run the teacher over every view that CACHE lacks. Run again, it goes on where it stopped.
 
-    On several GPUs: torchrun --nproc-per-node N -m kdcache_cli dump-teacher ..., or --engine ray.
+    On several GPUs: torchrun --nproc-per-node N -m kdcache dump-teacher ..., or --engine ray.
     """
+    if world_size is not None and not plan:
+        raise UsageError("--world-size tells --plan how many processes there will be; launchers tell a dump: leave it out")
     from kdcache.distributed import own_place
     from kdcache.dump import DumpConfig, dump_teacher
     from kdcache.dump_plan import plan_dump
 
     config = _configure(DumpConfig, "dump-teacher", file, flags, settings)
     if plan:
-        planned = plan_dump(config)
+        planned = plan_dump(config, world_size=world_size)
         print_result(planned, _plan_lines(planned), as_json=as_json)
         return
     result = dump_teacher(config)
-    if rank := own_place().rank:
-        units, seconds = result["units_written"], human_seconds(result["seconds"])
-        click.echo(f"kdcache: worker {rank}: {units} units in {seconds}; the cache is complete", err=True)
+    if own_place().rank:
         return
     data = [] if result["has_images"] else ["--data", config.data]
     following = [
@@ -145,7 +160,7 @@ def train_student(
 ) -> None:
     """Train a student into folder RUN. Run again, it goes on after the last checkpoint.
 
-    On several GPUs: torchrun --nproc-per-node N -m kdcache_cli train-student ...
+    On several GPUs: torchrun --nproc-per-node N -m kdcache train-student ...
     """
     from kdcache import train
 
@@ -178,18 +193,38 @@ def _configure(cls: type[T], command: str, file: str | None, flags: dict[str, An
     return load_config(cls, command, file=file, flags=dotted(flags), settings=settings)
 
 
+def _data_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the line on the samples, which shows at a glance whether the data are those that were meant."""
+    found = f"{plan['samples']:,} {'sample' if plan['samples'] == 1 else 'samples'} of {counted(plan['classes'], 'class')}"
+    if (trained := plan.get("samples_trained", plan["samples"])) < plan["samples"]:
+        found += f", {trained:,} of them trained on"
+    if evaluated := plan.get("eval_samples"):
+        found += f"; evaluated on {evaluated:,}"
+    return [("data", found)]
+
+
+def _cost_text(plan: dict[str, Any]) -> str:
+    """Return the time of devices, of which a price makes money."""
+    each = plan["device_hours_per_million_views"]
+    return f"{plan['device_hours']:.3g} device-hours; {each:.3g} per million views"
+
+
 def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    from kdcache.shapes import size_text
+
     return [
-        ("views", f"{plan['views']} in {plan['units']} units, {plan['units_done']} of them done"),
-        (
-            "bytes",
-            f"{human_bytes(plan['bytes'])} ({plan['bytes_per_view']:.1f} per view) in {plan['files']} files",
-        ),
+        *_data_lines(plan),
+        ("recipe", f"{plan['recipe']}, views of {size_text(plan['input_size'])} pixels"),
+        ("views", f"{plan['views']} in {counted(plan['units'], 'unit')}, {plan['units_done']} of them done"),
+        ("bytes", f"{human_bytes(plan['bytes'])} ({plan['bytes_per_view']:.1f} per view) in {plan['files']} files"),
+        ("of a seed", f"{human_bytes(plan['bytes_per_seed'])} in {plan['files_per_seed']:.0f} files"),
         ("codec", plan["codec"] + ("" if plan["gradients"] else codec_error_text(plan["gradient_error"]))),
         *([("gradients", "error and cosine against those of exact logits")] if plan["gradients"] else []),
         *((f"at tau {case['tau']:g}", _gradient_text(case)) for case in plan["gradients"]),
         *([] if plan["free_bytes"] is None else [("free disk", human_bytes(plan["free_bytes"]))]),
-        ("time left", f"{human_seconds(plan['seconds'])} at {plan['views_per_second']:.0f} views/s"),
+        ("speed", f"{plan['views_per_second']:.0f} views/s and {human_seconds(plan['seconds_per_unit'])} a unit, each process"),
+        ("time left", f"{human_seconds(plan['seconds'])} with {counted(plan['world_size'], 'process')}"),
+        ("cost", _cost_text(plan)),
         *(
             [("teacher", f"{plan['teacher_accuracy']:.2f} % of the first views right")]
             if plan["teacher_accuracy"] is not None
@@ -202,13 +237,16 @@ def _training_plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
     from kdcache.shapes import size_text
 
     left = plan["seconds"]
+    done = f", {plan['epochs_done']} of them done" if plan["epochs_done"] else ""
+    seeds = named(plan["seeds"], "seed") + (" in turn" if len(plan["seeds"]) > 1 else "")
     waits = f"{100 * plan['data_share']:.0f} % of the time is spent waiting for views"
     memory = ", ".join(f"{human_bytes(count)} on the {where}" for where, count in plan["peak_memory"].items())
     slabs = [("slabs", f"{human_bytes(plan['slab_bytes'])} under KDCACHE_HOME for each seed")] if plan["slab_bytes"] else []
     return [
+        *_data_lines(plan),
         ("student", f"{plan['parameters']:,} parameters, views of {size_text(plan['size'])} pixels"),
         ("teacher", plan["teacher"]),
-        ("epochs", f"{plan['epochs']} of {plan['steps_per_epoch']} steps, seeds {ranges(plan['seeds'])} in turn"),
+        ("epochs", f"{plan['epochs']} of {counted(plan['steps_per_epoch'], 'step')}{done}, {seeds}"),
         ("speed", f"{plan['views_per_second']:.0f} views/s, {waits}"),
         ("time left", f"{human_seconds(left)}, {human_seconds(plan['epoch_seconds'])} an epoch, evaluation not counted"),
         ("memory", memory),
@@ -222,13 +260,13 @@ def _gradient_text(case: dict[str, Any]) -> str:
 
 
 def _dump_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    absent = [("absent", f"{result['absent']} views whose sample cannot be read")] if result["absent"] else []
+    absent = [("absent", f"{counted(result['absent'], 'view')} whose sample cannot be read")] if result["absent"] else []
     accuracy = result["teacher_accuracy"]
     right = [] if accuracy is None else [("teacher", f"{accuracy:.2f} % of these views right")]
     return [
         ("cache", result["cache"]),
         ("seeds", f"{ranges(result['seeds'])}, {result['rows']} views each"),
-        ("written", f"{result['units_written']} units in {human_seconds(result['seconds'])}"),
+        ("written", f"{counted(result['units_written'], 'unit')} in {human_seconds(result['seconds'])}"),
         ("bytes", f"{human_bytes(result['bytes'])}, {result['bytes_per_view']:.1f} per view"),
         *right,
         *absent,
@@ -244,10 +282,10 @@ def _train_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     if f"best_{name}" in result:
         which = "the average" if result["best_weights"] == "ema" else "the student"
         value = f"{result[f'best_{name}']:.2f} %"
-        scores.append(("best", f"{value}, {which} after epoch {result['best_epoch'] + 1}: {result['run']}/best.safetensors"))
+        scores.append(("best", f"{value}, {which} after epoch {result['best_epoch']}: {result['run']}/best.safetensors"))
     return [
         ("run", result["run"]),
-        ("epochs", f"{result['epochs']} ({result['steps']} steps) in {human_seconds(result['seconds'])}"),
+        ("epochs", f"{result['epochs']} ({counted(result['steps'], 'step')}) in {human_seconds(result['seconds'])}"),
         *scores,
         ("weights", f"{result['run']}/student.safetensors"),
     ]

@@ -2,9 +2,10 @@
 
 import click
 
+from kdcache.wording import counted, human_bytes, human_seconds
 from kdcache_cli.options import JSON
-from kdcache_cli.output import human_bytes, human_seconds, print_result
-from kdcache_cli.transfer import copied_lines, held_lines
+from kdcache_cli.output import coverage_lines, print_result
+from kdcache_cli.transfer import copied_lines
 
 
 @click.command(short_help="Publish CACHE on the Hugging Face hub.")
@@ -17,8 +18,8 @@ def push(cache: str, address: str, private: bool, as_json: bool) -> None:
     from kdcache.hub import push_cache
 
     result = push_cache(cache, address, private=private)
-    sent = f"{result['objects']} objects, {human_bytes(result['bytes'])} in {human_seconds(result['seconds'])}"
-    lines = [("address", result["address"]), ("revision", result["revision"]), ("sent", sent), *held_lines(result)]
+    sent = f"{counted(result['objects'], 'object')}, {human_bytes(result['bytes'])} in {human_seconds(result['seconds'])}"
+    lines = [("address", result["address"]), ("revision", result["revision"]), ("sent", sent), *coverage_lines(result)]
     print_result(result, lines, as_json=as_json)
 
 

@@ -1,17 +1,28 @@
 """What commands print: results on stdout, as text or JSON; errors and warnings as one line on stderr."""
 
+import difflib
 import json
 import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from kdcache.errors import MOST_MESSAGE, KdcacheError, KdcacheWarning, one_line, printable
+from kdcache.errors import MOST_MESSAGE, KdcacheError, KdcacheWarning, UsageError, one_line, printable
 from kdcache.stopping import WAY_OUT, StopInterrupt, interrupting, signal_name
+from kdcache.wording import counted, named, ranges
+
+_THAT_GO_ON = (
+    *("dump-teacher", "train-student", "merge", "export", "convert", "recode", "push", "pull"),
+    "quickstart",
+)
+"""Commands that, run again, go on where they stopped; `verify` does with a report."""
+_GOES_ON = "kdcache.goes_on"
+_MOST_LINES = 10  # of seeds that are told one by one
 
 
 class OneLineError(click.ClickException):
@@ -25,15 +36,30 @@ class OneLineError(click.ClickException):
     def show(self, file: Any = None) -> None:
         """Print the line on stderr, unless another process of the run does."""
         if not self._is_told:
-            click.echo(f"kdcache: error: {self.message}", err=True)
+            click.echo(f"kdcache: error: {self.message}{_own_place()}", err=True)
 
 
 class Group(click.Group):
-    """A group whose commands end in one line when they raise a KdcacheError."""
+    """A group whose commands end in one line, whatever was wrong."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Return the context of the words of a command line."""
+        with _in_one_line():
+            return super().make_context(*args, **kwargs)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first word names, and note whether, run again, it goes on where it stopped."""
+        word, rest = args[0], args[1:]
+        if self.get_command(ctx, word) is None:
+            raise OneLineError(UsageError(_unknown(f"there is no command {word!r}", word, self.commands, "kdcache")))
+        has_report = any(part.partition("=")[0] == "--report" for part in rest)
+        goes_on = word in _THAT_GO_ON or (word == "verify" and has_report)
+        ctx.meta[_GOES_ON] = goes_on and "--plan" not in rest
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; signals end it as Ctrl-C does, but where it has something to keep."""
-        with warnings.catch_warnings(), interrupting():
+        with warnings.catch_warnings(), interrupting(), _in_one_line(ctx):
             warnings.simplefilter("always", KdcacheWarning)
             warnings.showwarning = _show_warning
             try:
@@ -48,12 +74,70 @@ class Group(click.Group):
             except RuntimeError as error:
                 if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
                     raise
-                way_out = "use a smaller --batch-size, or --precision bfloat16"
-                raise OneLineError(KdcacheError(f"out of GPU memory; {way_out}; what was finished is kept")) from error
+                kept = "; what was finished is kept" if ctx.meta.get(_GOES_ON) else ""
+                way_out = f"use a smaller --batch-size, or --precision bfloat16{kept}"
+                raise OneLineError(KdcacheError(f"out of GPU memory; {way_out}")) from error
             except KeyboardInterrupt as raised:
                 stop = raised if isinstance(raised, StopInterrupt) else StopInterrupt(signal.SIGINT)
-                click.echo(f"kdcache: stopped by {signal_name(stop.number)}; {WAY_OUT}", err=True)
+                way_on = f"; {WAY_OUT}" if ctx.meta.get(_GOES_ON) else ""
+                click.echo(f"kdcache: stopped by {signal_name(stop.number)}{way_on}", err=True)
                 raise click.exceptions.Exit(stop.exit_code) from None
+
+
+@contextmanager
+def _in_one_line(ctx: click.Context | None = None) -> Iterator[None]:
+    """Turn what click says of a command line that it does not understand, several lines, into one.
+
+    Args:
+        ctx: of the group, once it is known which command it calls.
+    """
+    try:
+        yield
+    except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # which shows the help; older versions of click have none
+            raise
+        name = _command_name(error.ctx, ctx)
+        raise OneLineError(UsageError(_usage_text(error, name))) from error
+
+
+def _usage_text(error: click.UsageError, name: str) -> str:
+    if isinstance(error, click.NoSuchOption):
+        parameters = error.ctx.command.get_params(error.ctx) if error.ctx else []
+        flags = [flag for parameter in parameters for flag in parameter.opts]
+        return _unknown(f"{name} has no option {error.option_name}", error.option_name, flags, name)
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        is_option = isinstance(error.param, click.Option)
+        wanted = max(error.param.opts, key=len) if is_option else error.param.metavar or str(error.param.name).upper()
+        return f"{name} needs {wanted}; see {name} --help"
+    told = error.format_message().rstrip(".")
+    return f"{name}: {told[:1].lower()}{told[1:]}; see {name} --help"
+
+
+def _command_name(inner: click.Context | None, group: click.Context | None) -> str:
+    """Return the words that call a command, however this process was started."""
+    named = inner.info_name if inner is not None and inner.parent is not None else None
+    if named is None and group is not None:
+        named = group.invoked_subcommand
+    return f"kdcache {named}" if named else "kdcache"
+
+
+def _unknown(told: str, word: str, known: Iterable[str], name: str) -> str:
+    """Return a line on a word that is not known, with those that begin like it or are spelled nearly so."""
+    names = sorted(known)
+    near = [one for one in names if word.strip("-") and one.lstrip("-").startswith(word.strip("-"))]
+    near = near or difflib.get_close_matches(word, names, n=2)
+    hint = f"; did you mean {' or '.join(near[:3])}?" if near else ""
+    return f"{told}{hint} ({name} --help lists all)"
+
+
+def _own_place() -> str:
+    """Return which of several processes tells, once the library is there to ask; nothing of one that is alone."""
+    tracking = sys.modules.get("kdcache.tracking")
+    try:
+        name = tracking.own_name() if tracking else ""
+    except KdcacheError:  # what the environment says of places is what was wrong
+        return ""
+    return f" ({name})" if name else ""
 
 
 def print_result(result: Mapping[str, Any], lines: Sequence[tuple[str, str]], *, as_json: bool) -> None:
@@ -72,31 +156,26 @@ def print_result(result: Mapping[str, Any], lines: Sequence[tuple[str, str]], *,
         click.echo(f"{name:<{width}}  {printable(value)}")
 
 
-def human_bytes(count: float) -> str:
-    """Return a number of bytes with a decimal unit."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError
-
-
-def human_seconds(seconds: float) -> str:
-    """Return a duration in the unit that reads best."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """Return sorted numbers as `0 to 3, 7`."""
-    spans: list[list[int]] = []
-    for number in sorted(numbers):
-        if spans and number == spans[-1][1] + 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in spans) or "none"
+def coverage_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines on what a cache was asked to hold and what of it is there, see `Coverage.to_json`."""
+    asked, complete, missing = found["seeds"], found["complete_seeds"], found["missing"]
+    whole = f"{len(complete)} of {len(asked)} complete"
+    if complete:
+        whole += f": {named(complete, 'seed')}"
+    if found["is_complete"] and complete == asked:
+        whole = f"{ranges(asked)}, complete"
+    lines = [("seeds", whole)]
+    for seed in [*missing][:_MOST_LINES]:
+        units = missing[seed]
+        total = counted(found["units_per_seed"], "unit")
+        lines.append((f"seed {seed}", f"{len(units)} of {total} missing: {ranges(units)}"))
+    if (more := len(missing) - _MOST_LINES) > 0:
+        lines.append(("and", f"{counted(more, 'more seed')} that {'lacks' if more == 1 else 'lack'} units"))
+    if part := found["seeds_in_part"]:
+        lines.append(("in part", f"{named(part, 'seed')}: some units were asked for, and they are there"))
+    if absent := found["seeds_not_begun"]:
+        lines.append(("not begun", f"{len(absent)} of {len(asked)}: {named(absent, 'seed')}"))
+    return lines
 
 
 def percent(share: float) -> str:

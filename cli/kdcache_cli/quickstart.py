@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from kdcache.errors import KdcacheError
-from kdcache_cli.output import human_bytes, shell_command
+from kdcache.wording import human_bytes
+from kdcache_cli.output import shell_command
 
 TEACHER = "timm:test_resnet,input_size=16"
 STUDENT = "timm:vit_tiny_patch16_224,img_size=8,patch_size=4,embed_dim=32,depth=1,num_heads=2,class_token=false,global_pool=avg"

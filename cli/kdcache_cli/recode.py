@@ -4,8 +4,9 @@ from typing import Any
 
 import click
 
+from kdcache.wording import counted, human_bytes, human_seconds, ranges
 from kdcache_cli.options import JSON
-from kdcache_cli.output import errors_text, human_bytes, human_seconds, print_result, ranges
+from kdcache_cli.output import errors_text, print_result
 
 
 @click.command(short_help="Write CACHE to NEW with another codec.")
@@ -27,12 +28,12 @@ def recode(cache: str, new: str, codec: str, seeds: str | None, as_json: bool) -
 
 def _lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     before, after = result["before"], result["after"]
-    absent = [("absent", f"{result['absent']} views whose sample could not be read")] if result["absent"] else []
+    absent = [("absent", f"{counted(result['absent'], 'view')} whose sample could not be read")] if result["absent"] else []
     return [
         ("cache", result["cache"]),
         ("codec", f"{after['codec']} from {before['codec']}"),
         ("seeds", f"{ranges(result['seeds'])}, {result['rows']} views each"),
-        ("written", f"{result['units_written']} units in {human_seconds(result['seconds'])}"),
+        ("written", f"{counted(result['units_written'], 'unit')} in {human_seconds(result['seconds'])}"),
         ("bytes", f"{_size(after)}; before: {_size(before)}"),
         ("gradient", _gradient_text(result)),
         *absent,

@@ -4,8 +4,9 @@ from typing import Any
 
 import click
 
+from kdcache.wording import counted, human_bytes, human_seconds, ranges
 from kdcache_cli.options import JSON
-from kdcache_cli.output import human_bytes, human_seconds, print_result, ranges
+from kdcache_cli.output import coverage_lines, print_result
 
 
 @click.command(short_help="Copy the units of several caches into one.")
@@ -57,7 +58,7 @@ def convert(cache: str, new: str, as_json: bool, **flags: Any) -> None:
         ("cache", result["cache"]),
         ("from", result["source"]),
         ("seeds", f"{ranges(result['seeds'])}, {result['rows']} views each"),
-        ("written", f"{result['units_written']} units in {human_seconds(result['seconds'])}"),
+        ("written", f"{counted(result['units_written'], 'unit')} in {human_seconds(result['seconds'])}"),
         ("bytes", f"{human_bytes(result['bytes'])}, {result['bytes_per_view']:.1f} per view"),
     ]
     print_result(result, lines, as_json=as_json)
@@ -69,16 +70,12 @@ def _subset_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _units(part: dict[str, Any]) -> str:
-    return f"{part['units']} units" + (f", {part['elsewhere']} of them in an earlier one" if part["elsewhere"] else "")
+    return counted(part["units"], "unit") + (f", {part['elsewhere']} of them in an earlier one" if part["elsewhere"] else "")
 
 
 def copied_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the lines on units that were copied, and on what a cache then holds."""
-    written = f"{result['units_written']} units, {human_bytes(result['bytes'])} in {human_seconds(result['seconds'])}"
-    return [("written", written), *held_lines(result)]
-
-
-def held_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the lines on the seeds that a cache holds, and what is missing."""
-    short = [(f"seed {seed}", f"{len(units)} units missing") for seed, units in result["missing"].items()]
-    return [("seeds", ranges(result["complete_seeds"])), *short]
+    written = (
+        f"{counted(result['units_written'], 'unit')}, {human_bytes(result['bytes'])} in {human_seconds(result['seconds'])}"
+    )
+    return [("written", written), *coverage_lines(result)]

@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from kdcache.errors import MOST_MESSAGE, one_line
+from kdcache.wording import counted, human_bytes
 from kdcache_cli.options import JSON, rerun
-from kdcache_cli.output import human_bytes, print_result, ranges
+from kdcache_cli.output import coverage_lines, print_result
 
 _SHOWN = 10
 
@@ -20,6 +21,7 @@ _SHOWN = 10
 @click.option("--contents", is_flag=True, help="Also read all data, and name what has changed.")
 @click.option("--data", help="Source for these  [the cache's own images, if it holds them].", metavar="SPEC")
 @click.option("--teacher", help="Also run the teacher again on as many and compare its logits.", metavar="SPEC")
+@click.option("--complete", is_flag=True, help="Count it as a fault if anything that it was asked to hold is missing.")
 @click.option("--report", help="Write a line of JSON per unit, and go on from those that are there.", metavar="FILE")
 @rerun
 @JSON
@@ -40,17 +42,14 @@ def verify(cache: str, as_json: bool, batch_size: int | None, **flags: Any) -> N
 
 def _verify_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     known = f", {found['from_report']} of them as the report says" if found["from_report"] else ""
-    absent = [("absent", f"{found['absent']} views whose sample cannot be read")] if found["absent"] else []
+    absent = [("absent", f"{counted(found['absent'], 'view')} whose sample cannot be read")] if found["absent"] else []
     views = [("views", _rendered_text(found["views"]))] if "views" in found else []
     contents = [("contents", _contents_text(found["contents"]))] if "contents" in found else []
     teacher = [("teacher", _rerun_text(found["teacher"]))] if "teacher" in found else []
-    temporary = [f"{found['temporary']} temporary files of killed writers, harmless"] if found["temporary"] else []
+    temporary = [f"{counted(found['temporary'], 'temporary file')} of killed writers, harmless"] if found["temporary"] else []
     return [
         ("units", f"{found['units']} checked, {human_bytes(found['bytes'])}{known}"),
-        *(
-            (f"seed {seed}", f"units {ranges(units)} missing: the dump is not finished")
-            for seed, units in found["missing"].items()
-        ),
+        *coverage_lines(found),
         *absent,
         *contents,
         *views,
@@ -102,9 +101,13 @@ def gc(cache: str, as_json: bool, older_than: str, delete: bool) -> None:
 
 def _gc_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     count, what = len(found["keys"]), human_bytes(found["bytes"])
-    done = f"{count} objects, {what}" + ("" if found["is_deleted"] or not count else "; --delete removes them")
-    young = [("kept", f"{found['young']} that are younger: their writers may be at work")] if found["young"] else []
-    busy = [("kept", f"{found['busy']} of units: a dump was at work of late, and may take them up")] if found["busy"] else []
+    done = f"{counted(count, 'object')}, {what}" + ("" if found["is_deleted"] or not count else "; --delete removes them")
+    young = [("kept", f"{counted(found['young'], 'younger object')}: a writer may be at work")] if found["young"] else []
+    busy = (
+        [("kept", f"{counted(found['busy'], 'object')} of units: a dump was at work of late, and may take them up")]
+        if found["busy"]
+        else []
+    )
     return [
         *(("object", text) for text in _some(found["keys"])),
         ("removed" if found["is_deleted"] else "to remove", done),

@@ -1,13 +1,11 @@
 """What lies in a cache, told by its listing alone: which units are committed, and what belongs to none."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kdcache.cache.arrays import ROOTS, arrays_path
 from kdcache.cache.cache import Cache
-from kdcache.cache.gaps import Gaps
-from kdcache.cache.manifest import Manifest
+from kdcache.cache.extent import is_extent
 from kdcache.cache.objects import Entry, is_temporary
 from kdcache.cache.units import committed_unit
 
@@ -74,22 +72,6 @@ def committed(cache: Cache) -> dict[Unit, Entry]:
     return found
 
 
-def missing_units(manifest: Manifest, units: Iterable[Unit]) -> dict[int, Gaps]:
-    """Return the units that are missing of each seed of which `units` has at least one, in order; none of a complete one."""
-    held: dict[int, list[int]] = {}
-    for first, unit in sorted(units):
-        numbers = held.setdefault(first, [])
-        if unit < manifest.num_units:
-            numbers.append(unit)
-    missing = {first: Gaps(numbers, manifest.num_units) for first, numbers in held.items()}
-    return {seed: gaps for first, gaps in missing.items() for seed in manifest.unit_seeds(first)}
-
-
-def complete(missing: Mapping[int, Sequence[int]]) -> list[int]:
-    """Return the seeds that lack nothing."""
-    return [seed for seed, units in missing.items() if not units]
-
-
 class _Layout:
     """The keys of a cache beside those of its units' objects."""
 
@@ -106,7 +88,7 @@ class _Layout:
 
     def is_own(self, key: str) -> bool:
         """Return whether a key is one that kdcache gives."""
-        if key in self._single or committed_unit(self._manifest, key) or self._is_of_arrays(key):
+        if key in self._single or committed_unit(self._manifest, key) or is_extent(key) or self._is_of_arrays(key):
             return True
         # what lies beside the units has the same names for all seeds
         return any(key == _of_seed(name, _first_number(key)) for name in self._beside)

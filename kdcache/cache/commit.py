@@ -47,7 +47,7 @@ class Commit:
     """Of the unit's logits: mean, standard deviation, confidence, accuracy."""
     versions: dict[str, str] = field(default_factory=dict)
     writer: str = ""
-    """`HOST:PROCESS`, which tells the workers of a dump apart."""
+    """`HOST:PROCESS:WORD[:RANK]`, which tells the workers of a dump apart, see `parse_writer`."""
 
     @property
     def name(self) -> str:

@@ -40,6 +40,8 @@ MOST_MANIFEST_VALUES = 20_000
 MOST_COMMIT = 1 << 24
 """Bytes of a commit, which has a few kB; where samples could not be read, some 100 for each."""
 MOST_COMMIT_VALUES = 600_000
+MOST_SPANS = 100_000
+"""Of consecutive seeds and units, in all the requests for what a cache is to hold."""
 TASKS = ("classification", "segmentation")
 
 _SIDES = range(1, MOST_SIDE + 1)
@@ -132,6 +134,10 @@ _COMMIT: dict[str, Any] = {
     "statistics?": Table(_NUMBER, 100),
     "versions?": _VERSIONS,
 }
+_EXTENT: dict[str, Any] = {
+    "seeds": Items((SEEDS, range(1, SEEDS.stop + 1)), MOST_SPANS),
+    "units?": Items((range(MOST_UNITS), range(1, MOST_UNITS + 1)), MOST_SPANS),
+}
 
 
 def check_manifest(content: Mapping[str, Any]) -> None:
@@ -219,6 +225,15 @@ def most_list_bytes(rows: int) -> int:
     name = 256  # of a name on average; a small source may have longer ones
     numbers = 4 + 2 * 4 + 2 * 4  # class, sizes and checksums of an image and a mask
     return min(MOST_LIST, rows * (name + numbers) + (1 << 20))
+
+
+def check_extent(content: Mapping[str, Any]) -> None:
+    """Raise a ValueError if a request has a value of another type, or an empty span."""
+    require(content, _EXTENT, "")
+    for name, spans in content.items():
+        for first, stop in spans:
+            if first >= stop:
+                raise ValueError(f"{name} has the span {first} to {stop}, which is empty")
 
 
 def record_bytes(fields: list[Any]) -> int:

@@ -5,9 +5,7 @@ is done reads it again, so that nothing is written beside a cache, or into anoth
 """
 
 import hashlib
-import os
 import secrets
-import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +17,7 @@ from kdcache.cache.opening import open_cache
 from kdcache.cache.rereading import agreed_bytes
 from kdcache.cache.subset import thinned
 from kdcache.cache.units import StoredSample
+from kdcache.cache.writer import writer_name
 from kdcache.errors import CacheError
 from kdcache.shapes import Records
 
@@ -93,7 +92,8 @@ def commit_unit(
         unit: its number.
         records: `[rows]`, or of several seeds `[seeds, rows]`.
         samples: of its rows, for a webdataset store.
-        facts: the commit's other fields: `absent`, `probes`, `statistics`, and `versions` if others rendered the views.
+        facts: the commit's other fields: `absent`, `probes`, `statistics`, `writer` of one of several
+            workers, and `versions` if others rendered the views.
 
     Raises:
         CacheError: the cache cannot be written, or is no longer there.
@@ -123,8 +123,7 @@ def commit_unit(
         num_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         write_id=secrets.token_hex(8),
-        writer=f"{socket.gethostname()}:{os.getpid()}",
-        **{"versions": library_versions(), **facts},
+        **{"versions": library_versions(), "writer": writer_name(), **facts},
     )
     if not cache.objects.publish(commit_key(seed, unit), commit.to_bytes()):
         return cache.commit_of(seed, unit)

@@ -11,7 +11,8 @@ from kdcache.dump_job import Job
 from kdcache.dump_units import Unit, Walk, all_units, missing_units, num_views, write_units
 from kdcache.launch import own_place
 from kdcache.stopping import asked
-from kdcache.tracking import progress
+from kdcache.tracking import log, own_name, progress
+from kdcache.wording import counted
 
 
 def run_in_process(job: Job, cache: Cache) -> int:
@@ -20,10 +21,17 @@ def run_in_process(job: Job, cache: Cache) -> int:
     When the process is told to stop it returns after the commit that is under way.
     """
     me, units = own_place(), all_units(job, cache)
-    written = _write(job, cache, "dump", share(units, me.rank, me.world_size))
+    mine = share(units, me.rank, me.world_size)
+    if who := own_name():
+        log(who, _start_text(job, cache, mine, len(units)))
+    written = _write(job, cache, "dump", mine)
     if asked():
         return written
-    return written + _write(job, cache, "help", helping_order(missing_units(cache, units), me.rank, me.world_size))
+    left = missing_units(cache, units)
+    written += _write(job, cache, "help", helping_order(left, me.rank, me.world_size))
+    if who and not asked():
+        log(who, f"{counted(written, 'unit')} written here; the dump is complete")
+    return written
 
 
 def share(units: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
@@ -43,5 +51,12 @@ def helping_order(units: Sequence[Unit], rank: int, world_size: int) -> list[Uni
 
 def _write(job: Job, cache: Cache, title: str, units: Sequence[Unit]) -> int:
     todo = missing_units(cache, units)
-    with progress(title, num_views(cache, todo), "views", is_shown=bool(todo) and own_place().rank == 0) as bar:
+    views = num_views(cache, todo)
+    with progress(title, views, "views", is_shown=bool(todo), who=own_name()) as bar:
         return sum(1 for _ in write_units(job, cache, Walk(todo), bar)) if todo else 0
+
+
+def _start_text(job: Job, cache: Cache, mine: Sequence[Unit], num_units: int) -> str:
+    there = len(mine) - len(missing_units(cache, mine))
+    share_text = f"its share is {len(mine)} of {num_units} units, {there} are there"
+    return f"dump into {cache} on {job.compute.device}; {share_text}"

@@ -16,7 +16,8 @@ from kdcache.dump_job import Job, prepare
 from kdcache.dump_units import Unit, Walk, all_units, missing_units, num_views, write_units
 from kdcache.errors import KdcacheError
 from kdcache.stopping import asked, hearing_again
-from kdcache.tracking import Bar, progress, say
+from kdcache.tracking import Bar, log, progress, say
+from kdcache.wording import counted
 
 ATTEMPTS = 3  # workers that may die over a unit or, for each that there should be, before any has begun
 MOST_UNITS = 8  # handed out at once: a worker renders the first views of the next while it ends one
@@ -47,12 +48,15 @@ def run_on_ray(job: Job, cache: Cache) -> int:
     Raises:
         KdcacheError: what a worker raised; a unit over which workers die again and again; no cluster.
     """
-    todo = missing_units(cache, all_units(job, cache))
+    units = all_units(job, cache)
+    todo = missing_units(cache, units)
     if not todo:
         return 0
+    who, views = f"driver on {os.uname().nodename}", num_views(cache, todo)
     # once more, since Ray puts its own handler of SIGTERM in the place of others when it connects
-    with connected(job.config.ray) as ray, hearing_again(), progress("dump", num_views(cache, todo), "views") as bar:
+    with connected(job.config.ray) as ray, hearing_again(), progress("dump", views, "views", who=who) as bar:
         pool = _Pool(ray, job.config, cache, todo, bar)
+        log(who, f"dump into {cache} by {pool}; {len(todo)} of {counted(len(units), 'unit')} to do")
         try:
             return pool.run()
         finally:
@@ -140,6 +144,7 @@ class _Pool:
         shape = _pool_shape(ray, config)
         device = "cuda" if shape.gpus else "cpu"
         self._ray, self._cache, self._bar = ray, cache, bar
+        self._shape = shape
         self._config = replace(config, compute=replace(config.compute, device=device))
         self._actor = ray.remote(num_gpus=shape.gpus, num_cpus=shape.cpus, max_restarts=0)(Maker)
         self._todo = deque(todo)
@@ -150,6 +155,11 @@ class _Pool:
         self._deaths: Counter[Unit | None] = Counter()
         """Over each unit; None: since a worker last began, as when those of a lost node are placed there once more."""
         self._written = 0
+
+    def __str__(self) -> str:
+        """Return how many workers there are to be, and what each has."""
+        gpus = f"{self._shape.gpus:g} GPU, " if self._shape.gpus else ""
+        return f"{counted(self._size, 'worker')} on Ray, each with {gpus}{self._shape.cpus} CPU"
 
     def run(self) -> int:
         """Hand out all units, and return how many were committed by the workers."""
@@ -238,8 +248,9 @@ class _Pool:
         over = f"over unit {unit[1]} of seed {unit[0]}" if unit else "without a unit"
         if self._deaths[unit] >= (ATTEMPTS if unit else ATTEMPTS * self._size):
             raise KdcacheError(
-                f"{self._deaths[unit]} workers on Ray died {over} (the last: {reason}); give them more memory, a smaller "
-                "--batch-size or fewer --workers, and run the same command again; what is committed is kept"
+                f"{counted(self._deaths[unit], 'worker')} on Ray died {over} (the last: {reason}); "
+                "give them more memory, a smaller --batch-size or fewer --workers, and run the same "
+                "command again; what is committed is kept"
             )
         say(f"note: a worker on Ray died {over} ({reason}); another takes its place")
         self._start()

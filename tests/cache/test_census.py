@@ -12,11 +12,13 @@ from caches import manifest, records
 from s3_server import BUCKET, environ, environment, s3_server
 
 from kdcache.cache import Cache, create_cache
-from kdcache.cache.census import committed, complete, missing_units, take_census
+from kdcache.cache.census import committed, take_census
 from kdcache.cache.commit import commit_key
+from kdcache.cache.extent import Extent, publish_extent
 from kdcache.cache.units import StoredSample
 from kdcache.cache.writing import commit_unit, encode_unit, start_seed
 from kdcache.codecs import LowRank, fit_arrays, open_codec
+from kdcache.coverage import coverage_of
 from kdcache.garbage import collect_garbage
 from kdcache.info import describe
 from kdcache.verify import verify_cache
@@ -26,6 +28,7 @@ FOREIGN = [
     "commits/00000/._000000.json",
     "commits/0/000001.json",
     "commits/00000/1.json",
+    "extents/00.json",
     "notes.txt",
     "seeds/00000/records/c/00/0",
     "seeds/00000/records/c/1/1",
@@ -70,14 +73,15 @@ def test_what_lies_in_a_cache(place: str, store: str, tmp_path: Path, request: p
         for key in others:
             cache.objects.publish(key, b"?")
         cache.objects.publish("README.md", b"a card")
+        publish_extent(cache.objects, Extent.of([0, 2]))
         census = take_census(cache)
         units = [(0, 0), (0, 1), (0, 2), (2, 0), (2, 2)]
         assert list(census.commits) == list(census.objects) == units and committed(cache) == census.commits
         assert [entry.key for entry in census.orphaned] == [orphan] and census.temporary == []
         assert [entry.key for entry in census.foreign] == sorted(others)
-        missing = missing_units(cache.manifest, units)
-        assert missing == ({0: [], 2: [1]} if group == 1 else {0: [], 1: [], 2: [1], 3: [1]})
-        assert complete(missing) == cache.complete_seeds() and [*missing] == cache.seeds()
+        coverage = coverage_of(cache, census.commits)
+        assert coverage.missing == ({2: [1]} if group == 1 else {2: [1], 3: [1]})
+        assert coverage.complete_seeds == cache.complete_seeds() and coverage.seeds == cache.seeds()
         told = describe(cache)
         commits = [cache.commit_of(*unit) for unit in units]
         assert told["bytes"] == sum(commit.num_bytes for commit in commits) and told["units"] == 5

@@ -159,7 +159,26 @@ def test_plan_says_what_the_dump_takes_and_writes_nothing(tmp_path: Path) -> Non
     files = sum(path.is_file() for path in (tmp_path / "cache").rglob("*"))
     assert plan["files"] == files and plan["views"] == 4 * 1197
     assert plan["bytes"] == pytest.approx(written["bytes"], rel=0.2)
-    assert "views/s" in kdcache(*words, "--plan").stdout
+    shown = dict(line.split("  ", 1) for line in kdcache(*words, "--plan", "--world-size", 3).stdout.splitlines())
+    assert shown["data"].strip() == "1,197 samples of 10 classes"
+    assert shown["recipe"].strip() == "digits, views of 8x8 pixels"
+    assert "views/s and " in shown["speed"] and "a unit, each process" in shown["speed"]
+    assert shown["time left"].strip() == "0.0 s with 3 processes"
+    assert "0 device-hours; " in shown["cost"] and "per million views" in shown["cost"]
+
+
+def test_a_plan_counts_the_processes_that_are_to_share_the_dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("dump-teacher", tmp_path / "cache", *DUMP, "--seeds", "0:4", "--unit-rows", 256, "--plan")
+    for name, value in {"SLURM_PROCID": "0", "SLURM_NTASKS": "16"}.items():
+        monkeypatch.setenv(name, value)
+    plan = result_of(*words)
+    assert plan["world_size"] == 16 and plan["units"] == 20
+    assert plan["seconds"] == pytest.approx(2 * plan["seconds_per_unit"]), "some have two units"
+    assert plan["device_hours"] == pytest.approx(16 * plan["seconds"] / 3600)
+    assert plan["device_hours_per_million_views"] == pytest.approx(1e6 / plan["views_per_second"] / 3600)
+    assert plan["seconds_per_unit"] == pytest.approx(256 / plan["views_per_second"])
+    assert plan["bytes_per_seed"] == pytest.approx(plan["bytes"] / 4, abs=1) and plan["files_per_seed"] == 12
+    assert result_of(*words, "--world-size", 1)["seconds"] == pytest.approx(4 * 1197 / plan["views_per_second"], rel=0.9)
 
 
 @pytest.mark.parametrize("codec", ["topk:k=2", "full:dtype=bfloat16"])
@@ -182,7 +201,7 @@ def test_a_plan_shows_what_fidelity_shows_and_later_what_the_manifest_holds(tmp_
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["dump-teacher", "x", "--recipe", "digits"], 2, "dump-teacher needs data, teacher"),
+        (["dump-teacher", "x", "--recipe", "digits"], 2, "dump-teacher needs --data and --teacher"),
         (["dump-teacher", "x", *DUMP, "--data", "imagefolder:/nowhere"], 1, "'/nowhere' is not a folder"),
         (["dump-teacher", "x", *DUMP, "--data", "torchvision:FashionMNIST,root=/nowhere"], 1, "download=true"),
         (["dump-teacher", "x", *DUMP, "--data", "torchvision:FashonMNIST,root=."], 2, "did you mean 'FashionMNIST'"),
@@ -225,11 +244,76 @@ def test_a_mistake_is_told_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["dump-techer"], ["dump-teacher", "x", "--sedes", "0:1"], ["info"]])
-def test_unknown_commands_and_options_are_usage_errors(words: list[str]) -> None:
+LISTS = "lists all)"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["dump"], f"there is no command 'dump'; did you mean dump-teacher? (kdcache --help {LISTS}"),
+        (["train"], f"there is no command 'train'; did you mean train-student? (kdcache --help {LISTS}"),
+        (["dump-techer"], f"there is no command 'dump-techer'; did you mean dump-teacher? (kdcache --help {LISTS}"),
+        (["distil"], f"there is no command 'distil' (kdcache --help {LISTS}"),
+        (["--verbose"], f"kdcache has no option --verbose; did you mean --version? (kdcache --help {LISTS}"),
+        (["info", "x", "--folow"], f"kdcache info has no option --folow; did you mean --follow? (kdcache info --help {LISTS}"),
+        (["gc", "x", "-q"], f"kdcache gc has no option -q (kdcache gc --help {LISTS}"),
+        (["info"], "kdcache info needs CACHE; see kdcache info --help"),
+        (["merge", "x"], "kdcache merge needs CACHE...; see kdcache merge --help"),
+        (["show", "x", "--view", "1:0"], "kdcache show needs --out; see kdcache show --help"),
+        (["info", "x", "y"], "kdcache info: got unexpected extra argument (y); see kdcache info --help"),
+        (["dump-teacher"], "dump-teacher needs CACHE, --data, --teacher and --recipe"),
+        (["train-student"], "train-student needs RUN and --student"),
+        (["dump-teacher", "x", "--seeds"], "kdcache dump-teacher: option '--seeds' requires an argument; see"),
+        (["dump-teacher", "x", "--batch-size", "many"], "kdcache dump-teacher: invalid value for '--batch-size': 'many' is"),
+        (["dump-teacher", "x", *DUMP, "--world-size", "4"], "--world-size tells --plan how many processes there will be"),
+        (["dump-teacher", "x", *DUMP, "--plan", "--world-size", "0"], "world_size is 0; it must be at least 1"),
+    ],
+    ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else None,
+)
+def test_words_that_are_not_understood_are_told_in_one_line(words: list[str], message: str) -> None:
+    code, line = mistake(*words)
+    assert code == 2 and line.startswith(f"kdcache: error: {message}")
+
+
+def test_an_option_that_begins_so_is_suggested() -> None:
+    _, line = mistake("dump-teacher", "x", "--teachr", "y")
+    assert "did you mean --teacher or --teacher-classes?" in line
+    assert "did you mean --teacher-classes?" in mistake("dump-teacher", "x", "--teacher-c", "y")[1]
+
+
+@pytest.mark.parametrize("module", ["kdcache", "kdcache_cli"])
+def test_both_packages_run_as_modules(module: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-m", module, "inof"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "did you mean info?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["dump-teacher", "x", *DUMP], "kdcache: interrupted; run the same command again to go on"),
+        (["dump-teacher", "x", *DUMP, "--plan"], "kdcache: interrupted"),
+        (["info", "x"], "kdcache: interrupted"),
+        (["verify", "x"], "kdcache: interrupted"),
+        (["verify", "x", "--report=r.jsonl"], "kdcache: interrupted; run the same command again to go on"),
+    ],
+    ids=lambda value: " ".join(value[::10]) if isinstance(value, list) else None,
+)
+def test_an_interrupt_says_to_run_again_what_goes_on(monkeypatch: pytest.MonkeyPatch, words: list[str], told: str) -> None:
+    def interrupted(*arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("kdcache.dump.dump_teacher", "kdcache.dump_plan.plan_dump", "kdcache.cache.open_cache"):
+        monkeypatch.setattr(name, interrupted)
     done = kdcache(*words)
-    assert done.exit_code == 2 and "Traceback" not in done.output
-    assert re.search("No such|Missing", done.stderr)
+    assert done.exit_code == 130 and done.stderr.splitlines() == [told]
+
+
+def test_of_several_workers_the_error_says_whose_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    _, line = mistake("dump-teacher", tmp_path / "x", *DUMP, "--codec", "topk:k=11")
+    assert line.endswith(f" (rank 3 of 16 on {os.uname().nodename})")
 
 
 @pytest.mark.parametrize(

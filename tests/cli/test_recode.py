@@ -84,4 +84,4 @@ def test_mistakes_are_one_line(words: list[str], code: int, message: str) -> Non
 
 def test_a_codec_must_be_given(cache: Path) -> None:
     done = kdcache("recode", cache, "new")
-    assert done.exit_code == 2 and "Missing option '--codec'" in done.stderr
+    assert done.exit_code == 2 and "kdcache recode needs --codec; see kdcache recode --help" in done.stderr

@@ -4,12 +4,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from matplotlib.text import Text
 from PIL import Image
-from runs import dump
+from runs import CONV, dump
 
 from kdcache_cli.commands import main
 
 DIGITS, SHAPES = "tiny_models:few_digits,length=64", "segmentation_files:Shapes,length=4,height=64,width=96"
+
+
+NAMED = "tiny_models:named_digits,length=64"
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +35,36 @@ def test_a_view_is_drawn(caches: Path, tmp_path: Path, name: str, data: str) -> 
     assert colours is not None and len(colours) > 100
     if name == "maps":  # the view's red channel is 40 times the class
         assert {colour[0] for _, colour in colours} >= {0, 40, 80, 120}
+
+
+@pytest.mark.parametrize("name", ["digits", "maps"])
+def test_a_teacher_of_other_classes_is_told_by_numbers_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What matplotlib is given to write is looked at: names of the data stand for the data's classes alone."""
+    if name == "maps":
+        (tmp_path / "r.toml").write_text('size = [64, 96]\n[[transforms]]\nname = "RandomCrop"\nsize = "input"\n')
+        settings = {"data": SHAPES, "teacher": "tiny_models:segmenter,classes=9", "recipe": str(tmp_path / "r.toml")}
+    else:
+        settings = {"data": NAMED, "teacher": f"{CONV},classes=14"}
+    dump(tmp_path / "cache", teacher_classes=9 if name == "maps" else 14, seeds="0:1", **settings)
+    written: list[str] = []
+    set_text = Text.set_text
+
+    def noting(self: Text, text: object) -> None:
+        written.append(str(text))
+        set_text(self, text)
+
+    monkeypatch.setattr(Text, "set_text", noting)
+    words = ["--view", "3:0", "-o", str(tmp_path / "view.png"), "--data", settings["data"]]
+    done = CliRunner().invoke(main, ["show", str(tmp_path / "cache"), *words])
+    assert done.exit_code == 0, done.output
+    theirs = {text for text in written if text.startswith("teacher's ")}
+    assert theirs and theirs <= {f"teacher's {number}" for number in range(14)}
+    if name == "maps":
+        assert "teacher: its own classes" in written and not any("right" in text for text in written)
+    else:
+        assert len(theirs) == 5 and any(text.startswith("label: digit ") for text in written)
 
 
 @pytest.mark.parametrize(

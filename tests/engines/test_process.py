@@ -125,14 +125,14 @@ def test_a_worker_waits_for_the_first_to_measure_the_codec_but_not_for_ever(
     dump(tmp_path / "cache", **fitted)
     ends_well(first)
     told = capsys.readouterr().err
-    assert "worker 1 waits for the cache, whose codec worker 0 measures; at most 900 s" in told and "itself" not in told
+    assert ": waits for the cache, whose codec rank 0 measures; at most 900 s" in told and "itself" not in told
     monkeypatch.setattr(dump_job, "FIT_SECONDS", 0.2)
     dump(tmp_path / "orphaned", **fitted)
-    assert "worker 1 measures the codec itself: no cache in" in capsys.readouterr().err
+    assert ": measures the codec itself: no cache in" in capsys.readouterr().err
     assert objects(tmp_path / "orphaned") == objects(tmp_path / "cache")
     monkeypatch.setattr(dump_job, "FIT_SECONDS", ENDLESS)
     dump(tmp_path / "exact", **{**fitted, "codec": SETTINGS["codec"]})
-    assert "waits" not in capsys.readouterr().err, "nothing is measured"
+    assert "waits for the cache" not in capsys.readouterr().err, "nothing is measured"
 
 
 def slow(folder: Path) -> str:
@@ -208,4 +208,9 @@ def test_torchrun_starts_the_dead_again(alone: dict[str, bytes], tmp_path: Path)
     assert "via signal" in err, "it was too fast to be killed"
     assert objects(path) == alone
     assert out.count("cache  ") == 1 and out.count("kdcache train-student") == 1, "rank 0 prints the result"
-    assert len(re.findall(r"^kdcache: worker 1: \d+ units in .*; the cache is complete$", err, re.MULTILINE)) == 1
+    for rank in range(2):
+        told = rf"^[-\d]+ [:\d]+ rank {rank} of 2 on \S+: "
+        assert len(re.findall(rf"{told}\d+ units? written here; the dump is complete$", err, re.MULTILINE)) == 1
+        share = r"on cpu; its share is 45 of 90 units, \d+ are there$"
+        assert re.search(rf"{told}dump into {re.escape(str(path))} {share}", err, re.MULTILINE)
+        assert re.search(rf"{told}opens data and teacher for the dump into", err, re.MULTILINE)

@@ -1,6 +1,7 @@
 """The engine on Ray: two workers of which one is killed, what workers raise, and teachers that kill every worker."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -64,6 +65,9 @@ def test_a_dump_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: p
         assert killed and len(UNITS) - 2 <= written <= len(UNITS), "what the dead one committed last may go unheard"
         assert objects(path) == objects(tmp_path / "alone")
         assert err.count("note: a worker on Ray died over unit ") == 1 and out == ""
+        who = r"^[-\d]+ [:\d]+ driver on \S+: dump"
+        assert re.search(rf"{who} into \S+ by 2 workers on Ray, each with 1 CPU; 90 of 90 units to do$", err, re.MULTILINE)
+        assert re.search(rf"{who}: 720/720 views, done in ", err, re.MULTILINE)
         assert on_ray(path, teacher=teacher)["units_written"] == 0
 
         stopper = threading.Thread(target=stop_when, args=(tmp_path / "stopped", 5), daemon=True)
@@ -79,7 +83,7 @@ def test_a_dump_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: p
         with pytest.raises(CodecError, match=r"^teacher tiny_models:poisoned\S+ gives NaN or infinite logits for sample \d{8}"):
             on_ray(tmp_path / "poisoned", **{**poisoned, "seeds": "0", "unit_rows": 512, "batch_size": 256})
         monkeypatch.setattr(ray_pool, "ATTEMPTS", 1)
-        with pytest.raises(KdcacheError, match=r"^1 workers on Ray died over unit 0 of seed 0 \(.*run the same command"):
+        with pytest.raises(KdcacheError, match=r"^1 worker on Ray died over unit 0 of seed 0 \(.*run the same command"):
             on_ray(tmp_path / "deadly", teacher=SETTINGS["teacher"].replace("conv", "deadly"), unit_rows=240, seeds="0")
 
 

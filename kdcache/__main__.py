@@ -1,0 +1,5 @@
+"""`python -m kdcache`: the command line, also for launchers that start a module."""
+
+from kdcache_cli import main
+
+main(prog_name="kdcache")

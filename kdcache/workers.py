@@ -1,0 +1,139 @@
+"""The workers of a dump, told from its commits: how fast each is, when it was last seen, if it is lost."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, NamedTuple
+
+from kdcache.cache.writer import Writer, parse_writer
+
+RECENT_SECONDS = 600.0
+"""What the rate of a dump is taken over, and how long a worker of unknown pace may be silent."""
+_PACE_UNITS = 10  # a worker's pace is that of its last ones
+_LATE = 3.0  # times its pace that a worker may be silent; units take about equally long
+_LEAST_SILENCE = 60.0  # seconds; file servers may show a new commit that late
+_FORGOTTEN = 3600.0  # seconds of silence after which a worker is no longer listed, unless it is slow
+
+
+class Seen(NamedTuple):
+    """A commit, as far as it tells of its worker."""
+
+    writer: str
+    time: float
+    """In seconds since 1970."""
+    views: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """A worker of a dump."""
+
+    name: str
+    """As its commits have it; empty in the first caches."""
+    units: int
+    """Of those that were looked at."""
+    pace: float | None
+    """Seconds from one of its commits to the next; None after its first one."""
+    views: float
+    """Of a unit, in the mean."""
+    last_seen: float
+    """Seconds since its last commit."""
+    is_lost: bool
+    """Whether it has been silent for much longer than a unit takes it."""
+
+    @property
+    def writer(self) -> Writer:
+        """What its name says."""
+        return parse_writer(self.name)
+
+    @property
+    def units_per_minute(self) -> float | None:
+        """How fast it is, or was when it was lost."""
+        return 60 / self.pace if self.pace else None
+
+    @property
+    def views_per_second(self) -> float | None:
+        """Likewise."""
+        return self.views / self.pace if self.pace else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `info --follow --json` prints of it."""
+        writer = self.writer
+        return {
+            "name": self.name,
+            "host": writer.host,
+            "process": writer.process,
+            "rank": writer.rank,
+            "units": self.units,
+            "units_per_minute": self.units_per_minute,
+            "views_per_second": self.views_per_second,
+            "last_seen_seconds": self.last_seen,
+            "is_lost": self.is_lost,
+        }
+
+
+def workers_of(commits: Iterable[Seen], now: float, *, is_complete: bool = False) -> list[Worker]:
+    """Return the workers that made `commits`, by rank, then by name; long gone ones are left out.
+
+    Args:
+        commits: those of late, in any order.
+        now: the time, in seconds since 1970.
+        is_complete: whether the dump is: then nobody is waited for.
+    """
+    by_name: dict[str, list[Seen]] = {}
+    for commit in sorted(commits, key=lambda commit: commit.time):
+        by_name.setdefault(commit.writer, []).append(commit)
+    paces = {name: _pace([commit.time for commit in seen]) for name, seen in by_name.items()}
+    known = [pace for pace in paces.values() if pace is not None]
+    usual = median(known) if known else None
+    workers = []
+    for name, seen in by_name.items():
+        pace = paces[name]
+        silence = max(now - seen[-1].time, 0.0)  # the clock of the storage may be ahead
+        if silence > max(_FORGOTTEN, _LATE * _patience(pace, usual)):
+            continue
+        workers.append(
+            Worker(
+                name=name,
+                units=len(seen),
+                pace=pace,
+                views=sum(commit.views for commit in seen) / len(seen),
+                last_seen=silence,
+                is_lost=not is_complete and silence > _patience(pace, usual),
+            )
+        )
+    return sorted(workers, key=_by_rank)
+
+
+def rate_of(times: Sequence[float], now: float) -> float:
+    """Return commits per second of late, counted from the first of them.
+
+    Args:
+        times: of all commits, in seconds since 1970.
+        now: likewise.
+    """
+    if not times:
+        return 0.0
+    newest = sorted(times)[-_PACE_UNITS - 1 :]
+    start = min(newest[0], now - RECENT_SECONDS)  # of slow dumps, so far back that there are some
+    start = max(start, min(times))
+    return sum(moment > start for moment in times) / max(now - start, 1e-3)
+
+
+def _pace(times: Sequence[float]) -> float | None:
+    """Return the mean seconds between the last commits of a worker; None where they do not tell."""
+    last = times[-_PACE_UNITS - 1 :]
+    if last[-1] == last[0]:
+        return None
+    return (last[-1] - last[0]) / (len(last) - 1)
+
+
+def _patience(pace: float | None, usual: float | None) -> float:
+    """Return how many seconds of silence are not yet too many."""
+    expected = pace or usual
+    return RECENT_SECONDS if expected is None else max(_LATE * expected, _LEAST_SILENCE)
+
+
+def _by_rank(worker: Worker) -> tuple[bool, int, str]:
+    rank = worker.writer.rank
+    return rank is None, rank or 0, worker.name
