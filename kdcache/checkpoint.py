@@ -60,7 +60,7 @@ def held_folder(path: Path) -> Iterator[None]:
         KdcacheError: another process holds the folder, or it cannot be written.
     """
     try:
-        lock = (path / ".lock").open("w")
+        lock = (path / ".lock").open("wb")
     except OSError as error:
         raise KdcacheError(f"cannot write in {path}: {error.strerror}; choose a folder that can be written") from error
     with lock:

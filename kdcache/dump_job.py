@@ -18,6 +18,7 @@ from kdcache.distributed import own_place
 from kdcache.dump_config import DumpConfig
 from kdcache.errors import MismatchError, UsageError
 from kdcache.gradients import is_far
+from kdcache.label_notes import SeenLabels
 from kdcache.models import MapModel, VisionModel, open_model, state_sha256
 from kdcache.pairs import pairs_of_models
 from kdcache.rerun import lossy_origin
@@ -46,6 +47,8 @@ class Job:
     fitted: Fitted | None
     """How it was fitted and measured, unless the cache was there before, or the codec is exact and this no plan."""
     manifest: Manifest
+    labels: SeenLabels
+    """Of the first views, which are judged once."""
 
     def dataset(self, cache: Cache) -> ViewDataset:
         """Return the views of the teacher's input size."""
@@ -76,6 +79,7 @@ def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
     compute = Compute(config.compute)
     recipe = load_recipe(config.recipe)
     source = open_source(config.data)
+    labels = SeenLabels(source)
     classes = config.teacher_classes or source.classes
     teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True, task=task_of(source))
     codec = open_codec(config.codec or default_codec(classes), classes=classes)
@@ -98,6 +102,7 @@ def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
         codec=whole,
         fitted=fitted,
         manifest=_manifest(config, source, recipe, teacher, codec=whole, stored=stored).with_errors(errors),
+        labels=labels,
     )
 
 

@@ -18,6 +18,7 @@ from kdcache.cache.objects import MOST_BYTES, Entry
 from kdcache.copying import copy_units
 from kdcache.errors import CacheError, UsageError
 from kdcache.hub_card import card_text
+from kdcache.text_files import path_bytes
 from kdcache.tracking import progress
 
 MOST_AT_ONCE, MOST_BYTES_AT_ONCE = 200, 256 * 2**20
@@ -135,7 +136,7 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
     sent.flush()
     missing = missing_units(old.manifest, units)
     told = {"complete_seeds": complete(missing), "missing": {seed: part for seed, part in missing.items() if part}}
-    sent.add({CARD: card_text(old, address, complete(missing)).encode()}, replaces=True)
+    sent.add({CARD: path_bytes(card_text(old, address, complete(missing)))}, replaces=True)
     sent.add({} if there.exists(_MANIFEST) else {_MANIFEST: old.objects.get(_MANIFEST)})
     sent.flush()
     facts = {"objects": sent.objects, "bytes": sent.bytes, "seconds": time.monotonic() - start}

@@ -19,6 +19,7 @@ from kdcache.compute import device_type
 from kdcache.config import config_differences, dump_config, load_config
 from kdcache.distributed import broadcast_object, is_main, joined_processes, on_main, others_that_fail
 from kdcache.errors import KdcacheError, MismatchError, UsageError
+from kdcache.text_files import path_bytes
 from kdcache.tracking import BoardMetrics, Metrics, MetricsFile, NoMetrics, read_metrics, say
 from kdcache.train_config import TrainConfig
 from kdcache.trainer import Trainer
@@ -174,7 +175,7 @@ def _own_folder(run: Path) -> Iterator[None]:
 
 def _start(run: Path, config: TrainConfig, trainer: Trainer) -> Metrics:
     """Write the run's configuration, and return where its metrics go."""
-    replace_file(run / "config.toml", lambda file: file.write(dump_config(config, "train-student").encode()))
+    replace_file(run / "config.toml", lambda file: file.write(path_bytes(dump_config(config, "train-student"))))
     file = MetricsFile(run / "metrics.jsonl", step=trainer.step)
     return BoardMetrics(run / "tensorboard", step=trainer.step, others=file) if config.tensorboard else file
 
@@ -183,7 +184,7 @@ def _finished(run: Path, config: TrainConfig) -> dict[str, Any] | None:
     """Return the result of the run if it has come to its end with this very configuration; there is nothing to open then."""
     if not (run / "result.json").exists() or _differences(run, config, free=_FREE):
         return None
-    result: dict[str, Any] = json.loads((run / "result.json").read_text())
+    result: dict[str, Any] = json.loads((run / "result.json").read_text("utf-8"))
     return result
 
 
@@ -199,7 +200,7 @@ def _check_folder(run: Path, config: TrainConfig) -> None:
 
 
 def _differences(run: Path, config: TrainConfig, *, free: tuple[str, ...]) -> list[str]:
-    there = load_config(TrainConfig, "train-student", file=str(run / "config.toml"), flags={})
+    there = load_config(TrainConfig, "train-student", file=str(run / "config.toml"), flags={}, is_ours=True)
     return config_differences(there, config, free=free)
 
 

@@ -11,12 +11,19 @@ from kdcache.cache.units import StoredSample
 from kdcache.cache.writing import commit_unit
 from kdcache.codecs import Codec, LowRank, codec_spec
 from kdcache.drift import PROBES_PER_UNIT, make_probe
-from kdcache.errors import UnreadableSampleError
+from kdcache.errors import SourceError, UnreadableSampleError
 from kdcache.shapes import Records, Rows, ViewLogits
 from kdcache.sources import Source, stored_image, stored_target
 from kdcache.tasks import open_task
+from kdcache.text_files import shortened
 from kdcache.tracking import say
 from kdcache.views import Batch, ViewDataset
+
+_MANY_ABSENT = 16
+_BELIEVABLE_SHARE = 0.2
+"""Of a unit's samples may be unreadable, or fewer than _MANY_ABSENT, but not all."""
+_NUM_REASONS = 3
+_REASON_LENGTH = 90
 
 
 class UnitMaker:
@@ -46,7 +53,11 @@ class UnitMaker:
         self._probes_per_seed = max(PROBES_PER_UNIT // len(self.seeds), 2)
 
     def add(self, batch: Batch, logits: ViewLogits, records: Records) -> None:
-        """Take a batch of the unit's rows under one seed, with its logits and records; probe some of its views."""
+        """Take a batch of the unit's rows under one seed, with its logits and records; probe some of its views.
+
+        Raises:
+            SourceError: so many samples cannot be read that something else than these must be wrong.
+        """
         if self._records is None:
             self._records = np.zeros((len(self.seeds), len(self.rows)), records.dtype)
         seed = int(batch.seeds[0])
@@ -59,6 +70,8 @@ class UnitMaker:
             self._labels[places] = batch.labels.first.numpy()[there]
         self.counted += len(records)
         self._absent += [{"row": int(batch.rows[position]), "reason": reason, **entry} for position, reason in batch.absent]
+        if batch.absent:
+            self._check_absent()
         for position in there[: self._wanted_probes(seed)]:
             row = int(batch.rows[position])
             probe = make_probe(row, batch.views[0][position], self._dataset.trace(row, seed))
@@ -103,6 +116,19 @@ class UnitMaker:
             indices = self._cache.order[self.rows.start : self.rows.stop]
             samples = stored_samples(self._dataset.source, indices, self._labels, has_images=self._cache.manifest.has_images)
         return commit_unit(self._cache, self.seed, self.unit, self.records, samples, **facts)
+
+    def _check_absent(self) -> None:
+        """Check that the share of unreadable samples can be believed: all of them are absent where a mount went away."""
+        rows = {int(entry["row"]) for entry in self._absent}
+        # of a mixed pair both are absent, for one reason
+        reasons = list(dict.fromkeys(str(entry["reason"]) for entry in self._absent))
+        are_many = len(reasons) >= _MANY_ABSENT and len(rows) > _BELIEVABLE_SHARE * len(self.rows)
+        if are_many or len(rows) == len(self.rows):
+            listed = "; ".join(shortened(reason, _REASON_LENGTH) for reason in reasons[:_NUM_REASONS])
+            raise SourceError(
+                f"{len(rows)} of the {len(self.rows)} samples of unit {self.unit} cannot be read, too many to go on: see that "
+                f"the data is all there, then run again; or leave these samples out of it. The first: {listed}"
+            )
 
     def _wanted_probes(self, seed: int) -> int:
         """Return how many views of `seed` are still to be probed; of many seeds some have none, others in other units."""

@@ -1,7 +1,10 @@
 """What commands print: results on stdout, as text or JSON; errors and warnings as one line on stderr."""
 
+import codecs
+import io
 import json
 import shlex
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +12,8 @@ from typing import Any
 import click
 
 from kdcache.errors import KdcacheError, KdcacheWarning
+
+_ASCII = "kdcache_ascii"
 
 
 class OneLineError(click.ClickException):
@@ -25,8 +30,40 @@ class OneLineError(click.ClickException):
             click.echo(f"kdcache: error: {self.message}", err=True)
 
 
+class _AsciiEncoder(codecs.IncrementalEncoder):
+    """ASCII, and escapes for all else."""
+
+    def encode(self, text: str, final: bool = False) -> bytes:
+        return text.encode("ascii", "backslashreplace")
+
+
+def _ascii_codec(name: str) -> codecs.CodecInfo | None:
+    """Return ASCII under another name, since click writes UTF-8 into a stream that calls itself ASCII."""
+    if name != _ASCII:
+        return None
+    ascii_codec = codecs.lookup("ascii")
+    return codecs.CodecInfo(ascii_codec.encode, ascii_codec.decode, name=_ASCII, incrementalencoder=_AsciiEncoder)
+
+
+codecs.register(_ascii_codec)
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Have stdout and stderr escape what their encoding lacks, instead of ending in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+        stream.reconfigure(encoding=_ASCII if is_ascii else None, errors="backslashreplace")
+
+
 class Group(click.Group):
     """A group whose commands end in one line when they raise a KdcacheError."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line, whatever the terminal can show."""
+        escape_what_cannot_be_shown()
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -118,10 +155,14 @@ def shell_command(*words: str) -> str:
     return shlex.join(words)
 
 
-def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
     from kdcache.distributed import own_place
+    from kdcache.sample_warnings import is_news, sample_warning
 
     if own_place().rank:
         return
-    text = " ".join(str(message).split())
+    about = sample_warning(message, category)
+    if about is not None and not is_news(about):
+        return
+    text = " ".join(str(message).split()) if about is None else about.text
     click.echo(f"kdcache: warning: {text}" if isinstance(message, KdcacheWarning) else f"warning: {text}", err=True)

@@ -16,7 +16,7 @@ from torchvision.datasets.folder import pil_loader
 
 from kdcache.errors import UnreadableSampleError
 from kdcache.sources import Source, open_source
-from kdcache.sources.images import UNREADABLE, decode_image, to_mode
+from kdcache.sources.images import UndecodableError, decode_image, to_mode
 from kdcache.views import Batch, ViewDataset, load_recipe
 
 RAMP = np.linspace(0, 65_535, 600).astype(np.uint16).reshape(20, 30)
@@ -174,6 +174,6 @@ def test_damaged_bytes_are_an_image_or_an_expected_error(name: str, data: st.Dat
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     try:
         image = decode_image(bytes(damaged))
-    except UNREADABLE:
+    except UndecodableError:
         return
     assert to_mode(image, "RGB").size == image.size

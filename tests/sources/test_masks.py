@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from segmentation_files import Shapes, write_cityscapes, write_pair, write_voc
 
@@ -89,8 +90,12 @@ class One:
         (np.zeros((4, 3), np.uint8), r"sample 0 \(one.png\) of s has a mask of 3x4 pixels and an image of 4x3; both must"),
         (np.full((3, 4), 5), r"has a mask with id 5, which is no class: known are 0 to 2, and 255 where .*\(ids\)"),
         (np.array([[-1, 300, 0, 255]] * 3), "has a mask with id -1, 300, which"),
-        (np.zeros((3, 4, 3), np.uint8), r"has a target of uint8 \(3, 4, 3\); a mask holds integers \[height, width\]"),
-        (np.zeros((3, 4), np.float32), "has a target of float32"),
+        (np.zeros((3, 4, 3), np.uint8), r"has an array uint8 \[3, 4, 3\] from 0 to 0 as its mask; a mask holds integers \[h"),
+        (np.zeros((3, 4), np.float32), "has an array float32 .* as its mask; .*; make it uint8"),
+        (np.zeros((3, 4), bool), "has an array bool .* as its mask; .*; make it uint8"),
+        (torch.zeros(3, 4, dtype=torch.bool), "has a tensor bool .* as its mask; .*; make it uint8"),
+        (None, "has None as its mask"),
+        ("masks/one.png", "has str 'masks/one.png' as its mask"),
         (Image.new("RGB", (4, 3)), "has a mask of mode RGB; it must hold one id per pixel, not colours"),
     ],
 )  # fmt: skip
@@ -101,8 +106,10 @@ def test_a_wrong_mask_is_told(mask: Any, message: str) -> None:
 
 def test_wrong_sets_of_masks_are_told(tmp_path: Path) -> None:
     write_pair(tmp_path / "images" / "a.jpg", tmp_path / "masks" / "a.png", [[0, 1]])
+    assert len(open_source(f"segfolder:{tmp_path},classes=2")) == 1
     (tmp_path / "masks" / "b.png").write_text("no image")
-    assert len(open_source(f"segfolder:{tmp_path},classes=2")) == 1, "a mask without an image is none of ours"
+    with pytest.raises(SourceError, match=r"mask masks/b.png has no image images/b.jpg; add it, or remove the mask"):
+        open_source(f"segfolder:{tmp_path},classes=2")
     (tmp_path / "images" / "b.jpg").write_text("no image")
     with pytest.raises(UnreadableSampleError, match=r"sample 1 \(images/b.jpg\) .* cannot be read"):
         open_source(f"segfolder:{tmp_path},classes=2").sample(1)
@@ -121,7 +128,10 @@ def test_wrong_sets_of_masks_are_told(tmp_path: Path) -> None:
     for options, message in (
         ("classes=1", "has 1 classes; masks hold 2"),
         ("classes=256", "has 256 classes"),
-        (f"classes=2,ids={tmp_path}/ids.csv", r"'1,7' is not ID,CLASS with a class from 0 to 1"),
+        (
+            f"classes=2,ids={tmp_path}/ids.csv",
+            r"ids.csv, line 2: '1,7' is not ID,CLASS: .* from 0 to 1, or 255, void or nothing",
+        ),
     ):
         with pytest.raises(KdcacheError, match=message):
             open_source(f"segfolder:{tmp_path},{options}")
