@@ -280,13 +280,13 @@ def _array(dataset: Any, name: str) -> "np.ndarray[Any, np.dtype[Any]] | None":
 def _count_classes(dataset: Any, spec: str) -> int:
     for name in ("classes", "num_classes", "categories"):
         value = getattr(dataset, name, None)
-        if isinstance(value, int):
-            return value
+        if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0:
+            return int(value)
         if isinstance(value, (list, tuple)) and value:
             return len(value)
     for labels in (_listed_targets(dataset), *(_array(dataset, name) for name in _ARRAYS[1:])):
         if labels is not None and np.ndim(labels) == 1:
             return int(np.max(labels)) + 1
-    raise SourceError(
-        f"source {spec} does not say how many classes it has; give the data set an attribute `classes` (a list or a number)"
-    )
+    classes = getattr(dataset, "classes", None)
+    what = "does not say how many classes it has" if classes is None else f"says that its classes are {described(classes)}"
+    raise SourceError(f"source {spec} {what}; give the data set an attribute `classes` (a list of names or a number)")

@@ -15,6 +15,7 @@ from kdcache.errors import SourceError, UsageError
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.folder_files import (
     FolderWalk,
+    and_more,
     count_kinds,
     is_hidden,
     looks_like_image,
@@ -64,13 +65,17 @@ class ImageFolder(datasets.ImageFolder):  # type: ignore[misc] # the name is par
         """Return the (path, class index) pairs, sorted.
 
         Raises:
-            SourceError: a file or folder that must not be there, see `list_images`.
-            FileNotFoundError: a class folder holds no image.
+            SourceError: a file or folder that must not be there, see `list_images`; a class folder without images.
         """
         listing, passed_over = list_images(directory, class_to_idx)
         self.passed_over += passed_over
-        if len({target for _, target in listing}) < len(class_to_idx):
-            return datasets.ImageFolder.make_dataset(directory, class_to_idx, **options)  # type: ignore[no-any-return] # says which
+        empty = sorted(set(class_to_idx.values()).difference(target for _, target in listing))
+        if empty:
+            name = sorted(class_to_idx)[empty[0]]
+            raise SourceError(
+                f"imagefolder {directory!r}: class folder {name}{and_more(len(empty))} holds no image "
+                f"({' '.join(IMG_EXTENSIONS)}); put some there, or remove the folder"
+            )
         return listing
 
 
@@ -84,15 +89,14 @@ def open_imagefolder(spec: Spec) -> Source:
     if spec.options:
         raise UsageError(f"source imagefolder takes a path and no options, not {', '.join(spec.options)}")
     if spec.arg is None or not Path(spec.arg).is_dir():
-        raise SourceError(
-            f"imagefolder {spec.arg!r} is not a folder; give one that holds one folder per class{tilde_hint(spec)}"
-        )
+        hint = f"; write tars:{spec.arg}" if spec.arg is not None and spec.arg.endswith(".tar") else tilde_hint(spec)
+        raise SourceError(f"imagefolder {spec.arg!r} is not a folder; give one that holds one folder per class{hint}")
     try:
         dataset = ImageFolder(spec.arg)
     except OSError as error:
         raise SourceError(f"imagefolder {spec.arg!r}: {' '.join(str(error).split())}") from error
     name = f"imagefolder {spec.arg}"
-    tell_passed_over(name, dataset.passed_over, "that are no images")
+    tell_passed_over(name, dataset.passed_over, "no images")
     if are_splits(dataset.classes):
         say(
             f"note: {name}: its classes are called {', '.join(dataset.classes)}; if these are parts of the data, "
@@ -171,7 +175,7 @@ def _check_root(root: str, classes: list[str], files: list[str]) -> None:
     images = [file for file in files if looks_like_image(file)]
     if images and classes:
         raise SourceError(
-            f"imagefolder {root!r}: image {images[0]} ({len(images)} in all) lies beside the class folders, "
+            f"imagefolder {root!r}: image {images[0]}{and_more(len(images))} lies beside the class folders, "
             "and would be left out; move it into one, or out of the folder"
         )
     if images:
@@ -189,7 +193,7 @@ def _check_hidden(root: str, place: str, images: list[str]) -> None:
     hidden = images if is_hidden(place) else [image for image in images if image.startswith(".")]
     if hidden:
         raise SourceError(
-            f"imagefolder {root!r}: {os.path.join(place, hidden[0])} is a hidden image ({len(hidden)} in that folder), "  # noqa: PTH118
+            f"imagefolder {root!r}: {os.path.join(place, hidden[0])} is a hidden image{and_more(len(hidden))}, "  # noqa: PTH118
             "as editors and systems leave them; remove it"
         )
 
@@ -199,7 +203,7 @@ def _others(folder: str, names: set[str]) -> set[str]:
     unlisted = sorted(name for name in names if looks_like_image(name))
     if unlisted:
         raise SourceError(
-            f"{os.path.join(folder, unlisted[0])} would be left out ({len(unlisted)} in that folder): imagefolder takes "  # noqa: PTH118
+            f"{os.path.join(folder, unlisted[0])} would be left out{and_more(len(unlisted))}: imagefolder takes "  # noqa: PTH118
             f"{' '.join(IMG_EXTENSIONS)}; convert it to PNG, or move it out of the folder"
         )
     return names

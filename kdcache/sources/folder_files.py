@@ -96,7 +96,7 @@ def tell_passed_over(source: str, kinds: "Counter[str]", what: str) -> None:
     Args:
         source: its kind and place.
         kinds: number of files by extension.
-        what: they are, such as `that are no images`.
+        what: they are, such as `no images`.
     """
     if not kinds:
         return
@@ -104,7 +104,13 @@ def tell_passed_over(source: str, kinds: "Counter[str]", what: str) -> None:
     if len(kinds) > _MOST_KINDS:
         listed.append(f"{len(kinds) - _MOST_KINDS} other kinds")
     total = kinds.total()
-    say(f"{source}: {total} file{'s' * (total > 1)} passed over {what} ({', '.join(listed)})")
+    files = "1 file passed over that is" if total == 1 else f"{total} files passed over that are"
+    say(f"{source}: {files} {what} ({', '.join(listed)})")
+
+
+def and_more(count: int) -> str:
+    """Return what follows the name of the first of `count` files."""
+    return f" (and {count - 1} more)" if count > 1 else ""
 
 
 def _raise(error: OSError) -> None:

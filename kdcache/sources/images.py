@@ -177,7 +177,14 @@ def as_image(item: Any, name: str) -> Image.Image:
     if isinstance(item, Image.Image):
         if 0 in item.size:
             raise _refused(item, name, "")
-        item.load()
+        try:
+            item.load()
+        except ValueError as error:
+            if "closed file" not in str(error):
+                raise
+            raise SourceError(
+                f"{name} has an image whose file was closed before it was read; call image.load() before"
+            ) from error
         return item
     if not isinstance(item, (np.ndarray, torch.Tensor)):
         raise _refused(item, name, _HINTS.get(type(item).__name__, ""))
@@ -193,6 +200,8 @@ def as_image(item: Any, name: str) -> Image.Image:
             raise _refused(item, name, hint)
     from torchvision.transforms.v2.functional import to_pil_image  # noqa: PLC0415
 
+    if isinstance(item, torch.Tensor) and item.dtype == torch.bfloat16:  # which numpy lacks
+        item = item.float()
     return to_pil_image(item)  # type: ignore[no-any-return]
 
 
@@ -244,7 +253,7 @@ def described(item: Any) -> str:
 def _described_array(item: Array) -> str:
     kind = "a tensor" if isinstance(item, torch.Tensor) else "an array"
     text = f"{kind} {str(item.dtype).removeprefix('torch.')} {list(item.shape)}"
-    is_number = isinstance(item, torch.Tensor) or item.dtype.kind in "biuf"
+    is_number = not item.dtype.is_complex if isinstance(item, torch.Tensor) else item.dtype.kind in "biuf"
     low, high = _range(item) if is_number and 0 not in item.shape else (None, None)
     return text if low is None else f"{text} from {low:g} to {high:g}"
 

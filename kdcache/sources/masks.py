@@ -56,8 +56,7 @@ class MaskSource(MapStyle):
             encoded: the file of an image of the data set, see `MapStyle.stored`; by default its own, if it has such a method.
 
         Raises:
-            SourceError: no sample, a number of classes that masks cannot hold, a name twice, or ids that are
-                no map of ids to classes.
+            SourceError: no sample, a number of classes that masks cannot hold, or a name twice.
         """
         super().__init__(dataset, spec)
         if not 2 <= classes <= IGNORED:
@@ -71,7 +70,7 @@ class MaskSource(MapStyle):
         paths = self._paths
         self._order = np.argsort(np.array(paths)) if paths else np.arange(len(self))  # os.listdir has no order of its own
         self._paths = [paths[index] for index in self._order] if paths else None
-        self._ids = {index: index for index in range(classes)} if ids is None else _checked_ids(ids, classes, spec)
+        self._ids = {index: index for index in range(classes)} if ids is None else dict(ids)
         self._ids.setdefault(IGNORED, IGNORED)
         self._table = np.full(max(self._ids) + 1, -1, np.int16)
         self._table[list(self._ids)] = list(self._ids.values())
@@ -199,16 +198,20 @@ def open_own_masks(dataset: Any, spec: Spec) -> MaskSource:
         SourceError: it does not say its classes, or ids that are no map.
     """
     classes = getattr(dataset, "classes", None)
-    if isinstance(classes, bool) or not isinstance(classes, (int, list, tuple)):
+    if isinstance(classes, (int, np.integer)) and not isinstance(classes, bool):
+        count, names = int(classes), None
+    elif isinstance(classes, (list, tuple)):
+        count, names = len(classes), tuple(map(str, classes))
+    else:
         what = "does not say its classes" if classes is None else f"says that its classes are {described(classes)}"
         raise SourceError(f"source {spec} {what}; give the data set an attribute `classes`: names or a number")
-    count = classes if isinstance(classes, int) else len(classes)
+    ids = getattr(dataset, "ids", None)
     return MaskSource(
         dataset,
         spec,
         classes=count,
-        class_names=None if isinstance(classes, int) else tuple(map(str, classes)),
-        ids=getattr(dataset, "ids", None),
+        class_names=names,
+        ids=None if ids is None else _checked_ids(ids, count, spec),
         ids_hint="give the right number of classes, or say in its attribute `ids` which id is which: {{{}: 255}} "
         "is an id without a class",
     )

@@ -1,5 +1,6 @@
 """Sources that a user's own function gives: a map-style data set, or a whole source."""
 
+import os
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -112,7 +113,7 @@ def open_own(spec: Spec, known: Collection[str]) -> Source:
         UsageError: there is no such function.
     """
     if spec.arg is not None and not spec.arg.isidentifier():
-        raise UsageError(f"source {spec}: {_no_source(spec, known)}, and {spec.arg!r} no function of a module")
+        raise UsageError(f"source {spec}: {_no_source(spec, known)}")
     with user_code(f"source {spec}", SourceError, way_out=_MEND):
         opened = _loaded(spec, known)
         if hasattr(opened, "fingerprint"):
@@ -134,7 +135,7 @@ def parse_source(text: str, known: Collection[str]) -> Spec:
     path = text.strip()
     is_path = path.startswith(("/", "./", "../", "~")) or (":" not in path and _is_path(path))
     if path and is_path and path not in known:
-        raise UsageError(f"source {shortened(path)!r} is a path alone; {_spec_of(path)}")
+        raise UsageError(f"source {shortened(path, 200)!r} is a path alone; {_spec_of(os.path.expanduser(path))}")  # noqa: PTH111
     return parse_spec(text)
 
 
@@ -175,9 +176,11 @@ def _spec_of(path: str) -> str:
 
 
 def _no_source(spec: Spec, known: Collection[str]) -> str:
-    """Return that kdcache has no source of this name, and which it has."""
+    """Return that kdcache has no source of this name, and what to write."""
     if spec.name in _OTHER_NAMES:
         name = _OTHER_NAMES[spec.name]
-        return f"{spec.name} is {name} here: write {name}:{spec.arg or '...'}"
-    what = "a module of Python itself, and no source" if spec.name in sys.stdlib_module_names else "no source"
+        return f"{spec.name} is called {name} here: write {name}:{spec.arg or '...'}"
+    what = "a module of Python itself" if spec.name in sys.stdlib_module_names else "no source"
+    if spec.arg is not None and not spec.arg.isidentifier():
+        what += f", and {shortened(spec.arg)!r} is no function of a module"
     return f"{spec.name} is {what}; known are {', '.join(sorted(known))}, and {_FUNCTION}"

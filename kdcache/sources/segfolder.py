@@ -16,7 +16,7 @@ from PIL import Image
 from kdcache.errors import SourceError, UsageError
 from kdcache.shapes import IGNORED
 from kdcache.sources.folder import are_splits, tilde_hint
-from kdcache.sources.folder_files import FolderWalk, count_kinds, is_hidden, looks_like_image, tell_passed_over
+from kdcache.sources.folder_files import FolderWalk, and_more, count_kinds, is_hidden, looks_like_image, tell_passed_over
 from kdcache.sources.images import read_image
 from kdcache.sources.masks import LARGEST_ID, NOT_LOSSY, MaskSource
 from kdcache.sources.protocol import Source
@@ -146,9 +146,9 @@ class _Pairs:
         way_out = f"add it, or remove the {kind}"
         if near is not None:
             way_out = f"{near} is there, and the pattern is {pattern.text}: rename it, or convert it"
-        count = f"{len(lacking)} such {kind}s; " if len(lacking) > 1 else ""
         raise SourceError(
-            f"segfolder {self._root!r}: {kind} {paths[name]} has no {other_kind} {pattern.path(name)}; {count}{way_out}"
+            f"segfolder {self._root!r}: {kind} {paths[name]}{and_more(len(lacking))} has no {other_kind} "
+            f"{pattern.path(name)}; {way_out}"
         )
 
     def _check_unlisted(self) -> None:
@@ -157,7 +157,7 @@ class _Pairs:
             unlisted = [path for path in self.others if pattern.almost(path) is not None]
             if unlisted:
                 raise SourceError(
-                    f"segfolder {self._root!r}: {unlisted[0]} would be left out ({len(unlisted)} such files), the pattern is "
+                    f"segfolder {self._root!r}: {unlisted[0]} would be left out{and_more(len(unlisted))}, the pattern is "
                     f"{pattern.text}; rename or convert it, or move it out of the folder"
                 )
 
@@ -185,20 +185,21 @@ def open_segfolder(spec: Spec) -> Source:
             f"segfolder {spec.arg!r} holds no {options.images}; say how its images are called: images=photos/{{}}.png"
         )
     name = f"segfolder {spec.arg}"
-    tell_passed_over(name, dataset.passed_over, "that are neither images nor masks")
-    _tell_splits(name, spec.arg, _Pattern(options.images), dataset.images)
+    tell_passed_over(name, dataset.passed_over, "neither images nor masks")
+    _tell_splits(name, spec.arg, options, dataset.images)
     return MaskSource(dataset, spec, classes=count, class_names=names, ids=ids, ids_hint=_ids_hint(options.ids))
 
 
-def _tell_splits(name: str, root: str, pattern: _Pattern, paths: list[str]) -> None:
+def _tell_splits(name: str, root: str, options: SegFolderOptions, paths: list[str]) -> None:
     """Say that the images are of train and val together, if their folders are called so."""
-    base = os.path.join(root, pattern.folder, "")  # noqa: PTH118
+    base = os.path.join(root, _Pattern(options.images).folder, "")  # noqa: PTH118
     folders = {path.removeprefix(base).partition("/")[0] for path in paths}
     if are_splits(folders):
-        listed = ", ".join(sorted(folders))
+        last = sorted(folders)[-1]
+        images, masks = (text.replace("{}", f"{last}/{{}}") for text in (options.images, options.masks))
         say(
-            f"note: {name} takes the images of {listed} together; if these are parts of the data, name one in the patterns: "
-            f"images={pattern.text.replace('{}', f'{sorted(folders)[-1]}/{{}}')}"
+            f"note: {name} takes the images of {', '.join(sorted(folders))} together; if these are parts of the data, name "
+            f"one of them: images={images},masks={masks}"
         )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from kdcache.errors import SourceError, UsageError
 from kdcache.shapes import Rows
-from kdcache.sources.folder_files import count_kinds, tell_passed_over
+from kdcache.sources.folder_files import and_more, count_kinds, tell_passed_over
 from kdcache.sources.images import decode_image
 from kdcache.sources.protocol import Sample, Source, named
 from kdcache.sources.tar_index import Shard, index_tar
@@ -129,7 +129,7 @@ def open_tars(spec: Spec) -> Source:
     passed_over: Counter[str] = Counter()
     for shard in shards:
         passed_over += shard.passed_over
-    tell_passed_over(f"tars {spec.arg}", passed_over, "in the tars that are neither images nor targets")
+    tell_passed_over(f"tars {spec.arg}", passed_over, "neither images nor targets")
     return TarSource(shards, spec, classes)
 
 
@@ -148,7 +148,8 @@ def find_tars(pattern: str) -> list[str]:
         raise SourceError(f"tars {pattern!r} cannot be listed: {error.strerror} ({error.filename})") from error
     if not paths:
         below = _folder_of_tars(pattern)
-        hint = f"; {below} holds tars" if below else ""
+        hint = f"; a folder of images is imagefolder:{pattern}" if pattern and Path(pattern).is_dir() else ""
+        hint = f"; {below} holds tars" if below else hint
         raise SourceError(
             f"tars {pattern!r} names no tar; give a folder of *.tar, a tar, or a pattern with * or {{000..099}}{hint}"
         )
@@ -195,11 +196,11 @@ def _tars_in(folder: str) -> list[str]:
     unlisted = sorted(name for name in others if name.lower().endswith(_LIKE_TARS))
     if unlisted:
         raise SourceError(
-            f"tars: {os.path.join(folder, unlisted[0])} would be left out ({len(unlisted)} such files): a folder's tars are "  # noqa: PTH118
+            f"tars: {os.path.join(folder, unlisted[0])} would be left out{and_more(len(unlisted))}: a folder's tars are "  # noqa: PTH118
             "*.tar, not compressed and not hidden; unpack, rename or move it"
         )
     files = [name for name in others if not os.path.isdir(os.path.join(folder, name))]  # noqa: PTH112, PTH118
-    tell_passed_over(f"tars {folder}", count_kinds(files), "that are no tars")
+    tell_passed_over(f"tars {folder}", count_kinds(files), "no tars")
     if tars and (below := _folder_of_tars(folder)):
         say(f"note: tars {folder}: {below} holds tars too, which are passed over; tars:{folder}/*/*.tar takes those")
     return [os.path.join(folder, name) for name in tars]  # noqa: PTH118

@@ -88,7 +88,7 @@ def test_a_folder_without_classes_or_images_is_told(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="holds no class folder; give a folder that holds one"):
         open_source(f"imagefolder:{tmp_path}")
     (tmp_path / "cat").mkdir()
-    with pytest.raises(SourceError, match="Found no valid file for the classes cat"):
+    with pytest.raises(SourceError, match="class folder cat holds no image"):
         open_source(f"imagefolder:{tmp_path}")
 
 
