@@ -1,3 +1,6 @@
+import errno
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,15 @@ from kdcache.codecs import codec_spec
 from kdcache.compute import ComputeConfig
 from kdcache.dump import DumpConfig, dump_teacher
 from kdcache.dump_plan import plan_dump
-from kdcache.errors import CacheError, CodecError, MismatchError, MissingUnitError, UnreadableSampleError, UsageError
+from kdcache.errors import (
+    CacheError,
+    CodecError,
+    MismatchError,
+    MissingUnitError,
+    SourceError,
+    UnreadableSampleError,
+    UsageError,
+)
 from kdcache.models import open_model
 from kdcache.shapes import Logits, Targets
 from kdcache.sources import open_source
@@ -172,6 +183,48 @@ def test_unreadable_samples_are_recorded_on_request(tmp_path: Path) -> None:
     assert all(probe["row"] not in absent for commit in cache.commits(0) for probe in commit.probes)
     with pytest.raises(MismatchError, match="skip_unreadable: true in the cache, false now"):
         dump(tmp_path / "cache", codec=EXACT, **settings)
+
+
+@pytest.mark.parametrize("store", ["zarr", "webdataset"])
+def test_a_mount_that_went_away_is_no_set_of_unreadable_samples(tmp_path: Path, store: str) -> None:
+    data = images(tmp_path / "images", 12, *range(12))
+    settings: dict[str, Any] = {"data": data, "teacher": f"{CONV},classes=3,seed=7", "seeds": "0:2", "store": store}
+    with pytest.raises(
+        SourceError, match=r"8 of the 8 samples of unit 0 cannot be read.* The first: sample \d+ \(class"
+    ) as caught:
+        dump(tmp_path / "cache", skip_unreadable=True, codec=EXACT, unit_rows=8, **settings)
+    assert not isinstance(caught.value, UnreadableSampleError) and len(str(caught.value)) < 500
+    assert not open_cache(tmp_path / "cache").committed_units(0)
+
+
+@pytest.mark.parametrize(("count", "broken", "is_believed"), [(64, 17, False), (64, 12, True), (72, 15, True), (96, 17, True)])
+def test_a_share_of_unreadable_samples_that_cannot_be_believed_stops_a_dump(
+    tmp_path: Path, count: int, broken: int, is_believed: bool
+) -> None:
+    data = images(tmp_path / "images", count, *range(broken))
+    settings: dict[str, Any] = {"data": data, "teacher": f"{CONV},classes=3,seed=7", "seeds": "0:1", "unit_rows": 128}
+    with (
+        nullcontext() if is_believed else pytest.raises(SourceError, match=r"1[67] of the 64 samples of unit 0 cannot be read")
+    ):
+        assert dump(tmp_path / "cache", skip_unreadable=True, batch_size=8, **settings)["absent"] == broken
+    assert open_cache(tmp_path / "cache").committed_units(0) == ([0] if is_believed else [])
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ENOENT, errno.EACCES, errno.EMFILE])
+def test_what_the_storage_refuses_is_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    data = images(tmp_path / "images", 12)
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "05.png":
+            raise OSError(code, os.strerror(code), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    settings: dict[str, Any] = {"data": data, "teacher": f"{CONV},classes=3,seed=7", "seeds": "0:1"}
+    with pytest.raises(SourceError, match=r"sample 5 \(class1/05.png\) .* cannot be read: \w*Error: ") as caught:
+        dump(tmp_path / "cache", skip_unreadable=True, codec=EXACT, **settings)
+    assert not isinstance(caught.value, UnreadableSampleError)
 
 
 def test_logits_that_are_not_finite_keep_the_units_before(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ again. Such folders are refused, since no later check could tell.
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
@@ -104,8 +105,10 @@ def tell_passed_over(source: str, kinds: "Counter[str]", what: str) -> None:
     if len(kinds) > _MOST_KINDS:
         listed.append(f"{len(kinds) - _MOST_KINDS} other kinds")
     total = kinds.total()
-    files = "1 file passed over that is" if total == 1 else f"{total} files passed over that are"
-    say(f"{source}: {files} {what} ({', '.join(listed)})")
+    files = f"{total} files passed over that are {what}"
+    if total == 1:
+        files = "1 file passed over that is " + re.sub(r"s( |$)", r"\1", what)
+    say(f"{source}: {files} ({', '.join(listed)})")
 
 
 def and_more(count: int) -> str:

@@ -34,8 +34,9 @@ def missing_classes(counts: Rows, num_views: int, what: str, names: Sequence[str
     listed = [class_text(int(index), names) for index in missing[:_MOST_NAMED]]
     if len(missing) > _MOST_NAMED:
         listed.append(f"{len(missing) - _MOST_NAMED} others")
-    kind = "class" if len(missing) == 1 else "classes"
-    return [f"{kind} {', '.join(listed)} never in the {num_views} {what} looked at; are there {len(counts)} classes?"]
+    never = "class {} never occurs" if len(missing) == 1 else "classes {} never occur"
+    absent = never.format(", ".join(listed))
+    return [f"{absent} in the {num_views} {what} looked at; are there {len(counts)} classes?"]
 
 
 def class_text(index: int, names: Sequence[str] | None) -> str:
