@@ -10,12 +10,13 @@ import timm
 import torch
 from caches import contents, temporaries
 from PIL import Image
-from runs import CONV, IN_PROCESS, dump, largest_file
+from runs import CONV, IN_PROCESS, MLP, dump, largest_file, train
 from safetensors.torch import save_file
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.commit import commit_key
 from kdcache.cache.zarr_store import object_key
+from kdcache.cached_source import CachedSource
 from kdcache.codecs import codec_spec
 from kdcache.compute import ComputeConfig
 from kdcache.dump import DumpConfig, dump_teacher
@@ -225,6 +226,20 @@ def test_what_the_storage_refuses_is_not_skipped(tmp_path: Path, monkeypatch: py
     with pytest.raises(SourceError, match=r"sample 5 \(class1/05.png\) .* cannot be read: \w*Error: ") as caught:
         dump(tmp_path / "cache", skip_unreadable=True, codec=EXACT, **settings)
     assert not isinstance(caught.value, UnreadableSampleError)
+
+
+def test_paths_and_names_of_any_bytes_go_through_a_dump_and_a_training(tmp_path: Path) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    data = images(root / "images", 12, 3)
+    (root / "images" / "class1" / "05.png").rename(os.fsdecode(os.fsencode(root) + b"/images/class1/\xff\xfe.png"))
+    settings: dict[str, Any] = {"data": data, "teacher": f"{CONV},classes=3,seed=7", "seeds": "0:1", "skip_unreadable": True}
+    dump(root / "cache", store="webdataset", codec=EXACT, **settings)
+    assert dump(root / "cache", store="webdataset", codec=EXACT, **settings)["units_written"] == 0
+    keys = {CachedSource(open_cache(root / "cache")).key(index) for index in range(12)}
+    assert "class1/\udcff\udcfe.png" in keys and keys == {open_source(data).key(index) for index in range(12)}
+    student: dict[str, Any] = {"caches": (str(root / "cache"),), "student": f"{MLP},classes=3", "loss": "kl", "batch_size": 4}
+    for _ in range(2):
+        assert train(root / "run", epochs=1, **student)["epochs"] == 1
 
 
 def test_logits_that_are_not_finite_keep_the_units_before(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import tiny_models
 import torch
 from image_files import write_images
-from map_caches import STUDENT, made
+from map_caches import STUDENT, TEACHER, made
 from PIL import Image
 from runs import MLP, dump, train
 from segmentation_files import Shapes
@@ -67,9 +67,9 @@ def test_masks_that_cannot_be_meant_are_told_by_dump_and_training(
     tmp_path: Path, recipe: str, capsys: Capture, levels: tuple[int, int], note: str | None
 ) -> None:
     data = f"tiny_models:binary,low={levels[0]},high={levels[1]}"
-    made(tmp_path / "cache", recipe, data=data, batch_size=8)
+    made(tmp_path / "cache", recipe, data=data, teacher=f"{TEACHER},classes=2", batch_size=8)
     dumped = notes(capsys.readouterr().err)
-    settings: dict[str, Any] = {"data": data, "student": STUDENT, "batch_size": 8, "epochs": 1, "log_steps": 1}
+    settings: dict[str, Any] = {"data": data, "student": f"{STUDENT},classes=2", "batch_size": 8, "epochs": 1, "log_steps": 1}
     train(tmp_path / "run", caches=(str(tmp_path / "cache"),), loss="ce", **settings)
     trained = notes(capsys.readouterr().err)
     for told, count in ((dumped, 16), (trained, 8)):

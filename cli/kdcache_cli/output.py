@@ -42,7 +42,13 @@ def _ascii_codec(name: str) -> codecs.CodecInfo | None:
     if name != _ASCII:
         return None
     ascii_codec = codecs.lookup("ascii")
-    return codecs.CodecInfo(ascii_codec.encode, ascii_codec.decode, name=_ASCII, incrementalencoder=_AsciiEncoder)
+    return codecs.CodecInfo(
+        ascii_codec.encode,
+        ascii_codec.decode,
+        name=_ASCII,
+        incrementalencoder=_AsciiEncoder,
+        incrementaldecoder=ascii_codec.incrementaldecoder,
+    )
 
 
 codecs.register(_ascii_codec)

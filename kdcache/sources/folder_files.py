@@ -101,7 +101,8 @@ def tell_passed_over(source: str, kinds: "Counter[str]", what: str) -> None:
     """
     if not kinds:
         return
-    listed = [f"{kind} {count}" for kind, count in kinds.most_common(_MOST_KINDS)]
+    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    listed = [f"{kind} {count}" for kind, count in ordered[:_MOST_KINDS]]
     if len(kinds) > _MOST_KINDS:
         listed.append(f"{len(kinds) - _MOST_KINDS} other kinds")
     total = kinds.total()
