@@ -14,6 +14,7 @@ import tomli_w
 from kdcache.contrast import contrasted
 from kdcache.errors import UsageError, quoted
 from kdcache.spec import build, choose
+from kdcache.text_files import path_text, read_text
 
 COMMANDS = ("dump-teacher", "train-student")
 T = TypeVar("T")
@@ -24,7 +25,15 @@ _SEEDS = re.compile(r"([0-9]{1,10})(?::([0-9]{1,10}))?")
 _SETTINGS = resources.files("kdcache") / "settings"
 
 
-def load_config(cls: type[T], command: str, *, file: str | None, flags: Mapping[str, Any], settings: Sequence[str] = ()) -> T:
+def load_config(
+    cls: type[T],
+    command: str,
+    *,
+    file: str | None,
+    flags: Mapping[str, Any],
+    settings: Sequence[str] = (),
+    is_ours: bool = False,
+) -> T:
     """Return the configuration of `command`.
 
     Args:
@@ -33,11 +42,12 @@ def load_config(cls: type[T], command: str, *, file: str | None, flags: Mapping[
         file: path of a TOML file or the name of shipped settings, or None.
         flags: values by dotted key (`compute.workers`); None means not given.
         settings: `key=value` texts, the value as TOML or, if that fails, as plain text.
+        is_ours: whether `dump_config` has written the file: paths in it may be of any bytes.
 
     Raises:
         UsageError: a file that is absent or not TOML, no settings of that name, an unknown key, a value of the wrong type.
     """
-    table = _read(file, command) if file else {}
+    table = _read(file, command, is_ours=is_ours) if file else {}
     for key, value in flags.items():
         if value is not None:
             _put(table, key, value)
@@ -134,12 +144,12 @@ def shipped_settings() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in _SETTINGS.iterdir() if file.name.endswith(".toml"))
 
 
-def _read(file: str, command: str) -> dict[str, Any]:
+def _read(file: str, command: str, *, is_ours: bool) -> dict[str, Any]:
     try:
-        tables = tomllib.loads(_text(file))
+        tables = tomllib.loads(path_text(Path(file).read_bytes()) if is_ours else _text(file))
     except OSError as error:
         raise UsageError(f"config file {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"config file {file} is not TOML: {error}") from error
     for name in tables:
         choose(name, COMMANDS, f"table in {file}")
@@ -153,8 +163,8 @@ def _read(file: str, command: str) -> dict[str, Any]:
 
 def _text(file: str) -> str:
     if Path(file).suffix == ".toml" or Path(file).exists():
-        return Path(file).read_text()
-    return (_SETTINGS / f"{choose(file, shipped_settings(), 'settings (and no file)')}.toml").read_text()
+        return read_text(file, "config file")
+    return (_SETTINGS / f"{choose(file, shipped_settings(), 'settings (and no file)')}.toml").read_text("utf-8")
 
 
 def _put(table: dict[str, Any], key: str, value: Any) -> None:

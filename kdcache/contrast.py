@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from kdcache.errors import shortened
+
 MOST_CHARS = 60
 """Characters of a value that a message shows."""
 _MOST_IN_ALL = 300
@@ -20,15 +22,6 @@ def contrasted(one: str, other: str) -> tuple[str, str]:
         return _digest_start(one), _digest_start(other)
     start = first - _BEFORE if first >= MOST_CHARS // 2 else 0
     return _window(one, start), _window(other, start)
-
-
-def shortened(text: str, most: int = MOST_CHARS) -> str:
-    """Return `text`, without its middle where it has more than `most` characters."""
-    if len(text) <= most:
-        return text
-    head = (most - 3) // 2
-    tail = most - 3 - head
-    return f"{text[:head]}...{text[-tail:]}"
 
 
 def joined(lines: Sequence[str], most: int = _MOST_IN_ALL) -> str:

@@ -20,6 +20,7 @@ from kdcache.dump_config import DumpConfig
 from kdcache.dump_source import KnownSource, known_source
 from kdcache.errors import MismatchError, UsageError
 from kdcache.gradients import is_far
+from kdcache.label_notes import SeenLabels
 from kdcache.models import MapModel, VisionModel, open_model, state_sha256
 from kdcache.pairs import pairs_of_models
 from kdcache.rerun import lossy_origin
@@ -49,6 +50,8 @@ class Job:
     fitted: Fitted | None
     """How it was fitted and measured, unless the cache was there before, or the codec is exact and this no plan."""
     manifest: Manifest
+    labels: SeenLabels
+    """Of the first views, which are judged once."""
     listing: SourceList | None = None
     """Of the source, for a cache that is new."""
 
@@ -114,6 +117,7 @@ def prepare(config: DumpConfig, *, is_plan: bool = False) -> Job:
     compute = Compute(config.compute)
     recipe = load_recipe(config.recipe)
     opened = open_source(config.data)
+    labels = SeenLabels(opened)
     classes = config.teacher_classes or opened.classes
     task = task_of(opened)
     teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True, task=task)
@@ -140,6 +144,7 @@ def prepare(config: DumpConfig, *, is_plan: bool = False) -> Job:
         codec=whole,
         fitted=fitted,
         manifest=manifest.with_errors(errors),
+        labels=labels,
         listing=data.listing,
     )
 

@@ -60,10 +60,12 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
     probe, times, parts = job.unit(cache, job.seeds[0], 0), [time.monotonic()], []
     for batch, logits, records in records_of(job, cache, islice(batches_of(job, cache, job.seeds[0], 0), PLAN_BATCHES)):
         probe.add(batch, logits, records)
+        job.labels.add(batch)
         times.append(time.monotonic())
         parts.append(records)
         if times[-1] - times[0] > PLAN_SECONDS:
             break
+    job.labels.tell()
     rate = steady_rate(times, [len(part) for part in parts])
     bytes_per_view = _bytes_per_view(job, cache, np.concatenate(parts))
     views = manifest.rows * len(job.seeds)

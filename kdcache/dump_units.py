@@ -78,8 +78,10 @@ def write_units(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Unit]:
             if current is None or (current.seed, current.unit) != unit:  # one that another has committed is dropped
                 current = job.unit(cache, *unit)
             current.add(batch, logits, records)
+            job.labels.add(batch)
             bar.advance(len(records), f"seed {current.seed}")
             if current.is_complete:
+                job.labels.tell()
                 yield from _committed(pending, walk)
                 pending, current = committer.submit(_commit, cache, current), None
         yield from _committed(pending, walk)

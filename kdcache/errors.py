@@ -7,7 +7,7 @@ MOST_MESSAGE = 480
 """Characters of a message. With the words that the command line puts before it, a line has at most 500."""
 MOST_QUOTED = 60
 """Characters that a message quotes of one value."""
-_CUT = " ... "
+_CUT = "..."
 
 
 class KdcacheError(Exception):

@@ -25,6 +25,7 @@ from kdcache.coverage import ask_for_units, coverage_of
 from kdcache.errors import CacheError, LargeObjectError, UsageError
 from kdcache.hub_card import card_text
 from kdcache.stopping import heeding, look, until_asked
+from kdcache.text_files import path_bytes
 from kdcache.tracking import progress
 
 MOST_AT_ONCE, MOST_BYTES_AT_ONCE = 200, 256 * 2**20
@@ -152,7 +153,7 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
         sent.flush()
         look()
     coverage = coverage_of(old, units)
-    sent.add({CARD: card_text(old, address, coverage.complete_seeds).encode()}, replaces=True)
+    sent.add({CARD: path_bytes(card_text(old, address, coverage.complete_seeds))}, replaces=True)
     sent.add({} if there.exists(_MANIFEST) else {_MANIFEST: agreed_bytes(old.objects, _MANIFEST, most=MOST_MANIFEST)})
     sent.flush()
     facts = {"objects": sent.objects, "bytes": sent.bytes, "seconds": time.monotonic() - start}

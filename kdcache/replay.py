@@ -1,6 +1,5 @@
 """What a run replays: the views that its caches were made from, under their seeds, or those of a recipe without a cache."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from kdcache.sources import Source, open_source
 from kdcache.sources.subset import parse_samples
 from kdcache.spec import build, parse_spec
 from kdcache.stream import UnitStream
+from kdcache.text_files import read_columns
 from kdcache.tracking import say
 from kdcache.train_config import TrainConfig
 from kdcache.views import Recipe, load_recipe, row_order
@@ -300,29 +300,28 @@ def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
     Raises:
         UsageError: no such file, a line of another form, a class that does not exist or belongs to two.
     """
-    try:
-        with Path(path).open(newline="") as file:
-            lines = [(number, line) for number, line in enumerate(csv.reader(file), 1) if any(field.strip() for field in line)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"class map {path} cannot be read: {error}") from error
-    names = {name: index for index, name in enumerate(getattr(source, "class_names", None) or ())}
+    lines = read_columns(path, "class map")
+    class_names = getattr(source, "class_names", None) or ()
+    names = {name: index for index, name in enumerate(class_names)}
     classes = torch.full((teacher_classes,), -1)
-    for number, line in lines:
-        fields = [field.strip() for field in line]
-        if number == lines[0][0] and len(fields) == 2 and not fields[1].isdecimal():
-            continue
+    first_lines: dict[int, int] = {}
+    for line in lines:
+        where, fields = f"class map {path}, line {line.number}", line.fields
         if len(fields) != 2 or not fields[1].isdecimal() or not (fields[0] in names or fields[0].isdecimal()):
-            raise UsageError(f"class map {path}, line {number}: {','.join(line)!r} is not STUDENT CLASS,TEACHER CLASS")
+            raise UsageError(f"{where}: {line.text!r} is not STUDENT CLASS,TEACHER CLASS")
+        if class_names.count(fields[0]) > 1:
+            raise UsageError(f"{where}: two classes of the student are called {fields[0]!r}; give the number of the one")
         student, teacher = names.get(fields[0], -1) if fields[0] in names else int(fields[0]), int(fields[1])
         if student >= source.classes or teacher >= teacher_classes:
             raise UsageError(
-                f"class map {path}, line {number}: {','.join(line)!r} is out of range; the student has {source.classes} "
+                f"{where}: {line.text!r} is out of range; the student has {source.classes} "
                 f"classes, the teacher {teacher_classes}, counted from 0"
             )
-        if classes[teacher] >= 0:
+        if teacher in first_lines:
             raise UsageError(
-                f"class map {path}, line {number}: class {teacher} of the teacher has a class of the student already"
+                f"{where}: class {teacher} of the teacher has a class of the student already, by line {first_lines[teacher]}"
             )
+        first_lines[teacher] = line.number
         classes[teacher] = student
     if not (classes >= 0).any():
         raise UsageError(f"class map {path} names no class")

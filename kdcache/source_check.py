@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache import Cache
-from kdcache.contrast import joined, shortened
-from kdcache.errors import CacheError, MismatchError
+from kdcache.contrast import joined
+from kdcache.errors import CacheError, MismatchError, shortened
 from kdcache.source_list import SourceList, list_of, read_list, sizes_digest
 from kdcache.sources import Source
 from kdcache.sources.files import NO_FILE, Numbers

@@ -158,7 +158,7 @@ class MetricsFile:
             KdcacheError: the disk is full, or the file cannot be written.
         """
         try:
-            with self._path.open("a") as file:
+            with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             kept = what_is_kept(self._path.parent)
@@ -169,7 +169,7 @@ class MetricsFile:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a metrics file; a last line that was cut off is left out."""
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_text("utf-8").splitlines() if path.exists() else []:
         try:
             lines.append(json.loads(text))
         except ValueError:

@@ -24,6 +24,7 @@ from kdcache.errors import MismatchError, UsageError
 from kdcache.losses import open_loss
 from kdcache.spec import Spec, normal_spec
 from kdcache.stopping import heeding
+from kdcache.text_files import path_bytes
 from kdcache.tracking import BoardMetrics, Metrics, MetricsFile, NoMetrics, read_metrics, say
 from kdcache.train_config import TrainConfig
 from kdcache.trainer import Trainer
@@ -234,7 +235,7 @@ def _own_folder(run: Path) -> Iterator[None]:
 
 def _start(run: Path, config: TrainConfig, trainer: Trainer) -> Metrics:
     """Write the run's configuration, and return where its metrics go."""
-    replace_file(run / "config.toml", lambda file: file.write(dump_config(config, "train-student").encode()))
+    replace_file(run / "config.toml", lambda file: file.write(path_bytes(dump_config(config, "train-student"))))
     file = MetricsFile(run / "metrics.jsonl", step=trainer.step, epoch=trainer.epochs_scored)
     return BoardMetrics(run / "tensorboard", step=trainer.step, others=file) if config.tensorboard else file
 
@@ -243,7 +244,7 @@ def _finished(run: Path, config: TrainConfig) -> dict[str, Any] | None:
     """Return the result of the run if it has come to its end with this very configuration; there is nothing to open then."""
     if not (run / "result.json").exists() or _differences(run, config, free=_FREE):
         return None
-    result: dict[str, Any] = json.loads((run / "result.json").read_text())
+    result: dict[str, Any] = json.loads((run / "result.json").read_text("utf-8"))
     if "finished" not in result and "best_epoch" in result:  # of an older kdcache: it counted from 0
         result["best_epoch"] += 1
     when = f" since {result['finished']}" if "finished" in result else ""
@@ -262,7 +263,7 @@ def _check_folder(run: Path, config: TrainConfig) -> None:
 
 
 def _differences(run: Path, config: TrainConfig, *, free: tuple[str, ...]) -> list[str]:
-    there = load_config(TrainConfig, "train-student", file=str(run / "config.toml"), flags={})
+    there = load_config(TrainConfig, "train-student", file=str(run / "config.toml"), flags={}, is_ours=True)
     return config_differences(there, config, free=free, meanings=_MEANINGS)
 
 

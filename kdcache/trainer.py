@@ -21,6 +21,7 @@ from kdcache.compute import Compute
 from kdcache.distributed import all_sum, broadcast_buffers, broadcast_object, is_main, rank, stoppable_alone, world_size
 from kdcache.errors import KdcacheError, MismatchError, ModelError, UsageError
 from kdcache.evaluation import Evaluation, evaluation_recipe
+from kdcache.label_notes import SeenLabels
 from kdcache.losses import Loss, open_loss
 from kdcache.models import VisionModel, open_model
 from kdcache.optim import make_optimizer, make_schedule
@@ -61,7 +62,10 @@ class Trainer:
         dataset = ViewDataset(source, recipe, self.replay.order, sizes=sizes)
         workers, pin_memory = config.compute.workers, self.compute.pin_memory
         self.loader = ViewLoader(dataset, self.sampler, workers=workers, pin_memory=pin_memory)
+        self._labels = SeenLabels(source)
         self.evaluation = self._evaluation()
+        if self.evaluation is not None:
+            SeenLabels(self.evaluation.source)  # tells what is known of them
         self.optimizer = make_optimizer(self.student.module, config.optimizer)
         self._steps = num_steps(len(self.replay.rows(_NO_ROWS)), config.batch_size)
         self.schedule = make_schedule(self.optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=self._steps)
@@ -163,6 +167,11 @@ class Trainer:
         Returns:
             The loss and its weighted terms, means over all processes, detached, on the device.
         """
+        parts = list(parts)
+        if self.step == 0:
+            for part in parts:
+                self._labels.add(part)
+            self._labels.tell()
         self.compute.seed(seed_generators(self.config.run_seed, self.epoch + 1, self.epoch_step, rank()))  # dropout's
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts, 1):

@@ -63,7 +63,7 @@ class CheckReport:
     def _read(self) -> str:
         assert self._path is not None
         try:
-            return self._path.read_text() if self._path.exists() else ""
+            return self._path.read_text("utf-8") if self._path.exists() else ""
         except (OSError, ValueError) as error:
             raise KdcacheError(f"cannot read report {self._path}: {error}; choose a new file") from error
 
@@ -71,7 +71,7 @@ class CheckReport:
         if self._path is None:
             return
         try:
-            with self._path.open("a") as file:
+            with self._path.open("a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
             raise KdcacheError(f"cannot write report {self._path}: {error.strerror}; choose another file") from error

@@ -12,12 +12,18 @@ from kdcache.cache.writer import writer_name
 from kdcache.cache.writing import commit_unit
 from kdcache.codecs import Codec, LowRank, codec_spec
 from kdcache.drift import make_probe, num_probes, num_traced
-from kdcache.errors import UnreadableSampleError
+from kdcache.errors import SourceError, UnreadableSampleError, shortened
 from kdcache.shapes import Records, Rows, ViewLogits
 from kdcache.sources import Source, stored_image, stored_target
 from kdcache.tasks import open_task
 from kdcache.tracking import say
 from kdcache.views import Batch, ViewDataset
+
+_MANY_ABSENT = 16
+_BELIEVABLE_SHARE = 0.2
+"""Of a unit's samples may be unreadable, or fewer than _MANY_ABSENT, but not all."""
+_NUM_REASONS = 3
+_REASON_LENGTH = 90
 
 
 class UnitMaker:
@@ -58,7 +64,11 @@ class UnitMaker:
         self._num_probes = num_probes(cache.manifest)
 
     def add(self, batch: Batch, logits: ViewLogits, records: Records) -> None:
-        """Take a batch of the unit's rows under one seed, with its logits and records; probe some of its views."""
+        """Take a batch of the unit's rows under one seed, with its logits and records; probe some of its views.
+
+        Raises:
+            SourceError: so many samples cannot be read that something else than these must be wrong.
+        """
         if self._records is None:
             self._records = np.zeros((len(self.seeds), len(self.rows)), records.dtype)
         seed = int(batch.seeds[0])
@@ -71,6 +81,8 @@ class UnitMaker:
             self._labels[places] = batch.labels.first.numpy()[there]
         self.counted += len(records)
         self._absent += [{"row": int(batch.rows[position]), "reason": reason, **entry} for position, reason in batch.absent]
+        if batch.absent:
+            self._check_absent()
         self._probe(batch, there, seed)
         if not len(there):
             return
@@ -113,6 +125,19 @@ class UnitMaker:
             indices = self._cache.order[self.rows.start : self.rows.stop]
             samples = stored_samples(self._dataset.source, indices, self._labels, has_images=self._cache.manifest.has_images)
         return commit_unit(self._cache, self.seed, self.unit, self.records, samples, **facts)
+
+    def _check_absent(self) -> None:
+        """Check that the share of unreadable samples can be believed: all of them are absent where a mount went away."""
+        rows = {int(entry["row"]) for entry in self._absent}
+        # of a mixed pair both are absent, for one reason
+        reasons = list(dict.fromkeys(str(entry["reason"]) for entry in self._absent))
+        are_many = len(reasons) >= _MANY_ABSENT and len(rows) > _BELIEVABLE_SHARE * len(self.rows)
+        if are_many or len(rows) == len(self.rows):
+            listed = "; ".join(shortened(reason, _REASON_LENGTH) for reason in reasons[:_NUM_REASONS])
+            raise SourceError(
+                f"{len(rows)} of the {len(self.rows)} samples of unit {self.unit} cannot be read, too many to go on: see that "
+                f"the data is all there, then run again; or leave these samples out of it. The first: {listed}"
+            )
 
     def _probe(self, batch: Batch, there: Rows, seed: int) -> None:
         """Probe the batch's first views, those at `there`, if `seed` is to have more probes."""

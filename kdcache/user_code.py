@@ -28,7 +28,7 @@ def user_code(what: str, error: type[KdcacheError], *, way_out: str = "mend it")
         yield
     except (KdcacheError, MemoryError):
         raise
-    except Exception as raised:
+    except (Exception, SystemExit) as raised:  # a script that ends the interpreter when it is imported
         if type(raised).__name__ == "OutOfMemoryError":  # torch's, of a GPU; torch need not be imported here
             raise
         raise error(f"{what} fails: {exception_text(raised)}{_place(raised)}; {way_out}") from raised

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.contrast import MOST_CHARS, contrasted, joined, shortened
+from kdcache.contrast import MOST_CHARS, contrasted, joined
+from kdcache.errors import shortened
 
 LONG = st.text("ab", min_size=40, max_size=200)
 
@@ -33,8 +34,8 @@ def test_short_texts_stay_as_they_are_and_digests_are_cut() -> None:
 
 
 def test_a_name_loses_its_middle() -> None:
-    assert shortened("short") == "short"
-    assert shortened("class/" + "x" * 100 + ".png", 20) == "class/xx...xxxxx.png"
+    assert shortened("short", MOST_CHARS) == "short"
+    assert shortened("class/" + "x" * 100 + ".png", 20) == "class/xxx...xxxx.png"
 
 
 def test_lines_that_have_no_room_are_counted() -> None:

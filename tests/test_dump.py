@@ -1,3 +1,6 @@
+import errno
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -7,17 +10,26 @@ import timm
 import torch
 from caches import contents, temporaries
 from PIL import Image
-from runs import CONV, IN_PROCESS, dump, largest_file
+from runs import CONV, IN_PROCESS, MLP, dump, largest_file, train
 from safetensors.torch import save_file
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.commit import commit_key
 from kdcache.cache.zarr_store import object_key
+from kdcache.cached_source import CachedSource
 from kdcache.codecs import codec_spec
 from kdcache.compute import ComputeConfig
 from kdcache.dump import DumpConfig, dump_teacher
 from kdcache.dump_plan import plan_dump
-from kdcache.errors import CacheError, CodecError, MismatchError, MissingUnitError, UnreadableSampleError, UsageError
+from kdcache.errors import (
+    CacheError,
+    CodecError,
+    MismatchError,
+    MissingUnitError,
+    SourceError,
+    UnreadableSampleError,
+    UsageError,
+)
 from kdcache.models import open_model
 from kdcache.shapes import Logits, Targets
 from kdcache.sources import open_source
@@ -173,6 +185,62 @@ def test_unreadable_samples_are_recorded_on_request(tmp_path: Path) -> None:
     assert all(probe["row"] not in absent for commit in cache.commits(0) for probe in commit.probes)
     with pytest.raises(MismatchError, match="skip_unreadable: true in the cache, false now"):
         dump(tmp_path / "cache", codec=EXACT, **settings)
+
+
+@pytest.mark.parametrize("store", ["zarr", "webdataset"])
+def test_a_mount_that_went_away_is_no_set_of_unreadable_samples(tmp_path: Path, store: str) -> None:
+    data = images(tmp_path / "images", 12, *range(12))
+    settings: dict[str, Any] = {"data": data, "teacher": f"{CONV},classes=3,seed=7", "seeds": "0:2", "store": store}
+    with pytest.raises(
+        SourceError, match=r"8 of the 8 samples of unit 0 cannot be read.* The first: sample \d+ \(class"
+    ) as caught:
+        dump(tmp_path / "cache", skip_unreadable=True, codec=EXACT, unit_rows=8, **settings)
+    assert not isinstance(caught.value, UnreadableSampleError) and len(str(caught.value)) < 500
+    assert not open_cache(tmp_path / "cache").committed_units(0)
+
+
+@pytest.mark.parametrize(("count", "broken", "is_believed"), [(64, 17, False), (64, 12, True), (72, 15, True), (96, 17, True)])
+def test_a_share_of_unreadable_samples_that_cannot_be_believed_stops_a_dump(
+    tmp_path: Path, count: int, broken: int, is_believed: bool
+) -> None:
+    data = images(tmp_path / "images", count, *range(broken))
+    settings: dict[str, Any] = {"data": data, "teacher": f"{CONV},classes=3,seed=7", "seeds": "0:1", "unit_rows": 128}
+    with (
+        nullcontext() if is_believed else pytest.raises(SourceError, match=r"1[67] of the 64 samples of unit 0 cannot be read")
+    ):
+        assert dump(tmp_path / "cache", skip_unreadable=True, batch_size=8, **settings)["absent"] == broken
+    assert open_cache(tmp_path / "cache").committed_units(0) == ([0] if is_believed else [])
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ENOENT, errno.EACCES, errno.EMFILE])
+def test_what_the_storage_refuses_is_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    data = images(tmp_path / "images", 12)
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "05.png":
+            raise OSError(code, os.strerror(code), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    settings: dict[str, Any] = {"data": data, "teacher": f"{CONV},classes=3,seed=7", "seeds": "0:1"}
+    with pytest.raises(SourceError, match=r"sample 5 \(class1/05.png\) .* cannot be read: \w*Error: ") as caught:
+        dump(tmp_path / "cache", skip_unreadable=True, codec=EXACT, **settings)
+    assert not isinstance(caught.value, UnreadableSampleError)
+
+
+def test_paths_and_names_of_any_bytes_go_through_a_dump_and_a_training(tmp_path: Path) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    data = images(root / "images", 12, 3)
+    (root / "images" / "class1" / "05.png").rename(os.fsdecode(os.fsencode(root) + b"/images/class1/\xff\xfe.png"))
+    settings: dict[str, Any] = {"data": data, "teacher": f"{CONV},classes=3,seed=7", "seeds": "0:1", "skip_unreadable": True}
+    dump(root / "cache", store="webdataset", codec=EXACT, **settings)
+    assert dump(root / "cache", store="webdataset", codec=EXACT, **settings)["units_written"] == 0
+    keys = {CachedSource(open_cache(root / "cache")).key(index) for index in range(12)}
+    assert "class1/\udcff\udcfe.png" in keys and keys == {open_source(data).key(index) for index in range(12)}
+    student: dict[str, Any] = {"caches": (str(root / "cache"),), "student": f"{MLP},classes=3", "loss": "kl", "batch_size": 4}
+    for _ in range(2):
+        assert train(root / "run", epochs=1, **student)["epochs"] == 1
 
 
 def test_logits_that_are_not_finite_keep_the_units_before(tmp_path: Path) -> None:

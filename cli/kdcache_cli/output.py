@@ -1,6 +1,8 @@
 """What commands print: results on stdout, as text or JSON; errors and warnings as one line on stderr."""
 
+import codecs
 import difflib
+import io
 import json
 import shlex
 import signal
@@ -24,6 +26,8 @@ _THAT_GO_ON = (
 _GOES_ON = "kdcache.goes_on"
 _MOST_LINES = 10  # of seeds that are told one by one
 
+_ASCII = "kdcache_ascii"
+
 
 class OneLineError(click.ClickException):
     """A KdcacheError as click shows it: one line, and the error's own exit code."""
@@ -37,6 +41,39 @@ class OneLineError(click.ClickException):
         """Print the line on stderr, unless another process of the run does."""
         if not self._is_told:
             click.echo(f"kdcache: error: {self.message}{_own_place()}", err=True)
+
+
+class _AsciiEncoder(codecs.IncrementalEncoder):
+    """ASCII, and escapes for all else."""
+
+    def encode(self, text: str, final: bool = False) -> bytes:
+        return text.encode("ascii", "backslashreplace")
+
+
+def _ascii_codec(name: str) -> codecs.CodecInfo | None:
+    """Return ASCII under another name, since click writes UTF-8 into a stream that calls itself ASCII."""
+    if name != _ASCII:
+        return None
+    ascii_codec = codecs.lookup("ascii")
+    return codecs.CodecInfo(
+        ascii_codec.encode,
+        ascii_codec.decode,
+        name=_ASCII,
+        incrementalencoder=_AsciiEncoder,
+        incrementaldecoder=ascii_codec.incrementaldecoder,
+    )
+
+
+codecs.register(_ascii_codec)
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Have stdout and stderr escape what their encoding lacks, instead of ending in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+        stream.reconfigure(encoding=_ASCII if is_ascii else None, errors="backslashreplace")
 
 
 class Group(click.Group):
@@ -56,6 +93,11 @@ class Group(click.Group):
         goes_on = word in _THAT_GO_ON or (word == "verify" and has_report)
         ctx.meta[_GOES_ON] = goes_on and "--plan" not in rest
         return super().resolve_command(ctx, args)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line, whatever the terminal can show."""
+        escape_what_cannot_be_shown()
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; signals end it as Ctrl-C does, but where it has something to keep."""
@@ -198,10 +240,14 @@ def shell_command(*words: str) -> str:
     return shlex.join(words)
 
 
-def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
     from kdcache.distributed import own_place
+    from kdcache.sample_warnings import is_news, sample_warning
 
     if own_place().rank:
         return
-    text = one_line(str(message), MOST_MESSAGE)
+    about = sample_warning(message, category)
+    if about is not None and not is_news(about):
+        return
+    text = one_line(str(message) if about is None else about.text, MOST_MESSAGE)
     click.echo(f"kdcache: warning: {text}" if isinstance(message, KdcacheWarning) else f"warning: {text}", err=True)

@@ -47,11 +47,11 @@ class Steps:
         click.echo(f"[{self.number}/{self.total}] {title}\n      {shell_command('kdcache', *words)}", err=True)
         log = self.out / "logs" / f"{self.number}.txt"
         start = time.monotonic()
-        with log.open("w") as messages:
+        with log.open("w", encoding="utf-8") as messages:
             command = [sys.executable, "-m", "kdcache_cli", *words, "--json"]
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=messages, text=True, check=False)
         if done.returncode != 0:
-            last = (log.read_text().strip().splitlines() or ["(no message)"])[-1]
+            last = (log.read_text("utf-8", "replace").strip().splitlines() or ["(no message)"])[-1]
             raise KdcacheError(f"quickstart: {title} failed: {last} (whole log: {log}); remove {self.out} to start anew")
         result: dict[str, Any] = json.loads(done.stdout)
         click.echo(f"      done in {time.monotonic() - start:.1f} s", err=True)
@@ -71,7 +71,7 @@ def run_quickstart(out: str, *, as_json: bool) -> None:
     caches = {name: _dump(steps, name, codec) for name, codec in CODECS.items()}
     students = [_train_student(steps, title, loss, cache, caches[cache]) for title, (loss, cache) in STUDENTS.items()]
     summary = {"out": str(folder), "teacher": teacher, "caches": caches, "students": students}
-    (folder / "quickstart.json").write_text(json.dumps(summary, indent=1))
+    (folder / "quickstart.json").write_text(json.dumps(summary, indent=1), "utf-8")
     if as_json:
         click.echo(json.dumps(summary, indent=1))
     else:

@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
-from kdcache.contrast import MOST_CHARS, contrasted, shortened
+from kdcache.contrast import MOST_CHARS, contrasted
+from kdcache.errors import shortened
 
 _MOST_TRANSFORMS = 200  # of which two recipes are compared; a manifest may come from anywhere
 _ADDED = ("source.classes", "source.sizes", "source.contents")
@@ -24,7 +25,7 @@ class Sides:
 
     def line(self, name: str, mine: Any, its: Any) -> str:
         """Return what a field is on both sides."""
-        return self.words(f"{shortened(name)}:", _text(mine), _text(its))
+        return self.words(f"{shortened(name, MOST_CHARS)}:", _text(mine), _text(its))
 
     def words(self, name: str, mine: str, its: str) -> str:
         """Return what something is on both sides, in words of which there may be many."""

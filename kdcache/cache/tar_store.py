@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from kdcache.errors import brief, quoted
 from kdcache.shapes import Records, Rows
 from kdcache.sources.tar_index import IMAGES
 from kdcache.tar_reader import Member, TarReader
+from kdcache.text_files import path_bytes, path_text
 
 RECORDS, MASK = "records.npy", "mask.png"
 _BLOCK = 512
@@ -153,7 +154,8 @@ class TarFormat:
         index = UnitIndex([], [], offsets, sizes, labels, [], [])
         for name, members in _by_row(tar):
             at = len(index.keys)
-            if member_name(unquote(name)) != name:
+            key = sample_key(name)
+            if member_name(key) != name:
                 raise ValueError(f"member {brief(members[0].name)} is not named as this store names its members")
             if at == num_rows:
                 raise ValueError(f"it holds more than {num_rows} rows")
@@ -165,7 +167,7 @@ class TarFormat:
             else:
                 index.extensions.append("")
             index.masks.append(sample[1] if sample and self.has_masks else None)
-            index.keys.append(unquote(name))
+            index.keys.append(key)
             index.records.append(members[-1])
         if len(index.keys) < num_rows:
             raise ValueError(f"it holds {len(index.keys)} rows, not {num_rows}")
@@ -199,10 +201,15 @@ def member_name(key: str) -> str:
     Raises:
         ValueError: it is too long for a file name.
     """
-    name = quote(key, safe="").replace(".", "%2E")
+    name = quote(path_bytes(key), safe="").replace(".", "%2E")
     if len(name) > 240:
         raise ValueError(f"sample {quoted(key)} has a name too long for a file in a tar; at most 240 bytes, percent-encoded")
     return name
+
+
+def sample_key(name: str) -> str:
+    """Return the sample whose name in a tar is `name`."""
+    return path_text(unquote_to_bytes(name))
 
 
 def _label(member: Member, tar: TarReader) -> int:

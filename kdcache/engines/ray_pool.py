@@ -74,7 +74,10 @@ def connected(config: RayConfig) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # Ray tells there of the dead, with pages of its log
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+    ):  # Ray tells there of the dead, with pages of its log
         try:
             ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:

@@ -12,13 +12,14 @@ from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.digits import DIGITS_TRAIN, Digits, open_digits
 from kdcache.sources.folder import open_imagefolder
 from kdcache.sources.hub import open_hub
-from kdcache.sources.masks import MaskSource, open_own_masks
+from kdcache.sources.masks import MaskSource
+from kdcache.sources.own import open_own, parse_source
 from kdcache.sources.protocol import Sample, Source, task_of
 from kdcache.sources.segfolder import open_segfolder
 from kdcache.sources.stored import mean_image_bytes, stored_image, stored_target
 from kdcache.sources.tars import TarSource, open_tars
 from kdcache.sources.torchvision import open_torchvision
-from kdcache.spec import Spec, load_function, parse_spec
+from kdcache.spec import Spec
 
 __all__ = [
     "DIGITS_TRAIN",
@@ -52,12 +53,6 @@ def open_source(text: str) -> Source:
         SourceError: the data is absent, empty or has no class targets.
         UsageError: an unknown source or option; the nearest is suggested.
     """
-    spec = parse_spec(text)
+    spec = parse_source(text, _OPENERS)
     opener = _OPENERS.get(spec.name)
-    if opener is not None:
-        return opener(spec)
-    opened = load_function(spec, "source", _OPENERS)
-    if hasattr(opened, "fingerprint"):
-        own: Source = opened
-        return own
-    return open_own_masks(opened, spec) if task_of(opened) == "segmentation" else DatasetSource(opened, spec)
+    return open_own(spec, _OPENERS) if opener is None else opener(spec)

@@ -3,34 +3,42 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import IterableDataset
 
 from kdcache.errors import SourceError
 from kdcache.sources.files import Numbers, Paths, are_files, listed_path, stat_sizes
-from kdcache.sources.protocol import Contents, Sample, named
+from kdcache.sources.images import as_image, described
+from kdcache.sources.protocol import Contents, Sample, named, sample_name
 from kdcache.spec import Spec
+from kdcache.text_files import path_bytes
+from kdcache.user_code import user_code
 
 _LISTINGS = ("samples", "_samples", "imgs", "_image_files", "_images", "images", "_flat_breed_images")
 _ARRAYS = ("data", "targets", "labels", "_labels")
+_MEND = "mend the data set's code"
 
 
 class MapStyle:
     """A map-style data set whose samples have names: relative paths where it lists files, else indices."""
 
+    _TARGET = "class index"
+    """What comes beside an image, for messages."""
+
     def __init__(self, dataset: Any, spec: Spec) -> None:
         """Take the data set.
 
         Raises:
-            SourceError: it has no sample.
+            SourceError: it is no map-style data set, or has no sample.
         """
-        if len(dataset) == 0:
-            raise SourceError(f"source {spec} is empty; name a data set with at least one sample")
         self.spec = str(spec)
+        self._length = _length(dataset, self.spec)
         self._dataset = dataset
         self._paths = relative_paths(dataset)
         self._encoded: Callable[[int], bytes | None] | None = getattr(dataset, "encoded", None)
@@ -40,11 +48,16 @@ class MapStyle:
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return len(self._dataset)
+        return self._length
 
     def key(self, index: int) -> str:
         """Return the relative path of sample `index`, or its number where the data set lists no files."""
         return self._paths[index] if self._paths else f"{index:08d}"
+
+    @property
+    def listed_paths(self) -> Sequence[str]:
+        """The relative paths of the samples; none where the data set lists no files."""
+        return self._paths or ()
 
     def stored(self, index: int) -> bytes | None:
         """Return the file that the image of sample `index` is decoded from, where it decodes to just that; else None.
@@ -54,7 +67,7 @@ class MapStyle:
         """
         if self._encoded is None:
             return None
-        with named(self.spec, index, self.key):
+        with self._reading(index):
             return self._encoded(self._place(index))
 
     def keys(self) -> Iterable[str]:
@@ -77,9 +90,9 @@ class MapStyle:
         """Return the files of sample `index`; None if it has none.
 
         Raises:
-            UnreadableSampleError: they cannot be read.
+            SourceError: they cannot be read.
         """
-        with named(self.spec, index, self.key):
+        with self._reading(index):
             place = self._place(index)
             if self._columns:
                 paths = [str(listed_path(column[place])) for column in self._columns]
@@ -87,13 +100,40 @@ class MapStyle:
             data = self._encoded(place) if self._encoded else None
             return None if data is None else (data,)
 
-    def _item(self, index: int, contents: Contents | None) -> Any:
-        """Return what the data set holds, from its files' contents if it can decode them."""
-        place = self._place(index)
+    def _pair(self, index: int, contents: Contents | None) -> tuple[Image.Image, Any]:
+        """Return the image, decoded, and the target that the data set gives for sample `index`.
+
+        Args:
+            index: of the sample.
+            contents: of its files, from which it is decoded where the data set can do that.
+
+        Raises:
+            UnreadableSampleError: the image cannot be decoded.
+            SourceError: the data set raises something else, or gives no pair, or no image.
+        """
+        with self._reading(index):
+            item = self._item(self._place(index), contents)
+            if not isinstance(item, (tuple, list)) or len(item) != 2:
+                raise SourceError(
+                    f"{self._name(index)} is {described(item)}; an item of a data set is a pair: (image, {self._TARGET})"
+                )
+            image, target = item
+            return as_image(image, self._name(index)), target
+
+    def _item(self, place: int, contents: Contents | None) -> Any:
         decode = getattr(self._dataset, "item_of", None)
         if contents is None or decode is None:
             return self._dataset[place]
         return decode(place, contents)
+
+    @contextmanager
+    def _reading(self, index: int) -> Iterator[None]:
+        """Call the data set for sample `index`: whatever it raises is an error that names the sample."""
+        with user_code(self._name(index), SourceError, way_out=_MEND), named(self.spec, index, self.key):
+            yield
+
+    def _name(self, index: int) -> str:
+        return sample_name(self.spec, index, self.key(index))
 
     def _place(self, index: int) -> int:
         """Return where sample `index` is in the data set."""
@@ -111,9 +151,21 @@ class DatasetSource(MapStyle):
     file is opened for it.
     """
 
-    def __init__(self, dataset: Any, spec: Spec, classes: int | None = None) -> None:
+    def __init__(self, dataset: Any, spec: Spec, classes: int | None = None, *, lists_targets: bool = False) -> None:
+        """Take the data set.
+
+        Args:
+            dataset: of (image, class index) pairs.
+            spec: that it was opened from.
+            classes: how many there are; by default the data set says it.
+            lists_targets: whether the targets that it lists are those of its items: its code may change them.
+
+        Raises:
+            SourceError: it is no map-style data set, is empty, or does not say its classes.
+        """
         super().__init__(dataset, spec)
         self.classes = classes or _count_classes(dataset, self.spec)
+        self._lists_targets = lists_targets
         names = getattr(dataset, "classes", None)
         self.class_names = tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
         self.fingerprint = self._fingerprint()
@@ -125,19 +177,13 @@ class DatasetSource(MapStyle):
             UnreadableSampleError: the image cannot be decoded.
             SourceError: the target is not a class index.
         """
-        with named(self.spec, index, self.key):
-            image, target = self._item(index, contents)
-            image = as_pil(image)
-            image.load()
-        if not _is_index(target) or not 0 <= int(target) < self.classes:
-            raise SourceError(
-                f"sample {index} ({self.key(index)}) of {self.spec} has target {target!r}; "
-                f"it must be a class index from 0 to {self.classes - 1}{_way_out(target)}"
-            )
-        return Sample(image, int(target))
+        image, target = self._pair(index, contents)
+        return Sample(image, class_index(target, self.classes, self._name(index)))
 
     def known_targets(self) -> Numbers | None:
         """Return the class of each sample, uint32 `[samples]`; None if that takes reading them."""
+        if not self._lists_targets:
+            return None
         arrays = (_array(self._dataset, name) for name in _ARRAYS[1:])
         for targets in (_listed_targets(self._dataset), *arrays):
             known = None if targets is None else np.asarray(targets)
@@ -154,7 +200,7 @@ class DatasetSource(MapStyle):
 
     def _listed(self) -> Iterator[bytes | memoryview]:
         if self._paths:
-            yield "\n".join(self._paths).encode()
+            yield path_bytes("\n".join(self._paths))
             yield from (np.asarray(labels).tobytes() for labels in [_listed_targets(self._dataset)] if labels)
         for name in _ARRAYS:
             array = _array(self._dataset, name)
@@ -169,23 +215,73 @@ class DatasetSource(MapStyle):
             yield f"{index} {image.mode} {image.size} {target}".encode() + image.tobytes()
 
 
-def _way_out(target: Any) -> str:
-    if not isinstance(target, Image.Image):
-        return ""
-    return '; if it is a mask, give the data set an attribute task = "segmentation"'
+def class_index(target: Any, classes: int, name: str) -> int:
+    """Return the class index that a data set gives as a target: an integer of any kind.
+
+    Args:
+        target: that was given.
+        classes: how many there are.
+        name: of the sample, for messages.
+
+    Raises:
+        SourceError: no integer, or one of no class.
+    """
+    index = _integer(target)
+    if index is None or not 0 <= index < classes:
+        raise SourceError(
+            f"{name} has target {described(target)}; it must be a class index from 0 to {classes - 1}{_hint(target)}"
+        )
+    return index
 
 
-def _is_index(target: Any) -> bool:
-    return isinstance(target, (int, np.integer)) or (isinstance(target, torch.Tensor) and target.numel() == 1)
+def _integer(target: Any) -> int | None:
+    if isinstance(target, bool):
+        return None
+    if isinstance(target, torch.Tensor):
+        is_integer = not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
+        return int(target) if target.numel() == 1 and is_integer else None
+    if isinstance(target, np.ndarray):
+        return int(target.item()) if target.size == 1 and target.dtype.kind in "iu" else None
+    return int(target) if isinstance(target, (int, np.integer)) else None
 
 
-def as_pil(image: Any) -> Image.Image:
-    """Return what a data set gives as an image: one of Pillow's, or an array or tensor."""
-    if isinstance(image, Image.Image):
-        return image
-    from torchvision.transforms.v2.functional import to_pil_image  # noqa: PLC0415
+def _hint(target: Any) -> str:
+    """Return the way out for a target that is no class index."""
+    if isinstance(target, (list, tuple)):
+        return "; give the class alone: of a one-hot row the place of its 1"
+    is_array = isinstance(target, (np.ndarray, torch.Tensor))
+    num_axes = target.ndim if is_array else 0
+    if isinstance(target, Image.Image) or num_axes >= 2:
+        return '; if it is a mask, give the data set an attribute task = "segmentation"'
+    if num_axes == 1 and target.shape[0] > 1:
+        return "; of a one-hot row give the place of its 1: int(row.argmax())"
+    if isinstance(target, str):
+        return "; give the name's place in the list of classes"
+    if target is None:
+        return "; leave out samples without a class"
+    is_number = is_array or isinstance(target, (bool, float, np.generic))
+    return "; give int(target)" if is_number and _integer(target) is None else ""
 
-    return to_pil_image(image)  # type: ignore[no-any-return]
+
+def _length(dataset: Any, spec: str) -> int:
+    """Return the number of samples of a map-style data set.
+
+    Raises:
+        SourceError: it is none, or is empty.
+    """
+    kind = type(dataset)
+    lacking = [name for name in ("__len__", "__getitem__") if not hasattr(kind, name)]
+    if isinstance(dataset, (IterableDataset, dict, str, bytes)) or lacking:
+        what = f"which has no {' and no '.join(lacking)}" if lacking else "which cannot be asked for sample i"
+        raise SourceError(
+            f"source {spec} gives {described(dataset)}, {what}; it must give a map-style data set: "
+            "an object with __len__, and __getitem__ that returns the pair of an image and its target"
+        )
+    with user_code(f"source {spec}: its __len__", SourceError, way_out=_MEND):
+        length = len(dataset)
+    if length == 0:
+        raise SourceError(f"source {spec} is empty; name a data set with at least one sample")
+    return length
 
 
 def _listing(dataset: Any) -> Sequence[Any] | None:
@@ -229,13 +325,13 @@ def _array(dataset: Any, name: str) -> "np.ndarray[Any, np.dtype[Any]] | None":
 def _count_classes(dataset: Any, spec: str) -> int:
     for name in ("classes", "num_classes", "categories"):
         value = getattr(dataset, name, None)
-        if isinstance(value, int):
-            return value
+        if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0:
+            return int(value)
         if isinstance(value, (list, tuple)) and value:
             return len(value)
     for labels in (_listed_targets(dataset), *(_array(dataset, name) for name in _ARRAYS[1:])):
         if labels is not None and np.ndim(labels) == 1:
             return int(np.max(labels)) + 1
-    raise SourceError(
-        f"source {spec} does not say how many classes it has; give the data set an attribute `classes` (a list or a number)"
-    )
+    classes = getattr(dataset, "classes", None)
+    what = "does not say how many classes it has" if classes is None else f"says that its classes are {described(classes)}"
+    raise SourceError(f"source {spec} {what}; give the data set an attribute `classes` (a list of names or a number)")

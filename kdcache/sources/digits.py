@@ -42,4 +42,4 @@ def open_digits(spec: Spec) -> Source:
     check_options(Digits, spec, "source")
     if spec.arg is not None and spec.options:
         raise UsageError(f"source {spec} names its split twice; write digits:train, digits:test or digits:all")
-    return DatasetSource(Digits(str(spec.options.get("split", spec.arg or "train"))), spec)
+    return DatasetSource(Digits(str(spec.options.get("split", spec.arg or "train"))), spec, lists_targets=True)

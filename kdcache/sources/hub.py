@@ -12,11 +12,13 @@ import numpy as np
 from PIL import Image
 
 from kdcache.errors import SourceError, UsageError
+from kdcache.shapes import Rows
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.files import NO_FILE, Numbers, stat_sizes
-from kdcache.sources.images import decode_image
-from kdcache.sources.protocol import Contents, Source
+from kdcache.sources.images import UndecodableError, decode_image
+from kdcache.sources.protocol import Contents, Source, sample_name
 from kdcache.spec import Spec, Value, choose
+from kdcache.text_files import path_bytes
 
 _REFUSED = {
     "streaming": "samples are read at random",
@@ -70,7 +72,7 @@ class HubImages:
         stored = self._table[index][self._image] or {"bytes": b"", "path": None}
         data = Path(stored["path"]).read_bytes() if stored["bytes"] is None and stored["path"] else stored["bytes"]
         if not data:
-            raise ValueError("there is no image")
+            raise UndecodableError("there is no image")
         return bytes(data)
 
     def contents(self) -> Iterator[bytes]:
@@ -82,7 +84,7 @@ class HubImages:
             sizes = pc.fill_null(pc.binary_length(pc.struct_field(column, "bytes")), -1)
             yield np.asarray(sizes, np.int64).tobytes()
             paths = pc.struct_field(column, "path").filter(pc.less(sizes, 0)).to_pylist()
-            yield "".join(f"{os.path.basename(path or '')}\0" for path in paths).encode()  # noqa: PTH119
+            yield path_bytes("".join(f"{os.path.basename(path or '')}\0" for path in paths))  # noqa: PTH119
 
 
 class HubSource(DatasetSource):
@@ -118,7 +120,22 @@ def open_hub(spec: Spec) -> Source:
     table = _load(spec, options)
     _check_columns(spec, table, image, label)
     undecoded = table.cast_column(image, type(table.features[image])(decode=False))
-    return HubSource(HubImages(undecoded, image, label, classes), spec)
+    images = HubImages(undecoded, image, label, classes)
+    source = HubSource(images, spec, lists_targets=True)
+    _check_targets(source, images.targets, label)
+    return source
+
+
+def _check_targets(source: HubSource, targets: Rows, label: str) -> None:
+    """Refuse labels of no class, such as the -1 of a split without labels."""
+    wrong = np.flatnonzero((targets < 0) | (targets >= source.classes))
+    if len(wrong):
+        first = int(wrong[0])
+        name = sample_name(source.spec, first, source.key(first))
+        raise SourceError(
+            f"{name} has target {targets[first]} ({len(wrong)} such rows); {label} must be a class index from 0 to "
+            f"{source.classes - 1}: take another split or column, or give classes=N"
+        )
 
 
 def _load(spec: Spec, options: dict[str, Value]) -> Any:

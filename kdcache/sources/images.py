@@ -1,36 +1,283 @@
 """How stored bytes become an image, and an image of any mode 8-bit RGB or grey, for every source alike.
 
-EXIF orientation is not applied, as in torchvision's ImageFolder.
+Bytes are opened by a list of formats, each of which Pillow decodes itself: others make it run another
+program (EPS) or read what was never meant as an image. The content decides, not the file's name. EXIF
+orientation is not applied, as in torchvision's ImageFolder.
 """
 
 import io
+import re
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+import torch
+from PIL import Image, UnidentifiedImageError
 
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises for an image that it cannot decode."""
+from kdcache.errors import SourceError, brief, shortened
+from kdcache.file_kinds import kind_of
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+"""Pillow's names of what is opened; JPEG includes MPO, PPM includes PGM and PBM."""
+MOST_STORED_PIXELS = 50_000_000
+"""Of an image in a cache."""
+STORED_FORMATS = {
+    "jpg": "JPEG",
+    "jpeg": "JPEG",
+    "png": "PNG",
+    "webp": "WEBP",
+    "bmp": "BMP",
+    "ppm": "PPM",
+    "pgm": "PPM",
+    "tif": "TIFF",
+    "tiff": "TIFF",
+}
+"""The format of an image in a cache, by its extension."""
+
+_TILE_SIDES = (322, 323)  # of a TIFF: its decoder allocates a whole tile, however small the image is
+_DECODERS = re.compile(r"/(PIL/(ImageFile|\w+ImagePlugin)|torchvision/io/image)\.py$")
+_DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)
+_HALF_A_LEVEL = 0.5 / 255  # by which a resize may leave the range
+_CHANNELS = (1, 3, 4)
+_HINTS = {
+    "bytes": "decode them: PIL.Image.open(io.BytesIO(...))",
+    "str": "open the file: PIL.Image.open(path)",
+    "PosixPath": "open the file: PIL.Image.open(path)",
+    "NoneType": "cv2.imread gives None for a file that it cannot read",
+    "dict": "give the image in it",
+}
 
 
-def open_image(data: bytes, formats: list[str] | None = None) -> Image.Image:
-    """Return the image that `data` encodes, not decoded yet, if it is of one of some formats of Pillow's (by default of any).
+Array = np.ndarray[Any, np.dtype[Any]] | torch.Tensor
+
+
+class UndecodableError(ValueError):
+    """Bytes that do not become an image; the message is the reason, as a sentence about them."""
+
+
+def open_image(data: bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
+    """Return the image that `data` encodes, not decoded yet, if it is of one of some formats of Pillow's.
 
     Raises:
-        OSError: (or another of UNREADABLE) it is no such image, or of more pixels than Pillow takes from strangers.
+        UndecodableError: it is no such image, or of more pixels than Pillow takes from strangers.
     """
-    return Image.open(io.BytesIO(data), formats=formats)
+    try:
+        return Image.open(io.BytesIO(data), formats=list(formats))
+    except MemoryError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UndecodableError(_what_else(data, formats)) from error
+    except Exception as error:  # a damaged header makes Pillow's parsers raise anything
+        raise UndecodableError(f"{type(error).__name__}: {error}") from error
 
 
 def decode_image(data: bytes) -> Image.Image:
     """Return the image that `data` encodes, in its own mode, decoded to the last row.
 
     Raises:
-        OSError: (or another of UNREADABLE) it cannot be decoded.
+        UndecodableError: it cannot be decoded.
     """
-    image = open_image(data)
-    image.load()
+    return load_image(open_image(data))
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Return the image in a file, in its own mode, decoded to the last row.
+
+    Raises:
+        UndecodableError: it cannot be decoded.
+        OSError: the file cannot be read.
+    """
+    return decode_image(Path(path).read_bytes())
+
+
+def decode_stored(data: bytes, extension: str) -> Image.Image:
+    """Return the image that a member of a cache holds, decoded: whoever made the cache may have made it up.
+
+    Args:
+        data: the member's bytes.
+        extension: of its name, which says what it must be.
+
+    Raises:
+        UndecodableError: it is of another format, of more than MOST_STORED_PIXELS, or damaged.
+    """
+    wanted = STORED_FORMATS.get(extension)
+    if wanted is None:
+        raise UndecodableError(f"images in a cache are {', '.join(STORED_FORMATS)}, not {extension!r}")
+    image = open_image(data, [wanted])
+    if image.format != wanted:  # Pillow opens MPO as JPEG
+        raise UndecodableError(f"it is of format {image.format}, and its name says {extension}")
+    if reason := too_large(image):
+        raise UndecodableError(reason)
+    return load_image(image)
+
+
+def too_large(image: Image.Image) -> str | None:
+    """Return why a cache does not hold an image, which need not be decoded yet, if it is too large."""
+    sides = [image.size]
+    if image.format == "TIFF":
+        tags = getattr(image, "tag_v2", {})
+        tile = [tags.get(tag, 1) for tag in _TILE_SIDES]
+        if all(isinstance(side, int) for side in tile):
+            sides.append((tile[0], tile[1]))
+    width, height = max(sides, key=lambda size: size[0] * size[1])
+    if width * height <= MOST_STORED_PIXELS:
+        return None
+    return f"it has {width}x{height} pixels; images in a cache have at most {MOST_STORED_PIXELS:,}"
+
+
+def load_image(image: Image.Image) -> Image.Image:
+    """Return an image that was opened from bytes in memory, decoded to the last row.
+
+    Raises:
+        UndecodableError: it cannot be decoded.
+    """
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise UndecodableError(f"{type(error).__name__}: {error}") from error
+    if 0 in image.size:
+        raise UndecodableError("it has no pixels")
     return image
+
+
+def is_of_decoding(error: BaseException) -> bool:
+    """Return whether an exception says that an image file cannot be decoded, and not that code is wrong.
+
+    It does if a decoder raised it: the same exceptions come from a user's own mistakes.
+    """
+    if isinstance(error, (UndecodableError, UnidentifiedImageError, Image.DecompressionBombError)):
+        return True
+    is_possible = isinstance(error, _DECODING_ERRORS) and getattr(error, "errno", None) is None
+    if not is_possible or "closed file" in str(error) or "[Errno" in str(error):
+        return False
+    places = traceback.extract_tb(error.__traceback__)
+    if any(place.name == "save" for place in places):  # an encoder, in the same files
+        return False
+    return any(_DECODERS.search(place.filename) for place in places)
+
+
+def as_image(item: Any, name: str) -> Image.Image:
+    """Return what a data set gives as an image, decoded.
+
+    Taken are an image of Pillow's; arrays uint8 `[height, width]` and `[height, width, 1, 3 or 4]`;
+    tensors uint8 `[height, width]` and `[1, 3 or 4, height, width]`; and both with floats from 0 to 1.
+
+    Args:
+        item: that was given.
+        name: of the sample, for messages.
+
+    Raises:
+        SourceError: it is anything else; the message says what came and what is wanted.
+    """
+    if isinstance(item, Image.Image):
+        if 0 in item.size:
+            raise _refused(item, name, "")
+        try:
+            item.load()
+        except ValueError as error:
+            if "closed file" not in str(error):
+                raise
+            raise SourceError(
+                f"{name} has an image whose file was closed before it was read; call image.load() before"
+            ) from error
+        return item
+    if not isinstance(item, (np.ndarray, torch.Tensor)):
+        raise _refused(item, name, _HINTS.get(type(item).__name__, ""))
+    is_float = item.dtype.is_floating_point if isinstance(item, torch.Tensor) else item.dtype.kind == "f"
+    if not is_float and item.dtype not in (np.uint8, torch.uint8):
+        raise _refused(item, name, _dtype_hint(item))
+    _check_shape(item, name)
+    if is_float:
+        low, high = _range(item)
+        is_in_range = low >= -_HALF_A_LEVEL and high <= 1 + _HALF_A_LEVEL  # a NaN is in none
+        if not is_in_range:
+            hint = "divide by 255" if low >= 0 and high <= 255 else "leave normalisation to the model"
+            raise _refused(item, name, hint)
+    from torchvision.transforms.v2.functional import to_pil_image  # noqa: PLC0415
+
+    if isinstance(item, torch.Tensor) and item.dtype == torch.bfloat16:  # which numpy lacks
+        item = item.float()
+    return to_pil_image(item)  # type: ignore[no-any-return]
+
+
+def _check_shape(item: Array, name: str) -> None:
+    is_tensor = isinstance(item, torch.Tensor)
+    place = 0 if is_tensor else 2
+    shape = tuple(item.shape)
+    is_flat = len(shape) == 2
+    has_channels = len(shape) == 3 and shape[place] in _CHANNELS
+    if (is_flat or has_channels) and 0 not in shape:
+        return
+    hint = ""
+    if len(shape) == 3 and shape[2 - place] in _CHANNELS:
+        hint = "permute(2, 0, 1)" if is_tensor else "transpose(1, 2, 0)"
+    if len(shape) == 4:
+        hint = "give one image, not a batch"
+    raise _refused(item, name, hint)
+
+
+def _refused(item: Any, name: str, hint: str) -> SourceError:
+    """Return the error about what a data set gives in the place of an image."""
+    way_out = f"; {hint}" if hint else ""
+    return SourceError(
+        f"{name} has {described(item)} as its image; wanted is an image of Pillow's, a uint8 array "
+        f"[height, width] or [height, width, 1, 3 or 4], a uint8 tensor [1, 3 or 4, height, width], or either "
+        f"with floats from 0 to 1{way_out}"
+    )
+
+
+def described(item: Any) -> str:
+    """Return what a value is, for messages: its type and, of an array, its numbers' type, shape and range."""
+    if isinstance(item, Image.Image):
+        return f"an image of {item.width}x{item.height} pixels, mode {item.mode}"
+    if isinstance(item, (np.ndarray, torch.Tensor)):
+        return _described_array(item)
+    if isinstance(item, dict):
+        return f"a dict with {brief(', '.join(map(repr, item)))}"
+    if isinstance(item, (tuple, list)):
+        kinds = ", ".join(type(part).__name__ for part in item[:5])
+        return f"a {type(item).__name__} of {len(item)} ({kinds})"
+    if item is None or isinstance(item, (int, np.integer)):
+        return str(item)
+    is_plain = isinstance(item, (str, bytes, float, np.generic, Path))
+    value = f"{type(item).__name__} {shortened(repr(item), 40)}" if is_plain else ""
+    # the repr of an unknown object could be anything
+    return value or f"an object of class {type(item).__name__}"
+
+
+def _described_array(item: Array) -> str:
+    kind = "a tensor" if isinstance(item, torch.Tensor) else "an array"
+    text = f"{kind} {str(item.dtype).removeprefix('torch.')} {list(item.shape)}"
+    is_number = not item.dtype.is_complex if isinstance(item, torch.Tensor) else item.dtype.kind in "biuf"
+    low, high = _range(item) if is_number and 0 not in item.shape else (None, None)
+    return text if low is None else f"{text} from {low:g} to {high:g}"
+
+
+def _range(item: Array) -> tuple[float, float]:
+    values = item.detach().to("cpu", torch.float64).numpy() if isinstance(item, torch.Tensor) else item
+    return float(values.min()), float(values.max())
+
+
+def _dtype_hint(item: Array) -> str:
+    name = str(item.dtype).removeprefix("torch.")
+    if name == "bool":
+        return "for black and white multiply by 255 as uint8"
+    if name == "uint16":
+        return "keep the upper eight bits: (image >> 8).astype(numpy.uint8)"
+    low, high = _range(item) if name.startswith(("int", "uint")) and 0 not in item.shape else (-1, 0)
+    return "make it uint8" if low >= 0 and high <= 255 else ""
+
+
+def _what_else(data: bytes, formats: Sequence[str]) -> str:
+    """Return what bytes are that are no image of some formats."""
+    kind = kind_of(data) or f"a file that begins with {bytes(data[:12])!r}"
+    if any(f"a {name} image" == kind for name in formats):
+        return f"it begins as {kind} and is damaged"
+    return f"it is {kind}; images are {', '.join(formats)}"
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

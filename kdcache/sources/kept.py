@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.home import home_folder
+from kdcache.text_files import path_bytes, path_text
 
 Arrays = dict[str, "np.ndarray[Any, np.dtype[Any]]"]
 
@@ -35,7 +36,7 @@ class Names:
     def of(cls, strings: Iterable[str]) -> "Names":
         """Return the names in `strings`, none of which holds a zero."""
         joined = "".join(f"{string}\0" for string in strings)
-        return cls(np.frombuffer(joined.encode("utf-8", "surrogateescape"), np.uint8))
+        return cls(np.frombuffer(path_bytes(joined), np.uint8))
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -88,9 +89,9 @@ def load_arrays(kind: str, identity: str) -> Arrays | None:
 
 
 def _path(kind: str, identity: str) -> Path:
-    name = hashlib.sha256(f"{_VERSION} {identity}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    name = hashlib.sha256(path_bytes(f"{_VERSION} {identity}")).hexdigest()[:32]
     return home_folder() / kind / f"{name}.npz"
 
 
 def _text(encoded: "np.ndarray[Any, np.dtype[Any]]") -> str:
-    return encoded.tobytes().decode("utf-8", "surrogateescape")
+    return path_text(encoded.tobytes())

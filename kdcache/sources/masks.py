@@ -11,14 +11,17 @@ from PIL import Image
 
 from kdcache.errors import SourceError
 from kdcache.shapes import IGNORED
-from kdcache.sources.dataset import MapStyle, as_pil
+from kdcache.sources.dataset import MapStyle
 from kdcache.sources.files import Numbers, Paths, are_files, listed_path
-from kdcache.sources.images import open_image
-from kdcache.sources.protocol import Contents, Sample, named
+from kdcache.sources.images import described, load_image, open_image
+from kdcache.sources.protocol import Contents, Sample
 from kdcache.spec import Spec
+from kdcache.text_files import path_bytes
 
 _INDEXED = ("L", "P", "1", "I")  # modes whose pixels are numbers; also I;16 and the like
 _PROBED = 64
+NOT_LOSSY = "that changes ids at the edges of things: make the masks anew, as PNG"
+LARGEST_ID = 65_535
 
 
 class MaskSource(MapStyle):
@@ -29,6 +32,7 @@ class MaskSource(MapStyle):
     """
 
     task = "segmentation"
+    _TARGET = "mask"
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class MaskSource(MapStyle):
         classes: int,
         class_names: tuple[str, ...] | None = None,
         ids: Mapping[int, int] | None = None,
+        ids_hint: str = "give the right number of classes, or say which id is which (ids)",
         encoded: Callable[[int], bytes | None] | None = None,
     ) -> None:
         """Take the data set.
@@ -48,21 +53,26 @@ class MaskSource(MapStyle):
             classes: how many there are.
             class_names: their names.
             ids: class of each id that its masks hold, 255 for none; by default ids are classes, and 255 none.
+            ids_hint: what the user can do about an id that is no class, which stands for `{}`.
             encoded: the file of an image of the data set, see `MapStyle.stored`; by default its own, if it has such a method.
 
         Raises:
-            SourceError: no sample, or a number of classes that masks cannot hold.
+            SourceError: no sample, a number of classes that masks cannot hold, or a name twice.
         """
         super().__init__(dataset, spec)
         if not 2 <= classes <= IGNORED:
             raise SourceError(f"source {spec} has {classes} classes; masks hold 2 (what is nothing else is one) to {IGNORED}")
+        if class_names is not None and len(set(class_names)) < len(class_names):
+            repeated = next(name for name in class_names if class_names.count(name) > 1)
+            raise SourceError(f"source {spec} has two classes of one name, {repeated!r}; give each its own")
         self.classes, self.class_names = classes, class_names
+        self._ids_hint = ids_hint
         self._encoded = encoded or self._encoded
         masks = _listed_masks(dataset)
         if self._columns and masks is not None:
             self._columns.append(masks)
         paths = self._paths
-        self._order = np.argsort(np.array(paths)) if paths else np.arange(len(dataset))  # os.listdir has no order of its own
+        self._order = np.argsort(np.array(paths)) if paths else np.arange(len(self))  # os.listdir has no order of its own
         self._paths = [paths[index] for index in self._order] if paths else None
         self._ids = {index: index for index in range(classes)} if ids is None else dict(ids)
         self._ids.setdefault(IGNORED, IGNORED)
@@ -77,10 +87,8 @@ class MaskSource(MapStyle):
             UnreadableSampleError: the image or the mask cannot be decoded.
             SourceError: a mask of another size than its image, of another kind, or with an id of no class.
         """
-        with named(self.spec, index, self.key):
-            image, mask = self._item(index, contents)
-            image = as_pil(image)
-            image.load()
+        image, mask = self._pair(index, contents)
+        with self._reading(index):  # a mask's file may be read only now
             ids = self._id_array(mask, index)
         _check_size((ids.shape[1], ids.shape[0]), image.size, self._name(index))
         return Sample(image, Image.fromarray(self._classes_of(ids, index)))
@@ -108,32 +116,42 @@ class MaskSource(MapStyle):
         classes = self._table[known]
         if known is not ids or classes.min() < 0:
             wrong = np.unique(ids[(ids != known) | (classes < 0)])
-            there = _ranges({one: one for one in self._ids if one != IGNORED})
+            known_ids = _ranges({one: one for one in self._ids if one != IGNORED})
+            listed = ", ".join(map(str, wrong[:5]))
             raise SourceError(
-                f"{self._name(index)} has a mask with id {', '.join(map(str, wrong[:5]))}, which is no class: known are "
-                f"{there}, and {IGNORED} where there is none; give the right number of classes, or say which id is which (ids)"
+                f"{self._name(index)} has a mask with id {listed}, which is no class: known are {known_ids}, and "
+                f"{IGNORED} where there is none; {self._ids_hint.format(wrong[0])}"
             )
         found: np.ndarray[Any, np.dtype[np.uint8]] = classes.astype(np.uint8)
         return found
 
     def _id_array(self, mask: Any, index: int) -> "np.ndarray[Any, np.dtype[Any]]":
-        if isinstance(mask, Image.Image) and mask.mode not in _INDEXED and not mask.mode.startswith("I;"):
-            raise SourceError(f"{self._name(index)} has a mask of mode {mask.mode}; it must hold one id per pixel, not colours")
-        array = mask.numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
-        array = array[0] if array.ndim == 3 and len(array) == 1 else array
-        if array.ndim != 2 or array.dtype.kind not in "biu":
+        if isinstance(mask, Image.Image):
+            array = self._ids_in(mask, index)
+        else:
+            array = mask.numpy(force=True) if isinstance(mask, torch.Tensor) else np.asarray(mask)
+        if array.ndim == 3 and len(array) == 1:
+            array = array[0]
+        if array.ndim != 2 or array.dtype.kind not in "iu":
+            hint = "; make it uint8" if array.ndim == 2 and array.dtype.kind in "bf" else ""
             raise SourceError(
-                f"{self._name(index)} has a target of {array.dtype} {array.shape}; a mask holds integers [height, width]"
+                f"{self._name(index)} has {described(mask)} as its mask; a mask holds integers [height, width]{hint}"
             )
         return array.astype(np.int64)
 
-    def _name(self, index: int) -> str:
-        return f"sample {index} ({self.key(index)}) of {self.spec}"
+    def _ids_in(self, mask: Image.Image, index: int) -> "np.ndarray[Any, np.dtype[Any]]":
+        """Return the ids in an image, which may be read only now."""
+        if lossy := _lossy_format(mask):
+            raise SourceError(f"{self._name(index)} has a mask that is {lossy}; {NOT_LOSSY}")
+        if mask.mode not in _INDEXED and not mask.mode.startswith("I;"):
+            raise SourceError(f"{self._name(index)} has a mask of mode {mask.mode}; it must hold one id per pixel, not colours")
+        array = np.asarray(mask)
+        return array.astype(np.uint8) if array.dtype == bool else array
 
     def _fingerprint(self) -> str:
         head = f"masks {type(self._dataset).__name__} {len(self)} {self.classes} {sorted(self._ids.items())}\n"
         digest = hashlib.sha256(head.encode())
-        for part in ["\n".join(self._paths).encode()] if self._paths else self._probed():
+        for part in [path_bytes("\n".join(self._paths))] if self._paths else self._probed():
             digest.update(part)
         return digest.hexdigest()
 
@@ -142,6 +160,14 @@ class MaskSource(MapStyle):
             image, mask = self.sample(int(index))
             assert isinstance(mask, Image.Image)
             yield f"{index} {image.mode} {image.size}".encode() + image.tobytes() + mask.tobytes()
+
+
+def _lossy_format(mask: Image.Image) -> str | None:
+    """Return what kind of file an image comes from that does not keep its pixels, if it does."""
+    if mask.format in ("JPEG", "MPO"):
+        return "a JPEG"
+    is_lossy_tiff = mask.format == "TIFF" and mask.info.get("compression") == "jpeg"
+    return "a TIFF compressed as JPEG" if is_lossy_tiff else None
 
 
 def encode_mask(mask: Image.Image) -> bytes:
@@ -168,8 +194,7 @@ def decode_mask(data: bytes, size: tuple[int, int], classes: int, name: str) -> 
     _check_size(mask.size, size, name)
     if mask.mode != "L":
         raise SourceError(f"{name} has a mask of mode {mask.mode}; a stored mask holds 8-bit grey levels (L), the classes")
-    mask.load()
-    pixels = np.asarray(mask)
+    pixels = np.asarray(load_image(mask))
     wrong = np.unique(pixels[(pixels >= classes) & (pixels != IGNORED)])
     if len(wrong):
         found = ", ".join(map(str, wrong[:5]))
@@ -189,15 +214,44 @@ def open_own_masks(dataset: Any, spec: Spec) -> MaskSource:
     """Return the source of a user's own data set, which says its `classes` (a number or names) and, if need be, `ids`.
 
     Raises:
-        SourceError: it does not say its classes.
+        SourceError: it does not say its classes, or ids that are no map.
     """
     classes = getattr(dataset, "classes", None)
-    if not isinstance(classes, (int, list, tuple)):
-        raise SourceError(
-            f"source {spec} does not say its classes; give the data set an attribute `classes` (names or a number)"
-        )
-    count, names = (classes, None) if isinstance(classes, int) else (len(classes), tuple(map(str, classes)))
-    return MaskSource(dataset, spec, classes=count, class_names=names, ids=getattr(dataset, "ids", None))
+    if isinstance(classes, (int, np.integer)) and not isinstance(classes, bool):
+        count, names = int(classes), None
+    elif isinstance(classes, (list, tuple)):
+        count, names = len(classes), tuple(map(str, classes))
+    else:
+        what = "does not say its classes" if classes is None else f"says that its classes are {described(classes)}"
+        raise SourceError(f"source {spec} {what}; give the data set an attribute `classes`: names or a number")
+    ids = getattr(dataset, "ids", None)
+    return MaskSource(
+        dataset,
+        spec,
+        classes=count,
+        class_names=names,
+        ids=None if ids is None else _checked_ids(ids, count, spec),
+        ids_hint="give the right number of classes, or say in its attribute `ids` which id is which: {{{}: 255}} "
+        "is an id without a class",
+    )
+
+
+def _checked_ids(ids: Any, classes: int, spec: Spec) -> dict[int, int]:
+    """Return the class of each id as a data set says it.
+
+    Raises:
+        SourceError: it is no such map.
+    """
+    if not isinstance(ids, Mapping):
+        raise SourceError(f"source {spec}: its ids are {described(ids)}; they must be a dict of id: class")
+    for key, target in ids.items():
+        are_integers = all(isinstance(number, (int, np.integer)) for number in (key, target))
+        if not are_integers or not 0 <= key <= LARGEST_ID or not (0 <= target < classes or target == IGNORED):
+            raise SourceError(
+                f"source {spec}: its ids have {key!r}: {target!r}; ids are from 0 to {LARGEST_ID}, classes from 0 to "
+                f"{classes - 1}, or {IGNORED} for none"
+            )
+    return dict(ids)
 
 
 def _listed_masks(dataset: Any) -> Paths | None:

@@ -1,14 +1,16 @@
 """What a source is: samples by index, a stable key for each, and a fingerprint."""
 
+import errno
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 
-from kdcache.errors import UnreadableSampleError
+from kdcache.errors import SourceError, UnreadableSampleError
+from kdcache.sample_warnings import about_sample
 from kdcache.sources.files import Numbers
-from kdcache.sources.images import UNREADABLE
+from kdcache.sources.images import UndecodableError, is_of_decoding
 
 Contents = tuple[bytes, ...]
 """The files of one sample: of its image, and of its mask if it has one."""
@@ -76,16 +78,43 @@ def task_of(source: object) -> str:
     return str(getattr(source, "task", "classification"))
 
 
+def sample_name(spec: str, index: int, key: str) -> str:
+    """Return what messages call a sample."""
+    return f"sample {index} ({key}) of {spec}"
+
+
 @contextmanager
 def named(spec: str, index: int, key: Callable[[int], str]) -> Iterator[None]:
-    """Turn what keeps sample `index` from being decoded into an error that names it.
+    """Work on sample `index`: what keeps it from being read becomes an error that names it, and so do warnings.
 
     Raises:
-        UnreadableSampleError: the image cannot be decoded.
+        UnreadableSampleError: its file is there, and cannot be decoded.
+        SourceError: the system could not read it. That is a fault of the storage, or of the list of the
+            samples, which says nothing about the image.
     """
+
+    def name() -> str:
+        return sample_name(spec, index, key(index))
+
     try:
-        yield
-    except UNREADABLE as error:
-        raise UnreadableSampleError(
-            f"sample {index} ({key(index)}) of {spec} cannot be read: {type(error).__name__}: {error}; repair it or remove it"
-        ) from error
+        with about_sample(name):
+            yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise SourceError(f"{name()} cannot be read: {_storage_fault(error)}") from error
+        if not is_of_decoding(error):
+            raise
+        raise UnreadableSampleError(_unreadable(name(), error)) from error
+
+
+def _unreadable(name: str, error: Exception) -> str:
+    reason = str(error) if isinstance(error, UndecodableError) else f"{type(error).__name__}: {error}"
+    return f"{name} cannot be read: {reason}; repair it or remove it"
+
+
+def _storage_fault(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    what = f"{type(error).__name__}: {error.strerror or error}{where}"
+    if error.errno == errno.ENOENT:
+        return f"{what}; was it moved while this ran, or is a disk or mount gone?"
+    return f"{what}; the disk or mount is at fault, not the image: mend that, and run again"

@@ -6,10 +6,10 @@ from contextlib import suppress
 import numpy as np
 from PIL import Image
 
-from kdcache.errors import UnreadableSampleError
-from kdcache.sources.images import UNREADABLE, to_mode
+from kdcache.errors import SourceError, UnreadableSampleError
+from kdcache.sources.images import UndecodableError, open_image, to_mode, too_large
 from kdcache.sources.masks import encode_mask
-from kdcache.sources.protocol import Source, task_of
+from kdcache.sources.protocol import Source, sample_name, task_of
 
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "PPM": "ppm", "TIFF": "tif"}
 _SIZED = 64  # images that are looked at, to find out how large they are
@@ -21,12 +21,17 @@ def stored_image(source: Source, index: int) -> tuple[str, bytes]:
 
     Raises:
         UnreadableSampleError: the image cannot be decoded.
+        SourceError: it has more pixels than an image in a cache may have.
     """
     own = getattr(source, "stored", None)
     data = own(index) if own is not None else None
-    if data and (extension := _EXTENSIONS.get(_format(data))):
+    image = _opened(data) if data else None
+    extension = _EXTENSIONS.get(str(image.format)) if image is not None else None
+    if data and image is not None and extension is not None:
+        _check_size(source, index, image)
         return extension, data
     image = source.sample(index).image
+    _check_size(source, index, image)
     out = io.BytesIO()
     (image if image.mode in _PNG_MODES else to_mode(image, "RGB")).save(out, "PNG")
     return "png", out.getvalue()
@@ -52,9 +57,14 @@ def mean_image_bytes(source: Source) -> float:
     return float(np.mean(sizes or [0]))
 
 
-def _format(data: bytes) -> str:
+def _opened(data: bytes) -> Image.Image | None:
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return str(image.format)
-    except UNREADABLE:
-        return ""
+        return open_image(data)
+    except UndecodableError:
+        return None
+
+
+def _check_size(source: Source, index: int, image: Image.Image) -> None:
+    if reason := too_large(image):
+        name = sample_name(source.spec, index, source.key(index))
+        raise SourceError(f"{name}: {reason}; make it smaller, or leave images out of the cache (--no-images)")

@@ -6,8 +6,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from kdcache.errors import UsageError
+from kdcache.errors import UsageError, quoted
 from kdcache.shapes import Rows
+from kdcache.text_files import read_lines
 
 
 @runtime_checkable
@@ -45,15 +46,17 @@ def parse_samples(text: str, length: int, names: Callable[[], Named]) -> Rows:
         if not int(first) < int(last) <= length:
             raise UsageError(f"samples {text!r} are none, or past the last of {length}; 0:100 means the first hundred")
         return np.arange(int(first), int(last))
-    try:
-        wanted = [line.strip() for line in Path(text).read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"samples {text!r} are neither A:B nor a text file with a key on each line") from error
+    if not Path(text).exists():
+        raise UsageError(f"samples {text!r} are neither A:B nor a text file with a key on each line")
+    lines = read_lines(text, "samples")
+    if not lines:
+        raise UsageError(f"samples {text} names none")
     source = names()
     known = {source.key(index): index for index in range(length)}
-    for key in wanted:
+    for number, key in lines:
         if key not in known:
-            raise UsageError(f"samples {text}: source {source.spec} has no sample {key!r}; keys are such as {source.key(0)!r}")
-    if not wanted:
-        raise UsageError(f"samples {text} names none")
-    return np.array([known[key] for key in wanted])
+            raise UsageError(
+                f"samples {text}, line {number}: source {source.spec} has no sample {quoted(key)}; keys are such as "
+                f"{source.key(0)!r}"
+            )
+    return np.array([known[line.text] for line in lines])

@@ -6,6 +6,7 @@ Only headers and targets are read.
 import json
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from kdcache.errors import SourceError
+from kdcache.sources.folder_files import extension_of, is_hidden, kind_of_file, looks_like_image
 from kdcache.sources.kept import Names, is_settled, load_arrays, save_arrays
 from kdcache.tar_reader import Member, TarReader
 
@@ -35,6 +37,8 @@ class Shard:
     offsets: Ints
     sizes: Ints
     targets: Ints
+    passed_over: "Counter[str]"
+    """How many members with each extension are neither images nor targets."""
 
 
 def index_tar(path: str, target: str) -> Shard:
@@ -45,7 +49,8 @@ def index_tar(path: str, target: str) -> Shard:
         target: where a key's class index is: `cls` (member KEY.cls, its digits) or the name of an integer in member KEY.json.
 
     Raises:
-        SourceError: no tar, cut short, damaged, with members that are no plain files, or a key without image or target.
+        SourceError: no tar, cut short, damaged, with members that are no plain files, a key without image or target, or
+            what looks like a sample and would be left out.
     """
     try:
         with Path(path).open("rb") as file:
@@ -53,19 +58,21 @@ def index_tar(path: str, target: str) -> Shard:
             stamp = (stat.st_size, stat.st_mtime_ns)
             identity = f"{target} {os.path.abspath(path)}"  # noqa: PTH100 # links keep their names
             kept = load_arrays("tars", identity)
-            if kept is None or tuple(kept["stamp"].tolist()) != stamp:
+            if kept is None or "kinds" not in kept or tuple(kept["stamp"].tolist()) != stamp:
                 kept = {"stamp": np.array(stamp, np.int64), **_Reader(path, file.fileno(), stat.st_size).index(target)}
                 if is_settled([stat.st_mtime_ns]):
                     save_arrays("tars", identity, kept)
     except OSError as error:
         raise SourceError(f"tar {path} cannot be read: {error.strerror or error}") from error
-    return Shard(path, stamp, Names(kept["keys"]), kept["offsets"], kept["sizes"], kept["targets"])
+    passed_over = Counter(dict(zip(Names(kept["kinds"]), kept["counts"].tolist(), strict=True)))
+    return Shard(path, stamp, Names(kept["keys"]), kept["offsets"], kept["sizes"], kept["targets"], passed_over)
 
 
 class _Reader:
     def __init__(self, path: str, descriptor: int, size: int) -> None:
         self.path = path
         self._tar = TarReader(lambda position, count: os.pread(descriptor, count, position), size)
+        self._passed_over: Counter[str] = Counter()
 
     def index(self, target: str) -> dict[str, "np.ndarray[Any, np.dtype[Any]]"]:
         """Return the arrays of a Shard."""
@@ -84,6 +91,8 @@ class _Reader:
         if not images:
             self._refuse(f"it holds no image ({', '.join(IMAGES)})")
         return {
+            "kinds": Names.of(self._passed_over).text,
+            "counts": np.array(list(self._passed_over.values()), np.int64),
             "keys": Names.of(images).text,
             "offsets": np.array([image.offset for image in images.values()], np.int64),
             "sizes": np.array([image.size for image in images.values()], np.int64),
@@ -95,16 +104,28 @@ class _Reader:
         images: dict[str, Member] = {}
         targets: dict[str, Member] = {}
         for member in self._tar.members():
-            match = _NAME.fullmatch(member.name.removeprefix("./"))
-            if match is None:
-                continue
-            key, extension = match[1], match[2].lower()
+            name = member.name.removeprefix("./")
+            match = _NAME.fullmatch(name)
+            key, extension = (match[1], match[2].lower()) if match else ("", "")
+            self._check_name(name, extension)
             group = images if extension in IMAGES else targets if extension == suffix else None
-            if group is not None and key in group:
+            if group is None:
+                self._passed_over[kind_of_file(name)] += 1
+                continue
+            if key in group:
                 self._refuse(f"key {key!r} comes twice: {group[key].name} and {member.name}; keep one")
-            if group is not None:
-                group[key] = member
+            group[key] = member
         return images, targets
+
+    def _check_name(self, name: str, extension: str) -> None:
+        """Refuse images in hidden folders, and those that would be left out for their extension."""
+        if not looks_like_image(name):
+            return
+        if is_hidden(name.rpartition("/")[0]):
+            self._refuse(f"image {name} is in a hidden folder, as editors leave them; pack the tar without it")
+        # a longer extension, as in KEY.depth.gif, says that it is not the image of the key
+        if extension not in IMAGES and extension == extension_of(name):
+            self._refuse(f"image {name} would be left out: images are {', '.join(IMAGES)}; convert it, or take it out")
 
     def _target(self, member: Member, target: str) -> int:
         text = self._tar.text(member)

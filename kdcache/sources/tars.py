@@ -10,6 +10,7 @@ import glob
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from io import FileIO
@@ -19,14 +20,18 @@ import numpy as np
 
 from kdcache.errors import SourceError, UsageError
 from kdcache.sources.files import NO_FILE, Numbers
+from kdcache.sources.folder_files import and_more, count_kinds, tell_passed_over
 from kdcache.sources.images import decode_image
 from kdcache.sources.protocol import Contents, Sample, Source, named
 from kdcache.sources.tar_index import Shard, index_tar
 from kdcache.spec import Spec, Value, check_options
+from kdcache.text_files import path_bytes
+from kdcache.tracking import say
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NUM_OPEN = 128
 _LARGEST_RANGE = 1_000_000
+_LIKE_TARS = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 
 
 class TarSource:
@@ -98,7 +103,12 @@ class TarSource:
         shard = self._shards[number]
         file = _opened(shard.path, shard.stamp)
         with named(self.spec, index, self.key):
-            return os.pread(file.fileno(), shard.sizes[at], shard.offsets[at])
+            data = os.pread(file.fileno(), shard.sizes[at], shard.offsets[at])
+        if len(data) < shard.sizes[at]:
+            raise SourceError(
+                f"tar {shard.path} was cut short while it was read; start again, and leave the tars alone meanwhile"
+            )
+        return data
 
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
@@ -117,7 +127,7 @@ class TarSource:
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(f"tars {len(self)} {self.classes}\n".encode())
         for name, shard in zip(self._names, self._shards, strict=True):
-            digest.update(f"{name}\0{len(shard.keys)}\n".encode())
+            digest.update(path_bytes(f"{name}\0{len(shard.keys)}\n"))
             for array in (shard.keys.text, shard.targets, shard.sizes):
                 digest.update(np.ascontiguousarray(array).data.cast("B"))
         return digest.hexdigest()
@@ -132,7 +142,12 @@ def open_tars(spec: Spec) -> Source:
     """
     check_options(_options, spec, "source")
     classes, target = _options(**spec.options)
-    return TarSource([index_tar(path, target) for path in find_tars(spec.arg or "")], spec, classes)
+    shards = [index_tar(path, target) for path in find_tars(spec.arg or "")]
+    passed_over: Counter[str] = Counter()
+    for shard in shards:
+        passed_over += shard.passed_over
+    tell_passed_over(f"tars {spec.arg}", passed_over, "neither images nor targets")
+    return TarSource(shards, spec, classes)
 
 
 def find_tars(pattern: str) -> list[str]:
@@ -144,9 +159,18 @@ def find_tars(pattern: str) -> list[str]:
     """
     if pattern.startswith("pipe:") or "://" in pattern:
         raise UsageError(f"source tars reads local files only, not {pattern!r}; copy the tars to a disk or mount")
-    paths = list(dict.fromkeys(path for piece in _expand(pattern) for path in _matches(piece)))
+    try:
+        paths = list(dict.fromkeys(path for piece in _expand(pattern) for path in _matches(piece)))
+    except OSError as error:
+        raise SourceError(f"tars {pattern!r} cannot be listed: {error.strerror} ({error.filename})") from error
     if not paths:
-        raise SourceError(f"tars {pattern!r} names no tar; give a folder of *.tar, a tar, or a pattern with * or {{000..099}}")
+        below = _folder_of_tars(pattern)
+        hint = f"; a folder of images is imagefolder:{pattern}" if pattern and Path(pattern).is_dir() else ""
+        hint = f"; {below} holds tars" if below else hint
+        raise SourceError(
+            f"tars {pattern!r} names no tar; give a folder of *.tar, a tar, or a pattern with * or {{000..099}}{hint}"
+        )
+    _check_unique(paths)
     return paths
 
 
@@ -169,13 +193,52 @@ def _expand(pattern: str) -> Iterator[str]:
 
 
 def _matches(piece: str) -> list[str]:
+    if not piece:
+        return []
     if Path(piece).is_dir():
-        return sorted(glob.glob(os.path.join(glob.escape(piece), "*.tar")))  # noqa: PTH118, PTH207
+        return _tars_in(piece)
     if Path(piece).exists() or not glob.has_magic(piece):
         if not Path(piece).is_file():
             raise SourceError(f"tars: {piece!r} does not exist or is no file")
         return [piece]
     return sorted(glob.glob(piece))  # noqa: PTH207 # of absolute patterns too
+
+
+def _tars_in(folder: str) -> list[str]:
+    """Return the tars in a folder; refuse files that look like tars and would be left out."""
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries)
+    tars = [name for name in names if name.endswith(".tar") and not name.startswith(".")]
+    others = set(names).difference(tars)
+    unlisted = sorted(name for name in others if name.lower().endswith(_LIKE_TARS))
+    if unlisted:
+        raise SourceError(
+            f"tars: {os.path.join(folder, unlisted[0])} would be left out{and_more(len(unlisted))}: a folder's tars are "  # noqa: PTH118
+            "*.tar, not compressed and not hidden; unpack, rename or move it"
+        )
+    files = [name for name in others if not os.path.isdir(os.path.join(folder, name))]  # noqa: PTH112, PTH118
+    tell_passed_over(f"tars {folder}", count_kinds(files), "no tars")
+    if tars and (below := _folder_of_tars(folder)):
+        say(f"note: tars {folder}: {below} holds tars too, which are passed over; tars:{folder}/*/*.tar takes those")
+    return [os.path.join(folder, name) for name in tars]  # noqa: PTH118
+
+
+def _folder_of_tars(folder: str) -> Path | None:
+    """Return a folder in a folder that holds tars, if there is one."""
+    path = Path(folder)
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir()) if folder and path.is_dir() else []
+    return next((entry for entry in folders if any(entry.glob("*.tar"))), None)
+
+
+def _check_unique(paths: Sequence[str]) -> None:
+    """Refuse one tar under two names, by a link: its samples would come twice."""
+    first: dict[tuple[int, int], str] = {}
+    for path in paths:
+        status = os.stat(path)  # noqa: PTH116
+        before = first.setdefault((status.st_dev, status.st_ino), path)
+        # some file systems give many files one number
+        if before != path and os.path.realpath(before) == os.path.realpath(path):
+            raise SourceError(f"tars {before} and {path} are one file, by a link: its samples would come twice; remove one")
 
 
 def _relative_names(paths: Sequence[str]) -> list[str]:

@@ -10,10 +10,12 @@ from torchvision import datasets
 from kdcache.errors import SourceError, UsageError
 from kdcache.shapes import IGNORED
 from kdcache.sources.dataset import DatasetSource
+from kdcache.sources.folder_files import is_hidden
 from kdcache.sources.images import open_image
 from kdcache.sources.masks import MaskSource
 from kdcache.sources.protocol import Source
 from kdcache.spec import Spec, check_options, choose
+from kdcache.user_code import exception_text
 
 _VOC = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
@@ -42,8 +44,10 @@ def open_torchvision(spec: Spec) -> Source:
     check_options(cls, Spec(spec.name, spec.arg, options), "source")
     try:
         dataset = cls(**options)
-    except (RuntimeError, OSError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+    except MemoryError:
+        raise
+    except Exception as error:  # of whatever library the data set reads its files with
+        reason = exception_text(error)
         raise SourceError(
             f"source {spec}: {reason}; check root={options.get('root')!r}, or add download=true if the set can be downloaded"
         ) from error
@@ -51,7 +55,12 @@ def open_torchvision(spec: Spec) -> Source:
         return _cityscapes(dataset, spec)
     if cls is datasets.VOCSegmentation:
         return MaskSource(dataset, spec, classes=len(_VOC), class_names=_VOC, encoded=partial(_colour_file, dataset.images))
-    return DatasetSource(dataset, spec, classes)
+    source = DatasetSource(dataset, spec, classes, lists_targets=True)
+    # some data sets list all that is in a folder
+    hidden = next(filter(is_hidden, source.listed_paths), None)
+    if hidden is not None:
+        raise SourceError(f"source {spec} lists {hidden}, which is hidden, as editors and systems leave files; remove it")
+    return source
 
 
 def _cityscapes(dataset: Any, spec: Spec) -> MaskSource:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -10,7 +11,8 @@ from kdcache.codecs import TeacherRows
 from kdcache.distributed import all_sum
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
-from kdcache.shapes import Labels, Logits, Scalar, Targets
+from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets
+from kdcache.tasks.label_notes import class_text, is_one_class_only, missing_classes
 
 
 class Classification:
@@ -35,6 +37,18 @@ class Classification:
         """Return the loss's terms, and the cross-entropy with the labels."""
         task = task_loss(logits, labels, label_smoothing=label_smoothing)
         return {**loss.terms(logits, teacher, labels.first), "task": loss.ce * task}
+
+    def label_notes(self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None) -> list[str]:
+        """Return a note if there is one class only, or if classes never occur; see `Task.label_notes`."""
+        if classes == 1:
+            return [f"it has one class only, {class_text(0, names)}: there is nothing to tell apart"]
+        targets = np.concatenate(labels)
+        counts = np.bincount(targets, minlength=classes)
+        present = np.flatnonzero(counts)
+        if len(present) == 1 and is_one_class_only(len(targets), classes):
+            only = class_text(int(present[0]), names)
+            return [f"all {len(targets)} labels looked at are class {only}, of {classes} classes; are the labels right?"]
+        return missing_classes(counts, len(targets), "labels", names)
 
     def score(self, class_names: Sequence[str], device: torch.device | str) -> "Score":
         """Return an empty score."""

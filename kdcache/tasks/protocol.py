@@ -7,7 +7,7 @@ import torch
 
 from kdcache.codecs import TeacherRows
 from kdcache.losses import Loss
-from kdcache.shapes import Labels, Masks, Scalar, Targets, ViewLogits
+from kdcache.shapes import Labels, Masks, Rows, Scalar, Targets, ViewLogits
 
 
 @runtime_checkable
@@ -42,6 +42,15 @@ class Task(Protocol):
         self, loss: Loss, logits: ViewLogits, teacher: TeacherRows, labels: Labels, *, label_smoothing: float
     ) -> dict[str, Scalar]:
         """Return the weighted terms of a batch's loss, by name: those against the teacher, and `task`, the labels'."""
+
+    def label_notes(self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None) -> list[str]:
+        """Return one line for each thing about some labels that cannot be meant.
+
+        Args:
+            labels: classes of views, in one array or several; of masks one array each, of the classes in it.
+            classes: how many there are.
+            names: of the classes.
+        """
 
     def score(self, class_names: Sequence[str], device: torch.device | str) -> Score:
         """Return an empty score over classes of these names."""

@@ -8,6 +8,7 @@ the DIST paper's training (Huang et al., NeurIPS 2022) and PSPNet's before it.
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -16,10 +17,13 @@ from kdcache.codecs import PickedRows, TeacherRows, heads_of
 from kdcache.distributed import all_sum
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
-from kdcache.shapes import IGNORED, Labels, Maps, Masks, Scalar, SmallMasks, ViewLogits
+from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, SmallMasks, ViewLogits
+from kdcache.tasks.label_notes import class_text, missing_classes
 
 AUXILIARY = 0.4
 """Weight of an auxiliary head."""
+_FEW_MASKS, _SOME_MASKS = 4, 8
+_AS_CLASS = "; if 255 is meant as a class, say which: a line 255,CLASS in ids=FILE, or ids of the data set"
 
 
 class Segmentation:
@@ -52,6 +56,22 @@ class Segmentation:
                 weighted = AUXILIARY * term if head else term
                 sums[name] = sums[name] + weighted if name in sums else weighted
         return sums
+
+    def label_notes(self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None) -> list[str]:
+        """Return a note if masks hold one class only or none, or if classes never occur; see `Task.label_notes`."""
+        counts = np.zeros(IGNORED + 1, np.int64)
+        for distinct in labels:
+            counts[distinct] += 1
+        num_views, num_ignored = len(labels), int(counts[IGNORED])
+        present = np.flatnonzero(counts[:classes])
+        if num_views >= _FEW_MASKS and not len(present):
+            return [f"the {num_views} masks looked at hold nothing but 255, which means no class{_AS_CLASS}"]
+        if len(present) == 1 and num_views >= (_FEW_MASKS if num_ignored else _SOME_MASKS):
+            only = class_text(int(present[0]), names)
+            if num_ignored:
+                return [f"the {num_views} masks looked at hold class {only} and 255 only, and 255 means no class{_AS_CLASS}"]
+            return [f"the {num_views} masks looked at hold class {only} only, of {classes}; are the masks right?"]
+        return missing_classes(counts[:classes], num_views, "masks", names)
 
     def score(self, class_names: Sequence[str], device: torch.device | str) -> "MapScore":
         """Return an empty score."""

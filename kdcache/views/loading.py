@@ -20,8 +20,10 @@ from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader, Dataset
 
 from kdcache.errors import KdcacheError, RecipeError, UnreadableSampleError
+from kdcache.sample_warnings import SampleWarning, about_sample, heard_warnings, tell_warnings
 from kdcache.shapes import IGNORED, Labels, Rows, Size, Views, sides
 from kdcache.sources import Sample, Source, task_of
+from kdcache.sources.protocol import sample_name
 from kdcache.stopping import outlive_signals, starting_apart
 from kdcache.views.mixing import blend, mix, partner
 from kdcache.views.recipe import Recipe
@@ -51,6 +53,8 @@ class Batch(NamedTuple):
     seeds: Tensor
     absent: tuple[tuple[int, str], ...]
     """Positions in the batch whose image could not be read, with the reason; their pixels are zeros."""
+    warnings: tuple[SampleWarning, ...] = ()
+    """That were raised while samples of the batch were worked on."""
 
 
 class ViewDataset(Dataset[Batch]):
@@ -93,8 +97,9 @@ class ViewDataset(Dataset[Batch]):
             UnreadableSampleError: an image cannot be decoded, and these are not to be skipped.
             RecipeError: the recipe does not fit an image.
         """
-        with preserved_generators():
-            return self._render(request)
+        with preserved_generators(), heard_warnings() as heard:
+            batch = self._render(request)
+        return batch._replace(warnings=tuple(heard))
 
     def trace(self, row: int, seed: int) -> Trace:
         """Return the trace of a view of the first size; the caller's random generators are left as they were.
@@ -103,7 +108,7 @@ class ViewDataset(Dataset[Batch]):
             UnreadableSampleError: the image cannot be decoded.
             RecipeError: the recipe does not fit the image.
         """
-        with preserved_generators():
+        with preserved_generators(), heard_warnings():  # the view itself was rendered, and its warnings told
             index, sample = self._sample(row, seed)
             return trace(sample.image, self.recipes[0], index, seed)
 
@@ -164,11 +169,16 @@ class ViewDataset(Dataset[Batch]):
 
     def _draw(self, row: int, seed: int) -> _Drawn:
         index, (image, target) = self._sample(row, seed)
+
+        def name() -> str:
+            return sample_name(self.source.spec, index, self.source.key(index))
+
         try:
-            if isinstance(target, int):
-                return [draw(image, recipe, index, seed) for recipe in self.recipes], target
-            drawn = [draw_masked(image, target, recipe, index, seed) for recipe in self.recipes]
-            return [view for view, _ in drawn], drawn[0][1]
+            with about_sample(name):  # converting an image may warn too
+                if isinstance(target, int):
+                    return [draw(image, recipe, index, seed) for recipe in self.recipes], target
+                drawn = [draw_masked(image, target, recipe, index, seed) for recipe in self.recipes]
+                return [view for view, _ in drawn], drawn[0][1]
         except RecipeError as error:
             raise RecipeError(f"sample {index} ({self.source.key(index)}): {error}") from error
 
@@ -231,6 +241,7 @@ class ViewLoader:
                     return
                 if isinstance(batch, KdcacheError):
                     raise batch
+                tell_warnings(batch.warnings)
                 yield batch
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):

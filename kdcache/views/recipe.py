@@ -43,6 +43,7 @@ from kdcache.errors import RecipeError, brief, quoted
 from kdcache.shapes import IGNORED, MOST_PIXELS, MOST_SIDE, Size, View, as_size, sides, size_text
 from kdcache.sources.images import to_mode
 from kdcache.spec import build, choose
+from kdcache.text_files import read_text
 from kdcache.views.bounds import bounded, check_transforms
 from kdcache.views.mask import Mask
 from kdcache.views.mixing import Mixing
@@ -278,9 +279,9 @@ def load_recipe(name: str) -> Recipe:
     path = Path(name)
     if path.suffix != ".toml":
         choose(name, shipped_recipes(), "recipe (and no .toml file)")
-        text = (resources.files("kdcache.views") / "recipes" / f"{name}.toml").read_text()
+        text = (resources.files("kdcache.views") / "recipes" / f"{name}.toml").read_text("utf-8")
     elif path.is_file():
-        text = path.read_text()
+        text = read_text(path, "recipe file")
     else:
         raise RecipeError(f"recipe file {name} does not exist; shipped recipes: {', '.join(shipped_recipes())}")
     try:

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from image_files import encode, write_tar
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torchvision.datasets.folder import pil_loader
 
-from kdcache.errors import UnreadableSampleError
-from kdcache.sources import Source, open_source
-from kdcache.sources.images import UNREADABLE, decode_image, to_mode
+from kdcache.errors import SourceError, UnreadableSampleError
+from kdcache.sources import Source, open_source, stored_image
+from kdcache.sources.images import MOST_STORED_PIXELS, UndecodableError, decode_image, decode_stored, to_mode
 from kdcache.views import Batch, ViewDataset, load_recipe
 
 RAMP = np.linspace(0, 65_535, 600).astype(np.uint16).reshape(20, 30)
@@ -174,6 +174,125 @@ def test_damaged_bytes_are_an_image_or_an_expected_error(name: str, data: st.Dat
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     try:
         image = decode_image(bytes(damaged))
-    except UNREADABLE:
+    except UndecodableError:
         return
     assert to_mode(image, "RGB").size == image.size
+
+
+NOT_TAKEN = {
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\nshowpage\n": "a PostScript file",
+    b"\xc5\xd0\xd3\xc6" + bytes(60): "a PostScript file",
+    b"%PDF-1.7\n": "a PDF",
+    b"8BPS\0\1" + bytes(60): "a Photoshop file",
+    b"SIMPLE  =                    T": "a FITS file",
+    b"\xd7\xcd\xc6\x9a" + bytes(60): "a Windows metafile",
+    b"version https://git-lfs.github.com/spec/v1\noid": r"a pointer of git-lfs \(git lfs pull",
+    b"<!DOCTYPE html><html>": r"a web page \(a download",
+    b"\0\0\0\x20ftypavif" + bytes(60): "an AVIF image",
+    b"\0\0\0\x18ftypheic" + bytes(60): "a HEIC image",
+    b"": "an empty file",
+    bytes(4000): "a file that begins with zero bytes",
+    b"what is this": "a file that begins with b'what is this'",
+}
+
+
+@pytest.mark.parametrize("data", NOT_TAKEN, ids=NOT_TAKEN.values())
+def test_what_is_no_image_of_the_list_says_what_it_is(tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its name says: EPS has Pillow run Ghostscript on it."""
+    ran: list[Any] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args: ran.append(args))
+    for source in sources(tmp_path, "x.png", data):
+        with pytest.raises(
+            UnreadableSampleError, match=rf"sample 0 .* cannot be read: it is {NOT_TAKEN[data]}.*; images are JPEG"
+        ):
+            source.sample(0)
+    assert not ran
+
+
+@pytest.mark.parametrize("kind", ["jpeg2000", "ico", "pcx", "tga", "sgi", "im", "dds"])
+def test_other_formats_of_pillow_are_not_opened(tmp_path: Path, kind: str) -> None:
+    data = encode(RGB, kind)
+    for source in sources(tmp_path, "x.jpg", data):
+        with pytest.raises(UnreadableSampleError, match="images are JPEG, PNG, WEBP, BMP, PPM, TIFF, GIF"):
+            source.sample(0)
+
+
+def test_a_name_may_be_that_of_another_format_but_for_a_member_of_a_cache(tmp_path: Path) -> None:
+    gif, mpo = encode(RGB.convert("P"), "gif"), encode(RGB, "mpo", save_all=True, append_images=[RGB])
+    for name, data in (
+        ("x.png", EIGHT_BITS["rgb.jpg"]),
+        ("x.jpg", EIGHT_BITS["lossless.webp"]),
+        ("x.png", gif),
+        ("x.jpg", mpo),
+    ):
+        for source in sources(tmp_path / name / str(len(data)), name, data):
+            assert source.sample(0).image.size == (30, 20)
+        with pytest.raises(UndecodableError, match=r"images are|its name says"):
+            decode_stored(data, name[2:])
+
+
+STORED = {"jpg": "rgb.jpg", "jpeg": "grey.jpg", "png": "rgba.png", "webp": "lossless.webp", "bmp": "rgb.bmp", "tif": "rgb.tif"}
+
+
+def test_a_member_of_a_cache_is_what_its_extension_says() -> None:
+    for extension, name in STORED.items():
+        assert (np.asarray(decode_stored(EIGHT_BITS[name], extension)) == np.asarray(decode_image(EIGHT_BITS[name]))).all()
+        for other in {"png", "jpg", "tiff", "ppm"} - {extension, extension + "f", extension.replace("e", "")}:
+            with pytest.raises(UndecodableError, match=r"^it is .*; images are"):
+                decode_stored(EIGHT_BITS[name], other)
+    assert decode_stored(DEEP["grey.pgm"], "pgm").size == (30, 20)
+    for extension in ("gif", "eps", "", "PNG"):
+        with pytest.raises(UndecodableError, match=rf"images in a cache are jpg, jpeg, png, .*, not '{extension}'"):
+            decode_stored(EIGHT_BITS["rgb.png"], extension)
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """Return a PNG that claims to be that large."""
+    data = bytearray(encode(Image.new("L", (8, 8))))
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+def test_a_member_of_a_cache_is_measured_before_it_is_decoded() -> None:
+    assert MOST_STORED_PIXELS == 50_000_000
+    with pytest.raises(UndecodableError, match=r"it has 10000x5001 pixels; images .* at most 50,000,000$"):
+        decode_stored(huge_png(10_000, 5_001), "png")
+    with pytest.raises(UndecodableError, match=r"OSError|SyntaxError"):
+        decode_stored(huge_png(10_000, 5_000), "png")
+    webp = bytearray(encode(Image.new("RGB", (8, 8)), "webp"))
+    at = webp.index(b"\x9d\x01\x2a") + 3
+    webp[at : at + 4] = struct.pack("<HH", 8_000, 8_000)
+    with pytest.raises(UndecodableError, match=r"it has 8000x8000 pixels"):
+        decode_stored(bytes(webp), "webp")
+
+
+def test_a_tiff_of_a_small_image_in_a_huge_tile_is_not_decoded() -> None:
+    entries = {256: 10, 257: 10, 258: 8, 259: 1, 262: 1, 277: 1, 322: 30_000, 323: 30_000, 324: 8, 325: 100}
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(104)
+    with pytest.raises(UndecodableError, match="it has 30000x30000 pixels"):
+        decode_stored(data, "tif")
+
+
+def test_what_is_stored_is_no_larger_than_what_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(huge_png(10_000, 5_001))
+    source = open_source(f"imagefolder:{tmp_path}")
+    with pytest.raises(
+        SourceError, match=r"sample 0 \(a/x.png\) .*: it has 10000x5001 pixels; images in a cache have .*--no-imag"
+    ):
+        stored_image(source, 0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@given(st.sampled_from(sorted(STORED)), st.data())
+def test_damaged_members_are_an_image_or_an_expected_error(extension: str, data: st.DataObject) -> None:
+    damaged = bytearray(EIGHT_BITS[STORED[extension]])
+    for _ in range(data.draw(st.integers(1, 8))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        image = decode_stored(bytes(damaged), extension)
+    except UndecodableError:
+        return
+    assert image.width * image.height <= MOST_STORED_PIXELS

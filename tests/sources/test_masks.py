@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from segmentation_files import Shapes, write_cityscapes, write_pair, write_voc
 
@@ -88,8 +89,12 @@ class One:
         (np.zeros((4, 3), np.uint8), r"sample 0 \(one.png\) of s has a mask of 3x4 pixels and an image of 4x3; both must"),
         (np.full((3, 4), 5), r"has a mask with id 5, which is no class: known are 0 to 2, and 255 where .*\(ids\)"),
         (np.array([[-1, 300, 0, 255]] * 3), "has a mask with id -1, 300, which"),
-        (np.zeros((3, 4, 3), np.uint8), r"has a target of uint8 \(3, 4, 3\); a mask holds integers \[height, width\]"),
-        (np.zeros((3, 4), np.float32), "has a target of float32"),
+        (np.zeros((3, 4, 3), np.uint8), r"has an array uint8 \[3, 4, 3\] from 0 to 0 as its mask; a mask holds integers \[h"),
+        (np.zeros((3, 4), np.float32), "has an array float32 .* as its mask; .*; make it uint8"),
+        (np.zeros((3, 4), bool), "has an array bool .* as its mask; .*; make it uint8"),
+        (torch.zeros(3, 4, dtype=torch.bool), "has a tensor bool .* as its mask; .*; make it uint8"),
+        (None, "has None as its mask"),
+        ("masks/one.png", "has str 'masks/one.png' as its mask"),
         (Image.new("RGB", (4, 3)), "has a mask of mode RGB; it must hold one id per pixel, not colours"),
     ],
 )  # fmt: skip
@@ -100,8 +105,10 @@ def test_a_wrong_mask_is_told(mask: Any, message: str) -> None:
 
 def test_wrong_sets_of_masks_are_told(tmp_path: Path) -> None:
     write_pair(tmp_path / "images" / "a.jpg", tmp_path / "masks" / "a.png", [[0, 1]])
+    assert len(open_source(f"segfolder:{tmp_path},classes=2")) == 1
     (tmp_path / "masks" / "b.png").write_text("no image")
-    assert len(open_source(f"segfolder:{tmp_path},classes=2")) == 1, "a mask without an image is none of ours"
+    with pytest.raises(SourceError, match=r"mask masks/b.png has no image images/b.jpg; add it, or remove the mask"):
+        open_source(f"segfolder:{tmp_path},classes=2")
     (tmp_path / "images" / "b.jpg").write_text("no image")
     with pytest.raises(UnreadableSampleError, match=r"sample 1 \(images/b.jpg\) .* cannot be read"):
         open_source(f"segfolder:{tmp_path},classes=2").sample(1)
@@ -120,7 +127,10 @@ def test_wrong_sets_of_masks_are_told(tmp_path: Path) -> None:
     for options, message in (
         ("classes=1", "has 1 classes; masks hold 2"),
         ("classes=256", "has 256 classes"),
-        (f"classes=2,ids={tmp_path}/ids.csv", r"'1,7' is not ID,CLASS with a class from 0 to 1"),
+        (
+            f"classes=2,ids={tmp_path}/ids.csv",
+            r"ids.csv, line 2: '1,7' is not ID,CLASS: .* from 0 to 1, or 255, void or nothing",
+        ),
     ):
         with pytest.raises(KdcacheError, match=message):
             open_source(f"segfolder:{tmp_path},{options}")
@@ -135,3 +145,69 @@ def test_shapes_say_their_classes() -> None:
     image, mask = Shapes()[3]
     red = np.asarray(image)[:, :, 0] // 40
     assert np.array_equal(np.where(red == 4, 255, red), np.asarray(mask)) and len(np.unique(red)) == 5
+
+
+def street(root: Path, ids: str, *, names: str = "3") -> str:
+    """Write photographs whose masks hold ids 0, 11 and 30, and a file of ids; return their spec."""
+    write_pair(root / "images" / "a.jpg", root / "masks" / "a.png", [[0, 11], [30, 255]])
+    (root / "ids.csv").write_text(ids, "utf-8")
+    (root / "names.txt").write_text("sky\nroad\ncar\n", "utf-8")
+    return f"segfolder:{root},classes={root / 'names.txt' if names == 'names' else names},ids={root}/ids.csv"
+
+
+@pytest.mark.parametrize("void", ["", "255", "void", "Ignore", " none "])
+@pytest.mark.parametrize("heading", ["", "id,class\n", "\ufeffId, Name\r\n"])
+def test_an_id_without_a_class_is_said_in_any_word(tmp_path: Path, void: str, heading: str) -> None:
+    source = open_source(street(tmp_path, f"{heading}0,0\n11,{void}\n30,2\n"))
+    assert classes_of(source.sample(0).target).tolist() == [[0, 255], [2, 255]]
+
+
+def test_classes_of_ids_are_given_by_name_too(tmp_path: Path) -> None:
+    source = open_source(street(tmp_path, "0,sky\n11,car\n30,1\n", names="names"))
+    assert classes_of(source.sample(0).target).tolist() == [[0, 2], [1, 255]]
+    (tmp_path / "names.txt").write_text("sky\nvoid\ncar\n", "utf-8")
+    (tmp_path / "ids.csv").write_text("0,sky\n11,void\n30,car\n", "utf-8")
+    names = f"segfolder:{tmp_path},classes={tmp_path}/names.txt,ids={tmp_path}/ids.csv"
+    assert classes_of(open_source(names).sample(0).target).tolist() == [[0, 1], [2, 255]], "a class of that name comes first"
+
+
+@pytest.mark.parametrize(
+    ("ids", "names", "message"),
+    [
+        ("0,0\n11,1\n0,2\n", "3", r"segfolder: ids = .*ids.csv has '0' twice, in lines 1 and 3; keep one"),
+        ("0,0\n00,1\n", "3", "has '0' twice, in lines 1 and 2"),
+        ("0,0\n11,sky\n", "3", r"line 2: '11,sky' is not ID,CLASS: an id from 0 to 65535 and a class from 0 to 2, or 255"),
+        ("0,0\n11,bus\n", "names", r"line 2: '11,bus' is not ID,CLASS: .* a class from 0 to 2, or its name, or 255"),
+        ("0,0\n-1,255\n", "3", "line 2: '-1,255' is not ID,CLASS"),
+        ("-1,255\n0,0\n", "3", "line 1: '-1,255' is not ID,CLASS"),
+        ("0;0\n", "3", "line 1: '0;0' is not ID,CLASS"),
+        ("0,0,0\n", "3", "line 1: '0,0,0' is not ID,CLASS"),
+        ("70000,0\n", "3", "line 1: '70000,0' is not ID,CLASS"),
+        ("0,3\n", "3", "line 1: '0,3' is not ID,CLASS"),
+    ],
+)  # fmt: skip
+def test_ids_that_cannot_be_meant_are_told(tmp_path: Path, ids: str, names: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        open_source(street(tmp_path, ids, names=names))
+    assert len(str(caught.value)) < 500
+
+
+def test_an_id_of_no_class_says_what_to_write(tmp_path: Path) -> None:
+    spec = street(tmp_path, "0,0\n30,1\n")
+    known = r"has a mask with id 11, which is no class: known are 0, 30, and 255 where there is none"
+    with pytest.raises(SourceError, match=rf"{known}; add a line to {tmp_path}/ids.csv: `11,255` if it has no class"):
+        open_source(spec).sample(0)
+    with pytest.raises(
+        SourceError, match=r"id 11, 30, which is no class: .* lines ID,CLASS: `11,255` is an id without a class"
+    ):
+        open_source(spec.partition(",ids")[0]).sample(0)
+
+
+def test_names_of_classes_come_once(tmp_path: Path) -> None:
+    spec = street(tmp_path, "0,0\n", names="names")
+    (tmp_path / "names.txt").write_bytes("\ufeffsky\r\nroad\r\nsky\r\n".encode())
+    with pytest.raises(UsageError, match=r"segfolder: classes = .*names.txt has 'sky' twice, in lines 1 and 3; keep one"):
+        open_source(spec)
+    (tmp_path / "names.txt").write_bytes("himmel\nstraße\nauto\n".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"names.txt is no UTF-8 text: it looks like Windows-1252 .*0xdf in line 2"):
+        open_source(spec)

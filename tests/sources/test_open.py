@@ -69,4 +69,5 @@ def test_an_object_with_a_fingerprint_is_a_source_already(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(tiny_models, "own", Own, raising=False)
     source = open_source("tiny_models:own")
-    assert isinstance(source, Own) and isinstance(source, Source) and source.fingerprint == "abc"
+    assert isinstance(source, Source) and (source.fingerprint, source.spec, source.classes, len(source)) == ("abc", "own", 2, 1)
+    assert source.key(0) == "one" and source.sample(0).target == 1

@@ -1,0 +1,83 @@
+"""Warnings about samples, with the sample's name, once for each kind.
+
+Pillow warns of an image without its name, and a loader worker warns into a stream that nobody can
+attribute. So whoever works on a sample says which, and what is heard in a worker travels to the main
+process beside the views.
+"""
+
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from kdcache.errors import KdcacheWarning
+
+
+class SampleWarning(NamedTuple):
+    """A warning that was raised while a sample was worked on."""
+
+    kind: str
+    """Equal for warnings that differ in numbers only."""
+    text: str
+    """With the sample's name."""
+
+
+_CURRENT: ContextVar[Callable[[], str] | None] = ContextVar("sample", default=None)
+_TOLD: set[str] = set()
+
+
+@contextmanager
+def about_sample(name: Callable[[], str]) -> Iterator[None]:
+    """Say which sample the block works on; `name` is called only if there is a warning."""
+    token = _CURRENT.set(name)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+@contextmanager
+def heard_warnings() -> Iterator[list[SampleWarning]]:
+    """Collect the warnings about samples of this thread instead of showing them; others are shown as before."""
+    heard: list[SampleWarning] = []
+    thread = threading.get_ident()
+    with warnings.catch_warnings():
+        show_others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+            about = sample_warning(message, category) if threading.get_ident() == thread else None
+            if about is None:
+                show_others(message, category, *args, **kwargs)
+            else:
+                heard.append(about)
+
+        warnings.showwarning = show
+        yield heard
+
+
+def sample_warning(message: Warning | str, category: type[Warning]) -> SampleWarning | None:
+    """Return a warning that was just raised with the name of the sample that it is about; None if it is about none."""
+    name = _CURRENT.get()
+    if name is None or issubclass(category, KdcacheWarning):
+        return None
+    text = " ".join(str(message).split())
+    kind = f"{category.__name__} {re.sub(r'[0-9]+', '#', text)}"
+    return SampleWarning(kind, f"{name()}: {text}")
+
+
+def is_news(warning: SampleWarning) -> bool:
+    """Return whether this process was told no warning of this kind yet; from now on it was."""
+    if warning.kind in _TOLD:
+        return False
+    _TOLD.add(warning.kind)
+    return True
+
+
+def tell_warnings(heard: Iterable[SampleWarning]) -> None:
+    """Warn of what was heard, once in this process for each kind."""
+    for warning in heard:
+        if is_news(warning):
+            warnings.warn(f"{warning.text}; told once", KdcacheWarning, stacklevel=2)

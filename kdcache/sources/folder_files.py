@@ -1,0 +1,121 @@
+"""The files below a folder, and what is said of those that a source passes over.
+
+A link may lead back to a folder above, or to one that is listed already: what is in it would come
+again. Such folders are refused, since no later check could tell.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+
+from kdcache.errors import SourceError
+from kdcache.tracking import say
+
+_MOST_KINDS = 5
+_NOT_TAKEN = """
+apng avif avifs bpg cr2 cr3 dcm dib dng eps exr fits flif gif heic heif ico j2c j2k jfi jfif jif jp2
+jpe jpf jpx jxl mpo nef orf pam pbm pcx pfm pnm psd qoi ras rw2 sgi svg tga webp xbm xpm
+"""
+IMAGE_EXTENSIONS = frozenset([*_NOT_TAKEN.split(), "bmp", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff"])
+"""Whoever gives a file such a name means an image, whether a source takes it or not."""
+
+
+class FolderWalk:
+    """Lists folders, each of them once."""
+
+    def __init__(self) -> None:
+        self._entered: dict[tuple[int, int], str] = {}
+        """Path of each folder so far, by device and inode."""
+
+    def enter(self, folder: str) -> None:
+        """Count a folder as listed.
+
+        Raises:
+            SourceError: it was listed before, under another path.
+            OSError: it is not there.
+        """
+        status = os.stat(folder)  # noqa: PTH116 # Path is slow on a million
+        before = self._entered.setdefault((status.st_dev, status.st_ino), folder)
+        # some file systems give many folders one number
+        if before == folder or os.path.realpath(before) != os.path.realpath(folder):
+            return
+        if folder.startswith(os.path.join(before, "")):  # noqa: PTH118
+            raise SourceError(
+                f"{folder} is a link that leads back to {before}, whose files would come again and again; remove the link"
+            )
+        raise SourceError(f"{before} and {folder} are one folder, by a link: its files would come twice; remove one of them")
+
+    def folders(self, top: str) -> Iterator[tuple[str, list[str]]]:
+        """Yield each folder at and below `top`, and the names of its files; links to folders are followed.
+
+        Raises:
+            SourceError: a folder that was listed before.
+            OSError: a folder that cannot be listed.
+        """
+        for folder, _, files in os.walk(top, followlinks=True, onerror=_raise):
+            self.enter(folder)
+            yield folder, files
+
+
+def is_hidden(path: str) -> bool:
+    """Return whether a part of a relative path with `/` begins with a dot, as systems and editors name their own files."""
+    if not path.startswith(".") and "/." not in path:
+        return False
+    return any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))
+
+
+def extension_of(path: str) -> str:
+    """Return the extension of a path in lower case, without its dot; nothing if there is none."""
+    return PurePosixPath(path).suffix[1:].lower()
+
+
+def looks_like_image(path: str) -> bool:
+    """Return whether a file is named as an image, of whichever kind."""
+    return extension_of(path) in IMAGE_EXTENSIONS
+
+
+def kind_of_file(path: str) -> str:
+    """Return the extension of a file as it is counted; of one without, its name if that is hidden."""
+    name = path.rpartition("/")[2]
+    extension = extension_of(name)
+    is_hidden_file = name.startswith(".")
+    if extension:
+        return f"hidden .{extension}" if is_hidden_file else f".{extension}"
+    return name if is_hidden_file else "no extension"
+
+
+def count_kinds(paths: Iterable[str]) -> "Counter[str]":
+    """Return how many files there are of each kind."""
+    return Counter(map(kind_of_file, paths))
+
+
+def tell_passed_over(source: str, kinds: "Counter[str]", what: str) -> None:
+    """Say how many files a source has passed over, if it has.
+
+    Args:
+        source: its kind and place.
+        kinds: number of files by extension.
+        what: they are, such as `no images`.
+    """
+    if not kinds:
+        return
+    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    listed = [f"{kind} {count}" for kind, count in ordered[:_MOST_KINDS]]
+    if len(kinds) > _MOST_KINDS:
+        listed.append(f"{len(kinds) - _MOST_KINDS} other kinds")
+    total = kinds.total()
+    files = f"{total} files passed over that are {what}"
+    if total == 1:
+        files = "1 file passed over that is " + re.sub(r"s( |$)", r"\1", what)
+    say(f"{source}: {files} ({', '.join(listed)})")
+
+
+def and_more(count: int) -> str:
+    """Return what follows the name of the first of `count` files."""
+    return f" (and {count - 1} more)" if count > 1 else ""
+
+
+def _raise(error: OSError) -> None:
+    raise error  # os.walk would leave the folder out

@@ -1,0 +1,185 @@
+"""Sources that a user's own function gives: a map-style data set, or a whole source."""
+
+import os
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from kdcache.errors import SourceError, UsageError, quoted, shortened
+from kdcache.sources.dataset import DatasetSource, class_index
+from kdcache.sources.folder_files import IMAGE_EXTENSIONS, extension_of
+from kdcache.sources.images import as_image, described
+from kdcache.sources.masks import open_own_masks
+from kdcache.sources.protocol import Sample, Source, named, sample_name, task_of
+from kdcache.spec import Spec, load_function, parse_spec
+from kdcache.user_code import user_code
+
+_MEND = "mend its code"
+_OTHER_NAMES = {
+    "webdataset": "tars",
+    "wds": "tars",
+    "tar": "tars",
+    "datasets": "hf",
+    "huggingface": "hf",
+    "hub": "hf",
+    "folder": "imagefolder",
+    "image_folder": "imagefolder",
+    "dir": "imagefolder",
+}
+"""What other tools call these sources."""
+_TABLES = ("csv", "tsv", "txt", "json", "jsonl", "parquet", "arrow", "npy", "npz", "h5", "hdf5", "mat", "pkl", "zip", "lmdb")
+_FUNCTION = "a function of yours that returns a data set of (image, class index) pairs: mypkg.data:build"
+
+
+class OwnSource:
+    """A whole source of a user's: what it gives and raises is checked as that of a data set."""
+
+    def __init__(self, source: Any, spec: Spec) -> None:
+        """Take the source.
+
+        Raises:
+            SourceError: it lacks a part of a source.
+        """
+        name = f"source {spec}"
+        lacking = [part for part in ("spec", "classes", "__len__", "key", "sample") if not hasattr(source, part)]
+        if lacking:
+            raise SourceError(
+                f"{name} gives {described(source)}, which has a fingerprint and no {', '.join(lacking)}; a source needs "
+                "them all, a data set no fingerprint"
+            )
+        self._source = source
+        self.spec = str(source.spec)
+        self.classes = int(source.classes)
+        self.fingerprint = str(source.fingerprint)
+        self.task = task_of(source)
+        self.class_names = getattr(source, "class_names", None)
+        with user_code(f"{name}: its __len__", SourceError, way_out=_MEND):
+            self._length = len(source)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self._length
+
+    def key(self, index: int) -> str:
+        """Return the name of sample `index`.
+
+        Raises:
+            SourceError: the source raises something.
+        """
+        with user_code(f"key {index} of source {self.spec}", SourceError, way_out=_MEND):
+            return str(self._source.key(index))
+
+    def sample(self, index: int) -> Sample:
+        """Return sample `index`.
+
+        Raises:
+            UnreadableSampleError: the image cannot be decoded.
+            SourceError: the source raises something else, or gives no sample.
+        """
+        name = sample_name(self.spec, index, self.key(index))
+        with user_code(name, SourceError, way_out=_MEND), named(self.spec, index, self.key):
+            image, target = self._source.sample(index)
+            image = as_image(image, name)
+        if self.task != "segmentation":
+            return Sample(image, class_index(target, self.classes, name))
+        if not isinstance(target, Image.Image) or target.mode != "L" or target.size != image.size:
+            raise SourceError(f"{name} has target {described(target)}; it must be an image of mode L as large as its own")
+        return Sample(image, target)
+
+    def stored(self, index: int) -> bytes | None:
+        """Return the file that the image of sample `index` is decoded from, where the source says it; else None.
+
+        Raises:
+            UnreadableSampleError: the file cannot be read.
+        """
+        stored = getattr(self._source, "stored", None)
+        if stored is None:
+            return None
+        name = sample_name(self.spec, index, self.key(index))
+        with user_code(name, SourceError, way_out=_MEND), named(self.spec, index, self.key):
+            data: bytes | None = stored(index)
+            return data
+
+
+def open_own(spec: Spec, known: Collection[str]) -> Source:
+    """Return what the user's own function gives, as a source.
+
+    Raises:
+        SourceError: the function raises something, or gives no data set.
+        UsageError: there is no such function.
+    """
+    if spec.arg is not None and not spec.arg.isidentifier():
+        raise UsageError(f"source {spec}: {_no_source(spec, known)}")
+    with user_code(f"source {spec}", SourceError, way_out=_MEND):
+        opened = _loaded(spec, known)
+        if hasattr(opened, "fingerprint"):
+            return OwnSource(opened, spec)
+        is_masked = task_of(opened) == "segmentation"
+        return open_own_masks(opened, spec) if is_masked else DatasetSource(opened, spec)
+
+
+def parse_source(text: str, known: Collection[str]) -> Spec:
+    """Return the spec of a source.
+
+    Args:
+        text: the spec.
+        known: names of kdcache's own sources.
+
+    Raises:
+        UsageError: no spec; of a bare path the message says the spec to write.
+    """
+    path = text.strip()
+    is_path = path.startswith(("/", "./", "../", "~")) or (":" not in path and _is_path(path))
+    if path and is_path and path not in known:
+        raise UsageError(f"source {shortened(path, 200)!r} is a path alone; {_spec_of(os.path.expanduser(path))}")  # noqa: PTH111
+    return parse_spec(text)
+
+
+def _loaded(spec: Spec, known: Collection[str]) -> Any:
+    try:
+        return load_function(spec, "source", known)
+    except UsageError as error:
+        if spec.name in sys.stdlib_module_names or spec.name in _TABLES:
+            raise UsageError(f"source {spec}: {_no_source(spec, known)}") from error
+        if spec.name in _OTHER_NAMES:
+            raise UsageError(f"{error}; kdcache's own is {_OTHER_NAMES[spec.name]}:{spec.arg or '...'}") from error
+        raise
+
+
+def _is_path(text: str) -> bool:
+    """Return whether a text without a colon is rather a path than the name of a source or a module."""
+    path = Path(text)
+    is_package = (path / "__init__.py").exists()
+    has_extension = extension_of(text) in (*IMAGE_EXTENSIONS, *_TABLES, "tar")
+    return "/" in text or has_extension or (path.exists() and not is_package and not Path(f"{text}.py").exists())
+
+
+def _spec_of(path: str) -> str:
+    """Return what to write in the place of a bare path."""
+    folder, extension = Path(path), extension_of(path)
+    if extension == "tar" or "*" in path or "{" in path or any(folder.glob("*.tar")):
+        return f"write tars:{path}"
+    if extension in _TABLES and extension != "parquet":
+        return f"a table or an archive is no source: unpack it to folders, or write {_FUNCTION}"
+    if extension in IMAGE_EXTENSIONS:
+        return "give the folder that holds one folder per class: imagefolder:FOLDER"
+    if (folder / "masks").is_dir():
+        return f"write segfolder:{path},classes=N"
+    is_saved = (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
+    if is_saved or extension == "parquet":
+        return f"write hf:{'' if is_saved else 'parquet,data_files='}{path}"
+    return f"write imagefolder:{path} (one folder per class), or tars:, or for masks segfolder:{path},classes=N"
+
+
+def _no_source(spec: Spec, known: Collection[str]) -> str:
+    """Return that kdcache has no source of this name, and what to write."""
+    if spec.name in _OTHER_NAMES:
+        name = _OTHER_NAMES[spec.name]
+        return f"{spec.name} is called {name} here: write {name}:{spec.arg or '...'}"
+    what = "a module of Python itself" if spec.name in sys.stdlib_module_names else "no source"
+    if spec.arg is not None and not spec.arg.isidentifier():
+        what += f", and {quoted(spec.arg)} is no function of a module"
+    return f"{spec.name} is {what}; known are {', '.join(sorted(known))}, and {_FUNCTION}"
