@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kdcache.cache import Cache, Manifest, library_versions, open_cache, record_layout, tar_layout
+from kdcache.cache.layout import require_blocks
 from kdcache.cache.objects import Objects
 from kdcache.cache.opening import open_objects
 from kdcache.calibration import DEFAULT_ERROR, Fitted, fit_codec, fit_default, sample_views
@@ -18,7 +19,7 @@ from kdcache.distributed import own_place
 from kdcache.dump_config import DumpConfig
 from kdcache.errors import MismatchError, UsageError
 from kdcache.gradients import is_far
-from kdcache.models import MapModel, VisionModel, open_model, state_sha256
+from kdcache.models import MapModel, VisionModel, check_weights, open_model, state_sha256
 from kdcache.pairs import pairs_of_models
 from kdcache.rerun import lossy_origin
 from kdcache.sources import Source, mean_image_bytes, open_source, task_of
@@ -75,18 +76,20 @@ def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
     seeds = parse_seeds(config.seeds)
     compute = Compute(config.compute)
     recipe = load_recipe(config.recipe)
+    check_weights(config.teacher)
+    require_blocks(config.unit_rows, recipe.mixing.block if recipe.mixing else 1)
     source = open_source(config.data)
     classes = config.teacher_classes or source.classes
-    teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True, task=task_of(source))
     codec = open_codec(config.codec or default_codec(classes), classes=classes)
+    teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True, task=task_of(source))
     if not is_exact(codec):
         _await_first_worker(open_objects(config.cache))
     held = open_cache(config.cache) if open_objects(config.cache).exists("zarr.json") else None
     codec = row_codec(_held_codec(held, config.codec, classes)) if held else codec
+    stored = _stored(config, seeds, source, held)
     measures = held is None and (measures_exact or not is_exact(codec))
     fitted = _fitted(config, codec, source, recipe, teacher) if measures else None
     whole = with_sites(fitted.codec if fitted else codec, teacher.sites)
-    stored = _stored(config, seeds, source, held)
     errors = fitted.errors if fitted else held.manifest.gradient_error if held else {}
     return Job(
         config=config,

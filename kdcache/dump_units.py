@@ -13,6 +13,7 @@ import torch
 from kdcache.cache import Cache
 from kdcache.dump_job import Job
 from kdcache.errors import CodecError, UnreadableSampleError
+from kdcache.first_batch import tell_no_logits
 from kdcache.inference import run_models
 from kdcache.shapes import Records, ViewLogits
 from kdcache.tracking import Bar
@@ -116,8 +117,15 @@ def batches_of(job: Job, cache: Cache, seed: int, unit: int) -> Iterator[Request
 
 
 def records_of(job: Job, cache: Cache, requests: Iterable[Request]) -> Iterator[tuple[Batch, ViewLogits, Records]]:
-    """Yield each batch with its logits, on the host, and records."""
+    """Yield each batch with its logits, on the host, and records.
+
+    Of the first batch it is said if these seem to be no logits.
+    """
+    is_first = True
     for batch, (logits,) in run_models([job.teacher], _readable(job.loader(cache, requests)), job.compute):
+        if is_first:
+            tell_no_logits(job.teacher, logits)
+        is_first = False
         yield batch, logits, _encode(job, cache, batch, logits)
 
 

@@ -11,20 +11,24 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import math
 import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kdcache.errors import UsageError
+from kdcache.errors import KdcacheError, UsageError
+from kdcache.user_code import user_code
 
 Value = bool | int | float | str
 T = TypeVar("T")
 
 _PIECE = re.compile(r'\s*((?:"[^"]*"|[^,"])*)(?:,|$)')
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _OPTION = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
 
@@ -48,7 +52,8 @@ def parse_spec(text: str) -> Spec:
     """Return the spec that `text` spells.
 
     Raises:
-        UsageError: an empty name, a second positional argument or an option given twice.
+        UsageError: an empty name, a second positional argument, an option given twice, or a number
+            that is not finite.
     """
     name, _, rest = text.strip().partition(":")
     if not name:
@@ -65,6 +70,8 @@ def parse_spec(text: str) -> Spec:
             raise UsageError(f"spec {text!r} gives {option[1]!r} twice")
         else:
             options[option[1]] = _value(option[2])
+    for key, value in options.items():
+        require_finite(value, f"spec {text!r}: {key}")
     return Spec(name, arg, options)
 
 
@@ -72,7 +79,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """Return dataclass `cls` made from `values`, nested tables included, types checked.
 
     Raises:
-        UsageError: an unknown key (the nearest is suggested), a missing one, or a value of the wrong type.
+        UsageError: an unknown key (the nearest is suggested), a missing one, a value of the wrong
+            type, or a number anywhere in it that is not finite.
     """
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if is_option(field)}  # type: ignore[arg-type]
@@ -85,7 +93,24 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     ]
     if missing:
         raise UsageError(f"{where} needs {', '.join(missing)}")
+    for key, value in values.items():
+        require_finite(value, f"{where} {key}")
     return cls(**{key: _typed(value, hints[key], f"{where} {key}") for key, value in values.items()})
+
+
+def require_finite(value: Any, where: str) -> None:
+    """Raise a UsageError if a number is infinite or NaN, also one inside tables and lists.
+
+    Comparisons with NaN are false, so that checks of ranges would let it pass.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{where} is {value}; it must be a finite number")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            require_finite(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            require_finite(item, where)
 
 
 def not_an_option(default: Any = None) -> Any:
@@ -170,36 +195,108 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
     raise UsageError(f"{where} is {value!r}; it must be of type {getattr(plain, '__name__', plain)}")
 
 
-def load_function(spec: Spec, what: str, known: Iterable[str]) -> Any:
+def load_function(
+    spec: Spec,
+    what: str,
+    known: Iterable[str],
+    *,
+    error: type[KdcacheError] = UsageError,
+) -> Any:
     """Return what the user's own `module:function,key=value` gives when called with its options.
 
     Modules are also looked for in the working directory.
 
+    Args:
+        spec: names the function and its options.
+        what: it gives, as messages call it.
+        known: names that could have been meant instead of a module's.
+        error: what is raised where the module or the function fails.
+
     Raises:
-        UsageError: no such module or function (with the nearest of `known` suggested), or options that do not fit.
+        UsageError: no such module or function (with the nearest of `known` suggested), or options
+            that do not fit.
+        KdcacheError: of the class `error`: the module cannot be imported, or the function raises
+            something.
     """
     if (cwd := str(Path.cwd())) not in sys.path:
         sys.path.append(cwd)
-    try:
-        found = importlib.util.find_spec(spec.name)
-    except (ImportError, ValueError):
-        found = None
-    if found is None:
-        choose(spec.name, known, f"{what} (and no module of that name in this folder or on PYTHONPATH)")
+    if not _is_module(spec.name, error):
+        where = "and no module of that name in this folder or on PYTHONPATH"
+        if spec.name.endswith(".py"):
+            where += f"; write {Path(spec.name).stem}:function, without .py"
+        choose(spec.name, known, f"{what} ({where})")
     if spec.arg is None:
         raise UsageError(f"{what} {str(spec)!r} names no function; write {spec.name}:function,key=value,...")
-    module = importlib.import_module(spec.name)
+    with _import_of(spec.name, error):
+        module = importlib.import_module(spec.name)
     functions = [name for name, value in vars(module).items() if callable(value)]
     function = getattr(module, choose(spec.arg, functions, f"function of module {spec.name}"))
     check_options(function, spec, what)
-    return function(**spec.options)
+    _require_arguments(function, spec, what)
+    with user_code(f"{what} {spec.name}:{spec.arg}", error):
+        return function(**spec.options)
+
+
+def _is_module(name: str, error: type[KdcacheError]) -> bool:
+    """Return whether there is a module of that name; the packages above it are imported."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        return False
+    try:
+        with _import_of(name, error):
+            return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@contextmanager
+def _import_of(name: str, error: type[KdcacheError]) -> Iterator[None]:
+    """Import the user's module `name` in the block: what it raises becomes one line.
+
+    That there is no such module, nor a package above it, is raised as it is.
+    """
+    what = f"import of module {name}"
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if f"{name}.".startswith(f"{missing.name}."):
+            raise
+        with user_code(what, error, way_out="install what it needs, or mend it"):
+            raise
+    except SystemExit as ended:
+        way_out = 'put what it does as a program under if __name__ == "__main__"'
+        raise error(f"{what} ends the program (SystemExit: {ended}); {way_out}") from ended
+    except Exception:
+        with user_code(what, error):
+            raise
 
 
 def check_options(function: Callable[..., Any], spec: Spec, what: str) -> None:
-    """Raise a UsageError if an option of `spec` is not a parameter of `function`; the nearest is suggested."""
-    parameters = inspect.signature(function).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+    """Raise a UsageError if an option of `spec` is no parameter of `function`."""
+    parameters = _parameters(function)
+    if parameters is None or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
     known = [parameter.name for parameter in parameters if parameter.name != "self"]
     for option in spec.options:
         choose(option, known, f"option of {what} {spec.name}{f':{spec.arg}' if spec.arg else ''},")
+
+
+def _require_arguments(function: Callable[..., Any], spec: Spec, what: str) -> None:
+    """Raise a UsageError if a parameter of `function` has neither a default nor an option."""
+    needed = []
+    for parameter in _parameters(function) or ():
+        is_filled = parameter.default is not parameter.empty or parameter.name in spec.options
+        if not is_filled and parameter.kind not in _VARIABLE:
+            needed.append(parameter.name)
+    if needed:
+        example = ",".join(f"{name}=..." for name in [*spec.options, *needed])
+        place = f"{spec.name}:{spec.arg}"
+        told = f"needs a value of {', '.join(needed)}, which has no default"
+        raise UsageError(f"{what} {place} {told}; write {place},{example}")
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """Return the parameters of a function; None if it does not say, as some written in C."""
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None

@@ -25,7 +25,8 @@ from kdcache.codecs import (
     set_tail,
 )
 from kdcache.compute import Compute
-from kdcache.errors import UsageError
+from kdcache.errors import ModelError, UsageError
+from kdcache.first_batch import require_finite, tell_no_logits
 from kdcache.losses import Loss
 from kdcache.models import VisionModel, open_model, state_sha256
 from kdcache.reading import Reader
@@ -36,6 +37,7 @@ from kdcache.sources import task_of
 from kdcache.tasks.segmentation import upsampled
 from kdcache.tracking import say
 from kdcache.train_config import TrainConfig
+from kdcache.user_code import user_code
 from kdcache.views import Batch
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
@@ -177,8 +179,9 @@ class OnlineTeacher:
 
     def __init__(self, model: VisionModel, compute: Compute) -> None:
         self.identity, self.sites = state_sha256(model.module), model.sites
-        self._model = compute.place(model).eval()
+        self._model, self._opened = compute.place(model).eval(), model
         self._compute = compute
+        self._is_first = True
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
         """Return no rows: nothing is left out."""
@@ -186,8 +189,15 @@ class OnlineTeacher:
 
     def rows(self, batch: Batch) -> TeacherRows:
         """Return the logits of the teacher on the batch's views of its input size."""
-        with torch.no_grad(), self._compute.autocast():
-            return map_rows(self._model(self._compute.move(batch.views[-1])))
+        views = self._compute.move(batch.views[-1])
+        what = f"teacher {self._opened.spec} on a batch of {len(views)} views"
+        with torch.no_grad(), self._compute.autocast(), user_code(what, ModelError):
+            logits = self._model(views)
+        if self._is_first:
+            require_finite(self._opened, logits)
+            tell_no_logits(self._opened, logits)
+        self._is_first = False
+        return map_rows(logits)
 
 
 class ResampledTeacher:

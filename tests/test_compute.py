@@ -23,7 +23,10 @@ def test_auto_is_cuda_where_there_is_one() -> None:
 
 @pytest.mark.parametrize(
     ("device", "message"),
-    [("gpu", "device 'gpu' is unknown; use auto, cpu, cuda"), ("cuda:99", r"torch sees \d+ CUDA devices")],
+    [
+        ("gpu", "device 'gpu' is not one that kdcache runs on; use auto, cpu, cuda or cuda:N"),
+        ("cuda:99", r"torch sees \d+ CUDA devices"),
+    ],
 )
 def test_a_device_that_is_not_there_is_told(device: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):

@@ -56,7 +56,6 @@ def test_settings_reach_the_optimizer() -> None:
     [
         (OptimizerConfig(name="adamww"), "unknown optimizer.name 'adamww'; did you mean 'adamw'"),
         (OptimizerConfig(options={"betta": 1}), "optimizer sgd: .*unexpected keyword argument 'betta'"),
-        (OptimizerConfig(lr=-1.0), "optimizer sgd: Invalid learning rate"),
     ],
 )
 def test_a_wrong_optimizer_is_told(config: OptimizerConfig, message: str) -> None:
