@@ -16,6 +16,7 @@ from kdcache.distributed import own_place
 from kdcache.errors import UsageError
 
 _DEVICE = re.compile(r"auto|cpu(:0)?|cuda(:[0-9]+)?")
+_MOST_WORKERS = 1024
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -37,9 +38,10 @@ class ComputeConfig:
     def __post_init__(self) -> None:
         if not _DEVICE.fullmatch(self.device):
             known = "use auto, cpu, cuda or cuda:N"
-            raise UsageError(f"device {self.device!r} is not one that kdcache runs on; {known}")
-        if self.workers < 0:
-            raise UsageError(f"compute.workers is {self.workers}; it must be 0 or more")
+            raise UsageError(f"device {self.device!r} is none that kdcache runs on; {known}")
+        if not 0 <= self.workers <= _MOST_WORKERS:
+            wanted = f"it must be from 0 to {_MOST_WORKERS}"
+            raise UsageError(f"compute.workers is {self.workers}; {wanted}")
 
 
 def device_type(name: str) -> str:

@@ -86,7 +86,7 @@ def _read(file: str, command: str) -> dict[str, Any]:
         tables = tomllib.loads(_text(file))
     except OSError as error:
         raise UsageError(f"config file {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"config file {file} is not TOML: {error}") from error
     for name in tables:
         choose(name, COMMANDS, f"table in {file}")
@@ -117,7 +117,7 @@ def _put(table: dict[str, Any], key: str, value: Any) -> None:
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:  # no TOML, or a number of thousands of digits
         return text.strip()
 
 

@@ -10,6 +10,7 @@ from kdcache.codecs import fit_arrays
 from kdcache.dump_config import DumpConfig
 from kdcache.dump_job import Job, prepare, tell_error
 from kdcache.engines import open_engine
+from kdcache.next_step import training_command
 from kdcache.tracking import say
 from kdcache.units import tell_clipped
 
@@ -24,7 +25,7 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     Returns:
         `cache`, its `task`, `seeds`, `rows` per seed, `units_written` now by this process or its workers on Ray, `seconds` they
         took, and over all units of these seeds: `bytes`, `bytes_per_view`, `teacher_accuracy` in percent (None if its classes
-        are others), the number of `absent` rows, and whether the cache `has_images`.
+        are others), the number of `absent` rows, whether the cache `has_images`, and `next`, the command of a training from it.
 
     Raises:
         MismatchError: the cache was made with other settings.
@@ -68,4 +69,5 @@ def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any
         "teacher_accuracy": accuracy,
         "absent": sum(len(commit.absent) for commit in commits),
         "has_images": cache.manifest.has_images,
+        "next": training_command(job, cache),
     }

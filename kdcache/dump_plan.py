@@ -17,6 +17,7 @@ from kdcache.dump_config import DumpConfig
 from kdcache.dump_job import Job, prepare
 from kdcache.dump_units import all_units, batches_of, missing_units, records_of
 from kdcache.fidelity import fitted_gradients
+from kdcache.models import MapModel
 from kdcache.shapes import Records
 from kdcache.tracking import steady_rate
 from kdcache.units import stored_samples
@@ -31,8 +32,9 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
     Returns:
         `views`, `units`, `files`, `bytes`, `bytes_per_view`, `seconds`, `views_per_second`, `free_bytes`, how many
         `units_done` are there already, the `codec`, the error of DIST's gradient from its records by temperature, as the
-        manifest has it where the cache is there already, `gradients` as `fidelity` has them (empty there), and the
-        `teacher_accuracy` in percent on the probe's views.
+        manifest has it where the cache is there already, `gradients` as `fidelity` has them (empty there), the
+        `teacher_accuracy` in percent on the probe's views, the teacher's input `size`, and of segmentation the `sites` of its
+        maps (heads, height, width) and their `stride`.
     """
     job = prepare(config, measures_exact=True)
     cache = Cache(open_objects(config.cache), job.manifest, job.codec)
@@ -62,6 +64,9 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
         "bytes_per_view": bytes_per_view,
         "seconds": left / rate,
         "views_per_second": rate,
+        "size": job.teacher.preprocessing.size,
+        "sites": list(job.teacher.sites),
+        "stride": job.teacher.stride if isinstance(job.teacher, MapModel) else None,
         "codec": codec_spec(job.codec),
         "gradient_error": job.manifest.made_by["gradient_error"],
         "gradients": fitted_gradients(job.fitted) if job.fitted else [],

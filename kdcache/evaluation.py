@@ -55,8 +55,23 @@ class Evaluation:
         dataset = ViewDataset(self.source, recipe, np.arange(len(self.source)), sizes=[None if is_map else size])
         mine, share = range(len(self.source))[rank() :: world_size()], max(batch_size // world_size(), 1)
         share = 1 if recipe.size is None else share
+        self._dataset, self._first = dataset, [(row, 0) for row in mine[:1]]
         batches = [[(row, 0) for row in mine[start : start + share]] for start in range(0, len(mine), share)]
         self._loader = ViewLoader(dataset, batches, workers=compute.config.workers, pin_memory=compute.pin_memory)
+
+    @torch.no_grad()
+    def try_out(self, model: nn.Module) -> None:
+        """Run a model of segmentation on the first view: evaluation has views of other sizes.
+
+        Raises:
+            ModelError: it fails; scores would fail after a whole epoch.
+        """
+        if self._task.name != "segmentation" or not self._first:
+            return
+        is_training = model.training
+        with self._compute.autocast():
+            self._logits(model.eval(), self._compute.move(self._dataset.batch(self._first).views[0]))
+        model.train(is_training)
 
     @torch.no_grad()
     def scores(self, models: dict[str, nn.Module]) -> dict[str, float]:

@@ -96,7 +96,7 @@ def logits_fault(logits: ViewLogits) -> str | None:
             "gives rows that sum to 1: probabilities and not logits, of which losses would take the "
             "softmax again; let it end before its softmax"
         )
-    if float(rows.max()) <= 1:
+    if float(rows.min()) < float(rows.max()) <= 1:
         return (
             "gives values between 0 and 1 only, as after a sigmoid: losses take the softmax of raw "
             "logits; let it end before its sigmoid"

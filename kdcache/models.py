@@ -77,7 +77,7 @@ class VisionModel(nn.Module):
 
     def _logits(self, found: Any, views: int) -> ViewLogits:
         if not isinstance(found, Tensor):
-            way_out = "let its forward return the logits alone, without heads for training"
+            way_out = "let it return these alone; aux_logits=false leaves torchvision's others out"
             raise ModelError(f"model {self.spec} gives {_kind(found)}, not logits; {way_out}")
         if found.ndim != 2 or len(found) != views or not found.is_floating_point():
             wanted = f"wanted for {views} views are raw logits, floats [views, classes]"

@@ -168,7 +168,8 @@ def _told_in_a_line(what: str, name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise UsageError(f"{what} {name}: {exception_text(error)}; check its settings") from error
+        reason = exception_text(error).rstrip(".")
+        raise UsageError(f"{what} {name}: {reason}; check its settings") from error
 
 
 _TRIED_EPOCHS = 1000

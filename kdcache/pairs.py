@@ -166,6 +166,7 @@ def pairs_from_cache(
         )
     if student is None or data is None:
         return pairs_of_cache(cache, views=views)
+    running = Compute(compute)
     rows = _first_rows(cache, seeds, views)
     recipe, source = Recipe.from_dict(cache.manifest.recipe), open_source(data)
     if source.fingerprint != cache.manifest.source["fingerprint"]:
@@ -173,7 +174,7 @@ def pairs_from_cache(
     model = open_model(student, classes=source.classes, recipe=recipe, trained=True)
     recipe.require_one_draw(model.preprocessing.size, as_size(cache.manifest.teacher["size"]))
     dataset = ViewDataset(source, recipe, cache.order, sizes=[model.preprocessing.size], skip_unreadable=True)
-    there, (logits,) = _run([model], dataset, _views(rows, seeds), batch_size, Compute(compute))
+    there, (logits,) = _run([model], dataset, _views(rows, seeds), batch_size, running)
     return Pairs(teacher=_cached(cache, seeds[0], rows)[there], student=logits, groups=rows[there], stand_in=student)
 
 
@@ -228,11 +229,12 @@ def pairs_from_teacher(
     Raises:
         KdcacheError: something that cannot be opened, or does not fit together.
     """
+    running = Compute(compute)
     opened, source = load_recipe(recipe), open_source(data)
     _require_rows(task_of(source))
     specs = [teacher] if student is None else [teacher, student]
     models = [open_model(spec, classes=source.classes, recipe=opened, trained=True) for spec in specs]
-    return pairs_of_models(models, source, opened, views=views, batch_size=batch_size, compute=Compute(compute))
+    return pairs_of_models(models, source, opened, views=views, batch_size=batch_size, compute=running)
 
 
 def pairs_of_models(

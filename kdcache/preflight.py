@@ -24,7 +24,6 @@ def check_training(config: TrainConfig, compute: Compute) -> None:
         raise UsageError("sync_batch_norm is for CUDA only; leave it out")
     if config.tensorboard:
         summary_writer()
-    require_writable(Path(config.run), "run")
     if config.slab_dir is not None:
         require_writable(Path(config.slab_dir), "slab_dir")
     check_optimizer(config.optimizer)

@@ -28,6 +28,8 @@ Value = bool | int | float | str
 T = TypeVar("T")
 
 _PIECE = re.compile(r'\s*((?:"[^"]*"|[^,"])*)(?:,|$)')
+_MOST = 2**63
+_SHOWN = 80
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _OPTION = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
@@ -71,7 +73,7 @@ def parse_spec(text: str) -> Spec:
         else:
             options[option[1]] = _value(option[2])
     for key, value in options.items():
-        require_finite(value, f"spec {text!r}: {key}")
+        require_finite(value, f"spec {text!r}: {key}", "a finite number, or text in double quotes")
     return Spec(name, arg, options)
 
 
@@ -98,13 +100,13 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     return cls(**{key: _typed(value, hints[key], f"{where} {key}") for key, value in values.items()})
 
 
-def require_finite(value: Any, where: str) -> None:
+def require_finite(value: Any, where: str, wanted: str = "a finite number") -> None:
     """Raise a UsageError if a number is infinite or NaN, also one inside tables and lists.
 
     Comparisons with NaN are false, so that checks of ranges would let it pass.
     """
     if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{where} is {value}; it must be a finite number")
+        raise UsageError(f"{where} is {value}; it must be {wanted}")
     if isinstance(value, Mapping):
         for key, item in value.items():
             require_finite(item, f"{where}.{key}")
@@ -185,6 +187,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
         return dict(value)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(typing.cast("type[Any]", hint), value, where)
+    if isinstance(value, int) and abs(value) >= _MOST and hint in (int, float):
+        raise UsageError(f"{where} has {len(str(value))} digits; it must be a number below 2^63")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -192,7 +196,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
     plain = origin or hint
     if isinstance(value, plain) and not (plain is int and isinstance(value, bool)):
         return value
-    raise UsageError(f"{where} is {value!r}; it must be of type {getattr(plain, '__name__', plain)}")
+    wanted = getattr(plain, "__name__", plain)
+    raise UsageError(f"{where} is {repr(value)[:_SHOWN]}; it must be of type {wanted}")
 
 
 def load_function(

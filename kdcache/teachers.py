@@ -25,7 +25,7 @@ from kdcache.codecs import (
     set_tail,
 )
 from kdcache.compute import Compute
-from kdcache.errors import ModelError, UsageError
+from kdcache.errors import MismatchError, ModelError, UsageError
 from kdcache.first_batch import require_finite, tell_no_logits
 from kdcache.losses import Loss
 from kdcache.models import VisionModel, open_model, state_sha256
@@ -314,6 +314,21 @@ def _online(config: TrainConfig, replay: Replay, size: Size, compute: Compute) -
     model = open_model(str(config.teacher), classes=classes, recipe=replay.recipe, trained=True, task=task_of(replay.source))
     for use in replay.caches:
         require_teacher(use.cache, model)
+        _require_architecture(use.cache, model)
     wanted = model.preprocessing.size
     replay.recipe.require_one_draw(size, wanted)
     return OnlineTeacher(model, compute), [size] if wanted == size else [size, wanted]
+
+
+def _require_architecture(cache: Cache, model: VisionModel) -> None:
+    """Check that a teacher has the options that a cache was made with, as its weights do not tell.
+
+    Raises:
+        MismatchError: it has others.
+    """
+    made = cache.manifest.teacher.get("architecture", model.architecture)
+    if made != model.architecture:
+        raise MismatchError(
+            f"teacher {model.spec} is {model.architecture} with its options, and cache {cache} was "
+            f"made with {made}: the same weights give other logits; give the spec of the dump"
+        )

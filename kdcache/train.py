@@ -19,9 +19,11 @@ from kdcache.compute import device_type
 from kdcache.config import config_differences, dump_config, load_config
 from kdcache.distributed import broadcast_object, is_main, joined_processes, on_main, others_that_fail
 from kdcache.errors import KdcacheError, MismatchError, UsageError
+from kdcache.preflight import require_writable
 from kdcache.tracking import BoardMetrics, Metrics, MetricsFile, NoMetrics, read_metrics, say
 from kdcache.train_config import TrainConfig
 from kdcache.trainer import Trainer
+from kdcache.weight_record import weight_record
 
 __all__ = ["TrainConfig", "Trainer", "plan_training", "train_student"]
 
@@ -111,7 +113,7 @@ def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
                 _say_epoch(line, config.epochs)
     if is_main():
         for name, module in trainer.weights().items():
-            _save_weights(run / f"{name}.safetensors", module)
+            _save_weights(run / f"{name}.safetensors", module, config.student)
         result = _result(config, trainer, best, read_metrics(run / "metrics.jsonl"))
         replace_file(run / "result.json", lambda file: file.write(json.dumps(result, indent=1).encode()))
     return broadcast_object(result if is_main() else {})
@@ -143,7 +145,8 @@ class _Keeper:
         if name is not None and scores[name] > self._best[best]:
             which = "ema" if name else "student"
             self._best.update({best: scores[name], "epoch": line["epoch"], "weights": which})
-            _save_weights(self._run / "best.safetensors", self._trainer.weights()[which])
+            spec = self._trainer.config.student
+            _save_weights(self._run / "best.safetensors", self._trainer.weights()[which], spec)
         self._save()
 
     def _save(self) -> None:
@@ -188,7 +191,8 @@ def _finished(run: Path, config: TrainConfig) -> dict[str, Any] | None:
 
 
 def _check_folder(run: Path, config: TrainConfig) -> None:
-    """Check that the run's folder is new, or was started with this configuration."""
+    """Check that the run's folder is new, or was started with this configuration, and can be written."""
+    require_writable(run, "run")
     if (run / "config.toml").exists():
         if lines := _differences(run, config, free=_FREE + _PLACES):
             raise MismatchError(
@@ -203,10 +207,10 @@ def _differences(run: Path, config: TrainConfig, *, free: tuple[str, ...]) -> li
     return config_differences(there, config, free=free)
 
 
-def _save_weights(path: Path, module: nn.Module) -> None:
+def _save_weights(path: Path, module: nn.Module, spec: str) -> None:
     state = module.state_dict()  # cloned below: safetensors takes no tied weights
     weights = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
-    replace_file(path, lambda file: file.write(safetensors_bytes(weights)))
+    replace_file(path, lambda file: file.write(safetensors_bytes(weights, weight_record(spec))))
 
 
 def _say_epoch(line: dict[str, Any], epochs: int) -> None:

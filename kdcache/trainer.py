@@ -71,6 +71,8 @@ class Trainer:
         workers, pin_memory = config.compute.workers, self.compute.pin_memory
         self.loader = ViewLoader(dataset, self.sampler, workers=workers, pin_memory=pin_memory)
         self.evaluation = self._evaluation()
+        if self.evaluation is not None and not config.compute.compile:
+            self.evaluation.try_out(self.model)
         self.optimizer = make_optimizer(self.student.module, config.optimizer)
         self._steps = num_steps(len(self.replay.rows(_NO_ROWS)), config.batch_size)
         self.schedule = make_schedule(self.optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=self._steps)

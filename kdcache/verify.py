@@ -67,8 +67,8 @@ def verify_cache(
     """
     _require_use(views, data, teacher, batch_size, is_placed=compute is not None)
     asked, views = views, (TEACHER_VIEWS if teacher else 0) if views is None else views
-    source = source_of(cache, data) if views else None
     opened = _open_teacher(cache, teacher, compute) if teacher else None
+    source = source_of(cache, data) if views else None
     found, faults = _check_bytes(cache, CheckReport(cache, report))
     if source is not None and not faults:
         try:

@@ -122,12 +122,14 @@ def load_weights(
     parts = _parts(held, module)
     if not parts or len(parts[0].missing) == len(parts[0].own):
         raise ModelError(f"weights file {path} holds {_other_content(held, parts)}")
-    part = parts[0] if key is None else _asked_for(parts, key, path)
+    if key is not None:
+        parts = _called(parts, key, path)
+    part = parts[0]
     if not part.fits:
         raise ModelError(f"weights file {path} {_misfit(part, classes, is_teacher=is_teacher)}")
     _require_numbers(path, part)
-    if key is None:
-        _tell(path, part, [other.name for other in parts if other.fits and other is not part])
+    if part.name != key:
+        _tell(path, part, [other.name for other in parts[1:] if other.fits])
     try:
         module.load_state_dict(dict(part.tensors))
     except Exception as error:
@@ -218,21 +220,18 @@ def _prefixes(state: State, own: State) -> list[str]:
     return ["", *(prefix for prefix, _ in found.most_common(_MOST_PARTS))]
 
 
-def _asked_for(parts: Sequence[_Part], key: str, path: Path) -> _Part:
-    """Return the best part that is called `key`, or whose name begins or ends with it.
+def _called(parts: Sequence[_Part], key: str, path: Path) -> list[_Part]:
+    """Return the parts that are called `key`, or have it in their names; the best comes first.
 
     Raises:
         UsageError: there is none.
     """
-    equal = [part for part in parts if part.name == key]
-    inside = [part for part in parts if f".{part.name}.".find(f".{key}.") >= 0]
-    if equal or inside:
-        return (equal or inside)[0]
-    names = list(dict.fromkeys(part.name for part in parts if part.name))
-    near = difflib.get_close_matches(key, names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    there = some_names(names) or "only one part, without a name"
-    raise UsageError(f"weights file {path} has no part {key!r} (weights_key){hint} It has {there}")
+    found = [part for part in parts if f".{key}." in f".{part.name}."]
+    if not found:
+        names = list(dict.fromkeys(part.name for part in parts if part.name))
+        there = some_names(names) or "one part only, which has no name"
+        raise UsageError(f"weights_key is {key!r}; weights file {path} has {there}")
+    return sorted(found, key=lambda part: (not part.fits, part.name != key))
 
 
 def _tell(path: Path, part: _Part, others: Sequence[str]) -> None:
@@ -241,7 +240,7 @@ def _tell(path: Path, part: _Part, others: Sequence[str]) -> None:
     is_usual = all(word in _USUAL for word in part.prefix.split(".")[:-1])
     if others:
         taken = part.name or "what lies at the top"
-        also = f"it also has {some_names(others)}, which weights_key={others[0]} would take"
+        also = f"it also has {some_names(others)}; weights_key={others[0]} would take that"
         say(f"note: of weights file {path} the part {taken} is taken; {also}")
     elif part.others:
         count = len(part.others)
@@ -274,23 +273,23 @@ def _misfit(part: _Part, classes: int, *, is_teacher: bool) -> str:
     if theirs := _other_channels(part):
         mode = "RGB" if theirs == 3 else "L"
         return f'{of_part}is for images of {theirs} channels; use a recipe with mode = "{mode}"'
-    wrong = _differences(part)
+    fitting = len(part.own) - len(part.missing) - len(part.reshaped)
     return (
-        f"{of_part}does not fit the model for {classes} classes: {wrong[0]} ({len(wrong)} of "
-        f"{len(part.own)} tensors differ); check the model's name and its options"
+        f"{of_part}does not fit the model for {classes} classes: {_first_difference(part)} "
+        f"({fitting} of the model's {len(part.own)} tensors fit); check its name and its options"
     )
 
 
-def _differences(part: _Part) -> list[str]:
-    """Return a line for each tensor that does not fit, in the file's own words."""
-    lines = []
-    for name in part.reshaped:
+def _first_difference(part: _Part) -> str:
+    """Return a tensor that does not fit, in the file's own words."""
+    if part.reshaped:
+        name = part.reshaped[0]
         theirs, own = tuple(part.tensors[name].shape), tuple(part.own[name].shape)
-        lines.append(f"{part.prefix}{name} is {theirs} in the file, {own} in the model")
-    for name in part.missing:
-        instead = _called_instead(name, part)
-        lines.append(f"{part.prefix}{name} is missing in the file{instead}")
-    return lines + [f"{part.prefix}{name} is unknown to the model" for name in part.unknown]
+        return f"{part.prefix}{name} is {theirs} in the file, {own} in the model"
+    if part.missing:
+        name = part.missing[0]
+        return f"{part.prefix}{name} is missing in the file{_called_instead(name, part)}"
+    return f"{part.prefix}{part.unknown[0]} is unknown to the model"
 
 
 def _other_classes(part: _Part, classes: int) -> int | None:

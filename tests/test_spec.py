@@ -63,6 +63,8 @@ def test_what_a_text_says(text: str, spec: Spec) -> None:
         ("", "has no name; write name:arg,key=value"),
         (":k=3", "has no name"),
         ("topk:k=1,k=2", "gives 'k' twice"),
+        ("m:f,x=nan", r"spec 'm:f,x=nan': x is nan; it must be a finite number, or text in double"),
+        ("m:f,x=-1e999", "x is -inf; it must be a finite number"),
         ("m:f,second", "'second' is not key=value; put a value that holds a comma in quotes"),
         ('m:"open', "has an open quote"),
         ('m:f,x="open', "has an open quote"),
@@ -118,6 +120,11 @@ def test_build_fills_a_dataclass() -> None:
         ({"name": "n", "steps": [1.5]}, "t steps is 1.5; it must be of type int"),
         ({"name": "n", "inner": 3}, "t inner is 3; it must be of type Inner"),
         ({"name": "n", "inner": {"deph": 3}}, "unknown t inner key 'deph'; did you mean 'depth'"),
+        ({"name": "n", "rate": float("inf")}, "t rate is inf; it must be a finite number"),
+        ({"name": "n", "limit": float("nan")}, "t limit is nan; it must be a finite number"),
+        ({"name": "n", "rate": 10**400}, r"t rate has 401 digits; it must be a number below 2\^63"),
+        ({"name": "n", "steps": [10**20]}, "t steps has 21 digits"),
+        ({"name": "n", "options": {"a": [{"b": float("nan")}]}}, r"t options\.a\.b is nan"),
         ({"name": "n", "options": 3}, "t options is 3; it must be of type dict"),
     ],
 )
@@ -141,6 +148,7 @@ def test_options_are_checked_against_the_signature() -> None:
     check_options(lambda **anything: anything, Spec("m", "f", {"width": 3}), "model")
     with pytest.raises(UsageError, match="unknown option of model m:f, 'widht'; did you mean 'width'"):
         check_options(lambda width=1: width, Spec("m", "f", {"widht": 3}), "model")
+    check_options(iter, Spec("m", "f", {"width": 3}), "model")  # of which Python does not know
 
 
 def test_a_module_of_the_working_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from kdcache_cli.fidelity import fidelity
 from kdcache_cli.hub import pull, push
 from kdcache_cli.info import info
 from kdcache_cli.options import JSON, PLAN, dotted, shared
-from kdcache_cli.output import Group, codec_error_text, human_bytes, human_seconds, percent, print_result, ranges, shell_command
+from kdcache_cli.output import Group, codec_error_text, human_bytes, human_seconds, percent, print_result, ranges
 from kdcache_cli.recode import recode
 from kdcache_cli.show import show
 from kdcache_cli.transfer import convert, export, merge
@@ -73,22 +73,9 @@ def dump_teacher(file: str | None, settings: tuple[str, ...], plan: bool, as_jso
         units, seconds = result["units_written"], human_seconds(result["seconds"])
         click.echo(f"kdcache: worker {rank}: {units} units in {seconds}; the cache is complete", err=True)
         return
-    data = [] if result["has_images"] else ["--data", config.data]
-    following = [
-        "--cache",
-        config.cache,
-        *data,
-        "--student",
-        "timm:resnet18,output_stride=8" if result["task"] == "segmentation" else "timm:resnet18",
-        "--loss",
-        "dist",
-        "--epochs",
-        "100",
-    ]
-    command = shell_command("kdcache", "train-student", "RUN", *following)
-    print_result({**result, "next": command}, _dump_lines(result), as_json=as_json)
+    print_result(result, _dump_lines(result), as_json=as_json)
     if not as_json:
-        click.echo(command)
+        click.echo(result["next"])
 
 
 @main.command("train-student")
@@ -179,6 +166,7 @@ def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
             "bytes",
             f"{human_bytes(plan['bytes'])} ({plan['bytes_per_view']:.1f} per view) in {plan['files']} files",
         ),
+        ("input", _input_text(plan)),
         ("codec", plan["codec"] + ("" if plan["gradients"] else codec_error_text(plan["gradient_error"]))),
         *([("gradients", "error and cosine against those of exact logits")] if plan["gradients"] else []),
         *((f"at tau {case['tau']:g}", _gradient_text(case)) for case in plan["gradients"]),
@@ -208,6 +196,18 @@ def _training_plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("memory", memory),
         *slabs,
     ]
+
+
+def _input_text(plan: dict[str, Any]) -> str:
+    """Return what the teacher sees and, of segmentation, the maps that it gives."""
+    from kdcache.shapes import size_text
+
+    views = f"views of {size_text(plan['size'])} pixels"
+    if not plan["sites"]:
+        return views
+    heads, *size = plan["sites"]
+    maps = f"maps of {size_text(size)} at stride {plan['stride']}"
+    return f"{views}, {maps}, {heads} head{'s' * (heads > 1)}"
 
 
 def _gradient_text(case: dict[str, Any]) -> str:
