@@ -65,7 +65,7 @@ class Compute:
         dtype = _AUTOCAST.get(self.config.precision)
         if dtype is None:
             return
-        told = f"precision {self.config.precision} is not there on device {self.device}; use float32"
+        told = f"precision {self.config.precision} is not for device {self.device}; use float32"
         try:
             with self.autocast():
                 one = torch.ones(1, 1, device=self.device)

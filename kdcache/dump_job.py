@@ -81,7 +81,8 @@ def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
     source = open_source(config.data)
     classes = config.teacher_classes or source.classes
     codec = open_codec(config.codec or default_codec(classes), classes=classes)
-    teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True, task=task_of(source))
+    views: dict[str, Any] = {"classes": classes, "recipe": recipe, "task": task_of(source)}
+    teacher = open_model(config.teacher, trained=True, **views)
     if not is_exact(codec):
         _await_first_worker(open_objects(config.cache))
     held = open_cache(config.cache) if open_objects(config.cache).exists("zarr.json") else None

@@ -32,9 +32,9 @@ def plan_dump(config: DumpConfig) -> dict[str, Any]:
     Returns:
         `views`, `units`, `files`, `bytes`, `bytes_per_view`, `seconds`, `views_per_second`, `free_bytes`, how many
         `units_done` are there already, the `codec`, the error of DIST's gradient from its records by temperature, as the
-        manifest has it where the cache is there already, `gradients` as `fidelity` has them (empty there), the
-        `teacher_accuracy` in percent on the probe's views, the teacher's input `size`, and of segmentation the `sites` of its
-        maps (heads, height, width) and their `stride`.
+        manifest has it where the cache is there already, `gradients` as `fidelity` has them (empty
+        there), the `teacher_accuracy` in percent on the probe's views, the teacher's input `size`,
+        and of segmentation the `sites` of its maps (heads, height, width) and their `stride`.
     """
     job = prepare(config, measures_exact=True)
     cache = Cache(open_objects(config.cache), job.manifest, job.codec)

@@ -69,8 +69,9 @@ class Evaluation:
         if self._task.name != "segmentation" or not self._first:
             return
         is_training = model.training
+        views = self._compute.move(self._dataset.batch(self._first).views[0])
         with self._compute.autocast():
-            self._logits(model.eval(), self._compute.move(self._dataset.batch(self._first).views[0]))
+            self._logits(model.eval(), views)
         model.train(is_training)
 
     @torch.no_grad()

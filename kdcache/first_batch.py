@@ -29,7 +29,8 @@ def require_trainable(student: VisionModel) -> None:
     if any(parameter.requires_grad for parameter in parameters):
         return
     what = "are all frozen (requires_grad is False)" if parameters else "are none at all"
-    raise ModelError(f"model {student.spec} cannot be trained: its parameters {what}; let it have some that take a gradient")
+    way_out = "let it have some that take a gradient"
+    raise ModelError(f"model {student.spec} cannot be trained: its parameters {what}; {way_out}")
 
 
 def check_student(student: VisionModel, logits: ViewLogits, classes: int) -> None:
@@ -93,8 +94,8 @@ def logits_fault(logits: ViewLogits) -> str | None:
         return None
     if float((rows.sum(1) - 1).abs().max()) < _SUM_ERROR:
         return (
-            "gives rows that sum to 1: probabilities and not logits, of which losses would take the "
-            "softmax again; let it end before its softmax"
+            "gives rows that sum to 1: probabilities and not logits, of which losses would take "
+            "the softmax again; let it end before its softmax"
         )
     if float(rows.min()) < float(rows.max()) <= 1:
         return (

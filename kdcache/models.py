@@ -148,7 +148,7 @@ def open_model(text: str, *, classes: int, recipe: Recipe, trained: bool = False
 
 
 def check_weights(text: str) -> None:
-    """Check that the file of weights that a model's spec names, if any, is there and seems to be one; it is not read.
+    """Check that a file of weights that a spec names is there and seems to be one; it is not read.
 
     Raises:
         UsageError: a spec that cannot be understood.

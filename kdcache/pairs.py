@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -234,7 +235,8 @@ def pairs_from_teacher(
     _require_rows(task_of(source))
     specs = [teacher] if student is None else [teacher, student]
     models = [open_model(spec, classes=source.classes, recipe=opened, trained=True) for spec in specs]
-    return pairs_of_models(models, source, opened, views=views, batch_size=batch_size, compute=running)
+    settings: dict[str, Any] = {"views": views, "batch_size": batch_size, "compute": running}
+    return pairs_of_models(models, source, opened, **settings)
 
 
 def pairs_of_models(

@@ -278,7 +278,9 @@ def _import_of(name: str, error: type[KdcacheError]) -> Iterator[None]:
 def check_options(function: Callable[..., Any], spec: Spec, what: str) -> None:
     """Raise a UsageError if an option of `spec` is no parameter of `function`."""
     parameters = _parameters(function)
-    if parameters is None or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+    if parameters is None:
+        return
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
     known = [parameter.name for parameter in parameters if parameter.name != "self"]
     for option in spec.options:

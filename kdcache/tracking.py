@@ -78,7 +78,8 @@ def summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
     except ImportError as error:
-        raise KdcacheError("tensorboard is not installed; pip install 'kdcache[tensorboard]', or leave it out") from error
+        way_out = "pip install 'kdcache[tensorboard]', or leave it out"
+        raise KdcacheError(f"tensorboard is not installed; {way_out}") from error
     return SummaryWriter
 
 

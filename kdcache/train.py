@@ -191,7 +191,7 @@ def _finished(run: Path, config: TrainConfig) -> dict[str, Any] | None:
 
 
 def _check_folder(run: Path, config: TrainConfig) -> None:
-    """Check that the run's folder is new, or was started with this configuration, and can be written."""
+    """Check that the run's folder can be written, and is new, or was started so."""
     require_writable(run, "run")
     if (run / "config.toml").exists():
         if lines := _differences(run, config, free=_FREE + _PLACES):

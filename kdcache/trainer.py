@@ -171,7 +171,7 @@ class Trainer:
         return dict(zip(sums, all_sum(torch.stack([*sums.values()])), strict=True))
 
     def _terms(self, batch: Batch, *, is_first: bool) -> dict[str, Tensor]:
-        """Return the weighted terms of the loss of a part of a batch; the logits of the first are looked at."""
+        """Return the weighted terms of the loss of a part of a batch; the first is looked at."""
         labels = batch.labels.to(self.compute.move)
         with self._clock.part("cache_seconds"):
             teacher = self.teacher.rows(batch)
@@ -373,10 +373,9 @@ def _students_code(spec: str) -> Iterator[None]:
             raise
     except ValueError as error:
         if "more than 1 value per channel" in str(error):
-            raise ModelError(
-                f"model {spec} normalises over a batch, and cannot train on one view at a time; use a larger batch_size, fewer "
-                "processes, or less accumulate"
-            ) from error
+            told = "normalises over a batch, and cannot train on one view at a time"
+            way_out = "use a larger batch_size, fewer processes, or less accumulate"
+            raise ModelError(f"model {spec} {told}; {way_out}") from error
         with _told(spec):
             raise
     except Exception:

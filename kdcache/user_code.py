@@ -44,7 +44,7 @@ def exception_text(raised: BaseException) -> str:
 
 
 def _place(raised: BaseException) -> str:
-    """Return where outside kdcache it was raised, as ` (file.py, line 7)`; nothing where that is not known.
+    """Return where outside kdcache it was raised, as ` (file.py, line 7)`; nothing if unknown.
 
     The user's own file counts more than those of a library that it calls.
     """

@@ -57,7 +57,7 @@ def test_a_precision_that_the_device_does_not_compute_in_is_refused(
         raise RuntimeError("Current CUDA Device does not support bfloat16.")
 
     monkeypatch.setattr(torch, "autocast", refuse)  # as on GPUs before Ampere
-    with pytest.raises(UsageError, match="precision bfloat16 is not there on device cpu; use fl"):
+    with pytest.raises(UsageError, match="precision bfloat16 is not for device cpu; use float32"):
         compute(precision="bfloat16")
 
 

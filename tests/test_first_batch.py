@@ -66,7 +66,7 @@ def test_a_model_of_ones_own_that_cannot_be_used_is_told_when_it_is_opened(
         ("frozen", "cannot be trained: its parameters are all frozen"),
         ("empty", "cannot be trained: its parameters are none at all"),
         ("changed,how=detached", "gives logits that depend on none of its parameters; leave out"),
-        ("changed,how=not_a_number", "gives NaN or infinite logits on its first batch; check its weights"),
+        ("changed,how=not_a_number", "gives NaN or infinite logits on its first batch"),
         ("changed,how=index_error,only_in_training=true", "fails: IndexError: list index out"),
         ("changed,how=pair,only_in_training=true", "gives a tuple of 2"),
         ("changed,how=few,only_in_training=true", "gives logits of shape (7,) per view, and (10,)"),
@@ -74,7 +74,11 @@ def test_a_model_of_ones_own_that_cannot_be_used_is_told_when_it_is_opened(
         ("changed,how=in_place", "fails: RuntimeError: one of the variables needed for gradient"),
     ],
 )
-def test_a_student_that_cannot_learn_is_told_before_the_first_step(tmp_path: Path, student: str, wanted: str) -> None:
+def test_a_student_that_cannot_learn_is_told_before_the_first_step(
+    tmp_path: Path,
+    student: str,
+    wanted: str,
+) -> None:
     config = train_config(tmp_path / "run", **SHORT, student=f"broken_models:{student}")
     assert wanted in told(lambda: plan_training(config))
     assert not (tmp_path / "run").exists()
@@ -91,14 +95,20 @@ NOTES = [
 
 
 @pytest.mark.parametrize(("how", "note"), NOTES)
-def test_logits_that_are_none_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str, note: str) -> None:
+def test_logits_that_are_none_are_told_once(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    how: str,
+    note: str,
+) -> None:
     model = f"broken_models:changed,how={how},mean=0.5,std=0.25"
     dump(tmp_path / "cache", teacher=model, data=FEW, batch_size=32, codec="full:dtype=float32")
     assert notes(capsys) == [note] * bool(note)
     trainer = Trainer(train_config(tmp_path / "run", **SHORT, student=model))
     trainer.run_epoch(Forgotten())
     assert notes(capsys) == [note] * bool(note)
-    train(tmp_path / "b", **{**SHORT, "loss": "kl"}, student=f"{CONV},seed=1", teacher=model, epochs=1)
+    online = {**SHORT, "loss": "kl", "teacher": model, "epochs": 1}
+    train(tmp_path / "b", **online, student=f"{CONV},seed=1")
     assert notes(capsys) == [note] * bool(note)
 
 
@@ -109,11 +119,15 @@ class Forgotten:
 
 def notes(capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Return what was said about models since, each as it is in `NOTES`."""
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: model")]
+    told = capsys.readouterr().err.splitlines()
+    lines = [line for line in told if line.startswith("note: model")]
     return [next(note for _, note in NOTES if note and note in line) for line in lines]
 
 
-def test_a_student_whose_last_layer_starts_at_zero_is_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_student_whose_last_layer_starts_at_zero_is_in_order(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     config = train_config(tmp_path / "run", **SHORT, student="broken_models:starts_at_zero")
     Trainer(config).run_epoch(Forgotten())
     assert notes(capsys) == []
@@ -123,7 +137,7 @@ def test_a_teacher_in_the_loop_that_gives_nan_is_told_at_its_first_batch(tmp_pat
     teacher = "tiny_models:poisoned,mean=0.5,std=0.05"
     settings = {**SHORT, "loss": "kl", "teacher": teacher}
     line = told(lambda: train(tmp_path / "run", **settings))
-    assert "tiny_models:poisoned,mean=0.5,std=0.05 gives NaN or infinite logits on its first" in line
+    assert f"{teacher} gives NaN or infinite logits on its first" in line
 
 
 def test_a_teacher_that_fails_on_a_batch_is_told(tmp_path: Path) -> None:
@@ -133,7 +147,10 @@ def test_a_teacher_that_fails_on_a_batch_is_told(tmp_path: Path) -> None:
     assert "model tiny_models:batch_of_one on a batch of 64 views fails: KeyError: 'rows'" in line
 
 
-def test_probabilities_in_a_file_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_probabilities_in_a_file_are_told(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     import numpy as np
 
     logits = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
@@ -144,7 +161,10 @@ def test_probabilities_in_a_file_are_told(tmp_path: Path, capsys: pytest.Capture
     assert f"note: {tmp_path}/a.npz {SOFTMAX}" in capsys.readouterr().err
 
 
-def test_a_student_that_fails_on_whole_images_is_told_before_the_first_epoch(tmp_path: Path, recipe: str) -> None:
+def test_a_student_that_fails_on_whole_images_is_told_before_the_first_epoch(
+    tmp_path: Path,
+    recipe: str,
+) -> None:
     made(tmp_path / "cache", recipe)
     settings = {"cache": str(tmp_path / "cache"), "data": DATA, "batch_size": 8, "eval_data": EVAL}
     config = train_config(tmp_path / "run", **settings, student="broken_models:whole_images")
@@ -164,7 +184,10 @@ def test_a_teacher_for_missing_views_has_the_options_of_the_dump(tmp_path: Path)
     assert "was made with tiny_models:scaled,factor=2: the same weights give other logits" in line
 
 
-def test_modules_that_cannot_be_imported_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_that_cannot_be_imported_are_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     sources = {
         "lacks_library": "import no_such_library_here",
         "has_a_slip": "def build(:",

@@ -13,6 +13,7 @@ from runs import CONV, dump
 from kdcache import train
 from kdcache_cli.commands import main
 
+MANY = f"{CONV},classes=12"
 FEW = "tiny_models:few_digits,length=64"
 ODD = """
 size = [15, 21]
@@ -71,7 +72,7 @@ def planned(command: str) -> None:
             {"teacher": f"{CONV},input_size=12", "recipe": "sized.toml"},
             "timm:resnet18,input_size=12",
         ),
-        ("other classes", {"teacher": f"{CONV},classes=12", "teacher_classes": 12}, "timm:resnet18"),
+        ("other classes", {"teacher": MANY, "teacher_classes": 12}, "timm:resnet18"),
     ],
 )
 def test_the_command_after_a_dump_works_as_it_is_printed(

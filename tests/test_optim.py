@@ -115,7 +115,10 @@ def test_numbers_that_no_schedule_can_use_are_refused(settings: Any, message: st
         ({"options": {"betta": 1}}, "unexpected keyword argument 'betta'"),
     ],
 )
-def test_arguments_of_an_optimizer_are_tried_before_a_model_is_there(settings: Any, message: str) -> None:
+def test_arguments_of_an_optimizer_are_tried_before_a_model_is_there(
+    settings: Any,
+    message: str,
+) -> None:
     state = torch.get_rng_state()
     check_optimizer(OptimizerConfig(name="adamw", layer_decay=0.5))
     with pytest.raises(UsageError, match=message):

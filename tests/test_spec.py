@@ -15,7 +15,8 @@ from kdcache.spec import Spec, build, check_options, choose, load_function, pars
 
 TEXT = st.text(st.characters(exclude_characters='"', exclude_categories=["Cs"]), max_size=12)
 WORDS = st.one_of(TEXT, st.sampled_from(["true", "12", "1e5", " a", "a,b", "k=v", "", "/data/x=1", "é", "nan"]))
-VALUES = st.one_of(WORDS, st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False))
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.one_of(WORDS, st.booleans(), NUMBERS)
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.]*", fullmatch=True)
 KEYS = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]*", fullmatch=True)
 

@@ -9,7 +9,15 @@ from kdcache_cli.fidelity import fidelity
 from kdcache_cli.hub import pull, push
 from kdcache_cli.info import info
 from kdcache_cli.options import JSON, PLAN, dotted, shared
-from kdcache_cli.output import Group, codec_error_text, human_bytes, human_seconds, percent, print_result, ranges
+from kdcache_cli.output import (
+    Group,
+    codec_error_text,
+    human_bytes,
+    human_seconds,
+    percent,
+    print_result,
+    ranges,
+)
 from kdcache_cli.recode import recode
 from kdcache_cli.show import show
 from kdcache_cli.transfer import convert, export, merge

@@ -12,7 +12,15 @@ from typing import Any
 from kdcache.cache import Cache, create_cache
 from kdcache.dump_config import DumpConfig, RayConfig
 from kdcache.dump_job import Job, prepare
-from kdcache.dump_units import Unit, Walk, all_units, missing_units, num_views, write_units
+from kdcache.dump_units import (
+    Unit,
+    Walk,
+    all_units,
+    look_at_teacher,
+    missing_units,
+    num_views,
+    write_units,
+)
 from kdcache.errors import KdcacheError
 from kdcache.tracking import Bar, progress, say
 
@@ -44,6 +52,7 @@ def run_on_ray(job: Job, cache: Cache) -> int:
     todo = missing_units(cache, all_units(job, cache))
     if not todo:
         return 0
+    look_at_teacher(job, cache, todo[0])
     with connected(job.config.ray) as ray, progress("dump", num_views(cache, todo), "views") as bar:
         pool = _Pool(ray, job.config, cache, todo, bar)
         try:

@@ -204,7 +204,7 @@ def test_a_plan_shows_what_fidelity_shows_and_later_what_the_manifest_holds(tmp_
         (["dump-teacher", "x", *DUMP, "--teacher", "timm:tset_resnet,pretrained=true"], 2, "did you mean 'test_resnet'"),
         (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:cnov"], 2, "did you mean 'conv'"),
         (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:conv,wdith=3"], 2, "unknown option"),
-        (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:conv,classes=7"], 1, "add --teacher-classes 7"),
+        (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:conv,classes=7"], 1, "-classes 7"),
         (["dump-teacher", "x", *DUMP, "--set", "compute.wrokers=3"], 2, "did you mean 'workers'"),
         (["dump-teacher", "x", *DUMP, "--set", "seeds"], 2, "not key=value"),
         (["dump-teacher", "x", *DUMP, "--config", "no.toml"], 2, "No such file"),
