@@ -19,7 +19,7 @@ from kdcache.distributed import own_place
 from kdcache.dump_config import DumpConfig
 from kdcache.errors import MismatchError, UsageError
 from kdcache.gradients import is_far
-from kdcache.models import MapModel, VisionModel, check_weights, open_model, state_sha256
+from kdcache.models import MapModel, VisionModel, check_model, open_model, state_sha256
 from kdcache.pairs import pairs_of_models
 from kdcache.rerun import lossy_origin
 from kdcache.sources import Source, mean_image_bytes, open_source, task_of
@@ -29,6 +29,7 @@ from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
 from kdcache.views.loading import Request
 
 FIT_SECONDS = 900.0  # that each rank gives those before it to measure the codec
+_MANY = 2**20  # classes, of which a codec's options are checked before the source says how many
 _EXACT_VIEWS = 512  # that a plan measures an exact codec on, for the last bits of its floats
 
 
@@ -76,7 +77,9 @@ def prepare(config: DumpConfig, *, measures_exact: bool = False) -> Job:
     seeds = parse_seeds(config.seeds)
     compute = Compute(config.compute)
     recipe = load_recipe(config.recipe)
-    check_weights(config.teacher)
+    check_model(config.teacher)
+    if config.codec is not None:
+        open_codec(config.codec, classes=_MANY)
     require_blocks(config.unit_rows, recipe.mixing.block if recipe.mixing else 1)
     source = open_source(config.data)
     classes = config.teacher_classes or source.classes

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from kdcache.errors import ModelError, UsageError
 from kdcache.segmenters import BUILDERS as SEGMENTERS
-from kdcache.segmenters import constructing, stacked_maps
+from kdcache.segmenters import constructing, require_timm, stacked_maps
 from kdcache.shapes import Size, ViewLogits, Views, as_size, sides, size_text
-from kdcache.spec import Spec, choose, load_function, parse_spec
+from kdcache.spec import Spec, choose, find_function, load_function, parse_spec
 from kdcache.user_code import user_code
 from kdcache.views import Recipe
 from kdcache.weight_files import check_weight_file
@@ -147,17 +147,29 @@ def open_model(text: str, *, classes: int, recipe: Recipe, trained: bool = False
     return model
 
 
-def check_weights(text: str) -> None:
-    """Check that a file of weights that a spec names is there and seems to be one; it is not read.
+def check_model(text: str) -> None:
+    """Check what a model's spec names, without making a model: it, and its file of weights.
 
     Raises:
-        UsageError: a spec that cannot be understood.
-        ModelError: there is no such file, or it is something else.
+        UsageError: an unknown model; of the user's own functions also an unknown option.
+        ModelError: there is no such file of weights, or it is something else.
     """
     spec = parse_spec(text)
-    path, _ = _take_weights(spec, dict(spec.options))
+    _require_options(spec)
+    options = {name: spec.options[name] for name in spec.options if name not in _PREPROCESSING}
+    path, _ = _take_weights(spec, options)
     if path is not None:
         check_weight_file(path)
+    if spec.name == "timm":
+        require_timm(spec.arg or "")
+    elif spec.name == "torchvision":
+        from torchvision import models  # noqa: PLC0415
+
+        maps = models.list_models(module=models.segmentation)
+        choose(spec.arg or "", [*models.list_models(module=models), *maps], "torchvision model")
+    else:
+        bare = Spec(spec.name, spec.arg, options)
+        find_function(bare, "model", _BUILDERS, error=ModelError)
 
 
 def state_sha256(module: nn.Module) -> str:
@@ -175,9 +187,7 @@ def _build_timm(spec: Spec, classes: int | None, channels: int) -> tuple[nn.Modu
     options: dict[str, Any] = dict(spec.options)
     if classes is not None:
         options["num_classes"] = classes
-    name = spec.arg or ""
-    if not name.startswith("hf") and not timm.is_model(name):
-        choose(name, timm.list_models(), "timm model")
+    name = require_timm(spec.arg or "")
     reached = "with pretrained=true the weights must be reachable"
     with constructing(spec, reached if options.get("pretrained") else "check its options"):
         module = timm.create_model(name, in_chans=channels, **options)

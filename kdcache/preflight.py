@@ -6,7 +6,7 @@ from pathlib import Path
 from kdcache.compute import Compute
 from kdcache.config import parse_seeds
 from kdcache.errors import UsageError
-from kdcache.models import check_weights
+from kdcache.models import check_model
 from kdcache.optim import check_optimizer, check_schedule
 from kdcache.tasks.segmentation import check_window
 from kdcache.tracking import summary_writer
@@ -36,7 +36,7 @@ def check_training(config: TrainConfig, compute: Compute) -> None:
         load_recipe(config.eval_recipe)
     check_window(config.eval_window)
     for spec in filter(None, (config.student, config.teacher)):
-        check_weights(spec)
+        check_model(spec)
 
 
 def require_writable(folder: Path, what: str) -> None:

@@ -40,6 +40,19 @@ def constructing(spec: Spec, way_out: str) -> Iterator[None]:
         raise ModelError(f"model {spec}: {exception_text(error)}; {way_out}") from error
 
 
+def require_timm(name: str) -> str:
+    """Return the name of a model of timm, or of one on the hub.
+
+    Raises:
+        UsageError: there is none; the nearest is suggested.
+    """
+    import timm  # noqa: PLC0415
+
+    if name.startswith("hf") or timm.is_model(name):
+        return name
+    return choose(name, timm.list_models(), "timm model")
+
+
 def stacked_maps(found: Any, spec: str) -> ViewLogits:
     """Return what a module gives as `[views, heads, height, width, classes]`.
 
@@ -123,9 +136,7 @@ def build_timm(spec: Spec, classes: int | None, channels: int) -> Built:
     """Return a backbone of timm with a plain head, and the mean and std of the backbone's weights."""
     import timm  # noqa: PLC0415
 
-    name = spec.arg or ""
-    if not name.startswith("hf") and not timm.is_model(name):
-        choose(name, timm.list_models(), "timm model")
+    name = require_timm(spec.arg or "")
     if classes is None:
         raise ModelError(f"teacher {spec}: a backbone of timm has no trained head for segmentation; give weights=FILE")
     options: dict[str, Any] = dict(spec.options)

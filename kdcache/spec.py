@@ -209,8 +209,6 @@ def load_function(
 ) -> Any:
     """Return what the user's own `module:function,key=value` gives when called with its options.
 
-    Modules are also looked for in the working directory.
-
     Args:
         spec: names the function and its options.
         what: it gives, as messages call it.
@@ -222,6 +220,23 @@ def load_function(
             that do not fit.
         KdcacheError: of the class `error`: the module cannot be imported, or the function raises
             something.
+    """
+    function = find_function(spec, what, known, error=error)
+    with user_code(f"{what} {spec.name}:{spec.arg}", error):
+        return function(**spec.options)
+
+
+def find_function(
+    spec: Spec,
+    what: str,
+    known: Iterable[str],
+    *,
+    error: type[KdcacheError] = UsageError,
+) -> Callable[..., Any]:
+    """Return the user's own function that `spec` names, after checking its options against it.
+
+    Modules are also looked for in the working directory. The arguments are those of
+    `load_function`, and so are the errors, but for what the function raises.
     """
     if (cwd := str(Path.cwd())) not in sys.path:
         sys.path.append(cwd)
@@ -235,11 +250,11 @@ def load_function(
     with _import_of(spec.name, error):
         module = importlib.import_module(spec.name)
     functions = [name for name, value in vars(module).items() if callable(value)]
-    function = getattr(module, choose(spec.arg, functions, f"function of module {spec.name}"))
+    name = choose(spec.arg, functions, f"function of module {spec.name}")
+    function: Callable[..., Any] = getattr(module, name)
     check_options(function, spec, what)
     _require_arguments(function, spec, what)
-    with user_code(f"{what} {spec.name}:{spec.arg}", error):
-        return function(**spec.options)
+    return function
 
 
 def _is_module(name: str, error: type[KdcacheError]) -> bool:

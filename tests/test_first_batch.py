@@ -8,8 +8,13 @@ import torch
 from map_caches import DATA, EVAL, made
 from runs import CONV, dump, train, train_config
 
+from kdcache.cache import create_cache
+from kdcache.dump_config import DumpConfig
+from kdcache.dump_job import prepare
+from kdcache.dump_units import look_at_teacher
 from kdcache.errors import KdcacheError, MismatchError, ModelError, UsageError
 from kdcache.fidelity import FidelityConfig, measure_fidelity
+from kdcache.first_batch import check_gradients
 from kdcache.models import open_model
 from kdcache.train import plan_training
 from kdcache.trainer import Trainer
@@ -110,6 +115,26 @@ def test_logits_that_are_none_are_told_once(
     online = {**SHORT, "loss": "kl", "teacher": model, "epochs": 1}
     train(tmp_path / "b", **online, student=f"{CONV},seed=1")
     assert notes(capsys) == [note] * bool(note)
+
+
+def test_an_engine_of_workers_elsewhere_looks_at_a_few_views_itself(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = "broken_models:changed,how=softmax,mean=0.5,std=0.25"
+    cache = str(tmp_path / "cache")
+    job = prepare(DumpConfig(cache=cache, data=FEW, teacher=model, recipe="digits"))
+    look_at_teacher(job, create_cache(cache, job.manifest), (0, 0))
+    assert notes(capsys) == [SOFTMAX]
+
+
+def test_a_parameter_without_a_gradient_is_named() -> None:
+    student = open_model("broken_models:unused", classes=10, recipe=load_recipe("digits"))
+    student(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).sum().backward()
+    with pytest.raises(ModelError, match=r"does not use its parameter spare\.weight, which"):
+        check_gradients(student)
+    student.module.get_submodule("spare").requires_grad_(False)
+    check_gradients(student)
 
 
 class Forgotten:
