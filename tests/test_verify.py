@@ -342,7 +342,7 @@ def test_a_teacher_that_cannot_be_opened_is_no_fault_of_the_cache(cache: Cache, 
     made = shelf()
     with pytest.raises(UsageError, match="did you mean 'conv'"):
         rerun(made, "tiny_models:cnov")
-    with pytest.raises(ModelError, match="the source has 10 classes"):
+    with pytest.raises(ModelError, match="gives 7 classes, and 10 are asked for"):
         rerun(made, f"{CONV},classes=7")
     with pytest.raises(UsageError, match="was made from noise, which can run code"):
         rerun(cache)
