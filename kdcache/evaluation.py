@@ -8,12 +8,12 @@ from torch import nn
 
 from kdcache.compute import Compute
 from kdcache.distributed import rank, world_size
-from kdcache.errors import MismatchError, ModelError, UsageError
+from kdcache.errors import MismatchError, UsageError
+from kdcache.inference import model_code
 from kdcache.shapes import Size, ViewLogits, Views, size_text
 from kdcache.sources import Source, open_source, task_of
 from kdcache.tasks import open_task
 from kdcache.tasks.segmentation import check_window, slide
-from kdcache.user_code import user_code
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
 
 
@@ -90,7 +90,7 @@ class Evaluation:
         return {f"{name}{key}": value for name, score in scores.items() for key, value in score.result().items()}
 
     def _logits(self, model: nn.Module, views: Views) -> ViewLogits:
-        with user_code(f"a model on evaluation views of {size_text(views.shape[2:])}", ModelError):
+        with model_code(f"a model on evaluation views of {size_text(views.shape[2:])}"):
             logits: ViewLogits = slide(model, views, self._window) if self._window else model(views)
         return logits
 

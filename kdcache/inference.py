@@ -1,11 +1,13 @@
-"""Models over batches of views: the one way in which the dump, the calibration and `fidelity` get logits."""
+"""Models over batches of views: how dump, calibration and `fidelity` get logits, and what fails."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from kdcache.compute import Compute
+from kdcache.distributed import is_of_others, world_size
 from kdcache.errors import ModelError
 from kdcache.models import VisionModel
 from kdcache.shapes import ViewLogits, Views
@@ -34,6 +36,30 @@ def run_models(
 
 
 def _run(model: VisionModel, placed: nn.Module, views: Views, compute: Compute) -> ViewLogits:
-    with user_code(f"model {model.spec} on a batch of {len(views)} views", ModelError):
+    with model_code(f"model {model.spec} on a batch of {len(views)} views"):
         logits: ViewLogits = placed(compute.move(views))
     return logits
+
+
+@contextmanager
+def model_code(what: str) -> Iterator[None]:
+    """Run the code of a model in the block, which may be the user's own.
+
+    Args:
+        what: names the call, as the subject of a sentence: `training of model mypkg.models:build`.
+
+    Raises:
+        ModelError: it raises something. A batch norm after a pooling of the whole image does, which
+            cannot train on one view.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, RuntimeError) and world_size() > 1 and is_of_others(error):
+            raise  # of the processes around the model
+        if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
+            told = "normalises over a batch, and cannot train on one view at a time"
+            way_out = "use a larger batch_size, fewer processes, or less accumulate"
+            raise ModelError(f"{what} {told}; {way_out}") from error
+        with user_code(what, ModelError):
+            raise

@@ -25,8 +25,9 @@ from kdcache.codecs import (
     set_tail,
 )
 from kdcache.compute import Compute
-from kdcache.errors import MismatchError, ModelError, UsageError
+from kdcache.errors import MismatchError, UsageError
 from kdcache.first_batch import require_finite, tell_no_logits
+from kdcache.inference import model_code
 from kdcache.losses import Loss
 from kdcache.models import VisionModel, open_model, state_sha256
 from kdcache.reading import Reader
@@ -37,7 +38,6 @@ from kdcache.sources import task_of
 from kdcache.tasks.segmentation import upsampled
 from kdcache.tracking import say
 from kdcache.train_config import TrainConfig
-from kdcache.user_code import user_code
 from kdcache.views import Batch
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
@@ -191,7 +191,7 @@ class OnlineTeacher:
         """Return the logits of the teacher on the batch's views of its input size."""
         views = self._compute.move(batch.views[-1])
         what = f"teacher {self._opened.spec} on a batch of {len(views)} views"
-        with torch.no_grad(), self._compute.autocast(), user_code(what, ModelError):
+        with torch.no_grad(), self._compute.autocast(), model_code(what):
             logits = self._model(views)
         if self._is_first:
             require_finite(self._opened, logits)

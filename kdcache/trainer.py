@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -19,14 +19,14 @@ from kdcache.distributed import (
     broadcast_buffers,
     broadcast_object,
     is_main,
-    is_of_others,
     on_main,
     rank,
     world_size,
 )
-from kdcache.errors import KdcacheError, MismatchError, ModelError, UsageError
+from kdcache.errors import KdcacheError, MismatchError, UsageError
 from kdcache.evaluation import Evaluation, evaluation_recipe
 from kdcache.first_batch import check_gradients, check_student, require_trainable
+from kdcache.inference import model_code
 from kdcache.losses import Loss, open_loss
 from kdcache.models import VisionModel, open_model
 from kdcache.optim import make_optimizer, make_schedule
@@ -39,7 +39,6 @@ from kdcache.tasks import open_task
 from kdcache.teachers import Teacher, open_teacher
 from kdcache.tracking import Clock, Metrics, progress, steady_rate
 from kdcache.train_config import TrainConfig
-from kdcache.user_code import user_code
 from kdcache.views import Batch, ViewDataset, ViewLoader, seed_generators
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
@@ -150,7 +149,7 @@ class Trainer:
             with self._synchronised(number == self.config.accumulate):
                 terms = self._terms(part, is_first=self._is_first_step and number == 1)
                 loss = torch.stack(list(terms.values())).sum() / self.config.accumulate
-                with _students_code(self.student.spec):
+                with model_code(f"training of model {self.student.spec}"):
                     self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             for name, term in {"loss": loss * self.config.accumulate, **terms}.items():
                 sums[name] = sums.get(name, 0.0) + term.detach() / (self.config.accumulate * world_size())
@@ -175,7 +174,7 @@ class Trainer:
         labels = batch.labels.to(self.compute.move)
         with self._clock.part("cache_seconds"):
             teacher = self.teacher.rows(batch)
-        with self.compute.autocast(), _students_code(self.student.spec):
+        with self.compute.autocast(), model_code(f"training of model {self.student.spec}"):
             logits = self.parallel(self.compute.move(batch.views[0]))
         if is_first:
             check_student(self.student, logits, self.replay.source.classes)
@@ -354,37 +353,6 @@ class Trainer:
         if is_last or not isinstance(self.parallel, DistributedDataParallel):
             return nullcontext()
         return self.parallel.no_sync()
-
-
-@contextmanager
-def _students_code(spec: str) -> Iterator[None]:
-    """Run the student's own code: what it raises becomes one line.
-
-    Raises:
-        ModelError: it raises something. A batch norm after a pooling of the whole image does, which
-            cannot train on one view.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if world_size() > 1 and is_of_others(error):
-            raise
-        with _told(spec):
-            raise
-    except ValueError as error:
-        if "more than 1 value per channel" in str(error):
-            told = "normalises over a batch, and cannot train on one view at a time"
-            way_out = "use a larger batch_size, fewer processes, or less accumulate"
-            raise ModelError(f"model {spec} {told}; {way_out}") from error
-        with _told(spec):
-            raise
-    except Exception:
-        with _told(spec):
-            raise
-
-
-def _told(spec: str) -> AbstractContextManager[None]:
-    return user_code(f"training of model {spec}", ModelError)
 
 
 def _in_turns(batches: Iterator[Batch], count: int) -> Iterator[list[Batch]]:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from runs import train
+from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_models import conv
 from torch import Tensor, nn
@@ -13,7 +15,9 @@ from torch import Tensor, nn
 from kdcache.errors import KdcacheError, ModelError, UsageError
 from kdcache.models import open_model
 from kdcache.spec import parse_spec
+from kdcache.train_config import EmaConfig
 from kdcache.views import Recipe, load_recipe
+from kdcache.weight_files import read_weight_file
 from kdcache.weight_record import require_recorded, weight_record
 from kdcache.weights import load_weights
 
@@ -263,6 +267,25 @@ def test_a_record_that_is_none_is_passed_over(text: str) -> None:
 
 
 GREY = load_recipe("digits")
+
+
+def test_weights_of_a_run_say_what_they_were_trained_as(tmp_path: Path) -> None:
+    data = "tiny_models:few_digits,length=64"
+    student = "tiny_models:mlp,std=0.3,dropout=0.1"
+    settings = {"data": data, "eval_data": data, "ema": EmaConfig(decay=0.5), "epochs": 1}
+    train(tmp_path, recipe="digits", loss="ce", student=student, **settings)
+    for name in ("student", "ema", "best"):
+        file = tmp_path / f"{name}.safetensors"
+        with safe_open(file, framework="pt") as opened_file:
+            assert opened_file.metadata()["kdcache_spec"] == "tiny_models:mlp,dropout=0.1,std=0.3"
+        open_model(f"tiny_models:mlp,std=0.3,weights={file}", classes=10, recipe=GREY)
+        with pytest.raises(ModelError, match=r"leaves out std=0\.3"):
+            open_model(f"tiny_models:mlp,weights={file}", classes=10, recipe=GREY)
+    for name in ("student", "ema"):
+        spec = f"tiny_models:mlp,std=0.3,weights={tmp_path}/last.pt,weights_key={name}"
+        own = open_model(spec, classes=10, recipe=GREY).module.state_dict()
+        held, _ = read_weight_file(tmp_path / f"{name}.safetensors")
+        assert all(torch.equal(held[key], value) for key, value in own.items())
 
 
 def test_the_part_of_a_file_is_no_argument_of_the_model(tmp_path: Path) -> None:

@@ -159,7 +159,8 @@ def test_plan_says_what_the_dump_takes_and_writes_nothing(tmp_path: Path) -> Non
     files = sum(path.is_file() for path in (tmp_path / "cache").rglob("*"))
     assert plan["files"] == files and plan["views"] == 4 * 1197
     assert plan["bytes"] == pytest.approx(written["bytes"], rel=0.2)
-    assert "views/s" in kdcache(*words, "--plan").stdout
+    lines = kdcache(*words, "--plan").stdout
+    assert "views/s" in lines and re.search(r"\ninput +views of 8 pixels\n", lines)
 
 
 @pytest.mark.parametrize("codec", ["topk:k=2", "full:dtype=bfloat16"])
