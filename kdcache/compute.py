@@ -1,6 +1,7 @@
 """Where and how models run: device, precision, memory format, compilation, loader workers."""
 
 import os
+import re
 import resource
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from kdcache.distributed import own_place
 from kdcache.errors import UsageError
 
+_DEVICE = re.compile(r"auto|cpu(:0)?|cuda(:[0-9]+)?")
+_MOST_WORKERS = 1024
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -33,8 +36,12 @@ class ComputeConfig:
     """Loader processes; 0 renders views in the main process."""
 
     def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise UsageError(f"compute.workers is {self.workers}; it must be 0 or more")
+        if not _DEVICE.fullmatch(self.device):
+            known = "use auto, cpu, cuda or cuda:N"
+            raise UsageError(f"device {self.device!r} is none that kdcache runs on; {known}")
+        if not 0 <= self.workers <= _MOST_WORKERS:
+            wanted = f"it must be from 0 to {_MOST_WORKERS}"
+            raise UsageError(f"compute.workers is {self.workers}; {wanted}")
 
 
 def device_type(name: str) -> str:
@@ -51,6 +58,22 @@ class Compute:
         if self.device.type == "cuda" and self.device.index is not None:
             torch.cuda.set_device(self.device)  # events, generators and pinned memory are those of the current device
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
+        self._require_precision()
+
+    def _require_precision(self) -> None:
+        """Raise a UsageError if the device does not compute in the precision."""
+        dtype = _AUTOCAST.get(self.config.precision)
+        if dtype is None:
+            return
+        told = f"precision {self.config.precision} is not for device {self.device}; use float32"
+        try:
+            with self.autocast():
+                one = torch.ones(1, 1, device=self.device)
+                if (one @ one).dtype == dtype:
+                    return
+        except RuntimeError as error:
+            raise UsageError(told) from error
+        raise UsageError(told)
 
     @property
     def pin_memory(self) -> bool:
@@ -115,10 +138,7 @@ def _device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and own_place().world_size > 1:  # Slurm may show each process its own GPU only: then all are number 0
         name = f"cuda:{own_place().local_rank % max(torch.cuda.device_count(), 1)}"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N") from error
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use cpu or auto")
     return device

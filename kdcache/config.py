@@ -149,7 +149,7 @@ def _read(file: str, command: str, *, is_ours: bool) -> dict[str, Any]:
         tables = tomllib.loads(path_text(Path(file).read_bytes()) if is_ours else _text(file))
     except OSError as error:
         raise UsageError(f"config file {file}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise UsageError(f"config file {file} is not TOML: {error}") from error
     for name in tables:
         choose(name, COMMANDS, f"table in {file}")
@@ -180,7 +180,7 @@ def _put(table: dict[str, Any], key: str, value: Any) -> None:
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:  # no TOML, or a number of thousands of digits
         return text.strip()
 
 

@@ -281,12 +281,17 @@ def others_that_fail() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if world_size() == 1 or not any(word in str(error) for word in ("gloo", "NCCL", "Connection", "connection")):
+        if world_size() == 1 or not is_of_others(error):
             raise
         raise KdcacheError(_GONE) from error
 
 
 _GONE = "another process of this run has ended, and says why; run the same command again to go on"
+
+
+def is_of_others(error: RuntimeError) -> bool:
+    """Return whether an error is that a message to or from another process did not get through."""
+    return any(word in str(error) for word in ("gloo", "NCCL", "Connection", "connection"))
 
 
 class _AllSum(torch.autograd.Function):

@@ -12,6 +12,7 @@ from kdcache.dump_config import DumpConfig
 from kdcache.dump_job import Job, prepare, probe_place, tell_error
 from kdcache.engines import open_engine
 from kdcache.launch import require_count
+from kdcache.next_step import training_command
 from kdcache.stopping import heeding, look
 from kdcache.tracking import log, own_name, say
 from kdcache.units import tell_clipped
@@ -27,7 +28,8 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     Returns:
         `cache`, its `task`, `seeds`, `rows` per seed, `units_written` now by this process or its workers on Ray, `seconds` they
         took, and over all units of these seeds: `bytes`, `bytes_per_view`, `teacher_accuracy` in percent (None if its classes
-        are others), the number of `absent` rows, and whether the cache `has_images`.
+        are others), the number of `absent` rows, whether the cache `has_images`, and `next`, the
+        command of a training from it.
 
     Raises:
         MismatchError: the cache was made with other settings.
@@ -88,4 +90,5 @@ def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any
         "teacher_accuracy": accuracy,
         "absent": sum(len(commit.absent) for commit in commits),
         "has_images": cache.manifest.has_images,
+        "next": training_command(job, cache),
     }

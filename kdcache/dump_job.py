@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kdcache.cache import Cache, Manifest, library_versions, open_cache, record_layout, tar_layout
+from kdcache.cache.layout import require_blocks
 from kdcache.cache.manifest import MANIFEST
 from kdcache.cache.objects import Objects
 from kdcache.cache.opening import open_objects
@@ -21,7 +22,7 @@ from kdcache.dump_source import KnownSource, known_source
 from kdcache.errors import MismatchError, UsageError
 from kdcache.gradients import is_far
 from kdcache.label_notes import SeenLabels
-from kdcache.models import MapModel, VisionModel, open_model, state_sha256
+from kdcache.models import MapModel, VisionModel, check_model, open_model, state_sha256
 from kdcache.pairs import pairs_of_models
 from kdcache.rerun import lossy_origin
 from kdcache.source_list import SourceList
@@ -32,6 +33,7 @@ from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
 from kdcache.views.loading import Request
 
 FIT_SECONDS = 900.0  # that each rank gives those before it to measure the codec
+_MANY = 2**20  # classes, of which a codec's options are checked before the source says how many
 _EXACT_VIEWS = 512  # that a plan measures an exact codec on, for the last bits of its floats
 
 
@@ -116,22 +118,26 @@ def prepare(config: DumpConfig, *, is_plan: bool = False) -> Job:
     seeds = parse_seeds(config.seeds)
     compute = Compute(config.compute)
     recipe = load_recipe(config.recipe)
+    check_model(config.teacher)
+    if config.codec is not None:
+        open_codec(config.codec, classes=_MANY)
+    require_blocks(config.unit_rows, recipe.mixing.block if recipe.mixing else 1)
     opened = open_source(config.data)
     labels = SeenLabels(opened)
     classes = config.teacher_classes or opened.classes
+    codec = open_codec(config.codec or default_codec(classes), classes=classes)
     task = task_of(opened)
     teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True, task=task)
-    codec = open_codec(config.codec or default_codec(classes), classes=classes)
     if not is_exact(codec) or config.content_digests:
         _await_first_worker(open_objects(config.cache))
     held = open_cache(config.cache) if open_objects(config.cache).exists(MANIFEST) else None
     data = known_source(config, opened, held, is_plan=is_plan)
     source = data.source
     codec = row_codec(_held_codec(held, config.codec, classes)) if held else codec
+    stored = _stored(config, seeds, source, held)
     measures = held is None and (is_plan or not is_exact(codec))
     fitted = _fitted(config, codec, source, recipe, teacher) if measures else None
     whole = with_sites(fitted.codec if fitted else codec, teacher.sites)
-    stored = _stored(config, seeds, source, held)
     errors = fitted.errors if fitted else held.manifest.gradient_error if held else {}
     manifest = _manifest(config, data, recipe, teacher, codec=whole, stored=stored)
     return Job(

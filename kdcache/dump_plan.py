@@ -20,6 +20,7 @@ from kdcache.dump_units import all_units, batches_of, missing_units, records_of
 from kdcache.errors import UsageError
 from kdcache.fidelity import fitted_gradients
 from kdcache.launch import own_place, require_count
+from kdcache.models import MapModel
 from kdcache.shapes import Records
 from kdcache.tracking import steady_rate
 from kdcache.units import stored_samples
@@ -37,13 +38,14 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
             `ray.workers` if it runs on Ray, else one.
 
     Returns:
-        `samples` and `classes` of the source, the `recipe` and `input_size` of the views, `views`,
+        `samples` and `classes` of the source, the `recipe` and `size` of the views, `sites` and `stride` of maps, `views`,
         `units`, `files`, `bytes`, `bytes_per_view`, `files_per_seed`, `bytes_per_seed`,
         `views_per_second` of one process, its `seconds_per_unit`, `world_size`, the `seconds` that so
         many take, the `device_hours` of all, `device_hours_per_million_views`, `free_bytes`, how many
         `units_done` are there already, the `codec`, the error of DIST's gradient from its records by temperature, as the
-        manifest has it where the cache is there already, `gradients` as `fidelity` has them (empty there), and the
-        `teacher_accuracy` in percent on the probe's views.
+        manifest has it where the cache is there already, `gradients` as `fidelity` has them (empty
+        there), the `teacher_accuracy` in percent on the probe's views, the teacher's input `size`,
+        and of segmentation the `sites` of its maps (heads, height, width) and their `stride`.
     """
     require_count()
     if world_size is not None and world_size < 1:
@@ -73,7 +75,7 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
         "samples": len(job.source),
         "classes": job.source.classes,
         "recipe": job.recipe.name,
-        "input_size": job.teacher.preprocessing.size,
+        "size": job.teacher.preprocessing.size,
         "views": views,
         "units": len(units),
         "units_done": done,
@@ -84,6 +86,8 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
         "bytes_per_view": bytes_per_view,
         "views_per_second": rate,
         **_times(manifest, len(units) - done, rate, world_size or _world_size(config)),
+        "sites": list(job.teacher.sites),
+        "stride": job.teacher.stride if isinstance(job.teacher, MapModel) else None,
         "codec": codec_spec(job.codec),
         "gradient_error": job.manifest.made_by["gradient_error"],
         "gradients": fitted_gradients(job.fitted) if job.fitted else [],

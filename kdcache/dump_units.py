@@ -11,19 +11,23 @@ import numpy as np
 import torch
 
 from kdcache.cache import Cache
+from kdcache.compute import Compute, ComputeConfig
 from kdcache.dump_job import Job
 from kdcache.errors import CodecError, UnreadableSampleError
+from kdcache.first_batch import tell_no_logits
 from kdcache.inference import run_models
 from kdcache.shapes import Records, ViewLogits
 from kdcache.stopping import until_asked
 from kdcache.tracking import Bar
 from kdcache.units import UnitMaker
-from kdcache.views import Batch, in_pairs, partners
+from kdcache.views import Batch, ViewLoader, in_pairs, partners
 from kdcache.views.loading import Request
 
 Unit = tuple[int, int]
 """First seed and number of a unit: what one worker makes at once."""
 
+_LOOKED = 8
+"""Views of which an engine without a process of its own looks at the logits."""
 LOOK_SECONDS = 5.0  # between two looks whether another worker has committed the unit in the making
 
 
@@ -120,9 +124,29 @@ def batches_of(job: Job, cache: Cache, seed: int, unit: int) -> Iterator[Request
 
 
 def records_of(job: Job, cache: Cache, requests: Iterable[Request]) -> Iterator[tuple[Batch, ViewLogits, Records]]:
-    """Yield each batch with its logits, on the host, and records."""
+    """Yield each batch with its logits, on the host, and records.
+
+    Of the first batch it is said if these seem to be no logits.
+    """
+    is_first = True
     for batch, (logits,) in run_models([job.teacher], _readable(job.loader(cache, requests)), job.compute):
+        if is_first:
+            tell_no_logits(job.teacher, logits)
+        is_first = False
         yield batch, logits, _encode(job, cache, batch, logits)
+
+
+def look_at_teacher(job: Job, cache: Cache, unit: Unit) -> None:
+    """Say if the teacher's logits of some views seem to be none.
+
+    It is for engines whose workers are elsewhere, where nobody would see what they say. Those have
+    the GPUs, so it runs on the CPU.
+    """
+    request = next(batches_of(job, cache, *unit))[:_LOOKED]
+    loader = ViewLoader(job.dataset(cache), [request], workers=0, pin_memory=False)
+    on_cpu = Compute(ComputeConfig(device="cpu", workers=0))
+    for _, (logits,) in run_models([job.teacher], _readable(loader), on_cpu):
+        tell_no_logits(job.teacher, logits)
 
 
 def _requests(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Request]:

@@ -9,8 +9,9 @@ from torch import nn
 from kdcache.compute import Compute
 from kdcache.distributed import StopLook, is_main, on_main, raise_together, rank, world_size
 from kdcache.errors import KdcacheError, MismatchError, UnreadableSampleError, UsageError, quoted
+from kdcache.inference import model_code
 from kdcache.read_check import ReadCheck
-from kdcache.shapes import Size, ViewLogits, Views
+from kdcache.shapes import Size, ViewLogits, Views, size_text
 from kdcache.sources import Source, open_source, task_of
 from kdcache.tasks import open_task
 from kdcache.tasks.segmentation import check_window, slide
@@ -59,6 +60,7 @@ class Evaluation:
         self._dataset = ViewDataset(self.source, recipe, order, sizes=[None if is_map else size], skip_unreadable=True)
         mine, share = range(len(self.source))[rank() :: world_size()], max(batch_size // world_size(), 1)
         share = 1 if recipe.size is None else share
+        self._first = [(row, 0) for row in mine[:1]]
         batches = [[(row, 0) for row in mine[start : start + share]] for start in range(0, len(mine), share)]
         self._num_looks = -(-(len(self.source) // world_size()) // share)  # batches that every process has
         self._loader = ViewLoader(self._dataset, batches, workers=compute.config.workers, pin_memory=compute.pin_memory)
@@ -98,6 +100,21 @@ class Evaluation:
         return UnreadableSampleError(f"eval_data: {absent[0]}{others}")
 
     @torch.no_grad()
+    def try_out(self, model: nn.Module) -> None:
+        """Run a model of segmentation on the first view: evaluation has views of other sizes.
+
+        Raises:
+            ModelError: it fails; scores would fail after a whole epoch.
+        """
+        if self._task.name != "segmentation" or not self._first:
+            return
+        is_training = model.training
+        views = self._compute.move(self._dataset.batch(self._first).views[0])
+        with self._compute.autocast():
+            self._logits(model.eval(), views)
+        model.train(is_training)
+
+    @torch.no_grad()
     def scores(self, models: dict[str, nn.Module]) -> dict[str, float]:
         """Return the task's scores of each model, under its name and theirs: all in one pass over the views.
 
@@ -123,7 +140,8 @@ class Evaluation:
         return {f"{name}{key}": value for name, score in scores.items() for key, value in score.result().items()}
 
     def _logits(self, model: nn.Module, views: Views) -> ViewLogits:
-        logits: ViewLogits = slide(model, views, self._window) if self._window else model(views)
+        with model_code(f"a model on evaluation views of {size_text(views.shape[2:])}"):
+            logits: ViewLogits = slide(model, views, self._window) if self._window else model(views)
         return logits
 
 

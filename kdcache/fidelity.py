@@ -17,6 +17,7 @@ from kdcache.calibration import BATCH, TAUS, Fitted, fit_codec
 from kdcache.codecs import Codec, RowCodec, TeacherRows, open_codec
 from kdcache.compute import ComputeConfig
 from kdcache.errors import KdcacheError, UsageError
+from kdcache.first_batch import logits_fault
 from kdcache.gradients import Difference, TeacherLoss, decoded_batches, gradient_error, gradients, whole_batches
 from kdcache.losses import dist_terms, kl_loss
 from kdcache.models import head_weight, open_model
@@ -93,6 +94,8 @@ def measure_fidelity(config: FidelityConfig) -> dict[str, Any]:
         KdcacheError: logits that cannot be had or measured, or a codec that is unknown or cannot hold them.
     """
     pairs = _open_pairs(config)
+    if (fault := logits_fault(pairs.teacher)) is not None:
+        say(f"note: {config.logits or config.teacher} {fault}")
     pairs.require_gradient()
     fitting, measured = pairs.halves()
     taus, sizes = list(dict.fromkeys(config.tau)), list(dict.fromkeys(config.batch_size))

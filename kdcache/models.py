@@ -4,29 +4,33 @@
     timm:resnet18,weights=runs/a/student.safetensors
     mypkg.models:build,width=2,mean=0.5,std=0.25,input_size=160
 
-Keys that kdcache takes itself: `weights=FILE` (safetensors, or a torch file read with weights_only), `mean`, `std` (one number
-for all channels) and `input_size` (`224`, or height and width, `512x1024`). All others go to the model's constructor. Models of
-segmentation are built in segmenters.py.
+Keys that kdcache takes itself: `weights=FILE` (safetensors, or a torch file read with
+weights_only), `weights_key` (the part of that file, where it has several), `mean`, `std` (one
+number for all channels) and `input_size` (`224`, or height and width, `512x1024`). All others go to
+the model's constructor. Models of segmentation are built in segmenters.py.
 """
 
 import hashlib
-import pickle
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from kdcache.errors import ModelError, UsageError
 from kdcache.segmenters import BUILDERS as SEGMENTERS
-from kdcache.segmenters import stacked_maps
+from kdcache.segmenters import constructing, require_timm, stacked_maps
 from kdcache.shapes import Size, ViewLogits, Views, as_size, sides, size_text
-from kdcache.spec import Spec, choose, load_function, parse_spec
+from kdcache.spec import Spec, choose, find_function, load_function, parse_spec
+from kdcache.user_code import user_code
 from kdcache.views import Recipe
+from kdcache.weight_files import check_weight_file
+from kdcache.weight_record import ORIGINS
+from kdcache.weights import classes_advice, load_weights
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PREPROCESSING = ("mean", "std", "input_size")
@@ -69,22 +73,27 @@ class VisionModel(nn.Module):
         Raises:
             ModelError: the module gives something else.
         """
-        return self._logits(self.module(torch.sub(views, self.mean).div_(self.std)))
+        return self._logits(self.module(torch.sub(views, self.mean).div_(self.std)), len(views))
 
-    def _logits(self, found: Any) -> ViewLogits:
+    def _logits(self, found: Any, views: int) -> ViewLogits:
         if not isinstance(found, Tensor):
-            raise ModelError(
-                f"model {self.spec} gives a {type(found).__name__}, not logits; if it has auxiliary heads for training, "
-                "switch them off in its spec (aux_logits=false)"
-            )
+            way_out = "let it return these alone; aux_logits=false leaves torchvision's others out"
+            raise ModelError(f"model {self.spec} gives {_kind(found)}, not logits; {way_out}")
+        if found.ndim != 2 or len(found) != views or not found.is_floating_point():
+            wanted = f"wanted for {views} views are raw logits, floats [views, classes]"
+            raise ModelError(f"model {self.spec} gives {_kind(found)}; {wanted}")
         return found
 
 
 class MapModel(VisionModel):
     """A model of segmentation: `sites` are (heads, height, width), the heads main first."""
 
-    def _logits(self, found: Any) -> ViewLogits:
-        return stacked_maps(found, self.spec)
+    def _logits(self, found: Any, views: int) -> ViewLogits:
+        maps = stacked_maps(found, self.spec)
+        if len(maps) != views or not maps.is_floating_point():
+            wanted = f"wanted for {views} views are raw logits, [views, classes, height, width]"
+            raise ModelError(f"model {self.spec} gives maps of {_kind(maps[:, 0])}; {wanted}")
+        return maps
 
     @property
     def stride(self) -> int:
@@ -118,9 +127,11 @@ def open_model(text: str, *, classes: int, recipe: Recipe, trained: bool = False
     options = dict(spec.options)
     if "num_classes" in options:
         raise UsageError(f"model {text!r}: the number of classes comes from the data ({classes}); leave num_classes out")
+    _require_options(spec)
     own: dict[str, Any] = {key: options.pop(key) for key in _PREPROCESSING if key in options}
-    weights = options.pop("weights") if _is_file(options.get("weights")) else None
-    if trained and weights is None and not (options.get("pretrained") or options.get("weights")) and spec.name in _BUILDERS:
+    weights, key = _take_weights(spec, options)
+    has_origin = weights is not None or options.get("pretrained") or options.get("weights")
+    if trained and not has_origin and spec.name in _BUILDERS:
         raise ModelError(f"teacher {text!r} has no weights; add weights=FILE or pretrained=true")
     # a head of another size would be drawn at random: a pretrained teacher keeps its own, and the class count is checked
     head = None if trained and weights is None else classes
@@ -129,10 +140,36 @@ def open_model(text: str, *, classes: int, recipe: Recipe, trained: bool = False
     build = (SEGMENTERS if is_map else _BUILDERS).get(spec.name, _build_own)
     module, wishes = build(bare, head, recipe.channels)
     if weights is not None:
-        _load_weights(module, Path(str(weights)), classes)
+        load_weights(module, weights, key=key, spec=spec, classes=classes, is_teacher=trained)
     model = (MapModel if is_map else VisionModel)(module, _preprocessing({**wishes, **own}, recipe, text), text)
-    model.sites = _try_out(model, classes, recipe.channels)
+    model.sites = _try_out(model, classes, recipe.channels, is_teacher=trained)
+    _require_plain_state(module, text)
     return model
+
+
+def check_model(text: str) -> None:
+    """Check what a model's spec names, without making a model: it, and its file of weights.
+
+    Raises:
+        UsageError: an unknown model; of the user's own functions also an unknown option.
+        ModelError: there is no such file of weights, or it is something else.
+    """
+    spec = parse_spec(text)
+    _require_options(spec)
+    options = {name: spec.options[name] for name in spec.options if name not in _PREPROCESSING}
+    path, _ = _take_weights(spec, options)
+    if path is not None:
+        check_weight_file(path)
+    if spec.name == "timm":
+        require_timm(spec.arg or "")
+    elif spec.name == "torchvision":
+        from torchvision import models  # noqa: PLC0415
+
+        maps = models.list_models(module=models.segmentation)
+        choose(spec.arg or "", [*models.list_models(module=models), *maps], "torchvision model")
+    else:
+        bare = Spec(spec.name, spec.arg, options)
+        find_function(bare, "model", _BUILDERS, error=ModelError)
 
 
 def state_sha256(module: nn.Module) -> str:
@@ -150,15 +187,10 @@ def _build_timm(spec: Spec, classes: int | None, channels: int) -> tuple[nn.Modu
     options: dict[str, Any] = dict(spec.options)
     if classes is not None:
         options["num_classes"] = classes
-    name = spec.arg or ""
-    if not name.startswith("hf") and not timm.is_model(name):
-        choose(name, timm.list_models(), "timm model")
-    try:
+    name = require_timm(spec.arg or "")
+    reached = "with pretrained=true the weights must be reachable"
+    with constructing(spec, reached if options.get("pretrained") else "check its options"):
         module = timm.create_model(name, in_chans=channels, **options)
-    except TypeError as error:
-        raise UsageError(f"model {spec}: {error}") from error
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ModelError(f"model {spec}: {_line(error)}; with pretrained=true the weights must be reachable") from error
     config = timm.data.resolve_model_data_config(module)
     fixed = (module.pretrained_cfg or {}).get("fixed_input_size", False)
     size = options.get("img_size") or (config["input_size"][-1] if fixed else None)
@@ -181,14 +213,13 @@ def _build_torchvision(spec: Spec, classes: int | None, channels: int) -> tuple[
             [*models.get_model_weights(name).__members__],
             f"weights of {name} (and no such file)",
         )
-    try:
-        module = models.get_model(name, weights=entry, **options, **({} if entry or not classes else {"num_classes": classes}))
-        if entry and classes and classes != len(entry.meta["categories"]):
-            raise ModelError(f"model {spec}: its weights have {len(entry.meta['categories'])} classes, the source {classes}")
-    except TypeError as error:
-        raise UsageError(f"model {spec}: {error}") from error
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ModelError(f"model {spec}: {_line(error)}") from error
+    if entry and classes and classes != len(entry.meta["categories"]):
+        found = len(entry.meta["categories"])
+        raise ModelError(f"model {spec}: its weights have {found} classes, the source {classes}")
+    if classes and not entry:
+        options["num_classes"] = classes
+    with constructing(spec, "its weights must be reachable" if entry else "check its options"):
+        module = models.get_model(name, weights=entry, **options)
     wishes: dict[str, Any] = {"input_size": getattr(module, "image_size", None)}
     if entry:
         preset = entry.transforms()
@@ -197,7 +228,7 @@ def _build_torchvision(spec: Spec, classes: int | None, channels: int) -> tuple[
 
 
 def _build_own(spec: Spec, classes: int | None, channels: int) -> tuple[nn.Module, dict[str, Any]]:
-    module = load_function(spec, "model", _BUILDERS)
+    module = load_function(spec, "model", _BUILDERS, error=ModelError)
     if not isinstance(module, nn.Module):
         raise ModelError(f"model {spec} gave a {type(module).__name__}; the function must return a torch.nn.Module")
     return module, {}
@@ -211,59 +242,68 @@ _BUILDERS: dict[str, Callable[[Spec, int | None, int], tuple[nn.Module, dict[str
 
 def _architecture(text: str) -> str:
     spec = parse_spec(text)
-    options = {key: value for key, value in spec.options.items() if key not in (*_PREPROCESSING, "weights", "pretrained")}
-    return str(Spec(spec.name, spec.arg, dict(sorted(options.items()))))
+    left_out = ORIGINS.union(_PREPROCESSING)
+    options = {key: spec.options[key] for key in sorted(spec.options) if key not in left_out}
+    return str(Spec(spec.name, spec.arg, options))
 
 
-def _is_file(weights: Any) -> bool:
-    return isinstance(weights, str) and (weights.endswith(_WEIGHT_FILES) or Path(weights).is_file())
+def _require_options(spec: Spec) -> None:
+    """Raise a UsageError for options that would not do what they seem to."""
+    if spec.name not in _BUILDERS:
+        return
+    pretrained = spec.options.get("pretrained", False)
+    if not isinstance(pretrained, bool):  # any text would count as true, `False` too
+        wanted = "write pretrained=true or pretrained=false"
+        raise UsageError(f"model {str(spec)!r}: pretrained is {pretrained!r}; {wanted}")
+    if "checkpoint_path" in spec.options:
+        wanted = "write weights=FILE"
+        raise UsageError(f"model {str(spec)!r}: checkpoint_path is not taken; {wanted}")
 
 
-def _load_weights(module: nn.Module, path: Path, classes: int) -> None:
-    if not path.is_file():
-        raise ModelError(f"weights file {path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelError(
-            f"weights file {path} cannot be read as plain tensors ({_line(error)[:160]}); save its state_dict as safetensors"
-        ) from error
-    for key in ("state_dict", "model", "student"):  # timm's and Lightning's, torchvision's, and our own checkpoints
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping):
-        raise ModelError(f"weights file {path} holds a {type(state).__name__}, not a state_dict")
-    own = module.state_dict()
-    left_out: tuple[str, ...] = getattr(module, "not_loaded", ())
-    for prefix in ("module.", "_orig_mod."):  # of data-parallel and of compiled models
-        if all(key.startswith(prefix) for key in state) and not all(key.startswith(prefix) for key in own):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    state = {key: value for key, value in state.items() if not key.startswith(left_out)}
-    wrong = [
-        f"{key} is {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the model"
-        for key in own.keys() & state.keys()
-        if state[key].shape != own[key].shape
-    ]
-    wrong += [f"{key} is missing in the file" for key in own.keys() - state.keys()]
-    wrong += [f"{key} is unknown to the model" for key in state.keys() - own.keys()]
-    if wrong:
-        raise ModelError(
-            f"weights file {path} does not fit the model for {classes} classes: {sorted(wrong)[0]} "
-            f"({len(wrong)} tensors differ); check the model's name, its options and the data set's classes"
-        )
-    module.load_state_dict(state)
+def _take_weights(spec: Spec, options: dict[str, Any]) -> tuple[Path | None, str | None]:
+    """Take the file of weights, and the part of it that is wanted, out of a model's options."""
+    key = options.pop("weights_key", None)
+    if not _names_file(spec, options.get("weights")):
+        if key is None:
+            return None, None
+        told = "weights_key names a part of a file of weights; give weights=FILE, too"
+        raise UsageError(f"model {str(spec)!r}: {told}")
+    text = str(options.pop("weights"))
+    if "://" in text:
+        raise ModelError(f"weights {text} are an address; download the file, give weights=FILE")
+    return Path(text), None if key is None else str(key)
+
+
+def _names_file(spec: Spec, weights: Any) -> bool:
+    """Return whether `weights` is a file, and no name that torchvision or the user knows."""
+    if weights is None:
+        return False
+    if spec.name in _BUILDERS and not (isinstance(weights, str) and weights):
+        raise UsageError(f"model {str(spec)!r}: weights is {weights!r}; write weights=FILE")
+    if spec.name == "timm":
+        return True
+    if not isinstance(weights, str):
+        return False
+    is_there = os.path.exists(weights)  # noqa: PTH110 (which takes any text)
+    return is_there or "/" in weights or weights.endswith(_WEIGHT_FILES)
 
 
 def _preprocessing(wishes: Mapping[str, Any], recipe: Recipe, text: str) -> Preprocessing:
-    size = wishes.get("input_size") or recipe.input_size
+    size = wishes.get("input_size")
     mean, std = wishes.get("mean", _IMAGENET[0]), wishes.get("std", _IMAGENET[1])
     try:
-        return Preprocessing(_size(size), _per_channel(mean, recipe.channels), _per_channel(std, recipe.channels))
+        found = Preprocessing(
+            size=_size(recipe.input_size if size is None else size),
+            mean=_per_channel(mean, recipe.channels),
+            std=_per_channel(std, recipe.channels),
+        )
     except (TypeError, ValueError) as error:
         raise UsageError(f"model {text!r}: mean, std and input_size must be numbers ({error})") from error
+    if min(found.std) <= 0:
+        raise UsageError(f"model {text!r}: std is {std}; it must be above 0, of pixels from 0 to 1")
+    if min(sides(found.size)) < 1:
+        raise UsageError(f"model {text!r}: input_size is {size}; it must be at least 1 pixel")
+    return found
 
 
 def _size(value: Any) -> Size:
@@ -271,6 +311,8 @@ def _size(value: Any) -> Size:
     if isinstance(value, str):
         height, width = (int(part) for part in value.split("x"))
         return as_size((height, width))
+    if isinstance(value, float):
+        raise ValueError(f"{value} is no whole number of pixels")
     return value if isinstance(value, tuple) else int(value)
 
 
@@ -282,27 +324,32 @@ def _per_channel(values: Any, channels: int) -> tuple[float, ...]:
 
 
 @torch.no_grad()
-def _try_out(model: VisionModel, classes: int, channels: int) -> tuple[int, ...]:
-    """Run one empty view, and return the sites of its logits: a model of another shape is told before the work starts."""
+def _try_out(
+    model: VisionModel,
+    classes: int,
+    channels: int,
+    *,
+    is_teacher: bool,
+) -> tuple[int, ...]:
+    """Run one empty view, and return the sites of its logits.
+
+    Raises:
+        ModelError: it fails, or gives something else than logits of so many classes.
+    """
     training = model.training
     size = sides(model.preprocessing.size)
-    try:
+    what = f"model {model.spec} on a view of {channels}x{size_text(size)}"
+    way_out = "check the recipe's mode and size, or set input_size=N in the model's spec"
+    with user_code(what, ModelError, way_out=way_out):
         logits = model.eval()(torch.zeros(1, channels, *size, dtype=torch.uint8))
-    except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"model {model.spec} fails on views of {channels}x{size_text(size)}: {_line(error)}; "
-            "check the recipe's mode and size, or set input_size=N in the model's spec"
-        ) from error
     model.train(training)
-    is_map = isinstance(model, MapModel)
-    if logits.ndim != (5 if is_map else 2) or logits.shape[-1] != classes:
-        shape = (logits.shape[-1], *logits.shape[2:-1]) if is_map else tuple(logits.shape[1:])
-        raise ModelError(
-            f"model {model.spec} gives logits of shape {shape} per view; the source has {classes} classes: "
-            "choose weights and data of the same classes"
-        )
-    if is_map:
-        _require_stride(size, tuple(logits.shape[2:4]), model.spec)
+    found = logits.shape[-1]
+    if found != classes:
+        way_out = classes_advice(found) if is_teacher else "give it as many in its spec"
+        told = f"gives {found} classes, and {classes} are asked for"
+        raise ModelError(f"model {model.spec} {told}: {way_out}")
+    if isinstance(model, MapModel):
+        _require_stride(size, (logits.shape[2], logits.shape[3]), model.spec)
     return tuple(logits.shape[1:-1])
 
 
@@ -314,5 +361,27 @@ def _require_stride(size: tuple[int, int], found: tuple[int, int], spec: str) ->
         )
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _require_plain_state(module: nn.Module, text: str) -> None:
+    """Raise a ModelError if a model's state could be neither hashed nor saved."""
+    with user_code(f"the state_dict of model {text}", ModelError):
+        state = module.state_dict()
+    for name, value in state.items():
+        is_plain = isinstance(value, Tensor) and value.layout == torch.strided
+        if not is_plain or value.is_quantized:
+            wanted = "wanted are plain tensors; leave it out of the state, or make it a buffer"
+            raise ModelError(f"model {text} has {_kind(value)} as {name} in its state; {wanted}")
+    empty = {str(value.dtype): torch.empty(0, dtype=value.dtype) for value in state.values()}
+    with user_code(f"saving of model {text}", ModelError, way_out="take another type of float"):
+        safetensors_bytes(empty)
+
+
+def _kind(found: Any) -> str:
+    """Return what something is, for messages: its type and shape, or what it holds."""
+    if isinstance(found, Tensor):
+        return f"{str(found.dtype).removeprefix('torch.')} {tuple(found.shape)}"
+    name = type(found).__name__
+    if isinstance(found, tuple | list) and found:
+        return f"a {name} of {len(found)}, first {_kind(found[0])[:60]}"
+    if isinstance(found, Mapping) and found:
+        return f"a {name} of {', '.join(map(str, found))}"[:120]
+    return f"a {name}"

@@ -1,6 +1,9 @@
 """timm's optimisers and schedules, behind two small tables of settings."""
 
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -8,6 +11,7 @@ from torch import nn
 
 from kdcache.errors import UsageError
 from kdcache.spec import choose
+from kdcache.user_code import exception_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,16 @@ class OptimizerConfig:
     """Factor of the rate from each group of layers to the one before it, such as 0.75; of models whose groups timm knows."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the optimiser."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"optimizer.lr is {self.lr}; it must be above 0")
+        if not 0 <= self.momentum < 1:
+            raise UsageError(f"optimizer.momentum is {self.momentum}; it must be from 0 to below 1")
+        _require_from_zero("optimizer", self, "weight_decay")
+        if self.layer_decay is not None and not 0 < self.layer_decay < math.inf:
+            raise UsageError(f"optimizer.layer_decay is {self.layer_decay}; it must be above 0")
+        _require_own("optimizer", self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +60,55 @@ class ScheduleConfig:
     """Further arguments of timm's create_scheduler_v2, such as cycle_limit, k_decay or noise."""
 
     def __post_init__(self) -> None:
-        if not self.decay_epochs > 0:
+        if not 0 < self.decay_epochs < math.inf:
             raise UsageError(f"schedule.decay_epochs is {self.decay_epochs}; it must be above 0")
+        _require_from_zero("schedule", self, "warmup_epochs", "warmup_lr", "min_lr", "decay_rate")
+        if any(epoch < 0 for epoch in self.decay_milestones):
+            told = list(self.decay_milestones)
+            raise UsageError(f"schedule.decay_milestones is {told}; they must be 0 or more")
+        _require_own("schedule", self)
+
+
+def _require_from_zero(table: str, config: Any, *names: str) -> None:
+    """Raise a UsageError if one of these settings is below 0, or no finite number."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < math.inf:
+            raise UsageError(f"{table}.{name} is {value}; it must be 0 or more")
+
+
+def _require_own(table: str, config: Any) -> None:
+    """Raise a UsageError if the further arguments name a setting that has a key of its own."""
+    for name in config.options:
+        if name in {one.name for one in fields(config)}:
+            raise UsageError(f"{table}.options has {name}; say {table}.{name}")
+
+
+def check_optimizer(config: OptimizerConfig) -> None:
+    """Check settings by a step of the optimiser on a small network, before anything is opened.
+
+    Raises:
+        UsageError: an unknown optimiser (the nearest is suggested) or argument, or a wrong value.
+    """
+    with torch.random.fork_rng(devices=[]):
+        network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+        optimizer = make_optimizer(network, replace(config, layer_decay=None))
+        with _told_in_a_line("optimizer", config.name):
+            network(torch.ones(2, 3)).square().sum().backward()
+            optimizer.step()
+
+
+def check_schedule(config: ScheduleConfig, *, epochs: int) -> None:
+    """Check settings by some steps of the schedule, before anything is opened.
+
+    Raises:
+        UsageError: an unknown schedule (the nearest is suggested) or argument, or a wrong value.
+    """
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = make_schedule(optimizer, config, epochs=epochs, steps_per_epoch=1)
+    with _told_in_a_line("schedule", config.name):
+        for epoch in range(min(epochs, _TRIED_EPOCHS) + 1):
+            schedule.step_update(epoch)
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -59,7 +120,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     from timm.optim import create_optimizer_v2, list_optimizers  # noqa: PLC0415
 
     choose(config.name.lower(), list_optimizers(), "optimizer.name")
-    try:
+    with _told_in_a_line("optimizer", config.name):
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             model,
             opt=config.name,
@@ -70,8 +131,6 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
             layer_decay=config.layer_decay,
             **config.options,
         )
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"optimizer {config.name}: {' '.join(str(error).split())}") from error
     return optimizer
 
 
@@ -87,7 +146,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: ScheduleConfig, *, e
     if config.name == "none":
         return _Constant()
     settings = {key: value for key, value in asdict(config).items() if key not in ("name", "options")}
-    try:
+    with _told_in_a_line("schedule", config.name):
         schedule, _ = create_scheduler_v2(
             optimizer,
             sched=config.name,
@@ -98,13 +157,22 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: ScheduleConfig, *, e
             **settings,
             **config.options,
         )
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UsageError(f"schedule {config.name}: {' '.join(str(error).split())}") from error
     if schedule is None:
         raise UsageError(f"schedule {config.name} is not in this version of timm; upgrade it, or choose another")
     return schedule
 
 
+@contextmanager
+def _told_in_a_line(what: str, name: str) -> Iterator[None]:
+    """Run timm's code on settings of the user: whatever it raises is a UsageError."""
+    try:
+        yield
+    except Exception as error:
+        reason = exception_text(error).rstrip(".")
+        raise UsageError(f"{what} {name}: {reason}; check its settings") from error
+
+
+_TRIED_EPOCHS = 1000
 _SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "constant", "wsd", "rsqrt", "none")
 
 

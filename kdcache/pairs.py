@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -168,6 +169,7 @@ def pairs_from_cache(
         )
     if student is None or data is None:
         return pairs_of_cache(cache, views=views)
+    running = Compute(compute)
     rows = _first_rows(cache, seeds, views)
     recipe, source = Recipe.from_dict(cache.manifest.recipe), open_source(data)
     require_source(cache, source)
@@ -175,7 +177,7 @@ def pairs_from_cache(
     model = open_model(student, classes=source.classes, recipe=recipe, trained=True)
     recipe.require_one_draw(model.preprocessing.size, as_size(cache.manifest.teacher["size"]))
     dataset = ViewDataset(source, recipe, cache.order, sizes=[model.preprocessing.size], skip_unreadable=True)
-    there, (logits,) = _run([model], dataset, _views(rows, seeds), batch_size, Compute(compute))
+    there, (logits,) = _run([model], dataset, _views(rows, seeds), batch_size, running)
     return Pairs(teacher=_cached(cache, seeds[0], rows)[there], student=logits, groups=rows[there], stand_in=student)
 
 
@@ -230,11 +232,13 @@ def pairs_from_teacher(
     Raises:
         KdcacheError: something that cannot be opened, or does not fit together.
     """
+    running = Compute(compute)
     opened, source = load_recipe(recipe), open_source(data)
     _require_rows(task_of(source))
     specs = [teacher] if student is None else [teacher, student]
     models = [open_model(spec, classes=source.classes, recipe=opened, trained=True) for spec in specs]
-    return pairs_of_models(models, source, opened, views=views, batch_size=batch_size, compute=Compute(compute))
+    settings: dict[str, Any] = {"views": views, "batch_size": batch_size, "compute": running}
+    return pairs_of_models(models, source, opened, **settings)
 
 
 def pairs_of_models(

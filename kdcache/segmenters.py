@@ -6,18 +6,51 @@ mypkg.models:build                      a module that gives a map [n, classes, h
                                         the main head's first, then those of auxiliary heads
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdcache.errors import ModelError, UsageError
+from kdcache.errors import KdcacheError, ModelError, UsageError
 from kdcache.shapes import ViewLogits
 from kdcache.spec import Spec, check_options, choose
+from kdcache.user_code import exception_text
 
 Built = tuple[nn.Module, dict[str, Any]]
 _AUXILIARY = "aux_classifier"
+
+
+@contextmanager
+def constructing(spec: Spec, way_out: str) -> Iterator[None]:
+    """Run a library's constructor of the model that `spec` names; what it raises becomes one line.
+
+    Raises:
+        UsageError: an option of the wrong name, type or value.
+        ModelError: anything else, such as weights that cannot be reached.
+    """
+    try:
+        yield
+    except (KdcacheError, MemoryError):
+        raise
+    except (TypeError, AttributeError, AssertionError, LookupError) as error:
+        raise UsageError(f"model {spec}: {exception_text(error)}; check its options") from error
+    except Exception as error:
+        raise ModelError(f"model {spec}: {exception_text(error)}; {way_out}") from error
+
+
+def require_timm(name: str) -> str:
+    """Return the name of a model of timm, or of one on the hub.
+
+    Raises:
+        UsageError: there is none; the nearest is suggested.
+    """
+    import timm  # noqa: PLC0415
+
+    if name.startswith("hf") or timm.is_model(name):
+        return name
+    return choose(name, timm.list_models(), "timm model")
 
 
 def stacked_maps(found: Any, spec: str) -> ViewLogits:
@@ -90,14 +123,10 @@ def build_torchvision(spec: Spec, classes: int | None, channels: int) -> Built:
         options |= {"num_classes": classes, **({} if name.startswith("lraspp") else {"aux_loss": bool(auxiliary)})}
     given = {key: value for key, value in options.items() if value is not None}
     check_options(models.get_model_builder(name), Spec(spec.name, spec.arg, given), "model")
-    try:
-        whole = models.get_model(name, weights=entry, **options)
-    except (TypeError, KeyError) as error:
-        raise UsageError(f"model {spec}: {error}") from error
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ModelError(f"model {spec}: {' '.join(str(error).split())}") from error
     if entry and classes and classes != len(entry.meta["categories"]):
         raise ModelError(f"model {spec}: its weights have {len(entry.meta['categories'])} classes, the source {classes}")
+    with constructing(spec, "its weights must be reachable"):
+        whole = models.get_model(name, weights=entry, **options)
     preset = entry.transforms() if entry else None
     wishes = {"mean": preset.mean, "std": preset.std} if preset else {}
     return _TorchvisionMaps(whole, is_auxiliary=auxiliary), wishes
@@ -107,18 +136,12 @@ def build_timm(spec: Spec, classes: int | None, channels: int) -> Built:
     """Return a backbone of timm with a plain head, and the mean and std of the backbone's weights."""
     import timm  # noqa: PLC0415
 
-    name = spec.arg or ""
-    if not name.startswith("hf") and not timm.is_model(name):
-        choose(name, timm.list_models(), "timm model")
+    name = require_timm(spec.arg or "")
     if classes is None:
         raise ModelError(f"teacher {spec}: a backbone of timm has no trained head for segmentation; give weights=FILE")
     options: dict[str, Any] = dict(spec.options)
-    try:
+    with constructing(spec, "not every model of timm takes output_stride, or gives maps"):
         backbone = timm.create_model(name, in_chans=channels, features_only=True, out_indices=(-1,), **options)
-    except (TypeError, AttributeError, AssertionError) as error:
-        raise UsageError(f"model {spec}: {error}; not every model of timm takes output_stride, or gives maps") from error
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ModelError(f"model {spec}: {' '.join(str(error).split())}") from error
     config = timm.data.resolve_data_config({}, pretrained_cfg=getattr(backbone, "pretrained_cfg", None) or {})
     return _BackboneMaps(backbone, classes), {"mean": config["mean"], "std": config["std"]}
 

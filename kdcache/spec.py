@@ -11,24 +11,27 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import math
 import os
 import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kdcache.errors import UsageError, brief, quoted
+from kdcache.errors import KdcacheError, UsageError, brief, quoted
+from kdcache.user_code import user_code
 
 MOST_SPEC = 4096
 """Characters of a spec."""
-_MOST_INTEGER = 1 << 1000
-"""Of those that a float can stand for."""
 Value = bool | int | float | str
 T = TypeVar("T")
 
+_MOST = 2**63
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _OPTION = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
 
@@ -52,8 +55,8 @@ def parse_spec(text: str) -> Spec:
     """Return the spec that `text` spells.
 
     Raises:
-        UsageError: an empty name, a second positional argument, an option given twice, or a text of more than `MOST_SPEC`
-            characters.
+        UsageError: an empty name, a second positional argument, an option given twice, a number that is not finite, or a
+            text of more than `MOST_SPEC` characters.
     """
     if len(text) > MOST_SPEC:
         raise UsageError(
@@ -74,6 +77,8 @@ def parse_spec(text: str) -> Spec:
             raise UsageError(f"spec {quoted(text)} gives {quoted(option[1])} twice")
         else:
             options[option[1]] = _value(option[2])
+    for key, value in options.items():
+        require_finite(value, f"spec {quoted(text)}: {brief(key)}", "a finite number, or text in double quotes")
     return Spec(name, arg, options)
 
 
@@ -109,7 +114,8 @@ def build(
         called: gives what a user calls a field, for those that are missing.
 
     Raises:
-        UsageError: an unknown key (the nearest is suggested), a missing one, or a value of the wrong type.
+        UsageError: an unknown key (the nearest is suggested), a missing one, a value of the wrong
+            type, or a number anywhere in it that is not finite.
     """
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if is_option(field)}  # type: ignore[arg-type]
@@ -123,7 +129,24 @@ def build(
     if missing:
         *others, last = map(called, missing)
         raise UsageError(f"{where} needs {', '.join(others)}{' and ' if others else ''}{last}")
+    for key, value in values.items():
+        require_finite(value, f"{where} {key}")
     return cls(**{key: _typed(value, hints[key], f"{where} {key}") for key, value in values.items()})
+
+
+def require_finite(value: Any, where: str, wanted: str = "a finite number") -> None:
+    """Raise a UsageError if a number is infinite or NaN, also one inside tables and lists.
+
+    Comparisons with NaN are false, so that checks of ranges would let it pass.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{where} is {value}; it must be {wanted}")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            require_finite(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            require_finite(item, where)
 
 
 def not_an_option(default: Any = None) -> Any:
@@ -205,9 +228,9 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
         return dict(value)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(typing.cast("type[Any]", hint), value, where)
+    if isinstance(value, int) and abs(value) >= _MOST and hint in (int, float):
+        raise UsageError(f"{where} has {len(str(value))} digits; it must be a number below 2^63")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        if abs(value) > _MOST_INTEGER:
-            raise UsageError(f"{where} is {quoted(value)}; it must be of type float, which holds no such number")
         return float(value)
     if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
@@ -217,36 +240,125 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
     raise UsageError(f"{where} is {quoted(value)}; it must be of type {getattr(plain, '__name__', plain)}")
 
 
-def load_function(spec: Spec, what: str, known: Iterable[str]) -> Any:
+def load_function(
+    spec: Spec,
+    what: str,
+    known: Iterable[str],
+    *,
+    error: type[KdcacheError] = UsageError,
+) -> Any:
     """Return what the user's own `module:function,key=value` gives when called with its options.
 
-    Modules are also looked for in the working directory.
+    Args:
+        spec: names the function and its options.
+        what: it gives, as messages call it.
+        known: names that could have been meant instead of a module's.
+        error: what is raised where the module or the function fails.
 
     Raises:
-        UsageError: no such module or function (with the nearest of `known` suggested), or options that do not fit.
+        UsageError: no such module or function (with the nearest of `known` suggested), or options
+            that do not fit.
+        KdcacheError: of the class `error`: the module cannot be imported, or the function raises
+            something.
+    """
+    function = find_function(spec, what, known, error=error)
+    with user_code(f"{what} {spec.name}:{spec.arg}", error):
+        return function(**spec.options)
+
+
+def find_function(
+    spec: Spec,
+    what: str,
+    known: Iterable[str],
+    *,
+    error: type[KdcacheError] = UsageError,
+) -> Callable[..., Any]:
+    """Return the user's own function that `spec` names, after checking its options against it.
+
+    Modules are also looked for in the working directory. The arguments are those of
+    `load_function`, and so are the errors, but for what the function raises.
     """
     if (cwd := str(Path.cwd())) not in sys.path:
         sys.path.append(cwd)
-    try:
-        found = importlib.util.find_spec(spec.name)
-    except (ImportError, ValueError):
-        found = None
-    if found is None:
-        choose(spec.name, known, f"{what} (and no module of that name in this folder or on PYTHONPATH)")
+    if not _is_module(spec.name, error):
+        where = "and no module of that name in this folder or on PYTHONPATH"
+        if spec.name.endswith(".py"):
+            where += f"; write {Path(spec.name).stem}:function, without .py"
+        choose(spec.name, known, f"{what} ({where})")
     if spec.arg is None:
         raise UsageError(f"{what} {str(spec)!r} names no function; write {spec.name}:function,key=value,...")
-    module = importlib.import_module(spec.name)
+    with _import_of(spec.name, error):
+        module = importlib.import_module(spec.name)
     functions = [name for name, value in vars(module).items() if callable(value)]
-    function = getattr(module, choose(spec.arg, functions, f"function of module {spec.name}"))
+    name = choose(spec.arg, functions, f"function of module {spec.name}")
+    function: Callable[..., Any] = getattr(module, name)
     check_options(function, spec, what)
-    return function(**spec.options)
+    _require_arguments(function, spec, what)
+    return function
+
+
+def _is_module(name: str, error: type[KdcacheError]) -> bool:
+    """Return whether there is a module of that name; the packages above it are imported."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        return False
+    try:
+        with _import_of(name, error):
+            return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@contextmanager
+def _import_of(name: str, error: type[KdcacheError]) -> Iterator[None]:
+    """Import the user's module `name` in the block: what it raises becomes one line.
+
+    That there is no such module, nor a package above it, is raised as it is.
+    """
+    what = f"import of module {name}"
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if f"{name}.".startswith(f"{missing.name}."):
+            raise
+        with user_code(what, error, way_out="install what it needs, or mend it"):
+            raise
+    except SystemExit as ended:
+        way_out = 'put what it does as a program under if __name__ == "__main__"'
+        raise error(f"{what} ends the program (SystemExit: {ended}); {way_out}") from ended
+    except Exception:
+        with user_code(what, error):
+            raise
 
 
 def check_options(function: Callable[..., Any], spec: Spec, what: str) -> None:
-    """Raise a UsageError if an option of `spec` is not a parameter of `function`; the nearest is suggested."""
-    parameters = inspect.signature(function).parameters.values()
+    """Raise a UsageError if an option of `spec` is no parameter of `function`."""
+    parameters = _parameters(function)
+    if parameters is None:
+        return
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
     known = [parameter.name for parameter in parameters if parameter.name != "self"]
     for option in spec.options:
         choose(option, known, f"option of {what} {spec.name}{f':{spec.arg}' if spec.arg else ''},")
+
+
+def _require_arguments(function: Callable[..., Any], spec: Spec, what: str) -> None:
+    """Raise a UsageError if a parameter of `function` has neither a default nor an option."""
+    needed = []
+    for parameter in _parameters(function) or ():
+        is_filled = parameter.default is not parameter.empty or parameter.name in spec.options
+        if not is_filled and parameter.kind not in _VARIABLE:
+            needed.append(parameter.name)
+    if needed:
+        example = ",".join(f"{name}=..." for name in [*spec.options, *needed])
+        place = f"{spec.name}:{spec.arg}"
+        told = f"needs a value of {', '.join(needed)}, which has no default"
+        raise UsageError(f"{what} {place} {told}; write {place},{example}")
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """Return the parameters of a function; None if it does not say, as some written in C."""
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None

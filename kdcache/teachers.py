@@ -25,7 +25,9 @@ from kdcache.codecs import (
     set_tail,
 )
 from kdcache.compute import Compute
-from kdcache.errors import UsageError
+from kdcache.errors import MismatchError, UsageError
+from kdcache.first_batch import require_finite, tell_no_logits
+from kdcache.inference import model_code
 from kdcache.losses import Loss
 from kdcache.models import VisionModel, open_model, state_sha256
 from kdcache.reading import Reader
@@ -177,8 +179,9 @@ class OnlineTeacher:
 
     def __init__(self, model: VisionModel, compute: Compute) -> None:
         self.identity, self.sites = state_sha256(model.module), model.sites
-        self._model = compute.place(model).eval()
+        self._model, self._opened = compute.place(model).eval(), model
         self._compute = compute
+        self._is_first = True
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
         """Return no rows: nothing is left out."""
@@ -186,8 +189,15 @@ class OnlineTeacher:
 
     def rows(self, batch: Batch) -> TeacherRows:
         """Return the logits of the teacher on the batch's views of its input size."""
-        with torch.no_grad(), self._compute.autocast():
-            return map_rows(self._model(self._compute.move(batch.views[-1])))
+        views = self._compute.move(batch.views[-1])
+        what = f"teacher {self._opened.spec} on a batch of {len(views)} views"
+        with torch.no_grad(), self._compute.autocast(), model_code(what):
+            logits = self._model(views)
+        if self._is_first:
+            require_finite(self._opened, logits)
+            tell_no_logits(self._opened, logits)
+        self._is_first = False
+        return map_rows(logits)
 
 
 class ResampledTeacher:
@@ -304,6 +314,21 @@ def _online(config: TrainConfig, replay: Replay, size: Size, compute: Compute) -
     model = open_model(str(config.teacher), classes=classes, recipe=replay.recipe, trained=True, task=task_of(replay.source))
     for use in replay.caches:
         require_teacher(use.cache, model)
+        _require_architecture(use.cache, model)
     wanted = model.preprocessing.size
     replay.recipe.require_one_draw(size, wanted)
     return OnlineTeacher(model, compute), [size] if wanted == size else [size, wanted]
+
+
+def _require_architecture(cache: Cache, model: VisionModel) -> None:
+    """Check that a teacher has the options that a cache was made with, as its weights do not tell.
+
+    Raises:
+        MismatchError: it has others.
+    """
+    made = cache.manifest.teacher.get("architecture", model.architecture)
+    if made != model.architecture:
+        raise MismatchError(
+            f"teacher {model.spec} is {model.architecture} with its options, and cache {cache} was "
+            f"made with {made}: the same weights give other logits; give the spec of the dump"
+        )

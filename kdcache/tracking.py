@@ -105,6 +105,20 @@ class NoMetrics:
         """Forget the line."""
 
 
+def summary_writer() -> Any:
+    """Return the class that writes for TensorBoard.
+
+    Raises:
+        KdcacheError: tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+    except ImportError as error:
+        way_out = "pip install 'kdcache[tensorboard]', or leave it out"
+        raise KdcacheError(f"tensorboard is not installed; {way_out}") from error
+    return SummaryWriter
+
+
 class BoardMetrics:
     """Lines as scalars for TensorBoard, besides another place."""
 
@@ -114,12 +128,8 @@ class BoardMetrics:
         Raises:
             KdcacheError: tensorboard is not installed.
         """
-        try:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
-        except ImportError as error:
-            raise KdcacheError("tensorboard is not installed; pip install 'kdcache[tensorboard]', or leave it out") from error
         self._others = others
-        self._writer = SummaryWriter(str(path), purge_step=step + 1)
+        self._writer = summary_writer()(str(path), purge_step=step + 1)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Write the line's numbers, below its kind."""

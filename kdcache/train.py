@@ -22,6 +22,7 @@ from kdcache.contrast import joined
 from kdcache.distributed import StopLook, broadcast_object, is_main, joined_processes, on_main, others_that_fail
 from kdcache.errors import MismatchError, UsageError
 from kdcache.losses import open_loss
+from kdcache.preflight import require_writable
 from kdcache.spec import Spec, normal_spec
 from kdcache.stopping import heeding
 from kdcache.text_files import path_bytes
@@ -29,6 +30,7 @@ from kdcache.tracking import BoardMetrics, Metrics, MetricsFile, NoMetrics, read
 from kdcache.train_config import TrainConfig
 from kdcache.trainer import Trainer
 from kdcache.views import load_recipe
+from kdcache.weight_record import weight_record
 
 __all__ = ["TrainConfig", "Trainer", "plan_training", "train_student"]
 
@@ -130,7 +132,7 @@ def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
                 _say_epoch(line, config.epochs)
     if is_main():
         for name, module in trainer.weights().items():
-            _save_weights(run / f"{name}.safetensors", module)
+            _save_weights(run / f"{name}.safetensors", module, config.student)
         result = _result(config, trainer, best, read_metrics(run / "metrics.jsonl"))
         replace_file(run / "result.json", lambda file: file.write(json.dumps(result, indent=1).encode()))
     return broadcast_object(result if is_main() else {})
@@ -217,7 +219,8 @@ class _Keeper:
             which = "ema" if name else "student"
             # checkpoints count epochs from 0, as they always have; what a user sees counts from 1
             self._best.update({best: scores[name], "epoch": line["epoch"] - 1, "weights": which})
-            _save_weights(self._run / "best.safetensors", self._trainer.weights()[which])
+            spec = self._trainer.config.student
+            _save_weights(self._run / "best.safetensors", self._trainer.weights()[which], spec)
         self._save()
 
     def _save(self) -> None:
@@ -254,7 +257,8 @@ def _finished(run: Path, config: TrainConfig) -> dict[str, Any] | None:
 
 
 def _check_folder(run: Path, config: TrainConfig) -> None:
-    """Check that the run's folder is new, or was started with this configuration."""
+    """Check that the run's folder can be written, and is new, or was started so."""
+    require_writable(run, "run")
     if (run / "config.toml").exists():
         if lines := _differences(run, config, free=_FREE + _PLACES):
             raise MismatchError(f"run {run} was started otherwise ({joined(lines)}); choose a new folder, or the same settings")
@@ -267,10 +271,10 @@ def _differences(run: Path, config: TrainConfig, *, free: tuple[str, ...]) -> li
     return config_differences(there, config, free=free, meanings=_MEANINGS)
 
 
-def _save_weights(path: Path, module: nn.Module) -> None:
+def _save_weights(path: Path, module: nn.Module, spec: str) -> None:
     state = module.state_dict()  # cloned below: safetensors takes no tied weights
     weights = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
-    replace_file(path, lambda file: file.write(safetensors_bytes(weights)))
+    replace_file(path, lambda file: file.write(safetensors_bytes(weights, weight_record(spec))))
 
 
 def _say_epoch(line: dict[str, Any], epochs: int) -> None:

@@ -10,6 +10,8 @@ from kdcache.errors import UsageError
 from kdcache.losses import open_loss
 from kdcache.optim import OptimizerConfig, ScheduleConfig
 
+_MOST_REPEATS = 1000
+_MOST_GB = 1e9
 OnMiss = Literal["error", "skip", "teacher"]
 
 
@@ -109,6 +111,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "log_steps", "accumulate", "repeats"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.repeats > _MOST_REPEATS:
+            raise UsageError(f"repeats is {self.repeats}; it must be at most {_MOST_REPEATS}")
         if self.clip_grad is not None and not self.clip_grad > 0:
             raise UsageError(f"clip_grad is {self.clip_grad}; it must be above 0")
         if not 0 <= self.label_smoothing < 1:
@@ -121,8 +125,8 @@ class TrainConfig:
     def _check_reading(self) -> None:
         if self.window is not None and (self.window < 1 or not self.caches):
             raise UsageError(f"window is {self.window}; it counts units of a cache, at least 1")
-        if not self.slab_limit > 0:
-            raise UsageError(f"slab_limit is {self.slab_limit}; it must be above 0, in GB")
+        if not 0 < self.slab_limit <= _MOST_GB:
+            raise UsageError(f"slab_limit is {self.slab_limit}; it must be above 0, and in GB")
         wait = self.wait_for_units
         if wait is not None and not (wait > 0 and self.caches and self.seeds):
             raise UsageError(

@@ -5,7 +5,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,25 @@ from torch.nn.parallel import DistributedDataParallel
 from kdcache.agreement import require_same, require_same_weights
 from kdcache.checkpoint import what_is_kept
 from kdcache.compute import Compute
-from kdcache.distributed import all_sum, broadcast_buffers, broadcast_object, is_main, rank, stoppable_alone, world_size
-from kdcache.errors import KdcacheError, MismatchError, ModelError, UsageError
+from kdcache.distributed import (
+    all_sum,
+    broadcast_buffers,
+    broadcast_object,
+    is_main,
+    on_main,
+    rank,
+    stoppable_alone,
+    world_size,
+)
+from kdcache.errors import KdcacheError, MismatchError, UsageError
 from kdcache.evaluation import Evaluation, evaluation_recipe
+from kdcache.first_batch import check_gradients, check_student, require_trainable
+from kdcache.inference import model_code
 from kdcache.label_notes import SeenLabels
 from kdcache.losses import Loss, open_loss
 from kdcache.models import VisionModel, open_model
 from kdcache.optim import make_optimizer, make_schedule
+from kdcache.preflight import check_training
 from kdcache.replay import open_replay
 from kdcache.sampler import EpochSampler, Split, epoch_views, num_steps
 from kdcache.shapes import Rows, Size
@@ -45,6 +57,7 @@ class Trainer:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.compute = Compute(config.compute)
+        on_main(lambda: check_training(config, self.compute))
         self.loss: Loss = open_loss(config.loss)
         self.replay = open_replay(config, self.loss)
         source, recipe = self.replay.source, self.replay.recipe
@@ -54,6 +67,7 @@ class Trainer:
             raise UsageError(f"loss {config.loss} needs one label a view, and recipe {recipe.name} mixes; use dist or kl")
         seed_generators(config.run_seed, 0)
         self.student: VisionModel = open_model(config.student, classes=source.classes, recipe=recipe, task=self.task.name)
+        require_trainable(self.student)
         self.model = self._place()
         self.teacher, sizes = self._teacher()
         self.sampler = EpochSampler(
@@ -66,6 +80,8 @@ class Trainer:
         self.evaluation = self._evaluation()
         if self.evaluation is not None:
             SeenLabels(self.evaluation.source)  # tells what is known of them
+            if not config.compute.compile:
+                self.evaluation.try_out(self.model)
         self.optimizer = make_optimizer(self.student.module, config.optimizer)
         self._steps = num_steps(len(self.replay.rows(_NO_ROWS)), config.batch_size)
         self.schedule = make_schedule(self.optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=self._steps)
@@ -80,6 +96,7 @@ class Trainer:
         self._sums: dict[str, Tensor] = {}
         self._left_out = _NO_ROWS
         self._clock = Clock()
+        self._is_first_step = True
 
     @property
     def is_finished(self) -> bool:
@@ -176,11 +193,15 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts, 1):
             with self._synchronised(number == self.config.accumulate):
-                terms = self._terms(part)
+                terms = self._terms(part, is_first=self._is_first_step and number == 1)
                 loss = torch.stack(list(terms.values())).sum() / self.config.accumulate
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                with model_code(f"training of model {self.student.spec}"):
+                    self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             for name, term in {"loss": loss * self.config.accumulate, **terms}.items():
                 sums[name] = sums.get(name, 0.0) + term.detach() / (self.config.accumulate * world_size())
+        if self._is_first_step and world_size() > 1:
+            check_gradients(self.student)
+        self._is_first_step = False
         if self.config.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.student.module.parameters(), self.config.clip_grad)
@@ -194,13 +215,15 @@ class Trainer:
             self.average.update(self.student, step=self.step)
         return dict(zip(sums, all_sum(torch.stack([*sums.values()])), strict=True))
 
-    def _terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted terms of the loss of a part of a batch."""
+    def _terms(self, batch: Batch, *, is_first: bool) -> dict[str, Tensor]:
+        """Return the weighted terms of the loss of a part of a batch; the first is looked at."""
         labels = batch.labels.to(self.compute.move)
         with self._clock.part("cache_seconds"):
             teacher = self.teacher.rows(batch)
-        with self.compute.autocast(), _of_one_view(self.student.spec):
+        with self.compute.autocast(), model_code(f"training of model {self.student.spec}"):
             logits = self.parallel(self.compute.move(batch.views[0]))
+        if is_first:
+            check_student(self.student, logits, self.replay.source.classes)
         return self.task.terms(self.loss, logits, teacher, labels, label_smoothing=self.config.label_smoothing)
 
     def evaluate(self) -> dict[str, float]:
@@ -378,8 +401,6 @@ class Trainer:
     def _place(self) -> nn.Module:
         """Return the student on its device, with batch norms over all processes if so configured."""
         if self.config.sync_batch_norm:
-            if self.compute.device.type != "cuda":
-                raise UsageError("sync_batch_norm is for CUDA only; leave it out")
             self.student.module = nn.SyncBatchNorm.convert_sync_batchnorm(self.student.module)  # type: ignore[no-untyped-call]
         return self.compute.place(self.student)
 
@@ -418,24 +439,6 @@ class Trainer:
         if is_last or not isinstance(self.parallel, DistributedDataParallel):
             return nullcontext()
         return self.parallel.no_sync()
-
-
-@contextmanager
-def _of_one_view(spec: str) -> Iterator[None]:
-    """Tell of a batch norm that cannot train on one view, as those after a pooling of the whole image.
-
-    Raises:
-        ModelError: there is one.
-    """
-    try:
-        yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise ModelError(
-            f"model {spec} normalises over a batch, and cannot train on one view at a time; use a larger batch_size, fewer "
-            "processes, or less accumulate"
-        ) from error
 
 
 def _in_turns(batches: Iterator[Batch], count: int) -> Iterator[list[Batch]]:

@@ -44,9 +44,17 @@ def exception_text(raised: BaseException) -> str:
 
 
 def _place(raised: BaseException) -> str:
-    """Return where outside kdcache it was raised, as ` (file.py, line 7)`; nothing where no such line is known."""
-    for frame in reversed(traceback.extract_tb(raised.__traceback__)):
-        file = Path(frame.filename)
-        if file.exists() and not file.is_relative_to(_OWN_FOLDER):
-            return f" ({file.name}, line {frame.lineno})"
+    """Return where outside kdcache it was raised, as ` (file.py, line 7)`; nothing if unknown.
+
+    The user's own file counts more than those of a library that it calls.
+    """
+    frames = list(filter(_is_outside, traceback.extract_tb(raised.__traceback__)))
+    own = [frame for frame in frames if "site-packages" not in Path(frame.filename).parts]
+    for frame in reversed(own or frames):
+        return f" ({Path(frame.filename).name}, line {frame.lineno})"
     return ""
+
+
+def _is_outside(frame: traceback.FrameSummary) -> bool:
+    file = Path(frame.filename)
+    return file.exists() and not file.is_relative_to(_OWN_FOLDER)

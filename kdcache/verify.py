@@ -91,10 +91,11 @@ def verify_cache(
     is_used = bool(views or teacher or contents)
     _require_use(views, data, teacher, batch_size, is_used=is_used, is_placed=compute is not None)
     asked, views = views, (TEACHER_VIEWS if teacher else 0) if views is None else views
+    running = Compute(compute or compute_of(cache)) if teacher else None
     source = source_of(cache, data) if views or contents else None
     if contents and source is not None:
         _require_contents(cache, source)
-    opened = _open_teacher(cache, teacher, compute) if teacher else None
+    opened = _open_teacher(cache, teacher, running) if teacher and running else None
     found, faults = _check_bytes(cache, CheckReport(cache, report), is_to_be_complete=complete)
     if contents and source is not None:
         found["contents"], changed = _check_contents(cache, source)
@@ -210,12 +211,12 @@ def _faults_beside(cache: Cache) -> list[str]:
     return faults
 
 
-def _open_teacher(cache: Cache, teacher: str, compute: ComputeConfig | None) -> tuple[VisionModel, Compute]:
+def _open_teacher(cache: Cache, teacher: str, running: Compute) -> tuple[VisionModel, Compute]:
     """Return the teacher that the user names, and where it runs; the manifest's spec is never opened: it could run code."""
     if origin := lossy_origin(cache):
         raise MismatchError(
             f"cache {cache} was recoded from {origin}, so that its records are not those of the teacher alone; verify "
             "the cache that it came from"
         )
-    running, recipe = Compute(compute or compute_of(cache)), Recipe.from_dict(cache.manifest.recipe)
+    recipe = Recipe.from_dict(cache.manifest.recipe)
     return open_model(teacher, classes=cache.manifest.classes, recipe=recipe, trained=True, task=cache.manifest.task), running

@@ -10,6 +10,8 @@ from torch import nn
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.errors import UsageError
 
+OTHERS = ("mps", "xpu", "meta", "cuda:", "cuda:-1", "cpu:1", "CPU", "", "cuda0", "hpu:0")
+
 
 def compute(**settings: object) -> Compute:
     return Compute(ComputeConfig(**{"device": "cpu", "workers": 0, **settings}))  # type: ignore[arg-type]
@@ -23,7 +25,11 @@ def test_auto_is_cuda_where_there_is_one() -> None:
 
 @pytest.mark.parametrize(
     ("device", "message"),
-    [("gpu", "device 'gpu' is unknown; use auto, cpu, cuda"), ("cuda:99", r"torch sees \d+ CUDA devices")],
+    [
+        ("gpu", "device 'gpu' is none that kdcache runs on; use auto, cpu, cuda or cuda:N"),
+        ("cuda:99", r"torch sees \d+ CUDA devices"),
+        *((name, f"device '{name}' is none that kdcache runs on") for name in OTHERS),
+    ],
 )
 def test_a_device_that_is_not_there_is_told(device: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -31,8 +37,28 @@ def test_a_device_that_is_not_there_is_told(device: str, message: str) -> None:
 
 
 def test_fewer_than_no_workers_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"compute\.workers is -1; it must be 0 or more"):
+    with pytest.raises(UsageError, match=r"compute\.workers is -1; it must be from 0 to 1024"):
         compute(workers=-1)
+    with pytest.raises(UsageError, match=r"compute\.workers is 100000; it must be from 0"):
+        compute(workers=100_000)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told() -> None:
+    for name in ("cuda", "cuda:0"):
+        with pytest.raises(UsageError, match=f"device '{name}' is not there: torch sees 0 CUDA"):
+            compute(device=name)
+
+
+def test_a_precision_that_the_device_does_not_compute_in_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*args: object, **settings: object) -> None:
+        raise RuntimeError("Current CUDA Device does not support bfloat16.")
+
+    monkeypatch.setattr(torch, "autocast", refuse)  # as on GPUs before Ampere
+    with pytest.raises(UsageError, match="precision bfloat16 is not for device cpu; use float32"):
+        compute(precision="bfloat16")
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

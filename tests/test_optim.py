@@ -10,7 +10,15 @@ import torch
 from torch import nn
 
 from kdcache.errors import UsageError
-from kdcache.optim import _SCHEDULES, OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
+from kdcache.optim import (
+    _SCHEDULES,
+    OptimizerConfig,
+    ScheduleConfig,
+    check_optimizer,
+    check_schedule,
+    make_optimizer,
+    make_schedule,
+)
 
 EPOCHS, STEPS = 5, 4
 
@@ -56,12 +64,75 @@ def test_settings_reach_the_optimizer() -> None:
     [
         (OptimizerConfig(name="adamww"), "unknown optimizer.name 'adamww'; did you mean 'adamw'"),
         (OptimizerConfig(options={"betta": 1}), "optimizer sgd: .*unexpected keyword argument 'betta'"),
-        (OptimizerConfig(lr=-1.0), "optimizer sgd: Invalid learning rate"),
     ],
 )
 def test_a_wrong_optimizer_is_told(config: OptimizerConfig, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_optimizer(network(), config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": 0.0}, r"optimizer\.lr is 0\.0; it must be above 0"),
+        ({"lr": -1.0}, r"optimizer\.lr is -1\.0; it must be above 0"),
+        ({"lr": math.nan}, r"optimizer\.lr is nan; it must be above 0"),
+        ({"lr": math.inf}, r"optimizer\.lr is inf; it must be above 0"),
+        ({"momentum": 1.0}, r"optimizer\.momentum is 1\.0; it must be from 0 to below 1"),
+        ({"momentum": -0.1}, r"optimizer\.momentum is -0\.1; it must be from 0 to below 1"),
+        ({"weight_decay": -1e-4}, r"optimizer\.weight_decay is -0\.0001; it must be 0 or more"),
+        ({"layer_decay": 0.0}, r"optimizer\.layer_decay is 0\.0; it must be above 0"),
+        ({"options": {"lr": 1}}, r"optimizer\.options has lr; say optimizer\.lr"),
+    ],
+)
+def test_numbers_that_no_optimizer_can_use_are_refused(settings: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        OptimizerConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"warmup_epochs": -1.0}, r"schedule\.warmup_epochs is -1\.0; it must be 0 or more"),
+        ({"min_lr": math.nan}, r"schedule\.min_lr is nan; it must be 0 or more"),
+        ({"warmup_lr": -1e-5}, r"schedule\.warmup_lr is -1e-05; it must be 0 or more"),
+        ({"decay_rate": math.inf}, r"schedule\.decay_rate is inf; it must be 0 or more"),
+        ({"decay_milestones": (3, -1)}, r"decay_milestones is \[3, -1\]; they must be 0 or more"),
+        ({"options": {"min_lr": 1}}, r"schedule\.options has min_lr; say schedule\.min_lr"),
+    ],
+)
+def test_numbers_that_no_schedule_can_use_are_refused(settings: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ScheduleConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "adamw", "options": {"betas": 3}}, "optimizer adamw: TypeError"),
+        ({"name": "adamw", "options": {"betas": [0.9, 2.0]}}, "Invalid beta parameter"),
+        ({"name": "adamw", "options": {"eps": "small"}}, "optimizer adamw: .*; check its settings"),
+        ({"options": {"betta": 1}}, "unexpected keyword argument 'betta'"),
+    ],
+)
+def test_arguments_of_an_optimizer_are_tried_before_a_model_is_there(
+    settings: Any,
+    message: str,
+) -> None:
+    state = torch.get_rng_state()
+    check_optimizer(OptimizerConfig(name="adamw", layer_decay=0.5))
+    with pytest.raises(UsageError, match=message):
+        check_optimizer(OptimizerConfig(**settings))
+    assert torch.equal(state, torch.get_rng_state()), "the student is drawn as before"
+
+
+def test_arguments_of_a_schedule_are_tried_before_a_model_is_there() -> None:
+    for name in _SCHEDULES:
+        check_schedule(ScheduleConfig(name=name, warmup_epochs=1.0, decay_epochs=1.0), epochs=5)
+    with pytest.raises(UsageError, match=r"schedule cosine: TypeError: .*unexpected.* 'noice'"):
+        check_schedule(ScheduleConfig(options={"noice": 1}), epochs=5)
+    with pytest.raises(UsageError, match=r"schedule cosine: .*; check its settings"):
+        check_schedule(ScheduleConfig(options={"k_decay": "much"}), epochs=5)
 
 
 @pytest.mark.parametrize("name", _SCHEDULES)

@@ -175,7 +175,7 @@ def test_layouts_of_cityscapes_and_voc_are_dumped_and_trained(tmp_path: Path, re
         ({"eval_data": EVAL, "eval_window": (16,)}, r"eval_window is \[16\]; it must be \[height, width\]"),
         ({"student": "tiny_models:segmenter,stride=5"}, "gives a map of 4x5 for views of 16x24, which is no whole stride"),
         ({"student": "tiny_models:mlp"}, "model tiny_models:mlp"),
-        ({"student": "tiny_models:segmenter,classes=5"}, r"gives logits of shape \(5, 4, 6\) per view; the source has 4"),
+        ({"student": "tiny_models:segmenter,classes=5"}, "gives 5 classes, and 4 are asked for"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_told(tmp_path: Path, exact: Path, changes: dict[str, Any], message: str) -> None:

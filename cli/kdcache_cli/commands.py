@@ -11,7 +11,7 @@ from kdcache_cli.fidelity import fidelity
 from kdcache_cli.hub import pull, push
 from kdcache_cli.info import info
 from kdcache_cli.options import JSON, PLAN, dotted, shared
-from kdcache_cli.output import Group, codec_error_text, percent, print_result, shell_command
+from kdcache_cli.output import Group, codec_error_text, percent, print_result
 from kdcache_cli.recode import recode
 from kdcache_cli.show import show
 from kdcache_cli.transfer import convert, export, merge
@@ -94,22 +94,9 @@ def dump_teacher(
     result = dump_teacher(config)
     if own_place().rank:
         return
-    data = [] if result["has_images"] else ["--data", config.data]
-    following = [
-        "--cache",
-        config.cache,
-        *data,
-        "--student",
-        "timm:resnet18,output_stride=8" if result["task"] == "segmentation" else "timm:resnet18",
-        "--loss",
-        "dist",
-        "--epochs",
-        "100",
-    ]
-    command = shell_command("kdcache", "train-student", "RUN", *following)
-    print_result({**result, "next": command}, _dump_lines(result), as_json=as_json)
+    print_result(result, _dump_lines(result), as_json=as_json)
     if not as_json:
-        click.echo(command)
+        click.echo(result["next"])
 
 
 @main.command("train-student")
@@ -210,11 +197,10 @@ def _cost_text(plan: dict[str, Any]) -> str:
 
 
 def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
-    from kdcache.shapes import size_text
 
     return [
         *_data_lines(plan),
-        ("recipe", f"{plan['recipe']}, views of {size_text(plan['input_size'])} pixels"),
+        ("recipe", f"{plan['recipe']}, {_input_text(plan)}"),
         ("views", f"{plan['views']} in {counted(plan['units'], 'unit')}, {plan['units_done']} of them done"),
         ("bytes", f"{human_bytes(plan['bytes'])} ({plan['bytes_per_view']:.1f} per view) in {plan['files']} files"),
         ("of a seed", f"{human_bytes(plan['bytes_per_seed'])} in {plan['files_per_seed']:.0f} files"),
@@ -252,6 +238,18 @@ def _training_plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("memory", memory),
         *slabs,
     ]
+
+
+def _input_text(plan: dict[str, Any]) -> str:
+    """Return what the teacher sees and, of segmentation, the maps that it gives."""
+    from kdcache.shapes import size_text
+
+    views = f"views of {size_text(plan['size'])} pixels"
+    if not plan["sites"]:
+        return views
+    heads, *size = plan["sites"]
+    maps = f"maps of {size_text(size)} at stride {plan['stride']}"
+    return f"{views}, {maps}, {heads} head{'s' * (heads > 1)}"
 
 
 def _gradient_text(case: dict[str, Any]) -> str:

@@ -33,8 +33,7 @@ def record_layout(codec: Codec, rows: int, unit_rows: int | None = None, *, bloc
     if not codec.record_dtype.itemsize:
         raise CodecError(f"codec {codec.name} has no fit yet; fit it to a sample of the teacher's logits first")
     width, fit = codec.record_dtype.itemsize, fit_arrays(codec)
-    if unit_rows and unit_rows % block:
-        raise UsageError(f"unit_rows is {unit_rows}; it must be a multiple of {block}, the block of rows that the recipe mixes")
+    require_blocks(unit_rows, block)
     unit = unit_rows or -(-default_unit(width, rows) // block) * block
     chunk_bytes = codec.chunk_bytes if codec.chunk_bytes and codec.chunk_bytes < width else None
     return {
@@ -45,6 +44,13 @@ def record_layout(codec: Codec, rows: int, unit_rows: int | None = None, *, bloc
         "chunk_bytes": chunk_bytes,
         "zstd_level": codec.zstd_level,
     }
+
+
+def require_blocks(unit_rows: int | None, block: int) -> None:
+    """Raise a UsageError if units of so many rows would cut blocks of rows that are mixed."""
+    if unit_rows and unit_rows % block:
+        wanted = f"it must be a multiple of {block}, the block of rows that the recipe mixes"
+        raise UsageError(f"unit_rows is {unit_rows}; {wanted}")
 
 
 def tar_layout(

@@ -13,7 +13,15 @@ from typing import Any
 from kdcache.cache import Cache, open_cache
 from kdcache.dump_config import DumpConfig, RayConfig
 from kdcache.dump_job import Job, prepare
-from kdcache.dump_units import Unit, Walk, all_units, missing_units, num_views, write_units
+from kdcache.dump_units import (
+    Unit,
+    Walk,
+    all_units,
+    look_at_teacher,
+    missing_units,
+    num_views,
+    write_units,
+)
 from kdcache.errors import KdcacheError
 from kdcache.stopping import asked, hearing_again
 from kdcache.tracking import Bar, log, progress, say
@@ -52,6 +60,7 @@ def run_on_ray(job: Job, cache: Cache) -> int:
     todo = missing_units(cache, units)
     if not todo:
         return 0
+    look_at_teacher(job, cache, todo[0])
     who, views = f"driver on {os.uname().nodename}", num_views(cache, todo)
     # once more, since Ray puts its own handler of SIGTERM in the place of others when it connects
     with connected(job.config.ray) as ray, hearing_again(), progress("dump", views, "views", who=who) as bar:

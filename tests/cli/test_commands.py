@@ -161,7 +161,7 @@ def test_plan_says_what_the_dump_takes_and_writes_nothing(tmp_path: Path) -> Non
     assert plan["bytes"] == pytest.approx(written["bytes"], rel=0.2)
     shown = dict(line.split("  ", 1) for line in kdcache(*words, "--plan", "--world-size", 3).stdout.splitlines())
     assert shown["data"].strip() == "1,197 samples of 10 classes"
-    assert shown["recipe"].strip() == "digits, views of 8x8 pixels"
+    assert shown["recipe"].strip() == "digits, views of 8 pixels"
     assert "views/s and " in shown["speed"] and "a unit, each process" in shown["speed"]
     assert shown["time left"].strip() == "0.0 s with 3 processes"
     assert "0 device-hours; " in shown["cost"] and "per million views" in shown["cost"]
@@ -223,7 +223,7 @@ def test_a_plan_shows_what_fidelity_shows_and_later_what_the_manifest_holds(tmp_
         (["dump-teacher", "x", *DUMP, "--teacher", "timm:tset_resnet,pretrained=true"], 2, "did you mean 'test_resnet'"),
         (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:cnov"], 2, "did you mean 'conv'"),
         (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:conv,wdith=3"], 2, "unknown option"),
-        (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:conv,classes=7"], 1, "source has 10 classes"),
+        (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:conv,classes=7"], 1, "-classes 7"),
         (["dump-teacher", "x", *DUMP, "--set", "compute.wrokers=3"], 2, "did you mean 'workers'"),
         (["dump-teacher", "x", *DUMP, "--set", "seeds"], 2, "not key=value"),
         (["dump-teacher", "x", *DUMP, "--config", "no.toml"], 2, "No such file"),

@@ -156,7 +156,9 @@ def test_a_plan_tells_the_bytes(store: str, shelf: Path, tmp_path: Path, recipe:
     name = "shards" if store == "zarr" else "tars"
     words = ["--data", DATA, "--teacher", TEACHER, "--recipe", recipe, "--seeds", "0:1", "--batch-size", 16, "--device", "cpu"]
     words += ["--codec", "full:dtype=float16", "--store", store, "--unit-rows", 16, "--workers", 0, "--plan"]
-    told = kdcache_json("dump-teacher", tmp_path / "cache", *words)["bytes_per_view"]
+    planned = kdcache_json("dump-teacher", tmp_path / "cache", *words)
+    assert (planned["size"], planned["sites"], planned["stride"]) == ([16, 24], [2, 4, 6], 4)
+    told = planned["bytes_per_view"]
     assert told == pytest.approx(kdcache_json("info", shelf / name)["bytes_per_view"], rel=0.1)
 
 

@@ -375,7 +375,10 @@ def test_k_out_of_range_is_told(k: int) -> None:
         open_codec(f"topk:k={k}", classes=10)
 
 
-@pytest.mark.parametrize("option", ["mantissa=0", "mantissa=11", "tau=0", "tau=-1.0", "tau=inf", "tau=nan"])
+@pytest.mark.parametrize("option", ["mantissa=0", "mantissa=11", "tau=0", "tau=-1.0"])
 def test_an_option_out_of_range_is_told(option: str) -> None:
     with pytest.raises(UsageError, match=rf"topk:{option.split('=', maxsplit=1)[0]}=.* must be (above 0|from 1 to 10)"):
         open_codec(f"topk:k=3,{option}", classes=10)
+    for number in ("inf", "nan"):
+        with pytest.raises(UsageError, match=f"tau is {number}; it must be a finite number"):
+            open_codec(f"topk:k=3,tau={number}", classes=10)

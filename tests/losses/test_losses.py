@@ -271,7 +271,7 @@ def test_no_gradient_reaches_the_teacher() -> None:
         ("dist:4", "'4' is not key=value; write for example dist:tau=4,beta=2,gamma=2"),
         ("dist:tau=0", "loss dist: tau=0.0 must be above 0"),
         ("kl:tau=-1", "loss kl: tau=-1.0 must be above 0"),
-        ("dist:tau=nan", "tau=nan must be above 0"),
+        ("dist:tau=nan", "tau is nan; it must be a finite number"),
         ("kl:tau=hot", "must be of type float"),
         ("kl:standardize=1", "kl standardize is 1; it must be of type bool"),
         ("dkd:tau=0", "loss dkd: tau=0.0 must be above 0"),

@@ -197,8 +197,8 @@ def test_a_box_is_the_partners_and_its_area_is_counted(box: Box, height: int, wi
     [
         ({}, "mixing: neither mixup nor cutmix is above 0; leave the table out"),
         ({"mixup": -0.1}, r"mixing: mixup is -0\.1; it must be 0 or more"),
-        ({"cutmix": float("inf")}, "mixing: cutmix is inf; it must be 0 or more"),
-        ({"cutmix": float("nan")}, "mixing: cutmix is nan; it must be 0 or more"),
+        ({"cutmix": float("inf")}, "recipe r mixing.cutmix is inf; it must be a finite number"),
+        ({"cutmix": float("nan")}, "recipe r mixing.cutmix is nan; it must be a finite number"),
         ({"mixup": 1.0, "prob": 1.1}, r"mixing: prob is 1\.1; it must be from 0 to 1"),
         ({"mixup": 1.0, "switch": -1}, r"mixing: switch is -1\.0; it must be from 0 to 1"),
         ({"mixup": 1.0, "block": 7}, "mixing: block is 7; it must be even, and 2 or more"),
