@@ -25,7 +25,7 @@ from kdcache.errors import (
 from kdcache.shapes import Rows, Size
 from kdcache.source_check import require_source
 from kdcache.sources import Sample, Source, open_source
-from kdcache.sources.images import decode_image
+from kdcache.sources.images import decode_stored
 from kdcache.sources.masks import decode_mask
 from kdcache.sources.protocol import named
 from kdcache.views import Recipe, ViewDataset
@@ -194,7 +194,7 @@ class CachedSource:
         if label >= self.classes:
             raise SourceError(f"sample {index} of {self.spec} is of class {label}; the cache says {self.classes} classes")
         with named(self.spec, index, self.key):
-            image = decode_image(data)
+            image = decode_stored(data, stored.extensions[at])
             mask = stored.mask(at)
             if mask is None:
                 return Sample(image, label)

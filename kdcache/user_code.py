@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kdcache.errors import KdcacheError
+from kdcache.errors import KdcacheError, one_line
 
 _OWN_FOLDER = Path(__file__).parent
 _LONGEST_REASON = 200
@@ -36,9 +36,7 @@ def user_code(what: str, error: type[KdcacheError], *, way_out: str = "mend it")
 
 def exception_text(raised: BaseException) -> str:
     """Return the class and the message of an exception, on one line of bounded length."""
-    message = " ".join(str(raised).split())
-    if len(message) > _LONGEST_REASON:
-        message = f"{message[: _LONGEST_REASON - 3]}..."
+    message = one_line(str(raised), _LONGEST_REASON)
     name = type(raised).__name__
     return f"{name}: {message}" if message else name
 
