@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from kdcache.checkpoint import replace_file, what_is_kept
 from kdcache.errors import KdcacheError, printable
 from kdcache.launch import own_place
-from kdcache.wording import human_seconds
+from kdcache.wording import human_seconds, named
 
 LINE_SECONDS = 30.0
 T = TypeVar("T")
@@ -143,21 +143,24 @@ class BoardMetrics:
 class MetricsFile:
     """`metrics.jsonl`: one JSON object a line, a line per logged step and per epoch."""
 
-    def __init__(self, path: Path, *, step: int, epoch: int | None = None) -> None:
-        """Open for appending; what a run wrote that was cut off after its checkpoint is dropped.
+    def __init__(self, path: Path, *, step: int, epochs: int | None = None) -> None:
+        """Open for appending; what a run wrote that was cut off after its checkpoint is dropped, and so is what is damaged.
 
         Args:
             path: the file.
             step: lines of steps past it are dropped.
-            epoch: lines of this epoch and of those after it are dropped: they are to come.
+            epochs: how many epochs are trained and evaluated; lines of later ones are dropped: they are to come.
 
         Raises:
-            KdcacheError: the file cannot be written.
+            KdcacheError: the file cannot be read or written.
         """
         self._path = path
-        lines = [line for line in read_metrics(path) if line["step"] <= step]
-        if epoch is not None:
-            lines = [line for line in lines if line["kind"] != "epoch" or line["epoch"] < epoch]
+        found, damaged = _parsed_metrics(path)
+        if damaged:
+            say(f"note: {path}: {named(damaged, 'line')} cannot be read, and {'is' if len(damaged) == 1 else 'are'} left out")
+        lines = [line for line in found if line["step"] <= step]
+        if epochs is not None:
+            lines = [line for line in lines if line.get("kind") != "epoch" or line["epoch"] <= epochs]
         kept = "".join(json.dumps(line) + "\n" for line in lines)
         replace_file(path, lambda file: file.write(kept.encode()))
 
@@ -177,14 +180,40 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics file; a last line that was cut off is left out."""
-    lines = []
-    for text in path.read_text("utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
+    """Return the lines of a metrics file, without those that cannot be read; none if there is no file.
+
+    Raises:
+        KdcacheError: the file cannot be read.
+    """
+    return _parsed_metrics(path)[0]
+
+
+def _parsed_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the lines of a metrics file, and the numbers of those that cannot be read.
+
+    A last line without an end was cut off when its run was killed: it is left out, and no damage.
+    """
+    try:
+        texts = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else [""]
+    except OSError as error:
+        raise KdcacheError(f"cannot read {path}: {error.strerror}; run again when it can be read") from error
+    lines, damaged = [], []
+    for number, text in enumerate(texts, start=1):
+        line = _parsed_line(text)
+        if line is not None:
+            lines.append(line)
+        elif number < len(texts):
+            damaged.append(number)
+    return lines, damaged
+
+
+def _parsed_line(text: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_line = isinstance(line, dict) and isinstance(line.get("step"), int)
+    return line if is_line and isinstance(line.get("epoch", 0), int) else None
 
 
 class Clock:

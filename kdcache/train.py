@@ -37,6 +37,7 @@ __all__ = ["TrainConfig", "Trainer", "plan_training", "train_student"]
 _HOW = ("log_steps", "checkpoint_minutes", "tensorboard", "slab_dir", "slab_limit", "wait_for_units")
 _FREE = ("run", "compute.workers", "compute.device", *_HOW)
 PLAN_SECONDS = 10.0
+_CONFIG, _METRICS, _RESULT = "config.toml", "metrics.jsonl", "result.json"
 _PLACES = ("data", "eval_data", "cache")
 """Where things lie may change between a run and its resume; that they are the same is checked by their fingerprints."""
 
@@ -133,8 +134,8 @@ def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
     if is_main():
         for name, module in trainer.weights().items():
             _save_weights(run / f"{name}.safetensors", module, config.student)
-        result = _result(config, trainer, best, read_metrics(run / "metrics.jsonl"))
-        replace_file(run / "result.json", lambda file: file.write(json.dumps(result, indent=1).encode()))
+        result = _result(config, trainer, best, read_metrics(run / _METRICS))
+        replace_file(run / _RESULT, lambda file: file.write(json.dumps(result, indent=1).encode()))
     return broadcast_object(result if is_main() else {})
 
 
@@ -237,17 +238,23 @@ def _own_folder(run: Path) -> Iterator[None]:
 
 
 def _start(run: Path, config: TrainConfig, trainer: Trainer) -> Metrics:
-    """Write the run's configuration, and return where its metrics go."""
-    replace_file(run / "config.toml", lambda file: file.write(path_bytes(dump_config(config, "train-student"))))
-    file = MetricsFile(run / "metrics.jsonl", step=trainer.step, epoch=trainer.epochs_scored)
+    """Write the run's configuration, and return where its metrics go. With both files there the folder is that of a run."""
+    file = MetricsFile(run / _METRICS, step=trainer.step, epochs=trainer.epochs_scored)
+    replace_file(run / _CONFIG, lambda file: file.write(path_bytes(dump_config(config, "train-student"))))
     return BoardMetrics(run / "tensorboard", step=trainer.step, others=file) if config.tensorboard else file
 
 
 def _finished(run: Path, config: TrainConfig) -> dict[str, Any] | None:
     """Return the result of the run if it has come to its end with this very configuration; there is nothing to open then."""
-    if not (run / "result.json").exists() or _differences(run, config, free=_FREE):
+    if not (run / _RESULT).exists() or not _is_run(run) or _differences(run, config, free=_FREE):
         return None
-    result: dict[str, Any] = json.loads((run / "result.json").read_text("utf-8"))
+    try:
+        result: Any = json.loads((run / _RESULT).read_text("utf-8"))
+    except ValueError:
+        result = None
+    if not isinstance(result, dict):
+        say(f"note: {run / _RESULT} is damaged, and is written again")
+        return None
     if "finished" not in result and "best_epoch" in result:  # of an older kdcache: it counted from 0
         result["best_epoch"] += 1
     when = f" since {result['finished']}" if "finished" in result else ""
@@ -259,15 +266,26 @@ def _finished(run: Path, config: TrainConfig) -> dict[str, Any] | None:
 def _check_folder(run: Path, config: TrainConfig) -> None:
     """Check that the run's folder can be written, and is new, or was started so."""
     require_writable(run, "run")
-    if (run / "config.toml").exists():
+    if _is_run(run):
         if lines := _differences(run, config, free=_FREE + _PLACES):
             raise MismatchError(f"run {run} was started otherwise ({joined(lines)}); choose a new folder, or the same settings")
-    elif run.exists() and (not run.is_dir() or any(path.name[0] != "." for path in run.iterdir())):
+    elif run.exists() and (not run.is_dir() or _holds_other_files(run)):
         raise UsageError(f"run {run} is not empty and not a run; choose a new folder")
 
 
+def _is_run(run: Path) -> bool:
+    """Return whether a folder is that of a run; a file `config.toml` alone may be a user's own."""
+    return (run / _CONFIG).exists() and ((run / _METRICS).exists() or (run / "last.pt").exists())
+
+
+def _holds_other_files(run: Path) -> bool:
+    """Return whether a folder holds more than a run that was killed in its first moment leaves: an empty file of metrics."""
+    others = [path for path in run.iterdir() if path.name[0] != "."]
+    return bool(others) and (others != [run / _METRICS] or others[0].stat().st_size > 0)
+
+
 def _differences(run: Path, config: TrainConfig, *, free: tuple[str, ...]) -> list[str]:
-    there = load_config(TrainConfig, "train-student", file=str(run / "config.toml"), flags={}, is_ours=True)
+    there = load_config(TrainConfig, "train-student", file=str(run / _CONFIG), flags={}, is_ours=True)
     return config_differences(there, config, free=free, meanings=_MEANINGS)
 
 
@@ -285,7 +303,7 @@ def _say_epoch(line: dict[str, Any], epochs: int) -> None:
 
 def _result(config: TrainConfig, trainer: Trainer, best: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
     epochs = [line for line in lines if line["kind"] == "epoch"]
-    last = epochs[-1]
+    last = epochs[-1] if epochs else {}  # none if the file was lost
     task = trainer.task
     scores = {name: value for name, value in last.items() if name.endswith(task.summary)}
     classes = {name: value for name, value in last.items() if "iou/" in name}
@@ -297,9 +315,9 @@ def _result(config: TrainConfig, trainer: Trainer, best: dict[str, Any], lines: 
         **scores,
         **classes,
         **(_best_lines(task.best, best) if scores else {}),
-        "train_loss": last["loss"],
+        "train_loss": last.get("loss"),
         "seconds": sum(line["seconds"] for line in epochs),
-        "views_per_second": float(np.median([line["views_per_second"] for line in epochs])),
+        "views_per_second": float(np.median([line["views_per_second"] for line in epochs])) if epochs else None,
         "peak_memory": trainer.compute.peak_memory(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

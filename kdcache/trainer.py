@@ -5,7 +5,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from kdcache.tasks import open_task
 from kdcache.teachers import Teacher, open_teacher
 from kdcache.tracking import Clock, Metrics, progress, say, steady_rate
 from kdcache.train_config import TrainConfig
+from kdcache.user_code import exception_text
 from kdcache.views import Batch, ViewDataset, ViewLoader, seed_generators
 from kdcache.wording import named
 
@@ -295,7 +296,7 @@ class Trainer:
         """Go on from `state`.
 
         Raises:
-            MismatchError: it was saved with another data set or cache.
+            MismatchError: it was saved with another data set or cache, or by a student whose code is another by now.
         """
         for name, value in self._identity().items():
             if state["identity"].get(name) != value:
@@ -303,9 +304,11 @@ class Trainer:
                     f"run {self.config.run} was trained with another {name} "
                     f"({state['identity'].get(name)} there, {value} now); choose a new run folder"
                 )
-        for name, module in self.weights().items():
-            module.load_state_dict(state[name])
-        self.optimizer.load_state_dict(state["optimizer"])
+        with self._fitting("weights"):
+            for name, module in self.weights().items():
+                module.load_state_dict(state[name])
+        with self._fitting("state of the optimizer"):
+            self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.epoch_step, self.step = state["epoch"], state["epoch_step"], state["step"]
         if state["seeds"] != self.replay.seeds:  # the cache has more by now: their turns would change
@@ -318,6 +321,18 @@ class Trainer:
         self._left_out = state["left_out"].numpy()
         self._sums = {name: torch.tensor(value, device=self.compute.device) for name, value in state["sums"].items()}
         self._clock = Clock(**state["clock"])
+
+    @contextmanager
+    def _fitting(self, what: str) -> Iterator[None]:
+        """Load a part of a checkpoint in the block: it fits no longer if the student is built otherwise by now."""
+        try:
+            yield
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise MismatchError(
+                f"run {self.config.run}: the {what} of its checkpoint do not fit: {exception_text(error)}; the code of "
+                f"{self.config.student}, timm or torch is another than when the run began: go back to it, or choose a new run "
+                "folder"
+            ) from error
 
     def _start_epoch(self) -> list[int]:
         """Set the views of the epoch, and return its seeds."""

@@ -39,6 +39,17 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
 
 
+def test_a_damaged_line_costs_only_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(
+        b'{"step": 1}\n\xff{"st\n[3]\n{"kind": "epoch", "epoch": 1, "step": 4}\n{"kind": "epoch", "epoch": 2, "step": 5}\n'
+    )
+    assert [line["step"] for line in read_metrics(path)] == [1, 4, 5]
+    MetricsFile(path, step=5, epochs=1)
+    assert f"note: {path}: lines 2 to 3 cannot be read, and are left out" in capsys.readouterr().err
+    assert [line["step"] for line in read_metrics(path)] == [1, 4], "the second epoch is still to be evaluated"
+
+
 def test_a_log_gets_a_line_every_thirty_seconds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = 100.0
     monkeypatch.setattr(tracking.time, "monotonic", lambda: now)

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 from PIL import Image
 from runs import CONV, LONG, MLP, dump, largest_file, losses, steps, train, train_config
 from safetensors.torch import load_file
+from torch import nn
 
 from kdcache.cache import open_cache
 from kdcache.checkpoint import held_folder, save_checkpoint
@@ -111,6 +113,41 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "run" / "result.json").write_text(json.dumps(old))
     again = train(tmp_path / "run", **settings)
     assert again["best_epoch"] == first["best_epoch"], "results of old count from 0"
+
+
+def test_files_of_a_finished_run_that_were_lost_or_damaged_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, settings = tmp_path / "run", {"data": "tiny_models:few_digits", "recipe": "digits", "loss": "ce"}
+    before = train(run, **settings)
+    (run / "result.json").write_text('{"run": ')
+    again = train(run, **settings)
+    assert "result.json is damaged, and is written again" in capsys.readouterr().err
+    assert json.loads((run / "result.json").read_text()) == again and again["train_loss"] == before["train_loss"]
+    for name in ("result.json", "metrics.jsonl"):
+        (run / name).unlink()
+    assert train(run, **settings)["train_loss"] is None
+
+
+def test_a_users_own_configuration_is_not_overwritten(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").write_text("[train-student]\nepochs = 1\n")
+    with pytest.raises(UsageError, match="is not empty and not a run; choose a new folder"):
+        train(run, data="tiny_models:few_digits", recipe="digits", loss="ce")
+    assert (run / "config.toml").read_text() == "[train-student]\nepochs = 1\n"
+    (run / "config.toml").unlink()
+    (run / "metrics.jsonl").touch()  # as a run leaves it that is killed before it has written its configuration
+    assert train(run, data="tiny_models:few_digits", recipe="digits", loss="ce")["epochs"] == 2
+
+
+def test_a_student_whose_code_has_changed_does_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"data": "tiny_models:few_digits", "recipe": "digits", "loss": "ce", "student": "tiny_models:changing"}
+    monkeypatch.setattr(tiny_models, "changing", lambda classes: tiny_models.perceptron(classes), raising=False)
+    train(tmp_path / "run", **settings)
+    (tmp_path / "run" / "result.json").unlink()
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+    monkeypatch.setattr(tiny_models, "changing", lambda classes: other)
+    with pytest.raises(MismatchError, match=r"the weights of its checkpoint do not fit: RuntimeError: .* go back to it, or"):
+        train(tmp_path / "run", **settings)
 
 
 def test_best_weights_are_those_of_the_best_score(tmp_path: Path) -> None:
