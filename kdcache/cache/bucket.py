@@ -18,6 +18,7 @@ from obstore.exceptions import BaseError, PreconditionError
 from obstore.store import from_url
 
 from kdcache.cache.bucket_errors import (
+    check_environment,
     code_of,
     endpoint_from_environment,
     is_about_credentials,
@@ -62,11 +63,12 @@ class Bucket:
         self._url = url.rstrip("/")
         self._patience = patience or Patience()
         self._process = os.getpid()
-        self._scheme, _, path = self._url.partition("://")
+        self._scheme, _, path = url.partition("://")
         self._place = f"{self._scheme}://{path.partition('/')[0]} {endpoint_from_environment()}"
         self._putters: dict[float, Any] = {}
         self._slowness = 1
         self._is_probed = False
+        check_environment(self._scheme)
         try:
             answer = self._patience.answer
             self._store = self._opened(whole=_WHOLE_PART * answer, silence=answer)
