@@ -99,13 +99,15 @@ def test_a_folder_that_is_moved_stops_the_job_and_is_not_made_anew(
 def test_a_manifest_that_is_removed_stops_the_job(job: Job, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first commit, and after the last one: then there is no other that would notice."""
     job(old, tmp_path / "whole")
-    for number in {1, len(open_cache(tmp_path / "whole").units())}:
+    total = len(open_cache(tmp_path / "whole").units())
+    for number in {1, total}:
         new = tmp_path / f"new{number}"
         with monkeypatch.context() as patch:
             Disturbance(patch, new).after(number, (new / MANIFEST).unlink)
             with pytest.raises(CacheError, match=GONE):
                 job(old, new)
         assert not (new / MANIFEST).exists()
+        assert len([*new.glob("commits/*/*.json")]) < total or number == total, "it stops at once"
 
 
 def test_another_cache_in_its_place_gets_no_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,12 +89,14 @@ class Bucket:
             except (BaseError, OSError) as error:
                 if is_timeout(error):
                     self._slowness = min(2 * self._slowness, _MOST_SLOWNESS)
-                if not self._is_final(error) and (is_ours := self._holds(key, data)) is not None:
-                    return is_ours
-                self._go_on(tries, "write", key, error)
+                is_ours = None if self._is_final(error) else self._holds(key, data)
+                if is_ours is None:
+                    self._go_on(tries, "write", key, error)
+                    continue
             else:
-                self._end(tries)
-                return True
+                is_ours = True
+            self._end(tries)
+            return is_ours
 
     def get(self, key: str, *, most: int = MOST_BYTES, is_fresh: bool = False) -> bytes:
         """Return the bytes of `key`, which are fresh in any case.

@@ -23,7 +23,7 @@ class Patience:
     """Until a connection is made."""
     answer: float = 15.0
     """Without a byte of an answer, until a request counts as lost."""
-    pauses: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0)
+    pauses: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, *(4.0,) * 8)
     """Before each further try; at random somewhat less, so that many workers do not come back at once."""
     trouble: float = 30.0
     """In all, after which no other try begins."""
