@@ -184,6 +184,14 @@ def test_what_cannot_be_written_is_told_before_the_teacher_is_opened(tmp_path: P
         plan_dump(config)
 
 
+def test_what_is_no_cache_is_told_before_the_teacher_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    settings = {**SMALL, "teacher": "nothing"}
+    for action in (dump, lambda path, **changes: plan_dump(DumpConfig(cache=str(path), **changes))):
+        with pytest.raises(CacheError, match="is not empty and not a cache"):
+            action(tmp_path, **settings)
+
+
 def test_a_plan_makes_nothing(tmp_path: Path) -> None:
     plan_dump(DumpConfig(cache=str(tmp_path / "a" / "cache"), compute=IN_PROCESS, **SMALL))
     assert list(tmp_path.iterdir()) == []

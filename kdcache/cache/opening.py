@@ -72,6 +72,22 @@ def _read_manifest(folder: Objects, is_fresh: bool) -> Manifest:
         raise DamagedError(str(error)) from error  # a version of the future may be a wrong byte, too
 
 
+def probe_new(objects: Objects, *, writes: bool = True) -> None:
+    """Check that a cache can be begun in a place where there is none.
+
+    Args:
+        objects: the place.
+        writes: whether that may be tried by writing.
+
+    Raises:
+        CacheError: it holds something else, or cannot be written.
+    """
+    others = set(objects.list("")) - {*ROOTS}  # a writer killed before it published the manifest leaves arrays
+    if others and not objects.exists(MANIFEST):  # looked for again: another worker may just have begun
+        raise CacheError(f"{objects} is not empty and not a cache; choose a new folder")
+    objects.probe(writes=writes)
+
+
 def create_cache(
     path: str | Path,
     manifest: Manifest,
@@ -97,10 +113,7 @@ def create_cache(
     folder = open_objects(path)
     manifest.check(str(path))
     if not folder.exists(MANIFEST):
-        others = set(folder.list("")) - {*ROOTS}  # a writer killed before it published the manifest leaves arrays
-        if others and not folder.exists(MANIFEST):  # looked for again: another worker may just have begun
-            raise CacheError(f"{path} is not empty and not a cache; choose a new folder")
-        folder.probe()
+        probe_new(folder)
         beside = {CODEC: fit, SAMPLES: None if samples is None else samples_arrays(samples)}
         for root, arrays in beside.items():
             if arrays:
