@@ -11,7 +11,7 @@ from kdcache.cache import Cache, Manifest, library_versions, open_cache, record_
 from kdcache.cache.layout import require_blocks
 from kdcache.cache.manifest import MANIFEST
 from kdcache.cache.objects import Objects
-from kdcache.cache.opening import open_objects
+from kdcache.cache.opening import open_objects, probe_new
 from kdcache.calibration import DEFAULT_ERROR, Fitted, fit_codec, fit_default, sample_views
 from kdcache.codecs import Codec, LowRank, RowCodec, codec_spec, default_codec, is_exact, open_codec, row_codec, with_sites
 from kdcache.compute import Compute
@@ -87,21 +87,22 @@ class Job:
 
 
 def probe_place(config: DumpConfig, *, writes: bool = True) -> None:
-    """Check that what the cache lacks can be written, before a teacher takes its time; a complete one is only read.
+    """Check that what the cache lacks can be written, before a teacher takes its time; a complete cache is only read.
 
     Args:
         config: the dump.
         writes: whether that may be tried by writing, which a plan may not.
 
     Raises:
-        CacheError: it cannot.
+        CacheError: it cannot, or something else is there.
     """
     objects = open_objects(config.cache)
-    if objects.exists(MANIFEST):
-        held = open_cache(objects)
-        if not any(held.missing_units(seed) for seed in parse_seeds(config.seeds)):
-            return
-    objects.probe(writes=writes)
+    if not objects.exists(MANIFEST):
+        probe_new(objects, writes=writes)
+        return
+    held = open_cache(objects)
+    if any(held.missing_units(seed) for seed in parse_seeds(config.seeds)):
+        objects.probe(writes=writes)
 
 
 def prepare(config: DumpConfig, *, is_plan: bool = False) -> Job:

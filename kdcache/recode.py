@@ -12,7 +12,7 @@ import numpy as np
 
 from kdcache.cache import Cache, Commit, Manifest, create_cache, library_versions, open_cache, record_layout
 from kdcache.cache.manifest import MANIFEST
-from kdcache.cache.opening import open_objects
+from kdcache.cache.opening import open_objects, probe_new
 from kdcache.cache.writing import commit_unit, require_written, start_seed
 from kdcache.calibration import fit_codec, sample_views
 from kdcache.codecs import (
@@ -185,7 +185,7 @@ def _create(source: Cache, new: str | Path, wanted: RowCodec) -> Cache:
     objects = open_objects(new)
     there = objects.exists(MANIFEST)
     if not there:
-        objects.probe()  # before the time that a fit takes
+        probe_new(objects)  # before the time that a fit takes
     codec, errors = (open_cache(new).with_fit(wanted), {}) if there else _fitted(source, wanted)
     codec = with_sites(row_codec(codec), source.manifest.sites)
     manifest = _manifest(source, codec).with_errors(errors)

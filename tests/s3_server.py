@@ -19,11 +19,14 @@ Fault = Callable[[str, str, int], str | None]
 
 - `drop`: do it and lose the response, `mute`: do it and never answer, `hang`: never answer, undone
 - `late`: do it after a second, `repeat`: do it twice, `wrong`: give another body of the same length
-- `refuse` (503), `deny` (403), `skew` (403 of a clock), `conflict` (409 of two writers): undone
+- `refuse` (503), `deny` (403), `skew` (403 of a clock), `conflict` (409 of two writers), `taken` (412), `removed` (404): undone
+- `regret`: do it and say 500
 - `careless`: do it as if no condition had been asked for
 """
 _CODES = {
     "skew": (403, "RequestTimeTooSkewed", "The difference between the request time and the current time is too large."),
+    "taken": (412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold."),
+    "removed": (404, "NoSuchKey", "The specified key does not exist."),
     "conflict": (409, "ConditionalRequestConflict", "The conditional request cannot succeed due to a conflicting operation."),
 }
 
@@ -122,6 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self._upstream(body)
         if fault == "repeat":
             answer = self._upstream(body)
+        if fault == "regret":
+            answer = 500, {}, b""
         if fault == "wrong":
             status, headers, data = answer
             answer = status, headers, bytes(byte ^ 1 for byte in data)

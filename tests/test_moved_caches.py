@@ -99,13 +99,15 @@ def test_a_folder_that_is_moved_stops_the_job_and_is_not_made_anew(
 def test_a_manifest_that_is_removed_stops_the_job(job: Job, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first commit, and after the last one: then there is no other that would notice."""
     job(old, tmp_path / "whole")
-    for number in {1, len(open_cache(tmp_path / "whole").units())}:
+    total = len(open_cache(tmp_path / "whole").units())
+    for number in {1, total}:
         new = tmp_path / f"new{number}"
         with monkeypatch.context() as patch:
             Disturbance(patch, new).after(number, (new / MANIFEST).unlink)
             with pytest.raises(CacheError, match=GONE):
                 job(old, new)
         assert not (new / MANIFEST).exists()
+        assert len([*new.glob("commits/*/*.json")]) < total or number == total, "it stops at once"
 
 
 def test_another_cache_in_its_place_gets_no_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +182,14 @@ def test_what_cannot_be_written_is_told_before_the_teacher_is_opened(tmp_path: P
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(CacheError, match=r"cannot write /proc/kdcache/cache: /proc cannot be written"):
         plan_dump(config)
+
+
+def test_what_is_no_cache_is_told_before_the_teacher_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    settings = {**SMALL, "teacher": "nothing"}
+    for action in (dump, lambda path, **changes: plan_dump(DumpConfig(cache=str(path), **changes))):
+        with pytest.raises(CacheError, match="is not empty and not a cache"):
+            action(tmp_path, **settings)
 
 
 def test_a_plan_makes_nothing(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from obstore.exceptions import BaseError, PreconditionError
 from obstore.store import from_url
 
 from kdcache.cache.bucket_errors import (
+    check_environment,
     code_of,
     endpoint_from_environment,
     is_about_credentials,
@@ -62,11 +63,12 @@ class Bucket:
         self._url = url.rstrip("/")
         self._patience = patience or Patience()
         self._process = os.getpid()
-        self._scheme, _, path = self._url.partition("://")
+        self._scheme, _, path = url.partition("://")
         self._place = f"{self._scheme}://{path.partition('/')[0]} {endpoint_from_environment()}"
         self._putters: dict[float, Any] = {}
         self._slowness = 1
         self._is_probed = False
+        check_environment(self._scheme)
         try:
             answer = self._patience.answer
             self._store = self._opened(whole=_WHOLE_PART * answer, silence=answer)
@@ -87,12 +89,14 @@ class Bucket:
             except (BaseError, OSError) as error:
                 if is_timeout(error):
                     self._slowness = min(2 * self._slowness, _MOST_SLOWNESS)
-                if not self._is_final(error) and (is_ours := self._holds(key, data)) is not None:
-                    return is_ours
-                self._go_on(tries, "write", key, error)
+                is_ours = None if self._is_final(error) else self._holds(key, data)
+                if is_ours is None:
+                    self._go_on(tries, "write", key, error)
+                    continue
             else:
-                self._end(tries)
-                return True
+                is_ours = True
+            self._end(tries)
+            return is_ours
 
     def get(self, key: str, *, most: int = MOST_BYTES, is_fresh: bool = False) -> bytes:
         """Return the bytes of `key`, which are fresh in any case.

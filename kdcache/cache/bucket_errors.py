@@ -1,4 +1,7 @@
-"""What an error of obstore says. It has a class and a text, but no fields: status, code and address are read from the text."""
+"""What obstore takes from the environment, and what its errors say.
+
+An error has a class and a text, but no fields: status, code and address are read from the text.
+"""
 
 import os
 import re
@@ -6,6 +9,10 @@ from urllib.parse import urlsplit
 
 from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
+from kdcache.errors import UsageError
+
+_PREFIXES = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}
+"""Of variables, by the scheme of a bucket's address."""
 _ENDPOINTS = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL",
@@ -21,6 +28,7 @@ _CREDENTIAL_SERVICES = ("/latest/api/token", "/latest/meta-data/", "/computeMeta
 _TO_BE_TRIED_AGAIN = (404, 408, 409, 412, 425, 429)
 """Answers to a client's mistakes that are none: a conflict of two writers, too many requests, a body that came too late."""
 _USUAL = "see that the bucket exists and that the credentials may use it, and run the same command again"
+_LATER = "the store is out of order or overloaded; run the same command again later"
 _KEYS = "see AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _REGION = "set AWS_REGION to the region of the bucket"
 _RIGHTS = "the credentials need the rights to get, put and list objects there (s3:GetObject, s3:PutObject, s3:ListBucket)"
@@ -39,6 +47,35 @@ _CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
+
+
+def check_environment(scheme: str) -> None:
+    """Check the variables that obstore reads: with some mistakes it would panic, with others look in the wrong place.
+
+    Args:
+        scheme: of a bucket's address.
+
+    Raises:
+        UsageError: an endpoint that is no address, or a value with blanks around it or a line break in it.
+    """
+    prefix = _PREFIXES[scheme]
+    for name, value in os.environ.items():
+        if name.startswith(prefix) and (value != value.strip() or not value.isprintable()):
+            raise UsageError(f"the variable {name} holds a line break, or a blank at one of its ends; set it without")
+        if name.startswith(prefix) and name in _ENDPOINTS and not _is_address(value):
+            told = value.rpartition("@")[2][:60]  # without a password
+            raise UsageError(
+                f"the variable {name} is {told!r}, which is no address; set it to http://HOST:PORT or https://HOST, or unset it"
+            )
+
+
+def _is_address(text: str) -> bool:
+    parts = urlsplit(text)
+    try:
+        has_port = parts.port is None or parts.port > 0
+    except ValueError:  # no number, or one that is too large
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and has_port
 
 
 def is_plain_http() -> bool:
@@ -105,11 +142,20 @@ def reason_of(error: Exception) -> str:
         return f"the environment holds no credentials, and {_address(error)} gives none"
     if is_unreachable(error):
         return _shortened(f"{_endpoint(error)} cannot be reached: {_transport_reason(text)}")
+    return _shortened(_answer_reason(error))
+
+
+def _answer_reason(error: Exception) -> str:
+    """Return what is wrong with an answer, or with its absence."""
+    text = str(error)
     if "IncompleteMessage" in text:
         return "the connection was closed before the answer"
     if said := re.search(r"status code: (.*)", text):
-        return _shortened(f"the answer is {said[1].strip(' :')}")
-    return "no answer in time" if is_timeout(error) else _shortened(text.partition("\n\n")[0])
+        return f"the answer is {said[1].strip(' :')}"
+    if is_timeout(error):
+        return "no answer in time"
+    told = text.partition("\n\n")[0]
+    return re.sub(r"^Generic \w+ error: |Error performing .* in [^ ]* - ", "", told)
 
 
 def way_out_of(error: Exception, scheme: str) -> str:
@@ -125,7 +171,9 @@ def way_out_of(error: Exception, scheme: str) -> str:
         return "see that it is right and that it is up, and run the same command again"
     if "redirect without LOCATION" in str(error):
         return _REGION
-    return _WAYS_OUT.get(code_of(error), _USUAL)
+    status = status_of(error)
+    is_at_fault = is_timeout(error) or (status is not None and status >= 500)
+    return _WAYS_OUT.get(code_of(error), _LATER if is_at_fault else _USUAL)
 
 
 def _endpoint(error: Exception) -> str:
@@ -140,7 +188,7 @@ def _endpoint(error: Exception) -> str:
 
 def _address(error: Exception) -> str:
     parts = urlsplit(_url(error))
-    return f"{parts.scheme}://{parts.netloc}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _proxy(scheme: str) -> str | None:
@@ -155,7 +203,7 @@ def _transport_reason(text: str) -> str:
     if "TimedOut" in text:
         return "no connection in time"
     if "InvalidContentType" in text:
-        return "it does not speak TLS; does its address begin with http:// ?"
+        return "it does not speak TLS, so its address must begin with http://"
     if said := re.search(r"InvalidCertificate\(\s*(\w+)", text):
         return f"its certificate is not valid ({said[1]})"
     return "no connection"

@@ -75,6 +75,27 @@ def _read_manifest(folder: Objects, is_fresh: bool) -> Manifest:
         raise DamagedError(str(error)) from error  # a version of the future may be a wrong byte, too
 
 
+def probe_new(objects: Objects, *, writes: bool = True) -> None:
+    """Check that a cache can be begun in a place where there is none.
+
+    Args:
+        objects: the place.
+        writes: whether that may be tried by writing.
+
+    Raises:
+        CacheError: it holds something else, or cannot be written.
+    """
+    others = [name for name in objects.list("") if not _is_left_over(objects, name)]
+    if others and not objects.exists(MANIFEST):  # looked for again: another worker may just have begun
+        raise CacheError(f"{objects} is not empty and not a cache; choose a new folder")
+    objects.probe(writes=writes)
+
+
+def _is_left_over(folder: Objects, name: str) -> bool:
+    """Return whether a folder is what a writer leaves that was killed before the manifest came."""
+    return name in ROOTS and all(_ARRAYS.fullmatch(child) for child in folder.list(name))
+
+
 def create_cache(
     path: str | Path,
     manifest: Manifest,
@@ -102,10 +123,7 @@ def create_cache(
     folder = open_objects(path)
     manifest.check(str(path))
     if not folder.exists(MANIFEST):
-        others = [name for name in folder.list("") if not _is_left_over(folder, name)]
-        if others and not folder.exists(MANIFEST):  # looked for again: another worker may just have begun
-            raise CacheError(f"{path} is not empty and not a cache; choose a new folder")
-        folder.probe()
+        probe_new(folder)
         numbers = None if samples is None else samples_arrays(samples)
         beside = {CODEC: fit, SAMPLES: numbers, SOURCE: source}
         for root, arrays in beside.items():
@@ -115,8 +133,3 @@ def create_cache(
     cache = open_cache(folder)
     cache.require(manifest.with_codec_of(cache.manifest, whichever=any_codec))
     return cache
-
-
-def _is_left_over(folder: Objects, name: str) -> bool:
-    """Return whether a folder is what a writer leaves that was killed before the manifest came."""
-    return name in ROOTS and all(_ARRAYS.fullmatch(child) for child in folder.list(name))

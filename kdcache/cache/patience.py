@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from random import SystemRandom
 from typing import TypeVar
 
+from kdcache.errors import CacheError
 from kdcache.tracking import say
 
 T = TypeVar("T")
@@ -22,7 +23,7 @@ class Patience:
     """Until a connection is made."""
     answer: float = 15.0
     """Without a byte of an answer, until a request counts as lost."""
-    pauses: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0)
+    pauses: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, *(4.0,) * 8)
     """Before each further try; at random somewhat less, so that many workers do not come back at once."""
     trouble: float = 30.0
     """In all, after which no other try begins."""
@@ -55,13 +56,16 @@ class Tries:
         """Return what `action` gives; while it takes its time, say so.
 
         It runs in another thread, for a request of obstore cannot be interrupted, and this one can.
+
+        Raises:
+            CacheError: obstore cannot make the request.
         """
         answer: Future[T] = Future()
         threading.Thread(target=_run, args=(action, answer), name="kdcache-request", daemon=True).start()
         while True:
             wait([answer], max(self._next_note - self._seconds, 0.01))
             if answer.done():
-                return answer.result()
+                return self._result(answer)
             self._tell(f"still waiting, {self._seconds:.0f} s so far (try {self.number})")
 
     def can_go_on(self, *, is_first_contact: bool) -> bool:
@@ -89,6 +93,13 @@ class Tries:
         """Say that all is well again, if the user was told that it is not."""
         if self._is_told:
             say(f"note: {self._what}: answered after {self._seconds:.0f} s; going on", by_all=True)
+
+    def _result(self, answer: "Future[T]") -> T:
+        error = answer.exception()
+        if error is None or isinstance(error, Exception):
+            return answer.result()
+        reason = " ".join(str(error).split())[:200]  # a panic of Rust's
+        raise CacheError(f"cannot {self._what}: {reason}; see the variables in the environment that are for this store")
 
     @property
     def _seconds(self) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import obstore
 import pytest
 from caches import temporaries
 from s3_server import BUCKET, FaultyProxy, environ, environment, faulty_proxy, s3_server
@@ -185,7 +186,7 @@ def test_a_server_that_never_answers_is_told_of_and_given_up(proxy: FaultyProxy,
         "remove": lambda: bucket.remove("a"),
     }
     for verb, action in actions.items():
-        with pytest.raises(CacheError, match=r"cannot \w+ s3://.*/a: no answer in time; see that"):
+        with pytest.raises(CacheError, match=r"cannot \w+ s3://.*/a: no answer in time; the store is out of order"):
             action()
         told = capsys.readouterr().err
         assert f"note: {verb} {bucket}/a: still waiting, 0 s so far (try 1)" in told
@@ -224,6 +225,48 @@ def test_a_conflict_of_two_puts_of_which_none_is_there_is_tried_again(proxy: Fau
     assert not bucket.publish("a", b"hers"), "another's is there"
     with pytest.raises(CacheError, match=r"cannot write .*/b: ConditionalRequestConflict: The conditional"):
         bucket.publish("b", b"mine")
+
+
+@pytest.mark.parametrize("fault", ["conflict", "taken", "removed", "regret", "refuse", "mute", "hang"])
+def test_whatever_is_answered_to_a_put_what_is_there_counts(proxy: FaultyProxy, fault: str) -> None:
+    patience = Patience(pauses=(0.01, 0.01), answer=0.5)
+    bucket = Bucket(new_url(), patience=patience)
+    proxy.fault = lambda method, path, number: fault if (method, number) == ("PUT", 1) else None
+    assert bucket.publish("a", b"mine") and bucket.get("a") == b"mine" and proxy.injected == [fault]
+    proxy.fault = lambda method, path, number: fault if (method, number) == ("PUT", 3) else None
+    assert not bucket.publish("a", b"hers") and bucket.get("a") == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("AWS_ENDPOINT_URL", "localhost:9000", "is 'localhost:9000', which is no address; set it to http://HOST:PORT"),
+        ("AWS_ENDPOINT_URL", "", "is '', which is no address"),
+        ("AWS_ENDPOINT_URL_S3", "http://me:secret@host:99999", "is 'host:99999', which is no address"),
+        ("AWS_ACCESS_KEY_ID", "key\n", "holds a line break, or a blank at one of its ends"),
+        ("AWS_SESSION_TOKEN", " token", "holds a line break, or a blank at one of its ends"),
+    ],
+)
+def test_variables_that_cannot_be_meant_are_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=rf"^the variable {name} {message}"):
+        Bucket(new_url())
+
+
+def test_what_obstore_cannot_do_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = bucket_at("http://127.0.0.1:1", monkeypatch)
+
+    class PanicException(BaseException):  # as pyo3 names it, which raises it for a panic of Rust's
+        pass
+
+    def panic(*_: object) -> None:
+        raise PanicException("InvalidHeaderValue")
+
+    monkeypatch.setattr(obstore, "head", panic)
+    with pytest.raises(CacheError, match=r"^cannot read s3://.*/a: InvalidHeaderValue; see the variables"):
+        bucket.exists("a")
 
 
 def test_a_large_object_is_read_in_parts_each_tried_again(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
