@@ -18,8 +18,8 @@ class KdcacheError(Exception):
     """Whether another process of the run tells the user."""
 
     def __init__(self, message: str = "") -> None:
-        """Keep the message; of a long one the middle is left out, since the way out stands at its end."""
-        super().__init__(shortened(message, MOST_MESSAGE))
+        """Keep the message as one line; of a long one the middle is left out, since the way out stands at its end."""
+        super().__init__(one_line(message, MOST_MESSAGE))
 
 
 def shortened(text: str, most: int) -> str:

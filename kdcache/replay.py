@@ -16,7 +16,7 @@ from kdcache.cached_source import CachedSource, LocalUnits, fetch_images
 from kdcache.codecs import Codec, Tail, codec_spec
 from kdcache.config import parse_seeds
 from kdcache.drift import check_views, probed_commits
-from kdcache.errors import MismatchError, UsageError
+from kdcache.errors import MismatchError, UsageError, brief
 from kdcache.gradients import is_far
 from kdcache.losses import Dist, Loss
 from kdcache.reading import Reader, SlabReader, await_cache, await_seed
@@ -130,12 +130,12 @@ def _replay_of_recipe(config: TrainConfig) -> Replay:
 
 def _replay_of_caches(config: TrainConfig, loss: Loss, opened: Sequence[tuple[Cache, _CacheOptions]]) -> Replay:
     first, *others = caches = [cache for cache, _ in opened]
+    seeds = _cached_seeds(config, caches)  # first: what a cache holds is told without its rows, which may be said to be many
     source = open_source(config.data) if config.data else CachedSource(first)
     units = source.units if isinstance(source, CachedSource) else None
     uses = [_use(config, cache, options, source) for cache, options in opened]
     for other in others:
         _require_same_views(first, other)
-    seeds = _cached_seeds(config, caches)
     uses[0].ready(seeds[0])
     if units is not None:
         units.prefer(seeds[0])
@@ -207,7 +207,7 @@ def _use(config: TrainConfig, cache: Cache, options: _CacheOptions, source: Sour
     if source.fingerprint != cache.manifest.source["fingerprint"]:
         raise MismatchError(
             f"data {source.spec} ({len(source)} samples) is not what cache {cache} was made from "
-            f"({cache.manifest.source['spec']}, {cache.manifest.rows} samples): samples were added, removed, renamed, "
+            f"({brief(cache.manifest.source['spec'])}, {cache.manifest.rows} samples): samples were added, removed, renamed, "
             "reordered or relabelled; give the same data, or dump again"
         )
     reading: dict[str, Any] = {"is_partial": config.on_miss != "error", "wait_seconds": config.wait_for_units}

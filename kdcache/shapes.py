@@ -19,12 +19,7 @@ MOST_PIXELS = 1 << 25
 Logits: TypeAlias = Float[Tensor, "rows classes"]
 """Raw class scores, one row per view, or per pixel of a map."""
 
-ViewMOST_SIDE = 1 << 14
-"""Pixels along a side of a view or of a map."""
-MOST_PIXELS = 1 << 25
-"""Of a view, and of what a transform makes, unless the image had more."""
-
-Logits: TypeAlias = Float[Tensor, "views *sites classes"]
+ViewLogits: TypeAlias = Float[Tensor, "views *sites classes"]
 """Raw class scores of views: none but the classes for classification, (heads, height, width) before them for segmentation."""
 
 Maps: TypeAlias = Float[Tensor, "views height width classes"]

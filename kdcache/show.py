@@ -8,11 +8,12 @@ import torch
 
 from kdcache.cache import Cache
 from kdcache.cached_source import fetch_images, source_of
-from kdcache.errors import KdcacheError, UsageError
+from kdcache.errors import KdcacheError, UsageError, brief, printable
 from kdcache.plots import check_plot
 from kdcache.shapes import IGNORED, as_size
 from kdcache.tasks.segmentation import upsampled
 from kdcache.views import Recipe, ViewDataset
+from kdcache.views.order import row_of
 
 _TOP, _LISTED = 5, 24
 """Classes in the bars; most classes in a legend."""
@@ -43,10 +44,13 @@ def show_view(cache: Cache, file: str | Path, *, index: int, seed: int, data: st
     check_plot(file)
     if not 0 <= index < cache.manifest.rows:
         raise UsageError(f"view {index}:{seed} is of no sample; the cache has samples 0 to {cache.manifest.rows - 1}")
-    row = int(np.flatnonzero(cache.order == index)[0])
+    if not cache.committed_units(seed):
+        cache.commits(seed)  # an error that says which seeds there are
+    row = row_of(index, cache.manifest.rows, cache.manifest.order_seed)
+    commit = cache.commit_of(seed, row // cache.manifest.unit_rows)
     cache.require_held(np.array([row]))
     source = source_of(cache, data)
-    fetch_images(source, [cache.commit_of(seed, row // cache.manifest.unit_rows)])
+    fetch_images(source, [commit])
     probabilities = cache.codec.decode(cache.read(seed, [row])).probs(1.0)[0]
     size = as_size(cache.manifest.teacher["size"])
     batch = ViewDataset(source, Recipe.from_dict(cache.manifest.recipe), cache.order, sizes=[size]).batch([(row, seed)])
@@ -115,7 +119,7 @@ def _drawn_bars(view: np.ndarray, target: int, probabilities: torch.Tensor, name
 
 
 def _save(figure: Any, file: str | Path, title: str) -> None:
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(brief(printable(title)), fontsize=11, parse_math=False)  # a name may hold anything
     try:
         figure.savefig(file, dpi=110)
     except OSError as error:

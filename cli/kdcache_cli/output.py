@@ -87,13 +87,19 @@ def human_seconds(seconds: float) -> str:
 
 def ranges(numbers: Sequence[int]) -> str:
     """Return sorted numbers as `0 to 3, 7`."""
+    if hasattr(numbers, "spans"):  # of a million units that are missing the ranges are few
+        return ", ".join(_span_text(span[0], span[-1]) for span in numbers.spans()) or "none"
     spans: list[list[int]] = []
     for number in sorted(numbers):
         if spans and number == spans[-1][1] + 1:
             spans[-1][1] = number
         else:
             spans.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in spans) or "none"
+    return ", ".join(_span_text(first, last) for first, last in spans) or "none"
+
+
+def _span_text(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first} to {last}"
 
 
 def percent(share: float) -> str:

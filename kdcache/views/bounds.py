@@ -25,7 +25,7 @@ MOST_BLOCK = 1 << 20
 MOST_ALPHA = 1e6
 """Of a Beta distribution; below its inverse it is a coin."""
 _MOST_TEXT = 200
-_MOST_ITEMS = 64
+_MOST_ITEMS = 256
 _MOST_NUMBER = 1e6
 _MOST_BY_NAME: Mapping[str, float] = {
     # sides and margins, in pixels
@@ -89,17 +89,17 @@ def _entries_in(key: str, value: Any, where: str, depth: int = 1) -> list[Mappin
     if isinstance(value, Mapping):
         return [value]
     if isinstance(value, list):
-        if len(value) > _MOST_ITEMS or depth > MOST_DEPTH:
-            raise RecipeError(
-                f"{where}: {brief(key)} is a list of {len(value)}; at most {_MOST_ITEMS} values, {MOST_DEPTH} deep, are taken"
-            )
+        if len(value) > _MOST_ITEMS:
+            raise RecipeError(f"{where}: {brief(key)} is a list of {len(value)}; it may be of {_MOST_ITEMS}")
+        if depth > MOST_DEPTH:
+            raise RecipeError(f"{where}: {brief(key)} has lists inside of each other, more than {MOST_DEPTH} deep")
         return [entry for item in value for entry in _entries_in(key, item, where, depth + 1)]
     if isinstance(value, str):
         _check_text(key, value, where)
     elif isinstance(value, int | float):
         most = _MOST_BY_NAME.get(key, _MOST_NUMBER)
         if not -most <= value <= most:  # nor is NaN
-            raise RecipeError(f"{where}: {brief(key)} is {quoted(value)}; it may be {most:g}")
+            raise RecipeError(f"{where}: {brief(key)} is {quoted(value)}; it may be at most {most:g}")
     else:
         raise RecipeError(f"{where}: {brief(key)} is {quoted(value)}; write a number, text, true or false, or a list of them")
     return []
@@ -113,7 +113,7 @@ def _check_text(key: str, value: str, where: str) -> None:
     for letters, digits in _POLICY_PART.findall(value):
         most = _MOST_IN_POLICY.get(letters, _MOST_MAGNITUDE)
         if float(digits.replace(".", "", digits.count(".") - 1) or 0) > most:
-            raise RecipeError(f"{where}: policy {quoted(value)} has {letters}{brief(digits)}; it may be {letters}{most:g}")
+            raise RecipeError(f"{where}: policy {quoted(value)} has a number after {letters} that is past {most:g}")
 
 
 def bounded(transform: Any, name: str) -> Any:

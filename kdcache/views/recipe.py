@@ -222,7 +222,9 @@ class Recipe:
         if isinstance(view, Image.Image):
             view = v2.functional.pil_to_tensor(view)
         if not isinstance(view, torch.Tensor):
-            raise RecipeError(f"recipe {brief(self.name)} gives {quoted(type(view))}, not an image; leave out what gives several")
+            raise RecipeError(
+                f"recipe {brief(self.name)} gives {quoted(type(view))}, not an image; leave out what gives several"
+            )
         height, width = view.shape[-2:] if self.size is None else sides(self.size)
         if view.dtype != torch.uint8 or tuple(view.shape) != (self.channels, height, width):
             raise RecipeError(

@@ -165,3 +165,17 @@ def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monk
     with pytest.raises(CacheError, match=r"cannot list .*a/b: Input/output error"):
         list(folder.walk())
     assert list(folder.walk("absent")) == []
+
+
+def test_a_listing_follows_no_link_and_tells_a_folder_that_lies_too_deep(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "cache")
+    deep = "/".join(["d"] * 31)
+    for key in ("a/b/c", "z", f"{deep}/last"):
+        folder.publish(key, b"x")
+    (tmp_path / "cache" / "loop").symlink_to(tmp_path / "cache")
+    (tmp_path / "cache" / "gone").symlink_to(tmp_path / "nowhere")
+    assert sorted(entry.key for entry in folder.walk()) == ["a/b/c", f"{deep}/last", "gone", "loop", "z"]
+    assert [entry.key for entry in folder.walk("a")] == ["a/b/c"] and list(folder.walk("nothing")) == []
+    (tmp_path / "cache" / deep / "d" / "d").mkdir(parents=True)
+    with pytest.raises(CacheError, match=r"folder d/d/.*d/d lies too deep for a cache: remove it"):
+        list(folder.walk())
