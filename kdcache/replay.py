@@ -207,7 +207,8 @@ def _use(config: TrainConfig, cache: Cache, options: _CacheOptions, source: Sour
     if source.fingerprint != cache.manifest.source["fingerprint"]:
         raise MismatchError(
             f"data {source.spec} ({len(source)} samples) is not what cache {cache} was made from "
-            f"({brief(cache.manifest.source['spec'])}, {cache.manifest.rows} samples): samples were added, removed, renamed, "
+            f"({brief(cache.manifest.source['spec'])}, {cache.manifest.rows} samples): samples "
+            "were added, removed, renamed, "
             "reordered or relabelled; give the same data, or dump again"
         )
     reading: dict[str, Any] = {"is_partial": config.on_miss != "error", "wait_seconds": config.wait_for_units}

@@ -41,7 +41,8 @@ def require_teacher(cache: Cache, model: VisionModel) -> None:
         if (as_size(made[name]) if name == "size" else made[name]) != value:
             what = "hash of weights" if name == "sha256" else name
             raise MismatchError(
-                f"teacher {model.spec} is not the one that cache {cache} was made with ({brief(made['spec'])}): its "
+                f"teacher {model.spec} is not the one that cache {cache} was made with "
+                f"({brief(made['spec'])}): its "
                 f"{what} is {value}, not {brief(made[name])}"
             )
 

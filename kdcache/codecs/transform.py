@@ -108,7 +108,8 @@ class Fit:
 
 
 def _require_array(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> None:
-    """Raise a CodecError if an array of a fit is absent, or is not finite, of its type and of this shape."""
+    """Raise a CodecError if an array of a fit is absent, or is not finite, of its type and of
+    this shape."""
     array = arrays.get(name)
     kind = _ARRAYS[name]
     if array is None or array.dtype != kind or array.shape != shape or not np.isfinite(array).all():

@@ -52,7 +52,8 @@ _MOST_BY_NAME: Mapping[str, float] = {
 """The largest number that a parameter of this name may be; of others `_MOST_NUMBER`."""
 _POLICY_PART = re.compile(r"([a-z]+)([0-9.]+)")
 _MOST_IN_POLICY: Mapping[str, float] = {"n": 16, "w": 16, "d": 16}
-"""Of timm's policies: operations, width and depth. Of other numbers, such as magnitudes, `_MOST_MAGNITUDE`."""
+"""Of timm's policies: operations, width and depth. Of other numbers, such as magnitudes,
+`_MOST_MAGNITUDE`."""
 _MOST_MAGNITUDE = 1000
 Size = tuple[float, float]
 """Height and width, or bounds of them."""
@@ -133,7 +134,8 @@ def _check_output(name: str, transform: nn.Module, inputs: tuple[Any, ...]) -> N
     most = max(MOST_PIXELS, height * width)
     if high * wide > most:
         raise RecipeError(
-            f"{name} would make up to {high:.0f}x{wide:.0f} pixels of an image of {height}x{width}; at most {most} are taken: "
+            f"{name} would make up to {high:.0f}x{wide:.0f} pixels of an image of "
+            f"{height}x{width}; at most {most} are taken: "
             "give it smaller numbers"
         )
 
@@ -147,7 +149,8 @@ def _resized(transform: Any, height: int, width: int) -> Size:
 
 
 def _at_shorter(shorter: float | None, longer: float | None, height: int, width: int) -> Size:
-    """Return the size of an image whose shorter side becomes `shorter`, but whose longer one at most `longer`."""
+    """Return the size of an image whose shorter side becomes `shorter`, but whose longer one at
+    most `longer`."""
     factors = [] if shorter is None else [shorter / min(height, width)]
     factors += [] if longer is None else [longer / max(height, width)]
     factor = min(factors, default=1.0)
@@ -155,14 +158,16 @@ def _at_shorter(shorter: float | None, longer: float | None, height: int, width:
 
 
 def _padded(padding: Any, height: int, width: int) -> Size:
-    """Return the size with margins as torchvision takes them: one, those of the sides and of top and bottom, or all four."""
+    """Return the size with margins as torchvision takes them: one, those of the sides and of top
+    and bottom, or all four."""
     margins = [padding] if isinstance(padding, int) else list(padding)
     left, top, right, bottom = margins if len(margins) == 4 else (margins * 4)[:4]
     return height + max(top, 0) + max(bottom, 0), width + max(left, 0) + max(right, 0)
 
 
 def _cropped(transform: Any, height: int, width: int) -> Size:
-    """Return the size with margins: those of `padding`, which torchvision keeps in another order, and those that are needed."""
+    """Return the size with margins: those of `padding`, which torchvision keeps in another
+    order, and those that are needed."""
     if transform.padding is not None:
         left, right, top, bottom = transform.padding
         height, width = height + max(top, 0) + max(bottom, 0), width + max(left, 0) + max(right, 0)
@@ -206,4 +211,5 @@ _GROWING: Mapping[str, Callable[[Any, int, int], Size]] = {
     "ScaleJitter": _jittered,
     "kdcache.RandomScale": lambda one, height, width: _scaled(one.scales, height, width),
 }
-"""Of each transform that can make an image larger: bounds of its height and width, on the way too."""
+"""Of each transform that can make an image larger: bounds of its height and width, on the way
+too."""

@@ -25,7 +25,8 @@ def row_order(length: int, order_seed: int) -> "np.ndarray[tuple[int], np.dtype[
 
 
 def row_of(sample: int, length: int, order_seed: int) -> int:
-    """Return the row of a sample: where it stands in `row_order(length, order_seed)`, which is not made for that."""
+    """Return the row of a sample: where it stands in `row_order(length, order_seed)`, which is
+    not made for that."""
     wanted, seen = 0, 0
     for words in _words(sample + 1, 0, order_seed):
         wanted = words[-1]
