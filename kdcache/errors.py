@@ -4,7 +4,8 @@ A cache from elsewhere may hold any text. So what a message quotes is cut, and s
 """
 
 MOST_MESSAGE = 480
-"""Characters of a message. With the words that the command line puts before it, a line has at most 500."""
+"""Characters of a message. With the words that the command line puts before it, a line has at
+most 500."""
 MOST_QUOTED = 60
 """Characters that a message quotes of one value."""
 _CUT = "..."
@@ -18,8 +19,9 @@ class KdcacheError(Exception):
     """Whether another process of the run tells the user."""
 
     def __init__(self, message: str = "") -> None:
-        """Keep the message; of a long one the middle is left out, since the way out stands at its end."""
-        super().__init__(shortened(message, MOST_MESSAGE))
+        """Keep the message as one line; of a long one the middle is left out, since the way out
+        stands at its end."""
+        super().__init__(one_line(message, MOST_MESSAGE))
 
 
 def shortened(text: str, most: int) -> str:
@@ -32,12 +34,14 @@ def shortened(text: str, most: int) -> str:
 
 
 def brief(value: object) -> str:
-    """Return how a message names a value that may be of any length: as it is, cut to `MOST_QUOTED` characters."""
+    """Return how a message names a value that may be of any length: as it is, cut to
+    `MOST_QUOTED` characters."""
     return shortened(str(value), MOST_QUOTED)
 
 
 def quoted(value: object) -> str:
-    """Return how a message quotes a value that may be of any length: Python's notation, cut to `MOST_QUOTED` characters."""
+    """Return how a message quotes a value that may be of any length: Python's notation, cut to
+    `MOST_QUOTED` characters."""
     return shortened(repr(value), MOST_QUOTED)
 
 

@@ -158,7 +158,8 @@ def evaluation_recipe(named: str | None, training: Recipe, *, is_from_cache: boo
     """
     if named is None and is_from_cache and training.eval not in shipped_recipes():
         raise UsageError(
-            f"the cache names evaluation recipe {quoted(training.eval)}, which is not one of kdcache's; name the recipe "
+            f"the cache names evaluation recipe {quoted(training.eval)}, which is not one of "
+            "kdcache's; name the recipe "
             "yourself: --set eval_recipe=NAME or FILE.toml"
         )
     return load_recipe(named or training.eval).with_mode(training.mode)

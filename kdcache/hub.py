@@ -267,7 +267,8 @@ def _beside(cache: Cache, units: Sequence[Unit]) -> list[str]:
 
 
 def _most_beside(cache: Cache) -> int:
-    """Return the bytes that an object beside the units has at most: one of an array, or what plain zarr needs."""
+    """Return the bytes that an object beside the units has at most: one of an array, or what
+    plain zarr needs."""
     return max([MOST_METADATA, *(cache.manifest.most_object(root) for root in cache.manifest.arrays)])
 
 

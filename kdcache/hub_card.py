@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from kdcache.cache import Cache
 from kdcache.codecs import codec_spec
+from kdcache.errors import printable
 
 _HEAD = """---
 tags:
@@ -55,4 +56,4 @@ commit, and nothing in a cache is executed when it is read. The whole recipe is 
 
 def _cell(text: str) -> str:
     """Return a text that cannot leave its cell of a table."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return printable(" ".join(text.split())).replace("|", "\\|").replace("<", "&lt;")

@@ -108,6 +108,8 @@ class SlabReader:
             MissingUnitError: a row that is absent, or of a unit that is not committed.
         """
         assert self._slabs, "start comes first"
+        if (strange := seeds[~np.isin(seeds, [*self._slabs])]).size:
+            raise MissingUnitError(f"seed {strange[0]} is not among those that are read; start with it")
         if len(self._slabs) == 1:
             return next(iter(self._slabs.values())).gather(rows)
         records = np.empty(len(rows), self._cache.manifest.dtype)

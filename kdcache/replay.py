@@ -179,6 +179,8 @@ def _replay_of_recipe(config: TrainConfig) -> Replay:
 
 def _replay_of_caches(config: TrainConfig, loss: Loss, opened: Sequence[tuple[Cache, _CacheOptions]]) -> Replay:
     first, *others = caches = [cache for cache, _ in opened]
+    # first: what a cache holds is told without its rows, which may be said to be many
+    seeds = on_main(lambda: _cached_seeds(config, caches), "the seeds that the caches hold")
     source = open_source(config.data) if config.data else CachedSource(first)
     units = source.units if isinstance(source, CachedSource) else None
     uses = [_use(config, cache, options, source) for cache, options in opened]
@@ -186,7 +188,6 @@ def _replay_of_caches(config: TrainConfig, loss: Loss, opened: Sequence[tuple[Ca
         source = checked_source(caches, source)
     for other in others:
         _require_same_views(first, other)
-    seeds = on_main(lambda: _cached_seeds(config, caches), "the seeds that the caches hold")
     uses[0].ready(seeds[0])
     if units is not None:
         units.prefer(seeds[0])

@@ -12,7 +12,7 @@ from kdcache.cached_source import local_images
 from kdcache.codecs import Codec, LowRank, MapCodec, TopK, is_exact, open_codec, row_codec
 from kdcache.compute import Compute, ComputeConfig
 from kdcache.drift import version_changes
-from kdcache.errors import CacheError, MismatchError
+from kdcache.errors import CacheError, MismatchError, brief
 from kdcache.inference import run_models
 from kdcache.models import VisionModel, state_sha256
 from kdcache.shapes import Logits, PerRow, Records, Rows, ViewLogits, as_size
@@ -41,8 +41,9 @@ def require_teacher(cache: Cache, model: VisionModel) -> None:
         if (as_size(made[name]) if name == "size" else made[name]) != value:
             what = "hash of weights" if name == "sha256" else name
             raise MismatchError(
-                f"teacher {model.spec} is not the one that cache {cache} was made with ({made['spec']}): its {what} "
-                f"is {value}, not {made[name]}"
+                f"teacher {model.spec} is not the one that cache {cache} was made with "
+                f"({brief(made['spec'])}): its "
+                f"{what} is {value}, not {brief(made[name])}"
             )
 
 
@@ -51,7 +52,7 @@ def lossy_origin(cache: Cache) -> str | None:
     origin = cache.manifest.made_by.get("recoded_from")
     if origin is None or is_exact(open_codec(origin["codec"], classes=cache.manifest.classes)):
         return None
-    return str(origin["codec"])
+    return brief(origin["codec"])
 
 
 def compute_of(cache: Cache, **settings: Any) -> ComputeConfig:

@@ -7,13 +7,23 @@ import numpy as np
 import torch
 
 from kdcache.cache import Cache
+<<<<<<< HEAD
 from kdcache.cached_source import local_images, views_of
 from kdcache.config import recorded_settings
 from kdcache.errors import KdcacheError, UsageError
+=======
+from kdcache.cached_source import fetch_images, source_of
+from kdcache.errors import KdcacheError, UsageError, brief, printable
+>>>>>>> hostile
 from kdcache.plots import check_plot
 from kdcache.shapes import IGNORED, as_size
 from kdcache.sources import Source
 from kdcache.tasks.segmentation import upsampled
+<<<<<<< HEAD
+=======
+from kdcache.views import Recipe, ViewDataset
+from kdcache.views.order import row_of
+>>>>>>> hostile
 
 _TOP, _LISTED = 5, 24
 """Classes in the bars; most classes in a legend."""
@@ -44,13 +54,21 @@ def show_view(cache: Cache, file: str | Path, *, index: int, seed: int, data: st
     check_plot(file)
     if not 0 <= index < cache.manifest.rows:
         raise UsageError(f"view {index}:{seed} is of no sample; the cache has samples 0 to {cache.manifest.rows - 1}")
-    row = int(np.flatnonzero(cache.order == index)[0])
+    if not cache.committed_units(seed):
+        cache.commits(seed)  # an error that says which seeds there are
+    row = row_of(index, cache.manifest.rows, cache.manifest.order_seed)
+    commit = cache.commit_of(seed, row // cache.manifest.unit_rows)
     cache.require_held(np.array([row]))
+<<<<<<< HEAD
     dataset = views_of(cache, data, size=as_size(cache.manifest.teacher["size"]))
     source = dataset.source
     commits = [cache.commit_of(seed, row // cache.manifest.unit_rows)]
+=======
+    source = source_of(cache, data)
+    fetch_images(source, [commit])
+>>>>>>> hostile
     probabilities = cache.codec.decode(cache.read(seed, [row])).probs(1.0)[0]
-    with local_images(source, commits):
+    with local_images(source, [commit]):
         batch = dataset.batch([(row, seed)])
     names = [str(name) for name in getattr(source, "class_names", None) or range(source.classes)]
     said_from = _first_of_teacher(cache, source)
@@ -149,7 +167,7 @@ def _drawn_bars(
 
 
 def _save(figure: Any, file: str | Path, title: str) -> None:
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(brief(printable(title)), fontsize=11, parse_math=False)  # a name may hold anything
     try:
         figure.savefig(file, dpi=110)
     except OSError as error:

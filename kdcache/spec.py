@@ -171,7 +171,8 @@ def choose(name: str, known: Iterable[str], what: str) -> str:
 
 
 def _split(rest: str, text: str) -> list[str]:
-    """Return the pieces between commas, but not between those in quotes; each character is looked at once."""
+    """Return the pieces between commas, but not between those in quotes; each character is
+    looked at once."""
     pieces: list[str] = []
     start = 0
     is_quoted = False

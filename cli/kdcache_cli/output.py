@@ -189,7 +189,8 @@ def print_result(result: Mapping[str, Any], lines: Sequence[tuple[str, str]], *,
     if own_place().rank:
         return
     if as_json:
-        # piece by piece: of a cache that has just been begun the missing units may be a million a seed
+        # piece by piece: of a cache that has just been begun the missing units may be a million a
+        # seed
         sys.stdout.writelines(json.JSONEncoder(indent=1, default=list).iterencode(result))
         click.echo()
         return

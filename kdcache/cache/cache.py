@@ -65,7 +65,8 @@ class Cache:
         codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes, fit=self.fit(), sites=self.manifest.sites)
         if codec.record_dtype != self.manifest.dtype:
             raise CacheError(
-                f"cache {self}: its records {quoted(self.manifest.dtype)} are not those of {codec_spec(codec)} "
+                f"cache {self}: its records {quoted(self.manifest.dtype)} are not those of "
+                f"{codec_spec(codec)} "
                 f"({quoted(codec.record_dtype)}); use the kdcache version that its manifest names"
             )
         return codec
@@ -132,7 +133,8 @@ class Cache:
         return [seed for first in firsts for seed in self.manifest.unit_seeds(first)]
 
     def require_few_seeds(self, firsts: Collection[int]) -> None:
-        """Raise a CacheError if there are commits of more seeds than a cache may have, `firsts` being those of its groups."""
+        """Raise a CacheError if there are commits of more seeds than a cache may have, `firsts`
+        being those of its groups."""
         count = len(firsts) * self.manifest.seeds_per_unit
         if count > MOST_SEEDS:
             raise CacheError(f"cache {self} has commits of {count} seeds; it may have {MOST_SEEDS}")
@@ -193,7 +195,8 @@ class Cache:
             raise DamagedUnitError(f"cache {self}, {self.unit_name(seed, unit)}: its commit speaks of {stray}")
         if commit.num_bytes > (most := self.format.most_bytes(unit)):
             raise DamagedUnitError(
-                f"cache {self}, {self.unit_name(seed, unit)}: its commit speaks of an object of {commit.num_bytes} bytes; "
+                f"cache {self}, {self.unit_name(seed, unit)}: its commit speaks of an object of "
+                f"{commit.num_bytes} bytes; "
                 f"such a unit has at most {most}"
             )
         return commit

@@ -29,7 +29,8 @@ class Census:
     orphaned: list[Entry] = field(default_factory=list)
     """Unit objects without commit, whose writer is at work or was killed, and arrays of writers that came second."""
     temporary: list[Entry] = field(default_factory=list)
-    """What writers have not given its name yet, and never will if they were killed; the first of these, see `MOST_STRAY`."""
+    """What writers have not given its name yet, and never will if they were killed; the first of
+    these, see `MOST_STRAY`."""
     foreign: list[Entry] = field(default_factory=list)
     """What is not of this layout; the first of these."""
 

@@ -16,7 +16,8 @@ from kdcache.errors import DamagedUnitError, quoted
 from kdcache.shapes import Records
 
 _PARSING = threading.Lock()
-"""Held while a document is read, which takes many times its bytes. Loader workers, which are forks, read no commits."""
+"""Held while a document is read, which takes many times its bytes. Loader workers, which are
+forks, read no commits."""
 _LATER = {"writer": ""}
 """Fields that the first commits lack, with what that means: at these values they are left out."""
 

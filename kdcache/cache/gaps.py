@@ -1,4 +1,5 @@
-"""The numbers that are missing among others, in memory for those that are there: a cache may say that it has a million."""
+"""The numbers that are missing among others, in memory for those that are there: a cache may say
+that it has a million."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence

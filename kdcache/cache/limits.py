@@ -10,7 +10,7 @@ from typing import Any
 
 from kdcache.cache.schema import Items, Number, Table, Text, require
 from kdcache.errors import quoted
-from kdcache.shapes import MOST_PIXELS, MOST_SIDE, sides
+from kdcache.shapes import MOST_PIXELS, MOST_SIDE, as_size, sides
 from kdcache.spec import MOST_SPEC
 
 MOST_CLASSES = 1 << 20
@@ -152,12 +152,13 @@ def check_manifest(content: Mapping[str, Any]) -> None:
     _check_sites(content)
     _check_sizes(content)
     for where, size in (("recipe.table", content["recipe"]["table"]["size"]), ("teacher", content["teacher"]["size"])):
-        if not isinstance(size, str) and prod(sides(size)) > MOST_PIXELS:
+        if not isinstance(size, str) and prod(sides(as_size(size))) > MOST_PIXELS:
             raise ValueError(f"{where}.size is {size}; a view may have {MOST_PIXELS} pixels")
 
 
 def require_known_task(task: Any) -> None:
-    """Raise a ValueError if a task is none that this version knows; what is no text at all `check_manifest` refuses."""
+    """Raise a ValueError if a task is none that this version knows; what is no text at all
+    `check_manifest` refuses."""
     if isinstance(task, str) and task not in TASKS:
         known = " and ".join(TASKS)
         raise ValueError(
@@ -199,7 +200,8 @@ def _check_sites(content: Mapping[str, Any]) -> None:
 
 
 def _check_sizes(content: Mapping[str, Any]) -> None:
-    """Raise a ValueError if records, chunks, units or a subset do not fit into each other, or are beyond the limits."""
+    """Raise a ValueError if records, chunks, units or a subset do not fit into each other, or
+    are beyond the limits."""
     width = record_bytes(content["record_dtype"])
     rows, unit_rows, chunk_rows = content["rows"], content["unit_rows"], content["chunk_rows"]
     chunk_bytes = content.get("chunk_bytes") or width

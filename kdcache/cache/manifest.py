@@ -267,7 +267,8 @@ def library_versions() -> dict[str, str]:
 
 
 def _require_known(content: Mapping[str, Any], where: str) -> None:
-    """Raise a CacheError if a manifest is for a task that this version does not know: a newer one may."""
+    """Raise a CacheError if a manifest is for a task that this version does not know: a newer
+    one may."""
     try:
         require_known_task(content.get("task"))
     except ValueError as error:

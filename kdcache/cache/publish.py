@@ -93,13 +93,18 @@ class Folder:
             # lead anywhere
             if not stat.S_ISREG(target.stat().st_mode):
                 raise CacheError(f"cannot read {target}: it is not a plain file; a cache holds nothing else: remove it")
-            if not os.path.realpath(target).startswith(os.path.join(os.path.realpath(self.path), "")):  # noqa: PTH118
-                raise CacheError(f"{target} is a link out of {self.path}; put the file itself there")
+            self._require_inside(target)
             return os.open(target, os.O_RDONLY | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
             raise
         except OSError as error:
             raise CacheError(f"cannot read {target}: {error.strerror or error}") from error
+
+    def _require_inside(self, target: Path) -> None:
+        """Raise a CacheError if a path leads out of the folder, through a link."""
+        root = os.path.realpath(self.path)
+        if not f"{os.path.realpath(target)}/".startswith(f"{root.rstrip('/')}/"):
+            raise CacheError(f"{target} is a link out of {self.path}; put the file itself there")
 
     def exists(self, key: str) -> bool:
         """Return whether `key` has been published."""
@@ -119,6 +124,7 @@ class Folder:
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the names directly under `prefix`, sorted, temporary files left out."""
+        self._require_inside(self.path / prefix)
         try:
             names = os.listdir(self.path / prefix)  # noqa: PTH208 # the names alone
         except (FileNotFoundError, NotADirectoryError):
@@ -135,6 +141,7 @@ class Folder:
         Raises:
             CacheError: a folder that cannot be listed, or folders nested deeper than in any cache.
         """
+        self._require_inside(self.path / prefix)
         way = [(prefix, self._scanned(prefix))]
         try:
             while way:

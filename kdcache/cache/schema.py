@@ -42,7 +42,8 @@ class Items:
 
 @dataclass(frozen=True)
 class Table:
-    """An object with at most so many keys, which are any text, or match a pattern, and values of one form."""
+    """An object with at most so many keys, which are any text, or match a pattern, and values of
+    one form."""
 
     form: Any
     most: int

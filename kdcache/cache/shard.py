@@ -48,7 +48,8 @@ def read_shard(data: bytes, rows: np.ndarray, *, shard: tuple[int, int], chunk: 
 
 
 def most_shard(num_chunks: int, chunk_bytes: int) -> int:
-    """Return the bytes of a shard whose chunks cannot be compressed: zstd then adds a head, and a little for each block."""
+    """Return the bytes of a shard whose chunks cannot be compressed: zstd then adds a head, and
+    a little for each block."""
     frame = chunk_bytes + chunk_bytes // 256 + 512
     return num_chunks * (frame + _CHECKSUM + _ENTRY) + _CHECKSUM
 

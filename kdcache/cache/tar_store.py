@@ -78,7 +78,8 @@ class TarFormat:
         return unit if unit and unit[0] % self.seeds == 0 else None
 
     def most_bytes(self, unit: int) -> int:
-        """Return the bytes of a tar of records, whose names are as long as they may be; with images the bound of any object."""
+        """Return the bytes of a tar of records, whose names are as long as they may be; with
+        images the bound of any object."""
         if self.has_images:
             return MOST_OBJECT
         payload = len(self._npy_header) + self.seeds * self.dtype.itemsize

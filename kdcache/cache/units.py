@@ -39,7 +39,8 @@ class UnitFormat(Protocol):
         """Return the first seed and the number of the unit whose object has this key; None of other keys."""
 
     def most_bytes(self, unit: int) -> int:
-        """Return the bytes that the object of a unit has at most: a larger one is refused by its size alone."""
+        """Return the bytes that the object of a unit has at most: a larger one is refused by its
+        size alone."""
 
     def metadata(self, seed: int) -> dict[str, bytes]:
         """Return the objects beside the units of a seed that plain readers need."""

@@ -136,8 +136,9 @@ class ZarrFormat:
         Raises:
             ValueError: bytes that are no such object, or differ from its checksums (crc32c of every chunk and of the index).
         """
-        (rows,) = out
-        read_shard(data, rows, shard=self.shards, chunk=self.chunks)
+        if len(out) != 1:
+            raise ValueError(f"a shard holds the records of one seed, not of {len(out)}")
+        read_shard(data, out[0], shard=self.shards, chunk=self.chunks)
 
     @cached_property
     def _store(self) -> MemoryStore:

@@ -17,7 +17,8 @@ from kdcache.shapes import Records
 _MOST_PAIRED = 64
 """Classes of a row up to which each is compared with each, which is faster than sorting them."""
 _PAIRED_ROWS, _SORTED_ROWS = 1 << 16, 1 << 12
-"""Rows whose classes are compared, or sorted, together: the second times 2^20 classes are as many as 32 bits tell apart."""
+"""Rows whose classes are compared, or sorted, together: the second times 2^20 classes are as
+many as 32 bits tell apart."""
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -71,7 +72,8 @@ def _are_small(values: np.ndarray, kind: str) -> bool:
 
 
 def _repeated_rows(records: Records, classes: int) -> Mask:
-    """Return which records hold a class twice; those of absent rows, which are all zeros, do not count."""
+    """Return which records hold a class twice; those of absent rows, which are all zeros, do not
+    count."""
     flat = records.reshape(-1)
     repeated = np.zeros(len(flat), bool)
     for start in range(0, len(flat), _PAIRED_ROWS):
@@ -84,7 +86,8 @@ def _repeated_rows(records: Records, classes: int) -> Mask:
 
 
 def _has_twice(numbers: np.ndarray, classes: int) -> Mask:
-    """Return which rows hold a class twice, bool `[rows]`, from their classes, `[classes, rows]`."""
+    """Return which rows hold a class twice, bool `[rows]`, from their classes, `[classes,
+    rows]`."""
     count, num_rows = numbers.shape
     found = np.zeros(num_rows, bool)
     if count > _MOST_PAIRED:
@@ -131,7 +134,8 @@ def _refuse_pixels(is_wrong: Any, what: str) -> None:
 
 
 def _is_class_repeated(maps: np.ndarray, numbers: np.ndarray, classes: int) -> bool:
-    """Return whether some pixel holds a class twice; those of absent views, all zeros, do not count."""
+    """Return whether some pixel holds a class twice; those of absent views, all zeros, do not
+    count."""
     flat = numbers.reshape(*numbers.shape[:2], -1)
     repeated = np.zeros((len(flat), flat.shape[2]), bool)
     for head, of_head in enumerate(flat):
@@ -164,6 +168,7 @@ _BOUNDS = {
     "f4": int(np.float32(LARGEST).view(np.uint32)),
     "f8": int(np.float64(LARGEST).view(np.uint64)),
 }
-"""By kind of float the bits, without the sign, of the least number that is refused: larger numbers, infinity and NaN follow."""
+"""By kind of float the bits, without the sign, of the least number that is refused: larger
+numbers, infinity and NaN follow."""
 _HUGE = f"NaN, infinity or a number past {LARGEST:.3g}"
 _REFUSED = {"f2": "NaN or infinity", "bfloat16": _HUGE, "f4": _HUGE, "f8": _HUGE}

@@ -11,7 +11,8 @@ from kdcache.errors import CodecError
 from kdcache.shapes import Logits, PerRow, Probabilities, Records, ViewLogits
 
 LARGEST = 2.0**40
-"""Logits, and all numbers in records, are below: float32 then holds the sum of the squares of a million of them."""
+"""Logits, and all numbers in records, are below: float32 then holds the sum of the squares of a
+million of them."""
 
 
 @runtime_checkable

@@ -22,7 +22,8 @@ from kdcache.spec import not_an_option
 
 _FLOAT16_MANTISSA = 10
 _MOST_TAU = 1e6
-"""At temperatures past it, or below its inverse, sums over the classes would leave float32's range."""
+"""At temperatures past it, or below its inverse, sums over the classes would leave float32's
+range."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kdcache.codecs.protocol import LARGEST
-from kdcache.errors import CodecError
+from kdcache.errors import CodecError, quoted
 from kdcache.shapes import Logits
 
 _ARRAYS = {"basis": "<f2", "mean": "<f4", "step": "<f4", "rounding": "<f4", "kinds": "<u4"}
@@ -89,6 +89,8 @@ class Fit:
         Raises:
             CodecError: arrays that are absent, of another shape or type, or not finite; or logits would not be below `LARGEST`.
         """
+        if others := sorted(arrays.keys() - _ARRAYS.keys()):
+            raise CodecError(f"lowrank: the fit holds array {quoted(others[0])}, which this kdcache does not know: upgrade it")
         _require_array(arrays, "kinds", (3,))
         wide, byte, ternary = (int(count) for count in arrays["kinds"])
         axes = wide + byte + ternary
@@ -106,7 +108,8 @@ class Fit:
 
 
 def _require_array(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> None:
-    """Raise a CodecError if an array of a fit is absent, or is not finite, of its type and of this shape."""
+    """Raise a CodecError if an array of a fit is absent, or is not finite, of its type and of
+    this shape."""
     array = arrays.get(name)
     kind = _ARRAYS[name]
     if array is None or array.dtype != kind or array.shape != shape or not np.isfinite(array).all():

@@ -25,7 +25,7 @@ MOST_BLOCK = 1 << 20
 MOST_ALPHA = 1e6
 """Of a Beta distribution; below its inverse it is a coin."""
 _MOST_TEXT = 200
-_MOST_ITEMS = 64
+_MOST_ITEMS = 256
 _MOST_NUMBER = 1e6
 _MOST_BY_NAME: Mapping[str, float] = {
     # sides and margins, in pixels
@@ -52,7 +52,8 @@ _MOST_BY_NAME: Mapping[str, float] = {
 """The largest number that a parameter of this name may be; of others `_MOST_NUMBER`."""
 _POLICY_PART = re.compile(r"([a-z]+)([0-9.]+)")
 _MOST_IN_POLICY: Mapping[str, float] = {"n": 16, "w": 16, "d": 16}
-"""Of timm's policies: operations, width and depth. Of other numbers, such as magnitudes, `_MOST_MAGNITUDE`."""
+"""Of timm's policies: operations, width and depth. Of other numbers, such as magnitudes,
+`_MOST_MAGNITUDE`."""
 _MOST_MAGNITUDE = 1000
 Size = tuple[float, float]
 """Height and width, or bounds of them."""
@@ -89,17 +90,17 @@ def _entries_in(key: str, value: Any, where: str, depth: int = 1) -> list[Mappin
     if isinstance(value, Mapping):
         return [value]
     if isinstance(value, list):
-        if len(value) > _MOST_ITEMS or depth > MOST_DEPTH:
-            raise RecipeError(
-                f"{where}: {brief(key)} is a list of {len(value)}; at most {_MOST_ITEMS} values, {MOST_DEPTH} deep, are taken"
-            )
+        if len(value) > _MOST_ITEMS:
+            raise RecipeError(f"{where}: {brief(key)} is a list of {len(value)}; it may be of {_MOST_ITEMS}")
+        if depth > MOST_DEPTH:
+            raise RecipeError(f"{where}: {brief(key)} has lists inside of each other, more than {MOST_DEPTH} deep")
         return [entry for item in value for entry in _entries_in(key, item, where, depth + 1)]
     if isinstance(value, str):
         _check_text(key, value, where)
     elif isinstance(value, int | float):
         most = _MOST_BY_NAME.get(key, _MOST_NUMBER)
         if not -most <= value <= most:  # nor is NaN
-            raise RecipeError(f"{where}: {brief(key)} is {quoted(value)}; it may be {most:g}")
+            raise RecipeError(f"{where}: {brief(key)} is {quoted(value)}; it may be at most {most:g}")
     else:
         raise RecipeError(f"{where}: {brief(key)} is {quoted(value)}; write a number, text, true or false, or a list of them")
     return []
@@ -113,7 +114,7 @@ def _check_text(key: str, value: str, where: str) -> None:
     for letters, digits in _POLICY_PART.findall(value):
         most = _MOST_IN_POLICY.get(letters, _MOST_MAGNITUDE)
         if float(digits.replace(".", "", digits.count(".") - 1) or 0) > most:
-            raise RecipeError(f"{where}: policy {quoted(value)} has {letters}{brief(digits)}; it may be {letters}{most:g}")
+            raise RecipeError(f"{where}: policy {quoted(value)} has a number after {letters} that is past {most:g}")
 
 
 def bounded(transform: Any, name: str) -> Any:
@@ -133,7 +134,8 @@ def _check_output(name: str, transform: nn.Module, inputs: tuple[Any, ...]) -> N
     most = max(MOST_PIXELS, height * width)
     if high * wide > most:
         raise RecipeError(
-            f"{name} would make up to {high:.0f}x{wide:.0f} pixels of an image of {height}x{width}; at most {most} are taken: "
+            f"{name} would make up to {high:.0f}x{wide:.0f} pixels of an image of "
+            f"{height}x{width}; at most {most} are taken: "
             "give it smaller numbers"
         )
 
@@ -147,7 +149,8 @@ def _resized(transform: Any, height: int, width: int) -> Size:
 
 
 def _at_shorter(shorter: float | None, longer: float | None, height: int, width: int) -> Size:
-    """Return the size of an image whose shorter side becomes `shorter`, but whose longer one at most `longer`."""
+    """Return the size of an image whose shorter side becomes `shorter`, but whose longer one at
+    most `longer`."""
     factors = [] if shorter is None else [shorter / min(height, width)]
     factors += [] if longer is None else [longer / max(height, width)]
     factor = min(factors, default=1.0)
@@ -155,14 +158,16 @@ def _at_shorter(shorter: float | None, longer: float | None, height: int, width:
 
 
 def _padded(padding: Any, height: int, width: int) -> Size:
-    """Return the size with margins as torchvision takes them: one, those of the sides and of top and bottom, or all four."""
+    """Return the size with margins as torchvision takes them: one, those of the sides and of top
+    and bottom, or all four."""
     margins = [padding] if isinstance(padding, int) else list(padding)
     left, top, right, bottom = margins if len(margins) == 4 else (margins * 4)[:4]
     return height + max(top, 0) + max(bottom, 0), width + max(left, 0) + max(right, 0)
 
 
 def _cropped(transform: Any, height: int, width: int) -> Size:
-    """Return the size with margins: those of `padding`, which torchvision keeps in another order, and those that are needed."""
+    """Return the size with margins: those of `padding`, which torchvision keeps in another
+    order, and those that are needed."""
     if transform.padding is not None:
         left, right, top, bottom = transform.padding
         height, width = height + max(top, 0) + max(bottom, 0), width + max(left, 0) + max(right, 0)
@@ -206,4 +211,5 @@ _GROWING: Mapping[str, Callable[[Any, int, int], Size]] = {
     "ScaleJitter": _jittered,
     "kdcache.RandomScale": lambda one, height, width: _scaled(one.scales, height, width),
 }
-"""Of each transform that can make an image larger: bounds of its height and width, on the way too."""
+"""Of each transform that can make an image larger: bounds of its height and width, on the way
+too."""

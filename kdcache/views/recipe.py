@@ -116,7 +116,8 @@ class Recipe:
         recipe = cls(stored["name"], stored["table"])
         if recipe.fingerprint != stored["fingerprint"]:
             raise RecipeError(
-                f"recipe {brief(recipe.name)} of this cache has fingerprint {stored['fingerprint'][:12]}, here it reads as "
+                f"recipe {brief(recipe.name)} of this cache has fingerprint "
+                f"{stored['fingerprint'][:12]}, here it reads as "
                 f"{recipe.fingerprint[:12]}; use the kdcache version that the manifest names"
             )
         return recipe
@@ -170,7 +171,8 @@ class Recipe:
             draws_before = at == first and entry["name"] == "RandomResizedCrop"  # from the size of the image that comes in
             if entry["name"] in _DRAWS_BY_SIZE and not draws_before:
                 raise RecipeError(
-                    f"recipe {brief(self.name)} draws other views at {_pixels(sizes[0])} than at {_pixels(sizes[1])} pixels: "
+                    f"recipe {brief(self.name)} draws other views at {_pixels(sizes[0])} than at "
+                    f"{_pixels(sizes[1])} pixels: "
                     f"{entry['name']} comes after the resize to the model's input; use a model with "
                     f"input_size={_pixels(sizes[1])}, or put it first"
                 )
@@ -373,7 +375,8 @@ def _resolved(key: str, value: str, side: int, recipe: Recipe) -> int:
         resolved = math.nan
     if not 0.5 <= resolved <= MOST_SIDE:  # nor is NaN
         raise RecipeError(
-            f"recipe {brief(recipe.name)}: {key} = {quoted(value)} is no side of 1 to {MOST_SIDE} pixels; "
+            f"recipe {brief(recipe.name)}: {key} = {quoted(value)} is no side of 1 to {MOST_SIDE} "
+            "pixels; "
             "write for example input or input/0.875"
         )
     return round(resolved)

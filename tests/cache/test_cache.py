@@ -1,11 +1,13 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from caches import contents, fill, manifest, records
 
 from kdcache.cache import create_cache, open_cache
+from kdcache.cache.units import StoredSample
 from kdcache.cache.writing import commit_unit, encode_unit, start_seed
 from kdcache.cache.zarr_store import object_key
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
@@ -21,6 +23,26 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
         rows = np.array([19, 0, 7, 8, 8])
         assert cache.read(seed, rows).tobytes() == whole[rows].tobytes()
         assert len(cache.read(seed, [])) == 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"store": "webdataset", "seeds_per_unit": 2}, {"codec": "topk:k=3"}])
+def test_all_that_is_read_was_written(tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = create_cache(tmp_path, manifest(**{"rows": 19, "chunk_bytes": None, **changes}))
+    seeds = cache.manifest.unit_seeds(0)
+    empty = np.empty
+
+    def used_before(*settings: Any, **more: Any) -> np.ndarray:
+        array = empty(*settings, **more)
+        array.view(np.uint8)[...] = 0xAB
+        return array
+
+    for unit in range(3):
+        made = np.stack([records(cache, seed, unit) for seed in seeds])
+        commit_unit(cache, 0, unit, made, [StoredSample(str(row)) for row in cache.manifest.unit_range(unit)])
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "empty", used_before)
+            found = cache.decode_unit(cache.commit_of(0, unit), cache.unit_bytes(cache.commit_of(0, unit)))
+        assert found.tobytes() == made.tobytes()
 
 
 def test_absent_is_absent(tmp_path: Path) -> None:

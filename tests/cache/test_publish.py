@@ -263,3 +263,30 @@ def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monk
     with pytest.raises(CacheError, match=r"cannot list .*a/b: Input/output error"):
         list(folder.walk())
     assert list(folder.walk("absent")) == []
+
+
+def test_a_listing_follows_no_link_and_tells_a_folder_that_lies_too_deep(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "cache")
+    deep = "/".join(["d"] * 31)
+    for key in ("a/b/c", "z", f"{deep}/last"):
+        folder.publish(key, b"x")
+    (tmp_path / "cache" / "loop").symlink_to(tmp_path / "cache")
+    (tmp_path / "cache" / "gone").symlink_to(tmp_path / "nowhere")
+    assert sorted(entry.key for entry in folder.walk()) == ["a/b/c", f"{deep}/last", "gone", "loop", "z"]
+    assert [entry.key for entry in folder.walk("a")] == ["a/b/c"] and list(folder.walk("nothing")) == []
+    (tmp_path / "cache" / deep / "d" / "d").mkdir(parents=True)
+    with pytest.raises(CacheError, match=r"folder d/d/.*d/d lies too deep for a cache: remove it"):
+        list(folder.walk())
+
+
+def test_no_listing_goes_out_of_the_folder(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "cache")
+    folder.publish("seeds/0/key", b"x")
+    (tmp_path / "other" / "00001").mkdir(parents=True)
+    (tmp_path / "cache" / "commits").symlink_to(tmp_path / "other")
+    for listing in (lambda: folder.list("commits"), lambda: folder.walk("commits")):
+        with pytest.raises(CacheError, match=r"cache/commits is a link out of .*cache; put the file itself there"):
+            list(listing())
+    (tmp_path / "link").symlink_to(tmp_path / "cache")
+    assert [entry.key for entry in Folder(tmp_path / "link").walk("seeds")] == ["seeds/0/key"], "the cache may be one"
+    assert list(Folder(tmp_path / "link").list("")) == ["commits", "seeds"]

@@ -10,6 +10,7 @@ from hostile.forge import (
     change_commit,
     change_manifest,
     many,
+    maps,
     zarr,
 )
 
@@ -107,9 +108,80 @@ SETTINGS: dict[str, tuple[str, Any]] = {
     "codec_without_a_name": ("codec", {}),
     "fit_outside_of_the_root": ("codec.fit", "../../../../../etc/passwd"),
     "made_by_that_is_text": ("made_by", "me"),
+    "seeds_two_in_a_shard": ("seeds_per_unit", 2),
+    "images_in_shards": ("has_images", True),
+    "sites_of_classification": ("sites", [1, 2, 3]),
+    "segmentation_without_sites": ("task", "segmentation"),
+    "record_of_a_float_of_one_byte": ("record_dtype", [["logits", "<f1", [5]]]),
+    "record_of_another_codec": ("record_dtype", [["logits", "<f4", [5]]]),
+    "record_with_a_list_of_names": ("record_dtype", [["logits"] * 5000]),
+    "record_of_many_fields": ("record_dtype", [[str(number), "<f2"] for number in range(100)]),
+    "fit_of_a_codec_that_has_none": ("codec.fit", "0" * 64),
+    "codec_with_many_options": ("codec.configuration", {str(number): 1 for number in range(100)}),
+    "codec_with_a_nested_option": ("codec.configuration.dtype", [["float16"]]),
+    "format_version_0": ("format_version", 0),
+    "format_version_negative": ("format_version", -5),
+    "format_version_that_is_text": ("format_version", "1"),
+    "format_version_that_is_a_float": ("format_version", 1.0),
+    "format_version_between": ("format_version", 9.5),
+    "format_version_that_is_true": ("format_version", True),
+    "format_version_null": ("format_version", None),
+    "task_that_is_a_list": ("task", ["classification"]),
+    "spec_long": ("source.spec", "x" * 100_000),
+    "teacher_long": ("teacher.spec", "x" * 100_000),
+    "teacher_with_many_means": ("teacher.mean", [0.5] * 1000),
+    "teacher_with_a_huge_mean": ("teacher.mean", [10**400]),
+    "teacher_of_huge_views": ("teacher.size", [16_384, 16_384]),
+    "recipe_long": ("recipe.name", "x" * 100_000),
+    "recipe_of_huge_views": ("recipe.table.size", [16_384, 16_384]),
+    "recipe_of_another_mode": ("recipe.table.mode", "P"),
+    "evaluation_long": ("recipe.table.eval", "x" * 100_000),
+    "config_long": ("made_by.config", "x" * 100_000),
+    "config_that_is_a_list": ("made_by.config", []),
+    "versions_by_the_thousand": ("made_by.versions", {str(number): "1" for number in range(1000)}),
+    "version_long": ("made_by.versions", {"x" * 1000: "1"}),
+    "error_at_a_huge_temperature": ("made_by.gradient_error", {"1e999": 1.0}),
+    "error_at_no_temperature": ("made_by.gradient_error", {"0x7": 1.0}),
+    "error_huge": ("made_by.gradient_error", {"1": 10**400}),
+    "error_negative": ("made_by.gradient_error", {"1": -1}),
+    "errors_by_the_thousand": ("made_by.gradient_error", {str(number): 0.1 for number in range(1000)}),
+    "seeds_of_more_units_than_any_cache": ("seeds_per_unit", 1 << 30),
     "origins_without_end": ("made_by.recoded_from", {"codec": "full", "made_by": []}),
 }
 many(r"its manifest \(zarr.json\) is damaged: ", SETTINGS, _setting)
+NEWER: dict[str, tuple[str, Any]] = {
+    "format_version_of_the_future": ("format_version", 9),
+    "format_version_of_many_digits": ("format_version", int("9" * 4000)),
+    "task_of_the_future": ("task", "detection"),
+    "task_that_is_long": ("task", "x" * 100_000),
+    "codec_of_the_future": ("codec.name", "wavelets"),
+    "codec_that_is_long": ("codec.name", "x" * 300),
+    "field_of_the_future": ("anchors", 9),
+    "field_that_is_long": ("x" * 900_000, 9),
+}
+many(r"upgrade kdcache$|use the kdcache that wrote it$|use the kdcache version", NEWER, _setting)
+
+
+@attack("with fields that this one does not know .* and 4997 more.*: upgrade kdcache$")
+def manifest_with_thousands_of_fields(path: Path) -> None:
+    zarr(path)
+    change_manifest(path, lambda document: document.update({f"field {number}": 1 for number in range(5000)}))
+
+
+@attack("is a number past the range of floats")
+def manifest_with_an_error_past_floats(path: Path) -> None:
+    zarr(path, made_by={"gradient_error": {"1": 0.25}})
+    text = (path / "zarr.json").read_text().replace("0.25", "1e400")
+    (path / "zarr.json").write_text(text)
+
+
+@attack("there would be 60000 pixels in a record; at most 10 are read")
+def manifest_with_pixels_beyond_its_records(path: Path) -> None:
+    zarr(path)
+    teacher = {**maps([1, 2, 3])["teacher"]}
+    change_manifest(path, lambda document: document.update(task="segmentation", sites=[1, 200, 300], teacher=teacher))
+
+
 CODECS = {
     "codec_unknown": {"name": "pickle", "configuration": {}},
     "codec_with_k_huge": {"name": "topk", "configuration": {"k": HUGE}},
@@ -133,6 +205,20 @@ COMMITS: dict[str, dict[str, Any]] = {
     "field_unknown": {"run": "rm"},
     "versions_that_are_numbers": {"versions": {"torch": 2}},
     "rows_that_are_text": {"start": "0"},
+    "absent_by_the_hundred_thousand": {"absent": [{"row": 1, "reason": "?"}] * 100_000},
+    "absent_twice": {"absent": [{"row": 1, "reason": "?"}] * 2},
+    "absent_for_a_long_reason": {"absent": [{"row": 1, "reason": "?" * 100_000}]},
+    "absent_row_that_is_true": {"absent": [{"row": True, "reason": "?"}]},
+    "probe_twice": {"probes": [{"row": 1, "crc32": 0, "thumbnail": ""}] * 2},
+    "probe_with_a_long_thumbnail": {"probes": [{"row": 1, "crc32": 0, "thumbnail": "AAAA" * 20_000}]},
+    "probe_of_many_steps": {"probes": [{"row": 1, "crc32": 0, "thumbnail": "", "steps": [["decode", 0]] * 1000}]},
+    "key_long": {"key": "x" * 100_000},
+    "writer_long": {"writer": "x" * 100_000},
+    "statistics_by_the_thousand": {"statistics": {str(number): 0.5 for number in range(1000)}},
+    "statistics_huge": {"statistics": {"mean": 10**400}},
+    "names_by_the_thousand": {f"field {number}": 1 for number in range(1000)},
+    "name_long": {"x" * 100_000: 1},
+    "object_of_a_gigabyte": {"num_bytes": 1 << 30},
 }
 
 
@@ -141,7 +227,7 @@ def _commit(changes: dict[str, Any]) -> Attack:
 
 
 many(
-    "its commit speaks of|the commit is damaged|with fields that this one",
+    r"its commit speaks of|the commit is damaged|with fields that this one|more than the \d+ that it may have",
     {f"commit_{name}": case for name, case in COMMITS.items()},
     _commit,
 )

@@ -94,9 +94,34 @@ def fit_through_blosc(path: Path) -> None:
     _metadata(basis, codecs=[{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "blosc", "configuration": {}}])
 
 
-@attack("past float32's range|its records|absent or damaged")
-def fit_that_overflows(path: Path) -> None:
-    cache = lowrank(path)
-    arrays = {**fit_arrays(cache.codec), "step": np.array([3e38], "<f4")}
-    publish_arrays(cache.objects, CODEC, arrays)
-    change_manifest(path, lambda document: document["codec"].update(fit=arrays_digest(arrays)))
+def _arrays(changes: dict[str, Any]) -> Attack:
+    """Put another fit in the place of the honest one, under its own digest."""
+
+    def of(path: Path) -> None:
+        cache = lowrank(path)
+        arrays = {**fit_arrays(cache.codec), **changes}
+        publish_arrays(cache.objects, CODEC, arrays)
+        change_manifest(path, lambda document: document["codec"].update(fit=arrays_digest(arrays)))
+
+    return of
+
+
+ARRAYS: dict[str, dict[str, Any]] = {
+    "that_overflows": {"step": np.array([3e38], "<f4")},
+    "of_no_step": {"step": np.array([1e-45], "<f4")},
+    "of_a_negative_step": {"step": np.array([-1], "<f4")},
+    "of_a_huge_mean": {"mean": np.full(5, 3e38, "<f4")},
+    "of_an_infinite_mean": {"mean": np.full(5, np.inf, "<f4")},
+    "of_kinds_that_are_floats": {"kinds": np.array([np.nan, 1, 1], "<f4")},
+    "of_kinds_that_are_infinite": {"kinds": np.array([np.inf, 1, 1], "<f4")},
+    "of_more_axes_than_it_has": {"kinds": np.array([1, 2, 3], "<u4")},
+    "of_4_billion_axes": {"kinds": np.array([2**32 - 1] * 3, "<u4")},
+    "of_a_step_of_another_type": {"step": np.array([1], "<u4")},
+    "with_an_array_too_many": {"steps": np.array([1], "<u4")},
+}
+many(
+    "lowrank: array .* of the fit is|lowrank: the fit holds array|lowrank: the step of the fit is|the fit gives logits past|"
+    "its records|absent or damaged",
+    {f"fit_{name}": case for name, case in ARRAYS.items()},
+    _arrays,
+)

@@ -54,6 +54,7 @@ many("it is not a plain file|is a link out of|cannot read .*symbolic links", LIN
 
 
 WHOLE = bytes(4 * 10)  # a chunk of 4 rows of 10 bytes
+SMALL = bytes(1 << 20)  # which takes a few bytes when it is compressed
 
 SHARDS: dict[str, Callable[[], bytes]] = {
     "bomb_that_says_its_size": lambda: shard([bomb(), chunk(WHOLE)]),
@@ -74,6 +75,9 @@ SHARDS: dict[str, Callable[[], bytes]] = {
     "index_of_an_absent_chunk": lambda: shard([chunk(WHOLE)] * 2, [(0, len(chunk(WHOLE))), (2**64 - 1, 2**64 - 1)]),
     "index_alone": lambda: shard([])[:20],
     "one_byte": lambda: b"\x00",
+    "small_bomb_that_says_its_size": lambda: shard([chunk(SMALL), chunk(WHOLE)]),
+    "small_bomb_that_does_not": lambda: shard([without_size(len(SMALL)), chunk(WHOLE)]),
+    "small_bomb_behind_a_frame": lambda: shard([summed(chunk(WHOLE)[:-4] + chunk(SMALL)[:-4]), chunk(WHOLE)]),
 }
 
 
@@ -105,8 +109,19 @@ VALUES = {
     "records_with_a_nan_scale": _records("full:dtype=uint8", "scale", np.nan),
     "records_with_a_nan_tail": _records("topk:k=2", "tail_var", np.nan),
     "records_with_a_class_beyond": _records("topk:k=2", "classes", 5),
+    "records_with_a_class_twice": _records("topk:k=2", "classes", 1),
+    "records_with_a_negative_variance": _records("topk:k=2", "tail_var", -1),
+    "records_with_a_huge_scale": _records("full:dtype=uint8", "scale", 3e38),
+    "records_with_a_huge_offset": _records("full:dtype=uint4", "offset", -3e38),
+    "records_with_a_huge_float32": _records("full:dtype=float32", "logits", 2.0**40),
+    "records_with_a_huge_bfloat16": _records("full:dtype=bfloat16", "logits", 0x7E00),
 }
-many("unit 0 .*record 3 of it holds (NaN or infinity|a class beyond 4) in", VALUES, lambda case: case)
+many(
+    r"unit 0 .*record 3 of it holds (NaN or infinity|NaN, infinity or a number past 1.1e\+12|a class beyond 4|a class twice|a "
+    r"negative variance) in",
+    VALUES,
+    lambda case: case,
+)
 
 
 @attack("unit 0 .*a pixel of record 3 of it holds a class beyond 4 in classes")

@@ -90,6 +90,12 @@ TARS: dict[str, Callable[[Path], bytes]] = {
     "tar_with_a_size_beyond": lambda path: pax(b"17 size=99999999\n") + members(*GOOD),
     "tar_with_a_size_of_many_digits": lambda path: pax(b"9011 size=" + b"9" * 9000 + b"\n") + members(*GOOD),
     "tar_that_is_compressed": lambda path: b"\x1f\x8b" + bytes(1022),
+    "tar_with_a_folder": lambda path: members(special("a", tarfile.DIRTYPE), *GOOD),
+    "tar_of_folders": lambda path: members(special("a", tarfile.DIRTYPE))[:512] * 20_000 + bytes(1024),
+    "tar_with_two_headers_before_a_member": lambda path: pax(b"11 path=ab\n") * 2 + members(*GOOD),
+    "tar_with_a_header_of_a_kilobyte": lambda path: pax(b"8 a=bcd\n" * 129) + members(*GOOD),
+    "tar_of_zeros": lambda path: bytes(1 << 20),
+    "tar_with_a_long_name": _first("a" * 4000 + ".records.npy", RECORD),
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Every attack is refused with one line, by a reader that neither runs its code nor its machine out of memory."""
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ import hostile.tar_members  # noqa: F401 # all five fill ATTACKS
 import numcodecs.pickles
 import numpy as np
 import pytest
+from hostile.commands import peak
 from hostile.forge import ATTACKS, lowrank, tars, zarr
+from hostile.pictures import RECIPES, pictures
 
 from kdcache.cache import open_cache
 from kdcache.errors import KdcacheError
@@ -21,8 +24,6 @@ from kdcache.verify import verify_cache
 
 MOST_GROWTH = 200 * 10**6
 MOST_SECONDS = 10.0  # each takes well under one on a machine that does nothing else
-_PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @pytest.fixture(autouse=True)
@@ -45,23 +46,12 @@ def read_all(path: Path) -> str:
     return ""
 
 
-def verify_all(path: Path) -> str:
+def verify_all(path: Path, views: int = 0) -> str:
     """Return the first fault that verify finds, or its error."""
     try:
-        return "".join(verify_cache(open_cache(path))["faults"][:1])
+        return "".join(verify_cache(open_cache(path), views=views)["faults"][:1])
     except KdcacheError as error:
         return str(error)
-
-
-def peak(*, anew: bool = False) -> int:
-    """Return the most memory that this process had, in bytes; with `anew` since now. Only Linux tells."""
-    if not _RESET.exists():
-        return 0
-    if anew:
-        _RESET.write_text("5")
-    found = _PEAK.search(_STATUS.read_text())
-    assert found
-    return int(found[1]) * 1024
 
 
 def test_honest_caches_are_taken(tmp_path: Path) -> None:
@@ -88,6 +78,41 @@ def test_attack(name: str, tmp_path: Path) -> None:
         seconds, growth = time.monotonic() - start, peak() - before
         print(f"{name}, {use.__name__}: {growth / 1e6:.0f} MB, {seconds:.3f} s: {said}")
         assert re.search(message, said), said
-        assert "\n" not in said and len(said) < 1000
+        assert "\n" not in said and len(said) <= 500
         assert growth < MOST_GROWTH and seconds < MOST_SECONDS
     assert not list(tmp_path.rglob("owned")), "it ran code"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_that_asks_for_too_much(name: str, tmp_path: Path) -> None:
+    pictures(tmp_path / "cache", RECIPES[name])
+    assert read_all(tmp_path / "cache") == "", "its records can be read, and images are not looked at"
+    before, start = peak(anew=True), time.monotonic()
+    said = verify_all(tmp_path / "cache", views=1)
+    seconds, growth = time.monotonic() - start, peak() - before
+    print(f"{name}: {growth / 1e6:.0f} MB, {seconds:.3f} s: {said}")
+    assert re.search(r"^(sample \d+ \(a/\d+\)|recipe theirs)", said) and len(said) <= 500, said
+    assert growth < MOST_GROWTH and seconds < MOST_SECONDS
+
+
+SPECS = {
+    "device": "segfolder:{0},classes=/dev/zero",
+    "pipe": "segfolder:{0},classes={0}/pipe",
+    "pattern": "tars:/*/*/*/*/*/*.tar",
+    "spaces": "digits:" + " " * 4000,
+    "folder": "imagefolder:{0}",
+    "code": "os:mkdir,path={0}/owned",
+    "pickles": "torchvision:MNIST,root={0}",
+    "download": "hf:evil/data",
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_what_a_cache_says_of_its_data_is_not_looked_at(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    source = {"spec": SPECS[name].format(tmp_path), "fingerprint": "0" * 64}
+    zarr(tmp_path / "cache", source=source)
+    start = time.monotonic()
+    said = verify_all(tmp_path / "cache", views=1)
+    assert re.search("holds no images.* add --data ", said) and len(said) <= 500
+    assert time.monotonic() - start < MOST_SECONDS and not (tmp_path / "owned").exists()

@@ -1,10 +1,12 @@
 """Orders depend on their key alone, and are the same for ever."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.views import keyed_permutation, row_order
+from kdcache.views.order import row_of
 
 KEYS = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4)
 
@@ -38,3 +40,11 @@ def test_rows_are_spread_over_the_source() -> None:
     order = row_order(10_000, 0)
     means = order.reshape(10, -1).mean(1)
     assert np.abs(means - 5_000).max() < 500, "a unit is a random subset of a sorted source"
+
+
+@given(st.integers(1, 300), st.integers(0, 2**40), st.data())
+def test_the_row_of_a_sample_is_found_without_the_order(length: int, order_seed: int, data: st.DataObject) -> None:
+    sample = data.draw(st.integers(0, length - 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdcache.views.order._AT_ONCE", 64)
+        assert row_order(length, order_seed)[row_of(sample, length, order_seed)] == sample
