@@ -63,7 +63,8 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
             units = list(committed(source))
             elsewhere = sum(unit in seen for unit in units)
             if elsewhere:
-                say(f"note: {elsewhere} units of {source} are in an earlier cache, too, whose units count")
+                told_twice = f"{elsewhere} units of {source} are in an earlier cache, too"
+                say(f"note: {told_twice}, whose units count")
             told.append({"cache": str(source), "units": len(units), "elsewhere": elsewhere})
             seen |= {*units}
             copied = copy_units(source, made, units)
@@ -127,8 +128,8 @@ def copied_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[in
 def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]:
     """Copy those of `units` that `target` lacks, checked, each object before its commit; return the bytes of each.
 
-    If `target` is a subset of fewer samples, units are written anew without the others. Nothing more is begun when the process
-    is told to stop.
+    If `target` is a subset of fewer samples, units are written anew without the others. Nothing
+    more is begun when the process is told to stop.
 
     Raises:
         CacheError: a damaged unit, or a folder that cannot be written.
@@ -144,7 +145,8 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
         copied = _thinned
         near += 2 * manifest.unit_rows * manifest.seeds_per_unit * manifest.dtype.itemsize  # records as read, and as written
     with progress("copy", len(todo), "units") as bar:
-        for size in fetched(lambda unit: copied(source, target, unit), until_asked(todo), num_bytes=near):
+        wanted = until_asked(todo)
+        for size in fetched(lambda unit: copied(source, target, unit), wanted, num_bytes=near):
             sizes.append(size)
             bar.advance(1)
     return sizes

@@ -16,7 +16,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kdcache.agreement import require_same, require_same_weights
 from kdcache.compute import Compute
-from kdcache.distributed import all_sum, broadcast_buffers, broadcast_object, is_main, rank, stoppable_alone, world_size
+from kdcache.distributed import (
+    all_sum,
+    broadcast_buffers,
+    broadcast_object,
+    is_main,
+    rank,
+    stoppable_alone,
+    world_size,
+)
 from kdcache.errors import KdcacheError, MismatchError, ModelError, UsageError
 from kdcache.evaluation import Evaluation, evaluation_recipe
 from kdcache.losses import Loss, open_loss
@@ -31,6 +39,7 @@ from kdcache.teachers import Teacher, open_teacher
 from kdcache.tracking import Clock, Metrics, progress, steady_rate
 from kdcache.train_config import TrainConfig
 from kdcache.views import Batch, ViewDataset, ViewLoader, seed_generators
+from kdcache.waiting import waiting
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
 
@@ -118,7 +127,8 @@ class Trainer:
             bar.advance(self.epoch_step)
             batches = self._clock.waiting("data_seconds", self.loader)
             for parts in _in_turns(batches, self.config.accumulate):
-                terms = self.train_step(parts)
+                with self._together():
+                    terms = self.train_step(parts)
                 for name, value in terms.items():
                     self._sums[name] = self._sums.get(name, 0.0) + value
                 if self.step % self.config.log_steps == 0:
@@ -317,10 +327,12 @@ class Trainer:
         return before
 
     def _start_teacher(self, seeds: list[int], following: list[int]) -> Rows:
-        """Make the teacher ready for the epoch, and return the rows that it leaves out; of one that was begun those of then.
+        """Make the teacher ready for the epoch, and return the rows that it leaves out.
 
-        It sees the units that rank 0 sees: a cache that is still written to may hold more by the time that another process, or
-        a resumed run, looks, but never less.
+        Of an epoch that was begun these are those of then.
+
+        It sees the units that rank 0 sees: a cache that is still written to may hold more by the
+        time that another process, or a resumed run, looks, but never less.
         """
         left_out = np.unique(np.concatenate([*self.teacher.start(seeds, following).values()]))
         return self._left_out if self.epoch_step else left_out
@@ -344,16 +356,18 @@ class Trainer:
         return {**own, "teacher": self.teacher.identity, "cache": caches, "evaluation source": evaluated}
 
     def _require_agreement(self) -> None:
-        """Check that all processes train the same: from then on they add up their gradients, and nothing would tell.
+        """Check that all processes train the same: gradients are averaged, and nothing would tell.
 
         Raises:
             MismatchError: they do not.
         """
         samples = self.replay.samples
+        chosen = "all" if samples is None else hashlib.sha256(samples.tobytes()).hexdigest()
+        recipe = "none" if self.evaluation is None else self.evaluation.recipe.fingerprint
         facts = {
             **self._identity(),
-            "evaluation recipe": self.evaluation.recipe.fingerprint if self.evaluation is not None else "none",
-            "list of samples": "all" if samples is None else hashlib.sha256(samples.tobytes()).hexdigest(),
+            "evaluation recipe": recipe,
+            "list of samples": chosen,
         }
         require_same(facts, "what the run is made of")
         require_same_weights(self.student.module)
@@ -395,6 +409,12 @@ class Trainer:
             compute=self.compute,
         )
 
+    def _together(self) -> AbstractContextManager[Any]:
+        """Return the context of a step, in which a process may wait for one that has no views."""
+        if world_size() == 1:
+            return nullcontext()
+        return waiting(f"step {self.step + 1}, in which all processes take part")
+
     def _synchronised(self, is_last: bool) -> AbstractContextManager[Any]:
         """Return the context of a part's backward pass: gradients are averaged over processes after the last one."""
         if is_last or not isinstance(self.parallel, DistributedDataParallel):
@@ -421,7 +441,7 @@ def _of_one_view(spec: str) -> Iterator[None]:
 
 
 def _in_turns(batches: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
-    """Yield `count` batches at a time; while they are waited for, a signal ends a run of one process at once."""
+    """Yield `count` batches at a time; while they are waited for, a signal may end the run."""
     while True:
         with stoppable_alone():
             parts = list(itertools.islice(batches, count))

@@ -299,7 +299,7 @@ class Cache:
         return self.slab_of(self.held_commits(seed) if is_partial else self.commits(seed))
 
     def slab_of(self, commits: Sequence[Commit]) -> Slab:
-        """Return the slab of some commits of one seed, those that count for whoever asks; see `slab`."""
+        """Return the slab of a seed's commits, those that count for whoever asks; see `slab`."""
         identity = "".join([self.manifest.digest, *(commit.digest for commit in commits)])  # a seal covers seed and unit
         dtype = self.manifest.dtype
         shape = self.manifest.rows, dtype.itemsize
