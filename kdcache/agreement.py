@@ -1,4 +1,6 @@
-"""What the processes of a run must agree on before its first step: they may read other files, or have been started otherwise.
+"""What the processes of a run must agree on before its first step.
+
+They may read other files, or have been started otherwise.
 
 Gradients of processes that disagree are averaged all the same, and nothing would tell.
 """
@@ -30,7 +32,10 @@ def require_same_settings(config: Any) -> None:
     if world_size() == 1:
         return
     settings = flat_settings(dataclasses.asdict(config))
-    require_same({name: repr(value) for name, value in settings.items() if name not in _OWN}, "the settings of the run")
+    require_same(
+        {name: repr(value) for name, value in settings.items() if name not in _OWN},
+        "the settings of the run",
+    )
 
 
 def require_same(facts: Mapping[str, str], what: str) -> None:
@@ -47,13 +52,15 @@ def require_same(facts: Mapping[str, str], what: str) -> None:
         for name in dict.fromkeys([*first, *other]):
             if first.get(name) != other.get(name):
                 there, here = _differing_parts(str(other.get(name)), str(first.get(name)))
-                raise _told(f"another {name}: {there} there, {here} in rank 0 on {first_host}", number, host)
+                reason = f"another {name}: {there} there, {here} in rank 0 on {first_host}"
+                raise _told(reason, number, host)
 
 
 def require_same_weights(module: nn.Module) -> None:
     """Check that the student starts from the same weights in all processes, but for the last bits.
 
-    Processors of two kinds draw the same weights but for these; all processes then go on with those of rank 0.
+    Processors of two kinds draw the same weights but for these; all processes then go on with those
+    of rank 0.
 
     Raises:
         MismatchError: it does not, in every process.
@@ -65,7 +72,11 @@ def require_same_weights(module: nn.Module) -> None:
     for number, (host, other) in enumerate(told):
         for name, numbers in first.items():
             if not _are_near(numbers, other.get(name, ())):
-                raise _told(f"another student to begin with ({name} differs from that of rank 0)", number, host)
+                raise _told(
+                    f"another student to begin with ({name} differs from that of rank 0)",
+                    number,
+                    host,
+                )
 
 
 def _told(reason: str, number: int, host: str) -> MismatchError:
@@ -101,4 +112,5 @@ def _are_near(one: Sequence[float], other: Sequence[float]) -> bool:
     if len(one) != len(other):
         return False
     scale = max(map(abs, (one[0], other[0])))
-    return all(abs(a - b) <= _TOLERANCE * scale for a, b in zip(one[:2], other[:2], strict=True)) and one[2] == other[2]
+    is_near = [abs(a - b) <= _TOLERANCE * scale for a, b in zip(one, other, strict=True)]
+    return all(is_near)

@@ -147,8 +147,8 @@ def copied_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[in
 def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]:
     """Copy those of `units` that `target` lacks, checked, each object before its commit; return the bytes of each.
 
-    If `target` is a subset of fewer samples, units are written anew without the others. Nothing more is begun when the process
-    is told to stop.
+    If `target` is a subset of fewer samples, units are written anew without the others. Nothing
+    more is begun when the process is told to stop.
 
     Raises:
         CacheError: a damaged unit, or a folder that cannot be written.
@@ -166,7 +166,8 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
         copied = _thinned
         near += 2 * manifest.unit_bytes  # records as read, and as written
     with progress("copy", len(todo), "units") as bar:
-        for size in fetched(lambda unit: copied(source, target, unit), until_asked(todo), num_bytes=near):
+        wanted = until_asked(todo)
+        for size in fetched(lambda unit: copied(source, target, unit), wanted, num_bytes=near):
             sizes.append(size)
             bar.advance(1)
     return sizes

@@ -1,11 +1,13 @@
-"""The processes of one run, joined: who is who, sums over all of them, and what rank 0 does for the others.
+"""The processes of one run, joined: who is who, sums over all, what rank 0 does for the others.
 
-Every function here but `rank`, `world_size` and `is_main` must be called by all processes, in the same order, in the main
-thread. A process that runs alone needs none of it: the functions then do nothing, at no cost.
+Every function here but `rank`, `world_size` and `is_main` must be called by all processes, in the
+same order, in the main thread. A process that runs alone needs none of it: the functions then do
+nothing, at no cost.
 
-Gradients and their like travel in the run's own group, by NCCL or Gloo. All else, such as what rank 0 found or that a process
-was told to stop, travels in a **control group** of CPU tensors: no wait in it ends by itself, it never waits for a device,
-and a process that is gone is noticed by its socket.
+Gradients and their like travel in the run's own group, by NCCL or Gloo. All else, such as what rank
+0 found or that a process was told to stop, travels in a **control group** of CPU tensors: no wait
+in it ends by itself, it never waits for a device, and a process that is gone is noticed by its
+socket.
 """
 
 import contextlib
@@ -72,12 +74,14 @@ _LOOK_SECONDS = 1.0
 _MOST_STEPS = 1000
 _control: ProcessGroup | None = None
 _joins = itertools.count()
-"""A launcher's store stays: what is written there by one training is not for the next one of these processes."""
+"""A launcher's store stays: what one training writes there is not for the next one."""
 
 
 @contextmanager
 def joined_processes(device_type: str) -> Iterator[None]:
-    """Join the processes that torchrun or srun started with this one, to the end of the block; alone do nothing.
+    """Join the processes that torchrun or srun started with this one, to the end of the block.
+
+    Alone do nothing.
 
     After an error a process leaves without waiting for the others, which then end too.
 
@@ -100,7 +104,8 @@ def joined_processes(device_type: str) -> Iterator[None]:
         finished = True
     finally:
         watch.end(in_good_order=finished)
-        _leave(waits=finished or device_type != "cuda")  # NCCL would first wait for sums that the others may never send
+        # NCCL would first wait for sums that the others may never send
+        _leave(waits=finished or device_type != "cuda")
 
 
 def rank() -> int:
@@ -132,7 +137,7 @@ def all_sum(tensor: Tensor) -> Tensor:
 
 
 def broadcast_buffers(module: nn.Module) -> None:
-    """Give rank 0's buffers, such as the running means of batch norms, to the module in every process."""
+    """Give rank 0's buffers, such as means of batch norms, to the module in every process."""
     if world_size() > 1:
         for buffer in module.buffers():
             torch.distributed.broadcast(buffer, src=0)
@@ -183,7 +188,8 @@ def on_main(function: Callable[[], T], what: str = "rank 0", *, is_long: bool = 
     Args:
         function: what is done.
         what: that the others say they wait for.
-        is_long: whether it may take minutes: it is then done in a thread, and all processes look for a stop meanwhile.
+        is_long: whether it may take minutes: it is then done in a thread, and all processes look
+            for a stop meanwhile.
 
     Raises:
         KdcacheError: what `function` raised, in every process.
@@ -223,7 +229,9 @@ def everywhere(function: Callable[[], T], what: str) -> T:
 
 @contextmanager
 def stoppable_alone() -> Iterator[None]:
-    """Let a signal end the block at once if no other process would wait for this one; of several they agree at a look.
+    """Let a signal end the block at once if no other process would wait for this one.
+
+    Several agree at a look, before or after.
 
     Raises:
         StoppedError: it came.
@@ -238,7 +246,8 @@ def stoppable_alone() -> Iterator[None]:
 class StopLook:
     """Looks whether a process was told to stop, so that all of them see it after the same step.
 
-    Alone it looks at every call, which costs nothing. Several send each other a number, about once a
+    Alone it looks at every call, which costs nothing. Several send each other a number, about once
+    a
     second: rank 0 measures how long steps take, and proposes after how many the next look comes.
     """
 
@@ -257,13 +266,17 @@ class StopLook:
             self._left -= 1
             if self._left:
                 return
-            number, self._interval = _largest([stopping.asked(), self._proposal() if is_main() else 0])
+            proposal = self._proposal() if is_main() else 0
+            number, self._interval = _largest([stopping.asked(), proposal])
             self._left = self._interval
             stopping.take(number)
         _stop_together()
 
     def _proposal(self) -> int:
-        """Return the number of steps that take about a second; it may grow fourfold, since the first ones are slow."""
+        """Return the number of steps that take about a second.
+
+        It grows fourfold at most: the first steps are slow.
+        """
         now = time.monotonic()
         seconds = (now - self._last) / self._interval
         self._last = now
@@ -309,10 +322,10 @@ class _AllSum(torch.autograd.Function):
 
 
 class _Watch:
-    """Ends this process when another one is gone, though it may be waiting for it in the driver of its GPU.
+    """Ends this process when another one is gone, though it may wait for it in the GPU's driver.
 
-    In a ring each process waits for a last message of the one before it. NCCL notices a dead peer only by its timeout, and not
-    every launcher ends the others.
+    In a ring each process waits for a last message of the one before it. NCCL notices a dead peer
+    only by its timeout, and not every launcher ends the others.
     """
 
     def __init__(self) -> None:
@@ -349,18 +362,23 @@ def _joined() -> bool:
 def _join(meeting: Meeting, device_type: str) -> None:
     global _control  # noqa: PLW0603 # as torch's own default group
     place = meeting.place
-    settings: dict[str, Any] = {"rank": place.rank, "world_size": place.world_size, "timeout": _COMPUTE_TIMEOUT}
+    settings: dict[str, Any] = {
+        "rank": place.rank,
+        "world_size": place.world_size,
+        "timeout": _COMPUTE_TIMEOUT,
+    }
     try:
         device = _own_device(meeting) if device_type == "cuda" else None
         settings["store"] = _store_of_all(meeting)
-        torch.distributed.init_process_group("gloo" if device is None else "nccl", device_id=device, **settings)
+        settings["backend"] = "gloo" if device is None else "nccl"
+        torch.distributed.init_process_group(device_id=device, **settings)
         _control = _control_group()
     except (RuntimeError, ValueError) as error:
         which = f"process {place.rank} of {place.world_size}"
         reason = str(error).partition("\n")[0]
         way_out = (
-            "start all processes with torchrun or srun, as many on a machine as it has GPUs; to train alone, set WORLD_SIZE=1 "
-            "and no RANK"
+            "start all processes with torchrun or srun, as many on a machine as it has GPUs; to "
+            "train alone, set WORLD_SIZE=1 and no RANK"
         )
         raise KdcacheError(f"{which} cannot join the others: {reason}; {way_out}") from error
 
@@ -426,9 +444,10 @@ def _leave(*, waits: bool) -> None:
 
 
 def _meet(future: "Future[Any] | None", what: str, *, stops: bool) -> int:
-    """Block until the work of every process is done, or one failed; return the rank that did, -1 for none.
+    """Block until the work of every process is done, or one failed; return which, -1 for none.
 
-    All processes send each other a few numbers again and again, at most a second apart, so that each knows of the others.
+    All processes send each other a few numbers again and again, at most a second apart, so that
+    each knows of the others.
     """
     pause = _POLL_SECONDS[0]
     while True:
@@ -460,13 +479,14 @@ def _largest(values: Sequence[int], what: str = "the other processes") -> list[i
     if world_size() == 1:
         return [*values]
     tensor = torch.tensor(values, dtype=torch.int64)
-    work = torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX, group=_control, async_op=True)
+    largest = torch.distributed.ReduceOp.MAX
+    work = torch.distributed.all_reduce(tensor, largest, group=_control, async_op=True)
     _await(work, what)
     return [int(value) for value in tensor.tolist()]
 
 
 def _await(work: Any, what: str) -> None:
-    """Block until a message is through, so that signals are heard meanwhile: torch's own wait does not return for them."""
+    """Block until a message is through; signals are heard, to which torch's own wait is deaf."""
     pause, longest = _POLL_SECONDS
     with waiting(f"the other processes ({what})"):
         while not work.is_completed():

@@ -71,13 +71,14 @@ def num_views(cache: Cache, units: Iterable[Unit]) -> int:
 def write_units(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Unit]:
     """Compute and commit the units of `walk` that are missing when their turn comes, and yield each after its commit.
 
-    One is being committed while the next is computed. When the process is told to stop, the unit in the making is dropped, and
-    the one that is being committed is the last.
+    One is being committed while the next is computed. When the process is told to stop, the unit in
+    the making is dropped, and the one that is being committed is the last.
     """
     current: UnitMaker | None = None
     pending: Future[Unit | None] | None = None
     with ThreadPoolExecutor(1, "kdcache-commit") as committer:
-        for batch, logits, records in until_asked(records_of(job, cache, _requests(job, cache, walk, bar))):
+        made = records_of(job, cache, _requests(job, cache, walk, bar))
+        for batch, logits, records in until_asked(made):
             unit = cache.manifest.unit_seeds(int(batch.seeds[0]))[0], int(batch.rows[0]) // cache.manifest.unit_rows
             if current is None or (current.seed, current.unit) != unit:  # one that another has committed is dropped
                 current = job.unit(cache, *unit)

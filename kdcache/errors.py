@@ -119,7 +119,7 @@ class DriftError(KdcacheError):
 
 
 class StoppedError(KdcacheError):
-    """A signal told the process to stop; the message says which, and what is kept. Its exit code is 128 + the signal."""
+    """A signal told the process to stop; the message says which, and what is kept."""
 
 
 class KdcacheWarning(UserWarning):

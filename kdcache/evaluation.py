@@ -17,6 +17,7 @@ from kdcache.tasks import open_task
 from kdcache.tasks.segmentation import check_window, slide
 from kdcache.tracking import progress
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe, shipped_recipes
+from kdcache.waiting import waiting
 
 
 class Evaluation:
@@ -57,20 +58,22 @@ class Evaluation:
             raise UsageError("eval_window is for segmentation; leave it out")
         order = np.arange(len(self.source))
         # all that cannot be read is told at once
-        self._dataset = ViewDataset(self.source, recipe, order, sizes=[None if is_map else size], skip_unreadable=True)
+        sizes = [None if is_map else size]
+        self._dataset = ViewDataset(self.source, recipe, order, sizes=sizes, skip_unreadable=True)
         mine, share = range(len(self.source))[rank() :: world_size()], max(batch_size // world_size(), 1)
         share = 1 if recipe.size is None else share
         self._first = [(row, 0) for row in mine[:1]]
         batches = [[(row, 0) for row in mine[start : start + share]] for start in range(0, len(mine), share)]
-        self._num_looks = -(-(len(self.source) // world_size()) // share)  # batches that every process has
-        self._loader = ViewLoader(self._dataset, batches, workers=compute.config.workers, pin_memory=compute.pin_memory)
+        self._num_looks = -(-(len(self.source) // world_size()) // share)  # batches that all have
+        workers, pin_memory = compute.config.workers, compute.pin_memory
+        self._loader = ViewLoader(self._dataset, batches, workers=workers, pin_memory=pin_memory)
 
     def close(self) -> None:
         """End the loader workers."""
         self._loader.close()
 
     def require_readable(self) -> None:
-        """Render every view once, without a model; of files that were read whole before one is enough.
+        """Render every view once, without a model; of files that were read before one is enough.
 
         Raises:
             UnreadableSampleError: samples that cannot be read, in every process.
@@ -88,7 +91,8 @@ class Evaluation:
         """Return what is wrong with this process's share of the data."""
         absent: list[str] = []
         try:
-            with progress("reading evaluation data", len(self.source), "samples", is_shown=is_main()) as bar:
+            shown = progress("evaluation data", len(self.source), "samples", is_shown=is_main())
+            with shown as bar:
                 for batch in self._loader:
                     absent += [reason for _, reason in batch.absent]
                     bar.advance(len(batch.rows) * world_size())
@@ -116,7 +120,7 @@ class Evaluation:
 
     @torch.no_grad()
     def scores(self, models: dict[str, nn.Module]) -> dict[str, float]:
-        """Return the task's scores of each model, under its name and theirs: all in one pass over the views.
+        """Return the task's scores of each model, under its name and theirs, from one pass.
 
         Raises:
             UnreadableSampleError: a sample that cannot be read any more.
@@ -137,7 +141,12 @@ class Evaluation:
                 with self._compute.autocast():
                     logits = self._logits(model, views)
                 scores[name].add(logits, targets)
-        return {f"{name}{key}": value for name, score in scores.items() for key, value in score.result().items()}
+        with waiting("the scores of all processes"):
+            results = {name: score.result() for name, score in scores.items()}
+        named = {}
+        for name, of_model in results.items():
+            named.update({f"{name}{key}": value for key, value in of_model.items()})
+        return named
 
     def _logits(self, model: nn.Module, views: Views) -> ViewLogits:
         with model_code(f"a model on evaluation views of {size_text(views.shape[2:])}"):

@@ -1,4 +1,4 @@
-"""What a launcher's variables say: this process's place among those started with it, and where a run's processes meet.
+"""What a launcher's variables say: this process's place among others, and where all of them meet.
 
 torch is not imported here: commands that only print need none of it.
 """
@@ -6,7 +6,7 @@ torch is not imported here: commands that only print need none of it.
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kdcache.errors import UsageError
 
@@ -20,7 +20,7 @@ PLACES = (
     # Kubernetes tells the index; the count is set in the job
     ("JOB_COMPLETION_INDEX", "WORLD_SIZE", "LOCAL_RANK"),
 )
-"""Variables of rank, number of processes, and rank on the machine, by launcher; the first pair that is set counts."""
+"""Variables of rank, number of processes, rank on the machine; the first pair that is set counts."""
 ALONE = "WORLD_SIZE=1"
 _ALONE_WAY = f"set {ALONE} to run alone"
 _FIRST_PORT = 10_000
@@ -55,7 +55,8 @@ def own_place() -> Place:
     """Return this process's place among those that a launcher started; (0, 1, 0) without one.
 
     Raises:
-        UsageError: variables in the environment that are no numbers, or a rank that is not below the number of processes.
+        UsageError: variables in the environment that are no numbers, or a rank that is not below
+            the number of processes.
     """
     if _is_told_alone(os.environ):
         return Place()
@@ -67,7 +68,7 @@ def own_place() -> Place:
 
 
 def require_count() -> None:
-    """Refuse a rank among nobody knows how many: each of the processes would take itself for the only one.
+    """Refuse a rank among nobody knows how many: each would take itself for the only process.
 
     Raises:
         UsageError: there is a variable of a rank, and none that says of how many.
@@ -78,13 +79,14 @@ def require_count() -> None:
     for rank, count, _ in PLACES:
         if rank in told and rank != "SLURM_PROCID":  # which a batch script of one task has too
             raise UsageError(
-                f"{rank}={told[rank][:20]} in the environment says that this is one of several processes, and not of how "
-                f"many; set {count} to their number (of a Kubernetes job its completions), or {_ALONE_WAY}"
+                f"{rank}={told[rank][:20]} in the environment says that this is one of several "
+                f"processes, and not of how many; set {count} to their number (of a Kubernetes job "
+                f"its completions), or {_ALONE_WAY}"
             )
     if told.get("WORLD_SIZE", "1") != "1":
         raise UsageError(
-            f"WORLD_SIZE={told['WORLD_SIZE'][:20]} in the environment says that there are several processes, and not which "
-            f"this is; set RANK, from 0, or {_ALONE_WAY}"
+            f"WORLD_SIZE={told['WORLD_SIZE'][:20]} in the environment says that there are several "
+            f"processes, and not which this is; set RANK, from 0, or {_ALONE_WAY}"
         )
 
 
@@ -113,23 +115,31 @@ def _is_told_alone(told: Mapping[str, str]) -> bool:
 
 def _checked_place(values: Mapping[str, str | None]) -> Place:
     told = ", ".join(f"{name}={str(value)[:20]}" for name, value in values.items())
+    way_out = "unset them to run alone"
     try:
         place = Place(*(int(value or "") for value in values.values()))
     except ValueError:
-        raise UsageError(f"{told} in the environment must be numbers; unset them to run alone") from None
+        raise UsageError(f"{told} in the environment must be numbers; {way_out}") from None
     if not 0 <= place.rank < place.world_size:
-        raise UsageError(f"{told} in the environment: the rank must be below the count; unset them to run alone")
+        reason = "the rank must be below the count"
+        raise UsageError(f"{told} in the environment: {reason}; {way_out}")
     return place
 
 
 def _of_variables(place: Place, address: str, port: str | None) -> Meeting:
     if port is None or not port.isdecimal():
         raise UsageError(
-            f"MASTER_ADDR is set, and MASTER_PORT is {port!r}; set it to a free port of that machine, or start all "
-            "processes with torchrun"
+            f"MASTER_ADDR is set, and MASTER_PORT is {port!r}; set it to a free port of that "
+            "machine, or start all processes with torchrun"
         )
-    is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
-    return Meeting(place=place, address=address, port=int(port), is_held=is_agents, shares_number=False)
+    is_held = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+    return Meeting(
+        place=place,
+        address=address,
+        port=int(port),
+        is_held=is_held,
+        shares_number=False,
+    )
 
 
 def _is_slurm_step(told: Mapping[str, str]) -> bool:
@@ -146,22 +156,23 @@ def _of_slurm(told: Mapping[str, str]) -> Meeting:
     address = told.get("MASTER_ADDR") or first_host(hosts)
     if not address:
         raise UsageError(
-            "srun started several tasks, and SLURM_STEP_NODELIST does not name their first machine; set MASTER_ADDR to it"
+            "srun started several tasks, and SLURM_STEP_NODELIST does not name their first machine, "
+            "by which they would meet; set MASTER_ADDR to it"
         )
     port = told.get("MASTER_PORT") or str(_slurm_port(told))
     meeting = _of_variables(own_place(), address, port)
-    return Meeting(place=meeting.place, address=address, port=meeting.port, is_held=False, shares_number=True)
+    return replace(meeting, is_held=False, shares_number=True)
 
 
 def _slurm_port(told: Mapping[str, str]) -> int:
-    """Return a port that all tasks of a step know, and other steps on the machine most likely do not take."""
+    """Return a port that all tasks of a step know, and other steps most likely do not take."""
     job, step = (told.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     numbers = [int(text) if text.isdecimal() else 0 for text in (job, step)]
     return _FIRST_PORT + (numbers[0] * _STEPS_PER_JOB + numbers[1]) % _NUM_PORTS
 
 
 def first_host(hosts: str) -> str:
-    """Return the first name of a list as Slurm writes it: `node01` of `node[01-04,07]` or of `node01,other3`."""
+    """Return the first name of a list as Slurm writes it: `node01` of `node[01-04,07],other3`."""
     name = ""
     rest = hosts
     while rest and rest[0] != ",":
@@ -174,13 +185,14 @@ def first_host(hosts: str) -> str:
 
 
 def _refuse_lone(told: Mapping[str, str]) -> None:
-    """Refuse to train alone where a launcher has started others, of which each would do the same."""
+    """Refuse to train alone where a launcher has started others: each would do the same."""
     joining = "set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each process"
+    mpi = f"start them with torchrun or srun in the place of mpirun, or {joining}"
     ways = {
         "WORLD_SIZE": f"start all processes with torchrun, or {joining}",
         "RANK": f"start all processes with torchrun, or {joining}",
-        "OMPI_COMM_WORLD_SIZE": f"start them with torchrun or srun in the place of mpirun, or {joining}",
-        "PMI_SIZE": f"start them with torchrun or srun in the place of mpirun, or {joining}",
+        "OMPI_COMM_WORLD_SIZE": mpi,
+        "PMI_SIZE": mpi,
         "SLURM_STEP_NUM_TASKS": f"start one process a task with srun, or torchrun; or {joining}",
         "SLURM_NTASKS": "put srun or torchrun before the command",
         "JOB_COMPLETION_INDEX": joining,
@@ -190,6 +202,6 @@ def _refuse_lone(told: Mapping[str, str]) -> None:
         if name not in told or (not is_rank and told[name] in ("0", "1")):
             continue
         raise UsageError(
-            f"{name}={told[name][:20]} in the environment says that this process is one of several, and nothing tells how "
-            f"to join them: each would train alone; {way_out}; or {_ALONE_WAY}"
+            f"{name}={told[name][:20]} in the environment says that this process is one of several, "
+            f"and nothing tells how to join them: each would train alone; {way_out}; or {_ALONE_WAY}"
         )

@@ -1,4 +1,4 @@
-"""That a data set was read whole once, kept under KDCACHE_HOME: looking for files that cannot be read is paid once."""
+"""That a data set was read whole once, kept under KDCACHE_HOME, so that it is paid once."""
 
 import os
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class ReadCheck:
         self._stamps = np.empty((0, 2), np.int64)
 
     def is_known(self) -> bool:
-        """Return whether it was; of files that are listed each must have the size and the time of then."""
+        """Return whether it was; files that are listed must have the size and the time of then."""
         self._stamps = _stamps(self._files)
         kept = load_arrays(_KIND, self._identity)
         return kept is not None and np.array_equal(kept["stamps"], self._stamps)
@@ -48,7 +48,7 @@ def listed_files(source: Source) -> list[str]:
 
 
 def _paths(listing: Any) -> list[str]:
-    """Return the paths in a data set's list of paths, of (path, class) pairs, or of lists of paths."""
+    """Return the paths in a data set's list of paths, (path, class) pairs or lists of paths."""
     if not isinstance(listing, (list, tuple)):
         return []
     found = []
@@ -61,7 +61,7 @@ def _paths(listing: Any) -> list[str]:
 
 
 def _stamps(files: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """Return size and modification time in ns of each file, int64 `[files, 2]`; of one that is gone -1."""
+    """Return size and time in ns of each file, int64 `[files, 2]`; of one that is gone -1."""
     shares = [files[start::_THREADS] for start in range(_THREADS)]
     stamps = np.empty((len(files), 2), np.int64)
     with ThreadPoolExecutor(_THREADS, "kdcache-stat") as pool:

@@ -47,7 +47,7 @@ class Reader(Protocol):
 
 
 CommitsOf = Callable[[int], Sequence[Commit]]
-"""Gives the commits of a seed that count for the run; all its processes must ask, in the same order."""
+"""Gives the commits of a seed that count for the run; all its processes must ask, in one order."""
 
 
 class SlabReader:
@@ -87,7 +87,8 @@ class SlabReader:
             CacheError: units that are missing or damaged.
         """
         # a complete seed never changes; to a partial one units may have come
-        kept = {} if self._is_partial else {seed: self._slabs[seed] for seed in seeds if seed in self._slabs}
+        known = {} if self._is_partial else self._slabs
+        kept = {seed: known[seed] for seed in seeds if seed in known}
         commits = {seed: self._commits(seed) for seed in seeds if seed not in kept}
         if commits:
             what = f"the records of seed {', '.join(map(str, commits))} of cache {self._cache}"
@@ -135,11 +136,14 @@ class SlabReader:
         slabs = {}
         for seed, of_seed in commits.items():
             ahead = self._ahead.get(seed)
-            # one that still looks for units may see them late; while it makes a slab, it holds the file's lock
+            # one that still looks for units may see them late; making a slab, it holds its lock
             is_ready = ahead is not None and (ahead.done() or not self._is_growing)
             made = ahead.result() if ahead is not None and is_ready else None
             is_same = made is not None and made.commits == digests_of(of_seed)
-            slabs[seed] = made.slab if made is not None and is_same else self._cache.slab_of(of_seed, fetch=self._fetch)
+            if made is not None and is_same:
+                slabs[seed] = made.slab
+            else:
+                slabs[seed] = self._cache.slab_of(of_seed, fetch=self._fetch)
         return slabs
 
 
@@ -151,14 +155,16 @@ class _Ahead(NamedTuple):
 
 
 def _made_ahead(cache: Cache, seed: int, reader: "weakref.ref[SlabReader] | None", fetch: Fetch | None) -> _Ahead | None:
-    """Return the slab of a seed that is complete as this process sees it; None of one that cannot be made yet.
+    """Return the slab of a seed that is complete as this process sees it; None of others.
 
-    Nothing depends on it, and no other process is asked: what fails here is done again, and told, when its turn comes.
+    Nothing depends on it, and no other process is asked: what fails here is done again, and told,
+    when its turn comes.
 
     Args:
         cache: the cache.
         seed: the seed.
-        reader: who wants it, if units are still being made: they are waited for as long as it is there.
+        reader: who wants it, if units are still being made: they are waited for as long as it is
+            there.
         fetch: returns the checked bytes of a unit; by default the cache's own way.
     """
     while reader is not None and reader() is not None and cache.missing_units(seed):
@@ -176,7 +182,7 @@ def digests_of(commits: Sequence[Commit]) -> list[str]:
 
 
 def own_commits(cache: Cache, *, is_partial: bool) -> CommitsOf:
-    """Return what gives the commits of a seed as this process sees them, of one that need not be complete if `is_partial`."""
+    """Return what gives the commits of a seed as this process sees them, also of a partial one."""
     return cache.held_commits if is_partial else cache.commits
 
 
@@ -209,7 +215,8 @@ def _await(count: Callable[[], int], total: int, seconds: float, what: str, doub
         while done < total:
             if time.monotonic() - changed > seconds:
                 error = CacheError if total == 1 else MissingUnitError
-                raise error(f"{what}: {done} of {total} are there, and no more came for {seconds:g} s; {doubt}")
+                there = f"{what}: {done} of {total} are there"
+                raise error(f"{there}, and no more came for {seconds:g} s; {doubt}")
             pause(min(POLL_SECONDS, max(seconds, 0.01)))
             before = done
             done = count()

@@ -230,7 +230,7 @@ def _manifest(source: Cache, codec: Codec) -> Manifest:
 
 
 def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Commit]]) -> int:
-    """Recode and commit every unit that is missing, one after the other, as long as the process is not told to stop."""
+    """Recode and commit every unit that is missing, until the process is told to stop."""
     todo = [(seed, unit) for seed in commits for unit in made.missing_units(seed)]
     if todo:
         made.objects.probe()

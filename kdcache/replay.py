@@ -67,9 +67,14 @@ class CacheUse:
         """Return what reads its records."""
         if self.stream is not None:
             return self.stream
-        is_growing = self.wait_seconds is not None
         fetch = self.units.fetch if self.units is not None else None
-        return SlabReader(self.cache, is_partial=self.is_partial, commits=self.commits, is_growing=is_growing, fetch=fetch)
+        return SlabReader(
+            self.cache,
+            is_partial=self.is_partial,
+            commits=self.commits,
+            is_growing=self.wait_seconds is not None,
+            fetch=fetch,
+        )
 
     def check_images(self, seeds: Sequence[int]) -> None:
         """Compare the tars that images come from with their commits, unless that was done on this machine before.
@@ -85,7 +90,7 @@ class CacheUse:
             self.units.prepare(self.cache.held_commits(seed))
 
     def ready(self, seed: int) -> None:
-        """Block until `seed` can be read: not at all, unless its units are waited for; all processes must ask.
+        """Block until `seed` can be read, if its units are waited for; all processes must ask.
 
         Raises:
             MissingUnitError: they do not come.
@@ -94,10 +99,10 @@ class CacheUse:
             on_main(lambda: self._await(seed), f"seed {seed} of cache {self.cache}", is_long=True)
 
     def commits(self, seed: int) -> list[Commit]:
-        """Return the commits of `seed` that count for the run, in order: those that rank 0 sees; all processes must ask.
+        """Return the commits of `seed` that rank 0 sees, in order; all processes must ask.
 
-        A cache that is still written to may hold more by the time that another process looks, or one that is read through a
-        network file system seem to hold less.
+        A cache that is still written to may hold more by the time that another process looks, or
+        one that is read through a network file system seem to hold less.
 
         Raises:
             MissingUnitError: units that are not committed, of a seed that is not to be partial.
@@ -110,7 +115,7 @@ class CacheUse:
         return on_main(seen, f"the commits of seed {seed} of cache {self.cache}", is_long=True)
 
     def holes(self, seed: int) -> tuple[Rows, Rows]:
-        """Return the rows of `seed` that are absent, and those of units that are missing; all processes must ask.
+        """Return the rows of `seed` that are absent, and that are missing; all processes must ask.
 
         Raises:
             MissingUnitError: units that are not committed, of a seed that is not to be partial.
@@ -239,7 +244,8 @@ def _blocks(config: TrainConfig, caches: Sequence[Cache], units: LocalUnits | No
 
 
 def _check_drift(cache: Cache, source: Source, seeds: Sequence[int]) -> None:
-    commits = on_main(lambda: [*probed_commits(cache, seeds, DRIFT_VIEWS)], f"probes of cache {cache}")
+    probed = probed_commits(cache, seeds, DRIFT_VIEWS)
+    commits = on_main(lambda: [*probed], f"probes of cache {cache}")
     with local_images(source, commits):
         check_views(cache, source, commits, views=DRIFT_VIEWS)
 
@@ -261,7 +267,10 @@ def _opened(path: str, wait_seconds: float | None) -> Cache:
     opened: list[Cache] = []
 
     def open_first() -> None:
-        opened.append(open_cache(objects) if wait_seconds is None else await_cache(objects, wait_seconds))
+        if wait_seconds is None:
+            opened.append(open_cache(objects))
+        else:
+            opened.append(await_cache(objects, wait_seconds))
         _require_opening(opened[0])
 
     on_main(open_first, f"cache {path}", is_long=True)

@@ -7,23 +7,14 @@ import numpy as np
 import torch
 
 from kdcache.cache import Cache
-<<<<<<< HEAD
 from kdcache.cached_source import local_images, views_of
 from kdcache.config import recorded_settings
-from kdcache.errors import KdcacheError, UsageError
-=======
-from kdcache.cached_source import fetch_images, source_of
 from kdcache.errors import KdcacheError, UsageError, brief, printable
->>>>>>> hostile
 from kdcache.plots import check_plot
 from kdcache.shapes import IGNORED, as_size
 from kdcache.sources import Source
 from kdcache.tasks.segmentation import upsampled
-<<<<<<< HEAD
-=======
-from kdcache.views import Recipe, ViewDataset
 from kdcache.views.order import row_of
->>>>>>> hostile
 
 _TOP, _LISTED = 5, 24
 """Classes in the bars; most classes in a legend."""
@@ -59,14 +50,8 @@ def show_view(cache: Cache, file: str | Path, *, index: int, seed: int, data: st
     row = row_of(index, cache.manifest.rows, cache.manifest.order_seed)
     commit = cache.commit_of(seed, row // cache.manifest.unit_rows)
     cache.require_held(np.array([row]))
-<<<<<<< HEAD
     dataset = views_of(cache, data, size=as_size(cache.manifest.teacher["size"]))
     source = dataset.source
-    commits = [cache.commit_of(seed, row // cache.manifest.unit_rows)]
-=======
-    source = source_of(cache, data)
-    fetch_images(source, [commit])
->>>>>>> hostile
     probabilities = cache.codec.decode(cache.read(seed, [row])).probs(1.0)[0]
     with local_images(source, [commit]):
         batch = dataset.batch([(row, seed)])

@@ -1,8 +1,8 @@
 """Whether this process was told to stop: by Ctrl-C, by a scheduler that ends its job, or by hand.
 
-Signals are all heard here, and nowhere else. Where nothing would be lost they end a command at once: `interrupting`. A loop
-that has something to keep `heeds` them: the first one is remembered, and the loop ends itself at the next `look`. A second
-Ctrl-C ends it at once.
+Signals are all heard here, and nowhere else. Where nothing would be lost they end a command at
+once: `interrupting`. A loop that has something to keep `heeds` them: the first one is remembered,
+and the loop ends itself at the next `look`. A second Ctrl-C ends it at once.
 """
 
 import multiprocessing
@@ -26,7 +26,7 @@ _NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 """What schedulers, launchers and users send to end a process in good order."""
 AGAIN_SECONDS = 1.0
-"""A second Ctrl-C counts from then on: one that is pressed once can arrive twice, from the terminal and from a launcher."""
+"""A second Ctrl-C counts from then on: one may arrive twice, from the terminal and a launcher."""
 WAY_OUT = "run the same command again to go on"
 _FIRST_EXIT_CODE = 128  # of a process that a signal ended, as shells tell it
 
@@ -83,11 +83,11 @@ def interrupting() -> Iterator[None]:
 
 @contextmanager
 def heeding(kept: Callable[[], str]) -> Iterator[None]:
-    """Remember a signal instead of ending; the block must `look` now and then, where nothing is lost.
+    """Remember a signal instead of ending; the block must `look` where nothing would be lost.
 
     Args:
-        kept: called when the block ends for a signal. It keeps what there is to keep, and returns how the message goes on
-            after `stopped by SIGTERM`: `: 79 units written`.
+        kept: called when the block ends for a signal. It keeps what there is to keep, and returns
+            how the message goes on after `stopped by SIGTERM`: `: 79 units written`.
     """
     with _hearing(is_heeded=True, kept=kept):
         yield
@@ -102,7 +102,7 @@ def hearing_again() -> Iterator[None]:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Let a signal end the block at once, though it is heeded around it: it waits, and has nothing to lose.
+    """Let a signal end the block at once, though it is heeded around it: nothing would be lost.
 
     Raises:
         StoppedError: it came, in the block or before.
@@ -140,7 +140,7 @@ def look() -> None:
 
 
 def until_asked(items: Iterable[T]) -> Iterator[T]:
-    """Yield `items` until this process is told to stop; what is done with those before can come to its end."""
+    """Yield `items` until this process is told to stop; work on those before can end well."""
     for item in items:
         if _state.number:
             return
@@ -149,7 +149,7 @@ def until_asked(items: Iterable[T]) -> Iterator[T]:
 
 @contextmanager
 def starting_apart() -> Iterator[None]:
-    """Start child processes that no signal to the group, or to all processes of a job, ends: see `outlive_signals`."""
+    """Start child processes that no signal to all processes of a job ends: `outlive_signals`."""
     if multiprocessing.get_start_method() == "forkserver":
         _start_servers()
     _state.starts_apart = True
@@ -160,7 +160,7 @@ def starting_apart() -> Iterator[None]:
 
 
 def outlive_signals() -> None:
-    """Pass over all signals that ask to stop; a child process calls it, which its parent ends when it has no more use for it.
+    """Pass over all signals that ask to stop; for a child process that its parent will end.
 
     They are handled, not ignored, so that programs that the child starts do not inherit it.
     """
@@ -196,7 +196,8 @@ def _installed() -> dict[int, Any]:
     """Handle every signal that is not ignored; return the handlers before."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     # None: handled outside Python, which could not be brought back
-    heard = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    others = (signal.SIG_IGN, None)
+    heard = {number: handler for number, handler in handlers.items() if handler not in others}
     for number in heard:
         signal.signal(number, _handle)
     return heard
@@ -216,11 +217,11 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _acknowledge(number: int) -> None:
-    """Say that the signal was heard; with a system call, since a handler may come in the middle of a print."""
+    """Say that the signal was heard, with a system call: it may come in the middle of a print."""
     with suppress(OSError, ValueError, KdcacheError):
         if own_place().rank == 0:
-            text = f"kdcache: {signal_name(number)}: stopping; what is done is kept (Ctrl-C ends it at once)\n"
-            os.write(sys.stderr.fileno(), text.encode())
+            told = "stopping; what is done is kept (Ctrl-C ends it at once)"
+            os.write(sys.stderr.fileno(), f"kdcache: {signal_name(number)}: {told}\n".encode())
 
 
 def _pass_over(number: int, frame: FrameType | None) -> None:
@@ -238,10 +239,10 @@ def _before_fork() -> None:
 
 
 def _start_servers() -> None:
-    """Start those processes of multiprocessing that start others, or look after them, with signals blocked."""
+    """Start multiprocessing's own processes, which start children, with signals blocked."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # once more: some of them are let through by then
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # once more: some are let through by then
     forkserver.ensure_running()
     _unblock(number for number in SIGNALS if number not in before)
 
@@ -251,24 +252,26 @@ def _restore_mask() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """Leave signals blocked in a child that outlives them; let them end others, as they always do."""
+    """Leave signals blocked in a child that outlives them; let them end others, as always."""
     if _state.starts_apart:
         return
     _state.number = 0
     _state.is_heeded = False
     for number in SIGNALS:
         if signal.getsignal(number) is _handle:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            is_ctrl_c = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if is_ctrl_c else signal.SIG_DFL)
     _restore_mask()
 
 
 def _unblock(numbers: Iterable[int]) -> None:
-    """Let signals come that are waiting, one by one: of several at once the frames may not fit on a handler's own stack."""
+    """Let signals come that wait, one by one: frames of several may not fit on their stack."""
     for number in numbers:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
 
 
-# Signals wait for the fork itself: none can come to a child that still has its parent's handlers. In the parent none is lost.
+# Signals wait for the fork itself: none can come to a child that still has its parent's handlers.
+# In the parent none is lost.
 os.register_at_fork(
     before=_before_fork,
     after_in_parent=_restore_mask,

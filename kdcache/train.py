@@ -60,7 +60,8 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
         KdcacheError: bad input, missing or damaged units, a loss that is not finite.
     """
     run = Path(config.run)
-    with joined_processes(device_type(config.compute.device)), others_that_fail(), ExitStack() as held:
+    joined = joined_processes(device_type(config.compute.device))
+    with joined, others_that_fail(), ExitStack() as held:
         require_same_settings(config)
         if (finished := on_main(lambda: _finished(run, config))) is not None:
             return finished
@@ -86,7 +87,8 @@ def plan_training(config: TrainConfig) -> dict[str, Any]:
         KdcacheError: whatever would stop the training before or in its first steps.
     """
     run = Path(config.run)
-    with joined_processes(device_type(config.compute.device)), others_that_fail(), ExitStack() as held:
+    joined = joined_processes(device_type(config.compute.device))
+    with joined, others_that_fail(), ExitStack() as held:
         require_same_settings(config)
         on_main(lambda: _check_folder(run, config))
         checkpoint = on_main(lambda: load_checkpoint(run / "last.pt"))
@@ -123,7 +125,8 @@ def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
         trainer.load_state(checkpoint)
     metrics = _start(run, config, trainer) if is_main() else NoMetrics()
     best = checkpoint["best"] if checkpoint else {trainer.task.best: -1.0}
-    keeper = _Keeper(run, config.checkpoint_minutes, trainer, best, kept_step=checkpoint["step"] if checkpoint else None)
+    kept_step = checkpoint["step"] if checkpoint else None
+    keeper = _Keeper(run, config.checkpoint_minutes, trainer, best, kept_step=kept_step)
     with heeding(keeper.keep):
         while not trainer.is_finished:
             line = trainer.run_epoch(metrics, keeper.after_step, keeper.before_evaluation)
@@ -136,7 +139,7 @@ def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
             _save_weights(run / f"{name}.safetensors", module, config.student)
         result = _result(config, trainer, best, read_metrics(run / _METRICS))
         replace_file(run / _RESULT, lambda file: file.write(json.dumps(result, indent=1).encode()))
-    return broadcast_object(result if is_main() else {})
+    return broadcast_object(result if is_main() else {}, "the result")
 
 
 def _meant_caches(caches: str | tuple[str, ...]) -> list[Spec]:
@@ -196,12 +199,12 @@ class _Keeper:
             self._save()
 
     def before_evaluation(self) -> None:
-        """Keep the epoch's last step: an evaluation takes its time, is ended at once by a signal, and may fail."""
+        """Keep the epoch's last step: an evaluation may take long, be stopped, or fail."""
         if is_main() and self._trainer.evaluation is not None:
             self._save()
 
     def keep(self) -> str:
-        """Keep the last step, if it is not kept yet, and return how a message tells it; every process waits for it."""
+        """Keep the last step, if it is not yet; return how a message tells it. All wait for it."""
         step = on_main(self._kept, "the checkpoint")
         return " before the first step" if step is None else f" after step {step}, which is kept"
 

@@ -89,7 +89,8 @@ class TrainConfig:
     log_steps: int = 50
     """Steps between lines of metrics."""
     checkpoint_minutes: float = 10.0
-    """Minutes between checkpoints inside an epoch; one is written after each epoch, and when a signal stops the run, anyway."""
+    """Minutes between checkpoints inside an epoch; one is written after each epoch, and when a
+    signal stops the run, anyway."""
     tensorboard: bool = False
     """Whether metrics also go to RUN/tensorboard."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -47,6 +47,7 @@ from kdcache.tracking import Clock, Metrics, progress, say, steady_rate
 from kdcache.train_config import TrainConfig
 from kdcache.user_code import exception_text
 from kdcache.views import Batch, ViewDataset, ViewLoader, seed_generators
+from kdcache.waiting import waiting
 from kdcache.wording import named
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
@@ -58,7 +59,7 @@ class Trainer:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.compute = Compute(config.compute)
-        on_main(lambda: check_training(config, self.compute))
+        on_main(lambda: check_training(config, self.compute), "what can be known of the settings")
         self.loss: Loss = open_loss(config.loss)
         self.replay = open_replay(config, self.loss)
         source, recipe = self.replay.source, self.replay.recipe
@@ -143,7 +144,8 @@ class Trainer:
             bar.advance(self.epoch_step)
             batches = self._clock.waiting("data_seconds", self.loader)
             for parts in _in_turns(batches, self.config.accumulate):
-                terms = self.train_step(parts)
+                with self._together():
+                    terms = self.train_step(parts)
                 for name, value in terms.items():
                     self._sums[name] = self._sums.get(name, 0.0) + value
                 if self.step % self.config.log_steps == 0:
@@ -372,10 +374,12 @@ class Trainer:
         return before
 
     def _start_teacher(self, seeds: list[int], following: list[int]) -> Rows:
-        """Make the teacher ready for the epoch, and return the rows that it leaves out; of one that was begun those of then.
+        """Make the teacher ready for the epoch, and return the rows that it leaves out.
 
-        It sees the units that rank 0 sees: a cache that is still written to may hold more by the time that another process, or
-        a resumed run, looks, but never less.
+        Of an epoch that was begun these are those of then.
+
+        It sees the units that rank 0 sees: a cache that is still written to may hold more by the
+        time that another process, or a resumed run, looks, but never less.
         """
         left_out = np.unique(np.concatenate([*self.teacher.start(seeds, following).values()]))
         return self._left_out if self.epoch_step else left_out
@@ -399,16 +403,18 @@ class Trainer:
         return {**own, "teacher": self.teacher.identity, "cache": caches, "evaluation source": evaluated}
 
     def _require_agreement(self) -> None:
-        """Check that all processes train the same: from then on they add up their gradients, and nothing would tell.
+        """Check that all processes train the same: gradients are averaged, and nothing would tell.
 
         Raises:
             MismatchError: they do not.
         """
         samples = self.replay.samples
+        chosen = "all" if samples is None else hashlib.sha256(samples.tobytes()).hexdigest()
+        recipe = "none" if self.evaluation is None else self.evaluation.recipe.fingerprint
         facts = {
             **self._identity(),
-            "evaluation recipe": self.evaluation.recipe.fingerprint if self.evaluation is not None else "none",
-            "list of samples": "all" if samples is None else hashlib.sha256(samples.tobytes()).hexdigest(),
+            "evaluation recipe": recipe,
+            "list of samples": chosen,
         }
         require_same(facts, "what the run is made of")
         require_same_weights(self.student.module)
@@ -449,6 +455,12 @@ class Trainer:
             compute=self.compute,
         )
 
+    def _together(self) -> AbstractContextManager[Any]:
+        """Return the context of a step, in which a process may wait for one that has no views."""
+        if world_size() == 1:
+            return nullcontext()
+        return waiting(f"step {self.step + 1}, in which all processes take part")
+
     def _synchronised(self, is_last: bool) -> AbstractContextManager[Any]:
         """Return the context of a part's backward pass: gradients are averaged over processes after the last one."""
         if is_last or not isinstance(self.parallel, DistributedDataParallel):
@@ -457,7 +469,7 @@ class Trainer:
 
 
 def _in_turns(batches: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
-    """Yield `count` batches at a time; while they are waited for, a signal ends a run of one process at once."""
+    """Yield `count` batches at a time; while they are waited for, a signal may end the run."""
     while True:
         with stoppable_alone():
             parts = list(itertools.islice(batches, count))

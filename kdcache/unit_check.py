@@ -56,6 +56,10 @@ class CheckReport:
         """Whether there is a file."""
         return self._path is not None
 
+    def holds(self, check: Check) -> bool:
+        """Return whether a check is one that the report held when it was opened."""
+        return check is self.checked.get((check.seed, check.unit))
+
     def write(self, check: Check) -> None:
         """Append a unit."""
         self._append(json.dumps(check._asdict()) + "\n")
@@ -83,26 +87,40 @@ def check_units(cache: Cache, census: Census, report: CheckReport) -> tuple[dict
     Raises:
         StoppedError: a signal told the process to stop; what was checked is in the report.
     """
-    units, checks, from_report = list(census.commits), list[Check](), 0
-    largest = max((entry.size for entry in census.objects.values()), default=0) + cache.manifest.unit_bytes
+    checks: list[Check] = []
+
+    def kept() -> str:
+        return f": the report has {len(checks)} of {len(census.commits)} units"
+
     # without a report nothing is kept, and a signal ends it at once
-    heeded = heeding(lambda: f": the report has {len(checks)} of {len(units)} units") if report.is_kept else nullcontext()
-    with heeded, progress("verify", len(units), "units") as bar:
-        for check in fetched(lambda unit: _checked(cache, unit, census, report), until_asked(units), num_bytes=largest):
-            if check is report.checked.get((check.seed, check.unit)):
-                from_report += 1
-            else:
-                report.write(check)
-            checks.append(check)
-            bar.advance(1)
+    with heeding(kept) if report.is_kept else nullcontext():
+        checks += _checked_units(cache, census, report)
         look()
     counts = {
         "units": len(checks),
-        "from_report": from_report,
+        "from_report": sum(report.holds(check) for check in checks),
         "bytes": sum(check.bytes for check in checks),
         "absent": sum(check.absent for check in checks),
     }
     return counts, [check.fault for check in checks if check.fault is not None]
+
+
+def _checked_units(cache: Cache, census: Census, report: CheckReport) -> list[Check]:
+    """Return what is found of each unit, until the process is told to stop; the report gets what is new."""
+    units = list(census.commits)
+    largest = max((entry.size for entry in census.objects.values()), default=0) + cache.manifest.unit_bytes
+    checks = []
+    with progress("verify", len(units), "units") as bar:
+
+        def checked(unit: Unit) -> Check:
+            return _checked(cache, unit, census, report)
+
+        for check in fetched(checked, until_asked(units), num_bytes=largest):
+            if not report.holds(check):
+                report.write(check)
+            checks.append(check)
+            bar.advance(1)
+    return checks
 
 
 def _checked(cache: Cache, unit: Unit, census: Census, report: CheckReport) -> Check:

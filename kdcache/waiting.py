@@ -27,7 +27,7 @@ class _Wait:
 
 
 class _Beat:
-    """A thread that says, every 30 seconds, what others wait for: these may be deep in a library and say nothing."""
+    """A thread that says, every 30 seconds, what others wait for, who may be deep in a library."""
 
     def __init__(self) -> None:
         self._waits: dict[int, list[_Wait]] = {}
@@ -92,7 +92,7 @@ def _tell(wait: _Wait) -> None:
 
 
 class Background:
-    """Does one thing after the other in threads of its own, which do not keep the process from ending."""
+    """Does one thing after the other in threads that do not keep the process from ending."""
 
     def __init__(self) -> None:
         self._last: threading.Thread | None = None
@@ -110,7 +110,7 @@ class Background:
             except BaseException as error:  # whatever it is, it belongs to who asks for the result
                 future.set_exception(error)
 
-        # not an executor's thread: for those Python waits at the end, however long what they do takes
+        # not an executor's thread: for those Python waits at the end, however long they take
         self._last = threading.Thread(target=run, name="kdcache-background", daemon=True)
         _threads.add(self._last)
         self._last.start()
@@ -118,7 +118,7 @@ class Background:
 
 
 def in_background(function: Callable[[], T]) -> "Future[T]":
-    """Have `function` called in a thread that does not keep the process from ending; return its result to come."""
+    """Have `function` called in such a thread; return its result to come."""
     return Background().submit(function)
 
 
@@ -138,7 +138,7 @@ _is_ending = threading.Event()
 
 @atexit.register
 def _end_threads() -> None:
-    """Give threads a moment: one that is in foreign code when Python is taken down could take the process with it."""
+    """Give threads a moment: one in foreign code could take the process down with Python."""
     _is_ending.set()
     end = time.monotonic() + _END_SECONDS
     for thread in [*_threads]:

@@ -23,7 +23,13 @@ from kdcache.optim import OptimizerConfig
 from kdcache.trainer import Trainer
 
 FEW = "tiny_models:few_digits"
-SETTINGS: dict[str, Any] = {"data": FEW, "student": MLP, "batch_size": 32, "epochs": 3, "loss": "kl:tau=4"}
+SETTINGS: dict[str, Any] = {
+    "data": FEW,
+    "student": MLP,
+    "batch_size": 32,
+    "epochs": 3,
+    "loss": "kl:tau=4",
+}
 LABELS: dict[str, Any] = {**SETTINGS, "loss": "ce", "recipe": "digits", "eval_data": FEW}
 SHARED = {"data": FEW, "recipe": "digits", "codec": "full:dtype=float32", "unit_rows": 64}
 
@@ -42,7 +48,10 @@ def disagrees(settings: dict[str, Any], other: dict[str, Any], path: str) -> tup
 @pytest.mark.parametrize(
     ("other", "reason"),
     [
-        ({"optimizer": OptimizerConfig(lr=0.2)}, "another optimizer.lr: 0.2 there, 0.05 in rank 0 on "),
+        (
+            {"optimizer": OptimizerConfig(lr=0.2)},
+            "another optimizer.lr: 0.2 there, 0.05 in rank 0 on ",
+        ),
         ({"batch_size": 64}, "another batch_size: 64 there, 32 in rank 0 on "),
     ],
 )
@@ -114,7 +123,10 @@ def trained(path: str, cache: str, who: int, on_miss: str) -> tuple[list[int], l
     """Train in a process, of which one does not see two commits; return the seeds, and the losses."""
     keys = {commit_key(2, 3), commit_key(2, 4)} if rank() == who else set()
     with hidden(keys), hidden_walk(keys):
-        trainer, lines = Trainer(train_config(Path(path), cache=cache, **SETTINGS, on_miss=on_miss)), Lines()
+        trainer, lines = (
+            Trainer(train_config(Path(path), cache=cache, **SETTINGS, on_miss=on_miss)),
+            Lines(),
+        )
         run(trainer, lines)
     return trainer.replay.seeds, lines.losses()
 
@@ -129,7 +141,10 @@ def test_a_commit_that_one_process_does_not_see_yet(tmp_path: Path, cache: Path,
     if who == 0:  # what rank 0 does not see is as good as not there
         for unit in (3, 4):
             (there / commit_key(2, unit)).unlink()
-    alone, lines = Trainer(train_config(tmp_path, cache=str(there), **SETTINGS, on_miss=on_miss)), Lines()
+    alone, lines = (
+        Trainer(train_config(tmp_path, cache=str(there), **SETTINGS, on_miss=on_miss)),
+        Lines(),
+    )
     run(alone, lines)
     for seeds, losses in launch(trained, 2, str(tmp_path), str(cache), who, on_miss):
         assert seeds == alone.replay.seeds == ([0, 1] if who == 0 and on_miss == "error" else [0, 1, 2])

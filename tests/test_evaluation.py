@@ -37,7 +37,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "data": f"imagefolder:{tmp_path / 'train'}",
         "eval_data": f"imagefolder:{tmp_path / 'val'}",
         "recipe": str(tmp_path / "plain.toml"),
-        "student": "tiny_models:mlp,channels=3,mean=0.5,std=0.25",
+        "student": "tiny_models:mlp,classes=2,channels=3,mean=0.5,std=0.25",
         "loss": "ce",
         "batch_size": 8,
         "epochs": 2,
@@ -74,8 +74,18 @@ def test_a_mask_that_cannot_be_read_is_told_too(tmp_path: Path, monkeypatch: pyt
             write_pair(tmp_path / name / f"images/{index}.jpg", tmp_path / name / f"masks/{index}.png", ids)
     damage(tmp_path / "val" / "masks/2.png")
     (tmp_path / "crops.toml").write_text('size = 16\neval = "segmentation-eval"\ntransforms = []\n')
-    words = ["train-student", str(tmp_path / "run"), "--data", f"segfolder:{tmp_path / 'train'},classes=3"]
-    words += ["--eval-data", f"segfolder:{tmp_path / 'val'},classes=3", "--student", "tiny_models:segmenter,mean=0.5,std=0.5"]
+    words = [
+        "train-student",
+        str(tmp_path / "run"),
+        "--data",
+        f"segfolder:{tmp_path / 'train'},classes=3",
+    ]
+    words += [
+        "--eval-data",
+        f"segfolder:{tmp_path / 'val'},classes=3",
+        "--student",
+        "tiny_models:segmenter,classes=3,mean=0.5,std=0.5",
+    ]
     words += [
         "--recipe",
         str(tmp_path / "crops.toml"),
@@ -101,7 +111,12 @@ def reads(log: Path) -> int:
 def test_data_that_was_read_whole_is_not_read_again_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDCACHE_HOME", str(tmp_path / "home"))
     log = tmp_path / "log"
-    settings: dict[str, Any] = {"data": "tiny_models:few_digits", "recipe": "digits", "loss": "ce", "epochs": 1}
+    settings: dict[str, Any] = {
+        "data": "tiny_models:few_digits",
+        "recipe": "digits",
+        "loss": "ce",
+        "epochs": 1,
+    }
     counts = []
     for run in ("one", "two"):
         before = reads(log)
@@ -134,7 +149,10 @@ def test_masks_and_tars_are_files_too(tmp_path: Path) -> None:
     assert len(cities) == 10 and sum(path.endswith("labelIds.png") for path in cities) == 5
     voc = listed_files(open_source(f"torchvision:VOCSegmentation,root={tmp_path / 'voc'},image_set=train"))
     assert sum(path.endswith(".jpg") for path in voc) == sum(path.endswith(".png") for path in voc) > 0
-    assert [Path(path).name for path in listed_files(open_source(f"tars:{tmp_path / 'tars'}"))] == ["00.tar", "01.tar"]
+    assert [Path(path).name for path in listed_files(open_source(f"tars:{tmp_path / 'tars'}"))] == [
+        "00.tar",
+        "01.tar",
+    ]
     assert listed_files(open_source("digits:test")) == []
 
 

@@ -25,7 +25,12 @@ from kdcache.verify import verify_cache
 from kdcache_cli.commands import main
 
 DATA = "tiny_models:few_digits,length=240"
-SETTINGS: dict[str, Any] = {"data": DATA, "teacher": f"{CONV},seed=7", "codec": "full:dtype=float32", "unit_rows": 16}
+SETTINGS: dict[str, Any] = {
+    "data": DATA,
+    "teacher": f"{CONV},seed=7",
+    "codec": "full:dtype=float32",
+    "unit_rows": 16,
+}
 PLACE = "hf://datasets/lab/stopped"
 
 
@@ -80,7 +85,10 @@ def test_a_job_that_is_told_to_stop_tells_what_is_there_and_goes_on(
     with monkeypatch.context() as patch, pytest.raises(StoppedError) as caught:
         at_commit(patch, last)
         job(cache, path)
-    told = re.fullmatch(r"stopped by SIGTERM: (\d+) units written; run the same command again to go on", str(caught.value))
+    told = re.fullmatch(
+        r"stopped by SIGTERM: (\d+) units written; run the same command again to go on",
+        str(caught.value),
+    )
     assert told is not None and caught.value.exit_code == 143
     written = num_commits(path)
     assert last <= int(told[1]) == written < max(whole, 2)
@@ -118,7 +126,14 @@ def test_without_a_report_a_verification_ends_at_once(cache: Path, monkeypatch: 
 
 
 def test_a_plan_ends_at_once(tmp_path: Path) -> None:
-    words = ["dump-teacher", str(tmp_path / "cache"), "--data", DATA, "--teacher", "tiny_models:terminated,mean=0.5,std=0.25"]
+    words = [
+        "dump-teacher",
+        str(tmp_path / "cache"),
+        "--data",
+        DATA,
+        "--teacher",
+        "tiny_models:terminated,mean=0.5,std=0.25",
+    ]
     done = CliRunner().invoke(main, [*words, "--recipe", "digits", "--workers", "0", "--device", "cpu", "--plan"])
     assert done.exit_code == 143 and "stopped by SIGTERM" in done.stderr and not done.stdout
     assert not (tmp_path / "cache").exists()

@@ -72,7 +72,9 @@ def test_where_nothing_is_lost_a_signal_ends_a_command_at_once() -> None:
     assert isinstance(caught.value, KeyboardInterrupt), "what passes Ctrl-C on passes it on too"
 
 
-def test_a_second_ctrl_c_ends_a_loop_at_once_but_not_one_that_arrives_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_ctrl_c_ends_a_loop_at_once_but_not_one_that_arrives_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(StopInterrupt), heeding(lambda: ""):
         send(signal.SIGINT)
         send(signal.SIGINT)  # as a launcher passes it on

@@ -181,7 +181,13 @@ def test_a_stop_while_units_are_waited_for_ends_at_once(tmp_path: Path, processe
     """To one process of two: the other waits for the same."""
     cache, run = tmp_path / "cache", tmp_path / "run"
     dump(cache, data="tiny_models:few_digits", seeds="0:1")
-    settings = {**SETTINGS, "recipe": None, "cache": str(cache), "loss": "kl:tau=4", "eval_data": None}
+    settings = {
+        **SETTINGS,
+        "recipe": None,
+        "cache": str(cache),
+        "loss": "kl:tau=4",
+        "eval_data": None,
+    }
     waiting = train_config(run, **settings, seeds="0:2", wait_for_units=600.0)
     process = started(waiting, tmp_path, processes)
     wait_until(lambda: (run / "last.pt").exists() and kept_step(run) == 12, process)

@@ -1,6 +1,7 @@
-"""A folder that another machine writes to: what others see already may take a while to be seen here.
+"""A folder that another machine writes to: what others see may take a while to be seen here.
 
-Network file systems keep lists of folders for some seconds, NFS up to a minute, and also that a name was not there.
+Network file systems keep lists of folders for some seconds, NFS up to a minute, and also that a
+name was not there.
 """
 
 import time
@@ -21,7 +22,7 @@ _LOOK_SECONDS = 1.0
 
 
 class LateFolder(Folder):
-    """Objects in a folder, of which every one that is asked for is there, as another process has seen."""
+    """Objects in a folder: each that is asked for is there, as another process has seen."""
 
     def open(self, key: str) -> int:
         """Return a descriptor of the file of `key`, for reading, as soon as it is seen here.
@@ -35,12 +36,12 @@ class LateFolder(Folder):
 
 
 def late(objects: Objects) -> Objects:
-    """Return the same objects, with patience where they are in a folder; a bucket shows at once what is written."""
+    """Return the same objects, with patience if they are in a folder; a bucket is never late."""
     return LateFolder(objects.path) if type(objects) is Folder else objects
 
 
 def looked_for_again(look: Callable[[], T], missing: type[Exception], what: str) -> T:
-    """Return what `look` gives, which raises `missing` as long as it is not seen here; rank 0 sees it.
+    """Return what `look` gives, which raises `missing` as long as it is not seen here.
 
     Raises:
         Exception: `missing`, after a while.
@@ -57,8 +58,8 @@ def looked_for_again(look: Callable[[], T], missing: type[Exception], what: str)
             if now - told >= LINE_SECONDS:
                 told = now
                 say(
-                    f"note: rank {own_place().rank} does not see {what} yet, and rank 0 does; a network file system may take "
-                    f"a minute: it is looked for again for {end - now:.0f} s",
+                    f"note: rank {own_place().rank} does not see {what} yet, and rank 0 does; a "
+                    f"network file system may take a minute: it is looked for again for {end - now:.0f} s",
                     by_all=True,
                 )
         pause(_LOOK_SECONDS)

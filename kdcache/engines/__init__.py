@@ -18,7 +18,7 @@ class Engine(Protocol):
     """Computes the units of a dump that are missing."""
 
     def __call__(self, job: Job, cache: Cache) -> int:
-        """Return how many units were committed, when all units of the dump are, or when the process was told to stop.
+        """Return how many units were committed, when all are or the process was told to stop.
 
         Raises:
             KdcacheError: what kept a unit from being made.

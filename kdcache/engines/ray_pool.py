@@ -178,15 +178,15 @@ class _Pool:
         for _ in range(self._size):
             self._start()
         begun = time.monotonic()
-        while self._todo or any(worker.held for worker in self._awaited.values()):
+        while self._todo or self._is_at_work():
             self._hand_out()
             done, _ = self._ray.wait(list(self._awaited), num_returns=1, timeout=_LOOK_SECONDS)
-            if asked():  # before a worker's death is told: the signal may have gone to all processes of a job
+            if asked():  # looked for before a worker's death: the signal may have gone to all
                 return self._written + self._unheard()
             if done:
                 self._receive(done[0])
                 begun = time.monotonic()
-            elif time.monotonic() - begun > WAIT_SECONDS and not any(worker.held for worker in self._awaited.values()):
+            elif time.monotonic() - begun > WAIT_SECONDS and not self._is_at_work():
                 say("note: Ray has had no room for a worker so far; see ray status, or ask for less with ray.cpus and ray.gpus")
                 begun = time.monotonic()
         return self._written
@@ -197,8 +197,11 @@ class _Pool:
             with suppress(self._ray.exceptions.RayError):  # of a cluster that is gone
                 self._ray.kill(worker.actor)
 
+    def _is_at_work(self) -> bool:
+        return any(worker.held for worker in self._awaited.values())
+
     def _unheard(self) -> int:
-        """Return how many units were committed of which no worker's word has come; workers are ended first."""
+        """Return how many units were committed that no worker has told; workers are ended first."""
         self.close()
         for worker in [*self._awaited.values(), *self._idle]:
             with suppress(self._ray.exceptions.RayError):  # that it is dead

@@ -203,10 +203,11 @@ def _masks(targets: Sequence[_Mixed], size: Sequence[int]) -> Labels:
 
 
 class ViewLoader:
-    """Iterates over batches of views in the order of `requests`, which is walked anew for each iteration.
+    """Iterates over batches of views in the order of `requests`, which is walked anew each time.
 
-    Its workers pass over signals that ask to stop: these go to all processes of a group, or of a job,
-    and the main process needs its workers until it has come to a good end. It ends them itself.
+    Its workers pass over signals that ask to stop: these go to all processes of a group, or of a
+    job, and the main process needs its workers until it has come to a good end. It ends them
+    itself.
     """
 
     def __init__(self, dataset: ViewDataset, requests: Iterable[Request], *, workers: int, pin_memory: bool) -> None:
@@ -252,7 +253,7 @@ class ViewLoader:
             ) from error
 
     def close(self) -> None:
-        """End the workers: they are told to, and killed if they are in the middle of a batch; they hold nothing."""
+        """End the workers: they are told to, and killed in a batch, since they hold nothing."""
         if os.getpid() != self._owner:
             return  # a copy in a worker of another loader
         iterator = self._loader._iterator
@@ -269,7 +270,7 @@ class ViewLoader:
             if iterator is not None:
                 _forget(iterator)
             for worker in workers:
-                worker.kill()  # SIGTERM, which multiprocessing would send at the end, is passed over
+                worker.kill()  # SIGTERM, which multiprocessing would send, is passed over
                 worker.join()
 
     def __del__(self) -> None:
@@ -277,7 +278,7 @@ class ViewLoader:
             self.close()
 
     def _start(self) -> Iterator[Batch | KdcacheError]:
-        """Return an iterator over what the workers give; those that it starts are known from then on."""
+        """Return an iterator over what the workers give; it knows those that it starts."""
         if self._loader.num_workers == 0:
             return iter(self._loader)
         others = {*multiprocessing.active_children()}
@@ -285,7 +286,7 @@ class ViewLoader:
             with starting_apart():
                 return iter(self._loader)
         finally:
-            self._workers += [child for child in multiprocessing.active_children() if child not in others]
+            self._workers += [*{*multiprocessing.active_children()} - others]
             _close_at_exit()
 
 
@@ -297,13 +298,13 @@ _open_loaders: "weakref.WeakSet[ViewLoader]" = weakref.WeakSet()
 
 
 def _close_loaders() -> None:
-    """End all workers before multiprocessing does, which would wait for ever for those that pass over its SIGTERM."""
+    """End all workers before multiprocessing does, which would wait for ever for them."""
     for loader in [*_open_loaders]:
         loader.close()
 
 
 def _close_at_exit() -> None:
-    """Have all loaders closed when this process ends; called after workers were started, so as to come before others."""
+    """Have all loaders closed when this process ends, before torch and multiprocessing try."""
     atexit.unregister(_close_loaders)
     atexit.register(_close_loaders)
     if os.getpid() not in _processes:  # one that multiprocessing started runs no atexit
@@ -317,14 +318,18 @@ def _begin_worker(worker: int) -> None:
     sys.excepthook = _tell_but_not_of_the_end
 
 
-def _tell_but_not_of_the_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    # a thread of multiprocessing hands over batches, and says so if the main process ends in the middle of one
+def _tell_but_not_of_the_end(
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
+) -> None:
+    # a thread of multiprocessing hands over batches, and tells if the main process ends in one
     if not isinstance(error, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)
 
 
 def _dismiss(iterator: Any) -> None:
-    """Tell the workers of torch's loader to end, as it does itself, but that it waits up to ten seconds for each."""
+    """Tell the workers of torch's loader to end, as it does; it would wait ten seconds for each."""
     _forget(iterator)
     if hasattr(iterator, "_pin_memory_thread"):
         iterator._worker_result_queue.put((None, None))  # wakes it
