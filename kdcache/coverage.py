@@ -149,7 +149,7 @@ def coverage_of(
         known: requests that were read before, see `read_extents`.
 
     Raises:
-        CacheError: a request that cannot be read.
+        CacheError: a request that cannot be read, or more seeds than anyone asks for.
     """
     manifest = cache.manifest
     held: dict[int, set[int]] = {}
@@ -160,6 +160,8 @@ def coverage_of(
         asked = _asked(cache, held, known)
     else:
         asked = {manifest.unit_seeds(seed)[0]: range(manifest.num_units) for seed in seeds}
+    if (count := len(asked) * manifest.seeds_per_unit) > MOST_SEEDS:
+        raise CacheError(f"cache {cache} is asked for {count} seeds; at most {MOST_SEEDS} are counted")
     return Coverage(manifest=manifest, asked=dict(sorted(asked.items())), held=held)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from kdcache.cache import Cache
 from kdcache.codecs import codec_spec
 from kdcache.errors import printable
+from kdcache.wording import counted
 
 _HEAD = """---
 tags:
@@ -23,13 +24,14 @@ def card_text(cache: Cache, address: str, seeds: Sequence[int]) -> str:
     where = "" if manifest.has_images else " --data SPEC"
     teacher, subset = manifest.teacher, manifest.samples is not None
     samples = f"{manifest.num_held} of {manifest.rows}" if subset else str(manifest.rows)
+    units = f"units of {counted(manifest.unit_rows, 'row')} x {counted(manifest.seeds_per_unit, 'seed')}"
     facts = {
         "teacher": f"`{teacher['spec']}`, weights {teacher['sha256'][:16]}, run in {teacher['precision']}",
         "data": f"`{manifest.source['spec']}`, {samples} samples, {manifest.classes} classes of the teacher, {images}",
         "recipe of the views": f"`{manifest.recipe['name']}`, {manifest.recipe['fingerprint'][:16]}",
         "codec": f"`{codec_spec(cache.codec)}`",
         "complete seeds": ", ".join(map(str, seeds)) or "none",
-        "store": f"{manifest.store}, units of {manifest.unit_rows} rows x {manifest.seeds_per_unit} seeds",
+        "store": f"{manifest.store}, {units}",
         "manifest": f"`{manifest.digest}`",
     }
     rows = "\n".join(f"| {name} | {_cell(text)} |" for name, text in facts.items())

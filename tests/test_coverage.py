@@ -9,6 +9,7 @@ from runs import dump
 
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.commit import commit_key
+from kdcache.cache.extent import Extent, publish_extent
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.convert import convert_cache
 from kdcache.copying import export_cache, merge_caches
@@ -108,6 +109,10 @@ def test_seeds_that_share_units_count_together(tmp_path: Path) -> None:
     coverage = coverage_of(cache, [(0, 0), (0, 1), (0, 2)])
     assert told(coverage) == ([0, 1, 4, 5], [0, 1], {}, [4, 5]) and coverage.units_asked == 6
     assert told(coverage_of(cache, [(4, 1)]))[2] == {4: [0, 2], 5: [0, 2]}
+    crowd = create_cache(tmp_path / "crowd", manifest(store="webdataset", seeds_per_unit=60_000))
+    publish_extent(crowd.objects, Extent.of([0, 60_000]))
+    with pytest.raises(CacheError, match="is asked for 120000 seeds; at most 100000 are counted"):
+        coverage_of(crowd)
 
 
 def test_a_finished_cache_that_can_only_be_read_is_asked_in_vain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
