@@ -138,7 +138,10 @@ def _device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and own_place().world_size > 1:  # Slurm may show each process its own GPU only: then all are number 0
         name = f"cuda:{own_place().local_rank % max(torch.cuda.device_count(), 1)}"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:  # a number past all that there can be
+        raise UsageError(f"device {name!r} is not there; use cpu or auto") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use cpu or auto")
     return device

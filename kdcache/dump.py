@@ -90,5 +90,5 @@ def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any
         "teacher_accuracy": accuracy,
         "absent": sum(len(commit.absent) for commit in commits),
         "has_images": cache.manifest.has_images,
-        "next": training_command(job, cache),
+        "next": training_command(job),
     }

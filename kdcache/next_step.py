@@ -2,7 +2,6 @@
 
 import shlex
 
-from kdcache.cache import Cache
 from kdcache.dump_job import Job
 from kdcache.errors import RecipeError
 from kdcache.shapes import Size, as_size, sides, size_text
@@ -14,16 +13,16 @@ _STRIDES = (8, 16, 32)
 _MAP_BATCH = 16
 
 
-def training_command(job: Job, cache: Cache) -> str:
+def training_command(job: Job) -> str:
     """Return a shell's command that trains a student from the cache of a dump.
 
     A teacher of other classes than the data needs a map of classes, which only the user can write:
     a comment in the line before says how.
     """
-    has_map = cache.manifest.classes != job.source.classes
+    has_map = job.manifest.classes != job.source.classes
     held = Spec("cache", str(job.config.cache), {"classes": _CLASS_MAP} if has_map else {})
     words = ["kdcache", "train-student", "RUN", "--cache", str(held).removeprefix("cache:")]
-    if not cache.manifest.has_images:
+    if not job.manifest.has_images:
         words += ["--data", job.config.data]
     words += ["--student", str(_student(job)), "--loss", "dist", "--epochs", "100"]
     if job.teacher.sites:

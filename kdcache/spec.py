@@ -300,7 +300,7 @@ def find_function(
 
 def _is_module(name: str, error: type[KdcacheError]) -> bool:
     """Return whether there is a module of that name; the packages above it are imported."""
-    if not all(part.isidentifier() for part in name.split(".")):
+    if not all(name.split(".")):
         return False
     try:
         with _import_of(name, error):

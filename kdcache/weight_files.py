@@ -84,7 +84,12 @@ def check_weight_file(path: Path) -> bytes:
 def some_names(names: Sequence[str]) -> str:
     """Return the first of some names, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(name[:60] for name in names[:3]) + more
+    return ", ".join(map(shown, names[:3])) + more
+
+
+def shown(text: str, length: int = 60) -> str:
+    """Return text from a file as a message may have it: not long, and nothing but letters."""
+    return "".join(char if char.isprintable() else "?" for char in text[:length])
 
 
 def _require_file(path: Path) -> None:

@@ -1,6 +1,7 @@
 """The command that a dump prints works as it is printed: it is read back, and planned."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,13 @@ import pytest
 from click.testing import CliRunner
 from map_caches import DATA as MAPS
 from map_caches import TEACHER as SEGMENTER
-from runs import CONV, dump
+from runs import CONV, IN_PROCESS, dump
 
 from kdcache import train
+from kdcache.dump_config import DumpConfig
+from kdcache.dump_job import prepare
+from kdcache.next_step import training_command
+from kdcache.spec import parse_spec
 from kdcache_cli.commands import main
 
 MANY = f"{CONV},classes=12"
@@ -52,6 +57,15 @@ def planned(command: str) -> None:
     assert kdcache == "kdcache"
     done = CliRunner().invoke(main, [*words, "--plan", "--device", "cpu", "--workers", "0"])
     assert done.exit_code == 0, done.output
+
+
+def test_a_cache_in_a_bucket_is_named_so_that_it_is_read_back(tmp_path: Path) -> None:
+    config = DumpConfig(cache=str(tmp_path / "cache"), data=FEW, teacher=CONV, recipe="digits")
+    job = prepare(replace(config, compute=IN_PROCESS))
+    for place in ("s3://bucket/a/b", "s3://bucket/a,b", "gs://bucket/x=1"):
+        moved = replace(job, config=replace(config, cache=place))
+        words = shlex.split(training_command(moved))
+        assert parse_spec(f"cache:{words[words.index('--cache') + 1]}").arg == place
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,18 @@ def test_a_student_of_other_classes_starts_anew(tmp_path: Path) -> None:
         loaded(tmp_path, state(classes=7), is_teacher=False)
 
 
+def test_names_in_a_file_send_nothing_to_a_terminal(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    loaded(tmp_path, {**under("\x1b[31m\n.", state()), "a\r" * 500: torch.ones(1)})
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "\x1b" not in told and "\r" not in told and len(told) < 500
+    with pytest.raises(ModelError) as caught:
+        loaded(tmp_path, {"\x1b" * 500: {"\n" * 500 + ".5.bias": torch.ones(3)}})
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
 def test_a_file_that_holds_itself_ends(tmp_path: Path) -> None:
     held: dict[str, Any] = {"model": state()}
     held["itself"] = held
