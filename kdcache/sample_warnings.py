@@ -25,6 +25,7 @@ class SampleWarning(NamedTuple):
     """With the sample's name."""
 
 
+_NOT_ABOUT_SAMPLES = (KdcacheWarning, DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 _CURRENT: ContextVar[Callable[[], str] | None] = ContextVar("sample", default=None)
 _TOLD: set[str] = set()
 
@@ -61,7 +62,7 @@ def heard_warnings() -> Iterator[list[SampleWarning]]:
 def sample_warning(message: Warning | str, category: type[Warning]) -> SampleWarning | None:
     """Return a warning that was just raised with the name of the sample that it is about; None if it is about none."""
     name = _CURRENT.get()
-    if name is None or issubclass(category, KdcacheWarning):
+    if name is None or issubclass(category, _NOT_ABOUT_SAMPLES):
         return None
     text = " ".join(str(message).split())
     kind = f"{category.__name__} {re.sub(r'[0-9]+', '#', text)}"

@@ -238,7 +238,7 @@ def test_paths_and_names_of_any_bytes_go_through_a_dump_and_a_training(tmp_path:
     assert dump(root / "cache", store="webdataset", codec=EXACT, **settings)["units_written"] == 0
     keys = {CachedSource(open_cache(root / "cache")).key(index) for index in range(12)}
     assert "class1/\udcff\udcfe.png" in keys and keys == {open_source(data).key(index) for index in range(12)}
-    student: dict[str, Any] = {"caches": (str(root / "cache"),), "student": f"{MLP},classes=3", "loss": "kl", "batch_size": 4}
+    student: dict[str, Any] = {"cache": (str(root / "cache"),), "student": f"{MLP},classes=3", "loss": "kl", "batch_size": 4}
     for _ in range(2):
         assert train(root / "run", epochs=1, **student)["epochs"] == 1
 

@@ -70,7 +70,7 @@ def test_masks_that_cannot_be_meant_are_told_by_dump_and_training(
     made(tmp_path / "cache", recipe, data=data, teacher=f"{TEACHER},classes=2", batch_size=8)
     dumped = notes(capsys.readouterr().err)
     settings: dict[str, Any] = {"data": data, "student": f"{STUDENT},classes=2", "batch_size": 8, "epochs": 1, "log_steps": 1}
-    train(tmp_path / "run", caches=(str(tmp_path / "cache"),), loss="ce", **settings)
+    train(tmp_path / "run", cache=(str(tmp_path / "cache"),), loss="ce", **settings)
     trained = notes(capsys.readouterr().err)
     for told, count in ((dumped, 16), (trained, 8)):
         expected = [] if note is None else [f"note: data {data}: the {count} masks looked at {note}"]

@@ -105,6 +105,17 @@ def test_what_comes_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
         read_class_map(write("3,0\n4,1\n5,1\n"), digits, 5)
 
 
+def test_a_key_that_several_samples_have_names_none_of_them(tmp_path: Path) -> None:
+    noise = Noise(3, classes=3)
+    noise.images = ["a.png", "b.png", "a.png"]  # type: ignore[attr-defined]
+    source = DatasetSource(noise, Spec("noise"))
+    (tmp_path / "keys.txt").write_text("b.png\n", "utf-8")
+    assert parse_samples(str(tmp_path / "keys.txt"), 3, lambda: source).tolist() == [1]
+    (tmp_path / "keys.txt").write_text("b.png\na.png\n", "utf-8")
+    with pytest.raises(UsageError, match=r"line 2: several samples have the key 'a.png'; give numbers, A:B"):
+        parse_samples(str(tmp_path / "keys.txt"), 3, lambda: source)
+
+
 def test_a_class_of_the_student_whose_name_two_have_must_be_given_by_number(tmp_path: Path) -> None:
     source = DatasetSource(Noise(3, classes=3), Spec("birds"))
     source.class_names = ("crane", "crane", "owl")

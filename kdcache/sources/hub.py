@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kdcache.errors import SourceError, UsageError
+from kdcache.errors import KdcacheError, SourceError, UsageError
 from kdcache.shapes import Rows
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.files import NO_FILE, Numbers, stat_sizes
@@ -150,7 +150,9 @@ def _load(spec: Spec, options: dict[str, Value]) -> Any:
         if not saved:
             return datasets.load_dataset(spec.arg, split=options.pop("split", "train"), **options)
         return _split(spec, datasets.load_from_disk(spec.arg), options)
-    except (OSError, ValueError, RuntimeError, TypeError, LookupError, datasets.exceptions.DatasetsError) as error:
+    except (KdcacheError, MemoryError):
+        raise
+    except Exception as error:  # of datasets, of the hub, of pyarrow, of whatever reads the files
         raise SourceError(f"source {spec}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
 
 

@@ -52,8 +52,18 @@ def parse_samples(text: str, length: int, names: Callable[[], Named]) -> Rows:
     if not lines:
         raise UsageError(f"samples {text} names none")
     source = names()
-    known = {source.key(index): index for index in range(length)}
+    known: dict[str, int] = {}
+    repeated: set[str] = set()
+    for index in range(length):
+        key = source.key(index)
+        if key in known:
+            repeated.add(key)
+        known[key] = index
     for number, key in lines:
+        if key in repeated:
+            raise UsageError(
+                f"samples {text}, line {number}: several samples have the key {shortened(key)!r}; give numbers, A:B"
+            )
         if key not in known:
             raise UsageError(
                 f"samples {text}, line {number}: source {source.spec} has no sample {quoted(key)}; keys are such as "
