@@ -1,6 +1,7 @@
 """Conversion between the stores of zarr shards and of webdataset tars: the same records, cut into other units."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -98,7 +99,7 @@ class _Conversion:
             for first, unit in todo:
                 self._write(first, unit)
                 bar.advance(1)
-        require_written(self._made, [(first, unit) for first in firsts for unit in range(manifest.num_units)])
+        require_written(self._made, itertools.product(firsts, range(manifest.num_units)))
         return len(todo)
 
     def _write(self, first: int, unit: int) -> None:
