@@ -1,6 +1,7 @@
 """Conversion between the stores of zarr shards and of webdataset tars: the same records, cut into other units."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -109,7 +110,7 @@ class _Conversion:
                 self.written += 1
                 bar.advance(1)
         look()
-        require_written(self._made, [(first, unit) for first in firsts for unit in range(manifest.num_units)])
+        require_written(self._made, itertools.product(firsts, range(manifest.num_units)))
 
     def _write(self, first: int, unit: int) -> None:
         made = self._made.manifest

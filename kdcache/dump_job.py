@@ -87,7 +87,7 @@ class Job:
 
 
 def probe_place(config: DumpConfig, *, writes: bool = True) -> None:
-    """Check that what the cache lacks can be written, before a teacher takes its time; a complete cache is only read.
+    """Check that what the cache lacks can be written; a complete cache is only read.
 
     Args:
         config: the dump.

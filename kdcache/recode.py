@@ -1,6 +1,7 @@
 """Recoding: another codec's cache from a finished one, without the teacher and without the images."""
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -249,7 +250,7 @@ def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Comm
                 commit_unit(made, seed, unit, records, **facts)
                 written += 1
             bar.advance(len(rows), f"seed {seed}")
-    require_written(made, [(seed, unit) for seed in commits for unit in range(made.manifest.num_units)])
+    require_written(made, itertools.product(commits, range(made.manifest.num_units)))
     return written
 
 

@@ -239,8 +239,8 @@ def test_paths_and_names_of_any_bytes_go_through_a_dump_and_a_training(tmp_path:
     keys = {CachedSource(open_cache(root / "cache")).key(index) for index in range(12)}
     assert "class1/\udcff\udcfe.png" in keys and keys == {open_source(data).key(index) for index in range(12)}
     student: dict[str, Any] = {"cache": (str(root / "cache"),), "student": f"{MLP},classes=3", "loss": "kl", "batch_size": 4}
-    for _ in range(2):
-        assert train(root / "run", epochs=1, **student)["epochs"] == 1
+    for source in (None, data, data):
+        assert train(root / f"run{source is None}", epochs=1, data=source, **student)["epochs"] == 1
 
 
 def test_logits_that_are_not_finite_keep_the_units_before(tmp_path: Path) -> None:

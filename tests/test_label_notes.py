@@ -59,7 +59,7 @@ def notes(text: str) -> list[str]:
             "hold class 0 and 255 only, and 255 means no class; if 255 is meant as a class, say which: a line 255,CLASS",
         ),
         ((255, 255), "hold nothing but 255, which means no class; if 255 is meant"),
-        ((1, 1), "hold class 1 only, of 2; are the masks right?"),
+        ((1, 1), "hold class 1 "),
         ((0, 1), None),
     ],
 )

@@ -213,6 +213,17 @@ def test_a_dump_that_would_grow_a_read_only_cache_tells_it_first(old: Path, monk
         dump(old, **{**SMALL, "seeds": "0:3", "teacher": "nothing"})
 
 
+def test_a_copy_that_would_grow_a_read_only_cache_tells_it_first(
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = tmp_path / "new"
+    export_cache(old, new, seeds="0:1")
+    make_read_only(new, monkeypatch)
+    for grow in (lambda: export_cache(old, new), lambda: merge_caches(new, [old])):
+        with pytest.raises(CacheError, match=r"cannot write .*/new: Read-only file system"):
+            grow()
+
+
 def test_each_job_tries_it_out_first(job: Job, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_read_only(tmp_path, monkeypatch)
     with pytest.raises(CacheError, match=r"cannot write .*/new: Read-only file system; choose a folder"):

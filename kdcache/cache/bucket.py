@@ -1,9 +1,11 @@
 """A bucket's prefix as objects that are written once, through obstore.
 
-A put with mode "create" is atomic and durable (S3 `If-None-Match: *`, GCS generation 0). What it does not tell is whether it
-was stored when the response is lost: so the object is read back, and is ours if it has our bytes.
+A put with mode "create" is atomic and durable (S3 `If-None-Match: *`, GCS generation 0). What it
+does not tell is whether it was stored when the response is lost: so the object is read back, and is
+ours if it has our bytes.
 
-obstore's own tries are switched off, since they say nothing. Each request has a timeout, and is tried again here.
+obstore's own tries are switched off, since they say nothing. Each request has a timeout, and is
+tried again here.
 """
 
 import os
@@ -44,11 +46,12 @@ _WHOLE_PART = 20  # times the patience for a first byte
 _MOST_VERSIONS = 3
 _PROBE = f".probe{TEMP_SUFFIX}"
 _reached: set[str] = set()
-"""Buckets that have answered this process: trouble with them is waited out, and with others most likely a mistake."""
+"""Buckets that have answered this process: trouble with them is waited out; with others it is most
+likely a mistake."""
 
 
 class Bucket:
-    """Objects under the prefix of a bucket; credentials and endpoint come from the environment, as for other tools."""
+    """Objects under the prefix of a bucket; credentials and endpoint come from the environment."""
 
     def __init__(self, url: str, *, patience: Patience | None = None) -> None:
         """Open the bucket; no request is sent.
@@ -73,7 +76,8 @@ class Bucket:
             answer = self._patience.answer
             self._store = self._opened(whole=_WHOLE_PART * answer, silence=answer)
         except (BaseError, ValueError) as error:
-            raise UsageError(f"{url} is no bucket that can be opened: {reason_of(error)}") from error
+            reason = reason_of(error)
+            raise UsageError(f"{url} is no bucket that can be opened: {reason}") from error
 
     def publish(self, key: str, data: bytes) -> bool:
         """Store `data` as `key`; return False if the key exists with other bytes.
@@ -115,7 +119,7 @@ class Bucket:
         return self.stamp(key) is not None
 
     def stamp(self, key: str) -> Hashable | None:
-        """Return what tells this object from others that had this key, without reading it; None if it is not there."""
+        """Return what tells this object from others that had this key; None if it is not there."""
         try:
             meta = self._head(key)
         except FileNotFoundError:
@@ -145,7 +149,10 @@ class Bucket:
             self._tried("remove", key, lambda: obstore.delete(self._store, key))
 
     def probe(self, *, writes: bool = True) -> None:
-        """Check that objects can be listed here and, with `writes`, put and not replaced; then nothing is left behind.
+        """Check that objects can be listed here, put, and not replaced; nothing is left behind.
+
+        Args:
+            writes: whether to try more than listing.
 
         Raises:
             CacheError: they cannot.
@@ -160,8 +167,9 @@ class Bucket:
                 self.remove(_PROBE)
             if is_replaced:
                 raise CacheError(
-                    f"cannot use {self._url}: its store replaces objects that are there, whatever a put says; a cache "
-                    "needs a store that knows conditional writes (If-None-Match: *)"
+                    f"cannot use {self._url}: its store replaces objects that are there, whatever "
+                    "a put says; a cache needs a store that knows conditional writes "
+                    "(If-None-Match: *)"
                 )
         self._is_probed = True
 
@@ -193,7 +201,7 @@ class Bucket:
         return b"".join(parts) if len(parts) > 1 else first
 
     def _part(self, key: str, most: int, start: int, tag: str | None) -> tuple[Any, bytes]:
-        """Return what is said of an object, and a part of its bytes; all of them where a store gives no parts."""
+        """Return what is said of an object, and a part of its bytes, or all if there are no parts."""
         options: dict[str, Any] = {"range": (start, start + PART)}
         if tag is not None:
             options["if_match"] = tag
@@ -213,7 +221,10 @@ class Bucket:
         return self._tried("read", key, lambda: self._telling_head(key))
 
     def _telling_head(self, key: str) -> Any:
-        """Return what is said of an object; an error says why, which that of a HEAD, whose answers have no body, does not."""
+        """Return what is said of an object.
+
+        An error of it says why: that of a HEAD does not, since the answer has no body.
+        """
         try:
             return obstore.head(self._store, key)
         except (BaseError, OSError) as error:
@@ -224,7 +235,7 @@ class Bucket:
             raise
 
     def _holds(self, key: str, data: bytes) -> bool | None:
-        """Return whether our bytes are there after a put that did not succeed; None if nothing is."""
+        """Return whether our bytes are there after a put that failed; None if nothing is."""
         try:
             return self._head(key)["size"] == len(data) and self.get(key) == data
         except FileNotFoundError:
@@ -264,7 +275,7 @@ class Bucket:
         tries.pause(reason_of(error))
 
     def _is_final(self, error: Exception) -> bool:
-        """Return whether another try would change nothing; credentials that were never there will not come."""
+        """Return whether another try would change nothing: credentials will not come later."""
         is_without_credentials = is_about_credentials(error) and self._place not in _reached
         return is_without_credentials or is_final(error)
 

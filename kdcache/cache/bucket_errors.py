@@ -23,10 +23,15 @@ _ENDPOINTS = (
 )
 """Variables that name an endpoint; of those of one cloud the first counts."""
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
-_CREDENTIAL_SERVICES = ("/latest/api/token", "/latest/meta-data/", "/computeMetadata/", "/metadata/identity/")
-"""Paths at which obstore asks a machine of the cloud for credentials, if the environment has none."""
+_CREDENTIAL_SERVICES = (
+    "/latest/api/token",
+    "/latest/meta-data/",
+    "/computeMetadata/",
+    "/metadata/identity/",
+)
+"""Paths at which obstore asks a machine of the cloud for credentials, if there are none else."""
 _TO_BE_TRIED_AGAIN = (404, 408, 409, 412, 425, 429)
-"""Answers to a client's mistakes that are none: a conflict of two writers, too many requests, a body that came too late."""
+"""Answers that are no mistakes of the client: two writers, too many requests, a late body."""
 _USUAL = "see that the bucket exists and that the credentials may use it, and run the same command again"
 _LATER = "the store is out of order or overloaded; run the same command again later"
 _KEYS = "see AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -50,13 +55,13 @@ _CREDENTIALS = {
 
 
 def check_environment(scheme: str) -> None:
-    """Check the variables that obstore reads: with some mistakes it would panic, with others look in the wrong place.
+    """Check the variables that obstore reads: with some mistakes in them it would panic.
 
     Args:
         scheme: of a bucket's address.
 
     Raises:
-        UsageError: an endpoint that is no address, or a value with blanks around it or a line break in it.
+        UsageError: an endpoint that is no address; a value with blanks around it, or a line break.
     """
     prefix = _PREFIXES[scheme]
     for name, value in os.environ.items():
@@ -84,12 +89,12 @@ def is_plain_http() -> bool:
 
 
 def endpoint_from_environment() -> str:
-    """Return all that the environment says of endpoints: of equal ones an address means the same bucket."""
+    """Return all that the environment says of endpoints."""
     return " ".join(os.environ.get(name, "") for name in _ENDPOINTS)
 
 
 def status_of(error: Exception) -> int | None:
-    """Return the status of the answer; None where there was no answer, or one that obstore could not use."""
+    """Return the status of the answer; None where there was no answer that obstore could use."""
     found = re.search(r"status code: ([0-9]{3})", str(error))
     return int(found[1]) if found else None
 

@@ -49,7 +49,7 @@ class Objects(Protocol):
         """Return whether `key` has been published."""
 
     def stamp(self, key: str) -> Hashable | None:
-        """Return what tells this object from others that had this key, without reading it; None if it is not there."""
+        """Return what tells this object from others that had this key; None if it is not there."""
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the names directly under `prefix`, sorted, temporary files left out."""
@@ -65,7 +65,7 @@ class Objects(Protocol):
         """
 
     def probe(self, *, writes: bool = True) -> None:
-        """Check, before work is spent on them, that objects can be written here, each once; nothing is left behind.
+        """Check that objects can be written here, each once; nothing is left behind.
 
         Args:
             writes: whether to try it; else only look what can be seen without changing anything.

@@ -21,6 +21,7 @@ from kdcache.shapes import Rows
 
 _SCHEMES = ("s3", "gs", "az")
 _ARRAYS = re.compile(r"[0-9a-f]{16}|zarr\.json")  # what lies below a root of arrays
+_NO_MANIFEST = "is not a kdcache cache: its zarr.json carries no manifest, or is damaged"
 _PIPE = "pipe:"  # webdataset would run what follows it as a command
 
 
@@ -63,16 +64,16 @@ def _read_manifest(folder: Objects, is_fresh: bool) -> Manifest:
     try:
         document = parsed(data, most_values=MOST_MANIFEST_VALUES)["attributes"]["kdcache"]
     except (KeyError, TypeError):
-        raise DamagedError(f"{folder} is not a kdcache cache: its zarr.json carries no manifest, or is damaged") from None
+        raise DamagedError(f"{folder} {_NO_MANIFEST}") from None
     except ValueError as error:
-        reason = f"its zarr.json carries no manifest, or is damaged: {error}"
-        raise DamagedError(f"{folder} is not a kdcache cache: {reason}") from None
+        raise DamagedError(f"{folder} {_NO_MANIFEST}: {error}") from None
     try:
         return Manifest.from_json(document, str(folder))
     except CacheError as error:
         if is_fresh:
             raise
-        raise DamagedError(str(error)) from error  # a version of the future may be a wrong byte, too
+        # a version of the future may be a wrong byte, too
+        raise DamagedError(str(error)) from error
 
 
 def probe_new(objects: Objects, *, writes: bool = True) -> None:
@@ -86,7 +87,8 @@ def probe_new(objects: Objects, *, writes: bool = True) -> None:
         CacheError: it holds something else, or cannot be written.
     """
     others = [name for name in objects.list("") if not _is_left_over(objects, name)]
-    if others and not objects.exists(MANIFEST):  # looked for again: another worker may just have begun
+    # the manifest is looked for again: another worker may just have begun
+    if others and not objects.exists(MANIFEST):
         raise CacheError(f"{objects} is not empty and not a cache; choose a new folder")
     objects.probe(writes=writes)
 

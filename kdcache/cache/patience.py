@@ -1,4 +1,4 @@
-"""Requests that are tried again, and what the user is told meanwhile: nobody waits long without a word."""
+"""Requests that are tried again, and what the user is told meanwhile."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ class Patience:
     answer: float = 15.0
     """Without a byte of an answer, until a request counts as lost."""
     pauses: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, *(4.0,) * 8)
-    """Before each further try; at random somewhat less, so that many workers do not come back at once."""
+    """Before each further try; at random somewhat less, so that workers do not come back at once."""
     trouble: float = 30.0
     """In all, after which no other try begins."""
     first_contact: float = 3.0

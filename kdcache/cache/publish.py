@@ -2,8 +2,8 @@
 
 An object appears whole under its name or not at all, whatever kills the writer; it is never changed and never replaced.
 
-It gets its name by a hard link, which fails if the name is taken. File systems without links (FAT, some of FUSE) may be able
-to rename a file without replacing another.
+It gets its name by a hard link, which fails if the name is taken. File systems without links (FAT,
+some of FUSE) may be able to rename a file without replacing another.
 """
 
 import errno
@@ -21,10 +21,12 @@ from kdcache.errors import CacheError, LargeObjectError, brief
 _MOST_DEPTH = 32
 """Folders in folders; a cache has five."""
 
-_NOT_SUPPORTED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL}
-"""What file systems say that know no hard links, or no renaming without replacing."""
-_NOT_SYNCED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS, errno.EACCES}
-"""What file systems say that do not sync folders, or let no one open them; an I/O error is none of these."""
+_UNKNOWN = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What a file system says to a call that it does not know."""
+_NOT_SUPPORTED = {*_UNKNOWN, errno.EPERM, errno.EXDEV, errno.EMLINK}
+"""The same to a hard link, or to a renaming that must not replace."""
+_NOT_SYNCED = {*_UNKNOWN, errno.EBADF, errno.EACCES}
+"""The same to syncing a folder; an I/O error is none of these."""
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
 
@@ -62,7 +64,7 @@ class Folder:
         Args:
             key: of the object.
             most: bytes that it may have.
-            is_fresh: whether to read what the disk or the file server has, not what this machine keeps of it in memory.
+            is_fresh: whether to pass over what this machine keeps of it in memory.
 
         Raises:
             FileNotFoundError: there is no such object.
@@ -111,7 +113,7 @@ class Folder:
         return self.stamp(key) is not None
 
     def stamp(self, key: str) -> Hashable | None:
-        """Return what tells this object from others that had this key, without reading it; None if it is not there."""
+        """Return what tells this object from others that had this key; None if it is not there."""
         try:
             status = (self.path / key).stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -200,25 +202,27 @@ class Folder:
         try:
             place = _nearest(self.path)
             if not place.is_dir():
-                raise CacheError(f"cannot write {self.path}: a file stands where a folder is needed ({place})")
+                reason = f"a file stands where a folder is needed ({place})"
+                raise CacheError(f"cannot write {self.path}: {reason}")
             if writes:
                 _try_out(place)
                 self._is_probed = True
             elif not os.access(place, os.W_OK | os.X_OK):
-                raise CacheError(f"cannot write {self.path}: {place} cannot be written; choose a folder that can be written")
+                reason = f"{place} cannot be written; choose a folder that can be written"
+                raise CacheError(f"cannot write {self.path}: {reason}")
         except OSError as error:
             raise _explained(error, self.path, 0) from error
 
     def _gone(self) -> CacheError:
         return CacheError(
-            f"cannot write into {self.path}: it was moved or removed while this job wrote into it; put it back, and run the "
-            "same command again"
+            f"cannot write into {self.path}: it was moved or removed while this job wrote into it; "
+            "put it back, and run the same command again"
         )
 
     def _make_folder(self, path: Path) -> None:
         """Make the folder, all of whose name a power cut leaves: else it could take synced files with it.
 
-        The folder of all objects is made once only: where it is gone, it has another name, or is to be gone.
+        The folder of all objects is made once only: where it is gone, it was moved or removed.
         """
         if path in self._synced and path.is_dir():
             return
@@ -261,8 +265,8 @@ def _try_out(folder: Path) -> None:
             target.unlink()
     if not is_named_once:
         raise CacheError(
-            f"cannot use {folder}: its file system gives a name twice, or says of a new one that it is taken; choose a "
-            "folder on another file system"
+            f"cannot use {folder}: its file system gives a name twice, or says of a new one that it "
+            "is taken; choose a folder on another file system"
         )
 
 
@@ -301,14 +305,14 @@ def _give_name(temporary: Path, target: Path) -> bool:
         if error.errno not in _NOT_SUPPORTED:
             raise
         raise CacheError(
-            f"cannot write {target}: its file system makes no hard links ({no_link.strerror}) and cannot rename a file "
-            f"without replacing another ({error.strerror}); a cache needs one of the two: choose a folder on another file "
-            "system, or a bucket"
+            f"cannot write {target}: its file system makes no hard links ({no_link.strerror}) and "
+            f"cannot rename a file without replacing another ({error.strerror}); a cache needs one "
+            "of the two: choose a folder on another file system, or a bucket"
         ) from error
 
 
 def _forget(descriptor: int) -> None:
-    """Have the next reading come from the disk or the file server, where the system can be asked for that."""
+    """Have the next reading come from the disk or the file server, if that can be asked for."""
     if hasattr(os, "posix_fadvise"):
         with suppress(OSError):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -326,7 +330,7 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def _sync_directory(path: Path) -> None:
-    """Sync the names in a folder, where its file system can do that: elsewhere it keeps them in its own way."""
+    """Sync the names in a folder, where its file system can do that."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:

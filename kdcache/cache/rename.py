@@ -1,4 +1,4 @@
-"""Renaming a file without replacing another: in one step of the system, unlike a look before `os.rename`."""
+"""Renaming a file without replacing another, in one step of the system."""
 
 import ctypes
 import errno
@@ -14,7 +14,7 @@ def rename_new(source: Path, target: Path) -> None:
 
     Raises:
         FileExistsError: there is a `target`, which stays as it is.
-        OSError: it cannot be done; ENOSYS, EINVAL or the like where the system or the file system does not know how.
+        OSError: it cannot be done; ENOSYS, EINVAL or the like where the system does not know how.
     """
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # of Linux
     if call is None:

@@ -1,4 +1,7 @@
-"""Reading twice: a network, a proxy or a memory gives wrong bytes at times, and what is whole must not be called damaged."""
+"""Reading twice: a network, a proxy or a memory gives wrong bytes at times.
+
+What is whole must not be called damaged for that.
+"""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -17,7 +20,7 @@ def read_twice(read: Callable[[bool], T]) -> T:
     It may do so itself with parts of what it reads: what it is certain of is not read again.
 
     Args:
-        read: fetches and checks. It is told whether to fetch anew, past what this machine keeps in memory.
+        read: fetches and checks. It is told whether to fetch past what this machine keeps in memory.
 
     Raises:
         DamagedError: that of the second time, which says so.

@@ -1,7 +1,8 @@
 """Writing units into a cache: an object, then the commit that makes it count.
 
-A cache may be moved, removed or begun anew while a job writes into it. Each commit looks for the manifest first, and a job that
-is done reads it again, so that nothing is written beside a cache, or into another, and called a success.
+A cache may be moved, removed or begun anew while a job writes into it. Each commit looks for the
+manifest first, and a job that is done reads it again, so that nothing is written beside a cache, or
+into another, and called a success.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ def require_manifest(cache: Cache, *, reads: bool = False) -> None:
 
     Args:
         cache: that a job writes into.
-        reads: whether to read the manifest in any case; else that is done only if it is another object than before.
+        reads: whether to read the manifest in any case; else only if it is another object than before.
 
     Raises:
         CacheError: it is gone, or another cache has taken its place.
@@ -41,13 +42,14 @@ def require_manifest(cache: Cache, *, reads: bool = False) -> None:
         if cache.objects.exists(MANIFEST):
             raise
         raise CacheError(
-            f"cache {cache} is no longer there: it has lost its manifest ({MANIFEST}), or was moved or removed, while this "
-            "job wrote into it. Nothing more is written; put it back, and run the same command again"
+            f"cache {cache} is no longer there: it has lost its manifest ({MANIFEST}), or was moved "
+            "or removed, while this job wrote into it. Nothing more is written; put it back, and run "
+            "the same command again"
         ) from error
     if found.manifest.digest != cache.manifest.digest:
         raise CacheError(
-            f"cache {cache} is no longer the one that this job writes into: another manifest is in its place. Nothing more "
-            "is written; choose a new folder, and run the same command again"
+            f"cache {cache} is no longer the one that this job writes into: another manifest is in "
+            "its place. Nothing more is written; choose a new folder, and run the same command again"
         )
     cache.stamp = stamp
 
@@ -67,8 +69,8 @@ def require_written(cache: Cache, units: Iterable[Unit]) -> None:
     if lost:
         seed, unit = min(lost)
         raise CacheError(
-            f"cache {cache} lacks {len(lost)} units that were written, the first is {cache.unit_name(seed, unit)}: something "
-            "removes them; run the same command again"
+            f"cache {cache} lacks {len(lost)} units that were written, the first is "
+            f"{cache.unit_name(seed, unit)}: something removes them; run the same command again"
         )
 
 

@@ -97,7 +97,7 @@ class ZarrFormat:
         return []
 
     def _check_array(self, objects: Objects, seed: int, is_fresh: bool) -> None:
-        """Raise a DamagedError if plain zarr does not find the array of `seed`, with this shape and chunking."""
+        """Raise a DamagedError if plain zarr does not find the array of `seed` as it should be."""
         key = f"{seed_path(seed)}/zarr.json"
         try:
             data = objects.get(key, most=MOST_METADATA, is_fresh=is_fresh)

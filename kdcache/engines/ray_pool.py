@@ -121,8 +121,8 @@ class Maker:
         self.cache = open_cache(config.cache)
         if self.cache.manifest.digest != digest:
             raise KdcacheError(
-                f"node {os.uname().nodename} finds another cache in {self.cache} than the command; choose a folder that all "
-                "nodes share"
+                f"node {os.uname().nodename} finds another cache in {self.cache} than the command; "
+                "choose a folder that all nodes share"
             )
         self.cache.objects.probe()
         self.job = prepare(config)
