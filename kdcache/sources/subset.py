@@ -62,7 +62,7 @@ def parse_samples(text: str, length: int, names: Callable[[], Named]) -> Rows:
     for number, key in lines:
         if key in repeated:
             raise UsageError(
-                f"samples {text}, line {number}: several samples have the key {shortened(key)!r}; give numbers, A:B"
+                f"samples {text}, line {number}: several samples have the key {quoted(key)}; give numbers, A:B"
             )
         if key not in known:
             raise UsageError(
