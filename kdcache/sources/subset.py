@@ -61,9 +61,7 @@ def parse_samples(text: str, length: int, names: Callable[[], Named]) -> Rows:
         known[key] = index
     for number, key in lines:
         if key in repeated:
-            raise UsageError(
-                f"samples {text}, line {number}: several samples have the key {quoted(key)}; give numbers, A:B"
-            )
+            raise UsageError(f"samples {text}, line {number}: several samples have the key {quoted(key)}; give numbers, A:B")
         if key not in known:
             raise UsageError(
                 f"samples {text}, line {number}: source {source.spec} has no sample {quoted(key)}; keys are such as "
