@@ -32,7 +32,8 @@ def cache(tmp_path: Path) -> Cache:
     start_seed(cache, 1)
     cache.objects.publish(object_key(1, 0), encode_unit(cache, 0, records(cache, 1, 0)))
     (cache.objects.path / TEMPORARY).write_bytes(b"half")
-    (cache.objects.path / "notes.txt").write_bytes(b"mine")
+    for name in ("notes.txt", ".notes.tmp", ".notes.txt.0123.tmp"):
+        (cache.objects.path / name).write_bytes(b"mine")
     aged(cache, 30)
     return cache
 

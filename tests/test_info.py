@@ -117,7 +117,7 @@ def test_a_cache_that_is_not_there_yet_is_waited_for(
 ) -> None:
     """The dump makes the folder, then a codec's fit and a temporary file, and in the end the manifest."""
     path = tmp_path / "cache"
-    stages = iter([path.mkdir, (path / "codec").mkdir, (path / ".zarr.json.0123.tmp").touch, lambda: fill(path, 0)])
+    stages = iter([path.mkdir, (path / "codec").mkdir, (path / ".zarr.json.0123456789abcdef.tmp").touch, lambda: fill(path, 0)])
     monkeypatch.setattr(time, "sleep", lambda seconds: next(stages)())
     assert wait_for_cache(str(path), seconds=1).seeds() == [0]
     told = capsys.readouterr().err.splitlines()

@@ -33,7 +33,7 @@ from kdcache.cache.bucket_errors import (
     status_of,
     way_out_of,
 )
-from kdcache.cache.objects import MOST_BYTES, TEMP_SUFFIX, Entry, is_temporary
+from kdcache.cache.objects import MOST_BYTES, PROBE, Entry, is_temporary
 from kdcache.cache.patience import Patience, Tries
 from kdcache.errors import CacheError, LargeObjectError, UsageError
 
@@ -44,7 +44,6 @@ _PUT_RATE = 2**18  # bytes per second of a link that is slow; a put may take lon
 _MOST_SLOWNESS = 16
 _WHOLE_PART = 20  # times the patience for a first byte
 _MOST_VERSIONS = 3
-_PROBE = f".probe{TEMP_SUFFIX}"
 _reached: set[str] = set()
 """Buckets that have answered this process: trouble with them is waited out; with others it is most
 likely a mistake."""
@@ -161,10 +160,10 @@ class Bucket:
         if self._is_probed or not writes:
             return
         # one name for all, so that where nothing may be removed only one object stays
-        if self.publish(_PROBE, secrets.token_bytes(8)):
-            is_replaced = self.publish(_PROBE, secrets.token_bytes(9))
+        if self.publish(PROBE, secrets.token_bytes(8)):
+            is_replaced = self.publish(PROBE, secrets.token_bytes(9))
             with suppress(CacheError):  # who may not remove may dump all the same
-                self.remove(_PROBE)
+                self.remove(PROBE)
             if is_replaced:
                 raise CacheError(
                     f"cannot use {self._url}: its store replaces objects that are there, whatever "

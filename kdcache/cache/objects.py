@@ -1,5 +1,6 @@
 """What holds a cache's objects, a folder or a bucket, of which the rest of kdcache sees these few verbs only."""
 
+import re
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -7,6 +8,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 MOST_BYTES = 1 << 30
 """Of an object: a larger one is refused before it is read, whatever it claims to be."""
 TEMP_SUFFIX = ".tmp"
+PROBE = f".probe{TEMP_SUFFIX}"
+"""What is written and removed to see whether a place can be written."""
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _SCHEME_MARK = "://"
 
 
@@ -84,6 +88,9 @@ def is_address(path: str | Path) -> bool:
 
 
 def is_temporary(key: str) -> bool:
-    """Return whether an object of this key is one that was never given its name."""
+    """Return whether an object of this key is one of kdcache's own that was never given its name.
+
+    Other hidden files may be a user's.
+    """
     name = key.rpartition("/")[2]
-    return name.startswith(".") and name.endswith(TEMP_SUFFIX)
+    return name == PROBE or _TEMPORARY.fullmatch(name) is not None

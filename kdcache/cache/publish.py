@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kdcache.cache import rename
-from kdcache.cache.objects import MOST_BYTES, TEMP_SUFFIX, Entry
+from kdcache.cache.objects import MOST_BYTES, TEMP_SUFFIX, Entry, is_temporary
 from kdcache.errors import CacheError, LargeObjectError, brief
 
 _MOST_DEPTH = 32
@@ -133,7 +133,7 @@ class Folder:
             return
         except OSError as error:
             raise CacheError(f"cannot list {self.path / prefix}: {error.strerror or error}") from error
-        yield from sorted(name for name in names if not name.endswith(TEMP_SUFFIX))
+        yield from sorted(name for name in names if not is_temporary(name))
 
     def walk(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every file under `prefix`, temporary ones too; a link is told like a file, and not followed.

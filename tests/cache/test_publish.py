@@ -243,10 +243,10 @@ def test_list_is_sorted_and_leaves_temporary_files_out(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     for key in ("f/2", "f/10", "f/1/deeper"):
         folder.publish(key, b"")
-    (tmp_path / "f" / ".2.0123.tmp").touch()
+    (tmp_path / "f" / ".2.0123456789abcdef.tmp").touch()
     assert list(folder.list("f")) == ["1", "10", "2"]
     assert list(folder.list("absent")) == list(folder.list("f/2")) == []
-    assert [entry.key for entry in temporaries(folder)] == ["f/.2.0123.tmp"]
+    assert [entry.key for entry in temporaries(folder)] == ["f/.2.0123456789abcdef.tmp"]
 
 
 def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
