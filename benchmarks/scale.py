@@ -66,19 +66,24 @@ def simulate(folder: Path, rows: int, seeds: int, unit_rows: int) -> Path:
     cache = make_cache(folder, codec, rows, unit_rows=unit_rows)
     start_seed(cache, 0)
     records = np.zeros(len(cache.manifest.unit_range(0)), codec.record_dtype)
-    probe = {"crc32": 0, "thumbnail": "A" * 256, "steps": [["decode", 0]] * 4}
-    first = commit_unit(cache, 0, 0, records, probes=[{"row": 0, **probe}] * 4, statistics={"mean": 0.0})
+    first = commit_unit(cache, 0, 0, records, probes=_probes(cache, 0), statistics={"mean": 0.0})
     for seed in range(seeds):
         (folder / commit_key(seed, 0)).parent.mkdir(parents=True, exist_ok=True)
         for unit in range(cache.manifest.num_units):
             span = cache.manifest.unit_range(unit)
             of_unit = {"seed": seed, "unit": unit, "start": span.start, "stop": span.stop, "key": cache.format.key(seed, unit)}
-            commit = Commit(**{**vars(first), **of_unit, "probes": [{"row": span.start, **probe}] * 4})
+            commit = Commit(**{**vars(first), **of_unit, "probes": _probes(cache, unit)})
             (folder / commit_key(seed, unit)).write_bytes(commit.to_bytes())
             if (seed or unit) and not (folder / commit.key).exists():
                 (folder / commit.key).parent.mkdir(parents=True, exist_ok=True)
                 os.link(folder / first.key, folder / commit.key)
     return folder
+
+
+def _probes(cache: Cache, unit: int) -> list[dict[str, Any]]:
+    """Return probes of the size of real ones, of the first rows of a unit."""
+    probe = {"crc32": 0, "thumbnail": "A" * 256, "steps": [["decode", 0]] * 4}
+    return [{"row": row, **probe} for row in cache.manifest.unit_range(unit)[:4]]
 
 
 def measure(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from kdcache.cache.arrays import arrays_digest
 from kdcache.cache.census import Unit, committed
 from kdcache.cache.commit import commit_key
 from kdcache.cache.fetch import fetched
+from kdcache.cache.rereading import agreed_bytes
 from kdcache.cache.subset import samples_arrays
 from kdcache.cache.writing import commit_unit, require_manifest, require_written, start_seed
 from kdcache.cached_source import CachedNames, source_of
@@ -190,7 +191,7 @@ def _copied(source: Cache, target: Cache, unit: Unit) -> int:
 def _is_there(target: Cache, key: str, data: bytes) -> bool:
     """Return whether an object that is there has these bytes."""
     try:
-        return target.objects.get(key, most=len(data)) == data
+        return agreed_bytes(target.objects, key, most=len(data)) == data
     except LargeObjectError:
         return False
 

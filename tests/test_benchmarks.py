@@ -68,7 +68,7 @@ def test_students_of_a_stack_are_those_trained_alone(tmp_path: Path) -> None:
     lines = [line for line in lines if "alone" in line]
     assert len(lines) == 3, "labels only, DIST and KL"
     for line in lines:
-        assert float(line.rpartition(" ")[2]) < 1e-4, lines
+        assert float(line.rpartition(" ")[2]) < 1e-3, lines  # float32, summed in another order
 
 
 @pytest.mark.slow

@@ -64,6 +64,9 @@ def require(value: Any, form: Any, where: str) -> None:
         _require_most(len(value), form.most, where, "values")
         for item in value:
             require(item, form.form, where)
+    elif isinstance(form, tuple) and isinstance(value, list) and len(value) == len(form):
+        for item, inner in zip(value, form, strict=True):
+            require(item, inner, where)
     elif isinstance(form, Text) and isinstance(value, str):
         _require_most(len(value), form.most, where, "characters")
     elif not _is_of(value, form):
@@ -94,8 +97,6 @@ def _require_most(count: int, most: int, where: str, what: str) -> None:
 
 
 def _is_of(value: Any, form: Any) -> bool:
-    if isinstance(form, tuple):
-        return isinstance(value, list) and len(value) == len(form) and all(map(_fits, value, form))
     if isinstance(form, frozenset):
         return any(_fits(value, one) for one in form)
     return _is_single(value, form)

@@ -36,7 +36,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"count": 3, "share": True}, "share is True; it must be a number"),
     ({"count": 3, "share": 10**400}, "it must be a number from 0 to 1"),
     ({"count": 3, "pair": [4]}, "pair is .4.; it must be a list of 2"),
-    ({"count": 3, "pair": [4, "abc"]}, "it must be a list of 2"),
+    ({"count": 3, "pair": [4, "abc"]}, "pair has 3 characters; it may have 2"),
     ({"count": 3, "list": [0, 2]}, "list is 2; it must be an integer from 0 to 1"),
     ({"count": 3, "list": [0] * 4}, "list has 4 values; it may have 3"),
     ({"count": 3, "list": {}}, "list is .*; it must be a list"),
