@@ -20,7 +20,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NUMBER = st.floats(0, 1e6)
 FREE = st.integers(0, 9) | TEXT | st.lists(st.floats(0, 1), max_size=2)
 COMPUTE = {
-    "device": TEXT,
+    "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:1"]),
     "precision": st.sampled_from(["float32", "bfloat16", "float16"]),
     "channels_last": st.booleans(),
     "workers": st.integers(0, 64),
@@ -112,7 +112,7 @@ def test_what_set_reaches(file: str, setting: str, found: Any) -> None:
         (["epochs=many"], "train-student epochs is 'many'; it must be of type int"),
         (["epochs.x=3"], "key 'epochs.x': epochs is a value, not a section"),
         (["compute.precision=float8"], "did you mean 'float"),
-        (["compute.workers=-1"], "compute.workers is -1; it must be 0 or more"),
+        (["compute.workers=-1"], "compute.workers is -1; it must be from 0 to 1024"),
         (["batch_size=0"], "batch_size is 0; it must be at least 1"),
     ],
 )

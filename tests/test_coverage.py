@@ -110,8 +110,8 @@ def test_seeds_that_share_units_count_together(tmp_path: Path) -> None:
     assert told(coverage) == ([0, 1, 4, 5], [0, 1], {}, [4, 5]) and coverage.units_asked == 6
     assert told(coverage_of(cache, [(4, 1)]))[2] == {4: [0, 2], 5: [0, 2]}
     crowd = create_cache(tmp_path / "crowd", manifest(store="webdataset", seeds_per_unit=60_000))
-    publish_extent(crowd.objects, Extent.of([0, 60_000]))
-    with pytest.raises(CacheError, match="is asked for 120000 seeds; at most 100000 are counted"):
+    publish_extent(crowd.objects, Extent.of(range(0, 300_000, 60_000)))
+    with pytest.raises(CacheError, match="is asked for 300000 seeds; at most 262144 are counted"):
         coverage_of(crowd)
 
 

@@ -75,7 +75,7 @@ def test_a_teacher_of_other_classes_is_told_by_numbers_of_its_own(
         (["--view", "3:9", "-o", "a.png", "--data", DIGITS], "seed 9"),
         (["--view", "3:0", "-o", "a.png"], "; if that is right, add --data tiny_models:few_digits,length=64"),
         (["--view", "3:0", "-o", "a.txt", "--data", DIGITS], "no known format"),
-        (["--view", "3:0", "-o", "a.png", "--data", "digits:test"], "is not the source of cache"),
+        (["--view", "3:0", "-o", "a.png", "--data", "digits:test"], "is not what cache"),
     ],
 )
 def test_mistakes_are_one_line(caches: Path, words: list[str], message: str) -> None:

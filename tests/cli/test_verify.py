@@ -1,6 +1,7 @@
 """The command `verify` as a user meets it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from runs import CONV, dump
 from kdcache_cli.commands import main
 
 TEACHER = f"{CONV},seed=7"
-HERE = ("--workers", "0", "--device", "cpu", "--data", "digits:train")
+CPU = ("--workers", "0", "--device", "cpu")
+HERE = (*CPU, "--data", "digits:train")
 
 
 def kdcache(*words: object) -> Result:
@@ -23,10 +25,17 @@ def lines_of(done: Result) -> dict[str, str]:
     return dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
 
 
+@pytest.fixture(scope="module")
+def dumped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("dumped") / "cache"
+    dump(path, unit_rows=256)
+    return path
+
+
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    dump(tmp_path / "cache", unit_rows=256)
-    return tmp_path / "cache"
+def cache(dumped: Path, tmp_path: Path) -> Path:
+    """Return a cache that the test may change."""
+    return Path(shutil.copytree(dumped, tmp_path / "cache"))
 
 
 def test_the_teacher_runs_again_and_is_told_in_a_line(cache: Path) -> None:
@@ -85,15 +94,15 @@ def test_files_that_changed_are_named_with_exit_code_1(tmp_path: Path) -> None:
         path = tmp_path / "images" / f"class{index % 3}" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 8), 40 * index).save(path, compress_level=0)
-    data = ("--data", f"imagefolder:{tmp_path / 'images'}", "--content-digests")
+    data = ("--data", f"imagefolder:{tmp_path / 'images'}")
     teacher = ("--teacher", f"{CONV},classes=3", "--recipe", "digits")
     cache = tmp_path / "cache"
-    assert kdcache("dump-teacher", cache, *data, *teacher, *HERE).exit_code == 0
-    done = kdcache("verify", cache, "--contents")
+    assert kdcache("dump-teacher", cache, *data, "--content-digests", *teacher, *CPU).exit_code == 0
+    done = kdcache("verify", cache, "--contents", *data)
     assert done.exit_code == 0
     assert lines_of(done)["contents"] == "6 samples read, none of them changed"
     Image.new("L", (8, 8), 7).save(tmp_path / "images" / "class1" / "4.png", compress_level=0)
-    done = kdcache("verify", cache, "--contents")
+    done = kdcache("verify", cache, "--contents", *data)
     assert done.exit_code == 1
     told = lines_of(done)
     assert told["contents"] == "6 samples read, 1 of them changed"
@@ -105,20 +114,20 @@ def test_files_that_changed_are_named_with_exit_code_1(tmp_path: Path) -> None:
     [
         (["--teacher", "tiny_models:cnov"], 2, "did you mean 'conv'"),
         (["--teacher", "timm:tset_resnet,pretrained=true"], 2, "did you mean 'test_resnet'"),
-        (["--teacher", f"{CONV},classes=7"], 1, "the source has 10 classes"),
+        (["--teacher", f"{CONV},classes=7"], 1, "gives 7 classes, and 10 are asked for"),
         (["--teacher", TEACHER, "--precision", "int8"], 2, "unknown compute precision 'int8'"),
         (["--teacher", TEACHER, "--device", "tpu9"], 2, "use auto, cpu"),
-        (["--teacher", TEACHER, "--workers", "-1"], 2, "it must be 0 or more"),
+        (["--teacher", TEACHER, "--workers", "-1"], 2, "it must be from 0 to 1024"),
         (["--teacher", TEACHER, "--views", "0"], 2, "it must be at least 1 to run a teacher on"),
         (["--views", "5"], 2, "made from digits:train; if that is right, add --data digits:train"),
         (["--precision", "bfloat16"], 2, "say how a teacher runs; give --teacher SPEC too"),
         (["--batch-size", "8"], 2, "say how a teacher runs; give --teacher SPEC too"),
-        (["--contents"], 2, "was made without content digests"),
+        (["--contents", "--data", "digits:train"], 2, "was made without content digests"),
         (["--data", "digits:train"], 2, "give --views N, --contents or --teacher SPEC too"),
     ],
 )
 def test_mistakes_are_one_line(cache: Path, words: list[str], code: int, told: str) -> None:
-    data = [] if "--teacher" not in words else ["--data", "digits:train"]
+    data = [] if "--teacher" not in words or "--data" in words else ["--data", "digits:train"]
     done = kdcache("verify", cache, *words, *data)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("kdcache: error: ")]
     assert done.exit_code == code and told in line and done.stdout == "" and "Traceback" not in done.output
