@@ -14,8 +14,9 @@ from typing import Any
 from kdcache.cache.fetch import fetched
 from kdcache.cache.limits import MOST_SEEDS, MOST_SPANS, check_extent
 from kdcache.cache.objects import Objects
+from kdcache.cache.rereading import read_twice
 from kdcache.cache.seal import digest, parsed, refuse_unknown, seal, unseal
-from kdcache.errors import CacheError, UsageError
+from kdcache.errors import CacheError, DamagedError, UsageError
 
 ROOT = "extents"
 _MOST_REQUESTS = 10_000
@@ -72,7 +73,8 @@ class Extent:
         """Return the request in `data`.
 
         Raises:
-            CacheError: it is not what was written, or of a newer kdcache.
+            DamagedError: it is not what was written.
+            CacheError: it is of a newer kdcache.
         """
         try:
             content = unseal(parsed(data, most_values=_MOST_VALUES))
@@ -82,7 +84,7 @@ class Extent:
             if extent.key != key:
                 raise ValueError("its name is that of another request")
         except (ValueError, TypeError) as error:
-            raise CacheError(
+            raise DamagedError(
                 f"{where}/{key} is damaged: {error}; delete it and run the same command again, which writes it anew"
             ) from None
         return extent
@@ -124,11 +126,10 @@ def read_extents(objects: Objects, known: dict[str, Extent] | None = None) -> li
     _require_few(objects, "requests", len(keys), _MOST_REQUESTS)
     new = [key for key in keys if key not in known]
     num_spans, num_numbers = 0, 0
-    documents = fetched(lambda key: _data(objects, key), new, num_bytes=0)
-    for key, data in zip(new, documents, strict=True):
-        if data is None:  # removed since the listing
+    requests = fetched(lambda key: _read(objects, key), new, num_bytes=0)
+    for key, extent in zip(new, requests, strict=True):
+        if extent is None:
             continue
-        extent = Extent.from_bytes(data, key, str(objects))
         spans = [*extent.seeds, *(extent.units or ())]
         num_spans += len(spans)
         num_numbers += _num_in(spans)
@@ -149,9 +150,15 @@ def _require_few(objects: Objects, what: str, count: int, most: int) -> None:
         )
 
 
-def _data(objects: Objects, key: str) -> bytes | None:
+def _read(objects: Objects, key: str) -> Extent | None:
+    """Return a request; None of one that was removed since it was listed."""
+
+    def read(is_fresh: bool) -> Extent:
+        data = objects.get(key, most=_MOST_BYTES, is_fresh=is_fresh)
+        return Extent.from_bytes(data, key, str(objects))
+
     try:
-        return objects.get(key, most=_MOST_BYTES)
+        return read_twice(read)
     except FileNotFoundError:
         return None
 

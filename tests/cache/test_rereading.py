@@ -12,6 +12,7 @@ from s3_server import BUCKET, environ, environment, faulty_proxy, s3_server
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.arrays import arrays_digest
 from kdcache.cache.commit import commit_key
+from kdcache.cache.extent import Extent, publish_extent, read_extents
 from kdcache.cache.objects import MOST_BYTES
 from kdcache.cache.publish import Folder
 from kdcache.cache.subset import samples_arrays
@@ -23,6 +24,7 @@ from kdcache.errors import CacheError, DamagedError
 
 HELD = np.array([1, 2, 3, 5, 8, 13])
 KEYS = {
+    "extents/": lambda cache: read_extents(cache.objects),
     "zarr.json": lambda cache: cache.manifest.digest,
     commit_key(0, 1): lambda cache: cache.whole_commit(0, 1).digest,
     object_key(0, 1): lambda cache: cache.read_unit(cache.commit_of(0, 1)).tobytes(),
@@ -64,6 +66,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     codec = open_codec("lowrank:step=0.5", classes=5).fit(logits)
     samples = {"count": len(HELD), "sha256": arrays_digest(samples_arrays(HELD))}
     cache = create_cache(path, manifest(codec, samples=samples), fit_arrays(codec), samples=HELD)
+    publish_extent(cache.objects, Extent.of([0]))
     start_seed(cache, 0)
     for unit in range(cache.manifest.num_units):
         commit_unit(cache, 0, unit, records(cache, 0, unit))

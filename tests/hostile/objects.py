@@ -86,7 +86,7 @@ def _shard(make: Callable[[], bytes]) -> Attack:
 
 
 many(
-    r"unit 0 .*(a zstd frame in it|a chunk of it|chunk 0 of it|its index|it has \d+ bytes|such a unit has at most \d+$)",
+    r"unit 0 .*(a zstd frame in it|a chunk of it|chunk 0 of it|its index|it has \d+ bytes|such a unit has at most \d+)",
     {f"shard_{k}": v for k, v in SHARDS.items()},
     _shard,
 )
