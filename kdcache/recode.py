@@ -83,6 +83,7 @@ def recode_cache(cache: str | Path, new: str | Path, *, codec: str, seeds: str |
     with heeding(lambda: f": {written} units written"):
         written = _write_units(source, made, commits)
         look()
+    require_written(made, itertools.product(commits, range(made.manifest.num_units)))
     seconds = time.monotonic() - start
     made_commits = {seed: made.commits(seed) for seed in commits}
     tell_clipped(made, [commit for of_seed in made_commits.values() for commit in of_seed])
@@ -250,7 +251,6 @@ def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Comm
                 commit_unit(made, seed, unit, records, **facts)
                 written += 1
             bar.advance(len(rows), f"seed {seed}")
-    require_written(made, itertools.product(commits, range(made.manifest.num_units)))
     return written
 
 

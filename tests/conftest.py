@@ -46,6 +46,15 @@ def slab_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def short_plans() -> Iterator[None]:
+    """Let plans probe for a second; their figures mean nothing on tiny models."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("kdcache.dump_plan", "kdcache.train"):
+            patch.setattr(f"{module}.PLAN_SECONDS", 1.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the file of the recipe that small caches of maps have."""
