@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numcodecs.pickles
 import numpy as np
 import pytest
 from hostile.commands import peak
-from hostile.forge import ATTACKS, BOMB_BYTES, change_manifest, lowrank, tars, zarr
+from hostile.forge import ATTACKS, BOMB_BYTES, change_manifest, change_object, lowrank, tars, zarr
 from hostile.pictures import RECIPES, pictures
 
 from kdcache.cache import open_cache
@@ -152,3 +152,24 @@ def test_few_bytes_do_not_make_many(root: str, tmp_path: Path) -> None:
     print(f"{root}: {growth / 1e6:.0f} MB, {seconds:.3f} s: {said}")
     assert re.search(r"the list of its \w+ \(.*\) is absent or damaged", said), said
     assert growth < MOST_GROWTH and seconds < MOST_SECONDS
+
+
+@pytest.mark.parametrize("make", [zarr, tars])
+def test_a_large_unit_that_is_whole_is_taken(make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "cache")
+    monkeypatch.setattr("kdcache.cache.cache._LARGE", 0)
+    assert read_all(tmp_path / "cache") == verify_all(tmp_path / "cache") == ""
+    cache = open_cache(tmp_path / "cache")
+    path = tmp_path / "cache" / cache.commit_of(0, 0).key
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "unit 0 " in verify_all(tmp_path / "cache")
+    path.write_bytes(whole[:-512])
+    assert "bytes where" in verify_all(tmp_path / "cache")
+
+
+def test_zeros_after_the_end_of_a_tar_are_refused(tmp_path: Path) -> None:
+    cache = tars(tmp_path / "cache")
+    data = cache.unit_bytes(cache.commit_of(0, 0))
+    change_object(tmp_path / "cache", data + bytes(512))
+    assert "it goes on after its end mark" in verify_all(tmp_path / "cache")
