@@ -16,6 +16,7 @@ from kdcache.cache.local_units import LocalUnits
 from kdcache.contents import checked_source
 from kdcache.errors import (
     MOST_QUOTED,
+    KdcacheError,
     SourceError,
     UnreadableSampleError,
     UsageError,
@@ -172,11 +173,14 @@ class CachedSource:
         return self._rows
 
     def key(self, index: int) -> str:
-        """Return the name of sample `index` in the source that the cache was made from; its number if its tar is not here."""
+        """Return the name of sample `index` in the source that the cache was made from.
+
+        It is its number if no tar of it is here, or none that is whole.
+        """
         try:
             unit, at = self._place(index)
             return self._unit(unit)[1].keys[at]
-        except SourceError:
+        except KdcacheError:
             return f"{index:08d}"
 
     def sample(self, index: int) -> Sample:

@@ -18,6 +18,22 @@ import torch
 from kdcache.errors import KdcacheError
 
 _DIGEST = "digest"
+_OF_A_RUN = {
+    "epoch",
+    "epoch_step",
+    "step",
+    "sums",
+    "clock",
+    "seeds",
+    "left_out",
+    "identity",
+    "optimizer",
+    "scaler",
+    "student",
+    "best",
+}
+"""What the checkpoint of a run holds, by which one of a kdcache before digests is known."""
+_MAY_BE_THERE = {"ema", "unscored"}
 _TEMPORARY = re.compile(r"\.(config\.toml|metrics\.jsonl|result\.json|[a-z]+\.(pt|safetensors))\.[0-9a-f]{16}\.tmp")
 """Files of a run that a killed process left half-written."""
 
@@ -32,15 +48,27 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     replace_file(path, lambda file: torch.save(sealed, file), kept_as=path_before(path))
 
 
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
+def load_checkpoint(
+    path: Path,
+    *,
+    tell: Callable[[str], object] = print,
+) -> dict[str, Any] | None:
     """Return the state in `path`, or None if there is none yet; nothing in it is executed.
+
+    Args:
+        path: of the checkpoint.
+        tell: is called with a note if an older kdcache wrote it, which knew no digests: it is taken
+            as it is.
 
     Raises:
         KdcacheError: a file that is not a checkpoint, or not the one that was written. The message says whether the one before
             it is whole.
     """
     try:
-        return _loaded(path)
+        state, is_compared = _loaded(path)
+        if not is_compared:
+            tell(f"note: {path} is of an older kdcache and has no digest; the next one has")
+        return state
     except FileNotFoundError:
         if not path_before(path).exists():
             return None
@@ -68,7 +96,8 @@ class _DamagedError(Exception):
     """What is wrong with a file."""
 
 
-def _loaded(path: Path) -> dict[str, Any]:
+def _loaded(path: Path) -> tuple[dict[str, Any], bool]:
+    """Return a state, and whether it was compared with a digest: older ones have none."""
     data = path.read_bytes()
     try:
         with warnings.catch_warnings():
@@ -76,12 +105,17 @@ def _loaded(path: Path) -> dict[str, Any]:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch and its unpickler raise what they like on damaged bytes
         raise _DamagedError(" ".join(str(error).split())[:120] or type(error).__name__) from error
-    if not isinstance(state, dict) or _DIGEST not in state:
-        raise _DamagedError("it has no digest: an older kdcache, or another program, wrote it")
-    digest = state.pop(_DIGEST)
+    if not isinstance(state, dict):
+        raise _DamagedError("another program wrote it")
+    digest = state.pop(_DIGEST, None)
+    if digest is None:
+        # a name that was damaged is none of these, also if it was that of the digest
+        if not _OF_A_RUN <= state.keys() <= _OF_A_RUN | _MAY_BE_THERE:
+            raise _DamagedError("it has no digest, and is not what an older kdcache wrote")
+        return state, False
     if digest != state_digest(state):
         raise _DamagedError("its content differs from its digest")
-    return state
+    return state, True
 
 
 def _way_out(path: Path) -> str:
@@ -89,7 +123,7 @@ def _way_out(path: Path) -> str:
     before = path_before(path)
     anew = "delete it to train from the start"
     try:
-        state = _loaded(before)
+        state, _ = _loaded(before)
     except (OSError, _DamagedError):
         return anew
     return f"the one before it, of step {state.get('step')}, is whole: mv {before} {path}, and run again; or {anew}"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache import Cache
-from kdcache.cache.arrays import arrays_digest, damaged
-from kdcache.cache.limits import most_list_bytes
+from kdcache.cache.arrays import arrays_digest, damaged, num_stored_about
+from kdcache.cache.limits import ANY_RATIO, most_decoded, most_list_bytes
 from kdcache.cache.manifest import SOURCE
 from kdcache.errors import SourceError
 from kdcache.sources import Source
@@ -94,8 +94,11 @@ def list_of(source: Source) -> SourceList:
 
 def kept_list(listing: SourceList) -> SourceList | None:
     """Return the list, if a cache can keep it; else None, and a note says so."""
-    size = sum(array.nbytes for array in listing.arrays.values())
+    arrays = listing.arrays
+    size = sum(array.nbytes for array in arrays.values())
     most = most_list_bytes(len(listing))
+    if ANY_RATIO < size <= most:
+        most = min(most, most_decoded(num_stored_about(arrays)))
     if size <= most:
         return listing
     say(
@@ -127,7 +130,7 @@ def read_list(cache: Cache) -> SourceList | None:
         return None
     text = arrays.pop(_NAMES, np.empty(0))
     is_text = text.dtype == np.uint8 and text.ndim == 1 and text.size > 0 and text[-1] == 0
-    is_list = is_text and int((text == 0).sum()) == cache.manifest.rows
+    is_list = is_text and text.size - np.count_nonzero(text) == cache.manifest.rows
     is_list = is_list and arrays.keys() <= {*_NUMBERS}
     for name, array in arrays.items():
         num_axes = 1 if name == "targets" else 2

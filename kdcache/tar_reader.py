@@ -18,6 +18,8 @@ _OWN_HEADER, _OWN_HEADERS = 1 << 10, 1
 """The same in the tars that kdcache writes: there a header holds a name."""
 _LONGEST_NAME = 4096
 _BLOCK = 512
+END = 2 * _BLOCK
+"""Bytes of zeros at the end of a tar, as POSIX has it; other tools write more."""
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _PAX_KEYS = (b"path", b"size")
@@ -44,7 +46,7 @@ class TarReader:
     """Reads a tar of `size` bytes through `read(position, size)`."""
 
     def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
-        self._read, self.size = read, size
+        self.read, self.size = read, size
 
     @classmethod
     def of(cls, data: bytes) -> "TarReader":
@@ -66,7 +68,7 @@ class TarReader:
         position, last = 0, ""
         extended: dict[str, str] = {}  # what extended headers say of the next member
         headers = 0
-        while header := self._header(position, last):
+        while header := self._header(position, last, is_own=is_own):
             size = self._size(header, {} if header.type in _EXTENSIONS else extended)
             member = Member(extended.get("path", header.name), position + _BLOCK, size)
             position = member.offset + -(-size // _BLOCK) * _BLOCK
@@ -97,9 +99,9 @@ class TarReader:
         elif kind != tarfile.DIRTYPE:
             _refuse(f"member {brief(member.name)} is {_KINDS.get(kind, f'of type {kind!r}')}; only plain files are read")
 
-    def _header(self, position: int, last: str) -> tarfile.TarInfo | None:
+    def _header(self, position: int, last: str, *, is_own: bool) -> tarfile.TarInfo | None:
         """Return the header at `position`, or None if the archive ends there as it should."""
-        block = self._read(position, _BLOCK)
+        block = self.read(position, _BLOCK)
         for magic, name in _COMPRESSED.items():
             if position == 0 and block.startswith(magic):
                 _refuse(f"it is compressed ({name}); decompress it: samples are read at random")
@@ -108,6 +110,8 @@ class TarReader:
                 f"it is cut short: it ends at byte {self.size}, after member {quoted(last)}, without an end mark; copy it again"
             )
         if not any(block):
+            if is_own and self.size - position > END:
+                _refuse(f"it goes on after its end mark at byte {position}, up to byte {self.size}")
             self._check_end(position)
             return None
         try:
@@ -117,7 +121,7 @@ class TarReader:
             _refuse(f"it is {what} ({error})")
 
     def _check_end(self, position: int) -> None:
-        while data := self._read(position, LARGEST_TEXT):
+        while data := self.read(position, LARGEST_TEXT):
             if data != bytes(len(data)):
                 _refuse(f"it goes on after its end mark at byte {position} (tars joined with cat?); unpack and pack it again")
             position += len(data)
@@ -154,7 +158,7 @@ class TarReader:
         """
         if member.size > LARGEST_TEXT:
             _refuse(f"member {brief(member.name)} has {member.size} bytes; a target has at most {LARGEST_TEXT}")
-        return self._read(member.offset, member.size)
+        return self.read(member.offset, member.size)
 
 
 def _refuse(reason: str) -> NoReturn:

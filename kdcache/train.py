@@ -91,7 +91,7 @@ def plan_training(config: TrainConfig) -> dict[str, Any]:
     with joined, others_that_fail(), ExitStack() as held:
         require_same_settings(config)
         on_main(lambda: _check_folder(run, config))
-        checkpoint = on_main(lambda: load_checkpoint(run / "last.pt"))
+        checkpoint = on_main(lambda: load_checkpoint(run / "last.pt", tell=say))
         trainer = Trainer(config)
         held.callback(trainer.close)
         trainer.require_readable_evaluation()
@@ -121,7 +121,7 @@ def plan_training(config: TrainConfig) -> dict[str, Any]:
 
 def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
     """Train what is left of the run whose folder this process, or rank 0, holds."""
-    if (checkpoint := on_main(lambda: load_checkpoint(run / "last.pt"))) is not None:
+    if (checkpoint := on_main(lambda: load_checkpoint(run / "last.pt", tell=say))) is not None:
         trainer.load_state(checkpoint)
     metrics = _start(run, config, trainer) if is_main() else NoMetrics()
     best = checkpoint["best"] if checkpoint else {trainer.task.best: -1.0}

@@ -173,3 +173,30 @@ def test_the_order_of_records_does_not_depend_on_where_images_come_from(tars: Pa
     keys = [source.key(int(index)) for index in cache.order]
     samples = [sample.key for commit in cache.commits(0) for sample in cache.samples_of(commit, cache.unit_bytes(commit))]
     assert keys == samples and len(np.unique(keys)) == 240
+
+
+def test_a_damaged_tar_leaves_no_file_open(copied: Path) -> None:
+    cache = open_cache(copied)
+    tar = copied / cache.commit_of(0, 0).key
+    changed(tar, ".records.npy", other_byte)
+    source = CachedSource(cache)
+    index = int(cache.order[0])
+    before = len([*Path("/dev/fd").iterdir()])
+    for _ in range(5):
+        with pytest.raises(DamagedUnitError, match="its bytes differ from what was committed"):
+            source.sample(index)
+        assert source.key(index) == f"{index:08d}"
+    assert len([*Path("/dev/fd").iterdir()]) == before
+
+
+@pytest.mark.parametrize("preferred", [0, 1])
+def test_a_tar_of_another_seed_serves_for_a_damaged_one(tmp_path: Path, preferred: int) -> None:
+    settings = {**TARS, "seeds": "0:2", "seeds_per_unit": 1}
+    dump(tmp_path / "cache", **settings)
+    cache = open_cache(tmp_path / "cache")
+    index = int(cache.order[0])
+    right = CachedSource(cache).stored(index)
+    changed(tmp_path / "cache" / cache.commit_of(0, 0).key, ".records.npy", other_byte)
+    source = CachedSource(open_cache(tmp_path / "cache"))
+    source.units.prefer(preferred)
+    assert source.stored(index) == right

@@ -224,3 +224,16 @@ def test_a_damaged_list_is_a_fault(shelf: Path, tmp_path: Path) -> None:
     (fault,) = verify_cache(cache)["faults"]
     assert "the list of its source (source/" in fault
     assert cache.read(0, range(24)).shape == (24,), "records need no list"
+
+
+def test_a_list_that_readers_would_take_for_a_bomb_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("kdcache.source_list.ANY_RATIO", 0)
+    monkeypatch.setattr("kdcache.cache.limits.ANY_RATIO", 0)
+    alike = list_of(Keyed([f"{'x' * 1000}{number}" for number in range(1000)]))
+    assert kept_list(alike) is None
+    assert "it is left out" in capsys.readouterr().err
+    counted = list_of(Keyed([f"train/{number:08d}.png" for number in range(100_000)]))
+    assert kept_list(counted) is counted

@@ -428,3 +428,14 @@ def test_evaluation_data_of_other_class_names_is_refused(tmp_path: Path) -> None
     data = {"data": f"imagefolder:{tmp_path}/train", "eval_data": f"imagefolder:{tmp_path}/val"}
     with pytest.raises(MismatchError, match=r"calls a class 'c' that data .* calls 'b'"):
         train(tmp_path / "run", recipe="digits", loss="ce", student=f"{MLP},classes=2", **data)
+
+
+def test_a_run_of_a_kdcache_without_digests_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run" / "last.pt"
+    train(tmp_path / "run", recipe="digits", loss="ce", epochs=1)
+    state = torch.load(path, weights_only=True)
+    del state["digest"]
+    torch.save(state, path)
+    (tmp_path / "run" / "result.json").unlink()
+    train(tmp_path / "run", recipe="digits", loss="ce", epochs=1)
+    assert f"note: {path} is of an older kdcache and has no digest" in capsys.readouterr().err

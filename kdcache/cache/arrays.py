@@ -6,21 +6,26 @@ The manifest names the digest, and is published after them: whoever publishes th
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from math import prod
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import zarr
+from google_crc32c import value as crc32c
+from numcodecs import Zstd
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
+from kdcache.cache.limits import most_decoded
 from kdcache.cache.manifest import CODEC, SAMPLES, SOURCE
 from kdcache.cache.objects import Objects
 from kdcache.cache.rereading import read_twice
 from kdcache.cache.seal import parsed
 from kdcache.cache.shard import check_frame
-from kdcache.cache.zarr_store import MOST_METADATA, contents, put
+from kdcache.cache.zarr_store import MOST_METADATA, contents
 from kdcache.errors import CacheError, DamagedError, quoted
 
 T = TypeVar("T")
@@ -31,6 +36,11 @@ ROOTS = {
 }
 """What lies under which name, in words."""
 _MOST_ARRAYS = 16
+_CHECKSUM = 4
+_LEVEL = 12
+"""Of zstd."""
+_SAMPLE = 1 << 24
+"""Bytes of an array that are compressed to see how many all of it takes."""
 _TYPES = {"float16": "<f2", "float32": "<f4", "uint32": "<u4", "uint8": "|u1"}
 
 
@@ -38,7 +48,11 @@ def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
     """Return the SHA-256 over names, types, shapes and values."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape} ".encode() + arrays[name].tobytes())
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        # a view where values lie side by side: these may be gigabytes
+        values = np.ascontiguousarray(array).reshape(-1)
+        digest.update(values.view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -69,16 +83,32 @@ def read_arrays(objects: Objects, root: str, digest: str, *, most: int) -> dict[
 
 
 def _read_all(objects: Objects, root: str, digest: str, most: int, is_fresh: bool) -> dict[str, np.ndarray]:
-    path = arrays_path(root, digest)
-    error = damaged(objects, root, digest)
-    names = [name for name in objects.list(path) if objects.exists(f"{path}/{name}/zarr.json")]
-    arrays: dict[str, np.ndarray] = {}
-    for name in names[:_MOST_ARRAYS]:
-        left = most - sum(array.nbytes for array in arrays.values())
-        arrays[name] = _read(objects, f"{path}/{name}", left, is_fresh, error)
-    if arrays_digest(arrays) != digest:
-        raise error
-    return arrays
+    def fetched(key: str, room: int, check: Callable[[bytes], T]) -> T:
+        """Return what `check` makes of an object, which is read twice before it is damaged."""
+
+        def read(again: bool) -> T:
+            with _explained(objects, root, digest):
+                return check(objects.get(key, most=room, is_fresh=is_fresh or again))
+
+        return read_twice(read)
+
+    with _explained(objects, root, digest):
+        stored = _stored_arrays(objects, arrays_path(root, digest), most, fetched)
+        arrays = {name: stored.pop(name).decoded() for name in list(stored)}
+        if arrays_digest(arrays) != digest:
+            raise ValueError("their digest is another")
+        return arrays
+
+
+@contextmanager
+def _explained(objects: Objects, root: str, digest: str) -> Iterator[None]:
+    """Turn whatever is raised in the block into the error of damaged arrays."""
+    try:
+        yield
+    except CacheError:
+        raise
+    except Exception as raised:  # what parses damaged bytes raises what it likes
+        raise damaged(objects, root, digest) from raised
 
 
 def damaged(objects: Objects, root: str, digest: str) -> DamagedError:
@@ -87,29 +117,64 @@ def damaged(objects: Objects, root: str, digest: str) -> DamagedError:
     return DamagedError(f"cache {objects}: {ROOTS[root]} ({path}) is absent or damaged; restore it from a copy")
 
 
-def _read(objects: Objects, path: str, most: int, is_fresh: bool, error: DamagedError) -> np.ndarray:
-    """Return an array of which only shape and type are taken from its zarr.json: another could name any codec.
+class _Stored(NamedTuple):
+    """An array as it is stored."""
+
+    frame: bytes
+    """Of zstd."""
+    shape: tuple[int, ...]
+    dtype: "np.dtype[Any]"
+
+    def decoded(self) -> np.ndarray:
+        """Return the array.
+
+        Raises:
+            ValueError, RuntimeError: bytes that are no such array.
+        """
+        array = np.empty(self.shape, self.dtype)
+        Zstd().decode(self.frame, array)
+        return array
+
+
+def _stored_arrays(objects: Objects, path: str, most: int, fetched: Any) -> dict[str, _Stored]:
+    """Return all arrays under a path, of which nothing is decoded yet.
+
+    Only shape and type are taken from a zarr.json: another could name any codec.
+
+    Args:
+        objects: of the cache.
+        path: of the arrays.
+        most: bytes that they may have.
+        fetched: returns what a function makes of the bytes of a key, of which there are so many.
 
     Raises:
-        DamagedError: `error`: another type, more than `most` bytes, or an object that is no such thing.
+        ValueError: more bytes than so few can hold.
     """
+    names = [name for name in objects.list(path) if objects.exists(f"{path}/{name}/zarr.json")]
+    stored: dict[str, _Stored] = {}
+    size = 0
+    for name in names[:_MOST_ARRAYS]:
+        metadata = f"{path}/{name}/zarr.json"
+        shape, dtype = fetched(metadata, MOST_METADATA, partial(_shape, most=most - size))
+        num_bytes = prod(shape) * dtype.itemsize
+        size += num_bytes
+        room = num_bytes + num_bytes // 128 + 1024  # what zstd cannot compress takes a little more
+        key = f"{path}/{name}/c/{'/'.join('0' for _ in shape)}"
+        frame = fetched(key, room, partial(_frame, num_bytes=num_bytes))
+        stored[name] = _Stored(frame, shape, dtype)
+    num_stored = sum(len(array.frame) for array in stored.values())
+    if size > most_decoded(num_stored):
+        raise ValueError(f"{num_stored} bytes that say to hold {size}")
+    return stored
 
-    def checked(key: str, room: int, check: Callable[[bytes], T]) -> T:
-        def read(again: bool) -> T:
-            try:
-                return check(objects.get(key, most=room, is_fresh=is_fresh or again))
-            except CacheError:
-                raise
-            except Exception as raised:  # zarr raises what it likes on damaged bytes
-                raise error from raised
 
-        return read_twice(read)
-
-    shape, dtype = checked(f"{path}/zarr.json", MOST_METADATA, lambda data: _shape(data, most))
-    size = prod(shape) * dtype.itemsize
-    room = size + size // 128 + 1024  # what zstd cannot compress takes a little more
-    key = f"{path}/c/{'/'.join('0' for _ in shape)}"
-    return checked(key, room, lambda data: _decoded(path, key, data, shape, dtype))
+def _frame(data: bytes, num_bytes: int) -> bytes:
+    """Return the zstd frame in an object, which ends with its crc32c."""
+    check_frame(data, num_bytes)
+    frame = data[:-_CHECKSUM]
+    if crc32c(frame) != int.from_bytes(data[-_CHECKSUM:], "little"):
+        raise ValueError("it differs from its checksum (crc32c)")
+    return frame
 
 
 def _shape(data: bytes, most: int) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
@@ -122,12 +187,13 @@ def _shape(data: bytes, most: int) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
     return shape, dtype
 
 
-def _decoded(path: str, key: str, data: bytes, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> np.ndarray:
-    check_frame(data, prod(shape) * dtype.itemsize)
-    store = MemoryStore()
-    array = _created(store, path, shape, dtype)
-    put(store, key, data)
-    return np.asarray(array[...])
+def num_stored_about(arrays: Mapping[str, np.ndarray]) -> int:
+    """Return about how many bytes arrays take once they are stored: the beginning of each tells."""
+    total = 0.0
+    for array in arrays.values():
+        beginning = array.reshape(-1)[: _SAMPLE // array.dtype.itemsize]
+        total += len(Zstd(_LEVEL).encode(beginning)) * array.size / max(beginning.size, 1)
+    return int(total)
 
 
 def _created(store: MemoryStore, path: str, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -137,7 +203,7 @@ def _created(store: MemoryStore, path: str, shape: tuple[int, ...], dtype: Any) 
         shape=shape,
         chunks=shape,
         dtype=dtype,
-        compressors=[ZstdCodec(level=12), Crc32cCodec()],
+        compressors=[ZstdCodec(level=_LEVEL), Crc32cCodec()],
         config={"write_empty_chunks": True},
     )
 

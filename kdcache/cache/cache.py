@@ -15,23 +15,27 @@ from kdcache.cache.gaps import Gaps
 from kdcache.cache.limits import MOST_SEEDS, MOST_UNITS
 from kdcache.cache.manifest import CODEC, SOURCE, Manifest
 from kdcache.cache.objects import Objects
+from kdcache.cache.publish import Blocks, Folder
 from kdcache.cache.rereading import read_twice
 from kdcache.cache.slab import Slab
 from kdcache.cache.slab_folder import SLAB, LocalFile, SlabFolder
 from kdcache.cache.subset import held_mask, read_samples
 from kdcache.cache.tar_store import TarFormat
-from kdcache.cache.units import StoredSample, UnitFormat, committed_unit
+from kdcache.cache.units import Bytes, StoredSample, UnitFormat, committed_unit
 from kdcache.cache.zarr_store import ZarrFormat
 from kdcache.codecs import Codec, check_records, codec_from_dict, codec_spec
 from kdcache.contrast import joined
 from kdcache.errors import CacheError, CodecError, DamagedUnitError, LargeObjectError, MismatchError, MissingUnitError, quoted
 from kdcache.shapes import Records, Rows
+from kdcache.tar_reader import TarReader
 from kdcache.views.order import row_order
 
 Fetch = Callable[[Commit], bytes]
 """Returns the bytes of a committed unit, after they were checked against the commit."""
 _ROOM = 2
 """Bytes that are kept free for each byte that a commit may have while it is fetched."""
+_LARGE = 1 << 24
+"""Bytes of an object that is looked through before it is read into memory; several are read at once."""
 
 
 class Cache:
@@ -281,10 +285,14 @@ class Cache:
         Raises:
             DamagedUnitError: it is no such object; the message begins with `where`.
         """
+        return self._decoded(unit, partial(self.format.decode, unit, data), where)
+
+    def _decoded(self, unit: int, decode: Callable[[Bytes], None], where: str) -> Records:
+        """Return the records that `decode` writes, `[seeds, rows]`, after they were checked."""
         shape = self.manifest.seeds_per_unit, len(self.manifest.unit_range(unit))
         records = np.empty(shape, self.manifest.dtype)
         try:
-            self.format.decode(unit, data, records.view(np.uint8).reshape(*shape, -1))
+            decode(records.view(np.uint8).reshape(*shape, -1))
             check_records(self.manifest.codec, records, self._pixel, self.manifest.classes)
             return records
         except (ValueError, CodecError) as error:
@@ -303,6 +311,9 @@ class Cache:
         try:
             key = self.format.key(self.manifest.unit_seeds(commit.seed)[0], commit.unit)
             most = min(commit.num_bytes, self.format.most_bytes(commit.unit))
+            if most > _LARGE and isinstance(self.objects, Folder):
+                with self.objects.blocks(key, is_fresh=is_fresh) as blocks:
+                    self._look_through(commit, blocks)
             data = self.objects.get(key, most=most, is_fresh=is_fresh)
         except LargeObjectError as error:
             raise DamagedUnitError(f"{where}: more bytes than were committed: {error}; {way_out}") from None
@@ -313,6 +324,24 @@ class Cache:
         if not commit.is_of(data):
             raise DamagedUnitError(f"{where}: its bytes differ from what was committed (SHA-256); {way_out}")
         return data
+
+    def _look_through(self, commit: Commit, blocks: Blocks) -> None:
+        """Compare a large object with its commit while little of it is in memory.
+
+        What holds a tar's records is looked at first, for that takes no time: one that is mostly
+        zeros is refused by that.
+
+        Raises:
+            DamagedUnitError: it is another, or no such object.
+        """
+        where, way_out = self._where(commit)
+        if blocks.size != commit.num_bytes:
+            raise DamagedUnitError(f"{where}: {blocks.size} bytes where {commit.num_bytes} were committed; {way_out}")
+        if isinstance(self.format, TarFormat):
+            tar = TarReader(blocks.read, blocks.size)
+            self._decoded(commit.unit, partial(self.format.decode_tar, commit.unit, tar), f"{where}; {way_out}")
+        if blocks.sha256() != commit.sha256:
+            raise DamagedUnitError(f"{where}: its bytes differ from what was committed (SHA-256); {way_out}")
 
     def read(self, seed: int, rows: Rows | Sequence[int]) -> Records:
         """Return the records of `rows` under `seed`, in their order.

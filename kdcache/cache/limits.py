@@ -28,6 +28,10 @@ MOST_FIT = 1 << 29
 """Bytes of the arrays of a codec's fit; those of 21,841 classes have 45 MB."""
 MOST_LIST = 1 << 30
 """Bytes of the list of a source; that of ImageNet-21k has 800 MB."""
+MOST_RATIO = 100
+"""Bytes of arrays beside the units for each byte that they take compressed, beyond the first
+`ANY_RATIO`; names of files that count on without a gap come to 40."""
+ANY_RATIO = 1 << 26
 SEEDS = range(1 << 32)
 MOST_SEEDS = 1 << 18
 """Of a cache of which some unit is committed."""
@@ -227,6 +231,11 @@ def most_list_bytes(rows: int) -> int:
     name = 256  # of a name on average; a small source may have longer ones
     numbers = 4 + 2 * 4 + 2 * 4  # class, sizes and checksums of an image and a mask
     return min(MOST_LIST, rows * (name + numbers) + (1 << 20))
+
+
+def most_decoded(stored: int) -> int:
+    """Return the bytes that arrays may have which take `stored` bytes compressed."""
+    return ANY_RATIO + MOST_RATIO * stored
 
 
 def check_extent(content: Mapping[str, Any]) -> None:

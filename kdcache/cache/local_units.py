@@ -17,7 +17,7 @@ from kdcache.cache.image_index import ImageIndex
 from kdcache.cache.publish import Folder
 from kdcache.cache.slab_folder import INDEX, TAR, LocalFile, one_at_a_time
 from kdcache.cache.tar_store import TarFormat
-from kdcache.errors import CacheError, MissingUnitError, SourceError
+from kdcache.errors import CacheError, KdcacheError, MissingUnitError, SourceError
 from kdcache.tar_reader import TarReader
 from kdcache.tracking import progress
 
@@ -90,25 +90,47 @@ class LocalUnits:
     def open(self, unit: int) -> tuple[int, ImageIndex]:
         """Return a descriptor of a tar of unit number `unit`, and where its images are.
 
+        If one tar is damaged, those of other seeds may serve: they hold the same images.
+
         Raises:
             SourceError: no tar of it is on this machine.
-            DamagedUnitError: it is not what was committed.
+            DamagedUnitError: none serves, and the first that was looked at is not what was
+                committed.
         """
+        damages: list[KdcacheError] = []
         for key in self._candidates(unit):
             try:
                 descriptor = self._opened(key)
             except (OSError, CacheError):
                 continue
-            status = os.fstat(descriptor)
-            stamp = (0, 0) if self.are_copies else (status.st_size, status.st_mtime_ns)
-            index = self._index(key)
-            if index is None or index.stamp != stamp:
-                index = self._index_here(key)
+            try:
+                index = self._checked_index(key, descriptor)
+            except KdcacheError as error:
+                damages.append(error)
+                index = None
+            except BaseException:
+                os.close(descriptor)
+                raise
             if index is not None:
                 return descriptor, index
             os.close(descriptor)
+        if damages:
+            raise damages.pop(0)
         where = self._folder or self._cache.slabs.path
         raise SourceError(f"no tar of unit {unit} of cache {self._cache} is in {where}; run the same command again")
+
+    def _checked_index(self, unit: Unit, descriptor: int) -> ImageIndex | None:
+        """Return what is known of an open tar, after it was checked; None if there is no such unit.
+
+        Raises:
+            KdcacheError: it is damaged, or cannot be read.
+        """
+        status = os.fstat(descriptor)
+        stamp = (0, 0) if self.are_copies else (status.st_size, status.st_mtime_ns)
+        index = self._index(unit)
+        if index is None or index.stamp != stamp:
+            return self._index_here(unit)
+        return index
 
     def _prepare(self, commit: Commit) -> None:
         with one_at_a_time(self._cache.slabs.path / self._name(self._unit_of(commit), INDEX)):

@@ -7,17 +7,19 @@ some of FUSE) may be able to rename a file without replacing another.
 """
 
 import errno
+import hashlib
 import os
 import secrets
 import stat
 from collections.abc import Generator, Hashable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdcache.cache import rename
 from kdcache.cache.objects import MOST_BYTES, TEMP_SUFFIX, Entry, is_temporary
 from kdcache.errors import CacheError, LargeObjectError, brief
 
+_BLOCK = 1 << 20
 _MOST_DEPTH = 32
 """Folders in folders; a cache has five."""
 
@@ -28,6 +30,33 @@ _NOT_SUPPORTED = {*_UNKNOWN, errno.EPERM, errno.EXDEV, errno.EMLINK}
 _NOT_SYNCED = {*_UNKNOWN, errno.EBADF, errno.EACCES}
 """The same to syncing a folder; an I/O error is none of these."""
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+
+
+class Blocks:
+    """A file that is open, of which parts are read."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path, self._descriptor = path, descriptor
+        self.size = os.fstat(descriptor).st_size
+
+    def read(self, position: int, size: int) -> bytes:
+        """Return bytes of it, fewer where it ends.
+
+        Raises:
+            CacheError: they cannot be read.
+        """
+        try:
+            return os.pread(self._descriptor, size, position)
+        except OSError as error:
+            reason = error.strerror or error
+            raise CacheError(f"cannot read {self._path}: {reason}") from error
+
+    def sha256(self) -> str:
+        """Return the digest of all its bytes, of which a block at a time is in memory."""
+        digest = hashlib.sha256()
+        for position in range(0, self.size, _BLOCK):
+            digest.update(self.read(position, _BLOCK))
+        return digest.hexdigest()
 
 
 class Folder:
@@ -101,6 +130,22 @@ class Folder:
             raise
         except OSError as error:
             raise CacheError(f"cannot read {target}: {error.strerror or error}") from error
+
+    @contextmanager
+    def blocks(self, key: str, *, is_fresh: bool = False) -> Iterator[Blocks]:
+        """Give the file of `key` to read parts of it, to the end of the block.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            CacheError: it cannot be opened or read, is no file, or a link out of the folder.
+        """
+        descriptor = self.open(key)
+        try:
+            if is_fresh:
+                _forget(descriptor)
+            yield Blocks(self.path / key, descriptor)
+        finally:
+            os.close(descriptor)
 
     def _require_inside(self, target: Path) -> None:
         """Raise a CacheError if a path leads out of the folder, through a link."""

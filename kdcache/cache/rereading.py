@@ -4,6 +4,7 @@ What is whole must not be called damaged for that.
 """
 
 from collections.abc import Callable
+from traceback import clear_frames
 from typing import TypeVar
 
 from kdcache.cache.objects import MOST_BYTES, Objects
@@ -31,16 +32,32 @@ def read_twice(read: Callable[[bool], T]) -> T:
         if error.is_certain:
             raise
         told = str(error).partition("; ")[0]  # without the way out, which is none
+        _let_go(error)
     try:
         found = read(True)
     except DamagedError as error:
         if error.is_certain:
             raise
-        certain = type(error)(f"{error}. It was read twice")
-        certain.is_certain = True
-        raise certain from error
+        _let_go(error)
+        # no name here for what is raised: its traceback would keep this frame, and the frame it
+        raise _certain(error) from error
     say(f"note: read again, and right this time: {told[:_MOST_TOLD]}", by_all=True)
     return found
+
+
+def _certain(error: DamagedError) -> DamagedError:
+    """Return an error that says of another that it was found twice."""
+    certain = type(error)(f"{error}. It was read twice")
+    certain.is_certain = True
+    return certain
+
+
+def _let_go(error: BaseException) -> None:
+    """Drop what was read where an error, and what led to it, was raised: it may be gigabytes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
 
 
 def agreed_bytes(objects: Objects, key: str, *, most: int = MOST_BYTES) -> bytes:

@@ -141,12 +141,19 @@ class SlabFolder:
         self.limit = limit
         self._checked: set[State] = set()
 
-    def open(self, name: str, *, is_checked: bool = True) -> LocalFile | None:
-        """Return the file `name`, whole and, if wanted, checked, or None if it is not there or damaged."""
+    def open(self, name: str, *, is_checked: bool = True, is_told: bool = True) -> LocalFile | None:
+        """Return the file `name`, or None if it is not there or damaged.
+
+        Args:
+            name: of the file.
+            is_checked: whether its content is compared with its checksums.
+            is_told: whether a note says that it is damaged.
+        """
         try:
             file = LocalFile(self.path / name)
         except DamagedFileError as error:
-            say(f"note: {error}; it is made again")
+            if is_told:
+                say(f"note: {error}; it is made again")
             return None
         except OSError:
             return None
@@ -156,7 +163,8 @@ class SlabFolder:
             file.check()
         except DamagedFileError as error:
             file.close()
-            say(f"note: {error}; it is made again")
+            if is_told:
+                say(f"note: {error}; it is made again")
             return None
         self._checked.add(file.state)
         return file
@@ -169,10 +177,11 @@ class SlabFolder:
         Raises:
             CacheError: no room for it.
         """
-        if (file := self._whole(name, size)) is not None:
+        if (file := self._whole(name, size, is_told=False)) is not None:
             return file
         with one_at_a_time(self.path / name):
-            file = self._whole(name, size)  # another process may have made it by now
+            # another process may have made it by now; what is damaged still is told here, once
+            file = self._whole(name, size, is_told=True)
             if file is None:
                 file = self._written(name, parts())
         self.evict()
@@ -212,8 +221,8 @@ class SlabFolder:
             if _removed(path, used):
                 total -= size
 
-    def _whole(self, name: str, size: int) -> LocalFile | None:
-        file = self.open(name)
+    def _whole(self, name: str, size: int, *, is_told: bool) -> LocalFile | None:
+        file = self.open(name, is_told=is_told)
         if file is None or file.size == size:
             return file
         file.close()

@@ -23,16 +23,13 @@ from kdcache.cache.units import Bytes, StoredSample, named_unit
 from kdcache.errors import brief, quoted
 from kdcache.shapes import Records, Rows
 from kdcache.sources.tar_index import IMAGES
-from kdcache.tar_reader import Member, TarReader
+from kdcache.tar_reader import END, Member, TarReader
 from kdcache.text_files import path_bytes, path_text
 
 RECORDS, MASK = "records.npy", "mask.png"
 _BLOCK = 512
-_END = 2 * _BLOCK
 _MOST_HEADERS = 3
 """Blocks of a member's header: one, and two before it if its name is too long for one."""
-_MOST_PADDING = 20 * _BLOCK
-"""Zeros at the end: other tools fill up to so many."""
 
 
 class UnitIndex(NamedTuple):
@@ -84,7 +81,7 @@ class TarFormat:
             return MOST_OBJECT
         payload = len(self._npy_header) + self.seeds * self.dtype.itemsize
         row = _MOST_HEADERS * _BLOCK + -(-payload // _BLOCK) * _BLOCK
-        return self._num_rows(unit) * row + _MOST_PADDING
+        return self._num_rows(unit) * row + END
 
     def _num_rows(self, unit: int) -> int:
         return min(self.unit_rows, self.rows - unit * self.unit_rows)
@@ -112,7 +109,7 @@ class TarFormat:
                 _add(out, f"{name}.{sample.extension}", sample.image)
                 _add(out, f"{name}.{self._target}", sample.target)
             _add(out, f"{name}.{RECORDS}", self._npy_header + rows.tobytes())
-        out.write(bytes(_END))  # two empty blocks, as POSIX has it, and no more
+        out.write(bytes(END))  # two empty blocks, as POSIX has it, and no more
         return out.getvalue()
 
     def decode(self, unit: int, data: bytes, out: Bytes) -> None:
@@ -121,14 +118,24 @@ class TarFormat:
         Raises:
             ValueError: bytes that are no such tar.
         """
+        self.decode_tar(unit, TarReader.of(data), out)
+
+    def decode_tar(self, unit: int, tar: TarReader, out: Bytes) -> None:
+        """Do as `decode` does, with a tar that need not be in memory: images are not read.
+
+        Raises:
+            ValueError: it is no such tar.
+        """
         header, size = self._npy_header, self.seeds * self.dtype.itemsize
-        for row, member in enumerate(self.index(unit, TarReader.of(data)).records):
-            start = member.offset + len(header)
-            if member.size != len(header) + size or data[member.offset : start] != header:
+        for row, member in enumerate(self.index(unit, tar).records):
+            is_whole = member.size == len(header) + size
+            data = tar.read(member.offset, member.size) if is_whole else b""
+            if not data.startswith(header):
                 raise ValueError(
                     f"member {brief(member.name)} is not uint8 [{self.seeds}, {self.dtype.itemsize}] as numpy saves it"
                 )
-            out[:, row] = np.frombuffer(data, np.uint8, size, start).reshape(self.seeds, -1)
+            rows = np.frombuffer(data, np.uint8, size, len(header))
+            out[:, row] = rows.reshape(self.seeds, -1)
 
     def samples(self, unit: int, data: bytes) -> list[StoredSample]:
         """Return the samples in the tar of `unit`, in the order of the rows.

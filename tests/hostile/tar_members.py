@@ -16,6 +16,8 @@ from hostile.forge import (
     tars,
 )
 
+from kdcache.tar_reader import END
+
 
 def members(*pairs: tuple[str, bytes] | tarfile.TarInfo) -> bytes:
     out = io.BytesIO()
@@ -25,7 +27,9 @@ def members(*pairs: tuple[str, bytes] | tarfile.TarInfo) -> bytes:
             data = b"" if isinstance(pair, tarfile.TarInfo) else pair[1]
             info.size = len(data) if not isinstance(pair, tarfile.TarInfo) else 0
             tar.addfile(info, io.BytesIO(data))
-    return out.getvalue()
+        end = tar.offset
+    # tarfile fills up with more zeros than kdcache's tars have
+    return out.getvalue()[: end + END]
 
 
 def special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
@@ -94,7 +98,9 @@ TARS: dict[str, Callable[[Path], bytes]] = {
     "tar_of_folders": lambda path: members(special("a", tarfile.DIRTYPE))[:512] * 20_000 + bytes(1024),
     "tar_with_two_headers_before_a_member": lambda path: pax(b"11 path=ab\n") * 2 + members(*GOOD),
     "tar_with_a_header_of_a_kilobyte": lambda path: pax(b"8 a=bcd\n" * 129) + members(*GOOD),
-    "tar_of_zeros": lambda path: bytes(1 << 20),
+    "tar_of_zeros": lambda path: bytes(1024),
+    "tar_of_many_zeros": lambda path: bytes(1 << 20),
+    "tar_that_goes_on": lambda path: members(*GOOD) + bytes(512),
     "tar_with_a_long_name": _first("a" * 4000 + ".records.npy", RECORD),
 }  # fmt: skip
 
@@ -103,4 +109,4 @@ def _tar(make: Callable[[Path], bytes]) -> Attack:
     return lambda path: (tars(path), change_object(path, make(path.parent)))[-1]
 
 
-many(r"unit 0 .*(member|it is|it holds|a key comes twice|extended headers)", TARS, _tar)
+many(r"unit 0 .*(member|it is|it holds|a key comes twice|it goes on after|extended headers)", TARS, _tar)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,28 @@ def tar_of_a_gigabyte(path: Path) -> None:
     cache = tars(path, has_images=False)
     sparse(path / cache.commit_of(0, 0).key)
     change_commit(path, num_bytes=GIGABYTE, sha256="0" * 64)
+
+
+def tars_with_images_of_a_gigabyte(path: Path) -> None:
+    cache = tars(path)
+    for unit in range(2):
+        os.truncate(path / cache.commit_of(0, unit).key, GIGABYTE)
+        change_commit(path, unit, num_bytes=GIGABYTE, sha256="0" * 64)
+
+
+def image_of_a_gigabyte(path: Path) -> None:
+    """Make a tar that is as it should be but for its digest."""
+    cache = tars(path)
+    key = path / cache.commit_of(0, 0).key
+    data = key.read_bytes()
+    size = GIGABYTE // 2
+    huge = tarfile.TarInfo("a%2F0.png")
+    huge.size = size
+    with key.open("wb") as file:
+        file.write(huge.tobuf(tarfile.PAX_FORMAT))
+        file.seek(size, os.SEEK_CUR)
+        file.write(data[1024:])
+    change_commit(path, num_bytes=key.stat().st_size, sha256="0" * 64)
 
 
 def keys_by_the_hundred_thousand(path: Path) -> None:
@@ -165,6 +188,8 @@ MAKERS: list[tuple[Callable[[Path], None], str]] = [
     (documents_of_a_gigabyte, "zarr"),
     (orphans_of_a_gigabyte, "zarr"),
     (tar_of_a_gigabyte, "webdataset"),
+    (tars_with_images_of_a_gigabyte, "webdataset"),
+    (image_of_a_gigabyte, "webdataset"),
     (keys_by_the_hundred_thousand, "zarr"),
     (absent_by_the_hundred_thousand, "zarr"),
     (names_that_are_long, "zarr"),

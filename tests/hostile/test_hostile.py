@@ -3,8 +3,9 @@
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hostile.documents
 import hostile.fits
@@ -15,10 +16,12 @@ import numcodecs.pickles
 import numpy as np
 import pytest
 from hostile.commands import peak
-from hostile.forge import ATTACKS, lowrank, tars, zarr
+from hostile.forge import ATTACKS, BOMB_BYTES, change_manifest, change_object, lowrank, tars, zarr
 from hostile.pictures import RECIPES, pictures
 
 from kdcache.cache import open_cache
+from kdcache.cache.arrays import arrays_digest, publish_arrays
+from kdcache.cache.manifest import SAMPLES, SOURCE
 from kdcache.errors import KdcacheError
 from kdcache.verify import verify_cache
 
@@ -116,3 +119,57 @@ def test_what_a_cache_says_of_its_data_is_not_looked_at(name: str, tmp_path: Pat
     said = verify_all(tmp_path / "cache", views=1)
     assert re.search("holds no images.* add --data ", said) and len(said) <= 500
     assert time.monotonic() - start < MOST_SECONDS and not (tmp_path / "owned").exists()
+
+
+def zeros(path: Path, root: str) -> None:
+    """Put 256 MB of zeros in the place of arrays, which take a few kB compressed."""
+    cache = zarr(path)
+    dtype = np.dtype("u1" if root == SOURCE else "<u4")
+    arrays = {NAMES[root]: np.zeros(BOMB_BYTES // dtype.itemsize, dtype)}
+    digest = arrays_digest(arrays)
+    publish_arrays(cache.objects, root, arrays)
+
+    def change(document: dict[str, Any]) -> None:
+        document["rows"] = 1 + BOMB_BYTES // 4
+        document["unit_rows"] = document["chunk_rows"] = 1 << 12
+        if root == SOURCE:
+            document["source"]["list"] = digest
+        else:
+            document["samples"] = {"count": BOMB_BYTES // 4, "sha256": digest}
+
+    change_manifest(path, change)
+
+
+NAMES = {SOURCE: "names", SAMPLES: "numbers"}
+
+
+@pytest.mark.parametrize("root", NAMES)
+def test_few_bytes_do_not_make_many(root: str, tmp_path: Path) -> None:
+    zeros(tmp_path / "cache", root)
+    before, start = peak(anew=True), time.monotonic()
+    said = verify_all(tmp_path / "cache")
+    seconds, growth = time.monotonic() - start, peak() - before
+    print(f"{root}: {growth / 1e6:.0f} MB, {seconds:.3f} s: {said}")
+    assert re.search(r"the list of its \w+ \(.*\) is absent or damaged", said), said
+    assert growth < MOST_GROWTH and seconds < MOST_SECONDS
+
+
+@pytest.mark.parametrize("make", [zarr, tars])
+def test_a_large_unit_that_is_whole_is_taken(make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "cache")
+    monkeypatch.setattr("kdcache.cache.cache._LARGE", 0)
+    assert read_all(tmp_path / "cache") == verify_all(tmp_path / "cache") == ""
+    cache = open_cache(tmp_path / "cache")
+    path = tmp_path / "cache" / cache.commit_of(0, 0).key
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "unit 0 " in verify_all(tmp_path / "cache")
+    path.write_bytes(whole[:-512])
+    assert "bytes where" in verify_all(tmp_path / "cache")
+
+
+def test_zeros_after_the_end_of_a_tar_are_refused(tmp_path: Path) -> None:
+    cache = tars(tmp_path / "cache")
+    data = cache.unit_bytes(cache.commit_of(0, 0))
+    change_object(tmp_path / "cache", data + bytes(512))
+    assert "it goes on after its end mark" in verify_all(tmp_path / "cache")
