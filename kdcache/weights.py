@@ -7,7 +7,7 @@ told, or the part that `weights_key` names.
 """
 
 import difflib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,6 +46,8 @@ _PREFERRED = ("state_dict", "model", "model_state_dict", "student", "net", "modu
 """Of several parts that fit, the one that is called so is taken, in this order."""
 _DEEPEST = 4
 _MOST_PARTS = 64
+_MOST_MAPPINGS = 4096
+"""Mappings of a file that are looked at."""
 _PROBES = 8
 """Names of the model that are looked for in a file, to find what stands before them there."""
 
@@ -183,16 +185,21 @@ def _own_state(module: nn.Module) -> State:
 def _states(held: Mapping[Any, Any]) -> list[tuple[str, State]]:
     """Return what may be a model's state in a file, by its dotted name there."""
     found: list[tuple[str, State]] = []
-    waiting: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), held)]
-    while waiting and len(found) < _MOST_PARTS:
-        path, mapping = waiting.pop(0)
-        named = {key: value for key, value in mapping.items() if isinstance(key, str)}
-        tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
-        if tensors:
-            found.append((".".join(path), tensors))
-        inner = {key: value for key, value in named.items() if isinstance(value, Mapping)}
-        if len(path) < _DEEPEST:  # a file may also hold itself
-            waiting += [((*path, key), value) for key, value in inner.items()][:_MOST_PARTS]
+    states: dict[int, State] = {}  # by id: a file may hold one mapping often, and also itself
+    waiting: deque[tuple[tuple[str, ...], Mapping[Any, Any]]] = deque([((), held)])
+    for _ in range(_MOST_MAPPINGS):
+        if not waiting or len(found) >= _MOST_PARTS:
+            break
+        path, mapping = waiting.popleft()
+        if id(mapping) not in states:
+            named = {key: value for key, value in mapping.items() if isinstance(key, str)}
+            inner = {key: value for key, value in named.items() if isinstance(value, Mapping)}
+            states[id(mapping)] = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+            if len(path) < _DEEPEST:
+                waiting.extend([((*path, key), value) for key, value in inner.items()][:_MOST_PARTS])
+        state = states[id(mapping)]
+        if state:
+            found.append((".".join(path), state))
     return found
 
 

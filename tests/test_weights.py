@@ -1,5 +1,6 @@
 """Weights out of checkpoints into a model: which part is taken, and what does not fit."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,27 @@ def test_a_file_that_holds_itself_ends(tmp_path: Path) -> None:
     held: dict[str, Any] = {"model": state()}
     held["itself"] = held
     assert is_seed(loaded(tmp_path, held), 5)
+
+
+def test_a_file_that_holds_itself_often_is_read_at_once(tmp_path: Path) -> None:
+    held: dict[str, Any] = {}
+    for number in range(64):
+        held[f"k{number}"] = held
+    start = time.monotonic()
+    with pytest.raises(ModelError, match="holds no tensors with names"):
+        loaded(tmp_path, held)
+    held = {"a": 1}
+    for _ in range(4):  # mappings that hold each other, each of another identity
+        held = {f"k{number}": {"one": held, "two": held} for number in range(64)}
+    with pytest.raises(ModelError, match="holds no tensors with names"):
+        loaded(tmp_path, held)
+    assert time.monotonic() - start < 20
+
+
+def test_one_state_under_two_names_has_both(tmp_path: Path) -> None:
+    held = {"first": state(), "epoch": 3}
+    held["second"] = held["first"]
+    assert is_seed(loaded(tmp_path, held, "second"), 5)
 
 
 def test_names_of_the_model_that_begin_like_a_prefix_stay(tmp_path: Path) -> None:
