@@ -77,7 +77,7 @@ class _Part:
     @cached_property
     def reshaped(self) -> list[str]:
         shared = [name for name in self.own if name in self.tensors]
-        return [name for name in shared if self.tensors[name].shape != self.own[name].shape]
+        return [name for name in shared if not _have_one_shape(self.tensors[name], self.own[name])]
 
     @property
     def fits(self) -> bool:
@@ -127,6 +127,7 @@ def load_weights(
     if key is not None:
         parts = _called(parts, key, path)
     part = parts[0]
+    _require_plain(path, part)
     if not part.fits:
         raise ModelError(f"weights file {path} {_misfit(part, classes, is_teacher=is_teacher)}")
     _require_numbers(path, part)
@@ -172,13 +173,16 @@ def _own_state(module: nn.Module) -> State:
     """Return a model's state.
 
     Raises:
-        ModelError: some of it has no shape yet.
+        ModelError: some of it has no shape yet, or no memory.
     """
     state: State = module.state_dict()
     for name, tensor in state.items():
         if is_lazy(tensor):
             way_out = "run a batch through the model in the function that builds it"
             raise ModelError(f"{name} of the model has no shape, and takes no weights; {way_out}")
+        if tensor.is_meta:
+            way_out = "build it on the CPU: to_empty(device='cpu')"
+            raise ModelError(f"{name} of the model is on the meta device, without memory; {way_out}")
     return state
 
 
@@ -329,6 +333,38 @@ def _called_instead(name: str, part: _Part) -> str:
     others = [other for other in [*part.unknown, *part.others] if other.endswith(end)]
     near = difflib.get_close_matches(name, others, n=1, cutoff=0.4)
     return f", which has {shown(near[0])}" if near else ""
+
+
+def _have_one_shape(tensor: Tensor, own: Tensor) -> bool:
+    return not tensor.is_nested and tensor.shape == own.shape
+
+
+def _require_plain(path: Path, part: _Part) -> None:
+    """Raise a ModelError if a weight is of a kind that no model can take, which it says."""
+    for name, tensor in part.tensors.items():
+        kind = _odd_kind(tensor, part.own.get(name, tensor))
+        if kind is not None:
+            raise ModelError(f"weights file {path} has {shown(part.prefix + name)} as {kind}")
+
+
+def _odd_kind(tensor: Tensor, own: Tensor) -> str | None:
+    """Return of what kind a weight is, with the way out; None if it is a plain one.
+
+    Args:
+        tensor: the weight.
+        own: the model's tensor of that name.
+    """
+    if tensor.is_nested:
+        return "a nested tensor; save one tensor for each of its parts"
+    if tensor.is_meta:
+        return "a tensor of the meta device, without values; save a model that has its weights"
+    if tensor.layout != torch.strided:
+        kind = str(tensor.layout).removeprefix("torch.")
+        return f"a sparse tensor ({kind}); save its to_dense()"
+    if tensor.is_complex() and not own.is_complex():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        return f"complex numbers ({kind}); take weights in floats"
+    return None
 
 
 def _require_numbers(path: Path, part: _Part) -> None:
