@@ -34,7 +34,7 @@ class HubImages:
         self.targets = np.asarray(table.select_columns([label]).with_format("numpy")[:][label])
         if self.targets.dtype.kind not in "iu" and len(table):
             raise SourceError(f"source hf: some rows have no {label}; take them out, or give label=COLUMN")
-        self.classes: int | list[str] = classes or names or (1 + int(self.targets.max()) if len(table) else 0)
+        self.classes: int | list[str] = classes or names or (1 + max(int(self.targets.max()), 0) if len(table) else 0)
         self._table = table.select_columns([image])
         self._image = image
 
