@@ -87,6 +87,11 @@ class MapStyle:
             self._sizes = self._in_order(stat_sizes(self._columns))
         return self._sizes
 
+    def files(self) -> Iterable[str]:
+        """Return the paths of the files that samples are read from; none if it lists none."""
+        paths = (str(listed_path(item)) for column in self._columns for item in column)
+        return dict.fromkeys(paths)
+
     def contents(self, index: int) -> Contents | None:
         """Return the files of sample `index`; None if it has none.
 

@@ -168,7 +168,7 @@ def _checked_count(classes: Any, name: str) -> int:
 
 def _loaded(spec: Spec, known: Collection[str]) -> Any:
     try:
-        return load_function(spec, "source", known)
+        return load_function(spec, "source", known, error=SourceError)
     except UsageError as error:
         if spec.name in sys.stdlib_module_names or spec.name in _TABLES:
             raise UsageError(f"source {spec}: {_no_source(spec, known)}") from error
