@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from kdcache.errors import ModelError
+from kdcache.errors import ModelError, brief
 from kdcache.file_kinds import ZEROS, binary_kind_of
 from kdcache.user_code import exception_text
 
@@ -70,12 +70,7 @@ def check_weight_file(path: Path) -> bytes:
 def some_names(names: Sequence[str]) -> str:
     """Return the first of some names, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(shown, names[:3])) + more
-
-
-def shown(text: str, length: int = 60) -> str:
-    """Return text from a file as a message may have it: not long, and nothing but letters."""
-    return "".join(char if char.isprintable() else "?" for char in text[:length])
+    return ", ".join(map(brief, names[:3])) + more
 
 
 def _require_file(path: Path) -> None:

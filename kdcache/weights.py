@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from kdcache.errors import ModelError, UsageError
+from kdcache.errors import ModelError, UsageError, brief
 from kdcache.spec import Spec
 from kdcache.tracking import say
 from kdcache.user_code import exception_text
-from kdcache.weight_files import read_weight_file, shown, some_names
+from kdcache.weight_files import read_weight_file, some_names
 from kdcache.weight_record import require_recorded
 
 State = Mapping[str, Tensor]
@@ -247,10 +247,10 @@ def _called(parts: Sequence[_Part], key: str, path: Path) -> list[_Part]:
 
 def _tell(path: Path, part: _Part, others: Sequence[str]) -> None:
     """Say which part was taken where another would do too, or where some of it was left out."""
-    begins = f"{shown(part.prefix)}*"
+    begins = f"{brief(part.prefix)}*"
     is_usual = all(word in _USUAL for word in part.prefix.split(".")[:-1])
     if others:
-        taken, other = shown(part.name) or "what lies at the top", shown(others[0])
+        taken, other = brief(part.name) or "what lies at the top", brief(others[0])
         also = f"it also has {some_names(others)}; weights_key={other} would take that"
         say(f"note: of weights file {path} the part {taken} is taken; {also}")
     elif part.others:
@@ -275,7 +275,7 @@ def _other_content(held: Mapping[Any, Any], parts: Sequence[_Part]) -> str:
 
 def _misfit(part: _Part, classes: int, *, is_teacher: bool) -> str:
     """Return what does not fit, first what explains most."""
-    of_part = f"(part {shown(part.name)}) " if part.name else ""
+    of_part = f"(part {brief(part.name)}) " if part.name else ""
     if theirs := _other_classes(part, classes):
         anew = f"take weights of {classes}, or leave weights out: the student then starts anew"
         way_out = classes_advice(theirs) if is_teacher else anew
@@ -295,11 +295,11 @@ def _first_difference(part: _Part) -> str:
     if part.reshaped:
         name = part.reshaped[0]
         theirs, own = tuple(part.tensors[name].shape), tuple(part.own[name].shape)
-        return f"{shown(part.prefix + name)} is {theirs} in the file, {own} in the model"
+        return f"{brief(part.prefix + name)} is {theirs} in the file, {own} in the model"
     if part.missing:
         name = part.missing[0]
-        return f"{shown(part.prefix + name)} is missing in the file{_called_instead(name, part)}"
-    return f"{shown(part.prefix + part.unknown[0])} is unknown to the model"
+        return f"{brief(part.prefix + name)} is missing in the file{_called_instead(name, part)}"
+    return f"{brief(part.prefix + part.unknown[0])} is unknown to the model"
 
 
 def _other_classes(part: _Part, classes: int) -> int | None:
@@ -332,7 +332,7 @@ def _called_instead(name: str, part: _Part) -> str:
     end = name.rpartition(".")[2]
     others = [other for other in [*part.unknown, *part.others] if other.endswith(end)]
     near = difflib.get_close_matches(name, others, n=1, cutoff=0.4)
-    return f", which has {shown(near[0])}" if near else ""
+    return f", which has {brief(near[0])}" if near else ""
 
 
 def _have_one_shape(tensor: Tensor, own: Tensor) -> bool:
@@ -344,7 +344,7 @@ def _require_plain(path: Path, part: _Part) -> None:
     for name, tensor in part.tensors.items():
         kind = _odd_kind(tensor, part.own.get(name, tensor))
         if kind is not None:
-            raise ModelError(f"weights file {path} has {shown(part.prefix + name)} as {kind}")
+            raise ModelError(f"weights file {path} has {brief(part.prefix + name)} as {kind}")
 
 
 def _odd_kind(tensor: Tensor, own: Tensor) -> str | None:
