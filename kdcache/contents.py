@@ -5,7 +5,7 @@ that of its bytes, so that another image decoder changes nothing. A sample witho
 of its decoded pixels, and that of its target.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from google_crc32c import extend as extend_crc32c
@@ -21,7 +21,7 @@ from kdcache.source_check import WAY_OUT
 from kdcache.source_list import read_list
 from kdcache.sources import Sample, Source, task_of
 from kdcache.sources.files import Numbers
-from kdcache.sources.protocol import Contents, Listed
+from kdcache.sources.protocol import Contents, Filed, Listed
 from kdcache.tracking import progress
 from kdcache.views import preserved_generators
 
@@ -58,6 +58,10 @@ class CheckedSource:
     def key(self, index: int) -> str:
         """Return the name of sample `index`."""
         return self.unchecked.key(index)
+
+    def files(self) -> Iterable[str]:
+        """Return the paths of the files that samples are read from, where the source knows them."""
+        return self.unchecked.files() if isinstance(self.unchecked, Filed) else ()
 
     def sample(self, index: int) -> Sample:
         """Return sample `index`, decoded from the very bytes that were compared.

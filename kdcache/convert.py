@@ -18,6 +18,7 @@ from kdcache.copying import require_unmixed
 from kdcache.coverage import ask_for, note_left_out
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.shapes import Records
+from kdcache.source_list import names_of, require_unique_keys
 from kdcache.sources import Source, mean_image_bytes
 from kdcache.stopping import heeding, look, until_asked
 from kdcache.tracking import progress
@@ -48,7 +49,7 @@ def convert_cache(
         `bytes` and `bytes_per_view` over all units.
 
     Raises:
-        UsageError: a cache of that store, or data that is of no use.
+        UsageError: a cache of that store, or data that is of no use, such as equal keys.
         MismatchError: data that the cache was not made from, or `new` is another cache.
         KdcacheError: a damaged unit or an unwritable folder; what was committed stays.
         StoppedError: a signal told it to stop; what was committed stays.
@@ -57,6 +58,8 @@ def convert_cache(
     _require_use(old, store, data, images)
     seeds = _complete(old)
     source = source_of(old, data) if store == "webdataset" else None
+    if source is not None:
+        require_unique_keys(source, names_of(source))
     manifest = _manifest(old, seeds, source, images)
     listed = old.source_arrays()
     made = create_cache(new, manifest, old.fit(), samples=old.samples, source=listed)

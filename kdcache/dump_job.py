@@ -21,10 +21,10 @@ from kdcache.dump_config import DumpConfig
 from kdcache.dump_source import KnownSource, known_source
 from kdcache.errors import MismatchError, UsageError
 from kdcache.gradients import is_far
-from kdcache.label_notes import SeenLabels
 from kdcache.models import MapModel, VisionModel, check_model, open_model, state_sha256
 from kdcache.pairs import pairs_of_models
 from kdcache.rerun import lossy_origin
+from kdcache.seen_labels import SeenLabels
 from kdcache.source_list import SourceList
 from kdcache.sources import Source, mean_image_bytes, open_source, task_of
 from kdcache.tracking import LINE_SECONDS, log, own_name, say

@@ -8,7 +8,13 @@ from kdcache.contents import CheckedSource, checked_source, checksums_of
 from kdcache.dump_config import DumpConfig
 from kdcache.errors import MismatchError, UsageError
 from kdcache.source_check import require_source
-from kdcache.source_list import SourceList, kept_list, list_of, source_fields
+from kdcache.source_list import (
+    SourceList,
+    kept_list,
+    list_of,
+    require_unique_keys,
+    source_fields,
+)
 from kdcache.sources import Source
 
 
@@ -41,7 +47,7 @@ def known_source(
 
     Raises:
         MismatchError: the cache was made from another source, or with other settings.
-        UsageError: checksums that cannot be made, or kept.
+        UsageError: checksums that cannot be made, or kept; equal keys for a webdataset store.
         SourceError: a sample or file that cannot be read.
     """
     if held is not None:
@@ -49,7 +55,10 @@ def known_source(
         _require_same_digests(config, held)
         fields = {**held.manifest.source, "spec": source.spec, "classes": source.classes}
         return KnownSource(source=checked_source([held], source), fields=fields)
-    listing = kept_list(list_of(source))
+    whole = list_of(source)
+    if config.store == "webdataset":
+        require_unique_keys(source, whole.names)
+    listing = kept_list(whole)
     if config.content_digests and not is_plan:
         listing = _require_list(source, listing)
         checksums = checksums_of(source, skip_unreadable=config.skip_unreadable)

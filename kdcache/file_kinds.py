@@ -1,5 +1,7 @@
 """What a file is, by its first bytes: for messages about a file that is not what it should be."""
 
+from collections.abc import Mapping
+
 _STARTS = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
@@ -28,6 +30,13 @@ _STARTS = {
     b"\xfd7zXZ": "an xz archive",
     b"\x28\xb5\x2f\xfd": "a zstd archive",
     b"\x7fELF": "a program",
+    b"GGUF": "a GGUF file",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+}
+_LATER = ((4, b"TFL3", "a TensorFlow Lite model"), (257, b"ustar", "a tar archive"))
+"""What tells a file some bytes after its start."""
+_TEXT_STARTS = {
     b"version https://git-lfs": "a pointer of git-lfs (git lfs pull fetches the file itself)",
     b"<!DOCTYPE": "a web page (a download that failed?)",
     b"<!doctype": "a web page (a download that failed?)",
@@ -37,20 +46,31 @@ _STARTS = {
 }
 _BRANDS = {b"avif": "an AVIF image", b"avis": "an AVIF image", b"mif1": "a HEIF image"}
 _HEIC = (b"heic", b"heix", b"hevc", b"heim")
-_LONGEST_HEAD = 64
+ZEROS = "a file that begins with zero bytes"
+_ALL_ZEROS = 64
+_LONGEST_HEAD = 512
 
 
 def kind_of(data: bytes) -> str | None:
     """Return what `data`, the contents of a file or their beginning, is of; None if nothing tells."""
     if not data:
         return "an empty file"
+    return binary_kind_of(data) or _first_of(_TEXT_STARTS, data[:_LONGEST_HEAD].lstrip())
+
+
+def binary_kind_of(data: bytes) -> str | None:
+    """Return what `data`, the contents of a file or their beginning, is of; None of text."""
     head = data[:_LONGEST_HEAD]
-    if not head.strip(b"\0"):
-        return "a file that begins with zero bytes"
+    if not head[:_ALL_ZEROS].strip(b"\0"):
+        return ZEROS
     if head[4:8] == b"ftyp":
         brand = head[8:12]
         return "a HEIC image" if brand in _HEIC else _BRANDS.get(brand, "a film")
-    for start, kind in _STARTS.items():
-        if head.lstrip().startswith(start) or head.startswith(start):
+    for offset, part, kind in _LATER:
+        if head[offset:].startswith(part):
             return kind
-    return None
+    return _first_of(_STARTS, head) or _first_of(_STARTS, head.lstrip())
+
+
+def _first_of(starts: Mapping[bytes, str], head: bytes) -> str | None:
+    return next((kind for start, kind in starts.items() if head.startswith(start)), None)

@@ -3,21 +3,23 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdcache.sources import Source, TarSource
+from kdcache.sources import Source
 from kdcache.sources.kept import is_settled, load_arrays, save_arrays
+from kdcache.sources.protocol import Filed
 
 _KIND = "read"
 _THREADS = 16  # a stat on a network file system takes a while, of which the most is waiting
-_LISTINGS = ("samples", "_samples", "imgs", "_image_files", "_images", "images", "masks", "targets")
 
 
 class ReadCheck:
-    """Knows whether every sample of a data set was read before, from the same files."""
+    """Knows whether every sample of a data set was read before, from the same files.
+
+    Of data without files nothing is known or kept: nothing would tell that it has changed.
+    """
 
     def __init__(self, source: Source) -> None:
         self._identity = f"{source.spec} {source.fingerprint}"
@@ -25,39 +27,22 @@ class ReadCheck:
         self._stamps = np.empty((0, 2), np.int64)
 
     def is_known(self) -> bool:
-        """Return whether it was; files that are listed must have the size and the time of then."""
+        """Return whether it was; its files must have the size and the time of then."""
+        if not self._files:
+            return False
         self._stamps = _stamps(self._files)
         kept = load_arrays(_KIND, self._identity)
         return kept is not None and np.array_equal(kept["stamps"], self._stamps)
 
     def keep(self) -> None:
         """Keep that it was, of the files as they were when `is_known` looked."""
-        if not len(self._stamps) or is_settled(self._stamps[:, 1].tolist()):
+        if len(self._stamps) and is_settled(self._stamps[:, 1].tolist()):
             save_arrays(_KIND, self._identity, {"stamps": self._stamps})
 
 
 def listed_files(source: Source) -> list[str]:
     """Return the files that a source reads samples from; none where it does not list them."""
-    if isinstance(source, TarSource):
-        return [shard.path for shard in source._shards]
-    dataset = getattr(source, "_dataset", None)
-    found: list[str] = []
-    for name in _LISTINGS:
-        found += _paths(getattr(dataset, name, None))
-    return [*dict.fromkeys(found)]
-
-
-def _paths(listing: Any) -> list[str]:
-    """Return the paths in a data set's list of paths, (path, class) pairs or lists of paths."""
-    if not isinstance(listing, (list, tuple)):
-        return []
-    found = []
-    for item in listing:
-        first = item[0] if isinstance(item, (list, tuple)) and item else item
-        if not isinstance(first, (str, Path)):
-            return []
-        found.append(str(first))
-    return found
+    return list(source.files()) if isinstance(source, Filed) else []
 
 
 def _stamps(files: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.int64]]":

@@ -304,14 +304,15 @@ def _use(config: TrainConfig, cache: Cache, options: _CacheOptions, source: Sour
 def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
     """Return the student's class of each of the teacher's classes, int64 `[teacher classes]`, -1 for none.
 
-    The file has lines `student class,teacher class`: numbers from 0, the student's also by name. A first line that is neither
-    is taken for a heading. Several classes of the teacher may belong to one of the student, not the other way round.
+    The file has lines `student class,teacher class`: numbers from 0, the student's also by name. A
+    first line of words, of which none is a class, is taken for a heading, which is told. Several
+    classes of the teacher may belong to one of the student, not the other way round.
 
     Raises:
         UsageError: no such file, a line of another form, a class that does not exist or belongs to two.
     """
-    lines = read_columns(path, "class map")
     class_names = getattr(source, "class_names", None) or ()
+    lines = read_columns(path, "class map", class_names)
     names = {name: index for index, name in enumerate(class_names)}
     classes = torch.full((teacher_classes,), -1)
     first_lines: dict[int, int] = {}

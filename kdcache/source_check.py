@@ -13,7 +13,7 @@ import numpy as np
 
 from kdcache.cache import Cache
 from kdcache.contrast import joined
-from kdcache.errors import CacheError, MismatchError, shortened
+from kdcache.errors import CacheError, MismatchError, printable, shortened
 from kdcache.source_list import SourceList, list_of, read_list, sizes_digest
 from kdcache.sources import Source
 from kdcache.sources.files import NO_FILE, Numbers
@@ -278,4 +278,4 @@ def _reordered(then: Sequence[str], now: Sequence[str]) -> list[Change]:
 
 def shown_name(name: str) -> str:
     """Return a name as messages show it: on one line, and not too long."""
-    return shortened(repr(name)[1:-1], _MOST_NAME)
+    return shortened(printable(name), _MOST_NAME)

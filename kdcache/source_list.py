@@ -14,7 +14,8 @@ from kdcache.cache import Cache
 from kdcache.cache.arrays import arrays_digest, damaged, num_stored_about
 from kdcache.cache.limits import ANY_RATIO, most_decoded, most_list_bytes
 from kdcache.cache.manifest import SOURCE
-from kdcache.errors import SourceError
+from kdcache.cache.tar_store import UNIQUE_KEYS
+from kdcache.errors import SourceError, UsageError, brief, quoted
 from kdcache.sources import Source
 from kdcache.sources.files import Numbers
 from kdcache.sources.kept import Names
@@ -86,10 +87,29 @@ def list_of(source: Source) -> SourceList:
     Raises:
         SourceError: a name that cannot be kept, or a file whose size cannot be found out.
     """
-    names = _names_of(source)
+    names = names_of(source)
     if not isinstance(source, Listed):
         return SourceList(names=names)
     return SourceList(names=names, sizes=source.file_sizes(), targets=source.known_targets())
+
+
+def require_unique_keys(source: Source, names: Iterable[str]) -> None:
+    """Check that the samples of a source can be stored in a webdataset store, which goes by keys.
+
+    Args:
+        source: the source.
+        names: of its samples, in order.
+
+    Raises:
+        UsageError: two samples have the same key.
+    """
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        before = first.setdefault(name, index)
+        if before != index:
+            raise UsageError(
+                f"samples {before} and {index} of source {brief(source.spec)} have the same key, {quoted(name)}; {UNIQUE_KEYS}"
+            )
 
 
 def kept_list(listing: SourceList) -> SourceList | None:
@@ -146,8 +166,12 @@ def sizes_digest(sizes: Numbers) -> str:
     return arrays_digest({"sizes": sizes.astype("<u4")})
 
 
-def _names_of(source: Source) -> Names:
-    """Return the names of a source's samples."""
+def names_of(source: Source) -> Names:
+    """Return the names of a source's samples.
+
+    Raises:
+        SourceError: a name that cannot be kept.
+    """
     keys: Iterable[str] = (source.key(index) for index in range(len(source)))
     if isinstance(source, Listed):
         keys = source.keys()

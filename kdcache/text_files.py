@@ -7,12 +7,13 @@ user wrote.
 import codecs
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from kdcache.errors import UsageError, brief, quoted
 from kdcache.file_kinds import kind_of
+from kdcache.tracking import say
 
 
 class Line(NamedTuple):
@@ -73,10 +74,16 @@ def read_lines(path: str | Path, what: str) -> list[Line]:
     return lines
 
 
-def read_columns(path: str | Path, what: str) -> list[Columns]:
+def read_columns(path: str | Path, what: str, words: Container[str] = ()) -> list[Columns]:
     """Return the fields of each line of a file of comma-separated values.
 
-    Blank lines are left out, and so is a first line that names the columns: each of its fields has a letter.
+    Blank lines are left out, and so is a first line that names the columns, which is told: each of
+    its fields has a letter, and none is a word of the data.
+
+    Args:
+        path: of the file.
+        what: the file is, for messages.
+        words: fields with letters that the lines of data may have.
 
     Raises:
         UsageError: see `read_text`; or quotes that do not fit.
@@ -90,8 +97,17 @@ def read_columns(path: str | Path, what: str) -> list[Columns]:
                 lines.append(Columns(reader.line_num, stripped))
     except csv.Error as error:
         raise UsageError(f"{what} {path}, line {reader.line_num}: {error}") from error
-    has_titles = bool(lines) and all(any(char.isalpha() for char in field) for field in lines[0].fields)
-    return lines[1:] if has_titles else lines
+    if not lines or not _are_titles(lines[0].fields, words):
+        return lines
+    number, text = lines[0].number, lines[0].text
+    say(f"note: {what} {path}: line {number} ({text}) is taken for the names of the columns")
+    return lines[1:]
+
+
+def _are_titles(fields: Sequence[str], words: Container[str]) -> bool:
+    """Return whether fields name columns: all have a letter, and none is a word of the data."""
+    have_letters = all(any(char.isalpha() for char in field) for field in fields)
+    return have_letters and not any(field in words for field in fields)
 
 
 def require_unique(items: Iterable[tuple[int, str]], where: str) -> None:

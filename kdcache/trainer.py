@@ -32,13 +32,13 @@ from kdcache.errors import KdcacheError, MismatchError, UsageError
 from kdcache.evaluation import Evaluation, evaluation_recipe
 from kdcache.first_batch import check_gradients, check_student, require_trainable
 from kdcache.inference import model_code
-from kdcache.label_notes import SeenLabels
 from kdcache.losses import Loss, open_loss
 from kdcache.models import VisionModel, open_model
 from kdcache.optim import make_optimizer, make_schedule
 from kdcache.preflight import check_training
 from kdcache.replay import open_replay
 from kdcache.sampler import EpochSampler, Split, epoch_views, num_steps
+from kdcache.seen_labels import SeenLabels
 from kdcache.shapes import Rows, Size
 from kdcache.sources import task_of
 from kdcache.tasks import open_task

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from kdcache.errors import ModelError
+from kdcache.errors import ModelError, brief
+from kdcache.file_kinds import ZEROS, binary_kind_of
 from kdcache.user_code import exception_text
 
 _HEAD = 4096
@@ -30,23 +31,8 @@ _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """What the older format of torch.save begins with, after the pickle's protocol."""
 _PROTOBUF_FIELDS = (b"\x12", b"\x1a", b"\x22", b"\x3a")
 """What may follow the version in an ONNX file: a field of text."""
-_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as of Keras; take the weights of a torch model"),
-    (0, b"\x93NUMPY", "a numpy array; save the model's state_dict as safetensors"),
-    (0, b"GGUF", "a GGUF file; take the weights of a torch model"),
-    (4, b"TFL3", "a TensorFlow Lite model; take the weights of a torch model"),
-    (0, b"\x1f\x8b", "compressed with gzip; unpack it first"),
-    (0, b"BZh", "compressed with bzip2; unpack it first"),
-    (0, b"\xfd7zXZ", "compressed with xz; unpack it first"),
-    (0, b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it first"),
-    (0, b"7z\xbc\xaf", "a 7z archive; unpack it first"),
-    (0, b"Rar!", "a RAR archive; unpack it first"),
-    (257, b"ustar", "a tar archive; unpack it and name the file of weights in it"),
-    (0, b"\x89PNG", "an image; name the file of weights"),
-    (0, b"\xff\xd8\xff", "an image; name the file of weights"),
-    (0, b"%PDF", "a PDF document; name the file of weights"),
-    (0, b"\x7fELF", "a program; name the file of weights"),
-)
+_OF_OTHERS = ("an HDF5 file", "a GGUF file", "a TensorFlow Lite model")
+"""Kinds of files with weights that are not of torch."""
 _AGAIN = "copy or download it again"
 _IN_PYTHON = "load it in Python with torch.load(FILE, weights_only=False)"
 _TRUSTED = f"if you trust it, {_IN_PYTHON} and save the model's state_dict as safetensors"
@@ -84,12 +70,7 @@ def check_weight_file(path: Path) -> bytes:
 def some_names(names: Sequence[str]) -> str:
     """Return the first of some names, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(shown, names[:3])) + more
-
-
-def shown(text: str, length: int = 60) -> str:
-    """Return text from a file as a message may have it: not long, and nothing but letters."""
-    return "".join(char if char.isprintable() else "?" for char in text[:length])
+    return ", ".join(map(brief, names[:3])) + more
 
 
 def _require_file(path: Path) -> None:
@@ -135,14 +116,24 @@ def _other_kind(path: Path, head: bytes, size: int) -> str | None:
     """Return what a file is, with the way out; None if it is safetensors or of torch.save."""
     if not size:
         return f"empty (0 bytes); {_AGAIN}"
-    for offset, signature, what in _SIGNATURES:
-        if head[offset:].startswith(signature):
-            return what
     if head.startswith(b"PK\x03\x04"):
         return _zip_kind(path, size)
     if _TORCH_MAGIC in head[:32] or _is_safetensors(head):
         return None
+    if kind := binary_kind_of(head):
+        return f"{kind}; {_way_out(kind)}"
     return _text_kind(head) or _binary_kind(path, head)
+
+
+def _way_out(kind: str) -> str:
+    """Return what to do about a file of a kind that is known, and is none of weights."""
+    if kind.endswith("archive"):
+        return "unpack it, and name the file of weights in it"
+    if kind in _OF_OTHERS:
+        return "take the weights of a torch model"
+    if kind == "a numpy array":
+        return "save the model's state_dict as safetensors"
+    return _AGAIN if kind == ZEROS else "name the file of weights"
 
 
 def _is_safetensors(head: bytes) -> bool:

@@ -8,10 +8,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from kdcache import __version__
-from kdcache.errors import ModelError, UsageError
+from kdcache.errors import ModelError, UsageError, shortened
 from kdcache.spec import Spec, Value, parse_spec
 from kdcache.tracking import say
-from kdcache.weight_files import shown
 
 ORIGINS = frozenset(("weights", "weights_key", "pretrained"))
 """Options of a model's spec that say where its weights come from, and not what they mean."""
@@ -55,11 +54,11 @@ def require_recorded(metadata: Mapping[str, str], spec: Spec, path: Path) -> Non
     then, now = _recorded(metadata, unseen), _without(spec, unseen)
     if then is None or then == now:
         return
-    trained = f"weights file {path} was trained as {shown(str(then), _SHOWN)}"
+    trained = f"weights file {path} was trained as {shortened(str(then), _SHOWN)}"
     forgotten = _forgotten(then, now)
     if forgotten:
         texts = [_option_text(name, then.options[name]) for name in forgotten]
-        options = shown(", ".join(texts), _SHOWN)
+        options = shortened(", ".join(texts), _SHOWN)
         raise ModelError(
             f"{trained}, and its spec here leaves out {options}, without which the same weights "
             "give other logits: add it, or say another value if that is meant"

@@ -7,7 +7,7 @@ told, or the part that `weights_key` names.
 """
 
 import difflib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from kdcache.errors import ModelError, UsageError
+from kdcache.errors import ModelError, UsageError, brief
 from kdcache.spec import Spec
 from kdcache.tracking import say
 from kdcache.user_code import exception_text
-from kdcache.weight_files import read_weight_file, shown, some_names
+from kdcache.weight_files import read_weight_file, some_names
 from kdcache.weight_record import require_recorded
 
 State = Mapping[str, Tensor]
@@ -46,6 +46,8 @@ _PREFERRED = ("state_dict", "model", "model_state_dict", "student", "net", "modu
 """Of several parts that fit, the one that is called so is taken, in this order."""
 _DEEPEST = 4
 _MOST_PARTS = 64
+_MOST_MAPPINGS = 4096
+"""Mappings of a file that are looked at."""
 _PROBES = 8
 """Names of the model that are looked for in a file, to find what stands before them there."""
 
@@ -75,7 +77,7 @@ class _Part:
     @cached_property
     def reshaped(self) -> list[str]:
         shared = [name for name in self.own if name in self.tensors]
-        return [name for name in shared if self.tensors[name].shape != self.own[name].shape]
+        return [name for name in shared if not _have_one_shape(self.tensors[name], self.own[name])]
 
     @property
     def fits(self) -> bool:
@@ -125,6 +127,7 @@ def load_weights(
     if key is not None:
         parts = _called(parts, key, path)
     part = parts[0]
+    _require_plain(path, part)
     if not part.fits:
         raise ModelError(f"weights file {path} {_misfit(part, classes, is_teacher=is_teacher)}")
     _require_numbers(path, part)
@@ -170,29 +173,37 @@ def _own_state(module: nn.Module) -> State:
     """Return a model's state.
 
     Raises:
-        ModelError: some of it has no shape yet.
+        ModelError: some of it has no shape yet, or no memory.
     """
     state: State = module.state_dict()
     for name, tensor in state.items():
         if is_lazy(tensor):
             way_out = "run a batch through the model in the function that builds it"
             raise ModelError(f"{name} of the model has no shape, and takes no weights; {way_out}")
+        if tensor.is_meta:
+            way_out = "build it on the CPU: to_empty(device='cpu')"
+            raise ModelError(f"{name} of the model is on the meta device, without memory; {way_out}")
     return state
 
 
 def _states(held: Mapping[Any, Any]) -> list[tuple[str, State]]:
     """Return what may be a model's state in a file, by its dotted name there."""
     found: list[tuple[str, State]] = []
-    waiting: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), held)]
-    while waiting and len(found) < _MOST_PARTS:
-        path, mapping = waiting.pop(0)
-        named = {key: value for key, value in mapping.items() if isinstance(key, str)}
-        tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
-        if tensors:
-            found.append((".".join(path), tensors))
-        inner = {key: value for key, value in named.items() if isinstance(value, Mapping)}
-        if len(path) < _DEEPEST:  # a file may also hold itself
-            waiting += [((*path, key), value) for key, value in inner.items()][:_MOST_PARTS]
+    states: dict[int, State] = {}  # by id: a file may hold one mapping often, and also itself
+    waiting: deque[tuple[tuple[str, ...], Mapping[Any, Any]]] = deque([((), held)])
+    for _ in range(_MOST_MAPPINGS):
+        if not waiting or len(found) >= _MOST_PARTS:
+            break
+        path, mapping = waiting.popleft()
+        if id(mapping) not in states:
+            named = {key: value for key, value in mapping.items() if isinstance(key, str)}
+            inner = {key: value for key, value in named.items() if isinstance(value, Mapping)}
+            states[id(mapping)] = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+            if len(path) < _DEEPEST:
+                waiting.extend([((*path, key), value) for key, value in inner.items()][:_MOST_PARTS])
+        state = states[id(mapping)]
+        if state:
+            found.append((".".join(path), state))
     return found
 
 
@@ -236,10 +247,10 @@ def _called(parts: Sequence[_Part], key: str, path: Path) -> list[_Part]:
 
 def _tell(path: Path, part: _Part, others: Sequence[str]) -> None:
     """Say which part was taken where another would do too, or where some of it was left out."""
-    begins = f"{shown(part.prefix)}*"
+    begins = f"{brief(part.prefix)}*"
     is_usual = all(word in _USUAL for word in part.prefix.split(".")[:-1])
     if others:
-        taken, other = shown(part.name) or "what lies at the top", shown(others[0])
+        taken, other = brief(part.name) or "what lies at the top", brief(others[0])
         also = f"it also has {some_names(others)}; weights_key={other} would take that"
         say(f"note: of weights file {path} the part {taken} is taken; {also}")
     elif part.others:
@@ -264,7 +275,7 @@ def _other_content(held: Mapping[Any, Any], parts: Sequence[_Part]) -> str:
 
 def _misfit(part: _Part, classes: int, *, is_teacher: bool) -> str:
     """Return what does not fit, first what explains most."""
-    of_part = f"(part {shown(part.name)}) " if part.name else ""
+    of_part = f"(part {brief(part.name)}) " if part.name else ""
     if theirs := _other_classes(part, classes):
         anew = f"take weights of {classes}, or leave weights out: the student then starts anew"
         way_out = classes_advice(theirs) if is_teacher else anew
@@ -284,11 +295,11 @@ def _first_difference(part: _Part) -> str:
     if part.reshaped:
         name = part.reshaped[0]
         theirs, own = tuple(part.tensors[name].shape), tuple(part.own[name].shape)
-        return f"{shown(part.prefix + name)} is {theirs} in the file, {own} in the model"
+        return f"{brief(part.prefix + name)} is {theirs} in the file, {own} in the model"
     if part.missing:
         name = part.missing[0]
-        return f"{shown(part.prefix + name)} is missing in the file{_called_instead(name, part)}"
-    return f"{shown(part.prefix + part.unknown[0])} is unknown to the model"
+        return f"{brief(part.prefix + name)} is missing in the file{_called_instead(name, part)}"
+    return f"{brief(part.prefix + part.unknown[0])} is unknown to the model"
 
 
 def _other_classes(part: _Part, classes: int) -> int | None:
@@ -321,7 +332,39 @@ def _called_instead(name: str, part: _Part) -> str:
     end = name.rpartition(".")[2]
     others = [other for other in [*part.unknown, *part.others] if other.endswith(end)]
     near = difflib.get_close_matches(name, others, n=1, cutoff=0.4)
-    return f", which has {shown(near[0])}" if near else ""
+    return f", which has {brief(near[0])}" if near else ""
+
+
+def _have_one_shape(tensor: Tensor, own: Tensor) -> bool:
+    return not tensor.is_nested and tensor.shape == own.shape
+
+
+def _require_plain(path: Path, part: _Part) -> None:
+    """Raise a ModelError if a weight is of a kind that no model can take, which it says."""
+    for name, tensor in part.tensors.items():
+        kind = _odd_kind(tensor, part.own.get(name, tensor))
+        if kind is not None:
+            raise ModelError(f"weights file {path} has {brief(part.prefix + name)} as {kind}")
+
+
+def _odd_kind(tensor: Tensor, own: Tensor) -> str | None:
+    """Return of what kind a weight is, with the way out; None if it is a plain one.
+
+    Args:
+        tensor: the weight.
+        own: the model's tensor of that name.
+    """
+    if tensor.is_nested:
+        return "a nested tensor; save one tensor for each of its parts"
+    if tensor.is_meta:
+        return "a tensor of the meta device, without values; save a model that has its weights"
+    if tensor.layout != torch.strided:
+        kind = str(tensor.layout).removeprefix("torch.")
+        return f"a sparse tensor ({kind}); save its to_dense()"
+    if tensor.is_complex() and not own.is_complex():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        return f"complex numbers ({kind}); take weights in floats"
+    return None
 
 
 def _require_numbers(path: Path, part: _Part) -> None:

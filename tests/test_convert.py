@@ -1,6 +1,7 @@
 """Conversion between the stores: what comes out is what a dump into that store would have written."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from runs import CONV, dump, train
+from runs import CONV, IN_PROCESS, dump, train
 from s3_server import BUCKET, environ, environment, s3_server
+from torchvision.datasets import ImageFolder
 
 from kdcache.cache import Cache, open_cache
 from kdcache.convert import convert_cache
+from kdcache.dump import DumpConfig, dump_teacher
+from kdcache.dump_plan import plan_dump
 from kdcache.errors import MismatchError, UsageError
 from kdcache.verify import verify_cache
 
@@ -128,6 +132,34 @@ def test_what_is_refused(shelf: Path, tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="unit_rows"):
         convert_cache(shelf / "zarr", shelf / "tars", store="webdataset", data=f"imagefolder:{shelf}/images")
     assert not (tmp_path / "new").exists()
+
+
+def twice() -> Any:
+    """Return a data set that lists each of the pictures twice."""
+    folder = Path(os.environ["PICTURES_TWICE"])
+    pictures = ImageFolder(folder)
+    pictures.samples *= 2
+    return pictures
+
+
+def test_equal_keys_are_refused_before_any_work(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PICTURES_TWICE", f"{shelf}/images")
+    settings: dict[str, Any] = {"data": "test_convert:twice", "teacher": f"{CONV},classes=3"}
+    settings |= {"skip_unreadable": True, "seeds": "0:1", "recipe": "digits", "unit_rows": 16}
+    refusal = (
+        r"^samples 0 and 40 of source test_convert:twice have the same key, 'class0/00\.png'; "
+        "tars name files by keys: give each sample its own key, or take a zarr store$"
+    )
+    config = DumpConfig(cache=str(tmp_path / "tars"), compute=IN_PROCESS, store="webdataset", **settings)
+    with pytest.raises(UsageError, match=refusal):
+        plan_dump(config)
+    with pytest.raises(UsageError, match=refusal):
+        dump_teacher(config)
+    dump(tmp_path / "zarr", **settings)
+    with pytest.raises(UsageError, match=refusal):
+        convert_cache(tmp_path / "zarr", tmp_path / "tars", store="webdataset", data=settings["data"])
+    assert not (tmp_path / "tars").exists()
+    assert verify_cache(open_cache(tmp_path / "zarr"))["faults"] == [], "such a store goes by numbers"
 
 
 def test_into_a_bucket(shelf: Path) -> None:

@@ -10,11 +10,14 @@ from image_files import age
 from PIL import Image
 from runs import losses, train, train_config
 from segmentation_files import write_pair
+from torchvision.datasets import ImageFolder
 
 from kdcache.compute import ComputeConfig
+from kdcache.contents import CheckedSource
 from kdcache.errors import UnreadableSampleError
 from kdcache.read_check import ReadCheck, listed_files
 from kdcache.sources import open_source
+from kdcache.sources.kept import save_arrays
 from kdcache.tracking import read_metrics
 from kdcache.train import plan_training
 from kdcache_cli.commands import main
@@ -30,7 +33,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         for index in range(count):
             path = tmp_path / name / "ab"[index % 2] / f"{index:02d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.random.default_rng(index).integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(path)
+            Image.fromarray(np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
             age(path)
     (tmp_path / "plain.toml").write_text(RECIPE)
     return {
@@ -108,21 +111,55 @@ def reads(log: Path) -> int:
     return log.stat().st_size if log.exists() else 0
 
 
-def test_data_that_was_read_whole_is_not_read_again_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KDCACHE_HOME", str(tmp_path / "home"))
+class LoggedPictures(ImageFolder):
+    """Pictures in a folder; a byte in a file counts each that is read."""
+
+    def __init__(self, root: str, log: str) -> None:
+        super().__init__(root)
+        self.log = log
+
+    def __getitem__(self, index: int) -> Any:
+        with Path(self.log).open("ab") as file:
+            file.write(b".")
+        return super().__getitem__(index)
+
+
+def logged_pictures(root: str, log: str) -> LoggedPictures:
+    return LoggedPictures(root, log)
+
+
+def test_data_that_was_read_whole_is_not_read_again_before_a_run(tmp_path: Path, settings: dict[str, Any]) -> None:
     log = tmp_path / "log"
-    settings: dict[str, Any] = {
-        "data": "tiny_models:few_digits",
-        "recipe": "digits",
-        "loss": "ce",
-        "epochs": 1,
-    }
+    data = f"test_evaluation:logged_pictures,root={tmp_path / 'val'},log={log}"
     counts = []
     for run in ("one", "two"):
         before = reads(log)
-        train(tmp_path / run, **settings, eval_data=f"tiny_models:logged_digits,length=100,log={log}")
+        train(tmp_path / run, **{**settings, "eval_data": data, "epochs": 1})
         counts.append(reads(log) - before)
-    assert counts == [2 * 100, 100 + 1], "one to see that the recipe suits"
+    assert counts == [2 * 6, 6 + 1], "one to see that the recipe suits"
+
+
+def test_data_without_files_is_read_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDCACHE_HOME", str(tmp_path / "home"))
+    log = tmp_path / "log"
+    settings: dict[str, Any] = {"data": "tiny_models:few_digits", "recipe": "digits", "loss": "ce"}
+    data = f"tiny_models:logged_digits,length=100,log={log}"
+    source = open_source(data)
+    save_arrays("read", f"{source.spec} {source.fingerprint}", {"stamps": np.empty((0, 2), np.int64)})
+    counts = []
+    for run in ("one", "two"):
+        before = reads(log)
+        train(tmp_path / run, **settings, epochs=1, eval_data=data)
+        counts.append(reads(log) - before)
+    assert counts == [2 * 100, 2 * 100], "nothing would tell that it has changed"
+
+
+def test_checked_data_has_the_files_of_its_own(settings: dict[str, Any]) -> None:
+    source = open_source(settings["eval_data"])
+    checked = CheckedSource(source, np.zeros((6, 1), np.uint32), "cache")
+    assert listed_files(checked) == listed_files(source) != []
+    bare = CheckedSource(open_source("digits:test"), np.zeros((600, 2), np.uint32), "cache")
+    assert listed_files(bare) == [] and not ReadCheck(bare).is_known()
 
 
 def test_a_file_that_changed_is_read_again(tmp_path: Path, settings: dict[str, Any]) -> None:
@@ -161,7 +198,7 @@ def test_an_evaluation_that_fails_costs_no_step(tmp_path: Path, settings: dict[s
     train(tmp_path / "unbroken", **settings)
     image = tmp_path / "val" / "b/03.png"
     data = image.read_bytes()
-    image.write_bytes(data[:-20])
+    image.write_bytes(data[:-40])
     age(image)
     check = ReadCheck(open_source(settings["eval_data"]))
     check.is_known()

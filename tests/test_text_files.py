@@ -5,8 +5,10 @@ import codecs
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from segmentation_files import write_pair
 from tiny_models import Noise
 
 from kdcache.config import dump_config, load_config
@@ -134,6 +136,33 @@ def test_only_a_first_line_of_words_is_a_heading(tmp_path: Path) -> None:
     ):
         (tmp_path / "x.csv").write_text(text, "utf-8")
         assert [line.fields for line in read_columns(tmp_path / "x.csv", "ids")] == rows
+
+
+def test_a_heading_is_told_and_a_first_line_with_a_class_is_none(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = DatasetSource(Noise(3, classes=3), Spec("birds"))
+    source.class_names = ("tench", "crane", "owl")
+    path = tmp_path / "map.csv"
+    path.write_text("tench,O\nowl,1\n", "utf-8")
+    with pytest.raises(UsageError, match=r"line 1: 'tench,O' is not STUDENT CLASS,TEACHER CLASS"):
+        read_class_map(str(path), source, 3)
+    assert not capsys.readouterr().err
+    path.write_text("tencj,O\nowl,1\n", "utf-8")
+    assert read_class_map(str(path), source, 3).tolist() == [-1, 2, -1]
+    told = capsys.readouterr().err
+    assert told.endswith(f"note: class map {path}: line 1 (tencj,O) is taken for the names of the columns\n")
+
+
+def test_a_first_line_of_ids_with_a_class_is_no_heading(tmp_path: Path) -> None:
+    write_pair(tmp_path / "images/0.jpg", tmp_path / "masks/0.png", np.zeros((8, 8), np.uint8))
+    (tmp_path / "names.txt").write_text("road\nsky\n", "utf-8")
+    options = f"classes={tmp_path}/names.txt,ids={tmp_path}/ids.csv"
+    for first in ("O,road", "O,void"):
+        (tmp_path / "ids.csv").write_text(f"{first}\n1,sky\n", "utf-8")
+        with pytest.raises(UsageError, match=f"line 1: '{first}' is not ID,CLASS"):
+            open_source(f"segfolder:{tmp_path},{options}")
 
 
 def test_quotes_that_do_not_fit_are_told(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Weights out of checkpoints into a model: which part is taken, and what does not fit."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def is_seed(module: nn.Module, seed: int) -> bool:
 
 
 LOSS = {"criterion.centre": torch.ones(3), "metric.total": torch.ones(1)}
+NESTED = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
 WRAPPED = {name.replace(".", "._checkpoint_wrapped_module."): one for name, one in state().items()}
 
 
@@ -162,7 +164,23 @@ LAYERS = {"layers.a.weight": torch.ones(2), "layers.a.bias": torch.ones(2)}
         (torch.ones(3), "holds a Tensor, not a state_dict"),
         ({**state(), "5.bias": torch.full((10,), torch.nan)}, r"has NaN in 5\.bias"),
         ({**state(), "5.bias": torch.ones(10, dtype=torch.int8)}, r"has int8 in 5\.bias: it is qu"),
-        ({**state(), "5.bias": torch.ones(10).to_sparse()}, r"cannot be put into|has|None"),
+        (
+            {**state(), "5.bias": torch.ones(10).to_sparse()},
+            r"has 5\.bias as a sparse tensor \(sparse_coo\); save its to_dense\(\)$",
+        ),
+        (
+            {**state(), "5.weight": torch.ones(10, 16).to_sparse_csr()},
+            r"has 5\.weight as a sparse tensor \(sparse_csr\); save its to_dense\(\)$",
+        ),
+        (
+            under("module.", {**state(), "5.bias": torch.ones(10, device="meta")}),
+            r"has module\.5\.bias as a tensor of the meta device, without values; save a model that",
+        ),
+        (
+            {**state(), "5.bias": torch.ones(10, dtype=torch.complex64)},
+            r"has 5\.bias as complex numbers \(complex64\); take weights in floats$",
+        ),
+        ({**state(), "5.bias": NESTED}, r"has 5\.bias as a nested tensor; save one tensor for each"),
     ],
 )
 def test_what_does_not_fit_is_told_in_the_files_own_words(
@@ -198,6 +216,27 @@ def test_a_file_that_holds_itself_ends(tmp_path: Path) -> None:
     assert is_seed(loaded(tmp_path, held), 5)
 
 
+def test_a_file_that_holds_itself_often_is_read_at_once(tmp_path: Path) -> None:
+    held: dict[str, Any] = {}
+    for number in range(64):
+        held[f"k{number}"] = held
+    start = time.monotonic()
+    with pytest.raises(ModelError, match="holds no tensors with names"):
+        loaded(tmp_path, held)
+    held = {"a": 1}
+    for _ in range(4):  # mappings that hold each other, each of another identity
+        held = {f"k{number}": {"one": held, "two": held} for number in range(64)}
+    with pytest.raises(ModelError, match="holds no tensors with names"):
+        loaded(tmp_path, held)
+    assert time.monotonic() - start < 20
+
+
+def test_one_state_under_two_names_has_both(tmp_path: Path) -> None:
+    held = {"first": state(), "epoch": 3}
+    held["second"] = held["first"]
+    assert is_seed(loaded(tmp_path, held, "second"), 5)
+
+
 def test_names_of_the_model_that_begin_like_a_prefix_stay(tmp_path: Path) -> None:
     module = nn.ModuleDict({"module": conv(), "model": conv()})
     wanted = nn.ModuleDict({"module": conv(seed=5), "model": conv(seed=6)})
@@ -205,6 +244,14 @@ def test_names_of_the_model_that_begin_like_a_prefix_stay(tmp_path: Path) -> Non
     spec = parse_spec("mine:build")
     load_weights(module, tmp_path / "w.pt", key=None, spec=spec, classes=10, is_teacher=True)
     assert is_seed(module["module"], 5) and is_seed(module["model"], 6)
+
+
+def test_a_model_without_memory_takes_no_weights(tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "w.pt")
+    spec = parse_spec("tiny_models:conv")
+    settings: dict[str, Any] = {"key": None, "spec": spec, "classes": 10, "is_teacher": True}
+    with pytest.raises(ModelError, match=r"0\.weight of the model is on the meta device"):
+        load_weights(conv().to("meta"), tmp_path / "w.pt", **settings)
 
 
 def test_a_layer_without_a_shape_yet_is_told(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ _THAT_GO_ON = (
 )
 """Commands that, run again, go on where they stopped; `verify` does with a report."""
 _GOES_ON = "kdcache.goes_on"
+_MOST_REASON = 200
+"""Characters of what a library says when memory runs out."""
 _MOST_LINES = 10  # of seeds that are told one by one
 
 _ASCII = "kdcache_ascii"
@@ -113,10 +115,12 @@ class Group(click.Group):
             except OSError as error:
                 where = f"{error.filename}: " if error.filename else ""
                 raise OneLineError(KdcacheError(f"{where}{error.strerror or error}")) from error
-            except RuntimeError as error:
+            except (MemoryError, RuntimeError) as error:
+                kept = "; what was finished is kept" if ctx.meta.get(_GOES_ON) else ""
+                if _is_of_main_memory(error):
+                    raise OneLineError(KdcacheError(_memory_text(error) + kept)) from error
                 if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
                     raise
-                kept = "; what was finished is kept" if ctx.meta.get(_GOES_ON) else ""
                 way_out = f"use a smaller --batch-size, or --precision bfloat16{kept}"
                 raise OneLineError(KdcacheError(f"out of GPU memory; {way_out}")) from error
             except KeyboardInterrupt as raised:
@@ -124,6 +128,18 @@ class Group(click.Group):
                 way_on = f"; {WAY_OUT}" if ctx.meta.get(_GOES_ON) else ""
                 click.echo(f"kdcache: stopped by {signal_name(stop.number)}{way_on}", err=True)
                 raise click.exceptions.Exit(stop.exit_code) from None
+
+
+def _is_of_main_memory(error: Exception) -> bool:
+    """Return whether an error says that the machine's memory ran out: Python's, numpy's or torch's."""
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _memory_text(error: Exception) -> str:
+    """Return that memory ran out, for what if that is known, and the way out."""
+    reason = one_line(str(error), _MOST_REASON)
+    what = f"out of memory ({reason})" if reason else "out of memory"
+    return f"{what}; give the job more, or let it take less, as with fewer workers or small batches"
 
 
 @contextmanager

@@ -32,6 +32,10 @@ _MOST_HEADERS = 3
 """Blocks of a member's header: one, and two before it if its name is too long for one."""
 
 
+UNIQUE_KEYS = "tars name files by keys: give each sample its own key, or take a zarr store"
+"""What a user can do about samples that share a key."""
+
+
 class UnitIndex(NamedTuple):
     """What a unit's tar holds, by position of the row in the unit."""
 
@@ -98,8 +102,9 @@ class TarFormat:
         """Return the tar of `records`, `[seeds, rows]`, and the samples of its rows.
 
         Raises:
-            ValueError: a sample's name that is too long for a file name.
+            ValueError: a sample's name that is too long for a file name, or that another one has.
         """
+        _require_unique(samples)
         raw = np.ascontiguousarray(records).view(np.uint8).reshape(self.seeds, -1, self.dtype.itemsize).swapaxes(0, 1)
         assert len(raw) == len(samples), "a webdataset store names each row"
         out = io.BytesIO()
@@ -218,6 +223,15 @@ def member_name(key: str) -> str:
 def sample_key(name: str) -> str:
     """Return the sample whose name in a tar is `name`."""
     return path_text(unquote_to_bytes(name))
+
+
+def _require_unique(samples: Sequence[StoredSample]) -> None:
+    """Raise a ValueError if two samples have one key: no reader could tell their files apart."""
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.key in seen:
+            raise ValueError(f"two samples have the key {quoted(sample.key)}; {UNIQUE_KEYS}")
+        seen.add(sample.key)
 
 
 def _label(member: Member, tar: TarReader) -> int:

@@ -22,6 +22,7 @@ from kdcache.user_code import user_code
 
 _LISTINGS = ("samples", "_samples", "imgs", "_image_files", "_images", "images", "_flat_breed_images")
 _ARRAYS = ("data", "targets", "labels", "_labels")
+IS_EMPTY = "is empty; name a data set with at least one sample"
 _MEND = "mend the data set's code"
 
 
@@ -85,6 +86,11 @@ class MapStyle:
         if self._sizes is None and self._columns:
             self._sizes = self._in_order(stat_sizes(self._columns))
         return self._sizes
+
+    def files(self) -> Iterable[str]:
+        """Return the paths of the files that samples are read from; none if it lists none."""
+        paths = (str(listed_path(item)) for column in self._columns for item in column)
+        return dict.fromkeys(paths)
 
     def contents(self, index: int) -> Contents | None:
         """Return the files of sample `index`; None if it has none.
@@ -226,7 +232,7 @@ def class_index(target: Any, classes: int, name: str) -> int:
     Raises:
         SourceError: no integer, or one of no class.
     """
-    index = _integer(target)
+    index = integer(target)
     if index is None or not 0 <= index < classes:
         raise SourceError(
             f"{name} has target {described(target)}; it must be a class index from 0 to {classes - 1}{_hint(target)}"
@@ -234,7 +240,8 @@ def class_index(target: Any, classes: int, name: str) -> int:
     return index
 
 
-def _integer(target: Any) -> int | None:
+def integer(target: Any) -> int | None:
+    """Return the number that an integer of any kind is; None of what is none."""
     if isinstance(target, bool):
         return None
     if isinstance(target, torch.Tensor):
@@ -260,7 +267,7 @@ def _hint(target: Any) -> str:
     if target is None:
         return "; leave out samples without a class"
     is_number = is_array or isinstance(target, (bool, float, np.generic))
-    return "; give int(target)" if is_number and _integer(target) is None else ""
+    return "; give int(target)" if is_number and integer(target) is None else ""
 
 
 def _length(dataset: Any, spec: str) -> int:
@@ -280,7 +287,7 @@ def _length(dataset: Any, spec: str) -> int:
     with user_code(f"source {spec}: its __len__", SourceError, way_out=_MEND):
         length = len(dataset)
     if length == 0:
-        raise SourceError(f"source {spec} is empty; name a data set with at least one sample")
+        raise SourceError(f"source {spec} {IS_EMPTY}")
     return length
 
 
@@ -330,8 +337,11 @@ def _count_classes(dataset: Any, spec: str) -> int:
         if isinstance(value, (list, tuple)) and value:
             return len(value)
     for labels in (_listed_targets(dataset), *(_array(dataset, name) for name in _ARRAYS[1:])):
-        if labels is not None and np.ndim(labels) == 1:
-            return int(np.max(labels)) + 1
+        if labels is None or np.ndim(labels) != 1:
+            continue
+        largest = np.max(labels)
+        if largest >= 0:  # some give -1 or NaN where there are no labels
+            return int(largest) + 1
     classes = getattr(dataset, "classes", None)
     what = "does not say how many classes it has" if classes is None else f"says that its classes are {described(classes)}"
     raise SourceError(f"source {spec} {what}; give the data set an attribute `classes` (a list of names or a number)")

@@ -34,7 +34,7 @@ class HubImages:
         self.targets = np.asarray(table.select_columns([label]).with_format("numpy")[:][label])
         if self.targets.dtype.kind not in "iu" and len(table):
             raise SourceError(f"source hf: some rows have no {label}; take them out, or give label=COLUMN")
-        self.classes: int | list[str] = classes or names or (1 + int(self.targets.max()) if len(table) else 0)
+        self.classes: int | list[str] = classes or names or (1 + max(int(self.targets.max()), 0) if len(table) else 0)
         self._table = table.select_columns([image])
         self._image = image
 
@@ -67,6 +67,20 @@ class HubImages:
             parts.append(sizes)
         return np.concatenate(parts)
 
+    def files(self) -> list[str]:
+        """Return the paths of the tables, and of images that are files of their own."""
+        import pyarrow.compute as pc  # noqa: PLC0415
+
+        paths = [str(part["filename"]) for part in self._table.cache_files]
+        if not paths:
+            return []  # a table in memory
+        for batch in self._table.with_format("arrow").iter(10_000):
+            column = batch[self._image].combine_chunks()
+            is_apart = pc.is_null(pc.struct_field(column, "bytes"))
+            apart = pc.struct_field(column, "path").filter(is_apart).to_pylist()
+            paths += [path for path in apart if path]
+        return paths
+
     def encoded(self, index: int) -> bytes:
         """Return the file of an image."""
         stored = self._table[index][self._image] or {"bytes": b"", "path": None}
@@ -95,6 +109,10 @@ class HubSource(DatasetSource):
     def file_sizes(self) -> Numbers:
         """Return the bytes of each image, uint32 `[images, 1]`."""
         return self._dataset.file_sizes()
+
+    def files(self) -> list[str]:
+        """Return the paths of the files that samples are read from; none of a table in memory."""
+        return self._dataset.files()
 
     def _listed(self) -> Iterator[bytes | memoryview]:
         yield from super()._listed()

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -92,6 +92,10 @@ class MaskSource(MapStyle):
             ids = self._id_array(mask, index)
         _check_size((ids.shape[1], ids.shape[0]), image.size, self._name(index))
         return Sample(image, Image.fromarray(self._classes_of(ids, index)))
+
+    def files(self) -> Iterable[str]:
+        """Return the paths of images and masks; none if it does not list both."""
+        return super().files() if len(self._columns) == 2 else ()
 
     def contents(self, index: int) -> Contents | None:
         """Return the files of the image and the mask of sample `index`; None without both.

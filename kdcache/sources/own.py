@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from kdcache.errors import SourceError, UsageError, quoted, shortened
-from kdcache.sources.dataset import DatasetSource, class_index
+from kdcache.sources.dataset import IS_EMPTY, DatasetSource, MapStyle, class_index, integer
 from kdcache.sources.folder_files import IMAGE_EXTENSIONS, extension_of
 from kdcache.sources.images import as_image, described
 from kdcache.sources.masks import open_own_masks
@@ -41,23 +41,19 @@ class OwnSource:
         """Take the source.
 
         Raises:
-            SourceError: it lacks a part of a source.
+            SourceError: it is empty, or does not say how many classes it has.
         """
         name = f"source {spec}"
-        lacking = [part for part in ("spec", "classes", "__len__", "key", "sample") if not hasattr(source, part)]
-        if lacking:
-            raise SourceError(
-                f"{name} gives {described(source)}, which has a fingerprint and no {', '.join(lacking)}; a source needs "
-                "them all, a data set no fingerprint"
-            )
         self._source = source
         self.spec = str(source.spec)
-        self.classes = int(source.classes)
+        self.classes = _checked_count(source.classes, name)
         self.fingerprint = str(source.fingerprint)
         self.task = task_of(source)
         self.class_names = getattr(source, "class_names", None)
         with user_code(f"{name}: its __len__", SourceError, way_out=_MEND):
             self._length = len(source)
+        if self._length == 0:
+            raise SourceError(f"{name} {IS_EMPTY}")
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -116,7 +112,8 @@ def open_own(spec: Spec, known: Collection[str]) -> Source:
     with user_code(f"source {spec}", SourceError, way_out=_MEND):
         opened = _loaded(spec, known)
         if hasattr(opened, "fingerprint"):
-            return OwnSource(opened, spec)
+            _require_parts(opened, spec)
+            return opened if _is_checked(opened) else OwnSource(opened, spec)
         is_masked = task_of(opened) == "segmentation"
         return open_own_masks(opened, spec) if is_masked else DatasetSource(opened, spec)
 
@@ -138,9 +135,40 @@ def parse_source(text: str, known: Collection[str]) -> Spec:
     return parse_spec(text)
 
 
+def _require_parts(source: Any, spec: Spec) -> None:
+    """Raise a SourceError if what a function gives has a fingerprint, and lacks a part of a source."""
+    parts = ("spec", "classes", "__len__", "key", "sample")
+    lacking = [part for part in parts if not hasattr(source, part)]
+    if lacking:
+        raise SourceError(
+            f"source {spec} gives {described(source)}, which has a fingerprint and no "
+            f"{', '.join(lacking)}; a source needs them all, a data set no fingerprint"
+        )
+
+
+def _is_checked(source: Any) -> bool:
+    """Return whether a source is one of kdcache's own, which checks itself and knows its files."""
+    package = type(source).__module__.partition(".")[0]
+    return isinstance(source, MapStyle) or package == "kdcache"
+
+
+def _checked_count(classes: Any, name: str) -> int:
+    """Return how many classes a source has, as it says it.
+
+    Raises:
+        SourceError: it says no number of at least one.
+    """
+    count = integer(classes)
+    if count is None or count < 1:
+        raise SourceError(
+            f"{name} says that its classes are {described(classes)}; give it an attribute `classes`, a number of at least 1"
+        )
+    return count
+
+
 def _loaded(spec: Spec, known: Collection[str]) -> Any:
     try:
-        return load_function(spec, "source", known)
+        return load_function(spec, "source", known, error=SourceError)
     except UsageError as error:
         if spec.name in sys.stdlib_module_names or spec.name in _TABLES:
             raise UsageError(f"source {spec}: {_no_source(spec, known)}") from error

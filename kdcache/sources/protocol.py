@@ -73,6 +73,14 @@ class Listed(Protocol):
         """Return sample `index`, decoded from its files' `contents` where they are given."""
 
 
+@runtime_checkable
+class Filed(Protocol):
+    """A source that tells which files all its samples are read from."""
+
+    def files(self) -> Iterable[str]:
+        """Return their paths, each once; none where samples have no files, or not all are known."""
+
+
 def task_of(source: object) -> str:
     """Return `segmentation` if a source, or a data set, says that its targets are masks, else `classification`."""
     return str(getattr(source, "task", "classification"))

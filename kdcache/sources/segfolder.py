@@ -258,7 +258,7 @@ def _ids(path: str, classes: int, names: Sequence[str] | None) -> dict[int, int]
     what = "segfolder: ids ="
     numbers = {name: index for index, name in enumerate(names or ())}
     ids = {}
-    lines = read_columns(path, what)
+    lines = read_columns(path, what, {*numbers, *_NO_CLASS})
     require_unique([(line.number, line.fields[0].lstrip("0") or "0") for line in lines], f"{what} {path}")
     for line in lines:
         is_pair = len(line.fields) == 2 and line.fields[0].isdecimal() and int(line.fields[0]) <= LARGEST_ID

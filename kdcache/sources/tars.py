@@ -76,6 +76,10 @@ class TarSource:
         bounded: Numbers = np.minimum(sizes, NO_FILE - 1).astype(np.uint32)
         return bounded
 
+    def files(self) -> list[str]:
+        """Return the paths of the tars."""
+        return [shard.path for shard in self._shards]
+
     def contents(self, index: int) -> Contents:
         """Return the file of the image of sample `index`, see `stored`."""
         return (self.stored(index),)

@@ -17,7 +17,7 @@ from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.tar_store import TarFormat, member_name
 from kdcache.cache.units import StoredSample
 from kdcache.cache.writing import commit_unit
-from kdcache.errors import DamagedUnitError
+from kdcache.errors import CacheError, DamagedUnitError
 from kdcache.shapes import Records
 from kdcache.tar_reader import TarReader
 
@@ -130,3 +130,12 @@ def test_a_name_too_long_for_a_file_is_refused() -> None:
     assert len(member_name("a" * 240)) == 240
     with pytest.raises(ValueError, match="too long for a file in a tar"):
         member_name("a" * 241)
+
+
+def test_two_samples_of_one_key_are_refused_before_a_tar_is_written(tmp_path: Path) -> None:
+    cache = create_cache(tmp_path, manifest(**STORE))
+    records, samples = unit(cache, 0)
+    samples[3] = samples[1]
+    with pytest.raises(CacheError, match=r"two samples have the key 'class/a\.1'; tars name files by keys"):
+        commit_unit(cache, 3, 0, records, samples)
+    assert not list(tmp_path.rglob("*.tar"))

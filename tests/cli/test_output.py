@@ -67,3 +67,22 @@ def test_a_warning_about_an_image_is_one_line_that_names_it(tmp_path: Path, monk
     lines = [line for line in done.stderr.splitlines() if "warning" in line]
     assert done.exit_code == 0 and len(lines) == 1, done.output
     assert lines[0].startswith("kdcache: warning: sample ") and "Palette images with Transparency" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (MemoryError(), "out of memory; give the job more"),
+        (MemoryError("Unable to allocate 7 GiB\nfor an array"), "out of memory (Unable to allocate 7 GiB for an array); give"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory (DefaultCPUAllocator: can't"),
+    ],
+)
+def test_memory_that_runs_out_is_one_line(monkeypatch: pytest.MonkeyPatch, raised: Exception, told: str) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr("kdcache.config.load_config", fail)
+    done = CliRunner().invoke(main, ["dump-teacher", "there"])
+    assert done.exit_code == 1 and done.stderr.startswith(f"kdcache: error: {told}")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith("; what was finished is kept\n")

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from kdcache.errors import SourceError, UnreadableSampleError, UsageError
 from kdcache.sources import Source, open_source
+from kdcache.sources.protocol import Filed
 from kdcache.views import ViewDataset, load_recipe
 
 datasets = pytest.importorskip("datasets")
@@ -57,6 +58,19 @@ def test_a_saved_data_set_is_a_source(saved: Path) -> None:
     sample = source.sample(4)
     assert isinstance(sample.image, Image.Image) and sample.target == 1 and type(sample.target) is int
     assert levels(source) == list(range(6))
+
+
+def test_its_files_are_those_of_the_table_and_of_images_apart(saved: Path, tmp_path: Path) -> None:
+    def files(source: Source) -> list[str]:
+        assert isinstance(source, Filed)
+        return [Path(path).name for path in source.files()]
+
+    assert files(open_source(f"hf:{saved}")) == ["data-00000-of-00001.arrow"]
+    for name in ("train/a/1.png", "train/b/2.png"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True)
+        (tmp_path / "set" / name).write_bytes(picture(5))
+    apart = files(open_source(f"hf:{tmp_path}/set,split=train,cache_dir={tmp_path}/cache"))
+    assert apart[0].endswith(".arrow") and apart[1:] == ["1.png", "2.png"]
 
 
 def test_columns_and_classes_can_be_named(saved: Path) -> None:

@@ -14,8 +14,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from kdcache.errors import KdcacheError, SourceError, UnreadableSampleError, UsageError
+from kdcache.source_list import list_of, source_fields
 from kdcache.sources import Sample, open_source
 from kdcache.sources.images import UndecodableError, as_image
+from kdcache.views import load_recipe
 
 PICTURE = Image.new("RGB", (4, 4), (9, 9, 9))
 LEVELS = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
@@ -308,6 +310,13 @@ class Whole:
         return {}["stored"]  # type: ignore[no-any-return]
 
 
+class Bare(Whole):
+    """A whole source without a sample."""
+
+    def __len__(self) -> int:
+        return 0
+
+
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
@@ -330,6 +339,12 @@ def test_a_whole_source_lacks_nothing(give: Any) -> None:
         give(type("Print", (), {"fingerprint": "x"})())
     with pytest.raises(SourceError, match=r"sample 0 \(one\) of whole fails: KeyError: 'stored'"):
         give(Whole(Sample(PICTURE, 0))).stored(0)
+    for classes, what in ((0, "0"), (-2, "-2"), (("a", "b"), r"a tuple of 2 \(str, str\)"), (None, "None")):
+        with pytest.raises(SourceError, match=rf"^source mine:build says that its classes are {what}; .* at least 1$"):
+            give(Whole(Sample(PICTURE, 0), classes=classes))
+    assert give(Whole(Sample(PICTURE, 0), classes=np.int64(2))).classes == 2
+    with pytest.raises(SourceError, match=r"^source mine:build is empty; name a data set with at least one sample$"):
+        give(Bare())
     masked = give(Whole(Sample(PICTURE, Image.new("L", (3, 4))), task="segmentation"))
     with pytest.raises(SourceError, match="has target an image of 3x4 pixels, mode L; it must be an image of mode L as large"):
         masked.sample(0)
@@ -373,3 +388,22 @@ def test_a_tilde_behind_a_colon_is_told(tmp_path: Path) -> None:
     for kind in ("imagefolder:~/x", "segfolder:~/x,classes=2"):
         with pytest.raises(KdcacheError, match=r"is not a folder.*; write \$HOME for ~"):
             open_source(kind)
+
+
+def test_a_source_of_kdcaches_own_stays_what_it_is(give: Any, tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/2.png"):
+        (tmp_path / name).parent.mkdir()
+        PICTURE.save(tmp_path / name)
+    spec = f"imagefolder:{tmp_path}"
+    source, plain = give(lambda: open_source(spec)), open_source(spec)
+    assert source_fields(source, list_of(source)) == source_fields(plain, list_of(plain))
+    assert source.file_sizes().tolist() == plain.file_sizes().tolist()  # type: ignore[attr-defined]
+    assert source.contents(0) == ((tmp_path / "a" / "1.png").read_bytes(),)
+    with pytest.raises(SourceError, match="has a fingerprint and no spec, classes, __len__, sample"):
+        give(lambda: load_recipe("digits"))
+
+
+def test_labels_that_are_all_absent_say_no_number_of_classes(give: Any) -> None:
+    for targets in ([-1, -1], [float("nan")] * 2):
+        with pytest.raises(SourceError, match="does not say how many classes it has"):
+            give(Items((PICTURE, 0), classes=None, targets=targets))

@@ -13,7 +13,7 @@ from PIL import Image
 from runs import MLP, dump, train
 from segmentation_files import Shapes
 
-from kdcache.label_notes import SeenLabels
+from kdcache.seen_labels import SeenLabels
 from kdcache.shapes import Labels
 from kdcache.sources import DatasetSource, open_source
 from kdcache.spec import Spec
