@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from measure import interleave, make_parser, report, spread
 
-from kdcache.calibration import BATCH, TAUS
+from kdcache.codec_error.calibration import BATCH, TAUS
+from kdcache.codec_error.measure import codec_costs
+from kdcache.codec_error.samples import Pairs, pairs_from_npz
 from kdcache.codecs import Codec, LowRank, open_codec
-from kdcache.fidelity import codec_costs
-from kdcache.pairs import Pairs, pairs_from_npz
 
 CODECS = ["full:dtype=float16", "full:dtype=uint8", "full:dtype=uint4", "topk:k=10", "topk:k=100"]
 STEPS = (0.45, 0.7, 1.0, 2.0, 4.0)

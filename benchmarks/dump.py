@@ -21,10 +21,10 @@ from workload import add_compute_options, compute_config, teacher_spec
 
 from kdcache.cache import Cache, create_cache
 from kdcache.cache.writing import commit_unit, start_seed
-from kdcache.dump import DumpConfig
-from kdcache.dump_job import Job, prepare
-from kdcache.dump_units import Walk, write_units
-from kdcache.tracking import progress
+from kdcache.dump.job import Job, prepare
+from kdcache.dump.run import DumpConfig
+from kdcache.dump.worker import Walk, write_units
+from kdcache.runtime.console import progress
 
 CALLS = 15
 

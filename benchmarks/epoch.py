@@ -18,11 +18,11 @@ import torch
 from measure import interleave, make_parser, report, seconds_per_call, spreads
 from workload import add_compute_options, compute_config, teacher_spec
 
-from kdcache.dump import DumpConfig, dump_teacher
+from kdcache.dump.run import DumpConfig, dump_teacher
+from kdcache.loader.teachers import OnlineTeacher
 from kdcache.losses import open_loss
-from kdcache.teachers import OnlineTeacher
-from kdcache.tracking import MetricsFile
-from kdcache.train import TrainConfig, Trainer
+from kdcache.runtime.console import MetricsFile
+from kdcache.train.run import TrainConfig, Trainer
 
 CODECS = {"full": "full:dtype=float16", "topk": "topk:k=10"}
 DIST = "dist:tau=1,beta=2,gamma=2"

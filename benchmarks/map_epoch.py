@@ -20,12 +20,12 @@ import torch
 from measure import forget, interleave, make_parser, report, seconds_per_call, spread, spreads
 
 from kdcache.cache import Cache, open_cache
-from kdcache.compute import ComputeConfig
+from kdcache.loader.order import Blocks
+from kdcache.loader.window_reader import UnitStream
 from kdcache.losses import dist_loss
-from kdcache.sampler import Blocks
-from kdcache.stream import UnitStream
-from kdcache.tracking import MetricsFile
-from kdcache.train import TrainConfig, Trainer
+from kdcache.runtime.console import MetricsFile
+from kdcache.runtime.device import ComputeConfig
+from kdcache.train.run import TrainConfig, Trainer
 
 DIST = "dist:tau=1,beta=1,gamma=1"
 PIXELS, CLASSES = 64 * 128, 19

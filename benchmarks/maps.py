@@ -18,8 +18,8 @@ from numcodecs import Zstd
 from torch import Tensor
 
 from kdcache.cache import open_cache
+from kdcache.codec_error.gradients import gradients
 from kdcache.codecs import DenseRows, TeacherRows, open_codec
-from kdcache.gradients import gradients
 from kdcache.losses import dist_loss
 
 CODECS = ["full:dtype=float32", "full:dtype=float16", "full:dtype=uint8", "full:dtype=uint4", "topk:k=2", "topk:k=4"]

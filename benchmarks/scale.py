@@ -20,13 +20,13 @@ from measure import make_parser, report
 from workload import make_cache
 
 from kdcache.cache import Cache, open_cache
-from kdcache.cache.commit import Commit, commit_key
-from kdcache.cache.objects import Entry
-from kdcache.cache.publish import Folder
+from kdcache.cache.documents.commit import Commit, commit_key
+from kdcache.cache.storage.folder import Folder
+from kdcache.cache.storage.objects import Entry
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import open_codec
-from kdcache.sampler import Blocks, epoch_views
-from kdcache.stream import UnitStream
+from kdcache.loader.order import Blocks, epoch_views
+from kdcache.loader.window_reader import UnitStream
 from kdcache.views import Recipe
 
 WINDOW, BATCH = 4, 256

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from kdcache.models import VisionModel
+from kdcache.models.model import VisionModel
 
 
 class Stack(nn.Module):

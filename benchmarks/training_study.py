@@ -30,14 +30,14 @@ from torch import Tensor
 
 from kdcache.cache import Cache, open_cache, stored_bytes
 from kdcache.codecs import Codec, TeacherRows, open_codec, set_tail
+from kdcache.loader.order import epoch_views, num_steps
 from kdcache.losses import Loss, open_loss
-from kdcache.models import open_model
-from kdcache.optim import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
-from kdcache.sampler import epoch_views, num_steps
+from kdcache.models.model import open_model
 from kdcache.shapes import Labels
 from kdcache.sources import Source, open_source
 from kdcache.tasks.classification import task_loss
-from kdcache.train import TrainConfig, train_student
+from kdcache.train.optim import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
+from kdcache.train.run import TrainConfig, train_student
 from kdcache.views import Recipe, ViewDataset, load_recipe, seed_generators
 
 FULL = "full:dtype=float32"

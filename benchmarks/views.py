@@ -21,9 +21,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from workload import DISTINCT, jpeg
 
+from kdcache.config.spec import Spec
 from kdcache.shapes import Rows
 from kdcache.sources import DatasetSource
-from kdcache.spec import Spec
 from kdcache.views import Recipe, ViewDataset, in_pairs, load_recipe, partners, row_order
 
 CLASSES = 1000

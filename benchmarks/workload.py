@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from kdcache.cache import Cache, Manifest, create_cache, record_layout
 from kdcache.codecs import Codec, fit_arrays
-from kdcache.compute import ComputeConfig
+from kdcache.runtime.device import ComputeConfig
 from kdcache.views import load_recipe
 
 DISTINCT = 64

@@ -6,50 +6,50 @@ Public names are imported on first use, so that `import kdcache` does not import
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from kdcache.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from kdcache.cache import Cache, open_cache
-    from kdcache.cached_source import views_of
+    from kdcache.cache.source import views_of
     from kdcache.codecs import open_codec
-    from kdcache.convert import convert_cache
-    from kdcache.copying import export_cache, merge_caches
-    from kdcache.dump import DumpConfig, dump_teacher
+    from kdcache.dump.run import DumpConfig, dump_teacher
     from kdcache.errors import KdcacheError
-    from kdcache.garbage import collect_garbage
-    from kdcache.hub import pull_cache, push_cache
     from kdcache.losses import dist_loss, kl_loss
-    from kdcache.models import open_model
-    from kdcache.recode import recode_cache
+    from kdcache.models.model import open_model
     from kdcache.sources import open_source
-    from kdcache.train import TrainConfig, train_student
-    from kdcache.verify import verify_cache
+    from kdcache.tools.convert import convert_cache
+    from kdcache.tools.garbage import collect_garbage
+    from kdcache.tools.hub import pull_cache, push_cache
+    from kdcache.tools.merge import export_cache, merge_caches
+    from kdcache.tools.recode import recode_cache
+    from kdcache.train.run import TrainConfig, train_student
+    from kdcache.verify.cache import verify_cache
     from kdcache.views import ViewDataset, load_recipe
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Cache": "cache",
-    "DumpConfig": "dump",
+    "DumpConfig": "dump.run",
     "KdcacheError": "errors",
-    "TrainConfig": "train",
+    "TrainConfig": "train.run",
     "ViewDataset": "views",
-    "collect_garbage": "garbage",
-    "convert_cache": "convert",
+    "collect_garbage": "tools.garbage",
+    "convert_cache": "tools.convert",
     "dist_loss": "losses",
-    "dump_teacher": "dump",
-    "export_cache": "copying",
+    "dump_teacher": "dump.run",
+    "export_cache": "tools.merge",
     "kl_loss": "losses",
     "load_recipe": "views",
-    "merge_caches": "copying",
+    "merge_caches": "tools.merge",
     "open_cache": "cache",
     "open_codec": "codecs",
-    "open_model": "models",
+    "open_model": "models.model",
     "open_source": "sources",
-    "pull_cache": "hub",
-    "push_cache": "hub",
-    "recode_cache": "recode",
-    "train_student": "train",
-    "verify_cache": "verify",
-    "views_of": "cached_source",
+    "pull_cache": "tools.hub",
+    "push_cache": "tools.hub",
+    "recode_cache": "tools.recode",
+    "train_student": "train.run",
+    "verify_cache": "verify.cache",
+    "views_of": "cache.source",
 }
 
 __all__ = [

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from kdcache.cache import Cache, Manifest, create_cache, record_layout
-from kdcache.cache.objects import Entry, Objects, is_temporary
+from kdcache.cache.storage.objects import Entry, Objects, is_temporary
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import Codec, open_codec
 from kdcache.shapes import Records

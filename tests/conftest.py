@@ -50,7 +50,7 @@ def slab_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def short_plans() -> Iterator[None]:
     """Let plans probe for a second; their figures mean nothing on tiny models."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("kdcache.dump_plan", "kdcache.train"):
+        for module in ("kdcache.dump.plan", "kdcache.train.run"):
             patch.setattr(f"{module}.PLAN_SECONDS", 1.0)
         yield
 

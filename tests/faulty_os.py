@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from kdcache.cache import rename
-from kdcache.cache.objects import is_temporary
+from kdcache.cache.storage import rename
+from kdcache.cache.storage.objects import is_temporary
 
 _CHANGING = ("mkdir", "open", "write", "fsync", "link", "rename_new", "unlink")
 CALLS = ("stat", *_CHANGING)

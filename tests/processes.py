@@ -13,9 +13,9 @@ import torch
 from nursery import fork_server, take
 from torch.distributed import TCPStore
 
-from kdcache import distributed
-from kdcache.distributed import joined_processes
-from kdcache.launch import PLACES
+from kdcache.runtime import distributed
+from kdcache.runtime.distributed import joined_processes
+from kdcache.runtime.launch import PLACES
 
 _LONGEST = 120
 

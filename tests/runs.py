@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdcache.compute import ComputeConfig
-from kdcache.dump import DumpConfig, dump_teacher
-from kdcache.optim import OptimizerConfig, ScheduleConfig
-from kdcache.tracking import read_metrics
-from kdcache.train import TrainConfig, train_student
-from kdcache.train_config import EmaConfig
+from kdcache.dump.run import DumpConfig, dump_teacher
+from kdcache.runtime.console import read_metrics
+from kdcache.runtime.device import ComputeConfig
+from kdcache.train.config import EmaConfig
+from kdcache.train.optim import OptimizerConfig, ScheduleConfig
+from kdcache.train.run import TrainConfig, train_student
 
 MLP = "tiny_models:mlp,mean=0.5,std=0.25"
 CONV = "tiny_models:conv,mean=0.5,std=0.25"

@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 from segmentation_files import write_cityscapes, write_voc
 from torchvision.datasets import cifar
 
-from kdcache.config import load_config
-from kdcache.dump import DumpConfig
-from kdcache.models import open_model
-from kdcache.train import TrainConfig
+from kdcache.config.files import load_config
+from kdcache.dump.run import DumpConfig
+from kdcache.models.model import open_model
+from kdcache.train.run import TrainConfig
 from kdcache.views import load_recipe
 from kdcache_cli.commands import main
 

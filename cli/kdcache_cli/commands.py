@@ -6,7 +6,7 @@ import click
 
 from kdcache import __version__
 from kdcache.errors import UsageError
-from kdcache.wording import counted, human_bytes, human_seconds, named, ranges
+from kdcache.runtime.wording import counted, human_bytes, human_seconds, named, ranges
 from kdcache_cli.fidelity import fidelity
 from kdcache_cli.hub import pull, push
 from kdcache_cli.info import info
@@ -82,9 +82,9 @@ def dump_teacher(
     """
     if world_size is not None and not plan:
         raise UsageError("--world-size tells --plan how many processes there will be; launchers tell a dump: leave it out")
-    from kdcache.distributed import own_place
-    from kdcache.dump import DumpConfig, dump_teacher
-    from kdcache.dump_plan import plan_dump
+    from kdcache.dump.plan import plan_dump
+    from kdcache.dump.run import DumpConfig, dump_teacher
+    from kdcache.runtime.distributed import own_place
 
     config = _configure(DumpConfig, "dump-teacher", file, flags, settings)
     if plan:
@@ -149,7 +149,7 @@ def train_student(
 
     On several GPUs: torchrun --nproc-per-node N -m kdcache train-student ...
     """
-    from kdcache import train
+    from kdcache.train import run as train
 
     config = _configure(train.TrainConfig, "train-student", file, {"cache": cache or None, **flags}, settings)
     if plan:
@@ -175,7 +175,7 @@ def quickstart(out: str, as_json: bool) -> None:
 
 
 def _configure(cls: type[T], command: str, file: str | None, flags: dict[str, Any], settings: tuple[str, ...]) -> T:
-    from kdcache.config import load_config
+    from kdcache.config.files import load_config
 
     return load_config(cls, command, file=file, flags=dotted(flags), settings=settings)
 

@@ -34,17 +34,17 @@ def fidelity(plot: str | None, as_json: bool, **flags: Any) -> None:
 
     The logits come from an .npz file, from a `full` cache of two seeds, or from --teacher, --data and --recipe.
     """
-    from kdcache.config import load_config
-    from kdcache.fidelity import FidelityConfig, measure_fidelity
+    from kdcache.codec_error.measure import FidelityConfig, measure_fidelity
+    from kdcache.config.files import load_config
 
     if plot is not None:
-        from kdcache.plots import check_plot
+        from kdcache.codec_error.plot import check_plot
 
         check_plot(plot)
     given = {name: value for name, value in dotted(flags).items() if value != ()}
     result = measure_fidelity(load_config(FidelityConfig, "fidelity", file=None, flags=given))
     if plot is not None:
-        from kdcache.plots import plot_fidelity
+        from kdcache.codec_error.plot import plot_fidelity
 
         plot_fidelity(result, plot)
     if as_json:

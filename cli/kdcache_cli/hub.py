@@ -2,7 +2,7 @@
 
 import click
 
-from kdcache.wording import counted, human_bytes, human_seconds
+from kdcache.runtime.wording import counted, human_bytes, human_seconds
 from kdcache_cli.options import JSON
 from kdcache_cli.output import coverage_lines, print_result
 from kdcache_cli.transfer import copied_lines
@@ -15,7 +15,7 @@ from kdcache_cli.transfer import copied_lines
 @JSON
 def push(cache: str, address: str, private: bool, as_json: bool) -> None:
     """Publish CACHE on the Hugging Face hub, its manifest last. Run again, it goes on where it stopped."""
-    from kdcache.hub import push_cache
+    from kdcache.tools.hub import push_cache
 
     result = push_cache(cache, address, private=private)
     sent = f"{counted(result['objects'], 'object')}, {human_bytes(result['bytes'])} in {human_seconds(result['seconds'])}"
@@ -30,7 +30,7 @@ def push(cache: str, address: str, private: bool, as_json: bool) -> None:
 @JSON
 def pull(address: str, new: str, revision: str | None, as_json: bool) -> None:
     """Fetch a published cache into NEW, checked on the way. Run again, it goes on where it stopped."""
-    from kdcache.hub import pull_cache
+    from kdcache.tools.hub import pull_cache
 
     result = pull_cache(address, new, revision=revision)
     lines = [("cache", result["cache"]), ("from", address), ("revision", result["revision"]), *copied_lines(result)]

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdcache.errors import printable
-from kdcache.wording import counted, human_bytes, human_seconds, percent_done
+from kdcache.runtime.wording import counted, human_bytes, human_seconds, percent_done
 from kdcache_cli.options import JSON
 from kdcache_cli.output import codec_error_text, coverage_lines, print_result
 
 if TYPE_CHECKING:
     from kdcache.cache import Cache
-    from kdcache.info import Progress
-    from kdcache.workers import Worker
+    from kdcache.dump.workers import Worker
+    from kdcache.tools.info import Progress
 
 _TERMINAL_SECONDS, _MAP_LINES = 2.0, 16
 _WORKER_LINES = 12
@@ -37,7 +37,7 @@ def info(cache: str, follow: bool, complete: bool, seeds: str | None, as_json: b
     """
     from kdcache.cache import open_cache
     from kdcache.errors import UsageError
-    from kdcache.info import describe, wait_for_cache
+    from kdcache.tools.info import describe, wait_for_cache
 
     if follow and complete:
         raise UsageError("--follow ends when all is there, --complete looks once; give one of them")
@@ -53,7 +53,7 @@ def info(cache: str, follow: bool, complete: bool, seeds: str | None, as_json: b
 
 
 def _require_complete(cache: "Cache", seeds: str | None, *, as_json: bool) -> None:
-    from kdcache.info import coverage_of_seeds, require_complete
+    from kdcache.tools.info import coverage_of_seeds, require_complete
 
     coverage = coverage_of_seeds(cache, seeds)
     if as_json:
@@ -65,8 +65,8 @@ def _require_complete(cache: "Cache", seeds: str | None, *, as_json: bool) -> No
 
 
 def _follow(cache: "Cache", *, seeds: str | None, as_json: bool) -> None:
-    from kdcache.info import follow
-    from kdcache.tracking import LINE_SECONDS
+    from kdcache.runtime.console import LINE_SECONDS
+    from kdcache.tools.info import follow
 
     if sys.stdout.isatty() and not as_json:
         _show(follow(cache, seeds, seconds=_TERMINAL_SECONDS))

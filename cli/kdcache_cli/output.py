@@ -15,8 +15,8 @@ from typing import Any
 import click
 
 from kdcache.errors import MOST_MESSAGE, KdcacheError, KdcacheWarning, UsageError, one_line, printable
-from kdcache.stopping import WAY_OUT, StopInterrupt, interrupting, signal_name
-from kdcache.wording import counted, named, ranges
+from kdcache.runtime.stopping import WAY_OUT, StopInterrupt, interrupting, signal_name
+from kdcache.runtime.wording import counted, named, ranges
 
 _THAT_GO_ON = (
     *("dump-teacher", "train-student", "merge", "export", "convert", "recode", "push", "pull"),
@@ -190,7 +190,7 @@ def _unknown(told: str, word: str, known: Iterable[str], name: str) -> str:
 
 def _own_place() -> str:
     """Return which of several processes tells, once the library is there to ask; nothing of one that is alone."""
-    tracking = sys.modules.get("kdcache.tracking")
+    tracking = sys.modules.get("kdcache.runtime.console")
     try:
         name = tracking.own_name() if tracking else ""
     except KdcacheError:  # what the environment says of places is what was wrong
@@ -200,7 +200,7 @@ def _own_place() -> str:
 
 def print_result(result: Mapping[str, Any], lines: Sequence[tuple[str, str]], *, as_json: bool) -> None:
     """Print `result` as JSON, or `lines` of (name, value) aligned; of the processes of one run the first does."""
-    from kdcache.distributed import own_place
+    from kdcache.runtime.distributed import own_place
 
     if own_place().rank:
         return
@@ -258,8 +258,8 @@ def shell_command(*words: str) -> str:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
-    from kdcache.distributed import own_place
-    from kdcache.sample_warnings import is_news, sample_warning
+    from kdcache.runtime.distributed import own_place
+    from kdcache.sources.sample_warnings import is_news, sample_warning
 
     if own_place().rank:
         return

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from kdcache.errors import KdcacheError
-from kdcache.wording import human_bytes
+from kdcache.runtime.wording import human_bytes
 from kdcache_cli.output import shell_command
 
 TEACHER = "timm:test_resnet,input_size=16"

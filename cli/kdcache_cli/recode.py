@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from kdcache.wording import counted, human_bytes, human_seconds, ranges
+from kdcache.runtime.wording import counted, human_bytes, human_seconds, ranges
 from kdcache_cli.options import JSON
 from kdcache_cli.output import errors_text, print_result
 
@@ -20,7 +20,7 @@ def recode(cache: str, new: str, codec: str, seeds: str | None, as_json: bool) -
 
     NEW cannot hold more than CACHE: no classes that CACHE dropped, and no finer logits.
     """
-    from kdcache.recode import recode_cache
+    from kdcache.tools.recode import recode_cache
 
     result = recode_cache(cache, new, codec=codec, seeds=seeds)
     print_result(result, _lines(result), as_json=as_json)

@@ -16,7 +16,7 @@ def show(cache: str, view: str, out: str, data: str | None, as_json: bool) -> No
     """Draw a view of CACHE, what is right of it, and what the teacher says."""
     from kdcache.cache import open_cache
     from kdcache.errors import UsageError
-    from kdcache.show import show_view
+    from kdcache.tools.show import show_view
 
     index, _, seed = view.partition(":")
     if not (index.isdecimal() and seed.isdecimal()):

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from kdcache.wording import counted, human_bytes, human_seconds, ranges
+from kdcache.runtime.wording import counted, human_bytes, human_seconds, ranges
 from kdcache_cli.options import JSON
 from kdcache_cli.output import coverage_lines, print_result
 
@@ -18,7 +18,7 @@ def merge(new: str, caches: tuple[str, ...], as_json: bool) -> None:
 
     Of a unit that several hold that of the first counts, or that of NEW if it is there already.
     """
-    from kdcache.copying import merge_caches
+    from kdcache.tools.merge import merge_caches
 
     result = merge_caches(new, caches)
     origins = [("from", f"{part['cache']}, {_units(part)}") for part in result["from"]]
@@ -35,7 +35,7 @@ def merge(new: str, caches: tuple[str, ...], as_json: bool) -> None:
 @JSON
 def export(cache: str, new: str, as_json: bool, **flags: Any) -> None:
     """Copy some seeds, some units of each, or some samples, to NEW. Run again, it goes on where it stopped."""
-    from kdcache.copying import export_cache
+    from kdcache.tools.merge import export_cache
 
     result = export_cache(cache, new, **flags)
     lines = [("cache", result["cache"]), ("from", result["source"]), *_subset_lines(result), *copied_lines(result)]
@@ -51,7 +51,7 @@ def export(cache: str, new: str, as_json: bool, **flags: Any) -> None:
 @JSON
 def convert(cache: str, new: str, as_json: bool, **flags: Any) -> None:
     """Write the complete seeds of CACHE to NEW in the other store. Run again, it goes on where it stopped."""
-    from kdcache.convert import convert_cache
+    from kdcache.tools.convert import convert_cache
 
     result = convert_cache(cache, new, **flags)
     lines = [

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kdcache.errors import MOST_MESSAGE, one_line
-from kdcache.wording import counted, human_bytes
+from kdcache.runtime.wording import counted, human_bytes
 from kdcache_cli.options import JSON, rerun
 from kdcache_cli.output import coverage_lines, print_result
 
@@ -28,8 +28,8 @@ _SHOWN = 10
 def verify(cache: str, as_json: bool, batch_size: int | None, **flags: Any) -> None:
     """Check every byte of CACHE against its commits; exit 1 if anything is wrong."""
     from kdcache.cache import open_cache
-    from kdcache.rerun import compute_of
-    from kdcache.verify import verify_cache
+    from kdcache.verify.cache import verify_cache
+    from kdcache.verify.logits import compute_of
 
     opened = open_cache(cache)
     placed = {key: flags.pop(f"compute__{key}") for key in ("workers", "device", "precision")}
@@ -93,7 +93,7 @@ def _rerun_text(found: dict[str, Any]) -> str:
 def gc(cache: str, as_json: bool, older_than: str, delete: bool) -> None:
     """Tell, and with --delete remove, temporary and orphaned objects of CACHE that are older than an age."""
     from kdcache.cache import open_cache
-    from kdcache.garbage import collect_garbage
+    from kdcache.tools.garbage import collect_garbage
 
     found = collect_garbage(open_cache(cache), older_than=older_than, delete=delete)
     print_result(found, _gc_lines(found), as_json=as_json)

@@ -1,9 +1,9 @@
 """Caches: units of records under create-only commits, read through verified slabs."""
 
 from kdcache.cache.cache import Cache
-from kdcache.cache.commit import Commit
+from kdcache.cache.documents.commit import Commit
+from kdcache.cache.documents.manifest import FORMAT_VERSION, Manifest, library_versions
 from kdcache.cache.layout import record_layout, stored_bytes, tar_layout
-from kdcache.cache.manifest import FORMAT_VERSION, Manifest, library_versions
 from kdcache.cache.opening import create_cache, open_cache
 from kdcache.cache.slab import Slab
 

@@ -19,13 +19,13 @@ from numcodecs import Zstd
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from kdcache.cache.limits import most_decoded
-from kdcache.cache.manifest import CODEC, SAMPLES, SOURCE
-from kdcache.cache.objects import Objects
-from kdcache.cache.rereading import read_twice
-from kdcache.cache.seal import parsed
-from kdcache.cache.shard import check_frame
-from kdcache.cache.zarr_store import MOST_METADATA, contents
+from kdcache.cache.documents.limits import most_decoded
+from kdcache.cache.documents.manifest import CODEC, SAMPLES, SOURCE
+from kdcache.cache.documents.sealed import parsed
+from kdcache.cache.formats.shard import check_frame
+from kdcache.cache.formats.zarr import MOST_METADATA, contents
+from kdcache.cache.storage.objects import Objects
+from kdcache.cache.storage.rereading import read_twice
 from kdcache.errors import CacheError, DamagedError, quoted
 
 T = TypeVar("T")

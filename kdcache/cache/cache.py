@@ -9,26 +9,26 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache.arrays import read_arrays
-from kdcache.cache.commit import Commit, commit_key, numbers_in, unit_name
-from kdcache.cache.fetch import fetched
+from kdcache.cache.documents.commit import Commit, commit_key, numbers_in, unit_name
+from kdcache.cache.documents.limits import MOST_SEEDS, MOST_UNITS
+from kdcache.cache.documents.manifest import CODEC, SOURCE, Manifest
+from kdcache.cache.formats.tar import TarFormat
+from kdcache.cache.formats.zarr import ZarrFormat
 from kdcache.cache.gaps import Gaps
-from kdcache.cache.limits import MOST_SEEDS, MOST_UNITS
-from kdcache.cache.manifest import CODEC, SOURCE, Manifest
-from kdcache.cache.objects import Objects
-from kdcache.cache.publish import Blocks, Folder
-from kdcache.cache.rereading import read_twice
+from kdcache.cache.prefetch import fetched
 from kdcache.cache.slab import Slab
 from kdcache.cache.slab_folder import SLAB, LocalFile, SlabFolder
+from kdcache.cache.storage.folder import Blocks, Folder
+from kdcache.cache.storage.objects import Objects
+from kdcache.cache.storage.rereading import read_twice
 from kdcache.cache.subset import held_mask, read_samples
-from kdcache.cache.tar_store import TarFormat
-from kdcache.cache.units import Bytes, StoredSample, UnitFormat, committed_unit
-from kdcache.cache.zarr_store import ZarrFormat
+from kdcache.cache.unit_store import Bytes, StoredSample, UnitFormat, committed_unit
 from kdcache.codecs import Codec, check_records, codec_from_dict, codec_spec
-from kdcache.contrast import joined
 from kdcache.errors import CacheError, CodecError, DamagedUnitError, LargeObjectError, MismatchError, MissingUnitError, quoted
+from kdcache.runtime.contrast import joined
 from kdcache.shapes import Records, Rows
-from kdcache.tar_reader import TarReader
-from kdcache.views.order import row_order
+from kdcache.sources.tar_reader import TarReader
+from kdcache.views.permutation import row_order
 
 Fetch = Callable[[Commit], bytes]
 """Returns the bytes of a committed unit, after they were checked against the commit."""

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache.arrays import arrays_digest
-from kdcache.cache.zarr_store import ZarrFormat
+from kdcache.cache.formats.zarr import ZarrFormat
 from kdcache.codecs import Codec, MapCodec, codec_to_dict, fit_arrays
 from kdcache.errors import CodecError, UsageError
 from kdcache.shapes import Records

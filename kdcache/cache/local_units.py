@@ -11,15 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from kdcache.cache.cache import Cache
-from kdcache.cache.commit import Commit
-from kdcache.cache.fetch import fetched
-from kdcache.cache.image_index import ImageIndex
-from kdcache.cache.publish import Folder
+from kdcache.cache.documents.commit import Commit
+from kdcache.cache.formats.image_index import ImageIndex
+from kdcache.cache.formats.tar import TarFormat
+from kdcache.cache.prefetch import fetched
 from kdcache.cache.slab_folder import INDEX, TAR, LocalFile, one_at_a_time
-from kdcache.cache.tar_store import TarFormat
+from kdcache.cache.storage.folder import Folder
 from kdcache.errors import CacheError, KdcacheError, MissingUnitError, SourceError
-from kdcache.tar_reader import TarReader
-from kdcache.tracking import progress
+from kdcache.runtime.console import progress
+from kdcache.sources.tar_reader import TarReader
 
 Unit = tuple[int, int]
 """The first seed of a unit, and its number."""

@@ -8,14 +8,14 @@ import numpy as np
 
 from kdcache.cache.arrays import ROOTS, publish_arrays
 from kdcache.cache.cache import Cache
-from kdcache.cache.limits import MOST_MANIFEST, MOST_MANIFEST_VALUES
-from kdcache.cache.manifest import CODEC, MANIFEST, SAMPLES, SOURCE, Manifest
-from kdcache.cache.objects import Objects, is_address
-from kdcache.cache.publish import Folder
-from kdcache.cache.rereading import read_twice
-from kdcache.cache.seal import parsed
+from kdcache.cache.documents.limits import MOST_MANIFEST, MOST_MANIFEST_VALUES
+from kdcache.cache.documents.manifest import CODEC, MANIFEST, SAMPLES, SOURCE, Manifest
+from kdcache.cache.documents.sealed import parsed
+from kdcache.cache.formats.zarr import root_metadata
+from kdcache.cache.storage.folder import Folder
+from kdcache.cache.storage.objects import Objects, is_address
+from kdcache.cache.storage.rereading import read_twice
 from kdcache.cache.subset import samples_arrays
-from kdcache.cache.zarr_store import root_metadata
 from kdcache.errors import CacheError, DamagedError, UsageError
 from kdcache.shapes import Rows
 
@@ -40,7 +40,7 @@ def open_objects(path: str | Path) -> Objects:
     if scheme not in _SCHEMES:
         raise UsageError(f"{text}: caches lie in folders or at {', '.join(f'{one}://' for one in _SCHEMES)}, not at {scheme}:")
     try:
-        from kdcache.cache.bucket import Bucket  # noqa: PLC0415 # an extra
+        from kdcache.cache.storage.bucket import Bucket  # noqa: PLC0415 # an extra
     except ImportError:
         raise UsageError(f"{text}: caches in buckets need obstore; pip install 'kdcache[s3]'") from None
     return Bucket(text)

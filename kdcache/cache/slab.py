@@ -7,8 +7,8 @@ import numpy as np
 
 from kdcache.cache.slab_folder import LocalFile
 from kdcache.errors import MissingUnitError
+from kdcache.runtime.console import say
 from kdcache.shapes import Records, Rows
-from kdcache.tracking import say
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 

@@ -26,8 +26,8 @@ from google_crc32c import extend as extended_crc
 from google_crc32c import value as crc32c
 
 from kdcache.errors import CacheError
-from kdcache.home import home_folder
-from kdcache.tracking import say
+from kdcache.runtime.console import say
+from kdcache.runtime.home import home_folder
 
 DEFAULT_LIMIT = 20 * 10**9
 """Bytes that are kept; the least recently used files go first."""

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache.arrays import damaged, read_arrays
-from kdcache.cache.manifest import SAMPLES, Manifest
-from kdcache.cache.objects import Objects
-from kdcache.cache.units import StoredSample
+from kdcache.cache.documents.manifest import SAMPLES, Manifest
+from kdcache.cache.storage.objects import Objects
+from kdcache.cache.unit_store import StoredSample
 from kdcache.shapes import Records, Rows
 
 _NUMBERS = "numbers"

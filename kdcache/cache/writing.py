@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kdcache.cache.cache import Cache
-from kdcache.cache.census import Unit, committed
-from kdcache.cache.commit import Commit, also_absent, commit_key
-from kdcache.cache.manifest import MANIFEST, library_versions
+from kdcache.cache.documents.commit import Commit, also_absent, commit_key
+from kdcache.cache.documents.manifest import MANIFEST, library_versions
+from kdcache.cache.inventory import Unit, committed
 from kdcache.cache.opening import open_cache
-from kdcache.cache.rereading import agreed_bytes
+from kdcache.cache.storage.rereading import agreed_bytes
 from kdcache.cache.subset import thinned
-from kdcache.cache.units import StoredSample
+from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writer import writer_name
 from kdcache.errors import CacheError
 from kdcache.shapes import Records

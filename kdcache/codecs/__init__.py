@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from kdcache.codecs.checks import check_records
-from kdcache.codecs.combined import AveragedRows, JoinedRows, MappedRows, PickedRows
 from kdcache.codecs.full import EXACT_DTYPES, Full
 from kdcache.codecs.lowrank import LowRank
 from kdcache.codecs.maps import MapCodec, MapRows, heads_of, map_rows, per_head, row_codec, with_sites
@@ -15,8 +14,9 @@ from kdcache.codecs.protocol import Codec, DenseRows, RowCodec, TeacherRows
 from kdcache.codecs.tail import Tail, set_tail
 from kdcache.codecs.topk import TopK
 from kdcache.codecs.transform import Fit
+from kdcache.config.spec import Spec, build, choose, is_option, parse_spec
 from kdcache.errors import CodecError, UsageError
-from kdcache.spec import Spec, build, choose, is_option, parse_spec
+from kdcache.soft_targets.combined import AveragedRows, JoinedRows, MappedRows, PickedRows
 
 __all__ = [
     "AveragedRows",
@@ -70,7 +70,7 @@ def open_codec(text: str, *, classes: int) -> RowCodec:
 def default_codec(classes: int) -> str:
     """Return the spec of the codec for so many classes, where none is chosen (docs/results.md has the measurements).
 
-    The step suits ordinary logits; `kdcache.calibration.fit_default` takes a smaller one where it does not.
+    The step suits ordinary logits; `kdcache.codec_error.calibration.fit_default` takes a smaller one where it does not.
     """
     return "full:dtype=float16" if classes <= FEW_CLASSES else "lowrank:step=2"
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from kdcache.codecs.protocol import DenseRows, checked, to_fields
 from kdcache.codecs.transform import Calibration, Fit, quantised
+from kdcache.config.spec import not_an_option
 from kdcache.errors import CodecError, UsageError
 from kdcache.shapes import Logits, PerRow, Records
-from kdcache.spec import not_an_option
 
 _ROWS = 1024  # encoded at a time
 _PER_BYTE = 5
@@ -76,7 +76,7 @@ class LowRank:
             CodecError: a target other than a step, too few rows, or rows that do not differ.
         """
         if self.step is None:
-            raise CodecError("lowrank without step= is fitted by a search: use kdcache.calibration")
+            raise CodecError("lowrank without step= is fitted by a search: use kdcache.codec_error.calibration")
         return self.with_fit(Calibration(checked(logits, self.classes), head).fit(self.step))
 
     def with_fit(self, fit: Fit) -> "LowRank":

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from kdcache.codecs.protocol import checked, narrowed, to_fields
 from kdcache.codecs.tail import Tail, TailPrior, levelled, student_weights
+from kdcache.config.spec import not_an_option
 from kdcache.errors import UsageError
 from kdcache.shapes import Logits, PerRow, Probabilities, Records
-from kdcache.spec import not_an_option
 
 _FLOAT16_MANTISSA = 10
 _MOST_TAU = 1e6

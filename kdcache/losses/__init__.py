@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from kdcache.codecs import TeacherRows
+from kdcache.config.spec import build, choose, parse_spec
 from kdcache.errors import UsageError
 from kdcache.losses.cwd import Cwd, cwd_loss
 from kdcache.losses.dist import Dist, dist_loss, dist_terms
@@ -12,7 +13,6 @@ from kdcache.losses.kl import Kl, kl_loss
 from kdcache.losses.nkd import Nkd, nkd_loss, nkd_terms
 from kdcache.losses.protocol import Loss, check_options
 from kdcache.shapes import Logits, Scalar, Targets
-from kdcache.spec import build, choose, parse_spec
 
 __all__ = [
     "Ce",

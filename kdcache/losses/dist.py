@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from kdcache.codecs import TeacherRows
-from kdcache.distributed import all_sum, world_size
+from kdcache.config.spec import choose
 from kdcache.losses.protocol import check_options, softened
+from kdcache.runtime.distributed import all_sum, world_size
 from kdcache.shapes import Logits, Scalar, Targets
-from kdcache.spec import choose
 
 Columns = Literal["global", "local"]
 """Whether the intra-class term correlates columns over the rows of all processes, or of this one as the published code does."""

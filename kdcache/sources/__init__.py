@@ -8,18 +8,18 @@ set of (image, class index) pairs. For segmentation: `segfolder:/data,classes=11
 
 from collections.abc import Callable
 
+from kdcache.config.spec import Spec
+from kdcache.sources.as_files import mean_image_bytes, stored_image, stored_target
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.digits import DIGITS_TRAIN, Digits, open_digits
-from kdcache.sources.folder import open_imagefolder
 from kdcache.sources.hub import open_hub
+from kdcache.sources.imagefolder import open_imagefolder
 from kdcache.sources.masks import MaskSource
 from kdcache.sources.own import open_own, parse_source
 from kdcache.sources.protocol import Sample, Source, task_of
 from kdcache.sources.segfolder import open_segfolder
-from kdcache.sources.stored import mean_image_bytes, stored_image, stored_target
 from kdcache.sources.tars import TarSource, open_tars
 from kdcache.sources.torchvision import open_torchvision
-from kdcache.spec import Spec
 
 __all__ = [
     "DIGITS_TRAIN",

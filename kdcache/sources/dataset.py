@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
 
+from kdcache.config.spec import Spec
 from kdcache.errors import SourceError
+from kdcache.runtime.text_files import path_bytes
+from kdcache.runtime.user_code import user_code
 from kdcache.sources.files import Numbers, Paths, are_files, listed_path, stat_sizes
 from kdcache.sources.images import as_image, described
 from kdcache.sources.protocol import Contents, Sample, named, sample_name
-from kdcache.spec import Spec
-from kdcache.text_files import path_bytes
-from kdcache.user_code import user_code
 
 _LISTINGS = ("samples", "_samples", "imgs", "_image_files", "_images", "images", "_flat_breed_images")
 _ARRAYS = ("data", "targets", "labels", "_labels")

@@ -3,10 +3,10 @@
 import numpy as np
 from PIL import Image
 
+from kdcache.config.spec import Spec, check_options, choose
 from kdcache.errors import SourceError, UsageError
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.protocol import Source
-from kdcache.spec import Spec, check_options, choose
 
 DIGITS_TRAIN = 1_197
 """The first 1,197 of the 1,797 digits are `digits:train`, the last 600 (other writers for the most part) `digits:test`."""

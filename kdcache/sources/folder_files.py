@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
 from kdcache.errors import SourceError
-from kdcache.tracking import say
+from kdcache.runtime.console import say
 
 _MOST_KINDS = 5
 _NOT_TAKEN = """

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from kdcache.config.spec import Spec, Value, choose
 from kdcache.errors import KdcacheError, SourceError, UsageError
+from kdcache.runtime.text_files import path_bytes
 from kdcache.shapes import Rows
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.files import NO_FILE, Numbers, stat_sizes
 from kdcache.sources.images import UndecodableError, decode_image
 from kdcache.sources.protocol import Contents, Source, sample_name
-from kdcache.spec import Spec, Value, choose
-from kdcache.text_files import path_bytes
 
 _REFUSED = {
     "streaming": "samples are read at random",

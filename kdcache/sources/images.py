@@ -17,7 +17,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from kdcache.errors import SourceError, brief, shortened
-from kdcache.file_kinds import kind_of
+from kdcache.runtime.file_kinds import kind_of
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 """Pillow's names of what is opened; JPEG includes MPO, PPM includes PGM and PBM."""

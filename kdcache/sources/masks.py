@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from kdcache.config.spec import Spec
 from kdcache.errors import SourceError
+from kdcache.runtime.text_files import path_bytes
 from kdcache.shapes import IGNORED
 from kdcache.sources.dataset import MapStyle
 from kdcache.sources.files import Numbers, Paths, are_files, listed_path
 from kdcache.sources.images import described, load_image, open_image
 from kdcache.sources.protocol import Contents, Sample
-from kdcache.spec import Spec
-from kdcache.text_files import path_bytes
 
 _INDEXED = ("L", "P", "1", "I")  # modes whose pixels are numbers; also I;16 and the like
 _PROBED = 64

@@ -8,14 +8,14 @@ from typing import Any
 
 from PIL import Image
 
+from kdcache.config.spec import Spec, load_function, parse_spec
 from kdcache.errors import SourceError, UsageError, quoted, shortened
+from kdcache.runtime.user_code import user_code
 from kdcache.sources.dataset import IS_EMPTY, DatasetSource, MapStyle, class_index, integer
 from kdcache.sources.folder_files import IMAGE_EXTENSIONS, extension_of
 from kdcache.sources.images import as_image, described
 from kdcache.sources.masks import open_own_masks
 from kdcache.sources.protocol import Sample, Source, named, sample_name, task_of
-from kdcache.spec import Spec, load_function, parse_spec
-from kdcache.user_code import user_code
 
 _MEND = "mend its code"
 _OTHER_NAMES = {

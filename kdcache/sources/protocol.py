@@ -8,9 +8,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from PIL import Image
 
 from kdcache.errors import SourceError, UnreadableSampleError
-from kdcache.sample_warnings import about_sample
 from kdcache.sources.files import Numbers
 from kdcache.sources.images import UndecodableError, is_of_decoding
+from kdcache.sources.sample_warnings import about_sample
 
 Contents = tuple[bytes, ...]
 """The files of one sample: of its image, and of its mask if it has one."""

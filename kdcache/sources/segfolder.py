@@ -13,16 +13,16 @@ from pathlib import Path
 
 from PIL import Image
 
+from kdcache.config.spec import Spec, build
 from kdcache.errors import SourceError, UsageError
+from kdcache.runtime.console import say
+from kdcache.runtime.text_files import read_columns, read_lines, require_unique
 from kdcache.shapes import IGNORED
-from kdcache.sources.folder import are_splits, tilde_hint
 from kdcache.sources.folder_files import FolderWalk, and_more, count_kinds, is_hidden, looks_like_image, tell_passed_over
+from kdcache.sources.imagefolder import are_splits, tilde_hint
 from kdcache.sources.images import decode_image, read_image
 from kdcache.sources.masks import LARGEST_ID, NOT_LOSSY, MaskSource
 from kdcache.sources.protocol import Contents, Source
-from kdcache.spec import Spec, build
-from kdcache.text_files import read_columns, read_lines, require_unique
-from kdcache.tracking import say
 
 _NO_CLASS = ("void", "ignore", "none")
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from kdcache.errors import SourceError
 from kdcache.sources.folder_files import extension_of, is_hidden, kind_of_file, looks_like_image
-from kdcache.sources.kept import Names, is_settled, load_arrays, save_arrays
-from kdcache.tar_reader import Member, TarReader
+from kdcache.sources.index_cache import Names, is_settled, load_arrays, save_arrays
+from kdcache.sources.tar_reader import Member, TarReader
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff")
 

@@ -1,6 +1,6 @@
 """Tasks: where the class logits are, how targets follow a view, how to score."""
 
-from kdcache.spec import choose
+from kdcache.config.spec import choose
 from kdcache.tasks.classification import Classification
 from kdcache.tasks.protocol import Score, Task
 from kdcache.tasks.segmentation import Segmentation

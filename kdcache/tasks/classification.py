@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from kdcache.codecs import TeacherRows
-from kdcache.distributed import all_sum
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
+from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets
 from kdcache.tasks.label_notes import class_text, is_one_class_only, missing_classes
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdcache.codecs import PickedRows, TeacherRows, heads_of
-from kdcache.distributed import all_sum
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
+from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, SmallMasks, ViewLogits
 from kdcache.tasks.label_notes import class_text, missing_classes
 

@@ -2,7 +2,7 @@
 
 from kdcache.views.loading import Batch, ViewDataset, ViewLoader
 from kdcache.views.mixing import Mixing, in_pairs, partners
-from kdcache.views.order import keyed_permutation, row_order
+from kdcache.views.permutation import keyed_permutation, row_order
 from kdcache.views.recipe import Recipe, load_recipe, shipped_recipes
 from kdcache.views.view import Trace, crc32, preserved_generators, seed_generators
 

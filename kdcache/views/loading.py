@@ -20,15 +20,15 @@ from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader, Dataset
 
 from kdcache.errors import KdcacheError, RecipeError, UnreadableSampleError
-from kdcache.sample_warnings import SampleWarning, about_sample, heard_warnings, tell_warnings
+from kdcache.runtime.stopping import outlive_signals, starting_apart
+from kdcache.runtime.waiting import waiting
 from kdcache.shapes import IGNORED, Labels, Rows, Size, Views, sides
 from kdcache.sources import Sample, Source, task_of
 from kdcache.sources.protocol import sample_name
-from kdcache.stopping import outlive_signals, starting_apart
+from kdcache.sources.sample_warnings import SampleWarning, about_sample, heard_warnings, tell_warnings
 from kdcache.views.mixing import blend, mix, partner
 from kdcache.views.recipe import Recipe
 from kdcache.views.view import Trace, draw, draw_masked, preserved_generators, seed_generators, trace
-from kdcache.waiting import waiting
 
 _Target = int | Tensor
 """A class, or the mask of a view, uint8 `[height, width]`."""

@@ -16,7 +16,7 @@ import torch
 from kdcache.errors import UsageError, quoted
 from kdcache.shapes import Rows, View
 from kdcache.views.bounds import MOST_ALPHA, MOST_BLOCK
-from kdcache.views.order import keyed_permutation
+from kdcache.views.permutation import keyed_permutation
 
 _PAIRS, _BLEND = 2, 3  # domains of the keys, beside those of views
 _ONE = 2**16

@@ -7,9 +7,9 @@ from caches import PATTERNS, contents, fill, flipped, manifest
 
 from kdcache.cache import create_cache, open_cache
 from kdcache.cache.arrays import arrays_digest, publish_arrays, read_arrays
-from kdcache.cache.limits import MOST_FIT
-from kdcache.cache.manifest import CODEC
-from kdcache.cache.publish import Folder
+from kdcache.cache.documents.limits import MOST_FIT
+from kdcache.cache.documents.manifest import CODEC
+from kdcache.cache.storage.folder import Folder
 from kdcache.codecs import Codec, fit_arrays, open_codec
 from kdcache.errors import CacheError, MismatchError
 

@@ -7,9 +7,9 @@ import pytest
 from caches import contents, fill, manifest, records
 
 from kdcache.cache import create_cache, open_cache
-from kdcache.cache.units import StoredSample
+from kdcache.cache.formats.zarr import object_key
+from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writing import commit_unit, encode_unit, start_seed
-from kdcache.cache.zarr_store import object_key
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
 
 

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kdcache.cache import Cache, create_cache, open_cache
-from kdcache.cache.commit import commit_key
-from kdcache.cache.units import StoredSample
+from kdcache.cache.documents.commit import commit_key
+from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
-from kdcache.garbage import collect_garbage
 from kdcache.shapes import Records
-from kdcache.verify import verify_cache
+from kdcache.tools.garbage import collect_garbage
+from kdcache.verify.cache import verify_cache
 
 SEEDS, UNITS, ROWS = (0, 1, 2, 3), (0, 1), 6
 STORES: dict[str, dict[str, Any]] = {"zarr": {}, "webdataset": {"store": "webdataset", "seeds_per_unit": 2, "chunk_rows": 4}}

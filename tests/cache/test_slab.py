@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from runs import largest_file
 
 from kdcache.cache import Cache, Slab, create_cache, open_cache
-from kdcache.cache.publish import Folder
+from kdcache.cache.formats.zarr import object_key
 from kdcache.cache.slab_folder import SlabFolder
+from kdcache.cache.storage.folder import Folder
 from kdcache.cache.writing import commit_unit, start_seed
-from kdcache.cache.zarr_store import object_key
 from kdcache.codecs import fit_arrays, open_codec
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from tiny_models import conv
 
 from kdcache.cache import open_cache
-from kdcache.tracking import read_metrics
+from kdcache.runtime.console import read_metrics
 from kdcache_cli.commands import main
 
 DUMP = ("--data", "digits:train", "--teacher", f"{CONV},seed=7", "--recipe", "digits", "--workers", "0")
@@ -305,7 +305,7 @@ def test_an_interrupt_says_to_run_again_what_goes_on(monkeypatch: pytest.MonkeyP
     def interrupted(*arguments: object, **settings: object) -> None:
         raise KeyboardInterrupt
 
-    for name in ("kdcache.dump.dump_teacher", "kdcache.dump_plan.plan_dump", "kdcache.cache.open_cache"):
+    for name in ("kdcache.dump.run.dump_teacher", "kdcache.dump.plan.plan_dump", "kdcache.cache.open_cache"):
         monkeypatch.setattr(name, interrupted)
     done = kdcache(*words)
     assert done.exit_code == 130 and done.stderr.splitlines() == [told]

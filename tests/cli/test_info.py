@@ -12,11 +12,11 @@ from caches import fill, manifest, records
 from click.testing import CliRunner, Result
 
 from kdcache.cache import open_cache
+from kdcache.cache.coverage import Coverage, ask_for
+from kdcache.cache.formats.zarr import object_key
 from kdcache.cache.writing import commit_unit, start_seed
-from kdcache.cache.zarr_store import object_key
-from kdcache.coverage import Coverage, ask_for
-from kdcache.info import Progress
-from kdcache.workers import Worker
+from kdcache.dump.workers import Worker
+from kdcache.tools.info import Progress
 from kdcache_cli.commands import main
 from kdcache_cli.info import _line, _screen
 

@@ -12,7 +12,7 @@ from PIL import Image
 from segmentation_files import write_pair
 
 from kdcache.cache import Cache, open_cache
-from kdcache.cached_source import CachedSource
+from kdcache.cache.source import CachedSource
 from kdcache_cli.commands import main
 
 WHOLE = list(range(48))

@@ -15,8 +15,8 @@ from image_files import encode
 from PIL import Image
 from runs import CONV
 
-from kdcache import sample_warnings
-from kdcache.tracking import say
+from kdcache.runtime.console import say
+from kdcache.sources import sample_warnings
 from kdcache_cli.commands import main
 from kdcache_cli.output import escape_what_cannot_be_shown
 
@@ -81,7 +81,7 @@ def test_memory_that_runs_out_is_one_line(monkeypatch: pytest.MonkeyPatch, raise
     def fail(*_: Any, **__: Any) -> None:
         raise raised
 
-    monkeypatch.setattr("kdcache.config.load_config", fail)
+    monkeypatch.setattr("kdcache.config.files.load_config", fail)
     done = CliRunner().invoke(main, ["dump-teacher", "there"])
     assert done.exit_code == 1 and done.stderr.startswith(f"kdcache: error: {told}")
     assert done.stderr.count("\n") == 1

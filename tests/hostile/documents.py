@@ -14,7 +14,7 @@ from hostile.forge import (
     zarr,
 )
 
-from kdcache.cache.commit import commit_key
+from kdcache.cache.documents.commit import commit_key
 
 DEEP = b'{"attributes": {"kdcache": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}"
 ROOTS = {

@@ -21,7 +21,7 @@ from hostile.forge import (
 )
 
 from kdcache.cache.arrays import arrays_digest, publish_arrays
-from kdcache.cache.manifest import CODEC
+from kdcache.cache.documents.manifest import CODEC
 from kdcache.codecs import fit_arrays
 
 

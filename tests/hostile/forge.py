@@ -17,9 +17,9 @@ from caches import manifest
 from numcodecs.zstd import Zstd
 
 from kdcache.cache import Cache, create_cache
-from kdcache.cache.commit import commit_key
-from kdcache.cache.seal import seal
-from kdcache.cache.units import StoredSample
+from kdcache.cache.documents.commit import commit_key
+from kdcache.cache.documents.sealed import seal
+from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writing import commit_unit
 from kdcache.codecs import fit_arrays, open_codec
 

@@ -23,7 +23,7 @@ from hostile.forge import (
 )
 
 from kdcache.cache import create_cache
-from kdcache.cache.commit import commit_key
+from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import open_codec, with_sites
 

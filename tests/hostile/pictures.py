@@ -13,7 +13,7 @@ from hostile.forge import STORE
 from PIL import Image
 
 from kdcache.cache import Cache, create_cache
-from kdcache.cache.units import StoredSample
+from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writing import commit_unit
 
 SOURCE = {"spec": "noise", "fingerprint": "0" * 64, "classes": 5}

@@ -9,7 +9,7 @@ import numpy as np
 from hostile.forge import BOMB_BYTES, HUGE, Attack, bomb, change_manifest, many, without_size, zarr
 
 from kdcache.cache.arrays import arrays_digest, publish_arrays
-from kdcache.cache.manifest import SAMPLES
+from kdcache.cache.documents.manifest import SAMPLES
 
 NUMBERS = np.arange(3, 9, dtype="<u4")
 

@@ -16,7 +16,7 @@ from hostile.forge import (
     tars,
 )
 
-from kdcache.tar_reader import END
+from kdcache.sources.tar_reader import END
 
 
 def members(*pairs: tuple[str, bytes] | tarfile.TarInfo) -> bytes:

@@ -19,7 +19,7 @@ from hub_server import hub_server
 from nursery import Program
 
 from kdcache.cache import create_cache
-from kdcache.cache.commit import commit_key
+from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.writing import commit_unit, start_seed
 
 MOST_MEGABYTES, MOST_SECONDS = 200, 20.0  # each takes well under two seconds on a machine that does nothing else

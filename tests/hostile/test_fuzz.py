@@ -23,16 +23,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kdcache.cache import Cache, create_cache, open_cache
-from kdcache.cache.commit import commit_key
+from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import open_codec, with_sites
-from kdcache.config import parse_seeds
-from kdcache.copying import export_cache
+from kdcache.config.files import parse_seeds
+from kdcache.config.spec import parse_spec
 from kdcache.errors import KdcacheError
-from kdcache.info import Follower, describe
-from kdcache.rerun import lossy_origin
-from kdcache.spec import parse_spec
-from kdcache.verify import verify_cache
+from kdcache.tools.info import Follower, describe
+from kdcache.tools.merge import export_cache
+from kdcache.verify.cache import verify_cache
+from kdcache.verify.logits import lossy_origin
 from kdcache.views import Recipe, load_recipe, shipped_recipes
 
 CASES = int(os.environ.get("KDCACHE_FUZZ", "0"))

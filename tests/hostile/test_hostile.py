@@ -21,9 +21,9 @@ from hostile.pictures import RECIPES, pictures
 
 from kdcache.cache import open_cache
 from kdcache.cache.arrays import arrays_digest, publish_arrays
-from kdcache.cache.manifest import SAMPLES, SOURCE
+from kdcache.cache.documents.manifest import SAMPLES, SOURCE
 from kdcache.errors import KdcacheError
-from kdcache.verify import verify_cache
+from kdcache.verify.cache import verify_cache
 
 MOST_GROWTH = 200 * 10**6
 MOST_SECONDS = 10.0  # each takes well under one on a machine that does nothing else

@@ -10,9 +10,9 @@ from hostile.forge import SOURCE, STORE
 from PIL import EpsImagePlugin
 
 from kdcache.cache import create_cache
-from kdcache.cache.units import StoredSample
+from kdcache.cache.source import CachedSource
+from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writing import commit_unit
-from kdcache.cached_source import CachedSource
 from kdcache.errors import UnreadableSampleError
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n(x) (w) file closefile\nshowpage\n"

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdcache.codecs import TeacherRows, open_codec
-from kdcache.distributed import rank, world_size
 from kdcache.errors import UsageError
 from kdcache.losses import Dist, dist_loss, dist_terms, open_loss
 from kdcache.losses.dist import pearson
 from kdcache.losses.protocol import as_rows
+from kdcache.runtime.distributed import rank, world_size
 
 CLASSES = 50
 Columns = Literal["global", "local"]

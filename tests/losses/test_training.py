@@ -10,12 +10,12 @@ from PIL import Image
 from runs import CONV, MLP, dump, train, train_config
 
 from kdcache.cache import open_cache
-from kdcache.checkpoint import save_checkpoint
 from kdcache.codecs import set_tail
-from kdcache.config import dump_config
+from kdcache.config.files import dump_config
 from kdcache.errors import MismatchError, UsageError
-from kdcache.tracking import MetricsFile, read_metrics
-from kdcache.train import Trainer
+from kdcache.runtime.console import MetricsFile, read_metrics
+from kdcache.train.checkpoint import save_checkpoint
+from kdcache.train.run import Trainer
 
 TAILS = ("uniform", "prior", "ghost", "none")
 

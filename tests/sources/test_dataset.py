@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from tiny_models import Noise
 
+from kdcache.config.spec import Spec
 from kdcache.errors import SourceError
 from kdcache.sources import DatasetSource
-from kdcache.spec import Spec
 
 
 class Rows:

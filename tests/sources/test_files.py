@@ -10,11 +10,11 @@ from image_files import write_images, write_shards
 from PIL import Image
 from segmentation_files import Shapes, write_cityscapes, write_pair, write_voc
 
+from kdcache.config.spec import Spec
 from kdcache.errors import SourceError, UnreadableSampleError
 from kdcache.sources import DatasetSource, MaskSource, Source, files, open_source
 from kdcache.sources.files import NO_FILE, are_files, stat_sizes
 from kdcache.sources.protocol import Listed
-from kdcache.spec import Spec
 
 
 class OnDisk:

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from segmentation_files import Shapes, write_cityscapes, write_pair, write_voc
 
+from kdcache.config.spec import Spec
 from kdcache.errors import KdcacheError, SourceError, UnreadableSampleError, UsageError
 from kdcache.sources import MaskSource, open_source, task_of
-from kdcache.spec import Spec
 
 
 def classes_of(target: Any) -> "np.ndarray":

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from kdcache.cache.source_list import list_of, source_fields
 from kdcache.errors import KdcacheError, SourceError, UnreadableSampleError, UsageError
-from kdcache.source_list import list_of, source_fields
 from kdcache.sources import Sample, open_source
 from kdcache.sources.images import UndecodableError, as_image
 from kdcache.views import load_recipe

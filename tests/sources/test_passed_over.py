@@ -12,7 +12,7 @@ from segmentation_files import write_pair
 
 from kdcache.errors import SourceError, UsageError
 from kdcache.sources import open_source
-from kdcache.sources.folder import NUM_KEPT
+from kdcache.sources.imagefolder import NUM_KEPT
 
 Capture = pytest.CaptureFixture[str]
 

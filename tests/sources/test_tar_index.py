@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from image_files import LONG_AGO, age, picture, write_shards, write_tar
 
 from kdcache.errors import SourceError
-from kdcache.home import home_folder
+from kdcache.runtime.home import home_folder
 from kdcache.sources.tar_index import Shard, index_tar
 
 SAMPLE = {"a.png": picture(1), "a.cls": b"1"}

@@ -18,7 +18,7 @@ from kdcache.cache import open_cache
 from kdcache.errors import SourceError, UnreadableSampleError, UsageError
 from kdcache.sources import Source, TarSource, open_source
 from kdcache.sources.tars import find_tars
-from kdcache.verify import verify_cache
+from kdcache.verify.cache import verify_cache
 from kdcache.views import ViewDataset, load_recipe
 
 

@@ -13,9 +13,9 @@ import pytest
 from nursery import Program
 from tiny_models import FewDigits, SlowDigits
 
+from kdcache.config.spec import Spec
+from kdcache.runtime.stopping import SIGNALS
 from kdcache.sources import DatasetSource
-from kdcache.spec import Spec
-from kdcache.stopping import SIGNALS
 from kdcache.views import ViewDataset, ViewLoader, load_recipe
 
 

@@ -9,9 +9,9 @@ from PIL import Image
 from segmentation_files import Shapes
 from torch import Tensor
 
+from kdcache.config.spec import Spec
 from kdcache.errors import RecipeError
 from kdcache.sources import MaskSource
-from kdcache.spec import Spec
 from kdcache.views import Recipe, ViewDataset, load_recipe, row_order
 
 SOURCE = MaskSource(Shapes(), Spec("shapes"), classes=4)

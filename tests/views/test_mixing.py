@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kdcache import open_cache
 from kdcache.errors import UnreadableSampleError, UsageError
-from kdcache.models import open_model
+from kdcache.models.model import open_model
 from kdcache.shapes import Rows
 from kdcache.sources import Sample, Source, open_source
 from kdcache.views import Mixing, Recipe, ViewDataset, in_pairs, load_recipe, mixing, partners, row_order

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.views import keyed_permutation, row_order
-from kdcache.views.order import row_of
+from kdcache.views.permutation import row_of
 
 KEYS = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4)
 
@@ -46,5 +46,5 @@ def test_rows_are_spread_over_the_source() -> None:
 def test_the_row_of_a_sample_is_found_without_the_order(length: int, order_seed: int, data: st.DataObject) -> None:
     sample = data.draw(st.integers(0, length - 1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdcache.views.order._AT_ONCE", 64)
+        patch.setattr("kdcache.views.permutation._AT_ONCE", 64)
         assert row_order(length, order_seed)[row_of(sample, length, order_seed)] == sample

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kdcache.sampler import EpochSampler, Split, epoch_views
+from kdcache.config.spec import Spec
+from kdcache.loader.order import EpochSampler, Split, epoch_views
 from kdcache.sources import DatasetSource, MaskSource
-from kdcache.spec import Spec
 from kdcache.views import ViewDataset, ViewLoader, load_recipe, mixing, row_order, seed_generators, shipped_recipes
 from kdcache.views.loading import Request
 

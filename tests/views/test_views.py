@@ -12,9 +12,9 @@ from PIL import Image
 from tiny_models import Deadly, Drawing, Noise
 from torch import Tensor
 
+from kdcache.config.spec import Spec
 from kdcache.errors import KdcacheError, RecipeError, UnreadableSampleError
 from kdcache.sources import DatasetSource, Sample, Source
-from kdcache.spec import Spec
 from kdcache.views import (
     Recipe,
     ViewDataset,

@@ -1,0 +1,1 @@
+"""The documents of a cache: manifest, commits, extents, and what they may say."""

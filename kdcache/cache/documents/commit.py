@@ -1,0 +1,148 @@
+"""Commits: the create-only documents from which the presence of a unit follows."""
+
+import dataclasses
+import hashlib
+import json
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kdcache.cache.documents.limits import MOST_COMMIT_VALUES, check_commit
+from kdcache.cache.documents.sealed import digest, parsed, refuse_unknown, seal, unseal
+from kdcache.errors import DamagedUnitError, quoted
+from kdcache.shapes import Records
+
+_PARSING = threading.Lock()
+"""Held while a document is read, which takes many times its bytes. Loader workers, which are
+forks, read no commits."""
+_LATER = {"writer": ""}
+"""Fields that the first commits lack, with what that means: at these values they are left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """One unit as it was published."""
+
+    seed: int
+    """The first of the unit's seeds."""
+    unit: int
+    start: int
+    """First row."""
+    stop: int
+    """One past the last row."""
+    key: str
+    """The object that holds the records."""
+    num_bytes: int
+    sha256: str
+    write_id: str
+    absent: list[dict[str, Any]] = field(default_factory=list)
+    """`row` and `reason`, and `seed` where the unit has several, of samples that could not be read; their records hold zeros
+    and are never given out."""
+    probes: list[dict[str, Any]] = field(default_factory=list)
+    """A few views as rendered at the dump: `row`, `crc32` of the pixels, `thumbnail`, `steps` (absent in the first caches),
+    and `seed` where the unit has several."""
+    statistics: dict[str, float] = field(default_factory=dict)
+    """Of the unit's logits: mean, standard deviation, confidence, accuracy."""
+    versions: dict[str, str] = field(default_factory=dict)
+    writer: str = ""
+    """`HOST:PROCESS:WORD[:RANK]`, which tells the workers of a dump apart, see `parse_writer`."""
+
+    @property
+    def name(self) -> str:
+        """Return `seed S, unit U (rows A to B)`, for messages."""
+        return unit_name(self.seed, self.unit, self.start, self.stop)
+
+    def of_seed(self, seed: int) -> "Commit":
+        """Return what this commit says of one of its unit's seeds."""
+        absent, probes = ([entry for entry in part if entry.get("seed", seed) == seed] for part in (self.absent, self.probes))
+        return dataclasses.replace(self, seed=seed, absent=absent, probes=probes)
+
+    def stray(self, key: str, seeds: range) -> str | None:
+        """Return what it speaks of that is not the unit's own, or None.
+
+        That is an object but `key`, another row, a seed that is not in `seeds`, or one and the same view twice.
+        """
+        if self.key != key:
+            return f"object {quoted(self.key)}, not {key}"
+        for entries in (self.absent, self.probes):
+            seen = set[tuple[int, int]]()
+            for entry in entries:
+                view = entry["row"], entry.get("seed", seeds[0])
+                if not self.start <= view[0] < self.stop or view[1] not in seeds:
+                    return f"row {view[0]} under seed {view[1]}, of another unit"
+                if view in seen:
+                    return f"row {view[0]} under seed {view[1]} twice"
+                seen.add(view)
+        return None
+
+    def is_of(self, data: bytes) -> bool:
+        """Return whether `data` is the object that was committed."""
+        return len(data) == self.num_bytes and hashlib.sha256(data).hexdigest() == self.sha256
+
+    @property
+    def digest(self) -> str:
+        """Hash of the whole commit."""
+        return digest(self._content())
+
+    def to_bytes(self) -> bytes:
+        """Return the sealed JSON document."""
+        return json.dumps(seal(self._content()), indent=1).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str, *, most_values: int = MOST_COMMIT_VALUES) -> "Commit":
+        """Return the commit in `data`, which may hold so many values.
+
+        Raises:
+            DamagedUnitError: the document is not what was written.
+            CacheError: it is of a newer kdcache.
+        """
+        try:
+            with _PARSING:
+                content = unseal(parsed(data, most_values=most_values))
+            refuse_unknown(content, cls, where)
+            check_commit(content)
+            return cls(**content)
+        except (ValueError, TypeError) as error:
+            raise DamagedUnitError(
+                f"{where}: the commit is damaged: {error}; delete it and the unit's object, and run the dump again"
+            ) from error
+
+    def _content(self) -> dict[str, Any]:
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in content.items() if name not in _LATER or value != _LATER[name]}
+
+
+def seed_entry(seed: int, seeds: range) -> dict[str, int]:
+    """Return what an entry of `absent` or `probes` says of its seed: nothing where the unit has one only."""
+    return {"seed": seed} if len(seeds) > 1 else {}
+
+
+def numbers_in(names: Iterable[str], form: str, allowed: range) -> list[int]:
+    """Return the numbers that names of a form hold, rising; other names are passed over: .DS_Store, ._000000.json, 0.json."""
+    digits = ((name, name.partition(".")[0]) for name in names)
+    found = ((name, int(text)) for name, text in digits if text.isdecimal() and len(text) <= 10)
+    return sorted(number for name, number in found if form.format(number) == name and number in allowed)
+
+
+def commit_key(seed: int, unit: int) -> str:
+    """Return the key of a unit's commit."""
+    return f"commits/{seed:05d}/{unit:06d}.json"
+
+
+def unit_name(seed: int, unit: int, start: int, stop: int) -> str:
+    """Return the name that errors give a unit."""
+    return f"seed {seed}, unit {unit} (rows {start} to {stop - 1})"
+
+
+def also_absent(
+    absent: list[dict[str, Any]], rows: range, seeds: range, winner: Records, mine: Records
+) -> list[dict[str, Any]]:
+    """Return `absent` and the rows that the winner, killed before its commit, could not read: zeros there, a record here."""
+    known = {(entry.get("seed", seeds[0]), entry["row"]) for entry in absent}
+    theirs, ours = (np.ascontiguousarray(part).view(np.uint8).reshape(*part.shape, -1).any(2) for part in (winner, mine))
+    found = [(seeds[at], rows[position]) for at, position in np.argwhere(ours & ~theirs)]
+    entry = {"reason": "the writer whose records these are could not read it"}
+    return absent + [{"row": row, **entry, **seed_entry(seed, seeds)} for seed, row in found if (seed, row) not in known]

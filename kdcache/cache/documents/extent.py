@@ -1,0 +1,182 @@
+"""Extents: what a cache was asked to hold. Each request is a small sealed document beside the units,
+and the extent of the cache is their union.
+
+Missing units say nothing of seeds that nobody has begun: only the request does. It is named by its own
+digest, so that all workers of a dump, and the same dump run again, write the same document.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kdcache.cache.documents.limits import MOST_SEEDS, MOST_SPANS, check_extent
+from kdcache.cache.documents.sealed import digest, parsed, refuse_unknown, seal, unseal
+from kdcache.cache.prefetch import fetched
+from kdcache.cache.storage.objects import Objects
+from kdcache.cache.storage.rereading import read_twice
+from kdcache.errors import CacheError, DamagedError, UsageError
+
+ROOT = "extents"
+_MOST_REQUESTS = 10_000
+_MOST_NUMBERS = 4_000_000  # of seeds and units in them, counted again in each request
+_MOST_BYTES = 1 << 20
+_MOST_VALUES = 4 * MOST_SPANS
+_NAME = re.compile(r"[0-9a-f]{16}\.json")
+
+Span = tuple[int, int]
+"""First number, and one past the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """One request: which units of which seeds a cache is to hold."""
+
+    seeds: tuple[Span, ...]
+    units: tuple[Span, ...] | None = None
+    """Of each of these seeds; None means all."""
+
+    @classmethod
+    def of(cls, seeds: Iterable[int], units: Iterable[int] | None = None) -> "Extent":
+        """Return the request for these seeds, and for these units of each.
+
+        Raises:
+            UsageError: more seeds than a cache may be asked for.
+        """
+        wanted = _spans(seeds)
+        if (count := _num_in(wanted)) > MOST_SEEDS:
+            raise UsageError(f"{count} seeds are asked for; a cache may hold at most {MOST_SEEDS}")
+        return cls(seeds=wanted, units=None if units is None else _spans(units))
+
+    @property
+    def key(self) -> str:
+        """The key of its document."""
+        return f"{ROOT}/{digest(self._content())[:16]}.json"
+
+    def all_seeds(self) -> Iterator[int]:
+        """Yield every seed."""
+        for first, stop in self.seeds:
+            yield from range(first, stop)
+
+    def all_units(self) -> Iterator[int]:
+        """Yield the unit numbers of a request for some units."""
+        for first, stop in self.units or ():
+            yield from range(first, stop)
+
+    def to_bytes(self) -> bytes:
+        """Return the sealed JSON document."""
+        return json.dumps(seal(self._content())).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, key: str, where: str) -> "Extent":
+        """Return the request in `data`.
+
+        Raises:
+            DamagedError: it is not what was written.
+            CacheError: it is of a newer kdcache.
+        """
+        try:
+            content = unseal(parsed(data, most_values=_MOST_VALUES))
+            refuse_unknown(content, cls, f"{where}/{key}")
+            check_extent(content)
+            extent = cls(**{name: tuple(map(tuple, spans)) for name, spans in content.items()})
+            if extent.key != key:
+                raise ValueError("its name is that of another request")
+        except (ValueError, TypeError) as error:
+            raise DamagedError(
+                f"{where}/{key} is damaged: {error}; delete it and run the same command again, which writes it anew"
+            ) from None
+        return extent
+
+    def _content(self) -> dict[str, Any]:
+        content = {"seeds": [list(span) for span in self.seeds]}
+        if self.units is not None:
+            content["units"] = [list(span) for span in self.units]
+        return content
+
+
+def is_extent(key: str) -> bool:
+    """Return whether an object of this key is a request."""
+    folder, _, name = key.rpartition("/")
+    return folder == ROOT and _NAME.fullmatch(name) is not None
+
+
+def publish_extent(objects: Objects, extent: Extent) -> None:
+    """Store a request; one that is there already stays.
+
+    Raises:
+        CacheError: it cannot be written.
+    """
+    objects.publish(extent.key, extent.to_bytes())
+
+
+def read_extents(objects: Objects, known: dict[str, Extent] | None = None) -> list[Extent]:
+    """Return every request of a cache.
+
+    Args:
+        objects: of the cache.
+        known: requests by key that were read before; new ones are added.
+
+    Raises:
+        CacheError: one that is damaged or of a newer kdcache, or more than anyone asks for.
+    """
+    known = {} if known is None else known
+    keys = [f"{ROOT}/{name}" for name in objects.list(ROOT) if _NAME.fullmatch(name)]
+    _require_few(objects, "requests", len(keys), _MOST_REQUESTS)
+    new = [key for key in keys if key not in known]
+    num_spans, num_numbers = 0, 0
+    requests = fetched(lambda key: _read(objects, key), new, num_bytes=0)
+    for key, extent in zip(new, requests, strict=True):
+        if extent is None:
+            continue
+        spans = [*extent.seeds, *(extent.units or ())]
+        num_spans += len(spans)
+        num_numbers += _num_in(spans)
+        _require_few(objects, "spans of seeds and units", num_spans, MOST_SPANS)
+        _require_few(objects, "seeds and units", num_numbers, _MOST_NUMBERS)
+        known[key] = extent
+    extents = [known[key] for key in keys if key in known]
+    seeds = _merged(span for extent in extents for span in extent.seeds)
+    _require_few(objects, "seeds", _num_in(seeds), MOST_SEEDS)
+    return extents
+
+
+def _require_few(objects: Objects, what: str, count: int, most: int) -> None:
+    if count > most:
+        raise CacheError(
+            f"{objects}/{ROOT} holds {count} {what}, more than the {most} that are counted: "
+            "see where they come from, and remove them"
+        )
+
+
+def _read(objects: Objects, key: str) -> Extent | None:
+    """Return a request; None of one that was removed since it was listed."""
+
+    def read(is_fresh: bool) -> Extent:
+        data = objects.get(key, most=_MOST_BYTES, is_fresh=is_fresh)
+        return Extent.from_bytes(data, key, str(objects))
+
+    try:
+        return read_twice(read)
+    except FileNotFoundError:
+        return None
+
+
+def _spans(numbers: Iterable[int]) -> tuple[Span, ...]:
+    return _merged((number, number + 1) for number in numbers)
+
+
+def _merged(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """Return the same numbers in as few spans as can be, rising."""
+    merged: list[Span] = []
+    for first, stop in sorted(spans):
+        if merged and first <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        else:
+            merged.append((first, stop))
+    return tuple(merged)
+
+
+def _num_in(spans: Iterable[Span]) -> int:
+    return sum(stop - first for first, stop in spans)

@@ -1,0 +1,264 @@
+"""A unit of records of several seeds <-> the bytes of one webdataset tar, with or without the images.
+
+Of each row, in row order: `KEY.<image extension>` and its target, `KEY.cls` or of segmentation `KEY.mask.png`, if the store
+holds images and this one could be read, and `KEY.records.npy`, uint8 `[seeds, record bytes]`. KEY is the sample's name in the
+source with all but letters, digits, `_`, `-` and `~` percent-encoded, so that it holds neither dots, at which webdataset would
+cut it, nor slashes. Times, owners and modes are fixed: equal content is equal bytes.
+"""
+
+import io
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote_to_bytes
+
+import numpy as np
+
+from kdcache.cache.documents.limits import MOST_OBJECT
+from kdcache.cache.documents.manifest import Manifest
+from kdcache.cache.storage.objects import Objects
+from kdcache.cache.unit_store import Bytes, StoredSample, named_unit
+from kdcache.errors import brief, quoted
+from kdcache.runtime.text_files import path_bytes, path_text
+from kdcache.shapes import Records, Rows
+from kdcache.sources.tar_index import IMAGES
+from kdcache.sources.tar_reader import END, Member, TarReader
+
+RECORDS, MASK = "records.npy", "mask.png"
+_BLOCK = 512
+_MOST_HEADERS = 3
+"""Blocks of a member's header: one, and two before it if its name is too long for one."""
+
+
+UNIQUE_KEYS = "tars name files by keys: give each sample its own key, or take a zarr store"
+"""What a user can do about samples that share a key."""
+
+
+class UnitIndex(NamedTuple):
+    """What a unit's tar holds, by position of the row in the unit."""
+
+    keys: list[str]
+    """Names of the samples in the source."""
+    extensions: list[str]
+    offsets: Rows
+    """Of the encoded images, bytes from the start; 0 where there is none."""
+    sizes: Rows
+    labels: Rows
+    """-1 where there is none."""
+    masks: list[Member | None]
+    records: list[Member]
+
+
+@dataclass(frozen=True)
+class TarFormat:
+    """Shape of the units of a webdataset store, as the manifest gives them."""
+
+    rows: int
+    unit_rows: int
+    seeds: int
+    dtype: "np.dtype[Any]"
+    has_images: bool
+    has_masks: bool = False
+    """Whether the targets of the images are masks."""
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "TarFormat":
+        """Return the format of a cache."""
+        has_masks = manifest.task == "segmentation"
+        return cls(manifest.rows, manifest.unit_rows, manifest.seeds_per_unit, manifest.dtype, manifest.has_images, has_masks)
+
+    def key(self, seed: int, unit: int) -> str:
+        """Return the key of the tar that holds one unit; `seed` is its first."""
+        return f"shards/{seed:05d}-{seed + self.seeds - 1:05d}/{unit:06d}.tar"
+
+    def unit_of(self, key: str) -> tuple[int, int] | None:
+        """Return the first seed and the number of the unit whose tar has this key; None of other keys."""
+        unit = named_unit(key, r"shards/([0-9]{5,10})-[0-9]{5,10}/([0-9]{6,10})\.tar", self.key)
+        return unit if unit and unit[0] % self.seeds == 0 else None
+
+    def most_bytes(self, unit: int) -> int:
+        """Return the bytes of a tar of records, whose names are as long as they may be; with
+        images the bound of any object."""
+        if self.has_images:
+            return MOST_OBJECT
+        payload = len(self._npy_header) + self.seeds * self.dtype.itemsize
+        row = _MOST_HEADERS * _BLOCK + -(-payload // _BLOCK) * _BLOCK
+        return self._num_rows(unit) * row + END
+
+    def _num_rows(self, unit: int) -> int:
+        return min(self.unit_rows, self.rows - unit * self.unit_rows)
+
+    def metadata(self, seed: int) -> dict[str, bytes]:
+        """Return nothing: tars need nothing beside them."""
+        return {}
+
+    def faults(self, objects: Objects, seed: int) -> list[str]:
+        """Return nothing: tars need nothing beside them."""
+        return []
+
+    def encode(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
+        """Return the tar of `records`, `[seeds, rows]`, and the samples of its rows.
+
+        Raises:
+            ValueError: a sample's name that is too long for a file name, or that another one has.
+        """
+        _require_unique(samples)
+        raw = np.ascontiguousarray(records).view(np.uint8).reshape(self.seeds, -1, self.dtype.itemsize).swapaxes(0, 1)
+        assert len(raw) == len(samples), "a webdataset store names each row"
+        out = io.BytesIO()
+        for sample, rows in zip(samples, raw, strict=True):
+            name = member_name(sample.key)
+            if self.has_images and sample.image:
+                _add(out, f"{name}.{sample.extension}", sample.image)
+                _add(out, f"{name}.{self._target}", sample.target)
+            _add(out, f"{name}.{RECORDS}", self._npy_header + rows.tobytes())
+        out.write(bytes(END))  # two empty blocks, as POSIX has it, and no more
+        return out.getvalue()
+
+    def decode(self, unit: int, data: bytes, out: Bytes) -> None:
+        """Write the records in the tar of `unit` into `out`, uint8 `[seeds, rows, bytes of a record]`.
+
+        Raises:
+            ValueError: bytes that are no such tar.
+        """
+        self.decode_tar(unit, TarReader.of(data), out)
+
+    def decode_tar(self, unit: int, tar: TarReader, out: Bytes) -> None:
+        """Do as `decode` does, with a tar that need not be in memory: images are not read.
+
+        Raises:
+            ValueError: it is no such tar.
+        """
+        header, size = self._npy_header, self.seeds * self.dtype.itemsize
+        for row, member in enumerate(self.index(unit, tar).records):
+            is_whole = member.size == len(header) + size
+            data = tar.read(member.offset, member.size) if is_whole else b""
+            if not data.startswith(header):
+                raise ValueError(
+                    f"member {brief(member.name)} is not uint8 [{self.seeds}, {self.dtype.itemsize}] as numpy saves it"
+                )
+            rows = np.frombuffer(data, np.uint8, size, len(header))
+            out[:, row] = rows.reshape(self.seeds, -1)
+
+    def samples(self, unit: int, data: bytes) -> list[StoredSample]:
+        """Return the samples in the tar of `unit`, in the order of the rows.
+
+        Raises:
+            ValueError: bytes that are no such tar.
+        """
+        index = self.index(unit, TarReader.of(data))
+        images = [data[offset : offset + size] for offset, size in zip(index.offsets, index.sizes, strict=True)]
+        labels = [str(label).encode() if label >= 0 else b"" for label in index.labels.tolist()]
+        masks = [data[mask.offset : mask.offset + mask.size] if mask else b"" for mask in index.masks]
+        targets = masks if self.has_masks else labels
+        fields = zip(index.keys, index.extensions, images, targets, strict=True)
+        return [StoredSample(*sample) for sample in fields]
+
+    def index(self, unit: int, tar: TarReader) -> UnitIndex:
+        """Return what the tar of `unit` holds.
+
+        Raises:
+            ValueError: it is not such a tar: cut short, damaged, members in another order, or not one of each row.
+        """
+        num_rows = self._num_rows(unit)
+        offsets, sizes, labels = np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64), np.full(num_rows, -1, np.int64)
+        index = UnitIndex([], [], offsets, sizes, labels, [], [])
+        for name, members in _by_row(tar):
+            at = len(index.keys)
+            key = sample_key(name)
+            if member_name(key) != name:
+                raise ValueError(f"member {brief(members[0].name)} is not named as this store names its members")
+            if at == num_rows:
+                raise ValueError(f"it holds more than {num_rows} rows")
+            *sample, _ = members
+            if sample:
+                index.extensions.append(self._extension(sample))
+                index.offsets[at], index.sizes[at] = sample[0].offset, sample[0].size
+                index.labels[at] = -1 if self.has_masks else _label(sample[1], tar)
+            else:
+                index.extensions.append("")
+            index.masks.append(sample[1] if sample and self.has_masks else None)
+            index.keys.append(key)
+            index.records.append(members[-1])
+        if len(index.keys) < num_rows:
+            raise ValueError(f"it holds {len(index.keys)} rows, not {num_rows}")
+        if len(set(index.keys)) < num_rows:
+            raise ValueError("a key comes twice in it")
+        return index
+
+    def _extension(self, members: list[Member]) -> str:
+        """Return the extension of a row's image, if these are an image and its target."""
+        suffixes = [member.name.partition(".")[2] for member in members]
+        # plain readers decode by extension, and webdataset's unpickle KEY.pkl
+        if not self.has_images or len(members) != 2 or suffixes[0] not in IMAGES or suffixes[1] != self._target:
+            raise ValueError(f"member {brief(members[0].name)} is none that belongs there")
+        return suffixes[0]
+
+    @property
+    def _target(self) -> str:
+        return MASK if self.has_masks else "cls"
+
+    @cached_property
+    def _npy_header(self) -> bytes:
+        out = io.BytesIO()
+        shape = (self.seeds, self.dtype.itemsize)
+        np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        return out.getvalue()
+
+
+def member_name(key: str) -> str:
+    """Return the name in a tar of the sample that is called `key`.
+
+    Raises:
+        ValueError: it is too long for a file name.
+    """
+    name = quote(path_bytes(key), safe="").replace(".", "%2E")
+    if len(name) > 240:
+        raise ValueError(f"sample {quoted(key)} has a name too long for a file in a tar; at most 240 bytes, percent-encoded")
+    return name
+
+
+def sample_key(name: str) -> str:
+    """Return the sample whose name in a tar is `name`."""
+    return path_text(unquote_to_bytes(name))
+
+
+def _require_unique(samples: Sequence[StoredSample]) -> None:
+    """Raise a ValueError if two samples have one key: no reader could tell their files apart."""
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.key in seen:
+            raise ValueError(f"two samples have the key {quoted(sample.key)}; {UNIQUE_KEYS}")
+        seen.add(sample.key)
+
+
+def _label(member: Member, tar: TarReader) -> int:
+    text = tar.text(member)
+    if not text.isdigit() or len(text) > 9:
+        raise ValueError(f"member {brief(member.name)} holds {quoted(text)}, not a class index")
+    return int(text)
+
+
+def _by_row(tar: TarReader) -> Iterator[tuple[str, list[Member]]]:
+    """Yield each row's name and members, of which the last are its records."""
+    members: list[Member] = []
+    for member in tar.members(is_own=True):
+        members.append(member)
+        name, _, suffix = member.name.partition(".")
+        if members[0].name.partition(".")[0] != name or not name or len(members) > 3:
+            raise ValueError(f"member {brief(member.name)} is none that belongs there")
+        if suffix == RECORDS:
+            yield name, members
+            members = []
+    if members:
+        raise ValueError(f"member {brief(members[-1].name)} is not followed by {RECORDS}")
+
+
+def _add(out: io.BytesIO, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = len(data), 0o644, 0
+    out.write(member.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict"))
+    out.write(data)
+    out.write(bytes(-len(data) % _BLOCK))

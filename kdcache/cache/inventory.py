@@ -1,0 +1,112 @@
+"""What lies in a cache, told by its listing alone: which units are committed, and what belongs to none."""
+
+import re
+from dataclasses import dataclass, field
+
+from kdcache.cache.arrays import ROOTS, arrays_path
+from kdcache.cache.cache import Cache
+from kdcache.cache.documents.extent import is_extent
+from kdcache.cache.storage.objects import Entry, is_temporary
+from kdcache.cache.unit_store import committed_unit
+
+Unit = tuple[int, int]
+"""The first seed of a unit, and its number."""
+CARD = "README.md"
+"""What a cache that was published says of itself; nothing reads it."""
+MOST_STRAY = 100_000
+"""Temporary files, and files that are none of a cache's, that are kept by name."""
+_ARRAYS = re.compile(rf"({'|'.join(ROOTS)})/[0-9a-f]{{16}}/.+")
+
+
+@dataclass(frozen=True)
+class Census:
+    """The objects of a cache, by what they are."""
+
+    commits: dict[Unit, Entry]
+    """By unit, in order."""
+    objects: dict[Unit, Entry] = field(default_factory=dict)
+    """Those of committed units."""
+    orphaned: list[Entry] = field(default_factory=list)
+    """Unit objects without commit, whose writer is at work or was killed, and arrays of writers that came second."""
+    temporary: list[Entry] = field(default_factory=list)
+    """What writers have not given its name yet, and never will if they were killed; the first of
+    these, see `MOST_STRAY`."""
+    foreign: list[Entry] = field(default_factory=list)
+    """What is not of this layout; the first of these."""
+
+
+def take_census(cache: Cache) -> Census:
+    """Return what lies in `cache`, from a listing of everything and, after it, one of the commits.
+
+    In this order, since a unit may be committed meanwhile: its object is then not taken for orphaned.
+
+    Raises:
+        CacheError: folders that cannot be listed, or more seeds than a cache may have.
+    """
+    layout = _Layout(cache)
+    units: dict[Unit, list[Entry]] = {}
+    kinds: dict[str, list[Entry]] = {"temporary": [], "orphaned": [], "foreign": []}
+    for entry in cache.objects.walk():
+        if is_temporary(entry.key):
+            _keep(kinds["temporary"], entry)
+        elif unit := cache.format.unit_of(entry.key):
+            units.setdefault(unit, []).append(entry)
+        elif layout.is_left_over(entry.key):
+            kinds["orphaned"].append(entry)
+        elif not layout.is_own(entry.key):
+            _keep(kinds["foreign"], entry)
+    commits = committed(cache)
+    kinds["orphaned"] += [entry for unit, found in units.items() if unit not in commits for entry in found]
+    objects = {unit: found[-1] for unit, found in sorted(units.items()) if unit in commits}
+    return Census(commits, objects, **{kind: sorted(entries) for kind, entries in kinds.items()})
+
+
+def committed(cache: Cache) -> dict[Unit, Entry]:
+    """Return the commits of `cache` by unit, in order, from a listing of them; none is read.
+
+    Raises:
+        CacheError: commits of more seeds than a cache may have.
+    """
+    entries = ((committed_unit(cache.manifest, entry.key), entry) for entry in cache.objects.walk("commits"))
+    found = dict(sorted((unit, entry) for unit, entry in entries if unit))
+    cache.require_few_seeds({first for first, _ in found})
+    return found
+
+
+class _Layout:
+    """The keys of a cache beside those of its units' objects."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._manifest = cache.manifest
+        self._arrays = {root: f"{arrays_path(root, digest)}/" for root, digest in cache.manifest.arrays.items()}
+        self._single = {"zarr.json", CARD, *(f"{root}/zarr.json" for root in self._arrays)}
+        self._beside = cache.format.metadata(0).keys()
+
+    def is_left_over(self, key: str) -> bool:
+        """Return whether a key is that of an array of a writer that came second."""
+        found = _ARRAYS.fullmatch(key)
+        return found is not None and found[1] in self._arrays and not self._is_of_arrays(key)
+
+    def is_own(self, key: str) -> bool:
+        """Return whether a key is one that kdcache gives."""
+        if key in self._single or committed_unit(self._manifest, key) or is_extent(key) or self._is_of_arrays(key):
+            return True
+        # what lies beside the units has the same names for all seeds
+        return any(key == _of_seed(name, _first_number(key)) for name in self._beside)
+
+    def _is_of_arrays(self, key: str) -> bool:
+        return key.startswith(tuple(self._arrays.values()))
+
+
+def _keep(entries: list[Entry], entry: Entry) -> None:
+    if len(entries) < MOST_STRAY:
+        entries.append(entry)
+
+
+def _of_seed(name: str, seed: int) -> str:
+    return name.replace(f"/{0:05d}/", f"/{seed:05d}/")
+
+
+def _first_number(key: str) -> int:
+    found = re.search(r"[0-9]{5,10}", key)
+    return int(found[0]) if found else 0

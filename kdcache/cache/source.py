@@ -1,0 +1,257 @@
+"""A webdataset cache as a source: images and targets from the tars that hold the teacher's records, and no other data."""
+
+import os
+import shlex
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+
+import numpy as np
+
+from kdcache.cache import Cache, Commit
+from kdcache.cache.contents import checked_source
+from kdcache.cache.formats.image_index import ImageIndex, Piece
+from kdcache.cache.local_units import LocalUnits
+from kdcache.cache.prefetch import fetched
+from kdcache.cache.source_check import require_source
+from kdcache.errors import (
+    MOST_QUOTED,
+    KdcacheError,
+    SourceError,
+    UnreadableSampleError,
+    UsageError,
+    printable,
+    quoted,
+)
+from kdcache.shapes import Rows, Size
+from kdcache.sources import Sample, Source, open_source
+from kdcache.sources.images import decode_stored
+from kdcache.sources.masks import decode_mask
+from kdcache.sources.protocol import named
+from kdcache.views import Recipe, ViewDataset
+
+NUM_OPEN = 64
+"""Tars whose members a process knows and holds open."""
+_MOST_TO_ADD = 200
+"""Characters of a spec that is printed whole, as the option to add."""
+
+
+def source_of(cache: Cache, data: str | None = None) -> Source:
+    """Return what a cache was made from: the source that the user names, by default the images that the cache holds.
+
+    What the manifest names is never opened: it could be any file of this machine, or code.
+
+    Raises:
+        UsageError: the cache holds no images, and `data` is not given.
+        MismatchError: another source.
+        SourceError: it cannot be opened.
+    """
+    if data is None and cache.manifest.has_images:
+        return CachedSource(cache)
+    if data is None:
+        raise UsageError(_way_to_images(cache))
+    source = open_source(data)
+    require_source(cache, source)
+    return checked_source([cache], source)
+
+
+def views_of(
+    cache: Cache,
+    data: Source | str | None = None,
+    *,
+    size: Size | None = None,
+) -> ViewDataset:
+    """Return the views that a cache was made from, to be read in a training loop of one's own.
+
+    Args:
+        cache: the cache.
+        data: the source, or its spec; by default as in `source_of`.
+        size: height and width of the views, or one number; by default the recipe's own.
+
+    Raises:
+        UsageError: the cache holds no images, and `data` is not given.
+        MismatchError: data that the cache was not made from; the message says what differs.
+        SourceError: it cannot be opened.
+        RecipeError: this version of kdcache would render other views.
+    """
+    recipe = Recipe.from_dict(cache.manifest.recipe)
+    if data is None or isinstance(data, str):
+        source = source_of(cache, data)
+    else:
+        require_source(cache, data)
+        source = checked_source([cache], data)
+    return ViewDataset(source, recipe, cache.order, sizes=[size or recipe.size])
+
+
+def _way_to_images(cache: Cache) -> str:
+    """Return what to add to a command that needs the images of a cache that holds none."""
+    spec = str(cache.manifest.source["spec"])
+    words = shlex.quote(spec)  # the user may paste it into a shell
+    if len(words) > _MOST_TO_ADD or printable(words) != words:
+        return f"cache {cache} holds no images; add --data SPEC, of the data that it was made from ({quoted(spec)}, it says)"
+    said = words if len(words) <= MOST_QUOTED else f"other data (as it says, {quoted(spec)})"
+    return f"cache {cache} holds no images, and says that it was made from {said}; if that is right, add --data {words}"
+
+
+@contextmanager
+def local_images(source: Source, commits: Sequence[Commit]) -> Iterator[None]:
+    """Have the images of some units on this machine to the end of the block, where they come from the cache's own tars.
+
+    Raises:
+        DamagedUnitError: a tar that is not what was committed.
+        CacheError: there is no room for it.
+    """
+    if not isinstance(source, CachedSource):
+        yield
+        return
+    try:
+        for commit in commits:
+            source.units.fetch(commit)
+        yield
+    finally:
+        for commit in commits:
+            source.units.release(commit)
+
+
+class CachedNames:
+    """The names of a webdataset cache's samples, from the tars of one seed."""
+
+    def __init__(self, cache: Cache) -> None:
+        """Read the tars.
+
+        Raises:
+            UsageError: a cache of which no seed is complete.
+            DamagedUnitError: a unit that differs from what was committed.
+        """
+        self.spec, seeds = f"cache:{cache}", cache.complete_seeds()
+        if not seeds:
+            raise UsageError(f"cache {cache} holds no complete seed whose tars name its samples; give --data SPEC")
+        commits = cache.commits(seeds[0])
+        near = max(commit.num_bytes for commit in commits)
+        read: Iterator[list[str]] = fetched(lambda commit: _keys(cache, commit), commits, num_bytes=near)
+        self._keys: list[str] = [key for keys in read for key in keys]
+        self._row_of = np.argsort(cache.order)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        """Return the name of sample `index`."""
+        return self._keys[int(self._row_of[index])]
+
+
+def _keys(cache: Cache, commit: Commit) -> list[str]:
+    return [sample.key for sample in cache.samples_of(commit, cache.unit_bytes(commit))]
+
+
+class CachedSource:
+    """The samples of a webdataset cache that holds images."""
+
+    def __init__(self, cache: Cache) -> None:
+        """Take the cache.
+
+        Raises:
+            UsageError: a cache that holds no images.
+        """
+        if not cache.manifest.has_images or "classes" not in cache.manifest.source:
+            raise UsageError(f"cache {cache} holds no images; give the data that it was made from: --data SPEC")
+        self.spec = f"cache:{cache}"
+        self.task = cache.manifest.task
+        self.classes = int(cache.manifest.source["classes"])
+        self.fingerprint = str(cache.manifest.source["fingerprint"])
+        self.units = LocalUnits(cache)
+        self._rows = cache.manifest.rows
+        self._unit_rows = cache.manifest.unit_rows
+        self._order = cache.order
+        self._is_held = cache.is_held
+        self._open: OrderedDict[int, tuple[int, ImageIndex]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self._rows
+
+    def key(self, index: int) -> str:
+        """Return the name of sample `index` in the source that the cache was made from.
+
+        It is its number if no tar of it is here, or none that is whole.
+        """
+        try:
+            unit, at = self._place(index)
+            return self._unit(unit)[1].keys[at]
+        except KdcacheError:
+            return f"{index:08d}"
+
+    def sample(self, index: int) -> Sample:
+        """Return sample `index`.
+
+        Raises:
+            UnreadableSampleError: it could not be read when the cache was made.
+            SourceError: its tar is not on this machine; its bytes are not those that were committed; a class that there is
+                not, or a mask of another image.
+        """
+        unit, at = self._place(index)
+        data = self.stored(index)
+        descriptor, stored = self._unit(unit)
+        label = int(stored.labels[at])
+        if label >= self.classes:
+            raise SourceError(f"sample {index} of {self.spec} is of class {label}; the cache says {self.classes} classes")
+        with named(self.spec, index, self.key):
+            image = decode_stored(data, stored.extensions[at])
+            mask = stored.mask(at)
+            if mask is None:
+                return Sample(image, label)
+            name = f"sample {index} ({stored.keys[at]}) of {self.spec}"
+            return Sample(image, decode_mask(_read(descriptor, mask, name), image.size, self.classes, name))
+
+    def stored(self, index: int) -> bytes:
+        """Return the file of the image of sample `index`, compared with the checksum that was taken with the commit's.
+
+        Raises:
+            UnreadableSampleError: it could not be read when the cache was made, or is not in a subset.
+            SourceError: its tar is not on this machine, or its bytes are not those that were committed.
+        """
+        unit, at = self._place(index)
+        descriptor, stored = self._unit(unit)
+        name = f"sample {index} ({stored.keys[at]})"
+        if not self._is_held[unit * self._unit_rows + at]:
+            raise UnreadableSampleError(f"{name} is not in the subset that {self.spec} holds; give --data SPEC")
+        image = stored.image(at)
+        if image is None:
+            raise UnreadableSampleError(f"{name} of {self.spec} could not be read when it was dumped")
+        return _read(descriptor, image, f"{name} of {self.spec}")
+
+    def _place(self, index: int) -> tuple[int, int]:
+        return divmod(int(self._row_of[index]), self._unit_rows)
+
+    @cached_property
+    def _row_of(self) -> Rows:
+        row_of = np.empty_like(self._order)
+        row_of[self._order] = np.arange(len(self._order))
+        return row_of
+
+    def _unit(self, unit: int) -> tuple[int, ImageIndex]:
+        """Return the open tar of a unit and what it holds; the one used least recently is closed."""
+        if unit in self._open:
+            self._open.move_to_end(unit)
+            return self._open[unit]
+        self._open[unit] = self.units.open(unit)
+        if len(self._open) > NUM_OPEN:
+            _, (descriptor, _) = self._open.popitem(last=False)
+            os.close(descriptor)
+        return self._open[unit]
+
+
+def _read(descriptor: int, piece: Piece, name: str) -> bytes:
+    """Return bytes of a tar.
+
+    Raises:
+        SourceError: they are not what was committed.
+    """
+    data = os.pread(descriptor, piece.size, piece.offset)
+    if not piece.is_of(data):
+        raise SourceError(
+            f"{name}: its bytes differ from what was committed, so its tar was changed since; kdcache verify says what else was"
+        )
+    return data

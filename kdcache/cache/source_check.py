@@ -1,0 +1,281 @@
+"""Whether a source is what a cache was made from, and in what it differs: the one place that says.
+
+Compared are the number of classes, the number of samples, the fingerprint (names, labels, pixels
+held in memory) and the sizes of files. The names come from the list that the cache keeps.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kdcache.cache import Cache
+from kdcache.cache.source_list import SourceList, list_of, read_list, sizes_digest
+from kdcache.errors import CacheError, MismatchError, printable, shortened
+from kdcache.runtime.console import say
+from kdcache.runtime.contrast import joined
+from kdcache.sources import Source
+from kdcache.sources.files import NO_FILE, Numbers
+from kdcache.sources.protocol import Listed
+
+WAY_OUT = "give the same data, or dump into a new cache"
+_COMPARED = {
+    "classes": "number of classes",
+    "fingerprint": "fingerprint (names, labels)",
+    "sizes": "digest of sizes",
+    "contents": "digest of contents",
+}
+"""What manifests say of their sources, in words."""
+_MOST_PLACE = 60
+_MOST_TOLD = 290
+_MOST_NAME = 32
+_SHOWN = (5, 3, 2, 1)
+"""Names that a line shows: the most for which there is room."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that differs, and the samples or files that it befalls."""
+
+    noun: str
+    """What it befalls: `sample` or `file`."""
+    predicate: str
+    """What became of one, as `is gone`."""
+    examples: Sequence[str]
+
+    def line(self, num_shown: int) -> str:
+        """Return the change in words, with the first names."""
+        count = len(self.examples)
+        shown = ", ".join(self.examples[:num_shown])
+        more = ", ..." if count > num_shown else ""
+        if count == 1:
+            return f"1 {self.noun} {self.predicate} ({shown})"
+        plural = self.predicate.replace("is ", "are ", 1).replace("has ", "have ", 1)
+        return f"{count} {self.noun}s {plural} ({shown}{more})"
+
+
+def require_source(cache: Cache, source: Source) -> None:
+    """Check that `source` is what `cache` was made from: classes, samples, labels, sizes of files.
+
+    Raises:
+        MismatchError: it is not; the message says what differs, with the first names.
+        SourceError: the size of a file that cannot be found out.
+    """
+    difference = _difference(cache, source)
+    if difference:
+        raise MismatchError(
+            f"data {shortened(source.spec, _MOST_PLACE)} is not what cache "
+            f"{shortened(str(cache), _MOST_PLACE)} was made from: {difference}; {WAY_OUT}"
+        )
+
+
+def source_differences(one: Cache, other: Cache) -> list[str]:
+    """Return in what the sources of two caches differ; nothing if, as far as is known, in nothing.
+
+    What one of them does not know, since it is older, is not compared.
+    """
+    known = [name for name in _COMPARED if name in one.manifest.source]
+    mine = {name: one.manifest.source[name] for name in known}
+    its = {name: other.manifest.source.get(name, mine[name]) for name in known}
+    if mine == its:
+        return []
+    if mine.get("classes") != its.get("classes"):
+        return [f"data of {mine['classes']} classes there, of {its['classes']} here"]
+    lists = [_list_if_whole(cache) for cache in (one, other)]
+    changes: list[Change] = []
+    if lists[0] is not None and lists[1] is not None:
+        changes = list_changes(lists[0], lists[1])
+    if changes:
+        return [f"their data differ, from there to here: {_told([], changes)}"]
+    changed = [name for name in known if mine[name] != its[name]]
+    return [f"data of another {' and '.join(_COMPARED[name] for name in changed)}"]
+
+
+def _difference(cache: Cache, source: Source) -> str:
+    """Return in what a source differs, the most telling first; nothing if it does not."""
+    made = cache.manifest.source
+    rows = cache.manifest.rows
+    classes = made.get("classes", source.classes)
+    if classes != source.classes:
+        return f"data has {source.classes} classes, the cache was made from {classes}"
+    is_other = source.fingerprint != made["fingerprint"] or len(source) != rows
+    if not is_other and _has_sizes_of(source, made):
+        return ""
+    then = _list_if_whole(cache)
+    now = list_of(source)
+    changes = list_changes(then, now) if then is not None else []
+    if not changes and len(source) == rows:
+        return _unnamed(cache, source, is_other=is_other, is_listed=then is not None)
+    counts = [f"data has {len(source)} samples, the cache was made from {rows}"]
+    return _told(counts if len(source) != rows else [], changes)
+
+
+def _has_sizes_of(source: Source, made: Mapping[str, Any]) -> bool:
+    """Return whether the files of a source have the sizes that a manifest knows, if it does."""
+    if "sizes" not in made or not isinstance(source, Listed):
+        return True
+    sizes = source.file_sizes()
+    return sizes is not None and sizes_digest(sizes) == made["sizes"]
+
+
+def _list_if_whole(cache: Cache) -> SourceList | None:
+    """Return the list of a cache's source, if it can be read: without it there is less to tell."""
+    try:
+        return read_list(cache)
+    except CacheError as error:
+        say(f"note: {error}; what differs in the data is told without it")
+        return None
+
+
+def _unnamed(cache: Cache, source: Source, *, is_other: bool, is_listed: bool) -> str:
+    """Return in what a source differs, where no sample can be named."""
+    if not is_other:
+        return "files have other sizes"
+    if is_listed:
+        return "its names are the same; ids of classes or pixels held in memory are others"
+    told = "samples were added, removed, renamed, reordered or relabelled"
+    if "classes" not in cache.manifest.source and source.classes != cache.manifest.classes:
+        told += f" (data has {source.classes} classes, the teacher {cache.manifest.classes})"
+    return told
+
+
+def _told(counts: Sequence[str], changes: Sequence[Change]) -> str:
+    """Return counts and changes in words, with as many names as there is room for."""
+    told = ""
+    for num_shown in _SHOWN:
+        lines = [*counts, *(change.line(num_shown) for change in changes)]
+        told = "; ".join(lines)
+        if len(told) <= _MOST_TOLD:
+            return told
+    return joined(lines, _MOST_TOLD)
+
+
+def list_changes(then: SourceList, now: SourceList) -> list[Change]:
+    """Return what differs between two lists of samples; nothing if nothing does."""
+    names_then = list(then.names)
+    names_now = list(now.names)
+    one = _Side(then, {name: place for place, name in enumerate(names_then)})
+    other = _Side(now, {name: place for place, name in enumerate(names_now)})
+    gone = [name for name in names_then if name not in other.places]
+    new = [name for name in names_now if name not in one.places]
+    renamed = _renamed(one, other, gone, new)
+    taken = {*renamed.values()}
+    common = [name for name in names_then if name in other.places]
+    pairs = [f"{shown_name(name)} to {shown_name(after)}" for name, after in renamed.items()]
+    changes = [
+        Change("sample", "is gone", [shown_name(name) for name in gone if name not in renamed]),
+        Change("sample", "is new", [shown_name(name) for name in new if name not in taken]),
+        Change("sample", "is renamed", pairs),
+        *_file_changes(one, other, common),
+        Change("sample", "is relabelled", _relabelled(one, other, common)),
+    ]
+    changes = [change for change in changes if change.examples]
+    if not changes and len(names_then) == len(names_now):
+        return _reordered(names_then, names_now)
+    return changes
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A list, and where its names are in it."""
+
+    listing: SourceList
+    places: Mapping[str, int]
+
+    def rows(self, names: Sequence[str], numbers: Numbers) -> Numbers:
+        """Return the numbers of some samples."""
+        rows: Numbers = numbers[[self.places[name] for name in names]]
+        return rows
+
+    def size(self, name: str) -> Hashable:
+        """Return the sizes of a sample's files; None if they are not known."""
+        sizes = self.listing.sizes
+        if sizes is None or (sizes[self.places[name]] == NO_FILE).any():
+            return None
+        return tuple(sizes[self.places[name]].tolist())
+
+    def last_part(self, name: str) -> Hashable:
+        """Return the last part of a name, and the sizes of its files."""
+        return name.rpartition("/")[2], self.size(name)
+
+
+def _renamed(then: _Side, now: _Side, gone: Sequence[str], new: Sequence[str]) -> dict[str, str]:
+    """Return the new names of samples that most likely have another name now.
+
+    First come those that keep the last part of it, then those whose size no other has.
+    """
+    pairs = _matched(_traits(gone, then.last_part), _traits(new, now.last_part))
+    taken = {*pairs.values()}
+    left = [name for name in gone if name not in pairs]
+    others = [name for name in new if name not in taken]
+    return {**pairs, **_matched(_traits(left, then.size), _traits(others, now.size))}
+
+
+def _matched(then: Mapping[Hashable, str], now: Mapping[Hashable, str]) -> dict[str, str]:
+    return {name: now[trait] for trait, name in then.items() if trait in now}
+
+
+def _traits(names: Sequence[str], trait: Callable[[str], Hashable]) -> dict[Hashable, str]:
+    """Return the name that has a trait, where one name alone has it."""
+    traits = [trait(name) for name in names]
+    counts = Counter(traits)
+    pairs = zip(traits, names, strict=True)
+    return {found: name for found, name in pairs if counts[found] == 1 and found is not None}
+
+
+def _file_changes(then: _Side, now: _Side, names: Sequence[str]) -> list[Change]:
+    """Return what became of the files of samples that are there in both lists."""
+    sizes_then = then.listing.sizes
+    sizes_now = now.listing.sizes
+    if sizes_then is None:
+        return []
+    if sizes_now is None or sizes_now.shape[1] != sizes_then.shape[1]:
+        return [Change("sample", "has no files any more", [shown_name(name) for name in names])]
+    before = then.rows(names, sizes_then)
+    after = now.rows(names, sizes_now)
+    is_lost = (after == NO_FILE) & (before != NO_FILE)
+    is_changed = (after != before) & ~is_lost
+    return [
+        Change("file", "is gone", _files(names, is_lost)),
+        Change("file", "has another size", _files(names, is_changed)),
+    ]
+
+
+def _files(names: Sequence[str], mask: "np.ndarray[Any, np.dtype[np.bool_]]") -> list[str]:
+    """Return the names of the files that a mask of `[samples, files]` chooses."""
+    files: list[str] = []
+    for place, column in np.argwhere(mask).tolist():
+        of = "mask of " if column else ""
+        files.append(f"{of}{shown_name(names[place])}")
+    return files
+
+
+def _relabelled(then: _Side, now: _Side, names: Sequence[str]) -> list[str]:
+    """Return the samples whose class is another, with both classes."""
+    targets_then = then.listing.targets
+    targets_now = now.listing.targets
+    if targets_then is None or targets_now is None:
+        return []
+    before = then.rows(names, targets_then)
+    after = now.rows(names, targets_now)
+    examples: list[str] = []
+    for place in np.flatnonzero(before != after).tolist():
+        name = shown_name(names[place])
+        examples.append(f"{name}: class {before[place]}, now {after[place]}")
+    return examples
+
+
+def _reordered(then: Sequence[str], now: Sequence[str]) -> list[Change]:
+    """Return the places of two lists of the same names that hold other names."""
+    moved: list[str] = []
+    for place, (before, after) in enumerate(zip(then, now, strict=True)):
+        if before != after:
+            moved.append(f"sample {place} was {shown_name(before)} and is {shown_name(after)}")
+    return [Change("sample", "is in another place", moved)] if moved else []
+
+
+def shown_name(name: str) -> str:
+    """Return a name as messages show it: on one line, and not too long."""
+    return shortened(printable(name), _MOST_NAME)

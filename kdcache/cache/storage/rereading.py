@@ -1,0 +1,76 @@
+"""Reading twice: a network, a proxy or a memory gives wrong bytes at times.
+
+What is whole must not be called damaged for that.
+"""
+
+from collections.abc import Callable
+from traceback import clear_frames
+from typing import TypeVar
+
+from kdcache.cache.storage.objects import MOST_BYTES, Objects
+from kdcache.errors import DamagedError
+from kdcache.runtime.console import say
+
+T = TypeVar("T")
+_MOST_TOLD = 200
+
+
+def read_twice(read: Callable[[bool], T]) -> T:
+    """Return what `read` gives; if it finds damage, it reads once more before that counts.
+
+    It may do so itself with parts of what it reads: what it is certain of is not read again.
+
+    Args:
+        read: fetches and checks. It is told whether to fetch past what this machine keeps in memory.
+
+    Raises:
+        DamagedError: that of the second time, which says so.
+    """
+    try:
+        return read(False)
+    except DamagedError as error:
+        if error.is_certain:
+            raise
+        told = str(error).partition("; ")[0]  # without the way out, which is none
+        _let_go(error)
+    try:
+        found = read(True)
+    except DamagedError as error:
+        if error.is_certain:
+            raise
+        _let_go(error)
+        # no name here for what is raised: its traceback would keep this frame, and the frame it
+        raise _certain(error) from error
+    say(f"note: read again, and right this time: {told[:_MOST_TOLD]}", by_all=True)
+    return found
+
+
+def _certain(error: DamagedError) -> DamagedError:
+    """Return an error that says of another that it was found twice."""
+    certain = type(error)(f"{error}. It was read twice")
+    certain.is_certain = True
+    return certain
+
+
+def _let_go(error: BaseException) -> None:
+    """Drop what was read where an error, and what led to it, was raised: it may be gigabytes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
+
+
+def agreed_bytes(objects: Objects, key: str, *, most: int = MOST_BYTES) -> bytes:
+    """Return the bytes of an object that nothing vouches for, read until two times in a row agree.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        CacheError: it cannot be read.
+        DamagedError: it gives other bytes each time.
+    """
+    data = objects.get(key, most=most)
+    for _ in range(2):
+        before, data = data, objects.get(key, most=most, is_fresh=True)
+        if data == before:
+            return data
+    raise DamagedError(f"{objects}/{key} gives other bytes each time it is read; run the same command again")

@@ -1,0 +1,201 @@
+"""Configuration: one TOML file, flags over it, `--set section.key=value` over both; checked into frozen dataclasses."""
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import tomli_w
+
+from kdcache.config.spec import build, choose
+from kdcache.errors import UsageError, quoted
+from kdcache.runtime.contrast import contrasted
+from kdcache.runtime.text_files import path_text, read_text
+
+COMMANDS = ("dump-teacher", "train-student")
+T = TypeVar("T")
+_MOST_SEEDS = 100_000
+_MOST_TEXT = 10_000
+"""Characters of a list of seeds."""
+_SEEDS = re.compile(r"([0-9]{1,10})(?::([0-9]{1,10}))?")
+_SETTINGS = resources.files("kdcache.config") / "presets"
+
+
+def load_config(
+    cls: type[T],
+    command: str,
+    *,
+    file: str | None,
+    flags: Mapping[str, Any],
+    settings: Sequence[str] = (),
+    is_ours: bool = False,
+) -> T:
+    """Return the configuration of `command`.
+
+    Args:
+        cls: the command's dataclass.
+        command: the table of the TOML file that is read; the file may hold the other command's too.
+        file: path of a TOML file or the name of shipped settings, or None.
+        flags: values by dotted key (`compute.workers`); None means not given.
+        settings: `key=value` texts, the value as TOML or, if that fails, as plain text.
+        is_ours: whether `dump_config` has written the file: paths in it may be of any bytes.
+
+    Raises:
+        UsageError: a file that is absent or not TOML, no settings of that name, an unknown key, a value of the wrong type.
+    """
+    table = _read(file, command, is_ours=is_ours) if file else {}
+    for key, value in flags.items():
+        if value is not None:
+            _put(table, key, value)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting!r} is not key=value; write for example --set optimizer.lr=0.1")
+        _put(table, key.strip(), _toml_value(text))
+    return build(cls, table, command, called=_flag)
+
+
+def _flag(name: str) -> str:
+    """Return what the command line calls a setting that must be given: an argument, or a flag."""
+    return name.upper() if name in ("cache", "run") else f"--{name.replace('_', '-')}"
+
+
+def dump_config(config: Any, command: str) -> str:
+    """Return the TOML text that `load_config` reads back to the same configuration."""
+    return tomli_w.dumps({command: _without_none(dataclasses.asdict(config))})
+
+
+def recorded_settings(made_by: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the first dump into a cache, from its manifest's `made_by`; none of others."""
+    try:
+        settings: Any = tomllib.loads(made_by["config"])["dump-teacher"]
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError):  # recoded, or not as we write it
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def config_differences(
+    old: Any,
+    new: Any,
+    *,
+    free: Sequence[str],
+    meanings: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
+) -> list[str]:
+    """Return one line per dotted key in which two configurations differ.
+
+    Args:
+        old: the one that is there.
+        new: the one of now.
+        free: keys and tables that may differ.
+        meanings: by key, what gives the meaning of a value; meanings are compared. Where it raises a
+            UsageError, the values differ.
+    """
+    mine, theirs = flat_settings(dataclasses.asdict(old)), flat_settings(dataclasses.asdict(new))
+    tables = tuple(f"{table}." for table in free)
+    lines: list[str] = []
+    for key in dict.fromkeys([*mine, *theirs]):
+        if key in free or key.startswith(tables):
+            continue
+        there, now = mine.get(key), theirs.get(key)
+        if there != now and not _mean_the_same(there, now, meanings.get(key)):
+            one, other = contrasted(repr(there), repr(now))
+            lines.append(f"{key}: {one} there, {other} now")
+    return lines
+
+
+def _mean_the_same(one: Any, other: Any, meaning: Callable[[Any], Any] | None) -> bool:
+    if meaning is None or one is None or other is None:
+        return False
+    try:
+        return bool(meaning(one) == meaning(other))
+    except UsageError:
+        return False
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds that `A:B` (B left out), `A`, or several of these joined by commas name.
+
+    Raises:
+        UsageError: another text, an empty range, a negative seed or one past 32 bits.
+    """
+    if len(text) > _MOST_TEXT:
+        raise UsageError(f"seeds {quoted(text)} have {len(text)} characters; they may have {_MOST_TEXT}: give ranges A:B")
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = _SEEDS.fullmatch(part.strip())
+        if not found:
+            raise UsageError(f"seeds {quoted(text)} are not of the form A:B or A,B,...; 0:4 means 0, 1, 2 and 3")
+        first = int(found[1])
+        named = range(first, int(found[2]) if found[2] else first + 1)
+        if not named or named[-1] >= 2**32 or len(seeds) + len(named) > _MOST_SEEDS:
+            raise UsageError(
+                f"seeds {quoted(text)} are none, past 2^32 - 1, or more than {_MOST_SEEDS}; 0:4 means 0, 1, 2 and 3"
+            )
+        seeds += named
+    return list(dict.fromkeys(seeds))
+
+
+def shipped_settings() -> list[str]:
+    """Return the names of the settings that come with kdcache: those of the DIST paper's trainings."""
+    return sorted(file.name.removesuffix(".toml") for file in _SETTINGS.iterdir() if file.name.endswith(".toml"))
+
+
+def _read(file: str, command: str, *, is_ours: bool) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(path_text(Path(file).read_bytes()) if is_ours else _text(file))
+    except OSError as error:
+        raise UsageError(f"config file {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"config file {file} is not TOML: {error}") from error
+    for name in tables:
+        choose(name, COMMANDS, f"table in {file}")
+    if command not in tables:
+        raise UsageError(f"config file {file} has no table [{command}]")
+    table = tables[command]
+    if not isinstance(table, dict):
+        raise UsageError(f"config file {file}: {command} must be a table")
+    return table
+
+
+def _text(file: str) -> str:
+    if Path(file).suffix == ".toml" or Path(file).exists():
+        return read_text(file, "config file")
+    return (_SETTINGS / f"{choose(file, shipped_settings(), 'settings (and no file)')}.toml").read_text("utf-8")
+
+
+def _put(table: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = table.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"key {key!r}: {section} is a value, not a section")
+        table = inner
+    table[last] = value
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except ValueError:  # no TOML, or a number of thousands of digits
+        return text.strip()
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def flat_settings(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested tables by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= flat_settings(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,1 @@
+"""The dump: a teacher run once over every view that is missing."""

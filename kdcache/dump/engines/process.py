@@ -1,0 +1,62 @@
+"""The engine of plain processes, one alone or those that torchrun, Slurm or a Kubernetes indexed job started.
+
+They need not know each other: each takes its share by its rank, then helps with what is still missing. There is no process
+group, no barrier and no message. A worker that dies costs the unit in its hands, one that joins late helps.
+"""
+
+from collections.abc import Sequence
+
+from kdcache.cache import Cache
+from kdcache.dump.job import Job
+from kdcache.dump.worker import Unit, Walk, all_units, missing_units, num_views, write_units
+from kdcache.runtime.console import log, own_name, progress
+from kdcache.runtime.launch import own_place
+from kdcache.runtime.stopping import asked
+from kdcache.runtime.wording import counted
+
+
+def run_in_process(job: Job, cache: Cache) -> int:
+    """Commit this process's share of the units, then what is still missing; return how many it was.
+
+    When the process is told to stop it returns after the commit that is under way.
+    """
+    me, units = own_place(), all_units(job, cache)
+    mine = share(units, me.rank, me.world_size)
+    if who := own_name():
+        log(who, _start_text(job, cache, mine, len(units)))
+    written = _write(job, cache, "dump", mine)
+    if asked():
+        return written
+    left = missing_units(cache, units)
+    written += _write(job, cache, "help", helping_order(left, me.rank, me.world_size))
+    if who and not asked():
+        log(who, f"{counted(written, 'unit')} written here; the dump is complete")
+    return written
+
+
+def share(units: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
+    """Return the units that process `rank` makes first, in order.
+
+    `units` must be all of the dump, not those that are missing: processes start at different moments and see others missing,
+    so that shares of these would be shifted against each other.
+    """
+    return list(units[rank::world_size])
+
+
+def helping_order(units: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
+    """Return `units`, those that are still missing, in the order in which process `rank` helps: each begins elsewhere."""
+    start = len(units) * rank // world_size
+    return [*units[start:], *units[:start]]
+
+
+def _write(job: Job, cache: Cache, title: str, units: Sequence[Unit]) -> int:
+    todo = missing_units(cache, units)
+    views = num_views(cache, todo)
+    with progress(title, views, "views", is_shown=bool(todo), who=own_name()) as bar:
+        return sum(1 for _ in write_units(job, cache, Walk(todo), bar)) if todo else 0
+
+
+def _start_text(job: Job, cache: Cache, mine: Sequence[Unit], num_units: int) -> str:
+    there = len(mine) - len(missing_units(cache, mine))
+    share_text = f"its share is {len(mine)} of {num_units} units, {there} are there"
+    return f"dump into {cache} on {job.compute.device}; {share_text}"

@@ -1,0 +1,290 @@
+"""The engine on a Ray cluster: actors that hold the teacher, and a driver that hands them units and replaces those that die."""
+
+import logging
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kdcache.cache import Cache, open_cache
+from kdcache.dump.config import DumpConfig, RayConfig
+from kdcache.dump.job import Job, prepare
+from kdcache.dump.worker import (
+    Unit,
+    Walk,
+    all_units,
+    look_at_teacher,
+    missing_units,
+    num_views,
+    write_units,
+)
+from kdcache.errors import KdcacheError
+from kdcache.runtime.console import Bar, log, progress, say
+from kdcache.runtime.stopping import asked, hearing_again
+from kdcache.runtime.wording import counted
+
+ATTEMPTS = 3  # workers that may die over a unit or, for each that there should be, before any has begun
+MOST_UNITS = 8  # handed out at once: a worker renders the first views of the next while it ends one
+WAIT_SECONDS = 60.0  # without any worker, until the user is told
+_LOOK_SECONDS = 1.0
+_END_SECONDS = 10.0
+
+
+def require_ray() -> Any:
+    """Return the module `ray`.
+
+    Raises:
+        KdcacheError: it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray  # noqa: PLC0415
+    except ImportError as error:
+        raise KdcacheError("ray is not installed; pip install 'kdcache[ray]', or leave out --engine ray") from error
+    return ray
+
+
+def run_on_ray(job: Job, cache: Cache) -> int:
+    """Commit every unit that is missing with workers on a Ray cluster; return how many they made.
+
+    When the process is told to stop the workers are ended, with the units in their hands.
+
+    Raises:
+        KdcacheError: what a worker raised; a unit over which workers die again and again; no cluster.
+    """
+    units = all_units(job, cache)
+    todo = missing_units(cache, units)
+    if not todo:
+        return 0
+    look_at_teacher(job, cache, todo[0])
+    who, views = f"driver on {os.uname().nodename}", num_views(cache, todo)
+    # once more, since Ray puts its own handler of SIGTERM in the place of others when it connects
+    with connected(job.config.ray) as ray, hearing_again(), progress("dump", views, "views", who=who) as bar:
+        pool = _Pool(ray, job.config, cache, todo, bar)
+        log(who, f"dump into {cache} by {pool}; {len(todo)} of {counted(len(units), 'unit')} to do")
+        try:
+            return pool.run()
+        finally:
+            pool.close()
+
+
+@contextmanager
+def connected(config: RayConfig) -> Iterator[Any]:
+    """Connect to the cluster, or start Ray here, to the end of the block, unless that has been done; give the module `ray`.
+
+    Raises:
+        KdcacheError: there is no cluster at the address.
+    """
+    ray = require_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+    ):  # Ray tells there of the dead, with pages of its log
+        try:
+            ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            where = config.address or os.environ.get("RAY_ADDRESS", "this machine")
+            reason = str(error).partition("\n")[0]
+            raise KdcacheError(f"no Ray on {where}: {reason}; start it with ray start, or check ray.address") from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+class Maker:
+    """What runs in an actor: a job made ready, and units of it."""
+
+    def start(self, config: DumpConfig, folder: str, digest: str) -> None:
+        """Make the job ready, in the working folder of the command.
+
+        Args:
+            config: the dump.
+            folder: the working folder.
+            digest: that of the manifest under which the command writes; a worker begins no cache.
+
+        Raises:
+            KdcacheError: anything that is absent here, or is not as it is where the command runs.
+        """
+        if not Path(folder).is_dir():
+            raise KdcacheError(
+                f"node {os.uname().nodename} has no folder {folder}, in which the command runs; choose one that all nodes share"
+            )
+        os.chdir(folder)
+        self.cache = open_cache(config.cache)
+        if self.cache.manifest.digest != digest:
+            raise KdcacheError(
+                f"node {os.uname().nodename} finds another cache in {self.cache} than the command; "
+                "choose a folder that all nodes share"
+            )
+        self.cache.objects.probe()
+        self.job = prepare(config)
+        self.cache.require(self.job.manifest.with_codec_of(self.cache.manifest))
+
+    def make(self, units: Sequence[Unit]) -> Iterator[Unit]:
+        """Commit `units`, and yield each that is."""
+        with progress("dump", 0, "views", is_shown=False) as bar:
+            yield from write_units(self.job, self.cache, Walk(units), bar)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    workers: int
+    gpus: float
+    cpus: int
+
+
+@dataclass(eq=False)
+class _Worker:
+    actor: Any
+    is_ready: bool = False
+    held: list[Unit] = field(default_factory=list)
+    """That it was given and has not committed."""
+
+
+class _Pool:
+    """The workers, what each holds, and what is still to be handed out."""
+
+    def __init__(self, ray: Any, config: DumpConfig, cache: Cache, todo: Sequence[Unit], bar: Bar) -> None:
+        shape = _pool_shape(ray, config)
+        device = "cuda" if shape.gpus else "cpu"
+        self._ray, self._cache, self._bar = ray, cache, bar
+        self._shape = shape
+        self._config = replace(config, compute=replace(config.compute, device=device))
+        self._actor = ray.remote(num_gpus=shape.gpus, num_cpus=shape.cpus, max_restarts=0)(Maker)
+        self._todo = deque(todo)
+        self._size = min(shape.workers, len(todo))
+        self._awaited: dict[Any, _Worker] = {}
+        """By what Ray gives next of each worker that starts or works."""
+        self._idle: list[_Worker] = []
+        self._deaths: Counter[Unit | None] = Counter()
+        """Over each unit; None: since a worker last began, as when those of a lost node are placed there once more."""
+        self._written = 0
+
+    def __str__(self) -> str:
+        """Return how many workers there are to be, and what each has."""
+        gpus = f"{self._shape.gpus:g} GPU, " if self._shape.gpus else ""
+        return f"{counted(self._size, 'worker')} on Ray, each with {gpus}{self._shape.cpus} CPU"
+
+    def run(self) -> int:
+        """Hand out all units, and return how many were committed by the workers."""
+        for _ in range(self._size):
+            self._start()
+        begun = time.monotonic()
+        while self._todo or self._is_at_work():
+            self._hand_out()
+            done, _ = self._ray.wait(list(self._awaited), num_returns=1, timeout=_LOOK_SECONDS)
+            if asked():  # looked for before a worker's death: the signal may have gone to all
+                return self._written + self._unheard()
+            if done:
+                self._receive(done[0])
+                begun = time.monotonic()
+            elif time.monotonic() - begun > WAIT_SECONDS and not self._is_at_work():
+                say("note: Ray has had no room for a worker so far; see ray status, or ask for less with ray.cpus and ray.gpus")
+                begun = time.monotonic()
+        return self._written
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in [*self._awaited.values(), *self._idle]:
+            with suppress(self._ray.exceptions.RayError):  # of a cluster that is gone
+                self._ray.kill(worker.actor)
+
+    def _is_at_work(self) -> bool:
+        return any(worker.held for worker in self._awaited.values())
+
+    def _unheard(self) -> int:
+        """Return how many units were committed that no worker has told; workers are ended first."""
+        self.close()
+        for worker in [*self._awaited.values(), *self._idle]:
+            with suppress(self._ray.exceptions.RayError):  # that it is dead
+                self._ray.get(worker.actor.__ray_ready__.remote(), timeout=_END_SECONDS)
+        held = [unit for worker in self._awaited.values() for unit in worker.held]
+        return len(held) - len(missing_units(self._cache, held))
+
+    def _start(self) -> None:
+        worker = _Worker(self._actor.remote())
+        digest = self._cache.manifest.digest
+        self._awaited[worker.actor.start.remote(self._config, str(Path.cwd()), digest)] = worker
+
+    def _hand_out(self) -> None:
+        """Give units to idle workers; the fewer are left, the fewer at once, so that all are busy to the end."""
+        while self._todo and self._idle:
+            worker = self._idle.pop()
+            count = max(1, min(MOST_UNITS, len(self._todo) // (2 * self._size)))
+            worker.held = [self._todo.popleft() for _ in range(min(count, len(self._todo)))]
+            self._awaited[worker.actor.make.options(num_returns="streaming").remote(worker.held)] = worker
+
+    def _receive(self, given: Any) -> None:
+        """Take what a worker gives: that it is ready, a unit that is committed, the end of those it held, or its death."""
+        worker = self._awaited.pop(given)
+        try:
+            if not worker.is_ready:
+                self._ray.get(given)
+                worker.is_ready, self._deaths[None] = True, 0
+                self._idle.append(worker)
+            elif (committed := next(given, None)) is None:
+                self._take_back(worker)
+                self._idle.append(worker)
+            else:
+                self._count(self._ray.get(committed), worker)
+                self._awaited[given] = worker
+        except self._ray.exceptions.RayTaskError as error:
+            told = isinstance(error.cause, KdcacheError) or type(error.cause).__name__ == "OutOfMemoryError"
+            raise (error.cause if told else error) from None
+        except self._ray.exceptions.RayError as error:  # the process or the node is gone, or cannot be reached
+            self._replace(worker, _reason(error))
+
+    def _count(self, unit: Unit, worker: _Worker) -> None:
+        worker.held.remove(unit)
+        self._written += 1
+        self._bar.advance(num_views(self._cache, [unit]), f"seed {unit[0]}")
+
+    def _take_back(self, worker: _Worker) -> list[Unit]:
+        """Return what a worker held and has not committed, after putting it back."""
+        left = missing_units(self._cache, worker.held)
+        self._bar.advance(num_views(self._cache, worker.held) - num_views(self._cache, left))
+        self._todo.extendleft(reversed(left))
+        worker.held = []
+        return left
+
+    def _replace(self, worker: _Worker, reason: str) -> None:
+        """Start another worker for one that died; the first unit that it held and did not commit is what it died over."""
+        unit = next(iter(self._take_back(worker)), None)
+        self._ray.kill(worker.actor)
+        self._deaths[unit] += 1
+        over = f"over unit {unit[1]} of seed {unit[0]}" if unit else "without a unit"
+        if self._deaths[unit] >= (ATTEMPTS if unit else ATTEMPTS * self._size):
+            raise KdcacheError(
+                f"{counted(self._deaths[unit], 'worker')} on Ray died {over} (the last: {reason}); "
+                "give them more memory, a smaller --batch-size or fewer --workers, and run the same "
+                "command again; what is committed is kept"
+            )
+        say(f"note: a worker on Ray died {over} ({reason}); another takes its place")
+        self._start()
+
+
+def _reason(error: Exception) -> str:
+    """Return the sentence of Ray's page that says why a worker is gone."""
+    lines = str(error).splitlines()
+    line = next((line for line in lines if "because" in line), lines[0])
+    return line.partition(". ")[0].rstrip(".")
+
+
+def _pool_shape(ray: Any, config: DumpConfig) -> _Shape:
+    """Return how many workers there will be, and what each asks for, from what is configured and what the nodes have."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cards = sum(node.get("GPU", 0) for node in nodes)
+    gpus = config.ray.gpus if config.ray.gpus is not None else float(config.compute.device != "cpu" and cards > 0)
+    fitting = [int(node.get("CPU", 0) * min(gpus / node["GPU"], 1)) for node in nodes if node.get("GPU")]
+    most = min(fitting, default=1) if gpus else max(int(node.get("CPU", 0)) for node in nodes)
+    cpus = config.ray.cpus or max(1, min(config.compute.workers, most))
+    room = cards / gpus if gpus else sum(node.get("CPU", 0) // cpus for node in nodes)
+    return _Shape(config.ray.workers or max(1, int(room)), gpus, cpus)

@@ -1,0 +1,64 @@
+"""The command that comes after a dump: a training from its cache, which works as it is printed."""
+
+import shlex
+
+from kdcache.config.spec import Spec, parse_spec
+from kdcache.dump.job import Job
+from kdcache.errors import RecipeError
+from kdcache.shapes import Size, as_size, sides, size_text
+
+_CLASS_MAP = "map.csv"
+_STRIDES = (8, 16, 32)
+"""Of a ResNet of timm, the finest first."""
+_MAP_BATCH = 16
+
+
+def training_command(job: Job) -> str:
+    """Return a shell's command that trains a student from the cache of a dump.
+
+    A teacher of other classes than the data needs a map of classes, which only the user can write:
+    a comment in the line before says how.
+    """
+    has_map = job.manifest.classes != job.source.classes
+    held = Spec("cache", str(job.config.cache), {"classes": _CLASS_MAP} if has_map else {})
+    words = ["kdcache", "train-student", "RUN", "--cache", str(held).removeprefix("cache:")]
+    if not job.manifest.has_images:
+        words += ["--data", job.config.data]
+    words += ["--student", str(_student(job)), "--loss", "dist", "--epochs", "100"]
+    if job.teacher.sites:
+        words += ["--batch-size", str(_MAP_BATCH)]
+    command = shlex.join(words)
+    if not has_map:
+        return command
+    line = "CLASS OF THE DATA,CLASS OF THE TEACHER"
+    return f"# write {_CLASS_MAP} first: a line {line} for each class that both have\n{command}"
+
+
+def _student(job: Job) -> Spec:
+    """Return a student for the views of a dump: a ResNet-18, or what the teacher is of."""
+    size = _student_size(job)
+    options = {} if size is None else {"input_size": _size_value(size)}
+    if not job.teacher.sites:
+        return Spec("timm", "resnet18", options)
+    views = sides(size or job.recipe.input_size)
+    for stride in _STRIDES:
+        if not any(side % stride for side in views):
+            return Spec("timm", "resnet18", {"output_stride": stride, **options})
+    teacher = parse_spec(job.teacher.architecture)
+    return Spec(teacher.name, teacher.arg, {**teacher.options, **options})
+
+
+def _student_size(job: Job) -> Size | None:
+    """Return the input size that a student must be told; None if the recipe's own will do."""
+    teacher = as_size(job.teacher.preprocessing.size)
+    if job.recipe.size is None:
+        return teacher
+    try:
+        job.recipe.require_one_draw(as_size(job.recipe.size), teacher)
+    except RecipeError:
+        return teacher
+    return None
+
+
+def _size_value(size: Size) -> int | str:
+    return size if isinstance(size, int) else size_text(size)

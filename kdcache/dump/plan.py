@@ -1,0 +1,146 @@
+"""What a dump would take, from a timed probe."""
+
+import shutil
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcache.cache import Cache, Manifest, open_cache
+from kdcache.cache.documents.manifest import MANIFEST
+from kdcache.cache.opening import open_objects
+from kdcache.cache.storage.objects import is_address
+from kdcache.cache.writing import encode_unit
+from kdcache.codec_error.measure import fitted_gradients
+from kdcache.codecs import codec_spec, fit_arrays
+from kdcache.dump.config import DumpConfig
+from kdcache.dump.job import Job, prepare, probe_place
+from kdcache.dump.unit import stored_samples
+from kdcache.dump.worker import all_units, batches_of, missing_units, records_of
+from kdcache.errors import UsageError
+from kdcache.models.model import MapModel
+from kdcache.runtime.console import steady_rate
+from kdcache.runtime.launch import own_place, require_count
+from kdcache.shapes import Records
+
+PLAN_BATCHES, PLAN_SECONDS = 16, 10.0
+_SAMPLES = 64
+
+
+def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str, Any]:
+    """Return what the dump would take, from a timed probe of a few batches; nothing is written.
+
+    Args:
+        config: the dump.
+        world_size: processes that are to share it; by default as many as the environment tells, or
+            `ray.workers` if it runs on Ray, else one.
+
+    Returns:
+        `samples` and `classes` of the source, the `recipe` and `size` of the views, `sites` and `stride` of maps, `views`,
+        `units`, `files`, `bytes`, `bytes_per_view`, `files_per_seed`, `bytes_per_seed`,
+        `views_per_second` of one process, its `seconds_per_unit`, `world_size`, the `seconds` that so
+        many take, the `device_hours` of all, `device_hours_per_million_views`, `free_bytes`, how many
+        `units_done` are there already, the `codec`, the error of DIST's gradient from its records by temperature, as the
+        manifest has it where the cache is there already, `gradients` as `fidelity` has them (empty
+        there), the `teacher_accuracy` in percent on the probe's views, the teacher's input `size`,
+        and of segmentation the `sites` of its maps (heads, height, width) and their `stride`.
+    """
+    require_count()
+    if world_size is not None and world_size < 1:
+        raise UsageError(f"world_size is {world_size}; it must be at least 1")
+    probe_place(config, writes=False)
+    job = prepare(config, is_plan=True)
+    cache = Cache(open_objects(config.cache), job.manifest, job.codec)
+    if cache.objects.exists(MANIFEST):
+        cache = open_cache(config.cache)
+        cache.require(job.manifest)
+    manifest = job.manifest
+    units = all_units(job, cache)
+    done = len(units) - len(missing_units(cache, units))
+    probe, times, parts = job.unit(cache, job.seeds[0], 0), [time.monotonic()], []
+    for batch, logits, records in records_of(job, cache, islice(batches_of(job, cache, job.seeds[0], 0), PLAN_BATCHES)):
+        probe.add(batch, logits, records)
+        job.labels.add(batch)
+        times.append(time.monotonic())
+        parts.append(records)
+        if times[-1] - times[0] > PLAN_SECONDS:
+            break
+    job.labels.tell()
+    rate = steady_rate(times, [len(part) for part in parts])
+    bytes_per_view = _bytes_per_view(job, cache, np.concatenate(parts))
+    views = manifest.rows * len(job.seeds)
+    return {
+        "samples": len(job.source),
+        "classes": job.source.classes,
+        "recipe": job.recipe.name,
+        "size": job.teacher.preprocessing.size,
+        "views": views,
+        "units": len(units),
+        "units_done": done,
+        "files": _num_files(job, cache),
+        "files_per_seed": _num_files_of_seeds(job, cache) / len(job.seeds),
+        "bytes": round(views * bytes_per_view),
+        "bytes_per_seed": round(manifest.rows * bytes_per_view),
+        "bytes_per_view": bytes_per_view,
+        "views_per_second": rate,
+        **_times(manifest, len(units) - done, rate, world_size or _world_size(config)),
+        "sites": list(job.teacher.sites),
+        "stride": job.teacher.stride if isinstance(job.teacher, MapModel) else None,
+        "codec": codec_spec(job.codec),
+        "gradient_error": job.manifest.made_by["gradient_error"],
+        "gradients": fitted_gradients(job.fitted) if job.fitted else [],
+        "teacher_accuracy": probe.statistics.get("accuracy"),
+        "free_bytes": None if is_address(config.cache) else shutil.disk_usage(_existing_parent(Path(config.cache))).free,
+    }
+
+
+def _bytes_per_view(job: Job, cache: Cache, records: Records) -> float:
+    """Return the bytes on disk per view, of records as the probe has them and, in a webdataset store, of a few samples."""
+    if cache.manifest.store == "zarr":
+        return len(encode_unit(cache, 0, records)) / len(records)
+    seeds, rows = cache.manifest.seeds_per_unit, cache.manifest.unit_range(0)[:_SAMPLES]
+    indices = cache.order[rows.start : rows.stop]
+    samples = stored_samples(job.source, indices, [-1] * len(rows), has_images=cache.manifest.has_images)
+    empty = np.zeros((seeds, len(rows)), records.dtype)
+    return len(encode_unit(cache, 0, empty, samples)) / empty.size
+
+
+def _world_size(config: DumpConfig) -> int:
+    """Return how many processes are to share the dump, as far as that is known."""
+    return config.ray.workers or 1 if config.engine == "ray" else own_place().world_size
+
+
+def _times(manifest: Manifest, num_left: int, rate: float, world_size: int) -> dict[str, float]:
+    """Return how long the units that are left take so many processes, each as fast as this one."""
+    unit_views = min(manifest.unit_rows, manifest.rows) * manifest.seeds_per_unit
+    left = num_left * manifest.rows * manifest.seeds_per_unit / manifest.num_units
+    seconds_per_unit = unit_views / rate
+    # whoever comes last has a whole unit more than the mean
+    seconds = min(-(-num_left // world_size) * seconds_per_unit, left / rate)
+    return {
+        "seconds_per_unit": seconds_per_unit,
+        "world_size": world_size,
+        "seconds": seconds,
+        "device_hours": world_size * seconds / 3600,
+        "device_hours_per_million_views": 1e6 / rate / 3600,
+    }
+
+
+def _num_files(job: Job, cache: Cache) -> int:
+    """Return the files of the whole dump: of its seeds, manifest, request, zarr's group of seeds, fit and list."""
+    beside = [fit_arrays(job.codec), job.listing.arrays if job.listing is not None else {}]
+    beside_files = sum(2 + 2 * len(group) for group in beside if group)
+    groups = 1 if job.manifest.store == "zarr" else 0
+    return 2 + groups + _num_files_of_seeds(job, cache) + beside_files
+
+
+def _num_files_of_seeds(job: Job, cache: Cache) -> int:
+    arrays = 2 * len(job.seeds) if job.manifest.store == "zarr" else 0
+    return arrays + 2 * len(all_units(job, cache))
+
+
+def _existing_parent(path: Path) -> Path:
+    path = path.absolute()
+    return path if path.exists() else _existing_parent(path.parent)

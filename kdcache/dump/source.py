@@ -1,0 +1,88 @@
+"""The source of a dump: compared with what the cache was made from, or listed for a new cache."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kdcache.cache import Cache
+from kdcache.cache.contents import CheckedSource, checked_source, checksums_of
+from kdcache.cache.source_check import require_source
+from kdcache.cache.source_list import (
+    SourceList,
+    kept_list,
+    list_of,
+    require_unique_keys,
+    source_fields,
+)
+from kdcache.dump.config import DumpConfig
+from kdcache.errors import MismatchError, UsageError
+from kdcache.sources import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownSource:
+    """A source, and what is known of it."""
+
+    source: Source
+    """Compared with its checksums as it is read, if there are any."""
+    listing: SourceList | None = None
+    """What a new cache is to keep."""
+    fields: dict[str, Any]
+    """What the manifest says of it."""
+
+
+def known_source(
+    config: DumpConfig,
+    source: Source,
+    held: Cache | None,
+    *,
+    is_plan: bool,
+) -> KnownSource:
+    """Return the source of a dump, after checking that it is that of the cache, or listing it.
+
+    Args:
+        config: what the dump is told.
+        source: as it was opened.
+        held: the cache, if it is there already.
+        is_plan: whether the dump is only to be planned: no checksums of the data are made then.
+
+    Raises:
+        MismatchError: the cache was made from another source, or with other settings.
+        UsageError: checksums that cannot be made, or kept; equal keys for a webdataset store.
+        SourceError: a sample or file that cannot be read.
+    """
+    if held is not None:
+        require_source(held, source)
+        _require_same_digests(config, held)
+        fields = {**held.manifest.source, "spec": source.spec, "classes": source.classes}
+        return KnownSource(source=checked_source([held], source), fields=fields)
+    whole = list_of(source)
+    if config.store == "webdataset":
+        require_unique_keys(source, whole.names)
+    listing = kept_list(whole)
+    if config.content_digests and not is_plan:
+        listing = _require_list(source, listing)
+        checksums = checksums_of(source, skip_unreadable=config.skip_unreadable)
+        listing = replace(listing, crc32c=checksums)
+        source = CheckedSource(source, checksums, config.cache)
+    return KnownSource(source=source, listing=listing, fields=source_fields(source, listing))
+
+
+def _require_list(source: Source, listing: SourceList | None) -> SourceList:
+    """Return the list, without which no checksums can be kept."""
+    if listing is None:
+        raise UsageError(
+            f"source {source.spec}: its list, which content digests belong to, is too large to be "
+            "kept; leave --content-digests out"
+        )
+    return listing
+
+
+def _require_same_digests(config: DumpConfig, held: Cache) -> None:
+    """Raise a MismatchError if content digests are wanted, or not, and the cache is otherwise."""
+    has_digests = "contents" in held.manifest.source
+    if config.content_digests not in (None, has_digests):
+        was_made = "with" if has_digests else "without"
+        raise MismatchError(
+            f"content_digests is {str(config.content_digests).lower()}, and cache {held} was made "
+            f"{was_made} them; leave it out, or choose a new folder"
+        )

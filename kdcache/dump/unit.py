@@ -1,0 +1,195 @@
+"""A unit in the making: records, probes and statistics of its rows, from batches to a commit."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kdcache.cache import Cache, Commit
+from kdcache.cache.documents.commit import seed_entry
+from kdcache.cache.unit_store import StoredSample
+from kdcache.cache.writer import writer_name
+from kdcache.cache.writing import commit_unit
+from kdcache.codecs import Codec, LowRank, codec_spec
+from kdcache.errors import SourceError, UnreadableSampleError, shortened
+from kdcache.runtime.console import say
+from kdcache.shapes import Records, Rows, ViewLogits
+from kdcache.sources import Source, stored_image, stored_target
+from kdcache.tasks import open_task
+from kdcache.verify.views import make_probe, num_probes, num_traced
+from kdcache.views import Batch, ViewDataset
+
+_MANY_ABSENT = 16
+_BELIEVABLE_SHARE = 0.2
+"""Of a unit's samples may be unreadable, or fewer than _MANY_ABSENT, but not all."""
+_NUM_REASONS = 3
+_REASON_LENGTH = 90
+
+
+class UnitMaker:
+    """A unit in the making: takes batches of its rows in any order, and commits them."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        dataset: ViewDataset,
+        *,
+        seed: int,
+        unit: int,
+        is_scored: bool,
+        rank: int | None = None,
+    ) -> None:
+        """Begin unit `unit` of `seed`, and of those that share it.
+
+        Args:
+            cache: that it goes into.
+            dataset: its views.
+            seed: the first of its seeds.
+            unit: its number.
+            is_scored: whether the labels are of the teacher's classes.
+            rank: of this process among several workers, for the commit.
+        """
+        self.seed, self.unit = seed, unit
+        self.rows, self.seeds = cache.manifest.unit_range(unit), cache.manifest.unit_seeds(seed)
+        self._cache, self._dataset, self._is_scored = cache, dataset, is_scored
+        self._task = open_task(cache.manifest.task)
+        self._rank = rank
+        self.counted = 0
+        self._records: Records | None = None
+        self._absent: list[dict[str, Any]] = []
+        self._probes: list[dict[str, Any]] = []
+        self._sums: dict[str, float] = {}
+        self._seen = 0
+        self._labels = np.full(len(self.rows), -1, np.int64)
+        self._num_probes = num_probes(cache.manifest)
+
+    def add(self, batch: Batch, logits: ViewLogits, records: Records) -> None:
+        """Take a batch of the unit's rows under one seed, with its logits and records; probe some of its views.
+
+        Raises:
+            SourceError: so many samples cannot be read that something else than these must be wrong.
+        """
+        if self._records is None:
+            self._records = np.zeros((len(self.seeds), len(self.rows)), records.dtype)
+        seed = int(batch.seeds[0])
+        entry = seed_entry(seed, self.seeds)
+        gone = [position for position, _ in batch.absent]
+        there = np.setdiff1d(np.arange(len(batch.rows)), gone)
+        places = batch.rows.numpy()[there] - self.rows.start
+        self._records[self.seeds.index(seed), places] = records[there]
+        if batch.labels.first.ndim == 1:
+            self._labels[places] = batch.labels.first.numpy()[there]
+        self.counted += len(records)
+        self._absent += [{"row": int(batch.rows[position]), "reason": reason, **entry} for position, reason in batch.absent]
+        if batch.absent:
+            self._check_absent()
+        self._probe(batch, there, seed)
+        if not len(there):
+            return
+        targets = batch.labels.leading[there] if self._is_scored else None
+        found = {**self._task.statistics(logits[there], targets), **clipped_share(self._cache.codec, logits[there])}
+        for name, value in found.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value * len(there)
+        self._seen += len(there)
+
+    @property
+    def records(self) -> Records:
+        """The records so far, `[seeds, rows]`; those that are not there yet are zeros."""
+        assert self._records is not None, "add comes first"
+        return self._records
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row has come under every seed."""
+        return self.counted == len(self.rows) * len(self.seeds)
+
+    @property
+    def statistics(self) -> dict[str, float]:
+        """Means over the rows that could be read, see `Task.statistics` and `clipped_share`."""
+        return {name: total / self._seen for name, total in self._sums.items()}
+
+    def commit(self) -> Commit:
+        """Publish the unit, and return the commit that counts.
+
+        Raises:
+            CacheError: the cache cannot be written.
+        """
+        facts: dict[str, Any] = {
+            "absent": sorted(self._absent, key=lambda entry: (int(entry["row"]), int(entry.get("seed", 0)))),
+            "probes": self._probes,
+            "statistics": self.statistics,
+            "writer": writer_name(self._rank),
+        }
+        samples: list[StoredSample] = []
+        if self._cache.manifest.store == "webdataset":
+            indices = self._cache.order[self.rows.start : self.rows.stop]
+            samples = stored_samples(self._dataset.source, indices, self._labels, has_images=self._cache.manifest.has_images)
+        return commit_unit(self._cache, self.seed, self.unit, self.records, samples, **facts)
+
+    def _check_absent(self) -> None:
+        """Check that the share of unreadable samples can be believed: all of them are absent where a mount went away."""
+        rows = {int(entry["row"]) for entry in self._absent}
+        # of a mixed pair both are absent, for one reason
+        reasons = list(dict.fromkeys(str(entry["reason"]) for entry in self._absent))
+        are_many = len(reasons) >= _MANY_ABSENT and len(rows) > _BELIEVABLE_SHARE * len(self.rows)
+        if are_many or len(rows) == len(self.rows):
+            listed = "; ".join(shortened(reason, _REASON_LENGTH) for reason in reasons[:_NUM_REASONS])
+            raise SourceError(
+                f"{len(rows)} of the {len(self.rows)} samples of unit {self.unit} cannot be read, too many to go on: see that "
+                f"the data is all there, then run again; or leave these samples out of it. The first: {listed}"
+            )
+
+    def _probe(self, batch: Batch, there: Rows, seed: int) -> None:
+        """Probe the batch's first views, those at `there`, if `seed` is to have more probes."""
+        traced = num_traced(self._cache.manifest, seed, self.unit)
+        first = sum(1 for probe in self._probes if probe.get("seed", seed) == seed)
+        last = max(traced, self._num_probes)
+        for count, position in enumerate(there[: max(last - first, 0)], start=first):
+            row = int(batch.rows[position])
+            # a trace renders the view once more
+            trace = self._dataset.trace(row, seed) if count < traced else None
+            probe = make_probe(row, batch.views[0][position], trace)
+            self._probes.append({**probe, **seed_entry(seed, self.seeds)})
+
+
+def stored_samples(
+    source: Source, indices: Rows, labels: Sequence[int] | Rows, *, has_images: bool | np.ndarray
+) -> list[StoredSample]:
+    """Return the samples of a source as a webdataset store holds them; of an unreadable one the name only.
+
+    Args:
+        source: the source.
+        indices: of the samples.
+        labels: of the samples; -1 where it is not known.
+        has_images: whether the store holds the images, or those of which samples.
+    """
+    images = np.broadcast_to(has_images, len(indices))
+    fields = zip(indices.tolist(), labels, images.tolist(), strict=True)
+    return [_stored(source, index, int(label), has_image) for index, label, has_image in fields]
+
+
+def _stored(source: Source, index: int, label: int, has_image: bool) -> StoredSample:
+    key = source.key(index)
+    if not has_image:
+        return StoredSample(key)
+    try:
+        extension, image = stored_image(source, index)
+        return StoredSample(key, extension, image, str(label).encode() if label >= 0 else stored_target(source, index))
+    except UnreadableSampleError:
+        return StoredSample(key)
+
+
+def clipped_share(codec: Codec, logits: ViewLogits) -> dict[str, float]:
+    """Return `clipped`, the share of rows that lose more to clipping than to rounding, of a codec that clips; none of maps."""
+    return {"clipped": float(codec.clipped(logits).float().mean())} if isinstance(codec, LowRank) else {}
+
+
+def tell_clipped(cache: Cache, commits: Sequence[Commit]) -> None:
+    """Say how many views the codec's fit cannot hold, if any."""
+    counts = [len(cache.held_rows(commit)) for commit in commits]
+    shares = [commit.statistics.get("clipped", 0.0) for commit in commits]
+    if clipped := round(sum(share * count for share, count in zip(shares, counts, strict=True))):
+        say(
+            f"note: {clipped} of {sum(counts)} views have logits beyond what the fit of {codec_spec(cache.codec)} can hold, "
+            "and lose more to clipping than to rounding; a fit to more views (views=) holds more, and full holds all"
+        )

@@ -1,0 +1,188 @@
+"""The units of a dump: which are to be made, and the making of one, from views through the teacher to records."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from random import SystemRandom
+
+import numpy as np
+import torch
+
+from kdcache.cache import Cache
+from kdcache.dump.job import Job
+from kdcache.dump.unit import UnitMaker
+from kdcache.errors import CodecError, UnreadableSampleError
+from kdcache.models.first_batch import tell_no_logits
+from kdcache.models.inference import run_models
+from kdcache.runtime.console import Bar
+from kdcache.runtime.device import Compute, ComputeConfig
+from kdcache.runtime.stopping import until_asked
+from kdcache.shapes import Records, ViewLogits
+from kdcache.views import Batch, ViewLoader, in_pairs, partners
+from kdcache.views.loading import Request
+
+Unit = tuple[int, int]
+"""First seed and number of a unit: what one worker makes at once."""
+
+_LOOKED = 8
+"""Views of which an engine without a process of its own looks at the logits."""
+LOOK_SECONDS = 5.0  # between two looks whether another worker has committed the unit in the making
+
+
+class Walk:
+    """Units one after the other, in an order that may change on the way: who meets another worker goes on elsewhere.
+
+    Two that go the same way would else stay side by side to the end, and every unit would be computed twice.
+    """
+
+    def __init__(self, units: Iterable[Unit]) -> None:
+        self._left = deque(units)
+        self._random = SystemRandom()  # two workers must not jump alike, and views are drawn from the global generators
+
+    def __iter__(self) -> Iterator[Unit]:
+        """Yield each unit once."""
+        while self._left:
+            yield self._left.popleft()
+
+    def jump(self) -> None:
+        """Go on at a random place among the units that are left, and come to those before it in the end."""
+        self._left.rotate(-self._random.randrange(len(self._left) or 1))
+
+
+def all_units(job: Job, cache: Cache) -> list[Unit]:
+    """Return the units of the dump, in the order in which a single process makes them."""
+    firsts = [seed for seed in job.seeds if seed == cache.manifest.unit_seeds(seed)[0]]
+    return [(seed, unit) for seed in firsts for unit in range(cache.manifest.num_units)]
+
+
+def missing_units(cache: Cache, units: Sequence[Unit]) -> list[Unit]:
+    """Return those of `units` that are not committed yet, in their order."""
+    missing = {seed: set(cache.missing_units(seed)) for seed in {seed for seed, _ in units}}
+    return [(seed, unit) for seed, unit in units if unit in missing[seed]]
+
+
+def num_views(cache: Cache, units: Iterable[Unit]) -> int:
+    """Return how many views `units` hold."""
+    return sum(len(cache.manifest.unit_range(unit)) for _, unit in units) * cache.manifest.seeds_per_unit
+
+
+def write_units(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Unit]:
+    """Compute and commit the units of `walk` that are missing when their turn comes, and yield each after its commit.
+
+    One is being committed while the next is computed. When the process is told to stop, the unit in
+    the making is dropped, and the one that is being committed is the last.
+    """
+    current: UnitMaker | None = None
+    pending: Future[Unit | None] | None = None
+    with ThreadPoolExecutor(1, "kdcache-commit") as committer:
+        made = records_of(job, cache, _requests(job, cache, walk, bar))
+        for batch, logits, records in until_asked(made):
+            unit = cache.manifest.unit_seeds(int(batch.seeds[0]))[0], int(batch.rows[0]) // cache.manifest.unit_rows
+            if current is None or (current.seed, current.unit) != unit:  # one that another has committed is dropped
+                current = job.unit(cache, *unit)
+            current.add(batch, logits, records)
+            job.labels.add(batch)
+            bar.advance(len(records), f"seed {current.seed}")
+            if current.is_complete:
+                job.labels.tell()
+                yield from _committed(pending, walk)
+                pending, current = committer.submit(_commit, cache, current), None
+        yield from _committed(pending, walk)
+
+
+def _commit(cache: Cache, maker: UnitMaker) -> Unit | None:
+    """Commit a unit and return it, or None if another worker was faster."""
+    if cache.is_committed(maker.seed, maker.unit):
+        return None
+    maker.commit()
+    return maker.seed, maker.unit
+
+
+def _committed(pending: "Future[Unit | None] | None", walk: Walk) -> Iterator[Unit]:
+    if pending is None:
+        return
+    unit = pending.result()
+    if unit is None:
+        walk.jump()
+    else:
+        yield unit
+
+
+def batches_of(job: Job, cache: Cache, seed: int, unit: int) -> Iterator[Request]:
+    """Yield the (row, seed) of each batch of a unit, the two of a mixed pair side by side, so that each image is drawn once.
+
+    A batch never crosses units, nor the seeds of one, so that a unit is computed the same way every time.
+    """
+    rows, size = cache.manifest.unit_range(unit), job.config.batch_size
+    for one in cache.manifest.unit_seeds(seed):
+        ordered = np.arange(rows.start, rows.stop)
+        if job.recipe.mixing:
+            ordered = in_pairs(ordered, partners(len(job.source), job.recipe.mixing, job.recipe.key, one))
+        for start in range(0, len(ordered), size):
+            yield [(int(row), one) for row in ordered[start : start + size]]
+
+
+def records_of(job: Job, cache: Cache, requests: Iterable[Request]) -> Iterator[tuple[Batch, ViewLogits, Records]]:
+    """Yield each batch with its logits, on the host, and records.
+
+    Of the first batch it is said if these seem to be no logits.
+    """
+    is_first = True
+    for batch, (logits,) in run_models([job.teacher], _readable(job.loader(cache, requests)), job.compute):
+        if is_first:
+            tell_no_logits(job.teacher, logits)
+        is_first = False
+        yield batch, logits, _encode(job, cache, batch, logits)
+
+
+def look_at_teacher(job: Job, cache: Cache, unit: Unit) -> None:
+    """Say if the teacher's logits of some views seem to be none.
+
+    It is for engines whose workers are elsewhere, where nobody would see what they say. Those have
+    the GPUs, so it runs on the CPU.
+    """
+    request = next(batches_of(job, cache, *unit))[:_LOOKED]
+    loader = ViewLoader(job.dataset(cache), [request], workers=0, pin_memory=False)
+    on_cpu = Compute(ComputeConfig(device="cpu", workers=0))
+    for _, (logits,) in run_models([job.teacher], _readable(loader), on_cpu):
+        tell_no_logits(job.teacher, logits)
+
+
+def _requests(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Request]:
+    """Yield the batches of the units of `walk`; of one that another worker commits meanwhile no more of them."""
+    for seed, unit in walk:
+        left, looked = num_views(cache, [(seed, unit)]), -math.inf
+        for request in batches_of(job, cache, seed, unit):
+            if time.monotonic() - looked > LOOK_SECONDS:
+                if cache.is_committed(seed, unit):
+                    bar.advance(left)
+                    if looked > -math.inf:
+                        walk.jump()
+                    break
+                looked = time.monotonic()
+            left -= len(request)
+            yield request
+
+
+def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
+    try:
+        yield from batches
+    except UnreadableSampleError as error:
+        raise UnreadableSampleError(f"{error}, or dump with --skip-unreadable to record it as absent") from error
+
+
+def _encode(job: Job, cache: Cache, batch: Batch, logits: ViewLogits) -> Records:
+    try:
+        return cache.codec.encode(logits.to(job.compute.device))  # lowrank's products belong on the teacher's device
+    except CodecError as error:
+        wrong = (~torch.isfinite(logits).flatten(1).all(1)).nonzero().flatten().tolist()
+        if not wrong:
+            raise
+        row = int(batch.rows[wrong[0]])
+        key = job.source.key(int(cache.order[row]))
+        raise CodecError(
+            f"teacher {job.teacher.spec} gives NaN or infinite logits for sample {key} (row {row}, "
+            f"seed {int(batch.seeds[0])}); check its weights, and its precision (float16 overflows past 65,504)"
+        ) from error

@@ -1,0 +1,1 @@
+"""Reading a cache in training: views, targets and soft targets of each step."""

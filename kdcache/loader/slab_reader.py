@@ -1,0 +1,224 @@
+"""Reading records by (row, seed): from slabs here, window by window in `stream`; and waiting for what is not dumped yet."""
+
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from kdcache.cache import Cache, Commit, Slab, open_cache
+from kdcache.cache.cache import Fetch
+from kdcache.cache.opening import open_objects
+from kdcache.cache.storage.objects import Objects
+from kdcache.errors import CacheError, KdcacheError, MissingUnitError
+from kdcache.runtime.distributed import everywhere
+from kdcache.runtime.waiting import Background, pause, waiting
+from kdcache.shapes import Records, Rows
+
+Holes = dict[int, Rows]
+"""Rows by seed."""
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+POLL_SECONDS = 2.0
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Gives the records of a cache."""
+
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> tuple[Holes, Holes]:
+        """Make ready for `seeds`, fetch `following` meanwhile; return each seed's rows that are absent, and that are missing.
+
+        Raises:
+            CacheError: units that are missing or damaged.
+        """
+
+    def gather(self, rows: Rows, seeds: Rows) -> Records:
+        """Return the records of (row, seed) pairs, in their order.
+
+        Raises:
+            MissingUnitError: one that is not there.
+        """
+
+    def is_missing(self, rows: Rows, seeds: Rows) -> Mask:
+        """Return which (row, seed) pairs are of units that were not committed, bool."""
+
+
+CommitsOf = Callable[[int], Sequence[Commit]]
+"""Gives the commits of a seed that count for the run; all its processes must ask, in one order."""
+
+
+class SlabReader:
+    """Reads from the slab of each seed; that of the next epoch is made meanwhile."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        *,
+        is_partial: bool = False,
+        commits: CommitsOf | None = None,
+        is_growing: bool = False,
+        fetch: Fetch | None = None,
+    ) -> None:
+        """Take the cache.
+
+        Args:
+            cache: the cache.
+            is_partial: whether seeds may lack units.
+            commits: of a seed; by default those that this process sees.
+            is_growing: whether units of the next seeds are still being made.
+            fetch: returns the checked bytes of a unit; by default the cache's own way.
+        """
+        self._cache = cache
+        self._is_partial = is_partial
+        self._is_growing = is_growing
+        self._fetch = fetch
+        self._commits = commits or own_commits(cache, is_partial=is_partial)
+        self._background = Background()
+        self._ahead: dict[int, Future[_Ahead | None]] = {}
+        self._slabs: dict[int, Slab] = {}
+
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> tuple[Holes, Holes]:
+        """Make the slabs of `seeds`; return each seed's rows that are absent, and that are missing.
+
+        Raises:
+            CacheError: units that are missing or damaged.
+        """
+        # a complete seed never changes; to a partial one units may have come
+        known = {} if self._is_partial else self._slabs
+        kept = {seed: known[seed] for seed in seeds if seed in known}
+        commits = {seed: self._commits(seed) for seed in seeds if seed not in kept}
+        if commits:
+            what = f"the records of seed {', '.join(map(str, commits))} of cache {self._cache}"
+            kept |= everywhere(lambda: self._made(commits), what)
+        self._slabs = kept
+        # of a partial seed a slab made early would lack what is committed by its turn
+        wanted = [] if self._is_partial else [seed for seed in following if seed not in kept]
+        self._ahead = {seed: self._ahead.get(seed) or self._begin(seed) for seed in wanted}
+        return (
+            {seed: slab.absent for seed, slab in self._slabs.items()},
+            {seed: slab.missing for seed, slab in self._slabs.items()},
+        )
+
+    def gather(self, rows: Rows, seeds: Rows) -> Records:
+        """Return the records of (row, seed) pairs, in their order.
+
+        Raises:
+            MissingUnitError: a row that is absent, or of a unit that is not committed.
+        """
+        assert self._slabs, "start comes first"
+        if (strange := seeds[~np.isin(seeds, [*self._slabs])]).size:
+            raise MissingUnitError(f"seed {strange[0]} is not among those that are read; start with it")
+        if len(self._slabs) == 1:
+            return next(iter(self._slabs.values())).gather(rows)
+        records = np.empty(len(rows), self._cache.manifest.dtype)
+        for seed, slab in self._slabs.items():
+            records[seeds == seed] = slab.gather(rows[seeds == seed])
+        return records
+
+    def is_missing(self, rows: Rows, seeds: Rows) -> Mask:
+        """Return which (row, seed) pairs are of units that were not committed, bool."""
+        if not any(len(slab.missing) for slab in self._slabs.values()):
+            return np.zeros(len(rows), bool)
+        missing = [(seeds == seed) & slab.is_missing(rows) for seed, slab in self._slabs.items()]
+        found: Mask = np.logical_or.reduce(missing)
+        return found
+
+    def _begin(self, seed: int) -> "Future[_Ahead | None]":
+        """Have the slab of a seed made meanwhile."""
+        mine = weakref.ref(self) if self._is_growing else None
+        return self._background.submit(partial(_made_ahead, self._cache, seed, mine, self._fetch))
+
+    def _made(self, commits: Mapping[int, Sequence[Commit]]) -> dict[int, Slab]:
+        """Return the slab of each seed; that which was made ahead, if it is of the same commits."""
+        slabs = {}
+        for seed, of_seed in commits.items():
+            ahead = self._ahead.get(seed)
+            # one that still looks for units may see them late; making a slab, it holds its lock
+            is_ready = ahead is not None and (ahead.done() or not self._is_growing)
+            made = ahead.result() if ahead is not None and is_ready else None
+            is_same = made is not None and made.commits == digests_of(of_seed)
+            if made is not None and is_same:
+                slabs[seed] = made.slab
+            else:
+                slabs[seed] = self._cache.slab_of(of_seed, fetch=self._fetch)
+        return slabs
+
+
+class _Ahead(NamedTuple):
+    """A slab that was made before its turn, and of which commits."""
+
+    commits: list[str]
+    slab: Slab
+
+
+def _made_ahead(cache: Cache, seed: int, reader: "weakref.ref[SlabReader] | None", fetch: Fetch | None) -> _Ahead | None:
+    """Return the slab of a seed that is complete as this process sees it; None of others.
+
+    Nothing depends on it, and no other process is asked: what fails here is done again, and told,
+    when its turn comes.
+
+    Args:
+        cache: the cache.
+        seed: the seed.
+        reader: who wants it, if units are still being made: they are waited for as long as it is
+            there.
+        fetch: returns the checked bytes of a unit; by default the cache's own way.
+    """
+    while reader is not None and reader() is not None and cache.missing_units(seed):
+        pause(POLL_SECONDS)
+    try:
+        commits = cache.commits(seed)
+        return _Ahead(digests_of(commits), cache.slab_of(commits, fetch=fetch))
+    except KdcacheError:
+        return None
+
+
+def digests_of(commits: Sequence[Commit]) -> list[str]:
+    """Return the hash of each commit."""
+    return [commit.digest for commit in commits]
+
+
+def own_commits(cache: Cache, *, is_partial: bool) -> CommitsOf:
+    """Return what gives the commits of a seed as this process sees them, also of a partial one."""
+    return cache.held_commits if is_partial else cache.commits
+
+
+def await_cache(path: str | Objects, seconds: float) -> Cache:
+    """Return the cache at `path`, for whose manifest `seconds` are given.
+
+    Raises:
+        CacheError: there is none by then.
+    """
+    objects = path if isinstance(path, Objects) else open_objects(path)
+    _await(lambda: int(objects.exists("zarr.json")), 1, seconds, f"cache {path}", "its dump has not begun")
+    return open_cache(objects)
+
+
+def await_seed(cache: Cache, seed: int, seconds: float) -> None:
+    """Block until all units of `seed` are committed; `seconds` are given for each further unit.
+
+    Raises:
+        MissingUnitError: none was committed for that long.
+    """
+    total = cache.manifest.num_units
+    what = f"cache {cache}, seed {seed}"
+    _await(lambda: total - len(cache.missing_units(seed)), total, seconds, what, "is its dump still running?")
+
+
+def _await(count: Callable[[], int], total: int, seconds: float, what: str, doubt: str) -> None:
+    done = count()
+    changed = time.monotonic()
+    with waiting(lambda: f"{what}: {done} of {total} are there"):
+        while done < total:
+            if time.monotonic() - changed > seconds:
+                error = CacheError if total == 1 else MissingUnitError
+                there = f"{what}: {done} of {total} are there"
+                raise error(f"{there}, and no more came for {seconds:g} s; {doubt}")
+            pause(min(POLL_SECONDS, max(seconds, 0.01)))
+            before = done
+            done = count()
+            if done > before:
+                changed = time.monotonic()

@@ -1,0 +1,334 @@
+"""Where the teacher's rows of a training batch come from: a cache, a teacher in the loop, or nowhere."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcache.cache import Cache
+from kdcache.codecs import (
+    AveragedRows,
+    DenseRows,
+    JoinedRows,
+    MapCodec,
+    MappedRows,
+    MapRows,
+    Tail,
+    TeacherRows,
+    map_rows,
+    per_head,
+    set_tail,
+)
+from kdcache.errors import MismatchError, UsageError
+from kdcache.loader.opening import CacheUse, Replay
+from kdcache.loader.slab_reader import Reader
+from kdcache.losses import Loss
+from kdcache.models.first_batch import require_finite, tell_no_logits
+from kdcache.models.inference import model_code
+from kdcache.models.model import VisionModel, open_model, state_sha256
+from kdcache.runtime.console import say
+from kdcache.runtime.device import Compute
+from kdcache.shapes import Records, Rows, Size, as_size, size_text
+from kdcache.sources import task_of
+from kdcache.tasks.segmentation import upsampled
+from kdcache.train.config import TrainConfig
+from kdcache.verify.logits import require_teacher
+from kdcache.views import Batch
+
+_NO_ROWS: Rows = np.empty(0, np.int64)
+_PRIOR_ROWS = 65_536
+"""Records from which the tail policy `prior` is estimated, at most."""
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """Gives the teacher's rows of each batch."""
+
+    identity: str
+    """Tells one teacher from another, where the cache does not."""
+
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+        """Make ready for views of `seeds`, fetch `following` meanwhile, and return, by seed, the rows that must be left out."""
+
+    def rows(self, batch: Batch) -> TeacherRows:
+        """Return the teacher's rows of `batch`, on the training device."""
+
+
+class CachedTeacher:
+    """Reads rows from a cache: records gathered here, decoded on the device."""
+
+    def __init__(self, cache: Cache, reader: Reader, compute: Compute, *, fallback: Teacher | None = None) -> None:
+        """Take the cache.
+
+        Args:
+            cache: the cache.
+            reader: of its records.
+            compute: where rows are decoded.
+            fallback: the teacher in the loop, for rows that are missing; without one they are left out.
+        """
+        self.identity = str(cache.manifest.teacher["sha256"])
+        self._cache, self._reader, self._compute, self._fallback = cache, reader, compute, fallback
+        self._codec = cache.codec
+
+    def set_tail(self, tail: Tail, seed: int) -> None:
+        """Spread the tail of the rows to come by another policy; `prior` is estimated from records of `seed`.
+
+        Raises:
+            UsageError: the codec keeps every class.
+            CacheError: units of `seed` that are missing or damaged.
+        """
+        records, codec = np.empty(0, self._cache.manifest.dtype), self._cache.codec
+        if tail == "prior":
+            records = first_records(self._cache, seed, -(-_PRIOR_ROWS // math.prod(self._cache.manifest.sites or [1])))
+        self._codec = codec.with_tail(tail, records) if isinstance(codec, MapCodec) else set_tail(codec, tail, records)
+
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+        """Return the rows whose samples could not be read at the dump, and those that a partial seed lacks.
+
+        Raises:
+            CacheError: units that are missing or damaged.
+        """
+        absent, missing = self._reader.start(seeds, following)
+        if self._fallback is None:
+            return {seed: np.union1d(absent[seed], missing[seed]) for seed in seeds}
+        self._fallback.start(seeds, following)
+        return absent
+
+    def rows(self, batch: Batch) -> TeacherRows:
+        """Return the decoded records of the batch's rows."""
+        rows, seeds = batch.rows.numpy(), batch.seeds.numpy()
+        missing = self._reader.is_missing(rows, seeds)
+        if not missing.any():
+            return self._codec.decode(self._reader.gather(rows, seeds), self._compute.device)
+        assert self._fallback is not None, "missing rows are left out otherwise"
+        # the whole batch, so that its pixels need not be copied apart; this is the exception
+        inside, online = torch.from_numpy(~missing).to(self._compute.device), self._fallback.rows(batch)
+        if missing.all():
+            return online
+        cached = self._codec.decode(self._reader.gather(rows[~missing], seeds[~missing]), self._compute.device)
+        joined: TeacherRows = per_head(partial(_joined, inside), cached, online)
+        return joined
+
+
+def first_records(cache: Cache, seed: int, count: int) -> Records:
+    """Return the first records of a seed that are there: a random sample of its source, as rows are in random order."""
+    parts: list[Records] = []
+    for unit in range(cache.manifest.num_units):
+        commit = cache.commit_of(seed, unit)
+        parts.append(cache.read_unit(commit)[cache.held_rows(commit) - commit.start])
+        if sum(map(len, parts)) >= count:
+            break
+    return np.concatenate(parts)[:count]
+
+
+def _joined(inside: Tensor, cached: TeacherRows, online: TeacherRows) -> TeacherRows:
+    """Return the rows of a batch: cached ones of the views that are `inside`, the teacher's own of the others."""
+    everywhere = online.logits()
+    of_pixels = inside.repeat_interleave(len(everywhere) // len(inside))  # of maps a view has many rows
+    at = torch.arange(len(everywhere), device=everywhere.device)
+    return JoinedRows([(at[of_pixels], cached), (at[~of_pixels], DenseRows(everywhere[~of_pixels]))])
+
+
+class MappedTeacher:
+    """A teacher of other classes than the student's."""
+
+    def __init__(self, teacher: Teacher, classes: Tensor, num_classes: int, compute: Compute) -> None:
+        digest = hashlib.sha256(classes.numpy().tobytes()).hexdigest()
+        self.identity = f"{teacher.identity} mapped {digest}"
+        self._teacher, self._classes, self._num_classes = teacher, compute.move(classes), num_classes
+
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+        """Do as the teacher does."""
+        return self._teacher.start(seeds, following)
+
+    def rows(self, batch: Batch) -> TeacherRows:
+        """Return the teacher's rows by the student's classes."""
+        mapped: TeacherRows = per_head(
+            lambda rows: MappedRows(rows, self._classes, self._num_classes), self._teacher.rows(batch)
+        )
+        return mapped
+
+
+class AveragedTeacher:
+    """Several teachers, whose probabilities are averaged; a row that one of them lacks is left out."""
+
+    def __init__(self, teachers: Sequence[Teacher], weights: Sequence[float]) -> None:
+        self.identity = ", ".join(f"{weight:g} {one.identity}" for one, weight in zip(teachers, weights, strict=True))
+        self._teachers, self._weights = teachers, weights
+
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+        """Return the rows that any of the teachers leaves out."""
+        absent = [teacher.start(seeds, following) for teacher in self._teachers]
+        return {seed: np.unique(np.concatenate([one[seed] for one in absent])) for seed in seeds}
+
+    def rows(self, batch: Batch) -> TeacherRows:
+        """Return the mean of the teachers' rows."""
+        averaged: TeacherRows = per_head(
+            lambda *rows: AveragedRows(rows, self._weights), *(teacher.rows(batch) for teacher in self._teachers)
+        )
+        return averaged
+
+
+class OnlineTeacher:
+    """Runs a teacher on each batch: the reference that a cache must equal, and the cost that it saves."""
+
+    def __init__(self, model: VisionModel, compute: Compute) -> None:
+        self.identity, self.sites = state_sha256(model.module), model.sites
+        self._model, self._opened = compute.place(model).eval(), model
+        self._compute = compute
+        self._is_first = True
+
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+        """Return no rows: nothing is left out."""
+        return dict.fromkeys(seeds, _NO_ROWS)
+
+    def rows(self, batch: Batch) -> TeacherRows:
+        """Return the logits of the teacher on the batch's views of its input size."""
+        views = self._compute.move(batch.views[-1])
+        what = f"teacher {self._opened.spec} on a batch of {len(views)} views"
+        with torch.no_grad(), self._compute.autocast(), model_code(what):
+            logits = self._model(views)
+        if self._is_first:
+            require_finite(self._opened, logits)
+            tell_no_logits(self._opened, logits)
+        self._is_first = False
+        return map_rows(logits)
+
+
+class ResampledTeacher:
+    """A teacher whose maps are of another size than the student's: its logits are brought to it, bilinear."""
+
+    def __init__(self, teacher: Teacher, size: tuple[int, int]) -> None:
+        self.identity = f"{teacher.identity} at {size_text(size)}"
+        self._teacher, self._size = teacher, size
+
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+        """Do as the teacher does."""
+        return self._teacher.start(seeds, following)
+
+    def rows(self, batch: Batch) -> MapRows:
+        """Return the teacher's maps at the student's size; align_corners is false, as in all upsampling here."""
+        rows = self._teacher.rows(batch)
+        assert isinstance(rows, MapRows)
+        heads, size = [one.logits().reshape(len(batch.rows), *rows.size, -1) for one in rows.heads], self._size
+        planes = [upsampled(one, size).permute(0, 2, 3, 1).flatten(0, 2) for one in heads]
+        return MapRows([DenseRows(one) for one in planes], size)
+
+
+class NoTeacher:
+    """For losses without a teacher; with a cache, the views and the rows left out are those of the cache."""
+
+    def __init__(self, use: CacheUse | None) -> None:
+        """Take the cache, if there is one."""
+        self.identity = "none"
+        self._use = use
+
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+        """Return the rows that a teacher with the cache would leave out, so that all losses train on the same samples.
+
+        Raises:
+            MissingUnitError: units that are not committed, of a seed that is not to be partial.
+        """
+        if self._use is None:
+            return dict.fromkeys(seeds, _NO_ROWS)
+        if self._use.stream is not None:  # that the images come from
+            absent, missing = self._use.stream.start(seeds, following)
+            return {seed: np.union1d(absent[seed], missing[seed]) for seed in seeds}
+        return {seed: np.concatenate(self._use.holes(seed)) for seed in seeds}
+
+    def rows(self, batch: Batch) -> TeacherRows:
+        """Return rows of no classes; no loss without a teacher looks at them."""
+        if self._use is not None and self._use.stream is not None:
+            self._use.stream.let_go(batch.rows.numpy())
+        return DenseRows(torch.empty(len(batch.rows), 0))
+
+
+def open_teacher(
+    config: TrainConfig, replay: Replay, loss: Loss, student: VisionModel, compute: Compute
+) -> tuple[Teacher, list[Size]]:
+    """Return where a run's teacher rows come from, and the input sizes to render, the student's first.
+
+    Args:
+        config: of the run.
+        replay: its views.
+        loss: its loss.
+        student: whose input size counts, and the size of whose maps.
+        compute: where and how models run.
+
+    Raises:
+        UsageError: records that do not hold what the loss needs.
+        RecipeError: the student would see another draw of the views than the teacher.
+        KdcacheError: a teacher that cannot be opened, or is not the one that the cache was made with.
+    """
+    caches = [use.cache for use in replay.caches]
+    size = student.preprocessing.size
+    replay.recipe.require_one_draw(size, *(as_size(cache.manifest.teacher["size"]) for cache in caches))
+    if not loss.needs_teacher:
+        return NoTeacher(replay.caches[0] if caches else None), [size]
+    online, sizes = _online(config, replay, size, compute) if config.teacher else (None, [size])
+    if online is not None and not caches:
+        return _at_size_of(student, online, online.sites), sizes
+    combines = len(caches) > 1 or any(use.classes is not None for use in replay.caches)
+    if combines and (loss.needs_all or loss.needs_maps or getattr(loss, "standardize", False)):
+        raise UsageError(
+            f"loss {config.loss} needs logits, and several teachers, or one of other classes, give probabilities: use dist or "
+            "kl without standardize"
+        )
+    teachers = [_cached(config, replay, use, online, compute=compute, student=student) for use in replay.caches]
+    weights = [use.weight for use in replay.caches]
+    return (teachers[0] if len(teachers) == 1 else AveragedTeacher(teachers, weights)), sizes
+
+
+def _cached(
+    config: TrainConfig,
+    replay: Replay,
+    use: CacheUse,
+    online: OnlineTeacher | None,
+    *,
+    compute: Compute,
+    student: VisionModel,
+) -> Teacher:
+    cached = CachedTeacher(use.cache, use.reader(), compute, fallback=online)
+    if config.tail != "uniform":
+        cached.set_tail(config.tail, replay.seeds[0])
+    teacher = _at_size_of(student, cached, use.cache.manifest.sites or ())
+    return teacher if use.classes is None else MappedTeacher(teacher, use.classes, replay.source.classes, compute)
+
+
+def _at_size_of(student: VisionModel, teacher: Teacher, sites: Sequence[int]) -> Teacher:
+    """Return a teacher whose maps have the size of the student's."""
+    if tuple(sites[1:]) == student.sites[1:]:
+        return teacher
+    theirs, own = ((found[1], found[2]) for found in (sites, student.sites))
+    say(f"note: the teacher's maps of {size_text(theirs)} are brought to {size_text(own)}, the student's (logits, bilinear)")
+    return ResampledTeacher(teacher, own)
+
+
+def _online(config: TrainConfig, replay: Replay, size: Size, compute: Compute) -> tuple[OnlineTeacher, list[Size]]:
+    classes = replay.caches[0].cache.manifest.classes if replay.caches else replay.source.classes
+    model = open_model(str(config.teacher), classes=classes, recipe=replay.recipe, trained=True, task=task_of(replay.source))
+    for use in replay.caches:
+        require_teacher(use.cache, model)
+        _require_architecture(use.cache, model)
+    wanted = model.preprocessing.size
+    replay.recipe.require_one_draw(size, wanted)
+    return OnlineTeacher(model, compute), [size] if wanted == size else [size, wanted]
+
+
+def _require_architecture(cache: Cache, model: VisionModel) -> None:
+    """Check that a teacher has the options that a cache was made with, as its weights do not tell.
+
+    Raises:
+        MismatchError: it has others.
+    """
+    made = cache.manifest.teacher.get("architecture", model.architecture)
+    if made != model.architecture:
+        raise MismatchError(
+            f"teacher {model.spec} is {model.architecture} with its options, and cache {cache} was "
+            f"made with {made}: the same weights give other logits; give the spec of the dump"
+        )

@@ -1,0 +1,65 @@
+"""Models over batches of views: how dump, calibration and `fidelity` get logits, and what fails."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from kdcache.errors import ModelError
+from kdcache.models.model import VisionModel
+from kdcache.runtime.device import Compute
+from kdcache.runtime.distributed import is_of_others, world_size
+from kdcache.runtime.user_code import user_code
+from kdcache.shapes import ViewLogits, Views
+from kdcache.views import Batch
+
+
+def run_models(
+    models: Sequence[VisionModel], batches: Iterable[Batch], compute: Compute
+) -> Iterator[tuple[Batch, list[ViewLogits]]]:
+    """Yield each batch with the logits of each model on the host; model i sees the batch's views i.
+
+    The device works on the next batch while the caller works on one.
+    """
+    placed = [compute.place(model).eval() for model in models]
+    ahead: tuple[Batch, list[Callable[[], ViewLogits]]] | None = None
+    for batch in batches:
+        with torch.inference_mode(), compute.autocast():
+            logits = [_run(*one, compute) for one in zip(models, placed, batch.views, strict=True)]
+            following = [compute.fetch(one) for one in logits]
+        if ahead is not None:
+            yield ahead[0], [fetched() for fetched in ahead[1]]
+        ahead = batch, following
+    if ahead is not None:
+        yield ahead[0], [fetched() for fetched in ahead[1]]
+
+
+def _run(model: VisionModel, placed: nn.Module, views: Views, compute: Compute) -> ViewLogits:
+    with model_code(f"model {model.spec} on a batch of {len(views)} views"):
+        logits: ViewLogits = placed(compute.move(views))
+    return logits
+
+
+@contextmanager
+def model_code(what: str) -> Iterator[None]:
+    """Run the code of a model in the block, which may be the user's own.
+
+    Args:
+        what: names the call, as the subject of a sentence: `training of model mypkg.models:build`.
+
+    Raises:
+        ModelError: it raises something. A batch norm after a pooling of the whole image does, which
+            cannot train on one view.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, RuntimeError) and world_size() > 1 and is_of_others(error):
+            raise  # of the processes around the model
+        if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
+            told = "normalises over a batch, and cannot train on one view at a time"
+            way_out = "use a larger batch_size, fewer processes, or less accumulate"
+            raise ModelError(f"{what} {told}; {way_out}") from error
+        with user_code(what, ModelError):
+            raise

@@ -1,0 +1,387 @@
+"""Teachers and students from a spec, with the preprocessing that each of them needs.
+
+    timm:resnet50,pretrained=true            torchvision:resnet50,weights=DEFAULT
+    timm:resnet18,weights=runs/a/student.safetensors
+    mypkg.models:build,width=2,mean=0.5,std=0.25,input_size=160
+
+Keys that kdcache takes itself: `weights=FILE` (safetensors, or a torch file read with
+weights_only), `weights_key` (the part of that file, where it has several), `mean`, `std` (one
+number for all channels) and `input_size` (`224`, or height and width, `512x1024`). All others go to
+the model's constructor. Models of segmentation are built in segmenters.py.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+from kdcache.config.spec import Spec, choose, find_function, load_function, parse_spec
+from kdcache.errors import ModelError, UsageError
+from kdcache.models.segmentation import BUILDERS as SEGMENTERS
+from kdcache.models.segmentation import constructing, require_timm, stacked_maps
+from kdcache.models.weight_files import check_weight_file
+from kdcache.models.weight_record import ORIGINS
+from kdcache.models.weights import classes_advice, load_weights
+from kdcache.runtime.user_code import user_code
+from kdcache.shapes import Size, ViewLogits, Views, as_size, sides, size_text
+from kdcache.views import Recipe
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_PREPROCESSING = ("mean", "std", "input_size")
+_WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a model wants of a view: `size` in pixels, and `mean` and `std` per channel of pixels scaled to 0 to 1."""
+
+    size: Size
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class VisionModel(nn.Module):
+    """A classifier that takes views as they are rendered, and normalises them itself, on its own device.
+
+    `architecture` is its spec without what does not decide how its state is used: weights and preprocessing. `sites` is the
+    shape of a view's logits but for the classes, which follows from its input size: empty.
+    """
+
+    sites: tuple[int, ...] = ()
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, module: nn.Module, preprocessing: Preprocessing, spec: str) -> None:
+        super().__init__()
+        self.module = module
+        self.preprocessing = preprocessing
+        self.spec = spec
+        self.architecture = _architecture(spec)
+        for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1) * 255, persistent=False)
+
+    def forward(self, views: Views) -> ViewLogits:
+        """Return class logits, `[views, *sites, classes]`.
+
+        Raises:
+            ModelError: the module gives something else.
+        """
+        return self._logits(self.module(torch.sub(views, self.mean).div_(self.std)), len(views))
+
+    def _logits(self, found: Any, views: int) -> ViewLogits:
+        if not isinstance(found, Tensor):
+            way_out = "let it return these alone; aux_logits=false leaves torchvision's others out"
+            raise ModelError(f"model {self.spec} gives {_kind(found)}, not logits; {way_out}")
+        if found.ndim != 2 or len(found) != views or not found.is_floating_point():
+            wanted = f"wanted for {views} views are raw logits, floats [views, classes]"
+            raise ModelError(f"model {self.spec} gives {_kind(found)}; {wanted}")
+        return found
+
+
+class MapModel(VisionModel):
+    """A model of segmentation: `sites` are (heads, height, width), the heads main first."""
+
+    def _logits(self, found: Any, views: int) -> ViewLogits:
+        maps = stacked_maps(found, self.spec)
+        if len(maps) != views or not maps.is_floating_point():
+            wanted = f"wanted for {views} views are raw logits, [views, classes, height, width]"
+            raise ModelError(f"model {self.spec} gives maps of {_kind(maps[:, 0])}; {wanted}")
+        return maps
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a view to one of its maps, along each side."""
+        return sides(self.preprocessing.size)[0] // self.sites[1]
+
+
+def head_weight(model: VisionModel, classes: int) -> Tensor | None:
+    """Return the weights of the last linear layer, float32 `[classes, features]`, or None if it does not give the classes."""
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    if not linear or linear[-1].weight.shape[0] != classes or linear[-1].weight[0, 0].numel() != 1:
+        return None
+    return linear[-1].weight.detach().flatten(1).float().cpu()
+
+
+def open_model(text: str, *, classes: int, recipe: Recipe, trained: bool = False, task: str = "classification") -> VisionModel:
+    """Return the model that a spec names, for views of `recipe`.
+
+    Args:
+        text: the spec.
+        classes: number of classes of the source.
+        recipe: gives the channels, and the input size of models that take any.
+        trained: whether weights are required, as for a teacher; its head is then never replaced.
+        task: `classification` or `segmentation`, the source's.
+
+    Raises:
+        UsageError: an unknown model or option; the nearest is suggested.
+        ModelError: weights that are absent, unreadable or of another shape, or another number of classes or channels.
+    """
+    spec = parse_spec(text)
+    options = dict(spec.options)
+    if "num_classes" in options:
+        raise UsageError(f"model {text!r}: the number of classes comes from the data ({classes}); leave num_classes out")
+    _require_options(spec)
+    own: dict[str, Any] = {key: options.pop(key) for key in _PREPROCESSING if key in options}
+    weights, key = _take_weights(spec, options)
+    has_origin = weights is not None or options.get("pretrained") or options.get("weights")
+    if trained and not has_origin and spec.name in _BUILDERS:
+        raise ModelError(f"teacher {text!r} has no weights; add weights=FILE or pretrained=true")
+    # a head of another size would be drawn at random: a pretrained teacher keeps its own, and the class count is checked
+    head = None if trained and weights is None else classes
+    bare = Spec(spec.name, spec.arg, options)
+    is_map = task == "segmentation"
+    build = (SEGMENTERS if is_map else _BUILDERS).get(spec.name, _build_own)
+    module, wishes = build(bare, head, recipe.channels)
+    if weights is not None:
+        load_weights(module, weights, key=key, spec=spec, classes=classes, is_teacher=trained)
+    model = (MapModel if is_map else VisionModel)(module, _preprocessing({**wishes, **own}, recipe, text), text)
+    model.sites = _try_out(model, classes, recipe.channels, is_teacher=trained)
+    _require_plain_state(module, text)
+    return model
+
+
+def check_model(text: str) -> None:
+    """Check what a model's spec names, without making a model: it, and its file of weights.
+
+    Raises:
+        UsageError: an unknown model; of the user's own functions also an unknown option.
+        ModelError: there is no such file of weights, or it is something else.
+    """
+    spec = parse_spec(text)
+    _require_options(spec)
+    options = {name: spec.options[name] for name in spec.options if name not in _PREPROCESSING}
+    path, _ = _take_weights(spec, options)
+    if path is not None:
+        check_weight_file(path)
+    if spec.name == "timm":
+        require_timm(spec.arg or "")
+    elif spec.name == "torchvision":
+        from torchvision import models  # noqa: PLC0415
+
+        maps = models.list_models(module=models.segmentation)
+        choose(spec.arg or "", [*models.list_models(module=models), *maps], "torchvision model")
+    else:
+        bare = Spec(spec.name, spec.arg, options)
+        find_function(bare, "model", _BUILDERS, error=ModelError)
+
+
+def state_sha256(module: nn.Module) -> str:
+    """Return the hash of a model's state: names, types, shapes and bytes of its parameters and buffers."""
+    state = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def _build_timm(spec: Spec, classes: int | None, channels: int) -> tuple[nn.Module, dict[str, Any]]:
+    import timm  # noqa: PLC0415
+
+    options: dict[str, Any] = dict(spec.options)
+    if classes is not None:
+        options["num_classes"] = classes
+    name = require_timm(spec.arg or "")
+    reached = "with pretrained=true the weights must be reachable"
+    with constructing(spec, reached if options.get("pretrained") else "check its options"):
+        module = timm.create_model(name, in_chans=channels, **options)
+    config = timm.data.resolve_model_data_config(module)
+    fixed = (module.pretrained_cfg or {}).get("fixed_input_size", False)
+    size = options.get("img_size") or (config["input_size"][-1] if fixed else None)
+    return module, {"mean": config["mean"], "std": config["std"], "input_size": size}
+
+
+def _build_torchvision(spec: Spec, classes: int | None, channels: int) -> tuple[nn.Module, dict[str, Any]]:
+    from torchvision import models  # noqa: PLC0415
+
+    if channels != 3:
+        raise ModelError(f'model {spec} takes colour images only; use a recipe with mode = "RGB"')
+    options: dict[str, Any] = dict(spec.options)
+    name = choose(spec.arg or "", models.list_models(module=models), "torchvision model")
+    weights = options.pop("weights", None) or ("DEFAULT" if options.pop("pretrained", False) else None)
+    try:
+        entry = models.get_model_weights(name)[weights] if weights else None
+    except KeyError:
+        choose(
+            str(weights),
+            [*models.get_model_weights(name).__members__],
+            f"weights of {name} (and no such file)",
+        )
+    if entry and classes and classes != len(entry.meta["categories"]):
+        found = len(entry.meta["categories"])
+        raise ModelError(f"model {spec}: its weights have {found} classes, the source {classes}")
+    if classes and not entry:
+        options["num_classes"] = classes
+    with constructing(spec, "its weights must be reachable" if entry else "check its options"):
+        module = models.get_model(name, weights=entry, **options)
+    wishes: dict[str, Any] = {"input_size": getattr(module, "image_size", None)}
+    if entry:
+        preset = entry.transforms()
+        wishes.update(mean=preset.mean, std=preset.std)
+    return module, wishes
+
+
+def _build_own(spec: Spec, classes: int | None, channels: int) -> tuple[nn.Module, dict[str, Any]]:
+    module = load_function(spec, "model", _BUILDERS, error=ModelError)
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"model {spec} gave a {type(module).__name__}; the function must return a torch.nn.Module")
+    return module, {}
+
+
+_BUILDERS: dict[str, Callable[[Spec, int | None, int], tuple[nn.Module, dict[str, Any]]]] = {
+    "timm": _build_timm,
+    "torchvision": _build_torchvision,
+}
+
+
+def _architecture(text: str) -> str:
+    spec = parse_spec(text)
+    left_out = ORIGINS.union(_PREPROCESSING)
+    options = {key: spec.options[key] for key in sorted(spec.options) if key not in left_out}
+    return str(Spec(spec.name, spec.arg, options))
+
+
+def _require_options(spec: Spec) -> None:
+    """Raise a UsageError for options that would not do what they seem to."""
+    if spec.name not in _BUILDERS:
+        return
+    pretrained = spec.options.get("pretrained", False)
+    if not isinstance(pretrained, bool):  # any text would count as true, `False` too
+        wanted = "write pretrained=true or pretrained=false"
+        raise UsageError(f"model {str(spec)!r}: pretrained is {pretrained!r}; {wanted}")
+    if "checkpoint_path" in spec.options:
+        wanted = "write weights=FILE"
+        raise UsageError(f"model {str(spec)!r}: checkpoint_path is not taken; {wanted}")
+
+
+def _take_weights(spec: Spec, options: dict[str, Any]) -> tuple[Path | None, str | None]:
+    """Take the file of weights, and the part of it that is wanted, out of a model's options."""
+    key = options.pop("weights_key", None)
+    if not _names_file(spec, options.get("weights")):
+        if key is None:
+            return None, None
+        told = "weights_key names a part of a file of weights; give weights=FILE, too"
+        raise UsageError(f"model {str(spec)!r}: {told}")
+    text = str(options.pop("weights"))
+    if "://" in text:
+        raise ModelError(f"weights {text} are an address; download the file, give weights=FILE")
+    return Path(text), None if key is None else str(key)
+
+
+def _names_file(spec: Spec, weights: Any) -> bool:
+    """Return whether `weights` is a file, and no name that torchvision or the user knows."""
+    if weights is None:
+        return False
+    if spec.name in _BUILDERS and not (isinstance(weights, str) and weights):
+        raise UsageError(f"model {str(spec)!r}: weights is {weights!r}; write weights=FILE")
+    if spec.name == "timm":
+        return True
+    if not isinstance(weights, str):
+        return False
+    is_there = os.path.exists(weights)  # noqa: PTH110 (which takes any text)
+    return is_there or "/" in weights or weights.endswith(_WEIGHT_FILES)
+
+
+def _preprocessing(wishes: Mapping[str, Any], recipe: Recipe, text: str) -> Preprocessing:
+    size = wishes.get("input_size")
+    mean, std = wishes.get("mean", _IMAGENET[0]), wishes.get("std", _IMAGENET[1])
+    try:
+        found = Preprocessing(
+            size=_size(recipe.input_size if size is None else size),
+            mean=_per_channel(mean, recipe.channels),
+            std=_per_channel(std, recipe.channels),
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"model {text!r}: mean, std and input_size must be numbers ({error})") from error
+    if min(found.std) <= 0:
+        raise UsageError(f"model {text!r}: std is {std}; it must be above 0, of pixels from 0 to 1")
+    if min(sides(found.size)) < 1:
+        raise UsageError(f"model {text!r}: input_size is {size}; it must be at least 1 pixel")
+    return found
+
+
+def _size(value: Any) -> Size:
+    """Return a size given as a number, as `512x1024`, or as it is."""
+    if isinstance(value, str):
+        height, width = (int(part) for part in value.split("x"))
+        return as_size((height, width))
+    if isinstance(value, float):
+        raise ValueError(f"{value} is no whole number of pixels")
+    return value if isinstance(value, tuple) else int(value)
+
+
+def _per_channel(values: Any, channels: int) -> tuple[float, ...]:
+    numbers = [float(value) for value in (values if isinstance(values, (tuple, list)) else [values])]
+    if len(numbers) == channels:
+        return tuple(numbers)
+    return (sum(numbers) / len(numbers),) * channels  # colour statistics on grey images
+
+
+@torch.no_grad()
+def _try_out(
+    model: VisionModel,
+    classes: int,
+    channels: int,
+    *,
+    is_teacher: bool,
+) -> tuple[int, ...]:
+    """Run one empty view, and return the sites of its logits.
+
+    Raises:
+        ModelError: it fails, or gives something else than logits of so many classes.
+    """
+    training = model.training
+    size = sides(model.preprocessing.size)
+    what = f"model {model.spec} on a view of {channels}x{size_text(size)}"
+    way_out = "check the recipe's mode and size, or set input_size=N in the model's spec"
+    with user_code(what, ModelError, way_out=way_out):
+        logits = model.eval()(torch.zeros(1, channels, *size, dtype=torch.uint8))
+    model.train(training)
+    found = logits.shape[-1]
+    if found != classes:
+        way_out = classes_advice(found) if is_teacher else "give it as many in its spec"
+        told = f"gives {found} classes, and {classes} are asked for"
+        raise ModelError(f"model {model.spec} {told}: {way_out}")
+    if isinstance(model, MapModel):
+        _require_stride(size, (logits.shape[2], logits.shape[3]), model.spec)
+    return tuple(logits.shape[1:-1])
+
+
+def _require_stride(size: tuple[int, int], found: tuple[int, int], spec: str) -> None:
+    if any(side % part for side, part in zip(size, found, strict=True)) or size[0] // found[0] != size[1] // found[1]:
+        raise ModelError(
+            f"model {spec} gives a map of {size_text(found)} for views of {size_text(size)}, which is no whole stride; "
+            "use a recipe whose height and width are multiples of it (8, 16 or 32 for most models)"
+        )
+
+
+def _require_plain_state(module: nn.Module, text: str) -> None:
+    """Raise a ModelError if a model's state could be neither hashed nor saved."""
+    with user_code(f"the state_dict of model {text}", ModelError):
+        state = module.state_dict()
+    for name, value in state.items():
+        is_plain = isinstance(value, Tensor) and value.layout == torch.strided
+        if not is_plain or value.is_quantized:
+            wanted = "wanted are plain tensors; leave it out of the state, or make it a buffer"
+            raise ModelError(f"model {text} has {_kind(value)} as {name} in its state; {wanted}")
+    empty = {str(value.dtype): torch.empty(0, dtype=value.dtype) for value in state.values()}
+    with user_code(f"saving of model {text}", ModelError, way_out="take another type of float"):
+        safetensors_bytes(empty)
+
+
+def _kind(found: Any) -> str:
+    """Return what something is, for messages: its type and shape, or what it holds."""
+    if isinstance(found, Tensor):
+        return f"{str(found.dtype).removeprefix('torch.')} {tuple(found.shape)}"
+    name = type(found).__name__
+    if isinstance(found, tuple | list) and found:
+        return f"a {name} of {len(found)}, first {_kind(found[0])[:60]}"
+    if isinstance(found, Mapping) and found:
+        return f"a {name} of {', '.join(map(str, found))}"[:120]
+    return f"a {name}"

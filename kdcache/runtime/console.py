@@ -1,0 +1,307 @@
+"""What a user watches: a progress bar or, in a job's log, one line every 30 seconds; and the metrics file."""
+
+import json
+import socket
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from kdcache.errors import KdcacheError, printable
+from kdcache.runtime.launch import own_place
+from kdcache.runtime.wording import human_seconds, named
+from kdcache.train.checkpoint import replace_file, what_is_kept
+
+LINE_SECONDS = 30.0
+T = TypeVar("T")
+_END = object()
+
+
+@runtime_checkable
+class Bar(Protocol):
+    """Counts work that is done."""
+
+    def advance(self, count: int, note: str = "") -> None:
+        """Add `count`, and show `note` beside the bar."""
+
+
+@contextmanager
+def progress(
+    title: str,
+    total: int,
+    unit: str,
+    *,
+    is_shown: bool = True,
+    who: str = "",
+) -> Iterator[Bar]:
+    """Show how far `total` has come: a bar on a terminal, else a line on stderr every 30 seconds.
+
+    Args:
+        title: what comes on.
+        total: how many there are.
+        unit: of what.
+        is_shown: whether anything is shown.
+        who: tells, of several workers that log side by side. Its lines say the time and who it is, and
+            one more comes at the end. It gets a bar only if it is the one process there is.
+    """
+    if not is_shown:
+        yield _Nothing()
+        return
+    if who and not (sys.stderr.isatty() and own_place().world_size == 1):
+        lines = _Lines(title, total, unit, who)
+        yield lines
+        lines.end()
+        return
+    if not sys.stderr.isatty():
+        yield _Lines(title, total, unit)
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bars:
+        yield _Rich(bars, bars.add_task(title, total=total, note=""))
+
+
+def say(message: str, *, by_all: bool = False) -> None:
+    """Print a message for the user on stderr, of several processes in rank 0 or `by_all`; stdout is for results."""
+    if by_all or own_place().rank == 0:
+        print(printable(message), file=sys.stderr, flush=True)
+
+
+def own_name() -> str:
+    """Return how logs name this process, such as `rank 3 of 16 on n7`; nothing if it is alone."""
+    place = own_place()
+    if place.world_size == 1:
+        return ""
+    return f"rank {place.rank} of {place.world_size} on {socket.gethostname()}"
+
+
+def log(who: str, text: str) -> None:
+    """Print a line of a worker's log on stderr: the time, who tells, and what."""
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {who}: {text}", file=sys.stderr, flush=True)
+
+
+@runtime_checkable
+class Metrics(Protocol):
+    """Takes lines of metrics."""
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Take one line."""
+
+
+class NoMetrics:
+    """For the processes of a run that write nothing."""
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Forget the line."""
+
+
+def summary_writer() -> Any:
+    """Return the class that writes for TensorBoard.
+
+    Raises:
+        KdcacheError: tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+    except ImportError as error:
+        way_out = "pip install 'kdcache[tensorboard]', or leave it out"
+        raise KdcacheError(f"tensorboard is not installed; {way_out}") from error
+    return SummaryWriter
+
+
+class BoardMetrics:
+    """Lines as scalars for TensorBoard, besides another place."""
+
+    def __init__(self, path: Path, *, step: int, others: Metrics) -> None:
+        """Write below `path`; what is there past `step` is not shown any more.
+
+        Raises:
+            KdcacheError: tensorboard is not installed.
+        """
+        self._others = others
+        self._writer = summary_writer()(str(path), purge_step=step + 1)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Write the line's numbers, below its kind."""
+        self._others.write(line)
+        for name, value in line.items():
+            if isinstance(value, int | float) and name not in ("step", "epoch"):
+                self._writer.add_scalar(f"{line['kind']}/{name}", value, line["step"])
+        self._writer.flush()
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one JSON object a line, a line per logged step and per epoch."""
+
+    def __init__(self, path: Path, *, step: int, epochs: int | None = None) -> None:
+        """Open for appending; what a run wrote that was cut off after its checkpoint is dropped, and so is what is damaged.
+
+        Args:
+            path: the file.
+            step: lines of steps past it are dropped.
+            epochs: how many epochs are trained and evaluated; lines of later ones are dropped: they are to come.
+
+        Raises:
+            KdcacheError: the file cannot be read or written.
+        """
+        self._path = path
+        found, damaged = _parsed_metrics(path)
+        if damaged:
+            say(f"note: {path}: {named(damaged, 'line')} cannot be read, and {'is' if len(damaged) == 1 else 'are'} left out")
+        lines = [line for line in found if line["step"] <= step]
+        if epochs is not None:
+            lines = [line for line in lines if line.get("kind") != "epoch" or line["epoch"] <= epochs]
+        kept = "".join(json.dumps(line) + "\n" for line in lines)
+        replace_file(path, lambda file: file.write(kept.encode()))
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one line.
+
+        Raises:
+            KdcacheError: the disk is full, or the file cannot be written.
+        """
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            kept = what_is_kept(self._path.parent)
+            way_out = f"{kept}: make room and run again"
+            raise KdcacheError(f"cannot write {self._path}: {error.strerror}; {way_out}") from error
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a metrics file, without those that cannot be read; none if there is no file.
+
+    Raises:
+        KdcacheError: the file cannot be read.
+    """
+    return _parsed_metrics(path)[0]
+
+
+def _parsed_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the lines of a metrics file, and the numbers of those that cannot be read.
+
+    A last line without an end was cut off when its run was killed: it is left out, and no damage.
+    """
+    try:
+        texts = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else [""]
+    except OSError as error:
+        raise KdcacheError(f"cannot read {path}: {error.strerror}; run again when it can be read") from error
+    lines, damaged = [], []
+    for number, text in enumerate(texts, start=1):
+        line = _parsed_line(text)
+        if line is not None:
+            lines.append(line)
+        elif number < len(texts):
+            damaged.append(number)
+    return lines, damaged
+
+
+def _parsed_line(text: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_line = isinstance(line, dict) and isinstance(line.get("step"), int)
+    return line if is_line and isinstance(line.get("epoch", 0), int) else None
+
+
+class Clock:
+    """Seconds since it was made, and of them those spent in named parts."""
+
+    def __init__(self, *, total: float = 0.0, **parts: float) -> None:
+        """Start, after `total` seconds, and in each of `parts` those given, that an earlier clock has counted."""
+        self._start = time.monotonic() - total
+        self.parts: dict[str, float] = parts
+
+    def restart(self) -> None:
+        """Count from now on, as if nothing had been."""
+        self._start, self.parts = time.monotonic(), {}
+
+    def total(self) -> float:
+        """Return the seconds since the clock was made."""
+        return time.monotonic() - self._start
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the time inside the context as part `name`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.parts[name] = self.parts.get(name, 0.0) + time.monotonic() - start
+
+    def waiting(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        """Yield `items`, counting the time that each takes to come as part `name`."""
+        iterator = iter(items)
+        while True:
+            with self.part(name):
+                item = next(iterator, _END)
+            if item is _END:
+                return
+            yield item  # type: ignore[misc]
+
+
+def steady_rate(times: Sequence[float], counts: Sequence[int]) -> float:
+    """Return counts per second, from the start and the time at which each batch of that many was done.
+
+    The first batch also waits for loader workers to start, and the last one waits for no other's.
+    """
+    if len(counts) < 3:
+        return sum(counts) / (times[-1] - times[0])
+    return sum(counts[1:-1]) / (times[-2] - times[1])
+
+
+class _Nothing:
+    def advance(self, count: int, note: str = "") -> None:
+        pass
+
+
+class _Lines:
+    def __init__(self, title: str, total: int, unit: str, who: str = "") -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._who = who
+        self._done, self._start = 0, time.monotonic()
+        self._last = self._start
+
+    def advance(self, count: int, note: str = "") -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._last < LINE_SECONDS or not self._done:
+            return
+        self._last = now
+        rate = self._done / (now - self._start)
+        # nothing may be done yet: what others did meanwhile is taken off without being counted
+        left = f"{(self._total - self._done) / rate:.0f} s left" if rate else "no end in sight"
+        self._tell(f"{self._done}/{self._total} {self._unit}, {rate:.0f}/s, {left} {note}".rstrip())
+
+    def end(self) -> None:
+        """Tell that all is done, and how long it took."""
+        seconds = max(time.monotonic() - self._start, 1e-3)
+        rate = f"{self._done / seconds:.0f}/s"
+        done = f"{self._done}/{self._total} {self._unit}"
+        self._tell(f"{done}, done in {human_seconds(seconds)}, {rate}")
+
+    def _tell(self, text: str) -> None:
+        if self._who:
+            log(self._who, f"{self._title}: {text}")
+        else:
+            say(f"{self._title}: {text}")
+
+
+class _Rich:
+    def __init__(self, bars: Any, task: Any) -> None:
+        self._bars, self._task = bars, task
+
+    def advance(self, count: int, note: str = "") -> None:
+        self._bars.update(self._task, advance=count, note=note)

@@ -1,0 +1,147 @@
+"""Where and how models run: device, precision, memory format, compilation, loader workers."""
+
+import os
+import re
+import resource
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kdcache.errors import UsageError
+from kdcache.runtime.distributed import own_place
+
+_DEVICE = re.compile(r"auto|cpu(:0)?|cuda(:[0-9]+)?")
+_MOST_WORKERS = 1024
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Settings shared by dumping and training; but for `precision` they change results by no more than rounding."""
+
+    device: str = "auto"
+    """`auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N`; of several processes each takes the GPU of its own number."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The autocast type of the models; losses and statistics are in float32 always. On CUDA, convolutions in float32 use TF32
+    where torch's own settings let them."""
+    channels_last: bool = False
+    compile: bool = False
+    """Whether models go through torch.compile."""
+    workers: int = field(default_factory=lambda: min(_cores(), 8))
+    """Loader processes; 0 renders views in the main process."""
+
+    def __post_init__(self) -> None:
+        if not _DEVICE.fullmatch(self.device):
+            known = "use auto, cpu, cuda or cuda:N"
+            raise UsageError(f"device {self.device!r} is none that kdcache runs on; {known}")
+        if not 0 <= self.workers <= _MOST_WORKERS:
+            wanted = f"it must be from 0 to {_MOST_WORKERS}"
+            raise UsageError(f"compute.workers is {self.workers}; {wanted}")
+
+
+def device_type(name: str) -> str:
+    """Return `cuda` or `cpu`, whichever a device of this name is of."""
+    return _device(name).type
+
+
+class Compute:
+    """A device together with the way tensors and models get there."""
+
+    def __init__(self, config: ComputeConfig) -> None:
+        self.config = config
+        self.device = _device(config.device)
+        if self.device.type == "cuda" and self.device.index is not None:
+            torch.cuda.set_device(self.device)  # events, generators and pinned memory are those of the current device
+        self._format = torch.channels_last if config.channels_last else torch.contiguous_format
+        self._require_precision()
+
+    def _require_precision(self) -> None:
+        """Raise a UsageError if the device does not compute in the precision."""
+        dtype = _AUTOCAST.get(self.config.precision)
+        if dtype is None:
+            return
+        told = f"precision {self.config.precision} is not for device {self.device}; use float32"
+        try:
+            with self.autocast():
+                one = torch.ones(1, 1, device=self.device)
+                if (one @ one).dtype == dtype:
+                    return
+        except RuntimeError as error:
+            raise UsageError(told) from error
+        raise UsageError(told)
+
+    @property
+    def pin_memory(self) -> bool:
+        """Whether batches should come in pinned memory, from which copies to the device do not block."""
+        return self.device.type == "cuda"
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Return the model on the device, in the memory format, compiled if so configured."""
+        model = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
+        return torch.compile(model) if self.config.compile else model  # type: ignore[return-value]
+
+    def move(self, tensor: Tensor) -> Tensor:
+        """Return the tensor on the device, without waiting for the copy; images come in the memory format."""
+        if tensor.ndim == 4:
+            return tensor.to(self.device, non_blocking=True, memory_format=self._format)
+        return tensor.to(self.device, non_blocking=True)
+
+    def seed(self, seed: int) -> None:
+        """Seed the device's own generator, from which dropout draws there."""
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def fetch(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Begin to copy `tensor` to the host; return what waits for it, but not for work queued later, and gives it."""
+        if self.device.type != "cuda":
+            return lambda: tensor
+        copy = tensor.to("cpu", non_blocking=True)  # into pinned memory
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record()
+
+        def wait() -> Tensor:
+            arrived.synchronize()
+            return copy
+
+        return wait
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context that models run in."""
+        dtype = _AUTOCAST.get(self.config.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Return the gradient scaler, which does nothing but for float16."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.config.precision == "float16")
+
+    def peak_memory(self) -> dict[str, int]:
+        """Return the peak memory of this process in bytes: `host` (resident), and `device` on CUDA."""
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+        if self.device.type == "cuda":
+            peak["device"] = torch.cuda.max_memory_allocated(self.device)
+        return peak
+
+
+def _cores() -> int:
+    """Return how many cores this process may use, which Slurm and containers can limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and own_place().world_size > 1:  # Slurm may show each process its own GPU only: then all are number 0
+        name = f"cuda:{own_place().local_rank % max(torch.cuda.device_count(), 1)}"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:  # a number past all that there can be
+        raise UsageError(f"device {name!r} is not there; use cpu or auto") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use cpu or auto")
+    return device

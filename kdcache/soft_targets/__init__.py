@@ -1,0 +1,1 @@
+"""Soft targets: decoded logits of a teacher, as losses see them."""

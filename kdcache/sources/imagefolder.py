@@ -1,0 +1,230 @@
+"""Source `imagefolder`: one folder per class, as torchvision's ImageFolder lists it; the list of a large one is kept."""
+
+import os
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torchvision import datasets
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from kdcache.config.spec import Spec
+from kdcache.errors import SourceError, UsageError
+from kdcache.runtime.console import say
+from kdcache.sources.dataset import DatasetSource
+from kdcache.sources.folder_files import FolderWalk, and_more, count_kinds, is_hidden, looks_like_image, tell_passed_over
+from kdcache.sources.images import decode_image, read_image, to_mode
+from kdcache.sources.index_cache import Names, is_settled, load_arrays, save_arrays
+from kdcache.sources.protocol import Contents, Source
+
+NUM_KEPT = 5_000
+"""The list of a folder with fewer images is not kept."""
+
+Listing = list[tuple[str, int]]
+
+
+class ImageFolder(datasets.ImageFolder):  # type: ignore[misc] # the name is part of the fingerprint
+    """torchvision's ImageFolder, with a list that is kept and images deeper than 8 bits scaled instead of clipped."""
+
+    def __init__(self, root: str) -> None:
+        self.passed_over: Counter[str] = Counter()
+        """Number of files that are no images, by extension."""
+        super().__init__(root, loader=_read_rgb)
+
+    def encoded(self, index: int) -> bytes:
+        """Return the file of an image."""
+        return Path(self.samples[index][0]).read_bytes()
+
+    def item_of(self, index: int, contents: Contents) -> tuple[Image.Image, int]:
+        """Return the image, RGB, that a file holds, and its class index."""
+        return to_mode(decode_image(contents[0]), "RGB"), self.samples[index][1]
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        """Return the names of the class folders, sorted, and their numbers.
+
+        Raises:
+            SourceError: there are none, or an image lies beside them.
+        """
+        with os.scandir(directory) as entries:
+            folders = {entry.name: entry.is_dir() for entry in entries}
+        files = [name for name, is_folder in folders.items() if not is_folder]
+        classes = sorted(name for name, is_folder in folders.items() if is_folder and not is_hidden(name))
+        _check_root(directory, classes, sorted(files))
+        for name in sorted(folders.keys() - classes - set(files)):
+            self.passed_over += count_kinds(_files_without_images(os.path.join(directory, name)))  # noqa: PTH118
+        self.passed_over += count_kinds(files)
+        return classes, {name: index for index, name in enumerate(classes)}
+
+    def make_dataset(self, directory: str, class_to_idx: dict[str, int], **options: Any) -> Listing:
+        """Return the (path, class index) pairs, sorted.
+
+        Raises:
+            SourceError: a file or folder that must not be there, see `list_images`; a class folder without images.
+        """
+        listing, passed_over = list_images(directory, class_to_idx)
+        self.passed_over += passed_over
+        empty = sorted(set(class_to_idx.values()).difference(target for _, target in listing))
+        if empty:
+            name = sorted(class_to_idx)[empty[0]]
+            raise SourceError(
+                f"imagefolder {directory!r}: class folder {name}{and_more(len(empty))} holds no image "
+                f"({' '.join(IMG_EXTENSIONS)}); put some there, or remove the folder"
+            )
+        return listing
+
+
+def open_imagefolder(spec: Spec) -> Source:
+    """Return the images below a folder that holds one folder per class.
+
+    Raises:
+        SourceError: the folder is absent, cannot be listed, holds no class folders or a class without images, or what
+            looks like a sample and would be left out, or would come twice.
+    """
+    if spec.options:
+        raise UsageError(f"source imagefolder takes a path and no options, not {', '.join(spec.options)}")
+    if spec.arg is None or not Path(spec.arg).is_dir():
+        hint = f"; write tars:{spec.arg}" if spec.arg is not None and spec.arg.endswith(".tar") else tilde_hint(spec)
+        raise SourceError(f"imagefolder {spec.arg!r} is not a folder; give one that holds one folder per class{hint}")
+    try:
+        dataset = ImageFolder(spec.arg)
+    except OSError as error:
+        raise SourceError(f"imagefolder {spec.arg!r}: {' '.join(str(error).split())}") from error
+    name = f"imagefolder {spec.arg}"
+    tell_passed_over(name, dataset.passed_over, "no images")
+    if are_splits(dataset.classes):
+        say(
+            f"note: {name}: its classes are called {', '.join(dataset.classes)}; if these are parts of the data, "
+            f"give one of them: imagefolder:{os.path.join(spec.arg, dataset.classes[-1])}"  # noqa: PTH118
+        )
+    return DatasetSource(dataset, spec, lists_targets=True)
+
+
+def tilde_hint(spec: Spec) -> str:
+    """Return the way out if a path begins with `~`, which a shell leaves as it is behind a colon."""
+    return "; write $HOME for ~" if spec.arg is not None and spec.arg.startswith("~") else ""
+
+
+def are_splits(names: Collection[str]) -> bool:
+    """Return whether the names of some folders are those of the parts of a data set, such as train and val."""
+    lowered = {name.lower() for name in names}
+    others = {"val", "valid", "validation", "test", "testing", "dev", "eval"}
+    return bool(lowered & others) and lowered <= others | {"train", "training"} and len(lowered) > 1
+
+
+def list_images(root: str, classes: dict[str, int]) -> tuple[Listing, "Counter[str]"]:
+    """Return the (path, class index) pairs of the images below the class folders, sorted as torchvision does.
+
+    A list of NUM_KEPT or more is kept. It is used again while the modification times of the root, the class folders and all
+    folders below them are unchanged: a file that comes, goes or changes its name is noticed. A file that is overwritten is not,
+    nor need it be: the list holds names.
+
+    Returns:
+        The pairs, and how many files with each extension are no images.
+
+    Raises:
+        SourceError: an image that is hidden or of another extension, or a folder that would be listed twice.
+        OSError: a folder cannot be listed.
+    """
+    identity = f"passed over too {os.path.abspath(root)} {IMG_EXTENSIONS}"  # noqa: PTH100 # links keep their names
+    kept = load_arrays("listings", identity)
+    if kept is not None and np.array_equal(_stamps(root, Names(kept["folders"])), kept["stamps"]):
+        paths = (os.path.join(root, name) for name in Names(kept["names"]))  # noqa: PTH118
+        passed_over = dict(zip(Names(kept["kinds"]), kept["counts"].tolist(), strict=True))
+        return list(zip(paths, kept["targets"].tolist(), strict=True)), Counter(passed_over)
+    folders, listing, passed_over = _walk(root, classes)
+    stamps = _stamps(root, folders)
+    if len(listing) >= NUM_KEPT and is_settled(stamps.tolist()):
+        names = Names.of(path.removeprefix(os.path.join(root, "")) for path, _ in listing)  # noqa: PTH118
+        arrays = {
+            "folders": folders.text,
+            "stamps": stamps,
+            "names": names.text,
+            "targets": np.array([target for _, target in listing], np.int32),
+            "kinds": Names.of(passed_over).text,
+            "counts": np.array(list(passed_over.values()), np.int64),
+        }
+        save_arrays("listings", identity, arrays)
+    return listing, passed_over
+
+
+def _walk(root: str, classes: dict[str, int]) -> tuple[Names, Listing, "Counter[str]"]:
+    folders, listing = ["."], []
+    others: list[str] = []
+    walk = FolderWalk()
+    walk.enter(root)
+    for name in sorted(classes):
+        for folder, files in sorted(walk.folders(os.path.join(root, name))):  # noqa: PTH118 # Path is slow on a million
+            place = folder.removeprefix(os.path.join(root, ""))  # noqa: PTH118
+            folders.append(place)
+            images = [file for file in sorted(files) if file.lower().endswith(IMG_EXTENSIONS)]
+            _check_hidden(root, place, images)
+            listing += [(os.path.join(folder, file), classes[name]) for file in images]  # noqa: PTH118
+            if len(images) < len(files):
+                others += _others(folder, set(files).difference(images))
+    return Names.of(folders), listing, count_kinds(others)
+
+
+def _check_root(root: str, classes: list[str], files: list[str]) -> None:
+    """Check that a folder holds class folders and no images beside them."""
+    images = [file for file in files if looks_like_image(file)]
+    if images and classes:
+        raise SourceError(
+            f"imagefolder {root!r}: image {images[0]}{and_more(len(images))} lies beside the class folders, "
+            "and would be left out; move it into one, or out of the folder"
+        )
+    if images:
+        raise SourceError(
+            f"imagefolder {root!r} holds images and no class folder; put the images of each class into a folder of their own"
+        )
+    if not classes and any(file.endswith(".tar") for file in files):
+        raise SourceError(f"imagefolder {root!r} holds tars and no class folder; write tars:{root}")
+    if not classes:
+        raise SourceError(f"imagefolder {root!r} holds no class folder; give a folder that holds one folder per class")
+
+
+def _check_hidden(root: str, place: str, images: list[str]) -> None:
+    """Check that no image is hidden, nor a folder that holds images."""
+    hidden = images if is_hidden(place) else [image for image in images if image.startswith(".")]
+    if hidden:
+        raise SourceError(
+            f"imagefolder {root!r}: {os.path.join(place, hidden[0])} is a hidden image{and_more(len(hidden))}, "  # noqa: PTH118
+            "as editors and systems leave them; remove it"
+        )
+
+
+def _others(folder: str, names: set[str]) -> set[str]:
+    """Return the names of files that are no images; refuse one that looks like an image."""
+    unlisted = sorted(name for name in names if looks_like_image(name))
+    if unlisted:
+        raise SourceError(
+            f"{os.path.join(folder, unlisted[0])} would be left out{and_more(len(unlisted))}: imagefolder takes "  # noqa: PTH118
+            f"{' '.join(IMG_EXTENSIONS)}; convert it to PNG, or move it out of the folder"
+        )
+    return names
+
+
+def _files_without_images(folder: str) -> list[str]:
+    """Return the files below a hidden folder, which is no class; refuse images."""
+    paths = []
+    for place, files in FolderWalk().folders(folder):
+        _check_hidden(os.path.dirname(folder), os.path.basename(folder), list(filter(looks_like_image, sorted(files))))  # noqa: PTH119, PTH120
+        paths += [f"{place}/{file}" for file in files]
+    return paths
+
+
+def _stamps(root: str, folders: Names) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """Return each folder's modification time in ns, of one that is gone -1."""
+    stamps = []
+    for folder in folders:
+        try:
+            stamps.append(os.stat(os.path.join(root, folder)).st_mtime_ns)  # noqa: PTH116, PTH118
+        except OSError:
+            stamps.append(-1)
+    return np.array(stamps, np.int64)
+
+
+def _read_rgb(path: str) -> Image.Image:
+    return to_mode(read_image(path), "RGB")

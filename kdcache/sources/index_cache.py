@@ -1,0 +1,97 @@
+"""What is found out about a data set once and kept under KDCACHE_HOME: indexes of tars, listings of folders.
+
+Nothing depends on it: a file that is absent, damaged or of another version is made anew.
+"""
+
+import hashlib
+import io
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcache.runtime.home import home_folder
+from kdcache.runtime.text_files import path_bytes, path_text
+
+Arrays = dict[str, "np.ndarray[Any, np.dtype[Any]]"]
+
+_VERSION = 1
+_DIGEST_BYTES = 32
+_SETTLED_NS = 10 * 10**9
+
+
+class Names:
+    """Strings in two arrays: a million take their bytes and no objects, also in loader workers."""
+
+    def __init__(self, text: "np.ndarray[Any, np.dtype[Any]]") -> None:
+        self.text = text
+        """UTF-8, a zero after each."""
+        self._ends = np.flatnonzero(text == 0)
+
+    @classmethod
+    def of(cls, strings: Iterable[str]) -> "Names":
+        """Return the names in `strings`, none of which holds a zero."""
+        joined = "".join(f"{string}\0" for string in strings)
+        return cls(np.frombuffer(path_bytes(joined), np.uint8))
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        """Return the name at `index`, which is not negative."""
+        start = int(self._ends[index - 1]) + 1 if index else 0
+        return _text(self.text[start : self._ends[index]])
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield all, far faster than one by one."""
+        return iter(_text(self.text).split("\0")[:-1])
+
+
+def is_settled(mtimes: Iterable[int]) -> bool:
+    """Return whether what has these modification times, in ns, was left alone for some seconds.
+
+    What changes again within one tick of the file system's clock keeps its time, so nothing is kept of younger ones.
+    """
+    return max(mtimes) < time.time_ns() - _SETTLED_NS
+
+
+def save_arrays(kind: str, identity: str, arrays: Arrays) -> None:
+    """Keep `arrays` under a kind and an identity, in a file that appears whole or not at all, if the disk takes it."""
+    payload = io.BytesIO()
+    np.savez(payload, **arrays)  # type: ignore[arg-type] # its other option has no array's name
+    data = payload.getvalue()
+    path = _path(kind, identity)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(hashlib.sha256(data).digest() + data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def load_arrays(kind: str, identity: str) -> Arrays | None:
+    """Return the arrays kept under a kind and an identity, or None if there are none or their file is damaged."""
+    try:
+        data = memoryview(_path(kind, identity).read_bytes())
+    except OSError:
+        return None
+    if hashlib.sha256(data[_DIGEST_BYTES:]).digest() != data[:_DIGEST_BYTES]:
+        return None
+    with np.load(io.BytesIO(data[_DIGEST_BYTES:]), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _path(kind: str, identity: str) -> Path:
+    name = hashlib.sha256(path_bytes(f"{_VERSION} {identity}")).hexdigest()[:32]
+    return home_folder() / kind / f"{name}.npz"
+
+
+def _text(encoded: "np.ndarray[Any, np.dtype[Any]]") -> str:
+    return path_text(encoded.tobytes())

@@ -1,0 +1,70 @@
+"""Some samples of a source, as users name them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from kdcache.errors import UsageError, quoted
+from kdcache.runtime.text_files import read_lines
+from kdcache.shapes import Rows
+
+
+@runtime_checkable
+class Named(Protocol):
+    """What tells the names of samples."""
+
+    spec: str
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def key(self, index: int) -> str:
+        """Return the name of sample `index`."""
+
+
+def are_numbers(text: str) -> bool:
+    """Return whether samples are named by numbers, `A:B`, and not by a file of keys."""
+    first, colon, last = text.partition(":")
+    return bool(colon) and first.isdecimal() and last.isdecimal()
+
+
+def parse_samples(text: str, length: int, names: Callable[[], Named]) -> Rows:
+    """Return the numbers of the samples that `A:B` or a file of keys names, int64.
+
+    Args:
+        text: numbers in the source's order, or the path of a text file with a key on each line.
+        length: of the source.
+        names: gives the names of its samples; asked only where there is a file.
+
+    Raises:
+        UsageError: a text that is neither, samples that there are not, or none.
+    """
+    first, _, last = text.partition(":")
+    if are_numbers(text):
+        if not int(first) < int(last) <= length:
+            raise UsageError(f"samples {text!r} are none, or past the last of {length}; 0:100 means the first hundred")
+        return np.arange(int(first), int(last))
+    if not Path(text).exists():
+        raise UsageError(f"samples {text!r} are neither A:B nor a text file with a key on each line")
+    lines = read_lines(text, "samples")
+    if not lines:
+        raise UsageError(f"samples {text} names none")
+    source = names()
+    known: dict[str, int] = {}
+    repeated: set[str] = set()
+    for index in range(length):
+        key = source.key(index)
+        if key in known:
+            repeated.add(key)
+        known[key] = index
+    for number, key in lines:
+        if key in repeated:
+            raise UsageError(f"samples {text}, line {number}: several samples have the key {quoted(key)}; give numbers, A:B")
+        if key not in known:
+            raise UsageError(
+                f"samples {text}, line {number}: source {source.spec} has no sample {quoted(key)}; keys are such as "
+                f"{source.key(0)!r}"
+            )
+    return np.array([known[line.text] for line in lines])

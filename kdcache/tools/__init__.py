@@ -1,0 +1,1 @@
+"""What is done with a finished cache: merge, convert, recode, publish, clean, look."""

@@ -1,0 +1,86 @@
+"""Garbage: what killed writers left in a cache, told from what writers that are at work are about to use."""
+
+import re
+import time
+from typing import Any
+
+from kdcache.cache import Cache
+from kdcache.cache.inventory import Census, take_census
+from kdcache.cache.storage.objects import Entry
+from kdcache.errors import UsageError
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def parse_age(text: str) -> float:
+    """Return the seconds in `7d`, `12h`, `30m` or `90s`.
+
+    Raises:
+        UsageError: another text.
+    """
+    found = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    if not found:
+        raise UsageError(f"age {text!r} is not a number with a unit of s, m, h or d, such as 7d")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def collect_garbage(cache: Cache, *, older_than: str = "7d", delete: bool = False) -> dict[str, Any]:
+    """Remove, or only tell, the temporary and orphaned objects of `cache` that are older than an age.
+
+    No committed object is touched, and nothing that is not of this layout. An orphaned object of a unit goes only if nothing at
+    all was written to the cache within the age: a dump that is at work may take it up at any moment, however old it is.
+
+    Args:
+        cache: the cache.
+        older_than: the age, such as `7d`.
+        delete: whether they are removed.
+
+    Returns:
+        `cache`, `is_deleted`, the `keys` and `bytes` that were or would be removed, how many are kept as too `young`, and
+        how many orphaned ones because the cache is `busy`.
+
+    Raises:
+        UsageError: an age that is none.
+        CacheError: an object that cannot be read or removed.
+    """
+    limit, census = time.time() - parse_age(older_than), take_census(cache)
+    found = [*census.temporary, *census.orphaned]
+    old = [entry for entry in found if entry.time < limit]
+    is_busy = _last_written(census) >= limit
+    busy = {entry for entry in old if is_busy and cache.format.unit_of(entry.key)}
+    chosen = [entry for entry in old if entry not in busy]
+    gone = [entry for entry in chosen if not delete or _removed(cache, entry)]
+    return {
+        "cache": str(cache),
+        "is_deleted": delete,
+        "keys": [entry.key for entry in gone],
+        "bytes": sum(entry.size for entry in gone),
+        "young": len(found) - len(old),
+        "busy": len(busy),
+    }
+
+
+def _last_written(census: Census) -> float:
+    return max(
+        (entry.time for part in (census.commits.values(), census.temporary, census.orphaned) for entry in part), default=0.0
+    )
+
+
+def _removed(cache: Cache, entry: Entry) -> bool:
+    """Remove an object, unless its unit is committed by now; if it is just afterwards, put it back."""
+    unit = cache.format.unit_of(entry.key)
+    if unit is None:
+        cache.objects.remove(entry.key)
+        return True
+    if cache.is_committed(*unit):
+        return False
+    if entry.size > cache.format.most_bytes(unit[1]):
+        cache.objects.remove(entry.key)  # no unit has so many bytes: no writer can take it up
+        return True
+    data = cache.objects.get(entry.key, most=entry.size)
+    cache.objects.remove(entry.key)
+    # a writer looks for the object after its commit, and this for the commit after the removal: one of them sees the other
+    if cache.is_committed(*unit):
+        cache.objects.publish(entry.key, data)
+        return False
+    return True

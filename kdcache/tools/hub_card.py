@@ -1,0 +1,61 @@
+"""The card of a published cache: what its manifest says, for people, as a README with the hub's front matter."""
+
+from collections.abc import Sequence
+
+from kdcache.cache import Cache
+from kdcache.codecs import codec_spec
+from kdcache.errors import printable
+from kdcache.runtime.wording import counted
+
+_HEAD = """---
+tags:
+- kdcache
+- knowledge-distillation
+task_categories:
+- image-{task}
+---
+"""
+
+
+def card_text(cache: Cache, address: str, seeds: Sequence[int]) -> str:
+    """Return the card of `cache` at `address`, of which `seeds` are complete."""
+    manifest = cache.manifest
+    images = "with the images" if manifest.has_images else "without the images"
+    where = "" if manifest.has_images else " --data SPEC"
+    teacher, subset = manifest.teacher, manifest.samples is not None
+    samples = f"{manifest.num_held} of {manifest.rows}" if subset else str(manifest.rows)
+    units = f"units of {counted(manifest.unit_rows, 'row')} x {counted(manifest.seeds_per_unit, 'seed')}"
+    facts = {
+        "teacher": f"`{teacher['spec']}`, weights {teacher['sha256'][:16]}, run in {teacher['precision']}",
+        "data": f"`{manifest.source['spec']}`, {samples} samples, {manifest.classes} classes of the teacher, {images}",
+        "recipe of the views": f"`{manifest.recipe['name']}`, {manifest.recipe['fingerprint'][:16]}",
+        "codec": f"`{codec_spec(cache.codec)}`",
+        "complete seeds": ", ".join(map(str, seeds)) or "none",
+        "store": f"{manifest.store}, {units}",
+        "manifest": f"`{manifest.digest}`",
+    }
+    rows = "\n".join(f"| {name} | {_cell(text)} |" for name, text in facts.items())
+    return f"""{_HEAD.format(task=manifest.task)}
+# The logits of a teacher, cached
+
+A cache of kdcache: what a teacher says of each augmented view of a data set. Students are trained from it without running the
+teacher.
+
+| | |
+|---|---|
+{rows}
+
+```bash
+kdcache pull {address} cache
+kdcache verify cache
+kdcache train-student run --cache cache{where} --student timm:resnet18
+```
+
+`kdcache pull` prints the revision that it fetched; `--revision` fetches that one again. Every object is checked against its
+commit, and nothing in a cache is executed when it is read. The whole recipe is in `zarr.json`.
+"""
+
+
+def _cell(text: str) -> str:
+    """Return a text that cannot leave its cell of a table."""
+    return printable(" ".join(text.split())).replace("|", "\\|").replace("<", "&lt;")

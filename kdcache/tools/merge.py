@@ -1,0 +1,319 @@
+"""Copying units from cache to cache as they are, with their commits: merging caches, exporting a part of one.
+
+Of a subset of the samples the units are the same ones, with the same rows: a row's place says which sample it is, and views,
+partners and probes depend on that. What is not in the subset is zeros.
+"""
+
+import itertools
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcache.cache import Cache, Manifest, create_cache, open_cache
+from kdcache.cache.arrays import arrays_digest
+from kdcache.cache.coverage import ask_for_units, coverage_of
+from kdcache.cache.documents.commit import commit_key
+from kdcache.cache.inventory import Unit, committed
+from kdcache.cache.prefetch import fetched
+from kdcache.cache.source import CachedNames, source_of
+from kdcache.cache.source_check import source_differences
+from kdcache.cache.source_list import ListedNames, read_list
+from kdcache.cache.storage.rereading import agreed_bytes
+from kdcache.cache.subset import samples_arrays
+from kdcache.cache.writing import commit_unit, require_manifest, require_written, start_seed
+from kdcache.config.files import parse_seeds
+from kdcache.errors import CacheError, LargeObjectError, MismatchError, MissingUnitError, UsageError
+from kdcache.runtime.console import progress, say
+from kdcache.runtime.contrast import joined
+from kdcache.runtime.stopping import heeding, look, until_asked
+from kdcache.runtime.wording import counted
+from kdcache.shapes import Rows
+from kdcache.sources.selection import Named, are_numbers, parse_samples
+from kdcache.views import Recipe
+
+
+def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any]:
+    """Copy into `new` every unit that `caches` hold; run again, it goes on where it stopped.
+
+    Each object is checked against its commit on the way. Of a unit that several hold that of the first counts.
+
+    Args:
+        new: a new cache, which gets the manifest of the first, or one that is there already, whose own units count first.
+        caches: they agree in all that decides what a record means.
+
+    Returns:
+        `cache` (the new one), `units_written` now, their `bytes`, the `seconds` they took, and `from`: of each cache its
+        `cache`, `units`, and how many of them were `elsewhere`, in an earlier one. Also what `Coverage.to_json` tells of the
+        new one, which is asked for all that `caches` are.
+
+    Raises:
+        MismatchError: caches that were made otherwise; the fields that differ are named.
+        CacheError: a damaged unit, or a folder that cannot be written; what was copied stays.
+    """
+    sources = [open_cache(path) for path in caches]
+    for other in sources[1:]:
+        lines = sources[0].manifest.differences(other.manifest, here="there", there="here")
+        if source_lines := source_differences(sources[0], other):
+            lines = [*source_lines, *(line for line in lines if not line.startswith("source."))]
+        if lines:
+            raise MismatchError(
+                f"caches {sources[0]} and {other} were made otherwise ({joined(lines)}); merge what was dumped alike "
+                "(kdcache convert brings one to the other store)"
+            )
+    first = sources[0]
+    listed = first.source_arrays()
+    made = create_cache(new, first.manifest, first.fit(), samples=first.samples, source=listed)
+    made.require(sources[0].manifest)
+    start, seen, told, size, written = time.monotonic(), set[Unit](), [], 0, 0
+    for source in sources:
+        ask_for_units(made, coverage_of(source).asked)
+    with heeding(lambda: f": {written} units written"):
+        for source in sources:
+            units = list(committed(source))
+            elsewhere = sum(unit in seen for unit in units)
+            if elsewhere:
+                verb = "is" if elsewhere == 1 else "are"
+                units_text = counted(elsewhere, "unit")
+                say(f"note: {units_text} of {source} {verb} in an earlier cache, too, which counts")
+            told.append({"cache": str(source), "units": len(units), "elsewhere": elsewhere})
+            seen |= {*units}
+            copied = copy_units(source, made, units)
+            written, size = written + len(copied), size + sum(copied)
+            look()
+    require_written(made, seen)
+    return {"cache": str(made), "from": told, **copied_result(made, written, size, start)}
+
+
+def export_cache(
+    cache: str | Path,
+    new: str | Path,
+    *,
+    seeds: str | None = None,
+    units: str | None = None,
+    samples: str | None = None,
+    data: str | None = None,
+) -> dict[str, Any]:
+    """Copy some seeds, units or samples of a cache to `new`; run again, it goes on where it stopped.
+
+    Args:
+        cache: the cache.
+        new: the new cache; it has the same manifest, but of some samples only a manifest that says so.
+        seeds: `A:B`; by default all. Of seeds that share units all are wanted.
+        units: `A:B` of each seed, B left out, by default all. Units are blocks of rows, and so random samples of the source.
+        samples: numbers `A:B` in the source's order, or a text file with a key on each line; by default all.
+        data: spec of the source, whose keys these are; by default the tars of the cache tell.
+
+    Returns:
+        What `merge_caches` does, with `source` in the place of `from`, and how many `samples` of how many `rows` it holds.
+
+    Raises:
+        UsageError: seeds, units or samples that are not as they should be, or samples that the cache does not hold.
+        MissingUnitError: a seed of which the cache holds nothing.
+        MismatchError: `new` is another cache, or `data` not the cache's.
+        CacheError: a damaged unit, or a folder that cannot be written; what was copied stays.
+    """
+    source = open_cache(cache)
+    asked = _asked(source, seeds, units)
+    chosen = _chosen(source, samples, data)
+    manifest, start = _manifest(source, chosen), time.monotonic()
+    made = create_cache(new, manifest, source.fit(), samples=chosen, source=source.source_arrays())
+    made.require(manifest)
+    ask_for_units(made, asked)
+    wanted = [unit for unit in committed(source) if unit[1] in asked.get(unit[0], ())]
+    copied = copied_units(source, made, wanted)
+    require_written(made, wanted)
+    origin = {"source": str(source), "samples": made.manifest.num_held, "rows": made.manifest.rows}
+    return {"cache": str(made), **origin, **copied_result(made, len(copied), sum(copied), start)}
+
+
+def copied_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]:
+    """Copy those of `units` that `target` lacks, see `copy_units`; return the bytes of each.
+
+    Raises:
+        CacheError: a damaged unit, or a folder that cannot be written.
+        StoppedError: a signal told the process to stop; what was copied stays.
+    """
+    sizes: list[int] = []
+    with heeding(lambda: f": {len(sizes)} units written"):
+        sizes = copy_units(source, target, units)
+        look()
+    return sizes
+
+
+def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]:
+    """Copy those of `units` that `target` lacks, checked, each object before its commit; return the bytes of each.
+
+    If `target` is a subset of fewer samples, units are written anew without the others. Nothing
+    more is begun when the process is told to stop.
+
+    Raises:
+        CacheError: a damaged unit, or a folder that cannot be written.
+    """
+    there = committed(target)
+    todo = [unit for unit in units if unit not in there]
+    if todo:
+        target.objects.probe()
+    for seed in sorted({seed for seed, _ in todo}):
+        start_seed(target, seed)
+    sizes = []
+    near = source.whole_commit(*todo[0]).num_bytes if todo else 0  # units of a cache are of about one size
+    copied, manifest = _copied, source.manifest
+    if target.manifest.samples != manifest.samples:
+        copied = _thinned
+        near += 2 * manifest.unit_bytes  # records as read, and as written
+    with progress("copy", len(todo), "units") as bar:
+        wanted = until_asked(todo)
+        for size in fetched(lambda unit: copied(source, target, unit), wanted, num_bytes=near):
+            sizes.append(size)
+            bar.advance(1)
+    return sizes
+
+
+def _copied(source: Cache, target: Cache, unit: Unit) -> int:
+    commit, key = source.whole_commit(*unit), target.format.key(*unit)
+    data = source.unit_bytes(commit)
+    require_manifest(target)
+    is_ours = target.objects.publish(key, data)
+    if not is_ours and not _is_there(target, key, data) and not target.is_committed(*unit):
+        raise CacheError(
+            f"cache {target}: {key} is there with other bytes and without a commit, left by a killed writer; remove it "
+            f"(kdcache gc {target} --older-than 0s --delete, while nothing else writes there) and run this again"
+        )
+    target.objects.publish(commit_key(*unit), commit.to_bytes())  # False: another writer was here, and its unit counts
+    return len(data)
+
+
+def _is_there(target: Cache, key: str, data: bytes) -> bool:
+    """Return whether an object that is there has these bytes."""
+    try:
+        return agreed_bytes(target.objects, key, most=len(data)) == data
+    except LargeObjectError:
+        return False
+
+
+def _thinned(source: Cache, target: Cache, unit: Unit) -> int:
+    """Write a unit without the samples that are not in the subset that `target` is."""
+    commit = source.whole_commit(*unit)
+    data = source.unit_bytes(commit)
+    facts: dict[str, Any] = {
+        "absent": commit.absent,
+        "probes": commit.probes,
+        "statistics": commit.statistics,
+        "versions": commit.versions,
+    }
+    records, samples = source.decode_unit(commit, data), source.samples_of(commit, data)
+    return commit_unit(target, *unit, records, samples, **facts).num_bytes
+
+
+def require_unmixed(cache: Cache, way_out: str) -> None:
+    """Raise a UsageError if views of a cache are mixed: of a subset that is to hold images, those of partners are lost."""
+    if Recipe.from_dict(cache.manifest.recipe).mixing:
+        raise UsageError(
+            f"cache {cache}: recipe {cache.manifest.recipe['name']} mixes each view with another, whose image a subset "
+            f"with images would not hold; {way_out}"
+        )
+
+
+def _chosen(source: Cache, samples: str | None, data: str | None) -> Rows | None:
+    """Return the numbers of the samples that the new cache holds, rising; None if these are all."""
+    if data is not None and (samples is None or are_numbers(samples)):
+        raise UsageError(f"data {data} tells the keys of samples, and none are given; leave it out, or give --samples FILE")
+    if samples is None:
+        return source.samples
+    manifest = source.manifest
+    chosen = np.unique(parse_samples(samples, manifest.rows, lambda: _names(source, data)))
+    if source.samples is not None and (outside := np.setdiff1d(chosen, source.samples)).size:
+        raise UsageError(
+            f"samples {samples}: cache {source} is a subset of {manifest.num_held} of {manifest.rows} samples, which "
+            f"does not hold sample {outside[0]}; give samples that it holds, or the cache that it was exported from"
+        )
+    if len(chosen) == manifest.num_held:
+        return source.samples
+    if manifest.has_images:
+        require_unmixed(source, f"convert it first (kdcache convert {source} NEW --store zarr)")
+    return chosen
+
+
+def _names(source: Cache, data: str | None) -> Named:
+    """Return what tells the names of a cache's samples."""
+    listing = read_list(source) if data is None else None
+    if listing is not None:
+        return ListedNames(f"cache:{source}", listing.names)
+    if data is None and source.manifest.store == "webdataset":
+        return CachedNames(source)
+    return source_of(source, data)
+
+
+def _manifest(source: Cache, chosen: Rows | None) -> Manifest:
+    """Return the manifest of a cache with the chosen samples of `source`."""
+    if chosen is None or len(chosen) == source.manifest.num_held:
+        return source.manifest
+    digest, origin = arrays_digest(samples_arrays(chosen)), {"manifest": source.manifest.digest}
+    made_by = {**source.manifest.made_by, "exported_from": origin}
+    return replace(source.manifest, samples={"count": len(chosen), "sha256": digest}, made_by=made_by)
+
+
+def _asked(source: Cache, seeds: str | None, units: str | None) -> dict[int, Sequence[int]]:
+    """Return the units to copy, by the first of their seeds: also those that `source` is to get yet."""
+    manifest = source.manifest
+    coverage = coverage_of(source)
+    numbers = _parse_units(units, manifest.num_units)
+    firsts = set(coverage.asked) if seeds is None else _whole_groups(source, seeds)
+    if seeds is not None and (absent := sorted(firsts - set(coverage.held))):
+        held = "kdcache info shows what it holds"
+        raise MissingUnitError(f"cache {source} does not hold seed {absent[0]}; {held}")
+    asked: dict[int, Sequence[int]] = {}
+    for first in sorted(firsts):
+        there = coverage.asked.get(first, range(manifest.num_units))
+        is_whole = len(numbers) == manifest.num_units
+        asked[first] = there if is_whole else [unit for unit in there if unit in numbers]
+    return asked
+
+
+def _whole_groups(source: Cache, seeds: str) -> set[int]:
+    """Return the first of each group of seeds that share units.
+
+    Raises:
+        UsageError: of a group only some are asked for.
+    """
+    wanted = {*parse_seeds(seeds)}
+    groups = {source.manifest.unit_seeds(seed) for seed in wanted}
+    if short := sorted({*itertools.chain(*groups)} - wanted):
+        count = source.manifest.seeds_per_unit
+        raise UsageError(
+            f"seeds {seeds}: {count} seeds of cache {source} share each unit; ask for whole groups "
+            f"({', '.join(map(str, short[:5]))} are missing)"
+        )
+    return {group[0] for group in groups}
+
+
+def _parse_units(text: str | None, most: int) -> range:
+    if text is None:
+        return range(most)
+    found = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", text)
+    numbers = range(int(found[1]), int(found[2])) if found else range(0)
+    if not numbers or numbers.stop > most:
+        raise UsageError(f"units {text!r} are not of the form A:B with B left out; the cache has units 0:{most} of each seed")
+    return numbers
+
+
+def copied_result(made: Cache, written: int, size: int, start: float) -> dict[str, Any]:
+    """Return what is told of units that were copied, and of what a cache then holds.
+
+    Args:
+        made: the cache.
+        written: how many units were copied.
+        size: their bytes.
+        start: when that began, as `time.monotonic` tells.
+    """
+    return {
+        "units_written": written,
+        "bytes": size,
+        "seconds": time.monotonic() - start,
+        **coverage_of(made).to_json(),
+    }

@@ -1,0 +1,1 @@
+"""Training a student: a run in a folder, its steps, its evaluation, its checkpoints."""

@@ -1,0 +1,193 @@
+"""Evaluation: a model's scores on a source, divided among the processes of a run."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdcache.errors import KdcacheError, MismatchError, UnreadableSampleError, UsageError, quoted
+from kdcache.models.inference import model_code
+from kdcache.runtime.console import progress
+from kdcache.runtime.device import Compute
+from kdcache.runtime.distributed import StopLook, is_main, on_main, raise_together, rank, world_size
+from kdcache.runtime.waiting import waiting
+from kdcache.shapes import Size, ViewLogits, Views, size_text
+from kdcache.sources import Source, open_source, task_of
+from kdcache.sources.read_check import ReadCheck
+from kdcache.tasks import open_task
+from kdcache.tasks.segmentation import check_window, slide
+from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe, shipped_recipes
+
+
+class Evaluation:
+    """The views that students are evaluated on."""
+
+    def __init__(
+        self,
+        data: str,
+        training: Source,
+        recipe: Recipe,
+        *,
+        size: Size,
+        batch_size: int,
+        compute: Compute,
+        window: Sequence[int] | None = None,
+    ) -> None:
+        """Open `data`.
+
+        Args:
+            data: spec of the source.
+            training: the source of the training views, which must have the same classes.
+            recipe: of evaluation views.
+            size: of the model's input; views of segmentation have the recipe's own size.
+            batch_size: views of a batch, over all processes; of views as large as their images there is one in a batch.
+            compute: where and how models run.
+            window: height and width of windows that slide over the views of segmentation; by default they are seen whole.
+
+        Raises:
+            MismatchError: other classes than the training source has, or targets of another kind.
+            UsageError: a window that is none, or for classification.
+        """
+        self.source, self._compute = open_source(data), compute
+        self.recipe = recipe
+        _require_same_classes(training, self.source)
+        self._task, self._window = open_task(task_of(self.source)), check_window(window)
+        is_map = self._task.name == "segmentation"
+        if self._window and not is_map:
+            raise UsageError("eval_window is for segmentation; leave it out")
+        order = np.arange(len(self.source))
+        # all that cannot be read is told at once
+        sizes = [None if is_map else size]
+        self._dataset = ViewDataset(self.source, recipe, order, sizes=sizes, skip_unreadable=True)
+        mine, share = range(len(self.source))[rank() :: world_size()], max(batch_size // world_size(), 1)
+        share = 1 if recipe.size is None else share
+        self._first = [(row, 0) for row in mine[:1]]
+        batches = [[(row, 0) for row in mine[start : start + share]] for start in range(0, len(mine), share)]
+        self._num_looks = -(-(len(self.source) // world_size()) // share)  # batches that all have
+        workers, pin_memory = compute.config.workers, compute.pin_memory
+        self._loader = ViewLoader(self._dataset, batches, workers=workers, pin_memory=pin_memory)
+
+    def close(self) -> None:
+        """End the loader workers."""
+        self._loader.close()
+
+    def require_readable(self) -> None:
+        """Render every view once, without a model; of files that were read before one is enough.
+
+        Raises:
+            UnreadableSampleError: samples that cannot be read, in every process.
+            KdcacheError: views that cannot be rendered.
+        """
+        check = ReadCheck(self.source)
+        if on_main(check.is_known, "what was read of the evaluation data"):
+            self._dataset.batch([(0, 0)])  # that may have been under another recipe
+            return
+        raise_together(self._unreadable(), "the evaluation data to be read")
+        if is_main():
+            check.keep()
+
+    def _unreadable(self) -> KdcacheError | None:
+        """Return what is wrong with this process's share of the data."""
+        absent: list[str] = []
+        try:
+            shown = progress("evaluation data", len(self.source), "samples", is_shown=is_main())
+            with shown as bar:
+                for batch in self._loader:
+                    absent += [reason for _, reason in batch.absent]
+                    bar.advance(len(batch.rows) * world_size())
+        except KdcacheError as error:
+            return error
+        if not absent:
+            return None
+        others = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
+        return UnreadableSampleError(f"eval_data: {absent[0]}{others}")
+
+    @torch.no_grad()
+    def try_out(self, model: nn.Module) -> None:
+        """Run a model of segmentation on the first view: evaluation has views of other sizes.
+
+        Raises:
+            ModelError: it fails; scores would fail after a whole epoch.
+        """
+        if self._task.name != "segmentation" or not self._first:
+            return
+        is_training = model.training
+        views = self._compute.move(self._dataset.batch(self._first).views[0])
+        with self._compute.autocast():
+            self._logits(model.eval(), views)
+        model.train(is_training)
+
+    @torch.no_grad()
+    def scores(self, models: dict[str, nn.Module]) -> dict[str, float]:
+        """Return the task's scores of each model, under its name and theirs, from one pass.
+
+        Raises:
+            UnreadableSampleError: a sample that cannot be read any more.
+            StoppedError: a process of the run was told to stop.
+        """
+        look = StopLook()
+        names = getattr(self.source, "class_names", None) or tuple(map(str, range(self.source.classes)))
+        scores = {name: self._task.score(names, self._compute.device) for name in models}
+        for model in models.values():
+            model.eval()
+        for number, batch in enumerate(self._loader):
+            if number < self._num_looks:
+                look()
+            for _, reason in batch.absent:
+                raise UnreadableSampleError(f"eval_data: {reason}")
+            views, targets = self._compute.move(batch.views[0]), self._compute.move(batch.labels.first)
+            for name, model in models.items():
+                with self._compute.autocast():
+                    logits = self._logits(model, views)
+                scores[name].add(logits, targets)
+        with waiting("the scores of all processes"):
+            results = {name: score.result() for name, score in scores.items()}
+        named = {}
+        for name, of_model in results.items():
+            named.update({f"{name}{key}": value for key, value in of_model.items()})
+        return named
+
+    def _logits(self, model: nn.Module, views: Views) -> ViewLogits:
+        with model_code(f"a model on evaluation views of {size_text(views.shape[2:])}"):
+            logits: ViewLogits = slide(model, views, self._window) if self._window else model(views)
+        return logits
+
+
+def evaluation_recipe(named: str | None, training: Recipe, *, is_from_cache: bool) -> Recipe:
+    """Return the recipe of evaluation views: the one named, else the one that the training recipe names.
+
+    Args:
+        named: a shipped recipe or a TOML file, if the user names one.
+        training: the recipe of the training views.
+        is_from_cache: whether that comes from a cache, which may then name a shipped recipe, but no file of this machine.
+
+    Raises:
+        UsageError: the recipe of a cache names another than a shipped one.
+    """
+    if named is None and is_from_cache and training.eval not in shipped_recipes():
+        raise UsageError(
+            f"the cache names evaluation recipe {quoted(training.eval)}, which is not one of "
+            "kdcache's; name the recipe "
+            "yourself: --set eval_recipe=NAME or FILE.toml"
+        )
+    return load_recipe(named or training.eval).with_mode(training.mode)
+
+
+def _require_same_classes(training: Source, evaluated: Source) -> None:
+    if task_of(evaluated) != task_of(training):
+        raise MismatchError(
+            f"eval_data {evaluated.spec} is for {task_of(evaluated)}, data {training.spec} for {task_of(training)}"
+        )
+    if evaluated.classes != training.classes:
+        raise MismatchError(
+            f"eval_data {evaluated.spec} has {evaluated.classes} classes, data {training.spec} {training.classes}; "
+            "give sets of the same classes"
+        )
+    names = [getattr(one, "class_names", None) for one in (training, evaluated)]
+    if None not in names and names[0] != names[1]:
+        differing = next((a, b) for a, b in zip(*names, strict=True) if a != b)
+        raise MismatchError(
+            f"eval_data {evaluated.spec} calls a class {differing[1]!r} that data {training.spec} calls {differing[0]!r}; "
+            "give sets of the same classes"
+        )

@@ -1,0 +1,181 @@
+"""timm's optimisers and schedules, behind two small tables of settings."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdcache.config.spec import choose
+from kdcache.errors import UsageError
+from kdcache.runtime.user_code import exception_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Settings of timm.optim.create_optimizer_v2."""
+
+    name: str = "sgd"
+    """Any of timm.optim.list_optimizers(): sgd (with Nesterov momentum), momentum (without), adamw, rmsproptf, lamb, ..."""
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    decay_norm_and_bias: bool = False
+    """Whether weight decay also applies to norms and biases."""
+    layer_decay: float | None = None
+    """Factor of the rate from each group of layers to the one before it, such as 0.75; of models whose groups timm knows."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the optimiser."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"optimizer.lr is {self.lr}; it must be above 0")
+        if not 0 <= self.momentum < 1:
+            raise UsageError(f"optimizer.momentum is {self.momentum}; it must be from 0 to below 1")
+        _require_from_zero("optimizer", self, "weight_decay")
+        if self.layer_decay is not None and not 0 < self.layer_decay < math.inf:
+            raise UsageError(f"optimizer.layer_decay is {self.layer_decay}; it must be above 0")
+        _require_own("optimizer", self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Settings of timm.scheduler.create_scheduler_v2; lengths are in epochs, the rate changes each step."""
+
+    name: str = "cosine"
+    """One of timm's: cosine, step, multistep, poly, tanh, in newer versions constant, wsd, rsqrt (with a warm-up); or none."""
+    warmup_epochs: float = 0.0
+    warmup_lr: float = 1e-5
+    min_lr: float = 0.0
+    decay_epochs: float = 30.0
+    """Of step: epochs between decays. Of wsd and rsqrt: the length of the decay at the end, below 1 as a share of all."""
+    decay_milestones: tuple[int, ...] = (90, 180, 270)
+    """Of multistep: epochs after which it decays."""
+    decay_rate: float = 0.1
+    """Of step and multistep: the factor of a decay. Of poly: the power, 0.9 in most papers."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of timm's create_scheduler_v2, such as cycle_limit, k_decay or noise."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.decay_epochs < math.inf:
+            raise UsageError(f"schedule.decay_epochs is {self.decay_epochs}; it must be above 0")
+        _require_from_zero("schedule", self, "warmup_epochs", "warmup_lr", "min_lr", "decay_rate")
+        if any(epoch < 0 for epoch in self.decay_milestones):
+            told = list(self.decay_milestones)
+            raise UsageError(f"schedule.decay_milestones is {told}; they must be 0 or more")
+        _require_own("schedule", self)
+
+
+def _require_from_zero(table: str, config: Any, *names: str) -> None:
+    """Raise a UsageError if one of these settings is below 0, or no finite number."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < math.inf:
+            raise UsageError(f"{table}.{name} is {value}; it must be 0 or more")
+
+
+def _require_own(table: str, config: Any) -> None:
+    """Raise a UsageError if the further arguments name a setting that has a key of its own."""
+    for name in config.options:
+        if name in {one.name for one in fields(config)}:
+            raise UsageError(f"{table}.options has {name}; say {table}.{name}")
+
+
+def check_optimizer(config: OptimizerConfig) -> None:
+    """Check settings by a step of the optimiser on a small network, before anything is opened.
+
+    Raises:
+        UsageError: an unknown optimiser (the nearest is suggested) or argument, or a wrong value.
+    """
+    with torch.random.fork_rng(devices=[]):
+        network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+        optimizer = make_optimizer(network, replace(config, layer_decay=None))
+        with _told_in_a_line("optimizer", config.name):
+            network(torch.ones(2, 3)).square().sum().backward()
+            optimizer.step()
+
+
+def check_schedule(config: ScheduleConfig, *, epochs: int) -> None:
+    """Check settings by some steps of the schedule, before anything is opened.
+
+    Raises:
+        UsageError: an unknown schedule (the nearest is suggested) or argument, or a wrong value.
+    """
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = make_schedule(optimizer, config, epochs=epochs, steps_per_epoch=1)
+    with _told_in_a_line("schedule", config.name):
+        for epoch in range(min(epochs, _TRIED_EPOCHS) + 1):
+            schedule.step_update(epoch)
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return the optimiser of `model`'s parameters.
+
+    Raises:
+        UsageError: an unknown optimiser (the nearest is suggested) or argument.
+    """
+    from timm.optim import create_optimizer_v2, list_optimizers  # noqa: PLC0415
+
+    choose(config.name.lower(), list_optimizers(), "optimizer.name")
+    with _told_in_a_line("optimizer", config.name):
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(
+            model,
+            opt=config.name,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            filter_bias_and_bn=not config.decay_norm_and_bias,
+            layer_decay=config.layer_decay,
+            **config.options,
+        )
+    return optimizer
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, config: ScheduleConfig, *, epochs: int, steps_per_epoch: int) -> Any:
+    """Return timm's schedule; `step_update(step)` sets the rate after each step.
+
+    Raises:
+        UsageError: an unknown schedule (the nearest is suggested) or argument.
+    """
+    from timm.scheduler import create_scheduler_v2  # noqa: PLC0415
+
+    choose(config.name, _SCHEDULES, "schedule.name")
+    if config.name == "none":
+        return _Constant()
+    settings = {key: value for key, value in asdict(config).items() if key not in ("name", "options")}
+    with _told_in_a_line("schedule", config.name):
+        schedule, _ = create_scheduler_v2(
+            optimizer,
+            sched=config.name,
+            num_epochs=epochs,
+            updates_per_epoch=steps_per_epoch,
+            step_on_epochs=False,
+            warmup_prefix=False,
+            **settings,
+            **config.options,
+        )
+    if schedule is None:
+        raise UsageError(f"schedule {config.name} is not in this version of timm; upgrade it, or choose another")
+    return schedule
+
+
+@contextmanager
+def _told_in_a_line(what: str, name: str) -> Iterator[None]:
+    """Run timm's code on settings of the user: whatever it raises is a UsageError."""
+    try:
+        yield
+    except Exception as error:
+        reason = exception_text(error).rstrip(".")
+        raise UsageError(f"{what} {name}: {reason}; check its settings") from error
+
+
+_TRIED_EPOCHS = 1000
+_SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "constant", "wsd", "rsqrt", "none")
+
+
+class _Constant:
+    def step_update(self, num_updates: int) -> None:
+        """Leave the learning rate as it is."""

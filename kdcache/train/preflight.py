@@ -1,0 +1,55 @@
+"""What can be known to be wrong with a training before its data and models are opened."""
+
+import os
+from pathlib import Path
+
+from kdcache.config.files import parse_seeds
+from kdcache.errors import UsageError
+from kdcache.models.model import check_model
+from kdcache.runtime.console import summary_writer
+from kdcache.runtime.device import Compute
+from kdcache.tasks.segmentation import check_window
+from kdcache.train.config import TrainConfig
+from kdcache.train.optim import check_optimizer, check_schedule
+from kdcache.views import load_recipe
+
+
+def check_training(config: TrainConfig, compute: Compute) -> None:
+    """Check settings that say something about each other, a library or this machine.
+
+    Raises:
+        KdcacheError: one of them cannot be used.
+    """
+    if config.sync_batch_norm and compute.device.type != "cuda":
+        raise UsageError("sync_batch_norm is for CUDA only; leave it out")
+    if config.tensorboard:
+        summary_writer()
+    if config.slab_dir is not None:
+        require_writable(Path(config.slab_dir), "slab_dir")
+    check_optimizer(config.optimizer)
+    check_schedule(config.schedule, epochs=config.epochs)
+    if config.seeds is not None:
+        parse_seeds(config.seeds)
+    if config.recipe is not None:
+        load_recipe(config.recipe)
+    if config.eval_recipe is not None:
+        load_recipe(config.eval_recipe)
+    check_window(config.eval_window)
+    for spec in filter(None, (config.student, config.teacher)):
+        check_model(spec)
+
+
+def require_writable(folder: Path, what: str) -> None:
+    """Check that a folder can be written, or made; nothing is.
+
+    Raises:
+        UsageError: it cannot, or a file lies there.
+    """
+    nearest = folder.absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    where = f"{what} {folder}: {nearest}"
+    if not nearest.is_dir():
+        raise UsageError(f"{where} is no folder; choose another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"{where} cannot be written; choose another place")

@@ -1,0 +1,483 @@
+"""A student with all that trains it: one epoch loop, one step, and the state from which both go on."""
+
+import hashlib
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from kdcache.errors import KdcacheError, MismatchError, UsageError
+from kdcache.loader.opening import open_replay
+from kdcache.loader.order import EpochSampler, Split, epoch_views, num_steps
+from kdcache.loader.teachers import Teacher, open_teacher
+from kdcache.losses import Loss, open_loss
+from kdcache.models.first_batch import check_gradients, check_student, require_trainable
+from kdcache.models.inference import model_code
+from kdcache.models.model import VisionModel, open_model
+from kdcache.runtime.agreement import require_same, require_same_weights
+from kdcache.runtime.console import Clock, Metrics, progress, say, steady_rate
+from kdcache.runtime.device import Compute
+from kdcache.runtime.distributed import (
+    all_sum,
+    broadcast_buffers,
+    broadcast_object,
+    is_main,
+    on_main,
+    rank,
+    stoppable_alone,
+    world_size,
+)
+from kdcache.runtime.user_code import exception_text
+from kdcache.runtime.waiting import waiting
+from kdcache.runtime.wording import named
+from kdcache.shapes import Rows, Size
+from kdcache.sources import task_of
+from kdcache.tasks import open_task
+from kdcache.tasks.seen_labels import SeenLabels
+from kdcache.train.checkpoint import what_is_kept
+from kdcache.train.config import TrainConfig
+from kdcache.train.evaluation import Evaluation, evaluation_recipe
+from kdcache.train.optim import make_optimizer, make_schedule
+from kdcache.train.preflight import check_training
+from kdcache.views import Batch, ViewDataset, ViewLoader, seed_generators
+
+_NO_ROWS: Rows = np.empty(0, np.int64)
+
+
+class Trainer:
+    """A student, its views, its teacher, and where in the training they are."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.compute = Compute(config.compute)
+        on_main(lambda: check_training(config, self.compute), "what can be known of the settings")
+        self.loss: Loss = open_loss(config.loss)
+        self.replay = open_replay(config, self.loss)
+        source, recipe = self.replay.source, self.replay.recipe
+        self.task = open_task(task_of(source))
+        self.task.check(self.loss, config.loss)
+        if self.loss.needs_all and recipe.mixing:
+            raise UsageError(f"loss {config.loss} needs one label a view, and recipe {recipe.name} mixes; use dist or kl")
+        seed_generators(config.run_seed, 0)
+        self.student: VisionModel = open_model(config.student, classes=source.classes, recipe=recipe, task=self.task.name)
+        require_trainable(self.student)
+        self.model = self._place()
+        self.teacher, sizes = self._teacher()
+        self.sampler = EpochSampler(
+            Split(batch_size=config.batch_size, parts=config.accumulate, process=rank(), processes=world_size())
+        )
+        dataset = ViewDataset(source, recipe, self.replay.order, sizes=sizes)
+        workers, pin_memory = config.compute.workers, self.compute.pin_memory
+        self.loader = ViewLoader(dataset, self.sampler, workers=workers, pin_memory=pin_memory)
+        self._labels = SeenLabels(source)
+        self.evaluation = self._evaluation()
+        if self.evaluation is not None:
+            SeenLabels(self.evaluation.source)  # tells what is known of them
+            if not config.compute.compile:
+                self.evaluation.try_out(self.model)
+        self.optimizer = make_optimizer(self.student.module, config.optimizer)
+        self._steps = num_steps(len(self.replay.rows(_NO_ROWS)), config.batch_size)
+        self.schedule = make_schedule(self.optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=self._steps)
+        self.scaler = self.compute.scaler()
+        self.average = self._average()
+        self._require_agreement()
+        self.parallel = self._parallel()
+        self.epoch = self.epoch_step = self.step = 0
+        """Epochs that are done, steps of the next one that are done, and steps in all."""
+        self._unscored: dict[str, Any] | None = None
+        """The line of an epoch that is trained and not evaluated yet."""
+        self._sums: dict[str, Tensor] = {}
+        self._left_out = _NO_ROWS
+        self._clock = Clock()
+        self._is_first_step = True
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are trained and evaluated."""
+        return self.epoch >= self.config.epochs and self._unscored is None
+
+    @property
+    def epochs_scored(self) -> int:
+        """How many epochs are trained and evaluated."""
+        return self.epoch if self._unscored is None else self.epoch - 1
+
+    def run_epoch(
+        self,
+        metrics: Metrics,
+        after_step: Callable[[], None] = lambda: None,
+        before_evaluation: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:
+        """Train what is left of the epoch, evaluate, and return the epoch's line of metrics.
+
+        A run that was stopped in the evaluation goes on with that.
+
+        Args:
+            metrics: where lines of steps go.
+            after_step: called after each step but the epoch's last, when `state` may be taken.
+            before_evaluation: called after the epoch's last step, when `state` may be taken.
+
+        Raises:
+            KdcacheError: missing or damaged units, unreadable samples, a loss that is not finite.
+            StoppedError: a process of the run was told to stop while it waited.
+        """
+        if self._unscored is None:
+            self._unscored = self._train_epoch(metrics, after_step)
+            before_evaluation()
+        line = self._unscored | self.evaluate()
+        self._unscored = None
+        return line
+
+    def _train_epoch(self, metrics: Metrics, after_step: Callable[[], None]) -> dict[str, Any]:
+        """Train what is left of the epoch, and return its line of metrics without scores."""
+        seeds = self._start_epoch()
+        title = f"epoch {self.epoch + 1}/{self.config.epochs}"
+        with progress(title, self.sampler.num_steps, "steps", is_shown=is_main()) as bar:
+            bar.advance(self.epoch_step)
+            batches = self._clock.waiting("data_seconds", self.loader)
+            for parts in _in_turns(batches, self.config.accumulate):
+                with self._together():
+                    terms = self.train_step(parts)
+                for name, value in terms.items():
+                    self._sums[name] = self._sums.get(name, 0.0) + value
+                if self.step % self.config.log_steps == 0:
+                    metrics.write({"kind": "step", **self._place_and_rate(), **_numbers(terms)})
+                if self.epoch_step < self.sampler.num_steps:
+                    after_step()
+                bar.advance(1)
+        losses = self.require_finite()
+        seconds = self._clock.total()
+        line = {"kind": "epoch", **self._place_and_rate(), "seed": seeds[0], **losses, "seconds": seconds}
+        line |= {"views_per_second": self.epoch_step * self.config.batch_size / seconds, **self._clock.parts}
+        self.epoch, self.epoch_step, self._sums = self.epoch + 1, 0, {}
+        return line
+
+    def probe(self, *, seconds: float) -> dict[str, Any]:
+        """Train a few steps of an epoch to see how long they take; the trainer is of no use afterwards.
+
+        Returns:
+            `steps_per_epoch`, `views_per_second`, and `data_share`, the share of the time that was spent waiting for views.
+        """
+        self._start_epoch()
+        times, size = [time.monotonic()], self.config.batch_size
+        for parts in _in_turns(self._clock.waiting("data_seconds", self.loader), self.config.accumulate):
+            float(self.train_step(parts)["loss"])  # waits for the device
+            times.append(time.monotonic())
+            if len(times) == 2:
+                self._clock.restart()  # the first step waits for loader workers, and compiles
+            if len(times) > 3 and broadcast_object(times[-1] - times[0] > seconds):
+                break
+        return {
+            "steps_per_epoch": self.sampler.num_steps,
+            "views_per_second": steady_rate(times, [min(size, len(self.replay.source))] * (len(times) - 1)),
+            "data_share": self._clock.parts.get("data_seconds", 0.0) / self._clock.total() if len(times) > 2 else 0.0,
+        }
+
+    def train_step(self, parts: Iterable[Batch]) -> dict[str, Tensor]:
+        """Take one optimiser step over the parts of a batch.
+
+        Returns:
+            The loss and its weighted terms, means over all processes, detached, on the device.
+        """
+        parts = list(parts)
+        if self.step == 0:
+            for part in parts:
+                self._labels.add(part)
+            self._labels.tell()
+        self.compute.seed(seed_generators(self.config.run_seed, self.epoch + 1, self.epoch_step, rank()))  # dropout's
+        sums: dict[str, Tensor] = {}
+        for number, part in enumerate(parts, 1):
+            with self._synchronised(number == self.config.accumulate):
+                terms = self._terms(part, is_first=self._is_first_step and number == 1)
+                loss = torch.stack(list(terms.values())).sum() / self.config.accumulate
+                with model_code(f"training of model {self.student.spec}"):
+                    self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            for name, term in {"loss": loss * self.config.accumulate, **terms}.items():
+                sums[name] = sums.get(name, 0.0) + term.detach() / (self.config.accumulate * world_size())
+        if self._is_first_step and world_size() > 1:
+            check_gradients(self.student)
+        self._is_first_step = False
+        if self.config.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.student.module.parameters(), self.config.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.epoch_step += 1
+        self._set_rate()
+        if self.average is not None:
+            self.average.update(self.student, step=self.step)
+        return dict(zip(sums, all_sum(torch.stack([*sums.values()])), strict=True))
+
+    def _terms(self, batch: Batch, *, is_first: bool) -> dict[str, Tensor]:
+        """Return the weighted terms of the loss of a part of a batch; the first is looked at."""
+        labels = batch.labels.to(self.compute.move)
+        with self._clock.part("cache_seconds"):
+            teacher = self.teacher.rows(batch)
+        with self.compute.autocast(), model_code(f"training of model {self.student.spec}"):
+            logits = self.parallel(self.compute.move(batch.views[0]))
+        if is_first:
+            check_student(self.student, logits, self.replay.source.classes)
+        return self.task.terms(self.loss, logits, teacher, labels, label_smoothing=self.config.label_smoothing)
+
+    def evaluate(self) -> dict[str, float]:
+        """Return scores on the evaluation data, if there is any (`top1`, `top5`, `eval_loss`), and these after `ema_`."""
+        if self.evaluation is None:
+            return {}
+        models: dict[str, nn.Module] = {"": self.model}
+        if self.average is not None:
+            models["ema_"] = self.average.module
+        for model in models.values():
+            broadcast_buffers(model)  # each process has batch norms of its own
+        with stoppable_alone():
+            return self.evaluation.scores(models)
+
+    def require_readable_evaluation(self) -> None:
+        """Check that all evaluation data can be read, unless that is known.
+
+        Raises:
+            KdcacheError: some of it cannot.
+        """
+        if self.evaluation is not None:
+            self.evaluation.require_readable()
+
+    def close(self) -> None:
+        """End loader workers, and what is fetched ahead."""
+        self.loader.close()
+        if self.evaluation is not None:
+            self.evaluation.close()
+        for use in self.replay.caches:
+            if use.stream is not None:
+                use.stream.close()
+
+    def weights(self) -> dict[str, nn.Module]:
+        """Return the modules whose weights are the result: `student`, and `ema` if there is an average."""
+        return {"student": self.student.module, **({"ema": self.average.module.module} if self.average else {})}
+
+    def require_finite(self) -> dict[str, float]:
+        """Return the mean losses of the epoch so far.
+
+        Raises:
+            KdcacheError: they are not finite.
+        """
+        losses = {name: value / max(self.epoch_step, 1) for name, value in _numbers(self._sums).items()}
+        if not math.isfinite(losses.get("loss", 0.0)):
+            raise KdcacheError(
+                f"the loss of epoch {self.epoch + 1} is {losses['loss']}; lower optimizer.lr ({self.config.optimizer.lr}), set "
+                f"clip_grad, or use another precision; {what_is_kept(Path(self.config.run))}"
+            )
+        return losses
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a resume needs, as tensors and plain values."""
+        state = {
+            "epoch": self.epoch,
+            "epoch_step": self.epoch_step,
+            "step": self.step,
+            "unscored": self._unscored,
+            "sums": _numbers(self._sums),
+            "clock": {"total": self._clock.total(), **self._clock.parts} if self.epoch_step else {},
+            "seeds": self.replay.seeds,
+            "left_out": torch.from_numpy(self._left_out),
+            "identity": self._identity(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        return state | {name: module.state_dict() for name, module in self.weights().items()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state`.
+
+        Raises:
+            MismatchError: it was saved with another data set or cache, or by a student whose code is another by now.
+        """
+        for name, value in self._identity().items():
+            if state["identity"].get(name) != value:
+                raise MismatchError(
+                    f"run {self.config.run} was trained with another {name} "
+                    f"({state['identity'].get(name)} there, {value} now); choose a new run folder"
+                )
+        with self._fitting("weights"):
+            for name, module in self.weights().items():
+                module.load_state_dict(state[name])
+        with self._fitting("state of the optimizer"):
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.epoch_step, self.step = state["epoch"], state["epoch_step"], state["step"]
+        if state["seeds"] != self.replay.seeds:  # the cache has more by now: their turns would change
+            seeds, more = named(state["seeds"], "seed"), named(self.replay.seeds, "seed")
+            begun = f"the run goes on with {seeds}, which it began with"
+            say(f"note: {begun}; the cache holds {more} by now")
+            self.replay = replace(self.replay, seeds=state["seeds"])
+            self.teacher, _ = self._teacher()
+        self._unscored = state.get("unscored")
+        self._left_out = state["left_out"].numpy()
+        self._sums = {name: torch.tensor(value, device=self.compute.device) for name, value in state["sums"].items()}
+        self._clock = Clock(**state["clock"])
+
+    @contextmanager
+    def _fitting(self, what: str) -> Iterator[None]:
+        """Load a part of a checkpoint in the block: it fits no longer if the student is built otherwise by now."""
+        try:
+            yield
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise MismatchError(
+                f"run {self.config.run}: the {what} of its checkpoint do not fit: {exception_text(error)}; the code of "
+                f"{self.config.student}, timm or torch is another than when the run began: go back to it, or choose a new run "
+                "folder"
+            ) from error
+
+    def _start_epoch(self) -> list[int]:
+        """Set the views of the epoch, and return its seeds."""
+        seeds, following = (self._seeds(epoch) for epoch in (self.epoch, self.epoch + 1))
+        self._left_out = self._start_teacher(seeds, following if self.epoch + 1 < self.config.epochs else [])
+        for use in self.replay.caches:
+            use.check_images(seeds)
+        rows, length = self.replay.rows(self._left_out), len(self.replay.source)
+        if not len(rows):
+            raise KdcacheError(
+                f"nothing to train on: of the samples of {self.replay.source.spec} that are asked for, seed {seeds[0]} "
+                "holds none that could be read when it was dumped"
+            )
+        key = {"run_seed": self.config.run_seed, "epoch": self.epoch}
+        views = epoch_views(rows, length, seeds, self.replay.recipe, **key, blocks=self.replay.blocks)
+        self.sampler.set_epoch(views, first_step=self.epoch_step, before=self._streams(views))
+        if self.step:
+            self._set_rate()
+        self.parallel.train()
+        if not self.epoch_step:
+            self._clock = Clock()
+        return seeds
+
+    def _streams(self, views: Rows) -> Callable[[Rows], None]:
+        """Have what is read window by window make ready for the epoch; return what must know of each step's views."""
+        streams = [use.stream for use in self.replay.caches if use.stream is not None]
+        if streams and self.replay.blocks is not None:
+            windows = self.replay.blocks.windows(self.config.run_seed, self.epoch)
+            following = views[self.epoch_step * self.config.batch_size :]
+            for stream in streams:
+                stream.open_epoch(windows, int(following[0, 0]))
+
+        def before(step: Rows) -> None:
+            for stream in streams:
+                stream.before(step)
+
+        return before
+
+    def _start_teacher(self, seeds: list[int], following: list[int]) -> Rows:
+        """Make the teacher ready for the epoch, and return the rows that it leaves out.
+
+        Of an epoch that was begun these are those of then.
+
+        It sees the units that rank 0 sees: a cache that is still written to may hold more by the
+        time that another process, or a resumed run, looks, but never less.
+        """
+        left_out = np.unique(np.concatenate([*self.teacher.start(seeds, following).values()]))
+        return self._left_out if self.epoch_step else left_out
+
+    def _seeds(self, epoch: int) -> list[int]:
+        seeds, count = self.replay.seeds, self.config.repeats
+        return [seeds[turn % len(seeds)] for turn in range(epoch * count, (epoch + 1) * count)]
+
+    def _set_rate(self) -> None:
+        """Set the learning rate by the share of the epoch that is done: one that lacks rows is no shorter for the schedule."""
+        done = self.epoch + self.epoch_step / max(self.sampler.num_steps, 1)
+        self.schedule.step_update(round(done * self._steps))
+
+    def _place_and_rate(self) -> dict[str, Any]:
+        return {"step": self.step, "epoch": self.epoch + 1, "lr": self.optimizer.param_groups[0]["lr"]}
+
+    def _identity(self) -> dict[str, str]:
+        caches = ", ".join(use.cache.manifest.digest for use in self.replay.caches) or "none"
+        evaluated = self.evaluation.source.fingerprint if self.evaluation is not None else "none"
+        own = {"source": self.replay.source.fingerprint, "recipe": self.replay.recipe.fingerprint}
+        return {**own, "teacher": self.teacher.identity, "cache": caches, "evaluation source": evaluated}
+
+    def _require_agreement(self) -> None:
+        """Check that all processes train the same: gradients are averaged, and nothing would tell.
+
+        Raises:
+            MismatchError: they do not.
+        """
+        samples = self.replay.samples
+        chosen = "all" if samples is None else hashlib.sha256(samples.tobytes()).hexdigest()
+        recipe = "none" if self.evaluation is None else self.evaluation.recipe.fingerprint
+        facts = {
+            **self._identity(),
+            "evaluation recipe": recipe,
+            "list of samples": chosen,
+        }
+        require_same(facts, "what the run is made of")
+        require_same_weights(self.student.module)
+
+    def _place(self) -> nn.Module:
+        """Return the student on its device, with batch norms over all processes if so configured."""
+        if self.config.sync_batch_norm:
+            self.student.module = nn.SyncBatchNorm.convert_sync_batchnorm(self.student.module)  # type: ignore[no-untyped-call]
+        return self.compute.place(self.student)
+
+    def _teacher(self) -> tuple[Teacher, list[Size]]:
+        return open_teacher(self.config, self.replay, self.loss, self.student, self.compute)
+
+    def _parallel(self) -> nn.Module:
+        if world_size() == 1:
+            return self.model
+        index = [self.compute.device.index] if self.compute.device.type == "cuda" else None
+        return DistributedDataParallel(self.model, device_ids=index)
+
+    def _average(self) -> Any:
+        from timm.utils import ModelEmaV3  # noqa: PLC0415
+
+        config = self.config.ema
+        return ModelEmaV3(self.student, decay=config.decay, use_warmup=config.warmup) if config.decay else None
+
+    def _evaluation(self) -> Evaluation | None:
+        if self.config.eval_data is None:
+            return None
+        is_from_cache = bool(self.replay.caches)
+        recipe = evaluation_recipe(self.config.eval_recipe, self.replay.recipe, is_from_cache=is_from_cache)
+        return Evaluation(
+            self.config.eval_data,
+            self.replay.source,
+            recipe,
+            size=self.student.preprocessing.size,
+            batch_size=self.config.batch_size,
+            window=self.config.eval_window,
+            compute=self.compute,
+        )
+
+    def _together(self) -> AbstractContextManager[Any]:
+        """Return the context of a step, in which a process may wait for one that has no views."""
+        if world_size() == 1:
+            return nullcontext()
+        return waiting(f"step {self.step + 1}, in which all processes take part")
+
+    def _synchronised(self, is_last: bool) -> AbstractContextManager[Any]:
+        """Return the context of a part's backward pass: gradients are averaged over processes after the last one."""
+        if is_last or not isinstance(self.parallel, DistributedDataParallel):
+            return nullcontext()
+        return self.parallel.no_sync()
+
+
+def _in_turns(batches: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
+    """Yield `count` batches at a time; while they are waited for, a signal may end the run."""
+    while True:
+        with stoppable_alone():
+            parts = list(itertools.islice(batches, count))
+        if not parts:
+            return
+        yield parts
+
+
+def _numbers(values: dict[str, Tensor]) -> dict[str, float]:
+    """Return the values of scalars, after a single wait for the device."""
+    return dict(zip(values, torch.stack([*values.values()]).tolist(), strict=True)) if values else {}

@@ -1,0 +1,1 @@
+"""Verification of a cache: its bytes, its views, its logits."""

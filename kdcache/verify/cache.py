@@ -1,0 +1,222 @@
+"""Verification: every unit against its commit, byte by byte; what is missing; views against probes; a teacher's logits."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from kdcache.cache import Cache
+from kdcache.cache.contents import changed_samples, require_checksums
+from kdcache.cache.coverage import FINISH, Coverage, coverage_of
+from kdcache.cache.documents.extent import read_extents
+from kdcache.cache.inventory import Census, take_census
+from kdcache.cache.source import CachedSource, local_images, source_of
+from kdcache.cache.source_check import Change, shown_name
+from kdcache.cache.source_list import read_list
+from kdcache.errors import (
+    MOST_MESSAGE,
+    CacheError,
+    CodecError,
+    DriftError,
+    KdcacheError,
+    MismatchError,
+    UnreadableSampleError,
+    UsageError,
+    shortened,
+)
+from kdcache.models.model import VisionModel, open_model
+from kdcache.runtime.console import say
+from kdcache.runtime.device import Compute, ComputeConfig
+from kdcache.sources import Source
+from kdcache.verify.integrity import CheckReport, check_units
+from kdcache.verify.logits import (
+    compare_logits,
+    compute_of,
+    logits_faults,
+    lossy_origin,
+    require_teacher,
+)
+from kdcache.verify.views import check_views, probed_commits
+from kdcache.views import Recipe
+
+TEACHER_VIEWS = 64
+"""Views that are rendered and run again where a teacher is given and no number."""
+_BATCH_SIZE = 256
+_FAULTS = (CacheError, CodecError, DriftError, UnreadableSampleError)
+"""What is wrong with the cache, or with what it was made from, rather than with the command."""
+
+
+def verify_cache(
+    cache: Cache,
+    *,
+    views: int | None = None,
+    contents: bool = False,
+    data: str | None = None,
+    teacher: str | None = None,
+    batch_size: int | None = None,
+    compute: ComputeConfig | None = None,
+    report: str | Path | None = None,
+    complete: bool = False,
+) -> dict[str, Any]:
+    """Check every committed unit's commit, bytes, SHA-256 and zarr checksums, each seed's zarr metadata, and what lies beside.
+
+    Units are read side by side. With a report a verification that was killed goes on where it stopped.
+
+    Args:
+        cache: the cache.
+        views: how many probed views, at most, to render again and compare, besides; by default none, or with a teacher 64.
+        contents: whether all files of the source are read, and compared with their checksums.
+        data: spec of the source for these; by default the images that the cache holds.
+        teacher: spec of the teacher, to run it again on as many views and compare its logits with the records.
+        batch_size: views of one of its forward passes; by default 256.
+        compute: where and how it runs; by default in the precision of the dump.
+        report: file that gets a line of JSON for each unit that was checked. Units of which it says already that they are
+            whole are not read again; only their commits are.
+        complete: whether it is a fault that something is missing of what the cache was asked to hold.
+
+    Returns:
+        `units` and `bytes` checked, of them `from_report` units as it says, `absent` rows in them,
+        `faults` (one line each), what `Coverage.to_json` tells, keys of `orphaned` and `foreign` objects and the number of
+        `temporary` ones, see `Census` (all three harmless), if asked for `views` and `contents`
+        (`checked` and `changed` samples), and with a teacher `teacher`, what `compare_logits`
+        returns. Views and teacher are left out where there are faults before.
+
+    Raises:
+        SourceError: the source of the views cannot be opened.
+        ModelError: the teacher cannot be opened.
+        MismatchError: data that is not the cache's source, or a teacher for a cache that was recoded from a lossy one.
+        UsageError: the cache holds no images, and `data` is not given; or settings without use; or
+            contents of which the cache keeps no checksums.
+        KdcacheError: a report that cannot be written, or is that of another cache.
+    """
+    is_used = bool(views or teacher or contents)
+    _require_use(views, data, teacher, batch_size, is_used=is_used, is_placed=compute is not None)
+    asked, views = views, (TEACHER_VIEWS if teacher else 0) if views is None else views
+    running = Compute(compute or compute_of(cache)) if teacher else None
+    source = source_of(cache, data) if views or contents else None
+    if contents and source is not None:
+        _require_contents(cache, source)
+    opened = _open_teacher(cache, teacher, running) if teacher and running else None
+    found, faults = _check_bytes(cache, CheckReport(cache, report), is_to_be_complete=complete)
+    if contents and source is not None:
+        found["contents"], changed = _check_contents(cache, source)
+        faults += changed
+    if views and source is not None and not faults:
+        try:
+            if opened is not None:
+                require_teacher(cache, opened[0])
+            commits = [*probed_commits(cache, cache.seeds(), views)]
+            with local_images(source, commits):
+                found["views"] = check_views(cache, source, commits, views=views)
+            if asked and 0 < found["views"]["checked"] < asked:
+                say(f"note: {asked} views were asked for, and {found['views']['checked']} can be compared with the dump")
+            if opened is not None:
+                model, running = opened
+                size = _BATCH_SIZE if batch_size is None else batch_size
+                logits = compare_logits(cache, source, model, views=views, batch_size=size, compute=running)
+                found["teacher"] = logits
+                faults += logits_faults(cache, model, logits)
+        except _FAULTS as error:
+            faults.append(str(error))
+    return {**found, "faults": [shortened(fault, MOST_MESSAGE) for fault in faults]}
+
+
+def _require_contents(cache: Cache, source: Source) -> None:
+    """Raise a UsageError if the contents of a source cannot be compared with what they were."""
+    require_checksums(cache)
+    if isinstance(source, CachedSource):
+        raise UsageError(
+            f"cache {cache} holds its images itself, and its units' bytes are checked in any case; "
+            "to compare the files that it was made from, give --data SPEC"
+        )
+
+
+def _check_contents(cache: Cache, source: Source) -> tuple[dict[str, int], list[str]]:
+    """Return how many samples were compared and how many have changed, and the fault if any has."""
+    changed = changed_samples(cache, source)
+    counts = {"checked": len(source), "changed": len(changed)}
+    if not changed:
+        return counts, []
+    examples = [shown_name(name) for name in changed]
+    told = Change("sample", "has other contents than at the dump", examples).line(5)
+    return counts, [f"data {source.spec}: {told}"]
+
+
+def _require_use(
+    views: int | None,
+    data: str | None,
+    teacher: str | None,
+    batch_size: int | None,
+    *,
+    is_used: bool,
+    is_placed: bool,
+) -> None:
+    """Raise a UsageError if a setting is out of range, or another one is missing without which it does nothing."""
+    least = 1 if teacher else 0
+    if views is not None and views < least:
+        raise UsageError(f"views is {views}; it must be at least {least}{' to run a teacher on' if teacher else ''}")
+    if data is not None and not is_used:
+        raise UsageError(
+            f"data {data} is opened to render views, and none are asked for; give --views N, --contents or --teacher SPEC too"
+        )
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}; it must be at least 1")
+    if teacher is None and (batch_size is not None or is_placed):
+        raise UsageError("--batch-size, --workers, --device and --precision say how a teacher runs; give --teacher SPEC too")
+
+
+def _check_bytes(
+    cache: Cache,
+    report: CheckReport,
+    *,
+    is_to_be_complete: bool,
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what is said of units and objects, and the faults that were found."""
+    census = take_census(cache)
+    groups = {cache.manifest.unit_seeds(first) for first, _ in census.commits}
+    begun = sorted({*itertools.chain(*groups)})
+    faults = _faults_beside(cache)
+    for seed in begun:
+        faults += cache.array_faults(seed)
+    counts, unit_faults = check_units(cache, census, report)
+    coverage = _coverage(cache, census, begun)
+    if is_to_be_complete and not coverage.is_complete:
+        faults.append(f"cache {cache} is not complete: {coverage.what_is_missing()}; {FINISH}")
+    found = {
+        "cache": str(cache),
+        **counts,
+        **coverage.to_json(),
+        "orphaned": [entry.key for entry in census.orphaned],
+        "foreign": [entry.key for entry in census.foreign],
+        "temporary": len(census.temporary),
+    }
+    return found, faults + unit_faults
+
+
+def _coverage(cache: Cache, census: Census, begun: list[int]) -> Coverage:
+    """Return what is there of what was asked for, or, where that cannot be read, of the seeds begun."""
+    try:
+        return coverage_of(cache, census.commits)
+    except CacheError:  # which is a fault already
+        return coverage_of(cache, census.commits, seeds=begun)
+
+
+def _faults_beside(cache: Cache) -> list[str]:
+    """Return what beside the units cannot be read: codec, fit, a subset's list of samples, the source's list, requests."""
+    faults = []
+    for look in (lambda: cache.codec, lambda: cache.samples, lambda: read_list(cache), lambda: read_extents(cache.objects)):
+        try:
+            look()
+        except KdcacheError as error:
+            faults.append(str(error))
+    return faults
+
+
+def _open_teacher(cache: Cache, teacher: str, running: Compute) -> tuple[VisionModel, Compute]:
+    """Return the teacher that the user names, and where it runs; the manifest's spec is never opened: it could run code."""
+    if origin := lossy_origin(cache):
+        raise MismatchError(
+            f"cache {cache} was recoded from {origin}, so that its records are not those of the teacher alone; verify "
+            "the cache that it came from"
+        )
+    recipe = Recipe.from_dict(cache.manifest.recipe)
+    return open_model(teacher, classes=cache.manifest.classes, recipe=recipe, trained=True, task=cache.manifest.task), running

@@ -1,0 +1,359 @@
+"""What a run replays: several caches, caches that lack units, teachers of other classes, some of the samples."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import CONV, MLP, dump, train, train_config
+
+from kdcache.cache import Cache, open_cache
+from kdcache.cache.documents.commit import commit_key
+from kdcache.cache.formats.zarr import object_key
+from kdcache.errors import MismatchError, MissingUnitError, UsageError
+from kdcache.loader.opening import open_replay, read_class_map
+from kdcache.losses import open_loss
+from kdcache.runtime.console import read_metrics
+from kdcache.runtime.device import Compute
+from kdcache.sources import open_source
+from kdcache.train.run import Trainer
+
+FEW = "tiny_models:few_digits"
+SETTINGS: dict[str, Any] = {"data": FEW, "student": MLP, "batch_size": 64, "loss": "dist:tau=4"}
+FULL = {"data": FEW, "codec": "full:dtype=float32", "unit_rows": 64}
+"""Six units a seed."""
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return caches of two teachers over the same views."""
+    folder = tmp_path_factory.mktemp("two")
+    for name, seed in (("a", 7), ("b", 8)):
+        dump(folder / name, teacher=f"{CONV},seed={seed}", seeds="0:3" if name == "a" else "0:2", **FULL)
+    return [str(folder / name) for name in "ab"]
+
+
+def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "step"]
+
+
+def first_batch(trainer: Trainer) -> Any:
+    trainer._start_epoch()
+    return next(iter(trainer.loader))
+
+
+def test_the_probabilities_of_several_teachers_are_averaged_by_weight(tmp_path: Path, two: list[str]) -> None:
+    trainer = Trainer(train_config(tmp_path, cache=(two[0], f"{two[1]},weight=3"), **SETTINGS))
+    batch = first_batch(trainer)
+    rows = batch.rows.numpy()
+    one, other = (cache.codec.decode(cache.read(0, rows)) for cache in map(open_cache, two))
+    for tau in (1.0, 4.0):
+        expected = 0.25 * one.probs(tau) + 0.75 * other.probs(tau)
+        torch.testing.assert_close(trainer.teacher.rows(batch).probs(tau), expected)
+    assert not torch.allclose(one.probs(1.0), other.probs(1.0), atol=0.1), "teachers that agree would prove nothing"
+    assert trainer.replay.seeds == [0, 1], "those that both caches hold"
+
+
+def test_a_run_trains_from_several_caches_and_knows_them_again(tmp_path: Path, two: list[str]) -> None:
+    caches = (two[0], f"{two[1]},weight=3")
+    train(tmp_path / "run", cache=caches, epochs=1, **SETTINGS)
+    train(tmp_path / "even", cache=tuple(two), epochs=1, **SETTINGS)
+    train(tmp_path / "one", cache=two[0], seeds="0:2", epochs=1, **SETTINGS)
+    assert len({tuple(losses(tmp_path / name)) for name in ("run", "even", "one")}) == 3
+    assert train(tmp_path / "run", cache=caches, epochs=1, **SETTINGS)["epochs"] == 1, "it is finished"
+    with pytest.raises(MismatchError, match="epochs: 1 there, 2 now"):
+        train(tmp_path / "run", cache=caches, epochs=2, **SETTINGS)
+
+
+def test_seeds_that_a_run_leaves_out_are_noted(tmp_path: Path, two: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    dump(tmp_path / "cache", seeds="0:5", **FULL)
+    (tmp_path / "cache" / commit_key(1, 2)).unlink()
+    for unit in range(6):
+        (tmp_path / "cache" / commit_key(4, unit)).unlink()
+    told = f"note: seeds 1, 4 of cache {tmp_path}/cache are left out: seed 1 lacks 1 of 6 units, seed 4 is not begun\n"
+    capsys.readouterr()
+    loss = open_loss("dist")
+    replay = open_replay(train_config(tmp_path, cache=str(tmp_path / "cache"), **SETTINGS), loss)
+    assert replay.seeds == [0, 2, 3] and told in capsys.readouterr().err
+    open_replay(train_config(tmp_path, cache=str(tmp_path / "cache"), seeds="2:4", **SETTINGS), loss)
+    assert "left out" not in capsys.readouterr().err, "the seeds were asked for"
+    partial = {"on_miss": "skip", **SETTINGS}
+    replay = open_replay(train_config(tmp_path, cache=str(tmp_path / "cache"), **partial), loss)
+    assert replay.seeds == [0, 1, 2, 3]
+    assert "seed 4 of cache" in (err := capsys.readouterr().err) and "seed 1 lacks" not in err
+    replay = open_replay(train_config(tmp_path, cache=tuple(two), **SETTINGS), loss)
+    assert replay.seeds == [0, 1]
+    assert capsys.readouterr().err == "note: seed 2 is left out: not every cache of this run holds it\n"
+
+
+@pytest.mark.parametrize("loss", ["dkd", "nkd", "kl:standardize=true"])
+def test_losses_that_need_logits_refuse_an_average(tmp_path: Path, two: list[str], loss: str) -> None:
+    with pytest.raises(UsageError, match=rf"loss {loss} needs logits, and several teachers.*use dist or kl without standard"):
+        train(tmp_path / "run", cache=tuple(two), **{**SETTINGS, "loss": loss})
+
+
+def test_caches_of_other_views_do_not_go_together(tmp_path: Path, two: list[str]) -> None:
+    dump(tmp_path / "shuffled", order_seed=5, seeds="0:1", **FULL)
+    with pytest.raises(MismatchError, match=r"are of different views: order seed 0 there, 5 here; dump both with the same"):
+        train(tmp_path / "run", cache=(two[0], str(tmp_path / "shuffled")), **SETTINGS)
+    with pytest.raises(UsageError, match=r"weight is 0\.0; it must be above 0"):
+        train(tmp_path / "run", cache=(two[0], f"{two[1]},weight=0"), **SETTINGS)
+
+
+def test_a_cache_of_another_recipe_is_told_by_the_transform(
+    tmp_path: Path,
+    two: list[str],
+) -> None:
+    shipped = resources.files("kdcache.views") / "recipes" / "digits.toml"
+    recipe = tmp_path / "wide.toml"
+    recipe.write_text(shipped.read_text().replace("degrees = 12", "degrees = 20"))
+    line = "transform 1, RandomAffine: degrees 12 {}, 20 {}"
+    with pytest.raises(MismatchError, match=line.format("in the cache", "now")):
+        dump(two[0], recipe=str(recipe), seeds="0:3", **FULL)
+    dump(tmp_path / "wide", recipe=str(recipe), seeds="0:1", **FULL)
+    with pytest.raises(MismatchError, match=line.format("there", "here")):
+        train(tmp_path / "run", cache=(two[0], str(tmp_path / "wide")), **SETTINGS)
+    with pytest.raises(UsageError, match=r"unknown cache '.*' key 'wieght'; did you mean 'weight'"):
+        train(tmp_path / "run", cache=(f"{two[1]},wieght=0",), **SETTINGS)
+
+
+# teachers of other classes
+
+
+def mapped(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "classes.csv"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_teacher_of_other_classes_is_mapped(tmp_path: Path, two: list[str]) -> None:
+    """Even and odd digits: the student knows two classes, the teacher ten."""
+    table = "student,teacher\n" + "".join(f"{digit % 2},{digit}\n" for digit in range(9))  # nines are neither
+    data = "tiny_models:parity"
+    cache = open_cache(two[0])
+    dump(tmp_path / "parity", teacher=f"{CONV},classes=2", **{**FULL, "data": data}, seeds="0:1")
+    with pytest.raises(MismatchError, match=r"is not what cache .* was made from"):
+        train(tmp_path / "run", cache=two[0], **{**SETTINGS, "data": data, "student": f"{MLP},classes=2"})
+    classes = read_class_map(mapped(tmp_path, table), open_source(data), 10)
+    assert classes.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0, -1]
+    from kdcache.codecs import MappedRows
+
+    rows = cache.codec.decode(cache.read(0, np.arange(50)))
+    found = MappedRows(rows, classes, 2).probs(4.0)
+    whole = rows.probs(4.0)
+    expected = torch.stack([whole[:, 0:9:2].sum(1), whole[:, 1:9:2].sum(1)], 1)
+    torch.testing.assert_close(found, expected / expected.sum(1, keepdim=True))
+
+
+def test_a_student_learns_from_a_teacher_of_other_classes(tmp_path: Path) -> None:
+    """A teacher of twelve classes: the digits from its third on, which is how the student's are named."""
+    result = dump(tmp_path / "cache", **FULL, teacher=f"{CONV},classes=12,seed=7", teacher_classes=12, seeds="0:2")
+    assert result["teacher_accuracy"] is None, "its classes are not those of the labels"
+    cache = open_cache(tmp_path / "cache")
+    assert cache.manifest.classes == 12 and "accuracy" not in cache.commits(0)[0].statistics
+    with pytest.raises(MismatchError, match=r"has 12 classes, data .* 10; say which are which: --cache PATH,classes=FILE"):
+        train(tmp_path / "run", cache=str(tmp_path / "cache"), **SETTINGS)
+    table = mapped(tmp_path, "".join(f"{digit},{digit + 2}\n" for digit in range(10)))
+    trainer = Trainer(train_config(tmp_path, cache=f"{tmp_path / 'cache'},classes={table}", **SETTINGS))
+    batch = first_batch(trainer)
+    whole = cache.codec.decode(cache.read(0, batch.rows.numpy())).logits()
+    torch.testing.assert_close(trainer.teacher.rows(batch).probs(4.0), torch.softmax(whole[:, 2:] / 4, 1))
+    assert train(tmp_path / "run", cache=f"{tmp_path / 'cache'},classes={table}", epochs=1, **SETTINGS)["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,0\n0,0\n", "line 2: class 0 of the teacher has a class of the student already"),
+        ("0,0\n10,1\n", "line 2: '10,1' is out of range; the student has 10 classes, the teacher 5, counted from 0"),
+        ("0,0\n1,5\n", "line 2: '1,5' is out of range"),
+        ("0,0\nnine,1\n", "line 2: 'nine,1' is not STUDENT CLASS,TEACHER CLASS"),
+        ("0,0,0\n", "line 1: '0,0,0' is not STUDENT CLASS,TEACHER CLASS"),
+        ("student,teacher\n", "names no class"),
+    ],
+)
+def test_a_class_map_that_makes_no_sense_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_class_map(mapped(tmp_path, text), open_source("digits:train"), 5)
+    with pytest.raises(UsageError, match=r"class map .*nowhere\.csv cannot be read"):
+        read_class_map(str(tmp_path / "nowhere.csv"), open_source("digits:train"), 5)
+
+
+def test_classes_of_a_map_may_be_named(tmp_path: Path) -> None:
+    source: Any = open_source("digits:train")
+    assert source.class_names == tuple("0123456789")
+    source.class_names = tuple(f"digit {number}" for number in range(10))
+    assert read_class_map(mapped(tmp_path, "digit 3,0\ndigit 3,2\n\n"), source, 3).tolist() == [3, -1, 3]
+
+
+# caches that lack units
+
+
+def without(cache: str, seed: int, *units: int) -> Cache:
+    """Take units out of a cache, as if the dump were still at work."""
+    opened = open_cache(cache)
+    for unit in units:
+        for key in (commit_key(seed, unit), object_key(seed, unit)):
+            (opened.objects.path / key).unlink()
+    return opened
+
+
+@pytest.fixture
+def holed(tmp_path: Path) -> str:
+    path = tmp_path / "holed"
+    dump(path, seeds="0:2", **FULL)
+    without(str(path), 0, 1, 4)
+    return str(path)
+
+
+def test_a_cache_that_lacks_units_is_refused_unless_told_otherwise(tmp_path: Path, holed: str) -> None:
+    with pytest.raises(MissingUnitError, match=r"lacks 2 of 6 units of seed 0, the first is seed 0, unit 1 \(rows 64 to 127\)"):
+        train(tmp_path / "run", cache=holed, seeds="0:2", **SETTINGS)
+    assert open_replay(train_config(tmp_path, cache=holed, **SETTINGS), open_loss("dist")).seeds == [1], "the complete one"
+
+
+@pytest.mark.parametrize("loss", ["dist:tau=4", "ce"])
+def test_skip_trains_on_what_is_there(tmp_path: Path, holed: str, loss: str) -> None:
+    settings = {**SETTINGS, "loss": loss}
+    trainer = Trainer(train_config(tmp_path, cache=holed, on_miss="skip", **settings))
+    assert trainer.replay.seeds == [0, 1]
+    trainer._start_epoch()
+    rows = {int(row) for batch in trainer.loader for row in batch.rows}
+    assert rows == set(range(384)) - set(range(64, 128)) - set(range(256, 320))
+    result = train(tmp_path / "run", cache=holed, on_miss="skip", epochs=2, **settings)
+    assert result["steps"] == 4 + 6
+
+
+def test_teacher_fills_in_what_is_not_there(tmp_path: Path, holed: str) -> None:
+    settings = {**SETTINGS, "epochs": 2, "teacher": f"{CONV},seed=7"}
+    dump(tmp_path / "whole", seeds="0:2", **FULL)
+    train(tmp_path / "cached", cache=str(tmp_path / "whole"), **{**settings, "teacher": None})
+    train(tmp_path / "filled", cache=holed, on_miss="teacher", **settings)
+    assert len(losses(tmp_path / "filled")) == 12
+    np.testing.assert_allclose(losses(tmp_path / "filled"), losses(tmp_path / "cached"), rtol=1e-5)
+    trainer = Trainer(train_config(tmp_path, cache=holed, on_miss="teacher", seeds="5:6", **settings))
+    batch = first_batch(trainer)
+    assert trainer.teacher.rows(batch).logits().shape == (64, 10), "also of a seed of which nothing is there"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (f"{CONV},seed=8", r"is not the one that cache .*holed was made with .*: its hash of weights is"),
+        (f"{CONV},seed=7,std=0.5", r"its std is \[0\.5\], not \[0\.25\]"),
+    ],
+)
+def test_another_teacher_does_not_fill_in(tmp_path: Path, holed: str, teacher: str, message: str) -> None:
+    with pytest.raises(MismatchError, match=message):
+        train(tmp_path / "run", cache=holed, on_miss="teacher", teacher=teacher.replace(",std=0.25", "", 1), **SETTINGS)
+
+
+def test_a_partial_slab_refuses_the_rows_that_it_lacks(holed: str) -> None:
+    cache = open_cache(holed)
+    slab = cache.slab(0, is_partial=True)
+    assert slab.missing.tolist() == [*range(64, 128), *range(256, 320)] and len(slab.absent) == 0
+    there = np.setdiff1d(np.arange(384), slab.missing)
+    assert slab.gather(there).tobytes() == cache.slab(1).gather(there).tobytes() or len(slab.gather(there)) == 256
+    for row in (64, 127, 256):
+        with pytest.raises(MissingUnitError, match=f"row {row} is not dumped yet"):
+            slab.gather(np.array([0, row]))
+
+
+def test_units_that_come_later_are_taken_at_the_next_epoch(tmp_path: Path, holed: str) -> None:
+    """A run that is resumed in the middle of an epoch keeps that epoch's rows; the next one has the new ones too."""
+    settings = {**SETTINGS, "on_miss": "skip", "seeds": "0:1", "epochs": 2}
+    trainer = Trainer(train_config(tmp_path, cache=holed, **settings))
+    trainer._start_epoch()
+    assert trainer.sampler.num_steps == 4
+    trainer.train_step([next(iter(trainer.loader))])
+    state = trainer.state()
+    dump(Path(holed), seeds="0:2", **FULL)
+    resumed = Trainer(train_config(tmp_path, cache=holed, **settings))
+    resumed.load_state(state)
+    resumed._start_epoch()
+    assert resumed.sampler.num_steps == 4 and len(resumed.sampler) == 3
+    resumed.epoch, resumed.epoch_step = 1, 0
+    resumed._start_epoch()
+    assert resumed.sampler.num_steps == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"on_miss": "skip", "recipe": "digits", "teacher": CONV}, "on_miss is 'skip', and there is no cache that could lack"),
+        ({"on_miss": "teacher", "cache": "a"}, "on_miss 'teacher' needs one cache, and the teacher"),
+        ({"on_miss": "teacher", "cache": ("a", "b"), "teacher": CONV}, "on_miss 'teacher' needs one cache"),
+        ({"on_miss": "skip", "cache": "a", "teacher": CONV}, "not both; or --on-miss teacher"),
+        ({"on_miss": "skipp", "cache": "a"}, "skipp"),
+    ],
+)
+def test_on_miss_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    from kdcache.config.files import load_config
+    from kdcache.train.run import TrainConfig
+
+    flags = {"run": str(tmp_path), "data": FEW, "student": MLP, "loss": "dist", **changes}
+    with pytest.raises(UsageError, match=message):
+        load_config(TrainConfig, "train-student", file=None, flags=flags)
+
+
+# some of the samples
+
+
+def test_samples_by_number_and_by_key(tmp_path: Path, two: list[str]) -> None:
+    source = open_source(FEW)
+    keys = tmp_path / "keys.txt"
+    keys.write_text("".join(f"{source.key(index)}\n" for index in range(100, 300)))
+    found = []
+    for samples in ("100:300", str(keys)):
+        trainer = Trainer(train_config(tmp_path, cache=two[0], samples=samples, **SETTINGS))
+        trainer._start_epoch()
+        rows = np.concatenate([batch.rows.numpy() for batch in trainer.loader])
+        assert len(rows) == 192 and set(trainer.replay.order[rows]) <= set(range(100, 300))
+        found.append(rows.tolist())
+    assert found[0] == found[1]
+    assert train(tmp_path / "run", cache=two[0], samples=str(keys), epochs=1, **SETTINGS)["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ("5:5", "samples '5:5' are none, or past the last of 384"),
+        ("0:385", "past the last of 384"),
+        ("nowhere.txt", "samples 'nowhere.txt' are neither A:B nor a text file with a key on each line"),
+    ],
+)
+def test_samples_that_are_not_there_are_told(tmp_path: Path, two: list[str], samples: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        train(tmp_path / "run", cache=two[0], samples=samples, **SETTINGS)
+    (tmp_path / "keys.txt").write_text("00000001\nno such key\n")
+    with pytest.raises(UsageError, match=r"has no sample 'no such key'; keys are such as '00000000'"):
+        train(tmp_path / "run", cache=two[0], samples=str(tmp_path / "keys.txt"), **SETTINGS)
+
+
+def test_rows_from_several_places_are_joined_in_the_order_of_the_batch(holed: str, tmp_path: Path) -> None:
+    config = train_config(tmp_path, cache=holed, on_miss="teacher", teacher=f"{CONV},seed=7", seeds="0:1", **SETTINGS)
+    trainer = Trainer(config)
+    batch = first_batch(trainer)
+    slab = open_cache(holed).slab(0, is_partial=True)
+    assert 0 < slab.is_missing(batch.rows.numpy()).sum() < 64, "rows of both kinds"
+    rows = trainer.teacher.rows(batch)
+    compute = Compute(config.compute)
+    from kdcache.loader.teachers import OnlineTeacher
+    from kdcache.models.model import open_model
+
+    model = open_model(f"{CONV},seed=7", classes=10, recipe=trainer.replay.recipe, trained=True)
+    online = OnlineTeacher(model, compute).rows(batch)
+    np.testing.assert_allclose(rows.logits(), online.logits(), atol=1e-5)
+    np.testing.assert_allclose(rows.std(), online.std(), atol=1e-5)
+    tau = torch.linspace(1, 4, 64)
+    np.testing.assert_allclose(rows.probs(tau), online.probs(tau), atol=1e-6)
+
+
+def test_a_cache_that_holds_nothing_is_told(tmp_path: Path, holed: str) -> None:
+    without(holed, 0, 0, 2, 3, 5)
+    without(holed, 1, *range(6))
+    for on_miss in ("error", "skip"):
+        with pytest.raises(MismatchError, match=r"has no complete seed yet; run dump-teacher again"):
+            train(tmp_path / "run", cache=holed, on_miss=on_miss, **SETTINGS)
