@@ -50,10 +50,10 @@ def make_trainers(folder: Path, options: argparse.Namespace) -> dict[str, Traine
 
 def teacher_passes(trainer: Trainer) -> Callable[[int], None]:
     """Return bare forward passes of the trainer's teacher over one epoch's views, rendered beforehand."""
-    assert isinstance(trainer.teacher, OnlineTeacher)
-    trainer.sampler.set_epoch(all_views(trainer))
-    batches = [batch.views[-1] for batch in trainer.loader]
-    model = trainer.compute.place(trainer.teacher._model).eval()
+    assert isinstance(trainer.loader.teacher, OnlineTeacher)
+    trainer.loader._sampler.set_epoch(all_views(trainer))
+    batches = [batch.views[-1] for batch in trainer.loader.rendered()]
+    model = trainer.compute.place(trainer.loader.teacher._model).eval()
 
     def run(_: int) -> None:
         with torch.no_grad(), trainer.compute.autocast():
@@ -66,8 +66,8 @@ def teacher_passes(trainer: Trainer) -> Callable[[int], None]:
 
 def all_views(trainer: Trainer) -> np.ndarray:
     """Return (row, seed) of every row under the first seed."""
-    rows = np.arange(len(trainer.replay.source))
-    return np.stack([rows, np.full_like(rows, trainer.replay.seeds[0])], axis=1)
+    rows = np.arange(len(trainer.loader.replay.source))
+    return np.stack([rows, np.full_like(rows, trainer.loader.replay.seeds[0])], axis=1)
 
 
 def parts(trainer: Trainer, folder: Path) -> dict[str, float]:
@@ -75,12 +75,12 @@ def parts(trainer: Trainer, folder: Path) -> dict[str, float]:
 
     `slab` is a seed's fetch, check and write, spread over the epoch's batches; training does it in the background.
     """
-    cache, seed = trainer.replay.caches[0].cache, trainer.replay.seeds[0]
-    trainer.sampler.set_epoch(all_views(trainer))
-    trainer.teacher.start([seed], [])
-    views = next(iter(trainer.loader))
-    rows = trainer.teacher.rows(views)
-    logits = torch.randn(len(views.rows), trainer.replay.source.classes, device=trainer.compute.device, requires_grad=True)
+    cache, seed = trainer.loader.replay.caches[0].cache, trainer.loader.replay.seeds[0]
+    trainer.loader._sampler.set_epoch(all_views(trainer))
+    trainer.loader.teacher.start([seed], [])
+    views = next(trainer.loader.rendered())
+    rows = trainer.loader.teacher.rows(views)
+    logits = torch.randn(len(views.rows), trainer.loader.replay.source.classes, device=trainer.compute.device, requires_grad=True)
     targets = trainer.compute.move(views.labels.first)
     loss = open_loss(DIST)
 
@@ -89,7 +89,7 @@ def parts(trainer: Trainer, folder: Path) -> dict[str, float]:
         cache.slab(seed)
 
     def gather_and_decode() -> None:
-        trainer.teacher.rows(views)
+        trainer.loader.teacher.rows(views)
         _wait()
 
     def dist() -> None:
@@ -101,7 +101,7 @@ def parts(trainer: Trainer, folder: Path) -> dict[str, float]:
 
     return {
         "gather_and_decode": milliseconds(gather_and_decode),
-        "slab": milliseconds(slab) / len(trainer.sampler),
+        "slab": milliseconds(slab) / len(trainer.loader._sampler),
         "dist": milliseconds(dist),
     }
 

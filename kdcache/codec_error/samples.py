@@ -23,7 +23,7 @@ from kdcache.models.inference import run_models
 from kdcache.models.model import VisionModel, head_weight, open_model
 from kdcache.runtime.console import progress, say
 from kdcache.runtime.device import Compute, ComputeConfig
-from kdcache.shapes import Logits, Rows, ViewLogits, as_size
+from kdcache.shapes import Logits, Rows, ViewLogits
 from kdcache.sources import Source, open_source, task_of
 from kdcache.views import Recipe, ViewDataset, ViewLoader, keyed_permutation, load_recipe, row_order
 
@@ -175,7 +175,7 @@ def pairs_from_cache(
     require_source(cache, source)
     source = checked_source([cache], source)
     model = open_model(student, classes=source.classes, recipe=recipe, trained=True)
-    recipe.require_one_draw(model.preprocessing.size, as_size(cache.manifest.teacher["size"]))
+    recipe.require_one_draw(model.preprocessing.size, cache.manifest.input_size)
     dataset = ViewDataset(source, recipe, cache.order, sizes=[model.preprocessing.size], skip_unreadable=True)
     there, (logits,) = _run([model], dataset, _views(rows, seeds), batch_size, running)
     return Pairs(teacher=_cached(cache, seeds[0], rows)[there], student=logits, groups=rows[there], stand_in=student)

@@ -1,6 +1,6 @@
 """What a run replays: the views that its caches were made from, under their seeds, or those of a recipe without a cache."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from kdcache.codecs import Codec, Tail, codec_spec
 from kdcache.config.files import parse_seeds
 from kdcache.config.spec import build, parse_spec
 from kdcache.errors import CacheError, MismatchError, UsageError
+from kdcache.loader.config import LoaderConfig
 from kdcache.loader.order import Blocks
 from kdcache.loader.slab_reader import Reader, SlabReader, await_cache, await_seed, own_commits
 from kdcache.loader.window_reader import UnitStream
-from kdcache.losses import Dist, Loss
+from kdcache.losses import Loss, Need
 from kdcache.runtime.console import say
 from kdcache.runtime.contrast import joined
 from kdcache.runtime.distributed import is_main, on_main
@@ -36,7 +37,6 @@ from kdcache.runtime.wording import named
 from kdcache.shapes import Rows
 from kdcache.sources import Source, open_source
 from kdcache.sources.selection import parse_samples
-from kdcache.train.config import TrainConfig
 from kdcache.verify.views import check_views, probed_commits
 from kdcache.views import Recipe, load_recipe, row_order
 from kdcache.views.loading import PREFETCHED
@@ -158,8 +158,20 @@ class _CacheOptions:
     classes: str | None = None
 
 
-def open_replay(config: TrainConfig, loss: Loss) -> Replay:
+def open_replay(
+    config: LoaderConfig,
+    needs: frozenset[Need],
+    *,
+    source: Source | None = None,
+    check: Callable[[Cache], None] = lambda cache: None,
+) -> Replay:
     """Return the views of a run, after checking that its caches are of the same ones, and some of them against the source.
+
+    Args:
+        config: the settings.
+        needs: what the loss of the run requires.
+        source: the data, opened already; by default those that the settings name.
+        check: called with each cache as soon as it is open.
 
     Raises:
         UsageError: records that do not hold what the loss needs.
@@ -169,27 +181,40 @@ def open_replay(config: TrainConfig, loss: Loss) -> Replay:
     """
     opened = [_open_cache(text, config) for text in config.caches]
     for cache, _ in opened:
-        check_records(cache, loss, config.loss, config.tail)
-    replay = _replay_of_caches(config, loss, opened) if opened else _replay_of_recipe(config)
+        _check_tail(cache, config.tail)
+        check(cache)
+    if opened:
+        replay = _replay_of_caches(config, needs, opened, source)
+    else:
+        replay = _replay_of_recipe(config, source)
     if len(replay.seeds) < config.repeats:
         raise UsageError(f"repeats is {config.repeats}, and there are {len(replay.seeds)} seeds; it needs as many")
     return replace(replay, samples=_rows(config, replay))
 
 
-def _replay_of_recipe(config: TrainConfig) -> Replay:
+def _replay_of_recipe(config: LoaderConfig, source: Source | None) -> Replay:
     seeds = parse_seeds(config.seeds) if config.seeds else list(range(config.epochs * config.repeats))
-    source, recipe = open_source(str(config.data)), load_recipe(str(config.recipe))
+    source = source or open_source(str(config.data))
+    recipe = load_recipe(str(config.recipe))
     return Replay(source=source, recipe=recipe, caches=[], seeds=seeds, samples=None)
 
 
-def _replay_of_caches(config: TrainConfig, loss: Loss, opened: Sequence[tuple[Cache, _CacheOptions]]) -> Replay:
+def _replay_of_caches(
+    config: LoaderConfig,
+    needs: frozenset[Need],
+    opened: Sequence[tuple[Cache, _CacheOptions]],
+    given: Source | None,
+) -> Replay:
     first, *others = caches = [cache for cache, _ in opened]
     # first: what a cache holds is told without its rows, which may be said to be many
     seeds = on_main(lambda: _cached_seeds(config, caches), "the seeds that the caches hold")
-    source = open_source(config.data) if config.data else CachedSource(first)
+    if given is not None:
+        source = given
+    else:
+        source = open_source(config.data) if config.data else CachedSource(first)
     units = source.units if isinstance(source, CachedSource) else None
     uses = [_use(config, cache, options, source) for cache, options in opened]
-    if config.data:
+    if config.data or given is not None:
         source = checked_source(caches, source)
     for other in others:
         _require_same_views(first, other)
@@ -198,14 +223,14 @@ def _replay_of_caches(config: TrainConfig, loss: Loss, opened: Sequence[tuple[Ca
         units.prefer(seeds[0])
     uses[0] = replace(uses[0], units=units)
     blocks = _blocks(config, caches, units)
-    if blocks is not None and (loss.needs_teacher or units is not None):
+    if blocks is not None and ("teacher" in needs or units is not None):
         uses = [replace(use, stream=_stream(config, use)) for use in uses]
     _check_drift(first, source, seeds)
     recipe = Recipe.from_dict(first.manifest.recipe)
     return Replay(source=source, recipe=recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks)
 
 
-def _rows(config: TrainConfig, replay: Replay) -> Rows | None:
+def _rows(config: LoaderConfig, replay: Replay) -> Rows | None:
     """Return the rows to train on, those asked for or those that every cache holds; None if these are all."""
     caches, source = [use.cache for use in replay.caches], replay.source
     if config.samples is None:
@@ -226,13 +251,13 @@ def _rows(config: TrainConfig, replay: Replay) -> Rows | None:
     return rows
 
 
-def _stream(config: TrainConfig, use: CacheUse) -> UnitStream:
+def _stream(config: LoaderConfig, use: CacheUse) -> UnitStream:
     batches = 1 + PREFETCHED * config.compute.workers
     steps = 1 + -(-batches // config.accumulate)
     return UnitStream(use.cache, commits=use.commits, units=use.units, rows_ahead=steps * config.batch_size)
 
 
-def _blocks(config: TrainConfig, caches: Sequence[Cache], units: LocalUnits | None) -> Blocks | None:
+def _blocks(config: LoaderConfig, caches: Sequence[Cache], units: LocalUnits | None) -> Blocks | None:
     """Return the order of rows in windows of units: if it is asked for, or if images are copied from a bucket first."""
     window = config.window or (DEFAULT_WINDOW if units is not None and units.are_copies else None)
     if window is None:
@@ -250,7 +275,7 @@ def _check_drift(cache: Cache, source: Source, seeds: Sequence[int]) -> None:
         check_views(cache, source, commits, views=DRIFT_VIEWS)
 
 
-def _open_cache(text: str, config: TrainConfig) -> tuple[Cache, _CacheOptions]:
+def _open_cache(text: str, config: LoaderConfig) -> tuple[Cache, _CacheOptions]:
     """Return the cache of `PATH[,weight=X][,classes=FILE.csv]`, and its options."""
     spec = parse_spec(f"cache:{text}")
     options = build(_CacheOptions, spec.options, f"cache {text!r}")
@@ -286,7 +311,7 @@ def _require_opening(cache: Cache) -> None:
     _ = cache.codec, cache.samples
 
 
-def _use(config: TrainConfig, cache: Cache, options: _CacheOptions, source: Source) -> CacheUse:
+def _use(config: LoaderConfig, cache: Cache, options: _CacheOptions, source: Source) -> CacheUse:
     """Return how a cache is used, after checking that it was made from the source."""
     require_source(cache, source)
     reading: dict[str, Any] = {"is_partial": config.on_miss != "error", "wait_seconds": config.wait_for_units}
@@ -357,7 +382,7 @@ def _require_same_views(one: Cache, other: Cache) -> None:
         )
 
 
-def _cached_seeds(config: TrainConfig, caches: Sequence[Cache]) -> list[int]:
+def _cached_seeds(config: LoaderConfig, caches: Sequence[Cache]) -> list[int]:
     """Return the seeds of the epochs: those asked for, or those that every cache holds."""
     if config.wait_for_units is not None:
         return parse_seeds(str(config.seeds))
@@ -385,22 +410,27 @@ def _note_seeds(caches: Sequence[Cache], held: Sequence[set[int]], seeds: Sequen
         say(f"note: {told}: not every cache of this run holds {them}")
 
 
-def check_records(cache: Cache, loss: Loss, spec: str, tail: Tail) -> None:
-    """Check that the records of `cache` hold what the loss of this spec needs, and a tail if one is to be spread.
+def _check_tail(cache: Cache, tail: Tail) -> None:
+    """Raise a UsageError if the records of `cache` have no tail that could be spread."""
+    if tail != "uniform" and cache.codec.keeps_all:
+        name = f"{codec_spec(cache.codec)} of cache {cache}"
+        raise UsageError(f"tail {tail!r}: {name} keeps every class, there is no tail to spread; leave it out")
+
+
+def check_records(cache: Cache, loss: Loss, spec: str) -> None:
+    """Check that the records of `cache` hold what the loss of this spec needs; say so if they turn its gradient far.
 
     Raises:
         UsageError: they do not.
     """
-    codec, name = cache.codec, f"{codec_spec(cache.codec)} of cache {cache}"
-    if loss.needs_all and not codec.keeps_all:
+    name = f"{codec_spec(cache.codec)} of cache {cache}"
+    if "label" in loss.requires and not cache.codec.keeps_all:
         raise UsageError(
             f"loss {spec} needs the label's logit, which {name} keeps only among the largest; "
             "use a cache with codec full or lowrank, or loss dist or kl"
         )
-    if tail != "uniform" and codec.keeps_all:
-        raise UsageError(f"tail {tail!r}: {name} keeps every class, there is no tail to spread; leave it out")
-    if isinstance(loss, Dist) and loss.gamma > 0:
-        _note_error(cache, loss.tau, name)
+    if loss.batch_tau is not None:
+        _note_error(cache, loss.batch_tau, name)
 
 
 def _note_error(cache: Cache, tau: float, name: str) -> None:

@@ -25,18 +25,18 @@ from kdcache.codecs import (
     set_tail,
 )
 from kdcache.errors import MismatchError, UsageError
+from kdcache.loader.config import LoaderConfig
 from kdcache.loader.opening import CacheUse, Replay
 from kdcache.loader.slab_reader import Reader
-from kdcache.losses import Loss
+from kdcache.losses import Need
 from kdcache.models.first_batch import require_finite, tell_no_logits
 from kdcache.models.inference import model_code
 from kdcache.models.model import VisionModel, open_model, state_sha256
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
-from kdcache.shapes import Records, Rows, Size, as_size, size_text
+from kdcache.shapes import Records, Rows, Size, size_text
 from kdcache.sources import task_of
 from kdcache.tasks.segmentation import upsampled
-from kdcache.train.config import TrainConfig
 from kdcache.verify.logits import require_teacher
 from kdcache.views import Batch
 
@@ -249,16 +249,23 @@ class NoTeacher:
 
 
 def open_teacher(
-    config: TrainConfig, replay: Replay, loss: Loss, student: VisionModel, compute: Compute
+    config: LoaderConfig,
+    replay: Replay,
+    needs: frozenset[Need],
+    compute: Compute,
+    *,
+    size: Size,
+    sites: Sequence[int] | None = None,
 ) -> tuple[Teacher, list[Size]]:
     """Return where a run's teacher rows come from, and the input sizes to render, the student's first.
 
     Args:
         config: of the run.
         replay: its views.
-        loss: its loss.
-        student: whose input size counts, and the size of whose maps.
+        needs: what its loss requires.
         compute: where and how models run.
+        size: the student's input size.
+        sites: the shape of the student's logits but for the classes; by default the teacher's.
 
     Raises:
         UsageError: records that do not hold what the loss needs.
@@ -266,50 +273,50 @@ def open_teacher(
         KdcacheError: a teacher that cannot be opened, or is not the one that the cache was made with.
     """
     caches = [use.cache for use in replay.caches]
-    size = student.preprocessing.size
-    replay.recipe.require_one_draw(size, *(as_size(cache.manifest.teacher["size"]) for cache in caches))
-    if not loss.needs_teacher:
+    replay.recipe.require_one_draw(size, *(cache.manifest.input_size for cache in caches))
+    if "teacher" not in needs:
         return NoTeacher(replay.caches[0] if caches else None), [size]
     online, sizes = _online(config, replay, size, compute) if config.teacher else (None, [size])
     if online is not None and not caches:
-        return _at_size_of(student, online, online.sites), sizes
+        return _at_size_of(sites, online, online.sites), sizes
     combines = len(caches) > 1 or any(use.classes is not None for use in replay.caches)
-    if combines and (loss.needs_all or loss.needs_maps or getattr(loss, "standardize", False)):
+    if combines and "logits" in needs:
         raise UsageError(
-            f"loss {config.loss} needs logits, and several teachers, or one of other classes, give probabilities: use dist or "
-            "kl without standardize"
+            "several teachers, or one of other classes, give probabilities, and this loss needs logits: "
+            "use dist or kl without standardize"
         )
-    teachers = [_cached(config, replay, use, online, compute=compute, student=student) for use in replay.caches]
+    teachers = [_cached(config, replay, use, online, compute=compute, sites=sites) for use in replay.caches]
     weights = [use.weight for use in replay.caches]
     return (teachers[0] if len(teachers) == 1 else AveragedTeacher(teachers, weights)), sizes
 
 
 def _cached(
-    config: TrainConfig,
+    config: LoaderConfig,
     replay: Replay,
     use: CacheUse,
     online: OnlineTeacher | None,
     *,
     compute: Compute,
-    student: VisionModel,
+    sites: Sequence[int] | None,
 ) -> Teacher:
     cached = CachedTeacher(use.cache, use.reader(), compute, fallback=online)
     if config.tail != "uniform":
         cached.set_tail(config.tail, replay.seeds[0])
-    teacher = _at_size_of(student, cached, use.cache.manifest.sites or ())
+    teacher = _at_size_of(sites, cached, use.cache.manifest.sites or ())
     return teacher if use.classes is None else MappedTeacher(teacher, use.classes, replay.source.classes, compute)
 
 
-def _at_size_of(student: VisionModel, teacher: Teacher, sites: Sequence[int]) -> Teacher:
-    """Return a teacher whose maps have the size of the student's."""
-    if tuple(sites[1:]) == student.sites[1:]:
+def _at_size_of(wanted: Sequence[int] | None, teacher: Teacher, sites: Sequence[int]) -> Teacher:
+    """Return a teacher whose maps, at `sites` now, have the size of the student's, at `wanted`."""
+    if wanted is None or tuple(sites[1:]) == tuple(wanted[1:]):
         return teacher
-    theirs, own = ((found[1], found[2]) for found in (sites, student.sites))
+    theirs = (sites[1], sites[2])
+    own = (wanted[1], wanted[2])
     say(f"note: the teacher's maps of {size_text(theirs)} are brought to {size_text(own)}, the student's (logits, bilinear)")
     return ResampledTeacher(teacher, own)
 
 
-def _online(config: TrainConfig, replay: Replay, size: Size, compute: Compute) -> tuple[OnlineTeacher, list[Size]]:
+def _online(config: LoaderConfig, replay: Replay, size: Size, compute: Compute) -> tuple[OnlineTeacher, list[Size]]:
     classes = replay.caches[0].cache.manifest.classes if replay.caches else replay.source.classes
     model = open_model(str(config.teacher), classes=classes, recipe=replay.recipe, trained=True, task=task_of(replay.source))
     for use in replay.caches:

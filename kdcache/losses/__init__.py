@@ -1,18 +1,16 @@
 """Losses on class logits; tensors only."""
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from kdcache.codecs import TeacherRows
 from kdcache.config.spec import build, choose, parse_spec
 from kdcache.errors import UsageError
+from kdcache.losses.ce import Ce
 from kdcache.losses.cwd import Cwd, cwd_loss
 from kdcache.losses.dist import Dist, dist_loss, dist_terms
 from kdcache.losses.dkd import Dkd, dkd_loss, dkd_terms
 from kdcache.losses.kl import Kl, kl_loss
 from kdcache.losses.nkd import Nkd, nkd_loss, nkd_terms
-from kdcache.losses.protocol import Loss, check_options
-from kdcache.shapes import Logits, Scalar, Targets
+from kdcache.losses.protocol import Loss, Need
 
 __all__ = [
     "Ce",
@@ -21,6 +19,7 @@ __all__ = [
     "Dkd",
     "Kl",
     "Loss",
+    "Need",
     "Nkd",
     "cwd_loss",
     "dist_loss",
@@ -32,24 +31,6 @@ __all__ = [
     "nkd_terms",
     "open_loss",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ce:
-    """The loss `ce`: cross-entropy on the labels, no teacher."""
-
-    needs_teacher: ClassVar[bool] = False
-    needs_all: ClassVar[bool] = False
-    needs_maps: ClassVar[bool] = False
-    ignore_masked: ClassVar[bool] = False
-    ce: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_options(self)
-
-    def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
-        """Return nothing: the task loss is all there is."""
-        return {}
 
 
 _LOSSES: dict[str, type[Any]] = {"ce": Ce, "cwd": Cwd, "dist": Dist, "dkd": Dkd, "kl": Kl, "nkd": Nkd}

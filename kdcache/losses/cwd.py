@@ -4,13 +4,12 @@ Shu, Liu, Gao, Yan, Shen: Channel-wise Knowledge Distillation for Dense Predicti
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from kdcache.codecs import TeacherRows
-from kdcache.losses.protocol import as_rows, check_options
+from kdcache.losses.protocol import LossOptions, Need, as_rows
 from kdcache.shapes import Logits, Maps, Scalar, Targets
 
 
@@ -34,20 +33,18 @@ def _over_pixels(maps: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cwd:
+class Cwd(LossOptions):
     """The loss `cwd`: ce * CE + weight * CWD; for segmentation."""
 
-    needs_teacher: ClassVar[bool] = True
-    needs_all: ClassVar[bool] = False
-    needs_maps: ClassVar[bool] = True
-    ignore_masked: ClassVar[bool] = False
     tau: float = 4.0
     weight: float = 3.0
     """The authors' weight for the maps of logits."""
     ce: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_options(self)
+    @property
+    def requires(self) -> frozenset[Need]:
+        """What it must be given."""
+        return frozenset({"teacher", "logits", "maps"})
 
     def terms(self, student_logits: Maps, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
         """Return the weighted term `cwd`."""

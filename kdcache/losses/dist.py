@@ -4,14 +4,14 @@ Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher, Neur
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from kdcache.codecs import TeacherRows
 from kdcache.config.spec import choose
-from kdcache.losses.protocol import check_options, softened
+from kdcache.losses.protocol import LossOptions, Need, needs_of, softened
 from kdcache.runtime.distributed import all_sum, world_size
 from kdcache.shapes import Logits, Scalar, Targets
 
@@ -96,12 +96,9 @@ def shared_pearson(a: Tensor, b: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dist:
+class Dist(LossOptions):
     """The loss `dist`: ce * CE + beta * inter + gamma * intra."""
 
-    needs_teacher: ClassVar[bool] = True
-    needs_all: ClassVar[bool] = False
-    needs_maps: ClassVar[bool] = False
     tau: float = 1.0
     beta: float = 2.0
     gamma: float = 2.0
@@ -110,8 +107,15 @@ class Dist:
     ignore_masked: bool = False
     ce: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_options(self)
+    @property
+    def requires(self) -> frozenset[Need]:
+        """What it must be given."""
+        return needs_of(self.standardize, self.ignore_masked)
+
+    @property
+    def batch_tau(self) -> float | None:
+        """The temperature of `intra`, unless that is left out."""
+        return self.tau if self.gamma > 0 else None
 
     def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
         """Return the weighted terms `inter` and `intra`."""

@@ -5,13 +5,12 @@ of the label, KL = TCKD + (1 - p) NCKD; DKD gives the two terms weights of their
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from kdcache.codecs import TeacherRows
-from kdcache.losses.protocol import as_rows, check_options, tempered, without_label
+from kdcache.losses.protocol import LossOptions, Need, as_rows, tempered, without_label
 from kdcache.shapes import Logits, Scalar, Targets
 
 
@@ -63,21 +62,19 @@ def _kl(student: Tensor, target: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dkd:
+class Dkd(LossOptions):
     """The loss `dkd`: ce * CE + alpha * TCKD + beta * NCKD."""
 
-    needs_teacher: ClassVar[bool] = True
-    needs_all: ClassVar[bool] = True
-    needs_maps: ClassVar[bool] = False
-    ignore_masked: ClassVar[bool] = False
     alpha: float = 1.0
     beta: float = 8.0
     tau: float = 4.0
     standardize: bool = False
     ce: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_options(self)
+    @property
+    def requires(self) -> frozenset[Need]:
+        """What it must be given."""
+        return frozenset({"teacher", "logits", "label"})
 
     def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
         """Return the weighted terms `tckd` and `nckd`."""

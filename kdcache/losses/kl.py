@@ -1,12 +1,11 @@
 """KL divergence of tempered softmaxes. Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
 from kdcache.codecs import TeacherRows
-from kdcache.losses.protocol import check_options, softened
+from kdcache.losses.protocol import LossOptions, Need, needs_of, softened
 from kdcache.shapes import Logits, Scalar, Targets
 
 
@@ -26,20 +25,19 @@ def kl_loss(student_logits: Logits, teacher: Logits | TeacherRows, *, tau: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kl:
+class Kl(LossOptions):
     """The loss `kl`: ce * CE + weight * KL."""
 
-    needs_teacher: ClassVar[bool] = True
-    needs_all: ClassVar[bool] = False
-    needs_maps: ClassVar[bool] = False
     tau: float = 4.0
     weight: float = 1.0
     standardize: bool = False
     ignore_masked: bool = False
     ce: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_options(self)
+    @property
+    def requires(self) -> frozenset[Need]:
+        """What it must be given."""
+        return needs_of(self.standardize, self.ignore_masked)
 
     def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
         """Return the weighted term `kl`."""

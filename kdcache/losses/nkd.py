@@ -5,12 +5,11 @@ Normalized Loss and Customized Soft Labels, ICCV 2023.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
 from kdcache.codecs import TeacherRows
-from kdcache.losses.protocol import as_rows, check_options, tempered, without_label
+from kdcache.losses.protocol import LossOptions, Need, as_rows, tempered, without_label
 from kdcache.shapes import Logits, Scalar, Targets
 
 
@@ -53,20 +52,18 @@ def nkd_terms(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nkd:
+class Nkd(LossOptions):
     """The loss `nkd`: ce * CE + target + gamma * nontarget."""
 
-    needs_teacher: ClassVar[bool] = True
-    needs_all: ClassVar[bool] = True
-    needs_maps: ClassVar[bool] = False
-    ignore_masked: ClassVar[bool] = False
     gamma: float = 1.5
     tau: float = 1.0
     standardize: bool = False
     ce: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_options(self)
+    @property
+    def requires(self) -> frozenset[Need]:
+        """What it must be given."""
+        return frozenset({"teacher", "logits", "label"})
 
     def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
         """Return the terms `target` and `nontarget`, the latter weighted."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,19 +14,23 @@ from kdcache.shapes import Logits, Maps, Probabilities, Scalar, Targets
 _STD_EPS = 1e-7  # of the published code
 
 
+Need = Literal["teacher", "logits", "label", "maps", "masks"]
+"""What a loss may require: soft targets of a `teacher`; its raw `logits`, not only probabilities; its logit of the one
+`label` of each row, whatever its rank; whole `maps`, whose pixels are compared with each other; `masks`, so that pixels
+without a class are left out."""
+
+
 @runtime_checkable
 class Loss(Protocol):
     """What a student is trained on: `ce` times the task's cross-entropy, plus the terms against the teacher."""
 
-    needs_teacher: ClassVar[bool]
-    needs_all: ClassVar[bool]
-    """Whether the teacher's logit of the label must be known, whatever its rank."""
-    needs_maps: ClassVar[bool]
-    """Whether it compares the pixels of a map with each other, so that it is for segmentation only, and takes whole maps."""
+    @property
+    def requires(self) -> frozenset[Need]:
+        """What it must be given."""
 
     @property
-    def ignore_masked(self) -> bool:
-        """Whether pixels that have no class are left out; the published losses of maps do not look at labels."""
+    def batch_tau(self) -> float | None:
+        """The temperature at which it compares views of a batch with each other; None if it does not."""
 
     @property
     def ce(self) -> float:
@@ -73,6 +77,33 @@ def without_label(logits: Tensor, targets: Targets) -> Tensor:
     """
     others = torch.arange(logits.shape[1] - 1, device=logits.device)
     return logits.gather(1, others + (others >= targets[:, None]))
+
+
+class LossOptions:
+    """What the losses share: their options are checked, and they need a teacher unless they say otherwise."""
+
+    @property
+    def requires(self) -> frozenset[Need]:
+        """What it must be given."""
+        return frozenset({"teacher"})
+
+    @property
+    def batch_tau(self) -> float | None:
+        """None: most losses look at each view alone."""
+        return None
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def needs_of(standardize: bool = False, ignore_masked: bool = False) -> frozenset[Need]:
+    """Return what a loss on probabilities requires with these options."""
+    needs: set[Need] = {"teacher"}
+    if standardize:
+        needs.add("logits")
+    if ignore_masked:
+        needs.add("masks")
+    return frozenset(needs)
 
 
 def check_options(loss: Any) -> None:

@@ -101,6 +101,22 @@ class MapModel(VisionModel):
         return sides(self.preprocessing.size)[0] // self.sites[1]
 
 
+def preprocessing_of(model: nn.Module) -> Preprocessing | None:
+    """Return what a model wants of a view, where it says so: kdcache's own, which normalise views themselves, and timm's.
+
+    Returns:
+        Of kdcache's own models the size alone, with no mean and std; None of others.
+    """
+    if isinstance(model, VisionModel):
+        return Preprocessing(model.preprocessing.size, (), ())
+    if getattr(model, "pretrained_cfg", None) is None:
+        return None
+    import timm  # noqa: PLC0415
+
+    config = timm.data.resolve_model_data_config(model)
+    return Preprocessing(as_size(config["input_size"][1:]), tuple(config["mean"]), tuple(config["std"]))
+
+
 def head_weight(model: VisionModel, classes: int) -> Tensor | None:
     """Return the weights of the last linear layer, float32 `[classes, features]`, or None if it does not give the classes."""
     linear = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]

@@ -15,7 +15,7 @@ from kdcache.sources.digits import DIGITS_TRAIN, Digits, open_digits
 from kdcache.sources.hub import open_hub
 from kdcache.sources.imagefolder import open_imagefolder
 from kdcache.sources.masks import MaskSource
-from kdcache.sources.own import open_own, parse_source
+from kdcache.sources.own import as_source, open_own, parse_source
 from kdcache.sources.protocol import Sample, Source, task_of
 from kdcache.sources.segfolder import open_segfolder
 from kdcache.sources.tars import TarSource, open_tars
@@ -29,6 +29,7 @@ __all__ = [
     "Sample",
     "Source",
     "TarSource",
+    "as_source",
     "mean_image_bytes",
     "open_source",
     "stored_image",

@@ -110,12 +110,29 @@ def open_own(spec: Spec, known: Collection[str]) -> Source:
     if spec.arg is not None and not spec.arg.isidentifier():
         raise UsageError(f"source {spec}: {_no_source(spec, known)}")
     with user_code(f"source {spec}", SourceError, way_out=_MEND):
-        opened = _loaded(spec, known)
-        if hasattr(opened, "fingerprint"):
-            _require_parts(opened, spec)
-            return opened if _is_checked(opened) else OwnSource(opened, spec)
-        is_masked = task_of(opened) == "segmentation"
-        return open_own_masks(opened, spec) if is_masked else DatasetSource(opened, spec)
+        return _as_source(_loaded(spec, known), spec)
+
+
+def as_source(data: Any) -> Source:
+    """Return a data set, or a whole source, that the user's program has made, as a source.
+
+    Its spec names its class; what tells it from other data is its fingerprint.
+
+    Raises:
+        SourceError: it is none, or empty.
+    """
+    kind = type(data)
+    spec = Spec(kind.__module__, kind.__qualname__.rpartition(".")[2], {})
+    with user_code(f"data {spec}", SourceError, way_out=_MEND):
+        return _as_source(data, spec)
+
+
+def _as_source(opened: Any, spec: Spec) -> Source:
+    if hasattr(opened, "fingerprint"):
+        _require_parts(opened, spec)
+        return opened if _is_checked(opened) else OwnSource(opened, spec)
+    is_masked = task_of(opened) == "segmentation"
+    return open_own_masks(opened, spec) if is_masked else DatasetSource(opened, spec)
 
 
 def parse_source(text: str, known: Collection[str]) -> Spec:

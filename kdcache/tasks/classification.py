@@ -28,7 +28,7 @@ class Classification:
         Raises:
             UsageError: it does.
         """
-        if loss.needs_maps or loss.ignore_masked:
+        if loss.requires & {"maps", "masks"}:
             raise UsageError(f"loss {spec} is one of maps, for segmentation; use dist, kl, dkd or nkd, without ignore_masked")
 
     def terms(

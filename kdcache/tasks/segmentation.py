@@ -39,7 +39,7 @@ class Segmentation:
         Raises:
             UsageError: it does.
         """
-        if loss.needs_all:
+        if "label" in loss.requires:
             raise UsageError(f"loss {spec} needs a label for each row, which a pixel of a map has not; use dist, kl or cwd")
 
     def terms(
@@ -96,10 +96,10 @@ class Segmentation:
 def _against(loss: Loss, maps: Maps, teacher: TeacherRows, masks: Masks) -> dict[str, Scalar]:
     """Return the terms of a loss of maps, or of one of rows over all pixels, or over those that have a class."""
     labels = masks_at(masks, (maps.shape[1], maps.shape[2])).reshape(-1)
-    if loss.needs_maps:
+    if "maps" in loss.requires:
         return loss.terms(maps, teacher, labels)
     rows = maps.reshape(-1, maps.shape[-1])
-    if not loss.ignore_masked:
+    if "masks" not in loss.requires:
         return loss.terms(rows, teacher, labels)
     at = (labels != IGNORED).nonzero()[:, 0]
     return loss.terms(rows[at], PickedRows(teacher, at, len(rows)), labels[at])

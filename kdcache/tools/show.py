@@ -11,7 +11,7 @@ from kdcache.cache.source import local_images, views_of
 from kdcache.codec_error.plot import check_plot
 from kdcache.config.files import recorded_settings
 from kdcache.errors import KdcacheError, UsageError, brief, printable
-from kdcache.shapes import IGNORED, as_size
+from kdcache.shapes import IGNORED
 from kdcache.sources import Source
 from kdcache.tasks.segmentation import upsampled
 from kdcache.views.permutation import row_of
@@ -50,7 +50,7 @@ def show_view(cache: Cache, file: str | Path, *, index: int, seed: int, data: st
     row = row_of(index, cache.manifest.rows, cache.manifest.order_seed)
     commit = cache.commit_of(seed, row // cache.manifest.unit_rows)
     cache.require_held(np.array([row]))
-    dataset = views_of(cache, data, size=as_size(cache.manifest.teacher["size"]))
+    dataset = views_of(cache, data, size=cache.manifest.input_size)
     source = dataset.source
     probabilities = cache.codec.decode(cache.read(seed, [row])).probs(1.0)[0]
     with local_images(source, [commit]):

@@ -97,12 +97,12 @@ def plan_training(config: TrainConfig) -> dict[str, Any]:
         trainer.require_readable_evaluation()
         probe = trainer.probe(seconds=PLAN_SECONDS)
         epoch_seconds = probe["steps_per_epoch"] * config.batch_size / probe["views_per_second"]
-        manifests = [use.cache.manifest for use in trainer.replay.caches]
+        manifests = [use.cache.manifest for use in trainer.loader.replay.caches]
         done = checkpoint["epoch"] if checkpoint else 0
         return {
-            "samples": len(trainer.replay.source),
-            "classes": trainer.replay.source.classes,
-            "samples_trained": len(trainer.replay.rows(np.empty(0, np.int64))),
+            "samples": len(trainer.loader.replay.source),
+            "classes": trainer.loader.replay.source.classes,
+            "samples_trained": len(trainer.loader.replay.rows(np.empty(0, np.int64))),
             "eval_samples": len(trainer.evaluation.source) if trainer.evaluation else None,
             "student": config.student,
             "teacher": ", ".join(config.caches) or config.teacher or "none: labels only",
@@ -110,7 +110,7 @@ def plan_training(config: TrainConfig) -> dict[str, Any]:
             "size": trainer.student.preprocessing.size,
             "epochs": config.epochs,
             "epochs_done": done,
-            "seeds": trainer.replay.seeds,
+            "seeds": trainer.loader.replay.seeds,
             **probe,
             "epoch_seconds": epoch_seconds,
             "seconds": (config.epochs - done) * epoch_seconds,

@@ -1,12 +1,10 @@
 """A student with all that trains it: one epoch loop, one step, and the state from which both go on."""
 
-import hashlib
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdcache.errors import KdcacheError, MismatchError, UsageError
-from kdcache.loader.opening import open_replay
-from kdcache.loader.order import EpochSampler, Split, epoch_views, num_steps
-from kdcache.loader.teachers import Teacher, open_teacher
+from kdcache.loader.loader import DistillationLoader
+from kdcache.loader.opening import check_records, open_replay
 from kdcache.losses import Loss, open_loss
 from kdcache.models.first_batch import check_gradients, check_student, require_trainable
 from kdcache.models.inference import model_code
 from kdcache.models.model import VisionModel, open_model
 from kdcache.runtime.agreement import require_same, require_same_weights
-from kdcache.runtime.console import Clock, Metrics, progress, say, steady_rate
+from kdcache.runtime.console import Clock, Metrics, progress, steady_rate
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import (
     all_sum,
@@ -38,8 +35,7 @@ from kdcache.runtime.distributed import (
 )
 from kdcache.runtime.user_code import exception_text
 from kdcache.runtime.waiting import waiting
-from kdcache.runtime.wording import named
-from kdcache.shapes import Rows, Size
+from kdcache.shapes import Rows
 from kdcache.sources import task_of
 from kdcache.tasks import open_task
 from kdcache.tasks.seen_labels import SeenLabels
@@ -48,7 +44,7 @@ from kdcache.train.config import TrainConfig
 from kdcache.train.evaluation import Evaluation, evaluation_recipe
 from kdcache.train.optim import make_optimizer, make_schedule
 from kdcache.train.preflight import check_training
-from kdcache.views import Batch, ViewDataset, ViewLoader, seed_generators
+from kdcache.views import Batch, seed_generators
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
 
@@ -61,23 +57,21 @@ class Trainer:
         self.compute = Compute(config.compute)
         on_main(lambda: check_training(config, self.compute), "what can be known of the settings")
         self.loss: Loss = open_loss(config.loss)
-        self.replay = open_replay(config, self.loss)
-        source, recipe = self.replay.source, self.replay.recipe
+        replay = open_replay(
+            config,
+            self.loss.requires,
+            check=lambda cache: check_records(cache, self.loss, config.loss),
+        )
+        source, recipe = replay.source, replay.recipe
         self.task = open_task(task_of(source))
         self.task.check(self.loss, config.loss)
-        if self.loss.needs_all and recipe.mixing:
+        if "label" in self.loss.requires and recipe.mixing:
             raise UsageError(f"loss {config.loss} needs one label a view, and recipe {recipe.name} mixes; use dist or kl")
         seed_generators(config.run_seed, 0)
         self.student: VisionModel = open_model(config.student, classes=source.classes, recipe=recipe, task=self.task.name)
         require_trainable(self.student)
         self.model = self._place()
-        self.teacher, sizes = self._teacher()
-        self.sampler = EpochSampler(
-            Split(batch_size=config.batch_size, parts=config.accumulate, process=rank(), processes=world_size())
-        )
-        dataset = ViewDataset(source, recipe, self.replay.order, sizes=sizes)
-        workers, pin_memory = config.compute.workers, self.compute.pin_memory
-        self.loader = ViewLoader(dataset, self.sampler, workers=workers, pin_memory=pin_memory)
+        self.loader = DistillationLoader.of_run(config, replay, self.compute, self.loss.requires, self.student)
         self._labels = SeenLabels(source)
         self.evaluation = self._evaluation()
         if self.evaluation is not None:
@@ -85,20 +79,29 @@ class Trainer:
             if not config.compute.compile:
                 self.evaluation.try_out(self.model)
         self.optimizer = make_optimizer(self.student.module, config.optimizer)
-        self._steps = num_steps(len(self.replay.rows(_NO_ROWS)), config.batch_size)
+        self._steps = self.loader.steps_per_epoch
         self.schedule = make_schedule(self.optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=self._steps)
         self.scaler = self.compute.scaler()
         self.average = self._average()
         self._require_agreement()
         self.parallel = self._parallel()
-        self.epoch = self.epoch_step = self.step = 0
-        """Epochs that are done, steps of the next one that are done, and steps in all."""
+        self.step = 0
+        """Steps in all."""
         self._unscored: dict[str, Any] | None = None
         """The line of an epoch that is trained and not evaluated yet."""
         self._sums: dict[str, Tensor] = {}
-        self._left_out = _NO_ROWS
         self._clock = Clock()
         self._is_first_step = True
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs are trained."""
+        return self.loader.epoch
+
+    @property
+    def epoch_step(self) -> int:
+        """How many steps of the next one are done."""
+        return self.loader.step
 
     @property
     def is_finished(self) -> bool:
@@ -140,9 +143,10 @@ class Trainer:
         """Train what is left of the epoch, and return its line of metrics without scores."""
         seeds = self._start_epoch()
         title = f"epoch {self.epoch + 1}/{self.config.epochs}"
-        with progress(title, self.sampler.num_steps, "steps", is_shown=is_main()) as bar:
+        num_steps = self.loader.num_steps
+        with progress(title, num_steps, "steps", is_shown=is_main()) as bar:
             bar.advance(self.epoch_step)
-            batches = self._clock.waiting("data_seconds", self.loader)
+            batches = self._clock.waiting("data_seconds", self.loader.rendered())
             for parts in _in_turns(batches, self.config.accumulate):
                 with self._together():
                     terms = self.train_step(parts)
@@ -150,14 +154,15 @@ class Trainer:
                     self._sums[name] = self._sums.get(name, 0.0) + value
                 if self.step % self.config.log_steps == 0:
                     metrics.write({"kind": "step", **self._place_and_rate(), **_numbers(terms)})
-                if self.epoch_step < self.sampler.num_steps:
+                if self.epoch_step < num_steps:
                     after_step()
                 bar.advance(1)
         losses = self.require_finite()
         seconds = self._clock.total()
         line = {"kind": "epoch", **self._place_and_rate(), "seed": seeds[0], **losses, "seconds": seconds}
         line |= {"views_per_second": self.epoch_step * self.config.batch_size / seconds, **self._clock.parts}
-        self.epoch, self.epoch_step, self._sums = self.epoch + 1, 0, {}
+        self.loader.end_epoch()
+        self._sums = {}
         return line
 
     def probe(self, *, seconds: float) -> dict[str, Any]:
@@ -168,7 +173,8 @@ class Trainer:
         """
         self._start_epoch()
         times, size = [time.monotonic()], self.config.batch_size
-        for parts in _in_turns(self._clock.waiting("data_seconds", self.loader), self.config.accumulate):
+        batches = self._clock.waiting("data_seconds", self.loader.rendered())
+        for parts in _in_turns(batches, self.config.accumulate):
             float(self.train_step(parts)["loss"])  # waits for the device
             times.append(time.monotonic())
             if len(times) == 2:
@@ -176,8 +182,8 @@ class Trainer:
             if len(times) > 3 and broadcast_object(times[-1] - times[0] > seconds):
                 break
         return {
-            "steps_per_epoch": self.sampler.num_steps,
-            "views_per_second": steady_rate(times, [min(size, len(self.replay.source))] * (len(times) - 1)),
+            "steps_per_epoch": self.loader.num_steps,
+            "views_per_second": steady_rate(times, [min(size, len(self.loader.source))] * (len(times) - 1)),
             "data_share": self._clock.parts.get("data_seconds", 0.0) / self._clock.total() if len(times) > 2 else 0.0,
         }
 
@@ -212,7 +218,7 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.epoch_step += 1
+        self.loader.step += 1
         self._set_rate()
         if self.average is not None:
             self.average.update(self.student, step=self.step)
@@ -220,14 +226,14 @@ class Trainer:
 
     def _terms(self, batch: Batch, *, is_first: bool) -> dict[str, Tensor]:
         """Return the weighted terms of the loss of a part of a batch; the first is looked at."""
-        labels = batch.labels.to(self.compute.move)
         with self._clock.part("cache_seconds"):
-            teacher = self.teacher.rows(batch)
+            placed = self.loader.placed(batch)
         with self.compute.autocast(), model_code(f"training of model {self.student.spec}"):
-            logits = self.parallel(self.compute.move(batch.views[0]))
+            logits = self.parallel(placed.images)
         if is_first:
-            check_student(self.student, logits, self.replay.source.classes)
-        return self.task.terms(self.loss, logits, teacher, labels, label_smoothing=self.config.label_smoothing)
+            check_student(self.student, logits, self.loader.num_classes)
+        smoothing = self.config.label_smoothing
+        return self.task.terms(self.loss, logits, placed.teacher, placed.labels, label_smoothing=smoothing)
 
     def evaluate(self) -> dict[str, float]:
         """Return scores on the evaluation data, if there is any (`top1`, `top5`, `eval_loss`), and these after `ema_`."""
@@ -255,9 +261,6 @@ class Trainer:
         self.loader.close()
         if self.evaluation is not None:
             self.evaluation.close()
-        for use in self.replay.caches:
-            if use.stream is not None:
-                use.stream.close()
 
     def weights(self) -> dict[str, nn.Module]:
         """Return the modules whose weights are the result: `student`, and `ema` if there is an average."""
@@ -280,14 +283,11 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Return all that a resume needs, as tensors and plain values."""
         state = {
-            "epoch": self.epoch,
-            "epoch_step": self.epoch_step,
+            **self.loader.state_dict(),
             "step": self.step,
             "unscored": self._unscored,
             "sums": _numbers(self._sums),
             "clock": {"total": self._clock.total(), **self._clock.parts} if self.epoch_step else {},
-            "seeds": self.replay.seeds,
-            "left_out": torch.from_numpy(self._left_out),
             "identity": self._identity(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -312,15 +312,9 @@ class Trainer:
         with self._fitting("state of the optimizer"):
             self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.epoch_step, self.step = state["epoch"], state["epoch_step"], state["step"]
-        if state["seeds"] != self.replay.seeds:  # the cache has more by now: their turns would change
-            seeds, more = named(state["seeds"], "seed"), named(self.replay.seeds, "seed")
-            begun = f"the run goes on with {seeds}, which it began with"
-            say(f"note: {begun}; the cache holds {more} by now")
-            self.replay = replace(self.replay, seeds=state["seeds"])
-            self.teacher, _ = self._teacher()
+        self.step = state["step"]
+        self.loader.load_state_dict(state)
         self._unscored = state.get("unscored")
-        self._left_out = state["left_out"].numpy()
         self._sums = {name: torch.tensor(value, device=self.compute.device) for name, value in state["sums"].items()}
         self._clock = Clock(**state["clock"])
 
@@ -338,19 +332,7 @@ class Trainer:
 
     def _start_epoch(self) -> list[int]:
         """Set the views of the epoch, and return its seeds."""
-        seeds, following = (self._seeds(epoch) for epoch in (self.epoch, self.epoch + 1))
-        self._left_out = self._start_teacher(seeds, following if self.epoch + 1 < self.config.epochs else [])
-        for use in self.replay.caches:
-            use.check_images(seeds)
-        rows, length = self.replay.rows(self._left_out), len(self.replay.source)
-        if not len(rows):
-            raise KdcacheError(
-                f"nothing to train on: of the samples of {self.replay.source.spec} that are asked for, seed {seeds[0]} "
-                "holds none that could be read when it was dumped"
-            )
-        key = {"run_seed": self.config.run_seed, "epoch": self.epoch}
-        views = epoch_views(rows, length, seeds, self.replay.recipe, **key, blocks=self.replay.blocks)
-        self.sampler.set_epoch(views, first_step=self.epoch_step, before=self._streams(views))
+        seeds = self.loader.start_epoch()
         if self.step:
             self._set_rate()
         self.parallel.train()
@@ -358,49 +340,17 @@ class Trainer:
             self._clock = Clock()
         return seeds
 
-    def _streams(self, views: Rows) -> Callable[[Rows], None]:
-        """Have what is read window by window make ready for the epoch; return what must know of each step's views."""
-        streams = [use.stream for use in self.replay.caches if use.stream is not None]
-        if streams and self.replay.blocks is not None:
-            windows = self.replay.blocks.windows(self.config.run_seed, self.epoch)
-            following = views[self.epoch_step * self.config.batch_size :]
-            for stream in streams:
-                stream.open_epoch(windows, int(following[0, 0]))
-
-        def before(step: Rows) -> None:
-            for stream in streams:
-                stream.before(step)
-
-        return before
-
-    def _start_teacher(self, seeds: list[int], following: list[int]) -> Rows:
-        """Make the teacher ready for the epoch, and return the rows that it leaves out.
-
-        Of an epoch that was begun these are those of then.
-
-        It sees the units that rank 0 sees: a cache that is still written to may hold more by the
-        time that another process, or a resumed run, looks, but never less.
-        """
-        left_out = np.unique(np.concatenate([*self.teacher.start(seeds, following).values()]))
-        return self._left_out if self.epoch_step else left_out
-
-    def _seeds(self, epoch: int) -> list[int]:
-        seeds, count = self.replay.seeds, self.config.repeats
-        return [seeds[turn % len(seeds)] for turn in range(epoch * count, (epoch + 1) * count)]
-
     def _set_rate(self) -> None:
         """Set the learning rate by the share of the epoch that is done: one that lacks rows is no shorter for the schedule."""
-        done = self.epoch + self.epoch_step / max(self.sampler.num_steps, 1)
+        done = self.epoch + self.epoch_step / max(self.loader.num_steps, 1)
         self.schedule.step_update(round(done * self._steps))
 
     def _place_and_rate(self) -> dict[str, Any]:
         return {"step": self.step, "epoch": self.epoch + 1, "lr": self.optimizer.param_groups[0]["lr"]}
 
     def _identity(self) -> dict[str, str]:
-        caches = ", ".join(use.cache.manifest.digest for use in self.replay.caches) or "none"
         evaluated = self.evaluation.source.fingerprint if self.evaluation is not None else "none"
-        own = {"source": self.replay.source.fingerprint, "recipe": self.replay.recipe.fingerprint}
-        return {**own, "teacher": self.teacher.identity, "cache": caches, "evaluation source": evaluated}
+        return {**self.loader.identity(), "evaluation source": evaluated}
 
     def _require_agreement(self) -> None:
         """Check that all processes train the same: gradients are averaged, and nothing would tell.
@@ -408,13 +358,11 @@ class Trainer:
         Raises:
             MismatchError: they do not.
         """
-        samples = self.replay.samples
-        chosen = "all" if samples is None else hashlib.sha256(samples.tobytes()).hexdigest()
         recipe = "none" if self.evaluation is None else self.evaluation.recipe.fingerprint
         facts = {
             **self._identity(),
             "evaluation recipe": recipe,
-            "list of samples": chosen,
+            "list of samples": self.loader.samples_digest(),
         }
         require_same(facts, "what the run is made of")
         require_same_weights(self.student.module)
@@ -424,9 +372,6 @@ class Trainer:
         if self.config.sync_batch_norm:
             self.student.module = nn.SyncBatchNorm.convert_sync_batchnorm(self.student.module)  # type: ignore[no-untyped-call]
         return self.compute.place(self.student)
-
-    def _teacher(self) -> tuple[Teacher, list[Size]]:
-        return open_teacher(self.config, self.replay, self.loss, self.student, self.compute)
 
     def _parallel(self) -> nn.Module:
         if world_size() == 1:
@@ -443,11 +388,11 @@ class Trainer:
     def _evaluation(self) -> Evaluation | None:
         if self.config.eval_data is None:
             return None
-        is_from_cache = bool(self.replay.caches)
-        recipe = evaluation_recipe(self.config.eval_recipe, self.replay.recipe, is_from_cache=is_from_cache)
+        is_from_cache = bool(self.loader.replay.caches)
+        recipe = evaluation_recipe(self.config.eval_recipe, self.loader.replay.recipe, is_from_cache=is_from_cache)
         return Evaluation(
             self.config.eval_data,
-            self.replay.source,
+            self.loader.source,
             recipe,
             size=self.student.preprocessing.size,
             batch_size=self.config.batch_size,

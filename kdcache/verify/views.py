@@ -18,7 +18,7 @@ from torch import Tensor
 from kdcache.cache import Cache, Commit, Manifest, library_versions
 from kdcache.errors import DriftError, KdcacheWarning, MismatchError, UnreadableSampleError
 from kdcache.runtime.console import say
-from kdcache.shapes import View, as_size
+from kdcache.shapes import View
 from kdcache.sources import Source
 from kdcache.views import Recipe, Trace, ViewDataset, crc32
 from kdcache.views.mixing import partner
@@ -92,7 +92,7 @@ def check_views(cache: Cache, source: Source, commits: Iterable[Commit], *, view
     """
     if len(source) != cache.manifest.rows:  # which no fingerprint of the manifest's own can tell
         raise MismatchError(f"cache {cache} has {cache.manifest.rows} rows, data {source.spec} {len(source)} samples")
-    recipe = Recipe.from_dict(cache.manifest.recipe).at(as_size(cache.manifest.teacher["size"]))
+    recipe = Recipe.from_dict(cache.manifest.recipe).at(cache.manifest.input_size)
     dataset = ViewDataset(source, recipe, cache.order, sizes=[recipe.size])
     probes = [(commit, probe) for commit in commits for probe in commit.probes][:views]
     if views > 0 and not probes:

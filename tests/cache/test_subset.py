@@ -140,8 +140,8 @@ def test_labels_only_and_two_subsets_train_on_what_all_hold(shelf: Path, tmp_pat
     export_cache(shelf / "zarr", tmp_path / "two", samples="100:200")
     caches = str(tmp_path / "one"), str(tmp_path / "two")
     trainer = Trainer(train_config(tmp_path / "run", cache=caches, **SETTINGS))
-    assert trainer.replay.samples is not None
-    assert sorted(trainer.replay.order[trainer.replay.samples]) == [*range(100, 140)]
+    assert trainer.loader.replay.samples is not None
+    assert sorted(trainer.loader.replay.order[trainer.loader.replay.samples]) == [*range(100, 140)]
     assert train(tmp_path / "labels", cache=caches[0], **{**SETTINGS, "loss": "ce"})["steps"] == 2 * 6
     export_cache(shelf / "zarr", tmp_path / "three", samples="0:40")
     with pytest.raises(MismatchError, match="are subsets without a sample in common"):

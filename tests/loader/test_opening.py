@@ -41,7 +41,7 @@ def losses(run: Path) -> list[float]:
 
 def first_batch(trainer: Trainer) -> Any:
     trainer._start_epoch()
-    return next(iter(trainer.loader))
+    return next(trainer.loader.rendered())
 
 
 def test_the_probabilities_of_several_teachers_are_averaged_by_weight(tmp_path: Path, two: list[str]) -> None:
@@ -51,9 +51,9 @@ def test_the_probabilities_of_several_teachers_are_averaged_by_weight(tmp_path: 
     one, other = (cache.codec.decode(cache.read(0, rows)) for cache in map(open_cache, two))
     for tau in (1.0, 4.0):
         expected = 0.25 * one.probs(tau) + 0.75 * other.probs(tau)
-        torch.testing.assert_close(trainer.teacher.rows(batch).probs(tau), expected)
+        torch.testing.assert_close(trainer.loader.teacher.rows(batch).probs(tau), expected)
     assert not torch.allclose(one.probs(1.0), other.probs(1.0), atol=0.1), "teachers that agree would prove nothing"
-    assert trainer.replay.seeds == [0, 1], "those that both caches hold"
+    assert trainer.loader.replay.seeds == [0, 1], "those that both caches hold"
 
 
 def test_a_run_trains_from_several_caches_and_knows_them_again(tmp_path: Path, two: list[str]) -> None:
@@ -159,7 +159,7 @@ def test_a_student_learns_from_a_teacher_of_other_classes(tmp_path: Path) -> Non
     trainer = Trainer(train_config(tmp_path, cache=f"{tmp_path / 'cache'},classes={table}", **SETTINGS))
     batch = first_batch(trainer)
     whole = cache.codec.decode(cache.read(0, batch.rows.numpy())).logits()
-    torch.testing.assert_close(trainer.teacher.rows(batch).probs(4.0), torch.softmax(whole[:, 2:] / 4, 1))
+    torch.testing.assert_close(trainer.loader.teacher.rows(batch).probs(4.0), torch.softmax(whole[:, 2:] / 4, 1))
     assert train(tmp_path / "run", cache=f"{tmp_path / 'cache'},classes={table}", epochs=1, **SETTINGS)["epochs"] == 1
 
 
@@ -218,9 +218,9 @@ def test_a_cache_that_lacks_units_is_refused_unless_told_otherwise(tmp_path: Pat
 def test_skip_trains_on_what_is_there(tmp_path: Path, holed: str, loss: str) -> None:
     settings = {**SETTINGS, "loss": loss}
     trainer = Trainer(train_config(tmp_path, cache=holed, on_miss="skip", **settings))
-    assert trainer.replay.seeds == [0, 1]
+    assert trainer.loader.replay.seeds == [0, 1]
     trainer._start_epoch()
-    rows = {int(row) for batch in trainer.loader for row in batch.rows}
+    rows = {int(row) for batch in trainer.loader.rendered() for row in batch.rows}
     assert rows == set(range(384)) - set(range(64, 128)) - set(range(256, 320))
     result = train(tmp_path / "run", cache=holed, on_miss="skip", epochs=2, **settings)
     assert result["steps"] == 4 + 6
@@ -235,7 +235,7 @@ def test_teacher_fills_in_what_is_not_there(tmp_path: Path, holed: str) -> None:
     np.testing.assert_allclose(losses(tmp_path / "filled"), losses(tmp_path / "cached"), rtol=1e-5)
     trainer = Trainer(train_config(tmp_path, cache=holed, on_miss="teacher", seeds="5:6", **settings))
     batch = first_batch(trainer)
-    assert trainer.teacher.rows(batch).logits().shape == (64, 10), "also of a seed of which nothing is there"
+    assert trainer.loader.teacher.rows(batch).logits().shape == (64, 10), "also of a seed of which nothing is there"
 
 
 @pytest.mark.parametrize(
@@ -266,8 +266,8 @@ def test_units_that_come_later_are_taken_at_the_next_epoch(tmp_path: Path, holed
     settings = {**SETTINGS, "on_miss": "skip", "seeds": "0:1", "epochs": 2}
     trainer = Trainer(train_config(tmp_path, cache=holed, **settings))
     trainer._start_epoch()
-    assert trainer.sampler.num_steps == 4
-    trainer.train_step([next(iter(trainer.loader))])
+    assert trainer.loader.num_steps == 4
+    trainer.train_step([next(trainer.loader.rendered())])
     state = trainer.state()
     dump(Path(holed), seeds="0:2", **FULL)
     resumed = Trainer(train_config(tmp_path, cache=holed, **settings))
@@ -309,8 +309,8 @@ def test_samples_by_number_and_by_key(tmp_path: Path, two: list[str]) -> None:
     for samples in ("100:300", str(keys)):
         trainer = Trainer(train_config(tmp_path, cache=two[0], samples=samples, **SETTINGS))
         trainer._start_epoch()
-        rows = np.concatenate([batch.rows.numpy() for batch in trainer.loader])
-        assert len(rows) == 192 and set(trainer.replay.order[rows]) <= set(range(100, 300))
+        rows = np.concatenate([batch.rows.numpy() for batch in trainer.loader.rendered()])
+        assert len(rows) == 192 and set(trainer.loader.replay.order[rows]) <= set(range(100, 300))
         found.append(rows.tolist())
     assert found[0] == found[1]
     assert train(tmp_path / "run", cache=two[0], samples=str(keys), epochs=1, **SETTINGS)["steps"] == 3
@@ -338,12 +338,12 @@ def test_rows_from_several_places_are_joined_in_the_order_of_the_batch(holed: st
     batch = first_batch(trainer)
     slab = open_cache(holed).slab(0, is_partial=True)
     assert 0 < slab.is_missing(batch.rows.numpy()).sum() < 64, "rows of both kinds"
-    rows = trainer.teacher.rows(batch)
+    rows = trainer.loader.teacher.rows(batch)
     compute = Compute(config.compute)
     from kdcache.loader.teachers import OnlineTeacher
     from kdcache.models.model import open_model
 
-    model = open_model(f"{CONV},seed=7", classes=10, recipe=trainer.replay.recipe, trained=True)
+    model = open_model(f"{CONV},seed=7", classes=10, recipe=trainer.loader.replay.recipe, trained=True)
     online = OnlineTeacher(model, compute).rows(batch)
     np.testing.assert_allclose(rows.logits(), online.logits(), atol=1e-5)
     np.testing.assert_allclose(rows.std(), online.std(), atol=1e-5)

@@ -57,13 +57,13 @@ def test_each_tail_is_what_its_codec_decodes(tmp_path: Path, caches: dict[str, s
     cache = open_cache(caches["topk"])
     for tail in TAILS:
         trainer = Trainer(train_config(tmp_path / tail, cache=caches["topk"], tail=tail, loss="kl:tau=4"))
-        trainer.sampler.set_epoch(np.stack([np.arange(256), np.ones(256, np.int64)], axis=1))
-        trainer.teacher.start([1], [])
-        batch = next(iter(trainer.loader))
+        trainer.loader._sampler.set_epoch(np.stack([np.arange(256), np.ones(256, np.int64)], axis=1))
+        trainer.loader.teacher.start([1], [])
+        batch = next(trainer.loader.rendered())
         student = torch.softmax(torch.randn(128, 10, generator=torch.Generator().manual_seed(0)), 1)
         codec = cache.codec if tail == "uniform" else set_tail(cache.codec, tail, cache.read(0, np.arange(1197)))
         expected = codec.decode(cache.read(1, batch.rows.numpy())).probs(4.0, student=student)
-        assert torch.equal(trainer.teacher.rows(batch).probs(4.0, student=student), expected)
+        assert torch.equal(trainer.loader.teacher.rows(batch).probs(4.0, student=student), expected)
 
 
 def test_each_tail_trains_on_its_own(tmp_path: Path, caches: dict[str, str]) -> None:

@@ -128,7 +128,7 @@ def trained(path: str, cache: str, who: int, on_miss: str) -> tuple[list[int], l
             Lines(),
         )
         run(trainer, lines)
-    return trainer.replay.seeds, lines.losses()
+    return trainer.loader.replay.seeds, lines.losses()
 
 
 @pytest.mark.slow

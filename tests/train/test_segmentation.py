@@ -126,8 +126,8 @@ def test_a_student_of_another_stride_sees_the_maps_resampled(
     trainer = Trainer(train_config(tmp_path / "run", cache=str(exact), data=DATA, student=student, batch_size=8))
     assert "the teacher's maps of 4x6 are brought to 2x3, the student's (logits, bilinear)" in capsys.readouterr().err
     trainer._start_epoch()
-    batch = next(iter(trainer.loader))
-    found = trainer.teacher.rows(batch).logits()
+    batch = next(trainer.loader.rendered())
+    found = trainer.loader.teacher.rows(batch).logits()
     cache = open_cache(exact)
     plain = cache.codec.decode(cache.read(0, batch.rows.numpy())).logits()[:, 0].permute(0, 3, 1, 2)
     wanted = torch.nn.functional.interpolate(plain, (2, 3), mode="bilinear", align_corners=False)

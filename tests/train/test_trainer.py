@@ -293,7 +293,7 @@ def test_repeated_augmentation_shows_a_sample_under_several_seeds(tmp_path: Path
     for _ in range(2):
         trainer._start_epoch()
         seen.append(
-            [(int(row), int(seed)) for batch in trainer.loader for row, seed in zip(batch.rows, batch.seeds, strict=True)]
+            [(int(row), int(seed)) for batch in trainer.loader.rendered() for row, seed in zip(batch.rows, batch.seeds, strict=True)]
         )
         trainer.epoch += 1
     for views, seeds in zip(seen, ({0, 1, 2}, {3, 4, 5}), strict=True):
@@ -347,7 +347,7 @@ def test_dropout_is_drawn_by_step_alone(tmp_path: Path) -> None:
         trainer = Trainer(config)
         seed_generators(noise)
         trainer._start_epoch()
-        found.append(float(trainer.train_step([next(iter(trainer.loader))])["loss"]))
+        found.append(float(trainer.train_step([next(trainer.loader.rendered())])["loss"]))
     assert found[0] == found[1]
 
 

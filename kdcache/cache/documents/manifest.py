@@ -25,6 +25,7 @@ from kdcache.cache.documents.limits import (
 from kdcache.cache.documents.sealed import digest, parsed, refuse_unknown, seal, unseal
 from kdcache.codecs import codec_from_dict, codec_spec
 from kdcache.errors import CacheError, CodecError, DamagedError, UsageError, quoted
+from kdcache.shapes import Size, as_size
 from kdcache.version import __version__
 
 FORMAT_VERSION = 1
@@ -90,6 +91,11 @@ class Manifest:
     """Of a subset `count`, how many samples it holds, and `sha256`, the digest of their numbers; None for all."""
     made_by: Mapping[str, Any]
     """Versions, configuration and time; free to differ between the dumps that fill one cache."""
+
+    @property
+    def input_size(self) -> Size:
+        """Height and width of the views that the teacher saw, or one number for both."""
+        return as_size(self.teacher["size"])
 
     @property
     def dtype(self) -> "np.dtype[Any]":
