@@ -80,7 +80,9 @@ def parts(trainer: Trainer, folder: Path) -> dict[str, float]:
     trainer.loader.teacher.start([seed], [])
     views = next(trainer.loader.rendered())
     rows = trainer.loader.teacher.rows(views)
-    logits = torch.randn(len(views.rows), trainer.loader.replay.source.classes, device=trainer.compute.device, requires_grad=True)
+    logits = torch.randn(
+        len(views.rows), trainer.loader.replay.source.classes, device=trainer.compute.device, requires_grad=True
+    )
     targets = trainer.compute.move(views.labels.first)
     loss = open_loss(DIST)
 

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from kdcache.cache import open_cache
 from kdcache.codec_error.gradients import gradients
-from kdcache.codecs import DenseRows, TeacherRows, open_codec
+from kdcache.codecs import open_codec
 from kdcache.losses import dist_loss
+from kdcache.soft_targets import DenseTargets, SoftTargets
 
 CODECS = ["full:dtype=float32", "full:dtype=float16", "full:dtype=uint8", "full:dtype=uint4", "topk:k=2", "topk:k=4"]
 STEPS = (0.25, 0.5, 1.0, 2.0)
@@ -70,7 +71,7 @@ def scaled(maps: Tensor, axes: tuple[int, ...]) -> dict[str, Any]:
     low, high = views.amin(axes, keepdim=True), views.amax(axes, keepdim=True)
     step = (high - low) / 255
     stored = ((views - low) / step).round()
-    rows = [DenseRows((low[i : i + 1] + step[i : i + 1] * stored[i : i + 1]).flatten(0, 2)) for i in range(len(views))]
+    rows = [DenseTargets((low[i : i + 1] + step[i : i + 1] * stored[i : i + 1]).flatten(0, 2)) for i in range(len(views))]
     return {"bytes": sizes([one.to(torch.uint8).numpy() for one in stored], 5), "error": errors(views, rows)}
 
 
@@ -81,7 +82,7 @@ def sizes(raw: list[Bytes], level: int) -> dict[str, float]:
     return {name: float(np.mean(of_views)) for name, of_views in lengths.items()}
 
 
-def errors(views: Tensor, decoded: list[TeacherRows]) -> list[float]:
+def errors(views: Tensor, decoded: list[SoftTargets]) -> list[float]:
     """Return the error of DIST's gradient at each temperature."""
     found = []
     for tau in TAUS:

@@ -100,7 +100,7 @@ def measure(path: Path) -> dict[str, Any]:
 
 
 def _first_batch(cache: Cache) -> object:
-    """Return the teacher's rows of the first batch of an epoch, from an order of its views to decoded logits."""
+    """Return the soft targets of the first batch of an epoch, from an order of its views to decoded logits."""
     manifest, seed = cache.manifest, 1
     blocks = Blocks(length=manifest.rows, unit_rows=manifest.unit_rows, window=WINDOW)
     stream = UnitStream(cache)

@@ -29,11 +29,12 @@ from student_stack import Stack
 from torch import Tensor
 
 from kdcache.cache import Cache, open_cache, stored_bytes
-from kdcache.codecs import Codec, TeacherRows, open_codec, set_tail
+from kdcache.codecs import Codec, open_codec, set_tail
 from kdcache.loader.order import epoch_views, num_steps
 from kdcache.losses import Loss, open_loss
 from kdcache.models.model import open_model
 from kdcache.shapes import Labels
+from kdcache.soft_targets import SoftTargets
 from kdcache.sources import Source, open_source
 from kdcache.tasks.classification import task_loss
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
@@ -107,7 +108,7 @@ class Data:
 class SharedRows:
     """A batch's rows, whose probabilities are computed once for all students unless they follow the student."""
 
-    def __init__(self, rows: TeacherRows, *, follow: bool) -> None:
+    def __init__(self, rows: SoftTargets, *, follow: bool) -> None:
         self.rows, self.follow = rows, follow
         self.kept: dict[Any, Tensor] = {}
 

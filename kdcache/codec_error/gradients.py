@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from kdcache.codecs import Codec, TeacherRows
+from kdcache.codecs import Codec
 from kdcache.errors import UsageError
 from kdcache.shapes import Logits, Scalar
+from kdcache.soft_targets import SoftTargets
 
-TeacherLoss = Callable[[Logits, Logits | TeacherRows], Scalar]
+TeacherLoss = Callable[[Logits, Logits | SoftTargets], Scalar]
 """The loss of a batch: of the student's logits against the teacher's, such as `functools.partial(dist_loss, tau=4.0)`."""
 
 FAR_OF_SOME, FAR_OF_ALL = 0.1, 0.5
@@ -25,7 +26,7 @@ def is_far(error: float, codec: Codec) -> bool:
 
 
 def gradient_error(
-    exact: Logits, decoded: Iterable[TeacherRows], student: Logits, *, loss: TeacherLoss, batch_size: int = 256
+    exact: Logits, decoded: Iterable[SoftTargets], student: Logits, *, loss: TeacherLoss, batch_size: int = 256
 ) -> tuple[float, float]:
     """Return (error, cosine) of the loss's gradient with respect to the student's logits, decoded against exact.
 
@@ -48,7 +49,7 @@ def gradient_error(
     return difference.error, difference.cosine
 
 
-def decoded_batches(codec: Codec, logits: Logits, batch_size: int = 256) -> Iterator[TeacherRows]:
+def decoded_batches(codec: Codec, logits: Logits, batch_size: int = 256) -> Iterator[SoftTargets]:
     """Yield what `codec` gives back of each whole batch of `logits`, decoded where they are."""
     for part in whole_batches(len(logits), batch_size):
         yield codec.decode(codec.encode(logits[part]), logits.device)
@@ -78,7 +79,7 @@ class Difference:
 
 
 def gradients(
-    student: Logits, teacher: Logits | TeacherRows, losses: Callable[[Logits, Logits | TeacherRows], Sequence[Scalar]]
+    student: Logits, teacher: Logits | SoftTargets, losses: Callable[[Logits, Logits | SoftTargets], Sequence[Scalar]]
 ) -> list[Tensor]:
     """Return the gradient of each of the losses of a batch with respect to the student's logits."""
     student = student.detach().float().clone().requires_grad_()  # a clone: inference tensors cannot require a gradient
@@ -96,6 +97,6 @@ def whole_batches(rows: int, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, rows - size + 1, size)]
 
 
-def _gradient(student: Logits, teacher: Logits | TeacherRows, loss: TeacherLoss) -> Tensor:
+def _gradient(student: Logits, teacher: Logits | SoftTargets, loss: TeacherLoss) -> Tensor:
     (gradient,) = gradients(student, teacher, lambda ours, theirs: [loss(ours, theirs)])
     return gradient

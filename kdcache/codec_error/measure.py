@@ -16,7 +16,7 @@ from kdcache.cache import Cache, open_cache, stored_bytes
 from kdcache.codec_error.calibration import BATCH, TAUS, Fitted, fit_codec
 from kdcache.codec_error.gradients import Difference, TeacherLoss, decoded_batches, gradient_error, gradients, whole_batches
 from kdcache.codec_error.samples import Pairs, pairs_from_cache, pairs_from_npz, pairs_from_teacher
-from kdcache.codecs import Codec, RowCodec, TeacherRows, open_codec
+from kdcache.codecs import Codec, RowCodec, open_codec
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.losses import dist_terms, kl_loss
 from kdcache.models.first_batch import logits_fault
@@ -24,6 +24,7 @@ from kdcache.models.model import head_weight, open_model
 from kdcache.runtime.console import progress, say
 from kdcache.runtime.device import ComputeConfig
 from kdcache.shapes import Logits, Records, Scalar
+from kdcache.soft_targets import SoftTargets
 from kdcache.verify.logits import require_teacher
 from kdcache.views import Recipe
 
@@ -237,12 +238,12 @@ def _differences(
     return sums
 
 
-def _term_gradients(student: Logits, teacher: Logits | TeacherRows, tau: float) -> dict[str, Tensor]:
+def _term_gradients(student: Logits, teacher: Logits | SoftTargets, tau: float) -> dict[str, Tensor]:
     inter, intra, kl = gradients(student, teacher, partial(_terms, tau=tau))
     return {"inter": inter, "intra": intra, "both": _WEIGHT * (inter + intra), "kl": kl}
 
 
-def _terms(student: Logits, teacher: Logits | TeacherRows, *, tau: float) -> list[Scalar]:
+def _terms(student: Logits, teacher: Logits | SoftTargets, *, tau: float) -> list[Scalar]:
     return [*dist_terms(student, teacher, tau=tau), kl_loss(student, teacher, tau=tau)]
 
 

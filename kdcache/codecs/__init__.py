@@ -9,29 +9,21 @@ import numpy as np
 from kdcache.codecs.checks import check_records
 from kdcache.codecs.full import EXACT_DTYPES, Full
 from kdcache.codecs.lowrank import LowRank
-from kdcache.codecs.maps import MapCodec, MapRows, heads_of, map_rows, per_head, row_codec, with_sites
-from kdcache.codecs.protocol import Codec, DenseRows, RowCodec, TeacherRows
+from kdcache.codecs.maps import MapCodec, row_codec, with_sites
+from kdcache.codecs.protocol import Codec, RowCodec
 from kdcache.codecs.tail import Tail, set_tail
 from kdcache.codecs.topk import TopK
 from kdcache.codecs.transform import Fit
 from kdcache.config.spec import Spec, build, choose, is_option, parse_spec
 from kdcache.errors import CodecError, UsageError
-from kdcache.soft_targets.combined import AveragedRows, JoinedRows, MappedRows, PickedRows
 
 __all__ = [
-    "AveragedRows",
     "Codec",
-    "DenseRows",
     "Full",
-    "JoinedRows",
     "LowRank",
     "MapCodec",
-    "MapRows",
-    "MappedRows",
-    "PickedRows",
     "RowCodec",
     "Tail",
-    "TeacherRows",
     "TopK",
     "check_records",
     "codec_from_dict",
@@ -39,11 +31,8 @@ __all__ = [
     "codec_to_dict",
     "default_codec",
     "fit_arrays",
-    "heads_of",
     "is_exact",
-    "map_rows",
     "open_codec",
-    "per_head",
     "row_codec",
     "set_tail",
     "with_sites",

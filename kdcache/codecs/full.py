@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.codecs.protocol import DenseRows, checked, narrowed, to_fields
+from kdcache.codecs.protocol import checked, narrowed, to_fields
 from kdcache.shapes import Logits, PerRow, Records
+from kdcache.soft_targets import DenseTargets
 
 _STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "uint8": "u1", "uint4": "u1"}
 EXACT_DTYPES = ("float32", "float16", "bfloat16")
@@ -60,20 +61,20 @@ class Full:
         records["logits"] = stored.cpu().numpy().view(records.dtype["logits"].base)
         return records
 
-    def decode(self, records: Records, device: torch.device | str = "cpu") -> DenseRows:
+    def decode(self, records: Records, device: torch.device | str = "cpu") -> DenseTargets:
         """Return the rows, decoded on `device`."""
         return self.from_fields(to_fields(records, device))
 
-    def from_fields(self, fields: Mapping[str, Tensor]) -> DenseRows:
+    def from_fields(self, fields: Mapping[str, Tensor]) -> DenseTargets:
         """Return the rows whose records have these fields."""
         stored = fields["logits"]
         if self.dtype == "uint4":
             stored = torch.stack([stored & 15, stored >> 4], dim=2).flatten(1)[:, : self.classes]
         if self.dtype in _STEPS:
-            return DenseRows(fields["offset"][:, None] + fields["scale"][:, None] * stored)
+            return DenseTargets(fields["offset"][:, None] + fields["scale"][:, None] * stored)
         if self.dtype == "bfloat16":
-            return DenseRows((stored << 16).to(torch.int32).view(torch.float32))
-        return DenseRows(stored)
+            return DenseTargets((stored << 16).to(torch.int32).view(torch.float32))
+        return DenseTargets(stored)
 
     def stated_error(self, logits: Logits) -> PerRow:
         """Return half a quantisation step at the row's largest magnitude (of the row's range for uint8 and uint4)."""

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.codecs.protocol import DenseRows, checked, to_fields
+from kdcache.codecs.protocol import checked, to_fields
 from kdcache.codecs.transform import Calibration, Fit, quantised
 from kdcache.config.spec import not_an_option
 from kdcache.errors import CodecError, UsageError
 from kdcache.shapes import Logits, PerRow, Records
+from kdcache.soft_targets import DenseTargets
 
 _ROWS = 1024  # encoded at a time
 _PER_BYTE = 5
@@ -105,15 +106,15 @@ class LowRank:
                 records[kind] = (_packed(part) if kind == "ternary" else part).numpy()
         return records
 
-    def decode(self, records: Records, device: torch.device | str = "cpu") -> DenseRows:
+    def decode(self, records: Records, device: torch.device | str = "cpu") -> DenseTargets:
         """Return the rows, decoded on `device`; each row's logits have mean zero."""
         return self.from_fields(to_fields(records, device))
 
-    def from_fields(self, fields: Mapping[str, Tensor]) -> DenseRows:
+    def from_fields(self, fields: Mapping[str, Tensor]) -> DenseTargets:
         """Return the rows whose records have these fields."""
         parts = [_unpacked(field) if kind == "ternary" else field.float() for kind, field in fields.items()]
         fit = self._on(parts[0].device)
-        return DenseRows(torch.addmm(fit.mean, torch.cat(parts, 1)[:, : len(fit.basis)], fit.scaled))
+        return DenseTargets(torch.addmm(fit.mean, torch.cat(parts, 1)[:, : len(fit.basis)], fit.scaled))
 
     def stated_error(self, logits: Logits) -> PerRow:
         """Return a bound on |decoded - centred logits|: what lies outside the basis, one step per axis, and what is clipped."""

@@ -5,67 +5,20 @@ are the bytes of one place, which is what a compressor sees (docs/results.md has
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from kdcache.codecs.protocol import Codec, DenseRows, RowCodec, TeacherRows, plane_fields, to_bytes
+from kdcache.codecs.protocol import Codec, RowCodec, plane_fields, to_bytes
 from kdcache.codecs.tail import Tail, set_tail
 from kdcache.errors import CodecError
 from kdcache.shapes import PerRow, Records, ViewLogits
+from kdcache.soft_targets import MapTargets
 
 _ROWS = 2**17  # encoded at a time
-
-
-@dataclass(frozen=True)
-class MapRows:
-    """The teacher's maps of a batch: rows of pixels, for each head."""
-
-    heads: Sequence[TeacherRows]
-    """Of each head, main first, the rows of all views' pixels, view by view, line by line."""
-    size: tuple[int, int]
-    """Height and width of a map."""
-
-    def logits(self) -> ViewLogits:
-        """Return raw logits, float32 `[views, heads, height, width, classes]`."""
-        return self._stacked([rows.logits() for rows in self.heads])
-
-    def probs(self, tau: float | PerRow, student: Tensor | None = None) -> ViewLogits:
-        """Return softmax(logits / tau), in the shape of `logits`; a loss takes the heads one by one."""
-        assert student is None and not isinstance(tau, Tensor), "a loss takes the heads one by one"
-        return self._stacked([rows.probs(tau) for rows in self.heads])
-
-    def std(self) -> Tensor:
-        """Return the standard deviation of each pixel's logits, `[views, heads, height, width]`."""
-        return self._stacked([rows.std()[:, None] for rows in self.heads])[..., 0]
-
-    def _stacked(self, heads: Sequence[Tensor]) -> Tensor:
-        return torch.stack([one.reshape(-1, *self.size, one.shape[-1]) for one in heads], dim=1)
-
-
-def heads_of(rows: TeacherRows) -> Sequence[TeacherRows]:
-    """Return the rows of each head; of classification there is one."""
-    return rows.heads if isinstance(rows, MapRows) else [rows]
-
-
-def per_head(make: Callable[..., TeacherRows], *teachers: Any) -> Any:
-    """Return what `make` gives of several teachers' rows, for each head that all of them have if these are maps."""
-    if not isinstance(teachers[0], MapRows):
-        return make(*teachers)
-    heads = zip(*(teacher.heads for teacher in teachers), strict=False)
-    return MapRows([make(*rows) for rows in heads], teachers[0].size)
-
-
-def map_rows(logits: ViewLogits) -> TeacherRows:
-    """Return logits that are all known as the teacher's rows, of maps for each head."""
-    if logits.ndim == 2:
-        return DenseRows(logits)
-    heads = [DenseRows(logits[:, head].reshape(-1, logits.shape[-1])) for head in range(logits.shape[1])]
-    return MapRows(heads, (logits.shape[2], logits.shape[3]))
 
 
 @dataclass(frozen=True)
@@ -140,11 +93,11 @@ class MapCodec:
         """Return the records of all pixels of `records`, view by view, head by head."""
         return np.stack([self._of_head(records, head) for head in range(self.sites[0])], axis=1).reshape(-1)
 
-    def decode(self, records: Records, device: torch.device | str = "cpu") -> MapRows:
+    def decode(self, records: Records, device: torch.device | str = "cpu") -> MapTargets:
         """Return the teacher's maps, decoded on `device`."""
         planes = to_bytes(records, device).reshape(len(records), self.sites[0], self._itemsize, math.prod(self.sites[1:]))
         fields = [plane_fields(planes[:, head], self.rows.record_dtype) for head in range(self.sites[0])]
-        return MapRows([self.rows.from_fields(one) for one in fields], self.sites[1:])
+        return MapTargets([self.rows.from_fields(one) for one in fields], self.sites[1:])
 
     def stated_error(self, logits: ViewLogits) -> PerRow:
         """Return a bound on |decoded - exact|, for each view that of its worst pixel."""

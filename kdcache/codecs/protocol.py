@@ -8,53 +8,12 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import CodecError
-from kdcache.shapes import Logits, PerRow, Probabilities, Records, ViewLogits
+from kdcache.shapes import Logits, PerRow, Records, ViewLogits
+from kdcache.soft_targets import SoftTargets
 
 LARGEST = 2.0**40
 """Logits, and all numbers in records, are below: float32 then holds the sum of the squares of a
 million of them."""
-
-
-@runtime_checkable
-class TeacherRows(Protocol):
-    """The teacher's rows of a batch as far as a codec holds them, on the device that decoded them."""
-
-    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
-        """Return softmax(logits / tau) over all classes, float32 `[rows, classes]`.
-
-        Args:
-            tau: the temperature, one for all rows or one per row.
-            student: the student's softmax at that temperature; only the tail policy `ghost` looks at it, and takes no gradient.
-        """
-
-    def logits(self) -> Logits:
-        """Return raw logits, float32 `[rows, classes]`; classes that the codec dropped stand at its estimate."""
-
-    def std(self) -> PerRow:
-        """Return the standard deviation of each row's logits over all classes, as torch.std (divided by classes - 1).
-
-        Logit standardisation (Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024) is then probs(tau * std),
-        since a softmax forgets the row's mean.
-        """
-
-
-class DenseRows:
-    """Rows whose logits are all known."""
-
-    def __init__(self, logits: Logits) -> None:
-        self._logits = logits.float()
-
-    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
-        """Return softmax(logits / tau), float32 `[rows, classes]`; nothing depends on the student."""
-        return torch.softmax(self._logits / (tau[:, None] if isinstance(tau, Tensor) else tau), dim=-1)
-
-    def logits(self) -> Logits:
-        """Return the logits, float32 `[rows, classes]`."""
-        return self._logits
-
-    def std(self) -> PerRow:
-        """Return the standard deviation of each row."""
-        return self._logits.std(dim=1)
 
 
 @runtime_checkable
@@ -99,8 +58,8 @@ class Codec(Protocol):
             CodecError: logits of another class count, not finite, or out of the record's range.
         """
 
-    def decode(self, records: Records, device: torch.device | str = "cpu") -> TeacherRows:
-        """Return the teacher's rows, decoded on `device`."""
+    def decode(self, records: Records, device: torch.device | str = "cpu") -> SoftTargets:
+        """Return the soft targets, decoded on `device`."""
 
     def stated_error(self, logits: ViewLogits) -> PerRow:
         """Return a bound on |decoded - exact| of the logits that a record keeps, one per view."""
@@ -113,7 +72,7 @@ class RowCodec(Codec, Protocol):
     def fit(self, logits: Logits) -> "RowCodec":
         """Return this codec fitted to a calibration sample; itself, if it has nothing to fit."""
 
-    def from_fields(self, fields: Mapping[str, Tensor]) -> TeacherRows:
+    def from_fields(self, fields: Mapping[str, Tensor]) -> SoftTargets:
         """Return the rows whose records have these fields, see `to_fields`, on their device."""
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from kdcache.cache import Cache
-from kdcache.codecs import Tail, TeacherRows
+from kdcache.codecs import Tail
 from kdcache.errors import KdcacheError, MismatchError, UsageError
 from kdcache.loader.config import LoaderConfig, OnMiss
 from kdcache.loader.opening import Replay, open_replay
@@ -26,6 +26,7 @@ from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.runtime.distributed import rank, world_size
 from kdcache.runtime.wording import named
 from kdcache.shapes import Labels, Rows, Size
+from kdcache.soft_targets import SoftTargets
 from kdcache.sources import Source, as_source
 from kdcache.views import Batch, ViewDataset, ViewLoader
 
@@ -41,7 +42,7 @@ class DistillationBatch:
     """Views, uint8 `[views, channels, height, width]`; floats, normalised, where the loader knows how."""
     labels: Labels
     """Classes of the views, or of their pixels; of mixed views with a second class and a share."""
-    teacher: TeacherRows
+    teacher: SoftTargets
     """Soft targets: `logits()` are the teacher's, `probs(tau)` their softmax at a temperature."""
     rows: Tensor
     """Which sample each view is of: its place in the cache's order, int64 `[views]`, on the CPU."""

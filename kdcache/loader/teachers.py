@@ -1,4 +1,4 @@
-"""Where the teacher's rows of a training batch come from: a cache, a teacher in the loop, or nowhere."""
+"""Where the soft targets of a training batch come from: a cache, a teacher in the loop, or nowhere."""
 
 import hashlib
 import math
@@ -11,19 +11,7 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache
-from kdcache.codecs import (
-    AveragedRows,
-    DenseRows,
-    JoinedRows,
-    MapCodec,
-    MappedRows,
-    MapRows,
-    Tail,
-    TeacherRows,
-    map_rows,
-    per_head,
-    set_tail,
-)
+from kdcache.codecs import MapCodec, Tail, set_tail
 from kdcache.errors import MismatchError, UsageError
 from kdcache.loader.config import LoaderConfig
 from kdcache.loader.opening import CacheUse, Replay
@@ -35,6 +23,16 @@ from kdcache.models.model import VisionModel, open_model, state_sha256
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.shapes import Records, Rows, Size, size_text
+from kdcache.soft_targets import (
+    AveragedTargets,
+    DenseTargets,
+    JoinedTargets,
+    MappedTargets,
+    MapTargets,
+    SoftTargets,
+    as_maps,
+    per_head,
+)
 from kdcache.sources import task_of
 from kdcache.tasks.segmentation import upsampled
 from kdcache.verify.logits import require_teacher
@@ -47,7 +45,7 @@ _PRIOR_ROWS = 65_536
 
 @runtime_checkable
 class Teacher(Protocol):
-    """Gives the teacher's rows of each batch."""
+    """Gives the soft targets of each batch."""
 
     identity: str
     """Tells one teacher from another, where the cache does not."""
@@ -55,8 +53,8 @@ class Teacher(Protocol):
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
         """Make ready for views of `seeds`, fetch `following` meanwhile, and return, by seed, the rows that must be left out."""
 
-    def rows(self, batch: Batch) -> TeacherRows:
-        """Return the teacher's rows of `batch`, on the training device."""
+    def rows(self, batch: Batch) -> SoftTargets:
+        """Return the soft targets of `batch`, on the training device."""
 
 
 class CachedTeacher:
@@ -99,7 +97,7 @@ class CachedTeacher:
         self._fallback.start(seeds, following)
         return absent
 
-    def rows(self, batch: Batch) -> TeacherRows:
+    def rows(self, batch: Batch) -> SoftTargets:
         """Return the decoded records of the batch's rows."""
         rows, seeds = batch.rows.numpy(), batch.seeds.numpy()
         missing = self._reader.is_missing(rows, seeds)
@@ -111,7 +109,7 @@ class CachedTeacher:
         if missing.all():
             return online
         cached = self._codec.decode(self._reader.gather(rows[~missing], seeds[~missing]), self._compute.device)
-        joined: TeacherRows = per_head(partial(_joined, inside), cached, online)
+        joined: SoftTargets = per_head(partial(_joined, inside), cached, online)
         return joined
 
 
@@ -126,12 +124,12 @@ def first_records(cache: Cache, seed: int, count: int) -> Records:
     return np.concatenate(parts)[:count]
 
 
-def _joined(inside: Tensor, cached: TeacherRows, online: TeacherRows) -> TeacherRows:
+def _joined(inside: Tensor, cached: SoftTargets, online: SoftTargets) -> SoftTargets:
     """Return the rows of a batch: cached ones of the views that are `inside`, the teacher's own of the others."""
     everywhere = online.logits()
     of_pixels = inside.repeat_interleave(len(everywhere) // len(inside))  # of maps a view has many rows
     at = torch.arange(len(everywhere), device=everywhere.device)
-    return JoinedRows([(at[of_pixels], cached), (at[~of_pixels], DenseRows(everywhere[~of_pixels]))])
+    return JoinedTargets([(at[of_pixels], cached), (at[~of_pixels], DenseTargets(everywhere[~of_pixels]))])
 
 
 class MappedTeacher:
@@ -146,10 +144,10 @@ class MappedTeacher:
         """Do as the teacher does."""
         return self._teacher.start(seeds, following)
 
-    def rows(self, batch: Batch) -> TeacherRows:
-        """Return the teacher's rows by the student's classes."""
-        mapped: TeacherRows = per_head(
-            lambda rows: MappedRows(rows, self._classes, self._num_classes), self._teacher.rows(batch)
+    def rows(self, batch: Batch) -> SoftTargets:
+        """Return the soft targets by the student's classes."""
+        mapped: SoftTargets = per_head(
+            lambda rows: MappedTargets(rows, self._classes, self._num_classes), self._teacher.rows(batch)
         )
         return mapped
 
@@ -166,10 +164,10 @@ class AveragedTeacher:
         absent = [teacher.start(seeds, following) for teacher in self._teachers]
         return {seed: np.unique(np.concatenate([one[seed] for one in absent])) for seed in seeds}
 
-    def rows(self, batch: Batch) -> TeacherRows:
+    def rows(self, batch: Batch) -> SoftTargets:
         """Return the mean of the teachers' rows."""
-        averaged: TeacherRows = per_head(
-            lambda *rows: AveragedRows(rows, self._weights), *(teacher.rows(batch) for teacher in self._teachers)
+        averaged: SoftTargets = per_head(
+            lambda *rows: AveragedTargets(rows, self._weights), *(teacher.rows(batch) for teacher in self._teachers)
         )
         return averaged
 
@@ -187,7 +185,7 @@ class OnlineTeacher:
         """Return no rows: nothing is left out."""
         return dict.fromkeys(seeds, _NO_ROWS)
 
-    def rows(self, batch: Batch) -> TeacherRows:
+    def rows(self, batch: Batch) -> SoftTargets:
         """Return the logits of the teacher on the batch's views of its input size."""
         views = self._compute.move(batch.views[-1])
         what = f"teacher {self._opened.spec} on a batch of {len(views)} views"
@@ -197,7 +195,7 @@ class OnlineTeacher:
             require_finite(self._opened, logits)
             tell_no_logits(self._opened, logits)
         self._is_first = False
-        return map_rows(logits)
+        return as_maps(logits)
 
 
 class ResampledTeacher:
@@ -211,13 +209,13 @@ class ResampledTeacher:
         """Do as the teacher does."""
         return self._teacher.start(seeds, following)
 
-    def rows(self, batch: Batch) -> MapRows:
+    def rows(self, batch: Batch) -> MapTargets:
         """Return the teacher's maps at the student's size; align_corners is false, as in all upsampling here."""
         rows = self._teacher.rows(batch)
-        assert isinstance(rows, MapRows)
+        assert isinstance(rows, MapTargets)
         heads, size = [one.logits().reshape(len(batch.rows), *rows.size, -1) for one in rows.heads], self._size
         planes = [upsampled(one, size).permute(0, 2, 3, 1).flatten(0, 2) for one in heads]
-        return MapRows([DenseRows(one) for one in planes], size)
+        return MapTargets([DenseTargets(one) for one in planes], size)
 
 
 class NoTeacher:
@@ -241,11 +239,11 @@ class NoTeacher:
             return {seed: np.union1d(absent[seed], missing[seed]) for seed in seeds}
         return {seed: np.concatenate(self._use.holes(seed)) for seed in seeds}
 
-    def rows(self, batch: Batch) -> TeacherRows:
+    def rows(self, batch: Batch) -> SoftTargets:
         """Return rows of no classes; no loss without a teacher looks at them."""
         if self._use is not None and self._use.stream is not None:
             self._use.stream.let_go(batch.rows.numpy())
-        return DenseRows(torch.empty(len(batch.rows), 0))
+        return DenseTargets(torch.empty(len(batch.rows), 0))
 
 
 def open_teacher(
@@ -257,7 +255,7 @@ def open_teacher(
     size: Size,
     sites: Sequence[int] | None = None,
 ) -> tuple[Teacher, list[Size]]:
-    """Return where a run's teacher rows come from, and the input sizes to render, the student's first.
+    """Return where a run's soft targets come from, and the input sizes to render, the student's first.
 
     Args:
         config: of the run.

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from kdcache.codecs import TeacherRows
 from kdcache.losses.protocol import LossOptions, Need
 from kdcache.shapes import Logits, Scalar, Targets
+from kdcache.soft_targets import SoftTargets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,6 @@ class Ce(LossOptions):
         """What it must be given."""
         return frozenset()
 
-    def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
+    def terms(self, student_logits: Logits, teacher: SoftTargets, targets: Targets) -> dict[str, Scalar]:
         """Return nothing: the task loss is all there is."""
         return {}

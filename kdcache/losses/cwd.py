@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdcache.codecs import TeacherRows
-from kdcache.losses.protocol import LossOptions, Need, as_rows
+from kdcache.losses.protocol import LossOptions, Need, as_soft_targets
 from kdcache.shapes import Logits, Maps, Scalar, Targets
+from kdcache.soft_targets import SoftTargets
 
 
-def cwd_loss(student: Maps, teacher: Logits | TeacherRows, *, tau: float = 4.0) -> Scalar:
+def cwd_loss(student: Maps, teacher: Logits | SoftTargets, *, tau: float = 4.0) -> Scalar:
     """Return tau^2 KL(teacher || student) of softmaxes over the pixels, the mean over views and classes, a float32 scalar.
 
     Args:
@@ -22,7 +22,7 @@ def cwd_loss(student: Maps, teacher: Logits | TeacherRows, *, tau: float = 4.0) 
         tau: temperature of both softmaxes.
     """
     own = student.float().flatten(1, 2) / tau
-    theirs = as_rows(teacher).logits().reshape(own.shape) / tau
+    theirs = as_soft_targets(teacher).logits().reshape(own.shape) / tau
     log_student, log_teacher = (_over_pixels(maps) for maps in (own, theirs))
     loss: Scalar = tau**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(1).mean()
     return loss
@@ -46,6 +46,6 @@ class Cwd(LossOptions):
         """What it must be given."""
         return frozenset({"teacher", "logits", "maps"})
 
-    def terms(self, student_logits: Maps, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
+    def terms(self, student_logits: Maps, teacher: SoftTargets, targets: Targets) -> dict[str, Scalar]:
         """Return the weighted term `cwd`."""
         return {"cwd": self.weight * cwd_loss(student_logits, teacher, tau=self.tau)}

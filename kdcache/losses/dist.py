@@ -9,11 +9,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from kdcache.codecs import TeacherRows
 from kdcache.config.spec import choose
 from kdcache.losses.protocol import LossOptions, Need, needs_of, softened
 from kdcache.runtime.distributed import all_sum, world_size
 from kdcache.shapes import Logits, Scalar, Targets
+from kdcache.soft_targets import SoftTargets
 
 Columns = Literal["global", "local"]
 """Whether the intra-class term correlates columns over the rows of all processes, or of this one as the published code does."""
@@ -23,7 +23,7 @@ _EPS = 1e-8  # of the published code; below it a column that hardly varies is si
 
 def dist_loss(
     student_logits: Logits,
-    teacher: Logits | TeacherRows,
+    teacher: Logits | SoftTargets,
     *,
     beta: float = 2.0,
     gamma: float = 2.0,
@@ -48,7 +48,7 @@ def dist_loss(
 
 def dist_terms(
     student_logits: Logits,
-    teacher: Logits | TeacherRows,
+    teacher: Logits | SoftTargets,
     *,
     tau: float,
     standardize: bool = False,
@@ -117,7 +117,7 @@ class Dist(LossOptions):
         """The temperature of `intra`, unless that is left out."""
         return self.tau if self.gamma > 0 else None
 
-    def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
+    def terms(self, student_logits: Logits, teacher: SoftTargets, targets: Targets) -> dict[str, Scalar]:
         """Return the weighted terms `inter` and `intra`."""
         inter, intra = dist_terms(student_logits, teacher, tau=self.tau, standardize=self.standardize, columns=self.columns)
         return {"inter": self.beta * inter, "intra": self.gamma * intra}

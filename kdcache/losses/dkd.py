@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdcache.codecs import TeacherRows
-from kdcache.losses.protocol import LossOptions, Need, as_rows, tempered, without_label
+from kdcache.losses.protocol import LossOptions, Need, as_soft_targets, tempered, without_label
 from kdcache.shapes import Logits, Scalar, Targets
+from kdcache.soft_targets import SoftTargets
 
 
 def dkd_loss(
     student_logits: Logits,
-    teacher: Logits | TeacherRows,
+    teacher: Logits | SoftTargets,
     targets: Targets,
     *,
     alpha: float = 1.0,
@@ -40,11 +40,11 @@ def dkd_loss(
 
 
 def dkd_terms(
-    student_logits: Logits, teacher: Logits | TeacherRows, targets: Targets, *, tau: float, standardize: bool = False
+    student_logits: Logits, teacher: Logits | SoftTargets, targets: Targets, *, tau: float, standardize: bool = False
 ) -> tuple[Scalar, Scalar]:
     """Return (TCKD, NCKD): tau^2 times the KL of (label, not the label), and of the classes but the label; means over rows."""
     student = tempered(student_logits, tau=tau, standardize=standardize)
-    target = tempered(as_rows(teacher).logits(), tau=tau, standardize=standardize)
+    target = tempered(as_soft_targets(teacher).logits(), tau=tau, standardize=standardize)
     parts = zip(_decoupled(student, targets), _decoupled(target, targets), strict=True)
     tckd, nckd = (tau**2 * _kl(*pair) for pair in parts)
     return tckd, nckd
@@ -76,7 +76,7 @@ class Dkd(LossOptions):
         """What it must be given."""
         return frozenset({"teacher", "logits", "label"})
 
-    def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
+    def terms(self, student_logits: Logits, teacher: SoftTargets, targets: Targets) -> dict[str, Scalar]:
         """Return the weighted terms `tckd` and `nckd`."""
         tckd, nckd = dkd_terms(student_logits, teacher, targets, tau=self.tau, standardize=self.standardize)
         return {"tckd": self.alpha * tckd, "nckd": self.beta * nckd}

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
-from kdcache.codecs import TeacherRows
 from kdcache.losses.protocol import LossOptions, Need, needs_of, softened
 from kdcache.shapes import Logits, Scalar, Targets
+from kdcache.soft_targets import SoftTargets
 
 
-def kl_loss(student_logits: Logits, teacher: Logits | TeacherRows, *, tau: float = 4.0, standardize: bool = False) -> Scalar:
+def kl_loss(student_logits: Logits, teacher: Logits | SoftTargets, *, tau: float = 4.0, standardize: bool = False) -> Scalar:
     """Return tau^2 KL(teacher || student) at temperature `tau`, the mean over rows, a float32 scalar.
 
     Args:
@@ -39,6 +39,6 @@ class Kl(LossOptions):
         """What it must be given."""
         return needs_of(self.standardize, self.ignore_masked)
 
-    def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
+    def terms(self, student_logits: Logits, teacher: SoftTargets, targets: Targets) -> dict[str, Scalar]:
         """Return the weighted term `kl`."""
         return {"kl": self.weight * kl_loss(student_logits, teacher, tau=self.tau, standardize=self.standardize)}

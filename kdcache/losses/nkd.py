@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from kdcache.codecs import TeacherRows
-from kdcache.losses.protocol import LossOptions, Need, as_rows, tempered, without_label
+from kdcache.losses.protocol import LossOptions, Need, as_soft_targets, tempered, without_label
 from kdcache.shapes import Logits, Scalar, Targets
+from kdcache.soft_targets import SoftTargets
 
 
 def nkd_loss(
     student_logits: Logits,
-    teacher: Logits | TeacherRows,
+    teacher: Logits | SoftTargets,
     targets: Targets,
     *,
     gamma: float = 1.5,
@@ -37,13 +37,13 @@ def nkd_loss(
 
 
 def nkd_terms(
-    student_logits: Logits, teacher: Logits | TeacherRows, targets: Targets, *, tau: float, standardize: bool = False
+    student_logits: Logits, teacher: Logits | SoftTargets, targets: Targets, *, tau: float, standardize: bool = False
 ) -> tuple[Scalar, Scalar]:
     """Return (target, nontarget), means over rows: with t and s the softmaxes of teacher and student, and y the label,
     -t_y log s_y, and tau^2 times the cross-entropy of t and s over the other classes alone, each normalised there.
     """
     student = tempered(student_logits, tau=1.0, standardize=standardize)
-    teacher_logits = tempered(as_rows(teacher).logits(), tau=1.0, standardize=standardize)
+    teacher_logits = tempered(as_soft_targets(teacher).logits(), tau=1.0, standardize=standardize)
     of_label = torch.softmax(teacher_logits, dim=1).gather(1, targets[:, None])
     target = -(of_label * torch.log_softmax(student, dim=1).gather(1, targets[:, None])).mean()
     others = torch.softmax(without_label(teacher_logits, targets) / tau, dim=1)
@@ -65,7 +65,7 @@ class Nkd(LossOptions):
         """What it must be given."""
         return frozenset({"teacher", "logits", "label"})
 
-    def terms(self, student_logits: Logits, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
+    def terms(self, student_logits: Logits, teacher: SoftTargets, targets: Targets) -> dict[str, Scalar]:
         """Return the terms `target` and `nontarget`, the latter weighted."""
         target, nontarget = nkd_terms(student_logits, teacher, targets, tau=self.tau, standardize=self.standardize)
         return {"target": target, "nontarget": self.gamma * nontarget}

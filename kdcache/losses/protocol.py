@@ -7,9 +7,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from kdcache.codecs import DenseRows, TeacherRows
 from kdcache.errors import UsageError
 from kdcache.shapes import Logits, Maps, Probabilities, Scalar, Targets
+from kdcache.soft_targets import DenseTargets, SoftTargets
 
 _STD_EPS = 1e-7  # of the published code
 
@@ -36,13 +36,13 @@ class Loss(Protocol):
     def ce(self) -> float:
         """Weight of the task loss."""
 
-    def terms(self, student_logits: Logits | Maps, teacher: TeacherRows, targets: Targets) -> dict[str, Scalar]:
+    def terms(self, student_logits: Logits | Maps, teacher: SoftTargets, targets: Targets) -> dict[str, Scalar]:
         """Return the weighted float32 terms that are added to the task loss, by name."""
 
 
-def as_rows(teacher: Logits | TeacherRows) -> TeacherRows:
+def as_soft_targets(teacher: Logits | SoftTargets) -> SoftTargets:
     """Return raw logits as rows, rows as they are."""
-    return DenseRows(teacher) if isinstance(teacher, Tensor) else teacher
+    return DenseTargets(teacher) if isinstance(teacher, Tensor) else teacher
 
 
 def tempered(logits: Logits, *, tau: float, standardize: bool) -> Logits:
@@ -61,10 +61,10 @@ def tempered(logits: Logits, *, tau: float, standardize: bool) -> Logits:
 
 
 def softened(
-    student_logits: Logits, teacher: Logits | TeacherRows, *, tau: float, standardize: bool
+    student_logits: Logits, teacher: Logits | SoftTargets, *, tau: float, standardize: bool
 ) -> tuple[Logits, Probabilities]:
     """Return the student's logits over the temperature and the teacher's probabilities at it, both in float32."""
-    rows = as_rows(teacher)
+    rows = as_soft_targets(teacher)
     student = tempered(student_logits, tau=tau, standardize=standardize)
     temperature = tau * (rows.std() + _STD_EPS) if standardize else tau  # the softmax forgets the row's mean
     return student, rows.probs(temperature, student=torch.softmax(student.detach(), dim=-1))

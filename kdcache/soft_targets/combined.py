@@ -1,4 +1,4 @@
-"""Teacher rows made of other rows: of several sources in one batch, of several teachers, of a teacher of other classes."""
+"""Soft targets made of other rows: of several sources in one batch, of several teachers, of a teacher of other classes."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdcache.codecs.protocol import TeacherRows
 from kdcache.errors import CodecError
 from kdcache.shapes import Logits, PerRow, Probabilities
+from kdcache.soft_targets.protocol import SoftTargets
 
 
 @dataclass(frozen=True)
-class JoinedRows:
+class JoinedTargets:
     """Rows of a batch that come from several places."""
 
-    parts: Sequence[tuple[Tensor, TeacherRows]]
+    parts: Sequence[tuple[Tensor, SoftTargets]]
     """Positions in the batch, int64, on the rows' device, and the rows that stand there."""
 
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
@@ -39,10 +39,10 @@ class JoinedRows:
 
 
 @dataclass(frozen=True)
-class PickedRows:
+class PickedTargets:
     """Some of a batch's rows."""
 
-    rows: TeacherRows
+    rows: SoftTargets
     at: Tensor
     """Their positions, int64, on the rows' device."""
     count: int
@@ -89,10 +89,10 @@ class _Probabilities:
 
 
 @dataclass(frozen=True)
-class AveragedRows(_Probabilities):
+class AveragedTargets(_Probabilities):
     """The mean of several teachers' probabilities at the temperature asked for."""
 
-    teachers: Sequence[TeacherRows]
+    teachers: Sequence[SoftTargets]
     weights: Sequence[float]
 
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
@@ -103,10 +103,10 @@ class AveragedRows(_Probabilities):
 
 
 @dataclass(frozen=True)
-class MappedRows(_Probabilities):
+class MappedTargets(_Probabilities):
     """Rows of a teacher of other classes: probabilities are added up by the student's class, and brought to a sum of 1."""
 
-    rows: TeacherRows
+    rows: SoftTargets
     classes: Tensor
     """The student's class of each of the teacher's classes, int64 `[teacher classes]`, on the rows' device; -1 for none."""
     num_classes: int

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdcache.codecs import TeacherRows
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
 from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets
+from kdcache.soft_targets import SoftTargets
 from kdcache.tasks.label_notes import class_text, is_one_class_only, missing_classes
 
 
@@ -32,7 +32,7 @@ class Classification:
             raise UsageError(f"loss {spec} is one of maps, for segmentation; use dist, kl, dkd or nkd, without ignore_masked")
 
     def terms(
-        self, loss: Loss, logits: Logits, teacher: TeacherRows, labels: Labels, *, label_smoothing: float
+        self, loss: Loss, logits: Logits, teacher: SoftTargets, labels: Labels, *, label_smoothing: float
     ) -> dict[str, Scalar]:
         """Return the loss's terms, and the cross-entropy with the labels."""
         task = task_loss(logits, labels, label_smoothing=label_smoothing)

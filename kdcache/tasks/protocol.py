@@ -5,9 +5,9 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 
-from kdcache.codecs import TeacherRows
 from kdcache.losses import Loss
 from kdcache.shapes import Labels, Masks, Rows, Scalar, Targets, ViewLogits
+from kdcache.soft_targets import SoftTargets
 
 
 @runtime_checkable
@@ -39,7 +39,7 @@ class Task(Protocol):
         """
 
     def terms(
-        self, loss: Loss, logits: ViewLogits, teacher: TeacherRows, labels: Labels, *, label_smoothing: float
+        self, loss: Loss, logits: ViewLogits, teacher: SoftTargets, labels: Labels, *, label_smoothing: float
     ) -> dict[str, Scalar]:
         """Return the weighted terms of a batch's loss, by name: those against the teacher, and `task`, the labels'."""
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdcache.codecs import PickedRows, TeacherRows, heads_of
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
 from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, SmallMasks, ViewLogits
+from kdcache.soft_targets import PickedTargets, SoftTargets, heads_of
 from kdcache.tasks.label_notes import class_text, missing_classes
 
 AUXILIARY = 0.4
@@ -43,7 +43,7 @@ class Segmentation:
             raise UsageError(f"loss {spec} needs a label for each row, which a pixel of a map has not; use dist, kl or cwd")
 
     def terms(
-        self, loss: Loss, logits: ViewLogits, teacher: TeacherRows, labels: Labels, *, label_smoothing: float
+        self, loss: Loss, logits: ViewLogits, teacher: SoftTargets, labels: Labels, *, label_smoothing: float
     ) -> dict[str, Scalar]:
         """Return the terms summed over the heads; a head that the teacher lacks learns from the labels alone."""
         masks, theirs = labels.first, heads_of(teacher)
@@ -93,7 +93,7 @@ class Segmentation:
         return {**found, "accuracy": 100 * float(right / there.clamp_min(1))}
 
 
-def _against(loss: Loss, maps: Maps, teacher: TeacherRows, masks: Masks) -> dict[str, Scalar]:
+def _against(loss: Loss, maps: Maps, teacher: SoftTargets, masks: Masks) -> dict[str, Scalar]:
     """Return the terms of a loss of maps, or of one of rows over all pixels, or over those that have a class."""
     labels = masks_at(masks, (maps.shape[1], maps.shape[2])).reshape(-1)
     if "maps" in loss.requires:
@@ -102,7 +102,7 @@ def _against(loss: Loss, maps: Maps, teacher: TeacherRows, masks: Masks) -> dict
     if "masks" not in loss.requires:
         return loss.terms(rows, teacher, labels)
     at = (labels != IGNORED).nonzero()[:, 0]
-    return loss.terms(rows[at], PickedRows(teacher, at, len(rows)), labels[at])
+    return loss.terms(rows[at], PickedTargets(teacher, at, len(rows)), labels[at])
 
 
 def pixel_loss(maps: Maps, masks: Masks, *, label_smoothing: float = 0.0) -> Scalar:

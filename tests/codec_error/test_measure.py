@@ -21,11 +21,12 @@ from kdcache.codec_error.measure import (
     measure_fidelity,
 )
 from kdcache.codec_error.samples import Pairs, pairs_from_cache, pairs_from_npz, pairs_from_teacher
-from kdcache.codecs import DenseRows, TeacherRows, open_codec
+from kdcache.codecs import open_codec
 from kdcache.errors import CacheError, CodecError, KdcacheError, MismatchError, UsageError
 from kdcache.losses import dist_loss, kl_loss
 from kdcache.runtime.device import ComputeConfig
 from kdcache.shapes import Logits, Scalar
+from kdcache.soft_targets import DenseTargets, SoftTargets
 
 CLASSES = 12
 
@@ -43,7 +44,7 @@ def pairs(rows: int = 400, classes: int = CLASSES, groups: int = 50) -> Pairs:
     )
 
 
-def linear(student: Logits, teacher: Logits | TeacherRows) -> Scalar:
+def linear(student: Logits, teacher: Logits | SoftTargets) -> Scalar:
     """Return a loss whose gradient is the teacher's logits."""
     return (student * (teacher if isinstance(teacher, torch.Tensor) else teacher.logits())).sum()
 
@@ -55,7 +56,7 @@ def save(path: Path, **arrays: Any) -> Path:
 
 def test_error_and_cosine_are_those_of_the_whole_gradient() -> None:
     exact, found, student = logits(96), logits(96, seed=2), logits(96, seed=3)
-    batches = [DenseRows(part) for part in found.split(32)]
+    batches = [DenseTargets(part) for part in found.split(32)]
     error, cosine = gradient_error(exact, batches, student, loss=linear, batch_size=32)
     assert error == pytest.approx(float((found - exact).norm() / exact.norm()), rel=1e-5)
     assert cosine == pytest.approx(float((found * exact).sum() / (found.norm() * exact.norm())), rel=1e-5)
@@ -66,7 +67,7 @@ def test_equal_logits_have_no_error_and_rows_past_the_last_batch_do_not_count(lo
     exact, student = logits(100), logits(100, seed=1)
     changed = exact.clone()
     changed[96:] += 1.0
-    rows = [DenseRows(part) for part in changed.split(32)][:3]
+    rows = [DenseTargets(part) for part in changed.split(32)][:3]
     assert gradient_error(exact, rows, student, loss=loss, batch_size=32) == (0.0, pytest.approx(1.0))
 
 

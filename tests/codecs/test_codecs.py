@@ -16,7 +16,6 @@ from kdcache.codecs import (
     Codec,
     Full,
     LowRank,
-    TeacherRows,
     TopK,
     check_records,
     codec_from_dict,
@@ -26,6 +25,7 @@ from kdcache.codecs import (
     open_codec,
 )
 from kdcache.errors import CodecError, UsageError
+from kdcache.soft_targets import SoftTargets
 
 TAUS = (0.5, 1.0, 4.0, 20.0)
 DTYPES = ("float32", "float16", "bfloat16", "uint8", "uint4")
@@ -107,7 +107,7 @@ def test_encode_gives_one_record_per_row_and_decode_takes_them_back(spec: str, c
     assert records.shape == (rows,) and records.dtype == codec.record_dtype
     assert codec.encode(logits).tobytes() == records.tobytes()
     decoded = codec.decode(records)
-    assert isinstance(decoded, TeacherRows)
+    assert isinstance(decoded, SoftTargets)
     assert decoded.logits().shape == (rows, classes) and decoded.logits().dtype == torch.float32
     copied = np.frombuffer(bytearray(records.tobytes()), codec.record_dtype)
     assert torch.equal(codec.decode(copied).logits(), decoded.logits())

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdcache.codecs import MapCodec, MapRows, codec_from_dict, codec_spec, codec_to_dict, heads_of, is_exact, open_codec
+from kdcache.codecs import MapCodec, codec_from_dict, codec_spec, codec_to_dict, is_exact, open_codec
 from kdcache.codecs import with_sites as for_maps
 from kdcache.errors import CodecError
+from kdcache.soft_targets import MapTargets, heads_of
 
 SPECS = ["full:dtype=float32", "full:dtype=float16", "full:dtype=uint8", "full:dtype=uint4", "topk:k=3", "lowrank:step=0.25"]
 
@@ -73,7 +74,7 @@ def test_decoded_maps_are_within_the_stated_error(spec: str) -> None:
     codec = for_maps(open_codec(spec, classes=7), (2, 3, 5))
     logits = logits_of(4, (2, 3, 5), 7)
     found = codec.decode(codec.encode(logits))
-    assert isinstance(found, MapRows)
+    assert isinstance(found, MapTargets)
     error = (found.logits() - logits).abs()
     if spec.startswith("topk"):
         error = error.topk(3, dim=-1, largest=False).values  # at least the three that are kept

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdcache.codecs import Codec, TeacherRows, TopK, codec_to_dict, open_codec, set_tail
+from kdcache.codecs import Codec, TopK, codec_to_dict, open_codec, set_tail
 from kdcache.codecs.tail import Tail
 from kdcache.errors import UsageError
+from kdcache.soft_targets import SoftTargets
 
 POLICIES: tuple[Tail, ...] = ("uniform", "prior", "ghost", "none")
 
@@ -21,7 +22,7 @@ def gaussian(rows: int, classes: int, scale: float = 2.0, seed: int = 0) -> Tens
     return torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def read(codec: TopK, logits: Tensor, tail: Tail, sample: Tensor | None = None) -> TeacherRows:
+def read(codec: TopK, logits: Tensor, tail: Tail, sample: Tensor | None = None) -> SoftTargets:
     """Return the rows of `logits` under a policy, the prior estimated from `sample`."""
     records = codec.encode(logits)
     return set_tail(codec, tail, records if sample is None else codec.encode(sample)).decode(records)

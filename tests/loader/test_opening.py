@@ -138,10 +138,10 @@ def test_a_teacher_of_other_classes_is_mapped(tmp_path: Path, two: list[str]) ->
         train(tmp_path / "run", cache=two[0], **{**SETTINGS, "data": data, "student": f"{MLP},classes=2"})
     classes = read_class_map(mapped(tmp_path, table), open_source(data), 10)
     assert classes.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0, -1]
-    from kdcache.codecs import MappedRows
+    from kdcache.soft_targets import MappedTargets
 
     rows = cache.codec.decode(cache.read(0, np.arange(50)))
-    found = MappedRows(rows, classes, 2).probs(4.0)
+    found = MappedTargets(rows, classes, 2).probs(4.0)
     whole = rows.probs(4.0)
     expected = torch.stack([whole[:, 0:9:2].sum(1), whole[:, 1:9:2].sum(1)], 1)
     torch.testing.assert_close(found, expected / expected.sum(1, keepdim=True))
@@ -274,7 +274,7 @@ def test_units_that_come_later_are_taken_at_the_next_epoch(tmp_path: Path, holed
     resumed.load_state(state)
     resumed._start_epoch()
     assert resumed.sampler.num_steps == 4 and len(resumed.sampler) == 3
-    resumed.epoch, resumed.epoch_step = 1, 0
+    resumed.loader.set_epoch(1)
     resumed._start_epoch()
     assert resumed.sampler.num_steps == 6
 

@@ -1,4 +1,4 @@
-"""Where a batch's teacher rows come from: each kind gives those of the batch, whatever its order."""
+"""Where a batch's soft targets come from: each kind gives those of the batch, whatever its order."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from caches import fill
 from runs import CONV, IN_PROCESS, dump
 
 from kdcache.cache import Cache, open_cache
-from kdcache.codecs import TeacherRows
 from kdcache.errors import MissingUnitError, UsageError
 from kdcache.loader.opening import CacheUse, check_records
 from kdcache.loader.slab_reader import SlabReader
@@ -18,6 +17,7 @@ from kdcache.loader.teachers import CachedTeacher, NoTeacher, OnlineTeacher, Tea
 from kdcache.losses import open_loss
 from kdcache.models.model import open_model
 from kdcache.runtime.device import Compute
+from kdcache.soft_targets import SoftTargets
 from kdcache.sources import open_source
 from kdcache.tools.recode import recode_cache
 from kdcache.views import Batch, Recipe, ViewDataset
@@ -49,7 +49,7 @@ def test_cached_rows_are_those_of_the_teacher_in_the_loop(cache: Cache) -> None:
         batch = batch_of(cache, [(row, seed) for row in rows])
         for teacher in (cached, online):
             assert len(teacher.start([seed], following)[seed]) == 0
-            assert isinstance(teacher.rows(batch), TeacherRows)
+            assert isinstance(teacher.rows(batch), SoftTargets)
         found, expected = cached.rows(batch).logits(), online.rows(batch).logits()
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
         stored = cache.codec.decode(cache.read(seed, rows)).logits()

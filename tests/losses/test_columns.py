@@ -12,12 +12,13 @@ from processes import launch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kdcache.codecs import TeacherRows, open_codec
+from kdcache.codecs import open_codec
 from kdcache.errors import UsageError
 from kdcache.losses import Dist, dist_loss, dist_terms, open_loss
 from kdcache.losses.dist import pearson
-from kdcache.losses.protocol import as_rows
+from kdcache.losses.protocol import as_soft_targets
 from kdcache.runtime.distributed import rank, world_size
+from kdcache.soft_targets import SoftTargets
 
 CLASSES = 50
 Columns = Literal["global", "local"]
@@ -44,7 +45,7 @@ def cases(processes: int) -> list[Case]:
     return [*varied, Case(EQUAL[processes], tau=4.0, columns="local")]
 
 
-def teacher_rows(case: Case, rows: slice) -> Tensor | TeacherRows:
+def teacher_rows(case: Case, rows: slice) -> Tensor | SoftTargets:
     teacher = logits(sum(case.parts), CLASSES, seed=1)
     if case.kind == "confident":
         teacher = teacher * 4
@@ -134,7 +135,7 @@ def weights_gradient(spec: str, model: nn.Module, rows: slice, total: int, share
     images, targets = logits(total, 12, seed=3)[rows], labels(total, CLASSES)[rows]
     loss = open_loss(spec)
     found = model(images)
-    terms = loss.terms(found, as_rows(logits(total, CLASSES, seed=1)[rows]), targets)
+    terms = loss.terms(found, as_soft_targets(logits(total, CLASSES, seed=1)[rows]), targets)
     (share * (loss.ce * nn.functional.cross_entropy(found, targets) + sum(terms.values()))).backward()
     return [parameter.grad.numpy().copy() for parameter in model.parameters()]  # type: ignore[union-attr]
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from losses.references import grad, labels, logits
 from torch import Tensor
 
-from kdcache.codecs import DenseRows, open_codec
+from kdcache.codecs import open_codec
 from kdcache.errors import UsageError
 from kdcache.losses import Loss, dist_loss, dist_terms, dkd_loss, dkd_terms, kl_loss, nkd_loss, nkd_terms, open_loss
+from kdcache.soft_targets import DenseTargets
 
 SHAPES = [(rows, classes) for rows in (1, 2, 32) for classes in (2, 10, 1000)]
 every_shape = pytest.mark.parametrize(("rows", "classes"), SHAPES)
@@ -192,7 +193,7 @@ def test_every_loss_keeps_the_contract(text: str) -> None:
     loss = open_loss(text)
     assert isinstance(loss, Loss) and ("label" in loss.requires) == text.startswith(("dkd", "nkd"))
     student, teacher = logits(6, 10), logits(6, 10, seed=1)
-    terms = loss.terms(student.requires_grad_(), DenseRows(teacher), labels(6, 10))
+    terms = loss.terms(student.requires_grad_(), DenseTargets(teacher), labels(6, 10))
     assert ("teacher" in loss.requires) == bool(terms)
     for term in terms.values():
         assert term.shape == () and term.dtype == torch.float32 and term.item() > 0
@@ -204,7 +205,7 @@ def test_weights_of_a_spec_weigh_the_terms() -> None:
     student, teacher, targets = logits(6, 10), logits(6, 10, seed=1), labels(6, 10)
 
     def terms(text: str) -> dict[str, Tensor]:
-        return open_loss(text).terms(student, DenseRows(teacher), targets)
+        return open_loss(text).terms(student, DenseTargets(teacher), targets)
 
     inter, intra = dist_terms(student, teacher, tau=4.0)
     assert terms("dist:tau=4,beta=3,gamma=0.25,ce=0.5") == {"inter": 3 * inter, "intra": 0.25 * intra}
@@ -226,7 +227,7 @@ def test_weights_of_a_spec_weigh_the_terms() -> None:
 @every_loss
 def test_rows_and_raw_logits_are_the_same_teacher(loss: Any) -> None:
     student, teacher = logits(6, 10), logits(6, 10, seed=1)
-    assert torch.equal(loss(student, DenseRows(teacher), tau=4.0), loss(student, teacher, tau=4.0))
+    assert torch.equal(loss(student, DenseTargets(teacher), tau=4.0), loss(student, teacher, tau=4.0))
     codec = open_codec("full:dtype=float32", classes=10)
     assert torch.equal(loss(student, codec.decode(codec.encode(teacher)), tau=4.0), loss(student, teacher, tau=4.0))
 

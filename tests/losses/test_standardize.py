@@ -11,15 +11,16 @@ from losses import references
 from losses.references import grad, labels, logits
 from torch import Tensor
 
-from kdcache.codecs import DenseRows, open_codec, set_tail
+from kdcache.codecs import open_codec, set_tail
 from kdcache.losses import dist_terms, kl_loss, open_loss
+from kdcache.soft_targets import DenseTargets
 
 NAMES = ["dist", "kl", "dkd", "nkd"]
 every_loss = pytest.mark.parametrize("name", NAMES)
 
 
 def total(name: str, student: Tensor, teacher: Any, *, tau: float = 2.0, standardize: str = "true") -> Tensor:
-    rows = DenseRows(teacher) if isinstance(teacher, Tensor) else teacher
+    rows = DenseTargets(teacher) if isinstance(teacher, Tensor) else teacher
     terms = open_loss(f"{name}:tau={tau},standardize={standardize}").terms(student, rows, labels(*student.shape))
     return torch.stack(list(terms.values())).sum()
 

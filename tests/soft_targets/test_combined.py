@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from kdcache.codecs import AveragedRows, DenseRows, JoinedRows, MappedRows, TeacherRows, open_codec
+from kdcache.codecs import open_codec
 from kdcache.errors import CodecError
+from kdcache.soft_targets import AveragedTargets, DenseTargets, JoinedTargets, MappedTargets, SoftTargets
 
 LOGITS = torch.randn(12, 6, generator=torch.Generator().manual_seed(0)) * 3
 
@@ -13,9 +14,9 @@ def test_joined_rows_stand_where_they_belong_for_every_kind_of_rows() -> None:
     codec = open_codec("topk:k=2", classes=6)
     first, second = torch.tensor([7, 0, 3]), torch.tensor([1, 2, 4, 5, 6, 8, 9, 10, 11])
     kept = codec.decode(codec.encode(LOGITS))
-    rows = JoinedRows([(first, DenseRows(LOGITS[first])), (second, codec.decode(codec.encode(LOGITS[second])))])
-    assert isinstance(rows, TeacherRows)
-    exact = DenseRows(LOGITS)
+    rows = JoinedTargets([(first, DenseTargets(LOGITS[first])), (second, codec.decode(codec.encode(LOGITS[second])))])
+    assert isinstance(rows, SoftTargets)
+    exact = DenseTargets(LOGITS)
     is_first = torch.zeros(12, dtype=torch.bool).index_fill(0, first, True)[:, None]
     student = torch.softmax(LOGITS.flip(0), 1)
     for tau in (2.0, torch.linspace(1, 4, 12)):
@@ -27,14 +28,14 @@ def test_joined_rows_stand_where_they_belong_for_every_kind_of_rows() -> None:
 
 def test_averaged_rows_weigh_probabilities_at_the_temperature() -> None:
     other = LOGITS.roll(1, 0)
-    rows = AveragedRows([DenseRows(LOGITS), DenseRows(other)], [1.0, 3.0])
+    rows = AveragedTargets([DenseTargets(LOGITS), DenseTargets(other)], [1.0, 3.0])
     for tau in (1.0, 4.0):
         expected = 0.25 * torch.softmax(LOGITS / tau, 1) + 0.75 * torch.softmax(other / tau, 1)
         torch.testing.assert_close(rows.probs(tau), expected)
 
 
 def test_mapped_rows_add_up_what_belongs_together_and_leave_out_the_rest() -> None:
-    rows = MappedRows(DenseRows(LOGITS), torch.tensor([0, 2, 0, -1, 3, 3]), 5)
+    rows = MappedTargets(DenseTargets(LOGITS), torch.tensor([0, 2, 0, -1, 3, 3]), 5)
     found, whole = rows.probs(2.0), torch.softmax(LOGITS / 2, 1)
     kept = 1 - whole[:, 3]
     assert (found[:, [1, 4]] == 0).all(), "classes of the student that the teacher does not know"
@@ -45,12 +46,14 @@ def test_mapped_rows_add_up_what_belongs_together_and_leave_out_the_rest() -> No
 
 def test_a_row_whose_mapped_classes_have_no_mass_is_no_nan() -> None:
     logits = torch.tensor([[0.0, 1000.0, -1000.0]])
-    found = MappedRows(DenseRows(logits), torch.tensor([-1, -1, 0]), 2).probs(1.0)
+    found = MappedTargets(DenseTargets(logits), torch.tensor([-1, -1, 0]), 2).probs(1.0)
     assert torch.isfinite(found).all()
 
 
-@pytest.mark.parametrize("rows", [AveragedRows([DenseRows(LOGITS)], [1.0]), MappedRows(DenseRows(LOGITS), torch.arange(6), 6)])
-def test_sums_of_probabilities_have_no_logits(rows: TeacherRows) -> None:
+@pytest.mark.parametrize(
+    "rows", [AveragedTargets([DenseTargets(LOGITS)], [1.0]), MappedTargets(DenseTargets(LOGITS), torch.arange(6), 6)]
+)
+def test_sums_of_probabilities_have_no_logits(rows: SoftTargets) -> None:
     for ask in (rows.logits, rows.std):
         with pytest.raises(CodecError, match="have no logits; use loss dist or kl without standardize"):
             ask()

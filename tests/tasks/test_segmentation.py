@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdcache.codecs import MapRows, map_rows
 from kdcache.losses import open_loss
 from kdcache.shapes import Labels
+from kdcache.soft_targets import MapTargets, as_maps
 from kdcache.tasks.segmentation import AUXILIARY, MapScore, Segmentation, masks_at, pixel_loss, slide
 
 TASK = Segmentation()
@@ -42,14 +42,14 @@ def test_the_pixel_loss_is_that_of_upsampled_logits_where_there_is_a_class(smoot
 def test_the_auxiliary_head_counts_two_fifths(loss: str) -> None:
     student, teacher, labels = maps(2, 2, 4, 6, 5), maps(2, 2, 4, 6, 5, seed=1), Labels(masks())
     opened = open_loss(loss)
-    whole = TASK.terms(opened, student, map_rows(teacher), labels, label_smoothing=0.0)
+    whole = TASK.terms(opened, student, as_maps(teacher), labels, label_smoothing=0.0)
     parts = [
-        TASK.terms(opened, student[:, [head]], map_rows(teacher[:, [head]]), labels, label_smoothing=0.0) for head in (0, 1)
+        TASK.terms(opened, student[:, [head]], as_maps(teacher[:, [head]]), labels, label_smoothing=0.0) for head in (0, 1)
     ]
     assert set(whole) == set(parts[0]) == {"task", *({"inter", "intra"} if "dist" in loss else {loss.partition(":")[0]})}
     for name, value in whole.items():
         assert float(value) == pytest.approx(float(parts[0][name] + AUXILIARY * parts[1][name]), rel=1e-6)
-    alone = TASK.terms(opened, student, map_rows(teacher[:, :1]), labels, label_smoothing=0.0)
+    alone = TASK.terms(opened, student, as_maps(teacher[:, :1]), labels, label_smoothing=0.0)
     assert float(alone["task"]) == pytest.approx(float(whole["task"]))
     name = "inter" if "dist" in loss else loss.partition(":")[0]
     assert float(alone[name]) == pytest.approx(float(parts[0][name])), "what the teacher lacks is not compared"
@@ -67,7 +67,7 @@ def test_dist_on_maps_is_that_of_flattened_pixels() -> None:
     """Value and gradient, in the order of pixels that the published code has or any other: it does not depend on it."""
     student, teacher = maps(2, 1, 4, 6, 5).requires_grad_(), maps(2, 1, 4, 6, 5, seed=1)
     labels, loss = Labels(masks()), open_loss("dist:tau=1,beta=1,gamma=1,ce=0")
-    terms = TASK.terms(loss, student, map_rows(teacher), labels, label_smoothing=0.0)
+    terms = TASK.terms(loss, student, as_maps(teacher), labels, label_smoothing=0.0)
     found = terms["inter"] + terms["intra"]
     (gradient,) = torch.autograd.grad(found, student)
     planes = student.detach()[:, 0].permute(0, 3, 1, 2).double().requires_grad_()  # as models give them
@@ -85,15 +85,15 @@ def test_pixels_without_a_class_can_be_left_out(loss: str) -> None:
     named, plain = open_loss(loss), open_loss(loss.replace("ignore_masked=true", "ignore_masked=false"))
     small = masks_at(target, (4, 6))
     assert torch.equal(small, target[:, 2::4, 2::4]) and 0 < (small == 255).sum() < small.numel()
-    found = TASK.terms(named, student, map_rows(teacher), labels, label_smoothing=0.0)
+    found = TASK.terms(named, student, as_maps(teacher), labels, label_smoothing=0.0)
     rows = [one[:, 0][small != 255] for one in (student, teacher)]
-    expected = plain.terms(rows[0], map_rows(rows[1]), torch.zeros(len(rows[0]), dtype=torch.int64))
+    expected = plain.terms(rows[0], as_maps(rows[1]), torch.zeros(len(rows[0]), dtype=torch.int64))
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(float(value), rel=1e-5)
     other = student.clone()
     other[:, 0][small == 255] = 7.0 * maps(1, 5, seed=4)[0]
-    again = TASK.terms(named, other, map_rows(teacher), labels, label_smoothing=0.0)
-    everywhere = [TASK.terms(plain, one, map_rows(teacher), labels, label_smoothing=0.0) for one in (student, other)]
+    again = TASK.terms(named, other, as_maps(teacher), labels, label_smoothing=0.0)
+    everywhere = [TASK.terms(plain, one, as_maps(teacher), labels, label_smoothing=0.0) for one in (student, other)]
     for name in expected:
         assert float(again[name]) == pytest.approx(float(found[name])), "they are not looked at"
         assert float(everywhere[0][name]) != pytest.approx(float(everywhere[1][name])), "else they are, as published"
@@ -161,7 +161,7 @@ def test_memory_of_dist_grows_with_the_pixels() -> None:
     """Bytes that autograd keeps, of 2 images of 512x1024 at stride 8, and of a quarter of that."""
     kept = []
     for height in (16, 64):
-        student, teacher = maps(2, 1, height, 128, 19).requires_grad_(), map_rows(maps(2, 1, height, 128, 19, seed=1))
+        student, teacher = maps(2, 1, height, 128, 19).requires_grad_(), as_maps(maps(2, 1, height, 128, 19, seed=1))
         sizes: dict[int, int] = {}
 
         def pack(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
@@ -172,5 +172,5 @@ def test_memory_of_dist_grows_with_the_pixels() -> None:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             TASK.terms(open_loss("dist:ce=0"), student, teacher, labels, label_smoothing=0.0)["inter"].backward()
         kept.append(sum(sizes.values()))
-    assert isinstance(teacher, MapRows)
+    assert isinstance(teacher, MapTargets)
     assert kept[1] == pytest.approx(4 * kept[0], rel=0.02)

@@ -293,9 +293,13 @@ def test_repeated_augmentation_shows_a_sample_under_several_seeds(tmp_path: Path
     for _ in range(2):
         trainer._start_epoch()
         seen.append(
-            [(int(row), int(seed)) for batch in trainer.loader.rendered() for row, seed in zip(batch.rows, batch.seeds, strict=True)]
+            [
+                (int(row), int(seed))
+                for batch in trainer.loader.rendered()
+                for row, seed in zip(batch.rows, batch.seeds, strict=True)
+            ]
         )
-        trainer.epoch += 1
+        trainer.loader.end_epoch()
     for views, seeds in zip(seen, ({0, 1, 2}, {3, 4, 5}), strict=True):
         assert len(views) == 384 and {seed for _, seed in views} == seeds and len({row for row, _ in views}) == 128
     lines = Lines()

@@ -1,0 +1,50 @@
+"""What soft targets are: the teacher's logits of a batch, as far as a record holds them."""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from kdcache.shapes import Logits, PerRow, Probabilities
+
+
+@runtime_checkable
+class SoftTargets(Protocol):
+    """Soft targets of a batch as far as a codec holds them, on the device that decoded them."""
+
+    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
+        """Return softmax(logits / tau) over all classes, float32 `[rows, classes]`.
+
+        Args:
+            tau: the temperature, one for all rows or one per row.
+            student: the student's softmax at that temperature; only the tail policy `ghost` looks at it, and takes no gradient.
+        """
+
+    def logits(self) -> Logits:
+        """Return raw logits, float32 `[rows, classes]`; classes that the codec dropped stand at its estimate."""
+
+    def std(self) -> PerRow:
+        """Return the standard deviation of each row's logits over all classes, as torch.std (divided by classes - 1).
+
+        Logit standardisation (Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024) is then probs(tau * std),
+        since a softmax forgets the row's mean.
+        """
+
+
+class DenseTargets:
+    """Rows whose logits are all known."""
+
+    def __init__(self, logits: Logits) -> None:
+        self._logits = logits.float()
+
+    def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
+        """Return softmax(logits / tau), float32 `[rows, classes]`; nothing depends on the student."""
+        return torch.softmax(self._logits / (tau[:, None] if isinstance(tau, Tensor) else tau), dim=-1)
+
+    def logits(self) -> Logits:
+        """Return the logits, float32 `[rows, classes]`."""
+        return self._logits
+
+    def std(self) -> PerRow:
+        """Return the standard deviation of each row."""
+        return self._logits.std(dim=1)
