@@ -21,7 +21,7 @@ from workload import add_compute_options, compute_config, teacher_spec
 from kdcache.dump.run import DumpConfig, dump_teacher
 from kdcache.loader.teachers import OnlineTeacher
 from kdcache.losses import open_loss
-from kdcache.runtime.console import MetricsFile
+from kdcache.train.metrics import MetricsFile
 from kdcache.train.run import TrainConfig, Trainer
 
 CODECS = {"full": "full:dtype=float16", "topk": "topk:k=10"}

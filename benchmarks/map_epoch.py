@@ -23,8 +23,8 @@ from kdcache.cache import Cache, open_cache
 from kdcache.loader.order import Blocks
 from kdcache.loader.window_reader import UnitStream
 from kdcache.losses import dist_loss
-from kdcache.runtime.console import MetricsFile
 from kdcache.runtime.device import ComputeConfig
+from kdcache.train.metrics import MetricsFile
 from kdcache.train.run import TrainConfig, Trainer
 
 DIST = "dist:tau=1,beta=1,gamma=1"

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.dump.run import DumpConfig, dump_teacher
-from kdcache.runtime.console import read_metrics
 from kdcache.runtime.device import ComputeConfig
 from kdcache.train.config import EmaConfig
+from kdcache.train.metrics import read_metrics
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.run import TrainConfig, train_student
 

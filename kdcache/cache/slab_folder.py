@@ -13,7 +13,6 @@ import fcntl
 import mmap
 import os
 import re
-import secrets
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +26,7 @@ from google_crc32c import value as crc32c
 
 from kdcache.errors import CacheError
 from kdcache.runtime.console import say
+from kdcache.runtime.files import name_of_temporary, whole_file
 from kdcache.runtime.home import home_folder
 
 DEFAULT_LIMIT = 20 * 10**9
@@ -245,26 +245,19 @@ def write_local(path: Path, parts: Parts) -> None:
     Raises:
         CacheError: the folder cannot be written or is full.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     size = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # plain writes, not stores to a map: a full disk is then an error instead of a SIGBUS
-            with temporary.open("xb") as file:
-                checksums = _Checksums()
-                for part in parts:
-                    file.write(part)
-                    checksums.add(part)
-                    size += len(part)
-                table = checksums.table()
-                file.write(table)
-                file.write(_sealed(size, crc32c(table)))
-                file.flush()
-                os.fsync(file.fileno())  # else a power cut can leave the name with zeros behind it
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        # plain writes, not stores to a map: a full disk is then an error instead of a SIGBUS
+        with whole_file(path) as file:
+            checksums = _Checksums()
+            for part in parts:
+                file.write(part)
+                checksums.add(part)
+                size += len(part)
+            table = checksums.table()
+            file.write(table)
+            file.write(_sealed(size, crc32c(table)))
     except OSError as error:
         reason = error.strerror or error
         raise CacheError(f"cannot write {path} (at byte {size}): {reason}; {_HINT}") from error
@@ -351,8 +344,7 @@ def _remove_left_over(folder: Path) -> None:
             with suppress(OSError), _locked(path, wait=False):
                 pass
     for path in folder.glob(".*.tmp"):
-        stem, _, random = path.name[1:].removesuffix(".tmp").rpartition(".")
-        if _NAME.fullmatch(stem) and re.fullmatch(r"[0-9a-f]{16}", random):
+        if _NAME.fullmatch(name_of_temporary(path.name) or ""):
             with suppress(OSError):
                 if path.stat().st_mtime < time.time() - ABANDONED_SECONDS:
                     path.unlink()

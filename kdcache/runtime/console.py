@@ -1,18 +1,15 @@
-"""What a user watches: a progress bar or, in a job's log, one line every 30 seconds; and the metrics file."""
+"""What a user watches: a progress bar or, in a job's log, one line every 30 seconds; and a clock."""
 
-import json
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from kdcache.errors import KdcacheError, printable
+from kdcache.errors import printable
 from kdcache.runtime.launch import own_place
-from kdcache.runtime.wording import human_seconds, named
-from kdcache.train.checkpoint import replace_file, what_is_kept
+from kdcache.runtime.wording import human_seconds
 
 LINE_SECONDS = 30.0
 T = TypeVar("T")
@@ -88,132 +85,6 @@ def own_name() -> str:
 def log(who: str, text: str) -> None:
     """Print a line of a worker's log on stderr: the time, who tells, and what."""
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {who}: {text}", file=sys.stderr, flush=True)
-
-
-@runtime_checkable
-class Metrics(Protocol):
-    """Takes lines of metrics."""
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Take one line."""
-
-
-class NoMetrics:
-    """For the processes of a run that write nothing."""
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Forget the line."""
-
-
-def summary_writer() -> Any:
-    """Return the class that writes for TensorBoard.
-
-    Raises:
-        KdcacheError: tensorboard is not installed.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
-    except ImportError as error:
-        way_out = "pip install 'kdcache[tensorboard]', or leave it out"
-        raise KdcacheError(f"tensorboard is not installed; {way_out}") from error
-    return SummaryWriter
-
-
-class BoardMetrics:
-    """Lines as scalars for TensorBoard, besides another place."""
-
-    def __init__(self, path: Path, *, step: int, others: Metrics) -> None:
-        """Write below `path`; what is there past `step` is not shown any more.
-
-        Raises:
-            KdcacheError: tensorboard is not installed.
-        """
-        self._others = others
-        self._writer = summary_writer()(str(path), purge_step=step + 1)
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Write the line's numbers, below its kind."""
-        self._others.write(line)
-        for name, value in line.items():
-            if isinstance(value, int | float) and name not in ("step", "epoch"):
-                self._writer.add_scalar(f"{line['kind']}/{name}", value, line["step"])
-        self._writer.flush()
-
-
-class MetricsFile:
-    """`metrics.jsonl`: one JSON object a line, a line per logged step and per epoch."""
-
-    def __init__(self, path: Path, *, step: int, epochs: int | None = None) -> None:
-        """Open for appending; what a run wrote that was cut off after its checkpoint is dropped, and so is what is damaged.
-
-        Args:
-            path: the file.
-            step: lines of steps past it are dropped.
-            epochs: how many epochs are trained and evaluated; lines of later ones are dropped: they are to come.
-
-        Raises:
-            KdcacheError: the file cannot be read or written.
-        """
-        self._path = path
-        found, damaged = _parsed_metrics(path)
-        if damaged:
-            say(f"note: {path}: {named(damaged, 'line')} cannot be read, and {'is' if len(damaged) == 1 else 'are'} left out")
-        lines = [line for line in found if line["step"] <= step]
-        if epochs is not None:
-            lines = [line for line in lines if line.get("kind") != "epoch" or line["epoch"] <= epochs]
-        kept = "".join(json.dumps(line) + "\n" for line in lines)
-        replace_file(path, lambda file: file.write(kept.encode()))
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Append one line.
-
-        Raises:
-            KdcacheError: the disk is full, or the file cannot be written.
-        """
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            kept = what_is_kept(self._path.parent)
-            way_out = f"{kept}: make room and run again"
-            raise KdcacheError(f"cannot write {self._path}: {error.strerror}; {way_out}") from error
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics file, without those that cannot be read; none if there is no file.
-
-    Raises:
-        KdcacheError: the file cannot be read.
-    """
-    return _parsed_metrics(path)[0]
-
-
-def _parsed_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return the lines of a metrics file, and the numbers of those that cannot be read.
-
-    A last line without an end was cut off when its run was killed: it is left out, and no damage.
-    """
-    try:
-        texts = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else [""]
-    except OSError as error:
-        raise KdcacheError(f"cannot read {path}: {error.strerror}; run again when it can be read") from error
-    lines, damaged = [], []
-    for number, text in enumerate(texts, start=1):
-        line = _parsed_line(text)
-        if line is not None:
-            lines.append(line)
-        elif number < len(texts):
-            damaged.append(number)
-    return lines, damaged
-
-
-def _parsed_line(text: str) -> dict[str, Any] | None:
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    is_line = isinstance(line, dict) and isinstance(line.get("step"), int)
-    return line if is_line and isinstance(line.get("epoch", 0), int) else None
 
 
 class Clock:

@@ -5,7 +5,6 @@ Nothing depends on it: a file that is absent, damaged or of another version is m
 
 import hashlib
 import io
-import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from kdcache.runtime.files import whole_file
 from kdcache.runtime.home import home_folder
 from kdcache.runtime.text_files import path_bytes, path_text
 
@@ -66,14 +66,10 @@ def save_arrays(kind: str, identity: str, arrays: Arrays) -> None:
     np.savez(payload, **arrays)  # type: ignore[arg-type] # its other option has no array's name
     data = payload.getvalue()
     path = _path(kind, identity)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(hashlib.sha256(data).digest() + data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path, is_synced=False) as file:
+            file.write(hashlib.sha256(data).digest() + data)
 
 
 def load_arrays(kind: str, identity: str) -> Arrays | None:

@@ -3,10 +3,7 @@
 import fcntl
 import hashlib
 import io
-import os
 import re
-import secrets
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +13,7 @@ from typing import Any, BinaryIO
 import torch
 
 from kdcache.errors import KdcacheError
+from kdcache.runtime.files import name_of_temporary, whole_file
 
 _DIGEST = "digest"
 _OF_A_RUN = {
@@ -34,8 +32,8 @@ _OF_A_RUN = {
 }
 """What the checkpoint of a run holds, by which one of a kdcache before digests is known."""
 _MAY_BE_THERE = {"ema", "unscored"}
-_TEMPORARY = re.compile(r"\.(config\.toml|metrics\.jsonl|result\.json|[a-z]+\.(pt|safetensors))\.[0-9a-f]{16}\.tmp")
-"""Files of a run that a killed process left half-written."""
+_FILE = re.compile(r"config\.toml|metrics\.jsonl|result\.json|[a-z]+\.(pt|safetensors)")
+"""Files of a run."""
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -180,7 +178,7 @@ def held_folder(path: Path) -> Iterator[None]:
         except OSError:  # a file system without locks
             pass
         for left in path.glob(".*.tmp"):
-            if _TEMPORARY.fullmatch(left.name):
+            if _FILE.fullmatch(name_of_temporary(left.name) or ""):
                 left.unlink(missing_ok=True)
         yield
 
@@ -196,18 +194,9 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object], *, kept_as: Pa
     Raises:
         KdcacheError: the folder cannot be written or is full; the old file stays.
     """
-    temporary = _temporary(path)
     try:
-        try:
-            with temporary.open("xb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            if kept_as is not None and path.exists():
-                _keep(path, kept_as)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path, kept_as=kept_as) as file:
+            write(file)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         kept = what_is_kept(path.parent)
@@ -219,17 +208,3 @@ def what_is_kept(run: Path) -> str:
     if (run / "last.pt").exists():
         return "the last checkpoint is kept"
     return "no checkpoint was written yet"
-
-
-def _keep(path: Path, kept_as: Path) -> None:
-    """Give the file `path` a second name, which another file may have had; at no moment is there none of either name."""
-    second = _temporary(kept_as)
-    try:
-        os.link(path, second)
-    except OSError:  # no hard links here
-        shutil.copyfile(path, second)
-    second.replace(kept_as)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")

@@ -6,10 +6,10 @@ from pathlib import Path
 from kdcache.config.files import parse_seeds
 from kdcache.errors import UsageError
 from kdcache.models.model import check_model
-from kdcache.runtime.console import summary_writer
 from kdcache.runtime.device import Compute
 from kdcache.tasks.segmentation import check_window
 from kdcache.train.config import TrainConfig
+from kdcache.train.metrics import summary_writer
 from kdcache.train.optim import check_optimizer, check_schedule
 from kdcache.views import load_recipe
 

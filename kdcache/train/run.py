@@ -19,15 +19,16 @@ from kdcache.config.spec import Spec, normal_spec
 from kdcache.errors import MismatchError, UsageError
 from kdcache.losses import open_loss
 from kdcache.models.weight_record import weight_record
-from kdcache.runtime.agreement import require_same_settings
-from kdcache.runtime.console import BoardMetrics, Metrics, MetricsFile, NoMetrics, read_metrics, say
+from kdcache.runtime.console import say
 from kdcache.runtime.contrast import joined
 from kdcache.runtime.device import device_type
 from kdcache.runtime.distributed import StopLook, broadcast_object, is_main, joined_processes, on_main, others_that_fail
 from kdcache.runtime.stopping import heeding
 from kdcache.runtime.text_files import path_bytes
+from kdcache.train.agreement import require_same_settings
 from kdcache.train.checkpoint import held_folder, load_checkpoint, make_folder, replace_file, save_checkpoint
 from kdcache.train.config import TrainConfig
+from kdcache.train.metrics import BoardMetrics, Metrics, MetricsFile, NoMetrics, read_metrics
 from kdcache.train.preflight import require_writable
 from kdcache.train.trainer import Trainer
 from kdcache.views import load_recipe

@@ -20,8 +20,7 @@ from kdcache.losses import Loss, open_loss
 from kdcache.models.first_batch import check_gradients, check_student, require_trainable
 from kdcache.models.inference import model_code
 from kdcache.models.model import VisionModel, open_model
-from kdcache.runtime.agreement import require_same, require_same_weights
-from kdcache.runtime.console import Clock, Metrics, progress, steady_rate
+from kdcache.runtime.console import Clock, progress, steady_rate
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import (
     all_sum,
@@ -39,9 +38,11 @@ from kdcache.shapes import Rows
 from kdcache.sources import task_of
 from kdcache.tasks import open_task
 from kdcache.tasks.seen_labels import SeenLabels
+from kdcache.train.agreement import require_same, require_same_weights
 from kdcache.train.checkpoint import what_is_kept
 from kdcache.train.config import TrainConfig
 from kdcache.train.evaluation import Evaluation, evaluation_recipe
+from kdcache.train.metrics import Metrics
 from kdcache.train.optim import make_optimizer, make_schedule
 from kdcache.train.preflight import check_training
 from kdcache.views import Batch, seed_generators

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from tiny_models import conv
 
 from kdcache.cache import open_cache
-from kdcache.runtime.console import read_metrics
+from kdcache.train.metrics import read_metrics
 from kdcache_cli.commands import main
 
 DUMP = ("--data", "digits:train", "--teacher", f"{CONV},seed=7", "--recipe", "digits", "--workers", "0")

@@ -15,9 +15,9 @@ from kdcache.cache.formats.zarr import object_key
 from kdcache.errors import MismatchError, MissingUnitError, UsageError
 from kdcache.loader.opening import open_replay, read_class_map
 from kdcache.losses import open_loss
-from kdcache.runtime.console import read_metrics
 from kdcache.runtime.device import Compute
 from kdcache.sources import open_source
+from kdcache.train.metrics import read_metrics
 from kdcache.train.run import Trainer
 
 FEW = "tiny_models:few_digits"

@@ -20,9 +20,9 @@ from kdcache.cache.source import CachedSource
 from kdcache.errors import CacheError, DamagedUnitError, KdcacheError, MissingUnitError, UnreadableSampleError, UsageError
 from kdcache.loader.order import Blocks, EpochSampler, Split, epoch_views
 from kdcache.loader.window_reader import UnitStream
-from kdcache.runtime.console import NoMetrics
 from kdcache.sources import open_source
 from kdcache.train.checkpoint import load_checkpoint
+from kdcache.train.metrics import NoMetrics
 from kdcache.train.trainer import Trainer
 from kdcache.verify.cache import verify_cache
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe, partners

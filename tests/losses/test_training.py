@@ -13,8 +13,8 @@ from kdcache.cache import open_cache
 from kdcache.codecs import set_tail
 from kdcache.config.files import dump_config
 from kdcache.errors import MismatchError, UsageError
-from kdcache.runtime.console import MetricsFile, read_metrics
 from kdcache.train.checkpoint import save_checkpoint
+from kdcache.train.metrics import MetricsFile, read_metrics
 from kdcache.train.run import Trainer
 
 TAILS = ("uniform", "prior", "ghost", "none")

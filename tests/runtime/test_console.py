@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kdcache.runtime import console as tracking
-from kdcache.runtime.console import Bar, MetricsFile, own_name, progress, read_metrics, say
+from kdcache.runtime.console import Bar, own_name, progress, say
+from kdcache.train.metrics import MetricsFile, read_metrics
 
 
 def test_metrics_are_one_object_a_line(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import Codec, LowRank, TopK, open_codec
 from kdcache.errors import CacheError, DamagedUnitError, KdcacheError, MismatchError, MissingUnitError, UsageError
-from kdcache.runtime.console import read_metrics
 from kdcache.tools.recode import why_not
+from kdcache.train.metrics import read_metrics
 from kdcache.verify.cache import verify_cache
 
 EXACT = "full:dtype=float32"

@@ -14,11 +14,11 @@ from torchvision.datasets import ImageFolder
 
 from kdcache.cache.contents import CheckedSource
 from kdcache.errors import UnreadableSampleError
-from kdcache.runtime.console import read_metrics
 from kdcache.runtime.device import ComputeConfig
 from kdcache.sources import open_source
 from kdcache.sources.index_cache import save_arrays
 from kdcache.sources.read_check import ReadCheck, listed_files
+from kdcache.train.metrics import read_metrics
 from kdcache.train.run import plan_training
 from kdcache_cli.commands import main
 

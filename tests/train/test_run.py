@@ -18,10 +18,10 @@ from kdcache.cache import open_cache
 from kdcache.config.files import dump_config
 from kdcache.errors import DriftError, KdcacheError, MismatchError, MissingUnitError, ModelError, RecipeError, UsageError
 from kdcache.models.model import open_model
-from kdcache.runtime.console import MetricsFile, read_metrics
 from kdcache.runtime.device import ComputeConfig
 from kdcache.train.checkpoint import held_folder, save_checkpoint
 from kdcache.train.config import EmaConfig
+from kdcache.train.metrics import MetricsFile, read_metrics
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.run import Trainer, plan_training
 from kdcache.views import load_recipe

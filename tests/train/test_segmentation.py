@@ -15,11 +15,11 @@ from kdcache.codec_error.measure import FidelityConfig, measure_fidelity
 from kdcache.codecs import MapCodec, codec_spec
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.models.model import open_model
-from kdcache.runtime.console import read_metrics
 from kdcache.runtime.device import Compute
 from kdcache.sources import open_source
 from kdcache.tools.recode import recode_cache
 from kdcache.train.evaluation import Evaluation, evaluation_recipe
+from kdcache.train.metrics import read_metrics
 from kdcache.train.optim import OptimizerConfig
 from kdcache.train.trainer import Trainer
 from kdcache.verify.cache import verify_cache

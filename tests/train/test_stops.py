@@ -14,8 +14,8 @@ from nursery import Program, children, command, is_alive
 from runs import LONG, MLP, dump, losses, steps, train, train_config
 
 from kdcache.config.files import dump_config
-from kdcache.runtime.console import read_metrics
 from kdcache.runtime.device import ComputeConfig
+from kdcache.train.metrics import read_metrics
 from kdcache.train.run import TrainConfig
 
 SETTINGS: dict[str, Any] = {**LONG, "epochs": 3, "student": MLP, "checkpoint_minutes": 60.0}

@@ -9,15 +9,15 @@ some of FUSE) may be able to rename a file without replacing another.
 import errno
 import hashlib
 import os
-import secrets
 import stat
 from collections.abc import Generator, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdcache.cache.storage import rename
-from kdcache.cache.storage.objects import MOST_BYTES, TEMP_SUFFIX, Entry, is_temporary
+from kdcache.cache.storage.objects import MOST_BYTES, Entry, is_temporary
 from kdcache.errors import CacheError, LargeObjectError, brief
+from kdcache.runtime.files import temporary_beside
 
 _BLOCK = 1 << 20
 _MOST_DEPTH = 32
@@ -301,7 +301,7 @@ def _try_out(folder: Path) -> None:
     Raises:
         OSError, CacheError: that cannot be done here.
     """
-    target = folder / f".probe.{secrets.token_hex(8)}{TEMP_SUFFIX}"
+    target = temporary_beside(folder / "probe")
     try:
         is_named_once = _named(target, b"1") and not _named(target, b"22")
         _sync_directory(folder)
@@ -317,7 +317,7 @@ def _try_out(folder: Path) -> None:
 
 def _named(target: Path, data: bytes) -> bool:
     """Write a file that appears whole under its name; return False if the name is taken."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}{TEMP_SUFFIX}")
+    temporary = temporary_beside(target)
     try:
         _write_synced(temporary, data)
         return _give_name(temporary, target)

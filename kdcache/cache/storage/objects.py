@@ -1,16 +1,15 @@
 """What holds a cache's objects, a folder or a bucket, of which the rest of kdcache sees these few verbs only."""
 
-import re
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from kdcache.runtime.files import name_of_temporary
+
 MOST_BYTES = 1 << 30
 """Of an object: a larger one is refused before it is read, whatever it claims to be."""
-TEMP_SUFFIX = ".tmp"
-PROBE = f".probe{TEMP_SUFFIX}"
+PROBE = ".probe.tmp"
 """What is written and removed to see whether a place can be written."""
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _SCHEME_MARK = "://"
 
 
@@ -93,4 +92,4 @@ def is_temporary(key: str) -> bool:
     Other hidden files may be a user's.
     """
     name = key.rpartition("/")[2]
-    return name == PROBE or _TEMPORARY.fullmatch(name) is not None
+    return name == PROBE or name_of_temporary(name) is not None

@@ -17,8 +17,8 @@ from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.storage import late
 from kdcache.cache.storage.folder import Folder
 from kdcache.errors import KdcacheError
-from kdcache.runtime.agreement import require_same_settings
 from kdcache.runtime.distributed import rank
+from kdcache.train.agreement import require_same_settings
 from kdcache.train.optim import OptimizerConfig
 from kdcache.train.trainer import Trainer
 

@@ -1,0 +1,63 @@
+"""Files that appear whole under their name or not at all.
+
+What is written goes to a temporary file beside, which gets the name when it is complete. A killed process may
+leave it: its name tells that it is kdcache's own, and which file it was to be.
+"""
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a name for what is to become `path`; no two are the same."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def name_of_temporary(name: str) -> str | None:
+    """Return the name that a temporary file was to get; None if it is none of kdcache's."""
+    match = _TEMPORARY.fullmatch(name)
+    return match[1] if match else None
+
+
+@contextmanager
+def whole_file(path: Path, *, is_synced: bool = True, kept_as: Path | None = None) -> Iterator[BinaryIO]:
+    """Yield a new file, which takes the place of `path` at the end of the block; after an error it is removed.
+
+    Args:
+        path: the file.
+        is_synced: whether a power cut may not leave the name with zeros behind it.
+        kept_as: what the old file is called from now on; by default it is gone.
+
+    Raises:
+        OSError: the folder cannot be written or is full; the old file stays.
+    """
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            if is_synced:
+                os.fsync(file.fileno())
+        if kept_as is not None and path.exists():
+            _keep(path, kept_as)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _keep(path: Path, kept_as: Path) -> None:
+    """Give the file `path` a second name, which another file may have had; at no moment is there none of either name."""
+    second = temporary_beside(kept_as)
+    try:
+        os.link(path, second)
+    except OSError:  # no hard links here
+        shutil.copyfile(path, second)
+    second.replace(kept_as)
