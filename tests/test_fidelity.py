@@ -269,7 +269,7 @@ def test_students_and_data_that_do_not_fit(cache: Path) -> None:
         pairs_from_cache(cache, views=100, student=CONV)
     with pytest.raises(MismatchError, match="data digits:test is not what cache"):
         pairs_from_cache(cache, views=100, student=CONV, data="digits:test", compute=IN_PROCESS)
-    with pytest.raises(KdcacheError, match="10 classes"):
+    with pytest.raises(KdcacheError, match="gives 9 classes, and 10 are asked for"):
         pairs_from_cache(cache, views=100, student=f"{CONV},classes=9", data="digits:train", compute=IN_PROCESS)
 
 
