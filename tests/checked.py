@@ -1,7 +1,7 @@
 """What the import hook puts on every function: beartype, in a context for sizes where those of a signature have names.
 
 jaxtyping's own wrapper binds the arguments of each call to the signature once more, which took more time than all that
-was called.
+was called. Functions within functions are left alone: they would be wrapped anew at each call of the outer one.
 """
 
 from collections.abc import Callable
@@ -22,6 +22,8 @@ def checked(*, typechecker: Checker) -> Checker:
         if isinstance(target, type):
             if is_dataclass(target):
                 target.__init__ = decorator(target.__init__)
+            return target
+        if "<locals>" in target.__qualname__:
             return target
         if not _names_sizes(target):
             return typechecker(target)

@@ -159,6 +159,7 @@ class CachedSource:
             raise UsageError(f"cache {cache} holds no images; give the data that it was made from: --data SPEC")
         self.spec = f"cache:{cache}"
         self.task = cache.manifest.task
+        self._has_masks = self.task == "segmentation"
         self.classes = int(cache.manifest.source["classes"])
         self.fingerprint = str(cache.manifest.source["fingerprint"])
         self.units = LocalUnits(cache)
@@ -200,10 +201,11 @@ class CachedSource:
         with named(self.spec, index, self.key):
             image = decode_stored(data, stored.extensions[at])
             mask = stored.mask(at)
-            if mask is None:
+            if not self._has_masks:
                 return Sample(image, label)
             name = f"sample {index} ({stored.keys[at]}) of {self.spec}"
-            return Sample(image, decode_mask(_read(descriptor, mask, name), image.size, self.classes, name))
+            found = b"" if mask is None else _read(descriptor, mask, name)  # one of no bytes is none
+            return Sample(image, decode_mask(found, image.size, self.classes, name))
 
     def stored(self, index: int) -> bytes:
         """Return the file of the image of sample `index`, compared with the checksum that was taken with the commit's.

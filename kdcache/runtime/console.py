@@ -148,7 +148,7 @@ class _Lines:
     def advance(self, count: int, note: str = "") -> None:
         self._done += count
         now = time.monotonic()
-        if now - self._last < LINE_SECONDS or not self._done:
+        if now - self._last < LINE_SECONDS:
             return
         self._last = now
         rate = self._done / (now - self._start)

@@ -148,7 +148,7 @@ def test_labels_and_order_of_an_own_data_set_are_told(tmp_path: Path) -> None:
     root = write_images(tmp_path, dict.fromkeys(names, 7))
 
     def own(names: list[str], shift: int = 0) -> Source:
-        return DatasetSource(Pairs(root, names, shift), Spec("own"))
+        return DatasetSource(Pairs(root, names, shift), Spec("own"), lists_targets=True)
 
     cache = made_from(tmp_path / "cache", own(names))
     told = difference(cache, own(names, shift=1))

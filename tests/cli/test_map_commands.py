@@ -120,11 +120,9 @@ def test_another_codec(cache: Path, tmp_path: Path) -> None:
 
 def test_checks_find_nothing_and_find_damage(cache: Path, tmp_path: Path) -> None:
     found = kdcache_json("verify", cache, "--views", 8, "--data", DATA, "--teacher", TEACHER, "--device", "cpu", "--workers", 0)
-    assert (
-        found["faults"] == []
-        and found["views"]["checked"] == 8
-        and found["teacher"]["equal_records"] == found["teacher"]["views"]
-    )
+    assert found["faults"] == [] and found["views"]["checked"] == 8
+    # sums of a convolution may come in another order in another batch
+    assert found["teacher"]["views"] == 8 and found["teacher"]["beyond"] == 0
     kdcache("export", cache, tmp_path / "copy")
     copy = open_cache(tmp_path / "copy")
     path = tmp_path / "copy" / copy.format.key(1, 1)

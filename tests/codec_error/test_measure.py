@@ -275,9 +275,9 @@ def test_a_cache_that_cannot_be_measured_on(tmp_path: Path, changes: dict[str, A
 def test_students_and_data_that_do_not_fit(cache: Path) -> None:
     with pytest.raises(UsageError, match="student and data go together"):
         pairs_from_cache(cache, views=100, student=CONV)
-    with pytest.raises(MismatchError, match="data digits:test is not the source of cache"):
+    with pytest.raises(MismatchError, match="data digits:test is not what cache"):
         pairs_from_cache(cache, views=100, student=CONV, data="digits:test", compute=IN_PROCESS)
-    with pytest.raises(KdcacheError, match="10 classes"):
+    with pytest.raises(KdcacheError, match="gives 9 classes, and 10 are asked for"):
         pairs_from_cache(cache, views=100, student=f"{CONV},classes=9", data="digits:train", compute=IN_PROCESS)
 
 
@@ -317,7 +317,7 @@ def test_settings_that_cannot_be_measured(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "nothing to measure: give an .npz file of logits, a full cache, or a teacher"),
+        ({}, "nothing to measure: give an .npz file of logits, a full cache, or --teacher, --data and --recipe"),
         ({"teacher": CONV, "data": "digits:train"}, "nothing to measure"),
         ({"logits": "a.npz", "teacher": CONV}, "not both"),
         ({"logits": "a.npz", "tau": (1.0, 0.0)}, "tau is 0.0; it must be above 0"),

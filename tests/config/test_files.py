@@ -27,7 +27,7 @@ COMPUTE = {
 }
 OPTIMIZER = {
     "name": TEXT,
-    "lr": NUMBER,
+    "lr": st.floats(1e-6, 1e3),
     "decay_norm_and_bias": st.booleans(),
     "options": st.dictionaries(st.from_regex("[a-z]{1,8}", fullmatch=True), FREE, max_size=3),
 }

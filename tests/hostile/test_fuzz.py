@@ -181,7 +181,8 @@ def use(path: Path) -> None:
     outcome(lambda: Recipe.from_dict(cache.manifest.recipe))
     outcome(lambda: describe(cache))
     outcome(lambda: Follower(cache).look())
-    found = verify_cache(cache, views=2 if cache.manifest.has_images else 0)
+    outcome(lambda: verify_cache(cache, views=2))
+    found = verify_cache(cache)
     assert all("\n" not in fault and len(fault) <= 500 for fault in found["faults"])
     for seed in cache.seeds()[:2]:
         for commit in cache.held_commits(seed):

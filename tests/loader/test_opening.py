@@ -96,7 +96,9 @@ def test_losses_that_need_logits_refuse_an_average(tmp_path: Path, two: list[str
 
 def test_caches_of_other_views_do_not_go_together(tmp_path: Path, two: list[str]) -> None:
     dump(tmp_path / "shuffled", order_seed=5, seeds="0:1", **FULL)
-    with pytest.raises(MismatchError, match=r"are of different views: order seed 0 there, 5 here; dump both with the same"):
+    with pytest.raises(
+        MismatchError, match=r"are of different views: order seed 0 there, 5 here; dump both from the same data"
+    ):
         train(tmp_path / "run", cache=(two[0], str(tmp_path / "shuffled")), **SETTINGS)
     with pytest.raises(UsageError, match=r"weight is 0\.0; it must be above 0"):
         train(tmp_path / "run", cache=(two[0], f"{two[1]},weight=0"), **SETTINGS)

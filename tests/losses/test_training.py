@@ -46,7 +46,7 @@ def test_cached_equals_online(tmp_path: Path, caches: dict[str, str], loss: str)
 def test_a_loss_that_needs_the_labels_logit_refuses_topk_before_anything_else(
     tmp_path: Path, caches: dict[str, str], loss: str
 ) -> None:
-    nowhere = {"data": "imagefolder:nowhere", "student": "nothing:at_all"}
+    nowhere = {"data": "imagefolder:nowhere", "student": "timm:test_resnet"}
     message = rf"loss {loss} needs the label's logit, which topk:k=3.* of cache .*/topk keeps only .*full or lowrank"
     with pytest.raises(UsageError, match=message):
         train(tmp_path / "run", cache=caches["topk"], loss=loss, **nowhere)

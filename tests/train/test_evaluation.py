@@ -103,7 +103,7 @@ def test_a_mask_that_cannot_be_read_is_told_too(tmp_path: Path, monkeypatch: pyt
     ]
     for more in ([], ["--plan"]):
         done = CliRunner().invoke(main, [*words, *more])
-        assert done.exit_code == 1 and "error: eval_data: sample 2 (2.jpg)" in done.stderr.replace("images/", ""), done.output
+        assert done.exit_code == 1 and "error: sample 2 (images/2.jpg) of segfolder:" in done.stderr, done.output
         assert done.stderr.count("\n") == done.stderr.count("kdcache: ") + done.stderr.count("note: "), "one line each"
 
 

@@ -145,7 +145,7 @@ def test_a_student_whose_code_has_changed_does_not_go_on(tmp_path: Path, monkeyp
     train(tmp_path / "run", **settings)
     (tmp_path / "run" / "result.json").unlink()
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
-    monkeypatch.setattr(tiny_models, "changing", lambda classes: other)
+    monkeypatch.setattr(tiny_models, "changing", lambda classes=10: other)
     with pytest.raises(MismatchError, match=r"the weights of its checkpoint do not fit: RuntimeError: .* go back to it, or"):
         train(tmp_path / "run", **settings)
 
@@ -400,13 +400,15 @@ def test_a_cache_of_absent_samples_only_is_told(tmp_path: Path) -> None:
     for index in range(6):
         path = tmp_path / "images" / f"class{index % 3}" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"not an image")
+        Image.new("L", (8, 8), 40 * index).save(path)
+    for index in (0, 3):
+        (tmp_path / "images" / "class0" / f"{index}.png").write_bytes(b"not an image")
     common = {"data": f"imagefolder:{tmp_path}/images"}
     dump(tmp_path / "cache", teacher=f"{CONV},classes=3", seeds="0:1", skip_unreadable=True, **common)
     with pytest.raises(
         KdcacheError, match=r"nothing to train on: of the samples of imagefolder.*, seed 0 holds none that could be read"
     ):
-        train(tmp_path / "run", cache=str(tmp_path / "cache"), student=f"{MLP},classes=3", **common)
+        train(tmp_path / "run", cache=str(tmp_path / "cache"), student=f"{MLP},classes=3", samples="0:2", **common)
 
 
 def test_a_recipe_that_would_draw_otherwise_for_the_student_is_refused(tmp_path: Path) -> None:
