@@ -14,32 +14,45 @@ if TYPE_CHECKING:
     from kdcache.codecs import open_codec
     from kdcache.dump.run import DumpConfig, dump_teacher
     from kdcache.errors import KdcacheError
-    from kdcache.losses import dist_loss, kl_loss
+    from kdcache.loader.config import LoaderConfig
+    from kdcache.loader.loader import DistillationBatch, DistillationLoader
+    from kdcache.losses import cwd_loss, dist_loss, dkd_loss, kl_loss, nkd_loss
     from kdcache.models.model import open_model
+    from kdcache.soft_targets import SoftTargets
     from kdcache.sources import open_source
     from kdcache.tools.convert import convert_cache
     from kdcache.tools.garbage import collect_garbage
     from kdcache.tools.hub import pull_cache, push_cache
     from kdcache.tools.merge import export_cache, merge_caches
     from kdcache.tools.recode import recode_cache
+    from kdcache.train.evaluation import evaluate
     from kdcache.train.run import TrainConfig, train_student
     from kdcache.verify.cache import verify_cache
-    from kdcache.views import ViewDataset, load_recipe
+    from kdcache.views import Recipe, ViewDataset, load_recipe
 
 _HOMES = {
     "Cache": "cache",
+    "DistillationBatch": "loader.loader",
+    "DistillationLoader": "loader.loader",
     "DumpConfig": "dump.run",
     "KdcacheError": "errors",
+    "LoaderConfig": "loader.config",
+    "Recipe": "views",
+    "SoftTargets": "soft_targets",
     "TrainConfig": "train.run",
     "ViewDataset": "views",
     "collect_garbage": "tools.garbage",
     "convert_cache": "tools.convert",
+    "cwd_loss": "losses",
     "dist_loss": "losses",
+    "dkd_loss": "losses",
     "dump_teacher": "dump.run",
+    "evaluate": "train.evaluation",
     "export_cache": "tools.merge",
     "kl_loss": "losses",
     "load_recipe": "views",
     "merge_caches": "tools.merge",
+    "nkd_loss": "losses",
     "open_cache": "cache",
     "open_codec": "codecs",
     "open_model": "models.model",
@@ -54,18 +67,27 @@ _HOMES = {
 
 __all__ = [
     "Cache",
+    "DistillationBatch",
+    "DistillationLoader",
     "DumpConfig",
     "KdcacheError",
+    "LoaderConfig",
+    "Recipe",
+    "SoftTargets",
     "TrainConfig",
     "ViewDataset",
     "collect_garbage",
     "convert_cache",
+    "cwd_loss",
     "dist_loss",
+    "dkd_loss",
     "dump_teacher",
+    "evaluate",
     "export_cache",
     "kl_loss",
     "load_recipe",
     "merge_caches",
+    "nkd_loss",
     "open_cache",
     "open_codec",
     "open_model",
@@ -84,3 +106,8 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'kdcache' has no attribute {name!r}")
     return getattr(import_module(f"kdcache.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return [*__all__, "__version__"]

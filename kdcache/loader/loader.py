@@ -20,7 +20,7 @@ from kdcache.loader.opening import Replay, open_replay
 from kdcache.loader.order import EpochSampler, Split, epoch_views, num_steps
 from kdcache.loader.teachers import Teacher, open_teacher
 from kdcache.losses import Need
-from kdcache.models.model import Preprocessing, VisionModel, preprocessing_of
+from kdcache.models.model import Preprocessing, VisionModel, per_channel, preprocessing_of
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.runtime.distributed import rank, world_size
@@ -249,6 +249,11 @@ class DistillationLoader:
         return self.replay.source.classes
 
     @property
+    def num_channels(self) -> int:
+        """Channels of the views: 3, or 1 of grey ones."""
+        return self.replay.recipe.channels
+
+    @property
     def num_steps(self) -> int:
         """Steps of the epoch that is at work; rows that its seed lacks are not in it."""
         return self._sampler.num_steps
@@ -454,12 +459,12 @@ class DistillationLoader:
 
     def _normalise(self, wanted: Preprocessing) -> None:
         """Have images come as floats, by these means and deviations."""
-        channels = self.replay.recipe.channels
-        for values in (wanted.mean, wanted.std):
-            if len(values) not in (1, channels):
-                raise UsageError(f"mean and std have {len(values)} numbers, and the views {channels} channels")
-        self._mean = 255 * torch.tensor(wanted.mean, device=self.compute.device).view(1, -1, 1, 1)
-        self._std = 255 * torch.tensor(wanted.std, device=self.compute.device).view(1, -1, 1, 1)
+        mean = per_channel(wanted.mean, self.num_channels)
+        std = per_channel(wanted.std, self.num_channels)
+        if min(std) <= 0:
+            raise UsageError(f"std is {std}; it must be above 0, of pixels from 0 to 1")
+        self._mean = 255 * torch.tensor(mean, device=self.compute.device).view(1, -1, 1, 1)
+        self._std = 255 * torch.tensor(std, device=self.compute.device).view(1, -1, 1, 1)
 
 
 def _texts(cache: str | Path | Sequence[str | Path] | None) -> tuple[str, ...] | None:

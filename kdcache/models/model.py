@@ -12,7 +12,7 @@ the model's constructor. Models of segmentation are built in segmenters.py.
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,48 @@ class MapModel(VisionModel):
     def stride(self) -> int:
         """Pixels of a view to one of its maps, along each side."""
         return sides(self.preprocessing.size)[0] // self.sites[1]
+
+
+def wrapped(
+    module: nn.Module,
+    recipe: Recipe,
+    *,
+    size: Size | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    task: str = "classification",
+) -> VisionModel:
+    """Return a model that normalises views itself, from a module of the user's own.
+
+    Args:
+        module: takes normalised images, and returns logits.
+        recipe: gives the channels, and the input size of modules that do not say theirs.
+        size: input size; by default the module's, as timm's say it, or the recipe's.
+        mean: of pixels scaled to 0 to 1, one number or one a channel; by default the module's.
+        std: as `mean`.
+        task: `classification` or `segmentation`.
+
+    Raises:
+        UsageError: the module does not say how images are to be normalised, and neither does the call.
+        ModelError: it does not take the views.
+    """
+    if isinstance(module, VisionModel):
+        return module
+    name = f"{type(module).__module__}.{type(module).__qualname__}"
+    if (mean is None) != (std is None):
+        raise UsageError("mean and std belong together; give both, or neither")
+    own = preprocessing_of(module)
+    wishes: dict[str, Any] = {"input_size": size}
+    if mean is not None:
+        wishes |= {"mean": mean, "std": std}
+    elif own is not None:
+        wishes |= {"mean": own.mean, "std": own.std}
+    else:
+        raise UsageError(f"model {name} does not say how images are to be normalised; give mean and std")
+    if size is None and own is not None:
+        wishes["input_size"] = own.size
+    kind = MapModel if task == "segmentation" else VisionModel
+    return kind(module, _preprocessing(wishes, recipe, name), name)
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing | None:
@@ -310,8 +352,8 @@ def _preprocessing(wishes: Mapping[str, Any], recipe: Recipe, text: str) -> Prep
     try:
         found = Preprocessing(
             size=_size(recipe.input_size if size is None else size),
-            mean=_per_channel(mean, recipe.channels),
-            std=_per_channel(std, recipe.channels),
+            mean=per_channel(mean, recipe.channels),
+            std=per_channel(std, recipe.channels),
         )
     except (TypeError, ValueError) as error:
         raise UsageError(f"model {text!r}: mean, std and input_size must be numbers ({error})") from error
@@ -332,7 +374,8 @@ def _size(value: Any) -> Size:
     return value if isinstance(value, tuple) else int(value)
 
 
-def _per_channel(values: Any, channels: int) -> tuple[float, ...]:
+def per_channel(values: Any, channels: int) -> tuple[float, ...]:
+    """Return one number for each channel; of grey images the mean of those for colours."""
     numbers = [float(value) for value in (values if isinstance(values, (tuple, list)) else [values])]
     if len(numbers) == channels:
         return tuple(numbers)

@@ -1,6 +1,7 @@
 """Evaluation: a model's scores on a source, divided among the processes of a run."""
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -8,12 +9,13 @@ from torch import nn
 
 from kdcache.errors import KdcacheError, MismatchError, UnreadableSampleError, UsageError, quoted
 from kdcache.models.inference import model_code
+from kdcache.models.model import wrapped
 from kdcache.runtime.console import progress
-from kdcache.runtime.device import Compute
+from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.runtime.distributed import StopLook, is_main, on_main, raise_together, rank, world_size
 from kdcache.runtime.waiting import waiting
 from kdcache.shapes import Size, ViewLogits, Views, size_text
-from kdcache.sources import Source, open_source, task_of
+from kdcache.sources import Source, as_source, open_source, task_of
 from kdcache.sources.read_check import ReadCheck
 from kdcache.tasks import open_task
 from kdcache.tasks.segmentation import check_window, slide
@@ -25,8 +27,8 @@ class Evaluation:
 
     def __init__(
         self,
-        data: str,
-        training: Source,
+        data: str | Source,
+        training: Source | None,
         recipe: Recipe,
         *,
         size: Size,
@@ -37,8 +39,8 @@ class Evaluation:
         """Open `data`.
 
         Args:
-            data: spec of the source.
-            training: the source of the training views, which must have the same classes.
+            data: the source, or its spec.
+            training: the source of the training views, which must have the same classes, if there is one.
             recipe: of evaluation views.
             size: of the model's input; views of segmentation have the recipe's own size.
             batch_size: views of a batch, over all processes; of views as large as their images there is one in a batch.
@@ -49,9 +51,11 @@ class Evaluation:
             MismatchError: other classes than the training source has, or targets of another kind.
             UsageError: a window that is none, or for classification.
         """
-        self.source, self._compute = open_source(data), compute
+        self.source = open_source(data) if isinstance(data, str) else data
+        self._compute = compute
         self.recipe = recipe
-        _require_same_classes(training, self.source)
+        if training is not None:
+            _require_same_classes(training, self.source)
         self._task, self._window = open_task(task_of(self.source)), check_window(window)
         is_map = self._task.name == "segmentation"
         if self._window and not is_map:
@@ -152,6 +156,63 @@ class Evaluation:
         with model_code(f"a model on evaluation views of {size_text(views.shape[2:])}"):
             logits: ViewLogits = slide(model, views, self._window) if self._window else model(views)
         return logits
+
+
+def evaluate(
+    model: nn.Module,
+    data: Any,
+    *,
+    recipe: str | Recipe,
+    size: Size | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    batch_size: int = 256,
+    num_workers: int | None = None,
+    device: str = "auto",
+    precision: Literal["float32", "bfloat16", "float16"] = "float32",
+    window: tuple[int, int] | None = None,
+) -> dict[str, float]:
+    """Return the scores of a model: `top1`, `top5` and `eval_loss`, or of segmentation `miou` and others.
+
+    Of several processes (torch.distributed) each takes its share, and all get the same scores.
+
+    Args:
+        model: any module that takes normalised images, or one of kdcache's own. It comes back in the mode that it was in.
+        data: the data set, or its spec.
+        recipe: of the views: a shipped one such as `eval`, a TOML file, or a recipe that is loaded.
+        size: input size; by default the model's, as timm's say it, or the recipe's.
+        mean: of pixels scaled to 0 to 1, one number or one a channel; by default the model's.
+        std: as `mean`.
+        batch_size: views of a batch, over all processes.
+        num_workers: processes that render views; by default one for each core, up to 8.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: the autocast type of the model.
+        window: height and width of windows that slide over the views of segmentation.
+
+    Raises:
+        UsageError: an argument that cannot be meant.
+        KdcacheError: data that cannot be opened, samples that cannot be read, a model that does not take them.
+    """
+    options: dict[str, Any] = {} if num_workers is None else {"workers": num_workers}
+    compute = Compute(ComputeConfig(device=device, precision=precision, **options))
+    source = open_source(data) if isinstance(data, str) else as_source(data)
+    views = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    is_training = model.training
+    own = wrapped(model, views, size=size, mean=mean, std=std, task=task_of(source))
+    evaluation = Evaluation(
+        source,
+        None,
+        views,
+        size=own.preprocessing.size,
+        batch_size=batch_size,
+        window=window,
+        compute=compute,
+    )
+    try:
+        return evaluation.scores({"": compute.place(own)})
+    finally:
+        evaluation.close()
+        model.train(is_training)
 
 
 def evaluation_recipe(named: str | None, training: Recipe, *, is_from_cache: bool) -> Recipe:

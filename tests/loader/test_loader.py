@@ -1,0 +1,205 @@
+"""`DistillationLoader` in loops of other people: the steps of `train-student`, and its promises."""
+
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from runs import CONV, MLP, dump, losses, steps, train
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import kdcache
+from kdcache.errors import MismatchError, UsageError
+from kdcache.loader.loader import DistillationBatch, DistillationLoader
+from kdcache.models.model import VisionModel, open_model
+from kdcache.train.optim import OptimizerConfig, make_optimizer
+from kdcache.views import load_recipe, seed_generators
+
+DIGITS = "tiny_models:few_digits,length=100"
+RATE = OptimizerConfig(lr=0.05)
+HERE: dict[str, Any] = {"num_workers": 0, "device": "cpu", "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("loader") / "cache"
+    dump(path, data=DIGITS, seeds="0:3", unit_rows=25, codec="full:dtype=float32")
+    return path
+
+
+def student() -> VisionModel:
+    """Return the student that `train-student` begins with."""
+    seed_generators(0, 0)
+    return open_model(MLP, classes=10, recipe=load_recipe("digits"))
+
+
+def one_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: DistillationBatch) -> float:
+    logits = model(batch.images)
+    inter_and_intra = kdcache.dist_loss(logits, batch.teacher, tau=4)
+    loss = cross_entropy(logits, batch.targets) + inter_and_intra
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(loss.detach())
+
+
+@pytest.mark.parametrize("settings", [{}, {"seeds": "1:3"}, {"window": 2}, {"samples": "10:70"}], ids=str)
+def test_a_plain_loop_takes_the_steps_of_train_student(cache: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    trained: dict[str, Any] = {"data": DIGITS, "loss": "dist:tau=4", "batch_size": 16, "epochs": 3, "optimizer": RATE}
+    train(tmp_path / "run", cache=str(cache), **trained, **settings)
+    loader = DistillationLoader(cache, data=DIGITS, epochs=3, **HERE, **settings)
+    model = student()
+    optimizer = make_optimizer(model.module, RATE)
+    rates = [RATE.lr, *(line["lr"] for line in steps(tmp_path / "run"))]  # a step's line tells the rate of the next
+    found = []
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        for batch in loader:
+            for group in optimizer.param_groups:
+                group["lr"] = rates[len(found)]
+            found.append(one_step(model, optimizer, batch))
+    assert found == pytest.approx(losses(tmp_path / "run"), rel=1e-5)
+    assert len(found) == 3 * len(loader) and max(found) - min(found) > 0.1
+
+
+def batches_of(loader: DistillationLoader, epochs: int) -> Iterator[DistillationBatch]:
+    for epoch in range(loader.epoch, epochs):
+        loader.set_epoch(epoch)
+        yield from loader
+
+
+def seen(batch: DistillationBatch) -> tuple[Any, ...]:
+    return batch.rows.tolist(), batch.seeds.tolist(), batch.targets.tolist(), batch.teacher.logits().sum().item()
+
+
+@pytest.mark.parametrize("stop", [1, 5, 6, 7, 12])
+def test_it_goes_on_after_any_step(cache: Path, stop: int) -> None:
+    whole = [seen(batch) for batch in batches_of(DistillationLoader(cache, data=DIGITS, **HERE), 3)]
+    assert len(whole) == 18 and len({str(one) for one in whole}) == 18
+    loader = DistillationLoader(cache, data=DIGITS, **HERE)
+    first = []
+    for batch in batches_of(loader, 3):
+        first.append(seen(batch))
+        if len(first) == stop:
+            state = loader.state_dict()
+            break
+    again = DistillationLoader(cache, data=DIGITS, **{**HERE, "num_workers": 1})
+    again.load_state_dict(state)
+    assert first + [seen(batch) for batch in batches_of(again, 3)] == whole
+    again.close()
+
+
+def test_parts_of_a_step_count_as_one(cache: Path) -> None:
+    whole = [seen(batch)[0] for batch in batches_of(DistillationLoader(cache, data=DIGITS, **HERE), 1)]
+    loader = DistillationLoader(cache, data=DIGITS, accumulate=2, **HERE)
+    parts = [seen(batch)[0] for batch in batches_of(loader, 1)]
+    assert len(loader) == len(parts) == 12 and loader.steps_per_epoch == 6
+    assert [one + other for one, other in zip(parts[::2], parts[1::2], strict=True)] == whole
+
+
+def test_objects_serve_as_well_as_specs(cache: Path) -> None:
+    by_name = next(iter(DistillationLoader(cache, data=DIGITS, **HERE)))
+    by_object = next(iter(DistillationLoader(cache, data=tiny_models.few_digits(length=100), seeds=range(3), **HERE)))
+    assert seen(by_name) == seen(by_object) and torch.equal(by_name.images, by_object.images)
+
+
+def test_images_come_as_rendered_or_normalised(cache: Path) -> None:
+    plain = next(iter(DistillationLoader(cache, data=DIGITS, **HERE)))
+    assert plain.images.dtype == torch.uint8 and plain.images.shape == (16, 1, 8, 8)
+    loader = DistillationLoader(cache, data=DIGITS, mean=0.5, std=[0.25], **HERE)
+    ready = next(iter(loader)).images
+    torch.testing.assert_close(ready, (plain.images / 255 - 0.5) / 0.25)
+    own = DistillationLoader(cache, data=DIGITS, model=student(), **HERE)
+    assert torch.equal(next(iter(own)).images, plain.images), "kdcache's models normalise views themselves"
+
+
+def test_mixed_views_have_shares_as_targets(tmp_path: Path) -> None:
+    recipe = tmp_path / "mixed.toml"
+    recipe.write_text('mode = "L"\nsize = 8\ntransforms = []\n[mixing]\nmixup = 0.8\nblock = 32\n')
+    dump(tmp_path / "cache", data=DIGITS, recipe=str(recipe), seeds="0:1", unit_rows=32)
+    batch = next(iter(DistillationLoader(tmp_path / "cache", data=DIGITS, **HERE)))
+    assert batch.targets.shape == (16, 10) and torch.allclose(batch.targets.sum(1), torch.ones(16))
+    assert batch.labels.mixed is not None
+    second, share = batch.labels.mixed
+    expected = share * batch.targets.gather(1, batch.labels.first[:, None])[:, 0]
+    assert bool((expected <= batch.targets.gather(1, batch.labels.first[:, None])[:, 0] + 1e-6).all())
+    assert second.shape == (16,)
+
+
+def test_data_that_the_cache_was_not_made_from_are_refused(cache: Path) -> None:
+    with pytest.raises(MismatchError, match=r"is not what cache .* was made from"):
+        DistillationLoader(cache, data="tiny_models:few_digits,length=99", **HERE)
+    other = DistillationLoader(cache, data=DIGITS, **HERE).state_dict()
+    other["identity"]["cache"] = "0" * 64
+    with pytest.raises(MismatchError, match="the state is of another cache"):
+        DistillationLoader(cache, data=DIGITS, **HERE).load_state_dict(other)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mean": 0.5}, "mean and std belong together"),
+        ({"mean": 0.5, "std": 0.0}, "std is .*must be above 0"),
+        ({"seeds": [0, "1"]}, "must be text such as '0:90', or whole numbers"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"accumulate": 3}, "does not divide among 1 processes and 3"),
+        ({"num_workers": -1}, "workers is -1"),
+        ({"device": "tpu"}, "device 'tpu'"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_meant_is_told(cache: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        DistillationLoader(cache, data=DIGITS, **{**HERE, **settings})
+
+
+def test_without_a_cache_or_a_teacher_there_is_nothing_to_learn_from() -> None:
+    with pytest.raises(UsageError, match="there is no teacher"):
+        DistillationLoader(data=DIGITS, recipe="digits", **HERE)
+
+
+def test_a_teacher_in_the_loop_gives_what_the_cache_holds(cache: Path) -> None:
+    cached = next(iter(DistillationLoader(cache, data=DIGITS, **HERE)))
+    teacher = f"{CONV},seed=7"
+    online = next(iter(DistillationLoader(data=DIGITS, recipe="digits", teacher=teacher, seeds="0:3", **HERE)))
+    assert np.array_equal(cached.rows, online.rows)
+    torch.testing.assert_close(cached.teacher.logits(), online.teacher.logits())
+
+
+def test_scores_are_those_of_a_training(cache: Path, tmp_path: Path) -> None:
+    evaluated = {"eval_data": DIGITS, "epochs": 1, "batch_size": 16}
+    result = train(tmp_path / "run", cache=str(cache), data=DIGITS, loss="dist:tau=4", **evaluated)
+    weights = tmp_path / "run" / "student.safetensors"
+    model = open_model(f"{MLP},weights={weights}", classes=10, recipe=load_recipe("digits"))
+    data = tiny_models.few_digits(length=100)
+    views = load_recipe(load_recipe("digits").eval).with_mode("L")
+    found = kdcache.evaluate(model, data, recipe=views, num_workers=0, device="cpu")
+    assert found["top1"] == pytest.approx(result["top1"]) and found["eval_loss"] == pytest.approx(result["eval_loss"])
+    bare = model.module.train()
+    again = kdcache.evaluate(bare, data, recipe=views, size=8, mean=0.5, std=0.25, num_workers=0, device="cpu")
+    assert again == pytest.approx(found) and bare.training
+    with pytest.raises(UsageError, match="does not say how images are to be normalised; give mean and std"):
+        kdcache.evaluate(bare, data, recipe="eval")
+
+
+def test_the_example_goes_on_where_it_was_stopped(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = Path(__file__).parents[2] / "examples" / "own_loop.py"
+    words = [str(cache), "OUT", "--data", DIGITS, "--student", "test_resnet", "--epochs", "2", "--batch-size", "16"]
+
+    def lines(out: str, *more: str) -> list[str]:
+        given = [str(tmp_path / out) if word == "OUT" else word for word in words]
+        monkeypatch.setattr(sys, "argv", ["own_loop.py", *given, "--workers", "0", "--keep", "100", *more])
+        runpy.run_path(str(example), run_name="__main__")
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+
+    whole = lines("whole")
+    assert len(whole) == 12
+    assert lines("parts", "--stop-after", "5") + lines("parts") == whole
