@@ -93,9 +93,10 @@ def test_toml_of_the_guide_loads(tmp_path: Path) -> None:
 def test_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dump(tmp_path / "cache", seeds="0:2")
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks(GUIDE, "python")
-    names: dict[str, object] = {}
-    exec(code, names)
+    names: dict[str, Any] = {}
+    for code in blocks(GUIDE, "python"):
+        exec(code, names)
+    assert set(names["scores"]) == {"top1", "top5", "eval_loss"} and names["state"]["loader"]["epoch"] == 1
     assert names["student_logits"].grad.abs().sum() > 0  # type: ignore[attr-defined]
 
 

@@ -448,7 +448,7 @@ class DistillationLoader:
         if streams and self.replay.blocks is not None:
             windows = self.replay.blocks.windows(self.config.run_seed, self.epoch)
             following = views[self.step * self.config.batch_size :]
-            for stream in streams:
+            for stream in streams if len(following) else ():
                 stream.open_epoch(windows, int(following[0, 0]))
 
         def before(step: Rows) -> None:

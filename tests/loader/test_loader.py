@@ -78,18 +78,19 @@ def seen(batch: DistillationBatch) -> tuple[Any, ...]:
     return batch.rows.tolist(), batch.seeds.tolist(), batch.targets.tolist(), batch.teacher.logits().sum().item()
 
 
-@pytest.mark.parametrize("stop", [1, 5, 6, 7, 12])
-def test_it_goes_on_after_any_step(cache: Path, stop: int) -> None:
-    whole = [seen(batch) for batch in batches_of(DistillationLoader(cache, data=DIGITS, **HERE), 3)]
+@pytest.mark.parametrize(("stop", "window"), [(1, None), (5, 2), (6, None), (6, 2), (7, 1), (12, None), (17, 2)])
+def test_it_goes_on_after_any_step(cache: Path, stop: int, window: int | None) -> None:
+    settings: dict[str, Any] = {**HERE, "window": window}
+    whole = [seen(batch) for batch in batches_of(DistillationLoader(cache, data=DIGITS, **settings), 3)]
     assert len(whole) == 18 and len({str(one) for one in whole}) == 18
-    loader = DistillationLoader(cache, data=DIGITS, **HERE)
+    loader = DistillationLoader(cache, data=DIGITS, **settings)
     first = []
     for batch in batches_of(loader, 3):
         first.append(seen(batch))
         if len(first) == stop:
             state = loader.state_dict()
             break
-    again = DistillationLoader(cache, data=DIGITS, **{**HERE, "num_workers": 1})
+    again = DistillationLoader(cache, data=DIGITS, **{**settings, "num_workers": 1})
     again.load_state_dict(state)
     assert first + [seen(batch) for batch in batches_of(again, 3)] == whole
     again.close()
