@@ -319,7 +319,7 @@ def test_unit_rows_that_leave_only_small_chunks_are_refused(tmp_path: Path) -> N
 def test_a_teacher_at_chance_is_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdcache.dump_plan.PLAN_SECONDS", 60.0)  # long enough for all views
+    monkeypatch.setattr("kdcache.dump.plan.PLAN_SECONDS", 60.0)  # long enough for all views
     accuracy = dump(tmp_path / "cache", seeds="0:1", unit_rows=2048)["teacher_accuracy"]
     assert (
         accuracy < 20
