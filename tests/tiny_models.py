@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -229,11 +230,12 @@ class Deadly(Noise):
 
 
 def deadly(classes: int = 10, channels: int = 1) -> nn.Module:
-    """Give `conv`, whose process ends in the first batch of four or more, as the kernel ends one when memory is short."""
+    """Give `conv`, which ends an actor of Ray in the first batch of four or more, as the kernel does when memory is short."""
     model = conv(classes, channels)
 
     def end(module: nn.Module, images: torch.Tensor) -> None:
-        if len(images[0]) >= 4:
+        is_actor = Path("/proc/self/cmdline").read_bytes().startswith(b"ray::")  # the driver looks at the teacher too
+        if len(images[0]) >= 4 and is_actor:
             os.kill(os.getpid(), signal.SIGKILL)
 
     model.register_forward_pre_hook(end)
