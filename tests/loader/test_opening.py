@@ -90,7 +90,7 @@ def test_seeds_that_a_run_leaves_out_are_noted(tmp_path: Path, two: list[str], c
 
 @pytest.mark.parametrize("loss", ["dkd", "nkd", "kl:standardize=true"])
 def test_losses_that_need_logits_refuse_an_average(tmp_path: Path, two: list[str], loss: str) -> None:
-    with pytest.raises(UsageError, match=rf"loss {loss} needs logits, and several teachers.*use dist or kl without standard"):
+    with pytest.raises(UsageError, match=r"several teachers.* give probabilities.*use dist or kl without standard"):
         train(tmp_path / "run", cache=tuple(two), **{**SETTINGS, "loss": loss})
 
 

@@ -111,7 +111,7 @@ def test_a_cache_that_turns_the_gradient_far_is_told_of(
     cache = open_cache(tmp_path)
     error = cache.manifest.made_by["gradient_error"]["4"]
     capsys.readouterr()
-    check_records(cache, open_loss(loss), loss, "uniform")
+    check_records(cache, open_loss(loss), loss)
     line = f"turns the gradient of DIST at tau 4 by {100 * error:.0f} % of its norm, as measured when it was made"
     assert (line in capsys.readouterr().err) is told
 
@@ -119,7 +119,7 @@ def test_a_cache_that_turns_the_gradient_far_is_told_of(
 def test_a_cache_whose_error_was_never_measured_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def told(path: Path) -> str:
         capsys.readouterr()
-        check_records(open_cache(path), open_loss("dist:tau=4"), "dist:tau=4", "uniform")
+        check_records(open_cache(path), open_loss("dist:tau=4"), "dist:tau=4")
         return capsys.readouterr().err
 
     fill(tmp_path / "one", 0, codec="full:dtype=float32", rows=400, classes=40)
@@ -144,6 +144,6 @@ def test_a_cache_whose_error_was_never_measured_says_so(tmp_path: Path, capsys: 
 def test_topk_of_all_classes_holds_every_label(tmp_path: Path, loss: str) -> None:
     for k in (4, 5):
         fill(tmp_path / str(k), 0, codec=f"topk:k={k}", unit_rows=32, chunk_rows=32, chunk_bytes=2 * k, zstd_level=13)
-    check_records(open_cache(tmp_path / "5"), open_loss(loss), loss, "uniform")
+    check_records(open_cache(tmp_path / "5"), open_loss(loss), loss)
     with pytest.raises(UsageError, match="keeps only among the largest"):
-        check_records(open_cache(tmp_path / "4"), open_loss(loss), loss, "uniform")
+        check_records(open_cache(tmp_path / "4"), open_loss(loss), loss)
