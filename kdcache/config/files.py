@@ -22,6 +22,8 @@ _MOST_SEEDS = 100_000
 _MOST_TEXT = 10_000
 """Characters of a list of seeds."""
 _SEEDS = re.compile(r"([0-9]{1,10})(?::([0-9]{1,10}))?")
+_PLAIN = re.compile(r'[a-z_]{1,40} = ("[^"\\\x00-\x1f\x7f]*"|true|false|[0-9]{1,18})')
+"""A line of a setting that is text, a number or a truth."""
 _SETTINGS = resources.files("kdcache.config") / "presets"
 
 
@@ -70,12 +72,19 @@ def dump_config(config: Any, command: str) -> str:
 
 
 def recorded_settings(made_by: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of the first dump into a cache, from its manifest's `made_by`; none of others."""
-    try:
-        settings: Any = tomllib.loads(made_by["config"])["dump-teacher"]
-    except (LookupError, TypeError, AttributeError, ValueError, RecursionError):  # recoded, or not as we write it
-        return {}
-    return settings if isinstance(settings, dict) else {}
+    """Return the plain settings of the first dump into a cache, from its manifest's `made_by`; none of others.
+
+    Single lines are looked for: the text may come from anywhere, and can be such that TOML's parser takes minutes.
+    """
+    text = made_by.get("config") if isinstance(made_by, Mapping) else None
+    settings: dict[str, Any] = {}
+    table = ""
+    for line in text.splitlines() if isinstance(text, str) else ():
+        if line.startswith("["):
+            table = line
+        elif table == "[dump-teacher]" and _PLAIN.fullmatch(line):
+            settings |= tomllib.loads(line)
+    return settings
 
 
 def config_differences(
