@@ -147,7 +147,7 @@ def test_data_that_the_cache_was_not_made_from_are_refused(cache: Path) -> None:
     [
         ({"mean": 0.5}, "mean and std belong together"),
         ({"mean": 0.5, "std": 0.0}, "std is .*must be above 0"),
-        ({"seeds": [0, "1"]}, "must be text such as '0:90', or whole numbers"),
+        ({"seeds": "0..3"}, "are not of the form A:B"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"accumulate": 3}, "does not divide among 1 processes and 3"),
         ({"num_workers": -1}, "workers is -1"),

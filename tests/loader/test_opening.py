@@ -75,15 +75,15 @@ def test_seeds_that_a_run_leaves_out_are_noted(tmp_path: Path, two: list[str], c
     told = f"note: seeds 1, 4 of cache {tmp_path}/cache are left out: seed 1 lacks 1 of 6 units, seed 4 is not begun\n"
     capsys.readouterr()
     loss = open_loss("dist")
-    replay = open_replay(train_config(tmp_path, cache=str(tmp_path / "cache"), **SETTINGS), loss)
+    replay = open_replay(train_config(tmp_path, cache=str(tmp_path / "cache"), **SETTINGS), loss.requires)
     assert replay.seeds == [0, 2, 3] and told in capsys.readouterr().err
-    open_replay(train_config(tmp_path, cache=str(tmp_path / "cache"), seeds="2:4", **SETTINGS), loss)
+    open_replay(train_config(tmp_path, cache=str(tmp_path / "cache"), seeds="2:4", **SETTINGS), loss.requires)
     assert "left out" not in capsys.readouterr().err, "the seeds were asked for"
     partial = {"on_miss": "skip", **SETTINGS}
-    replay = open_replay(train_config(tmp_path, cache=str(tmp_path / "cache"), **partial), loss)
+    replay = open_replay(train_config(tmp_path, cache=str(tmp_path / "cache"), **partial), loss.requires)
     assert replay.seeds == [0, 1, 2, 3]
     assert "seed 4 of cache" in (err := capsys.readouterr().err) and "seed 1 lacks" not in err
-    replay = open_replay(train_config(tmp_path, cache=tuple(two), **SETTINGS), loss)
+    replay = open_replay(train_config(tmp_path, cache=tuple(two), **SETTINGS), loss.requires)
     assert replay.seeds == [0, 1]
     assert capsys.readouterr().err == "note: seed 2 is left out: not every cache of this run holds it\n"
 
@@ -213,7 +213,9 @@ def holed(tmp_path: Path) -> str:
 def test_a_cache_that_lacks_units_is_refused_unless_told_otherwise(tmp_path: Path, holed: str) -> None:
     with pytest.raises(MissingUnitError, match=r"lacks 2 of 6 units of seed 0, the first is seed 0, unit 1 \(rows 64 to 127\)"):
         train(tmp_path / "run", cache=holed, seeds="0:2", **SETTINGS)
-    assert open_replay(train_config(tmp_path, cache=holed, **SETTINGS), open_loss("dist")).seeds == [1], "the complete one"
+    assert open_replay(train_config(tmp_path, cache=holed, **SETTINGS), open_loss("dist").requires).seeds == [1], (
+        "the complete one"
+    )
 
 
 @pytest.mark.parametrize("loss", ["dist:tau=4", "ce"])
@@ -275,10 +277,10 @@ def test_units_that_come_later_are_taken_at_the_next_epoch(tmp_path: Path, holed
     resumed = Trainer(train_config(tmp_path, cache=holed, **settings))
     resumed.load_state(state)
     resumed._start_epoch()
-    assert resumed.sampler.num_steps == 4 and len(resumed.sampler) == 3
+    assert resumed.loader.num_steps == 4 and len(resumed.loader._sampler) == 3
     resumed.loader.set_epoch(1)
     resumed._start_epoch()
-    assert resumed.sampler.num_steps == 6
+    assert resumed.loader._sampler.num_steps == 6
 
 
 @pytest.mark.parametrize(

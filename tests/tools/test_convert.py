@@ -20,6 +20,13 @@ from kdcache.errors import MismatchError, UsageError
 from kdcache.tools.convert import convert_cache
 from kdcache.verify.cache import verify_cache
 
+
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let specs name functions of this file."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
 ROWS = 40
 BROKEN = 7
 

@@ -22,6 +22,13 @@ from kdcache.train.metrics import read_metrics
 from kdcache.train.run import plan_training
 from kdcache_cli.commands import main
 
+
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let specs name functions of this file."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
 RECIPE = 'mode = "RGB"\nsize = 8\neval = "eval-whole"\ntransforms = []\n'
 
 
