@@ -119,7 +119,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     times = interleave(variants | {"teacher": teacher_passes(trainers["online"])}, options.repetitions)
     ideal = (times["teacher"] + times["labels"]) / times["labels"]
     result: dict[str, Any] = {"seconds": {name: spreads(each) for name, each in times.items()}, "ideal": spreads(ideal)}
-    step = 1000 * float(np.median(times["labels"][:, 0])) / len(trainers["labels"].sampler)
+    step = 1000 * float(np.median(times["labels"][:, 0])) / trainers["labels"].loader.num_steps
     result["labels_step_milliseconds"] = step
     for name in CODECS:
         milliseconds = parts(trainers[name], folder)

@@ -147,7 +147,7 @@ def test_a_commit_that_one_process_does_not_see_yet(tmp_path: Path, cache: Path,
     )
     run(alone, lines)
     for seeds, losses in launch(trained, 2, str(tmp_path), str(cache), who, on_miss):
-        assert seeds == alone.replay.seeds == ([0, 1] if who == 0 and on_miss == "error" else [0, 1, 2])
+        assert seeds == alone.loader.replay.seeds == ([0, 1] if who == 0 and on_miss == "error" else [0, 1, 2])
         assert losses == pytest.approx(lines.losses(), rel=2e-4)
 
 
