@@ -1,15 +1,19 @@
-"""How fast codecs encode and decode, on one core: against a teacher of 5,000 views per second, and against a bare product.
+"""How fast codecs encode and decode, on one core: against a teacher of 5,000 views per second, and
+against a bare product.
 
     python benchmarks/codecs.py LOGITS.npz [--repetitions N] [--json]
     python benchmarks/codecs.py LOGITS.npz --splits N [--codec SPEC] [--without-head] [--json]
 
-The second measures instead what a codec costs over N ways to split the images in halves, one to fit on and one to measure on.
+The second measures instead what a codec costs over N ways to split the images in halves, one to fit
+on and one to measure on.
 
-LOGITS.npz holds `teacher`, raw logits `[views, classes]`, and may hold `head`, the weights of the teacher's last layer
-(benchmarks/README.md says how to make one). Encoding is of 1,024 views, and counts only the codec, not the store. Decoding is
-of 256 views to probabilities at tau 4, what a batch of training asks for; beside it stands the softmax alone, from logits in
-float32 that need no decoding, and for lowrank a matrix product of the decoder's shape, the least it could take. What is printed
-is the fastest repetition, which other work on the machine disturbed least; --json has them all.
+LOGITS.npz holds `teacher`, raw logits `[views, classes]`, and may hold `head`, the weights of the
+teacher's last layer (benchmarks/README.md says how to make one). Encoding is of 1,024 views, and
+counts only the codec, not the store. Decoding is of 256 views to probabilities at tau 4, what a
+batch of training asks for; beside it stands the softmax alone, from logits in float32 that need no
+decoding, and for lowrank a matrix product of the decoder's shape, the least it could take. What is
+printed is the fastest repetition, which other work on the machine disturbed least; --json has them
+all.
 """
 
 import argparse
@@ -34,9 +38,15 @@ ENCODED, DECODED, TAU = 1024, 256, 4.0
 def main() -> None:
     parser = make_parser(__doc__, repetitions=15)
     parser.add_argument("logits", help="an .npz file with `teacher`")
-    parser.add_argument("--splits", type=int, help="measure bytes and errors over so many splits, not speed")
-    parser.add_argument("--codec", default="lowrank:bytes=195", help="that is measured over the splits")
-    parser.add_argument("--without-head", action="store_true", help="fit without `head`, over the splits")
+    parser.add_argument(
+        "--splits", type=int, help="measure bytes and errors over so many splits, not speed"
+    )
+    parser.add_argument(
+        "--codec", default="lowrank:bytes=195", help="that is measured over the splits"
+    )
+    parser.add_argument(
+        "--without-head", action="store_true", help="fit without `head`, over the splits"
+    )
     options = parser.parse_args()
     if options.splits:
         measure_splits(options)
@@ -46,9 +56,13 @@ def main() -> None:
         logits = torch.from_numpy(arrays["teacher"]).float()
         head = torch.from_numpy(arrays["head"]).float() if "head" in arrays else None
     specs = CODECS + [f"lowrank:step={step}" for step in STEPS]
-    codecs = {spec: fitted(open_codec(spec, classes=logits.shape[1]), logits, head) for spec in specs}
+    codecs = {
+        spec: fitted(open_codec(spec, classes=logits.shape[1]), logits, head) for spec in specs
+    }
     part = logits[:ENCODED]
-    encoding = interleave({spec: encoder(codec, part) for spec, codec in codecs.items()}, options.repetitions)
+    encoding = interleave(
+        {spec: encoder(codec, part) for spec, codec in codecs.items()}, options.repetitions
+    )
     decoding = interleave(decoders(codecs, part[:DECODED]), options.repetitions)
     cases, lines = {}, {}
     for spec in specs:
@@ -63,8 +77,9 @@ def main() -> None:
         }
         best, ratio = rate.max(), decoding[spec][:, 0].min() / least.min()
         lines[spec] = (
-            f"encodes {best:8.0f} views/s ({best / TEACHER:.1f} x a teacher of {TEACHER}), "
-            f"decodes {DECODED} in {milliseconds.min():5.2f} ms ({ratio:.2f} x the least, {1e3 * least.min():.2f} ms)"
+            f"encodes {best:8.0f} views/s ({best / TEACHER:.1f} x a teacher of {TEACHER}), decodes"
+            f" {DECODED} in {milliseconds.min():5.2f} ms ({ratio:.2f} x the least,"
+            f" {1e3 * least.min():.2f} ms)"
         )
     settings = {"classes": logits.shape[1], "repetitions": options.repetitions}
     report({"benchmark": "codecs", **settings, "codecs": cases}, lines, as_json=options.json)
@@ -78,13 +93,21 @@ def measure_splits(options: argparse.Namespace) -> None:
     lines = {f"split {split}": case for split, case in enumerate(cases)}
     lines |= {name: f"{mean:.4g} +- {error:.2g}" for name, (mean, error) in means.items()}
     settings = {"codec": options.codec, "head": pairs.head is not None}
-    report({"benchmark": "codecs", **settings, "splits": cases, "means": means}, lines, as_json=options.json)
+    report(
+        {"benchmark": "codecs", **settings, "splits": cases, "means": means},
+        lines,
+        as_json=options.json,
+    )
 
 
 def one_split(pairs: Pairs, spec: str, split: int) -> dict[str, float]:
     fitting, measured = pairs.halves(split)
     (cost,) = codec_costs(fitting, measured, [spec], taus=TAUS, batch_sizes=[BATCH])["codecs"]
-    errors = {f"{term}, tau {one['tau']:g}": one[term]["error"] for term in ("both", "kl") for one in cost["gradients"]}
+    errors = {
+        f"{term}, tau {one['tau']:g}": one[term]["error"]
+        for term in ("both", "kl")
+        for one in cost["gradients"]
+    }
     return {"bytes": cost["bytes"], **errors}
 
 
@@ -103,13 +126,17 @@ def encoder(codec: Codec, logits: torch.Tensor) -> Callable[[int], object]:
 
 
 def decoders(codecs: dict[str, Codec], logits: torch.Tensor) -> dict[str, Callable[[int], object]]:
-    variants: dict[str, Callable[[int], object]] = {"softmax": lambda _: torch.softmax(logits / TAU, 1)}
+    variants: dict[str, Callable[[int], object]] = {
+        "softmax": lambda _: torch.softmax(logits / TAU, 1)
+    }
     for spec, codec in codecs.items():
         records = codec.encode(logits)
         variants[spec] = lambda _, codec=codec, records=records: codec.decode(records).probs(TAU)  # type: ignore[misc]
         if isinstance(codec, LowRank) and codec.fitted is not None:
             integers, basis = torch.randn(len(logits), len(codec.fitted.basis)), codec.fitted.basis
-            variants[f"{spec} product"] = lambda _, a=integers, b=basis: torch.softmax((a @ b) / TAU, 1)  # type: ignore[misc]
+            variants[f"{spec} product"] = lambda _, a=integers, b=basis: torch.softmax(
+                (a @ b) / TAU, 1
+            )  # type: ignore[misc]
     return variants
 
 

@@ -2,9 +2,10 @@
 
     python benchmarks/dump.py [--size N --threads N --codec SPEC] [--json]
 
-Bare: the product's own loader renders each view, the teacher's forward pass runs, the logits are dropped. The dump does that
-and encodes, counts, probes, compresses, syncs and commits. Both start from a teacher and a source that are open already.
-Two units are written each time: one is committed while the next is computed, the last is waited for.
+Bare: the product's own loader renders each view, the teacher's forward pass runs, the logits are
+dropped. The dump does that and encodes, counts, probes, compresses, syncs and commits. Both start
+from a teacher and a source that are open already. Two units are written each time: one is committed
+while the next is computed, the last is waited for.
 """
 
 import argparse
@@ -30,7 +31,8 @@ CALLS = 15
 
 
 def parts(job: Job, cache: Cache) -> dict[str, float]:
-    """Return microseconds per view of what a dump adds to bare inference; the commit is hidden behind the next unit."""
+    """Return microseconds per view of what a dump adds to bare inference; the commit is hidden
+    behind the next unit."""
     rows = cache.manifest.unit_range(0)
     batch = next(iter(job.loader(cache, [[(row, 0) for row in rows]])))
     logits = torch.randn(len(rows), cache.manifest.classes, device=job.compute.device)
@@ -73,7 +75,8 @@ def measure(folder: Path, name: str, views: int, options: argparse.Namespace) ->
 
     def bare(seed: int) -> None:
         requests = [
-            [(row, seed) for row in range(start, min(start + options.batch, views))] for start in range(0, views, options.batch)
+            [(row, seed) for row in range(start, min(start + options.batch, views))]
+            for start in range(0, views, options.batch)
         ]
         with torch.inference_mode(), job.compute.autocast():
             for batch in job.loader(cache, requests):
@@ -98,7 +101,9 @@ def measure(folder: Path, name: str, views: int, options: argparse.Namespace) ->
 def main() -> None:
     parser = make_parser(__doc__, repetitions=9)
     parser.add_argument("--heavy", default="resnet34", help="timm model")
-    parser.add_argument("--light", default="mobilenetv3_small_050", help="timm model; it gets four times the views")
+    parser.add_argument(
+        "--light", default="mobilenetv3_small_050", help="timm model; it gets four times the views"
+    )
     parser.add_argument("--codec", default="full:dtype=float16")
     add_compute_options(parser, size=96, batch=64)
     options = parser.parse_args()
@@ -106,7 +111,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(
         prefix=".benchmark-", dir=Path.cwd()
     ) as name:  # the disk of the working folder: /tmp may be memory
-        cases = {model: measure(Path(name), model, views, options) for model, views in models.items()}
+        cases = {
+            model: measure(Path(name), model, views, options) for model, views in models.items()
+        }
     lines = {
         f"{model}: {label}": case[key]
         for model, case in cases.items()
@@ -118,7 +125,11 @@ def main() -> None:
             ("bare, views/s", "bare_views_per_second"),
         )
     }
-    report({"benchmark": "dump", "settings": vars(options), "models": cases}, lines, as_json=options.json)
+    report(
+        {"benchmark": "dump", "settings": vars(options), "models": cases},
+        lines,
+        as_json=options.json,
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""A training epoch from the cache against the same epoch on labels only, and with the teacher in the loop.
+"""A training epoch from the cache against the same epoch on labels only, and with the teacher in
+the loop.
 
     python benchmarks/epoch.py [--student NAME --teacher NAME --size N --threads N] [--json]
 
-Trainers of the product itself, one per variant, take turns on the same rows under the same seeds; every epoch has a seed of its
-own, so each also reads and verifies a fresh slab in the background. Models are timm's with random weights, 1,000 classes.
+Trainers of the product itself, one per variant, take turns on the same rows under the same seeds;
+every epoch has a seed of its own, so each also reads and verifies a fresh slab in the background.
+Models are timm's with random weights, 1,000 classes.
 """
 
 import argparse
@@ -34,22 +36,39 @@ def make_trainers(folder: Path, options: argparse.Namespace) -> dict[str, Traine
     data = f"workload:photos,length={options.views}"
     teacher = teacher_spec(options.teacher, options.size, folder)
     epochs = options.repetitions + 1  # with the warm-up
-    common: dict[str, Any] = {"data": data, "batch_size": options.batch, "compute": compute, "epochs": epochs}
+    common: dict[str, Any] = {
+        "data": data,
+        "batch_size": options.batch,
+        "compute": compute,
+        "epochs": epochs,
+    }
     common |= {"student": f"timm:{options.student},input_size={options.size}", "log_steps": 10**9}
-    stand_in = teacher_spec("mobilenetv3_small_050", options.size, folder)  # reading does not depend on what the logits are
-    dump: dict[str, Any] = {"data": data, "teacher": stand_in, "recipe": "imagenet-b1", "batch_size": options.batch}
+    stand_in = teacher_spec(
+        "mobilenetv3_small_050", options.size, folder
+    )  # reading does not depend on what the logits are
+    dump: dict[str, Any] = {
+        "data": data,
+        "teacher": stand_in,
+        "recipe": "imagenet-b1",
+        "batch_size": options.batch,
+    }
     seeds = f"0:{epochs}"
-    configs = {"labels": TrainConfig(run="none", loss="ce", recipe="imagenet-b1", seeds=seeds, **common)}
+    configs = {
+        "labels": TrainConfig(run="none", loss="ce", recipe="imagenet-b1", seeds=seeds, **common)
+    }
     for name, codec in CODECS.items():
         cache = str(folder / name)
         dump_teacher(DumpConfig(cache=cache, codec=codec, seeds=seeds, compute=compute, **dump))
         configs[name] = TrainConfig(run="none", loss=DIST, cache=cache, **common)
-    configs["online"] = TrainConfig(run="none", loss=DIST, recipe="imagenet-b1", teacher=teacher, seeds=seeds, **common)
+    configs["online"] = TrainConfig(
+        run="none", loss=DIST, recipe="imagenet-b1", teacher=teacher, seeds=seeds, **common
+    )
     return {name: Trainer(config) for name, config in configs.items()}
 
 
 def teacher_passes(trainer: Trainer) -> Callable[[int], None]:
-    """Return bare forward passes of the trainer's teacher over one epoch's views, rendered beforehand."""
+    """Return bare forward passes of the trainer's teacher over one epoch's views, rendered
+    beforehand."""
     assert isinstance(trainer.loader.teacher, OnlineTeacher)
     trainer.loader._sampler.set_epoch(all_views(trainer))
     batches = [batch.views[-1] for batch in trainer.loader.rendered()]
@@ -73,7 +92,8 @@ def all_views(trainer: Trainer) -> np.ndarray:
 def parts(trainer: Trainer, folder: Path) -> dict[str, float]:
     """Return milliseconds per batch of what a cached epoch adds to one on labels only.
 
-    `slab` is a seed's fetch, check and write, spread over the epoch's batches; training does it in the background.
+    `slab` is a seed's fetch, check and write, spread over the epoch's batches; training does it in
+    the background.
     """
     cache, seed = trainer.loader.replay.caches[0].cache, trainer.loader.replay.seeds[0]
     trainer.loader._sampler.set_epoch(all_views(trainer))
@@ -81,7 +101,10 @@ def parts(trainer: Trainer, folder: Path) -> dict[str, float]:
     views = next(trainer.loader.rendered())
     rows = trainer.loader.teacher.rows(views)
     logits = torch.randn(
-        len(views.rows), trainer.loader.replay.source.classes, device=trainer.compute.device, requires_grad=True
+        len(views.rows),
+        trainer.loader.replay.source.classes,
+        device=trainer.compute.device,
+        requires_grad=True,
     )
     targets = trainer.compute.move(views.labels.first)
     loss = open_loss(DIST)
@@ -116,9 +139,14 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         return lambda _: trainer.run_epoch(metrics) and _wait()
 
     variants = {name: epochs(trainer) for name, trainer in trainers.items()}
-    times = interleave(variants | {"teacher": teacher_passes(trainers["online"])}, options.repetitions)
+    times = interleave(
+        variants | {"teacher": teacher_passes(trainers["online"])}, options.repetitions
+    )
     ideal = (times["teacher"] + times["labels"]) / times["labels"]
-    result: dict[str, Any] = {"seconds": {name: spreads(each) for name, each in times.items()}, "ideal": spreads(ideal)}
+    result: dict[str, Any] = {
+        "seconds": {name: spreads(each) for name, each in times.items()},
+        "ideal": spreads(ideal),
+    }
     step = 1000 * float(np.median(times["labels"][:, 0])) / trainers["labels"].loader.num_steps
     result["labels_step_milliseconds"] = step
     for name in CODECS:
@@ -148,13 +176,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         os.environ["KDCACHE_HOME"] = name
         result = measure(Path(name), options)
-    lines: dict[str, Any] = {"labels only, s per epoch": result["seconds"]["labels"], "ideal speed-up": result["ideal"]}
+    lines: dict[str, Any] = {
+        "labels only, s per epoch": result["seconds"]["labels"],
+        "ideal speed-up": result["ideal"],
+    }
     lines["labels only, ms per batch"] = result["labels_step_milliseconds"]
     for name in CODECS:
         lines[f"{name}: epoch / labels only (goal 1.02)"] = result[name]["over_labels"]
         lines[f"{name}: share of ideal speed-up (goal 0.95)"] = result[name]["share_of_ideal"]
         lines[f"{name}: the same from the parts below"] = result[name]["over_labels_from_parts"]
-        lines |= {f"{name}: {part}, ms per batch": value for part, value in result[name]["milliseconds_per_batch"].items()}
+        lines |= {
+            f"{name}: {part}, ms per batch": value
+            for part, value in result[name]["milliseconds_per_batch"].items()
+        }
     report({"benchmark": "epoch", "settings": vars(options), **result}, lines, as_json=options.json)
 
 

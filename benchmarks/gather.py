@@ -27,14 +27,20 @@ READS = 1
 
 
 def filled_cache(folder: Path, spec: str, rows: int) -> Cache:
-    """Return a cache whose seed 0 holds records of random logits: some thousands, over and over in other orders."""
+    """Return a cache whose seed 0 holds records of random logits: some thousands, over and over in
+    other orders."""
     codec = open_codec(spec, classes=1000)
     cache = make_cache(folder / spec.partition(":")[0], codec, rows)
     start_seed(cache, 0)
     records = codec.encode(torch.randn(4096, 1000, generator=torch.Generator().manual_seed(0)))
     random = np.random.default_rng(0)
     for unit in range(cache.manifest.num_units):
-        commit_unit(cache, 0, unit, records[random.integers(0, len(records), len(cache.manifest.unit_range(unit)))])
+        commit_unit(
+            cache,
+            0,
+            unit,
+            records[random.integers(0, len(records), len(cache.manifest.unit_range(unit)))],
+        )
     return cache
 
 
@@ -44,9 +50,13 @@ def measure(folder: Path, spec: str, rows: int, options: argparse.Namespace) -> 
     slab = cache.slab(0)
     newest = max(SlabFolder().path.glob("*.slab"), key=lambda path: path.stat().st_mtime_ns)
     plain = np.memmap(newest, np.uint8, "r", shape=(rows, cache.manifest.dtype.itemsize))
-    batches = np.random.default_rng(1).integers(0, rows, (options.repetitions + 1, options.batches, options.batch))
+    batches = np.random.default_rng(1).integers(
+        0, rows, (options.repetitions + 1, options.batches, options.batch)
+    )
     first = batches[0, 0]
-    assert np.array_equal(slab.gather(first).view(np.uint8).reshape(options.batch, -1), plain.take(first, axis=0))
+    assert np.array_equal(
+        slab.gather(first).view(np.uint8).reshape(options.batch, -1), plain.take(first, axis=0)
+    )
 
     def each(call: Callable[[Any], object], batches: Any) -> Callable[[int], None]:
         return lambda repetition: [call(batch) for batch in batches[repetition]] and None
@@ -86,7 +96,11 @@ def main() -> None:
             ("Cache.read, ms per batch", "read_milliseconds_per_batch"),
         )
     }
-    settings = {"batch": options.batch, "batches": options.batches, "repetitions": options.repetitions}
+    settings = {
+        "batch": options.batch,
+        "batches": options.batches,
+        "repetitions": options.repetitions,
+    }
     report({"benchmark": "gather", **settings, "cases": cases}, lines, as_json=options.json)
 
 

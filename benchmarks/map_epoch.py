@@ -1,10 +1,12 @@
-"""Training from a cache of maps: how fast records are read, what an epoch takes beside one on labels only, memory of the loss.
+"""Training from a cache of maps: how fast records are read, what an epoch takes beside one on
+labels only, memory of the loss.
 
-    python benchmarks/map_epoch.py CACHE --student timm:test_resnet,output_stride=8 [--data SPEC --threads N] [--json]
+    python benchmarks/map_epoch.py CACHE --student timm:test_resnet,output_stride=8 [--data SPEC
+    --threads N] [--json]
 
-CACHE is one of segmentation with two complete seeds or more, in a folder (benchmarks/README.md says how to make one).
-Trainers of the product itself take turns on the same rows under the same seeds. Files stay in the page cache,
-but where it says "from disk".
+CACHE is one of segmentation with two complete seeds or more, in a folder (benchmarks/README.md says
+how to make one). Trainers of the product itself take turns on the same rows under the same seeds.
+Files stay in the page cache, but where it says "from disk".
 """
 
 import argparse
@@ -32,7 +34,8 @@ PIXELS, CLASSES = 64 * 128, 19
 
 
 def reading(cache: Cache, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Return rates of reading a seed, batch by batch, from a slab and in windows, against a plain read of as many bytes."""
+    """Return rates of reading a seed, batch by batch, from a slab and in windows, against a plain
+    read of as many bytes."""
     seed, rows = cache.complete_seeds()[0], cache.manifest.rows
     slab, size = cache.slab(seed), cache.manifest.dtype.itemsize
     plain = folder / "plain"
@@ -62,28 +65,42 @@ def reading(cache: Cache, folder: Path, options: argparse.Namespace) -> dict[str
         "windows, from disk": windows,
         "units": lambda _: [cache.unit_bytes(commit) for commit in cache.commits(seed)],
     }
-    cold = {"plain, from disk": lambda: forget(plain), "windows, from disk": lambda: forget(Path(str(cache)))}
+    cold = {
+        "plain, from disk": lambda: forget(plain),
+        "windows, from disk": lambda: forget(Path(str(cache))),
+    }
     times = interleave(variants, options.repetitions, before=cold)
     rates = {name: spread(rows / each[:, 0]) for name, each in times.items()}
     return {
         "record_bytes": size,
         "bytes_on_disk_per_view": sum(commit.num_bytes for commit in cache.commits(seed)) / rows,
         "views_per_second": rates,
-        "megabytes_per_second": {name: spread(size * rows / each[:, 0] / 1e6) for name, each in times.items()},
+        "megabytes_per_second": {
+            name: spread(size * rows / each[:, 0] / 1e6) for name, each in times.items()
+        },
         "slab_over_take": spreads(times["take"] / times["slab"]),
         "windows_over_plain": spreads(times["plain"] / times["windows"]),
-        "windows_over_plain_from_disk": spreads(times["plain, from disk"] / times["windows, from disk"]),
-        "decode_milliseconds_per_view": 1000 * seconds_per_call(lambda: cache.codec.decode(decoded).logits(), 5) / len(decoded),
+        "windows_over_plain_from_disk": spreads(
+            times["plain, from disk"] / times["windows, from disk"]
+        ),
+        "decode_milliseconds_per_view": (
+            1000 * seconds_per_call(lambda: cache.codec.decode(decoded).logits(), 5) / len(decoded)
+        ),
     }
 
 
 def epochs(cache: Cache, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Return seconds of epochs on labels only, and with DIST from slabs and in windows, and their ratios."""
+    """Return seconds of epochs on labels only, and with DIST from slabs and in windows, and their
+    ratios."""
     recipe = folder / "recipe.toml"
     recipe.write_text(tomli_w.dumps(cache.manifest.recipe["table"]))
     seeds = cache.complete_seeds()
     common: dict[str, Any] = {
-        **{"run": "none", "data": options.data or cache.manifest.source["spec"], "student": options.student},
+        **{
+            "run": "none",
+            "data": options.data or cache.manifest.source["spec"],
+            "student": options.student,
+        },
         **{"batch_size": options.batch, "epochs": options.repetitions + 1, "log_steps": 10**9},
         **{
             "seeds": f"{seeds[0]}:{seeds[-1] + 1}",
@@ -99,14 +116,22 @@ def epochs(cache: Cache, folder: Path, options: argparse.Namespace) -> dict[str,
     metrics = MetricsFile(folder / "metrics.jsonl", step=0)
     trainers = {name: Trainer(config) for name, config in configs.items()}
     times = interleave(
-        {name: lambda _, trainer=one: trainer.run_epoch(metrics) for name, one in trainers.items()}, options.repetitions
+        {name: lambda _, trainer=one: trainer.run_epoch(metrics) for name, one in trainers.items()},
+        options.repetitions,
     )
     found: dict[str, Any] = {"seconds": {name: spreads(each) for name, each in times.items()}}
-    return {**found, **{f"{name}_over_labels": spreads(times[name] / times["labels"]) for name in ("slabs", "windows")}}
+    return {
+        **found,
+        **{
+            f"{name}_over_labels": spreads(times[name] / times["labels"])
+            for name in ("slabs", "windows")
+        },
+    }
 
 
 def loss_bytes(views: int) -> int:
-    """Return the bytes that DIST on maps of 19 x 64 x 128 allocates at most at once, forward and backward."""
+    """Return the bytes that DIST on maps of 19 x 64 x 128 allocates at most at once, forward and
+    backward."""
     student = torch.randn(views * PIXELS, CLASSES, requires_grad=True)
     teacher = torch.randn(views * PIXELS, CLASSES)
     with torch.profiler.profile(profile_memory=True) as profile:
@@ -150,7 +175,13 @@ def main() -> None:
         **{f"DIST, {views} views of 19 x 64 x 128, MB": value for views, value in memory.items()},
     }
     settings = {key: str(value) for key, value in vars(options).items()}
-    result = {"benchmark": "map_epoch", "settings": settings, "reading": read, "epochs": trained, "dist_megabytes": memory}
+    result = {
+        "benchmark": "map_epoch",
+        "settings": settings,
+        "reading": read,
+        "epochs": trained,
+        "dist_megabytes": memory,
+    }
     report(result, lines, as_json=options.json)
 
 

@@ -1,4 +1,5 @@
-"""Measuring on a noisy machine: variants take turns in one run, and only ratios of neighbours are reported."""
+"""Measuring on a noisy machine: variants take turns in one run, and only ratios of neighbours are
+reported."""
 
 import argparse
 import json
@@ -22,8 +23,12 @@ CLOCKS = ("wall", "cpu")
 
 def make_parser(doc: str | None, *, repetitions: int) -> argparse.ArgumentParser:
     """Return a parser of the options that all benchmarks take."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=repetitions, help="runs of each variant that count")
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=repetitions, help="runs of each variant that count"
+    )
     parser.add_argument("--json", action="store_true")
     return parser
 
@@ -34,10 +39,11 @@ def interleave(
     *,
     before: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, Times]:
-    """Return the times of each variant; a repetition runs all of them, the next one in reverse order.
+    """Return the times of each variant; a repetition runs all of them, the next one in reverse
+    order.
 
-    A variant is called with the number of the repetition, and before it, untimed, what `before` has for it. Repetition 0 is a
-    warm-up and is not reported.
+    A variant is called with the number of the repetition, and before it, untimed, what `before` has
+    for it. Repetition 0 is a warm-up and is not reported.
     """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     names = list(variants)
@@ -52,7 +58,8 @@ def interleave(
 
 
 def forget(path: Path) -> None:
-    """Have the page cache forget a file, or all files of a folder, so that the next read is one of the disk."""
+    """Have the page cache forget a file, or all files of a folder, so that the next read is one of
+    the disk."""
     for file in [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]:
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)
@@ -70,17 +77,26 @@ def seconds_per_call(call: Callable[[], object], calls: int) -> float:
 
 def spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Return `median`, `min` and `max`."""
-    return {"median": float(np.median(values)), "min": float(np.min(values)), "max": float(np.max(values))}
+    return {
+        "median": float(np.median(values)),
+        "min": float(np.min(values)),
+        "max": float(np.max(values)),
+    }
 
 
 def spreads(times: Times) -> dict[str, dict[str, float]]:
-    """Return the spread of each clock, or of ratios of two variants, which are taken repetition by repetition."""
+    """Return the spread of each clock, or of ratios of two variants, which are taken repetition by
+    repetition."""
     return {clock: spread(times[:, column]) for column, clock in enumerate(CLOCKS)}
 
 
 def machine() -> dict[str, Any]:
     """Return what the numbers depend on."""
-    model = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    model = [
+        line.split(":", 1)[1].strip()
+        for line in _lines("/proc/cpuinfo")
+        if line.startswith("model name")
+    ]
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "cpu": model[0] if model else platform.processor() or platform.machine(),
@@ -101,7 +117,10 @@ def report(result: Mapping[str, Any], rows: Mapping[str, Any], *, as_json: bool)
     for name, value in rows.items():
         print(f"{name:<44} {_text(value)}")
     device = where["gpu"] or where["cpu"]
-    print(f"({where['date']}, {device}, {where['cores']} cores, {where['torch_threads']} torch threads)")
+    print(
+        f"({where['date']}, {device}, {where['cores']} cores, {where['torch_threads']} torch"
+        " threads)"
+    )
 
 
 def _text(value: Any) -> str:

@@ -1,9 +1,11 @@
-"""What opening a very large cache costs, in requests and seconds, and how that grows with rows, seeds and units.
+"""What opening a very large cache costs, in requests and seconds, and how that grows with rows,
+seeds and units.
 
     python benchmarks/scale.py [--json]
 
-Manifests and commits are real. Objects of units are thin: one unit's, under every unit's name, as hard links. Requests are
-counted at the cache's objects, as a bucket would be asked; seconds are those of a local folder.
+Manifests and commits are real. Objects of units are thin: one unit's, under every unit's name, as
+hard links. Requests are counted at the cache's objects, as a bucket would be asked; seconds are
+those of a local folder.
 """
 
 import argparse
@@ -71,7 +73,13 @@ def simulate(folder: Path, rows: int, seeds: int, unit_rows: int) -> Path:
         (folder / commit_key(seed, 0)).parent.mkdir(parents=True, exist_ok=True)
         for unit in range(cache.manifest.num_units):
             span = cache.manifest.unit_range(unit)
-            of_unit = {"seed": seed, "unit": unit, "start": span.start, "stop": span.stop, "key": cache.format.key(seed, unit)}
+            of_unit = {
+                "seed": seed,
+                "unit": unit,
+                "start": span.start,
+                "stop": span.stop,
+                "key": cache.format.key(seed, unit),
+            }
             commit = Commit(**{**vars(first), **of_unit, "probes": _probes(cache, unit)})
             (folder / commit_key(seed, unit)).write_bytes(commit.to_bytes())
             if (seed or unit) and not (folder / commit.key).exists():
@@ -87,10 +95,13 @@ def _probes(cache: Cache, unit: int) -> list[dict[str, Any]]:
 
 
 def measure(path: Path) -> dict[str, Any]:
-    """Return requests and seconds of what is done with a large cache, each from a cache that was just opened."""
+    """Return requests and seconds of what is done with a large cache, each from a cache that was
+    just opened."""
     actions: dict[str, Callable[[Cache], object]] = {
         "open": lambda cache: cache.manifest,
-        "one unit of a seed": lambda cache: cache.read_unit(cache.commit_of(1, cache.manifest.num_units // 2)),
+        "one unit of a seed": lambda cache: cache.read_unit(
+            cache.commit_of(1, cache.manifest.num_units // 2)
+        ),
         "commits of a seed": lambda cache: cache.commits(1),
         "complete seeds": lambda cache: cache.complete_seeds(),
         "order of rows": lambda cache: cache.order,
@@ -100,17 +111,23 @@ def measure(path: Path) -> dict[str, Any]:
 
 
 def _first_batch(cache: Cache) -> object:
-    """Return the soft targets of the first batch of an epoch, from an order of its views to decoded logits."""
+    """Return the soft targets of the first batch of an epoch, from an order of its views to decoded
+    logits."""
     manifest, seed = cache.manifest, 1
     blocks = Blocks(length=manifest.rows, unit_rows=manifest.unit_rows, window=WINDOW)
     stream = UnitStream(cache)
     stream.start([seed], [])
     recipe = Recipe.from_dict(manifest.recipe)
-    views = epoch_views(np.arange(manifest.rows), manifest.rows, [seed], recipe, run_seed=0, epoch=0, blocks=blocks)
+    views = epoch_views(
+        np.arange(manifest.rows), manifest.rows, [seed], recipe, run_seed=0, epoch=0, blocks=blocks
+    )
     stream.open_epoch(blocks.windows(0, 0), int(views[0, 0]))
     batch = views[:BATCH]
     stream.before(batch)
-    return cache.codec.decode(stream.gather(batch[:, 0], batch[:, 1])).logits(), cache.order[batch[:, 0]]
+    return (
+        cache.codec.decode(stream.gather(batch[:, 0], batch[:, 1])).logits(),
+        cache.order[batch[:, 0]],
+    )
 
 
 def _timed(path: Path, action: Callable[[Cache], object]) -> dict[str, Any]:

@@ -1,14 +1,19 @@
-"""What a codec does to the students trained from it: many students over one pass of views and cached logits.
+"""What a codec does to the students trained from it: many students over one pass of views and
+cached logits.
 
-    python benchmarks/training_study.py --data SPEC --eval-data SPEC --cache CACHE --student SPEC --out OUT
+    python benchmarks/training_study.py --data SPEC --eval-data SPEC --cache CACHE --student SPEC
+    --out OUT
 
-CACHE holds raw logits (`full:dtype=float32`). For each run seed, one student per way of teaching (loss x codec x tail policy x
-temperature, and labels only) starts from the same weights and sees the same batches of the same views. The students are
-perceptrons, stacked so that a layer of all of them is one product; losses, codecs, optimiser, schedule and order of rows are
-the product's own. `--check` instead compares them, weight by weight, with students that `train-student` trains one at a time.
+CACHE holds raw logits (`full:dtype=float32`). For each run seed, one student per way of teaching
+(loss x codec x tail policy x temperature, and labels only) starts from the same weights and sees
+the same batches of the same views. The students are perceptrons, stacked so that a layer of all of
+them is one product; losses, codecs, optimiser, schedule and order of rows are the product's own.
+`--check` instead compares them, weight by weight, with students that `train-student` trains one at
+a time.
 
-OUT keeps rendered views and the result of each run seed. What is there is not computed again, so run seeds may be given to
-several processes (`--runs 0 1` beside `--runs 2 3 4`); the table is of all runs that OUT holds.
+OUT keeps rendered views and the result of each run seed. What is there is not computed again, so
+run seeds may be given to several processes (`--runs 0 1` beside `--runs 2 3 4`); the table is of
+all runs that OUT holds.
 """
 
 import argparse
@@ -42,7 +47,11 @@ from kdcache.train.run import TrainConfig, train_student
 from kdcache.views import Recipe, ViewDataset, load_recipe, seed_generators
 
 FULL = "full:dtype=float32"
-CODECS = [FULL, *(f"lowrank:step={step}" for step in (1, 2, 4, 8)), *(f"topk:k={k}" for k in (5, 10, 50))]
+CODECS = [
+    FULL,
+    *(f"lowrank:step={step}" for step in (1, 2, 4, 8)),
+    *(f"topk:k={k}" for k in (5, 10, 50)),
+]
 TAILS = ["uniform", "prior", "ghost", "none"]
 LOSSES = {"kl": "kl:tau={tau:g}", "dist": "dist:tau={tau:g},beta=2,gamma=2"}
 TAUS = [1.0, 4.0]
@@ -92,21 +101,26 @@ class Data:
     def batches(self, run_seed: int, epoch: int, batch: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (seed, rows) of an epoch's batches, as `train-student` takes them."""
         seed, length = self.seeds[epoch % len(self.seeds)], len(self.targets)
-        rows = epoch_views(np.arange(length), length, [seed], self.recipe, run_seed=run_seed, epoch=epoch)[:, 0]
+        rows = epoch_views(
+            np.arange(length), length, [seed], self.recipe, run_seed=run_seed, epoch=epoch
+        )[:, 0]
         for step in range(num_steps(length, batch)):
             yield seed, rows[step * batch : (step + 1) * batch]
 
     def _views(self, source: Source, seed: int, out: Path) -> Tensor:
         path = out / f"views-{self.cache.manifest.digest[:12]}-{seed}.npy"
         if not path.exists():
-            own = path.with_name(f".{os.getpid()}-{path.name}")  # another process may be rendering the same views
+            own = path.with_name(
+                f".{os.getpid()}-{path.name}"
+            )  # another process may be rendering the same views
             np.save(own, _rendered(source, self.recipe, self.cache.order, seed)[0].numpy())
             own.replace(path)
         return torch.from_numpy(np.load(path))
 
 
 class SharedRows:
-    """A batch's rows, whose probabilities are computed once for all students unless they follow the student."""
+    """A batch's rows, whose probabilities are computed once for all students unless they follow the
+    student."""
 
     def __init__(self, rows: SoftTargets, *, follow: bool) -> None:
         self.rows, self.follow = rows, follow
@@ -142,7 +156,8 @@ class Study:
         opened = {spec: open_codec(spec, classes=first.shape[1]) for spec in specs}
         self.codecs = {spec: codec.fit(first[:SAMPLE]) for spec, codec in opened.items()}
         self.records = {
-            spec: {seed: codec.encode(logits) for seed, logits in data.logits.items()} for spec, codec in self.codecs.items()
+            spec: {seed: codec.encode(logits) for seed, logits in data.logits.items()}
+            for spec, codec in self.codecs.items()
         }
         self.readers = {one.reader: self._reader(one) for one in self.teachings if one.codec}
 
@@ -154,7 +169,9 @@ class Study:
     def stack(self, run_seed: int) -> Stack:
         """Return the student that `train-student` starts from, once for each teaching."""
         seed_generators(run_seed, 0)
-        model = open_model(self.options.student, classes=self.data.cache.manifest.classes, recipe=self.data.recipe)
+        model = open_model(
+            self.options.student, classes=self.data.cache.manifest.classes, recipe=self.data.recipe
+        )
         return Stack(model, len(self.teachings))
 
     def train(self, run_seed: int) -> Stack:
@@ -162,39 +179,59 @@ class Study:
         options, stack = self.options, self.stack(run_seed)
         steps = num_steps(len(self.data.targets), options.batch)
         optimizer = make_optimizer(stack, optimizer_config(options))
-        schedule = make_schedule(optimizer, schedule_config(), epochs=options.epochs, steps_per_epoch=steps)
+        schedule = make_schedule(
+            optimizer, schedule_config(), epochs=options.epochs, steps_per_epoch=steps
+        )
         for epoch in range(options.epochs):
             start = time.perf_counter()
-            for step, (seed, rows) in enumerate(self.data.batches(run_seed, epoch, options.batch), epoch * steps + 1):
+            for step, (seed, rows) in enumerate(
+                self.data.batches(run_seed, epoch, options.batch), epoch * steps + 1
+            ):
                 logits = stack(self.data.views[seed][rows])
                 gradients = self._gradients(logits, self.rows(seed, rows), self.data.targets[rows])
                 optimizer.zero_grad()
                 logits.backward(gradients)
                 optimizer.step()
                 schedule.step_update(step)
-            print(f"run {run_seed}, epoch {epoch + 1}/{options.epochs}: {time.perf_counter() - start:.0f} s", flush=True)
+            print(
+                f"run {run_seed}, epoch {epoch + 1}/{options.epochs}:"
+                f" {time.perf_counter() - start:.0f} s",
+                flush=True,
+            )
         return stack
 
     def rows(self, seed: int, rows: np.ndarray) -> dict[tuple[str, str], SharedRows]:
         """Return a batch's rows from every codec under every policy."""
         return {
-            (spec, tail): SharedRows(reader.decode(self.records[spec][seed][rows]), follow=tail == "ghost")
+            (spec, tail): SharedRows(
+                reader.decode(self.records[spec][seed][rows]), follow=tail == "ghost"
+            )
             for (spec, tail), reader in self.readers.items()
         }
 
-    def _gradients(self, logits: Tensor, rows: dict[tuple[str, str], SharedRows], targets: Tensor) -> Tensor:
-        """Return the gradient of each student's loss with respect to its logits, `[students, rows, classes]`.
+    def _gradients(
+        self, logits: Tensor, rows: dict[tuple[str, str], SharedRows], targets: Tensor
+    ) -> Tensor:
+        """Return the gradient of each student's loss with respect to its logits, `[students, rows,
+        classes]`.
 
-        One student after the other: a batch of logits then stays in the processor's cache from the first operation to the last.
+        One student after the other: a batch of logits then stays in the processor's cache from the
+        first operation to the last.
         """
         gradients = torch.empty_like(logits)
         for at, one in enumerate(self.teachings):
-            gradients[at] = self._gradient(at, logits[at], rows.get(one.reader), targets, task=self.losses[at].ce)
+            gradients[at] = self._gradient(
+                at, logits[at], rows.get(one.reader), targets, task=self.losses[at].ce
+            )
         return gradients
 
-    def _gradient(self, at: int, logits: Tensor, rows: SharedRows | None, targets: Tensor, *, task: float) -> Tensor:
+    def _gradient(
+        self, at: int, logits: Tensor, rows: SharedRows | None, targets: Tensor, *, task: float
+    ) -> Tensor:
         own = logits.detach().requires_grad_()
-        total = task * task_loss(own, Labels(targets), label_smoothing=0) if task else torch.zeros(())
+        total = (
+            task * task_loss(own, Labels(targets), label_smoothing=0) if task else torch.zeros(())
+        )
         if rows is not None:
             total = total + sum(self.losses[at].terms(own, rows, targets).values())
         return torch.autograd.grad(total, own)[0]
@@ -203,22 +240,36 @@ class Study:
     def accuracies(self, stack: Stack) -> dict[str, float]:
         """Return the top-1 accuracy of each student on the evaluation data, in percent."""
         hits = torch.zeros(len(self.teachings), dtype=torch.int64)
-        for views, targets in zip(self.data.test_views.split(512), self.data.test_targets.split(512), strict=True):
+        for views, targets in zip(
+            self.data.test_views.split(512), self.data.test_targets.split(512), strict=True
+        ):
             hits += (stack(views).argmax(2) == targets).sum(1)
         top1 = (100 * hits / len(self.data.test_targets)).tolist()
         return {one.name: value for one, value in zip(self.teachings, top1, strict=True)}
 
     def gradient_errors(self, stack: Stack, run_seed: int) -> dict[str, float]:
-        """Return |g - g_full| / |g_full| for each teaching, over some whole batches of the last epoch.
+        """Return |g - g_full| / |g_full| for each teaching, over some whole batches of the last
+        epoch.
 
-        g is the gradient of the teacher's terms with respect to the logits of the trained student that had raw logits.
+        g is the gradient of the teacher's terms with respect to the logits of the trained student
+        that had raw logits.
         """
         places = {one.name: at for at, one in enumerate(self.teachings)}
-        taught = [at for at, one in enumerate(self.teachings) if one.codec and one.reference.name in places]
+        taught = [
+            at
+            for at, one in enumerate(self.teachings)
+            if one.codec and one.reference.name in places
+        ]
         sums = torch.zeros(len(self.teachings), 2)
-        batches = list(self.data.batches(run_seed, self.options.epochs - 1, self.options.batch))[:ERROR_BATCHES]
+        batches = list(self.data.batches(run_seed, self.options.epochs - 1, self.options.batch))[
+            :ERROR_BATCHES
+        ]
         for seed, rows in batches:
-            logits, shared, targets = stack(self.data.views[seed][rows]), self.rows(seed, rows), self.data.targets[rows]
+            logits, shared, targets = (
+                stack(self.data.views[seed][rows]),
+                self.rows(seed, rows),
+                self.data.targets[rows],
+            )
             for at in taught:
                 one, place = self.teachings[at], places[self.teachings[at].reference.name]
                 exact, lossy = (
@@ -229,15 +280,27 @@ class Study:
         return {self.teachings[at].name: float((sums[at, 0] / sums[at, 1]).sqrt()) for at in taught}
 
     def stored_bytes(self) -> dict[str, float]:
-        """Return bytes per view on disk of each codec: the units of one whole seed, with index and checksums."""
-        return {spec: stored_bytes(codec, self.records[spec][self.data.seeds[0]]) for spec, codec in self.codecs.items()}
+        """Return bytes per view on disk of each codec: the units of one whole seed, with index and
+        checksums."""
+        return {
+            spec: stored_bytes(codec, self.records[spec][self.data.seeds[0]])
+            for spec, codec in self.codecs.items()
+        }
 
 
 def all_teachings(options: argparse.Namespace) -> list[Teaching]:
     """Return labels only, and every loss from every codec, `topk` under every tail policy."""
     losses = [LOSSES[name].format(tau=tau) for name in options.losses for tau in options.taus]
     tails = {spec: options.tails if spec.startswith("topk") else [""] for spec in options.codecs}
-    return [Teaching(), *(Teaching(loss, spec, tail) for spec in options.codecs for tail in tails[spec] for loss in losses)]
+    return [
+        Teaching(),
+        *(
+            Teaching(loss, spec, tail)
+            for spec in options.codecs
+            for tail in tails[spec]
+            for loss in losses
+        ),
+    ]
 
 
 def optimizer_config(options: argparse.Namespace) -> OptimizerConfig:
@@ -248,7 +311,9 @@ def schedule_config() -> ScheduleConfig:
     return ScheduleConfig(name="cosine", warmup_epochs=1)
 
 
-def _rendered(source: Source, recipe: Recipe, order: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
+def _rendered(
+    source: Source, recipe: Recipe, order: np.ndarray, seed: int
+) -> tuple[Tensor, Tensor]:
     dataset = ViewDataset(source, recipe, order, sizes=[recipe.size])
     batch = dataset.__getitems__([(row, seed) for row in range(len(order))])
     if isinstance(batch, Exception):
@@ -264,13 +329,21 @@ def run(study: Study, run_seed: int) -> None:
     """Train all students of one run seed and keep their results."""
     start = time.perf_counter()
     stack = study.train(run_seed)
-    result = {"top1": study.accuracies(stack), "gradient_error": study.gradient_errors(stack, run_seed)}
-    result |= {"run_seed": run_seed, "students": len(study.teachings), "seconds": time.perf_counter() - start}
+    result = {
+        "top1": study.accuracies(stack),
+        "gradient_error": study.gradient_errors(stack, run_seed),
+    }
+    result |= {
+        "run_seed": run_seed,
+        "students": len(study.teachings),
+        "seconds": time.perf_counter() - start,
+    }
     write_json(study.options.out / f"run-{run_seed}.json", result)
 
 
 def check(study: Study) -> None:
-    """Train labels only and every loss from raw logits through `train-student`, and compare with the students of the stack."""
+    """Train labels only and every loss from raw logits through `train-student`, and compare with
+    the students of the stack."""
     options, stack = study.options, study.train(0)
     top1 = study.accuracies(stack)
     for at, one in enumerate(study.teachings):
@@ -279,14 +352,22 @@ def check(study: Study) -> None:
         with tempfile.TemporaryDirectory() as folder:
             config = TrainConfig(
                 run=folder,
-                **{"data": options.data, "eval_data": options.eval_data, "cache": options.cache, "student": options.student},
+                **{
+                    "data": options.data,
+                    "eval_data": options.eval_data,
+                    "cache": options.cache,
+                    "student": options.student,
+                },
                 **{"loss": one.loss, "epochs": options.epochs, "batch_size": options.batch},
                 **{"optimizer": optimizer_config(options), "schedule": schedule_config()},
             )
             alone = train_student(config)["top1"]
             weights = list(load_file(Path(folder) / "student.safetensors").values())
         ours = {tuple(part.shape): part for part in stack.weights(at)}
-        apart = max(float((ours[tuple(part.shape)] - part).abs().max() / part.abs().max()) for part in weights)
+        apart = max(
+            float((ours[tuple(part.shape)] - part).abs().max() / part.abs().max())
+            for part in weights
+        )
         scores = f"alone {alone:.3f} %, in the stack {top1[one.name]:.3f} %"
         print(f"{one.name:<44} {scores}; largest difference of a weight {apart:.1e}")
 
@@ -297,7 +378,9 @@ def write_json(path: Path, content: Any) -> None:
 
 def mean_error(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and its standard error."""
-    return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+    return float(np.mean(values)), (
+        float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+    )
 
 
 def summary(study: Study, sizes: dict[str, float]) -> list[dict[str, Any]]:
@@ -305,9 +388,16 @@ def summary(study: Study, sizes: dict[str, float]) -> list[dict[str, Any]]:
     runs = [json.loads(path.read_text()) for path in sorted(study.options.out.glob("run-*.json"))]
     lines = []
     for one in study.teachings:
-        top1, exact = ([result["top1"][name] for result in runs] for name in (one.name, one.reference.name))
+        top1, exact = (
+            [result["top1"][name] for result in runs] for name in (one.name, one.reference.name)
+        )
         errors = [result["gradient_error"][one.name] for result in runs if one.codec]
-        line: dict[str, Any] = {"loss": one.loss, "codec": one.codec, "tail": one.tail, "runs": len(runs)}
+        line: dict[str, Any] = {
+            "loss": one.loss,
+            "codec": one.codec,
+            "tail": one.tail,
+            "runs": len(runs),
+        }
         line |= {
             "top1": mean_error(top1),
             "difference": mean_error(np.subtract(top1, exact).tolist()),
@@ -318,13 +408,22 @@ def summary(study: Study, sizes: dict[str, float]) -> list[dict[str, Any]]:
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
-    """Return the summary as a Markdown table: a row for each codec and policy, a column for each loss and temperature."""
+    """Return the summary as a Markdown table: a row for each codec and policy, a column for each
+    loss and temperature."""
     losses = list(dict.fromkeys(line["loss"] for line in lines if line["codec"]))
     text = ["| codec | bytes | " + " | ".join(losses) + " |", "|---|---|" + "---|" * len(losses)]
-    for codec, tail in dict.fromkeys((line["codec"], line["tail"]) for line in lines if line["codec"]):
-        cells = {line["loss"]: line for line in lines if (line["codec"], line["tail"]) == (codec, tail)}
+    for codec, tail in dict.fromkeys(
+        (line["codec"], line["tail"]) for line in lines if line["codec"]
+    ):
+        cells = {
+            line["loss"]: line for line in lines if (line["codec"], line["tail"]) == (codec, tail)
+        }
         size = next(iter(cells.values()))["bytes"]
-        text.append(f"| {codec} {tail} | {size:.1f} | " + " | ".join(_cell(cells[loss]) for loss in losses) + " |")
+        text.append(
+            f"| {codec} {tail} | {size:.1f} | "
+            + " | ".join(_cell(cells[loss]) for loss in losses)
+            + " |"
+        )
     return "\n".join(text)
 
 
@@ -336,7 +435,9 @@ def _cell(line: dict[str, Any]) -> str:
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("data", "eval-data", "cache", "student"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -350,7 +451,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--weight-decay", type=float, default=1e-4)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--check", action="store_true", help="compare the stack with students trained alone, and stop")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="compare the stack with students trained alone, and stop",
+    )
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
@@ -366,12 +471,24 @@ def main() -> None:
         if not (options.out / f"run-{run_seed}.json").exists():
             run(study, run_seed)
     lines = summary(study, study.stored_bytes())
-    right = [float((part.argmax(1) == study.data.targets).float().mean()) for part in study.data.logits.values()]
+    right = [
+        float((part.argmax(1) == study.data.targets).float().mean())
+        for part in study.data.logits.values()
+    ]
     settings = {key: str(value) for key, value in vars(options).items()}
-    result = {"settings": settings, "teacher_on_views": 100 * float(np.mean(right)), "lines": lines, "machine": machine()}
+    result = {
+        "settings": settings,
+        "teacher_on_views": 100 * float(np.mean(right)),
+        "lines": lines,
+        "machine": machine(),
+    }
     write_json(options.out / "study.json", result)
     labels, error = lines[0]["top1"]
-    print(json.dumps(result, indent=1) if options.json else f"labels only {labels:.2f} ± {error:.2f}\n\n{table(lines)}")
+    print(
+        json.dumps(result, indent=1)
+        if options.json
+        else f"labels only {labels:.2f} ± {error:.2f}\n\n{table(lines)}"
+    )
     return None
 
 

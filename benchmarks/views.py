@@ -1,4 +1,5 @@
-"""Views per second of each shipped recipe, against the same transforms of torchvision and timm without kdcache.
+"""Views per second of each shipped recipe, against the same transforms of torchvision and timm
+without kdcache.
 
     python benchmarks/views.py [--json]
 
@@ -42,18 +43,23 @@ class Images(NamedTuple):
 PHOTOGRAPH = Images(500, 375, grain=28)  # 88 kB
 GREY = PHOTOGRAPH._replace(mode="L")
 CASES = {
-    **{name: (name, PHOTOGRAPH) for name in ("imagenet-b1", "imagenet-b2", "imagenet-b3", "eval", "cifar", "eval-whole")},
+    **{
+        name: (name, PHOTOGRAPH)
+        for name in ("imagenet-b1", "imagenet-b2", "imagenet-b3", "eval", "cifar", "eval-whole")
+    },
     "digits": ("digits", GREY),
     "cifar, files of 32x32": ("cifar", Images(32, 32)),
     "eval-whole, files of 32x32": ("eval-whole", Images(32, 32)),
     "digits, files of 8x8": ("digits", Images(8, 8, "L")),
 }
-"""Recipe and images. Small files show what kdcache adds to a view, which is the same whatever it takes to decode."""
+"""Recipe and images. Small files show what kdcache adds to a view, which is the same whatever it
+takes to decode."""
 MIXED = "imagenet-b3"
 
 
 class Files:
-    """`length` samples of `DISTINCT` JPEG files held in memory, decoded at each access; accesses are counted."""
+    """`length` samples of `DISTINCT` JPEG files held in memory, decoded at each access; accesses
+    are counted."""
 
     def __init__(self, images: Images, length: int) -> None:
         self.length, self.num_classes, self.mode, self.decoded = length, CLASSES, images.mode, 0
@@ -70,12 +76,21 @@ class Files:
 def plain_transforms() -> dict[str, list[Callable[[Any], Any]]]:
     """Return the transforms of each shipped recipe as one writes them without kdcache.
 
-    Normalisation is left out, as it is in kdcache. timm erases in floats, so those recipes end in floats.
+    Normalisation is left out, as it is in kdcache. timm erases in floats, so those recipes end in
+    floats.
     """
     eval_whole = [v2.Resize((32, 32)), v2.PILToTensor()]
     evaluation = [v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor()]
-    small = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), v2.Resize(32), v2.PILToTensor()]
-    digits = [v2.RandomAffine(12, scale=(0.9, 1.1), shear=8, interpolation=BILINEAR), v2.RandomCrop(8, padding=1)]
+    small = [
+        v2.RandomCrop(32, padding=4),
+        v2.RandomHorizontalFlip(),
+        v2.Resize(32),
+        v2.PILToTensor(),
+    ]
+    digits = [
+        v2.RandomAffine(12, scale=(0.9, 1.1), shear=8, interpolation=BILINEAR),
+        v2.RandomCrop(8, padding=1),
+    ]
     b1 = [v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), v2.PILToTensor()]
     return {
         "cifar": small,
@@ -88,29 +103,58 @@ def plain_transforms() -> dict[str, list[Callable[[Any], Any]]]:
     }
 
 
-def strong(crop: InterpolationMode, shift: Image.Resampling | None, erasing: float) -> list[Callable[[Any], Any]]:
-    hints = {"translate_const": 100, "img_mean": (124, 116, 104)} | ({"interpolation": shift} if shift else {})
+def strong(
+    crop: InterpolationMode, shift: Image.Resampling | None, erasing: float
+) -> list[Callable[[Any], Any]]:
+    hints = {"translate_const": 100, "img_mean": (124, 116, 104)} | (
+        {"interpolation": shift} if shift else {}
+    )
     policy = rand_augment_transform("rand-m9-mstd0.5", hints)
-    floats = [v2.PILToTensor(), v2.ToDtype(torch.float32), RandomErasing(erasing, mode="pixel", device="cpu")]
-    return [v2.RandomResizedCrop(224, interpolation=crop), v2.RandomHorizontalFlip(), policy, *floats]
+    floats = [
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32),
+        RandomErasing(erasing, mode="pixel", device="cpu"),
+    ]
+    return [
+        v2.RandomResizedCrop(224, interpolation=crop),
+        v2.RandomHorizontalFlip(),
+        policy,
+        *floats,
+    ]
 
 
 def plain(name: str, files: Files, options: argparse.Namespace) -> Callable[[int], None]:
-    """Return one repetition without kdcache: an image folder's loader, Compose, a stacked batch, and timm's Mixup."""
+    """Return one repetition without kdcache: an image folder's loader, Compose, a stacked batch,
+    and timm's Mixup."""
     compose = v2.Compose(plain_transforms()[name])
     mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, mode="pair", num_classes=CLASSES)
 
     def batch(indices: range) -> Tensor:
-        samples = [(compose(image.convert(files.mode)), target) for image, target in (files[index] for index in indices)]
-        views, targets = torch.stack([view for view, _ in samples]), torch.tensor([target for _, target in samples])
+        samples = [
+            (compose(image.convert(files.mode)), target)
+            for image, target in (files[index] for index in indices)
+        ]
+        views, targets = (
+            torch.stack([view for view, _ in samples]),
+            torch.tensor([target for _, target in samples]),
+        )
         return mixup(views, targets)[0] if name == MIXED else views
 
-    return lambda _: [batch(range(start, start + options.batch)) for start in range(0, options.views, options.batch)] and None
+    return lambda _: (
+        [
+            batch(range(start, start + options.batch))
+            for start in range(0, options.views, options.batch)
+        ]
+        and None
+    )
 
 
 def rendered(recipe: Recipe, files: Files, options: argparse.Namespace) -> Callable[[int], None]:
-    """Return one repetition of kdcache, whose number is the seed; as in a dump, the two of a pair are side by side."""
-    dataset = ViewDataset(DatasetSource(files, Spec("files")), recipe, row_order(len(files), 0), sizes=[recipe.size])
+    """Return one repetition of kdcache, whose number is the seed; as in a dump, the two of a pair
+    are side by side."""
+    dataset = ViewDataset(
+        DatasetSource(files, Spec("files")), recipe, row_order(len(files), 0), sizes=[recipe.size]
+    )
 
     def run(seed: int) -> None:
         rows = ordered(recipe, len(files), seed).tolist()
@@ -127,7 +171,8 @@ def ordered(recipe: Recipe, rows: int, seed: int) -> Rows:
 
 
 def measure(name: str, images: Images, options: argparse.Namespace) -> dict[str, Any]:
-    """Return rates of one recipe and their ratio; of one that mixes, also the decodes per view and what mixing costs."""
+    """Return rates of one recipe and their ratio; of one that mixes, also the decodes per view and
+    what mixing costs."""
     recipe, files = load_recipe(name), Files(images, options.views)
     variants = {"plain": plain(name, files, options), "kdcache": rendered(recipe, files, options)}
     result: dict[str, Any] = {}
@@ -138,9 +183,14 @@ def measure(name: str, images: Images, options: argparse.Namespace) -> dict[str,
         variants["kdcache"](0)
         result["decodes_per_view"] = files.decoded / options.views
     times = interleave(variants, options.repetitions)
-    result |= {f"{variant}_views_per_second": spread(options.views / each[:, 0]) for variant, each in times.items()}
+    result |= {
+        f"{variant}_views_per_second": spread(options.views / each[:, 0])
+        for variant, each in times.items()
+    }
     result["rate_over_plain"] = spreads(times["plain"] / times["kdcache"])
-    result["added_microseconds"] = spreads(1e6 * (times["kdcache"] - times["plain"]) / options.views)
+    result["added_microseconds"] = spreads(
+        1e6 * (times["kdcache"] - times["plain"]) / options.views
+    )
     if recipe.mixing is not None:
         result["time_over_unmixed"] = spreads(times["kdcache"] / times["unmixed"])
     return result
@@ -148,7 +198,9 @@ def measure(name: str, images: Images, options: argparse.Namespace) -> dict[str,
 
 def main() -> None:
     parser = make_parser(__doc__, repetitions=25)
-    parser.add_argument("--views", type=int, default=128, help="views of a repetition, a multiple of the batch")
+    parser.add_argument(
+        "--views", type=int, default=128, help="views of a repetition, a multiple of the batch"
+    )
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--case", choices=CASES, action="append", help="by default all")
     options = parser.parse_args()
@@ -163,9 +215,16 @@ def main() -> None:
         "time_over_unmixed": "time, mixed / not mixed",
     }
     lines = {
-        f"{case}: {label}": result[key] for case, result in results.items() for key, label in labels.items() if key in result
+        f"{case}: {label}": result[key]
+        for case, result in results.items()
+        for key, label in labels.items()
+        if key in result
     }
-    report({"benchmark": "views", "settings": vars(options), "cases": results}, lines, as_json=options.json)
+    report(
+        {"benchmark": "views", "settings": vars(options), "cases": results},
+        lines,
+        as_json=options.json,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What the benchmarks run on: photo-like JPEG images, teachers with random weights, caches of given records."""
+"""What the benchmarks run on: photo-like JPEG images, teachers with random weights, caches of given
+records."""
 
 import argparse
 import io
@@ -20,7 +21,8 @@ SIDE = 160
 
 
 class Photos:
-    """`length` samples of `DISTINCT` JPEG files of 160x160 pixels (about 11 kB) held in memory, decoded at each access."""
+    """`length` samples of `DISTINCT` JPEG files of 160x160 pixels (about 11 kB) held in memory,
+    decoded at each access."""
 
     def __init__(self, length: int, classes: int) -> None:
         self.length, self.num_classes = length, classes
@@ -39,7 +41,8 @@ def photos(length: int = 512, classes: int = 1000) -> Photos:
 
 
 def teacher_spec(name: str, size: int, folder: Path, classes: int = 1000) -> str:
-    """Return the spec of a timm model with random weights, saved under `folder`; time does not depend on their values."""
+    """Return the spec of a timm model with random weights, saved under `folder`; time does not
+    depend on their values."""
     torch.manual_seed(0)
     path = folder / f"{name}.safetensors"
     save_file(timm.create_model(name, num_classes=classes).state_dict(), path)
@@ -60,7 +63,9 @@ def add_compute_options(parser: argparse.ArgumentParser, *, size: int, batch: in
 def compute_config(options: argparse.Namespace) -> ComputeConfig:
     """Return how models run, and set the number of torch threads."""
     torch.set_num_threads(options.threads)
-    return ComputeConfig(workers=options.workers, device=options.device, precision=options.precision)
+    return ComputeConfig(
+        workers=options.workers, device=options.device, precision=options.precision
+    )
 
 
 def make_cache(path: Path, codec: Codec, rows: int, unit_rows: int | None = None) -> Cache:
@@ -72,7 +77,14 @@ def make_cache(path: Path, codec: Codec, rows: int, unit_rows: int | None = None
         source={"spec": "none", "fingerprint": "none"},
         order_seed=0,
         recipe=load_recipe("eval").to_dict(),
-        teacher={"spec": "none", "sha256": "none", "size": 224, "mean": [0.0], "std": [1.0], "precision": "float32"},
+        teacher={
+            "spec": "none",
+            "sha256": "none",
+            "size": 224,
+            "mean": [0.0],
+            "std": [1.0],
+            "precision": "float32",
+        },
         **record_layout(codec, rows, unit_rows),
         skip_unreadable=False,
         made_by={},
@@ -80,14 +92,21 @@ def make_cache(path: Path, codec: Codec, rows: int, unit_rows: int | None = None
     return create_cache(path, manifest, fit_arrays(codec))
 
 
-def jpeg(seed: int, width: int = SIDE, height: int = SIDE, mode: str = "RGB", grain: float = 4) -> bytes:
-    """Return an image with a photograph's falling spectrum: noise at several scales, the coarser the stronger, `grain` last."""
+def jpeg(
+    seed: int, width: int = SIDE, height: int = SIDE, mode: str = "RGB", grain: float = 4
+) -> bytes:
+    """Return an image with a photograph's falling spectrum: noise at several scales, the coarser
+    the stronger, `grain` last."""
     random = np.random.default_rng(seed)
     pixels = np.full((height, width, 3), 128.0)
     for cells, strength in (((3, 3), 60), ((10, 10), 30), ((40, 40), 12), ((height, width), grain)):
         coarse = random.integers(0, 256, (*cells, 3), dtype=np.uint8)
-        layer = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+        layer = np.asarray(
+            Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        )
         pixels += strength * (layer / 128.0 - 1)
     buffer = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert(mode).save(buffer, "JPEG", quality=90)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert(mode).save(
+        buffer, "JPEG", quality=90
+    )
     return buffer.getvalue()

@@ -1,10 +1,11 @@
 """A training loop of your own around a cache: plain PyTorch, which goes on after any step.
 
-    kdcache dump-teacher caches/digits --data digits:train --recipe digits --teacher SPEC --seeds 0:20
-    python own_loop.py caches/digits runs/own --data digits:train --student test_resnet --epochs 20
+    kdcache dump-teacher caches/digits --data digits:train --recipe digits --teacher SPEC --seeds
+    0:20 python own_loop.py caches/digits runs/own --data digits:train --student test_resnet
+    --epochs 20
 
-With several GPUs, start it with torchrun and wrap the student in DistributedDataParallel; the loader
-gives each process its share.
+With several GPUs, start it with torchrun and wrap the student in DistributedDataParallel; the
+loader gives each process its share.
 """
 
 import argparse
@@ -19,16 +20,22 @@ import kdcache
 
 def main() -> None:
     """Train, and keep a checkpoint after each step that `--keep` counts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("cache")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--data", help="what the cache was made from; a cache with images needs none")
+    parser.add_argument(
+        "--data", help="what the cache was made from; a cache with images needs none"
+    )
     parser.add_argument("--student", default="resnet18", help="a model of timm")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--keep", type=int, default=100, help="steps between checkpoints")
-    parser.add_argument("--stop-after", type=int, help="steps after which to stop, to try how it goes on")
+    parser.add_argument(
+        "--stop-after", type=int, help="steps after which to stop, to try how it goes on"
+    )
     options = parser.parse_args()
 
     loader = kdcache.DistillationLoader(
@@ -41,7 +48,9 @@ def main() -> None:
         std=0.25,
     )
     torch.manual_seed(0)
-    student = timm.create_model(options.student, num_classes=loader.num_classes, in_chans=loader.num_channels)
+    student = timm.create_model(
+        options.student, num_classes=loader.num_classes, in_chans=loader.num_channels
+    )
     student.to(loader.compute.device)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, nesterov=True)
 
@@ -60,7 +69,9 @@ def main() -> None:
         student.train()
         for batch in loader:
             logits = student(batch.images)
-            loss = cross_entropy(logits, batch.targets) + kdcache.dist_loss(logits, batch.teacher, tau=4)
+            loss = cross_entropy(logits, batch.targets) + kdcache.dist_loss(
+                logits, batch.teacher, tau=4
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -68,7 +79,10 @@ def main() -> None:
             print(f"step {step}: {loss.item():.6f}")
             if step % options.keep == 0 or step == options.stop_after:
                 parts = {"student": student, "optimizer": optimizer, "loader": loader}
-                torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, checkpoint)
+                torch.save(
+                    {"step": step, **{name: part.state_dict() for name, part in parts.items()}},
+                    checkpoint,
+                )
             if step == options.stop_after:
                 return
 

@@ -1,10 +1,13 @@
-"""Scenes with exact masks: scikit-learn's handwritten digits, many and occluding one another, on ground of nine materials.
+"""Scenes with exact masks: scikit-learn's handwritten digits, many and occluding one another, on
+ground of nine materials.
 
-    python examples/scenes.py scenes        draws 1,000 scenes to train on and 200 to test on, into a folder
-    kdcache train-student runs/teacher --data segfolder:scenes/train,classes=scenes/classes.txt ...       (see scenes.sh)
+    python examples/scenes.py scenes        draws 1,000 scenes to train on and 200 to test on, into
+    a folder kdcache train-student runs/teacher --data
+    segfolder:scenes/train,classes=scenes/classes.txt ...       (see scenes.sh)
 
-Nineteen classes, as many as Cityscapes has: the materials, told apart by grain and colour in changing light, and the digits.
-Pixels at the edge of a digit have none. `scenes:Scenes`, the source that draws, does without the folder, and takes longer.
+Nineteen classes, as many as Cityscapes has: the materials, told apart by grain and colour in
+changing light, and the digits. Pixels at the edge of a digit have none. `scenes:Scenes`, the source
+that draws, does without the folder, and takes longer.
 """
 
 import argparse
@@ -26,12 +29,15 @@ _GRAIN = (2, 5, 3, 8, 12, 6, 4, 10, 7)
 
 
 class Scenes:
-    """Scene i is drawn by a generator of its own; `split` decides which scenes and which handwriting."""
+    """Scene i is drawn by a generator of its own; `split` decides which scenes and which
+    handwriting."""
 
     task = "segmentation"
     classes = (*MATERIALS, *map(str, range(10)))
 
-    def __init__(self, split: str = "train", length: int = 2000, height: int = 160, width: int = 320) -> None:
+    def __init__(
+        self, split: str = "train", length: int = 2000, height: int = 160, width: int = 320
+    ) -> None:
         self.split, self.length, self.height, self.width = split, length, height, width
 
     def __len__(self) -> int:
@@ -44,7 +50,11 @@ class Scenes:
         ground = np.argmax([self._smooth(random, 64) for _ in MATERIALS], axis=0)
         grain = np.stack([self._smooth(random, size) for size in _GRAIN])
         texture = np.take_along_axis(grain, ground[None], axis=0)[0]
-        image = _COLOURS[ground] + 30 * texture[:, :, None] + random.normal(0, 8, (self.height, self.width, 3))
+        image = (
+            _COLOURS[ground]
+            + 30 * texture[:, :, None]
+            + random.normal(0, 8, (self.height, self.width, 3))
+        )
         mask = ground.astype(np.uint8)
         for _ in range(self.height * self.width // 5000):
             self._put_digit(random, image, mask)
@@ -53,18 +63,28 @@ class Scenes:
 
     def _smooth(self, random: np.random.Generator, size: int) -> "np.ndarray":
         """Return a field that varies over `size` pixels."""
-        coarse = random.normal(0, 1, (self.height // size + 2, self.width // size + 2)).astype(np.float32)
-        return np.asarray(Image.fromarray(coarse).resize((self.width, self.height), Image.Resampling.BICUBIC))
+        coarse = random.normal(0, 1, (self.height // size + 2, self.width // size + 2)).astype(
+            np.float32
+        )
+        return np.asarray(
+            Image.fromarray(coarse).resize((self.width, self.height), Image.Resampling.BICUBIC)
+        )
 
-    def _put_digit(self, random: np.random.Generator, image: "np.ndarray", mask: "np.ndarray") -> None:
+    def _put_digit(
+        self, random: np.random.Generator, image: "np.ndarray", mask: "np.ndarray"
+    ) -> None:
         chosen = random.integers(0, len(self._digits))
         size = int(random.integers(36, 80))
-        drawn = Image.fromarray(self._digits.data[chosen]).resize((size, size), Image.Resampling.BICUBIC)
+        drawn = Image.fromarray(self._digits.data[chosen]).resize(
+            (size, size), Image.Resampling.BICUBIC
+        )
         ink = np.asarray(drawn, np.float32) / 255
         top, left = (int(random.integers(0, side - size)) for side in mask.shape)
         box = (slice(top, top + size), slice(left, left + size))
         cover = ((ink - 0.3) / 0.2).clip(0, 1)[:, :, None]
-        image[box] += cover * (random.integers(0, 60, 3) + 196 * random.integers(0, 2) - image[box])  # dark or bright
+        image[box] += cover * (
+            random.integers(0, 60, 3) + 196 * random.integers(0, 2) - image[box]
+        )  # dark or bright
         mask[box] = np.where(ink > 0.5, len(MATERIALS) + self._digits.targets[chosen], mask[box])
         mask[box] = np.where((ink > 0.3) & (ink <= 0.5), 255, mask[box])
 
@@ -74,12 +94,15 @@ class Scenes:
 
 
 def write(folder: Path, split: str, length: int) -> None:
-    """Write scenes that are not there yet as FOLDER/SPLIT/images/0000.jpg and masks/0000.png, a mask first."""
+    """Write scenes that are not there yet as FOLDER/SPLIT/images/0000.jpg and masks/0000.png, a
+    mask first."""
     scenes = Scenes(split, length)
     for name in ("images", "masks"):
         (folder / split / name).mkdir(parents=True, exist_ok=True)
     for index in range(length):
-        image_path, mask_path = (folder / split / name for name in (f"images/{index:04}.jpg", f"masks/{index:04}.png"))
+        image_path, mask_path = (
+            folder / split / name for name in (f"images/{index:04}.jpg", f"masks/{index:04}.png")
+        )
         if not image_path.exists():
             image, mask = scenes[index]
             mask.save(mask_path)
@@ -88,7 +111,9 @@ def write(folder: Path, split: str, length: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Draw scenes into a folder for the source segfolder; go on where it stopped.")
+    parser = argparse.ArgumentParser(
+        description="Draw scenes into a folder for the source segfolder; go on where it stopped."
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=1000)
     parser.add_argument("--test", type=int, default=200)

@@ -1,6 +1,8 @@
-"""What kdcache raises: one line each that says what was wrong, the value, what is allowed and the way out.
+"""What kdcache raises: one line each that says what was wrong, the value, what is allowed and the
+way out.
 
-A cache from elsewhere may hold any text. So what a message quotes is cut, and so is the whole message.
+A cache from elsewhere may hold any text. So what a message quotes is cut, and so is the whole
+message.
 """
 
 MOST_MESSAGE = 480
@@ -111,7 +113,8 @@ class LargeObjectError(DamagedError):
 
 
 class MismatchError(CacheError):
-    """A cache or run that was made with other settings; the message prints the fields that differ."""
+    """A cache or run that was made with other settings; the message prints the fields that
+    differ."""
 
 
 class DriftError(KdcacheError):

@@ -1,4 +1,5 @@
-"""The shape vocabulary of kdcache; signatures use these names and the tests check them with beartype."""
+"""The shape vocabulary of kdcache; signatures use these names and the tests check them with
+beartype."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -20,7 +21,8 @@ Logits: TypeAlias = Float[Tensor, "rows classes"]
 """Raw class scores, one row per view, or per pixel of a map."""
 
 ViewLogits: TypeAlias = Float[Tensor, "views *sites classes"]
-"""Raw class scores of views: none but the classes for classification, (heads, height, width) before them for segmentation."""
+"""Raw class scores of views: none but the classes for classification, (heads, height, width) before
+them for segmentation."""
 
 Maps: TypeAlias = Float[Tensor, "views height width classes"]
 """Raw class scores of one head over the pixels of its map."""
@@ -68,7 +70,10 @@ class Labels(NamedTuple):
 
     def to(self, move: Callable[[Tensor], Tensor]) -> "Labels":
         """Return the labels with every tensor moved."""
-        return Labels(move(self.first), None if self.mixed is None else (move(self.mixed[0]), move(self.mixed[1])))
+        return Labels(
+            move(self.first),
+            None if self.mixed is None else (move(self.mixed[0]), move(self.mixed[1])),
+        )
 
 
 def as_size(value: Size | Sequence[int]) -> Size:

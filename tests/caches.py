@@ -14,7 +14,9 @@ from kdcache.shapes import Records
 PATTERNS = (0x01, 0x80, 0xFF)
 
 
-def manifest(codec: str | Codec = "full:dtype=float16", classes: int = 5, **changes: Any) -> Manifest:
+def manifest(
+    codec: str | Codec = "full:dtype=float16", classes: int = 5, **changes: Any
+) -> Manifest:
     opened = open_codec(codec, classes=classes) if isinstance(codec, str) else codec
     settings: dict[str, Any] = {
         "task": "classification",
@@ -27,7 +29,14 @@ def manifest(codec: str | Codec = "full:dtype=float16", classes: int = 5, **chan
             "fingerprint": "1" * 64,
             "table": {"mode": "L", "size": 8, "eval": "eval", "transforms": []},
         },
-        "teacher": {"spec": "random", "sha256": "2" * 64, "size": 8, "mean": [0.5], "std": [0.5], "precision": "float32"},
+        "teacher": {
+            "spec": "random",
+            "sha256": "2" * 64,
+            "size": 8,
+            "mean": [0.5],
+            "std": [0.5],
+            "precision": "float32",
+        },
         **record_layout(opened, 20),
         "unit_rows": 8,
         "chunk_rows": 4,
@@ -38,7 +47,8 @@ def manifest(codec: str | Codec = "full:dtype=float16", classes: int = 5, **chan
 
 
 def records(cache: Cache, seed: int, unit: int, writer: int = 0) -> Records:
-    """Return the records that `writer` computes for a unit; two writers' records are never equal."""
+    """Return the records that `writer` computes for a unit; two writers' records are never
+    equal."""
     generator = torch.Generator().manual_seed(1000 * writer + 100 * seed + unit)
     rows = len(cache.manifest.unit_range(unit))
     return cache.codec.encode(torch.randn(rows, cache.manifest.classes, generator=generator))
@@ -60,7 +70,9 @@ def flipped(data: bytes, position: int, pattern: int) -> bytes:
 def contents(path: Path) -> dict[str, tuple[bytes, int]]:
     """Return the bytes and the time of change of every file under `path`."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    return {str(file.relative_to(path)): (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+    return {
+        str(file.relative_to(path)): (file.read_bytes(), file.stat().st_mtime_ns) for file in files
+    }
 
 
 def temporaries(objects: Objects) -> list[Entry]:

@@ -1,7 +1,9 @@
-"""What the import hook puts on every function: beartype, in a context for sizes where those of a signature have names.
+"""What the import hook puts on every function: beartype, in a context for sizes where those of a
+signature have names.
 
-jaxtyping's own wrapper binds the arguments of each call to the signature once more, which took more time than all that
-was called. Functions within functions are left alone: they would be wrapped anew at each call of the outer one.
+jaxtyping's own wrapper binds the arguments of each call to the signature once more, which took more
+time than all that was called. Functions within functions are left alone: they would be wrapped anew
+at each call of the outer one.
 """
 
 from collections.abc import Callable
@@ -16,7 +18,8 @@ Checker = Callable[[Any], Any]
 
 
 def checked(*, typechecker: Checker) -> Checker:
-    """Return the decorator that checks each call of a function, and the fields of a new object of a dataclass."""
+    """Return the decorator that checks each call of a function, and the fields of a new object of a
+    dataclass."""
 
     def decorator(target: Any) -> Any:
         if isinstance(target, type):
@@ -27,7 +30,9 @@ def checked(*, typechecker: Checker) -> Checker:
             return target
         if not _names_sizes(target):
             return typechecker(target)
-        if isgeneratorfunction(target):  # it runs later, in the context of whoever asks for its items
+        if isgeneratorfunction(
+            target
+        ):  # it runs later, in the context of whoever asks for its items
             return jaxtyped(target, typechecker=typechecker)
         function = typechecker(target)
 
@@ -46,10 +51,15 @@ def _names_sizes(function: Any) -> bool:
 
 
 def _has_shape(annotation: Any) -> bool:
-    """Tell whether an array's shape is somewhere in an annotation; one that is still a string may hold one."""
-    if isinstance(annotation, (str, ForwardRef)) or (isinstance(annotation, type) and issubclass(annotation, AbstractArray)):
+    """Tell whether an array's shape is somewhere in an annotation; one that is still a string may
+    hold one."""
+    if isinstance(annotation, (str, ForwardRef)) or (
+        isinstance(annotation, type) and issubclass(annotation, AbstractArray)
+    ):
         return True
     if get_origin(annotation) is Literal:
         return False
-    parts = annotation if isinstance(annotation, list) else get_args(annotation)  # a list: the arguments of a Callable
+    parts = (
+        annotation if isinstance(annotation, list) else get_args(annotation)
+    )  # a list: the arguments of a Callable
     return any(map(_has_shape, parts))

@@ -1,6 +1,7 @@
 """What all tests share: shape checks, Hypothesis' profile, and a folder of their own for slabs.
 
-Shapes in signatures are checked here and nowhere else: the hook wraps each function of the package as it is imported.
+Shapes in signatures are checked here and nowhere else: the hook wraps each function of the package
+as it is imported.
 """
 
 import os
@@ -14,7 +15,8 @@ import torch
 from checked import checked
 from hypothesis import settings
 
-# beartype looks at random items of containers, and would draw them from the generator that views are drawn from, in whichever
+# beartype looks at random items of containers, and would draw them from the generator that views
+# are drawn from, in whichever
 # thread: it gets a generator of its own
 with pytest.MonkeyPatch.context() as patch:
     patch.setattr(random, "getrandbits", random.Random(0).getrandbits)
@@ -25,13 +27,15 @@ with pytest.MonkeyPatch.context() as patch:
 # the numeric tower is PEP 484's: an int passes for a float
 jaxtyping.jaxtyped = checked  # what the hook puts on every function
 jaxtyping.install_import_hook(
-    "kdcache", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True, violation_type=TypeError))"
+    "kdcache",
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True, violation_type=TypeError))",
 )
 
 settings.register_profile("kdcache", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("kdcache")
 
-# The models are tiny: threads cost more than they bring. Subprocesses do the same, for sums depend on the number of threads.
+# The models are tiny: threads cost more than they bring. Subprocesses do the same, for sums depend
+# on the number of threads.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -41,7 +45,9 @@ def slab_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the slabs of the tests' caches in a temporary folder, also in subprocesses."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDCACHE_HOME", str(tmp_path_factory.mktemp("home")))
-        if "nursery" in sys.modules:  # before a loader starts the one fork server, which would have imported nothing
+        if (
+            "nursery" in sys.modules
+        ):  # before a loader starts the one fork server, which would have imported nothing
             sys.modules["nursery"].fork_server()
         yield
 

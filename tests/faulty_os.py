@@ -1,4 +1,5 @@
-"""An operating system that fails: calls that raise, write too little or never return, and power cuts before a sync."""
+"""An operating system that fails: calls that raise, write too little or never return, and power
+cuts before a sync."""
 
 import errno
 import os
@@ -32,7 +33,8 @@ class Fault(NamedTuple):
     number: int
     """Of the call among those that the kind befalls, from 0."""
     kind: str
-    """`short` (a write of half), `kill` (neither this call nor another returns), or the name of an error."""
+    """`short` (a write of half), `kill` (neither this call nor another returns), or the name of an
+    error."""
     is_done: bool = False
     """Whether the call takes effect before it fails, as where a file server's answer is lost."""
 
@@ -44,7 +46,9 @@ class KilledError(BaseException):
 class FaultyOS:
     """The calls on files below `root`; syncing is not done but kept in mind."""
 
-    def __init__(self, root: Path, *, has_links: bool = True, befalls: Sequence[str] = CALLS) -> None:
+    def __init__(
+        self, root: Path, *, has_links: bool = True, befalls: Sequence[str] = CALLS
+    ) -> None:
         self.root, self.has_links, self.befalls = root, has_links, befalls
         self.linked: dict[Path, bytes] = {}
         """Every object that was given its name, as it was then."""
@@ -55,12 +59,15 @@ class FaultyOS:
 
     @contextmanager
     def running(self, fault: Fault | None = None) -> Iterator[None]:
-        """Let the calls of the block go through this, with a fault; a process that is killed ends the block."""
+        """Let the calls of the block go through this, with a fault; a process that is killed ends
+        the block."""
         self.num_calls, self._fault, self._is_dead = 0, fault, False
         homes = {name: rename if name == "rename_new" else os for name in CALLS}
         with ExitStack() as stack:
             for name, home in homes.items():
-                stack.enter_context(patch.object(home, name, self._faulty(name, getattr(home, name))))
+                stack.enter_context(
+                    patch.object(home, name, self._faulty(name, getattr(home, name)))
+                )
             with suppress(KilledError):
                 yield
         self._paths.clear()
@@ -68,11 +75,20 @@ class FaultyOS:
     def is_durable(self, path: Path) -> bool:
         """Return whether a power cut would leave `path`."""
         names = {path, *path.parents}
-        return path.exists() and not names & self._new_names and path.stat().st_ino not in self._unsynced
+        return (
+            path.exists()
+            and not names & self._new_names
+            and path.stat().st_ino not in self._unsynced
+        )
 
     def cut_power(self, is_lost: Callable[[], bool]) -> None:
-        """Lose what is not synced: each new name or none, as `is_lost` says, and the bytes of files."""
-        for path in [path for path in self.root.rglob("*") if path.is_file() and path.stat().st_ino in self._unsynced]:
+        """Lose what is not synced: each new name or none, as `is_lost` says, and the bytes of
+        files."""
+        for path in [
+            path
+            for path in self.root.rglob("*")
+            if path.is_file() and path.stat().st_ino in self._unsynced
+        ]:
             path.write_bytes(bytes(path.stat().st_size))
         for path in sorted(self._new_names):
             if path.exists() and is_lost():
@@ -88,7 +104,11 @@ class FaultyOS:
                 if name == "open":
                     self._paths.pop(result, None)
                 return result
-            return self._call(name, lambda *short: self._done(name, real, path, (first, *(short or others)), named), others)
+            return self._call(
+                name,
+                lambda *short: self._done(name, real, path, (first, *(short or others)), named),
+                others,
+            )
 
         return call
 
@@ -112,7 +132,14 @@ class FaultyOS:
         code = getattr(errno, fault.kind)
         raise OSError(code, os.strerror(code))
 
-    def _done(self, name: str, real: Callable[..., Any], path: Path, arguments: tuple[Any, ...], named: Any) -> Any:
+    def _done(
+        self,
+        name: str,
+        real: Callable[..., Any],
+        path: Path,
+        arguments: tuple[Any, ...],
+        named: Any,
+    ) -> Any:
         if name == "fsync":
             self._sync(path)
             return None

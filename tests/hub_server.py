@@ -1,4 +1,5 @@
-"""A small stand-in for the hub: data sets with revisions, as huggingface_hub asks for them; files go in small, never as LFS."""
+"""A small stand-in for the hub: data sets with revisions, as huggingface_hub asks for them; files
+go in small, never as LFS."""
 
 import base64
 import hashlib
@@ -28,7 +29,13 @@ class HubServer(ThreadingHTTPServer):
 
     def files(self, repo: str, revision: str) -> dict[str, bytes] | None:
         versions = self.repos[repo]
-        number = len(versions) - 1 if revision == "main" else int(revision, 16) if len(revision) == 40 else -1
+        number = (
+            len(versions) - 1
+            if revision == "main"
+            else int(revision, 16)
+            if len(revision) == 40
+            else -1
+        )
         return versions[number] if 0 <= number < len(versions) else None
 
 
@@ -63,7 +70,11 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path).path.strip("/").split("/")
         if parts[:3] == ["api", "repos", "create"]:
             asked = json.loads(body)
-            name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            name = (
+                f"{asked['organization']}/{asked['name']}"
+                if asked.get("organization")
+                else asked["name"]
+            )
             status = 409 if name in self.server.repos else 200
             self.server.repos.setdefault(name, [{".gitattributes": b"*.bin filter=lfs\n"}])
             self._answer(status, {"url": f"{self.server.url}/datasets/{name}"})
@@ -71,22 +82,37 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, {"errors": [], "warnings": []})
         elif parts[4] == "preupload":
             files = [
-                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
             ]
             self._answer(200, {"files": files})
         elif parts[4] == "commit":
             self._commit("/".join(parts[2:4]), [json.loads(line) for line in body.splitlines()])
 
     def _commit(self, repo: str, lines: list[dict[str, Any]]) -> None:
-        if self.server.fails_after is not None and len(self.server.commits) >= self.server.fails_after:
+        if (
+            self.server.fails_after is not None
+            and len(self.server.commits) >= self.server.fails_after
+        ):
             self._answer(403, {"error": "no more"})
             return
-        files = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"}
+        files = {
+            line["value"]["path"]: base64.b64decode(line["value"]["content"])
+            for line in lines
+            if line["key"] == "file"
+        }
         self.server.commits.append(sorted(files))
         versions = self.server.repos[repo]
         versions.append({**versions[-1], **files})
         sha = f"{len(versions) - 1:040x}"
-        self._answer(200, {"commitOid": sha, "commitUrl": f"{self.server.url}/datasets/{repo}/commit/{sha}", "success": True})
+        self._answer(
+            200,
+            {
+                "commitOid": sha,
+                "commitUrl": f"{self.server.url}/datasets/{repo}/commit/{sha}",
+                "success": True,
+            },
+        )
 
     def _describe(self, repo: str, verb: str = "revision", revision: str = "main") -> None:
         files = self.server.files(repo, revision) if repo in self.server.repos else None
@@ -95,11 +121,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, {}, {"X-Error-Code": what})
         elif verb == "tree":
             self._answer(
-                200, [{"type": "file", "path": key, "size": len(data), "oid": _blob(data)} for key, data in files.items()]
+                200,
+                [
+                    {"type": "file", "path": key, "size": len(data), "oid": _blob(data)}
+                    for key, data in files.items()
+                ],
             )
         else:
             number = len(self.server.repos[repo]) - 1 if revision == "main" else int(revision, 16)
-            self._answer(200, {"id": repo, "sha": f"{number:040x}", "private": False, "tags": [], "siblings": []})
+            self._answer(
+                200,
+                {"id": repo, "sha": f"{number:040x}", "private": False, "tags": [], "siblings": []},
+            )
 
     def _resolve(self, repo: str, revision: str, key: str) -> None:
         data = (self.server.files(repo, revision) or {}).get(key)
@@ -111,7 +144,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response_only(status)
-        for name, value in {"Content-Type": "application/json", **(headers or {}), "Content-Length": str(len(body))}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            **(headers or {}),
+            "Content-Length": str(len(body)),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":

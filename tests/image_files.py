@@ -42,12 +42,16 @@ def write_tar(path: Path, members: Mapping[str, bytes], *, form: int = tarfile.P
 
 
 def write_shards(root: Path, *counts: int, classes: int = 3) -> Path:
-    """Write 00.tar, 01.tar, ... of that many samples each; sample i of all has level i and class i mod `classes`."""
+    """Write 00.tar, 01.tar, ... of that many samples each; sample i of all has level i and class i
+    mod `classes`."""
     index = 0
     for shard, count in enumerate(counts):
         members = {}
         for _ in range(count):
-            members |= {f"{index:04d}.png": picture(index), f"{index:04d}.cls": str(index % classes).encode()}
+            members |= {
+                f"{index:04d}.png": picture(index),
+                f"{index:04d}.cls": str(index % classes).encode(),
+            }
             index += 1
         write_tar(root / f"{shard:02d}.tar", members)
     return root

@@ -32,7 +32,14 @@ brightness = 0.3
 
 
 def made(path: Path, recipe: str, **changes: Any) -> dict[str, Any]:
-    settings = {"data": DATA, "teacher": TEACHER, "recipe": recipe, "seeds": "0:1", "batch_size": 16, "unit_rows": 16}
+    settings = {
+        "data": DATA,
+        "teacher": TEACHER,
+        "recipe": recipe,
+        "seeds": "0:1",
+        "batch_size": 16,
+        "unit_rows": 16,
+    }
     return dump(path, **{**settings, **changes})
 
 

@@ -1,6 +1,7 @@
 """Processes that are children of a fork server: a fresh Python would take seconds each.
 
-There is one server in a process of tests, since there is one in multiprocessing; it imports everything before the first child.
+There is one server in a process of tests, since there is one in multiprocessing; it imports
+everything before the first child.
 """
 
 import multiprocessing
@@ -31,7 +32,13 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 4,
 }
 UNITS = [(seed, unit) for seed in range(3) for unit in range(30)]
-IMPORTED = ["nursery", "tiny_models", "kdcache.tools.recode", "kdcache_cli.commands", "sklearn.datasets"]
+IMPORTED = [
+    "nursery",
+    "tiny_models",
+    "kdcache.tools.recode",
+    "kdcache_cli.commands",
+    "sklearn.datasets",
+]
 """What children need; `nursery` and `kdcache.tools.recode` bring the library."""
 
 
@@ -57,15 +64,20 @@ def take(environment: dict[str, str]) -> None:
     os.environ.update(environment)
 
 
-def started(path: Path | str, environment: dict[str, str] | None = None, **changes: Any) -> ForkServerProcess:
+def started(
+    path: Path | str, environment: dict[str, str] | None = None, **changes: Any
+) -> ForkServerProcess:
     """Return the process of a dump, which has just begun."""
-    process = fork_server().Process(target=_dump, args=(path, {**os.environ, **(environment or {})}, {**SETTINGS, **changes}))
+    process = fork_server().Process(
+        target=_dump, args=(path, {**os.environ, **(environment or {})}, {**SETTINGS, **changes})
+    )
     process.start()
     return process
 
 
 class Program:
-    """A function in a process, and a group, of its own, which has just begun; what it prints goes to files."""
+    """A function in a process, and a group, of its own, which has just begun; what it prints goes
+    to files."""
 
     def __init__(
         self,
@@ -77,7 +89,13 @@ class Program:
     ) -> None:
         """Start it; `method` is how it starts children of its own."""
         self._files = [folder / f"{uuid.uuid4()}.{name}" for name in ("out", "err")]
-        everything = (function, arguments, self._files, method, {**os.environ, "PYTHONPATH": _search(), **(environment or {})})
+        everything = (
+            function,
+            arguments,
+            self._files,
+            method,
+            {**os.environ, "PYTHONPATH": _search(), **(environment or {})},
+        )
         self.process = fork_server().Process(target=_program, args=everything)
         self.process.start()
 
@@ -90,7 +108,8 @@ class Program:
         os.kill(self.process.pid, number)
 
     def stop_all(self, number: int) -> None:
-        """Send a signal to its group, as terminals and schedulers do: to it and to all that it has started."""
+        """Send a signal to its group, as terminals and schedulers do: to it and to all that it has
+        started."""
         assert self.process.pid is not None
         os.killpg(self.process.pid, number)
 
@@ -131,7 +150,15 @@ def command(
 ) -> Program:
     """Start a command of kdcache; with `processes` in as many at once, as torchrun starts them."""
     if processes:
-        return Program(_launched, words, processes, restarts, folder=folder, environment=environment, method=method)
+        return Program(
+            _launched,
+            words,
+            processes,
+            restarts,
+            folder=folder,
+            environment=environment,
+            method=method,
+        )
     return Program(_main, words, folder=folder, environment=environment, method=method)
 
 
@@ -160,21 +187,38 @@ def _dump(path: Path | str, environment: dict[str, str], settings: dict[str, Any
     dump(path, **settings)
 
 
-def _program(function: Callable[..., Any], arguments: Any, files: list[Path], method: str, environment: dict[str, str]) -> None:
+def _program(
+    function: Callable[..., Any],
+    arguments: Any,
+    files: list[Path],
+    method: str,
+    environment: dict[str, str],
+) -> None:
     take(environment)
     os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where the tests run in the background
     for descriptor, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     multiprocessing.set_start_method(method, force=True)
-    multiprocessing.set_forkserver_preload(IMPORTED)  # its loader workers are children of a server of its own
+    multiprocessing.set_forkserver_preload(
+        IMPORTED
+    )  # its loader workers are children of a server of its own
     function(*arguments)
 
 
 def _launched(words: Sequence[str], processes: int, restarts: int) -> None:
     """Do all that torchrun does, but that its processes are forks of this one."""
-    places = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": str(uuid.uuid4()), "start_method": "fork"}
-    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, max_restarts=restarts, **places)
+    places = {
+        "rdzv_backend": "c10d",
+        "rdzv_endpoint": "localhost:0",
+        "run_id": str(uuid.uuid4()),
+        "start_method": "fork",
+    }
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=processes, max_restarts=restarts, **places
+    )
     elastic_launch(config, _main)(words)
 
 

@@ -34,12 +34,24 @@ LONG: dict[str, Any] = {
 
 
 def dump(path: Path | str, **changes: Any) -> dict[str, Any]:
-    settings = {"data": "digits:train", "teacher": f"{CONV},seed=7", "recipe": "digits", "seeds": "0:2", "batch_size": 128}
+    settings = {
+        "data": "digits:train",
+        "teacher": f"{CONV},seed=7",
+        "recipe": "digits",
+        "seeds": "0:2",
+        "batch_size": 128,
+    }
     return dump_teacher(DumpConfig(cache=str(path), compute=IN_PROCESS, **{**settings, **changes}))
 
 
 def train_config(run: Path, **changes: Any) -> TrainConfig:
-    settings: dict[str, Any] = {"data": "digits:train", "student": MLP, "epochs": 2, "batch_size": 128, "log_steps": 1}
+    settings: dict[str, Any] = {
+        "data": "digits:train",
+        "student": MLP,
+        "epochs": 2,
+        "batch_size": 128,
+        "log_steps": 1,
+    }
     settings |= {"optimizer": OptimizerConfig(lr=0.05), "compute": IN_PROCESS}
     return TrainConfig(run=str(run), **{**settings, **changes})
 

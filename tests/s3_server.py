@@ -1,4 +1,5 @@
-"""A real S3 server in a process of its own, and a proxy before it that loses, delays, repeats and refuses."""
+"""A real S3 server in a process of its own, and a proxy before it that loses, delays, repeats and
+refuses."""
 
 import http.client
 import os
@@ -19,15 +20,28 @@ Fault = Callable[[str, str, int], str | None]
 
 - `drop`: do it and lose the response, `mute`: do it and never answer, `hang`: never answer, undone
 - `late`: do it after a second, `repeat`: do it twice, `wrong`: give another body of the same length
-- `refuse` (503), `deny` (403), `skew` (403 of a clock), `conflict` (409 of two writers), `taken` (412), `removed` (404): undone
+- `refuse` (503), `deny` (403), `skew` (403 of a clock), `conflict` (409 of two writers), `taken`
+  (412), `removed` (404): undone
 - `regret`: do it and say 500
 - `careless`: do it as if no condition had been asked for
 """
 _CODES = {
-    "skew": (403, "RequestTimeTooSkewed", "The difference between the request time and the current time is too large."),
-    "taken": (412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold."),
+    "skew": (
+        403,
+        "RequestTimeTooSkewed",
+        "The difference between the request time and the current time is too large.",
+    ),
+    "taken": (
+        412,
+        "PreconditionFailed",
+        "At least one of the pre-conditions you specified did not hold.",
+    ),
     "removed": (404, "NoSuchKey", "The specified key does not exist."),
-    "conflict": (409, "ConditionalRequestConflict", "The conditional request cannot succeed due to a conflicting operation."),
+    "conflict": (
+        409,
+        "ConditionalRequestConflict",
+        "The conditional request cannot succeed due to a conflicting operation.",
+    ),
 }
 
 
@@ -142,7 +156,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _upstream(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.server.upstream)
         try:
-            headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
+            headers = {
+                name: value for name, value in self.headers.items() if name.lower() != "connection"
+            }
             connection.request(self.command, self.path, body, headers)
             response = connection.getresponse()
             return response.status, dict(response.getheaders()), response.read()
@@ -154,7 +170,11 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             if name.lower() not in ("transfer-encoding", "connection", "content-length"):
                 self.send_header(name, value)
-        length = headers.get("Content-Length", headers.get("content-length", "0")) if self.command == "HEAD" else str(len(body))
+        length = (
+            headers.get("Content-Length", headers.get("content-length", "0"))
+            if self.command == "HEAD"
+            else str(len(body))
+        )
         self.send_header("Content-Length", length)
         self.end_headers()
         if self.command != "HEAD":
@@ -174,7 +194,9 @@ def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
             return
         except OSError:
             time.sleep(0.05)
-    raise RuntimeError(f"the S3 server did not start (exit code {process.poll()}); is moto[server] installed?")
+    raise RuntimeError(
+        f"the S3 server did not start (exit code {process.poll()}); is moto[server] installed?"
+    )
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""Small data sets of images with masks, in memory and in the folder layouts of Cityscapes, VOC and `segfolder`."""
+"""Small data sets of images with masks, in memory and in the folder layouts of Cityscapes, VOC and
+`segfolder`."""
 
 from pathlib import Path
 
@@ -9,7 +10,8 @@ CITIES = {"zurich": 2, "aachen": 3}
 
 
 class Shapes:
-    """Pictures whose pixels say their class: the red channel is 40 times the class, the others are noise.
+    """Pictures whose pixels say their class: the red channel is 40 times the class, the others are
+    noise.
 
     The mask of sample i has blocks of 5 classes; those of class 4 are ignored.
     """
@@ -28,10 +30,14 @@ class Shapes:
         mask = blocks.repeat(8, 0).repeat(8, 1)[: self.height, : self.width]
         noise = random.integers(0, 256, (self.height, self.width, 2), dtype=np.uint8)
         image = np.concatenate([40 * mask[:, :, None], noise], axis=2)
-        return Image.fromarray(image), Image.fromarray(np.where(mask == 4, 255, mask).astype(np.uint8))
+        return Image.fromarray(image), Image.fromarray(
+            np.where(mask == 4, 255, mask).astype(np.uint8)
+        )
 
 
-def write_pair(image: Path, mask: Path, ids: "np.ndarray | list[list[int]]", mode: str = "L") -> None:
+def write_pair(
+    image: Path, mask: Path, ids: "np.ndarray | list[list[int]]", mode: str = "L"
+) -> None:
     """Write a noise image and a mask of these ids."""
     array = np.array(ids, np.uint8)
     for path in (image, mask):
@@ -45,7 +51,8 @@ def write_pair(image: Path, mask: Path, ids: "np.ndarray | list[list[int]]", mod
 
 
 def write_cityscapes(root: Path, height: int = 6, width: int = 8) -> Path:
-    """Write two cities of Cityscapes' layout; the ids of a mask are those from 0 to 33, in order."""
+    """Write two cities of Cityscapes' layout; the ids of a mask are those from 0 to 33, in
+    order."""
     for city, count in CITIES.items():
         for index in range(count):
             name = f"{city}_{index:06d}_000019"
@@ -63,7 +70,12 @@ def write_voc(root: Path, count: int = 3, height: int = 5, width: int = 7) -> Pa
     names = [f"2007_{index:06d}" for index in range(count)]
     ids = np.resize([0, 1, 20, 255], (height, width))
     for name in names:
-        write_pair(folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClass" / f"{name}.png", ids, "P")
+        write_pair(
+            folder / "JPEGImages" / f"{name}.jpg",
+            folder / "SegmentationClass" / f"{name}.png",
+            ids,
+            "P",
+        )
     lists = folder / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
     for split in ("train", "val"):

@@ -1,4 +1,5 @@
-"""The benchmarks run: on next to nothing, so that the numbers mean nothing here, but on the product as it is."""
+"""The benchmarks run: on next to nothing, so that the numbers mean nothing here, but on the product
+as it is."""
 
 import json
 from pathlib import Path
@@ -25,18 +26,35 @@ def benchmark(folder: Path, name: str, *words: str) -> str:
     ("name", "words", "keys"),
     [
         ("epoch", [*TINY, *MODELS], ["full", "topk", "ideal"]),
-        ("dump", [*TINY, "--heavy", "test_resnet", "--light", "test_vit"], ["test_resnet", "test_vit"]),
-        ("views", ["--views", "4", "--batch", "4", "--repetitions", "1"], ["eval-whole", "imagenet-b3", "decodes_per_view"]),
+        (
+            "dump",
+            [*TINY, "--heavy", "test_resnet", "--light", "test_vit"],
+            ["test_resnet", "test_vit"],
+        ),
+        (
+            "views",
+            ["--views", "4", "--batch", "4", "--repetitions", "1"],
+            ["eval-whole", "imagenet-b3", "decodes_per_view"],
+        ),
     ],
 )
-def test_a_benchmark_of_whole_commands_runs(tmp_path: Path, name: str, words: list[str], keys: list[str]) -> None:
+def test_a_benchmark_of_whole_commands_runs(
+    tmp_path: Path, name: str, words: list[str], keys: list[str]
+) -> None:
     result: dict[str, Any] = json.loads(benchmark(tmp_path, name, *words, "--json"))
-    assert set(keys) <= set(json.dumps(result).replace('"', " ").split()) and result["machine"]["cores"]
+    assert (
+        set(keys) <= set(json.dumps(result).replace('"', " ").split())
+        and result["machine"]["cores"]
+    )
 
 
 @pytest.mark.slow
 def test_large_caches_are_simulated(tmp_path: Path) -> None:
-    result = json.loads(benchmark(tmp_path, "scale", "--rows", "40000", "--seeds", "20", "--unit-rows", "1000", "--json"))
+    result = json.loads(
+        benchmark(
+            tmp_path, "scale", "--rows", "40000", "--seeds", "20", "--unit-rows", "1000", "--json"
+        )
+    )
     cases = [case for name, case in result.items() if name != "machine"]
     assert all(case["open"]["objects"] == 1 and "heads" not in case["open"] for case in cases)
     assert [case["commits of a seed"]["commits"] for case in cases] == [40, 4, 40, 10]
@@ -48,7 +66,9 @@ def test_codecs_are_timed_and_measured_over_splits(tmp_path: Path) -> None:
     head, features = generator.normal(size=(120, 8)), generator.normal(size=(700, 8))
     student = (features + generator.normal(size=features.shape)) @ head.T
     path = tmp_path / "logits.npz"
-    np.savez(path, teacher=features @ head.T, student=student, image_id=np.arange(700) // 7, head=head)
+    np.savez(
+        path, teacher=features @ head.T, student=student, image_id=np.arange(700) // 7, head=head
+    )
     speed = json.loads(benchmark(tmp_path, "codecs", str(path), "--repetitions", "1", "--json"))
     assert speed["codecs"]["lowrank:step=2.0"]["encode_views_per_second"]["min"] > 0
     words = ("--splits", "2", "--codec", "lowrank:bytes=8", "--without-head", "--json")
@@ -59,11 +79,35 @@ def test_codecs_are_timed_and_measured_over_splits(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_students_of_a_stack_are_those_trained_alone(tmp_path: Path) -> None:
-    """The training study rests on it: its students train side by side, and must be those of `train-student`."""
+    """The training study rests on it: its students train side by side, and must be those of
+    `train-student`."""
     dump(tmp_path / "cache", data="tiny_models:few_digits", codec="full:dtype=float32", seeds="0:2")
-    data = ["--data", "tiny_models:few_digits", "--eval-data", "tiny_models:few_digits", "--cache", str(tmp_path / "cache")]
-    student = ["--student", "tiny_models:perceptron,mean=0.5,std=0.25", "--out", str(tmp_path / "out")]
-    few = ["--codecs", "full:dtype=float32", "--taus", "4", "--epochs", "1", "--batch", "32", "--lr", "0.02"]
+    data = [
+        "--data",
+        "tiny_models:few_digits",
+        "--eval-data",
+        "tiny_models:few_digits",
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
+    student = [
+        "--student",
+        "tiny_models:perceptron,mean=0.5,std=0.25",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    few = [
+        "--codecs",
+        "full:dtype=float32",
+        "--taus",
+        "4",
+        "--epochs",
+        "1",
+        "--batch",
+        "32",
+        "--lr",
+        "0.02",
+    ]
     lines = benchmark(tmp_path, "training_study", *data, *student, *few, "--check").splitlines()
     lines = [line for line in lines if "alone" in line]
     assert len(lines) == 3, "labels only, DIST and KL"
@@ -75,10 +119,22 @@ def test_students_of_a_stack_are_those_trained_alone(tmp_path: Path) -> None:
 def test_reading_and_epochs_of_maps_are_measured(tmp_path: Path) -> None:
     recipe = tmp_path / "small.toml"
     recipe.write_text(
-        'mode = "RGB"\nsize = [16, 24]\neval = "segmentation-eval"\n[[transforms]]\nname = "RandomCrop"\nsize = "input"\n'
+        'mode = "RGB"\nsize = [16, 24]\neval = "segmentation-eval"\n[[transforms]]\nname ='
+        ' "RandomCrop"\nsize = "input"\n'
     )
-    settings: dict[str, Any] = {"data": "segmentation_files:Shapes", "teacher": "tiny_models:segmenter", "recipe": str(recipe)}
-    dump(tmp_path / "cache", **settings, codec="full:dtype=float32", seeds="0:2", unit_rows=4, batch_size=4)
+    settings: dict[str, Any] = {
+        "data": "segmentation_files:Shapes",
+        "teacher": "tiny_models:segmenter",
+        "recipe": str(recipe),
+    }
+    dump(
+        tmp_path / "cache",
+        **settings,
+        codec="full:dtype=float32",
+        seeds="0:2",
+        unit_rows=4,
+        batch_size=4,
+    )
     words = (
         str(tmp_path / "cache"),
         "--student",

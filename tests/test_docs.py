@@ -31,7 +31,11 @@ from kdcache.views import load_recipe
 from kdcache_cli.commands import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = [path for folder in (".", "docs", "benchmarks", "examples") for path in sorted((ROOT / folder).glob("*.md"))]
+PAGES = [
+    path
+    for folder in (".", "docs", "benchmarks", "examples")
+    for path in sorted((ROOT / folder).glob("*.md"))
+]
 README, GUIDE = ROOT / "README.md", ROOT / "docs" / "guide.md"
 
 
@@ -41,7 +45,9 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands(page: Path) -> list[list[str]]:
     """Return the words of every kdcache command in the page's shell blocks."""
-    lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    lines = [
+        line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()
+    ]
     parts = [part.strip() for line in lines for part in re.split(r"&&|\|\|", line)]
     return [shlex.split(part, comments=True)[1:] for part in parts if part.startswith("kdcache ")]
 
@@ -59,7 +65,11 @@ def test_every_command_and_option_is_documented() -> None:
         context = click.Context(command)
         for option in command.get_params(context):
             if isinstance(option, click.Option) and "--help" not in option.opts:
-                key = option.name.replace("as_json", "json").replace("settings", "set").replace("file", "config")
+                key = (
+                    option.name.replace("as_json", "json")
+                    .replace("settings", "set")
+                    .replace("file", "config")
+                )
                 known = f"--{key.replace('_', '-')}" in shown or key.split("__")[-1] in shown
                 assert known, f"{name}: {option.opts} is in neither README.md nor docs/guide.md"
 
@@ -72,7 +82,9 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert path.exists(), f"{page.name}: {target}"
         if anchor:
             headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
-            slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            slugs = [
+                re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings
+            ]
             assert anchor in slugs, f"{page.name}: {target}"
 
 
@@ -96,13 +108,19 @@ def test_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     names: dict[str, Any] = {}
     for code in blocks(GUIDE, "python"):
         exec(code, names)
-    assert set(names["scores"]) == {"top1", "top5", "eval_loss"} and names["state"]["loader"]["epoch"] == 1
+    assert (
+        set(names["scores"]) == {"top1", "top5", "eval_loss"}
+        and names["state"]["loader"]["epoch"] == 1
+    )
     assert names["student_logits"].grad.abs().sum() > 0  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("page", [README, GUIDE], ids=lambda page: page.name)
-def test_the_pipeline_runs_as_it_is_written(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the page's commands on an own data set, with small models and few epochs in the place of the large ones."""
+def test_the_pipeline_runs_as_it_is_written(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run the page's commands on an own data set, with small models and few epochs in the place of
+    the large ones."""
     monkeypatch.chdir(tmp_path)
     generator = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 6)):
@@ -110,11 +128,16 @@ def test_the_pipeline_runs_as_it_is_written(page: Path, tmp_path: Path, monkeypa
             image = tmp_path / "data" / split / f"class{index % 3}" / f"{index}.jpeg"
             image.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(generator.integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(image)
-    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), tmp_path / "teacher.safetensors")
+    save_file(
+        timm.create_model("test_resnet", num_classes=3).state_dict(),
+        tmp_path / "teacher.safetensors",
+    )
     write_cityscapes(tmp_path / "data" / "cityscapes")
     smaller = {
         "/data/": "data/",
-        "torchvision:deeplabv3_resnet101,weights=teacher.safetensors,aux_loss=true": "tiny_models:segmenter,classes=19",
+        "torchvision:deeplabv3_resnet101,weights=teacher.safetensors,aux_loss=true": (
+            "tiny_models:segmenter,classes=19"
+        ),
         "timm:resnet18,output_stride=8": "tiny_models:segmenter,classes=19,seed=1",
         "gamma=1 --epochs 100": "gamma=1 --epochs 1 --batch-size 5 --workers 0",
         "timm:resnet50,pretrained=true": "timm:test_resnet,weights=teacher.safetensors",
@@ -122,13 +145,17 @@ def test_the_pipeline_runs_as_it_is_written(page: Path, tmp_path: Path, monkeypa
         "topk:k=16": "topk:k=2",
         "topk:k=4": "topk:k=1",
         "0:128117": "0:4",
-        "--batch-size 256": "--batch-size 4 --workers 0 --codec full:dtype=uint8 --codec lowrank:step=1",
+        "--batch-size 256": (
+            "--batch-size 4 --workers 0 --codec full:dtype=uint8 --codec lowrank:step=1"
+        ),
         "--epochs 100": "--epochs 2 --batch-size 6 --workers 0",
     }
     ran = []
     for words in commands(page):
         line = shlex.join(words)
-        if words[0] == "quickstart" or "--config" in words or any("://" in word for word in words):  # no bucket or hub here
+        if (
+            words[0] == "quickstart" or "--config" in words or any("://" in word for word in words)
+        ):  # no bucket or hub here
             continue
         for large, small in smaller.items():
             line = line.replace(large, small)
@@ -146,8 +173,12 @@ def write_cifar100(root: Path) -> None:
     folder.mkdir(parents=True)
     for split, count in (("train", 12), ("test", 6)):
         pixels = generator.integers(0, 256, (count, 3 * 32 * 32), dtype=np.uint8)
-        (folder / split).write_bytes(pickle.dumps({"data": pixels, "fine_labels": list(range(count))}))
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"class {number}" for number in range(100)]}))
+        (folder / split).write_bytes(
+            pickle.dumps({"data": pixels, "fine_labels": list(range(count))})
+        )
+    (folder / "meta").write_bytes(
+        pickle.dumps({"fine_label_names": [f"class {number}" for number in range(100)]})
+    )
 
 
 def write_imagenet(root: Path) -> None:
@@ -157,19 +188,25 @@ def write_imagenet(root: Path) -> None:
         for index in range(count):
             image = root / split / f"n0144000{index % 3}" / f"n0144000{index % 3}_{index}.JPEG"
             image.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(generator.integers(0, 256, (260, 300, 3), dtype=np.uint8)).save(image, "JPEG")
+            Image.fromarray(generator.integers(0, 256, (260, 300, 3), dtype=np.uint8)).save(
+                image, "JPEG"
+            )
 
 
 SMALLER = {
     "/data/": "data/",
     "torchvision:deeplabv3_resnet101,aux_loss=true": "tiny_models:segmenter,stride=8,classes=19",
     ",weights=deeplabv3-r101-cityscapes.pth": "",
-    "torchvision:deeplabv3_resnet101,weights=COCO_WITH_VOC_LABELS_V1": "tiny_models:segmenter,stride=8,classes=21",
+    "torchvision:deeplabv3_resnet101,weights=COCO_WITH_VOC_LABELS_V1": (
+        "tiny_models:segmenter,stride=8,classes=21"
+    ),
     "torchvision:deeplabv3_mobilenet_v3_large,weights_backbone=DEFAULT": "SEGMENTER",
     "timm:resnet18,output_stride=8,pretrained=true": "SEGMENTER",
     "torchvision:resnet34,weights=IMAGENET1K_V1": "timm:test_resnet,weights=teacher.safetensors",
     "timm:resnet50.a1_in1k,pretrained=true": "timm:test_resnet,weights=teacher.safetensors",
-    "timm:swin_large_patch4_window7_224.ms_in22k_ft_in1k,pretrained=true": "timm:test_resnet,weights=teacher.safetensors",
+    "timm:swin_large_patch4_window7_224.ms_in22k_ft_in1k,pretrained=true": (
+        "timm:test_resnet,weights=teacher.safetensors"
+    ),
     "timm:resnet18": "timm:test_resnet",
     "timm:efficientnet_b0": "timm:test_efficientnet",
     "timm:swin_tiny_patch4_window7_224": "timm:test_vit",
@@ -180,7 +217,8 @@ SMALLER = {
 
 
 def test_the_papers_recipes_can_be_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plan each command of the page on a small folder of the same layout; dump one seed for the trainings that need a cache."""
+    """Plan each command of the page on a small folder of the same layout; dump one seed for the
+    trainings that need a cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     monkeypatch.setattr(cifar, "check_integrity", lambda *file: True)
@@ -188,8 +226,13 @@ def test_the_papers_recipes_can_be_planned(tmp_path: Path, monkeypatch: pytest.M
     write_imagenet(tmp_path / "data" / "imagenet")
     write_cityscapes(tmp_path / "data" / "cityscapes", 64, 128)
     write_voc(tmp_path / "data" / "voc", 4, 60, 80)
-    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), tmp_path / "teacher.safetensors")
-    teacher = open_model("cifar_models:wrn,depth=10,width=1", classes=100, recipe=load_recipe("cifar"))
+    save_file(
+        timm.create_model("test_resnet", num_classes=3).state_dict(),
+        tmp_path / "teacher.safetensors",
+    )
+    teacher = open_model(
+        "cifar_models:wrn,depth=10,width=1", classes=100, recipe=load_recipe("cifar")
+    )
     (tmp_path / "runs" / "wrn-40-2").mkdir(parents=True)
     save_file(teacher.module.state_dict(), tmp_path / "runs" / "wrn-40-2" / "student.safetensors")
     planned = []
@@ -206,11 +249,20 @@ def test_the_papers_recipes_can_be_planned(tmp_path: Path, monkeypatch: pytest.M
         planned.append(json.loads(done.stdout))
         if words[0] == "dump-teacher":
             seeds = words[words.index("--seeds") + 1]
-            done = CliRunner().invoke(main, shlex.split(line.replace(f"--seeds {seeds}", "--seeds 0:1")))
+            done = CliRunner().invoke(
+                main, shlex.split(line.replace(f"--seeds {seeds}", "--seeds 0:1"))
+            )
             assert done.exit_code == 0, f"{line}\n{done.output}"
     dumps = [plan for plan in planned if "bytes_per_view" in plan]
     trainings = [plan for plan in planned if "steps_per_epoch" in plan]
-    assert [plan["views"] for plan in dumps] == [12 * 240, 12 * 100, 12 * 100, 12 * 100, 5 * 216, 4 * 100]
+    assert [plan["views"] for plan in dumps] == [
+        12 * 240,
+        12 * 100,
+        12 * 100,
+        12 * 100,
+        5 * 216,
+        4 * 100,
+    ]
     assert [plan["epochs"] for plan in trainings] == [240, 240, 100, 450, 300, 216, 216, 439]
 
 
@@ -227,7 +279,8 @@ LITTLE = {
     "--epochs 90": "--epochs 1 --batch-size 4",
     "--epochs=90": "--epochs=1 --batch-size=4",
 }
-"""Small data and models in the place of those of the page; many processors are slow in half precision."""
+"""Small data and models in the place of those of the page; many processors are slow in half
+precision."""
 STAND_IN = """#!/bin/bash
 # stands for a command: writes its words, and the places of a worker, and ends as a file beside it says
 printf '%s\\0' "$(basename "$0")" "$@" > "$CALLS/$(date +%s%N)-$(basename "$0")"
@@ -241,10 +294,14 @@ exec "$@"
 
 @pytest.fixture
 def little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Go to a folder with a little data set, a teacher's weights, and stand-ins for the commands of a cluster."""
+    """Go to a folder with a little data set, a teacher's weights, and stand-ins for the commands of
+    a cluster."""
     monkeypatch.chdir(tmp_path)
     write_imagenet(tmp_path / "data")
-    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), tmp_path / "teacher.safetensors")
+    save_file(
+        timm.create_model("test_resnet", num_classes=3).state_dict(),
+        tmp_path / "teacher.safetensors",
+    )
     (tmp_path / "bin").mkdir()
     (tmp_path / "calls").mkdir()
     for name in ("kdcache", "scontrol", "sbatch", "srun"):
@@ -265,16 +322,20 @@ def scripts() -> dict[str, str]:
 
 
 def calls(folder: Path, script: str, variables: dict[str, str]) -> tuple[int, list[list[str]]]:
-    """Run a script of the page; return its exit code and the words of all that it called but srun."""
+    """Run a script of the page; return its exit code and the words of all that it called but
+    srun."""
     for file in (folder / "calls").iterdir():
         file.unlink()
-    done = subprocess.run(["bash"], input=script, text=True, env={**os.environ, **variables}, check=False)
+    done = subprocess.run(
+        ["bash"], input=script, text=True, env={**os.environ, **variables}, check=False
+    )
     files = sorted((folder / "calls").iterdir())
     return done.returncode, [file.read_text().split("\0")[:-1] for file in files]
 
 
 def run_little(words: Sequence[str], monkeypatch: pytest.MonkeyPatch, **variables: str) -> Any:
-    """Run a command of the page, made small, with a worker's variables; return what it prints as JSON."""
+    """Run a command of the page, made small, with a worker's variables; return what it prints as
+    JSON."""
     line = shlex.join(words)
     for large, small in LITTLE.items():
         line = line.replace(large, small)
@@ -291,20 +352,31 @@ def run_little(words: Sequence[str], monkeypatch: pytest.MonkeyPatch, **variable
 def test_the_scripts_for_slurm_fill_a_cache_and_train_when_it_is_complete(
     little: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bash runs them with stand-ins, which tell the words; the words are then run here, made small."""
-    variables = {"SLURM_ARRAY_TASK_COUNT": "16", "SLURM_ARRAY_JOB_ID": "77", "SLURM_CPUS_PER_TASK": "12"}
+    """Bash runs them with stand-ins, which tell the words; the words are then run here, made
+    small."""
+    variables = {
+        "SLURM_ARRAY_TASK_COUNT": "16",
+        "SLURM_ARRAY_JOB_ID": "77",
+        "SLURM_CPUS_PER_TASK": "12",
+    }
     found = scripts()
     task = {**variables, "SLURM_ARRAY_TASK_ID": "0"}
     code, [called] = calls(little, found["dump"] + "\ntrue", task)
-    assert code == 0 and called[:3] == ["kdcache", "dump-teacher", "caches/r50"] and called[-1] == "12"
+    assert (
+        code == 0 and called[:3] == ["kdcache", "dump-teacher", "caches/r50"] and called[-1] == "12"
+    )
     told = f"{found['dump'].partition('srun')[0]}\nkdcache $RANK $WORLD_SIZE $LOCAL_RANK\n"
-    assert calls(little, told, {**task, "SLURM_ARRAY_TASK_ID": "5"})[1] == [["kdcache", "5", "16", "0"]]
+    assert calls(little, told, {**task, "SLURM_ARRAY_TASK_ID": "5"})[1] == [
+        ["kdcache", "5", "16", "0"]
+    ]
     dump_words = called[1:]
     for ended, queued in ((143, [["scontrol", "requeue", "77_3"]]), (1, []), (2, [])):
         (little / "dump-teacher.code").write_text(str(ended))
         code, [_, *others] = calls(little, found["dump"], {**task, "SLURM_ARRAY_TASK_ID": "3"})
         assert (code, others) == (ended, queued)
-    exhausted = calls(little, found["dump"].replace("-ge 128", "-ge 1"), {**task, "SLURM_RESTART_COUNT": "20"})
+    exhausted = calls(
+        little, found["dump"].replace("-ge 128", "-ge 1"), {**task, "SLURM_RESTART_COUNT": "20"}
+    )
     assert len(exhausted[1]) == 1, "not for ever"
 
     (little / "info.code").write_text("1")
@@ -323,10 +395,15 @@ def test_the_scripts_for_slurm_fill_a_cache_and_train_when_it_is_complete(
     assert trained["epochs"] == 1 and (little / "runs" / "r18" / "student.safetensors").exists()
 
 
-def test_the_jobs_for_kubernetes_are_whole_and_their_commands_run(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_jobs_for_kubernetes_are_whole_and_their_commands_run(
+    little: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dumping, training = (yaml.safe_load(block) for block in blocks(CLUSTER, "yaml"))
     (container,) = dumping["spec"]["template"]["spec"]["containers"]
-    assert dumping["spec"]["completionMode"] == "Indexed" and dumping["spec"]["activeDeadlineSeconds"] > 3600
+    assert (
+        dumping["spec"]["completionMode"] == "Indexed"
+        and dumping["spec"]["activeDeadlineSeconds"] > 3600
+    )
     assert {"name": "WORLD_SIZE", "value": str(dumping["spec"]["completions"])} in container["env"]
     (wait,) = training["spec"]["template"]["spec"]["initContainers"]
     secret = re.search(r"kubectl create secret generic (\w+)", CLUSTER.read_text())
@@ -334,7 +411,11 @@ def test_the_jobs_for_kubernetes_are_whole_and_their_commands_run(little: Path, 
         pod = job["spec"]["template"]["spec"]
         (one,) = pod["containers"]
         assert secret and one["envFrom"] == [{"secretRef": {"name": secret[1]}}] == wait["envFrom"]
-        assert one["resources"]["requests"]["nvidia.com/gpu"] == one["resources"]["limits"]["nvidia.com/gpu"] == 1
+        assert (
+            one["resources"]["requests"]["nvidia.com/gpu"]
+            == one["resources"]["limits"]["nvidia.com/gpu"]
+            == 1
+        )
         mounted = {mount["name"] for mount in one["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]} and "shm" in mounted
     variables = {"JOB_COMPLETION_INDEX": "0", "WORLD_SIZE": "16"}
@@ -357,11 +438,21 @@ def test_the_jobs_for_kubernetes_are_whole_and_their_commands_run(little: Path, 
     ],
 )
 def test_the_other_commands_of_the_cluster_page_can_be_planned(
-    little: Path, monkeypatch: pytest.MonkeyPatch, block: str, variables: dict[str, str], world_size: int
+    little: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    block: str,
+    variables: dict[str, str],
+    world_size: int,
 ) -> None:
-    first = next(text for text in blocks(CLUSTER, "bash") if text.split()[0] == block and "dump-teacher" in text)
+    first = next(
+        text
+        for text in blocks(CLUSTER, "bash")
+        if text.split()[0] == block and "dump-teacher" in text
+    )
     (line,) = re.findall(r"kdcache (dump-teacher [^&\n]*)", first.replace("\\\n", " "))
-    plan = run_little([*shlex.split(line), *([] if "--plan" in line else ["--plan"])], monkeypatch, **variables)
+    plan = run_little(
+        [*shlex.split(line), *([] if "--plan" in line else ["--plan"])], monkeypatch, **variables
+    )
     assert plan["world_size"] == world_size and plan["samples"] == 12
 
 
@@ -372,7 +463,9 @@ def test_bash_reads_the_cluster_page_and_its_lines_are_short() -> None:
 
 
 def test_the_fonts_to_install_are_names_of_packages() -> None:
-    listed = re.search(r"FONT_PACKAGES = \((.*?)\n\)", (ROOT / "examples" / "characters.py").read_text(), re.DOTALL)
+    listed = re.search(
+        r"FONT_PACKAGES = \((.*?)\n\)", (ROOT / "examples" / "characters.py").read_text(), re.DOTALL
+    )
     assert listed is not None
     packages = "".join(re.findall(r'"(.*)"', listed[1])).split()
     assert len(packages) == len(set(packages)) > 80

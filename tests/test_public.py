@@ -11,7 +11,10 @@ import pytest
 
 import kdcache
 
-MODULES = ["kdcache", *(module.name for module in pkgutil.walk_packages(kdcache.__path__, "kdcache."))]
+MODULES = [
+    "kdcache",
+    *(module.name for module in pkgutil.walk_packages(kdcache.__path__, "kdcache.")),
+]
 
 
 def test_every_public_name_is_there_and_described() -> None:
@@ -34,12 +37,21 @@ def test_every_module_and_what_it_exports_is_described(name: str) -> None:
     for export in getattr(module, "__all__", []):
         assert hasattr(module, export), export
     for label, thing in vars(module).items():
-        if not label.startswith("_") and inspect.isroutine(thing) | inspect.isclass(thing) and thing.__module__ == name:
+        if (
+            not label.startswith("_")
+            and inspect.isroutine(thing) | inspect.isclass(thing)
+            and thing.__module__ == name
+        ):
             assert inspect.getdoc(thing), f"{name}.{label}"
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    code = "import sys, kdcache.errors; print(sorted({'torch', 'numpy', 'zarr', 'timm'} & set(sys.modules)))"
+    code = (
+        "import sys, kdcache.errors; print(sorted({'torch', 'numpy', 'zarr', 'timm'} &"
+        " set(sys.modules)))"
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[]\n"

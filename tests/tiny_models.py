@@ -17,7 +17,9 @@ from kdcache.sources import Digits
 
 def mlp(classes: int = 10, size: int = 8, channels: int = 1, dropout: float = 0.0) -> nn.Module:
     width = channels * size * size
-    return nn.Sequential(nn.Flatten(), nn.Linear(width, 24), nn.ReLU(), nn.Dropout(dropout), nn.Linear(24, classes))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(width, 24), nn.ReLU(), nn.Dropout(dropout), nn.Linear(24, classes)
+    )
 
 
 def by_rank(classes: int = 10) -> nn.Module:
@@ -36,14 +38,19 @@ def conv(classes: int = 10, channels: int = 1, seed: int = 0, scale: float = 3.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pool = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, classes))
-        model = nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), *pool)
+        model = nn.Sequential(
+            nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), *pool
+        )
         with torch.no_grad():
             model[-1].weight.mul_(scale * 4)
     return model
 
 
-def scaled(factor: float = 1.0, seed: int = 0, offset: float = 0.0, first: float = 0.0) -> nn.Module:
-    """Change `conv`'s logits by numbers that are not in its state, as other code does with the same weights."""
+def scaled(
+    factor: float = 1.0, seed: int = 0, offset: float = 0.0, first: float = 0.0
+) -> nn.Module:
+    """Change `conv`'s logits by numbers that are not in its state, as other code does with the same
+    weights."""
     model, change = conv(seed=seed), torch.full((10,), float(offset))
     change[0] += first
     model.register_forward_hook(lambda module, images, logits: logits * factor + change)
@@ -71,7 +78,9 @@ class Noise:
         return self.length
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        pixels = np.random.default_rng(index).integers(0, 256, (self.size, self.size, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(index).integers(
+            0, 256, (self.size, self.size, 3), dtype=np.uint8
+        )
         return Image.fromarray(pixels), index % self.classes
 
 
@@ -169,7 +178,8 @@ def wobbly(classes: int = 10, channels: int = 1) -> nn.Module:
 
 
 def counted(log: str, classes: int = 10, channels: int = 1, seconds: float = 0.0) -> nn.Module:
-    """Give `conv`'s logits; each batch takes `seconds` at least, and leaves a byte in the file `log`."""
+    """Give `conv`'s logits; each batch takes `seconds` at least, and leaves a byte in the file
+    `log`."""
     model = conv(classes, channels)
 
     def count(module: nn.Module, images: torch.Tensor) -> None:
@@ -217,7 +227,10 @@ class Drawing(Noise):
     """Draws in `__getitem__`, from the global generators."""
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return Image.fromarray(torch.randint(256, (8, 8), dtype=torch.uint8).numpy()), index % self.classes
+        return (
+            Image.fromarray(torch.randint(256, (8, 8), dtype=torch.uint8).numpy()),
+            index % self.classes,
+        )
 
 
 class Deadly(Noise):
@@ -230,11 +243,14 @@ class Deadly(Noise):
 
 
 def deadly(classes: int = 10, channels: int = 1) -> nn.Module:
-    """Give `conv`, which ends an actor of Ray in the first batch of four or more, as the kernel does when memory is short."""
+    """Give `conv`, which ends an actor of Ray in the first batch of four or more, as the kernel
+    does when memory is short."""
     model = conv(classes, channels)
 
     def end(module: nn.Module, images: torch.Tensor) -> None:
-        is_actor = Path("/proc/self/cmdline").read_bytes().startswith(b"ray::")  # the driver looks at the teacher too
+        is_actor = (
+            Path("/proc/self/cmdline").read_bytes().startswith(b"ray::")
+        )  # the driver looks at the teacher too
         if len(images[0]) >= 4 and is_actor:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -243,7 +259,8 @@ def deadly(classes: int = 10, channels: int = 1) -> nn.Module:
 
 
 def terminated(classes: int = 10, channels: int = 1) -> nn.Module:
-    """Give `conv`, whose process is told to stop in each batch of four or more, as by a scheduler."""
+    """Give `conv`, whose process is told to stop in each batch of four or more, as by a
+    scheduler."""
     model = conv(classes, channels)
 
     def end(module: nn.Module, images: torch.Tensor) -> None:
@@ -259,19 +276,27 @@ class Segmenter(nn.Module):
 
     def __init__(self, classes: int, stride: int, aux: bool) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 12, 5, stride=stride, padding=2), nn.BatchNorm2d(12), nn.ReLU())
-        self.body = nn.Sequential(nn.Conv2d(12, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout(0.1))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 12, 5, stride=stride, padding=2), nn.BatchNorm2d(12), nn.ReLU()
+        )
+        self.body = nn.Sequential(
+            nn.Conv2d(12, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout(0.1)
+        )
         self.head, self.aux = nn.Conv2d(12, classes, 1), nn.Conv2d(12, classes, 1) if aux else None
 
     def forward(self, images: torch.Tensor) -> Any:
         early = self.stem(images)
         late = self.body(early)
-        pooled = late + late.mean((2, 3), keepdim=True)  # so that a crop's map is no crop of the map
+        pooled = late + late.mean(
+            (2, 3), keepdim=True
+        )  # so that a crop's map is no crop of the map
         main = self.head(pooled)
         return main if self.aux is None else {"out": main, "aux": self.aux(early)}
 
 
-def segmenter(classes: int = 4, stride: int = 4, aux: bool = True, seed: int = 0, scale: float = 6.0) -> nn.Module:
+def segmenter(
+    classes: int = 4, stride: int = 4, aux: bool = True, seed: int = 0, scale: float = 6.0
+) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Segmenter(classes, stride, aux)

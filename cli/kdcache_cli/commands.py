@@ -32,39 +32,67 @@ def main() -> None:
 @click.argument("cache", required=False)
 @click.option(
     "--data",
-    help="Source: digits, imagefolder:PATH, segfolder:PATH, tars:PATTERN, torchvision:NAME,root=DIR,..., hf:NAME or "
-    "module:function.",
+    help=(
+        "Source: digits, imagefolder:PATH, segfolder:PATH, tars:PATTERN,"
+        " torchvision:NAME,root=DIR,..., hf:NAME or module:function."
+    ),
     metavar="SPEC",
 )
-@click.option("--teacher", help="Model with weights, such as timm:resnet50,pretrained=true.", metavar="SPEC")
-@click.option("--teacher-classes", type=int, help="Classes of the teacher  [those of the data].", metavar="N")
-@click.option("--recipe", help="Recipe of the views: a shipped name or a TOML file.", metavar="NAME|FILE")
+@click.option(
+    "--teacher", help="Model with weights, such as timm:resnet50,pretrained=true.", metavar="SPEC"
+)
+@click.option(
+    "--teacher-classes", type=int, help="Classes of the teacher  [those of the data].", metavar="N"
+)
+@click.option(
+    "--recipe", help="Recipe of the views: a shipped name or a TOML file.", metavar="NAME|FILE"
+)
 @click.option("--seeds", help="Augmentation seeds, B left out  [0:1].", metavar="A:B")
 @click.option(
     "--codec",
-    help="lowrank:step=X|error=X|bytes=X, topk:k=16, full:dtype=float16|float32|bfloat16|uint8|uint4  "
-    "[that of the cache; of a new one full up to 64 classes, else lowrank:step=2 or finer].",
+    help=(
+        "lowrank:step=X|error=X|bytes=X, topk:k=16, full:dtype=float16|float32|bfloat16|uint8|uint4"
+        "  [that of the cache; of a new one full up to 64 classes, else lowrank:step=2 or finer]."
+    ),
     metavar="SPEC",
 )
 @click.option(
-    "--store", help="zarr shards, or webdataset tars for a group of seeds, with the images  [zarr].", metavar="zarr|webdataset"
+    "--store",
+    help="zarr shards, or webdataset tars for a group of seeds, with the images  [zarr].",
+    metavar="zarr|webdataset",
 )
-@click.option("--images/--no-images", default=None, help="Whether such tars hold the images, too  [yes].")
-@click.option("--unit-rows", type=int, help="Rows per unit  [a power of two near 4 MB].", metavar="N")
+@click.option(
+    "--images/--no-images", default=None, help="Whether such tars hold the images, too  [yes]."
+)
+@click.option(
+    "--unit-rows", type=int, help="Rows per unit  [a power of two near 4 MB].", metavar="N"
+)
 @click.option(
     "--content-digests",
     is_flag=True,
     default=None,
     help="Keep a checksum of each file; reads all data first.",
 )
-@click.option("--skip-unreadable", is_flag=True, default=None, help="Record unreadable samples as absent and go on.")
+@click.option(
+    "--skip-unreadable",
+    is_flag=True,
+    default=None,
+    help="Record unreadable samples as absent and go on.",
+)
 @click.option(
     "--world-size",
     type=int,
-    help="Processes that are to share the dump, for --plan  [those that the environment tells, else 1].",
+    help=(
+        "Processes that are to share the dump, for --plan  [those that the environment tells,"
+        " else 1]."
+    ),
     metavar="N",
 )
-@click.option("--engine", help="process (also under torchrun, srun, Kubernetes) or ray  [process].", metavar="NAME")
+@click.option(
+    "--engine",
+    help="process (also under torchrun, srun, Kubernetes) or ray  [process].",
+    metavar="NAME",
+)
 @shared
 @PLAN
 @JSON
@@ -81,7 +109,10 @@ def dump_teacher(
     On several GPUs: torchrun --nproc-per-node N -m kdcache dump-teacher ..., or --engine ray.
     """
     if world_size is not None and not plan:
-        raise UsageError("--world-size tells --plan how many processes there will be; launchers tell a dump: leave it out")
+        raise UsageError(
+            "--world-size tells --plan how many processes there will be; launchers tell a dump:"
+            " leave it out"
+        )
     from kdcache.dump.plan import plan_dump
     from kdcache.dump.run import DumpConfig, dump_teacher
     from kdcache.runtime.distributed import own_place
@@ -104,46 +135,92 @@ def dump_teacher(
 @click.option(
     "--cache",
     multiple=True,
-    help="Cache that holds the teacher's logits; given again, more teachers, each with ,weight=X and ,classes=FILE.csv.",
+    help=(
+        "Cache that holds the teacher's logits; given again, more teachers, each with ,weight=X and"
+        " ,classes=FILE.csv."
+    ),
     metavar="DIR|ADDRESS",
 )
 @click.option(
-    "--data", help="Source; with a cache, the one it was made from  [a webdataset cache's own images].", metavar="SPEC"
+    "--data",
+    help="Source; with a cache, the one it was made from  [a webdataset cache's own images].",
+    metavar="SPEC",
 )
 @click.option("--student", help="Model, such as timm:resnet18.", metavar="SPEC")
 @click.option(
     "--loss",
-    help="dist:tau=1,beta=2,gamma=2, kl:tau=4,weight=1, dkd:alpha=1,beta=8,tau=4, nkd:gamma=1.5,tau=1 (these also take "
-    "standardize=true), cwd:tau=4,weight=3 for maps (dist and kl: ignore_masked=true), or ce; each with ce=1.",
+    help=(
+        "dist:tau=1,beta=2,gamma=2, kl:tau=4,weight=1, dkd:alpha=1,beta=8,tau=4,"
+        " nkd:gamma=1.5,tau=1 (these also take standardize=true), cwd:tau=4,weight=3 for maps (dist"
+        " and kl: ignore_masked=true), or ce; each with ce=1."
+    ),
     metavar="SPEC",
 )
-@click.option("--tail", help="Tail of a topk cache: uniform, prior, ghost or none  [uniform].", metavar="NAME")
+@click.option(
+    "--tail", help="Tail of a topk cache: uniform, prior, ghost or none  [uniform].", metavar="NAME"
+)
 @click.option("--epochs", type=int, help="Epochs in all  [100].", metavar="N")
 @click.option("--eval-data", help="Source to evaluate on after each epoch.", metavar="SPEC")
-@click.option("--seeds", help="Seeds to take turns over the epochs  [all of the cache].", metavar="A:B")
-@click.option("--recipe", help="Recipe of the views, where there is no cache.", metavar="NAME|FILE")
-@click.option("--teacher", help="A teacher to run in the loop, instead of a cache or with --on-miss.", metavar="SPEC")
 @click.option(
-    "--on-miss", help="Views that the cache lacks: error, skip, or teacher (runs --teacher)  [error].", metavar="NAME"
+    "--seeds", help="Seeds to take turns over the epochs  [all of the cache].", metavar="A:B"
+)
+@click.option("--recipe", help="Recipe of the views, where there is no cache.", metavar="NAME|FILE")
+@click.option(
+    "--teacher",
+    help="A teacher to run in the loop, instead of a cache or with --on-miss.",
+    metavar="SPEC",
+)
+@click.option(
+    "--on-miss",
+    help="Views that the cache lacks: error, skip, or teacher (runs --teacher)  [error].",
+    metavar="NAME",
 )
 @click.option(
     "--window",
     type=int,
-    help="Units whose rows are shuffled together, read as they come; as many as a seed has are all  [all].",
+    help=(
+        "Units whose rows are shuffled together, read as they come; as many as a seed has are all "
+        " [all]."
+    ),
     metavar="N",
 )
-@click.option("--slab-dir", help="Folder of slabs and copies from buckets  [KDCACHE_HOME/slabs].", metavar="DIR")
+@click.option(
+    "--slab-dir",
+    help="Folder of slabs and copies from buckets  [KDCACHE_HOME/slabs].",
+    metavar="DIR",
+)
 @click.option("--slab-limit", type=float, help="GB of them that are kept  [20].", metavar="GB")
-@click.option("--wait-for-units", type=float, help="Seconds to wait for each unit of a dump that still runs.", metavar="S")
-@click.option("--samples", help="Samples to train on: A:B, or a file of keys  [all that the caches hold].", metavar="A:B|FILE")
+@click.option(
+    "--wait-for-units",
+    type=float,
+    help="Seconds to wait for each unit of a dump that still runs.",
+    metavar="S",
+)
+@click.option(
+    "--samples",
+    help="Samples to train on: A:B, or a file of keys  [all that the caches hold].",
+    metavar="A:B|FILE",
+)
 @click.option("--lr", "optimizer__lr", type=float, help="Learning rate  [0.1].", metavar="X")
-@click.option("--run-seed", type=int, help="Decides initial weights, order and dropout  [0].", metavar="N")
-@click.option("--tensorboard", is_flag=True, default=None, help="Also write metrics for TensorBoard, in RUN/tensorboard.")
+@click.option(
+    "--run-seed", type=int, help="Decides initial weights, order and dropout  [0].", metavar="N"
+)
+@click.option(
+    "--tensorboard",
+    is_flag=True,
+    default=None,
+    help="Also write metrics for TensorBoard, in RUN/tensorboard.",
+)
 @shared
 @PLAN
 @JSON
 def train_student(
-    cache: tuple[str, ...], file: str | None, settings: tuple[str, ...], plan: bool, as_json: bool, **flags: Any
+    cache: tuple[str, ...],
+    file: str | None,
+    settings: tuple[str, ...],
+    plan: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Train a student into folder RUN. Run again, it goes on after the last checkpoint.
 
@@ -151,7 +228,9 @@ def train_student(
     """
     from kdcache.train import run as train
 
-    config = _configure(train.TrainConfig, "train-student", file, {"cache": cache or None, **flags}, settings)
+    config = _configure(
+        train.TrainConfig, "train-student", file, {"cache": cache or None, **flags}, settings
+    )
     if plan:
         planned = train.plan_training(config)
         print_result(planned, _training_plan_lines(planned), as_json=as_json)
@@ -165,7 +244,13 @@ for command in (info, verify, gc, merge, export, convert, push, pull, fidelity, 
 
 
 @main.command(short_help="See it all work on handwritten digits.")
-@click.option("--out", default="kdcache-quickstart", show_default=True, help="Folder for everything.", metavar="DIR")
+@click.option(
+    "--out",
+    default="kdcache-quickstart",
+    show_default=True,
+    help="Folder for everything.",
+    metavar="DIR",
+)
 @JSON
 def quickstart(out: str, as_json: bool) -> None:
     """Train a teacher on handwritten digits, dump it, and train four students from its cache."""
@@ -174,15 +259,21 @@ def quickstart(out: str, as_json: bool) -> None:
     run_quickstart(out, as_json=as_json)
 
 
-def _configure(cls: type[T], command: str, file: str | None, flags: dict[str, Any], settings: tuple[str, ...]) -> T:
+def _configure(
+    cls: type[T], command: str, file: str | None, flags: dict[str, Any], settings: tuple[str, ...]
+) -> T:
     from kdcache.config.files import load_config
 
     return load_config(cls, command, file=file, flags=dotted(flags), settings=settings)
 
 
 def _data_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the line on the samples, which shows at a glance whether the data are those that were meant."""
-    found = f"{plan['samples']:,} {'sample' if plan['samples'] == 1 else 'samples'} of {counted(plan['classes'], 'class')}"
+    """Return the line on the samples, which shows at a glance whether the data are those that were
+    meant."""
+    found = (
+        f"{plan['samples']:,} {'sample' if plan['samples'] == 1 else 'samples'} of"
+        f" {counted(plan['classes'], 'class')}"
+    )
     if (trained := plan.get("samples_trained", plan["samples"])) < plan["samples"]:
         found += f", {trained:,} of them trained on"
     if evaluated := plan.get("eval_samples"):
@@ -201,15 +292,46 @@ def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         *_data_lines(plan),
         ("recipe", f"{plan['recipe']}, {_input_text(plan)}"),
-        ("views", f"{plan['views']} in {counted(plan['units'], 'unit')}, {plan['units_done']} of them done"),
-        ("bytes", f"{human_bytes(plan['bytes'])} ({plan['bytes_per_view']:.1f} per view) in {plan['files']} files"),
-        ("of a seed", f"{human_bytes(plan['bytes_per_seed'])} in {plan['files_per_seed']:.0f} files"),
-        ("codec", plan["codec"] + ("" if plan["gradients"] else codec_error_text(plan["gradient_error"]))),
-        *([("gradients", "error and cosine against those of exact logits")] if plan["gradients"] else []),
+        (
+            "views",
+            (
+                f"{plan['views']} in {counted(plan['units'], 'unit')}, {plan['units_done']} of them"
+                " done"
+            ),
+        ),
+        (
+            "bytes",
+            (
+                f"{human_bytes(plan['bytes'])} ({plan['bytes_per_view']:.1f} per view) in"
+                f" {plan['files']} files"
+            ),
+        ),
+        (
+            "of a seed",
+            f"{human_bytes(plan['bytes_per_seed'])} in {plan['files_per_seed']:.0f} files",
+        ),
+        (
+            "codec",
+            plan["codec"] + ("" if plan["gradients"] else codec_error_text(plan["gradient_error"])),
+        ),
+        *(
+            [("gradients", "error and cosine against those of exact logits")]
+            if plan["gradients"]
+            else []
+        ),
         *((f"at tau {case['tau']:g}", _gradient_text(case)) for case in plan["gradients"]),
         *([] if plan["free_bytes"] is None else [("free disk", human_bytes(plan["free_bytes"]))]),
-        ("speed", f"{plan['views_per_second']:.0f} views/s and {human_seconds(plan['seconds_per_unit'])} a unit, each process"),
-        ("time left", f"{human_seconds(plan['seconds'])} with {counted(plan['world_size'], 'process')}"),
+        (
+            "speed",
+            (
+                f"{plan['views_per_second']:.0f} views/s and"
+                f" {human_seconds(plan['seconds_per_unit'])} a unit, each process"
+            ),
+        ),
+        (
+            "time left",
+            f"{human_seconds(plan['seconds'])} with {counted(plan['world_size'], 'process')}",
+        ),
         ("cost", _cost_text(plan)),
         *(
             [("teacher", f"{plan['teacher_accuracy']:.2f} % of the first views right")]
@@ -226,15 +348,33 @@ def _training_plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
     done = f", {plan['epochs_done']} of them done" if plan["epochs_done"] else ""
     seeds = named(plan["seeds"], "seed") + (" in turn" if len(plan["seeds"]) > 1 else "")
     waits = f"{100 * plan['data_share']:.0f} % of the time is spent waiting for views"
-    memory = ", ".join(f"{human_bytes(count)} on the {where}" for where, count in plan["peak_memory"].items())
-    slabs = [("slabs", f"{human_bytes(plan['slab_bytes'])} under KDCACHE_HOME for each seed")] if plan["slab_bytes"] else []
+    memory = ", ".join(
+        f"{human_bytes(count)} on the {where}" for where, count in plan["peak_memory"].items()
+    )
+    slabs = (
+        [("slabs", f"{human_bytes(plan['slab_bytes'])} under KDCACHE_HOME for each seed")]
+        if plan["slab_bytes"]
+        else []
+    )
     return [
         *_data_lines(plan),
-        ("student", f"{plan['parameters']:,} parameters, views of {size_text(plan['size'])} pixels"),
+        (
+            "student",
+            f"{plan['parameters']:,} parameters, views of {size_text(plan['size'])} pixels",
+        ),
         ("teacher", plan["teacher"]),
-        ("epochs", f"{plan['epochs']} of {counted(plan['steps_per_epoch'], 'step')}{done}, {seeds}"),
+        (
+            "epochs",
+            f"{plan['epochs']} of {counted(plan['steps_per_epoch'], 'step')}{done}, {seeds}",
+        ),
         ("speed", f"{plan['views_per_second']:.0f} views/s, {waits}"),
-        ("time left", f"{human_seconds(left)}, {human_seconds(plan['epoch_seconds'])} an epoch, evaluation not counted"),
+        (
+            "time left",
+            (
+                f"{human_seconds(left)}, {human_seconds(plan['epoch_seconds'])} an epoch,"
+                " evaluation not counted"
+            ),
+        ),
         ("memory", memory),
         *slabs,
     ]
@@ -254,17 +394,27 @@ def _input_text(plan: dict[str, Any]) -> str:
 
 def _gradient_text(case: dict[str, Any]) -> str:
     names = {"both": "DIST", "inter": "inter", "intra": "intra", "kl": "KL"}
-    return ", ".join(f"{name} {percent(case[term]['error'])} {case[term]['cosine']:.3f}" for term, name in names.items())
+    return ", ".join(
+        f"{name} {percent(case[term]['error'])} {case[term]['cosine']:.3f}"
+        for term, name in names.items()
+    )
 
 
 def _dump_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    absent = [("absent", f"{counted(result['absent'], 'view')} whose sample cannot be read")] if result["absent"] else []
+    absent = (
+        [("absent", f"{counted(result['absent'], 'view')} whose sample cannot be read")]
+        if result["absent"]
+        else []
+    )
     accuracy = result["teacher_accuracy"]
     right = [] if accuracy is None else [("teacher", f"{accuracy:.2f} % of these views right")]
     return [
         ("cache", result["cache"]),
         ("seeds", f"{ranges(result['seeds'])}, {result['rows']} views each"),
-        ("written", f"{counted(result['units_written'], 'unit')} in {human_seconds(result['seconds'])}"),
+        (
+            "written",
+            f"{counted(result['units_written'], 'unit')} in {human_seconds(result['seconds'])}",
+        ),
         ("bytes", f"{human_bytes(result['bytes'])}, {result['bytes_per_view']:.1f} per view"),
         *right,
         *absent,
@@ -273,17 +423,35 @@ def _dump_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _train_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     name, label = ("miou", "mIoU") if "best_miou" in result else ("top1", "top-1")
-    pixels = f", {result['pixel_accuracy']:.2f} % of the pixels right" if "pixel_accuracy" in result else ""
+    pixels = (
+        f", {result['pixel_accuracy']:.2f} % of the pixels right"
+        if "pixel_accuracy" in result
+        else ""
+    )
     scores = [(label, f"{result[name]:.2f} %{pixels}")] if name in result else []
     if f"ema_{name}" in result:
         scores.append(("average", f"{result[f'ema_{name}']:.2f} %"))
     if f"best_{name}" in result:
         which = "the average" if result["best_weights"] == "ema" else "the student"
         value = f"{result[f'best_{name}']:.2f} %"
-        scores.append(("best", f"{value}, {which} after epoch {result['best_epoch']}: {result['run']}/best.safetensors"))
+        scores.append(
+            (
+                "best",
+                (
+                    f"{value}, {which} after epoch {result['best_epoch']}:"
+                    f" {result['run']}/best.safetensors"
+                ),
+            )
+        )
     return [
         ("run", result["run"]),
-        ("epochs", f"{result['epochs']} ({counted(result['steps'], 'step')}) in {human_seconds(result['seconds'])}"),
+        (
+            "epochs",
+            (
+                f"{result['epochs']} ({counted(result['steps'], 'step')}) in"
+                f" {human_seconds(result['seconds'])}"
+            ),
+        ),
         *scores,
         ("weights", f"{result['run']}/student.safetensors"),
     ]

@@ -1,4 +1,5 @@
-"""The command `fidelity`: what each codec costs on your teacher, as a table, as JSON, and as a picture."""
+"""The command `fidelity`: what each codec costs on your teacher, as a table, as JSON, and as a
+picture."""
 
 import json
 import sys
@@ -16,23 +17,52 @@ _TERMS = {"inter": "inter", "intra": "intra", "both": "both", "kl": "KL"}
 @click.argument("logits", required=False, metavar="[LOGITS.npz|CACHE]")
 @click.option(
     "--teacher",
-    help="Model with weights, in the place of LOGITS.npz or CACHE; or CACHE's own, for its last layer.",
+    help=(
+        "Model with weights, in the place of LOGITS.npz or CACHE; or CACHE's own, for its last"
+        " layer."
+    ),
     metavar="SPEC",
 )
 @click.option("--data", help="Source of its views.", metavar="SPEC")
-@click.option("--recipe", help="Recipe of its views: a shipped name or a TOML file.", metavar="NAME|FILE")
-@click.option("--student", help="Model with weights as the stand-in student  [the teacher on another view].", metavar="SPEC")
+@click.option(
+    "--recipe", help="Recipe of its views: a shipped name or a TOML file.", metavar="NAME|FILE"
+)
+@click.option(
+    "--student",
+    help="Model with weights as the stand-in student  [the teacher on another view].",
+    metavar="SPEC",
+)
 @click.option("--views", type=int, help="Views to run or to read  [4096].", metavar="N")
-@click.option("--codec", multiple=True, help="Codec to measure; give it again for more  [a ladder over all].", metavar="SPEC")
-@click.option("--tau", type=float, multiple=True, help="Temperature; give it again for more  [1 and 4].", metavar="X")
-@click.option("--batch-size", type=int, multiple=True, help="Rows of a batch; give it again for more  [256].", metavar="N")
-@click.option("--plot", help="Draw bytes against errors into FILE (.png, .pdf, .svg).", metavar="FILE")
+@click.option(
+    "--codec",
+    multiple=True,
+    help="Codec to measure; give it again for more  [a ladder over all].",
+    metavar="SPEC",
+)
+@click.option(
+    "--tau",
+    type=float,
+    multiple=True,
+    help="Temperature; give it again for more  [1 and 4].",
+    metavar="X",
+)
+@click.option(
+    "--batch-size",
+    type=int,
+    multiple=True,
+    help="Rows of a batch; give it again for more  [256].",
+    metavar="N",
+)
+@click.option(
+    "--plot", help="Draw bytes against errors into FILE (.png, .pdf, .svg).", metavar="FILE"
+)
 @compute
 @JSON
 def fidelity(plot: str | None, as_json: bool, **flags: Any) -> None:
     """Print bytes per view and the error of the student's gradient for each codec.
 
-    The logits come from an .npz file, from a `full` cache of two seeds, or from --teacher, --data and --recipe.
+    The logits come from an .npz file, from a `full` cache of two seeds, or from --teacher, --data
+    and --recipe.
     """
     from kdcache.codec_error.measure import FidelityConfig, measure_fidelity
     from kdcache.config.files import load_config
@@ -55,17 +85,24 @@ def fidelity(plot: str | None, as_json: bool, **flags: Any) -> None:
 
 def _print(result: Mapping[str, Any]) -> None:
     click.echo(f"{result['input']}, {result['classes']} classes; student: {result['stand_in']}")
-    click.echo(f"fitted on {result['fitted_on']} views, measured on {result['measured_on']} of other samples")
+    click.echo(
+        f"fitted on {result['fitted_on']} views, measured on {result['measured_on']} of other"
+        " samples"
+    )
     for size in result["batch_sizes"]:
         for tau in result["taus"]:
             _print_table(result, tau, size)
     click.echo()
     click.echo(
-        "error: |cached - exact| / |exact| of the gradient with respect to the student's logits; both: DIST, beta = gamma = 2"
+        "error: |cached - exact| / |exact| of the gradient with respect to the student's logits;"
+        " both: DIST, beta = gamma = 2"
     )
     for spec, reason in result["failed"].items():
         click.echo(f"{spec} fails: {reason}")
-    click.echo("*: on the front: none takes fewer bytes at as small an error of `both`, the worst of the tables above")
+    click.echo(
+        "*: on the front: none takes fewer bytes at as small an error of `both`, the worst of the"
+        " tables above"
+    )
 
 
 def _print_table(result: Mapping[str, Any], tau: float, size: int) -> None:
@@ -74,15 +111,31 @@ def _print_table(result: Mapping[str, Any], tau: float, size: int) -> None:
     from rich.table import Table
 
     terminal = sys.stdout.isatty()
-    table = Table(title=f"tau {tau:g}, batches of {size}", title_justify="left", box=SIMPLE_HEAD if terminal else None)
+    table = Table(
+        title=f"tau {tau:g}, batches of {size}",
+        title_justify="left",
+        box=SIMPLE_HEAD if terminal else None,
+    )
     table.add_column("\ncodec", no_wrap=True)
-    for name in ("bytes\nper view", "", *(f"{kind}\n{term}" for kind in ("error", "cosine") for term in _TERMS.values())):
+    for name in (
+        "bytes\nper view",
+        "",
+        *(f"{kind}\n{term}" for kind in ("error", "cosine") for term in _TERMS.values()),
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for cost in result["codecs"]:
-        (found,) = (one for one in cost["gradients"] if (one["tau"], one["batch_size"]) == (tau, size))
+        (found,) = (
+            one for one in cost["gradients"] if (one["tau"], one["batch_size"]) == (tau, size)
+        )
         values = [f"{found[term][kind]:.3f}" for kind in ("error", "cosine") for term in _TERMS]
         style = "bold" if cost["front"] else None
-        table.add_row(cost["codec"], f"{cost['bytes']:.1f}", "*" if cost["front"] else "", *values, style=style)
+        table.add_row(
+            cost["codec"],
+            f"{cost['bytes']:.1f}",
+            "*" if cost["front"] else "",
+            *values,
+            style=style,
+        )
     for spec in result["failed"]:
         table.add_row(spec, "fails", style="dim")
     console = Console(width=None if terminal else 200)

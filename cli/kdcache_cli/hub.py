@@ -14,24 +14,41 @@ from kdcache_cli.transfer import copied_lines
 @click.option("--private", is_flag=True, help="Make a new data set visible to its owner only.")
 @JSON
 def push(cache: str, address: str, private: bool, as_json: bool) -> None:
-    """Publish CACHE on the Hugging Face hub, its manifest last. Run again, it goes on where it stopped."""
+    """Publish CACHE on the Hugging Face hub, its manifest last. Run again, it goes on where it
+    stopped."""
     from kdcache.tools.hub import push_cache
 
     result = push_cache(cache, address, private=private)
-    sent = f"{counted(result['objects'], 'object')}, {human_bytes(result['bytes'])} in {human_seconds(result['seconds'])}"
-    lines = [("address", result["address"]), ("revision", result["revision"]), ("sent", sent), *coverage_lines(result)]
+    sent = (
+        f"{counted(result['objects'], 'object')}, {human_bytes(result['bytes'])} in"
+        f" {human_seconds(result['seconds'])}"
+    )
+    lines = [
+        ("address", result["address"]),
+        ("revision", result["revision"]),
+        ("sent", sent),
+        *coverage_lines(result),
+    ]
     print_result(result, lines, as_json=as_json)
 
 
 @click.command(short_help="Fetch a cache from the Hugging Face hub.")
 @click.argument("address", metavar="hf://datasets/ORG/NAME")
 @click.argument("new")
-@click.option("--revision", help="The hub's commit, or a branch or tag  [what is newest].", metavar="NAME")
+@click.option(
+    "--revision", help="The hub's commit, or a branch or tag  [what is newest].", metavar="NAME"
+)
 @JSON
 def pull(address: str, new: str, revision: str | None, as_json: bool) -> None:
-    """Fetch a published cache into NEW, checked on the way. Run again, it goes on where it stopped."""
+    """Fetch a published cache into NEW, checked on the way. Run again, it goes on where it
+    stopped."""
     from kdcache.tools.hub import pull_cache
 
     result = pull_cache(address, new, revision=revision)
-    lines = [("cache", result["cache"]), ("from", address), ("revision", result["revision"]), *copied_lines(result)]
+    lines = [
+        ("cache", result["cache"]),
+        ("from", address),
+        ("revision", result["revision"]),
+        *copied_lines(result),
+    ]
     print_result(result, lines, as_json=as_json)

@@ -1,4 +1,5 @@
-"""The command `info`: what a cache holds, whether it is complete, and with --follow how the dump into it comes on."""
+"""The command `info`: what a cache holds, whether it is complete, and with --follow how the dump
+into it comes on."""
 
 import json
 import sys
@@ -23,17 +24,32 @@ _WORKER_LINES = 12
 _NAME_WIDTH = 36
 
 
-@click.command(short_help="Print what CACHE holds, whether it is complete, or how its dump comes on.")
+@click.command(
+    short_help="Print what CACHE holds, whether it is complete, or how its dump comes on."
+)
 @click.argument("cache")
-@click.option("--follow", is_flag=True, help="Show the progress of the dump, by whatever workers, until it is complete.")
-@click.option("--complete", is_flag=True, help="Exit 0 only if all that it was asked to hold is there, else 1.")
-@click.option("--seeds", help="Seeds to follow or to look for  [all that it was asked to hold].", metavar="A:B")
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Show the progress of the dump, by whatever workers, until it is complete.",
+)
+@click.option(
+    "--complete",
+    is_flag=True,
+    help="Exit 0 only if all that it was asked to hold is there, else 1.",
+)
+@click.option(
+    "--seeds",
+    help="Seeds to follow or to look for  [all that it was asked to hold].",
+    metavar="A:B",
+)
 @JSON
 def info(cache: str, follow: bool, complete: bool, seeds: str | None, as_json: bool) -> None:
     """Print what CACHE holds; with --json the whole manifest.
 
-    With --follow: units done, rate, time left, workers and a map of seeds and units on a terminal, else a line every 30 s.
-    A cache that is not there yet is waited for. With --complete: one line, for a job that depends on the dump.
+    With --follow: units done, rate, time left, workers and a map of seeds and units on a terminal,
+    else a line every 30 s. A cache that is not there yet is waited for. With --complete: one line,
+    for a job that depends on the dump.
     """
     from kdcache.cache import open_cache
     from kdcache.errors import UsageError
@@ -46,7 +62,9 @@ def info(cache: str, follow: bool, complete: bool, seeds: str | None, as_json: b
     elif complete:
         _require_complete(open_cache(cache), seeds, as_json=as_json)
     elif seeds is not None:
-        raise UsageError("--seeds says which seeds --follow or --complete looks at; give one of them too")
+        raise UsageError(
+            "--seeds says which seeds --follow or --complete looks at; give one of them too"
+        )
     else:
         result = describe(open_cache(cache))
         print_result(result, _info_lines(result), as_json=as_json)
@@ -125,7 +143,8 @@ def _worker_lines(workers: "list[Worker]") -> list[str]:
 
 
 def _short_name(worker: "Worker") -> str:
-    """Return how a line names a worker: by its rank and host, without a rank by host and process."""
+    """Return how a line names a worker: by its rank and host, without a rank by host and
+    process."""
     writer = worker.writer
     rank = "" if writer.rank is None else f"rank {writer.rank} on "
     process = "" if writer.rank is not None or writer.process is None else f":{writer.process}"
@@ -153,7 +172,10 @@ def _counted(state: "Progress") -> str:
 
 def _at_work(state: "Progress") -> str:
     lost = sum(worker.is_lost for worker in state.workers)
-    text = f"{counted(len(state.workers) - lost, 'worker')} {'seen of late' if state.is_complete else 'at work'}"
+    text = (
+        f"{counted(len(state.workers) - lost, 'worker')}"
+        f" {'seen of late' if state.is_complete else 'at work'}"
+    )
     return f"{text}, {lost} lost" if lost else text
 
 
@@ -161,12 +183,18 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     manifest = result["manifest"]
     per_view = f", {result['bytes_per_view']:.1f} per view" if result["units"] else ""
     return [
-        ("task", f"{manifest['task']}, {counted(manifest['classes'], 'class')}{_maps_text(manifest)}"),
+        (
+            "task",
+            f"{manifest['task']}, {counted(manifest['classes'], 'class')}{_maps_text(manifest)}",
+        ),
         ("source", _source_text(manifest)),
         *_subset_lines(manifest),
         ("recipe", f"{manifest['recipe']['name']} ({manifest['recipe']['fingerprint'][:12]})"),
         ("teacher", f"{manifest['teacher']['spec']} ({manifest['teacher']['sha256'][:12]})"),
-        ("codec", result["codec"] + codec_error_text(manifest["made_by"].get("gradient_error", {}))),
+        (
+            "codec",
+            result["codec"] + codec_error_text(manifest["made_by"].get("gradient_error", {})),
+        ),
         ("store", _store_text(manifest)),
         *coverage_lines(result),
         ("units", _units_text(result)),
@@ -187,7 +215,11 @@ def _store_text(manifest: dict[str, Any]) -> str:
     """Return how units are stored."""
     store, count = manifest.get("store", "zarr"), manifest.get("seeds_per_unit", 1)
     images = ", with images" if manifest.get("has_images") else ""
-    return f"{store}{images}, {count} seed{'s' * (count > 1)} to a tar" if store == "webdataset" else str(store)
+    return (
+        f"{store}{images}, {count} seed{'s' * (count > 1)} to a tar"
+        if store == "webdataset"
+        else str(store)
+    )
 
 
 def _subset_lines(manifest: dict[str, Any]) -> list[tuple[str, str]]:
@@ -196,7 +228,11 @@ def _subset_lines(manifest: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _absent_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    part = f" in {counted(result['absent_of'], 'unit')} that were looked at" if result["absent_of"] < result["units"] else ""
+    part = (
+        f" in {counted(result['absent_of'], 'unit')} that were looked at"
+        if result["absent_of"] < result["units"]
+        else ""
+    )
     return (
         [("absent", f"{counted(result['absent'], 'view')} whose sample cannot be read{part}")]
         if result["absent"] or part
@@ -222,7 +258,13 @@ def _origin_lines(made_by: dict[str, Any]) -> list[tuple[str, str]]:
     origin = made_by.get("recoded_from")
     if origin is None:
         return []
-    return [("recoded", f"from {origin['codec']}" + codec_error_text(origin["made_by"].get("gradient_error", {})))]
+    return [
+        (
+            "recoded",
+            f"from {origin['codec']}"
+            + codec_error_text(origin["made_by"].get("gradient_error", {})),
+        )
+    ]
 
 
 def _source_text(manifest: dict[str, Any]) -> str:

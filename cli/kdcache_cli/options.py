@@ -8,7 +8,9 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-PLAN = click.option("--plan", is_flag=True, help="Print what it would take, from a short trial; write nothing.")
+PLAN = click.option(
+    "--plan", is_flag=True, help="Print what it would take, from a short trial; write nothing."
+)
 _PLACE = (
     click.option(
         "--workers",
@@ -17,17 +19,28 @@ _PLACE = (
         help="Loader processes  [one per core, at most 8].",
         metavar="N",
     ),
-    click.option("--device", "compute__device", help="auto, cpu, cuda or cuda:N  [auto].", metavar="NAME"),
+    click.option(
+        "--device", "compute__device", help="auto, cpu, cuda or cuda:N  [auto].", metavar="NAME"
+    ),
 )
 _PRECISION = "float32, bfloat16 or float16  [{}]."
 _COMPUTE = (
     *_PLACE,
-    click.option("--precision", "compute__precision", help=_PRECISION.format("float32"), metavar="TYPE"),
+    click.option(
+        "--precision", "compute__precision", help=_PRECISION.format("float32"), metavar="TYPE"
+    ),
 )
 _RERUN = (
-    click.option("--batch-size", type=int, help="Views per batch of --teacher  [256].", metavar="N"),
+    click.option(
+        "--batch-size", type=int, help="Views per batch of --teacher  [256].", metavar="N"
+    ),
     *_PLACE,
-    click.option("--precision", "compute__precision", help=_PRECISION.format("that of the dump"), metavar="TYPE"),
+    click.option(
+        "--precision",
+        "compute__precision",
+        help=_PRECISION.format("that of the dump"),
+        metavar="TYPE",
+    ),
 )
 _SHARED = (
     click.option("--batch-size", type=int, help="Views per batch  [256].", metavar="N"),
@@ -64,7 +77,8 @@ def rerun(function: F) -> F:
 
 
 def dotted(flags: dict[str, Any]) -> dict[str, Any]:
-    """Return flags by dotted key; click wants identifiers, so `compute__workers` stands for `compute.workers`."""
+    """Return flags by dotted key; click wants identifiers, so `compute__workers` stands for
+    `compute.workers`."""
     return {name.replace("__", "."): value for name, value in flags.items()}
 
 

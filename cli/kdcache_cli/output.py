@@ -1,4 +1,5 @@
-"""What commands print: results on stdout, as text or JSON; errors and warnings as one line on stderr."""
+"""What commands print: results on stdout, as text or JSON; errors and warnings as one line on
+stderr."""
 
 import codecs
 import difflib
@@ -14,7 +15,14 @@ from typing import Any
 
 import click
 
-from kdcache.errors import MOST_MESSAGE, KdcacheError, KdcacheWarning, UsageError, one_line, printable
+from kdcache.errors import (
+    MOST_MESSAGE,
+    KdcacheError,
+    KdcacheWarning,
+    UsageError,
+    one_line,
+    printable,
+)
 from kdcache.runtime.stopping import WAY_OUT, StopInterrupt, interrupting, signal_name
 from kdcache.runtime.wording import counted, named, ranges
 
@@ -53,7 +61,8 @@ class _AsciiEncoder(codecs.IncrementalEncoder):
 
 
 def _ascii_codec(name: str) -> codecs.CodecInfo | None:
-    """Return ASCII under another name, since click writes UTF-8 into a stream that calls itself ASCII."""
+    """Return ASCII under another name, since click writes UTF-8 into a stream that calls itself
+    ASCII."""
     if name != _ASCII:
         return None
     ascii_codec = codecs.lookup("ascii")
@@ -86,11 +95,18 @@ class Group(click.Group):
         with _in_one_line():
             return super().make_context(*args, **kwargs)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that the first word names, and note whether, run again, it goes on where it stopped."""
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first word names, and note whether, run again, it goes on
+        where it stopped."""
         word, rest = args[0], args[1:]
         if self.get_command(ctx, word) is None:
-            raise OneLineError(UsageError(_unknown(f"there is no command {word!r}", word, self.commands, "kdcache")))
+            raise OneLineError(
+                UsageError(
+                    _unknown(f"there is no command {word!r}", word, self.commands, "kdcache")
+                )
+            )
         has_report = any(part.partition("=")[0] == "--report" for part in rest)
         goes_on = word in _THAT_GO_ON or (word == "verify" and has_report)
         ctx.meta[_GOES_ON] = goes_on and "--plan" not in rest
@@ -119,7 +135,9 @@ class Group(click.Group):
                 kept = "; what was finished is kept" if ctx.meta.get(_GOES_ON) else ""
                 if _is_of_main_memory(error):
                     raise OneLineError(KdcacheError(_memory_text(error) + kept)) from error
-                if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+                if (
+                    type(error).__name__ != "OutOfMemoryError"
+                ):  # torch's, which is not imported here
                     raise
                 way_out = f"use a smaller --batch-size, or --precision bfloat16{kept}"
                 raise OneLineError(KdcacheError(f"out of GPU memory; {way_out}")) from error
@@ -131,7 +149,8 @@ class Group(click.Group):
 
 
 def _is_of_main_memory(error: Exception) -> bool:
-    """Return whether an error says that the machine's memory ran out: Python's, numpy's or torch's."""
+    """Return whether an error says that the machine's memory ran out: Python's, numpy's or
+    torch's."""
     return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
@@ -152,7 +171,9 @@ def _in_one_line(ctx: click.Context | None = None) -> Iterator[None]:
     try:
         yield
     except click.UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # which shows the help; older versions of click have none
+        if (
+            type(error).__name__ == "NoArgsIsHelpError"
+        ):  # which shows the help; older versions of click have none
             raise
         name = _command_name(error.ctx, ctx)
         raise OneLineError(UsageError(_usage_text(error, name))) from error
@@ -165,7 +186,11 @@ def _usage_text(error: click.UsageError, name: str) -> str:
         return _unknown(f"{name} has no option {error.option_name}", error.option_name, flags, name)
     if isinstance(error, click.MissingParameter) and error.param is not None:
         is_option = isinstance(error.param, click.Option)
-        wanted = max(error.param.opts, key=len) if is_option else error.param.metavar or str(error.param.name).upper()
+        wanted = (
+            max(error.param.opts, key=len)
+            if is_option
+            else error.param.metavar or str(error.param.name).upper()
+        )
         return f"{name} needs {wanted}; see {name} --help"
     told = error.format_message().rstrip(".")
     return f"{name}: {told[:1].lower()}{told[1:]}; see {name} --help"
@@ -180,7 +205,8 @@ def _command_name(inner: click.Context | None, group: click.Context | None) -> s
 
 
 def _unknown(told: str, word: str, known: Iterable[str], name: str) -> str:
-    """Return a line on a word that is not known, with those that begin like it or are spelled nearly so."""
+    """Return a line on a word that is not known, with those that begin like it or are spelled
+    nearly so."""
     names = sorted(known)
     near = [one for one in names if word.strip("-") and one.lstrip("-").startswith(word.strip("-"))]
     near = near or difflib.get_close_matches(word, names, n=2)
@@ -189,7 +215,8 @@ def _unknown(told: str, word: str, known: Iterable[str], name: str) -> str:
 
 
 def _own_place() -> str:
-    """Return which of several processes tells, once the library is there to ask; nothing of one that is alone."""
+    """Return which of several processes tells, once the library is there to ask; nothing of one
+    that is alone."""
     tracking = sys.modules.get("kdcache.runtime.console")
     try:
         name = tracking.own_name() if tracking else ""
@@ -198,8 +225,11 @@ def _own_place() -> str:
     return f" ({name})" if name else ""
 
 
-def print_result(result: Mapping[str, Any], lines: Sequence[tuple[str, str]], *, as_json: bool) -> None:
-    """Print `result` as JSON, or `lines` of (name, value) aligned; of the processes of one run the first does."""
+def print_result(
+    result: Mapping[str, Any], lines: Sequence[tuple[str, str]], *, as_json: bool
+) -> None:
+    """Print `result` as JSON, or `lines` of (name, value) aligned; of the processes of one run the
+    first does."""
     from kdcache.runtime.distributed import own_place
 
     if own_place().rank:
@@ -216,7 +246,8 @@ def print_result(result: Mapping[str, Any], lines: Sequence[tuple[str, str]], *,
 
 
 def coverage_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the lines on what a cache was asked to hold and what of it is there, see `Coverage.to_json`."""
+    """Return the lines on what a cache was asked to hold and what of it is there, see
+    `Coverage.to_json`."""
     asked, complete, missing = found["seeds"], found["complete_seeds"], found["missing"]
     whole = f"{len(complete)} of {len(asked)} complete"
     if complete:
@@ -229,9 +260,13 @@ def coverage_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         total = counted(found["units_per_seed"], "unit")
         lines.append((f"seed {seed}", f"{len(units)} of {total} missing: {ranges(units)}"))
     if (more := len(missing) - _MOST_LINES) > 0:
-        lines.append(("and", f"{counted(more, 'more seed')} that {'lacks' if more == 1 else 'lack'} units"))
+        lines.append(
+            ("and", f"{counted(more, 'more seed')} that {'lacks' if more == 1 else 'lack'} units")
+        )
     if part := found["seeds_in_part"]:
-        lines.append(("in part", f"{named(part, 'seed')}: some units were asked for, and they are there"))
+        lines.append(
+            ("in part", f"{named(part, 'seed')}: some units were asked for, and they are there")
+        )
     if absent := found["seeds_not_begun"]:
         lines.append(("not begun", f"{len(absent)} of {len(asked)}: {named(absent, 'seed')}"))
     return lines
@@ -248,7 +283,8 @@ def errors_text(errors: Mapping[Any, float]) -> str:
 
 
 def codec_error_text(errors: Mapping[Any, float]) -> str:
-    """Return what a codec does to DIST's gradient, as measured before the dump; nothing if that is not known."""
+    """Return what a codec does to DIST's gradient, as measured before the dump; nothing if that is
+    not known."""
     return f" (turns DIST's gradient by {errors_text(errors)})" if errors else ""
 
 
@@ -257,7 +293,9 @@ def shell_command(*words: str) -> str:
     return shlex.join(words)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+def _show_warning(
+    message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any
+) -> None:
     from kdcache.runtime.distributed import own_place
     from kdcache.sources.sample_warnings import is_news, sample_warning
 
@@ -267,4 +305,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *args: Any, *
     if about is not None and not is_news(about):
         return
     text = one_line(str(message) if about is None else about.text, MOST_MESSAGE)
-    click.echo(f"kdcache: warning: {text}" if isinstance(message, KdcacheWarning) else f"warning: {text}", err=True)
+    click.echo(
+        f"kdcache: warning: {text}" if isinstance(message, KdcacheWarning) else f"warning: {text}",
+        err=True,
+    )

@@ -1,4 +1,5 @@
-"""The quickstart: the main job on scikit-learn's handwritten digits, each step a command in a process of its own."""
+"""The quickstart: the main job on scikit-learn's handwritten digits, each step a command in a
+process of its own."""
 
 import json
 import subprocess
@@ -15,7 +16,10 @@ from kdcache.runtime.wording import human_bytes
 from kdcache_cli.output import shell_command
 
 TEACHER = "timm:test_resnet,input_size=16"
-STUDENT = "timm:vit_tiny_patch16_224,img_size=8,patch_size=4,embed_dim=32,depth=1,num_heads=2,class_token=false,global_pool=avg"
+STUDENT = (
+    "timm:vit_tiny_patch16_224,img_size=8,patch_size=4,embed_dim=32,depth=1,num_heads=2,"
+    "class_token=false,global_pool=avg"
+)
 CODECS = {"full": "full:dtype=float16", "topk": "topk:k=3"}
 STUDENTS = {
     "labels only": ("ce", "full"),
@@ -24,8 +28,24 @@ STUDENTS = {
     "DIST, topk cache": ("dist:tau=4,beta=2,gamma=2", "topk"),
 }
 TRAINING = (
-    *("--data", "digits:train", "--eval-data", "digits:test", "--batch-size", "64", "--workers", "0"),
-    *("--set", "optimizer.name=adamw", "--set", "optimizer.weight_decay=0.05", "--set", "schedule.warmup_epochs=1"),
+    *(
+        "--data",
+        "digits:train",
+        "--eval-data",
+        "digits:test",
+        "--batch-size",
+        "64",
+        "--workers",
+        "0",
+    ),
+    *(
+        "--set",
+        "optimizer.name=adamw",
+        "--set",
+        "optimizer.weight_decay=0.05",
+        "--set",
+        "schedule.warmup_epochs=1",
+    ),
 )
 
 
@@ -38,21 +58,30 @@ class Steps:
     number: int = 0
 
     def run(self, title: str, *words: str) -> dict[str, Any]:
-        """Return the result of `kdcache WORDS --json`, run in a new process whose messages go to a log file.
+        """Return the result of `kdcache WORDS --json`, run in a new process whose messages go to a
+        log file.
 
         Raises:
             KdcacheError: the command failed; its last message is quoted.
         """
         self.number += 1
-        click.echo(f"[{self.number}/{self.total}] {title}\n      {shell_command('kdcache', *words)}", err=True)
+        click.echo(
+            f"[{self.number}/{self.total}] {title}\n      {shell_command('kdcache', *words)}",
+            err=True,
+        )
         log = self.out / "logs" / f"{self.number}.txt"
         start = time.monotonic()
         with log.open("w", encoding="utf-8") as messages:
             command = [sys.executable, "-m", "kdcache_cli", *words, "--json"]
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=messages, text=True, check=False)
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=messages, text=True, check=False
+            )
         if done.returncode != 0:
             last = (log.read_text("utf-8", "replace").strip().splitlines() or ["(no message)"])[-1]
-            raise KdcacheError(f"quickstart: {title} failed: {last} (whole log: {log}); remove {self.out} to start anew")
+            raise KdcacheError(
+                f"quickstart: {title} failed: {last} (whole log: {log}); remove {self.out} to start"
+                " anew"
+            )
         result: dict[str, Any] = json.loads(done.stdout)
         click.echo(f"      done in {time.monotonic() - start:.1f} s", err=True)
         return result
@@ -69,7 +98,10 @@ def run_quickstart(out: str, *, as_json: bool) -> None:
     steps = Steps(folder, 1 + len(CODECS) + len(STUDENTS))
     teacher = _train_teacher(steps)
     caches = {name: _dump(steps, name, codec) for name, codec in CODECS.items()}
-    students = [_train_student(steps, title, loss, cache, caches[cache]) for title, (loss, cache) in STUDENTS.items()]
+    students = [
+        _train_student(steps, title, loss, cache, caches[cache])
+        for title, (loss, cache) in STUDENTS.items()
+    ]
     summary = {"out": str(folder), "teacher": teacher, "caches": caches, "students": students}
     (folder / "quickstart.json").write_text(json.dumps(summary, indent=1), "utf-8")
     if as_json:
@@ -81,7 +113,16 @@ def run_quickstart(out: str, *, as_json: bool) -> None:
 def _train_teacher(steps: Steps) -> dict[str, Any]:
     return steps.run(
         "train a teacher on 1,197 handwritten digits",
-        *("train-student", f"{steps.out}/teacher", "--student", TEACHER, "--loss", "ce", "--recipe", "digits"),
+        *(
+            "train-student",
+            f"{steps.out}/teacher",
+            "--student",
+            TEACHER,
+            "--loss",
+            "ce",
+            "--recipe",
+            "digits",
+        ),
         *("--epochs", "20", "--lr", "0.003", *TRAINING),
     )
 
@@ -90,30 +131,58 @@ def _dump(steps: Steps, name: str, codec: str) -> dict[str, Any]:
     teacher = f"{TEACHER},weights={steps.out}/teacher/student.safetensors"
     return steps.run(
         f"run it once over 8 augmentation seeds, keep its logits as {codec}",
-        *("dump-teacher", f"{steps.out}/cache-{name}", "--data", "digits:train", "--recipe", "digits", "--seeds", "0:8"),
+        *(
+            "dump-teacher",
+            f"{steps.out}/cache-{name}",
+            "--data",
+            "digits:train",
+            "--recipe",
+            "digits",
+            "--seeds",
+            "0:8",
+        ),
         *("--teacher", teacher, "--codec", codec, "--workers", "0"),
     )
 
 
-def _train_student(steps: Steps, title: str, loss: str, cache: str, dumped: dict[str, Any]) -> dict[str, Any]:
+def _train_student(
+    steps: Steps, title: str, loss: str, cache: str, dumped: dict[str, Any]
+) -> dict[str, Any]:
     run = f"{steps.out}/student-{loss.partition(':')[0]}-{cache}"
     result = steps.run(
         f"train the student without the teacher: {title}",
-        *("train-student", run, "--cache", f"{steps.out}/cache-{cache}", "--student", STUDENT, "--loss", loss),
+        *(
+            "train-student",
+            run,
+            "--cache",
+            f"{steps.out}/cache-{cache}",
+            "--student",
+            STUDENT,
+            "--loss",
+            loss,
+        ),
         *("--epochs", "24", "--lr", "0.005", *TRAINING),
     )
-    return {"name": title, "bytes_per_view": None if loss == "ce" else dumped["bytes_per_view"], **result}
+    return {
+        "name": title,
+        "bytes_per_view": None if loss == "ce" else dumped["bytes_per_view"],
+        **result,
+    }
 
 
 def _check_ready(folder: Path) -> None:
     from importlib.util import find_spec
 
     if find_spec("sklearn") is None:
-        raise KdcacheError("quickstart needs scikit-learn for its digits; pip install 'kdcache[demo]'")
+        raise KdcacheError(
+            "quickstart needs scikit-learn for its digits; pip install 'kdcache[demo]'"
+        )
     try:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise KdcacheError(f"cannot make folder {folder}: {error.strerror}; give another one with --out DIR") from error
+        raise KdcacheError(
+            f"cannot make folder {folder}: {error.strerror}; give another one with --out DIR"
+        ) from error
 
 
 def _print_table(summary: dict[str, Any]) -> None:
@@ -128,11 +197,20 @@ def _print_table(summary: dict[str, Any]) -> None:
     for row in (teacher, *summary["students"]):
         per_view = "-" if row["bytes_per_view"] is None else f"{row['bytes_per_view']:.1f}"
         memory = human_bytes(row["peak_memory"]["host"])
-        table.add_row(row["name"], f"{row['top1']:.2f} %", f"{row['seconds']:.1f}", per_view, memory)
+        table.add_row(
+            row["name"], f"{row['top1']:.2f} %", f"{row['seconds']:.1f}", per_view, memory
+        )
     Console(width=None if sys.stdout.isatty() else 100).print(table)
     out = summary["out"]
-    click.echo(f"one run each: differences of a point or two are chance (600 digits). Everything lies in {out}/:")
-    click.echo("  teacher/ and student-*/   config.toml, metrics.jsonl, last.pt, student.safetensors, result.json")
     click.echo(
-        "  cache-full/, cache-topk/  the teacher's logits; look with: " + shell_command("kdcache", "info", f"{out}/cache-full")
+        "one run each: differences of a point or two are chance (600 digits). Everything lies in"
+        f" {out}/:"
+    )
+    click.echo(
+        "  teacher/ and student-*/   config.toml, metrics.jsonl, last.pt, student.safetensors,"
+        " result.json"
+    )
+    click.echo(
+        "  cache-full/, cache-topk/  the teacher's logits; look with: "
+        + shell_command("kdcache", "info", f"{out}/cache-full")
     )

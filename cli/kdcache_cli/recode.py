@@ -12,11 +12,17 @@ from kdcache_cli.output import errors_text, print_result
 @click.command(short_help="Write CACHE to NEW with another codec.")
 @click.argument("cache")
 @click.argument("new")
-@click.option("--codec", required=True, help="Codec of NEW, such as lowrank:step=2 or topk:k=10.", metavar="SPEC")
+@click.option(
+    "--codec",
+    required=True,
+    help="Codec of NEW, such as lowrank:step=2 or topk:k=10.",
+    metavar="SPEC",
+)
 @click.option("--seeds", help="Seeds to recode, B left out  [all complete ones].", metavar="A:B")
 @JSON
 def recode(cache: str, new: str, codec: str, seeds: str | None, as_json: bool) -> None:
-    """Write what CACHE holds to NEW with another codec, without the teacher. Run again, it goes on where it stopped.
+    """Write what CACHE holds to NEW with another codec, without the teacher. Run again, it goes on
+    where it stopped.
 
     NEW cannot hold more than CACHE: no classes that CACHE dropped, and no finer logits.
     """
@@ -28,12 +34,19 @@ def recode(cache: str, new: str, codec: str, seeds: str | None, as_json: bool) -
 
 def _lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     before, after = result["before"], result["after"]
-    absent = [("absent", f"{counted(result['absent'], 'view')} whose sample could not be read")] if result["absent"] else []
+    absent = (
+        [("absent", f"{counted(result['absent'], 'view')} whose sample could not be read")]
+        if result["absent"]
+        else []
+    )
     return [
         ("cache", result["cache"]),
         ("codec", f"{after['codec']} from {before['codec']}"),
         ("seeds", f"{ranges(result['seeds'])}, {result['rows']} views each"),
-        ("written", f"{counted(result['units_written'], 'unit')} in {human_seconds(result['seconds'])}"),
+        (
+            "written",
+            f"{counted(result['units_written'], 'unit')} in {human_seconds(result['seconds'])}",
+        ),
         ("bytes", f"{_size(after)}; before: {_size(before)}"),
         ("gradient", _gradient_text(result)),
         *absent,
@@ -45,8 +58,14 @@ def _gradient_text(result: dict[str, Any]) -> str:
         return f"of DIST turned by {errors_text(errors)}, measured on views of {result['source']}"
     if result["origin_error"]:
         codec, errors = result["origin_error"]
-        return f"of DIST turned further than by {codec} before it ({errors_text(errors)}), how far was not measured"
-    return f"not measured: that takes exact logits of two seeds, which {result['source']} does not hold"
+        return (
+            f"of DIST turned further than by {codec} before it ({errors_text(errors)}), how far was"
+            " not measured"
+        )
+    return (
+        f"not measured: that takes exact logits of two seeds, which {result['source']} does not"
+        " hold"
+    )
 
 
 def _size(part: dict[str, Any]) -> str:

@@ -9,7 +9,9 @@ from kdcache_cli.output import print_result
 @click.command(short_help="Draw a view of CACHE and what the teacher says of it.")
 @click.argument("cache")
 @click.option("--view", required=True, help="Sample of the source, and seed.", metavar="INDEX:SEED")
-@click.option("-o", "--out", required=True, help="Picture to write (.png, .pdf, .svg).", metavar="FILE")
+@click.option(
+    "-o", "--out", required=True, help="Picture to write (.png, .pdf, .svg).", metavar="FILE"
+)
 @click.option("--data", help="Source  [the cache's own images, if it holds them].", metavar="SPEC")
 @JSON
 def show(cache: str, view: str, out: str, data: str | None, as_json: bool) -> None:
@@ -23,4 +25,8 @@ def show(cache: str, view: str, out: str, data: str | None, as_json: bool) -> No
         raise UsageError(f"view is {view!r}; it must be INDEX:SEED, such as 17:0")
     result = show_view(open_cache(cache), out, index=int(index), seed=int(seed), data=data)
     lines = [("file", result["file"]), ("sample", f"{result['sample']}, row {result['row']}")]
-    print_result(result, [*lines, ("teacher", f"is sure by {100 * result['confidence']:.1f} %")], as_json=as_json)
+    print_result(
+        result,
+        [*lines, ("teacher", f"is sure by {100 * result['confidence']:.1f} %")],
+        as_json=as_json,
+    )

@@ -14,7 +14,8 @@ from kdcache_cli.output import coverage_lines, print_result
 @click.argument("caches", nargs=-1, required=True, metavar="CACHE...")
 @JSON
 def merge(new: str, caches: tuple[str, ...], as_json: bool) -> None:
-    """Copy into NEW the units of every CACHE, which share a manifest. Run again, it goes on where it stopped.
+    """Copy into NEW the units of every CACHE, which share a manifest. Run again, it goes on where
+    it stopped.
 
     Of a unit that several hold that of the first counts, or that of NEW if it is there already.
     """
@@ -22,35 +23,59 @@ def merge(new: str, caches: tuple[str, ...], as_json: bool) -> None:
 
     result = merge_caches(new, caches)
     origins = [("from", f"{part['cache']}, {_units(part)}") for part in result["from"]]
-    print_result(result, [("cache", result["cache"]), *origins, *copied_lines(result)], as_json=as_json)
+    print_result(
+        result, [("cache", result["cache"]), *origins, *copied_lines(result)], as_json=as_json
+    )
 
 
 @click.command(short_help="Copy some seeds, units or samples of CACHE to NEW.")
 @click.argument("cache")
 @click.argument("new")
 @click.option("--seeds", help="Seeds to copy, B left out  [all].", metavar="A:B")
-@click.option("--units", help="Units of each seed, which are random samples of the data, B left out  [all].", metavar="A:B")
-@click.option("--samples", help="Samples of each seed: A:B, or a file of keys  [all].", metavar="A:B|FILE")
-@click.option("--data", help="Source of the samples, for their keys  [the cache's own list].", metavar="SPEC")
+@click.option(
+    "--units",
+    help="Units of each seed, which are random samples of the data, B left out  [all].",
+    metavar="A:B",
+)
+@click.option(
+    "--samples", help="Samples of each seed: A:B, or a file of keys  [all].", metavar="A:B|FILE"
+)
+@click.option(
+    "--data", help="Source of the samples, for their keys  [the cache's own list].", metavar="SPEC"
+)
 @JSON
 def export(cache: str, new: str, as_json: bool, **flags: Any) -> None:
-    """Copy some seeds, some units of each, or some samples, to NEW. Run again, it goes on where it stopped."""
+    """Copy some seeds, some units of each, or some samples, to NEW. Run again, it goes on where it
+    stopped."""
     from kdcache.tools.merge import export_cache
 
     result = export_cache(cache, new, **flags)
-    lines = [("cache", result["cache"]), ("from", result["source"]), *_subset_lines(result), *copied_lines(result)]
+    lines = [
+        ("cache", result["cache"]),
+        ("from", result["source"]),
+        *_subset_lines(result),
+        *copied_lines(result),
+    ]
     print_result(result, lines, as_json=as_json)
 
 
 @click.command(short_help="Write CACHE to NEW in the other store.")
 @click.argument("cache")
 @click.argument("new")
-@click.option("--store", type=click.Choice(["zarr", "webdataset"]), required=True, help="What units of NEW are.")
+@click.option(
+    "--store",
+    type=click.Choice(["zarr", "webdataset"]),
+    required=True,
+    help="What units of NEW are.",
+)
 @click.option("--data", help="Source of the samples in tars; webdataset needs it.", metavar="SPEC")
-@click.option("--images/--no-images", default=True, help="Whether tars hold the images, too  [yes].")
+@click.option(
+    "--images/--no-images", default=True, help="Whether tars hold the images, too  [yes]."
+)
 @JSON
 def convert(cache: str, new: str, as_json: bool, **flags: Any) -> None:
-    """Write the complete seeds of CACHE to NEW in the other store. Run again, it goes on where it stopped."""
+    """Write the complete seeds of CACHE to NEW in the other store. Run again, it goes on where it
+    stopped."""
     from kdcache.tools.convert import convert_cache
 
     result = convert_cache(cache, new, **flags)
@@ -58,7 +83,10 @@ def convert(cache: str, new: str, as_json: bool, **flags: Any) -> None:
         ("cache", result["cache"]),
         ("from", result["source"]),
         ("seeds", f"{ranges(result['seeds'])}, {result['rows']} views each"),
-        ("written", f"{counted(result['units_written'], 'unit')} in {human_seconds(result['seconds'])}"),
+        (
+            "written",
+            f"{counted(result['units_written'], 'unit')} in {human_seconds(result['seconds'])}",
+        ),
         ("bytes", f"{human_bytes(result['bytes'])}, {result['bytes_per_view']:.1f} per view"),
     ]
     print_result(result, lines, as_json=as_json)
@@ -70,12 +98,15 @@ def _subset_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _units(part: dict[str, Any]) -> str:
-    return counted(part["units"], "unit") + (f", {part['elsewhere']} of them in an earlier one" if part["elsewhere"] else "")
+    return counted(part["units"], "unit") + (
+        f", {part['elsewhere']} of them in an earlier one" if part["elsewhere"] else ""
+    )
 
 
 def copied_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the lines on units that were copied, and on what a cache then holds."""
     written = (
-        f"{counted(result['units_written'], 'unit')}, {human_bytes(result['bytes'])} in {human_seconds(result['seconds'])}"
+        f"{counted(result['units_written'], 'unit')}, {human_bytes(result['bytes'])} in"
+        f" {human_seconds(result['seconds'])}"
     )
     return [("written", written), *coverage_lines(result)]

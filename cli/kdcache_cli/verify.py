@@ -16,13 +16,30 @@ _SHOWN = 10
 @click.command(short_help="Check every byte of CACHE against its commits.")
 @click.argument("cache")
 @click.option(
-    "--views", type=int, help="Also render up to N views again and compare them  [0; with --teacher 64].", metavar="N"
+    "--views",
+    type=int,
+    help="Also render up to N views again and compare them  [0; with --teacher 64].",
+    metavar="N",
 )
 @click.option("--contents", is_flag=True, help="Also read all data, and name what has changed.")
-@click.option("--data", help="Source for these  [the cache's own images, if it holds them].", metavar="SPEC")
-@click.option("--teacher", help="Also run the teacher again on as many and compare its logits.", metavar="SPEC")
-@click.option("--complete", is_flag=True, help="Count it as a fault if anything that it was asked to hold is missing.")
-@click.option("--report", help="Write a line of JSON per unit, and go on from those that are there.", metavar="FILE")
+@click.option(
+    "--data", help="Source for these  [the cache's own images, if it holds them].", metavar="SPEC"
+)
+@click.option(
+    "--teacher",
+    help="Also run the teacher again on as many and compare its logits.",
+    metavar="SPEC",
+)
+@click.option(
+    "--complete",
+    is_flag=True,
+    help="Count it as a fault if anything that it was asked to hold is missing.",
+)
+@click.option(
+    "--report",
+    help="Write a line of JSON per unit, and go on from those that are there.",
+    metavar="FILE",
+)
 @rerun
 @JSON
 def verify(cache: str, as_json: bool, batch_size: int | None, **flags: Any) -> None:
@@ -42,11 +59,19 @@ def verify(cache: str, as_json: bool, batch_size: int | None, **flags: Any) -> N
 
 def _verify_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     known = f", {found['from_report']} of them as the report says" if found["from_report"] else ""
-    absent = [("absent", f"{counted(found['absent'], 'view')} whose sample cannot be read")] if found["absent"] else []
+    absent = (
+        [("absent", f"{counted(found['absent'], 'view')} whose sample cannot be read")]
+        if found["absent"]
+        else []
+    )
     views = [("views", _rendered_text(found["views"]))] if "views" in found else []
     contents = [("contents", _contents_text(found["contents"]))] if "contents" in found else []
     teacher = [("teacher", _rerun_text(found["teacher"]))] if "teacher" in found else []
-    temporary = [f"{counted(found['temporary'], 'temporary file')} of killed writers, harmless"] if found["temporary"] else []
+    temporary = (
+        [f"{counted(found['temporary'], 'temporary file')} of killed writers, harmless"]
+        if found["temporary"]
+        else []
+    )
     return [
         ("units", f"{found['units']} checked, {human_bytes(found['bytes'])}{known}"),
         *coverage_lines(found),
@@ -70,7 +95,9 @@ def _some(keys: Sequence[str]) -> list[str]:
 
 def _rendered_text(views: dict[str, int]) -> str:
     others = views["other_pixels"]
-    as_then = f"{others} with other pixels under the same thumbnail" if others else "all as at the dump"
+    as_then = (
+        f"{others} with other pixels under the same thumbnail" if others else "all as at the dump"
+    )
     return f"{views['checked']} rendered again, {as_then}"
 
 
@@ -80,18 +107,27 @@ def _contents_text(contents: dict[str, int]) -> str:
 
 
 def _rerun_text(found: dict[str, Any]) -> str:
-    ran = f"run again on {found['views']} views in {found['precision']}: {found['equal_records']} records equal"
-    apart = f"largest difference {found['largest_difference']:.3g}, median {found['median_difference']:.3g}"
+    ran = (
+        f"run again on {found['views']} views in {found['precision']}: {found['equal_records']}"
+        " records equal"
+    )
+    apart = (
+        f"largest difference {found['largest_difference']:.3g}, median"
+        f" {found['median_difference']:.3g}"
+    )
     return f"{ran}, {apart}, {found['beyond']} beyond rounding"
 
 
 @click.command(short_help="Remove what killed writers left in CACHE.")
 @click.argument("cache")
-@click.option("--older-than", default="7d", show_default=True, help="Age, in s, m, h or d.", metavar="AGE")
+@click.option(
+    "--older-than", default="7d", show_default=True, help="Age, in s, m, h or d.", metavar="AGE"
+)
 @click.option("--delete", is_flag=True, help="Remove them; without it they are only told.")
 @JSON
 def gc(cache: str, as_json: bool, older_than: str, delete: bool) -> None:
-    """Tell, and with --delete remove, temporary and orphaned objects of CACHE that are older than an age."""
+    """Tell, and with --delete remove, temporary and orphaned objects of CACHE that are older than
+    an age."""
     from kdcache.cache import open_cache
     from kdcache.tools.garbage import collect_garbage
 
@@ -101,10 +137,24 @@ def gc(cache: str, as_json: bool, older_than: str, delete: bool) -> None:
 
 def _gc_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     count, what = len(found["keys"]), human_bytes(found["bytes"])
-    done = f"{counted(count, 'object')}, {what}" + ("" if found["is_deleted"] or not count else "; --delete removes them")
-    young = [("kept", f"{counted(found['young'], 'younger object')}: a writer may be at work")] if found["young"] else []
+    done = f"{counted(count, 'object')}, {what}" + (
+        "" if found["is_deleted"] or not count else "; --delete removes them"
+    )
+    young = (
+        [("kept", f"{counted(found['young'], 'younger object')}: a writer may be at work")]
+        if found["young"]
+        else []
+    )
     busy = (
-        [("kept", f"{counted(found['busy'], 'object')} of units: a dump was at work of late, and may take them up")]
+        [
+            (
+                "kept",
+                (
+                    f"{counted(found['busy'], 'object')} of units: a dump was at work of late, and"
+                    " may take them up"
+                ),
+            )
+        ]
         if found["busy"]
         else []
     )

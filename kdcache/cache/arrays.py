@@ -2,7 +2,8 @@
 
 Their name is their own digest, so that two writers never mix theirs.
 
-The manifest names the digest, and is published after them: whoever publishes the manifest first decides.
+The manifest names the digest, and is published after them: whoever publishes the manifest first
+decides.
 """
 
 import hashlib
@@ -82,7 +83,9 @@ def read_arrays(objects: Objects, root: str, digest: str, *, most: int) -> dict[
     return read_twice(lambda is_fresh: _read_all(objects, root, digest, most, is_fresh))
 
 
-def _read_all(objects: Objects, root: str, digest: str, most: int, is_fresh: bool) -> dict[str, np.ndarray]:
+def _read_all(
+    objects: Objects, root: str, digest: str, most: int, is_fresh: bool
+) -> dict[str, np.ndarray]:
     def fetched(key: str, room: int, check: Callable[[bytes], T]) -> T:
         """Return what `check` makes of an object, which is read twice before it is damaged."""
 
@@ -114,7 +117,9 @@ def _explained(objects: Objects, root: str, digest: str) -> Iterator[None]:
 def damaged(objects: Objects, root: str, digest: str) -> DamagedError:
     """Return the error of arrays that are absent, or not what was written."""
     path = arrays_path(root, digest)
-    return DamagedError(f"cache {objects}: {ROOTS[root]} ({path}) is absent or damaged; restore it from a copy")
+    return DamagedError(
+        f"cache {objects}: {ROOTS[root]} ({path}) is absent or damaged; restore it from a copy"
+    )
 
 
 class _Stored(NamedTuple):

@@ -24,7 +24,15 @@ from kdcache.cache.storage.rereading import read_twice
 from kdcache.cache.subset import held_mask, read_samples
 from kdcache.cache.unit_store import Bytes, StoredSample, UnitFormat, committed_unit
 from kdcache.codecs import Codec, check_records, codec_from_dict, codec_spec
-from kdcache.errors import CacheError, CodecError, DamagedUnitError, LargeObjectError, MismatchError, MissingUnitError, quoted
+from kdcache.errors import (
+    CacheError,
+    CodecError,
+    DamagedUnitError,
+    LargeObjectError,
+    MismatchError,
+    MissingUnitError,
+    quoted,
+)
 from kdcache.runtime.contrast import joined
 from kdcache.shapes import Records, Rows
 from kdcache.sources.tar_reader import TarReader
@@ -35,14 +43,16 @@ Fetch = Callable[[Commit], bytes]
 _ROOM = 2
 """Bytes that are kept free for each byte that a commit may have while it is fetched."""
 _LARGE = 1 << 24
-"""Bytes of an object that is looked through before it is read into memory; several are read at once."""
+"""Bytes of an object that is looked through before it is read into memory; several are read at
+once."""
 
 
 class Cache:
     """An open cache. `open_cache` and `create_cache` make one."""
 
     def __init__(self, objects: Objects, manifest: Manifest, codec: Codec | None = None) -> None:
-        """Open the cache in `objects`; with `codec` it is one that is not on disk yet, as for a plan."""
+        """Open the cache in `objects`; with `codec` it is one that is not on disk yet, as for a
+        plan."""
         self.objects = objects
         self.manifest = manifest
         self.slabs = SlabFolder()
@@ -66,7 +76,12 @@ class Cache:
             UsageError: a codec that this version does not know.
             CacheError: one whose records have other fields, or whose fit is absent or damaged.
         """
-        codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes, fit=self.fit(), sites=self.manifest.sites)
+        codec = codec_from_dict(
+            self.manifest.codec,
+            classes=self.manifest.classes,
+            fit=self.fit(),
+            sites=self.manifest.sites,
+        )
         if codec.record_dtype != self.manifest.dtype:
             raise CacheError(
                 f"cache {self}: its records {quoted(self.manifest.dtype)} are not those of "
@@ -118,7 +133,8 @@ class Cache:
         return held_mask(self.samples, self.order)
 
     def held_rows(self, commit: Commit) -> Rows:
-        """Return the rows of a unit of which there are records: without those that are absent, or not in a subset; int64."""
+        """Return the rows of a unit of which there are records: without those that are absent, or
+        not in a subset; int64."""
         held = np.flatnonzero(self.is_held[commit.start : commit.stop]) + commit.start
         return np.setdiff1d(held, [entry["row"] for entry in commit.absent])
 
@@ -126,8 +142,9 @@ class Cache:
         """Raise a MissingUnitError if one of `rows` is not in the subset that this cache holds."""
         if self.samples is not None and (outside := rows[~self.is_held[rows]]).size:
             raise MissingUnitError(
-                f"sample {self.order[outside[0]]} (row {outside[0]}) is not in the subset that cache {self} holds, of "
-                f"{self.manifest.num_held} of {self.manifest.rows} samples; use the cache that it was exported from"
+                f"sample {self.order[outside[0]]} (row {outside[0]}) is not in the subset that"
+                f" cache {self} holds, of {self.manifest.num_held} of {self.manifest.rows} samples;"
+                " use the cache that it was exported from"
             )
 
     def seeds(self) -> list[int]:
@@ -151,12 +168,16 @@ class Cache:
     def missing_units(self, seed: int) -> Gaps:
         """Return the units of `seed` that are not committed yet."""
         committed = self.committed_units(seed)
-        return Gaps([unit for unit in committed if unit < self.manifest.num_units], self.manifest.num_units)
+        return Gaps(
+            [unit for unit in committed if unit < self.manifest.num_units], self.manifest.num_units
+        )
 
     def complete_seeds(self) -> list[int]:
         """Return the seeds of which every unit is committed."""
         counts = Counter(first for first, _ in self.units())
-        whole = [first for first, count in sorted(counts.items()) if count == self.manifest.num_units]
+        whole = [
+            first for first, count in sorted(counts.items()) if count == self.manifest.num_units
+        ]
         self.require_few_seeds(whole)
         return [seed for first in whole for seed in self.manifest.unit_seeds(first)]
 
@@ -165,7 +186,8 @@ class Cache:
         return self.objects.exists(commit_key(self.manifest.unit_seeds(seed)[0], unit))
 
     def commit_of(self, seed: int, unit: int) -> Commit:
-        """Return a unit's commit; of one that it shares with other seeds, what it says of this seed.
+        """Return a unit's commit; of one that it shares with other seeds, what it says of this
+        seed.
 
         Raises:
             MissingUnitError: the unit is not committed.
@@ -189,14 +211,26 @@ class Cache:
             data = self.objects.get(commit_key(first, unit), most=most_bytes, is_fresh=is_fresh)
         except FileNotFoundError:
             raise MissingUnitError(
-                f"cache {self} does not hold {self.unit_name(seed, unit)}; run dump-teacher with this seed"
+                f"cache {self} does not hold {self.unit_name(seed, unit)}; run dump-teacher with"
+                " this seed"
             ) from None
-        commit = Commit.from_bytes(data, f"cache {self}, {self.unit_name(seed, unit)}", most_values=most_values)
+        commit = Commit.from_bytes(
+            data, f"cache {self}, {self.unit_name(seed, unit)}", most_values=most_values
+        )
         rows = self.manifest.unit_range(unit)
-        if not rows or (commit.seed, commit.unit, commit.start, commit.stop) != (first, unit, rows.start, rows.stop):
-            raise DamagedUnitError(f"cache {self}, {self.unit_name(seed, unit)}: its commit is that of {commit.name}")
+        if not rows or (commit.seed, commit.unit, commit.start, commit.stop) != (
+            first,
+            unit,
+            rows.start,
+            rows.stop,
+        ):
+            raise DamagedUnitError(
+                f"cache {self}, {self.unit_name(seed, unit)}: its commit is that of {commit.name}"
+            )
         if stray := commit.stray(self.format.key(first, unit), self.manifest.unit_seeds(seed)):
-            raise DamagedUnitError(f"cache {self}, {self.unit_name(seed, unit)}: its commit speaks of {stray}")
+            raise DamagedUnitError(
+                f"cache {self}, {self.unit_name(seed, unit)}: its commit speaks of {stray}"
+            )
         if commit.num_bytes > (most := self.format.most_bytes(unit)):
             raise DamagedUnitError(
                 f"cache {self}, {self.unit_name(seed, unit)}: its commit speaks of an object of "
@@ -216,7 +250,8 @@ class Cache:
         return unit_name(seed, unit, rows.start, rows.stop)
 
     def units(self) -> list[tuple[int, int]]:
-        """Return the committed units of all seeds, each once, as first seed and number; from one listing of the commits."""
+        """Return the committed units of all seeds, each once, as first seed and number; from one
+        listing of the commits."""
         units = (committed_unit(self.manifest, entry.key) for entry in self.objects.walk("commits"))
         return sorted(unit for unit in units if unit and unit[1] < self.manifest.num_units)
 
@@ -224,27 +259,34 @@ class Cache:
         """Return the commits of all units of `seed`, in order.
 
         Raises:
-            MissingUnitError: units that are not committed, or a seed of which the cache holds nothing.
+            MissingUnitError: units that are not committed, or a seed of which the cache holds
+                nothing.
         """
         missing = self.missing_units(seed)
         if len(missing) == self.manifest.num_units:
             held = ", ".join(map(str, self.seeds())) or "none"
-            raise MissingUnitError(f"cache {self} does not hold seed {seed} (it holds: {held}); dump it first")
+            raise MissingUnitError(
+                f"cache {self} does not hold seed {seed} (it holds: {held}); dump it first"
+            )
         if missing:
             raise MissingUnitError(
-                f"cache {self} lacks {len(missing)} of {self.manifest.num_units} units of seed {seed}, the first is "
-                f"{self.unit_name(seed, missing[0])}; run the same dump-teacher command again to finish it"
+                f"cache {self} lacks {len(missing)} of {self.manifest.num_units} units of seed"
+                f" {seed}, the first is {self.unit_name(seed, missing[0])}; run the same"
+                " dump-teacher command again to finish it"
             )
         return self._commits_of(seed, range(self.manifest.num_units))
 
     def held_commits(self, seed: int) -> list[Commit]:
-        """Return the commits of the units of `seed` that are there, in order: of a seed that need not be complete."""
+        """Return the commits of the units of `seed` that are there, in order: of a seed that need
+        not be complete."""
         return self._commits_of(seed, self.committed_units(seed))
 
     def holes(self, commits: Sequence[Commit]) -> tuple[Rows, Rows]:
-        """Return the rows of a seed that its commits record as absent, and those that are missing; int64.
+        """Return the rows of a seed that its commits record as absent, and those that are missing;
+        int64.
 
-        Missing are the rows of units that are not among the commits, and of a subset those of samples that it does not hold.
+        Missing are the rows of units that are not among the commits, and of a subset those of
+        samples that it does not hold.
         """
         absent = [entry["row"] for commit in commits for entry in commit.absent]
         is_missing = np.ones(self.manifest.rows, bool)
@@ -253,7 +295,8 @@ class Cache:
         return np.array(sorted(absent), np.int64), np.flatnonzero(is_missing)
 
     def read_unit(self, commit: Commit) -> Records:
-        """Return the records of a committed unit under the commit's seed, `[rows]`, after its bytes were checked against it.
+        """Return the records of a committed unit under the commit's seed, `[rows]`, after its bytes
+        were checked against it.
 
         Raises:
             DamagedUnitError: the object is absent, or differs from what was committed in any byte.
@@ -316,13 +359,21 @@ class Cache:
                     self._look_through(commit, blocks)
             data = self.objects.get(key, most=most, is_fresh=is_fresh)
         except LargeObjectError as error:
-            raise DamagedUnitError(f"{where}: more bytes than were committed: {error}; {way_out}") from None
+            raise DamagedUnitError(
+                f"{where}: more bytes than were committed: {error}; {way_out}"
+            ) from None
         except FileNotFoundError:
-            raise DamagedUnitError(f"{where}: the object {commit.key} is missing; {way_out}") from None
+            raise DamagedUnitError(
+                f"{where}: the object {commit.key} is missing; {way_out}"
+            ) from None
         if len(data) != commit.num_bytes:
-            raise DamagedUnitError(f"{where}: {len(data)} bytes where {commit.num_bytes} were committed; {way_out}")
+            raise DamagedUnitError(
+                f"{where}: {len(data)} bytes where {commit.num_bytes} were committed; {way_out}"
+            )
         if not commit.is_of(data):
-            raise DamagedUnitError(f"{where}: its bytes differ from what was committed (SHA-256); {way_out}")
+            raise DamagedUnitError(
+                f"{where}: its bytes differ from what was committed (SHA-256); {way_out}"
+            )
         return data
 
     def _look_through(self, commit: Commit, blocks: Blocks) -> None:
@@ -336,12 +387,20 @@ class Cache:
         """
         where, way_out = self._where(commit)
         if blocks.size != commit.num_bytes:
-            raise DamagedUnitError(f"{where}: {blocks.size} bytes where {commit.num_bytes} were committed; {way_out}")
+            raise DamagedUnitError(
+                f"{where}: {blocks.size} bytes where {commit.num_bytes} were committed; {way_out}"
+            )
         if isinstance(self.format, TarFormat):
             tar = TarReader(blocks.read, blocks.size)
-            self._decoded(commit.unit, partial(self.format.decode_tar, commit.unit, tar), f"{where}; {way_out}")
+            self._decoded(
+                commit.unit,
+                partial(self.format.decode_tar, commit.unit, tar),
+                f"{where}; {way_out}",
+            )
         if blocks.sha256() != commit.sha256:
-            raise DamagedUnitError(f"{where}: its bytes differ from what was committed (SHA-256); {way_out}")
+            raise DamagedUnitError(
+                f"{where}: its bytes differ from what was committed (SHA-256); {way_out}"
+            )
 
     def read(self, seed: int, rows: Rows | Sequence[int]) -> Records:
         """Return the records of `rows` under `seed`, in their order.
@@ -352,7 +411,9 @@ class Cache:
         """
         wanted = np.asarray(rows, dtype=np.int64)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.manifest.rows:
-            raise MissingUnitError(f"cache {self} holds rows 0 to {self.manifest.rows - 1}, not all of those asked for")
+            raise MissingUnitError(
+                f"cache {self} holds rows 0 to {self.manifest.rows - 1}, not all of those asked for"
+            )
         self.require_held(wanted)
         if self._last_read is None or self._last_read[0] != seed:
             self._last_read = seed, self.slab(seed)  # a complete seed never changes
@@ -361,12 +422,13 @@ class Cache:
     def slab(self, seed: int, *, is_partial: bool = False) -> Slab:
         """Return the slab of `seed`, made from verified units unless it is there already.
 
-        Of several processes on one machine that ask for it at once, one makes it and the others wait.
+        Of several processes on one machine that ask for it at once, one makes it and the others
+        wait.
 
         Args:
             seed: the seed.
-            is_partial: whether units may be missing; the slab then names their rows, and refuses to give them. So it does,
-                in any case, with rows that are not in a subset.
+            is_partial: whether units may be missing; the slab then names their rows, and refuses to
+                give them. So it does, in any case, with rows that are not in a subset.
 
         Raises:
             MissingUnitError: units that are not committed.
@@ -376,20 +438,25 @@ class Cache:
         return self.slab_of(self.held_commits(seed) if is_partial else self.commits(seed))
 
     def slab_of(self, commits: Sequence[Commit], *, fetch: Fetch | None = None) -> Slab:
-        """Return the slab of some commits of one seed, those that count for whoever asks; see `slab`.
+        """Return the slab of some commits of one seed, those that count for whoever asks; see
+        `slab`.
 
         Args:
             commits: of the seed.
             fetch: returns the checked bytes of a unit; by default `unit_bytes`.
         """
-        identity = "".join([self.manifest.digest, *(commit.digest for commit in commits)])  # a seal covers seed and unit
+        identity = "".join(
+            [self.manifest.digest, *(commit.digest for commit in commits)]
+        )  # a seal covers seed and unit
         name = f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.{SLAB}"
         num_rows = self.manifest.rows
         dtype = self.manifest.dtype
 
         def open_file() -> LocalFile:
             units = partial(self._all_units, commits, fetch or self.unit_bytes)
-            return self.slabs.make(name, num_rows * dtype.itemsize, lambda: map(_raw_bytes, units()))
+            return self.slabs.make(
+                name, num_rows * dtype.itemsize, lambda: map(_raw_bytes, units())
+            )
 
         absent, missing = self.holes(commits)
         outside = None if self.samples is None else ~self.is_held
@@ -402,13 +469,21 @@ class Cache:
             MismatchError: the fields that differ.
         """
         if lines := self.manifest.differences(manifest):
-            way_out = "choose a new folder, or the same settings" if self.seeds() else "it holds no unit yet: remove it"
+            way_out = (
+                "choose a new folder, or the same settings"
+                if self.seeds()
+                else "it holds no unit yet: remove it"
+            )
             if self.samples is not None and manifest.samples is None:
-                way_out = "it is a subset, which holds what was exported into it; dump into the cache that it came from"
+                way_out = (
+                    "it is a subset, which holds what was exported into it; dump into the cache"
+                    " that it came from"
+                )
             raise MismatchError(f"cache {self} was made otherwise ({joined(lines)}); {way_out}")
 
     def with_fit(self, codec: Codec) -> Codec:
-        """Return `codec` with the fit that this cache was made with; itself, if it has nothing to fit.
+        """Return `codec` with the fit that this cache was made with; itself, if it has nothing to
+        fit.
 
         Raises:
             MismatchError: the cache was made with another codec.
@@ -417,12 +492,18 @@ class Cache:
             return codec
         mine, theirs = codec_spec(self.codec), codec_spec(codec)
         if mine != theirs:
-            raise MismatchError(f"cache {self} was made with {mine}, not {theirs}; choose that codec, or a new folder")
+            raise MismatchError(
+                f"cache {self} was made with {mine}, not {theirs}; choose that codec, or a new"
+                " folder"
+            )
         return self.codec
 
     def array_faults(self, seed: int) -> list[str]:
         """Return what keeps plain readers, zarr's, from reading `seed`, one line each."""
-        return [f"cache {self}, seed {seed}: {fault}" for fault in self.format.faults(self.objects, seed)]
+        return [
+            f"cache {self}, seed {seed}: {fault}"
+            for fault in self.format.faults(self.objects, seed)
+        ]
 
     def _arrays(self, root: str) -> dict[str, np.ndarray] | None:
         """Return the arrays under a root that the manifest names; None if it names none."""
@@ -437,7 +518,9 @@ class Cache:
         return records
 
     def _commits_of(self, seed: int, units: Sequence[int]) -> list[Commit]:
-        return [*fetched(lambda unit: self.commit_of(seed, unit), units, num_bytes=self.commit_room)]
+        return [
+            *fetched(lambda unit: self.commit_of(seed, unit), units, num_bytes=self.commit_room)
+        ]
 
     def _all_units(self, commits: Sequence[Commit], fetch: Fetch) -> Iterator[Records]:
         """Yield the records of every unit in order, of those without a commit zeros."""
@@ -448,7 +531,9 @@ class Cache:
                 return self._records_of(there[unit], fetch)
             return np.zeros(len(self.manifest.unit_range(unit)), self.manifest.dtype)
 
-        largest = max((commit.num_bytes for commit in commits), default=0) + self.manifest.unit_bytes
+        largest = (
+            max((commit.num_bytes for commit in commits), default=0) + self.manifest.unit_bytes
+        )
         return fetched(of, range(self.manifest.num_units), num_bytes=largest)
 
     def _where(self, commit: Commit) -> tuple[str, str]:
@@ -460,7 +545,11 @@ class Cache:
     @cached_property
     def _pixel(self) -> "np.dtype[Any] | None":
         """The dtype of a pixel's row, in a cache of maps; without fields where that takes a fit."""
-        codec = codec_from_dict(self.manifest.codec, classes=self.manifest.classes) if self.manifest.sites else None
+        codec = (
+            codec_from_dict(self.manifest.codec, classes=self.manifest.classes)
+            if self.manifest.sites
+            else None
+        )
         return codec.record_dtype if codec else None
 
 

@@ -54,7 +54,9 @@ class Coverage:
     def seeds_in_part(self) -> list[int]:
         """Those of which only some units were asked for, and all of these are there."""
         every = self.manifest.num_units
-        begun = [seed for seed, units in self.asked.items() if len(units) < every and self.held.get(seed)]
+        begun = [
+            seed for seed, units in self.asked.items() if len(units) < every and self.held.get(seed)
+        ]
         return self._expanded(seed for seed in begun if not self._num_missing(seed))
 
     @property
@@ -67,7 +69,9 @@ class Coverage:
         incomplete = self._incomplete()
         if (count := sum(incomplete.values())) > _MOST_LISTED:
             most = f"at most {_MOST_LISTED} are listed"
-            raise CacheError(f"{count} units are missing; {most}: is its manifest what was written?")
+            raise CacheError(
+                f"{count} units are missing; {most}: is its manifest what was written?"
+            )
         found: dict[int, list[int]] = {}
         for first in incomplete:
             units = [unit for unit in self.asked[first] if unit not in self.held[first]]
@@ -113,7 +117,8 @@ class Coverage:
         return ", ".join(parts)
 
     def _incomplete(self) -> dict[int, int]:
-        """Return how many units are missing, by the first of their seeds, where others are there."""
+        """Return how many units are missing, by the first of their seeds, where others are
+        there."""
         counts = {first: self._num_missing(first) for first in self.asked if self.held.get(first)}
         return {first: count for first, count in counts.items() if count}
 
@@ -139,8 +144,8 @@ def coverage_of(
 ) -> Coverage:
     """Return how much of what `cache` was asked to hold is there.
 
-    Asked for is what its requests say, and every seed that has been begun without one. The first caches
-    have no requests: then the seeds that their first dump was told count, too.
+    Asked for is what its requests say, and every seed that has been begun without one. The first
+    caches have no requests: then the seeds that their first dump was told count, too.
 
     Args:
         cache: the cache.
@@ -161,7 +166,9 @@ def coverage_of(
     else:
         asked = {manifest.unit_seeds(seed)[0]: range(manifest.num_units) for seed in seeds}
     if (count := len(asked) * manifest.seeds_per_unit) > MOST_SEEDS:
-        raise CacheError(f"cache {cache} is asked for {count} seeds; at most {MOST_SEEDS} are counted")
+        raise CacheError(
+            f"cache {cache} is asked for {count} seeds; at most {MOST_SEEDS} are counted"
+        )
     return Coverage(manifest=manifest, asked=dict(sorted(asked.items())), held=held)
 
 
@@ -178,7 +185,8 @@ def ask_for(cache: Cache, seeds: Iterable[int]) -> None:
 
 
 def ask_for_units(cache: Cache, asked: Mapping[int, Sequence[int]]) -> None:
-    """Record that `cache` is to hold units, by the first of their seeds, before any of them is written.
+    """Record that `cache` is to hold units, by the first of their seeds, before any of them is
+    written.
 
     Raises:
         CacheError: that cannot be written, and something is missing.
@@ -253,7 +261,8 @@ def _union(extents: Sequence[Extent], every: range) -> Sequence[int]:
 
 
 def _requests(manifest: Manifest, asked: Mapping[int, Sequence[int]]) -> list[Extent]:
-    """Return requests for units by the first of their seeds, one for all seeds with the same units."""
+    """Return requests for units by the first of their seeds, one for all seeds with the same
+    units."""
     alike: dict[tuple[int, ...] | None, list[int]] = {}
     for first, units in asked.items():
         key = None if len(units) == manifest.num_units else tuple(units)

@@ -42,11 +42,17 @@ class Gaps(Sequence[int]):
         if not 0 <= place < len(self):
             raise IndexError(at)
         # before held number i there are held[i] - i missing ones
-        return place + bisect_left(range(len(self._held)), place + 1, key=lambda i: self._held[i] - i)
+        return place + bisect_left(
+            range(len(self._held)), place + 1, key=lambda i: self._held[i] - i
+        )
 
     def __eq__(self, other: object) -> bool:
         """Return whether another sequence has the same numbers."""
-        return isinstance(other, Sequence) and len(self) == len(other) and all(map(int.__eq__, self, other))
+        return (
+            isinstance(other, Sequence)
+            and len(self) == len(other)
+            and all(map(int.__eq__, self, other))
+        )
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -1,4 +1,5 @@
-"""What lies in a cache, told by its listing alone: which units are committed, and what belongs to none."""
+"""What lies in a cache, told by its listing alone: which units are committed, and what belongs to
+none."""
 
 import re
 from dataclasses import dataclass, field
@@ -27,7 +28,8 @@ class Census:
     objects: dict[Unit, Entry] = field(default_factory=dict)
     """Those of committed units."""
     orphaned: list[Entry] = field(default_factory=list)
-    """Unit objects without commit, whose writer is at work or was killed, and arrays of writers that came second."""
+    """Unit objects without commit, whose writer is at work or was killed, and arrays of writers
+    that came second."""
     temporary: list[Entry] = field(default_factory=list)
     """What writers have not given its name yet, and never will if they were killed; the first of
     these, see `MOST_STRAY`."""
@@ -38,7 +40,8 @@ class Census:
 def take_census(cache: Cache) -> Census:
     """Return what lies in `cache`, from a listing of everything and, after it, one of the commits.
 
-    In this order, since a unit may be committed meanwhile: its object is then not taken for orphaned.
+    In this order, since a unit may be committed meanwhile: its object is then not taken for
+    orphaned.
 
     Raises:
         CacheError: folders that cannot be listed, or more seeds than a cache may have.
@@ -56,7 +59,9 @@ def take_census(cache: Cache) -> Census:
         elif not layout.is_own(entry.key):
             _keep(kinds["foreign"], entry)
     commits = committed(cache)
-    kinds["orphaned"] += [entry for unit, found in units.items() if unit not in commits for entry in found]
+    kinds["orphaned"] += [
+        entry for unit, found in units.items() if unit not in commits for entry in found
+    ]
     objects = {unit: found[-1] for unit, found in sorted(units.items()) if unit in commits}
     return Census(commits, objects, **{kind: sorted(entries) for kind, entries in kinds.items()})
 
@@ -67,7 +72,10 @@ def committed(cache: Cache) -> dict[Unit, Entry]:
     Raises:
         CacheError: commits of more seeds than a cache may have.
     """
-    entries = ((committed_unit(cache.manifest, entry.key), entry) for entry in cache.objects.walk("commits"))
+    entries = (
+        (committed_unit(cache.manifest, entry.key), entry)
+        for entry in cache.objects.walk("commits")
+    )
     found = dict(sorted((unit, entry) for unit, entry in entries if unit))
     cache.require_few_seeds({first for first, _ in found})
     return found
@@ -78,7 +86,9 @@ class _Layout:
 
     def __init__(self, cache: Cache) -> None:
         self._manifest = cache.manifest
-        self._arrays = {root: f"{arrays_path(root, digest)}/" for root, digest in cache.manifest.arrays.items()}
+        self._arrays = {
+            root: f"{arrays_path(root, digest)}/" for root, digest in cache.manifest.arrays.items()
+        }
         self._single = {"zarr.json", CARD, *(f"{root}/zarr.json" for root in self._arrays)}
         self._beside = cache.format.metadata(0).keys()
 
@@ -89,7 +99,12 @@ class _Layout:
 
     def is_own(self, key: str) -> bool:
         """Return whether a key is one that kdcache gives."""
-        if key in self._single or committed_unit(self._manifest, key) or is_extent(key) or self._is_of_arrays(key):
+        if (
+            key in self._single
+            or committed_unit(self._manifest, key)
+            or is_extent(key)
+            or self._is_of_arrays(key)
+        ):
             return True
         # what lies beside the units has the same names for all seeds
         return any(key == _of_seed(name, _first_number(key)) for name in self._beside)

@@ -15,8 +15,11 @@ _TAR_BYTES = 64_000_000
 _LARGE = 1_000_000  # rows of a cache whose units and chunks are as large as they get
 
 
-def record_layout(codec: Codec, rows: int, unit_rows: int | None = None, *, block: int = 1) -> dict[str, Any]:
-    """Return the fields of a manifest that follow from the codec, with its fit if it needs one, and the number of rows.
+def record_layout(
+    codec: Codec, rows: int, unit_rows: int | None = None, *, block: int = 1
+) -> dict[str, Any]:
+    """Return the fields of a manifest that follow from the codec, with its fit if it needs one, and
+    the number of rows.
 
     Units are powers of two of rows near 4 MB, chunks near 256 kB, both before compression.
 
@@ -24,14 +27,18 @@ def record_layout(codec: Codec, rows: int, unit_rows: int | None = None, *, bloc
         codec: the codec.
         rows: views per seed.
         unit_rows: rows per unit, where the default is not wanted.
-        block: rows that must be in one unit, as the views of a recipe that mixes are made from others of their block.
+        block: rows that must be in one unit, as the views of a recipe that mixes are made from
+            others of their block.
 
     Raises:
         CodecError: a codec that needs a fit and has none.
-        UsageError: a number of rows that divides into small chunks only, or is no multiple of `block`.
+        UsageError: a number of rows that divides into small chunks only, or is no multiple of
+            `block`.
     """
     if not codec.record_dtype.itemsize:
-        raise CodecError(f"codec {codec.name} has no fit yet; fit it to a sample of the teacher's logits first")
+        raise CodecError(
+            f"codec {codec.name} has no fit yet; fit it to a sample of the teacher's logits first"
+        )
     width, fit = codec.record_dtype.itemsize, fit_arrays(codec)
     require_blocks(unit_rows, block)
     unit = unit_rows or -(-default_unit(width, rows) // block) * block
@@ -40,7 +47,9 @@ def record_layout(codec: Codec, rows: int, unit_rows: int | None = None, *, bloc
         "codec": {**codec_to_dict(codec), **({"fit": arrays_digest(fit)} if fit else {})},
         "record_dtype": np.lib.format.dtype_to_descr(codec.record_dtype),
         "unit_rows": unit,
-        "chunk_rows": chunk_rows(unit, chunk_bytes or width, least=1 if isinstance(codec, MapCodec) else 16),
+        "chunk_rows": chunk_rows(
+            unit, chunk_bytes or width, least=1 if isinstance(codec, MapCodec) else 16
+        ),
         "chunk_bytes": chunk_bytes,
         "zstd_level": codec.zstd_level,
     }
@@ -54,7 +63,13 @@ def require_blocks(unit_rows: int | None, block: int) -> None:
 
 
 def tar_layout(
-    codec: Codec, rows: int, unit_rows: int | None = None, *, block: int = 1, seeds: int, image_bytes: float | None
+    codec: Codec,
+    rows: int,
+    unit_rows: int | None = None,
+    *,
+    block: int = 1,
+    seeds: int,
+    image_bytes: float | None,
 ) -> dict[str, Any]:
     """Return the fields of a manifest of a webdataset store.
 
@@ -75,51 +90,82 @@ def tar_layout(
     wanted = _few(_power_of_two(_TAR_BYTES // row_bytes, 1, 65_536), rows)
     fields = record_layout(codec, rows, unit_rows or -(-wanted // block) * block, block=block)
     plain = {"chunk_rows": fields["unit_rows"], "chunk_bytes": None, "zstd_level": 5}
-    return fields | plain | {"store": "webdataset", "seeds_per_unit": seeds, "has_images": image_bytes is not None}
+    return (
+        fields
+        | plain
+        | {
+            "store": "webdataset",
+            "seeds_per_unit": seeds,
+            "has_images": image_bytes is not None,
+        }
+    )
 
 
 def tar_row_bytes(width: int, seeds: int, image_bytes: float | None) -> int:
-    """Return the bytes of a row in a tar: 512 for each member's header, and each filled up to a multiple of 512."""
+    """Return the bytes of a row in a tar: 512 for each member's header, and each filled up to a
+    multiple of 512."""
     members = [128 + seeds * width, *([] if image_bytes is None else [1, image_bytes])]
     return sum(_BLOCK + -(-int(size) // _BLOCK) * _BLOCK for size in members)
 
 
 def stored_bytes(codec: Codec, records: Records) -> float:
-    """Return the bytes per view that a large cache of such records takes on disk, index and checksums included, commits apart.
+    """Return the bytes per view that a large cache of such records takes on disk, index and
+    checksums included, commits apart.
 
-    Whole chunks of a large cache are measured. If there are too few records for one, they are repeated in other orders: that
-    keeps how often each value comes, which decides the bytes, and gives the compressor no longer match to find. A table of
-    values for a chunk then costs what it costs in a large cache.
+    Whole chunks of a large cache are measured. If there are too few records for one, they are
+    repeated in other orders: that keeps how often each value comes, which decides the bytes, and
+    gives the compressor no longer match to find. A table of values for a chunk then costs what it
+    costs in a large cache.
     """
     layout = record_layout(codec, _LARGE)
     rows: int = max(len(records) // layout["chunk_rows"], 1) * layout["chunk_rows"]
-    sizes = {"unit_rows": rows, "chunk_rows": layout["chunk_rows"], "zstd_level": layout["zstd_level"]}
-    unit = ZarrFormat(rows=rows, dtype=records.dtype, chunk_bytes=layout["chunk_bytes"] or records.dtype.itemsize, **sizes)
+    sizes = {
+        "unit_rows": rows,
+        "chunk_rows": layout["chunk_rows"],
+        "zstd_level": layout["zstd_level"],
+    }
+    unit = ZarrFormat(
+        rows=rows,
+        dtype=records.dtype,
+        chunk_bytes=layout["chunk_bytes"] or records.dtype.itemsize,
+        **sizes,
+    )
     return len(unit.encode(0, _repeated(records, rows))) / rows
 
 
 def _repeated(records: Records, rows: int) -> Records:
-    """Return `rows` records: the first ones, or all of them over and over, each time in another order."""
+    """Return `rows` records: the first ones, or all of them over and over, each time in another
+    order."""
     if len(records) >= rows:
         return records[:rows]
     generator = np.random.default_rng(0)
-    order = np.concatenate([generator.permutation(len(records)) for _ in range(-(-rows // len(records)))])
+    order = np.concatenate(
+        [generator.permutation(len(records)) for _ in range(-(-rows // len(records)))]
+    )
     repeated: Records = records[order[:rows]]
     return repeated
 
 
 def default_unit(record_bytes: int, rows: int) -> int:
-    """Return the rows of a unit: a power of two near 4 MB, and of a small data set at most about a quarter."""
+    """Return the rows of a unit: a power of two near 4 MB, and of a small data set at most about a
+    quarter."""
     return _few(_power_of_two(4_000_000 // record_bytes, 64, 65_536), rows)
 
 
 def _few(unit: int, rows: int) -> int:
-    """Return `unit`, or of a small data set less: at least some units to a seed, since a kill costs one."""
-    return min(unit, max(_power_of_two(rows // 4, 1, 65_536), min(1024, _power_of_two(rows, 1, 65_536, up=True))))
+    """Return `unit`, or of a small data set less: at least some units to a seed, since a kill costs
+    one."""
+    return min(
+        unit,
+        max(
+            _power_of_two(rows // 4, 1, 65_536), min(1024, _power_of_two(rows, 1, 65_536, up=True))
+        ),
+    )
 
 
 def chunk_rows(unit_rows: int, chunk_bytes: int, *, least: int = 16) -> int:
-    """Return the largest divisor of `unit_rows`, since a shard holds whole chunks, for chunks near 256 kB, of `least` rows.
+    """Return the largest divisor of `unit_rows`, since a shard holds whole chunks, for chunks near
+    256 kB, of `least` rows.
 
     Raises:
         UsageError: it would be far smaller, and small chunks do not compress.
@@ -127,7 +173,10 @@ def chunk_rows(unit_rows: int, chunk_bytes: int, *, least: int = 16) -> int:
     wanted = min(_power_of_two(256_000 // chunk_bytes, least, 65_536), unit_rows)
     rows = next(rows for rows in range(wanted, 0, -1) if unit_rows % rows == 0)
     if rows < wanted // 4:
-        raise UsageError(f"unit_rows is {unit_rows}, which divides into chunks of {rows} rows only; give a power of two")
+        raise UsageError(
+            f"unit_rows is {unit_rows}, which divides into chunks of {rows} rows only; give a power"
+            " of two"
+        )
     return rows
 
 

@@ -1,7 +1,8 @@
 """The tars of a webdataset cache as files on this machine, for a source that reads their images.
 
-Loader workers read files here only: a store that was used before a fork does not work after it. Of a cache in a folder they
-read its own tars, of one in a bucket copies that the training process fetches before their turn.
+Loader workers read files here only: a store that was used before a fork does not work after it. Of
+a cache in a folder they read its own tars, of one in a bucket copies that the training process
+fetches before their turn.
 """
 
 import os
@@ -26,7 +27,8 @@ Unit = tuple[int, int]
 
 
 class LocalUnits:
-    """Where the tars of a cache are on this machine, and what is known of those that were checked."""
+    """Where the tars of a cache are on this machine, and what is known of those that were
+    checked."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
@@ -43,11 +45,13 @@ class LocalUnits:
         return self._folder is None
 
     def prefer(self, seed: int) -> None:
-        """Take images from the tars of `seed`, where these are here; whatever their seeds, tars hold the same images."""
+        """Take images from the tars of `seed`, where these are here; whatever their seeds, tars
+        hold the same images."""
         self._first = self._cache.manifest.unit_seeds(seed)[0]
 
     def fetch(self, commit: Commit) -> bytes:
-        """Return the tar of a committed unit, checked against the commit, after which its images can be read here.
+        """Return the tar of a committed unit, checked against the commit, after which its images
+        can be read here.
 
         A copy stays here until `release`.
 
@@ -65,12 +69,14 @@ class LocalUnits:
         return data
 
     def release(self, commit: Commit) -> None:
-        """Let the copy of a unit go, if there is one: it may be removed when there is no room for others."""
+        """Let the copy of a unit go, if there is one: it may be removed when there is no room for
+        others."""
         for file in self._copies.pop(self._unit_of(commit), []):
             file.close()
 
     def prepare(self, commits: Sequence[Commit]) -> None:
-        """Check the tars of these units, unless they were checked on this machine before; of copies `fetch` does so.
+        """Check the tars of these units, unless they were checked on this machine before; of copies
+        `fetch` does so.
 
         Several processes may do so at once: each checks some of them.
 
@@ -117,7 +123,10 @@ class LocalUnits:
         if damages:
             raise damages.pop(0)
         where = self._folder or self._cache.slabs.path
-        raise SourceError(f"no tar of unit {unit} of cache {self._cache} is in {where}; run the same command again")
+        raise SourceError(
+            f"no tar of unit {unit} of cache {self._cache} is in {where}; run the same command"
+            " again"
+        )
 
     def _checked_index(self, unit: Unit, descriptor: int) -> ImageIndex | None:
         """Return what is known of an open tar, after it was checked; None if there is no such unit.
@@ -147,7 +156,8 @@ class LocalUnits:
         return index is not None and (index.sha256, index.stamp) == (sha256, stamp)
 
     def _stamp(self, unit: Unit) -> tuple[int, int]:
-        """Return size and time of change of a tar in the cache's own folder; zeros if it is a copy, or not there."""
+        """Return size and time of change of a tar in the cache's own folder; zeros if it is a copy,
+        or not there."""
         if self._folder is not None:
             with suppress(OSError):
                 status = (self._folder.path / self._cache.format.key(*unit)).stat()
@@ -157,7 +167,9 @@ class LocalUnits:
     def _copied(self, unit: Unit, commit: Commit) -> bytes:
         """Return the bytes of a tar of which a copy is here afterwards."""
         files = self._copies.get(unit, [])
-        file = files[0] if files else self._cache.slabs.open(self._name(unit, TAR), is_checked=False)
+        file = (
+            files[0] if files else self._cache.slabs.open(self._name(unit, TAR), is_checked=False)
+        )
         data = b"" if file is None else file.read()
         if file is None or not commit.is_of(data):
             data = self._cache.unit_bytes(commit)
@@ -183,7 +195,8 @@ class LocalUnits:
             file.close()
 
     def _index_here(self, unit: Unit) -> ImageIndex | None:
-        """Return the index of a tar in the cache's own folder, after it was checked; None if there is no such unit."""
+        """Return the index of a tar in the cache's own folder, after it was checked; None if there
+        is no such unit."""
         if self.are_copies:
             return None
         try:
@@ -200,7 +213,9 @@ class LocalUnits:
         try:
             index = self._cache.format.index(commit.unit, TarReader.of(data))
         except ValueError as error:
-            raise SourceError(f"cache {self._cache}: the tar of {commit.name} is damaged: {error}") from error
+            raise SourceError(
+                f"cache {self._cache}: the tar of {commit.name} is damaged: {error}"
+            ) from error
         return ImageIndex.of(index, data, commit.sha256, stamp)
 
     def _keep(self, unit: Unit, index: ImageIndex) -> LocalFile | None:

@@ -26,23 +26,31 @@ _PIPE = "pipe:"  # webdataset would run what follows it as a command
 
 
 def open_objects(path: str | Path) -> Objects:
-    """Return the objects at a path, or at an address `s3://BUCKET/PREFIX`, `gs://...` or `az://...`.
+    """Return the objects at a path, or at an address `s3://BUCKET/PREFIX`, `gs://...` or
+    `az://...`.
 
     Raises:
         UsageError: an address of another kind, or obstore is not installed.
     """
     text = str(path)
     if (scheme := text.partition(":/")[0]) in _SCHEMES and not is_address(text):
-        raise UsageError(f"{text} is neither an address nor a likely folder; write {scheme}://BUCKET/PREFIX")
+        raise UsageError(
+            f"{text} is neither an address nor a likely folder; write {scheme}://BUCKET/PREFIX"
+        )
     if not is_address(text) and not text.startswith(_PIPE):
         return Folder(path)
     scheme = text.partition(":")[0]
     if scheme not in _SCHEMES:
-        raise UsageError(f"{text}: caches lie in folders or at {', '.join(f'{one}://' for one in _SCHEMES)}, not at {scheme}:")
+        raise UsageError(
+            f"{text}: caches lie in folders or at {', '.join(f'{one}://' for one in _SCHEMES)}, not"
+            f" at {scheme}:"
+        )
     try:
         from kdcache.cache.storage.bucket import Bucket  # noqa: PLC0415 # an extra
     except ImportError:
-        raise UsageError(f"{text}: caches in buckets need obstore; pip install 'kdcache[s3]'") from None
+        raise UsageError(
+            f"{text}: caches in buckets need obstore; pip install 'kdcache[s3]'"
+        ) from None
     return Bucket(text)
 
 
@@ -56,7 +64,10 @@ def open_cache(path: str | Path | Objects) -> Cache:
     try:
         return Cache(folder, read_twice(lambda is_fresh: _read_manifest(folder, is_fresh)))
     except (FileNotFoundError, NotADirectoryError):
-        raise CacheError(f"{path} is not a cache: it has no zarr.json; make one with kdcache dump-teacher {path} ...") from None
+        raise CacheError(
+            f"{path} is not a cache: it has no zarr.json; make one with kdcache dump-teacher"
+            f" {path} ..."
+        ) from None
 
 
 def _read_manifest(folder: Objects, is_fresh: bool) -> Manifest:
@@ -107,12 +118,14 @@ def create_cache(
     source: Mapping[str, np.ndarray] | None = None,
     any_codec: bool = False,
 ) -> Cache:
-    """Return the cache at `path`, made with `manifest` or, if there is one already, checked to match it.
+    """Return the cache at `path`, made with `manifest` or, if there is one already, checked to
+    match it.
 
     Args:
         path: the folder.
         manifest: what it holds; of a fitted codec with the digest of `fit`.
-        fit: the arrays of the codec's fit. Of several writers the first decides: the others go on with its fit.
+        fit: the arrays of the codec's fit. Of several writers the first decides: the others go on
+            with its fit.
         samples: of a subset the numbers of its samples, rising, whose digest the manifest has.
         source: the arrays of the list of the source, whose digest the manifest has if it has one.
         any_codec: whether to go on with the codec of a cache that is there, whichever it is.

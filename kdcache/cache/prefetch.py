@@ -13,7 +13,8 @@ U = TypeVar("U")
 
 
 def fetched(action: Callable[[T], U], items: Iterable[T], *, num_bytes: int) -> Iterator[U]:
-    """Yield `action` of each item, in order, while those that follow are under way in other threads.
+    """Yield `action` of each item, in order, while those that follow are under way in other
+    threads.
 
     Args:
         action: what is done; its first error is raised here, and nothing more is begun.

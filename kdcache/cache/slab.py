@@ -33,7 +33,8 @@ class Slab:
             num_rows: rows of the slab.
             dtype: of a record.
             absent: rows whose sample could not be read when the cache was made.
-            missing: rows of units that were not committed, in a slab of a partial seed, and those of `outside`.
+            missing: rows of units that were not committed, in a slab of a partial seed, and those
+                of `outside`.
             outside: of a subset, which rows are of samples that it does not hold, bool `[rows]`.
         """
         self._open_file = open_file
@@ -53,23 +54,28 @@ class Slab:
     def gather(self, rows: Rows) -> Records:
         """Return the records of `rows`, in their order.
 
-        A file that was written to or cut off meanwhile is made anew first: to read a map past the end of its file would end
-        the process.
+        A file that was written to or cut off meanwhile is made anew first: to read a map past the
+        end of its file would end the process.
 
         Raises:
-            MissingUnitError: a row whose sample could not be read when the cache was made, or whose unit is not committed.
+            MissingUnitError: a row whose sample could not be read when the cache was made, or whose
+                unit is not committed.
             CacheError: the file was damaged, and cannot be made anew.
         """
         if self._is_hole is not None and (hit := rows[self._is_hole[rows]]).size:
             raise MissingUnitError(f"row {hit[0]} is {self._reason(hit[:1])}; leave it out")
         if self._file.has_changed():
-            say(f"note: slab {self._file.path} was changed while it was read; it is checked, and made again if need be")
+            say(
+                f"note: slab {self._file.path} was changed while it was read; it is checked, and"
+                " made again if need be"
+            )
             self._map()
         records: Records = self._raw.take(rows, axis=0).view(self._dtype).reshape(len(rows))
         return records
 
     def is_missing(self, rows: Rows) -> Mask:
-        """Return which of `rows` are missing: of units that were not committed, or not in a subset; bool `[rows]`."""
+        """Return which of `rows` are missing: of units that were not committed, or not in a subset;
+        bool `[rows]`."""
         return np.zeros(len(rows), bool) if self._is_missing is None else self._is_missing[rows]
 
     def _map(self) -> None:
@@ -79,10 +85,15 @@ class Slab:
     def _reason(self, row: Rows) -> str:
         if self._outside is not None and self._outside[row].any():
             return "of a sample that is not in this subset"
-        return "not dumped yet" if self.is_missing(row).all() else "recorded as absent (its sample could not be read)"
+        return (
+            "not dumped yet"
+            if self.is_missing(row).all()
+            else "recorded as absent (its sample could not be read)"
+        )
 
     def _marked(self, rows: Rows) -> Mask | None:
-        """Return a mask over all rows, of which looking up a batch takes no time; None where it would mark none."""
+        """Return a mask over all rows, of which looking up a batch takes no time; None where it
+        would mark none."""
         if not len(rows):
             return None
         mask = np.zeros(len(self), bool)

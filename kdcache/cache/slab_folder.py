@@ -2,11 +2,13 @@
 
 A file there is its content, a table of checksums, and a trailer:
 
-    content | crc32c of each block of 4 MiB of it, uint32 | magic, bytes of the content, crc32c of the table and of the trailer
+    content | crc32c of each block of 4 MiB of it, uint32 | magic, bytes of the content, crc32c of
+    the table and of the trailer
 
-Only files whose name and trailer are kdcache's own are ever removed, so that a user's files are safe whatever the folder.
-Who uses a file holds a shared lock on it, and what is locked is not removed. Checksums are looked at once by each process that
-opens a file, and again when its size or its time of change is another.
+Only files whose name and trailer are kdcache's own are ever removed, so that a user's files are
+safe whatever the folder. Who uses a file holds a shared lock on it, and what is locked is not
+removed. Checksums are looked at once by each process that opens a file, and again when its size or
+its time of change is another.
 """
 
 import fcntl
@@ -93,7 +95,9 @@ class LocalFile:
         for start, expected in zip(starts, np.frombuffer(table, "<u4").tolist(), strict=True):
             block = os.pread(self._descriptor, min(_BLOCK, self.size - start), start)
             if crc32c(block) != expected:
-                raise DamagedFileError(f"{self.path}: bytes {start} to {start + _BLOCK} differ from their checksum")
+                raise DamagedFileError(
+                    f"{self.path}: bytes {start} to {start + _BLOCK} differ from their checksum"
+                )
 
     def has_changed(self) -> bool:
         """Return whether the file was written to or cut off since it was opened."""
@@ -113,7 +117,8 @@ class LocalFile:
         """Close the file; others may then remove it. Closing it again does nothing."""
         if self._descriptor < 0:
             return
-        # A loader worker forked meanwhile has the file open too: closing alone would keep the lock, and the worker must not
+        # A loader worker forked meanwhile has the file open too: closing alone would keep the lock,
+        # and the worker must not
         # let go of it.
         if os.getpid() == self._process:
             with suppress(OSError):
@@ -134,7 +139,8 @@ class SlabFolder:
         """Take the folder, by default $KDCACHE_HOME/slabs, or ~/.cache/kdcache/slabs.
 
         Args:
-            path: a folder, in which a subfolder of kdcache's own is used; neither need be there yet.
+            path: a folder, in which a subfolder of kdcache's own is used; neither need be there
+                yet.
             limit: bytes that are kept; what is in use may go beyond.
         """
         self.path = path / SUBFOLDER if path else home_folder() / "slabs"
@@ -172,7 +178,8 @@ class SlabFolder:
     def make(self, name: str, size: int, parts: Callable[[], Parts]) -> LocalFile:
         """Return the file `name` of `size` bytes, made from `parts` unless it is there already.
 
-        Of several processes on one machine that ask for it at once, one makes it and the others wait.
+        Of several processes on one machine that ask for it at once, one makes it and the others
+        wait.
 
         Raises:
             CacheError: no room for it.
@@ -204,7 +211,8 @@ class SlabFolder:
         return file
 
     def evict(self) -> None:
-        """Remove the least recently used files that nobody uses until those left take at most `limit` bytes.
+        """Remove the least recently used files that nobody uses until those left take at most
+        `limit` bytes.
 
         What killed processes left goes too: locks that nobody holds, and files half-made for a day.
         """
@@ -234,13 +242,16 @@ class SlabFolder:
         try:
             file = LocalFile(path)
         except OSError as error:
-            raise CacheError(f"cannot read {path}, which was just written: {error.strerror or error}; {_HINT}") from error
+            raise CacheError(
+                f"cannot read {path}, which was just written: {error.strerror or error}; {_HINT}"
+            ) from error
         self._checked.add(file.state)
         return file
 
 
 def write_local(path: Path, parts: Parts) -> None:
-    """Write `parts`, one after the other, and their checksums to `path`, which appears whole or not at all.
+    """Write `parts`, one after the other, and their checksums to `path`, which appears whole or not
+    at all.
 
     Raises:
         CacheError: the folder cannot be written or is full.
@@ -287,9 +298,11 @@ class _Checksums:
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Let no other process or thread make the file `path` meanwhile; one that is killed lets go by itself.
+    """Let no other process or thread make the file `path` meanwhile; one that is killed lets go by
+    itself.
 
-    Where files cannot be locked they all go on at once: each then makes the file for itself, and the last one's stays.
+    Where files cannot be locked they all go on at once: each then makes the file for itself, and
+    the last one's stays.
     """
     with ExitStack() as stack:
         with suppress(OSError):
@@ -314,8 +327,10 @@ def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
             except OSError:
                 path.unlink(missing_ok=True)  # no locks here: nobody holds it
                 raise
-            # Only who holds the lock removes the file. Who waited for it meanwhile then holds a file without a name, which
-            # others no longer find: so it looks whether the name is still that of its file, and if not begins anew.
+            # Only who holds the lock removes the file. Who waited for it meanwhile then holds a
+            # file without a name, which
+            # others no longer find: so it looks whether the name is still that of its file, and if
+            # not begins anew.
             is_named = _has_name(file.fileno(), path)
             try:
                 if is_named:
@@ -330,7 +345,8 @@ def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _own_files(folder: Path) -> Iterator[Path]:
-    """Yield the files of the folder that have a name as kdcache gives them; `_removed` looks at what is in them."""
+    """Yield the files of the folder that have a name as kdcache gives them; `_removed` looks at
+    what is in them."""
     with suppress(OSError):
         for entry in os.scandir(folder):
             if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
@@ -338,7 +354,8 @@ def _own_files(folder: Path) -> Iterator[Path]:
 
 
 def _remove_left_over(folder: Path) -> None:
-    """Remove locks that nobody holds, and files half-made for a day, of names as kdcache gives them."""
+    """Remove locks that nobody holds, and files half-made for a day, of names as kdcache gives
+    them."""
     for path in folder.glob(".*.lock"):
         if _NAME.fullmatch(path.name[1:].removesuffix(".lock")):
             with suppress(OSError), _locked(path, wait=False):
@@ -351,9 +368,12 @@ def _remove_left_over(folder: Path) -> None:
 
 
 def _removed(path: Path, used: float) -> bool:
-    """Remove a file, last used at a time, if it is kdcache's own and nobody uses it; return whether it is gone."""
+    """Remove a file, last used at a time, if it is kdcache's own and nobody uses it; return whether
+    it is gone."""
     try:
-        descriptor = os.open(path, os.O_RDWR)  # for writing: some network file systems lock no others alone
+        descriptor = os.open(
+            path, os.O_RDWR
+        )  # for writing: some network file systems lock no others alone
     except FileNotFoundError:
         return True
     except OSError:  # another user's
@@ -379,7 +399,8 @@ def _is_own(descriptor: int) -> bool:
 
 
 def _is_in_use(descriptor: int, used: float) -> bool:
-    """Return whether another holds a file, last used at a time, after taking it for this process if nobody does."""
+    """Return whether another holds a file, last used at a time, after taking it for this process if
+    nobody does."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,5 @@
-"""A webdataset cache as a source: images and targets from the tars that hold the teacher's records, and no other data."""
+"""A webdataset cache as a source: images and targets from the tars that hold the teacher's records,
+and no other data."""
 
 import os
 import shlex
@@ -38,7 +39,8 @@ _MOST_TO_ADD = 200
 
 
 def source_of(cache: Cache, data: str | None = None) -> Source:
-    """Return what a cache was made from: the source that the user names, by default the images that the cache holds.
+    """Return what a cache was made from: the source that the user names, by default the images that
+    the cache holds.
 
     What the manifest names is never opened: it could be any file of this machine, or code.
 
@@ -89,14 +91,21 @@ def _way_to_images(cache: Cache) -> str:
     spec = str(cache.manifest.source["spec"])
     words = shlex.quote(spec)  # the user may paste it into a shell
     if len(words) > _MOST_TO_ADD or printable(words) != words:
-        return f"cache {cache} holds no images; add --data SPEC, of the data that it was made from ({quoted(spec)}, it says)"
+        return (
+            f"cache {cache} holds no images; add --data SPEC, of the data that it was made from"
+            f" ({quoted(spec)}, it says)"
+        )
     said = words if len(words) <= MOST_QUOTED else f"other data (as it says, {quoted(spec)})"
-    return f"cache {cache} holds no images, and says that it was made from {said}; if that is right, add --data {words}"
+    return (
+        f"cache {cache} holds no images, and says that it was made from {said}; if that is right,"
+        f" add --data {words}"
+    )
 
 
 @contextmanager
 def local_images(source: Source, commits: Sequence[Commit]) -> Iterator[None]:
-    """Have the images of some units on this machine to the end of the block, where they come from the cache's own tars.
+    """Have the images of some units on this machine to the end of the block, where they come from
+    the cache's own tars.
 
     Raises:
         DamagedUnitError: a tar that is not what was committed.
@@ -126,10 +135,15 @@ class CachedNames:
         """
         self.spec, seeds = f"cache:{cache}", cache.complete_seeds()
         if not seeds:
-            raise UsageError(f"cache {cache} holds no complete seed whose tars name its samples; give --data SPEC")
+            raise UsageError(
+                f"cache {cache} holds no complete seed whose tars name its samples; give --data"
+                " SPEC"
+            )
         commits = cache.commits(seeds[0])
         near = max(commit.num_bytes for commit in commits)
-        read: Iterator[list[str]] = fetched(lambda commit: _keys(cache, commit), commits, num_bytes=near)
+        read: Iterator[list[str]] = fetched(
+            lambda commit: _keys(cache, commit), commits, num_bytes=near
+        )
         self._keys: list[str] = [key for keys in read for key in keys]
         self._row_of = np.argsort(cache.order)
 
@@ -156,7 +170,9 @@ class CachedSource:
             UsageError: a cache that holds no images.
         """
         if not cache.manifest.has_images or "classes" not in cache.manifest.source:
-            raise UsageError(f"cache {cache} holds no images; give the data that it was made from: --data SPEC")
+            raise UsageError(
+                f"cache {cache} holds no images; give the data that it was made from: --data SPEC"
+            )
         self.spec = f"cache:{cache}"
         self.task = cache.manifest.task
         self._has_masks = self.task == "segmentation"
@@ -189,39 +205,51 @@ class CachedSource:
 
         Raises:
             UnreadableSampleError: it could not be read when the cache was made.
-            SourceError: its tar is not on this machine; its bytes are not those that were committed; a class that there is
-                not, or a mask of another image.
+            SourceError: its tar is not on this machine; its bytes are not those that were
+                committed; a class that there is not, or a mask of another image.
         """
         unit, at = self._place(index)
         data = self.stored(index)
         descriptor, stored = self._unit(unit)
         label = int(stored.labels[at])
         if label >= self.classes:
-            raise SourceError(f"sample {index} of {self.spec} is of class {label}; the cache says {self.classes} classes")
+            raise SourceError(
+                f"sample {index} of {self.spec} is of class {label}; the cache says {self.classes}"
+                " classes"
+            )
         with named(self.spec, index, self.key):
             image = decode_stored(data, stored.extensions[at])
             mask = stored.mask(at)
             if not self._has_masks:
                 return Sample(image, label)
             name = f"sample {index} ({stored.keys[at]}) of {self.spec}"
-            found = b"" if mask is None else _read(descriptor, mask, name)  # one of no bytes is none
+            found = (
+                b"" if mask is None else _read(descriptor, mask, name)
+            )  # one of no bytes is none
             return Sample(image, decode_mask(found, image.size, self.classes, name))
 
     def stored(self, index: int) -> bytes:
-        """Return the file of the image of sample `index`, compared with the checksum that was taken with the commit's.
+        """Return the file of the image of sample `index`, compared with the checksum that was taken
+        with the commit's.
 
         Raises:
-            UnreadableSampleError: it could not be read when the cache was made, or is not in a subset.
-            SourceError: its tar is not on this machine, or its bytes are not those that were committed.
+            UnreadableSampleError: it could not be read when the cache was made, or is not in a
+                subset.
+            SourceError: its tar is not on this machine, or its bytes are not those that were
+                committed.
         """
         unit, at = self._place(index)
         descriptor, stored = self._unit(unit)
         name = f"sample {index} ({stored.keys[at]})"
         if not self._is_held[unit * self._unit_rows + at]:
-            raise UnreadableSampleError(f"{name} is not in the subset that {self.spec} holds; give --data SPEC")
+            raise UnreadableSampleError(
+                f"{name} is not in the subset that {self.spec} holds; give --data SPEC"
+            )
         image = stored.image(at)
         if image is None:
-            raise UnreadableSampleError(f"{name} of {self.spec} could not be read when it was dumped")
+            raise UnreadableSampleError(
+                f"{name} of {self.spec} could not be read when it was dumped"
+            )
         return _read(descriptor, image, f"{name} of {self.spec}")
 
     def _place(self, index: int) -> tuple[int, int]:
@@ -234,7 +262,8 @@ class CachedSource:
         return row_of
 
     def _unit(self, unit: int) -> tuple[int, ImageIndex]:
-        """Return the open tar of a unit and what it holds; the one used least recently is closed."""
+        """Return the open tar of a unit and what it holds; the one used least recently is
+        closed."""
         if unit in self._open:
             self._open.move_to_end(unit)
             return self._open[unit]
@@ -254,6 +283,7 @@ def _read(descriptor: int, piece: Piece, name: str) -> bytes:
     data = os.pread(descriptor, piece.size, piece.offset)
     if not piece.is_of(data):
         raise SourceError(
-            f"{name}: its bytes differ from what was committed, so its tar was changed since; kdcache verify says what else was"
+            f"{name}: its bytes differ from what was committed, so its tar was changed since;"
+            " kdcache verify says what else was"
         )
     return data

@@ -108,7 +108,8 @@ def require_unique_keys(source: Source, names: Iterable[str]) -> None:
         before = first.setdefault(name, index)
         if before != index:
             raise UsageError(
-                f"samples {before} and {index} of source {brief(source.spec)} have the same key, {quoted(name)}; {UNIQUE_KEYS}"
+                f"samples {before} and {index} of source {brief(source.spec)} have the same key,"
+                f" {quoted(name)}; {UNIQUE_KEYS}"
             )
 
 

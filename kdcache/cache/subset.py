@@ -1,4 +1,5 @@
-"""Subsets: caches of some samples. Rows keep their numbers and units theirs; of other samples nothing is held."""
+"""Subsets: caches of some samples. Rows keep their numbers and units theirs; of other samples
+nothing is held."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -54,7 +55,8 @@ def thinned(
     samples: Sequence[StoredSample],
     facts: dict[str, Any],
 ) -> tuple[Records, list[StoredSample], dict[str, Any]]:
-    """Return records, samples and facts of a unit without those of rows that a subset does not hold.
+    """Return records, samples and facts of a unit without those of rows that a subset does not
+    hold.
 
     Records become zeros, which compress away; of a sample the name stays.
 
@@ -68,9 +70,14 @@ def thinned(
     """
     records = np.where(held, records, np.zeros((), records.dtype))
     named = [
-        sample if keeps else StoredSample(sample.key) for sample, keeps in zip(samples, held if samples else (), strict=True)
+        sample if keeps else StoredSample(sample.key)
+        for sample, keeps in zip(samples, held if samples else (), strict=True)
     ]
-    # a probe is a view of the source, as before; but where the cache is the source, its image is gone
+    # a probe is a view of the source, as before; but where the cache is the source, its image is
+    # gone
     kinds = ("absent", "probes") if manifest.has_images else ("absent",)
-    kept = {kind: [entry for entry in facts.get(kind, []) if held[entry["row"] - start]] for kind in kinds}
+    kept = {
+        kind: [entry for entry in facts.get(kind, []) if held[entry["row"] - start]]
+        for kind in kinds
+    }
     return records, named, {**facts, **kept}

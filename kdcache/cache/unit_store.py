@@ -1,4 +1,5 @@
-"""How the records of a unit become one object: what the stores of zarr shards and of webdataset tars have in common."""
+"""How the records of a unit become one object: what the stores of zarr shards and of webdataset
+tars have in common."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -36,7 +37,8 @@ class UnitFormat(Protocol):
         """Return the key of the object that holds a unit; `seed` is its first."""
 
     def unit_of(self, key: str) -> tuple[int, int] | None:
-        """Return the first seed and the number of the unit whose object has this key; None of other keys."""
+        """Return the first seed and the number of the unit whose object has this key; None of other
+        keys."""
 
     def most_bytes(self, unit: int) -> int:
         """Return the bytes that the object of a unit has at most: a larger one is refused by its
@@ -49,7 +51,8 @@ class UnitFormat(Protocol):
         """Return what keeps plain readers from reading a seed, one line each."""
 
     def encode(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
-        """Return the object of `records`, `[seeds, rows]`, with the samples of the rows if this store holds them."""
+        """Return the object of `records`, `[seeds, rows]`, with the samples of the rows if this
+        store holds them."""
 
     def samples(self, unit: int, data: bytes) -> list[StoredSample]:
         """Return the samples in an object; none of a store that holds none.
@@ -67,13 +70,15 @@ class UnitFormat(Protocol):
 
 
 def committed_unit(manifest: Manifest, key: str) -> tuple[int, int] | None:
-    """Return the first seed and the number of the unit whose commit has this key, or None if it is the key of none."""
+    """Return the first seed and the number of the unit whose commit has this key, or None if it is
+    the key of none."""
     unit = named_unit(key, _COMMIT, commit_key)
     return unit if unit and manifest.unit_seeds(unit[0])[0] == unit[0] else None
 
 
 def named_unit(key: str, pattern: str, make: Callable[[int, int], str]) -> tuple[int, int] | None:
-    """Return the two numbers that `pattern` finds in `key`, if it is the key that `make` gives for them."""
+    """Return the two numbers that `pattern` finds in `key`, if it is the key that `make` gives for
+    them."""
     found = re.fullmatch(pattern, key)
     unit = (int(found[1]), int(found[2])) if found else None
     return unit if unit and make(*unit) == key else None

@@ -8,8 +8,7 @@ from functools import cache
 from typing import NamedTuple
 
 _NAME = re.compile(
-    r"(?P<host>[^:]*):(?P<process>[0-9]{1,10})"
-    r"(:(?P<word>[0-9a-f]{8})(:(?P<rank>[0-9]{1,9}))?)?"
+    r"(?P<host>[^:]*):(?P<process>[0-9]{1,10})" r"(:(?P<word>[0-9a-f]{8})(:(?P<rank>[0-9]{1,9}))?)?"
 )
 
 
@@ -26,14 +25,16 @@ class Writer(NamedTuple):
 
 
 def writer_name(rank: int | None = None) -> str:
-    """Return the name of this process: `HOST:PROCESS:WORD`, of one of several `HOST:PROCESS:WORD:RANK`."""
+    """Return the name of this process: `HOST:PROCESS:WORD`, of one of several
+    `HOST:PROCESS:WORD:RANK`."""
     process = os.getpid()
     name = f"{socket.gethostname()}:{process}:{_word(process)}"
     return name if rank is None else f"{name}:{rank}"
 
 
 def parse_writer(name: str) -> Writer:
-    """Return what a name says, of older caches (`HOST:PROCESS`) too; another text counts as a host."""
+    """Return what a name says, of older caches (`HOST:PROCESS`) too; another text counts as a
+    host."""
     found = _NAME.fullmatch(name)
     if found is None:
         return Writer(name, None)

@@ -28,7 +28,8 @@ def require_manifest(cache: Cache, *, reads: bool = False) -> None:
 
     Args:
         cache: that a job writes into.
-        reads: whether to read the manifest in any case; else only if it is another object than before.
+        reads: whether to read the manifest in any case; else only if it is another object than
+            before.
 
     Raises:
         CacheError: it is gone, or another cache has taken its place.
@@ -42,14 +43,15 @@ def require_manifest(cache: Cache, *, reads: bool = False) -> None:
         if cache.objects.exists(MANIFEST):
             raise
         raise CacheError(
-            f"cache {cache} is no longer there: it has lost its manifest ({MANIFEST}), or was moved "
-            "or removed, while this job wrote into it. Nothing more is written; put it back, and run "
-            "the same command again"
+            f"cache {cache} is no longer there: it has lost its manifest ({MANIFEST}), or was moved"
+            " or removed, while this job wrote into it. Nothing more is written; put it back, and"
+            " run the same command again"
         ) from error
     if found.manifest.digest != cache.manifest.digest:
         raise CacheError(
-            f"cache {cache} is no longer the one that this job writes into: another manifest is in "
-            "its place. Nothing more is written; choose a new folder, and run the same command again"
+            f"cache {cache} is no longer the one that this job writes into: another manifest is in"
+            " its place. Nothing more is written; choose a new folder, and run the same command"
+            " again"
         )
     cache.stamp = stamp
 
@@ -81,12 +83,18 @@ def start_seed(cache: Cache, seed: int) -> None:
 
 
 def commit_unit(
-    cache: Cache, seed: int, unit: int, records: Records, samples: Sequence[StoredSample] = (), **facts: Any
+    cache: Cache,
+    seed: int,
+    unit: int,
+    records: Records,
+    samples: Sequence[StoredSample] = (),
+    **facts: Any,
 ) -> Commit:
     """Publish a unit and its commit, and return the commit that counts.
 
-    Of several writers of one unit the first wins; the others adopt its object, after checking it. Into a subset nothing goes of
-    rows that it does not hold: their records are zeros, and of their samples the names stay.
+    Of several writers of one unit the first wins; the others adopt its object, after checking it.
+    Into a subset nothing goes of rows that it does not hold: their records are zeros, and of their
+    samples the names stay.
 
     Args:
         cache: the cache.
@@ -94,8 +102,8 @@ def commit_unit(
         unit: its number.
         records: `[rows]`, or of several seeds `[seeds, rows]`.
         samples: of its rows, for a webdataset store.
-        facts: the commit's other fields: `absent`, `probes`, `statistics`, `writer` of one of several
-            workers, and `versions` if others rendered the views.
+        facts: the commit's other fields: `absent`, `probes`, `statistics`, `writer` of one of
+            several workers, and `versions` if others rendered the views.
 
     Raises:
         CacheError: the cache cannot be written, or is no longer there.
@@ -108,7 +116,9 @@ def commit_unit(
     records = records.reshape(len(seeds), len(rows))
     if cache.samples is not None:
         held = cache.is_held[rows.start : rows.stop]
-        records, samples, facts = thinned(manifest, held, rows.start, records=records, samples=samples, facts=facts)
+        records, samples, facts = thinned(
+            manifest, held, rows.start, records=records, samples=samples, facts=facts
+        )
     key, data = cache.format.key(seed, unit), encode_unit(cache, unit, records, samples)
     if not cache.objects.publish(key, data):
         where = f"cache {cache}, {cache.unit_name(seed, unit)}"
@@ -134,7 +144,9 @@ def commit_unit(
     return commit
 
 
-def encode_unit(cache: Cache, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
+def encode_unit(
+    cache: Cache, unit: int, records: Records, samples: Sequence[StoredSample] = ()
+) -> bytes:
     """Return the bytes that `records` would take as an object, publishing nothing.
 
     Raises:
@@ -150,4 +162,6 @@ def _winner(cache: Cache, unit: int, key: str, where: str) -> bytes:
     try:
         return agreed_bytes(cache.objects, key, most=cache.format.most_bytes(unit))
     except FileNotFoundError:
-        raise CacheError(f"{where}: {key} was there a moment ago and is not; run the same command again") from None
+        raise CacheError(
+            f"{where}: {key} was there a moment ago and is not; run the same command again"
+        ) from None

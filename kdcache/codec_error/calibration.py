@@ -1,4 +1,5 @@
-"""Fitting a codec to a teacher: a sample of its logits in, the codec out, at a step or at the step that meets a target."""
+"""Fitting a codec to a teacher: a sample of its logits in, the codec out, at a step or at the step
+that meets a target."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +25,8 @@ _MOST_HELD_OUT = 2048
 _FINEST, _COARSEST = 0.01, 64.0
 _NEAR, _TRIALS = 0.005, 16
 DEFAULT_ERROR = 0.4
-"""Of DIST's gradient, that the default codec may have; at step 2 ImageNet logits have 0.20 at tau 1 and 0.32 at tau 4."""
+"""Of DIST's gradient, that the default codec may have; at step 2 ImageNet logits have 0.20 at tau 1
+and 0.32 at tau 4."""
 _DEFAULT_HALVINGS = 10
 
 
@@ -39,7 +41,8 @@ class Fitted:
 
     @cached_property
     def errors(self) -> dict[float, float]:
-        """Error of DIST's gradient (beta = gamma) by temperature, on samples that the fit has not seen.
+        """Error of DIST's gradient (beta = gamma) by temperature, on samples that the fit has not
+        seen.
 
         Empty where there is no gradient, since the stand-in student sees what the teacher sees.
         """
@@ -47,14 +50,18 @@ class Fitted:
 
 
 def sample_views(codec: Codec) -> int:
-    """Return how many views a codec is fitted to and measured on: fewer where there are many classes, to keep within memory."""
-    return min(codec.views if isinstance(codec, LowRank) else _MEASURED, _MOST_LOGITS // codec.classes)
+    """Return how many views a codec is fitted to and measured on: fewer where there are many
+    classes, to keep within memory."""
+    return min(
+        codec.views if isinstance(codec, LowRank) else _MEASURED, _MOST_LOGITS // codec.classes
+    )
 
 
 def fit_codec(codec: RowCodec, pairs: Pairs) -> Fitted:
     """Return `codec` fitted to a teacher's logits, if it needs a fit, with its errors.
 
-    Targets are met, and errors measured, on a quarter of the samples, with a basis fitted to the others.
+    Targets are met, and errors measured, on a quarter of the samples, with a basis fitted to the
+    others.
 
     Raises:
         CodecError: a target that cannot be met, or too few views.
@@ -68,15 +75,19 @@ def fit_codec(codec: RowCodec, pairs: Pairs) -> Fitted:
 
 
 def fit_default(codec: LowRank, pairs: Pairs) -> Fitted:
-    """Return the codec where none is chosen: `codec`, at the coarsest of its step, a half, a quarter ... that is near enough.
+    """Return the codec where none is chosen: `codec`, at the coarsest of its step, a half, a
+    quarter ... that is near enough.
 
-    That is one whose error is at most DEFAULT_ERROR at both temperatures. A step is in units of logits, so that one that suits
-    most teachers erases one of small logits. Where no step will do, such as of too few views for a basis, it is `full`.
+    That is one whose error is at most DEFAULT_ERROR at both temperatures. A step is in units of
+    logits, so that one that suits most teachers erases one of small logits. Where no step will do,
+    such as of too few views for a basis, it is `full`.
     """
     assert codec.step is not None
     seen, held_out = _parted(pairs)
     calibration, measured = Calibration(seen.teacher, pairs.head), held_out
-    if not measured.differ:  # a recipe that draws nothing: the teacher on another sample stands in for the choice alone
+    if (
+        not measured.differ
+    ):  # a recipe that draws nothing: the teacher on another sample stands in for the choice alone
         measured = replace(held_out, student=held_out.student.roll(1, 0))
     for halving in range(_DEFAULT_HALVINGS + 1):
         wanted = replace(codec, step=codec.step / 2**halving)
@@ -97,15 +108,21 @@ def _dist_errors(codec: Codec, pairs: Pairs) -> dict[float, float]:
     size = min(BATCH, len(pairs.teacher))
     decoded = list(decoded_batches(codec, pairs.teacher, size))
     losses = {tau: partial(dist_loss, tau=tau) for tau in TAUS}
-    errors = {tau: gradient_error(pairs.teacher, decoded, pairs.student, loss=losses[tau], batch_size=size) for tau in TAUS}
+    errors = {
+        tau: gradient_error(
+            pairs.teacher, decoded, pairs.student, loss=losses[tau], batch_size=size
+        )
+        for tau in TAUS
+    }
     return {tau: error for tau, (error, _) in errors.items()}
 
 
 def _target_step(codec: LowRank, whole: Calibration, trial: Calibration, held_out: Pairs) -> float:
     """Return the coarsest step that meets an error, or the finest that meets a number of bytes.
 
-    An error is that of `trial` on samples that it has not seen. Bytes are counted over the whole sample, each row on a basis
-    that has not seen it: a single quarter of few samples can take some percent more or fewer than the rest.
+    An error is that of `trial` on samples that it has not seen. Bytes are counted over the whole
+    sample, each row on a basis that has not seen it: a single quarter of few samples can take some
+    percent more or fewer than the rest.
     """
 
     def error(step: float) -> float:
@@ -123,8 +140,11 @@ def _target_step(codec: LowRank, whole: Calibration, trial: Calibration, held_ou
     return _boundary("bytes", size, codec.bytes, inside=_COARSEST, outside=_FINEST)
 
 
-def _boundary(name: str, measure: Callable[[float], float], target: float, *, inside: float, outside: float) -> float:
-    """Return the step nearest to `outside` that meets the target, if it can, by at most half a percent of the target."""
+def _boundary(
+    name: str, measure: Callable[[float], float], target: float, *, inside: float, outside: float
+) -> float:
+    """Return the step nearest to `outside` that meets the target, if it can, by at most half a
+    percent of the target."""
     met: tuple[float, float] | None = None
     missed: tuple[float, float] | None = None
     step = 1.0
@@ -138,10 +158,15 @@ def _boundary(name: str, measure: Callable[[float], float], target: float, *, in
             return met[0]
         if missed and missed[0] == inside:
             raise CodecError(
-                f"lowrank:{name}={target:g} cannot be met on this sample: step {inside:g} has {name} {missed[1]:.3g}; "
-                "give a larger one, fit it on views of more samples, or use full"
+                f"lowrank:{name}={target:g} cannot be met on this sample: step {inside:g} has"
+                f" {name} {missed[1]:.3g}; give a larger one, fit it on views of more samples, or"
+                " use full"
             )
-        step = _between(met, missed, (1 - _NEAR / 2) * target) if met and missed else _halfway(step, outside if met else inside)
+        step = (
+            _between(met, missed, (1 - _NEAR / 2) * target)
+            if met and missed
+            else _halfway(step, outside if met else inside)
+        )
     assert met, "a limit is reached sooner"
     return met[0]
 
@@ -152,13 +177,15 @@ def _halfway(step: float, limit: float) -> float:
 
 
 def _between(met: tuple[float, float], missed: tuple[float, float], target: float) -> float:
-    """Return the step at which a power law through two (step, value) has the target, well between the two."""
+    """Return the step at which a power law through two (step, value) has the target, well between
+    the two."""
     share = math.log(target / met[1]) / math.log(missed[1] / met[1])
     return met[0] * math.exp(min(max(share, 0.1), 0.9) * math.log(missed[0] / met[0]))
 
 
 def _parted(pairs: Pairs) -> tuple[Pairs, Pairs]:
-    """Return three quarters of the rows by group, and some of the others, which are of other samples, in random order."""
+    """Return three quarters of the rows by group, and some of the others, which are of other
+    samples, in random order."""
     pairs = pairs.by_group()
     count = max(len(pairs.teacher) // 4, 1)
     seen, held_out = np.split(np.arange(len(pairs.teacher)), [-count])

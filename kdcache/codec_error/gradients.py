@@ -1,4 +1,5 @@
-"""How far one gradient of a loss is from another, with respect to a student's logits: what a lossy record does to training."""
+"""How far one gradient of a loss is from another, with respect to a student's logits: what a lossy
+record does to training."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -11,13 +12,16 @@ from kdcache.shapes import Logits, Scalar
 from kdcache.soft_targets import SoftTargets
 
 TeacherLoss = Callable[[Logits, Logits | SoftTargets], Scalar]
-"""The loss of a batch: of the student's logits against the teacher's, such as `functools.partial(dist_loss, tau=4.0)`."""
+"""The loss of a batch: of the student's logits against the teacher's, such as
+`functools.partial(dist_loss, tau=4.0)`."""
 
 FAR_OF_SOME, FAR_OF_ALL = 0.1, 0.5
-"""Errors of DIST's gradient from which on a user is told: of codecs that keep some classes, and of those that keep all.
+"""Errors of DIST's gradient from which on a user is told: of codecs that keep some classes, and of
+those that keep all.
 
-The first make the same mistake in every batch, which costs students points; the errors of the others are noise over all
-classes, and students that were trained through a third of it lost nothing (docs/results.md)."""
+The first make the same mistake in every batch, which costs students points; the errors of the
+others are noise over all classes, and students that were trained through a third of it lost nothing
+(docs/results.md)."""
 
 
 def is_far(error: float, codec: Codec) -> bool:
@@ -26,16 +30,23 @@ def is_far(error: float, codec: Codec) -> bool:
 
 
 def gradient_error(
-    exact: Logits, decoded: Iterable[SoftTargets], student: Logits, *, loss: TeacherLoss, batch_size: int = 256
+    exact: Logits,
+    decoded: Iterable[SoftTargets],
+    student: Logits,
+    *,
+    loss: TeacherLoss,
+    batch_size: int = 256,
 ) -> tuple[float, float]:
-    """Return (error, cosine) of the loss's gradient with respect to the student's logits, decoded against exact.
+    """Return (error, cosine) of the loss's gradient with respect to the student's logits, decoded
+    against exact.
 
-    error = |g_decoded - g_exact| / |g_exact|, cosine = <g_decoded, g_exact> / (|g_decoded| |g_exact|), the sums taken over all
-    whole batches; rows past the last whole batch are left out.
+    error = |g_decoded - g_exact| / |g_exact|, cosine = <g_decoded, g_exact> / (|g_decoded|
+    |g_exact|), the sums taken over all whole batches; rows past the last whole batch are left out.
 
     Args:
         exact: the teacher's logits.
-        decoded: what a codec gives back of each whole batch of them, such as `decoded_batches` yields.
+        decoded: what a codec gives back of each whole batch of them, such as `decoded_batches`
+            yields.
         student: logits of a student on the same rows.
         loss: the loss of a batch.
         batch_size: rows of a batch.
@@ -45,7 +56,9 @@ def gradient_error(
     """
     difference = Difference()
     for part, rows in zip(whole_batches(len(exact), batch_size), decoded, strict=True):
-        difference.add(_gradient(student[part], exact[part], loss), _gradient(student[part], rows, loss))
+        difference.add(
+            _gradient(student[part], exact[part], loss), _gradient(student[part], rows, loss)
+        )
     return difference.error, difference.cosine
 
 
@@ -65,7 +78,9 @@ class Difference:
         """Count a batch's gradients, of equal shapes."""
         apart = other - exact
         pairs = ((apart, apart), (exact, exact), (other, other), (exact, other))
-        self._sums += torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in pairs]).double().cpu()
+        self._sums += (
+            torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in pairs]).double().cpu()
+        )
 
     @property
     def error(self) -> float:
@@ -75,15 +90,25 @@ class Difference:
     @property
     def cosine(self) -> float:
         """<other, exact> / (|other| |exact|); 0 where one of them is zero."""
-        return float(self._sums[3] / (self._sums[1] * self._sums[2]).sqrt().clamp_min(torch.finfo(torch.float64).tiny))
+        return float(
+            self._sums[3]
+            / (self._sums[1] * self._sums[2]).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+        )
 
 
 def gradients(
-    student: Logits, teacher: Logits | SoftTargets, losses: Callable[[Logits, Logits | SoftTargets], Sequence[Scalar]]
+    student: Logits,
+    teacher: Logits | SoftTargets,
+    losses: Callable[[Logits, Logits | SoftTargets], Sequence[Scalar]],
 ) -> list[Tensor]:
     """Return the gradient of each of the losses of a batch with respect to the student's logits."""
-    student = student.detach().float().clone().requires_grad_()  # a clone: inference tensors cannot require a gradient
-    return [torch.autograd.grad(loss, student, retain_graph=True)[0] for loss in losses(student, teacher)]
+    student = (
+        student.detach().float().clone().requires_grad_()
+    )  # a clone: inference tensors cannot require a gradient
+    return [
+        torch.autograd.grad(loss, student, retain_graph=True)[0]
+        for loss in losses(student, teacher)
+    ]
 
 
 def whole_batches(rows: int, size: int) -> list[slice]:
@@ -93,7 +118,10 @@ def whole_batches(rows: int, size: int) -> list[slice]:
         UsageError: not even one.
     """
     if rows < size:
-        raise UsageError(f"{rows} rows to measure on are less than one batch of {size}; give more, or a smaller batch size")
+        raise UsageError(
+            f"{rows} rows to measure on are less than one batch of {size}; give more, or a smaller"
+            " batch size"
+        )
     return [slice(start, start + size) for start in range(0, rows - size + 1, size)]
 
 

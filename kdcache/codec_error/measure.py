@@ -1,7 +1,8 @@
-"""What a codec costs: bytes per view against the error of the gradient that a student gets from decoded records.
+"""What a codec costs: bytes per view against the error of the gradient that a student gets from
+decoded records.
 
-Everything is measured on real logits of your teacher, before a long dump: codecs that need a fit are fitted on the views of one
-half of the samples, and all are measured on those of the other half.
+Everything is measured on real logits of your teacher, before a long dump: codecs that need a fit
+are fitted on the views of one half of the samples, and all are measured on those of the other half.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,14 @@ from torch import Tensor
 
 from kdcache.cache import Cache, open_cache, stored_bytes
 from kdcache.codec_error.calibration import BATCH, TAUS, Fitted, fit_codec
-from kdcache.codec_error.gradients import Difference, TeacherLoss, decoded_batches, gradient_error, gradients, whole_batches
+from kdcache.codec_error.gradients import (
+    Difference,
+    TeacherLoss,
+    decoded_batches,
+    gradient_error,
+    gradients,
+    whole_batches,
+)
 from kdcache.codec_error.samples import Pairs, pairs_from_cache, pairs_from_npz, pairs_from_teacher
 from kdcache.codecs import Codec, RowCodec, open_codec
 from kdcache.errors import KdcacheError, UsageError
@@ -50,13 +58,14 @@ _KEPT = (2, 5, 10, 16, 50, 100, 200)
 
 @dataclass(frozen=True, kw_only=True)
 class FidelityConfig:
-    """What `fidelity` does. The logits come from `logits`, or else from `teacher`, `data` and `recipe`."""
+    """What `fidelity` does. The logits come from `logits`, or else from `teacher`, `data` and
+    `recipe`."""
 
     logits: str | None = None
     """An .npz file of logits, or the folder of a `full` cache."""
     teacher: str | None = None
-    """Spec of the teacher, with its weights. Beside a cache it is that of the cache, of which only the last layer's weights are
-    looked at, from which a basis of few views gains."""
+    """Spec of the teacher, with its weights. Beside a cache it is that of the cache, of which only
+    the last layer's weights are looked at, from which a basis of few views gains."""
     data: str | None = None
     """Spec of the source."""
     recipe: str | None = None
@@ -64,7 +73,8 @@ class FidelityConfig:
     student: str | None = None
     """Spec of a stand-in student, with its weights."""
     views: int | None = None
-    """About how many views to run, or to read of a cache; by default 4,096. An .npz file is measured whole."""
+    """About how many views to run, or to read of a cache; by default 4,096. An .npz file is
+    measured whole."""
     codec: tuple[str, ...] = ()
     """Specs of the codecs; by default a ladder over all of them."""
     tau: tuple[float, ...] = (1.0, 4.0)
@@ -78,21 +88,30 @@ class FidelityConfig:
                 raise UsageError(f"{name} is {wrong[0]}; it must be at least 2")
         if wrong_tau := [tau for tau in self.tau if not 0 < tau < float("inf")]:
             raise UsageError(f"tau is {wrong_tau[0]}; it must be above 0")
-        if self.logits is not None and (self.recipe or (self.teacher and Path(self.logits).suffix == ".npz")):
-            raise UsageError("give either logits (an .npz file or a cache) or a teacher with data and recipe, not both")
+        if self.logits is not None and (
+            self.recipe or (self.teacher and Path(self.logits).suffix == ".npz")
+        ):
+            raise UsageError(
+                "give either logits (an .npz file or a cache) or a teacher with data and recipe,"
+                " not both"
+            )
         if self.logits is None and not (self.teacher and self.data and self.recipe):
-            raise UsageError("nothing to measure: give an .npz file of logits, a full cache, or --teacher, --data and --recipe")
+            raise UsageError(
+                "nothing to measure: give an .npz file of logits, a full cache, or --teacher,"
+                " --data and --recipe"
+            )
 
 
 def measure_fidelity(config: FidelityConfig) -> dict[str, Any]:
     """Return what each codec costs on the logits that `config` names.
 
     Returns:
-        What `codec_costs` returns, and `input`, `stand_in` (what the student's logits are), and the numbers of `classes`, of
-        views that codecs were `fitted_on` and `measured_on`.
+        What `codec_costs` returns, and `input`, `stand_in` (what the student's logits are), and the
+        numbers of `classes`, of views that codecs were `fitted_on` and `measured_on`.
 
     Raises:
-        KdcacheError: logits that cannot be had or measured, or a codec that is unknown or cannot hold them.
+        KdcacheError: logits that cannot be had or measured, or a codec that is unknown or cannot
+            hold them.
     """
     pairs = _open_pairs(config)
     if (fault := logits_fault(pairs.teacher)) is not None:
@@ -112,15 +131,22 @@ def measure_fidelity(config: FidelityConfig) -> dict[str, Any]:
 
 
 def codec_costs(
-    fitting: Pairs, measured: Pairs, codecs: Sequence[str] = (), *, taus: Sequence[float], batch_sizes: Sequence[int]
+    fitting: Pairs,
+    measured: Pairs,
+    codecs: Sequence[str] = (),
+    *,
+    taus: Sequence[float],
+    batch_sizes: Sequence[int],
 ) -> dict[str, Any]:
-    """Return what each codec costs on the logits of `measured`, fitted to `fitting` where it needs a fit.
+    """Return what each codec costs on the logits of `measured`, fitted to `fitting` where it needs
+    a fit.
 
     Returns:
-        `taus`, `batch_sizes`, `failed` (by spec, why a codec cannot be fitted or hold these logits) and `codecs`, a list of
-        `codec` (its spec), `bytes` per view as stored, `record_bytes`, `worst` (the largest error
-        of `both`), whether it is on the `front` (no other one takes as few bytes at as small a `worst`), and `gradients`: a
-        list of `tau`, `batch_size`, and for each of `TERMS` its `error` and `cosine`.
+        `taus`, `batch_sizes`, `failed` (by spec, why a codec cannot be fitted or hold these logits)
+        and `codecs`, a list of `codec` (its spec), `bytes` per view as stored, `record_bytes`,
+        `worst` (the largest error of `both`), whether it is on the `front` (no other one takes as
+        few bytes at as small a `worst`), and `gradients`: a list of `tau`, `batch_size`, and for
+        each of `TERMS` its `error` and `cosine`.
 
     Raises:
         UsageError: fewer rows than a batch.
@@ -131,7 +157,9 @@ def codec_costs(
     whole_batches(len(measured.teacher), max(batch_sizes))  # before the fits, which take longer
     stored, failed = _encoded(opened, fitting, measured)
     differences = _differences(measured, stored, taus, batch_sizes)
-    costs = [_cost(spec, codec, records, differences[spec]) for spec, (codec, records) in stored.items()]
+    costs = [
+        _cost(spec, codec, records, differences[spec]) for spec, (codec, records) in stored.items()
+    ]
     points = [(cost["bytes"], cost["worst"]) for cost in costs]
     costs = [{**cost, "front": front} for cost, front in zip(costs, _on_front(points), strict=True)]
     return {"taus": list(taus), "batch_sizes": list(batch_sizes), "codecs": costs, "failed": failed}
@@ -140,7 +168,8 @@ def codec_costs(
 def _encoded(
     opened: Mapping[str, RowCodec], fitting: Pairs, measured: Pairs
 ) -> tuple[dict[str, tuple[Codec, Records]], dict[str, str]]:
-    """Return the fitted codecs with their records, and of those that fail, why; if all do, the first one's error is raised."""
+    """Return the fitted codecs with their records, and of those that fail, why; if all do, the
+    first one's error is raised."""
     stored: dict[str, tuple[Codec, Records]] = {}
     failed: dict[str, KdcacheError] = {}
     for spec, codec in opened.items():
@@ -155,7 +184,8 @@ def _encoded(
 
 
 def fitted_gradients(fitted: Fitted) -> list[dict[str, Any]]:
-    """Return `gradients` as `codec_costs` does, of a codec on samples its fit has not seen; none if there is no gradient."""
+    """Return `gradients` as `codec_costs` does, of a codec on samples its fit has not seen; none if
+    there is no gradient."""
     pairs, spec = fitted.held_out, fitted.codec.name
     if not pairs.differ:
         return []
@@ -178,11 +208,20 @@ def _open_pairs(config: FidelityConfig) -> Pairs:
         return pairs_from_teacher(config.teacher, data=config.data, recipe=config.recipe, **running)
     if Path(config.logits).suffix != ".npz":
         pairs = pairs_from_cache(config.logits, data=config.data, **running)
-        return replace(pairs, head=_head(config.teacher, open_cache(config.logits))) if config.teacher else pairs
+        return (
+            replace(pairs, head=_head(config.teacher, open_cache(config.logits)))
+            if config.teacher
+            else pairs
+        )
     if config.student or config.data:
-        raise UsageError(f"{config.logits} holds no images for a student to look at; put its logits in as `student`")
+        raise UsageError(
+            f"{config.logits} holds no images for a student to look at; put its logits in as"
+            " `student`"
+        )
     if config.views:
-        raise UsageError(f"views is {config.views}, but an .npz file is measured whole; leave views out")
+        raise UsageError(
+            f"views is {config.views}, but an .npz file is measured whole; leave views out"
+        )
     return pairs_from_npz(config.logits)
 
 
@@ -190,17 +229,27 @@ def _head(teacher: str, cache: Cache) -> Tensor | None:
     """Return the weights of the last layer of the teacher that `cache` was made with."""
     classes = cache.manifest.classes
     model = open_model(
-        teacher, classes=classes, recipe=Recipe.from_dict(cache.manifest.recipe), trained=True, task=cache.manifest.task
+        teacher,
+        classes=classes,
+        recipe=Recipe.from_dict(cache.manifest.recipe),
+        trained=True,
+        task=cache.manifest.task,
     )
     require_teacher(cache, model)
     head = head_weight(model, classes)
     if head is None:
-        say(f"note: teacher {teacher} has no linear last layer of {classes} classes; codecs are fitted without")
+        say(
+            f"note: teacher {teacher} has no linear last layer of {classes} classes; codecs are"
+            " fitted without"
+        )
     return head
 
 
 def _cost(
-    spec: str, codec: Codec, records: Records, differences: Mapping[tuple[float, int], Mapping[str, Difference]]
+    spec: str,
+    codec: Codec,
+    records: Records,
+    differences: Mapping[tuple[float, int], Mapping[str, Difference]],
 ) -> dict[str, Any]:
     return {
         "codec": spec,
@@ -211,20 +260,33 @@ def _cost(
     }
 
 
-def _told(differences: Mapping[tuple[float, int], Mapping[str, Difference]]) -> list[dict[str, Any]]:
+def _told(
+    differences: Mapping[tuple[float, int], Mapping[str, Difference]],
+) -> list[dict[str, Any]]:
     return [
-        {"tau": tau, "batch_size": size, **{name: {"error": term.error, "cosine": term.cosine} for name, term in terms.items()}}
+        {
+            "tau": tau,
+            "batch_size": size,
+            **{name: {"error": term.error, "cosine": term.cosine} for name, term in terms.items()},
+        }
         for (tau, size), terms in differences.items()
     ]
 
 
 def _differences(
-    measured: Pairs, stored: Mapping[str, tuple[Codec, Records]], taus: Sequence[float], batch_sizes: Sequence[int]
+    measured: Pairs,
+    stored: Mapping[str, tuple[Codec, Records]],
+    taus: Sequence[float],
+    batch_sizes: Sequence[int],
 ) -> dict[str, dict[tuple[float, int], dict[str, Difference]]]:
     """Return the differences of each codec's gradients, by spec, (tau, batch size) and term."""
     cases = [(tau, size) for size in batch_sizes for tau in taus]
-    sums = {spec: {case: {term: Difference() for term in TERMS} for case in cases} for spec in stored}
-    batches = [(size, part) for size in batch_sizes for part in whole_batches(len(measured.teacher), size)]
+    sums = {
+        spec: {case: {term: Difference() for term in TERMS} for case in cases} for spec in stored
+    }
+    batches = [
+        (size, part) for size in batch_sizes for part in whole_batches(len(measured.teacher), size)
+    ]
     with progress("measure", len(batches), "batches") as bar:
         for size, part in batches:
             student = measured.student[part]
@@ -238,7 +300,9 @@ def _differences(
     return sums
 
 
-def _term_gradients(student: Logits, teacher: Logits | SoftTargets, tau: float) -> dict[str, Tensor]:
+def _term_gradients(
+    student: Logits, teacher: Logits | SoftTargets, tau: float
+) -> dict[str, Tensor]:
     inter, intra, kl = gradients(student, teacher, partial(_terms, tau=tau))
     return {"inter": inter, "intra": intra, "both": _WEIGHT * (inter + intra), "kl": kl}
 
@@ -248,5 +312,6 @@ def _terms(student: Logits, teacher: Logits | SoftTargets, *, tau: float) -> lis
 
 
 def _on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Return for each (bytes, error) whether no other point is as good in both and better in one."""
+    """Return for each (bytes, error) whether no other point is as good in both and better in
+    one."""
     return [not any(a <= c and b <= d and (a, b) != (c, d) for a, b in points) for c, d in points]

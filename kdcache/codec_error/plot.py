@@ -30,13 +30,18 @@ def check_plot(path: str | Path) -> None:
     if find_spec("matplotlib") is None:
         raise KdcacheError("plots need matplotlib; pip install 'kdcache[plot]'")
     if Path(path).suffix not in _FORMATS:
-        raise UsageError(f"plot {path} has no known format; end its name in one of {', '.join(_FORMATS)}")
+        raise UsageError(
+            f"plot {path} has no known format; end its name in one of {', '.join(_FORMATS)}"
+        )
     if not Path(path).absolute().parent.is_dir():
-        raise UsageError(f"plot {path}: folder {Path(path).absolute().parent} does not exist; make it first")
+        raise UsageError(
+            f"plot {path}: folder {Path(path).absolute().parent} does not exist; make it first"
+        )
 
 
 def plot_fidelity(result: Mapping[str, Any], path: str | Path) -> None:
-    """Draw what `measure_fidelity` returned: bytes per view against the error of DIST's gradient, a panel per case.
+    """Draw what `measure_fidelity` returned: bytes per view against the error of DIST's gradient, a
+    panel per case.
 
     Raises:
         KdcacheError: matplotlib is not installed, or the file cannot be written.
@@ -53,8 +58,13 @@ def plot_fidelity(result: Mapping[str, Any], path: str | Path) -> None:
         panel.set_title(f"tau {tau:g}, batches of {size}", fontsize=10)
         panel.set_xlabel("bytes per view, as stored")
     panels[0].set_ylabel("error of DIST's gradient")
-    panels[0].legend(frameon=False, loc="lower left", title="filled: on the front", alignment="left")
-    figure.suptitle(f"What codecs cost: {result['measured_on']:,} views, {result['classes']:,} classes", fontsize=11)
+    panels[0].legend(
+        frameon=False, loc="lower left", title="filled: on the front", alignment="left"
+    )
+    figure.suptitle(
+        f"What codecs cost: {result['measured_on']:,} views, {result['classes']:,} classes",
+        fontsize=11,
+    )
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
@@ -62,27 +72,48 @@ def plot_fidelity(result: Mapping[str, Any], path: str | Path) -> None:
 
 
 def _lowest(result: Mapping[str, Any]) -> float:
-    """Return where errors of zero are drawn: below all others, of which no smaller one than 1e-4 counts."""
+    """Return where errors of zero are drawn: below all others, of which no smaller one than 1e-4
+    counts."""
     errors = [one["both"]["error"] for cost in result["codecs"] for one in cost["gradients"]]
     return max(min([error for error in errors if error > 0], default=1.0), 1e-4) / 2
 
 
-def _draw(panel: Any, costs: Sequence[Mapping[str, Any]], size: int, tau: float, lowest: float) -> None:
+def _draw(
+    panel: Any, costs: Sequence[Mapping[str, Any]], size: int, tau: float, lowest: float
+) -> None:
     points: dict[str, list[tuple[float, float, bool, str]]] = {}
     for cost in costs:
         family, _, setting = cost["codec"].partition(":")
-        (error,) = (one["both"]["error"] for one in cost["gradients"] if (one["batch_size"], one["tau"]) == (size, tau))
-        points.setdefault(family, []).append((cost["bytes"], max(error, lowest), cost["front"], _label(setting, error)))
+        (error,) = (
+            one["both"]["error"]
+            for one in cost["gradients"]
+            if (one["batch_size"], one["tau"]) == (size, tau)
+        )
+        points.setdefault(family, []).append(
+            (cost["bytes"], max(error, lowest), cost["front"], _label(setting, error))
+        )
     for family, of_family in points.items():
         style = _STYLES[family]
         line = sorted(of_family)
-        panel.plot([point[0] for point in line], [point[1] for point in line], color=style["color"], linewidth=1, alpha=0.5)
+        panel.plot(
+            [point[0] for point in line],
+            [point[1] for point in line],
+            color=style["color"],
+            linewidth=1,
+            alpha=0.5,
+        )
         for (x, y, front, label), before in zip(line, [None, *line], strict=False):
-            panel.plot(x, y, **style, markerfacecolor=style["color"] if front else "white", markersize=6)
+            panel.plot(
+                x, y, **style, markerfacecolor=style["color"] if front else "white", markersize=6
+            )
             right, up = _LABELS[family]["xytext"]
-            beside = before is not None and before[1] == y  # as exact ones are: their labels would lie on each other
+            beside = (
+                before is not None and before[1] == y
+            )  # as exact ones are: their labels would lie on each other
             place = {"xytext": (right, -2 * up if beside else up), "ha": _LABELS[family]["ha"]}
-            panel.annotate(label, (x, y), color=style["color"], textcoords="offset points", fontsize=7, **place)
+            panel.annotate(
+                label, (x, y), color=style["color"], textcoords="offset points", fontsize=7, **place
+            )
         panel.plot([], [], **style, linewidth=1, label=family)
     _dress(panel)
 

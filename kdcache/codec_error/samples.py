@@ -1,6 +1,8 @@
-"""Logits of a teacher and of a stand-in student on the same views, to measure a codec on before anything is trained.
+"""Logits of a teacher and of a stand-in student on the same views, to measure a codec on before
+anything is trained.
 
-The stand-in is a student's own logits where there are any, and else the teacher on another view of the same sample.
+The stand-in is a student's own logits where there are any, and else the teacher on another view of
+the same sample.
 """
 
 import zipfile
@@ -42,34 +44,41 @@ class Pairs:
     teacher: Logits
     student: Logits
     groups: Rows
-    """Rows of one number belong together, as views of one sample do, and never fall into different halves."""
+    """Rows of one number belong together, as views of one sample do, and never fall into different
+    halves."""
     stand_in: str
     """What the student's logits are, in words."""
     head: Tensor | None = None
-    """Weights of the teacher's classifier, `[classes, features]`, if known: a prior for a codec's fit."""
+    """Weights of the teacher's classifier, `[classes, features]`, if known: a prior for a codec's
+    fit."""
 
     def __post_init__(self) -> None:
         for name in ("teacher", "student"):
             logits = getattr(self, name)
             if not bool(torch.isfinite(logits).all()):
                 row = int((~torch.isfinite(logits).all(dim=1)).nonzero()[0])
-                raise UsageError(f"{name}: row {row} holds NaN or infinite logits; check the model and its precision")
+                raise UsageError(
+                    f"{name}: row {row} holds NaN or infinite logits; check the model and its"
+                    " precision"
+                )
 
     @property
     def differ(self) -> bool:
-        """Whether the two models' logits differ anywhere; if not, a loss between them has no gradient."""
+        """Whether the two models' logits differ anywhere; if not, a loss between them has no
+        gradient."""
         return not torch.equal(self.teacher, self.student)
 
     def require_gradient(self) -> None:
         """Raise a UsageError if the two models' logits do not differ."""
         if not self.differ:
             raise UsageError(
-                f"the student ({self.stand_in}) gives the teacher's own logits, so that there is no gradient to measure; "
-                "use a recipe that draws at random, or another student"
+                f"the student ({self.stand_in}) gives the teacher's own logits, so that there is no"
+                " gradient to measure; use a recipe that draws at random, or another student"
             )
 
     def halves(self, split: int = 0) -> "tuple[Pairs, Pairs]":
-        """Return (to fit on, to measure on), split by group and in random order; the second has half of the rows or more.
+        """Return (to fit on, to measure on), split by group and in random order; the second has
+        half of the rows or more.
 
         Args:
             split: key of the split: each number gives another one.
@@ -79,7 +88,10 @@ class Pairs:
         """
         names, members = np.unique(self.groups, return_inverse=True)
         if len(names) < 2:
-            raise UsageError("all rows are of one sample; codecs are fitted on some samples and measured on others")
+            raise UsageError(
+                "all rows are of one sample; codecs are fitted on some samples and measured on"
+                " others"
+            )
         rank = np.argsort(keyed_permutation(len(names), split))[members]
         order = keyed_permutation(len(members), 1)
         sizes = np.cumsum(np.bincount(rank, minlength=len(names)))
@@ -98,35 +110,52 @@ class Pairs:
 
 
 def pairs_from_npz(path: str | Path) -> Pairs:
-    """Return the rows of an .npz file: `teacher` `[rows, classes]`, and `student` of that shape, `image_id` `[rows]` or both.
+    """Return the rows of an .npz file: `teacher` `[rows, classes]`, and `student` of that shape,
+    `image_id` `[rows]` or both.
 
-    Without `student` the stand-in is the teacher on the next row of the same `image_id`; an image with one row is left out.
-    `head`, the weights of the teacher's classifier `[classes, features]`, may be there too.
+    Without `student` the stand-in is the teacher on the next row of the same `image_id`; an image
+    with one row is left out. `head`, the weights of the teacher's classifier `[classes, features]`,
+    may be there too.
 
     Raises:
         UsageError: no such file, arrays that are absent, not numbers, or of other shapes.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("teacher", "student", "image_id", "head") if name in file}
+            arrays = {
+                name: file[name]
+                for name in ("teacher", "student", "image_id", "head")
+                if name in file
+            }
             held = ", ".join(file.files) or "nothing"
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} cannot be read as an .npz of plain arrays: {' '.join(str(error).split())}") from error
+        raise UsageError(
+            f"{path} cannot be read as an .npz of plain arrays: {' '.join(str(error).split())}"
+        ) from error
     if "teacher" not in arrays or not {"student", "image_id"} & set(arrays):
         raise UsageError(f"{path} holds {held}; it needs `teacher`, and `student` or `image_id`")
     teacher = _logits(arrays["teacher"], f"{path}: teacher")
     groups = arrays.get("image_id", np.arange(len(teacher)))
     if groups.shape != (len(teacher),):
-        raise UsageError(f"{path}: image_id has shape {groups.shape}; it must hold one value for each of {len(teacher)} rows")
+        raise UsageError(
+            f"{path}: image_id has shape {groups.shape}; it must hold one value for each of"
+            f" {len(teacher)} rows"
+        )
     head = _head(arrays["head"], teacher.shape[1], f"{path}: head") if "head" in arrays else None
     if "student" in arrays:
         student = _logits(arrays["student"], f"{path}: student")
         if teacher.shape != student.shape:
             raise UsageError(
-                f"{path}: teacher {tuple(teacher.shape)} and student {tuple(student.shape)} differ; both must be logits "
-                "[rows, classes] of the same views and the same classes"
+                f"{path}: teacher {tuple(teacher.shape)} and student {tuple(student.shape)} differ;"
+                " both must be logits [rows, classes] of the same views and the same classes"
             )
-        return Pairs(teacher=teacher, student=student, groups=groups, stand_in="`student` of the file", head=head)
+        return Pairs(
+            teacher=teacher,
+            student=student,
+            groups=groups,
+            stand_in="`student` of the file",
+            head=head,
+        )
     return replace(_of_groups(teacher, groups), head=head)
 
 
@@ -139,7 +168,8 @@ def pairs_from_cache(
     batch_size: int = 256,
     compute: ComputeConfig = _HOST,
 ) -> Pairs:
-    """Return rows of a `full` cache: of its first two complete seeds, or of one if a student is given.
+    """Return rows of a `full` cache: of its first two complete seeds, or of one if a student is
+    given.
 
     Args:
         path: the cache.
@@ -158,14 +188,20 @@ def pairs_from_cache(
     _require_rows(cache.manifest.task)
     if not is_exact(cache.codec):
         exact = " or ".join(f"full:dtype={dtype}" for dtype in EXACT_DTYPES)
-        raise CacheError(f"cache {path} holds {codec_spec(cache.codec)}; codecs are measured against exact logits: {exact}")
+        raise CacheError(
+            f"cache {path} holds {codec_spec(cache.codec)}; codecs are measured against exact"
+            f" logits: {exact}"
+        )
     if (student is None) != (data is None):
-        raise UsageError("with a cache, student and data go together: the student looks at the images of the cache's source")
+        raise UsageError(
+            "with a cache, student and data go together: the student looks at the images of the"
+            " cache's source"
+        )
     seeds = cache.complete_seeds()[: 2 if student is None else 1]
     if len(seeds) < (2 if student is None else 1):
         raise CacheError(
-            f"cache {path} holds {len(seeds)} complete seeds; two are needed, for the teacher and for its stand-in student: "
-            "dump another seed, or give a student and data"
+            f"cache {path} holds {len(seeds)} complete seeds; two are needed, for the teacher and"
+            " for its stand-in student: dump another seed, or give a student and data"
         )
     if student is None or data is None:
         return pairs_of_cache(cache, views=views)
@@ -176,21 +212,32 @@ def pairs_from_cache(
     source = checked_source([cache], source)
     model = open_model(student, classes=source.classes, recipe=recipe, trained=True)
     recipe.require_one_draw(model.preprocessing.size, cache.manifest.input_size)
-    dataset = ViewDataset(source, recipe, cache.order, sizes=[model.preprocessing.size], skip_unreadable=True)
+    dataset = ViewDataset(
+        source, recipe, cache.order, sizes=[model.preprocessing.size], skip_unreadable=True
+    )
     there, (logits,) = _run([model], dataset, _views(rows, seeds), batch_size, running)
-    return Pairs(teacher=_cached(cache, seeds[0], rows)[there], student=logits, groups=rows[there], stand_in=student)
+    return Pairs(
+        teacher=_cached(cache, seeds[0], rows)[there],
+        student=logits,
+        groups=rows[there],
+        stand_in=student,
+    )
 
 
 def _require_rows(task: str) -> None:
     if task != "classification":
-        raise UsageError(f"fidelity is for classification, not {task}; what a codec of maps costs dump-teacher --plan says")
+        raise UsageError(
+            f"fidelity is for classification, not {task}; what a codec of maps costs dump-teacher"
+            " --plan says"
+        )
 
 
 def pairs_of_cache(cache: Cache, *, views: int) -> Pairs:
     """Return about `views` rows of a cache's first two complete seeds, as its records have them.
 
-    Of a single seed the teacher is its own stand-in, which is enough to fit a codec on and not to measure one. Of maps it is so
-    many pixels of the first seed, and the stand-in is the teacher on the next pixel.
+    Of a single seed the teacher is its own stand-in, which is enough to fit a codec on and not to
+    measure one. Of maps it is so many pixels of the first seed, and the stand-in is the teacher on
+    the next pixel.
 
     Args:
         cache: a cache with a complete seed.
@@ -200,11 +247,18 @@ def pairs_of_cache(cache: Cache, *, views: int) -> Pairs:
     if cache.manifest.sites:
         rows = _first_rows(cache, seeds[:1], min(views, _MAP_VIEWS))
         maps = _cached(cache, seeds[0], rows)
-        return _of_pixels([_pixels(one, int(row), -(-views // len(rows))) for one, row in zip(maps, rows, strict=True)])
+        return _of_pixels(
+            [
+                _pixels(one, int(row), -(-views // len(rows)))
+                for one, row in zip(maps, rows, strict=True)
+            ]
+        )
     rows = _first_rows(cache, seeds, views)
     parts = [_cached(cache, seed, rows) for seed in seeds]
     if len(parts) == 1:
-        return Pairs(teacher=parts[0], student=parts[0], groups=rows, stand_in="the teacher on the same view")
+        return Pairs(
+            teacher=parts[0], student=parts[0], groups=rows, stand_in="the teacher on the same view"
+        )
     return _of_two_views(parts[0], parts[1], rows)
 
 
@@ -218,7 +272,8 @@ def pairs_from_teacher(
     batch_size: int = 256,
     compute: ComputeConfig = _HOST,
 ) -> Pairs:
-    """Return the logits of a teacher on `views` views: half as many samples, drawn at random, under two seeds.
+    """Return the logits of a teacher on `views` views: half as many samples, drawn at random, under
+    two seeds.
 
     Args:
         teacher: spec of the teacher, with its weights.
@@ -236,7 +291,9 @@ def pairs_from_teacher(
     opened, source = load_recipe(recipe), open_source(data)
     _require_rows(task_of(source))
     specs = [teacher] if student is None else [teacher, student]
-    models = [open_model(spec, classes=source.classes, recipe=opened, trained=True) for spec in specs]
+    models = [
+        open_model(spec, classes=source.classes, recipe=opened, trained=True) for spec in specs
+    ]
     settings: dict[str, Any] = {"views": views, "batch_size": batch_size, "compute": running}
     return pairs_of_models(models, source, opened, **settings)
 
@@ -251,39 +308,71 @@ def pairs_of_models(
     compute: Compute,
     order_seed: int = 0,
 ) -> Pairs:
-    """Return the logits of a teacher, and of a stand-in student if `models` has two, on about `views` views under two seeds.
+    """Return the logits of a teacher, and of a stand-in student if `models` has two, on about
+    `views` views under two seeds.
 
     Of maps it is so many pixels of fewer views, and the stand-in is the teacher on the next pixel.
     """
     if models[0].sites:
-        return _of_maps(models[0], source, recipe, pixels=views, batch_size=batch_size, compute=compute, order_seed=order_seed)
+        return _of_maps(
+            models[0],
+            source,
+            recipe,
+            pixels=views,
+            batch_size=batch_size,
+            compute=compute,
+            order_seed=order_seed,
+        )
     sizes = [model.preprocessing.size for model in models]
     recipe.require_one_draw(*sizes)
     rows = np.arange(min(len(source), max(views // len(_SEEDS), 1)))
-    dataset = ViewDataset(source, recipe, row_order(len(source), order_seed), sizes=sizes, skip_unreadable=True)
+    dataset = ViewDataset(
+        source, recipe, row_order(len(source), order_seed), sizes=sizes, skip_unreadable=True
+    )
     there, logits = _run(models, dataset, _views(rows, _SEEDS), batch_size, compute)
     groups = np.tile(rows, len(_SEEDS))[there]
     head = head_weight(models[0], source.classes)
     if len(models) > 1:
-        return Pairs(teacher=logits[0], student=logits[1], groups=groups, stand_in=models[1].spec, head=head)
+        return Pairs(
+            teacher=logits[0], student=logits[1], groups=groups, stand_in=models[1].spec, head=head
+        )
     first, second = logits[0].chunk(2)
     return replace(_of_two_views(first, second, groups[: len(first)]), head=head)
 
 
 def _of_maps(
-    model: VisionModel, source: Source, recipe: Recipe, *, pixels: int, batch_size: int, compute: Compute, order_seed: int
+    model: VisionModel,
+    source: Source,
+    recipe: Recipe,
+    *,
+    pixels: int,
+    batch_size: int,
+    compute: Compute,
+    order_seed: int,
 ) -> Pairs:
-    """Return pixels of a teacher's maps, as many of each view, from places that are drawn at random, and their neighbours."""
+    """Return pixels of a teacher's maps, as many of each view, from places that are drawn at
+    random, and their neighbours."""
     rows = range(min(len(source), _MAP_VIEWS))
     dataset = ViewDataset(
-        source, recipe, row_order(len(source), order_seed), sizes=[model.preprocessing.size], skip_unreadable=True
+        source,
+        recipe,
+        row_order(len(source), order_seed),
+        sizes=[model.preprocessing.size],
+        skip_unreadable=True,
     )
-    requests = [[(row, 0) for row in rows[start : start + batch_size]] for start in range(0, len(rows), batch_size)]
-    loader = ViewLoader(dataset, requests, workers=compute.config.workers, pin_memory=compute.pin_memory)
+    requests = [
+        [(row, 0) for row in rows[start : start + batch_size]]
+        for start in range(0, len(rows), batch_size)
+    ]
+    loader = ViewLoader(
+        dataset, requests, workers=compute.config.workers, pin_memory=compute.pin_memory
+    )
     parts: list[tuple[Logits, Logits, Rows]] = []
     for batch, (maps,) in run_models([model], loader, compute):
         kept = np.setdiff1d(np.arange(len(batch.rows)), [position for position, _ in batch.absent])
-        parts += [_pixels(maps[view], int(batch.rows[view]), -(-pixels // len(rows))) for view in kept]
+        parts += [
+            _pixels(maps[view], int(batch.rows[view]), -(-pixels // len(rows))) for view in kept
+        ]
     if not parts:
         raise UsageError(f"none of {len(rows)} samples of {source.spec} can be read")
     return _of_pixels(parts)
@@ -299,7 +388,12 @@ def _pixels(maps: Tensor, row: int, count: int) -> tuple[Logits, Logits, Rows]:
 
 def _of_pixels(parts: Sequence[tuple[Logits, Logits, Rows]]) -> Pairs:
     teacher, student, groups = zip(*parts, strict=True)
-    return Pairs(teacher=torch.cat(teacher), student=torch.cat(student), groups=np.concatenate(groups), stand_in=NEXT_PIXEL)
+    return Pairs(
+        teacher=torch.cat(teacher),
+        student=torch.cat(student),
+        groups=np.concatenate(groups),
+        stand_in=NEXT_PIXEL,
+    )
 
 
 def _run(
@@ -314,16 +408,23 @@ def _run(
     there: list[Rows] = []
     outputs: list[list[Logits]] = [[] for _ in models]
     with progress("views", len(views), "views") as bar:
-        loader = ViewLoader(dataset, requests, workers=compute.config.workers, pin_memory=compute.pin_memory)
+        loader = ViewLoader(
+            dataset, requests, workers=compute.config.workers, pin_memory=compute.pin_memory
+        )
         for number, (batch, logits) in enumerate(run_models(models, loader, compute)):
-            kept = np.setdiff1d(np.arange(len(batch.rows)), [position for position, _ in batch.absent])
+            kept = np.setdiff1d(
+                np.arange(len(batch.rows)), [position for position, _ in batch.absent]
+            )
             there.append(number * batch_size + kept)
             for output, part in zip(outputs, logits, strict=True):
                 output.append(part[kept].float())
             bar.advance(len(batch.rows))
     found = np.concatenate(there)
     if len(found) < len(views):
-        say(f"note: {len(views) - len(found)} of {len(views)} views are left out: their samples cannot be read")
+        say(
+            f"note: {len(views) - len(found)} of {len(views)} views are left out: their samples"
+            " cannot be read"
+        )
     return found, [torch.cat(output) for output in outputs]
 
 
@@ -332,8 +433,11 @@ def _views(rows: Rows, seeds: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _first_rows(cache: Cache, seeds: Sequence[int], views: int) -> Rows:
-    """Return the first rows, a random sample as all are in random order, of which each seed holds a record."""
-    absent = [entry["row"] for seed in seeds for commit in cache.commits(seed) for entry in commit.absent]
+    """Return the first rows, a random sample as all are in random order, of which each seed holds a
+    record."""
+    absent = [
+        entry["row"] for seed in seeds for commit in cache.commits(seed) for entry in commit.absent
+    ]
     return np.setdiff1d(np.flatnonzero(cache.is_held)[: max(views // len(seeds), 1)], absent)
 
 
@@ -360,14 +464,19 @@ def _of_two_views(first: Logits, second: Logits, samples: Rows) -> Pairs:
 
 
 def _of_groups(teacher: Logits, groups: Rows) -> Pairs:
-    """Return rows that stand in for each other in a circle within each group; a row alone in its group is left out."""
+    """Return rows that stand in for each other in a circle within each group; a row alone in its
+    group is left out."""
     order = np.argsort(groups, kind="stable")
-    _, start, inverse, count = np.unique(groups[order], return_index=True, return_inverse=True, return_counts=True)
+    _, start, inverse, count = np.unique(
+        groups[order], return_index=True, return_inverse=True, return_counts=True
+    )
     at = np.arange(len(order))
     following = start[inverse] + (at - start[inverse] + 1) % count[inverse]
     shared = count[inverse] > 1
     if not shared.any():
-        raise UsageError("no image_id has two rows, of which one could stand in for a student; give `student`")
+        raise UsageError(
+            "no image_id has two rows, of which one could stand in for a student; give `student`"
+        )
     return Pairs(
         teacher=teacher[order[shared]],
         student=teacher[order[following[shared]]],
@@ -378,12 +487,25 @@ def _of_groups(teacher: Logits, groups: Rows) -> Pairs:
 
 def _logits(array: np.ndarray, what: str) -> Logits:
     if array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] < 2:
-        raise UsageError(f"{what} is {array.dtype} of shape {array.shape}; it must be raw logits, floats [rows, classes]")
-    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused by its row
+        raise UsageError(
+            f"{what} is {array.dtype} of shape {array.shape}; it must be raw logits, floats [rows,"
+            " classes]"
+        )
+    with np.errstate(
+        over="ignore"
+    ):  # what does not fit becomes infinite, and is refused by its row
         return torch.from_numpy(array.astype(np.float32))
 
 
 def _head(array: np.ndarray, classes: int, what: str) -> Tensor:
-    if array.dtype.kind != "f" or array.ndim != 2 or len(array) != classes or not np.isfinite(array).all():
-        raise UsageError(f"{what} is {array.dtype} of shape {array.shape}; it must be finite weights [{classes}, features]")
+    if (
+        array.dtype.kind != "f"
+        or array.ndim != 2
+        or len(array) != classes
+        or not np.isfinite(array).all()
+    ):
+        raise UsageError(
+            f"{what} is {array.dtype} of shape {array.shape}; it must be finite weights [{classes},"
+            " features]"
+        )
     return torch.from_numpy(array.astype(np.float32))

@@ -48,18 +48,23 @@ def open_codec(text: str, *, classes: int) -> RowCodec:
     """Return the codec that a spec names, such as `topk:k=16` or `full:dtype=float32`.
 
     Raises:
-        UsageError: an unknown codec or option, of which the nearest is suggested, or an option out of range.
+        UsageError: an unknown codec or option, of which the nearest is suggested, or an option out
+            of range.
     """
     spec = parse_spec(text)
     if spec.arg is not None:
-        raise UsageError(f"codec {text!r}: {spec.arg!r} is not key=value; write for example topk:k=16")
+        raise UsageError(
+            f"codec {text!r}: {spec.arg!r} is not key=value; write for example topk:k=16"
+        )
     return _build(spec.name, spec.options, classes)
 
 
 def default_codec(classes: int) -> str:
-    """Return the spec of the codec for so many classes, where none is chosen (docs/results.md has the measurements).
+    """Return the spec of the codec for so many classes, where none is chosen (docs/results.md has
+    the measurements).
 
-    The step suits ordinary logits; `kdcache.codec_error.calibration.fit_default` takes a smaller one where it does not.
+    The step suits ordinary logits; `kdcache.codec_error.calibration.fit_default` takes a smaller
+    one where it does not.
     """
     return "full:dtype=float16" if classes <= FEW_CLASSES else "lowrank:step=2"
 
@@ -68,7 +73,9 @@ def codec_to_dict(codec: Codec) -> dict[str, Any]:
     """Return `{name, configuration}` as a manifest keeps it."""
     codec = row_codec(codec)
     unsaid = _unsaid(codec.name)
-    configuration = {name: value for name, value in _options(codec).items() if unsaid.get(name) != value}
+    configuration = {
+        name: value for name, value in _options(codec).items() if unsaid.get(name) != value
+    }
     return {"name": codec.name, "configuration": configuration}
 
 
@@ -79,7 +86,8 @@ def codec_from_dict(
     fit: Mapping[str, np.ndarray] | None = None,
     sites: Sequence[int] | None = None,
 ) -> Codec:
-    """Return the codec that a manifest keeps, with the arrays of its fit if it has one, and for maps if it names their sites.
+    """Return the codec that a manifest keeps, with the arrays of its fit if it has one, and for
+    maps if it names their sites.
 
     Raises:
         UsageError: a codec or option that this version does not know.
@@ -100,25 +108,36 @@ def is_exact(codec: Codec) -> bool:
 
 
 def fit_arrays(codec: Codec) -> dict[str, np.ndarray]:
-    """Return the arrays of a codec's fit, which a cache keeps beside its records; none for codecs that have nothing to fit."""
+    """Return the arrays of a codec's fit, which a cache keeps beside its records; none for codecs
+    that have nothing to fit."""
     rows = row_codec(codec)
     return rows.fitted.to_arrays() if isinstance(rows, LowRank) and rows.fitted else {}
 
 
 def codec_spec(codec: Codec) -> str:
-    """Return the spec that opens `codec`, without the options that are at their defaults unless that leaves none."""
+    """Return the spec that opens `codec`, without the options that are at their defaults unless
+    that leaves none."""
     codec = row_codec(codec)
-    defaults, options = {field.name: field.default for field in dataclasses.fields(codec)}, _options(codec)  # type: ignore[arg-type]
+    defaults, options = (
+        {field.name: field.default for field in dataclasses.fields(codec)},
+        _options(codec),
+    )  # type: ignore[arg-type]
     told = {name: value for name, value in options.items() if value != defaults[name]}
     return str(Spec(codec.name, None, told or options))
 
 
 def _options(codec: Codec) -> dict[str, Any]:
-    return {name: value for name in _option_names(codec) if (value := getattr(codec, name)) is not None}
+    return {
+        name: value for name in _option_names(codec) if (value := getattr(codec, name)) is not None
+    }
 
 
 def _option_names(codec: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(codec) if is_option(field) and field.name != "classes"]
+    return [
+        field.name
+        for field in dataclasses.fields(codec)
+        if is_option(field) and field.name != "classes"
+    ]
 
 
 def _unsaid(name: str) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """Whether records can be decoded at all: they may come from anywhere.
 
-A class that there is not ends a process on a GPU. What is no number, or a huge one, makes NaN of a loss, and of
-the weights after it.
+A class that there is not ends a process on a GPU. What is no number, or a huge one, makes NaN of a
+loss, and of the weights after it.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,11 @@ many as 32 bits tell apart."""
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def check_records(stored: Mapping[str, Any], records: Records, row: "np.dtype[Any] | None", classes: int) -> None:
-    """Check that a loss can use the records: numbers that are finite and not huge, variances, and each class once.
+def check_records(
+    stored: Mapping[str, Any], records: Records, row: "np.dtype[Any] | None", classes: int
+) -> None:
+    """Check that a loss can use the records: numbers that are finite and not huge, variances, and
+    each class once.
 
     Args:
         stored: the codec as a manifest keeps it.
@@ -32,14 +35,21 @@ def check_records(stored: Mapping[str, Any], records: Records, row: "np.dtype[An
         classes: their number.
 
     Raises:
-        CodecError: NaN, infinity, a huge number, a negative variance, a class beyond the last, or a class twice.
+        CodecError: NaN, infinity, a huge number, a negative variance, a class beyond the last, or a
+            class twice.
     """
     is_bfloat16 = stored["configuration"].get("dtype") == "bfloat16"
     if "maps" not in (records.dtype.names or ()):
         _check_rows(records, classes, is_bfloat16=is_bfloat16)
     elif row is not None and row.itemsize:
         for number, maps in enumerate(records["maps"].reshape(-1, *records.dtype["maps"].shape)):
-            _check_maps(maps, row, classes, f"a pixel of record {number % records.shape[-1]}", is_bfloat16=is_bfloat16)
+            _check_maps(
+                maps,
+                row,
+                classes,
+                f"a pixel of record {number % records.shape[-1]}",
+                is_bfloat16=is_bfloat16,
+            )
 
 
 def _check_rows(records: Records, classes: int, *, is_bfloat16: bool) -> None:
@@ -58,7 +68,9 @@ def _check_rows(records: Records, classes: int, *, is_bfloat16: bool) -> None:
 
 def _refuse_rows(records: Records, wrong: Mask, what: str, name: str) -> None:
     if wrong.any():
-        raise CodecError(f"record {np.argwhere(wrong)[0][records.ndim - 1]} of it holds {what} in {name}")
+        raise CodecError(
+            f"record {np.argwhere(wrong)[0][records.ndim - 1]} of it holds {what} in {name}"
+        )
 
 
 def _are_small(values: np.ndarray, kind: str) -> bool:
@@ -66,8 +78,12 @@ def _are_small(values: np.ndarray, kind: str) -> bool:
     if not values.size:
         return True
     if kind in ("f4", "f8"):
-        return bool(values.min() > -LARGEST and values.max() < LARGEST)  # NaN comes out of both, and is neither
-    bits = values.view("u2") & _unsigned(2)  # numpy compares float16 one by one; without their signs bits rise as numbers do
+        return bool(
+            values.min() > -LARGEST and values.max() < LARGEST
+        )  # NaN comes out of both, and is neither
+    bits = values.view("u2") & _unsigned(
+        2
+    )  # numpy compares float16 one by one; without their signs bits rise as numbers do
     return bool(bits.max() < _BOUNDS[kind])
 
 
@@ -92,7 +108,9 @@ def _has_twice(numbers: np.ndarray, classes: int) -> Mask:
     found = np.zeros(num_rows, bool)
     if count > _MOST_PAIRED:
         for start in range(0, num_rows, _SORTED_ROWS):
-            found[start : start + _SORTED_ROWS] = _has_neighbours(numbers[:, start : start + _SORTED_ROWS], classes)
+            found[start : start + _SORTED_ROWS] = _has_neighbours(
+                numbers[:, start : start + _SORTED_ROWS], classes
+            )
         return found
     for shift in range(1, count):
         is_equal = numbers[shift:] == numbers[:-shift]
@@ -110,19 +128,32 @@ def _has_neighbours(numbers: np.ndarray, classes: int) -> Mask:
     return found
 
 
-def _check_maps(maps: np.ndarray, row: "np.dtype[Any]", classes: int, where: str, *, is_bfloat16: bool) -> None:
-    """Check the rows of a view's pixels, uint8 `[heads, bytes of a row, height, width]`, without putting them together."""
+def _check_maps(
+    maps: np.ndarray, row: "np.dtype[Any]", classes: int, where: str, *, is_bfloat16: bool
+) -> None:
+    """Check the rows of a view's pixels, uint8 `[heads, bytes of a row, height, width]`, without
+    putting them together."""
     for name in row.names or ():
         size = row[name].base.itemsize
         kind = "bfloat16" if is_bfloat16 else row[name].base.str[1:]
         if name == "classes":
             numbers = _values(maps, row, name, size)
-            _refuse_pixels(numbers.max() >= classes, f"{where} of it holds a class beyond {classes - 1} in {name}")
-            _refuse_pixels(_is_class_repeated(maps, numbers, classes), f"{where} of it holds a class twice in {name}")
-        elif kind in _BOUNDS and (_values(maps, row, name, 1) & 0x7F).max() >= _BOUNDS[kind] >> 8 * (size - 1):
+            _refuse_pixels(
+                numbers.max() >= classes,
+                f"{where} of it holds a class beyond {classes - 1} in {name}",
+            )
+            _refuse_pixels(
+                _is_class_repeated(maps, numbers, classes),
+                f"{where} of it holds a class twice in {name}",
+            )
+        elif kind in _BOUNDS and (_values(maps, row, name, 1) & 0x7F).max() >= _BOUNDS[
+            kind
+        ] >> 8 * (size - 1):
             # hardly ever: of numbers this large there are none, and one plane of bytes tells
             largest = (_values(maps, row, name, size) & _unsigned(size)).max()
-            _refuse_pixels(largest >= _BOUNDS[kind], f"{where} of it holds {_REFUSED[kind]} in {name}")
+            _refuse_pixels(
+                largest >= _BOUNDS[kind], f"{where} of it holds {_REFUSED[kind]} in {name}"
+            )
         if name == "tail_var" and _values(maps, row, name, 1).max() >= 0x80:
             is_negative = _values(maps, row, name, size).max() > _unsigned(size) + 1  # -0 is none
             _refuse_pixels(is_negative, f"{where} of it holds a negative variance in {name}")
@@ -140,19 +171,25 @@ def _is_class_repeated(maps: np.ndarray, numbers: np.ndarray, classes: int) -> b
     repeated = np.zeros((len(flat), flat.shape[2]), bool)
     for head, of_head in enumerate(flat):
         for start in range(0, of_head.shape[1], _PAIRED_ROWS):
-            repeated[head, start : start + _PAIRED_ROWS] = _has_twice(of_head[:, start : start + _PAIRED_ROWS], classes)
+            repeated[head, start : start + _PAIRED_ROWS] = _has_twice(
+                of_head[:, start : start + _PAIRED_ROWS], classes
+            )
     return bool(repeated.any() and (repeated & maps.any(1).reshape(repeated.shape)).any())
 
 
 def _values(maps: np.ndarray, row: "np.dtype[Any]", name: str, upper: int) -> np.ndarray:
-    """Return a field's numbers, or so many of their upper bytes, as unsigned integers `[heads, numbers, height, width]`."""
+    """Return a field's numbers, or so many of their upper bytes, as unsigned integers `[heads,
+    numbers, height, width]`."""
     start, size = row.fields[name][1], row[name].base.itemsize  # type: ignore[index]
     planes = maps[:, start : start + size * prod(row[name].shape)]
     if upper == 1:
         return planes[:, size - 1 :: size]
     values = np.zeros((), np.uint16 if upper <= 2 else np.uint32 if upper <= 4 else np.uint64)
     for place in range(upper):
-        values = values | (planes[:, size - upper + place :: size].astype(values.dtype) << values.dtype.type(8 * place))
+        values = values | (
+            planes[:, size - upper + place :: size].astype(values.dtype)
+            << values.dtype.type(8 * place)
+        )
     return values
 
 
@@ -164,7 +201,9 @@ def _unsigned(size: int) -> Any:
 
 _BOUNDS = {
     "f2": 0x7C00,  # infinity: all numbers of float16 are small
-    "bfloat16": (int(np.float32(LARGEST).view(np.uint32)) >> 16) + 1,  # to the bound itself smaller logits are rounded
+    "bfloat16": (
+        (int(np.float32(LARGEST).view(np.uint32)) >> 16) + 1
+    ),  # to the bound itself smaller logits are rounded
     "f4": int(np.float32(LARGEST).view(np.uint32)),
     "f8": int(np.float64(LARGEST).view(np.uint64)),
 }

@@ -1,4 +1,5 @@
-"""Every class, in float32, float16, bfloat16, or in 8 or 4 bits with an offset and a scale per row."""
+"""Every class, in float32, float16, bfloat16, or in 8 or 4 bits with an offset and a scale per
+row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,12 +28,13 @@ class Full:
     zstd_level: ClassVar[int] = 5
     classes: int
     dtype: Literal["float32", "float16", "bfloat16", "uint8", "uint4"] = "float16"
-    """bfloat16 is stored as the upper two bytes of float32, in uint16, since numpy has no such type; uint4 as two classes in a
-    byte, the first in the lower half."""
+    """bfloat16 is stored as the upper two bytes of float32, in uint16, since numpy has no such
+    type; uint4 as two classes in a byte, the first in the lower half."""
 
     @property
     def record_dtype(self) -> "np.dtype[Any]":
-        """`logits`, and for uint8 and uint4 the row's `offset` and `scale`: logit = offset + scale * stored."""
+        """`logits`, and for uint8 and uint4 the row's `offset` and `scale`: logit = offset + scale
+        * stored."""
         width = -(-self.classes // 2) if self.dtype == "uint4" else self.classes
         fields: list[Any] = [("logits", _STORED[self.dtype], (width,))]
         if self.dtype in _STEPS:
@@ -47,7 +49,8 @@ class Full:
         """Return records of all classes.
 
         Raises:
-            CodecError: logits of another class count, not finite, huge, or past the range of the stored type.
+            CodecError: logits of another class count, not finite, huge, or past the range of the
+                stored type.
         """
         logits = checked(logits, self.classes)
         records = np.empty(len(logits), self.record_dtype)
@@ -57,7 +60,9 @@ class Full:
         elif self.dtype == "bfloat16":
             stored = narrowed(logits, torch.bfloat16, "logits").view(torch.int16)
         else:
-            stored = logits if self.dtype == "float32" else narrowed(logits, torch.float16, "logits")
+            stored = (
+                logits if self.dtype == "float32" else narrowed(logits, torch.float16, "logits")
+            )
         records["logits"] = stored.cpu().numpy().view(records.dtype["logits"].base)
         return records
 
@@ -77,7 +82,8 @@ class Full:
         return DenseTargets(stored)
 
     def stated_error(self, logits: Logits) -> PerRow:
-        """Return half a quantisation step at the row's largest magnitude (of the row's range for uint8 and uint4)."""
+        """Return half a quantisation step at the row's largest magnitude (of the row's range for
+        uint8 and uint4)."""
         largest = logits.float().abs().amax(dim=1)
         if self.dtype in _STEPS:
             return _range(logits.float(), _STEPS[self.dtype])[1] * 0.501 + largest * 2.0**-22
@@ -99,6 +105,7 @@ def _range(logits: Tensor, steps: int) -> tuple[Tensor, Tensor]:
 
 
 def _packed(stored: Tensor) -> Tensor:
-    """Return two columns per byte, the first in the lower half; a last one on its own has zeros above."""
+    """Return two columns per byte, the first in the lower half; a last one on its own has zeros
+    above."""
     padded = torch.nn.functional.pad(stored, (0, stored.shape[1] % 2))
     return padded[:, 0::2] | padded[:, 1::2] << 4

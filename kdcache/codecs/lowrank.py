@@ -22,17 +22,20 @@ _PER_BYTE = 5
 _PLACES = torch.tensor([1, 3, 9, 27, 81])
 _VALUES = torch.arange(256).to(torch.uint8).view(torch.int8).to(torch.int32) + int(_PLACES.sum())
 _TERNARY = (_VALUES[:, None].div(_PLACES, rounding_mode="floor") % 3 - 1).float()
-"""The five values in each byte, `[256, 5]`; those of bytes that `_packed` never gives mean nothing."""
+"""The five values in each byte, `[256, 5]`; those of bytes that `_packed` never gives mean
+nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LowRank:
-    """The codec `lowrank`: integers on the axes of a basis fitted to the teacher's logits; up to a constant per row."""
+    """The codec `lowrank`: integers on the axes of a basis fitted to the teacher's logits; up to a
+    constant per row."""
 
     name: ClassVar[str] = "lowrank"
     keeps_all: ClassVar[bool] = True
     chunk_bytes: ClassVar[int | None] = 16
-    # level 12 takes 12 % more in chunks of over 1,024 rows, 13 takes 1 to 3 % more; 16 still stores 8,000 views/s on a core at
+    # level 12 takes 12 % more in chunks of over 1,024 rows, 13 takes 1 to 3 % more; 16 still stores
+    # 8,000 views/s on a core at
     # 290 bytes, and above it nothing is gained
     zstd_level: ClassVar[int] = 16
     classes: int
@@ -48,22 +51,36 @@ class LowRank:
 
     def __post_init__(self) -> None:
         if self.classes < 2:
-            raise UsageError("lowrank on 1 class has nothing to hold: its probability is always 1; use full")
-        given = {name: value for name in ("step", "error", "bytes") if (value := getattr(self, name)) is not None}
+            raise UsageError(
+                "lowrank on 1 class has nothing to hold: its probability is always 1; use full"
+            )
+        given = {
+            name: value
+            for name in ("step", "error", "bytes")
+            if (value := getattr(self, name)) is not None
+        }
         if len(given) != 1:
-            raise UsageError(f"lowrank with {', '.join(given) or 'no target'}: give one of step=, error= and bytes=")
+            raise UsageError(
+                f"lowrank with {', '.join(given) or 'no target'}: give one of step=, error= and"
+                " bytes="
+            )
         for name, value in (*given.items(), ("views", self.views)):
             if not (math.isfinite(value) and value > 0):
                 raise UsageError(f"lowrank:{name}={value} must be above 0")
 
     @property
     def record_dtype(self) -> "np.dtype[Any]":
-        """`wide`: int16 per axis; `byte`: int8 per axis; `ternary`: five axes per byte. No fields before the fit."""
+        """`wide`: int16 per axis; `byte`: int8 per axis; `ternary`: five axes per byte. No fields
+        before the fit."""
         if self.fitted is None:
             return np.dtype([])
         kinds = self.fitted.kinds
         bytes_of_ternary = -(-kinds["ternary"] // _PER_BYTE)
-        fields = [("wide", "<i2", kinds["wide"]), ("byte", "i1", kinds["byte"]), ("ternary", "u1", bytes_of_ternary)]
+        fields = [
+            ("wide", "<i2", kinds["wide"]),
+            ("byte", "i1", kinds["byte"]),
+            ("ternary", "u1", bytes_of_ternary),
+        ]
         return np.dtype([(name, base, (count,)) for name, base, count in fields if count])
 
     def fit(self, logits: Logits, head: Tensor | None = None) -> "LowRank":
@@ -71,13 +88,16 @@ class LowRank:
 
         Args:
             logits: `[rows, classes]`, several rows per class for a stable basis.
-            head: weights of the teacher's classifier, `[classes, features]`, if they are known: a prior for a small sample.
+            head: weights of the teacher's classifier, `[classes, features]`, if they are known: a
+                prior for a small sample.
 
         Raises:
             CodecError: a target other than a step, too few rows, or rows that do not differ.
         """
         if self.step is None:
-            raise CodecError("lowrank without step= is fitted by a search: use kdcache.codec_error.calibration")
+            raise CodecError(
+                "lowrank without step= is fitted by a search: use kdcache.codec_error.calibration"
+            )
         return self.with_fit(Calibration(checked(logits, self.classes), head).fit(self.step))
 
     def with_fit(self, fit: Fit) -> "LowRank":
@@ -112,31 +132,46 @@ class LowRank:
 
     def from_fields(self, fields: Mapping[str, Tensor]) -> DenseTargets:
         """Return the rows whose records have these fields."""
-        parts = [_unpacked(field) if kind == "ternary" else field.float() for kind, field in fields.items()]
+        parts = [
+            _unpacked(field) if kind == "ternary" else field.float()
+            for kind, field in fields.items()
+        ]
         fit = self._on(parts[0].device)
-        return DenseTargets(torch.addmm(fit.mean, torch.cat(parts, 1)[:, : len(fit.basis)], fit.scaled))
+        return DenseTargets(
+            torch.addmm(fit.mean, torch.cat(parts, 1)[:, : len(fit.basis)], fit.scaled)
+        )
 
     def stated_error(self, logits: Logits) -> PerRow:
-        """Return a bound on |decoded - centred logits|: what lies outside the basis, one step per axis, and what is clipped."""
+        """Return a bound on |decoded - centred logits|: what lies outside the basis, one step per
+        axis, and what is clipped."""
         fit = self._on(logits.device)
         centred = _centred(logits.float(), fit)
         coefficients = centred @ fit.basis.T
         outside = (centred - coefficients @ fit.basis).square().sum(1)
         clipped = (coefficients.abs() - fit.limit * fit.step).clamp_min(1.5 * fit.step)
-        bound: Tensor = (outside + clipped.square().sum(1)).sqrt() * 1.001 + centred.norm(dim=1) * 2.0**-9 + 1e-4
+        bound: Tensor = (
+            (outside + clipped.square().sum(1)).sqrt() * 1.001
+            + centred.norm(dim=1) * 2.0**-9
+            + 1e-4
+        )
         return bound  # the last two terms: a stored basis has 11 bits
 
     def clipped(self, logits: Logits) -> Tensor:
-        """Return which rows are so far from the sample that they lose more to clipping than to rounding, bool `[rows]`."""
+        """Return which rows are so far from the sample that they lose more to clipping than to
+        rounding, bool `[rows]`."""
         fit = self._on(logits.device)
-        beyond = ((_centred(logits.float(), fit) @ fit.basis.T).abs() / fit.step - fit.limit).clamp_min(0)
+        beyond = (
+            (_centred(logits.float(), fit) @ fit.basis.T).abs() / fit.step - fit.limit
+        ).clamp_min(0)
         lost: Tensor = beyond.square().sum(1) > len(fit.basis) / 12
         return lost
 
     @property
     def _fit(self) -> Fit:
         if self.fitted is None:
-            raise CodecError("lowrank has no fit yet; it is made from a calibration sample: codec.fit(logits)")
+            raise CodecError(
+                "lowrank has no fit yet; it is made from a calibration sample: codec.fit(logits)"
+            )
         return self.fitted
 
     @cached_property

@@ -1,7 +1,8 @@
 """Maps of logits: a codec of rows applied to every pixel of every head of a view, as one record.
 
-A record holds byte 0 of all pixels' rows, then byte 1, and so on, each in the order of the pixels: neighbours are alike, and so
-are the bytes of one place, which is what a compressor sees (docs/results.md has what other orders take).
+A record holds byte 0 of all pixels' rows, then byte 1, and so on, each in the order of the pixels:
+neighbours are alike, and so are the bytes of one place, which is what a compressor sees
+(docs/results.md has what other orders take).
 """
 
 import math
@@ -76,32 +77,48 @@ class MapCodec:
         """
         if tuple(logits.shape[1:]) != (*self.sites, self.classes):
             raise CodecError(
-                f"logits of shape {tuple(logits.shape)}; this codec holds maps of {(*self.sites, self.classes)}, "
-                "heads, height, width and classes"
+                f"logits of shape {tuple(logits.shape)}; this codec holds maps of"
+                f" {(*self.sites, self.classes)}, heads, height, width and classes"
             )
         rows = logits.reshape(-1, self.classes)
-        parts = [self.rows.encode(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS)]
+        parts = [
+            self.rows.encode(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS)
+        ]
         return self.of_rows(np.concatenate(parts) if parts else np.empty(0, self.rows.record_dtype))
 
     def of_rows(self, records: Records) -> Records:
         """Return the records of views from those of all their pixels, head by head."""
         heads, height, width = self.sites
-        raw = torch.from_numpy(np.ascontiguousarray(records).view(np.uint8).reshape(-1, heads, height * width, self._itemsize))
+        raw = torch.from_numpy(
+            np.ascontiguousarray(records)
+            .view(np.uint8)
+            .reshape(-1, heads, height * width, self._itemsize)
+        )
         return raw.transpose(2, 3).contiguous().numpy().reshape(-1).view(self.record_dtype)
 
     def row_records(self, records: Records) -> Records:
         """Return the records of all pixels of `records`, view by view, head by head."""
-        return np.stack([self._of_head(records, head) for head in range(self.sites[0])], axis=1).reshape(-1)
+        return np.stack(
+            [self._of_head(records, head) for head in range(self.sites[0])], axis=1
+        ).reshape(-1)
 
     def decode(self, records: Records, device: torch.device | str = "cpu") -> MapTargets:
         """Return the teacher's maps, decoded on `device`."""
-        planes = to_bytes(records, device).reshape(len(records), self.sites[0], self._itemsize, math.prod(self.sites[1:]))
-        fields = [plane_fields(planes[:, head], self.rows.record_dtype) for head in range(self.sites[0])]
+        planes = to_bytes(records, device).reshape(
+            len(records), self.sites[0], self._itemsize, math.prod(self.sites[1:])
+        )
+        fields = [
+            plane_fields(planes[:, head], self.rows.record_dtype) for head in range(self.sites[0])
+        ]
         return MapTargets([self.rows.from_fields(one) for one in fields], self.sites[1:])
 
     def stated_error(self, logits: ViewLogits) -> PerRow:
         """Return a bound on |decoded - exact|, for each view that of its worst pixel."""
-        return self.rows.stated_error(logits.reshape(-1, self.classes)).reshape(len(logits), -1).amax(1)
+        return (
+            self.rows.stated_error(logits.reshape(-1, self.classes))
+            .reshape(len(logits), -1)
+            .amax(1)
+        )
 
     @property
     def _itemsize(self) -> int:
@@ -110,7 +127,11 @@ class MapCodec:
     def _of_head(self, records: Records, head: int) -> Records:
         """Return the records of a head's pixels, `[views, pixels]`."""
         pixels = math.prod(self.sites[1:])
-        raw = np.ascontiguousarray(records).view(np.uint8).reshape(len(records), self.sites[0], self._itemsize, pixels)
+        raw = (
+            np.ascontiguousarray(records)
+            .view(np.uint8)
+            .reshape(len(records), self.sites[0], self._itemsize, pixels)
+        )
         of_pixels = torch.from_numpy(raw)[:, head].transpose(1, 2).contiguous().numpy()
         return of_pixels.reshape(len(records), pixels * self._itemsize).view(self.rows.record_dtype)
 

@@ -20,8 +20,8 @@ million of them."""
 class Codec(Protocol):
     """Logits of one view <-> one record of `record_dtype`; lossy on purpose, within `stated_error`.
 
-    A codec is a frozen dataclass: its fields but `classes` are the options of its spec and its configuration in a manifest,
-    those made by `not_an_option` apart.
+    A codec is a frozen dataclass: its fields but `classes` are the options of its spec and its
+    configuration in a manifest, those made by `not_an_option` apart.
     """
 
     @property
@@ -42,7 +42,8 @@ class Codec(Protocol):
 
     @property
     def chunk_bytes(self) -> int | None:
-        """How many bytes of each record the store compresses together, at best; None for whole records."""
+        """How many bytes of each record the store compresses together, at best; None for whole
+        records."""
 
     @property
     def record_dtype(self) -> "np.dtype[Any]":
@@ -67,7 +68,8 @@ class Codec(Protocol):
 
 @runtime_checkable
 class RowCodec(Codec, Protocol):
-    """A codec whose records are of a single row of logits each, and may be those of a map's pixels."""
+    """A codec whose records are of a single row of logits each, and may be those of a map's
+    pixels."""
 
     def fit(self, logits: Logits) -> "RowCodec":
         """Return this codec fitted to a calibration sample; itself, if it has nothing to fit."""
@@ -80,15 +82,22 @@ def checked(logits: Logits, classes: int) -> Logits:
     """Return `logits` detached in float32.
 
     Raises:
-        CodecError: another class count, or a value that is not finite or not below `LARGEST` (the first such row is named).
+        CodecError: another class count, or a value that is not finite or not below `LARGEST` (the
+            first such row is named).
     """
     if logits.ndim != 2 or logits.shape[1] != classes:
-        raise CodecError(f"logits of shape {tuple(logits.shape)}; this codec holds rows of {classes} classes")
+        raise CodecError(
+            f"logits of shape {tuple(logits.shape)}; this codec holds rows of {classes} classes"
+        )
     logits = logits.detach().float()
     is_small = (logits.abs() < LARGEST).all(dim=1)  # which NaN is not either
     if not bool(is_small.all()):
         row = int((~is_small).nonzero()[0])
-        what = f"logits of {LARGEST:.3g} and more" if bool(logits[row].isfinite().all()) else "NaN or infinite logits"
+        what = (
+            f"logits of {LARGEST:.3g} and more"
+            if bool(logits[row].isfinite().all())
+            else "NaN or infinite logits"
+        )
         raise CodecError(f"row {row} of the batch holds {what}")
     return logits
 
@@ -102,17 +111,24 @@ def narrowed(values: Tensor, dtype: torch.dtype, what: str) -> Tensor:
     out = values.to(dtype)
     if not bool(torch.isfinite(out).all()):
         name, limit = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
-        raise CodecError(f"{what} of {float(values.abs().max()):.6g} do not fit {name} ({limit:,.6g}); use full:dtype=float32")
+        raise CodecError(
+            f"{what} of {float(values.abs().max()):.6g} do not fit {name} ({limit:,.6g}); use"
+            " full:dtype=float32"
+        )
     return out
 
 
 def to_fields(records: Records, device: torch.device | str) -> dict[str, Tensor]:
-    """Return the fields of `records` as tensors on `device`, after a single copy of the record bytes.
+    """Return the fields of `records` as tensors on `device`, after a single copy of the record
+    bytes.
 
-    Unsigned fields come as int64, since torch has little arithmetic on unsigned types; uint8 stays as it is.
+    Unsigned fields come as int64, since torch has little arithmetic on unsigned types; uint8 stays
+    as it is.
     """
     raw = to_bytes(records, device)
-    return {name: _unsigned(_apart(raw[:, at], part), part) for name, at, part in _places(records.dtype)}
+    return {
+        name: _unsigned(_apart(raw[:, at], part), part) for name, at, part in _places(records.dtype)
+    }
 
 
 def plane_fields(planes: Tensor, dtype: "np.dtype[Any]") -> dict[str, Tensor]:
@@ -122,13 +138,21 @@ def plane_fields(planes: Tensor, dtype: "np.dtype[Any]") -> dict[str, Tensor]:
         planes: uint8 `[views, bytes of a record, pixels]`.
         dtype: of a record.
     """
-    return {name: _unsigned(_joined(planes[:, at], part), part) for name, at, part in _places(dtype)}
+    return {
+        name: _unsigned(_joined(planes[:, at], part), part) for name, at, part in _places(dtype)
+    }
 
 
 def to_bytes(records: Records, device: torch.device | str) -> Tensor:
     """Return the bytes of `records` on `device`, uint8 `[records, bytes of one]`."""
-    raw = torch.from_numpy(np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize))
-    return raw.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else raw.to(device)
+    raw = torch.from_numpy(
+        np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize)
+    )
+    return (
+        raw.pin_memory().to(device, non_blocking=True)
+        if torch.device(device).type == "cuda"
+        else raw.to(device)
+    )
 
 
 _TYPES = {
@@ -140,17 +164,21 @@ _TYPES = {
 def _places(dtype: "np.dtype[Any]") -> list[tuple[str, slice, "np.dtype[Any]"]]:
     """Return the name of each field, where its bytes lie in a record, and its dtype."""
     assert dtype.fields is not None
-    return [(name, slice(at, at + part.itemsize), part) for name, (part, at, *_) in dtype.fields.items()]
+    return [
+        (name, slice(at, at + part.itemsize), part) for name, (part, at, *_) in dtype.fields.items()
+    ]
 
 
 def _apart(raw: Tensor, dtype: "np.dtype[Any]") -> Tensor:
     """Return the numbers of a field, `[records, numbers of the field]`."""
-    # a clone, not contiguous(): a single row counts as contiguous wherever its field starts, and may be misaligned
+    # a clone, not contiguous(): a single row counts as contiguous wherever its field starts, and
+    # may be misaligned
     return raw.clone(memory_format=torch.contiguous_format).view(_TYPES[dtype.base.str[1:]])
 
 
 def _joined(planes: Tensor, dtype: "np.dtype[Any]") -> Tensor:
-    """Return the numbers of `[views, bytes of a field, pixels]`, `[views * pixels, numbers of a field]`."""
+    """Return the numbers of `[views, bytes of a field, pixels]`, `[views * pixels, numbers of a
+    field]`."""
     width = dtype.base.itemsize
     views, size, pixels = planes.shape
     joined = planes.new_empty(views, size // width, pixels, width)
@@ -161,7 +189,8 @@ def _joined(planes: Tensor, dtype: "np.dtype[Any]") -> Tensor:
 
 
 def _unsigned(values: Tensor, dtype: "np.dtype[Any]") -> Tensor:
-    """Return a field's numbers `[records, numbers of the field]` in its shape, those that have no sign as such."""
+    """Return a field's numbers `[records, numbers of the field]` in its shape, those that have no
+    sign as such."""
     base = dtype.base
     if base.kind == "u" and base.itemsize > 1:
         values = values.to(torch.int64) & (256**base.itemsize - 1)

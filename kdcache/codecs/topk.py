@@ -1,8 +1,10 @@
-"""The k largest logits with their classes, and what is needed to give the tail its mass at any temperature.
+"""The k largest logits with their classes, and what is needed to give the tail its mass at any
+temperature.
 
-Kept are raw logits, not probabilities: float16 probabilities of a confident teacher can sum to more than 1, which leaves a
-negative tail. For the same reason the record holds the log-sum-exp of the tail itself, not of all classes: the difference
-of the whole and the head would be lost in rounding just where the tail is small.
+Kept are raw logits, not probabilities: float16 probabilities of a confident teacher can sum to more
+than 1, which leaves a negative tail. For the same reason the record holds the log-sum-exp of the
+tail itself, not of all classes: the difference of the whole and the head would be lost in rounding
+just where the tail is small.
 """
 
 import math
@@ -31,26 +33,37 @@ class TopK:
     """The codec `topk`: `k` logits in float16, their classes, and three numbers on the tail."""
 
     name: ClassVar[str] = "topk"
-    zstd_level: ClassVar[int] = 13  # the first that gives unlike bytes of a chunk tables of their own
+    zstd_level: ClassVar[int] = (
+        13  # the first that gives unlike bytes of a chunk tables of their own
+    )
     unsaid: ClassVar[Mapping[str, Any]] = {"tau": 1.0, "mantissa": _FLOAT16_MANTISSA}
-    """What a manifest without these options means: those that were written before there were any."""
+    """What a manifest without these options means: those that were written before there were
+    any."""
     classes: int
     k: int
     tau: float = 1.0
     """Temperature at which the tail's mass is exact; at others it is an estimate."""
     mantissa: int = 7
-    """Bits of float16's 10 that are kept of the logits and of the tail's mean and variance; the others are 0, and take no room
-    on disk. The tail's log-sum-exp keeps all."""
+    """Bits of float16's 10 that are kept of the logits and of the tail's mean and variance; the
+    others are 0, and take no room on disk. The tail's log-sum-exp keeps all."""
     tail: Tail = not_an_option("uniform")
     prior: TailPrior | None = not_an_option()
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.classes:
-            raise UsageError(f"topk:k={self.k} on {self.classes} classes; k must be from 1 to {self.classes}")
+            raise UsageError(
+                f"topk:k={self.k} on {self.classes} classes; k must be from 1 to {self.classes}"
+            )
         if not 1 / _MOST_TAU <= self.tau <= _MOST_TAU:
-            raise UsageError(f"topk:tau={self.tau:g} must be above 0; from {1 / _MOST_TAU:g} to {_MOST_TAU:g} are taken")
+            raise UsageError(
+                f"topk:tau={self.tau:g} must be above 0; from {1 / _MOST_TAU:g} to {_MOST_TAU:g}"
+                " are taken"
+            )
         if not 1 <= self.mantissa <= _FLOAT16_MANTISSA:
-            raise UsageError(f"topk:mantissa={self.mantissa}; it must be from 1 to {_FLOAT16_MANTISSA}, the bits of float16")
+            raise UsageError(
+                f"topk:mantissa={self.mantissa}; it must be from 1 to {_FLOAT16_MANTISSA}, the bits"
+                " of float16"
+            )
 
     @property
     def keeps_all(self) -> bool:
@@ -59,7 +72,8 @@ class TopK:
 
     @property
     def record_dtype(self) -> "np.dtype[Any]":
-        """`logits` in falling order, their `classes` in the smallest unsigned type that holds them, and the tail's numbers."""
+        """`logits` in falling order, their `classes` in the smallest unsigned type that holds them,
+        and the tail's numbers."""
         index = "u1" if self.classes <= 256 else "<u2" if self.classes <= 65_536 else "<u4"
         return np.dtype(
             [("logits", "<f2", (self.k,)), ("classes", index, (self.k,))]
@@ -84,7 +98,11 @@ class TopK:
         logits = checked(logits, self.classes)
         top, classes = _largest(logits, self.k)
         tail = logits.scatter(1, classes, -torch.inf)
-        lse = torch.logsumexp(tail / self.tau, dim=1) if self.k < self.classes else torch.zeros_like(top[:, 0])
+        lse = (
+            torch.logsumexp(tail / self.tau, dim=1)
+            if self.k < self.classes
+            else torch.zeros_like(top[:, 0])
+        )
         kept = tail.isfinite()
         count = max(self.classes - self.k, 1)
         mean = torch.where(kept, tail, 0).sum(1) / count
@@ -92,9 +110,11 @@ class TopK:
         return self._records(top, classes, lse, mean, var)
 
     def cut(self, records: Records, held: "TopK") -> Records:
-        """Return records of this codec made from those of `held`, which keeps as many logits or more at the same tau.
+        """Return records of this codec made from those of `held`, which keeps as many logits or
+        more at the same tau.
 
-        The logits that are dropped now join the tail: its mean, variance and log-sum-exp follow from theirs and the old ones.
+        The logits that are dropped now join the tail: its mean, variance and log-sum-exp follow
+        from theirs and the old ones.
         """
         assert self.k <= held.k and (self.classes, self.tau) == (held.classes, held.tau)
         fields = to_fields(records, "cpu")
@@ -105,7 +125,9 @@ class TopK:
             own = torch.logsumexp(joined / self.tau, dim=1)
             lse = torch.logaddexp(lse, own) if before else own
             whole = (before * mean + joined.sum(1)) / count
-            var = (before * (var + (mean - whole).square()) + (joined - whole[:, None]).square().sum(1)) / count
+            var = (
+                before * (var + (mean - whole).square()) + (joined - whole[:, None]).square().sum(1)
+            ) / count
             mean = whole
         return self._records(top, fields["classes"][:, : self.k], lse, mean, var)
 
@@ -118,32 +140,41 @@ class TopK:
         return TopKRows(self, fields)
 
     def stated_error(self, logits: Logits) -> PerRow:
-        """Return half a unit of the last bit kept, at the largest magnitude among the k kept logits."""
+        """Return half a unit of the last bit kept, at the largest magnitude among the k kept
+        logits."""
         largest = torch.topk(logits.float(), self.k, dim=1).values.abs().amax(1)
         return largest * 2.0 ** -(self.mantissa + 1) + 2.0**-25
 
-    def _records(self, top: Tensor, classes: Tensor, lse: Tensor, mean: Tensor, var: Tensor) -> Records:
+    def _records(
+        self, top: Tensor, classes: Tensor, lse: Tensor, mean: Tensor, var: Tensor
+    ) -> Records:
         records = np.empty(len(top), self.record_dtype)
         records["logits"] = self._stored(top, "logits")
         records["classes"] = classes.cpu().numpy()
         records["tail_lse"] = narrowed(lse, torch.float16, "tail log-sum-exp").cpu().numpy()
-        records["tail_mean"], records["tail_var"] = self._stored(mean, "tail mean"), self._stored(var, "tail variance")
+        records["tail_mean"], records["tail_var"] = (
+            self._stored(mean, "tail mean"),
+            self._stored(var, "tail variance"),
+        )
         return records
 
     def _stored(self, values: Tensor, what: str) -> Any:
         half = narrowed(values, torch.float16, what)
         if self.mantissa < _FLOAT16_MANTISSA:
             digits, exponent = torch.frexp(values)
-            rounded = torch.ldexp((digits * 2.0 ** (self.mantissa + 1)).round(), exponent - (self.mantissa + 1))
+            rounded = torch.ldexp(
+                (digits * 2.0 ** (self.mantissa + 1)).round(), exponent - (self.mantissa + 1)
+            )
             half = narrowed(rounded, torch.float16, what)
         return half.cpu().numpy()
 
 
 def _largest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k largest logits of each row and their classes, equal ones in the order of classes.
+    """Return the k largest logits of each row and their classes, equal ones in the order of
+    classes.
 
-    torch.topk promises no order among equal logits, and a stable sort of every row takes far longer: only the rows where a tie
-    decides which classes are kept are sorted whole.
+    torch.topk promises no order among equal logits, and a stable sort of every row takes far
+    longer: only the rows where a tie decides which classes are kept are sorted whole.
     """
     top, classes = torch.topk(logits, k, dim=1)
     tied = (logits >= top[:, -1:]).sum(1) > k
@@ -155,16 +186,20 @@ def _largest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 class TopKRows:
-    """Rows of which the k largest logits are known, and of the others what gives them their mass."""
+    """Rows of which the k largest logits are known, and of the others what gives them their
+    mass."""
 
     def __init__(self, codec: TopK, fields: Mapping[str, Tensor]) -> None:
         self._codec = codec
         self._top, self._index = fields["logits"].float(), fields["classes"].to(torch.int64)
-        self._lse, self._mean, self._var = (fields[f"tail_{name}"].float() for name in ("lse", "mean", "var"))
+        self._lse, self._mean, self._var = (
+            fields[f"tail_{name}"].float() for name in ("lse", "mean", "var")
+        )
         self._dropped = codec.classes - codec.k
 
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
-        """Return softmax(logits / tau) with the tail shaped by the codec's policy, float32 `[rows, classes]`.
+        """Return softmax(logits / tau) with the tail shaped by the codec's policy, float32 `[rows,
+        classes]`.
 
         Raises:
             UsageError: the policy is `ghost`, and `student` is not given.
@@ -174,11 +209,15 @@ class TopKRows:
         return torch.softmax(self._dense(tail, self._top / tau[:, None]), dim=-1)
 
     def logits(self) -> Logits:
-        """Return the logits with an even tail that has its mass at the codec's tau, float32 `[rows, classes]`."""
-        return self._dense(self._tail_logit(torch.full_like(self._lse, self._codec.tau))[:, None], self._top)
+        """Return the logits with an even tail that has its mass at the codec's tau, float32 `[rows,
+        classes]`."""
+        return self._dense(
+            self._tail_logit(torch.full_like(self._lse, self._codec.tau))[:, None], self._top
+        )
 
     def std(self) -> PerRow:
-        """Return the standard deviation of each row over all classes: exact, whatever the shape of the tail."""
+        """Return the standard deviation of each row over all classes: exact, whatever the shape of
+        the tail."""
         mean = (self._top.sum(1) + self._dropped * self._mean) / self._codec.classes
         head = (self._top - mean[:, None]).square().sum(1)
         tail = self._dropped * (self._var + (self._mean - mean).square())
@@ -188,7 +227,8 @@ class TopKRows:
         return tail.expand(-1, self._codec.classes).scatter(1, self._index, top)
 
     def _shape(self, tau: PerRow, student: Probabilities | None) -> Tensor:
-        """Return log-weights of the tail's classes, `[rows, classes]` or `[1, 1]`; their exponentials have mean 1, or are 0."""
+        """Return log-weights of the tail's classes, `[rows, classes]` or `[1, 1]`; their
+        exponentials have mean 1, or are 0."""
         if self._codec.tail == "ghost":
             return levelled(student_weights(student), self._index)
         if self._codec.prior is not None:
@@ -200,11 +240,12 @@ class TopKRows:
     def _tail_logit(self, tau: PerRow) -> PerRow:
         """Return the value z whose (C - k) copies have the tail's mass at each row's `tau`.
 
-        At the codec's own tau, t, it is exact: z(t) = t (log-sum-exp at t - log(C - k)). At other temperatures a Gaussian tail
-        has z = mean + var / (2 tau); what the real tail has beyond that at t (its skew) is carried over, times (t / tau)^2, as
-        the next cumulant goes with tau. Whatever the tail, z falls as tau grows, to the mean (Jensen), which bounds the
-        estimate above t. Below t the sum of exp(x / tau) is at most the sum at t to the power t / tau (norms of a vector), and
-        no copy lies above the head.
+        At the codec's own tau, t, it is exact: z(t) = t (log-sum-exp at t - log(C - k)). At other
+        temperatures a Gaussian tail has z = mean + var / (2 tau); what the real tail has beyond
+        that at t (its skew) is carried over, times (t / tau)^2, as the next cumulant goes with tau.
+        Whatever the tail, z falls as tau grows, to the mean (Jensen), which bounds the estimate
+        above t. Below t the sum of exp(x / tau) is at most the sum at t to the power t / tau (norms
+        of a vector), and no copy lies above the head.
         """
         own, last = self._codec.tau, self._top[:, -1]
         size = math.log(max(self._dropped, 1))

@@ -1,9 +1,11 @@
-"""The transform behind `lowrank`: how a basis is fitted to logits, and how logits become integers on it.
+"""The transform behind `lowrank`: how a basis is fitted to logits, and how logits become integers
+on it.
 
-Reverse water-filling: with the same step on every axis of the principal basis, axes that vary less than the step cost nothing.
-Rounding looks at what an integer costs to store and at where an error hurts: a wrong logit of a likely class turns the gradient
-of DIST far more than that of an unlikely one, so each integer is chosen against the weighted error that the others leave.
-Decoding knows nothing of that: it is one matrix product.
+Reverse water-filling: with the same step on every axis of the principal basis, axes that vary less
+than the step cost nothing. Rounding looks at what an integer costs to store and at where an error
+hurts: a wrong logit of a likely class turns the gradient of DIST far more than that of an unlikely
+one, so each integer is chosen against the weighted error that the others leave. Decoding knows
+nothing of that: it is one matrix product.
 """
 
 import math
@@ -23,8 +25,13 @@ from kdcache.shapes import Logits
 _ARRAYS = {"basis": "<f2", "mean": "<f4", "step": "<f4", "rounding": "<f4", "kinds": "<u4"}
 LIMITS = {"wide": 32_767, "byte": 127, "ternary": 1}
 """The largest integer on an axis of each kind."""
-_BLOCKS = 16  # axes are rounded in so many turns; the axes of one turn do not see each other's errors
-_SLOPE, _HIGHEST = 0.35, 6.0  # log of an error's weight per unit of logit above the class's mean, and where that ends
+_BLOCKS = (
+    16  # axes are rounded in so many turns; the axes of one turn do not see each other's errors
+)
+_SLOPE, _HIGHEST = (
+    0.35,
+    6.0,
+)  # log of an error's weight per unit of logit above the class's mean, and where that ends
 _BIT = 0.09  # what a stored bit may cost, in squared steps
 _MOST_BITS = 12.0
 _HEAD_ROWS = 6.0  # the head's prior counts as a sixth of a row per class
@@ -37,16 +44,19 @@ _PARTS = 4  # of the rows; each is counted with a basis of the other three
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What a calibration sample decides; axes are ordered by falling variance, the `wide` ones first."""
+    """What a calibration sample decides; axes are ordered by falling variance, the `wide` ones
+    first."""
 
     basis: Tensor
-    """Orthonormal rows, each of sum zero, but for rounding: float32 `[axes, classes]` that hold float16 numbers."""
+    """Orthonormal rows, each of sum zero, but for rounding: float32 `[axes, classes]` that hold
+    float16 numbers."""
     mean: Tensor
     """Of the centred logits, float32 `[classes]`."""
     step: float
     """Quantisation step, in units of logits."""
     rounding: Tensor
-    """How far past one half |coefficient| / step must be to round up, float32 `[2, axes]`: from 0 to 1, and beyond 1."""
+    """How far past one half |coefficient| / step must be to round up, float32 `[2, axes]`: from 0
+    to 1, and beyond 1."""
     wide: int
     """Axes that take two bytes each."""
     byte: int
@@ -55,11 +65,17 @@ class Fit:
     @property
     def kinds(self) -> dict[str, int]:
         """The number of axes of each kind, in their order."""
-        return {"wide": self.wide, "byte": self.byte, "ternary": len(self.basis) - self.wide - self.byte}
+        return {
+            "wide": self.wide,
+            "byte": self.byte,
+            "ternary": len(self.basis) - self.wide - self.byte,
+        }
 
     def to(self, device: torch.device) -> "Fit":
         """Return this fit on `device`."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in ("basis", "mean", "rounding")})
+        return replace(
+            self, **{name: getattr(self, name).to(device) for name in ("basis", "mean", "rounding")}
+        )
 
     @cached_property
     def scaled(self) -> Tensor:
@@ -87,21 +103,38 @@ class Fit:
         """Return the fit that `arrays` hold.
 
         Raises:
-            CodecError: arrays that are absent, of another shape or type, or not finite; or logits would not be below `LARGEST`.
+            CodecError: arrays that are absent, of another shape or type, or not finite; or logits
+                would not be below `LARGEST`.
         """
         if others := sorted(arrays.keys() - _ARRAYS.keys()):
-            raise CodecError(f"lowrank: the fit holds array {quoted(others[0])}, which this kdcache does not know: upgrade it")
+            raise CodecError(
+                f"lowrank: the fit holds array {quoted(others[0])}, which this kdcache does not"
+                " know: upgrade it"
+            )
         _require_array(arrays, "kinds", (3,))
         wide, byte, ternary = (int(count) for count in arrays["kinds"])
         axes = wide + byte + ternary
-        for name, shape in {"basis": (axes, classes), "mean": (classes,), "step": (1,), "rounding": (2, axes)}.items():
+        for name, shape in {
+            "basis": (axes, classes),
+            "mean": (classes,),
+            "step": (1,),
+            "rounding": (2, axes),
+        }.items():
             _require_array(arrays, name, shape)
         step = float(arrays["step"][0])
         if not 1 / LARGEST <= step <= LARGEST:
-            raise CodecError(f"lowrank: the step of the fit is {step:g}; it must be from {1 / LARGEST:g} to {LARGEST:g}")
-        tensors = {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in ("basis", "mean", "rounding")}
+            raise CodecError(
+                f"lowrank: the step of the fit is {step:g}; it must be from {1 / LARGEST:g} to"
+                f" {LARGEST:g}"
+            )
+        tensors = {
+            name: torch.from_numpy(arrays[name].astype(np.float32))
+            for name in ("basis", "mean", "rounding")
+        }
         fit = cls(step=step, wide=wide, byte=byte, **tensors)
-        largest = (fit.limit + 1) @ fit.scaled.abs() + fit.mean.abs()  # one more: -128 is a byte, too
+        largest = (
+            fit.limit + 1
+        ) @ fit.scaled.abs() + fit.mean.abs()  # one more: -128 is a byte, too
         if not bool((largest < LARGEST).all()):
             raise CodecError(f"lowrank: with step {step:g} the fit gives logits past {LARGEST:.3g}")
         return fit
@@ -114,11 +147,14 @@ def _require_array(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int
     kind = _ARRAYS[name]
     if array is None or array.dtype != kind or array.shape != shape or not np.isfinite(array).all():
         found = "absent" if array is None else f"{array.dtype.str} {array.shape}"
-        raise CodecError(f"lowrank: array {name} of the fit is {found}, where finite {kind} {shape} is needed")
+        raise CodecError(
+            f"lowrank: array {name} of the fit is {found}, where finite {kind} {shape} is needed"
+        )
 
 
 def quantised(logits: Logits, fit: Fit) -> Tensor:
-    """Return the integers of each row on the axes of `fit`, float32 `[rows, axes]`, at most 1.5 steps from its coefficients."""
+    """Return the integers of each row on the axes of `fit`, float32 `[rows, axes]`, at most 1.5
+    steps from its coefficients."""
     centred = logits - logits.mean(1, keepdim=True)
     left = centred - fit.mean
     weight = torch.exp(_SLOPE * left.clamp(-_HIGHEST, _HIGHEST))
@@ -134,7 +170,9 @@ def quantised(logits: Logits, fit: Fit) -> Tensor:
         axes = slice(turn, None, _BLOCKS)
         before, important = integers[:, axes], importance[:, axes]
         wanted = before + (weight * left) @ inverse[axes].T / important
-        after = _rounded(wanted, fit.rounding[:, None, axes] / important).clamp(low[:, axes], high[:, axes])
+        after = _rounded(wanted, fit.rounding[:, None, axes] / important).clamp(
+            low[:, axes], high[:, axes]
+        )
         left -= (after - before) @ scaled[axes]
         integers[:, axes] = after
     return integers
@@ -142,7 +180,10 @@ def quantised(logits: Logits, fit: Fit) -> Tensor:
 
 def _rounded(values: Tensor, rounding: Tensor) -> Tensor:
     size = values.abs()
-    return torch.floor(size + 0.5 - torch.where(size < 1, rounding[0], rounding[1])).clamp_min(0) * values.sign()
+    return (
+        torch.floor(size + 0.5 - torch.where(size < 1, rounding[0], rounding[1])).clamp_min(0)
+        * values.sign()
+    )
 
 
 class Calibration:
@@ -153,49 +194,77 @@ class Calibration:
 
         Args:
             logits: `[rows, classes]`, in random order, but views of one sample side by side.
-            head: weights of the classifier, `[classes, features]`: a prior of the logits' covariance.
+            head: weights of the classifier, `[classes, features]`: a prior of the logits'
+                covariance.
 
         Raises:
             CodecError: fewer than four rows, or rows that do not differ.
         """
         if len(logits) < 4:
-            raise CodecError(f"lowrank: {len(logits)} calibration views; at least 4 are needed, better several per class")
+            raise CodecError(
+                f"lowrank: {len(logits)} calibration views; at least 4 are needed, better several"
+                " per class"
+            )
         logits = logits.float()
         self._mean, self._basis = _principal_basis(logits, head)
-        # a basis fits the rows it is made from too well: on them its weaker axes seem to hardly vary
+        # a basis fits the rows it is made from too well: on them its weaker axes seem to hardly
+        # vary
         self._unseen = [
-            (logits[part], *_principal_basis(torch.cat([logits[: part.start], logits[part.stop :]]), head))
+            (
+                logits[part],
+                *_principal_basis(torch.cat([logits[: part.start], logits[part.stop :]]), head),
+            )
             for part in _parts(*logits.shape)
         ]
-        self._axes = min(len(basis) for basis in (self._basis, *(basis for _, _, basis in self._unseen)))
+        self._axes = min(
+            len(basis) for basis in (self._basis, *(basis for _, _, basis in self._unseen))
+        )
 
     def fit(self, step: float) -> Fit:
-        """Return the fit at a step, with rounding and layout as the integers of rows ask for that a basis has not seen."""
+        """Return the fit at a step, with rounding and layout as the integers of rows ask for that a
+        basis has not seen."""
         # counted without feedback first: it would fill axes that nothing yet says are dear
-        plain = [(rows - rows.mean(1, keepdim=True) - mean) @ basis.T / step for rows, mean, basis in self._unseen]
+        plain = [
+            (rows - rows.mean(1, keepdim=True) - mean) @ basis.T / step
+            for rows, mean, basis in self._unseen
+        ]
         first = self._laid_out(step, torch.cat([part[:, : self._axes] for part in plain]).round())
         fit = self._laid_out(step, self.integers(first))
-        return Fit.from_arrays(fit.to_arrays(), len(fit.mean))  # what is encoded with is what will be decoded with
+        return Fit.from_arrays(
+            fit.to_arrays(), len(fit.mean)
+        )  # what is encoded with is what will be decoded with
 
     def integers(self, fit: Fit) -> Tensor:
-        """Return the integers of the rows that are counted, laid out as `fit`, each row's on a basis that has not seen it."""
-        trials = [(rows, replace(fit, basis=basis[: len(fit.basis)], mean=mean)) for rows, mean, basis in self._unseen]
+        """Return the integers of the rows that are counted, laid out as `fit`, each row's on a
+        basis that has not seen it."""
+        trials = [
+            (rows, replace(fit, basis=basis[: len(fit.basis)], mean=mean))
+            for rows, mean, basis in self._unseen
+        ]
         return torch.cat([quantised(rows, trial) for rows, trial in trials])
 
     def _laid_out(self, step: float, integers: Tensor) -> Fit:
         """Return the fit with the rounding and layout that a sample's integers ask for."""
         size = integers.abs()
         share = (size > 0).float().mean(0)
-        # by number, not by the last one: a small sample uses some weak axes more than their variance says
+        # by number, not by the last one: a small sample uses some weak axes more than their
+        # variance says
         axes, one = max(int((share >= _LEAST_SHARE).sum()), 1), int((share >= _BYTE_SHARE).sum())
         large = (size[:, :axes].amax(0) * _HEADROOM > LIMITS["byte"]).nonzero()
         wide = int(large.max()) + 1 if len(large) else 0
         kinds = {"wide": wide, "byte": max(one - wide, 0)}
-        return Fit(basis=self._basis[:axes], mean=self._mean, step=step, rounding=_rounding(size[:, :axes]), **kinds)
+        return Fit(
+            basis=self._basis[:axes],
+            mean=self._mean,
+            step=step,
+            rounding=_rounding(size[:, :axes]),
+            **kinds,
+        )
 
 
 def _parts(rows: int, classes: int) -> list[slice]:
-    """Return the rows to count on, at most 4,096, in parts: each quarter, or the last one alone where a basis is dear."""
+    """Return the rows to count on, at most 4,096, in parts: each quarter, or the last one alone
+    where a basis is dear."""
     starts = [rows * part // _PARTS for part in range(_PARTS + 1)]
     if classes > _EXACT_CLASSES:
         return [slice(max(starts[-2], rows - _COUNTED), rows)]
@@ -205,8 +274,9 @@ def _parts(rows: int, classes: int) -> list[slice]:
 def _principal_basis(logits: Logits, head: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the mean of the centred rows, and their principal axes by falling variance.
 
-    A sample of about as many rows as classes says little about the weaker axes. The logits are `head @ features`, so the head's
-    Gram matrix is what their covariance would be if features were white: it is mixed in, the less the larger the sample.
+    A sample of about as many rows as classes says little about the weaker axes. The logits are
+    `head @ features`, so the head's Gram matrix is what their covariance would be if features were
+    white: it is mixed in, the less the larger the sample.
     """
     centred = logits - logits.mean(1, keepdim=True)
     mean = centred.mean(0)
@@ -217,16 +287,23 @@ def _principal_basis(logits: Logits, head: Tensor | None) -> tuple[Tensor, Tenso
         prior = prior * (sample.norm() / prior.norm().clamp_min(1e-12))
         sample = torch.cat([math.sqrt(1 - share) * sample, math.sqrt(share) * prior])
     if float(sample.square().sum()) <= float(logits.abs().max()) ** 2 * 1e-12:
-        raise CodecError("lowrank: the calibration views all have the same logits; check the teacher and its weights")
+        raise CodecError(
+            "lowrank: the calibration views all have the same logits; check the teacher and its"
+            " weights"
+        )
     return mean, _principal_axes(sample)
 
 
 def _principal_axes(sample: Tensor) -> Tensor:
-    """Return the axes of `sample.T @ sample`, up to 2,048 classes all of sum zero, else the strongest 1,024."""
+    """Return the axes of `sample.T @ sample`, up to 2,048 classes all of sum zero, else the
+    strongest 1,024."""
     if (classes := sample.shape[1]) <= _EXACT_CLASSES:
         covariance = (sample.T @ sample).double()
-        # the same on every axis of sum zero: it moves none, and parts the constant one from those that the sample lacks
-        covariance += covariance.trace() / classes * (torch.eye(classes, dtype=torch.float64) - 1 / classes)
+        # the same on every axis of sum zero: it moves none, and parts the constant one from those
+        # that the sample lacks
+        covariance += (
+            covariance.trace() / classes * (torch.eye(classes, dtype=torch.float64) - 1 / classes)
+        )
         rising: Tensor = torch.linalg.eigh(covariance)[1].T
         return rising.flip(0)[:-1].float().contiguous()
     with torch.random.fork_rng(devices=[]):
@@ -236,13 +313,16 @@ def _principal_axes(sample: Tensor) -> Tensor:
 
 
 def _rounding(integers: Tensor) -> Tensor:
-    """Return `[2, axes]`: half of what the bits of a nonzero, and of each further one, are worth, in steps.
+    """Return `[2, axes]`: half of what the bits of a nonzero, and of each further one, are worth,
+    in steps.
 
-    From x to x + 1 pays if the squared error falls by more than `_BIT` times the bits it costs. These come from the share of
-    zeros and, beyond, a geometric distribution with the sizes' mean.
+    From x to x + 1 pays if the squared error falls by more than `_BIT` times the bits it costs.
+    These come from the share of zeros and, beyond, a geometric distribution with the sizes' mean.
     """
     rows, total = len(integers), integers.sum(0)
     nonzero = (integers > 0).sum(0) + 0.5
     share, more = nonzero / (rows + 1), 1 - (nonzero / (total + 1)).clamp(0.02, 0.98)
-    bits = torch.stack([torch.log2(2 * (1 - share).clamp_min(1e-6) / (share * (1 - more))), -torch.log2(more)])
+    bits = torch.stack(
+        [torch.log2(2 * (1 - share).clamp_min(1e-6) / (share * (1 - more))), -torch.log2(more)]
+    )
     return _BIT / 2 * bits.clamp(0, _MOST_BITS)

@@ -1,4 +1,5 @@
-"""Configuration: one TOML file, flags over it, `--set section.key=value` over both; checked into frozen dataclasses."""
+"""Configuration: one TOML file, flags over it, `--set section.key=value` over both; checked into
+frozen dataclasses."""
 
 import dataclasses
 import re
@@ -47,7 +48,8 @@ def load_config(
         is_ours: whether `dump_config` has written the file: paths in it may be of any bytes.
 
     Raises:
-        UsageError: a file that is absent or not TOML, no settings of that name, an unknown key, a value of the wrong type.
+        UsageError: a file that is absent or not TOML, no settings of that name, an unknown key, a
+            value of the wrong type.
     """
     table = _read(file, command, is_ours=is_ours) if file else {}
     for key, value in flags.items():
@@ -56,7 +58,9 @@ def load_config(
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise UsageError(f"--set {setting!r} is not key=value; write for example --set optimizer.lr=0.1")
+            raise UsageError(
+                f"--set {setting!r} is not key=value; write for example --set optimizer.lr=0.1"
+            )
         _put(table, key.strip(), _toml_value(text))
     return build(cls, table, command, called=_flag)
 
@@ -72,9 +76,11 @@ def dump_config(config: Any, command: str) -> str:
 
 
 def recorded_settings(made_by: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the plain settings of the first dump into a cache, from its manifest's `made_by`; none of others.
+    """Return the plain settings of the first dump into a cache, from its manifest's `made_by`; none
+    of others.
 
-    Single lines are looked for: the text may come from anywhere, and can be such that TOML's parser takes minutes.
+    Single lines are looked for: the text may come from anywhere, and can be such that TOML's parser
+    takes minutes.
     """
     text = made_by.get("config") if isinstance(made_by, Mapping) else None
     settings: dict[str, Any] = {}
@@ -100,8 +106,8 @@ def config_differences(
         old: the one that is there.
         new: the one of now.
         free: keys and tables that may differ.
-        meanings: by key, what gives the meaning of a value; meanings are compared. Where it raises a
-            UsageError, the values differ.
+        meanings: by key, what gives the meaning of a value; meanings are compared. Where it raises
+            a UsageError, the values differ.
     """
     mine, theirs = flat_settings(dataclasses.asdict(old)), flat_settings(dataclasses.asdict(new))
     tables = tuple(f"{table}." for table in free)
@@ -132,25 +138,36 @@ def parse_seeds(text: str) -> list[int]:
         UsageError: another text, an empty range, a negative seed or one past 32 bits.
     """
     if len(text) > _MOST_TEXT:
-        raise UsageError(f"seeds {quoted(text)} have {len(text)} characters; they may have {_MOST_TEXT}: give ranges A:B")
+        raise UsageError(
+            f"seeds {quoted(text)} have {len(text)} characters; they may have {_MOST_TEXT}: give"
+            " ranges A:B"
+        )
     seeds: list[int] = []
     for part in text.split(","):
         found = _SEEDS.fullmatch(part.strip())
         if not found:
-            raise UsageError(f"seeds {quoted(text)} are not of the form A:B or A,B,...; 0:4 means 0, 1, 2 and 3")
+            raise UsageError(
+                f"seeds {quoted(text)} are not of the form A:B or A,B,...; 0:4 means 0, 1, 2 and 3"
+            )
         first = int(found[1])
         named = range(first, int(found[2]) if found[2] else first + 1)
         if not named or named[-1] >= 2**32 or len(seeds) + len(named) > _MOST_SEEDS:
             raise UsageError(
-                f"seeds {quoted(text)} are none, past 2^32 - 1, or more than {_MOST_SEEDS}; 0:4 means 0, 1, 2 and 3"
+                f"seeds {quoted(text)} are none, past 2^32 - 1, or more than {_MOST_SEEDS}; 0:4"
+                " means 0, 1, 2 and 3"
             )
         seeds += named
     return list(dict.fromkeys(seeds))
 
 
 def shipped_settings() -> list[str]:
-    """Return the names of the settings that come with kdcache: those of the DIST paper's trainings."""
-    return sorted(file.name.removesuffix(".toml") for file in _SETTINGS.iterdir() if file.name.endswith(".toml"))
+    """Return the names of the settings that come with kdcache: those of the DIST paper's
+    trainings."""
+    return sorted(
+        file.name.removesuffix(".toml")
+        for file in _SETTINGS.iterdir()
+        if file.name.endswith(".toml")
+    )
 
 
 def _read(file: str, command: str, *, is_ours: bool) -> dict[str, Any]:
@@ -173,7 +190,9 @@ def _read(file: str, command: str, *, is_ours: bool) -> dict[str, Any]:
 def _text(file: str) -> str:
     if Path(file).suffix == ".toml" or Path(file).exists():
         return read_text(file, "config file")
-    return (_SETTINGS / f"{choose(file, shipped_settings(), 'settings (and no file)')}.toml").read_text("utf-8")
+    return (
+        _SETTINGS / f"{choose(file, shipped_settings(), 'settings (and no file)')}.toml"
+    ).read_text("utf-8")
 
 
 def _put(table: dict[str, Any], key: str, value: Any) -> None:

@@ -1,9 +1,11 @@
-"""The one small grammar of the command line, `name:arg,key=value,...`, and its way into dataclasses.
+"""The one small grammar of the command line, `name:arg,key=value,...`, and its way into
+dataclasses.
 
     imagefolder:/data/train        torchvision:FashionMNIST,root=data,train=true
     topk:k=16                      mypkg.models:build,width=2
 
-A piece may stand in double quotes when it holds a comma. Values read as true, false, integers, numbers or text.
+A piece may stand in double quotes when it holds a comma. Values read as true, false, integers,
+numbers or text.
 """
 
 import dataclasses
@@ -45,9 +47,15 @@ class Spec:
 
     def __str__(self) -> str:
         """Return the text that parses back to this spec."""
-        pieces = [] if self.arg is None else [_quoted(self.arg, not self.arg or _OPTION.fullmatch(self.arg) is not None)]
+        pieces = (
+            []
+            if self.arg is None
+            else [_quoted(self.arg, not self.arg or _OPTION.fullmatch(self.arg) is not None)]
+        )
         for key, value in self.options.items():
-            pieces.append(f"{key}={_quoted(_text(value), isinstance(value, str) and _value(value) != value)}")
+            pieces.append(
+                f"{key}={_quoted(_text(value), isinstance(value, str) and _value(value) != value)}"
+            )
         return f"{self.name}:{','.join(pieces)}" if pieces else self.name
 
 
@@ -55,12 +63,13 @@ def parse_spec(text: str) -> Spec:
     """Return the spec that `text` spells.
 
     Raises:
-        UsageError: an empty name, a second positional argument, an option given twice, a number that is not finite, or a
-            text of more than `MOST_SPEC` characters.
+        UsageError: an empty name, a second positional argument, an option given twice, a number
+            that is not finite, or a text of more than `MOST_SPEC` characters.
     """
     if len(text) > MOST_SPEC:
         raise UsageError(
-            f"spec {quoted(text)} has {len(text)} characters; it may have {MOST_SPEC}: write name:arg,key=value,..."
+            f"spec {quoted(text)} has {len(text)} characters; it may have {MOST_SPEC}: write"
+            " name:arg,key=value,..."
         )
     name, _, rest = text.strip().partition(":")
     if not name:
@@ -72,18 +81,24 @@ def parse_spec(text: str) -> Spec:
         if option is None and position == 0:
             arg = piece.replace('"', "")
         elif option is None:
-            raise UsageError(f"spec {quoted(text)}: {quoted(piece)} is not key=value; put a value that holds a comma in quotes")
+            raise UsageError(
+                f"spec {quoted(text)}: {quoted(piece)} is not key=value; put a value that holds a"
+                " comma in quotes"
+            )
         elif option[1] in options:
             raise UsageError(f"spec {quoted(text)} gives {quoted(option[1])} twice")
         else:
             options[option[1]] = _value(option[2])
     for key, value in options.items():
-        require_finite(value, f"spec {quoted(text)}: {brief(key)}", "a finite number, or text in double quotes")
+        require_finite(
+            value, f"spec {quoted(text)}: {brief(key)}", "a finite number, or text in double quotes"
+        )
     return Spec(name, arg, options)
 
 
 def normal_spec(text: str) -> Spec:
-    """Return the spec that `text` spells, equal to that of other spellings of paths, numbers and order.
+    """Return the spec that `text` spells, equal to that of other spellings of paths, numbers and
+    order.
 
     Raises:
         UsageError: as `parse_spec`.
@@ -124,14 +139,18 @@ def build(
     missing = [
         name
         for name, field in fields.items()
-        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if name not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
     ]
     if missing:
         *others, last = map(called, missing)
         raise UsageError(f"{where} needs {', '.join(others)}{' and ' if others else ''}{last}")
     for key, value in values.items():
         require_finite(value, f"{where} {key}")
-    return cls(**{key: _typed(value, hints[key], f"{where} {key}") for key, value in values.items()})
+    return cls(
+        **{key: _typed(value, hints[key], f"{where} {key}") for key, value in values.items()}
+    )
 
 
 def require_finite(value: Any, where: str, wanted: str = "a finite number") -> None:
@@ -160,13 +179,16 @@ def is_option(field: "dataclasses.Field[Any]") -> bool:
 
 
 def choose(name: str, known: Iterable[str], what: str) -> str:
-    """Return `name` if it is among `known`; otherwise raise a UsageError that suggests the nearest."""
+    """Return `name` if it is among `known`; otherwise raise a UsageError that suggests the
+    nearest."""
     names = sorted(known)
     if name in names:
         return name
     nearest = difflib.get_close_matches(brief(name), names, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    listed = f"known: {', '.join(names) or 'none'}" if len(names) <= 30 else f"{len(names)} are known"
+    listed = (
+        f"known: {', '.join(names) or 'none'}" if len(names) <= 30 else f"{len(names)} are known"
+    )
     raise UsageError(f"unknown {what} {quoted(name)}{hint} ({listed})")
 
 
@@ -212,14 +234,19 @@ def _quoted(text: str, needed: bool) -> str:
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
-    """Return `value` as the annotated type `hint`; integers pass as floats, lists as tuples, tables as dataclasses."""
+    """Return `value` as the annotated type `hint`; integers pass as floats, lists as tuples, tables
+    as dataclasses."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
         first, *others = (arg for arg in args if arg is not type(None))
-        wanted = tuple if isinstance(value, (list, tuple)) else str if isinstance(value, str) else None
-        fitting = (arg for arg in others if wanted is not None and wanted in (arg, typing.get_origin(arg)))
+        wanted = (
+            tuple if isinstance(value, (list, tuple)) else str if isinstance(value, str) else None
+        )
+        fitting = (
+            arg for arg in others if wanted is not None and wanted in (arg, typing.get_origin(arg))
+        )
         return _typed(value, next(fitting, first), where)
     if origin is typing.Literal:
         return choose(str(value), args, where)
@@ -238,7 +265,9 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
     plain = origin or hint
     if isinstance(value, plain) and not (plain is int and isinstance(value, bool)):
         return value
-    raise UsageError(f"{where} is {quoted(value)}; it must be of type {getattr(plain, '__name__', plain)}")
+    raise UsageError(
+        f"{where} is {quoted(value)}; it must be of type {getattr(plain, '__name__', plain)}"
+    )
 
 
 def load_function(
@@ -287,7 +316,9 @@ def find_function(
             where += f"; write {Path(spec.name).stem}:function, without .py"
         choose(spec.name, known, f"{what} ({where})")
     if spec.arg is None:
-        raise UsageError(f"{what} {str(spec)!r} names no function; write {spec.name}:function,key=value,...")
+        raise UsageError(
+            f"{what} {str(spec)!r} names no function; write {spec.name}:function,key=value,..."
+        )
     with _import_of(spec.name, error):
         module = importlib.import_module(spec.name)
     functions = [name for name, value in vars(module).items() if callable(value)]

@@ -12,13 +12,17 @@ class RayConfig:
     """Where and how wide the engine `ray` runs."""
 
     address: str | None = None
-    """Of the cluster; by default that of RAY_ADDRESS or of this machine's cluster, or else Ray is started here."""
+    """Of the cluster; by default that of RAY_ADDRESS or of this machine's cluster, or else Ray is
+    started here."""
     workers: int | None = None
-    """Workers, each with the teacher; by default as many as fit into the cluster as it is when the dump starts."""
+    """Workers, each with the teacher; by default as many as fit into the cluster as it is when the
+    dump starts."""
     gpus: float | None = None
-    """GPUs of a worker, or a part of one; by default 1 if the cluster has any, unless the device is `cpu`."""
+    """GPUs of a worker, or a part of one; by default 1 if the cluster has any, unless the device is
+    `cpu`."""
     cpus: int | None = None
-    """CPUs of a worker; by default as many as it has loader processes, if a node has as many for each."""
+    """CPUs of a worker; by default as many as it has loader processes, if a node has as many for
+    each."""
 
     def __post_init__(self) -> None:
         for name, least in {"workers": 1, "cpus": 1, "gpus": 0}.items():
@@ -38,31 +42,37 @@ class DumpConfig:
     teacher: str
     """Spec of the teacher, with its weights."""
     teacher_classes: int | None = None
-    """Classes of the teacher, where they are not those of the data; students then need a map of classes."""
+    """Classes of the teacher, where they are not those of the data; students then need a map of
+    classes."""
     recipe: str
     """A shipped recipe's name, or a TOML file."""
     seeds: str = "0:1"
     """Augmentation seeds, `A:B` with B left out."""
     codec: str | None = None
-    """Spec of the codec; by default that of the cache, or of a new one what `default_codec` and `fit_default` choose."""
+    """Spec of the codec; by default that of the cache, or of a new one what `default_codec` and
+    `fit_default` choose."""
     batch_size: int = 256
     unit_rows: int | None = None
     """Rows per unit; by default a power of two near 4 MB."""
     order_seed: int = 0
     """Key of the permutation from samples to rows."""
     store: Literal["zarr", "webdataset"] | None = None
-    """What units are: zarr shards, or webdataset tars; by default what the cache has, of a new one zarr shards."""
+    """What units are: zarr shards, or webdataset tars; by default what the cache has, of a new one
+    zarr shards."""
     seeds_per_unit: int | None = None
-    """Seeds whose records lie in one tar of a webdataset store; by default what the cache has, of a new one all of `seeds`."""
+    """Seeds whose records lie in one tar of a webdataset store; by default what the cache has, of a
+    new one all of `seeds`."""
     images: bool | None = None
-    """Whether tars hold the images, too, so that a student needs no other source; by default as in the cache, else yes."""
+    """Whether tars hold the images, too, so that a student needs no other source; by default as in
+    the cache, else yes."""
     content_digests: bool | None = None
     """Keep a checksum of each file, which costs a pass over the data; by default as in the cache,
     of a new one no."""
     skip_unreadable: bool = False
     """Record samples that cannot be read as absent, instead of stopping."""
     engine: Literal["process", "ray"] = "process"
-    """Who computes: this process and those that torchrun, Slurm or Kubernetes started with it, or workers on a Ray cluster."""
+    """Who computes: this process and those that torchrun, Slurm or Kubernetes started with it, or
+    workers on a Ray cluster."""
     ray: RayConfig = field(default_factory=RayConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 

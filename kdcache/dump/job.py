@@ -1,4 +1,5 @@
-"""A dump made ready: source, recipe, teacher and codec opened, checked and fitted; nothing is written yet."""
+"""A dump made ready: source, recipe, teacher and codec opened, checked and fitted; nothing is
+written yet."""
 
 import math
 import time
@@ -13,10 +14,26 @@ from kdcache.cache.layout import require_blocks
 from kdcache.cache.opening import open_objects, probe_new
 from kdcache.cache.source_list import SourceList
 from kdcache.cache.storage.objects import Objects
-from kdcache.codec_error.calibration import DEFAULT_ERROR, Fitted, fit_codec, fit_default, sample_views
+from kdcache.codec_error.calibration import (
+    DEFAULT_ERROR,
+    Fitted,
+    fit_codec,
+    fit_default,
+    sample_views,
+)
 from kdcache.codec_error.gradients import is_far
 from kdcache.codec_error.samples import pairs_of_models
-from kdcache.codecs import Codec, LowRank, RowCodec, codec_spec, default_codec, is_exact, open_codec, row_codec, with_sites
+from kdcache.codecs import (
+    Codec,
+    LowRank,
+    RowCodec,
+    codec_spec,
+    default_codec,
+    is_exact,
+    open_codec,
+    row_codec,
+    with_sites,
+)
 from kdcache.config.files import dump_config, parse_seeds
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.source import KnownSource, known_source
@@ -50,7 +67,8 @@ class Job:
     codec: Codec
     """With its fit, if it needs one."""
     fitted: Fitted | None
-    """How it was fitted and measured, unless the cache was there before, or the codec is exact and this no plan."""
+    """How it was fitted and measured, unless the cache was there before, or the codec is exact and
+    this no plan."""
     manifest: Manifest
     labels: SeenLabels
     """Of the first views, which are judged once."""
@@ -60,7 +78,13 @@ class Job:
     def dataset(self, cache: Cache) -> ViewDataset:
         """Return the views of the teacher's input size."""
         size = self.teacher.preprocessing.size
-        return ViewDataset(self.source, self.recipe, cache.order, sizes=[size], skip_unreadable=self.config.skip_unreadable)
+        return ViewDataset(
+            self.source,
+            self.recipe,
+            cache.order,
+            sizes=[size],
+            skip_unreadable=self.config.skip_unreadable,
+        )
 
     def loader(self, cache: Cache, requests: Iterable[Request]) -> ViewLoader:
         """Return the loader of the views asked for."""
@@ -157,9 +181,11 @@ def prepare(config: DumpConfig, *, is_plan: bool = False) -> Job:
 
 
 def _await_first_worker(folder: Objects) -> None:
-    """Return when the cache is there, which rank 0 makes with the codec that it fits and measures, or when it takes too long.
+    """Return when the cache is there, which rank 0 makes with the codec that it fits and measures,
+    or when it takes too long.
 
-    Only then is it worth while that another fits too: the ranks take their turns, and the first that is done decides.
+    Only then is it worth while that another fits too: the ranks take their turns, and the first
+    that is done decides.
     """
     me = own_place()
     limit = FIT_SECONDS * me.rank
@@ -180,7 +206,9 @@ def _await_first_worker(folder: Objects) -> None:
 
 def tell_error(job: Job) -> None:
     """Say how far the records turn DIST's gradient, where it is far."""
-    if far := {tau: error for tau, error in job.manifest.gradient_error.items() if is_far(error, job.codec)}:
+    if far := {
+        tau: error for tau, error in job.manifest.gradient_error.items() if is_far(error, job.codec)
+    }:
         turned = f"turns DIST's gradient by {_told(far)} of its norm on this teacher"
         others = "kdcache fidelity shows what other codecs do"
         if job.teacher.sites:  # of maps, which that command does not measure
@@ -189,19 +217,26 @@ def tell_error(job: Job) -> None:
 
 
 def _held_codec(cache: Cache, spec: str | None, classes: int) -> Codec:
-    """Return the codec that is asked for, with the fit of the cache, or the cache's own if none is."""
+    """Return the codec that is asked for, with the fit of the cache, or the cache's own if none
+    is."""
     _require_direct(cache)
     return cache.codec if spec is None else cache.with_fit(open_codec(spec, classes=classes))
 
 
-def _fitted(config: DumpConfig, codec: RowCodec, source: Source, recipe: Recipe, teacher: VisionModel) -> Fitted:
+def _fitted(
+    config: DumpConfig, codec: RowCodec, source: Source, recipe: Recipe, teacher: VisionModel
+) -> Fitted:
     """Return the codec fitted to, and measured on, a sample of the teacher's own views."""
     wanted = _EXACT_VIEWS if is_exact(codec) else sample_views(codec)
-    views = wanted if teacher.sites else min(wanted, 2 * len(source))  # of maps it is pixels, of which there are enough
+    views = (
+        wanted if teacher.sites else min(wanted, 2 * len(source))
+    )  # of maps it is pixels, of which there are enough
     what = "pixels of the teacher's maps" if teacher.sites else "views of the teacher"
     say(f"measuring codec {codec_spec(codec)} on {views} {what}")
     settings: dict[str, Any] = {"batch_size": config.batch_size, "order_seed": config.order_seed}
-    pairs = pairs_of_models([teacher], source, recipe, views=views, compute=Compute(config.compute), **settings)
+    pairs = pairs_of_models(
+        [teacher], source, recipe, views=views, compute=Compute(config.compute), **settings
+    )
     if config.codec is not None or not isinstance(codec, LowRank):
         return fit_codec(codec, pairs)
     fitted = fit_default(codec, pairs)
@@ -213,7 +248,11 @@ def _fitted(config: DumpConfig, codec: RowCodec, source: Source, recipe: Recipe,
 def _tell_choice(fitted: Fitted) -> None:
     """Say which codec was taken in the place of the usual default, and why."""
     coarser = "no coarser step" if isinstance(fitted.codec, LowRank) else "no step of lowrank"
-    turned = f", which turns DIST's gradient by {_told(fitted.errors)} of its norm" if fitted.errors else ""
+    turned = (
+        f", which turns DIST's gradient by {_told(fitted.errors)} of its norm"
+        if fitted.errors
+        else ""
+    )
     why = f"{coarser} keeps that within {100 * DEFAULT_ERROR:.0f} % on this teacher"
     say(f"note: codec {codec_spec(fitted.codec)} is taken{turned}; {why}")
 
@@ -223,31 +262,48 @@ def _told(errors: Mapping[float, float]) -> str:
 
 
 def _require_direct(cache: Cache) -> None:
-    """Raise a MismatchError if the cache was recoded from a lossy one: records of a dump would be others than its own."""
+    """Raise a MismatchError if the cache was recoded from a lossy one: records of a dump would be
+    others than its own."""
     if origin := lossy_origin(cache):
         raise MismatchError(
-            f"cache {cache} was recoded from {origin}, so that its records are not those of a dump; "
-            "add the seeds to the cache that it came from, and run recode again"
+            f"cache {cache} was recoded from {origin}, so that its records are not those of a dump;"
+            " add the seeds to the cache that it came from, and run recode again"
         )
 
 
-def _stored(config: DumpConfig, seeds: Sequence[int], source: Source, held: Cache | None) -> dict[str, Any]:
+def _stored(
+    config: DumpConfig, seeds: Sequence[int], source: Source, held: Cache | None
+) -> dict[str, Any]:
     """Return what `tar_layout` needs to know of a webdataset store; nothing for a zarr store."""
     there = held.manifest if held else None
     store = config.store or (there.store if there else "zarr")
     if store == "zarr":
         if config.seeds_per_unit is not None or config.images:
-            raise UsageError("seeds_per_unit and images are for webdataset stores; give --store webdataset, or leave them out")
+            raise UsageError(
+                "seeds_per_unit and images are for webdataset stores; give --store webdataset, or"
+                " leave them out"
+            )
         return {}
     is_same = there is not None and there.store == store
     count = config.seeds_per_unit or (there.seeds_per_unit if there and is_same else len(seeds))
-    short = [seed for seed in seeds for first in [seed - seed % count] if not {*range(first, first + count)} <= {*seeds}]
+    short = [
+        seed
+        for seed in seeds
+        for first in [seed - seed % count]
+        if not {*range(first, first + count)} <= {*seeds}
+    ]
     if short:
         raise UsageError(
-            f"seeds are {config.seeds}, and {count} of them share a tar: 0 to {count - 1}, {count} to {2 * count - 1}, ...; "
-            f"give whole groups{'' if is_same else ', or seeds_per_unit'}"
+            f"seeds are {config.seeds}, and {count} of them share a tar: 0 to {count - 1}, {count}"
+            f" to {2 * count - 1}, ...; give whole groups{'' if is_same else ', or seeds_per_unit'}"
         )
-    has_images = config.images if config.images is not None else there.has_images if there and is_same else True
+    has_images = (
+        config.images
+        if config.images is not None
+        else there.has_images
+        if there and is_same
+        else True
+    )
     return {"seeds": count, "image_bytes": mean_image_bytes(source) if has_images else None}
 
 
@@ -262,8 +318,15 @@ def _manifest(
 ) -> Manifest:
     source = data.source
     preprocessing = teacher.preprocessing
-    sizes: dict[str, Any] = {"unit_rows": config.unit_rows, "block": recipe.mixing.block if recipe.mixing else 1}
-    layout = tar_layout(codec, len(source), **sizes, **stored) if stored else record_layout(codec, len(source), **sizes)
+    sizes: dict[str, Any] = {
+        "unit_rows": config.unit_rows,
+        "block": recipe.mixing.block if recipe.mixing else 1,
+    }
+    layout = (
+        tar_layout(codec, len(source), **sizes, **stored)
+        if stored
+        else record_layout(codec, len(source), **sizes)
+    )
     return Manifest(
         task=task_of(source),
         sites=list(teacher.sites) or None,

@@ -38,14 +38,15 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
             `ray.workers` if it runs on Ray, else one.
 
     Returns:
-        `samples` and `classes` of the source, the `recipe` and `size` of the views, `sites` and `stride` of maps, `views`,
-        `units`, `files`, `bytes`, `bytes_per_view`, `files_per_seed`, `bytes_per_seed`,
-        `views_per_second` of one process, its `seconds_per_unit`, `world_size`, the `seconds` that so
-        many take, the `device_hours` of all, `device_hours_per_million_views`, `free_bytes`, how many
-        `units_done` are there already, the `codec`, the error of DIST's gradient from its records by temperature, as the
-        manifest has it where the cache is there already, `gradients` as `fidelity` has them (empty
-        there), the `teacher_accuracy` in percent on the probe's views, the teacher's input `size`,
-        and of segmentation the `sites` of its maps (heads, height, width) and their `stride`.
+        `samples` and `classes` of the source, the `recipe` and `size` of the views, `sites` and
+        `stride` of maps, `views`, `units`, `files`, `bytes`, `bytes_per_view`, `files_per_seed`,
+        `bytes_per_seed`, `views_per_second` of one process, its `seconds_per_unit`, `world_size`,
+        the `seconds` that so many take, the `device_hours` of all,
+        `device_hours_per_million_views`, `free_bytes`, how many `units_done` are there already, the
+        `codec`, the error of DIST's gradient from its records by temperature, as the manifest has
+        it where the cache is there already, `gradients` as `fidelity` has them (empty there), the
+        `teacher_accuracy` in percent on the probe's views, the teacher's input `size`, and of
+        segmentation the `sites` of its maps (heads, height, width) and their `stride`.
     """
     require_count()
     if world_size is not None and world_size < 1:
@@ -60,7 +61,9 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
     units = all_units(job, cache)
     done = len(units) - len(missing_units(cache, units))
     probe, times, parts = job.unit(cache, job.seeds[0], 0), [time.monotonic()], []
-    for batch, logits, records in records_of(job, cache, islice(batches_of(job, cache, job.seeds[0], 0), PLAN_BATCHES)):
+    for batch, logits, records in records_of(
+        job, cache, islice(batches_of(job, cache, job.seeds[0], 0), PLAN_BATCHES)
+    ):
         probe.add(batch, logits, records)
         job.labels.add(batch)
         times.append(time.monotonic())
@@ -92,17 +95,24 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
         "gradient_error": job.manifest.made_by["gradient_error"],
         "gradients": fitted_gradients(job.fitted) if job.fitted else [],
         "teacher_accuracy": probe.statistics.get("accuracy"),
-        "free_bytes": None if is_address(config.cache) else shutil.disk_usage(_existing_parent(Path(config.cache))).free,
+        "free_bytes": (
+            None
+            if is_address(config.cache)
+            else shutil.disk_usage(_existing_parent(Path(config.cache))).free
+        ),
     }
 
 
 def _bytes_per_view(job: Job, cache: Cache, records: Records) -> float:
-    """Return the bytes on disk per view, of records as the probe has them and, in a webdataset store, of a few samples."""
+    """Return the bytes on disk per view, of records as the probe has them and, in a webdataset
+    store, of a few samples."""
     if cache.manifest.store == "zarr":
         return len(encode_unit(cache, 0, records)) / len(records)
     seeds, rows = cache.manifest.seeds_per_unit, cache.manifest.unit_range(0)[:_SAMPLES]
     indices = cache.order[rows.start : rows.stop]
-    samples = stored_samples(job.source, indices, [-1] * len(rows), has_images=cache.manifest.has_images)
+    samples = stored_samples(
+        job.source, indices, [-1] * len(rows), has_images=cache.manifest.has_images
+    )
     empty = np.zeros((seeds, len(rows)), records.dtype)
     return len(encode_unit(cache, 0, empty, samples)) / empty.size
 
@@ -129,7 +139,8 @@ def _times(manifest: Manifest, num_left: int, rate: float, world_size: int) -> d
 
 
 def _num_files(job: Job, cache: Cache) -> int:
-    """Return the files of the whole dump: of its seeds, manifest, request, zarr's group of seeds, fit and list."""
+    """Return the files of the whole dump: of its seeds, manifest, request, zarr's group of seeds,
+    fit and list."""
     beside = [fit_arrays(job.codec), job.listing.arrays if job.listing is not None else {}]
     beside_files = sum(2 + 2 * len(group) for group in beside if group)
     groups = 1 if job.manifest.store == "zarr" else 0

@@ -1,4 +1,5 @@
-"""The dump: run the teacher once over every view that is missing, and commit its records unit by unit."""
+"""The dump: run the teacher once over every view that is missing, and commit its records unit by
+unit."""
 
 import time
 from collections.abc import Sequence
@@ -26,8 +27,10 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     Several processes may do so at once, see `engines`: each returns when all units are there.
 
     Returns:
-        `cache`, its `task`, `seeds`, `rows` per seed, `units_written` now by this process or its workers on Ray, `seconds` they
-        took, and over all units of these seeds: `bytes`, `bytes_per_view`, `teacher_accuracy` in percent (None if its classes
+        `cache`, its `task`, `seeds`, `rows` per seed, `units_written` now by this process or its
+        workers on Ray, `seconds` they
+        took, and over all units of these seeds: `bytes`, `bytes_per_view`, `teacher_accuracy` in
+            percent (None if its classes
         are others), the number of `absent` rows, whether the cache `has_images`, and `next`, the
         command of a training from it.
 
@@ -44,7 +47,8 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     job = prepare(config)
     tell_error(job)
     listed = job.listing.arrays if job.listing is not None else None
-    # of two dumps that start at once and choose a codec, the later one's sample may ask for another step
+    # of two dumps that start at once and choose a codec, the later one's sample may ask for another
+    # step
     cache = create_cache(
         config.cache,
         job.manifest,
@@ -68,17 +72,22 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     chance, accuracy = 100 / job.source.classes, summary["teacher_accuracy"]
     if accuracy is not None and accuracy < 2 * chance and job.source.classes > 2:
         say(
-            f"note: the teacher is right on {accuracy:.1f} % of these views, chance is {chance:.1f} %: "
-            "are its weights loaded, and are its classes those of the data?"
+            f"note: the teacher is right on {accuracy:.1f} % of these views, chance is {chance:.1f}"
+            " %: are its weights loaded, and are its classes those of the data?"
         )
     return {"units_written": written, "seconds": seconds, **summary}
 
 
 def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any]:
-    size = sum({commit.key: commit.num_bytes for commit in commits}.values())  # several seeds may share a unit
+    size = sum(
+        {commit.key: commit.num_bytes for commit in commits}.values()
+    )  # several seeds may share a unit
     rows = sum(commit.stop - commit.start for commit in commits)
     counted = [commit.stop - commit.start - len(commit.absent) for commit in commits]
-    correct = sum(commit.statistics.get("accuracy", 0.0) * count for commit, count in zip(commits, counted, strict=True))
+    correct = sum(
+        commit.statistics.get("accuracy", 0.0) * count
+        for commit, count in zip(commits, counted, strict=True)
+    )
     accuracy = correct / max(sum(counted), 1) if job.config.teacher_classes is None else None
     return {
         "cache": str(cache),

@@ -64,10 +64,12 @@ class UnitMaker:
         self._num_probes = num_probes(cache.manifest)
 
     def add(self, batch: Batch, logits: ViewLogits, records: Records) -> None:
-        """Take a batch of the unit's rows under one seed, with its logits and records; probe some of its views.
+        """Take a batch of the unit's rows under one seed, with its logits and records; probe some
+        of its views.
 
         Raises:
-            SourceError: so many samples cannot be read that something else than these must be wrong.
+            SourceError: so many samples cannot be read that something else than these must be
+                wrong.
         """
         if self._records is None:
             self._records = np.zeros((len(self.seeds), len(self.rows)), records.dtype)
@@ -80,14 +82,20 @@ class UnitMaker:
         if batch.labels.first.ndim == 1:
             self._labels[places] = batch.labels.first.numpy()[there]
         self.counted += len(records)
-        self._absent += [{"row": int(batch.rows[position]), "reason": reason, **entry} for position, reason in batch.absent]
+        self._absent += [
+            {"row": int(batch.rows[position]), "reason": reason, **entry}
+            for position, reason in batch.absent
+        ]
         if batch.absent:
             self._check_absent()
         self._probe(batch, there, seed)
         if not len(there):
             return
         targets = batch.labels.leading[there] if self._is_scored else None
-        found = {**self._task.statistics(logits[there], targets), **clipped_share(self._cache.codec, logits[there])}
+        found = {
+            **self._task.statistics(logits[there], targets),
+            **clipped_share(self._cache.codec, logits[there]),
+        }
         for name, value in found.items():
             self._sums[name] = self._sums.get(name, 0.0) + value * len(there)
         self._seen += len(there)
@@ -115,7 +123,9 @@ class UnitMaker:
             CacheError: the cache cannot be written.
         """
         facts: dict[str, Any] = {
-            "absent": sorted(self._absent, key=lambda entry: (int(entry["row"]), int(entry.get("seed", 0)))),
+            "absent": sorted(
+                self._absent, key=lambda entry: (int(entry["row"]), int(entry.get("seed", 0)))
+            ),
             "probes": self._probes,
             "statistics": self.statistics,
             "writer": writer_name(self._rank),
@@ -123,20 +133,29 @@ class UnitMaker:
         samples: list[StoredSample] = []
         if self._cache.manifest.store == "webdataset":
             indices = self._cache.order[self.rows.start : self.rows.stop]
-            samples = stored_samples(self._dataset.source, indices, self._labels, has_images=self._cache.manifest.has_images)
+            samples = stored_samples(
+                self._dataset.source,
+                indices,
+                self._labels,
+                has_images=self._cache.manifest.has_images,
+            )
         return commit_unit(self._cache, self.seed, self.unit, self.records, samples, **facts)
 
     def _check_absent(self) -> None:
-        """Check that the share of unreadable samples can be believed: all of them are absent where a mount went away."""
+        """Check that the share of unreadable samples can be believed: all of them are absent where
+        a mount went away."""
         rows = {int(entry["row"]) for entry in self._absent}
         # of a mixed pair both are absent, for one reason
         reasons = list(dict.fromkeys(str(entry["reason"]) for entry in self._absent))
         are_many = len(reasons) >= _MANY_ABSENT and len(rows) > _BELIEVABLE_SHARE * len(self.rows)
         if are_many or len(rows) == len(self.rows):
-            listed = "; ".join(shortened(reason, _REASON_LENGTH) for reason in reasons[:_NUM_REASONS])
+            listed = "; ".join(
+                shortened(reason, _REASON_LENGTH) for reason in reasons[:_NUM_REASONS]
+            )
             raise SourceError(
-                f"{len(rows)} of the {len(self.rows)} samples of unit {self.unit} cannot be read, too many to go on: see that "
-                f"the data is all there, then run again; or leave these samples out of it. The first: {listed}"
+                f"{len(rows)} of the {len(self.rows)} samples of unit {self.unit} cannot be read,"
+                " too many to go on: see that the data is all there, then run again; or leave"
+                f" these samples out of it. The first: {listed}"
             )
 
     def _probe(self, batch: Batch, there: Rows, seed: int) -> None:
@@ -155,7 +174,8 @@ class UnitMaker:
 def stored_samples(
     source: Source, indices: Rows, labels: Sequence[int] | Rows, *, has_images: bool | np.ndarray
 ) -> list[StoredSample]:
-    """Return the samples of a source as a webdataset store holds them; of an unreadable one the name only.
+    """Return the samples of a source as a webdataset store holds them; of an unreadable one the
+    name only.
 
     Args:
         source: the source.
@@ -174,14 +194,24 @@ def _stored(source: Source, index: int, label: int, has_image: bool) -> StoredSa
         return StoredSample(key)
     try:
         extension, image = stored_image(source, index)
-        return StoredSample(key, extension, image, str(label).encode() if label >= 0 else stored_target(source, index))
+        return StoredSample(
+            key,
+            extension,
+            image,
+            str(label).encode() if label >= 0 else stored_target(source, index),
+        )
     except UnreadableSampleError:
         return StoredSample(key)
 
 
 def clipped_share(codec: Codec, logits: ViewLogits) -> dict[str, float]:
-    """Return `clipped`, the share of rows that lose more to clipping than to rounding, of a codec that clips; none of maps."""
-    return {"clipped": float(codec.clipped(logits).float().mean())} if isinstance(codec, LowRank) else {}
+    """Return `clipped`, the share of rows that lose more to clipping than to rounding, of a codec
+    that clips; none of maps."""
+    return (
+        {"clipped": float(codec.clipped(logits).float().mean())}
+        if isinstance(codec, LowRank)
+        else {}
+    )
 
 
 def tell_clipped(cache: Cache, commits: Sequence[Commit]) -> None:
@@ -190,6 +220,7 @@ def tell_clipped(cache: Cache, commits: Sequence[Commit]) -> None:
     shares = [commit.statistics.get("clipped", 0.0) for commit in commits]
     if clipped := round(sum(share * count for share, count in zip(shares, counts, strict=True))):
         say(
-            f"note: {clipped} of {sum(counts)} views have logits beyond what the fit of {codec_spec(cache.codec)} can hold, "
-            "and lose more to clipping than to rounding; a fit to more views (views=) holds more, and full holds all"
+            f"note: {clipped} of {sum(counts)} views have logits beyond what the fit of"
+            f" {codec_spec(cache.codec)} can hold, and lose more to clipping than to rounding; a"
+            " fit to more views (views=) holds more, and full holds all"
         )

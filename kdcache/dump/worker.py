@@ -1,4 +1,5 @@
-"""The units of a dump: which are to be made, and the making of one, from views through the teacher to records."""
+"""The units of a dump: which are to be made, and the making of one, from views through the teacher
+to records."""
 
 import math
 import time
@@ -32,14 +33,18 @@ LOOK_SECONDS = 5.0  # between two looks whether another worker has committed the
 
 
 class Walk:
-    """Units one after the other, in an order that may change on the way: who meets another worker goes on elsewhere.
+    """Units one after the other, in an order that may change on the way: who meets another worker
+    goes on elsewhere.
 
-    Two that go the same way would else stay side by side to the end, and every unit would be computed twice.
+    Two that go the same way would else stay side by side to the end, and every unit would be
+    computed twice.
     """
 
     def __init__(self, units: Iterable[Unit]) -> None:
         self._left = deque(units)
-        self._random = SystemRandom()  # two workers must not jump alike, and views are drawn from the global generators
+        self._random = (
+            SystemRandom()
+        )  # two workers must not jump alike, and views are drawn from the global generators
 
     def __iter__(self) -> Iterator[Unit]:
         """Yield each unit once."""
@@ -47,7 +52,8 @@ class Walk:
             yield self._left.popleft()
 
     def jump(self) -> None:
-        """Go on at a random place among the units that are left, and come to those before it in the end."""
+        """Go on at a random place among the units that are left, and come to those before it in the
+        end."""
         self._left.rotate(-self._random.randrange(len(self._left) or 1))
 
 
@@ -65,11 +71,15 @@ def missing_units(cache: Cache, units: Sequence[Unit]) -> list[Unit]:
 
 def num_views(cache: Cache, units: Iterable[Unit]) -> int:
     """Return how many views `units` hold."""
-    return sum(len(cache.manifest.unit_range(unit)) for _, unit in units) * cache.manifest.seeds_per_unit
+    return (
+        sum(len(cache.manifest.unit_range(unit)) for _, unit in units)
+        * cache.manifest.seeds_per_unit
+    )
 
 
 def write_units(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Unit]:
-    """Compute and commit the units of `walk` that are missing when their turn comes, and yield each after its commit.
+    """Compute and commit the units of `walk` that are missing when their turn comes, and yield each
+    after its commit.
 
     One is being committed while the next is computed. When the process is told to stop, the unit in
     the making is dropped, and the one that is being committed is the last.
@@ -79,8 +89,13 @@ def write_units(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Unit]:
     with ThreadPoolExecutor(1, "kdcache-commit") as committer:
         made = records_of(job, cache, _requests(job, cache, walk, bar))
         for batch, logits, records in until_asked(made):
-            unit = cache.manifest.unit_seeds(int(batch.seeds[0]))[0], int(batch.rows[0]) // cache.manifest.unit_rows
-            if current is None or (current.seed, current.unit) != unit:  # one that another has committed is dropped
+            unit = (
+                cache.manifest.unit_seeds(int(batch.seeds[0]))[0],
+                int(batch.rows[0]) // cache.manifest.unit_rows,
+            )
+            if (
+                current is None or (current.seed, current.unit) != unit
+            ):  # one that another has committed is dropped
                 current = job.unit(cache, *unit)
             current.add(batch, logits, records)
             job.labels.add(batch)
@@ -111,26 +126,34 @@ def _committed(pending: "Future[Unit | None] | None", walk: Walk) -> Iterator[Un
 
 
 def batches_of(job: Job, cache: Cache, seed: int, unit: int) -> Iterator[Request]:
-    """Yield the (row, seed) of each batch of a unit, the two of a mixed pair side by side, so that each image is drawn once.
+    """Yield the (row, seed) of each batch of a unit, the two of a mixed pair side by side, so that
+    each image is drawn once.
 
-    A batch never crosses units, nor the seeds of one, so that a unit is computed the same way every time.
+    A batch never crosses units, nor the seeds of one, so that a unit is computed the same way every
+    time.
     """
     rows, size = cache.manifest.unit_range(unit), job.config.batch_size
     for one in cache.manifest.unit_seeds(seed):
         ordered = np.arange(rows.start, rows.stop)
         if job.recipe.mixing:
-            ordered = in_pairs(ordered, partners(len(job.source), job.recipe.mixing, job.recipe.key, one))
+            ordered = in_pairs(
+                ordered, partners(len(job.source), job.recipe.mixing, job.recipe.key, one)
+            )
         for start in range(0, len(ordered), size):
             yield [(int(row), one) for row in ordered[start : start + size]]
 
 
-def records_of(job: Job, cache: Cache, requests: Iterable[Request]) -> Iterator[tuple[Batch, ViewLogits, Records]]:
+def records_of(
+    job: Job, cache: Cache, requests: Iterable[Request]
+) -> Iterator[tuple[Batch, ViewLogits, Records]]:
     """Yield each batch with its logits, on the host, and records.
 
     Of the first batch it is said if these seem to be no logits.
     """
     is_first = True
-    for batch, (logits,) in run_models([job.teacher], _readable(job.loader(cache, requests)), job.compute):
+    for batch, (logits,) in run_models(
+        [job.teacher], _readable(job.loader(cache, requests)), job.compute
+    ):
         if is_first:
             tell_no_logits(job.teacher, logits)
         is_first = False
@@ -151,7 +174,8 @@ def look_at_teacher(job: Job, cache: Cache, unit: Unit) -> None:
 
 
 def _requests(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Request]:
-    """Yield the batches of the units of `walk`; of one that another worker commits meanwhile no more of them."""
+    """Yield the batches of the units of `walk`; of one that another worker commits meanwhile no
+    more of them."""
     for seed, unit in walk:
         left, looked = num_views(cache, [(seed, unit)]), -math.inf
         for request in batches_of(job, cache, seed, unit):
@@ -170,12 +194,16 @@ def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
     try:
         yield from batches
     except UnreadableSampleError as error:
-        raise UnreadableSampleError(f"{error}, or dump with --skip-unreadable to record it as absent") from error
+        raise UnreadableSampleError(
+            f"{error}, or dump with --skip-unreadable to record it as absent"
+        ) from error
 
 
 def _encode(job: Job, cache: Cache, batch: Batch, logits: ViewLogits) -> Records:
     try:
-        return cache.codec.encode(logits.to(job.compute.device))  # lowrank's products belong on the teacher's device
+        return cache.codec.encode(
+            logits.to(job.compute.device)
+        )  # lowrank's products belong on the teacher's device
     except CodecError as error:
         wrong = (~torch.isfinite(logits).flatten(1).all(1)).nonzero().flatten().tolist()
         if not wrong:
@@ -183,6 +211,7 @@ def _encode(job: Job, cache: Cache, batch: Batch, logits: ViewLogits) -> Records
         row = int(batch.rows[wrong[0]])
         key = job.source.key(int(cache.order[row]))
         raise CodecError(
-            f"teacher {job.teacher.spec} gives NaN or infinite logits for sample {key} (row {row}, "
-            f"seed {int(batch.seeds[0])}); check its weights, and its precision (float16 overflows past 65,504)"
+            f"teacher {job.teacher.spec} gives NaN or infinite logits for sample {key} (row {row},"
+            f" seed {int(batch.seeds[0])}); check its weights, and its precision (float16 overflows"
+            " past 65,504)"
         ) from error

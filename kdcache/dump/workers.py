@@ -1,4 +1,5 @@
-"""The workers of a dump, told from its commits: how fast each is, when it was last seen, if it is lost."""
+"""The workers of a dump, told from its commits: how fast each is, when it was last seen, if it is
+lost."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ RECENT_SECONDS = 600.0
 _PACE_UNITS = 10  # a worker's pace is that of its last ones
 _LATE = 3.0  # times its pace that a worker may be silent; units take about equally long
 _LEAST_SILENCE = 60.0  # seconds; file servers may show a new commit that late
-_FORGOTTEN = 3600.0  # seconds of silence after which a worker is no longer listed, unless it is slow
+_FORGOTTEN = (
+    3600.0  # seconds of silence after which a worker is no longer listed, unless it is slow
+)
 
 
 class Seen(NamedTuple):

@@ -39,7 +39,8 @@ class DistillationBatch:
     """One batch of this process, on the device of the loader."""
 
     images: Tensor
-    """Views, uint8 `[views, channels, height, width]`; floats, normalised, where the loader knows how."""
+    """Views, uint8 `[views, channels, height, width]`; floats, normalised, where the loader knows
+    how."""
     labels: Labels
     """Classes of the views, or of their pixels; of mixed views with a second class and a share."""
     teacher: SoftTargets
@@ -52,7 +53,8 @@ class DistillationBatch:
 
     @property
     def targets(self) -> Tensor:
-        """Class indices; of mixed views probabilities, float32 `[views, classes]`. Cross-entropy takes both."""
+        """Class indices; of mixed views probabilities, float32 `[views, classes]`. Cross-entropy
+        takes both."""
         if self.labels.mixed is None:
             return self.labels.first
         second, share = self.labels.mixed
@@ -61,7 +63,8 @@ class DistillationBatch:
 
 
 class DistillationLoader:
-    """Iterates over the batches of one epoch after the other, exactly as the teacher saw their views.
+    """Iterates over the batches of one epoch after the other, exactly as the teacher saw their
+    views.
 
     What holds in `train-student` holds here: the data are those that the cache was made from, some
     views are rendered again and compared, rows that the cache lacks are left out or refused, and
@@ -171,7 +174,9 @@ class DistillationLoader:
             raise UsageError("there is no teacher: give a cache, or a teacher to run in the loop")
         replay = open_replay(config, _ANY_LOSS, source=source)
         wanted = _preprocessing(replay, model, size, mean, std)
-        self._begin(config, replay, Compute(config.compute), _ANY_LOSS, size=wanted.size, sites=None)
+        self._begin(
+            config, replay, Compute(config.compute), _ANY_LOSS, size=wanted.size, sites=None
+        )
         if wanted.std:
             self._normalise(wanted)
 
@@ -311,8 +316,8 @@ class DistillationLoader:
         length = len(self.replay.source)
         if not len(rows):
             raise KdcacheError(
-                f"nothing to train on: of the samples of {self.replay.source.spec} that are asked for, seed {seeds[0]} "
-                "holds none that could be read when it was dumped"
+                f"nothing to train on: of the samples of {self.replay.source.spec} that are asked"
+                f" for, seed {seeds[0]} holds none that could be read when it was dumped"
             )
         views = epoch_views(
             rows,
@@ -327,7 +332,8 @@ class DistillationLoader:
         return seeds
 
     def rendered(self) -> Iterator[Batch]:
-        """Yield the views of this process that are left of the epoch, as they come from the workers."""
+        """Yield the views of this process that are left of the epoch, as they come from the
+        workers."""
         return iter(self._views)
 
     def placed(self, batch: Batch) -> DistillationBatch:
@@ -345,7 +351,8 @@ class DistillationLoader:
         self.step = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is needed to go on after the batch that the loop had last, as plain values and tensors.
+        """Return all that is needed to go on after the batch that the loop had last, as plain
+        values and tensors.
 
         It is the same in all processes.
         """
@@ -366,13 +373,18 @@ class DistillationLoader:
         for name, value in self.identity().items():
             if state["identity"].get(name) != value:
                 raise MismatchError(
-                    f"the state is of another {name} ({state['identity'].get(name)} there, {value} now); "
-                    "give the one that it is of"
+                    f"the state is of another {name} ({state['identity'].get(name)} there, {value}"
+                    " now); give the one that it is of"
                 )
-        if state["seeds"] != self.replay.seeds:  # the cache has more by now: their turns would change
+        if (
+            state["seeds"] != self.replay.seeds
+        ):  # the cache has more by now: their turns would change
             begun = named(state["seeds"], "seed")
             more = named(self.replay.seeds, "seed")
-            say(f"note: the run goes on with {begun}, which it began with; the cache holds {more} by now")
+            say(
+                f"note: the run goes on with {begun}, which it began with; the cache holds {more}"
+                " by now"
+            )
             self.replay = replace(self.replay, seeds=state["seeds"])
             self._open_teacher()
         self.epoch = state["epoch"]
@@ -443,7 +455,8 @@ class DistillationLoader:
         return self._left_out if self.step else left_out
 
     def _streams(self, views: Rows) -> Callable[[Rows], None]:
-        """Have what is read window by window make ready for the epoch; return what must know of each step's views."""
+        """Have what is read window by window make ready for the epoch; return what must know of
+        each step's views."""
         streams = [use.stream for use in self.replay.caches if use.stream is not None]
         if streams and self.replay.blocks is not None:
             windows = self.replay.blocks.windows(self.config.run_seed, self.epoch)

@@ -1,4 +1,5 @@
-"""What a run replays: the views that its caches were made from, under their seeds, or those of a recipe without a cache."""
+"""What a run replays: the views that its caches were made from, under their seeds, or those of a
+recipe without a cache."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -53,7 +54,8 @@ class CacheUse:
     cache: Cache
     weight: float = 1.0
     classes: Tensor | None = None
-    """The student's class of each of the teacher's classes, int64; -1 for none. None where the classes are the same."""
+    """The student's class of each of the teacher's classes, int64; -1 for none. None where the
+    classes are the same."""
     is_partial: bool = False
     """Whether seeds may lack units."""
     wait_seconds: float | None = None
@@ -77,7 +79,8 @@ class CacheUse:
         )
 
     def check_images(self, seeds: Sequence[int]) -> None:
-        """Compare the tars that images come from with their commits, unless that was done on this machine before.
+        """Compare the tars that images come from with their commits, unless that was done on this
+        machine before.
 
         What is read window by window is compared when its turn comes.
 
@@ -165,7 +168,8 @@ def open_replay(
     source: Source | None = None,
     check: Callable[[Cache], None] = lambda cache: None,
 ) -> Replay:
-    """Return the views of a run, after checking that its caches are of the same ones, and some of them against the source.
+    """Return the views of a run, after checking that its caches are of the same ones, and some of
+    them against the source.
 
     Args:
         config: the settings.
@@ -188,12 +192,17 @@ def open_replay(
     else:
         replay = _replay_of_recipe(config, source)
     if len(replay.seeds) < config.repeats:
-        raise UsageError(f"repeats is {config.repeats}, and there are {len(replay.seeds)} seeds; it needs as many")
+        raise UsageError(
+            f"repeats is {config.repeats}, and there are {len(replay.seeds)} seeds; it needs as"
+            " many"
+        )
     return replace(replay, samples=_rows(config, replay))
 
 
 def _replay_of_recipe(config: LoaderConfig, source: Source | None) -> Replay:
-    seeds = parse_seeds(config.seeds) if config.seeds else list(range(config.epochs * config.repeats))
+    seeds = (
+        parse_seeds(config.seeds) if config.seeds else list(range(config.epochs * config.repeats))
+    )
     source = source or open_source(str(config.data))
     recipe = load_recipe(str(config.recipe))
     return Replay(source=source, recipe=recipe, caches=[], seeds=seeds, samples=None)
@@ -227,26 +236,34 @@ def _replay_of_caches(
         uses = [replace(use, stream=_stream(config, use)) for use in uses]
     _check_drift(first, source, seeds)
     recipe = Recipe.from_dict(first.manifest.recipe)
-    return Replay(source=source, recipe=recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks)
+    return Replay(
+        source=source, recipe=recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks
+    )
 
 
 def _rows(config: LoaderConfig, replay: Replay) -> Rows | None:
-    """Return the rows to train on, those asked for or those that every cache holds; None if these are all."""
+    """Return the rows to train on, those asked for or those that every cache holds; None if these
+    are all."""
     caches, source = [use.cache for use in replay.caches], replay.source
     if config.samples is None:
         if all(cache.samples is None for cache in caches):
             return None
         rows = np.flatnonzero(np.logical_and.reduce([cache.is_held for cache in caches]))
         if not len(rows):
-            raise MismatchError(f"caches {', '.join(config.caches)} are subsets without a sample in common")
+            raise MismatchError(
+                f"caches {', '.join(config.caches)} are subsets without a sample in common"
+            )
         return rows
-    rows = np.flatnonzero(np.isin(replay.order, parse_samples(config.samples, len(source), lambda: source)))
+    rows = np.flatnonzero(
+        np.isin(replay.order, parse_samples(config.samples, len(source), lambda: source))
+    )
     for cache in caches if config.on_miss == "error" else ():
         if (outside := cache.order[rows[~cache.is_held[rows]]]).size:
             raise UsageError(
-                f"samples {config.samples}: cache {cache} is a subset of {cache.manifest.num_held} of {len(source)} "
-                f"samples, which does not hold sample {outside.min()} ({source.key(int(outside.min()))}); leave --samples out "
-                "to train on what it holds, or give --on-miss skip or teacher"
+                f"samples {config.samples}: cache {cache} is a subset of {cache.manifest.num_held}"
+                f" of {len(source)} samples, which does not hold sample {outside.min()}"
+                f" ({source.key(int(outside.min()))}); leave --samples out to train on what it"
+                " holds, or give --on-miss skip or teacher"
             )
     return rows
 
@@ -254,18 +271,28 @@ def _rows(config: LoaderConfig, replay: Replay) -> Rows | None:
 def _stream(config: LoaderConfig, use: CacheUse) -> UnitStream:
     batches = 1 + PREFETCHED * config.compute.workers
     steps = 1 + -(-batches // config.accumulate)
-    return UnitStream(use.cache, commits=use.commits, units=use.units, rows_ahead=steps * config.batch_size)
+    return UnitStream(
+        use.cache, commits=use.commits, units=use.units, rows_ahead=steps * config.batch_size
+    )
 
 
-def _blocks(config: LoaderConfig, caches: Sequence[Cache], units: LocalUnits | None) -> Blocks | None:
-    """Return the order of rows in windows of units: if it is asked for, or if images are copied from a bucket first."""
+def _blocks(
+    config: LoaderConfig, caches: Sequence[Cache], units: LocalUnits | None
+) -> Blocks | None:
+    """Return the order of rows in windows of units: if it is asked for, or if images are copied
+    from a bucket first."""
     window = config.window or (DEFAULT_WINDOW if units is not None and units.are_copies else None)
     if window is None:
         return None
     sizes = {cache.manifest.unit_rows for cache in caches}
     if len(sizes) > 1:
-        raise UsageError(f"window is {window}, and the caches' units have {sorted(sizes)} rows; they must be equal")
-    return Blocks(length=caches[0].manifest.rows, unit_rows=caches[0].manifest.unit_rows, window=window)
+        raise UsageError(
+            f"window is {window}, and the caches' units have {sorted(sizes)} rows; they must be"
+            " equal"
+        )
+    return Blocks(
+        length=caches[0].manifest.rows, unit_rows=caches[0].manifest.unit_rows, window=window
+    )
 
 
 def _check_drift(cache: Cache, source: Source, seeds: Sequence[int]) -> None:
@@ -282,7 +309,9 @@ def _open_cache(text: str, config: LoaderConfig) -> tuple[Cache, _CacheOptions]:
     if not 0 < options.weight < float("inf"):
         raise UsageError(f"cache {text!r}: weight is {options.weight}; it must be above 0")
     cache = _opened(str(spec.arg), config.wait_for_units)
-    cache.slabs = SlabFolder(Path(config.slab_dir) if config.slab_dir else None, round(config.slab_limit * 1e9))
+    cache.slabs = SlabFolder(
+        Path(config.slab_dir) if config.slab_dir else None, round(config.slab_limit * 1e9)
+    )
     return cache, options
 
 
@@ -314,27 +343,32 @@ def _require_opening(cache: Cache) -> None:
 def _use(config: LoaderConfig, cache: Cache, options: _CacheOptions, source: Source) -> CacheUse:
     """Return how a cache is used, after checking that it was made from the source."""
     require_source(cache, source)
-    reading: dict[str, Any] = {"is_partial": config.on_miss != "error", "wait_seconds": config.wait_for_units}
+    reading: dict[str, Any] = {
+        "is_partial": config.on_miss != "error",
+        "wait_seconds": config.wait_for_units,
+    }
     use = CacheUse(cache=cache, weight=options.weight, **reading)
     if options.classes is not None:
         return replace(use, classes=read_class_map(options.classes, source, cache.manifest.classes))
     if cache.manifest.classes != source.classes:
         raise MismatchError(
-            f"the teacher of cache {cache} has {cache.manifest.classes} classes, data {source.spec} {source.classes}; "
-            "say which are which: --cache PATH,classes=FILE.csv"
+            f"the teacher of cache {cache} has {cache.manifest.classes} classes, data {source.spec}"
+            f" {source.classes}; say which are which: --cache PATH,classes=FILE.csv"
         )
     return use
 
 
 def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
-    """Return the student's class of each of the teacher's classes, int64 `[teacher classes]`, -1 for none.
+    """Return the student's class of each of the teacher's classes, int64 `[teacher classes]`, -1
+    for none.
 
     The file has lines `student class,teacher class`: numbers from 0, the student's also by name. A
     first line of words, of which none is a class, is taken for a heading, which is told. Several
     classes of the teacher may belong to one of the student, not the other way round.
 
     Raises:
-        UsageError: no such file, a line of another form, a class that does not exist or belongs to two.
+        UsageError: no such file, a line of another form, a class that does not exist or belongs to
+            two.
     """
     class_names = getattr(source, "class_names", None) or ()
     lines = read_columns(path, "class map", class_names)
@@ -343,11 +377,21 @@ def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
     first_lines: dict[int, int] = {}
     for line in lines:
         where, fields = f"class map {path}, line {line.number}", line.fields
-        if len(fields) != 2 or not fields[1].isdecimal() or not (fields[0] in names or fields[0].isdecimal()):
+        if (
+            len(fields) != 2
+            or not fields[1].isdecimal()
+            or not (fields[0] in names or fields[0].isdecimal())
+        ):
             raise UsageError(f"{where}: {line.text!r} is not STUDENT CLASS,TEACHER CLASS")
         if class_names.count(fields[0]) > 1:
-            raise UsageError(f"{where}: two classes of the student are called {fields[0]!r}; give the number of the one")
-        student, teacher = names.get(fields[0], -1) if fields[0] in names else int(fields[0]), int(fields[1])
+            raise UsageError(
+                f"{where}: two classes of the student are called {fields[0]!r}; give the number of"
+                " the one"
+            )
+        student, teacher = (
+            names.get(fields[0], -1) if fields[0] in names else int(fields[0]),
+            int(fields[1]),
+        )
         if student >= source.classes or teacher >= teacher_classes:
             raise UsageError(
                 f"{where}: {line.text!r} is out of range; the student has {source.classes} "
@@ -355,7 +399,8 @@ def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
             )
         if teacher in first_lines:
             raise UsageError(
-                f"{where}: class {teacher} of the teacher has a class of the student already, by line {first_lines[teacher]}"
+                f"{where}: class {teacher} of the teacher has a class of the student already, by"
+                f" line {first_lines[teacher]}"
             )
         first_lines[teacher] = line.number
         classes[teacher] = student
@@ -393,10 +438,15 @@ def _cached_seeds(config: LoaderConfig, caches: Sequence[Cache]) -> list[int]:
         _note_seeds(caches, held, seeds)
     if not seeds:
         which = ", ".join(map(str, caches))
-        raise MismatchError(f"cache {which} has no complete seed{' in common' * (len(caches) > 1)} yet; run dump-teacher again")
+        raise MismatchError(
+            f"cache {which} has no complete seed{' in common' * (len(caches) > 1)} yet; run"
+            " dump-teacher again"
+        )
     for seed in seeds if not is_partial else ():
         for cache in caches:
-            cache.commits(seed)  # what is missing is told before the first epoch, not when its seed's turn comes
+            cache.commits(
+                seed
+            )  # what is missing is told before the first epoch, not when its seed's turn comes
     return seeds
 
 
@@ -414,11 +464,14 @@ def _check_tail(cache: Cache, tail: Tail) -> None:
     """Raise a UsageError if the records of `cache` have no tail that could be spread."""
     if tail != "uniform" and cache.codec.keeps_all:
         name = f"{codec_spec(cache.codec)} of cache {cache}"
-        raise UsageError(f"tail {tail!r}: {name} keeps every class, there is no tail to spread; leave it out")
+        raise UsageError(
+            f"tail {tail!r}: {name} keeps every class, there is no tail to spread; leave it out"
+        )
 
 
 def check_records(cache: Cache, loss: Loss, spec: str) -> None:
-    """Check that the records of `cache` hold what the loss of this spec needs; say so if they turn its gradient far.
+    """Check that the records of `cache` hold what the loss of this spec needs; say so if they turn
+    its gradient far.
 
     Raises:
         UsageError: they do not.
@@ -434,24 +487,34 @@ def check_records(cache: Cache, loss: Loss, spec: str) -> None:
 
 
 def _note_error(cache: Cache, tau: float, name: str) -> None:
-    """Say how far the records turn DIST's gradient, at the nearest temperature that was measured, if it is far or not known."""
+    """Say how far the records turn DIST's gradient, at the nearest temperature that was measured,
+    if it is far or not known."""
     codec, manifest = cache.codec, cache.manifest
-    dropped = "gamma's term weighs the classes that it drops like the others; codec lowrank keeps them all"
+    dropped = (
+        "gamma's term weighs the classes that it drops like the others; codec lowrank keeps"
+        " them all"
+    )
     way_out = "a smaller step, or codec full, is nearer" if codec.keeps_all else dropped
     measured, (origin, before) = manifest.gradient_error, manifest.origin_error or ("", {})
     turned = _far_text(measured or before, tau, codec)
     if measured:
         told = turned and f"{name} turns {turned}, as measured when it was made"
     elif turned:
-        told = f"{name} was recoded from {origin}, which turns {turned}: it turns it further, how far was not measured"
+        told = (
+            f"{name} was recoded from {origin}, which turns {turned}: it turns it further, how far"
+            " was not measured"
+        )
     else:
-        told = "" if codec.keeps_all else f"how far {name} turns the gradient of DIST was not measured"
+        told = (
+            "" if codec.keeps_all else f"how far {name} turns the gradient of DIST was not measured"
+        )
     if told:
         say(f"note: {told}; {way_out}")
 
 
 def _far_text(errors: Mapping[float, float], tau: float, codec: Codec) -> str:
-    """Return what is said of the error at the temperature nearest to `tau`; nothing where it is not far."""
+    """Return what is said of the error at the temperature nearest to `tau`; nothing where it is not
+    far."""
     nearest = min(errors, key=lambda at: abs(at - tau), default=None)
     if nearest is None or not is_far(errors[nearest], codec):
         return ""

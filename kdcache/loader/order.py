@@ -1,4 +1,5 @@
-"""The order of training views: a function of (run seed, epoch) only, cut into steps, parts of steps, and processes."""
+"""The order of training views: a function of (run seed, epoch) only, cut into steps, parts of
+steps, and processes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,20 @@ _ORDER, _UNITS, _WITHIN = 1, 2, 3  # domains of the key, beside those of other p
 
 
 def epoch_views(
-    rows: Rows, length: int, seeds: Sequence[int], recipe: Recipe, *, run_seed: int, epoch: int, blocks: "Blocks | None" = None
+    rows: Rows,
+    length: int,
+    seeds: Sequence[int],
+    recipe: Recipe,
+    *,
+    run_seed: int,
+    epoch: int,
+    blocks: "Blocks | None" = None,
 ) -> Rows:
     """Return the views of one epoch in training order, (row, seed), int64 `[views, 2]`.
 
-    With one seed each row comes once, and next to the partner that it is mixed with. With n of them (repeated augmentation,
-    Hoffer et al., CVPR 2020) one row in n comes, n times on end, so that an epoch stays as long as it was.
+    With one seed each row comes once, and next to the partner that it is mixed with. With n of them
+    (repeated augmentation, Hoffer et al., CVPR 2020) one row in n comes, n times on end, so that an
+    epoch stays as long as it was.
 
     Args:
         rows: those that are there, int64.
@@ -30,12 +39,18 @@ def epoch_views(
         epoch: from 0.
         blocks: in whose windows rows come; by default all rows are shuffled together.
     """
-    parts = blocks.parts(run_seed, epoch) if blocks else [keyed_permutation(length, _ORDER, run_seed, epoch)]
+    parts = (
+        blocks.parts(run_seed, epoch)
+        if blocks
+        else [keyed_permutation(length, _ORDER, run_seed, epoch)]
+    )
     if len(rows) < length:
         parts = [part[np.isin(part, rows)] for part in parts]
     if recipe.mixing is not None and len(seeds) == 1:
         partner_of = partners(length, recipe.mixing, recipe.key, seeds[0])
-        parts = [in_pairs(part, partner_of) for part in parts]  # partners are in one unit, hence in one window
+        parts = [
+            in_pairs(part, partner_of) for part in parts
+        ]  # partners are in one unit, hence in one window
     ordered = np.concatenate(parts)
     if len(seeds) > 1:
         ordered = np.repeat(ordered[: -(-len(ordered) // len(seeds))], len(seeds))[: len(ordered)]
@@ -44,7 +59,8 @@ def epoch_views(
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """An order in which few units of rows are needed at a time: units in a keyed order, and rows in one within each window."""
+    """An order in which few units of rows are needed at a time: units in a keyed order, and rows in
+    one within each window."""
 
     length: int
     """Rows of the source."""
@@ -71,7 +87,8 @@ class Blocks:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """How a batch of views is divided: among processes, and in parts of which the gradients are added up."""
+    """How a batch of views is divided: among processes, and in parts of which the gradients are
+    added up."""
 
     batch_size: int
     """Views of a step, over all processes."""
@@ -82,8 +99,9 @@ class Split:
     def __post_init__(self) -> None:
         if self.batch_size % (self.parts * self.processes):
             raise UsageError(
-                f"batch_size is {self.batch_size}, which does not divide among {self.processes} processes and {self.parts} "
-                "accumulated parts; it counts the views of a step over all of them"
+                f"batch_size is {self.batch_size}, which does not divide among {self.processes}"
+                f" processes and {self.parts} accumulated parts; it counts the views of a step over"
+                " all of them"
             )
 
     def of(self, views: Rows) -> list[Rows]:
@@ -95,7 +113,8 @@ class Split:
 class EpochSampler:
     """Yields this process' batches of the epoch that was set, one for each part of each step.
 
-    A last batch that is not full is dropped, unless it is the only one: its statistics over the batch would be others.
+    A last batch that is not full is dropped, unless it is the only one: its statistics over the
+    batch would be others.
     """
 
     def __init__(self, split: Split) -> None:
@@ -104,13 +123,20 @@ class EpochSampler:
         self._first = 0
         self._before: Callable[[Rows], None] = lambda views: None
 
-    def set_epoch(self, views: Rows, *, first_step: int = 0, before: Callable[[Rows], None] = lambda views: None) -> None:
+    def set_epoch(
+        self,
+        views: Rows,
+        *,
+        first_step: int = 0,
+        before: Callable[[Rows], None] = lambda views: None,
+    ) -> None:
         """Take the views of the next epoch.
 
         Args:
             views: in order, (row, seed).
             first_step: the steps before it are done.
-            before: called with the views of a step, of all processes, before they are asked for; it may take its time.
+            before: called with the views of a step, of all processes, before they are asked for; it
+                may take its time.
         """
         self._views, self._first, self._before = views, first_step, before
 

@@ -1,4 +1,5 @@
-"""Reading records by (row, seed): from slabs here, window by window in `stream`; and waiting for what is not dumped yet."""
+"""Reading records by (row, seed): from slabs here, window by window in `stream`; and waiting for
+what is not dumped yet."""
 
 import time
 import weakref
@@ -29,7 +30,8 @@ class Reader(Protocol):
     """Gives the records of a cache."""
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> tuple[Holes, Holes]:
-        """Make ready for `seeds`, fetch `following` meanwhile; return each seed's rows that are absent, and that are missing.
+        """Make ready for `seeds`, fetch `following` meanwhile; return each seed's rows that are
+        absent, and that are missing.
 
         Raises:
             CacheError: units that are missing or damaged.
@@ -110,7 +112,9 @@ class SlabReader:
         """
         assert self._slabs, "start comes first"
         if (strange := seeds[~np.isin(seeds, [*self._slabs])]).size:
-            raise MissingUnitError(f"seed {strange[0]} is not among those that are read; start with it")
+            raise MissingUnitError(
+                f"seed {strange[0]} is not among those that are read; start with it"
+            )
         if len(self._slabs) == 1:
             return next(iter(self._slabs.values())).gather(rows)
         records = np.empty(len(rows), self._cache.manifest.dtype)
@@ -154,7 +158,9 @@ class _Ahead(NamedTuple):
     slab: Slab
 
 
-def _made_ahead(cache: Cache, seed: int, reader: "weakref.ref[SlabReader] | None", fetch: Fetch | None) -> _Ahead | None:
+def _made_ahead(
+    cache: Cache, seed: int, reader: "weakref.ref[SlabReader] | None", fetch: Fetch | None
+) -> _Ahead | None:
     """Return the slab of a seed that is complete as this process sees it; None of others.
 
     Nothing depends on it, and no other process is asked: what fails here is done again, and told,
@@ -193,7 +199,13 @@ def await_cache(path: str | Objects, seconds: float) -> Cache:
         CacheError: there is none by then.
     """
     objects = path if isinstance(path, Objects) else open_objects(path)
-    _await(lambda: int(objects.exists("zarr.json")), 1, seconds, f"cache {path}", "its dump has not begun")
+    _await(
+        lambda: int(objects.exists("zarr.json")),
+        1,
+        seconds,
+        f"cache {path}",
+        "its dump has not begun",
+    )
     return open_cache(objects)
 
 
@@ -205,7 +217,13 @@ def await_seed(cache: Cache, seed: int, seconds: float) -> None:
     """
     total = cache.manifest.num_units
     what = f"cache {cache}, seed {seed}"
-    _await(lambda: total - len(cache.missing_units(seed)), total, seconds, what, "is its dump still running?")
+    _await(
+        lambda: total - len(cache.missing_units(seed)),
+        total,
+        seconds,
+        what,
+        "is its dump still running?",
+    )
 
 
 def _await(count: Callable[[], int], total: int, seconds: float, what: str, doubt: str) -> None:

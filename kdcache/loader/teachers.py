@@ -1,4 +1,5 @@
-"""Where the soft targets of a training batch come from: a cache, a teacher in the loop, or nowhere."""
+"""Where the soft targets of a training batch come from: a cache, a teacher in the loop, or
+nowhere."""
 
 import hashlib
 import math
@@ -51,7 +52,8 @@ class Teacher(Protocol):
     """Tells one teacher from another, where the cache does not."""
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
-        """Make ready for views of `seeds`, fetch `following` meanwhile, and return, by seed, the rows that must be left out."""
+        """Make ready for views of `seeds`, fetch `following` meanwhile, and return, by seed, the
+        rows that must be left out."""
 
     def rows(self, batch: Batch) -> SoftTargets:
         """Return the soft targets of `batch`, on the training device."""
@@ -60,21 +62,25 @@ class Teacher(Protocol):
 class CachedTeacher:
     """Reads rows from a cache: records gathered here, decoded on the device."""
 
-    def __init__(self, cache: Cache, reader: Reader, compute: Compute, *, fallback: Teacher | None = None) -> None:
+    def __init__(
+        self, cache: Cache, reader: Reader, compute: Compute, *, fallback: Teacher | None = None
+    ) -> None:
         """Take the cache.
 
         Args:
             cache: the cache.
             reader: of its records.
             compute: where rows are decoded.
-            fallback: the teacher in the loop, for rows that are missing; without one they are left out.
+            fallback: the teacher in the loop, for rows that are missing; without one they are left
+                out.
         """
         self.identity = str(cache.manifest.teacher["sha256"])
         self._cache, self._reader, self._compute, self._fallback = cache, reader, compute, fallback
         self._codec = cache.codec
 
     def set_tail(self, tail: Tail, seed: int) -> None:
-        """Spread the tail of the rows to come by another policy; `prior` is estimated from records of `seed`.
+        """Spread the tail of the rows to come by another policy; `prior` is estimated from records
+        of `seed`.
 
         Raises:
             UsageError: the codec keeps every class.
@@ -82,11 +88,18 @@ class CachedTeacher:
         """
         records, codec = np.empty(0, self._cache.manifest.dtype), self._cache.codec
         if tail == "prior":
-            records = first_records(self._cache, seed, -(-_PRIOR_ROWS // math.prod(self._cache.manifest.sites or [1])))
-        self._codec = codec.with_tail(tail, records) if isinstance(codec, MapCodec) else set_tail(codec, tail, records)
+            records = first_records(
+                self._cache, seed, -(-_PRIOR_ROWS // math.prod(self._cache.manifest.sites or [1]))
+            )
+        self._codec = (
+            codec.with_tail(tail, records)
+            if isinstance(codec, MapCodec)
+            else set_tail(codec, tail, records)
+        )
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
-        """Return the rows whose samples could not be read at the dump, and those that a partial seed lacks.
+        """Return the rows whose samples could not be read at the dump, and those that a partial
+        seed lacks.
 
         Raises:
             CacheError: units that are missing or damaged.
@@ -105,16 +118,22 @@ class CachedTeacher:
             return self._codec.decode(self._reader.gather(rows, seeds), self._compute.device)
         assert self._fallback is not None, "missing rows are left out otherwise"
         # the whole batch, so that its pixels need not be copied apart; this is the exception
-        inside, online = torch.from_numpy(~missing).to(self._compute.device), self._fallback.rows(batch)
+        inside, online = (
+            torch.from_numpy(~missing).to(self._compute.device),
+            self._fallback.rows(batch),
+        )
         if missing.all():
             return online
-        cached = self._codec.decode(self._reader.gather(rows[~missing], seeds[~missing]), self._compute.device)
+        cached = self._codec.decode(
+            self._reader.gather(rows[~missing], seeds[~missing]), self._compute.device
+        )
         joined: SoftTargets = per_head(partial(_joined, inside), cached, online)
         return joined
 
 
 def first_records(cache: Cache, seed: int, count: int) -> Records:
-    """Return the first records of a seed that are there: a random sample of its source, as rows are in random order."""
+    """Return the first records of a seed that are there: a random sample of its source, as rows are
+    in random order."""
     parts: list[Records] = []
     for unit in range(cache.manifest.num_units):
         commit = cache.commit_of(seed, unit)
@@ -125,20 +144,31 @@ def first_records(cache: Cache, seed: int, count: int) -> Records:
 
 
 def _joined(inside: Tensor, cached: SoftTargets, online: SoftTargets) -> SoftTargets:
-    """Return the rows of a batch: cached ones of the views that are `inside`, the teacher's own of the others."""
+    """Return the rows of a batch: cached ones of the views that are `inside`, the teacher's own of
+    the others."""
     everywhere = online.logits()
-    of_pixels = inside.repeat_interleave(len(everywhere) // len(inside))  # of maps a view has many rows
+    of_pixels = inside.repeat_interleave(
+        len(everywhere) // len(inside)
+    )  # of maps a view has many rows
     at = torch.arange(len(everywhere), device=everywhere.device)
-    return JoinedTargets([(at[of_pixels], cached), (at[~of_pixels], DenseTargets(everywhere[~of_pixels]))])
+    return JoinedTargets(
+        [(at[of_pixels], cached), (at[~of_pixels], DenseTargets(everywhere[~of_pixels]))]
+    )
 
 
 class MappedTeacher:
     """A teacher of other classes than the student's."""
 
-    def __init__(self, teacher: Teacher, classes: Tensor, num_classes: int, compute: Compute) -> None:
+    def __init__(
+        self, teacher: Teacher, classes: Tensor, num_classes: int, compute: Compute
+    ) -> None:
         digest = hashlib.sha256(classes.numpy().tobytes()).hexdigest()
         self.identity = f"{teacher.identity} mapped {digest}"
-        self._teacher, self._classes, self._num_classes = teacher, compute.move(classes), num_classes
+        self._teacher, self._classes, self._num_classes = (
+            teacher,
+            compute.move(classes),
+            num_classes,
+        )
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
         """Do as the teacher does."""
@@ -147,16 +177,20 @@ class MappedTeacher:
     def rows(self, batch: Batch) -> SoftTargets:
         """Return the soft targets by the student's classes."""
         mapped: SoftTargets = per_head(
-            lambda rows: MappedTargets(rows, self._classes, self._num_classes), self._teacher.rows(batch)
+            lambda rows: MappedTargets(rows, self._classes, self._num_classes),
+            self._teacher.rows(batch),
         )
         return mapped
 
 
 class AveragedTeacher:
-    """Several teachers, whose probabilities are averaged; a row that one of them lacks is left out."""
+    """Several teachers, whose probabilities are averaged; a row that one of them lacks is left
+    out."""
 
     def __init__(self, teachers: Sequence[Teacher], weights: Sequence[float]) -> None:
-        self.identity = ", ".join(f"{weight:g} {one.identity}" for one, weight in zip(teachers, weights, strict=True))
+        self.identity = ", ".join(
+            f"{weight:g} {one.identity}" for one, weight in zip(teachers, weights, strict=True)
+        )
         self._teachers, self._weights = teachers, weights
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
@@ -167,13 +201,15 @@ class AveragedTeacher:
     def rows(self, batch: Batch) -> SoftTargets:
         """Return the mean of the teachers' rows."""
         averaged: SoftTargets = per_head(
-            lambda *rows: AveragedTargets(rows, self._weights), *(teacher.rows(batch) for teacher in self._teachers)
+            lambda *rows: AveragedTargets(rows, self._weights),
+            *(teacher.rows(batch) for teacher in self._teachers),
         )
         return averaged
 
 
 class OnlineTeacher:
-    """Runs a teacher on each batch: the reference that a cache must equal, and the cost that it saves."""
+    """Runs a teacher on each batch: the reference that a cache must equal, and the cost that it
+    saves."""
 
     def __init__(self, model: VisionModel, compute: Compute) -> None:
         self.identity, self.sites = state_sha256(model.module), model.sites
@@ -199,7 +235,8 @@ class OnlineTeacher:
 
 
 class ResampledTeacher:
-    """A teacher whose maps are of another size than the student's: its logits are brought to it, bilinear."""
+    """A teacher whose maps are of another size than the student's: its logits are brought to it,
+    bilinear."""
 
     def __init__(self, teacher: Teacher, size: tuple[int, int]) -> None:
         self.identity = f"{teacher.identity} at {size_text(size)}"
@@ -210,16 +247,21 @@ class ResampledTeacher:
         return self._teacher.start(seeds, following)
 
     def rows(self, batch: Batch) -> MapTargets:
-        """Return the teacher's maps at the student's size; align_corners is false, as in all upsampling here."""
+        """Return the teacher's maps at the student's size; align_corners is false, as in all
+        upsampling here."""
         rows = self._teacher.rows(batch)
         assert isinstance(rows, MapTargets)
-        heads, size = [one.logits().reshape(len(batch.rows), *rows.size, -1) for one in rows.heads], self._size
+        heads, size = (
+            [one.logits().reshape(len(batch.rows), *rows.size, -1) for one in rows.heads],
+            self._size,
+        )
         planes = [upsampled(one, size).permute(0, 2, 3, 1).flatten(0, 2) for one in heads]
         return MapTargets([DenseTargets(one) for one in planes], size)
 
 
 class NoTeacher:
-    """For losses without a teacher; with a cache, the views and the rows left out are those of the cache."""
+    """For losses without a teacher; with a cache, the views and the rows left out are those of the
+    cache."""
 
     def __init__(self, use: CacheUse | None) -> None:
         """Take the cache, if there is one."""
@@ -227,7 +269,8 @@ class NoTeacher:
         self._use = use
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
-        """Return the rows that a teacher with the cache would leave out, so that all losses train on the same samples.
+        """Return the rows that a teacher with the cache would leave out, so that all losses train
+        on the same samples.
 
         Raises:
             MissingUnitError: units that are not committed, of a seed that is not to be partial.
@@ -255,7 +298,8 @@ def open_teacher(
     size: Size,
     sites: Sequence[int] | None = None,
 ) -> tuple[Teacher, list[Size]]:
-    """Return where a run's soft targets come from, and the input sizes to render, the student's first.
+    """Return where a run's soft targets come from, and the input sizes to render, the student's
+    first.
 
     Args:
         config: of the run.
@@ -268,7 +312,8 @@ def open_teacher(
     Raises:
         UsageError: records that do not hold what the loss needs.
         RecipeError: the student would see another draw of the views than the teacher.
-        KdcacheError: a teacher that cannot be opened, or is not the one that the cache was made with.
+        KdcacheError: a teacher that cannot be opened, or is not the one that the cache was made
+            with.
     """
     caches = [use.cache for use in replay.caches]
     replay.recipe.require_one_draw(size, *(cache.manifest.input_size for cache in caches))
@@ -280,10 +325,12 @@ def open_teacher(
     combines = len(caches) > 1 or any(use.classes is not None for use in replay.caches)
     if combines and "logits" in needs:
         raise UsageError(
-            "several teachers, or one of other classes, give probabilities, and this loss needs logits: "
-            "use dist or kl without standardize"
+            "several teachers, or one of other classes, give probabilities, and this loss needs"
+            " logits: use dist or kl without standardize"
         )
-    teachers = [_cached(config, replay, use, online, compute=compute, sites=sites) for use in replay.caches]
+    teachers = [
+        _cached(config, replay, use, online, compute=compute, sites=sites) for use in replay.caches
+    ]
     weights = [use.weight for use in replay.caches]
     return (teachers[0] if len(teachers) == 1 else AveragedTeacher(teachers, weights)), sizes
 
@@ -301,7 +348,11 @@ def _cached(
     if config.tail != "uniform":
         cached.set_tail(config.tail, replay.seeds[0])
     teacher = _at_size_of(sites, cached, use.cache.manifest.sites or ())
-    return teacher if use.classes is None else MappedTeacher(teacher, use.classes, replay.source.classes, compute)
+    return (
+        teacher
+        if use.classes is None
+        else MappedTeacher(teacher, use.classes, replay.source.classes, compute)
+    )
 
 
 def _at_size_of(wanted: Sequence[int] | None, teacher: Teacher, sites: Sequence[int]) -> Teacher:
@@ -310,13 +361,24 @@ def _at_size_of(wanted: Sequence[int] | None, teacher: Teacher, sites: Sequence[
         return teacher
     theirs = (sites[1], sites[2])
     own = (wanted[1], wanted[2])
-    say(f"note: the teacher's maps of {size_text(theirs)} are brought to {size_text(own)}, the student's (logits, bilinear)")
+    say(
+        f"note: the teacher's maps of {size_text(theirs)} are brought to {size_text(own)}, the"
+        " student's (logits, bilinear)"
+    )
     return ResampledTeacher(teacher, own)
 
 
-def _online(config: LoaderConfig, replay: Replay, size: Size, compute: Compute) -> tuple[OnlineTeacher, list[Size]]:
+def _online(
+    config: LoaderConfig, replay: Replay, size: Size, compute: Compute
+) -> tuple[OnlineTeacher, list[Size]]:
     classes = replay.caches[0].cache.manifest.classes if replay.caches else replay.source.classes
-    model = open_model(str(config.teacher), classes=classes, recipe=replay.recipe, trained=True, task=task_of(replay.source))
+    model = open_model(
+        str(config.teacher),
+        classes=classes,
+        recipe=replay.recipe,
+        trained=True,
+        task=task_of(replay.source),
+    )
     for use in replay.caches:
         require_teacher(use.cache, model)
         _require_architecture(use.cache, model)

@@ -1,7 +1,9 @@
-"""Reading an epoch as it comes: units in windows, fetched ahead and let go when training is past them.
+"""Reading an epoch as it comes: units in windows, fetched ahead and let go when training is past
+them.
 
-A slab holds a whole seed. Where that is too much (images beside the records, maps of logits), the epoch's order is such that a
-few units at a time are enough: units in a keyed order, a window of them at a time, rows in a keyed order within each window.
+A slab holds a whole seed. Where that is too much (images beside the records, maps of logits), the
+epoch's order is such that a few units at a time are enough: units in a keyed order, a window of
+them at a time, rows in a keyed order within each window.
 """
 
 from collections.abc import Sequence
@@ -54,7 +56,8 @@ class UnitStream:
         self._entered = 0
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> tuple[Holes, Holes]:
-        """Take the seeds of the next epoch; return each one's rows that are absent, and those of units that are missing.
+        """Take the seeds of the next epoch; return each one's rows that are absent, and those of
+        units that are missing.
 
         Raises:
             MissingUnitError: units that are not committed, unless seeds may lack some.
@@ -71,14 +74,17 @@ class UnitStream:
         rows = np.arange(self._cache.manifest.rows)
         self._is_missing = {seed: np.isin(rows, missing) for seed, (_, missing) in holes.items()}
         self._is_absent = {seed: np.isin(rows, absent) for seed, (absent, _) in holes.items()}
-        return {seed: absent for seed, (absent, _) in holes.items()}, {seed: missing for seed, (_, missing) in holes.items()}
+        return {seed: absent for seed, (absent, _) in holes.items()}, {
+            seed: missing for seed, (_, missing) in holes.items()
+        }
 
     def open_epoch(self, windows: Sequence[Rows], first_row: int) -> None:
         """Take the epoch's windows of units, in order.
 
         Args:
             windows: the units of each.
-            first_row: the first row that is still to come: what lies in windows before its own is not fetched.
+            first_row: the first row that is still to come: what lies in windows before its own is
+                not fetched.
 
         Raises:
             UsageError: those that are needed at once do not fit into the folder of slabs.
@@ -91,7 +97,8 @@ class UnitStream:
         self._check_room()
 
     def before(self, views: Rows) -> None:
-        """Return when the windows of `views`, (row, seed), are there, and have the window after them fetched meanwhile.
+        """Return when the windows of `views`, (row, seed), are there, and have the window after
+        them fetched meanwhile.
 
         Raises:
             DamagedUnitError: a unit that is not what was committed.
@@ -112,11 +119,12 @@ class UnitStream:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def gather(self, rows: Rows, seeds: Rows) -> Records:
-        """Return the records of (row, seed) pairs, in their order; what lies in windows before theirs is let go.
+        """Return the records of (row, seed) pairs, in their order; what lies in windows before
+        theirs is let go.
 
         Raises:
-            MissingUnitError: a row of a unit that is not committed, whose sample could not be read when it was dumped, or is
-                not in a subset.
+            MissingUnitError: a row of a unit that is not committed, whose sample could not be read
+                when it was dumped, or is not in a subset.
         """
         manifest = self._cache.manifest
         records = np.empty(len(rows), manifest.dtype)
@@ -125,11 +133,14 @@ class UnitStream:
             group = manifest.unit_seeds(seed)
             for unit in np.unique(units[seeds == seed]).tolist():
                 if (group[0], unit) not in self._fetched:
-                    raise MissingUnitError(f"unit {unit} of seed {seed} is not in the window that is read")
+                    raise MissingUnitError(
+                        f"unit {unit} of seed {seed} is not in the window that is read"
+                    )
                 chosen = (seeds == seed) & (units == unit)
                 if (absent := rows[chosen & self._is_absent[seed][rows]]).size:
                     raise MissingUnitError(
-                        f"row {absent[0]} is recorded as absent (its sample could not be read); leave it out"
+                        f"row {absent[0]} is recorded as absent (its sample could not be read);"
+                        " leave it out"
                     )
                 self._cache.require_held(rows[chosen])
                 held = self._fetched[group[0], unit].result()
@@ -138,8 +149,11 @@ class UnitStream:
         return records
 
     def let_go(self, rows: Rows) -> None:
-        """Let go of what lies in windows before those of `rows`, the views of the batch that is at work."""
-        before = int(self._window_of[rows // self._cache.manifest.unit_rows].min()) if len(rows) else 0
+        """Let go of what lies in windows before those of `rows`, the views of the batch that is at
+        work."""
+        before = (
+            int(self._window_of[rows // self._cache.manifest.unit_rows].min()) if len(rows) else 0
+        )
         for key in [key for key in self._fetched if self._window_of[key[1]] < before]:
             self._drop(key)
 
@@ -154,11 +168,18 @@ class UnitStream:
         if window >= len(self._windows):
             return []
         firsts = sorted({first for first, _ in self._commits})
-        return [(first, unit) for unit in self._windows[window] for first in firsts if (first, unit) in self._commits]
+        return [
+            (first, unit)
+            for unit in self._windows[window]
+            for first in firsts
+            if (first, unit) in self._commits
+        ]
 
     def _fetch(self, key: _Key) -> Records:
         commit = self._commit(key)
-        data = self._units.fetch(commit) if self._units is not None else self._cache.unit_bytes(commit)
+        data = (
+            self._units.fetch(commit) if self._units is not None else self._cache.unit_bytes(commit)
+        )
         return self._cache.decode_unit(commit, data)
 
     def _drop(self, key: _Key) -> None:
@@ -175,17 +196,22 @@ class UnitStream:
     def _check_room(self) -> None:
         if self._units is None or not self._units.are_copies or not self._windows:
             return
-        sizes = [sum(self._commit(key).num_bytes for key in self._keys(number)) for number in range(len(self._windows))]
+        sizes = [
+            sum(self._commit(key).num_bytes for key in self._keys(number))
+            for number in range(len(self._windows))
+        ]
         count = self._windows_at_once()
         largest = max((sum(sizes[start : start + count]) for start in range(len(sizes))), default=0)
         limit = self._cache.slabs.limit
         if largest > limit:
             raise UsageError(
-                f"{count} windows of units are needed at once and take {largest} bytes, more than the slab limit of {limit}; "
-                "give a higher --slab-limit, a smaller --window, or fewer --workers"
+                f"{count} windows of units are needed at once and take {largest} bytes, more than"
+                f" the slab limit of {limit}; give a higher --slab-limit, a smaller --window, or"
+                " fewer --workers"
             )
 
     def _windows_at_once(self) -> int:
-        """Return how many windows are in use: from that of the batch at work to that which is fetched ahead."""
+        """Return how many windows are in use: from that of the batch at work to that which is
+        fetched ahead."""
         rows = max(len(window) for window in self._windows) * self._cache.manifest.unit_rows
         return 2 + -(-self._rows_ahead // rows)

@@ -33,7 +33,14 @@ __all__ = [
 ]
 
 
-_LOSSES: dict[str, type[Any]] = {"ce": Ce, "cwd": Cwd, "dist": Dist, "dkd": Dkd, "kl": Kl, "nkd": Nkd}
+_LOSSES: dict[str, type[Any]] = {
+    "ce": Ce,
+    "cwd": Cwd,
+    "dist": Dist,
+    "dkd": Dkd,
+    "kl": Kl,
+    "nkd": Nkd,
+}
 
 
 def open_loss(text: str) -> Loss:
@@ -44,7 +51,10 @@ def open_loss(text: str) -> Loss:
     """
     spec = parse_spec(text)
     if spec.arg is not None:
-        raise UsageError(f"loss {text!r}: {spec.arg!r} is not key=value; write for example dist:tau=4,beta=2,gamma=2")
+        raise UsageError(
+            f"loss {text!r}: {spec.arg!r} is not key=value; write for example"
+            " dist:tau=4,beta=2,gamma=2"
+        )
     choose(spec.name, _LOSSES, "loss")
     loss: Loss = build(_LOSSES[spec.name], spec.options, f"loss {spec.name}")
     return loss

@@ -18,6 +18,8 @@ class Ce(LossOptions):
         """What it must be given."""
         return frozenset()
 
-    def terms(self, student_logits: Logits, teacher: SoftTargets, targets: Targets) -> dict[str, Scalar]:
+    def terms(
+        self, student_logits: Logits, teacher: SoftTargets, targets: Targets
+    ) -> dict[str, Scalar]:
         """Return nothing: the task loss is all there is."""
         return {}

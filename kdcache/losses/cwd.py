@@ -1,6 +1,7 @@
 """CWD: each class's map as a distribution over the pixels of its view.
 
-Shu, Liu, Gao, Yan, Shen: Channel-wise Knowledge Distillation for Dense Prediction, ICCV 2021 (equations 3 and 4).
+Shu, Liu, Gao, Yan, Shen: Channel-wise Knowledge Distillation for Dense Prediction, ICCV 2021
+(equations 3 and 4).
 """
 
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from kdcache.soft_targets import SoftTargets
 
 
 def cwd_loss(student: Maps, teacher: Logits | SoftTargets, *, tau: float = 4.0) -> Scalar:
-    """Return tau^2 KL(teacher || student) of softmaxes over the pixels, the mean over views and classes, a float32 scalar.
+    """Return tau^2 KL(teacher || student) of softmaxes over the pixels, the mean over views and
+    classes, a float32 scalar.
 
     Args:
         student: maps `[views, height, width, classes]`, any dtype.
-        teacher: raw logits of the same pixels as rows, view by view and line by line, or a codec's decoded rows.
+        teacher: raw logits of the same pixels as rows, view by view and line by line, or a codec's
+            decoded rows.
         tau: temperature of both softmaxes.
     """
     own = student.float().flatten(1, 2) / tau
@@ -46,6 +49,8 @@ class Cwd(LossOptions):
         """What it must be given."""
         return frozenset({"teacher", "logits", "maps"})
 
-    def terms(self, student_logits: Maps, teacher: SoftTargets, targets: Targets) -> dict[str, Scalar]:
+    def terms(
+        self, student_logits: Maps, teacher: SoftTargets, targets: Targets
+    ) -> dict[str, Scalar]:
         """Return the weighted term `cwd`."""
         return {"cwd": self.weight * cwd_loss(student_logits, teacher, tau=self.tau)}

@@ -1,6 +1,7 @@
 """DIST: match the teacher's relations between classes and within a class, not its values.
 
-Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher, NeurIPS 2022 (equations 6 to 9).
+Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher, NeurIPS 2022 (equations
+6 to 9).
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from kdcache.shapes import Logits, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
 Columns = Literal["global", "local"]
-"""Whether the intra-class term correlates columns over the rows of all processes, or of this one as the published code does."""
+"""Whether the intra-class term correlates columns over the rows of all processes, or of this one as
+the published code does."""
 
 _EPS = 1e-8  # of the published code; below it a column that hardly varies is silently off
 
@@ -34,15 +36,19 @@ def dist_loss(
     """Return beta * inter + gamma * intra, a float32 scalar (equation 10 without its task loss).
 
     Args:
-        student_logits: `[rows, classes]`; maps are flattened to rows. Any dtype; the loss is computed in float32.
+        student_logits: `[rows, classes]`; maps are flattened to rows. Any dtype; the loss is
+            computed in float32.
         teacher: raw logits of the same shape, or a codec's decoded rows.
         beta: weight of the inter-class term.
         gamma: weight of the intra-class term.
         tau: temperature of both softmaxes; both terms are multiplied by tau^2.
-        standardize: whether each row of both is first divided by its standard deviation (Sun et al., CVPR 2024).
+        standardize: whether each row of both is first divided by its standard deviation (Sun et
+            al., CVPR 2024).
         columns: over which rows the intra-class term correlates, see `dist_terms`.
     """
-    inter, intra = dist_terms(student_logits, teacher, tau=tau, standardize=standardize, columns=columns)
+    inter, intra = dist_terms(
+        student_logits, teacher, tau=tau, standardize=standardize, columns=columns
+    )
     return beta * inter + gamma * intra
 
 
@@ -54,19 +60,23 @@ def dist_terms(
     standardize: bool = False,
     columns: Columns = "global",
 ) -> tuple[Scalar, Scalar]:
-    """Return (inter, intra): tau^2 times one minus the mean Pearson correlation of rows, and of columns over the batch.
+    """Return (inter, intra): tau^2 times one minus the mean Pearson correlation of rows, and of
+    columns over the batch.
 
-    Where torch.distributed joins several processes and `columns` is `global`, the batch is that of all of them: every process
-    must make the call, and gets the same intra. Its gradient is such that the mean over processes, as DistributedDataParallel
-    takes it, is that of one process with the whole batch. That holds for parts of unequal size too, also if each process weighs
-    its whole loss by its share of the rows times the number of processes, which the mean of inter then needs.
+    Where torch.distributed joins several processes and `columns` is `global`, the batch is that of
+    all of them: every process must make the call, and gets the same intra. Its gradient is such
+    that the mean over processes, as DistributedDataParallel takes it, is that of one process with
+    the whole batch. That holds for parts of unequal size too, also if each process weighs its whole
+    loss by its share of the rows times the number of processes, which the mean of inter then needs.
     """
     choose(columns, get_args(Columns), "columns of dist")
     logits, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
     student = torch.softmax(logits, dim=-1)
     inter = tau**2 * (1 - pearson(student, target, dim=1).mean())
     share = columns == "global" and world_size() > 1
-    intra = tau**2 * (1 - (shared_pearson(student, target) if share else pearson(student, target, dim=0)).mean())
+    intra = tau**2 * (
+        1 - (shared_pearson(student, target) if share else pearson(student, target, dim=0)).mean()
+    )
     return inter, intra
 
 
@@ -80,9 +90,11 @@ def pearson(a: Tensor, b: Tensor, *, dim: int) -> Tensor:
 
 
 def shared_pearson(a: Tensor, b: Tensor) -> Tensor:
-    """Return Pearson's correlation of the columns of `a` and `b`, `[rows, classes]`, over the rows of all processes.
+    """Return Pearson's correlation of the columns of `a` and `b`, `[rows, classes]`, over the rows
+    of all processes.
 
-    What travels is not the rows but five sums a class: two to centre by, and then, for accuracy, three of centred values.
+    What travels is not the rows but five sums a class: two to centre by, and then, for accuracy,
+    three of centred values.
     """
     with torch.no_grad():  # centred columns sum to 0, so no gradient goes through their means
         sums = all_sum(torch.cat([a.sum(0), b.sum(0), a.new_full((1,), len(a))]))
@@ -117,7 +129,15 @@ class Dist(LossOptions):
         """The temperature of `intra`, unless that is left out."""
         return self.tau if self.gamma > 0 else None
 
-    def terms(self, student_logits: Logits, teacher: SoftTargets, targets: Targets) -> dict[str, Scalar]:
+    def terms(
+        self, student_logits: Logits, teacher: SoftTargets, targets: Targets
+    ) -> dict[str, Scalar]:
         """Return the weighted terms `inter` and `intra`."""
-        inter, intra = dist_terms(student_logits, teacher, tau=self.tau, standardize=self.standardize, columns=self.columns)
+        inter, intra = dist_terms(
+            student_logits,
+            teacher,
+            tau=self.tau,
+            standardize=self.standardize,
+            columns=self.columns,
+        )
         return {"inter": self.beta * inter, "intra": self.gamma * intra}

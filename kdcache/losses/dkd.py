@@ -1,7 +1,9 @@
-"""DKD: the KL divergence taken apart, so that what a sure teacher says of the other classes keeps its weight.
+"""DKD: the KL divergence taken apart, so that what a sure teacher says of the other classes keeps
+its weight.
 
-Zhao, Cui, Song, Qiu, Liang: Decoupled Knowledge Distillation, CVPR 2022 (equations 5 to 7). With p the teacher's probability
-of the label, KL = TCKD + (1 - p) NCKD; DKD gives the two terms weights of their own, which do not depend on p.
+Zhao, Cui, Song, Qiu, Liang: Decoupled Knowledge Distillation, CVPR 2022 (equations 5 to 7). With p
+the teacher's probability of the label, KL = TCKD + (1 - p) NCKD; DKD gives the two terms weights of
+their own, which do not depend on p.
 """
 
 from dataclasses import dataclass
@@ -33,16 +35,23 @@ def dkd_loss(
         alpha: weight of the label against all other classes.
         beta: weight of the other classes among themselves.
         tau: temperature of all softmaxes; both terms are multiplied by tau^2.
-        standardize: whether each row of both is first divided by its standard deviation (Sun et al., CVPR 2024).
+        standardize: whether each row of both is first divided by its standard deviation (Sun et
+            al., CVPR 2024).
     """
     tckd, nckd = dkd_terms(student_logits, teacher, targets, tau=tau, standardize=standardize)
     return alpha * tckd + beta * nckd
 
 
 def dkd_terms(
-    student_logits: Logits, teacher: Logits | SoftTargets, targets: Targets, *, tau: float, standardize: bool = False
+    student_logits: Logits,
+    teacher: Logits | SoftTargets,
+    targets: Targets,
+    *,
+    tau: float,
+    standardize: bool = False,
 ) -> tuple[Scalar, Scalar]:
-    """Return (TCKD, NCKD): tau^2 times the KL of (label, not the label), and of the classes but the label; means over rows."""
+    """Return (TCKD, NCKD): tau^2 times the KL of (label, not the label), and of the classes but the
+    label; means over rows."""
     student = tempered(student_logits, tau=tau, standardize=standardize)
     target = tempered(as_soft_targets(teacher).logits(), tau=tau, standardize=standardize)
     parts = zip(_decoupled(student, targets), _decoupled(target, targets), strict=True)
@@ -51,9 +60,13 @@ def dkd_terms(
 
 
 def _decoupled(logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-    """Return logits of (label, not the label), `[rows, 2]`, and of the other classes; no 1 - p is ever taken."""
+    """Return logits of (label, not the label), `[rows, 2]`, and of the other classes; no 1 - p is
+    ever taken."""
     others = without_label(logits, targets)
-    return torch.cat([logits.gather(1, targets[:, None]), others.logsumexp(1, keepdim=True)], dim=1), others
+    return (
+        torch.cat([logits.gather(1, targets[:, None]), others.logsumexp(1, keepdim=True)], dim=1),
+        others,
+    )
 
 
 def _kl(student: Tensor, target: Tensor) -> Tensor:
@@ -76,7 +89,11 @@ class Dkd(LossOptions):
         """What it must be given."""
         return frozenset({"teacher", "logits", "label"})
 
-    def terms(self, student_logits: Logits, teacher: SoftTargets, targets: Targets) -> dict[str, Scalar]:
+    def terms(
+        self, student_logits: Logits, teacher: SoftTargets, targets: Targets
+    ) -> dict[str, Scalar]:
         """Return the weighted terms `tckd` and `nckd`."""
-        tckd, nckd = dkd_terms(student_logits, teacher, targets, tau=self.tau, standardize=self.standardize)
+        tckd, nckd = dkd_terms(
+            student_logits, teacher, targets, tau=self.tau, standardize=self.standardize
+        )
         return {"tckd": self.alpha * tckd, "nckd": self.beta * nckd}

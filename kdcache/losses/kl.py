@@ -1,4 +1,5 @@
-"""KL divergence of tempered softmaxes. Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015."""
+"""KL divergence of tempered softmaxes. Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural
+Network, 2015."""
 
 from dataclasses import dataclass
 
@@ -9,18 +10,28 @@ from kdcache.shapes import Logits, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
 
-def kl_loss(student_logits: Logits, teacher: Logits | SoftTargets, *, tau: float = 4.0, standardize: bool = False) -> Scalar:
-    """Return tau^2 KL(teacher || student) at temperature `tau`, the mean over rows, a float32 scalar.
+def kl_loss(
+    student_logits: Logits,
+    teacher: Logits | SoftTargets,
+    *,
+    tau: float = 4.0,
+    standardize: bool = False,
+) -> Scalar:
+    """Return tau^2 KL(teacher || student) at temperature `tau`, the mean over rows, a float32
+    scalar.
 
     Args:
         student_logits: `[rows, classes]`, any dtype.
         teacher: raw logits of the same shape, or a codec's decoded rows.
         tau: temperature of both softmaxes.
-        standardize: whether each row of both is first divided by its standard deviation (Sun et al., CVPR 2024).
+        standardize: whether each row of both is first divided by its standard deviation (Sun et
+            al., CVPR 2024).
     """
     student, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
     log_student = torch.log_softmax(student, dim=-1)
-    loss: Scalar = tau**2 * (torch.special.xlogy(target, target) - target * log_student).sum(1).mean()
+    loss: Scalar = (
+        tau**2 * (torch.special.xlogy(target, target) - target * log_student).sum(1).mean()
+    )
     return loss
 
 
@@ -39,6 +50,13 @@ class Kl(LossOptions):
         """What it must be given."""
         return needs_of(self.standardize, self.ignore_masked)
 
-    def terms(self, student_logits: Logits, teacher: SoftTargets, targets: Targets) -> dict[str, Scalar]:
+    def terms(
+        self, student_logits: Logits, teacher: SoftTargets, targets: Targets
+    ) -> dict[str, Scalar]:
         """Return the weighted term `kl`."""
-        return {"kl": self.weight * kl_loss(student_logits, teacher, tau=self.tau, standardize=self.standardize)}
+        return {
+            "kl": (
+                self.weight
+                * kl_loss(student_logits, teacher, tau=self.tau, standardize=self.standardize)
+            )
+        }

@@ -1,7 +1,8 @@
-"""NKD: cross-entropy with the teacher's probability of the label, and with its other classes normalised to sum to 1.
+"""NKD: cross-entropy with the teacher's probability of the label, and with its other classes
+normalised to sum to 1.
 
-Yang, Zeng, Li, Zhang, Yuan, Li: From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with
-Normalized Loss and Customized Soft Labels, ICCV 2023.
+Yang, Zeng, Li, Zhang, Yuan, Li: From Knowledge Distillation to Self-Knowledge Distillation: A
+Unified Approach with Normalized Loss and Customized Soft Labels, ICCV 2023.
 """
 
 from dataclasses import dataclass
@@ -29,18 +30,28 @@ def nkd_loss(
         teacher: raw logits of the same shape, or the rows of a codec that keeps all classes.
         targets: the labels.
         gamma: weight of the classes but the label.
-        tau: temperature of these classes, whose term is multiplied by tau^2; the label's is at temperature 1 always.
-        standardize: whether each row of both is first divided by its standard deviation (Sun et al., CVPR 2024).
+        tau: temperature of these classes, whose term is multiplied by tau^2; the label's is at
+            temperature 1 always.
+        standardize: whether each row of both is first divided by its standard deviation (Sun et
+            al., CVPR 2024).
     """
-    target, nontarget = nkd_terms(student_logits, teacher, targets, tau=tau, standardize=standardize)
+    target, nontarget = nkd_terms(
+        student_logits, teacher, targets, tau=tau, standardize=standardize
+    )
     return target + gamma * nontarget
 
 
 def nkd_terms(
-    student_logits: Logits, teacher: Logits | SoftTargets, targets: Targets, *, tau: float, standardize: bool = False
+    student_logits: Logits,
+    teacher: Logits | SoftTargets,
+    targets: Targets,
+    *,
+    tau: float,
+    standardize: bool = False,
 ) -> tuple[Scalar, Scalar]:
-    """Return (target, nontarget), means over rows: with t and s the softmaxes of teacher and student, and y the label,
-    -t_y log s_y, and tau^2 times the cross-entropy of t and s over the other classes alone, each normalised there.
+    """Return (target, nontarget), means over rows: with t and s the softmaxes of teacher and
+    student, and y the label, -t_y log s_y, and tau^2 times the cross-entropy of t and s over the
+    other classes alone, each normalised there.
     """
     student = tempered(student_logits, tau=1.0, standardize=standardize)
     teacher_logits = tempered(as_soft_targets(teacher).logits(), tau=1.0, standardize=standardize)
@@ -65,7 +76,11 @@ class Nkd(LossOptions):
         """What it must be given."""
         return frozenset({"teacher", "logits", "label"})
 
-    def terms(self, student_logits: Logits, teacher: SoftTargets, targets: Targets) -> dict[str, Scalar]:
+    def terms(
+        self, student_logits: Logits, teacher: SoftTargets, targets: Targets
+    ) -> dict[str, Scalar]:
         """Return the terms `target` and `nontarget`, the latter weighted."""
-        target, nontarget = nkd_terms(student_logits, teacher, targets, tau=self.tau, standardize=self.standardize)
+        target, nontarget = nkd_terms(
+            student_logits, teacher, targets, tau=self.tau, standardize=self.standardize
+        )
         return {"target": target, "nontarget": self.gamma * nontarget}

@@ -1,4 +1,5 @@
-"""What a loss is, and what the losses share: raw logits as a teacher's rows, and both sides over one temperature."""
+"""What a loss is, and what the losses share: raw logits as a teacher's rows, and both sides over
+one temperature."""
 
 import dataclasses
 import math
@@ -15,14 +16,15 @@ _STD_EPS = 1e-7  # of the published code
 
 
 Need = Literal["teacher", "logits", "label", "maps", "masks"]
-"""What a loss may require: soft targets of a `teacher`; its raw `logits`, not only probabilities; its logit of the one
-`label` of each row, whatever its rank; whole `maps`, whose pixels are compared with each other; `masks`, so that pixels
-without a class are left out."""
+"""What a loss may require: soft targets of a `teacher`; its raw `logits`, not only probabilities;
+its logit of the one `label` of each row, whatever its rank; whole `maps`, whose pixels are compared
+with each other; `masks`, so that pixels without a class are left out."""
 
 
 @runtime_checkable
 class Loss(Protocol):
-    """What a student is trained on: `ce` times the task's cross-entropy, plus the terms against the teacher."""
+    """What a student is trained on: `ce` times the task's cross-entropy, plus the terms against the
+    teacher."""
 
     @property
     def requires(self) -> frozenset[Need]:
@@ -30,13 +32,16 @@ class Loss(Protocol):
 
     @property
     def batch_tau(self) -> float | None:
-        """The temperature at which it compares views of a batch with each other; None if it does not."""
+        """The temperature at which it compares views of a batch with each other; None if it does
+        not."""
 
     @property
     def ce(self) -> float:
         """Weight of the task loss."""
 
-    def terms(self, student_logits: Logits | Maps, teacher: SoftTargets, targets: Targets) -> dict[str, Scalar]:
+    def terms(
+        self, student_logits: Logits | Maps, teacher: SoftTargets, targets: Targets
+    ) -> dict[str, Scalar]:
         """Return the weighted float32 terms that are added to the task loss, by name."""
 
 
@@ -48,14 +53,17 @@ def as_soft_targets(teacher: Logits | SoftTargets) -> SoftTargets:
 def tempered(logits: Logits, *, tau: float, standardize: bool) -> Logits:
     """Return the logits over the temperature, in float32.
 
-    With `standardize` each row is first brought to mean 0 and standard deviation 1: Sun, Ren, Li, Wang, Cao, Logit
-    Standardization in Knowledge Distillation, CVPR 2024. As there, the gradient goes through mean and deviation.
+    With `standardize` each row is first brought to mean 0 and standard deviation 1: Sun, Ren, Li,
+    Wang, Cao, Logit Standardization in Knowledge Distillation, CVPR 2024. As there, the gradient
+    goes through mean and deviation.
     """
     logits = logits.float()
     if standardize:
         centred = logits - logits.mean(1, keepdim=True)
         # torch.std gives the same and takes far longer on a CPU
-        std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / math.sqrt(logits.shape[1] - 1)
+        std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / math.sqrt(
+            logits.shape[1] - 1
+        )
         logits = centred / (std + _STD_EPS)
     return logits / tau
 
@@ -63,24 +71,29 @@ def tempered(logits: Logits, *, tau: float, standardize: bool) -> Logits:
 def softened(
     student_logits: Logits, teacher: Logits | SoftTargets, *, tau: float, standardize: bool
 ) -> tuple[Logits, Probabilities]:
-    """Return the student's logits over the temperature and the teacher's probabilities at it, both in float32."""
+    """Return the student's logits over the temperature and the teacher's probabilities at it, both
+    in float32."""
     rows = as_soft_targets(teacher)
     student = tempered(student_logits, tau=tau, standardize=standardize)
-    temperature = tau * (rows.std() + _STD_EPS) if standardize else tau  # the softmax forgets the row's mean
+    temperature = (
+        tau * (rows.std() + _STD_EPS) if standardize else tau
+    )  # the softmax forgets the row's mean
     return student, rows.probs(temperature, student=torch.softmax(student.detach(), dim=-1))
 
 
 def without_label(logits: Tensor, targets: Targets) -> Tensor:
     """Return the logits of all classes but each row's label, `[rows, classes - 1]`.
 
-    A softmax over these is sound also where the label has a probability of 1 within rounding, and the rest sums to 0.
+    A softmax over these is sound also where the label has a probability of 1 within rounding, and
+    the rest sums to 0.
     """
     others = torch.arange(logits.shape[1] - 1, device=logits.device)
     return logits.gather(1, others + (others >= targets[:, None]))
 
 
 class LossOptions:
-    """What the losses share: their options are checked, and they need a teacher unless they say otherwise."""
+    """What the losses share: their options are checked, and they need a teacher unless they say
+    otherwise."""
 
     @property
     def requires(self) -> frozenset[Need]:
@@ -107,7 +120,8 @@ def needs_of(standardize: bool = False, ignore_masked: bool = False) -> frozense
 
 
 def check_options(loss: Any) -> None:
-    """Raise a UsageError if a weight of a loss is negative, its temperature not above 0, or either not finite."""
+    """Raise a UsageError if a weight of a loss is negative, its temperature not above 0, or either
+    not finite."""
     for name, value in dataclasses.asdict(loss).items():
         if isinstance(value, str):
             continue

@@ -39,7 +39,8 @@ _WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model wants of a view: `size` in pixels, and `mean` and `std` per channel of pixels scaled to 0 to 1."""
+    """What a model wants of a view: `size` in pixels, and `mean` and `std` per channel of pixels
+    scaled to 0 to 1."""
 
     size: Size
     mean: tuple[float, ...]
@@ -47,10 +48,12 @@ class Preprocessing:
 
 
 class VisionModel(nn.Module):
-    """A classifier that takes views as they are rendered, and normalises them itself, on its own device.
+    """A classifier that takes views as they are rendered, and normalises them itself, on its own
+    device.
 
-    `architecture` is its spec without what does not decide how its state is used: weights and preprocessing. `sites` is the
-    shape of a view's logits but for the classes, which follows from its input size: empty.
+    `architecture` is its spec without what does not decide how its state is used: weights and
+    preprocessing. `sites` is the shape of a view's logits but for the classes, which follows from
+    its input size: empty.
     """
 
     sites: tuple[int, ...] = ()
@@ -65,7 +68,9 @@ class VisionModel(nn.Module):
         self.spec = spec
         self.architecture = _architecture(spec)
         for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1) * 255, persistent=False)
+            self.register_buffer(
+                name, torch.tensor(values).view(1, -1, 1, 1) * 255, persistent=False
+            )
 
     def forward(self, views: Views) -> ViewLogits:
         """Return class logits, `[views, *sites, classes]`.
@@ -121,7 +126,8 @@ def wrapped(
         task: `classification` or `segmentation`.
 
     Raises:
-        UsageError: the module does not say how images are to be normalised, and neither does the call.
+        UsageError: the module does not say how images are to be normalised, and neither does the
+            call.
         ModelError: it does not take the views.
     """
     if isinstance(module, VisionModel):
@@ -136,7 +142,9 @@ def wrapped(
     elif own is not None:
         wishes |= {"mean": own.mean, "std": own.std}
     else:
-        raise UsageError(f"model {name} does not say how images are to be normalised; give mean and std")
+        raise UsageError(
+            f"model {name} does not say how images are to be normalised; give mean and std"
+        )
     if size is None and own is not None:
         wishes["input_size"] = own.size
     kind = MapModel if task == "segmentation" else VisionModel
@@ -144,7 +152,8 @@ def wrapped(
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing | None:
-    """Return what a model wants of a view, where it says so: kdcache's own, which normalise views themselves, and timm's.
+    """Return what a model wants of a view, where it says so: kdcache's own, which normalise views
+    themselves, and timm's.
 
     Returns:
         Of kdcache's own models the size alone, with no mean and std; None of others.
@@ -156,18 +165,23 @@ def preprocessing_of(model: nn.Module) -> Preprocessing | None:
     import timm  # noqa: PLC0415
 
     config = timm.data.resolve_model_data_config(model)
-    return Preprocessing(as_size(config["input_size"][1:]), tuple(config["mean"]), tuple(config["std"]))
+    return Preprocessing(
+        as_size(config["input_size"][1:]), tuple(config["mean"]), tuple(config["std"])
+    )
 
 
 def head_weight(model: VisionModel, classes: int) -> Tensor | None:
-    """Return the weights of the last linear layer, float32 `[classes, features]`, or None if it does not give the classes."""
+    """Return the weights of the last linear layer, float32 `[classes, features]`, or None if it
+    does not give the classes."""
     linear = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     if not linear or linear[-1].weight.shape[0] != classes or linear[-1].weight[0, 0].numel() != 1:
         return None
     return linear[-1].weight.detach().flatten(1).float().cpu()
 
 
-def open_model(text: str, *, classes: int, recipe: Recipe, trained: bool = False, task: str = "classification") -> VisionModel:
+def open_model(
+    text: str, *, classes: int, recipe: Recipe, trained: bool = False, task: str = "classification"
+) -> VisionModel:
     """Return the model that a spec names, for views of `recipe`.
 
     Args:
@@ -179,19 +193,24 @@ def open_model(text: str, *, classes: int, recipe: Recipe, trained: bool = False
 
     Raises:
         UsageError: an unknown model or option; the nearest is suggested.
-        ModelError: weights that are absent, unreadable or of another shape, or another number of classes or channels.
+        ModelError: weights that are absent, unreadable or of another shape, or another number of
+            classes or channels.
     """
     spec = parse_spec(text)
     options = dict(spec.options)
     if "num_classes" in options:
-        raise UsageError(f"model {text!r}: the number of classes comes from the data ({classes}); leave num_classes out")
+        raise UsageError(
+            f"model {text!r}: the number of classes comes from the data ({classes}); leave"
+            " num_classes out"
+        )
     _require_options(spec)
     own: dict[str, Any] = {key: options.pop(key) for key in _PREPROCESSING if key in options}
     weights, key = _take_weights(spec, options)
     has_origin = weights is not None or options.get("pretrained") or options.get("weights")
     if trained and not has_origin and spec.name in _BUILDERS:
         raise ModelError(f"teacher {text!r} has no weights; add weights=FILE or pretrained=true")
-    # a head of another size would be drawn at random: a pretrained teacher keeps its own, and the class count is checked
+    # a head of another size would be drawn at random: a pretrained teacher keeps its own, and the
+    # class count is checked
     head = None if trained and weights is None else classes
     bare = Spec(spec.name, spec.arg, options)
     is_map = task == "segmentation"
@@ -199,7 +218,9 @@ def open_model(text: str, *, classes: int, recipe: Recipe, trained: bool = False
     module, wishes = build(bare, head, recipe.channels)
     if weights is not None:
         load_weights(module, weights, key=key, spec=spec, classes=classes, is_teacher=trained)
-    model = (MapModel if is_map else VisionModel)(module, _preprocessing({**wishes, **own}, recipe, text), text)
+    model = (MapModel if is_map else VisionModel)(
+        module, _preprocessing({**wishes, **own}, recipe, text), text
+    )
     model.sites = _try_out(model, classes, recipe.channels, is_teacher=trained)
     _require_plain_state(module, text)
     return model
@@ -231,7 +252,8 @@ def check_model(text: str) -> None:
 
 
 def state_sha256(module: nn.Module) -> str:
-    """Return the hash of a model's state: names, types, shapes and bytes of its parameters and buffers."""
+    """Return the hash of a model's state: names, types, shapes and bytes of its parameters and
+    buffers."""
     state = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -255,14 +277,18 @@ def _build_timm(spec: Spec, classes: int | None, channels: int) -> tuple[nn.Modu
     return module, {"mean": config["mean"], "std": config["std"], "input_size": size}
 
 
-def _build_torchvision(spec: Spec, classes: int | None, channels: int) -> tuple[nn.Module, dict[str, Any]]:
+def _build_torchvision(
+    spec: Spec, classes: int | None, channels: int
+) -> tuple[nn.Module, dict[str, Any]]:
     from torchvision import models  # noqa: PLC0415
 
     if channels != 3:
         raise ModelError(f'model {spec} takes colour images only; use a recipe with mode = "RGB"')
     options: dict[str, Any] = dict(spec.options)
     name = choose(spec.arg or "", models.list_models(module=models), "torchvision model")
-    weights = options.pop("weights", None) or ("DEFAULT" if options.pop("pretrained", False) else None)
+    weights = options.pop("weights", None) or (
+        "DEFAULT" if options.pop("pretrained", False) else None
+    )
     try:
         entry = models.get_model_weights(name)[weights] if weights else None
     except KeyError:
@@ -288,7 +314,10 @@ def _build_torchvision(spec: Spec, classes: int | None, channels: int) -> tuple[
 def _build_own(spec: Spec, classes: int | None, channels: int) -> tuple[nn.Module, dict[str, Any]]:
     module = load_function(spec, "model", _BUILDERS, error=ModelError)
     if not isinstance(module, nn.Module):
-        raise ModelError(f"model {spec} gave a {type(module).__name__}; the function must return a torch.nn.Module")
+        raise ModelError(
+            f"model {spec} gave a {type(module).__name__}; the function must return a"
+            " torch.nn.Module"
+        )
     return module, {}
 
 
@@ -356,7 +385,9 @@ def _preprocessing(wishes: Mapping[str, Any], recipe: Recipe, text: str) -> Prep
             std=per_channel(std, recipe.channels),
         )
     except (TypeError, ValueError) as error:
-        raise UsageError(f"model {text!r}: mean, std and input_size must be numbers ({error})") from error
+        raise UsageError(
+            f"model {text!r}: mean, std and input_size must be numbers ({error})"
+        ) from error
     if min(found.std) <= 0:
         raise UsageError(f"model {text!r}: std is {std}; it must be above 0, of pixels from 0 to 1")
     if min(sides(found.size)) < 1:
@@ -376,7 +407,9 @@ def _size(value: Any) -> Size:
 
 def per_channel(values: Any, channels: int) -> tuple[float, ...]:
     """Return one number for each channel; of grey images the mean of those for colours."""
-    numbers = [float(value) for value in (values if isinstance(values, (tuple, list)) else [values])]
+    numbers = [
+        float(value) for value in (values if isinstance(values, (tuple, list)) else [values])
+    ]
     if len(numbers) == channels:
         return tuple(numbers)
     return (sum(numbers) / len(numbers),) * channels  # colour statistics on grey images
@@ -413,10 +446,14 @@ def _try_out(
 
 
 def _require_stride(size: tuple[int, int], found: tuple[int, int], spec: str) -> None:
-    if any(side % part for side, part in zip(size, found, strict=True)) or size[0] // found[0] != size[1] // found[1]:
+    if (
+        any(side % part for side, part in zip(size, found, strict=True))
+        or size[0] // found[0] != size[1] // found[1]
+    ):
         raise ModelError(
-            f"model {spec} gives a map of {size_text(found)} for views of {size_text(size)}, which is no whole stride; "
-            "use a recipe whose height and width are multiples of it (8, 16 or 32 for most models)"
+            f"model {spec} gives a map of {size_text(found)} for views of {size_text(size)}, which"
+            " is no whole stride; use a recipe whose height and width are multiples of it (8, 16"
+            " or 32 for most models)"
         )
 
 

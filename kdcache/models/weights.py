@@ -182,7 +182,9 @@ def _own_state(module: nn.Module) -> State:
             raise ModelError(f"{name} of the model has no shape, and takes no weights; {way_out}")
         if tensor.is_meta:
             way_out = "build it on the CPU: to_empty(device='cpu')"
-            raise ModelError(f"{name} of the model is on the meta device, without memory; {way_out}")
+            raise ModelError(
+                f"{name} of the model is on the meta device, without memory; {way_out}"
+            )
     return state
 
 
@@ -198,9 +200,13 @@ def _states(held: Mapping[Any, Any]) -> list[tuple[str, State]]:
         if id(mapping) not in states:
             named = {key: value for key, value in mapping.items() if isinstance(key, str)}
             inner = {key: value for key, value in named.items() if isinstance(value, Mapping)}
-            states[id(mapping)] = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+            states[id(mapping)] = {
+                key: value for key, value in named.items() if isinstance(value, Tensor)
+            }
             if len(path) < _DEEPEST:
-                waiting.extend([((*path, key), value) for key, value in inner.items()][:_MOST_PARTS])
+                waiting.extend(
+                    [((*path, key), value) for key, value in inner.items()][:_MOST_PARTS]
+                )
         state = states[id(mapping)]
         if state:
             found.append((".".join(path), state))

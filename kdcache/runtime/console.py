@@ -1,4 +1,5 @@
-"""What a user watches: a progress bar or, in a job's log, one line every 30 seconds; and a clock."""
+"""What a user watches: a progress bar or, in a job's log, one line every 30 seconds; and a
+clock."""
 
 import socket
 import sys
@@ -40,8 +41,8 @@ def progress(
         total: how many there are.
         unit: of what.
         is_shown: whether anything is shown.
-        who: tells, of several workers that log side by side. Its lines say the time and who it is, and
-            one more comes at the end. It gets a bar only if it is the one process there is.
+        who: tells, of several workers that log side by side. Its lines say the time and who it is,
+            and one more comes at the end. It gets a bar only if it is the one process there is.
     """
     if not is_shown:
         yield _Nothing()
@@ -55,7 +56,13 @@ def progress(
         yield _Lines(title, total, unit)
         return
     from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
@@ -64,12 +71,15 @@ def progress(
         TextColumn(unit),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bars:
+    with Progress(
+        *columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)
+    ) as bars:
         yield _Rich(bars, bars.add_task(title, total=total, note=""))
 
 
 def say(message: str, *, by_all: bool = False) -> None:
-    """Print a message for the user on stderr, of several processes in rank 0 or `by_all`; stdout is for results."""
+    """Print a message for the user on stderr, of several processes in rank 0 or `by_all`; stdout is
+    for results."""
     if by_all or own_place().rank == 0:
         print(printable(message), file=sys.stderr, flush=True)
 
@@ -91,7 +101,8 @@ class Clock:
     """Seconds since it was made, and of them those spent in named parts."""
 
     def __init__(self, *, total: float = 0.0, **parts: float) -> None:
-        """Start, after `total` seconds, and in each of `parts` those given, that an earlier clock has counted."""
+        """Start, after `total` seconds, and in each of `parts` those given, that an earlier clock
+        has counted."""
         self._start = time.monotonic() - total
         self.parts: dict[str, float] = parts
 
@@ -124,7 +135,8 @@ class Clock:
 
 
 def steady_rate(times: Sequence[float], counts: Sequence[int]) -> float:
-    """Return counts per second, from the start and the time at which each batch of that many was done.
+    """Return counts per second, from the start and the time at which each batch of that many was
+    done.
 
     The first batch also waits for loader workers to start, and the last one waits for no other's.
     """

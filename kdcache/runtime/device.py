@@ -22,13 +22,15 @@ _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """Settings shared by dumping and training; but for `precision` they change results by no more than rounding."""
+    """Settings shared by dumping and training; but for `precision` they change results by no more
+    than rounding."""
 
     device: str = "auto"
-    """`auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N`; of several processes each takes the GPU of its own number."""
+    """`auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N`; of several processes each takes the
+    GPU of its own number."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """The autocast type of the models; losses and statistics are in float32 always. On CUDA, convolutions in float32 use TF32
-    where torch's own settings let them."""
+    """The autocast type of the models; losses and statistics are in float32 always. On CUDA,
+    convolutions in float32 use TF32 where torch's own settings let them."""
     channels_last: bool = False
     compile: bool = False
     """Whether models go through torch.compile."""
@@ -56,7 +58,9 @@ class Compute:
         self.config = config
         self.device = _device(config.device)
         if self.device.type == "cuda" and self.device.index is not None:
-            torch.cuda.set_device(self.device)  # events, generators and pinned memory are those of the current device
+            torch.cuda.set_device(
+                self.device
+            )  # events, generators and pinned memory are those of the current device
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self._require_precision()
 
@@ -77,7 +81,8 @@ class Compute:
 
     @property
     def pin_memory(self) -> bool:
-        """Whether batches should come in pinned memory, from which copies to the device do not block."""
+        """Whether batches should come in pinned memory, from which copies to the device do not
+        block."""
         return self.device.type == "cuda"
 
     def place(self, model: nn.Module) -> nn.Module:
@@ -86,7 +91,8 @@ class Compute:
         return torch.compile(model) if self.config.compile else model  # type: ignore[return-value]
 
     def move(self, tensor: Tensor) -> Tensor:
-        """Return the tensor on the device, without waiting for the copy; images come in the memory format."""
+        """Return the tensor on the device, without waiting for the copy; images come in the memory
+        format."""
         if tensor.ndim == 4:
             return tensor.to(self.device, non_blocking=True, memory_format=self._format)
         return tensor.to(self.device, non_blocking=True)
@@ -97,7 +103,8 @@ class Compute:
             torch.cuda.manual_seed(seed)
 
     def fetch(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Begin to copy `tensor` to the host; return what waits for it, but not for work queued later, and gives it."""
+        """Begin to copy `tensor` to the host; return what waits for it, but not for work queued
+        later, and gives it."""
         if self.device.type != "cuda":
             return lambda: tensor
         copy = tensor.to("cpu", non_blocking=True)  # into pinned memory
@@ -120,7 +127,8 @@ class Compute:
         return torch.amp.GradScaler(self.device.type, enabled=self.config.precision == "float16")
 
     def peak_memory(self) -> dict[str, int]:
-        """Return the peak memory of this process in bytes: `host` (resident), and `device` on CUDA."""
+        """Return the peak memory of this process in bytes: `host` (resident), and `device` on
+        CUDA."""
         unit = 1 if sys.platform == "darwin" else 1024
         peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
         if self.device.type == "cuda":
@@ -136,12 +144,17 @@ def _cores() -> int:
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and own_place().world_size > 1:  # Slurm may show each process its own GPU only: then all are number 0
+    if (
+        name == "cuda" and own_place().world_size > 1
+    ):  # Slurm may show each process its own GPU only: then all are number 0
         name = f"cuda:{own_place().local_rank % max(torch.cuda.device_count(), 1)}"
     try:
         device = torch.device(name)
     except RuntimeError as error:  # a number past all that there can be
         raise UsageError(f"device {name!r} is not there; use cpu or auto") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use cpu or auto")
+        raise UsageError(
+            f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices;"
+            " use cpu or auto"
+        )
     return device

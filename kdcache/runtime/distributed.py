@@ -124,11 +124,12 @@ def is_main() -> bool:
 
 
 def all_sum(tensor: Tensor) -> Tensor:
-    """Return the sum of `tensor` over all processes, on its device; the tensor itself if there is one process.
+    """Return the sum of `tensor` over all processes, on its device; the tensor itself if there is
+    one process.
 
-    The gradient that comes back is summed over the processes too. So where each of N processes adds the same function of the
-    sum to its loss, each one's share of the gradient is N times what it is in one process, and the mean over processes, which
-    DistributedDataParallel takes, is right.
+    The gradient that comes back is summed over the processes too. So where each of N processes adds
+    the same function of the sum to its loss, each one's share of the gradient is N times what it is
+    in one process, and the mean over processes, which DistributedDataParallel takes, is right.
     """
     if world_size() == 1:
         return tensor
@@ -144,7 +145,8 @@ def broadcast_buffers(module: nn.Module) -> None:
 
 
 def broadcast_object(value: T, what: str = "rank 0") -> T:
-    """Return rank 0's `value`, which can be pickled, in every process; what the others give is not looked at."""
+    """Return rank 0's `value`, which can be pickled, in every process; what the others give is not
+    looked at."""
     if world_size() == 1:
         return value
     _meet(None, what, stops=False)
@@ -183,7 +185,8 @@ def raise_together(error: KdcacheError | None, what: str) -> None:
 
 
 def on_main(function: Callable[[], T], what: str = "rank 0", *, is_long: bool = False) -> T:
-    """Call `function` in rank 0 while the others wait; return its result, which can be pickled, in every process.
+    """Call `function` in rank 0 while the others wait; return its result, which can be pickled, in
+    every process.
 
     Args:
         function: what is done.
@@ -308,7 +311,8 @@ def is_of_others(error: RuntimeError) -> bool:
 
 
 class _AllSum(torch.autograd.Function):
-    """A sum over processes whose gradient is a sum over processes (torch.distributed.nn has one, and deprecates it)."""
+    """A sum over processes whose gradient is a sum over processes (torch.distributed.nn has one,
+    and deprecates it)."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

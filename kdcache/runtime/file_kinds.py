@@ -52,7 +52,8 @@ _LONGEST_HEAD = 512
 
 
 def kind_of(data: bytes) -> str | None:
-    """Return what `data`, the contents of a file or their beginning, is of; None if nothing tells."""
+    """Return what `data`, the contents of a file or their beginning, is of; None if nothing
+    tells."""
     if not data:
         return "an empty file"
     return binary_kind_of(data) or _first_of(_TEXT_STARTS, data[:_LONGEST_HEAD].lstrip())

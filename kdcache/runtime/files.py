@@ -1,7 +1,7 @@
 """Files that appear whole under their name or not at all.
 
-What is written goes to a temporary file beside, which gets the name when it is complete. A killed process may
-leave it: its name tells that it is kdcache's own, and which file it was to be.
+What is written goes to a temporary file beside, which gets the name when it is complete. A killed
+process may leave it: its name tells that it is kdcache's own, and which file it was to be.
 """
 
 import os
@@ -28,8 +28,11 @@ def name_of_temporary(name: str) -> str | None:
 
 
 @contextmanager
-def whole_file(path: Path, *, is_synced: bool = True, kept_as: Path | None = None) -> Iterator[BinaryIO]:
-    """Yield a new file, which takes the place of `path` at the end of the block; after an error it is removed.
+def whole_file(
+    path: Path, *, is_synced: bool = True, kept_as: Path | None = None
+) -> Iterator[BinaryIO]:
+    """Yield a new file, which takes the place of `path` at the end of the block; after an error it
+    is removed.
 
     Args:
         path: the file.
@@ -54,7 +57,8 @@ def whole_file(path: Path, *, is_synced: bool = True, kept_as: Path | None = Non
 
 
 def _keep(path: Path, kept_as: Path) -> None:
-    """Give the file `path` a second name, which another file may have had; at no moment is there none of either name."""
+    """Give the file `path` a second name, which another file may have had; at no moment is there
+    none of either name."""
     second = temporary_beside(kept_as)
     try:
         os.link(path, second)

@@ -20,7 +20,8 @@ PLACES = (
     # Kubernetes tells the index; the count is set in the job
     ("JOB_COMPLETION_INDEX", "WORLD_SIZE", "LOCAL_RANK"),
 )
-"""Variables of rank, number of processes, rank on the machine; the first pair that is set counts."""
+"""Variables of rank, number of processes, rank on the machine; the first pair that is set
+counts."""
 ALONE = "WORLD_SIZE=1"
 _ALONE_WAY = f"set {ALONE} to run alone"
 _FIRST_PORT = 10_000
@@ -156,8 +157,8 @@ def _of_slurm(told: Mapping[str, str]) -> Meeting:
     address = told.get("MASTER_ADDR") or first_host(hosts)
     if not address:
         raise UsageError(
-            "srun started several tasks, and SLURM_STEP_NODELIST does not name their first machine, "
-            "by which they would meet; set MASTER_ADDR to it"
+            "srun started several tasks, and SLURM_STEP_NODELIST does not name their first machine,"
+            " by which they would meet; set MASTER_ADDR to it"
         )
     port = told.get("MASTER_PORT") or str(_slurm_port(told))
     meeting = _of_variables(own_place(), address, port)
@@ -202,6 +203,7 @@ def _refuse_lone(told: Mapping[str, str]) -> None:
         if name not in told or (not is_rank and told[name] in ("0", "1")):
             continue
         raise UsageError(
-            f"{name}={told[name][:20]} in the environment says that this process is one of several, "
-            f"and nothing tells how to join them: each would train alone; {way_out}; or {_ALONE_WAY}"
+            f"{name}={told[name][:20]} in the environment says that this process is one of several,"
+            f" and nothing tells how to join them: each would train alone; {way_out}; or"
+            f" {_ALONE_WAY}"
         )

@@ -1,7 +1,7 @@
 """Text files that users write by hand, and the bytes of names that need not be UTF-8.
 
-Every editor leaves its own marks: a byte order mark, UTF-16, `\r\n`. None of them is part of what the
-user wrote.
+Every editor leaves its own marks: a byte order mark, UTF-16, `\r\n`. None of them is part of what
+the user wrote.
 """
 
 import codecs
@@ -119,12 +119,15 @@ def require_unique(items: Iterable[tuple[int, str]], where: str) -> None:
     first: dict[str, int] = {}
     for number, text in items:
         if text in first:
-            raise UsageError(f"{where} has {quoted(text)} twice, in lines {first[text]} and {number}; keep one")
+            raise UsageError(
+                f"{where} has {quoted(text)} twice, in lines {first[text]} and {number}; keep one"
+            )
         first[text] = number
 
 
 def path_bytes(text: str) -> bytes:
-    """Return the bytes of a text that may hold paths; one that is not UTF-8 gives the bytes that it has on disk."""
+    """Return the bytes of a text that may hold paths; one that is not UTF-8 gives the bytes that it
+    has on disk."""
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -163,4 +166,6 @@ def _to_convert(name: str, data: bytes, codec: str = "") -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         place = f" (byte 0x{data[error.start]:02x} in line {line})"
-    return f"it looks like {name}{place}; save it as UTF-8, as with: iconv -f {codec or name} -t UTF-8"
+    return (
+        f"it looks like {name}{place}; save it as UTF-8, as with: iconv -f {codec or name} -t UTF-8"
+    )

@@ -1,4 +1,5 @@
-"""Calls of the user's own code: whatever it raises becomes one line that says whose code it was, and where."""
+"""Calls of the user's own code: whatever it raises becomes one line that says whose code it was,
+and where."""
 
 import traceback
 from collections.abc import Iterator
@@ -21,17 +22,25 @@ def user_code(what: str, error: type[KdcacheError], *, way_out: str = "mend it")
         way_out: what the user can do, the end of the message.
 
     Raises:
-        KdcacheError: of the class `error`: the code raised something. Errors of kdcache pass as they are, and so do
+        KdcacheError: of the class `error`: the code raised something. Errors of kdcache pass as
+            they are, and so do
             those that are not about the code: memory that ran out, an interrupt.
     """
     try:
         yield
     except (KdcacheError, MemoryError):
         raise
-    except (Exception, SystemExit) as raised:  # a script that ends the interpreter when it is imported
-        if type(raised).__name__ == "OutOfMemoryError":  # torch's, of a GPU; torch need not be imported here
+    except (
+        Exception,
+        SystemExit,
+    ) as raised:  # a script that ends the interpreter when it is imported
+        if (
+            type(raised).__name__ == "OutOfMemoryError"
+        ):  # torch's, of a GPU; torch need not be imported here
             raise
-        raise error(f"{what} fails: {exception_text(raised)}{_place(raised)}; {way_out}") from raised
+        raise error(
+            f"{what} fails: {exception_text(raised)}{_place(raised)}; {way_out}"
+        ) from raised
 
 
 def exception_text(raised: BaseException) -> str:

@@ -36,7 +36,8 @@ def human_seconds(seconds: float) -> str:
 
 
 def percent_done(done: int, total: int) -> str:
-    """Return in whole percent how much of `total` is done: 100 only if all is, 0 only if nothing is."""
+    """Return in whole percent how much of `total` is done: 100 only if all is, 0 only if nothing
+    is."""
     share = 100 * done // max(total, 1)
     if done and not share:
         return "under 1 %"
@@ -44,7 +45,8 @@ def percent_done(done: int, total: int) -> str:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Return numbers as `0 to 3, 7`; of very many spans the first, and how many more numbers there are."""
+    """Return numbers as `0 to 3, 7`; of very many spans the first, and how many more numbers there
+    are."""
     spans: list[list[int]] = []
     for number in sorted(numbers):
         if spans and number == spans[-1][1] + 1:

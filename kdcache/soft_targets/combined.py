@@ -1,4 +1,5 @@
-"""Soft targets made of other rows: of several sources in one batch, of several teachers, of a teacher of other classes."""
+"""Soft targets made of other rows: of several sources in one batch, of several teachers, of a
+teacher of other classes."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,10 @@ class JoinedTargets:
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
         """Return each part's probabilities, in the order of the batch."""
         return self._in_order(
-            rows.probs(tau[at] if isinstance(tau, Tensor) else tau, student if student is None else student[at])
+            rows.probs(
+                tau[at] if isinstance(tau, Tensor) else tau,
+                student if student is None else student[at],
+            )
             for at, rows in self.parts
         )
 
@@ -49,7 +53,8 @@ class PickedTargets:
     """How many rows there are in all."""
 
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
-        """Return the probabilities of these rows; what is given of each of them is spread over all rows first."""
+        """Return the probabilities of these rows; what is given of each of them is spread over all
+        rows first."""
         if student is not None:
             student = self._spread(student)
         if isinstance(tau, Tensor):
@@ -69,7 +74,8 @@ class PickedTargets:
 
 
 class _Probabilities:
-    """Rows that are made of probabilities at a temperature: sums of them are not those of any logits."""
+    """Rows that are made of probabilities at a temperature: sums of them are not those of any
+    logits."""
 
     def logits(self) -> Logits:
         """Refuse.
@@ -77,7 +83,10 @@ class _Probabilities:
         Raises:
             CodecError: always.
         """
-        raise CodecError("several teachers, or one of mapped classes, have no logits; use loss dist or kl without standardize")
+        raise CodecError(
+            "several teachers, or one of mapped classes, have no logits; use loss dist or kl"
+            " without standardize"
+        )
 
     def std(self) -> PerRow:
         """Refuse, as `logits` does.
@@ -98,23 +107,31 @@ class AveragedTargets(_Probabilities):
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
         """Return the weighted mean of the teachers' probabilities."""
         total = sum(self.weights)
-        parts = [rows.probs(tau, student) * (weight / total) for rows, weight in zip(self.teachers, self.weights, strict=True)]
+        parts = [
+            rows.probs(tau, student) * (weight / total)
+            for rows, weight in zip(self.teachers, self.weights, strict=True)
+        ]
         return torch.stack(parts).sum(0)
 
 
 @dataclass(frozen=True)
 class MappedTargets(_Probabilities):
-    """Rows of a teacher of other classes: probabilities are added up by the student's class, and brought to a sum of 1."""
+    """Rows of a teacher of other classes: probabilities are added up by the student's class, and
+    brought to a sum of 1."""
 
     rows: SoftTargets
     classes: Tensor
-    """The student's class of each of the teacher's classes, int64 `[teacher classes]`, on the rows' device; -1 for none."""
+    """The student's class of each of the teacher's classes, int64 `[teacher classes]`, on the rows'
+    device; -1 for none."""
     num_classes: int
     """Classes of the student; those to which no class of the teacher belongs have probability 0."""
 
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
-        """Return the probabilities of the student's classes; the student's own are not looked at."""
+        """Return the probabilities of the student's classes; the student's own are not looked
+        at."""
         found = self.rows.probs(tau)
         kept = self.classes >= 0
-        mapped = found.new_zeros(len(found), self.num_classes).index_add_(1, self.classes[kept], found[:, kept])
+        mapped = found.new_zeros(len(found), self.num_classes).index_add_(
+            1, self.classes[kept], found[:, kept]
+        )
         return mapped / mapped.sum(1, keepdim=True).clamp_min(torch.finfo(mapped.dtype).tiny)

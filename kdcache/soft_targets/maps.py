@@ -25,7 +25,8 @@ class MapTargets:
         return self._stacked([rows.logits() for rows in self.heads])
 
     def probs(self, tau: float | PerRow, student: Tensor | None = None) -> ViewLogits:
-        """Return softmax(logits / tau), in the shape of `logits`; a loss takes the heads one by one."""
+        """Return softmax(logits / tau), in the shape of `logits`; a loss takes the heads one by
+        one."""
         assert student is None and not isinstance(tau, Tensor), "a loss takes the heads one by one"
         return self._stacked([rows.probs(tau) for rows in self.heads])
 
@@ -43,7 +44,8 @@ def heads_of(rows: SoftTargets) -> Sequence[SoftTargets]:
 
 
 def per_head(make: Callable[..., SoftTargets], *teachers: Any) -> Any:
-    """Return what `make` gives of several teachers' rows, for each head that all of them have if these are maps."""
+    """Return what `make` gives of several teachers' rows, for each head that all of them have if
+    these are maps."""
     if not isinstance(teachers[0], MapTargets):
         return make(*teachers)
     heads = zip(*(teacher.heads for teacher in teachers), strict=False)
@@ -54,5 +56,8 @@ def as_maps(logits: ViewLogits) -> SoftTargets:
     """Return logits that are all known as the soft targets, of maps for each head."""
     if logits.ndim == 2:
         return DenseTargets(logits)
-    heads = [DenseTargets(logits[:, head].reshape(-1, logits.shape[-1])) for head in range(logits.shape[1])]
+    heads = [
+        DenseTargets(logits[:, head].reshape(-1, logits.shape[-1]))
+        for head in range(logits.shape[1])
+    ]
     return MapTargets(heads, (logits.shape[2], logits.shape[3]))

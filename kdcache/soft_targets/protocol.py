@@ -17,17 +17,20 @@ class SoftTargets(Protocol):
 
         Args:
             tau: the temperature, one for all rows or one per row.
-            student: the student's softmax at that temperature; only the tail policy `ghost` looks at it, and takes no gradient.
+            student: the student's softmax at that temperature; only the tail policy `ghost` looks
+                at it, and takes no gradient.
         """
 
     def logits(self) -> Logits:
-        """Return raw logits, float32 `[rows, classes]`; classes that the codec dropped stand at its estimate."""
+        """Return raw logits, float32 `[rows, classes]`; classes that the codec dropped stand at its
+        estimate."""
 
     def std(self) -> PerRow:
-        """Return the standard deviation of each row's logits over all classes, as torch.std (divided by classes - 1).
+        """Return the standard deviation of each row's logits over all classes, as torch.std
+        (divided by classes - 1).
 
-        Logit standardisation (Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024) is then probs(tau * std),
-        since a softmax forgets the row's mean.
+        Logit standardisation (Sun et al., Logit Standardization in Knowledge Distillation, CVPR
+        2024) is then probs(tau * std), since a softmax forgets the row's mean.
         """
 
 
@@ -38,8 +41,11 @@ class DenseTargets:
         self._logits = logits.float()
 
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
-        """Return softmax(logits / tau), float32 `[rows, classes]`; nothing depends on the student."""
-        return torch.softmax(self._logits / (tau[:, None] if isinstance(tau, Tensor) else tau), dim=-1)
+        """Return softmax(logits / tau), float32 `[rows, classes]`; nothing depends on the
+        student."""
+        return torch.softmax(
+            self._logits / (tau[:, None] if isinstance(tau, Tensor) else tau), dim=-1
+        )
 
     def logits(self) -> Logits:
         """Return the logits, float32 `[rows, classes]`."""

@@ -1,4 +1,5 @@
-"""A sample as files: the source's own image where it has one, else a PNG, which loses nothing; and the class, or the mask."""
+"""A sample as files: the source's own image where it has one, else a PNG, which loses nothing; and
+the class, or the mask."""
 
 import io
 from contextlib import suppress
@@ -11,7 +12,14 @@ from kdcache.sources.images import UndecodableError, open_image, to_mode, too_la
 from kdcache.sources.masks import encode_mask
 from kdcache.sources.protocol import Source, sample_name, task_of
 
-_EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "PPM": "ppm", "TIFF": "tif"}
+_EXTENSIONS = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "PPM": "ppm",
+    "TIFF": "tif",
+}
 _SIZED = 64  # images that are looked at, to find out how large they are
 _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
@@ -38,7 +46,8 @@ def stored_image(source: Source, index: int) -> tuple[str, bytes]:
 
 
 def stored_target(source: Source, index: int) -> bytes:
-    """Return the class index of sample `index` as decimal digits, or its mask as `encode_mask` makes a file of it.
+    """Return the class index of sample `index` as decimal digits, or its mask as `encode_mask`
+    makes a file of it.
 
     Raises:
         UnreadableSampleError: the sample cannot be decoded.
@@ -48,12 +57,16 @@ def stored_target(source: Source, index: int) -> bytes:
 
 
 def mean_image_bytes(source: Source) -> float:
-    """Return the mean size of an image file, with that of its mask if it has one, of a few evenly spread over the source."""
+    """Return the mean size of an image file, with that of its mask if it has one, of a few evenly
+    spread over the source."""
     has_masks = task_of(source) == "segmentation"
     sizes = []
     for index in np.linspace(0, len(source) - 1, min(len(source), _SIZED)).astype(int).tolist():
         with suppress(UnreadableSampleError):
-            sizes.append(len(stored_image(source, index)[1]) + (len(stored_target(source, index)) if has_masks else 0))
+            sizes.append(
+                len(stored_image(source, index)[1])
+                + (len(stored_target(source, index)) if has_masks else 0)
+            )
     return float(np.mean(sizes or [0]))
 
 
@@ -67,4 +80,6 @@ def _opened(data: bytes) -> Image.Image | None:
 def _check_size(source: Source, index: int, image: Image.Image) -> None:
     if reason := too_large(image):
         name = sample_name(source.spec, index, source.key(index))
-        raise SourceError(f"{name}: {reason}; make it smaller, or leave images out of the cache (--no-images)")
+        raise SourceError(
+            f"{name}: {reason}; make it smaller, or leave images out of the cache (--no-images)"
+        )

@@ -1,4 +1,5 @@
-"""Map-style data sets as sources: what all have in common, and those of (image, class index) pairs."""
+"""Map-style data sets as sources: what all have in common, and those of (image, class index)
+pairs."""
 
 import hashlib
 import os
@@ -20,14 +21,23 @@ from kdcache.sources.files import Numbers, Paths, are_files, listed_path, stat_s
 from kdcache.sources.images import as_image, described
 from kdcache.sources.protocol import Contents, Sample, named, sample_name
 
-_LISTINGS = ("samples", "_samples", "imgs", "_image_files", "_images", "images", "_flat_breed_images")
+_LISTINGS = (
+    "samples",
+    "_samples",
+    "imgs",
+    "_image_files",
+    "_images",
+    "images",
+    "_flat_breed_images",
+)
 _ARRAYS = ("data", "targets", "labels", "_labels")
 IS_EMPTY = "is empty; name a data set with at least one sample"
 _MEND = "mend the data set's code"
 
 
 class MapStyle:
-    """A map-style data set whose samples have names: relative paths where it lists files, else indices."""
+    """A map-style data set whose samples have names: relative paths where it lists files, else
+    indices."""
 
     _TARGET = "class index"
     """What comes beside an image, for messages."""
@@ -52,7 +62,8 @@ class MapStyle:
         return self._length
 
     def key(self, index: int) -> str:
-        """Return the relative path of sample `index`, or its number where the data set lists no files."""
+        """Return the relative path of sample `index`, or its number where the data set lists no
+        files."""
         return self._paths[index] if self._paths else f"{index:08d}"
 
     @property
@@ -61,7 +72,8 @@ class MapStyle:
         return self._paths or ()
 
     def stored(self, index: int) -> bytes | None:
-        """Return the file that the image of sample `index` is decoded from, where it decodes to just that; else None.
+        """Return the file that the image of sample `index` is decoded from, where it decodes to
+        just that; else None.
 
         Raises:
             UnreadableSampleError: the file cannot be read.
@@ -121,7 +133,8 @@ class MapStyle:
             item = self._item(self._place(index), contents)
             if not isinstance(item, (tuple, list)) or len(item) != 2:
                 raise SourceError(
-                    f"{self._name(index)} is {described(item)}; an item of a data set is a pair: (image, {self._TARGET})"
+                    f"{self._name(index)} is {described(item)}; an item of a data set is a pair:"
+                    f" (image, {self._TARGET})"
                 )
             image, target = item
             return as_image(image, self._name(index)), target
@@ -134,8 +147,12 @@ class MapStyle:
 
     @contextmanager
     def _reading(self, index: int) -> Iterator[None]:
-        """Call the data set for sample `index`: whatever it raises is an error that names the sample."""
-        with user_code(self._name(index), SourceError, way_out=_MEND), named(self.spec, index, self.key):
+        """Call the data set for sample `index`: whatever it raises is an error that names the
+        sample."""
+        with (
+            user_code(self._name(index), SourceError, way_out=_MEND),
+            named(self.spec, index, self.key),
+        ):
             yield
 
     def _name(self, index: int) -> str:
@@ -153,18 +170,21 @@ class MapStyle:
 class DatasetSource(MapStyle):
     """A map-style data set of (image, class index) pairs as a source.
 
-    The fingerprint covers the number of samples, the listed paths and targets, and the bytes of arrays held in memory; no image
-    file is opened for it.
+    The fingerprint covers the number of samples, the listed paths and targets, and the bytes of
+    arrays held in memory; no image file is opened for it.
     """
 
-    def __init__(self, dataset: Any, spec: Spec, classes: int | None = None, *, lists_targets: bool = False) -> None:
+    def __init__(
+        self, dataset: Any, spec: Spec, classes: int | None = None, *, lists_targets: bool = False
+    ) -> None:
         """Take the data set.
 
         Args:
             dataset: of (image, class index) pairs.
             spec: that it was opened from.
             classes: how many there are; by default the data set says it.
-            lists_targets: whether the targets that it lists are those of its items: its code may change them.
+            lists_targets: whether the targets that it lists are those of its items: its code may
+                change them.
 
         Raises:
             SourceError: it is no map-style data set, is empty, or does not say its classes.
@@ -198,7 +218,9 @@ class DatasetSource(MapStyle):
         return None
 
     def _fingerprint(self) -> str:
-        digest = hashlib.sha256(f"{type(self._dataset).__name__} {len(self)} {self.classes}\n".encode())
+        digest = hashlib.sha256(
+            f"{type(self._dataset).__name__} {len(self)} {self.classes}\n".encode()
+        )
         parts = list(self._listed())
         for part in parts or self._probed():
             digest.update(part)
@@ -207,7 +229,11 @@ class DatasetSource(MapStyle):
     def _listed(self) -> Iterator[bytes | memoryview]:
         if self._paths:
             yield path_bytes("\n".join(self._paths))
-            yield from (np.asarray(labels).tobytes() for labels in [_listed_targets(self._dataset)] if labels)
+            yield from (
+                np.asarray(labels).tobytes()
+                for labels in [_listed_targets(self._dataset)]
+                if labels
+            )
         for name in _ARRAYS:
             array = _array(self._dataset, name)
             if array is not None:
@@ -235,7 +261,8 @@ def class_index(target: Any, classes: int, name: str) -> int:
     index = integer(target)
     if index is None or not 0 <= index < classes:
         raise SourceError(
-            f"{name} has target {described(target)}; it must be a class index from 0 to {classes - 1}{_hint(target)}"
+            f"{name} has target {described(target)}; it must be a class index from 0 to"
+            f" {classes - 1}{_hint(target)}"
         )
     return index
 
@@ -245,7 +272,9 @@ def integer(target: Any) -> int | None:
     if isinstance(target, bool):
         return None
     if isinstance(target, torch.Tensor):
-        is_integer = not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
+        is_integer = not (
+            target.is_floating_point() or target.is_complex() or target.dtype == torch.bool
+        )
         return int(target) if target.numel() == 1 and is_integer else None
     if isinstance(target, np.ndarray):
         return int(target.item()) if target.size == 1 and target.dtype.kind in "iu" else None
@@ -279,10 +308,15 @@ def _length(dataset: Any, spec: str) -> int:
     kind = type(dataset)
     lacking = [name for name in ("__len__", "__getitem__") if not hasattr(kind, name)]
     if isinstance(dataset, (IterableDataset, dict, str, bytes)) or lacking:
-        what = f"which has no {' and no '.join(lacking)}" if lacking else "which cannot be asked for sample i"
+        what = (
+            f"which has no {' and no '.join(lacking)}"
+            if lacking
+            else "which cannot be asked for sample i"
+        )
         raise SourceError(
-            f"source {spec} gives {described(dataset)}, {what}; it must give a map-style data set: "
-            "an object with __len__, and __getitem__ that returns the pair of an image and its target"
+            f"source {spec} gives {described(dataset)}, {what}; it must give a map-style data set:"
+            " an object with __len__, and __getitem__ that returns the pair of an image and its"
+            " target"
         )
     with user_code(f"source {spec}: its __len__", SourceError, way_out=_MEND):
         length = len(dataset)
@@ -292,7 +326,8 @@ def _length(dataset: Any, spec: str) -> int:
 
 
 def _listing(dataset: Any) -> Sequence[Any] | None:
-    """Return the data set's own list of files, as paths or as (path, class) pairs, if it keeps one."""
+    """Return the data set's own list of files, as paths or as (path, class) pairs, if it keeps
+    one."""
     for name in _LISTINGS:
         listing: Any = getattr(dataset, name, None)
         is_list = isinstance(listing, (list, tuple)) and len(listing) == len(dataset)
@@ -302,7 +337,8 @@ def _listing(dataset: Any) -> Sequence[Any] | None:
 
 
 def relative_paths(dataset: Any) -> list[str] | None:
-    """Return the listed paths below the data set's root, or below what they have in common: the same on every machine."""
+    """Return the listed paths below the data set's root, or below what they have in common: the
+    same on every machine."""
     listing = _listing(dataset)
     if not listing:
         return None
@@ -310,13 +346,20 @@ def relative_paths(dataset: Any) -> list[str] | None:
     paths = [os.path.abspath(str(listed_path(item))) for item in listing]  # noqa: PTH100
     root = os.path.abspath(getattr(dataset, "root", "")) + os.sep  # noqa: PTH100
     if not all(path.startswith(root) for path in paths):
-        root = os.path.commonpath([path.rpartition(os.sep)[0] for path in paths]).rstrip(os.sep) + os.sep
+        root = (
+            os.path.commonpath([path.rpartition(os.sep)[0] for path in paths]).rstrip(os.sep)
+            + os.sep
+        )
     return [path.removeprefix(root) for path in paths]
 
 
 def _listed_targets(dataset: Any) -> list[int] | None:
     listing = _listing(dataset)
-    if listing and isinstance(listing[0], (list, tuple)) and isinstance(listing[0][-1], (int, np.integer)):
+    if (
+        listing
+        and isinstance(listing[0], (list, tuple))
+        and isinstance(listing[0][-1], (int, np.integer))
+    ):
         return [int(item[-1]) for item in listing]
     return None
 
@@ -343,5 +386,12 @@ def _count_classes(dataset: Any, spec: str) -> int:
         if largest >= 0:  # some give -1 or NaN where there are no labels
             return int(largest) + 1
     classes = getattr(dataset, "classes", None)
-    what = "does not say how many classes it has" if classes is None else f"says that its classes are {described(classes)}"
-    raise SourceError(f"source {spec} {what}; give the data set an attribute `classes` (a list of names or a number)")
+    what = (
+        "does not say how many classes it has"
+        if classes is None
+        else f"says that its classes are {described(classes)}"
+    )
+    raise SourceError(
+        f"source {spec} {what}; give the data set an attribute `classes` (a list of names or a"
+        " number)"
+    )

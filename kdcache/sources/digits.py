@@ -9,11 +9,13 @@ from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.protocol import Source
 
 DIGITS_TRAIN = 1_197
-"""The first 1,197 of the 1,797 digits are `digits:train`, the last 600 (other writers for the most part) `digits:test`."""
+"""The first 1,197 of the 1,797 digits are `digits:train`, the last 600 (other writers for the most
+part) `digits:test`."""
 
 
 class Digits:
-    """scikit-learn's 8x8 handwritten digits, grey levels 0 to 16 scaled to 0 to 255; shipped with that package."""
+    """scikit-learn's 8x8 handwritten digits, grey levels 0 to 16 scaled to 0 to 255; shipped with
+    that package."""
 
     classes = tuple(str(digit) for digit in range(10))
 
@@ -21,10 +23,16 @@ class Digits:
         try:
             from sklearn.datasets import load_digits  # noqa: PLC0415
         except ImportError as error:
-            raise SourceError("source digits needs scikit-learn; pip install 'kdcache[demo]'") from error
+            raise SourceError(
+                "source digits needs scikit-learn; pip install 'kdcache[demo]'"
+            ) from error
         choose(split, ("train", "test", "all"), "split of digits")
         images, targets = load_digits(return_X_y=True)
-        part = {"train": slice(DIGITS_TRAIN), "test": slice(DIGITS_TRAIN, None), "all": slice(None)}[split]
+        part = {
+            "train": slice(DIGITS_TRAIN),
+            "test": slice(DIGITS_TRAIN, None),
+            "all": slice(None),
+        }[split]
         self.data = np.rint(images[part].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
         self.targets = targets[part]
 
@@ -41,5 +49,9 @@ def open_digits(spec: Spec) -> Source:
     """Return the digits of the split that the spec names."""
     check_options(Digits, spec, "source")
     if spec.arg is not None and spec.options:
-        raise UsageError(f"source {spec} names its split twice; write digits:train, digits:test or digits:all")
-    return DatasetSource(Digits(str(spec.options.get("split", spec.arg or "train"))), spec, lists_targets=True)
+        raise UsageError(
+            f"source {spec} names its split twice; write digits:train, digits:test or digits:all"
+        )
+    return DatasetSource(
+        Digits(str(spec.options.get("split", spec.arg or "train"))), spec, lists_targets=True
+    )

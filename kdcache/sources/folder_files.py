@@ -18,7 +18,9 @@ _NOT_TAKEN = """
 apng avif avifs bpg cr2 cr3 dcm dib dng eps exr fits flif gif heic heif ico j2c j2k jfi jfif jif jp2
 jpe jpf jpx jxl mpo nef orf pam pbm pcx pfm pnm psd qoi ras rw2 sgi svg tga webp xbm xpm
 """
-IMAGE_EXTENSIONS = frozenset([*_NOT_TAKEN.split(), "bmp", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff"])
+IMAGE_EXTENSIONS = frozenset(
+    [*_NOT_TAKEN.split(), "bmp", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff"]
+)
 """Whoever gives a file such a name means an image, whether a source takes it or not."""
 
 
@@ -43,12 +45,17 @@ class FolderWalk:
             return
         if folder.startswith(os.path.join(before, "")):  # noqa: PTH118
             raise SourceError(
-                f"{folder} is a link that leads back to {before}, whose files would come again and again; remove the link"
+                f"{folder} is a link that leads back to {before}, whose files would come again and"
+                " again; remove the link"
             )
-        raise SourceError(f"{before} and {folder} are one folder, by a link: its files would come twice; remove one of them")
+        raise SourceError(
+            f"{before} and {folder} are one folder, by a link: its files would come twice; remove"
+            " one of them"
+        )
 
     def folders(self, top: str) -> Iterator[tuple[str, list[str]]]:
-        """Yield each folder at and below `top`, and the names of its files; links to folders are followed.
+        """Yield each folder at and below `top`, and the names of its files; links to folders are
+        followed.
 
         Raises:
             SourceError: a folder that was listed before.
@@ -60,7 +67,8 @@ class FolderWalk:
 
 
 def is_hidden(path: str) -> bool:
-    """Return whether a part of a relative path with `/` begins with a dot, as systems and editors name their own files."""
+    """Return whether a part of a relative path with `/` begins with a dot, as systems and editors
+    name their own files."""
     if not path.startswith(".") and "/." not in path:
         return False
     return any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))
@@ -77,7 +85,8 @@ def looks_like_image(path: str) -> bool:
 
 
 def kind_of_file(path: str) -> str:
-    """Return the extension of a file as it is counted; of one without, its name if that is hidden."""
+    """Return the extension of a file as it is counted; of one without, its name if that is
+    hidden."""
     name = path.rpartition("/")[2]
     extension = extension_of(name)
     is_hidden_file = name.startswith(".")

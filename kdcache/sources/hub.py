@@ -27,14 +27,19 @@ _REFUSED = {
 
 
 class HubImages:
-    """A split of a Hugging Face data set as (image, class index) pairs; images are decoded as those of any other source."""
+    """A split of a Hugging Face data set as (image, class index) pairs; images are decoded as those
+    of any other source."""
 
     def __init__(self, table: Any, image: str, label: str, classes: int | None) -> None:
         names = getattr(table.features[label], "names", None)
         self.targets = np.asarray(table.select_columns([label]).with_format("numpy")[:][label])
         if self.targets.dtype.kind not in "iu" and len(table):
-            raise SourceError(f"source hf: some rows have no {label}; take them out, or give label=COLUMN")
-        self.classes: int | list[str] = classes or names or (1 + max(int(self.targets.max()), 0) if len(table) else 0)
+            raise SourceError(
+                f"source hf: some rows have no {label}; take them out, or give label=COLUMN"
+            )
+        self.classes: int | list[str] = (
+            classes or names or (1 + max(int(self.targets.max()), 0) if len(table) else 0)
+        )
         self._table = table.select_columns([image])
         self._image = image
 
@@ -84,7 +89,11 @@ class HubImages:
     def encoded(self, index: int) -> bytes:
         """Return the file of an image."""
         stored = self._table[index][self._image] or {"bytes": b"", "path": None}
-        data = Path(stored["path"]).read_bytes() if stored["bytes"] is None and stored["path"] else stored["bytes"]
+        data = (
+            Path(stored["path"]).read_bytes()
+            if stored["bytes"] is None and stored["path"]
+            else stored["bytes"]
+        )
         if not data:
             raise UndecodableError("there is no image")
         return bytes(data)
@@ -102,7 +111,8 @@ class HubImages:
 
 
 class HubSource(DatasetSource):
-    """A Hugging Face data set as a source; the fingerprint covers labels and the sizes of the images."""
+    """A Hugging Face data set as a source; the fingerprint covers labels and the sizes of the
+    images."""
 
     _dataset: HubImages
 
@@ -122,17 +132,21 @@ class HubSource(DatasetSource):
 def open_hub(spec: Spec) -> Source:
     """Return a split of a data set of the hub, or of a folder that `datasets` saved.
 
-    Options are `split` (train), `image` and `label` (the columns), `classes`, and what `datasets.load_dataset` takes.
+    Options are `split` (train), `image` and `label` (the columns), `classes`, and what
+    `datasets.load_dataset` takes.
 
     Raises:
-        SourceError: `datasets` is not installed, the data is absent, or a column is not of images or class indices.
+        SourceError: `datasets` is not installed, the data is absent, or a column is not of images
+            or class indices.
         UsageError: an unknown column or split, or an option that has no place here.
     """
     options = dict(spec.options)
     image, label = (str(options.pop(key, key)) for key in ("image", "label"))
     classes = options.pop("classes", None)
     if classes is not None and (not isinstance(classes, int) or classes < 1):
-        raise UsageError(f"option classes of source hf is {classes!r}; it must be a number of classes")
+        raise UsageError(
+            f"option classes of source hf is {classes!r}; it must be a number of classes"
+        )
     for key in options.keys() & _REFUSED.keys():
         raise UsageError(f"source hf takes no {key}: {_REFUSED[key]}")
     table = _load(spec, options)
@@ -151,8 +165,9 @@ def _check_targets(source: HubSource, targets: Rows, label: str) -> None:
         first = int(wrong[0])
         name = sample_name(source.spec, first, source.key(first))
         raise SourceError(
-            f"{name} has target {targets[first]} ({len(wrong)} such rows); {label} must be a class index from 0 to "
-            f"{source.classes - 1}: take another split or column, or give classes=N"
+            f"{name} has target {targets[first]} ({len(wrong)} such rows); {label} must be a class"
+            f" index from 0 to {source.classes - 1}: take another split or column, or give"
+            " classes=N"
         )
 
 
@@ -160,9 +175,13 @@ def _load(spec: Spec, options: dict[str, Value]) -> Any:
     try:
         import datasets  # noqa: PLC0415
     except ImportError as error:
-        raise SourceError("source hf needs Hugging Face datasets; pip install 'kdcache[hub]'") from error
+        raise SourceError(
+            "source hf needs Hugging Face datasets; pip install 'kdcache[hub]'"
+        ) from error
     if not spec.arg:
-        raise UsageError("source hf names no data set; write hf:NAME,split=train,image=image,label=label")
+        raise UsageError(
+            "source hf names no data set; write hf:NAME,split=train,image=image,label=label"
+        )
     saved = any((Path(spec.arg) / name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:
         if not saved:
@@ -171,7 +190,9 @@ def _load(spec: Spec, options: dict[str, Value]) -> Any:
     except (KdcacheError, MemoryError):
         raise
     except Exception as error:  # of datasets, of the hub, of pyarrow, of whatever reads the files
-        raise SourceError(f"source {spec}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise SourceError(
+            f"source {spec}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def _split(spec: Spec, loaded: Any, options: dict[str, Value]) -> Any:
@@ -190,6 +211,11 @@ def _check_columns(spec: Spec, table: Any, image: str, label: str) -> None:
     for option, name in (("image", image), ("label", label)):
         choose(name, features, f"column of {spec.arg} (give {option}=COLUMN)")
     if type(features[image]).__name__ != "Image":
-        raise SourceError(f"source {spec}: column {image} holds {features[image]}, not images; give image=COLUMN")
+        raise SourceError(
+            f"source {spec}: column {image} holds {features[image]}, not images; give image=COLUMN"
+        )
     if not str(getattr(features[label], "dtype", "")).startswith(("int", "uint")):
-        raise SourceError(f"source {spec}: column {label} holds {features[label]}, not class indices; give label=COLUMN")
+        raise SourceError(
+            f"source {spec}: column {label} holds {features[label]}, not class indices; give"
+            " label=COLUMN"
+        )

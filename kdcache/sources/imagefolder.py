@@ -1,4 +1,5 @@
-"""Source `imagefolder`: one folder per class, as torchvision's ImageFolder lists it; the list of a large one is kept."""
+"""Source `imagefolder`: one folder per class, as torchvision's ImageFolder lists it; the list of a
+large one is kept."""
 
 import os
 from collections import Counter
@@ -15,7 +16,14 @@ from kdcache.config.spec import Spec
 from kdcache.errors import SourceError, UsageError
 from kdcache.runtime.console import say
 from kdcache.sources.dataset import DatasetSource
-from kdcache.sources.folder_files import FolderWalk, and_more, count_kinds, is_hidden, looks_like_image, tell_passed_over
+from kdcache.sources.folder_files import (
+    FolderWalk,
+    and_more,
+    count_kinds,
+    is_hidden,
+    looks_like_image,
+    tell_passed_over,
+)
 from kdcache.sources.images import decode_image, read_image, to_mode
 from kdcache.sources.index_cache import Names, is_settled, load_arrays, save_arrays
 from kdcache.sources.protocol import Contents, Source
@@ -27,7 +35,8 @@ Listing = list[tuple[str, int]]
 
 
 class ImageFolder(datasets.ImageFolder):  # type: ignore[misc] # the name is part of the fingerprint
-    """torchvision's ImageFolder, with a list that is kept and images deeper than 8 bits scaled instead of clipped."""
+    """torchvision's ImageFolder, with a list that is kept and images deeper than 8 bits scaled
+    instead of clipped."""
 
     def __init__(self, root: str) -> None:
         self.passed_over: Counter[str] = Counter()
@@ -51,7 +60,9 @@ class ImageFolder(datasets.ImageFolder):  # type: ignore[misc] # the name is par
         with os.scandir(directory) as entries:
             folders = {entry.name: entry.is_dir() for entry in entries}
         files = [name for name, is_folder in folders.items() if not is_folder]
-        classes = sorted(name for name, is_folder in folders.items() if is_folder and not is_hidden(name))
+        classes = sorted(
+            name for name, is_folder in folders.items() if is_folder and not is_hidden(name)
+        )
         _check_root(directory, classes, sorted(files))
         for name in sorted(folders.keys() - classes - set(files)):
             self.passed_over += count_kinds(_files_without_images(os.path.join(directory, name)))  # noqa: PTH118
@@ -62,7 +73,8 @@ class ImageFolder(datasets.ImageFolder):  # type: ignore[misc] # the name is par
         """Return the (path, class index) pairs, sorted.
 
         Raises:
-            SourceError: a file or folder that must not be there, see `list_images`; a class folder without images.
+            SourceError: a file or folder that must not be there, see `list_images`; a class folder
+                without images.
         """
         listing, passed_over = list_images(directory, class_to_idx)
         self.passed_over += passed_over
@@ -70,8 +82,8 @@ class ImageFolder(datasets.ImageFolder):  # type: ignore[misc] # the name is par
         if empty:
             name = sorted(class_to_idx)[empty[0]]
             raise SourceError(
-                f"imagefolder {directory!r}: class folder {name}{and_more(len(empty))} holds no image "
-                f"({' '.join(IMG_EXTENSIONS)}); put some there, or remove the folder"
+                f"imagefolder {directory!r}: class folder {name}{and_more(len(empty))} holds no"
+                f" image ({' '.join(IMG_EXTENSIONS)}); put some there, or remove the folder"
             )
         return listing
 
@@ -80,14 +92,23 @@ def open_imagefolder(spec: Spec) -> Source:
     """Return the images below a folder that holds one folder per class.
 
     Raises:
-        SourceError: the folder is absent, cannot be listed, holds no class folders or a class without images, or what
-            looks like a sample and would be left out, or would come twice.
+        SourceError: the folder is absent, cannot be listed, holds no class folders or a class
+            without images, or what looks like a sample and would be left out, or would come twice.
     """
     if spec.options:
-        raise UsageError(f"source imagefolder takes a path and no options, not {', '.join(spec.options)}")
+        raise UsageError(
+            f"source imagefolder takes a path and no options, not {', '.join(spec.options)}"
+        )
     if spec.arg is None or not Path(spec.arg).is_dir():
-        hint = f"; write tars:{spec.arg}" if spec.arg is not None and spec.arg.endswith(".tar") else tilde_hint(spec)
-        raise SourceError(f"imagefolder {spec.arg!r} is not a folder; give one that holds one folder per class{hint}")
+        hint = (
+            f"; write tars:{spec.arg}"
+            if spec.arg is not None and spec.arg.endswith(".tar")
+            else tilde_hint(spec)
+        )
+        raise SourceError(
+            f"imagefolder {spec.arg!r} is not a folder; give one that holds one folder per"
+            f" class{hint}"
+        )
     try:
         dataset = ImageFolder(spec.arg)
     except OSError as error:
@@ -96,36 +117,41 @@ def open_imagefolder(spec: Spec) -> Source:
     tell_passed_over(name, dataset.passed_over, "no images")
     if are_splits(dataset.classes):
         say(
-            f"note: {name}: its classes are called {', '.join(dataset.classes)}; if these are parts of the data, "
+            f"note: {name}: its classes are called {', '.join(dataset.classes)}; if these are parts"
+            " of the data, "
             f"give one of them: imagefolder:{os.path.join(spec.arg, dataset.classes[-1])}"  # noqa: PTH118
         )
     return DatasetSource(dataset, spec, lists_targets=True)
 
 
 def tilde_hint(spec: Spec) -> str:
-    """Return the way out if a path begins with `~`, which a shell leaves as it is behind a colon."""
+    """Return the way out if a path begins with `~`, which a shell leaves as it is behind a
+    colon."""
     return "; write $HOME for ~" if spec.arg is not None and spec.arg.startswith("~") else ""
 
 
 def are_splits(names: Collection[str]) -> bool:
-    """Return whether the names of some folders are those of the parts of a data set, such as train and val."""
+    """Return whether the names of some folders are those of the parts of a data set, such as train
+    and val."""
     lowered = {name.lower() for name in names}
     others = {"val", "valid", "validation", "test", "testing", "dev", "eval"}
     return bool(lowered & others) and lowered <= others | {"train", "training"} and len(lowered) > 1
 
 
 def list_images(root: str, classes: dict[str, int]) -> tuple[Listing, "Counter[str]"]:
-    """Return the (path, class index) pairs of the images below the class folders, sorted as torchvision does.
+    """Return the (path, class index) pairs of the images below the class folders, sorted as
+    torchvision does.
 
-    A list of NUM_KEPT or more is kept. It is used again while the modification times of the root, the class folders and all
-    folders below them are unchanged: a file that comes, goes or changes its name is noticed. A file that is overwritten is not,
-    nor need it be: the list holds names.
+    A list of NUM_KEPT or more is kept. It is used again while the modification times of the root,
+    the class folders and all folders below them are unchanged: a file that comes, goes or changes
+    its name is noticed. A file that is overwritten is not, nor need it be: the list holds names.
 
     Returns:
         The pairs, and how many files with each extension are no images.
 
     Raises:
-        SourceError: an image that is hidden or of another extension, or a folder that would be listed twice.
+        SourceError: an image that is hidden or of another extension, or a folder that would be
+            listed twice.
         OSError: a folder cannot be listed.
     """
     identity = f"passed over too {os.path.abspath(root)} {IMG_EXTENSIONS}"  # noqa: PTH100 # links keep their names
@@ -172,25 +198,30 @@ def _check_root(root: str, classes: list[str], files: list[str]) -> None:
     images = [file for file in files if looks_like_image(file)]
     if images and classes:
         raise SourceError(
-            f"imagefolder {root!r}: image {images[0]}{and_more(len(images))} lies beside the class folders, "
-            "and would be left out; move it into one, or out of the folder"
+            f"imagefolder {root!r}: image {images[0]}{and_more(len(images))} lies beside the class"
+            " folders, and would be left out; move it into one, or out of the folder"
         )
     if images:
         raise SourceError(
-            f"imagefolder {root!r} holds images and no class folder; put the images of each class into a folder of their own"
+            f"imagefolder {root!r} holds images and no class folder; put the images of each class"
+            " into a folder of their own"
         )
     if not classes and any(file.endswith(".tar") for file in files):
         raise SourceError(f"imagefolder {root!r} holds tars and no class folder; write tars:{root}")
     if not classes:
-        raise SourceError(f"imagefolder {root!r} holds no class folder; give a folder that holds one folder per class")
+        raise SourceError(
+            f"imagefolder {root!r} holds no class folder; give a folder that holds one folder per"
+            " class"
+        )
 
 
 def _check_hidden(root: str, place: str, images: list[str]) -> None:
     """Check that no image is hidden, nor a folder that holds images."""
     hidden = images if is_hidden(place) else [image for image in images if image.startswith(".")]
     if hidden:
+        first = os.path.join(place, hidden[0])  # noqa: PTH118
         raise SourceError(
-            f"imagefolder {root!r}: {os.path.join(place, hidden[0])} is a hidden image{and_more(len(hidden))}, "  # noqa: PTH118
+            f"imagefolder {root!r}: {first} is a hidden image{and_more(len(hidden))}, "
             "as editors and systems leave them; remove it"
         )
 
@@ -199,8 +230,9 @@ def _others(folder: str, names: set[str]) -> set[str]:
     """Return the names of files that are no images; refuse one that looks like an image."""
     unlisted = sorted(name for name in names if looks_like_image(name))
     if unlisted:
+        first = os.path.join(folder, unlisted[0])  # noqa: PTH118
         raise SourceError(
-            f"{os.path.join(folder, unlisted[0])} would be left out{and_more(len(unlisted))}: imagefolder takes "  # noqa: PTH118
+            f"{first} would be left out{and_more(len(unlisted))}: imagefolder takes "
             f"{' '.join(IMG_EXTENSIONS)}; convert it to PNG, or move it out of the folder"
         )
     return names
@@ -209,8 +241,9 @@ def _others(folder: str, names: set[str]) -> set[str]:
 def _files_without_images(folder: str) -> list[str]:
     """Return the files below a hidden folder, which is no class; refuse images."""
     paths = []
+    root, name = os.path.split(folder)
     for place, files in FolderWalk().folders(folder):
-        _check_hidden(os.path.dirname(folder), os.path.basename(folder), list(filter(looks_like_image, sorted(files))))  # noqa: PTH119, PTH120
+        _check_hidden(root, name, list(filter(looks_like_image, sorted(files))))
         paths += [f"{place}/{file}" for file in files]
     return paths
 

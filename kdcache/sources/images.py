@@ -1,8 +1,9 @@
-"""How stored bytes become an image, and an image of any mode 8-bit RGB or grey, for every source alike.
+"""How stored bytes become an image, and an image of any mode 8-bit RGB or grey, for every source
+alike.
 
-Bytes are opened by a list of formats, each of which Pillow decodes itself: others make it run another
-program (EPS) or read what was never meant as an image. The content decides, not the file's name. EXIF
-orientation is not applied, as in torchvision's ImageFolder.
+Bytes are opened by a list of formats, each of which Pillow decodes itself: others make it run
+another program (EPS) or read what was never meant as an image. The content decides, not the file's
+name. EXIF orientation is not applied, as in torchvision's ImageFolder.
 """
 
 import io
@@ -36,7 +37,10 @@ STORED_FORMATS = {
 }
 """The format of an image in a cache, by its extension."""
 
-_TILE_SIDES = (322, 323)  # of a TIFF: its decoder allocates a whole tile, however small the image is
+_TILE_SIDES = (
+    322,
+    323,
+)  # of a TIFF: its decoder allocates a whole tile, however small the image is
 _DECODERS = re.compile(r"/(PIL/(ImageFile|\w+ImagePlugin)|torchvision/io/image)\.py$")
 _DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)
 _HALF_A_LEVEL = 0.5 / 255  # by which a resize may leave the range
@@ -58,7 +62,8 @@ class UndecodableError(ValueError):
 
 
 def open_image(data: bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
-    """Return the image that `data` encodes, not decoded yet, if it is of one of some formats of Pillow's.
+    """Return the image that `data` encodes, not decoded yet, if it is of one of some formats of
+    Pillow's.
 
     Raises:
         UndecodableError: it is no such image, or of more pixels than Pillow takes from strangers.
@@ -93,7 +98,8 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def decode_stored(data: bytes, extension: str) -> Image.Image:
-    """Return the image that a member of a cache holds, decoded: whoever made the cache may have made it up.
+    """Return the image that a member of a cache holds, decoded: whoever made the cache may have
+    made it up.
 
     Args:
         data: the member's bytes.
@@ -104,7 +110,9 @@ def decode_stored(data: bytes, extension: str) -> Image.Image:
     """
     wanted = STORED_FORMATS.get(extension)
     if wanted is None:
-        raise UndecodableError(f"images in a cache are {', '.join(STORED_FORMATS)}, not {extension!r}")
+        raise UndecodableError(
+            f"images in a cache are {', '.join(STORED_FORMATS)}, not {extension!r}"
+        )
     image = open_image(data, [wanted])
     if image.format != wanted:  # Pillow opens MPO as JPEG
         raise UndecodableError(f"it is of format {image.format}, and its name says {extension}")
@@ -114,7 +122,8 @@ def decode_stored(data: bytes, extension: str) -> Image.Image:
 
 
 def too_large(image: Image.Image) -> str | None:
-    """Return why a cache does not hold an image, which need not be decoded yet, if it is too large."""
+    """Return why a cache does not hold an image, which need not be decoded yet, if it is too
+    large."""
     sides = [image.size]
     if image.format == "TIFF":
         tags = getattr(image, "tag_v2", {})
@@ -145,7 +154,8 @@ def load_image(image: Image.Image) -> Image.Image:
 
 
 def is_of_decoding(error: BaseException) -> bool:
-    """Return whether an exception says that an image file cannot be decoded, and not that code is wrong.
+    """Return whether an exception says that an image file cannot be decoded, and not that code is
+    wrong.
 
     It does if a decoder raised it: the same exceptions come from a user's own mistakes.
     """
@@ -164,7 +174,8 @@ def as_image(item: Any, name: str) -> Image.Image:
     """Return what a data set gives as an image, decoded.
 
     Taken are an image of Pillow's; arrays uint8 `[height, width]` and `[height, width, 1, 3 or 4]`;
-    tensors uint8 `[height, width]` and `[1, 3 or 4, height, width]`; and both with floats from 0 to 1.
+    tensors uint8 `[height, width]` and `[1, 3 or 4, height, width]`; and both with floats from 0 to
+    1.
 
     Args:
         item: that was given.
@@ -182,12 +193,15 @@ def as_image(item: Any, name: str) -> Image.Image:
             if "closed file" not in str(error):
                 raise
             raise SourceError(
-                f"{name} has an image whose file was closed before it was read; call image.load() before"
+                f"{name} has an image whose file was closed before it was read; call image.load()"
+                " before"
             ) from error
         return item
     if not isinstance(item, (np.ndarray, torch.Tensor)):
         raise _refused(item, name, _HINTS.get(type(item).__name__, ""))
-    is_float = item.dtype.is_floating_point if isinstance(item, torch.Tensor) else item.dtype.kind == "f"
+    is_float = (
+        item.dtype.is_floating_point if isinstance(item, torch.Tensor) else item.dtype.kind == "f"
+    )
     if not is_float and item.dtype not in (np.uint8, torch.uint8):
         raise _refused(item, name, _dtype_hint(item))
     _check_shape(item, name)
@@ -195,7 +209,9 @@ def as_image(item: Any, name: str) -> Image.Image:
         low, high = _range(item)
         is_in_range = low >= -_HALF_A_LEVEL and high <= 1 + _HALF_A_LEVEL  # a NaN is in none
         if not is_in_range:
-            hint = "divide by 255" if low >= 0 and high <= 255 else "leave normalisation to the model"
+            hint = (
+                "divide by 255" if low >= 0 and high <= 255 else "leave normalisation to the model"
+            )
             raise _refused(item, name, hint)
     from torchvision.transforms.v2.functional import to_pil_image  # noqa: PLC0415
 
@@ -224,14 +240,15 @@ def _refused(item: Any, name: str, hint: str) -> SourceError:
     """Return the error about what a data set gives in the place of an image."""
     way_out = f"; {hint}" if hint else ""
     return SourceError(
-        f"{name} has {described(item)} as its image; wanted is an image of Pillow's, a uint8 array "
-        f"[height, width] or [height, width, 1, 3 or 4], a uint8 tensor [1, 3 or 4, height, width], or either "
-        f"with floats from 0 to 1{way_out}"
+        f"{name} has {described(item)} as its image; wanted is an image of Pillow's, a uint8 array"
+        " [height, width] or [height, width, 1, 3 or 4], a uint8 tensor [1, 3 or 4, height,"
+        f" width], or either with floats from 0 to 1{way_out}"
     )
 
 
 def described(item: Any) -> str:
-    """Return what a value is, for messages: its type and, of an array, its numbers' type, shape and range."""
+    """Return what a value is, for messages: its type and, of an array, its numbers' type, shape and
+    range."""
     if isinstance(item, Image.Image):
         return f"an image of {item.width}x{item.height} pixels, mode {item.mode}"
     if isinstance(item, (np.ndarray, torch.Tensor)):
@@ -252,13 +269,17 @@ def described(item: Any) -> str:
 def _described_array(item: Array) -> str:
     kind = "a tensor" if isinstance(item, torch.Tensor) else "an array"
     text = f"{kind} {str(item.dtype).removeprefix('torch.')} {list(item.shape)}"
-    is_number = not item.dtype.is_complex if isinstance(item, torch.Tensor) else item.dtype.kind in "biuf"
+    is_number = (
+        not item.dtype.is_complex if isinstance(item, torch.Tensor) else item.dtype.kind in "biuf"
+    )
     low, high = _range(item) if is_number and 0 not in item.shape else (None, None)
     return text if low is None else f"{text} from {low:g} to {high:g}"
 
 
 def _range(item: Array) -> tuple[float, float]:
-    values = item.detach().to("cpu", torch.float64).numpy() if isinstance(item, torch.Tensor) else item
+    values = (
+        item.detach().to("cpu", torch.float64).numpy() if isinstance(item, torch.Tensor) else item
+    )
     return float(values.min()), float(values.max())
 
 
@@ -268,7 +289,9 @@ def _dtype_hint(item: Array) -> str:
         return "for black and white multiply by 255 as uint8"
     if name == "uint16":
         return "keep the upper eight bits: (image >> 8).astype(numpy.uint8)"
-    low, high = _range(item) if name.startswith(("int", "uint")) and 0 not in item.shape else (-1, 0)
+    low, high = (
+        _range(item) if name.startswith(("int", "uint")) and 0 not in item.shape else (-1, 0)
+    )
     return "make it uint8" if low >= 0 and high <= 255 else ""
 
 
@@ -283,8 +306,8 @@ def _what_else(data: bytes, formats: Sequence[str]) -> str:
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Return `image` in `mode`, RGB or L.
 
-    8-bit images are converted as Pillow does it; an alpha channel is dropped. Deeper ones, which Pillow would clip at 255, are
-    scaled to 8 bits first.
+    8-bit images are converted as Pillow does it; an alpha channel is dropped. Deeper ones, which
+    Pillow would clip at 255, are scaled to 8 bits first.
     """
     if image.mode == mode:
         return image
@@ -296,9 +319,10 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
 def _eight_bits(image: Image.Image) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     """Return the levels of a 16-bit, 32-bit or float image from 0 to 255.
 
-    16 bits lose the low eight, as in Pillow's reading of 16-bit colour and in torchvision's `to_dtype`. Pillow keeps 16-bit PGM
-    in 32-bit integers, but also what is no deeper than 8 bits: those are taken as 16-bit only if one is beyond 255. Floats are
-    from 0 to 1, unless one is beyond: then from 0 to 255.
+    16 bits lose the low eight, as in Pillow's reading of 16-bit colour and in torchvision's
+    `to_dtype`. Pillow keeps 16-bit PGM in 32-bit integers, but also what is no deeper than 8 bits:
+    those are taken as 16-bit only if one is beyond 255. Floats are from 0 to 1, unless one is
+    beyond: then from 0 to 255.
     """
     levels: np.ndarray[Any, Any] = np.asarray(image)
     if image.mode == "F":

@@ -1,4 +1,5 @@
-"""What is found out about a data set once and kept under KDCACHE_HOME: indexes of tars, listings of folders.
+"""What is found out about a data set once and kept under KDCACHE_HOME: indexes of tars, listings of
+folders.
 
 Nothing depends on it: a file that is absent, damaged or of another version is made anew.
 """
@@ -55,13 +56,15 @@ class Names:
 def is_settled(mtimes: Iterable[int]) -> bool:
     """Return whether what has these modification times, in ns, was left alone for some seconds.
 
-    What changes again within one tick of the file system's clock keeps its time, so nothing is kept of younger ones.
+    What changes again within one tick of the file system's clock keeps its time, so nothing is kept
+    of younger ones.
     """
     return max(mtimes) < time.time_ns() - _SETTLED_NS
 
 
 def save_arrays(kind: str, identity: str, arrays: Arrays) -> None:
-    """Keep `arrays` under a kind and an identity, in a file that appears whole or not at all, if the disk takes it."""
+    """Keep `arrays` under a kind and an identity, in a file that appears whole or not at all, if
+    the disk takes it."""
     payload = io.BytesIO()
     np.savez(payload, **arrays)  # type: ignore[arg-type] # its other option has no array's name
     data = payload.getvalue()
@@ -73,7 +76,8 @@ def save_arrays(kind: str, identity: str, arrays: Arrays) -> None:
 
 
 def load_arrays(kind: str, identity: str) -> Arrays | None:
-    """Return the arrays kept under a kind and an identity, or None if there are none or their file is damaged."""
+    """Return the arrays kept under a kind and an identity, or None if there are none or their file
+    is damaged."""
     try:
         data = memoryview(_path(kind, identity).read_bytes())
     except OSError:

@@ -1,4 +1,5 @@
-"""Map-style data sets of (image, mask) pairs as sources: a class index for each pixel; and masks as files."""
+"""Map-style data sets of (image, mask) pairs as sources: a class index for each pixel; and masks as
+files."""
 
 import hashlib
 import io
@@ -27,8 +28,9 @@ LARGEST_ID = 65_535
 class MaskSource(MapStyle):
     """A map-style data set of (image, mask) pairs as a source.
 
-    Samples come in the order of their paths, or of the data set where it lists none. The fingerprint covers the number of
-    samples, the listed paths, and which ids are which classes; of a data set that lists no files, 64 samples.
+    Samples come in the order of their paths, or of the data set where it lists none. The
+    fingerprint covers the number of samples, the listed paths, and which ids are which classes; of
+    a data set that lists no files, 64 samples.
     """
 
     task = "segmentation"
@@ -52,19 +54,26 @@ class MaskSource(MapStyle):
             spec: that it was opened from.
             classes: how many there are.
             class_names: their names.
-            ids: class of each id that its masks hold, 255 for none; by default ids are classes, and 255 none.
+            ids: class of each id that its masks hold, 255 for none; by default ids are classes, and
+                255 none.
             ids_hint: what the user can do about an id that is no class, which stands for `{}`.
-            encoded: the file of an image of the data set, see `MapStyle.stored`; by default its own, if it has such a method.
+            encoded: the file of an image of the data set, see `MapStyle.stored`; by default its
+                own, if it has such a method.
 
         Raises:
             SourceError: no sample, a number of classes that masks cannot hold, or a name twice.
         """
         super().__init__(dataset, spec)
         if not 2 <= classes <= IGNORED:
-            raise SourceError(f"source {spec} has {classes} classes; masks hold 2 (what is nothing else is one) to {IGNORED}")
+            raise SourceError(
+                f"source {spec} has {classes} classes; masks hold 2 (what is nothing else is one)"
+                f" to {IGNORED}"
+            )
         if class_names is not None and len(set(class_names)) < len(class_names):
             repeated = next(name for name in class_names if class_names.count(name) > 1)
-            raise SourceError(f"source {spec} has two classes of one name, {repeated!r}; give each its own")
+            raise SourceError(
+                f"source {spec} has two classes of one name, {repeated!r}; give each its own"
+            )
         self.classes, self.class_names = classes, class_names
         self._ids_hint = ids_hint
         self._encoded = encoded or self._encoded
@@ -72,7 +81,9 @@ class MaskSource(MapStyle):
         if self._columns and masks is not None:
             self._columns.append(masks)
         paths = self._paths
-        self._order = np.argsort(np.array(paths)) if paths else np.arange(len(self))  # os.listdir has no order of its own
+        self._order = (
+            np.argsort(np.array(paths)) if paths else np.arange(len(self))
+        )  # os.listdir has no order of its own
         self._paths = [paths[index] for index in self._order] if paths else None
         self._ids = {index: index for index in range(classes)} if ids is None else dict(ids)
         self._ids.setdefault(IGNORED, IGNORED)
@@ -85,7 +96,8 @@ class MaskSource(MapStyle):
 
         Raises:
             UnreadableSampleError: the image or the mask cannot be decoded.
-            SourceError: a mask of another size than its image, of another kind, or with an id of no class.
+            SourceError: a mask of another size than its image, of another kind, or with an id of no
+                class.
         """
         image, mask = self._pair(index, contents)
         with self._reading(index):  # a mask's file may be read only now
@@ -115,16 +127,23 @@ class MaskSource(MapStyle):
         ordered: Numbers = of_places[self._order]
         return ordered
 
-    def _classes_of(self, ids: "np.ndarray[Any, np.dtype[Any]]", index: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-        known = ids if ids.max() < len(self._table) and ids.min() >= 0 else np.clip(ids, 0, len(self._table) - 1)
+    def _classes_of(
+        self, ids: "np.ndarray[Any, np.dtype[Any]]", index: int
+    ) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+        known = (
+            ids
+            if ids.max() < len(self._table) and ids.min() >= 0
+            else np.clip(ids, 0, len(self._table) - 1)
+        )
         classes = self._table[known]
         if known is not ids or classes.min() < 0:
             wrong = np.unique(ids[(ids != known) | (classes < 0)])
             known_ids = _ranges({one: one for one in self._ids if one != IGNORED})
             listed = ", ".join(map(str, wrong[:5]))
             raise SourceError(
-                f"{self._name(index)} has a mask with id {listed}, which is no class: known are {known_ids}, and "
-                f"{IGNORED} where there is none; {self._ids_hint.format(wrong[0])}"
+                f"{self._name(index)} has a mask with id {listed}, which is no class: known are"
+                f" {known_ids}, and {IGNORED} where there is none;"
+                f" {self._ids_hint.format(wrong[0])}"
             )
         found: np.ndarray[Any, np.dtype[np.uint8]] = classes.astype(np.uint8)
         return found
@@ -139,7 +158,8 @@ class MaskSource(MapStyle):
         if array.ndim != 2 or array.dtype.kind not in "iu":
             hint = "; make it uint8" if array.ndim == 2 and array.dtype.kind in "bf" else ""
             raise SourceError(
-                f"{self._name(index)} has {described(mask)} as its mask; a mask holds integers [height, width]{hint}"
+                f"{self._name(index)} has {described(mask)} as its mask; a mask holds integers"
+                f" [height, width]{hint}"
             )
         return array.astype(np.int64)
 
@@ -148,12 +168,18 @@ class MaskSource(MapStyle):
         if lossy := _lossy_format(mask):
             raise SourceError(f"{self._name(index)} has a mask that is {lossy}; {NOT_LOSSY}")
         if mask.mode not in _INDEXED and not mask.mode.startswith("I;"):
-            raise SourceError(f"{self._name(index)} has a mask of mode {mask.mode}; it must hold one id per pixel, not colours")
+            raise SourceError(
+                f"{self._name(index)} has a mask of mode {mask.mode}; it must hold one id per"
+                " pixel, not colours"
+            )
         array = np.asarray(mask)
         return array.astype(np.uint8) if array.dtype == bool else array
 
     def _fingerprint(self) -> str:
-        head = f"masks {type(self._dataset).__name__} {len(self)} {self.classes} {sorted(self._ids.items())}\n"
+        head = (
+            f"masks {type(self._dataset).__name__} {len(self)} {self.classes}"
+            f" {sorted(self._ids.items())}\n"
+        )
         digest = hashlib.sha256(head.encode())
         for part in [path_bytes("\n".join(self._paths))] if self._paths else self._probed():
             digest.update(part)
@@ -175,9 +201,12 @@ def _lossy_format(mask: Image.Image) -> str | None:
 
 
 def encode_mask(mask: Image.Image) -> bytes:
-    """Return a mask of classes as a PNG of 8-bit grey levels; equal masks are equal bytes, with one release of Pillow."""
+    """Return a mask of classes as a PNG of 8-bit grey levels; equal masks are equal bytes, with one
+    release of Pillow."""
     out = io.BytesIO()
-    Image.fromarray(np.asarray(mask, np.uint8)).save(out, "PNG", compress_level=6)  # without what the mask's file said besides
+    Image.fromarray(np.asarray(mask, np.uint8)).save(
+        out, "PNG", compress_level=6
+    )  # without what the mask's file said besides
     return out.getvalue()
 
 
@@ -197,25 +226,33 @@ def decode_mask(data: bytes, size: tuple[int, int], classes: int, name: str) -> 
     mask = open_image(data, formats=["PNG"])
     _check_size(mask.size, size, name)
     if mask.mode != "L":
-        raise SourceError(f"{name} has a mask of mode {mask.mode}; a stored mask holds 8-bit grey levels (L), the classes")
+        raise SourceError(
+            f"{name} has a mask of mode {mask.mode}; a stored mask holds 8-bit grey levels (L), the"
+            " classes"
+        )
     pixels = np.asarray(load_image(mask))
     wrong = np.unique(pixels[(pixels >= classes) & (pixels != IGNORED)])
     if len(wrong):
         found = ", ".join(map(str, wrong[:5]))
-        raise SourceError(f"{name} has a mask with class {found}; known are 0 to {classes - 1}, and {IGNORED} for none")
+        raise SourceError(
+            f"{name} has a mask with class {found}; known are 0 to {classes - 1}, and {IGNORED} for"
+            " none"
+        )
     return mask
 
 
 def _check_size(mask: tuple[int, int], image: tuple[int, int], name: str) -> None:
     if mask != image:
         raise SourceError(
-            f"{name} has a mask of {mask[0]}x{mask[1]} pixels and an image of {image[0]}x{image[1]}; both must be of one size: "
-            "mend the pair, or leave it out of the source"
+            f"{name} has a mask of {mask[0]}x{mask[1]} pixels and an image of"
+            f" {image[0]}x{image[1]}; both must be of one size: mend the pair, or leave it out of"
+            " the source"
         )
 
 
 def open_own_masks(dataset: Any, spec: Spec) -> MaskSource:
-    """Return the source of a user's own data set, which says its `classes` (a number or names) and, if need be, `ids`.
+    """Return the source of a user's own data set, which says its `classes` (a number or names) and,
+    if need be, `ids`.
 
     Raises:
         SourceError: it does not say its classes, or ids that are no map.
@@ -226,8 +263,14 @@ def open_own_masks(dataset: Any, spec: Spec) -> MaskSource:
     elif isinstance(classes, (list, tuple)):
         count, names = len(classes), tuple(map(str, classes))
     else:
-        what = "does not say its classes" if classes is None else f"says that its classes are {described(classes)}"
-        raise SourceError(f"source {spec} {what}; give the data set an attribute `classes`: names or a number")
+        what = (
+            "does not say its classes"
+            if classes is None
+            else f"says that its classes are {described(classes)}"
+        )
+        raise SourceError(
+            f"source {spec} {what}; give the data set an attribute `classes`: names or a number"
+        )
     ids = getattr(dataset, "ids", None)
     return MaskSource(
         dataset,
@@ -235,8 +278,10 @@ def open_own_masks(dataset: Any, spec: Spec) -> MaskSource:
         classes=count,
         class_names=names,
         ids=None if ids is None else _checked_ids(ids, count, spec),
-        ids_hint="give the right number of classes, or say in its attribute `ids` which id is which: {{{}: 255}} "
-        "is an id without a class",
+        ids_hint=(
+            "give the right number of classes, or say in its attribute `ids` which id is which:"
+            " {{{}: 255}} is an id without a class"
+        ),
     )
 
 
@@ -247,13 +292,19 @@ def _checked_ids(ids: Any, classes: int, spec: Spec) -> dict[int, int]:
         SourceError: it is no such map.
     """
     if not isinstance(ids, Mapping):
-        raise SourceError(f"source {spec}: its ids are {described(ids)}; they must be a dict of id: class")
+        raise SourceError(
+            f"source {spec}: its ids are {described(ids)}; they must be a dict of id: class"
+        )
     for key, target in ids.items():
         are_integers = all(isinstance(number, (int, np.integer)) for number in (key, target))
-        if not are_integers or not 0 <= key <= LARGEST_ID or not (0 <= target < classes or target == IGNORED):
+        if (
+            not are_integers
+            or not 0 <= key <= LARGEST_ID
+            or not (0 <= target < classes or target == IGNORED)
+        ):
             raise SourceError(
-                f"source {spec}: its ids have {key!r}: {target!r}; ids are from 0 to {LARGEST_ID}, classes from 0 to "
-                f"{classes - 1}, or {IGNORED} for none"
+                f"source {spec}: its ids have {key!r}: {target!r}; ids are from 0 to {LARGEST_ID},"
+                f" classes from 0 to {classes - 1}, or {IGNORED} for none"
             )
     return dict(ids)
 

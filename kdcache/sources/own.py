@@ -30,8 +30,26 @@ _OTHER_NAMES = {
     "dir": "imagefolder",
 }
 """What other tools call these sources."""
-_TABLES = ("csv", "tsv", "txt", "json", "jsonl", "parquet", "arrow", "npy", "npz", "h5", "hdf5", "mat", "pkl", "zip", "lmdb")
-_FUNCTION = "a function of yours that returns a data set of (image, class index) pairs: mypkg.data:build"
+_TABLES = (
+    "csv",
+    "tsv",
+    "txt",
+    "json",
+    "jsonl",
+    "parquet",
+    "arrow",
+    "npy",
+    "npz",
+    "h5",
+    "hdf5",
+    "mat",
+    "pkl",
+    "zip",
+    "lmdb",
+)
+_FUNCTION = (
+    "a function of yours that returns a data set of (image, class index) pairs: mypkg.data:build"
+)
 
 
 class OwnSource:
@@ -82,11 +100,15 @@ class OwnSource:
         if self.task != "segmentation":
             return Sample(image, class_index(target, self.classes, name))
         if not isinstance(target, Image.Image) or target.mode != "L" or target.size != image.size:
-            raise SourceError(f"{name} has target {described(target)}; it must be an image of mode L as large as its own")
+            raise SourceError(
+                f"{name} has target {described(target)}; it must be an image of mode L as large as"
+                " its own"
+            )
         return Sample(image, target)
 
     def stored(self, index: int) -> bytes | None:
-        """Return the file that the image of sample `index` is decoded from, where the source says it; else None.
+        """Return the file that the image of sample `index` is decoded from, where the source says
+        it; else None.
 
         Raises:
             UnreadableSampleError: the file cannot be read.
@@ -148,12 +170,14 @@ def parse_source(text: str, known: Collection[str]) -> Spec:
     path = text.strip()
     is_path = path.startswith(("/", "./", "../", "~")) or (":" not in path and _is_path(path))
     if path and is_path and path not in known:
-        raise UsageError(f"source {shortened(path, 200)!r} is a path alone; {_spec_of(os.path.expanduser(path))}")  # noqa: PTH111
+        spec = _spec_of(os.path.expanduser(path))  # noqa: PTH111
+        raise UsageError(f"source {shortened(path, 200)!r} is a path alone; {spec}")
     return parse_spec(text)
 
 
 def _require_parts(source: Any, spec: Spec) -> None:
-    """Raise a SourceError if what a function gives has a fingerprint, and lacks a part of a source."""
+    """Raise a SourceError if what a function gives has a fingerprint, and lacks a part of a
+    source."""
     parts = ("spec", "classes", "__len__", "key", "sample")
     lacking = [part for part in parts if not hasattr(source, part)]
     if lacking:
@@ -178,7 +202,8 @@ def _checked_count(classes: Any, name: str) -> int:
     count = integer(classes)
     if count is None or count < 1:
         raise SourceError(
-            f"{name} says that its classes are {described(classes)}; give it an attribute `classes`, a number of at least 1"
+            f"{name} says that its classes are {described(classes)}; give it an attribute"
+            " `classes`, a number of at least 1"
         )
     return count
 
@@ -190,16 +215,23 @@ def _loaded(spec: Spec, known: Collection[str]) -> Any:
         if spec.name in sys.stdlib_module_names or spec.name in _TABLES:
             raise UsageError(f"source {spec}: {_no_source(spec, known)}") from error
         if spec.name in _OTHER_NAMES:
-            raise UsageError(f"{error}; kdcache's own is {_OTHER_NAMES[spec.name]}:{spec.arg or '...'}") from error
+            raise UsageError(
+                f"{error}; kdcache's own is {_OTHER_NAMES[spec.name]}:{spec.arg or '...'}"
+            ) from error
         raise
 
 
 def _is_path(text: str) -> bool:
-    """Return whether a text without a colon is rather a path than the name of a source or a module."""
+    """Return whether a text without a colon is rather a path than the name of a source or a
+    module."""
     path = Path(text)
     is_package = (path / "__init__.py").exists()
     has_extension = extension_of(text) in (*IMAGE_EXTENSIONS, *_TABLES, "tar")
-    return "/" in text or has_extension or (path.exists() and not is_package and not Path(f"{text}.py").exists())
+    return (
+        "/" in text
+        or has_extension
+        or (path.exists() and not is_package and not Path(f"{text}.py").exists())
+    )
 
 
 def _spec_of(path: str) -> str:
@@ -216,7 +248,10 @@ def _spec_of(path: str) -> str:
     is_saved = (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
     if is_saved or extension == "parquet":
         return f"write hf:{'' if is_saved else 'parquet,data_files='}{path}"
-    return f"write imagefolder:{path} (one folder per class), or tars:, or for masks segfolder:{path},classes=N"
+    return (
+        f"write imagefolder:{path} (one folder per class), or tars:, or for masks"
+        f" segfolder:{path},classes=N"
+    )
 
 
 def _no_source(spec: Spec, known: Collection[str]) -> str:

@@ -17,7 +17,8 @@ Contents = tuple[bytes, ...]
 
 
 class Sample(NamedTuple):
-    """One image as stored, and its class index, or that of each of its pixels: an image of mode L with 255 where none is."""
+    """One image as stored, and its class index, or that of each of its pixels: an image of mode L
+    with 255 where none is."""
 
     image: Image.Image
     target: int | Image.Image
@@ -82,7 +83,8 @@ class Filed(Protocol):
 
 
 def task_of(source: object) -> str:
-    """Return `segmentation` if a source, or a data set, says that its targets are masks, else `classification`."""
+    """Return `segmentation` if a source, or a data set, says that its targets are masks, else
+    `classification`."""
     return str(getattr(source, "task", "classification"))
 
 
@@ -93,12 +95,13 @@ def sample_name(spec: str, index: int, key: str) -> str:
 
 @contextmanager
 def named(spec: str, index: int, key: Callable[[int], str]) -> Iterator[None]:
-    """Work on sample `index`: what keeps it from being read becomes an error that names it, and so do warnings.
+    """Work on sample `index`: what keeps it from being read becomes an error that names it, and so
+    do warnings.
 
     Raises:
         UnreadableSampleError: its file is there, and cannot be decoded.
-        SourceError: the system could not read it. That is a fault of the storage, or of the list of the
-            samples, which says nothing about the image.
+        SourceError: the system could not read it. That is a fault of the storage, or of the list of
+            the samples, which says nothing about the image.
     """
 
     def name() -> str:
@@ -116,7 +119,9 @@ def named(spec: str, index: int, key: Callable[[int], str]) -> Iterator[None]:
 
 
 def _unreadable(name: str, error: Exception) -> str:
-    reason = str(error) if isinstance(error, UndecodableError) else f"{type(error).__name__}: {error}"
+    reason = (
+        str(error) if isinstance(error, UndecodableError) else f"{type(error).__name__}: {error}"
+    )
     return f"{name} cannot be read: {reason}; repair it or remove it"
 
 

@@ -1,8 +1,8 @@
 """Warnings about samples, with the sample's name, once for each kind.
 
 Pillow warns of an image without its name, and a loader worker warns into a stream that nobody can
-attribute. So whoever works on a sample says which, and what is heard in a worker travels to the main
-process beside the views.
+attribute. So whoever works on a sample says which, and what is heard in a worker travels to the
+main process beside the views.
 """
 
 import re
@@ -25,7 +25,13 @@ class SampleWarning(NamedTuple):
     """With the sample's name."""
 
 
-_NOT_ABOUT_SAMPLES = (KdcacheWarning, DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
+_NOT_ABOUT_SAMPLES = (
+    KdcacheWarning,
+    DeprecationWarning,
+    PendingDeprecationWarning,
+    ImportWarning,
+    ResourceWarning,
+)
 _CURRENT: ContextVar[Callable[[], str] | None] = ContextVar("sample", default=None)
 _TOLD: set[str] = set()
 
@@ -42,13 +48,16 @@ def about_sample(name: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def heard_warnings() -> Iterator[list[SampleWarning]]:
-    """Collect the warnings about samples of this thread instead of showing them; others are shown as before."""
+    """Collect the warnings about samples of this thread instead of showing them; others are shown
+    as before."""
     heard: list[SampleWarning] = []
     thread = threading.get_ident()
     with warnings.catch_warnings():
         show_others = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+        def show(
+            message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any
+        ) -> None:
             about = sample_warning(message, category) if threading.get_ident() == thread else None
             if about is None:
                 show_others(message, category, *args, **kwargs)
@@ -60,7 +69,8 @@ def heard_warnings() -> Iterator[list[SampleWarning]]:
 
 
 def sample_warning(message: Warning | str, category: type[Warning]) -> SampleWarning | None:
-    """Return a warning that was just raised with the name of the sample that it is about; None if it is about none."""
+    """Return a warning that was just raised with the name of the sample that it is about; None if
+    it is about none."""
     name = _CURRENT.get()
     if name is None or issubclass(category, _NOT_ABOUT_SAMPLES):
         return None

@@ -18,7 +18,14 @@ from kdcache.errors import SourceError, UsageError
 from kdcache.runtime.console import say
 from kdcache.runtime.text_files import read_columns, read_lines, require_unique
 from kdcache.shapes import IGNORED
-from kdcache.sources.folder_files import FolderWalk, and_more, count_kinds, is_hidden, looks_like_image, tell_passed_over
+from kdcache.sources.folder_files import (
+    FolderWalk,
+    and_more,
+    count_kinds,
+    is_hidden,
+    looks_like_image,
+    tell_passed_over,
+)
 from kdcache.sources.imagefolder import are_splits, tilde_hint
 from kdcache.sources.images import decode_image, read_image
 from kdcache.sources.masks import LARGEST_ID, NOT_LOSSY, MaskSource
@@ -36,12 +43,16 @@ class SegFolderOptions:
     images: str = "images/{}.jpg"
     masks: str = "masks/{}.png"
     ids: str | None = None
-    """A file of lines `id,class`, where ids are not classes; the class by number or name, 255 or nothing for none."""
+    """A file of lines `id,class`, where ids are not classes; the class by number or name, 255 or
+    nothing for none."""
 
     def __post_init__(self) -> None:
         for name in ("images", "masks"):
             if getattr(self, name).count("{}") != 1:
-                raise UsageError(f"segfolder: {name}={getattr(self, name)} must hold {{}} once, the part that both names share")
+                raise UsageError(
+                    f"segfolder: {name}={getattr(self, name)} must hold {{}} once, the part that"
+                    " both names share"
+                )
         if self.masks.lower().endswith((".jpg", ".jpeg")):
             raise UsageError(f"segfolder: masks={self.masks} are JPEGs; {NOT_LOSSY}")
 
@@ -53,7 +64,8 @@ class SegFolder:
         """List the pairs.
 
         Raises:
-            SourceError: an image without a mask or the other way round, or what looks like either and is neither.
+            SourceError: an image without a mask or the other way round, or what looks like either
+                and is neither.
         """
         self.root = root
         pairs = _Pairs(root, _Pattern(images), _Pattern(masks))
@@ -102,10 +114,15 @@ class _Pattern:
         return path[len(self._before) : len(path) - len(self._after)]
 
     def almost(self, path: str) -> str | None:
-        """Return what would stand for `{}` if the path of an image had this pattern's extension, in its case."""
+        """Return what would stand for `{}` if the path of an image had this pattern's extension, in
+        its case."""
         stem, _, _ = path.rpartition(".")
         ending = self._stem.lower()
-        fits = path.startswith(self._before) and stem.lower().endswith(ending) and looks_like_image(path)
+        fits = (
+            path.startswith(self._before)
+            and stem.lower().endswith(ending)
+            and looks_like_image(path)
+        )
         name = stem[len(self._before) : len(stem) - len(ending)] if fits else ""
         return name or None
 
@@ -123,14 +140,18 @@ class _Pairs:
         """Files that are neither."""
 
     def check(self) -> None:
-        """Check that each image has its mask, and each mask its image, and that none is left out for its name.
+        """Check that each image has its mask, and each mask its image, and that none is left out
+        for its name.
 
         Raises:
             SourceError: one has not, or is.
         """
         for path in sorted([*self.images.values(), *self._masks.values()]):
             if is_hidden(path):
-                raise SourceError(f"segfolder {self._root!r}: {path} is hidden, as editors and systems leave files; remove it")
+                raise SourceError(
+                    f"segfolder {self._root!r}: {path} is hidden, as editors and systems leave"
+                    " files; remove it"
+                )
         if not self.images:
             return
         images, masks = self._patterns
@@ -140,7 +161,12 @@ class _Pairs:
             self._check_unlisted()
 
     def _check_partners(
-        self, kind: str, paths: dict[str, str], other_kind: str, pattern: _Pattern, partners: dict[str, str]
+        self,
+        kind: str,
+        paths: dict[str, str],
+        other_kind: str,
+        pattern: _Pattern,
+        partners: dict[str, str],
     ) -> None:
         lacking = sorted(paths.keys() - partners.keys())
         if not lacking:
@@ -149,20 +175,24 @@ class _Pairs:
         near = next((path for path in self.others if pattern.almost(path) == name), None)
         way_out = f"add it, or remove the {kind}"
         if near is not None:
-            way_out = f"{near} is there, and the pattern is {pattern.text}: rename it, or convert it"
+            way_out = (
+                f"{near} is there, and the pattern is {pattern.text}: rename it, or convert it"
+            )
         raise SourceError(
-            f"segfolder {self._root!r}: {kind} {paths[name]}{and_more(len(lacking))} has no {other_kind} "
-            f"{pattern.path(name)}; {way_out}"
+            f"segfolder {self._root!r}: {kind} {paths[name]}{and_more(len(lacking))} has no"
+            f" {other_kind} {pattern.path(name)}; {way_out}"
         )
 
     def _check_unlisted(self) -> None:
-        """Refuse images that are left out for their extension, in folders that hold nothing but images or masks."""
+        """Refuse images that are left out for their extension, in folders that hold nothing but
+        images or masks."""
         for pattern in self._patterns:
             unlisted = [path for path in self.others if pattern.almost(path) is not None]
             if unlisted:
                 raise SourceError(
-                    f"segfolder {self._root!r}: {unlisted[0]} would be left out{and_more(len(unlisted))}, the pattern is "
-                    f"{pattern.text}; rename or convert it, or move it out of the folder"
+                    f"segfolder {self._root!r}: {unlisted[0]} would be left"
+                    f" out{and_more(len(unlisted))}, the pattern is {pattern.text}; rename or"
+                    " convert it, or move it out of the folder"
                 )
 
 
@@ -170,13 +200,16 @@ def open_segfolder(spec: Spec) -> Source:
     """Return the images and masks below a folder.
 
     Raises:
-        SourceError: the folder is absent, or holds no image of that name, an image or a mask without the other, or what
-            looks like one and would be left out.
+        SourceError: the folder is absent, or holds no image of that name, an image or a mask
+            without the other, or what looks like one and would be left out.
         UsageError: patterns without `{}`, or files of classes or ids that cannot be understood.
     """
     options = build(SegFolderOptions, spec.options, f"source {spec.name}")
     if spec.arg is None or not Path(spec.arg).is_dir():
-        raise SourceError(f"segfolder {spec.arg!r} is not a folder; give the one that holds images and masks{tilde_hint(spec)}")
+        raise SourceError(
+            f"segfolder {spec.arg!r} is not a folder; give the one that holds images and"
+            f" masks{tilde_hint(spec)}"
+        )
     names = None if isinstance(options.classes, int) else _class_names(options.classes)
     count = options.classes if isinstance(options.classes, int) else len(names or ())
     ids = None if options.ids is None else _ids(options.ids, count, names)
@@ -186,12 +219,15 @@ def open_segfolder(spec: Spec) -> Source:
         raise SourceError(f"segfolder {spec.arg!r}: {' '.join(str(error).split())}") from error
     if not len(dataset):
         raise SourceError(
-            f"segfolder {spec.arg!r} holds no {options.images}; say how its images are called: images=photos/{{}}.png"
+            f"segfolder {spec.arg!r} holds no {options.images}; say how its images are called:"
+            " images=photos/{}.png"
         )
     name = f"segfolder {spec.arg}"
     tell_passed_over(name, dataset.passed_over, "neither images nor masks")
     _tell_splits(name, spec.arg, options, dataset.images)
-    return MaskSource(dataset, spec, classes=count, class_names=names, ids=ids, ids_hint=_ids_hint(options.ids))
+    return MaskSource(
+        dataset, spec, classes=count, class_names=names, ids=ids, ids_hint=_ids_hint(options.ids)
+    )
 
 
 def _tell_splits(name: str, root: str, options: SegFolderOptions, paths: list[str]) -> None:
@@ -200,16 +236,21 @@ def _tell_splits(name: str, root: str, options: SegFolderOptions, paths: list[st
     folders = {path.removeprefix(base).partition("/")[0] for path in paths}
     if are_splits(folders):
         last = sorted(folders)[-1]
-        images, masks = (text.replace("{}", f"{last}/{{}}") for text in (options.images, options.masks))
+        images, masks = (
+            text.replace("{}", f"{last}/{{}}") for text in (options.images, options.masks)
+        )
         say(
-            f"note: {name} takes the images of {', '.join(sorted(folders))} together; if these are parts of the data, name "
-            f"one of them: images={images},masks={masks}"
+            f"note: {name} takes the images of {', '.join(sorted(folders))} together; if these are"
+            f" parts of the data, name one of them: images={images},masks={masks}"
         )
 
 
 def _ids_hint(path: str | None) -> str:
     if path is None:
-        return "give the right number of classes, or ids=FILE with lines ID,CLASS: `{},255` is an id without a class"
+        return (
+            "give the right number of classes, or ids=FILE with lines ID,CLASS: `{},255` is an id"
+            " without a class"
+        )
     return f"add a line to {path}: `{{}},255` if it has no class"
 
 
@@ -245,7 +286,10 @@ def _share_folder(one: str, other: str) -> bool:
 
 def _class_names(path: str) -> tuple[str, ...]:
     if not Path(path).is_file():
-        raise UsageError(f"segfolder: classes={path} is neither a number nor a text file with a name on each line")
+        raise UsageError(
+            f"segfolder: classes={path} is neither a number nor a text file with a name on each"
+            " line"
+        )
     return tuple(line.text for line in read_lines(path, "segfolder: classes ="))
 
 
@@ -259,15 +303,22 @@ def _ids(path: str, classes: int, names: Sequence[str] | None) -> dict[int, int]
     numbers = {name: index for index, name in enumerate(names or ())}
     ids = {}
     lines = read_columns(path, what, {*numbers, *_NO_CLASS})
-    require_unique([(line.number, line.fields[0].lstrip("0") or "0") for line in lines], f"{what} {path}")
+    require_unique(
+        [(line.number, line.fields[0].lstrip("0") or "0") for line in lines], f"{what} {path}"
+    )
     for line in lines:
-        is_pair = len(line.fields) == 2 and line.fields[0].isdecimal() and int(line.fields[0]) <= LARGEST_ID
+        is_pair = (
+            len(line.fields) == 2
+            and line.fields[0].isdecimal()
+            and int(line.fields[0]) <= LARGEST_ID
+        )
         target = _class_of(line.fields[1], numbers) if is_pair else None
         if target is None or not (target < classes or target == IGNORED):
             by_name = ", or its name" if numbers else ""
             raise UsageError(
-                f"{what} {path}, line {line.number}: {line.text!r} is not ID,CLASS: an id from 0 to {LARGEST_ID} and a class "
-                f"from 0 to {classes - 1}{by_name}, or {IGNORED}, void or nothing for an id without a class"
+                f"{what} {path}, line {line.number}: {line.text!r} is not ID,CLASS: an id from 0 to"
+                f" {LARGEST_ID} and a class from 0 to {classes - 1}{by_name}, or {IGNORED}, void or"
+                " nothing for an id without a class"
             )
         ids[int(line.fields[0])] = target
     return ids

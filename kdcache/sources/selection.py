@@ -44,10 +44,15 @@ def parse_samples(text: str, length: int, names: Callable[[], Named]) -> Rows:
     first, _, last = text.partition(":")
     if are_numbers(text):
         if not int(first) < int(last) <= length:
-            raise UsageError(f"samples {text!r} are none, or past the last of {length}; 0:100 means the first hundred")
+            raise UsageError(
+                f"samples {text!r} are none, or past the last of {length}; 0:100 means the first"
+                " hundred"
+            )
         return np.arange(int(first), int(last))
     if not Path(text).exists():
-        raise UsageError(f"samples {text!r} are neither A:B nor a text file with a key on each line")
+        raise UsageError(
+            f"samples {text!r} are neither A:B nor a text file with a key on each line"
+        )
     lines = read_lines(text, "samples")
     if not lines:
         raise UsageError(f"samples {text} names none")
@@ -61,10 +66,13 @@ def parse_samples(text: str, length: int, names: Callable[[], Named]) -> Rows:
         known[key] = index
     for number, key in lines:
         if key in repeated:
-            raise UsageError(f"samples {text}, line {number}: several samples have the key {quoted(key)}; give numbers, A:B")
+            raise UsageError(
+                f"samples {text}, line {number}: several samples have the key {quoted(key)}; give"
+                " numbers, A:B"
+            )
         if key not in known:
             raise UsageError(
-                f"samples {text}, line {number}: source {source.spec} has no sample {quoted(key)}; keys are such as "
-                f"{source.key(0)!r}"
+                f"samples {text}, line {number}: source {source.spec} has no sample {quoted(key)};"
+                f" keys are such as {source.key(0)!r}"
             )
     return np.array([known[line.text] for line in lines])

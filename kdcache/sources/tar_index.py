@@ -21,14 +21,17 @@ from kdcache.sources.tar_reader import Member, TarReader
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff")
 
 _LARGEST_TARGET = 2**31 - 1
-_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)  # the key ends at the first dot of the last part, as in webdataset
+_NAME = re.compile(
+    r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL
+)  # the key ends at the first dot of the last part, as in webdataset
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One indexed tar: sample i is bytes `offsets[i]` to `offsets[i] + sizes[i]`, of class `targets[i]`."""
+    """One indexed tar: sample i is bytes `offsets[i]` to `offsets[i] + sizes[i]`, of class
+    `targets[i]`."""
 
     path: str
     stamp: tuple[int, int]
@@ -46,11 +49,12 @@ def index_tar(path: str, target: str) -> Shard:
 
     Args:
         path: an uncompressed tar.
-        target: where a key's class index is: `cls` (member KEY.cls, its digits) or the name of an integer in member KEY.json.
+        target: where a key's class index is: `cls` (member KEY.cls, its digits) or the name of an
+            integer in member KEY.json.
 
     Raises:
-        SourceError: no tar, cut short, damaged, with members that are no plain files, a key without image or target, or
-            what looks like a sample and would be left out.
+        SourceError: no tar, cut short, damaged, with members that are no plain files, a key without
+            image or target, or what looks like a sample and would be left out.
     """
     try:
         with Path(path).open("rb") as file:
@@ -59,13 +63,24 @@ def index_tar(path: str, target: str) -> Shard:
             identity = f"{target} {os.path.abspath(path)}"  # noqa: PTH100 # links keep their names
             kept = load_arrays("tars", identity)
             if kept is None or "kinds" not in kept or tuple(kept["stamp"].tolist()) != stamp:
-                kept = {"stamp": np.array(stamp, np.int64), **_Reader(path, file.fileno(), stat.st_size).index(target)}
+                kept = {
+                    "stamp": np.array(stamp, np.int64),
+                    **_Reader(path, file.fileno(), stat.st_size).index(target),
+                }
                 if is_settled([stat.st_mtime_ns]):
                     save_arrays("tars", identity, kept)
     except OSError as error:
         raise SourceError(f"tar {path} cannot be read: {error.strerror or error}") from error
     passed_over = Counter(dict(zip(Names(kept["kinds"]), kept["counts"].tolist(), strict=True)))
-    return Shard(path, stamp, Names(kept["keys"]), kept["offsets"], kept["sizes"], kept["targets"], passed_over)
+    return Shard(
+        path,
+        stamp,
+        Names(kept["keys"]),
+        kept["offsets"],
+        kept["sizes"],
+        kept["targets"],
+        passed_over,
+    )
 
 
 class _Reader:
@@ -85,7 +100,9 @@ class _Reader:
         images, targets = self._grouped("cls" if target == "cls" else "json")
         for key in sorted(images.keys() ^ targets.keys())[:1]:
             wanted = (
-                "target (KEY.cls; or target=NAME, an integer in KEY.json)" if key in images else f"image ({', '.join(IMAGES)})"
+                "target (KEY.cls; or target=NAME, an integer in KEY.json)"
+                if key in images
+                else f"image ({', '.join(IMAGES)})"
             )
             self._refuse(f"key {key!r} has no {wanted}; add it, or take the key out")
         if not images:
@@ -113,7 +130,9 @@ class _Reader:
                 self._passed_over[kind_of_file(name)] += 1
                 continue
             if key in group:
-                self._refuse(f"key {key!r} comes twice: {group[key].name} and {member.name}; keep one")
+                self._refuse(
+                    f"key {key!r} comes twice: {group[key].name} and {member.name}; keep one"
+                )
             group[key] = member
         return images, targets
 
@@ -122,19 +141,39 @@ class _Reader:
         if not looks_like_image(name):
             return
         if is_hidden(name.rpartition("/")[0]):
-            self._refuse(f"image {name} is in a hidden folder, as editors leave them; pack the tar without it")
+            self._refuse(
+                f"image {name} is in a hidden folder, as editors leave them; pack the tar"
+                " without it"
+            )
         # a longer extension, as in KEY.depth.gif, says that it is not the image of the key
         if extension not in IMAGES and extension == extension_of(name):
-            self._refuse(f"image {name} would be left out: images are {', '.join(IMAGES)}; convert it, or take it out")
+            self._refuse(
+                f"image {name} would be left out: images are {', '.join(IMAGES)}; convert it, or"
+                " take it out"
+            )
 
     def _target(self, member: Member, target: str) -> int:
         text = self._tar.text(member)
         try:
-            value = json.loads(text)[target] if target != "cls" else int(text) if text.strip().isdigit() else None
+            value = (
+                json.loads(text)[target]
+                if target != "cls"
+                else int(text)
+                if text.strip().isdigit()
+                else None
+            )
         except (ValueError, KeyError, TypeError, RecursionError):
             value = None
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_TARGET:
-            wanted = "an integer from 0" if target == "cls" else f"an object with an integer {target!r} from 0"
+        if (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or not 0 <= value <= _LARGEST_TARGET
+        ):
+            wanted = (
+                "an integer from 0"
+                if target == "cls"
+                else f"an object with an integer {target!r} from 0"
+            )
             self._refuse(f"member {member.name} must hold {wanted}, not {text[:40]!r}")
         return value
 

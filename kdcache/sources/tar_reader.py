@@ -1,7 +1,7 @@
 """The members of an uncompressed tar, by reading its headers only.
 
-A tar is read as POSIX.1-2001 says (ustar, pax; and GNU's long names), without Python's `TarFile`, which takes a damaged header
-for the end. Plain files are all that it may hold.
+A tar is read as POSIX.1-2001 says (ustar, pax; and GNU's long names), without Python's `TarFile`,
+which takes a damaged header for the end. Plain files are all that it may hold.
 """
 
 import tarfile
@@ -57,8 +57,9 @@ class TarReader:
         """Yield the plain files; directories are passed over.
 
         Args:
-            is_own: whether it is to be as kdcache writes tars: without directories, and with one short extended header at most
-                before each member, so that there are no more headers than the members ask for.
+            is_own: whether it is to be as kdcache writes tars: without directories, and with one
+                short extended header at most before each member, so that there are no more headers
+                than the members ask for.
 
         Raises:
             ValueError: anything else is in it, or it does not end as a tar ends.
@@ -74,15 +75,21 @@ class TarReader:
             position = member.offset + -(-size // _BLOCK) * _BLOCK
             if (end := member.offset + size) > self.size:
                 _refuse(
-                    f"it is cut short: member {brief(member.name)} ends at byte {end}, the file at {self.size}; copy it again"
+                    f"it is cut short: member {brief(member.name)} ends at byte {end}, the file at"
+                    f" {self.size}; copy it again"
                 )
             headers = headers + 1 if header.type in _EXTENSIONS else 0
             if headers > most_headers or (headers and size > largest_header):
-                _refuse(f"the extended headers at byte {member.offset} are more, or larger, than any that a tar needs")
+                _refuse(
+                    f"the extended headers at byte {member.offset} are more, or larger, than any"
+                    " that a tar needs"
+                )
             if header.type == tarfile.XHDTYPE:
                 extended |= self._pax(member)
             elif header.type == tarfile.GNUTYPE_LONGNAME:
-                extended["path"] = self.text(member).partition(b"\0")[0].decode("utf-8", "backslashreplace")
+                extended["path"] = (
+                    self.text(member).partition(b"\0")[0].decode("utf-8", "backslashreplace")
+                )
             elif is_own and header.type == tarfile.DIRTYPE:
                 _refuse(f"member {brief(member.name)} is a folder; such a tar holds none")
             elif header.type not in _EXTENSIONS:
@@ -94,10 +101,16 @@ class TarReader:
             kind = b"S"
         if kind in (tarfile.REGTYPE, tarfile.AREGTYPE):
             if "\0" in member.name or len(member.name) > _LONGEST_NAME:
-                _refuse(f"member name {quoted(member.name)} holds a zero, or more than {_LONGEST_NAME} characters")
+                _refuse(
+                    f"member name {quoted(member.name)} holds a zero, or more than {_LONGEST_NAME}"
+                    " characters"
+                )
             yield member
         elif kind != tarfile.DIRTYPE:
-            _refuse(f"member {brief(member.name)} is {_KINDS.get(kind, f'of type {kind!r}')}; only plain files are read")
+            _refuse(
+                f"member {brief(member.name)} is {_KINDS.get(kind, f'of type {kind!r}')}; only"
+                " plain files are read"
+            )
 
     def _header(self, position: int, last: str, *, is_own: bool) -> tarfile.TarInfo | None:
         """Return the header at `position`, or None if the archive ends there as it should."""
@@ -107,7 +120,8 @@ class TarReader:
                 _refuse(f"it is compressed ({name}); decompress it: samples are read at random")
         if len(block) < _BLOCK:
             _refuse(
-                f"it is cut short: it ends at byte {self.size}, after member {quoted(last)}, without an end mark; copy it again"
+                f"it is cut short: it ends at byte {self.size}, after member {quoted(last)},"
+                " without an end mark; copy it again"
             )
         if not any(block):
             if is_own and self.size - position > END:
@@ -117,13 +131,20 @@ class TarReader:
         try:
             return tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
         except tarfile.TarError as error:
-            what = f"damaged at byte {position}, after member {quoted(last)}" if position else "not a tar"
+            what = (
+                f"damaged at byte {position}, after member {quoted(last)}"
+                if position
+                else "not a tar"
+            )
             _refuse(f"it is {what} ({error})")
 
     def _check_end(self, position: int) -> None:
         while data := self.read(position, LARGEST_TEXT):
             if data != bytes(len(data)):
-                _refuse(f"it goes on after its end mark at byte {position} (tars joined with cat?); unpack and pack it again")
+                _refuse(
+                    f"it goes on after its end mark at byte {position} (tars joined with cat?);"
+                    " unpack and pack it again"
+                )
             position += len(data)
 
     def _size(self, header: tarfile.TarInfo, extended: dict[str, str]) -> int:
@@ -132,7 +153,9 @@ class TarReader:
         except ValueError:
             size = -1
         if size < 0:
-            _refuse(f"member {brief(header.name)} has size {brief(extended.get('size', header.size))}")
+            _refuse(
+                f"member {brief(header.name)} has size {brief(extended.get('size', header.size))}"
+            )
         return size if header.type != tarfile.DIRTYPE else 0
 
     def _pax(self, member: Member) -> dict[str, str]:
@@ -142,11 +165,19 @@ class TarReader:
             digits = text[at : at + 8].partition(b" ")[0]
             end = at + int(digits) if digits.isdigit() and len(digits) < 8 else 0
             record = text[at + len(digits) + 1 : end]
-            if not at + len(digits) + 1 < end <= len(text) or not record.endswith(b"\n") or b"=" not in record:
-                _refuse(f"it is damaged: the extended header at byte {member.offset} cannot be read")
+            if (
+                not at + len(digits) + 1 < end <= len(text)
+                or not record.endswith(b"\n")
+                or b"=" not in record
+            ):
+                _refuse(
+                    f"it is damaged: the extended header at byte {member.offset} cannot be read"
+                )
             key, _, value = record[:-1].partition(b"=")
             if key in _PAX_KEYS or key.startswith(b"GNU.sparse"):
-                fields[key.decode("utf-8", "backslashreplace")[:20]] = value.decode("utf-8", "backslashreplace")
+                fields[key.decode("utf-8", "backslashreplace")[:20]] = value.decode(
+                    "utf-8", "backslashreplace"
+                )
             at = end
         return fields
 
@@ -157,7 +188,10 @@ class TarReader:
             ValueError: it is large.
         """
         if member.size > LARGEST_TEXT:
-            _refuse(f"member {brief(member.name)} has {member.size} bytes; a target has at most {LARGEST_TEXT}")
+            _refuse(
+                f"member {brief(member.name)} has {member.size} bytes; a target has at most"
+                f" {LARGEST_TEXT}"
+            )
         return self.read(member.offset, member.size)
 
 

@@ -1,9 +1,10 @@
 """Source `tars`: webdataset's image tars on a local file system, read at random by offset.
 
-    tars:/data/train-{000000..000099}.tar      tars:/data/train,target=label      tars:/data/*.tar,classes=1000
+    tars:/data/train-{000000..000099}.tar      tars:/data/train,target=label
+    tars:/data/*.tar,classes=1000
 
-A sample is the members of one key: its image (KEY.jpg) and its class index (KEY.cls, or with `target=NAME` an integer in
-KEY.json).
+A sample is the members of one key: its image (KEY.jpg) and its class index (KEY.cls, or with
+`target=NAME` an integer in KEY.json).
 """
 
 import glob
@@ -31,14 +32,25 @@ from kdcache.sources.tar_index import Shard, index_tar
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NUM_OPEN = 128
 _LARGEST_RANGE = 1_000_000
-_LIKE_TARS = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
+_LIKE_TARS = (
+    ".tar",
+    ".tgz",
+    ".tbz2",
+    ".txz",
+    ".tar.gz",
+    ".tar.bz2",
+    ".tar.xz",
+    ".tar.zst",
+    ".tar.lz4",
+)
 
 
 class TarSource:
     """The samples of some tars, in the order of their names and of the members.
 
-    Keys are `SHARD/KEY`, where SHARD is the tar's name below the folder that all have in common. The fingerprint covers keys,
-    targets and sizes of the images, wherever the tars lie; no image is read for it.
+    Keys are `SHARD/KEY`, where SHARD is the tar's name below the folder that all have in common.
+    The fingerprint covers keys, targets and sizes of the images, wherever the tars lie; no image is
+    read for it.
     """
 
     def __init__(self, shards: Sequence[Shard], spec: Spec, classes: int | None = None) -> None:
@@ -110,7 +122,8 @@ class TarSource:
             data = os.pread(file.fileno(), shard.sizes[at], shard.offsets[at])
         if len(data) < shard.sizes[at]:
             raise SourceError(
-                f"tar {shard.path} was cut short while it was read; start again, and leave the tars alone meanwhile"
+                f"tar {shard.path} was cut short while it was read; start again, and leave the tars"
+                " alone meanwhile"
             )
         return data
 
@@ -124,8 +137,9 @@ class TarSource:
         for number, shard in enumerate(self._shards):
             for at in np.flatnonzero(shard.targets >= self.classes)[:1].tolist():
                 raise SourceError(
-                    f"sample {self._starts[number] + at} ({self._names[number]}/{shard.keys[at]}) of {self.spec} has target "
-                    f"{shard.targets[at]}; it must be a class index from 0 to {self.classes - 1}"
+                    f"sample {self._starts[number] + at} ({self._names[number]}/{shard.keys[at]})"
+                    f" of {self.spec} has target {shard.targets[at]}; it must be a class index from"
+                    f" 0 to {self.classes - 1}"
                 )
 
     def _fingerprint(self) -> str:
@@ -162,17 +176,26 @@ def find_tars(pattern: str) -> list[str]:
         UsageError: an address that is no local file.
     """
     if pattern.startswith("pipe:") or "://" in pattern:
-        raise UsageError(f"source tars reads local files only, not {pattern!r}; copy the tars to a disk or mount")
+        raise UsageError(
+            f"source tars reads local files only, not {pattern!r}; copy the tars to a disk or mount"
+        )
     try:
         paths = list(dict.fromkeys(path for piece in _expand(pattern) for path in _matches(piece)))
     except OSError as error:
-        raise SourceError(f"tars {pattern!r} cannot be listed: {error.strerror} ({error.filename})") from error
+        raise SourceError(
+            f"tars {pattern!r} cannot be listed: {error.strerror} ({error.filename})"
+        ) from error
     if not paths:
         below = _folder_of_tars(pattern)
-        hint = f"; a folder of images is imagefolder:{pattern}" if pattern and Path(pattern).is_dir() else ""
+        hint = (
+            f"; a folder of images is imagefolder:{pattern}"
+            if pattern and Path(pattern).is_dir()
+            else ""
+        )
         hint = f"; {below} holds tars" if below else hint
         raise SourceError(
-            f"tars {pattern!r} names no tar; give a folder of *.tar, a tar, or a pattern with * or {{000..099}}{hint}"
+            f"tars {pattern!r} names no tar; give a folder of *.tar, a tar, or a pattern with * or"
+            f" {{000..099}}{hint}"
         )
     _check_unique(paths)
     return paths
@@ -180,7 +203,9 @@ def find_tars(pattern: str) -> list[str]:
 
 def _options(classes: Value | None = None, target: Value = "cls") -> tuple[int | None, str]:
     if classes is not None and (not isinstance(classes, int) or classes < 1):
-        raise UsageError(f"option classes of source tars is {classes!r}; it must be a number of classes")
+        raise UsageError(
+            f"option classes of source tars is {classes!r}; it must be a number of classes"
+        )
     return classes, str(target)
 
 
@@ -191,9 +216,13 @@ def _expand(pattern: str) -> Iterator[str]:
         return
     first, last = int(match[1]), int(match[2])
     if not 0 <= last - first < _LARGEST_RANGE:
-        raise UsageError(f"range {match[0]} of source tars must go up, by less than {_LARGEST_RANGE}")
+        raise UsageError(
+            f"range {match[0]} of source tars must go up, by less than {_LARGEST_RANGE}"
+        )
     for number in range(first, last + 1):
-        yield from _expand(f"{pattern[: match.start()]}{number:0{len(match[1])}}{pattern[match.end() :]}")
+        yield from _expand(
+            f"{pattern[: match.start()]}{number:0{len(match[1])}}{pattern[match.end() :]}"
+        )
 
 
 def _matches(piece: str) -> list[str]:
@@ -216,21 +245,29 @@ def _tars_in(folder: str) -> list[str]:
     others = set(names).difference(tars)
     unlisted = sorted(name for name in others if name.lower().endswith(_LIKE_TARS))
     if unlisted:
+        first = os.path.join(folder, unlisted[0])  # noqa: PTH118
         raise SourceError(
-            f"tars: {os.path.join(folder, unlisted[0])} would be left out{and_more(len(unlisted))}: a folder's tars are "  # noqa: PTH118
+            f"tars: {first} would be left out{and_more(len(unlisted))}: a folder's tars are "
             "*.tar, not compressed and not hidden; unpack, rename or move it"
         )
     files = [name for name in others if not os.path.isdir(os.path.join(folder, name))]  # noqa: PTH112, PTH118
     tell_passed_over(f"tars {folder}", count_kinds(files), "no tars")
     if tars and (below := _folder_of_tars(folder)):
-        say(f"note: tars {folder}: {below} holds tars too, which are passed over; tars:{folder}/*/*.tar takes those")
+        say(
+            f"note: tars {folder}: {below} holds tars too, which are passed over;"
+            f" tars:{folder}/*/*.tar takes those"
+        )
     return [os.path.join(folder, name) for name in tars]  # noqa: PTH118
 
 
 def _folder_of_tars(folder: str) -> Path | None:
     """Return a folder in a folder that holds tars, if there is one."""
     path = Path(folder)
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir()) if folder and path.is_dir() else []
+    folders = (
+        sorted(entry for entry in path.iterdir() if entry.is_dir())
+        if folder and path.is_dir()
+        else []
+    )
     return next((entry for entry in folders if any(entry.glob("*.tar"))), None)
 
 
@@ -242,7 +279,10 @@ def _check_unique(paths: Sequence[str]) -> None:
         before = first.setdefault((status.st_dev, status.st_ino), path)
         # some file systems give many files one number
         if before != path and os.path.realpath(before) == os.path.realpath(path):
-            raise SourceError(f"tars {before} and {path} are one file, by a link: its samples would come twice; remove one")
+            raise SourceError(
+                f"tars {before} and {path} are one file, by a link: its samples would come twice;"
+                " remove one"
+            )
 
 
 def _relative_names(paths: Sequence[str]) -> list[str]:
@@ -254,7 +294,8 @@ def _relative_names(paths: Sequence[str]) -> list[str]:
 
 @lru_cache(maxsize=_NUM_OPEN)
 def _opened(path: str, stamp: tuple[int, int]) -> FileIO:
-    """Return the tar, open; one that is dropped from the cache is closed when its last reader has let go of it."""
+    """Return the tar, open; one that is dropped from the cache is closed when its last reader has
+    let go of it."""
     try:
         file = FileIO(path)
     except OSError as error:
@@ -262,5 +303,8 @@ def _opened(path: str, stamp: tuple[int, int]) -> FileIO:
     stat = os.fstat(file.fileno())
     if (stat.st_size, stat.st_mtime_ns) != stamp:
         file.close()
-        raise SourceError(f"tar {path} has changed since it was indexed; start again, and leave the tars alone meanwhile")
+        raise SourceError(
+            f"tar {path} has changed since it was indexed; start again, and leave the tars alone"
+            " meanwhile"
+        )
     return file

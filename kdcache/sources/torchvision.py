@@ -1,4 +1,5 @@
-"""Source `torchvision`: any classification set of torchvision, and Cityscapes and VOCSegmentation, with their own options."""
+"""Source `torchvision`: any classification set of torchvision, and Cityscapes and VOCSegmentation,
+with their own options."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -18,7 +19,20 @@ from kdcache.sources.masks import MaskSource
 from kdcache.sources.protocol import Source
 
 _VOC = (
-    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
+    *(
+        "background",
+        "aeroplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "bottle",
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
+        "diningtable",
+    ),
     *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 
@@ -29,14 +43,22 @@ def open_torchvision(spec: Spec) -> Source:
     Raises:
         SourceError: its files are not there, or it has no class targets.
     """
-    names = [name for name in datasets.__all__ if name not in ("ImageFolder", "DatasetFolder", "FakeData")]
+    names = [
+        name
+        for name in datasets.__all__
+        if name not in ("ImageFolder", "DatasetFolder", "FakeData")
+    ]
     cls = getattr(datasets, choose(spec.arg or "", names, "torchvision data set"))
     options: dict[str, Any] = dict(spec.options)
     if cls is datasets.VOCSegmentation and "year" in options:
         options["year"] = str(options["year"])
     if cls is datasets.Cityscapes and options.setdefault("target_type", "semantic") != "semantic":
-        raise UsageError(f"source {spec}: target_type is {options['target_type']!r}; masks of classes are target_type=semantic")
-    # a number is for us: the data set does not say; LSUN has a parameter of that name, which is a list or text
+        raise UsageError(
+            f"source {spec}: target_type is {options['target_type']!r}; masks of classes are"
+            " target_type=semantic"
+        )
+    # a number is for us: the data set does not say; LSUN has a parameter of that name, which is a
+    # list or text
     given = options.get("classes")
     classes = given if isinstance(given, int) else None
     if classes is not None:
@@ -49,31 +71,54 @@ def open_torchvision(spec: Spec) -> Source:
     except Exception as error:  # of whatever library the data set reads its files with
         reason = exception_text(error)
         raise SourceError(
-            f"source {spec}: {reason}; check root={options.get('root')!r}, or add download=true if the set can be downloaded"
+            f"source {spec}: {reason}; check root={options.get('root')!r}, or add download=true if"
+            " the set can be downloaded"
         ) from error
     if cls is datasets.Cityscapes:
         return _cityscapes(dataset, spec)
     if cls is datasets.VOCSegmentation:
-        return MaskSource(dataset, spec, classes=len(_VOC), class_names=_VOC, encoded=partial(_colour_file, dataset.images))
+        return MaskSource(
+            dataset,
+            spec,
+            classes=len(_VOC),
+            class_names=_VOC,
+            encoded=partial(_colour_file, dataset.images),
+        )
     source = DatasetSource(dataset, spec, classes, lists_targets=True)
     # some data sets list all that is in a folder
     hidden = next(filter(is_hidden, source.listed_paths), None)
     if hidden is not None:
-        raise SourceError(f"source {spec} lists {hidden}, which is hidden, as editors and systems leave files; remove it")
+        raise SourceError(
+            f"source {spec} lists {hidden}, which is hidden, as editors and systems leave files;"
+            " remove it"
+        )
     return source
 
 
 def _cityscapes(dataset: Any, spec: Spec) -> MaskSource:
-    """Return Cityscapes with its 19 evaluated classes; all other ids are ignored, as its benchmark does."""
-    evaluated = {label.train_id: label for label in dataset.classes if 0 <= label.train_id < IGNORED}
-    ids = {label.id: label.train_id if label.train_id in evaluated else IGNORED for label in dataset.classes if label.id >= 0}
+    """Return Cityscapes with its 19 evaluated classes; all other ids are ignored, as its benchmark
+    does."""
+    evaluated = {
+        label.train_id: label for label in dataset.classes if 0 <= label.train_id < IGNORED
+    }
+    ids = {
+        label.id: label.train_id if label.train_id in evaluated else IGNORED
+        for label in dataset.classes
+        if label.id >= 0
+    }
     names = tuple(evaluated[index].name for index in range(len(evaluated)))
     return MaskSource(
-        dataset, spec, classes=len(names), class_names=names, ids=ids, encoded=partial(_colour_file, dataset.images)
+        dataset,
+        spec,
+        classes=len(names),
+        class_names=names,
+        ids=ids,
+        encoded=partial(_colour_file, dataset.images),
     )
 
 
 def _colour_file(images: Sequence[str], index: int) -> bytes | None:
-    """Return the file of an image, unless the data set, which makes it RGB, gives another than it holds."""
+    """Return the file of an image, unless the data set, which makes it RGB, gives another than it
+    holds."""
     data = Path(images[index]).read_bytes()
     return data if open_image(data).mode == "RGB" else None

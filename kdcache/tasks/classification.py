@@ -29,25 +29,42 @@ class Classification:
             UsageError: it does.
         """
         if loss.requires & {"maps", "masks"}:
-            raise UsageError(f"loss {spec} is one of maps, for segmentation; use dist, kl, dkd or nkd, without ignore_masked")
+            raise UsageError(
+                f"loss {spec} is one of maps, for segmentation; use dist, kl, dkd or nkd, without"
+                " ignore_masked"
+            )
 
     def terms(
-        self, loss: Loss, logits: Logits, teacher: SoftTargets, labels: Labels, *, label_smoothing: float
+        self,
+        loss: Loss,
+        logits: Logits,
+        teacher: SoftTargets,
+        labels: Labels,
+        *,
+        label_smoothing: float,
     ) -> dict[str, Scalar]:
         """Return the loss's terms, and the cross-entropy with the labels."""
         task = task_loss(logits, labels, label_smoothing=label_smoothing)
         return {**loss.terms(logits, teacher, labels.first), "task": loss.ce * task}
 
-    def label_notes(self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None) -> list[str]:
-        """Return a note if there is one class only, or if classes never occur; see `Task.label_notes`."""
+    def label_notes(
+        self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None
+    ) -> list[str]:
+        """Return a note if there is one class only, or if classes never occur; see
+        `Task.label_notes`."""
         if classes == 1:
-            return [f"it has one class only, {class_text(0, names)}: there is nothing to tell apart"]
+            return [
+                f"it has one class only, {class_text(0, names)}: there is nothing to tell apart"
+            ]
         targets = np.concatenate(labels)
         counts = np.bincount(targets, minlength=classes)
         present = np.flatnonzero(counts)
         if len(present) == 1 and is_one_class_only(len(targets), classes):
             only = class_text(int(present[0]), names)
-            return [f"all {len(targets)} labels looked at are class {only}, of {classes} classes; are the labels right?"]
+            return [
+                f"all {len(targets)} labels looked at are class {only}, of {classes} classes; are"
+                " the labels right?"
+            ]
         return missing_classes(counts, len(targets), "labels", names)
 
     def score(self, class_names: Sequence[str], device: torch.device | str) -> "Score":
@@ -60,18 +77,22 @@ class Classification:
 
 
 def task_loss(logits: Logits, labels: Labels, *, label_smoothing: float) -> Scalar:
-    """Return the cross-entropy with the labels, float32, the mean over rows; mixed views have two, weighted by their shares."""
+    """Return the cross-entropy with the labels, float32, the mean over rows; mixed views have two,
+    weighted by their shares."""
     logits = logits.float()
     if labels.mixed is None:
         return nn.functional.cross_entropy(logits, labels.first, label_smoothing=label_smoothing)
     second, share = labels.mixed
     settings: dict[str, Any] = {"label_smoothing": label_smoothing, "reduction": "none"}
-    losses = [nn.functional.cross_entropy(logits, label, **settings) for label in (second, labels.first)]
+    losses = [
+        nn.functional.cross_entropy(logits, label, **settings) for label in (second, labels.first)
+    ]
     return torch.lerp(losses[0], losses[1], share).mean()
 
 
 class Score:
-    """Top-1 and top-5 accuracy in percent, and mean cross-entropy, over any number of batches and all processes."""
+    """Top-1 and top-5 accuracy in percent, and mean cross-entropy, over any number of batches and
+    all processes."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)
@@ -80,7 +101,9 @@ class Score:
         """Count a batch; nothing is copied from the device until `result`."""
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
         loss = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-        per_row = torch.stack([torch.ones_like(loss), ranked[:, 0].to(loss), ranked.any(1).to(loss), loss])
+        per_row = torch.stack(
+            [torch.ones_like(loss), ranked[:, 0].to(loss), ranked.any(1).to(loss), loss]
+        )
         self._sums += per_row.double().sum(1)
 
     def result(self) -> dict[str, float]:
@@ -92,13 +115,17 @@ class Score:
 def logit_statistics(logits: Logits, targets: Targets | None) -> dict[str, float]:
     """Return means over rows that show at a glance whether a teacher sees what it should.
 
-    `mean` and `std` of a row's logits, `confidence` (the largest probability) and, if targets are of the logits' classes,
-    `accuracy` in percent.
+    `mean` and `std` of a row's logits, `confidence` (the largest probability) and, if targets are
+    of the logits' classes, `accuracy` in percent.
     """
     confidence, predicted = torch.softmax(logits.float(), dim=1).max(1)
     return {
         "mean": float(logits.float().mean()),
         "std": float(logits.float().std(dim=1, correction=0).mean()),
         "confidence": float(confidence.mean()),
-        **({} if targets is None else {"accuracy": 100 * float((predicted == targets).float().mean())}),
+        **(
+            {}
+            if targets is None
+            else {"accuracy": 100 * float((predicted == targets).float().mean())}
+        ),
     }

@@ -8,9 +8,11 @@ import numpy as np
 from kdcache.shapes import Rows
 
 _EXPECTED = 20
-"""As often a class must be expected, if all come equally often, before that it never comes is told."""
+"""As often a class must be expected, if all come equally often, before that it never comes is
+told."""
 _CERTAINTY = 6
-"""Powers of ten by which it must be unlikely that all labels are equal, if all classes come equally often."""
+"""Powers of ten by which it must be unlikely that all labels are equal, if all classes come equally
+often."""
 _MOST_NAMED = 5
 
 
@@ -19,8 +21,11 @@ def is_one_class_only(num_labels: int, num_classes: int) -> bool:
     return num_classes > 1 and (num_labels - 1) * math.log10(num_classes) >= _CERTAINTY
 
 
-def missing_classes(counts: Rows, num_views: int, what: str, names: Sequence[str] | None) -> list[str]:
-    """Return the note about classes that never occur, though so many views were looked at that chance is excluded.
+def missing_classes(
+    counts: Rows, num_views: int, what: str, names: Sequence[str] | None
+) -> list[str]:
+    """Return the note about classes that never occur, though so many views were looked at that
+    chance is excluded.
 
     Args:
         counts: in how many views each class occurs.

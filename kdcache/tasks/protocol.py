@@ -1,4 +1,5 @@
-"""What a task is: where the class logits of a view are, what is learnt from labels, how to score, and what a unit says."""
+"""What a task is: where the class logits of a view are, what is learnt from labels, how to score,
+and what a unit says."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Protocol, runtime_checkable
@@ -23,7 +24,8 @@ class Score(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """Classification, segmentation: what a source's targets are, and what a model's logits of a view are."""
+    """Classification, segmentation: what a source's targets are, and what a model's logits of a
+    view are."""
 
     name: ClassVar[str]
     best: ClassVar[str]
@@ -39,15 +41,25 @@ class Task(Protocol):
         """
 
     def terms(
-        self, loss: Loss, logits: ViewLogits, teacher: SoftTargets, labels: Labels, *, label_smoothing: float
+        self,
+        loss: Loss,
+        logits: ViewLogits,
+        teacher: SoftTargets,
+        labels: Labels,
+        *,
+        label_smoothing: float,
     ) -> dict[str, Scalar]:
-        """Return the weighted terms of a batch's loss, by name: those against the teacher, and `task`, the labels'."""
+        """Return the weighted terms of a batch's loss, by name: those against the teacher, and
+        `task`, the labels'."""
 
-    def label_notes(self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None) -> list[str]:
+    def label_notes(
+        self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None
+    ) -> list[str]:
         """Return one line for each thing about some labels that cannot be meant.
 
         Args:
-            labels: classes of views, in one array or several; of masks one array each, of the classes in it.
+            labels: classes of views, in one array or several; of masks one array each, of the
+                classes in it.
             classes: how many there are.
             names: of the classes.
         """
@@ -58,6 +70,6 @@ class Task(Protocol):
     def statistics(self, logits: ViewLogits, targets: Targets | Masks | None) -> dict[str, float]:
         """Return means over views that show at a glance whether a teacher sees what it should.
 
-        `mean` and `std` of a row's logits, `confidence` (the largest probability) and, if targets are of the logits' classes,
-        `accuracy` in percent.
+        `mean` and `std` of a row's logits, `confidence` (the largest probability) and, if targets
+        are of the logits' classes, `accuracy` in percent.
         """

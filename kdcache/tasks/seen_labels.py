@@ -1,4 +1,5 @@
-"""Notes about labels that cannot be meant: looked at where they are read anyway, before anything is trained on them."""
+"""Notes about labels that cannot be meant: looked at where they are read anyway, before anything is
+trained on them."""
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ class SeenLabels:
     """The labels of a source that were seen so far, until they were judged."""
 
     def __init__(self, source: Source) -> None:
-        """Begin with none; where the source knows all without reading a sample, these are judged at once."""
+        """Begin with none; where the source knows all without reading a sample, these are judged at
+        once."""
         self._source = source
         self._task = open_task(task_of(source))
         self._labels: list[Rows] = []

@@ -1,8 +1,9 @@
 """Segmentation: a map of class logits per view, and per head; targets are masks of the view.
 
-Logits are the raw map at the head's stride. Labels are compared at the mask's size, with the logits upsampled; what is compared
-with the teacher, and what a cache holds, is the map itself. Each auxiliary head counts 0.4 times the main one, in both, as in
-the DIST paper's training (Huang et al., NeurIPS 2022) and PSPNet's before it.
+Logits are the raw map at the head's stride. Labels are compared at the mask's size, with the logits
+upsampled; what is compared with the teacher, and what a cache holds, is the map itself. Each
+auxiliary head counts 0.4 times the main one, in both, as in the DIST paper's training (Huang et
+al., NeurIPS 2022) and PSPNet's before it.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,9 @@ from kdcache.tasks.label_notes import class_text, missing_classes
 AUXILIARY = 0.4
 """Weight of an auxiliary head."""
 _FEW_MASKS, _SOME_MASKS = 4, 8
-_AS_CLASS = "; if 255 is meant as a class, say which: a line 255,CLASS in ids=FILE, or ids of the data set"
+_AS_CLASS = (
+    "; if 255 is meant as a class, say which: a line 255,CLASS in ids=FILE, or ids of the data set"
+)
 
 
 class Segmentation:
@@ -40,12 +43,22 @@ class Segmentation:
             UsageError: it does.
         """
         if "label" in loss.requires:
-            raise UsageError(f"loss {spec} needs a label for each row, which a pixel of a map has not; use dist, kl or cwd")
+            raise UsageError(
+                f"loss {spec} needs a label for each row, which a pixel of a map has not; use dist,"
+                " kl or cwd"
+            )
 
     def terms(
-        self, loss: Loss, logits: ViewLogits, teacher: SoftTargets, labels: Labels, *, label_smoothing: float
+        self,
+        loss: Loss,
+        logits: ViewLogits,
+        teacher: SoftTargets,
+        labels: Labels,
+        *,
+        label_smoothing: float,
     ) -> dict[str, Scalar]:
-        """Return the terms summed over the heads; a head that the teacher lacks learns from the labels alone."""
+        """Return the terms summed over the heads; a head that the teacher lacks learns from the
+        labels alone."""
         masks, theirs = labels.first, heads_of(teacher)
         sums: dict[str, Scalar] = {}
         for head in range(logits.shape[1]):
@@ -57,20 +70,32 @@ class Segmentation:
                 sums[name] = sums[name] + weighted if name in sums else weighted
         return sums
 
-    def label_notes(self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None) -> list[str]:
-        """Return a note if masks hold one class only or none, or if classes never occur; see `Task.label_notes`."""
+    def label_notes(
+        self, labels: Sequence[Rows], classes: int, names: Sequence[str] | None
+    ) -> list[str]:
+        """Return a note if masks hold one class only or none, or if classes never occur; see
+        `Task.label_notes`."""
         counts = np.zeros(IGNORED + 1, np.int64)
         for distinct in labels:
             counts[distinct] += 1
         num_views, num_ignored = len(labels), int(counts[IGNORED])
         present = np.flatnonzero(counts[:classes])
         if num_views >= _FEW_MASKS and not len(present):
-            return [f"the {num_views} masks looked at hold nothing but 255, which means no class{_AS_CLASS}"]
+            return [
+                f"the {num_views} masks looked at hold nothing but 255, which means no"
+                f" class{_AS_CLASS}"
+            ]
         if len(present) == 1 and num_views >= (_FEW_MASKS if num_ignored else _SOME_MASKS):
             only = class_text(int(present[0]), names)
             if num_ignored:
-                return [f"the {num_views} masks looked at hold class {only} and 255 only, and 255 means no class{_AS_CLASS}"]
-            return [f"the {num_views} masks looked at hold class {only} only, of {classes}; are the masks right?"]
+                return [
+                    f"the {num_views} masks looked at hold class {only} and 255 only, and 255 means"
+                    f" no class{_AS_CLASS}"
+                ]
+            return [
+                f"the {num_views} masks looked at hold class {only} only, of {classes}; are the"
+                " masks right?"
+            ]
         return missing_classes(counts[:classes], num_views, "masks", names)
 
     def score(self, class_names: Sequence[str], device: torch.device | str) -> "MapScore":
@@ -78,7 +103,8 @@ class Segmentation:
         return MapScore(class_names, device)
 
     def statistics(self, logits: ViewLogits, targets: Masks | None) -> dict[str, float]:
-        """Return means over the pixels of the main map; the mask is looked at in the middle of each."""
+        """Return means over the pixels of the main map; the mask is looked at in the middle of
+        each."""
         maps = logits[:, 0].float()
         confidence, predicted = torch.softmax(maps, dim=-1).max(-1)
         found = {
@@ -94,7 +120,8 @@ class Segmentation:
 
 
 def _against(loss: Loss, maps: Maps, teacher: SoftTargets, masks: Masks) -> dict[str, Scalar]:
-    """Return the terms of a loss of maps, or of one of rows over all pixels, or over those that have a class."""
+    """Return the terms of a loss of maps, or of one of rows over all pixels, or over those that
+    have a class."""
     labels = masks_at(masks, (maps.shape[1], maps.shape[2])).reshape(-1)
     if "maps" in loss.requires:
         return loss.terms(maps, teacher, labels)
@@ -106,7 +133,8 @@ def _against(loss: Loss, maps: Maps, teacher: SoftTargets, masks: Masks) -> dict
 
 
 def pixel_loss(maps: Maps, masks: Masks, *, label_smoothing: float = 0.0) -> Scalar:
-    """Return the cross-entropy at the masks' size, float32, the mean over the pixels that have a class; 0 if none has."""
+    """Return the cross-entropy at the masks' size, float32, the mean over the pixels that have a
+    class; 0 if none has."""
     labels = masks.long()
     losses = functional.cross_entropy(
         upsampled(maps.float(), (masks.shape[1], masks.shape[2])),
@@ -119,7 +147,8 @@ def pixel_loss(maps: Maps, masks: Masks, *, label_smoothing: float = 0.0) -> Sca
 
 
 def upsampled(maps: Maps, size: tuple[int, int]) -> Tensor:
-    """Return maps brought to `size`, bilinear between the centres of pixels, `[views, classes, height, width]`."""
+    """Return maps brought to `size`, bilinear between the centres of pixels, `[views, classes,
+    height, width]`."""
     planes = maps.permute(0, 3, 1, 2)
     if planes.shape[2:] == size:
         return planes
@@ -133,10 +162,11 @@ def masks_at(masks: Masks, size: tuple[int, int]) -> SmallMasks:
 
 
 class MapScore:
-    """Intersection over union, pixel accuracy in percent, and mean cross-entropy, over any number of batches and processes.
+    """Intersection over union, pixel accuracy in percent, and mean cross-entropy, over any number
+    of batches and processes.
 
-    All comes from the counts of (class, predicted class), as in torchvision's reference training: five lines, to which a
-    library of metrics would add a dependency and no digit.
+    All comes from the counts of (class, predicted class), as in torchvision's reference training:
+    five lines, to which a library of metrics would add a dependency and no digit.
     """
 
     def __init__(self, class_names: Sequence[str], device: torch.device | str = "cpu") -> None:
@@ -145,16 +175,20 @@ class MapScore:
         self._loss = torch.zeros(1, dtype=torch.float64, device=device)
 
     def add(self, logits: ViewLogits, targets: Masks) -> None:
-        """Count a batch, of which the main head's maps are upsampled; nothing is copied from the device until `result`."""
+        """Count a batch, of which the main head's maps are upsampled; nothing is copied from the
+        device until `result`."""
         planes = upsampled(logits[:, 0].float(), (targets.shape[1], targets.shape[2]))
         labels, predicted = targets.long(), planes.argmax(1)
-        self._loss += functional.cross_entropy(planes, labels, ignore_index=IGNORED, reduction="sum")
+        self._loss += functional.cross_entropy(
+            planes, labels, ignore_index=IGNORED, reduction="sum"
+        )
         there = labels != IGNORED
         pairs = labels[there] * len(self._names) + predicted[there]
         self._counts += torch.bincount(pairs, minlength=len(self._counts))
 
     def result(self) -> dict[str, float]:
-        """Return `miou`, `pixel_accuracy`, `eval_loss`, and `iou/CLASS` of each class that is there or was predicted.
+        """Return `miou`, `pixel_accuracy`, `eval_loss`, and `iou/CLASS` of each class that is there
+        or was predicted.
 
         `miou` is the mean of these. Every process of the run must ask.
         """
@@ -162,7 +196,9 @@ class MapScore:
         loss, table = sums[0], sums[1:].reshape(len(self._names), -1)
         both, union = table.diagonal(), table.sum(0) + table.sum(1) - table.diagonal()
         found = {
-            f"iou/{name}": 100 * float(hit / whole) for name, hit, whole in zip(self._names, both, union, strict=True) if whole
+            f"iou/{name}": 100 * float(hit / whole)
+            for name, hit, whole in zip(self._names, both, union, strict=True)
+            if whole
         }
         pixels = float(table.sum()) or 1.0
         return {
@@ -174,10 +210,11 @@ class MapScore:
 
 
 def slide(model: torch.nn.Module, views: Tensor, window: tuple[int, int]) -> ViewLogits:
-    """Return the main head's logits of views of any size, `[views, 1, height, width, classes]`, from windows of one size.
+    """Return the main head's logits of views of any size, `[views, 1, height, width, classes]`,
+    from windows of one size.
 
-    Windows go by two thirds of themselves; where they overlap the mean of their upsampled logits counts. Of a view smaller than
-    the window there is one, the view itself.
+    Windows go by two thirds of themselves; where they overlap the mean of their upsampled logits
+    counts. Of a view smaller than the window there is one, the view itself.
     """
     height, width = views.shape[2:]
     total = torch.zeros(())

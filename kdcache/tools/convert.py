@@ -1,4 +1,5 @@
-"""Conversion between the stores of zarr shards and of webdataset tars: the same records, cut into other units."""
+"""Conversion between the stores of zarr shards and of webdataset tars: the same records, cut into
+other units."""
 
 import dataclasses
 import itertools
@@ -10,7 +11,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kdcache.cache import Cache, Commit, Manifest, create_cache, open_cache, record_layout, tar_layout
+from kdcache.cache import (
+    Cache,
+    Commit,
+    Manifest,
+    create_cache,
+    open_cache,
+    record_layout,
+    tar_layout,
+)
 from kdcache.cache.coverage import ask_for, note_left_out
 from kdcache.cache.documents.commit import seed_entry
 from kdcache.cache.source import source_of
@@ -29,24 +38,30 @@ Store = Literal["zarr", "webdataset"]
 
 
 def convert_cache(
-    cache: str | Path, new: str | Path, *, store: Store, data: str | None = None, images: bool = True
+    cache: str | Path,
+    new: str | Path,
+    *,
+    store: Store,
+    data: str | None = None,
+    images: bool = True,
 ) -> dict[str, Any]:
-    """Write to `new` the complete seeds of `cache` in the other store; run again, it goes on where it stopped.
+    """Write to `new` the complete seeds of `cache` in the other store; run again, it goes on where
+    it stopped.
 
-    Records are the same, bit for bit, and so are absent rows, probes and versions. Statistics are means: those of a unit that
-    is cut into smaller ones stand for each of them.
+    Records are the same, bit for bit, and so are absent rows, probes and versions. Statistics are
+    means: those of a unit that is cut into smaller ones stand for each of them.
 
     Args:
         cache: the cache.
         new: the new cache.
         store: `zarr` or `webdataset`, whichever `cache` is not.
-        data: spec of the source that it was made from, of which tars hold the images and the names; a webdataset store
-            needs it.
+        data: spec of the source that it was made from, of which tars hold the images and the names;
+            a webdataset store needs it.
         images: whether tars hold the images.
 
     Returns:
-        `cache` (the new one), `source`, `store`, `seeds`, `rows` per seed, `units_written` now, the `seconds` they took,
-        `bytes` and `bytes_per_view` over all units.
+        `cache` (the new one), `source`, `store`, `seeds`, `rows` per seed, `units_written` now, the
+        `seconds` they took, `bytes` and `bytes_per_view` over all units.
 
     Raises:
         UsageError: a cache of that store, or data that is of no use, such as equal keys.
@@ -102,7 +117,12 @@ class _Conversion:
         manifest = self._made.manifest
         firsts = sorted({manifest.unit_seeds(seed)[0] for seed in seeds})
         missing = {first: {*self._made.missing_units(first)} for first in firsts}
-        todo = [(first, unit) for unit in range(manifest.num_units) for first in firsts if unit in missing[first]]
+        todo = [
+            (first, unit)
+            for unit in range(manifest.num_units)
+            for first in firsts
+            if unit in missing[first]
+        ]
         if todo:
             self._made.objects.probe()
         for seed in firsts:
@@ -118,7 +138,10 @@ class _Conversion:
     def _write(self, first: int, unit: int) -> None:
         made = self._made.manifest
         rows, seeds = made.unit_range(unit), made.unit_seeds(first)
-        parts = {seed: [self._commit(seed, number) for number in self._overlapping(rows)] for seed in seeds}
+        parts = {
+            seed: [self._commit(seed, number) for number in self._overlapping(rows)]
+            for seed in seeds
+        }
         records = np.stack([np.concatenate([*self._cut(seed, rows)]) for seed in seeds])
         samples = []
         if self._source is not None:
@@ -146,11 +169,15 @@ class _Conversion:
 
 
 def _facts(parts: Mapping[int, Sequence[Commit]], rows: range, seeds: range) -> dict[str, Any]:
-    """Return what the old commits say of the rows of a new unit; by seed, each commit with what it says of all its seeds."""
+    """Return what the old commits say of the rows of a new unit; by seed, each commit with what it
+    says of all its seeds."""
     pairs = [(seed, commit.of_seed(seed)) for seed in seeds for commit in parts[seed]]
     absent, probes = (
         [
-            {**{name: value for name, value in entry.items() if name != "seed"}, **seed_entry(seed, seeds)}
+            {
+                **{name: value for name, value in entry.items() if name != "seed"},
+                **seed_entry(seed, seeds),
+            }
             for seed, commit in pairs
             for entry in getattr(commit, kind)
             if entry["row"] in rows
@@ -161,7 +188,10 @@ def _facts(parts: Mapping[int, Sequence[Commit]], rows: range, seeds: range) -> 
     return {
         "absent": sorted(absent, key=lambda entry: (entry["row"], entry.get("seed", 0))),
         "probes": probes,
-        "statistics": {name: _mean([(values[name], count) for values, count in told]) for name in (told[0][0] if told else ())},
+        "statistics": {
+            name: _mean([(values[name], count) for values, count in told])
+            for name in (told[0][0] if told else ())
+        },
         "versions": pairs[0][1].versions,
     }
 
@@ -191,7 +221,9 @@ def _require_use(old: Cache, store: Store, data: str | None, images: bool) -> No
 def _complete(old: Cache) -> list[int]:
     seeds = old.complete_seeds()
     if not seeds:
-        raise CacheError(f"cache {old} holds no complete seed; run its dump-teacher command again to finish one")
+        raise CacheError(
+            f"cache {old} holds no complete seed; run its dump-teacher command again to finish one"
+        )
     note_left_out(old, seeds)
     return seeds
 
@@ -204,16 +236,24 @@ def _manifest(old: Cache, seeds: Sequence[int], source: Source | None, images: b
     fields: dict[str, Any]
     if source is not None:
         image_bytes = mean_image_bytes(source) if images else None
-        fields = tar_layout(old.codec, manifest.rows, block=block, seeds=_group(seeds), image_bytes=image_bytes)
+        fields = tar_layout(
+            old.codec, manifest.rows, block=block, seeds=_group(seeds), image_bytes=image_bytes
+        )
         origin["classes"] = source.classes
     else:
         plain = {"store": "zarr", "seeds_per_unit": 1, "has_images": False}
         fields = {**record_layout(old.codec, manifest.rows, block=block), **plain}
     fields |= {"codec": manifest.codec, "record_dtype": manifest.record_dtype, "source": origin}
     converted = {"store": manifest.store, "manifest": manifest.digest}
-    return dataclasses.replace(manifest, **fields, made_by={**manifest.made_by, "converted_from": converted})
+    return dataclasses.replace(
+        manifest, **fields, made_by={**manifest.made_by, "converted_from": converted}
+    )
 
 
 def _group(seeds: Sequence[int]) -> int:
     """Return how many seeds share a tar: all, if they are a group that can, else one."""
-    return len(seeds) if [*seeds] == [*range(seeds[0], seeds[0] + len(seeds))] and seeds[0] % len(seeds) == 0 else 1
+    return (
+        len(seeds)
+        if [*seeds] == [*range(seeds[0], seeds[0] + len(seeds))] and seeds[0] % len(seeds) == 0
+        else 1
+    )

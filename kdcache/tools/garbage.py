@@ -1,4 +1,5 @@
-"""Garbage: what killed writers left in a cache, told from what writers that are at work are about to use."""
+"""Garbage: what killed writers left in a cache, told from what writers that are at work are about
+to use."""
 
 import re
 import time
@@ -24,11 +25,15 @@ def parse_age(text: str) -> float:
     return float(found[1]) * _SECONDS[found[2]]
 
 
-def collect_garbage(cache: Cache, *, older_than: str = "7d", delete: bool = False) -> dict[str, Any]:
-    """Remove, or only tell, the temporary and orphaned objects of `cache` that are older than an age.
+def collect_garbage(
+    cache: Cache, *, older_than: str = "7d", delete: bool = False
+) -> dict[str, Any]:
+    """Remove, or only tell, the temporary and orphaned objects of `cache` that are older than an
+    age.
 
-    No committed object is touched, and nothing that is not of this layout. An orphaned object of a unit goes only if nothing at
-    all was written to the cache within the age: a dump that is at work may take it up at any moment, however old it is.
+    No committed object is touched, and nothing that is not of this layout. An orphaned object of a
+    unit goes only if nothing at all was written to the cache within the age: a dump that is at work
+    may take it up at any moment, however old it is.
 
     Args:
         cache: the cache.
@@ -36,8 +41,8 @@ def collect_garbage(cache: Cache, *, older_than: str = "7d", delete: bool = Fals
         delete: whether they are removed.
 
     Returns:
-        `cache`, `is_deleted`, the `keys` and `bytes` that were or would be removed, how many are kept as too `young`, and
-        how many orphaned ones because the cache is `busy`.
+        `cache`, `is_deleted`, the `keys` and `bytes` that were or would be removed, how many are
+        kept as too `young`, and how many orphaned ones because the cache is `busy`.
 
     Raises:
         UsageError: an age that is none.
@@ -62,12 +67,18 @@ def collect_garbage(cache: Cache, *, older_than: str = "7d", delete: bool = Fals
 
 def _last_written(census: Census) -> float:
     return max(
-        (entry.time for part in (census.commits.values(), census.temporary, census.orphaned) for entry in part), default=0.0
+        (
+            entry.time
+            for part in (census.commits.values(), census.temporary, census.orphaned)
+            for entry in part
+        ),
+        default=0.0,
     )
 
 
 def _removed(cache: Cache, entry: Entry) -> bool:
-    """Remove an object, unless its unit is committed by now; if it is just afterwards, put it back."""
+    """Remove an object, unless its unit is committed by now; if it is just afterwards, put it
+    back."""
     unit = cache.format.unit_of(entry.key)
     if unit is None:
         cache.objects.remove(entry.key)
@@ -79,7 +90,8 @@ def _removed(cache: Cache, entry: Entry) -> bool:
         return True
     data = cache.objects.get(entry.key, most=entry.size)
     cache.objects.remove(entry.key)
-    # a writer looks for the object after its commit, and this for the commit after the removal: one of them sees the other
+    # a writer looks for the object after its commit, and this for the commit after the removal: one
+    # of them sees the other
     if cache.is_committed(*unit):
         cache.objects.publish(entry.key, data)
         return False

@@ -1,4 +1,5 @@
-"""Caches on the Hugging Face hub: published with their manifest last, and fetched at one revision, checked on the way."""
+"""Caches on the Hugging Face hub: published with their manifest last, and fetched at one revision,
+checked on the way."""
 
 import hashlib
 import os
@@ -49,8 +50,12 @@ class HubObjects:
         """
         self.repo, self._api = repo, open_api()
         with _told(f"hf://datasets/{repo}"):
-            self.revision = str(self._api.repo_info(repo, repo_type="dataset", revision=revision).sha)
-            files = self._api.list_repo_tree(repo, recursive=True, revision=self.revision, repo_type="dataset")
+            self.revision = str(
+                self._api.repo_info(repo, repo_type="dataset", revision=revision).sha
+            )
+            files = self._api.list_repo_tree(
+                repo, recursive=True, revision=self.revision, repo_type="dataset"
+            )
             self.files = {file.path: file for file in files if hasattr(file, "size")}
 
     def publish(self, key: str, data: bytes) -> NoReturn:
@@ -68,7 +73,9 @@ class HubObjects:
             raise FileNotFoundError(key)
         if self.files[key].size > most:
             size = self.files[key].size
-            raise LargeObjectError(f"{self}/{key} has {size} bytes, more than the {most} that it may have")
+            raise LargeObjectError(
+                f"{self}/{key} has {size} bytes, more than the {most} that it may have"
+            )
         with _told(f"{self}/{key}"), tempfile.TemporaryDirectory() as folder:
             where = {"repo_type": "dataset", "revision": self.revision, "local_dir": folder}
             return Path(self._api.hf_hub_download(self.repo, key, **where)).read_bytes()
@@ -84,12 +91,16 @@ class HubObjects:
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the names directly under `prefix`, sorted."""
         below = f"{prefix}/" if prefix else ""
-        yield from sorted({key[len(below) :].partition("/")[0] for key in self.files if key.startswith(below)})
+        yield from sorted(
+            {key[len(below) :].partition("/")[0] for key in self.files if key.startswith(below)}
+        )
 
     def walk(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object under `prefix`; the hub does not say when one was written."""
         below = f"{prefix}/" if prefix else ""
-        yield from (Entry(key, file.size, 0.0) for key, file in self.files.items() if key.startswith(below))
+        yield from (
+            Entry(key, file.size, 0.0) for key, file in self.files.items() if key.startswith(below)
+        )
 
     def remove(self, key: str) -> NoReturn:
         """Raise a CacheError."""
@@ -106,7 +117,10 @@ class HubObjects:
             return False
         if file.lfs is not None:
             return bool(file.lfs.sha256 == hashlib.sha256(data).hexdigest())
-        return bool(file.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest())
+        return bool(
+            file.blob_id
+            == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        )
 
     def __str__(self) -> str:
         """Return the address."""
@@ -116,8 +130,8 @@ class HubObjects:
 def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dict[str, Any]:
     """Publish a cache; run again, it goes on where it stopped, and later adds what has come since.
 
-    Every object is checked against its commit before it is sent, and goes with its commit. The manifest comes last: until then
-    there is no cache to be seen.
+    Every object is checked against its commit before it is sent, and goes with its commit. The
+    manifest comes last: until then there is no cache to be seen.
 
     Args:
         cache: the cache; of one that is not complete what is there.
@@ -125,8 +139,8 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
         private: whether it is made for its owner only.
 
     Returns:
-        `address`, `revision` (the hub's commit), `objects` sent now and their `bytes`, the `seconds` it took,
-        and what `Coverage.to_json` tells.
+        `address`, `revision` (the hub's commit), `objects` sent now and their `bytes`, the
+        `seconds` it took, and what `Coverage.to_json` tells.
 
     Raises:
         UsageError: an address of another form, or huggingface_hub is not installed.
@@ -148,13 +162,22 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
             sent.add({key: agreed_bytes(old.objects, key, most=_most_beside(old))})
         for unit in until_asked(units):
             commit = old.whole_commit(*unit)
-            sent.add({old.format.key(*unit): old.unit_bytes(commit), commit_key(*unit): commit.to_bytes()})
+            sent.add(
+                {
+                    old.format.key(*unit): old.unit_bytes(commit),
+                    commit_key(*unit): commit.to_bytes(),
+                }
+            )
             bar.advance(1)
         sent.flush()
         look()
     coverage = coverage_of(old, units)
     sent.add({CARD: path_bytes(card_text(old, address, coverage.complete_seeds))}, replaces=True)
-    sent.add({} if there.exists(_MANIFEST) else {_MANIFEST: agreed_bytes(old.objects, _MANIFEST, most=MOST_MANIFEST)})
+    sent.add(
+        {}
+        if there.exists(_MANIFEST)
+        else {_MANIFEST: agreed_bytes(old.objects, _MANIFEST, most=MOST_MANIFEST)}
+    )
     sent.flush()
     facts = {"objects": sent.objects, "bytes": sent.bytes, "seconds": time.monotonic() - start}
     return {"address": address, "revision": sent.revision, **facts, **coverage.to_json()}
@@ -169,8 +192,8 @@ def pull_cache(address: str, new: str | Path, *, revision: str | None = None) ->
         revision: the hub's commit, or a branch or tag; by default what is newest.
 
     Returns:
-        `cache`, `address`, `revision` (the hub's commit), `units_written` now, their `bytes`, the `seconds` they took, and
-        what `Coverage.to_json` tells.
+        `cache`, `address`, `revision` (the hub's commit), `units_written` now, their `bytes`, the
+        `seconds` they took, and what `Coverage.to_json` tells.
 
     Raises:
         UsageError: an address of another form, or huggingface_hub is not installed.
@@ -212,7 +235,9 @@ def open_api() -> Any:
         from huggingface_hub import HfApi  # noqa: PLC0415 # an extra
         from huggingface_hub.utils import disable_progress_bars  # noqa: PLC0415
     except ImportError:
-        raise UsageError("caches on the hub need huggingface_hub; pip install 'kdcache[hub]'") from None
+        raise UsageError(
+            "caches on the hub need huggingface_hub; pip install 'kdcache[hub]'"
+        ) from None
     disable_progress_bars()  # one per file, of which there may be thousands
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="kdcache")
 
@@ -225,16 +250,23 @@ class _Sender:
         self.revision, self.objects, self.bytes = there.revision, 0, 0
 
     def add(self, objects: dict[str, bytes], *, replaces: bool = False) -> None:
-        """Send objects that belong together, sooner or later and at once, but those that are there already.
+        """Send objects that belong together, sooner or later and at once, but those that are there
+        already.
 
         Raises:
             CacheError: one is there with other bytes, or cannot be sent.
         """
         new = {key: data for key, data in objects.items() if not self._there.holds(key, data)}
         if taken := [key for key in new if self._there.exists(key) and not replaces]:
-            raise CacheError(f"{self._there}/{taken[0]} is there with other bytes, of another dump; push to another place")
+            raise CacheError(
+                f"{self._there}/{taken[0]} is there with other bytes, of another dump; push to"
+                " another place"
+            )
         self._waiting |= new
-        if len(self._waiting) >= MOST_AT_ONCE or sum(map(len, self._waiting.values())) >= MOST_BYTES_AT_ONCE:
+        if (
+            len(self._waiting) >= MOST_AT_ONCE
+            or sum(map(len, self._waiting.values())) >= MOST_BYTES_AT_ONCE
+        ):
             self.flush()
 
     def flush(self) -> None:
@@ -247,12 +279,20 @@ class _Sender:
             return
         from huggingface_hub import CommitOperationAdd  # noqa: PLC0415 # an extra
 
-        adds = [CommitOperationAdd(path_in_repo=key, path_or_fileobj=data) for key, data in self._waiting.items()]
+        adds = [
+            CommitOperationAdd(path_in_repo=key, path_or_fileobj=data)
+            for key, data in self._waiting.items()
+        ]
         message = f"kdcache: {len(adds)} objects"
         with _told(str(self._there)):
-            done = open_api().create_commit(self._there.repo, adds, commit_message=message, repo_type="dataset")
+            done = open_api().create_commit(
+                self._there.repo, adds, commit_message=message, repo_type="dataset"
+            )
         self.revision = str(done.oid)
-        self.objects, self.bytes = self.objects + len(adds), self.bytes + sum(map(len, self._waiting.values()))
+        self.objects, self.bytes = (
+            self.objects + len(adds),
+            self.bytes + sum(map(len, self._waiting.values())),
+        )
         self._waiting = {}
 
 
@@ -269,7 +309,9 @@ def _beside(cache: Cache, units: Sequence[Unit]) -> list[str]:
 def _most_beside(cache: Cache) -> int:
     """Return the bytes that an object beside the units has at most: one of an array, or what
     plain zarr needs."""
-    return max([MOST_METADATA, *(cache.manifest.most_object(root) for root in cache.manifest.arrays)])
+    return max(
+        [MOST_METADATA, *(cache.manifest.most_object(root) for root in cache.manifest.arrays)]
+    )
 
 
 @contextmanager
@@ -279,5 +321,8 @@ def _told(where: str) -> Iterator[None]:
         yield
     except Exception as error:  # of the hub's client, and of the several libraries below it
         reason = " ".join(str(error).split())[:300]
-        way_out = "see that the name is right, that you are logged in (hf auth login), and run the same command again"
+        way_out = (
+            "see that the name is right, that you are logged in (hf auth login), and run the same"
+            " command again"
+        )
         raise CacheError(f"{where}: {type(error).__name__}: {reason}; {way_out}") from error

@@ -1,4 +1,5 @@
-"""The card of a published cache: what its manifest says, for people, as a README with the hub's front matter."""
+"""The card of a published cache: what its manifest says, for people, as a README with the hub's
+front matter."""
 
 from collections.abc import Sequence
 
@@ -24,11 +25,21 @@ def card_text(cache: Cache, address: str, seeds: Sequence[int]) -> str:
     where = "" if manifest.has_images else " --data SPEC"
     teacher, subset = manifest.teacher, manifest.samples is not None
     samples = f"{manifest.num_held} of {manifest.rows}" if subset else str(manifest.rows)
-    units = f"units of {counted(manifest.unit_rows, 'row')} x {counted(manifest.seeds_per_unit, 'seed')}"
+    units = (
+        f"units of {counted(manifest.unit_rows, 'row')} x"
+        f" {counted(manifest.seeds_per_unit, 'seed')}"
+    )
     facts = {
-        "teacher": f"`{teacher['spec']}`, weights {teacher['sha256'][:16]}, run in {teacher['precision']}",
-        "data": f"`{manifest.source['spec']}`, {samples} samples, {manifest.classes} classes of the teacher, {images}",
-        "recipe of the views": f"`{manifest.recipe['name']}`, {manifest.recipe['fingerprint'][:16]}",
+        "teacher": (
+            f"`{teacher['spec']}`, weights {teacher['sha256'][:16]}, run in {teacher['precision']}"
+        ),
+        "data": (
+            f"`{manifest.source['spec']}`, {samples} samples, {manifest.classes} classes of the"
+            f" teacher, {images}"
+        ),
+        "recipe of the views": (
+            f"`{manifest.recipe['name']}`, {manifest.recipe['fingerprint'][:16]}"
+        ),
         "codec": f"`{codec_spec(cache.codec)}`",
         "complete seeds": ", ".join(map(str, seeds)) or "none",
         "store": f"{manifest.store}, {units}",

@@ -1,4 +1,5 @@
-"""What a cache holds, without reading every commit of a large one; and how a dump that many workers make comes on."""
+"""What a cache holds, without reading every commit of a large one; and how a dump that many workers
+make comes on."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,14 +36,19 @@ def describe(cache: Cache) -> dict[str, Any]:
     """Return what `cache` holds, from its listing.
 
     Returns:
-        `manifest`, `codec` (spec), what `Coverage.to_json` tells, the number of `units`, `bytes` of their
-        objects and `bytes_per_view`, and the number of `absent` rows in `absent_of` units: all, or as
+        `manifest`, `codec` (spec), what `Coverage.to_json` tells, the number of `units`, `bytes` of
+        their objects and `bytes_per_view`, and the number of `absent` rows in `absent_of` units:
+            all, or as
         many as are read.
     """
     manifest, census = cache.manifest, take_census(cache)
     size = sum(entry.size for entry in census.objects.values())
-    rows = sum(len(manifest.unit_range(unit)) * manifest.seeds_per_unit for _, unit in census.commits)
-    views = rows * manifest.num_held / manifest.rows  # of a subset each unit holds about the same share
+    rows = sum(
+        len(manifest.unit_range(unit)) * manifest.seeds_per_unit for _, unit in census.commits
+    )
+    views = (
+        rows * manifest.num_held / manifest.rows
+    )  # of a subset each unit holds about the same share
     absent, looked_at = _absent(cache, list(census.commits))
     return {
         "manifest": manifest.to_json(),
@@ -57,11 +63,14 @@ def describe(cache: Cache) -> dict[str, Any]:
 
 
 def _absent(cache: Cache, units: Sequence[Unit]) -> tuple[int, int]:
-    """Return how many rows are recorded as absent, and in how many units, evenly spread, that was counted."""
+    """Return how many rows are recorded as absent, and in how many units, evenly spread, that was
+    counted."""
     if not cache.manifest.skip_unreadable:
         return 0, len(units)
     some = units[:: -(-len(units) // MOST_READ)] if units else []
-    counts = fetched(lambda unit: len(cache.whole_commit(*unit).absent), some, num_bytes=cache.commit_room)
+    counts = fetched(
+        lambda unit: len(cache.whole_commit(*unit).absent), some, num_bytes=cache.commit_room
+    )
     return sum(counts), len(some)
 
 
@@ -96,7 +105,8 @@ class Progress:
         }
 
     def lines(self, width: int, height: int) -> list[tuple[str, str]]:
-        """Return the map of coverage as lines of (seeds, units), each sign standing for as many units as must share it."""
+        """Return the map of coverage as lines of (seeds, units), each sign standing for as many
+        units as must share it."""
         firsts = sorted(self.coverage.asked)
         deep = -(-len(firsts) // height) if firsts else 1
         groups = [firsts[start : start + deep] for start in range(0, len(firsts), deep)]
@@ -104,7 +114,8 @@ class Progress:
 
 
 class Follower:
-    """Looks at a cache again and again; commits are listed, and only those of late are read, once each."""
+    """Looks at a cache again and again; commits are listed, and only those of late are read, once
+    each."""
 
     def __init__(self, cache: Cache, seeds: str | None = None) -> None:
         """Follow the dump of `seeds`, by default of all that the cache was asked to hold.
@@ -134,7 +145,9 @@ class Follower:
         recent = [unit for unit in newest if units[unit].time > now - _WRITERS_SECONDS]
         chosen = newest[: max(len(recent), _LEAST_WRITERS)]
         new = [unit for unit in chosen if unit not in self._writers]
-        self._writers |= zip(new, fetched(self._writer, new, num_bytes=self._cache.commit_room), strict=True)
+        self._writers |= zip(
+            new, fetched(self._writer, new, num_bytes=self._cache.commit_room), strict=True
+        )
         manifest = self._cache.manifest
         seen = []
         for unit in chosen:
@@ -150,7 +163,8 @@ class Follower:
 
 
 def follow(cache: Cache, seeds: str | None = None, *, seconds: float) -> Iterator[Progress]:
-    """Yield how far the dump into `cache` is, every so many seconds or less often if a look takes long, to its end."""
+    """Yield how far the dump into `cache` is, every so many seconds or less often if a look takes
+    long, to its end."""
     follower = Follower(cache, seeds)
     while True:
         start = time.monotonic()
@@ -165,8 +179,8 @@ def wait_for_cache(path: str, *, seconds: float) -> Cache:
     """Block until there is a cache at `path`, look every so many seconds, and say so.
 
     Raises:
-        CacheError: there cannot be one: no folder above it, something else in its place, a bucket that
-            cannot be reached.
+        CacheError: there cannot be one: no folder above it, something else in its place, a bucket
+            that cannot be reached.
     """
     objects = open_objects(path)
     told = None
@@ -209,7 +223,9 @@ def _require_place(objects: Objects, path: str) -> None:
     others = [name for name in objects.list("") if name not in ROOTS and not is_temporary(name)]
     if others and not objects.exists("zarr.json"):  # looked for again: the dump may just have begun
         held = others[0][:60]
-        raise CacheError(f"{path} is not a cache, and not empty: it holds {held}; give the folder of a cache")
+        raise CacheError(
+            f"{path} is not a cache, and not empty: it holds {held}; give the folder of a cache"
+        )
 
 
 def _span(seeds: Sequence[int]) -> str:
@@ -217,7 +233,8 @@ def _span(seeds: Sequence[int]) -> str:
 
 
 def _shaded(coverage: Coverage, firsts: Sequence[int], width: int) -> str:
-    """Return one sign per cell of units: a dot if nothing is there, a full block if all, a space if none is wanted."""
+    """Return one sign per cell of units: a dot if nothing is there, a full block if all, a space if
+    none is wanted."""
     num_units = coverage.manifest.num_units
     cells = min(width, num_units)
     edges = [num_units * cell // cells for cell in range(cells + 1)]

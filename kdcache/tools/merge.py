@@ -1,7 +1,8 @@
-"""Copying units from cache to cache as they are, with their commits: merging caches, exporting a part of one.
+"""Copying units from cache to cache as they are, with their commits: merging caches, exporting a
+part of one.
 
-Of a subset of the samples the units are the same ones, with the same rows: a row's place says which sample it is, and views,
-partners and probes depend on that. What is not in the subset is zeros.
+Of a subset of the samples the units are the same ones, with the same rows: a row's place says which
+sample it is, and views, partners and probes depend on that. What is not in the subset is zeros.
 """
 
 import itertools
@@ -40,15 +41,18 @@ from kdcache.views import Recipe
 def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any]:
     """Copy into `new` every unit that `caches` hold; run again, it goes on where it stopped.
 
-    Each object is checked against its commit on the way. Of a unit that several hold that of the first counts.
+    Each object is checked against its commit on the way. Of a unit that several hold that of the
+    first counts.
 
     Args:
-        new: a new cache, which gets the manifest of the first, or one that is there already, whose own units count first.
+        new: a new cache, which gets the manifest of the first, or one that is there already, whose
+            own units count first.
         caches: they agree in all that decides what a record means.
 
     Returns:
-        `cache` (the new one), `units_written` now, their `bytes`, the `seconds` they took, and `from`: of each cache its
-        `cache`, `units`, and how many of them were `elsewhere`, in an earlier one. Also what `Coverage.to_json` tells of the
+        `cache` (the new one), `units_written` now, their `bytes`, the `seconds` they took, and
+        `from`: of each cache its `cache`, `units`, and how many of them were `elsewhere`, in an
+            earlier one. Also what `Coverage.to_json` tells of the
         new one, which is asked for all that `caches` are.
 
     Raises:
@@ -62,8 +66,8 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
             lines = [*source_lines, *(line for line in lines if not line.startswith("source."))]
         if lines:
             raise MismatchError(
-                f"caches {sources[0]} and {other} were made otherwise ({joined(lines)}); merge what was dumped alike "
-                "(kdcache convert brings one to the other store)"
+                f"caches {sources[0]} and {other} were made otherwise ({joined(lines)}); merge what"
+                " was dumped alike (kdcache convert brings one to the other store)"
             )
     first = sources[0]
     listed = first.source_arrays()
@@ -98,21 +102,27 @@ def export_cache(
     samples: str | None = None,
     data: str | None = None,
 ) -> dict[str, Any]:
-    """Copy some seeds, units or samples of a cache to `new`; run again, it goes on where it stopped.
+    """Copy some seeds, units or samples of a cache to `new`; run again, it goes on where it
+    stopped.
 
     Args:
         cache: the cache.
-        new: the new cache; it has the same manifest, but of some samples only a manifest that says so.
+        new: the new cache; it has the same manifest, but of some samples only a manifest that says
+            so.
         seeds: `A:B`; by default all. Of seeds that share units all are wanted.
-        units: `A:B` of each seed, B left out, by default all. Units are blocks of rows, and so random samples of the source.
-        samples: numbers `A:B` in the source's order, or a text file with a key on each line; by default all.
+        units: `A:B` of each seed, B left out, by default all. Units are blocks of rows, and so
+            random samples of the source.
+        samples: numbers `A:B` in the source's order, or a text file with a key on each line; by
+            default all.
         data: spec of the source, whose keys these are; by default the tars of the cache tell.
 
     Returns:
-        What `merge_caches` does, with `source` in the place of `from`, and how many `samples` of how many `rows` it holds.
+        What `merge_caches` does, with `source` in the place of `from`, and how many `samples` of
+        how many `rows` it holds.
 
     Raises:
-        UsageError: seeds, units or samples that are not as they should be, or samples that the cache does not hold.
+        UsageError: seeds, units or samples that are not as they should be, or samples that the
+            cache does not hold.
         MissingUnitError: a seed of which the cache holds nothing.
         MismatchError: `new` is another cache, or `data` not the cache's.
         CacheError: a damaged unit, or a folder that cannot be written; what was copied stays.
@@ -146,7 +156,8 @@ def copied_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[in
 
 
 def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]:
-    """Copy those of `units` that `target` lacks, checked, each object before its commit; return the bytes of each.
+    """Copy those of `units` that `target` lacks, checked, each object before its commit; return the
+    bytes of each.
 
     If `target` is a subset of fewer samples, units are written anew without the others. Nothing
     more is begun when the process is told to stop.
@@ -161,7 +172,9 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
     for seed in sorted({seed for seed, _ in todo}):
         start_seed(target, seed)
     sizes = []
-    near = source.whole_commit(*todo[0]).num_bytes if todo else 0  # units of a cache are of about one size
+    near = (
+        source.whole_commit(*todo[0]).num_bytes if todo else 0
+    )  # units of a cache are of about one size
     copied, manifest = _copied, source.manifest
     if target.manifest.samples != manifest.samples:
         copied = _thinned
@@ -181,10 +194,13 @@ def _copied(source: Cache, target: Cache, unit: Unit) -> int:
     is_ours = target.objects.publish(key, data)
     if not is_ours and not _is_there(target, key, data) and not target.is_committed(*unit):
         raise CacheError(
-            f"cache {target}: {key} is there with other bytes and without a commit, left by a killed writer; remove it "
-            f"(kdcache gc {target} --older-than 0s --delete, while nothing else writes there) and run this again"
+            f"cache {target}: {key} is there with other bytes and without a commit, left by a"
+            f" killed writer; remove it (kdcache gc {target} --older-than 0s --delete, while"
+            " nothing else writes there) and run this again"
         )
-    target.objects.publish(commit_key(*unit), commit.to_bytes())  # False: another writer was here, and its unit counts
+    target.objects.publish(
+        commit_key(*unit), commit.to_bytes()
+    )  # False: another writer was here, and its unit counts
     return len(data)
 
 
@@ -211,26 +227,31 @@ def _thinned(source: Cache, target: Cache, unit: Unit) -> int:
 
 
 def require_unmixed(cache: Cache, way_out: str) -> None:
-    """Raise a UsageError if views of a cache are mixed: of a subset that is to hold images, those of partners are lost."""
+    """Raise a UsageError if views of a cache are mixed: of a subset that is to hold images, those
+    of partners are lost."""
     if Recipe.from_dict(cache.manifest.recipe).mixing:
         raise UsageError(
-            f"cache {cache}: recipe {cache.manifest.recipe['name']} mixes each view with another, whose image a subset "
-            f"with images would not hold; {way_out}"
+            f"cache {cache}: recipe {cache.manifest.recipe['name']} mixes each view with another,"
+            f" whose image a subset with images would not hold; {way_out}"
         )
 
 
 def _chosen(source: Cache, samples: str | None, data: str | None) -> Rows | None:
     """Return the numbers of the samples that the new cache holds, rising; None if these are all."""
     if data is not None and (samples is None or are_numbers(samples)):
-        raise UsageError(f"data {data} tells the keys of samples, and none are given; leave it out, or give --samples FILE")
+        raise UsageError(
+            f"data {data} tells the keys of samples, and none are given; leave it out, or give"
+            " --samples FILE"
+        )
     if samples is None:
         return source.samples
     manifest = source.manifest
     chosen = np.unique(parse_samples(samples, manifest.rows, lambda: _names(source, data)))
     if source.samples is not None and (outside := np.setdiff1d(chosen, source.samples)).size:
         raise UsageError(
-            f"samples {samples}: cache {source} is a subset of {manifest.num_held} of {manifest.rows} samples, which "
-            f"does not hold sample {outside[0]}; give samples that it holds, or the cache that it was exported from"
+            f"samples {samples}: cache {source} is a subset of {manifest.num_held} of"
+            f" {manifest.rows} samples, which does not hold sample {outside[0]}; give samples that"
+            " it holds, or the cache that it was exported from"
         )
     if len(chosen) == manifest.num_held:
         return source.samples
@@ -255,11 +276,14 @@ def _manifest(source: Cache, chosen: Rows | None) -> Manifest:
         return source.manifest
     digest, origin = arrays_digest(samples_arrays(chosen)), {"manifest": source.manifest.digest}
     made_by = {**source.manifest.made_by, "exported_from": origin}
-    return replace(source.manifest, samples={"count": len(chosen), "sha256": digest}, made_by=made_by)
+    return replace(
+        source.manifest, samples={"count": len(chosen), "sha256": digest}, made_by=made_by
+    )
 
 
 def _asked(source: Cache, seeds: str | None, units: str | None) -> dict[int, Sequence[int]]:
-    """Return the units to copy, by the first of their seeds: also those that `source` is to get yet."""
+    """Return the units to copy, by the first of their seeds: also those that `source` is to get
+    yet."""
     manifest = source.manifest
     coverage = coverage_of(source)
     numbers = _parse_units(units, manifest.num_units)
@@ -298,7 +322,10 @@ def _parse_units(text: str | None, most: int) -> range:
     found = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", text)
     numbers = range(int(found[1]), int(found[2])) if found else range(0)
     if not numbers or numbers.stop > most:
-        raise UsageError(f"units {text!r} are not of the form A:B with B left out; the cache has units 0:{most} of each seed")
+        raise UsageError(
+            f"units {text!r} are not of the form A:B with B left out; the cache has units 0:{most}"
+            " of each seed"
+        )
     return numbers
 
 

@@ -1,4 +1,5 @@
-"""Recoding: another codec's cache from a finished one, without the teacher and without the images."""
+"""Recoding: another codec's cache from a finished one, without the teacher and without the
+images."""
 
 import dataclasses
 import itertools
@@ -11,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.cache import Cache, Commit, Manifest, create_cache, library_versions, open_cache, record_layout
+from kdcache.cache import (
+    Cache,
+    Commit,
+    Manifest,
+    create_cache,
+    library_versions,
+    open_cache,
+    record_layout,
+)
 from kdcache.cache.coverage import ask_for, note_left_out
 from kdcache.cache.documents.manifest import MANIFEST
 from kdcache.cache.opening import open_objects, probe_new
@@ -45,10 +54,14 @@ _MANTISSA = {"float32": 10, "float16": 10}
 _LOSSY_MANTISSA = 7
 
 
-def recode_cache(cache: str | Path, new: str | Path, *, codec: str, seeds: str | None = None) -> dict[str, Any]:
-    """Write to `new` what `cache` holds, with another codec; run again, it goes on where it stopped.
+def recode_cache(
+    cache: str | Path, new: str | Path, *, codec: str, seeds: str | None = None
+) -> dict[str, Any]:
+    """Write to `new` what `cache` holds, with another codec; run again, it goes on where it
+    stopped.
 
-    Everything but the records and their layout is carried over, so that a student trains from `new` as from `cache`.
+    Everything but the records and their layout is carried over, so that a student trains from `new`
+    as from `cache`.
 
     Args:
         cache: the folder of a cache with a complete seed.
@@ -57,11 +70,13 @@ def recode_cache(cache: str | Path, new: str | Path, *, codec: str, seeds: str |
         seeds: `A:B`; by default all complete seeds of `cache`.
 
     Returns:
-        `cache` (the new one), `source`, `seeds`, `rows` per seed, `units_written` now, `seconds` they took, the number of
-        `absent` rows, `before` and `after`, each with `codec`, `bytes` and `bytes_per_view` over these seeds, and
-        `gradient_error`: how far the new codec turns DIST's gradient, by temperature; empty if `cache` is not exact, or has no
-        two different views of a sample. Then `origin_error` is the codec of the nearest cache before it that was measured, and
-        its errors, which the new one adds to; None if there is none.
+        `cache` (the new one), `source`, `seeds`, `rows` per seed, `units_written` now, `seconds`
+        they took, the number of `absent` rows, `before` and `after`, each with `codec`, `bytes` and
+        `bytes_per_view` over these seeds, and `gradient_error`: how far the new codec turns DIST's
+            gradient, by temperature; empty if `cache` is not exact, or has no
+        two different views of a sample. Then `origin_error` is the codec of the nearest cache
+        before it that was measured, and its errors, which the new one adds to; None if there is
+        none.
 
     Raises:
         UsageError: a codec that is unknown, or would hold more than `cache`.
@@ -103,72 +118,118 @@ def recode_cache(cache: str | Path, new: str | Path, *, codec: str, seeds: str |
 
 
 def why_not(held: Codec, wanted: Codec, scale: float = 0.0) -> str | None:
-    """Return why records of `wanted` cannot be made from those of `held`, with the way out, or None if they can.
+    """Return why records of `wanted` cannot be made from those of `held`, with the way out, or None
+    if they can.
 
-    They cannot if they would seem to know what `held` does not: classes that it dropped, or finer values than it kept. `scale`
-    is what `full` in 8 or 4 bits rounds logits to: its records say, not its codec.
+    They cannot if they would seem to know what `held` does not: classes that it dropped, or finer
+    values than it kept. `scale` is what `full` in 8 or 4 bits rounds logits to: its records say,
+    not its codec.
     """
     if codec_spec(held) == codec_spec(wanted):
         return "it has that codec already: copy the folder"
     if isinstance(wanted, TopK):
         return _why_not_topk(held, wanted)
     if isinstance(held, TopK):
-        return f"of {held.classes} classes it keeps the {held.k} largest: dump again, or choose topk with a smaller k"
-    return _why_not_lowrank(held, wanted, scale) if isinstance(wanted, LowRank) else _why_not_full(held, wanted)
+        return (
+            f"of {held.classes} classes it keeps the {held.k} largest: dump again, or choose topk"
+            " with a smaller k"
+        )
+    return (
+        _why_not_lowrank(held, wanted, scale)
+        if isinstance(wanted, LowRank)
+        else _why_not_full(held, wanted)
+    )
 
 
 def _why_not_full(held: Codec, wanted: Codec) -> str | None:
     if not (isinstance(held, Full) and isinstance(wanted, Full)):
-        return "its logits are quantised on a basis: dump again, or choose lowrank with a larger step, or topk"
+        return (
+            "its logits are quantised on a basis: dump again, or choose lowrank with a larger step,"
+            " or topk"
+        )
     rank = _COARSE_TO_FINE.index(held.dtype)
     if _COARSE_TO_FINE.index(wanted.dtype) <= rank:
         return None
-    others = ", ".join(["lowrank", "topk", *(f"full:dtype={dtype}" for dtype in _COARSE_TO_FINE[:rank])])
-    return f"{wanted.dtype} is finer than the {held.dtype} it holds: dump again, or choose from {others}"
+    others = ", ".join(
+        ["lowrank", "topk", *(f"full:dtype={dtype}" for dtype in _COARSE_TO_FINE[:rank])]
+    )
+    return (
+        f"{wanted.dtype} is finer than the {held.dtype} it holds: dump again, or choose from"
+        f" {others}"
+    )
 
 
 def _why_not_topk(held: Codec, wanted: TopK) -> str | None:
     if isinstance(held, TopK):
         if wanted.k > held.k:
-            return f"it keeps {held.k} logits, not {wanted.k}: dump again, or choose k up to {held.k}"
+            return (
+                f"it keeps {held.k} logits, not {wanted.k}: dump again, or choose k up to {held.k}"
+            )
         if wanted.tau != held.tau:
-            return f"the mass of its tail is exact at tau {held.tau:g} only: dump again, or give tau={held.tau:g}"
+            return (
+                f"the mass of its tail is exact at tau {held.tau:g} only: dump again, or give"
+                f" tau={held.tau:g}"
+            )
         most = held.mantissa
     else:
-        most = _MANTISSA.get(held.dtype, _LOSSY_MANTISSA) if isinstance(held, Full) else _LOSSY_MANTISSA
+        most = (
+            _MANTISSA.get(held.dtype, _LOSSY_MANTISSA)
+            if isinstance(held, Full)
+            else _LOSSY_MANTISSA
+        )
     if wanted.mantissa > most:
-        return f"it does not hold {wanted.mantissa} bits of each logit: dump again, or give mantissa={most} or less"
+        return (
+            f"it does not hold {wanted.mantissa} bits of each logit: dump again, or give"
+            f" mantissa={most} or less"
+        )
     return None
 
 
 def _why_not_lowrank(held: Codec, wanted: LowRank, scale: float) -> str | None:
     if wanted.error is not None and not is_exact(held):
-        return "an error is measured against exact logits, which it does not hold: give step= or bytes="
+        return (
+            "an error is measured against exact logits, which it does not hold: give step= or"
+            " bytes="
+        )
     step = wanted.fitted.step if wanted.fitted else wanted.step
     if isinstance(held, LowRank) and held.fitted and step is not None and step <= held.fitted.step:
         own = f"{held.fitted.step:.3g}"
-        return f"step {step:.3g} is no coarser than its own, {own}: dump again, or give a larger step or fewer bytes"
+        return (
+            f"step {step:.3g} is no coarser than its own, {own}: dump again, or give a larger step"
+            " or fewer bytes"
+        )
     if isinstance(held, Full) and step is not None and step < scale:
         rounds = f"the {scale:.3g} that {held.dtype} rounds its logits to"
-        return f"step {step:.3g} is finer than {rounds}: dump again, or give a larger step or fewer bytes"
+        return (
+            f"step {step:.3g} is finer than {rounds}: dump again, or give a larger step or fewer"
+            " bytes"
+        )
     return None
 
 
 def _scale(source: Cache) -> float:
-    """Return what a cache of `full` in 8 or 4 bits rounds logits to, the median over the rows of a unit; of others 0."""
+    """Return what a cache of `full` in 8 or 4 bits rounds logits to, the median over the rows of a
+    unit; of others 0."""
     codec = source.codec
     if "scale" not in (row_codec(codec).record_dtype.names or ()):
         return 0.0
     first = int(source.is_held.argmax())  # of a subset a unit may hold none
-    records = source.read_unit(source.commit_of(source.complete_seeds()[0], first // source.manifest.unit_rows))
+    records = source.read_unit(
+        source.commit_of(source.complete_seeds()[0], first // source.manifest.unit_rows)
+    )
     scales = (codec.row_records(records) if isinstance(codec, MapCodec) else records)["scale"]
     present = scales[scales > 0]  # absent rows hold zeros
     return float(np.median(present)) if len(present) else 0.0
 
 
 def _require_possible(source: Cache, wanted: Codec) -> None:
-    if reason := why_not(row_codec(source.codec), wanted, _scale(source) if isinstance(wanted, LowRank) else 0.0):
-        raise UsageError(f"cache {source} ({codec_spec(source.codec)}) cannot become {codec_spec(wanted)}: {reason}")
+    if reason := why_not(
+        row_codec(source.codec), wanted, _scale(source) if isinstance(wanted, LowRank) else 0.0
+    ):
+        raise UsageError(
+            f"cache {source} ({codec_spec(source.codec)}) cannot become {codec_spec(wanted)}:"
+            f" {reason}"
+        )
 
 
 def _commits(source: Cache, seeds: str | None) -> dict[int, list[Commit]]:
@@ -177,13 +238,17 @@ def _commits(source: Cache, seeds: str | None) -> dict[int, list[Commit]]:
         return {seed: source.commits(seed) for seed in parse_seeds(seeds)}
     complete = source.complete_seeds()
     if not complete:
-        raise CacheError(f"cache {source} holds no complete seed; run its dump-teacher command again to finish one")
+        raise CacheError(
+            f"cache {source} holds no complete seed; run its dump-teacher command again to"
+            " finish one"
+        )
     note_left_out(source, complete)
     return {seed: source.commits(seed) for seed in complete}
 
 
 def _create(source: Cache, new: str | Path, wanted: RowCodec) -> Cache:
-    """Return the new cache, made with a fit to a sample of the source's records, or as it is there already."""
+    """Return the new cache, made with a fit to a sample of the source's records, or as it is there
+    already."""
     objects = open_objects(new)
     there = objects.exists(MANIFEST)
     if not there:
@@ -206,8 +271,8 @@ def _fitted(source: Cache, wanted: RowCodec) -> tuple[Codec, dict[float, float]]
     pairs = pairs_of_cache(source, views=sample_views(wanted))
     if isinstance(wanted, LowRank) and wanted.error is not None and not pairs.differ:
         raise UsageError(
-            f"{codec_spec(wanted)} needs two different views of a sample, and cache {source} does not hold them; "
-            "dump another seed, or give step= or bytes="
+            f"{codec_spec(wanted)} needs two different views of a sample, and cache {source} does"
+            " not hold them; dump another seed, or give step= or bytes="
         )
     what = "pixels" if source.manifest.sites else "views"
     say(f"measuring codec {codec_spec(wanted)} on {len(pairs.teacher)} {what} of {source}")
@@ -221,7 +286,11 @@ def _manifest(source: Cache, codec: Codec) -> Manifest:
     layout = record_layout(codec, manifest.rows)
     if layout["unit_rows"] % manifest.unit_rows:
         layout = record_layout(codec, manifest.rows, manifest.unit_rows)
-    origin = {"codec": codec_spec(source.codec), "manifest": manifest.digest, "made_by": manifest.made_by}
+    origin = {
+        "codec": codec_spec(source.codec),
+        "manifest": manifest.digest,
+        "made_by": manifest.made_by,
+    }
     made_by = {
         "versions": library_versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -239,10 +308,14 @@ def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Comm
     for seed in commits:
         start_seed(made, seed)
     written = 0
-    with progress("recode", sum(len(made.manifest.unit_range(unit)) for _, unit in todo), "views") as bar:
+    with progress(
+        "recode", sum(len(made.manifest.unit_range(unit)) for _, unit in todo), "views"
+    ) as bar:
         for seed, unit in until_asked(todo):
             rows = made.manifest.unit_range(unit)
-            if not made.is_committed(seed, unit):  # another recode into this cache may have been here
+            if not made.is_committed(
+                seed, unit
+            ):  # another recode into this cache may have been here
                 parts = [commit for commit in commits[seed] if commit.start in rows]
                 records, clipped = _recoded(source, made, parts)
                 facts = _facts(parts)
@@ -255,7 +328,8 @@ def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Comm
 
 
 def _recoded(source: Cache, made: Cache, parts: Sequence[Commit]) -> tuple[Records, float]:
-    """Return the records of one new unit, zeros of rows without one as after a dump, and the share of the others clipped."""
+    """Return the records of one new unit, zeros of rows without one as after a dump, and the share
+    of the others clipped."""
     pieces = [piece for commit in parts for piece in _pieces(source, made, commit)]
     records, clipped = (np.concatenate(of_all) for of_all in zip(*pieces, strict=True))
     is_gone = np.ones(len(records), bool)
@@ -265,35 +339,56 @@ def _recoded(source: Cache, made: Cache, parts: Sequence[Commit]) -> tuple[Recor
 
 
 def _pieces(source: Cache, made: Cache, commit: Commit) -> Iterator[tuple[Records, np.ndarray]]:
-    """Yield the recoded records of one unit of the source and which are clipped, in pieces that are the same every time."""
+    """Yield the recoded records of one unit of the source and which are clipped, in pieces that are
+    the same every time."""
     records, held, wanted = source.read_unit(commit), source.codec, made.codec
-    size = max(_LOGITS_AT_ONCE // math.prod([made.manifest.classes, *(made.manifest.sites or [])]), 1)
+    size = max(
+        _LOGITS_AT_ONCE // math.prod([made.manifest.classes, *(made.manifest.sites or [])]), 1
+    )
     for start in range(0, len(records), size):
         piece = records[start : start + size]
         clipped = np.zeros(len(piece), bool)
         if isinstance(held, TopK) and isinstance(wanted, TopK):
             yield wanted.cut(piece, held), clipped
-        elif isinstance(held, MapCodec) and isinstance(wanted, MapCodec) and isinstance(held.rows, TopK):
+        elif (
+            isinstance(held, MapCodec)
+            and isinstance(wanted, MapCodec)
+            and isinstance(held.rows, TopK)
+        ):
             assert isinstance(wanted.rows, TopK), "of what topk holds nothing else can be made"
             yield wanted.of_rows(wanted.rows.cut(held.row_records(piece), held.rows)), clipped
         else:
             logits = held.decode(piece).logits()
-            yield wanted.encode(logits), wanted.clipped(logits).numpy() if isinstance(wanted, LowRank) else clipped
+            yield (
+                wanted.encode(logits),
+                wanted.clipped(logits).numpy() if isinstance(wanted, LowRank) else clipped,
+            )
 
 
 def _facts(parts: Sequence[Commit]) -> dict[str, Any]:
     """Return what the commits of the source say, for the commit of the unit that they go into."""
-    told = [(commit.statistics, commit.stop - commit.start - len(commit.absent)) for commit in parts if commit.statistics]
+    told = [
+        (commit.statistics, commit.stop - commit.start - len(commit.absent))
+        for commit in parts
+        if commit.statistics
+    ]
     names = set.intersection(*(set(values) for values, _ in told)) if told else set()
     total = sum(count for _, count in told)
     return {
         "absent": [entry for commit in parts for entry in commit.absent],
         "probes": [probe for commit in parts for probe in commit.probes],
-        "statistics": {name: sum(values[name] * count for values, count in told) / total for name in sorted(names)},
+        "statistics": {
+            name: sum(values[name] * count for values, count in told) / total
+            for name in sorted(names)
+        },
         "versions": parts[0].versions,
     }
 
 
 def _size(cache: Cache, commits: Mapping[int, Sequence[Commit]]) -> dict[str, Any]:
     size = sum(commit.num_bytes for of_seed in commits.values() for commit in of_seed)
-    return {"codec": codec_spec(cache.codec), "bytes": size, "bytes_per_view": size / (len(commits) * cache.manifest.num_held)}
+    return {
+        "codec": codec_spec(cache.codec),
+        "bytes": size,
+        "bytes_per_view": size / (len(commits) * cache.manifest.num_held),
+    }

@@ -1,4 +1,5 @@
-"""A picture of one view of a cache: what the teacher saw, what is right and what it says. People look before they train."""
+"""A picture of one view of a cache: what the teacher saw, what is right and what it says. People
+look before they train."""
 
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ _TOP, _LISTED = 5, 24
 """Classes in the bars; most classes in a legend."""
 
 
-def show_view(cache: Cache, file: str | Path, *, index: int, seed: int, data: str | None = None) -> dict[str, Any]:
+def show_view(
+    cache: Cache, file: str | Path, *, index: int, seed: int, data: str | None = None
+) -> dict[str, Any]:
     """Draw sample `index` of the source under `seed` into `file`.
 
-    Of segmentation the view, the mask, the teacher's most likely classes and how sure it is of them; of classification the view
-    and the five classes that the teacher finds most likely.
+    Of segmentation the view, the mask, the teacher's most likely classes and how sure it is of
+    them; of classification the view and the five classes that the teacher finds most likely.
 
     Args:
         cache: that holds the view.
@@ -34,7 +37,8 @@ def show_view(cache: Cache, file: str | Path, *, index: int, seed: int, data: st
         data: spec of the source; by default the images that the cache holds.
 
     Returns:
-        `file`, `sample` (its key), `row` (its row of the cache) and the teacher's mean `confidence`.
+        `file`, `sample` (its key), `row` (its row of the cache) and the teacher's mean
+        `confidence`.
 
     Raises:
         UsageError: no such sample, no such format, or a source that must be named.
@@ -44,7 +48,10 @@ def show_view(cache: Cache, file: str | Path, *, index: int, seed: int, data: st
     """
     check_plot(file)
     if not 0 <= index < cache.manifest.rows:
-        raise UsageError(f"view {index}:{seed} is of no sample; the cache has samples 0 to {cache.manifest.rows - 1}")
+        raise UsageError(
+            f"view {index}:{seed} is of no sample; the cache has samples 0 to"
+            f" {cache.manifest.rows - 1}"
+        )
     if not cache.committed_units(seed):
         cache.commits(seed)  # an error that says which seeds there are
     row = row_of(index, cache.manifest.rows, cache.manifest.order_seed)
@@ -66,15 +73,18 @@ def show_view(cache: Cache, file: str | Path, *, index: int, seed: int, data: st
     else:
         figure = _drawn_bars(view, int(target), probabilities, names, said_from)
     _save(figure, file, title)
-    confidence = float((probabilities[0] if cache.manifest.sites else probabilities).amax(-1).mean())
+    confidence = float(
+        (probabilities[0] if cache.manifest.sites else probabilities).amax(-1).mean()
+    )
     return {"file": str(file), "sample": source.key(index), "row": row, "confidence": confidence}
 
 
 def _first_of_teacher(cache: Cache, source: Source) -> int:
-    """Return where the teacher's classes begin among all that are drawn: 0 if they are those of the data.
+    """Return where the teacher's classes begin among all that are drawn: 0 if they are those of the
+    data.
 
-    A teacher of other classes, dumped with `teacher_classes`, is neither right nor wrong, and the names
-    of the data are not those of its classes.
+    A teacher of other classes, dumped with `teacher_classes`, is neither right nor wrong, and the
+    names of the data are not those of its classes.
     """
     made_by = cache.manifest.made_by
     while origin := made_by.get("recoded_from"):
@@ -99,10 +109,18 @@ def _drawn_maps(
     sure, said = (found.numpy() for found in planes.max(0))
     said = said + said_from
     numbers = np.arange(len(names))
-    found = colormaps["tab20"](numbers) if len(names) <= 20 else colormaps["gist_ncar"](0.05 + 0.9 * numbers / len(names))
+    found = (
+        colormaps["tab20"](numbers)
+        if len(names) <= 20
+        else colormaps["gist_ncar"](0.05 + 0.9 * numbers / len(names))
+    )
     colours = (255 * found[:, :3]).astype(np.uint8)
     known = mask != IGNORED
-    right = f"{100 * (said == mask)[known].mean():.1f} % of the pixels right" if known.any() else "no pixel has a class"
+    right = (
+        f"{100 * (said == mask)[known].mean():.1f} % of the pixels right"
+        if known.any()
+        else "no pixel has a class"
+    )
     if said_from:
         right = "its own classes"
     target = np.where(known[:, :, None], colours[np.where(known, mask, 0)], 0)
@@ -112,7 +130,9 @@ def _drawn_maps(
     for panel, image, name in zip(panels[:3], (view, target, colours[said]), titles, strict=True):
         panel.imshow(image, cmap="gray")
         panel.set_title(name, fontsize=10)
-    figure.colorbar(panels[3].imshow(sure, vmin=0, vmax=1, cmap="viridis"), ax=panels[3], shrink=0.8)
+    figure.colorbar(
+        panels[3].imshow(sure, vmin=0, vmax=1, cmap="viridis"), ax=panels[3], shrink=0.8
+    )
     panels[3].set_title("the teacher's confidence", fontsize=10)
     counts = np.bincount(np.concatenate([mask[known], said.ravel()]), minlength=len(names))
     shown = [one for one in np.argsort(-counts, kind="stable")[:_LISTED] if counts[one]]
@@ -139,7 +159,9 @@ def _drawn_bars(
     picture, bars = figure.subplots(1, 2)
     picture.imshow(view, cmap="gray")
     picture.set_axis_off()
-    picture.set_title(f"label: {names[target]}" if target < len(names) else f"label {target}", fontsize=10)
+    picture.set_title(
+        f"label: {names[target]}" if target < len(names) else f"label {target}", fontsize=10
+    )
     chosen = [names[said_from + one] for one in top.indices.tolist()]
     drawn = bars.barh(range(len(chosen)), top.values.tolist(), color="#0072b2")
     bars.bar_label(drawn, fmt="%.3f", padding=3, fontsize=9)
@@ -152,7 +174,9 @@ def _drawn_bars(
 
 
 def _save(figure: Any, file: str | Path, title: str) -> None:
-    figure.suptitle(brief(printable(title)), fontsize=11, parse_math=False)  # a name may hold anything
+    figure.suptitle(
+        brief(printable(title)), fontsize=11, parse_math=False
+    )  # a name may hold anything
     try:
         figure.savefig(file, dpi=110)
     except OSError as error:

@@ -1,4 +1,5 @@
-"""A run's folder, held by one process, and files that replace their predecessor whole or not at all."""
+"""A run's folder, held by one process, and files that replace their predecessor whole or not at
+all."""
 
 import fcntl
 import hashlib
@@ -37,7 +38,8 @@ _FILE = re.compile(r"config\.toml|metrics\.jsonl|result\.json|[a-z]+\.(pt|safete
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Replace `path` by `state`, a tree of tensors and plain values, with a digest of it; the file before it stays beside it.
+    """Replace `path` by `state`, a tree of tensors and plain values, with a digest of it; the file
+    before it stays beside it.
 
     Raises:
         KdcacheError: the folder cannot be written or is full; both files stay.
@@ -59,8 +61,8 @@ def load_checkpoint(
             as it is.
 
     Raises:
-        KdcacheError: a file that is not a checkpoint, or not the one that was written. The message says whether the one before
-            it is whole.
+        KdcacheError: a file that is not a checkpoint, or not the one that was written. The message
+            says whether the one before it is whole.
     """
     try:
         state, is_compared = _loaded(path)
@@ -72,7 +74,9 @@ def load_checkpoint(
             return None
         reason = "is not there"
     except OSError as error:
-        raise KdcacheError(f"checkpoint {path} cannot be read: {error.strerror}; run again when it can") from error
+        raise KdcacheError(
+            f"checkpoint {path} cannot be read: {error.strerror}; run again when it can"
+        ) from error
     except _DamagedError as error:
         reason = f"is damaged ({error})"
     raise KdcacheError(f"checkpoint {path} {reason}; {_way_out(path)}")
@@ -84,7 +88,8 @@ def path_before(path: Path) -> Path:
 
 
 def state_digest(state: Any) -> str:
-    """Return the SHA-256 over all tensors and values of a state, and over where they stand in it."""
+    """Return the SHA-256 over all tensors and values of a state, and over where they stand in
+    it."""
     digest = hashlib.sha256()
     _add_to(digest, state)
     return digest.hexdigest()
@@ -124,14 +129,19 @@ def _way_out(path: Path) -> str:
         state, _ = _loaded(before)
     except (OSError, _DamagedError):
         return anew
-    return f"the one before it, of step {state.get('step')}, is whole: mv {before} {path}, and run again; or {anew}"
+    return (
+        f"the one before it, of step {state.get('step')}, is whole: mv {before} {path}, and run"
+        f" again; or {anew}"
+    )
 
 
 def _add_to(digest: Any, value: Any) -> None:
     """Add a value, its type, and all that is in it to a digest."""
     if isinstance(value, torch.Tensor):
         digest.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
-        if value.numel():  # an empty one from numpy has a stride of 0, and cannot be viewed as bytes
+        if (
+            value.numel()
+        ):  # an empty one from numpy has a stride of 0, and cannot be viewed as bytes
             plain = value.detach().cpu().contiguous().reshape(-1)
             digest.update(plain.view(torch.uint8).numpy().data)
     elif isinstance(value, Mapping):
@@ -156,12 +166,15 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise KdcacheError(f"cannot make folder {path}: {error.strerror}; choose one that can be written") from error
+        raise KdcacheError(
+            f"cannot make folder {path}: {error.strerror}; choose one that can be written"
+        ) from error
 
 
 @contextmanager
 def held_folder(path: Path) -> Iterator[None]:
-    """Keep other processes out of `path` for a while, and remove the temporary files that killed ones left in it.
+    """Keep other processes out of `path` for a while, and remove the temporary files that killed
+    ones left in it.
 
     Raises:
         KdcacheError: another process holds the folder, or it cannot be written.
@@ -169,12 +182,16 @@ def held_folder(path: Path) -> Iterator[None]:
     try:
         lock = (path / ".lock").open("ab")  # not emptied: the folder's hidden files may be a user's
     except OSError as error:
-        raise KdcacheError(f"cannot write in {path}: {error.strerror}; choose a folder that can be written") from error
+        raise KdcacheError(
+            f"cannot write in {path}: {error.strerror}; choose a folder that can be written"
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise KdcacheError(f"another process is at work in {path}; wait for it, or choose a new folder") from error
+            raise KdcacheError(
+                f"another process is at work in {path}; wait for it, or choose a new folder"
+            ) from error
         except OSError:  # a file system without locks
             pass
         for left in path.glob(".*.tmp"):
@@ -183,7 +200,9 @@ def held_folder(path: Path) -> Iterator[None]:
         yield
 
 
-def replace_file(path: Path, write: Callable[[BinaryIO], object], *, kept_as: Path | None = None) -> None:
+def replace_file(
+    path: Path, write: Callable[[BinaryIO], object], *, kept_as: Path | None = None
+) -> None:
     """Let `write` fill a new file and put it, synced, in the place of `path`.
 
     Args:
@@ -200,7 +219,9 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object], *, kept_as: Pa
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         kept = what_is_kept(path.parent)
-        raise KdcacheError(f"cannot write {path}: {reason}; {kept}: make room and run again") from error
+        raise KdcacheError(
+            f"cannot write {path}: {reason}; {kept}: make room and run again"
+        ) from error
 
 
 def what_is_kept(run: Path) -> str:

@@ -1,4 +1,5 @@
-"""What a training is told: every key of `train-student`, checked where it can be without opening anything."""
+"""What a training is told: every key of `train-student`, checked where it can be without opening
+anything."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +11,8 @@ from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 
 @dataclass(frozen=True, kw_only=True)
 class EmaConfig:
-    """A moving average of the student's weights, timm's ModelEmaV3; it is evaluated beside the student."""
+    """A moving average of the student's weights, timm's ModelEmaV3; it is evaluated beside the
+    student."""
 
     decay: float = 0.0
     """Of the average, such as 0.9999; 0 for none."""
@@ -37,7 +39,8 @@ class TrainConfig(LoaderConfig):
     eval_recipe: str | None = None
     """By default the one that the training recipe names."""
     eval_window: tuple[int, ...] | None = None
-    """Height and width of windows that slide over images that segmentation is evaluated on; by default they are seen whole."""
+    """Height and width of windows that slide over images that segmentation is evaluated on; by
+    default they are seen whole."""
     label_smoothing: float = 0.0
     clip_grad: float | None = None
     """Largest norm of the whole gradient."""
@@ -65,13 +68,23 @@ class TrainConfig(LoaderConfig):
         if self.clip_grad is not None and not self.clip_grad > 0:
             raise UsageError(f"clip_grad is {self.clip_grad}; it must be above 0")
         if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
+            raise UsageError(
+                f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1"
+            )
         if not self.checkpoint_minutes >= 0:
-            raise UsageError(f"checkpoint_minutes is {self.checkpoint_minutes}; it must be 0 or more")
+            raise UsageError(
+                f"checkpoint_minutes is {self.checkpoint_minutes}; it must be 0 or more"
+            )
 
     def _check_loss(self) -> None:
         needs_teacher = "teacher" in open_loss(self.loss).requires
         if needs_teacher and not (self.caches or self.teacher):
-            raise UsageError(f"loss {self.loss} needs a teacher; give a cache, or a teacher to run in the loop, or --loss ce")
+            raise UsageError(
+                f"loss {self.loss} needs a teacher; give a cache, or a teacher to run in the loop,"
+                " or --loss ce"
+            )
         if self.tail != "uniform" and not (self.caches and needs_teacher):
-            raise UsageError(f"tail {self.tail!r} is a way to read a topk cache, and loss {self.loss} reads none; leave it out")
+            raise UsageError(
+                f"tail {self.tail!r} is a way to read a topk cache, and loss {self.loss} reads"
+                " none; leave it out"
+            )

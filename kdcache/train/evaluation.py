@@ -40,12 +40,15 @@ class Evaluation:
 
         Args:
             data: the source, or its spec.
-            training: the source of the training views, which must have the same classes, if there is one.
+            training: the source of the training views, which must have the same classes, if there
+                is one.
             recipe: of evaluation views.
             size: of the model's input; views of segmentation have the recipe's own size.
-            batch_size: views of a batch, over all processes; of views as large as their images there is one in a batch.
+            batch_size: views of a batch, over all processes; of views as large as their images
+                there is one in a batch.
             compute: where and how models run.
-            window: height and width of windows that slide over the views of segmentation; by default they are seen whole.
+            window: height and width of windows that slide over the views of segmentation; by
+                default they are seen whole.
 
         Raises:
             MismatchError: other classes than the training source has, or targets of another kind.
@@ -64,10 +67,16 @@ class Evaluation:
         # all that cannot be read is told at once
         sizes = [None if is_map else size]
         self._dataset = ViewDataset(self.source, recipe, order, sizes=sizes, skip_unreadable=True)
-        mine, share = range(len(self.source))[rank() :: world_size()], max(batch_size // world_size(), 1)
+        mine, share = (
+            range(len(self.source))[rank() :: world_size()],
+            max(batch_size // world_size(), 1),
+        )
         share = 1 if recipe.size is None else share
         self._first = [(row, 0) for row in mine[:1]]
-        batches = [[(row, 0) for row in mine[start : start + share]] for start in range(0, len(mine), share)]
+        batches = [
+            [(row, 0) for row in mine[start : start + share]]
+            for start in range(0, len(mine), share)
+        ]
         self._num_looks = -(-(len(self.source) // world_size()) // share)  # batches that all have
         workers, pin_memory = compute.config.workers, compute.pin_memory
         self._loader = ViewLoader(self._dataset, batches, workers=workers, pin_memory=pin_memory)
@@ -131,7 +140,9 @@ class Evaluation:
             StoppedError: a process of the run was told to stop.
         """
         look = StopLook()
-        names = getattr(self.source, "class_names", None) or tuple(map(str, range(self.source.classes)))
+        names = getattr(self.source, "class_names", None) or tuple(
+            map(str, range(self.source.classes))
+        )
         scores = {name: self._task.score(names, self._compute.device) for name in models}
         for model in models.values():
             model.eval()
@@ -140,7 +151,10 @@ class Evaluation:
                 look()
             for _, reason in batch.absent:
                 raise UnreadableSampleError(f"eval_data: {reason}")
-            views, targets = self._compute.move(batch.views[0]), self._compute.move(batch.labels.first)
+            views, targets = (
+                self._compute.move(batch.views[0]),
+                self._compute.move(batch.labels.first),
+            )
             for name, model in models.items():
                 with self._compute.autocast():
                     logits = self._logits(model, views)
@@ -172,12 +186,14 @@ def evaluate(
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
     window: tuple[int, int] | None = None,
 ) -> dict[str, float]:
-    """Return the scores of a model: `top1`, `top5` and `eval_loss`, or of segmentation `miou` and others.
+    """Return the scores of a model: `top1`, `top5` and `eval_loss`, or of segmentation `miou` and
+    others.
 
     Of several processes (torch.distributed) each takes its share, and all get the same scores.
 
     Args:
-        model: any module that takes normalised images, or one of kdcache's own. It comes back in the mode that it was in.
+        model: any module that takes normalised images, or one of kdcache's own. It comes back in
+            the mode that it was in.
         data: the data set, or its spec.
         recipe: of the views: a shipped one such as `eval`, a TOML file, or a recipe that is loaded.
         size: input size; by default the model's, as timm's say it, or the recipe's.
@@ -191,7 +207,8 @@ def evaluate(
 
     Raises:
         UsageError: an argument that cannot be meant.
-        KdcacheError: data that cannot be opened, samples that cannot be read, a model that does not take them.
+        KdcacheError: data that cannot be opened, samples that cannot be read, a model that does not
+            take them.
     """
     options: dict[str, Any] = {} if num_workers is None else {"workers": num_workers}
     compute = Compute(ComputeConfig(device=device, precision=precision, **options))
@@ -216,12 +233,14 @@ def evaluate(
 
 
 def evaluation_recipe(named: str | None, training: Recipe, *, is_from_cache: bool) -> Recipe:
-    """Return the recipe of evaluation views: the one named, else the one that the training recipe names.
+    """Return the recipe of evaluation views: the one named, else the one that the training recipe
+    names.
 
     Args:
         named: a shipped recipe or a TOML file, if the user names one.
         training: the recipe of the training views.
-        is_from_cache: whether that comes from a cache, which may then name a shipped recipe, but no file of this machine.
+        is_from_cache: whether that comes from a cache, which may then name a shipped recipe, but no
+            file of this machine.
 
     Raises:
         UsageError: the recipe of a cache names another than a shipped one.
@@ -238,17 +257,18 @@ def evaluation_recipe(named: str | None, training: Recipe, *, is_from_cache: boo
 def _require_same_classes(training: Source, evaluated: Source) -> None:
     if task_of(evaluated) != task_of(training):
         raise MismatchError(
-            f"eval_data {evaluated.spec} is for {task_of(evaluated)}, data {training.spec} for {task_of(training)}"
+            f"eval_data {evaluated.spec} is for {task_of(evaluated)}, data {training.spec} for"
+            f" {task_of(training)}"
         )
     if evaluated.classes != training.classes:
         raise MismatchError(
-            f"eval_data {evaluated.spec} has {evaluated.classes} classes, data {training.spec} {training.classes}; "
-            "give sets of the same classes"
+            f"eval_data {evaluated.spec} has {evaluated.classes} classes, data {training.spec}"
+            f" {training.classes}; give sets of the same classes"
         )
     names = [getattr(one, "class_names", None) for one in (training, evaluated)]
     if None not in names and names[0] != names[1]:
         differing = next((a, b) for a, b in zip(*names, strict=True) if a != b)
         raise MismatchError(
-            f"eval_data {evaluated.spec} calls a class {differing[1]!r} that data {training.spec} calls {differing[0]!r}; "
-            "give sets of the same classes"
+            f"eval_data {evaluated.spec} calls a class {differing[1]!r} that data {training.spec}"
+            f" calls {differing[0]!r}; give sets of the same classes"
         )

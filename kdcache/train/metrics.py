@@ -65,12 +65,14 @@ class MetricsFile:
     """`metrics.jsonl`: one JSON object a line, a line per logged step and per epoch."""
 
     def __init__(self, path: Path, *, step: int, epochs: int | None = None) -> None:
-        """Open for appending; what a run wrote that was cut off after its checkpoint is dropped, and so is what is damaged.
+        """Open for appending; what a run wrote that was cut off after its checkpoint is dropped,
+        and so is what is damaged.
 
         Args:
             path: the file.
             step: lines of steps past it are dropped.
-            epochs: how many epochs are trained and evaluated; lines of later ones are dropped: they are to come.
+            epochs: how many epochs are trained and evaluated; lines of later ones are dropped: they
+                are to come.
 
         Raises:
             KdcacheError: the file cannot be read or written.
@@ -78,10 +80,15 @@ class MetricsFile:
         self._path = path
         found, damaged = _parsed_metrics(path)
         if damaged:
-            say(f"note: {path}: {named(damaged, 'line')} cannot be read, and {'is' if len(damaged) == 1 else 'are'} left out")
+            say(
+                f"note: {path}: {named(damaged, 'line')} cannot be read, and"
+                f" {'is' if len(damaged) == 1 else 'are'} left out"
+            )
         lines = [line for line in found if line["step"] <= step]
         if epochs is not None:
-            lines = [line for line in lines if line.get("kind") != "epoch" or line["epoch"] <= epochs]
+            lines = [
+                line for line in lines if line.get("kind") != "epoch" or line["epoch"] <= epochs
+            ]
         kept = "".join(json.dumps(line) + "\n" for line in lines)
         replace_file(path, lambda file: file.write(kept.encode()))
 
@@ -101,7 +108,8 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics file, without those that cannot be read; none if there is no file.
+    """Return the lines of a metrics file, without those that cannot be read; none if there is no
+    file.
 
     Raises:
         KdcacheError: the file cannot be read.
@@ -117,7 +125,9 @@ def _parsed_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     try:
         texts = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else [""]
     except OSError as error:
-        raise KdcacheError(f"cannot read {path}: {error.strerror}; run again when it can be read") from error
+        raise KdcacheError(
+            f"cannot read {path}: {error.strerror}; run again when it can be read"
+        ) from error
     lines, damaged = [], []
     for number, text in enumerate(texts, start=1):
         line = _parsed_line(text)

@@ -19,14 +19,16 @@ class OptimizerConfig:
     """Settings of timm.optim.create_optimizer_v2."""
 
     name: str = "sgd"
-    """Any of timm.optim.list_optimizers(): sgd (with Nesterov momentum), momentum (without), adamw, rmsproptf, lamb, ..."""
+    """Any of timm.optim.list_optimizers(): sgd (with Nesterov momentum), momentum (without), adamw,
+    rmsproptf, lamb, ..."""
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = False
     """Whether weight decay also applies to norms and biases."""
     layer_decay: float | None = None
-    """Factor of the rate from each group of layers to the one before it, such as 0.75; of models whose groups timm knows."""
+    """Factor of the rate from each group of layers to the one before it, such as 0.75; of models
+    whose groups timm knows."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the optimiser."""
 
@@ -43,15 +45,18 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """Settings of timm.scheduler.create_scheduler_v2; lengths are in epochs, the rate changes each step."""
+    """Settings of timm.scheduler.create_scheduler_v2; lengths are in epochs, the rate changes each
+    step."""
 
     name: str = "cosine"
-    """One of timm's: cosine, step, multistep, poly, tanh, in newer versions constant, wsd, rsqrt (with a warm-up); or none."""
+    """One of timm's: cosine, step, multistep, poly, tanh, in newer versions constant, wsd, rsqrt
+    (with a warm-up); or none."""
     warmup_epochs: float = 0.0
     warmup_lr: float = 1e-5
     min_lr: float = 0.0
     decay_epochs: float = 30.0
-    """Of step: epochs between decays. Of wsd and rsqrt: the length of the decay at the end, below 1 as a share of all."""
+    """Of step: epochs between decays. Of wsd and rsqrt: the length of the decay at the end, below 1
+    as a share of all."""
     decay_milestones: tuple[int, ...] = (90, 180, 270)
     """Of multistep: epochs after which it decays."""
     decay_rate: float = 0.1
@@ -134,7 +139,9 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     return optimizer
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, config: ScheduleConfig, *, epochs: int, steps_per_epoch: int) -> Any:
+def make_schedule(
+    optimizer: torch.optim.Optimizer, config: ScheduleConfig, *, epochs: int, steps_per_epoch: int
+) -> Any:
     """Return timm's schedule; `step_update(step)` sets the rate after each step.
 
     Raises:
@@ -145,7 +152,9 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: ScheduleConfig, *, e
     choose(config.name, _SCHEDULES, "schedule.name")
     if config.name == "none":
         return _Constant()
-    settings = {key: value for key, value in asdict(config).items() if key not in ("name", "options")}
+    settings = {
+        key: value for key, value in asdict(config).items() if key not in ("name", "options")
+    }
     with _told_in_a_line("schedule", config.name):
         schedule, _ = create_scheduler_v2(
             optimizer,
@@ -158,7 +167,9 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: ScheduleConfig, *, e
             **config.options,
         )
     if schedule is None:
-        raise UsageError(f"schedule {config.name} is not in this version of timm; upgrade it, or choose another")
+        raise UsageError(
+            f"schedule {config.name} is not in this version of timm; upgrade it, or choose another"
+        )
     return schedule
 
 

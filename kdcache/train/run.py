@@ -1,4 +1,5 @@
-"""Training a student, from caches, with a teacher in the loop, or on labels only: a run, and the folder that it lives in."""
+"""Training a student, from caches, with a teacher in the loop, or on labels only: a run, and the
+folder that it lives in."""
 
 import json
 import time
@@ -22,11 +23,24 @@ from kdcache.models.weight_record import weight_record
 from kdcache.runtime.console import say
 from kdcache.runtime.contrast import joined
 from kdcache.runtime.device import device_type
-from kdcache.runtime.distributed import StopLook, broadcast_object, is_main, joined_processes, on_main, others_that_fail
+from kdcache.runtime.distributed import (
+    StopLook,
+    broadcast_object,
+    is_main,
+    joined_processes,
+    on_main,
+    others_that_fail,
+)
 from kdcache.runtime.stopping import heeding
 from kdcache.runtime.text_files import path_bytes
 from kdcache.train.agreement import require_same_settings
-from kdcache.train.checkpoint import held_folder, load_checkpoint, make_folder, replace_file, save_checkpoint
+from kdcache.train.checkpoint import (
+    held_folder,
+    load_checkpoint,
+    make_folder,
+    replace_file,
+    save_checkpoint,
+)
 from kdcache.train.config import TrainConfig
 from kdcache.train.metrics import BoardMetrics, Metrics, MetricsFile, NoMetrics, read_metrics
 from kdcache.train.preflight import require_writable
@@ -35,29 +49,40 @@ from kdcache.views import load_recipe
 
 __all__ = ["TrainConfig", "Trainer", "plan_training", "train_student"]
 
-_HOW = ("log_steps", "checkpoint_minutes", "tensorboard", "slab_dir", "slab_limit", "wait_for_units")
+_HOW = (
+    "log_steps",
+    "checkpoint_minutes",
+    "tensorboard",
+    "slab_dir",
+    "slab_limit",
+    "wait_for_units",
+)
 _FREE = ("run", "compute.workers", "compute.device", *_HOW)
 PLAN_SECONDS = 10.0
 _CONFIG, _METRICS, _RESULT = "config.toml", "metrics.jsonl", "result.json"
 _PLACES = ("data", "eval_data", "cache")
-"""Where things lie may change between a run and its resume; that they are the same is checked by their fingerprints."""
+"""Where things lie may change between a run and its resume; that they are the same is checked by
+their fingerprints."""
 
 
 def train_student(config: TrainConfig) -> dict[str, Any]:
-    """Train as configured and return the run's result; run again, it goes on from the last checkpoint.
+    """Train as configured and return the run's result; run again, it goes on from the last
+    checkpoint.
 
-    Under torchrun every process calls it. The run's folder holds `config.toml`, `metrics.jsonl`, `last.pt`, `best.safetensors`
-    if there is evaluation data, and at the end `student.safetensors`, `ema.safetensors` if there is an average, and
-    `result.json`.
+    Under torchrun every process calls it. The run's folder holds `config.toml`, `metrics.jsonl`,
+    `last.pt`, `best.safetensors` if there is evaluation data, and at the end `student.safetensors`,
+    `ema.safetensors` if there is an average, and `result.json`.
 
     Returns:
-        `run`, `epochs`, `steps`, the last `top1`, `top5` and `eval_loss` on the evaluation data (if there is any, and of the
-        average after `ema_`; of segmentation `miou`, `pixel_accuracy`, `eval_loss` and each class's `iou/NAME`), `best_top1`
-        (`best_miou`) and `best_epoch` (from 1), `train_loss`, when it was `finished`, `seconds` of training
-        without evaluation, `views_per_second` in training, `peak_memory` in bytes.
+        `run`, `epochs`, `steps`, the last `top1`, `top5` and `eval_loss` on the evaluation data (if
+        there is any, and of the average after `ema_`; of segmentation `miou`, `pixel_accuracy`,
+        `eval_loss` and each class's `iou/NAME`), `best_top1` (`best_miou`) and `best_epoch` (from
+        1), `train_loss`, when it was `finished`, `seconds` of training without evaluation,
+        `views_per_second` in training, `peak_memory` in bytes.
 
     Raises:
-        MismatchError: the run was started with other settings, or the data is not that of the cache.
+        MismatchError: the run was started with other settings, or the data is not that of the
+            cache.
         KdcacheError: bad input, missing or damaged units, a loss that is not finite.
     """
     run = Path(config.run)
@@ -78,11 +103,12 @@ def plan_training(config: TrainConfig) -> dict[str, Any]:
     """Return what the training would take, from a few steps of it; nothing is written but slabs.
 
     Returns:
-        `samples` and `classes` of the source, how many `samples_trained` on, `eval_samples` (None without
-        evaluation), `student` and `teacher` (specs, or the caches'), the student's `parameters` and input
-        `size`, `epochs`, `epochs_done`,
-        `steps_per_epoch`, `seeds`, `views_per_second`, `data_share` (of the time, spent waiting for views), `epoch_seconds` and
-        `seconds` of what is left, without evaluation, `peak_memory` in bytes, and the `slab_bytes` of a seed.
+        `samples` and `classes` of the source, how many `samples_trained` on, `eval_samples` (None
+        without evaluation), `student` and `teacher` (specs, or the caches'), the student's
+        `parameters` and input `size`, `epochs`, `epochs_done`,
+        `steps_per_epoch`, `seeds`, `views_per_second`, `data_share` (of the time, spent waiting for
+        views), `epoch_seconds` and `seconds` of what is left, without evaluation, `peak_memory` in
+        bytes, and the `slab_bytes` of a seed.
 
     Raises:
         KdcacheError: whatever would stop the training before or in its first steps.
@@ -242,14 +268,22 @@ def _own_folder(run: Path) -> Iterator[None]:
 
 
 def _start(run: Path, config: TrainConfig, trainer: Trainer) -> Metrics:
-    """Write the run's configuration, and return where its metrics go. With both files there the folder is that of a run."""
+    """Write the run's configuration, and return where its metrics go. With both files there the
+    folder is that of a run."""
     file = MetricsFile(run / _METRICS, step=trainer.step, epochs=trainer.epochs_scored)
-    replace_file(run / _CONFIG, lambda file: file.write(path_bytes(dump_config(config, "train-student"))))
-    return BoardMetrics(run / "tensorboard", step=trainer.step, others=file) if config.tensorboard else file
+    replace_file(
+        run / _CONFIG, lambda file: file.write(path_bytes(dump_config(config, "train-student")))
+    )
+    return (
+        BoardMetrics(run / "tensorboard", step=trainer.step, others=file)
+        if config.tensorboard
+        else file
+    )
 
 
 def _finished(run: Path, config: TrainConfig) -> dict[str, Any] | None:
-    """Return the result of the run if it has come to its end with this very configuration; there is nothing to open then."""
+    """Return the result of the run if it has come to its end with this very configuration; there is
+    nothing to open then."""
     if not (run / _RESULT).exists() or not _is_run(run) or _differences(run, config, free=_FREE):
         return None
     try:
@@ -259,7 +293,9 @@ def _finished(run: Path, config: TrainConfig) -> dict[str, Any] | None:
     if not isinstance(result, dict):
         say(f"note: {run / _RESULT} is damaged, and is written again")
         return None
-    if "finished" not in result and "best_epoch" in result:  # of an older kdcache: it counted from 0
+    if (
+        "finished" not in result and "best_epoch" in result
+    ):  # of an older kdcache: it counted from 0
         result["best_epoch"] += 1
     when = f" since {result['finished']}" if "finished" in result else ""
     way_out = "this is its result, nothing was trained; a new run takes a new folder"
@@ -272,7 +308,10 @@ def _check_folder(run: Path, config: TrainConfig) -> None:
     require_writable(run, "run")
     if _is_run(run):
         if lines := _differences(run, config, free=_FREE + _PLACES):
-            raise MismatchError(f"run {run} was started otherwise ({joined(lines)}); choose a new folder, or the same settings")
+            raise MismatchError(
+                f"run {run} was started otherwise ({joined(lines)}); choose a new folder, or the"
+                " same settings"
+            )
     elif run.exists() and (not run.is_dir() or _holds_other_files(run)):
         raise UsageError(f"run {run} is not empty and not a run; choose a new folder")
 
@@ -283,29 +322,45 @@ def _is_run(run: Path) -> bool:
 
 
 def _holds_other_files(run: Path) -> bool:
-    """Return whether a folder holds more than a run that was killed in its first moment leaves: an empty file of metrics."""
+    """Return whether a folder holds more than a run that was killed in its first moment leaves: an
+    empty file of metrics."""
     others = [path for path in run.iterdir() if path.name[0] != "."]
     return bool(others) and (others != [run / _METRICS] or others[0].stat().st_size > 0)
 
 
 def _differences(run: Path, config: TrainConfig, *, free: tuple[str, ...]) -> list[str]:
-    there = load_config(TrainConfig, "train-student", file=str(run / _CONFIG), flags={}, is_ours=True)
+    there = load_config(
+        TrainConfig, "train-student", file=str(run / _CONFIG), flags={}, is_ours=True
+    )
     return config_differences(there, config, free=free, meanings=_MEANINGS)
 
 
 def _save_weights(path: Path, module: nn.Module, spec: str) -> None:
     state = module.state_dict()  # cloned below: safetensors takes no tied weights
-    weights = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    weights = {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
     replace_file(path, lambda file: file.write(safetensors_bytes(weights, weight_record(spec))))
 
 
 def _say_epoch(line: dict[str, Any], epochs: int) -> None:
-    scores = {"top-1": "top1", "mIoU": "miou", "of the average": "ema_top1", "mIoU of the average": "ema_miou"}
+    scores = {
+        "top-1": "top1",
+        "mIoU": "miou",
+        "of the average": "ema_top1",
+        "mIoU of the average": "ema_miou",
+    }
     told = "".join(f", {name} {line[key]:.2f} %" for name, key in scores.items() if key in line)
-    say(f"epoch {line['epoch']}/{epochs}: loss {line['loss']:.4f}{told}, {line['views_per_second']:.0f} views/s")
+    say(
+        f"epoch {line['epoch']}/{epochs}: loss {line['loss']:.4f}{told},"
+        f" {line['views_per_second']:.0f} views/s"
+    )
 
 
-def _result(config: TrainConfig, trainer: Trainer, best: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
+def _result(
+    config: TrainConfig, trainer: Trainer, best: dict[str, Any], lines: list[dict[str, Any]]
+) -> dict[str, Any]:
     epochs = [line for line in lines if line["kind"] == "epoch"]
     last = epochs[-1] if epochs else {}  # none if the file was lost
     task = trainer.task
@@ -321,14 +376,17 @@ def _result(config: TrainConfig, trainer: Trainer, best: dict[str, Any], lines: 
         **(_best_lines(task.best, best) if scores else {}),
         "train_loss": last.get("loss"),
         "seconds": sum(line["seconds"] for line in epochs),
-        "views_per_second": float(np.median([line["views_per_second"] for line in epochs])) if epochs else None,
+        "views_per_second": (
+            float(np.median([line["views_per_second"] for line in epochs])) if epochs else None
+        ),
         "peak_memory": trainer.compute.peak_memory(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
 def _best_lines(score: str, best: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the best score of a run, and the epoch, counted from 1, and the weights that it is of."""
+    """Return the best score of a run, and the epoch, counted from 1, and the weights that it is
+    of."""
     return {
         f"best_{score}": best[score],
         "best_epoch": best["epoch"] + 1,

@@ -1,4 +1,5 @@
-"""A student with all that trains it: one epoch loop, one step, and the state from which both go on."""
+"""A student with all that trains it: one epoch loop, one step, and the state from which both go
+on."""
 
 import itertools
 import math
@@ -67,12 +68,19 @@ class Trainer:
         self.task = open_task(task_of(source))
         self.task.check(self.loss, config.loss)
         if "label" in self.loss.requires and recipe.mixing:
-            raise UsageError(f"loss {config.loss} needs one label a view, and recipe {recipe.name} mixes; use dist or kl")
+            raise UsageError(
+                f"loss {config.loss} needs one label a view, and recipe {recipe.name} mixes; use"
+                " dist or kl"
+            )
         seed_generators(config.run_seed, 0)
-        self.student: VisionModel = open_model(config.student, classes=source.classes, recipe=recipe, task=self.task.name)
+        self.student: VisionModel = open_model(
+            config.student, classes=source.classes, recipe=recipe, task=self.task.name
+        )
         require_trainable(self.student)
         self.model = self._place()
-        self.loader = DistillationLoader.of_run(config, replay, self.compute, self.loss.requires, self.student)
+        self.loader = DistillationLoader.of_run(
+            config, replay, self.compute, self.loss.requires, self.student
+        )
         self._labels = SeenLabels(source)
         self.evaluation = self._evaluation()
         if self.evaluation is not None:
@@ -81,7 +89,9 @@ class Trainer:
                 self.evaluation.try_out(self.model)
         self.optimizer = make_optimizer(self.student.module, config.optimizer)
         self._steps = self.loader.steps_per_epoch
-        self.schedule = make_schedule(self.optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=self._steps)
+        self.schedule = make_schedule(
+            self.optimizer, config.schedule, epochs=config.epochs, steps_per_epoch=self._steps
+        )
         self.scaler = self.compute.scaler()
         self.average = self._average()
         self._require_agreement()
@@ -160,17 +170,28 @@ class Trainer:
                 bar.advance(1)
         losses = self.require_finite()
         seconds = self._clock.total()
-        line = {"kind": "epoch", **self._place_and_rate(), "seed": seeds[0], **losses, "seconds": seconds}
-        line |= {"views_per_second": self.epoch_step * self.config.batch_size / seconds, **self._clock.parts}
+        line = {
+            "kind": "epoch",
+            **self._place_and_rate(),
+            "seed": seeds[0],
+            **losses,
+            "seconds": seconds,
+        }
+        line |= {
+            "views_per_second": self.epoch_step * self.config.batch_size / seconds,
+            **self._clock.parts,
+        }
         self.loader.end_epoch()
         self._sums = {}
         return line
 
     def probe(self, *, seconds: float) -> dict[str, Any]:
-        """Train a few steps of an epoch to see how long they take; the trainer is of no use afterwards.
+        """Train a few steps of an epoch to see how long they take; the trainer is of no use
+        afterwards.
 
         Returns:
-            `steps_per_epoch`, `views_per_second`, and `data_share`, the share of the time that was spent waiting for views.
+            `steps_per_epoch`, `views_per_second`, and `data_share`, the share of the time that was
+            spent waiting for views.
         """
         self._start_epoch()
         times, size = [time.monotonic()], self.config.batch_size
@@ -184,8 +205,14 @@ class Trainer:
                 break
         return {
             "steps_per_epoch": self.loader.num_steps,
-            "views_per_second": steady_rate(times, [min(size, len(self.loader.source))] * (len(times) - 1)),
-            "data_share": self._clock.parts.get("data_seconds", 0.0) / self._clock.total() if len(times) > 2 else 0.0,
+            "views_per_second": steady_rate(
+                times, [min(size, len(self.loader.source))] * (len(times) - 1)
+            ),
+            "data_share": (
+                self._clock.parts.get("data_seconds", 0.0) / self._clock.total()
+                if len(times) > 2
+                else 0.0
+            ),
         }
 
     def train_step(self, parts: Iterable[Batch]) -> dict[str, Tensor]:
@@ -199,7 +226,9 @@ class Trainer:
             for part in parts:
                 self._labels.add(part)
             self._labels.tell()
-        self.compute.seed(seed_generators(self.config.run_seed, self.epoch + 1, self.epoch_step, rank()))  # dropout's
+        self.compute.seed(
+            seed_generators(self.config.run_seed, self.epoch + 1, self.epoch_step, rank())
+        )  # dropout's
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts, 1):
             with self._synchronised(number == self.config.accumulate):
@@ -208,7 +237,9 @@ class Trainer:
                 with model_code(f"training of model {self.student.spec}"):
                     self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             for name, term in {"loss": loss * self.config.accumulate, **terms}.items():
-                sums[name] = sums.get(name, 0.0) + term.detach() / (self.config.accumulate * world_size())
+                sums[name] = sums.get(name, 0.0) + term.detach() / (
+                    self.config.accumulate * world_size()
+                )
         if self._is_first_step and world_size() > 1:
             check_gradients(self.student)
         self._is_first_step = False
@@ -234,10 +265,13 @@ class Trainer:
         if is_first:
             check_student(self.student, logits, self.loader.num_classes)
         smoothing = self.config.label_smoothing
-        return self.task.terms(self.loss, logits, placed.teacher, placed.labels, label_smoothing=smoothing)
+        return self.task.terms(
+            self.loss, logits, placed.teacher, placed.labels, label_smoothing=smoothing
+        )
 
     def evaluate(self) -> dict[str, float]:
-        """Return scores on the evaluation data, if there is any (`top1`, `top5`, `eval_loss`), and these after `ema_`."""
+        """Return scores on the evaluation data, if there is any (`top1`, `top5`, `eval_loss`), and
+        these after `ema_`."""
         if self.evaluation is None:
             return {}
         models: dict[str, nn.Module] = {"": self.model}
@@ -264,8 +298,12 @@ class Trainer:
             self.evaluation.close()
 
     def weights(self) -> dict[str, nn.Module]:
-        """Return the modules whose weights are the result: `student`, and `ema` if there is an average."""
-        return {"student": self.student.module, **({"ema": self.average.module.module} if self.average else {})}
+        """Return the modules whose weights are the result: `student`, and `ema` if there is an
+        average."""
+        return {
+            "student": self.student.module,
+            **({"ema": self.average.module.module} if self.average else {}),
+        }
 
     def require_finite(self) -> dict[str, float]:
         """Return the mean losses of the epoch so far.
@@ -273,11 +311,14 @@ class Trainer:
         Raises:
             KdcacheError: they are not finite.
         """
-        losses = {name: value / max(self.epoch_step, 1) for name, value in _numbers(self._sums).items()}
+        losses = {
+            name: value / max(self.epoch_step, 1) for name, value in _numbers(self._sums).items()
+        }
         if not math.isfinite(losses.get("loss", 0.0)):
             raise KdcacheError(
-                f"the loss of epoch {self.epoch + 1} is {losses['loss']}; lower optimizer.lr ({self.config.optimizer.lr}), set "
-                f"clip_grad, or use another precision; {what_is_kept(Path(self.config.run))}"
+                f"the loss of epoch {self.epoch + 1} is {losses['loss']}; lower optimizer.lr"
+                f" ({self.config.optimizer.lr}), set clip_grad, or use another precision;"
+                f" {what_is_kept(Path(self.config.run))}"
             )
         return losses
 
@@ -299,7 +340,8 @@ class Trainer:
         """Go on from `state`.
 
         Raises:
-            MismatchError: it was saved with another data set or cache, or by a student whose code is another by now.
+            MismatchError: it was saved with another data set or cache, or by a student whose code
+                is another by now.
         """
         for name, value in self._identity().items():
             if state["identity"].get(name) != value:
@@ -316,19 +358,23 @@ class Trainer:
         self.step = state["step"]
         self.loader.load_state_dict(state)
         self._unscored = state.get("unscored")
-        self._sums = {name: torch.tensor(value, device=self.compute.device) for name, value in state["sums"].items()}
+        self._sums = {
+            name: torch.tensor(value, device=self.compute.device)
+            for name, value in state["sums"].items()
+        }
         self._clock = Clock(**state["clock"])
 
     @contextmanager
     def _fitting(self, what: str) -> Iterator[None]:
-        """Load a part of a checkpoint in the block: it fits no longer if the student is built otherwise by now."""
+        """Load a part of a checkpoint in the block: it fits no longer if the student is built
+        otherwise by now."""
         try:
             yield
         except (RuntimeError, ValueError, KeyError) as error:
             raise MismatchError(
-                f"run {self.config.run}: the {what} of its checkpoint do not fit: {exception_text(error)}; the code of "
-                f"{self.config.student}, timm or torch is another than when the run began: go back to it, or choose a new run "
-                "folder"
+                f"run {self.config.run}: the {what} of its checkpoint do not fit:"
+                f" {exception_text(error)}; the code of {self.config.student}, timm or torch is"
+                " another than when the run began: go back to it, or choose a new run folder"
             ) from error
 
     def _start_epoch(self) -> list[int]:
@@ -342,12 +388,17 @@ class Trainer:
         return seeds
 
     def _set_rate(self) -> None:
-        """Set the learning rate by the share of the epoch that is done: one that lacks rows is no shorter for the schedule."""
+        """Set the learning rate by the share of the epoch that is done: one that lacks rows is no
+        shorter for the schedule."""
         done = self.epoch + self.epoch_step / max(self.loader.num_steps, 1)
         self.schedule.step_update(round(done * self._steps))
 
     def _place_and_rate(self) -> dict[str, Any]:
-        return {"step": self.step, "epoch": self.epoch + 1, "lr": self.optimizer.param_groups[0]["lr"]}
+        return {
+            "step": self.step,
+            "epoch": self.epoch + 1,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
 
     def _identity(self) -> dict[str, str]:
         evaluated = self.evaluation.source.fingerprint if self.evaluation is not None else "none"
@@ -369,7 +420,8 @@ class Trainer:
         require_same_weights(self.student.module)
 
     def _place(self) -> nn.Module:
-        """Return the student on its device, with batch norms over all processes if so configured."""
+        """Return the student on its device, with batch norms over all processes if so
+        configured."""
         if self.config.sync_batch_norm:
             self.student.module = nn.SyncBatchNorm.convert_sync_batchnorm(self.student.module)  # type: ignore[no-untyped-call]
         return self.compute.place(self.student)
@@ -384,13 +436,19 @@ class Trainer:
         from timm.utils import ModelEmaV3  # noqa: PLC0415
 
         config = self.config.ema
-        return ModelEmaV3(self.student, decay=config.decay, use_warmup=config.warmup) if config.decay else None
+        return (
+            ModelEmaV3(self.student, decay=config.decay, use_warmup=config.warmup)
+            if config.decay
+            else None
+        )
 
     def _evaluation(self) -> Evaluation | None:
         if self.config.eval_data is None:
             return None
         is_from_cache = bool(self.loader.replay.caches)
-        recipe = evaluation_recipe(self.config.eval_recipe, self.loader.replay.recipe, is_from_cache=is_from_cache)
+        recipe = evaluation_recipe(
+            self.config.eval_recipe, self.loader.replay.recipe, is_from_cache=is_from_cache
+        )
         return Evaluation(
             self.config.eval_data,
             self.loader.source,
@@ -408,7 +466,8 @@ class Trainer:
         return waiting(f"step {self.step + 1}, in which all processes take part")
 
     def _synchronised(self, is_last: bool) -> AbstractContextManager[Any]:
-        """Return the context of a part's backward pass: gradients are averaged over processes after the last one."""
+        """Return the context of a part's backward pass: gradients are averaged over processes after
+        the last one."""
         if is_last or not isinstance(self.parallel, DistributedDataParallel):
             return nullcontext()
         return self.parallel.no_sync()
@@ -426,4 +485,6 @@ def _in_turns(batches: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
 
 def _numbers(values: dict[str, Tensor]) -> dict[str, float]:
     """Return the values of scalars, after a single wait for the device."""
-    return dict(zip(values, torch.stack([*values.values()]).tolist(), strict=True)) if values else {}
+    return (
+        dict(zip(values, torch.stack([*values.values()]).tolist(), strict=True)) if values else {}
+    )

@@ -1,4 +1,5 @@
-"""Verification: every unit against its commit, byte by byte; what is missing; views against probes; a teacher's logits."""
+"""Verification: every unit against its commit, byte by byte; what is missing; views against probes;
+a teacher's logits."""
 
 import itertools
 from pathlib import Path
@@ -57,33 +58,39 @@ def verify_cache(
     report: str | Path | None = None,
     complete: bool = False,
 ) -> dict[str, Any]:
-    """Check every committed unit's commit, bytes, SHA-256 and zarr checksums, each seed's zarr metadata, and what lies beside.
+    """Check every committed unit's commit, bytes, SHA-256 and zarr checksums, each seed's zarr
+    metadata, and what lies beside.
 
-    Units are read side by side. With a report a verification that was killed goes on where it stopped.
+    Units are read side by side. With a report a verification that was killed goes on where it
+    stopped.
 
     Args:
         cache: the cache.
-        views: how many probed views, at most, to render again and compare, besides; by default none, or with a teacher 64.
+        views: how many probed views, at most, to render again and compare, besides; by default
+            none, or with a teacher 64.
         contents: whether all files of the source are read, and compared with their checksums.
         data: spec of the source for these; by default the images that the cache holds.
-        teacher: spec of the teacher, to run it again on as many views and compare its logits with the records.
+        teacher: spec of the teacher, to run it again on as many views and compare its logits with
+            the records.
         batch_size: views of one of its forward passes; by default 256.
         compute: where and how it runs; by default in the precision of the dump.
-        report: file that gets a line of JSON for each unit that was checked. Units of which it says already that they are
-            whole are not read again; only their commits are.
-        complete: whether it is a fault that something is missing of what the cache was asked to hold.
+        report: file that gets a line of JSON for each unit that was checked. Units of which it says
+            already that they are whole are not read again; only their commits are.
+        complete: whether it is a fault that something is missing of what the cache was asked to
+            hold.
 
     Returns:
         `units` and `bytes` checked, of them `from_report` units as it says, `absent` rows in them,
-        `faults` (one line each), what `Coverage.to_json` tells, keys of `orphaned` and `foreign` objects and the number of
-        `temporary` ones, see `Census` (all three harmless), if asked for `views` and `contents`
-        (`checked` and `changed` samples), and with a teacher `teacher`, what `compare_logits`
-        returns. Views and teacher are left out where there are faults before.
+        `faults` (one line each), what `Coverage.to_json` tells, keys of `orphaned` and `foreign`
+        objects and the number of `temporary` ones, see `Census` (all three harmless), if asked for
+        `views` and `contents` (`checked` and `changed` samples), and with a teacher `teacher`, what
+        `compare_logits` returns. Views and teacher are left out where there are faults before.
 
     Raises:
         SourceError: the source of the views cannot be opened.
         ModelError: the teacher cannot be opened.
-        MismatchError: data that is not the cache's source, or a teacher for a cache that was recoded from a lossy one.
+        MismatchError: data that is not the cache's source, or a teacher for a cache that was
+            recoded from a lossy one.
         UsageError: the cache holds no images, and `data` is not given; or settings without use; or
             contents of which the cache keeps no checksums.
         KdcacheError: a report that cannot be written, or is that of another cache.
@@ -108,11 +115,16 @@ def verify_cache(
             with local_images(source, commits):
                 found["views"] = check_views(cache, source, commits, views=views)
             if asked and 0 < found["views"]["checked"] < asked:
-                say(f"note: {asked} views were asked for, and {found['views']['checked']} can be compared with the dump")
+                say(
+                    f"note: {asked} views were asked for, and {found['views']['checked']} can be"
+                    " compared with the dump"
+                )
             if opened is not None:
                 model, running = opened
                 size = _BATCH_SIZE if batch_size is None else batch_size
-                logits = compare_logits(cache, source, model, views=views, batch_size=size, compute=running)
+                logits = compare_logits(
+                    cache, source, model, views=views, batch_size=size, compute=running
+                )
                 found["teacher"] = logits
                 faults += logits_faults(cache, model, logits)
         except _FAULTS as error:
@@ -150,18 +162,26 @@ def _require_use(
     is_used: bool,
     is_placed: bool,
 ) -> None:
-    """Raise a UsageError if a setting is out of range, or another one is missing without which it does nothing."""
+    """Raise a UsageError if a setting is out of range, or another one is missing without which it
+    does nothing."""
     least = 1 if teacher else 0
     if views is not None and views < least:
-        raise UsageError(f"views is {views}; it must be at least {least}{' to run a teacher on' if teacher else ''}")
+        raise UsageError(
+            f"views is {views}; it must be at least"
+            f" {least}{' to run a teacher on' if teacher else ''}"
+        )
     if data is not None and not is_used:
         raise UsageError(
-            f"data {data} is opened to render views, and none are asked for; give --views N, --contents or --teacher SPEC too"
+            f"data {data} is opened to render views, and none are asked for; give --views N,"
+            " --contents or --teacher SPEC too"
         )
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; it must be at least 1")
     if teacher is None and (batch_size is not None or is_placed):
-        raise UsageError("--batch-size, --workers, --device and --precision say how a teacher runs; give --teacher SPEC too")
+        raise UsageError(
+            "--batch-size, --workers, --device and --precision say how a teacher runs; give"
+            " --teacher SPEC too"
+        )
 
 
 def _check_bytes(
@@ -193,7 +213,8 @@ def _check_bytes(
 
 
 def _coverage(cache: Cache, census: Census, begun: list[int]) -> Coverage:
-    """Return what is there of what was asked for, or, where that cannot be read, of the seeds begun."""
+    """Return what is there of what was asked for, or, where that cannot be read, of the seeds
+    begun."""
     try:
         return coverage_of(cache, census.commits)
     except CacheError:  # which is a fault already
@@ -201,9 +222,15 @@ def _coverage(cache: Cache, census: Census, begun: list[int]) -> Coverage:
 
 
 def _faults_beside(cache: Cache) -> list[str]:
-    """Return what beside the units cannot be read: codec, fit, a subset's list of samples, the source's list, requests."""
+    """Return what beside the units cannot be read: codec, fit, a subset's list of samples, the
+    source's list, requests."""
     faults = []
-    for look in (lambda: cache.codec, lambda: cache.samples, lambda: read_list(cache), lambda: read_extents(cache.objects)):
+    for look in (
+        lambda: cache.codec,
+        lambda: cache.samples,
+        lambda: read_list(cache),
+        lambda: read_extents(cache.objects),
+    ):
         try:
             look()
         except KdcacheError as error:
@@ -212,11 +239,21 @@ def _faults_beside(cache: Cache) -> list[str]:
 
 
 def _open_teacher(cache: Cache, teacher: str, running: Compute) -> tuple[VisionModel, Compute]:
-    """Return the teacher that the user names, and where it runs; the manifest's spec is never opened: it could run code."""
+    """Return the teacher that the user names, and where it runs; the manifest's spec is never
+    opened: it could run code."""
     if origin := lossy_origin(cache):
         raise MismatchError(
-            f"cache {cache} was recoded from {origin}, so that its records are not those of the teacher alone; verify "
-            "the cache that it came from"
+            f"cache {cache} was recoded from {origin}, so that its records are not those of the"
+            " teacher alone; verify the cache that it came from"
         )
     recipe = Recipe.from_dict(cache.manifest.recipe)
-    return open_model(teacher, classes=cache.manifest.classes, recipe=recipe, trained=True, task=cache.manifest.task), running
+    return (
+        open_model(
+            teacher,
+            classes=cache.manifest.classes,
+            recipe=recipe,
+            trained=True,
+            task=cache.manifest.task,
+        ),
+        running,
+    )

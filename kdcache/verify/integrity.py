@@ -1,4 +1,5 @@
-"""Units checked against their commits, side by side, and the report from which a check that was killed goes on."""
+"""Units checked against their commits, side by side, and the report from which a check that was
+killed goes on."""
 
 import json
 from contextlib import nullcontext
@@ -27,7 +28,8 @@ class Check(NamedTuple):
 
 
 class CheckReport:
-    """A file of JSON lines: what it is a report of, then one unit each. Without a path it keeps nothing."""
+    """A file of JSON lines: what it is a report of, then one unit each. Without a path it keeps
+    nothing."""
 
     def __init__(self, cache: Cache, path: str | Path | None) -> None:
         """Read what is in `path`, and go on after it.
@@ -41,15 +43,22 @@ class CheckReport:
         if self._path is None:
             return
         text, head = self._read(), {"cache": str(cache), "manifest": cache.manifest.digest}
-        lines = [line for part in text.splitlines() if (line := _parsed(part))]  # the last one may have been cut off
+        lines = [
+            line for part in text.splitlines() if (line := _parsed(part))
+        ]  # the last one may have been cut off
         try:
             if text and lines[0]["manifest"] != head["manifest"]:
                 raise ValueError
             checks = [Check(**line) for line in lines[1:]]
         except (ValueError, LookupError, TypeError):
-            raise MismatchError(f"{path} is no report on cache {cache}; choose a new file") from None
+            raise MismatchError(
+                f"{path} is no report on cache {cache}; choose a new file"
+            ) from None
         self.checked = {(check.seed, check.unit): check for check in checks}
-        self._append(("" if text.endswith("\n") or not text else "\n") + ("" if text else json.dumps(head) + "\n"))
+        self._append(
+            ("" if text.endswith("\n") or not text else "\n")
+            + ("" if text else json.dumps(head) + "\n")
+        )
 
     @property
     def is_kept(self) -> bool:
@@ -69,7 +78,9 @@ class CheckReport:
         try:
             return self._path.read_text("utf-8") if self._path.exists() else ""
         except (OSError, ValueError) as error:
-            raise KdcacheError(f"cannot read report {self._path}: {error}; choose a new file") from error
+            raise KdcacheError(
+                f"cannot read report {self._path}: {error}; choose a new file"
+            ) from error
 
     def _append(self, text: str) -> None:
         if self._path is None:
@@ -78,11 +89,16 @@ class CheckReport:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise KdcacheError(f"cannot write report {self._path}: {error.strerror}; choose another file") from error
+            raise KdcacheError(
+                f"cannot write report {self._path}: {error.strerror}; choose another file"
+            ) from error
 
 
-def check_units(cache: Cache, census: Census, report: CheckReport) -> tuple[dict[str, int], list[str]]:
-    """Check every committed unit; return `units`, `from_report`, `bytes` and `absent` rows, and the faults.
+def check_units(
+    cache: Cache, census: Census, report: CheckReport
+) -> tuple[dict[str, int], list[str]]:
+    """Check every committed unit; return `units`, `from_report`, `bytes` and `absent` rows, and the
+    faults.
 
     Raises:
         StoppedError: a signal told the process to stop; what was checked is in the report.
@@ -106,9 +122,13 @@ def check_units(cache: Cache, census: Census, report: CheckReport) -> tuple[dict
 
 
 def _checked_units(cache: Cache, census: Census, report: CheckReport) -> list[Check]:
-    """Return what is found of each unit, until the process is told to stop; the report gets what is new."""
+    """Return what is found of each unit, until the process is told to stop; the report gets what is
+    new."""
     units = list(census.commits)
-    largest = max((entry.size for entry in census.objects.values()), default=0) + cache.manifest.unit_bytes
+    largest = (
+        max((entry.size for entry in census.objects.values()), default=0)
+        + cache.manifest.unit_bytes
+    )
     checks = []
     with progress("verify", len(units), "units") as bar:
 
@@ -124,12 +144,17 @@ def _checked_units(cache: Cache, census: Census, report: CheckReport) -> list[Ch
 
 
 def _checked(cache: Cache, unit: Unit, census: Census, report: CheckReport) -> Check:
-    """Return what is found of a unit, or what the report says of it if commit and size of the object are those of then."""
+    """Return what is found of a unit, or what the report says of it if commit and size of the
+    object are those of then."""
     known, there, digest = report.checked.get(unit), census.objects.get(unit), ""
     try:
         commit = cache.whole_commit(*unit)
         digest = commit.digest
-        if known and there and (known.commit, known.bytes, known.fault) == (digest, there.size, None):
+        if (
+            known
+            and there
+            and (known.commit, known.bytes, known.fault) == (digest, there.size, None)
+        ):
             return known
         cache.read_unit(commit)
     except CacheError as error:

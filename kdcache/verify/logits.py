@@ -1,4 +1,5 @@
-"""The teacher run again: whether a model is the one that a cache was made with, and whether it still gives its logits."""
+"""The teacher run again: whether a model is the one that a cache was made with, and whether it
+still gives its logits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,9 +25,10 @@ from kdcache.views import Recipe, ViewDataset, ViewLoader, keyed_permutation
 ROWS_PER_UNIT = 4
 """Views that are run again of one unit, where there are units enough."""
 ROUNDING = 0.05
-"""Part of the standard deviation of a row's logits by which another device, precision or release of a library may move any of
-them. bfloat16 instead of float32, the coarsest change, moves the worst class of the middle row by 2 to 4 % (a trained ResNet-20
-on 10 classes; ResNet-50, ViT-S and ConvNeXt-T at random weights on 1,000), float16 by less than 1 %."""
+"""Part of the standard deviation of a row's logits by which another device, precision or release of
+a library may move any of them. bfloat16 instead of float32, the coarsest change, moves the worst
+class of the middle row by 2 to 4 % (a trained ResNet-20 on 10 classes; ResNet-50, ViT-S and
+ConvNeXt-T at random weights on 1,000), float16 by less than 1 %."""
 
 
 def require_teacher(cache: Cache, model: VisionModel) -> None:
@@ -36,7 +38,12 @@ def require_teacher(cache: Cache, model: VisionModel) -> None:
         MismatchError: other weights, or other preprocessing.
     """
     made, wants = cache.manifest.teacher, model.preprocessing
-    here = {"sha256": state_sha256(model.module), "size": wants.size, "mean": list(wants.mean), "std": list(wants.std)}
+    here = {
+        "sha256": state_sha256(model.module),
+        "size": wants.size,
+        "mean": list(wants.mean),
+        "std": list(wants.std),
+    }
     for name, value in here.items():
         if (as_size(made[name]) if name == "size" else made[name]) != value:
             what = "hash of weights" if name == "sha256" else name
@@ -48,7 +55,8 @@ def require_teacher(cache: Cache, model: VisionModel) -> None:
 
 
 def lossy_origin(cache: Cache) -> str | None:
-    """Return the spec of the codec that `cache` was recoded from if that was lossy: its records are not those of a dump."""
+    """Return the spec of the codec that `cache` was recoded from if that was lossy: its records are
+    not those of a dump."""
     origin = cache.manifest.made_by.get("recoded_from")
     if origin is None or is_exact(open_codec(origin["codec"], classes=cache.manifest.classes)):
         return None
@@ -56,22 +64,33 @@ def lossy_origin(cache: Cache) -> str | None:
 
 
 def compute_of(cache: Cache, **settings: Any) -> ComputeConfig:
-    """Return where and how the teacher of `cache` runs again: in the precision of the dump, but for `settings`.
+    """Return where and how the teacher of `cache` runs again: in the precision of the dump, but for
+    `settings`.
 
     Raises:
         UsageError: a setting that is unknown, or of the wrong type.
     """
-    return build(ComputeConfig, {"precision": cache.manifest.teacher["precision"], **settings}, "compute")
+    return build(
+        ComputeConfig, {"precision": cache.manifest.teacher["precision"], **settings}, "compute"
+    )
 
 
 def compare_logits(
-    cache: Cache, source: Source, model: VisionModel, *, views: int, batch_size: int, compute: Compute
+    cache: Cache,
+    source: Source,
+    model: VisionModel,
+    *,
+    views: int,
+    batch_size: int,
+    compute: Compute,
 ) -> dict[str, Any]:
-    """Run the teacher again on about `views` views, spread over seeds and units, and compare its logits with the records.
+    """Run the teacher again on about `views` views, spread over seeds and units, and compare its
+    logits with the records.
 
-    Records are compared as decoded, so that the codec's loss is on both sides. But a value near a boundary of the codec's
-    quantiser goes to either side of it at the least change, and then differs by a whole step. Both sides are as near to it,
-    though: whether rounding explains a row is judged by how much further off the logits the cache's record is than a fresh one.
+    Records are compared as decoded, so that the codec's loss is on both sides. But a value near a
+    boundary of the codec's quantiser goes to either side of it at the least change, and then
+    differs by a whole step. Both sides are as near to it, though: whether rounding explains a row
+    is judged by how much further off the logits the cache's record is than a fresh one.
 
     Args:
         cache: the cache, recoded from no lossy one.
@@ -82,9 +101,10 @@ def compare_logits(
         compute: where and how the teacher runs.
 
     Returns:
-        `views`; `equal_records`, how many records are equal byte for byte; `largest_difference` of decoded logits, and the
-        `median_difference`, over the rows, of each row's largest; `beyond`, how many rows moved by more than rounding explains;
-        and the `precision` that the teacher ran in.
+        `views`; `equal_records`, how many records are equal byte for byte; `largest_difference` of
+        decoded logits, and the `median_difference`, over the rows, of each row's largest; `beyond`,
+        how many rows moved by more than rounding explains; and the `precision` that the teacher ran
+        in.
 
     Raises:
         CacheError: no record to compare, or a unit that is damaged.
@@ -93,7 +113,9 @@ def compare_logits(
     """
     chosen = _choose(cache, views)
     if not chosen:
-        raise CacheError(f"cache {cache} holds no record to compare with the teacher's logits; dump a seed first")
+        raise CacheError(
+            f"cache {cache} holds no record to compare with the teacher's logits; dump a seed first"
+        )
     recipe = Recipe.from_dict(cache.manifest.recipe)
     dataset = ViewDataset(source, recipe, cache.order, sizes=[model.preprocessing.size])
     wanted = [(row, commit.seed) for commit, rows in chosen for row in rows.tolist()]
@@ -102,7 +124,11 @@ def compare_logits(
     held = np.concatenate([cache.read_unit(commit)[rows - commit.start] for commit, rows in chosen])
     fresh = cache.codec.encode(logits)
     rows = logits.reshape(-1, logits.shape[-1])
-    exact = rows - rows.mean(dim=1, keepdim=True) if isinstance(row_codec(cache.codec), LowRank) else rows
+    exact = (
+        rows - rows.mean(dim=1, keepdim=True)
+        if isinstance(row_codec(cache.codec), LowRank)
+        else rows
+    )
     then, now = (_decoded(cache.codec, records, exact) for records in (held, fresh))
     differences = _largest(then - now, len(logits))
     further = _largest(then - exact, len(logits)) - _largest(now - exact, len(logits))
@@ -120,19 +146,22 @@ def compare_logits(
 def logits_faults(cache: Cache, model: VisionModel, found: dict[str, Any]) -> list[str]:
     """Return the fault, if `compare_logits` found logits that rounding does not explain.
 
-    Single rows may be beyond it: a network can be at a tipping point. Where half of them are, it is not rounding.
+    Single rows may be beyond it: a network can be at a tipping point. Where half of them are, it is
+    not rounding.
     """
     if 2 * found["beyond"] < found["views"]:
         return []
     ran = f"it ran in {found['precision']}, at the dump in {cache.manifest.teacher['precision']}"
     seed = cache.seeds()[0]
     changes = version_changes(cache.commit_of(seed, cache.committed_units(seed)[0]))
-    versions = f"versions differ: {'; '.join(changes)}" if changes else "library versions are the same"
+    versions = (
+        f"versions differ: {'; '.join(changes)}" if changes else "library versions are the same"
+    )
     fault = (
-        f"teacher {model.spec} has the weights that cache {cache} was made with, and gives other logits: in "
-        f"{found['beyond']} of {found['views']} views they differ by more than rounding explains (by "
-        f"{found['median_difference']:.3g} in the median of all views); {ran}; {versions}; "
-        "give the spec and the code of the dump, or dump again into a new cache"
+        f"teacher {model.spec} has the weights that cache {cache} was made with, and gives other"
+        f" logits: in {found['beyond']} of {found['views']} views they differ by more than rounding"
+        f" explains (by {found['median_difference']:.3g} in the median of all views); {ran};"
+        f" {versions}; give the spec and the code of the dump, or dump again into a new cache"
     )
     return [fault]
 
@@ -144,7 +173,10 @@ def _choose(cache: Cache, views: int) -> list[tuple[Commit, Rows]]:
     if not len(places):
         return []
     counts = map(len, np.array_split(np.arange(views), len(places)))
-    chosen = [_some_rows(cache, cache.commit_of(*units[place]), count) for place, count in zip(places, counts, strict=True)]
+    chosen = [
+        _some_rows(cache, cache.commit_of(*units[place]), count)
+        for place, count in zip(places, counts, strict=True)
+    ]
     return [(commit, rows) for commit, rows in chosen if len(rows)]
 
 
@@ -154,10 +186,16 @@ def _some_rows(cache: Cache, commit: Commit, count: int) -> tuple[Commit, Rows]:
 
 
 def _run(
-    model: VisionModel, dataset: ViewDataset, views: Sequence[tuple[int, int]], batch_size: int, compute: Compute
+    model: VisionModel,
+    dataset: ViewDataset,
+    views: Sequence[tuple[int, int]],
+    batch_size: int,
+    compute: Compute,
 ) -> ViewLogits:
     requests = [views[start : start + batch_size] for start in range(0, len(views), batch_size)]
-    loader = ViewLoader(dataset, requests, workers=compute.config.workers, pin_memory=compute.pin_memory)
+    loader = ViewLoader(
+        dataset, requests, workers=compute.config.workers, pin_memory=compute.pin_memory
+    )
     parts = []
     with progress("teacher", len(views), "views") as bar:
         for _, (logits,) in run_models([model], loader, compute):
@@ -169,8 +207,9 @@ def _run(
 def _decoded(codec: Codec, records: Records, exact: Logits) -> Logits:
     """Return decoded logits.
 
-    Of a class that it dropped, a `topk` record says that it is no larger than the smallest that it keeps: it stands as near to
-    `exact` as that allows. Two classes that changed places at rank k would look far apart otherwise.
+    Of a class that it dropped, a `topk` record says that it is no larger than the smallest that it
+    keeps: it stands as near to `exact` as that allows. Two classes that changed places at rank k
+    would look far apart otherwise.
     """
     if isinstance(codec, MapCodec):
         return _decoded(codec.rows, codec.row_records(records), exact)
@@ -189,4 +228,6 @@ def _largest(differences: Tensor, views: int) -> PerRow:
 
 
 def _bytes(records: Records) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-    return np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize)
+    return (
+        np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize)
+    )

@@ -1,8 +1,9 @@
 """Drift: whether the views rendered here are those that the teacher saw.
 
-Each unit's commit keeps probes: for a few rows, the CRC-32 of the pixels, also after each step from the decoded image to the
-view, and a thumbnail. A thumbnail that moved means another view; other pixels under an equal thumbnail are most often those of
-another image decoder, which is harmless. The steps tell where the difference comes from.
+Each unit's commit keeps probes: for a few rows, the CRC-32 of the pixels, also after each step from
+the decoded image to the view, and a thumbnail. A thumbnail that moved means another view; other
+pixels under an equal thumbnail are most often those of another image decoder, which is harmless.
+The steps tell where the difference comes from.
 """
 
 import base64
@@ -36,7 +37,8 @@ _DECODING = "decoding the image"
 
 
 def make_probe(row: int, view: View, trace: Trace | None = None) -> dict[str, Any]:
-    """Return the probe of a rendered view, and of the steps that led to it, as a commit keeps it."""
+    """Return the probe of a rendered view, and of the steps that led to it, as a commit keeps
+    it."""
     small = base64.b64encode(_thumbnail(view).numpy().tobytes()).decode()
     probe: dict[str, Any] = {"row": row, "crc32": crc32(view), "thumbnail": small}
     if trace is not None:
@@ -70,9 +72,12 @@ def num_probes(manifest: Manifest) -> int:
 
 
 def probed_commits(cache: Cache, seeds: Sequence[int], views: int) -> Iterator[Commit]:
-    """Yield commits of `seeds`, spread over their units, until they have `views` probes, or no more seem to come."""
+    """Yield commits of `seeds`, spread over their units, until they have `views` probes, or no more
+    seem to come."""
     units = [(seed, unit) for seed in seeds for unit in cache.committed_units(seed)]
-    for place in keyed_permutation(len(units), views)[: 4 * views]:  # of seeds that share a unit some have none in it
+    for place in keyed_permutation(len(units), views)[
+        : 4 * views
+    ]:  # of seeds that share a unit some have none in it
         if views <= 0:
             return
         commit = cache.commit_of(*units[place])
@@ -80,7 +85,9 @@ def probed_commits(cache: Cache, seeds: Sequence[int], views: int) -> Iterator[C
         views -= len(commit.probes)
 
 
-def check_views(cache: Cache, source: Source, commits: Iterable[Commit], *, views: int) -> dict[str, int]:
+def check_views(
+    cache: Cache, source: Source, commits: Iterable[Commit], *, views: int
+) -> dict[str, int]:
     """Re-render up to `views` probed views of some units and compare.
 
     Returns:
@@ -91,17 +98,23 @@ def check_views(cache: Cache, source: Source, commits: Iterable[Commit], *, view
         KdcacheWarning: (a warning) some pixels differ under equal thumbnails.
     """
     if len(source) != cache.manifest.rows:  # which no fingerprint of the manifest's own can tell
-        raise MismatchError(f"cache {cache} has {cache.manifest.rows} rows, data {source.spec} {len(source)} samples")
+        raise MismatchError(
+            f"cache {cache} has {cache.manifest.rows} rows, data {source.spec} {len(source)}"
+            " samples"
+        )
     recipe = Recipe.from_dict(cache.manifest.recipe).at(cache.manifest.input_size)
     dataset = ViewDataset(source, recipe, cache.order, sizes=[recipe.size])
     probes = [(commit, probe) for commit in commits for probe in commit.probes][:views]
     if views > 0 and not probes:
-        say(f"note: cache {cache} keeps no probe of these seeds: views rendered here were not compared with the teacher's")
+        say(
+            f"note: cache {cache} keeps no probe of these seeds: views rendered here were not"
+            " compared with the teacher's"
+        )
     others = [(commit, probe) for commit, probe in probes if _compare(dataset, commit, probe)]
     if others:
         warnings.warn(
-            f"{len(others)} of {len(probes)} re-rendered views have other pixels but the same thumbnail as at the dump: "
-            f"{_most_likely(dataset, others)}",
+            f"{len(others)} of {len(probes)} re-rendered views have other pixels but the same"
+            f" thumbnail as at the dump: {_most_likely(dataset, others)}",
             KdcacheWarning,
             stacklevel=2,
         )
@@ -112,7 +125,11 @@ def version_changes(commit: Commit) -> list[str]:
     """Return one phrase for each library whose version is another than at the dump."""
     here = library_versions()
     # a commit does not tell the versions of what was not recorded yet when it was written
-    return [f"{name} {then} then, {here[name]} now" for name, then in commit.versions.items() if here.get(name, then) != then]
+    return [
+        f"{name} {then} then, {here[name]} now"
+        for name, then in commit.versions.items()
+        if here.get(name, then) != then
+    ]
 
 
 def _compare(dataset: ViewDataset, commit: Commit, probe: dict[str, Any]) -> bool:
@@ -122,16 +139,20 @@ def _compare(dataset: ViewDataset, commit: Commit, probe: dict[str, Any]) -> boo
     try:
         view = dataset.batch([(probe["row"], commit.seed)]).views[0][0]
     except UnreadableSampleError as error:
-        raise DriftError(f"{where} was read at the dump and is not readable now: {error}") from error
-    then = torch.from_numpy(np.frombuffer(base64.b64decode(probe["thumbnail"]), np.uint8).astype(np.int16))
+        raise DriftError(
+            f"{where} was read at the dump and is not readable now: {error}"
+        ) from error
+    then = torch.from_numpy(
+        np.frombuffer(base64.b64decode(probe["thumbnail"]), np.uint8).astype(np.int16)
+    )
     now = _thumbnail(view).reshape(-1).to(torch.int16)
     moved = int((then - now).abs().max()) if then.shape == now.shape else 255
     if moved > TOLERANCE:
         step = _first_difference(dataset, commit, probe)
         first = f"pixels first differ after {step}; " if step else ""
         raise DriftError(
-            f"{where} is not what the teacher saw: its thumbnail differs by {moved} of 255 (allowed: {TOLERANCE}); "
-            f"{first}{_way_out(commit, step)}"
+            f"{where} is not what the teacher saw: its thumbnail differs by {moved} of 255"
+            f" (allowed: {TOLERANCE}); {first}{_way_out(commit, step)}"
         )
     return bool(crc32(view) != probe["crc32"])
 
@@ -143,7 +164,9 @@ def _most_likely(dataset: ViewDataset, others: Sequence[tuple[Commit, dict[str, 
     steps: Counter[str] = Counter()
     for commit, probe in traced:
         steps[_first_difference(dataset, commit, probe) or _DECODING] += 1
-    beyond = Counter({step: count for step, count in steps.items() if not step.startswith(_DECODING)})
+    beyond = Counter(
+        {step: count for step, count in steps.items() if not step.startswith(_DECODING)}
+    )
     if not beyond:
         return "most likely another image decoder, which is harmless"
     ((step, _),) = beyond.most_common(1)
@@ -177,7 +200,8 @@ def _first_difference_of_unit(dataset: ViewDataset, commit: Commit) -> str | Non
 
 
 def _differing_step(dataset: ViewDataset, seed: int, probe: dict[str, Any]) -> str | None:
-    """Return the first step of a view, before it is mixed, that comes out otherwise than at the dump."""
+    """Return the first step of a view, before it is mixed, that comes out otherwise than at the
+    dump."""
     steps = zip(probe["steps"], dataset.trace(probe["row"], seed), strict=False)
     for number, ((_, then), (name, now)) in enumerate(steps, start=-1):
         if then != now:
@@ -190,10 +214,13 @@ def _way_out(commit: Commit, step: str | None) -> str:
     if changes := version_changes(commit):
         return f"versions differ: {'; '.join(changes)}: install those of the dump, or dump again"
     if step is None or step.startswith(_DECODING):
-        return "library versions are the same, so the images themselves have changed: dump again into a new cache"
+        return (
+            "library versions are the same, so the images themselves have changed: dump again into"
+            " a new cache"
+        )
     return (
-        "library versions are the same, so the processor or the build of a library is another: train where the dump ran, or "
-        "dump again into a new cache"
+        "library versions are the same, so the processor or the build of a library is another:"
+        " train where the dump ran, or dump again into a new cache"
     )
 
 

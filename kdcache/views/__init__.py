@@ -1,4 +1,5 @@
-"""Views: sample `index` under augmentation `seed`, a pure function of (source, recipe, index, seed)."""
+"""Views: sample `index` under augmentation `seed`, a pure function of (source, recipe, index,
+seed)."""
 
 from kdcache.views.loading import Batch, ViewDataset, ViewLoader
 from kdcache.views.mixing import Mixing, in_pairs, partners

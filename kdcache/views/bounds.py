@@ -1,7 +1,9 @@
-"""What a recipe may ask for. It may come from a cache of someone else; what is refused there is a mistake in one's own, too.
+"""What a recipe may ask for. It may come from a cache of someone else; what is refused there is a
+mistake in one's own, too.
 
-What can be told from a recipe alone is told when it is read: how many transforms, how deep, which numbers.
-How large an image becomes depends on the image, too: that is told just before the transform runs.
+What can be told from a recipe alone is told when it is read: how many transforms, how deep, which
+numbers. How large an image becomes depends on the image, too: that is told just before the
+transform runs.
 """
 
 import math
@@ -67,8 +69,8 @@ def check_transforms(transforms: Sequence[Any], recipe: str) -> None:
         recipe: how messages name it.
 
     Raises:
-        RecipeError: more transforms, deeper ones, or a larger number than makes sense; or a value that is none of TOML's plain
-            ones.
+        RecipeError: more transforms, deeper ones, or a larger number than makes sense; or a value
+            that is none of TOML's plain ones.
     """
     pending = [(entry, 1) for entry in transforms]
     count = 0
@@ -76,9 +78,14 @@ def check_transforms(transforms: Sequence[Any], recipe: str) -> None:
         entry, depth = pending.pop()
         count += 1
         if count + len(pending) > MOST_TRANSFORMS:
-            raise RecipeError(f"{recipe} has more than {MOST_TRANSFORMS} transforms, those inside of others counted")
+            raise RecipeError(
+                f"{recipe} has more than {MOST_TRANSFORMS} transforms, those inside of others"
+                " counted"
+            )
         if depth > MOST_DEPTH:
-            raise RecipeError(f"{recipe} has transforms inside of each other, more than {MOST_DEPTH} deep")
+            raise RecipeError(
+                f"{recipe} has transforms inside of each other, more than {MOST_DEPTH} deep"
+            )
         if isinstance(entry, Mapping):
             where = f"{recipe}: {brief(entry.get('name', 'a transform'))}"
             for key, value in entry.items():
@@ -91,37 +98,52 @@ def _entries_in(key: str, value: Any, where: str, depth: int = 1) -> list[Mappin
         return [value]
     if isinstance(value, list):
         if len(value) > _MOST_ITEMS:
-            raise RecipeError(f"{where}: {brief(key)} is a list of {len(value)}; it may be of {_MOST_ITEMS}")
+            raise RecipeError(
+                f"{where}: {brief(key)} is a list of {len(value)}; it may be of {_MOST_ITEMS}"
+            )
         if depth > MOST_DEPTH:
-            raise RecipeError(f"{where}: {brief(key)} has lists inside of each other, more than {MOST_DEPTH} deep")
+            raise RecipeError(
+                f"{where}: {brief(key)} has lists inside of each other, more than {MOST_DEPTH} deep"
+            )
         return [entry for item in value for entry in _entries_in(key, item, where, depth + 1)]
     if isinstance(value, str):
         _check_text(key, value, where)
     elif isinstance(value, int | float):
         most = _MOST_BY_NAME.get(key, _MOST_NUMBER)
         if not -most <= value <= most:  # nor is NaN
-            raise RecipeError(f"{where}: {brief(key)} is {quoted(value)}; it may be at most {most:g}")
+            raise RecipeError(
+                f"{where}: {brief(key)} is {quoted(value)}; it may be at most {most:g}"
+            )
     else:
-        raise RecipeError(f"{where}: {brief(key)} is {quoted(value)}; write a number, text, true or false, or a list of them")
+        raise RecipeError(
+            f"{where}: {brief(key)} is {quoted(value)}; write a number, text, true or false, or a"
+            " list of them"
+        )
     return []
 
 
 def _check_text(key: str, value: str, where: str) -> None:
     if len(value) > _MOST_TEXT:
-        raise RecipeError(f"{where}: {brief(key)} has {len(value)} characters; it may have {_MOST_TEXT}")
+        raise RecipeError(
+            f"{where}: {brief(key)} has {len(value)} characters; it may have {_MOST_TEXT}"
+        )
     if key != "policy":
         return
     for letters, digits in _POLICY_PART.findall(value):
         most = _MOST_IN_POLICY.get(letters, _MOST_MAGNITUDE)
         if float(digits.replace(".", "", digits.count(".") - 1) or 0) > most:
-            raise RecipeError(f"{where}: policy {quoted(value)} has a number after {letters} that is past {most:g}")
+            raise RecipeError(
+                f"{where}: policy {quoted(value)} has a number after {letters} that is past"
+                f" {most:g}"
+            )
 
 
 def bounded(transform: Any, name: str) -> Any:
-    """Return a transform that, from now on, refuses to make an image of more pixels than memory should be asked for.
+    """Return a transform that, from now on, refuses to make an image of more pixels than memory
+    should be asked for.
 
-    It then raises a RecipeError before it runs, wherever it stands, inside of other transforms too. Of the transforms that are
-    no modules (timm's) none makes an image larger.
+    It then raises a RecipeError before it runs, wherever it stands, inside of other transforms too.
+    Of the transforms that are no modules (timm's) none makes an image larger.
     """
     if isinstance(transform, nn.Module) and name in _GROWING:
         transform.register_forward_pre_hook(partial(_check_output, name))
@@ -202,10 +224,14 @@ _GROWING: Mapping[str, Callable[[Any, int, int], Size]] = {
     "CenterCrop": lambda one, height, width: (max(height, one.size[0]), max(width, one.size[1])),
     "Pad": lambda one, height, width: _padded(one.padding, height, width),
     "RandomCrop": _cropped,
-    "RandomResize": lambda one, height, width: _at_shorter(max(one.min_size, one.max_size), None, height, width),
+    "RandomResize": lambda one, height, width: _at_shorter(
+        max(one.min_size, one.max_size), None, height, width
+    ),
     "RandomResizedCrop": lambda one, height, width: tuple(one.size),
     "RandomRotation": _turned,
-    "RandomShortestSize": lambda one, height, width: _at_shorter(max(one.min_size), one.max_size, height, width),
+    "RandomShortestSize": lambda one, height, width: _at_shorter(
+        max(one.min_size), one.max_size, height, width
+    ),
     "RandomZoomOut": lambda one, height, width: _scaled(one.side_range, height, width),
     "Resize": _resized,
     "ScaleJitter": _jittered,

@@ -25,10 +25,22 @@ from kdcache.runtime.waiting import waiting
 from kdcache.shapes import IGNORED, Labels, Rows, Size, Views, sides
 from kdcache.sources import Sample, Source, task_of
 from kdcache.sources.protocol import sample_name
-from kdcache.sources.sample_warnings import SampleWarning, about_sample, heard_warnings, tell_warnings
+from kdcache.sources.sample_warnings import (
+    SampleWarning,
+    about_sample,
+    heard_warnings,
+    tell_warnings,
+)
 from kdcache.views.mixing import blend, mix, partner
 from kdcache.views.recipe import Recipe
-from kdcache.views.view import Trace, draw, draw_masked, preserved_generators, seed_generators, trace
+from kdcache.views.view import (
+    Trace,
+    draw,
+    draw_masked,
+    preserved_generators,
+    seed_generators,
+    trace,
+)
 
 _Target = int | Tensor
 """A class, or the mask of a view, uint8 `[height, width]`."""
@@ -52,7 +64,8 @@ class Batch(NamedTuple):
     rows: Tensor
     seeds: Tensor
     absent: tuple[tuple[int, str], ...]
-    """Positions in the batch whose image could not be read, with the reason; their pixels are zeros."""
+    """Positions in the batch whose image could not be read, with the reason; their pixels are
+    zeros."""
     warnings: tuple[SampleWarning, ...] = ()
     """That were raised while samples of the batch were worked on."""
 
@@ -60,7 +73,8 @@ class Batch(NamedTuple):
 class ViewDataset(Dataset[Batch]):
     """Renders batches of views of (row, seed); row r is sample `order[r]`.
 
-    Errors come back as values: an exception raised in a loader worker would reach the user as a traceback's text.
+    Errors come back as values: an exception raised in a loader worker would reach the user as a
+    traceback's text.
     """
 
     def __init__(
@@ -91,7 +105,8 @@ class ViewDataset(Dataset[Batch]):
             return error
 
     def batch(self, request: Request) -> Batch:
-        """Return the batch of the views asked for; the caller's random generators are left as they were.
+        """Return the batch of the views asked for; the caller's random generators are left as they
+        were.
 
         Raises:
             UnreadableSampleError: an image cannot be decoded, and these are not to be skipped.
@@ -102,23 +117,33 @@ class ViewDataset(Dataset[Batch]):
         return batch._replace(warnings=tuple(heard))
 
     def trace(self, row: int, seed: int) -> Trace:
-        """Return the trace of a view of the first size; the caller's random generators are left as they were.
+        """Return the trace of a view of the first size; the caller's random generators are left as
+        they were.
 
         Raises:
             UnreadableSampleError: the image cannot be decoded.
             RecipeError: the recipe does not fit the image.
         """
-        with preserved_generators(), heard_warnings():  # the view itself was rendered, and its warnings told
+        with (
+            preserved_generators(),
+            heard_warnings(),
+        ):  # the view itself was rendered, and its warnings told
             index, sample = self._sample(row, seed)
             return trace(sample.image, self.recipes[0], index, seed)
 
     def _render(self, request: Request) -> Batch:
-        # arrays, since numpy takes half as long as torch to put channels first, which is how views come from Pillow
+        # arrays, since numpy takes half as long as torch to put channels first, which is how views
+        # come from Pillow
         targets: list[_Mixed] = [(-1, -1, 1.0)] * len(request)
         absent: list[tuple[int, str]] = []
-        drawn: dict[tuple[int, int], _Drawn] = {}  # of this batch, so that both of a pair are drawn once
+        drawn: dict[
+            tuple[int, int], _Drawn
+        ] = {}  # of this batch, so that both of a pair are drawn once
         pixels = [
-            np.zeros((len(request), recipe.channels, *self._sides(recipe, request, drawn)), np.uint8) for recipe in self.recipes
+            np.zeros(
+                (len(request), recipe.channels, *self._sides(recipe, request, drawn)), np.uint8
+            )
+            for recipe in self.recipes
         ]
         for position, (row, seed) in enumerate(request):
             try:
@@ -131,7 +156,8 @@ class ViewDataset(Dataset[Batch]):
             for out, view in zip(pixels, views, strict=True):
                 if out[position].shape != view.shape:
                     raise RecipeError(
-                        f"views of {out[position].shape} and {tuple(view.shape)} in one batch; use a recipe with a size"
+                        f"views of {out[position].shape} and {tuple(view.shape)} in one batch; use"
+                        " a recipe with a size"
                     )
                 out[position] = view.numpy()
         rows, seeds = torch.tensor(np.asarray(request, dtype=np.int64).reshape(-1, 2)).unbind(1)
@@ -140,15 +166,20 @@ class ViewDataset(Dataset[Batch]):
         labels = _masks(targets, rendered[0].shape[2:]) if is_masked else self._labels(targets)
         return Batch(rendered, labels, rows, seeds, tuple(absent))
 
-    def _sides(self, recipe: Recipe, request: Request, drawn: dict[tuple[int, int], _Drawn]) -> tuple[int, int]:
-        """Return the height and width of a batch's views; where they are as large as their images, those of the first."""
+    def _sides(
+        self, recipe: Recipe, request: Request, drawn: dict[tuple[int, int], _Drawn]
+    ) -> tuple[int, int]:
+        """Return the height and width of a batch's views; where they are as large as their images,
+        those of the first."""
         if recipe.size is not None:
             return sides(recipe.size)
         views, _ = self._drawn(*request[0], drawn)
         height, width = views[0].shape[1:]
         return height, width
 
-    def _mixed(self, row: int, seed: int, drawn: dict[tuple[int, int], _Drawn]) -> tuple[list[Tensor], _Mixed]:
+    def _mixed(
+        self, row: int, seed: int, drawn: dict[tuple[int, int], _Drawn]
+    ) -> tuple[list[Tensor], _Mixed]:
         """Return the view at each size, and what its target is."""
         recipe = self.recipes[0]
         views, target = self._drawn(row, seed, drawn)
@@ -156,7 +187,9 @@ class ViewDataset(Dataset[Batch]):
             return views, (target, -1, 1.0)
         other = partner(row, len(self), recipe.mixing, recipe.key, seed)
         assert isinstance(target, int), "require_masks has refused a recipe that mixes"
-        other_views, other_target = self._drawn(other, seed, drawn)  # even if it will not show: a pair is absent together
+        other_views, other_target = self._drawn(
+            other, seed, drawn
+        )  # even if it will not show: a pair is absent together
         draw = blend(recipe.mixing, recipe.key, seed, row, other)
         mixed = [mix(own, its, draw) for own, its in zip(views, other_views, strict=True)]
         assert isinstance(other_target, int)
@@ -210,7 +243,9 @@ class ViewLoader:
     itself.
     """
 
-    def __init__(self, dataset: ViewDataset, requests: Iterable[Request], *, workers: int, pin_memory: bool) -> None:
+    def __init__(
+        self, dataset: ViewDataset, requests: Iterable[Request], *, workers: int, pin_memory: bool
+    ) -> None:
         self.dataset = dataset
         self._owner = os.getpid()
         self._workers: list[BaseProcess] = []
@@ -248,8 +283,8 @@ class ViewLoader:
             if "DataLoader worker" not in str(error):
                 raise
             raise KdcacheError(
-                "a loader worker was killed, most likely for memory; use fewer --workers or a smaller --batch-size, "
-                "or give the container more shared memory (/dev/shm)"
+                "a loader worker was killed, most likely for memory; use fewer --workers or a"
+                " smaller --batch-size, or give the container more shared memory (/dev/shm)"
             ) from error
 
     def close(self) -> None:

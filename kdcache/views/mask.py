@@ -1,7 +1,9 @@
-"""A mask as torchvision's transforms see it: it goes where its image goes, each pixel that of the nearest place.
+"""A mask as torchvision's transforms see it: it goes where its image goes, each pixel that of the
+nearest place.
 
-torchvision resizes masks by the pixel at the corner, which is half a pixel off the image that they go with; here Pillow does
-it, as it does the image, by the pixel at the centre. All else is torchvision's.
+torchvision resizes masks by the pixel at the corner, which is half a pixel off the image that they
+go with; here Pillow does it, as it does the image, by the pixel at the centre. All else is
+torchvision's.
 """
 
 from typing import Any
@@ -18,11 +20,15 @@ class Mask(tv_tensors.Mask):  # type: ignore[misc]
 @functional.register_kernel(functional.resize, Mask)  # type: ignore[untyped-decorator]
 def _resize(mask: Mask, size: Any, *, max_size: int | None = None, **_: Any) -> Mask:
     image = functional.to_pil_image(mask)
-    resized = functional.resize(image, size, max_size=max_size, interpolation=InterpolationMode.NEAREST)
+    resized = functional.resize(
+        image, size, max_size=max_size, interpolation=InterpolationMode.NEAREST
+    )
     return Mask(functional.pil_to_tensor(resized))
 
 
 @functional.register_kernel(functional.resized_crop, Mask)  # type: ignore[untyped-decorator]
-def _resized_crop(mask: Mask, *, top: int, left: int, height: int, width: int, size: Any, **_: Any) -> Mask:
+def _resized_crop(
+    mask: Mask, *, top: int, left: int, height: int, width: int, size: Any, **_: Any
+) -> Mask:
     resized: Mask = _resize(functional.crop(mask, top, left, height, width), size)
     return resized

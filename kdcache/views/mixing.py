@@ -1,9 +1,10 @@
 """Mixing: mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019) as part of the view.
 
-Rows are mixed in pairs that are a function of the seed: in each block of rows a keyed permutation is paired off, neighbour with
-neighbour, so that the partner of a row's partner is the row. Both get one draw: row a is `share` of itself and the rest of b,
-row b the same of itself and a, as in the pair mode of timm. The pixels stay integers: the teacher's and the student's process
-get the same bits on any machine.
+Rows are mixed in pairs that are a function of the seed: in each block of rows a keyed permutation
+is paired off, neighbour with neighbour, so that the partner of a row's partner is the row. Both get
+one draw: row a is `share` of itself and the rest of b, row b the same of itself and a, as in the
+pair mode of timm. The pixels stay integers: the teacher's and the student's process get the same
+bits on any machine.
 """
 
 from dataclasses import dataclass
@@ -36,17 +37,23 @@ class Mixing:
     prob: float = 1.0
     """How often a pair is mixed at all."""
     block: int = 512
-    """Rows among which pairs are made; the rows of a unit are a multiple of it, so that both of a pair are in one unit."""
+    """Rows among which pairs are made; the rows of a unit are a multiple of it, so that both of a
+    pair are in one unit."""
 
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
             if (alpha := getattr(self, name)) != 0 and not 1 / MOST_ALPHA <= alpha <= MOST_ALPHA:
-                raise UsageError(f"mixing: {name} is {alpha}; it must be 0, or from {1 / MOST_ALPHA:g} to {MOST_ALPHA:g}")
+                raise UsageError(
+                    f"mixing: {name} is {alpha}; it must be 0, or from {1 / MOST_ALPHA:g} to"
+                    f" {MOST_ALPHA:g}"
+                )
         for name in ("switch", "prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"mixing: {name} is {getattr(self, name)}; it must be from 0 to 1")
         if not 2 <= self.block <= MOST_BLOCK or self.block % 2:
-            raise UsageError(f"mixing: block is {quoted(self.block)}; it must be even, from 2 to {MOST_BLOCK}")
+            raise UsageError(
+                f"mixing: block is {quoted(self.block)}; it must be even, from 2 to {MOST_BLOCK}"
+            )
         if self.mixup == self.cutmix == 0:
             raise UsageError("mixing: neither mixup nor cutmix is above 0; leave the table out")
 
@@ -61,7 +68,8 @@ class Box(NamedTuple):
 
 
 class Blend(NamedTuple):
-    """What is drawn for a pair: a share of mixup (`box` is None then), or a box that is taken from the partner."""
+    """What is drawn for a pair: a share of mixup (`box` is None then), or a box that is taken from
+    the partner."""
 
     share: float
     box: Box | None
@@ -71,9 +79,11 @@ UNMIXED = Blend(1.0, None)
 
 
 def partners(rows: int, mixing: Mixing, key: tuple[int, int], seed: int) -> Rows:
-    """Return each row's partner under `seed`, int64 `[rows]`: an involution; a row left over in an odd block is its own."""
+    """Return each row's partner under `seed`, int64 `[rows]`: an involution; a row left over in an
+    odd block is its own."""
     blocks = [
-        start + _partners_in(min(mixing.block, rows - start), (*key, _PAIRS, seed, start // mixing.block))
+        start
+        + _partners_in(min(mixing.block, rows - start), (*key, _PAIRS, seed, start // mixing.block))
         for start in range(0, rows, mixing.block)
     ]
     return np.concatenate(blocks)
@@ -82,17 +92,22 @@ def partners(rows: int, mixing: Mixing, key: tuple[int, int], seed: int) -> Rows
 def partner(row: int, rows: int, mixing: Mixing, key: tuple[int, int], seed: int) -> int:
     """Return the partner of one of `rows` rows under `seed`."""
     start = row - row % mixing.block
-    found = _partners_in(min(mixing.block, rows - start), (*key, _PAIRS, seed, start // mixing.block))
+    found = _partners_in(
+        min(mixing.block, rows - start), (*key, _PAIRS, seed, start // mixing.block)
+    )
     return start + int(found[row - start])
 
 
 def in_pairs(rows: Rows, partner_of: Rows) -> Rows:
-    """Return `rows` with partners side by side, a pair where its first row was; those whose partner is not there come last."""
+    """Return `rows` with partners side by side, a pair where its first row was; those whose partner
+    is not there come last."""
     there = np.zeros(len(partner_of), bool)
     there[rows] = True
     is_paired = there[partner_of[rows]] & (partner_of[rows] != rows)
     first = rows[is_paired & (rows < partner_of[rows])]
-    return np.concatenate([np.stack([first, partner_of[first]], axis=1).reshape(-1), rows[~is_paired]])
+    return np.concatenate(
+        [np.stack([first, partner_of[first]], axis=1).reshape(-1), rows[~is_paired]]
+    )
 
 
 @lru_cache(4096)
@@ -107,10 +122,16 @@ def _partners_in(length: int, key: tuple[int, ...]) -> Rows:
 
 def blend(mixing: Mixing, key: tuple[int, int], seed: int, one: int, other: int) -> Blend:
     """Return the draw of the pair of rows `one` and `other`, in whichever order, under `seed`."""
-    return UNMIXED if one == other else _blend_of(mixing, (*key, _BLEND, seed, min(one, other), max(one, other)))
+    return (
+        UNMIXED
+        if one == other
+        else _blend_of(mixing, (*key, _BLEND, seed, min(one, other), max(one, other)))
+    )
 
 
-@lru_cache(1024)  # both of a pair ask for it in turn, and the generator takes a tenth of a millisecond to start
+@lru_cache(
+    1024
+)  # both of a pair ask for it in turn, and the generator takes a tenth of a millisecond to start
 def _blend_of(mixing: Mixing, key: tuple[int, ...]) -> Blend:
     # of numpy's generators only this one promises the same stream of its distributions for ever
     generator = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(key)))
@@ -127,7 +148,8 @@ def _blend_of(mixing: Mixing, key: tuple[int, ...]) -> Blend:
 
 
 def mix(own: View, other: View, draw: Blend) -> tuple[View, float]:
-    """Return a view mixed with its partner's, and the share of its own label: with a box, the area that is left of it."""
+    """Return a view mixed with its partner's, and the share of its own label: with a box, the area
+    that is left of it."""
     if draw.box is None:
         weight = round(draw.share * _ONE)
         mixed = own.int().mul_(weight).add_(other.int().mul_(_ONE - weight)).add_(_ONE // 2)

@@ -1,4 +1,5 @@
-"""Orders that are functions of a key alone: the same on every machine and with every version of numpy."""
+"""Orders that are functions of a key alone: the same on every machine and with every version of
+numpy."""
 
 from collections.abc import Iterator
 
@@ -10,7 +11,8 @@ _AT_ONCE = 1 << 20
 def keyed_permutation(length: int, *key: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
     """Return a permutation of `range(length)` that depends on `key` only, int64 `[length]`.
 
-    numpy promises the streams of its bit generators for ever, those of `Generator.permutation` it does not; hence the sort.
+    numpy promises the streams of its bit generators for ever, those of `Generator.permutation` it
+    does not; hence the sort.
     """
     words = np.random.Philox(np.random.SeedSequence(key)).random_raw(length)
     return np.argsort(words, kind="stable").astype(np.int64, copy=False)
@@ -19,7 +21,8 @@ def keyed_permutation(length: int, *key: int) -> "np.ndarray[tuple[int], np.dtyp
 def row_order(length: int, order_seed: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
     """Return `order`, int64 `[length]`: row r of a cache is sample `order[r]` of its source.
 
-    A unit of consecutive rows is thereby a random subset of the source, however the source is sorted.
+    A unit of consecutive rows is thereby a random subset of the source, however the source is
+    sorted.
     """
     return keyed_permutation(length, 0, order_seed)
 
@@ -33,7 +36,9 @@ def row_of(sample: int, length: int, order_seed: int) -> int:
     row = 0
     for words in _words(length, 0, order_seed):
         row += int((words < wanted).sum())
-        row += int((words[: max(sample - seen, 0)] == wanted).sum())  # equal words come in the order of their samples
+        row += int(
+            (words[: max(sample - seen, 0)] == wanted).sum()
+        )  # equal words come in the order of their samples
         seen += len(words)
     return row
 

@@ -24,16 +24,24 @@ class RandomScale(nn.Module):
         interpolation: of the image; the mask takes the nearest pixel.
     """
 
-    def __init__(self, scales: list[float], interpolation: InterpolationMode = InterpolationMode.BILINEAR) -> None:
+    def __init__(
+        self, scales: list[float], interpolation: InterpolationMode = InterpolationMode.BILINEAR
+    ) -> None:
         super().__init__()
         if not scales or not all(0 < scale <= 16 for scale in scales):
-            raise ValueError(f"scales is {scales!r}; it must be a list of factors above 0, none above 16")
+            raise ValueError(
+                f"scales is {scales!r}; it must be a list of factors above 0, none above 16"
+            )
         self.scales, self._interpolation = scales, interpolation
 
     def forward(self, image: Image.Image | Tensor, *masks: Mask) -> Any:
-        """Return the image, and the mask if there is one, at a scale that is drawn from torch's generator."""
+        """Return the image, and the mask if there is one, at a scale that is drawn from torch's
+        generator."""
         scale = self.scales[int(torch.randint(len(self.scales), ()))]
         height, width = functional.get_size(image)
         size = [max(round(scale * height), 1), max(round(scale * width), 1)]
-        scaled = [functional.resize(one, size, interpolation=self._interpolation, antialias=True) for one in (image, *masks)]
+        scaled = [
+            functional.resize(one, size, interpolation=self._interpolation, antialias=True)
+            for one in (image, *masks)
+        ]
         return scaled if masks else scaled[0]

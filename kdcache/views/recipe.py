@@ -1,23 +1,26 @@
 """Recipes: an ordered list of torchvision v2 transforms in TOML, with a fingerprint.
 
     mode = "RGB"                  # or "L"; the image is converted before the first transform
-    size = 224                    # input size where the model has no wish of its own; [height, width] where it is no square
-    eval = "eval"                 # the recipe that evaluates students trained with this one
+    size = 224                    # input size where the model has no wish of its own; [height,
+    width] where it is no square eval = "eval"                 # the recipe that evaluates students
+    trained with this one
 
     [[transforms]]
-    name = "RandomResizedCrop"    # any transform of torchvision.transforms.v2 that takes plain parameters
-    size = "input"                # the model's input size; also "input/0.875"
+    name = "RandomResizedCrop"    # any transform of torchvision.transforms.v2 that takes plain
+    parameters size = "input"                # the model's input size; also "input/0.875"
 
     [mixing]                      # optional: mixup and CutMix between views, see mixing.py
     mixup = 0.8
     cutmix = 1.0
 
-Of a sample with a mask, geometry moves the mask as it moves the image, nearest neighbour, and what comes in from outside has no
-class; nothing else touches it. `size = "image"`, for evaluation only, makes each view as large as its image.
+Of a sample with a mask, geometry moves the mask as it moves the image, nearest neighbour, and what
+comes in from outside has no class; nothing else touches it. `size = "image"`, for evaluation only,
+makes each view as large as its image.
 
-A view is uint8 pixels; normalisation belongs to each model. `size = "input"` lets a teacher and a student of different
-input sizes see the same draw of the same view, each rendered at its own resolution. Besides torchvision's transforms there are
-`timm.AutoAugment` and `timm.RandomErasing`, see timm_transforms.py, and `kdcache.RandomScale`, see scale.py.
+A view is uint8 pixels; normalisation belongs to each model. `size = "input"` lets a teacher and a
+student of different input sizes see the same draw of the same view, each rendered at its own
+resolution. Besides torchvision's transforms there are `timm.AutoAugment` and `timm.RandomErasing`,
+see timm_transforms.py, and `kdcache.RandomScale`, see scale.py.
 """
 
 import hashlib
@@ -58,11 +61,26 @@ _SCHEMA = 1  # counts up when the same recipe text would render other pixels
 _WHOLE = "image"
 _INPUT = re.compile(r"input(?:/(.*))?")
 _DRAWS_BY_SIZE = (  # from a range that depends on the size of the image that comes in
-    *("ElasticTransform", "GaussianNoise", "RandomCrop", "RandomErasing", "RandomIoUCrop", "RandomPerspective"),
+    *(
+        "ElasticTransform",
+        "GaussianNoise",
+        "RandomCrop",
+        "RandomErasing",
+        "RandomIoUCrop",
+        "RandomPerspective",
+    ),
     *("RandomResize", "RandomResizedCrop", "RandomShortestSize", "RandomZoomOut", "ScaleJitter"),
     "TrivialAugmentWide",  # shifts by pixels; the other policies by a share of the image
 )
-_REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 """What transforms raise for a parameter or an image that they cannot use."""
 _FORBIDDEN = {
     "Normalize": "normalisation belongs to the model (mean=..., std=... in its spec)",
@@ -86,7 +104,8 @@ class RecipeTable:
 
 
 class Recipe:
-    """How a sample becomes a view of `size` pixels, or, where that is None, of as many as its image has."""
+    """How a sample becomes a view of `size` pixels, or, where that is None, of as many as its image
+    has."""
 
     def __init__(self, name: str, table: Mapping[str, Any]) -> None:
         checked = build(RecipeTable, table, f"recipe {brief(name)}")
@@ -102,9 +121,19 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest keeps: enough to render the same views anywhere."""
-        size = _WHOLE if self.size is None else self.size if isinstance(self.size, int) else list(self.size)
+        size = (
+            _WHOLE
+            if self.size is None
+            else self.size
+            if isinstance(self.size, int)
+            else list(self.size)
+        )
         table = {"mode": self.mode, "size": size, "eval": self.eval, "transforms": self.transforms}
-        return {"name": self.name, "fingerprint": self.fingerprint, "table": table | self._mixing_table()}
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "table": table | self._mixing_table(),
+        }
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Recipe":
@@ -124,8 +153,11 @@ class Recipe:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of all that decides the random draws; the input size and the evaluation recipe are not among it."""
-        text = json.dumps([_SCHEMA, self.mode, self.transforms, *self._mixing_table().values()], sort_keys=True)
+        """Hash of all that decides the random draws; the input size and the evaluation recipe are
+        not among it."""
+        text = json.dumps(
+            [_SCHEMA, self.mode, self.transforms, *self._mixing_table().values()], sort_keys=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
     @cached_property
@@ -147,34 +179,42 @@ class Recipe:
         """
         if self.size is None:
             raise RecipeError(
-                f'recipe {brief(self.name)} has size = "image", which is for evaluation only; give it a size in pixels'
+                f'recipe {brief(self.name)} has size = "image", which is for evaluation only; give'
+                " it a size in pixels"
             )
         return self.size
 
     def at(self, size: Size | None) -> "Recipe":
-        """Return the same recipe rendered at another input size, or at its own: same draws, same fingerprint."""
+        """Return the same recipe rendered at another input size, or at its own: same draws, same
+        fingerprint."""
         if size is None or size == self.size:
             return self
-        return Recipe(self.name, {**self.to_dict()["table"], "size": size if isinstance(size, int) else list(size)})
+        return Recipe(
+            self.name,
+            {**self.to_dict()["table"], "size": size if isinstance(size, int) else list(size)},
+        )
 
     def require_one_draw(self, *sizes: Size) -> None:
         """Check that the recipe draws the same at all of these input sizes.
 
         Raises:
-            RecipeError: a transform after the first that knows the input size draws from a range that depends on it.
+            RecipeError: a transform after the first that knows the input size draws from a range
+                that depends on it.
         """
         if len(set(sizes)) < 2:
             return
         entries = list(_entries(self.transforms))
         first = next((at for at, entry in enumerate(entries) if _names_input(entry)), len(entries))
         for at, entry in enumerate(entries[first:], first):
-            draws_before = at == first and entry["name"] == "RandomResizedCrop"  # from the size of the image that comes in
+            draws_before = (
+                at == first and entry["name"] == "RandomResizedCrop"
+            )  # from the size of the image that comes in
             if entry["name"] in _DRAWS_BY_SIZE and not draws_before:
                 raise RecipeError(
-                    f"recipe {brief(self.name)} draws other views at {_pixels(sizes[0])} than at "
-                    f"{_pixels(sizes[1])} pixels: "
-                    f"{entry['name']} comes after the resize to the model's input; use a model with "
-                    f"input_size={_pixels(sizes[1])}, or put it first"
+                    f"recipe {brief(self.name)} draws other views at {_pixels(sizes[0])} than at"
+                    f" {_pixels(sizes[1])} pixels: {entry['name']} comes after the resize to the"
+                    f" model's input; use a model with input_size={_pixels(sizes[1])}, or put it"
+                    " first"
                 )
 
     def require_masks(self) -> None:
@@ -184,10 +224,14 @@ class Recipe:
             RecipeError: it mixes views, or has a transform that moves pixels of the image alone.
         """
         if self.mixing:
-            raise RecipeError(f"recipe {brief(self.name)} mixes views, which masks cannot follow; leave its table mixing out")
+            raise RecipeError(
+                f"recipe {brief(self.name)} mixes views, which masks cannot follow; leave its table"
+                " mixing out"
+            )
         if any(entry["name"] == "timm.AutoAugment" for entry in _entries(self.transforms)):
             raise RecipeError(
-                f"recipe {brief(self.name)}: timm.AutoAugment moves images without their masks; use torchvision's transforms"
+                f"recipe {brief(self.name)}: timm.AutoAugment moves images without their masks; use"
+                " torchvision's transforms"
             )
 
     def with_mode(self, mode: str) -> "Recipe":
@@ -195,7 +239,8 @@ class Recipe:
         return Recipe(self.name, {**self.to_dict()["table"], "mode": mode})
 
     def __call__(self, image: Image.Image) -> View:
-        """Return the pixels of one view, uint8 `[channels, size, size]`, drawn from the global generators.
+        """Return the pixels of one view, uint8 `[channels, size, size]`, drawn from the global
+        generators.
 
         Raises:
             RecipeError: a transform fails on this image, or the result has another size.
@@ -204,7 +249,8 @@ class Recipe:
         return self._checked(pixels)
 
     def render(self, image: Image.Image, mask: Image.Image) -> tuple[View, torch.Tensor]:
-        """Return the pixels of one view as a call does, and the mask of the image as it follows, uint8 `[height, width]`.
+        """Return the pixels of one view as a call does, and the mask of the image as it follows,
+        uint8 `[height, width]`.
 
         Raises:
             RecipeError: a transform fails on this image, or the result has another size.
@@ -226,22 +272,26 @@ class Recipe:
             view = v2.functional.pil_to_tensor(view)
         if not isinstance(view, torch.Tensor):
             raise RecipeError(
-                f"recipe {brief(self.name)} gives {quoted(type(view))}, not an image; leave out what gives several"
+                f"recipe {brief(self.name)} gives {quoted(type(view))}, not an image; leave out"
+                " what gives several"
             )
         height, width = view.shape[-2:] if self.size is None else sides(self.size)
         if view.dtype != torch.uint8 or tuple(view.shape) != (self.channels, height, width):
             raise RecipeError(
                 f"recipe {brief(self.name)} gives {view.dtype} {tuple(view.shape)} where uint8 "
-                f'{(self.channels, height, width)} is declared; end it with a Resize or crop to size = "input"'
+                f"{(self.channels, height, width)} is declared; end it with a Resize or crop to"
+                ' size = "input"'
             )
         pixels: View = view.as_subclass(torch.Tensor)
         return pixels
 
     def steps(self, image: Image.Image, mask: Image.Image | None = None) -> Iterator[Step]:
-        """Yield the name of each step from a decoded image to its view, and image and mask after it.
+        """Yield the name of each step from a decoded image to its view, and image and mask after
+        it.
 
-        They are `decode` (the image itself, in its own mode), `convert` (in the recipe's mode), and the transforms in order,
-        which draw from the global generators. Mixing comes after them, see mixing.py.
+        They are `decode` (the image itself, in its own mode), `convert` (in the recipe's mode), and
+        the transforms in order, which draw from the global generators. Mixing comes after them, see
+        mixing.py.
 
         Raises:
             RecipeError: a transform fails on this image.
@@ -252,14 +302,18 @@ class Recipe:
             pixels: Pixels = to_mode(image, self.mode)
             yield "convert", pixels, follows
             for entry, transform in zip(self.transforms, self._transforms, strict=True):
-                if follows is None or not isinstance(transform, torch.nn.Module):  # timm's erasing, which moves no pixel
+                if follows is None or not isinstance(
+                    transform, torch.nn.Module
+                ):  # timm's erasing, which moves no pixel
                     pixels = transform(pixels)
                 else:
                     pixels, follows = transform(pixels, follows)
                 yield entry["name"], pixels, follows
         except _REFUSALS as error:
             reason = str(error) or type(error).__name__
-            raise RecipeError(f"recipe {brief(self.name)} fails on an image of size {image.size}: {reason}") from error
+            raise RecipeError(
+                f"recipe {brief(self.name)} fails on an image of size {image.size}: {reason}"
+            ) from error
 
     def _mixing_table(self) -> dict[str, Any]:
         return {"mixing": asdict(self.mixing)} if self.mixing else {}
@@ -268,7 +322,9 @@ class Recipe:
 def shipped_recipes() -> list[str]:
     """Return the names of the recipes that come with kdcache."""
     files = resources.files("kdcache.views") / "recipes"
-    return sorted(file.name.removesuffix(".toml") for file in files.iterdir() if file.name.endswith(".toml"))
+    return sorted(
+        file.name.removesuffix(".toml") for file in files.iterdir() if file.name.endswith(".toml")
+    )
 
 
 def load_recipe(name: str) -> Recipe:
@@ -285,7 +341,9 @@ def load_recipe(name: str) -> Recipe:
     elif path.is_file():
         text = read_text(path, "recipe file")
     else:
-        raise RecipeError(f"recipe file {name} does not exist; shipped recipes: {', '.join(shipped_recipes())}")
+        raise RecipeError(
+            f"recipe file {name} does not exist; shipped recipes: {', '.join(shipped_recipes())}"
+        )
     try:
         return Recipe(path.stem, tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
@@ -298,11 +356,13 @@ def _checked_size(size: Any, name: str) -> Size | None:
     numbers = (size, size) if isinstance(size, int) else size
     if isinstance(size, str) or len(numbers) != 2 or min(numbers) < 1:
         raise RecipeError(
-            f"recipe {brief(name)}: size is {quoted(size)}; it must be a number of pixels, [height, width] or {_WHOLE!r}"
+            f"recipe {brief(name)}: size is {quoted(size)}; it must be a number of pixels, [height,"
+            f" width] or {_WHOLE!r}"
         )
     if max(numbers) > MOST_SIDE or prod(numbers) > MOST_PIXELS:
         raise RecipeError(
-            f"recipe {brief(name)}: size is {quoted(size)}; a side may have {MOST_SIDE} pixels, a view {MOST_PIXELS}"
+            f"recipe {brief(name)}: size is {quoted(size)}; a side may have {MOST_SIDE} pixels, a"
+            f" view {MOST_PIXELS}"
         )
     return as_size(numbers)
 
@@ -313,10 +373,14 @@ def _pixels(size: Size) -> str:
 
 def _build_transform(entry: Any, recipe: Recipe) -> Any:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        raise RecipeError(f"recipe {brief(recipe.name)}: a transform is a table with a name, not {quoted(entry)}")
+        raise RecipeError(
+            f"recipe {brief(recipe.name)}: a transform is a table with a name, not {quoted(entry)}"
+        )
     name = entry["name"]
     if name in _FORBIDDEN:
-        raise RecipeError(f"recipe {brief(recipe.name)}: {name} cannot stand in a recipe: {_FORBIDDEN[name]}")
+        raise RecipeError(
+            f"recipe {brief(recipe.name)}: {name} cannot stand in a recipe: {_FORBIDDEN[name]}"
+        )
     known = _known_transforms()
     cls = known[choose(name, known, f"transform in recipe {brief(recipe.name)}")]
     parameters = inspect.signature(cls).parameters
@@ -325,11 +389,18 @@ def _build_transform(entry: Any, recipe: Recipe) -> Any:
         if key != "name":
             choose(key, parameters, f"parameter of {name} in recipe {brief(recipe.name)}")
             arguments[key] = _argument(parameters[key], value, recipe)
-    if "fill" in parameters and cls not in TIMM_TRANSFORMS.values():  # what comes in from outside has no class
-        arguments["fill"] = {"others": arguments.get("fill", parameters["fill"].default), Mask: IGNORED}
+    if (
+        "fill" in parameters and cls not in TIMM_TRANSFORMS.values()
+    ):  # what comes in from outside has no class
+        arguments["fill"] = {
+            "others": arguments.get("fill", parameters["fill"].default),
+            Mask: IGNORED,
+        }
     ours = {"image_mode": recipe.mode, "image_size": min(sides(recipe.size or 1))}
     try:
-        transform = cls(**arguments, **{key: value for key, value in ours.items() if key in parameters})
+        transform = cls(
+            **arguments, **{key: value for key, value in ours.items() if key in parameters}
+        )
         return bounded(transform, name)
     except _REFUSALS as error:
         raise RecipeError(f"recipe {brief(recipe.name)}: {name}: {error}") from error
@@ -337,16 +408,23 @@ def _build_transform(entry: Any, recipe: Recipe) -> Any:
 
 @cache
 def _known_transforms() -> dict[str, Any]:
-    modules = {key: value for key, value in vars(v2).items() if inspect.isclass(value) and issubclass(value, torch.nn.Module)}
+    modules = {
+        key: value
+        for key, value in vars(v2).items()
+        if inspect.isclass(value) and issubclass(value, torch.nn.Module)
+    }
     return modules | TIMM_TRANSFORMS | {"kdcache.RandomScale": RandomScale}
 
 
 def _argument(parameter: inspect.Parameter, value: Any, recipe: Recipe) -> Any:
     key = parameter.name
     if isinstance(value, list):
-        if len(value) == 2 and all(isinstance(item, str) and _INPUT.fullmatch(item) for item in value):
+        if len(value) == 2 and all(
+            isinstance(item, str) and _INPUT.fullmatch(item) for item in value
+        ):
             return [
-                _resolved(parameter.name, item, side, recipe) for item, side in zip(value, _input_sides(recipe), strict=True)
+                _resolved(parameter.name, item, side, recipe)
+                for item, side in zip(value, _input_sides(recipe), strict=True)
             ]
         return [_argument(parameter, item, recipe) for item in value]
     if isinstance(value, dict) or key == "transforms":
@@ -362,7 +440,10 @@ def _argument(parameter: inspect.Parameter, value: Any, recipe: Recipe) -> Any:
 
 def _input_sides(recipe: Recipe) -> tuple[int, int]:
     if recipe.size is None:
-        raise RecipeError(f'recipe {brief(recipe.name)} has size = "image", so that a transform cannot name the input\'s')
+        raise RecipeError(
+            f'recipe {brief(recipe.name)} has size = "image", so that a transform cannot name the'
+            " input's"
+        )
     return sides(recipe.size)
 
 
@@ -383,12 +464,15 @@ def _resolved(key: str, value: str, side: int, recipe: Recipe) -> int:
 
 
 def _entries(transforms: list[Any]) -> Iterator[Any]:
-    """Yield the tables of single transforms in order, those inside RandomApply and the like in its place."""
+    """Yield the tables of single transforms in order, those inside RandomApply and the like in its
+    place."""
     for entry in transforms:
         yield from _entries(entry["transforms"]) if "transforms" in entry else (entry,)
 
 
 def _names_input(value: Any) -> bool:
     if isinstance(value, (list, dict)):
-        return any(_names_input(item) for item in (value.values() if isinstance(value, dict) else value))
+        return any(
+            _names_input(item) for item in (value.values() if isinstance(value, dict) else value)
+        )
     return isinstance(value, str) and _INPUT.fullmatch(value) is not None

@@ -2,7 +2,8 @@
 
 [[transforms]]
 name = "timm.AutoAugment"
-policy = "rand-m9-mstd0.5-inc1"      # timm's --aa: rand-..., augmix-..., v0, v0r, original, originalr or 3a
+policy = "rand-m9-mstd0.5-inc1"      # timm's --aa: rand-..., augmix-..., v0, v0r, original,
+originalr or 3a
 
 [[transforms]]
 name = "timm.RandomErasing"
@@ -40,7 +41,8 @@ class AutoAugment:
         policy: the text of timm's `--aa`.
         image_mode: of the images, RGB or L; the recipe's.
         image_size: of the view, which bounds how far images are shifted; the recipe's.
-        fill: colour, 0 to 255, of what comes in from outside; by default ImageNet's mean, as in timm.
+        fill: colour, 0 to 255, of what comes in from outside; by default ImageNet's mean, as in
+            timm.
         interpolation: by default bilinear or bicubic, drawn each time, as in timm.
     """
 
@@ -61,8 +63,8 @@ class AutoAugment:
 
         if not _POLICY.fullmatch(policy):
             raise ValueError(
-                f"policy {policy!r} is not one of timm's; write rand, augmix, v0, v0r, original, originalr or 3a, "
-                "with what belongs to it, for example rand-m9-mstd0.5-inc1"
+                f"policy {policy!r} is not one of timm's; write rand, augmix, v0, v0r, original,"
+                " originalr or 3a, with what belongs to it, for example rand-m9-mstd0.5-inc1"
             )
         hints: dict[str, Any] = {
             "translate_const": int(image_size * 0.45),
@@ -88,13 +90,19 @@ class AutoAugment:
 def _colour(fill: list[int] | None, image_mode: str) -> int | tuple[int, ...]:
     colour = [round(255 * value) for value in _MEAN] if fill is None else fill
     if len(colour) not in (3, len(image_mode)) or not all(level in range(256) for level in colour):
-        raise ValueError(f"fill is {fill!r}; it must be a list of three levels from 0 to 255, of red, green and blue")
+        raise ValueError(
+            f"fill is {fill!r}; it must be a list of three levels from 0 to 255, of red, green and"
+            " blue"
+        )
     return tuple(colour) if image_mode == "RGB" else colour[0]
 
 
 def _resampling(interpolation: InterpolationMode) -> Image.Resampling:
     if interpolation.value not in _SHIFTING:
-        raise ValueError(f"interpolation {interpolation.value!r} cannot shift an image; known: {', '.join(_SHIFTING)}")
+        raise ValueError(
+            f"interpolation {interpolation.value!r} cannot shift an image; known:"
+            f" {', '.join(_SHIFTING)}"
+        )
     return Image.Resampling[interpolation.name]
 
 
@@ -108,7 +116,8 @@ def _operations(transform: Any) -> Iterator[Any]:
 
 
 def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """Return the image with fewer bits, black if there are none: what v0 and magnitude 10 ask for and new Pillows refuse."""
+    """Return the image with fewer bits, black if there are none: what v0 and magnitude 10 ask for
+    and new Pillows refuse."""
     if bits >= 8:
         return image
     return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
@@ -117,8 +126,9 @@ def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
 class RandomErasing:
     """Random erasing (Zhong et al., AAAI 2020) as timm does it, on the CPU.
 
-    timm erases in normalised pixels. Here blocks are brought to 8 bits with `pixel_mean` and `pixel_std`, so that noise is cut
-    off at black and white. They are drawn on a canvas of a fixed size, so that views of any size have the same ones.
+    timm erases in normalised pixels. Here blocks are brought to 8 bits with `pixel_mean` and
+    `pixel_std`, so that noise is cut off at black and white. They are drawn on a canvas of a fixed
+    size, so that views of any size have the same ones.
 
     Args:
         probability: how often an image is erased at all.
@@ -151,11 +161,32 @@ class RandomErasing:
 
         if mode not in ("const", "rand", "pixel"):
             raise ValueError(f"mode {mode!r} is not const, rand or pixel")
-        _require_ordered(probability=(0, probability, 1), min_area=(0, min_area, max_area), max_area=(min_area, max_area, 1))
-        _require_ordered(min_aspect=(0.001, min_aspect, 1), min_count=(1, min_count, inf), canvas=(1, canvas, inf))
+        _require_ordered(
+            probability=(0, probability, 1),
+            min_area=(0, min_area, max_area),
+            max_area=(min_area, max_area, 1),
+        )
+        _require_ordered(
+            min_aspect=(0.001, min_aspect, 1),
+            min_count=(1, min_count, inf),
+            canvas=(1, canvas, inf),
+        )
         _require_ordered(max_count=(min_count, min_count if max_count is None else max_count, inf))
-        self._erase = Erasing(probability, min_area, max_area, min_aspect, None, mode, min_count, max_count, device="cpu")
-        self._mean, self._std = _levels("pixel_mean", pixel_mean or _MEAN), _levels("pixel_std", pixel_std or _STD)
+        self._erase = Erasing(
+            probability,
+            min_area,
+            max_area,
+            min_aspect,
+            None,
+            mode,
+            min_count,
+            max_count,
+            device="cpu",
+        )
+        self._mean, self._std = (
+            _levels("pixel_mean", pixel_mean or _MEAN),
+            _levels("pixel_std", pixel_std or _STD),
+        )
         self._canvas = canvas
 
     def __call__(self, image: Image.Image | Tensor) -> View:
@@ -165,15 +196,25 @@ class RandomErasing:
         if erased[0].isnan().all():
             return view
         if erased.shape != view.shape:
-            erased = torch.nn.functional.interpolate(erased[None], view.shape[1:], mode="nearest-exact")[0]
-        pixels = erased.mul_(self._std[: len(view)]).add_(self._mean[: len(view)]).round_().clamp_(0, 255)
+            erased = torch.nn.functional.interpolate(
+                erased[None], view.shape[1:], mode="nearest-exact"
+            )[0]
+        pixels = (
+            erased.mul_(self._std[: len(view)])
+            .add_(self._mean[: len(view)])
+            .round_()
+            .clamp_(0, 255)
+        )
         return torch.where(pixels.isnan(), view, pixels.nan_to_num_().to(torch.uint8))
 
 
 def _levels(name: str, values: Sequence[float]) -> Tensor:
     levels = 255 * torch.tensor(values, dtype=torch.float32)
     if levels.ndim != 1 or len(levels) not in (1, 3):
-        raise ValueError(f"{name} is {values!r}; it must be a list of three numbers, of red, green and blue, or of one")
+        raise ValueError(
+            f"{name} is {values!r}; it must be a list of three numbers, of red, green and blue, or"
+            " of one"
+        )
     return levels[:, None, None]
 
 
@@ -183,4 +224,7 @@ def _require_ordered(**values: tuple[float, float, float]) -> None:
             raise ValueError(f"{name} is {value}; it must be from {low} to {high}")
 
 
-TIMM_TRANSFORMS: dict[str, Any] = {"timm.AutoAugment": AutoAugment, "timm.RandomErasing": RandomErasing}
+TIMM_TRANSFORMS: dict[str, Any] = {
+    "timm.AutoAugment": AutoAugment,
+    "timm.RandomErasing": RandomErasing,
+}

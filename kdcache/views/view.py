@@ -15,17 +15,22 @@ from kdcache.shapes import View
 from kdcache.views.recipe import Pixels, Recipe
 
 Trace = list[tuple[str, int]]
-"""The name of each step from the decoded image to the view, before it is mixed, and the CRC-32 of the pixels after it."""
+"""The name of each step from the decoded image to the view, before it is mixed, and the CRC-32 of
+the pixels after it."""
 
 
 def draw(image: Image.Image, recipe: Recipe, index: int, seed: int) -> View:
-    """Return a view of an image already decoded; the global generators are left where the transforms left them."""
+    """Return a view of an image already decoded; the global generators are left where the
+    transforms left them."""
     seed_generators(*recipe.key, seed, index)
     return recipe(image)
 
 
-def draw_masked(image: Image.Image, mask: Image.Image, recipe: Recipe, index: int, seed: int) -> tuple[View, Tensor]:
-    """Return the view as `draw` does, and the mask of the image as it follows, uint8 `[height, width]`."""
+def draw_masked(
+    image: Image.Image, mask: Image.Image, recipe: Recipe, index: int, seed: int
+) -> tuple[View, Tensor]:
+    """Return the view as `draw` does, and the mask of the image as it follows, uint8 `[height,
+    width]`."""
     seed_generators(*recipe.key, seed, index)
     return recipe.render(image, mask)
 
@@ -39,14 +44,18 @@ def trace(image: Image.Image, recipe: Recipe, index: int, seed: int) -> Trace:
 def crc32(pixels: Pixels) -> int:
     """Return the CRC-32 of an image's mode, size and bytes, or of a tensor's bytes alone."""
     if isinstance(pixels, Image.Image):
-        return zlib.crc32(pixels.tobytes(), zlib.crc32(f"{pixels.mode} {pixels.width}x{pixels.height} ".encode()))
+        return zlib.crc32(
+            pixels.tobytes(), zlib.crc32(f"{pixels.mode} {pixels.width}x{pixels.height} ".encode())
+        )
     return zlib.crc32(pixels.contiguous().numpy().data)
 
 
 def seed_generators(*key: int) -> int:
-    """Seed torch's CPU generator, numpy's and `random` from `key`, 32-bit words, and return torch's seed.
+    """Seed torch's CPU generator, numpy's and `random` from `key`, 32-bit words, and return torch's
+    seed.
 
-    The words are hashed together, never added: (seed 1, index 2) and (seed 2, index 1) share nothing.
+    The words are hashed together, never added: (seed 1, index 2) and (seed 2, index 1) share
+    nothing.
     """
     words = _words(key)
     # torch.manual_seed would also visit every CUDA device and takes a hundred times as long
@@ -57,7 +66,9 @@ def seed_generators(*key: int) -> int:
     return seed
 
 
-@lru_cache(16)  # a key comes for the sample and again for each size of its view; the hash takes longer than all the seeding
+# a key comes for the sample and again for each size of its view; the hash takes longer than all
+# the seeding
+@lru_cache(16)
 def _words(key: tuple[int, ...]) -> list[int]:
     # numpy takes half as long to read an array as a tuple of the same words
     words: list[int] = np.random.SeedSequence(np.array(key, np.uint32)).generate_state(4).tolist()
@@ -66,7 +77,8 @@ def _words(key: tuple[int, ...]) -> list[int]:
 
 @contextmanager
 def preserved_generators() -> Iterator[None]:
-    """Give the global generators back as they were: without loader workers the student's dropout draws from the same ones."""
+    """Give the global generators back as they were: without loader workers the student's dropout
+    draws from the same ones."""
     states = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
     try:
         yield

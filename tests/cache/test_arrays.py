@@ -15,7 +15,9 @@ from kdcache.errors import CacheError, MismatchError
 
 
 def fitted(seed: int, step: float = 0.5) -> Codec:
-    logits = torch.randn(60, 5, generator=torch.Generator().manual_seed(seed)) * torch.tensor([9.0, 4, 2, 1, 1])
+    logits = torch.randn(60, 5, generator=torch.Generator().manual_seed(seed)) * torch.tensor(
+        [9.0, 4, 2, 1, 1]
+    )
     return open_codec(f"lowrank:step={step}", classes=5).fit(logits)
 
 
@@ -54,7 +56,9 @@ def test_every_damaged_byte_of_a_fit_is_noticed(tmp_path: Path) -> None:
         for position in {0, len(data) // 2, len(data) - 1}:
             for pattern in PATTERNS:
                 path.write_bytes(flipped(data, position, pattern))
-                with pytest.raises(CacheError, match=r"the fit of its codec .* is absent or damaged"):
+                with pytest.raises(
+                    CacheError, match=r"the fit of its codec .* is absent or damaged"
+                ):
                     _ = open_cache(tmp_path).codec
         for part in (data[:-1], b""):
             path.write_bytes(part)
@@ -85,7 +89,10 @@ def test_who_did_not_ask_for_a_codec_goes_on_with_that_of_the_first(tmp_path: Pa
     before = contents(tmp_path)
     for late in (fitted(1, step=2.0), open_codec("full", classes=5)):
         cache = create_cache(tmp_path, manifest(late), fit_arrays(late), any_codec=True)
-        assert arrays_digest(fit_arrays(cache.codec)) == arrays_digest(fit_arrays(fitted(0))) and contents(tmp_path) == before
+        assert (
+            arrays_digest(fit_arrays(cache.codec)) == arrays_digest(fit_arrays(fitted(0)))
+            and contents(tmp_path) == before
+        )
     with pytest.raises(MismatchError, match="classes: 5 in the cache, 6 now"):
         create_cache(tmp_path, manifest("full", classes=6), any_codec=True)
 
@@ -93,14 +100,18 @@ def test_who_did_not_ask_for_a_codec_goes_on_with_that_of_the_first(tmp_path: Pa
 def test_a_fit_left_by_a_killed_writer_does_not_stand_in_the_way(tmp_path: Path) -> None:
     publish_arrays(Folder(tmp_path), CODEC, fit_arrays(fitted(1)))
     start(tmp_path, fitted(0))
-    assert arrays_digest(fit_arrays(open_cache(tmp_path).codec)) == arrays_digest(fit_arrays(fitted(0)))
+    assert arrays_digest(fit_arrays(open_cache(tmp_path).codec)) == arrays_digest(
+        fit_arrays(fitted(0))
+    )
 
 
 def test_a_cache_goes_on_with_its_own_fit(tmp_path: Path) -> None:
     start(tmp_path, fitted(0))
     cache = open_cache(tmp_path)
     assert cache.with_fit(open_codec("lowrank:step=0.5", classes=5)) is cache.codec
-    with pytest.raises(MismatchError, match=r"was made with lowrank:step=0.5, not lowrank:step=0.7"):
+    with pytest.raises(
+        MismatchError, match=r"was made with lowrank:step=0.5, not lowrank:step=0.7"
+    ):
         cache.with_fit(open_codec("lowrank:step=0.7", classes=5))
 
 

@@ -25,8 +25,12 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
         assert len(cache.read(seed, [])) == 0
 
 
-@pytest.mark.parametrize("changes", [{}, {"store": "webdataset", "seeds_per_unit": 2}, {"codec": "topk:k=3"}])
-def test_all_that_is_read_was_written(tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "changes", [{}, {"store": "webdataset", "seeds_per_unit": 2}, {"codec": "topk:k=3"}]
+)
+def test_all_that_is_read_was_written(
+    tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = create_cache(tmp_path, manifest(**{"rows": 19, "chunk_bytes": None, **changes}))
     seeds = cache.manifest.unit_seeds(0)
     empty = np.empty
@@ -38,10 +42,18 @@ def test_all_that_is_read_was_written(tmp_path: Path, changes: dict[str, Any], m
 
     for unit in range(3):
         made = np.stack([records(cache, seed, unit) for seed in seeds])
-        commit_unit(cache, 0, unit, made, [StoredSample(str(row)) for row in cache.manifest.unit_range(unit)])
+        commit_unit(
+            cache,
+            0,
+            unit,
+            made,
+            [StoredSample(str(row)) for row in cache.manifest.unit_range(unit)],
+        )
         with monkeypatch.context() as patch:
             patch.setattr(np, "empty", used_before)
-            found = cache.decode_unit(cache.commit_of(0, unit), cache.unit_bytes(cache.commit_of(0, unit)))
+            found = cache.decode_unit(
+                cache.commit_of(0, unit), cache.unit_bytes(cache.commit_of(0, unit))
+            )
         assert found.tobytes() == made.tobytes()
 
 
@@ -50,22 +62,34 @@ def test_absent_is_absent(tmp_path: Path) -> None:
     for seed in (0, 2):
         start_seed(cache, seed)
     commit_unit(cache, 2, 1, records(cache, 2, 1))
-    assert cache.seeds() == [2] and cache.complete_seeds() == [] and cache.missing_units(2) == [0, 2]
-    with pytest.raises(MissingUnitError, match=r"does not hold seed 2, unit 2 \(rows 16 to 19\); run dump-teacher"):
+    assert (
+        cache.seeds() == [2] and cache.complete_seeds() == [] and cache.missing_units(2) == [0, 2]
+    )
+    with pytest.raises(
+        MissingUnitError, match=r"does not hold seed 2, unit 2 \(rows 16 to 19\); run dump-teacher"
+    ):
         cache.commit_of(2, 2)
-    with pytest.raises(MissingUnitError, match=r"lacks 2 of 3 units of seed 2, the first is seed 2, unit 0 \(rows 0 to 7\)"):
+    with pytest.raises(
+        MissingUnitError,
+        match=r"lacks 2 of 3 units of seed 2, the first is seed 2, unit 0 \(rows 0 to 7\)",
+    ):
         cache.read(2, [9])
     with pytest.raises(MissingUnitError, match=r"does not hold seed 0 \(it holds: 2\)"):
         cache.read(0, [9])
     (tmp_path / object_key(2, 1)).unlink()
-    with pytest.raises(DamagedUnitError, match=r"seed 2, unit 1 .*c/1/0 is missing; delete commits/00002/000001\.json and"):
+    with pytest.raises(
+        DamagedUnitError,
+        match=r"seed 2, unit 1 .*c/1/0 is missing; delete commits/00002/000001\.json and",
+    ):
         cache.read_unit(cache.commit_of(2, 1))
 
 
 def test_an_object_without_a_commit_is_absent(tmp_path: Path) -> None:
     cache = create_cache(tmp_path, manifest())
     cache.objects.publish(object_key(0, 0), encode_unit(cache, 0, records(cache, 0, 0)))
-    assert cache.seeds() == [] and cache.missing_units(0) == [0, 1, 2] and not cache.is_committed(0, 0)
+    assert (
+        cache.seeds() == [] and cache.missing_units(0) == [0, 1, 2] and not cache.is_committed(0, 0)
+    )
     with pytest.raises(MissingUnitError):
         cache.commit_of(0, 0)
 
@@ -99,7 +123,10 @@ def test_a_damaged_object_is_never_adopted(tmp_path: Path, length: int) -> None:
     cache = create_cache(tmp_path, manifest())
     data = encode_unit(cache, 0, records(cache, 0, 0))
     cache.objects.publish(object_key(0, 0), data[:length])
-    with pytest.raises(DamagedUnitError, match=r"seed 0, unit 0 .*; delete seeds/00000/records/c/0/0 and run the dump again"):
+    with pytest.raises(
+        DamagedUnitError,
+        match=r"seed 0, unit 0 .*; delete seeds/00000/records/c/0/0 and run the dump again",
+    ):
         commit_unit(cache, 0, 0, records(cache, 0, 0))
     assert cache.missing_units(0) == [0, 1, 2]
 
@@ -137,9 +164,19 @@ def test_seeds_and_units_are_in_numerical_order(tmp_path: Path) -> None:
 def test_files_that_an_operating_system_strews_are_no_units(tmp_path: Path) -> None:
     cache = fill(tmp_path, 0)
     (tmp_path / "commits" / "notes").mkdir()
-    for name in (".DS_Store", "00000/.DS_Store", "00000/._000001.json", "00000/notes.txt", "00000/000007.json.orig"):
+    for name in (
+        ".DS_Store",
+        "00000/.DS_Store",
+        "00000/._000001.json",
+        "00000/notes.txt",
+        "00000/000007.json.orig",
+    ):
         (tmp_path / "commits" / name).write_bytes(b"mine")
-    assert cache.seeds() == [0] and cache.committed_units(0) == [0, 1, 2] and cache.complete_seeds() == [0]
+    assert (
+        cache.seeds() == [0]
+        and cache.committed_units(0) == [0, 1, 2]
+        and cache.complete_seeds() == [0]
+    )
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
@@ -156,7 +193,10 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
         (b"", "carries no manifest, or is damaged"),
         (b"\xff\xfe", "carries no manifest, or is damaged"),
         (b"[]", "carries no manifest, or is damaged"),
-        (b'{"zarr_format": 3, "node_type": "group", "attributes": {}}', "carries no manifest, or is damaged"),
+        (
+            b'{"zarr_format": 3, "node_type": "group", "attributes": {}}',
+            "carries no manifest, or is damaged",
+        ),
         (b'{"attributes": {"kdcache": {}}}', "its manifest .* is damaged: it has no digest"),
         (b'{"attributes": {"kdcache": 3}}', "its manifest .* is damaged"),
     ],
@@ -177,12 +217,24 @@ def test_a_file_is_no_cache(tmp_path: Path) -> None:
 
 
 def test_order_is_a_permutation_keyed_by_the_manifest(tmp_path: Path) -> None:
-    orders = [create_cache(tmp_path / str(seed), manifest(order_seed=seed, rows=300)).order for seed in (0, 1)]
+    orders = [
+        create_cache(tmp_path / str(seed), manifest(order_seed=seed, rows=300)).order
+        for seed in (0, 1)
+    ]
     assert all(np.array_equal(np.sort(order), np.arange(300)) for order in orders)
     assert not np.array_equal(*orders) and not np.array_equal(orders[0], np.arange(300))
-    assert orders[0][:5].tolist() == [293, 151, 167, 0, 280], "what caches that exist were made with"
+    assert orders[0][:5].tolist() == [
+        293,
+        151,
+        167,
+        0,
+        280,
+    ], "what caches that exist were made with"
 
 
 def test_the_manifest_stands_in_plain_json(tmp_path: Path) -> None:
     cache = fill(tmp_path)
-    assert json.loads((tmp_path / "zarr.json").read_bytes())["attributes"]["kdcache"] == cache.manifest.to_json()
+    assert (
+        json.loads((tmp_path / "zarr.json").read_bytes())["attributes"]["kdcache"]
+        == cache.manifest.to_json()
+    )

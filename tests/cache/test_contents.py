@@ -164,7 +164,9 @@ def test_a_plan_reads_no_contents(tmp_path: Path) -> None:
         **settings,
     )
     assert "contents" not in prepare(config, is_plan=True).manifest.source
-    assert plan_dump(config)["files"] == 2 + 2 + 2 + 2 + 2 * 3 + 1, "names, sizes, targets, and what was asked for"
+    assert plan_dump(config)["files"] == 2 + 2 + 2 + 2 + 2 * 3 + 1, (
+        "names, sizes, targets, and what was asked for"
+    )
 
 
 @pytest.mark.parametrize("kind", ["masks", "tars", "memory"])

@@ -1,4 +1,5 @@
-"""What a cache was asked to hold and what of it is there: one account for dumps, copies, conversions and old caches."""
+"""What a cache was asked to hold and what of it is there: one account for dumps, copies,
+conversions and old caches."""
 
 import json
 from pathlib import Path
@@ -45,18 +46,29 @@ def test_seeds_that_nobody_began_count_if_they_were_asked_for(tmp_path: Path) ->
     ask_for(cache, [3, 9])
     assert coverage_of(cache).seeds == [3, 4, 5, 9], "requests add up"
     assert coverage_of(cache, seeds=[3]).units_asked == 3
-    assert verify_cache(cache)["seeds_not_begun"] == [4, 5, 9] and verify_cache(cache)["faults"] == []
+    assert (
+        verify_cache(cache)["seeds_not_begun"] == [4, 5, 9] and verify_cache(cache)["faults"] == []
+    )
     (fault,) = verify_cache(cache, complete=True)["faults"]
-    assert "is not complete: seed 3 lacks 1 of 3 units, seeds 4 to 5, 9 are not begun; run the command" in fault
+    assert (
+        "is not complete: seed 3 lacks 1 of 3 units, seeds 4 to 5, 9 are not begun; run the command"
+        in fault
+    )
 
 
-def test_an_old_cache_was_asked_for_what_its_first_dump_was_told_and_what_was_begun(tmp_path: Path) -> None:
+def test_an_old_cache_was_asked_for_what_its_first_dump_was_told_and_what_was_begun(
+    tmp_path: Path,
+) -> None:
     cache = create_cache(tmp_path / "old", manifest(made_by=OLD))
     start_seed(cache, 7)
     commit_unit(cache, 9, 1, records(cache, 9, 1))
     assert told(coverage_of(cache)) == ([0, 1, 2, 3, 7, 9], [], {9: [0, 2]}, [0, 1, 2, 3, 7])
     ask_for(cache, [1])
-    assert coverage_of(cache).seeds == [1, 7, 9], "the request counts from then on, and what was begun"
+    assert coverage_of(cache).seeds == [
+        1,
+        7,
+        9,
+    ], "the request counts from then on, and what was begun"
     empty = create_cache(tmp_path / "empty", manifest())
     assert not coverage_of(empty).is_complete and coverage_of(empty).seeds == []
 
@@ -64,7 +76,9 @@ def test_an_old_cache_was_asked_for_what_its_first_dump_was_told_and_what_was_be
 def test_a_dump_says_what_it_was_asked_for_before_its_first_unit(tmp_path: Path) -> None:
     few = {"data": "tiny_models:few_digits", "unit_rows": 128}
     with pytest.raises(CodecError, match="NaN or infinite"):
-        dump(tmp_path / "stopped", teacher="tiny_models:poisoned,mean=0,std=1", seeds="0:200", **few)
+        dump(
+            tmp_path / "stopped", teacher="tiny_models:poisoned,mean=0,std=1", seeds="0:200", **few
+        )
     coverage = coverage_of(open_cache(tmp_path / "stopped"))
     assert coverage.seeds == [*range(200)] and coverage.units_done < coverage.units_asked
     dump(tmp_path / "done", seeds="4:6", **few)
@@ -95,7 +109,12 @@ def test_some_units_of_each_seed_can_be_all_that_is_asked_for(tmp_path: Path) ->
     fill(tmp_path / "whole", 0, 1)
     export_cache(tmp_path / "whole", tmp_path / "part", units="1:3")
     part = coverage_of(open_cache(tmp_path / "part"))
-    assert part.is_complete and part.complete_seeds == [] and part.seeds_in_part == [0, 1] and part.units_asked == 4
+    assert (
+        part.is_complete
+        and part.complete_seeds == []
+        and part.seeds_in_part == [0, 1]
+        and part.units_asked == 4
+    )
     export_cache(tmp_path / "part", tmp_path / "again", units="0:2")
     assert coverage_of(open_cache(tmp_path / "again")).units_asked == 2
     export_cache(tmp_path / "whole", tmp_path / "part", units="0:1", seeds="0")
@@ -115,7 +134,9 @@ def test_seeds_that_share_units_count_together(tmp_path: Path) -> None:
         coverage_of(crowd)
 
 
-def test_a_finished_cache_that_can_only_be_read_is_asked_in_vain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_cache_that_can_only_be_read_is_asked_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = fill(tmp_path, 0)
 
     def read_only(key: str, data: bytes) -> bool:
@@ -148,16 +169,22 @@ def test_what_is_left_out_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture
     ask_for(cache, range(10))
     note_left_out(cache, [0, 2])
     lacks = ", ".join(f"seed {seed} lacks 2 of 3 units" for seed in range(20, 24))
-    assert capsys.readouterr().err == (
-        f"note: seeds 1, 3 to 9, 20 to 25 of cache {tmp_path} are left out: {lacks}, 2 more seeds lack some, "
-        "seeds 1, 3 to 9 are not begun\n"
+    assert (
+        capsys.readouterr().err
+        == f"note: seeds 1, 3 to 9, 20 to 25 of cache {tmp_path} are left out: {lacks}, 2 more"
+        " seeds lack some, seeds 1, 3 to 9 are not begun\n"
     )
     note_left_out(cache, [0, 1, 2, *range(3, 10), *range(20, 25)])
-    assert capsys.readouterr().err == f"note: seed 25 of cache {tmp_path} is left out: seed 25 lacks 2 of 3 units\n"
+    assert (
+        capsys.readouterr().err
+        == f"note: seed 25 of cache {tmp_path} is left out: seed 25 lacks 2 of 3 units\n"
+    )
     (file,) = tmp_path.glob("extents/*.json")
     file.write_bytes(b"damaged")
     note_left_out(cache, [0])
-    assert "note: seeds 20 to 25 of cache" in capsys.readouterr().err, "a note is no place for another fault"
+    assert "note: seeds 20 to 25 of cache" in capsys.readouterr().err, (
+        "a note is no place for another fault"
+    )
     assert "is damaged" in verify_cache(cache)["faults"][0]
 
 

@@ -38,7 +38,11 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 def block(function: str) -> str:
     """Return the page's code block that defines `function`."""
-    (code,) = [code for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if f"def {function}(" in code]
+    (code,) = [
+        code
+        for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+        if f"def {function}(" in code
+    ]
     return str(code)
 
 
@@ -49,7 +53,8 @@ def defined(function: str) -> Any:
 
 
 def read_without_kdcache(path: Path, seed: int) -> subprocess.CompletedProcess[bytes]:
-    """Run the page's reader where kdcache and torch cannot be imported; stdout gets the records, stderr the absent rows."""
+    """Run the page's reader where kdcache and torch cannot be imported; stdout gets the records,
+    stderr the absent rows."""
     code = f"""
 import sys
 sys.modules.update(kdcache=None, torch=None)
@@ -58,13 +63,19 @@ records, absent = read_seed({str(path)!r}, {seed})
 sys.stdout.buffer.write(records.tobytes())
 print(records.dtype.descr, absent, file=sys.stderr)
 """
-    return subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, cwd=path.parent, check=False)
+    return subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, cwd=path.parent, check=False
+    )
 
 
 def test_the_reader_has_at_most_twenty_lines_and_needs_zarr_numpy_and_json_alone() -> None:
     lines = [line for line in block("read_seed").splitlines() if line.strip()]
     assert len(lines) <= 20 and max(map(len, lines)) <= 110
-    assert {line for line in lines if re.search(r"\bimport\b", line)} == {"import json", "import numpy as np", "import zarr"}
+    assert {line for line in lines if re.search(r"\bimport\b", line)} == {
+        "import json",
+        "import numpy as np",
+        "import zarr",
+    }
 
 
 @pytest.mark.parametrize("codec", ["full:dtype=float32", "topk:k=3"])
@@ -81,15 +92,24 @@ def test_the_reader_reads_what_kdcache_reads(tmp_path: Path, codec: str) -> None
 
 
 def test_the_reader_tells_absent_rows_and_refuses_missing_and_emptied_units(tmp_path: Path) -> None:
-    cache = create_cache(tmp_path / "cache", fill(tmp_path / "pattern", skip_unreadable=True, rows=12).manifest)
+    cache = create_cache(
+        tmp_path / "cache", fill(tmp_path / "pattern", skip_unreadable=True, rows=12).manifest
+    )
     start_seed(cache, 0)
     commit_unit(cache, 0, 0, records(cache, 0, 0), absent=[{"row": 5, "reason": "not an image"}])
     done = read_without_kdcache(tmp_path / "cache", 0)
-    assert done.returncode == 1 and b"FileNotFoundError" in done.stderr and b"000001.json" in done.stderr
+    assert (
+        done.returncode == 1
+        and b"FileNotFoundError" in done.stderr
+        and b"000001.json" in done.stderr
+    )
     commit_unit(cache, 0, 1, records(cache, 0, 1))
     assert read_without_kdcache(tmp_path / "cache", 0).stderr.endswith(b" [5]\n")
     (tmp_path / "cache" / object_key(0, 1)).write_bytes(b"")
-    assert b"ValueError: seed 0, unit 1 is damaged" in read_without_kdcache(tmp_path / "cache", 0).stderr
+    assert (
+        b"ValueError: seed 0, unit 1 is damaged"
+        in read_without_kdcache(tmp_path / "cache", 0).stderr
+    )
 
 
 def test_plain_zarr_raises_on_every_flipped_byte(tmp_path: Path) -> None:
@@ -109,7 +129,9 @@ def test_the_page_tells_digest_order_and_key_of_a_view(tmp_path: Path) -> None:
     cache = fill(tmp_path, 0)
     root = json.loads((tmp_path / "zarr.json").read_bytes())["attributes"]["kdcache"]
     commit = json.loads((tmp_path / "commits/00000/000001.json").read_bytes())
-    assert defined("digest")(root) == root["digest"] and defined("digest")(commit) == commit["digest"]
+    assert (
+        defined("digest")(root) == root["digest"] and defined("digest")(commit) == commit["digest"]
+    )
     for rows, seed in ((20, 0), (1000, 7)):
         np.testing.assert_array_equal(defined("row_order")(rows, seed), row_order(rows, seed))
     np.testing.assert_array_equal(defined("row_order")(20, 0), cache.order)
@@ -117,7 +139,11 @@ def test_the_page_tells_digest_order_and_key_of_a_view(tmp_path: Path) -> None:
     words = defined("view_words")(recipe.to_dict(), 3, 41).tolist()
     seed_generators(*recipe.key, 3, 41)
     drawn = torch.default_generator.initial_seed(), np.random.random(), random.random()
-    assert drawn == (words[0] << 32 | words[1], np.random.RandomState(words[2]).random(), random.Random(words[3]).random())
+    assert drawn == (
+        words[0] << 32 | words[1],
+        np.random.RandomState(words[2]).random(),
+        random.Random(words[3]).random(),
+    )
 
 
 def test_the_page_tells_which_rows_a_subset_holds(tmp_path: Path) -> None:
@@ -133,7 +159,10 @@ def test_the_page_names_every_field() -> None:
     for cls, section in ((Manifest, "Manifest"), (Commit, "Commit"), (Extent, "Requests")):
         text = PAGE.split(f"\n## {section}\n")[1].split("\n## ")[0]
         cells = {
-            name for line in text.splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)`", line.split("|")[1])
+            name
+            for line in text.splitlines()
+            if line.startswith("| `")
+            for name in re.findall(r"`(\w+)`", line.split("|")[1])
         }
         written = {field.name for field in dataclasses.fields(cls)} | {"digest"}
         assert cells == written | ({"format_version"} if cls is Manifest else set())
@@ -148,14 +177,27 @@ def test_the_page_tells_the_bytes_of_every_field(classes: int) -> None:
         name, field, kind = (cell.strip() for cell in line.split("|")[1:4])
         codec = name.strip("`").replace("K", "4") or codec
         types = re.findall(r"`([<\w]+)`", kind)
-        shapes = {"[C]": (classes,), "[C/2]": (-(-classes // 2),), "[K]": (4,), "[W]": (2,), "[B]": (3,), "[T]": (2,)}
+        shapes = {
+            "[C]": (classes,),
+            "[C/2]": (-(-classes // 2),),
+            "[K]": (4,),
+            "[W]": (2,),
+            "[B]": (3,),
+            "[T]": (2,),
+        }
         shape = next((shape for name, shape in shapes.items() if name in kind), ())
         smallest = (classes > 256) + (classes > 65_536)
-        told.setdefault(codec, []).append((field.strip("`"), types[smallest if len(types) > 1 else 0], shape))
+        told.setdefault(codec, []).append(
+            (field.strip("`"), types[smallest if len(types) > 1 else 0], shape)
+        )
     assert len(told) == 7
     rounding, basis = torch.zeros(2, 11), torch.zeros(11, classes)
-    fit = Fit(basis=basis, mean=torch.zeros(classes), step=1.0, rounding=rounding, wide=2, byte=3)  # leaves 6 in 2 bytes
-    assert np.dtype(told.pop("lowrank")) == LowRank(classes=classes, step=1.0, fitted=fit).record_dtype
+    fit = Fit(
+        basis=basis, mean=torch.zeros(classes), step=1.0, rounding=rounding, wide=2, byte=3
+    )  # leaves 6 in 2 bytes
+    assert (
+        np.dtype(told.pop("lowrank")) == LowRank(classes=classes, step=1.0, fitted=fit).record_dtype
+    )
     for spec, fields in told.items():
         assert np.dtype(fields) == open_codec(spec, classes=classes).record_dtype, spec
 
@@ -165,17 +207,29 @@ def test_lowrank_reads_as_the_page_says(tmp_path: Path) -> None:
     cache = open_cache(tmp_path)
     digest = cache.manifest.codec["fit"]
     root = zarr.open_group(tmp_path, mode="r")
-    fit = {name: np.asarray(root[f"codec/{digest[:16]}/{name}"]) for name in ("basis", "mean", "step", "kinds", "rounding")}
-    parts = [f"{name} {fit[name].dtype.str} {fit[name].shape} ".encode() + fit[name].tobytes() for name in sorted(fit)]
+    fit = {
+        name: np.asarray(root[f"codec/{digest[:16]}/{name}"])
+        for name in ("basis", "mean", "step", "kinds", "rounding")
+    }
+    parts = [
+        f"{name} {fit[name].dtype.str} {fit[name].shape} ".encode() + fit[name].tobytes()
+        for name in sorted(fit)
+    ]
     assert hashlib.sha256(b"".join(parts)).hexdigest() == digest
     records = cache.read(3, range(100))
-    integers = [records[name].astype(float) for name in ("wide", "byte") if name in records.dtype.names]
+    integers = [
+        records[name].astype(float) for name in ("wide", "byte") if name in records.dtype.names
+    ]
     if "ternary" in records.dtype.names:
         packed = records["ternary"].view("i1").astype(int) + 121
         integers.append(np.stack([packed // 3**i % 3 - 1 for i in range(5)], 2).reshape(100, -1))
     axes = int(fit["kinds"].sum())
-    logits = fit["mean"] + fit["step"] * np.concatenate(integers, 1)[:, :axes] @ fit["basis"].astype(float)
-    np.testing.assert_allclose(cache.codec.decode(records).logits().numpy(), logits, rtol=1e-3, atol=1e-2)
+    logits = fit["mean"] + fit["step"] * np.concatenate(integers, 1)[:, :axes] @ fit[
+        "basis"
+    ].astype(float)
+    np.testing.assert_allclose(
+        cache.codec.decode(records).logits().numpy(), logits, rtol=1e-3, atol=1e-2
+    )
 
 
 def golden(name: str) -> Cache:
@@ -184,66 +238,139 @@ def golden(name: str) -> Cache:
 
 def test_golden_caches_are_there_for_every_version() -> None:
     names = {
-        f"v{version}-{codec}" for version in range(1, FORMAT_VERSION + 1) for codec in ("full", "topk", "lowrank", "webdataset")
+        f"v{version}-{codec}"
+        for version in range(1, FORMAT_VERSION + 1)
+        for codec in ("full", "topk", "lowrank", "webdataset")
     }
     assert {path.name for path in GOLDEN.iterdir() if path.is_dir()} - {"__pycache__"} == names
-    files = [path for path in GOLDEN.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files = [
+        path for path in GOLDEN.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
     assert sum(path.stat().st_size for path in files) < 160_000
     assert not [path for path in files if path.name.endswith(".tmp")]
 
 
 def test_golden_manifests_read_as_they_were_written() -> None:
     full, topk = golden("v1-full"), golden("v1-topk")
-    assert full.manifest.digest == "f0cc64cc1502e58fdec8e57aaf92f172eed010aa08eea75d380c91404a50bfe8"
-    assert topk.manifest.digest == "2404675205b5049cb734e3dc6b738031fd399b522b8416eadedc76de369ea5cb"
+    assert (
+        full.manifest.digest == "f0cc64cc1502e58fdec8e57aaf92f172eed010aa08eea75d380c91404a50bfe8"
+    )
+    assert (
+        topk.manifest.digest == "2404675205b5049cb734e3dc6b738031fd399b522b8416eadedc76de369ea5cb"
+    )
     for cache in (full, topk):
-        assert cache.complete_seeds() == [0, 12] and cache.manifest.rows == 20 and cache.manifest.unit_rows == 8
-        assert cache.order.tolist() == [0, 8, 19, 9, 3, 18, 14, 7, 15, 5, 1, 17, 11, 2, 16, 10, 6, 13, 12, 4]
+        assert (
+            cache.complete_seeds() == [0, 12]
+            and cache.manifest.rows == 20
+            and cache.manifest.unit_rows == 8
+        )
+        assert cache.order.tolist() == [
+            0,
+            8,
+            19,
+            9,
+            3,
+            18,
+            14,
+            7,
+            15,
+            5,
+            1,
+            17,
+            11,
+            2,
+            16,
+            10,
+            6,
+            13,
+            12,
+            4,
+        ]
     assert full.codec == open_codec("full:dtype=float16", classes=5)
-    assert topk.codec == open_codec("topk:k=3,mantissa=10", classes=5)  # as it was before there were options
+    assert topk.codec == open_codec(
+        "topk:k=3,mantissa=10", classes=5
+    )  # as it was before there were options
     assert codec_to_dict(topk.codec) == topk.manifest.codec
 
 
 def test_golden_records_are_what_was_written() -> None:
     logits = np.load(GOLDEN / "v1.npy")
-    assert logits[1, 0].tolist() == [-0.70947265625, -0.25, -0.033203125, -2.099609375, 0.2462158203125]
+    assert logits[1, 0].tolist() == [
+        -0.70947265625,
+        -0.25,
+        -0.033203125,
+        -2.099609375,
+        0.2462158203125,
+    ]
     full, topk = golden("v1-full"), golden("v1-topk")
     for place, seed in enumerate((0, 12)):
-        np.testing.assert_array_equal(full.codec.decode(full.read(seed, range(20))).logits().numpy(), logits[place])
+        np.testing.assert_array_equal(
+            full.codec.decode(full.read(seed, range(20))).logits().numpy(), logits[place]
+        )
         kept = topk.read(seed, range(20))
-        np.testing.assert_array_equal(kept["logits"], np.take_along_axis(logits[place], kept["classes"].astype(int), 1))
-        assert np.array_equal(np.sort(kept["classes"]), np.sort(np.argsort(-logits[place], 1)[:, :3]))
+        np.testing.assert_array_equal(
+            kept["logits"], np.take_along_axis(logits[place], kept["classes"].astype(int), 1)
+        )
+        assert np.array_equal(
+            np.sort(kept["classes"]), np.sort(np.argsort(-logits[place], 1)[:, :3])
+        )
     first = topk.read(12, [0])[0]
     assert first["classes"].tolist() == [4, 2, 1]
     tail = [float(first[name]) for name in ("tail_lse", "tail_mean", "tail_var")]
     assert tail == pytest.approx([-0.487, -1.404, 0.4827], rel=1e-3)
     probs = topk.codec.decode(topk.read(12, [0])).probs(4.0)[0].tolist()
-    assert probs == pytest.approx([0.161509141, 0.212368309, 0.224196136, 0.161509141, 0.240417257], rel=1e-6)
+    assert probs == pytest.approx(
+        [0.161509141, 0.212368309, 0.224196136, 0.161509141, 0.240417257], rel=1e-6
+    )
 
 
 def test_a_golden_fit_decodes_as_it_did() -> None:
     lowrank, logits = golden("v1-lowrank"), np.load(GOLDEN / "v1.npy")[1]
-    assert lowrank.manifest.digest == "48d3304850cd4c15279f11ff6f5031fa67fada4ee59509cf646fad8ded6448fb"
+    assert (
+        lowrank.manifest.digest
+        == "48d3304850cd4c15279f11ff6f5031fa67fada4ee59509cf646fad8ded6448fb"
+    )
     records = lowrank.read(12, range(20))
     assert records[0]["byte"].tolist() == [-1, -1, 3, -2]
     decoded = lowrank.codec.decode(records).logits().numpy()
-    assert decoded[0].tolist() == pytest.approx([-0.11136244, 0.270095, 0.532369, -1.5209291, 0.8298032], rel=1e-5)
+    assert decoded[0].tolist() == pytest.approx(
+        [-0.11136244, 0.270095, 0.532369, -1.5209291, 0.8298032], rel=1e-5
+    )
     assert abs(decoded - (logits - logits.mean(1, keepdims=True))).max() < 0.06
 
 
 def test_a_golden_tar_is_read_by_kdcache_and_by_tar(tmp_path: Path) -> None:
     cache, logits = golden("v1-webdataset"), np.load(GOLDEN / "v1.npy")[1]
-    assert cache.manifest.digest == "f1cb7f8f82922262a7d3ef147e0306612704cf032bbf120ac9e14da31697bce3"
-    assert cache.complete_seeds() == [12, 13] and cache.manifest.seeds_per_unit == 2 and cache.manifest.has_images
-    np.testing.assert_array_equal(cache.codec.decode(cache.read(12, range(20))).logits().numpy(), logits)
+    assert (
+        cache.manifest.digest == "f1cb7f8f82922262a7d3ef147e0306612704cf032bbf120ac9e14da31697bce3"
+    )
+    assert (
+        cache.complete_seeds() == [12, 13]
+        and cache.manifest.seeds_per_unit == 2
+        and cache.manifest.has_images
+    )
+    np.testing.assert_array_equal(
+        cache.codec.decode(cache.read(12, range(20))).logits().numpy(), logits
+    )
     second = cache.codec.decode(cache.read(13, [0])).logits()[0].tolist()
-    assert second == [-0.2474365234375, 0.137939453125, 0.0138397216796875, -1.7041015625, 0.1363525390625]
-    assert cache.commit_of(13, 2).writer.startswith("worker:") and golden("v1-full").commit_of(12, 2).writer == ""
+    assert second == [
+        -0.2474365234375,
+        0.137939453125,
+        0.0138397216796875,
+        -1.7041015625,
+        0.1363525390625,
+    ]
+    assert (
+        cache.commit_of(13, 2).writer.startswith("worker:")
+        and golden("v1-full").commit_of(12, 2).writer == ""
+    )
     report = verify_cache(cache, views=8, data=cache.manifest.source["spec"])
     assert report["faults"] == report["foreign"] == [] and report["views"]["checked"] == 8
     with tarfile.open(GOLDEN / "v1-webdataset/shards/00012-00013/000002.tar") as tar:
         assert tar.getnames()[:3] == ["00000006.png", "00000006.cls", "00000006.records.npy"]
-        image = Image.open(io.BytesIO(member.read() if (member := tar.extractfile("00000006.png")) else b""))
+        image = Image.open(
+            io.BytesIO(member.read() if (member := tar.extractfile("00000006.png")) else b"")
+        )
     source = CachedSource(cache)
     assert source.sample(6).image.tobytes() == image.tobytes() and source.key(6) == "00000006"
 

@@ -13,9 +13,18 @@ def test_gaps_are_what_a_list_would_be(numbers: set[int], total: int) -> None:
     held = sorted(number for number in numbers if number < total)
     wanted = [number for number in range(total) if number not in held]
     gaps = Gaps(held, total)
-    assert list(gaps) == wanted == gaps and gaps == wanted and len(gaps) == len(wanted) and bool(gaps) == bool(wanted)
-    assert [gaps[at] for at in range(-len(wanted), len(wanted))] == wanted * 2 and gaps[1:-1] == wanted[1:-1]
-    assert [number in gaps for number in range(-1, total + 1)] == [number in wanted for number in range(-1, total + 1)]
+    assert (
+        list(gaps) == wanted == gaps
+        and gaps == wanted
+        and len(gaps) == len(wanted)
+        and bool(gaps) == bool(wanted)
+    )
+    assert [gaps[at] for at in range(-len(wanted), len(wanted))] == wanted * 2 and gaps[
+        1:-1
+    ] == wanted[1:-1]
+    assert [number in gaps for number in range(-1, total + 1)] == [
+        number in wanted for number in range(-1, total + 1)
+    ]
     assert [number for span in gaps.spans() for number in span] == wanted and all(gaps.spans())
 
 

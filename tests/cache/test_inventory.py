@@ -44,7 +44,8 @@ def server() -> Iterator[int]:
 
 
 def make(path: str | Path, **changes: Any) -> Cache:
-    """Return a cache with units 0 to 2 of seeds 0 and 2 but for unit 1 of seed 2, and an object there that is not committed."""
+    """Return a cache with units 0 to 2 of seeds 0 and 2 but for unit 1 of seed 2, and an object
+    there that is not committed."""
     cache = create_cache(path, manifest(**changes))
     for seed in (0, 2):
         start_seed(cache, seed)
@@ -54,7 +55,9 @@ def make(path: str | Path, **changes: Any) -> Cache:
             grouped = [records(cache, one, unit) for one in cache.manifest.unit_seeds(seed)]
             stacked = np.stack(grouped)
             if (seed, unit) == (2, 1):
-                cache.objects.publish(cache.format.key(seed, unit), encode_unit(cache, unit, stacked, samples))
+                cache.objects.publish(
+                    cache.format.key(seed, unit), encode_unit(cache, unit, stacked, samples)
+                )
             else:
                 commit_unit(cache, seed, unit, stacked, samples)
     return cache
@@ -62,7 +65,9 @@ def make(path: str | Path, **changes: Any) -> Cache:
 
 @pytest.mark.parametrize("place", ["folder", "bucket"])
 @pytest.mark.parametrize("store", ["zarr", "webdataset"])
-def test_what_lies_in_a_cache(place: str, store: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_what_lies_in_a_cache(
+    place: str, store: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     variables = environment(request.getfixturevalue("server")) if place == "bucket" else {}
     with environ(**variables):
         group = 2 if store == "webdataset" else 1
@@ -76,7 +81,10 @@ def test_what_lies_in_a_cache(place: str, store: str, tmp_path: Path, request: p
         publish_extent(cache.objects, Extent.of([0, 2]))
         census = take_census(cache)
         units = [(0, 0), (0, 1), (0, 2), (2, 0), (2, 2)]
-        assert list(census.commits) == list(census.objects) == units and committed(cache) == census.commits
+        assert (
+            list(census.commits) == list(census.objects) == units
+            and committed(cache) == census.commits
+        )
         assert [entry.key for entry in census.orphaned] == [orphan] and census.temporary == []
         assert [entry.key for entry in census.foreign] == sorted(others)
         coverage = coverage_of(cache, census.commits)
@@ -87,7 +95,11 @@ def test_what_lies_in_a_cache(place: str, store: str, tmp_path: Path, request: p
         assert told["bytes"] == sum(commit.num_bytes for commit in commits) and told["units"] == 5
         assert told["bytes_per_view"] == told["bytes"] / (32 * group)
         report = verify_cache(cache)
-        assert report["faults"] == [] and report["orphaned"] == [orphan] and report["foreign"] == sorted(others)
+        assert (
+            report["faults"] == []
+            and report["orphaned"] == [orphan]
+            and report["foreign"] == sorted(others)
+        )
         assert collect_garbage(cache, older_than="0s", delete=True)["keys"] == [orphan]
         assert not cache.objects.exists(orphan) and cache.objects.exists("notes.txt")
 
@@ -95,8 +107,14 @@ def test_what_lies_in_a_cache(place: str, store: str, tmp_path: Path, request: p
 def test_fits_of_writers_that_came_second_are_orphaned(tmp_path: Path) -> None:
     spec = open_codec("lowrank:step=0.5", classes=5)
     assert isinstance(spec, LowRank)
-    fits = [spec.fit(torch.randn(64, 5, generator=torch.Generator().manual_seed(seed))) for seed in range(2)]
-    made = [create_cache(tmp_path / str(at), manifest(codec), fit_arrays(codec)) for at, codec in enumerate(fits)]
+    fits = [
+        spec.fit(torch.randn(64, 5, generator=torch.Generator().manual_seed(seed)))
+        for seed in range(2)
+    ]
+    made = [
+        create_cache(tmp_path / str(at), manifest(codec), fit_arrays(codec))
+        for at, codec in enumerate(fits)
+    ]
     others = {entry.key: made[1].objects.get(entry.key) for entry in made[1].objects.walk("codec")}
     for key, data in others.items():
         made[0].objects.publish(key, data)

@@ -1,4 +1,5 @@
-"""Caches that are moved, removed or replaced while a job writes into them: it stops, and says so."""
+"""Caches that are moved, removed or replaced while a job writes into them: it stops, and says
+so."""
 
 import errno
 import os
@@ -32,13 +33,17 @@ SMALL = {**SETTINGS, "seeds": "0:2", "unit_rows": 32, "batch_size": 32}
 PLACE = "hf://datasets/lab/logits"
 JOBS: dict[str, Job] = {
     "dump": lambda old, new: dump(new, **SMALL),
-    "convert": lambda old, new: convert_cache(old, new, store="webdataset", data=SMALL["data"], images=False),
+    "convert": lambda old, new: convert_cache(
+        old, new, store="webdataset", data=SMALL["data"], images=False
+    ),
     "recode": lambda old, new: recode_cache(old, new, codec="full:dtype=float16"),
     "merge": lambda old, new: merge_caches(new, [old]),
     "export": export_cache,
     "pull": lambda old, new: pull_cache(PLACE, new),
 }
-GONE = "is no longer there: it has lost its manifest|was moved or removed while this job wrote into it"
+GONE = (
+    "is no longer there: it has lost its manifest|was moved or removed while this job wrote into it"
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +55,9 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=JOBS)
-def job(request: pytest.FixtureRequest, old: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
+def job(
+    request: pytest.FixtureRequest, old: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Job]:
     """Return each job in turn; a hub that holds the dump runs for the one that needs it."""
     with hub_server() as server:
         if request.param == "pull":
@@ -96,7 +103,9 @@ def test_a_folder_that_is_moved_stops_the_job_and_is_not_made_anew(
     assert job(old, new)["units_written"] < len(open_cache(new).units())
 
 
-def test_a_manifest_that_is_removed_stops_the_job(job: Job, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_that_is_removed_stops_the_job(
+    job: Job, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After the first commit, and after the last one: then there is no other that would notice."""
     job(old, tmp_path / "whole")
     total = len(open_cache(tmp_path / "whole").units())
@@ -110,7 +119,9 @@ def test_a_manifest_that_is_removed_stops_the_job(job: Job, old: Path, tmp_path:
         assert len([*new.glob("commits/*/*.json")]) < total or number == total, "it stops at once"
 
 
-def test_another_cache_in_its_place_gets_no_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_cache_in_its_place_gets_no_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     new, other = tmp_path / "new", tmp_path / "other"
     fill(other, classes=7)
 
@@ -124,16 +135,22 @@ def test_another_cache_in_its_place_gets_no_unit(tmp_path: Path, monkeypatch: py
     assert open_cache(new).units() == [] and len(open_cache(tmp_path / "moved").units()) == 1
 
 
-def test_another_manifest_in_its_place_stops_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_manifest_in_its_place_stops_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     new, other = tmp_path / "new", tmp_path / "other"
     fill(other, classes=7)
     Disturbance(monkeypatch, new).after(1, lambda: (other / MANIFEST).replace(new / MANIFEST))
-    with pytest.raises(CacheError, match=r"another manifest is in its place\. Nothing more is written"):
+    with pytest.raises(
+        CacheError, match=r"another manifest is in its place\. Nothing more is written"
+    ):
         dump(new, **SMALL)
     assert len([*(new / "commits").rglob("*.json")]) == 1
 
 
-def test_the_same_manifest_restored_is_the_same_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_manifest_restored_is_the_same_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     new = tmp_path / "new"
 
     def restore() -> None:
@@ -145,10 +162,14 @@ def test_the_same_manifest_restored_is_the_same_cache(tmp_path: Path, monkeypatc
     assert dump(new, **SMALL)["units_written"] == len(open_cache(new).units())
 
 
-def test_a_unit_that_is_lost_meanwhile_is_no_success(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unit_that_is_lost_meanwhile_is_no_success(
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     new = tmp_path / "new"
     Disturbance(monkeypatch, new).after(16, (new / commit_key(1, 3)).unlink)
-    with pytest.raises(CacheError, match=r"lacks 1 units that were written, the first is seed 1, unit 3 "):
+    with pytest.raises(
+        CacheError, match=r"lacks 1 units that were written, the first is seed 1, unit 3 "
+    ):
         export_cache(old, new)
 
 
@@ -163,7 +184,9 @@ def test_in_a_bucket_too() -> None:
         assert not cache.is_committed(1, 0) and not cache.objects.exists(cache.format.key(1, 0))
 
 
-def test_a_worker_on_ray_begins_no_cache(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_on_ray_begins_no_cache(
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     digest = open_cache(old).manifest.digest
     config = DumpConfig(cache=str(tmp_path / "new"), compute=IN_PROCESS, **SMALL)
@@ -175,12 +198,20 @@ def test_a_worker_on_ray_begins_no_cache(old: Path, tmp_path: Path, monkeypatch:
         Maker().start(config, str(tmp_path), digest)
 
 
-def test_what_cannot_be_written_is_told_before_the_teacher_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = DumpConfig(cache="/proc/kdcache/cache", compute=IN_PROCESS, **{**SMALL, "teacher": "nothing"})
-    with pytest.raises(CacheError, match=r"cannot write /proc/kdcache/cache: .*choose a folder that can be written"):
+def test_what_cannot_be_written_is_told_before_the_teacher_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DumpConfig(
+        cache="/proc/kdcache/cache", compute=IN_PROCESS, **{**SMALL, "teacher": "nothing"}
+    )
+    with pytest.raises(
+        CacheError, match=r"cannot write /proc/kdcache/cache: .*choose a folder that can be written"
+    ):
         dump("/proc/kdcache/cache", **{**SMALL, "teacher": "nothing"})
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(CacheError, match=r"cannot write /proc/kdcache/cache: /proc cannot be written"):
+    with pytest.raises(
+        CacheError, match=r"cannot write /proc/kdcache/cache: /proc cannot be written"
+    ):
         plan_dump(config)
 
 
@@ -206,7 +237,9 @@ def test_a_complete_cache_that_is_read_only_is_only_read(
     assert job(old, new)["units_written"] == 0
 
 
-def test_a_dump_that_would_grow_a_read_only_cache_tells_it_first(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dump_that_would_grow_a_read_only_cache_tells_it_first(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_read_only(old, monkeypatch)
     assert plan_dump(DumpConfig(cache=str(old), compute=IN_PROCESS, **SMALL))["units_done"] == 16
     with pytest.raises(CacheError, match="Read-only file system"):
@@ -224,9 +257,13 @@ def test_a_copy_that_would_grow_a_read_only_cache_tells_it_first(
             grow()
 
 
-def test_each_job_tries_it_out_first(job: Job, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_job_tries_it_out_first(
+    job: Job, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_read_only(tmp_path, monkeypatch)
-    with pytest.raises(CacheError, match=r"cannot write .*/new: Read-only file system; choose a folder"):
+    with pytest.raises(
+        CacheError, match=r"cannot write .*/new: Read-only file system; choose a folder"
+    ):
         job(old, tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
 
@@ -235,17 +272,24 @@ def test_a_recoding_tries_it_out_before_its_codec_is_fitted(
     old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_read_only(tmp_path, monkeypatch)
-    with pytest.raises(CacheError, match=r"cannot write .*/new: Read-only file system; choose a folder"):
+    with pytest.raises(
+        CacheError, match=r"cannot write .*/new: Read-only file system; choose a folder"
+    ):
         recode_cache(old, tmp_path / "new", codec="lowrank:step=1")
     assert "measuring" not in capsys.readouterr().err
 
 
 def make_read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing below a folder be changed, as on a file system that is mounted so; root may write all others."""
+    """Let nothing below a folder be changed, as on a file system that is mounted so; root may write
+    all others."""
 
     def refusing(real: Callable[..., Any], is_change: Callable[..., bool]) -> Callable[..., Any]:
         def call(path: Any, *others: Any, **named: Any) -> Any:
-            if not isinstance(path, int) and Path(path).is_relative_to(folder) and is_change(*others):
+            if (
+                not isinstance(path, int)
+                and Path(path).is_relative_to(folder)
+                and is_change(*others)
+            ):
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
             return real(path, *others, **named)
 

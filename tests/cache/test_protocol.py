@@ -1,4 +1,5 @@
-"""The commit protocol against a model, on a file system that fails: presence is the commit, and the first object counts."""
+"""The commit protocol against a model, on a file system that fails: presence is the commit, and the
+first object counts."""
 
 import os
 import random
@@ -28,18 +29,27 @@ from kdcache.tools.garbage import collect_garbage
 from kdcache.verify.cache import verify_cache
 
 SEEDS, UNITS, ROWS = (0, 1, 2, 3), (0, 1), 6
-STORES: dict[str, dict[str, Any]] = {"zarr": {}, "webdataset": {"store": "webdataset", "seeds_per_unit": 2, "chunk_rows": 4}}
+STORES: dict[str, dict[str, Any]] = {
+    "zarr": {},
+    "webdataset": {"store": "webdataset", "seeds_per_unit": 2, "chunk_rows": 4},
+}
 MOST_CALLS = 60
 seeds, units, writers = st.sampled_from(SEEDS), st.sampled_from(UNITS), st.integers(0, 3)
-faults = st.none() | st.builds(Fault, st.integers(0, MOST_CALLS), st.sampled_from(list(MEETS)), st.booleans())
+faults = st.none() | st.builds(
+    Fault, st.integers(0, MOST_CALLS), st.sampled_from(list(MEETS)), st.booleans()
+)
 
 
 def made(path: Path, store: str) -> Cache:
-    return create_cache(path, manifest(rows=ROWS, **{"unit_rows": 4, "chunk_rows": 2, **STORES[store]}))
+    return create_cache(
+        path, manifest(rows=ROWS, **{"unit_rows": 4, "chunk_rows": 2, **STORES[store]})
+    )
 
 
 def computed(cache: Cache, first: int, unit: int, writer: int) -> Records:
-    return np.stack([records(cache, seed, unit, writer) for seed in cache.manifest.unit_seeds(first)])
+    return np.stack(
+        [records(cache, seed, unit, writer) for seed in cache.manifest.unit_seeds(first)]
+    )
 
 
 def dump(cache: Cache, first: int, unit: int, writer: int) -> None:
@@ -47,13 +57,18 @@ def dump(cache: Cache, first: int, unit: int, writer: int) -> None:
     start_seed(cache, first)
     samples = [StoredSample(f"sample {row}") for row in cache.manifest.unit_range(unit)]
     commit_unit(
-        cache, first, unit, computed(cache, first, unit, writer), samples if cache.manifest.store == "webdataset" else ()
+        cache,
+        first,
+        unit,
+        computed(cache, first, unit, writer),
+        samples if cache.manifest.store == "webdataset" else (),
     )
 
 
 @contextmanager
 def errors_of(fault: Fault | None) -> Iterator[None]:
-    """Let the block fail if there is a fault, with a cache's error and never with one that tells of damage."""
+    """Let the block fail if there is a fault, with a cache's error and never with one that tells of
+    damage."""
     try:
         yield
     except DamagedUnitError:
@@ -85,7 +100,9 @@ class Protocol(RuleBasedStateMachine):
         for path in self.os.linked:
             self.writers.setdefault(path, writer)
         if done:
-            assert all(self.os.is_durable(path) for path in self.places(first, unit)), "it is told done before it is safe"
+            assert all(self.os.is_durable(path) for path in self.places(first, unit)), (
+                "it is told done before it is safe"
+            )
 
     @rule(is_lost=st.randoms(use_true_random=False))
     def cut_power(self, is_lost: random.Random) -> None:
@@ -113,7 +130,9 @@ class Protocol(RuleBasedStateMachine):
     @rule(seed=seeds, unit=units)
     def read_unit(self, seed: int, unit: int) -> None:
         if self.is_committed(seed, unit):
-            assert self.cache.read_unit(self.cache.commit_of(seed, unit)).tobytes() == self.right(seed, unit)
+            assert self.cache.read_unit(self.cache.commit_of(seed, unit)).tobytes() == self.right(
+                seed, unit
+            )
         else:
             with pytest.raises(MissingUnitError, match=rf"seed {seed}, unit {unit} "):
                 self.cache.commit_of(seed, unit)
@@ -123,7 +142,10 @@ class Protocol(RuleBasedStateMachine):
         if all(self.is_committed(seed, unit) for unit in UNITS):
             width = self.cache.manifest.dtype.itemsize
             whole = b"".join(self.right(seed, unit) for unit in UNITS)
-            assert self.cache.read(seed, np.arange(*rows)).tobytes() == whole[rows[0] * width : rows[1] * width]
+            assert (
+                self.cache.read(seed, np.arange(*rows)).tobytes()
+                == whole[rows[0] * width : rows[1] * width]
+            )
         else:
             with pytest.raises(MissingUnitError, match=f"seed {seed}"):
                 self.cache.read(seed, np.arange(*rows))
@@ -135,7 +157,9 @@ class Protocol(RuleBasedStateMachine):
     @invariant()
     def presence_is_the_commit(self) -> None:
         present = {(seed, unit) for seed in SEEDS for unit in self.cache.committed_units(seed)}
-        assert present == {(seed, unit) for seed in SEEDS for unit in UNITS if self.is_committed(seed, unit)}
+        assert present == {
+            (seed, unit) for seed in SEEDS for unit in UNITS if self.is_committed(seed, unit)
+        }
         assert self.cache.seeds() == sorted({seed for seed, _ in present})
 
     @invariant()
@@ -168,13 +192,19 @@ class ProtocolWithoutLinks(Protocol):
 TestProtocol = Protocol.TestCase
 TestProtocolOfTars = ProtocolOfTars.TestCase
 TestProtocolWithoutLinks = ProtocolWithoutLinks.TestCase
-TestProtocol.settings = TestProtocolOfTars.settings = settings(max_examples=15, stateful_step_count=25)
+TestProtocol.settings = TestProtocolOfTars.settings = settings(
+    max_examples=15, stateful_step_count=25
+)
 TestProtocolWithoutLinks.settings = settings(max_examples=8, stateful_step_count=25)
 
 
-@pytest.mark.parametrize(("kind", "store"), [*((kind, "webdataset") for kind in MEETS), ("kill", "zarr"), ("short", "zarr")])
+@pytest.mark.parametrize(
+    ("kind", "store"),
+    [*((kind, "webdataset") for kind in MEETS), ("kill", "zarr"), ("short", "zarr")],
+)
 def test_a_fault_at_every_call_of_a_dump(tmp_path: Path, kind: str, store: str) -> None:
-    """A first worker meets the fault, at each call in turn, and a second one with other bytes goes on after a power cut."""
+    """A first worker meets the fault, at each call in turn, and a second one with other bytes goes
+    on after a power cut."""
     assert fail_at_every_call(tmp_path, kind, store) > {"short": 2, "EEXIST": 8}.get(kind, 20)
 
 

@@ -35,7 +35,9 @@ def slabs() -> list[Path]:
 
 
 def whole(cache: Cache, seed: int) -> bytes:
-    return b"".join(records(cache, seed, unit).tobytes() for unit in range(cache.manifest.num_units))
+    return b"".join(
+        records(cache, seed, unit).tobytes() for unit in range(cache.manifest.num_units)
+    )
 
 
 NONE = np.empty(0, np.int64)
@@ -47,7 +49,9 @@ def test_gather_is_indexing(tmp_path_factory: pytest.TempPathFactory, rows: list
     folder = SlabFolder(tmp_path_factory.mktemp("slab"))
     file = folder.write(f"{0:032x}.slab", stored.tobytes())
     dtype = np.dtype([("logits", "<f2", (3,)), ("x", "u1")])
-    gathered = Slab(lambda: file, 20, dtype, absent=NONE, missing=NONE).gather(np.array(rows, dtype=np.int64))
+    gathered = Slab(lambda: file, 20, dtype, absent=NONE, missing=NONE).gather(
+        np.array(rows, dtype=np.int64)
+    )
     assert gathered.dtype == dtype and gathered.shape == (len(rows),)
     assert gathered.tobytes() == stored[rows].tobytes()
 
@@ -71,13 +75,18 @@ def test_a_slab_is_the_units_in_order_and_is_made_once(tmp_path: Path) -> None:
         *("topk:k=3", "topk:k=3,tau=4,mantissa=10", "lowrank:step=0.1"),
     ],
 )
-def test_what_comes_back_from_store_and_slab_decodes_as_what_was_encoded(tmp_path: Path, spec: str) -> None:
+def test_what_comes_back_from_store_and_slab_decodes_as_what_was_encoded(
+    tmp_path: Path, spec: str
+) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(20, 4, generator=generator) @ torch.randn(4, 30, generator=generator)
     codec = open_codec(spec, classes=30).fit(logits)
     cache = create_cache(tmp_path / "cache", manifest(codec, classes=30), fit_arrays(codec))
     start_seed(cache, 0)
-    encoded = [codec.encode(logits[list(cache.manifest.unit_range(unit))]) for unit in range(cache.manifest.num_units)]
+    encoded = [
+        codec.encode(logits[list(cache.manifest.unit_range(unit))])
+        for unit in range(cache.manifest.num_units)
+    ]
     for unit, written in enumerate(encoded):
         commit_unit(cache, 0, unit, written)
 
@@ -87,7 +96,9 @@ def test_what_comes_back_from_store_and_slab_decodes_as_what_was_encoded(tmp_pat
         assert stored.tobytes() == np.concatenate(encoded)[rows].tobytes()
         decoded = there.codec.decode(stored)
         for tau in (1.0, 4.0):
-            torch.testing.assert_close(decoded.probs(tau), expected.probs(tau)[rows], rtol=0, atol=1e-6)
+            torch.testing.assert_close(
+                decoded.probs(tau), expected.probs(tau)[rows], rtol=0, atol=1e-6
+            )
 
 
 def test_a_unit_dumped_again_gives_another_slab(tmp_path: Path) -> None:
@@ -95,7 +106,10 @@ def test_a_unit_dumped_again_gives_another_slab(tmp_path: Path) -> None:
     cache.slab(0)
     (tmp_path / "cache" / object_key(0, 1)).unlink()
     (tmp_path / "cache" / "commits/00000/000001.json").unlink()
-    with pytest.raises(MissingUnitError, match=r"lacks 1 of 3 units of seed 0, the first is seed 0, unit 1 \(rows 8 to 15\)"):
+    with pytest.raises(
+        MissingUnitError,
+        match=r"lacks 1 of 3 units of seed 0, the first is seed 0, unit 1 \(rows 8 to 15\)",
+    ):
         cache.slab(0)
     again = records(cache, 0, 1, writer=1)
     commit_unit(cache, 0, 1, again)
@@ -162,19 +176,25 @@ def test_a_slab_with_a_byte_changed_is_made_again(
     assert capsys.readouterr().err.count("it is made again") == 1
 
 
-def test_a_slab_changed_while_it_is_read_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slab_changed_while_it_is_read_is_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cache = fill(tmp_path / "cache", 0)
     slab, rows = cache.slab(0), np.arange(20)
     (path,) = slabs()
     for change in (lambda: path.write_bytes(b"\xff" * SLAB_BYTES), lambda: os.truncate(path, 0)):
         change()
-        assert slab.gather(rows).tobytes() == whole(cache, 0), "and a map past the end of its file ends no process"
+        assert slab.gather(rows).tobytes() == whole(cache, 0), (
+            "and a map past the end of its file ends no process"
+        )
         assert "was changed while it was read" in capsys.readouterr().err
     assert slab.gather(rows).tobytes() == whole(cache, 0)
     assert capsys.readouterr().err == ""
 
 
-def test_using_a_slab_is_no_change_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_using_a_slab_is_no_change_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cache = fill(tmp_path / "cache", 0)
     slab = cache.slab(0)
     open_cache(tmp_path / "cache").slab(0)
@@ -224,7 +244,9 @@ def test_of_processes_that_ask_for_one_slab_at_once_one_makes_it(tmp_path: Path)
     cache, log = fill(tmp_path / "cache", 0), tmp_path / "log"
     work = reader(cache, log, 0.1)
     assert [ended(process) for process in [forked(work) for _ in range(4)]] == [0] * 4
-    assert sorted(log.read_text().split()) == [object_key(0, unit) for unit in range(3)], "each unit is fetched once"
+    assert sorted(log.read_text().split()) == [object_key(0, unit) for unit in range(3)], (
+        "each unit is fetched once"
+    )
     assert len(slabs()) == 1, "no lock is left"
 
 
@@ -240,7 +262,9 @@ def without_locks(file: object, operation: int) -> None:
     raise OSError(errno.ENOLCK, "no locks available")
 
 
-def test_where_files_cannot_be_locked_all_make_it_and_end_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_files_cannot_be_locked_all_make_it_and_end_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fcntl, "flock", without_locks)
     cache, log = fill(tmp_path / "cache", 0), tmp_path / "log"
     work = reader(cache, log, 0.1)

@@ -14,7 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.cache import slab_folder
-from kdcache.cache.slab_folder import DamagedFileError, LocalFile, SlabFolder, one_at_a_time, write_local
+from kdcache.cache.slab_folder import (
+    DamagedFileError,
+    LocalFile,
+    SlabFolder,
+    one_at_a_time,
+    write_local,
+)
 from kdcache.errors import CacheError
 
 
@@ -151,7 +157,9 @@ def test_a_child_that_closes_its_copy_does_not_let_go_of_the_file(tmp_path: Path
     assert not path.exists()
 
 
-def test_where_files_cannot_be_locked_those_used_of_late_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_files_cannot_be_locked_those_used_of_late_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_locks(file: object, operation: int) -> None:
         raise OSError(errno.ENOLCK, "no locks available")
 
@@ -162,7 +170,9 @@ def test_where_files_cannot_be_locked_those_used_of_late_stay(tmp_path: Path, mo
     assert list(tmp_path.iterdir()) == [new] and not old.exists()
 
 
-def test_a_file_is_read_though_its_time_may_not_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_read_though_its_time_may_not_be_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As of another user's file in a folder that several share."""
 
     def refuse(*arguments: object, **options: object) -> None:
@@ -199,7 +209,8 @@ def test_two_that_make_room_at_once_do_not_trip_over_each_other(tmp_path: Path) 
 
 
 def test_of_many_that_take_turns_never_two_are_at_it(tmp_path: Path) -> None:
-    """Locks are made, removed by their holder and removed by evictions all the time: a race would show as two at once."""
+    """Locks are made, removed by their holder and removed by evictions all the time: a race would
+    show as two at once."""
     slab, inside = tmp_path / named(0), tmp_path / "inside"
 
     def work() -> bool:

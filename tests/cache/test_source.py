@@ -1,4 +1,5 @@
-"""Images and labels of a webdataset cache: those that were committed, or an error; and copies that stay while they are used."""
+"""Images and labels of a webdataset cache: those that were committed, or an error; and copies that
+stay while they are used."""
 
 import os
 import shutil
@@ -24,7 +25,13 @@ from kdcache.sources.tar_reader import TarReader
 from kdcache.verify.views import probed_commits
 
 DATA = "tiny_models:few_digits,length=240"
-TARS: dict[str, Any] = {"data": DATA, "store": "webdataset", "unit_rows": 32, "codec": "full:dtype=float32", "seeds": "0:1"}
+TARS: dict[str, Any] = {
+    "data": DATA,
+    "store": "webdataset",
+    "unit_rows": 32,
+    "codec": "full:dtype=float32",
+    "seeds": "0:1",
+}
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +77,25 @@ CHANGES = {".cls": other_label, ".png": other_byte, ".records.npy": other_byte}
 
 @pytest.mark.parametrize("suffix", CHANGES)
 @pytest.mark.parametrize("loss", ["dist:tau=4", "ce"])
-def test_what_was_changed_after_a_first_training_stops_the_next(copied: Path, tmp_path: Path, suffix: str, loss: str) -> None:
-    shared: dict[str, Any] = {"cache": str(copied), "data": None, "batch_size": 48, "epochs": 1, "loss": loss}
+def test_what_was_changed_after_a_first_training_stops_the_next(
+    copied: Path, tmp_path: Path, suffix: str, loss: str
+) -> None:
+    shared: dict[str, Any] = {
+        "cache": str(copied),
+        "data": None,
+        "batch_size": 48,
+        "epochs": 1,
+        "loss": loss,
+    }
     train(tmp_path / "first", **shared)
     changed(copied / "shards" / "00000-00000" / "000003.tar", suffix, CHANGES[suffix])
     with pytest.raises(DamagedUnitError, match=r"unit 3 .*SHA-256"):
         train(tmp_path / "second", **shared)
 
 
-def test_bytes_that_changed_without_a_trace_are_noticed_when_they_are_read(copied: Path, tmp_path: Path) -> None:
+def test_bytes_that_changed_without_a_trace_are_noticed_when_they_are_read(
+    copied: Path, tmp_path: Path
+) -> None:
     """As of a disk that gives other bytes, or a file whose times were set back."""
     shared: dict[str, Any] = {"cache": str(copied), "data": None, "batch_size": 48, "epochs": 1}
     train(tmp_path / "first", **shared)
@@ -87,12 +104,25 @@ def test_bytes_that_changed_without_a_trace_are_noticed_when_they_are_read(copie
     changed(path, ".png", other_byte)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     for workers in (0, 2):
-        with pytest.raises(SourceError, match=r"sample \d+ \(\d+\) of cache.*: its bytes differ from what was committed"):
-            train(tmp_path / f"{workers}", **shared, compute=ComputeConfig(workers=workers, device="cpu"))
+        with pytest.raises(
+            SourceError,
+            match=r"sample \d+ \(\d+\) of cache.*: its bytes differ from what was committed",
+        ):
+            train(
+                tmp_path / f"{workers}",
+                **shared,
+                compute=ComputeConfig(workers=workers, device="cpu"),
+            )
 
 
 def test_labels_are_those_that_were_checked(copied: Path, tmp_path: Path) -> None:
-    shared: dict[str, Any] = {"cache": str(copied), "data": None, "batch_size": 48, "epochs": 1, "loss": "ce"}
+    shared: dict[str, Any] = {
+        "cache": str(copied),
+        "data": None,
+        "batch_size": 48,
+        "epochs": 1,
+        "loss": "ce",
+    }
     train(tmp_path / "first", **shared)
     path = tar_not_probed(copied)
     before = path.stat()
@@ -117,8 +147,16 @@ def test_a_mask_that_was_changed_is_noticed(tmp_path: Path, recipe: str) -> None
             again.sample(index)
 
 
-def test_a_tar_is_read_once_for_all_runs_on_a_machine(copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shared: dict[str, Any] = {"cache": str(copied), "data": None, "batch_size": 48, "epochs": 1, "loss": "ce"}
+def test_a_tar_is_read_once_for_all_runs_on_a_machine(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared: dict[str, Any] = {
+        "cache": str(copied),
+        "data": None,
+        "batch_size": 48,
+        "epochs": 1,
+        "loss": "ce",
+    }
     slabs = SlabFolder(tmp_path / "slabs")
     train(tmp_path / "first", **shared, slab_dir=str(tmp_path / "slabs"))
     times = {path.name: path.stat().st_mtime_ns for path in slabs.path.glob("*.index")}
@@ -136,10 +174,14 @@ def test_images_are_read_without_a_folder_for_indexes(copied: Path, tmp_path: Pa
     cache, plain = open_cache(copied), open_source(DATA)
     cache.slabs = SlabFolder(tmp_path / "file")
     source = CachedSource(cache)
-    assert [source.sample(index).target for index in range(240)] == [plain.sample(index).target for index in range(240)]
+    assert [source.sample(index).target for index in range(240)] == [
+        plain.sample(index).target for index in range(240)
+    ]
 
 
-def test_a_copy_stays_while_it_is_used_whatever_room_others_want(tars: Path, tmp_path: Path) -> None:
+def test_a_copy_stays_while_it_is_used_whatever_room_others_want(
+    tars: Path, tmp_path: Path
+) -> None:
     with s3_server() as port, environ(**environment(port)):
         url = f"s3://{BUCKET}/pinned/cache"
         dump(url, **TARS)
@@ -156,22 +198,47 @@ def test_a_copy_stays_while_it_is_used_whatever_room_others_want(tars: Path, tmp
         again.fetch(commits[0])
         units.release(commits[0])
         SlabFolder(tmp_path, limit=0).evict()
-        assert sorted(int(path.stem[-6:]) for path in cache.slabs.path.glob("*.tar")) == [0, 2], "another uses it still"
+        assert sorted(int(path.stem[-6:]) for path in cache.slabs.path.glob("*.tar")) == [
+            0,
+            2,
+        ], "another uses it still"
 
         needed = sum(commit.num_bytes for commit in commits) / 1e9
-        shared: dict[str, Any] = {"cache": url, "data": None, "batch_size": 48, "window": 2, "loss": "ce"}
+        shared: dict[str, Any] = {
+            "cache": url,
+            "data": None,
+            "batch_size": 48,
+            "window": 2,
+            "loss": "ce",
+        }
         compute = ComputeConfig(workers=2, device="cpu")
-        train(tmp_path / "bucket", **shared, compute=compute, slab_limit=needed, slab_dir=str(tmp_path / "small"))
+        train(
+            tmp_path / "bucket",
+            **shared,
+            compute=compute,
+            slab_limit=needed,
+            slab_dir=str(tmp_path / "small"),
+        )
         train(tmp_path / "folder", **{**shared, "cache": str(tars)})
         assert losses(tmp_path / "bucket") == losses(tmp_path / "folder")
         with pytest.raises(KdcacheError, match="windows of units are needed at once"):
-            train(tmp_path / "none", **shared, compute=compute, slab_limit=needed / 2, slab_dir=str(tmp_path / "small"))
+            train(
+                tmp_path / "none",
+                **shared,
+                compute=compute,
+                slab_limit=needed / 2,
+                slab_dir=str(tmp_path / "small"),
+            )
 
 
 def test_the_order_of_records_does_not_depend_on_where_images_come_from(tars: Path) -> None:
     cache, source = open_cache(tars), CachedSource(open_cache(tars))
     keys = [source.key(int(index)) for index in cache.order]
-    samples = [sample.key for commit in cache.commits(0) for sample in cache.samples_of(commit, cache.unit_bytes(commit))]
+    samples = [
+        sample.key
+        for commit in cache.commits(0)
+        for sample in cache.samples_of(commit, cache.unit_bytes(commit))
+    ]
     assert keys == samples and len(np.unique(keys)) == 240
 
 

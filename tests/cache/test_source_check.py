@@ -103,8 +103,10 @@ def replace(root: Path) -> None:
 CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "gone": (
         remove,
-        "data has 29 samples, the cache was made from 36; "
-        "7 samples are gone (bee/00.png, bee/01.png, bee/02.png, bee/03.png, bee/04.png, ...)",
+        (
+            "data has 29 samples, the cache was made from 36; "
+            "7 samples are gone (bee/00.png, bee/01.png, bee/02.png, bee/03.png, bee/04.png, ...)"
+        ),
     ),
     "new": (
         add,

@@ -22,7 +22,16 @@ from kdcache.cache import open_cache
 from kdcache.train.metrics import read_metrics
 from kdcache_cli.commands import main
 
-DUMP = ("--data", "digits:train", "--teacher", f"{CONV},seed=7", "--recipe", "digits", "--workers", "0")
+DUMP = (
+    "--data",
+    "digits:train",
+    "--teacher",
+    f"{CONV},seed=7",
+    "--recipe",
+    "digits",
+    "--workers",
+    "0",
+)
 
 
 def kdcache(*words: object) -> Result:
@@ -58,7 +67,11 @@ def cache(dumped: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(dumped, tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("words", [[], *[[name] for name in main.commands]], ids=lambda words: " ".join(words) or "kdcache")
+@pytest.mark.parametrize(
+    "words",
+    [[], *[[name] for name in main.commands]],
+    ids=lambda words: " ".join(words) or "kdcache",
+)
 def test_help_answers_without_torch(words: list[str]) -> None:
     code = f"""
 import sys
@@ -71,7 +84,9 @@ finally:
     print("HEAVY", sorted(heavy))
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert "Usage:" in done.stdout and "HEAVY []" in done.stdout
 
 
@@ -86,13 +101,28 @@ def test_every_command_and_option_has_help() -> None:
 def test_dump_train_info_verify(cache: Path, tmp_path: Path) -> None:
     done = kdcache("dump-teacher", cache, *DUMP, "--seeds", "0:3")
     assert done.exit_code == 0
-    assert done.stdout.splitlines()[-1].startswith(f"kdcache train-student RUN --cache {cache} --data digits:train")
+    assert done.stdout.splitlines()[-1].startswith(
+        f"kdcache train-student RUN --cache {cache} --data digits:train"
+    )
     info = result_of("info", cache)
     assert info["complete_seeds"] == [0, 1, 2] and info["manifest"]["classes"] == 10
     report = result_of("verify", cache, "--views", 6, "--data", "digits:train")
     assert report["faults"] == [] and report["views"]["checked"] == 6
-    words = ("--cache", cache, "--data", "digits:train", "--student", MLP, "--epochs", 1, "--workers", 0)
-    trained = result_of("train-student", tmp_path / "run", *words, "--eval-data", "digits:test", "--lr", 0.05)
+    words = (
+        "--cache",
+        cache,
+        "--data",
+        "digits:train",
+        "--student",
+        MLP,
+        "--epochs",
+        1,
+        "--workers",
+        0,
+    )
+    trained = result_of(
+        "train-student", tmp_path / "run", *words, "--eval-data", "digits:test", "--lr", 0.05
+    )
     assert 0 <= trained["top1"] <= 100
     again = ("train-student", tmp_path / "run", *words, "--eval-data", "digits:test", "--lr", 0.05)
     for command in (("info", cache), ("verify", cache), again):
@@ -110,13 +140,28 @@ def test_the_printed_command_is_one_that_runs(cache: Path, tmp_path: Path) -> No
 def test_cached_equals_online_through_the_commands(cache: Path, tmp_path: Path) -> None:
     exact = tmp_path / "exact"
     result_of("dump-teacher", exact, *DUMP, "--seeds", "0:2", "--codec", "full:dtype=float32")
-    common = ("--data", "digits:train", "--student", MLP, "--loss", "dist:tau=4", "--epochs", 2, "--batch-size", 40)
+    common = (
+        "--data",
+        "digits:train",
+        "--student",
+        MLP,
+        "--loss",
+        "dist:tau=4",
+        "--epochs",
+        2,
+        "--batch-size",
+        40,
+    )
     common += ("--lr", 0.05, "--workers", 0, "--set", "log_steps=1")
     result_of("train-student", tmp_path / "cached", "--cache", exact, *common)
     online = ("--teacher", f"{CONV},seed=7", "--recipe", "digits", "--seeds", "0:2")
     result_of("train-student", tmp_path / "online", *online, *common)
     losses = [
-        [line["loss"] for line in read_metrics(tmp_path / run / "metrics.jsonl") if line["kind"] == "step"]
+        [
+            line["loss"]
+            for line in read_metrics(tmp_path / run / "metrics.jsonl")
+            if line["kind"] == "step"
+        ]
         for run in ("cached", "online")
     ]
     assert len(losses[0]) >= 50
@@ -125,8 +170,7 @@ def test_cached_equals_online_through_the_commands(cache: Path, tmp_path: Path) 
 
 def test_a_config_file_says_all_and_flags_override_it(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
-    file.write_text(
-        f"""
+    file.write_text(f"""
         [dump-teacher]
         cache = "{tmp_path}/cache"
         data = "digits:train"
@@ -142,10 +186,14 @@ def test_a_config_file_says_all_and_flags_override_it(tmp_path: Path) -> None:
         epochs = 5
         optimizer = {{ name = "adamw", lr = 0.01 }}
         compute.workers = 0
-        """
-    )
+        """)
     assert result_of("dump-teacher", "--config", file, "--seeds", "0:1")["seeds"] == [0]
-    assert result_of("train-student", "--config", file, "--epochs", 1, "--set", "optimizer.lr=0.02")["epochs"] == 1
+    assert (
+        result_of("train-student", "--config", file, "--epochs", 1, "--set", "optimizer.lr=0.02")[
+            "epochs"
+        ]
+        == 1
+    )
     saved = (tmp_path / "run" / "config.toml").read_text()
     assert "epochs = 1" in saved and "lr = 0.02" in saved and 'name = "adamw"' in saved
     again = result_of("train-student", "--config", tmp_path / "run" / "config.toml")
@@ -160,7 +208,10 @@ def test_plan_says_what_the_dump_takes_and_writes_nothing(tmp_path: Path) -> Non
     files = sum(path.is_file() for path in (tmp_path / "cache").rglob("*"))
     assert plan["files"] == files and plan["views"] == 4 * 1197
     assert plan["bytes"] == pytest.approx(written["bytes"], rel=0.2)
-    shown = dict(line.split("  ", 1) for line in kdcache(*words, "--plan", "--world-size", 3).stdout.splitlines())
+    shown = dict(
+        line.split("  ", 1)
+        for line in kdcache(*words, "--plan", "--world-size", 3).stdout.splitlines()
+    )
     assert shown["data"].strip() == "1,197 samples of 10 classes"
     assert shown["recipe"].strip() == "digits, views of 8x8 pixels"
     assert "views/s and " in shown["speed"] and "a unit, each process" in shown["speed"]
@@ -168,26 +219,47 @@ def test_plan_says_what_the_dump_takes_and_writes_nothing(tmp_path: Path) -> Non
     assert "0 device-hours; " in shown["cost"] and "per million views" in shown["cost"]
 
 
-def test_a_plan_counts_the_processes_that_are_to_share_the_dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ("dump-teacher", tmp_path / "cache", *DUMP, "--seeds", "0:4", "--unit-rows", 256, "--plan")
+def test_a_plan_counts_the_processes_that_are_to_share_the_dump(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (
+        "dump-teacher",
+        tmp_path / "cache",
+        *DUMP,
+        "--seeds",
+        "0:4",
+        "--unit-rows",
+        256,
+        "--plan",
+    )
     for name, value in {"SLURM_PROCID": "0", "SLURM_NTASKS": "16"}.items():
         monkeypatch.setenv(name, value)
     plan = result_of(*words)
     assert plan["world_size"] == 16 and plan["units"] == 20
     assert plan["seconds"] == pytest.approx(2 * plan["seconds_per_unit"]), "some have two units"
     assert plan["device_hours"] == pytest.approx(16 * plan["seconds"] / 3600)
-    assert plan["device_hours_per_million_views"] == pytest.approx(1e6 / plan["views_per_second"] / 3600)
+    assert plan["device_hours_per_million_views"] == pytest.approx(
+        1e6 / plan["views_per_second"] / 3600
+    )
     assert plan["seconds_per_unit"] == pytest.approx(256 / plan["views_per_second"])
-    assert plan["bytes_per_seed"] == pytest.approx(plan["bytes"] / 4, abs=1) and plan["files_per_seed"] == 12
+    assert (
+        plan["bytes_per_seed"] == pytest.approx(plan["bytes"] / 4, abs=1)
+        and plan["files_per_seed"] == 12
+    )
     alone = result_of(*words, "--world-size", 1)
     assert alone["seconds"] == pytest.approx(4 * 1197 / alone["views_per_second"], rel=0.1)
 
 
 @pytest.mark.parametrize("codec", ["topk:k=2", "full:dtype=bfloat16"])
-def test_a_plan_shows_what_fidelity_shows_and_later_what_the_manifest_holds(tmp_path: Path, codec: str) -> None:
+def test_a_plan_shows_what_fidelity_shows_and_later_what_the_manifest_holds(
+    tmp_path: Path, codec: str
+) -> None:
     words = ("dump-teacher", tmp_path / "cache", *DUMP, "--codec", codec)
     lines = dict(line.split("  ", 1) for line in kdcache(*words, "--plan").stdout.splitlines())
-    measured = r"DIST [\d.]+ % [01]\.\d{3}, inter [\d.]+ % [01]\.\d{3}, intra [\d.]+ % [01]\.\d{3}, KL [\d.]+ % [01]\.\d{3}"
+    measured = (
+        r"DIST [\d.]+ % [01]\.\d{3}, inter [\d.]+ % [01]\.\d{3}, intra [\d.]+ % [01]\.\d{3}, KL"
+        r" [\d.]+ % [01]\.\d{3}"
+    )
     for tau in ("at tau 1", "at tau 4"):
         assert re.fullmatch(measured, lines[tau].strip())
     assert lines["at tau 1"].strip().startswith("DIST 0.") is (codec != "topk:k=2")
@@ -195,7 +267,10 @@ def test_a_plan_shows_what_fidelity_shows_and_later_what_the_manifest_holds(tmp_
     again = dict(line.split("  ", 1) for line in kdcache(*words[:-2], "--plan").stdout.splitlines())
     errors = open_cache(tmp_path / "cache").manifest.gradient_error
     held = (
-        f" (turns DIST's gradient by {100 * errors[1.0]:.0f} % at tau 1, {100 * errors[4.0]:.0f} % at tau 4)" if errors else ""
+        f" (turns DIST's gradient by {100 * errors[1.0]:.0f} % at tau 1, {100 * errors[4.0]:.0f} %"
+        " at tau 4)"
+        if errors
+        else ""
     )
     assert again["codec"].strip() == codec + held and "at tau 1" not in again
 
@@ -204,9 +279,21 @@ def test_a_plan_shows_what_fidelity_shows_and_later_what_the_manifest_holds(tmp_
     ("words", "code", "message"),
     [
         (["dump-teacher", "x", "--recipe", "digits"], 2, "dump-teacher needs --data and --teacher"),
-        (["dump-teacher", "x", *DUMP, "--data", "imagefolder:/nowhere"], 1, "'/nowhere' is not a folder"),
-        (["dump-teacher", "x", *DUMP, "--data", "torchvision:FashionMNIST,root=/nowhere"], 1, "download=true"),
-        (["dump-teacher", "x", *DUMP, "--data", "torchvision:FashonMNIST,root=."], 2, "did you mean 'FashionMNIST'"),
+        (
+            ["dump-teacher", "x", *DUMP, "--data", "imagefolder:/nowhere"],
+            1,
+            "'/nowhere' is not a folder",
+        ),
+        (
+            ["dump-teacher", "x", *DUMP, "--data", "torchvision:FashionMNIST,root=/nowhere"],
+            1,
+            "download=true",
+        ),
+        (
+            ["dump-teacher", "x", *DUMP, "--data", "torchvision:FashonMNIST,root=."],
+            2,
+            "did you mean 'FashionMNIST'",
+        ),
         (["dump-teacher", "x", *DUMP, "--data", "digits:tain"], 2, "did you mean 'train'"),
         (["dump-teacher", "x", *DUMP, "--data", "dgits"], 2, "did you mean 'digits'"),
         (["dump-teacher", "x", *DUMP, "--recipe", "cifra"], 2, "did you mean 'cifar'"),
@@ -221,16 +308,32 @@ def test_a_plan_shows_what_fidelity_shows_and_later_what_the_manifest_holds(tmp_
         (["dump-teacher", "x", *DUMP, "--device", "tpu9"], 2, "use auto, cpu"),
         (["dump-teacher", "x", *DUMP, "--precision", "int4"], 2, "bfloat16"),
         (["dump-teacher", "x", *DUMP, "--teacher", "timm:test_resnet"], 1, "has no weights"),
-        (["dump-teacher", "x", *DUMP, "--teacher", "timm:test_resnet,weights=no.safetensors"], 1, "does not exist"),
-        (["dump-teacher", "x", *DUMP, "--teacher", "timm:tset_resnet,pretrained=true"], 2, "did you mean 'test_resnet'"),
+        (
+            ["dump-teacher", "x", *DUMP, "--teacher", "timm:test_resnet,weights=no.safetensors"],
+            1,
+            "does not exist",
+        ),
+        (
+            ["dump-teacher", "x", *DUMP, "--teacher", "timm:tset_resnet,pretrained=true"],
+            2,
+            "did you mean 'test_resnet'",
+        ),
         (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:cnov"], 2, "did you mean 'conv'"),
-        (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:conv,wdith=3"], 2, "unknown option"),
+        (
+            ["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:conv,wdith=3"],
+            2,
+            "unknown option",
+        ),
         (["dump-teacher", "x", *DUMP, "--teacher", "tiny_models:conv,classes=7"], 1, "-classes 7"),
         (["dump-teacher", "x", *DUMP, "--set", "compute.wrokers=3"], 2, "did you mean 'workers'"),
         (["dump-teacher", "x", *DUMP, "--set", "seeds"], 2, "not key=value"),
         (["dump-teacher", "x", *DUMP, "--config", "no.toml"], 2, "No such file"),
         (["dump-teacher", "/proc/cache", *DUMP], 1, "cannot write /proc/cache"),
-        (["train-student", "x", "--data", "digits", "--student", MLP, "--cache", "/nowhere"], 1, "is not a cache"),
+        (
+            ["train-student", "x", "--data", "digits", "--student", MLP, "--cache", "/nowhere"],
+            1,
+            "is not a cache",
+        ),
         (["info", "/nowhere"], 1, "/nowhere is not a cache"),
         (["verify", "/"], 1, "/ is not a cache"),
     ],
@@ -252,23 +355,59 @@ LISTS = "lists all)"
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["dump"], f"there is no command 'dump'; did you mean dump-teacher? (kdcache --help {LISTS}"),
-        (["train"], f"there is no command 'train'; did you mean train-student? (kdcache --help {LISTS}"),
-        (["dump-techer"], f"there is no command 'dump-techer'; did you mean dump-teacher? (kdcache --help {LISTS}"),
+        (
+            ["dump"],
+            f"there is no command 'dump'; did you mean dump-teacher? (kdcache --help {LISTS}",
+        ),
+        (
+            ["train"],
+            f"there is no command 'train'; did you mean train-student? (kdcache --help {LISTS}",
+        ),
+        (
+            ["dump-techer"],
+            (
+                "there is no command 'dump-techer'; did you mean dump-teacher? (kdcache --help"
+                f" {LISTS}"
+            ),
+        ),
         (["distil"], f"there is no command 'distil' (kdcache --help {LISTS}"),
-        (["--verbose"], f"kdcache has no option --verbose; did you mean --version? (kdcache --help {LISTS}"),
-        (["info", "x", "--folow"], f"kdcache info has no option --folow; did you mean --follow? (kdcache info --help {LISTS}"),
+        (
+            ["--verbose"],
+            f"kdcache has no option --verbose; did you mean --version? (kdcache --help {LISTS}",
+        ),
+        (
+            ["info", "x", "--folow"],
+            (
+                "kdcache info has no option --folow; did you mean --follow? (kdcache info --help"
+                f" {LISTS}"
+            ),
+        ),
         (["gc", "x", "-q"], f"kdcache gc has no option -q (kdcache gc --help {LISTS}"),
         (["info"], "kdcache info needs CACHE; see kdcache info --help"),
         (["merge", "x"], "kdcache merge needs CACHE...; see kdcache merge --help"),
         (["show", "x", "--view", "1:0"], "kdcache show needs --out; see kdcache show --help"),
-        (["info", "x", "y"], "kdcache info: got unexpected extra argument (y); see kdcache info --help"),
+        (
+            ["info", "x", "y"],
+            "kdcache info: got unexpected extra argument (y); see kdcache info --help",
+        ),
         (["dump-teacher"], "dump-teacher needs CACHE, --data, --teacher and --recipe"),
         (["train-student"], "train-student needs RUN and --student"),
-        (["dump-teacher", "x", "--seeds"], "kdcache dump-teacher: option '--seeds' requires an argument; see"),
-        (["dump-teacher", "x", "--batch-size", "many"], "kdcache dump-teacher: invalid value for '--batch-size': 'many' is"),
-        (["dump-teacher", "x", *DUMP, "--world-size", "4"], "--world-size tells --plan how many processes there will be"),
-        (["dump-teacher", "x", *DUMP, "--plan", "--world-size", "0"], "world_size is 0; it must be at least 1"),
+        (
+            ["dump-teacher", "x", "--seeds"],
+            "kdcache dump-teacher: option '--seeds' requires an argument; see",
+        ),
+        (
+            ["dump-teacher", "x", "--batch-size", "many"],
+            "kdcache dump-teacher: invalid value for '--batch-size': 'many' is",
+        ),
+        (
+            ["dump-teacher", "x", *DUMP, "--world-size", "4"],
+            "--world-size tells --plan how many processes there will be",
+        ),
+        (
+            ["dump-teacher", "x", *DUMP, "--plan", "--world-size", "0"],
+            "world_size is 0; it must be at least 1",
+        ),
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else None,
 )
@@ -286,32 +425,52 @@ def test_an_option_that_begins_so_is_suggested() -> None:
 @pytest.mark.parametrize("module", ["kdcache", "kdcache_cli"])
 def test_both_packages_run_as_modules(module: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-m", module, "inof"], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", module, "inof"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2 and "did you mean info?" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["dump-teacher", "x", *DUMP], "kdcache: stopped by SIGINT; run the same command again to go on"),
+        (
+            ["dump-teacher", "x", *DUMP],
+            "kdcache: stopped by SIGINT; run the same command again to go on",
+        ),
         (["dump-teacher", "x", *DUMP, "--plan"], "kdcache: stopped by SIGINT"),
         (["info", "x"], "kdcache: stopped by SIGINT"),
         (["verify", "x"], "kdcache: stopped by SIGINT"),
-        (["verify", "x", "--report=r.jsonl"], "kdcache: stopped by SIGINT; run the same command again to go on"),
+        (
+            ["verify", "x", "--report=r.jsonl"],
+            "kdcache: stopped by SIGINT; run the same command again to go on",
+        ),
     ],
     ids=lambda value: " ".join(value[::10]) if isinstance(value, list) else None,
 )
-def test_an_interrupt_says_to_run_again_what_goes_on(monkeypatch: pytest.MonkeyPatch, words: list[str], told: str) -> None:
+def test_an_interrupt_says_to_run_again_what_goes_on(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], told: str
+) -> None:
     def interrupted(*arguments: object, **settings: object) -> None:
         raise KeyboardInterrupt
 
-    for name in ("kdcache.dump.run.dump_teacher", "kdcache.dump.plan.plan_dump", "kdcache.cache.open_cache"):
+    for name in (
+        "kdcache.dump.run.dump_teacher",
+        "kdcache.dump.plan.plan_dump",
+        "kdcache.cache.open_cache",
+    ):
         monkeypatch.setattr(name, interrupted)
     done = kdcache(*words)
     assert done.exit_code == 130 and done.stderr.splitlines() == [told]
 
 
-def test_of_several_workers_the_error_says_whose_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_workers_the_error_says_whose_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "16")
     _, line = mistake("dump-teacher", tmp_path / "x", *DUMP, "--codec", "topk:k=11")
@@ -328,7 +487,9 @@ def test_of_several_workers_the_error_says_whose_it_is(tmp_path: Path, monkeypat
         (["--precision", "bfloat16"], "teacher.precision"),
     ],
 )
-def test_a_cache_made_otherwise_is_refused_and_left_alone(cache: Path, flags: list[str], field: str) -> None:
+def test_a_cache_made_otherwise_is_refused_and_left_alone(
+    cache: Path, flags: list[str], field: str
+) -> None:
     before = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
     code, line = mistake("dump-teacher", cache, *DUMP, "--seeds", "0:3", *flags)
     assert code == 1 and f"{field}: " in line and "was made otherwise" in line
@@ -354,7 +515,9 @@ def test_the_teacher_is_known_by_its_weights_not_by_their_file(tmp_path: Path) -
 def test_nan_logits_name_the_sample(tmp_path: Path) -> None:
     flags = ("--teacher", "tiny_models:poisoned,mean=0,std=1")
     code, line = mistake("dump-teacher", tmp_path / "cache", *DUMP, *flags)
-    assert code == 1 and re.search(r"NaN or infinite logits for sample \d{8} \(row \d+, seed 0\)", line)
+    assert code == 1 and re.search(
+        r"NaN or infinite logits for sample \d{8} \(row \d+, seed 0\)", line
+    )
 
 
 def test_an_unreadable_image_is_named_and_can_be_recorded(tmp_path: Path) -> None:
@@ -374,7 +537,9 @@ def test_an_unreadable_image_is_named_and_can_be_recorded(tmp_path: Path) -> Non
     )
     code, line = mistake(*words)
     assert code == 1 and "class0/15.png" in line and "--skip-unreadable" in line
-    assert result_of(*words[:1], tmp_path / "cache2", *words[2:], "--skip-unreadable")["absent"] == 1
+    assert (
+        result_of(*words[:1], tmp_path / "cache2", *words[2:], "--skip-unreadable")["absent"] == 1
+    )
     assert result_of("info", tmp_path / "cache2")["manifest"]["skip_unreadable"] is True
 
 

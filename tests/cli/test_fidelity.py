@@ -19,7 +19,9 @@ def logits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     head = generator.normal(size=(20, 8)).astype(np.float32)
     features = generator.normal(size=(600, 8))
     student = (features + 0.5 * generator.normal(size=(600, 8))) @ head.T
-    np.savez(path, teacher=features @ head.T, student=student, image_id=np.arange(600) // 3, head=head)
+    np.savez(
+        path, teacher=features @ head.T, student=student, image_id=np.arange(600) // 3, head=head
+    )
     return path
 
 
@@ -30,7 +32,11 @@ def run(*words: Any) -> Result:
 def test_the_table_names_codecs_and_marks_the_front(logits: Path) -> None:
     done = run(logits)
     assert done.exit_code == 0, done.output
-    lines = [line for line in done.stdout.splitlines() if line.strip().startswith(("full:", "lowrank:", "topk:"))]
+    lines = [
+        line
+        for line in done.stdout.splitlines()
+        if line.strip().startswith(("full:", "lowrank:", "topk:"))
+    ]
     assert {line.split()[0].partition(":")[0] for line in lines} == {"full", "lowrank", "topk"}
     assert any("*" in line for line in lines) and not all("*" in line for line in lines)
     assert "tau 1, batches of 256" in done.stdout and "tau 4, batches of 256" in done.stdout
@@ -38,7 +44,18 @@ def test_the_table_names_codecs_and_marks_the_front(logits: Path) -> None:
 
 
 def test_json_has_what_was_asked_for(logits: Path) -> None:
-    words = ("--codec", "lowrank:error=0.2", "--codec", "topk:k=3", "--tau", "2", "--batch-size", "64", "--batch-size", "32")
+    words = (
+        "--codec",
+        "lowrank:error=0.2",
+        "--codec",
+        "topk:k=3",
+        "--tau",
+        "2",
+        "--batch-size",
+        "64",
+        "--batch-size",
+        "32",
+    )
     done = run(logits, *words, "--json")
     result = json.loads(done.stdout)
     assert [codec["codec"] for codec in result["codecs"]] == ["lowrank:error=0.2", "topk:k=3"]
@@ -48,28 +65,50 @@ def test_json_has_what_was_asked_for(logits: Path) -> None:
         for case in codec["gradients"]:
             assert set(case) == {"tau", "batch_size", "inter", "intra", "both", "kl"}
             assert all(
-                0 < case[term]["error"] < 3 and -1 <= case[term]["cosine"] <= 1 for term in ("inter", "intra", "both", "kl")
+                0 < case[term]["error"] < 3 and -1 <= case[term]["cosine"] <= 1
+                for term in ("inter", "intra", "both", "kl")
             )
 
 
 @pytest.mark.parametrize("name", ["codecs.png", "codecs.svg"])
 def test_a_plot_is_drawn(logits: Path, tmp_path: Path, name: str) -> None:
-    assert run(logits, "--codec", "topk:k=3", "--codec", "full:dtype=uint8", "--plot", tmp_path / name).exit_code == 0
+    assert (
+        run(
+            logits, "--codec", "topk:k=3", "--codec", "full:dtype=uint8", "--plot", tmp_path / name
+        ).exit_code
+        == 0
+    )
     assert (tmp_path / name).stat().st_size > 5000
 
 
 def test_a_codec_that_fails_is_a_row_with_its_reason_below(logits: Path) -> None:
     done = run(logits, "--codec", "lowrank:error=1e-9", "--codec", "topk:k=3")
     assert done.exit_code == 0 and not done.stderr, done.output
-    rows = [line.split() for line in done.stdout.splitlines() if line.strip().startswith("lowrank:error=1e-9")]
+    rows = [
+        line.split()
+        for line in done.stdout.splitlines()
+        if line.strip().startswith("lowrank:error=1e-9")
+    ]
     assert rows[0] == rows[1] == ["lowrank:error=1e-9", "fails"]
-    assert " ".join(rows[2]).startswith("lowrank:error=1e-9 fails: lowrank:error=1e-09 cannot be met on this sample")
+    assert " ".join(rows[2]).startswith(
+        "lowrank:error=1e-9 fails: lowrank:error=1e-09 cannot be met on this sample"
+    )
     assert len(rows) == 3
 
 
 def test_a_teacher_and_a_cache_serve_as_well(tmp_path: Path) -> None:
     codecs = ("--codec", "topk:k=3", "--codec", "lowrank:step=1", "--workers", "0")
-    teacher = run("--teacher", CONV, "--data", "digits:train", "--recipe", "digits", "--views", "1200", *codecs)
+    teacher = run(
+        "--teacher",
+        CONV,
+        "--data",
+        "digits:train",
+        "--recipe",
+        "digits",
+        "--views",
+        "1200",
+        *codecs,
+    )
     assert teacher.exit_code == 0 and "another view" in teacher.stdout, teacher.output
     dump(tmp_path / "cache", codec="full:dtype=float32", seeds="0:2")
     cached = run(tmp_path / "cache", "--views", "1200", *codecs)

@@ -1,4 +1,5 @@
-"""The commands on caches of maps, of both stores, with a codec that is fitted and one that is not."""
+"""The commands on caches of maps, of both stores, with a codec that is fitted and one that is
+not."""
 
 import json
 from pathlib import Path
@@ -63,28 +64,70 @@ def objects(cache: Cache) -> dict[tuple[int, int], bytes]:
 
 def test_parts_are_exported_and_merged_again(cache: Path, tmp_path: Path) -> None:
     for number in range(2):
-        assert kdcache_json("export", cache, tmp_path / str(number), "--seeds", f"{number}:{number + 1}")["units_written"] == 3
+        assert (
+            kdcache_json(
+                "export", cache, tmp_path / str(number), "--seeds", f"{number}:{number + 1}"
+            )["units_written"]
+            == 3
+        )
     kdcache("merge", tmp_path / "merged", tmp_path / "0", tmp_path / "1")
     whole, merged = open_cache(cache), open_cache(tmp_path / "merged")
-    assert merged.complete_seeds() == [0, 1] and objects(merged) == objects(whole) and merged.manifest == whole.manifest
+    assert (
+        merged.complete_seeds() == [0, 1]
+        and objects(merged) == objects(whole)
+        and merged.manifest == whole.manifest
+    )
     kdcache("export", cache, tmp_path / "units", "--units", "1:3")
     kdcache("export", cache, tmp_path / "others", "--units", "0:1")
     kdcache("merge", tmp_path / "units", tmp_path / "others")
     assert objects(open_cache(tmp_path / "units")) == objects(whole)
-    refused = invoke("merge", tmp_path / "no", cache, cache.parent / ("tars" if cache.name == "shards" else "shards"))
-    assert refused.exit_code == 1 and "were made otherwise (" in refused.output and not (tmp_path / "no").exists()
+    refused = invoke(
+        "merge",
+        tmp_path / "no",
+        cache,
+        cache.parent / ("tars" if cache.name == "shards" else "shards"),
+    )
+    assert (
+        refused.exit_code == 1
+        and "were made otherwise (" in refused.output
+        and not (tmp_path / "no").exists()
+    )
 
 
 def test_parts_are_trained_on(cache: Path, tmp_path: Path) -> None:
     kdcache("export", cache, tmp_path / "part", "--units", "0:2")
-    words = ["--student", STUDENT, "--batch-size", 8, "--workers", 0, "--device", "cpu", "--epochs", 1, "--loss", "dist:tau=1"]
+    words = [
+        "--student",
+        STUDENT,
+        "--batch-size",
+        8,
+        "--workers",
+        0,
+        "--device",
+        "cpu",
+        "--epochs",
+        1,
+        "--loss",
+        "dist:tau=1",
+    ]
     data = [] if cache.name.startswith("tars") else ["--data", DATA]
-    found = kdcache_json("train-student", tmp_path / "run", "--cache", tmp_path / "part", "--on-miss", "skip", *words, *data)
+    found = kdcache_json(
+        "train-student",
+        tmp_path / "run",
+        "--cache",
+        tmp_path / "part",
+        "--on-miss",
+        "skip",
+        *words,
+        *data,
+    )
     assert found["steps"] == 4 and np.isfinite(found["train_loss"])
 
 
 def test_the_other_store_and_back(cache: Path, tmp_path: Path) -> None:
-    there, back = ("zarr", "webdataset") if cache.name.startswith("tars") else ("webdataset", "zarr")
+    there, back = (
+        ("zarr", "webdataset") if cache.name.startswith("tars") else ("webdataset", "zarr")
+    )
     data = {"webdataset": ["--data", DATA], "zarr": []}
     kdcache("convert", cache, tmp_path / "other", "--store", there, *data[there])
     kdcache("convert", tmp_path / "other", tmp_path / "back", "--store", back, *data[back])
@@ -108,18 +151,42 @@ def test_the_other_store_and_back(cache: Path, tmp_path: Path) -> None:
 def test_another_codec(cache: Path, tmp_path: Path) -> None:
     is_fitted = cache.name.endswith("lowrank")
     codec = "lowrank:step=1.0" if is_fitted else "full:dtype=uint8"
-    assert kdcache_json("recode", cache, tmp_path / "new", "--codec", codec)["after"]["codec"] == codec
+    assert (
+        kdcache_json("recode", cache, tmp_path / "new", "--codec", codec)["after"]["codec"] == codec
+    )
     new, old = open_cache(tmp_path / "new"), open_cache(cache)
-    assert (new.manifest.store, new.manifest.has_images, new.manifest.task) == ("zarr", False, "segmentation")
+    assert (new.manifest.store, new.manifest.has_images, new.manifest.task) == (
+        "zarr",
+        False,
+        "segmentation",
+    )
     found, wanted = (one.codec.decode(one.read(1, WHOLE)).probs(1.0) for one in (new, old))
     assert 0 < (found - wanted).abs().mean() < (0.07 if is_fitted else 0.01)
     finer = "full:dtype=uint8" if is_fitted else "lowrank:step=0.001"
-    refused = invoke("recode", cache if is_fitted else tmp_path / "new", tmp_path / "no", "--codec", finer)
-    assert refused.exit_code == 2 and ("quantised on a basis" if is_fitted else "finer than") in refused.output
+    refused = invoke(
+        "recode", cache if is_fitted else tmp_path / "new", tmp_path / "no", "--codec", finer
+    )
+    assert (
+        refused.exit_code == 2
+        and ("quantised on a basis" if is_fitted else "finer than") in refused.output
+    )
 
 
 def test_checks_find_nothing_and_find_damage(cache: Path, tmp_path: Path) -> None:
-    found = kdcache_json("verify", cache, "--views", 8, "--data", DATA, "--teacher", TEACHER, "--device", "cpu", "--workers", 0)
+    found = kdcache_json(
+        "verify",
+        cache,
+        "--views",
+        8,
+        "--data",
+        DATA,
+        "--teacher",
+        TEACHER,
+        "--device",
+        "cpu",
+        "--workers",
+        0,
+    )
     assert found["faults"] == [] and found["views"]["checked"] == 8
     # sums of a convolution may come in another order in another batch
     assert found["teacher"]["views"] == 8 and found["teacher"]["beyond"] == 0
@@ -152,8 +219,31 @@ def test_what_killed_writers_left(cache: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("store", ["zarr", "webdataset"])
 def test_a_plan_tells_the_bytes(store: str, shelf: Path, tmp_path: Path, recipe: str) -> None:
     name = "shards" if store == "zarr" else "tars"
-    words = ["--data", DATA, "--teacher", TEACHER, "--recipe", recipe, "--seeds", "0:1", "--batch-size", 16, "--device", "cpu"]
-    words += ["--codec", "full:dtype=float16", "--store", store, "--unit-rows", 16, "--workers", 0, "--plan"]
+    words = [
+        "--data",
+        DATA,
+        "--teacher",
+        TEACHER,
+        "--recipe",
+        recipe,
+        "--seeds",
+        "0:1",
+        "--batch-size",
+        16,
+        "--device",
+        "cpu",
+    ]
+    words += [
+        "--codec",
+        "full:dtype=float16",
+        "--store",
+        store,
+        "--unit-rows",
+        16,
+        "--workers",
+        0,
+        "--plan",
+    ]
     planned = kdcache_json("dump-teacher", tmp_path / "cache", *words)
     assert (planned["size"], planned["sites"], planned["stride"]) == ([16, 24], [2, 4, 6], 4)
     told = planned["bytes_per_view"]
@@ -163,7 +253,9 @@ def test_a_plan_tells_the_bytes(store: str, shelf: Path, tmp_path: Path, recipe:
 def test_what_a_cache_says_of_itself(cache: Path) -> None:
     lines = kdcache("info", cache)
     assert "segmentation, 4 classes, 4x6 maps of 2 heads at stride 4" in lines
-    assert ("webdataset, with images, 1 seed to a tar" if cache.name.startswith("tars") else "zarr\n") in lines
+    assert (
+        "webdataset, with images, 1 seed to a tar" if cache.name.startswith("tars") else "zarr\n"
+    ) in lines
     assert kdcache_json("info", cache)["manifest"]["sites"] == [2, 4, 6]
     assert " 6/6 units (100 %), complete" in kdcache("info", cache, "--follow")
 
@@ -174,7 +266,9 @@ def test_the_hub_and_back(cache: Path, tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setenv("HF_TOKEN", "hf_test")
         kdcache("push", cache, PLACE)
         card = server.repos["lab/maps"][-1]["README.md"].decode()
-        assert ("with the images" in card) == cache.name.startswith("tars") and "segmentation" in card
+        assert ("with the images" in card) == cache.name.startswith(
+            "tars"
+        ) and "segmentation" in card
         kdcache("pull", PLACE, tmp_path / "pulled")
     assert objects(open_cache(tmp_path / "pulled")) == objects(open_cache(cache))
 
@@ -184,21 +278,43 @@ def test_a_view_is_shown(cache: Path, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "view.png").width > 400
     if cache.name.startswith("tars"):
         kdcache("show", cache, "--view", "3:1", "--out", tmp_path / "own.png")
-        assert np.array_equal(*(np.asarray(Image.open(tmp_path / name)) for name in ("own.png", "view.png")))
+        assert np.array_equal(
+            *(np.asarray(Image.open(tmp_path / name)) for name in ("own.png", "view.png"))
+        )
 
 
 def test_images_that_have_changed_stop_a_training(tmp_path: Path, recipe: str) -> None:
     for index in range(8):
-        write_pair(tmp_path / "d/images" / f"{index}.png", tmp_path / "d/masks" / f"{index}.png", np.full((18, 26), index % 3))
+        write_pair(
+            tmp_path / "d/images" / f"{index}.png",
+            tmp_path / "d/masks" / f"{index}.png",
+            np.full((18, 26), index % 3),
+        )
     data = f"segfolder:{tmp_path}/d,classes=4,images=images/{{}}.png"
     settings = {"data": data, "unit_rows": None, "batch_size": 4, "codec": "full:dtype=float32"}
     made(tmp_path / "cache", recipe, **settings)
-    words = ["--student", STUDENT, "--batch-size", 4, "--workers", 0, "--device", "cpu", "--data", data]
+    words = [
+        "--student",
+        STUDENT,
+        "--batch-size",
+        4,
+        "--workers",
+        0,
+        "--device",
+        "cpu",
+        "--data",
+        data,
+    ]
     kdcache("train-student", tmp_path / "run", "--cache", tmp_path / "cache", *words, "--epochs", 1)
-    assert kdcache_json("verify", tmp_path / "cache", "--views", 4, "--data", data)["views"]["checked"] == 4
+    assert (
+        kdcache_json("verify", tmp_path / "cache", "--views", 4, "--data", data)["views"]["checked"]
+        == 4
+    )
     for path in (tmp_path / "d/images").iterdir():
         Image.open(path).rotate(180).save(path)
     done = invoke("train-student", tmp_path / "more", "--cache", tmp_path / "cache", *words)
-    assert done.exit_code != 0 and "pixels first differ after decoding the image" in done.output, done.output
+    assert done.exit_code != 0 and "pixels first differ after decoding the image" in done.output, (
+        done.output
+    )
     done = invoke("verify", tmp_path / "cache", "--views", 4, "--data", data)
     assert done.exit_code != 0 and "is not what the teacher saw" in done.output

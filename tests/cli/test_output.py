@@ -32,7 +32,9 @@ TEXT = "née 日本 \udce9 a"
         ("utf-8", "née 日本 ".encode() + rb"\udce9 a"),
     ],
 )
-def test_what_a_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch, encoding: str, shown: bytes) -> None:
+def test_what_a_terminal_cannot_show_is_escaped(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, shown: bytes
+) -> None:
     written = {name: io.BytesIO() for name in ("stdout", "stderr")}
     for name, raw in written.items():
         monkeypatch.setattr(sys, name, io.TextIOWrapper(raw, encoding=encoding, errors="strict"))
@@ -43,7 +45,10 @@ def test_what_a_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch,
     click.echo(TEXT, err=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    assert (written["stdout"].getvalue(), written["stderr"].getvalue()) == (shown + b"\n", (shown + b"\n") * 2)
+    assert (written["stdout"].getvalue(), written["stderr"].getvalue()) == (
+        shown + b"\n",
+        (shown + b"\n") * 2,
+    )
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1"])
@@ -51,33 +56,57 @@ def test_a_command_line_that_the_terminal_cannot_show_is_no_traceback(encoding: 
     command = [sys.executable, "-m", "kdcache_cli", "日本"]
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
     done = subprocess.run(command, capture_output=True, env=environment, check=False)
-    assert done.returncode == 2 and rb"there is no command '\u65e5\u672c'" in done.stderr and b"Traceback" not in done.stderr
+    assert (
+        done.returncode == 2
+        and rb"there is no command '\u65e5\u672c'" in done.stderr
+        and b"Traceback" not in done.stderr
+    )
 
 
-def test_a_warning_about_an_image_is_one_line_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warning_about_an_image_is_one_line_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sample_warnings, "_TOLD", set())
     picture = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).convert("P")
     for index in range(6):
         path = tmp_path / "images" / f"class{index % 2}" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(picture, transparency=bytes(range(256))))
-    words: list[Any] = ["dump-teacher", tmp_path / "cache", "--data", f"imagefolder:{tmp_path}/images", "--recipe", "digits"]
+    words: list[Any] = [
+        "dump-teacher",
+        tmp_path / "cache",
+        "--data",
+        f"imagefolder:{tmp_path}/images",
+        "--recipe",
+        "digits",
+    ]
     words += ["--teacher", f"{CONV},classes=2", "--workers", "0", "--store", "webdataset"]
     done = CliRunner().invoke(main, [str(word) for word in words])
     lines = [line for line in done.stderr.splitlines() if "warning" in line]
     assert done.exit_code == 0 and len(lines) == 1, done.output
-    assert lines[0].startswith("kdcache: warning: sample ") and "Palette images with Transparency" in lines[0]
+    assert (
+        lines[0].startswith("kdcache: warning: sample ")
+        and "Palette images with Transparency" in lines[0]
+    )
 
 
 @pytest.mark.parametrize(
     ("raised", "told"),
     [
         (MemoryError(), "out of memory; give the job more"),
-        (MemoryError("Unable to allocate 7 GiB\nfor an array"), "out of memory (Unable to allocate 7 GiB for an array); give"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory (DefaultCPUAllocator: can't"),
+        (
+            MemoryError("Unable to allocate 7 GiB\nfor an array"),
+            "out of memory (Unable to allocate 7 GiB for an array); give",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "out of memory (DefaultCPUAllocator: can't",
+        ),
     ],
 )
-def test_memory_that_runs_out_is_one_line(monkeypatch: pytest.MonkeyPatch, raised: Exception, told: str) -> None:
+def test_memory_that_runs_out_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception, told: str
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise raised
 

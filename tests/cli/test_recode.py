@@ -32,7 +32,9 @@ def test_it_prints_what_it_wrote_and_what_that_costs(cache: Path) -> None:
     assert "absent" not in lines
     info = kdcache("info", "new").stdout.splitlines()
     assert "recoded  from full:dtype=float32" in info
-    assert not any(line.startswith("recoded") for line in kdcache("info", cache).stdout.splitlines())
+    assert not any(
+        line.startswith("recoded") for line in kdcache("info", cache).stdout.splitlines()
+    )
 
 
 def test_what_was_not_measured_is_told(cache: Path) -> None:
@@ -43,13 +45,17 @@ def test_what_was_not_measured_is_told(cache: Path) -> None:
 
     gradient(cache, "first", "--codec", "topk:k=3")
     told = gradient("first", "second", "--codec", "topk:k=2")
-    assert told.startswith("of DIST turned further than by topk:k=3 before it (") and told.endswith("how far was not measured")
+    assert told.startswith("of DIST turned further than by topk:k=3 before it (") and told.endswith(
+        "how far was not measured"
+    )
     assert any(
         line.startswith("recoded  from topk:k=3 (turns DIST's gradient by ")
         for line in kdcache("info", "second").stdout.splitlines()
     )
     fill(Path("one"), 0, codec="full:dtype=float32", rows=100)
-    assert gradient("one", "one-k2", "--codec", "topk:k=2").startswith("not measured: that takes exact logits of two seeds")
+    assert gradient("one", "one-k2", "--codec", "topk:k=2").startswith(
+        "not measured: that takes exact logits of two seeds"
+    )
 
 
 def test_json_says_the_same(cache: Path) -> None:
@@ -65,11 +71,23 @@ def test_json_says_the_same(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["old", "old", "--codec", "topk:k=2"], 2, "old is the cache itself; give the new one a folder of its own"),
-        (["old", "new", "--codec", "full:dtype=float32"], 2, "it has that codec already: copy the folder"),
+        (
+            ["old", "old", "--codec", "topk:k=2"],
+            2,
+            "old is the cache itself; give the new one a folder of its own",
+        ),
+        (
+            ["old", "new", "--codec", "full:dtype=float32"],
+            2,
+            "it has that codec already: copy the folder",
+        ),
         (["old", "new", "--codec", "topk:k=9"], 2, "k must be from 1 to 5"),
         (["old", "new", "--codec", "topk:k=2", "--seeds", "1:5"], 1, "does not hold seed 3"),
-        (["old", "new", "--codec", "topk:k=2", "--seeds", "x"], 2, "seeds 'x' are not of the form A:B"),
+        (
+            ["old", "new", "--codec", "topk:k=2", "--seeds", "x"],
+            2,
+            "seeds 'x' are not of the form A:B",
+        ),
         (["absent", "new", "--codec", "topk:k=2"], 1, "absent is not a cache"),
     ],
 )
@@ -84,4 +102,7 @@ def test_mistakes_are_one_line(words: list[str], code: int, message: str) -> Non
 
 def test_a_codec_must_be_given(cache: Path) -> None:
     done = kdcache("recode", cache, "new")
-    assert done.exit_code == 2 and "kdcache recode needs --codec; see kdcache recode --help" in done.stderr
+    assert (
+        done.exit_code == 2
+        and "kdcache recode needs --codec; see kdcache recode --help" in done.stderr
+    )

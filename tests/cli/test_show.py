@@ -10,7 +10,10 @@ from runs import CONV, dump
 
 from kdcache_cli.commands import main
 
-DIGITS, SHAPES = "tiny_models:few_digits,length=64", "segmentation_files:Shapes,length=4,height=64,width=96"
+DIGITS, SHAPES = (
+    "tiny_models:few_digits,length=64",
+    "segmentation_files:Shapes,length=4,height=64,width=96",
+)
 
 
 NAMED = "tiny_models:named_digits,length=64"
@@ -20,15 +23,25 @@ NAMED = "tiny_models:named_digits,length=64"
 def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("caches")
     dump(path / "digits", data=DIGITS, seeds="0:1")
-    (path / "r.toml").write_text('size = [64, 96]\n[[transforms]]\nname = "RandomCrop"\nsize = "input"\n')
-    dump(path / "maps", data=SHAPES, teacher="tiny_models:segmenter", recipe=str(path / "r.toml"), seeds="0:1")
+    (path / "r.toml").write_text(
+        'size = [64, 96]\n[[transforms]]\nname = "RandomCrop"\nsize = "input"\n'
+    )
+    dump(
+        path / "maps",
+        data=SHAPES,
+        teacher="tiny_models:segmenter",
+        recipe=str(path / "r.toml"),
+        seeds="0:1",
+    )
     return path
 
 
 @pytest.mark.parametrize(("name", "data"), [("digits", DIGITS), ("maps", SHAPES)])
 def test_a_view_is_drawn(caches: Path, tmp_path: Path, name: str, data: str) -> None:
     file = tmp_path / "view.png"
-    done = CliRunner().invoke(main, ["show", str(caches / name), "--view", "3:0", "-o", str(file), "--data", data])
+    done = CliRunner().invoke(
+        main, ["show", str(caches / name), "--view", "3:0", "-o", str(file), "--data", data]
+    )
     assert done.exit_code == 0, done.output
     assert "00000003, row" in done.stdout and "is sure by" in done.stdout
     colours = Image.open(file).convert("RGB").getcolors(2**20)
@@ -41,10 +54,17 @@ def test_a_view_is_drawn(caches: Path, tmp_path: Path, name: str, data: str) -> 
 def test_a_teacher_of_other_classes_is_told_by_numbers_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """What matplotlib is given to write is looked at: names of the data stand for the data's classes alone."""
+    """What matplotlib is given to write is looked at: names of the data stand for the data's
+    classes alone."""
     if name == "maps":
-        (tmp_path / "r.toml").write_text('size = [64, 96]\n[[transforms]]\nname = "RandomCrop"\nsize = "input"\n')
-        settings = {"data": SHAPES, "teacher": "tiny_models:segmenter,classes=9", "recipe": str(tmp_path / "r.toml")}
+        (tmp_path / "r.toml").write_text(
+            'size = [64, 96]\n[[transforms]]\nname = "RandomCrop"\nsize = "input"\n'
+        )
+        settings = {
+            "data": SHAPES,
+            "teacher": "tiny_models:segmenter,classes=9",
+            "recipe": str(tmp_path / "r.toml"),
+        }
     else:
         settings = {"data": NAMED, "teacher": f"{CONV},classes=14"}
     dump(tmp_path / "cache", teacher_classes=9 if name == "maps" else 14, seeds="0:1", **settings)
@@ -62,7 +82,9 @@ def test_a_teacher_of_other_classes_is_told_by_numbers_of_its_own(
     theirs = {text for text in written if text.startswith("teacher's ")}
     assert theirs and theirs <= {f"teacher's {number}" for number in range(14)}
     if name == "maps":
-        assert "teacher: its own classes" in written and not any("right" in text for text in written)
+        assert "teacher: its own classes" in written and not any(
+            "right" in text for text in written
+        )
     else:
         assert len(theirs) == 5 and any(text.startswith("label: digit ") for text in written)
 
@@ -71,13 +93,23 @@ def test_a_teacher_of_other_classes_is_told_by_numbers_of_its_own(
     ("words", "message"),
     [
         (["--view", "3", "-o", "a.png", "--data", DIGITS], "view is '3'; it must be INDEX:SEED"),
-        (["--view", "64:0", "-o", "a.png", "--data", DIGITS], "view 64:0 is of no sample; the cache has samples 0 to 63"),
+        (
+            ["--view", "64:0", "-o", "a.png", "--data", DIGITS],
+            "view 64:0 is of no sample; the cache has samples 0 to 63",
+        ),
         (["--view", "3:9", "-o", "a.png", "--data", DIGITS], "seed 9"),
-        (["--view", "3:0", "-o", "a.png"], "; if that is right, add --data tiny_models:few_digits,length=64"),
+        (
+            ["--view", "3:0", "-o", "a.png"],
+            "; if that is right, add --data tiny_models:few_digits,length=64",
+        ),
         (["--view", "3:0", "-o", "a.txt", "--data", DIGITS], "no known format"),
         (["--view", "3:0", "-o", "a.png", "--data", "digits:test"], "is not what cache"),
     ],
 )
 def test_mistakes_are_one_line(caches: Path, words: list[str], message: str) -> None:
     done = CliRunner().invoke(main, ["show", str(caches / "digits"), *words])
-    assert done.exit_code != 0 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert (
+        done.exit_code != 0
+        and message in done.stderr
+        and len(done.stderr.strip().splitlines()) == 1
+    ), done.stderr

@@ -50,12 +50,23 @@ def test_the_teacher_runs_again_and_is_told_in_a_line(cache: Path) -> None:
 
 
 def test_json_says_the_same(cache: Path) -> None:
-    words = ("--views", 20, "--precision", "bfloat16", "--batch-size", 7, "--data", "digits:split=train")
+    words = (
+        "--views",
+        20,
+        "--precision",
+        "bfloat16",
+        "--batch-size",
+        7,
+        "--data",
+        "digits:split=train",
+    )
     done = kdcache("verify", cache, "--teacher", TEACHER, *HERE, *words, "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)["teacher"]
     assert found["views"] == 20 and found["precision"] == "bfloat16" and found["equal_records"] < 20
-    assert 0 < found["median_difference"] <= found["largest_difference"] < 0.1 and found["beyond"] == 0
+    assert (
+        0 < found["median_difference"] <= found["largest_difference"] < 0.1 and found["beyond"] == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,7 +76,9 @@ def test_json_says_the_same(cache: Path) -> None:
         ("tiny_models:scaled,mean=0.5,std=0.25,seed=7,factor=1.5", "and gives other logits: in "),
     ],
 )
-def test_another_teacher_ends_with_exit_code_1_and_one_line(cache: Path, teacher: str, told: str) -> None:
+def test_another_teacher_ends_with_exit_code_1_and_one_line(
+    cache: Path, teacher: str, told: str
+) -> None:
     done = kdcache("verify", cache, "--teacher", teacher, *HERE)
     assert done.exit_code == 1
     (fault,) = [line for line in done.stdout.splitlines() if line.startswith("fault ")]
@@ -76,15 +89,30 @@ def test_the_transform_or_decoder_that_changed_is_named(tmp_path: Path) -> None:
     for index in range(12):
         path = tmp_path / "images" / f"class{index % 3}" / f"{index:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.default_rng(index).integers(50, 200, (8, 8), dtype=np.uint8)).save(path)
+        Image.fromarray(
+            np.random.default_rng(index).integers(50, 200, (8, 8), dtype=np.uint8)
+        ).save(path)
     dump(tmp_path / "cache", data=f"imagefolder:{tmp_path}/images", teacher=f"{CONV},classes=3")
     for change, code, told in (
-        (1, 0, "kdcache: warning: 6 of 6 re-rendered views have other pixels but the same thumbnail"),
-        (40, 1, "pixels first differ after decoding the image; library versions are the same, so the images themselves"),
+        (
+            1,
+            0,
+            "kdcache: warning: 6 of 6 re-rendered views have other pixels but the same thumbnail",
+        ),
+        (
+            40,
+            1,
+            (
+                "pixels first differ after decoding the image; library versions are the same, so"
+                " the images themselves"
+            ),
+        ),
     ):
         for path in (tmp_path / "images").rglob("*.png"):
             Image.fromarray(np.asarray(Image.open(path)) + np.uint8(change)).save(path)
-        done = kdcache("verify", tmp_path / "cache", "--views", 6, "--data", f"imagefolder:{tmp_path}/images")
+        done = kdcache(
+            "verify", tmp_path / "cache", "--views", 6, "--data", f"imagefolder:{tmp_path}/images"
+        )
         assert done.exit_code == code and told in " ".join(done.output.split())
         assert ("6 with other pixels under the same thumbnail" in done.stdout) == (code == 0)
 
@@ -130,4 +158,9 @@ def test_mistakes_are_one_line(cache: Path, words: list[str], code: int, told: s
     data = [] if "--teacher" not in words or "--data" in words else ["--data", "digits:train"]
     done = kdcache("verify", cache, *words, *data)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("kdcache: error: ")]
-    assert done.exit_code == code and told in line and done.stdout == "" and "Traceback" not in done.output
+    assert (
+        done.exit_code == code
+        and told in line
+        and done.stdout == ""
+        and "Traceback" not in done.output
+    )

@@ -1,4 +1,5 @@
-"""Fidelity: gradient errors against their definition, halves by sample, and logits from files, caches and teachers."""
+"""Fidelity: gradient errors against their definition, halves by sample, and logits from files,
+caches and teachers."""
 
 from functools import partial
 from pathlib import Path
@@ -34,13 +35,18 @@ CLASSES = 12
 def logits(rows: int, classes: int = CLASSES, seed: int = 0) -> Logits:
     """Return logits of rank 4 and some noise."""
     generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(rows, 4, generator=generator) @ torch.randn(4, classes, generator=torch.Generator().manual_seed(99))
+    features = torch.randn(rows, 4, generator=generator) @ torch.randn(
+        4, classes, generator=torch.Generator().manual_seed(99)
+    )
     return 2 * features + 0.3 * torch.randn(rows, classes, generator=generator)
 
 
 def pairs(rows: int = 400, classes: int = CLASSES, groups: int = 50) -> Pairs:
     return Pairs(
-        teacher=logits(rows, classes), student=logits(rows, classes, seed=1), groups=np.arange(rows) % groups, stand_in="noise"
+        teacher=logits(rows, classes),
+        student=logits(rows, classes, seed=1),
+        groups=np.arange(rows) % groups,
+        stand_in="noise",
     )
 
 
@@ -59,7 +65,9 @@ def test_error_and_cosine_are_those_of_the_whole_gradient() -> None:
     batches = [DenseTargets(part) for part in found.split(32)]
     error, cosine = gradient_error(exact, batches, student, loss=linear, batch_size=32)
     assert error == pytest.approx(float((found - exact).norm() / exact.norm()), rel=1e-5)
-    assert cosine == pytest.approx(float((found * exact).sum() / (found.norm() * exact.norm())), rel=1e-5)
+    assert cosine == pytest.approx(
+        float((found * exact).sum() / (found.norm() * exact.norm())), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("loss", [partial(dist_loss, tau=4.0), partial(kl_loss, tau=1.0)])
@@ -68,7 +76,10 @@ def test_equal_logits_have_no_error_and_rows_past_the_last_batch_do_not_count(lo
     changed = exact.clone()
     changed[96:] += 1.0
     rows = [DenseTargets(part) for part in changed.split(32)][:3]
-    assert gradient_error(exact, rows, student, loss=loss, batch_size=32) == (0.0, pytest.approx(1.0))
+    assert gradient_error(exact, rows, student, loss=loss, batch_size=32) == (
+        0.0,
+        pytest.approx(1.0),
+    )
 
 
 def test_logits_of_a_model_in_inference_mode_can_be_measured() -> None:
@@ -90,7 +101,12 @@ def test_costs_are_those_of_the_losses_of_training() -> None:
     result = codec_costs(pairs(), measured, [spec], taus=[1.0, 4.0], batch_sizes=[32, 64])
     (cost,) = result["codecs"]
     codec = open_codec(spec, classes=CLASSES)
-    assert [(one["tau"], one["batch_size"]) for one in cost["gradients"]] == [(1.0, 32), (4.0, 32), (1.0, 64), (4.0, 64)]
+    assert [(one["tau"], one["batch_size"]) for one in cost["gradients"]] == [
+        (1.0, 32),
+        (4.0, 32),
+        (1.0, 64),
+        (4.0, 64),
+    ]
     for one in cost["gradients"]:
         losses = {
             "both": partial(dist_loss, tau=one["tau"], beta=2, gamma=2),
@@ -101,8 +117,13 @@ def test_costs_are_those_of_the_losses_of_training() -> None:
         for name, loss in losses.items():
             size = one["batch_size"]
             rows = decoded_batches(codec, measured.teacher, size)
-            error, cosine = gradient_error(measured.teacher, rows, measured.student, loss=loss, batch_size=size)
-            assert one[name] == {"error": pytest.approx(error, rel=1e-3), "cosine": pytest.approx(cosine, rel=1e-3)}
+            error, cosine = gradient_error(
+                measured.teacher, rows, measured.student, loss=loss, batch_size=size
+            )
+            assert one[name] == {
+                "error": pytest.approx(error, rel=1e-3),
+                "cosine": pytest.approx(cosine, rel=1e-3),
+            }
     assert cost["worst"] == max(one["both"]["error"] for one in cost["gradients"])
 
 
@@ -112,7 +133,11 @@ def test_the_ladder_has_every_codec_and_its_front_is_what_nothing_beats() -> Non
     assert {cost["codec"].partition(":")[0] for cost in costs} == {"full", "lowrank", "topk"}
     points = {(cost["bytes"], cost["worst"]): cost["front"] for cost in costs}
     for (size, error), front in points.items():
-        better = [other for other in points if other != (size, error) and other[0] <= size and other[1] <= error]
+        better = [
+            other
+            for other in points
+            if other != (size, error) and other[0] <= size and other[1] <= error
+        ]
         assert front == (not better)
     assert 0 < sum(points.values()) < len(points)
 
@@ -120,7 +145,9 @@ def test_the_ladder_has_every_codec_and_its_front_is_what_nothing_beats() -> Non
 def test_a_codec_that_fails_is_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     specs = ["lowrank:error=1e-9", "topk:k=3"]
     result = codec_costs(pairs(), pairs(), specs, taus=[1.0], batch_sizes=[64])
-    assert [cost["codec"] for cost in result["codecs"]] == specs[1:] and list(result["failed"]) == specs[:1]
+    assert [cost["codec"] for cost in result["codecs"]] == specs[1:] and list(
+        result["failed"]
+    ) == specs[:1]
     assert "cannot be met" in result["failed"]["lowrank:error=1e-9"] and not capsys.readouterr().err
     with pytest.raises(CodecError, match="cannot be met"):
         codec_costs(pairs(), pairs(), specs[:1], taus=[1.0], batch_sizes=[64])
@@ -129,16 +156,26 @@ def test_a_codec_that_fails_is_a_line_of_its_own(capsys: pytest.CaptureFixture[s
 def test_a_finer_step_costs_more_bytes_and_less_error() -> None:
     specs = [f"lowrank:step={step}" for step in (0.1, 0.4, 1.6)]
     costs = codec_costs(pairs(800), pairs(800), specs, taus=[1.0], batch_sizes=[128])["codecs"]
-    assert sorted(costs, key=lambda cost: cost["worst"]) == costs == sorted(costs, key=lambda cost: -cost["bytes"])
+    assert (
+        sorted(costs, key=lambda cost: cost["worst"])
+        == costs
+        == sorted(costs, key=lambda cost: -cost["bytes"])
+    )
 
 
-@given(st.lists(st.integers(0, 6), min_size=4, max_size=80).filter(lambda groups: len(set(groups)) > 1))
+@given(
+    st.lists(st.integers(0, 6), min_size=4, max_size=80).filter(lambda groups: len(set(groups)) > 1)
+)
 def test_halves_share_no_group_and_hold_every_row(groups: list[int]) -> None:
     count = len(groups)
     numbered = torch.arange(count, dtype=torch.float32)[:, None].repeat(1, 2)
     whole = Pairs(teacher=numbered, student=numbered + 1, groups=np.array(groups), stand_in="noise")
     fitting, measured = whole.halves()
-    assert len(fitting.groups) and len(measured.groups) and not set(fitting.groups) & set(measured.groups)
+    assert (
+        len(fitting.groups)
+        and len(measured.groups)
+        and not set(fitting.groups) & set(measured.groups)
+    )
     rows = torch.cat([fitting.teacher, measured.teacher])[:, 0].sort().values
     assert torch.equal(rows, numbered[:, 0])
     for half in (fitting, measured):
@@ -160,7 +197,9 @@ def test_one_group_cannot_be_split() -> None:
 def test_an_npz_with_a_student(tmp_path: Path) -> None:
     teacher, student = logits(40).half(), logits(40, seed=1)
     groups = np.repeat(["a", "b"], 20)
-    opened = pairs_from_npz(save(tmp_path / "a.npz", teacher=teacher, student=student, image_id=groups))
+    opened = pairs_from_npz(
+        save(tmp_path / "a.npz", teacher=teacher, student=student, image_id=groups)
+    )
     assert torch.equal(opened.teacher, teacher.float()) and torch.equal(opened.student, student)
     assert opened.groups.tolist() == groups.tolist() and opened.teacher.dtype == torch.float32
 
@@ -177,17 +216,41 @@ def test_without_a_student_another_row_of_the_image_stands_in(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"logits": np.zeros((4, 3))}, "holds logits; it needs `teacher`, and `student` or `image_id`"),
+        (
+            {"logits": np.zeros((4, 3))},
+            "holds logits; it needs `teacher`, and `student` or `image_id`",
+        ),
         ({"teacher": np.zeros((4, 3))}, "holds teacher; it needs"),
-        ({"teacher": np.zeros(4), "student": np.zeros(4)}, r"teacher is float64 of shape \(4,\); it must be raw logits"),
+        (
+            {"teacher": np.zeros(4), "student": np.zeros(4)},
+            r"teacher is float64 of shape \(4,\); it must be raw logits",
+        ),
         ({"teacher": np.zeros((4, 3), int), "student": np.zeros((4, 3))}, "teacher is int64"),
-        ({"teacher": np.zeros((4, 3)), "student": np.zeros((4, 2))}, r"teacher \(4, 3\) and student \(4, 2\) differ"),
-        ({"teacher": np.zeros((4, 3)), "student": np.zeros((4, 3))}, "gives the teacher's own logits"),
-        ({"teacher": np.full((4, 3), np.nan), "student": np.zeros((4, 3))}, "teacher: row 0 holds NaN or infinite logits"),
-        ({"teacher": np.zeros((4, 3)), "student": np.diag([1, 1e300, 1])[[0, 1, 2, 0]]}, "student: row 1 holds NaN or inf"),
-        ({"teacher": np.ones((4, 3)), "image_id": np.zeros(5)}, r"image_id has shape \(5,\); it must hold one value for each"),
+        (
+            {"teacher": np.zeros((4, 3)), "student": np.zeros((4, 2))},
+            r"teacher \(4, 3\) and student \(4, 2\) differ",
+        ),
+        (
+            {"teacher": np.zeros((4, 3)), "student": np.zeros((4, 3))},
+            "gives the teacher's own logits",
+        ),
+        (
+            {"teacher": np.full((4, 3), np.nan), "student": np.zeros((4, 3))},
+            "teacher: row 0 holds NaN or infinite logits",
+        ),
+        (
+            {"teacher": np.zeros((4, 3)), "student": np.diag([1, 1e300, 1])[[0, 1, 2, 0]]},
+            "student: row 1 holds NaN or inf",
+        ),
+        (
+            {"teacher": np.ones((4, 3)), "image_id": np.zeros(5)},
+            r"image_id has shape \(5,\); it must hold one value for each",
+        ),
         ({"teacher": np.ones((4, 3)), "image_id": np.arange(4)}, "no image_id has two rows"),
-        ({"teacher": np.array([{}] * 4), "student": np.ones((4, 3))}, "cannot be read as an .npz of plain arrays"),
+        (
+            {"teacher": np.array([{}] * 4), "student": np.ones((4, 3))},
+            "cannot be read as an .npz of plain arrays",
+        ),
     ],
 )
 def test_an_npz_that_is_not_logits(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
@@ -221,27 +284,47 @@ def test_a_cache_gives_each_view_the_other_view_of_its_sample(cache: Path) -> No
 
 
 def test_a_teacher_gives_what_its_cache_holds(cache: Path) -> None:
-    settings: dict[str, Any] = {"data": "digits:train", "recipe": "digits", "views": 300, "compute": IN_PROCESS}
+    settings: dict[str, Any] = {
+        "data": "digits:train",
+        "recipe": "digits",
+        "views": 300,
+        "compute": IN_PROCESS,
+    }
     run, read = pairs_from_teacher(f"{CONV},seed=7", **settings), pairs_from_cache(cache, views=300)
     torch.testing.assert_close(run.teacher, read.teacher)
     torch.testing.assert_close(run.student, read.student)
     assert run.groups.tolist() == read.groups.tolist()
-    loaded = pairs_from_teacher(f"{CONV},seed=7", **{**settings, "compute": ComputeConfig(workers=1, device="cpu")})
+    loaded = pairs_from_teacher(
+        f"{CONV},seed=7", **{**settings, "compute": ComputeConfig(workers=1, device="cpu")}
+    )
     assert torch.equal(loaded.teacher, run.teacher)
 
 
 def test_a_student_sees_the_views_that_the_teacher_saw(cache: Path) -> None:
     student = f"{CONV},seed=8"
-    read = pairs_from_cache(cache, views=100, student=student, data="digits:train", compute=IN_PROCESS)
-    settings: dict[str, Any] = {"data": "digits:train", "recipe": "digits", "student": student, "compute": IN_PROCESS}
+    read = pairs_from_cache(
+        cache, views=100, student=student, data="digits:train", compute=IN_PROCESS
+    )
+    settings: dict[str, Any] = {
+        "data": "digits:train",
+        "recipe": "digits",
+        "student": student,
+        "compute": IN_PROCESS,
+    }
     run = pairs_from_teacher(f"{CONV},seed=7", views=200, **settings)
     torch.testing.assert_close(run.teacher[:100], read.teacher)
     torch.testing.assert_close(run.student[:100], read.student)
-    (alone,) = pairs_from_teacher(student, views=200, **{**settings, "student": None}).teacher[:100].split(100)
+    (alone,) = (
+        pairs_from_teacher(student, views=200, **{**settings, "student": None})
+        .teacher[:100]
+        .split(100)
+    )
     torch.testing.assert_close(alone, read.student)
 
 
-def test_samples_that_cannot_be_read_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples_that_cannot_be_read_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from PIL import Image
 
     for index in range(6):
@@ -249,24 +332,43 @@ def test_samples_that_cannot_be_read_are_left_out(tmp_path: Path, capsys: pytest
         image.parent.mkdir(parents=True, exist_ok=True)
         Image.effect_noise((8, 8), 60).convert("RGB").save(image)
     (tmp_path / "data" / "1" / "3.png").write_bytes(b"torn")
-    settings: dict[str, Any] = {"data": f"imagefolder:{tmp_path}/data", "recipe": "digits", "compute": IN_PROCESS}
+    settings: dict[str, Any] = {
+        "data": f"imagefolder:{tmp_path}/data",
+        "recipe": "digits",
+        "compute": IN_PROCESS,
+    }
     opened = pairs_from_teacher("tiny_models:conv,classes=2", views=12, batch_size=5, **settings)
     assert len(opened.teacher) == 10 and len(set(opened.groups)) == 5
     assert "2 of 12 views are left out: their samples cannot be read" in capsys.readouterr().err
     torch.testing.assert_close(opened.teacher[:5], opened.student[5:])
-    dump(tmp_path / "cache", data=settings["data"], teacher="tiny_models:conv,classes=2", skip_unreadable=True)
-    assert torch.allclose(pairs_from_cache(tmp_path / "cache", views=12).teacher, opened.teacher, atol=0.02)
+    dump(
+        tmp_path / "cache",
+        data=settings["data"],
+        teacher="tiny_models:conv,classes=2",
+        skip_unreadable=True,
+    )
+    assert torch.allclose(
+        pairs_from_cache(tmp_path / "cache", views=12).teacher, opened.teacher, atol=0.02
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"codec": "topk:k=3"}, "holds topk:k=3.*; codecs are measured against exact logits: full:dtype=float32 or"),
-        ({"codec": "full:dtype=uint8"}, "holds full:dtype=uint8; codecs are measured against exact logits"),
+        (
+            {"codec": "topk:k=3"},
+            "holds topk:k=3.*; codecs are measured against exact logits: full:dtype=float32 or",
+        ),
+        (
+            {"codec": "full:dtype=uint8"},
+            "holds full:dtype=uint8; codecs are measured against exact logits",
+        ),
         ({"seeds": "0:1"}, "holds 1 complete seeds; two are needed"),
     ],
 )
-def test_a_cache_that_cannot_be_measured_on(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_cache_that_cannot_be_measured_on(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     dump(tmp_path / "cache", **changes)
     with pytest.raises(CacheError, match=message):
         pairs_from_cache(tmp_path / "cache", views=100)
@@ -278,20 +380,35 @@ def test_students_and_data_that_do_not_fit(cache: Path) -> None:
     with pytest.raises(MismatchError, match="data digits:test is not what cache"):
         pairs_from_cache(cache, views=100, student=CONV, data="digits:test", compute=IN_PROCESS)
     with pytest.raises(KdcacheError, match="gives 9 classes, and 10 are asked for"):
-        pairs_from_cache(cache, views=100, student=f"{CONV},classes=9", data="digits:train", compute=IN_PROCESS)
+        pairs_from_cache(
+            cache, views=100, student=f"{CONV},classes=9", data="digits:train", compute=IN_PROCESS
+        )
 
 
 def test_a_recipe_that_draws_nothing_gives_no_stand_in(tmp_path: Path) -> None:
     recipe = tmp_path / "still.toml"
-    recipe.write_text('mode = "L"\nsize = 8\neval = "eval-whole"\n[[transforms]]\nname = "Resize"\nsize = "input"\n')
-    with pytest.raises(UsageError, match=r"gives the teacher's own logits.*use a recipe that draws at random"):
-        pairs_from_teacher(CONV, data="digits:train", recipe=str(recipe), views=20, compute=IN_PROCESS).require_gradient()
+    recipe.write_text(
+        'mode = "L"\nsize = 8\neval = "eval-whole"\n[[transforms]]\nname = "Resize"\nsize ='
+        ' "input"\n'
+    )
+    with pytest.raises(
+        UsageError, match=r"gives the teacher's own logits.*use a recipe that draws at random"
+    ):
+        pairs_from_teacher(
+            CONV, data="digits:train", recipe=str(recipe), views=20, compute=IN_PROCESS
+        ).require_gradient()
 
 
 def test_measuring_says_on_what(tmp_path: Path) -> None:
-    arrays = {"teacher": logits(300), "student": logits(300, seed=1), "image_id": np.arange(300) // 3}
+    arrays = {
+        "teacher": logits(300),
+        "student": logits(300, seed=1),
+        "image_id": np.arange(300) // 3,
+    }
     path = save(tmp_path / "a.npz", **arrays)
-    result = measure_fidelity(FidelityConfig(logits=str(path), codec=("full:dtype=uint8",), tau=(2.0,), batch_size=(32,)))
+    result = measure_fidelity(
+        FidelityConfig(logits=str(path), codec=("full:dtype=uint8",), tau=(2.0,), batch_size=(32,))
+    )
     assert result["fitted_on"] == 150 == result["measured_on"] and result["classes"] == CLASSES
     assert result["input"] == str(path) and result["stand_in"] == "`student` of the file"
 
@@ -301,7 +418,11 @@ def test_measuring_says_on_what(tmp_path: Path) -> None:
     [
         ({"codec": ("topk:k=13",)}, UsageError, "topk:k=13 on 12 classes"),
         ({"codec": ("topq:k=3",)}, UsageError, "unknown codec 'topq'; did you mean 'topk'"),
-        ({"batch_size": (256,)}, UsageError, "150 rows to measure on are less than one batch of 256"),
+        (
+            {"batch_size": (256,)},
+            UsageError,
+            "150 rows to measure on are less than one batch of 256",
+        ),
         ({"views": 100}, UsageError, "an .npz file is measured whole"),
         ({"student": CONV}, UsageError, "holds no images for a student"),
     ],
@@ -317,7 +438,13 @@ def test_settings_that_cannot_be_measured(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "nothing to measure: give an .npz file of logits, a full cache, or --teacher, --data and --recipe"),
+        (
+            {},
+            (
+                "nothing to measure: give an .npz file of logits, a full cache, or --teacher,"
+                " --data and --recipe"
+            ),
+        ),
         ({"teacher": CONV, "data": "digits:train"}, "nothing to measure"),
         ({"logits": "a.npz", "teacher": CONV}, "not both"),
         ({"logits": "a.npz", "tau": (1.0, 0.0)}, "tau is 0.0; it must be above 0"),
@@ -333,7 +460,9 @@ def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> 
 
 def test_a_temperature_or_size_given_twice_is_measured_once(tmp_path: Path) -> None:
     path = save(tmp_path / "a.npz", teacher=logits(300), student=logits(300, seed=1))
-    twice = FidelityConfig(logits=str(path), codec=("full:dtype=uint8",), tau=(2.0, 1.0, 2.0), batch_size=(32, 32))
+    twice = FidelityConfig(
+        logits=str(path), codec=("full:dtype=uint8",), tau=(2.0, 1.0, 2.0), batch_size=(32, 32)
+    )
     result = measure_fidelity(twice)
     assert result["taus"] == [2.0, 1.0] and result["batch_sizes"] == [32]
     assert [case["tau"] for case in result["codecs"][0]["gradients"]] == [2.0, 1.0]

@@ -1,4 +1,5 @@
-"""Records of maps are checked byte plane by byte plane, and refused for what records of rows are refused for."""
+"""Records of maps are checked byte plane by byte plane, and refused for what records of rows are
+refused for."""
 
 from typing import Any
 
@@ -13,8 +14,17 @@ FLOATS = [np.nan, np.inf, -np.inf]
 HUGE = [*FLOATS, 2.0**40, -(2.0**40), 3e38]
 CASES: list[tuple[str, Any, dict[str, str], Any, list[Any]]] = [
     ("<f2", [("scale", "<f4"), ("logits", "<f2", (5,))], {}, 65504, FLOATS),
-    *((name, [("scale", "<f4"), ("logits", name, (5,))], {}, 1.0995e12, HUGE) for name in ("<f4", "<f8")),
-    ("bfloat16", [("logits", "<u2", (5,))], {"dtype": "bfloat16"}, 0x5380, [0x7F80, 0xFF80, 0x7FC1, 0x5381, 0xD381]),
+    *(
+        (name, [("scale", "<f4"), ("logits", name, (5,))], {}, 1.0995e12, HUGE)
+        for name in ("<f4", "<f8")
+    ),
+    (
+        "bfloat16",
+        [("logits", "<u2", (5,))],
+        {"dtype": "bfloat16"},
+        0x5380,
+        [0x7F80, 0xFF80, 0x7FC1, 0x5381, 0xD381],
+    ),
 ]
 
 
@@ -34,14 +44,24 @@ def refused(stored: dict[str, str], rows: np.ndarray) -> bool:
             check_records({"configuration": stored}, records, row, CLASSES)
             found.append(False)
         except CodecError as error:
-            told = ("NaN or infinity in ", "past 1.1e+12 in ", "a class beyond 18 in classes", "a class twice", "negative")
+            told = (
+                "NaN or infinity in ",
+                "past 1.1e+12 in ",
+                "a class beyond 18 in classes",
+                "a class twice",
+                "negative",
+            )
             assert any(words in str(error) for words in told)
             found.append(True)
     assert found[0] == found[1], "maps are refused for what rows are refused for"
     return found[0]
 
 
-@pytest.mark.parametrize(("row", "stored", "largest", "bad"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    ("row", "stored", "largest", "bad"),
+    [case[1:] for case in CASES],
+    ids=[case[0] for case in CASES],
+)
 def test_what_is_no_number_or_huge_is_refused_wherever_it_stands(
     row: Any, stored: dict[str, str], largest: Any, bad: list[Any]
 ) -> None:
@@ -68,7 +88,9 @@ def test_classes_that_there_are_not_are_refused(kind: str) -> None:
         assert refused({}, rows) == (number >= CLASSES)
 
 
-@pytest.mark.parametrize(("kind", "count"), [("u1", 2), ("u1", 19), ("<u2", 3), ("<u4", 100), ("<u2", 70)])
+@pytest.mark.parametrize(
+    ("kind", "count"), [("u1", 2), ("u1", 19), ("<u2", 3), ("<u4", 100), ("<u2", 70)]
+)
 def test_a_class_that_comes_twice_is_refused_but_for_absent_rows(kind: str, count: int) -> None:
     classes = max(count, CLASSES)
     generator = np.random.default_rng(0)

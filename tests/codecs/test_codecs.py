@@ -32,10 +32,28 @@ DTYPES = ("float32", "float16", "bfloat16", "uint8", "uint4")
 BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "uint8": 8, "uint4": 4}
 CONFIGURATIONS = [
     *[(f"full:dtype={dtype}", classes) for dtype in DTYPES for classes in (1, 2, 3, 10, 1000)],
-    *[("topk:k=1", 1), ("topk:k=1", 2), ("topk:k=2", 2), ("topk:k=2", 3), ("topk:k=3", 10), ("topk:k=10", 10)],
-    *[("topk:k=5", 256), ("topk:k=5", 257), ("topk:k=16", 1000), ("topk:k=4", 65_536), ("topk:k=4", 70_000)],
+    *[
+        ("topk:k=1", 1),
+        ("topk:k=1", 2),
+        ("topk:k=2", 2),
+        ("topk:k=2", 3),
+        ("topk:k=3", 10),
+        ("topk:k=10", 10),
+    ],
+    *[
+        ("topk:k=5", 256),
+        ("topk:k=5", 257),
+        ("topk:k=16", 1000),
+        ("topk:k=4", 65_536),
+        ("topk:k=4", 70_000),
+    ],
     *[("topk:k=3,mantissa=10", 10), ("topk:k=3,tau=4,mantissa=5", 10), ("topk:k=16,tau=0.5", 1000)],
-    *[("lowrank:step=0.5", 2), ("lowrank:step=0.01", 3), ("lowrank:step=2.0", 10), ("lowrank:step=0.5", 257)],
+    *[
+        ("lowrank:step=0.5", 2),
+        ("lowrank:step=0.01", 3),
+        ("lowrank:step=2.0", 10),
+        ("lowrank:step=0.5", 257),
+    ],
 ]
 every_codec = pytest.mark.parametrize(("spec", "classes"), CONFIGURATIONS)
 
@@ -52,7 +70,8 @@ def opened(spec: str, classes: int) -> Codec:
 
 
 def kept(codec: Codec, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (decoded, exact) of the logits that a record keeps, up to a constant per row if it keeps no more."""
+    """Return (decoded, exact) of the logits that a record keeps, up to a constant per row if it
+    keeps no more."""
     records = codec.encode(logits)
     decoded, exact = codec.decode(records).logits(), logits.float()
     if isinstance(codec, LowRank):
@@ -74,7 +93,10 @@ def beyond_range(codec: Codec, logits: Tensor) -> bool:
         return float(logits.topk(codec.k).values.abs().max()) > largest or bool(
             tail.shape[1] and float(tail.mean(1).abs().max()) > largest
         )
-    return codec == Full(classes=codec.classes, dtype="float16") and float(logits.abs().max()) > largest
+    return (
+        codec == Full(classes=codec.classes, dtype="float16")
+        and float(logits.abs().max()) > largest
+    )
 
 
 @every_codec
@@ -95,12 +117,16 @@ def test_record_is_packed_little_endian_and_as_small_as_said(spec: str, classes:
         assert dtype.itemsize == 2 * kinds["wide"] + kinds["byte"] + math.ceil(kinds["ternary"] / 5)
     else:
         assert isinstance(codec, Full)
-        assert dtype.itemsize == math.ceil(classes * BITS[codec.dtype] / 8) + 8 * codec.dtype.startswith("uint")
+        assert dtype.itemsize == math.ceil(
+            classes * BITS[codec.dtype] / 8
+        ) + 8 * codec.dtype.startswith("uint")
 
 
 @every_codec
 @pytest.mark.parametrize("rows", [0, 1, 33])
-def test_encode_gives_one_record_per_row_and_decode_takes_them_back(spec: str, classes: int, rows: int) -> None:
+def test_encode_gives_one_record_per_row_and_decode_takes_them_back(
+    spec: str, classes: int, rows: int
+) -> None:
     codec = opened(spec, classes)
     logits = gaussian(rows, classes)
     records = codec.encode(logits)
@@ -113,7 +139,9 @@ def test_encode_gives_one_record_per_row_and_decode_takes_them_back(spec: str, c
     assert torch.equal(codec.decode(copied).logits(), decoded.logits())
     if rows > 1:  # a record says all about its row: no batch, no order
         picked, alone = codec.decode(records[[7, 0, 7]]).logits(), codec.encode(logits[5:6])
-        if isinstance(codec, LowRank):  # but for rounding of a matrix product, which can tip an integer
+        if isinstance(
+            codec, LowRank
+        ):  # but for rounding of a matrix product, which can tip an integer
             torch.testing.assert_close(picked, decoded.logits()[[7, 0, 7]], rtol=1e-4, atol=1e-4)
             assert (alone.view(np.uint8) != records[5:6].view(np.uint8)).mean() < 0.1
         else:
@@ -131,7 +159,9 @@ def test_probs_are_distributions(spec: str, classes: int, tau: float) -> None:
     probs = codec.decode(codec.encode(logits)).probs(tau)
     assert probs.dtype == torch.float32 and probs.shape == (9, classes)
     assert bool((probs >= 0).all())
-    np.testing.assert_allclose(probs.double().sum(1), 1.0, rtol=0, atol=1e-5 + 5e-9 * classes)  # torch sums in float32
+    np.testing.assert_allclose(
+        probs.double().sum(1), 1.0, rtol=0, atol=1e-5 + 5e-9 * classes
+    )  # torch sums in float32
 
 
 @st.composite
@@ -155,15 +185,25 @@ def extremes(draw: st.DrawFn) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "spec", ["topk", "lowrank:step=0.01", "lowrank:step=2.0", *[f"full:dtype={dtype}" for dtype in DTYPES]]
+    "spec",
+    ["topk", "lowrank:step=0.01", "lowrank:step=2.0", *[f"full:dtype={dtype}" for dtype in DTYPES]],
 )
-@given(logits=extremes(), share=st.floats(0, 1), mantissa=st.integers(1, 10), own=st.sampled_from([1.0, 4.0]))
-def test_decoded_is_within_the_stated_error(spec: str, logits: Tensor, share: float, mantissa: int, own: float) -> None:
+@given(
+    logits=extremes(),
+    share=st.floats(0, 1),
+    mantissa=st.integers(1, 10),
+    own=st.sampled_from([1.0, 4.0]),
+)
+def test_decoded_is_within_the_stated_error(
+    spec: str, logits: Tensor, share: float, mantissa: int, own: float
+) -> None:
     classes = logits.shape[1]
     topk = f"topk:k={1 + round(share * (classes - 1))},mantissa={mantissa},tau={own}"
     assume(classes > 1 or not spec.startswith("lowrank"))
     codec = (
-        opened(spec, classes) if spec.startswith("lowrank") else open_codec(topk if spec == "topk" else spec, classes=classes)
+        opened(spec, classes)
+        if spec.startswith("lowrank")
+        else open_codec(topk if spec == "topk" else spec, classes=classes)
     )
     if beyond_range(codec, logits):
         with pytest.raises(CodecError, match="do not fit float16"):
@@ -193,8 +233,12 @@ def test_topk_of_a_decoded_row_keeps_the_same_head() -> None:
     records = codec.encode(gaussian(20, 100))
     again = codec.encode(codec.decode(records).logits())
     assert np.array_equal(again["logits"], records["logits"])
-    assert np.array_equal(np.sort(again["classes"]), np.sort(records["classes"]))  # rounding may make two logits equal
-    np.testing.assert_allclose(again["tail_lse"].astype(float), records["tail_lse"].astype(float), atol=2**-8)
+    assert np.array_equal(
+        np.sort(again["classes"]), np.sort(records["classes"])
+    )  # rounding may make two logits equal
+    np.testing.assert_allclose(
+        again["tail_lse"].astype(float), records["tail_lse"].astype(float), atol=2**-8
+    )
 
 
 @every_codec
@@ -208,14 +252,20 @@ def test_logits_that_are_not_finite_are_refused_by_row(spec: str, classes: int, 
 
 @every_codec
 def test_logits_of_another_class_count_are_refused(spec: str, classes: int) -> None:
-    with pytest.raises(CodecError, match=rf"\(4, {classes + 1}\); this codec holds rows of {classes} classes"):
+    with pytest.raises(
+        CodecError, match=rf"\(4, {classes + 1}\); this codec holds rows of {classes} classes"
+    ):
         opened(spec, classes).encode(gaussian(4, classes + 1))
 
 
 @pytest.mark.parametrize(
     ("spec", "value", "message"),
     [
-        ("full:dtype=float16", 65_520.0, r"logits of 65520 do not fit float16 \(65,504\); use full:dtype=float32"),
+        (
+            "full:dtype=float16",
+            65_520.0,
+            r"logits of 65520 do not fit float16 \(65,504\); use full:dtype=float32",
+        ),
         ("topk:k=2", 1e5, r"logits of 100000 do not fit float16"),
         ("topk:k=2", 65_450.0, r"logits of 65536 do not fit float16"),  # 7 bits of it
         ("topk:k=2", -1e5, r"tail (mean|variance) of .* do not fit float16"),
@@ -230,14 +280,18 @@ def test_logits_past_the_stored_range_are_refused(spec: str, value: float, messa
 
 @pytest.mark.parametrize("value", [2.0**40, -3e38])
 @every_codec
-def test_logits_of_which_a_loss_would_make_nan_are_refused_by_row(spec: str, classes: int, value: float) -> None:
+def test_logits_of_which_a_loss_would_make_nan_are_refused_by_row(
+    spec: str, classes: int, value: float
+) -> None:
     logits = gaussian(4, classes)
     logits[2, -1] = value
     with pytest.raises(CodecError, match=r"^row 2 of the batch holds logits of 1.1e\+12 and more$"):
         opened(spec, classes).encode(logits)
 
 
-@pytest.mark.parametrize("spec", ["full:dtype=float32", "full:dtype=bfloat16", "full:dtype=uint8", "full:dtype=uint4"])
+@pytest.mark.parametrize(
+    "spec", ["full:dtype=float32", "full:dtype=bfloat16", "full:dtype=uint8", "full:dtype=uint4"]
+)
 def test_the_largest_logits_that_are_encoded_are_decoded_and_give_a_loss(spec: str) -> None:
     codec = open_codec(spec, classes=64)
     logits = torch.randn(8, 64, generator=torch.Generator().manual_seed(0)).sign() * 1.0995e12
@@ -257,12 +311,16 @@ def test_a_sum_past_float16_is_refused() -> None:
     with pytest.raises(CodecError, match="tail log-sum-exp of 900000 do not fit float16"):
         open_codec("topk:k=2,tau=1e-5", classes=3).encode(torch.full((1, 3), 9.0))
     with pytest.raises(CodecError, match="row 0"):
-        open_codec("full:dtype=float32", classes=2).encode(torch.tensor([[0.0, 1e300]], dtype=torch.float64))
+        open_codec("full:dtype=float32", classes=2).encode(
+            torch.tensor([[0.0, 1e300]], dtype=torch.float64)
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("spec", ["full:dtype=float32", "topk:k=3"])
-def test_logits_of_any_float_type_and_from_inference_mode_are_taken(spec: str, dtype: torch.dtype) -> None:
+def test_logits_of_any_float_type_and_from_inference_mode_are_taken(
+    spec: str, dtype: torch.dtype
+) -> None:
     codec = open_codec(spec, classes=10)
     with torch.inference_mode():
         logits = torch.zeros(6, 10).to(dtype) + torch.arange(10) % 4
@@ -272,7 +330,9 @@ def test_logits_of_any_float_type_and_from_inference_mode_are_taken(spec: str, d
 
 @pytest.mark.parametrize(("dtype", "steps"), [("uint8", 255), ("uint4", 15)])
 @pytest.mark.parametrize("classes", [2, 3, 10, 257])
-def test_integers_take_the_ends_of_each_row_exactly_and_evenly_spaced_values_too(dtype: str, steps: int, classes: int) -> None:
+def test_integers_take_the_ends_of_each_row_exactly_and_evenly_spaced_values_too(
+    dtype: str, steps: int, classes: int
+) -> None:
     codec = open_codec(f"full:dtype={dtype}", classes=classes)
     stored = torch.from_numpy(np.random.default_rng(0).integers(0, steps + 1, (6, classes)))
     stored[:, 0], stored[:, -1] = 0, steps
@@ -296,7 +356,9 @@ def test_a_temperature_per_row_is_each_rows_own(spec: str, classes: int) -> None
 
 
 @pytest.mark.parametrize("offset", [0.0, 20.0])
-@pytest.mark.parametrize(("spec", "classes"), [configuration for configuration in CONFIGURATIONS if configuration[1] > 1])
+@pytest.mark.parametrize(
+    ("spec", "classes"), [configuration for configuration in CONFIGURATIONS if configuration[1] > 1]
+)
 def test_std_is_that_of_all_logits(spec: str, classes: int, offset: float) -> None:
     codec = opened(spec, classes)
     logits = gaussian(16, classes) + offset
@@ -304,7 +366,9 @@ def test_std_is_that_of_all_logits(spec: str, classes: int, offset: float) -> No
     rows = codec.decode(codec.encode(logits))
     if isinstance(codec, Full):
         assert torch.equal(rows.std(), rows.logits().std(dim=1))
-    bound = codec.stated_error(logits) * math.sqrt(classes / (classes - 1)) * 1.01  # the norm of the error of a row
+    bound = (
+        codec.stated_error(logits) * math.sqrt(classes / (classes - 1)) * 1.01
+    )  # the norm of the error of a row
     if isinstance(codec, TopK):  # of the variance too
         bound = bound + logits.std(dim=1) * 2.0 ** -(codec.mantissa + 1)
     assert bool(((rows.std() - logits.std(dim=1)).abs() <= bound).all())
@@ -314,8 +378,14 @@ def test_std_is_that_of_all_logits(spec: str, classes: int, offset: float) -> No
 def test_a_codec_that_has_nothing_to_fit_is_its_own_fit(spec: str, classes: int) -> None:
     codec = open_codec(spec, classes=classes)
     fitted = codec.fit(gaussian(4, classes))
-    assert fitted is codec if not isinstance(codec, LowRank) else fit_arrays(fitted) and not fit_arrays(codec)
-    assert codec.keeps_all is (spec.startswith(("full", "lowrank")) or spec.startswith(f"topk:k={classes}"))
+    assert (
+        fitted is codec
+        if not isinstance(codec, LowRank)
+        else fit_arrays(fitted) and not fit_arrays(codec)
+    )
+    assert codec.keeps_all is (
+        spec.startswith(("full", "lowrank")) or spec.startswith(f"topk:k={classes}")
+    )
 
 
 @every_codec
@@ -325,7 +395,10 @@ def test_spec_and_manifest_round_trip(spec: str, classes: int) -> None:
     assert set(stored) == {"name", "configuration"} and "classes" not in stored["configuration"]
     assert codec_from_dict(stored, classes=classes) == codec
     assert open_codec(codec_spec(codec), classes=classes) == codec
-    given, told = (set(text.replace(":", ",").split(",")) for text in (spec.replace("tau=4", "tau=4.0"), codec_spec(codec)))
+    given, told = (
+        set(text.replace(":", ",").split(","))
+        for text in (spec.replace("tau=4", "tau=4.0"), codec_spec(codec))
+    )
     assert given <= told
 
 
@@ -334,7 +407,11 @@ def test_what_a_manifest_does_not_say_is_what_it_meant_before_there_were_options
     codec = codec_from_dict(stored, classes=10)
     assert codec == TopK(classes=10, k=3, tau=1.0, mantissa=10) and codec_to_dict(codec) == stored
     assert codec_to_dict(TopK(classes=10, k=3))["configuration"] == {"k": 3, "mantissa": 7}
-    assert codec_to_dict(TopK(classes=10, k=3, tau=4.0))["configuration"] == {"k": 3, "tau": 4.0, "mantissa": 7}
+    assert codec_to_dict(TopK(classes=10, k=3, tau=4.0))["configuration"] == {
+        "k": 3,
+        "tau": 4.0,
+        "mantissa": 7,
+    }
 
 
 def test_a_codec_cannot_be_changed() -> None:
@@ -377,7 +454,10 @@ def test_k_out_of_range_is_told(k: int) -> None:
 
 @pytest.mark.parametrize("option", ["mantissa=0", "mantissa=11", "tau=0", "tau=-1.0"])
 def test_an_option_out_of_range_is_told(option: str) -> None:
-    with pytest.raises(UsageError, match=rf"topk:{option.split('=', maxsplit=1)[0]}=.* must be (above 0|from 1 to 10)"):
+    with pytest.raises(
+        UsageError,
+        match=rf"topk:{option.split('=', maxsplit=1)[0]}=.* must be (above 0|from 1 to 10)",
+    ):
         open_codec(f"topk:k=3,{option}", classes=10)
     for number in ("inf", "nan"):
         with pytest.raises(UsageError, match=f"tau is {number}; it must be a finite number"):

@@ -1,4 +1,5 @@
-"""What the codec `lowrank` promises; the contract that it shares with the others is in test_codecs.py."""
+"""What the codec `lowrank` promises; the contract that it shares with the others is in
+test_codecs.py."""
 
 from typing import Any
 
@@ -16,8 +17,11 @@ from kdcache.codecs.transform import Calibration, Fit, quantised
 from kdcache.errors import CodecError, UsageError
 
 
-def low_rank_logits(rows: int, classes: int, *, rank: int = 12, scale: float = 2.0, seed: int = 0) -> Tensor:
-    """Return logits as a linear head gives them: features of falling strength, a little noise, and a constant per row."""
+def low_rank_logits(
+    rows: int, classes: int, *, rank: int = 12, scale: float = 2.0, seed: int = 0
+) -> Tensor:
+    """Return logits as a linear head gives them: features of falling strength, a little noise, and
+    a constant per row."""
     generator = torch.Generator().manual_seed(seed)
     head = torch.randn(rank, classes, generator=torch.Generator().manual_seed(99))
     features = torch.randn(rows, rank, generator=generator) * torch.linspace(scale, 0.1, rank)
@@ -26,7 +30,9 @@ def low_rank_logits(rows: int, classes: int, *, rank: int = 12, scale: float = 2
 
 
 def fitted(step: float = 0.5, classes: int = 50, rows: int = 400, **changes: Any) -> LowRank:
-    codec = open_codec(f"lowrank:step={step}", classes=classes).fit(low_rank_logits(rows, classes, **changes))
+    codec = open_codec(f"lowrank:step={step}", classes=classes).fit(
+        low_rank_logits(rows, classes, **changes)
+    )
     assert isinstance(codec, LowRank)
     return codec
 
@@ -44,11 +50,15 @@ def test_decoded_is_within_the_stated_error(classes: int, step: float) -> None:
     assert bool((error <= codec.stated_error(unseen)).all())
     assert codec.fitted is not None
     largest = step * len(codec.fitted.basis) ** 0.5
-    assert bool((codec.stated_error(unseen) < 0.5 * centred(unseen).norm(dim=1) + 2 * largest).all())
+    assert bool(
+        (codec.stated_error(unseen) < 0.5 * centred(unseen).norm(dim=1) + 2 * largest).all()
+    )
 
 
 @given(st.sampled_from([0.0, 1e-6, 1.0, 1e4, 1e11]), st.integers(1, 9), st.integers(0, 99))
-def test_logits_of_any_size_keep_within_the_stated_error(scale: float, rows: int, seed: int) -> None:
+def test_logits_of_any_size_keep_within_the_stated_error(
+    scale: float, rows: int, seed: int
+) -> None:
     codec = FITTED
     logits = torch.randn(rows, 50, generator=torch.Generator().manual_seed(seed)) * scale
     decoded = codec.decode(codec.encode(logits)).logits()
@@ -106,7 +116,9 @@ def test_rounding_moves_errors_away_from_likely_classes() -> None:
 
 @given(st.integers(0, 23), st.integers(0, 5), st.integers(0, 99))
 def test_five_ternary_values_share_a_byte(count: int, rows: int, seed: int) -> None:
-    values = torch.randint(-1, 2, (rows, count), generator=torch.Generator().manual_seed(seed)).to(torch.int8)
+    values = torch.randint(-1, 2, (rows, count), generator=torch.Generator().manual_seed(seed)).to(
+        torch.int8
+    )
     packed = _packed(values)
     assert packed.shape == (rows, -(-count // 5)) and packed.dtype == torch.uint8
     assert torch.equal(_unpacked(packed)[:, :count], values.float())
@@ -140,7 +152,9 @@ def test_codec_and_fit_survive_a_manifest() -> None:
     ],
 )
 def test_a_fit_that_does_not_hold_together_is_refused(change: dict[str, Any], message: str) -> None:
-    arrays = {name: value for name, value in {**fit_arrays(FITTED), **change}.items() if value is not None}
+    arrays = {
+        name: value for name, value in {**fit_arrays(FITTED), **change}.items() if value is not None
+    }
     with pytest.raises(CodecError, match=message):
         Fit.from_arrays(arrays, 50)
 
@@ -148,7 +162,9 @@ def test_a_fit_that_does_not_hold_together_is_refused(change: dict[str, Any], me
 def test_a_fit_with_steps_of_zero_or_nan_is_refused() -> None:
     for value in (0.0, float("nan")):
         with pytest.raises(CodecError, match=r"step|not finite"):
-            Fit.from_arrays({**fit_arrays(FITTED), "step": np.full_like(fit_arrays(FITTED)["step"], value)}, 50)
+            Fit.from_arrays(
+                {**fit_arrays(FITTED), "step": np.full_like(fit_arrays(FITTED)["step"], value)}, 50
+            )
 
 
 @pytest.mark.parametrize(
@@ -180,7 +196,9 @@ def test_a_codec_without_its_fit_says_so() -> None:
         open_codec("lowrank:error=0.1", classes=10).fit(torch.randn(30, 10))
 
 
-@pytest.mark.parametrize("logits", [torch.randn(3, 10), torch.ones(50, 10), torch.randn(50, 1).expand(50, 10)])
+@pytest.mark.parametrize(
+    "logits", [torch.randn(3, 10), torch.ones(50, 10), torch.randn(50, 1).expand(50, 10)]
+)
 def test_samples_that_say_nothing_are_refused(logits: Tensor) -> None:
     with pytest.raises(CodecError, match=r"at least 4|same logits"):
         open_codec("lowrank:step=1", classes=10).fit(logits)
@@ -204,7 +222,10 @@ def test_many_classes_are_fitted_by_a_random_projection_that_repeats() -> None:
     before = torch.random.get_rng_state()
     first, second = (open_codec("lowrank:step=1", classes=2500).fit(logits) for _ in range(2))
     assert torch.equal(before, torch.random.get_rng_state())
-    assert all(np.array_equal(a, b) for a, b in zip(fit_arrays(first).values(), fit_arrays(second).values(), strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(fit_arrays(first).values(), fit_arrays(second).values(), strict=True)
+    )
     unseen = low_rank_logits(100, 2500, rank=20, seed=2)
     decoded = first.decode(first.encode(unseen)).logits()
     assert float((decoded - centred(unseen)).norm() / centred(unseen).norm()) < 0.05
@@ -221,7 +242,8 @@ def test_one_row_of_the_last_axis_is_clipped_and_says_so() -> None:
 
 
 def test_integers_are_found_on_the_device_of_the_logits() -> None:
-    """With tensors that have a device and no content, a product of two devices raises as it does on a GPU."""
+    """With tensors that have a device and no content, a product of two devices raises as it does on
+    a GPU."""
     fit = FITTED.fitted
     assert fit is not None
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
@@ -230,6 +252,8 @@ def test_integers_are_found_on_the_device_of_the_logits() -> None:
             step=fit.step,
             wide=fit.wide,
             byte=fit.byte,
-            **{name: fake.from_tensor(getattr(fit, name)) for name in ("basis", "mean", "rounding")},
+            **{
+                name: fake.from_tensor(getattr(fit, name)) for name in ("basis", "mean", "rounding")
+            },
         ).to(logits.device)
         assert quantised(logits, there).device == logits.device

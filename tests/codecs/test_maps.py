@@ -7,12 +7,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdcache.codecs import MapCodec, codec_from_dict, codec_spec, codec_to_dict, is_exact, open_codec
+from kdcache.codecs import (
+    MapCodec,
+    codec_from_dict,
+    codec_spec,
+    codec_to_dict,
+    is_exact,
+    open_codec,
+)
 from kdcache.codecs import with_sites as for_maps
 from kdcache.errors import CodecError
 from kdcache.soft_targets import MapTargets, heads_of
 
-SPECS = ["full:dtype=float32", "full:dtype=float16", "full:dtype=uint8", "full:dtype=uint4", "topk:k=3", "lowrank:step=0.25"]
+SPECS = [
+    "full:dtype=float32",
+    "full:dtype=float16",
+    "full:dtype=uint8",
+    "full:dtype=uint4",
+    "topk:k=3",
+    "lowrank:step=0.25",
+]
 
 
 def logits_of(views: int, sites: tuple[int, int, int], classes: int, seed: int = 0) -> Tensor:
@@ -20,9 +34,15 @@ def logits_of(views: int, sites: tuple[int, int, int], classes: int, seed: int =
 
 
 @pytest.mark.parametrize("spec", SPECS)
-@given(st.integers(1, 3), st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 6)), st.integers(3, 9))
+@given(
+    st.integers(1, 3),
+    st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 6)),
+    st.integers(3, 9),
+)
 @settings(max_examples=12)
-def test_a_record_gives_back_what_its_pixels_rows_do(spec: str, views: int, sites: tuple[int, int, int], classes: int) -> None:
+def test_a_record_gives_back_what_its_pixels_rows_do(
+    spec: str, views: int, sites: tuple[int, int, int], classes: int
+) -> None:
     rows = open_codec(spec, classes=classes)
     if spec.startswith("lowrank"):
         rows = rows.fit(logits_of(40, (1, 1, 1), classes, seed=1).reshape(40, classes))
@@ -32,7 +52,9 @@ def test_a_record_gives_back_what_its_pixels_rows_do(spec: str, views: int, site
     assert len(records) == views and records.dtype == codec.record_dtype
     found = codec.decode(records)
     expected = rows.decode(rows.encode(logits.reshape(-1, classes))).logits().reshape(logits.shape)
-    torch.testing.assert_close(found.logits(), expected)  # lowrank's product rounds otherwise with other numbers of rows
+    torch.testing.assert_close(
+        found.logits(), expected
+    )  # lowrank's product rounds otherwise with other numbers of rows
     for head, one in enumerate(heads_of(found)):
         assert torch.equal(one.logits(), found.logits()[:, head].reshape(-1, classes))
     picked = codec.decode(records[[-1, 0]]).logits()
@@ -44,7 +66,9 @@ def test_bytes_of_one_place_lie_side_by_side() -> None:
     codec = for_maps(open_codec("full:dtype=float16", classes=3), (1, 2, 4))
     logits = torch.arange(8.0).reshape(1, 1, 2, 4, 1) + torch.tensor([0.0, 100.0, 200.0])
     (record,) = codec.encode(logits)
-    planes = np.stack([record["maps"][0, 0], record["maps"][0, 1]], axis=-1).copy().view("<f2")[..., 0]
+    planes = (
+        np.stack([record["maps"][0, 0], record["maps"][0, 1]], axis=-1).copy().view("<f2")[..., 0]
+    )
     assert planes.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]], "low and high byte of the first class"
 
 
@@ -52,7 +76,12 @@ def test_a_codec_of_maps_is_told_by_its_rows_and_sites() -> None:
     rows = open_codec("topk:k=2", classes=5)
     codec = for_maps(rows, (2, 3, 4))
     assert isinstance(codec, MapCodec) and for_maps(rows, ()) is rows
-    assert (codec.name, codec.classes, codec.keeps_all, is_exact(codec)) == ("topk", 5, False, False)
+    assert (codec.name, codec.classes, codec.keeps_all, is_exact(codec)) == (
+        "topk",
+        5,
+        False,
+        False,
+    )
     assert codec_spec(codec) == "topk:k=2" and codec_to_dict(codec) == codec_to_dict(rows)
     again = codec_from_dict(codec_to_dict(codec), classes=5, sites=[2, 3, 4])
     assert again == codec and again.record_dtype == codec.record_dtype
@@ -61,7 +90,10 @@ def test_a_codec_of_maps_is_told_by_its_rows_and_sites() -> None:
 
 def test_maps_of_another_shape_and_values_that_no_record_holds_are_refused() -> None:
     codec = for_maps(open_codec("full:dtype=float16", classes=3), (1, 2, 4))
-    with pytest.raises(CodecError, match=r"logits of shape \(1, 1, 2, 5, 3\); this codec holds maps of \(1, 2, 4, 3\)"):
+    with pytest.raises(
+        CodecError,
+        match=r"logits of shape \(1, 1, 2, 5, 3\); this codec holds maps of \(1, 2, 4, 3\)",
+    ):
         codec.encode(torch.zeros(1, 1, 2, 5, 3))
     bad = torch.zeros(2, 1, 2, 4, 3)
     bad[1, 0, 1, 2, 0] = torch.nan

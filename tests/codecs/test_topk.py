@@ -1,4 +1,5 @@
-"""What topk promises: classes past every integer type, ties in the order of classes, a tail of the right mass."""
+"""What topk promises: classes past every integer type, ties in the order of classes, a tail of the
+right mass."""
 
 import math
 
@@ -30,16 +31,25 @@ def test_the_last_classes_do_not_wrap(classes: int) -> None:
     logits[0, [classes - 1, classes - 2, 5]] = torch.tensor([9.0, 8.0, 7.0])
     logits[1, [classes // 2, 0, classes - 1]] = torch.tensor([9.0, 8.0, 7.0])
     records = codec.encode(logits)
-    assert records["classes"].tolist() == [[classes - 1, classes - 2, 5], [classes // 2, 0, classes - 1]]
+    assert records["classes"].tolist() == [
+        [classes - 1, classes - 2, 5],
+        [classes // 2, 0, classes - 1],
+    ]
     decoded = codec.decode(records).logits()
     assert decoded[0].topk(3).indices.tolist() == [classes - 1, classes - 2, 5]
-    np.testing.assert_allclose(decoded, logits, rtol=0, atol=2**-8)  # half a float16 ulp of the log-sum-exp, about 11
+    np.testing.assert_allclose(
+        decoded, logits, rtol=0, atol=2**-8
+    )  # half a float16 ulp of the log-sum-exp, about 11
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(0, 2**31), st.data())
-def test_equal_logits_come_in_the_order_of_classes(classes: int, values: int, seed: int, data: st.DataObject) -> None:
+def test_equal_logits_come_in_the_order_of_classes(
+    classes: int, values: int, seed: int, data: st.DataObject
+) -> None:
     k = data.draw(st.integers(1, classes))
-    logits = torch.randint(0, values, (8, classes), generator=torch.Generator().manual_seed(seed)).float()
+    logits = torch.randint(
+        0, values, (8, classes), generator=torch.Generator().manual_seed(seed)
+    ).float()
     expected = np.argsort(-logits.numpy(), axis=1, kind="stable")[:, :k]
     records = TopK(classes=classes, k=k).encode(logits)
     assert np.array_equal(records["classes"], expected)
@@ -68,7 +78,9 @@ def test_all_classes_equal_full(classes: int, tau: float) -> None:
 
 @pytest.mark.parametrize("tau", [0.5, 1.0, 4.0, 20.0])
 @pytest.mark.parametrize(("scale", "k"), [(1.0, 1), (1.0, 10), (3.0, 10), (3.0, 100), (10.0, 100)])
-def test_the_tail_at_the_records_tau_is_exact_but_for_rounding(scale: float, k: int, tau: float) -> None:
+def test_the_tail_at_the_records_tau_is_exact_but_for_rounding(
+    scale: float, k: int, tau: float
+) -> None:
     logits = gaussian(64, 1000, scale)
     codec = TopK(classes=1000, k=k, tau=tau)
     decoded = codec.decode(codec.encode(logits))
@@ -78,11 +90,20 @@ def test_the_tail_at_the_records_tau_is_exact_but_for_rounding(scale: float, k: 
     bound = exact.abs() * 2.0**-11 + 1e-4  # half a float16 ulp of the stored log-sum-exp
     assert bool(((found - exact).abs() <= bound).all())
     mass = torch.softmax(logits.double() / tau, 1).masked_fill(~tail, 0).sum(1)
-    np.testing.assert_allclose(decoded.probs(tau).masked_fill(~tail, 0).sum(1), mass, atol=0.005 + 0.005 * scale / tau)
+    np.testing.assert_allclose(
+        decoded.probs(tau).masked_fill(~tail, 0).sum(1), mass, atol=0.005 + 0.005 * scale / tau
+    )
 
 
-@given(seed=st.integers(0, 2**31), tau=st.sampled_from([0.5, 2.0, 4.0]), gap=st.floats(0, 30), low=st.integers(1, 45))
-def test_whatever_the_tail_its_mass_at_the_records_tau_is_right(seed: int, tau: float, gap: float, low: int) -> None:
+@given(
+    seed=st.integers(0, 2**31),
+    tau=st.sampled_from([0.5, 2.0, 4.0]),
+    gap=st.floats(0, 30),
+    low=st.integers(1, 45),
+)
+def test_whatever_the_tail_its_mass_at_the_records_tau_is_right(
+    seed: int, tau: float, gap: float, low: int
+) -> None:
     logits = gaussian(8, 50, seed=seed)
     logits[:, :low] -= gap  # two humps: no Gaussian
     codec = TopK(classes=50, k=5, tau=tau, mantissa=10)
@@ -104,13 +125,19 @@ def test_a_record_of_its_own_tau_says_more_of_that_tau_and_less_of_others() -> N
         rows = codec.decode(codec.encode(logits))
         for tau in (1.0, 4.0):
             mass = torch.softmax(logits / tau, 1).masked_fill(~tail, 0).sum(1)
-            errors[own, tau] = float((rows.probs(tau).masked_fill(~tail, 0).sum(1) - mass).abs().mean())
+            errors[own, tau] = float(
+                (rows.probs(tau).masked_fill(~tail, 0).sum(1) - mass).abs().mean()
+            )
     assert errors[1.0, 1.0] < 0.005 and errors[4.0, 4.0] < 0.002
     assert errors[4.0, 1.0] > 5 * errors[1.0, 1.0] and errors[1.0, 4.0] > 5 * errors[4.0, 4.0]
 
 
-@pytest.mark.parametrize(("own", "tau"), [(4.0, 2.0), (4.0, 8.0), (4.0, 1.0), (2.0, 1.0), (2.0, 20.0)])
-def test_a_gaussian_tail_is_known_at_other_temperatures_than_the_records(own: float, tau: float) -> None:
+@pytest.mark.parametrize(
+    ("own", "tau"), [(4.0, 2.0), (4.0, 8.0), (4.0, 1.0), (2.0, 1.0), (2.0, 20.0)]
+)
+def test_a_gaussian_tail_is_known_at_other_temperatures_than_the_records(
+    own: float, tau: float
+) -> None:
     logits = gaussian(64, 1000, 1.5)
     codec = TopK(classes=1000, k=100, tau=own)
     tail = tail_of(codec, logits)
@@ -120,7 +147,9 @@ def test_a_gaussian_tail_is_known_at_other_temperatures_than_the_records(own: fl
 
 
 @given(st.integers(0, 2**31), st.integers(1, 9), st.floats(-3, 3))
-def test_kept_logits_are_rounded_to_the_nearest_with_ties_to_even(seed: int, mantissa: int, magnitude: float) -> None:
+def test_kept_logits_are_rounded_to_the_nearest_with_ties_to_even(
+    seed: int, mantissa: int, magnitude: float
+) -> None:
     logits = gaussian(4, 30, 10**magnitude, seed)
     top = TopK(classes=30, k=30, mantissa=mantissa).encode(logits)["logits"].astype(np.float64)
     exact = np.sort(logits.double().numpy(), axis=1)[:, ::-1]
@@ -133,8 +162,13 @@ def test_kept_logits_are_rounded_to_the_nearest_with_ties_to_even(seed: int, man
 
 
 @pytest.mark.parametrize("tau", [2.0, 4.0, 8.0])
-@pytest.mark.parametrize(("scale", "k", "tolerance"), [(1.0, 10, 0.005), (1.0, 100, 0.005), (3.0, 10, 0.02), (3.0, 100, 0.02)])
-def test_the_tail_at_other_temperatures_is_near(scale: float, k: int, tolerance: float, tau: float) -> None:
+@pytest.mark.parametrize(
+    ("scale", "k", "tolerance"),
+    [(1.0, 10, 0.005), (1.0, 100, 0.005), (3.0, 10, 0.02), (3.0, 100, 0.02)],
+)
+def test_the_tail_at_other_temperatures_is_near(
+    scale: float, k: int, tolerance: float, tau: float
+) -> None:
     logits = gaussian(64, 1000, scale)
     codec = TopK(classes=1000, k=k)
     tail = tail_of(codec, logits)
@@ -143,8 +177,15 @@ def test_the_tail_at_other_temperatures_is_near(scale: float, k: int, tolerance:
     np.testing.assert_allclose(found, mass, rtol=0, atol=tolerance)
 
 
-@given(st.integers(0, 2**31), st.sampled_from([0.5, 0.9, 1.0, 1.5, 4.0, 20.0]), st.floats(0, 60), st.integers(1, 40))
-def test_the_tail_stays_between_its_mean_and_its_largest(seed: int, tau: float, gap: float, low: int) -> None:
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from([0.5, 0.9, 1.0, 1.5, 4.0, 20.0]),
+    st.floats(0, 60),
+    st.integers(1, 40),
+)
+def test_the_tail_stays_between_its_mean_and_its_largest(
+    seed: int, tau: float, gap: float, low: int
+) -> None:
     logits = gaussian(4, 50, seed=seed)
     logits[:, :low] -= gap  # two humps: no Gaussian
     codec = TopK(classes=50, k=5, tau=1.0 + 3 * (seed % 2), mantissa=10)

@@ -52,11 +52,16 @@ TRAIN = {
 
 
 @pytest.mark.parametrize(
-    ("cls", "command", "fields"), [(DumpConfig, "dump-teacher", DUMP), (TrainConfig, "train-student", TRAIN)]
+    ("cls", "command", "fields"),
+    [(DumpConfig, "dump-teacher", DUMP), (TrainConfig, "train-student", TRAIN)],
 )
 @given(data=st.data())
 def test_a_saved_configuration_reads_back_to_the_same(
-    tmp_path_factory: pytest.TempPathFactory, cls: Any, command: str, fields: dict[str, Any], data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory,
+    cls: Any,
+    command: str,
+    fields: dict[str, Any],
+    data: st.DataObject,
 ) -> None:
     config = build(cls, data.draw(st.fixed_dictionaries(fields)), command)
     file = tmp_path_factory.getbasetemp() / "config.toml"
@@ -70,7 +75,9 @@ MINIMAL = '[train-student]\nrun = "r"\ndata = "d"\nstudent = "s"\nrecipe = "digi
 @pytest.fixture
 def file(tmp_path: Path) -> str:
     path = tmp_path / "run.toml"
-    path.write_text(MINIMAL + "epochs = 5\n[train-student.optimizer]\nlr = 0.5\n[dump-teacher]\ncache = 'c'\n")
+    path.write_text(
+        MINIMAL + "epochs = 5\n[train-student.optimizer]\nlr = 0.5\n[dump-teacher]\ncache = 'c'\n"
+    )
     return str(path)
 
 
@@ -82,7 +89,9 @@ def test_flags_override_the_file_and_settings_override_both(file: str) -> None:
     assert (load(file).epochs, load(file).optimizer.lr) == (5, 0.5)
     assert load(file, epochs=7).epochs == 7 and load(file, epochs=None).epochs == 5
     assert load(file, **{"optimizer.lr": 0.25}).optimizer == OptimizerConfig(lr=0.25)
-    assert load(file, "epochs=9", "optimizer.lr=1", epochs=7) == load(file, epochs=9, **{"optimizer.lr": 1.0})
+    assert load(file, "epochs=9", "optimizer.lr=1", epochs=7) == load(
+        file, epochs=9, **{"optimizer.lr": 1.0}
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,12 +99,21 @@ def test_flags_override_the_file_and_settings_override_both(file: str) -> None:
     [
         ("optimizer.name=adamw", lambda config: config.optimizer.name == "adamw"),
         ('optimizer.name="adamw"', lambda config: config.optimizer.name == "adamw"),
-        ("optimizer.options.betas=[0.8, 0.9]", lambda config: config.optimizer.options == {"betas": [0.8, 0.9]}),
-        ("schedule.decay_milestones=[3, 4]", lambda config: config.schedule.decay_milestones == (3, 4)),
+        (
+            "optimizer.options.betas=[0.8, 0.9]",
+            lambda config: config.optimizer.options == {"betas": [0.8, 0.9]},
+        ),
+        (
+            "schedule.decay_milestones=[3, 4]",
+            lambda config: config.schedule.decay_milestones == (3, 4),
+        ),
         ("compute.channels_last=true", lambda config: config.compute.channels_last is True),
         (" clip_grad = 3 ", lambda config: config.clip_grad == 3.0),
         ("loss=ce:ce=2", lambda config: config.loss == "ce:ce=2"),
-        ("student=timm:test_resnet,drop=0.1", lambda config: config.student == "timm:test_resnet,drop=0.1"),
+        (
+            "student=timm:test_resnet,drop=0.1",
+            lambda config: config.student == "timm:test_resnet,drop=0.1",
+        ),
     ],
 )
 def test_what_set_reaches(file: str, setting: str, found: Any) -> None:
@@ -144,7 +162,9 @@ def test_values_that_mean_the_same_are_no_difference() -> None:
     (line,) = config_differences(old, unset, free=(), meanings={"seeds": parse_seeds})
     assert line == "seeds: None there, '0:2' now"
     unread = replace(old, data="e")
-    assert config_differences(old, unread, free=(), meanings={"data": parse_seeds}) == ["data: 'd' there, 'e' now"]
+    assert config_differences(old, unread, free=(), meanings={"data": parse_seeds}) == [
+        "data: 'd' there, 'e' now"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +189,9 @@ def test_what_a_file_is_refused_for(tmp_path: Path, text: str | None, message: s
 
 def test_differences_name_the_keys(file: str) -> None:
     one, other = load(file), load(file, "optimizer.lr=2", "log_steps=1", "compute.workers=63")
-    assert config_differences(one, other, free=["log_steps", "compute.workers"]) == ["optimizer.lr: 0.5 there, 2.0 now"]
+    assert config_differences(one, other, free=["log_steps", "compute.workers"]) == [
+        "optimizer.lr: 0.5 there, 2.0 now"
+    ]
     assert config_differences(one, one, free=[]) == []
     assert len(config_differences(one, other, free=[])) == 3
     more = load(file, "optimizer.options.eps=1")
@@ -191,7 +213,21 @@ def test_seeds(text: str, seeds: list[int]) -> None:
     assert parse_seeds(text) == seeds
 
 
-NO_SEEDS = ["", "a", "1:", ":3", "3:1", "2:2", "-1", "1.5", "0:4:2", "4294967296", "0,,1", "²", "0:4000000000"]
+NO_SEEDS = [
+    "",
+    "a",
+    "1:",
+    ":3",
+    "3:1",
+    "2:2",
+    "-1",
+    "1.5",
+    "0:4:2",
+    "4294967296",
+    "0,,1",
+    "²",
+    "0:4000000000",
+]
 
 
 @pytest.mark.parametrize("text", NO_SEEDS)

@@ -10,11 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.config.spec import Spec, build, check_options, choose, load_function, normal_spec, parse_spec
+from kdcache.config.spec import (
+    Spec,
+    build,
+    check_options,
+    choose,
+    load_function,
+    normal_spec,
+    parse_spec,
+)
 from kdcache.errors import UsageError
 
 TEXT = st.text(st.characters(exclude_characters='"', exclude_categories=["Cs"]), max_size=12)
-WORDS = st.one_of(TEXT, st.sampled_from(["true", "12", "1e5", " a", "a,b", "k=v", "", "/data/x=1", "é", "nan"]))
+WORDS = st.one_of(
+    TEXT, st.sampled_from(["true", "12", "1e5", " a", "a,b", "k=v", "", "/data/x=1", "é", "nan"])
+)
 NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.one_of(WORDS, st.booleans(), NUMBERS)
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.]*", fullmatch=True)
@@ -22,14 +32,21 @@ KEYS = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]*", fullmatch=True)
 
 
 @given(NAMES, st.none() | WORDS, st.dictionaries(KEYS, VALUES, max_size=4))
-def test_the_text_of_a_spec_parses_back_to_it(name: str, arg: str | None, options: dict[str, Any]) -> None:
+def test_the_text_of_a_spec_parses_back_to_it(
+    name: str, arg: str | None, options: dict[str, Any]
+) -> None:
     spec = Spec(name, arg, options)
     again = parse_spec(str(spec))
     assert again == spec
-    assert [type(value) for value in again.options.values()] == [type(value) for value in options.values()]
+    assert [type(value) for value in again.options.values()] == [
+        type(value) for value in options.values()
+    ]
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.from_regex(r'[a-c]:[a="1, ]{0,12}', fullmatch=True))
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+    | st.from_regex(r'[a-c]:[a="1, ]{0,12}', fullmatch=True)
+)
 def test_any_text_parses_to_a_spec_that_stays_or_is_refused(text: str) -> None:
     try:
         spec = parse_spec(text)
@@ -44,9 +61,15 @@ def test_any_text_parses_to_a_spec_that_stays_or_is_refused(text: str) -> None:
         ("ce", Spec("ce")),
         ("imagefolder:/data/train", Spec("imagefolder", "/data/train")),
         ("imagefolder:C:/data", Spec("imagefolder", "C:/data")),
-        ("torchvision:FashionMNIST,root=data,train=true", Spec("torchvision", "FashionMNIST", {"root": "data", "train": True})),
+        (
+            "torchvision:FashionMNIST,root=data,train=true",
+            Spec("torchvision", "FashionMNIST", {"root": "data", "train": True}),
+        ),
         ("topk:k=16", Spec("topk", None, {"k": 16})),
-        ("mypkg.models:build, width=2 , lr=1e-3", Spec("mypkg.models", "build", {"width": 2, "lr": 0.001})),
+        (
+            "mypkg.models:build, width=2 , lr=1e-3",
+            Spec("mypkg.models", "build", {"width": 2, "lr": 0.001}),
+        ),
         ('imagefolder:"/data/a, b",x="1,2"', Spec("imagefolder", "/data/a, b", {"x": "1,2"})),
         ('m:f,x="12",y="true"', Spec("m", "f", {"x": "12", "y": "true"})),
         ("m:f,x=False,y=", Spec("m", "f", {"x": "False", "y": ""})),
@@ -95,9 +118,25 @@ class Table:
 
 
 def test_build_fills_a_dataclass() -> None:
-    values = {"name": "n", "rate": 2, "limit": 3, "steps": [4, 5], "inner": {"depth": 7}, "options": {"x": [1]}, "on": True}
+    values = {
+        "name": "n",
+        "rate": 2,
+        "limit": 3,
+        "steps": [4, 5],
+        "inner": {"depth": 7},
+        "options": {"x": [1]},
+        "on": True,
+    }
     table = build(Table, values, "t")
-    assert table == Table(name="n", rate=2.0, limit=3.0, steps=(4, 5), inner=Inner(depth=7), options={"x": [1]}, on=True)
+    assert table == Table(
+        name="n",
+        rate=2.0,
+        limit=3.0,
+        steps=(4, 5),
+        inner=Inner(depth=7),
+        options={"x": [1]},
+        on=True,
+    )
     assert type(table.rate) is float and type(table.limit) is float
     assert build(Table, {"name": 12, "limit": None}, "t") == Table(name="12")
     assert build(Table, dataclasses.asdict(table), "t") == table
@@ -108,7 +147,11 @@ def test_build_fills_a_dataclass() -> None:
     [
         ("dist:tau=1,beta=2", "dist:beta=2.0,tau=1", True),
         ("imagefolder:/data/train", " imagefolder:/data//train/ ", True),
-        ("timm:resnet18,weights=runs/a.safetensors", "timm:resnet18,weights=./runs/../runs/a.safetensors", True),
+        (
+            "timm:resnet18,weights=runs/a.safetensors",
+            "timm:resnet18,weights=./runs/../runs/a.safetensors",
+            True,
+        ),
         ('tars:"a,b"', 'tars:"a,b"', True),
         ("hf:lab/images", "hf:lab/other", False),
         ("timm:resnet18,drop=0.1", "timm:resnet18", False),
@@ -123,7 +166,10 @@ def test_specs_that_spell_the_same_are_equal(one: str, other: str, is_same: bool
     ("values", "message"),
     [
         ({}, "t needs name"),
-        ({"name": "n", "sice": 3}, r"unknown t key 'sice'; did you mean 'size'\? \(known: inner, kind, "),
+        (
+            {"name": "n", "sice": 3},
+            r"unknown t key 'sice'; did you mean 'size'\? \(known: inner, kind, ",
+        ),
         ({"name": "n", "zzz": 3}, r"unknown t key 'zzz' \(known"),
         ({"name": True}, "t name is True; it must be of type str"),
         ({"name": "n", "size": 1.0}, "t size is 1.0; it must be of type int"),
@@ -163,20 +209,30 @@ def test_choose_lists_few_and_counts_many() -> None:
 def test_options_are_checked_against_the_signature() -> None:
     check_options(lambda width=1: width, Spec("m", "f", {"width": 3}), "model")
     check_options(lambda **anything: anything, Spec("m", "f", {"width": 3}), "model")
-    with pytest.raises(UsageError, match="unknown option of model m:f, 'widht'; did you mean 'width'"):
+    with pytest.raises(
+        UsageError, match="unknown option of model m:f, 'widht'; did you mean 'width'"
+    ):
         check_options(lambda width=1: width, Spec("m", "f", {"widht": 3}), "model")
     check_options(iter, Spec("m", "f", {"width": 3}), "model")  # of which Python does not know
 
 
-def test_a_module_of_the_working_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_of_the_working_directory_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "spec_made_here.py").write_text("def make(x=1):\n    return x * 2\n\nVALUE = 3\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert load_function(parse_spec("spec_made_here:make,x=4"), "model", []) == 8
-    with pytest.raises(UsageError, match=r"unknown function of module spec_made_here 'VALUE' \(known: make\)"):
+    with pytest.raises(
+        UsageError, match=r"unknown function of module spec_made_here 'VALUE' \(known: make\)"
+    ):
         load_function(parse_spec("spec_made_here:VALUE"), "model", [])
     with pytest.raises(
-        UsageError, match=r"unknown model \(and no module of that name .*\) 'spec_made_heer'; did you mean 'spec_made_here'"
+        UsageError,
+        match=(
+            r"unknown model \(and no module of that name .*\) 'spec_made_heer'; did you mean"
+            r" 'spec_made_here'"
+        ),
     ):
         load_function(parse_spec("spec_made_heer:make"), "model", ["spec_made_here"])
     with pytest.raises(UsageError, match="no module of that name"):

@@ -1,4 +1,5 @@
-"""Jobs on caches that are told to stop: the units in hand are ended, as many as are told are there, and they go on."""
+"""Jobs on caches that are told to stop: the units in hand are ended, as many as are told are there,
+and they go on."""
 
 import json
 import os
@@ -46,8 +47,11 @@ def num_commits(path: Path) -> int:
     return len(open_cache(path).units())
 
 
-def at_call(patch: pytest.MonkeyPatch, owner: Any, name: str, count: int, is_one: Callable[..., bool]) -> None:
-    """Send this process SIGTERM after some calls of a method, in whichever thread; they do what they always do."""
+def at_call(
+    patch: pytest.MonkeyPatch, owner: Any, name: str, count: int, is_one: Callable[..., bool]
+) -> None:
+    """Send this process SIGTERM after some calls of a method, in whichever thread; they do what
+    they always do."""
     real, seen = getattr(owner, name), []
 
     def call(*arguments: Any, **options: Any) -> Any:
@@ -67,7 +71,9 @@ def at_commit(patch: pytest.MonkeyPatch, count: int) -> None:
 
 JOBS: dict[str, Callable[[Path, Path], Any]] = {
     "dump": lambda cache, new: dump(new, **SETTINGS),
-    "convert": lambda cache, new: convert_cache(cache, new, store="webdataset", data=DATA, images=False),
+    "convert": lambda cache, new: convert_cache(
+        cache, new, store="webdataset", data=DATA, images=False
+    ),
     "recode": lambda cache, new: recode_cache(cache, new, codec="full:dtype=float16"),
     "merge": lambda cache, new: merge_caches(new, [cache]),
     "export": export_cache,
@@ -103,17 +109,24 @@ def test_a_command_that_is_stopped_prints_one_line_and_has_the_exit_code_of_the_
     done = CliRunner().invoke(main, ["merge", str(tmp_path / "new"), str(cache)])
     assert done.exit_code == 143
     written = num_commits(tmp_path / "new")
-    told = f"kdcache: error: stopped by SIGTERM: {written} units written; run the same command again to go on"
+    told = (
+        f"kdcache: error: stopped by SIGTERM: {written} units written; run the same command again"
+        " to go on"
+    )
     assert [line for line in done.stderr.splitlines() if "error" in line] == [told]
 
 
-def test_a_verification_goes_on_from_its_report(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verification_goes_on_from_its_report(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = tmp_path / "report.jsonl"
     with monkeypatch.context() as patch, pytest.raises(StoppedError) as caught:
         at_call(patch, Folder, "get", 12, lambda folder, key: not key.startswith("commits/"))
         verify_cache(open_cache(cache), report=report)
     checked = len(report.read_text().splitlines()) - 1
-    assert str(caught.value).startswith(f"stopped by SIGTERM: the report has {checked} of 30 units; run")
+    assert str(caught.value).startswith(
+        f"stopped by SIGTERM: the report has {checked} of 30 units; run"
+    )
     assert 0 < checked < 30
     assert verify_cache(open_cache(cache), report=report)["from_report"] == checked
 
@@ -136,7 +149,9 @@ def test_a_plan_ends_at_once(tmp_path: Path) -> None:
         "--teacher",
         "tiny_models:terminated,mean=0.5,std=0.25",
     ]
-    done = CliRunner().invoke(main, [*words, "--recipe", "digits", "--workers", "0", "--device", "cpu", "--plan"])
+    done = CliRunner().invoke(
+        main, [*words, "--recipe", "digits", "--workers", "0", "--device", "cpu", "--plan"]
+    )
     assert done.exit_code == 143 and "stopped by SIGTERM" in done.stderr and not done.stdout
     assert not (tmp_path / "cache").exists()
 
@@ -149,7 +164,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         yield server
 
 
-def test_publishing_and_fetching_go_on(server: HubServer, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_publishing_and_fetching_go_on(
+    server: HubServer, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hub, "MOST_AT_ONCE", 4)
     with monkeypatch.context() as patch, pytest.raises(StoppedError) as caught:
         at_call(patch, hub._Sender, "add", 9, lambda sender, objects: True)
@@ -161,6 +178,9 @@ def test_publishing_and_fetching_go_on(server: HubServer, cache: Path, tmp_path:
         at_commit(patch, 3)
         pull_cache(PLACE, tmp_path / "new")
     written = num_commits(tmp_path / "new")
-    assert str(caught.value).startswith(f"stopped by SIGTERM: {written} units written; ") and 3 <= written < 30
+    assert (
+        str(caught.value).startswith(f"stopped by SIGTERM: {written} units written; ")
+        and 3 <= written < 30
+    )
     assert pull_cache(PLACE, tmp_path / "new")["units_written"] == 30 - written
     assert json.dumps(verify_cache(open_cache(tmp_path / "new"))["faults"]) == "[]"

@@ -1,6 +1,7 @@
 """Dumps killed at random moments, and dumps of one cache at the same time, while a reader looks on.
 
-`KDCACHE_KILLS=500 pytest tests/test_dump_kill.py -k never_agree -n 0 -s` kills more, and prints what docs/reliability.md says.
+`KDCACHE_KILLS=500 pytest tests/test_dump_kill.py -k never_agree -n 0 -s` kills more, and prints
+what docs/reliability.md says.
 """
 
 import os
@@ -44,7 +45,9 @@ class Places(NamedTuple):
 
 
 def units_of(cache: Cache, units: list[tuple[int, int]] = UNITS) -> Right:
-    return {(seed, unit): cache.read_unit(cache.commit_of(seed, unit)).tobytes() for seed, unit in units}
+    return {
+        (seed, unit): cache.read_unit(cache.commit_of(seed, unit)).tobytes() for seed, unit in units
+    }
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,8 @@ def writer_of(found: bytes, right: bytes) -> int:
 
 
 class Reader(threading.Thread):
-    """Reads all that the cache under `path` holds, again and again; anything but right or missing ends it with `failure`."""
+    """Reads all that the cache under `path` holds, again and again; anything but right or missing
+    ends it with `failure`."""
 
     def __init__(self, path: Path | str, right: Right, *, agree: bool = True) -> None:
         super().__init__()
@@ -105,7 +109,8 @@ class Reader(threading.Thread):
             self.slabs += 1
 
     def check(self, unit: tuple[int, int], found: bytes) -> None:
-        """Check that a unit holds what it should, or where writers do not agree what one of them wrote."""
+        """Check that a unit holds what it should, or where writers do not agree what one of them
+        wrote."""
         if self.agree:
             assert found == self.right[unit]
         else:
@@ -126,7 +131,8 @@ def num_orphans(path: Path) -> int:
 
 
 def stop_between(process: ForkServerProcess, path: Path) -> None:
-    """Stop a dump again and again, until it stands between a unit's object and its commit, or is done."""
+    """Stop a dump again and again, until it stands between a unit's object and its commit, or is
+    done."""
     with suppress(ProcessLookupError):  # it is done
         while process.is_alive():
             os.kill(int(process.pid or 0), signal.SIGSTOP)
@@ -191,7 +197,8 @@ def test_two_dumps_of_one_cache_at_once(right: Right, tmp_path: Path) -> None:
 
 @pytest.fixture(params=["folder", "bucket"])
 def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Places]:
-    """Give caches in a folder, or on an S3 server that loses its first response to the writing of each object."""
+    """Give caches in a folder, or on an S3 server that loses its first response to the writing of
+    each object."""
     if request.param == "folder":
         yield Places(str(tmp_path), 3, {}, [])
         return
@@ -206,7 +213,9 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Places]:
 
         proxy.fault = fault
         stack.enter_context(environ(**environment(proxy.port)))
-        yield Places(f"s3://{BUCKET}/{secrets.token_hex(4)}", 1, environment(proxy.port), proxy.injected)
+        yield Places(
+            f"s3://{BUCKET}/{secrets.token_hex(4)}", 1, environment(proxy.port), proxy.injected
+        )
 
 
 def num_held(path: str) -> int:
@@ -216,7 +225,8 @@ def num_held(path: str) -> int:
 
 
 def await_units(path: str, wanted: int, *, seconds: float) -> None:
-    """Return when so many units are committed, or time is up: then no one was at work but those who begin."""
+    """Return when so many units are committed, or time is up: then no one was at work but those who
+    begin."""
     deadline = time.monotonic() + seconds
     while num_held(path) < wanted and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -225,12 +235,18 @@ def await_units(path: str, wanted: int, *, seconds: float) -> None:
 def test_four_writers_that_never_agree(right: Right, places: Places) -> None:
     """Four at a time, killed and begun again; each adds a number of its own to the logits."""
     random, kills, caches, writers = np.random.default_rng(500), 0, 0, set()
-    settings = {"teacher": SETTINGS["teacher"].replace("conv", "wobbly"), "seeds": f"0:{places.seeds}"}
+    settings = {
+        "teacher": SETTINGS["teacher"].replace("conv", "wobbly"),
+        "seeds": f"0:{places.seeds}",
+    }
     units, start = [one for one in UNITS if one[0] < places.seeds], time.monotonic()
     with Reader(f"{places.root}/0", right, agree=False) as reader:
         while kills < KILLS_OF_FOUR:
             reader.path = path = f"{places.root}/{caches}"
-            processes, num_units = [started(path, places.variables, **settings) for _ in range(4)], 0
+            processes, num_units = (
+                [started(path, places.variables, **settings) for _ in range(4)],
+                0,
+            )
             while any(process.exitcode != 0 for process in processes):
                 await_units(path, min(num_units + 1, len(units)), seconds=1.0)
                 time.sleep(random.uniform(0, 0.1))
@@ -240,13 +256,24 @@ def test_four_writers_that_never_agree(right: Right, places: Places) -> None:
                     processes[at].join()
                     kills += processes[at].exitcode == -9
                     processes[at] = started(path, places.variables, **settings)
-                assert all(process.exitcode in (None, 0) for process in processes), "a dump of a cache that was cut off fails"
+                assert all(process.exitcode in (None, 0) for process in processes), (
+                    "a dump of a cache that was cut off fails"
+                )
                 assert not reader.failure, reader.failure
             cache = open_cache(path)
-            writers |= {(caches, writer_of(records, right[unit])) for unit, records in units_of(cache, units).items()}
+            writers |= {
+                (caches, writer_of(records, right[unit]))
+                for unit, records in units_of(cache, units).items()
+            }
             assert verify_cache(cache)["faults"] == []
             caches += 1
     assert not reader.failure, reader.failure
     assert kills >= KILLS_OF_FOUR and len(writers) >= caches and reader.read and reader.missing
-    told = f"{kills} kills, {caches} caches of {len(units)} units by {len(writers)} writers, {len(places.lost)} responses lost"
-    print(f"{told}; reader: {reader.read} units, {reader.missing} not yet; {time.monotonic() - start:.0f} s")
+    told = (
+        f"{kills} kills, {caches} caches of {len(units)} units by {len(writers)} writers,"
+        f" {len(places.lost)} responses lost"
+    )
+    print(
+        f"{told}; reader: {reader.read} units, {reader.missing} not yet;"
+        f" {time.monotonic() - start:.0f} s"
+    )

@@ -41,11 +41,18 @@ EXACT = "full:dtype=float32"
 
 
 def config(path: Path, **changes: Any) -> DumpConfig:
-    settings: dict[str, Any] = {"data": "digits:train", "teacher": f"{CONV},seed=7", "recipe": "digits", "compute": IN_PROCESS}
+    settings: dict[str, Any] = {
+        "data": "digits:train",
+        "teacher": f"{CONV},seed=7",
+        "recipe": "digits",
+        "compute": IN_PROCESS,
+    }
     return DumpConfig(cache=str(path), **{**settings, "batch_size": 128, **changes})
 
 
-def direct(cache: Cache, seed: int, data: str = "digits:train", teacher: str = f"{CONV},seed=7") -> tuple[Logits, Targets]:
+def direct(
+    cache: Cache, seed: int, data: str = "digits:train", teacher: str = f"{CONV},seed=7"
+) -> tuple[Logits, Targets]:
     """Return the teacher's logits of all rows, computed without a dump, and the targets."""
     recipe = load_recipe("digits")
     dataset = ViewDataset(open_source(data), recipe, cache.order, sizes=[8], skip_unreadable=True)
@@ -60,7 +67,9 @@ def images(folder: Path, count: int, *broken: int) -> str:
     for index in range(count):
         path = folder / f"class{index * 3 // count}" / f"{index:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.default_rng(index).integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+        Image.fromarray(np.random.default_rng(index).integers(0, 256, (8, 8), dtype=np.uint8)).save(
+            path
+        )
         if index in broken:
             path.write_bytes(b"not an image")
     return f"imagefolder:{folder}"
@@ -76,10 +85,20 @@ def test_records_are_the_teachers_logits_and_the_figures_are_right(tmp_path: Pat
         torch.testing.assert_close(stored, logits, rtol=1e-5, atol=1e-5)
         for commit in cache.commits(seed):
             rows = slice(commit.start, commit.stop)
-            assert commit.statistics == pytest.approx(logit_statistics(logits[rows], targets[rows]), rel=1e-4)
+            assert commit.statistics == pytest.approx(
+                logit_statistics(logits[rows], targets[rows]), rel=1e-4
+            )
         accuracies.append(100 * float((logits.argmax(1) == targets).float().mean()))
-    assert result["teacher_accuracy"] == pytest.approx(np.mean(accuracies)) and accuracies[0] != accuracies[1]
-    assert result["rows"] == 1197 and result["units_written"] == 2 * 6 and result["seeds"] == [0, 1] and result["absent"] == 0
+    assert (
+        result["teacher_accuracy"] == pytest.approx(np.mean(accuracies))
+        and accuracies[0] != accuracies[1]
+    )
+    assert (
+        result["rows"] == 1197
+        and result["units_written"] == 2 * 6
+        and result["seeds"] == [0, 1]
+        and result["absent"] == 0
+    )
     size = sum(len(data) for name, (data, _) in contents(tmp_path).items() if "records/c/" in name)
     assert result["bytes"] == size and result["bytes_per_view"] == size / (2 * 1197)
 
@@ -92,7 +111,9 @@ def test_run_again_it_writes_what_is_missing_and_nothing_else(tmp_path: Path) ->
     lost = [(0, 2), (0, 9), (1, 0)]
     for seed, unit in lost:
         (tmp_path / commit_key(seed, unit)).unlink()
-    (tmp_path / object_key(0, 2)).unlink()  # the other two are as if killed between object and commit
+    (
+        tmp_path / object_key(0, 2)
+    ).unlink()  # the other two are as if killed between object and commit
     kept = contents(tmp_path)
     assert dump(tmp_path, unit_rows=128)["units_written"] == len(lost)
     after = contents(tmp_path)
@@ -101,7 +122,11 @@ def test_run_again_it_writes_what_is_missing_and_nothing_else(tmp_path: Path) ->
     assert set(after) - set(kept) == written and set(after) == set(whole)
     assert {name: data for name, (data, _) in after.items() if name not in written} | {
         object_key(0, 2): after[object_key(0, 2)][0]
-    } == {name: data for name, (data, _) in whole.items() if not name.startswith("commits") or name not in written}
+    } == {
+        name: data
+        for name, (data, _) in whole.items()
+        if not name.startswith("commits") or name not in written
+    }
 
 
 def test_more_seeds_change_nothing_that_is_there(tmp_path: Path) -> None:
@@ -122,16 +147,25 @@ def test_workers_change_no_byte_and_batch_sizes_no_more_than_rounding(tmp_path: 
         "batches": {"batch_size": 33},
     }.items():
         dump_teacher(config(tmp_path / name, codec=EXACT, unit_rows=300, **changes))
-    plain, workers, batches = (open_cache(tmp_path / name) for name in ("plain", "workers", "batches"))
+    plain, workers, batches = (
+        open_cache(tmp_path / name) for name in ("plain", "workers", "batches")
+    )
     for unit in range(4):
         assert plain.objects.get(object_key(0, unit)) == workers.objects.get(object_key(0, unit))
     rows = range(1197)
-    np.testing.assert_allclose(plain.read(0, rows)["logits"], batches.read(0, rows)["logits"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        plain.read(0, rows)["logits"], batches.read(0, rows)["logits"], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_batches_never_cross_units(tmp_path: Path) -> None:
     """So a unit is computed in the same batches whichever other units are there."""
-    settings: dict[str, Any] = {"teacher": "tiny_models:batchwise", "batch_size": 32, "unit_rows": 100, "codec": EXACT}
+    settings: dict[str, Any] = {
+        "teacher": "tiny_models:batchwise",
+        "batch_size": 32,
+        "unit_rows": 100,
+        "codec": EXACT,
+    }
     dump(tmp_path, seeds="0:1", **settings)
     for unit in (3, 4, 7):
         (tmp_path / commit_key(0, unit)).unlink()
@@ -143,10 +177,14 @@ def test_batches_never_cross_units(tmp_path: Path) -> None:
 
 def test_a_unit_is_a_random_subset_of_the_source(tmp_path: Path) -> None:
     data = images(tmp_path / "images", 90)
-    dump(tmp_path / "cache", data=data, teacher=f"{CONV},classes=3,seed=7", seeds="0:1", unit_rows=15)
+    dump(
+        tmp_path / "cache", data=data, teacher=f"{CONV},classes=3,seed=7", seeds="0:1", unit_rows=15
+    )
     cache, source = open_cache(tmp_path / "cache"), open_source(data)
     for unit in range(6):
-        classes = {source.sample(int(cache.order[row])).target for row in cache.manifest.unit_range(unit)}
+        classes = {
+            source.sample(int(cache.order[row])).target for row in cache.manifest.unit_range(unit)
+        }
         assert classes == {0, 1, 2}, "the folder lists one class after the other"
 
 
@@ -167,21 +205,32 @@ def test_an_unreadable_sample_stops_the_dump_and_what_is_committed_stays(tmp_pat
 def test_unreadable_samples_are_recorded_on_request(tmp_path: Path) -> None:
     broken = (2, 3, 5, 7, 11, 40)
     data = images(tmp_path / "images", 42, *broken)
-    settings: dict[str, Any] = {"data": data, "teacher": f"{CONV},classes=3,seed=7", "seeds": "0:1", "unit_rows": 16}
+    settings: dict[str, Any] = {
+        "data": data,
+        "teacher": f"{CONV},classes=3,seed=7",
+        "seeds": "0:1",
+        "unit_rows": 16,
+    }
     result = dump(tmp_path / "cache", skip_unreadable=True, codec=EXACT, **settings)
     cache = open_cache(tmp_path / "cache")
     entries = [entry for commit in cache.commits(0) for entry in commit.absent]
-    assert sorted(int(cache.order[entry["row"]]) for entry in entries) == list(broken) and result["absent"] == len(broken)
+    assert sorted(int(cache.order[entry["row"]]) for entry in entries) == list(broken) and result[
+        "absent"
+    ] == len(broken)
     assert all(f"/{cache.order[entry['row']]:02d}.png) of" in entry["reason"] for entry in entries)
     absent = [entry["row"] for entry in entries]
     there = np.setdiff1d(np.arange(42), absent)
     logits, targets = direct(cache, 0, data, settings["teacher"])
-    np.testing.assert_allclose(cache.read(0, there)["logits"], logits[there].numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        cache.read(0, there)["logits"], logits[there].numpy(), rtol=1e-5, atol=1e-5
+    )
     for row in absent:
         with pytest.raises(MissingUnitError, match=f"row {row} is recorded as absent"):
             cache.read(0, [row])
     right = (logits.argmax(1) == targets)[there].float().mean()
-    assert result["teacher_accuracy"] == pytest.approx(100 * float(right)), "absent rows count neither for nor against it"
+    assert result["teacher_accuracy"] == pytest.approx(100 * float(right)), (
+        "absent rows count neither for nor against it"
+    )
     assert all(probe["row"] not in absent for commit in cache.commits(0) for probe in commit.probes)
     with pytest.raises(MismatchError, match="skip_unreadable: true in the cache, false now"):
         dump(tmp_path / "cache", codec=EXACT, **settings)
@@ -190,30 +239,53 @@ def test_unreadable_samples_are_recorded_on_request(tmp_path: Path) -> None:
 @pytest.mark.parametrize("store", ["zarr", "webdataset"])
 def test_a_mount_that_went_away_is_no_set_of_unreadable_samples(tmp_path: Path, store: str) -> None:
     data = images(tmp_path / "images", 12, *range(12))
-    settings: dict[str, Any] = {"data": data, "teacher": f"{CONV},classes=3,seed=7", "seeds": "0:2", "store": store}
+    settings: dict[str, Any] = {
+        "data": data,
+        "teacher": f"{CONV},classes=3,seed=7",
+        "seeds": "0:2",
+        "store": store,
+    }
     with pytest.raises(
-        SourceError, match=r"8 of the 8 samples of unit 0 cannot be read.* The first: sample \d+ \(class"
+        SourceError,
+        match=r"8 of the 8 samples of unit 0 cannot be read.* The first: sample \d+ \(class",
     ) as caught:
         dump(tmp_path / "cache", skip_unreadable=True, codec=EXACT, unit_rows=8, **settings)
     assert not isinstance(caught.value, UnreadableSampleError) and len(str(caught.value)) < 500
     assert not open_cache(tmp_path / "cache").committed_units(0)
 
 
-@pytest.mark.parametrize(("count", "broken", "is_believed"), [(64, 17, False), (64, 12, True), (72, 15, True), (96, 17, True)])
+@pytest.mark.parametrize(
+    ("count", "broken", "is_believed"),
+    [(64, 17, False), (64, 12, True), (72, 15, True), (96, 17, True)],
+)
 def test_a_share_of_unreadable_samples_that_cannot_be_believed_stops_a_dump(
     tmp_path: Path, count: int, broken: int, is_believed: bool
 ) -> None:
     data = images(tmp_path / "images", count, *range(broken))
-    settings: dict[str, Any] = {"data": data, "teacher": f"{CONV},classes=3,seed=7", "seeds": "0:1", "unit_rows": 128}
+    settings: dict[str, Any] = {
+        "data": data,
+        "teacher": f"{CONV},classes=3,seed=7",
+        "seeds": "0:1",
+        "unit_rows": 128,
+    }
     with (
-        nullcontext() if is_believed else pytest.raises(SourceError, match=r"1[67] of the 64 samples of unit 0 cannot be read")
+        nullcontext()
+        if is_believed
+        else pytest.raises(SourceError, match=r"1[67] of the 64 samples of unit 0 cannot be read")
     ):
-        assert dump(tmp_path / "cache", skip_unreadable=True, batch_size=8, **settings)["absent"] == broken
+        assert (
+            dump(tmp_path / "cache", skip_unreadable=True, batch_size=8, **settings)["absent"]
+            == broken
+        )
     assert open_cache(tmp_path / "cache").committed_units(0) == ([0] if is_believed else [])
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ENOENT, errno.EACCES, errno.EMFILE])
-def test_what_the_storage_refuses_is_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+@pytest.mark.parametrize(
+    "code", [errno.EIO, errno.ESTALE, errno.ENOENT, errno.EACCES, errno.EMFILE]
+)
+def test_what_the_storage_refuses_is_not_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     data = images(tmp_path / "images", 12)
     read = Path.read_bytes
 
@@ -224,7 +296,9 @@ def test_what_the_storage_refuses_is_not_skipped(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     settings: dict[str, Any] = {"data": data, "teacher": f"{CONV},classes=3,seed=7", "seeds": "0:1"}
-    with pytest.raises(SourceError, match=r"sample 5 \(class1/05.png\) .* cannot be read: \w*Error: ") as caught:
+    with pytest.raises(
+        SourceError, match=r"sample 5 \(class1/05.png\) .* cannot be read: \w*Error: "
+    ) as caught:
         dump(tmp_path / "cache", skip_unreadable=True, codec=EXACT, **settings)
     assert not isinstance(caught.value, UnreadableSampleError)
 
@@ -232,13 +306,27 @@ def test_what_the_storage_refuses_is_not_skipped(tmp_path: Path, monkeypatch: py
 def test_paths_and_names_of_any_bytes_go_through_a_dump_and_a_training(tmp_path: Path) -> None:
     root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     data = images(root / "images", 12, 3)
-    (root / "images" / "class1" / "05.png").rename(os.fsdecode(os.fsencode(root) + b"/images/class1/\xff\xfe.png"))
-    settings: dict[str, Any] = {"data": data, "teacher": f"{CONV},classes=3,seed=7", "seeds": "0:1", "skip_unreadable": True}
+    (root / "images" / "class1" / "05.png").rename(
+        os.fsdecode(os.fsencode(root) + b"/images/class1/\xff\xfe.png")
+    )
+    settings: dict[str, Any] = {
+        "data": data,
+        "teacher": f"{CONV},classes=3,seed=7",
+        "seeds": "0:1",
+        "skip_unreadable": True,
+    }
     dump(root / "cache", store="webdataset", codec=EXACT, **settings)
     assert dump(root / "cache", store="webdataset", codec=EXACT, **settings)["units_written"] == 0
     keys = {CachedSource(open_cache(root / "cache")).key(index) for index in range(12)}
-    assert "class1/\udcff\udcfe.png" in keys and keys == {open_source(data).key(index) for index in range(12)}
-    student: dict[str, Any] = {"cache": (str(root / "cache"),), "student": f"{MLP},classes=3", "loss": "kl", "batch_size": 4}
+    assert "class1/\udcff\udcfe.png" in keys and keys == {
+        open_source(data).key(index) for index in range(12)
+    }
+    student: dict[str, Any] = {
+        "cache": (str(root / "cache"),),
+        "student": f"{MLP},classes=3",
+        "loss": "kl",
+        "batch_size": 4,
+    }
     for source in (None, data, data):
         assert train(root / f"run{source is None}", epochs=1, data=source, **student)["epochs"] == 1
 
@@ -250,7 +338,9 @@ def test_logits_that_are_not_finite_keep_the_units_before(tmp_path: Path) -> Non
         "unit_rows": 2,
         "batch_size": 2,
     }
-    with pytest.raises(CodecError, match=r"NaN or infinite logits for sample \d{8} \(row \d+, seed 0\)") as error:
+    with pytest.raises(
+        CodecError, match=r"NaN or infinite logits for sample \d{8} \(row \d+, seed 0\)"
+    ) as error:
         dump(tmp_path, **settings)
     row = int(str(error.value).split("row ")[1].split(",")[0])
     cache, before = open_cache(tmp_path), contents(tmp_path)
@@ -287,12 +377,17 @@ def test_a_plan_writes_nothing_and_says_what_comes(tmp_path: Path, codec: str) -
     assert plan["bytes"] == pytest.approx(result["bytes"], rel=0.05)
     again = plan_dump(config(tmp_path / "cache", seeds="0:4", unit_rows=128, codec=codec))
     assert again["units"] == 40 and again["units_done"] == 30
-    assert again["gradient_error"] == ({} if codec == EXACT else plan["gradient_error"]), "a dump measures no exact codec"
+    assert again["gradient_error"] == ({} if codec == EXACT else plan["gradient_error"]), (
+        "a dump measures no exact codec"
+    )
     assert set(plan["gradient_error"]) == {"1", "4"}
-    assert all(error == 0 if codec == EXACT else 0 < error < 2 for error in plan["gradient_error"].values())
-    assert {f"{case['tau']:g}": pytest.approx(case["both"]["error"], rel=1e-3) for case in plan["gradients"]} == plan[
-        "gradient_error"
-    ]
+    assert all(
+        error == 0 if codec == EXACT else 0 < error < 2 for error in plan["gradient_error"].values()
+    )
+    assert {
+        f"{case['tau']:g}": pytest.approx(case["both"]["error"], rel=1e-3)
+        for case in plan["gradients"]
+    } == plan["gradient_error"]
     assert again["gradients"] == []
     assert contents(tmp_path / "cache") == files
 
@@ -302,16 +397,23 @@ def test_the_precision_is_recorded_and_must_stay(tmp_path: Path) -> None:
     dump_teacher(config(tmp_path / "half", compute=bfloat16, codec=EXACT))
     dump_teacher(config(tmp_path / "whole", codec=EXACT))
     half, whole = open_cache(tmp_path / "half"), open_cache(tmp_path / "whole")
-    assert half.manifest.teacher["precision"] == "bfloat16" and whole.manifest.teacher["precision"] == "float32"
+    assert (
+        half.manifest.teacher["precision"] == "bfloat16"
+        and whole.manifest.teacher["precision"] == "float32"
+    )
     exact, rounded = (cache.read(0, range(1197))["logits"] for cache in (whole, half))
     assert not np.array_equal(exact, rounded)
     np.testing.assert_allclose(rounded, exact, rtol=0.05, atol=0.05 * np.abs(exact).max())
-    with pytest.raises(MismatchError, match=r'teacher\.precision: "bfloat16" in the cache, "float32" now'):
+    with pytest.raises(
+        MismatchError, match=r'teacher\.precision: "bfloat16" in the cache, "float32" now'
+    ):
         dump_teacher(config(tmp_path / "half", codec=EXACT))
 
 
 def test_unit_rows_that_leave_only_small_chunks_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"unit_rows is 100003.*chunks of 1 rows only.*power of two"):
+    with pytest.raises(
+        UsageError, match=r"unit_rows is 100003.*chunks of 1 rows only.*power of two"
+    ):
         dump_teacher(config(tmp_path / "cache", unit_rows=100_003))
     assert not (tmp_path / "cache").exists()
 
@@ -323,11 +425,12 @@ def test_a_teacher_at_chance_is_noted(
     accuracy = dump(tmp_path / "cache", seeds="0:1", unit_rows=2048)["teacher_accuracy"]
     assert (
         accuracy < 20
-        and f"note: the teacher is right on {accuracy:.1f} % of these views, chance is 10.0 %" in capsys.readouterr().err
+        and f"note: the teacher is right on {accuracy:.1f} % of these views, chance is 10.0 %"
+        in capsys.readouterr().err
     )
-    assert plan_dump(config(tmp_path / "plan", seeds="0:1", unit_rows=2048))["teacher_accuracy"] == pytest.approx(
-        accuracy, abs=0.01
-    )
+    assert plan_dump(config(tmp_path / "plan", seeds="0:1", unit_rows=2048))[
+        "teacher_accuracy"
+    ] == pytest.approx(accuracy, abs=0.01)
 
 
 def test_the_same_weights_used_otherwise_are_another_teacher(tmp_path: Path) -> None:
@@ -336,17 +439,30 @@ def test_the_same_weights_used_otherwise_are_another_teacher(tmp_path: Path) -> 
     teacher = f"timm:test_resnet,input_size=32,weights={weights}"
     dump(tmp_path / "cache", teacher=teacher, seeds="0:1", data="digits:test")
     assert (
-        dump(tmp_path / "cache", teacher=f"{teacher},mean=0.5,std=0.5", seeds="0:1", data="digits:test")["units_written"] == 0
+        dump(
+            tmp_path / "cache",
+            teacher=f"{teacher},mean=0.5,std=0.5",
+            seeds="0:1",
+            data="digits:test",
+        )["units_written"]
+        == 0
     )
     with pytest.raises(MismatchError, match=r"teacher\.architecture.*global_pool=max"):
-        dump(tmp_path / "cache", teacher=f"{teacher},global_pool=max", seeds="1", data="digits:test")
+        dump(
+            tmp_path / "cache", teacher=f"{teacher},global_pool=max", seeds="1", data="digits:test"
+        )
 
 
 def test_a_cache_without_units_may_be_removed(tmp_path: Path) -> None:
     with pytest.raises(CodecError):
         dump(tmp_path / "cache", teacher="tiny_models:poisoned,mean=0,std=1", seeds="0:1")
     with pytest.raises(MismatchError, match="it holds no unit yet: remove it"):
-        dump(tmp_path / "cache", teacher="tiny_models:poisoned,mean=0,std=1", seeds="0:1", codec=EXACT)
+        dump(
+            tmp_path / "cache",
+            teacher="tiny_models:poisoned,mean=0,std=1",
+            seeds="0:1",
+            codec=EXACT,
+        )
 
 
 @pytest.mark.parametrize("order_seed", [-1, 2**32])
@@ -358,14 +474,23 @@ def test_an_order_seed_out_of_range_is_refused(tmp_path: Path, order_seed: int) 
 def test_the_codec_follows_from_the_classes_if_none_is_chosen(tmp_path: Path) -> None:
     dump(tmp_path / "few", seeds="0:1")
     many = "tiny_models:noise,length=400,classes=65,size=8"
-    dump(tmp_path / "many", data=many, teacher="tiny_models:conv,classes=65,mean=0.5,std=0.25", seeds="0:1")
+    dump(
+        tmp_path / "many",
+        data=many,
+        teacher="tiny_models:conv,classes=65,mean=0.5,std=0.25",
+        seeds="0:1",
+    )
     names = [open_cache(tmp_path / name).manifest.codec["name"] for name in ("few", "many")]
     assert names == ["full", "lowrank"]
 
 
 def many_classes(scale: float, length: int = 800) -> dict[str, Any]:
     teacher = f"tiny_models:conv,classes=100,mean=0.5,std=0.25,seed=7,scale={scale}"
-    return {"data": f"tiny_models:noise,length={length},classes=100,size=8", "teacher": teacher, "seeds": "0:1"}
+    return {
+        "data": f"tiny_models:noise,length={length},classes=100,size=8",
+        "teacher": teacher,
+        "seeds": "0:1",
+    }
 
 
 @pytest.mark.parametrize(("scale", "step"), [(12, 2.0), (0.3, 0.125), (0.1, 0.03125)])
@@ -379,16 +504,25 @@ def test_the_default_is_as_fine_as_the_teachers_logits_need(
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: codec")]
     one, four = (f"{100 * manifest.gradient_error[tau]:.0f} % at tau {tau:g}" for tau in (1.0, 4.0))
     line = (
-        f"note: codec lowrank:step={step} is taken, which turns DIST's gradient by {one}, {four} of its norm; no coarser step "
+        f"note: codec lowrank:step={step} is taken, which turns DIST's gradient by {one}, {four} of"
+        " its norm; no coarser step "
     )
     assert told == ([] if step == 2 else [f"{line}keeps that within 40 % on this teacher"])
 
 
-def test_the_default_is_full_where_the_sample_holds_no_basis(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_default_is_full_where_the_sample_holds_no_basis(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     dump(tmp_path, **many_classes(1e-5))
-    assert open_cache(tmp_path).manifest.codec == {"name": "full", "configuration": {"dtype": "float16"}}
+    assert open_cache(tmp_path).manifest.codec == {
+        "name": "full",
+        "configuration": {"dtype": "float16"},
+    }
     told = capsys.readouterr().err
-    assert "note: codec full:dtype=float16 is taken" in told and "no step of lowrank keeps that within 40 %" in told
+    assert (
+        "note: codec full:dtype=float16 is taken" in told
+        and "no step of lowrank keeps that within 40 %" in told
+    )
 
 
 def test_the_default_is_chosen_where_a_recipe_draws_nothing(tmp_path: Path) -> None:
@@ -400,19 +534,30 @@ def test_the_default_is_chosen_where_a_recipe_draws_nothing(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("codec", ["topk:k=5", "lowrank:step=1", "full:dtype=uint8", None])
-def test_without_a_codec_a_dump_goes_on_with_that_of_the_cache(tmp_path: Path, codec: str | None) -> None:
+def test_without_a_codec_a_dump_goes_on_with_that_of_the_cache(
+    tmp_path: Path, codec: str | None
+) -> None:
     settings = {**many_classes(0.3, length=400)}
     dump(tmp_path, codec=codec, **settings)
     before = open_cache(tmp_path).manifest
     assert dump(tmp_path, **{**settings, "seeds": "0:2"})["units_written"] > 0
     assert open_cache(tmp_path).manifest == before
-    plan = plan_dump(DumpConfig(cache=str(tmp_path), recipe="digits", compute=IN_PROCESS, **{**settings, "seeds": "0:2"}))
-    assert plan["units_done"] == plan["units"] and plan["gradient_error"] == before.made_by["gradient_error"]
+    plan = plan_dump(
+        DumpConfig(
+            cache=str(tmp_path), recipe="digits", compute=IN_PROCESS, **{**settings, "seeds": "0:2"}
+        )
+    )
+    assert (
+        plan["units_done"] == plan["units"]
+        and plan["gradient_error"] == before.made_by["gradient_error"]
+    )
     with pytest.raises(MismatchError, match="data has 10 classes, the cache was made from 100"):
         dump(tmp_path)
 
 
-@pytest.mark.parametrize(("codec", "told"), [("lowrank:step=2", True), ("lowrank:step=0.125", False), ("topk:k=3", True)])
+@pytest.mark.parametrize(
+    ("codec", "told"), [("lowrank:step=2", True), ("lowrank:step=0.125", False), ("topk:k=3", True)]
+)
 def test_a_codec_that_turns_the_gradient_far_is_told_of_before_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], codec: str, told: bool
 ) -> None:

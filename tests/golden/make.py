@@ -1,7 +1,8 @@
-"""Write the golden caches of the current format version, once. In this folder: PYTHONPATH=../..:.. python make.py.
+"""Write the golden caches of the current format version, once. In this folder: PYTHONPATH=../..:..
+python make.py.
 
-A cache that stands here is never made again: it shows that what was written once can be read for ever. A new format version
-gets new folders beside the old ones.
+A cache that stands here is never made again: it shows that what was written once can be read for
+ever. A new format version gets new folders beside the old ones.
 """
 
 from pathlib import Path
@@ -26,5 +27,7 @@ if __name__ == "__main__":
         dump(tars, codec=CODECS["full"], seeds="12:14", store="webdataset", **SETTINGS)
     if not Path(f"v{FORMAT_VERSION}.npy").exists():
         cache = open_cache(f"v{FORMAT_VERSION}-full")
-        logits = [cache.codec.decode(cache.read(seed, range(20))).logits().numpy() for seed in (0, 12)]
+        logits = [
+            cache.codec.decode(cache.read(seed, range(20))).logits().numpy() for seed in (0, 12)
+        ]
         np.save(f"v{FORMAT_VERSION}.npy", np.stack(logits))

@@ -1,4 +1,5 @@
-"""Every command on a hostile cache, in a process of its own, so that the memory which it takes is that of the command."""
+"""Every command on a hostile cache, in a process of its own, so that the memory which it takes is
+that of the command."""
 
 import json
 import re
@@ -16,12 +17,20 @@ from kdcache_cli.commands import main
 _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 _SLEEP = time.sleep
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-STUDENT = ("--student", "tiny_models:mlp,mean=0.5,std=0.5,classes=5", "--epochs", "1", "--batch-size", "8")
+STUDENT = (
+    "--student",
+    "tiny_models:mlp,mean=0.5,std=0.5,classes=5",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "8",
+)
 DATA = "tiny_models:noise,length=20,classes=5,size=8"
 
 
 def peak(*, anew: bool = False) -> int:
-    """Return the most memory that this process had, in bytes; with `anew` since now. Only Linux tells."""
+    """Return the most memory that this process had, in bytes; with `anew` since now. Only Linux
+    tells."""
     if not _RESET.exists():
         return 0
     if anew:
@@ -36,14 +45,29 @@ def commands(cache: Path, store: str) -> dict[str, list[str]]:
     beside, path = cache.parent, str(cache)
     keys = beside / "keys.txt"
     keys.write_text("a/1\n")
-    train = ["train-student", str(beside / "run"), "--cache", path, *STUDENT, "--workers", "0", "--device", "cpu"]
+    train = [
+        "train-student",
+        str(beside / "run"),
+        "--cache",
+        path,
+        *STUDENT,
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+    ]
     return {
         "info": ["info", path],
         "info, as JSON": ["info", path, "--json"],
         "info, following": ["info", path, "--follow"],
         "verify": ["verify", path],
         "verify, views": ["verify", path, "--views", "2"],
-        "verify, teacher": ["verify", path, "--teacher", "tiny_models:conv,mean=0.5,std=0.5,classes=5"],
+        "verify, teacher": [
+            "verify",
+            path,
+            "--teacher",
+            "tiny_models:conv,mean=0.5,std=0.5,classes=5",
+        ],
         "show": ["show", path, "--view", "3:0", "-o", str(beside / "view.png")],
         "train-student": train,
         "train-student, evaluating": [*train, "--eval-data", DATA],
@@ -51,7 +75,13 @@ def commands(cache: Path, store: str) -> dict[str, list[str]]:
         "export": ["export", path, str(beside / "whole")],
         "export, samples": ["export", path, str(beside / "some"), "--samples", "0:4"],
         "export, keys": ["export", path, str(beside / "named"), "--samples", str(keys)],
-        "convert": ["convert", path, str(beside / "other"), "--store", "zarr" if store == "webdataset" else "webdataset"],
+        "convert": [
+            "convert",
+            path,
+            str(beside / "other"),
+            "--store",
+            "zarr" if store == "webdataset" else "webdataset",
+        ],
         "merge": ["merge", str(beside / "merged"), path],
         "recode": ["recode", path, str(beside / "recoded"), "--codec", "topk:k=1"],
         "push": ["push", path, "hf://datasets/lab/cache"],
@@ -86,7 +116,9 @@ def _interrupted(seconds: float) -> None:
     _SLEEP(seconds)
 
 
-def wrong(name: str, told: dict[str, Any], *, most_megabytes: int, most_seconds: float) -> str | None:
+def wrong(
+    name: str, told: dict[str, Any], *, most_megabytes: int, most_seconds: float
+) -> str | None:
     """Return what a command did that no hostile cache should make it do, or None."""
     lines = [line for line in told["err"].splitlines() if line.startswith("kdcache: error: ")]
     checks: dict[str, Callable[[], bool]] = {

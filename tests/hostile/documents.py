@@ -19,11 +19,17 @@ from kdcache.cache.documents.commit import commit_key
 DEEP = b'{"attributes": {"kdcache": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}"
 ROOTS = {
     "root_nested_deeply": DEEP,
-    "root_nested_a_little_too_deeply": b'{"attributes": {"kdcache": ' + b"[" * 100 + b"]" * 100 + b"}}",
+    "root_nested_a_little_too_deeply": (
+        b'{"attributes": {"kdcache": ' + b"[" * 100 + b"]" * 100 + b"}}"
+    ),
     "root_that_is_not_utf8": '{"attributes": {"kdcache": {}}}'.encode("utf-16"),
-    "root_with_an_enormous_integer": b'{"attributes": {"kdcache": {"rows": ' + b"9" * 1_000_000 + b"}}}",
+    "root_with_an_enormous_integer": (
+        b'{"attributes": {"kdcache": {"rows": ' + b"9" * 1_000_000 + b"}}}"
+    ),
     "root_of_many_values": b'{"attributes": {"kdcache": [' + b"{}," * 300_000 + b"{}]}}",
-    "root_of_many_keys": b'{"attributes": {"kdcache": {' + b",".join(b'"%d":0' % n for n in range(90_000)) + b"}}}",
+    "root_of_many_keys": (
+        b'{"attributes": {"kdcache": {' + b",".join(b'"%d":0' % n for n in range(90_000)) + b"}}}"
+    ),
     "root_with_a_number_past_floats": b'{"attributes": {"kdcache": {"rows": 1e400}}}',
     "root_with_a_key_twice": b'{"attributes": {"kdcache": {}}, "attributes": {"kdcache": {}}}',
     "root_with_nan": b'{"attributes": {"kdcache": {"rows": NaN}}}',
@@ -144,7 +150,10 @@ SETTINGS: dict[str, tuple[str, Any]] = {
     "error_at_no_temperature": ("made_by.gradient_error", {"0x7": 1.0}),
     "error_huge": ("made_by.gradient_error", {"1": 10**400}),
     "error_negative": ("made_by.gradient_error", {"1": -1}),
-    "errors_by_the_thousand": ("made_by.gradient_error", {str(number): 0.1 for number in range(1000)}),
+    "errors_by_the_thousand": (
+        "made_by.gradient_error",
+        {str(number): 0.1 for number in range(1000)},
+    ),
     "seeds_of_more_units_than_any_cache": ("seeds_per_unit", 1 << 30),
     "origins_without_end": ("made_by.recoded_from", {"codec": "full", "made_by": []}),
 }
@@ -165,7 +174,9 @@ many(r"upgrade kdcache$|use the kdcache that wrote it$|use the kdcache version",
 @attack("with fields that this one does not know .* and 4997 more.*: upgrade kdcache$")
 def manifest_with_thousands_of_fields(path: Path) -> None:
     zarr(path)
-    change_manifest(path, lambda document: document.update({f"field {number}": 1 for number in range(5000)}))
+    change_manifest(
+        path, lambda document: document.update({f"field {number}": 1 for number in range(5000)})
+    )
 
 
 @attack("is a number past the range of floats")
@@ -179,7 +190,10 @@ def manifest_with_an_error_past_floats(path: Path) -> None:
 def manifest_with_pixels_beyond_its_records(path: Path) -> None:
     zarr(path)
     teacher = {**maps([1, 2, 3])["teacher"]}
-    change_manifest(path, lambda document: document.update(task="segmentation", sites=[1, 200, 300], teacher=teacher))
+    change_manifest(
+        path,
+        lambda document: document.update(task="segmentation", sites=[1, 200, 300], teacher=teacher),
+    )
 
 
 CODECS = {
@@ -199,7 +213,9 @@ COMMITS: dict[str, dict[str, Any]] = {
     "absent_row_without_reason": {"absent": [{"row": 1}]},
     "probe_of_a_row_out_of_range": {"probes": [{"row": 12, "crc32": 0, "thumbnail": ""}]},
     "probe_that_is_no_base64": {"probes": [{"row": 1, "crc32": 0, "thumbnail": "!"}]},
-    "probe_with_steps_of_another_form": {"probes": [{"row": 1, "crc32": 0, "thumbnail": "", "steps": [["decode"]]}]},
+    "probe_with_steps_of_another_form": {
+        "probes": [{"row": 1, "crc32": 0, "thumbnail": "", "steps": [["decode"]]}]
+    },
     "object_of_no_size": {"num_bytes": 0},
     "object_huge": {"num_bytes": HUGE},
     "field_unknown": {"run": "rm"},
@@ -210,8 +226,12 @@ COMMITS: dict[str, dict[str, Any]] = {
     "absent_for_a_long_reason": {"absent": [{"row": 1, "reason": "?" * 100_000}]},
     "absent_row_that_is_true": {"absent": [{"row": True, "reason": "?"}]},
     "probe_twice": {"probes": [{"row": 1, "crc32": 0, "thumbnail": ""}] * 2},
-    "probe_with_a_long_thumbnail": {"probes": [{"row": 1, "crc32": 0, "thumbnail": "AAAA" * 20_000}]},
-    "probe_of_many_steps": {"probes": [{"row": 1, "crc32": 0, "thumbnail": "", "steps": [["decode", 0]] * 1000}]},
+    "probe_with_a_long_thumbnail": {
+        "probes": [{"row": 1, "crc32": 0, "thumbnail": "AAAA" * 20_000}]
+    },
+    "probe_of_many_steps": {
+        "probes": [{"row": 1, "crc32": 0, "thumbnail": "", "steps": [["decode", 0]] * 1000}]
+    },
     "key_long": {"key": "x" * 100_000},
     "writer_long": {"writer": "x" * 100_000},
     "statistics_by_the_thousand": {"statistics": {str(number): 0.5 for number in range(1000)}},
@@ -227,7 +247,8 @@ def _commit(changes: dict[str, Any]) -> Attack:
 
 
 many(
-    r"its commit speaks of|the commit is damaged|with fields that this one|more than the \d+ that it may have",
+    r"its commit speaks of|the commit is damaged|with fields that this one|more than the \d+ that"
+    r" it may have",
     {f"commit_{name}": case for name, case in COMMITS.items()},
     _commit,
 )

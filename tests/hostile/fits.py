@@ -39,7 +39,8 @@ def _metadata(basis: Path, **changes: Any) -> None:
 
 
 def _pickled(basis: Path) -> None:
-    """Let zarr read an array of its older format, of which a filter unpickles; the pickle leaves a file `owned`."""
+    """Let zarr read an array of its older format, of which a filter unpickles; the pickle leaves a
+    file `owned`."""
     (basis / "zarr.json").unlink()
     filters = [{"id": "vlen-utf8"}, {"id": "pickle"}]
     document = {
@@ -82,7 +83,12 @@ FITS: dict[str, Callable[[Path], object]] = {
     "fit_that_is_a_link_out": _linked,
     "fit_with_many_arrays": _crowded,
 }
-many(r"the fit of its codec .* is absent or damaged|is a link out of|more than the \d+ that it may have", FITS, _fit)
+many(
+    r"the fit of its codec .* is absent or damaged|is a link out of|more than the \d+ that it may"
+    r" have",
+    FITS,
+    _fit,
+)
 
 
 @attack("the fit of its codec .* is absent or damaged")
@@ -91,7 +97,13 @@ def fit_through_blosc(path: Path) -> None:
     basis = next(path.glob("codec/*/basis"))
     frame = b"\x02\x01\x01\x01" + bytes(36)
     _bomb(basis, frame + crc(frame), [4, 5])
-    _metadata(basis, codecs=[{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "blosc", "configuration": {}}])
+    _metadata(
+        basis,
+        codecs=[
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "blosc", "configuration": {}},
+        ],
+    )
 
 
 def _arrays(changes: dict[str, Any]) -> Attack:
@@ -120,8 +132,8 @@ ARRAYS: dict[str, dict[str, Any]] = {
     "with_an_array_too_many": {"steps": np.array([1], "<u4")},
 }
 many(
-    "lowrank: array .* of the fit is|lowrank: the fit holds array|lowrank: the step of the fit is|the fit gives logits past|"
-    "its records|absent or damaged",
+    "lowrank: array .* of the fit is|lowrank: the fit holds array|lowrank: the step of the fit"
+    " is|the fit gives logits past|its records|absent or damaged",
     {f"fit_{name}": case for name, case in ARRAYS.items()},
     _arrays,
 )

@@ -1,4 +1,5 @@
-"""Caches as an attacker makes them: honest ones, forged. Digests and checksums are made anew, for anyone can compute them."""
+"""Caches as an attacker makes them: honest ones, forged. Digests and checksums are made anew, for
+anyone can compute them."""
 
 import hashlib
 import itertools
@@ -25,7 +26,13 @@ from kdcache.codecs import fit_arrays, open_codec
 
 HUGE = 10**18
 BOMB_BYTES = 1 << 28
-STORE: dict[str, Any] = {"store": "webdataset", "seeds_per_unit": 2, "has_images": True, "chunk_rows": 8, "classes": 5}
+STORE: dict[str, Any] = {
+    "store": "webdataset",
+    "seeds_per_unit": 2,
+    "has_images": True,
+    "chunk_rows": 8,
+    "classes": 5,
+}
 SOURCE = {"spec": "noise", "fingerprint": "0" * 64, "classes": 5}
 Attack = Callable[[Path], None]
 ATTACKS: dict[str, tuple[Attack, str]] = {}
@@ -67,13 +74,22 @@ def tars(path: Path, **changes: Any) -> Cache:
 
 def maps(sites: list[int]) -> dict[str, Any]:
     """Return what the manifest of a cache of maps has of its own."""
-    teacher = {"spec": "random", "sha256": "2" * 64, "size": 8, "stride": 2, "mean": [0.5], "std": [0.5]}
+    teacher = {
+        "spec": "random",
+        "sha256": "2" * 64,
+        "size": 8,
+        "stride": 2,
+        "mean": [0.5],
+        "std": [0.5],
+    }
     return {"task": "segmentation", "sites": sites, "teacher": {**teacher, "precision": "float32"}}
 
 
 def change_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     root = json.loads((path / "zarr.json").read_text())
-    document = {name: value for name, value in root["attributes"]["kdcache"].items() if name != "digest"}
+    document = {
+        name: value for name, value in root["attributes"]["kdcache"].items() if name != "digest"
+    }
     change(document)
     root["attributes"]["kdcache"] = seal(document)
     (path / "zarr.json").write_text(json.dumps(root))
@@ -81,7 +97,9 @@ def change_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> N
 
 def change_commit(path: Path, unit: int = 0, **changes: Any) -> None:
     key = path / commit_key(0, unit)
-    document = {name: value for name, value in json.loads(key.read_text()).items() if name != "digest"}
+    document = {
+        name: value for name, value in json.loads(key.read_text()).items() if name != "digest"
+    }
     key.write_text(json.dumps(seal({**document, **changes})))
 
 
@@ -120,11 +138,17 @@ def summed(frame: bytes) -> bytes:
 
 
 def without_size(size: int) -> bytes:
-    """Return a chunk of about so many zeros whose zstd frame does not say how many: blocks of one byte repeated."""
+    """Return a chunk of about so many zeros whose zstd frame does not say how many: blocks of one
+    byte repeated."""
     sizes = [(1 << 17) - 1] * (size >> 17) or [size]
     last = len(sizes) - 1
-    body = b"".join((size << 3 | 1 << 1 | (at == last)).to_bytes(3, "little") + b"\0" for at, size in enumerate(sizes))
-    return summed(b"\x28\xb5\x2f\xfd" + b"\x00" + b"\x38" + body)  # no content size, a window of 128 kB
+    body = b"".join(
+        (size << 3 | 1 << 1 | (at == last)).to_bytes(3, "little") + b"\0"
+        for at, size in enumerate(sizes)
+    )
+    return summed(
+        b"\x28\xb5\x2f\xfd" + b"\x00" + b"\x38" + body
+    )  # no content size, a window of 128 kB
 
 
 def evil(folder: Path) -> bytes:

@@ -1,4 +1,5 @@
-"""Attacks by what lies where an object should be: links, devices, shards with forged heads, records that are no numbers."""
+"""Attacks by what lies where an object should be: links, devices, shards with forged heads, records
+that are no numbers."""
 
 import os
 from collections.abc import Callable
@@ -45,12 +46,16 @@ LINKS = {
     "object_that_is_a_pipe": _instead(os.mkfifo),
     "object_that_is_a_loop": _instead(lambda at: at.symlink_to(at.name)),
     "object_that_is_a_folder": _instead(lambda at: at.mkdir()),
-    "commit_that_is_a_link_out": _instead(lambda at: at.symlink_to("../../../outside"), commit_key(0, 0)),
+    "commit_that_is_a_link_out": _instead(
+        lambda at: at.symlink_to("../../../outside"), commit_key(0, 0)
+    ),
     "commit_that_is_a_device": _instead(lambda at: at.symlink_to("/dev/zero"), commit_key(0, 0)),
     "manifest_that_is_a_pipe": _instead(os.mkfifo, "zarr.json"),
     "manifest_that_is_a_link_out": _instead(lambda at: at.symlink_to("../outside"), "zarr.json"),
 }
-many("it is not a plain file|is a link out of|cannot read .*symbolic links", LINKS, lambda case: case)
+many(
+    "it is not a plain file|is a link out of|cannot read .*symbolic links", LINKS, lambda case: case
+)
 
 
 WHOLE = bytes(4 * 10)  # a chunk of 4 rows of 10 bytes
@@ -64,7 +69,9 @@ SHARDS: dict[str, Callable[[], bytes]] = {
     "chunk_that_is_no_frame": lambda: shard([summed(b"\x80\x04pickle." + bytes(30)), chunk(WHOLE)]),
     "chunk_cut_short": lambda: shard([summed(chunk(WHOLE)[:5]), chunk(WHOLE)]),
     "chunk_cut_behind_its_head": lambda: shard([summed(chunk(WHOLE)[:-6]), chunk(WHOLE)]),
-    "chunk_with_a_bomb_behind_its_frame": lambda: shard([summed(chunk(WHOLE)[:-4] + bomb()[:-4]), chunk(WHOLE)]),
+    "chunk_with_a_bomb_behind_its_frame": lambda: shard(
+        [summed(chunk(WHOLE)[:-4] + bomb()[:-4]), chunk(WHOLE)]
+    ),
     "chunk_of_another_checksum": lambda: shard([chunk(WHOLE)[:-1] + b"?", chunk(WHOLE)]),
     "index_of_another_checksum": lambda: shard([chunk(WHOLE)] * 2)[:-1] + b"?",
     "index_beyond_the_object": lambda: shard([chunk(WHOLE)] * 2, [(0, 30), (1 << 40, 30)]),
@@ -72,12 +79,16 @@ SHARDS: dict[str, Callable[[], bytes]] = {
     "index_that_wraps": lambda: shard([chunk(WHOLE)] * 2, [(0, 10), (2**64 - 8, 8)]),
     "index_of_one_chunk_twice": lambda: shard([chunk(WHOLE)] * 2, [(0, len(chunk(WHOLE)))] * 2),
     "index_into_itself": lambda: shard([chunk(WHOLE)] * 2, [(0, 10), (10, 2 * len(chunk(WHOLE)))]),
-    "index_of_an_absent_chunk": lambda: shard([chunk(WHOLE)] * 2, [(0, len(chunk(WHOLE))), (2**64 - 1, 2**64 - 1)]),
+    "index_of_an_absent_chunk": lambda: shard(
+        [chunk(WHOLE)] * 2, [(0, len(chunk(WHOLE))), (2**64 - 1, 2**64 - 1)]
+    ),
     "index_alone": lambda: shard([])[:20],
     "one_byte": lambda: b"\x00",
     "small_bomb_that_says_its_size": lambda: shard([chunk(SMALL), chunk(WHOLE)]),
     "small_bomb_that_does_not": lambda: shard([without_size(len(SMALL)), chunk(WHOLE)]),
-    "small_bomb_behind_a_frame": lambda: shard([summed(chunk(WHOLE)[:-4] + chunk(SMALL)[:-4]), chunk(WHOLE)]),
+    "small_bomb_behind_a_frame": lambda: shard(
+        [summed(chunk(WHOLE)[:-4] + chunk(SMALL)[:-4]), chunk(WHOLE)]
+    ),
 }
 
 
@@ -86,7 +97,8 @@ def _shard(make: Callable[[], bytes]) -> Attack:
 
 
 many(
-    r"unit 0 .*(a zstd frame in it|a chunk of it|chunk 0 of it|its index|it has \d+ bytes|such a unit has at most \d+)",
+    r"unit 0 .*(a zstd frame in it|a chunk of it|chunk 0 of it|its index|it has \d+ bytes|such a"
+    r" unit has at most \d+)",
     {f"shard_{k}": v for k, v in SHARDS.items()},
     _shard,
 )
@@ -117,7 +129,8 @@ VALUES = {
     "records_with_a_huge_bfloat16": _records("full:dtype=bfloat16", "logits", 0x7E00),
 }
 many(
-    r"unit 0 .*record 3 of it holds (NaN or infinity|NaN, infinity or a number past 1.1e\+12|a class beyond 4|a class twice|a "
+    r"unit 0 .*record 3 of it holds (NaN or infinity|NaN, infinity or a number past 1.1e\+12|a"
+    r" class beyond 4|a class twice|a "
     r"negative variance) in",
     VALUES,
     lambda case: case,

@@ -1,4 +1,5 @@
-"""Hostile recipes, in caches that hold images, so that their views are rendered without any other data."""
+"""Hostile recipes, in caches that hold images, so that their views are rendered without any other
+data."""
 
 import base64
 import hashlib
@@ -26,7 +27,9 @@ RECIPES: dict[str, list[Any]] = {
     "resize_huge": [{"name": "Resize", "size": 30_000}],
     "resize_to_more_pixels_than_memory": [{"name": "Resize", "size": [16_000, 16_000]}],
     "resize_of_a_strip": [{"name": "Resize", "size": [1, 9000]}, {"name": "Resize", "size": 9000}],
-    "resize_inside": [{"name": "RandomApply", "p": 1.0, "transforms": [{"name": "Resize", "size": 16_000}]}],
+    "resize_inside": [
+        {"name": "RandomApply", "p": 1.0, "transforms": [{"name": "Resize", "size": 16_000}]}
+    ],
     "resize_of_the_input": [{"name": "Resize", "size": "input/1e-7"}],
     "resize_of_the_input_in_digits": [{"name": "Resize", "size": ["input/0.0000001", "input"]}],
     "resize_at_random": [{"name": "RandomResize", "min_size": 16_000, "max_size": 16_001}],
@@ -83,7 +86,12 @@ def stored(transforms: list[Any], **table: Any) -> dict[str, Any]:
 
 def pictures(path: Path, transforms: list[Any], **table: Any) -> Cache:
     """Make a webdataset cache with images, whose units name views to be rendered again."""
-    changes = {**STORE, "seeds_per_unit": 1, "source": SOURCE, "recipe": stored(transforms, **table)}
+    changes = {
+        **STORE,
+        "seeds_per_unit": 1,
+        "source": SOURCE,
+        "recipe": stored(transforms, **table),
+    }
     cache = create_cache(path, manifest(**changes))
     out = io.BytesIO()
     Image.fromarray(np.full((8, 8), 7, np.uint8)).save(out, "PNG")
@@ -92,5 +100,7 @@ def pictures(path: Path, transforms: list[Any], **table: Any) -> Cache:
         rows = cache.manifest.unit_range(unit)
         samples = [StoredSample(f"a/{row}", "png", out.getvalue(), b"1") for row in rows]
         probes = [{"row": rows.start, "crc32": 0, "thumbnail": thumbnail}]
-        commit_unit(cache, 0, unit, np.zeros((1, len(rows)), cache.manifest.dtype), samples, probes=probes)
+        commit_unit(
+            cache, 0, unit, np.zeros((1, len(rows)), cache.manifest.dtype), samples, probes=probes
+        )
     return cache

@@ -61,7 +61,11 @@ LISTS: dict[str, dict[str, Any]] = {
     "by_another_name": {"rows": NUMBERS},
     "beside_another": {"numbers": NUMBERS[:3], "others": NUMBERS[3:]},
 }
-many("the list of its samples .* is absent or damaged", {f"list_{name}": case for name, case in LISTS.items()}, _list)
+many(
+    "the list of its samples .* is absent or damaged",
+    {f"list_{name}": case for name, case in LISTS.items()},
+    _list,
+)
 FILES: dict[str, Callable[[Path], object]] = {
     "list_bomb_that_says_its_size": lambda numbers: _bomb(numbers, bomb(), [1 << 26]),
     "list_bomb_within_its_shape": lambda numbers: _bomb(numbers, bomb(), [6]),
@@ -70,7 +74,12 @@ FILES: dict[str, Callable[[Path], object]] = {
     "list_that_is_a_link_out": _linked,
     "list_that_is_gone": lambda numbers: (numbers / "zarr.json").unlink(),
 }
-many(r"the list of its samples .* is absent or damaged|is a link out of|more than the \d+ that it may have", FILES, _file)
+many(
+    r"the list of its samples .* is absent or damaged|is a link out of|more than the \d+ that it"
+    r" may have",
+    FILES,
+    _file,
+)
 TOLD: dict[str, dict[str, Any]] = {
     "of_none": {"count": 0},
     "of_all": {"count": 20},
@@ -79,4 +88,8 @@ TOLD: dict[str, dict[str, Any]] = {
     "outside_of_the_root": {"sha256": "../../../../../etc/passwd"},
     "without_a_digest": {"sha256": None},
 }
-many(r"its manifest \(zarr.json\) is damaged: ", {f"subset_{name}": case for name, case in TOLD.items()}, _told)
+many(
+    r"its manifest \(zarr.json\) is damaged: ",
+    {f"subset_{name}": case for name, case in TOLD.items()},
+    _told,
+)

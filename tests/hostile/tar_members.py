@@ -109,4 +109,8 @@ def _tar(make: Callable[[Path], bytes]) -> Attack:
     return lambda path: (tars(path), change_object(path, make(path.parent)))[-1]
 
 
-many(r"unit 0 .*(member|it is|it holds|a key comes twice|it goes on after|extended headers)", TARS, _tar)
+many(
+    r"unit 0 .*(member|it is|it holds|a key comes twice|it goes on after|extended headers)",
+    TARS,
+    _tar,
+)

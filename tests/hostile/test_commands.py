@@ -1,4 +1,5 @@
-"""Hostile caches through the commands: each ends in one line or in honest success, soon, and within 200 MB."""
+"""Hostile caches through the commands: each ends in one line or in honest success, soon, and within
+200 MB."""
 
 import hashlib
 import json
@@ -12,7 +13,16 @@ import numpy as np
 import pytest
 from caches import manifest
 from hostile import commands
-from hostile.forge import STORE, change_commit, change_manifest, change_object, chunk, shard, tars, zarr
+from hostile.forge import (
+    STORE,
+    change_commit,
+    change_manifest,
+    change_object,
+    chunk,
+    shard,
+    tars,
+    zarr,
+)
 from hostile.pictures import pictures
 from hostile.tar_members import members, special
 from hub_server import hub_server
@@ -22,7 +32,10 @@ from kdcache.cache import create_cache
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.writing import commit_unit, start_seed
 
-MOST_MEGABYTES, MOST_SECONDS = 200, 20.0  # each takes well under two seconds on a machine that does nothing else
+MOST_MEGABYTES, MOST_SECONDS = (
+    200,
+    20.0,
+)  # each takes well under two seconds on a machine that does nothing else
 GIGABYTE = 1 << 30
 
 
@@ -56,7 +69,11 @@ def object_of_a_gigabyte(path: Path) -> None:
     cache = zarr(path)
     key = cache.commit_of(0, 0).key
     sparse(path / key)
-    change_commit(path, num_bytes=GIGABYTE, sha256="49bc20df15e412a64472421e13fe86ff1c5165e18b2afccf160d4dc19fe68a14")
+    change_commit(
+        path,
+        num_bytes=GIGABYTE,
+        sha256="49bc20df15e412a64472421e13fe86ff1c5165e18b2afccf160d4dc19fe68a14",
+    )
 
 
 def documents_of_a_gigabyte(path: Path) -> None:
@@ -218,7 +235,8 @@ LEFT_OUT: dict[Callable[[Path], None], set[str]] = {
 
 
 def remove_deep(path: Path) -> None:
-    """Remove folders in folders: each that is found inside is put beside the first, which is empty then."""
+    """Remove folders in folders: each that is found inside is put beside the first, which is empty
+    then."""
     while path.exists():
         (inside,) = [*path.iterdir(), None][:1]
         if inside is not None:
@@ -230,24 +248,36 @@ def remove_deep(path: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Give a folder for a cache; folders that lie too deep for others to remove are removed afterwards."""
+    """Give a folder for a cache; folders that lie too deep for others to remove are removed
+    afterwards."""
     yield tmp_path
     if (tmp_path / "cache" / "d").exists():
         remove_deep(tmp_path / "cache" / "d")
 
 
 @pytest.mark.parametrize(("make", "store"), MAKERS, ids=[make.__name__ for make, _ in MAKERS])
-def test_every_command_ends_in_one_line_or_well(make: Callable[[Path], None], store: str, folder: Path) -> None:
+def test_every_command_ends_in_one_line_or_well(
+    make: Callable[[Path], None], store: str, folder: Path
+) -> None:
     make(folder / "cache")
     left_out = LEFT_OUT.get(make, {"push"})
     with hub_server() as server:
         environment = {"HF_ENDPOINT": server.url, "KDCACHE_HOME": str(folder / "home")}
-        program = Program(commands.run, folder / "cache", store, left_out, folder=folder, environment=environment)
+        program = Program(
+            commands.run, folder / "cache", store, left_out, folder=folder, environment=environment
+        )
         code, out, err = program.end(timeout=300)
     assert code == 0, err
     found: dict[str, Any] = json.loads(out)
     for name, told in found.items():
-        print(f"{name}: {told['megabytes']} MB, {told['seconds']} s, {told['code']}: {(told['err'] or told['out'])[:200]}")
+        print(
+            f"{name}: {told['megabytes']} MB, {told['seconds']} s, {told['code']}:"
+            f" {(told['err'] or told['out'])[:200]}"
+        )
     limits = {"most_megabytes": MOST_MEGABYTES, "most_seconds": MOST_SECONDS}
-    faults = {name: (what, told) for name, told in found.items() if (what := commands.wrong(name, told, **limits))}
+    faults = {
+        name: (what, told)
+        for name, told in found.items()
+        if (what := commands.wrong(name, told, **limits))
+    }
     assert not faults, faults

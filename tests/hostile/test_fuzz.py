@@ -1,4 +1,5 @@
-"""Honest manifests, commits, recipes and specs, changed at random and sealed anew: taken, or refused in one line.
+"""Honest manifests, commits, recipes and specs, changed at random and sealed anew: taken, or
+refused in one line.
 
 A few hundred cases are tried; KDCACHE_FUZZ=5000 tries as many of each kind, others each time.
 """
@@ -53,9 +54,44 @@ def several(few: int) -> Callable[[Any], Any]:
 
 NESTED: Any = functools.reduce(lambda inner, _: [inner], range(200), [])
 SINGLE = st.one_of(
-    st.sampled_from([None, True, False, 0, 1, -1, 2, 8, 255, 256, 2**31, 2**32, 2**53, 2**63, 2**64, 10**30, 10**400]),
-    st.sampled_from([0.0, -0.0, 0.5, 1.0, 1e-320, 1e38, 1e39, 1e300, -1e300, float("inf"), float("nan")]),
-    st.sampled_from(["", "x", "full", "topk", "segmentation", "input", "<f1", "\x00\x1b[31m", "é\ud800", "x" * 5000]),
+    st.sampled_from(
+        [
+            None,
+            True,
+            False,
+            0,
+            1,
+            -1,
+            2,
+            8,
+            255,
+            256,
+            2**31,
+            2**32,
+            2**53,
+            2**63,
+            2**64,
+            10**30,
+            10**400,
+        ]
+    ),
+    st.sampled_from(
+        [0.0, -0.0, 0.5, 1.0, 1e-320, 1e38, 1e39, 1e300, -1e300, float("inf"), float("nan")]
+    ),
+    st.sampled_from(
+        [
+            "",
+            "x",
+            "full",
+            "topk",
+            "segmentation",
+            "input",
+            "<f1",
+            "\x00\x1b[31m",
+            "é\ud800",
+            "x" * 5000,
+        ]
+    ),
     st.integers(-10, 40),
     st.text(max_size=8),
 )
@@ -63,13 +99,21 @@ VALUES = st.one_of(
     SINGLE,
     st.lists(SINGLE, max_size=4),
     st.dictionaries(st.text(max_size=6), SINGLE, max_size=3),
-    st.sampled_from([NESTED, [0] * 30_000, {str(number): number for number in range(3000)}, ["x" * 1000] * 500]),
+    st.sampled_from(
+        [NESTED, [0] * 30_000, {str(number): number for number in range(3000)}, ["x" * 1000] * 500]
+    ),
 )
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield the way to every value inside of another."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, item in inner:
         yield (*at, key)
         yield from places(item, (*at, key))
@@ -77,7 +121,8 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @st.composite
 def changed(draw: st.DrawFn, documents: Callable[[], list[Any]]) -> Any:
-    """Return one of some documents, with a few of its values changed, removed, repeated or added to."""
+    """Return one of some documents, with a few of its values changed, removed, repeated or added
+    to."""
     document = copy.deepcopy(draw(st.sampled_from(documents())))
     for _ in range(draw(st.integers(1, 3))):
         ways = list(places(document))
@@ -101,7 +146,8 @@ def changed(draw: st.DrawFn, documents: Callable[[], list[Any]]) -> Any:
 
 
 def resealed(content: Any) -> Any:
-    """Return a document with the digest that belongs to it, also where no canonical JSON could be made of it."""
+    """Return a document with the digest that belongs to it, also where no canonical JSON could be
+    made of it."""
     if not isinstance(content, dict):
         return content
     kept = {name: value for name, value in content.items() if name != "digest"}
@@ -110,7 +156,8 @@ def resealed(content: Any) -> Any:
 
 
 def outcome(action: Callable[[], Any]) -> str:
-    """Return the line with which an action ends; nothing if it ends well. No other exception is right."""
+    """Return the line with which an action ends; nothing if it ends well. No other exception is
+    right."""
     try:
         action()
     except KdcacheError as error:
@@ -125,7 +172,9 @@ def maps_cache(path: Path) -> Cache:
     cache = create_cache(path, manifest(codec, **maps([1, 2, 3])))
     start_seed(cache, 0)
     for unit in range(cache.manifest.num_units):
-        commit_unit(cache, 0, unit, np.zeros(len(cache.manifest.unit_range(unit)), cache.manifest.dtype))
+        commit_unit(
+            cache, 0, unit, np.zeros(len(cache.manifest.unit_range(unit)), cache.manifest.dtype)
+        )
     return cache
 
 
@@ -203,7 +252,9 @@ def used_with(cache: Path, file: Path, text: str) -> None:
 
 @several(150)
 @given(data=st.data())
-def test_a_manifest_is_taken_or_refused_in_a_line(shelf: dict[str, Path], data: st.DataObject) -> None:
+def test_a_manifest_is_taken_or_refused_in_a_line(
+    shelf: dict[str, Path], data: st.DataObject
+) -> None:
     name = data.draw(st.sampled_from(sorted(shelf)))
     file = shelf[name] / "zarr.json"
     root = json.loads(file.read_text())
@@ -214,9 +265,13 @@ def test_a_manifest_is_taken_or_refused_in_a_line(shelf: dict[str, Path], data: 
 
 @several(100)
 @given(data=st.data())
-def test_a_commit_is_taken_or_refused_in_a_line(shelf: dict[str, Path], data: st.DataObject) -> None:
+def test_a_commit_is_taken_or_refused_in_a_line(
+    shelf: dict[str, Path], data: st.DataObject
+) -> None:
     path = shelf[data.draw(st.sampled_from(sorted(shelf)))]
-    committed = [file for file in path.glob("commits/*/*.json") if file.name == Path(commit_key(0, 0)).name]
+    committed = [
+        file for file in path.glob("commits/*/*.json") if file.name == Path(commit_key(0, 0)).name
+    ]
     if not committed:
         return
     content = data.draw(changed(lambda: [json.loads(committed[0].read_text())]))
@@ -230,10 +285,17 @@ def recipes() -> list[Any]:
     transforms: list[dict[str, Any]] = [
         {"name": "Pad", "padding": [1, 2]},
         {"name": "RandomZoomOut", "side_range": [1.0, 2.0], "fill": [1, 2, 3]},
-        {"name": "RandomApply", "p": 0.5, "transforms": [{"name": "GaussianBlur", "kernel_size": 3, "sigma": [0.1, 2.0]}]},
+        {
+            "name": "RandomApply",
+            "p": 0.5,
+            "transforms": [{"name": "GaussianBlur", "kernel_size": 3, "sigma": [0.1, 2.0]}],
+        },
         {
             "name": "RandomOrder",
-            "transforms": [{"name": "RandAugment", "num_ops": 2}, {"name": "RandomRotation", "degrees": 9}],
+            "transforms": [
+                {"name": "RandAugment", "num_ops": 2},
+                {"name": "RandomRotation", "degrees": 9},
+            ],
         },
         {"name": "timm.AutoAugment", "policy": "augmix-m5-w3-d2"},
         {"name": "timm.RandomErasing", "max_count": 3, "mode": "pixel"},
@@ -241,7 +303,13 @@ def recipes() -> list[Any]:
         {"name": "RandomShortestSize", "min_size": [8, 9], "max_size": 20},
         {"name": "Resize", "size": ["input", "input/1.5"]},
     ]
-    whole = {"mode": "RGB", "size": [8, 12], "eval": "eval", "transforms": transforms, "mixing": {"mixup": 0.5, "block": 4}}
+    whole = {
+        "mode": "RGB",
+        "size": [8, 12],
+        "eval": "eval",
+        "transforms": transforms,
+        "mixing": {"mixup": 0.5, "block": 4},
+    }
     return [*shipped, whole]
 
 
@@ -251,11 +319,31 @@ def test_a_recipe_renders_or_is_refused_in_a_line(table: Any, size: tuple[int, i
     before = peak(anew=True)
     if isinstance(table, dict):
         outcome(lambda: Recipe("theirs", table)(Image.new("RGB", size)))
-    assert peak() - before < 10 * MOST_MEGABYTES * 10**6, "a view may have 2^25 pixels, and some steps take floats"
+    assert peak() - before < 10 * MOST_MEGABYTES * 10**6, (
+        "a view may have 2^25 pixels, and some steps take floats"
+    )
 
 
 WORDS = st.one_of(
-    st.sampled_from([":", ",", "=", '"', " ", "topk", "full", "lowrank", "k", "dtype", "step", "tau", "3", "1e400", "true"]),
+    st.sampled_from(
+        [
+            ":",
+            ",",
+            "=",
+            '"',
+            " ",
+            "topk",
+            "full",
+            "lowrank",
+            "k",
+            "dtype",
+            "step",
+            "tau",
+            "3",
+            "1e400",
+            "true",
+        ]
+    ),
     st.text(max_size=6),
     st.sampled_from([" " * 60_000, '"' * 3000, "9" * 4000, "a=1," * 900, "\x00", "\ud800"]),
 )

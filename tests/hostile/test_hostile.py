@@ -1,4 +1,5 @@
-"""Every attack is refused with one line, by a reader that neither runs its code nor its machine out of memory."""
+"""Every attack is refused with one line, by a reader that neither runs its code nor its machine out
+of memory."""
 
 import os
 import re
@@ -89,7 +90,9 @@ def test_attack(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_that_asks_for_too_much(name: str, tmp_path: Path) -> None:
     pictures(tmp_path / "cache", RECIPES[name])
-    assert read_all(tmp_path / "cache") == "", "its records can be read, and images are not looked at"
+    assert read_all(tmp_path / "cache") == "", (
+        "its records can be read, and images are not looked at"
+    )
     before, start = peak(anew=True), time.monotonic()
     said = verify_all(tmp_path / "cache", views=1)
     seconds, growth = time.monotonic() - start, peak() - before
@@ -155,7 +158,9 @@ def test_few_bytes_do_not_make_many(root: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [zarr, tars])
-def test_a_large_unit_that_is_whole_is_taken(make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_unit_that_is_whole_is_taken(
+    make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(tmp_path / "cache")
     monkeypatch.setattr("kdcache.cache.cache._LARGE", 0)
     assert read_all(tmp_path / "cache") == verify_all(tmp_path / "cache") == ""

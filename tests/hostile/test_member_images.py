@@ -1,4 +1,5 @@
-"""Images that a forged cache holds are opened by a list of formats: none of them has Pillow run another program."""
+"""Images that a forged cache holds are opened by a list of formats: none of them has Pillow run
+another program."""
 
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,20 @@ from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writing import commit_unit
 from kdcache.errors import UnreadableSampleError
 
-EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n(x) (w) file closefile\nshowpage\n"
+EPS = (
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n(x) (w) file"
+    b" closefile\nshowpage\n"
+)
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "tif"])
 @pytest.mark.parametrize(
     ("data", "kind"),
-    [(EPS, "a PostScript file"), (b"8BPS\0\1" + bytes(60), "a Photoshop file"), (b"SIMPLE  =" + bytes(60), "a FITS file")],
+    [
+        (EPS, "a PostScript file"),
+        (b"8BPS\0\1" + bytes(60), "a Photoshop file"),
+        (b"SIMPLE  =" + bytes(60), "a FITS file"),
+    ],
 )
 def test_a_member_of_another_format_is_not_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: str, data: bytes, kind: str

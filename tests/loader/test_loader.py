@@ -49,14 +49,27 @@ def one_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Distilla
     return float(loss.detach())
 
 
-@pytest.mark.parametrize("settings", [{}, {"seeds": "1:3"}, {"window": 2}, {"samples": "10:70"}], ids=str)
-def test_a_plain_loop_takes_the_steps_of_train_student(cache: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
-    trained: dict[str, Any] = {"data": DIGITS, "loss": "dist:tau=4", "batch_size": 16, "epochs": 3, "optimizer": RATE}
+@pytest.mark.parametrize(
+    "settings", [{}, {"seeds": "1:3"}, {"window": 2}, {"samples": "10:70"}], ids=str
+)
+def test_a_plain_loop_takes_the_steps_of_train_student(
+    cache: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    trained: dict[str, Any] = {
+        "data": DIGITS,
+        "loss": "dist:tau=4",
+        "batch_size": 16,
+        "epochs": 3,
+        "optimizer": RATE,
+    }
     train(tmp_path / "run", cache=str(cache), **trained, **settings)
     loader = DistillationLoader(cache, data=DIGITS, epochs=3, **HERE, **settings)
     model = student()
     optimizer = make_optimizer(model.module, RATE)
-    rates = [RATE.lr, *(line["lr"] for line in steps(tmp_path / "run"))]  # a step's line tells the rate of the next
+    rates = [
+        RATE.lr,
+        *(line["lr"] for line in steps(tmp_path / "run")),
+    ]  # a step's line tells the rate of the next
     found = []
     for epoch in range(3):
         loader.set_epoch(epoch)
@@ -75,13 +88,22 @@ def batches_of(loader: DistillationLoader, epochs: int) -> Iterator[Distillation
 
 
 def seen(batch: DistillationBatch) -> tuple[Any, ...]:
-    return batch.rows.tolist(), batch.seeds.tolist(), batch.targets.tolist(), batch.teacher.logits().sum().item()
+    return (
+        batch.rows.tolist(),
+        batch.seeds.tolist(),
+        batch.targets.tolist(),
+        batch.teacher.logits().sum().item(),
+    )
 
 
-@pytest.mark.parametrize(("stop", "window"), [(1, None), (5, 2), (6, None), (6, 2), (7, 1), (12, None), (17, 2)])
+@pytest.mark.parametrize(
+    ("stop", "window"), [(1, None), (5, 2), (6, None), (6, 2), (7, 1), (12, None), (17, 2)]
+)
 def test_it_goes_on_after_any_step(cache: Path, stop: int, window: int | None) -> None:
     settings: dict[str, Any] = {**HERE, "window": window}
-    whole = [seen(batch) for batch in batches_of(DistillationLoader(cache, data=DIGITS, **settings), 3)]
+    whole = [
+        seen(batch) for batch in batches_of(DistillationLoader(cache, data=DIGITS, **settings), 3)
+    ]
     assert len(whole) == 18 and len({str(one) for one in whole}) == 18
     loader = DistillationLoader(cache, data=DIGITS, **settings)
     first = []
@@ -97,7 +119,9 @@ def test_it_goes_on_after_any_step(cache: Path, stop: int, window: int | None) -
 
 
 def test_parts_of_a_step_count_as_one(cache: Path) -> None:
-    whole = [seen(batch)[0] for batch in batches_of(DistillationLoader(cache, data=DIGITS, **HERE), 1)]
+    whole = [
+        seen(batch)[0] for batch in batches_of(DistillationLoader(cache, data=DIGITS, **HERE), 1)
+    ]
     loader = DistillationLoader(cache, data=DIGITS, accumulate=2, **HERE)
     parts = [seen(batch)[0] for batch in batches_of(loader, 1)]
     assert len(loader) == len(parts) == 12 and loader.steps_per_epoch == 6
@@ -106,7 +130,13 @@ def test_parts_of_a_step_count_as_one(cache: Path) -> None:
 
 def test_objects_serve_as_well_as_specs(cache: Path) -> None:
     by_name = next(iter(DistillationLoader(cache, data=DIGITS, **HERE)))
-    by_object = next(iter(DistillationLoader(cache, data=tiny_models.few_digits(length=100), seeds=range(3), **HERE)))
+    by_object = next(
+        iter(
+            DistillationLoader(
+                cache, data=tiny_models.few_digits(length=100), seeds=range(3), **HERE
+            )
+        )
+    )
     assert seen(by_name) == seen(by_object) and torch.equal(by_name.images, by_object.images)
 
 
@@ -117,7 +147,9 @@ def test_images_come_as_rendered_or_normalised(cache: Path) -> None:
     ready = next(iter(loader)).images
     torch.testing.assert_close(ready, (plain.images / 255 - 0.5) / 0.25)
     own = DistillationLoader(cache, data=DIGITS, model=student(), **HERE)
-    assert torch.equal(next(iter(own)).images, plain.images), "kdcache's models normalise views themselves"
+    assert torch.equal(next(iter(own)).images, plain.images), (
+        "kdcache's models normalise views themselves"
+    )
 
 
 def test_mixed_views_have_shares_as_targets(tmp_path: Path) -> None:
@@ -129,7 +161,9 @@ def test_mixed_views_have_shares_as_targets(tmp_path: Path) -> None:
     assert batch.labels.mixed is not None
     second, share = batch.labels.mixed
     expected = share * batch.targets.gather(1, batch.labels.first[:, None])[:, 0]
-    assert bool((expected <= batch.targets.gather(1, batch.labels.first[:, None])[:, 0] + 1e-6).all())
+    assert bool(
+        (expected <= batch.targets.gather(1, batch.labels.first[:, None])[:, 0] + 1e-6).all()
+    )
     assert second.shape == (16,)
 
 
@@ -168,7 +202,9 @@ def test_without_a_cache_or_a_teacher_there_is_nothing_to_learn_from() -> None:
 def test_a_teacher_in_the_loop_gives_what_the_cache_holds(cache: Path) -> None:
     cached = next(iter(DistillationLoader(cache, data=DIGITS, **HERE)))
     teacher = f"{CONV},seed=7"
-    online = next(iter(DistillationLoader(data=DIGITS, recipe="digits", teacher=teacher, seeds="0:3", **HERE)))
+    online = next(
+        iter(DistillationLoader(data=DIGITS, recipe="digits", teacher=teacher, seeds="0:3", **HERE))
+    )
     assert np.array_equal(cached.rows, online.rows)
     torch.testing.assert_close(cached.teacher.logits(), online.teacher.logits())
 
@@ -181,11 +217,17 @@ def test_scores_are_those_of_a_training(cache: Path, tmp_path: Path) -> None:
     data = tiny_models.few_digits(length=100)
     views = load_recipe(load_recipe("digits").eval).with_mode("L")
     found = kdcache.evaluate(model, data, recipe=views, num_workers=0, device="cpu")
-    assert found["top1"] == pytest.approx(result["top1"]) and found["eval_loss"] == pytest.approx(result["eval_loss"])
+    assert found["top1"] == pytest.approx(result["top1"]) and found["eval_loss"] == pytest.approx(
+        result["eval_loss"]
+    )
     bare = model.module.train()
-    again = kdcache.evaluate(bare, data, recipe=views, size=8, mean=0.5, std=0.25, num_workers=0, device="cpu")
+    again = kdcache.evaluate(
+        bare, data, recipe=views, size=8, mean=0.5, std=0.25, num_workers=0, device="cpu"
+    )
     assert again == pytest.approx(found) and bare.training
-    with pytest.raises(UsageError, match="does not say how images are to be normalised; give mean and std"):
+    with pytest.raises(
+        UsageError, match="does not say how images are to be normalised; give mean and std"
+    ):
         kdcache.evaluate(bare, data, recipe="eval")
 
 
@@ -193,11 +235,24 @@ def test_the_example_goes_on_where_it_was_stopped(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     example = Path(__file__).parents[2] / "examples" / "own_loop.py"
-    words = [str(cache), "OUT", "--data", DIGITS, "--student", "test_resnet", "--epochs", "2", "--batch-size", "16"]
+    words = [
+        str(cache),
+        "OUT",
+        "--data",
+        DIGITS,
+        "--student",
+        "test_resnet",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "16",
+    ]
 
     def lines(out: str, *more: str) -> list[str]:
         given = [str(tmp_path / out) if word == "OUT" else word for word in words]
-        monkeypatch.setattr(sys, "argv", ["own_loop.py", *given, "--workers", "0", "--keep", "100", *more])
+        monkeypatch.setattr(
+            sys, "argv", ["own_loop.py", *given, "--workers", "0", "--keep", "100", *more]
+        )
         runpy.run_path(str(example), run_name="__main__")
         return [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
 

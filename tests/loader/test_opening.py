@@ -1,4 +1,5 @@
-"""What a run replays: several caches, caches that lack units, teachers of other classes, some of the samples."""
+"""What a run replays: several caches, caches that lack units, teachers of other classes, some of
+the samples."""
 
 from importlib import resources
 from pathlib import Path
@@ -31,7 +32,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Return caches of two teachers over the same views."""
     folder = tmp_path_factory.mktemp("two")
     for name, seed in (("a", 7), ("b", 8)):
-        dump(folder / name, teacher=f"{CONV},seed={seed}", seeds="0:3" if name == "a" else "0:2", **FULL)
+        dump(
+            folder / name,
+            teacher=f"{CONV},seed={seed}",
+            seeds="0:3" if name == "a" else "0:2",
+            **FULL,
+        )
     return [str(folder / name) for name in "ab"]
 
 
@@ -44,7 +50,9 @@ def first_batch(trainer: Trainer) -> Any:
     return next(trainer.loader.rendered())
 
 
-def test_the_probabilities_of_several_teachers_are_averaged_by_weight(tmp_path: Path, two: list[str]) -> None:
+def test_the_probabilities_of_several_teachers_are_averaged_by_weight(
+    tmp_path: Path, two: list[str]
+) -> None:
     trainer = Trainer(train_config(tmp_path, cache=(two[0], f"{two[1]},weight=3"), **SETTINGS))
     batch = first_batch(trainer)
     rows = batch.rows.numpy()
@@ -52,52 +60,78 @@ def test_the_probabilities_of_several_teachers_are_averaged_by_weight(tmp_path: 
     for tau in (1.0, 4.0):
         expected = 0.25 * one.probs(tau) + 0.75 * other.probs(tau)
         torch.testing.assert_close(trainer.loader.teacher.rows(batch).probs(tau), expected)
-    assert not torch.allclose(one.probs(1.0), other.probs(1.0), atol=0.1), "teachers that agree would prove nothing"
+    assert not torch.allclose(one.probs(1.0), other.probs(1.0), atol=0.1), (
+        "teachers that agree would prove nothing"
+    )
     assert trainer.loader.replay.seeds == [0, 1], "those that both caches hold"
 
 
-def test_a_run_trains_from_several_caches_and_knows_them_again(tmp_path: Path, two: list[str]) -> None:
+def test_a_run_trains_from_several_caches_and_knows_them_again(
+    tmp_path: Path, two: list[str]
+) -> None:
     caches = (two[0], f"{two[1]},weight=3")
     train(tmp_path / "run", cache=caches, epochs=1, **SETTINGS)
     train(tmp_path / "even", cache=tuple(two), epochs=1, **SETTINGS)
     train(tmp_path / "one", cache=two[0], seeds="0:2", epochs=1, **SETTINGS)
     assert len({tuple(losses(tmp_path / name)) for name in ("run", "even", "one")}) == 3
-    assert train(tmp_path / "run", cache=caches, epochs=1, **SETTINGS)["epochs"] == 1, "it is finished"
+    assert train(tmp_path / "run", cache=caches, epochs=1, **SETTINGS)["epochs"] == 1, (
+        "it is finished"
+    )
     with pytest.raises(MismatchError, match="epochs: 1 there, 2 now"):
         train(tmp_path / "run", cache=caches, epochs=2, **SETTINGS)
 
 
-def test_seeds_that_a_run_leaves_out_are_noted(tmp_path: Path, two: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_seeds_that_a_run_leaves_out_are_noted(
+    tmp_path: Path, two: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     dump(tmp_path / "cache", seeds="0:5", **FULL)
     (tmp_path / "cache" / commit_key(1, 2)).unlink()
     for unit in range(6):
         (tmp_path / "cache" / commit_key(4, unit)).unlink()
-    told = f"note: seeds 1, 4 of cache {tmp_path}/cache are left out: seed 1 lacks 1 of 6 units, seed 4 is not begun\n"
+    told = (
+        f"note: seeds 1, 4 of cache {tmp_path}/cache are left out: seed 1 lacks 1 of 6 units, seed"
+        " 4 is not begun\n"
+    )
     capsys.readouterr()
     loss = open_loss("dist")
-    replay = open_replay(train_config(tmp_path, cache=str(tmp_path / "cache"), **SETTINGS), loss.requires)
+    replay = open_replay(
+        train_config(tmp_path, cache=str(tmp_path / "cache"), **SETTINGS), loss.requires
+    )
     assert replay.seeds == [0, 2, 3] and told in capsys.readouterr().err
-    open_replay(train_config(tmp_path, cache=str(tmp_path / "cache"), seeds="2:4", **SETTINGS), loss.requires)
+    open_replay(
+        train_config(tmp_path, cache=str(tmp_path / "cache"), seeds="2:4", **SETTINGS),
+        loss.requires,
+    )
     assert "left out" not in capsys.readouterr().err, "the seeds were asked for"
     partial = {"on_miss": "skip", **SETTINGS}
-    replay = open_replay(train_config(tmp_path, cache=str(tmp_path / "cache"), **partial), loss.requires)
+    replay = open_replay(
+        train_config(tmp_path, cache=str(tmp_path / "cache"), **partial), loss.requires
+    )
     assert replay.seeds == [0, 1, 2, 3]
     assert "seed 4 of cache" in (err := capsys.readouterr().err) and "seed 1 lacks" not in err
     replay = open_replay(train_config(tmp_path, cache=tuple(two), **SETTINGS), loss.requires)
     assert replay.seeds == [0, 1]
-    assert capsys.readouterr().err == "note: seed 2 is left out: not every cache of this run holds it\n"
+    assert (
+        capsys.readouterr().err
+        == "note: seed 2 is left out: not every cache of this run holds it\n"
+    )
 
 
 @pytest.mark.parametrize("loss", ["dkd", "nkd", "kl:standardize=true"])
-def test_losses_that_need_logits_refuse_an_average(tmp_path: Path, two: list[str], loss: str) -> None:
-    with pytest.raises(UsageError, match=r"several teachers.* give probabilities.*use dist or kl without standard"):
+def test_losses_that_need_logits_refuse_an_average(
+    tmp_path: Path, two: list[str], loss: str
+) -> None:
+    with pytest.raises(
+        UsageError, match=r"several teachers.* give probabilities.*use dist or kl without standard"
+    ):
         train(tmp_path / "run", cache=tuple(two), **{**SETTINGS, "loss": loss})
 
 
 def test_caches_of_other_views_do_not_go_together(tmp_path: Path, two: list[str]) -> None:
     dump(tmp_path / "shuffled", order_seed=5, seeds="0:1", **FULL)
     with pytest.raises(
-        MismatchError, match=r"are of different views: order seed 0 there, 5 here; dump both from the same data"
+        MismatchError,
+        match=r"are of different views: order seed 0 there, 5 here; dump both from the same data",
     ):
         train(tmp_path / "run", cache=(two[0], str(tmp_path / "shuffled")), **SETTINGS)
     with pytest.raises(UsageError, match=r"weight is 0\.0; it must be above 0"):
@@ -132,12 +166,18 @@ def mapped(tmp_path: Path, text: str) -> str:
 
 def test_a_teacher_of_other_classes_is_mapped(tmp_path: Path, two: list[str]) -> None:
     """Even and odd digits: the student knows two classes, the teacher ten."""
-    table = "student,teacher\n" + "".join(f"{digit % 2},{digit}\n" for digit in range(9))  # nines are neither
+    table = "student,teacher\n" + "".join(
+        f"{digit % 2},{digit}\n" for digit in range(9)
+    )  # nines are neither
     data = "tiny_models:parity"
     cache = open_cache(two[0])
     dump(tmp_path / "parity", teacher=f"{CONV},classes=2", **{**FULL, "data": data}, seeds="0:1")
     with pytest.raises(MismatchError, match=r"is not what cache .* was made from"):
-        train(tmp_path / "run", cache=two[0], **{**SETTINGS, "data": data, "student": f"{MLP},classes=2"})
+        train(
+            tmp_path / "run",
+            cache=two[0],
+            **{**SETTINGS, "data": data, "student": f"{MLP},classes=2"},
+        )
     classes = read_class_map(mapped(tmp_path, table), open_source(data), 10)
     assert classes.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0, -1]
     from kdcache.soft_targets import MappedTargets
@@ -150,33 +190,60 @@ def test_a_teacher_of_other_classes_is_mapped(tmp_path: Path, two: list[str]) ->
 
 
 def test_a_student_learns_from_a_teacher_of_other_classes(tmp_path: Path) -> None:
-    """A teacher of twelve classes: the digits from its third on, which is how the student's are named."""
-    result = dump(tmp_path / "cache", **FULL, teacher=f"{CONV},classes=12,seed=7", teacher_classes=12, seeds="0:2")
+    """A teacher of twelve classes: the digits from its third on, which is how the student's are
+    named."""
+    result = dump(
+        tmp_path / "cache",
+        **FULL,
+        teacher=f"{CONV},classes=12,seed=7",
+        teacher_classes=12,
+        seeds="0:2",
+    )
     assert result["teacher_accuracy"] is None, "its classes are not those of the labels"
     cache = open_cache(tmp_path / "cache")
     assert cache.manifest.classes == 12 and "accuracy" not in cache.commits(0)[0].statistics
-    with pytest.raises(MismatchError, match=r"has 12 classes, data .* 10; say which are which: --cache PATH,classes=FILE"):
+    with pytest.raises(
+        MismatchError,
+        match=r"has 12 classes, data .* 10; say which are which: --cache PATH,classes=FILE",
+    ):
         train(tmp_path / "run", cache=str(tmp_path / "cache"), **SETTINGS)
     table = mapped(tmp_path, "".join(f"{digit},{digit + 2}\n" for digit in range(10)))
-    trainer = Trainer(train_config(tmp_path, cache=f"{tmp_path / 'cache'},classes={table}", **SETTINGS))
+    trainer = Trainer(
+        train_config(tmp_path, cache=f"{tmp_path / 'cache'},classes={table}", **SETTINGS)
+    )
     batch = first_batch(trainer)
     whole = cache.codec.decode(cache.read(0, batch.rows.numpy())).logits()
-    torch.testing.assert_close(trainer.loader.teacher.rows(batch).probs(4.0), torch.softmax(whole[:, 2:] / 4, 1))
-    assert train(tmp_path / "run", cache=f"{tmp_path / 'cache'},classes={table}", epochs=1, **SETTINGS)["epochs"] == 1
+    torch.testing.assert_close(
+        trainer.loader.teacher.rows(batch).probs(4.0), torch.softmax(whole[:, 2:] / 4, 1)
+    )
+    assert (
+        train(
+            tmp_path / "run", cache=f"{tmp_path / 'cache'},classes={table}", epochs=1, **SETTINGS
+        )["epochs"]
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("0,0\n0,0\n", "line 2: class 0 of the teacher has a class of the student already"),
-        ("0,0\n10,1\n", "line 2: '10,1' is out of range; the student has 10 classes, the teacher 5, counted from 0"),
+        (
+            "0,0\n10,1\n",
+            (
+                "line 2: '10,1' is out of range; the student has 10 classes, the teacher 5, counted"
+                " from 0"
+            ),
+        ),
         ("0,0\n1,5\n", "line 2: '1,5' is out of range"),
         ("0,0\nnine,1\n", "line 2: 'nine,1' is not STUDENT CLASS,TEACHER CLASS"),
         ("0,0,0\n", "line 1: '0,0,0' is not STUDENT CLASS,TEACHER CLASS"),
         ("student,teacher\n", "names no class"),
     ],
 )
-def test_a_class_map_that_makes_no_sense_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_class_map_that_makes_no_sense_is_told_with_its_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         read_class_map(mapped(tmp_path, text), open_source("digits:train"), 5)
     with pytest.raises(UsageError, match=r"class map .*nowhere\.csv cannot be read"):
@@ -187,7 +254,11 @@ def test_classes_of_a_map_may_be_named(tmp_path: Path) -> None:
     source: Any = open_source("digits:train")
     assert source.class_names == tuple("0123456789")
     source.class_names = tuple(f"digit {number}" for number in range(10))
-    assert read_class_map(mapped(tmp_path, "digit 3,0\ndigit 3,2\n\n"), source, 3).tolist() == [3, -1, 3]
+    assert read_class_map(mapped(tmp_path, "digit 3,0\ndigit 3,2\n\n"), source, 3).tolist() == [
+        3,
+        -1,
+        3,
+    ]
 
 
 # caches that lack units
@@ -210,12 +281,17 @@ def holed(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_cache_that_lacks_units_is_refused_unless_told_otherwise(tmp_path: Path, holed: str) -> None:
-    with pytest.raises(MissingUnitError, match=r"lacks 2 of 6 units of seed 0, the first is seed 0, unit 1 \(rows 64 to 127\)"):
+def test_a_cache_that_lacks_units_is_refused_unless_told_otherwise(
+    tmp_path: Path, holed: str
+) -> None:
+    with pytest.raises(
+        MissingUnitError,
+        match=r"lacks 2 of 6 units of seed 0, the first is seed 0, unit 1 \(rows 64 to 127\)",
+    ):
         train(tmp_path / "run", cache=holed, seeds="0:2", **SETTINGS)
-    assert open_replay(train_config(tmp_path, cache=holed, **SETTINGS), open_loss("dist").requires).seeds == [1], (
-        "the complete one"
-    )
+    assert open_replay(
+        train_config(tmp_path, cache=holed, **SETTINGS), open_loss("dist").requires
+    ).seeds == [1], "the complete one"
 
 
 @pytest.mark.parametrize("loss", ["dist:tau=4", "ce"])
@@ -237,21 +313,37 @@ def test_teacher_fills_in_what_is_not_there(tmp_path: Path, holed: str) -> None:
     train(tmp_path / "filled", cache=holed, on_miss="teacher", **settings)
     assert len(losses(tmp_path / "filled")) == 12
     np.testing.assert_allclose(losses(tmp_path / "filled"), losses(tmp_path / "cached"), rtol=1e-5)
-    trainer = Trainer(train_config(tmp_path, cache=holed, on_miss="teacher", seeds="5:6", **settings))
+    trainer = Trainer(
+        train_config(tmp_path, cache=holed, on_miss="teacher", seeds="5:6", **settings)
+    )
     batch = first_batch(trainer)
-    assert trainer.loader.teacher.rows(batch).logits().shape == (64, 10), "also of a seed of which nothing is there"
+    assert trainer.loader.teacher.rows(batch).logits().shape == (
+        64,
+        10,
+    ), "also of a seed of which nothing is there"
 
 
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        (f"{CONV},seed=8", r"is not the one that cache .*holed was made with .*: its hash of weights is"),
+        (
+            f"{CONV},seed=8",
+            r"is not the one that cache .*holed was made with .*: its hash of weights is",
+        ),
         (f"{CONV},seed=7,std=0.5", r"its std is \[0\.5\], not \[0\.25\]"),
     ],
 )
-def test_another_teacher_does_not_fill_in(tmp_path: Path, holed: str, teacher: str, message: str) -> None:
+def test_another_teacher_does_not_fill_in(
+    tmp_path: Path, holed: str, teacher: str, message: str
+) -> None:
     with pytest.raises(MismatchError, match=message):
-        train(tmp_path / "run", cache=holed, on_miss="teacher", teacher=teacher.replace(",std=0.25", "", 1), **SETTINGS)
+        train(
+            tmp_path / "run",
+            cache=holed,
+            on_miss="teacher",
+            teacher=teacher.replace(",std=0.25", "", 1),
+            **SETTINGS,
+        )
 
 
 def test_a_partial_slab_refuses_the_rows_that_it_lacks(holed: str) -> None:
@@ -259,14 +351,18 @@ def test_a_partial_slab_refuses_the_rows_that_it_lacks(holed: str) -> None:
     slab = cache.slab(0, is_partial=True)
     assert slab.missing.tolist() == [*range(64, 128), *range(256, 320)] and len(slab.absent) == 0
     there = np.setdiff1d(np.arange(384), slab.missing)
-    assert slab.gather(there).tobytes() == cache.slab(1).gather(there).tobytes() or len(slab.gather(there)) == 256
+    assert (
+        slab.gather(there).tobytes() == cache.slab(1).gather(there).tobytes()
+        or len(slab.gather(there)) == 256
+    )
     for row in (64, 127, 256):
         with pytest.raises(MissingUnitError, match=f"row {row} is not dumped yet"):
             slab.gather(np.array([0, row]))
 
 
 def test_units_that_come_later_are_taken_at_the_next_epoch(tmp_path: Path, holed: str) -> None:
-    """A run that is resumed in the middle of an epoch keeps that epoch's rows; the next one has the new ones too."""
+    """A run that is resumed in the middle of an epoch keeps that epoch's rows; the next one has the
+    new ones too."""
     settings = {**SETTINGS, "on_miss": "skip", "seeds": "0:1", "epochs": 2}
     trainer = Trainer(train_config(tmp_path, cache=holed, **settings))
     trainer._start_epoch()
@@ -286,14 +382,25 @@ def test_units_that_come_later_are_taken_at_the_next_epoch(tmp_path: Path, holed
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"on_miss": "skip", "recipe": "digits", "teacher": CONV}, "on_miss is 'skip', and there is no cache that could lack"),
-        ({"on_miss": "teacher", "cache": "a"}, "on_miss 'teacher' needs one cache, and the teacher"),
-        ({"on_miss": "teacher", "cache": ("a", "b"), "teacher": CONV}, "on_miss 'teacher' needs one cache"),
+        (
+            {"on_miss": "skip", "recipe": "digits", "teacher": CONV},
+            "on_miss is 'skip', and there is no cache that could lack",
+        ),
+        (
+            {"on_miss": "teacher", "cache": "a"},
+            "on_miss 'teacher' needs one cache, and the teacher",
+        ),
+        (
+            {"on_miss": "teacher", "cache": ("a", "b"), "teacher": CONV},
+            "on_miss 'teacher' needs one cache",
+        ),
         ({"on_miss": "skip", "cache": "a", "teacher": CONV}, "not both; or --on-miss teacher"),
         ({"on_miss": "skipp", "cache": "a"}, "skipp"),
     ],
 )
-def test_on_miss_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_on_miss_that_makes_no_sense_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     from kdcache.config.files import load_config
     from kdcache.train.run import TrainConfig
 
@@ -317,7 +424,9 @@ def test_samples_by_number_and_by_key(tmp_path: Path, two: list[str]) -> None:
         assert len(rows) == 192 and set(trainer.loader.replay.order[rows]) <= set(range(100, 300))
         found.append(rows.tolist())
     assert found[0] == found[1]
-    assert train(tmp_path / "run", cache=two[0], samples=str(keys), epochs=1, **SETTINGS)["steps"] == 3
+    assert (
+        train(tmp_path / "run", cache=two[0], samples=str(keys), epochs=1, **SETTINGS)["steps"] == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -325,19 +434,30 @@ def test_samples_by_number_and_by_key(tmp_path: Path, two: list[str]) -> None:
     [
         ("5:5", "samples '5:5' are none, or past the last of 384"),
         ("0:385", "past the last of 384"),
-        ("nowhere.txt", "samples 'nowhere.txt' are neither A:B nor a text file with a key on each line"),
+        (
+            "nowhere.txt",
+            "samples 'nowhere.txt' are neither A:B nor a text file with a key on each line",
+        ),
     ],
 )
-def test_samples_that_are_not_there_are_told(tmp_path: Path, two: list[str], samples: str, message: str) -> None:
+def test_samples_that_are_not_there_are_told(
+    tmp_path: Path, two: list[str], samples: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         train(tmp_path / "run", cache=two[0], samples=samples, **SETTINGS)
     (tmp_path / "keys.txt").write_text("00000001\nno such key\n")
-    with pytest.raises(UsageError, match=r"has no sample 'no such key'; keys are such as '00000000'"):
+    with pytest.raises(
+        UsageError, match=r"has no sample 'no such key'; keys are such as '00000000'"
+    ):
         train(tmp_path / "run", cache=two[0], samples=str(tmp_path / "keys.txt"), **SETTINGS)
 
 
-def test_rows_from_several_places_are_joined_in_the_order_of_the_batch(holed: str, tmp_path: Path) -> None:
-    config = train_config(tmp_path, cache=holed, on_miss="teacher", teacher=f"{CONV},seed=7", seeds="0:1", **SETTINGS)
+def test_rows_from_several_places_are_joined_in_the_order_of_the_batch(
+    holed: str, tmp_path: Path
+) -> None:
+    config = train_config(
+        tmp_path, cache=holed, on_miss="teacher", teacher=f"{CONV},seed=7", seeds="0:1", **SETTINGS
+    )
     trainer = Trainer(config)
     batch = first_batch(trainer)
     slab = open_cache(holed).slab(0, is_partial=True)
@@ -347,7 +467,9 @@ def test_rows_from_several_places_are_joined_in_the_order_of_the_batch(holed: st
     from kdcache.loader.teachers import OnlineTeacher
     from kdcache.models.model import open_model
 
-    model = open_model(f"{CONV},seed=7", classes=10, recipe=trainer.loader.replay.recipe, trained=True)
+    model = open_model(
+        f"{CONV},seed=7", classes=10, recipe=trainer.loader.replay.recipe, trained=True
+    )
     online = OnlineTeacher(model, compute).rows(batch)
     np.testing.assert_allclose(rows.logits(), online.logits(), atol=1e-5)
     np.testing.assert_allclose(rows.std(), online.std(), atol=1e-5)
@@ -359,5 +481,7 @@ def test_a_cache_that_holds_nothing_is_told(tmp_path: Path, holed: str) -> None:
     without(holed, 0, 0, 2, 3, 5)
     without(holed, 1, *range(6))
     for on_miss in ("error", "skip"):
-        with pytest.raises(MismatchError, match=r"has no complete seed yet; run dump-teacher again"):
+        with pytest.raises(
+            MismatchError, match=r"has no complete seed yet; run dump-teacher again"
+        ):
             train(tmp_path / "run", cache=holed, on_miss=on_miss, **SETTINGS)

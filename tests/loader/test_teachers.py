@@ -1,4 +1,5 @@
-"""Where a batch's soft targets come from: each kind gives those of the batch, whatever its order."""
+"""Where a batch's soft targets come from: each kind gives those of the batch, whatever its
+order."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 def batch_of(cache: Cache, views: list[tuple[int, int]]) -> Batch:
     recipe = Recipe.from_dict(cache.manifest.recipe)
-    batch: Any = ViewDataset(open_source("digits:train"), recipe, cache.order, sizes=[8]).__getitems__(views)
+    batch: Any = ViewDataset(
+        open_source("digits:train"), recipe, cache.order, sizes=[8]
+    ).__getitems__(views)
     assert isinstance(batch, Batch)
     return batch
 
@@ -40,7 +43,9 @@ def batch_of(cache: Cache, views: list[tuple[int, int]]) -> Batch:
 def test_cached_rows_are_those_of_the_teacher_in_the_loop(cache: Cache) -> None:
     compute = Compute(IN_PROCESS)
     recipe = Recipe.from_dict(cache.manifest.recipe)
-    online = OnlineTeacher(open_model(f"{CONV},seed=7", classes=10, recipe=recipe, trained=True), compute)
+    online = OnlineTeacher(
+        open_model(f"{CONV},seed=7", classes=10, recipe=recipe, trained=True), compute
+    )
     cached = CachedTeacher(cache, SlabReader(cache), compute)
     for teacher in (cached, online):
         assert isinstance(teacher, Teacher)
@@ -82,13 +87,25 @@ def test_no_teacher_leaves_out_what_the_cache_lacks(cache: Cache, tmp_path: Path
     for name in ("class1/10.png", "class2/02.png"):
         (tmp_path / "images" / name).write_bytes(b"")
     data = f"imagefolder:{tmp_path}/images"
-    dump(tmp_path / "cache", data=data, teacher=f"{CONV},classes=3", seeds="0:1", skip_unreadable=True)
+    dump(
+        tmp_path / "cache",
+        data=data,
+        teacher=f"{CONV},classes=3",
+        seeds="0:1",
+        skip_unreadable=True,
+    )
     holed = open_cache(tmp_path / "cache")
     source = open_source(data)
-    teachers: list[Teacher] = [NoTeacher(CacheUse(cache=holed)), CachedTeacher(holed, SlabReader(holed), Compute(IN_PROCESS))]
+    teachers: list[Teacher] = [
+        NoTeacher(CacheUse(cache=holed)),
+        CachedTeacher(holed, SlabReader(holed), Compute(IN_PROCESS)),
+    ]
     for teacher in teachers:
         absent = teacher.start([0], [])[0]
-        assert sorted(source.key(int(holed.order[row])) for row in absent) == ["class1/10.png", "class2/02.png"]
+        assert sorted(source.key(int(holed.order[row])) for row in absent) == [
+            "class1/10.png",
+            "class2/02.png",
+        ]
     assert all(len(NoTeacher(use).start([0], [])[0]) == 0 for use in (None, CacheUse(cache=cache)))
     assert NoTeacher(None).rows(batch_of(cache, [(0, 0), (1, 0)])).logits().shape == (2, 0)
 
@@ -112,38 +129,65 @@ def test_a_cache_that_turns_the_gradient_far_is_told_of(
     error = cache.manifest.made_by["gradient_error"]["4"]
     capsys.readouterr()
     check_records(cache, open_loss(loss), loss)
-    line = f"turns the gradient of DIST at tau 4 by {100 * error:.0f} % of its norm, as measured when it was made"
+    line = (
+        f"turns the gradient of DIST at tau 4 by {100 * error:.0f} % of its norm, as measured when"
+        " it was made"
+    )
     assert (line in capsys.readouterr().err) is told
 
 
-def test_a_cache_whose_error_was_never_measured_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cache_whose_error_was_never_measured_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def told(path: Path) -> str:
         capsys.readouterr()
         check_records(open_cache(path), open_loss("dist:tau=4"), "dist:tau=4")
         return capsys.readouterr().err
 
     fill(tmp_path / "one", 0, codec="full:dtype=float32", rows=400, classes=40)
-    for name, codec in {"small": "topk:k=4", "fine": "lowrank:step=0.1", "bits": "full:dtype=uint8"}.items():
+    for name, codec in {
+        "small": "topk:k=4",
+        "fine": "lowrank:step=0.1",
+        "bits": "full:dtype=uint8",
+    }.items():
         recode_cache(tmp_path / "one", tmp_path / name, codec=codec)
-    assert f"how far topk:k=4 of cache {tmp_path}/small turns the gradient of DIST was not measured; gamma" in told(
-        tmp_path / "small"
+    assert (
+        f"how far topk:k=4 of cache {tmp_path}/small turns the gradient of DIST was not measured;"
+        " gamma" in told(tmp_path / "small")
     )
     assert told(tmp_path / "fine") == told(tmp_path / "bits") == ""
     fill(tmp_path / "two", 0, 1, codec="full:dtype=float32", rows=400, classes=40)
-    for old, new, codec in (("two", "far", "topk:k=4"), ("far", "further", "topk:k=2"), ("two", "near", "topk:k=39")):
+    for old, new, codec in (
+        ("two", "far", "topk:k=4"),
+        ("far", "further", "topk:k=2"),
+        ("two", "near", "topk:k=39"),
+    ):
         recode_cache(tmp_path / old, tmp_path / new, codec=codec)
     error = 100 * open_cache(tmp_path / "far").manifest.gradient_error[4.0]
-    before = f"was recoded from topk:k=4, which turns the gradient of DIST at tau 4 by {error:.0f} % of its norm: it turns it "
+    before = (
+        f"was recoded from topk:k=4, which turns the gradient of DIST at tau 4 by {error:.0f} % of"
+        " its norm: it turns it "
+    )
     assert before in told(tmp_path / "further")
     assert told(tmp_path / "near") == ""
     recode_cache(tmp_path / "near", tmp_path / "cut", codec="topk:k=2")
-    assert "was not measured" in told(tmp_path / "cut"), "the error before it was small, which says nothing of this one"
+    assert "was not measured" in told(tmp_path / "cut"), (
+        "the error before it was small, which says nothing of this one"
+    )
 
 
 @pytest.mark.parametrize("loss", ["dkd", "nkd"])
 def test_topk_of_all_classes_holds_every_label(tmp_path: Path, loss: str) -> None:
     for k in (4, 5):
-        fill(tmp_path / str(k), 0, codec=f"topk:k={k}", unit_rows=32, chunk_rows=32, chunk_bytes=2 * k, zstd_level=13)
+        fill(
+            tmp_path / str(k),
+            0,
+            codec=f"topk:k={k}",
+            unit_rows=32,
+            chunk_rows=32,
+            chunk_bytes=2 * k,
+            zstd_level=13,
+        )
     check_records(open_cache(tmp_path / "5"), open_loss(loss), loss)
     with pytest.raises(UsageError, match="keeps only among the largest"):
         check_records(open_cache(tmp_path / "4"), open_loss(loss), loss)

@@ -1,4 +1,5 @@
-"""Reading an epoch as it comes: from webdataset tars, in windows of units, from a bucket, and while the dump still runs."""
+"""Reading an epoch as it comes: from webdataset tars, in windows of units, from a bucket, and while
+the dump still runs."""
 
 import json
 import shutil
@@ -17,7 +18,14 @@ from s3_server import BUCKET, environ, environment, s3_server
 
 from kdcache.cache import open_cache
 from kdcache.cache.source import CachedSource
-from kdcache.errors import CacheError, DamagedUnitError, KdcacheError, MissingUnitError, UnreadableSampleError, UsageError
+from kdcache.errors import (
+    CacheError,
+    DamagedUnitError,
+    KdcacheError,
+    MissingUnitError,
+    UnreadableSampleError,
+    UsageError,
+)
 from kdcache.loader.order import Blocks, EpochSampler, Split, epoch_views
 from kdcache.loader.window_reader import UnitStream
 from kdcache.sources import open_source
@@ -30,7 +38,12 @@ from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe, partners
 PLAIN = load_recipe("digits")
 MIXING = Recipe("mixes", {"size": 8, "transforms": [], "mixing": {"mixup": 1.0, "block": 16}})
 DATA = "tiny_models:few_digits,length=240"
-TARS: dict[str, Any] = {"data": DATA, "store": "webdataset", "unit_rows": 32, "codec": "full:dtype=float32"}
+TARS: dict[str, Any] = {
+    "data": DATA,
+    "store": "webdataset",
+    "unit_rows": 32,
+    "codec": "full:dtype=float32",
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +67,13 @@ def losses(run: Path) -> list[float]:
 # the order
 
 
-@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 6), st.sets(st.integers(0, 299)), st.integers(0, 99))
+@given(
+    st.integers(1, 300),
+    st.integers(1, 40),
+    st.integers(1, 6),
+    st.sets(st.integers(0, 299)),
+    st.integers(0, 99),
+)
 def test_in_windows_too_every_row_that_is_there_comes_once(
     length: int, unit_rows: int, window: int, absent: set[int], epoch: int
 ) -> None:
@@ -62,18 +81,24 @@ def test_in_windows_too_every_row_that_is_there_comes_once(
     there = np.setdiff1d(np.arange(length), [*absent])
     order = epoch_views(there, length, [7], PLAIN, run_seed=3, epoch=epoch, blocks=blocks)[:, 0]
     assert sorted(order) == there.tolist()
-    number = {unit: at for at, units in enumerate(blocks.windows(3, epoch)) for unit in units.tolist()}
+    number = {
+        unit: at for at, units in enumerate(blocks.windows(3, epoch)) for unit in units.tolist()
+    }
     seen = [number[row // unit_rows] for row in order.tolist()]
     assert seen == sorted(seen) and all(len(units) <= window for units in blocks.windows(3, epoch))
 
 
 @given(st.integers(1, 8), st.integers(1, 3), st.sets(st.integers(0, 127), max_size=20))
-def test_in_windows_too_those_that_are_mixed_stand_side_by_side(units: int, window: int, absent: set[int]) -> None:
+def test_in_windows_too_those_that_are_mixed_stand_side_by_side(
+    units: int, window: int, absent: set[int]
+) -> None:
     assert MIXING.mixing is not None
     length = 16 * units
     blocks = Blocks(length=length, unit_rows=16, window=window)
     there = np.setdiff1d(np.arange(length), [*absent])
-    order = epoch_views(there, length, [3], MIXING, run_seed=0, epoch=1, blocks=blocks)[:, 0].tolist()
+    order = epoch_views(there, length, [3], MIXING, run_seed=0, epoch=1, blocks=blocks)[
+        :, 0
+    ].tolist()
     partner_of = partners(length, MIXING.mixing, MIXING.key, 3)
     assert sorted(order) == there.tolist()
     for row in order:
@@ -81,8 +106,11 @@ def test_in_windows_too_those_that_are_mixed_stand_side_by_side(units: int, wind
         assert other == row or other not in there or abs(order.index(other) - order.index(row)) == 1
 
 
-def read_epoch(cache_path: Path, *, processes: int, workers: int, first_step: int = 0) -> list[Counter[tuple[int, bytes, int]]]:
-    """Read an epoch as training does; return what each process got: rows, records and labels, and check them on the way."""
+def read_epoch(
+    cache_path: Path, *, processes: int, workers: int, first_step: int = 0
+) -> list[Counter[tuple[int, bytes, int]]]:
+    """Read an epoch as training does; return what each process got: rows, records and labels, and
+    check them on the way."""
     cache = open_cache(cache_path)
     source, plain = CachedSource(cache), open_source(DATA)
     blocks = Blocks(length=240, unit_rows=32, window=2)
@@ -95,7 +123,12 @@ def read_epoch(cache_path: Path, *, processes: int, workers: int, first_step: in
         stream.open_epoch(blocks.windows(5, 2), int(views[first_step * 24, 0]))
         sampler = EpochSampler(Split(batch_size=24, process=process, processes=processes))
         sampler.set_epoch(views, first_step=first_step, before=stream.before)
-        loader = ViewLoader(ViewDataset(source, PLAIN, cache.order, sizes=[8]), sampler, workers=workers, pin_memory=False)
+        loader = ViewLoader(
+            ViewDataset(source, PLAIN, cache.order, sizes=[8]),
+            sampler,
+            workers=workers,
+            pin_memory=False,
+        )
         seen: Counter[tuple[int, bytes, int]] = Counter()
         for batch in loader:
             rows = batch.rows.numpy()
@@ -103,7 +136,9 @@ def read_epoch(cache_path: Path, *, processes: int, workers: int, first_step: in
             assert records.tobytes() == whole[rows].tobytes()
             expected = [plain.sample(int(index)).target for index in cache.order[rows]]
             assert batch.labels.first.tolist() == expected
-            seen.update(zip(rows.tolist(), map(bytes, batch.views[0].numpy()), expected, strict=True))
+            seen.update(
+                zip(rows.tolist(), map(bytes, batch.views[0].numpy()), expected, strict=True)
+            )
         got.append(seen)
     return got
 
@@ -128,7 +163,10 @@ def test_training_from_tars_is_training_from_the_data(tars: Path, tmp_path: Path
     shared = {"cache": str(tars), "batch_size": 48, "loss": "dist:tau=4", "window": 3}
     from_tars = train(tmp_path / "tars", **shared, data=None)
     from_data = train(tmp_path / "data", **shared, data=DATA)
-    assert losses(tmp_path / "tars") == losses(tmp_path / "data") and len(losses(tmp_path / "data")) == 10
+    assert (
+        losses(tmp_path / "tars") == losses(tmp_path / "data")
+        and len(losses(tmp_path / "data")) == 10
+    )
     assert from_tars["train_loss"] == from_data["train_loss"]
     train(tmp_path / "all", **{**shared, "window": None}, data=None)
     assert losses(tmp_path / "all") != losses(tmp_path / "data"), "all rows are shuffled there"
@@ -142,8 +180,12 @@ def test_labels_alone_are_read_from_tars_too(tars: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("stop", [1, 4, 7])
-def test_stopped_after_any_step_it_goes_on_as_if_nothing_had_been(tars: Path, tmp_path: Path, stop: int) -> None:
-    config = train_config(tmp_path / "run", cache=str(tars), data=None, batch_size=48, window=2, loss="kl:tau=4")
+def test_stopped_after_any_step_it_goes_on_as_if_nothing_had_been(
+    tars: Path, tmp_path: Path, stop: int
+) -> None:
+    config = train_config(
+        tmp_path / "run", cache=str(tars), data=None, batch_size=48, window=2, loss="kl:tau=4"
+    )
     whole = Trainer(config)
     lines = [whole.run_epoch(NoMetrics())["loss"] for _ in range(2)]
     halted = Trainer(config)
@@ -165,30 +207,49 @@ def test_stopped_after_any_step_it_goes_on_as_if_nothing_had_been(tars: Path, tm
     assert last == lines[1]
 
 
-def test_training_from_a_bucket_fetches_each_tar_once(server: int, tars: Path, tmp_path: Path) -> None:
+def test_training_from_a_bucket_fetches_each_tar_once(
+    server: int, tars: Path, tmp_path: Path
+) -> None:
     with environ(**environment(server)):
         url = f"s3://{BUCKET}/train/cache"
         dump(url, **TARS)
         assert open_cache(url).units() == open_cache(tars).units()
-        train(tmp_path / "bucket", cache=url, data=None, batch_size=48, window=2, slab_dir=str(tmp_path / "copies"))
+        train(
+            tmp_path / "bucket",
+            cache=url,
+            data=None,
+            batch_size=48,
+            window=2,
+            slab_dir=str(tmp_path / "copies"),
+        )
         assert len(list((tmp_path / "copies").rglob("*.tar"))) == 8
-        assert verify_cache(open_cache(url), views=4)["views"]["checked"] == 4, "of the images in the bucket"
+        assert verify_cache(open_cache(url), views=4)["views"]["checked"] == 4, (
+            "of the images in the bucket"
+        )
         train(tmp_path / "folder", cache=str(tars), data=None, batch_size=48, window=2)
         assert losses(tmp_path / "bucket") == losses(tmp_path / "folder")
         config = IN_PROCESS.__class__(workers=2, device="cpu")
         train(tmp_path / "workers", cache=url, data=None, batch_size=48, window=2, compute=config)
         assert losses(tmp_path / "workers") == losses(tmp_path / "folder")
         with pytest.raises(
-            UsageError, match=r"windows of units are needed at once and take \d+ bytes, more than the slab limit of 1000"
+            UsageError,
+            match=(
+                r"windows of units are needed at once and take \d+ bytes, more than the slab limit"
+                r" of 1000"
+            ),
         ):
-            train(tmp_path / "small", cache=url, data=None, batch_size=48, window=2, slab_limit=1e-6)
+            train(
+                tmp_path / "small", cache=url, data=None, batch_size=48, window=2, slab_limit=1e-6
+            )
 
 
 def test_slabs_are_made_where_they_are_wanted(server: int, tmp_path: Path) -> None:
     with environ(**environment(server)):
         url = f"s3://{BUCKET}/slabs/cache"
         dump(url, data=DATA, unit_rows=32)
-        train(tmp_path / "run", cache=url, data=DATA, batch_size=48, slab_dir=str(tmp_path / "slabs"))
+        train(
+            tmp_path / "run", cache=url, data=DATA, batch_size=48, slab_dir=str(tmp_path / "slabs")
+        )
         assert len(list((tmp_path / "slabs").rglob("*.slab"))) == 2
 
 
@@ -201,7 +262,9 @@ def test_a_sample_that_could_not_be_read_is_absent_from_tars_too(tars: Path) -> 
     assert source.fingerprint == open_source(DATA).fingerprint
     unit, at = divmod(int(np.flatnonzero(open_cache(tars).order == 3)[0]), 32)
     source._unit(unit)[1].sizes[at] = 0
-    with pytest.raises(UnreadableSampleError, match=r"sample 3 .* could not be read when it was dumped"):
+    with pytest.raises(
+        UnreadableSampleError, match=r"sample 3 .* could not be read when it was dumped"
+    ):
         source.sample(3)
 
 
@@ -238,13 +301,36 @@ def test_a_damaged_tar_stops_the_training_by_name(tars: Path, tmp_path: Path) ->
 def test_images_come_from_tars_that_are_checked(tmp_path: Path, window: int | None) -> None:
     for seeds in ("0:1", "1:2"):
         dump(tmp_path / "cache", **TARS, seeds=seeds)
-    train(tmp_path / "whole", cache=str(tmp_path / "cache"), data=None, batch_size=48, window=window, seeds="1:2")
+    train(
+        tmp_path / "whole",
+        cache=str(tmp_path / "cache"),
+        data=None,
+        batch_size=48,
+        window=window,
+        seeds="1:2",
+    )
     for path in (tmp_path / "cache" / "shards" / "00000-00000").iterdir():
         path.write_bytes(bytes(path.stat().st_size))
-    train(tmp_path / "run", cache=str(tmp_path / "cache"), data=None, batch_size=48, window=window, seeds="1:2")
-    assert losses(tmp_path / "run") == losses(tmp_path / "whole"), "the other seed's tars are not looked at"
+    train(
+        tmp_path / "run",
+        cache=str(tmp_path / "cache"),
+        data=None,
+        batch_size=48,
+        window=window,
+        seeds="1:2",
+    )
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole"), (
+        "the other seed's tars are not looked at"
+    )
     with pytest.raises(DamagedUnitError, match="seed 0, unit"):
-        train(tmp_path / "stopped", cache=str(tmp_path / "cache"), data=None, batch_size=48, window=window, seeds="0:1")
+        train(
+            tmp_path / "stopped",
+            cache=str(tmp_path / "cache"),
+            data=None,
+            batch_size=48,
+            window=window,
+            seeds="0:1",
+        )
 
 
 def test_what_is_missing_is_left_out_in_windows_too(tars: Path, tmp_path: Path) -> None:
@@ -258,13 +344,23 @@ def test_what_is_missing_is_left_out_in_windows_too(tars: Path, tmp_path: Path) 
 
 def test_a_cache_without_images_needs_the_data(tmp_path: Path) -> None:
     dump(tmp_path / "cache", **TARS, images=False)
-    with pytest.raises(UsageError, match=r"holds no images; give the data that it was made from: --data SPEC"):
+    with pytest.raises(
+        UsageError, match=r"holds no images; give the data that it was made from: --data SPEC"
+    ):
         train(tmp_path / "run", cache=str(tmp_path / "cache"), data=None)
-    assert train(tmp_path / "run", cache=str(tmp_path / "cache"), data=DATA, window=2, batch_size=48)["steps"] == 10
+    assert (
+        train(tmp_path / "run", cache=str(tmp_path / "cache"), data=DATA, window=2, batch_size=48)[
+            "steps"
+        ]
+        == 10
+    )
 
 
 def test_seeds_of_a_webdataset_cache_come_in_groups(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"seeds are 1:3, and 2 of them share a tar: 0 to 1, 2 to 3, ...; give whole groups"):
+    with pytest.raises(
+        UsageError,
+        match=r"seeds are 1:3, and 2 of them share a tar: 0 to 1, 2 to 3, ...; give whole groups",
+    ):
         dump(tmp_path / "cache", **TARS, seeds="1:3")
     dump(tmp_path / "cache", **TARS, seeds="0:2")
     dump(tmp_path / "cache", data=DATA, unit_rows=32, codec="full:dtype=float32", seeds="2:6")
@@ -277,10 +373,15 @@ def test_a_webdataset_cache_holds_what_a_zarr_cache_holds(tars: Path, tmp_path: 
     dump(tmp_path / "zarr", **{**TARS, "store": "zarr"})
     one, other = open_cache(tars), open_cache(tmp_path / "zarr")
     for seed in (0, 1):
-        assert one.slab(seed).gather(np.arange(240)).tobytes() == other.slab(seed).gather(np.arange(240)).tobytes()
+        assert (
+            one.slab(seed).gather(np.arange(240)).tobytes()
+            == other.slab(seed).gather(np.arange(240)).tobytes()
+        )
         for ours, theirs in zip(one.commits(seed), other.commits(seed), strict=True):
             keys = {probe["row"]: probe["crc32"] for probe in theirs.probes}
-            assert all(keys[probe["row"]] == probe["crc32"] for probe in ours.probes) and ours.probes
+            assert (
+                all(keys[probe["row"]] == probe["crc32"] for probe in ours.probes) and ours.probes
+            )
 
 
 # waiting
@@ -288,11 +389,19 @@ def test_a_webdataset_cache_holds_what_a_zarr_cache_holds(tars: Path, tmp_path: 
 
 def test_waiting_ends_when_no_more_units_come(tars: Path, tmp_path: Path) -> None:
     shared = {"data": None, "wait_for_units": 0.2, "seeds": "0:3"}
-    with pytest.raises(CacheError, match=r"cache .*none: 0 of 1 are there, and no more came for 0.2 s; its dump has not begun"):
+    with pytest.raises(
+        CacheError,
+        match=r"cache .*none: 0 of 1 are there, and no more came for 0.2 s; its dump has not begun",
+    ):
         train(tmp_path / "run", cache=str(tmp_path / "none"), **shared)
-    with pytest.raises(MissingUnitError, match=r"seed 2: 0 of 8 are there, and no more came for 0.2 s; is its dump still"):
+    with pytest.raises(
+        MissingUnitError,
+        match=r"seed 2: 0 of 8 are there, and no more came for 0.2 s; is its dump still",
+    ):
         train(tmp_path / "run", cache=str(tars), **shared, epochs=3, batch_size=48)
-    assert load_checkpoint(tmp_path / "run" / "last.pt")["epoch"] == 2, "what was there was trained on"
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["epoch"] == 2, (
+        "what was there was trained on"
+    )
     with pytest.raises(UsageError, match="needs a cache, and the seeds to wait for"):
         train_config(tmp_path / "run", cache=str(tars), wait_for_units=1.0)
 
@@ -302,11 +411,52 @@ def test_one_host_trains_while_another_still_dumps(server: int, tmp_path: Path) 
     """Two processes with folders of their own and a bucket in common."""
     url = f"s3://{BUCKET}/two-hosts/cache"
     slow = f"tiny_models:counted,log={tmp_path / 'log'},seconds=0.15,mean=0.5,std=0.25"
-    dumping = ["dump-teacher", url, "--data", DATA, "--teacher", slow, "--recipe", "digits", "--seeds", "0:3"]
-    dumping += ["--batch-size", "32", "--store", "webdataset", "--unit-rows", "32", "--set", "seeds_per_unit=1"]
-    training = ["train-student", str(tmp_path / "run"), "--cache", url, "--student", "tiny_models:mlp,mean=0.5,std=0.25"]
-    training += ["--seeds", "0:3", "--epochs", "3", "--batch-size", "48", "--wait-for-units", "60", "--json", "--lr", "0.05"]
-    processes = [host(tmp_path / name, server, words) for name, words in (("b", training), ("a", dumping))]
+    dumping = [
+        "dump-teacher",
+        url,
+        "--data",
+        DATA,
+        "--teacher",
+        slow,
+        "--recipe",
+        "digits",
+        "--seeds",
+        "0:3",
+    ]
+    dumping += [
+        "--batch-size",
+        "32",
+        "--store",
+        "webdataset",
+        "--unit-rows",
+        "32",
+        "--set",
+        "seeds_per_unit=1",
+    ]
+    training = [
+        "train-student",
+        str(tmp_path / "run"),
+        "--cache",
+        url,
+        "--student",
+        "tiny_models:mlp,mean=0.5,std=0.25",
+    ]
+    training += [
+        "--seeds",
+        "0:3",
+        "--epochs",
+        "3",
+        "--batch-size",
+        "48",
+        "--wait-for-units",
+        "60",
+        "--json",
+        "--lr",
+        "0.05",
+    ]
+    processes = [
+        host(tmp_path / name, server, words) for name, words in (("b", training), ("a", dumping))
+    ]
     (code, out, err), (other_code, _, other_err) = (process.end(180) for process in processes)
     assert code == other_code == 0, (err[-2000:], other_err[-2000:])
     assert json.loads(out)["steps"] == 15

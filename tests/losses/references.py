@@ -1,4 +1,5 @@
-"""Random logits for the tests of losses, and the formulas of the papers in float64, written out one row at a time."""
+"""Random logits for the tests of losses, and the formulas of the papers in float64, written out one
+row at a time."""
 
 from collections.abc import Callable
 
@@ -22,7 +23,11 @@ def cases(*, rows: int = 6, classes: int = 12) -> st.SearchStrategy[Case]:
     """Return cases of up to that many rows, and of 2 to that many classes."""
 
     def case(rows: int, classes: int, seed: int) -> Case:
-        return logits(rows, classes, seed=seed), logits(rows, classes, seed=seed + 1), labels(rows, classes, seed=seed)
+        return (
+            logits(rows, classes, seed=seed),
+            logits(rows, classes, seed=seed + 1),
+            labels(rows, classes, seed=seed),
+        )
 
     return st.builds(case, st.integers(1, rows), st.integers(2, classes), st.integers(0, 2**31))
 

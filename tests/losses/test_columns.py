@@ -1,4 +1,5 @@
-"""DIST's columns over the batch of all processes: what one process with the whole batch computes, in value and in gradient."""
+"""DIST's columns over the batch of all processes: what one process with the whole batch computes,
+in value and in gradient."""
 
 import itertools
 from collections.abc import Sequence
@@ -58,7 +59,8 @@ def teacher_rows(case: Case, rows: slice) -> Tensor | SoftTargets:
 
 
 def term(case: Case, rows: slice) -> tuple[float, Any]:
-    """Return the intra-class term of some rows of the case's batch, and its gradient by their logits."""
+    """Return the intra-class term of some rows of the case's batch, and its gradient by their
+    logits."""
     student = logits(sum(case.parts), CLASSES)[rows].requires_grad_()
     options = {"tau": case.tau, "standardize": case.standardize}
     _, intra = dist_terms(student, teacher_rows(case, rows), columns=case.columns, **options)
@@ -81,37 +83,56 @@ def test_the_term_is_that_of_one_process(processes: int) -> None:
     found = launch(terms_of_own_rows, processes, [*shared, local])
     for number, case in enumerate(shared):
         value, gradient = term(case, slice(None))
-        assert [one[number][0] for one in found] == pytest.approx([value] * processes, rel=1e-5, abs=1e-5), case
+        assert [one[number][0] for one in found] == pytest.approx(
+            [value] * processes, rel=1e-5, abs=1e-5
+        ), case
         # DistributedDataParallel divides the sum by the number of processes
         summed = np.concatenate([one[number][1] for one in found]) / processes
         scale = float(np.abs(gradient).max())
-        np.testing.assert_allclose(summed, gradient, rtol=1e-3, atol=1e-4 * scale, err_msg=str(case))
-        assert scale > 1e-5 or case.kind == "constant columns", "a gradient of zero would prove nothing"
+        np.testing.assert_allclose(
+            summed, gradient, rtol=1e-3, atol=1e-4 * scale, err_msg=str(case)
+        )
+        assert scale > 1e-5 or case.kind == "constant columns", (
+            "a gradient of zero would prove nothing"
+        )
 
     for process, one in enumerate(found):
         start = sum(local.parts[:process])
         expected = term(local, slice(start, start + local.parts[process]))
-        assert one[-1][0] == expected[0] and np.array_equal(one[-1][1], expected[1]), "local columns are one process's own"
+        assert one[-1][0] == expected[0] and np.array_equal(one[-1][1], expected[1]), (
+            "local columns are one process's own"
+        )
     _, gradient = term(local, slice(None))
     summed = np.concatenate([one[-1][1] for one in found]) / processes
-    assert np.linalg.norm(summed - gradient) > 0.1 * np.linalg.norm(gradient), "the tolerance above would tell"
+    assert np.linalg.norm(summed - gradient) > 0.1 * np.linalg.norm(gradient), (
+        "the tolerance above would tell"
+    )
 
 
 def exact_term(student: Tensor, teacher: Tensor, tau: float) -> tuple[float, Any]:
     """Return the intra-class term in float64 with its gradient."""
     z = student.double().requires_grad_()
-    intra = tau**2 * (1 - pearson(torch.softmax(z / tau, 1), torch.softmax(teacher.double() / tau, 1), dim=0).mean())
+    intra = tau**2 * (
+        1
+        - pearson(torch.softmax(z / tau, 1), torch.softmax(teacher.double() / tau, 1), dim=0).mean()
+    )
     return float(intra.detach()), torch.autograd.grad(intra, z)[0].numpy()
 
 
-CONFIDENT = [(student, teacher, tau) for student, teacher in ((3.0, 12.0), (12.0, 12.0), (0.01, 12.0)) for tau in (1.0, 4.0)]
+CONFIDENT = [
+    (student, teacher, tau)
+    for student, teacher in ((3.0, 12.0), (12.0, 12.0), (0.01, 12.0))
+    for tau in (1.0, 4.0)
+]
 
 
 def confident_terms() -> list[tuple[float, Any]]:
     found = []
     for student_scale, teacher_scale, tau in CONFIDENT:
         student = logits(32, 1000, scale=student_scale)[own((8,) * 4)].requires_grad_()
-        intra = dist_terms(student, logits(32, 1000, seed=1, scale=teacher_scale)[own((8,) * 4)], tau=tau)[1]
+        intra = dist_terms(
+            student, logits(32, 1000, seed=1, scale=teacher_scale)[own((8,) * 4)], tau=tau
+        )[1]
         found.append((float(intra.detach()), torch.autograd.grad(intra, student)[0].numpy()))
     return found
 
@@ -131,12 +152,15 @@ SPECS = ("dist", "dist:tau=4,beta=1,gamma=3,ce=0.5", "kl:tau=4", "ce", "dist:tau
 
 
 def weights_gradient(spec: str, model: nn.Module, rows: slice, total: int, share: float) -> Any:
-    """Return the gradient of the linear `model` by its weights, its loss over some rows of a batch multiplied by `share`."""
+    """Return the gradient of the linear `model` by its weights, its loss over some rows of a batch
+    multiplied by `share`."""
     images, targets = logits(total, 12, seed=3)[rows], labels(total, CLASSES)[rows]
     loss = open_loss(spec)
     found = model(images)
     terms = loss.terms(found, as_soft_targets(logits(total, CLASSES, seed=1)[rows]), targets)
-    (share * (loss.ce * nn.functional.cross_entropy(found, targets) + sum(terms.values()))).backward()
+    (
+        share * (loss.ce * nn.functional.cross_entropy(found, targets) + sum(terms.values()))
+    ).backward()
     return [parameter.grad.numpy().copy() for parameter in model.parameters()]  # type: ignore[union-attr]
 
 
@@ -149,7 +173,9 @@ def averaged_gradients(batches: list[tuple[int, ...]]) -> dict[tuple[str, tuple[
     found = {}
     for spec, parts in itertools.product(SPECS, batches):
         share = parts[rank()] * world_size() / sum(parts)
-        found[spec, parts] = weights_gradient(spec, DistributedDataParallel(linear()), own(parts), sum(parts), share)
+        found[spec, parts] = weights_gradient(
+            spec, DistributedDataParallel(linear()), own(parts), sum(parts), share
+        )
     return found
 
 
@@ -163,9 +189,13 @@ def test_a_wrapped_models_gradient_is_that_of_one_process(processes: int) -> Non
             for gradient, whole in zip(one[spec, parts], expected, strict=True):
                 scale = float(np.abs(whole).max())
                 if "local" in spec:
-                    assert float(np.abs(gradient - whole).max()) > 0.01 * scale, "this would be told"
+                    assert float(np.abs(gradient - whole).max()) > 0.01 * scale, (
+                        "this would be told"
+                    )
                 else:
-                    np.testing.assert_allclose(gradient, whole, rtol=1e-3, atol=2e-5 * scale, err_msg=f"{spec} {parts}")
+                    np.testing.assert_allclose(
+                        gradient, whole, rtol=1e-3, atol=2e-5 * scale, err_msg=f"{spec} {parts}"
+                    )
 
 
 def intra_before_there_were_columns(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
@@ -190,7 +220,10 @@ def test_columns_is_an_option_of_the_spec() -> None:
     assert open_loss("dist:tau=1,columns=local") == Dist(columns="local")
     assert open_loss("dist") == Dist(columns="global")
     with pytest.raises(
-        UsageError, match=r"unknown loss dist columns 'locale'; did you mean 'local'\? \(known: global, local\)"
+        UsageError,
+        match=(
+            r"unknown loss dist columns 'locale'; did you mean 'local'\? \(known: global, local\)"
+        ),
     ):
         open_loss("dist:columns=locale")
     (told,) = launch(misspelt, 1)  # where nothing checks annotations

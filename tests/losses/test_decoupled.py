@@ -30,39 +30,57 @@ def test_values_are_the_papers(terms: Any, reference: Any, case: Case, tau: floa
 
 @both
 @given(case=cases(), tau=taus, standardize=st.booleans())
-def test_gradients_are_the_papers(terms: Any, reference: Any, case: Case, tau: float, standardize: bool) -> None:
+def test_gradients_are_the_papers(
+    terms: Any, reference: Any, case: Case, tau: float, standardize: bool
+) -> None:
     student, teacher, targets = case
     prepared = references.standardized if standardize else Tensor.double
     for which in (0, 1):
-        found = grad(student, lambda z, w=which: terms(z, teacher, targets, tau=tau, standardize=standardize)[w])
-        expected = grad(student.double(), lambda z, w=which: reference(prepared(z), prepared(teacher), targets, tau)[w])
+        found = grad(
+            student,
+            lambda z, w=which: terms(z, teacher, targets, tau=tau, standardize=standardize)[w],
+        )
+        expected = grad(
+            student.double(),
+            lambda z, w=which: reference(prepared(z), prepared(teacher), targets, tau)[w],
+        )
         # of two standardised classes nothing is left that could move: what there is, is rounding
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()) + 1e-6 * tau)
+        np.testing.assert_allclose(
+            found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()) + 1e-6 * tau
+        )
 
 
 @given(cases(rows=1), taus)
 def test_kl_is_tckd_and_nckd_in_the_share_of_the_other_classes(case: Case, tau: float) -> None:
-    """KL = TCKD + (1 - p) NCKD, p the teacher's probability of the label (equation 6 of the paper)."""
+    """KL = TCKD + (1 - p) NCKD, p the teacher's probability of the label (equation 6 of the
+    paper)."""
     student, teacher, targets = case
     tckd, nckd = dkd_terms(student, teacher, targets, tau=tau)
     p = torch.softmax(teacher.double() / tau, 1)[0, targets[0]]
-    assert float(tckd + (1 - p) * nckd) == pytest.approx(float(kl_loss(student, teacher, tau=tau)), rel=1e-4, abs=1e-6 * tau**2)
+    assert float(tckd + (1 - p) * nckd) == pytest.approx(
+        float(kl_loss(student, teacher, tau=tau)), rel=1e-4, abs=1e-6 * tau**2
+    )
 
 
 @given(cases(rows=1))
 def test_soft_cross_entropy_is_made_of_nkds_parts(case: Case) -> None:
-    """-sum t log s = target + (1 - t_y) (nontarget - log(1 - s_y)) at temperature 1: what NKD leaves out is the last term."""
+    """-sum t log s = target + (1 - t_y) (nontarget - log(1 - s_y)) at temperature 1: what NKD
+    leaves out is the last term."""
     student, teacher, targets = case
     target, nontarget = nkd_terms(student, teacher, targets, tau=1.0)
     t, s = (torch.softmax(z.double(), 1)[0] for z in (teacher, student))
     label = int(targets[0])
     whole = -float((t * s.log()).sum())
-    assert float(target + (1 - t[label]) * (nontarget - torch.log(1 - s[label]))) == pytest.approx(whole, rel=1e-4, abs=1e-6)
+    assert float(target + (1 - t[label]) * (nontarget - torch.log(1 - s[label]))) == pytest.approx(
+        whole, rel=1e-4, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("label_logit", [-1e4, -200.0, 0.0, 200.0, 1e4])
 @pytest.mark.parametrize("tau", [1.0, 4.0])
-def test_other_classes_do_not_depend_on_how_sure_either_side_is_of_the_label(label_logit: float, tau: float) -> None:
+def test_other_classes_do_not_depend_on_how_sure_either_side_is_of_the_label(
+    label_logit: float, tau: float
+) -> None:
     student, teacher, targets = logits(8, 10), logits(8, 10, seed=1), labels(8, 10)
     expected = [terms(student, teacher, targets, tau=tau)[1] for terms in (dkd_terms, nkd_terms)]
     assert all(float(term) > 0.1 for term in expected)
@@ -77,7 +95,9 @@ def test_other_classes_do_not_depend_on_how_sure_either_side_is_of_the_label(lab
 @pytest.mark.parametrize("label_logit", [-1e4, 200.0, 1e4])
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("loss", [dkd_loss, nkd_loss])
-def test_losses_are_finite_where_a_teacher_is_sure(loss: Any, label_logit: float, standardize: bool) -> None:
+def test_losses_are_finite_where_a_teacher_is_sure(
+    loss: Any, label_logit: float, standardize: bool
+) -> None:
     student, teacher, targets = logits(8, 10), logits(8, 10, seed=1), labels(8, 10)
     teacher = teacher.scatter(1, targets[:, None], label_logit)
     for z in (student, teacher, -teacher):

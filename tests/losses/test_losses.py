@@ -13,7 +13,17 @@ from torch import Tensor
 
 from kdcache.codecs import open_codec
 from kdcache.errors import UsageError
-from kdcache.losses import Loss, dist_loss, dist_terms, dkd_loss, dkd_terms, kl_loss, nkd_loss, nkd_terms, open_loss
+from kdcache.losses import (
+    Loss,
+    dist_loss,
+    dist_terms,
+    dkd_loss,
+    dkd_terms,
+    kl_loss,
+    nkd_loss,
+    nkd_terms,
+    open_loss,
+)
 from kdcache.soft_targets import DenseTargets
 
 SHAPES = [(rows, classes) for rows in (1, 2, 32) for classes in (2, 10, 1000)]
@@ -53,9 +63,15 @@ def reference_terms(student: Tensor, teacher: Tensor, tau: float) -> tuple[float
     return inter, intra
 
 
-def reference_loss(student: Tensor, teacher: Tensor, *, beta: float, gamma: float, tau: float) -> Tensor:
-    """Return the loss in float64 in a form that autograd can follow: norms as roots of sums, no helper of ours."""
-    p, q = (torch.exp(z.double() / tau) / torch.exp(z.double() / tau).sum(1, keepdim=True) for z in (student, teacher))
+def reference_loss(
+    student: Tensor, teacher: Tensor, *, beta: float, gamma: float, tau: float
+) -> Tensor:
+    """Return the loss in float64 in a form that autograd can follow: norms as roots of sums, no
+    helper of ours."""
+    p, q = (
+        torch.exp(z.double() / tau) / torch.exp(z.double() / tau).sum(1, keepdim=True)
+        for z in (student, teacher)
+    )
     total = torch.zeros((), dtype=torch.float64)
     for weight, dim in ((beta, 1), (gamma, 0)):
         a, b = p - p.mean(dim, keepdim=True), q - q.mean(dim, keepdim=True)
@@ -81,14 +97,22 @@ def test_dist_is_the_papers_in_value(rows: int, classes: int, tau: float) -> Non
 @every_shape
 @pytest.mark.parametrize("tau", [1.0, 4.0])
 @pytest.mark.parametrize(("beta", "gamma"), [(1.0, 0.0), (0.0, 1.0), (2.0, 2.0), (0.5, 3.0)])
-def test_dist_is_the_papers_in_gradient(rows: int, classes: int, tau: float, beta: float, gamma: float) -> None:
+def test_dist_is_the_papers_in_gradient(
+    rows: int, classes: int, tau: float, beta: float, gamma: float
+) -> None:
     student, teacher = logits(rows, classes), logits(rows, classes, seed=1)
     found = grad(student, lambda z: dist_loss(z, teacher, beta=beta, gamma=gamma, tau=tau))
-    expected = grad(student.double(), lambda z: reference_loss(z, teacher, beta=beta, gamma=gamma, tau=tau))
+    expected = grad(
+        student.double(), lambda z: reference_loss(z, teacher, beta=beta, gamma=gamma, tau=tau)
+    )
     assert found.dtype == torch.float32
     scale = float(expected.abs().max())
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * scale + 1e-7 * tau**2 * (beta + gamma))
-    if classes > 2 and (rows > 2 or beta):  # the correlation of two numbers is 1 or -1, whatever they are
+    np.testing.assert_allclose(
+        found, expected, rtol=1e-3, atol=1e-4 * scale + 1e-7 * tau**2 * (beta + gamma)
+    )
+    if classes > 2 and (
+        rows > 2 or beta
+    ):  # the correlation of two numbers is 1 or -1, whatever they are
         assert scale > 1e-5, "a gradient of zero would prove nothing"
 
 
@@ -111,7 +135,10 @@ def test_losses_are_finite_on_constant_rows_and_columns(
     rows: int, classes: int, tau: float, whose: str, data: st.DataObject
 ) -> None:
     seed = data.draw(st.integers(0, 2**31))
-    pair = {"student": logits(rows, classes, seed=seed), "teacher": logits(rows, classes, seed=seed + 1)}
+    pair = {
+        "student": logits(rows, classes, seed=seed),
+        "teacher": logits(rows, classes, seed=seed + 1),
+    }
     kind = data.draw(st.sampled_from(["row", "all rows equal", "all constant", "one-hot"]))
     for name in pair if whose == "both" else [whose]:
         if kind == "row":
@@ -122,7 +149,9 @@ def test_losses_are_finite_on_constant_rows_and_columns(
             pair[name][:] = 0.0
         else:
             pair[name][:, 0] += 200.0  # every other probability underflows
-    for loss in LOSSES if classes > 1 else LOSSES[:2]:  # the others are about the classes beside the label
+    for loss in (
+        LOSSES if classes > 1 else LOSSES[:2]
+    ):  # the others are about the classes beside the label
 
         def of_student(z: Tensor, loss: Any = loss) -> Tensor:
             found: Tensor = loss(z, pair["teacher"], tau=tau)
@@ -134,7 +163,9 @@ def test_losses_are_finite_on_constant_rows_and_columns(
 
 @every_shape
 @pytest.mark.parametrize("tau", [1.0, 4.0])
-def test_a_student_equal_to_its_teacher_has_nothing_to_learn(rows: int, classes: int, tau: float) -> None:
+def test_a_student_equal_to_its_teacher_has_nothing_to_learn(
+    rows: int, classes: int, tau: float
+) -> None:
     same = logits(rows, classes)
     inter, intra = dist_terms(same, same, tau=tau)
     assert float(inter) == pytest.approx(0, abs=1e-4 * tau**2)
@@ -143,7 +174,9 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(rows: int, classes:
     assert float(intra) == pytest.approx(expected, abs=1e-4 * tau**2)
     assert bool(torch.isfinite(grad(same, lambda z: dist_loss(z, same, tau=tau))).all())
     # nothing but what the 1e-8 of the formula gives to a row that hardly varies
-    expected_gradient = grad(same.double(), lambda z: reference_loss(z, same, beta=1.0, gamma=0.0, tau=tau))
+    expected_gradient = grad(
+        same.double(), lambda z: reference_loss(z, same, beta=1.0, gamma=0.0, tau=tau)
+    )
     gradient = grad(same, lambda z: dist_loss(z, same, beta=1.0, gamma=0.0, tau=tau))
     np.testing.assert_allclose(gradient, expected_gradient, rtol=0.01, atol=1e-6 * tau**2)
     assert float(grad(same, lambda z: kl_loss(z, same, tau=tau)).abs().max()) < 1e-6 * tau
@@ -168,7 +201,9 @@ def test_kl_is_torchs(rows: int, classes: int, tau: float) -> None:
         log_p, q = torch.log_softmax(z / tau, 1), torch.softmax(teacher.double() / tau, 1)
         return tau**2 * torch.nn.functional.kl_div(log_p, q, reduction="batchmean")
 
-    assert float(kl_loss(student, teacher, tau=tau)) == pytest.approx(float(reference(student.double())), rel=1e-5)
+    assert float(kl_loss(student, teacher, tau=tau)) == pytest.approx(
+        float(reference(student.double())), rel=1e-5
+    )
     expected = grad(student.double(), reference)
     found = grad(student, lambda z: kl_loss(z, teacher, tau=tau))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
@@ -187,7 +222,12 @@ SPECS = [
 
 
 @pytest.mark.parametrize(
-    "text", [*SPECS, "kl:standardize=true", *(f"{name}:standardize=true" for name in ("dist", "dkd", "nkd"))]
+    "text",
+    [
+        *SPECS,
+        "kl:standardize=true",
+        *(f"{name}:standardize=true" for name in ("dist", "dkd", "nkd")),
+    ],
 )
 def test_every_loss_keeps_the_contract(text: str) -> None:
     loss = open_loss(text)
@@ -208,28 +248,39 @@ def test_weights_of_a_spec_weigh_the_terms() -> None:
         return open_loss(text).terms(student, DenseTargets(teacher), targets)
 
     inter, intra = dist_terms(student, teacher, tau=4.0)
-    assert terms("dist:tau=4,beta=3,gamma=0.25,ce=0.5") == {"inter": 3 * inter, "intra": 0.25 * intra}
+    assert terms("dist:tau=4,beta=3,gamma=0.25,ce=0.5") == {
+        "inter": 3 * inter,
+        "intra": 0.25 * intra,
+    }
     assert open_loss("dist:ce=0.5").ce == 0.5 and open_loss("kl").ce == 1.0
     assert terms("kl:tau=2,weight=0.5") == {"kl": 0.5 * kl_loss(student, teacher, tau=2.0)}
     tckd, nckd = dkd_terms(student, teacher, targets, tau=2.0)
     assert terms("dkd:tau=2,alpha=0.5,beta=3") == {"tckd": 0.5 * tckd, "nckd": 3 * nckd}
-    assert float(dkd_loss(student, teacher, targets, alpha=0.5, beta=3.0, tau=2.0)) == pytest.approx(
-        float(0.5 * tckd + 3 * nckd)
-    )
+    assert float(
+        dkd_loss(student, teacher, targets, alpha=0.5, beta=3.0, tau=2.0)
+    ) == pytest.approx(float(0.5 * tckd + 3 * nckd))
     target, nontarget = nkd_terms(student, teacher, targets, tau=2.0)
     assert terms("nkd:tau=2,gamma=3") == {"target": target, "nontarget": 3 * nontarget}
-    assert float(nkd_loss(student, teacher, targets, gamma=3.0, tau=2.0)) == pytest.approx(float(target + 3 * nontarget))
+    assert float(nkd_loss(student, teacher, targets, gamma=3.0, tau=2.0)) == pytest.approx(
+        float(target + 3 * nontarget)
+    )
     for name in ("dist", "kl", "dkd", "nkd"):
-        assert terms(f"{name}:standardize=true") != terms(name) == terms(f"{name}:standardize=false")
+        assert (
+            terms(f"{name}:standardize=true") != terms(name) == terms(f"{name}:standardize=false")
+        )
     assert open_loss("ce:ce=2").ce == 2.0
 
 
 @every_loss
 def test_rows_and_raw_logits_are_the_same_teacher(loss: Any) -> None:
     student, teacher = logits(6, 10), logits(6, 10, seed=1)
-    assert torch.equal(loss(student, DenseTargets(teacher), tau=4.0), loss(student, teacher, tau=4.0))
+    assert torch.equal(
+        loss(student, DenseTargets(teacher), tau=4.0), loss(student, teacher, tau=4.0)
+    )
     codec = open_codec("full:dtype=float32", classes=10)
-    assert torch.equal(loss(student, codec.decode(codec.encode(teacher)), tau=4.0), loss(student, teacher, tau=4.0))
+    assert torch.equal(
+        loss(student, codec.decode(codec.encode(teacher)), tau=4.0), loss(student, teacher, tau=4.0)
+    )
 
 
 @every_loss
@@ -242,7 +293,9 @@ def test_half_precision_is_computed_in_float32(loss: Any, dtype: torch.dtype) ->
     assert found.dtype == torch.float32 and torch.equal(found, exact)
     gradient = grad(student, lambda z: loss(z, teacher, tau=4.0))
     assert gradient.dtype == dtype
-    assert torch.equal(gradient, grad(student.float(), lambda z: loss(z, teacher.float(), tau=4.0)).to(dtype))
+    assert torch.equal(
+        gradient, grad(student.float(), lambda z: loss(z, teacher.float(), tau=4.0)).to(dtype)
+    )
 
 
 @pytest.mark.parametrize("loss", [dist_loss, kl_loss])
@@ -253,7 +306,12 @@ def test_topk_of_all_classes_trains_as_full(loss: Any, tau: float) -> None:
     for spec in ("topk:k=100,mantissa=10", "full:dtype=float16"):
         codec = open_codec(spec, classes=100)
         rows = codec.decode(codec.encode(teacher))
-        found.append((loss(student, rows, tau=tau), grad(student, lambda z, rows=rows: loss(z, rows, tau=tau))))
+        found.append(
+            (
+                loss(student, rows, tau=tau),
+                grad(student, lambda z, rows=rows: loss(z, rows, tau=tau)),
+            )
+        )
     np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-6)
     np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-4, atol=1e-7)
 
@@ -287,7 +345,8 @@ def test_a_wrong_spec_is_told(text: str, message: str) -> None:
 
 
 def test_shapes_are_checked_in_tests() -> None:
-    """The import hook of conftest.py is on: a map that was not flattened to rows is caught at the call."""
+    """The import hook of conftest.py is on: a map that was not flattened to rows is caught at the
+    call."""
     with pytest.raises(TypeError, match="violates type hint"):
         kl_loss(torch.zeros(2, 5, 4, 4), torch.zeros(2, 5, 4, 4))
     with pytest.raises(TypeError, match="violates type hint"):

@@ -19,27 +19,40 @@ NAMES = ["dist", "kl", "dkd", "nkd"]
 every_loss = pytest.mark.parametrize("name", NAMES)
 
 
-def total(name: str, student: Tensor, teacher: Any, *, tau: float = 2.0, standardize: str = "true") -> Tensor:
+def total(
+    name: str, student: Tensor, teacher: Any, *, tau: float = 2.0, standardize: str = "true"
+) -> Tensor:
     rows = DenseTargets(teacher) if isinstance(teacher, Tensor) else teacher
-    terms = open_loss(f"{name}:tau={tau},standardize={standardize}").terms(student, rows, labels(*student.shape))
+    terms = open_loss(f"{name}:tau={tau},standardize={standardize}").terms(
+        student, rows, labels(*student.shape)
+    )
     return torch.stack(list(terms.values())).sum()
 
 
 @every_loss
 @given(st.integers(0, 2**31), st.integers(3, 12), st.sampled_from([1.0, 2.0, 4.0]))
-def test_scale_and_shift_of_a_row_do_not_count(name: str, seed: int, classes: int, tau: float) -> None:
+def test_scale_and_shift_of_a_row_do_not_count(
+    name: str, seed: int, classes: int, tau: float
+) -> None:
     student, teacher = logits(5, classes, seed=seed), logits(5, classes, seed=seed + 1)
     draw = torch.Generator().manual_seed(seed + 2)
-    scales, shifts = torch.rand(4, 5, 1, generator=draw) * 20 + 0.1, torch.randn(4, 5, 1, generator=draw) * 10
+    scales, shifts = (
+        torch.rand(4, 5, 1, generator=draw) * 20 + 0.1,
+        torch.randn(4, 5, 1, generator=draw) * 10,
+    )
     expected = float(total(name, student, teacher, tau=tau))
-    moved = float(total(name, student * scales[0] + shifts[0], teacher * scales[1] + shifts[1], tau=tau))
+    moved = float(
+        total(name, student * scales[0] + shifts[0], teacher * scales[1] + shifts[1], tau=tau)
+    )
     assert moved == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
 @every_loss
 def test_without_it_scale_counts(name: str) -> None:
     student, teacher = logits(5, 10), logits(5, 10, seed=1)
-    found = [float(total(name, factor * student, teacher, standardize="false")) for factor in (1, 3)]
+    found = [
+        float(total(name, factor * student, teacher, standardize="false")) for factor in (1, 3)
+    ]
     assert found[0] != pytest.approx(found[1], rel=0.05)
 
 
@@ -48,7 +61,10 @@ def test_without_it_scale_counts(name: str) -> None:
 def test_it_is_the_loss_of_z_scores(name: str, seed: int, classes: int, tau: float) -> None:
     student, teacher = logits(5, classes, seed=seed), logits(5, classes, seed=seed + 1)
     z_scores = [references.standardized(z).float() for z in (student, teacher)]
-    found, expected = total(name, student, teacher, tau=tau), total(name, *z_scores, tau=tau, standardize="false")
+    found, expected = (
+        total(name, student, teacher, tau=tau),
+        total(name, *z_scores, tau=tau, standardize="false"),
+    )
     assert float(found) == pytest.approx(float(expected), rel=1e-4, abs=1e-5 * tau**2)
 
 
@@ -71,7 +87,9 @@ def test_gradient_of_kl_is_that_of_the_formula(tau: float) -> None:
 
     def reference(z: Tensor) -> Tensor:
         p, q = (torch.softmax(references.standardized(x) / tau, 1) for x in (teacher, z))
-        return tau**2 * torch.stack([references.kl(*pair) for pair in zip(p, q, strict=True)]).mean()
+        return (
+            tau**2 * torch.stack([references.kl(*pair) for pair in zip(p, q, strict=True)]).mean()
+        )
 
     assert torch.autograd.gradcheck(reference, student.double().requires_grad_())
     found = grad(student, lambda z: kl_loss(z, teacher, tau=tau, standardize=True))
@@ -93,7 +111,9 @@ def test_constant_rows_are_finite(name: str) -> None:
 def test_records_of_all_classes_are_the_same_teacher(name: str) -> None:
     student, teacher = logits(6, 10), logits(6, 10, seed=1)
     codec = open_codec("full:dtype=float32", classes=10)
-    assert torch.equal(total(name, student, codec.decode(codec.encode(teacher))), total(name, student, teacher))
+    assert torch.equal(
+        total(name, student, codec.decode(codec.encode(teacher))), total(name, student, teacher)
+    )
 
 
 @pytest.mark.parametrize("tau", [1.0, 4.0])
@@ -126,7 +146,13 @@ def test_a_ghost_tail_is_kl_of_one_more_class(tau: float, standardize: bool) -> 
     def reference(z: Tensor) -> Tensor:
         s = torch.softmax((references.standardized(z) if standardize else z.double()) / tau, 1)
         return (
-            tau**2 * torch.stack([references.kl(*pair) for pair in zip(merged(target.double()), merged(s), strict=True)]).mean()
+            tau**2
+            * torch.stack(
+                [
+                    references.kl(*pair)
+                    for pair in zip(merged(target.double()), merged(s), strict=True)
+                ]
+            ).mean()
         )
 
     def found(z: Tensor) -> Tensor:
@@ -134,4 +160,6 @@ def test_a_ghost_tail_is_kl_of_one_more_class(tau: float, standardize: bool) -> 
 
     assert float(found(student)) == pytest.approx(float(reference(student)), rel=1e-4)
     expected = grad(student.double(), reference)
-    np.testing.assert_allclose(grad(student, found), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    np.testing.assert_allclose(
+        grad(student, found), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+    )

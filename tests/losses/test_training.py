@@ -1,4 +1,5 @@
-"""Losses and tails in a training run: what a cache cannot give is refused first, what it can is what is trained on."""
+"""Losses and tails in a training run: what a cache cannot give is refused first, what it can is
+what is trained on."""
 
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,18 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(folder / name) for name in ("full", "topk")}
 
 
-@pytest.mark.parametrize("loss", ["dkd", "nkd:tau=2", "kl:standardize=true", "dkd:standardize=true"])
+@pytest.mark.parametrize(
+    "loss", ["dkd", "nkd:tau=2", "kl:standardize=true", "dkd:standardize=true"]
+)
 def test_cached_equals_online(tmp_path: Path, caches: dict[str, str], loss: str) -> None:
     common = {"loss": loss, "epochs": 1, "batch_size": 64}
     train(tmp_path / "cached", cache=caches["full"], **common)
     train(tmp_path / "online", teacher=f"{CONV},seed=7", recipe="digits", seeds="0:1", **common)
     cached, online = losses(tmp_path / "cached"), losses(tmp_path / "online")
     np.testing.assert_allclose(cached, online, rtol=1e-6, atol=1e-6)
-    assert len(cached) == 18 and max(cached) - min(cached) > 0.1, "a loss that does not move would prove nothing"
+    assert len(cached) == 18 and max(cached) - min(cached) > 0.1, (
+        "a loss that does not move would prove nothing"
+    )
 
 
 @pytest.mark.parametrize("loss", ["dkd", "nkd:gamma=2,standardize=true"])
@@ -47,7 +52,10 @@ def test_a_loss_that_needs_the_labels_logit_refuses_topk_before_anything_else(
     tmp_path: Path, caches: dict[str, str], loss: str
 ) -> None:
     nowhere = {"data": "imagefolder:nowhere", "student": "timm:test_resnet"}
-    message = rf"loss {loss} needs the label's logit, which topk:k=3.* of cache .*/topk keeps only .*full or lowrank"
+    message = (
+        rf"loss {loss} needs the label's logit, which topk:k=3.* of cache .*/topk keeps only .*full"
+        r" or lowrank"
+    )
     with pytest.raises(UsageError, match=message):
         train(tmp_path / "run", cache=caches["topk"], loss=loss, **nowhere)
     assert not (tmp_path / "run").exists()
@@ -56,12 +64,20 @@ def test_a_loss_that_needs_the_labels_logit_refuses_topk_before_anything_else(
 def test_each_tail_is_what_its_codec_decodes(tmp_path: Path, caches: dict[str, str]) -> None:
     cache = open_cache(caches["topk"])
     for tail in TAILS:
-        trainer = Trainer(train_config(tmp_path / tail, cache=caches["topk"], tail=tail, loss="kl:tau=4"))
-        trainer.loader._sampler.set_epoch(np.stack([np.arange(256), np.ones(256, np.int64)], axis=1))
+        trainer = Trainer(
+            train_config(tmp_path / tail, cache=caches["topk"], tail=tail, loss="kl:tau=4")
+        )
+        trainer.loader._sampler.set_epoch(
+            np.stack([np.arange(256), np.ones(256, np.int64)], axis=1)
+        )
         trainer.loader.teacher.start([1], [])
         batch = next(trainer.loader.rendered())
         student = torch.softmax(torch.randn(128, 10, generator=torch.Generator().manual_seed(0)), 1)
-        codec = cache.codec if tail == "uniform" else set_tail(cache.codec, tail, cache.read(0, np.arange(1197)))
+        codec = (
+            cache.codec
+            if tail == "uniform"
+            else set_tail(cache.codec, tail, cache.read(0, np.arange(1197)))
+        )
         expected = codec.decode(cache.read(1, batch.rows.numpy())).probs(4.0, student=student)
         assert torch.equal(trainer.loader.teacher.rows(batch).probs(4.0, student=student), expected)
 
@@ -82,21 +98,49 @@ def test_a_prior_leaves_absent_rows_out(tmp_path: Path) -> None:
         Image.fromarray(np.full((8, 8), index * 20, np.uint8)).save(path)
     path.write_bytes(b"not an image")
     data = f"imagefolder:{tmp_path}/images"
-    dump(tmp_path / "cache", data=data, teacher=f"{CONV},classes=3", codec="topk:k=2", seeds="0:1", skip_unreadable=True)
+    dump(
+        tmp_path / "cache",
+        data=data,
+        teacher=f"{CONV},classes=3",
+        codec="topk:k=2",
+        seeds="0:1",
+        skip_unreadable=True,
+    )
     settings = {"data": data, "student": f"{MLP},classes=3", "batch_size": 11}
-    assert train(tmp_path / "run", cache=str(tmp_path / "cache"), tail="prior", loss="kl", **settings)["steps"] == 2
+    assert (
+        train(tmp_path / "run", cache=str(tmp_path / "cache"), tail="prior", loss="kl", **settings)[
+            "steps"
+        ]
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
     ("cache", "settings", "message"),
     [
-        ("full", {"tail": "ghost"}, r"tail 'ghost': full:dtype=float32 of cache .*/full keeps every class"),
-        ("topk", {"tail": "ghost", "loss": "ce"}, "tail 'ghost' is a way to read a topk cache, and loss ce reads none"),
-        (None, {"tail": "none", "recipe": "digits", "teacher": CONV}, "tail 'none' is a way to read a topk cache"),
+        (
+            "full",
+            {"tail": "ghost"},
+            r"tail 'ghost': full:dtype=float32 of cache .*/full keeps every class",
+        ),
+        (
+            "topk",
+            {"tail": "ghost", "loss": "ce"},
+            "tail 'ghost' is a way to read a topk cache, and loss ce reads none",
+        ),
+        (
+            None,
+            {"tail": "none", "recipe": "digits", "teacher": CONV},
+            "tail 'none' is a way to read a topk cache",
+        ),
     ],
 )
 def test_a_tail_where_there_is_none_is_refused(
-    tmp_path: Path, caches: dict[str, str], cache: str | None, settings: dict[str, Any], message: str
+    tmp_path: Path,
+    caches: dict[str, str],
+    cache: str | None,
+    settings: dict[str, Any],
+    message: str,
 ) -> None:
     with pytest.raises(UsageError, match=message):
         train(tmp_path / "run", **{"loss": "dist", **settings}, cache=cache and caches[cache])
@@ -114,7 +158,13 @@ def test_a_resumed_run_keeps_its_prior_when_the_cache_has_grown(tmp_path: Path) 
     cache = str(tmp_path / "cache")
     data = "tiny_models:few_digits"
     dump(tmp_path / "cache", codec="topk:k=3", seeds="1:3", data=data)
-    settings: dict[str, Any] = {"cache": cache, "data": data, "tail": "prior", "loss": "kl:tau=4", "epochs": 2}
+    settings: dict[str, Any] = {
+        "cache": cache,
+        "data": data,
+        "tail": "prior",
+        "loss": "kl:tau=4",
+        "epochs": 2,
+    }
     train(tmp_path / "unbroken", **settings)
     trainer = Trainer(train_config(tmp_path / "run", **settings))
     (tmp_path / "run").mkdir()

@@ -1,4 +1,5 @@
-"""Models: weights that are read and never executed, an identity by content, preprocessing as documented."""
+"""Models: weights that are read and never executed, an identity by content, preprocessing as
+documented."""
 
 import os
 import pickle
@@ -22,13 +23,17 @@ GREY = load_recipe("digits")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def opened(text: str, *, classes: int = 10, recipe: Recipe = GREY, trained: bool = False) -> VisionModel:
+def opened(
+    text: str, *, classes: int = 10, recipe: Recipe = GREY, trained: bool = False
+) -> VisionModel:
     return open_model(text, classes=classes, recipe=recipe, trained=trained)
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
     mine, theirs = a.state_dict(), b.state_dict()
-    return mine.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in mine.items())
+    return mine.keys() == theirs.keys() and all(
+        torch.equal(value, theirs[name]) for name, value in mine.items()
+    )
 
 
 @pytest.mark.parametrize("recipe", [RGB, GREY], ids=["rgb", "grey"])
@@ -66,7 +71,11 @@ def test_your_own_function_gives_a_model() -> None:
     model = opened("tiny_models:mlp,classes=4,mean=0.5,std=0.25", classes=4)
     torch.manual_seed(3)
     assert same(model.module, mlp(classes=4))
-    assert (model.preprocessing.mean, model.preprocessing.std, model.preprocessing.size) == ((0.5,), (0.25,), 8)
+    assert (model.preprocessing.mean, model.preprocessing.std, model.preprocessing.size) == (
+        (0.5,),
+        (0.25,),
+        8,
+    )
 
 
 def test_forward_normalises_as_documented() -> None:
@@ -82,7 +91,10 @@ def test_forward_normalises_as_documented() -> None:
 
 
 def test_grey_images_get_the_mean_of_colour_statistics() -> None:
-    for text, colour in (("tiny_models:conv", IMAGENET), ("timm:test_resnet", ((0.5,) * 3, (0.5,) * 3))):
+    for text, colour in (
+        ("tiny_models:conv", IMAGENET),
+        ("timm:test_resnet", ((0.5,) * 3, (0.5,) * 3)),
+    ):
         model = opened(text)
         np.testing.assert_allclose(model.preprocessing.mean, [np.mean(colour[0])])
         np.testing.assert_allclose(model.preprocessing.std, [np.mean(colour[1])])
@@ -94,14 +106,20 @@ def test_normalisation_is_no_weight() -> None:
 
 
 def write(path: Path, kind: str) -> nn.Module:
-    """Write the weights of a known model in one of the ways in which they are found, and return the model."""
+    """Write the weights of a known model in one of the ways in which they are found, and return the
+    model."""
     model = conv(seed=5)
     state: Any = model.state_dict()
     prefixed = {f"module.{name}": value for name, value in state.items()}
     if kind == "safetensors":
         save_file(state, path)
     else:
-        torch.save({"state_dict": {"state_dict": state, "epoch": 3}, "model": {"model": prefixed}}.get(kind, state), path)
+        torch.save(
+            {"state_dict": {"state_dict": state, "epoch": 3}, "model": {"model": prefixed}}.get(
+                kind, state
+            ),
+            path,
+        )
     return model
 
 
@@ -121,7 +139,9 @@ def test_timm_and_torchvision_load_weights_too(tmp_path: Path) -> None:
     for spec in ("timm:test_resnet", "torchvision:mobilenet_v3_small"):
         model = opened(spec, classes=4, recipe=RGB)
         save_file(model.module.state_dict(), tmp_path / "w.safetensors")
-        again = opened(f"{spec},weights={tmp_path}/w.safetensors", classes=4, recipe=RGB, trained=True)
+        again = opened(
+            f"{spec},weights={tmp_path}/w.safetensors", classes=4, recipe=RGB, trained=True
+        )
         assert same(again.module, model.module)
 
 
@@ -173,10 +193,15 @@ def test_a_damaged_weights_file_is_told(tmp_path: Path, name: str) -> None:
             r"5\.weight is \(10, 31\) in the file, \(10, 32\) in",
         ),
         (lambda state: state.pop("5.bias"), r"5\.bias is missing in the file \(8 of the model's 9"),
-        (lambda state: state.update({"7.bias": torch.zeros(3)}), r"7\.bias is unknown to the model"),
+        (
+            lambda state: state.update({"7.bias": torch.zeros(3)}),
+            r"7\.bias is unknown to the model",
+        ),
     ],
 )
-def test_weights_of_another_shape_name_the_tensor(tmp_path: Path, change: Any, message: str) -> None:
+def test_weights_of_another_shape_name_the_tensor(
+    tmp_path: Path, change: Any, message: str
+) -> None:
     state = conv().state_dict()
     assert "5.weight" in state
     change(state)
@@ -211,14 +236,26 @@ def test_any_one_weight_or_buffer_changes_the_identity() -> None:
     identities += [state_sha256(conv().half()), state_sha256(nn.Sequential(conv()))]
     assert len(set(identities)) == len(conv().state_dict()) + 3
     shapes = [nn.Linear(2, 3, bias=False), nn.Linear(3, 2, bias=False)]
-    assert len({state_sha256(module.requires_grad_(False).apply(lambda m: m.weight.zero_())) for module in shapes}) == 2
+    assert (
+        len(
+            {
+                state_sha256(module.requires_grad_(False).apply(lambda m: m.weight.zero_()))
+                for module in shapes
+            }
+        )
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
         ("timn:resnet18", UsageError, "did you mean 'timm'"),
-        ("timm:test_resnett", UsageError, "unknown timm model 'test_resnett'; did you mean 'test_resnet'"),
+        (
+            "timm:test_resnett",
+            UsageError,
+            "unknown timm model 'test_resnett'; did you mean 'test_resnet'",
+        ),
         ("timm", UsageError, "unknown timm model ''"),
         ("timm:test_resnet,widht=3", UsageError, "unexpected keyword argument 'widht'"),
         ("torchvision:resnet81", UsageError, "did you mean 'resnet18'"),
@@ -226,9 +263,21 @@ def test_any_one_weight_or_buffer_changes_the_identity() -> None:
         ("torchvision:resnet18,weights=DEFUALT", UsageError, "did you mean 'DEFAULT'"),
         ("tiny_models:conf", UsageError, "did you mean 'conv'"),
         ("tiny_models:conv,clases=4", UsageError, "did you mean 'classes'"),
-        ("tiny_models:noise", ModelError, "gave a Noise; the function must return a torch.nn.Module"),
-        ("tiny_models:conv,channels=3,mean=grey", UsageError, "mean, std and input_size must be numbers"),
-        ("tiny_models:conv,channels=3,weights=none.pt", ModelError, "weights file none.pt does not exist"),
+        (
+            "tiny_models:noise",
+            ModelError,
+            "gave a Noise; the function must return a torch.nn.Module",
+        ),
+        (
+            "tiny_models:conv,channels=3,mean=grey",
+            UsageError,
+            "mean, std and input_size must be numbers",
+        ),
+        (
+            "tiny_models:conv,channels=3,weights=none.pt",
+            ModelError,
+            "weights file none.pt does not exist",
+        ),
         (
             "tiny_models:conv,channels=3,classes=9",
             ModelError,
@@ -244,41 +293,59 @@ def test_a_wrong_spec_is_told_in_one_line(text: str, error: type[Exception], mes
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["timm:test_resnet", "torchvision:resnet18", "timm:test_resnet,pretrained=false"])
+@pytest.mark.parametrize(
+    "text", ["timm:test_resnet", "torchvision:resnet18", "timm:test_resnet,pretrained=false"]
+)
 def test_a_teacher_without_weights_is_refused(text: str) -> None:
     with pytest.raises(ModelError, match="has no weights; add weights=FILE or pretrained=true"):
         opened(text, recipe=RGB, trained=True)
 
 
 def test_torchvision_takes_colour_only() -> None:
-    with pytest.raises(ModelError, match='takes colour images only; use a recipe with mode = "RGB"'):
+    with pytest.raises(
+        ModelError, match='takes colour images only; use a recipe with mode = "RGB"'
+    ):
         opened("torchvision:resnet18")
 
 
-def test_pretrained_weights_that_cannot_be_reached_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_pretrained_weights_that_cannot_be_reached_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     start = time.monotonic()
-    with pytest.raises(ModelError, match="with pretrained=true the weights must be reachable") as caught:
+    with pytest.raises(
+        ModelError, match="with pretrained=true the weights must be reachable"
+    ) as caught:
         opened("timm:test_resnet,pretrained=true", recipe=RGB, trained=True)
     assert "\n" not in str(caught.value) and time.monotonic() - start < 10
 
 
 def test_the_number_of_classes_is_no_option() -> None:
-    with pytest.raises(UsageError, match=r"the number of classes comes from the data \(10\); leave num_classes out"):
-        open_model("timm:test_resnet,num_classes=10,pretrained=true", classes=10, recipe=GREY, trained=True)
+    with pytest.raises(
+        UsageError, match=r"the number of classes comes from the data \(10\); leave num_classes out"
+    ):
+        open_model(
+            "timm:test_resnet,num_classes=10,pretrained=true", classes=10, recipe=GREY, trained=True
+        )
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
 def test_prefixes_of_wrapped_models_are_taken_off(tmp_path: Path, prefix: str) -> None:
     state = mlp().state_dict()
-    save_file({f"{prefix}{name}": value for name, value in state.items()}, tmp_path / "a.safetensors")
-    model = open_model(f"tiny_models:mlp,mean=0,std=1,weights={tmp_path}/a.safetensors", classes=10, recipe=GREY)
+    save_file(
+        {f"{prefix}{name}": value for name, value in state.items()}, tmp_path / "a.safetensors"
+    )
+    model = open_model(
+        f"tiny_models:mlp,mean=0,std=1,weights={tmp_path}/a.safetensors", classes=10, recipe=GREY
+    )
     assert all(torch.equal(value, state[name]) for name, value in model.module.state_dict().items())
 
 
 def test_the_architecture_leaves_out_weights_and_preprocessing() -> None:
-    model = open_model("tiny_models:mlp,std=1,channels=1,mean=0,classes=10", classes=10, recipe=GREY)
+    model = open_model(
+        "tiny_models:mlp,std=1,channels=1,mean=0,classes=10", classes=10, recipe=GREY
+    )
     assert model.architecture == "tiny_models:mlp,channels=1,classes=10"

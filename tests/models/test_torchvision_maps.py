@@ -1,4 +1,5 @@
-"""torchvision's own models of segmentation through the commands, with weights from files of its own state names."""
+"""torchvision's own models of segmentation through the commands, with weights from files of its own
+state names."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,24 +38,44 @@ def write_weights(name: str, path: Path) -> Any:
     """Write the state of torchvision's model with random weights, and return the model."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        whole = models.get_model(name, weights=None, weights_backbone=None, num_classes=4, aux_loss=True).eval()
+        whole = models.get_model(
+            name, weights=None, weights_backbone=None, num_classes=4, aux_loss=True
+        ).eval()
     save: Callable[..., Any] = save_file if path.suffix == ".safetensors" else torch.save
     save(whole.state_dict(), path)
     return whole
 
 
-@pytest.mark.parametrize(("name", "file"), [("deeplabv3_resnet50", "teacher.pth"), ("fcn_resnet50", "teacher.safetensors")])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("deeplabv3_resnet50", "teacher.pth"), ("fcn_resnet50", "teacher.safetensors")],
+)
 def test_a_model_of_torchvision_teaches(name: str, file: str, tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(RECIPE)
     whole = write_weights(name, tmp_path / file)
     spec = f"torchvision:{name},aux_loss=true,weights={tmp_path / file}"
-    settings = {"data": DATA, "recipe": str(tmp_path / "recipe.toml"), "batch_size": 2, "unit_rows": None}
+    settings = {
+        "data": DATA,
+        "recipe": str(tmp_path / "recipe.toml"),
+        "batch_size": 2,
+        "unit_rows": None,
+    }
     made(tmp_path / "cache", **settings, teacher=spec, codec="full:dtype=float32")
     lines = CliRunner().invoke(main, ["info", str(tmp_path / "cache")]).stdout
-    assert "segmentation, 4 classes, 8x8 maps of 2 heads at stride 8" in lines and f"torchvision:{name},aux_loss=true" in lines
+    assert (
+        "segmentation, 4 classes, 8x8 maps of 2 heads at stride 8" in lines
+        and f"torchvision:{name},aux_loss=true" in lines
+    )
 
-    cache, recipe = open_cache(tmp_path / "cache"), Recipe.from_dict(open_cache(tmp_path / "cache").manifest.recipe)
-    views = ViewDataset(open_source(DATA), recipe, cache.order, sizes=[64]).batch([(row, 0) for row in range(4)]).views[0]
+    cache, recipe = (
+        open_cache(tmp_path / "cache"),
+        Recipe.from_dict(open_cache(tmp_path / "cache").manifest.recipe),
+    )
+    views = (
+        ViewDataset(open_source(DATA), recipe, cache.order, sizes=[64])
+        .batch([(row, 0) for row in range(4)])
+        .views[0]
+    )
     manifest = cache.manifest.teacher
     mean, std = (torch.tensor(manifest[key])[:, None, None] for key in ("mean", "std"))
     with torch.no_grad():
@@ -62,16 +83,26 @@ def test_a_model_of_torchvision_teaches(name: str, file: str, tmp_path: Path) ->
     found = cache.codec.decode(cache.read(0, list(range(4)))).logits()
     assert found.shape == (4, 2, 8, 8, 4) and not torch.allclose(found[:, 0], found[:, 1])
     for head, key in enumerate(("out", "aux")):
-        torch.testing.assert_close(upsampled(found[:, head], (64, 64)), wanted[key], rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            upsampled(found[:, head], (64, 64)), wanted[key], rtol=0, atol=1e-4
+        )
 
     for aux in ("true", "false"):
         student = f"tiny_models:segmenter,stride=8,aux={aux}"
-        common = {"data": DATA, "student": student, "batch_size": 2, "epochs": 1, "loss": "dist:tau=1,beta=1,gamma=1"}
+        common = {
+            "data": DATA,
+            "student": student,
+            "batch_size": 2,
+            "epochs": 1,
+            "loss": "dist:tau=1,beta=1,gamma=1",
+        }
         train(tmp_path / f"cached-{aux}", cache=str(tmp_path / "cache"), **common)
         train(tmp_path / f"online-{aux}", teacher=spec, recipe=settings["recipe"], **common)
         cached, online = losses(tmp_path / f"cached-{aux}"), losses(tmp_path / f"online-{aux}")
         np.testing.assert_allclose(cached, online, rtol=0, atol=1e-5)
-    assert losses(tmp_path / "cached-true") != losses(tmp_path / "cached-false"), "the auxiliary head counts"
+    assert losses(tmp_path / "cached-true") != losses(tmp_path / "cached-false"), (
+        "the auxiliary head counts"
+    )
     report = verify_cache(cache, views=4, data=DATA, teacher=spec)
     assert report["faults"] == [] and report["teacher"]["beyond"] == 0
 
@@ -80,12 +111,23 @@ def test_a_model_of_torchvision_learns(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(RECIPE)
     made(tmp_path / "cache", str(tmp_path / "recipe.toml"), data=DATA, batch_size=2, unit_rows=None)
     student = "torchvision:deeplabv3_mobilenet_v3_large"
-    common = {"cache": str(tmp_path / "cache"), "data": DATA, "eval_data": DATA, "batch_size": 2, "epochs": 1}
+    common = {
+        "cache": str(tmp_path / "cache"),
+        "data": DATA,
+        "eval_data": DATA,
+        "batch_size": 2,
+        "epochs": 1,
+    }
     result = train(tmp_path / "run", student=student, **common)
     assert np.isfinite(result["train_loss"]) and 0 <= result["miou"] <= 100
-    with pytest.raises(ModelError, match=r"maps of \(4, 4, 4\), \(4, 8, 8\); .* one shape: leave heads out .*aux_loss=false"):
+    with pytest.raises(
+        ModelError,
+        match=r"maps of \(4, 4, 4\), \(4, 8, 8\); .* one shape: leave heads out .*aux_loss=false",
+    ):
         train(tmp_path / "none", student=f"{student},aux_loss=true", **common)
-    with pytest.raises(ModelError, match="cannot train on one view at a time; use a larger batch_size"):
+    with pytest.raises(
+        ModelError, match="cannot train on one view at a time; use a larger batch_size"
+    ):
         train(tmp_path / "one", student=student, **{**common, "batch_size": 1})
 
 
@@ -93,9 +135,15 @@ def test_an_auxiliary_head_in_a_file_is_left_out_if_the_spec_says_so(tmp_path: P
     (tmp_path / "recipe.toml").write_text(RECIPE)
     whole = write_weights("deeplabv3_mobilenet_v3_large", tmp_path / "teacher.pth")
     spec = f"torchvision:deeplabv3_mobilenet_v3_large,weights={tmp_path / 'teacher.pth'}"
-    common: dict[str, Any] = {"classes": 4, "recipe": load_recipe(str(tmp_path / "recipe.toml")), "task": "segmentation"}
+    common: dict[str, Any] = {
+        "classes": 4,
+        "recipe": load_recipe(str(tmp_path / "recipe.toml")),
+        "task": "segmentation",
+    }
     model = open_model(f"{spec},aux_loss=false", trained=True, **common).eval()
     assert model.sites == (1, 4, 4)
-    torch.testing.assert_close(model.module.state_dict()["classifier.4.weight"], whole.classifier[4].weight.detach())
+    torch.testing.assert_close(
+        model.module.state_dict()["classifier.4.weight"], whole.classifier[4].weight.detach()
+    )
     with pytest.raises(ModelError, match=r"aux_classifier.* is unknown to the model"):
         open_model(spec, trained=True, **common)

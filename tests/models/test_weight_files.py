@@ -102,7 +102,10 @@ class Greedy:
         (zipped(m__archive_format=b"pt2"), "is an exported program, which is code"),
         (compressed_torch(), "is a zip archive with compressed members"),
         (pickle.dumps({"a": np.ones(3)}), "is a pickle that torch.save did not write"),
-        (random.Random(0).randbytes(100).replace(b"\x80", b"\x00"), "is neither safetensors nor a file that"),
+        (
+            random.Random(0).randbytes(100).replace(b"\x80", b"\x00"),
+            "is neither safetensors nor a file that",
+        ),
         (torch_bytes(argparse.Namespace(lr=1)), "holds an object of argparse.Namespace, and no"),
         (torch_bytes(torch.nn.Linear(2, 2)), "holds an object of torch.nn.modules.linear.Linear"),
         (torch_bytes({"w": np.ones(3)}), r"holds an object of numpy\.\S+_reconstruct, and no code"),

@@ -174,13 +174,19 @@ LAYERS = {"layers.a.weight": torch.ones(2), "layers.a.bias": torch.ones(2)}
         ),
         (
             under("module.", {**state(), "5.bias": torch.ones(10, device="meta")}),
-            r"has module\.5\.bias as a tensor of the meta device, without values; save a model that",
+            (
+                r"has module\.5\.bias as a tensor of the meta device, without values; save a model"
+                r" that"
+            ),
         ),
         (
             {**state(), "5.bias": torch.ones(10, dtype=torch.complex64)},
             r"has 5\.bias as complex numbers \(complex64\); take weights in floats$",
         ),
-        ({**state(), "5.bias": NESTED}, r"has 5\.bias as a nested tensor; save one tensor for each"),
+        (
+            {**state(), "5.bias": NESTED},
+            r"has 5\.bias as a nested tensor; save one tensor for each",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told_in_the_files_own_words(

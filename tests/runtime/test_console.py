@@ -20,7 +20,9 @@ def test_metrics_are_one_object_a_line(tmp_path: Path) -> None:
     lines = [{"kind": "step", "step": step, "loss": 0.1 * step} for step in (1, 2, 3)]
     for line in lines:
         metrics.write(line)
-    assert read_metrics(path) == lines == [json.loads(text) for text in path.read_text().splitlines()]
+    assert (
+        read_metrics(path) == lines == [json.loads(text) for text in path.read_text().splitlines()]
+    )
 
 
 def test_lines_past_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> None:
@@ -40,18 +42,26 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
 
 
-def test_a_damaged_line_costs_only_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_line_costs_only_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(
-        b'{"step": 1}\n\xff{"st\n[3]\n{"kind": "epoch", "epoch": 1, "step": 4}\n{"kind": "epoch", "epoch": 2, "step": 5}\n'
+        b'{"step": 1}\n\xff{"st\n[3]\n{"kind": "epoch", "epoch": 1, "step": 4}\n{"kind": "epoch",'
+        b' "epoch": 2, "step": 5}\n'
     )
     assert [line["step"] for line in read_metrics(path)] == [1, 4, 5]
     MetricsFile(path, step=5, epochs=1)
     assert f"note: {path}: lines 2 to 3 cannot be read, and are left out" in capsys.readouterr().err
-    assert [line["step"] for line in read_metrics(path)] == [1, 4], "the second epoch is still to be evaluated"
+    assert [line["step"] for line in read_metrics(path)] == [
+        1,
+        4,
+    ], "the second epoch is still to be evaluated"
 
 
-def test_a_log_gets_a_line_every_thirty_seconds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_gets_a_line_every_thirty_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     now = 100.0
     monkeypatch.setattr(tracking.time, "monotonic", lambda: now)
     with progress("dump", 1000, "views") as bar:
@@ -108,14 +118,21 @@ def test_the_one_driver_of_many_workers_has_a_bar_on_a_terminal_and_says_who_it_
     assert "driver" not in capsys.readouterr().err
 
 
-def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_gets_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "100")
     with progress("dump", 20, "views") as bar:
         assert isinstance(bar, Bar)
         bar.advance(20, "seed 3")
     captured = capsys.readouterr()
-    assert captured.out == "" and "dump" in captured.err and "20/20" in captured.err and "seed 3" in captured.err
+    assert (
+        captured.out == ""
+        and "dump" in captured.err
+        and "20/20" in captured.err
+        and "seed 3" in captured.err
+    )
 
 
 def test_messages_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

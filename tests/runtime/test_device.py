@@ -75,7 +75,8 @@ def test_images_and_weights_come_in_the_memory_format(channels_last: bool) -> No
 
 
 @pytest.mark.parametrize(
-    ("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)]
+    ("precision", "dtype"),
+    [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)],
 )
 def test_models_run_in_the_precision(precision: str, dtype: torch.dtype) -> None:
     place = compute(precision=precision)
@@ -86,7 +87,9 @@ def test_models_run_in_the_precision(precision: str, dtype: torch.dtype) -> None
     assert place.scaler().is_enabled() == (precision == "float16")
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel's own figure is read from /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="the kernel's own figure is read from /proc"
+)
 def test_peak_memory_is_that_of_this_process() -> None:
     found = compute().peak_memory()
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

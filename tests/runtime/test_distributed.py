@@ -1,4 +1,5 @@
-"""Processes of one run: joined as torchrun joins them, alone without it, and told of each other's errors."""
+"""Processes of one run: joined as torchrun joins them, alone without it, and told of each other's
+errors."""
 
 import io
 import os
@@ -76,7 +77,10 @@ def test_what_processes_do_together(processes: int) -> None:
         assert found == {
             "who": (number, processes, number, number == 0),
             "sum": [total, 10 * total],
-            "gradient": [processes * 2 * total, processes * 20 * total],  # each process's square of the sum asks for its share
+            "gradient": [
+                processes * 2 * total,
+                processes * 20 * total,
+            ],  # each process's square of the sum asks for its share
             "received": {"from": 0, "tensor": [0, 1, 2]},
             "calls": [0] if number == 0 else [],
             "result": {"rank": 0},
@@ -91,7 +95,11 @@ def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     with joined_processes("cpu"):
         assert not torch.distributed.is_initialized()
         assert (rank(), world_size(), own_place().local_rank, is_main()) == (0, 1, 0, True)
-        assert all_sum(leaf) is leaf and broadcast_object(value) is value and on_main(lambda: value) is value
+        assert (
+            all_sum(leaf) is leaf
+            and broadcast_object(value) is value
+            and on_main(lambda: value) is value
+        )
         barrier()
         with pytest.raises(MismatchError, match="choose a new folder"):
             on_main(refuse)
@@ -105,10 +113,18 @@ def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_PORT": "1"}, "cpu", ""),
     ],
 )
-def test_who_cannot_join_is_told(monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], device: str, reason: str) -> None:
+def test_who_cannot_join_is_told(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], device: str, reason: str
+) -> None:
     monkeypatch.setattr(distributed, "_JOIN_TIMEOUT", timedelta(seconds=0.2))
     monkeypatch.setattr(distributed, "_TRY_SECONDS", 0.2)
-    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    alone = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }
     settings = {**alone, **changes}
     in_environment(monkeypatch, **settings)
     which = f"process {settings['RANK']} of {settings['WORLD_SIZE']}"
@@ -119,7 +135,14 @@ def test_who_cannot_join_is_told(monkeypatch: pytest.MonkeyPatch, changes: dict[
 
 
 def test_an_error_leaves_no_group_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    in_environment(monkeypatch, RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    in_environment(
+        monkeypatch,
+        RANK="0",
+        WORLD_SIZE="1",
+        LOCAL_RANK="0",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT="0",
+    )
     for error in (MismatchError, KeyboardInterrupt):
         with pytest.raises(error), joined_processes("cpu"):
             assert torch.distributed.is_initialized() and world_size() == 1
@@ -128,7 +151,11 @@ def test_an_error_leaves_no_group_behind(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_every_error_of_ours_survives_the_way_to_another_process() -> None:
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, KdcacheError)]
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, KdcacheError)
+    ]
     assert len(kinds) > 10
     for kind in kinds:
         error = pickle.loads(pickle.dumps(kind("one line")))  # noqa: S301
@@ -146,14 +173,19 @@ def heard(seconds: float) -> io.StringIO:
 
 
 def waits_long(seconds: float) -> dict[str, Any]:
-    """Have rank 0 work longer than a sum of gradients may take, in each way in which the others can wait for it."""
+    """Have rank 0 work longer than a sum of gradients may take, in each way in which the others can
+    wait for it."""
     said = heard(0.3)
 
     def work() -> int:
         time.sleep(seconds if is_main() else 0.0)
         return rank()
 
-    found = [on_main(work, "its folder"), on_main(work, "its cache", is_long=True), everywhere(work, "its slab")]
+    found = [
+        on_main(work, "its folder"),
+        on_main(work, "its cache", is_long=True),
+        everywhere(work, "its slab"),
+    ]
     if is_main():
         time.sleep(seconds)
     barrier("the checkpoint")
@@ -163,9 +195,17 @@ def waits_long(seconds: float) -> dict[str, Any]:
 
 def test_no_wait_ends_by_itself_and_each_process_says_what_it_waits_for() -> None:
     main, other = launch(waits_long, 2, 1.2, compute_seconds=0.6)
-    assert main["found"] == [0, 0, 0] and other["found"] == [0, 0, 1] and main["total"] == other["total"] == 2
+    assert (
+        main["found"] == [0, 0, 0]
+        and other["found"] == [0, 0, 1]
+        and main["total"] == other["total"] == 2
+    )
     for what in ("its folder", "its cache", "its slab", "the checkpoint"):
-        assert re.search(rf"^rank 1: waiting for the other processes \({what}\) \(\d+ s so far\)$", other["said"], re.MULTILINE)
+        assert re.search(
+            rf"^rank 1: waiting for the other processes \({what}\) \(\d+ s so far\)$",
+            other["said"],
+            re.MULTILINE,
+        )
     for what in ("its cache", "its slab"):
         assert f"rank 0: waiting for {what} (" in main["said"]
 
@@ -178,7 +218,9 @@ def fails_in_one(number: int) -> dict[str, Any]:
     found = {}
     for name, call in {
         "everywhere": lambda: everywhere(work, "work"),
-        "raise_together": lambda: raise_together(MismatchError("rank 1") if rank() == number else None, "work"),
+        "raise_together": lambda: raise_together(
+            MismatchError("rank 1") if rank() == number else None, "work"
+        ),
     }.items():
         try:
             call()
@@ -254,7 +296,14 @@ except KdcacheError as error:
 @pytest.mark.parametrize("outcome", ["succeed", "fail"])
 def test_under_torchrun(tmp_path: Path, outcome: str) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     start = time.monotonic()
     done = subprocess.run(

@@ -1,4 +1,5 @@
-"""Launchers' variables: a process's place, where a training's processes meet, and what is refused."""
+"""Launchers' variables: a process's place, where a training's processes meet, and what is
+refused."""
 
 from typing import Any
 
@@ -51,7 +52,9 @@ TORCHRUN = {
         ({**STEP, "WORLD_SIZE": "1"}, Place(0, 1, 0)),
     ],
 )
-def test_the_place_that_a_launcher_gives(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], place: Place) -> None:
+def test_the_place_that_a_launcher_gives(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], place: Place
+) -> None:
     in_environment(monkeypatch, **variables)
     assert own_place() == place
     require_count()
@@ -70,7 +73,9 @@ def test_the_place_that_a_launcher_gives(monkeypatch: pytest.MonkeyPatch, variab
         ),
     ],
 )
-def test_a_place_that_cannot_be_is_told(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str) -> None:
+def test_a_place_that_cannot_be_is_told(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
     in_environment(monkeypatch, **variables)
     with pytest.raises(UsageError, match=message):
         own_place()
@@ -81,7 +86,10 @@ def test_a_place_that_cannot_be_is_told(monkeypatch: pytest.MonkeyPatch, variabl
     [
         (
             {"JOB_COMPLETION_INDEX": "5"},
-            "JOB_COMPLETION_INDEX=5 .* not of how many; set WORLD_SIZE to their number .*WORLD_SIZE=1",
+            (
+                "JOB_COMPLETION_INDEX=5 .* not of how many; set WORLD_SIZE to their number"
+                " .*WORLD_SIZE=1"
+            ),
         ),
         ({"RANK": "1"}, "RANK=1 .*; set WORLD_SIZE to their number"),
         ({"OMPI_COMM_WORLD_RANK": "1"}, "set OMPI_COMM_WORLD_SIZE to their number"),
@@ -120,7 +128,9 @@ def test_where_processes_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     meeting = find_meeting()
     assert meeting is not None and meeting.place == Place(2, 4, 2)
     assert (meeting.address, meeting.port) == ("node1", 29500)
-    in_environment(monkeypatch, **STEP, SLURM_STEP_NODELIST="node[3-4]", SLURM_JOB_ID="77", SLURM_STEP_ID="0")
+    in_environment(
+        monkeypatch, **STEP, SLURM_STEP_NODELIST="node[3-4]", SLURM_JOB_ID="77", SLURM_STEP_ID="0"
+    )
     meeting = find_meeting()
     assert meeting is not None and meeting.place == Place(1, 2, 1)
     assert meeting.address == "node3" and 10_000 <= meeting.port < 30_000
@@ -148,7 +158,9 @@ def test_where_processes_meet(monkeypatch: pytest.MonkeyPatch) -> None:
         {"RANK": "0", "WORLD_SIZE": "1"},
     ],
 )
-def test_who_is_alone_trains_alone(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+def test_who_is_alone_trains_alone(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
     in_environment(monkeypatch, **variables)
     assert find_meeting() is None
 
@@ -171,7 +183,10 @@ MPI_IN_SLURM = {**STEP, "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"
         ({"WORLD_SIZE": "4", "JOB_COMPLETION_INDEX": "1"}, "WORLD_SIZE=4"),
         (
             {"JOB_COMPLETION_INDEX": "0"},
-            "JOB_COMPLETION_INDEX=0 .*set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT",
+            (
+                "JOB_COMPLETION_INDEX=0 .*set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and"
+                " MASTER_PORT"
+            ),
         ),
         (
             {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"},

@@ -1,4 +1,5 @@
-"""Signals: remembered where something would be lost, at once elsewhere, and passed over by loader workers."""
+"""Signals: remembered where something would be lost, at once elsewhere, and passed over by loader
+workers."""
 
 import os
 import signal
@@ -39,7 +40,9 @@ def send(number: int) -> None:
 
 @pytest.fixture(autouse=True)
 def handlers_come_back() -> Iterator[None]:
-    outside = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    outside = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where tests run in the background
     before = [signal.getsignal(number) for number in SIGNALS]
     yield
     after = [signal.getsignal(number) for number in SIGNALS]
@@ -58,7 +61,10 @@ def test_a_loop_that_heeds_signals_ends_at_its_next_look(name: str) -> None:
             if unit == 2:
                 send(number)
             look()
-    assert str(caught.value) == f"stopped by {name}: 3 units written; run the same command again to go on"
+    assert (
+        str(caught.value)
+        == f"stopped by {name}: 3 units written; run the same command again to go on"
+    )
     assert caught.value.exit_code == 128 + number
 
 
@@ -88,7 +94,9 @@ def test_a_second_ctrl_c_ends_a_loop_at_once_but_not_one_that_arrives_twice(
 
 
 def test_a_wait_inside_a_loop_ends_at_once_and_tells_what_the_loop_keeps() -> None:
-    told = pytest.raises(StoppedError, match=r"^stopped by SIGTERM after step 7, which is kept; run")
+    told = pytest.raises(
+        StoppedError, match=r"^stopped by SIGTERM after step 7, which is kept; run"
+    )
     with told, heeding(lambda: " after step 7, which is kept"), at_once():
         send(signal.SIGTERM)
         time.sleep(60)
@@ -156,7 +164,9 @@ def _starts_apart() -> None:
         assert here.recv() == -signal.SIGTERM
         for number in SIGNALS:
             os.kill(child.pid, number)
-        assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {*SIGNALS}, "the parent goes on hearing them"
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {*SIGNALS}, (
+            "the parent goes on hearing them"
+        )
     here.send("end")
     child.join(30)
     assert child.exitcode == 0
@@ -165,7 +175,8 @@ def _starts_apart() -> None:
 def test_a_child_that_is_started_apart_passes_over_all_signals(tmp_path: Path) -> None:
     """From its birth on; programs that it starts do not.
 
-    The parent is a process of its own: the tests' may have a small stack for signals, as faulthandler sets it up.
+    The parent is a process of its own: the tests' may have a small stack for signals, as
+    faulthandler sets it up.
     """
     assert Program(_starts_apart, folder=tmp_path).end(90) == (0, "", "")
 

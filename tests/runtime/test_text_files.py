@@ -1,4 +1,5 @@
-"""Text files from any editor, lines that come twice, names that are not UTF-8; and every file's encoding is named."""
+"""Text files from any editor, lines that come twice, names that are not UTF-8; and every file's
+encoding is named."""
 
 import ast
 import codecs
@@ -38,22 +39,33 @@ def test_whatever_editor_wrote_a_file_its_lines_are_the_same(tmp_path: Path, edi
     path.write_bytes(EDITORS[editor]("née\n\n 日本 \n"))
     assert [tuple(line) for line in read_lines(path, "names")] == [(1, "née"), (3, "日本")]
     path.write_bytes(EDITORS[editor]('id,class\n\n1, "a,b"\n2,\n'))
-    assert [tuple(line) for line in read_columns(path, "ids")] == [(3, ["1", '"a', 'b"']), (4, ["2", ""])]
+    assert [tuple(line) for line in read_columns(path, "ids")] == [
+        (3, ["1", '"a', 'b"']),
+        (4, ["2", ""]),
+    ]
 
 
 @pytest.mark.parametrize("editor", EDITORS)
-def test_every_text_file_that_a_user_writes_is_taken_from_any_editor(tmp_path: Path, editor: str) -> None:
+def test_every_text_file_that_a_user_writes_is_taken_from_any_editor(
+    tmp_path: Path, editor: str
+) -> None:
     def write(name: str, text: str) -> str:
         (tmp_path / name).write_bytes(EDITORS[editor](text))
         return str(tmp_path / name)
 
-    config = write("run.toml", '[train-student]\nrun = "née"\ndata = "digits"\nstudent = "x"\nloss = "ce"\nrecipe = "digits"\n')
+    config = write(
+        "run.toml",
+        '[train-student]\nrun = "née"\ndata = "digits"\nstudent = "x"\nloss = "ce"\nrecipe ='
+        ' "digits"\n',
+    )
     assert load_config(TrainConfig, "train-student", file=config, flags={}).run == "née"
     assert load_recipe(write("mine.toml", "size = 8\ntransforms = []\n")).size == 8
     digits = open_source("digits:train")
     class_map = write("map.csv", "student class,teacher class\n1,0\n3,1\n")
     assert torch.equal(read_class_map(class_map, digits, 3), torch.tensor([1, 3, -1]))
-    assert parse_samples(write("keys.txt", "00000007\n00000003\n"), 1197, lambda: digits).tolist() == [7, 3]
+    assert parse_samples(
+        write("keys.txt", "00000007\n00000003\n"), 1197, lambda: digits
+    ).tolist() == [7, 3]
 
 
 @pytest.mark.parametrize(
@@ -63,8 +75,14 @@ def test_every_text_file_that_a_user_writes_is_taken_from_any_editor(tmp_path: P
             "née\nnée".encode("latin-1"),
             r"looks like Windows-1252 or another 8-bit encoding \(byte 0xe9 in line 1\).*iconv -f",
         ),
-        ("one\ntwo\n日本".encode("shift-jis"), r"8-bit encoding \(byte 0x93 in line 3\); save it as UTF-8"),
-        ("names".encode("utf-16-le"), r"looks like UTF-16LE; save it as UTF-8, as with: iconv -f UTF-16LE"),
+        (
+            "one\ntwo\n日本".encode("shift-jis"),
+            r"8-bit encoding \(byte 0x93 in line 3\); save it as UTF-8",
+        ),
+        (
+            "names".encode("utf-16-le"),
+            r"looks like UTF-16LE; save it as UTF-8, as with: iconv -f UTF-16LE",
+        ),
         ("names".encode("utf-16-be"), "looks like UTF-16BE"),
         ("names".encode("utf-32"), "looks like UTF-32"),
         (codecs.BOM_UTF16_LE + b"abc", "begins as UTF-16 and is damaged"),
@@ -73,7 +91,9 @@ def test_every_text_file_that_a_user_writes_is_taken_from_any_editor(tmp_path: P
         (b"a\0b" + bytes(range(1, 200)), "it is a binary file"),
     ],
 )
-def test_a_file_of_another_encoding_says_what_it_looks_like(tmp_path: Path, data: bytes, looks: str) -> None:
+def test_a_file_of_another_encoding_says_what_it_looks_like(
+    tmp_path: Path, data: bytes, looks: str
+) -> None:
     path = tmp_path / "x.txt"
     path.write_bytes(data)
     with pytest.raises(UsageError, match=rf"^names {path} is no UTF-8 text: .*{looks}") as caught:
@@ -82,7 +102,11 @@ def test_a_file_of_another_encoding_says_what_it_looks_like(tmp_path: Path, data
 
 
 def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
-    for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file"), ("a\0b", "null")):
+    for path, reason in (
+        (tmp_path, "Is a directory"),
+        (tmp_path / "none", "No such file"),
+        ("a\0b", "null"),
+    ):
         with pytest.raises(UsageError, match=rf"^recipe .* cannot be read: .*{reason}"):
             read_text(path, "recipe")
     (tmp_path / "x.toml").write_bytes(b"size = \xe9")
@@ -99,11 +123,19 @@ def test_what_comes_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
         return str(tmp_path / "x.txt")
 
     digits = open_source("digits:train")
-    with pytest.raises(UsageError, match=r"samples .*x.txt has '00000003' twice, in lines 1 and 4; keep one"):
+    with pytest.raises(
+        UsageError, match=r"samples .*x.txt has '00000003' twice, in lines 1 and 4; keep one"
+    ):
         parse_samples(write("00000003\n\n00000004\n00000003 \n"), 1197, lambda: digits)
-    with pytest.raises(UsageError, match=r"line 2: source digits:train has no sample 'x'; keys are such as '00000000'"):
+    with pytest.raises(
+        UsageError,
+        match=r"line 2: source digits:train has no sample 'x'; keys are such as '00000000'",
+    ):
         parse_samples(write("00000003\nx\n"), 1197, lambda: digits)
-    with pytest.raises(UsageError, match=r"class map .*, line 3: class 1 of the teacher has a class .* already, by line 2"):
+    with pytest.raises(
+        UsageError,
+        match=r"class map .*, line 3: class 1 of the teacher has a class .* already, by line 2",
+    ):
         read_class_map(write("3,0\n4,1\n5,1\n"), digits, 5)
 
 
@@ -114,7 +146,9 @@ def test_a_key_that_several_samples_have_names_none_of_them(tmp_path: Path) -> N
     (tmp_path / "keys.txt").write_text("b.png\n", "utf-8")
     assert parse_samples(str(tmp_path / "keys.txt"), 3, lambda: source).tolist() == [1]
     (tmp_path / "keys.txt").write_text("b.png\na.png\n", "utf-8")
-    with pytest.raises(UsageError, match=r"line 2: several samples have the key 'a.png'; give numbers, A:B"):
+    with pytest.raises(
+        UsageError, match=r"line 2: several samples have the key 'a.png'; give numbers, A:B"
+    ):
         parse_samples(str(tmp_path / "keys.txt"), 3, lambda: source)
 
 
@@ -122,7 +156,9 @@ def test_a_class_of_the_student_whose_name_two_have_must_be_given_by_number(tmp_
     source = DatasetSource(Noise(3, classes=3), Spec("birds"))
     source.class_names = ("crane", "crane", "owl")
     (tmp_path / "map.csv").write_text("owl,0\ncrane,1\n", "utf-8")
-    with pytest.raises(UsageError, match=r"line 2: two classes of the student are called 'crane'; give the number"):
+    with pytest.raises(
+        UsageError, match=r"line 2: two classes of the student are called 'crane'; give the number"
+    ):
         read_class_map(str(tmp_path / "map.csv"), source, 3)
 
 
@@ -152,7 +188,9 @@ def test_a_heading_is_told_and_a_first_line_with_a_class_is_none(
     path.write_text("tencj,O\nowl,1\n", "utf-8")
     assert read_class_map(str(path), source, 3).tolist() == [-1, 2, -1]
     told = capsys.readouterr().err
-    assert told.endswith(f"note: class map {path}: line 1 (tencj,O) is taken for the names of the columns\n")
+    assert told.endswith(
+        f"note: class map {path}: line 1 (tencj,O) is taken for the names of the columns\n"
+    )
 
 
 def test_a_first_line_of_ids_with_a_class_is_no_heading(tmp_path: Path) -> None:
@@ -186,7 +224,12 @@ def test_a_configuration_of_names_that_are_not_utf8_goes_round(tmp_path: Path) -
     }
     config = TrainConfig(**settings)
     (tmp_path / "config.toml").write_bytes(path_bytes(dump_config(config, "train-student")))
-    assert load_config(TrainConfig, "train-student", file=str(tmp_path / "config.toml"), flags={}, is_ours=True) == config
+    assert (
+        load_config(
+            TrainConfig, "train-student", file=str(tmp_path / "config.toml"), flags={}, is_ours=True
+        )
+        == config
+    )
 
 
 def _unnamed(tree: ast.AST) -> list[int]:
@@ -196,8 +239,14 @@ def _unnamed(tree: ast.AST) -> list[int]:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name | ast.Attribute):
             continue
         name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-        texts = [value.value for value in node.args if isinstance(value, ast.Constant) and isinstance(value.value, str)]
-        has_encoding = any(keyword.arg == "encoding" for keyword in node.keywords) or any("utf-8" in text for text in texts)
+        texts = [
+            value.value
+            for value in node.args
+            if isinstance(value, ast.Constant) and isinstance(value.value, str)
+        ]
+        has_encoding = any(keyword.arg == "encoding" for keyword in node.keywords) or any(
+            "utf-8" in text for text in texts
+        )
         is_binary = any("b" in text for text in texts)
         is_method = isinstance(node.func, ast.Attribute)
         is_file = (is_method and name in ("read_text", "write_text")) or (
@@ -210,10 +259,25 @@ def _unnamed(tree: ast.AST) -> list[int]:
 
 
 def test_the_encoding_of_every_text_file_is_named() -> None:
-    assert _unnamed(ast.parse("path.read_text()\npath.open()\npath.open('w')\nopen(p, 'a')")) == [1, 2, 3, 4]
+    assert _unnamed(ast.parse("path.read_text()\npath.open()\npath.open('w')\nopen(p, 'a')")) == [
+        1,
+        2,
+        3,
+        4,
+    ]
     assert (
-        _unnamed(ast.parse("p.read_text('utf-8')\np.open('rb')\np.write_text(t, 'utf-8')\np.open('w', encoding='utf-8')")) == []
+        _unnamed(
+            ast.parse(
+                "p.read_text('utf-8')\np.open('rb')\np.write_text(t, 'utf-8')\np.open('w',"
+                " encoding='utf-8')"
+            )
+        )
+        == []
     )
     files = [*ROOT.glob("kdcache/**/*.py"), *ROOT.glob("cli/**/*.py")]
-    found = [(str(file.relative_to(ROOT)), line) for file in files for line in _unnamed(ast.parse(file.read_text("utf-8")))]
+    found = [
+        (str(file.relative_to(ROOT)), line)
+        for file in files
+        for line in _unnamed(ast.parse(file.read_text("utf-8")))
+    ]
     assert files and not found

@@ -14,7 +14,10 @@ def test_what_users_code_raises_is_one_line_with_the_class_the_message_and_the_p
     with pytest.raises(SourceError) as caught, user_code("sample 7 of mine:build", SourceError):
         broken()
     line = broken.__code__.co_firstlineno + 1
-    expected = f"sample 7 of mine:build fails: KeyError: 'label' ({Path(__file__).name}, line {line}); mend it"
+    expected = (
+        f"sample 7 of mine:build fails: KeyError: 'label' ({Path(__file__).name}, line {line});"
+        " mend it"
+    )
     assert str(caught.value) == expected
 
 

@@ -5,7 +5,13 @@ import torch
 
 from kdcache.codecs import open_codec
 from kdcache.errors import CodecError
-from kdcache.soft_targets import AveragedTargets, DenseTargets, JoinedTargets, MappedTargets, SoftTargets
+from kdcache.soft_targets import (
+    AveragedTargets,
+    DenseTargets,
+    JoinedTargets,
+    MappedTargets,
+    SoftTargets,
+)
 
 LOGITS = torch.randn(12, 6, generator=torch.Generator().manual_seed(0)) * 3
 
@@ -14,7 +20,9 @@ def test_joined_rows_stand_where_they_belong_for_every_kind_of_rows() -> None:
     codec = open_codec("topk:k=2", classes=6)
     first, second = torch.tensor([7, 0, 3]), torch.tensor([1, 2, 4, 5, 6, 8, 9, 10, 11])
     kept = codec.decode(codec.encode(LOGITS))
-    rows = JoinedTargets([(first, DenseTargets(LOGITS[first])), (second, codec.decode(codec.encode(LOGITS[second])))])
+    rows = JoinedTargets(
+        [(first, DenseTargets(LOGITS[first])), (second, codec.decode(codec.encode(LOGITS[second])))]
+    )
     assert isinstance(rows, SoftTargets)
     exact = DenseTargets(LOGITS)
     is_first = torch.zeros(12, dtype=torch.bool).index_fill(0, first, True)[:, None]
@@ -51,9 +59,15 @@ def test_a_row_whose_mapped_classes_have_no_mass_is_no_nan() -> None:
 
 
 @pytest.mark.parametrize(
-    "rows", [AveragedTargets([DenseTargets(LOGITS)], [1.0]), MappedTargets(DenseTargets(LOGITS), torch.arange(6), 6)]
+    "rows",
+    [
+        AveragedTargets([DenseTargets(LOGITS)], [1.0]),
+        MappedTargets(DenseTargets(LOGITS), torch.arange(6), 6),
+    ],
 )
 def test_sums_of_probabilities_have_no_logits(rows: SoftTargets) -> None:
     for ask in (rows.logits, rows.std):
-        with pytest.raises(CodecError, match="have no logits; use loss dist or kl without standardize"):
+        with pytest.raises(
+            CodecError, match="have no logits; use loss dist or kl without standardize"
+        ):
             ask()

@@ -22,7 +22,8 @@ datasets = pytest.importorskip("datasets")
 
 
 def table(num: int = 6, *, shift: int = 0, **columns: Any) -> Any:
-    """Return a data set of `num` images, of level i and class i mod 3, with columns that nobody asked for."""
+    """Return a data set of `num` images, of level i and class i mod 3, with columns that nobody
+    asked for."""
     features = datasets.Features(
         image=datasets.Image(),
         label=datasets.ClassLabel(names=["cat", "dog", "owl"]),
@@ -53,10 +54,16 @@ def levels(source: Source) -> list[int]:
 
 def test_a_saved_data_set_is_a_source(saved: Path) -> None:
     source = open_source(f"hf:{saved}")
-    assert isinstance(source, Source) and (len(source), source.classes, source.key(4)) == (6, 3, "00000004")
+    assert isinstance(source, Source) and (len(source), source.classes, source.key(4)) == (
+        6,
+        3,
+        "00000004",
+    )
     assert source.class_names == ("cat", "dog", "owl")  # type: ignore[attr-defined]
     sample = source.sample(4)
-    assert isinstance(sample.image, Image.Image) and sample.target == 1 and type(sample.target) is int
+    assert (
+        isinstance(sample.image, Image.Image) and sample.target == 1 and type(sample.target) is int
+    )
     assert levels(source) == list(range(6))
 
 
@@ -75,13 +82,18 @@ def test_its_files_are_those_of_the_table_and_of_images_apart(saved: Path, tmp_p
 
 def test_columns_and_classes_can_be_named(saved: Path) -> None:
     source = open_source(f"hf:{saved},label=fine")
-    assert source.classes == 6 and [source.sample(index).target for index in range(6)] == list(range(6))
+    assert source.classes == 6 and [source.sample(index).target for index in range(6)] == list(
+        range(6)
+    )
     assert open_source(f"hf:{saved},label=fine,classes=9,image=image").classes == 9
 
 
 def test_splits_are_told_apart(saved: Path, tmp_path: Path) -> None:
     datasets.DatasetDict(train=table(), test=table(4)).save_to_disk(tmp_path / "both")
-    assert [len(open_source(f"hf:{tmp_path}/both{split}")) for split in ("", ",split=train", ",split=test")] == [6, 6, 4]
+    assert [
+        len(open_source(f"hf:{tmp_path}/both{split}"))
+        for split in ("", ",split=train", ",split=test")
+    ] == [6, 6, 4]
     with pytest.raises(UsageError, match=r"unknown split of .* 'tset'; did you mean 'test'"):
         open_source(f"hf:{tmp_path}/both,split=tset")
     with pytest.raises(UsageError, match="the folder holds one split; leave out split="):
@@ -91,10 +103,16 @@ def test_splits_are_told_apart(saved: Path, tmp_path: Path) -> None:
 def test_the_fingerprint_is_that_of_the_content(saved: Path, tmp_path: Path) -> None:
     before = open_source(f"hf:{saved}").fingerprint
     shutil.copytree(saved, tmp_path / "moved")
-    assert open_source(f"hf:{tmp_path}/moved").fingerprint == before == save(tmp_path / "again").fingerprint
+    assert (
+        open_source(f"hf:{tmp_path}/moved").fingerprint
+        == before
+        == save(tmp_path / "again").fingerprint
+    )
     longer = [{"bytes": picture(index) + b"0", "path": None} for index in range(6)]
     others = [{"shift": 1}, {"num": 5}, {"num": 7}, {"image": longer}]
-    prints = {save(tmp_path / str(number), **other).fingerprint for number, other in enumerate(others)}
+    prints = {
+        save(tmp_path / str(number), **other).fingerprint for number, other in enumerate(others)
+    }
     assert len(prints | {before}) == 5
 
 
@@ -104,7 +122,9 @@ def test_files_of_a_folder_are_loaded_without_a_network(tmp_path: Path) -> None:
             (tmp_path / "set" / split / name).mkdir(parents=True)
             (tmp_path / "set" / split / name / f"{name}.png").write_bytes(picture(ord(name)))
     spec = f"hf:{tmp_path}/set,split={{}},cache_dir={tmp_path}/cache"
-    with pytest.raises(UsageError, match=r"unknown column of .* \(give label=COLUMN\) 'label' \(known: image\)"):
+    with pytest.raises(
+        UsageError, match=r"unknown column of .* \(give label=COLUMN\) 'label' \(known: image\)"
+    ):
         open_source(spec.format("train") + ",drop_labels=true")
     train, test = (open_source(spec.format(split)) for split in ("train", "test"))
     assert (len(train), len(test), train.classes) == (2, 1, 2)
@@ -115,7 +135,9 @@ def test_files_of_a_folder_are_loaded_without_a_network(tmp_path: Path) -> None:
 
 def test_parquet_is_loaded_too(tmp_path: Path) -> None:
     table().to_parquet(tmp_path / "data.parquet")
-    source = open_source(f"hf:parquet,data_files={tmp_path}/data.parquet,cache_dir={tmp_path}/cache")
+    source = open_source(
+        f"hf:parquet,data_files={tmp_path}/data.parquet,cache_dir={tmp_path}/cache"
+    )
     assert levels(source) == list(range(6)) and source.classes == 3
 
 
@@ -131,9 +153,13 @@ def test_a_source_travels_to_other_processes(saved: Path) -> None:
 
 
 def test_loader_workers_render_the_same_views(saved: Path) -> None:
-    dataset = ViewDataset(open_source(f"hf:{saved}"), load_recipe("imagenet-b1"), np.arange(6), sizes=[32])
+    dataset = ViewDataset(
+        open_source(f"hf:{saved}"), load_recipe("imagenet-b1"), np.arange(6), sizes=[32]
+    )
     requests = [[(3, 0), (1, 0)], [(0, 0), (5, 1)]]
-    loader = DataLoader(dataset, batch_sampler=requests, num_workers=2, collate_fn=lambda batch: batch)
+    loader = DataLoader(
+        dataset, batch_sampler=requests, num_workers=2, collate_fn=lambda batch: batch
+    )
     for batch, expected in zip(loader, map(dataset.__getitems__, requests), strict=True):
         assert (batch.views[0] == expected.views[0]).all()
 
@@ -146,12 +172,17 @@ def test_images_are_decoded_as_those_of_any_source(tmp_path: Path) -> None:
     source = save(tmp_path / "x", num=4, image=images)
     assert source.sample(0).image.size == (8, 4) and source.sample(0).image.mode == "L"
     for index in (1, 2, 3):
-        with pytest.raises(UnreadableSampleError, match=rf"sample {index} \(0000000{index}\) of hf:.* cannot be read"):
+        with pytest.raises(
+            UnreadableSampleError,
+            match=rf"sample {index} \(0000000{index}\) of hf:.* cannot be read",
+        ):
             source.sample(index)
 
 
 def test_a_label_that_is_no_class_names_its_sample(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"sample 1 \(00000001\) .* has target -1 \(1 such rows\)"):
+    with pytest.raises(
+        SourceError, match=r"sample 1 \(00000001\) .* has target -1 \(1 such rows\)"
+    ):
         save(tmp_path / "x", num=3, label=[0, -1, 2])  # how the hub marks test sets without labels
 
 
@@ -161,7 +192,9 @@ def test_rows_without_a_label_are_told(tmp_path: Path) -> None:
 
 
 def test_no_rows_at_all_are_told(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=rf"source hf:{tmp_path}/x: "):  # datasets fails on its own empty folder
+    with pytest.raises(
+        SourceError, match=rf"source hf:{tmp_path}/x: "
+    ):  # datasets fails on its own empty folder
         save(tmp_path / "x", num=0)
     table(0).to_parquet(tmp_path / "data.parquet")
     with pytest.raises(SourceError, match=r"source hf:parquet,.*corresponds to no data"):
@@ -171,17 +204,27 @@ def test_no_rows_at_all_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (",image=imge", UsageError, r"unknown column of .* \(give image=COLUMN\) 'imge'; did you mean 'image'"),
+        (
+            ",image=imge",
+            UsageError,
+            r"unknown column of .* \(give image=COLUMN\) 'imge'; did you mean 'image'",
+        ),
         (",label=lable", UsageError, r"\(give label=COLUMN\) 'lable'; did you mean 'label'"),
         (",image=text", SourceError, "column text holds .*string.*, not images"),
         (",label=text", SourceError, "column text holds .*string.*, not class indices"),
         (",classes=x", UsageError, "classes of source hf is 'x'"),
         (",streaming=true", UsageError, "source hf takes no streaming: samples are read at random"),
-        (",trust_remote_code=true", UsageError, "source hf takes no trust_remote_code: no code of a data set is run"),
+        (
+            ",trust_remote_code=true",
+            UsageError,
+            "source hf takes no trust_remote_code: no code of a data set is run",
+        ),
         (",revision=main", UsageError, "a folder that datasets saved takes no option revision"),
     ],
 )
-def test_a_wrong_spec_is_told(saved: Path, options: str, error: type[Exception], message: str) -> None:
+def test_a_wrong_spec_is_told(
+    saved: Path, options: str, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         open_source(f"hf:{saved}{options}")
 
@@ -210,5 +253,7 @@ def test_a_script_is_not_run(tmp_path: Path) -> None:
 
 def test_the_way_to_install_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(SourceError, match=r"source hf needs Hugging Face datasets; pip install 'kdcache\[hub\]'"):
+    with pytest.raises(
+        SourceError, match=r"source hf needs Hugging Face datasets; pip install 'kdcache\[hub\]'"
+    ):
         open_source("hf:cifar10")

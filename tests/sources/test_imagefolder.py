@@ -1,4 +1,5 @@
-"""Image folders: keys are relative paths, the fingerprint notices changes without opening an image, a long list is kept."""
+"""Image folders: keys are relative paths, the fingerprint notices changes without opening an image,
+a long list is kept."""
 
 import os
 import shutil
@@ -30,7 +31,13 @@ def test_imagefolder_has_relative_paths_as_keys(folder: Path) -> None:
     source = open_source(f"imagefolder:{folder}")
     assert isinstance(source, Source)
     assert [source.key(index) for index in range(len(source))] == list(FILES)
-    assert [source.sample(index).target for index in range(5)] == [0, 0, 1, 1, 2] and source.classes == 3
+    assert [source.sample(index).target for index in range(5)] == [
+        0,
+        0,
+        1,
+        1,
+        2,
+    ] and source.classes == 3
     assert source.sample(1).image.getpixel((0, 0)) == (20, 20, 20)
 
 
@@ -71,7 +78,9 @@ def test_an_unreadable_image_is_named(folder: Path, content: bytes | None) -> No
     path = folder / "dog/a.png"
     path.write_bytes(path.read_bytes()[:45] if content is None else content)
     source = open_source(f"imagefolder:{folder}")
-    with pytest.raises(UnreadableSampleError, match=r"sample 2 \(dog/a\.png\) of imagefolder:.* cannot be read"):
+    with pytest.raises(
+        UnreadableSampleError, match=r"sample 2 \(dog/a\.png\) of imagefolder:.* cannot be read"
+    ):
         source.sample(2)
     assert source.sample(3).target == 1
 
@@ -79,7 +88,9 @@ def test_an_unreadable_image_is_named(folder: Path, content: bytes | None) -> No
 def test_a_file_that_went_away_is_named(folder: Path) -> None:
     source = open_source(f"imagefolder:{folder}")
     (folder / "cat/a.png").unlink()
-    with pytest.raises(SourceError, match=r"sample 0 \(cat/a\.png\).*FileNotFoundError.*was it moved") as caught:
+    with pytest.raises(
+        SourceError, match=r"sample 0 \(cat/a\.png\).*FileNotFoundError.*was it moved"
+    ) as caught:
         source.sample(0)
     assert not isinstance(caught.value, UnreadableSampleError), "which would be skipped"
 
@@ -96,7 +107,9 @@ def test_the_fingerprint_of_existing_caches_stays(folder: Path) -> None:
     assert fingerprint(folder) == "62e697cfac41af28b86f281e15586049e3bcbbb99cf793200c05f7c484af3e30"
 
 
-def test_a_folder_of_few_images_keeps_no_list(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_few_images_keeps_no_list(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KDCACHE_HOME", str(tmp_path / "home"))
     open_source(f"imagefolder:{settle(folder)}")
     assert not home_folder().exists()
@@ -110,7 +123,8 @@ def settle(root: Path, seconds: int = LONG_AGO) -> Path:
 
 @pytest.fixture(scope="module")
 def large_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write as many (empty) files as make a list that is kept, in two classes and folders below them."""
+    """Write as many (empty) files as make a list that is kept, in two classes and folders below
+    them."""
     root = tmp_path_factory.mktemp("large")
     for folder, count in (("cat", NUM_KEPT - 5), ("dog/x/y", 5), ("dog/empty", 0), ("dog/z", 2)):
         (root / folder).mkdir(parents=True)
@@ -185,10 +199,15 @@ def test_a_change_below_the_root_makes_a_new_list(large: Path, change: Any) -> N
     assert fingerprint(large) != before
     theirs = ImageFolder(str(large)).samples
     source = open_source(f"imagefolder:{large}")
-    assert [str(large / source.key(index)) for index in range(len(source))] == [path for path, _ in theirs]
+    assert [str(large / source.key(index)) for index in range(len(source))] == [
+        path for path, _ in theirs
+    ]
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:200] + b"?" + data[201:]])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: data[:-1], lambda data: b"", lambda data: data[:200] + b"?" + data[201:]],
+)
 def test_a_damaged_list_is_made_anew(large: Path, damage: Any) -> None:
     before = fingerprint(large)
     whole = kept().read_bytes()

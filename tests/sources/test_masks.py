@@ -18,17 +18,30 @@ def classes_of(target: Any) -> "np.ndarray":
     return np.asarray(target)
 
 
-def test_cityscapes_ids_become_its_19_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cityscapes_ids_become_its_19_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_cityscapes(tmp_path)
     spec = f"torchvision:Cityscapes,root={tmp_path},split=train,mode=fine"
     source = open_source(spec)
     assert (task_of(source), source.classes, len(source)) == ("segmentation", 19, 5)
     assert source.class_names[:2] == ("road", "sidewalk") and source.class_names[-1] == "bicycle"
     keys = [source.key(index) for index in range(5)]
-    assert keys == sorted(keys) and keys[0] == "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png"
+    assert (
+        keys == sorted(keys)
+        and keys[0] == "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png"
+    )
     found = classes_of(source.sample(3).target).reshape(-1)[:34]
-    assert found[[7, 8, 11, 26, 33]].tolist() == [0, 1, 2, 13, 18], "road, sidewalk, building, car, bicycle"
-    assert found[[0, 1, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30]].tolist() == [255] * 12, "what is not evaluated is ignored"
+    assert found[[7, 8, 11, 26, 33]].tolist() == [
+        0,
+        1,
+        2,
+        13,
+        18,
+    ], "road, sidewalk, building, car, bicycle"
+    assert found[[0, 1, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30]].tolist() == [255] * 12, (
+        "what is not evaluated is ignored"
+    )
 
     listed = os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: sorted(listed(path), reverse=True))
@@ -38,27 +51,44 @@ def test_cityscapes_ids_become_its_19_classes(tmp_path: Path, monkeypatch: pytes
 
 
 def test_voc_masks_are_palette_images(tmp_path: Path) -> None:
-    source = open_source(f"torchvision:VOCSegmentation,root={write_voc(tmp_path)},year=2012,image_set=train")
+    source = open_source(
+        f"torchvision:VOCSegmentation,root={write_voc(tmp_path)},year=2012,image_set=train"
+    )
     assert (source.classes, source.class_names[20], len(source)) == (21, "tvmonitor", 3)
     assert np.unique(classes_of(source.sample(0).target)).tolist() == [0, 1, 20, 255]
 
 
 def test_a_folder_of_images_and_masks(tmp_path: Path) -> None:
     for name, level in (("a/one", 0), ("a/two", 1), ("b/one", 2)):
-        write_pair(tmp_path / "photos" / f"{name}.png", tmp_path / "labels" / f"{name}_ids.png", [[level, 7], [9, 255]])
+        write_pair(
+            tmp_path / "photos" / f"{name}.png",
+            tmp_path / "labels" / f"{name}_ids.png",
+            [[level, 7], [9, 255]],
+        )
     (tmp_path / "names.txt").write_text("sky\nroad\n\ncar\n")
     (tmp_path / "ids.csv").write_text("0,0\n1,1\n2,2\n7,\n9,1\n")
     files = f"classes={tmp_path}/names.txt,ids={tmp_path}/ids.csv"
     spec = f"segfolder:{tmp_path},images=photos/{{}}.png,masks=labels/{{}}_ids.png,{files}"
     source = open_source(spec)
-    assert (task_of(source), source.classes, source.class_names) == ("segmentation", 3, ("sky", "road", "car"))
-    assert [source.key(index) for index in range(3)] == ["photos/a/one.png", "photos/a/two.png", "photos/b/one.png"]
+    assert (task_of(source), source.classes, source.class_names) == (
+        "segmentation",
+        3,
+        ("sky", "road", "car"),
+    )
+    assert [source.key(index) for index in range(3)] == [
+        "photos/a/one.png",
+        "photos/a/two.png",
+        "photos/b/one.png",
+    ]
     assert classes_of(source.sample(2).target).tolist() == [[2, 255], [1, 255]]
     moved = tmp_path / "moved"
     for folder in ("photos", "labels"):
         (moved / folder).parent.mkdir(exist_ok=True)
         (tmp_path / folder).rename(moved / folder)
-    assert open_source(spec.replace(f"segfolder:{tmp_path}", f"segfolder:{moved}")).fingerprint == source.fingerprint
+    assert (
+        open_source(spec.replace(f"segfolder:{tmp_path}", f"segfolder:{moved}")).fingerprint
+        == source.fingerprint
+    )
 
 
 def test_an_own_data_set_says_that_it_has_masks() -> None:
@@ -107,7 +137,9 @@ def test_wrong_sets_of_masks_are_told(tmp_path: Path) -> None:
     write_pair(tmp_path / "images" / "a.jpg", tmp_path / "masks" / "a.png", [[0, 1]])
     assert len(open_source(f"segfolder:{tmp_path},classes=2")) == 1
     (tmp_path / "masks" / "b.png").write_text("no image")
-    with pytest.raises(SourceError, match=r"mask masks/b.png has no image images/b.jpg; add it, or remove the mask"):
+    with pytest.raises(
+        SourceError, match=r"mask masks/b.png has no image images/b.jpg; add it, or remove the mask"
+    ):
         open_source(f"segfolder:{tmp_path},classes=2")
     (tmp_path / "images" / "b.jpg").write_text("no image")
     with pytest.raises(UnreadableSampleError, match=r"sample 1 \(images/b.jpg\) .* cannot be read"):
@@ -116,7 +148,11 @@ def test_wrong_sets_of_masks_are_told(tmp_path: Path) -> None:
     (tmp_path / "ids.csv").write_text("0,0\n1,7\n")
     for options, error, message in (
         ("classes=2", SourceError, "images/c.jpg has no mask .*masks/c.png; add it"),
-        ("classes=2,images={}.bmp", SourceError, r"holds no \{\}.bmp; say how its images are called"),
+        (
+            "classes=2,images={}.bmp",
+            SourceError,
+            r"holds no \{\}.bmp; say how its images are called",
+        ),
         ("classes=2,masks=masks/a.png", UsageError, "masks=masks/a.png must hold {} once"),
         ("classes=none.txt", UsageError, "classes=none.txt is neither a number nor a text file"),
         ("", UsageError, "needs classes"),
@@ -134,9 +170,13 @@ def test_wrong_sets_of_masks_are_told(tmp_path: Path) -> None:
     ):
         with pytest.raises(KdcacheError, match=message):
             open_source(f"segfolder:{tmp_path},{options}")
-    with pytest.raises(UsageError, match="target_type is 'color'; masks of classes are target_type=semantic"):
+    with pytest.raises(
+        UsageError, match="target_type is 'color'; masks of classes are target_type=semantic"
+    ):
         open_source("torchvision:Cityscapes,target_type=color")
-    with pytest.raises(SourceError, match='if it is a mask, give the data set an attribute task = "segmentation"'):
+    with pytest.raises(
+        SourceError, match='if it is a mask, give the data set an attribute task = "segmentation"'
+    ):
         open_source("segmentation_files:unsaid").sample(0)
 
 
@@ -144,7 +184,9 @@ def test_shapes_say_their_classes() -> None:
     """What other tests rest on: the picture tells the mask."""
     image, mask = Shapes()[3]
     red = np.asarray(image)[:, :, 0] // 40
-    assert np.array_equal(np.where(red == 4, 255, red), np.asarray(mask)) and len(np.unique(red)) == 5
+    assert (
+        np.array_equal(np.where(red == 4, 255, red), np.asarray(mask)) and len(np.unique(red)) == 5
+    )
 
 
 def street(root: Path, ids: str, *, names: str = "3") -> str:
@@ -168,7 +210,10 @@ def test_classes_of_ids_are_given_by_name_too(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("sky\nvoid\ncar\n", "utf-8")
     (tmp_path / "ids.csv").write_text("0,sky\n11,void\n30,car\n", "utf-8")
     names = f"segfolder:{tmp_path},classes={tmp_path}/names.txt,ids={tmp_path}/ids.csv"
-    assert classes_of(open_source(names).sample(0).target).tolist() == [[0, 1], [2, 255]], "a class of that name comes first"
+    assert classes_of(open_source(names).sample(0).target).tolist() == [
+        [0, 1],
+        [2, 255],
+    ], "a class of that name comes first"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +231,9 @@ def test_classes_of_ids_are_given_by_name_too(tmp_path: Path) -> None:
         ("0,3\n", "3", "line 1: '0,3' is not ID,CLASS"),
     ],
 )  # fmt: skip
-def test_ids_that_cannot_be_meant_are_told(tmp_path: Path, ids: str, names: str, message: str) -> None:
+def test_ids_that_cannot_be_meant_are_told(
+    tmp_path: Path, ids: str, names: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         open_source(street(tmp_path, ids, names=names))
     assert len(str(caught.value)) < 500
@@ -194,11 +241,17 @@ def test_ids_that_cannot_be_meant_are_told(tmp_path: Path, ids: str, names: str,
 
 def test_an_id_of_no_class_says_what_to_write(tmp_path: Path) -> None:
     spec = street(tmp_path, "0,0\n30,1\n")
-    known = r"has a mask with id 11, which is no class: known are 0, 30, and 255 where there is none"
-    with pytest.raises(SourceError, match=rf"{known}; add a line to {tmp_path}/ids.csv: `11,255` if it has no class"):
+    known = (
+        r"has a mask with id 11, which is no class: known are 0, 30, and 255 where there is none"
+    )
+    with pytest.raises(
+        SourceError,
+        match=rf"{known}; add a line to {tmp_path}/ids.csv: `11,255` if it has no class",
+    ):
         open_source(spec).sample(0)
     with pytest.raises(
-        SourceError, match=r"id 11, 30, which is no class: .* lines ID,CLASS: `11,255` is an id without a class"
+        SourceError,
+        match=r"id 11, 30, which is no class: .* lines ID,CLASS: `11,255` is an id without a class",
     ):
         open_source(spec.partition(",ids")[0]).sample(0)
 
@@ -206,8 +259,13 @@ def test_an_id_of_no_class_says_what_to_write(tmp_path: Path) -> None:
 def test_names_of_classes_come_once(tmp_path: Path) -> None:
     spec = street(tmp_path, "0,0\n", names="names")
     (tmp_path / "names.txt").write_bytes("\ufeffsky\r\nroad\r\nsky\r\n".encode())
-    with pytest.raises(UsageError, match=r"segfolder: classes = .*names.txt has 'sky' twice, in lines 1 and 3; keep one"):
+    with pytest.raises(
+        UsageError,
+        match=r"segfolder: classes = .*names.txt has 'sky' twice, in lines 1 and 3; keep one",
+    ):
         open_source(spec)
     (tmp_path / "names.txt").write_bytes("himmel\nstraße\nauto\n".encode("latin-1"))
-    with pytest.raises(UsageError, match=r"names.txt is no UTF-8 text: it looks like Windows-1252 .*0xdf in line 2"):
+    with pytest.raises(
+        UsageError, match=r"names.txt is no UTF-8 text: it looks like Windows-1252 .*0xdf in line 2"
+    ):
         open_source(spec)

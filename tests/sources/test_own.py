@@ -1,4 +1,5 @@
-"""A user's own data set: whatever it gives or raises is one line that names the sample, what came and what is wanted."""
+"""A user's own data set: whatever it gives or raises is one line that names the sample, what came
+and what is wanted."""
 
 import re
 import sys
@@ -59,18 +60,42 @@ def give(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
     ("image", "came", "way_out"),
     [
         (LEVELS.astype(np.int64), r"an array int64 \[4, 4, 3\] from 0 to 47", "make it uint8"),
-        (LEVELS.astype(np.uint16) * 900, r"an array uint16 \[4, 4, 3\] from 0 to 42300", "keep the upper eight bits"),
+        (
+            LEVELS.astype(np.uint16) * 900,
+            r"an array uint16 \[4, 4, 3\] from 0 to 42300",
+            "keep the upper eight bits",
+        ),
         (LEVELS > 3, r"an array bool \[4, 4, 3\] from 0 to 1", "multiply by 255 as uint8"),
         (LEVELS.astype(object), r"an array object \[4, 4, 3\]", ""),
         (LEVELS.astype(np.float32), r"an array float32 \[4, 4, 3\] from 0 to 47", "divide by 255"),
-        (torch.from_numpy(LEVELS).permute(2, 0, 1) / 24 - 1, r"a tensor float32 \[3, 4, 4\] from -1 to 0.95", "normalisation"),
+        (
+            torch.from_numpy(LEVELS).permute(2, 0, 1) / 24 - 1,
+            r"a tensor float32 \[3, 4, 4\] from -1 to 0.95",
+            "normalisation",
+        ),
         (np.full((4, 4), np.nan), r"an array float64 \[4, 4\] from nan to nan", ""),
-        (torch.zeros(3, 4, 4, dtype=torch.int32), r"a tensor int32 \[3, 4, 4\] from 0 to 0", "make it uint8"),
+        (
+            torch.zeros(3, 4, 4, dtype=torch.int32),
+            r"a tensor int32 \[3, 4, 4\] from 0 to 0",
+            "make it uint8",
+        ),
         (torch.zeros(3, 4, 4, dtype=torch.complex64), r"a tensor complex64 \[3, 4, 4\]", ""),
-        (np.zeros((3, 5, 6), np.uint8), r"an array uint8 \[3, 5, 6\] from 0 to 0", r"transpose\(1, 2, 0\)"),
-        (torch.zeros(5, 6, 3, dtype=torch.uint8), r"a tensor uint8 \[5, 6, 3\] from 0 to 0", r"permute\(2, 0, 1\)"),
+        (
+            np.zeros((3, 5, 6), np.uint8),
+            r"an array uint8 \[3, 5, 6\] from 0 to 0",
+            r"transpose\(1, 2, 0\)",
+        ),
+        (
+            torch.zeros(5, 6, 3, dtype=torch.uint8),
+            r"a tensor uint8 \[5, 6, 3\] from 0 to 0",
+            r"permute\(2, 0, 1\)",
+        ),
         (np.zeros((4, 4, 2), np.uint8), r"an array uint8 \[4, 4, 2\]", ""),
-        (np.zeros((1, 4, 4, 3), np.uint8), r"an array uint8 \[1, 4, 4, 3\]", "give one image, not a batch"),
+        (
+            np.zeros((1, 4, 4, 3), np.uint8),
+            r"an array uint8 \[1, 4, 4, 3\]",
+            "give one image, not a batch",
+        ),
         (np.zeros((0, 4), np.uint8), r"an array uint8 \[0, 4\]", ""),
         (Image.new("RGB", (0, 4)), "an image of 0x4 pixels, mode RGB", ""),
         (b"\x89PNG", r"bytes b'.x89PNG'", r"decode them: PIL.Image.open\(io.BytesIO"),
@@ -82,15 +107,22 @@ def give(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
         (object(), "an object of class object", ""),
     ],
 )
-def test_an_image_that_is_none_says_what_came_and_what_is_wanted(give: Any, image: Any, came: str, way_out: str) -> None:
+def test_an_image_that_is_none_says_what_came_and_what_is_wanted(
+    give: Any, image: Any, came: str, way_out: str
+) -> None:
     source = give(Items((image, 0)))
     with pytest.raises(
-        SourceError, match=rf"^sample 1 \(00000001\) of mine:build has {came}.* as its image; wanted is"
+        SourceError,
+        match=rf"^sample 1 \(00000001\) of mine:build has {came}.* as its image; wanted is",
     ) as caught:
         source.sample(1)
     message = str(caught.value)
     assert not isinstance(caught.value, UnreadableSampleError), "which would be skipped"
-    assert "uint8 array [height, width]" in message and "floats from 0 to 1" in message and len(message) < 500
+    assert (
+        "uint8 array [height, width]" in message
+        and "floats from 0 to 1" in message
+        and len(message) < 500
+    )
     assert re.search(way_out, message)
 
 
@@ -139,17 +171,24 @@ def test_a_level_as_a_share_of_255_is_that_level() -> None:
         (np.zeros((4, 4), int), r"an array int64 \[4, 4\]", 'task = "segmentation"'),
     ],
 )
-def test_a_target_that_is_no_class_says_what_came(give: Any, target: Any, came: str, way_out: str) -> None:
+def test_a_target_that_is_no_class_says_what_came(
+    give: Any, target: Any, came: str, way_out: str
+) -> None:
     source = give(Items((PICTURE, target)))
     with pytest.raises(
-        SourceError, match=rf"^sample 0 \(00000000\) of mine:build has target {came}.*; it must be a class index"
+        SourceError,
+        match=(
+            rf"^sample 0 \(00000000\) of mine:build has target {came}.*; it must be a class index"
+        ),
     ):
         source.sample(0)
     with pytest.raises(SourceError, match=rf"a class index from 0 to 2.*{way_out}"):
         source.sample(0)
 
 
-@pytest.mark.parametrize("target", [2, np.uint8(2), np.array(2), np.array([2]), torch.tensor(2), torch.tensor([[2]])])
+@pytest.mark.parametrize(
+    "target", [2, np.uint8(2), np.array(2), np.array([2]), torch.tensor(2), torch.tensor([[2]])]
+)
 def test_integers_of_any_kind_are_taken(give: Any, target: Any) -> None:
     assert give(Items((PICTURE, target))).sample(0).target == 2
 
@@ -167,16 +206,31 @@ def test_integers_of_any_kind_are_taken(give: Any, target: Any) -> None:
 )
 def test_an_item_that_is_no_pair_says_what_it_is(give: Any, item: Any, came: str) -> None:
     with pytest.raises(
-        SourceError, match=rf"^sample 0 \(00000000\) of mine:build is {came}; an item of a data set is a pair: \(im"
+        SourceError,
+        match=(
+            rf"^sample 0 \(00000000\) of mine:build is {came}; an item of a data set is a pair:"
+            r" \(im"
+        ),
     ):
         give(Items(item)).sample(0)
 
 
 @pytest.mark.parametrize(
-    "raised", [KeyError("label"), ValueError("no"), AssertionError(), OSError("no"), StopIteration(), RuntimeError("x\ny")]
+    "raised",
+    [
+        KeyError("label"),
+        ValueError("no"),
+        AssertionError(),
+        OSError("no"),
+        StopIteration(),
+        RuntimeError("x\ny"),
+    ],
 )
 def test_what_an_item_raises_is_no_unreadable_image(give: Any, raised: Exception) -> None:
-    expected = rf"^sample 1 \(00000001\) of mine:build fails: {type(raised).__name__}.*\(test_own.py, line \d+\); mend the data"
+    expected = (
+        rf"^sample 1 \(00000001\) of mine:build fails: {type(raised).__name__}.*\(test_own.py, line"
+        r" \d+\); mend the data"
+    )
     with pytest.raises(SourceError, match=expected) as caught:
         give(Items(raised)).sample(1)
     assert not isinstance(caught.value, UnreadableSampleError)
@@ -184,21 +238,30 @@ def test_what_an_item_raises_is_no_unreadable_image(give: Any, raised: Exception
 
 def test_what_the_system_could_not_read_is_no_unreadable_image(give: Any, tmp_path: Path) -> None:
     for raised, way_out in (
-        (OSError(5, "Input/output error", "/mnt/a.png"), "the disk or mount is at fault, not the image"),
+        (
+            OSError(5, "Input/output error", "/mnt/a.png"),
+            "the disk or mount is at fault, not the image",
+        ),
         (OSError(116, "Stale file handle"), "the disk or mount is at fault"),
         (PermissionError(13, "Permission denied"), "the disk or mount is at fault"),
         (lambda: Image.open(tmp_path / "gone.png"), "is a disk or mount gone"),
     ):
-        with pytest.raises(SourceError, match=rf"sample 0 .* of mine:build cannot be read: .*{way_out}") as caught:
+        with pytest.raises(
+            SourceError, match=rf"sample 0 .* of mine:build cannot be read: .*{way_out}"
+        ) as caught:
             give(Items(raised)).sample(0)
         assert not isinstance(caught.value, UnreadableSampleError)
 
 
-def test_a_file_that_cannot_be_decoded_is_unreadable_whoever_decodes_it(give: Any, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_decoded_is_unreadable_whoever_decodes_it(
+    give: Any, tmp_path: Path
+) -> None:
     import torchvision
 
     path = tmp_path / "cut.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+        path
+    )
     path.write_bytes(path.read_bytes()[:4000])
     (tmp_path / "text.png").write_text("no image", "utf-8")
 
@@ -213,7 +276,8 @@ def test_a_file_that_cannot_be_decoded_is_unreadable_whoever_decodes_it(give: An
         own,
     ):
         with pytest.raises(
-            UnreadableSampleError, match=r"sample 0 \(00000000\) of mine:build cannot be read: .*repair it or rem"
+            UnreadableSampleError,
+            match=r"sample 0 \(00000000\) of mine:build cannot be read: .*repair it or rem",
         ):
             give(Items(read)).sample(0)
 
@@ -334,19 +398,35 @@ def test_a_whole_source_of_ones_own_is_checked_too(give: Any, sample: Any, messa
 
 def test_a_whole_source_lacks_nothing(give: Any) -> None:
     with pytest.raises(
-        SourceError, match=r"an object of class Print, which has a fingerprint and no spec, classes, .*, sample; a"
+        SourceError,
+        match=(
+            r"an object of class Print, which has a fingerprint and no spec, classes, .*, sample; a"
+        ),
     ):
         give(type("Print", (), {"fingerprint": "x"})())
     with pytest.raises(SourceError, match=r"sample 0 \(one\) of whole fails: KeyError: 'stored'"):
         give(Whole(Sample(PICTURE, 0))).stored(0)
-    for classes, what in ((0, "0"), (-2, "-2"), (("a", "b"), r"a tuple of 2 \(str, str\)"), (None, "None")):
-        with pytest.raises(SourceError, match=rf"^source mine:build says that its classes are {what}; .* at least 1$"):
+    for classes, what in (
+        (0, "0"),
+        (-2, "-2"),
+        (("a", "b"), r"a tuple of 2 \(str, str\)"),
+        (None, "None"),
+    ):
+        with pytest.raises(
+            SourceError,
+            match=rf"^source mine:build says that its classes are {what}; .* at least 1$",
+        ):
             give(Whole(Sample(PICTURE, 0), classes=classes))
     assert give(Whole(Sample(PICTURE, 0), classes=np.int64(2))).classes == 2
-    with pytest.raises(SourceError, match=r"^source mine:build is empty; name a data set with at least one sample$"):
+    with pytest.raises(
+        SourceError, match=r"^source mine:build is empty; name a data set with at least one sample$"
+    ):
         give(Bare())
     masked = give(Whole(Sample(PICTURE, Image.new("L", (3, 4))), task="segmentation"))
-    with pytest.raises(SourceError, match="has target an image of 3x4 pixels, mode L; it must be an image of mode L as large"):
+    with pytest.raises(
+        SourceError,
+        match="has target an image of 3x4 pixels, mode L; it must be an image of mode L as large",
+    ):
         masked.sample(0)
 
 
@@ -399,7 +479,9 @@ def test_a_source_of_kdcaches_own_stays_what_it_is(give: Any, tmp_path: Path) ->
     assert source_fields(source, list_of(source)) == source_fields(plain, list_of(plain))
     assert source.file_sizes().tolist() == plain.file_sizes().tolist()  # type: ignore[attr-defined]
     assert source.contents(0) == ((tmp_path / "a" / "1.png").read_bytes(),)
-    with pytest.raises(SourceError, match="has a fingerprint and no spec, classes, __len__, sample"):
+    with pytest.raises(
+        SourceError, match="has a fingerprint and no spec, classes, __len__, sample"
+    ):
         give(lambda: load_recipe("digits"))
 
 

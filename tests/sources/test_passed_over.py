@@ -1,4 +1,5 @@
-"""Nothing is left out without a word: what a source passes over is counted, and what looks like a sample is refused by name."""
+"""Nothing is left out without a word: what a source passes over is counted, and what looks like a
+sample is refused by name."""
 
 import os
 import shutil
@@ -25,7 +26,11 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     for name in "01234":
-        write_pair(tmp_path / "pairs" / "images" / f"{name}.jpg", tmp_path / "pairs" / "masks" / f"{name}.png", [[0, 1]])
+        write_pair(
+            tmp_path / "pairs" / "images" / f"{name}.jpg",
+            tmp_path / "pairs" / "masks" / f"{name}.png",
+            [[0, 1]],
+        )
     return tmp_path / "pairs"
 
 
@@ -37,21 +42,37 @@ def touch(root: Path, *names: str) -> None:
 
 def test_files_that_are_no_images_are_counted_once(folder: Path, capsys: Capture) -> None:
     assert len(open_source(f"imagefolder:{folder}")) == 3 and not capsys.readouterr().err
-    touch(folder, "cat/x.txt", "dog/y.TXT", "dog/.DS_Store", "labels.csv", "cat/deep/README", "cat/.x.swp")
+    touch(
+        folder,
+        "cat/x.txt",
+        "dog/y.TXT",
+        "dog/.DS_Store",
+        "labels.csv",
+        "cat/deep/README",
+        "cat/.x.swp",
+    )
     assert len(open_source(f"imagefolder:{folder}")) == 3
     told = f"imagefolder {folder}: 6 files passed over that are no images (.txt 2, "
     assert capsys.readouterr().err.startswith(told)
     for name in ("cat/x.txt", "dog/y.TXT", "dog/.DS_Store", "cat/deep/README", "cat/.x.swp"):
         (folder / name).unlink()
     open_source(f"imagefolder:{folder}")
-    assert capsys.readouterr().err == f"imagefolder {folder}: 1 file passed over that is no image (.csv 1)\n"
+    assert (
+        capsys.readouterr().err
+        == f"imagefolder {folder}: 1 file passed over that is no image (.csv 1)\n"
+    )
 
 
 def test_what_was_passed_over_is_told_from_a_kept_list_too(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KDCACHE_HOME", str(tmp_path / "home"))
-    touch(tmp_path / "large", *(f"cat/{index}.jpg" for index in range(NUM_KEPT)), "cat/x.txt", "cat/x.md")
+    touch(
+        tmp_path / "large",
+        *(f"cat/{index}.jpg" for index in range(NUM_KEPT)),
+        "cat/x.txt",
+        "cat/x.md",
+    )
     for root, _, _ in os.walk(tmp_path / "large"):
         age(Path(root))
     for _ in range(2):
@@ -73,7 +94,9 @@ def test_what_was_passed_over_is_told_from_a_kept_list_too(
         ("preview.png", "image preview.png lies beside the class folders, and would be left out; move it into one, or out"),
     ],
 )  # fmt: skip
-def test_what_looks_like_an_image_of_a_class_is_refused_by_name(folder: Path, name: str, message: str) -> None:
+def test_what_looks_like_an_image_of_a_class_is_refused_by_name(
+    folder: Path, name: str, message: str
+) -> None:
     touch(folder, name)
     with pytest.raises(SourceError, match=message):
         open_source(f"imagefolder:{folder}")
@@ -84,7 +107,9 @@ def test_hidden_folders_without_images_are_no_classes(folder: Path, capsys: Capt
     touch(folder, ".git/config", ".ipynb_checkpoints/x.txt")
     source = open_source(f"imagefolder:{folder}")
     assert source.classes == 2 and source.fingerprint == before
-    assert "2 files passed over that are no images (.txt 1, no extension 1)" in capsys.readouterr().err
+    assert (
+        "2 files passed over that are no images (.txt 1, no extension 1)" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +122,9 @@ def test_hidden_folders_without_images_are_no_classes(folder: Path, capsys: Capt
         ("owl", "images/dog", "images/dog and .*images/owl are one folder, by a link"),
     ],
 )  # fmt: skip
-def test_a_folder_that_comes_twice_by_a_link_is_refused(folder: Path, link: str, target: str, message: str) -> None:
+def test_a_folder_that_comes_twice_by_a_link_is_refused(
+    folder: Path, link: str, target: str, message: str
+) -> None:
     (folder / link).parent.mkdir(exist_ok=True)
     (folder / link).symlink_to(folder.parent / target)
     with pytest.raises(SourceError, match=message):
@@ -114,7 +141,10 @@ def test_a_link_to_a_folder_elsewhere_is_followed(folder: Path, tmp_path: Path) 
 def test_the_folder_above_train_and_val_is_noted(tmp_path: Path, capsys: Capture) -> None:
     write_images(tmp_path / "data", {"train/cat/a.png": 1, "val/cat/a.png": 2, "test/x/a.png": 3})
     open_source(f"imagefolder:{tmp_path}/data")
-    assert "note: imagefolder " in (told := capsys.readouterr().err) and "called test, train, val; if these are parts" in told
+    assert (
+        "note: imagefolder " in (told := capsys.readouterr().err)
+        and "called test, train, val; if these are parts" in told
+    )
     assert f"give one of them: imagefolder:{tmp_path}/data/val" in told
     shutil.rmtree(tmp_path / "data" / "val")
     shutil.rmtree(tmp_path / "data" / "test")
@@ -129,7 +159,13 @@ def test_a_folder_of_something_else_is_answered_with_what_to_write(tmp_path: Pat
     for arg, message in (
         ("tars", "holds tars and no class folder; write tars:.*/tars$"),
         ("tars/00.tar", "is not a folder; .*; write tars:.*/tars/00.tar$"),
-        ("flat", "holds images and no class folder; put the images of each class into a folder of their own"),
+        (
+            "flat",
+            (
+                "holds images and no class folder; put the images of each class into a folder of"
+                " their own"
+            ),
+        ),
     ):
         with pytest.raises(SourceError, match=message):
             open_source(f"imagefolder:{tmp_path}/{arg}")
@@ -140,7 +176,10 @@ def test_files_beside_the_pairs_are_counted(pairs: Path, capsys: Capture) -> Non
     assert not capsys.readouterr().err
     touch(pairs, "images/x.txt", "masks/.DS_Store", "masks/deep/y.txt", "notes.md")
     assert open_source(f"segfolder:{pairs},classes=2").fingerprint == before
-    told = f"segfolder {pairs}: 3 files passed over that are neither images nor masks (.txt 2, .DS_Store 1)\n"
+    told = (
+        f"segfolder {pairs}: 3 files passed over that are neither images nor masks (.txt 2,"
+        " .DS_Store 1)\n"
+    )
     assert capsys.readouterr().err == told
 
 
@@ -162,7 +201,9 @@ def test_files_beside_the_pairs_are_counted(pairs: Path, capsys: Capture) -> Non
         (None, "masks/.x/0.png", "masks/.x/0.png is hidden"),
     ],
 )  # fmt: skip
-def test_a_pair_that_would_be_left_out_is_refused_by_name(pairs: Path, old: str | None, new: str, message: str) -> None:
+def test_a_pair_that_would_be_left_out_is_refused_by_name(
+    pairs: Path, old: str | None, new: str, message: str
+) -> None:
     touch(pairs, new)
     if old is not None:
         (pairs / old).rename(pairs / new)
@@ -173,7 +214,9 @@ def test_a_pair_that_would_be_left_out_is_refused_by_name(pairs: Path, old: str 
 def test_masks_without_images_are_counted(pairs: Path) -> None:
     for name in "124":
         (pairs / "images" / f"{name}.jpg").unlink()
-    with pytest.raises(SourceError, match=r"mask masks/1.png \(and 2 more\) has no image images/1.jpg; add it"):
+    with pytest.raises(
+        SourceError, match=r"mask masks/1.png \(and 2 more\) has no image images/1.jpg; add it"
+    ):
         open_source(f"segfolder:{pairs},classes=2")
 
 
@@ -183,7 +226,10 @@ def test_images_and_masks_may_share_a_folder_with_others(tmp_path: Path, capsys:
     touch(tmp_path, "a_depth.png", "a_colour.png", "b.json")
     spec = f"segfolder:{tmp_path},images={{}}.jpg,masks={{}}_ids.png,classes=2"
     assert len(open_source(spec)) == 2
-    assert "3 files passed over that are neither images nor masks (.png 2, .json 1)" in capsys.readouterr().err
+    assert (
+        "3 files passed over that are neither images nor masks (.png 2, .json 1)"
+        in capsys.readouterr().err
+    )
     touch(tmp_path, "c.jpeg", "c_ids.png")
     with pytest.raises(SourceError, match=r"mask c_ids.png has no image c.jpg; c.jpeg is there"):
         open_source(spec)
@@ -197,35 +243,65 @@ def test_links_below_the_pairs_lead_nowhere_twice(pairs: Path) -> None:
 
 def test_the_folder_above_train_and_val_of_pairs_is_noted(tmp_path: Path, capsys: Capture) -> None:
     for part in ("train", "val"):
-        write_pair(tmp_path / "images" / part / "a.jpg", tmp_path / "masks" / part / "a.png", [[0, 1]])
+        write_pair(
+            tmp_path / "images" / part / "a.jpg", tmp_path / "masks" / part / "a.png", [[0, 1]]
+        )
     open_source(f"segfolder:{tmp_path},classes=2")
     told = capsys.readouterr().err
-    assert "takes the images of train, val together" in told and "images=images/val/{}.jpg,masks=masks/val/{}.png" in told
+    assert (
+        "takes the images of train, val together" in told
+        and "images=images/val/{}.jpg,masks=masks/val/{}.png" in told
+    )
 
 
 def test_a_mask_that_is_a_jpeg_is_refused_whatever_it_is_called(pairs: Path) -> None:
     shutil.copy(pairs / "images" / "3.jpg", pairs / "masks" / "3.png")
     source = open_source(f"segfolder:{pairs},classes=2")
     with pytest.raises(
-        SourceError, match=r"sample 3 \(images/3.jpg\) .* has a mask that is a JPEG; that changes ids at the edges"
+        SourceError,
+        match=(
+            r"sample 3 \(images/3.jpg\) .* has a mask that is a JPEG; that changes ids at the edges"
+        ),
     ):
         source.sample(3)
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(pairs / "masks" / "2.png", "TIFF", compression="jpeg")
-    with pytest.raises(SourceError, match=r"has a mask that is a TIFF compressed as JPEG; .* make the masks anew, as PNG"):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(
+        pairs / "masks" / "2.png", "TIFF", compression="jpeg"
+    )
+    with pytest.raises(
+        SourceError,
+        match=r"has a mask that is a TIFF compressed as JPEG; .* make the masks anew, as PNG",
+    ):
         source.sample(2)
     with pytest.raises(UsageError, match=r"masks=masks/\{\}.jpg are JPEGs; that changes ids"):
         open_source(f"segfolder:{pairs},classes=2,masks=masks/{{}}.jpg")
 
 
-def test_members_that_are_no_samples_are_counted(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_that_are_no_samples_are_counted(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KDCACHE_HOME", str(tmp_path / "home"))
     sample = {"a.png": picture(1), "a.cls": b"0"}
-    write_tar(tmp_path / "x.tar", {**sample, "a.json": b"{}", "a.depth.png": b"", "README": b"", "._a.png": b"", "b.txt": b""})
+    write_tar(
+        tmp_path / "x.tar",
+        {
+            **sample,
+            "a.json": b"{}",
+            "a.depth.png": b"",
+            "README": b"",
+            "._a.png": b"",
+            "b.txt": b"",
+        },
+    )
     write_tar(tmp_path / "y.tar", {**sample, "a.json": b"{}"})
     for _ in range(2):
         assert len(open_source(f"tars:{tmp_path}/x.tar")) == 1
-        assert "5 files passed over that are neither images nor targets (" in (told := capsys.readouterr().err)
-        assert all(kind in told for kind in (".json 1", ".png 1", "no extension 1", "hidden .png 1", ".txt 1"))
+        assert "5 files passed over that are neither images nor targets (" in (
+            told := capsys.readouterr().err
+        )
+        assert all(
+            kind in told
+            for kind in (".json 1", ".png 1", "no extension 1", "hidden .png 1", ".txt 1")
+        )
     open_source(f"tars:{tmp_path}/*.tar")
     assert "6 files passed over" in (told := capsys.readouterr().err) and ".json 2" in told
 
@@ -238,7 +314,9 @@ def test_members_that_are_no_samples_are_counted(tmp_path: Path, capsys: Capture
         (".ipynb_checkpoints/a.png", "image .ipynb_checkpoints/a.png is in a hidden folder"),
     ],
 )
-def test_a_member_that_looks_like_a_sample_is_refused(tmp_path: Path, name: str, message: str) -> None:
+def test_a_member_that_looks_like_a_sample_is_refused(
+    tmp_path: Path, name: str, message: str
+) -> None:
     write_tar(tmp_path / "x.tar", {"a.png": picture(1), "a.cls": b"0", name: picture(2)})
     with pytest.raises(SourceError, match=f"tar .*x.tar: {message}"):
         open_source(f"tars:{tmp_path}/x.tar")
@@ -251,15 +329,22 @@ def test_files_beside_the_tars_are_counted_or_refused(tmp_path: Path, capsys: Ca
     assert len(open_source(f"tars:{tmp_path}/set")) == 4
     told = capsys.readouterr().err
     assert f"tars {tmp_path}/set: 1 file passed over that is no tar (.md 1)" in told
-    assert f"note: tars {tmp_path}/set: {tmp_path}/set/more holds tars too, which are passed over" in told
+    assert (
+        f"note: tars {tmp_path}/set: {tmp_path}/set/more holds tars too, which are passed over"
+        in told
+    )
     for name in ("02.tar.gz", "02.TAR", "02.tgz", "._00.tar", ".02.tar"):
         touch(tmp_path / "set", name)
-        with pytest.raises(SourceError, match=rf"set/{name} would be left out: a folder's tars are \*.tar, not compressed"):
+        with pytest.raises(
+            SourceError,
+            match=rf"set/{name} would be left out: a folder's tars are \*.tar, not compressed",
+        ):
             open_source(f"tars:{tmp_path}/set")
         (tmp_path / "set" / name).unlink()
     (tmp_path / "set" / "02.tar").symlink_to(tmp_path / "set" / "00.tar")
     with pytest.raises(
-        SourceError, match=r"tars .*/00.tar and .*/02.tar are one file, by a link: its samples would come twice"
+        SourceError,
+        match=r"tars .*/00.tar and .*/02.tar are one file, by a link: its samples would come twice",
     ):
         open_source(f"tars:{tmp_path}/set")
 
@@ -282,7 +367,9 @@ def test_hidden_samples_of_torchvisions_sets_are_refused(tmp_path: Path) -> None
     spec = f"torchvision:EuroSAT,root={tmp_path}"
     assert len(open_source(spec)) == 2
     write_images(root, {"Forest/.ipynb_checkpoints/a.png": 1})
-    with pytest.raises(SourceError, match=r"lists .*Forest/.ipynb_checkpoints/a.png, which is hidden, as editors"):
+    with pytest.raises(
+        SourceError, match=r"lists .*Forest/.ipynb_checkpoints/a.png, which is hidden, as editors"
+    ):
         open_source(spec)
 
 
@@ -290,4 +377,8 @@ def test_a_file_name_of_any_bytes_is_a_key(tmp_path: Path) -> None:
     root = write_images(tmp_path / "images", {"cat/a.png": 1})
     (root / "cat" / "a.png").rename(os.fsdecode(os.fsencode(root) + b"/cat/caf\xe9.png"))
     source = open_source(f"imagefolder:{root}")
-    assert source.key(0) == "cat/caf\udce9.png" and source.sample(0).image.size == (6, 6) and len(source.fingerprint) == 64
+    assert (
+        source.key(0) == "cat/caf\udce9.png"
+        and source.sample(0).image.size == (6, 6)
+        and len(source.fingerprint) == 64
+    )

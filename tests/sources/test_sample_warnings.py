@@ -45,11 +45,18 @@ def test_a_warning_names_the_first_sample_and_comes_once(palettes: Source, worke
             assert len(list(loader(palettes, workers))) == 4
     (warning,) = told
     assert issubclass(warning.category, KdcacheWarning)
-    expected = f"sample 0 (class0/0.png) of {palettes.spec}: Palette images with Transparency expressed in bytes"
-    assert str(warning.message).startswith(expected) and str(warning.message).endswith("; told once")
+    expected = (
+        f"sample 0 (class0/0.png) of {palettes.spec}: Palette images with Transparency expressed in"
+        " bytes"
+    )
+    assert str(warning.message).startswith(expected) and str(warning.message).endswith(
+        "; told once"
+    )
 
 
-def test_a_large_image_is_told_once_whatever_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_image_is_told_once_whatever_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
     for index, side in enumerate((8, 9, 10, 8)):
         path = tmp_path / "a" / f"{index}.png"
@@ -60,7 +67,9 @@ def test_a_large_image_is_told_once_whatever_its_size(tmp_path: Path, monkeypatc
         warnings.simplefilter("always")
         list(loader(source, 0))
     (warning,) = told
-    assert "sample 0 (a/0.png) of" in str(warning.message) and "Image size (64 pixels) exceeds limit" in str(warning.message)
+    assert "sample 0 (a/0.png) of" in str(
+        warning.message
+    ) and "Image size (64 pixels) exceeds limit" in str(warning.message)
 
 
 def test_warnings_of_other_threads_and_of_no_sample_are_shown_as_before() -> None:
@@ -75,6 +84,13 @@ def test_warnings_of_other_threads_and_of_no_sample_are_shown_as_before() -> Non
         with heard_warnings() as none:
             warnings.warn("of no sample", stacklevel=1)
         warnings.warn("after", stacklevel=1)
-    assert [warning.text for warning in heard] == ["sample 7: of size 12"] and heard[0].kind == "UserWarning of size #"
+    assert [warning.text for warning in heard] == ["sample 7: of size 12"] and heard[
+        0
+    ].kind == "UserWarning of size #"
     assert not none
-    assert [str(warning.message) for warning in shown] == ["of another", "of kdcache", "of no sample", "after"]
+    assert [str(warning.message) for warning in shown] == [
+        "of another",
+        "of kdcache",
+        "of no sample",
+        "after",
+    ]

@@ -1,4 +1,5 @@
-"""Indexes of tars: every sample of a sound tar, one clear line for any other, and a kept index that is never stale."""
+"""Indexes of tars: every sample of a sound tar, one clear line for any other, and a kept index that
+is never stale."""
 
 import io
 import multiprocessing
@@ -38,10 +39,21 @@ def kept_files() -> list[Path]:
     return sorted((home_folder() / "tars").glob("*"))
 
 
-@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["ustar", "gnu", "pax"])
+@pytest.mark.parametrize(
+    "form",
+    [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT],
+    ids=["ustar", "gnu", "pax"],
+)
 def test_all_formats_are_read(tmp_path: Path, form: int) -> None:
     long = "folder/" * 12 + "k" * (60 if form == tarfile.USTAR_FORMAT else 160)
-    members = {f"{long}.JPG": b"image", f"{long}.cls": b"7\n", "./b.png": b"other", "b.cls": b" 0", "b.txt": b"x", "note": b""}
+    members = {
+        f"{long}.JPG": b"image",
+        f"{long}.cls": b"7\n",
+        "./b.png": b"other",
+        "b.cls": b" 0",
+        "b.txt": b"x",
+        "note": b"",
+    }
     shard = index_tar(str(write_tar(tmp_path / "x.tar", members, form=form)), "cls")
     assert [(key, target) for key, _, _, target in tables(shard)] == [(long, 7), ("b", 0)]
     assert [read(shard, 0), read(shard, 1)] == [b"image", b"other"]
@@ -51,7 +63,9 @@ KEYS = st.text(st.characters(exclude_characters="./\0", codec="utf-8"), min_size
 
 
 @given(st.dictionaries(KEYS, st.binary(max_size=1500), min_size=1))
-def test_every_member_of_a_tar_is_found(tmp_path_factory: pytest.TempPathFactory, images: dict[str, bytes]) -> None:
+def test_every_member_of_a_tar_is_found(
+    tmp_path_factory: pytest.TempPathFactory, images: dict[str, bytes]
+) -> None:
     members: dict[str, bytes] = {}
     for number, (key, data) in enumerate(images.items()):
         members |= {f"{key}.png": data, f"{key}.cls": str(number).encode()}
@@ -63,11 +77,25 @@ def test_every_member_of_a_tar_is_found(tmp_path_factory: pytest.TempPathFactory
 
 def test_a_key_ends_at_the_first_dot_as_in_webdataset(tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
-    with webdataset.TarWriter(str(tmp_path / "x.tar")) as writer:  # pax headers: its times are not whole seconds
+    with webdataset.TarWriter(
+        str(tmp_path / "x.tar")
+    ) as writer:  # pax headers: its times are not whole seconds
         for key in ("n01/0001", "v1.5/0002"):
-            writer.write({"__key__": key, "jpg": picture(3), "cls": 2, "seg.png": b"not the image", "json": {"label": 5}})
+            writer.write(
+                {
+                    "__key__": key,
+                    "jpg": picture(3),
+                    "cls": 2,
+                    "seg.png": b"not the image",
+                    "json": {"label": 5},
+                }
+            )
     shard = index_tar(str(tmp_path / "x.tar"), "cls")
-    assert list(shard.keys) == ["n01/0001", "v1.5/0002"] and shard.targets.tolist() == [2, 2] and read(shard, 1) == picture(3)
+    assert (
+        list(shard.keys) == ["n01/0001", "v1.5/0002"]
+        and shard.targets.tolist() == [2, 2]
+        and read(shard, 1) == picture(3)
+    )
     streamed = webdataset.WebDataset(str(tmp_path / "x.tar"), shardshuffle=False)
     assert [sample["__key__"] for sample in streamed] == list(shard.keys)
     assert index_tar(str(tmp_path / "x.tar"), "label").targets.tolist() == [5, 5]
@@ -85,7 +113,9 @@ def test_members_of_a_key_may_lie_apart_and_folders_are_passed_over(tmp_path: Pa
         (tmp_path / "data" / name).write_bytes(data)
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(tmp_path / "data", arcname="data")
-    rows = {(key, target) for key, _, _, target in tables(index_tar(str(tmp_path / "x.tar"), "cls"))}
+    rows = {
+        (key, target) for key, _, _, target in tables(index_tar(str(tmp_path / "x.tar"), "cls"))
+    }
     assert rows == {("data/a", 1), ("data/b", 0)}
 
 
@@ -95,14 +125,19 @@ def test_a_tar_that_is_cut_short_anywhere_is_refused(tmp_path: Path, cut: int) -
     end = path.read_bytes().rstrip(b"\0")
     whole = -(-len(end) // 512) * 512  # the last member's last block; the end mark follows
     path.write_bytes(path.read_bytes()[: whole + 512 - cut])
-    with pytest.raises(SourceError, match=rf"tar {path}: it is cut short: .* (ends at byte|after member)"):
+    with pytest.raises(
+        SourceError, match=rf"tar {path}: it is cut short: .* (ends at byte|after member)"
+    ):
         index_tar(str(path), "cls")
 
 
 def test_a_tar_cut_within_an_image_says_where(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x.tar", {**SAMPLE, "b.cls": b"0", "b.png": bytes(5000)})
     path.write_bytes(path.read_bytes()[:4000])
-    with pytest.raises(SourceError, match=r"it is cut short: member b\.png ends at byte 8584, the file at 4000; copy it again"):
+    with pytest.raises(
+        SourceError,
+        match=r"it is cut short: member b\.png ends at byte 8584, the file at 4000; copy it again",
+    ):
         index_tar(str(path), "cls")
 
 
@@ -140,7 +175,9 @@ def sized(**pax: str) -> Callable[[tarfile.TarFile], None]:
         (sized(path="a\0b.png"), "holds a zero"),
     ],
 )
-def test_what_is_no_plain_file_is_refused(tmp_path: Path, add: Callable[[tarfile.TarFile], None], message: str) -> None:
+def test_what_is_no_plain_file_is_refused(
+    tmp_path: Path, add: Callable[[tarfile.TarFile], None], message: str
+) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         add(tar)
@@ -177,7 +214,9 @@ def test_damage_in_a_header_is_not_taken_for_the_end(tmp_path: Path) -> None:
     place = data.index(b"b.png")
     data[place] ^= 1
     path.write_bytes(data)
-    with pytest.raises(SourceError, match=rf"it is damaged at byte {place}, after member 'a.cls' \(bad checksum\)"):
+    with pytest.raises(
+        SourceError, match=rf"it is damaged at byte {place}, after member 'a.cls' \(bad checksum\)"
+    ):
         index_tar(str(path), "cls")
 
 
@@ -194,15 +233,31 @@ def test_tars_that_were_joined_are_refused(tmp_path: Path) -> None:
         ({}, "cls", "it holds no image"),
         ({"a.txt": b"1"}, "cls", "it holds no image"),
         ({"a.png": b""}, "cls", r"key 'a' has no target \(KEY\.cls; or target=NAME"),
-        ({"a.gif": b"", "a.cls": b"1"}, "cls", r"image a\.gif would be left out: images are jpg, jpeg"),
+        (
+            {"a.gif": b"", "a.cls": b"1"},
+            "cls",
+            r"image a\.gif would be left out: images are jpg, jpeg",
+        ),
         ({"a.txt": b"", "a.cls": b"1"}, "cls", r"key 'a' has no image \(jpg, jpeg, png"),
-        ({"a.png": b"", "a.jpg": b"", "a.cls": b"1"}, "cls", r"key 'a' comes twice: a\.png and a\.jpg"),
+        (
+            {"a.png": b"", "a.jpg": b"", "a.cls": b"1"},
+            "cls",
+            r"key 'a' comes twice: a\.png and a\.jpg",
+        ),
         ({"a.png": b"", "./a.png": b"", "a.cls": b"1"}, "cls", r"key 'a' comes twice"),
-        ({"a.png": b"", "a.cls": b"cat"}, "cls", r"member a\.cls must hold an integer from 0, not b'cat'"),
+        (
+            {"a.png": b"", "a.cls": b"cat"},
+            "cls",
+            r"member a\.cls must hold an integer from 0, not b'cat'",
+        ),
         ({"a.png": b"", "a.cls": b"-1"}, "cls", "must hold an integer from 0, not b'-1'"),
         ({"a.png": b"", "a.cls": b"9" * 10}, "cls", "must hold an integer from 0"),
         ({"a.png": b"", "a.cls": bytes(2_000_000)}, "cls", "has 2000000 bytes"),
-        ({"a.png": b"", "a.json": b"{"}, "label", "must hold an object with an integer 'label' from 0"),
+        (
+            {"a.png": b"", "a.json": b"{"},
+            "label",
+            "must hold an object with an integer 'label' from 0",
+        ),
         ({"a.png": b"", "a.json": b'{"label": true}'}, "label", "must hold an object"),
         ({"a.png": b"", "a.json": b'{"label": 1.0}'}, "label", "must hold an object"),
         ({"a.png": b"", "a.json": b'{"name": 1}'}, "label", "must hold an object"),
@@ -210,7 +265,9 @@ def test_tars_that_were_joined_are_refused(tmp_path: Path) -> None:
         ({"a.png": b"", "a.json": b"[" * 100_000}, "label", "must hold an object"),
     ],
 )
-def test_a_sample_lacks_nothing(tmp_path: Path, members: dict[str, bytes], target: str, message: str) -> None:
+def test_a_sample_lacks_nothing(
+    tmp_path: Path, members: dict[str, bytes], target: str, message: str
+) -> None:
     path = write_tar(tmp_path / "x.tar", members)
     with pytest.raises(SourceError, match=f"tar {path}: .*{message}"):
         index_tar(str(path), target)
@@ -226,7 +283,9 @@ def test_what_is_no_tar_is_told(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=3000), st.integers(0, 3000))
-def test_any_bytes_are_an_index_or_one_error(tmp_path_factory: pytest.TempPathFactory, noise: bytes, place: int) -> None:
+def test_any_bytes_are_an_index_or_one_error(
+    tmp_path_factory: pytest.TempPathFactory, noise: bytes, place: int
+) -> None:
     path = write_tar(tmp_path_factory.mktemp("tar") / "x.tar", SAMPLE)
     data = bytearray(path.read_bytes())
     data[place : place + len(noise)] = noise
@@ -243,7 +302,9 @@ def test_an_index_is_kept_and_used_until_the_tar_changes(tmp_path: Path) -> None
     path = write_tar(tmp_path / "x.tar", SAMPLE)
     first = index_tar(str(path), "cls")
     (kept,) = kept_files()
-    path.write_bytes(bytes(path.stat().st_size))  # of the same size, and made to look unchanged: only the kept index knows
+    path.write_bytes(
+        bytes(path.stat().st_size)
+    )  # of the same size, and made to look unchanged: only the kept index knows
     age(path)
     assert tables(index_tar(str(path), "cls")) == tables(first)
     write_tar(path, {"b.png": picture(1), "b.cls": b"2"})
@@ -255,7 +316,9 @@ def test_an_index_is_kept_and_used_until_the_tar_changes(tmp_path: Path) -> None
 def test_indexes_of_other_targets_are_kept_apart(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x.tar", {**SAMPLE, "a.json": b'{"label": 4, "other": 5}'})
     for _ in range(2):
-        assert [int(index_tar(str(path), target).targets[0]) for target in ("cls", "label", "other")] == [1, 4, 5]
+        assert [
+            int(index_tar(str(path), target).targets[0]) for target in ("cls", "label", "other")
+        ] == [1, 4, 5]
     assert len(kept_files()) == 3
 
 
@@ -266,7 +329,9 @@ def test_nothing_is_kept_of_a_tar_that_may_still_change_within_a_tick(tmp_path: 
     assert not kept_files()
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:90] + b"x" + data[91:]])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:90] + b"x" + data[91:]]
+)
 def test_a_damaged_index_is_made_anew(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = write_tar(tmp_path / "x.tar", SAMPLE)
     rows = tables(index_tar(str(path), "cls"))
@@ -277,7 +342,9 @@ def test_a_damaged_index_is_made_anew(tmp_path: Path, damage: Callable[[bytes], 
     assert kept.read_bytes() == whole
 
 
-def test_a_home_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_cannot_be_written_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("KDCACHE_HOME", str(tmp_path / "file"))
     assert len(index_tar(str(write_tar(tmp_path / "x.tar", SAMPLE)), "cls").keys) == 1

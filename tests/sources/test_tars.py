@@ -1,4 +1,5 @@
-"""Image tars as a source: random access equals reading in order, in any process, wherever the tars lie."""
+"""Image tars as a source: random access equals reading in order, in any process, wherever the tars
+lie."""
 
 import multiprocessing
 import pickle
@@ -34,7 +35,10 @@ def in_order(root: Path) -> list[tuple[str, bytes, int]]:
         with tarfile.open(path, "r|") as tar:
             contents = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
         keys = dict.fromkeys(name.partition(".")[0] for name in contents)
-        samples += [(f"{path.stem}/{key}", contents[f"{key}.png"], int(contents[f"{key}.cls"])) for key in keys]
+        samples += [
+            (f"{path.stem}/{key}", contents[f"{key}.png"], int(contents[f"{key}.cls"]))
+            for key in keys
+        ]
     return samples
 
 
@@ -54,7 +58,9 @@ def test_random_access_is_what_reading_in_order_gives(shards: Path) -> None:
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.data())
-def test_every_index_finds_its_shard(tmp_path_factory: pytest.TempPathFactory, counts: list[int], data: st.DataObject) -> None:
+def test_every_index_finds_its_shard(
+    tmp_path_factory: pytest.TempPathFactory, counts: list[int], data: st.DataObject
+) -> None:
     source = open_source(f"tars:{write_shards(tmp_path_factory.mktemp('set'), *counts)}")
     index = data.draw(st.integers(0, sum(counts) - 1))
     assert level(source, index) == index and source.key(index).endswith(f"/{index:04d}")
@@ -78,22 +84,35 @@ def test_a_source_travels_to_other_processes(shards: Path, method: str) -> None:
 
 
 def test_loader_workers_render_the_same_views(shards: Path) -> None:
-    dataset = ViewDataset(open_source(f"tars:{shards}"), load_recipe("imagenet-b1"), np.arange(11), sizes=[32])
+    dataset = ViewDataset(
+        open_source(f"tars:{shards}"), load_recipe("imagenet-b1"), np.arange(11), sizes=[32]
+    )
     requests = [[(row, 0) for row in rows] for rows in ((3, 1, 10), (0, 5), (9, 2, 4, 8))]
     here = [dataset.__getitems__(request) for request in requests]
-    loader = DataLoader(dataset, batch_sampler=requests, num_workers=2, collate_fn=lambda batch: batch)
+    loader = DataLoader(
+        dataset, batch_sampler=requests, num_workers=2, collate_fn=lambda batch: batch
+    )
     for batch, expected in zip(loader, here, strict=True):
         assert (batch.views[0] == expected.views[0]).all() and (batch.rows == expected.rows).all()
 
 
-def test_the_same_set_elsewhere_is_the_same_source(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_set_elsewhere_is_the_same_source(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = open_source(f"tars:{shards}")
     shutil.copytree(shards, tmp_path / "deep" / "er")
     monkeypatch.chdir(tmp_path)
-    for spec in ("tars:deep/er", "tars:deep/er/{00..02}.tar", "tars:set/*.tar", "tars:./deep/../set/0*.tar"):
+    for spec in (
+        "tars:deep/er",
+        "tars:deep/er/{00..02}.tar",
+        "tars:set/*.tar",
+        "tars:./deep/../set/0*.tar",
+    ):
         other = open_source(spec)
         assert other.fingerprint == source.fingerprint
-        assert [other.key(index) for index in range(11)] == [source.key(index) for index in range(11)]
+        assert [other.key(index) for index in range(11)] == [
+            source.key(index) for index in range(11)
+        ]
 
 
 @pytest.mark.parametrize(
@@ -118,14 +137,21 @@ def test_the_fingerprint_notices(shards: Path, change: Callable[[Path], object])
 
 def test_the_number_of_classes_can_be_given(shards: Path) -> None:
     assert open_source(f"tars:{shards},classes=7").classes == 7
-    with pytest.raises(SourceError, match=r"sample 2 \(00/0002\) of tars:.* has target 2; it must be .* from 0 to 1"):
+    with pytest.raises(
+        SourceError,
+        match=r"sample 2 \(00/0002\) of tars:.* has target 2; it must be .* from 0 to 1",
+    ):
         open_source(f"tars:{shards},classes=2")
 
 
 def test_targets_can_come_from_json(tmp_path: Path) -> None:
-    write_tar(tmp_path / "x.tar", {"a.png": picture(3), "a.json": b'{"label": 4, "7": 1}', "a.cls": b"0"})
+    write_tar(
+        tmp_path / "x.tar", {"a.png": picture(3), "a.json": b'{"label": 4, "7": 1}', "a.cls": b"0"}
+    )
     spec = f"tars:{tmp_path}/x.tar"
-    targets = [open_source(spec + option).sample(0).target for option in ("", ",target=label", ",target=7")]
+    targets = [
+        open_source(spec + option).sample(0).target for option in ("", ",target=label", ",target=7")
+    ]
     assert targets == [0, 4, 1]
 
 
@@ -137,10 +163,19 @@ def test_shards_of_one_name_in_two_folders_have_other_keys(tmp_path: Path) -> No
 
 
 def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
-    members = {"a.png": picture(1)[:40], "a.cls": b"0", "b.png": b"", "b.cls": b"0", "c.png": picture(2), "c.cls": b"0"}
+    members = {
+        "a.png": picture(1)[:40],
+        "a.cls": b"0",
+        "b.png": b"",
+        "b.cls": b"0",
+        "c.png": picture(2),
+        "c.cls": b"0",
+    }
     source = open_source(f"tars:{write_tar(tmp_path / 'x.tar', members)}")
     for index, key in ((0, "x/a"), (1, "x/b")):
-        with pytest.raises(UnreadableSampleError, match=rf"sample {index} \({key}\) of tars:.* cannot be read"):
+        with pytest.raises(
+            UnreadableSampleError, match=rf"sample {index} \({key}\) of tars:.* cannot be read"
+        ):
             source.sample(index)
     assert level(source, 2) == 2
 
@@ -148,12 +183,16 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
 def test_a_tar_that_changes_or_goes_is_told(shards: Path) -> None:
     source = open_source(f"tars:{shards}")
     age(shards / "01.tar", 1_700_000_001)
-    with pytest.raises(SourceError, match=r"tar .*01\.tar has changed since it was indexed; start again"):
+    with pytest.raises(
+        SourceError, match=r"tar .*01\.tar has changed since it was indexed; start again"
+    ):
         source.sample(4)
     (shards / "02.tar").unlink()
     with pytest.raises(SourceError, match=r"tar .*02\.tar cannot be read: No such file") as caught:
         source.sample(5)
-    assert not isinstance(caught.value, UnreadableSampleError)  # a lost tar is not thousands of broken images
+    assert not isinstance(
+        caught.value, UnreadableSampleError
+    )  # a lost tar is not thousands of broken images
 
 
 def test_more_tars_than_may_be_open(tmp_path: Path) -> None:
@@ -172,7 +211,11 @@ def test_more_tars_than_may_be_open(tmp_path: Path) -> None:
         ("s3://bucket/{{0..9}}.tar", UsageError, "reads local files only"),
         ("{root}/{{00..03}}.tar", SourceError, "tars: '.*/03.tar' does not exist"),
         ("{root}/9*.tar", SourceError, "names no tar"),
-        ("{root}/00.tar,classes=x", UsageError, "classes of source tars is 'x'; it must be a number of classes"),
+        (
+            "{root}/00.tar,classes=x",
+            UsageError,
+            "classes of source tars is 'x'; it must be a number of classes",
+        ),
         ("{root}/00.tar,classes=0", UsageError, "it must be a number of classes"),
         ("{root}/00.tar,clases=3", UsageError, "did you mean 'classes'"),
         ("{root}/{{9..1}}.tar", UsageError, "must go up"),

@@ -11,8 +11,11 @@ from kdcache.errors import SourceError
 from kdcache.sources import open_source
 
 
-def write_idx(root: Path, images: Any, labels: Any, *, prefix: str = "train", name: str = "FashionMNIST") -> Path:
-    """Write raw files of MNIST or a set of its kind: IDX headers in big-endian 32-bit words, then bytes."""
+def write_idx(
+    root: Path, images: Any, labels: Any, *, prefix: str = "train", name: str = "FashionMNIST"
+) -> Path:
+    """Write raw files of MNIST or a set of its kind: IDX headers in big-endian 32-bit words, then
+    bytes."""
     raw = root / name / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     for kind, magic, array in (("images-idx3", 2051, images), ("labels-idx1", 2049, labels)):
@@ -82,14 +85,23 @@ def test_other_sets_in_idx_files_are_read(tmp_path: Path, name: str) -> None:
 
 
 def write_cifar(root: Path, fine: bool) -> dict[str, np.ndarray[Any, Any]]:
-    """Write tiny files in the layout of CIFAR-10 or, if `fine`, CIFAR-100, and return the pixels of each, `[n, 3, 32, 32]`."""
+    """Write tiny files in the layout of CIFAR-10 or, if `fine`, CIFAR-100, and return the pixels of
+    each, `[n, 3, 32, 32]`."""
     folder = root / ("cifar-100-python" if fine else "cifar-10-batches-py")
     folder.mkdir()
     generator = np.random.default_rng(0)
     pixels = {}
-    for name in ("train", "test") if fine else (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+    for name in (
+        ("train", "test")
+        if fine
+        else (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+    ):
         pixels[name] = generator.integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
-        labels = {"fine_labels": [0, 99, 5, 7], "coarse_labels": [0, 1, 2, 3]} if fine else {"labels": [0, 9, 5, 7]}
+        labels = (
+            {"fine_labels": [0, 99, 5, 7], "coarse_labels": [0, 1, 2, 3]}
+            if fine
+            else {"labels": [0, 9, 5, 7]}
+        )
         (folder / name).write_bytes(pickle.dumps({"data": pixels[name].reshape(4, 3072), **labels}))
     names = [f"class {index}" for index in range(100 if fine else 10)]
     meta = ("meta", "fine_label_names") if fine else ("batches.meta", "label_names")
@@ -98,17 +110,27 @@ def write_cifar(root: Path, fine: bool) -> dict[str, np.ndarray[Any, Any]]:
 
 
 @pytest.mark.parametrize("fine", [False, True], ids=["CIFAR10", "CIFAR100"])
-def test_cifar_is_read_from_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fine: bool) -> None:
+def test_cifar_is_read_from_its_own_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fine: bool
+) -> None:
     pixels = write_cifar(tmp_path, fine)
     spec = f"torchvision:CIFAR{100 if fine else 10},root={tmp_path}"
     with pytest.raises(SourceError, match="not found or corrupted"):
         open_source(spec)  # torchvision knows the MD5 of the real files
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5=None: Path(path).is_file())
+    monkeypatch.setattr(
+        "torchvision.datasets.cifar.check_integrity", lambda path, md5=None: Path(path).is_file()
+    )
     train, test = open_source(spec), open_source(f"{spec},train=false")
     assert (len(train), len(test), train.classes) == ((4, 4, 100) if fine else (20, 4, 10))
     sample = train.sample(1)
     assert sample.target == (99 if fine else 9) and train.class_names[3] == "class 3"  # type: ignore[attr-defined]
     first = pixels["train" if fine else "data_batch_1"]
-    assert sample.image.mode == "RGB" and (np.asarray(sample.image) == first[1].transpose(1, 2, 0)).all()
-    assert (train.key(3), test.key(3)) == ("00000003", "00000003") and train.fingerprint != test.fingerprint
+    assert (
+        sample.image.mode == "RGB"
+        and (np.asarray(sample.image) == first[1].transpose(1, 2, 0)).all()
+    )
+    assert (train.key(3), test.key(3)) == (
+        "00000003",
+        "00000003",
+    ) and train.fingerprint != test.fingerprint
     assert open_source(spec).fingerprint == train.fingerprint

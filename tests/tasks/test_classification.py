@@ -11,7 +11,9 @@ from kdcache.tasks.classification import Score, logit_statistics, task_loss
 
 def example(rows: int = 50, classes: int = 12) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(rows, classes, generator=generator) * 2, torch.randint(0, classes, (rows,), generator=generator)
+    return torch.randn(rows, classes, generator=generator) * 2, torch.randint(
+        0, classes, (rows,), generator=generator
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -36,7 +38,10 @@ def test_mixed_labels_are_a_soft_target(smoothing: float) -> None:
     expected = torch.nn.functional.cross_entropy(logits, target, label_smoothing=smoothing)
     found = task_loss(logits, Labels(first, (second, share)), label_smoothing=smoothing)
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
-    assert Labels(first, (second, share)).leading.tolist() == torch.where(share >= 0.5, first, second).tolist()
+    assert (
+        Labels(first, (second, share)).leading.tolist()
+        == torch.where(share >= 0.5, first, second).tolist()
+    )
 
 
 @pytest.mark.parametrize("sizes", [[50], [1, 7, 42]])
@@ -50,7 +55,9 @@ def test_a_score_does_not_depend_on_the_batches(sizes: list[int]) -> None:
     result = score.result()
     assert result["top1"] == pytest.approx(100 * hits[:, 0].mean())
     assert result["top5"] == pytest.approx(100 * hits[:, :5].any(1).mean())
-    assert result["eval_loss"] == pytest.approx(float(task_loss(logits, Labels(targets), label_smoothing=0.0)), rel=1e-5)
+    assert result["eval_loss"] == pytest.approx(
+        float(task_loss(logits, Labels(targets), label_smoothing=0.0)), rel=1e-5
+    )
 
 
 def test_top5_of_fewer_classes_is_all() -> None:

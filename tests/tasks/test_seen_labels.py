@@ -56,7 +56,10 @@ def notes(text: str) -> list[str]:
     [
         (
             (0, 255),
-            "hold class 0 and 255 only, and 255 means no class; if 255 is meant as a class, say which: a line 255,CLASS",
+            (
+                "hold class 0 and 255 only, and 255 means no class; if 255 is meant as a class, say"
+                " which: a line 255,CLASS"
+            ),
         ),
         ((255, 255), "hold nothing but 255, which means no class; if 255 is meant"),
         ((1, 1), "hold class 1 "),
@@ -69,19 +72,30 @@ def test_masks_that_cannot_be_meant_are_told_by_dump_and_training(
     data = f"tiny_models:binary,low={levels[0]},high={levels[1]}"
     made(tmp_path / "cache", recipe, data=data, teacher=f"{TEACHER},classes=2", batch_size=8)
     dumped = notes(capsys.readouterr().err)
-    settings: dict[str, Any] = {"data": data, "student": f"{STUDENT},classes=2", "batch_size": 8, "epochs": 1, "log_steps": 1}
+    settings: dict[str, Any] = {
+        "data": data,
+        "student": f"{STUDENT},classes=2",
+        "batch_size": 8,
+        "epochs": 1,
+        "log_steps": 1,
+    }
     train(tmp_path / "run", cache=(str(tmp_path / "cache"),), loss="ce", **settings)
     trained = notes(capsys.readouterr().err)
     for told, count in ((dumped, 16), (trained, 8)):
-        expected = [] if note is None else [f"note: data {data}: the {count} masks looked at {note}"]
+        expected = (
+            [] if note is None else [f"note: data {data}: the {count} masks looked at {note}"]
+        )
         assert len(told) == len(expected) and all(map(str.startswith, told, expected)), told
 
 
-def test_known_labels_are_looked_at_when_the_data_is_opened(tmp_path: Path, capsys: Capture) -> None:
+def test_known_labels_are_looked_at_when_the_data_is_opened(
+    tmp_path: Path, capsys: Capture
+) -> None:
     root = write_images(tmp_path / "images", {"only/a.png": 1, "only/b.png": 2})
     SeenLabels(open_source(f"imagefolder:{root}"))
     assert notes(capsys.readouterr().err) == [
-        f"note: data imagefolder:{root}: it has one class only, 0 (only): there is nothing to tell apart"
+        f"note: data imagefolder:{root}: it has one class only, 0 (only): there is nothing to tell"
+        " apart"
     ]
     seen = SeenLabels(open_source("digits:train"))
     seen.add(batch([3] * 500))
@@ -93,7 +107,13 @@ def batch(labels: list[int], absent: tuple[int, ...] = ()) -> Batch:
     count = len(labels)
     rows = torch.arange(count)
     reasons = tuple((position, "gone") for position in absent)
-    return Batch((torch.zeros(count, 1, 2, 2, dtype=torch.uint8),), Labels(torch.tensor(labels)), rows, rows * 0, reasons)
+    return Batch(
+        (torch.zeros(count, 1, 2, 2, dtype=torch.uint8),),
+        Labels(torch.tensor(labels)),
+        rows,
+        rows * 0,
+        reasons,
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +126,14 @@ def batch(labels: list[int], absent: tuple[int, ...] = ()) -> Batch:
         (3, [0, 1] * 30, "class 2 never occurs in the 60 labels looked at; are there 3 classes?"),
         (3, [0, 1] * 29, None),
         (3, [0, 1] * 30 + [-1], "class 2 never occurs in the 60 labels"),
-        (9, [0, 8] * 90, "classes 1, 2, 3, 4, 5, 2 others never occur in the 180 labels looked at; are there 9 classes?"),
+        (
+            9,
+            [0, 8] * 90,
+            (
+                "classes 1, 2, 3, 4, 5, 2 others never occur in the 180 labels looked at; are there"
+                " 9 classes?"
+            ),
+        ),
         (1, [0], "it has one class only, 0: there is nothing to tell apart"),
     ],
 )
@@ -119,7 +146,9 @@ def test_labels_are_told_only_where_chance_is_excluded(
         seen.add(batch(part, tuple(at for at, label in enumerate(part) if label < 0)))
     seen.tell()
     told = notes(capsys.readouterr().err)
-    assert [line.startswith(f"note: data noise: {note}") for line in told] == ([] if note is None else [True]), told
+    assert [line.startswith(f"note: data noise: {note}") for line in told] == (
+        [] if note is None else [True]
+    ), told
     seen.add(batch([5 % classes] * 100))
     seen.tell()
     assert not capsys.readouterr().err, "once"
@@ -127,6 +156,14 @@ def test_labels_are_told_only_where_chance_is_excluded(
 
 def test_ordinary_data_is_not_remarked_upon(tmp_path: Path, recipe: str, capsys: Capture) -> None:
     dump(tmp_path / "digits", data="tiny_models:few_digits", seeds="0:1")
-    train(tmp_path / "run", data="tiny_models:few_digits", recipe="digits", loss="ce", epochs=1, batch_size=64, student=MLP)
+    train(
+        tmp_path / "run",
+        data="tiny_models:few_digits",
+        recipe="digits",
+        loss="ce",
+        epochs=1,
+        batch_size=64,
+        student=MLP,
+    )
     made(tmp_path / "maps", recipe)
     assert not notes(capsys.readouterr().err)

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from kdcache.losses import open_loss
 from kdcache.shapes import Labels
 from kdcache.soft_targets import MapTargets, as_maps
-from kdcache.tasks.segmentation import AUXILIARY, MapScore, Segmentation, masks_at, pixel_loss, slide
+from kdcache.tasks.segmentation import (
+    AUXILIARY,
+    MapScore,
+    Segmentation,
+    masks_at,
+    pixel_loss,
+    slide,
+)
 
 TASK = Segmentation()
 
@@ -20,19 +27,34 @@ def maps(*shape: int, seed: int = 0, scale: float = 2.0) -> Tensor:
 
 
 def masks(views: int = 2, height: int = 16, width: int = 24, classes: int = 5) -> Tensor:
-    found = torch.randint(0, classes + 1, (views, height // 4, width // 4), generator=torch.Generator().manual_seed(9))
-    return torch.where(found == classes, 255, found).to(torch.uint8).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    found = torch.randint(
+        0, classes + 1, (views, height // 4, width // 4), generator=torch.Generator().manual_seed(9)
+    )
+    return (
+        torch.where(found == classes, 255, found)
+        .to(torch.uint8)
+        .repeat_interleave(4, 1)
+        .repeat_interleave(4, 2)
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_pixel_loss_is_that_of_upsampled_logits_where_there_is_a_class(smoothing: float) -> None:
+def test_the_pixel_loss_is_that_of_upsampled_logits_where_there_is_a_class(
+    smoothing: float,
+) -> None:
     logits, target = maps(2, 4, 6, 5), masks()
-    planes = nn.functional.interpolate(logits.permute(0, 3, 1, 2).double(), (16, 24), mode="bilinear")
+    planes = nn.functional.interpolate(
+        logits.permute(0, 3, 1, 2).double(), (16, 24), mode="bilinear"
+    )
     log_p = torch.log_softmax(planes, 1).permute(0, 2, 3, 1)[target != 255]
     own = log_p[torch.arange(len(log_p)), target[target != 255].long()]
     expected = -((1 - smoothing) * own + smoothing * log_p.mean(1)).mean()
-    assert float(pixel_loss(logits, target, label_smoothing=smoothing)) == pytest.approx(float(expected), rel=1e-5)
-    assert float(pixel_loss(logits.half(), target)) == pytest.approx(float(pixel_loss(logits.half().float(), target)))
+    assert float(pixel_loss(logits, target, label_smoothing=smoothing)) == pytest.approx(
+        float(expected), rel=1e-5
+    )
+    assert float(pixel_loss(logits.half(), target)) == pytest.approx(
+        float(pixel_loss(logits.half().float(), target))
+    )
     nothing = pixel_loss(logits.requires_grad_(), torch.full_like(target, 255))
     nothing.backward()
     assert nothing.item() == 0.0 and not logits.grad.any(), "a batch without any label is no NaN"
@@ -44,45 +66,72 @@ def test_the_auxiliary_head_counts_two_fifths(loss: str) -> None:
     opened = open_loss(loss)
     whole = TASK.terms(opened, student, as_maps(teacher), labels, label_smoothing=0.0)
     parts = [
-        TASK.terms(opened, student[:, [head]], as_maps(teacher[:, [head]]), labels, label_smoothing=0.0) for head in (0, 1)
+        TASK.terms(
+            opened, student[:, [head]], as_maps(teacher[:, [head]]), labels, label_smoothing=0.0
+        )
+        for head in (0, 1)
     ]
-    assert set(whole) == set(parts[0]) == {"task", *({"inter", "intra"} if "dist" in loss else {loss.partition(":")[0]})}
+    assert (
+        set(whole)
+        == set(parts[0])
+        == {"task", *({"inter", "intra"} if "dist" in loss else {loss.partition(":")[0]})}
+    )
     for name, value in whole.items():
-        assert float(value) == pytest.approx(float(parts[0][name] + AUXILIARY * parts[1][name]), rel=1e-6)
+        assert float(value) == pytest.approx(
+            float(parts[0][name] + AUXILIARY * parts[1][name]), rel=1e-6
+        )
     alone = TASK.terms(opened, student, as_maps(teacher[:, :1]), labels, label_smoothing=0.0)
     assert float(alone["task"]) == pytest.approx(float(whole["task"]))
     name = "inter" if "dist" in loss else loss.partition(":")[0]
-    assert float(alone[name]) == pytest.approx(float(parts[0][name])), "what the teacher lacks is not compared"
+    assert float(alone[name]) == pytest.approx(float(parts[0][name])), (
+        "what the teacher lacks is not compared"
+    )
 
 
 def flattened_dist(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return DIST of rows at temperature 1 and weights 1, with the correlations of numpy's kind that torch has."""
+    """Return DIST of rows at temperature 1 and weights 1, with the correlations of numpy's kind
+    that torch has."""
     p, q = torch.softmax(student, 1), torch.softmax(teacher, 1)
     rows = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(p, q, strict=True)])
-    columns = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(p.T, q.T, strict=True)])
+    columns = torch.stack(
+        [torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(p.T, q.T, strict=True)]
+    )
     return 2 - rows.mean() - columns.mean()
 
 
 def test_dist_on_maps_is_that_of_flattened_pixels() -> None:
-    """Value and gradient, in the order of pixels that the published code has or any other: it does not depend on it."""
+    """Value and gradient, in the order of pixels that the published code has or any other: it does
+    not depend on it."""
     student, teacher = maps(2, 1, 4, 6, 5).requires_grad_(), maps(2, 1, 4, 6, 5, seed=1)
     labels, loss = Labels(masks()), open_loss("dist:tau=1,beta=1,gamma=1,ce=0")
     terms = TASK.terms(loss, student, as_maps(teacher), labels, label_smoothing=0.0)
     found = terms["inter"] + terms["intra"]
     (gradient,) = torch.autograd.grad(found, student)
-    planes = student.detach()[:, 0].permute(0, 3, 1, 2).double().requires_grad_()  # as models give them
-    flat = [one.transpose(1, 3).reshape(-1, 5) for one in (planes, teacher[:, 0].permute(0, 3, 1, 2).double())]
+    planes = (
+        student.detach()[:, 0].permute(0, 3, 1, 2).double().requires_grad_()
+    )  # as models give them
+    flat = [
+        one.transpose(1, 3).reshape(-1, 5)
+        for one in (planes, teacher[:, 0].permute(0, 3, 1, 2).double())
+    ]
     expected = flattened_dist(*flat)
     (wanted,) = torch.autograd.grad(expected, planes)
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
-    torch.testing.assert_close(gradient[:, 0].permute(0, 3, 1, 2).double(), wanted, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(
+        gradient[:, 0].permute(0, 3, 1, 2).double(), wanted, rtol=1e-4, atol=1e-7
+    )
 
 
-@pytest.mark.parametrize("loss", ["dist:ignore_masked=true", "kl:ignore_masked=true,standardize=true"])
+@pytest.mark.parametrize(
+    "loss", ["dist:ignore_masked=true", "kl:ignore_masked=true,standardize=true"]
+)
 def test_pixels_without_a_class_can_be_left_out(loss: str) -> None:
     student, teacher, target = maps(2, 1, 4, 6, 5), maps(2, 1, 4, 6, 5, seed=1), masks()
     labels = Labels(target)
-    named, plain = open_loss(loss), open_loss(loss.replace("ignore_masked=true", "ignore_masked=false"))
+    named, plain = (
+        open_loss(loss),
+        open_loss(loss.replace("ignore_masked=true", "ignore_masked=false")),
+    )
     small = masks_at(target, (4, 6))
     assert torch.equal(small, target[:, 2::4, 2::4]) and 0 < (small == 255).sum() < small.numel()
     found = TASK.terms(named, student, as_maps(teacher), labels, label_smoothing=0.0)
@@ -93,10 +142,15 @@ def test_pixels_without_a_class_can_be_left_out(loss: str) -> None:
     other = student.clone()
     other[:, 0][small == 255] = 7.0 * maps(1, 5, seed=4)[0]
     again = TASK.terms(named, other, as_maps(teacher), labels, label_smoothing=0.0)
-    everywhere = [TASK.terms(plain, one, as_maps(teacher), labels, label_smoothing=0.0) for one in (student, other)]
+    everywhere = [
+        TASK.terms(plain, one, as_maps(teacher), labels, label_smoothing=0.0)
+        for one in (student, other)
+    ]
     for name in expected:
         assert float(again[name]) == pytest.approx(float(found[name])), "they are not looked at"
-        assert float(everywhere[0][name]) != pytest.approx(float(everywhere[1][name])), "else they are, as published"
+        assert float(everywhere[0][name]) != pytest.approx(float(everywhere[1][name])), (
+            "else they are, as published"
+        )
 
 
 @pytest.mark.parametrize("sizes", [[6], [1, 2, 3]])
@@ -125,8 +179,12 @@ def test_a_class_that_is_neither_there_nor_predicted_does_not_count() -> None:
     logits[..., 0] = 1
     score.add(logits, torch.tensor([[[0, 0], [1, 255]]], dtype=torch.uint8))
     result = score.result()
-    assert {name: value for name, value in result.items() if "iou/" in name} == pytest.approx({"iou/a": 200 / 3, "iou/b": 0.0})
-    assert result["miou"] == pytest.approx(100 / 3) and result["pixel_accuracy"] == pytest.approx(200 / 3)
+    assert {name: value for name, value in result.items() if "iou/" in name} == pytest.approx(
+        {"iou/a": 200 / 3, "iou/b": 0.0}
+    )
+    assert result["miou"] == pytest.approx(100 / 3) and result["pixel_accuracy"] == pytest.approx(
+        200 / 3
+    )
 
 
 def test_statistics_look_at_the_main_head() -> None:
@@ -136,7 +194,9 @@ def test_statistics_look_at_the_main_head() -> None:
     assert found["mean"] == pytest.approx(float(rows.mean()), abs=1e-6)
     assert found["confidence"] == pytest.approx(float(rows.softmax(1).amax(1).mean()))
     there = labels != 255
-    assert found["accuracy"] == pytest.approx(100 * float((rows.argmax(1) == labels)[there].float().mean()))
+    assert found["accuracy"] == pytest.approx(
+        100 * float((rows.argmax(1) == labels)[there].float().mean())
+    )
     assert "accuracy" not in TASK.statistics(logits, None)
 
 
@@ -161,7 +221,10 @@ def test_memory_of_dist_grows_with_the_pixels() -> None:
     """Bytes that autograd keeps, of 2 images of 512x1024 at stride 8, and of a quarter of that."""
     kept = []
     for height in (16, 64):
-        student, teacher = maps(2, 1, height, 128, 19).requires_grad_(), as_maps(maps(2, 1, height, 128, 19, seed=1))
+        student, teacher = (
+            maps(2, 1, height, 128, 19).requires_grad_(),
+            as_maps(maps(2, 1, height, 128, 19, seed=1)),
+        )
         sizes: dict[int, int] = {}
 
         def pack(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
@@ -170,7 +233,9 @@ def test_memory_of_dist_grows_with_the_pixels() -> None:
 
         labels: Any = Labels(torch.zeros(2, 8 * height, 1024, dtype=torch.uint8))
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            TASK.terms(open_loss("dist:ce=0"), student, teacher, labels, label_smoothing=0.0)["inter"].backward()
+            TASK.terms(open_loss("dist:ce=0"), student, teacher, labels, label_smoothing=0.0)[
+                "inter"
+            ].backward()
         kept.append(sum(sizes.values()))
     assert isinstance(teacher, MapTargets)
     assert kept[1] == pytest.approx(4 * kept[0], rel=0.02)

@@ -1,4 +1,5 @@
-"""Conversion between the stores: what comes out is what a dump into that store would have written."""
+"""Conversion between the stores: what comes out is what a dump into that store would have
+written."""
 
 import io
 import os
@@ -38,10 +39,16 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(ROWS):
         file = root / "images" / f"class{index % 3}" / f"{index:02d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.default_rng(index).integers(0, 256, (8, 8), dtype=np.uint8)).save(file)
+        Image.fromarray(np.random.default_rng(index).integers(0, 256, (8, 8), dtype=np.uint8)).save(
+            file
+        )
         if index == BROKEN:
             file.write_bytes(b"not an image")
-    settings: dict[str, Any] = {"data": f"imagefolder:{root}/images", "teacher": f"{CONV},classes=3", "skip_unreadable": True}
+    settings: dict[str, Any] = {
+        "data": f"imagefolder:{root}/images",
+        "teacher": f"{CONV},classes=3",
+        "skip_unreadable": True,
+    }
     settings |= {"seeds": "0:2", "batch_size": 8, "unit_rows": 16}
     dump(root / "zarr", **settings)
     dump(root / "tars", store="webdataset", **settings)
@@ -55,9 +62,17 @@ def objects(cache: Cache) -> list[bytes]:
 def facts(cache: Cache, seed: int) -> tuple[list[Any], list[Any]]:
     """Return absent rows and probes under a seed, whatever the units."""
     commits = cache.commits(seed)
-    parts = [[entry for commit in commits for entry in getattr(commit, kind)] for kind in ("absent", "probes")]
-    cut = [[{name: value for name, value in entry.items() if name != "seed"} for entry in part] for part in parts]
-    return sorted(cut[0], key=lambda entry: entry["row"]), sorted(cut[1], key=lambda entry: entry["row"])
+    parts = [
+        [entry for commit in commits for entry in getattr(commit, kind)]
+        for kind in ("absent", "probes")
+    ]
+    cut = [
+        [{name: value for name, value in entry.items() if name != "seed"} for entry in part]
+        for part in parts
+    ]
+    return sorted(cut[0], key=lambda entry: entry["row"]), sorted(
+        cut[1], key=lambda entry: entry["row"]
+    )
 
 
 def require_same(one: Cache, two: Cache) -> None:
@@ -65,7 +80,11 @@ def require_same(one: Cache, two: Cache) -> None:
     there = np.setdiff1d(np.arange(ROWS), one.holes(one.commits(0))[0])
     for seed in (0, 1):
         assert one.read(seed, there).tobytes() == two.read(seed, there).tobytes()
-        assert facts(one, seed) == facts(two, seed) and len(facts(one, seed)[0]) == 1 and facts(one, seed)[1]
+        assert (
+            facts(one, seed) == facts(two, seed)
+            and len(facts(one, seed)[0]) == 1
+            and facts(one, seed)[1]
+        )
 
 
 def members(cache: Cache) -> list[tuple[str, bytes]]:
@@ -74,20 +93,39 @@ def members(cache: Cache) -> list[tuple[str, bytes]]:
         return [(member.name, part.read()) for member in file if (part := file.extractfile(member))]
 
 
-def test_tars_hold_what_a_dump_would_write_and_come_back_as_they_were(shelf: Path, tmp_path: Path) -> None:
-    result = convert_cache(shelf / "zarr", tmp_path / "tars", store="webdataset", data=f"imagefolder:{shelf}/images")
+def test_tars_hold_what_a_dump_would_write_and_come_back_as_they_were(
+    shelf: Path, tmp_path: Path
+) -> None:
+    result = convert_cache(
+        shelf / "zarr", tmp_path / "tars", store="webdataset", data=f"imagefolder:{shelf}/images"
+    )
     assert result["seeds"] == [0, 1] and result["store"] == "webdataset"
-    old, made, direct = (open_cache(path) for path in (shelf / "zarr", tmp_path / "tars", shelf / "tars"))
+    old, made, direct = (
+        open_cache(path) for path in (shelf / "zarr", tmp_path / "tars", shelf / "tars")
+    )
     require_same(old, made)
-    assert made.manifest.seeds_per_unit == 2 and made.manifest.has_images and verify_cache(made)["faults"] == []
-    assert made.manifest.made_by["converted_from"] == {"store": "zarr", "manifest": old.manifest.digest}
+    assert (
+        made.manifest.seeds_per_unit == 2
+        and made.manifest.has_images
+        and verify_cache(made)["faults"] == []
+    )
+    assert made.manifest.made_by["converted_from"] == {
+        "store": "zarr",
+        "manifest": old.manifest.digest,
+    }
     differences = direct.manifest.differences(made.manifest)
-    assert [line.partition(":")[0] for line in differences] == ["unit_rows", "chunk_rows"], "which is the default there"
+    assert [line.partition(":")[0] for line in differences] == [
+        "unit_rows",
+        "chunk_rows",
+    ], "which is the default there"
     assert members(made) == members(direct), "names, labels, images and records"
     assert (
-        convert_cache(shelf / "zarr", tmp_path / "tars", store="webdataset", data=f"imagefolder:{shelf}/images")[
-            "units_written"
-        ]
+        convert_cache(
+            shelf / "zarr",
+            tmp_path / "tars",
+            store="webdataset",
+            data=f"imagefolder:{shelf}/images",
+        )["units_written"]
         == 0
     )
     convert_cache(tmp_path / "tars", tmp_path / "again", store="zarr")
@@ -95,7 +133,10 @@ def test_tars_hold_what_a_dump_would_write_and_come_back_as_they_were(shelf: Pat
     again = open_cache(tmp_path / "again")
     assert again.manifest.source == old.manifest.source == made.manifest.source
     assert verify_cache(again, views=8, data=f"imagefolder:{shelf}/images")["faults"] == []
-    correct = [sum(c.statistics["accuracy"] * (c.stop - c.start) for c in cache.commits(0)) for cache in (old, again)]
+    correct = [
+        sum(c.statistics["accuracy"] * (c.stop - c.start) for c in cache.commits(0))
+        for cache in (old, again)
+    ]
     assert correct[0] == pytest.approx(correct[1], rel=0.1)
 
 
@@ -121,10 +162,21 @@ def test_without_images_and_a_training_from_it(shelf: Path, tmp_path: Path) -> N
     data = f"imagefolder:{shelf}/images"
     convert_cache(shelf / "zarr", tmp_path / "names", store="webdataset", data=data, images=False)
     assert not open_cache(tmp_path / "names").manifest.has_images
-    convert_cache(shelf / "zarr", tmp_path / "tars", store="webdataset", data=f"imagefolder:{shelf}/images")
-    settings = {"loss": "kl:tau=2", "epochs": 1, "batch_size": 8, "student": "tiny_models:mlp,mean=0.5,std=0.25,classes=3"}
-    assert train(tmp_path / "one", cache=str(tmp_path / "names"), data=data, **settings)["steps"] == 4
-    assert train(tmp_path / "two", cache=str(tmp_path / "tars"), data=None, **settings)["steps"] == 4
+    convert_cache(
+        shelf / "zarr", tmp_path / "tars", store="webdataset", data=f"imagefolder:{shelf}/images"
+    )
+    settings = {
+        "loss": "kl:tau=2",
+        "epochs": 1,
+        "batch_size": 8,
+        "student": "tiny_models:mlp,mean=0.5,std=0.25,classes=3",
+    }
+    assert (
+        train(tmp_path / "one", cache=str(tmp_path / "names"), data=data, **settings)["steps"] == 4
+    )
+    assert (
+        train(tmp_path / "two", cache=str(tmp_path / "tars"), data=None, **settings)["steps"] == 4
+    )
 
 
 def test_what_is_refused(shelf: Path, tmp_path: Path) -> None:
@@ -137,7 +189,9 @@ def test_what_is_refused(shelf: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no images.*add --data"):
         convert_cache(shelf / "zarr", tmp_path / "new", store="webdataset")
     with pytest.raises(MismatchError, match="unit_rows"):
-        convert_cache(shelf / "zarr", shelf / "tars", store="webdataset", data=f"imagefolder:{shelf}/images")
+        convert_cache(
+            shelf / "zarr", shelf / "tars", store="webdataset", data=f"imagefolder:{shelf}/images"
+        )
     assert not (tmp_path / "new").exists()
 
 
@@ -149,7 +203,9 @@ def twice() -> Any:
     return pictures
 
 
-def test_equal_keys_are_refused_before_any_work(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_keys_are_refused_before_any_work(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PICTURES_TWICE", f"{shelf}/images")
     settings: dict[str, Any] = {"data": "test_convert:twice", "teacher": f"{CONV},classes=3"}
     settings |= {"skip_unreadable": True, "seeds": "0:1", "recipe": "digits", "unit_rows": 16}
@@ -157,16 +213,22 @@ def test_equal_keys_are_refused_before_any_work(shelf: Path, tmp_path: Path, mon
         r"^samples 0 and 40 of source test_convert:twice have the same key, 'class0/00\.png'; "
         "tars name files by keys: give each sample its own key, or take a zarr store$"
     )
-    config = DumpConfig(cache=str(tmp_path / "tars"), compute=IN_PROCESS, store="webdataset", **settings)
+    config = DumpConfig(
+        cache=str(tmp_path / "tars"), compute=IN_PROCESS, store="webdataset", **settings
+    )
     with pytest.raises(UsageError, match=refusal):
         plan_dump(config)
     with pytest.raises(UsageError, match=refusal):
         dump_teacher(config)
     dump(tmp_path / "zarr", **settings)
     with pytest.raises(UsageError, match=refusal):
-        convert_cache(tmp_path / "zarr", tmp_path / "tars", store="webdataset", data=settings["data"])
+        convert_cache(
+            tmp_path / "zarr", tmp_path / "tars", store="webdataset", data=settings["data"]
+        )
     assert not (tmp_path / "tars").exists()
-    assert verify_cache(open_cache(tmp_path / "zarr"))["faults"] == [], "such a store goes by numbers"
+    assert verify_cache(open_cache(tmp_path / "zarr"))["faults"] == [], (
+        "such a store goes by numbers"
+    )
 
 
 def test_into_a_bucket(shelf: Path) -> None:

@@ -1,4 +1,5 @@
-"""What killed writers left: told, removed when it is old, and never what a writer at work may need."""
+"""What killed writers left: told, removed when it is old, and never what a writer at work may
+need."""
 
 import os
 import time
@@ -52,7 +53,9 @@ def test_it_tells_first_and_removes_when_asked(cache: Cache) -> None:
     }
     assert contents(cache.objects.path) == before
     assert collect_garbage(cache, delete=True) == {**told, "is_deleted": True}
-    assert contents(cache.objects.path) == {key: value for key, value in before.items() if key not in told["keys"]}
+    assert contents(cache.objects.path) == {
+        key: value for key, value in before.items() if key not in told["keys"]
+    }
     assert verify_cache(cache)["faults"] == [] and collect_garbage(cache)["keys"] == []
 
 
@@ -67,13 +70,20 @@ def test_while_a_dump_is_at_work_orphaned_objects_stay_for_it(cache: Cache) -> N
     aged(cache, 0.1, commit_key(0, 2))
     told = collect_garbage(cache, delete=True)
     assert told["keys"] == [TEMPORARY] and told["busy"] == 1
-    assert commit_unit(cache, 1, 0, records(cache, 1, 0, writer=1)).num_bytes == len(cache.objects.get(object_key(1, 0)))
-    assert cache.read_unit(cache.commit_of(1, 0)).tobytes() == records(cache, 1, 0).tobytes(), "the first writer's"
+    assert commit_unit(cache, 1, 0, records(cache, 1, 0, writer=1)).num_bytes == len(
+        cache.objects.get(object_key(1, 0))
+    )
+    assert cache.read_unit(cache.commit_of(1, 0)).tobytes() == records(cache, 1, 0).tobytes(), (
+        "the first writer's"
+    )
 
 
 @pytest.mark.parametrize("moment", ["before the removal", "after the look"])
-def test_a_unit_that_is_committed_meanwhile_is_not_lost(cache: Cache, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
-    """Let a writer take the object up at the worst moments: what is read in the end is what it committed."""
+def test_a_unit_that_is_committed_meanwhile_is_not_lost(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Let a writer take the object up at the worst moments: what is read in the end is what it
+    committed."""
     key, committed = object_key(1, 0), list[Commit]()
     remove, publish = cache.objects.remove, cache.objects.publish
 
@@ -97,7 +107,9 @@ def test_a_unit_that_is_committed_meanwhile_is_not_lost(cache: Cache, monkeypatc
     assert cache.read_unit(committed[0]).tobytes() == records(cache, 1, 0).tobytes()
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("7d", 604_800), ("12h", 43_200), ("30m", 1800), ("0s", 0)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("7d", 604_800), ("12h", 43_200), ("30m", 1800), ("0s", 0)]
+)
 def test_ages(text: str, seconds: float) -> None:
     assert parse_age(text) == seconds
 

@@ -1,4 +1,5 @@
-"""Caches on the hub, through huggingface_hub itself and a stand-in for the hub that takes small files."""
+"""Caches on the hub, through huggingface_hub itself and a stand-in for the hub that takes small
+files."""
 
 import json
 from collections.abc import Iterator
@@ -63,14 +64,20 @@ def test_a_cache_goes_there_and_comes_back(server: HubServer, cache: Cache, tmp_
     (files,) = [server.files("lab/logits", pushed["revision"])]
     assert files is not None and len(files) == pushed["objects"] + 1
     assert "private.txt" not in files and object_key(1, 1) not in files
-    assert "zarr.json" in server.commits[-1] and not any("zarr.json" in paths for paths in server.commits[:-1])
+    assert "zarr.json" in server.commits[-1] and not any(
+        "zarr.json" in paths for paths in server.commits[:-1]
+    )
     card = files["README.md"].decode()
     assert yaml.safe_load(card.split("---")[1])["tags"] == ["kdcache", "knowledge-distillation"]
     assert "| codec | `lowrank:step=0.5" in card and PLACE in card
     pulled = pull_cache(PLACE, tmp_path / "pulled")
     assert sum(path.startswith("extents/") for path in files) == 1
     assert pulled["seeds_not_begun"] == pushed["seeds_not_begun"] == [7]
-    assert pulled["revision"] == pushed["revision"] and pulled["units_written"] == 4 and pulled["missing"] == {1: [1, 2]}
+    assert (
+        pulled["revision"] == pushed["revision"]
+        and pulled["units_written"] == 4
+        and pulled["missing"] == {1: [1, 2]}
+    )
     made = open_cache(tmp_path / "pulled")
     assert made.manifest == cache.manifest and verify_cache(made)["faults"] == []
     listing = read_list(made)
@@ -81,16 +88,24 @@ def test_a_cache_goes_there_and_comes_back(server: HubServer, cache: Cache, tmp_
     assert push_cache(tmp_path / "cache", PLACE)["objects"] == 0
 
 
-def test_what_has_come_since_is_added_and_old_revisions_stay(server: HubServer, cache: Cache, tmp_path: Path) -> None:
+def test_what_has_come_since_is_added_and_old_revisions_stay(
+    server: HubServer, cache: Cache, tmp_path: Path
+) -> None:
     first = push_cache(tmp_path / "cache", PLACE)["revision"]
     cache.objects.remove(object_key(1, 1))
     for unit in (1, 2):
         commit_unit(cache, 1, unit, records(cache, 1, unit))
     second = push_cache(tmp_path / "cache", PLACE)
-    assert second["objects"] == 5 and second["revision"] != first, "two units with their commits, and the card"
+    assert second["objects"] == 5 and second["revision"] != first, (
+        "two units with their commits, and the card"
+    )
     assert pull_cache(PLACE, tmp_path / "old", revision=first)["complete_seeds"] == [0]
     grown = pull_cache(PLACE, tmp_path / "old")
-    assert grown["complete_seeds"] == [0, 1] and grown["units_written"] == 2 and grown["revision"] == second["revision"]
+    assert (
+        grown["complete_seeds"] == [0, 1]
+        and grown["units_written"] == 2
+        and grown["revision"] == second["revision"]
+    )
 
 
 def test_a_push_that_was_stopped_goes_on(
@@ -98,7 +113,9 @@ def test_a_push_that_was_stopped_goes_on(
 ) -> None:
     monkeypatch.setattr(hub, "MOST_AT_ONCE", 4)
     server.fails_after = 2
-    with pytest.raises(CacheError, match=r"hf://datasets/lab/logits: .*403.*run the same command again"):
+    with pytest.raises(
+        CacheError, match=r"hf://datasets/lab/logits: .*403.*run the same command again"
+    ):
         push_cache(tmp_path / "cache", PLACE)
     sent = sum(map(len, server.commits))
     with pytest.raises(CacheError, match="is not a cache"):
@@ -121,13 +138,17 @@ def test_damage_is_seen_on_both_ways(server: HubServer, cache: Cache, tmp_path: 
     push_cache(tmp_path / "cache", PLACE)
     files = server.repos["lab/logits"][-1]
     files[object_key(0, 1)] = flipped(data, 40, 1)
-    with pytest.raises(DamagedUnitError, match=r"hf://datasets/lab/logits, seed 0, unit 1 .*SHA-256"):
+    with pytest.raises(
+        DamagedUnitError, match=r"hf://datasets/lab/logits, seed 0, unit 1 .*SHA-256"
+    ):
         pull_cache(PLACE, tmp_path / "pulled")
     files[object_key(0, 1)] = data
     assert pull_cache(PLACE, tmp_path / "pulled")["complete_seeds"] == [0]
 
 
-def test_other_caches_and_what_is_not_there(server: HubServer, cache: Cache, tmp_path: Path) -> None:
+def test_other_caches_and_what_is_not_there(
+    server: HubServer, cache: Cache, tmp_path: Path
+) -> None:
     push_cache(tmp_path / "cache", PLACE)
     fill(tmp_path / "other", 0, rows=12)
     with pytest.raises(MismatchError, match="rows: 20 in the cache, 12 now"):
@@ -146,7 +167,8 @@ def test_other_caches_and_what_is_not_there(server: HubServer, cache: Cache, tmp
 
 
 @pytest.mark.parametrize(
-    "address", ["lab/logits", "hf://lab/logits", "hf://datasets/logits", "hf://datasets/a/b/c", "s3://a/b"]
+    "address",
+    ["lab/logits", "hf://lab/logits", "hf://datasets/logits", "hf://datasets/a/b/c", "s3://a/b"],
 )
 def test_addresses_of_another_form(address: str) -> None:
     with pytest.raises(UsageError, match="is not of the form hf://datasets/ORG/NAME"):
@@ -161,6 +183,8 @@ def test_the_commands(server: HubServer, cache: Cache, tmp_path: Path) -> None:
 
     pushed = kdcache("push", tmp_path / "cache", PLACE, "--private")
     assert pushed[1] == f"revision   {len(server.commits):040x}"
-    pulled = json.loads("\n".join(kdcache("pull", PLACE, tmp_path / "new", "--revision", "main", "--json")))
+    pulled = json.loads(
+        "\n".join(kdcache("pull", PLACE, tmp_path / "new", "--revision", "main", "--json"))
+    )
     assert f"revision   {pulled['revision']}" == pushed[1] and "not begun  1 of 3: seed 7" in pushed
     assert kdcache("pull", PLACE, tmp_path / "more")[3].startswith("written    4 units, ")

@@ -1,4 +1,5 @@
-"""Processes that disagree are told before the first step; what rank 0 sees of a cache that grows, or is seen late, counts."""
+"""Processes that disagree are told before the first step; what rank 0 sees of a cache that grows,
+or is seen late, counts."""
 
 import io
 import shutil
@@ -55,9 +56,17 @@ def disagrees(settings: dict[str, Any], other: dict[str, Any], path: str) -> tup
         ({"batch_size": 64}, "another batch_size: 64 there, 32 in rank 0 on "),
     ],
 )
-def test_a_process_that_was_told_otherwise_is_named_with_the_setting(tmp_path: Path, other: Any, reason: str) -> None:
+def test_a_process_that_was_told_otherwise_is_named_with_the_setting(
+    tmp_path: Path, other: Any, reason: str
+) -> None:
     (one, told), (two, elsewhere) = launch(disagrees, 2, LABELS, other, str(tmp_path))
-    assert one == two and one.startswith("rank 1 on ") and reason in one and "same command" in one and len(one) < 500
+    assert (
+        one == two
+        and one.startswith("rank 1 on ")
+        and reason in one
+        and "same command" in one
+        and len(one) < 500
+    )
     assert (told, elsewhere) == (False, True)
 
 
@@ -84,8 +93,12 @@ def sees_otherwise(what: str, path: str) -> str:
 
 
 @pytest.mark.parametrize("what", ["source", "evaluation source", "recipe", "student to begin with"])
-def test_a_process_that_finds_other_files_is_named_with_what_they_are(tmp_path: Path, what: str) -> None:
-    (tmp_path / "other.toml").write_text('mode = "L"\nsize = 8\neval = "eval-whole"\ntransforms = []\n')
+def test_a_process_that_finds_other_files_is_named_with_what_they_are(
+    tmp_path: Path, what: str
+) -> None:
+    (tmp_path / "other.toml").write_text(
+        'mode = "L"\nsize = 8\neval = "eval-whole"\ntransforms = []\n'
+    )
     one, two = launch(sees_otherwise, 2, what, str(tmp_path))
     assert one == two and one.startswith("rank 1 on ") and f" another {what}" in one, one
 
@@ -101,7 +114,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hidden(keys: set[str]) -> Any:
-    """Let this process not see some objects in folders' lists, as one that looked a little earlier."""
+    """Let this process not see some objects in folders' lists, as one that looked a little
+    earlier."""
     real = Folder.list
 
     def shown(self: Folder, prefix: str) -> Iterator[str]:
@@ -120,7 +134,8 @@ def hidden_walk(keys: set[str]) -> Any:
 
 
 def trained(path: str, cache: str, who: int, on_miss: str) -> tuple[list[int], list[float]]:
-    """Train in a process, of which one does not see two commits; return the seeds, and the losses."""
+    """Train in a process, of which one does not see two commits; return the seeds, and the
+    losses."""
     keys = {commit_key(2, 3), commit_key(2, 4)} if rank() == who else set()
     with hidden(keys), hidden_walk(keys):
         trainer, lines = (
@@ -134,8 +149,11 @@ def trained(path: str, cache: str, who: int, on_miss: str) -> tuple[list[int], l
 @pytest.mark.slow
 @pytest.mark.parametrize("on_miss", ["error", "skip"])
 @pytest.mark.parametrize("who", [0, 1])
-def test_a_commit_that_one_process_does_not_see_yet(tmp_path: Path, cache: Path, who: int, on_miss: Any) -> None:
-    """It landed between two looks, or a network file system shows an older list: the run is that of what rank 0 sees."""
+def test_a_commit_that_one_process_does_not_see_yet(
+    tmp_path: Path, cache: Path, who: int, on_miss: Any
+) -> None:
+    """It landed between two looks, or a network file system shows an older list: the run is that of
+    what rank 0 sees."""
     there = tmp_path / "cache"
     shutil.copytree(cache, there)
     if who == 0:  # what rank 0 does not see is as good as not there
@@ -147,7 +165,11 @@ def test_a_commit_that_one_process_does_not_see_yet(tmp_path: Path, cache: Path,
     )
     run(alone, lines)
     for seeds, losses in launch(trained, 2, str(tmp_path), str(cache), who, on_miss):
-        assert seeds == alone.loader.replay.seeds == ([0, 1] if who == 0 and on_miss == "error" else [0, 1, 2])
+        assert (
+            seeds
+            == alone.loader.replay.seeds
+            == ([0, 1] if who == 0 and on_miss == "error" else [0, 1, 2])
+        )
         assert losses == pytest.approx(lines.losses(), rel=2e-4)
 
 
@@ -165,13 +187,17 @@ def sees_late(path: str, cache: str, times: int) -> tuple[list[float], str]:
         return real(self, key)
 
     with patch.object(Folder, "open", opened):
-        config = train_config(Path(path), cache=cache, slab_dir=f"{path}/{rank()}", **{**SETTINGS, "epochs": 1})
+        config = train_config(
+            Path(path), cache=cache, slab_dir=f"{path}/{rank()}", **{**SETTINGS, "epochs": 1}
+        )
         trainer, lines = Trainer(config), Lines()
         run(trainer, lines)
     return lines.losses(), sys.stderr.getvalue()
 
 
-def test_an_object_that_is_not_seen_yet_is_looked_for_again_and_told(tmp_path: Path, cache: Path) -> None:
+def test_an_object_that_is_not_seen_yet_is_looked_for_again_and_told(
+    tmp_path: Path, cache: Path
+) -> None:
     (losses, quiet), (others, told) = launch(sees_late, 2, str(tmp_path), str(cache), 3)
     assert losses == others and "does not see" not in quiet
     for name in ("zarr.json", "seeds/"):

@@ -13,7 +13,14 @@ from caches import flipped
 from runs import largest_file
 
 from kdcache.errors import KdcacheError
-from kdcache.train.checkpoint import held_folder, load_checkpoint, path_before, replace_file, save_checkpoint, state_digest
+from kdcache.train.checkpoint import (
+    held_folder,
+    load_checkpoint,
+    path_before,
+    replace_file,
+    save_checkpoint,
+    state_digest,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -24,7 +31,12 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     assert load_checkpoint(path) is None
     for epoch in (1, 2):
-        state = {"epoch": epoch, "student": {"w": torch.full((3,), epoch)}, "identity": {"cache": "none"}, "lr": [0.1, None]}
+        state = {
+            "epoch": epoch,
+            "student": {"w": torch.full((3,), epoch)},
+            "identity": {"cache": "none"},
+            "lr": [0.1, None],
+        }
         save_checkpoint(path, state)
         again: Any = load_checkpoint(path)
         assert torch.equal(again["student"].pop("w"), state["student"].pop("w")) and again == state  # type: ignore[attr-defined]
@@ -33,13 +45,39 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
 
 def test_any_state_has_a_digest() -> None:
     empty = torch.from_numpy(np.setdiff1d([0], [0]))
-    tensors = [empty, torch.zeros(()), torch.ones(2, dtype=torch.bfloat16), torch.ones(2, dtype=torch.bool), torch.ones(2, 3).T]
-    states = [*tensors, {"a": 1}, {"a": 1.0}, {"b": 1}, {1: "a"}, [], (), None, True, 1, "1", ["1", "2"], ["12"], [["1"], "2"]]
+    tensors = [
+        empty,
+        torch.zeros(()),
+        torch.ones(2, dtype=torch.bfloat16),
+        torch.ones(2, dtype=torch.bool),
+        torch.ones(2, 3).T,
+    ]
+    states = [
+        *tensors,
+        {"a": 1},
+        {"a": 1.0},
+        {"b": 1},
+        {1: "a"},
+        [],
+        (),
+        None,
+        True,
+        1,
+        "1",
+        ["1", "2"],
+        ["12"],
+        [["1"], "2"],
+    ]
     assert len({state_digest(state) for state in states}) == len(states)
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), RuntimeError("torch cannot\nwrite"), ZeroDivisionError()]
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("torch cannot\nwrite"),
+        ZeroDivisionError(),
+    ],
 )
 def test_the_old_file_stays_when_writing_fails(tmp_path: Path, error: Exception) -> None:
     path = tmp_path / "file"
@@ -54,13 +92,18 @@ def test_the_old_file_stays_when_writing_fails(tmp_path: Path, error: Exception)
         replace_file(path, write)
     assert path.read_bytes() == b"old" and names(tmp_path) == ["file"]
     if expected is KdcacheError:
-        assert str(caught.value).startswith(f"cannot write {path}: ") and "\n" not in str(caught.value)
+        assert str(caught.value).startswith(f"cannot write {path}: ") and "\n" not in str(
+            caught.value
+        )
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     save_checkpoint(path, {"epoch": 1})
-    with largest_file(10_000), pytest.raises(KdcacheError, match="the last checkpoint is kept: make room and run again"):
+    with (
+        largest_file(10_000),
+        pytest.raises(KdcacheError, match="the last checkpoint is kept: make room and run again"),
+    ):
         save_checkpoint(path, {"epoch": 2, "weights": torch.zeros(100_000)})
     assert load_checkpoint(path) == {"epoch": 1} and names(tmp_path) == ["last.pt"]
 
@@ -74,18 +117,28 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     save_checkpoint(path, {"weights": torch.arange(1000)})
     content = path.read_bytes()
-    for damaged in (b"", b"x", b"not a checkpoint at all", *(content[:size] for size in range(10, len(content), 371))):
+    for damaged in (
+        b"",
+        b"x",
+        b"not a checkpoint at all",
+        *(content[:size] for size in range(10, len(content), 371)),
+    ):
         path.write_bytes(damaged)
         with pytest.raises(
-            KdcacheError, match=r"checkpoint .*last\.pt is damaged .*; delete it to train from the start"
+            KdcacheError,
+            match=r"checkpoint .*last\.pt is damaged .*; delete it to train from the start",
         ) as caught:
             load_checkpoint(path)
         assert "\n" not in str(caught.value)
 
 
 def test_no_flipped_bit_goes_by(tmp_path: Path) -> None:
-    """Where the bytes are not those of a tensor or a value, the state that is read is the one that was written."""
-    path, state = tmp_path / "last.pt", {"epoch": 3, "student": {"weight": torch.randn(50)}, "sums": {"loss": 0.25}}
+    """Where the bytes are not those of a tensor or a value, the state that is read is the one that
+    was written."""
+    path, state = (
+        tmp_path / "last.pt",
+        {"epoch": 3, "student": {"weight": torch.randn(50)}, "sums": {"loss": 0.25}},
+    )
     save_checkpoint(path, state)
     content, refused = path.read_bytes(), 0
     for position in range(0, len(content), 3):
@@ -102,7 +155,9 @@ def test_no_flipped_bit_goes_by(tmp_path: Path) -> None:
 @pytest.mark.parametrize("other", [{"epoch": 1}, [1, 2], torch.zeros(3), None])
 def test_what_another_program_saved_is_no_checkpoint(tmp_path: Path, other: Any) -> None:
     torch.save(other, tmp_path / "last.pt")
-    with pytest.raises(KdcacheError, match=r"another program wrote it|not what an older kdcache wrote"):
+    with pytest.raises(
+        KdcacheError, match=r"another program wrote it|not what an older kdcache wrote"
+    ):
         load_checkpoint(tmp_path / "last.pt")
 
 
@@ -144,9 +199,13 @@ def test_the_checkpoint_before_a_damaged_one_is_offered(tmp_path: Path) -> None:
     for step in (10, 20):
         save_checkpoint(path, {"step": step, "weights": torch.arange(100)})
     content = path.read_bytes()
-    offer = rf"the one before it, of step 10, is whole: mv {before} {path}, and run again; or delete it"
+    offer = (
+        rf"the one before it, of step 10, is whole: mv {before} {path}, and run again; or delete it"
+    )
     path.write_bytes(flipped(content, content.index(torch.arange(100).numpy().tobytes()) + 8, 0xFF))
-    with pytest.raises(KdcacheError, match=rf"is damaged \(its content differs from its digest\); {offer}"):
+    with pytest.raises(
+        KdcacheError, match=rf"is damaged \(its content differs from its digest\); {offer}"
+    ):
         load_checkpoint(path)
     path.unlink()
     with pytest.raises(KdcacheError, match=f"checkpoint {path} is not there; {offer}"):
@@ -162,11 +221,15 @@ def test_where_both_are_damaged_nothing_is_offered(tmp_path: Path) -> None:
         save_checkpoint(path, {"step": step})
     for file in (path, path_before(path)):
         file.write_bytes(b"damaged")
-    with pytest.raises(KdcacheError, match=r"last\.pt is damaged \([^;]*\); delete it to train from the start$"):
+    with pytest.raises(
+        KdcacheError, match=r"last\.pt is damaged \([^;]*\); delete it to train from the start$"
+    ):
         load_checkpoint(path)
 
 
-def test_the_checkpoint_before_is_kept_without_hard_links_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checkpoint_before_is_kept_without_hard_links_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*arguments: object) -> None:
         raise OSError(errno.EPERM, "operation not permitted")
 
@@ -178,13 +241,20 @@ def test_the_checkpoint_before_is_kept_without_hard_links_too(tmp_path: Path, mo
 
 
 def test_a_users_hidden_files_in_the_folder_of_a_run_stay(tmp_path: Path) -> None:
-    files = {".notes.tmp": "mine", ".lock": "mine", ".last.pt.old.tmp": "mine", ".data.csv.0123456789abcdef.tmp": "mine"}
+    files = {
+        ".notes.tmp": "mine",
+        ".lock": "mine",
+        ".last.pt.old.tmp": "mine",
+        ".data.csv.0123456789abcdef.tmp": "mine",
+    }
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     (tmp_path / f".last.pt.{'0' * 16}.tmp").touch()
     with held_folder(tmp_path):
         pass
-    assert {name: (tmp_path / name).read_text() for name in sorted(names(tmp_path))} == dict(sorted(files.items()))
+    assert {name: (tmp_path / name).read_text() for name in sorted(names(tmp_path))} == dict(
+        sorted(files.items())
+    )
 
 
 class Attack:
@@ -195,7 +265,9 @@ class Attack:
         return os.mkdir, (self.path,)
 
 
-@pytest.mark.parametrize("writer", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state, protocol=2))])
+@pytest.mark.parametrize(
+    "writer", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state, protocol=2))]
+)
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, writer: Any) -> None:
     writer({"epoch": Attack(str(tmp_path / "attacked"))}, tmp_path / "last.pt")
     with pytest.raises(KdcacheError, match="is damaged"):

@@ -40,7 +40,9 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         for index in range(count):
             path = tmp_path / name / "ab"[index % 2] / f"{index:02d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+            Image.fromarray(
+                np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            ).save(path)
             age(path)
     (tmp_path / "plain.toml").write_text(RECIPE)
     return {
@@ -62,12 +64,17 @@ def damage(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_images_that_cannot_be_read_are_told_before_the_run(tmp_path: Path, settings: dict[str, Any], workers: int) -> None:
+def test_images_that_cannot_be_read_are_told_before_the_run(
+    tmp_path: Path, settings: dict[str, Any], workers: int
+) -> None:
     for name in ("a/02.png", "b/05.png"):
         damage(tmp_path / "val" / name)
-    config = train_config(tmp_path / "run", **{**settings, "compute": ComputeConfig(workers=workers, device="cpu")})
+    config = train_config(
+        tmp_path / "run", **{**settings, "compute": ComputeConfig(workers=workers, device="cpu")}
+    )
     message = (
-        r"^eval_data: sample 1 \(a/02\.png\) of imagefolder:\S+ cannot be read: .*; repair it or remove it \(and 1 more\)$"
+        r"^eval_data: sample 1 \(a/02\.png\) of imagefolder:\S+ cannot be read: .*; repair it or"
+        r" remove it \(and 1 more\)$"
     )
     with pytest.raises(UnreadableSampleError, match=message):
         train(tmp_path / "run", **{**settings, "compute": config.compute})
@@ -76,12 +83,16 @@ def test_images_that_cannot_be_read_are_told_before_the_run(tmp_path: Path, sett
         plan_training(config)
 
 
-def test_a_mask_that_cannot_be_read_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mask_that_cannot_be_read_is_told_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KDCACHE_HOME", str(tmp_path / "home"))
     for name in ("train", "val"):
         for index in range(4):
             ids = np.random.default_rng(index).integers(0, 3, (16, 16))
-            write_pair(tmp_path / name / f"images/{index}.jpg", tmp_path / name / f"masks/{index}.png", ids)
+            write_pair(
+                tmp_path / name / f"images/{index}.jpg", tmp_path / name / f"masks/{index}.png", ids
+            )
     damage(tmp_path / "val" / "masks/2.png")
     (tmp_path / "crops.toml").write_text('size = 16\neval = "segmentation-eval"\ntransforms = []\n')
     words = [
@@ -110,8 +121,12 @@ def test_a_mask_that_cannot_be_read_is_told_too(tmp_path: Path, monkeypatch: pyt
     ]
     for more in ([], ["--plan"]):
         done = CliRunner().invoke(main, [*words, *more])
-        assert done.exit_code == 1 and "error: sample 2 (images/2.jpg) of segfolder:" in done.stderr, done.output
-        assert done.stderr.count("\n") == done.stderr.count("kdcache: ") + done.stderr.count("note: "), "one line each"
+        assert (
+            done.exit_code == 1 and "error: sample 2 (images/2.jpg) of segfolder:" in done.stderr
+        ), done.output
+        assert done.stderr.count("\n") == done.stderr.count("kdcache: ") + done.stderr.count(
+            "note: "
+        ), "one line each"
 
 
 def reads(log: Path) -> int:
@@ -135,7 +150,9 @@ def logged_pictures(root: str, log: str) -> LoggedPictures:
     return LoggedPictures(root, log)
 
 
-def test_data_that_was_read_whole_is_not_read_again_before_a_run(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_data_that_was_read_whole_is_not_read_again_before_a_run(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
     log = tmp_path / "log"
     data = f"test_evaluation:logged_pictures,root={tmp_path / 'val'},log={log}"
     counts = []
@@ -146,13 +163,17 @@ def test_data_that_was_read_whole_is_not_read_again_before_a_run(tmp_path: Path,
     assert counts == [2 * 6, 6 + 1], "one to see that the recipe suits"
 
 
-def test_data_without_files_is_read_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_without_files_is_read_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KDCACHE_HOME", str(tmp_path / "home"))
     log = tmp_path / "log"
     settings: dict[str, Any] = {"data": "tiny_models:few_digits", "recipe": "digits", "loss": "ce"}
     data = f"tiny_models:logged_digits,length=100,log={log}"
     source = open_source(data)
-    save_arrays("read", f"{source.spec} {source.fingerprint}", {"stamps": np.empty((0, 2), np.int64)})
+    save_arrays(
+        "read", f"{source.spec} {source.fingerprint}", {"stamps": np.empty((0, 2), np.int64)}
+    )
     counts = []
     for run in ("one", "two"):
         before = reads(log)
@@ -189,10 +210,16 @@ def test_masks_and_tars_are_files_too(tmp_path: Path) -> None:
     write_cityscapes(tmp_path / "cities")
     write_voc(tmp_path / "voc")
     write_shards(tmp_path / "tars", 3, 4)
-    cities = listed_files(open_source(f"torchvision:Cityscapes,root={tmp_path / 'cities'},split=val,mode=fine"))
+    cities = listed_files(
+        open_source(f"torchvision:Cityscapes,root={tmp_path / 'cities'},split=val,mode=fine")
+    )
     assert len(cities) == 10 and sum(path.endswith("labelIds.png") for path in cities) == 5
-    voc = listed_files(open_source(f"torchvision:VOCSegmentation,root={tmp_path / 'voc'},image_set=train"))
-    assert sum(path.endswith(".jpg") for path in voc) == sum(path.endswith(".png") for path in voc) > 0
+    voc = listed_files(
+        open_source(f"torchvision:VOCSegmentation,root={tmp_path / 'voc'},image_set=train")
+    )
+    assert (
+        sum(path.endswith(".jpg") for path in voc) == sum(path.endswith(".png") for path in voc) > 0
+    )
     assert [Path(path).name for path in listed_files(open_source(f"tars:{tmp_path / 'tars'}"))] == [
         "00.tar",
         "01.tar",

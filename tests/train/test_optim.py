@@ -30,7 +30,9 @@ def network() -> nn.Module:
 def rates(**settings: Any) -> list[float]:
     """Return the learning rate that each step of five epochs of four steps is taken with."""
     optimizer = make_optimizer(network(), OptimizerConfig(lr=1.0))
-    schedule = make_schedule(optimizer, ScheduleConfig(**settings), epochs=EPOCHS, steps_per_epoch=STEPS)
+    schedule = make_schedule(
+        optimizer, ScheduleConfig(**settings), epochs=EPOCHS, steps_per_epoch=STEPS
+    )
     found = []
     for step in range(EPOCHS * STEPS):
         found.append(optimizer.param_groups[0]["lr"])
@@ -42,8 +44,15 @@ def rates(**settings: Any) -> list[float]:
 @pytest.mark.parametrize("everything", [False, True])
 def test_weight_decay_spares_norms_and_biases_by_default(name: str, everything: bool) -> None:
     model = network()
-    optimizer = make_optimizer(model, OptimizerConfig(name=name, weight_decay=0.3, decay_norm_and_bias=everything))
-    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0.3 for p in group["params"]}
+    optimizer = make_optimizer(
+        model, OptimizerConfig(name=name, weight_decay=0.3, decay_norm_and_bias=everything)
+    )
+    decayed = {
+        id(p)
+        for group in optimizer.param_groups
+        if group["weight_decay"] == 0.3
+        for p in group["params"]
+    }
     for parameter in model.parameters():
         assert (id(parameter) in decayed) == (everything or parameter.ndim > 1)
     covered = [id(p) for group in optimizer.param_groups for p in group["params"]]
@@ -53,17 +62,25 @@ def test_weight_decay_spares_norms_and_biases_by_default(name: str, everything: 
 def test_settings_reach_the_optimizer() -> None:
     sgd = make_optimizer(network(), OptimizerConfig(lr=0.3, momentum=0.8)).param_groups[0]
     assert (sgd["lr"], sgd["momentum"], sgd["nesterov"]) == (0.3, 0.8, True)
-    plain = make_optimizer(network(), OptimizerConfig(name="momentum", momentum=0.0)).param_groups[0]
+    plain = make_optimizer(network(), OptimizerConfig(name="momentum", momentum=0.0)).param_groups[
+        0
+    ]
     assert (plain["momentum"], plain["nesterov"]) == (0.0, False)
     adamw = make_optimizer(network(), OptimizerConfig(name="AdamW", options={"betas": [0.7, 0.8]}))
-    assert isinstance(adamw, torch.optim.AdamW) and list(adamw.param_groups[0]["betas"]) == [0.7, 0.8]
+    assert isinstance(adamw, torch.optim.AdamW) and list(adamw.param_groups[0]["betas"]) == [
+        0.7,
+        0.8,
+    ]
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         (OptimizerConfig(name="adamww"), "unknown optimizer.name 'adamww'; did you mean 'adamw'"),
-        (OptimizerConfig(options={"betta": 1}), "optimizer sgd: .*unexpected keyword argument 'betta'"),
+        (
+            OptimizerConfig(options={"betta": 1}),
+            "optimizer sgd: .*unexpected keyword argument 'betta'",
+        ),
     ],
 )
 def test_a_wrong_optimizer_is_told(config: OptimizerConfig, message: str) -> None:
@@ -138,7 +155,9 @@ def test_arguments_of_a_schedule_are_tried_before_a_model_is_there() -> None:
 @pytest.mark.parametrize("name", _SCHEDULES)
 def test_every_schedule_steps_and_never_rises(name: str) -> None:
     warmup = 1.0 if name == "rsqrt" else 0.0  # which cannot do without
-    found = rates(name=name, decay_epochs=2.0, decay_milestones=(1, 3), warmup_epochs=warmup)[4 * round(warmup) :]
+    found = rates(name=name, decay_epochs=2.0, decay_milestones=(1, 3), warmup_epochs=warmup)[
+        4 * round(warmup) :
+    ]
     assert found[0] == 1.0 and all(0 <= later <= before for before, later in pairwise(found))
     assert (found[-1] < 1.0) == (name not in ("none", "constant"))
 
@@ -188,7 +207,12 @@ def test_layers_nearer_to_the_image_learn_slower() -> None:
     config = OptimizerConfig(name="adamw", lr=1.0, layer_decay=0.5)
     groups = make_optimizer(model, config).param_groups
     scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
-    names = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.1.attn.qkv.weight", "head.weight")
+    names = (
+        "patch_embed.proj.weight",
+        "blocks.0.attn.qkv.weight",
+        "blocks.1.attn.qkv.weight",
+        "head.weight",
+    )
     found = [scales[id(dict(model.named_parameters())[name])] for name in names]
     assert found == sorted(found) and found[-1] == 1.0 and found[0] < found[-2] < 1.0
     optimizer = make_optimizer(model, config)

@@ -1,4 +1,5 @@
-"""Runs in processes of their own: killed, ended by a scheduler, one of several lost, and then gone on with."""
+"""Runs in processes of their own: killed, ended by a scheduler, one of several lost, and then gone
+on with."""
 
 import json
 import os
@@ -60,9 +61,13 @@ def test_killed_at_any_step_and_run_again_equals_unbroken(tmp_path: Path) -> Non
         "best_weights",
         "train_loss",
     )
-    assert {name: found[name] for name in scores} == pytest.approx({name: expected[name] for name in scores})
+    assert {name: found[name] for name in scores} == pytest.approx(
+        {name: expected[name] for name in scores}
+    )
     for name in ("student", "ema", "best"):
-        mine, theirs = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("killed", "unbroken"))
+        mine, theirs = (
+            load_file(tmp_path / run / f"{name}.safetensors") for run in ("killed", "unbroken")
+        )
         assert all(torch.equal(mine[key], value) for key, value in theirs.items()), name
 
 
@@ -88,11 +93,31 @@ def test_a_run_of_several_processes_that_loses_one_goes_on(tmp_path: Path) -> No
 def test_one_of_several_processes_prints_the_result(tmp_path: Path) -> None:
     """Under torchrun itself, as the documents say; then as under it, and refused."""
     config = train_config(tmp_path / "run", **{**LONG, "epochs": 1})
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "kdcache_cli"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "kdcache_cli",
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
+    }
     words = [*torchrun, *words_of(config, tmp_path)]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0 and json.loads(done.stdout) == json.loads((tmp_path / "run" / "result.json").read_text())
+    done = subprocess.run(
+        words, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0 and json.loads(done.stdout) == json.loads(
+        (tmp_path / "run" / "result.json").read_text()
+    )
     assert done.stderr.count("epoch 1/1") == 1
     code, _, errors = started(replace(config, batch_size=31), tmp_path, processes=2).end()
-    assert code != 0 and errors.count("kdcache: error: run ") == 1 and "batch_size: 32 there, 31 now" in errors
+    assert (
+        code != 0
+        and errors.count("kdcache: error: run ") == 1
+        and "batch_size: 32 there, 31 now" in errors
+    )

@@ -16,7 +16,15 @@ from torch import nn
 
 from kdcache.cache import open_cache
 from kdcache.config.files import dump_config
-from kdcache.errors import DriftError, KdcacheError, MismatchError, MissingUnitError, ModelError, RecipeError, UsageError
+from kdcache.errors import (
+    DriftError,
+    KdcacheError,
+    MismatchError,
+    MissingUnitError,
+    ModelError,
+    RecipeError,
+    UsageError,
+)
 from kdcache.models.model import open_model
 from kdcache.runtime.device import ComputeConfig
 from kdcache.train.checkpoint import held_folder, save_checkpoint
@@ -46,14 +54,18 @@ def test_online_teacher_of_another_input_size_sees_the_same_draws(tmp_path: Path
     common = {"loss": "dist:tau=4", "data": data, "batch_size": 32}
     train(tmp_path / "cached", cache=str(tmp_path / "cache"), **common)
     train(tmp_path / "online", teacher=teacher, recipe="digits", seeds="0:1", **common)
-    np.testing.assert_allclose(losses(tmp_path / "cached"), losses(tmp_path / "online"), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        losses(tmp_path / "cached"), losses(tmp_path / "online"), rtol=0, atol=1e-6
+    )
 
 
 def test_all_classes_of_topk_train_as_full(tmp_path: Path) -> None:
     for name, codec in (("full", "full:dtype=float16"), ("topk", "topk:k=10,mantissa=10")):
         dump(tmp_path / name, codec=codec, seeds="0:1")
         train(tmp_path / f"run-{name}", cache=str(tmp_path / name), loss="dist:tau=4", epochs=1)
-    np.testing.assert_allclose(losses(tmp_path / "run-full"), losses(tmp_path / "run-topk"), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        losses(tmp_path / "run-full"), losses(tmp_path / "run-topk"), rtol=0, atol=1e-5
+    )
 
 
 def test_order_and_losses_do_not_depend_on_workers(tmp_path: Path) -> None:
@@ -73,10 +85,16 @@ def test_a_run_writes_what_it_says(tmp_path: Path) -> None:
     assert result == json.loads((run / "result.json").read_text())
     assert result["top1"] == epochs[-1]["top1"] and result["steps"] == 2 * (1197 // 128)
     for line in steps(run):
-        assert math.isclose(line["loss"], line["task"] + line["inter"] + line["intra"], rel_tol=1e-5)
-    student = open_model(f"{MLP},weights={run}/student.safetensors", classes=10, recipe=load_recipe("digits"))
+        assert math.isclose(
+            line["loss"], line["task"] + line["inter"] + line["intra"], rel_tol=1e-5
+        )
+    student = open_model(
+        f"{MLP},weights={run}/student.safetensors", classes=10, recipe=load_recipe("digits")
+    )
     state = torch.load(run / "last.pt", weights_only=True)["student"]
-    assert all(torch.equal(value, state[name]) for name, value in student.module.state_dict().items())
+    assert all(
+        torch.equal(value, state[name]) for name, value in student.module.state_dict().items()
+    )
 
 
 def test_training_lowers_the_loss_and_learns(tmp_path: Path) -> None:
@@ -92,13 +110,23 @@ def test_training_lowers_the_loss_and_learns(tmp_path: Path) -> None:
     assert result["top1"] > 60, "ten times chance on digits after six epochs"
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings: dict[str, Any] = {"recipe": "digits", "loss": "ce", "seeds": "0:2", "eval_data": "digits:test"}
+def test_a_finished_run_is_not_trained_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = {
+        "recipe": "digits",
+        "loss": "ce",
+        "seeds": "0:2",
+        "eval_data": "digits:test",
+    }
     first = train(tmp_path / "run", **settings)
     before = (tmp_path / "run" / "last.pt").stat().st_mtime_ns
     capsys.readouterr()
     assert train(tmp_path / "run", **settings) == first
-    told = f"note: run {tmp_path}/run is finished since {first['finished']}: this is its result, nothing was trained"
+    told = (
+        f"note: run {tmp_path}/run is finished since {first['finished']}: this is its result,"
+        " nothing was trained"
+    )
     assert told in capsys.readouterr().err
     otherwise = {
         "loss": "ce:ce=1",
@@ -107,21 +135,33 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, capsys: pytest.Capt
         "seeds": "0,1",
         "student": "tiny_models:mlp,std=0.250,mean=0.5",
     }
-    assert train(tmp_path / "run", **{**settings, **otherwise}) == first, "the same, written otherwise"
+    assert train(tmp_path / "run", **{**settings, **otherwise}) == first, (
+        "the same, written otherwise"
+    )
     assert (tmp_path / "run" / "last.pt").stat().st_mtime_ns == before
-    old = {name: value for name, value in first.items() if name != "finished"} | {"best_epoch": first["best_epoch"] - 1}
+    old = {name: value for name, value in first.items() if name != "finished"} | {
+        "best_epoch": first["best_epoch"] - 1
+    }
     (tmp_path / "run" / "result.json").write_text(json.dumps(old))
     again = train(tmp_path / "run", **settings)
     assert again["best_epoch"] == first["best_epoch"], "results of old count from 0"
 
 
-def test_files_of_a_finished_run_that_were_lost_or_damaged_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run, settings = tmp_path / "run", {"data": "tiny_models:few_digits", "recipe": "digits", "loss": "ce"}
+def test_files_of_a_finished_run_that_were_lost_or_damaged_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, settings = (
+        tmp_path / "run",
+        {"data": "tiny_models:few_digits", "recipe": "digits", "loss": "ce"},
+    )
     before = train(run, **settings)
     (run / "result.json").write_text('{"run": ')
     again = train(run, **settings)
     assert "result.json is damaged, and is written again" in capsys.readouterr().err
-    assert json.loads((run / "result.json").read_text()) == again and again["train_loss"] == before["train_loss"]
+    assert (
+        json.loads((run / "result.json").read_text()) == again
+        and again["train_loss"] == before["train_loss"]
+    )
     for name in ("result.json", "metrics.jsonl"):
         (run / name).unlink()
     assert train(run, **settings)["train_loss"] is None
@@ -135,30 +175,59 @@ def test_a_users_own_configuration_is_not_overwritten(tmp_path: Path) -> None:
         train(run, data="tiny_models:few_digits", recipe="digits", loss="ce")
     assert (run / "config.toml").read_text() == "[train-student]\nepochs = 1\n"
     (run / "config.toml").unlink()
-    (run / "metrics.jsonl").touch()  # as a run leaves it that is killed before it has written its configuration
+    (
+        run / "metrics.jsonl"
+    ).touch()  # as a run leaves it that is killed before it has written its configuration
     assert train(run, data="tiny_models:few_digits", recipe="digits", loss="ce")["epochs"] == 2
 
 
-def test_a_student_whose_code_has_changed_does_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"data": "tiny_models:few_digits", "recipe": "digits", "loss": "ce", "student": "tiny_models:changing"}
+def test_a_student_whose_code_has_changed_does_not_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {
+        "data": "tiny_models:few_digits",
+        "recipe": "digits",
+        "loss": "ce",
+        "student": "tiny_models:changing",
+    }
     monkeypatch.setattr(tiny_models, "changing", tiny_models.perceptron, raising=False)
     train(tmp_path / "run", **settings)
     (tmp_path / "run" / "result.json").unlink()
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
     monkeypatch.setattr(tiny_models, "changing", lambda classes=10: other)
-    with pytest.raises(MismatchError, match=r"the weights of its checkpoint do not fit: RuntimeError: .* go back to it, or"):
+    with pytest.raises(
+        MismatchError,
+        match=r"the weights of its checkpoint do not fit: RuntimeError: .* go back to it, or",
+    ):
         train(tmp_path / "run", **settings)
 
 
 def test_best_weights_are_those_of_the_best_score(tmp_path: Path) -> None:
-    settings = {**LONG, "epochs": 5, "ema": EmaConfig(decay=0.5), "optimizer": OptimizerConfig(lr=0.3)}
+    settings = {
+        **LONG,
+        "epochs": 5,
+        "ema": EmaConfig(decay=0.5),
+        "optimizer": OptimizerConfig(lr=0.3),
+    }
     result = train(tmp_path / "run", **settings)
-    epochs = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "epoch"]
-    scores = {(line["epoch"], which): line[key] for line in epochs for which, key in (("student", "top1"), ("ema", "ema_top1"))}
+    epochs = [
+        line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "epoch"
+    ]
+    scores = {
+        (line["epoch"], which): line[key]
+        for line in epochs
+        for which, key in (("student", "top1"), ("ema", "ema_top1"))
+    }
     assert [line["epoch"] for line in epochs] == [1, 2, 3, 4, 5], "as the messages count them"
-    assert result["best_top1"] == max(scores.values()) == scores[result["best_epoch"], result["best_weights"]]
+    assert (
+        result["best_top1"]
+        == max(scores.values())
+        == scores[result["best_epoch"], result["best_weights"]]
+    )
     best = f"{MLP},weights={tmp_path}/run/best.safetensors"
-    evaluation = Trainer(train_config(tmp_path / "again", **{**settings, "student": best, "ema": EmaConfig()}))
+    evaluation = Trainer(
+        train_config(tmp_path / "again", **{**settings, "student": best, "ema": EmaConfig()})
+    )
     assert evaluation.evaluate()["top1"] == result["best_top1"]
 
 
@@ -173,7 +242,14 @@ def test_metrics_also_go_to_tensorboard(tmp_path: Path) -> None:
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     shown = [(event.step, pytest.approx(event.value)) for event in board.Scalars("step/loss")]
     assert shown == [(line["step"], line["loss"]) for line in lines if line["kind"] == "step"]
-    for name in ("step/inter", "step/intra", "step/task", "step/lr", "epoch/top1", "epoch/views_per_second"):
+    for name in (
+        "step/inter",
+        "step/intra",
+        "step/task",
+        "step/lr",
+        "epoch/top1",
+        "epoch/views_per_second",
+    ):
         assert board.Scalars(name), name
     for name in ("epoch/data_seconds", "epoch/cache_seconds"):
         assert all(event.value > 0 for event in board.Scalars(name)), name
@@ -181,12 +257,26 @@ def test_metrics_also_go_to_tensorboard(tmp_path: Path) -> None:
 
 def test_a_plan_of_a_training_writes_nothing(tmp_path: Path) -> None:
     dump(tmp_path / "cache", data="tiny_models:few_digits")
-    config = train_config(tmp_path / "run", cache=str(tmp_path / "cache"), data="tiny_models:few_digits", batch_size=32)
+    config = train_config(
+        tmp_path / "run",
+        cache=str(tmp_path / "cache"),
+        data="tiny_models:few_digits",
+        batch_size=32,
+    )
     plan = plan_training(config)
     assert not (tmp_path / "run").exists()
-    assert plan["steps_per_epoch"] == 12 and plan["seeds"] == [0, 1] and plan["slab_bytes"] == 384 * 20
-    assert (plan["samples"], plan["classes"], plan["samples_trained"], plan["eval_samples"]) == (384, 10, 384, None)
-    assert plan["parameters"] == sum(value.numel() for value in Trainer(config).student.parameters())
+    assert (
+        plan["steps_per_epoch"] == 12 and plan["seeds"] == [0, 1] and plan["slab_bytes"] == 384 * 20
+    )
+    assert (plan["samples"], plan["classes"], plan["samples_trained"], plan["eval_samples"]) == (
+        384,
+        10,
+        384,
+        None,
+    )
+    assert plan["parameters"] == sum(
+        value.numel() for value in Trainer(config).student.parameters()
+    )
     assert plan["seconds"] == pytest.approx(2 * plan["epoch_seconds"])
     with pytest.raises(MissingUnitError, match="does not hold seed 7"):
         plan_training(replace(config, seeds="7"))
@@ -201,13 +291,21 @@ def test_mixed_precision_trains(tmp_path: Path, precision: Any) -> None:
     train(tmp_path / "float32", **common)
     mixed, exact = losses(tmp_path / "mixed"), losses(tmp_path / "float32")
     assert mixed != exact
-    assert mixed[0] == pytest.approx(exact[0], rel=0.02)  # float16's scaler skips steps until its scale fits
+    assert mixed[0] == pytest.approx(
+        exact[0], rel=0.02
+    )  # float16's scaler skips steps until its scale fits
     assert mixed[-1] == pytest.approx(exact[-1], rel=0.1) and mixed[-1] < mixed[0]
 
 
 def test_clipping_bounds_the_step(tmp_path: Path) -> None:
     plain = OptimizerConfig(name="momentum", momentum=0.0, lr=1.0, weight_decay=0.0)
-    settings: dict[str, Any] = {"recipe": "digits", "loss": "ce", "epochs": 1, "batch_size": 1197, "optimizer": plain}
+    settings: dict[str, Any] = {
+        "recipe": "digits",
+        "loss": "ce",
+        "epochs": 1,
+        "batch_size": 1197,
+        "optimizer": plain,
+    }
     settings["schedule"] = ScheduleConfig(name="none")
     train(tmp_path / "run", clip_grad=1e-3, **settings)
     from kdcache.views import seed_generators
@@ -233,25 +331,47 @@ def test_absent_rows_are_left_out_for_every_loss(tmp_path: Path) -> None:
     assert len(absent) == 1
     for loss in ("ce", "dist"):
         common = {"data": data, "student": f"{MLP},classes=3", "loss": loss, "epochs": 1}
-        result = train(tmp_path / f"run-{loss}", cache=str(tmp_path / "cache"), batch_size=23, **common)
+        result = train(
+            tmp_path / f"run-{loss}", cache=str(tmp_path / "cache"), batch_size=23, **common
+        )
         assert result["steps"] == 1
     with pytest.raises(KdcacheError, match=r"class1/10\.png"):
-        train(tmp_path / "plain", recipe="digits", data=data, student=f"{MLP},classes=3", loss="ce", batch_size=24)
+        train(
+            tmp_path / "plain",
+            recipe="digits",
+            data=data,
+            student=f"{MLP},classes=3",
+            loss="ce",
+            batch_size=24,
+        )
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(KdcacheError, match=r"epoch 1 is (nan|inf).*optimizer\.lr.*; no checkpoint was written yet"):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(
+        KdcacheError, match=r"epoch 1 is (nan|inf).*optimizer\.lr.*; no checkpoint was written yet"
+    ):
         train(tmp_path / "run", recipe="digits", loss="ce", optimizer=OptimizerConfig(lr=1e30))
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
 @pytest.mark.parametrize("limit", [100, 1_500, 8_000])
-def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(tmp_path: Path, limit: int) -> None:
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
+    tmp_path: Path, limit: int
+) -> None:
     settings: dict[str, Any] = {"recipe": "digits", "loss": "ce", "epochs": 3}
     train(tmp_path / "unbroken", **settings)
-    with largest_file(limit), pytest.raises(KdcacheError, match=r"cannot write .*/run/.*too large") as raised:
+    with (
+        largest_file(limit),
+        pytest.raises(KdcacheError, match=r"cannot write .*/run/.*too large") as raised,
+    ):
         train(tmp_path / "run", **settings)
-    kept = "the last checkpoint is kept" if (tmp_path / "run" / "last.pt").exists() else "no checkpoint was written yet"
+    kept = (
+        "the last checkpoint is kept"
+        if (tmp_path / "run" / "last.pt").exists()
+        else "no checkpoint was written yet"
+    )
     assert f"; {kept}: make room and run again" in str(raised.value)
     assert not list((tmp_path / "run").glob(".*.tmp"))
     train(tmp_path / "run", **settings)
@@ -267,7 +387,11 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path) -> 
 
 
 def test_what_moved_is_known_by_its_content(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"loss": "dist:tau=4", "data": "digits:train", "eval_data": "digits:test"}
+    settings: dict[str, Any] = {
+        "loss": "dist:tau=4",
+        "data": "digits:train",
+        "eval_data": "digits:test",
+    }
     dump(tmp_path / "cache")
     first = train(tmp_path / "run", cache=str(tmp_path / "cache"), **settings)
     (tmp_path / "cache").rename(tmp_path / "moved")
@@ -312,7 +436,11 @@ def test_views_that_moved_stop_the_run(tmp_path: Path, monkeypatch: pytest.Monke
     from kdcache.sources import Digits
 
     original = Digits.__getitem__
-    monkeypatch.setattr(Digits, "__getitem__", lambda self, i: (original(self, i)[0].rotate(90), original(self, i)[1]))
+    monkeypatch.setattr(
+        Digits,
+        "__getitem__",
+        lambda self, i: (original(self, i)[0].rotate(90), original(self, i)[1]),
+    )
     with pytest.raises(DriftError, match="not what the teacher saw"):
         train(tmp_path / "run", cache=str(tmp_path / "cache"))
 
@@ -333,12 +461,17 @@ def test_evaluation_data_of_other_classes_is_refused(tmp_path: Path) -> None:
         ({"cache": "a", "teacher": "b"}, "not both"),
         ({"cache": "a", "recipe": "digits"}, "brings its own recipe"),
         ({"run_seed": -1, "recipe": "digits", "loss": "ce"}, "run_seed is -1"),
-        ({"clip_grad": 0.0, "recipe": "digits", "loss": "ce"}, "clip_grad is 0.0; it must be above 0"),
+        (
+            {"clip_grad": 0.0, "recipe": "digits", "loss": "ce"},
+            "clip_grad is 0.0; it must be above 0",
+        ),
         ({"loss": "dist:beta=-2", "recipe": "digits"}, "beta=-2.0 must be 0 or more"),
         ({"loss": "kl:weight=nan", "recipe": "digits"}, "weight is nan; it must be a finite"),
     ],
 )
-def test_a_configuration_that_makes_no_sense_is_refused(tmp_path: Path, changes: Any, message: str) -> None:
+def test_a_configuration_that_makes_no_sense_is_refused(
+    tmp_path: Path, changes: Any, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         train_config(tmp_path / "run", **changes)
 
@@ -349,7 +482,9 @@ def test_a_teacher_in_the_loop_needs_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.skipif(
+    shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU"
+)
 def test_a_compiled_student_trains_the_same_and_saves_plain_names(tmp_path: Path) -> None:
     for name, compiled in (("plain", False), ("compiled", True)):
         compute = ComputeConfig(workers=0, device="cpu", compile=compiled)
@@ -359,9 +494,16 @@ def test_a_compiled_student_trains_the_same_and_saves_plain_names(tmp_path: Path
     assert set(state) == {"1.weight", "1.bias", "4.weight", "4.bias"}
 
 
-def test_a_resumed_run_keeps_its_seeds_when_the_cache_has_grown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resumed_run_keeps_its_seeds_when_the_cache_has_grown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = "tiny_models:few_digits"
-    settings: dict[str, Any] = {"cache": str(tmp_path / "cache"), "loss": "dist:tau=4", "epochs": 4, "data": data}
+    settings: dict[str, Any] = {
+        "cache": str(tmp_path / "cache"),
+        "loss": "dist:tau=4",
+        "epochs": 4,
+        "data": data,
+    }
     dump(tmp_path / "cache", seeds="0:2", data=data)
     train(tmp_path / "unbroken", **settings)
     trainer = Trainer(train_config(tmp_path / "run", **settings))
@@ -372,9 +514,16 @@ def test_a_resumed_run_keeps_its_seeds_when_the_cache_has_grown(tmp_path: Path, 
     (tmp_path / "run" / "config.toml").write_text(dump_config(trainer.config, "train-student"))
     dump(tmp_path / "cache", seeds="0:4", data=data)
     train(tmp_path / "run", **settings)
-    grown = "note: the run goes on with seeds 0 to 1, which it began with; the cache holds seeds 0 to 3 by now"
+    grown = (
+        "note: the run goes on with seeds 0 to 1, which it began with; the cache holds seeds 0 to 3"
+        " by now"
+    )
     assert grown in capsys.readouterr().err
-    seeds = [line["seed"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "epoch"]
+    seeds = [
+        line["seed"]
+        for line in read_metrics(tmp_path / "run" / "metrics.jsonl")
+        if line["kind"] == "epoch"
+    ]
     assert seeds == [0, 1, 0, 1] and losses(tmp_path / "run") == losses(tmp_path / "unbroken")
 
 
@@ -386,14 +535,25 @@ def test_a_finished_run_is_not_given_for_another(tmp_path: Path, changes: dict[s
 
 
 def test_tied_weights_are_saved(tmp_path: Path) -> None:
-    train(tmp_path / "run", recipe="digits", loss="ce", epochs=1, student="tiny_models:tied,mean=0.5,std=0.25")
+    train(
+        tmp_path / "run",
+        recipe="digits",
+        loss="ce",
+        epochs=1,
+        student="tiny_models:tied,mean=0.5,std=0.25",
+    )
     weights = load_file(tmp_path / "run" / "student.safetensors")
     assert torch.equal(weights["1.weight"], weights["3.weight"])
 
 
 def test_auxiliary_heads_are_told_before_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"gives a tuple of 2.*not logits.*aux_logits=false"):
-        train(tmp_path / "run", recipe="digits", loss="ce", student="tiny_models:auxiliary,mean=0.5,std=0.25")
+        train(
+            tmp_path / "run",
+            recipe="digits",
+            loss="ce",
+            student="tiny_models:auxiliary,mean=0.5,std=0.25",
+        )
 
 
 def test_a_cache_of_absent_samples_only_is_told(tmp_path: Path) -> None:
@@ -404,20 +564,39 @@ def test_a_cache_of_absent_samples_only_is_told(tmp_path: Path) -> None:
     for index in (0, 3):
         (tmp_path / "images" / "class0" / f"{index}.png").write_bytes(b"not an image")
     common = {"data": f"imagefolder:{tmp_path}/images"}
-    dump(tmp_path / "cache", teacher=f"{CONV},classes=3", seeds="0:1", skip_unreadable=True, **common)
+    dump(
+        tmp_path / "cache", teacher=f"{CONV},classes=3", seeds="0:1", skip_unreadable=True, **common
+    )
     with pytest.raises(
-        KdcacheError, match=r"nothing to train on: of the samples of imagefolder.*, seed 0 holds none that could be read"
+        KdcacheError,
+        match=(
+            r"nothing to train on: of the samples of imagefolder.*, seed 0 holds none that could be"
+            r" read"
+        ),
     ):
-        train(tmp_path / "run", cache=str(tmp_path / "cache"), student=f"{MLP},classes=3", samples="0:2", **common)
+        train(
+            tmp_path / "run",
+            cache=str(tmp_path / "cache"),
+            student=f"{MLP},classes=3",
+            samples="0:2",
+            **common,
+        )
 
 
 def test_a_recipe_that_would_draw_otherwise_for_the_student_is_refused(tmp_path: Path) -> None:
     recipe = tmp_path / "erase.toml"
-    resize, erase = ('[[transforms]]\nname = "Resize"\nsize = "input"\n', '[[transforms]]\nname = "RandomErasing"\np = 1.0\n')
+    resize, erase = (
+        '[[transforms]]\nname = "Resize"\nsize = "input"\n',
+        '[[transforms]]\nname = "RandomErasing"\np = 1.0\n',
+    )
     recipe.write_text(f'mode = "L"\nsize = 8\n{resize}{erase}')
     dump(tmp_path / "cache", recipe=str(recipe), seeds="0:1", teacher=f"{CONV},input_size=16")
-    train(tmp_path / "same", cache=str(tmp_path / "cache"), student=f"{CONV},input_size=16", epochs=1)
-    with pytest.raises(RecipeError, match=r"draws other views at 8 than at 16 pixels: RandomErasing.*input_size=16"):
+    train(
+        tmp_path / "same", cache=str(tmp_path / "cache"), student=f"{CONV},input_size=16", epochs=1
+    )
+    with pytest.raises(
+        RecipeError, match=r"draws other views at 8 than at 16 pixels: RandomErasing.*input_size=16"
+    ):
         train(tmp_path / "run", cache=str(tmp_path / "cache"))
 
 
@@ -432,7 +611,9 @@ def test_evaluation_data_of_other_class_names_is_refused(tmp_path: Path) -> None
         train(tmp_path / "run", recipe="digits", loss="ce", student=f"{MLP},classes=2", **data)
 
 
-def test_a_run_of_a_kdcache_without_digests_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_a_kdcache_without_digests_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "run" / "last.pt"
     train(tmp_path / "run", recipe="digits", loss="ce", epochs=1)
     state = torch.load(path, weights_only=True)

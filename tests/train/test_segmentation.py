@@ -1,4 +1,5 @@
-"""Segmentation from a cache: what is cached is what the teacher says, crop by crop, and a student trains on it as online."""
+"""Segmentation from a cache: what is cached is what the teacher says, crop by crop, and a student
+trains on it as online."""
 
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,18 @@ def exact(tmp_path_factory: pytest.TempPathFactory, recipe: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("loss", ["dist:tau=1,beta=1,gamma=1", "kl:tau=2,ignore_masked=true", "cwd"])
+@pytest.mark.parametrize(
+    "loss", ["dist:tau=1,beta=1,gamma=1", "kl:tau=2,ignore_masked=true", "cwd"]
+)
 def test_cached_equals_online(tmp_path: Path, exact: Path, recipe: str, loss: str) -> None:
-    common = {"loss": loss, "data": DATA, "student": STUDENT, "batch_size": 8, "epochs": 9, "label_smoothing": 0.1}
+    common = {
+        "loss": loss,
+        "data": DATA,
+        "student": STUDENT,
+        "batch_size": 8,
+        "epochs": 9,
+        "label_smoothing": 0.1,
+    }
     train(tmp_path / "cached", cache=str(exact), **common)
     train(tmp_path / "online", teacher=TEACHER, recipe=recipe, seeds="0:2", **common)
     cached, online = losses(tmp_path / "cached"), losses(tmp_path / "online")
@@ -66,7 +76,11 @@ def test_a_crop_of_the_whole_images_map_is_another_map() -> None:
     """Why crops are cached: the model pools over what it sees, and pads it."""
     image = torch.from_numpy(np.stack([np.asarray(Shapes(1, 64, 96)[0][0])])).permute(0, 3, 1, 2)
     model = open_model(
-        TEACHER, classes=4, recipe=load_recipe("cityscapes").at((64, 96)), trained=True, task="segmentation"
+        TEACHER,
+        classes=4,
+        recipe=load_recipe("cityscapes").at((64, 96)),
+        trained=True,
+        task="segmentation",
     ).eval()
     with torch.no_grad():
         whole, crop = model(image)[0, 0], model(image[:, :, 16:48, 32:80])[0, 0]
@@ -78,7 +92,9 @@ def test_a_crop_of_the_whole_images_map_is_another_map() -> None:
     assert (cut.softmax(-1) - crop.softmax(-1)).abs().max() > 0.05
 
 
-@pytest.mark.parametrize("codec", ["full:dtype=float16", "full:dtype=uint8", "lowrank:step=0.5", "topk:k=2"])
+@pytest.mark.parametrize(
+    "codec", ["full:dtype=float16", "full:dtype=uint8", "lowrank:step=0.5", "topk:k=2"]
+)
 def test_codecs_train_on_maps(tmp_path: Path, recipe: str, codec: str) -> None:
     made(tmp_path / "cache", recipe, codec=codec)
     cache = open_cache(tmp_path / "cache")
@@ -89,7 +105,9 @@ def test_codecs_train_on_maps(tmp_path: Path, recipe: str, codec: str) -> None:
         batch_size=8, **tail,
     )  # fmt: skip
     assert np.isfinite(result["train_loss"])
-    assert made(tmp_path / "cache", recipe, codec=codec)["units_written"] == 0, "a dump that goes on finds its own codec"
+    assert made(tmp_path / "cache", recipe, codec=codec)["units_written"] == 0, (
+        "a dump that goes on finds its own codec"
+    )
 
 
 def test_a_student_learns_and_is_scored(tmp_path: Path, exact: Path) -> None:
@@ -97,13 +115,19 @@ def test_a_student_learns_and_is_scored(tmp_path: Path, exact: Path) -> None:
         tmp_path / "run", cache=str(exact), data=DATA, student=STUDENT, loss="ce", batch_size=4, epochs=8, eval_data=EVAL,
         optimizer=OptimizerConfig(name="adamw", lr=0.03),
     )  # fmt: skip
-    assert result["miou"] > 35 and result["pixel_accuracy"] > 50, "the red channel tells the class; chance is 14 and 25"
+    assert result["miou"] > 35 and result["pixel_accuracy"] > 50, (
+        "the red channel tells the class; chance is 14 and 25"
+    )
     names = [f"iou/{index}" for index in range(4)]
     assert result["miou"] == pytest.approx(sum(result[name] for name in names) / 4)
     assert result["best_miou"] >= result["miou"] and result["best_weights"] == "student"
     own = Recipe.from_dict(open_cache(exact).manifest.recipe)
     student = open_model(
-        f"{STUDENT},weights={tmp_path}/run/student.safetensors", classes=4, recipe=own, trained=True, task="segmentation"
+        f"{STUDENT},weights={tmp_path}/run/student.safetensors",
+        classes=4,
+        recipe=own,
+        trained=True,
+        task="segmentation",
     )
     evaluations = [
         Evaluation(
@@ -114,7 +138,9 @@ def test_a_student_learns_and_is_scored(tmp_path: Path, exact: Path) -> None:
     ]  # fmt: skip
     whole, windows = (one.scores({"": student})["miou"] for one in evaluations)
     assert whole == pytest.approx(result["miou"]) and windows > 35 and windows != whole
-    epochs = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "epoch"]
+    epochs = [
+        line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "epoch"
+    ]
     assert all(name in epochs[-1] for name in names)
 
 
@@ -123,8 +149,13 @@ def test_a_student_of_another_stride_sees_the_maps_resampled(
 ) -> None:
 
     student = "tiny_models:segmenter,stride=8,aux=false"
-    trainer = Trainer(train_config(tmp_path / "run", cache=str(exact), data=DATA, student=student, batch_size=8))
-    assert "the teacher's maps of 4x6 are brought to 2x3, the student's (logits, bilinear)" in capsys.readouterr().err
+    trainer = Trainer(
+        train_config(tmp_path / "run", cache=str(exact), data=DATA, student=student, batch_size=8)
+    )
+    assert (
+        "the teacher's maps of 4x6 are brought to 2x3, the student's (logits, bilinear)"
+        in capsys.readouterr().err
+    )
     trainer._start_epoch()
     batch = next(trainer.loader.rendered())
     found = trainer.loader.teacher.rows(batch).logits()
@@ -135,21 +166,47 @@ def test_a_student_of_another_stride_sees_the_maps_resampled(
     assert set(trainer.train_step([batch])) == {"loss", "inter", "intra", "task"}
 
 
-def test_a_cache_of_maps_is_verified_with_its_teacher(exact: Path, tmp_path: Path, recipe: str) -> None:
-    report = verify_cache(open_cache(exact), views=16, data=DATA, teacher=TEACHER, compute=IN_PROCESS)
-    assert report["faults"] == [] and report["teacher"]["equal_records"] == report["teacher"]["views"] == 16
-    report = verify_cache(open_cache(exact), views=16, data=DATA, teacher=f"{TEACHER},seed=1", compute=IN_PROCESS)
+def test_a_cache_of_maps_is_verified_with_its_teacher(
+    exact: Path, tmp_path: Path, recipe: str
+) -> None:
+    report = verify_cache(
+        open_cache(exact), views=16, data=DATA, teacher=TEACHER, compute=IN_PROCESS
+    )
+    assert (
+        report["faults"] == []
+        and report["teacher"]["equal_records"] == report["teacher"]["views"] == 16
+    )
+    report = verify_cache(
+        open_cache(exact), views=16, data=DATA, teacher=f"{TEACHER},seed=1", compute=IN_PROCESS
+    )
     assert "hash of weights" in report["faults"][0]
 
 
-def test_some_views_that_a_cache_lacks_come_from_the_teacher(tmp_path: Path, exact: Path, recipe: str) -> None:
+def test_some_views_that_a_cache_lacks_come_from_the_teacher(
+    tmp_path: Path, exact: Path, recipe: str
+) -> None:
     made(tmp_path / "part", recipe, codec="full:dtype=float32", seeds="0:2")
     for file in ("commits/00000/000001.json", "commits/00001/000002.json"):
         (tmp_path / "part" / file).unlink()
-    common = {"loss": "dist", "data": DATA, "student": STUDENT, "batch_size": 8, "epochs": 2, "seeds": "0:2"}
+    common = {
+        "loss": "dist",
+        "data": DATA,
+        "student": STUDENT,
+        "batch_size": 8,
+        "epochs": 2,
+        "seeds": "0:2",
+    }
     train(tmp_path / "whole", cache=str(exact), **common)
-    train(tmp_path / "filled", cache=str(tmp_path / "part"), on_miss="teacher", teacher=TEACHER, **common)
-    np.testing.assert_allclose(losses(tmp_path / "whole"), losses(tmp_path / "filled"), rtol=0, atol=1e-6)
+    train(
+        tmp_path / "filled",
+        cache=str(tmp_path / "part"),
+        on_miss="teacher",
+        teacher=TEACHER,
+        **common,
+    )
+    np.testing.assert_allclose(
+        losses(tmp_path / "whole"), losses(tmp_path / "filled"), rtol=0, atol=1e-6
+    )
 
 
 def test_layouts_of_cityscapes_and_voc_are_dumped_and_trained(tmp_path: Path, recipe: str) -> None:
@@ -157,13 +214,22 @@ def test_layouts_of_cityscapes_and_voc_are_dumped_and_trained(tmp_path: Path, re
     voc = f"torchvision:VOCSegmentation,root={write_voc(tmp_path / 'v', 4, 18, 26)},image_set="
     for name, data, classes in (("c", cityscapes, 19), ("v", voc, 21)):
         model = f"{TEACHER},classes={classes}"
-        made(tmp_path / f"{name}-cache", recipe, data=f"{data}train", teacher=model, batch_size=2, unit_rows=None)
+        made(
+            tmp_path / f"{name}-cache",
+            recipe,
+            data=f"{data}train",
+            teacher=model,
+            batch_size=2,
+            unit_rows=None,
+        )
         result = train(
             tmp_path / f"{name}-run", cache=str(tmp_path / f"{name}-cache"), data=f"{data}train", eval_data=f"{data}val",
             student=model, loss="dist:tau=1,beta=1,gamma=1", epochs=1, batch_size=2,
         )  # fmt: skip
         names = [key for key in result if key.startswith("iou/")]
-        assert 0 <= result["miou"] <= 100 and set(names) <= {f"iou/{one}" for one in open_source(f"{data}val").class_names}
+        assert 0 <= result["miou"] <= 100 and set(names) <= {
+            f"iou/{one}" for one in open_source(f"{data}val").class_names
+        }
 
 
 @pytest.mark.parametrize(
@@ -178,16 +244,26 @@ def test_layouts_of_cityscapes_and_voc_are_dumped_and_trained(tmp_path: Path, re
         ({"student": "tiny_models:segmenter,classes=5"}, "gives 5 classes, and 4 are asked for"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_told(tmp_path: Path, exact: Path, changes: dict[str, Any], message: str) -> None:
+def test_what_does_not_fit_is_told(
+    tmp_path: Path, exact: Path, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(KdcacheError, match=message):
-        train(tmp_path / "run", **{"cache": str(exact), "data": DATA, "student": STUDENT, "batch_size": 8, **changes})
+        train(
+            tmp_path / "run",
+            **{"cache": str(exact), "data": DATA, "student": STUDENT, "batch_size": 8, **changes},
+        )
 
 
 @pytest.mark.parametrize("loss", ["cwd", "dist:ignore_masked=true"])
 def test_losses_of_maps_are_not_for_classification(tmp_path: Path, loss: str) -> None:
     dump(tmp_path / "cache", data="tiny_models:few_digits,length=64")
     with pytest.raises(UsageError, match=f"loss {loss} is one of maps, for segmentation"):
-        train(tmp_path / "run", cache=str(tmp_path / "cache"), data="tiny_models:few_digits,length=64", loss=loss)
+        train(
+            tmp_path / "run",
+            cache=str(tmp_path / "cache"),
+            data="tiny_models:few_digits,length=64",
+            loss=loss,
+        )
 
 
 @pytest.mark.parametrize("codec", ["full:dtype=uint8", "topk:k=2", "lowrank:step=0.5"])
@@ -197,7 +273,9 @@ def test_maps_are_recoded(tmp_path: Path, exact: Path, recipe: str, codec: str) 
     new, whole = open_cache(tmp_path / "new"), list(range(48))
     assert new.manifest.sites == [2, 4, 6] and new.manifest.teacher["stride"] == 4
     if codec.startswith("lowrank"):  # whose fit is to a sample of its own
-        found, wanted = (one.codec.decode(one.read(0, whole)).probs(1.0) for one in (new, open_cache(exact)))
+        found, wanted = (
+            one.codec.decode(one.read(0, whole)).probs(1.0) for one in (new, open_cache(exact))
+        )
         assert 0 < (found - wanted).abs().mean() < 0.03
         return
     made(tmp_path / "direct", recipe, codec=codec)
@@ -211,19 +289,29 @@ def test_maps_are_recoded(tmp_path: Path, exact: Path, recipe: str, codec: str) 
         with pytest.raises(UsageError, match="keeps 2 logits, not 3"):
             recode_cache(tmp_path / "new", tmp_path / "more", codec="topk:k=3")
     else:
-        with pytest.raises(UsageError, match=r"step 0.001 is finer than the .* that uint8 rounds its logits to"):
+        with pytest.raises(
+            UsageError, match=r"step 0.001 is finer than the .* that uint8 rounds its logits to"
+        ):
             recode_cache(tmp_path / "new", tmp_path / "more", codec="lowrank:step=0.001")
 
 
 def test_fidelity_is_for_classification(exact: Path, recipe: str) -> None:
-    for config in (FidelityConfig(logits=str(exact)), FidelityConfig(teacher=TEACHER, data=DATA, recipe=recipe)):
-        with pytest.raises(UsageError, match=r"is for classification, not segmentation; .*dump-teacher --plan says"):
+    for config in (
+        FidelityConfig(logits=str(exact)),
+        FidelityConfig(teacher=TEACHER, data=DATA, recipe=recipe),
+    ):
+        with pytest.raises(
+            UsageError, match=r"is for classification, not segmentation; .*dump-teacher --plan says"
+        ):
             measure_fidelity(config)
 
 
 @pytest.mark.parametrize(
     ("spec", "sites"),
-    [("torchvision:lraspp_mobilenet_v3_large", (1, 8, 12)), ("timm:test_resnet,output_stride=8", (1, 8, 12))],
+    [
+        ("torchvision:lraspp_mobilenet_v3_large", (1, 8, 12)),
+        ("timm:test_resnet,output_stride=8", (1, 8, 12)),
+    ],
 )
 def test_models_of_torchvision_and_timm_give_maps(spec: str, sites: tuple[int, ...]) -> None:
     recipe = load_recipe("cityscapes").at((64, 96))

@@ -1,4 +1,5 @@
-"""Trainings that are told to stop, by whichever signal, wherever it arrives: the last step is kept, and nothing hangs."""
+"""Trainings that are told to stop, by whichever signal, wherever it arrives: the last step is kept,
+and nothing hangs."""
 
 import os
 import re
@@ -54,8 +55,12 @@ def told(errors: str) -> list[str]:
 
 
 def is_told(errors: str, name: str, run: Path) -> bool:
-    """Return whether one line says which signal, what is kept and the way to go on, and none speaks of dead workers."""
-    line = f"kdcache: error: stopped by {name} after step {kept_step(run)}, which is kept; run the same command again to go on"
+    """Return whether one line says which signal, what is kept and the way to go on, and none speaks
+    of dead workers."""
+    line = (
+        f"kdcache: error: stopped by {name} after step {kept_step(run)}, which is kept; run the"
+        " same command again to go on"
+    )
     lines = [re.sub(r" \(rank 0 of \d+ on \S+\)$", "", found) for found in told(errors)]
     return lines == [line] and "worker was killed" not in errors and "Traceback" not in errors
 
@@ -72,14 +77,19 @@ def same(run: Path, unbroken: Path) -> bool:
     """Return whether losses and scores of a run are, bit for bit, those of another."""
     names = ("step", "epoch", "loss", "task", "top1", "eval_loss", "ema_eval_loss")
     mine, theirs = (
-        [{name: line.get(name) for name in names} for line in read_metrics(one / "metrics.jsonl")] for one in (run, unbroken)
+        [{name: line.get(name) for name in names} for line in read_metrics(one / "metrics.jsonl")]
+        for one in (run, unbroken)
     )
     return mine == theirs
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "method"), [("SIGTERM", "fork"), ("SIGINT", "fork"), ("SIGHUP", "forkserver")])
-def test_a_signal_to_the_whole_group_keeps_the_last_step(tmp_path: Path, unbroken: Path, number: str, method: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "method"), [("SIGTERM", "fork"), ("SIGINT", "fork"), ("SIGHUP", "forkserver")]
+)
+def test_a_signal_to_the_whole_group_keeps_the_last_step(
+    tmp_path: Path, unbroken: Path, number: str, method: str
+) -> None:
     """With loader workers, to which it goes as well, and to what starts them."""
     run = tmp_path / "run"
     process = started(train_config(run, **WITH_WORKERS), tmp_path, method=method)
@@ -118,7 +128,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whom", ["all", "rank 1", "launcher"])
-def test_of_several_processes_all_stop_after_the_same_step(tmp_path: Path, pair: Path, whom: str) -> None:
+def test_of_several_processes_all_stop_after_the_same_step(
+    tmp_path: Path, pair: Path, whom: str
+) -> None:
     """Wherever the signal arrives; with loader workers where it goes to all."""
     run = tmp_path / "run"
     config = train_config(run, **(WITH_WORKERS if whom == "all" else SETTINGS))
@@ -136,7 +148,9 @@ def test_of_several_processes_all_stop_after_the_same_step(tmp_path: Path, pair:
     assert code != 0 and is_told(errors.partition("Traceback")[0], name, run), errors
     assert len(steps(run)) == kept_step(run) >= 15
     assert not any(map(is_alive, ranks))
-    code, _, errors = started(replace(config, compute=SETTINGS.get("compute", config.compute)), tmp_path, processes=2).end()
+    code, _, errors = started(
+        replace(config, compute=SETTINGS.get("compute", config.compute)), tmp_path, processes=2
+    ).end()
     assert code == 0 and same(run, pair), errors
 
 
@@ -158,7 +172,9 @@ def test_tasks_of_srun_train_together(tmp_path: Path, pair: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [0, 2])
-def test_a_stop_in_the_evaluation_costs_no_step_and_goes_on_with_it(tmp_path: Path, processes: int) -> None:
+def test_a_stop_in_the_evaluation_costs_no_step_and_goes_on_with_it(
+    tmp_path: Path, processes: int
+) -> None:
     quick = {**SETTINGS, "epochs": 1, "eval_data": "tiny_models:slow_digits,seconds=0"}
     train(tmp_path / "unbroken", **quick)
     run = tmp_path / "run"
@@ -167,7 +183,11 @@ def test_a_stop_in_the_evaluation_costs_no_step_and_goes_on_with_it(tmp_path: Pa
     wait_until((run / "last.pt").exists, process)
     process.stop_all(signal.SIGTERM)
     code, _, errors = process.end(60)
-    assert code != 0 and kept_step(run) == 12 and is_told(errors.partition("Traceback")[0], "SIGTERM", run), errors
+    assert (
+        code != 0
+        and kept_step(run) == 12
+        and is_told(errors.partition("Traceback")[0], "SIGTERM", run)
+    ), errors
     assert [line["kind"] for line in read_metrics(run / "metrics.jsonl")].count("epoch") == 0
     train(run, **quick)
     if not processes:

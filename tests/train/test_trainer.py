@@ -1,4 +1,5 @@
-"""One student, however it is trained: resumed at any step, in parts, by several processes, beside an average of its weights."""
+"""One student, however it is trained: resumed at any step, in parts, by several processes, beside
+an average of its weights."""
 
 import math
 from collections.abc import Callable
@@ -91,7 +92,8 @@ def run(trainer: Trainer, lines: Lines, *, stop: int | None = None) -> None:
 
 
 def state_at(config: TrainConfig, step: int) -> tuple[dict[str, Any], list[float]]:
-    """Return the state of a run after `step`, as its checkpoint would bring it back, and the losses so far."""
+    """Return the state of a run after `step`, as its checkpoint would bring it back, and the losses
+    so far."""
     trainer, lines = Trainer(config), Lines()
     with pytest.raises(StoppedError):
         run(trainer, lines, stop=step)
@@ -99,7 +101,11 @@ def state_at(config: TrainConfig, step: int) -> tuple[dict[str, Any], list[float
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
-    return {f"{name}.{key}": value for name, module in trainer.weights().items() for key, value in module.state_dict().items()}
+    return {
+        f"{name}.{key}": value
+        for name, module in trainer.weights().items()
+        for key, value in module.state_dict().items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +122,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory, strong: Path) -> str:
     return str(path)
 
 
-def test_strong_views_give_a_cached_run_the_losses_of_the_teacher_in_the_loop(tmp_path: Path, strong: Path, cache: str) -> None:
-    """RandAugment, erasing, mixup and CutMix, with a stop in the middle of the cached run: over 100 steps."""
+def test_strong_views_give_a_cached_run_the_losses_of_the_teacher_in_the_loop(
+    tmp_path: Path, strong: Path, cache: str
+) -> None:
+    """RandAugment, erasing, mixup and CutMix, with a stop in the middle of the cached run: over 100
+    steps."""
     settings = {**HARD, "epochs": 9}
     cached = train_config(tmp_path, cache=cache, **settings)
     state, found = state_at(cached, 53)
@@ -126,7 +135,11 @@ def test_strong_views_give_a_cached_run_the_losses_of_the_teacher_in_the_loop(tm
     run(resumed, rest)
     found += rest.losses()
     online, lines = (
-        Trainer(train_config(tmp_path, teacher=f"{CONV},seed=7", recipe=str(strong), seeds="0:9", **settings)),
+        Trainer(
+            train_config(
+                tmp_path, teacher=f"{CONV},seed=7", recipe=str(strong), seeds="0:9", **settings
+            )
+        ),
         Lines(),
     )
     run(online, lines)
@@ -156,8 +169,12 @@ def test_a_run_stopped_after_any_step_goes_on_as_if_nothing_had_been(
     run(resumed, lines)
     assert found + lines.losses() == expected.losses()
     mine, theirs = weights(resumed), weights(unbroken)
-    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
-    epochs = [[line["loss"] for line in one.lines if line["kind"] == "epoch"] for one in (lines, expected)]
+    assert mine.keys() == theirs.keys() and all(
+        torch.equal(mine[name], theirs[name]) for name in mine
+    )
+    epochs = [
+        [line["loss"] for line in one.lines if line["kind"] == "epoch"] for one in (lines, expected)
+    ]
     np.testing.assert_allclose(epochs[0], epochs[1][-len(epochs[0]) :], rtol=1e-6)
 
 
@@ -167,7 +184,11 @@ def test_workers_may_change_in_the_middle_of_an_epoch(tmp_path: Path, cache: str
     run(Trainer(config), expected)
     state, found = state_at(config, 17)
     resumed, lines = (
-        Trainer(train_config(tmp_path, cache=cache, **HARD, compute=ComputeConfig(workers=2, device="cpu"))),
+        Trainer(
+            train_config(
+                tmp_path, cache=cache, **HARD, compute=ComputeConfig(workers=2, device="cpu")
+            )
+        ),
         Lines(),
     )
     resumed.load_state(state)
@@ -175,8 +196,11 @@ def test_workers_may_change_in_the_middle_of_an_epoch(tmp_path: Path, cache: str
     assert found + lines.losses() == expected.losses()
 
 
-def joined_run(settings: dict[str, Any], path: str, stop: int | None, state: dict[str, Any] | None) -> Any:
-    """Train in one of several processes, from a state or to one; return losses, the state, and the weights."""
+def joined_run(
+    settings: dict[str, Any], path: str, stop: int | None, state: dict[str, Any] | None
+) -> Any:
+    """Train in one of several processes, from a state or to one; return losses, the state, and the
+    weights."""
     trainer, lines = Trainer(train_config(Path(path), **settings)), Lines()
     if state is not None:
         trainer.load_state(state)
@@ -193,13 +217,17 @@ NO_DROPOUT = {**HARD, "student": MLP}
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("loss", "processes"), [("dist:tau=4", 4), ("kl:tau=4", 2)])
-def test_the_number_of_processes_does_not_matter(tmp_path: Path, cache: str, loss: str, processes: int) -> None:
+def test_the_number_of_processes_does_not_matter(
+    tmp_path: Path, cache: str, loss: str, processes: int
+) -> None:
     settings = {**NO_DROPOUT, "cache": cache, "loss": loss, "epochs": 2}
     one, _, expected = joined_run(settings, str(tmp_path), None, None)
     found = launch(joined_run, processes, settings, str(tmp_path), None, None)
     for losses, _, mine in found:
         np.testing.assert_allclose(losses, one, rtol=2e-4)
-        assert all(torch.allclose(mine[name], expected[name], rtol=0, atol=2e-4) for name in expected)
+        assert all(
+            torch.allclose(mine[name], expected[name], rtol=0, atol=2e-4) for name in expected
+        )
     assert len({tuple(losses) for losses, _, _ in found}) == 1, "all processes know the mean"
 
 
@@ -221,7 +249,13 @@ def scores(settings: dict[str, Any], path: str) -> dict[str, float]:
 
 def test_an_evaluation_is_divided_among_processes(tmp_path: Path) -> None:
     """Of 250 images, which neither two nor four divide, and with an average beside the student."""
-    settings = {"data": FEW, "recipe": "digits", "loss": "ce", "eval_data": f"{FEW},length=250", "ema": EmaConfig(decay=0.9)}
+    settings = {
+        "data": FEW,
+        "recipe": "digits",
+        "loss": "ce",
+        "eval_data": f"{FEW},length=250",
+        "ema": EmaConfig(decay=0.9),
+    }
     expected = scores(settings, str(tmp_path))
     assert len(expected) == 6 and expected["top1"] not in (0.0, 100.0)
     for found in launch(scores, 4, settings, str(tmp_path)):
@@ -231,7 +265,9 @@ def test_an_evaluation_is_divided_among_processes(tmp_path: Path) -> None:
 def test_local_columns_are_another_loss_with_several_processes(tmp_path: Path, cache: str) -> None:
     settings = {**NO_DROPOUT, "cache": cache, "epochs": 1}
     alone, _, _ = joined_run(settings, str(tmp_path), None, None)
-    local, _, _ = launch(joined_run, 2, {**settings, "loss": "dist:tau=4,columns=local"}, str(tmp_path), None, None)[0]
+    local, _, _ = launch(
+        joined_run, 2, {**settings, "loss": "dist:tau=4,columns=local"}, str(tmp_path), None, None
+    )[0]
     assert abs(local[0] - alone[0]) > 3e-4 * alone[0], "the tolerance above would tell"
 
 
@@ -240,21 +276,32 @@ def test_a_batch_in_parts_is_the_same_step_for_a_loss_of_rows(tmp_path: Path, ca
     found = []
     for parts in (1, 2, 4):
         trainer, lines = (
-            Trainer(train_config(tmp_path, cache=cache, **{**NO_DROPOUT, "loss": "kl:tau=4"}, accumulate=parts)),
+            Trainer(
+                train_config(
+                    tmp_path, cache=cache, **{**NO_DROPOUT, "loss": "kl:tau=4"}, accumulate=parts
+                )
+            ),
             Lines(),
         )
         run(trainer, lines)
         found.append((lines.losses(), weights(trainer)))
     for losses, mine in found[1:]:
         np.testing.assert_allclose(losses, found[0][0], rtol=1e-4)
-        assert all(torch.allclose(mine[name], value, atol=1e-4) for name, value in found[0][1].items())
+        assert all(
+            torch.allclose(mine[name], value, atol=1e-4) for name, value in found[0][1].items()
+        )
 
 
 def test_parts_have_columns_of_their_own(tmp_path: Path, cache: str) -> None:
     found = []
     for parts in (1, 2):
         lines = Lines()
-        run(Trainer(train_config(tmp_path, cache=cache, **{**NO_DROPOUT, "epochs": 1}, accumulate=parts)), lines)
+        run(
+            Trainer(
+                train_config(tmp_path, cache=cache, **{**NO_DROPOUT, "epochs": 1}, accumulate=parts)
+            ),
+            lines,
+        )
         found.append(lines.losses()[0])
     assert abs(found[0] - found[1]) > 3e-4 * found[0], "the tolerance above would tell"
 
@@ -262,7 +309,14 @@ def test_parts_have_columns_of_their_own(tmp_path: Path, cache: str) -> None:
 def test_the_average_is_timms_and_is_evaluated(tmp_path: Path) -> None:
     decay = 0.8
     config = train_config(
-        tmp_path, recipe="digits", loss="ce", data=FEW, epochs=2, batch_size=64, eval_data=FEW, ema=EmaConfig(decay=decay)
+        tmp_path,
+        recipe="digits",
+        loss="ce",
+        data=FEW,
+        epochs=2,
+        batch_size=64,
+        eval_data=FEW,
+        ema=EmaConfig(decay=decay),
     )
     trainer, lines, expected = Trainer(config), Lines(), None
     start = [parameter.detach().clone() for parameter in trainer.student.module.parameters()]
@@ -272,9 +326,13 @@ def test_the_average_is_timms_and_is_evaluated(tmp_path: Path) -> None:
     def watched(parts: Any) -> dict[str, Tensor]:
         nonlocal expected
         found = step(parts)
-        share = decay if trainer.step > 1 else 0.0  # timm's begins with the student after its first step
+        share = (
+            decay if trainer.step > 1 else 0.0
+        )  # timm's begins with the student after its first step
         now = trainer.student.module.parameters()
-        expected = [share * old + (1 - share) * new.detach() for old, new in zip(expected, now, strict=True)]
+        expected = [
+            share * old + (1 - share) * new.detach() for old, new in zip(expected, now, strict=True)
+        ]
         return found
 
     trainer.train_step = watched  # type: ignore[method-assign]
@@ -287,7 +345,9 @@ def test_the_average_is_timms_and_is_evaluated(tmp_path: Path) -> None:
     assert last["ema_eval_loss"] != last["eval_loss"]
 
 
-def test_repeated_augmentation_shows_a_sample_under_several_seeds(tmp_path: Path, cache: str) -> None:
+def test_repeated_augmentation_shows_a_sample_under_several_seeds(
+    tmp_path: Path, cache: str
+) -> None:
     trainer = Trainer(train_config(tmp_path, cache=cache, **{**HARD, "epochs": 2}, repeats=3))
     seen: list[list[tuple[int, int]]] = []
     for _ in range(2):
@@ -301,7 +361,11 @@ def test_repeated_augmentation_shows_a_sample_under_several_seeds(tmp_path: Path
         )
         trainer.loader.end_epoch()
     for views, seeds in zip(seen, ({0, 1, 2}, {3, 4, 5}), strict=True):
-        assert len(views) == 384 and {seed for _, seed in views} == seeds and len({row for row, _ in views}) == 128
+        assert (
+            len(views) == 384
+            and {seed for _, seed in views} == seeds
+            and len({row for row, _ in views}) == 128
+        )
     lines = Lines()
     run(Trainer(train_config(tmp_path, cache=cache, **{**HARD, "epochs": 2}, repeats=3)), lines)
     assert all(math.isfinite(loss) for loss in lines.losses())
@@ -309,18 +373,31 @@ def test_repeated_augmentation_shows_a_sample_under_several_seeds(tmp_path: Path
         Trainer(train_config(tmp_path, cache=cache, **HARD, repeats=10))
 
 
-def test_the_schedule_ends_where_it_should_also_when_epochs_lack_rows(tmp_path: Path, cache: str) -> None:
-    settings = {**HARD, "epochs": 4, "schedule": ScheduleConfig(min_lr=0.0), "optimizer": OptimizerConfig(lr=1.0)}
+def test_the_schedule_ends_where_it_should_also_when_epochs_lack_rows(
+    tmp_path: Path, cache: str
+) -> None:
+    settings = {
+        **HARD,
+        "epochs": 4,
+        "schedule": ScheduleConfig(min_lr=0.0),
+        "optimizer": OptimizerConfig(lr=1.0),
+    }
     rates = []
     for samples in (None, "0:100"):
-        trainer, lines = Trainer(train_config(tmp_path, cache=cache, **settings, samples=samples)), Lines()
+        trainer, lines = (
+            Trainer(train_config(tmp_path, cache=cache, **settings, samples=samples)),
+            Lines(),
+        )
         run(trainer, lines)
         rates.append([line["lr"] for line in lines.lines if line["kind"] == "epoch"])
     assert rates[0] == pytest.approx(rates[1], abs=1e-6) and rates[0][-1] < 1e-3 < rates[0][0]
 
 
 def test_a_loss_of_single_labels_refuses_views_that_are_mixed(tmp_path: Path, cache: str) -> None:
-    with pytest.raises(UsageError, match=r"loss dkd needs one label a view, and recipe strong mixes; use dist or kl"):
+    with pytest.raises(
+        UsageError,
+        match=r"loss dkd needs one label a view, and recipe strong mixes; use dist or kl",
+    ):
         Trainer(train_config(tmp_path, cache=cache, **{**HARD, "loss": "dkd"}))
 
 
@@ -345,7 +422,14 @@ def test_what_a_training_would_take_is_found_by_a_trial(tmp_path: Path, cache: s
 
 
 def test_dropout_is_drawn_by_step_alone(tmp_path: Path) -> None:
-    config = train_config(tmp_path, recipe="digits", loss="ce", data=FEW, student=f"{MLP},dropout=0.5", compute=IN_PROCESS)
+    config = train_config(
+        tmp_path,
+        recipe="digits",
+        loss="ce",
+        data=FEW,
+        student=f"{MLP},dropout=0.5",
+        compute=IN_PROCESS,
+    )
     found = []
     for noise in (0, 1):
         trainer = Trainer(config)
@@ -356,6 +440,10 @@ def test_dropout_is_drawn_by_step_alone(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_is_told_with_the_epoch(tmp_path: Path) -> None:
-    trainer = Trainer(train_config(tmp_path, recipe="digits", loss="ce", data=FEW, optimizer=OptimizerConfig(lr=1e30)))
+    trainer = Trainer(
+        train_config(
+            tmp_path, recipe="digits", loss="ce", data=FEW, optimizer=OptimizerConfig(lr=1e30)
+        )
+    )
     with pytest.raises(KdcacheError, match=r"the loss of epoch 1 is (nan|inf)"):
         trainer.run_epoch(Lines())

@@ -66,7 +66,9 @@ def test_a_flipped_byte_is_found(cache: Cache, position: int) -> None:
     report = verify_cache(cache)
     (fault,) = report["faults"]
     assert "seed 3, unit 1 (rows 8 to 15)" in fault and "SHA-256" in fault
-    assert report["units"] == 6 and report["missing"] == {}, "the other units are checked all the same"
+    assert report["units"] == 6 and report["missing"] == {}, (
+        "the other units are checked all the same"
+    )
 
 
 def test_a_deleted_object_is_found(cache: Cache) -> None:
@@ -92,11 +94,15 @@ def test_damaged_and_foreign_commits_are_found(cache: Cache, tmp_path: Path) -> 
 
 def test_missing_units_and_temporary_files_are_told_and_are_no_faults(cache: Cache) -> None:
     (cache.objects.path / commit_key(3, 0)).unlink()
-    (cache.objects.path / object_key(3, 0)).with_name(".0.0123456789abcdef.tmp").write_bytes(b"half")
+    (cache.objects.path / object_key(3, 0)).with_name(".0.0123456789abcdef.tmp").write_bytes(
+        b"half"
+    )
     cache.objects.publish(object_key(5, 0), encode_unit(cache, 0, records(cache, 5, 0)))
     report = verify_cache(cache)
     assert report["faults"] == [] and report["missing"] == {3: [0]} and report["temporary"] == 1
-    assert report["seeds"] == [0, 3, 5] and report["seeds_not_begun"] == [5] and report["units"] == 5
+    assert (
+        report["seeds"] == [0, 3, 5] and report["seeds_not_begun"] == [5] and report["units"] == 5
+    )
     assert report["orphaned"] == [object_key(3, 0), object_key(5, 0)] and report["foreign"] == []
 
 
@@ -142,17 +148,24 @@ def test_an_object_that_cannot_be_read_is_a_fault(cache: Cache) -> None:
     assert "cannot read" in fault and object_key(0, 0) in fault
 
 
-def test_views_are_rendered_again_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_views_are_rendered_again_and_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     dump(tmp_path / "cache", unit_rows=512)
     cache = open_cache(tmp_path / "cache")
     report = verify_cache(cache, views=10, data="digits:train")
     assert report["faults"] == [] and report["views"] == {"checked": 10, "other_pixels": 0}
     assert "were asked for" not in capsys.readouterr().err
     checked = verify_cache(cache, views=100, data="digits:train")["views"]["checked"]
-    assert f"note: 100 views were asked for, and {checked} can be compared" in capsys.readouterr().err and 10 < checked < 100
+    assert (
+        f"note: 100 views were asked for, and {checked} can be compared" in capsys.readouterr().err
+        and 10 < checked < 100
+    )
     with pytest.raises(MismatchError, match=r"digits:test is not what cache .* was made from"):
         verify_cache(cache, views=10, data="digits:test")
-    assert verify_cache(cache, views=3, data="digits:split=train")["faults"] == [], "the same data under another spec"
+    assert verify_cache(cache, views=3, data="digits:split=train")["faults"] == [], (
+        "the same data under another spec"
+    )
 
 
 def test_verifying_writes_nothing(cache: Cache) -> None:
@@ -165,12 +178,20 @@ def test_verifying_writes_nothing(cache: Cache) -> None:
 
 def test_what_to_add_is_printed_as_a_shell_takes_it(tmp_path: Path) -> None:
     said = {
-        "imagefolder:/data/train": "made from imagefolder:/data/train; if that is right, add --data imagefolder:/data/train",
+        "imagefolder:/data/train": (
+            "made from imagefolder:/data/train; if that is right, add --data"
+            " imagefolder:/data/train"
+        ),
         "imagefolder:/my data": "if that is right, add --data 'imagefolder:/my data'",
         "x; rm -rf ~": "if that is right, add --data 'x; rm -rf ~'",
         "a\nb": r"add --data SPEC, of the data that it was made from \('a\\nb', it says\)",
-        f"imagefolder:/{'a' * 100}": r"says, 'imagefolder:/a+ \.\.\. a+'\); if that is right, add --data imagefolder:/a{100}$",
-        "i" * 4000: r"add --data SPEC, of the data that it was made from \('i+ \.\.\. i+', it says\)",
+        f"imagefolder:/{'a' * 100}": (
+            r"says, 'imagefolder:/a+ \.\.\. a+'\); if that is right, add --data"
+            r" imagefolder:/a{100}$"
+        ),
+        "i" * 4000: (
+            r"add --data SPEC, of the data that it was made from \('i+ \.\.\. i+', it says\)"
+        ),
     }
     for number, (spec, message) in enumerate(said.items()):
         made = fill(tmp_path / str(number), 0, source={"spec": spec, "fingerprint": "0"})
@@ -179,7 +200,9 @@ def test_what_to_add_is_printed_as_a_shell_takes_it(tmp_path: Path) -> None:
         assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("attack", ["os:mkdir,path={0}/executed", "torchvision:MNIST,root={0}", "imagefolder:{0}/images"])
+@pytest.mark.parametrize(
+    "attack", ["os:mkdir,path={0}/executed", "torchvision:MNIST,root={0}", "imagefolder:{0}/images"]
+)
 def test_nothing_that_a_cache_says_is_opened(tmp_path: Path, attack: str) -> None:
     legacy = tmp_path / "MNIST" / "processed"
     legacy.mkdir(parents=True)
@@ -198,11 +221,20 @@ def test_a_lost_array_document_is_a_fault_and_the_next_dump_restores_it(tmp_path
     document = tmp_path / "cache" / "seeds" / "00001" / "records" / "zarr.json"
     whole = document.read_bytes()
     document.write_bytes(whole.replace(b"1197", b"1198"))
-    assert "seed 1: its array has shape (1198, 20)" in verify_cache(open_cache(tmp_path / "cache"))["faults"][0]
+    assert (
+        "seed 1: its array has shape (1198, 20)"
+        in verify_cache(open_cache(tmp_path / "cache"))["faults"][0]
+    )
     document.unlink()
-    assert "seed 1: zarr cannot open its array" in verify_cache(open_cache(tmp_path / "cache"))["faults"][0]
+    assert (
+        "seed 1: zarr cannot open its array"
+        in verify_cache(open_cache(tmp_path / "cache"))["faults"][0]
+    )
     assert dump(tmp_path / "cache")["units_written"] == 0
-    assert document.read_bytes() == whole and verify_cache(open_cache(tmp_path / "cache"))["faults"] == []
+    assert (
+        document.read_bytes() == whole
+        and verify_cache(open_cache(tmp_path / "cache"))["faults"] == []
+    )
 
 
 def dumped(path: Path, **changes: Any) -> Cache:
@@ -221,14 +253,18 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Cache]:
     return made
 
 
-def rerun(cache: Cache, teacher: str = TEACHER, precision: str | None = None, **settings: Any) -> dict[str, Any]:
+def rerun(
+    cache: Cache, teacher: str = TEACHER, precision: str | None = None, **settings: Any
+) -> dict[str, Any]:
     changes = {"precision": precision} if precision else {}
     compute = compute_of(cache, workers=0, device="cpu", **changes)
     named = {"data": cache.manifest.source["spec"], **settings}
     return verify_cache(cache, teacher=teacher, compute=compute, **named)
 
 
-@pytest.mark.parametrize("codec", ["full:dtype=float32", "full:dtype=uint8", "topk:k=3", "lowrank:step=0.5"])
+@pytest.mark.parametrize(
+    "codec", ["full:dtype=float32", "full:dtype=uint8", "topk:k=3", "lowrank:step=0.5"]
+)
 def test_the_teacher_of_the_dump_gives_the_records(shelf: Callable[..., Cache], codec: str) -> None:
     report = rerun(shelf(codec))
     found = report["teacher"]
@@ -239,56 +275,91 @@ def test_the_teacher_of_the_dump_gives_the_records(shelf: Callable[..., Cache], 
 
 
 @pytest.mark.parametrize(("views", "run"), [(1, 1), (7, 7), (100, 100), (100_000, 2 * 1197)])
-def test_as_many_views_are_run_again_as_are_asked_for_and_there(shelf: Callable[..., Cache], views: int, run: int) -> None:
+def test_as_many_views_are_run_again_as_are_asked_for_and_there(
+    shelf: Callable[..., Cache], views: int, run: int
+) -> None:
     report = rerun(shelf(), views=views, batch_size=33)
     assert report["teacher"]["views"] == run and report["teacher"]["largest_difference"] < 0.01
     assert report["views"]["checked"] == min(views, 40)
 
 
-@pytest.mark.parametrize("codec", ["full:dtype=float32", "full:dtype=uint8", "topk:k=3", "topk:k=7", "lowrank:step=0.05"])
+@pytest.mark.parametrize(
+    "codec", ["full:dtype=float32", "full:dtype=uint8", "topk:k=3", "topk:k=7", "lowrank:step=0.05"]
+)
 def test_rounding_in_another_precision_is_no_fault(shelf: Callable[..., Cache], codec: str) -> None:
     report = rerun(shelf(codec), precision="bfloat16", views=400)
     found = report["teacher"]
     assert report["faults"] == [] and found["precision"] == "bfloat16"
-    assert found["equal_records"] < 300 and found["beyond"] < 10 and 0 < found["median_difference"] < 0.1
-    assert found["largest_difference"] < 0.5, "two classes that change places in a topk record are not far apart"
+    assert (
+        found["equal_records"] < 300
+        and found["beyond"] < 10
+        and 0 < found["median_difference"] < 0.1
+    )
+    assert found["largest_difference"] < 0.5, (
+        "two classes that change places in a topk record are not far apart"
+    )
 
 
 def test_the_teacher_runs_in_the_precision_of_the_dump(tmp_path: Path) -> None:
-    made: dict[str, Any] = {"data": "digits:train", "teacher": TEACHER, "recipe": "digits", "codec": "full:dtype=float32"}
+    made: dict[str, Any] = {
+        "data": "digits:train",
+        "teacher": TEACHER,
+        "recipe": "digits",
+        "codec": "full:dtype=float32",
+    }
     compute = ComputeConfig(workers=0, device="cpu", precision="bfloat16")
     dump_teacher(DumpConfig(cache=str(tmp_path / "cache"), compute=compute, **made))
     cache = open_cache(tmp_path / "cache")
-    assert verify_cache(cache, teacher=TEACHER, data="digits:train")["teacher"]["precision"] == "bfloat16"
     assert (
-        rerun(cache)["teacher"]["largest_difference"] < 1e-2 < rerun(cache, precision="float32")["teacher"]["median_difference"]
+        verify_cache(cache, teacher=TEACHER, data="digits:train")["teacher"]["precision"]
+        == "bfloat16"
+    )
+    assert (
+        rerun(cache)["teacher"]["largest_difference"]
+        < 1e-2
+        < rerun(cache, precision="float32")["teacher"]["median_difference"]
     )
 
 
 @pytest.mark.parametrize(
     ("teacher", "what"),
-    [(f"{CONV},seed=8", "hash of weights is"), ("tiny_models:conv,mean=0.4,std=0.25,seed=7", r"mean is \[0.4\], not \[0.5\]")],
+    [
+        (f"{CONV},seed=8", "hash of weights is"),
+        ("tiny_models:conv,mean=0.4,std=0.25,seed=7", r"mean is \[0.4\], not \[0.5\]"),
+    ],
 )
 def test_another_teacher_is_a_fault(shelf: Callable[..., Cache], teacher: str, what: str) -> None:
     report = rerun(shelf(), teacher)
     (fault,) = report["faults"]
-    assert re.search(f"teacher {teacher} is not the one that cache .* was made with .*: its {what}", fault)
+    assert re.search(
+        f"teacher {teacher} is not the one that cache .* was made with .*: its {what}", fault
+    )
     assert "teacher" not in report and "views" not in report
 
 
-@pytest.mark.parametrize("codec", ["full:dtype=float16", "full:dtype=uint4", "topk:k=3", "lowrank:step=0.5"])
-def test_the_same_weights_with_other_logits_are_a_fault(shelf: Callable[..., Cache], codec: str) -> None:
+@pytest.mark.parametrize(
+    "codec", ["full:dtype=float16", "full:dtype=uint4", "topk:k=3", "lowrank:step=0.5"]
+)
+def test_the_same_weights_with_other_logits_are_a_fault(
+    shelf: Callable[..., Cache], codec: str
+) -> None:
     cache = shelf(codec)
     report = rerun(cache, f"{SCALED},factor=1.5")
     (fault,) = report["faults"]
     assert f"teacher {SCALED},factor=1.5 has the weights that cache {cache} was made with" in fault
-    assert re.search(r"in \d\d of 64 views they differ by more .* ran in float32, at the dump in float32; .* the same; ", fault)
+    assert re.search(
+        r"in \d\d of 64 views they differ by more .* ran in float32, at the dump in float32; .* the"
+        r" same; ",
+        fault,
+    )
     assert report["teacher"]["beyond"] > 32 and report["teacher"]["median_difference"] > 0.1
     assert rerun(cache, f"{SCALED},factor=1")["faults"] == []
 
 
 @pytest.mark.parametrize("first", [-3, 3])
-def test_one_class_that_moved_is_seen_whatever_the_mean_of_a_row_that_lowrank_drops(tmp_path: Path, first: int) -> None:
+def test_one_class_that_moved_is_seen_whatever_the_mean_of_a_row_that_lowrank_drops(
+    tmp_path: Path, first: int
+) -> None:
     cache = dumped(tmp_path, codec="lowrank:step=0.5", teacher=f"{SCALED},offset=50")
     assert rerun(cache, f"{SCALED},offset=70")["faults"] == []
     assert len(rerun(cache, f"{SCALED},offset=50,first={first}")["faults"]) == 1
@@ -313,7 +384,10 @@ def test_views_that_drifted_are_told_before_the_teacher_runs(tmp_path: Path) -> 
     for path in (tmp_path / "images").rglob("*.png"):
         Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
     report = rerun(cache, f"{CONV},classes=3")
-    assert "pixels first differ after decoding the image" in report["faults"][0] and "teacher" not in report
+    assert (
+        "pixels first differ after decoding the image" in report["faults"][0]
+        and "teacher" not in report
+    )
 
 
 def pictures(path: Path, *broken: int, count: int = 24, **changes: Any) -> Cache:
@@ -321,10 +395,18 @@ def pictures(path: Path, *broken: int, count: int = 24, **changes: Any) -> Cache
     for index in range(count):
         file = path / "images" / f"class{index % 3}" / f"{index:02d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.default_rng(index).integers(0, 256, (8, 8), dtype=np.uint8)).save(file)
+        Image.fromarray(np.random.default_rng(index).integers(0, 256, (8, 8), dtype=np.uint8)).save(
+            file
+        )
         if index in broken:
             file.write_bytes(b"not an image")
-    return dumped(path / "cache", data=f"imagefolder:{path}/images", teacher=f"{CONV},classes=3", unit_rows=8, **changes)
+    return dumped(
+        path / "cache",
+        data=f"imagefolder:{path}/images",
+        teacher=f"{CONV},classes=3",
+        unit_rows=8,
+        **changes,
+    )
 
 
 def test_absent_rows_and_missing_units_are_left_out(tmp_path: Path) -> None:
@@ -361,11 +443,16 @@ def test_recoded_records_are_compared_if_they_came_from_exact_ones(tmp_path: Pat
     recode_cache(tmp_path / "small", tmp_path / "smaller", codec="topk:k=2")
     report = rerun(open_cache(tmp_path / "small"))
     assert report["faults"] == [] and report["teacher"]["views"] == 64
-    with pytest.raises(MismatchError, match=r"was recoded from full:dtype=uint8, .* verify the cache that it came from"):
+    with pytest.raises(
+        MismatchError,
+        match=r"was recoded from full:dtype=uint8, .* verify the cache that it came from",
+    ):
         rerun(open_cache(tmp_path / "smaller"))
 
 
-def test_a_teacher_that_cannot_be_opened_is_no_fault_of_the_cache(cache: Cache, shelf: Callable[..., Cache]) -> None:
+def test_a_teacher_that_cannot_be_opened_is_no_fault_of_the_cache(
+    cache: Cache, shelf: Callable[..., Cache]
+) -> None:
     made = shelf()
     with pytest.raises(UsageError, match="did you mean 'conv'"):
         rerun(made, "tiny_models:cnov")
@@ -375,8 +462,16 @@ def test_a_teacher_that_cannot_be_opened_is_no_fault_of_the_cache(cache: Cache, 
         rerun(cache, data=None)
 
 
-def test_the_teacher_that_a_manifest_names_is_never_opened(tmp_path: Path, shelf: Callable[..., Cache]) -> None:
-    evil = {"spec": f"os:mkdir,path={tmp_path}/executed", "sha256": "0", "size": 8, "mean": [0.5], "std": [0.25]}
+def test_the_teacher_that_a_manifest_names_is_never_opened(
+    tmp_path: Path, shelf: Callable[..., Cache]
+) -> None:
+    evil = {
+        "spec": f"os:mkdir,path={tmp_path}/executed",
+        "sha256": "0",
+        "size": 8,
+        "mean": [0.5],
+        "std": [0.25],
+    }
     whole = shelf().manifest.source
     source = {name: whole[name] for name in ("spec", "fingerprint")}
     table = {"mode": "L", "size": 8, "eval": "eval", "transforms": []}
@@ -398,11 +493,19 @@ def test_the_teacher_that_a_manifest_names_is_never_opened(tmp_path: Path, shelf
             {"data": "digits:train"},
             "data digits:train is opened to render views, and none are asked for; give --views",
         ),
-        ({"views": 5, "batch_size": 3}, "--device and --precision say how a teacher runs; give --teacher SPEC too"),
-        ({"compute": IN_PROCESS}, "--device and --precision say how a teacher runs; give --teacher SPEC too"),
+        (
+            {"views": 5, "batch_size": 3},
+            "--device and --precision say how a teacher runs; give --teacher SPEC too",
+        ),
+        (
+            {"compute": IN_PROCESS},
+            "--device and --precision say how a teacher runs; give --teacher SPEC too",
+        ),
         ({"teacher": TEACHER, "batch_size": 0}, "batch_size is 0; it must be at least 1"),
     ],
 )
-def test_settings_that_would_do_nothing_are_refused(cache: Cache, settings: dict[str, Any], told: str) -> None:
+def test_settings_that_would_do_nothing_are_refused(
+    cache: Cache, settings: dict[str, Any], told: str
+) -> None:
     with pytest.raises(UsageError, match=told):
         verify_cache(cache, **settings)

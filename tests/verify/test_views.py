@@ -74,13 +74,21 @@ def cache(tmp_path: Path) -> Cache:
 def mixed(tmp_path: Path) -> Cache:
     (tmp_path / "mixed.toml").write_text(MIXED)
     data = write(tmp_path / "images")
-    dump(tmp_path / "cache", data=data, teacher=f"{CONV},classes=3", recipe=str(tmp_path / "mixed.toml"), unit_rows=8)
+    dump(
+        tmp_path / "cache",
+        data=data,
+        teacher=f"{CONV},classes=3",
+        recipe=str(tmp_path / "mixed.toml"),
+        unit_rows=8,
+    )
     return open_cache(tmp_path / "cache")
 
 
 def dataset_of(cache: Cache) -> ViewDataset:
     recipe = Recipe.from_dict(cache.manifest.recipe)
-    return ViewDataset(open_source(cache.manifest.source["spec"]), recipe, cache.order, sizes=[recipe.size])
+    return ViewDataset(
+        open_source(cache.manifest.source["spec"]), recipe, cache.order, sizes=[recipe.size]
+    )
 
 
 def commits_of(cache: Cache) -> list[Commit]:
@@ -102,10 +110,14 @@ def without_steps(probe: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in probe.items() if name != "steps"}
 
 
-def in_another_release(patch: pytest.MonkeyPatch, change: Callable[[Image.Image], Image.Image]) -> None:
+def in_another_release(
+    patch: pytest.MonkeyPatch, change: Callable[[Image.Image], Image.Image]
+) -> None:
     """Let torchvision's RandomCrop give other pixels."""
     crop = v2.RandomCrop.transform
-    patch.setattr(v2.RandomCrop, "transform", lambda self, image, params: change(crop(self, image, params)))
+    patch.setattr(
+        v2.RandomCrop, "transform", lambda self, image, params: change(crop(self, image, params))
+    )
 
 
 def check(cache: Cache, views: int = 10_000, seeds: tuple[int, ...] = (0, 1)) -> dict[str, int]:
@@ -117,7 +129,9 @@ def test_a_cache_without_probes_is_told(cache: Cache, capsys: pytest.CaptureFixt
     for commit in commits_of(cache):
         bare = dataclasses.replace(commit, probes=[])
         (cache.objects.path / commit_key(commit.seed, commit.unit)).write_bytes(bare.to_bytes())
-    assert check(cache)["checked"] == 0 and "keeps no probe of these seeds" in capsys.readouterr().err
+    assert (
+        check(cache)["checked"] == 0 and "keeps no probe of these seeds" in capsys.readouterr().err
+    )
 
 
 def test_the_same_views_pass(cache: Cache) -> None:
@@ -137,7 +151,9 @@ def test_probes_are_those_of_the_commit(cache: Cache) -> None:
             steps = dataset.trace(probe["row"], commit.seed) if place < PROBES_PER_UNIT else None
             assert probe == make_probe(probe["row"], view, steps)
             assert probe["crc32"] == zlib.crc32(view.numpy().tobytes())
-            assert base64.b64decode(probe["thumbnail"]) == view.numpy().tobytes(), "8x8 means of 8x8 pixels"
+            assert base64.b64decode(probe["thumbnail"]) == view.numpy().tobytes(), (
+                "8x8 means of 8x8 pixels"
+            )
 
 
 @pytest.mark.parametrize(
@@ -201,34 +217,56 @@ def test_an_overwritten_image_is_seen_where_a_unit_is_small(tmp_path: Path, stor
 @pytest.mark.parametrize("levels", [3, 50])
 def test_a_thumbnail_that_moved_stops(cache: Cache, tmp_path: Path, levels: int) -> None:
     write(tmp_path / "images", lambda pixels: pixels + np.uint8(levels))
-    with pytest.raises(DriftError, match=rf"view class\d/\d\d\.png under seed \d.*differs by {levels} of 255 .*have changed"):
+    with pytest.raises(
+        DriftError,
+        match=rf"view class\d/\d\d\.png under seed \d.*differs by {levels} of 255 .*have changed",
+    ):
         check(cache)
 
 
-def test_steps_are_the_pixels_after_decoding_conversion_and_each_transform(cache: Cache, tmp_path: Path) -> None:
+def test_steps_are_the_pixels_after_decoding_conversion_and_each_transform(
+    cache: Cache, tmp_path: Path
+) -> None:
     probe = cache.commit_of(1, 2).probes[3]
-    image = Image.open(tmp_path / "images" / key_of(cache, probe["row"])).convert("RGB")  # as ImageFolder decodes
+    image = Image.open(tmp_path / "images" / key_of(cache, probe["row"])).convert(
+        "RGB"
+    )  # as ImageFolder decodes
     names, sums = zip(*probe["steps"], strict=True)
     assert names == ("decode", "convert", "RandomAffine", "RandomCrop", "Resize")
     assert sums[0] == zlib.crc32(b"RGB 8x8 " + image.tobytes())
     assert sums[1] == zlib.crc32(b"L 8x8 " + image.convert("L").tobytes())
-    assert sums[4] == zlib.crc32(b"L 8x8 " + base64.b64decode(probe["thumbnail"])), "8x8 means of 8x8 pixels"
+    assert sums[4] == zlib.crc32(b"L 8x8 " + base64.b64decode(probe["thumbnail"])), (
+        "8x8 means of 8x8 pixels"
+    )
 
 
 def test_a_step_that_gives_a_tensor_is_summed_over_its_bytes(mixed: Cache) -> None:
     dataset = dataset_of(mixed)
-    recipe = Recipe("unmixed", {name: value for name, value in mixed.manifest.recipe["table"].items() if name != "mixing"})
+    recipe = Recipe(
+        "unmixed",
+        {name: value for name, value in mixed.manifest.recipe["table"].items() if name != "mixing"},
+    )
     alone = ViewDataset(dataset.source, recipe, mixed.order, sizes=[8])
     name, crc32 = alone.trace(5, 1)[-1]
     assert name == "RandomErasing"
     assert crc32 == zlib.crc32(alone.batch([(5, 1)]).views[0][0].numpy().tobytes())
 
 
-def test_steps_are_those_of_the_views_that_loader_workers_render(cache: Cache, tmp_path: Path) -> None:
-    made = {"data": cache.manifest.source["spec"], "teacher": f"{CONV},classes=3", "recipe": "digits", "seeds": "0:2"}
+def test_steps_are_those_of_the_views_that_loader_workers_render(
+    cache: Cache, tmp_path: Path
+) -> None:
+    made = {
+        "data": cache.manifest.source["spec"],
+        "teacher": f"{CONV},classes=3",
+        "recipe": "digits",
+        "seeds": "0:2",
+    }
     workers = ComputeConfig(workers=1, device="cpu")
     dump_teacher(DumpConfig(cache=str(tmp_path / "other"), compute=workers, unit_rows=8, **made))
-    probes = [[commit.probes for commit in commits_of(one)] for one in (cache, open_cache(tmp_path / "other"))]
+    probes = [
+        [commit.probes for commit in commits_of(one)]
+        for one in (cache, open_cache(tmp_path / "other"))
+    ]
     assert probes[0] == probes[1]
 
 
@@ -254,7 +292,10 @@ def test_recoding_keeps_the_steps(cache: Cache, tmp_path: Path) -> None:
 
 def test_another_decoder_is_named(cache: Cache, tmp_path: Path) -> None:
     write(tmp_path / "images", lambda pixels: 255 - pixels)
-    with pytest.raises(DriftError, match=r"allowed: 2\); pixels first differ after decoding the image; .*images themselves"):
+    with pytest.raises(
+        DriftError,
+        match=r"allowed: 2\); pixels first differ after decoding the image; .*images themselves",
+    ):
         check(cache)
 
 
@@ -266,20 +307,29 @@ def test_another_conversion_is_named(cache: Cache) -> None:
         return {**probe, "crc32": 0, "steps": [first, ["convert", 0], *rest]}
 
     rewrite(cache, change)
-    with pytest.warns(KdcacheWarning, match="pixels first differ after converting it to mode L; library versions are the same"):
+    with pytest.warns(
+        KdcacheWarning,
+        match="pixels first differ after converting it to mode L; library versions are the same",
+    ):
         check(cache)
 
 
 def test_a_changed_transform_is_named(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     in_another_release(monkeypatch, ImageOps.invert)
-    with pytest.raises(DriftError, match=r"pixels first differ after transform 2, RandomCrop; .*processor or the build"):
+    with pytest.raises(
+        DriftError,
+        match=r"pixels first differ after transform 2, RandomCrop; .*processor or the build",
+    ):
         check(cache)
 
 
-def test_a_transform_that_rounds_otherwise_is_named_in_the_warning(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transform_that_rounds_otherwise_is_named_in_the_warning(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     in_another_release(monkeypatch, lambda image: image.point(lambda level: min(level + 1, 255)))
     with pytest.warns(
-        KdcacheWarning, match="60 of 60 .* same thumbnail .*: pixels first differ after transform 2, RandomCrop;"
+        KdcacheWarning,
+        match="60 of 60 .* same thumbnail .*: pixels first differ after transform 2, RandomCrop;",
     ):
         assert check(cache) == {"checked": 60, "other_pixels": 60}
 
@@ -293,13 +343,21 @@ def test_both_of_a_pair_that_is_mixed_are_probed(mixed: Cache) -> None:
         rows = {probe["row"] for probe in commit.probes}
         assert {int(partner_of[row]) for row in rows} == rows
         for probe in commit.probes[:PROBES_PER_UNIT]:
-            assert [name for name, _ in probe["steps"]] == ["decode", "convert", "RandomCrop", "ToImage", "RandomErasing"]
+            assert [name for name, _ in probe["steps"]] == [
+                "decode",
+                "convert",
+                "RandomCrop",
+                "ToImage",
+                "RandomErasing",
+            ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert check(mixed)["other_pixels"] == 0
 
 
-def test_of_a_mixed_view_its_own_steps_come_first(mixed: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_mixed_view_its_own_steps_come_first(
+    mixed: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     in_another_release(monkeypatch, ImageOps.invert)
     with pytest.raises(DriftError, match="pixels first differ after transform 1, RandomCrop; "):
         check(mixed)
@@ -309,13 +367,17 @@ def test_of_a_mixed_view_then_come_its_partners(mixed: Cache, tmp_path: Path) ->
     one, other = mixed.commit_of(0, 1).probes[:2]
     path = tmp_path / "images" / key_of(mixed, other["row"])
     Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
-    found = rf"\(row {one['row']}\).* pixels first differ after decoding the image of its partner, row {other['row']}; "
+    found = (
+        rf"\(row {one['row']}\).* pixels first differ after decoding the image of its partner, row"
+        rf" {other['row']}; "
+    )
     with pytest.raises(DriftError, match=found):
         check(mixed, seeds=(0,))
 
 
 @pytest.mark.parametrize(
-    ("kept", "told"), [(4, r"mixing it with row \d+; "), (1, r"mixing it with row \d+, or a step of that row; ")]
+    ("kept", "told"),
+    [(4, r"mixing it with row \d+; "), (1, r"mixing it with row \d+, or a step of that row; ")],
 )
 def test_of_a_mixed_view_the_mixing_comes_last(mixed: Cache, kept: int, told: str) -> None:
     for commit in commits_of(mixed):
@@ -326,22 +388,31 @@ def test_of_a_mixed_view_the_mixing_comes_last(mixed: Cache, kept: int, told: st
         check(mixed)
 
 
-def test_a_cache_from_before_there_were_steps_is_checked_as_it_was(cache: Cache, tmp_path: Path) -> None:
+def test_a_cache_from_before_there_were_steps_is_checked_as_it_was(
+    cache: Cache, tmp_path: Path
+) -> None:
     rewrite(cache, without_steps)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert check(cache)["checked"] == 60
     write(tmp_path / "images", lambda pixels: pixels + np.uint8(2))
-    with pytest.warns(KdcacheWarning, match="as at the dump: most likely another image decoder, which is harmless"):
+    with pytest.warns(
+        KdcacheWarning, match="as at the dump: most likely another image decoder, which is harmless"
+    ):
         assert check(cache) == {"checked": 60, "other_pixels": 60}
     write(tmp_path / "images", lambda pixels: 255 - pixels)
-    with pytest.raises(DriftError, match=r"allowed: 2\); library versions are the same, so the images themselves have changed"):
+    with pytest.raises(
+        DriftError,
+        match=r"allowed: 2\); library versions are the same, so the images themselves have changed",
+    ):
         check(cache)
 
 
 def test_other_pixels_under_the_same_thumbnail_warn(cache: Cache, tmp_path: Path) -> None:
     write(tmp_path / "images", lambda pixels: pixels + np.uint8(2))
-    with pytest.warns(KdcacheWarning, match="60 of 60 re-rendered views have other pixels but the same thumbnail"):
+    with pytest.warns(
+        KdcacheWarning, match="60 of 60 re-rendered views have other pixels but the same thumbnail"
+    ):
         assert check(cache) == {"checked": 60, "other_pixels": 60}
 
 
@@ -355,7 +426,9 @@ def test_an_image_that_is_not_readable_now_stops(cache: Cache, tmp_path: Path) -
     row = cache.commit_of(0, 2).probes[1]["row"]
     key = open_source(cache.manifest.source["spec"]).key(int(cache.order[row]))
     (tmp_path / "images" / key).write_bytes(b"not an image")
-    with pytest.raises(DriftError, match=rf"view {key} under seed 0 \(row {row}\) was read at the dump and is not"):
+    with pytest.raises(
+        DriftError, match=rf"view {key} under seed 0 \(row {row}\) was read at the dump and is not"
+    ):
         check(cache, seeds=(0,))
 
 
@@ -365,14 +438,26 @@ def test_other_library_versions_are_named(cache: Cache, tmp_path: Path) -> None:
         changed = dataclasses.replace(commit, versions={**commit.versions, "pillow": "1.0"})
         (tmp_path / "cache" / commit_key(0, unit)).write_bytes(changed.to_bytes())
     write(tmp_path / "images", lambda pixels: 255 - pixels)
-    with pytest.raises(DriftError, match=r"versions differ: pillow 1\.0 then, \S+ now: install those of the dump"):
+    with pytest.raises(
+        DriftError, match=r"versions differ: pillow 1\.0 then, \S+ now: install those of the dump"
+    ):
         check(cache, seeds=(0,))
 
 
 def test_versions_that_a_commit_does_not_tell_are_not_compared(cache: Cache) -> None:
     commit = cache.commit_of(0, 0)
-    assert commit.versions == library_versions() and "libjpeg" in commit.versions and version_changes(commit) == []
-    older = {name: version for name, version in commit.versions.items() if name not in ("libjpeg", "numpy")}
+    assert (
+        commit.versions == library_versions()
+        and "libjpeg" in commit.versions
+        and version_changes(commit) == []
+    )
+    older = {
+        name: version
+        for name, version in commit.versions.items()
+        if name not in ("libjpeg", "numpy")
+    }
     assert version_changes(dataclasses.replace(commit, versions=older)) == []
     other = dataclasses.replace(commit, versions={**older, "libjpeg": "turbo 1.5", "gone": "2"})
-    assert version_changes(other) == [f"libjpeg turbo 1.5 then, {library_versions()['libjpeg']} now"]
+    assert version_changes(other) == [
+        f"libjpeg turbo 1.5 then, {library_versions()['libjpeg']} now"
+    ]

@@ -1,4 +1,5 @@
-"""What a recipe may ask for: told when it is read, or, where the image decides, before a transform runs."""
+"""What a recipe may ask for: told when it is read, or, where the image decides, before a transform
+runs."""
 
 import tracemalloc
 from typing import Any
@@ -31,7 +32,10 @@ GROWING: list[tuple[dict[str, Any], tuple[int, int]]] = [
     ({"name": "Pad", "padding": [7]}, (30, 50)),
     ({"name": "Pad", "padding": [3, 9]}, (30, 50)),
     ({"name": "Pad", "padding": [1, 2, 3, 40]}, (30, 50)),
-    ({"name": "RandomCrop", "size": [40, 60], "padding": [1, 9, 3, 4], "pad_if_needed": True}, (30, 50)),
+    (
+        {"name": "RandomCrop", "size": [40, 60], "padding": [1, 9, 3, 4], "pad_if_needed": True},
+        (30, 50),
+    ),
     ({"name": "RandomCrop", "size": 20, "padding": 5}, (30, 50)),
     ({"name": "RandomResize", "min_size": 40, "max_size": 70}, (30, 50)),
     ({"name": "RandomResizedCrop", "size": [70, 80]}, (30, 50)),
@@ -44,9 +48,15 @@ GROWING: list[tuple[dict[str, Any], tuple[int, int]]] = [
 ]
 
 
-@pytest.mark.parametrize(("entry", "size"), GROWING, ids=[f"{entry['name']}{at}" for at, (entry, _) in enumerate(GROWING)])
-def test_no_image_becomes_larger_than_its_bound(entry: dict[str, Any], size: tuple[int, int]) -> None:
-    (transform, _) = recipe(entry)._transforms
+@pytest.mark.parametrize(
+    ("entry", "size"),
+    GROWING,
+    ids=[f"{entry['name']}{at}" for at, (entry, _) in enumerate(GROWING)],
+)
+def test_no_image_becomes_larger_than_its_bound(
+    entry: dict[str, Any], size: tuple[int, int]
+) -> None:
+    transform, _ = recipe(entry)._transforms
     high, wide = _GROWING[entry["name"]](transform, *size)
     areas = []
     for seed in range(30):
@@ -59,8 +69,17 @@ def test_no_image_becomes_larger_than_its_bound(entry: dict[str, Any], size: tup
 
 def test_every_transform_that_makes_images_larger_has_a_bound() -> None:
     assert {entry["name"] for entry, _ in GROWING} == set(_GROWING)
-    others = {"FiveCrop", "TenCrop", "RandomIoUCrop", "UniformTemporalSubsample"}  # parts of what came in
-    sizes = {name for name, kind in vars(v2).items() if isinstance(kind, type) and {"size", "padding"} & set(_parameters(kind))}
+    others = {
+        "FiveCrop",
+        "TenCrop",
+        "RandomIoUCrop",
+        "UniformTemporalSubsample",
+    }  # parts of what came in
+    sizes = {
+        name
+        for name, kind in vars(v2).items()
+        if isinstance(kind, type) and {"size", "padding"} & set(_parameters(kind))
+    }
     assert sizes - others <= set(_GROWING)
 
 
@@ -92,7 +111,7 @@ def test_pixels_without_end_are_refused_before_there_are_any(
 
 def test_an_ordinary_photograph_goes_through() -> None:
     photograph = Image.new("RGB", (6000, 4000))
-    (turn, _) = recipe({"name": "RandomRotation", "degrees": 10, "expand": True})._transforms
+    turn, _ = recipe({"name": "RandomRotation", "degrees": 10, "expand": True})._transforms
     assert functional.get_size(turn(photograph))[0] > 4000
     whole = Recipe("whole", {"size": "image", "transforms": []})
     assert whole(photograph).shape == (3, 4000, 6000)
@@ -114,23 +133,49 @@ FLIP = {"name": "RandomHorizontalFlip"}
     [
         ([FLIP] * 65, "recipe own has more than 64 transforms, those inside of others counted"),
         ([{"name": "RandomOrder", "transforms": [FLIP] * 40}] * 2, "has more than 64 transforms"),
-        ([{"name": "timm.AutoAugment", "policy": "rand-n17-m9"}], "policy 'rand-n17-m9' has a number after n that is past 16"),
-        ([{"name": "timm.AutoAugment", "policy": "augmix-m5-d17"}], "has a number after d that is past 16"),
-        ([{"name": "RandAugment", "num_ops": 17}], "RandAugment: num_ops is 17; it may be at most 16"),
-        ([{"name": "GaussianBlur", "kernel_size": [3, 257]}], "GaussianBlur: kernel_size is 257; it may be at most 255"),
+        (
+            [{"name": "timm.AutoAugment", "policy": "rand-n17-m9"}],
+            "policy 'rand-n17-m9' has a number after n that is past 16",
+        ),
+        (
+            [{"name": "timm.AutoAugment", "policy": "augmix-m5-d17"}],
+            "has a number after d that is past 16",
+        ),
+        (
+            [{"name": "RandAugment", "num_ops": 17}],
+            "RandAugment: num_ops is 17; it may be at most 16",
+        ),
+        (
+            [{"name": "GaussianBlur", "kernel_size": [3, 257]}],
+            "GaussianBlur: kernel_size is 257; it may be at most 255",
+        ),
         ([{"name": "ColorJitter", "brightness": 1e40}], "it may be at most 1e"),
-        ([{"name": "ColorJitter", "brightness": [1.0] * 257}], "brightness is a list of 257; it may be of 256"),
-        ([{"name": "RandomErasing", "value": "x" * 201}], "RandomErasing: value has 201 characters; it may have 200"),
+        (
+            [{"name": "ColorJitter", "brightness": [1.0] * 257}],
+            "brightness is a list of 257; it may be of 256",
+        ),
+        (
+            [{"name": "RandomErasing", "value": "x" * 201}],
+            "RandomErasing: value has 201 characters; it may have 200",
+        ),
     ],
 )
-def test_what_asks_for_too_much_is_told_when_it_is_read(transforms: list[Any], message: str) -> None:
+def test_what_asks_for_too_much_is_told_when_it_is_read(
+    transforms: list[Any], message: str
+) -> None:
     with pytest.raises(RecipeError, match=message):
         Recipe("own", {"size": 8, "transforms": transforms})
 
 
 def test_as_much_as_is_allowed_is_taken() -> None:
     Recipe("own", {"size": 8, "transforms": [FLIP] * 64})
-    Recipe("own", {"size": 8, "transforms": [{"name": "timm.AutoAugment", "policy": "rand-n16-m10-mstd0.5-inc1"}]})
+    Recipe(
+        "own",
+        {
+            "size": 8,
+            "transforms": [{"name": "timm.AutoAugment", "policy": "rand-n16-m10-mstd0.5-inc1"}],
+        },
+    )
 
 
 @pytest.mark.parametrize("size", [16_385, [16_384, 16_384], [2**25 + 1, 1]])

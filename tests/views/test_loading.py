@@ -1,4 +1,5 @@
-"""Loader workers: they pass over signals, and end when the main process wants them to, whatever they do."""
+"""Loader workers: they pass over signals, and end when the main process wants them to, whatever
+they do."""
 
 import multiprocessing
 import os
@@ -78,7 +79,9 @@ def test_a_process_that_ends_does_not_hang_for_its_workers(tmp_path: Path) -> No
         str(Path(__file__).parent.parent),
         *filter(None, sys.path),
     ]
-    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)}, timeout=120, check=False)
+    done = subprocess.run(
+        words, env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)}, timeout=120, check=False
+    )
     assert done.returncode == 3
 
 

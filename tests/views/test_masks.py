@@ -1,4 +1,5 @@
-"""A mask goes where its image goes: pictures whose colour is their class are rendered, and read back."""
+"""A mask goes where its image goes: pictures whose colour is their class are rendered, and read
+back."""
 
 from typing import Any
 
@@ -19,7 +20,14 @@ NEAREST = {"interpolation": "nearest"}
 
 
 def recipe_of(*transforms: dict[str, Any], size: Any = (16, 24), **table: Any) -> Recipe:
-    return Recipe("r", {"size": size if isinstance(size, (int, str)) else list(size), "transforms": list(transforms), **table})
+    return Recipe(
+        "r",
+        {
+            "size": size if isinstance(size, (int, str)) else list(size),
+            "transforms": list(transforms),
+            **table,
+        },
+    )
 
 
 def rendered(recipe: Recipe, seed: int = 0, rows: int = 12) -> tuple[Tensor, Tensor]:
@@ -36,7 +44,12 @@ def expected(views: Tensor) -> Tensor:
     return torch.where(classes == 4, 255, classes).to(torch.uint8)
 
 
-CROP: dict[str, Any] = {"name": "RandomCrop", "size": "input", "pad_if_needed": True, "fill": [160, 0, 0]}
+CROP: dict[str, Any] = {
+    "name": "RandomCrop",
+    "size": "input",
+    "pad_if_needed": True,
+    "fill": [160, 0, 0],
+}
 """What is padded looks as what is ignored."""
 
 
@@ -49,7 +62,14 @@ CROP: dict[str, Any] = {"name": "RandomCrop", "size": "input", "pad_if_needed": 
         [{"name": "Resize", "size": [33, 57], **NEAREST}, CROP],
         [{"name": "Resize", "size": ["input/0.5", "input"], **NEAREST}, CROP],
         [{"name": "RandomResizedCrop", "size": "input", **NEAREST}],
-        [{"name": "RandomApply", "transforms": [{"name": "RandomVerticalFlip", "p": 1.0}], "p": 0.5}, CROP],
+        [
+            {
+                "name": "RandomApply",
+                "transforms": [{"name": "RandomVerticalFlip", "p": 1.0}],
+                "p": 0.5,
+            },
+            CROP,
+        ],
     ],
 )
 def test_geometry_moves_image_and_mask_alike(transforms: list[dict[str, Any]]) -> None:
@@ -62,21 +82,37 @@ def test_geometry_moves_image_and_mask_alike(transforms: list[dict[str, Any]]) -
 
 
 def test_what_comes_in_from_outside_has_no_class() -> None:
-    _, masks = rendered(recipe_of({"name": "RandomCrop", "size": "input", "pad_if_needed": True, "fill": 0}, size=(30, 48)))
+    _, masks = rendered(
+        recipe_of(
+            {"name": "RandomCrop", "size": "input", "pad_if_needed": True, "fill": 0}, size=(30, 48)
+        )
+    )
     assert all(float((mask == 255).float().mean()) >= 1 - 24 * 40 / (30 * 48) for mask in masks)
     _, turned = rendered(
-        recipe_of({"name": "RandomRotation", "degrees": [40, 41]}, {"name": "CenterCrop", "size": "input"}, size=(24, 40))
+        recipe_of(
+            {"name": "RandomRotation", "degrees": [40, 41]},
+            {"name": "CenterCrop", "size": "input"},
+            size=(24, 40),
+        )
     )
     assert (turned[:, 0, 0] == 255).all() and (turned[:, -1, -1] == 255).all()
 
 
 def test_colour_leaves_the_mask_alone() -> None:
-    colour = [{"name": "ColorJitter", "brightness": 0.9, "hue": 0.4}, {"name": "RandomGrayscale", "p": 0.5}]
-    for more in ([], [{"name": "timm.RandomErasing", "probability": 1.0}], [{"name": "GaussianBlur", "kernel_size": 3}]):
+    colour = [
+        {"name": "ColorJitter", "brightness": 0.9, "hue": 0.4},
+        {"name": "RandomGrayscale", "p": 0.5},
+    ]
+    for more in (
+        [],
+        [{"name": "timm.RandomErasing", "probability": 1.0}],
+        [{"name": "GaussianBlur", "kernel_size": 3}],
+    ):
         plain, changed = (rendered(recipe_of(CROP, *parts), 5) for parts in ([], [*colour, *more]))
         own = rendered(recipe_of(CROP, *colour, *more), 5)
         assert torch.equal(own[1], changed[1]) and not torch.equal(plain[0], changed[0])
-        # other recipes have other draws, so the crop is not that of `plain`: what is there is what the shapes hold
+        # other recipes have other draws, so the crop is not that of `plain`: what is there is what
+        # the shapes hold
         assert set(own[1].unique().tolist()) <= {0, 1, 2, 3, 255}
 
 
@@ -100,7 +136,8 @@ def test_an_evaluated_image_keeps_its_size() -> None:
 def test_images_smaller_than_the_crop_are_refused_where_the_recipe_does_not_pad() -> None:
     recipe = recipe_of({"name": "RandomCrop", "size": "input"}, size=(32, 24))
     with pytest.raises(
-        RecipeError, match=r"sample \d+ \(0000\d+\): recipe r fails on an image of size \(40, 24\): .*crop size"
+        RecipeError,
+        match=r"sample \d+ \(0000\d+\): recipe r fails on an image of size \(40, 24\): .*crop size",
     ):
         rendered(recipe)
 
@@ -108,7 +145,10 @@ def test_images_smaller_than_the_crop_are_refused_where_the_recipe_does_not_pad(
 def test_what_masks_cannot_follow_is_refused() -> None:
     for recipe, message in (
         (recipe_of(CROP, mixing={"mixup": 0.2}), "recipe r mixes views, which masks cannot follow"),
-        (recipe_of({"name": "timm.AutoAugment", "policy": "rand"}, CROP), "timm.AutoAugment moves images without their masks"),
+        (
+            recipe_of({"name": "timm.AutoAugment", "policy": "rand"}, CROP),
+            "timm.AutoAugment moves images without their masks",
+        ),
         (recipe_of({"name": "RandAugment"}, CROP), "type Mask are not supported by RandAugment"),
     ):
         with pytest.raises(RecipeError, match=message):
@@ -119,7 +159,10 @@ def test_images_of_several_sizes_are_no_batch() -> None:
     images = [Image.new("RGB", (8 + index, 8)) for index in range(2)]
     pairs = [(image, Image.fromarray(np.zeros((8, image.width), np.uint8))) for image in images]
     dataset = ViewDataset(
-        MaskSource(pairs, Spec("two"), classes=2), load_recipe("segmentation-eval"), np.arange(2), sizes=[None]
+        MaskSource(pairs, Spec("two"), classes=2),
+        load_recipe("segmentation-eval"),
+        np.arange(2),
+        sizes=[None],
     )
     assert dataset.batch([(1, 0)]).views[0].shape == (1, 3, 8, 9)
     with pytest.raises(RecipeError, match="in one batch; use a recipe with a size"):
@@ -128,7 +171,10 @@ def test_images_of_several_sizes_are_no_batch() -> None:
 
 @pytest.mark.parametrize("size", [0, [3], [4, 0], [1, 2, 3], "whole"])
 def test_a_wrong_size_is_told(size: Any) -> None:
-    with pytest.raises(RecipeError, match=r"recipe r: size is .*; it must be a number of pixels, \[height, width\] or 'image'"):
+    with pytest.raises(
+        RecipeError,
+        match=r"recipe r: size is .*; it must be a number of pixels, \[height, width\] or 'image'",
+    ):
         recipe_of(size=size)
 
 

@@ -22,7 +22,9 @@ def test_it_is_a_permutation_that_depends_on_the_key_only(length: int, key: list
 
 @given(KEYS, KEYS)
 def test_other_keys_give_other_orders(key: list[int], other: list[int]) -> None:
-    def trimmed(words: list[int]) -> list[int]:  # SeedSequence pads a key with zeros: (5,) and (5, 0) are one key
+    def trimmed(
+        words: list[int],
+    ) -> list[int]:  # SeedSequence pads a key with zeros: (5,) and (5, 0) are one key
         return trimmed(words[:-1]) if words and words[-1] == 0 else words
 
     same = np.array_equal(keyed_permutation(200, *key), keyed_permutation(200, *other))
@@ -30,7 +32,8 @@ def test_other_keys_give_other_orders(key: list[int], other: list[int]) -> None:
 
 
 def test_the_order_of_a_cache_never_changes() -> None:
-    """Caches on disk depend on these: with another order every record would belong to another sample."""
+    """Caches on disk depend on these: with another order every record would belong to another
+    sample."""
     assert row_order(12, 0).tolist() == [0, 8, 9, 3, 7, 5, 1, 11, 2, 10, 6, 4]
     assert row_order(12, 2**32 - 1).tolist() == [0, 11, 6, 7, 5, 2, 10, 8, 4, 1, 9, 3]
     assert keyed_permutation(12, 1, 5, 3).tolist() == [10, 6, 9, 2, 3, 1, 0, 5, 7, 11, 8, 4]
@@ -43,7 +46,9 @@ def test_rows_are_spread_over_the_source() -> None:
 
 
 @given(st.integers(1, 300), st.integers(0, 2**40), st.data())
-def test_the_row_of_a_sample_is_found_without_the_order(length: int, order_seed: int, data: st.DataObject) -> None:
+def test_the_row_of_a_sample_is_found_without_the_order(
+    length: int, order_seed: int, data: st.DataObject
+) -> None:
     sample = data.draw(st.integers(0, length - 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kdcache.views.permutation._AT_ONCE", 64)

@@ -18,8 +18,17 @@ TABLE: dict[str, Any] = {
     "mode": "RGB",
     "size": 16,
     "transforms": [
-        {"name": "RandomResizedCrop", "size": "input", "scale": [0.2, 1.0], "interpolation": "bicubic"},
-        {"name": "RandomApply", "transforms": [{"name": "ColorJitter", "brightness": 0.4}], "p": 0.5},
+        {
+            "name": "RandomResizedCrop",
+            "size": "input",
+            "scale": [0.2, 1.0],
+            "interpolation": "bicubic",
+        },
+        {
+            "name": "RandomApply",
+            "transforms": [{"name": "ColorJitter", "brightness": 0.4}],
+            "p": 0.5,
+        },
     ],
 }
 
@@ -30,7 +39,16 @@ def changed(**changes: Any) -> Recipe:
 
 def test_the_shipped_recipes_are_there_and_render() -> None:
     assert shipped_recipes() == [
-        *("cifar", "cityscapes", "digits", "eval", "eval-whole", "imagenet-b1", "imagenet-b2", "imagenet-b3"),
+        *(
+            "cifar",
+            "cityscapes",
+            "digits",
+            "eval",
+            "eval-whole",
+            "imagenet-b1",
+            "imagenet-b2",
+            "imagenet-b3",
+        ),
         *("segmentation-eval", "voc"),
     ]
     for name in shipped_recipes():
@@ -54,7 +72,9 @@ def test_eval_is_the_centre_and_eval_whole_is_the_whole() -> None:
     image = Image.new("RGB", (400, 200), "red")
     image.paste((0, 0, 255), (200, 0, 400, 200))
     image.paste((0, 255, 0), (0, 0, 40, 200))
-    view = load_recipe("eval").at(175)(image)  # to 400x200, then the centre 175: the green edge is cut off
+    view = load_recipe("eval").at(175)(
+        image
+    )  # to 400x200, then the centre 175: the green edge is cut off
     assert view.shape == (3, 175, 175) and int(view[1].max()) == 0
     assert view[0, 0, 0] == 255 and view[2, -1, -1] == 255
     whole = load_recipe("eval-whole")(image)
@@ -63,7 +83,9 @@ def test_eval_is_the_centre_and_eval_whole_is_the_whole() -> None:
 
 def test_input_stands_for_the_models_size() -> None:
     entry = {"name": "Resize", "size": ["input", "input/0.5"]}
-    recipe = Recipe("r", {"size": 10, "transforms": [entry, {"name": "CenterCrop", "size": "input"}]})
+    recipe = Recipe(
+        "r", {"size": 10, "transforms": [entry, {"name": "CenterCrop", "size": "input"}]}
+    )
     assert recipe(Image.new("RGB", (5, 5))).shape == (3, 10, 10)
     assert recipe.at(20)(Image.new("RGB", (5, 5))).shape == (3, 20, 20)
     assert recipe.at(10) is recipe
@@ -80,7 +102,9 @@ def test_the_fingerprint_covers_what_decides_the_draws() -> None:
         changed(transforms=[{**crop, "interpolation": "bilinear"}, apply]),
         changed(transforms=[{**crop, "size": "input/0.9"}, apply]),
         changed(transforms=[crop, {**apply, "p": 0.6}]),
-        changed(transforms=[crop, {**apply, "transforms": [{"name": "ColorJitter", "brightness": 0.5}]}]),
+        changed(
+            transforms=[crop, {**apply, "transforms": [{"name": "ColorJitter", "brightness": 0.5}]}]
+        ),
     ]
     fingerprints = [one, *(recipe.fingerprint for recipe in others)]
     assert len(set(fingerprints)) == len(fingerprints)
@@ -91,7 +115,13 @@ def test_the_fingerprint_covers_what_decides_the_draws() -> None:
 def test_the_fingerprint_leaves_out_size_name_and_evaluation() -> None:
     one = changed()
     reordered = [dict(reversed(entry.items())) for entry in TABLE["transforms"]]
-    same = [changed(size=8), changed(eval="eval-whole"), one.at(99), Recipe("q", TABLE), changed(transforms=reordered)]
+    same = [
+        changed(size=8),
+        changed(eval="eval-whole"),
+        one.at(99),
+        Recipe("q", TABLE),
+        changed(transforms=reordered),
+    ]
     assert {recipe.fingerprint for recipe in same} == {one.fingerprint}
     assert one.with_mode("L").fingerprint != one.fingerprint and one.with_mode("L").channels == 1
 
@@ -104,7 +134,10 @@ def test_a_manifests_recipe_comes_back() -> None:
 
 def test_another_fingerprint_is_refused() -> None:
     stored = changed().to_dict()
-    with pytest.raises(RecipeError, match=r"recipe r of this cache has fingerprint 0{12}, here .* use the kdcache version"):
+    with pytest.raises(
+        RecipeError,
+        match=r"recipe r of this cache has fingerprint 0{12}, here .* use the kdcache version",
+    ):
         Recipe.from_dict({**stored, "fingerprint": "0" * 64})
     with pytest.raises(RecipeError, match="fingerprint"):
         Recipe.from_dict({**stored, "table": {**stored["table"], "mode": "L"}})
@@ -140,7 +173,9 @@ RESIZE = '[[transforms]]\nname = "Resize"\nsize = ["input", "input"]\n'
         ('size = 8\n[[transforms]]\nname = "Resize"\nsize = "inputs"', "Resize"),
     ],
 )  # fmt: skip
-def test_a_wrong_recipe_file_is_told_before_any_work(tmp_path: Path, text: str, message: str) -> None:
+def test_a_wrong_recipe_file_is_told_before_any_work(
+    tmp_path: Path, text: str, message: str
+) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(text)
     with pytest.raises(UsageError, match=message):
@@ -148,9 +183,13 @@ def test_a_wrong_recipe_file_is_told_before_any_work(tmp_path: Path, text: str, 
 
 
 def test_a_recipe_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"none\.toml does not exist; shipped recipes: cifar, cityscapes, digits"):
+    with pytest.raises(
+        RecipeError, match=r"none\.toml does not exist; shipped recipes: cifar, cityscapes, digits"
+    ):
         load_recipe(str(tmp_path / "none.toml"))
-    with pytest.raises(UsageError, match=r"unknown recipe \(and no \.toml file\) 'cifra'; did you mean 'cifar'"):
+    with pytest.raises(
+        UsageError, match=r"unknown recipe \(and no \.toml file\) 'cifra'; did you mean 'cifar'"
+    ):
         load_recipe("cifra")
 
 
@@ -165,12 +204,21 @@ def test_a_file_is_loaded_by_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("transforms", "message"),
     [
-        ([{"name": "Resize", "size": 8}], r"gives torch.uint8 \(3, 8, 16\) where uint8 \(3, 16, 16\) is declared; end it with"),
+        (
+            [{"name": "Resize", "size": 8}],
+            r"gives torch.uint8 \(3, 8, 16\) where uint8 \(3, 16, 16\) is declared; end it with",
+        ),
         ([{"name": "Resize", "size": "input"}], r"\(3, 16, 32\)"),
         ([], r"\(3, 40, 80\)"),
         ([{"name": "Resize", "size": "input"}, {"name": "Grayscale"}], r"\(1, 16, 32\)"),
-        ([{"name": "ToImage"}, {"name": "timm.AutoAugment", "policy": "v0"}], r"fails on an image of size \(80, 40\)"),
-        ([{"name": "ToImage"}, {"name": "RandomCrop", "size": 100}], r"fails on an image of size \(80, 40\)"),
+        (
+            [{"name": "ToImage"}, {"name": "timm.AutoAugment", "policy": "v0"}],
+            r"fails on an image of size \(80, 40\)",
+        ),
+        (
+            [{"name": "ToImage"}, {"name": "RandomCrop", "size": 100}],
+            r"fails on an image of size \(80, 40\)",
+        ),
     ],
 )
 def test_a_result_of_another_size_is_told(transforms: list[Any], message: str) -> None:
@@ -184,11 +232,17 @@ def test_an_empty_list_of_transforms_keeps_the_image() -> None:
     assert view.flatten().tolist() == list(image.tobytes())
 
 
-@pytest.mark.parametrize("size", ["input/0", "input/1.2.3", "input/1e-7", "input/nan", "input/-2", "input/inf", "input/x"])
+@pytest.mark.parametrize(
+    "size",
+    ["input/0", "input/1.2.3", "input/1e-7", "input/nan", "input/-2", "input/inf", "input/x"],
+)
 def test_a_part_of_the_input_that_is_no_number_is_told(tmp_path: Path, size: str) -> None:
     file = tmp_path / "own.toml"
     file.write_text(f'size = 8\n[[transforms]]\nname = "Resize"\nsize = "{size}"\n')
-    with pytest.raises(RecipeError, match=rf"size = '{size}' is no side of 1 to 16384 pixels; write for example input"):
+    with pytest.raises(
+        RecipeError,
+        match=rf"size = '{size}' is no side of 1 to 16384 pixels; write for example input",
+    ):
         load_recipe(str(file))
 
 
@@ -197,7 +251,10 @@ def test_shipped_recipes_draw_the_same_at_every_size_but_those_that_crop_to_it(n
     if name not in ("cityscapes", "voc"):
         load_recipe(name).require_one_draw(32, (48, 64))
         return
-    message = "draws other views at 32 than at 48x64 pixels: RandomCrop comes after .* use a model with input_size=48x64"
+    message = (
+        "draws other views at 32 than at 48x64 pixels: RandomCrop comes after .* use a model with"
+        " input_size=48x64"
+    )
     with pytest.raises(RecipeError, match=message):
         load_recipe(name).require_one_draw(32, (48, 64))
 
@@ -205,7 +262,10 @@ def test_shipped_recipes_draw_the_same_at_every_size_but_those_that_crop_to_it(n
 @pytest.mark.parametrize("policy", ["imagenet", "cifar10", "svhn"])
 def test_an_enumeration_is_given_as_text(policy: str) -> None:
     recipe = changed(transforms=[{"name": "AutoAugment", "policy": policy}])
-    original, image = v2.AutoAugment(v2.AutoAugmentPolicy(policy)), Image.effect_noise((16, 16), 80).convert("RGB")
+    original, image = (
+        v2.AutoAugment(v2.AutoAugmentPolicy(policy)),
+        Image.effect_noise((16, 16), 80).convert("RGB"),
+    )
     for seed in range(20):
         torch.manual_seed(seed)
         view = recipe(image)
@@ -232,26 +292,48 @@ CROPPED = {"name": "RandomResizedCrop", "size": "input"}
         [{"name": "Compose", "transforms": [RESIZED, {"name": "RandomOrder", "transforms": [{"name": "RandomErasing"}]}]}],
     ],
 )  # fmt: skip
-def test_a_recipe_that_draws_by_the_inputs_size_is_refused_at_two_sizes(transforms: list[Any]) -> None:
+def test_a_recipe_that_draws_by_the_inputs_size_is_refused_at_two_sizes(
+    transforms: list[Any],
+) -> None:
     recipe = changed(transforms=transforms)
     recipe.require_one_draw(16, 16)
-    with pytest.raises(RecipeError, match=r"recipe r draws other views at 16 than at 24 pixels: .*, or put it first$"):
+    with pytest.raises(
+        RecipeError,
+        match=r"recipe r draws other views at 16 than at 24 pixels: .*, or put it first$",
+    ):
         recipe.require_one_draw(16, 24)
 
 
 SAME_AT_ANY_SIZE: list[list[dict[str, Any]]] = [
-    *([RESIZED, {"name": name, "interpolation": "bilinear"}] for name in ("RandAugment", "AutoAugment", "AugMix")),
-    *([RESIZED, {"name": "timm.AutoAugment", "policy": policy}] for policy in ("rand-m9-mstd0.5", "augmix-m5", "original")),
-    [RESIZED, {"name": "RandomAffine", "degrees": 20, "translate": [0.3, 0.3], "interpolation": "bilinear"}],
+    *(
+        [RESIZED, {"name": name, "interpolation": "bilinear"}]
+        for name in ("RandAugment", "AutoAugment", "AugMix")
+    ),
+    *(
+        [RESIZED, {"name": "timm.AutoAugment", "policy": policy}]
+        for policy in ("rand-m9-mstd0.5", "augmix-m5", "original")
+    ),
+    [
+        RESIZED,
+        {
+            "name": "RandomAffine",
+            "degrees": 20,
+            "translate": [0.3, 0.3],
+            "interpolation": "bilinear",
+        },
+    ],
     [{"name": "RandomApply", "transforms": [CROPPED]}, RESIZED],
     [{"name": "RandomCrop", "size": 64}, RESIZED],
     [{"name": "ToImage"}, {"name": "RandomErasing", "value": 9}, RESIZED],
 ]
 
 
-@pytest.mark.parametrize("transforms", SAME_AT_ANY_SIZE, ids=lambda transforms: transforms[-1]["name"])
+@pytest.mark.parametrize(
+    "transforms", SAME_AT_ANY_SIZE, ids=lambda transforms: transforms[-1]["name"]
+)
 def test_the_others_see_the_same_draw_at_every_size(transforms: list[Any]) -> None:
-    """Those that draw from a range that depends on the size are in a list by hand: this looks at the pixels."""
+    """Those that draw from a range that depends on the size are in a list by hand: this looks at
+    the pixels."""
     recipe = changed(size=64, transforms=transforms)
     recipe.require_one_draw(64, 128)
     y, x = np.mgrid[0:96, 0:96] / 96
@@ -265,5 +347,7 @@ def test_the_others_see_the_same_draw_at_every_size(transforms: list[Any]) -> No
         return torch.nn.functional.adaptive_avg_pool2d(recipe.at(size)(image).float(), 8)
 
     same = [float((thumbnail(64, seed) - thumbnail(128, seed)).abs().mean()) for seed in range(20)]
-    others = [float((thumbnail(64, seed) - thumbnail(128, seed + 50)).abs().mean()) for seed in range(20)]
+    others = [
+        float((thumbnail(64, seed) - thumbnail(128, seed + 50)).abs().mean()) for seed in range(20)
+    ]
     assert max(same) < 8 and np.mean(others) > 3 * max(same)

@@ -1,7 +1,9 @@
-"""The replay property, of every shipped recipe: a view is the same, bit for bit, wherever and whenever it is rendered.
+"""The replay property, of every shipped recipe: a view is the same, bit for bit, wherever and
+whenever it is rendered.
 
-What (row, seed) gives alone is compared with what it gives in any batch, in loader workers, in the share of a process, after a
-resume, and whatever the global generators held before: pixels at two sizes, and labels.
+What (row, seed) gives alone is compared with what it gives in any batch, in loader workers, in the
+share of a process, after a resume, and whatever the global generators held before: pixels at two
+sizes, and labels.
 """
 
 from collections.abc import Iterable
@@ -17,18 +19,29 @@ from PIL import Image
 from kdcache.config.spec import Spec
 from kdcache.loader.order import EpochSampler, Split, epoch_views
 from kdcache.sources import DatasetSource, MaskSource
-from kdcache.views import ViewDataset, ViewLoader, load_recipe, mixing, row_order, seed_generators, shipped_recipes
+from kdcache.views import (
+    ViewDataset,
+    ViewLoader,
+    load_recipe,
+    mixing,
+    row_order,
+    seed_generators,
+    shipped_recipes,
+)
 from kdcache.views.loading import Request
 
 ROWS = 13  # odd: with mixing, one row has no partner
 SEEDS = st.integers(0, 2**32 - 1)
 VIEWS = st.lists(st.tuples(st.integers(0, ROWS - 1), SEEDS), min_size=1, max_size=8, unique=True)
 Rendered = dict[tuple[int, int], tuple[Any, ...]]
-"""Of each (row, seed): the bytes of its pixels at each size, its labels, and the share of the first."""
+"""Of each (row, seed): the bytes of its pixels at each size, its labels, and the share of the
+first."""
 
 
 MASKED = ("cityscapes", "voc")
-RECIPES = [name for name in shipped_recipes() if name != "segmentation-eval"]  # which draws nothing, and has no size
+RECIPES = [
+    name for name in shipped_recipes() if name != "segmentation-eval"
+]  # which draws nothing, and has no size
 
 
 class Photographs:
@@ -42,7 +55,9 @@ class Photographs:
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         random = np.random.default_rng(index)
         width, height = 45 + index % 7, 38 + index % 5
-        coarse = Image.fromarray(random.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((width, height))
+        coarse = Image.fromarray(random.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize(
+            (width, height)
+        )
         grain = random.integers(-12, 13, (height, width, 3))
         return Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)), index
 
@@ -65,7 +80,12 @@ def dataset_of(name: str, order_seed: int = 0) -> ViewDataset:
         source: Any = MaskSource(Scenes(), Spec("scenes"), classes=ROWS)
         return ViewDataset(source, recipe, row_order(ROWS, order_seed), sizes=[(32, 40)])
     sizes = [min(recipe.input_size, 32), 20]
-    return ViewDataset(DatasetSource(Photographs(), Spec("photographs")), recipe, row_order(ROWS, order_seed), sizes=sizes)
+    return ViewDataset(
+        DatasetSource(Photographs(), Spec("photographs")),
+        recipe,
+        row_order(ROWS, order_seed),
+        sizes=sizes,
+    )
 
 
 def rendered(dataset: ViewDataset, requests: Iterable[Request], workers: int = 0) -> Rendered:
@@ -73,8 +93,12 @@ def rendered(dataset: ViewDataset, requests: Iterable[Request], workers: int = 0
     for batch in ViewLoader(dataset, requests, workers=workers, pin_memory=False):
         second, share = batch.labels.mixed or (batch.labels.first, torch.ones(len(batch.rows)))
         labels = zip(batch.labels.first.tolist(), second.tolist(), share.tolist(), strict=True)
-        pixels = zip(*([view.numpy().tobytes() for view in views] for views in batch.views), strict=True)
-        for row, seed, view, label in zip(batch.rows.tolist(), batch.seeds.tolist(), pixels, labels, strict=True):
+        pixels = zip(
+            *([view.numpy().tobytes() for view in views] for views in batch.views), strict=True
+        )
+        for row, seed, view, label in zip(
+            batch.rows.tolist(), batch.seeds.tolist(), pixels, labels, strict=True
+        ):
             assert (row, seed) not in found
             found[row, seed] = (*view, *label)
     return found
@@ -110,9 +134,15 @@ def test_in_any_batch_with_others_in_any_order(
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
-@given(seeds=st.tuples(SEEDS, SEEDS).filter(lambda seeds: seeds[0] != seeds[1]), size=st.integers(1, 9), data=st.data())
+@given(
+    seeds=st.tuples(SEEDS, SEEDS).filter(lambda seeds: seeds[0] != seeds[1]),
+    size=st.integers(1, 9),
+    data=st.data(),
+)
 @settings(max_examples=1)
-def test_in_loader_workers(name: str, workers: int, seeds: tuple[int, int], size: int, data: st.DataObject) -> None:
+def test_in_loader_workers(
+    name: str, workers: int, seeds: tuple[int, int], size: int, data: st.DataObject
+) -> None:
     views = data.draw(st.permutations([(row, seed) for row in range(ROWS) for seed in seeds]))
     assert rendered(dataset_of(name), cut(views, size), workers=workers) == alone(name, views)
 
@@ -126,20 +156,30 @@ def test_in_loader_workers(name: str, workers: int, seeds: tuple[int, int], size
 )
 @settings(max_examples=8)
 def test_in_the_shares_of_processes_and_after_a_resume(
-    name: str, seeds: list[int], run: tuple[int, int], split: tuple[int, int, int], data: st.DataObject
+    name: str,
+    seeds: list[int],
+    run: tuple[int, int],
+    split: tuple[int, int, int],
+    data: st.DataObject,
 ) -> None:
     size, processes, parts = split
-    order = epoch_views(np.arange(ROWS), ROWS, seeds, load_recipe(name), run_seed=run[0], epoch=run[1])
+    order = epoch_views(
+        np.arange(ROWS), ROWS, seeds, load_recipe(name), run_seed=run[0], epoch=run[1]
+    )
     steps = len(order) // size
     done = data.draw(st.integers(0, steps))
 
     shares: Rendered = {}
     for process in range(processes):
-        sampler = EpochSampler(Split(batch_size=size, parts=parts, process=process, processes=processes))
+        sampler = EpochSampler(
+            Split(batch_size=size, parts=parts, process=process, processes=processes)
+        )
         sampler.set_epoch(order, first_step=done)
         shares |= rendered(dataset_of(name), sampler)
     expected = [(row, seed) for row, seed in order[done * size : steps * size].tolist()]
-    assert shares == alone(name, expected), "all that is left of the epoch, and each view what it always is"
+    assert shares == alone(name, expected), (
+        "all that is left of the epoch, and each view what it always is"
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("eval")])

@@ -1,4 +1,5 @@
-"""A view is a function of (source, recipe, index, seed): the same pixels everywhere, another draw under any other key."""
+"""A view is a function of (source, recipe, index, seed): the same pixels everywhere, another draw
+under any other key."""
 
 import random
 from typing import Any
@@ -36,8 +37,11 @@ RANDOM = ("cifar", "digits", "imagenet-b1", "imagenet-b2")
 
 
 def names() -> list[str]:
-    """Return the recipes of classification; those of segmentation are in test_masks.py and test_replay.py."""
-    return [name for name in shipped_recipes() if name not in ("cityscapes", "segmentation-eval", "voc")]
+    """Return the recipes of classification; those of segmentation are in test_masks.py and
+    test_replay.py."""
+    return [
+        name for name in shipped_recipes() if name not in ("cityscapes", "segmentation-eval", "voc")
+    ]
 
 
 def recipe_of(name: str) -> Recipe:
@@ -77,14 +81,20 @@ class One:
 
 def render(source: Source, recipe: Recipe, index: int, seed: int) -> Tensor:
     """Return one view, from a data set of one row, which is not mixed."""
-    return ViewDataset(source, recipe, np.array([index]), sizes=[recipe.size]).batch([(0, seed)]).views[0][0]
+    return (
+        ViewDataset(source, recipe, np.array([index]), sizes=[recipe.size])
+        .batch([(0, seed)])
+        .views[0][0]
+    )
 
 
 def batches(dataset: ViewDataset, requests: Any, workers: int) -> dict[tuple[int, int], Tensor]:
     """Return every view that the requests name, by (row, seed)."""
     found = {}
     for batch in ViewLoader(dataset, requests, workers=workers, pin_memory=False):
-        for view, row, seed in zip(batch.views[0], batch.rows.tolist(), batch.seeds.tolist(), strict=True):
+        for view, row, seed in zip(
+            batch.views[0], batch.rows.tolist(), batch.seeds.tolist(), strict=True
+        ):
             found[row, seed] = view
     return found
 
@@ -95,7 +105,9 @@ def batches(dataset: ViewDataset, requests: Any, workers: int) -> dict[tuple[int
 def test_a_view_is_replayed_bit_for_bit(name: str, source: Source, data: st.DataObject) -> None:
     recipe = recipe_of(name)
     seeds = st.integers(0, 2**32 - 1)
-    views = data.draw(st.lists(st.tuples(st.integers(0, 23), seeds), min_size=1, max_size=6, unique=True))
+    views = data.draw(
+        st.lists(st.tuples(st.integers(0, 23), seeds), min_size=1, max_size=6, unique=True)
+    )
     order = row_order(24, data.draw(st.integers(0, 9)))
     dataset = ViewDataset(source, recipe, order, sizes=[recipe.size])
     expected = {view: dataset.batch([view]).views[0][0] for view in views}
@@ -113,7 +125,9 @@ def test_loader_workers_and_batches_do_not_matter(name: str, source: Source) -> 
     dataset = ViewDataset(source, recipe, row_order(24, 0), sizes=[recipe.size])
     views = [(row, seed) for seed in (0, 5) for row in range(24)]
     alone = batches(dataset, [views], workers=0)
-    workers = batches(dataset, [views[start : start + 7] for start in range(0, 48, 7)][::-1], workers=2)
+    workers = batches(
+        dataset, [views[start : start + 7] for start in range(0, 48, 7)][::-1], workers=2
+    )
     assert alone.keys() == workers.keys() == set(views)
     assert all(torch.equal(alone[key], workers[key]) for key in views)
 
@@ -134,7 +148,9 @@ def test_the_callers_generators_are_given_back(source: Source) -> None:
     ):
         seed_generators(1, 2, 3)
         work()
-        assert draws()[:2] == expected[:2]  # `random` is what beartype itself draws from to pick the items that it checks
+        assert (
+            draws()[:2] == expected[:2]
+        )  # `random` is what beartype itself draws from to pick the items that it checks
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=6))
@@ -173,7 +189,9 @@ def test_seed_and_index_are_two_words(name: str) -> None:
     by_sum: dict[int, set[bytes]] = {}
     for index, seed in keys:
         by_sum.setdefault(index + seed, set()).add(view(index, seed))
-    assert all(len(views) > 1 for total, views in by_sum.items() if 3 < total < 19), "pairs of one sum share a draw"
+    assert all(len(views) > 1 for total, views in by_sum.items() if 3 < total < 19), (
+        "pairs of one sum share a draw"
+    )
     assert view(1, 2) == view(1, 2)
     for one in (lambda word: view(word, 3), lambda word: view(3, word)):
         assert len({one(word) for word in range(12)}) > 3, "a word of the key does not count"
@@ -191,7 +209,9 @@ def test_other_recipes_draw_otherwise() -> None:
     views = [draw(photo(), recipe, 0, 0) for recipe in (one, other, same)]
     assert torch.equal(views[0], views[2])
     difference = (views[0].int() - views[1].int()).abs().float().mean()
-    assert difference > 5, "almost equal parameters would give almost equal crops from the same draw"
+    assert difference > 5, (
+        "almost equal parameters would give almost equal crops from the same draw"
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -216,7 +236,11 @@ def test_one_batch_renders_every_size_that_was_asked_for() -> None:
     for position, seed in enumerate((3, 4)):
         for views, size in zip(batch.views, (24, 48), strict=True):
             assert torch.equal(views[position], render(One(photo()), recipe.at(size), 0, seed))
-    assert batch.labels.first.tolist() == [0, 0] and batch.seeds.tolist() == [3, 4] and len(dataset) == 1
+    assert (
+        batch.labels.first.tolist() == [0, 0]
+        and batch.seeds.tolist() == [3, 4]
+        and len(dataset) == 1
+    )
 
 
 class Broken(One):
@@ -234,19 +258,33 @@ def test_errors_keep_their_class_and_text_through_a_worker(workers: int) -> None
 
 
 def test_unreadable_samples_are_absent_where_that_was_chosen() -> None:
-    dataset = ViewDataset(Broken(photo()), recipe_of("cifar"), row_order(1, 0), sizes=[32], skip_unreadable=True)
+    dataset = ViewDataset(
+        Broken(photo()), recipe_of("cifar"), row_order(1, 0), sizes=[32], skip_unreadable=True
+    )
     batch: Any = dataset.__getitems__([(0, 0)])
-    assert batch.absent == ((0, "sample 0 is broken"),) and batch.labels.first.tolist() == [-1] and not batch.views[0].any()
+    assert (
+        batch.absent == ((0, "sample 0 is broken"),)
+        and batch.labels.first.tolist() == [-1]
+        and not batch.views[0].any()
+    )
 
 
 def images() -> dict[str, Image.Image]:
     grey = np.arange(48 * 40, dtype=np.uint8).reshape(48, 40)
     colour = np.stack([grey, grey.T.reshape(48, 40), 255 - grey], -1)
     rgb = Image.fromarray(colour)
-    modes = {mode: rgb.convert(mode) for mode in ("RGB", "L", "LA", "P", "RGBA", "CMYK", "1", "YCbCr", "HSV", "F", "I")}
+    modes = {
+        mode: rgb.convert(mode)
+        for mode in ("RGB", "L", "LA", "P", "RGBA", "CMYK", "1", "YCbCr", "HSV", "F", "I")
+    }
     palette = rgb.quantize(16)
     palette.info["transparency"] = 3
-    return {**modes, "P with transparency": palette, "one pixel": rgb.resize((1, 1)), "wide": rgb.resize((300, 2))}
+    return {
+        **modes,
+        "P with transparency": palette,
+        "one pixel": rgb.resize((1, 1)),
+        "wide": rgb.resize((300, 2)),
+    }
 
 
 @pytest.mark.parametrize("name", names())
@@ -254,7 +292,10 @@ def images() -> dict[str, Image.Image]:
 def test_images_of_any_kind_are_rendered_or_refused_in_clear_words(name: str, kind: str) -> None:
     recipe, image = recipe_of(name), images()[kind]
     if name in ("cifar", "digits") and kind in ("one pixel", "wide"):
-        with pytest.raises(RecipeError, match=rf"recipe {name} fails on an image of size \({image.width}, .*crop size"):
+        with pytest.raises(
+            RecipeError,
+            match=rf"recipe {name} fails on an image of size \({image.width}, .*crop size",
+        ):
             render(One(image), recipe, 0, 0)
         return
     view = render(One(image), recipe, 0, 0)
@@ -276,7 +317,10 @@ def test_a_recipe_error_leaves_as_a_value_and_is_raised_by_the_loader() -> None:
     wrong = Recipe("wrong", {"size": 24, "transforms": [{"name": "Resize", "size": 7}]})
     dataset = ViewDataset(One(photo()), wrong, row_order(1, 0), sizes=[24])
     assert isinstance(dataset.__getitems__([(0, 0)]), KdcacheError)
-    with pytest.raises(RecipeError, match=r"^sample 0 \(0\): .* gives torch.uint8 \(3, 7, 7\) where uint8 \(3, 24, 24\)"):
+    with pytest.raises(
+        RecipeError,
+        match=r"^sample 0 \(0\): .* gives torch.uint8 \(3, 7, 7\) where uint8 \(3, 24, 24\)",
+    ):
         list(ViewLoader(dataset, [[(0, 0)]], workers=0, pin_memory=False))
 
 
@@ -287,13 +331,17 @@ def test_a_data_set_that_draws_is_replayed_too() -> None:
     batches = []
     for workers, size in ((0, 40), (2, 10)):
         parts = [request[start : start + size] for start in range(0, 40, size)]
-        loader = ViewLoader(ViewDataset(source, recipe, order, sizes=[8]), parts, workers=workers, pin_memory=False)
+        loader = ViewLoader(
+            ViewDataset(source, recipe, order, sizes=[8]), parts, workers=workers, pin_memory=False
+        )
         batches.append(torch.cat([batch.views[0] for batch in loader]))
     assert torch.equal(*batches)
     assert torch.equal(batches[0][5], render(source, recipe, int(order[5]), 3))
 
 
 def test_a_worker_that_is_killed_is_told() -> None:
-    dataset = ViewDataset(DatasetSource(Deadly(), Spec("deadly")), load_recipe("digits"), np.arange(40), sizes=[8])
+    dataset = ViewDataset(
+        DatasetSource(Deadly(), Spec("deadly")), load_recipe("digits"), np.arange(40), sizes=[8]
+    )
     with pytest.raises(KdcacheError, match=r"a loader worker was killed.*fewer --workers"):
         list(ViewLoader(dataset, [[(7, 0)]], workers=1, pin_memory=False))

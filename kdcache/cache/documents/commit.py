@@ -39,11 +39,11 @@ class Commit:
     sha256: str
     write_id: str
     absent: list[dict[str, Any]] = field(default_factory=list)
-    """`row` and `reason`, and `seed` where the unit has several, of samples that could not be read; their records hold zeros
-    and are never given out."""
+    """`row` and `reason`, and `seed` where the unit has several, of samples that could not be read;
+    their records hold zeros and are never given out."""
     probes: list[dict[str, Any]] = field(default_factory=list)
-    """A few views as rendered at the dump: `row`, `crc32` of the pixels, `thumbnail`, `steps` (absent in the first caches),
-    and `seed` where the unit has several."""
+    """A few views as rendered at the dump: `row`, `crc32` of the pixels, `thumbnail`, `steps`
+    (absent in the first caches), and `seed` where the unit has several."""
     statistics: dict[str, float] = field(default_factory=dict)
     """Of the unit's logits: mean, standard deviation, confidence, accuracy."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -57,13 +57,17 @@ class Commit:
 
     def of_seed(self, seed: int) -> "Commit":
         """Return what this commit says of one of its unit's seeds."""
-        absent, probes = ([entry for entry in part if entry.get("seed", seed) == seed] for part in (self.absent, self.probes))
+        absent, probes = (
+            [entry for entry in part if entry.get("seed", seed) == seed]
+            for part in (self.absent, self.probes)
+        )
         return dataclasses.replace(self, seed=seed, absent=absent, probes=probes)
 
     def stray(self, key: str, seeds: range) -> str | None:
         """Return what it speaks of that is not the unit's own, or None.
 
-        That is an object but `key`, another row, a seed that is not in `seeds`, or one and the same view twice.
+        That is an object but `key`, another row, a seed that is not in `seeds`, or one and the same
+        view twice.
         """
         if self.key != key:
             return f"object {quoted(self.key)}, not {key}"
@@ -92,7 +96,9 @@ class Commit:
         return json.dumps(seal(self._content()), indent=1).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes, where: str, *, most_values: int = MOST_COMMIT_VALUES) -> "Commit":
+    def from_bytes(
+        cls, data: bytes, where: str, *, most_values: int = MOST_COMMIT_VALUES
+    ) -> "Commit":
         """Return the commit in `data`, which may hold so many values.
 
         Raises:
@@ -107,24 +113,33 @@ class Commit:
             return cls(**content)
         except (ValueError, TypeError) as error:
             raise DamagedUnitError(
-                f"{where}: the commit is damaged: {error}; delete it and the unit's object, and run the dump again"
+                f"{where}: the commit is damaged: {error}; delete it and the unit's object, and run"
+                " the dump again"
             ) from error
 
     def _content(self) -> dict[str, Any]:
         content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in content.items() if name not in _LATER or value != _LATER[name]}
+        return {
+            name: value
+            for name, value in content.items()
+            if name not in _LATER or value != _LATER[name]
+        }
 
 
 def seed_entry(seed: int, seeds: range) -> dict[str, int]:
-    """Return what an entry of `absent` or `probes` says of its seed: nothing where the unit has one only."""
+    """Return what an entry of `absent` or `probes` says of its seed: nothing where the unit has one
+    only."""
     return {"seed": seed} if len(seeds) > 1 else {}
 
 
 def numbers_in(names: Iterable[str], form: str, allowed: range) -> list[int]:
-    """Return the numbers that names of a form hold, rising; other names are passed over: .DS_Store, ._000000.json, 0.json."""
+    """Return the numbers that names of a form hold, rising; other names are passed over: .DS_Store,
+    ._000000.json, 0.json."""
     digits = ((name, name.partition(".")[0]) for name in names)
     found = ((name, int(text)) for name, text in digits if text.isdecimal() and len(text) <= 10)
-    return sorted(number for name, number in found if form.format(number) == name and number in allowed)
+    return sorted(
+        number for name, number in found if form.format(number) == name and number in allowed
+    )
 
 
 def commit_key(seed: int, unit: int) -> str:
@@ -140,9 +155,17 @@ def unit_name(seed: int, unit: int, start: int, stop: int) -> str:
 def also_absent(
     absent: list[dict[str, Any]], rows: range, seeds: range, winner: Records, mine: Records
 ) -> list[dict[str, Any]]:
-    """Return `absent` and the rows that the winner, killed before its commit, could not read: zeros there, a record here."""
+    """Return `absent` and the rows that the winner, killed before its commit, could not read: zeros
+    there, a record here."""
     known = {(entry.get("seed", seeds[0]), entry["row"]) for entry in absent}
-    theirs, ours = (np.ascontiguousarray(part).view(np.uint8).reshape(*part.shape, -1).any(2) for part in (winner, mine))
+    theirs, ours = (
+        np.ascontiguousarray(part).view(np.uint8).reshape(*part.shape, -1).any(2)
+        for part in (winner, mine)
+    )
     found = [(seeds[at], rows[position]) for at, position in np.argwhere(ours & ~theirs)]
     entry = {"reason": "the writer whose records these are could not read it"}
-    return absent + [{"row": row, **entry, **seed_entry(seed, seeds)} for seed, row in found if (seed, row) not in known]
+    return absent + [
+        {"row": row, **entry, **seed_entry(seed, seeds)}
+        for seed, row in found
+        if (seed, row) not in known
+    ]

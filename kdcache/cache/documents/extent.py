@@ -1,8 +1,8 @@
-"""Extents: what a cache was asked to hold. Each request is a small sealed document beside the units,
-and the extent of the cache is their union.
+"""Extents: what a cache was asked to hold. Each request is a small sealed document beside the
+units, and the extent of the cache is their union.
 
-Missing units say nothing of seeds that nobody has begun: only the request does. It is named by its own
-digest, so that all workers of a dump, and the same dump run again, write the same document.
+Missing units say nothing of seeds that nobody has begun: only the request does. It is named by its
+own digest, so that all workers of a dump, and the same dump run again, write the same document.
 """
 
 import json
@@ -85,7 +85,8 @@ class Extent:
                 raise ValueError("its name is that of another request")
         except (ValueError, TypeError) as error:
             raise DamagedError(
-                f"{where}/{key} is damaged: {error}; delete it and run the same command again, which writes it anew"
+                f"{where}/{key} is damaged: {error}; delete it and run the same command again,"
+                " which writes it anew"
             ) from None
         return extent
 

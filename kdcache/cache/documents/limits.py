@@ -1,4 +1,5 @@
-"""What manifests and commits may say. They may come from anywhere, and readers build arrays of the sizes that they tell.
+"""What manifests and commits may say. They may come from anywhere, and readers build arrays of the
+sizes that they tell.
 
 The limits are far from what teachers and data sets ask for; docs/security.md has them in words.
 """
@@ -148,14 +149,18 @@ def check_manifest(content: Mapping[str, Any]) -> None:
     """Check that a manifest says what one may say.
 
     Raises:
-        ValueError: a value of another type, sizes beyond the limits, or fields that contradict each other.
+        ValueError: a value of another type, sizes beyond the limits, or fields that contradict each
+            other.
     """
     require(content, _MANIFEST, "")
     _check_origins(content["made_by"])
     _check_store(content)
     _check_sites(content)
     _check_sizes(content)
-    for where, size in (("recipe.table", content["recipe"]["table"]["size"]), ("teacher", content["teacher"]["size"])):
+    for where, size in (
+        ("recipe.table", content["recipe"]["table"]["size"]),
+        ("teacher", content["teacher"]["size"]),
+    ):
         if not isinstance(size, str) and prod(sides(as_size(size))) > MOST_PIXELS:
             raise ValueError(f"{where}.size is {size}; a view may have {MOST_PIXELS} pixels")
 
@@ -166,7 +171,8 @@ def require_known_task(task: Any) -> None:
     if isinstance(task, str) and task not in TASKS:
         known = " and ".join(TASKS)
         raise ValueError(
-            f"its task is {quoted(task)}, and this kdcache knows {known}; a newer one may know it: upgrade kdcache"
+            f"its task is {quoted(task)}, and this kdcache knows {known}; a newer one may know it:"
+            " upgrade kdcache"
         )
 
 
@@ -189,7 +195,10 @@ def _check_store(content: Mapping[str, Any]) -> None:
     if content.get("store", "zarr") == "webdataset":
         return
     if (seeds := content.get("seeds_per_unit", 1)) > 1:
-        raise ValueError(f"seeds_per_unit is {seeds}; in a zarr store each seed has units of its own: it must be 1")
+        raise ValueError(
+            f"seeds_per_unit is {seeds}; in a zarr store each seed has units of its own: it must"
+            " be 1"
+        )
     if content.get("has_images"):
         raise ValueError("has_images is true; a zarr store holds no images: it must be false")
 
@@ -198,9 +207,14 @@ def _check_sites(content: Mapping[str, Any]) -> None:
     """Raise a ValueError if maps are said of classification, or of segmentation none."""
     task, sites = content["task"], content.get("sites")
     if task == "classification" and sites is not None:
-        raise ValueError(f"sites is {sites}, and its task is classification, which has no maps: leave it out")
+        raise ValueError(
+            f"sites is {sites}, and its task is classification, which has no maps: leave it out"
+        )
     if task == "segmentation" and (sites is None or "stride" not in content["teacher"]):
-        raise ValueError("its task is segmentation, and it lacks sites or teacher.stride, which say how its maps lie")
+        raise ValueError(
+            "its task is segmentation, and it lacks sites or teacher.stride, which say how its"
+            " maps lie"
+        )
 
 
 def _check_sizes(content: Mapping[str, Any]) -> None:
@@ -210,7 +224,10 @@ def _check_sizes(content: Mapping[str, Any]) -> None:
     rows, unit_rows, chunk_rows = content["rows"], content["unit_rows"], content["chunk_rows"]
     chunk_bytes = content.get("chunk_bytes") or width
     if chunk_bytes > width or unit_rows % chunk_rows:
-        raise ValueError(f"chunks of {chunk_rows} rows by {chunk_bytes} bytes do not make units of {unit_rows} by {width}")
+        raise ValueError(
+            f"chunks of {chunk_rows} rows by {chunk_bytes} bytes do not make units of {unit_rows}"
+            f" by {width}"
+        )
     if (count := content.get("samples", {"count": 0})["count"]) >= rows:
         raise ValueError(f"it is a subset of {count} samples of {rows}; it must be of fewer")
     num_seeds = content.get("seeds_per_unit", 1)
@@ -218,12 +235,17 @@ def _check_sizes(content: Mapping[str, Any]) -> None:
         "pixels in a record": (prod(content.get("sites") or [1]), width),
         "bytes of records in a unit": (unit_rows * width * num_seeds, MOST_UNIT_BYTES),
         "units of a seed": (-(-rows // unit_rows), MOST_UNITS),
-        "units of the seeds that share them": (-(-rows // unit_rows) * num_seeds, MOST_SHARED_UNITS),
+        "units of the seeds that share them": (
+            -(-rows // unit_rows) * num_seeds,
+            MOST_SHARED_UNITS,
+        ),
         "chunks of a unit": (unit_rows // chunk_rows * -(-width // chunk_bytes), MOST_CHUNKS),
     }
     for name, (size, most) in sizes.items():
         if size > most:
-            raise ValueError(f"there would be {size} {name}; at most {most} are read: choose another unit_rows")
+            raise ValueError(
+                f"there would be {size} {name}; at most {most} are read: choose another unit_rows"
+            )
 
 
 def most_list_bytes(rows: int) -> int:
@@ -251,7 +273,8 @@ def record_bytes(fields: list[Any]) -> int:
     """Return the bytes of a record with such a `record_dtype`.
 
     Raises:
-        ValueError: anything but numbers and arrays of numbers, or a record that is larger than a unit may be.
+        ValueError: anything but numbers and arrays of numbers, or a record that is larger than a
+            unit may be.
     """
     names: set[str] = set()
     width = 0
@@ -266,12 +289,15 @@ def record_bytes(fields: list[Any]) -> int:
         width += int(kind[-1]) * prod(shape)
         names.add(name)
     if len(names) < len(fields) or not 0 < width <= MOST_UNIT_BYTES:
-        raise ValueError(f"record_dtype has {len(fields)} fields of {width} bytes in all, which make no record")
+        raise ValueError(
+            f"record_dtype has {len(fields)} fields of {width} bytes in all, which make no record"
+        )
     return width
 
 
 def _check_origins(made_by: Any) -> None:
-    """Raise a ValueError if what is said of the caches that this one was recoded from cannot be read."""
+    """Raise a ValueError if what is said of the caches that this one was recoded from cannot be
+    read."""
     form = {"codec": _SPEC, "manifest?": _NAME, "made_by": _MADE_BY}
     while (origin := made_by.get("recoded_from")) is not None:
         require(origin, form, "made_by.recoded_from")

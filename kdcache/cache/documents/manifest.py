@@ -67,7 +67,8 @@ class Manifest:
     recipe: Mapping[str, Any]
     """`name`, `fingerprint` and `table`, the whole recipe."""
     teacher: Mapping[str, Any]
-    """`spec`, `sha256` of its state, its `size`, `mean` and `std`, and the `precision` that it ran in."""
+    """`spec`, `sha256` of its state, its `size`, `mean` and `std`, and the `precision` that it ran
+    in."""
     codec: Mapping[str, Any]
     """`name` and `configuration`, and of a fitted codec `fit`, the digest of its arrays."""
     record_dtype: list[Any]
@@ -80,15 +81,18 @@ class Manifest:
     store: str = "zarr"
     """`zarr`, or `webdataset`: what objects units are."""
     seeds_per_unit: int = 1
-    """Seeds whose records of a row lie in one unit; unit U of seed S is that of the first seed of its group."""
+    """Seeds whose records of a row lie in one unit; unit U of seed S is that of the first seed of
+    its group."""
     has_images: bool = False
     """Whether units hold the images, too."""
     sites: list[int] | None = None
-    """Shape of a view's logits but for the classes, of segmentation heads, height and width; None for one row per view."""
+    """Shape of a view's logits but for the classes, of segmentation heads, height and width; None
+    for one row per view."""
     skip_unreadable: bool
     """Whether samples that cannot be read were recorded as absent instead of stopping the dump."""
     samples: Mapping[str, Any] | None = None
-    """Of a subset `count`, how many samples it holds, and `sha256`, the digest of their numbers; None for all."""
+    """Of a subset `count`, how many samples it holds, and `sha256`, the digest of their numbers;
+    None for all."""
     made_by: Mapping[str, Any]
     """Versions, configuration and time; free to differ between the dumps that fill one cache."""
 
@@ -120,7 +124,8 @@ class Manifest:
         return digests
 
     def most_bytes(self, root: str) -> int:
-        """Return the bytes that these arrays may have: of a fit an axis takes a fifth of a byte of a record, or more."""
+        """Return the bytes that these arrays may have: of a fit an axis takes a fifth of a byte of
+        a record, or more."""
         if root == SAMPLES:
             return 4 * self.num_held
         if root == SOURCE:
@@ -165,7 +170,9 @@ class Manifest:
             require_known_task(content["task"])
             check_manifest(content)
             if len(document) > MOST_MANIFEST:
-                raise ValueError(f"its manifest would have {len(document)} bytes; it may have {MOST_MANIFEST}")
+                raise ValueError(
+                    f"its manifest would have {len(document)} bytes; it may have {MOST_MANIFEST}"
+                )
             parsed(document, most_values=MOST_MANIFEST_VALUES)
         except ValueError as error:
             raise UsageError(f"cache {where} cannot be made: {error}") from error
@@ -184,7 +191,8 @@ class Manifest:
         """Return the manifest in `document`.
 
         Raises:
-            CacheError: another format version, fields of a newer kdcache, or a document that is not what was written.
+            CacheError: another format version, fields of a newer kdcache, or a document that is not
+                what was written.
         """
         version = document.get("format_version") if isinstance(document, dict) else None
         if type(version) is int and version > FORMAT_VERSION:
@@ -194,8 +202,12 @@ class Manifest:
             )
         try:
             content = unseal(document)
-            if type(version) is not int or version < 1:  # True and 1.0 equal 1, and are not what is written
-                raise ValueError(f"its format_version is {quoted(version)}; it must be {FORMAT_VERSION}")
+            if (
+                type(version) is not int or version < 1
+            ):  # True and 1.0 equal 1, and are not what is written
+                raise ValueError(
+                    f"its format_version is {quoted(version)}; it must be {FORMAT_VERSION}"
+                )
             del content["format_version"]
             refuse_unknown(content, cls, f"cache {where}")
             _require_known(content, f"cache {where}")
@@ -204,10 +216,13 @@ class Manifest:
             return cls(**content)
         except (ValueError, TypeError, KeyError) as error:
             raise DamagedError(
-                f"cache {where}: its manifest (zarr.json) is damaged: {error}; restore it from a copy"
+                f"cache {where}: its manifest (zarr.json) is damaged: {error}; restore it from a"
+                " copy"
             ) from error
 
-    def differences(self, other: "Manifest", *, here: str = "in the cache", there: str = "now") -> list[str]:
+    def differences(
+        self, other: "Manifest", *, here: str = "in the cache", there: str = "now"
+    ) -> list[str]:
         """Return one line for each field that decides what records mean and differs in `other`.
 
         Args:
@@ -223,12 +238,17 @@ class Manifest:
 
     @property
     def gradient_error(self) -> dict[float, float]:
-        """How far the codec turned the gradient of DIST when the cache was begun, by temperature; empty if not known."""
-        return {float(tau): float(error) for tau, error in self.made_by.get("gradient_error", {}).items()}
+        """How far the codec turned the gradient of DIST when the cache was begun, by temperature;
+        empty if not known."""
+        return {
+            float(tau): float(error)
+            for tau, error in self.made_by.get("gradient_error", {}).items()
+        }
 
     @property
     def origin_error(self) -> tuple[str, dict[float, float]] | None:
-        """The codec of the nearest cache that this one was recoded from and that was measured, and its `gradient_error`."""
+        """The codec of the nearest cache that this one was recoded from and that was measured, and
+        its `gradient_error`."""
         made_by = self.made_by
         while origin := made_by.get("recoded_from"):
             made_by = origin["made_by"]
@@ -242,11 +262,14 @@ class Manifest:
         return dataclasses.replace(self, made_by={**self.made_by, "gradient_error": told})
 
     def with_codec_of(self, other: "Manifest", *, whichever: bool = False) -> "Manifest":
-        """Return this manifest with the fit of `other`, and the layout that follows from it, if both have the same codec.
+        """Return this manifest with the fit of `other`, and the layout that follows from it, if
+        both have the same codec.
 
         With `whichever`, with its codec in any case.
         """
-        if not whichever and ("fit" not in self.codec or _without_fit(self.codec) != _without_fit(other.codec)):
+        if not whichever and (
+            "fit" not in self.codec or _without_fit(self.codec) != _without_fit(other.codec)
+        ):
             return self
         return dataclasses.replace(self, **{name: getattr(other, name) for name in _OF_CODEC})
 
@@ -255,7 +278,9 @@ class Manifest:
         for name, unsaid in _LATER.items():
             if fields[name] == unsaid:
                 del fields[name]
-        content: dict[str, Any] = json.loads(json.dumps({"format_version": FORMAT_VERSION, **fields}))
+        content: dict[str, Any] = json.loads(
+            json.dumps({"format_version": FORMAT_VERSION, **fields})
+        )
         return content
 
 
@@ -263,7 +288,8 @@ class Manifest:
 def library_versions() -> dict[str, str]:
     """Return the versions of everything that can change a pixel or a logit.
 
-    JPEG leaves the last bit of a pixel to the decoder, and Pillow comes with one or takes the system's.
+    JPEG leaves the last bit of a pixel to the decoder, and Pillow comes with one or takes the
+    system's.
     """
     names = ("torch", "torchvision", "timm", "numpy", "pillow", "zarr")
     own = {"kdcache": __version__, "python": platform.python_version()}
@@ -282,7 +308,8 @@ def _require_known(content: Mapping[str, Any], where: str) -> None:
 
 
 def _check_records(content: Mapping[str, Any], where: str) -> None:
-    """Check that the codec is known, and that the records are its own, as far as that does not take its fit.
+    """Check that the codec is known, and that the records are its own, as far as that does not take
+    its fit.
 
     Raises:
         CacheError: a codec or an option that this version does not know.
@@ -292,17 +319,30 @@ def _check_records(content: Mapping[str, Any], where: str) -> None:
     try:
         codec = codec_from_dict(stored, classes=content["classes"], sites=content.get("sites"))
     except (UsageError, CodecError) as error:
-        raise CacheError(f"{where}: its codec cannot be opened: {error}; use the kdcache that wrote it") from error
+        raise CacheError(
+            f"{where}: its codec cannot be opened: {error}; use the kdcache that wrote it"
+        ) from error
     needs_fit = codec.record_dtype.itemsize == 0
     if needs_fit != ("fit" in stored):
-        raise ValueError(f"codec {codec.name} has {'no fit, which it needs' if needs_fit else 'a fit, which it does not need'}")
+        raise ValueError(
+            f"codec {codec.name} has"
+            f" {'no fit, which it needs' if needs_fit else 'a fit, which it does not need'}"
+        )
     found = _dtype_of(content["record_dtype"])
     if not needs_fit and found != codec.record_dtype:
-        raise ValueError(f"its records {quoted(found)} are not those of {codec_spec(codec)}, {quoted(codec.record_dtype)}")
+        raise ValueError(
+            f"its records {quoted(found)} are not those of {codec_spec(codec)},"
+            f" {quoted(codec.record_dtype)}"
+        )
 
 
 def _dtype_of(fields: list[Any]) -> "np.dtype[Any]":
-    return np.dtype([tuple(tuple(part) if isinstance(part, list) else part for part in field) for field in fields])
+    return np.dtype(
+        [
+            tuple(tuple(part) if isinstance(part, list) else part for part in field)
+            for field in fields
+        ]
+    )
 
 
 def _without_fit(codec: Mapping[str, Any]) -> dict[str, Any]:

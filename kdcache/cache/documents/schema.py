@@ -1,9 +1,10 @@
-"""The forms of a document's values: a small language, in which `limits` writes down what manifests and commits may say.
+"""The forms of a document's values: a small language, in which `limits` writes down what manifests
+and commits may say.
 
-A form is a type, a range of integers, a pattern of text, `None`, or one of the classes here. A tuple is a
-list of so many values, each with a form of its own; a frozenset means any of its forms. A dict is an object:
-its keys are names, of which those that end in ? may be absent. Other names may be there too, since a newer
-kdcache may have added them.
+A form is a type, a range of integers, a pattern of text, `None`, or one of the classes here. A
+tuple is a list of so many values, each with a form of its own; a frozenset means any of its forms.
+A dict is an object: its keys are names, of which those that end in ? may be absent. Other names may
+be there too, since a newer kdcache may have added them.
 """
 
 import re
@@ -134,6 +135,12 @@ def _wanted(form: Any) -> str:
         return f"a list of {len(form)}"
     if isinstance(form, frozenset):
         return " or ".join(sorted(map(_wanted, form)))
-    words = {Items: "a list", Text: "text", Table: "an object", dict: "an object", bool: "true or false"}
+    words = {
+        Items: "a list",
+        Text: "text",
+        Table: "an object",
+        dict: "an object",
+        bool: "true or false",
+    }
     kind = form if isinstance(form, type) else type(form)
     return words.get(kind, "null")

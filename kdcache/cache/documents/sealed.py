@@ -1,4 +1,5 @@
-"""JSON documents that carry a hash of their own content, so that a flipped byte in one is noticed."""
+"""JSON documents that carry a hash of their own content, so that a flipped byte in one is
+noticed."""
 
 import dataclasses
 import hashlib
@@ -23,15 +24,17 @@ def parsed(data: bytes, *, most_values: int) -> Any:
         most_values: how many values it may hold.
 
     Raises:
-        ValueError: no JSON, not UTF-8, a key twice in one object, a number that is not finite, nested too deeply, or of too
-            many values.
+        ValueError: no JSON, not UTF-8, a key twice in one object, a number that is not finite,
+            nested too deeply, or of too many values.
     """
     # before anything is made of it: each value would take many times its bytes in memory
     if sum(map(data.count, (b",", b"[", b"{"))) > most_values:
         raise ValueError(f"it holds more than {most_values} values")
     too_deep = ValueError(f"it is nested deeper than {_MOST_DEPTH} levels")
     try:
-        document = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite)
+        document = json.loads(
+            data.decode(), object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite
+        )
     except RecursionError:
         raise too_deep from None
     level = [document]
@@ -74,20 +77,25 @@ def refuse_unknown(content: Mapping[str, Any], cls: type, where: str) -> None:
     named = ", ".join(brief(name) for name in others[:_MOST_NAMES])
     more = f" and {len(others) - _MOST_NAMES} more" if len(others) > _MOST_NAMES else ""
     raise CacheError(
-        f"{where}: written by a newer kdcache, with fields that this one does not know ({named}{more}): upgrade kdcache"
+        f"{where}: written by a newer kdcache, with fields that this one does not know"
+        f" ({named}{more}): upgrade kdcache"
     )
 
 
 def digest(content: Mapping[str, Any]) -> str:
     """Return the SHA-256 of `content` as canonical JSON."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    text = json.dumps(
+        content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError(f"a key comes twice in one object, which begins with {quoted(pairs[0][0])}")
+        raise ValueError(
+            f"a key comes twice in one object, which begins with {quoted(pairs[0][0])}"
+        )
     return values
 
 

@@ -1,7 +1,9 @@
-"""What a unit's tar holds beside its records: where the images and targets lie, and their checksums.
+"""What a unit's tar holds beside its records: where the images and targets lie, and their
+checksums.
 
-It is made of bytes that were just compared with the commit, and kept on this machine. Whoever reads an image later compares it
-with the checksum: a tar that was changed since is noticed at no cost, in every loader worker and in every epoch.
+It is made of bytes that were just compared with the commit, and kept on this machine. Whoever reads
+an image later compares it with the checksum: a tar that was changed since is noticed at no cost, in
+every loader worker and in every epoch.
 """
 
 import io
@@ -41,7 +43,8 @@ class ImageIndex:
     sha256: str
     """Of the tar."""
     stamp: tuple[int, int]
-    """Size and time of change in ns of the tar's file when it was checked; zeros of a copy, which is checked each time."""
+    """Size and time of change in ns of the tar's file when it was checked; zeros of a copy, which
+    is checked each time."""
     keys: Names
     """Names of the samples in the source."""
     extensions: Names
@@ -110,9 +113,17 @@ class ImageIndex:
         file = io.BytesIO(data)
         sha256 = file.read(_SHA_BYTES).hex()
         size, changed = _STAMP.unpack(file.read(_STAMP.size))
-        keys, extensions, offsets, sizes, checksums, labels, mask_offsets, mask_sizes, mask_checksums = (
-            np.lib.format.read_array(file, allow_pickle=False) for _ in range(9)
-        )
+        (
+            keys,
+            extensions,
+            offsets,
+            sizes,
+            checksums,
+            labels,
+            mask_offsets,
+            mask_sizes,
+            mask_checksums,
+        ) = (np.lib.format.read_array(file, allow_pickle=False) for _ in range(9))
         return cls(
             sha256=sha256,
             stamp=(size, changed),
@@ -144,5 +155,8 @@ def _piece(offset: np.int64, size: np.int64, checksum: np.uint32) -> Piece | Non
 
 
 def _checksums(data: bytes, offsets: Ints, sizes: Ints) -> Checksums:
-    values = [crc32c(data[start : start + size]) for start, size in zip(offsets.tolist(), sizes.tolist(), strict=True)]
+    values = [
+        crc32c(data[start : start + size])
+        for start, size in zip(offsets.tolist(), sizes.tolist(), strict=True)
+    ]
     return np.array(values, np.uint32)

@@ -1,8 +1,10 @@
-"""From the bytes of a shard to its rows, with all that it claims looked at first: it may come from anywhere.
+"""From the bytes of a shard to its rows, with all that it claims looked at first: it may come from
+anywhere.
 
-A shard's index says where chunks lie, and the head of a zstd frame how large its content is. A few kB that claim much could so
-ask for any memory. Here every chunk is of the one size that the manifest gives, and says so. zarr writes shards and reads them
-like any other array; its own pipeline takes 1.4 to 2.4 times as long for a whole shard, and had to read one at a time.
+A shard's index says where chunks lie, and the head of a zstd frame how large its content is. A few
+kB that claim much could so ask for any memory. Here every chunk is of the one size that the
+manifest gives, and says so. zarr writes shards and reads them like any other array; its own
+pipeline takes 1.4 to 2.4 times as long for a whole shard, and had to read one at a time.
 """
 
 from collections.abc import Iterator
@@ -19,7 +21,9 @@ _SIZES = (0, 2, 4, 8)
 """Bytes of a zstd frame's content size, by its two flag bits."""
 
 
-def read_shard(data: bytes, rows: np.ndarray, *, shard: tuple[int, int], chunk: tuple[int, int]) -> None:
+def read_shard(
+    data: bytes, rows: np.ndarray, *, shard: tuple[int, int], chunk: tuple[int, int]
+) -> None:
     """Write the first rows of a shard into `rows`.
 
     Args:
@@ -36,7 +40,9 @@ def read_shard(data: bytes, rows: np.ndarray, *, shard: tuple[int, int], chunk: 
     num_chunks, needed = (-(-count // chunk_rows) * columns for count in (shard[0], num_rows))
     decode, scratch = Zstd().decode, np.empty((chunk_bytes, chunk_rows), np.uint8)
     for number, frame in enumerate(_frames(data, num_chunks, needed, chunk_rows * chunk_bytes)):
-        row, column = (place * size for place, size in zip(divmod(number, columns), chunk, strict=True))
+        row, column = (
+            place * size for place, size in zip(divmod(number, columns), chunk, strict=True)
+        )
         target = rows[row : row + chunk_rows, column : column + chunk_bytes]
         is_plain = chunk_rows == 1 and target.shape == chunk
         try:
@@ -55,18 +61,21 @@ def most_shard(num_chunks: int, chunk_bytes: int) -> int:
 
 
 def _frames(data: bytes, num_chunks: int, needed: int, size: int) -> Iterator[bytes]:
-    """Yield the zstd frames of the first `needed` chunks of a shard, of `size` bytes each once they are decompressed.
+    """Yield the zstd frames of the first `needed` chunks of a shard, of `size` bytes each once they
+    are decompressed.
 
     Raises:
-        ValueError: a chunk that is absent, lies elsewhere or upon another, is no zstd frame of that size, or differs from its
-            checksum.
+        ValueError: a chunk that is absent, lies elsewhere or upon another, is no zstd frame of that
+            size, or differs from its checksum.
     """
     end = len(data) - _ENTRY * num_chunks - _CHECKSUM
     if end <= 0:
         raise ValueError(f"it has {len(data)} bytes, too few for the index of {num_chunks} chunks")
     _content(data, end, len(data), "its index")
     index = np.frombuffer(data, "<u8", 2 * num_chunks, end).reshape(num_chunks, 2)
-    _check_places(np.concatenate([index[:needed], index[needed:][(index[needed:] != _ABSENT).any(1)]]), end)
+    _check_places(
+        np.concatenate([index[:needed], index[needed:][(index[needed:] != _ABSENT).any(1)]]), end
+    )
     for number, (offset, length) in enumerate(index[:needed].tolist()):
         frame = _content(data, offset, offset + length, f"chunk {number} of it")
         check_frame(frame, size)
@@ -75,9 +84,14 @@ def _frames(data: bytes, num_chunks: int, needed: int, size: int) -> Iterator[by
 
 def _check_places(index: np.ndarray, end: int) -> None:
     at = 0
-    for offset, length in index[np.argsort(index[:, 0])].tolist():  # Python's integers: sums of uint64 wrap
+    for offset, length in index[
+        np.argsort(index[:, 0])
+    ].tolist():  # Python's integers: sums of uint64 wrap
         if offset < at or offset + length > end:
-            raise ValueError(f"its index has a chunk at byte {offset} of {length} bytes, upon another or beyond the chunks")
+            raise ValueError(
+                f"its index has a chunk at byte {offset} of {length} bytes, upon another or beyond"
+                " the chunks"
+            )
         at = offset + length
 
 
@@ -102,7 +116,8 @@ def check_frame(data: bytes, size: int) -> None:
 
 
 def content_size(frame: bytes) -> int | None:
-    """Return the bytes that a zstd frame (RFC 8878, 3.1.1.1) says to hold, or None if it does not say.
+    """Return the bytes that a zstd frame (RFC 8878, 3.1.1.1) says to hold, or None if it does not
+    say.
 
     Raises:
         ValueError: no zstd frame.

@@ -1,9 +1,11 @@
-"""A unit of records of several seeds <-> the bytes of one webdataset tar, with or without the images.
+"""A unit of records of several seeds <-> the bytes of one webdataset tar, with or without the
+images.
 
-Of each row, in row order: `KEY.<image extension>` and its target, `KEY.cls` or of segmentation `KEY.mask.png`, if the store
-holds images and this one could be read, and `KEY.records.npy`, uint8 `[seeds, record bytes]`. KEY is the sample's name in the
-source with all but letters, digits, `_`, `-` and `~` percent-encoded, so that it holds neither dots, at which webdataset would
-cut it, nor slashes. Times, owners and modes are fixed: equal content is equal bytes.
+Of each row, in row order: `KEY.<image extension>` and its target, `KEY.cls` or of segmentation
+`KEY.mask.png`, if the store holds images and this one could be read, and `KEY.records.npy`, uint8
+`[seeds, record bytes]`. KEY is the sample's name in the source with all but letters, digits, `_`,
+`-` and `~` percent-encoded, so that it holds neither dots, at which webdataset would cut it, nor
+slashes. Times, owners and modes are fixed: equal content is equal bytes.
 """
 
 import io
@@ -67,14 +69,22 @@ class TarFormat:
     def of(cls, manifest: Manifest) -> "TarFormat":
         """Return the format of a cache."""
         has_masks = manifest.task == "segmentation"
-        return cls(manifest.rows, manifest.unit_rows, manifest.seeds_per_unit, manifest.dtype, manifest.has_images, has_masks)
+        return cls(
+            manifest.rows,
+            manifest.unit_rows,
+            manifest.seeds_per_unit,
+            manifest.dtype,
+            manifest.has_images,
+            has_masks,
+        )
 
     def key(self, seed: int, unit: int) -> str:
         """Return the key of the tar that holds one unit; `seed` is its first."""
         return f"shards/{seed:05d}-{seed + self.seeds - 1:05d}/{unit:06d}.tar"
 
     def unit_of(self, key: str) -> tuple[int, int] | None:
-        """Return the first seed and the number of the unit whose tar has this key; None of other keys."""
+        """Return the first seed and the number of the unit whose tar has this key; None of other
+        keys."""
         unit = named_unit(key, r"shards/([0-9]{5,10})-[0-9]{5,10}/([0-9]{6,10})\.tar", self.key)
         return unit if unit and unit[0] % self.seeds == 0 else None
 
@@ -105,7 +115,12 @@ class TarFormat:
             ValueError: a sample's name that is too long for a file name, or that another one has.
         """
         _require_unique(samples)
-        raw = np.ascontiguousarray(records).view(np.uint8).reshape(self.seeds, -1, self.dtype.itemsize).swapaxes(0, 1)
+        raw = (
+            np.ascontiguousarray(records)
+            .view(np.uint8)
+            .reshape(self.seeds, -1, self.dtype.itemsize)
+            .swapaxes(0, 1)
+        )
         assert len(raw) == len(samples), "a webdataset store names each row"
         out = io.BytesIO()
         for sample, rows in zip(samples, raw, strict=True):
@@ -118,7 +133,8 @@ class TarFormat:
         return out.getvalue()
 
     def decode(self, unit: int, data: bytes, out: Bytes) -> None:
-        """Write the records in the tar of `unit` into `out`, uint8 `[seeds, rows, bytes of a record]`.
+        """Write the records in the tar of `unit` into `out`, uint8 `[seeds, rows, bytes of a
+        record]`.
 
         Raises:
             ValueError: bytes that are no such tar.
@@ -137,7 +153,8 @@ class TarFormat:
             data = tar.read(member.offset, member.size) if is_whole else b""
             if not data.startswith(header):
                 raise ValueError(
-                    f"member {brief(member.name)} is not uint8 [{self.seeds}, {self.dtype.itemsize}] as numpy saves it"
+                    f"member {brief(member.name)} is not uint8 [{self.seeds},"
+                    f" {self.dtype.itemsize}] as numpy saves it"
                 )
             rows = np.frombuffer(data, np.uint8, size, len(header))
             out[:, row] = rows.reshape(self.seeds, -1)
@@ -149,9 +166,14 @@ class TarFormat:
             ValueError: bytes that are no such tar.
         """
         index = self.index(unit, TarReader.of(data))
-        images = [data[offset : offset + size] for offset, size in zip(index.offsets, index.sizes, strict=True)]
+        images = [
+            data[offset : offset + size]
+            for offset, size in zip(index.offsets, index.sizes, strict=True)
+        ]
         labels = [str(label).encode() if label >= 0 else b"" for label in index.labels.tolist()]
-        masks = [data[mask.offset : mask.offset + mask.size] if mask else b"" for mask in index.masks]
+        masks = [
+            data[mask.offset : mask.offset + mask.size] if mask else b"" for mask in index.masks
+        ]
         targets = masks if self.has_masks else labels
         fields = zip(index.keys, index.extensions, images, targets, strict=True)
         return [StoredSample(*sample) for sample in fields]
@@ -160,16 +182,23 @@ class TarFormat:
         """Return what the tar of `unit` holds.
 
         Raises:
-            ValueError: it is not such a tar: cut short, damaged, members in another order, or not one of each row.
+            ValueError: it is not such a tar: cut short, damaged, members in another order, or not
+                one of each row.
         """
         num_rows = self._num_rows(unit)
-        offsets, sizes, labels = np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64), np.full(num_rows, -1, np.int64)
+        offsets, sizes, labels = (
+            np.zeros(num_rows, np.int64),
+            np.zeros(num_rows, np.int64),
+            np.full(num_rows, -1, np.int64),
+        )
         index = UnitIndex([], [], offsets, sizes, labels, [], [])
         for name, members in _by_row(tar):
             at = len(index.keys)
             key = sample_key(name)
             if member_name(key) != name:
-                raise ValueError(f"member {brief(members[0].name)} is not named as this store names its members")
+                raise ValueError(
+                    f"member {brief(members[0].name)} is not named as this store names its members"
+                )
             if at == num_rows:
                 raise ValueError(f"it holds more than {num_rows} rows")
             *sample, _ = members
@@ -192,7 +221,12 @@ class TarFormat:
         """Return the extension of a row's image, if these are an image and its target."""
         suffixes = [member.name.partition(".")[2] for member in members]
         # plain readers decode by extension, and webdataset's unpickle KEY.pkl
-        if not self.has_images or len(members) != 2 or suffixes[0] not in IMAGES or suffixes[1] != self._target:
+        if (
+            not self.has_images
+            or len(members) != 2
+            or suffixes[0] not in IMAGES
+            or suffixes[1] != self._target
+        ):
             raise ValueError(f"member {brief(members[0].name)} is none that belongs there")
         return suffixes[0]
 
@@ -204,7 +238,9 @@ class TarFormat:
     def _npy_header(self) -> bytes:
         out = io.BytesIO()
         shape = (self.seeds, self.dtype.itemsize)
-        np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(
+            out, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
         return out.getvalue()
 
 
@@ -216,7 +252,10 @@ def member_name(key: str) -> str:
     """
     name = quote(path_bytes(key), safe="").replace(".", "%2E")
     if len(name) > 240:
-        raise ValueError(f"sample {quoted(key)} has a name too long for a file in a tar; at most 240 bytes, percent-encoded")
+        raise ValueError(
+            f"sample {quoted(key)} has a name too long for a file in a tar; at most 240 bytes,"
+            " percent-encoded"
+        )
     return name
 
 

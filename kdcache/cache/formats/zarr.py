@@ -1,6 +1,7 @@
 """A unit of records <-> the bytes of one zarr shard, encoded in memory.
 
-zarr's own stores are not written to: they neither sync nor refuse to replace. The bytes go through `Folder.publish`.
+zarr's own stores are not written to: they neither sync nor refuse to replace. The bytes go through
+`Folder.publish`.
 """
 
 import threading
@@ -49,7 +50,8 @@ class ZarrFormat:
     chunk_rows: int
     dtype: "np.dtype[Any]"
     chunk_bytes: int
-    """Bytes of each record in a chunk; chunks with few have a Huffman table for each few, which suits records of many laws."""
+    """Bytes of each record in a chunk; chunks with few have a Huffman table for each few, which
+    suits records of many laws."""
     zstd_level: int
 
     @classmethod
@@ -65,7 +67,8 @@ class ZarrFormat:
 
     @property
     def shards(self) -> tuple[int, int]:
-        """Rows and bytes of a shard: whole chunks, so that the last ones of a row may reach past its end."""
+        """Rows and bytes of a shard: whole chunks, so that the last ones of a row may reach past
+        its end."""
         return self.unit_rows, -(-self.dtype.itemsize // self.chunk_bytes) * self.chunk_bytes
 
     def key(self, seed: int, unit: int) -> str:
@@ -73,7 +76,8 @@ class ZarrFormat:
         return object_key(seed, unit)
 
     def unit_of(self, key: str) -> tuple[int, int] | None:
-        """Return the seed and the number of the unit whose shard has this key; None of other keys."""
+        """Return the seed and the number of the unit whose shard has this key; None of other
+        keys."""
         return named_unit(key, r"seeds/([0-9]{5,10})/records/c/([0-9]{1,10})/0", object_key)
 
     def most_bytes(self, unit: int) -> int:
@@ -83,13 +87,15 @@ class ZarrFormat:
         return most_shard(num_chunks, self.chunk_rows * self.chunk_bytes)
 
     def metadata(self, seed: int) -> dict[str, bytes]:
-        """Return the zarr.json objects of a seed's array and of the groups above it but the root."""
+        """Return the zarr.json objects of a seed's array and of the groups above it but the
+        root."""
         store = MemoryStore()
         self._create(store, seed_path(seed))
         return {key: data for key, data in contents(store).items() if key != "zarr.json"}
 
     def faults(self, objects: Objects, seed: int) -> list[str]:
-        """Return what keeps plain zarr from finding the array of `seed`, with this shape and chunking."""
+        """Return what keeps plain zarr from finding the array of `seed`, with this shape and
+        chunking."""
         try:
             read_twice(lambda is_fresh: self._check_array(objects, seed, is_fresh))
         except CacheError as error:
@@ -131,10 +137,12 @@ class ZarrFormat:
         return []
 
     def decode(self, unit: int, data: bytes, out: Bytes) -> None:
-        """Write the records in the shard of `unit` into `out`, uint8 `[1, rows, bytes of a record]`.
+        """Write the records in the shard of `unit` into `out`, uint8 `[1, rows, bytes of a
+        record]`.
 
         Raises:
-            ValueError: bytes that are no such object, or differ from its checksums (crc32c of every chunk and of the index).
+            ValueError: bytes that are no such object, or differ from its checksums (crc32c of every
+                chunk and of the index).
         """
         if len(out) != 1:
             raise ValueError(f"a shard holds the records of one seed, not of {len(out)}")
@@ -159,7 +167,8 @@ class ZarrFormat:
             fill_value=0,
             filters=[TransposeCodec(order=(1, 0))],  # equal fields side by side compress better
             serializer=BytesCodec(),
-            # zarr checksums a shard's index only: without crc32c a flipped bit in a chunk comes back as data
+            # zarr checksums a shard's index only: without crc32c a flipped bit in a chunk comes
+            # back as data
             compressors=[ZstdCodec(level=self.zstd_level), Crc32cCodec()],
             config={"write_empty_chunks": True},  # else a unit of zeros would be no object at all
         )

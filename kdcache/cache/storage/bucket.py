@@ -111,7 +111,9 @@ class Bucket:
         for _ in range(_MOST_VERSIONS):
             with suppress(PreconditionError):  # it was removed and written again between two parts
                 return self._get(key, most)
-        raise CacheError(f"cannot read {self._url}/{key}: it is written anew again and again; see who does")
+        raise CacheError(
+            f"cannot read {self._url}/{key}: it is written anew again and again; see who does"
+        )
 
     def exists(self, key: str) -> bool:
         """Return whether `key` has been published."""
@@ -127,7 +129,9 @@ class Bucket:
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the names directly under `prefix`, sorted, temporary objects left out."""
-        found = self._tried("list", prefix, lambda: obstore.list_with_delimiter(self._store, prefix or None))
+        found = self._tried(
+            "list", prefix, lambda: obstore.list_with_delimiter(self._store, prefix or None)
+        )
         paths = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         names = (path.rstrip("/").rpartition("/")[2] for path in paths)
         yield from sorted(name for name in names if not is_temporary(name))
@@ -136,7 +140,10 @@ class Bucket:
         """Yield every object under `prefix`, temporary ones too."""
         pages = self._tried("list", prefix, lambda: [*obstore.list(self._store, prefix or None)])
         for page in pages:
-            yield from (Entry(entry["path"], entry["size"], entry["last_modified"].timestamp()) for entry in page)
+            yield from (
+                Entry(entry["path"], entry["size"], entry["last_modified"].timestamp())
+                for entry in page
+            )
 
     def remove(self, key: str) -> None:
         """Remove `key`, if it is there.
@@ -195,12 +202,15 @@ class Bucket:
         meta, first = self._tried("read", key, lambda: self._part(key, most, 0, None))
         parts = [first]
         for start in range(len(first), meta["size"], PART):
-            _, part = self._tried("read", key, lambda start=start: self._part(key, most, start, meta["e_tag"]))  # type: ignore[misc]
+            _, part = self._tried(
+                "read", key, lambda start=start: self._part(key, most, start, meta["e_tag"])
+            )  # type: ignore[misc]
             parts.append(part)
         return b"".join(parts) if len(parts) > 1 else first
 
     def _part(self, key: str, most: int, start: int, tag: str | None) -> tuple[Any, bytes]:
-        """Return what is said of an object, and a part of its bytes, or all if there are no parts."""
+        """Return what is said of an object, and a part of its bytes, or all if there are no
+        parts."""
         options: dict[str, Any] = {"range": (start, start + PART)}
         if tag is not None:
             options["if_match"] = tag
@@ -213,7 +223,9 @@ class Bucket:
             response = obstore.get(self._store, key)
         size = response.meta["size"]
         if size > most:
-            raise LargeObjectError(f"{self._url}/{key} has {size} bytes, more than the {most} that it may have")
+            raise LargeObjectError(
+                f"{self._url}/{key} has {size} bytes, more than the {most} that it may have"
+            )
         return response.meta, bytes(response.bytes())
 
     def _head(self, key: str) -> Any:
@@ -253,7 +265,9 @@ class Bucket:
             try:
                 found = tries.run(action)
             except (BaseError, OSError) as error:
-                if isinstance(error, FileNotFoundError | PreconditionError) and not is_of_no_bucket(error):
+                if isinstance(error, FileNotFoundError | PreconditionError) and not is_of_no_bucket(
+                    error
+                ):
                     self._end(tries)
                     raise
                 self._go_on(tries, verb, key, error)
@@ -270,7 +284,9 @@ class Bucket:
         is_first_contact = self._place not in _reached and is_unreachable(error)
         if self._is_final(error) or not tries.can_go_on(is_first_contact=is_first_contact):
             way_out = way_out_of(error, self._scheme)
-            raise CacheError(f"cannot {verb} {self._url}/{key}: {reason_of(error)}; {way_out}") from error
+            raise CacheError(
+                f"cannot {verb} {self._url}/{key}: {reason_of(error)}; {way_out}"
+            ) from error
         tries.pause(reason_of(error))
 
     def _is_final(self, error: Exception) -> bool:

@@ -32,11 +32,16 @@ _CREDENTIAL_SERVICES = (
 """Paths at which obstore asks a machine of the cloud for credentials, if there are none else."""
 _TO_BE_TRIED_AGAIN = (404, 408, 409, 412, 425, 429)
 """Answers that are no mistakes of the client: two writers, too many requests, a late body."""
-_USUAL = "see that the bucket exists and that the credentials may use it, and run the same command again"
+_USUAL = (
+    "see that the bucket exists and that the credentials may use it, and run the same command again"
+)
 _LATER = "the store is out of order or overloaded; run the same command again later"
 _KEYS = "see AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _REGION = "set AWS_REGION to the region of the bucket"
-_RIGHTS = "the credentials need the rights to get, put and list objects there (s3:GetObject, s3:PutObject, s3:ListBucket)"
+_RIGHTS = (
+    "the credentials need the rights to get, put and list objects there (s3:GetObject,"
+    " s3:PutObject, s3:ListBucket)"
+)
 _WAYS_OUT = {
     "AccessDenied": _RIGHTS,
     "InvalidAccessKeyId": _KEYS,
@@ -48,7 +53,10 @@ _WAYS_OUT = {
     "NotImplemented": "a cache needs a store that knows conditional writes (If-None-Match: *)",
 }
 _CREDENTIALS = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a bucket that is open to all",
+    "s3": (
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a bucket that"
+        " is open to all"
+    ),
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
@@ -66,11 +74,15 @@ def check_environment(scheme: str) -> None:
     prefix = _PREFIXES[scheme]
     for name, value in os.environ.items():
         if name.startswith(prefix) and (value != value.strip() or not value.isprintable()):
-            raise UsageError(f"the variable {name} holds a line break, or a blank at one of its ends; set it without")
+            raise UsageError(
+                f"the variable {name} holds a line break, or a blank at one of its ends; set it"
+                " without"
+            )
         if name.startswith(prefix) and name in _ENDPOINTS and not _is_address(value):
             told = value.rpartition("@")[2][:60]  # without a password
             raise UsageError(
-                f"the variable {name} is {told!r}, which is no address; set it to http://HOST:PORT or https://HOST, or unset it"
+                f"the variable {name} is {told!r}, which is no address; set it to http://HOST:PORT"
+                " or https://HOST, or unset it"
             )
 
 

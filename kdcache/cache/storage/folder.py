@@ -1,6 +1,7 @@
 """A folder of objects that are written once: create-only, atomic, durable.
 
-An object appears whole under its name or not at all, whatever kills the writer; it is never changed and never replaced.
+An object appears whole under its name or not at all, whatever kills the writer; it is never changed
+and never replaced.
 
 It gets its name by a hard link, which fails if the name is taken. File systems without links (FAT,
 some of FUSE) may be able to rename a file without replacing another.
@@ -69,18 +70,24 @@ class Folder:
         self._is_probed = False
 
     def publish(self, key: str, data: bytes) -> bool:
-        """Store `data` as `key`, synced to disk; return False, having changed nothing, if the key exists.
+        """Store `data` as `key`, synced to disk; return False, having changed nothing, if the key
+        exists.
 
         Raises:
-            CacheError: the folder cannot be written or the disk is full; nothing is left under `key`.
+            CacheError: the folder cannot be written or the disk is full; nothing is left under
+                `key`.
         """
         target = self.path / key
         try:
             self._make_folder(target.parent)
             wins = not target.exists() and _named(target, data)
-            _sync_directory(target.parent)  # of the loser too: what it does next may rely on the object, as a commit does
+            _sync_directory(
+                target.parent
+            )  # of the loser too: what it does next may rely on the object, as a commit does
         except FileExistsError:
-            raise CacheError(f"cannot write {target}: a file stands where a folder is needed") from None
+            raise CacheError(
+                f"cannot write {target}: a file stands where a folder is needed"
+            ) from None
         except OSError as error:
             if self._was_there and error.errno in _GONE and not target.parent.is_dir():
                 raise self._gone() from error
@@ -97,7 +104,8 @@ class Folder:
 
         Raises:
             FileNotFoundError: there is no such object.
-            CacheError: it is there and cannot be read, has more than `most` bytes, is no file, or a link out of the folder.
+            CacheError: it is there and cannot be read, has more than `most` bytes, is no file, or a
+                link out of the folder.
         """
         target = self.path / key
         with open(self.open(key), "rb") as file:  # noqa: PTH123 # of a descriptor
@@ -106,7 +114,9 @@ class Folder:
                 if is_fresh:
                     _forget(file.fileno())
                 if (size := os.fstat(file.fileno()).st_size) > most:
-                    raise LargeObjectError(f"{target} has {size} bytes, more than the {most} that it may have")
+                    raise LargeObjectError(
+                        f"{target} has {size} bytes, more than the {most} that it may have"
+                    )
                 return file.read()
             except OSError as error:
                 raise CacheError(f"cannot read {target}: {error.strerror or error}") from error
@@ -120,10 +130,14 @@ class Folder:
         """
         target = self.path / key
         try:
-            # a cache may come from elsewhere: a pipe in it would wait for ever, to open a device may do something, a link could
+            # a cache may come from elsewhere: a pipe in it would wait for ever, to open a device
+            # may do something, a link could
             # lead anywhere
             if not stat.S_ISREG(target.stat().st_mode):
-                raise CacheError(f"cannot read {target}: it is not a plain file; a cache holds nothing else: remove it")
+                raise CacheError(
+                    f"cannot read {target}: it is not a plain file; a cache holds nothing else:"
+                    " remove it"
+                )
             self._require_inside(target)
             return os.open(target, os.O_RDONLY | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
@@ -177,11 +191,14 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            raise CacheError(f"cannot list {self.path / prefix}: {error.strerror or error}") from error
+            raise CacheError(
+                f"cannot list {self.path / prefix}: {error.strerror or error}"
+            ) from error
         yield from sorted(name for name in names if not is_temporary(name))
 
     def walk(self, prefix: str = "") -> Iterator[Entry]:
-        """Yield every file under `prefix`, temporary ones too; a link is told like a file, and not followed.
+        """Yield every file under `prefix`, temporary ones too; a link is told like a file, and not
+        followed.
 
         Only the folders on the way to the present one are kept in memory.
 
@@ -200,7 +217,9 @@ class Folder:
                 key = f"{below}/{entry.name}" if below else entry.name
                 if entry.is_dir(follow_symlinks=False):
                     if len(way) > _MOST_DEPTH:
-                        raise CacheError(f"{self.path}: folder {brief(key)} lies too deep for a cache: remove it")
+                        raise CacheError(
+                            f"{self.path}: folder {brief(key)} lies too deep for a cache: remove it"
+                        )
                     way.append((key, self._scanned(key)))
                     continue
                 with suppress(FileNotFoundError):  # a temporary that has its name by now
@@ -218,7 +237,9 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:  # a folder that cannot be listed is not an empty one
-            raise CacheError(f"cannot list {self.path / brief(key)}: {error.strerror or error}") from error
+            raise CacheError(
+                f"cannot list {self.path / brief(key)}: {error.strerror or error}"
+            ) from error
 
     def remove(self, key: str) -> None:
         """Remove `key`, if it is there.
@@ -229,7 +250,9 @@ class Folder:
         try:
             (self.path / key).unlink(missing_ok=True)
         except OSError as error:
-            raise CacheError(f"cannot remove {self.path / key}: {error.strerror or error}") from error
+            raise CacheError(
+                f"cannot remove {self.path / key}: {error.strerror or error}"
+            ) from error
 
     def probe(self, *, writes: bool = True) -> None:
         """Check that files can be written and named here, each once; nothing is left behind.
@@ -265,7 +288,8 @@ class Folder:
         )
 
     def _make_folder(self, path: Path) -> None:
-        """Make the folder, all of whose name a power cut leaves: else it could take synced files with it.
+        """Make the folder, all of whose name a power cut leaves: else it could take synced files
+        with it.
 
         The folder of all objects is made once only: where it is gone, it was moved or removed.
         """
@@ -278,7 +302,9 @@ class Folder:
                     raise self._gone()
                 folder.mkdir(exist_ok=True)
             if folder.is_relative_to(self.path) and folder != self.path:
-                _sync_directory(folder.parent)  # also of one that is there: who made it may have been killed before this
+                _sync_directory(
+                    folder.parent
+                )  # also of one that is there: who made it may have been killed before this
             elif is_new or folder == self.path:
                 with suppress(PermissionError):  # of a folder above, which others made
                     _sync_directory(folder.parent)
@@ -310,8 +336,8 @@ def _try_out(folder: Path) -> None:
             target.unlink()
     if not is_named_once:
         raise CacheError(
-            f"cannot use {folder}: its file system gives a name twice, or says of a new one that it "
-            "is taken; choose a folder on another file system"
+            f"cannot use {folder}: its file system gives a name twice, or says of a new one that it"
+            " is taken; choose a folder on another file system"
         )
 
 
@@ -391,5 +417,8 @@ def _explained(error: OSError, target: Path, size: int) -> CacheError:
     bytes_told = f" ({size} bytes)" if size else ""
     reason = f"cannot write {target}{bytes_told}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return CacheError(f"{reason}; all units committed so far are kept: free some space and run the same command again")
+        return CacheError(
+            f"{reason}; all units committed so far are kept: free some space and run the same"
+            " command again"
+        )
     return CacheError(f"{reason}; choose a folder that can be written")

@@ -58,8 +58,9 @@ def looked_for_again(look: Callable[[], T], missing: type[Exception], what: str)
             if now - told >= LINE_SECONDS:
                 told = now
                 say(
-                    f"note: rank {own_place().rank} does not see {what} yet, and rank 0 does; a "
-                    f"network file system may take a minute: it is looked for again for {end - now:.0f} s",
+                    f"note: rank {own_place().rank} does not see {what} yet, and rank 0 does; a"
+                    " network file system may take a minute: it is looked for again for"
+                    f" {end - now:.0f} s",
                     by_all=True,
                 )
         pause(_LOOK_SECONDS)

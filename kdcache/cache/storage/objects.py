@@ -1,4 +1,5 @@
-"""What holds a cache's objects, a folder or a bucket, of which the rest of kdcache sees these few verbs only."""
+"""What holds a cache's objects, a folder or a bucket, of which the rest of kdcache sees these few
+verbs only."""
 
 from collections.abc import Hashable, Iterator
 from pathlib import Path
@@ -24,12 +25,15 @@ class Entry(NamedTuple):
 
 @runtime_checkable
 class Objects(Protocol):
-    """Objects by relative key, each written once: whole under its name or not at all, never changed, never replaced."""
+    """Objects by relative key, each written once: whole under its name or not at all, never
+    changed, never replaced."""
 
     def publish(self, key: str, data: bytes) -> bool:
-        """Store `data` as `key`, durably; return False, having changed nothing, if the key exists with other bytes.
+        """Store `data` as `key`, durably; return False, having changed nothing, if the key exists
+        with other bytes.
 
-        Of equal bytes that are there already True may be returned: they may be what this very call had written.
+        Of equal bytes that are there already True may be returned: they may be what this very call
+        had written.
 
         Raises:
             CacheError: it cannot be written, or whether it was written cannot be found out.

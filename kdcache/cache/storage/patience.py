@@ -24,7 +24,8 @@ class Patience:
     answer: float = 15.0
     """Without a byte of an answer, until a request counts as lost."""
     pauses: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, *(4.0,) * 8)
-    """Before each further try; at random somewhat less, so that workers do not come back at once."""
+    """Before each further try; at random somewhat less, so that workers do not come back at
+    once."""
     trouble: float = 30.0
     """In all, after which no other try begins."""
     first_contact: float = 3.0
@@ -61,7 +62,9 @@ class Tries:
             CacheError: obstore cannot make the request.
         """
         answer: Future[T] = Future()
-        threading.Thread(target=_run, args=(action, answer), name="kdcache-request", daemon=True).start()
+        threading.Thread(
+            target=_run, args=(action, answer), name="kdcache-request", daemon=True
+        ).start()
         while True:
             wait([answer], max(self._next_note - self._seconds, 0.01))
             if answer.done():
@@ -99,7 +102,10 @@ class Tries:
         if error is None or isinstance(error, Exception):
             return answer.result()
         reason = " ".join(str(error).split())[:200]  # a panic of Rust's
-        raise CacheError(f"cannot {self._what}: {reason}; see the variables in the environment that are for this store")
+        raise CacheError(
+            f"cannot {self._what}: {reason}; see the variables in the environment that are for this"
+            " store"
+        )
 
     @property
     def _seconds(self) -> float:

@@ -21,7 +21,8 @@ def read_twice(read: Callable[[bool], T]) -> T:
     It may do so itself with parts of what it reads: what it is certain of is not read again.
 
     Args:
-        read: fetches and checks. It is told whether to fetch past what this machine keeps in memory.
+        read: fetches and checks. It is told whether to fetch past what this machine keeps in
+            memory.
 
     Raises:
         DamagedError: that of the second time, which says so.
@@ -73,4 +74,6 @@ def agreed_bytes(objects: Objects, key: str, *, most: int = MOST_BYTES) -> bytes
         before, data = data, objects.get(key, most=most, is_fresh=True)
         if data == before:
             return data
-    raise DamagedError(f"{objects}/{key} gives other bytes each time it is read; run the same command again")
+    raise DamagedError(
+        f"{objects}/{key} gives other bytes each time it is read; run the same command again"
+    )

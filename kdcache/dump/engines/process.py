@@ -1,7 +1,9 @@
-"""The engine of plain processes, one alone or those that torchrun, Slurm or a Kubernetes indexed job started.
+"""The engine of plain processes, one alone or those that torchrun, Slurm or a Kubernetes indexed
+job started.
 
-They need not know each other: each takes its share by its rank, then helps with what is still missing. There is no process
-group, no barrier and no message. A worker that dies costs the unit in its hands, one that joins late helps.
+They need not know each other: each takes its share by its rank, then helps with what is still
+missing. There is no process group, no barrier and no message. A worker that dies costs the unit in
+its hands, one that joins late helps.
 """
 
 from collections.abc import Sequence
@@ -37,14 +39,15 @@ def run_in_process(job: Job, cache: Cache) -> int:
 def share(units: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
     """Return the units that process `rank` makes first, in order.
 
-    `units` must be all of the dump, not those that are missing: processes start at different moments and see others missing,
-    so that shares of these would be shifted against each other.
+    `units` must be all of the dump, not those that are missing: processes start at different
+    moments and see others missing, so that shares of these would be shifted against each other.
     """
     return list(units[rank::world_size])
 
 
 def helping_order(units: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
-    """Return `units`, those that are still missing, in the order in which process `rank` helps: each begins elsewhere."""
+    """Return `units`, those that are still missing, in the order in which process `rank` helps:
+    each begins elsewhere."""
     start = len(units) * rank // world_size
     return [*units[start:], *units[:start]]
 

@@ -1,4 +1,5 @@
-"""The engine on a Ray cluster: actors that hold the teacher, and a driver that hands them units and replaces those that die."""
+"""The engine on a Ray cluster: actors that hold the teacher, and a driver that hands them units and
+replaces those that die."""
 
 import logging
 import os
@@ -27,7 +28,9 @@ from kdcache.runtime.console import Bar, log, progress, say
 from kdcache.runtime.stopping import asked, hearing_again
 from kdcache.runtime.wording import counted
 
-ATTEMPTS = 3  # workers that may die over a unit or, for each that there should be, before any has begun
+ATTEMPTS = (
+    3  # workers that may die over a unit or, for each that there should be, before any has begun
+)
 MOST_UNITS = 8  # handed out at once: a worker renders the first views of the next while it ends one
 WAIT_SECONDS = 60.0  # without any worker, until the user is told
 _LOOK_SECONDS = 1.0
@@ -44,7 +47,9 @@ def require_ray() -> Any:
     try:
         import ray  # noqa: PLC0415
     except ImportError as error:
-        raise KdcacheError("ray is not installed; pip install 'kdcache[ray]', or leave out --engine ray") from error
+        raise KdcacheError(
+            "ray is not installed; pip install 'kdcache[ray]', or leave out --engine ray"
+        ) from error
     return ray
 
 
@@ -54,7 +59,8 @@ def run_on_ray(job: Job, cache: Cache) -> int:
     When the process is told to stop the workers are ended, with the units in their hands.
 
     Raises:
-        KdcacheError: what a worker raised; a unit over which workers die again and again; no cluster.
+        KdcacheError: what a worker raised; a unit over which workers die again and again; no
+            cluster.
     """
     units = all_units(job, cache)
     todo = missing_units(cache, units)
@@ -63,7 +69,11 @@ def run_on_ray(job: Job, cache: Cache) -> int:
     look_at_teacher(job, cache, todo[0])
     who, views = f"driver on {os.uname().nodename}", num_views(cache, todo)
     # once more, since Ray puts its own handler of SIGTERM in the place of others when it connects
-    with connected(job.config.ray) as ray, hearing_again(), progress("dump", views, "views", who=who) as bar:
+    with (
+        connected(job.config.ray) as ray,
+        hearing_again(),
+        progress("dump", views, "views", who=who) as bar,
+    ):
         pool = _Pool(ray, job.config, cache, todo, bar)
         log(who, f"dump into {cache} by {pool}; {len(todo)} of {counted(len(units), 'unit')} to do")
         try:
@@ -74,7 +84,8 @@ def run_on_ray(job: Job, cache: Cache) -> int:
 
 @contextmanager
 def connected(config: RayConfig) -> Iterator[Any]:
-    """Connect to the cluster, or start Ray here, to the end of the block, unless that has been done; give the module `ray`.
+    """Connect to the cluster, or start Ray here, to the end of the block, unless that has been
+    done; give the module `ray`.
 
     Raises:
         KdcacheError: there is no cluster at the address.
@@ -92,7 +103,9 @@ def connected(config: RayConfig) -> Iterator[Any]:
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = config.address or os.environ.get("RAY_ADDRESS", "this machine")
             reason = str(error).partition("\n")[0]
-            raise KdcacheError(f"no Ray on {where}: {reason}; start it with ray start, or check ray.address") from error
+            raise KdcacheError(
+                f"no Ray on {where}: {reason}; start it with ray start, or check ray.address"
+            ) from error
         try:
             yield ray
         finally:
@@ -115,7 +128,8 @@ class Maker:
         """
         if not Path(folder).is_dir():
             raise KdcacheError(
-                f"node {os.uname().nodename} has no folder {folder}, in which the command runs; choose one that all nodes share"
+                f"node {os.uname().nodename} has no folder {folder}, in which the command runs;"
+                " choose one that all nodes share"
             )
         os.chdir(folder)
         self.cache = open_cache(config.cache)
@@ -152,7 +166,9 @@ class _Worker:
 class _Pool:
     """The workers, what each holds, and what is still to be handed out."""
 
-    def __init__(self, ray: Any, config: DumpConfig, cache: Cache, todo: Sequence[Unit], bar: Bar) -> None:
+    def __init__(
+        self, ray: Any, config: DumpConfig, cache: Cache, todo: Sequence[Unit], bar: Bar
+    ) -> None:
         shape = _pool_shape(ray, config)
         device = "cuda" if shape.gpus else "cpu"
         self._ray, self._cache, self._bar = ray, cache, bar
@@ -165,7 +181,8 @@ class _Pool:
         """By what Ray gives next of each worker that starts or works."""
         self._idle: list[_Worker] = []
         self._deaths: Counter[Unit | None] = Counter()
-        """Over each unit; None: since a worker last began, as when those of a lost node are placed there once more."""
+        """Over each unit; None: since a worker last began, as when those of a lost node are placed
+        there once more."""
         self._written = 0
 
     def __str__(self) -> str:
@@ -187,7 +204,10 @@ class _Pool:
                 self._receive(done[0])
                 begun = time.monotonic()
             elif time.monotonic() - begun > WAIT_SECONDS and not self._is_at_work():
-                say("note: Ray has had no room for a worker so far; see ray status, or ask for less with ray.cpus and ray.gpus")
+                say(
+                    "note: Ray has had no room for a worker so far; see ray status, or ask for less"
+                    " with ray.cpus and ray.gpus"
+                )
                 begun = time.monotonic()
         return self._written
 
@@ -215,15 +235,19 @@ class _Pool:
         self._awaited[worker.actor.start.remote(self._config, str(Path.cwd()), digest)] = worker
 
     def _hand_out(self) -> None:
-        """Give units to idle workers; the fewer are left, the fewer at once, so that all are busy to the end."""
+        """Give units to idle workers; the fewer are left, the fewer at once, so that all are busy
+        to the end."""
         while self._todo and self._idle:
             worker = self._idle.pop()
             count = max(1, min(MOST_UNITS, len(self._todo) // (2 * self._size)))
             worker.held = [self._todo.popleft() for _ in range(min(count, len(self._todo)))]
-            self._awaited[worker.actor.make.options(num_returns="streaming").remote(worker.held)] = worker
+            self._awaited[
+                worker.actor.make.options(num_returns="streaming").remote(worker.held)
+            ] = worker
 
     def _receive(self, given: Any) -> None:
-        """Take what a worker gives: that it is ready, a unit that is committed, the end of those it held, or its death."""
+        """Take what a worker gives: that it is ready, a unit that is committed, the end of those it
+        held, or its death."""
         worker = self._awaited.pop(given)
         try:
             if not worker.is_ready:
@@ -237,9 +261,14 @@ class _Pool:
                 self._count(self._ray.get(committed), worker)
                 self._awaited[given] = worker
         except self._ray.exceptions.RayTaskError as error:
-            told = isinstance(error.cause, KdcacheError) or type(error.cause).__name__ == "OutOfMemoryError"
+            told = (
+                isinstance(error.cause, KdcacheError)
+                or type(error.cause).__name__ == "OutOfMemoryError"
+            )
             raise (error.cause if told else error) from None
-        except self._ray.exceptions.RayError as error:  # the process or the node is gone, or cannot be reached
+        except (
+            self._ray.exceptions.RayError
+        ) as error:  # the process or the node is gone, or cannot be reached
             self._replace(worker, _reason(error))
 
     def _count(self, unit: Unit, worker: _Worker) -> None:
@@ -256,16 +285,17 @@ class _Pool:
         return left
 
     def _replace(self, worker: _Worker, reason: str) -> None:
-        """Start another worker for one that died; the first unit that it held and did not commit is what it died over."""
+        """Start another worker for one that died; the first unit that it held and did not commit is
+        what it died over."""
         unit = next(iter(self._take_back(worker)), None)
         self._ray.kill(worker.actor)
         self._deaths[unit] += 1
         over = f"over unit {unit[1]} of seed {unit[0]}" if unit else "without a unit"
         if self._deaths[unit] >= (ATTEMPTS if unit else ATTEMPTS * self._size):
             raise KdcacheError(
-                f"{counted(self._deaths[unit], 'worker')} on Ray died {over} (the last: {reason}); "
-                "give them more memory, a smaller --batch-size or fewer --workers, and run the same "
-                "command again; what is committed is kept"
+                f"{counted(self._deaths[unit], 'worker')} on Ray died {over} (the last: {reason});"
+                " give them more memory, a smaller --batch-size or fewer --workers, and run the"
+                " same command again; what is committed is kept"
             )
         say(f"note: a worker on Ray died {over} ({reason}); another takes its place")
         self._start()
@@ -279,11 +309,18 @@ def _reason(error: Exception) -> str:
 
 
 def _pool_shape(ray: Any, config: DumpConfig) -> _Shape:
-    """Return how many workers there will be, and what each asks for, from what is configured and what the nodes have."""
+    """Return how many workers there will be, and what each asks for, from what is configured and
+    what the nodes have."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cards = sum(node.get("GPU", 0) for node in nodes)
-    gpus = config.ray.gpus if config.ray.gpus is not None else float(config.compute.device != "cpu" and cards > 0)
-    fitting = [int(node.get("CPU", 0) * min(gpus / node["GPU"], 1)) for node in nodes if node.get("GPU")]
+    gpus = (
+        config.ray.gpus
+        if config.ray.gpus is not None
+        else float(config.compute.device != "cpu" and cards > 0)
+    )
+    fitting = [
+        int(node.get("CPU", 0) * min(gpus / node["GPU"], 1)) for node in nodes if node.get("GPU")
+    ]
     most = min(fitting, default=1) if gpus else max(int(node.get("CPU", 0)) for node in nodes)
     cpus = config.ray.cpus or max(1, min(config.compute.workers, most))
     room = cards / gpus if gpus else sum(node.get("CPU", 0) // cpus for node in nodes)

@@ -39,7 +39,9 @@ def test_every_flipped_byte_raises_or_means_the_same(pattern: int) -> None:
     harmless = []
     for position in range(len(data)):
         try:
-            assert Commit.from_bytes(flipped(data, position, pattern), "this unit") == COMMIT, position
+            assert Commit.from_bytes(flipped(data, position, pattern), "this unit") == COMMIT, (
+                position
+            )
             harmless.append(data[position : position + 1])
         except DamagedUnitError as error:
             assert str(error).startswith("this unit: the commit is damaged")
@@ -59,18 +61,26 @@ def test_what_is_no_commit_raises(data: bytes) -> None:
         Commit.from_bytes(data, "this unit")
 
 
-def test_fields_added_later_are_left_out_where_they_say_nothing_and_refused_where_they_are_not_known() -> None:
+def test_fields_added_later_are_left_out_where_they_say_nothing_and_refused_where_they_are_not_known() -> (
+    None
+):
     assert b"writer" not in COMMIT.to_bytes()
     told = dataclasses.replace(COMMIT, writer="node3:17")
     assert Commit.from_bytes(told.to_bytes(), "here") == told and told.digest != COMMIT.digest
     newer = json.dumps(seal({**unseal(json.loads(COMMIT.to_bytes())), "later": 1})).encode()
-    with pytest.raises(CacheError, match=r"this unit: written by a newer kdcache, with fields .* not know \(later\): upgrade"):
+    with pytest.raises(
+        CacheError,
+        match=r"this unit: written by a newer kdcache, with fields .* not know \(later\): upgrade",
+    ):
         Commit.from_bytes(newer, "this unit")
 
 
 def test_a_changed_commit_has_another_digest() -> None:
     changes: dict[str, Any] = {"write_id": "f" * 16, "sha256": "cd" * 32, "absent": [], "stop": 143}
-    digests = {COMMIT.digest, *(dataclasses.replace(COMMIT, **{name: value}).digest for name, value in changes.items())}
+    digests = {
+        COMMIT.digest,
+        *(dataclasses.replace(COMMIT, **{name: value}).digest for name, value in changes.items()),
+    }
     assert len(digests) == 1 + len(changes)
 
 
@@ -78,12 +88,17 @@ def test_a_damaged_commit_names_its_unit(tmp_path: Path) -> None:
     cache = fill(tmp_path, 5)
     path = tmp_path / commit_key(5, 1)
     path.write_bytes(flipped(path.read_bytes(), 200, 0x01))
-    with pytest.raises(DamagedUnitError, match=r"seed 5, unit 1 \(rows 8 to 15\): the commit is damaged.*run the dump again"):
+    with pytest.raises(
+        DamagedUnitError,
+        match=r"seed 5, unit 1 \(rows 8 to 15\): the commit is damaged.*run the dump again",
+    ):
         cache.commit_of(5, 1)
 
 
 def test_the_commit_of_another_unit_is_refused(tmp_path: Path) -> None:
     cache = fill(tmp_path, 5, 6)
     (tmp_path / commit_key(5, 1)).write_bytes((tmp_path / commit_key(6, 1)).read_bytes())
-    with pytest.raises(DamagedUnitError, match=r"seed 5, unit 1 .*its commit is that of seed 6, unit 1"):
+    with pytest.raises(
+        DamagedUnitError, match=r"seed 5, unit 1 .*its commit is that of seed 6, unit 1"
+    ):
         cache.commit_of(5, 1)

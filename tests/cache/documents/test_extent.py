@@ -60,7 +60,10 @@ def test_foreign_files_beside_requests_are_passed_over(cache: Cache) -> None:
         ({"seeds": "0:4"}, "it must be a list"),
         ({"seeds": [[0, 4, 9]]}, "it must be a list of 2"),
         ({"seeds": [[4, 4]]}, "the span 4 to 4, which is empty"),
-        ({"seeds": [[0, 2**32 + 1]]}, r"seeds is 4294967297; it must be an integer from 1 to 4294967296"),
+        (
+            {"seeds": [[0, 2**32 + 1]]},
+            r"seeds is 4294967297; it must be an integer from 1 to 4294967296",
+        ),
         ({"seeds": [[0, 1]], "units": [[-1, 3]]}, r"units is -1; it must be an integer from"),
         ({"units": [[0, 1]]}, "it has no seeds"),
         ({"seeds": [[0, 262_145]]}, r"holds 262145 seeds, more than the 262144 that are counted"),
@@ -69,7 +72,9 @@ def test_foreign_files_beside_requests_are_passed_over(cache: Cache) -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_no_request_may_say_is_refused(cache: Cache, content: dict[str, Any], named: str) -> None:
+def test_what_no_request_may_say_is_refused(
+    cache: Cache, content: dict[str, Any], named: str
+) -> None:
     forge(cache, content)
     with pytest.raises(CacheError, match=named) as raised:
         read_extents(cache.objects)
@@ -81,7 +86,10 @@ def test_a_flipped_byte_and_another_name_are_told(cache: Cache) -> None:
     (file,) = Path(str(cache)).glob("extents/*.json")
     data = file.read_bytes()
     file.write_bytes(data.replace(b"7", b"8"))
-    told = r"extents/\w{16}\.json is damaged: its digest does not match its content; delete it and run the same"
+    told = (
+        r"extents/\w{16}\.json is damaged: its digest does not match its content; delete it and run"
+        r" the same"
+    )
     with pytest.raises(CacheError, match=told):
         read_extents(cache.objects)
     file.unlink()
@@ -91,7 +99,9 @@ def test_a_flipped_byte_and_another_name_are_told(cache: Cache) -> None:
 
 
 def test_more_than_can_be_counted_is_refused(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="262145 seeds are asked for; a cache may hold at most 262144"):
+    with pytest.raises(
+        UsageError, match="262145 seeds are asked for; a cache may hold at most 262144"
+    ):
         Extent.of(range(262_145))
     monkeypatch.setattr(module, "_MOST_REQUESTS", 3)
     monkeypatch.setattr(module, "MOST_SPANS", 5)

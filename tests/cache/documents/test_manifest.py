@@ -14,7 +14,14 @@ from kdcache.cache.layout import chunk_rows, default_unit
 from kdcache.codecs import open_codec
 from kdcache.errors import CacheError, MismatchError
 
-CODECS = ("full:dtype=float32", "full:dtype=float16", "full:dtype=bfloat16", "full:dtype=uint8", "topk:k=3", "topk:k=1")
+CODECS = (
+    "full:dtype=float32",
+    "full:dtype=float16",
+    "full:dtype=bfloat16",
+    "full:dtype=uint8",
+    "topk:k=3",
+    "topk:k=1",
+)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -42,7 +49,11 @@ def test_round_trip(codec: str, classes: int) -> None:
         ("teacher.size", 9, "teacher.size: 8 in the cache, 9 now"),
         ("teacher.precision", "float16", "teacher.precision: "),
         ("codec.name", "topk", 'codec.name: "full" in the cache, "topk" now'),
-        ("codec.configuration.dtype", "uint8", 'codec.configuration.dtype: "float16" in the cache, "uint8" now'),
+        (
+            "codec.configuration.dtype",
+            "uint8",
+            'codec.configuration.dtype: "float16" in the cache, "uint8" now',
+        ),
     ],
 )
 def test_a_field_that_decides_what_records_mean_is_named(field: str, value: Any, line: str) -> None:
@@ -59,7 +70,10 @@ def test_a_field_that_decides_what_records_mean_is_named(field: str, value: Any,
 def test_a_cache_made_otherwise_is_refused_and_left_alone(tmp_path: Path) -> None:
     fill(tmp_path, 0)
     before = contents(tmp_path)
-    with pytest.raises(MismatchError, match=r"order_seed: 0 in the cache, 7 now\); choose a new folder, or the same settings"):
+    with pytest.raises(
+        MismatchError,
+        match=r"order_seed: 0 in the cache, 7 now\); choose a new folder, or the same settings",
+    ):
         create_cache(tmp_path, manifest(order_seed=7))
     assert contents(tmp_path) == before
 
@@ -69,7 +83,12 @@ def test_specs_and_versions_are_free_to_differ(tmp_path: Path) -> None:
     first = manifest()
     source, teacher = {**first.source, "spec": "elsewhere"}, {**first.teacher, "spec": "renamed"}
     recipe = {**first.recipe, "name": "mine"}
-    create_cache(tmp_path, manifest(source=source, teacher=teacher, recipe=recipe, made_by={"versions": {"torch": "9"}}))
+    create_cache(
+        tmp_path,
+        manifest(
+            source=source, teacher=teacher, recipe=recipe, made_by={"versions": {"torch": "9"}}
+        ),
+    )
     assert open_cache(tmp_path).manifest.source == first.source, "the first manifest stays"
 
 
@@ -98,18 +117,26 @@ def test_a_truncated_root_raises(tmp_path: Path) -> None:
 def test_a_format_of_the_future_is_refused(tmp_path: Path) -> None:
     fill(tmp_path)
     root = json.loads((tmp_path / "zarr.json").read_bytes())
-    content = {**root["attributes"]["kdcache"], "format_version": FORMAT_VERSION + 1, "a field of the future": 1}
+    content = {
+        **root["attributes"]["kdcache"],
+        "format_version": FORMAT_VERSION + 1,
+        "a field of the future": 1,
+    }
     del content["digest"]
     root["attributes"]["kdcache"] = seal(content)
     (tmp_path / "zarr.json").write_text(json.dumps(root))
-    with pytest.raises(CacheError, match=rf"version {FORMAT_VERSION + 1}; .* reads up to {FORMAT_VERSION}: upgrade"):
+    with pytest.raises(
+        CacheError, match=rf"version {FORMAT_VERSION + 1}; .* reads up to {FORMAT_VERSION}: upgrade"
+    ):
         open_cache(tmp_path)
 
 
 @given(st.integers(1, 500), st.integers(1, 100))
 def test_units_part_the_rows(rows: int, unit_rows: int) -> None:
     made = manifest(rows=rows, unit_rows=unit_rows)
-    assert [row for unit in range(made.num_units) for row in made.unit_range(unit)] == list(range(rows))
+    assert [row for unit in range(made.num_units) for row in made.unit_range(unit)] == list(
+        range(rows)
+    )
     assert all(len(made.unit_range(unit)) == unit_rows for unit in range(made.num_units - 1))
 
 

@@ -20,7 +20,14 @@ FORM: dict[str, Any] = {
 TAKEN: list[dict[str, Any]] = [
     {"count": 3},
     {"count": 8, "of the future": [[]]},
-    {"count": 3, "text": "four", "share": 1, "pair": [4, "ab"], "list": [0, 1, 1], "table": {"a": 0.5}},
+    {
+        "count": 3,
+        "text": "four",
+        "share": 1,
+        "pair": [4, "ab"],
+        "list": [0, 1, 1],
+        "table": {"a": 0.5},
+    },
     {"count": 3, "share": 0.5, "list": [], "table": {}, "either": None, "flag": False},
     {"count": 3, "either": "on"},
 ]
@@ -40,11 +47,17 @@ REFUSED: list[tuple[Any, str]] = [
     ({"count": 3, "list": [0, 2]}, "list is 2; it must be an integer from 0 to 1"),
     ({"count": 3, "list": [0] * 4}, "list has 4 values; it may have 3"),
     ({"count": 3, "list": {}}, "list is .*; it must be a list"),
-    ({"count": 3, "table": {"A": 1}}, r"a key of table is 'A'; it must be text that matches \[a-z\]\+"),
+    (
+        {"count": 3, "table": {"A": 1}},
+        r"a key of table is 'A'; it must be text that matches \[a-z\]\+",
+    ),
     ({"count": 3, "table": {"a": 1, "b": 1, "c": 1}}, "table has 3 keys; it may have 2"),
     ({"count": 3, "table": {"a" * 101: 1}}, "a key of table has 101 characters; it may have 100"),
     ({"count": 3, "table": {"a": "x"}}, "table.a is 'x'; it must be a number from 0 to 9"),
-    ({"count": 3, "either": "maybe"}, "either is 'maybe'; it must be null or text that matches on|off"),
+    (
+        {"count": 3, "either": "maybe"},
+        "either is 'maybe'; it must be null or text that matches on|off",
+    ),
     ({"count": 3, "flag": 1}, "flag is 1; it must be true or false"),
     ([], "it is .*; it must be an object"),
     ("x" * 10**6, "it must be an object"),

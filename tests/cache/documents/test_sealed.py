@@ -9,8 +9,14 @@ from kdcache.cache.documents.sealed import digest, seal, unseal
 
 names = st.text(max_size=5).filter(lambda name: name != "digest")
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 documents = st.dictionaries(names, values, min_size=1, max_size=5)
@@ -43,7 +49,9 @@ def test_an_added_or_dropped_key_raises(content: dict[str, Any], name: str, valu
             unseal({other: sealed[other] for other in sealed if other != key})
 
 
-@pytest.mark.parametrize("document", [None, [], "text", 3, {}, {"a": 1}, {"a": 1, "digest": None}, {"digest": "0" * 64}])
+@pytest.mark.parametrize(
+    "document", [None, [], "text", 3, {}, {"a": 1}, {"a": 1, "digest": None}, {"digest": "0" * 64}]
+)
 def test_what_is_no_sealed_document_raises(document: Any) -> None:
     with pytest.raises(ValueError, match="digest"):
         unseal(document)
@@ -53,6 +61,9 @@ def test_the_digest_is_sha256_of_canonical_json() -> None:
     import hashlib
 
     text = '{"a":[1,2.5,null,true],"b":{"c":"\\u00e9","d":-0.0}}'
-    assert digest({"b": {"d": -0.0, "c": "\u00e9"}, "a": [1, 2.5, None, True]}) == hashlib.sha256(text.encode()).hexdigest()
+    assert (
+        digest({"b": {"d": -0.0, "c": "\u00e9"}, "a": [1, 2.5, None, True]})
+        == hashlib.sha256(text.encode()).hexdigest()
+    )
     with pytest.raises(ValueError, match="not JSON compliant"):
         digest({"a": float("nan")})

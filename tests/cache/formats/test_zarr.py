@@ -25,7 +25,10 @@ def random_records(count: int, dtype: "np.dtype[Any]", seed: int = 0) -> Records
 
 
 def decoded(shape: ZarrFormat, unit: int, data: bytes) -> bytes:
-    out = np.empty((1, min(shape.unit_rows, shape.rows - unit * shape.unit_rows), shape.dtype.itemsize), np.uint8)
+    out = np.empty(
+        (1, min(shape.unit_rows, shape.rows - unit * shape.unit_rows), shape.dtype.itemsize),
+        np.uint8,
+    )
     shape.decode(unit, data, out)
     return out.tobytes()
 
@@ -34,7 +37,12 @@ def decoded(shape: ZarrFormat, unit: int, data: bytes) -> bytes:
 def formats(draw: st.DrawFn) -> ZarrFormat:
     chunk_rows = draw(st.integers(1, 7))
     unit_rows = chunk_rows * draw(st.integers(1, 5))
-    dtype = np.dtype([("logits", draw(st.sampled_from(["<f2", "<f4", "u1"])), (draw(st.integers(1, 9)),)), ("x", "u1")])
+    dtype = np.dtype(
+        [
+            ("logits", draw(st.sampled_from(["<f2", "<f4", "u1"])), (draw(st.integers(1, 9)),)),
+            ("x", "u1"),
+        ]
+    )
     rows, chunk_bytes = draw(st.integers(1, 3 * unit_rows)), draw(st.integers(1, dtype.itemsize))
     return ZarrFormat(rows, unit_rows, chunk_rows, dtype, chunk_bytes, zstd_level=5)
 
@@ -48,7 +56,9 @@ def test_round_trip_of_any_shape(shape: ZarrFormat, data: st.DataObject) -> None
     assert decoded(shape, unit, encoded) == written.tobytes()
     fresh = dataclasses.replace(shape)
     fresh.encode(unit, random_records(rows, shape.dtype, 99))
-    assert fresh.encode(unit, written) == encoded, "equal records are equal bytes, whatever was encoded before"
+    assert fresh.encode(unit, written) == encoded, (
+        "equal records are equal bytes, whatever was encoded before"
+    )
 
 
 def test_a_unit_of_zeros_is_a_real_object(tmp_path: Path) -> None:
@@ -63,19 +73,28 @@ def test_a_unit_of_zeros_is_a_real_object(tmp_path: Path) -> None:
 
 
 def test_a_record_of_many_classes(tmp_path: Path) -> None:
-    cache = fill(tmp_path, codec="full:dtype=float32", classes=150_001, rows=3, unit_rows=2, chunk_rows=1)
+    cache = fill(
+        tmp_path, codec="full:dtype=float32", classes=150_001, rows=3, unit_rows=2, chunk_rows=1
+    )
     start_seed(cache, 0)
     written = [records(cache, 0, unit) for unit in (0, 1)]
-    assert [len(cache.read_unit(commit_unit(cache, 0, unit, written[unit]))) for unit in (0, 1)] == [2, 1]
+    assert [
+        len(cache.read_unit(commit_unit(cache, 0, unit, written[unit]))) for unit in (0, 1)
+    ] == [2, 1]
     assert cache.read(0, [2, 0]).tobytes() == written[1].tobytes() + written[0][:1].tobytes()
 
 
 @pytest.mark.parametrize(
-    ("rows", "unit_rows", "chunk_rows"), [(20, 8, 4), (20, 7, 7), (20, 9, 3), (20, 64, 16), (1, 1, 1), (21, 5, 1)]
+    ("rows", "unit_rows", "chunk_rows"),
+    [(20, 8, 4), (20, 7, 7), (20, 9, 3), (20, 64, 16), (1, 1, 1), (21, 5, 1)],
 )
 @pytest.mark.parametrize("chunk_bytes", [10, 5, 4, 1])
-def test_plain_zarr_reads_the_same(tmp_path: Path, rows: int, unit_rows: int, chunk_rows: int, chunk_bytes: int) -> None:
-    cache = fill(tmp_path, 3, rows=rows, unit_rows=unit_rows, chunk_rows=chunk_rows, chunk_bytes=chunk_bytes)
+def test_plain_zarr_reads_the_same(
+    tmp_path: Path, rows: int, unit_rows: int, chunk_rows: int, chunk_bytes: int
+) -> None:
+    cache = fill(
+        tmp_path, 3, rows=rows, unit_rows=unit_rows, chunk_rows=chunk_rows, chunk_bytes=chunk_bytes
+    )
     group = zarr.open_group(tmp_path, mode="r")
     raw = np.asarray(group["seeds/00003/records"])
     assert raw.shape == (rows, cache.manifest.dtype.itemsize)
@@ -87,8 +106,15 @@ def test_growth_repeats_only_the_metadata_that_all_seeds_share() -> None:
     shape = ZarrFormat(20, 8, 4, np.dtype([("logits", "<f2", (5,))]), 10, zstd_level=5)
     first, second = shape.metadata(0), shape.metadata(1)
     assert first == shape.metadata(0)
-    assert set(first) == {"seeds/zarr.json", "seeds/00000/zarr.json", "seeds/00000/records/zarr.json"}
-    assert set(first) & set(second) == {"seeds/zarr.json"} and first["seeds/zarr.json"] == second["seeds/zarr.json"]
+    assert set(first) == {
+        "seeds/zarr.json",
+        "seeds/00000/zarr.json",
+        "seeds/00000/records/zarr.json",
+    }
+    assert (
+        set(first) & set(second) == {"seeds/zarr.json"}
+        and first["seeds/zarr.json"] == second["seeds/zarr.json"]
+    )
 
 
 @pytest.fixture
@@ -110,7 +136,10 @@ def test_every_damage_of_a_unit_raises_and_names_it(small: tuple[Cache, Commit, 
     count = 0
     for damaged in damages(data):
         path.write_bytes(damaged)
-        with pytest.raises(DamagedUnitError, match=r"seed 4, unit 1 \(rows 8 to 15\).* committed.*run the dump again"):
+        with pytest.raises(
+            DamagedUnitError,
+            match=r"seed 4, unit 1 \(rows 8 to 15\).* committed.*run the dump again",
+        ):
             cache.read_unit(commit)
         count += 1
     assert count == 4 * len(data) + 3 and len(data) > 100
@@ -127,17 +156,25 @@ def test_a_shard_alone_never_gives_other_records(small: tuple[Cache, Commit, Pat
             assert decoded(shape, 1, damaged) == written.tobytes()
             ignored += 1
         except ValueError as error:
-            assert str(error).startswith(("chunk 0 of it", "chunk 1 of it", "it has", "its index", "a chunk", "a zstd frame"))
+            assert str(error).startswith(
+                ("chunk 0 of it", "chunk 1 of it", "it has", "its index", "a chunk", "a zstd frame")
+            )
     assert ignored <= len(data) // 20, "crc32c covers all but a few bytes"
-    assert decoded(shape, 1, data) == written.tobytes(), "nothing of the damaged bytes is left behind"
+    assert decoded(shape, 1, data) == written.tobytes(), (
+        "nothing of the damaged bytes is left behind"
+    )
 
 
-def test_damage_that_has_a_matching_hash_is_found_by_the_checksums(small: tuple[Cache, Commit, Path]) -> None:
+def test_damage_that_has_a_matching_hash_is_found_by_the_checksums(
+    small: tuple[Cache, Commit, Path],
+) -> None:
     cache, commit, path = small
     damaged = flipped(path.read_bytes(), 10, 0x04)
     path.write_bytes(damaged)
     forged = Commit(**{**vars(commit), "sha256": hashlib.sha256(damaged).hexdigest()})
-    with pytest.raises(DamagedUnitError, match=r"seed 4, unit 1 .*chunk 0 of it differs from its checksum"):
+    with pytest.raises(
+        DamagedUnitError, match=r"seed 4, unit 1 .*chunk 0 of it differs from its checksum"
+    ):
         cache.read_unit(forged)
 
 

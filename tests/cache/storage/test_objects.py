@@ -1,4 +1,5 @@
-"""One contract for every kind of place, and what a bucket does when its responses are lost, late, repeated or refused."""
+"""One contract for every kind of place, and what a bucket does when its responses are lost, late,
+repeated or refused."""
 
 import secrets
 import threading
@@ -49,7 +50,9 @@ def new_url() -> str:
 
 
 def test_an_object_is_written_once(objects: Objects) -> None:
-    assert not objects.exists("a/b") and list(objects.list("a")) == [] and list(objects.walk()) == []
+    assert (
+        not objects.exists("a/b") and list(objects.list("a")) == [] and list(objects.walk()) == []
+    )
     assert objects.publish("a/b", b"first") and not objects.publish("a/b", b"second")
     assert objects.get("a/b") == b"first" and objects.exists("a/b") and not objects.exists("a")
 
@@ -59,8 +62,13 @@ def test_names_are_listed_one_level_deep_and_objects_at_any(objects: Objects) ->
     for key in ("a/2", "a/10/x", "a/1", "b", "a/10/y"):
         objects.publish(key, key.encode())
     assert list(objects.list("a")) == ["1", "10", "2"] and list(objects.list("")) == ["a", "b"]
-    assert {(entry.key, entry.size) for entry in objects.walk("a/10")} == {("a/10/x", 6), ("a/10/y", 6)}
-    assert len(found := list(objects.walk())) == 5 and all(abs(entry.time - start) < 60 for entry in found)
+    assert {(entry.key, entry.size) for entry in objects.walk("a/10")} == {
+        ("a/10/x", 6),
+        ("a/10/y", 6),
+    }
+    assert len(found := list(objects.walk())) == 5 and all(
+        abs(entry.time - start) < 60 for entry in found
+    )
     assert list(temporaries(objects)) == []
 
 
@@ -76,16 +84,27 @@ def test_what_is_not_there_and_what_is_too_large(objects: Objects) -> None:
 def test_a_bucket_that_is_not_there_is_told(server: int) -> None:
     with environ(**environment(server)):
         bucket = Bucket("s3://nobody/cache", patience=QUICK)
-        for action in (lambda: bucket.exists("a"), lambda: bucket.get("a"), lambda: [*bucket.list("")], bucket.probe):
+        for action in (
+            lambda: bucket.exists("a"),
+            lambda: bucket.get("a"),
+            lambda: [*bucket.list("")],
+            bucket.probe,
+        ):
             with pytest.raises(
-                CacheError, match=r"s3://nobody/cache.*: NoSuchBucket: The specified bucket.*see that the bucket"
+                CacheError,
+                match=(
+                    r"s3://nobody/cache.*: NoSuchBucket: The specified bucket.*see that the bucket"
+                ),
             ):
                 action()
 
 
 def test_a_slash_too_few_is_no_folder() -> None:
     with pytest.raises(
-        UsageError, match=r"s3:/bucket/cache is neither an address nor a likely folder; write s3://BUCKET/PREFIX"
+        UsageError,
+        match=(
+            r"s3:/bucket/cache is neither an address nor a likely folder; write s3://BUCKET/PREFIX"
+        ),
     ):
         open_objects("s3:/bucket/cache")
 
@@ -138,7 +157,9 @@ def test_of_many_writers_one_wins(objects: Objects) -> None:
 @pytest.mark.parametrize("lost", [1, 10**6])
 def test_a_put_whose_response_is_lost_is_known_to_be_ours(proxy: FaultyProxy, lost: int) -> None:
     bucket = Bucket(new_url(), patience=QUICK)
-    proxy.fault = lambda method, path, number: "drop" if method == "PUT" and number <= lost else None
+    proxy.fault = lambda method, path, number: (
+        "drop" if method == "PUT" and number <= lost else None
+    )
     assert bucket.publish("a", b"mine")
     assert "drop" in proxy.injected
     proxy.fault = lambda method, path, number: None
@@ -170,13 +191,21 @@ def test_reads_and_listings_are_tried_again(proxy: FaultyProxy) -> None:
 def test_what_cannot_be_written_is_one_line_with_the_way_out(proxy: FaultyProxy) -> None:
     proxy.fault = lambda method, path, number: "deny"
     bucket = Bucket(new_url(), patience=QUICK)
-    for verb in (lambda: bucket.publish("a", b"1"), lambda: bucket.get("a"), lambda: list(bucket.list(""))):
-        with pytest.raises(CacheError, match=r"cannot (write|read|list) s3://.*see that the bucket exists") as caught:
+    for verb in (
+        lambda: bucket.publish("a", b"1"),
+        lambda: bucket.get("a"),
+        lambda: list(bucket.list("")),
+    ):
+        with pytest.raises(
+            CacheError, match=r"cannot (write|read|list) s3://.*see that the bucket exists"
+        ) as caught:
             verb()
         assert "\n" not in str(caught.value)
 
 
-def test_a_server_that_never_answers_is_told_of_and_given_up(proxy: FaultyProxy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_never_answers_is_told_of_and_given_up(
+    proxy: FaultyProxy, capsys: pytest.CaptureFixture[str]
+) -> None:
     proxy.fault = lambda method, path, number: "hang"
     bucket = Bucket(new_url(), patience=HASTY)
     actions: dict[str, Callable[[], object]] = {
@@ -186,13 +215,17 @@ def test_a_server_that_never_answers_is_told_of_and_given_up(proxy: FaultyProxy,
         "remove": lambda: bucket.remove("a"),
     }
     for verb, action in actions.items():
-        with pytest.raises(CacheError, match=r"cannot \w+ s3://.*/a: no answer in time; the store is out of order"):
+        with pytest.raises(
+            CacheError, match=r"cannot \w+ s3://.*/a: no answer in time; the store is out of order"
+        ):
             action()
         told = capsys.readouterr().err
         assert f"note: {verb} {bucket}/a: still waiting, 0 s so far (try 1)" in told
 
 
-def test_the_user_is_told_of_trouble_and_of_its_end(proxy: FaultyProxy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_user_is_told_of_trouble_and_of_its_end(
+    proxy: FaultyProxy, capsys: pytest.CaptureFixture[str]
+) -> None:
     bucket = Bucket(new_url(), patience=Patience(pauses=(0.1, 0.1), silence=0.01))
     bucket.publish("a", b"1")
     proxy.fault = lambda method, path, number: "refuse" if number == 1 else None
@@ -219,15 +252,21 @@ def test_a_put_may_take_longer_the_larger_it_is(proxy: FaultyProxy) -> None:
 
 def test_a_conflict_of_two_puts_of_which_none_is_there_is_tried_again(proxy: FaultyProxy) -> None:
     bucket = Bucket(new_url(), patience=QUICK)
-    proxy.fault = lambda method, path, number: "conflict" if (method, number) == ("PUT", 1) else None
+    proxy.fault = lambda method, path, number: (
+        "conflict" if (method, number) == ("PUT", 1) else None
+    )
     assert bucket.publish("a", b"mine") and bucket.get("a") == b"mine"
     proxy.fault = lambda method, path, number: "conflict" if method == "PUT" else None
     assert not bucket.publish("a", b"hers"), "another's is there"
-    with pytest.raises(CacheError, match=r"cannot write .*/b: ConditionalRequestConflict: The conditional"):
+    with pytest.raises(
+        CacheError, match=r"cannot write .*/b: ConditionalRequestConflict: The conditional"
+    ):
         bucket.publish("b", b"mine")
 
 
-@pytest.mark.parametrize("fault", ["conflict", "taken", "removed", "regret", "refuse", "mute", "hang"])
+@pytest.mark.parametrize(
+    "fault", ["conflict", "taken", "removed", "regret", "refuse", "mute", "hang"]
+)
 def test_whatever_is_answered_to_a_put_what_is_there_counts(proxy: FaultyProxy, fault: str) -> None:
     patience = Patience(pauses=(0.01, 0.01), answer=0.5)
     bucket = Bucket(new_url(), patience=patience)
@@ -240,9 +279,17 @@ def test_whatever_is_answered_to_a_put_what_is_there_counts(proxy: FaultyProxy, 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("AWS_ENDPOINT_URL", "localhost:9000", "is 'localhost:9000', which is no address; set it to http://HOST:PORT"),
+        (
+            "AWS_ENDPOINT_URL",
+            "localhost:9000",
+            "is 'localhost:9000', which is no address; set it to http://HOST:PORT",
+        ),
         ("AWS_ENDPOINT_URL", "", "is '', which is no address"),
-        ("AWS_ENDPOINT_URL_S3", "http://me:secret@host:99999", "is 'host:99999', which is no address"),
+        (
+            "AWS_ENDPOINT_URL_S3",
+            "http://me:secret@host:99999",
+            "is 'host:99999', which is no address",
+        ),
         ("AWS_ACCESS_KEY_ID", "key\n", "holds a line break, or a blank at one of its ends"),
         ("AWS_SESSION_TOKEN", " token", "holds a line break, or a blank at one of its ends"),
     ],
@@ -265,11 +312,15 @@ def test_what_obstore_cannot_do_is_one_line_too(monkeypatch: pytest.MonkeyPatch)
         raise PanicException("InvalidHeaderValue")
 
     monkeypatch.setattr(obstore, "head", panic)
-    with pytest.raises(CacheError, match=r"^cannot read s3://.*/a: InvalidHeaderValue; see the variables"):
+    with pytest.raises(
+        CacheError, match=r"^cannot read s3://.*/a: InvalidHeaderValue; see the variables"
+    ):
         bucket.exists("a")
 
 
-def test_a_large_object_is_read_in_parts_each_tried_again(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_object_is_read_in_parts_each_tried_again(
+    proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(buckets, "PART", 1000)
     bucket, data = Bucket(new_url(), patience=QUICK), secrets.token_bytes(3500)
     bucket.publish("a", data)
@@ -280,7 +331,9 @@ def test_a_large_object_is_read_in_parts_each_tried_again(proxy: FaultyProxy, mo
         bucket.get("a", most=3499)
 
 
-def test_parts_are_those_of_one_object(server: int, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_those_of_one_object(
+    server: int, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(buckets, "PART", 1000)
     bucket = Bucket(new_url(), patience=QUICK)
     with environ(**environment(server)):
@@ -296,10 +349,19 @@ def test_parts_are_those_of_one_object(server: int, proxy: FaultyProxy, monkeypa
     assert bucket.get("a") == b"2" * 2500
 
 
-def test_an_endpoint_that_cannot_be_reached_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_cannot_be_reached_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     bucket = bucket_at("http://127.0.0.1:1", monkeypatch)
-    message = r"endpoint http://127\.0\.0\.1:1 \(from AWS_ENDPOINT_URL\) cannot be reached: Connection refused; see that it"
-    for action in (lambda: bucket.exists("a"), lambda: [*bucket.list("")], lambda: bucket.publish("a", b"1")):
+    message = (
+        r"endpoint http://127\.0\.0\.1:1 \(from AWS_ENDPOINT_URL\) cannot be reached: Connection"
+        r" refused; see that it"
+    )
+    for action in (
+        lambda: bucket.exists("a"),
+        lambda: [*bucket.list("")],
+        lambda: bucket.publish("a", b"1"),
+    ):
         start = time.monotonic()
         with pytest.raises(CacheError, match=message):
             action()
@@ -312,7 +374,10 @@ def test_credentials_that_are_not_there_are_told_at_once(monkeypatch: pytest.Mon
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:2")
     bucket = Bucket(str(bucket), patience=Patience(pauses=(60.0,)))
-    message = r"environment holds no credentials, and http://127\.0\.0\.1:2 gives none; set AWS_ACCESS_KEY_ID and"
+    message = (
+        r"environment holds no credentials, and http://127\.0\.0\.1:2 gives none; set"
+        r" AWS_ACCESS_KEY_ID and"
+    )
     with pytest.raises(CacheError, match=message):
         bucket.exists("a")
 
@@ -329,8 +394,15 @@ def test_an_endpoint_that_was_reached_is_waited_for(server: int) -> None:
 def test_a_head_that_is_refused_says_why(proxy: FaultyProxy) -> None:
     proxy.fault = lambda method, path, number: "skew"
     bucket = Bucket(new_url(), patience=Patience(pauses=(60.0,)))
-    for action in (lambda: bucket.exists("a"), lambda: [*bucket.list("")], lambda: bucket.publish("a", b"1")):
-        with pytest.raises(CacheError, match=r"RequestTimeTooSkewed: The difference.*; set the clock of this machine"):
+    for action in (
+        lambda: bucket.exists("a"),
+        lambda: [*bucket.list("")],
+        lambda: bucket.publish("a", b"1"),
+    ):
+        with pytest.raises(
+            CacheError,
+            match=r"RequestTimeTooSkewed: The difference.*; set the clock of this machine",
+        ):
             action()
 
 
@@ -365,13 +437,23 @@ def bucket_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
 
 
 def test_a_bucket_that_does_not_exist(proxy: FaultyProxy) -> None:
-    with pytest.raises(CacheError, match=r"cannot write s3://nowhere/cache/a: .*see that the bucket exists"):
+    with pytest.raises(
+        CacheError, match=r"cannot write s3://nowhere/cache/a: .*see that the bucket exists"
+    ):
         Bucket("s3://nowhere/cache", patience=QUICK).publish("a", b"1")
 
 
 def test_addresses_of_other_kinds_are_refused() -> None:
-    for url in ("http://host/cache", "pipe://rm", "pipe:touch owned", "file:///tmp/cache", "memory://x"):
-        with pytest.raises(UsageError, match=r"caches lie in folders or at s3://, gs://, az://, not at"):
+    for url in (
+        "http://host/cache",
+        "pipe://rm",
+        "pipe:touch owned",
+        "file:///tmp/cache",
+        "memory://x",
+    ):
+        with pytest.raises(
+            UsageError, match=r"caches lie in folders or at s3://, gs://, az://, not at"
+        ):
             open_objects(url)
     with pytest.raises(UsageError, match="is no bucket that can be opened"):
         open_objects("s3://")

@@ -38,7 +38,9 @@ KEYS = {
 class Faltering(Folder):
     """A folder behind a network that gives other bytes for some keys, a number of times each."""
 
-    def __init__(self, path: Path, key: str, wrong: Callable[[bytes], bytes], *, times: int = 1) -> None:
+    def __init__(
+        self, path: Path, key: str, wrong: Callable[[bytes], bytes], *, times: int = 1
+    ) -> None:
         super().__init__(path)
         self._key, self._wrong, self._times = key, wrong, times
         self.reads: dict[str, int] = {}
@@ -75,11 +77,17 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", WRONG)
 @pytest.mark.parametrize("key", KEYS)
-def test_what_is_read_wrong_once_is_read_again(path: Path, key: str, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_read_wrong_once_is_read_again(
+    path: Path, key: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert KEYS[key](open_cache(Faltering(path, key, WRONG[kind]))) == KEYS[key](open_cache(path))
     notes = capsys.readouterr().err.splitlines()
-    assert notes and all(note.startswith("note: read again, and right this time: ") for note in notes)
-    assert not any(way_out in note for note in notes for way_out in ("delete", "restore")), "there is nothing to be done"
+    assert notes and all(
+        note.startswith("note: read again, and right this time: ") for note in notes
+    )
+    assert not any(way_out in note for note in notes for way_out in ("delete", "restore")), (
+        "there is nothing to be done"
+    )
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -150,4 +158,7 @@ def test_a_wrong_body_from_a_bucket_is_fetched_again(capsys: pytest.CaptureFixtu
         for unit in range(3):
             found = again.read_unit(again.commit_of(0, unit)).tobytes()
             assert found == records(cache, 0, unit).tobytes()
-        assert proxy.injected.count("wrong") == 7 and capsys.readouterr().err.count("right this time") == 7
+        assert (
+            proxy.injected.count("wrong") == 7
+            and capsys.readouterr().err.count("right this time") == 7
+        )

@@ -1,4 +1,5 @@
-"""Processes that share a dump without knowing each other: shares, helpers, deaths, and who measures the codec."""
+"""Processes that share a dump without knowing each other: shares, helpers, deaths, and who measures
+the codec."""
 
 import os
 import re
@@ -26,7 +27,9 @@ units = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50)), unique=True)
 
 
 @given(units, st.integers(1, 20))
-def test_every_unit_is_in_one_share_and_shares_are_even(units: list[tuple[int, int]], world_size: int) -> None:
+def test_every_unit_is_in_one_share_and_shares_are_even(
+    units: list[tuple[int, int]], world_size: int
+) -> None:
     shares = [share(units, rank, world_size) for rank in range(world_size)]
     assert sorted(unit for one in shares for unit in one) == sorted(units)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
@@ -34,7 +37,9 @@ def test_every_unit_is_in_one_share_and_shares_are_even(units: list[tuple[int, i
 
 
 @given(units, st.integers(1, 20))
-def test_every_helper_comes_to_every_unit_and_each_begins_elsewhere(units: list[tuple[int, int]], world_size: int) -> None:
+def test_every_helper_comes_to_every_unit_and_each_begins_elsewhere(
+    units: list[tuple[int, int]], world_size: int
+) -> None:
     orders = [helping_order(units, rank, world_size) for rank in range(world_size)]
     assert all(sorted(order) == sorted(units) for order in orders)
     assert len({order[0] for order in orders if order}) == min(len(units), world_size)
@@ -86,8 +91,11 @@ def slurm(rank: int, count: int) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_one_dies_and_one_that_was_never_announced_joins_late(alone: dict[str, bytes], tmp_path: Path) -> None:
-    """Of three tasks of Slurm one never starts and one is killed; the third and a process started by hand do the rest."""
+def test_one_dies_and_one_that_was_never_announced_joins_late(
+    alone: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Of three tasks of Slurm one never starts and one is killed; the third and a process started
+    by hand do the rest."""
     path = tmp_path / "cache"
     dying, other = started(path, slurm(0, 3)), started(path, slurm(2, 3))
     wait_for_units(path, 5)
@@ -100,7 +108,9 @@ def test_one_dies_and_one_that_was_never_announced_joins_late(alone: dict[str, b
     assert objects(path) == alone
 
 
-def test_a_rank_takes_its_share_whatever_is_missing_and_then_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_takes_its_share_whatever_is_missing_and_then_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dump(tmp_path, **{**SETTINGS, "seeds": "0"})
     missing = [unit for unit in UNITS if unit[0] > 0 or unit[1] in (2, 3, 4, 9)]
     for _, unit in missing[:4]:
@@ -125,7 +135,10 @@ def test_a_worker_waits_for_the_first_to_measure_the_codec_but_not_for_ever(
     dump(tmp_path / "cache", **fitted)
     ends_well(first)
     told = capsys.readouterr().err
-    assert ": waits for the cache, whose codec rank 0 measures; at most 900 s" in told and "itself" not in told
+    assert (
+        ": waits for the cache, whose codec rank 0 measures; at most 900 s" in told
+        and "itself" not in told
+    )
     monkeypatch.setattr(dump_job, "FIT_SECONDS", 0.2)
     dump(tmp_path / "orphaned", **fitted)
     assert ": measures the codec itself: no cache in" in capsys.readouterr().err
@@ -148,11 +161,19 @@ def test_two_that_go_the_same_way_do_not_do_the_same_work(tmp_path: Path) -> Non
     assert least <= (tmp_path / "log").stat().st_size <= 1.5 * least
 
 
-def test_a_unit_that_another_commits_meanwhile_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another worker's commit of the second of three units appears when its first batches are through."""
+def test_a_unit_that_another_commits_meanwhile_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker's commit of the second of three units appears when its first batches are
+    through."""
     monkeypatch.setattr(dump_units, "LOOK_SECONDS", 0.0)
     settings = {**SETTINGS, "teacher": slow(tmp_path), "seeds": "0", "unit_rows": 80}
-    other, path, log, key = tmp_path / "other", tmp_path / "cache", tmp_path / "log", commit_key(0, 1)
+    other, path, log, key = (
+        tmp_path / "other",
+        tmp_path / "cache",
+        tmp_path / "log",
+        commit_key(0, 1),
+    )
     dump(other, **settings)
     batches = log.stat().st_size
     shutil.copytree(other, path)
@@ -163,7 +184,9 @@ def test_a_unit_that_another_commits_meanwhile_is_left(tmp_path: Path, monkeypat
     assert dump(path, **settings)["units_written"] == 2
     later.join()
     assert log.stat().st_size < 2 * batches - 5
-    assert (path / key).read_bytes() == (other / key).read_bytes() and open_cache(path).complete_seeds() == [0]
+    assert (path / key).read_bytes() == (other / key).read_bytes() and open_cache(
+        path
+    ).complete_seeds() == [0]
 
 
 def appear(log: Path, size: int, theirs: Path, ours: Path) -> None:
@@ -180,14 +203,22 @@ def test_a_worker_that_is_told_to_stop_ends_its_commit_and_tells_how_many(
 ) -> None:
     """With its loader workers, to which the signal goes as well."""
     path = tmp_path / "cache"
-    options = [f"--{key.replace('_', '-')}={value}" for key, value in {**SETTINGS, "teacher": slow(tmp_path)}.items()]
+    options = [
+        f"--{key.replace('_', '-')}={value}"
+        for key, value in {**SETTINGS, "teacher": slow(tmp_path)}.items()
+    ]
     words = ["dump-teacher", str(path), *options, "--device=cpu", "--workers=2"]
     process = command(*words, folder=tmp_path, method="fork")
     wait_for_units(path, 5)
     process.stop_all(signal.Signals[name])
     code, _, err = process.end(ENDLESS)
-    told = f"kdcache: error: stopped by {name}: {num_committed(path)} units written; run the same command again to go on"
-    assert code == 128 + signal.Signals[name] and err.splitlines()[-1] == told and "killed" not in err, err
+    told = (
+        f"kdcache: error: stopped by {name}: {num_committed(path)} units written; run the same"
+        " command again to go on"
+    )
+    assert (
+        code == 128 + signal.Signals[name] and err.splitlines()[-1] == told and "killed" not in err
+    ), err
     assert 5 <= num_committed(path) < len(UNITS)
     ends_well(started(path, teacher=slow(tmp_path)))
     assert objects(path) == alone
@@ -207,10 +238,19 @@ def test_torchrun_starts_the_dead_again(alone: dict[str, bytes], tmp_path: Path)
     assert code == 0, err
     assert "via signal" in err, "it was too fast to be killed"
     assert objects(path) == alone
-    assert out.count("cache  ") == 1 and out.count("kdcache train-student") == 1, "rank 0 prints the result"
+    assert out.count("cache  ") == 1 and out.count("kdcache train-student") == 1, (
+        "rank 0 prints the result"
+    )
     for rank in range(2):
         told = rf"^[-\d]+ [:\d]+ rank {rank} of 2 on \S+: "
-        assert len(re.findall(rf"{told}\d+ units? written here; the dump is complete$", err, re.MULTILINE)) == 1
+        assert (
+            len(
+                re.findall(
+                    rf"{told}\d+ units? written here; the dump is complete$", err, re.MULTILINE
+                )
+            )
+            == 1
+        )
         share = r"on cpu; its share is 45 of 90 units, \d+ are there$"
         assert re.search(rf"{told}dump into {re.escape(str(path))} {share}", err, re.MULTILINE)
         assert re.search(rf"{told}opens data and teacher for the dump into", err, re.MULTILINE)

@@ -1,4 +1,5 @@
-"""The engine on Ray: two workers of which one is killed, what workers raise, and teachers that kill every worker."""
+"""The engine on Ray: two workers of which one is killed, what workers raise, and teachers that kill
+every worker."""
 
 import os
 import re
@@ -21,7 +22,9 @@ from kdcache.errors import CodecError, KdcacheError, StoppedError, UsageError
 
 
 def on_ray(path: Path, *, workers: int = 1, **changes: Any) -> dict[str, Any]:
-    return dump(path, engine="ray", ray=RayConfig(workers=workers, cpus=1), **{**SETTINGS, **changes})
+    return dump(
+        path, engine="ray", ray=RayConfig(workers=workers, cpus=1), **{**SETTINGS, **changes}
+    )
 
 
 def makers() -> list[int]:
@@ -50,50 +53,89 @@ def stop_when(path: Path, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_dump_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_dump_on_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """One test for all, since Ray takes seconds to start."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
+    )
     dump(tmp_path / "alone", **SETTINGS)
     path, killed = tmp_path / "cache", []
     with connected(RayConfig()):
         killer = threading.Thread(target=kill_a_maker, args=(killed,), daemon=True)
         killer.start()
-        teacher = SETTINGS["teacher"].replace("conv,", f"counted,log={tmp_path / 'log'},seconds=0.03,")
+        teacher = SETTINGS["teacher"].replace(
+            "conv,", f"counted,log={tmp_path / 'log'},seconds=0.03,"
+        )
         written = on_ray(path, workers=2, teacher=teacher)["units_written"]
         killer.join(10)
         out, err = capfd.readouterr()
-        assert killed and len(UNITS) - 2 <= written <= len(UNITS), "what the dead one committed last may go unheard"
+        assert killed and len(UNITS) - 2 <= written <= len(UNITS), (
+            "what the dead one committed last may go unheard"
+        )
         assert objects(path) == objects(tmp_path / "alone")
         assert err.count("note: a worker on Ray died over unit ") == 1 and out == ""
         who = r"^[-\d]+ [:\d]+ driver on \S+: dump"
-        assert re.search(rf"{who} into \S+ by 2 workers on Ray, each with 1 CPU; 90 of 90 units to do$", err, re.MULTILINE)
+        assert re.search(
+            rf"{who} into \S+ by 2 workers on Ray, each with 1 CPU; 90 of 90 units to do$",
+            err,
+            re.MULTILINE,
+        )
         assert re.search(rf"{who}: 720/720 views, done in ", err, re.MULTILINE)
         assert on_ray(path, teacher=teacher)["units_written"] == 0
 
         stopper = threading.Thread(target=stop_when, args=(tmp_path / "stopped", 5), daemon=True)
         stopper.start()
         slow = teacher.replace("seconds=0.03", "seconds=0.1")
-        with pytest.raises(StoppedError, match=r"^stopped by SIGTERM: \d+ units written; run the same") as caught:
+        with pytest.raises(
+            StoppedError, match=r"^stopped by SIGTERM: \d+ units written; run the same"
+        ) as caught:
             on_ray(tmp_path / "stopped", workers=2, teacher=slow)
         assert int(str(caught.value).split()[3]) == num_committed(tmp_path / "stopped") < len(UNITS)
         while makers():  # until they are dead
             time.sleep(0.1)
 
-        poisoned = {"data": "digits:train", "teacher": "tiny_models:poisoned,mean=0,std=1", "recipe": "digits"}
-        with pytest.raises(CodecError, match=r"^teacher tiny_models:poisoned\S+ gives NaN or infinite logits for sample \d{8}"):
-            on_ray(tmp_path / "poisoned", **{**poisoned, "seeds": "0", "unit_rows": 512, "batch_size": 256})
+        poisoned = {
+            "data": "digits:train",
+            "teacher": "tiny_models:poisoned,mean=0,std=1",
+            "recipe": "digits",
+        }
+        with pytest.raises(
+            CodecError,
+            match=r"^teacher tiny_models:poisoned\S+ gives NaN or infinite logits for sample \d{8}",
+        ):
+            on_ray(
+                tmp_path / "poisoned",
+                **{**poisoned, "seeds": "0", "unit_rows": 512, "batch_size": 256},
+            )
         monkeypatch.setattr(ray_pool, "ATTEMPTS", 1)
-        with pytest.raises(KdcacheError, match=r"^1 worker on Ray died over unit 0 of seed 0 \(.*run the same command"):
-            on_ray(tmp_path / "deadly", teacher=SETTINGS["teacher"].replace("conv", "deadly"), unit_rows=240, seeds="0")
+        with pytest.raises(
+            KdcacheError,
+            match=r"^1 worker on Ray died over unit 0 of seed 0 \(.*run the same command",
+        ):
+            on_ray(
+                tmp_path / "deadly",
+                teacher=SETTINGS["teacher"].replace("conv", "deadly"),
+                unit_rows=240,
+                seeds="0",
+            )
 
 
-def test_without_ray_the_way_out_is_told_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_way_out_is_told_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(KdcacheError, match=r"^ray is not installed; pip install 'kdcache\[ray\]', or leave out --engine ray$"):
+    with pytest.raises(
+        KdcacheError,
+        match=r"^ray is not installed; pip install 'kdcache\[ray\]', or leave out --engine ray$",
+    ):
         on_ray(tmp_path, teacher="nothing")
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"workers": 0}, "workers is 0"), ({"gpus": -1.0}, r"gpus is -1\.0")])
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"workers": 0}, "workers is 0"), ({"gpus": -1.0}, r"gpus is -1\.0")]
+)
 def test_ray_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         RayConfig(**settings)
