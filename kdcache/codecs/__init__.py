@@ -118,10 +118,9 @@ def codec_spec(codec: Codec) -> str:
     """Return the spec that opens `codec`, without the options that are at their defaults unless
     that leaves none."""
     codec = row_codec(codec)
-    defaults, options = (
-        {field.name: field.default for field in dataclasses.fields(codec)},
-        _options(codec),
-    )  # type: ignore[arg-type]
+    fields = dataclasses.fields(codec)  # type: ignore[arg-type]
+    defaults = {field.name: field.default for field in fields}
+    options = _options(codec)
     told = {name: value for name, value in options.items() if value != defaults[name]}
     return str(Spec(codec.name, None, told or options))
 

@@ -202,9 +202,8 @@ class Bucket:
         meta, first = self._tried("read", key, lambda: self._part(key, most, 0, None))
         parts = [first]
         for start in range(len(first), meta["size"], PART):
-            _, part = self._tried(
-                "read", key, lambda start=start: self._part(key, most, start, meta["e_tag"])
-            )  # type: ignore[misc]
+            read = partial(self._part, key, most, start, meta["e_tag"])
+            _, part = self._tried("read", key, read)
             parts.append(part)
         return b"".join(parts) if len(parts) > 1 else first
 
