@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import obstore
