@@ -186,11 +186,11 @@ def test_what_to_add_is_printed_as_a_shell_takes_it(tmp_path: Path) -> None:
         "x; rm -rf ~": "if that is right, add --data 'x; rm -rf ~'",
         "a\nb": r"add --data SPEC, of the data that it was made from \('a\\nb', it says\)",
         f"imagefolder:/{'a' * 100}": (
-            r"says, 'imagefolder:/a+ \.\.\. a+'\); if that is right, add --data"
+            r"says, 'imagefolder:/a+\.\.\.a+'\); if that is right, add --data"
             r" imagefolder:/a{100}$"
         ),
         "i" * 4000: (
-            r"add --data SPEC, of the data that it was made from \('i+ \.\.\. i+', it says\)"
+            r"add --data SPEC, of the data that it was made from \('i+\.\.\.i+', it says\)"
         ),
     }
     for number, (spec, message) in enumerate(said.items()):
@@ -268,7 +268,7 @@ def rerun(
 def test_the_teacher_of_the_dump_gives_the_records(shelf: Callable[..., Cache], codec: str) -> None:
     report = rerun(shelf(codec))
     found = report["teacher"]
-    assert report["faults"] == [] and report["views"] == {"checked": 40, "other_pixels": 0}
+    assert report["faults"] == [] and report["views"] == {"checked": 64, "other_pixels": 0}
     assert found["beyond"] == 0 and found["precision"] == "float32"
     assert found["views"] == found["equal_records"] == 64
     assert found["largest_difference"] == found["median_difference"] == 0
@@ -280,7 +280,7 @@ def test_as_many_views_are_run_again_as_are_asked_for_and_there(
 ) -> None:
     report = rerun(shelf(), views=views, batch_size=33)
     assert report["teacher"]["views"] == run and report["teacher"]["largest_difference"] < 0.01
-    assert report["views"]["checked"] == min(views, 40)
+    assert report["views"]["checked"] == min(views, 64)
 
 
 @pytest.mark.parametrize(
