@@ -280,7 +280,7 @@ def test_as_many_views_are_run_again_as_are_asked_for_and_there(
 ) -> None:
     report = rerun(shelf(), views=views, batch_size=33)
     assert report["teacher"]["views"] == run and report["teacher"]["largest_difference"] < 0.01
-    assert report["views"]["checked"] == min(views, 64)
+    assert report["views"]["checked"] == min(views, 80)
 
 
 @pytest.mark.parametrize(
