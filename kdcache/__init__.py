@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from kdcache.cache import Cache, open_cache
     from kdcache.cache.source import views_of
     from kdcache.codecs import open_codec
-    from kdcache.dump.run import DumpConfig, dump_teacher
+    from kdcache.dump.config import DumpConfig
+    from kdcache.dump.run import dump_teacher
     from kdcache.errors import KdcacheError
     from kdcache.loader.config import LoaderConfig
     from kdcache.loader.loader import DistillationBatch, DistillationLoader
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from kdcache.tools.hub import pull_cache, push_cache
     from kdcache.tools.merge import export_cache, merge_caches
     from kdcache.tools.recode import recode_cache
+    from kdcache.train.config import TrainConfig
     from kdcache.train.evaluation import evaluate
-    from kdcache.train.run import TrainConfig, train_student
+    from kdcache.train.run import train_student
     from kdcache.verify.cache import verify_cache
     from kdcache.views import Recipe, ViewDataset, load_recipe
 
@@ -34,12 +36,12 @@ _HOMES = {
     "Cache": "cache",
     "DistillationBatch": "loader.loader",
     "DistillationLoader": "loader.loader",
-    "DumpConfig": "dump.run",
+    "DumpConfig": "dump.config",
     "KdcacheError": "errors",
     "LoaderConfig": "loader.config",
     "Recipe": "views",
     "SoftTargets": "soft_targets",
-    "TrainConfig": "train.run",
+    "TrainConfig": "train.config",
     "ViewDataset": "views",
     "collect_garbage": "tools.garbage",
     "convert_cache": "tools.convert",
