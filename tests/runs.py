@@ -77,3 +77,16 @@ def largest_file(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class Lines:
+    """Metrics in memory."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def write(self, line: Any) -> None:
+        self.lines.append(dict(line))
+
+    def losses(self) -> list[float]:
+        return [line["loss"] for line in self.lines if line["kind"] == "step"]

@@ -10,9 +10,8 @@ import torch
 from caches import contents, fill, flipped, manifest, records
 from click.testing import CliRunner
 from hub_server import hub_server
-from runs import CONV, MLP, dump, train, train_config
+from runs import CONV, MLP, dump, losses, train, train_config
 from s3_server import BUCKET, environ, environment, s3_server
-from test_replay import losses
 
 from kdcache.cache import Cache, create_cache, open_cache, record_layout
 from kdcache.cache.documents.commit import commit_key

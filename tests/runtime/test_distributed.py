@@ -17,8 +17,9 @@ import pytest
 import torch
 from processes import in_environment, launch, launched
 
-from kdcache import distributed, errors, waiting
+from kdcache import errors
 from kdcache.errors import KdcacheError, MismatchError, StoppedError
+from kdcache.runtime import distributed, waiting
 from kdcache.runtime.distributed import (
     StopLook,
     all_sum,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nursery import fork_server
 from runs import dump, train
 
-from kdcache import recode, recode_cache
+from kdcache import recode_cache
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import Codec, LowRank, TopK, open_codec
@@ -28,6 +28,7 @@ from kdcache.errors import (
     MissingUnitError,
     UsageError,
 )
+from kdcache.tools import recode
 from kdcache.tools.recode import why_not
 from kdcache.train.metrics import read_metrics
 from kdcache.verify.cache import verify_cache

@@ -11,8 +11,7 @@ from unittest.mock import patch
 
 import pytest
 from processes import launch
-from runs import CONV, MLP, dump, train_config
-from test_trainer import Lines, run
+from runs import CONV, MLP, Lines, dump, train_config
 
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.storage import late
@@ -111,6 +110,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("agreement") / "cache"
     dump(path, teacher=f"{CONV},seed=7", seeds="0:3", **SHARED)
     return path
+
+
+def run(trainer: Trainer, lines: Lines) -> None:
+    while trainer.epoch < trainer.config.epochs:
+        lines.write(trainer.run_epoch(lines))
 
 
 def hidden(keys: set[str]) -> Any:

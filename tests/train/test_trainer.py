@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from processes import launch
-from runs import CONV, IN_PROCESS, MLP, dump, train_config
+from runs import CONV, IN_PROCESS, MLP, Lines, dump, train_config
 from torch import Tensor
 
 from kdcache.errors import KdcacheError, MismatchError, UsageError
@@ -58,19 +58,6 @@ HARD: dict[str, Any] = {
     "schedule": ScheduleConfig(warmup_epochs=1),
 }
 """Of everything that has a state: 12 steps an epoch."""
-
-
-class Lines:
-    """Metrics in memory."""
-
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
-
-    def write(self, line: Any) -> None:
-        self.lines.append(dict(line))
-
-    def losses(self) -> list[float]:
-        return [line["loss"] for line in self.lines if line["kind"] == "step"]
 
 
 class StoppedError(Exception):

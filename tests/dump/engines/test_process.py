@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from nursery import SETTINGS, UNITS, command, num_committed, objects, started
 from runs import dump
 
-from kdcache import dump_job, dump_units
 from kdcache.cache import open_cache
 from kdcache.cache.documents.commit import commit_key
+from kdcache.dump import job as dump_job
+from kdcache.dump import worker as dump_units
 from kdcache.dump.engines.process import helping_order, share
 from kdcache.dump.worker import Walk
 
