@@ -32,7 +32,9 @@ from kdcache.codecs import Codec, LowRank, open_codec
 CODECS = ["full:dtype=float16", "full:dtype=uint8", "full:dtype=uint4", "topk:k=10", "topk:k=100"]
 STEPS = (0.45, 0.7, 1.0, 2.0, 4.0)
 TEACHER = 5000
-ENCODED, DECODED, TAU = 1024, 256, 4.0
+ENCODED = 1024
+DECODED = 256
+TAU = 4.0
 
 
 def main() -> None:
@@ -64,7 +66,8 @@ def main() -> None:
         {spec: encoder(codec, part) for spec, codec in codecs.items()}, options.repetitions
     )
     decoding = interleave(decoders(codecs, part[:DECODED]), options.repetitions)
-    cases, lines = {}, {}
+    cases = {}
+    lines = {}
     for spec in specs:
         rate = len(part) / encoding[spec][:, 0]
         milliseconds = 1e3 * decoding[spec][:, 0]
@@ -75,7 +78,8 @@ def main() -> None:
             "decode_ms": spread(milliseconds),
             "decode_over_least": spread(decoding[spec][:, 0] / least),
         }
-        best, ratio = rate.max(), decoding[spec][:, 0].min() / least.min()
+        best = rate.max()
+        ratio = decoding[spec][:, 0].min() / least.min()
         lines[spec] = (
             f"encodes {best:8.0f} views/s ({best / TEACHER:.1f} x a teacher of {TEACHER}), decodes"
             f" {DECODED} in {milliseconds.min():5.2f} ms ({ratio:.2f} x the least,"
@@ -133,7 +137,8 @@ def decoders(codecs: dict[str, Codec], logits: torch.Tensor) -> dict[str, Callab
         records = codec.encode(logits)
         variants[spec] = lambda _, codec=codec, records=records: codec.decode(records).probs(TAU)  # type: ignore[misc]
         if isinstance(codec, LowRank) and codec.fitted is not None:
-            integers, basis = torch.randn(len(logits), len(codec.fitted.basis)), codec.fitted.basis
+            integers = torch.randn(len(logits), len(codec.fitted.basis))
+            basis = codec.fitted.basis
             variants[f"{spec} product"] = lambda _, a=integers, b=basis: torch.softmax(
                 (a @ b) / TAU, 1
             )  # type: ignore[misc]

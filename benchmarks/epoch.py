@@ -43,9 +43,8 @@ def make_trainers(folder: Path, options: argparse.Namespace) -> dict[str, Traine
         "epochs": epochs,
     }
     common |= {"student": f"timm:{options.student},input_size={options.size}", "log_steps": 10**9}
-    stand_in = teacher_spec(
-        "mobilenetv3_small_050", options.size, folder
-    )  # reading does not depend on what the logits are
+    # reading does not depend on what the logits are
+    stand_in = teacher_spec("mobilenetv3_small_050", options.size, folder)
     dump: dict[str, Any] = {
         "data": data,
         "teacher": stand_in,
@@ -95,7 +94,8 @@ def parts(trainer: Trainer, folder: Path) -> dict[str, float]:
     `slab` is a seed's fetch, check and write, spread over the epoch's batches; training does it in
     the background.
     """
-    cache, seed = trainer.loader.replay.caches[0].cache, trainer.loader.replay.seeds[0]
+    cache = trainer.loader.replay.caches[0].cache
+    seed = trainer.loader.replay.seeds[0]
     trainer.loader._sampler.set_epoch(all_views(trainer))
     trainer.loader.teacher.start([seed], [])
     views = next(trainer.loader.rendered())

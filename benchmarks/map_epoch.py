@@ -30,14 +30,17 @@ from kdcache.train.metrics import MetricsFile
 from kdcache.train.run import TrainConfig, Trainer
 
 DIST = "dist:tau=1,beta=1,gamma=1"
-PIXELS, CLASSES = 64 * 128, 19
+PIXELS = 64 * 128
+CLASSES = 19
 
 
 def reading(cache: Cache, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Return rates of reading a seed, batch by batch, from a slab and in windows, against a plain
     read of as many bytes."""
-    seed, rows = cache.complete_seeds()[0], cache.manifest.rows
-    slab, size = cache.slab(seed), cache.manifest.dtype.itemsize
+    seed = cache.complete_seeds()[0]
+    rows = cache.manifest.rows
+    slab = cache.slab(seed)
+    size = cache.manifest.dtype.itemsize
     plain = folder / "plain"
     slab.gather(np.arange(rows)).tofile(plain)
     mapped = np.memmap(plain, np.uint8, "r").reshape(rows, size)
@@ -46,7 +49,8 @@ def reading(cache: Cache, folder: Path, options: argparse.Namespace) -> dict[str
     decoded = slab.gather(batches[0])
 
     blocks = Blocks(length=rows, unit_rows=cache.manifest.unit_rows, window=options.window)
-    units, ordered = blocks.windows(0, 0), np.concatenate(blocks.parts(0, 0))
+    units = blocks.windows(0, 0)
+    ordered = np.concatenate(blocks.parts(0, 0))
 
     def windows(_: int) -> None:
         stream.start([seed], [])
@@ -136,7 +140,8 @@ def loss_bytes(views: int) -> int:
     teacher = torch.randn(views * PIXELS, CLASSES)
     with torch.profiler.profile(profile_memory=True) as profile:
         dist_loss(student, teacher).backward()  # type: ignore[no-untyped-call]
-    held, most = 0, 0
+    held = 0
+    most = 0
     for event in profile.profiler.kineto_results.events():  # type: ignore[union-attr]
         if event.name() == "[memory]":
             held += event.nbytes()

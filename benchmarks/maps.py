@@ -84,7 +84,8 @@ def main() -> None:
 def measured(spec: str, maps: Tensor) -> dict[str, Any]:
     """Return bytes and errors of a codec of rows, lowrank fitted on half of the views and measured
     on the others."""
-    codec, views = open_codec(spec, classes=maps.shape[-1]), maps[len(maps) // 2 :]
+    codec = open_codec(spec, classes=maps.shape[-1])
+    views = maps[len(maps) // 2 :]
     codec = codec.fit(maps[: len(maps) // 2].flatten(0, 2)[::7])
     records = [codec.encode(view.flatten(0, 1)) for view in views]
     raw = [one.view(np.uint8).reshape(*views.shape[1:3], -1) for one in records]
@@ -98,7 +99,8 @@ def scaled(maps: Tensor, axes: tuple[int, ...]) -> dict[str, Any]:
     """Return bytes and errors of uint8 with one scale and offset per view, or per view and
     class."""
     views = maps[len(maps) // 2 :]
-    low, high = views.amin(axes, keepdim=True), views.amax(axes, keepdim=True)
+    low = views.amin(axes, keepdim=True)
+    high = views.amax(axes, keepdim=True)
     step = (high - low) / 255
     stored = ((views - low) / step).round()
     rows = [
@@ -127,7 +129,8 @@ def errors(views: Tensor, decoded: list[SoftTargets]) -> list[float]:
     for tau in TAUS:
         ratios = []
         for view, rows in zip(views, decoded, strict=True):
-            exact, student = view.flatten(0, 1), view.roll(-1, 1).flatten(0, 1)
+            exact = view.flatten(0, 1)
+            student = view.roll(-1, 1).flatten(0, 1)
             wanted, got = (
                 gradients(student, teacher, lambda a, b, tau=tau: [dist_loss(a, b, tau=tau)])[0]
                 for teacher in (exact, rows)

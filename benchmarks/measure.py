@@ -51,7 +51,8 @@ def interleave(
         for name in names if repetition % 2 else names[::-1]:
             if before and name in before:
                 before[name]()
-            wall, cpu = time.perf_counter(), time.process_time()
+            wall = time.perf_counter()
+            cpu = time.process_time()
             variants[name](repetition)
             times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
     return {name: np.array(pairs[1:]) for name, pairs in times.items()}

@@ -31,7 +31,8 @@ from kdcache.loader.order import Blocks, epoch_views
 from kdcache.loader.window_reader import UnitStream
 from kdcache.views import Recipe
 
-WINDOW, BATCH = 4, 256
+WINDOW = 4
+BATCH = 256
 PAGE = 1000
 """Entries that a bucket lists in one request."""
 
@@ -113,7 +114,8 @@ def measure(path: Path) -> dict[str, Any]:
 def _first_batch(cache: Cache) -> object:
     """Return the soft targets of the first batch of an epoch, from an order of its views to decoded
     logits."""
-    manifest, seed = cache.manifest, 1
+    manifest = cache.manifest
+    seed = 1
     blocks = Blocks(length=manifest.rows, unit_rows=manifest.unit_rows, window=WINDOW)
     stream = UnitStream(cache)
     stream.start([seed], [])

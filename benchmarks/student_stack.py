@@ -14,7 +14,9 @@ class Stack(nn.Module):
     def __init__(self, model: VisionModel, students: int) -> None:
         super().__init__()
         linear = [module for module in model.module.modules() if isinstance(module, nn.Linear)]
-        self.students, self.mean, self.std = students, model.mean, model.std
+        self.students = students
+        self.mean = model.mean
+        self.std = model.std
         # names that end in .bias, which the optimiser exempts from weight decay as it does those of
         # a single student
         self.layers = nn.ModuleList(
@@ -39,7 +41,9 @@ class StackedLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear, students: int, *, shared_input: bool) -> None:
         super().__init__()
-        weight, self.students, self.shared_input = layer.weight.detach().T, students, shared_input
+        weight = layer.weight.detach().T
+        self.students = students
+        self.shared_input = shared_input
         self.weight = nn.Parameter(
             weight.repeat(1, students) if shared_input else weight.repeat(students, 1, 1)
         )

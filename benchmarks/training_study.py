@@ -91,7 +91,8 @@ class Data:
         self.cache = open_cache(options.cache)
         self.recipe = Recipe.from_dict(self.cache.manifest.recipe)
         self.seeds = self.cache.complete_seeds()
-        source, test = open_source(options.data), open_source(options.eval_data)
+        source = open_source(options.data)
+        test = open_source(options.eval_data)
         self.targets = torch.tensor([source.sample(int(at)).target for at in self.cache.order])
         self.views = {seed: self._views(source, seed, options.out) for seed in self.seeds}
         self.logits = {seed: _logits(self.cache, seed) for seed in self.seeds}
@@ -100,7 +101,8 @@ class Data:
 
     def batches(self, run_seed: int, epoch: int, batch: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (seed, rows) of an epoch's batches, as `train-student` takes them."""
-        seed, length = self.seeds[epoch % len(self.seeds)], len(self.targets)
+        seed = self.seeds[epoch % len(self.seeds)]
+        length = len(self.targets)
         rows = epoch_views(
             np.arange(length), length, [seed], self.recipe, run_seed=run_seed, epoch=epoch
         )[:, 0]
@@ -110,9 +112,8 @@ class Data:
     def _views(self, source: Source, seed: int, out: Path) -> Tensor:
         path = out / f"views-{self.cache.manifest.digest[:12]}-{seed}.npy"
         if not path.exists():
-            own = path.with_name(
-                f".{os.getpid()}-{path.name}"
-            )  # another process may be rendering the same views
+            # another process may be rendering the same views
+            own = path.with_name(f".{os.getpid()}-{path.name}")
             np.save(own, _rendered(source, self.recipe, self.cache.order, seed)[0].numpy())
             own.replace(path)
         return torch.from_numpy(np.load(path))
@@ -123,7 +124,8 @@ class SharedRows:
     student."""
 
     def __init__(self, rows: SoftTargets, *, follow: bool) -> None:
-        self.rows, self.follow = rows, follow
+        self.rows = rows
+        self.follow = follow
         self.kept: dict[Any, Tensor] = {}
 
     def probs(self, tau: Any, student: Tensor | None = None) -> Tensor:
@@ -147,7 +149,8 @@ class Study:
     """All ways of teaching, with the records that they need."""
 
     def __init__(self, options: argparse.Namespace, data: Data) -> None:
-        self.options, self.data = options, data
+        self.options = options
+        self.data = data
         self.teachings = all_teachings(options)
         self.losses: list[Loss] = [open_loss(one.loss) for one in self.teachings]
         first = data.logits[data.seeds[0]]
@@ -176,7 +179,8 @@ class Study:
 
     def train(self, run_seed: int) -> Stack:
         """Return one trained student for each teaching."""
-        options, stack = self.options, self.stack(run_seed)
+        options = self.options
+        stack = self.stack(run_seed)
         steps = num_steps(len(self.data.targets), options.batch)
         optimizer = make_optimizer(stack, optimizer_config(options))
         schedule = make_schedule(
@@ -265,13 +269,12 @@ class Study:
             :ERROR_BATCHES
         ]
         for seed, rows in batches:
-            logits, shared, targets = (
-                stack(self.data.views[seed][rows]),
-                self.rows(seed, rows),
-                self.data.targets[rows],
-            )
+            logits = stack(self.data.views[seed][rows])
+            shared = self.rows(seed, rows)
+            targets = self.data.targets[rows]
             for at in taught:
-                one, place = self.teachings[at], places[self.teachings[at].reference.name]
+                one = self.teachings[at]
+                place = places[self.teachings[at].reference.name]
                 exact, lossy = (
                     self._gradient(at, logits[place], shared[reader], targets, task=0)
                     for reader in (one.reference.reader, one.reader)
@@ -344,7 +347,8 @@ def run(study: Study, run_seed: int) -> None:
 def check(study: Study) -> None:
     """Train labels only and every loss from raw logits through `train-student`, and compare with
     the students of the stack."""
-    options, stack = study.options, study.train(0)
+    options = study.options
+    stack = study.train(0)
     top1 = study.accuracies(stack)
     for at, one in enumerate(study.teachings):
         if one.codec not in ("", FULL):

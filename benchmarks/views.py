@@ -28,7 +28,8 @@ from kdcache.sources import DatasetSource
 from kdcache.views import Recipe, ViewDataset, in_pairs, load_recipe, partners, row_order
 
 CLASSES = 1000
-BILINEAR, BICUBIC = InterpolationMode.BILINEAR, InterpolationMode.BICUBIC
+BILINEAR = InterpolationMode.BILINEAR
+BICUBIC = InterpolationMode.BICUBIC
 
 
 class Images(NamedTuple):
@@ -62,7 +63,10 @@ class Files:
     are counted."""
 
     def __init__(self, images: Images, length: int) -> None:
-        self.length, self.num_classes, self.mode, self.decoded = length, CLASSES, images.mode, 0
+        self.length = length
+        self.num_classes = CLASSES
+        self.mode = images.mode
+        self.decoded = 0
         self.files = [jpeg(seed, *images) for seed in range(min(length, DISTINCT))]
 
     def __len__(self) -> int:
@@ -134,10 +138,8 @@ def plain(name: str, files: Files, options: argparse.Namespace) -> Callable[[int
             (compose(image.convert(files.mode)), target)
             for image, target in (files[index] for index in indices)
         ]
-        views, targets = (
-            torch.stack([view for view, _ in samples]),
-            torch.tensor([target for _, target in samples]),
-        )
+        views = torch.stack([view for view, _ in samples])
+        targets = torch.tensor([target for _, target in samples])
         return mixup(views, targets)[0] if name == MIXED else views
 
     return lambda _: (
@@ -173,7 +175,8 @@ def ordered(recipe: Recipe, rows: int, seed: int) -> Rows:
 def measure(name: str, images: Images, options: argparse.Namespace) -> dict[str, Any]:
     """Return rates of one recipe and their ratio; of one that mixes, also the decodes per view and
     what mixing costs."""
-    recipe, files = load_recipe(name), Files(images, options.views)
+    recipe = load_recipe(name)
+    files = Files(images, options.views)
     variants = {"plain": plain(name, files, options), "kdcache": rendered(recipe, files, options)}
     result: dict[str, Any] = {}
     if recipe.mixing is not None:

@@ -25,7 +25,8 @@ class Photos:
     decoded at each access."""
 
     def __init__(self, length: int, classes: int) -> None:
-        self.length, self.num_classes = length, classes
+        self.length = length
+        self.num_classes = classes
         self.files = [jpeg(seed) for seed in range(min(length, DISTINCT))]
 
     def __len__(self) -> int:

@@ -48,20 +48,24 @@ FONT_PACKAGES = (
     " fonts-wqy-microhei fonts-wqy-zenhei fonts-yanone-kaffeesatz"
 )
 
-SIDE, EM, BASELINE = 32, 22, 24
+SIDE = 32
+EM = 22
+BASELINE = 24
 CANDIDATES = [
+    # ASCII, Latin-1 without the soft hyphen, Latin Extended-A
     *(
         range(0x21, 0x7F),
         range(0xA1, 0xAD),
         range(0xAE, 0x180),
-    ),  # ASCII, Latin-1 without the soft hyphen, Latin Extended-A
+    ),
     *(range(0x386, 0x3CF), range(0x401, 0x460), range(0x490, 0x494)),  # Greek, Cyrillic
+    # punctuation, signs
     *(
         range(0x2013, 0x2023),
         range(0x2030, 0x2031),
         range(0x2039, 0x203B),
         range(0x20AC, 0x20AD),
-    ),  # punctuation, signs
+    ),
 ]
 UNFIT = (
     *(
@@ -94,7 +98,8 @@ class Characters:
 
     def __init__(self, root: str, split: str) -> None:
         with np.load(Path(root) / f"{split}.npz", allow_pickle=False) as arrays:
-            self.data, self.targets = arrays["data"], arrays["targets"]
+            self.data = arrays["data"]
+            self.targets = arrays["targets"]
         self.classes = (Path(root) / "classes.txt").read_text(encoding="utf-8").split()
 
     def __len__(self) -> int:
@@ -142,11 +147,12 @@ def open_face(path: Path, points: Iterable[int]) -> Face | None:
         family, style = font.getname()
         if any(word in f"{family} {style} {path.stem}".lower() for word in UNFIT):
             return None
+        # what it draws for what it lacks
         nothing = {
             draw(font, 0x10FFFF),
             draw(font, 0xE123),
             bytes(SIDE * SIDE),
-        }  # what it draws for what it lacks
+        }
         drawn = {point: pixels for point in points if (pixels := draw(font, point)) not in nothing}
     except (OSError, ValueError):
         return None

@@ -22,7 +22,8 @@ class PostActivation(nn.Module):
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
-        first, second = convolution(inside, outside, stride), convolution(outside, outside, 1)
+        first = convolution(inside, outside, stride)
+        second = convolution(outside, outside, 1)
         self.branch = nn.Sequential(
             first, nn.BatchNorm2d(outside), nn.ReLU(), second, nn.BatchNorm2d(outside)
         )
@@ -44,7 +45,8 @@ class PreActivation(nn.Module):
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
         self.before = nn.Sequential(nn.BatchNorm2d(inside), nn.ReLU())
-        first, second = convolution(inside, outside, stride), convolution(outside, outside, 1)
+        first = convolution(inside, outside, stride)
+        second = convolution(outside, outside, 1)
         self.branch = nn.Sequential(first, nn.BatchNorm2d(outside), nn.ReLU(), second)
         is_same = stride == 1 and inside == outside
         self.shortcut = None if is_same else nn.Conv2d(inside, outside, 1, stride, bias=False)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from kdcache.dump.workers import Worker
     from kdcache.tools.info import Progress
 
-_TERMINAL_SECONDS, _MAP_LINES = 2.0, 16
+_TERMINAL_SECONDS = 2.0
+_MAP_LINES = 16
 _WORKER_LINES = 12
 _NAME_WIDTH = 36
 
@@ -163,7 +164,8 @@ def _ago(worker: "Worker") -> str:
 
 
 def _counted(state: "Progress") -> str:
-    done, total = state.coverage.units_done, state.coverage.units_asked
+    done = state.coverage.units_done
+    total = state.coverage.units_asked
     left = "complete" if state.is_complete else "none of late"
     if state.seconds_left and state.rate:
         left = f"{60 * state.rate:.1f} a minute, {human_seconds(state.seconds_left)} left"
@@ -206,14 +208,16 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _units_text(result: dict[str, Any]) -> str:
-    done, asked = result["units_done"], result["units_asked"]
+    done = result["units_done"]
+    asked = result["units_asked"]
     share = str(done) if done == asked else f"{done} of {asked} ({percent_done(done, asked)})"
     return f"{share}, of {counted(result['manifest']['unit_rows'], 'row')} each"
 
 
 def _store_text(manifest: dict[str, Any]) -> str:
     """Return how units are stored."""
-    store, count = manifest.get("store", "zarr"), manifest.get("seeds_per_unit", 1)
+    store = manifest.get("store", "zarr")
+    count = manifest.get("seeds_per_unit", 1)
     images = ", with images" if manifest.get("has_images") else ""
     return (
         f"{store}{images}, {count} seed{'s' * (count > 1)} to a tar"

@@ -100,7 +100,8 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command that the first word names, and note whether, run again, it goes on
         where it stopped."""
-        word, rest = args[0], args[1:]
+        word = args[0]
+        rest = args[1:]
         if self.get_command(ctx, word) is None:
             raise OneLineError(
                 UsageError(
@@ -135,9 +136,8 @@ class Group(click.Group):
                 kept = "; what was finished is kept" if ctx.meta.get(_GOES_ON) else ""
                 if _is_of_main_memory(error):
                     raise OneLineError(KdcacheError(_memory_text(error) + kept)) from error
-                if (
-                    type(error).__name__ != "OutOfMemoryError"
-                ):  # torch's, which is not imported here
+                # torch's, which is not imported here
+                if type(error).__name__ != "OutOfMemoryError":
                     raise
                 way_out = f"use a smaller --batch-size, or --precision bfloat16{kept}"
                 raise OneLineError(KdcacheError(f"out of GPU memory; {way_out}")) from error
@@ -171,9 +171,8 @@ def _in_one_line(ctx: click.Context | None = None) -> Iterator[None]:
     try:
         yield
     except click.UsageError as error:
-        if (
-            type(error).__name__ == "NoArgsIsHelpError"
-        ):  # which shows the help; older versions of click have none
+        # which shows the help; older versions of click have none
+        if type(error).__name__ == "NoArgsIsHelpError":
             raise
         name = _command_name(error.ctx, ctx)
         raise OneLineError(UsageError(_usage_text(error, name))) from error
@@ -248,7 +247,9 @@ def print_result(
 def coverage_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the lines on what a cache was asked to hold and what of it is there, see
     `Coverage.to_json`."""
-    asked, complete, missing = found["seeds"], found["complete_seeds"], found["missing"]
+    asked = found["seeds"]
+    complete = found["complete_seeds"]
+    missing = found["missing"]
     whole = f"{len(complete)} of {len(asked)} complete"
     if complete:
         whole += f": {named(complete, 'seed')}"

@@ -33,7 +33,8 @@ def recode(cache: str, new: str, codec: str, seeds: str | None, as_json: bool) -
 
 
 def _lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    before, after = result["before"], result["after"]
+    before = result["before"]
+    after = result["after"]
     absent = (
         [("absent", f"{counted(result['absent'], 'view')} whose sample could not be read")]
         if result["absent"]

@@ -93,7 +93,8 @@ def convert(cache: str, new: str, as_json: bool, **flags: Any) -> None:
 
 
 def _subset_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    held, rows = result["samples"], result["rows"]
+    held = result["samples"]
+    rows = result["rows"]
     return [("samples", f"{held:,} of {rows:,}")] if held < rows else []
 
 

@@ -136,7 +136,8 @@ def gc(cache: str, as_json: bool, older_than: str, delete: bool) -> None:
 
 
 def _gc_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
-    count, what = len(found["keys"]), human_bytes(found["bytes"])
+    count = len(found["keys"])
+    what = human_bytes(found["bytes"])
     done = f"{counted(count, 'object')}, {what}" + (
         "" if found["is_deleted"] or not count else "; --delete removes them"
     )

@@ -59,7 +59,8 @@ def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 def publish_arrays(objects: Objects, root: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Store the arrays as zarr groups and arrays; what is there already stays."""
-    store, path = MemoryStore(), arrays_path(root, arrays_digest(arrays))
+    store = MemoryStore()
+    path = arrays_path(root, arrays_digest(arrays))
     for name, array in arrays.items():
         _created(store, f"{path}/{name}", array.shape, array.dtype)[...] = array
     for key, data in contents(store).items():

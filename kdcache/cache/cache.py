@@ -445,9 +445,8 @@ class Cache:
             commits: of the seed.
             fetch: returns the checked bytes of a unit; by default `unit_bytes`.
         """
-        identity = "".join(
-            [self.manifest.digest, *(commit.digest for commit in commits)]
-        )  # a seal covers seed and unit
+        # a seal covers seed and unit
+        identity = "".join([self.manifest.digest, *(commit.digest for commit in commits)])
         name = f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.{SLAB}"
         num_rows = self.manifest.rows
         dtype = self.manifest.dtype
@@ -490,7 +489,8 @@ class Cache:
         """
         if codec.record_dtype.itemsize:
             return codec
-        mine, theirs = codec_spec(self.codec), codec_spec(codec)
+        mine = codec_spec(self.codec)
+        theirs = codec_spec(codec)
         if mine != theirs:
             raise MismatchError(
                 f"cache {self} was made with {mine}, not {theirs}; choose that codec, or a new"

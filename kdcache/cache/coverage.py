@@ -123,7 +123,8 @@ class Coverage:
         return {first: count for first, count in counts.items() if count}
 
     def _num_missing(self, first: int) -> int:
-        held, units = self.held.get(first, set()), self.asked[first]
+        held = self.held.get(first, set())
+        units = self.asked[first]
         if len(units) == self.manifest.num_units:  # all are asked for: nothing need be looked up
             return len(units) - len(held)
         return sum(unit not in held for unit in units)

@@ -39,7 +39,8 @@ def record_layout(
         raise CodecError(
             f"codec {codec.name} has no fit yet; fit it to a sample of the teacher's logits first"
         )
-    width, fit = codec.record_dtype.itemsize, fit_arrays(codec)
+    width = codec.record_dtype.itemsize
+    fit = fit_arrays(codec)
     require_blocks(unit_rows, block)
     unit = unit_rows or -(-default_unit(width, rows) // block) * block
     chunk_bytes = codec.chunk_bytes if codec.chunk_bytes and codec.chunk_bytes < width else None

@@ -36,7 +36,9 @@ DEFAULT_LIMIT = 20 * 10**9
 ABANDONED_SECONDS = 86_400
 SUBFOLDER = "kdcache-slabs"
 """What is made below a folder that the user names: other files may lie in that one."""
-SLAB, TAR, INDEX = "slab", "tar", "index"
+SLAB = "slab"
+TAR = "tar"
+INDEX = "index"
 """What a file holds, by the end of its name."""
 
 _BLOCK = 1 << 22
@@ -371,9 +373,8 @@ def _removed(path: Path, used: float) -> bool:
     """Remove a file, last used at a time, if it is kdcache's own and nobody uses it; return whether
     it is gone."""
     try:
-        descriptor = os.open(
-            path, os.O_RDWR
-        )  # for writing: some network file systems lock no others alone
+        # for writing: some network file systems lock no others alone
+        descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:
         return True
     except OSError:  # another user's

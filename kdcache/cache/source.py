@@ -223,9 +223,8 @@ class CachedSource:
             if not self._has_masks:
                 return Sample(image, label)
             name = f"sample {index} ({stored.keys[at]}) of {self.spec}"
-            found = (
-                b"" if mask is None else _read(descriptor, mask, name)
-            )  # one of no bytes is none
+            # one of no bytes is none
+            found = b"" if mask is None else _read(descriptor, mask, name)
             return Sample(image, decode_mask(found, image.size, self.classes, name))
 
     def stored(self, index: int) -> bytes:

@@ -111,7 +111,8 @@ def commit_unit(
     """
     require_manifest(cache)
     manifest = cache.manifest
-    rows, seeds = manifest.unit_range(unit), manifest.unit_seeds(seed)
+    rows = manifest.unit_range(unit)
+    seeds = manifest.unit_seeds(seed)
     assert seed == seeds[0] and records.dtype == manifest.dtype
     records = records.reshape(len(seeds), len(rows))
     if cache.samples is not None:
@@ -119,7 +120,8 @@ def commit_unit(
         records, samples, facts = thinned(
             manifest, held, rows.start, records=records, samples=samples, facts=facts
         )
-    key, data = cache.format.key(seed, unit), encode_unit(cache, unit, records, samples)
+    key = cache.format.key(seed, unit)
+    data = encode_unit(cache, unit, records, samples)
     if not cache.objects.publish(key, data):
         where = f"cache {cache}, {cache.unit_name(seed, unit)}"
         data = _winner(cache, unit, key, where)

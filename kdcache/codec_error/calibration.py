@@ -22,8 +22,10 @@ BATCH = 256
 _MEASURED = 4096  # views of a codec that needs no fit; a quarter of them is measured on
 _MOST_LOGITS = 2**26  # 268 MB
 _MOST_HELD_OUT = 2048
-_FINEST, _COARSEST = 0.01, 64.0
-_NEAR, _TRIALS = 0.005, 16
+_FINEST = 0.01
+_COARSEST = 64.0
+_NEAR = 0.005
+_TRIALS = 16
 DEFAULT_ERROR = 0.4
 """Of DIST's gradient, that the default codec may have; at step 2 ImageNet logits have 0.20 at tau 1
 and 0.32 at tau 4."""
@@ -69,7 +71,8 @@ def fit_codec(codec: RowCodec, pairs: Pairs) -> Fitted:
     seen, held_out = _parted(pairs)
     if not isinstance(codec, LowRank):
         return Fitted(codec, codec, held_out)
-    whole, trial = _whole(pairs), Calibration(seen.teacher, pairs.head)
+    whole = _whole(pairs)
+    trial = Calibration(seen.teacher, pairs.head)
     step = codec.step or _target_step(codec, whole, trial, held_out)
     return Fitted(codec.with_fit(whole.fit(step)), codec.with_fit(trial.fit(step)), held_out)
 
@@ -84,10 +87,10 @@ def fit_default(codec: LowRank, pairs: Pairs) -> Fitted:
     """
     assert codec.step is not None
     seen, held_out = _parted(pairs)
-    calibration, measured = Calibration(seen.teacher, pairs.head), held_out
-    if (
-        not measured.differ
-    ):  # a recipe that draws nothing: the teacher on another sample stands in for the choice alone
+    calibration = Calibration(seen.teacher, pairs.head)
+    measured = held_out
+    # a recipe that draws nothing: the teacher on another sample stands in for the choice alone
+    if not measured.differ:
         measured = replace(held_out, student=held_out.student.roll(1, 0))
     for halving in range(_DEFAULT_HALVINGS + 1):
         wanted = replace(codec, step=codec.step / 2**halving)

@@ -15,7 +15,8 @@ TeacherLoss = Callable[[Logits, Logits | SoftTargets], Scalar]
 """The loss of a batch: of the student's logits against the teacher's, such as
 `functools.partial(dist_loss, tau=4.0)`."""
 
-FAR_OF_SOME, FAR_OF_ALL = 0.1, 0.5
+FAR_OF_SOME = 0.1
+FAR_OF_ALL = 0.5
 """Errors of DIST's gradient from which on a user is told: of codecs that keep some classes, and of
 those that keep all.
 
@@ -102,9 +103,8 @@ def gradients(
     losses: Callable[[Logits, Logits | SoftTargets], Sequence[Scalar]],
 ) -> list[Tensor]:
     """Return the gradient of each of the losses of a batch with respect to the student's logits."""
-    student = (
-        student.detach().float().clone().requires_grad_()
-    )  # a clone: inference tensors cannot require a gradient
+    # a clone: inference tensors cannot require a gradient
+    student = student.detach().float().clone().requires_grad_()
     return [
         torch.autograd.grad(loss, student, retain_graph=True)[0]
         for loss in losses(student, teacher)

@@ -50,7 +50,8 @@ __all__ = [
 
 TERMS = ("inter", "intra", "both", "kl")
 """DIST's two terms, DIST with beta = gamma = 2, and KL."""
-_WEIGHT, _VIEWS = 2.0, 4096
+_WEIGHT = 2.0
+_VIEWS = 4096
 _FULL = [f"full:dtype={dtype}" for dtype in ("float16", "bfloat16", "uint8", "uint4")]
 _STEPS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
 _KEPT = (2, 5, 10, 16, 50, 100, 200)
@@ -118,7 +119,8 @@ def measure_fidelity(config: FidelityConfig) -> dict[str, Any]:
         say(f"note: {config.logits or config.teacher} {fault}")
     pairs.require_gradient()
     fitting, measured = pairs.halves()
-    taus, sizes = list(dict.fromkeys(config.tau)), list(dict.fromkeys(config.batch_size))
+    taus = list(dict.fromkeys(config.tau))
+    sizes = list(dict.fromkeys(config.batch_size))
     costs = codec_costs(fitting, measured, config.codec, taus=taus, batch_sizes=sizes)
     return {
         "input": config.logits or config.teacher,
@@ -186,7 +188,8 @@ def _encoded(
 def fitted_gradients(fitted: Fitted) -> list[dict[str, Any]]:
     """Return `gradients` as `codec_costs` does, of a codec on samples its fit has not seen; none if
     there is no gradient."""
-    pairs, spec = fitted.held_out, fitted.codec.name
+    pairs = fitted.held_out
+    spec = fitted.codec.name
     if not pairs.differ:
         return []
     stored = {spec: (fitted.trial, fitted.trial.encode(pairs.teacher))}

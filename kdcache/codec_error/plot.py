@@ -107,9 +107,8 @@ def _draw(
                 x, y, **style, markerfacecolor=style["color"] if front else "white", markersize=6
             )
             right, up = _LABELS[family]["xytext"]
-            beside = (
-                before is not None and before[1] == y
-            )  # as exact ones are: their labels would lie on each other
+            # as exact ones are: their labels would lie on each other
+            beside = before is not None and before[1] == y
             place = {"xytext": (right, -2 * up if beside else up), "ha": _LABELS[family]["ha"]}
             panel.annotate(
                 label, (x, y), color=style["color"], textcoords="offset points", fontsize=7, **place

@@ -207,7 +207,8 @@ def pairs_from_cache(
         return pairs_of_cache(cache, views=views)
     running = Compute(compute)
     rows = _first_rows(cache, seeds, views)
-    recipe, source = Recipe.from_dict(cache.manifest.recipe), open_source(data)
+    recipe = Recipe.from_dict(cache.manifest.recipe)
+    source = open_source(data)
     require_source(cache, source)
     source = checked_source([cache], source)
     model = open_model(student, classes=source.classes, recipe=recipe, trained=True)
@@ -288,7 +289,8 @@ def pairs_from_teacher(
         KdcacheError: something that cannot be opened, or does not fit together.
     """
     running = Compute(compute)
-    opened, source = load_recipe(recipe), open_source(data)
+    opened = load_recipe(recipe)
+    source = open_source(data)
     _require_rows(task_of(source))
     specs = [teacher] if student is None else [teacher, student]
     models = [
@@ -380,7 +382,8 @@ def _of_maps(
 
 def _pixels(maps: Tensor, row: int, count: int) -> tuple[Logits, Logits, Rows]:
     """Return pixels of a view's maps, their neighbours to the right, and their row for each."""
-    width, flat = maps.shape[2], maps.float().flatten(0, 2)
+    width = maps.shape[2]
+    flat = maps.float().flatten(0, 2)
     at = keyed_permutation(len(flat), 0, row)[:count]
     neighbours = at - at % width + (at % width + 1) % width
     return flat[at], flat[neighbours], np.full(len(at), row)
@@ -491,9 +494,8 @@ def _logits(array: np.ndarray, what: str) -> Logits:
             f"{what} is {array.dtype} of shape {array.shape}; it must be raw logits, floats [rows,"
             " classes]"
         )
-    with np.errstate(
-        over="ignore"
-    ):  # what does not fit becomes infinite, and is refused by its row
+    # what does not fit becomes infinite, and is refused by its row
+    with np.errstate(over="ignore"):
         return torch.from_numpy(array.astype(np.float32))
 
 

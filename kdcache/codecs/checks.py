@@ -16,7 +16,8 @@ from kdcache.shapes import Records
 
 _MOST_PAIRED = 64
 """Classes of a row up to which each is compared with each, which is faster than sorting them."""
-_PAIRED_ROWS, _SORTED_ROWS = 1 << 16, 1 << 12
+_PAIRED_ROWS = 1 << 16
+_SORTED_ROWS = 1 << 12
 """Rows whose classes are compared, or sorted, together: the second times 2^20 classes are as
 many as 32 bits tell apart."""
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -78,12 +79,10 @@ def _are_small(values: np.ndarray, kind: str) -> bool:
     if not values.size:
         return True
     if kind in ("f4", "f8"):
-        return bool(
-            values.min() > -LARGEST and values.max() < LARGEST
-        )  # NaN comes out of both, and is neither
-    bits = values.view("u2") & _unsigned(
-        2
-    )  # numpy compares float16 one by one; without their signs bits rise as numbers do
+        # NaN comes out of both, and is neither
+        return bool(values.min() > -LARGEST and values.max() < LARGEST)
+    # numpy compares float16 one by one; without their signs bits rise as numbers do
+    bits = values.view("u2") & _unsigned(2)
     return bool(bits.max() < _BOUNDS[kind])
 
 
@@ -201,9 +200,8 @@ def _unsigned(size: int) -> Any:
 
 _BOUNDS = {
     "f2": 0x7C00,  # infinity: all numbers of float16 are small
-    "bfloat16": (
-        (int(np.float32(LARGEST).view(np.uint32)) >> 16) + 1
-    ),  # to the bound itself smaller logits are rounded
+    # to the bound itself smaller logits are rounded
+    "bfloat16": ((int(np.float32(LARGEST).view(np.uint32)) >> 16) + 1),
     "f4": int(np.float32(LARGEST).view(np.uint32)),
     "f8": int(np.float64(LARGEST).view(np.uint64)),
 }

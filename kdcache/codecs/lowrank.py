@@ -119,7 +119,8 @@ class LowRank:
 
     def pack(self, integers: Tensor) -> Records:
         """Return the records of rows of integers `[rows, axes]`."""
-        records, kinds = np.zeros(len(integers), self.record_dtype), self._fit.kinds
+        records = np.zeros(len(integers), self.record_dtype)
+        kinds = self._fit.kinds
         stored = integers.to(torch.int16).cpu()
         for kind, part in zip(kinds, torch.split(stored, list(kinds.values()), dim=1), strict=True):
             if part.shape[1]:

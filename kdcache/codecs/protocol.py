@@ -110,7 +110,8 @@ def narrowed(values: Tensor, dtype: torch.dtype, what: str) -> Tensor:
     """
     out = values.to(dtype)
     if not bool(torch.isfinite(out).all()):
-        name, limit = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
+        name = str(dtype).removeprefix("torch.")
+        limit = torch.finfo(dtype).max
         raise CodecError(
             f"{what} of {float(values.abs().max()):.6g} do not fit {name} ({limit:,.6g}); use"
             " full:dtype=float32"

@@ -121,7 +121,8 @@ class TopK:
         top, joined = fields["logits"].float().tensor_split([self.k], dim=1)
         lse, mean, var = (fields[f"tail_{name}"].float() for name in ("lse", "mean", "var"))
         if self.k < held.k:
-            before, count = held.classes - held.k, held.classes - self.k
+            before = held.classes - held.k
+            count = held.classes - self.k
             own = torch.logsumexp(joined / self.tau, dim=1)
             lse = torch.logaddexp(lse, own) if before else own
             whole = (before * mean + joined.sum(1)) / count
@@ -247,7 +248,8 @@ class TopKRows:
         above t. Below t the sum of exp(x / tau) is at most the sum at t to the power t / tau (norms
         of a vector), and no copy lies above the head.
         """
-        own, last = self._codec.tau, self._top[:, -1]
+        own = self._codec.tau
+        last = self._top[:, -1]
         size = math.log(max(self._dropped, 1))
         exact = own * (self._lse - size)
         skew = exact - (self._mean + self._var / (2 * own))

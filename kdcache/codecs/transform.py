@@ -28,17 +28,17 @@ LIMITS = {"wide": 32_767, "byte": 127, "ternary": 1}
 _BLOCKS = (
     16  # axes are rounded in so many turns; the axes of one turn do not see each other's errors
 )
-_SLOPE, _HIGHEST = (
-    0.35,
-    6.0,
-)  # log of an error's weight per unit of logit above the class's mean, and where that ends
+# log of an error's weight per unit of logit above the class's mean, and where that ends
+_SLOPE = 0.35
+_HIGHEST = 6.0
 _BIT = 0.09  # what a stored bit may cost, in squared steps
 _MOST_BITS = 12.0
 _HEAD_ROWS = 6.0  # the head's prior counts as a sixth of a row per class
 _LEAST_SHARE, _BYTE_SHARE = 0.05, 0.3  # axes that are nonzero less often are dropped, or ternary
 _HEADROOM = 1.25  # of the largest integer counted
 _COUNTED = 4096  # rows, at most, on which costs are counted
-_EXACT_CLASSES, _MOST_AXES = 2048, 1024
+_EXACT_CLASSES = 2048
+_MOST_AXES = 1024
 _PARTS = 4  # of the rows; each is counted with a basis of the other three
 
 
@@ -159,16 +159,20 @@ def quantised(logits: Logits, fit: Fit) -> Tensor:
     left = centred - fit.mean
     weight = torch.exp(_SLOPE * left.clamp(-_HIGHEST, _HIGHEST))
     weight /= weight.mean(1, keepdim=True)
-    scaled, inverse = fit.scaled, fit.basis / fit.step
+    scaled = fit.scaled
+    inverse = fit.basis / fit.step
     exact = left @ inverse.T
-    low, high = (exact - 1.5).ceil().maximum(-fit.limit), (exact + 1.5).floor().minimum(fit.limit)
-    low, high = low.minimum(fit.limit), high.maximum(-fit.limit)
+    low = (exact - 1.5).ceil().maximum(-fit.limit)
+    high = (exact + 1.5).floor().minimum(fit.limit)
+    low = low.minimum(fit.limit)
+    high = high.maximum(-fit.limit)
     integers = _rounded(exact, fit.rounding).clamp(low, high)
     left = left - integers @ scaled
     importance = weight @ fit.basis.square().T
     for turn in range(min(_BLOCKS, len(scaled))):
         axes = slice(turn, None, _BLOCKS)
-        before, important = integers[:, axes], importance[:, axes]
+        before = integers[:, axes]
+        important = importance[:, axes]
         wanted = before + (weight * left) @ inverse[axes].T / important
         after = _rounded(wanted, fit.rounding[:, None, axes] / important).clamp(
             low[:, axes], high[:, axes]
@@ -230,9 +234,8 @@ class Calibration:
         ]
         first = self._laid_out(step, torch.cat([part[:, : self._axes] for part in plain]).round())
         fit = self._laid_out(step, self.integers(first))
-        return Fit.from_arrays(
-            fit.to_arrays(), len(fit.mean)
-        )  # what is encoded with is what will be decoded with
+        # what is encoded with is what will be decoded with
+        return Fit.from_arrays(fit.to_arrays(), len(fit.mean))
 
     def integers(self, fit: Fit) -> Tensor:
         """Return the integers of the rows that are counted, laid out as `fit`, each row's on a
@@ -249,7 +252,8 @@ class Calibration:
         share = (size > 0).float().mean(0)
         # by number, not by the last one: a small sample uses some weak axes more than their
         # variance says
-        axes, one = max(int((share >= _LEAST_SHARE).sum()), 1), int((share >= _BYTE_SHARE).sum())
+        axes = max(int((share >= _LEAST_SHARE).sum()), 1)
+        one = int((share >= _BYTE_SHARE).sum())
         large = (size[:, :axes].amax(0) * _HEADROOM > LIMITS["byte"]).nonzero()
         wide = int(large.max()) + 1 if len(large) else 0
         kinds = {"wide": wide, "byte": max(one - wide, 0)}
@@ -319,9 +323,11 @@ def _rounding(integers: Tensor) -> Tensor:
     From x to x + 1 pays if the squared error falls by more than `_BIT` times the bits it costs.
     These come from the share of zeros and, beyond, a geometric distribution with the sizes' mean.
     """
-    rows, total = len(integers), integers.sum(0)
+    rows = len(integers)
+    total = integers.sum(0)
     nonzero = (integers > 0).sum(0) + 0.5
-    share, more = nonzero / (rows + 1), 1 - (nonzero / (total + 1)).clamp(0.02, 0.98)
+    share = nonzero / (rows + 1)
+    more = 1 - (nonzero / (total + 1)).clamp(0.02, 0.98)
     bits = torch.stack(
         [torch.log2(2 * (1 - share).clamp_min(1e-6) / (share * (1 - more))), -torch.log2(more)]
     )

@@ -109,13 +109,15 @@ def config_differences(
         meanings: by key, what gives the meaning of a value; meanings are compared. Where it raises
             a UsageError, the values differ.
     """
-    mine, theirs = flat_settings(dataclasses.asdict(old)), flat_settings(dataclasses.asdict(new))
+    mine = flat_settings(dataclasses.asdict(old))
+    theirs = flat_settings(dataclasses.asdict(new))
     tables = tuple(f"{table}." for table in free)
     lines: list[str] = []
     for key in dict.fromkeys([*mine, *theirs]):
         if key in free or key.startswith(tables):
             continue
-        there, now = mine.get(key), theirs.get(key)
+        there = mine.get(key)
+        now = theirs.get(key)
         if there != now and not _mean_the_same(there, now, meanings.get(key)):
             one, other = contrasted(repr(there), repr(now))
             lines.append(f"{key}: {one} there, {other} now")

@@ -236,7 +236,8 @@ def _quoted(text: str, needed: bool) -> str:
 def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
     """Return `value` as the annotated type `hint`; integers pass as floats, lists as tuples, tables
     as dataclasses."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    args = typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None

@@ -189,7 +189,8 @@ def _await_first_worker(folder: Objects) -> None:
     """
     me = own_place()
     limit = FIT_SECONDS * me.rank
-    start, told = time.monotonic(), -math.inf
+    start = time.monotonic()
+    told = -math.inf
     while not folder.exists(MANIFEST):
         now = time.monotonic()
         if now - start >= limit:
@@ -228,9 +229,8 @@ def _fitted(
 ) -> Fitted:
     """Return the codec fitted to, and measured on, a sample of the teacher's own views."""
     wanted = _EXACT_VIEWS if is_exact(codec) else sample_views(codec)
-    views = (
-        wanted if teacher.sites else min(wanted, 2 * len(source))
-    )  # of maps it is pixels, of which there are enough
+    # of maps it is pixels, of which there are enough
+    views = wanted if teacher.sites else min(wanted, 2 * len(source))
     what = "pixels of the teacher's maps" if teacher.sites else "views of the teacher"
     say(f"measuring codec {codec_spec(codec)} on {views} {what}")
     settings: dict[str, Any] = {"batch_size": config.batch_size, "order_seed": config.order_seed}

@@ -25,7 +25,8 @@ from kdcache.runtime.console import steady_rate
 from kdcache.runtime.launch import own_place, require_count
 from kdcache.shapes import Records
 
-PLAN_BATCHES, PLAN_SECONDS = 16, 10.0
+PLAN_BATCHES = 16
+PLAN_SECONDS = 10.0
 _SAMPLES = 64
 
 
@@ -60,7 +61,9 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
     manifest = job.manifest
     units = all_units(job, cache)
     done = len(units) - len(missing_units(cache, units))
-    probe, times, parts = job.unit(cache, job.seeds[0], 0), [time.monotonic()], []
+    probe = job.unit(cache, job.seeds[0], 0)
+    times = [time.monotonic()]
+    parts = []
     for batch, logits, records in records_of(
         job, cache, islice(batches_of(job, cache, job.seeds[0], 0), PLAN_BATCHES)
     ):
@@ -108,7 +111,8 @@ def _bytes_per_view(job: Job, cache: Cache, records: Records) -> float:
     store, of a few samples."""
     if cache.manifest.store == "zarr":
         return len(encode_unit(cache, 0, records)) / len(records)
-    seeds, rows = cache.manifest.seeds_per_unit, cache.manifest.unit_range(0)[:_SAMPLES]
+    seeds = cache.manifest.seeds_per_unit
+    rows = cache.manifest.unit_range(0)[:_SAMPLES]
     indices = cache.order[rows.start : rows.stop]
     samples = stored_samples(
         job.source, indices, [-1] * len(rows), has_images=cache.manifest.has_images

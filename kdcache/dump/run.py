@@ -69,7 +69,8 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     commits = [commit for seed in job.seeds for commit in cache.commits(seed)]
     summary = _summary(job, cache, commits)
     tell_clipped(cache, commits)
-    chance, accuracy = 100 / job.source.classes, summary["teacher_accuracy"]
+    chance = 100 / job.source.classes
+    accuracy = summary["teacher_accuracy"]
     if accuracy is not None and accuracy < 2 * chance and job.source.classes > 2:
         say(
             f"note: the teacher is right on {accuracy:.1f} % of these views, chance is {chance:.1f}"
@@ -79,9 +80,8 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
 
 
 def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any]:
-    size = sum(
-        {commit.key: commit.num_bytes for commit in commits}.values()
-    )  # several seeds may share a unit
+    # several seeds may share a unit
+    size = sum({commit.key: commit.num_bytes for commit in commits}.values())
     rows = sum(commit.stop - commit.start for commit in commits)
     counted = [commit.stop - commit.start - len(commit.absent) for commit in commits]
     correct = sum(

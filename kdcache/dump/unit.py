@@ -49,9 +49,12 @@ class UnitMaker:
             is_scored: whether the labels are of the teacher's classes.
             rank: of this process among several workers, for the commit.
         """
-        self.seed, self.unit = seed, unit
+        self.seed = seed
+        self.unit = unit
         self.rows, self.seeds = cache.manifest.unit_range(unit), cache.manifest.unit_seeds(seed)
-        self._cache, self._dataset, self._is_scored = cache, dataset, is_scored
+        self._cache = cache
+        self._dataset = dataset
+        self._is_scored = is_scored
         self._task = open_task(cache.manifest.task)
         self._rank = rank
         self.counted = 0

@@ -42,9 +42,8 @@ class Walk:
 
     def __init__(self, units: Iterable[Unit]) -> None:
         self._left = deque(units)
-        self._random = (
-            SystemRandom()
-        )  # two workers must not jump alike, and views are drawn from the global generators
+        # two workers must not jump alike, and views are drawn from the global generators
+        self._random = SystemRandom()
 
     def __iter__(self) -> Iterator[Unit]:
         """Yield each unit once."""
@@ -93,9 +92,8 @@ def write_units(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Unit]:
                 cache.manifest.unit_seeds(int(batch.seeds[0]))[0],
                 int(batch.rows[0]) // cache.manifest.unit_rows,
             )
-            if (
-                current is None or (current.seed, current.unit) != unit
-            ):  # one that another has committed is dropped
+            # one that another has committed is dropped
+            if current is None or (current.seed, current.unit) != unit:
                 current = job.unit(cache, *unit)
             current.add(batch, logits, records)
             job.labels.add(batch)
@@ -103,7 +101,8 @@ def write_units(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Unit]:
             if current.is_complete:
                 job.labels.tell()
                 yield from _committed(pending, walk)
-                pending, current = committer.submit(_commit, cache, current), None
+                pending = committer.submit(_commit, cache, current)
+                current = None
         yield from _committed(pending, walk)
 
 
@@ -132,7 +131,8 @@ def batches_of(job: Job, cache: Cache, seed: int, unit: int) -> Iterator[Request
     A batch never crosses units, nor the seeds of one, so that a unit is computed the same way every
     time.
     """
-    rows, size = cache.manifest.unit_range(unit), job.config.batch_size
+    rows = cache.manifest.unit_range(unit)
+    size = job.config.batch_size
     for one in cache.manifest.unit_seeds(seed):
         ordered = np.arange(rows.start, rows.stop)
         if job.recipe.mixing:
@@ -177,7 +177,8 @@ def _requests(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Request]
     """Yield the batches of the units of `walk`; of one that another worker commits meanwhile no
     more of them."""
     for seed, unit in walk:
-        left, looked = num_views(cache, [(seed, unit)]), -math.inf
+        left = num_views(cache, [(seed, unit)])
+        looked = -math.inf
         for request in batches_of(job, cache, seed, unit):
             if time.monotonic() - looked > LOOK_SECONDS:
                 if cache.is_committed(seed, unit):
@@ -201,9 +202,8 @@ def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 def _encode(job: Job, cache: Cache, batch: Batch, logits: ViewLogits) -> Records:
     try:
-        return cache.codec.encode(
-            logits.to(job.compute.device)
-        )  # lowrank's products belong on the teacher's device
+        # lowrank's products belong on the teacher's device
+        return cache.codec.encode(logits.to(job.compute.device))
     except CodecError as error:
         wrong = (~torch.isfinite(logits).flatten(1).all(1)).nonzero().flatten().tolist()
         if not wrong:

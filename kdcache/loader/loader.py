@@ -376,9 +376,8 @@ class DistillationLoader:
                     f"the state is of another {name} ({state['identity'].get(name)} there, {value}"
                     " now); give the one that it is of"
                 )
-        if (
-            state["seeds"] != self.replay.seeds
-        ):  # the cache has more by now: their turns would change
+        # the cache has more by now: their turns would change
+        if state["seeds"] != self.replay.seeds:
             begun = named(state["seeds"], "seed")
             more = named(self.replay.seeds, "seed")
             say(

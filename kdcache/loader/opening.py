@@ -244,7 +244,8 @@ def _replay_of_caches(
 def _rows(config: LoaderConfig, replay: Replay) -> Rows | None:
     """Return the rows to train on, those asked for or those that every cache holds; None if these
     are all."""
-    caches, source = [use.cache for use in replay.caches], replay.source
+    caches = [use.cache for use in replay.caches]
+    source = replay.source
     if config.samples is None:
         if all(cache.samples is None for cache in caches):
             return None
@@ -376,7 +377,8 @@ def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
     classes = torch.full((teacher_classes,), -1)
     first_lines: dict[int, int] = {}
     for line in lines:
-        where, fields = f"class map {path}, line {line.number}", line.fields
+        where = f"class map {path}, line {line.number}"
+        fields = line.fields
         if (
             len(fields) != 2
             or not fields[1].isdecimal()
@@ -388,10 +390,8 @@ def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
                 f"{where}: two classes of the student are called {fields[0]!r}; give the number of"
                 " the one"
             )
-        student, teacher = (
-            names.get(fields[0], -1) if fields[0] in names else int(fields[0]),
-            int(fields[1]),
-        )
+        student = names.get(fields[0], -1) if fields[0] in names else int(fields[0])
+        teacher = int(fields[1])
         if student >= source.classes or teacher >= teacher_classes:
             raise UsageError(
                 f"{where}: {line.text!r} is out of range; the student has {source.classes} "
@@ -444,9 +444,8 @@ def _cached_seeds(config: LoaderConfig, caches: Sequence[Cache]) -> list[int]:
         )
     for seed in seeds if not is_partial else ():
         for cache in caches:
-            cache.commits(
-                seed
-            )  # what is missing is told before the first epoch, not when its seed's turn comes
+            # what is missing is told before the first epoch, not when its seed's turn comes
+            cache.commits(seed)
     return seeds
 
 
@@ -489,7 +488,8 @@ def check_records(cache: Cache, loss: Loss, spec: str) -> None:
 def _note_error(cache: Cache, tau: float, name: str) -> None:
     """Say how far the records turn DIST's gradient, at the nearest temperature that was measured,
     if it is far or not known."""
-    codec, manifest = cache.codec, cache.manifest
+    codec = cache.codec
+    manifest = cache.manifest
     dropped = (
         "gamma's term weighs the classes that it drops like the others; codec lowrank keeps"
         " them all"

@@ -48,9 +48,8 @@ def epoch_views(
         parts = [part[np.isin(part, rows)] for part in parts]
     if recipe.mixing is not None and len(seeds) == 1:
         partner_of = partners(length, recipe.mixing, recipe.key, seeds[0])
-        parts = [
-            in_pairs(part, partner_of) for part in parts
-        ]  # partners are in one unit, hence in one window
+        # partners are in one unit, hence in one window
+        parts = [in_pairs(part, partner_of) for part in parts]
     ordered = np.concatenate(parts)
     if len(seeds) > 1:
         ordered = np.repeat(ordered[: -(-len(ordered) // len(seeds))], len(seeds))[: len(ordered)]
@@ -138,7 +137,9 @@ class EpochSampler:
             before: called with the views of a step, of all processes, before they are asked for; it
                 may take its time.
         """
-        self._views, self._first, self._before = views, first_step, before
+        self._views = views
+        self._first = first_step
+        self._before = before
 
     @property
     def num_steps(self) -> int:

@@ -75,7 +75,10 @@ class CachedTeacher:
                 out.
         """
         self.identity = str(cache.manifest.teacher["sha256"])
-        self._cache, self._reader, self._compute, self._fallback = cache, reader, compute, fallback
+        self._cache = cache
+        self._reader = reader
+        self._compute = compute
+        self._fallback = fallback
         self._codec = cache.codec
 
     def set_tail(self, tail: Tail, seed: int) -> None:
@@ -86,7 +89,8 @@ class CachedTeacher:
             UsageError: the codec keeps every class.
             CacheError: units of `seed` that are missing or damaged.
         """
-        records, codec = np.empty(0, self._cache.manifest.dtype), self._cache.codec
+        records = np.empty(0, self._cache.manifest.dtype)
+        codec = self._cache.codec
         if tail == "prior":
             records = first_records(
                 self._cache, seed, -(-_PRIOR_ROWS // math.prod(self._cache.manifest.sites or [1]))
@@ -112,16 +116,15 @@ class CachedTeacher:
 
     def rows(self, batch: Batch) -> SoftTargets:
         """Return the decoded records of the batch's rows."""
-        rows, seeds = batch.rows.numpy(), batch.seeds.numpy()
+        rows = batch.rows.numpy()
+        seeds = batch.seeds.numpy()
         missing = self._reader.is_missing(rows, seeds)
         if not missing.any():
             return self._codec.decode(self._reader.gather(rows, seeds), self._compute.device)
         assert self._fallback is not None, "missing rows are left out otherwise"
         # the whole batch, so that its pixels need not be copied apart; this is the exception
-        inside, online = (
-            torch.from_numpy(~missing).to(self._compute.device),
-            self._fallback.rows(batch),
-        )
+        inside = torch.from_numpy(~missing).to(self._compute.device)
+        online = self._fallback.rows(batch)
         if missing.all():
             return online
         cached = self._codec.decode(
@@ -147,9 +150,8 @@ def _joined(inside: Tensor, cached: SoftTargets, online: SoftTargets) -> SoftTar
     """Return the rows of a batch: cached ones of the views that are `inside`, the teacher's own of
     the others."""
     everywhere = online.logits()
-    of_pixels = inside.repeat_interleave(
-        len(everywhere) // len(inside)
-    )  # of maps a view has many rows
+    # of maps a view has many rows
+    of_pixels = inside.repeat_interleave(len(everywhere) // len(inside))
     at = torch.arange(len(everywhere), device=everywhere.device)
     return JoinedTargets(
         [(at[of_pixels], cached), (at[~of_pixels], DenseTargets(everywhere[~of_pixels]))]
@@ -191,7 +193,8 @@ class AveragedTeacher:
         self.identity = ", ".join(
             f"{weight:g} {one.identity}" for one, weight in zip(teachers, weights, strict=True)
         )
-        self._teachers, self._weights = teachers, weights
+        self._teachers = teachers
+        self._weights = weights
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
         """Return the rows that any of the teachers leaves out."""
@@ -212,8 +215,10 @@ class OnlineTeacher:
     saves."""
 
     def __init__(self, model: VisionModel, compute: Compute) -> None:
-        self.identity, self.sites = state_sha256(model.module), model.sites
-        self._model, self._opened = compute.place(model).eval(), model
+        self.identity = state_sha256(model.module)
+        self.sites = model.sites
+        self._model = compute.place(model).eval()
+        self._opened = model
         self._compute = compute
         self._is_first = True
 
@@ -240,7 +245,8 @@ class ResampledTeacher:
 
     def __init__(self, teacher: Teacher, size: tuple[int, int]) -> None:
         self.identity = f"{teacher.identity} at {size_text(size)}"
-        self._teacher, self._size = teacher, size
+        self._teacher = teacher
+        self._size = size
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
         """Do as the teacher does."""
@@ -251,10 +257,8 @@ class ResampledTeacher:
         upsampling here."""
         rows = self._teacher.rows(batch)
         assert isinstance(rows, MapTargets)
-        heads, size = (
-            [one.logits().reshape(len(batch.rows), *rows.size, -1) for one in rows.heads],
-            self._size,
-        )
+        heads = [one.logits().reshape(len(batch.rows), *rows.size, -1) for one in rows.heads]
+        size = self._size
         planes = [upsampled(one, size).permute(0, 2, 3, 1).flatten(0, 2) for one in heads]
         return MapTargets([DenseTargets(one) for one in planes], size)
 

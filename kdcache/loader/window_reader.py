@@ -43,7 +43,8 @@ class UnitStream:
             units: where the tars are to be on this machine, for a source that reads their images.
             rows_ahead: by how many rows loader workers may be ahead of the batch that is at work.
         """
-        self._cache, self._units = cache, units
+        self._cache = cache
+        self._units = units
         self._rows_ahead = rows_ahead
         self._commits_of = commits or own_commits(cache, is_partial=is_partial)
         self._pool = ThreadPoolExecutor(MOST_AT_ONCE, "kdcache-stream")
@@ -64,7 +65,8 @@ class UnitStream:
         """
         for key in [*self._fetched]:
             self._drop(key)
-        self._commits, holes = {}, {}
+        self._commits = {}
+        holes = {}
         for seed in seeds:
             commits = self._commits_of(seed)
             holes[seed] = self._cache.holes(commits)

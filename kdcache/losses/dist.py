@@ -99,7 +99,8 @@ def shared_pearson(a: Tensor, b: Tensor) -> Tensor:
     with torch.no_grad():  # centred columns sum to 0, so no gradient goes through their means
         sums = all_sum(torch.cat([a.sum(0), b.sum(0), a.new_full((1,), len(a))]))
         mean_a, mean_b = (sums[:-1] / sums[-1]).chunk(2)
-    a, b = a - mean_a, b - mean_b
+    a = a - mean_a
+    b = b - mean_b
     products, *squares = all_sum(torch.stack([(a * b).sum(0), (a * a).sum(0), (b * b).sum(0)]))
     # the root of 0 has no gradient; that of the smallest float is nothing beside _EPS
     norm_a, norm_b = (square.clamp(min=torch.finfo(square.dtype).tiny).sqrt() for square in squares)

@@ -70,7 +70,8 @@ def _decoupled(logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
 
 
 def _kl(student: Tensor, target: Tensor) -> Tensor:
-    log_student, log_target = torch.log_softmax(student, dim=1), torch.log_softmax(target, dim=1)
+    log_student = torch.log_softmax(student, dim=1)
+    log_target = torch.log_softmax(target, dim=1)
     return (log_target.exp() * (log_target - log_student)).sum(1).mean()
 
 

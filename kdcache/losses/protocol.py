@@ -75,9 +75,8 @@ def softened(
     in float32."""
     rows = as_soft_targets(teacher)
     student = tempered(student_logits, tau=tau, standardize=standardize)
-    temperature = (
-        tau * (rows.std() + _STD_EPS) if standardize else tau
-    )  # the softmax forgets the row's mean
+    # the softmax forgets the row's mean
+    temperature = tau * (rows.std() + _STD_EPS) if standardize else tau
     return student, rows.probs(temperature, student=torch.softmax(student.detach(), dim=-1))
 
 

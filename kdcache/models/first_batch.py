@@ -40,7 +40,8 @@ def check_student(student: VisionModel, logits: ViewLogits, classes: int) -> Non
         ModelError: they have another shape than they had when the student was opened, are not
             finite, or do not depend on any of its parameters.
     """
-    wanted, found = (*student.sites, classes), tuple(logits.shape[1:])
+    wanted = (*student.sites, classes)
+    found = tuple(logits.shape[1:])
     lead = f"model {student.spec}, when it is trained, gives logits"
     if found != wanted:
         raise ModelError(f"{lead} of shape {found} per view, and {wanted} otherwise; mend it")
@@ -106,7 +107,8 @@ def logits_fault(logits: ViewLogits) -> str | None:
 
 
 def _constant_fault(logits: ViewLogits) -> str | None:
-    rows, spread = _rows(logits), _EQUAL * float(logits.detach().abs().max())
+    rows = _rows(logits)
+    spread = _EQUAL * float(logits.detach().abs().max())
     if rows.shape[1] > 1 and float((rows.amax(1) - rows.amin(1)).max()) <= spread:
         return "gives all classes the same logit, for every view; are its weights loaded?"
     views = logits.detach().float().flatten(1)

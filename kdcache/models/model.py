@@ -377,7 +377,8 @@ def _names_file(spec: Spec, weights: Any) -> bool:
 
 def _preprocessing(wishes: Mapping[str, Any], recipe: Recipe, text: str) -> Preprocessing:
     size = wishes.get("input_size")
-    mean, std = wishes.get("mean", _IMAGENET[0]), wishes.get("std", _IMAGENET[1])
+    mean = wishes.get("mean", _IMAGENET[0])
+    std = wishes.get("std", _IMAGENET[1])
     try:
         found = Preprocessing(
             size=_size(recipe.input_size if size is None else size),

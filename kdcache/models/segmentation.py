@@ -98,15 +98,15 @@ class _TorchvisionMaps(nn.Module):
         super().__init__()
         self.not_loaded = (f"{_AUXILIARY}.",) if is_auxiliary is False else ()
         """Prefixes of names in a file of weights that are left out, as the spec says."""
-        self.backbone, self.classifier = whole.backbone, whole.classifier
+        self.backbone = whole.backbone
+        self.classifier = whole.classifier
         self.aux_classifier = getattr(whole, _AUXILIARY, None) if is_auxiliary else None
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the main map, and the auxiliary one if there is such a head."""
         features = self.backbone(images)
-        maps = [
-            self.classifier(features.get("out", features))
-        ]  # lraspp's head takes both of its own
+        # lraspp's head takes both of its own
+        maps = [self.classifier(features.get("out", features))]
         return (
             maps if self.aux_classifier is None else [*maps, self.aux_classifier(features["aux"])]
         )

@@ -16,7 +16,8 @@ ORIGINS = frozenset(("weights", "weights_key", "pretrained"))
 """Options of a model's spec that say where its weights come from, and not what they mean."""
 
 _SPEC = "kdcache_spec"
-_LONGEST, _SHOWN = 2000, 160
+_LONGEST = 2000
+_SHOWN = 160
 _VIEWS = frozenset(("mean", "std", "input_size"))
 _IN_TRAINING = frozenset(
     (
@@ -51,7 +52,8 @@ def require_recorded(metadata: Mapping[str, str], spec: Spec, path: Path) -> Non
         ModelError: the spec leaves out an option that the weights were trained with.
     """
     unseen = ORIGINS | _IN_TRAINING
-    then, now = _recorded(metadata, unseen), _without(spec, unseen)
+    then = _recorded(metadata, unseen)
+    now = _without(spec, unseen)
     if then is None or then == now:
         return
     trained = f"weights file {path} was trained as {shortened(str(then), _SHOWN)}"

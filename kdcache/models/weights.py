@@ -256,7 +256,8 @@ def _tell(path: Path, part: _Part, others: Sequence[str]) -> None:
     begins = f"{brief(part.prefix)}*"
     is_usual = all(word in _USUAL for word in part.prefix.split(".")[:-1])
     if others:
-        taken, other = brief(part.name) or "what lies at the top", brief(others[0])
+        taken = brief(part.name) or "what lies at the top"
+        other = brief(others[0])
         also = f"it also has {some_names(others)}; weights_key={other} would take that"
         say(f"note: of weights file {path} the part {taken} is taken; {also}")
     elif part.others:
@@ -274,7 +275,8 @@ def _other_content(held: Mapping[Any, Any], parts: Sequence[_Part]) -> str:
     if not parts:
         return f"no tensors with names ({keys or 'it is empty'}); save the model's state_dict"
     part = max(parts, key=lambda part: len(part.tensors))
-    theirs, own = some_names(list(part.tensors)), some_names(list(part.own))
+    theirs = some_names(list(part.tensors))
+    own = some_names(list(part.own))
     other = "these are weights of another architecture"
     return f"none of the model's tensors: {theirs} in the file, {own} in the model; {other}"
 
@@ -300,7 +302,8 @@ def _first_difference(part: _Part) -> str:
     """Return a tensor that does not fit, in the file's own words."""
     if part.reshaped:
         name = part.reshaped[0]
-        theirs, own = tuple(part.tensors[name].shape), tuple(part.own[name].shape)
+        theirs = tuple(part.tensors[name].shape)
+        own = tuple(part.own[name].shape)
         return f"{brief(part.prefix + name)} is {theirs} in the file, {own} in the model"
     if part.missing:
         name = part.missing[0]
@@ -314,7 +317,8 @@ def _other_classes(part: _Part, classes: int) -> int | None:
         return None
     found: set[int] = set()
     for name in part.reshaped:
-        theirs, own = part.tensors[name].shape, part.own[name].shape
+        theirs = part.tensors[name].shape
+        own = part.own[name].shape
         if own[:1] != (classes,) or own[1:] != theirs[1:]:
             return None
         found.add(theirs[0])
@@ -326,7 +330,8 @@ def _other_channels(part: _Part) -> int | None:
     if len(part.reshaped) != 1 or part.missing or part.unknown:
         return None
     (name,) = part.reshaped
-    theirs, own = list(part.tensors[name].shape), list(part.own[name].shape)
+    theirs = list(part.tensors[name].shape)
+    own = list(part.own[name].shape)
     is_layer = len(theirs) == len(own) == 4
     if not is_layer or {theirs[1], own[1]} != {1, 3} or theirs != [own[0], theirs[1], *own[2:]]:
         return None

@@ -108,7 +108,8 @@ class Clock:
 
     def restart(self) -> None:
         """Count from now on, as if nothing had been."""
-        self._start, self.parts = time.monotonic(), {}
+        self._start = time.monotonic()
+        self.parts = {}
 
     def total(self) -> float:
         """Return the seconds since the clock was made."""
@@ -152,7 +153,9 @@ class _Nothing:
 
 class _Lines:
     def __init__(self, title: str, total: int, unit: str, who: str = "") -> None:
-        self._title, self._total, self._unit = title, total, unit
+        self._title = title
+        self._total = total
+        self._unit = unit
         self._who = who
         self._done, self._start = 0, time.monotonic()
         self._last = self._start
@@ -184,7 +187,8 @@ class _Lines:
 
 class _Rich:
     def __init__(self, bars: Any, task: Any) -> None:
-        self._bars, self._task = bars, task
+        self._bars = bars
+        self._task = task
 
     def advance(self, count: int, note: str = "") -> None:
         self._bars.update(self._task, advance=count, note=note)

@@ -58,9 +58,8 @@ class Compute:
         self.config = config
         self.device = _device(config.device)
         if self.device.type == "cuda" and self.device.index is not None:
-            torch.cuda.set_device(
-                self.device
-            )  # events, generators and pinned memory are those of the current device
+            # events, generators and pinned memory are those of the current device
+            torch.cuda.set_device(self.device)
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self._require_precision()
 
@@ -144,9 +143,8 @@ def _cores() -> int:
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if (
-        name == "cuda" and own_place().world_size > 1
-    ):  # Slurm may show each process its own GPU only: then all are number 0
+    # Slurm may show each process its own GPU only: then all are number 0
+    if name == "cuda" and own_place().world_size > 1:
         name = f"cuda:{own_place().local_rank % max(torch.cuda.device_count(), 1)}"
     try:
         device = torch.device(name)

@@ -178,7 +178,8 @@ def first_host(hosts: str) -> str:
     rest = hosts
     while rest and rest[0] != ",":
         if rest[0] != "[":
-            name, rest = name + rest[0], rest[1:]
+            name = name + rest[0]
+            rest = rest[1:]
             continue
         numbers, _, rest = rest[1:].partition("]")
         name += re.split("[-,]", numbers, maxsplit=1)[0]

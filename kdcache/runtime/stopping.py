@@ -179,7 +179,8 @@ def _hearing(*, is_heeded: bool, kept: Callable[[], str]) -> Iterator[None]:
         return
     before = (_state.is_heeded, _state.kept)
     handlers = _installed()
-    _state.is_heeded, _state.kept = is_heeded, kept
+    _state.is_heeded = is_heeded
+    _state.kept = kept
     _state.depth += 1
     try:
         yield

@@ -99,7 +99,8 @@ def read_columns(path: str | Path, what: str, words: Container[str] = ()) -> lis
         raise UsageError(f"{what} {path}, line {reader.line_num}: {error}") from error
     if not lines or not _are_titles(lines[0].fields, words):
         return lines
-    number, text = lines[0].number, lines[0].text
+    number = lines[0].number
+    text = lines[0].text
     say(f"note: {what} {path}: line {number} ({text}) is taken for the names of the columns")
     return lines[1:]
 

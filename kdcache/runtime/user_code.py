@@ -34,9 +34,8 @@ def user_code(what: str, error: type[KdcacheError], *, way_out: str = "mend it")
         Exception,
         SystemExit,
     ) as raised:  # a script that ends the interpreter when it is imported
-        if (
-            type(raised).__name__ == "OutOfMemoryError"
-        ):  # torch's, of a GPU; torch need not be imported here
+        # torch's, of a GPU; torch need not be imported here
+        if type(raised).__name__ == "OutOfMemoryError":
             raise
         raise error(
             f"{what} fails: {exception_text(raised)}{_place(raised)}; {way_out}"

@@ -177,7 +177,8 @@ def list_images(root: str, classes: dict[str, int]) -> tuple[Listing, "Counter[s
 
 
 def _walk(root: str, classes: dict[str, int]) -> tuple[Names, Listing, "Counter[str]"]:
-    folders, listing = ["."], []
+    folders = ["."]
+    listing = []
     others: list[str] = []
     walk = FolderWalk()
     walk.enter(root)

@@ -37,10 +37,11 @@ STORED_FORMATS = {
 }
 """The format of an image in a cache, by its extension."""
 
+# of a TIFF: its decoder allocates a whole tile, however small the image is
 _TILE_SIDES = (
     322,
     323,
-)  # of a TIFF: its decoder allocates a whole tile, however small the image is
+)
 _DECODERS = re.compile(r"/(PIL/(ImageFile|\w+ImagePlugin)|torchvision/io/image)\.py$")
 _DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)
 _HALF_A_LEVEL = 0.5 / 255  # by which a resize may leave the range

@@ -74,16 +74,16 @@ class MaskSource(MapStyle):
             raise SourceError(
                 f"source {spec} has two classes of one name, {repeated!r}; give each its own"
             )
-        self.classes, self.class_names = classes, class_names
+        self.classes = classes
+        self.class_names = class_names
         self._ids_hint = ids_hint
         self._encoded = encoded or self._encoded
         masks = _listed_masks(dataset)
         if self._columns and masks is not None:
             self._columns.append(masks)
         paths = self._paths
-        self._order = (
-            np.argsort(np.array(paths)) if paths else np.arange(len(self))
-        )  # os.listdir has no order of its own
+        # os.listdir has no order of its own
+        self._order = np.argsort(np.array(paths)) if paths else np.arange(len(self))
         self._paths = [paths[index] for index in self._order] if paths else None
         self._ids = {index: index for index in range(classes)} if ids is None else dict(ids)
         self._ids.setdefault(IGNORED, IGNORED)
@@ -204,9 +204,8 @@ def encode_mask(mask: Image.Image) -> bytes:
     """Return a mask of classes as a PNG of 8-bit grey levels; equal masks are equal bytes, with one
     release of Pillow."""
     out = io.BytesIO()
-    Image.fromarray(np.asarray(mask, np.uint8)).save(
-        out, "PNG", compress_level=6
-    )  # without what the mask's file said besides
+    # without what the mask's file said besides
+    Image.fromarray(np.asarray(mask, np.uint8)).save(out, "PNG", compress_level=6)
     return out.getvalue()
 
 
@@ -259,9 +258,11 @@ def open_own_masks(dataset: Any, spec: Spec) -> MaskSource:
     """
     classes = getattr(dataset, "classes", None)
     if isinstance(classes, (int, np.integer)) and not isinstance(classes, bool):
-        count, names = int(classes), None
+        count = int(classes)
+        names = None
     elif isinstance(classes, (list, tuple)):
-        count, names = len(classes), tuple(map(str, classes))
+        count = len(classes)
+        names = tuple(map(str, classes))
     else:
         what = (
             "does not say its classes"

@@ -236,7 +236,8 @@ def _is_path(text: str) -> bool:
 
 def _spec_of(path: str) -> str:
     """Return what to write in the place of a bare path."""
-    folder, extension = Path(path), extension_of(path)
+    folder = Path(path)
+    extension = extension_of(path)
     if extension == "tar" or "*" in path or "{" in path or any(folder.glob("*.tar")):
         return f"write tars:{path}"
     if extension in _TABLES and extension != "parquet":

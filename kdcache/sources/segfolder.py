@@ -131,7 +131,8 @@ class _Pairs:
     """What two patterns find below a folder."""
 
     def __init__(self, root: str, images: _Pattern, masks: _Pattern) -> None:
-        self._root, self._patterns = root, (images, masks)
+        self._root = root
+        self._patterns = (images, masks)
         image_files, mask_files = (_files(root, pattern) for pattern in self._patterns)
         self.images = _named(image_files, images)
         self._masks = _named(mask_files, masks)

@@ -21,9 +21,8 @@ from kdcache.sources.tar_reader import Member, TarReader
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff")
 
 _LARGEST_TARGET = 2**31 - 1
-_NAME = re.compile(
-    r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL
-)  # the key ends at the first dot of the last part, as in webdataset
+# the key ends at the first dot of the last part, as in webdataset
+_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -12,9 +12,11 @@ from kdcache.errors import brief, quoted
 
 LARGEST_TEXT = 1 << 20
 """Bytes of a target."""
-_LARGEST_HEADER, _MOST_HEADERS = 1 << 16, 4
+_LARGEST_HEADER = 1 << 16
+_MOST_HEADERS = 4
 """Bytes of an extended header, and how many may come before one member."""
-_OWN_HEADER, _OWN_HEADERS = 1 << 10, 1
+_OWN_HEADER = 1 << 10
+_OWN_HEADERS = 1
 """The same in the tars that kdcache writes: there a header holds a name."""
 _LONGEST_NAME = 4096
 _BLOCK = 512
@@ -46,7 +48,8 @@ class TarReader:
     """Reads a tar of `size` bytes through `read(position, size)`."""
 
     def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
-        self.read, self.size = read, size
+        self.read = read
+        self.size = size
 
     @classmethod
     def of(cls, data: bytes) -> "TarReader":
@@ -66,7 +69,8 @@ class TarReader:
         """
         most_headers = _OWN_HEADERS if is_own else _MOST_HEADERS
         largest_header = _OWN_HEADER if is_own else _LARGEST_HEADER
-        position, last = 0, ""
+        position = 0
+        last = ""
         extended: dict[str, str] = {}  # what extended headers say of the next member
         headers = 0
         while header := self._header(position, last, is_own=is_own):
@@ -94,7 +98,8 @@ class TarReader:
                 _refuse(f"member {brief(member.name)} is a folder; such a tar holds none")
             elif header.type not in _EXTENSIONS:
                 yield from self._plain(header.type, member, extended)
-                extended, last = {}, member.name
+                extended = {}
+                last = member.name
 
     def _plain(self, kind: bytes, member: Member, extended: dict[str, str]) -> Iterator[Member]:
         if any(key.startswith("GNU.sparse") for key in extended):
@@ -160,7 +165,9 @@ class TarReader:
 
     def _pax(self, member: Member) -> dict[str, str]:
         """Return the records `LENGTH KEY=VALUE` of an extended header."""
-        text, fields, at = self.text(member), {}, 0
+        text = self.text(member)
+        fields = {}
+        at = 0
         while at < len(text):
             digits = text[at : at + 8].partition(b" ")[0]
             end = at + int(digits) if digits.isdigit() and len(digits) < 8 else 0

@@ -214,7 +214,8 @@ def _expand(pattern: str) -> Iterator[str]:
     if match is None:
         yield pattern
         return
-    first, last = int(match[1]), int(match[2])
+    first = int(match[1])
+    last = int(match[2])
     if not 0 <= last - first < _LARGEST_RANGE:
         raise UsageError(
             f"range {match[0]} of source tars must go up, by less than {_LARGEST_RANGE}"

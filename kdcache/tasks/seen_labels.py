@@ -41,7 +41,8 @@ class SeenLabels:
 
     def tell(self) -> None:
         """Say what cannot be meant of the labels so far; later ones are not looked at."""
-        labels, self._labels = self._labels, []
+        labels = self._labels
+        self._labels = []
         if not self._is_open or not labels:
             return
         self._is_open = False

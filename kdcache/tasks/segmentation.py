@@ -23,7 +23,8 @@ from kdcache.tasks.label_notes import class_text, missing_classes
 
 AUXILIARY = 0.4
 """Weight of an auxiliary head."""
-_FEW_MASKS, _SOME_MASKS = 4, 8
+_FEW_MASKS = 4
+_SOME_MASKS = 8
 _AS_CLASS = (
     "; if 255 is meant as a class, say which: a line 255,CLASS in ids=FILE, or ids of the data set"
 )
@@ -59,7 +60,8 @@ class Segmentation:
     ) -> dict[str, Scalar]:
         """Return the terms summed over the heads; a head that the teacher lacks learns from the
         labels alone."""
-        masks, theirs = labels.first, heads_of(teacher)
+        masks = labels.first
+        theirs = heads_of(teacher)
         sums: dict[str, Scalar] = {}
         for head in range(logits.shape[1]):
             maps = logits[:, head]
@@ -78,7 +80,8 @@ class Segmentation:
         counts = np.zeros(IGNORED + 1, np.int64)
         for distinct in labels:
             counts[distinct] += 1
-        num_views, num_ignored = len(labels), int(counts[IGNORED])
+        num_views = len(labels)
+        num_ignored = int(counts[IGNORED])
         present = np.flatnonzero(counts[:classes])
         if num_views >= _FEW_MASKS and not len(present):
             return [
@@ -115,7 +118,8 @@ class Segmentation:
         if targets is None:
             return found
         labels = masks_at(targets, (maps.shape[1], maps.shape[2]))
-        right, there = (predicted == labels).sum(), (labels != IGNORED).sum()
+        right = (predicted == labels).sum()
+        there = (labels != IGNORED).sum()
         return {**found, "accuracy": 100 * float(right / there.clamp_min(1))}
 
 
@@ -178,7 +182,8 @@ class MapScore:
         """Count a batch, of which the main head's maps are upsampled; nothing is copied from the
         device until `result`."""
         planes = upsampled(logits[:, 0].float(), (targets.shape[1], targets.shape[2]))
-        labels, predicted = targets.long(), planes.argmax(1)
+        labels = targets.long()
+        predicted = planes.argmax(1)
         self._loss += functional.cross_entropy(
             planes, labels, ignore_index=IGNORED, reduction="sum"
         )
@@ -193,8 +198,10 @@ class MapScore:
         `miou` is the mean of these. Every process of the run must ask.
         """
         sums = all_sum(torch.cat([self._loss, self._counts])).cpu()
-        loss, table = sums[0], sums[1:].reshape(len(self._names), -1)
-        both, union = table.diagonal(), table.sum(0) + table.sum(1) - table.diagonal()
+        loss = sums[0]
+        table = sums[1:].reshape(len(self._names), -1)
+        both = table.diagonal()
+        union = table.sum(0) + table.sum(1) - table.diagonal()
         found = {
             f"iou/{name}": 100 * float(hit / whole)
             for name, hit, whole in zip(self._names, both, union, strict=True)
@@ -232,7 +239,8 @@ def slide(model: torch.nn.Module, views: Tensor, window: tuple[int, int]) -> Vie
 
 
 def _starts(length: int, window: int) -> list[int]:
-    step, last = max(window * 2 // 3, 1), max(length - window, 0)
+    step = max(window * 2 // 3, 1)
+    last = max(length - window, 0)
     return [*range(0, last, step), last]
 
 

@@ -104,7 +104,9 @@ class _Conversion:
     """Cuts records of one cache into units of another."""
 
     def __init__(self, old: Cache, made: Cache, source: Source | None) -> None:
-        self._old, self._made, self._source = old, made, source
+        self._old = old
+        self._made = made
+        self._source = source
         self.written = 0
         self._commit = lru_cache(100_000)(old.whole_commit)
         # the units of one block of new rows under all seeds of a new or an old group are read once
@@ -137,7 +139,8 @@ class _Conversion:
 
     def _write(self, first: int, unit: int) -> None:
         made = self._made.manifest
-        rows, seeds = made.unit_range(unit), made.unit_seeds(first)
+        rows = made.unit_range(unit)
+        seeds = made.unit_seeds(first)
         parts = {
             seed: [self._commit(seed, number) for number in self._overlapping(rows)]
             for seed in seeds
@@ -160,7 +163,8 @@ class _Conversion:
         first = old.unit_seeds(seed)[0]
         for number in self._overlapping(rows):
             held = old.unit_range(number)
-            start, stop = max(rows.start, held.start), min(rows.stop, held.stop)
+            start = max(rows.start, held.start)
+            stop = min(rows.stop, held.stop)
             yield self._records(first, number)[seed - first, start - held.start : stop - held.start]
 
     def _read(self, first: int, unit: int) -> Records:

@@ -48,7 +48,8 @@ def collect_garbage(
         UsageError: an age that is none.
         CacheError: an object that cannot be read or removed.
     """
-    limit, census = time.time() - parse_age(older_than), take_census(cache)
+    limit = time.time() - parse_age(older_than)
+    census = take_census(cache)
     found = [*census.temporary, *census.orphaned]
     old = [entry for entry in found if entry.time < limit]
     is_busy = _last_written(census) >= limit

@@ -29,7 +29,8 @@ from kdcache.runtime.text_files import path_bytes
 from kdcache.tools.hub_card import card_text
 from kdcache.tools.merge import copied_result, copied_units
 
-MOST_AT_ONCE, MOST_BYTES_AT_ONCE = 200, 256 * 2**20
+MOST_AT_ONCE = 200
+MOST_BYTES_AT_ONCE = 256 * 2**20
 """Objects, and bytes of them, that go into one commit of the hub, which is not one of the cache."""
 _MANIFEST = "zarr.json"
 
@@ -147,7 +148,9 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
         MismatchError: another cache is there.
         CacheError: a damaged unit, no connection, or no right to write.
     """
-    repo, old, start = parse_address(address), open_cache(cache), time.monotonic()
+    repo = parse_address(address)
+    old = open_cache(cache)
+    start = time.monotonic()
     with _told(f"hf://datasets/{repo}"):
         open_api().create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
     there = HubObjects(repo)
@@ -247,7 +250,9 @@ class _Sender:
 
     def __init__(self, there: HubObjects) -> None:
         self._there, self._waiting = there, dict[str, bytes]()
-        self.revision, self.objects, self.bytes = there.revision, 0, 0
+        self.revision = there.revision
+        self.objects = 0
+        self.bytes = 0
 
     def add(self, objects: dict[str, bytes], *, replaces: bool = False) -> None:
         """Send objects that belong together, sooner or later and at once, but those that are there

@@ -23,7 +23,8 @@ def card_text(cache: Cache, address: str, seeds: Sequence[int]) -> str:
     manifest = cache.manifest
     images = "with the images" if manifest.has_images else "without the images"
     where = "" if manifest.has_images else " --data SPEC"
-    teacher, subset = manifest.teacher, manifest.samples is not None
+    teacher = manifest.teacher
+    subset = manifest.samples is not None
     samples = f"{manifest.num_held} of {manifest.rows}" if subset else str(manifest.rows)
     units = (
         f"units of {counted(manifest.unit_rows, 'row')} x"

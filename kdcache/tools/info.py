@@ -41,14 +41,14 @@ def describe(cache: Cache) -> dict[str, Any]:
             all, or as
         many as are read.
     """
-    manifest, census = cache.manifest, take_census(cache)
+    manifest = cache.manifest
+    census = take_census(cache)
     size = sum(entry.size for entry in census.objects.values())
     rows = sum(
         len(manifest.unit_range(unit)) * manifest.seeds_per_unit for _, unit in census.commits
     )
-    views = (
-        rows * manifest.num_held / manifest.rows
-    )  # of a subset each unit holds about the same share
+    # of a subset each unit holds about the same share
+    views = rows * manifest.num_held / manifest.rows
     absent, looked_at = _absent(cache, list(census.commits))
     return {
         "manifest": manifest.to_json(),

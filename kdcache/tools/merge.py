@@ -73,7 +73,11 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
     listed = first.source_arrays()
     made = create_cache(new, first.manifest, first.fit(), samples=first.samples, source=listed)
     made.require(sources[0].manifest)
-    start, seen, told, size, written = time.monotonic(), set[Unit](), [], 0, 0
+    start = time.monotonic()
+    seen = set[Unit]()
+    told = []
+    size = 0
+    written = 0
     for source in sources:
         ask_for_units(made, coverage_of(source).asked)
     with heeding(lambda: f": {written} units written"):
@@ -87,7 +91,8 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
             told.append({"cache": str(source), "units": len(units), "elsewhere": elsewhere})
             seen |= {*units}
             copied = copy_units(source, made, units)
-            written, size = written + len(copied), size + sum(copied)
+            written = written + len(copied)
+            size = size + sum(copied)
             look()
     require_written(made, seen)
     return {"cache": str(made), "from": told, **copied_result(made, written, size, start)}
@@ -130,7 +135,8 @@ def export_cache(
     source = open_cache(cache)
     asked = _asked(source, seeds, units)
     chosen = _chosen(source, samples, data)
-    manifest, start = _manifest(source, chosen), time.monotonic()
+    manifest = _manifest(source, chosen)
+    start = time.monotonic()
     made = create_cache(new, manifest, source.fit(), samples=chosen, source=source.source_arrays())
     made.require(manifest)
     ask_for_units(made, asked)
@@ -172,10 +178,10 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
     for seed in sorted({seed for seed, _ in todo}):
         start_seed(target, seed)
     sizes = []
-    near = (
-        source.whole_commit(*todo[0]).num_bytes if todo else 0
-    )  # units of a cache are of about one size
-    copied, manifest = _copied, source.manifest
+    # units of a cache are of about one size
+    near = source.whole_commit(*todo[0]).num_bytes if todo else 0
+    copied = _copied
+    manifest = source.manifest
     if target.manifest.samples != manifest.samples:
         copied = _thinned
         near += 2 * manifest.unit_bytes  # records as read, and as written
@@ -188,7 +194,8 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
 
 
 def _copied(source: Cache, target: Cache, unit: Unit) -> int:
-    commit, key = source.whole_commit(*unit), target.format.key(*unit)
+    commit = source.whole_commit(*unit)
+    key = target.format.key(*unit)
     data = source.unit_bytes(commit)
     require_manifest(target)
     is_ours = target.objects.publish(key, data)
@@ -198,9 +205,8 @@ def _copied(source: Cache, target: Cache, unit: Unit) -> int:
             f" killed writer; remove it (kdcache gc {target} --older-than 0s --delete, while"
             " nothing else writes there) and run this again"
         )
-    target.objects.publish(
-        commit_key(*unit), commit.to_bytes()
-    )  # False: another writer was here, and its unit counts
+    # False: another writer was here, and its unit counts
+    target.objects.publish(commit_key(*unit), commit.to_bytes())
     return len(data)
 
 
@@ -222,7 +228,8 @@ def _thinned(source: Cache, target: Cache, unit: Unit) -> int:
         "statistics": commit.statistics,
         "versions": commit.versions,
     }
-    records, samples = source.decode_unit(commit, data), source.samples_of(commit, data)
+    records = source.decode_unit(commit, data)
+    samples = source.samples_of(commit, data)
     return commit_unit(target, *unit, records, samples, **facts).num_bytes
 
 
@@ -274,7 +281,8 @@ def _manifest(source: Cache, chosen: Rows | None) -> Manifest:
     """Return the manifest of a cache with the chosen samples of `source`."""
     if chosen is None or len(chosen) == source.manifest.num_held:
         return source.manifest
-    digest, origin = arrays_digest(samples_arrays(chosen)), {"manifest": source.manifest.digest}
+    digest = arrays_digest(samples_arrays(chosen))
+    origin = {"manifest": source.manifest.digest}
     made_by = {**source.manifest.made_by, "exported_from": origin}
     return replace(
         source.manifest, samples={"count": len(chosen), "sha256": digest}, made_by=made_by

@@ -313,9 +313,8 @@ def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Comm
     ) as bar:
         for seed, unit in until_asked(todo):
             rows = made.manifest.unit_range(unit)
-            if not made.is_committed(
-                seed, unit
-            ):  # another recode into this cache may have been here
+            # another recode into this cache may have been here
+            if not made.is_committed(seed, unit):
                 parts = [commit for commit in commits[seed] if commit.start in rows]
                 records, clipped = _recoded(source, made, parts)
                 facts = _facts(parts)
@@ -341,7 +340,9 @@ def _recoded(source: Cache, made: Cache, parts: Sequence[Commit]) -> tuple[Recor
 def _pieces(source: Cache, made: Cache, commit: Commit) -> Iterator[tuple[Records, np.ndarray]]:
     """Yield the recoded records of one unit of the source and which are clipped, in pieces that are
     the same every time."""
-    records, held, wanted = source.read_unit(commit), source.codec, made.codec
+    records = source.read_unit(commit)
+    held = source.codec
+    wanted = made.codec
     size = max(
         _LOGITS_AT_ONCE // math.prod([made.manifest.classes, *(made.manifest.sites or [])]), 1
     )

@@ -17,7 +17,8 @@ from kdcache.sources import Source
 from kdcache.tasks.segmentation import upsampled
 from kdcache.views.permutation import row_of
 
-_TOP, _LISTED = 5, 24
+_TOP = 5
+_LISTED = 24
 """Classes in the bars; most classes in a legend."""
 
 
@@ -67,7 +68,8 @@ def show_view(
     if said_from:
         names += [f"teacher's {number}" for number in range(cache.manifest.classes)]
     view = batch.views[0][0].permute(1, 2, 0).numpy()
-    title, target = f"{source.key(index)}, seed {seed}", batch.labels.first[0]
+    title = f"{source.key(index)}, seed {seed}"
+    target = batch.labels.first[0]
     if cache.manifest.sites:
         figure = _drawn_maps(view, target.numpy(), probabilities[:1], names, said_from)
     else:
@@ -174,9 +176,8 @@ def _drawn_bars(
 
 
 def _save(figure: Any, file: str | Path, title: str) -> None:
-    figure.suptitle(
-        brief(printable(title)), fontsize=11, parse_math=False
-    )  # a name may hold anything
+    # a name may hold anything
+    figure.suptitle(brief(printable(title)), fontsize=11, parse_math=False)
     try:
         figure.savefig(file, dpi=110)
     except OSError as error:

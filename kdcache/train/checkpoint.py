@@ -139,9 +139,8 @@ def _add_to(digest: Any, value: Any) -> None:
     """Add a value, its type, and all that is in it to a digest."""
     if isinstance(value, torch.Tensor):
         digest.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
-        if (
-            value.numel()
-        ):  # an empty one from numpy has a stride of 0, and cannot be viewed as bytes
+        # an empty one from numpy has a stride of 0, and cannot be viewed as bytes
+        if value.numel():
             plain = value.detach().cpu().contiguous().reshape(-1)
             digest.update(plain.view(torch.uint8).numpy().data)
     elif isinstance(value, Mapping):

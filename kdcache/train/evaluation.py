@@ -67,10 +67,8 @@ class Evaluation:
         # all that cannot be read is told at once
         sizes = [None if is_map else size]
         self._dataset = ViewDataset(self.source, recipe, order, sizes=sizes, skip_unreadable=True)
-        mine, share = (
-            range(len(self.source))[rank() :: world_size()],
-            max(batch_size // world_size(), 1),
-        )
+        mine = range(len(self.source))[rank() :: world_size()]
+        share = max(batch_size // world_size(), 1)
         share = 1 if recipe.size is None else share
         self._first = [(row, 0) for row in mine[:1]]
         batches = [
@@ -78,7 +76,8 @@ class Evaluation:
             for start in range(0, len(mine), share)
         ]
         self._num_looks = -(-(len(self.source) // world_size()) // share)  # batches that all have
-        workers, pin_memory = compute.config.workers, compute.pin_memory
+        workers = compute.config.workers
+        pin_memory = compute.pin_memory
         self._loader = ViewLoader(self._dataset, batches, workers=workers, pin_memory=pin_memory)
 
     def close(self) -> None:
@@ -151,10 +150,8 @@ class Evaluation:
                 look()
             for _, reason in batch.absent:
                 raise UnreadableSampleError(f"eval_data: {reason}")
-            views, targets = (
-                self._compute.move(batch.views[0]),
-                self._compute.move(batch.labels.first),
-            )
+            views = self._compute.move(batch.views[0])
+            targets = self._compute.move(batch.labels.first)
             for name, model in models.items():
                 with self._compute.autocast():
                     logits = self._logits(model, views)

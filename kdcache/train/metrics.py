@@ -128,7 +128,8 @@ def _parsed_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
         raise KdcacheError(
             f"cannot read {path}: {error.strerror}; run again when it can be read"
         ) from error
-    lines, damaged = [], []
+    lines = []
+    damaged = []
     for number, text in enumerate(texts, start=1):
         line = _parsed_line(text)
         if line is not None:

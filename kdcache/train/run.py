@@ -59,7 +59,9 @@ _HOW = (
 )
 _FREE = ("run", "compute.workers", "compute.device", *_HOW)
 PLAN_SECONDS = 10.0
-_CONFIG, _METRICS, _RESULT = "config.toml", "metrics.jsonl", "result.json"
+_CONFIG = "config.toml"
+_METRICS = "metrics.jsonl"
+_RESULT = "result.json"
 _PLACES = ("data", "eval_data", "cache")
 """Where things lie may change between a run and its resume; that they are the same is checked by
 their fingerprints."""
@@ -214,7 +216,9 @@ class _Keeper:
         *,
         kept_step: int | None,
     ) -> None:
-        self._run, self._trainer, self._best = run, trainer, best
+        self._run = run
+        self._trainer = trainer
+        self._best = best
         self._pause = 60 * minutes
         self._last = time.monotonic()
         self._kept_step = kept_step
@@ -293,9 +297,8 @@ def _finished(run: Path, config: TrainConfig) -> dict[str, Any] | None:
     if not isinstance(result, dict):
         say(f"note: {run / _RESULT} is damaged, and is written again")
         return None
-    if (
-        "finished" not in result and "best_epoch" in result
-    ):  # of an older kdcache: it counted from 0
+    # of an older kdcache: it counted from 0
+    if "finished" not in result and "best_epoch" in result:
         result["best_epoch"] += 1
     when = f" since {result['finished']}" if "finished" in result else ""
     way_out = "this is its result, nothing was trained; a new run takes a new folder"

@@ -64,7 +64,8 @@ class Trainer:
             self.loss.requires,
             check=lambda cache: check_records(cache, self.loss, config.loss),
         )
-        source, recipe = replay.source, replay.recipe
+        source = replay.source
+        recipe = replay.recipe
         self.task = open_task(task_of(source))
         self.task.check(self.loss, config.loss)
         if "label" in self.loss.requires and recipe.mixing:
@@ -194,7 +195,8 @@ class Trainer:
             spent waiting for views.
         """
         self._start_epoch()
-        times, size = [time.monotonic()], self.config.batch_size
+        times = [time.monotonic()]
+        size = self.config.batch_size
         batches = self._clock.waiting("data_seconds", self.loader.rendered())
         for parts in _in_turns(batches, self.config.accumulate):
             float(self.train_step(parts)["loss"])  # waits for the device
@@ -226,9 +228,10 @@ class Trainer:
             for part in parts:
                 self._labels.add(part)
             self._labels.tell()
+        # dropout's
         self.compute.seed(
             seed_generators(self.config.run_seed, self.epoch + 1, self.epoch_step, rank())
-        )  # dropout's
+        )
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts, 1):
             with self._synchronised(number == self.config.accumulate):

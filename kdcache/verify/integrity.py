@@ -42,10 +42,10 @@ class CheckReport:
         self.checked: dict[Unit, Check] = {}
         if self._path is None:
             return
-        text, head = self._read(), {"cache": str(cache), "manifest": cache.manifest.digest}
-        lines = [
-            line for part in text.splitlines() if (line := _parsed(part))
-        ]  # the last one may have been cut off
+        text = self._read()
+        head = {"cache": str(cache), "manifest": cache.manifest.digest}
+        # the last one may have been cut off
+        lines = [line for part in text.splitlines() if (line := _parsed(part))]
         try:
             if text and lines[0]["manifest"] != head["manifest"]:
                 raise ValueError
@@ -146,7 +146,9 @@ def _checked_units(cache: Cache, census: Census, report: CheckReport) -> list[Ch
 def _checked(cache: Cache, unit: Unit, census: Census, report: CheckReport) -> Check:
     """Return what is found of a unit, or what the report says of it if commit and size of the
     object are those of then."""
-    known, there, digest = report.checked.get(unit), census.objects.get(unit), ""
+    known = report.checked.get(unit)
+    there = census.objects.get(unit)
+    digest = ""
     try:
         commit = cache.whole_commit(*unit)
         digest = commit.digest

@@ -37,7 +37,8 @@ def require_teacher(cache: Cache, model: VisionModel) -> None:
     Raises:
         MismatchError: other weights, or other preprocessing.
     """
-    made, wants = cache.manifest.teacher, model.preprocessing
+    made = cache.manifest.teacher
+    wants = model.preprocessing
     here = {
         "sha256": state_sha256(model.module),
         "size": wants.size,

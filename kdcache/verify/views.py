@@ -75,9 +75,8 @@ def probed_commits(cache: Cache, seeds: Sequence[int], views: int) -> Iterator[C
     """Yield commits of `seeds`, spread over their units, until they have `views` probes, or no more
     seem to come."""
     units = [(seed, unit) for seed in seeds for unit in cache.committed_units(seed)]
-    for place in keyed_permutation(len(units), views)[
-        : 4 * views
-    ]:  # of seeds that share a unit some have none in it
+    # of seeds that share a unit some have none in it
+    for place in keyed_permutation(len(units), views)[: 4 * views]:
         if views <= 0:
             return
         commit = cache.commit_of(*units[place])

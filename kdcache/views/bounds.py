@@ -192,7 +192,8 @@ def _cropped(transform: Any, height: int, width: int) -> Size:
     order, and those that are needed."""
     if transform.padding is not None:
         left, right, top, bottom = transform.padding
-        height, width = height + max(top, 0) + max(bottom, 0), width + max(left, 0) + max(right, 0)
+        height = height + max(top, 0) + max(bottom, 0)
+        width = width + max(left, 0) + max(right, 0)
     if not transform.pad_if_needed:
         return height, width
     high, wide = transform.size

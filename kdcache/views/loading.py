@@ -124,10 +124,11 @@ class ViewDataset(Dataset[Batch]):
             UnreadableSampleError: the image cannot be decoded.
             RecipeError: the recipe does not fit the image.
         """
+        # the view itself was rendered, and its warnings told
         with (
             preserved_generators(),
             heard_warnings(),
-        ):  # the view itself was rendered, and its warnings told
+        ):
             index, sample = self._sample(row, seed)
             return trace(sample.image, self.recipes[0], index, seed)
 
@@ -187,9 +188,8 @@ class ViewDataset(Dataset[Batch]):
             return views, (target, -1, 1.0)
         other = partner(row, len(self), recipe.mixing, recipe.key, seed)
         assert isinstance(target, int), "require_masks has refused a recipe that mixes"
-        other_views, other_target = self._drawn(
-            other, seed, drawn
-        )  # even if it will not show: a pair is absent together
+        # even if it will not show: a pair is absent together
+        other_views, other_target = self._drawn(other, seed, drawn)
         draw = blend(recipe.mixing, recipe.key, seed, row, other)
         mixed = [mix(own, its, draw) for own, its in zip(views, other_views, strict=True)]
         assert isinstance(other_target, int)

@@ -114,7 +114,8 @@ def in_pairs(rows: Rows, partner_of: Rows) -> Rows:
 def _partners_in(length: int, key: tuple[int, ...]) -> Rows:
     order = keyed_permutation(length, *key)
     found = np.arange(length)
-    left, right = order[: length // 2 * 2 : 2], order[1::2]
+    left = order[: length // 2 * 2 : 2]
+    right = order[1::2]
     found[left], found[right] = right, left
     found.flags.writeable = False
     return found
@@ -129,9 +130,8 @@ def blend(mixing: Mixing, key: tuple[int, int], seed: int, one: int, other: int)
     )
 
 
-@lru_cache(
-    1024
-)  # both of a pair ask for it in turn, and the generator takes a tenth of a millisecond to start
+# both of a pair ask for it in turn, and the generator takes a tenth of a millisecond to start
+@lru_cache(1024)
 def _blend_of(mixing: Mixing, key: tuple[int, ...]) -> Blend:
     # of numpy's generators only this one promises the same stream of its distributions for ever
     generator = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(key)))

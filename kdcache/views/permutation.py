@@ -30,15 +30,15 @@ def row_order(length: int, order_seed: int) -> "np.ndarray[tuple[int], np.dtype[
 def row_of(sample: int, length: int, order_seed: int) -> int:
     """Return the row of a sample: where it stands in `row_order(length, order_seed)`, which is
     not made for that."""
-    wanted, seen = 0, 0
+    wanted = 0
+    seen = 0
     for words in _words(sample + 1, 0, order_seed):
         wanted = words[-1]
     row = 0
     for words in _words(length, 0, order_seed):
         row += int((words < wanted).sum())
-        row += int(
-            (words[: max(sample - seen, 0)] == wanted).sum()
-        )  # equal words come in the order of their samples
+        # equal words come in the order of their samples
+        row += int((words[: max(sample - seen, 0)] == wanted).sum())
         seen += len(words)
     return row
 

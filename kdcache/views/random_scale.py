@@ -32,7 +32,8 @@ class RandomScale(nn.Module):
             raise ValueError(
                 f"scales is {scales!r}; it must be a list of factors above 0, none above 16"
             )
-        self.scales, self._interpolation = scales, interpolation
+        self.scales = scales
+        self._interpolation = interpolation
 
     def forward(self, image: Image.Image | Tensor, *masks: Mask) -> Any:
         """Return the image, and the mask if there is one, at a scale that is drawn from torch's

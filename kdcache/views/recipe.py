@@ -206,9 +206,8 @@ class Recipe:
         entries = list(_entries(self.transforms))
         first = next((at for at, entry in enumerate(entries) if _names_input(entry)), len(entries))
         for at, entry in enumerate(entries[first:], first):
-            draws_before = (
-                at == first and entry["name"] == "RandomResizedCrop"
-            )  # from the size of the image that comes in
+            # from the size of the image that comes in
+            draws_before = at == first and entry["name"] == "RandomResizedCrop"
             if entry["name"] in _DRAWS_BY_SIZE and not draws_before:
                 raise RecipeError(
                     f"recipe {brief(self.name)} draws other views at {_pixels(sizes[0])} than at"
@@ -302,9 +301,8 @@ class Recipe:
             pixels: Pixels = to_mode(image, self.mode)
             yield "convert", pixels, follows
             for entry, transform in zip(self.transforms, self._transforms, strict=True):
-                if follows is None or not isinstance(
-                    transform, torch.nn.Module
-                ):  # timm's erasing, which moves no pixel
+                # timm's erasing, which moves no pixel
+                if follows is None or not isinstance(transform, torch.nn.Module):
                     pixels = transform(pixels)
                 else:
                     pixels, follows = transform(pixels, follows)
@@ -389,9 +387,8 @@ def _build_transform(entry: Any, recipe: Recipe) -> Any:
         if key != "name":
             choose(key, parameters, f"parameter of {name} in recipe {brief(recipe.name)}")
             arguments[key] = _argument(parameters[key], value, recipe)
-    if (
-        "fill" in parameters and cls not in TIMM_TRANSFORMS.values()
-    ):  # what comes in from outside has no class
+    # what comes in from outside has no class
+    if "fill" in parameters and cls not in TIMM_TRANSFORMS.values():
         arguments["fill"] = {
             "others": arguments.get("fill", parameters["fill"].default),
             Mask: IGNORED,

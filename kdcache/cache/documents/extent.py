@@ -126,7 +126,8 @@ def read_extents(objects: Objects, known: dict[str, Extent] | None = None) -> li
     keys = [f"{ROOT}/{name}" for name in objects.list(ROOT) if _NAME.fullmatch(name)]
     _require_few(objects, "requests", len(keys), _MOST_REQUESTS)
     new = [key for key in keys if key not in known]
-    num_spans, num_numbers = 0, 0
+    num_spans = 0
+    num_numbers = 0
     requests = fetched(lambda key: _read(objects, key), new, num_bytes=0)
     for key, extent in zip(new, requests, strict=True):
         if extent is None:

@@ -205,7 +205,8 @@ def _check_store(content: Mapping[str, Any]) -> None:
 
 def _check_sites(content: Mapping[str, Any]) -> None:
     """Raise a ValueError if maps are said of classification, or of segmentation none."""
-    task, sites = content["task"], content.get("sites")
+    task = content["task"]
+    sites = content.get("sites")
     if task == "classification" and sites is not None:
         raise ValueError(
             f"sites is {sites}, and its task is classification, which has no maps: leave it out"
@@ -221,7 +222,9 @@ def _check_sizes(content: Mapping[str, Any]) -> None:
     """Raise a ValueError if records, chunks, units or a subset do not fit into each other, or
     are beyond the limits."""
     width = record_bytes(content["record_dtype"])
-    rows, unit_rows, chunk_rows = content["rows"], content["unit_rows"], content["chunk_rows"]
+    rows = content["rows"]
+    unit_rows = content["unit_rows"]
+    chunk_rows = content["chunk_rows"]
     chunk_bytes = content.get("chunk_bytes") or width
     if chunk_bytes > width or unit_rows % chunk_rows:
         raise ValueError(

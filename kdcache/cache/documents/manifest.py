@@ -31,7 +31,8 @@ from kdcache.version import __version__
 FORMAT_VERSION = 1
 MANIFEST = "zarr.json"
 """Its key: it stands in the attributes of the root group."""
-CODEC, SAMPLES = "codec", "samples"
+CODEC = "codec"
+SAMPLES = "samples"
 """Where arrays lie: a codec's fit, the numbers of a subset's samples."""
 SOURCE = "source"
 """Where the list of the source's samples lies."""
@@ -202,9 +203,8 @@ class Manifest:
             )
         try:
             content = unseal(document)
-            if (
-                type(version) is not int or version < 1
-            ):  # True and 1.0 equal 1, and are not what is written
+            # True and 1.0 equal 1, and are not what is written
+            if type(version) is not int or version < 1:
                 raise ValueError(
                     f"its format_version is {quoted(version)}; it must be {FORMAT_VERSION}"
                 )

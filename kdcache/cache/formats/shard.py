@@ -38,7 +38,8 @@ def read_shard(
     (num_rows, width), (chunk_rows, chunk_bytes) = rows.shape, chunk
     columns = shard[1] // chunk_bytes
     num_chunks, needed = (-(-count // chunk_rows) * columns for count in (shard[0], num_rows))
-    decode, scratch = Zstd().decode, np.empty((chunk_bytes, chunk_rows), np.uint8)
+    decode = Zstd().decode
+    scratch = np.empty((chunk_bytes, chunk_rows), np.uint8)
     for number, frame in enumerate(_frames(data, num_chunks, needed, chunk_rows * chunk_bytes)):
         row, column = (
             place * size for place, size in zip(divmod(number, columns), chunk, strict=True)
@@ -125,7 +126,8 @@ def content_size(frame: bytes) -> int | None:
     if not frame.startswith(_MAGIC) or len(frame) < 6:
         raise ValueError("a chunk of it is no zstd frame")
     flags = frame[4]
-    single, width = flags >> 5 & 1, _SIZES[flags >> 6]
+    single = flags >> 5 & 1
+    width = _SIZES[flags >> 6]
     width = width or single  # the size takes one byte there, and else none
     start = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
     field = frame[start : start + width]

@@ -28,7 +28,8 @@ from kdcache.shapes import Records, Rows
 from kdcache.sources.tar_index import IMAGES
 from kdcache.sources.tar_reader import END, Member, TarReader
 
-RECORDS, MASK = "records.npy", "mask.png"
+RECORDS = "records.npy"
+MASK = "mask.png"
 _BLOCK = 512
 _MOST_HEADERS = 3
 """Blocks of a member's header: one, and two before it if its name is too long for one."""
@@ -147,7 +148,8 @@ class TarFormat:
         Raises:
             ValueError: it is no such tar.
         """
-        header, size = self._npy_header, self.seeds * self.dtype.itemsize
+        header = self._npy_header
+        size = self.seeds * self.dtype.itemsize
         for row, member in enumerate(self.index(unit, tar).records):
             is_whole = member.size == len(header) + size
             data = tar.read(member.offset, member.size) if is_whole else b""
@@ -186,11 +188,9 @@ class TarFormat:
                 one of each row.
         """
         num_rows = self._num_rows(unit)
-        offsets, sizes, labels = (
-            np.zeros(num_rows, np.int64),
-            np.zeros(num_rows, np.int64),
-            np.full(num_rows, -1, np.int64),
-        )
+        offsets = np.zeros(num_rows, np.int64)
+        sizes = np.zeros(num_rows, np.int64)
+        labels = np.full(num_rows, -1, np.int64)
         index = UnitIndex([], [], offsets, sizes, labels, [], [])
         for name, members in _by_row(tar):
             at = len(index.keys)
@@ -297,7 +297,9 @@ def _by_row(tar: TarReader) -> Iterator[tuple[str, list[Member]]]:
 
 def _add(out: io.BytesIO, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
-    member.size, member.mode, member.mtime = len(data), 0o644, 0
+    member.size = len(data)
+    member.mode = 0o644
+    member.mtime = 0
     out.write(member.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict"))
     out.write(data)
     out.write(bytes(-len(data) % _BLOCK))

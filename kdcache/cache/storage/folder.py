@@ -37,7 +37,8 @@ class Blocks:
     """A file that is open, of which parts are read."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
-        self._path, self._descriptor = path, descriptor
+        self._path = path
+        self._descriptor = descriptor
         self.size = os.fstat(descriptor).st_size
 
     def read(self, position: int, size: int) -> bytes:
@@ -81,9 +82,8 @@ class Folder:
         try:
             self._make_folder(target.parent)
             wins = not target.exists() and _named(target, data)
-            _sync_directory(
-                target.parent
-            )  # of the loser too: what it does next may rely on the object, as a commit does
+            # of the loser too: what it does next may rely on the object, as a commit does
+            _sync_directory(target.parent)
         except FileExistsError:
             raise CacheError(
                 f"cannot write {target}: a file stands where a folder is needed"
@@ -302,9 +302,8 @@ class Folder:
                     raise self._gone()
                 folder.mkdir(exist_ok=True)
             if folder.is_relative_to(self.path) and folder != self.path:
-                _sync_directory(
-                    folder.parent
-                )  # also of one that is there: who made it may have been killed before this
+                # also of one that is there: who made it may have been killed before this
+                _sync_directory(folder.parent)
             elif is_new or folder == self.path:
                 with suppress(PermissionError):  # of a folder above, which others made
                     _sync_directory(folder.parent)

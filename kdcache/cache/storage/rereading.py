@@ -71,7 +71,8 @@ def agreed_bytes(objects: Objects, key: str, *, most: int = MOST_BYTES) -> bytes
     """
     data = objects.get(key, most=most)
     for _ in range(2):
-        before, data = data, objects.get(key, most=most, is_fresh=True)
+        before = data
+        data = objects.get(key, most=most, is_fresh=True)
         if data == before:
             return data
     raise DamagedError(

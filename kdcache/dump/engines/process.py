@@ -22,7 +22,8 @@ def run_in_process(job: Job, cache: Cache) -> int:
 
     When the process is told to stop it returns after the commit that is under way.
     """
-    me, units = own_place(), all_units(job, cache)
+    me = own_place()
+    units = all_units(job, cache)
     mine = share(units, me.rank, me.world_size)
     if who := own_name():
         log(who, _start_text(job, cache, mine, len(units)))

@@ -67,7 +67,8 @@ def run_on_ray(job: Job, cache: Cache) -> int:
     if not todo:
         return 0
     look_at_teacher(job, cache, todo[0])
-    who, views = f"driver on {os.uname().nodename}", num_views(cache, todo)
+    who = f"driver on {os.uname().nodename}"
+    views = num_views(cache, todo)
     # once more, since Ray puts its own handler of SIGTERM in the place of others when it connects
     with (
         connected(job.config.ray) as ray,
@@ -94,10 +95,11 @@ def connected(config: RayConfig) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    # Ray tells there of the dead, with pages of its log
     with (
         Path(os.devnull).open("w", encoding="utf-8") as nowhere,
         redirect_stdout(nowhere),
-    ):  # Ray tells there of the dead, with pages of its log
+    ):
         try:
             ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -171,7 +173,9 @@ class _Pool:
     ) -> None:
         shape = _pool_shape(ray, config)
         device = "cuda" if shape.gpus else "cpu"
-        self._ray, self._cache, self._bar = ray, cache, bar
+        self._ray = ray
+        self._cache = cache
+        self._bar = bar
         self._shape = shape
         self._config = replace(config, compute=replace(config.compute, device=device))
         self._actor = ray.remote(num_gpus=shape.gpus, num_cpus=shape.cpus, max_restarts=0)(Maker)
