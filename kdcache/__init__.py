@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from kdcache.dump.run import dump_teacher
     from kdcache.errors import KdcacheError
     from kdcache.loader.config import LoaderConfig
-    from kdcache.loader.loader import DistillationBatch, DistillationLoader
+    from kdcache.loader.loader import DistillationLoader
+    from kdcache.loader.steps import DistillationBatch
     from kdcache.losses import cwd_loss, dist_loss, dkd_loss, kl_loss, nkd_loss
     from kdcache.models.model import open_model
     from kdcache.soft_targets import SoftTargets
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Cache": "cache",
-    "DistillationBatch": "loader.loader",
+    "DistillationBatch": "loader.steps",
     "DistillationLoader": "loader.loader",
     "DumpConfig": "dump.config",
     "KdcacheError": "errors",

@@ -1,68 +1,32 @@
 """`DistillationLoader`: the views, targets and soft targets of each step, for any training loop."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from kdcache.cache import Cache
 from kdcache.codecs import Tail
-from kdcache.errors import KdcacheError, MismatchError, UsageError
+from kdcache.errors import UsageError
 from kdcache.loader.config import LoaderConfig, OnMiss
 from kdcache.loader.opening import Replay, open_replay
-from kdcache.loader.order import EpochSampler, Split, epoch_views, num_steps
-from kdcache.loader.teachers import Teacher, open_teacher
+from kdcache.loader.steps import DistillationBatch, StepLoader
 from kdcache.losses import Need
 from kdcache.models.model import Preprocessing, VisionModel, per_channel, preprocessing_of
-from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute, ComputeConfig
-from kdcache.runtime.distributed import rank, world_size
-from kdcache.runtime.wording import named
-from kdcache.shapes import Labels, Rows, Size
-from kdcache.soft_targets import SoftTargets
-from kdcache.sources import Source, as_source
-from kdcache.views import Batch, ViewDataset, ViewLoader
+from kdcache.shapes import Rows, Size
+from kdcache.sources import as_source
+from kdcache.views import Batch
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
 _ANY_LOSS: frozenset[Need] = frozenset({"teacher"})
 
 
-@dataclass(frozen=True)
-class DistillationBatch:
-    """One batch of this process, on the device of the loader."""
-
-    images: Tensor
-    """Views, uint8 `[views, channels, height, width]`; floats, normalised, where the loader knows
-    how."""
-    labels: Labels
-    """Classes of the views, or of their pixels; of mixed views with a second class and a share."""
-    teacher: SoftTargets
-    """Soft targets: `logits()` are the teacher's, `probs(tau)` their softmax at a temperature."""
-    rows: Tensor
-    """Which sample each view is of: its place in the cache's order, int64 `[views]`, on the CPU."""
-    seeds: Tensor
-    """The augmentation seed of each view, int64 `[views]`, on the CPU."""
-    num_classes: int
-
-    @property
-    def targets(self) -> Tensor:
-        """Class indices; of mixed views probabilities, float32 `[views, classes]`. Cross-entropy
-        takes both."""
-        if self.labels.mixed is None:
-            return self.labels.first
-        second, share = self.labels.mixed
-        first = one_hot(self.labels.first.long(), self.num_classes).float()
-        return torch.lerp(one_hot(second.long(), self.num_classes).float(), first, share[:, None])
-
-
-class DistillationLoader:
+class DistillationLoader(StepLoader):
     """Iterates over the batches of one epoch after the other, exactly as the teacher saw their
     views.
 
@@ -174,300 +138,19 @@ class DistillationLoader:
             raise UsageError("there is no teacher: give a cache, or a teacher to run in the loop")
         replay = open_replay(config, _ANY_LOSS, source=source)
         wanted = _preprocessing(replay, model, size, mean, std)
-        self._begin(
-            config, replay, Compute(config.compute), _ANY_LOSS, size=wanted.size, sites=None
-        )
+        sites = model.sites if isinstance(model, VisionModel) else None
+        super().__init__(config, replay, Compute(compute), _ANY_LOSS, size=wanted.size, sites=sites)
+        self._mean: Tensor | None = None
+        self._std: Tensor | None = None
         if wanted.std:
             self._normalise(wanted)
 
-    @classmethod
-    def of_run(
-        cls,
-        config: LoaderConfig,
-        replay: Replay,
-        compute: Compute,
-        needs: frozenset[Need],
-        student: VisionModel,
-    ) -> "DistillationLoader":
-        """Return the loader of a run whose views are opened already.
-
-        Args:
-            config: the run's settings.
-            replay: its views.
-            compute: where batches come to.
-            needs: what its loss requires.
-            student: whose input size counts, and the size of whose maps.
-        """
-        loader = cls.__new__(cls)
-        size = student.preprocessing.size
-        loader._begin(config, replay, compute, needs, size=size, sites=student.sites)
-        return loader
-
-    def _begin(
-        self,
-        config: LoaderConfig,
-        replay: Replay,
-        compute: Compute,
-        needs: frozenset[Need],
-        *,
-        size: Size,
-        sites: Sequence[int] | None,
-    ) -> None:
-        self.config = config
-        self.replay = replay
-        self.compute = compute
-        self.teacher: Teacher
-        self._mean: Tensor | None = None
-        self._std: Tensor | None = None
-        self._needs = needs
-        self._size = size
-        self._sites = sites
-        sizes = self._open_teacher()
-        self._sampler = EpochSampler(
-            Split(
-                batch_size=config.batch_size,
-                parts=config.accumulate,
-                process=rank(),
-                processes=world_size(),
-            )
-        )
-        self._views = ViewLoader(
-            ViewDataset(replay.source, replay.recipe, replay.order, sizes=sizes),
-            self._sampler,
-            workers=config.compute.workers,
-            pin_memory=compute.pin_memory,
-        )
-        self.epoch = 0
-        """The epoch that is to come, or that is at work."""
-        self.step = 0
-        """Steps of it that are done."""
-        self._left_out = _NO_ROWS
-
-    @property
-    def source(self) -> Source:
-        """The data."""
-        return self.replay.source
-
-    @property
-    def num_classes(self) -> int:
-        """Classes of the data."""
-        return self.replay.source.classes
-
-    @property
-    def num_channels(self) -> int:
-        """Channels of the views: 3, or 1 of grey ones."""
-        return self.replay.recipe.channels
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of the epoch that is at work; rows that its seed lacks are not in it."""
-        return self._sampler.num_steps
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of an epoch that lacks no row, for a schedule."""
-        return num_steps(len(self.replay.rows(_NO_ROWS)), self.config.batch_size)
-
-    def __len__(self) -> int:
-        """Return the batches of a whole epoch that lacks no row, in this process."""
-        return self.steps_per_epoch * self.config.accumulate
-
-    def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch; the one that is begun goes on where it was.
-
-        Raises:
-            UsageError: a number that is none of an epoch.
-        """
-        if epoch < 0:
-            raise UsageError(f"epoch is {epoch}; it must be 0 or more")
-        if epoch != self.epoch:
-            self.epoch = epoch
-            self.step = 0
-
-    def __iter__(self) -> Iterator[DistillationBatch]:
-        """Yield the batches that are left of the epoch, and go to the next one.
-
-        A batch counts as done as soon as the loop has it: take `state_dict` after its step.
-
-        Raises:
-            KdcacheError: units that are missing or damaged, samples that cannot be read.
-        """
-        self.start_epoch()
-        parts = self.config.accumulate
-        for number, batch in enumerate(self.rendered(), start=1):
-            if number % parts == 0:
-                self.step += 1
-            yield self.placed(batch)
-        self.end_epoch()
-
-    def start_epoch(self) -> list[int]:
-        """Make ready for what is left of the epoch, and return its seeds.
-
-        Raises:
-            KdcacheError: units that are missing or damaged; no row that could be read.
-        """
-        seeds = self._seeds_of(self.epoch)
-        is_last = self.epoch + 1 >= self.config.epochs
-        following = [] if is_last else self._seeds_of(self.epoch + 1)
-        self._left_out = self._start_teacher(seeds, following)
-        for use in self.replay.caches:
-            use.check_images(seeds)
-        rows = self.replay.rows(self._left_out)
-        length = len(self.replay.source)
-        if not len(rows):
-            raise KdcacheError(
-                f"nothing to train on: of the samples of {self.replay.source.spec} that are asked"
-                f" for, seed {seeds[0]} holds none that could be read when it was dumped"
-            )
-        views = epoch_views(
-            rows,
-            length,
-            seeds,
-            self.replay.recipe,
-            run_seed=self.config.run_seed,
-            epoch=self.epoch,
-            blocks=self.replay.blocks,
-        )
-        self._sampler.set_epoch(views, first_step=self.step, before=self._streams(views))
-        return seeds
-
-    def rendered(self) -> Iterator[Batch]:
-        """Yield the views of this process that are left of the epoch, as they come from the
-        workers."""
-        return iter(self._views)
-
     def placed(self, batch: Batch) -> DistillationBatch:
-        """Return a batch on the device, with the teacher's soft targets."""
-        labels = batch.labels.to(self.compute.move)
-        teacher = self.teacher.rows(batch)
-        images = self.compute.move(batch.views[0])
-        if self._mean is not None and self._std is not None:
-            images = torch.sub(images, self._mean).div_(self._std)
-        return DistillationBatch(images, labels, teacher, batch.rows, batch.seeds, self.num_classes)
-
-    def end_epoch(self) -> None:
-        """Go to the next epoch."""
-        self.epoch += 1
-        self.step = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that is needed to go on after the batch that the loop had last, as plain
-        values and tensors.
-
-        It is the same in all processes.
-        """
-        return {
-            "epoch": self.epoch,
-            "epoch_step": self.step,
-            "seeds": self.replay.seeds,
-            "left_out": torch.from_numpy(self._left_out),
-            "identity": self.identity(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`, also with another number of processes or workers.
-
-        Raises:
-            MismatchError: it is of other data, another cache or another teacher.
-        """
-        for name, value in self.identity().items():
-            if state["identity"].get(name) != value:
-                raise MismatchError(
-                    f"the state is of another {name} ({state['identity'].get(name)} there, {value}"
-                    " now); give the one that it is of"
-                )
-        # the cache has more by now: their turns would change
-        if state["seeds"] != self.replay.seeds:
-            begun = named(state["seeds"], "seed")
-            more = named(self.replay.seeds, "seed")
-            say(
-                f"note: the run goes on with {begun}, which it began with; the cache holds {more}"
-                " by now"
-            )
-            self.replay = replace(self.replay, seeds=state["seeds"])
-            self._open_teacher()
-        self.epoch = state["epoch"]
-        self.step = state["epoch_step"]
-        self._left_out = state["left_out"].numpy()
-
-    def identity(self) -> dict[str, str]:
-        """Return what the order and the soft targets depend on: fingerprints by name."""
-        digests = [use.cache.manifest.digest for use in self.replay.caches]
-        return {
-            "source": self.replay.source.fingerprint,
-            "recipe": self.replay.recipe.fingerprint,
-            "teacher": self.teacher.identity,
-            "cache": ", ".join(digests) or "none",
-        }
-
-    def samples_digest(self) -> str:
-        """Return what tells the samples to train on from others."""
-        samples = self.replay.samples
-        return "all" if samples is None else hashlib.sha256(samples.tobytes()).hexdigest()
-
-    def close(self) -> None:
-        """End loader workers, and what is fetched ahead."""
-        self._views.close()
-        for use in self.replay.caches:
-            if use.stream is not None:
-                use.stream.close()
-
-    def __enter__(self) -> "DistillationLoader":
-        """Return the loader, which is closed at the end of the block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the loader."""
-        self.close()
-
-    def _open_teacher(self) -> list[Size]:
-        """Open where soft targets come from; return the input sizes to render."""
-        self.teacher, sizes = open_teacher(
-            self.config,
-            self.replay,
-            self._needs,
-            self.compute,
-            size=self._size,
-            sites=self._sites,
-        )
-        return sizes
-
-    def _seeds_of(self, epoch: int) -> list[int]:
-        seeds = self.replay.seeds
-        count = self.config.repeats
-        return [seeds[turn % len(seeds)] for turn in range(epoch * count, (epoch + 1) * count)]
-
-    def _start_teacher(self, seeds: list[int], following: list[int]) -> Rows:
-        """Make the teacher ready for the epoch, and return the rows that it leaves out.
-
-        Of an epoch that was begun these are those of then.
-
-        It sees the units that rank 0 sees: a cache that is still written to may hold more by the
-        time that another process, or a resumed run, looks, but never less.
-        """
-        left_out = np.unique(np.concatenate([*self.teacher.start(seeds, following).values()]))
-        return self._left_out if self.step else left_out
-
-    def _streams(self, views: Rows) -> Callable[[Rows], None]:
-        """Have what is read window by window make ready for the epoch; return what must know of
-        each step's views."""
-        streams = [use.stream for use in self.replay.caches if use.stream is not None]
-        if streams and self.replay.blocks is not None:
-            windows = self.replay.blocks.windows(self.config.run_seed, self.epoch)
-            following = views[self.step * self.config.batch_size :]
-            for stream in streams if len(following) else ():
-                stream.open_epoch(windows, int(following[0, 0]))
-
-        def before(step: Rows) -> None:
-            for stream in streams:
-                stream.before(step)
-
-        return before
+        """Return a batch on the device, with its soft targets; normalised if it is known how."""
+        placed = super().placed(batch)
+        if self._mean is None or self._std is None:
+            return placed
+        return replace(placed, images=torch.sub(placed.images, self._mean).div_(self._std))
 
     def _normalise(self, wanted: Preprocessing) -> None:
         """Have images come as floats, by these means and deviations."""

@@ -72,7 +72,8 @@ _POLL_SECONDS = (0.0002, 0.02)  # first and longest pause between looks whether 
 _GRACE_SECONDS = 60.0  # for a process to end by itself after another one is gone
 _LOOK_SECONDS = 1.0
 _MOST_STEPS = 1000
-_control: ProcessGroup | None = None
+_controls: dict[Any, ProcessGroup] = {}
+"""The control group beside torch's own default group."""
 _joins = itertools.count()
 """A launcher's store stays: what one training writes there is not for the next one."""
 
@@ -159,7 +160,7 @@ def gather(value: T, what: str) -> list[T]:
         return [value]
     _meet(None, what, stops=False)
     values: list[Any] = [None] * world_size()
-    torch.distributed.all_gather_object(values, value, group=_control)
+    torch.distributed.all_gather_object(values, value, group=_control())
     return values
 
 
@@ -364,7 +365,6 @@ def _joined() -> bool:
 
 
 def _join(meeting: Meeting, device_type: str) -> None:
-    global _control  # noqa: PLW0603 # as torch's own default group
     place = meeting.place
     settings: dict[str, Any] = {
         "rank": place.rank,
@@ -376,7 +376,7 @@ def _join(meeting: Meeting, device_type: str) -> None:
         settings["store"] = _store_of_all(meeting)
         settings["backend"] = "gloo" if device is None else "nccl"
         torch.distributed.init_process_group(device_id=device, **settings)
-        _control = _control_group()
+        _control()
     except (RuntimeError, ValueError) as error:
         which = f"process {place.rank} of {place.world_size}"
         reason = str(error).partition("\n")[0]
@@ -385,6 +385,16 @@ def _join(meeting: Meeting, device_type: str) -> None:
             "train alone, set WORLD_SIZE=1 and no RANK"
         )
         raise KdcacheError(f"{which} cannot join the others: {reason}; {way_out}") from error
+
+
+def _control() -> ProcessGroup:
+    """Return the control group; it is made at its first use where others have joined the
+    processes, as a program that reads a cache in its own loop does."""
+    default = torch.distributed.group.WORLD
+    if default not in _controls:
+        _controls.clear()
+        _controls[default] = _control_group()
+    return _controls[default]
 
 
 def _control_group() -> ProcessGroup:
@@ -441,8 +451,7 @@ def _connected(meeting: Meeting, end: float) -> Store:
 
 
 def _leave(*, waits: bool) -> None:
-    global _control  # noqa: PLW0603
-    _control = None
+    _controls.clear()
     if waits:
         torch.distributed.destroy_process_group()
 
@@ -484,7 +493,7 @@ def _largest(values: Sequence[int], what: str = "the other processes") -> list[i
         return [*values]
     tensor = torch.tensor(values, dtype=torch.int64)
     largest = torch.distributed.ReduceOp.MAX
-    work = torch.distributed.all_reduce(tensor, largest, group=_control, async_op=True)
+    work = torch.distributed.all_reduce(tensor, largest, group=_control(), async_op=True)
     _await(work, what)
     return [int(value) for value in tensor.tolist()]
 
@@ -536,7 +545,7 @@ def _raise_as(error: KdcacheError, number: int) -> None:
 def _sent_by(number: int, value: T) -> T:
     """Return a process's value in all processes, which are all here by now."""
     values = [value]
-    torch.distributed.broadcast_object_list(values, src=number, group=_control)
+    torch.distributed.broadcast_object_list(values, src=number, group=_control())
     return values[0]
 
 

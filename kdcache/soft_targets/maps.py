@@ -7,8 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdcache.errors import CodecError
 from kdcache.shapes import PerRow, ViewLogits
 from kdcache.soft_targets.protocol import DenseTargets, SoftTargets
+
+_ONE_BY_ONE = (
+    "soft targets of maps go into a loss head by head: give teacher.heads[0], and the student's"
+    " logits as rows of pixels, [views * height * width, classes]"
+)
 
 
 @dataclass(frozen=True)
@@ -25,9 +31,13 @@ class MapTargets:
         return self._stacked([rows.logits() for rows in self.heads])
 
     def probs(self, tau: float | PerRow, student: Tensor | None = None) -> ViewLogits:
-        """Return softmax(logits / tau), in the shape of `logits`; a loss takes the heads one by
-        one."""
-        assert student is None and not isinstance(tau, Tensor), "a loss takes the heads one by one"
+        """Return softmax(logits / tau), in the shape of `logits`.
+
+        Raises:
+            CodecError: a temperature for each row, or a student: a loss takes heads one by one.
+        """
+        if student is not None or isinstance(tau, Tensor):
+            raise CodecError(_ONE_BY_ONE)
         return self._stacked([rows.probs(tau) for rows in self.heads])
 
     def std(self) -> Tensor:

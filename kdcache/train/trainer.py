@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdcache.errors import KdcacheError, MismatchError, UsageError
-from kdcache.loader.loader import DistillationLoader
 from kdcache.loader.opening import check_records, open_replay
+from kdcache.loader.steps import StepLoader
 from kdcache.losses import Loss, open_loss
 from kdcache.models.first_batch import check_gradients, check_student, require_trainable
 from kdcache.models.inference import model_code
@@ -79,8 +79,13 @@ class Trainer:
         )
         require_trainable(self.student)
         self.model = self._place()
-        self.loader = DistillationLoader.of_run(
-            config, replay, self.compute, self.loss.requires, self.student
+        self.loader = StepLoader(
+            config,
+            replay,
+            self.compute,
+            self.loss.requires,
+            size=self.student.preprocessing.size,
+            sites=self.student.sites,
         )
         self._labels = SeenLabels(source)
         self.evaluation = self._evaluation()

@@ -1,6 +1,9 @@
 """`DistillationLoader` in loops of other people: the steps of `train-student`, and its promises."""
 
+import json
+import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +13,18 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from map_caches import DATA as MAPS
+from map_caches import made
 from runs import CONV, MLP, dump, losses, steps, train
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 import kdcache
-from kdcache.errors import MismatchError, UsageError
-from kdcache.loader.loader import DistillationBatch, DistillationLoader
+from kdcache.errors import CodecError, MismatchError, UsageError
+from kdcache.loader.loader import DistillationLoader
+from kdcache.loader.steps import DistillationBatch
 from kdcache.models.model import VisionModel, open_model
+from kdcache.soft_targets import heads_of
 from kdcache.train.optim import OptimizerConfig, make_optimizer
 from kdcache.views import load_recipe, seed_generators
 
@@ -259,3 +266,70 @@ def test_the_example_goes_on_where_it_was_stopped(
     whole = lines("whole")
     assert len(whole) == 12
     assert lines("parts", "--stop-after", "5") + lines("parts") == whole
+
+
+def test_a_state_is_of_one_order(cache: Path) -> None:
+    state = DistillationLoader(cache, data=DIGITS, **HERE).state_dict()
+    others: dict[str, Any] = {"batch_size": 8, "run_seed": 1, "repeats": 2, "window": 2}
+    for name, value in {**others, "samples": "0:50"}.items():
+        other = DistillationLoader(cache, data=DIGITS, **{**HERE, name: value})
+        with pytest.raises(
+            MismatchError, match=rf"the state is of {name} .*steps count in another"
+        ):
+            other.load_state_dict(state)
+
+
+def test_maps_come_head_by_head(tmp_path: Path, recipe: str) -> None:
+    made(tmp_path / "cache", recipe, codec="full:dtype=float32")
+    loader = DistillationLoader(tmp_path / "cache", data=MAPS, **HERE)
+    batch = next(iter(loader))
+    assert batch.targets.dtype == torch.int64 and batch.targets.ndim == 3
+    maps = batch.teacher.logits()
+    views, heads, height, width, classes = maps.shape
+    assert heads == 2 and views == 16
+    logits = torch.randn(views, classes, height, width, requires_grad=True)
+    rows = logits.permute(0, 2, 3, 1).flatten(0, 2)
+    large = nn.functional.interpolate(logits, batch.targets.shape[1:])
+    loss = cross_entropy(large, batch.targets, ignore_index=255)
+    (loss + kdcache.dist_loss(rows, heads_of(batch.teacher)[0])).backward()
+    assert logits.grad is not None and bool(logits.grad.isfinite().all())
+    with pytest.raises(CodecError, match=r"head by head: give teacher\.heads\[0\]"):
+        kdcache.dist_loss(rows, batch.teacher)
+
+
+OF_A_RANK = """
+import json, sys
+import torch
+import kdcache
+
+rank, store, cache, data = sys.argv[1:]
+torch.distributed.init_process_group("gloo", f"file://{store}", rank=int(rank), world_size=2)
+loader = kdcache.DistillationLoader(cache, data=data, batch_size=16, num_workers=0, device="cpu")
+for epoch in range(2):
+    loader.set_epoch(epoch)
+    for batch in loader:
+        print(json.dumps(batch.rows.tolist()))
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_processes_that_others_have_joined_share_each_step(cache: Path, tmp_path: Path) -> None:
+    alone = DistillationLoader(cache, data=DIGITS, **HERE)
+    whole = [batch.rows.tolist() for batch in batches_of(alone, 2)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ranks = []
+    for rank in range(2):
+        words = [
+            sys.executable,
+            "-c",
+            OF_A_RANK,
+            str(rank),
+            str(tmp_path / "store"),
+            str(cache),
+            DIGITS,
+        ]
+        ranks.append(subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True))
+    told = [rank.communicate(timeout=120)[0].splitlines() for rank in ranks]
+    first, second = ([json.loads(line) for line in lines] for lines in told)
+    assert [one + other for one, other in zip(first, second, strict=True)] == whole
+    assert {len(rows) for rows in first + second} == {8}
