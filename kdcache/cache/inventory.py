@@ -20,7 +20,7 @@ _ARRAYS = re.compile(rf"({'|'.join(ROOTS)})/[0-9a-f]{{16}}/.+")
 
 
 @dataclass(frozen=True)
-class Census:
+class Inventory:
     """The objects of a cache, by what they are."""
 
     commits: dict[Unit, Entry]
@@ -37,7 +37,7 @@ class Census:
     """What is not of this layout; the first of these."""
 
 
-def take_census(cache: Cache) -> Census:
+def take_inventory(cache: Cache) -> Inventory:
     """Return what lies in `cache`, from a listing of everything and, after it, one of the commits.
 
     In this order, since a unit may be committed meanwhile: its object is then not taken for
@@ -63,7 +63,7 @@ def take_census(cache: Cache) -> Census:
         entry for unit, found in units.items() if unit not in commits for entry in found
     ]
     objects = {unit: found[-1] for unit, found in sorted(units.items()) if unit in commits}
-    return Census(commits, objects, **{kind: sorted(entries) for kind, entries in kinds.items()})
+    return Inventory(commits, objects, **{kind: sorted(entries) for kind, entries in kinds.items()})
 
 
 def committed(cache: Cache) -> dict[Unit, Entry]:

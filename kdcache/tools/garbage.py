@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from kdcache.cache import Cache
-from kdcache.cache.inventory import Census, take_census
+from kdcache.cache.inventory import Inventory, take_inventory
 from kdcache.cache.storage.objects import Entry
 from kdcache.errors import UsageError
 
@@ -49,10 +49,10 @@ def collect_garbage(
         CacheError: an object that cannot be read or removed.
     """
     limit = time.time() - parse_age(older_than)
-    census = take_census(cache)
-    found = [*census.temporary, *census.orphaned]
+    inventory = take_inventory(cache)
+    found = [*inventory.temporary, *inventory.orphaned]
     old = [entry for entry in found if entry.time < limit]
-    is_busy = _last_written(census) >= limit
+    is_busy = _last_written(inventory) >= limit
     busy = {entry for entry in old if is_busy and cache.format.unit_of(entry.key)}
     chosen = [entry for entry in old if entry not in busy]
     gone = [entry for entry in chosen if not delete or _removed(cache, entry)]
@@ -66,11 +66,11 @@ def collect_garbage(
     }
 
 
-def _last_written(census: Census) -> float:
+def _last_written(inventory: Inventory) -> float:
     return max(
         (
             entry.time
-            for part in (census.commits.values(), census.temporary, census.orphaned)
+            for part in (inventory.commits.values(), inventory.temporary, inventory.orphaned)
             for entry in part
         ),
         default=0.0,

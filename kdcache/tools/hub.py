@@ -18,7 +18,7 @@ from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.extent import read_extents
 from kdcache.cache.documents.limits import MOST_MANIFEST
 from kdcache.cache.formats.zarr import MOST_METADATA
-from kdcache.cache.inventory import CARD, Unit, committed, take_census
+from kdcache.cache.inventory import CARD, Unit, committed, take_inventory
 from kdcache.cache.storage.objects import MOST_BYTES, Entry
 from kdcache.cache.storage.rereading import agreed_bytes
 from kdcache.cache.writing import require_written
@@ -157,8 +157,8 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
     if there.exists(_MANIFEST):
         open_cache(there).require(old.manifest)
     sent = _Sender(there)
-    census = take_census(old)
-    units = list(census.commits)
+    inventory = take_inventory(old)
+    units = list(inventory.commits)
     told_sent = heeding(lambda: f": {sent.objects} objects sent")
     with told_sent, progress("push", len(units), "units") as bar:
         for key in until_asked(_beside(old, units)):

@@ -14,7 +14,7 @@ from kdcache.cache import Cache, open_cache
 from kdcache.cache.arrays import ROOTS
 from kdcache.cache.coverage import FINISH, Coverage, coverage_of
 from kdcache.cache.documents.extent import Extent
-from kdcache.cache.inventory import Unit, committed, take_census
+from kdcache.cache.inventory import Unit, committed, take_inventory
 from kdcache.cache.opening import open_objects
 from kdcache.cache.prefetch import fetched
 from kdcache.cache.storage.objects import Entry, Objects, is_address, is_temporary
@@ -42,19 +42,19 @@ def describe(cache: Cache) -> dict[str, Any]:
         many as are read.
     """
     manifest = cache.manifest
-    census = take_census(cache)
-    size = sum(entry.size for entry in census.objects.values())
+    inventory = take_inventory(cache)
+    size = sum(entry.size for entry in inventory.objects.values())
     rows = sum(
-        len(manifest.unit_range(unit)) * manifest.seeds_per_unit for _, unit in census.commits
+        len(manifest.unit_range(unit)) * manifest.seeds_per_unit for _, unit in inventory.commits
     )
     # of a subset each unit holds about the same share
     views = rows * manifest.num_held / manifest.rows
-    absent, looked_at = _absent(cache, list(census.commits))
+    absent, looked_at = _absent(cache, list(inventory.commits))
     return {
         "manifest": manifest.to_json(),
         "codec": codec_spec(cache.codec),
-        **coverage_of(cache, census.commits).to_json(),
-        "units": len(census.commits),
+        **coverage_of(cache, inventory.commits).to_json(),
+        "units": len(inventory.commits),
         "bytes": size,
         "bytes_per_view": size / views if views else None,
         "absent": absent,

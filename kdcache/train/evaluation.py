@@ -179,7 +179,7 @@ def evaluate(
     std: float | Sequence[float] | None = None,
     batch_size: int = 256,
     num_workers: int | None = None,
-    device: str = "auto",
+    device: str | None = None,
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
     window: tuple[int, int] | None = None,
 ) -> dict[str, float]:
@@ -189,8 +189,8 @@ def evaluate(
     Of several processes (torch.distributed) each takes its share, and all get the same scores.
 
     Args:
-        model: any module that takes normalised images, or one of kdcache's own. It comes back in
-            the mode that it was in.
+        model: any module that takes normalised images, or one of kdcache's own. All
+            its parts come back in the modes that they were in.
         data: the data set, or its spec.
         recipe: of the views: a shipped one such as `eval`, a TOML file, or a recipe that is loaded.
         size: input size; by default the model's, as timm's say it, or the recipe's.
@@ -198,7 +198,7 @@ def evaluate(
         std: as `mean`.
         batch_size: views of a batch, over all processes.
         num_workers: processes that render views; by default one for each core, up to 8.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, to which the model goes; by default where it is.
         precision: the autocast type of the model.
         window: height and width of windows that slide over the views of segmentation.
 
@@ -208,10 +208,12 @@ def evaluate(
             take them.
     """
     options: dict[str, Any] = {} if num_workers is None else {"workers": num_workers}
+    if device is None:
+        device = str(next((part.device for part in model.parameters()), "cpu"))
     compute = Compute(ComputeConfig(device=device, precision=precision, **options))
     source = open_source(data) if isinstance(data, str) else as_source(data)
     views = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    is_training = model.training
+    modes = [(part, part.training) for part in model.modules()]
     own = wrapped(model, views, size=size, mean=mean, std=std, task=task_of(source))
     evaluation = Evaluation(
         source,
@@ -226,7 +228,8 @@ def evaluate(
         return evaluation.scores({"": compute.place(own)})
     finally:
         evaluation.close()
-        model.train(is_training)
+        for part, is_training in modes:
+            part.training = is_training
 
 
 def evaluation_recipe(named: str | None, training: Recipe, *, is_from_cache: bool) -> Recipe:

@@ -9,7 +9,7 @@ from kdcache.cache import Cache
 from kdcache.cache.contents import changed_samples, require_checksums
 from kdcache.cache.coverage import FINISH, Coverage, coverage_of
 from kdcache.cache.documents.extent import read_extents
-from kdcache.cache.inventory import Census, take_census
+from kdcache.cache.inventory import Inventory, take_inventory
 from kdcache.cache.source import CachedSource, local_images, source_of
 from kdcache.cache.source_check import Change, shown_name
 from kdcache.cache.source_list import read_list
@@ -82,8 +82,8 @@ def verify_cache(
     Returns:
         `units` and `bytes` checked, of them `from_report` units as it says, `absent` rows in them,
         `faults` (one line each), what `Coverage.to_json` tells, keys of `orphaned` and `foreign`
-        objects and the number of `temporary` ones, see `Census` (all three harmless), if asked for
-        `views` and `contents` (`checked` and `changed` samples), and with a teacher `teacher`, what
+        objects and the number of `temporary` ones, see `Inventory` (all three harmless), if asked
+        for `views` and `contents` (`checked` and `changed` samples), and with a teacher `teacher`, what
         `compare_logits` returns. Views and teacher are left out where there are faults before.
 
     Raises:
@@ -192,34 +192,34 @@ def _check_bytes(
     is_to_be_complete: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     """Return what is said of units and objects, and the faults that were found."""
-    census = take_census(cache)
-    groups = {cache.manifest.unit_seeds(first) for first, _ in census.commits}
+    inventory = take_inventory(cache)
+    groups = {cache.manifest.unit_seeds(first) for first, _ in inventory.commits}
     begun = sorted({*itertools.chain(*groups)})
     faults = _faults_beside(cache)
     for seed in begun:
         faults += cache.array_faults(seed)
-    counts, unit_faults = check_units(cache, census, report)
-    coverage = _coverage(cache, census, begun)
+    counts, unit_faults = check_units(cache, inventory, report)
+    coverage = _coverage(cache, inventory, begun)
     if is_to_be_complete and not coverage.is_complete:
         faults.append(f"cache {cache} is not complete: {coverage.what_is_missing()}; {FINISH}")
     found = {
         "cache": str(cache),
         **counts,
         **coverage.to_json(),
-        "orphaned": [entry.key for entry in census.orphaned],
-        "foreign": [entry.key for entry in census.foreign],
-        "temporary": len(census.temporary),
+        "orphaned": [entry.key for entry in inventory.orphaned],
+        "foreign": [entry.key for entry in inventory.foreign],
+        "temporary": len(inventory.temporary),
     }
     return found, faults + unit_faults
 
 
-def _coverage(cache: Cache, census: Census, begun: list[int]) -> Coverage:
+def _coverage(cache: Cache, inventory: Inventory, begun: list[int]) -> Coverage:
     """Return what is there of what was asked for, or, where that cannot be read, of the seeds
     begun."""
     try:
-        return coverage_of(cache, census.commits)
+        return coverage_of(cache, inventory.commits)
     except CacheError:  # which is a fault already
-        return coverage_of(cache, census.commits, seeds=begun)
+        return coverage_of(cache, inventory.commits, seeds=begun)
 
 
 def _faults_beside(cache: Cache) -> list[str]:

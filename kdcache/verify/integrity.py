@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdcache.cache import Cache
-from kdcache.cache.inventory import Census, Unit
+from kdcache.cache.inventory import Inventory, Unit
 from kdcache.cache.prefetch import fetched
 from kdcache.errors import CacheError, KdcacheError, MismatchError
 from kdcache.runtime.console import progress
@@ -95,7 +95,7 @@ class CheckReport:
 
 
 def check_units(
-    cache: Cache, census: Census, report: CheckReport
+    cache: Cache, inventory: Inventory, report: CheckReport
 ) -> tuple[dict[str, int], list[str]]:
     """Check every committed unit; return `units`, `from_report`, `bytes` and `absent` rows, and the
     faults.
@@ -106,11 +106,11 @@ def check_units(
     checks: list[Check] = []
 
     def kept() -> str:
-        return f": the report has {len(checks)} of {len(census.commits)} units"
+        return f": the report has {len(checks)} of {len(inventory.commits)} units"
 
     # without a report nothing is kept, and a signal ends it at once
     with heeding(kept) if report.is_kept else nullcontext():
-        checks += _checked_units(cache, census, report)
+        checks += _checked_units(cache, inventory, report)
         look()
     counts = {
         "units": len(checks),
@@ -121,19 +121,19 @@ def check_units(
     return counts, [check.fault for check in checks if check.fault is not None]
 
 
-def _checked_units(cache: Cache, census: Census, report: CheckReport) -> list[Check]:
+def _checked_units(cache: Cache, inventory: Inventory, report: CheckReport) -> list[Check]:
     """Return what is found of each unit, until the process is told to stop; the report gets what is
     new."""
-    units = list(census.commits)
+    units = list(inventory.commits)
     largest = (
-        max((entry.size for entry in census.objects.values()), default=0)
+        max((entry.size for entry in inventory.objects.values()), default=0)
         + cache.manifest.unit_bytes
     )
     checks = []
     with progress("verify", len(units), "units") as bar:
 
         def checked(unit: Unit) -> Check:
-            return _checked(cache, unit, census, report)
+            return _checked(cache, unit, inventory, report)
 
         for check in fetched(checked, until_asked(units), num_bytes=largest):
             if not report.holds(check):
@@ -143,11 +143,11 @@ def _checked_units(cache: Cache, census: Census, report: CheckReport) -> list[Ch
     return checks
 
 
-def _checked(cache: Cache, unit: Unit, census: Census, report: CheckReport) -> Check:
+def _checked(cache: Cache, unit: Unit, inventory: Inventory, report: CheckReport) -> Check:
     """Return what is found of a unit, or what the report says of it if commit and size of the
     object are those of then."""
     known = report.checked.get(unit)
-    there = census.objects.get(unit)
+    there = inventory.objects.get(unit)
     digest = ""
     try:
         commit = cache.whole_commit(*unit)

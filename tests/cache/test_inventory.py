@@ -15,7 +15,7 @@ from kdcache.cache import Cache, create_cache
 from kdcache.cache.coverage import coverage_of
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.extent import Extent, publish_extent
-from kdcache.cache.inventory import committed, take_census
+from kdcache.cache.inventory import committed, take_inventory
 from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writing import commit_unit, encode_unit, start_seed
 from kdcache.codecs import LowRank, fit_arrays, open_codec
@@ -79,15 +79,15 @@ def test_what_lies_in_a_cache(
             cache.objects.publish(key, b"?")
         cache.objects.publish("README.md", b"a card")
         publish_extent(cache.objects, Extent.of([0, 2]))
-        census = take_census(cache)
+        inventory = take_inventory(cache)
         units = [(0, 0), (0, 1), (0, 2), (2, 0), (2, 2)]
         assert (
-            list(census.commits) == list(census.objects) == units
-            and committed(cache) == census.commits
+            list(inventory.commits) == list(inventory.objects) == units
+            and committed(cache) == inventory.commits
         )
-        assert [entry.key for entry in census.orphaned] == [orphan] and census.temporary == []
-        assert [entry.key for entry in census.foreign] == sorted(others)
-        coverage = coverage_of(cache, census.commits)
+        assert [entry.key for entry in inventory.orphaned] == [orphan] and inventory.temporary == []
+        assert [entry.key for entry in inventory.foreign] == sorted(others)
+        coverage = coverage_of(cache, inventory.commits)
         assert coverage.missing == ({2: [1]} if group == 1 else {2: [1], 3: [1]})
         assert coverage.complete_seeds == cache.complete_seeds() and coverage.seeds == cache.seeds()
         told = describe(cache)
@@ -118,6 +118,6 @@ def test_fits_of_writers_that_came_second_are_orphaned(tmp_path: Path) -> None:
     others = {entry.key: made[1].objects.get(entry.key) for entry in made[1].objects.walk("codec")}
     for key, data in others.items():
         made[0].objects.publish(key, data)
-    orphaned = {entry.key for entry in take_census(made[0]).orphaned}
+    orphaned = {entry.key for entry in take_inventory(made[0]).orphaned}
     assert orphaned == set(others) - {"codec/zarr.json"} and len(orphaned) > 5
-    assert take_census(made[0]).foreign == [] == take_census(made[1]).orphaned
+    assert take_inventory(made[0]).foreign == [] == take_inventory(made[1]).orphaned

@@ -345,8 +345,8 @@ def test_what_a_killed_writer_left_before_the_manifest_is_no_hindrance(
     for folder in ("seeds", "commits", "extents"):
         (tmp_path / "other" / folder).rename(tmp_path / folder)
     export_cache(shelf / "zarr", tmp_path / "other", samples="20:70")
-    census = verify_cache(open_cache(tmp_path / "other"))
-    assert census["foreign"] == [] and {key.split("/")[0] for key in census["orphaned"]} == {
+    inventory = verify_cache(open_cache(tmp_path / "other"))
+    assert inventory["foreign"] == [] and {key.split("/")[0] for key in inventory["orphaned"]} == {
         "samples"
     }
     assert (

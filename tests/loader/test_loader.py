@@ -223,14 +223,12 @@ def test_scores_are_those_of_a_training(cache: Path, tmp_path: Path) -> None:
     model = open_model(f"{MLP},weights={weights}", classes=10, recipe=load_recipe("digits"))
     data = tiny_models.few_digits(length=100)
     views = load_recipe(load_recipe("digits").eval).with_mode("L")
-    found = kdcache.evaluate(model, data, recipe=views, num_workers=0, device="cpu")
+    found = kdcache.evaluate(model, data, recipe=views, num_workers=0)
     assert found["top1"] == pytest.approx(result["top1"]) and found["eval_loss"] == pytest.approx(
         result["eval_loss"]
     )
     bare = model.module.train()
-    again = kdcache.evaluate(
-        bare, data, recipe=views, size=8, mean=0.5, std=0.25, num_workers=0, device="cpu"
-    )
+    again = kdcache.evaluate(bare, data, recipe=views, size=8, mean=0.5, std=0.25, num_workers=0)
     assert again == pytest.approx(found) and bare.training
     with pytest.raises(
         UsageError, match="does not say how images are to be normalised; give mean and std"
