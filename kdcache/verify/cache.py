@@ -83,8 +83,8 @@ def verify_cache(
         `units` and `bytes` checked, of them `from_report` units as it says, `absent` rows in them,
         `faults` (one line each), what `Coverage.to_json` tells, keys of `orphaned` and `foreign`
         objects and the number of `temporary` ones, see `Inventory` (all three harmless), if asked
-        for `views` and `contents` (`checked` and `changed` samples), and with a teacher `teacher`, what
-        `compare_logits` returns. Views and teacher are left out where there are faults before.
+        for `views` and `contents` (`checked` and `changed` samples), and with a teacher `teacher`,
+        what `compare_logits` returns. Views and teacher are left out where there are faults before.
 
     Raises:
         SourceError: the source of the views cannot be opened.
