@@ -18,7 +18,7 @@ from kdcache.cache.gaps import Gaps
 from kdcache.cache.prefetch import fetched
 from kdcache.cache.slab import Slab
 from kdcache.cache.slab_folder import SLAB, LocalFile, SlabFolder
-from kdcache.cache.storage.folder import Blocks, Folder
+from kdcache.cache.storage.blocks import Blocks
 from kdcache.cache.storage.objects import Objects
 from kdcache.cache.storage.rereading import read_twice
 from kdcache.cache.subset import held_mask, read_samples
@@ -354,10 +354,12 @@ class Cache:
         try:
             key = self.format.key(self.manifest.unit_seeds(commit.seed)[0], commit.unit)
             most = min(commit.num_bytes, self.format.most_bytes(commit.unit))
-            if most > _LARGE and isinstance(self.objects, Folder):
-                with self.objects.blocks(key, is_fresh=is_fresh) as blocks:
-                    self._look_through(commit, blocks)
-            data = self.objects.get(key, most=most, is_fresh=is_fresh)
+            if most > _LARGE:
+                with self.objects.blocks(key, most=most, is_fresh=is_fresh) as blocks:
+                    self._compare(commit, blocks)
+                    data = blocks.read(0, blocks.size)
+            else:
+                data = self.objects.get(key, most=most, is_fresh=is_fresh)
         except LargeObjectError as error:
             raise DamagedUnitError(
                 f"{where}: more bytes than were committed: {error}; {way_out}"
@@ -376,11 +378,8 @@ class Cache:
             )
         return data
 
-    def _look_through(self, commit: Commit, blocks: Blocks) -> None:
+    def _compare(self, commit: Commit, blocks: Blocks) -> None:
         """Compare a large object with its commit while little of it is in memory.
-
-        What holds a tar's records is looked at first, for that takes no time: one that is mostly
-        zeros is refused by that.
 
         Raises:
             DamagedUnitError: it is another, or no such object.
@@ -390,17 +389,24 @@ class Cache:
             raise DamagedUnitError(
                 f"{where}: {blocks.size} bytes where {commit.num_bytes} were committed; {way_out}"
             )
-        if isinstance(self.format, TarFormat):
-            tar = TarReader(blocks.read, blocks.size)
-            self._decoded(
-                commit.unit,
-                partial(self.format.decode_tar, commit.unit, tar),
-                f"{where}; {way_out}",
-            )
+        self.look_through(commit.unit, blocks, f"{where}; {way_out}")
         if blocks.sha256() != commit.sha256:
             raise DamagedUnitError(
                 f"{where}: its bytes differ from what was committed (SHA-256); {way_out}"
             )
+
+    def look_through(self, unit: int, blocks: Blocks, where: str) -> None:
+        """Check the records in the object of a unit while little of it is in memory.
+
+        Of a tar they take no time to find: one that is mostly zeros is refused by that. Objects of
+        other formats are as small as their records.
+
+        Raises:
+            DamagedUnitError: it is no such object; the message begins with `where`.
+        """
+        if isinstance(self.format, TarFormat):
+            tar = TarReader(blocks.read, blocks.size)
+            self._decoded(unit, partial(self.format.decode_tar, unit, tar), where)
 
     def read(self, seed: int, rows: Rows | Sequence[int]) -> Records:
         """Return the records of `rows` under `seed`, in their order.

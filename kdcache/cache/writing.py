@@ -15,6 +15,7 @@ from kdcache.cache.documents.commit import Commit, also_absent, commit_key
 from kdcache.cache.documents.manifest import MANIFEST, library_versions
 from kdcache.cache.inventory import Unit, committed
 from kdcache.cache.opening import open_cache
+from kdcache.cache.storage.blocks import Blocks
 from kdcache.cache.storage.rereading import agreed_bytes
 from kdcache.cache.subset import thinned
 from kdcache.cache.unit_store import StoredSample
@@ -125,7 +126,7 @@ def commit_unit(
     if not cache.objects.publish(key, data):
         where = f"cache {cache}, {cache.unit_name(seed, unit)}"
         data = _winner(cache, unit, key, where)
-        winner = cache.decode_bytes(unit, data, f"{where}; delete {key} and run the dump again")
+        winner = cache.decode_bytes(unit, data, _left(where, key))
         if manifest.skip_unreadable:
             facts["absent"] = also_absent(facts.get("absent", []), rows, seeds, winner, records)
     commit = Commit(
@@ -160,9 +161,18 @@ def encode_unit(
         raise CacheError(f"cache {cache}: {error}") from error
 
 
+def _left(where: str, key: str) -> str:
+    return f"{where}; delete {key} and run the dump again"
+
+
 def _winner(cache: Cache, unit: int, key: str, where: str) -> bytes:
+    most = cache.format.most_bytes(unit)
+
+    def look(blocks: Blocks) -> None:
+        cache.look_through(unit, blocks, _left(where, key))
+
     try:
-        return agreed_bytes(cache.objects, key, most=cache.format.most_bytes(unit))
+        return agreed_bytes(cache.objects, key, most=most, look=look)
     except FileNotFoundError:
         raise CacheError(
             f"{where}: {key} was there a moment ago and is not; run the same command again"

@@ -89,11 +89,11 @@ def _removed(cache: Cache, entry: Entry) -> bool:
     if entry.size > cache.format.most_bytes(unit[1]):
         cache.objects.remove(entry.key)  # no unit has so many bytes: no writer can take it up
         return True
-    data = cache.objects.get(entry.key, most=entry.size)
-    cache.objects.remove(entry.key)
-    # a writer looks for the object after its commit, and this for the commit after the removal: one
-    # of them sees the other
-    if cache.is_committed(*unit):
-        cache.objects.publish(entry.key, data)
-        return False
-    return True
+    with cache.objects.blocks(entry.key, most=entry.size) as blocks:
+        cache.objects.remove(entry.key)
+        # a writer looks for the object after its commit, and this for the commit after the removal:
+        # one of them sees the other
+        is_needed = cache.is_committed(*unit)
+        if is_needed:
+            cache.objects.publish(entry.key, blocks.read(0, blocks.size))
+    return not is_needed

@@ -19,6 +19,7 @@ from kdcache.cache.documents.extent import read_extents
 from kdcache.cache.documents.limits import MOST_MANIFEST
 from kdcache.cache.formats.zarr import MOST_METADATA
 from kdcache.cache.inventory import CARD, Unit, committed, take_inventory
+from kdcache.cache.storage.blocks import Blocks
 from kdcache.cache.storage.objects import MOST_BYTES, Entry
 from kdcache.cache.storage.rereading import agreed_bytes
 from kdcache.cache.writing import require_written
@@ -70,6 +71,14 @@ class HubObjects:
             FileNotFoundError: there is no such object.
             CacheError: it cannot be fetched, or has more than `most` bytes.
         """
+        with self.blocks(key, most=most, is_fresh=is_fresh) as blocks:
+            return blocks.read(0, blocks.size)
+
+    @contextmanager
+    def blocks(
+        self, key: str, *, most: int = MOST_BYTES, is_fresh: bool = False
+    ) -> Iterator[Blocks]:
+        """Give the bytes of `key`, to read parts of them to the end of the block; see `get`."""
         if key not in self.files:
             raise FileNotFoundError(key)
         if self.files[key].size > most:
@@ -77,9 +86,12 @@ class HubObjects:
             raise LargeObjectError(
                 f"{self}/{key} has {size} bytes, more than the {most} that it may have"
             )
-        with _told(f"{self}/{key}"), tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder:
             where = {"repo_type": "dataset", "revision": self.revision, "local_dir": folder}
-            return Path(self._api.hf_hub_download(self.repo, key, **where)).read_bytes()
+            with _told(f"{self}/{key}"):
+                path = Path(self._api.hf_hub_download(self.repo, key, **where))
+            with path.open("rb") as file:
+                yield Blocks(f"{self}/{key}", file.fileno())
 
     def exists(self, key: str) -> bool:
         """Return whether there is such an object."""

@@ -27,7 +27,8 @@ from kdcache.errors import KdcacheError
 from kdcache.verify.cache import verify_cache
 
 MOST_GROWTH = 200 * 10**6
-MOST_SECONDS = 10.0  # each takes well under one on a machine that does nothing else
+MOST_SECONDS = 2.0
+"""Of the processor: others on this machine take time, too."""
 
 
 @pytest.fixture(autouse=True)
@@ -77,9 +78,9 @@ def test_attack(name: str, tmp_path: Path) -> None:
     forge, message = ATTACKS[name]
     forge(tmp_path / "cache")
     for use in (read_all, verify_all):
-        before, start = peak(anew=True), time.monotonic()
+        before, start = peak(anew=True), time.process_time()
         said = use(tmp_path / "cache")
-        seconds, growth = time.monotonic() - start, peak() - before
+        seconds, growth = time.process_time() - start, peak() - before
         print(f"{name}, {use.__name__}: {growth / 1e6:.0f} MB, {seconds:.3f} s: {said}")
         assert re.search(message, said), said
         assert "\n" not in said and len(said) <= 500
@@ -93,9 +94,9 @@ def test_a_recipe_that_asks_for_too_much(name: str, tmp_path: Path) -> None:
     assert read_all(tmp_path / "cache") == "", (
         "its records can be read, and images are not looked at"
     )
-    before, start = peak(anew=True), time.monotonic()
+    before, start = peak(anew=True), time.process_time()
     said = verify_all(tmp_path / "cache", views=1)
-    seconds, growth = time.monotonic() - start, peak() - before
+    seconds, growth = time.process_time() - start, peak() - before
     print(f"{name}: {growth / 1e6:.0f} MB, {seconds:.3f} s: {said}")
     assert re.search(r"^(sample \d+ \(a/\d+\)|recipe theirs)", said) and len(said) <= 500, said
     assert growth < MOST_GROWTH and seconds < MOST_SECONDS
@@ -118,10 +119,10 @@ def test_what_a_cache_says_of_its_data_is_not_looked_at(name: str, tmp_path: Pat
     os.mkfifo(tmp_path / "pipe")
     source = {"spec": SPECS[name].format(tmp_path), "fingerprint": "0" * 64}
     zarr(tmp_path / "cache", source=source)
-    start = time.monotonic()
+    start = time.process_time()
     said = verify_all(tmp_path / "cache", views=1)
     assert re.search("holds no images.* add --data ", said) and len(said) <= 500
-    assert time.monotonic() - start < MOST_SECONDS and not (tmp_path / "owned").exists()
+    assert time.process_time() - start < MOST_SECONDS and not (tmp_path / "owned").exists()
 
 
 def zeros(path: Path, root: str) -> None:
@@ -149,9 +150,9 @@ NAMES = {SOURCE: "names", SAMPLES: "numbers"}
 @pytest.mark.parametrize("root", NAMES)
 def test_few_bytes_do_not_make_many(root: str, tmp_path: Path) -> None:
     zeros(tmp_path / "cache", root)
-    before, start = peak(anew=True), time.monotonic()
+    before, start = peak(anew=True), time.process_time()
     said = verify_all(tmp_path / "cache")
-    seconds, growth = time.monotonic() - start, peak() - before
+    seconds, growth = time.process_time() - start, peak() - before
     print(f"{root}: {growth / 1e6:.0f} MB, {seconds:.3f} s: {said}")
     assert re.search(r"the list of its \w+ \(.*\) is absent or damaged", said), said
     assert growth < MOST_GROWTH and seconds < MOST_SECONDS

@@ -40,13 +40,16 @@ def send(number: int) -> None:
 
 @pytest.fixture(autouse=True)
 def handlers_come_back() -> Iterator[None]:
-    outside = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored where tests run in the background
+    # SIGINT is ignored where tests run in the background, SIGHUP under nohup
+    outside = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    }
     before = [signal.getsignal(number) for number in SIGNALS]
     yield
     after = [signal.getsignal(number) for number in SIGNALS]
-    signal.signal(signal.SIGINT, outside)
+    for number, handler in outside.items():
+        signal.signal(number, handler)
     assert after == before
     assert not asked(), "what one job was told is not for the next"
 

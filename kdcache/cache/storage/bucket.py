@@ -10,16 +10,18 @@ tried again here.
 
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError, PreconditionError
 from obstore.store import from_url
 
+from kdcache.cache.storage.blocks import Blocks
 from kdcache.cache.storage.bucket_errors import (
     check_environment,
     code_of,
@@ -109,12 +111,26 @@ class Bucket:
             FileNotFoundError: there is no such object.
             CacheError: it is there and cannot be read, or has more than `most` bytes.
         """
-        for _ in range(_MOST_VERSIONS):
-            with suppress(PreconditionError):  # it was removed and written again between two parts
-                return self._get(key, most)
-        raise CacheError(
-            f"cannot read {self._url}/{key}: it is written anew again and again; see who does"
-        )
+        return self._of_one_version(key, lambda: b"".join(self._parts(key, most)))
+
+    @contextmanager
+    def blocks(
+        self, key: str, *, most: int = MOST_BYTES, is_fresh: bool = False
+    ) -> Iterator[Blocks]:
+        """Give the bytes of `key`, to read parts of them to the end of the block; see `get`.
+
+        They lie in a temporary file meanwhile, which has no name.
+
+        Raises:
+            CacheError: also where there is no room for the file.
+        """
+        try:
+            file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 # closed below
+        except OSError as error:
+            raise self._no_room(key, error) from error
+        with file:
+            self._of_one_version(key, lambda: self._write(file, key, self._parts(key, most)))
+            yield Blocks(f"{self._url}/{key}", file.fileno())
 
     def exists(self, key: str) -> bool:
         """Return whether `key` has been published."""
@@ -194,19 +210,49 @@ class Bucket:
             self._putters[seconds] = self._opened(whole=seconds, silence=seconds)
         obstore.put(self._putters[seconds], key, data, mode="create", use_multipart=False)
 
-    def _get(self, key: str, most: int) -> bytes:
-        """Return the bytes of one and the same object.
+    def _of_one_version(self, key: str, read: Callable[[], T]) -> T:
+        """Return what `read` gives, which reads the parts of one and the same object.
+
+        Raises:
+            CacheError: each time another takes its place meanwhile.
+        """
+        for _ in range(_MOST_VERSIONS):
+            with suppress(PreconditionError):  # it was removed and written again between two parts
+                return read()
+        raise CacheError(
+            f"cannot read {self._url}/{key}: it is written anew again and again; see who does"
+        )
+
+    def _parts(self, key: str, most: int) -> Iterator[bytes]:
+        """Yield the bytes of one and the same object.
 
         Raises:
             PreconditionError: another has taken its place meanwhile.
         """
         meta, first = self._tried("read", key, lambda: self._part(key, most, 0, None))
-        parts = [first]
+        yield first
         for start in range(len(first), meta["size"], PART):
             read = partial(self._part, key, most, start, meta["e_tag"])
             _, part = self._tried("read", key, read)
-            parts.append(part)
-        return b"".join(parts) if len(parts) > 1 else first
+            yield part
+
+    def _write(self, file: IO[bytes], key: str, parts: Iterator[bytes]) -> None:
+        """Have a file hold these bytes, and nothing else."""
+        file.seek(0)
+        file.truncate()
+        for part in parts:
+            left = memoryview(part)
+            try:
+                while left:
+                    left = left[file.write(left) :]  # which may write less than it was given
+            except OSError as error:
+                raise self._no_room(key, error) from error
+
+    def _no_room(self, key: str, error: OSError) -> CacheError:
+        return CacheError(
+            f"cannot keep {self._url}/{key} in a temporary file while it is checked:"
+            f" {error.strerror or error}; name a folder with room in TMPDIR"
+        )
 
     def _part(self, key: str, most: int, start: int, tag: str | None) -> tuple[Any, bytes]:
         """Return what is said of an object, and a part of its bytes, or all if there are no

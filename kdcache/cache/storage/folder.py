@@ -8,7 +8,6 @@ some of FUSE) may be able to rename a file without replacing another.
 """
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Generator, Hashable, Iterator
@@ -16,11 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdcache.cache.storage import rename
+from kdcache.cache.storage.blocks import Blocks
 from kdcache.cache.storage.objects import MOST_BYTES, Entry, is_temporary
 from kdcache.errors import CacheError, LargeObjectError, brief
 from kdcache.runtime.files import temporary_beside
 
-_BLOCK = 1 << 20
 _MOST_DEPTH = 32
 """Folders in folders; a cache has five."""
 
@@ -31,34 +30,6 @@ _NOT_SUPPORTED = {*_UNKNOWN, errno.EPERM, errno.EXDEV, errno.EMLINK}
 _NOT_SYNCED = {*_UNKNOWN, errno.EBADF, errno.EACCES}
 """The same to syncing a folder; an I/O error is none of these."""
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
-
-
-class Blocks:
-    """A file that is open, of which parts are read."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self._path = path
-        self._descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
-
-    def read(self, position: int, size: int) -> bytes:
-        """Return bytes of it, fewer where it ends.
-
-        Raises:
-            CacheError: they cannot be read.
-        """
-        try:
-            return os.pread(self._descriptor, size, position)
-        except OSError as error:
-            reason = error.strerror or error
-            raise CacheError(f"cannot read {self._path}: {reason}") from error
-
-    def sha256(self) -> str:
-        """Return the digest of all its bytes, of which a block at a time is in memory."""
-        digest = hashlib.sha256()
-        for position in range(0, self.size, _BLOCK):
-            digest.update(self.read(position, _BLOCK))
-        return digest.hexdigest()
 
 
 class Folder:
@@ -107,19 +78,8 @@ class Folder:
             CacheError: it is there and cannot be read, has more than `most` bytes, is no file, or a
                 link out of the folder.
         """
-        target = self.path / key
-        with open(self.open(key), "rb") as file:  # noqa: PTH123 # of a descriptor
-            self._was_there = True
-            try:
-                if is_fresh:
-                    _forget(file.fileno())
-                if (size := os.fstat(file.fileno()).st_size) > most:
-                    raise LargeObjectError(
-                        f"{target} has {size} bytes, more than the {most} that it may have"
-                    )
-                return file.read()
-            except OSError as error:
-                raise CacheError(f"cannot read {target}: {error.strerror or error}") from error
+        with self.blocks(key, most=most, is_fresh=is_fresh) as blocks:
+            return blocks.read(0, blocks.size)
 
     def open(self, key: str) -> int:
         """Return a descriptor of the file of `key`, for reading.
@@ -146,18 +106,22 @@ class Folder:
             raise CacheError(f"cannot read {target}: {error.strerror or error}") from error
 
     @contextmanager
-    def blocks(self, key: str, *, is_fresh: bool = False) -> Iterator[Blocks]:
-        """Give the file of `key` to read parts of it, to the end of the block.
-
-        Raises:
-            FileNotFoundError: there is no such object.
-            CacheError: it cannot be opened or read, is no file, or a link out of the folder.
-        """
+    def blocks(
+        self, key: str, *, most: int = MOST_BYTES, is_fresh: bool = False
+    ) -> Iterator[Blocks]:
+        """Give the file of `key`, to read parts of it to the end of the block; see `get`."""
+        target = self.path / key
         descriptor = self.open(key)
+        self._was_there = True
         try:
             if is_fresh:
                 _forget(descriptor)
-            yield Blocks(self.path / key, descriptor)
+            blocks = Blocks(str(target), descriptor)
+            if blocks.size > most:
+                raise LargeObjectError(
+                    f"{target} has {blocks.size} bytes, more than the {most} that it may have"
+                )
+            yield blocks
         finally:
             os.close(descriptor)
 

@@ -2,9 +2,11 @@
 verbs only."""
 
 from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from kdcache.cache.storage.blocks import Blocks
 from kdcache.runtime.files import name_of_temporary
 
 MOST_BYTES = 1 << 30
@@ -50,6 +52,14 @@ class Objects(Protocol):
         Raises:
             FileNotFoundError: there is no such object.
             CacheError: it is there and cannot be read, or has more than `most` bytes.
+        """
+
+    def blocks(
+        self, key: str, *, most: int = MOST_BYTES, is_fresh: bool = False
+    ) -> AbstractContextManager[Blocks]:
+        """Give the bytes of `key`, to read parts of them to the end of the block; see `get`.
+
+        They stay those of one object, also if it is removed meanwhile. Few are in memory at once.
         """
 
     def exists(self, key: str) -> bool:

@@ -3,10 +3,12 @@
 What is whole must not be called damaged for that.
 """
 
+import hashlib
 from collections.abc import Callable
 from traceback import clear_frames
 from typing import TypeVar
 
+from kdcache.cache.storage.blocks import Blocks
 from kdcache.cache.storage.objects import MOST_BYTES, Objects
 from kdcache.errors import DamagedError
 from kdcache.runtime.console import say
@@ -61,20 +63,37 @@ def _let_go(error: BaseException) -> None:
         cause = cause.__cause__ or cause.__context__
 
 
-def agreed_bytes(objects: Objects, key: str, *, most: int = MOST_BYTES) -> bytes:
+def agreed_bytes(
+    objects: Objects,
+    key: str,
+    *,
+    most: int = MOST_BYTES,
+    look: Callable[[Blocks], None] | None = None,
+) -> bytes:
     """Return the bytes of an object that nothing vouches for, read until two times in a row agree.
+
+    Args:
+        objects: where it is.
+        key: of the object.
+        most: bytes that it may have.
+        look: refuses, by an error, what should not be read into memory.
 
     Raises:
         FileNotFoundError: there is no such object.
         CacheError: it cannot be read.
         DamagedError: it gives other bytes each time.
     """
-    data = objects.get(key, most=most)
-    for _ in range(2):
-        before = data
-        data = objects.get(key, most=most, is_fresh=True)
-        if data == before:
-            return data
+    before = ""
+    for number in range(3):
+        with objects.blocks(key, most=most, is_fresh=number > 0) as blocks:
+            digest = blocks.sha256()
+            if digest == before:
+                if look is not None:
+                    look(blocks)
+                data = blocks.read(0, blocks.size)
+                if hashlib.sha256(data).hexdigest() == digest:
+                    return data
+        before = digest
     raise DamagedError(
         f"{objects}/{key} gives other bytes each time it is read; run the same command again"
     )

@@ -1,6 +1,8 @@
 """One contract for every kind of place, and what a bucket does when its responses are lost, late,
 repeated or refused."""
 
+import hashlib
+import resource
 import secrets
 import threading
 import time
@@ -79,6 +81,34 @@ def test_what_is_not_there_and_what_is_too_large(objects: Objects) -> None:
     assert objects.get("a", most=4) == b"1234"
     with pytest.raises(CacheError, match="has 4 bytes, more than the 3 that it may have"):
         objects.get("a", most=3)
+
+
+def test_an_object_is_read_in_parts_also_after_it_was_removed(objects: Objects) -> None:
+    data = secrets.token_bytes(3000)
+    objects.publish("a", data)
+    with objects.blocks("a", most=3000) as blocks:
+        objects.remove("a")
+        assert (blocks.size, blocks.read(1000, 500)) == (3000, data[1000:1500])
+        assert blocks.read(2900, 500) == data[2900:] and blocks.read(3000, 1) == b""
+        assert blocks.sha256() == hashlib.sha256(data).hexdigest()
+    with pytest.raises(FileNotFoundError), objects.blocks("a"):
+        pass
+    objects.publish("b", data)
+    with pytest.raises(CacheError, match="more than the 2999"), objects.blocks("b", most=2999):
+        pass
+
+
+def test_no_room_for_what_is_checked_is_told(proxy: FaultyProxy) -> None:
+    bucket = Bucket(new_url(), patience=QUICK)
+    bucket.publish("a", b"1234")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2, limits[1]))  # bytes that a file may have
+    try:
+        room = "File too large; name a folder with room in TMPDIR"
+        with pytest.raises(CacheError, match=room), bucket.blocks("a"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_bucket_that_is_not_there_is_told(server: int) -> None:

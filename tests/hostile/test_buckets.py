@@ -1,0 +1,71 @@
+"""A hostile cache in a bucket takes no more memory than one in a folder."""
+
+import hashlib
+import secrets
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hostile.commands import peak
+from hostile.forge import change_commit, tars
+from hostile.test_hostile import verify_all
+from s3_server import BUCKET, environ, environment, s3_server
+
+from kdcache.cache import open_cache
+from kdcache.cache.documents.commit import commit_key
+from kdcache.cache.opening import open_objects
+from kdcache.cache.storage.bucket import Bucket
+from kdcache.cache.storage.objects import Objects
+from kdcache.cache.unit_store import StoredSample
+from kdcache.cache.writing import commit_unit
+from kdcache.errors import KdcacheError
+from kdcache.tools.garbage import collect_garbage
+
+LARGE = 40 * 2**20
+MOST_GROWTH = LARGE // 2
+
+
+@pytest.fixture(autouse=True)
+def parts_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdcache.cache.storage.bucket.PART", 2**21)
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Objects]:
+    """Give a cache whose first tar is zeros behind its first member, and a second one that no
+    commit vouches for."""
+    path = tmp_path_factory.mktemp("cache")
+    cache = tars(path)
+    keys = [cache.commit_of(0, unit).key for unit in range(2)]
+    data = (path / keys[0]).read_bytes()[:1024] + bytes(LARGE)
+    change_commit(path, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    (path / commit_key(0, 1)).unlink()
+    with s3_server() as port, environ(**environment(port)):
+        objects = open_objects(f"s3://{BUCKET}/{secrets.token_hex(4)}/cache")
+        for file in path.rglob("*"):
+            key = file.relative_to(path).as_posix()
+            if file.is_file():
+                objects.publish(key, data if key in keys else file.read_bytes())
+        del data
+        yield objects
+
+
+def test_a_unit_of_zeros_is_refused_before_it_is_in_memory(bucket: Objects) -> None:
+    assert isinstance(bucket, Bucket)
+    before = peak(anew=True)
+    said = verify_all(bucket)  # type: ignore[arg-type]
+    assert "unit 0" in said and "\n" not in said and len(said) <= 500, said
+    assert (growth := peak() - before) < MOST_GROWTH, growth
+
+
+def test_an_object_that_nobody_committed_is_not_taken_into_memory(bucket: Objects) -> None:
+    cache = open_cache(bucket)
+    before = peak(anew=True)
+    rows = cache.manifest.unit_range(1)
+    records = np.zeros((2, len(rows)), cache.manifest.dtype)
+    samples = [StoredSample(f"a/{row}", "png", b"image", b"1") for row in rows]
+    with pytest.raises(KdcacheError, match=r"unit 1 .*delete shards/.* and run the dump again"):
+        commit_unit(cache, 0, 1, records, samples)
+    assert (growth := peak() - before) < MOST_GROWTH, growth
+    assert len(collect_garbage(cache, older_than="0s", delete=True)["keys"]) == 1
+    assert (growth := peak() - before) < MOST_GROWTH, growth
