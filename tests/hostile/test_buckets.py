@@ -21,13 +21,13 @@ from kdcache.cache.writing import commit_unit
 from kdcache.errors import KdcacheError
 from kdcache.tools.garbage import collect_garbage
 
-LARGE = 40 * 2**20
-MOST_GROWTH = LARGE // 2
+LARGE = 80 * 2**20
+MOST_GROWTH = 64 * 10**6
 
 
 @pytest.fixture(autouse=True)
 def parts_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdcache.cache.storage.bucket.PART", 2**21)
+    monkeypatch.setattr("kdcache.cache.storage.bucket.PART", 2**22)
 
 
 @pytest.fixture(scope="module")
