@@ -196,9 +196,9 @@ def _program(
 ) -> None:
     take(environment)
     os.setpgid(0, 0)
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored where the tests run in the background
+    # SIGINT is ignored where the tests run in the background, SIGHUP under nohup
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for descriptor, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     multiprocessing.set_start_method(method, force=True)
