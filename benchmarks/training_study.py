@@ -52,11 +52,11 @@ CODECS = [
     *(f"lowrank:step={step}" for step in (1, 2, 4, 8)),
     *(f"topk:k={k}" for k in (5, 10, 50)),
 ]
-TAILS = ["uniform", "prior", "ghost", "none"]
+TAILS = ["uniform", "ghost", "none"]
 LOSSES = {"kl": "kl:tau={tau:g}", "dist": "dist:tau={tau:g},beta=2,gamma=2"}
 TAUS = [1.0, 4.0]
 SAMPLE = 8192
-"""Rows that a basis is fitted to, and that the prior of a tail is estimated from."""
+"""Rows that a basis is fitted to."""
 ERROR_BATCHES = 16
 
 
@@ -166,8 +166,7 @@ class Study:
 
     def _reader(self, one: Teaching) -> Codec:
         codec = self.codecs[one.codec]
-        sample = self.records[one.codec][self.data.seeds[0]][:SAMPLE]
-        return set_tail(codec, one.tail, sample) if one.tail else codec  # type: ignore[arg-type]
+        return set_tail(codec, one.tail) if one.tail else codec  # type: ignore[arg-type]
 
     def stack(self, run_seed: int) -> Stack:
         """Return the student that `train-student` starts from, once for each teaching."""

@@ -157,7 +157,7 @@ def dump_teacher(
     metavar="SPEC",
 )
 @click.option(
-    "--tail", help="Tail of a topk cache: uniform, prior, ghost or none  [uniform].", metavar="NAME"
+    "--tail", help="Tail of a topk cache: uniform, ghost or none  [uniform].", metavar="NAME"
 )
 @click.option("--epochs", type=int, help="Epochs in all  [100].", metavar="N")
 @click.option("--eval-data", help="Source to evaluate on after each epoch.", metavar="SPEC")

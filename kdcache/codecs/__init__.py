@@ -9,9 +9,9 @@ import numpy as np
 from kdcache.codecs.checks import check_records
 from kdcache.codecs.full import EXACT_DTYPES, Full
 from kdcache.codecs.lowrank import LowRank
-from kdcache.codecs.maps import MapCodec, row_codec, with_sites
+from kdcache.codecs.maps import MapCodec, row_codec, with_rows, with_sites
 from kdcache.codecs.protocol import Codec, RowCodec
-from kdcache.codecs.tail import Tail, set_tail
+from kdcache.codecs.tail import Tail, with_tail
 from kdcache.codecs.topk import TopK
 from kdcache.codecs.transform import Fit
 from kdcache.config.spec import Spec, build, choose, is_option, parse_spec
@@ -99,6 +99,16 @@ def codec_from_dict(
     if not isinstance(codec, LowRank):
         raise CodecError(f"codec {codec.name} has no fit, but its manifest names one")
     return with_sites(codec.with_fit(Fit.from_arrays(fit, classes)), sites)
+
+
+def set_tail(codec: Codec, tail: Tail) -> Codec:
+    """Return `codec` with another tail policy for what it decodes; its records and its place in a
+    manifest stay as they are.
+
+    Raises:
+        UsageError: a codec that keeps every class.
+    """
+    return with_rows(codec, with_tail(row_codec(codec), tail))
 
 
 def is_exact(codec: Codec) -> bool:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from kdcache.codecs.protocol import Codec, RowCodec, plane_fields, to_bytes
-from kdcache.codecs.tail import Tail, set_tail
 from kdcache.errors import CodecError
 from kdcache.shapes import PerRow, Records, ViewLogits
 from kdcache.soft_targets import MapTargets
@@ -64,10 +63,6 @@ class MapCodec:
     def fit(self, logits: ViewLogits) -> "MapCodec":
         """Return this codec fitted to the pixels of a calibration sample."""
         return replace(self, rows=self.rows.fit(logits.reshape(-1, logits.shape[-1])))
-
-    def with_tail(self, tail: Tail, records: Records) -> "MapCodec":
-        """Return this codec with another tail policy for what it decodes, see `set_tail`."""
-        return replace(self, rows=set_tail(self.rows, tail, self.row_records(records)))
 
     def encode(self, logits: ViewLogits) -> Records:
         """Return one record per view.
@@ -142,6 +137,11 @@ def with_sites(rows: RowCodec, sites: Sequence[int] | None) -> Codec:
         return rows
     heads, height, width = sites
     return MapCodec(rows, (heads, height, width))
+
+
+def with_rows(codec: Codec, rows: RowCodec) -> Codec:
+    """Return `codec` with another codec of its rows."""
+    return replace(codec, rows=rows) if isinstance(codec, MapCodec) else rows
 
 
 def row_codec(codec: Codec) -> RowCodec:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kdcache.codecs.protocol import checked, narrowed, to_fields
-from kdcache.codecs.tail import Tail, TailPrior, levelled, student_weights
+from kdcache.codecs.tail import Tail, levelled, student_weights
 from kdcache.config.spec import not_an_option
 from kdcache.errors import UsageError
 from kdcache.shapes import Logits, PerRow, Probabilities, Records
@@ -47,7 +47,6 @@ class TopK:
     """Bits of float16's 10 that are kept of the logits and of the tail's mean and variance; the
     others are 0, and take no room on disk. The tail's log-sum-exp keeps all."""
     tail: Tail = not_an_option("uniform")
-    prior: TailPrior | None = not_an_option()
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.classes:
@@ -206,7 +205,7 @@ class TopKRows:
             UsageError: the policy is `ghost`, and `student` is not given.
         """
         tau = tau if isinstance(tau, Tensor) else torch.full_like(self._lse, tau)
-        tail = (self._tail_logit(tau) / tau)[:, None] + self._shape(tau, student)
+        tail = (self._tail_logit(tau) / tau)[:, None] + self._shape(student)
         return torch.softmax(self._dense(tail, self._top / tau[:, None]), dim=-1)
 
     def logits(self) -> Logits:
@@ -227,15 +226,11 @@ class TopKRows:
     def _dense(self, tail: Tensor, top: Tensor) -> Tensor:
         return tail.expand(-1, self._codec.classes).scatter(1, self._index, top)
 
-    def _shape(self, tau: PerRow, student: Probabilities | None) -> Tensor:
+    def _shape(self, student: Probabilities | None) -> Tensor:
         """Return log-weights of the tail's classes, `[rows, classes]` or `[1, 1]`; their
         exponentials have mean 1, or are 0."""
         if self._codec.tail == "ghost":
             return levelled(student_weights(student), self._index)
-        if self._codec.prior is not None:
-            excess = self._codec.prior.excess(self._index[:, 0])
-            highest = self._top[:, -1] - self._mean  # no class of the tail lies above the head
-            return levelled(excess.minimum(highest[:, None]) / tau[:, None], self._index)
         return self._lse.new_full((1, 1), {"uniform": 0.0, "none": -torch.inf}[self._codec.tail])
 
     def _tail_logit(self, tau: PerRow) -> PerRow:

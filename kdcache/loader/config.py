@@ -30,9 +30,8 @@ class LoaderConfig:
     """What is done about views that a cache lacks: stop, leave them out (`skip`), or run `teacher`
     on them."""
     tail: Tail = "uniform"
-    """How a topk cache's tail is spread over the classes that the codec dropped: evenly, as is
-    usual for the row's top class (`prior`), as the student does (`ghost`), or not at all
-    (`none`)."""
+    """How a topk cache's tail is spread over the classes that the codec dropped: evenly, as the
+    student does (`ghost`), or not at all (`none`)."""
     recipe: str | None = None
     """Recipe of the training views; a cache brings its own."""
     seeds: str | None = None

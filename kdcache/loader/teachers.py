@@ -2,7 +2,6 @@
 nowhere."""
 
 import hashlib
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache
-from kdcache.codecs import MapCodec, Tail, set_tail
+from kdcache.codecs import Tail, set_tail
 from kdcache.errors import MismatchError, UsageError
 from kdcache.loader.config import LoaderConfig
 from kdcache.loader.opening import CacheUse, Replay
@@ -23,7 +22,7 @@ from kdcache.models.inference import model_code
 from kdcache.models.model import VisionModel, open_model, state_sha256
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
-from kdcache.shapes import Records, Rows, Size, size_text
+from kdcache.shapes import Rows, Size, size_text
 from kdcache.soft_targets import (
     AveragedTargets,
     DenseTargets,
@@ -40,8 +39,6 @@ from kdcache.verify.logits import require_teacher
 from kdcache.views import Batch
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
-_PRIOR_ROWS = 65_536
-"""Records from which the tail policy `prior` is estimated, at most."""
 
 
 @runtime_checkable
@@ -63,7 +60,13 @@ class CachedTeacher:
     """Reads rows from a cache: records gathered here, decoded on the device."""
 
     def __init__(
-        self, cache: Cache, reader: Reader, compute: Compute, *, fallback: Teacher | None = None
+        self,
+        cache: Cache,
+        reader: Reader,
+        compute: Compute,
+        *,
+        tail: Tail = "uniform",
+        fallback: Teacher | None = None,
     ) -> None:
         """Take the cache.
 
@@ -71,35 +74,15 @@ class CachedTeacher:
             cache: the cache.
             reader: of its records.
             compute: where rows are decoded.
+            tail: how the tail of a topk cache is spread over the classes that it dropped.
             fallback: the teacher in the loop, for rows that are missing; without one they are left
                 out.
         """
         self.identity = str(cache.manifest.teacher["sha256"])
-        self._cache = cache
         self._reader = reader
         self._compute = compute
         self._fallback = fallback
-        self._codec = cache.codec
-
-    def set_tail(self, tail: Tail, seed: int) -> None:
-        """Spread the tail of the rows to come by another policy; `prior` is estimated from records
-        of `seed`.
-
-        Raises:
-            UsageError: the codec keeps every class.
-            CacheError: units of `seed` that are missing or damaged.
-        """
-        records = np.empty(0, self._cache.manifest.dtype)
-        codec = self._cache.codec
-        if tail == "prior":
-            records = first_records(
-                self._cache, seed, -(-_PRIOR_ROWS // math.prod(self._cache.manifest.sites or [1]))
-            )
-        self._codec = (
-            codec.with_tail(tail, records)
-            if isinstance(codec, MapCodec)
-            else set_tail(codec, tail, records)
-        )
+        self._codec = cache.codec if tail == "uniform" else set_tail(cache.codec, tail)
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
         """Return the rows whose samples could not be read at the dump, and those that a partial
@@ -132,18 +115,6 @@ class CachedTeacher:
         )
         joined: SoftTargets = per_head(partial(_joined, inside), cached, online)
         return joined
-
-
-def first_records(cache: Cache, seed: int, count: int) -> Records:
-    """Return the first records of a seed that are there: a random sample of its source, as rows are
-    in random order."""
-    parts: list[Records] = []
-    for unit in range(cache.manifest.num_units):
-        commit = cache.commit_of(seed, unit)
-        parts.append(cache.read_unit(commit)[cache.held_rows(commit) - commit.start])
-        if sum(map(len, parts)) >= count:
-            break
-    return np.concatenate(parts)[:count]
 
 
 def _joined(inside: Tensor, cached: SoftTargets, online: SoftTargets) -> SoftTargets:
@@ -348,9 +319,7 @@ def _cached(
     compute: Compute,
     sites: Sequence[int] | None,
 ) -> Teacher:
-    cached = CachedTeacher(use.cache, use.reader(), compute, fallback=online)
-    if config.tail != "uniform":
-        cached.set_tail(config.tail, replay.seeds[0])
+    cached = CachedTeacher(use.cache, use.reader(), compute, tail=config.tail, fallback=online)
     teacher = _at_size_of(sites, cached, use.cache.manifest.sites or ())
     return (
         teacher

@@ -15,19 +15,16 @@ from kdcache.codecs.tail import Tail
 from kdcache.errors import UsageError
 from kdcache.soft_targets import SoftTargets
 
-POLICIES: tuple[Tail, ...] = ("uniform", "prior", "ghost", "none")
+POLICIES: tuple[Tail, ...] = ("uniform", "ghost", "none")
 
 
 def gaussian(rows: int, classes: int, scale: float = 2.0, seed: int = 0) -> Tensor:
     return torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def read(codec: TopK, logits: Tensor, tail: Tail, sample: Tensor | None = None) -> SoftTargets:
-    """Return the rows of `logits` under a policy, the prior estimated from `sample`."""
-    records = codec.encode(logits)
-    return set_tail(codec, tail, records if sample is None else codec.encode(sample)).decode(
-        records
-    )
+def read(codec: TopK, logits: Tensor, tail: Tail) -> SoftTargets:
+    """Return the rows of `logits` under a policy."""
+    return set_tail(codec, tail).decode(codec.encode(logits))
 
 
 def head_of(codec: TopK, logits: Tensor) -> Tensor:
@@ -57,15 +54,12 @@ def test_every_policy_gives_distributions(
     assert bool((probs.gather(1, logits.argmax(1, keepdim=True)) > 0).all())
 
 
-@pytest.mark.parametrize("policy", ["prior", "ghost"])
 @pytest.mark.parametrize("tau", [0.5, 1.0, 4.0])
-def test_head_and_tail_mass_do_not_depend_on_the_tails_shape(policy: Tail, tau: float) -> None:
+def test_head_and_tail_mass_do_not_depend_on_the_tails_shape(tau: float) -> None:
     codec = TopK(classes=50, k=5)
     logits = gaussian(32, 50)
     student = torch.softmax(gaussian(32, 50, seed=1), 1)
-    even, shaped = (
-        read(codec, logits, name).probs(tau, student=student) for name in ("uniform", policy)
-    )
+    even, shaped = (read(codec, logits, name).probs(tau, student=student) for name in POLICIES[:2])
     head = head_of(codec, logits)
     torch.testing.assert_close(shaped[head], even[head], rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(
@@ -130,92 +124,16 @@ def test_ghost_of_a_student_without_any_tail_is_even() -> None:
 
 def test_ghost_needs_the_student() -> None:
     with pytest.raises(
-        UsageError, match=r"tail 'ghost' follows the student.*use tail uniform, prior or none"
+        UsageError, match=r"tail 'ghost' follows the student.*use tail uniform or none"
     ):
         read(TopK(classes=5, k=2), gaussian(3, 5), "ghost").probs(1.0)
-
-
-def two_kinds(rows: int, seed: int) -> Tensor:
-    """Return rows of first class 0, which like classes 10 to 19, and of first class 1, which like
-    20 to 29."""
-    logits = gaussian(rows, 40, 1.0, seed)
-    for first, liked in ((0, slice(10, 20)), (1, slice(20, 30))):
-        logits[first::2, first] = 9.0
-        logits[first::2, liked] += 2.0
-    return logits
-
-
-@pytest.mark.parametrize("tau", [1.0, 4.0])
-def test_prior_follows_the_first_class_and_comes_nearer_than_an_even_tail(tau: float) -> None:
-    codec = TopK(classes=40, k=6)
-    logits = two_kinds(200, seed=0)
-    head = head_of(codec, logits)
-    rows = read(codec, logits, "prior", sample=two_kinds(2000, seed=1))
-    probs = rows.probs(tau).masked_fill(head, math.nan)
-    ratio = probs[:, 10:20].nanmean(1) / probs[:, 20:30].nanmean(1)
-    assert bool((ratio[0::2] > 1.1).all()) and bool((ratio[1::2] < 1 / 1.1).all())
-    exact = torch.softmax(logits / tau, 1)
-    near, even = (
-        kl(exact, read(codec, logits, name, two_kinds(2000, seed=1)).probs(tau).log())
-        for name in ("prior", "uniform")
-    )
-    assert float(near) < 0.8 * float(even)
-
-
-def test_a_first_class_that_the_sample_never_saw_has_an_even_tail() -> None:
-    codec = TopK(classes=40, k=6)
-    logits = gaussian(10, 40)
-    logits[:, 7] = 20.0
-    even = read(codec, logits, "uniform").probs(1.0)
-    torch.testing.assert_close(
-        read(codec, logits, "prior", two_kinds(100, seed=0)).probs(1.0), even
-    )
-    torch.testing.assert_close(read(codec, logits, "prior", two_kinds(1, seed=0)).probs(1.0), even)
-
-
-def test_a_rarely_seen_first_class_stays_nearer_to_even() -> None:
-    codec = TopK(classes=40, k=6)
-    logits = two_kinds(2, seed=0)[:1]
-    spreads = []
-    for seen in (2, 20, 2000):
-        probs = (
-            read(codec, logits, "prior", two_kinds(seen, seed=1))
-            .probs(1.0)
-            .masked_fill(head_of(codec, logits), math.nan)
-        )
-        spreads.append(float((probs[0, 10:20].nanmean() / probs[0, 20:30].nanmean()).log()))
-    assert spreads[0] < spreads[1] < spreads[2] + 0.1 and spreads[2] > 0.5
-
-
-def test_no_class_of_a_prior_tail_lies_above_the_head() -> None:
-    codec = TopK(classes=40, k=6)
-    logits = two_kinds(50, seed=0)
-    rows = read(codec, logits, "prior", two_kinds(500, seed=1))
-    for tau in (0.5, 1.0, 4.0):
-        probs, head = rows.probs(tau), head_of(codec, logits)
-        assert bool(
-            (
-                probs.masked_fill(head, 0).amax(1) <= probs.masked_fill(~head, 1).amin(1) * 1.001
-            ).all()
-        )
-
-
-def test_a_prior_of_many_classes_is_sparse_and_says_the_same(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    codec = TopK(classes=40, k=6)
-    logits, sample = two_kinds(50, seed=0), two_kinds(500, seed=1)
-    dense = read(codec, logits, "prior", sample).probs(1.0)
-    monkeypatch.setattr("kdcache.codecs.tail._DENSE_CLASSES", 39)
-    sparse = read(codec, logits, "prior", sample).probs(1.0)
-    assert torch.equal(dense, sparse)
 
 
 def test_a_policy_changes_neither_records_nor_manifest_nor_equality() -> None:
     codec = TopK(classes=10, k=3)
     records = codec.encode(gaussian(20, 10))
     for policy in POLICIES:
-        reading = set_tail(codec, policy, records)
+        reading = set_tail(codec, policy)
         assert (
             reading == codec
             and codec_to_dict(reading) == codec_to_dict(codec)
@@ -223,7 +141,7 @@ def test_a_policy_changes_neither_records_nor_manifest_nor_equality() -> None:
         )
         assert reading.encode(gaussian(20, 10)).tobytes() == records.tobytes()
         assert torch.equal(reading.decode(records).logits(), codec.decode(records).logits())
-    assert dataclasses.replace(set_tail(codec, "none", records), k=4).tail == "none"
+    assert dataclasses.replace(set_tail(codec, "none"), k=4).tail == "none"
 
 
 @pytest.mark.parametrize("spec", ["full", "full:dtype=uint4"])
@@ -232,12 +150,4 @@ def test_a_codec_that_keeps_all_has_no_tail(spec: str) -> None:
     with pytest.raises(
         UsageError, match=r"tail 'none': codec full keeps every class.*leave it out"
     ):
-        set_tail(codec, "none", codec.encode(gaussian(3, 5)))
-
-
-def test_a_prior_of_nothing_is_told() -> None:
-    codec = TopK(classes=5, k=2)
-    with pytest.raises(
-        UsageError, match="tail 'prior' is estimated from records, and there are none"
-    ):
-        set_tail(codec, "prior", codec.encode(gaussian(0, 5)))
+        set_tail(codec, "none")

@@ -135,7 +135,7 @@ def test_a_ghost_tail_is_kl_of_one_more_class(tau: float, standardize: bool) -> 
     student, teacher = logits(16, 50), logits(16, 50, seed=1)
     codec = open_codec("topk:k=5", classes=50)
     records = codec.encode(teacher)
-    uniform, ghost = (one.decode(records) for one in (codec, set_tail(codec, "ghost", records)))
+    uniform, ghost = (one.decode(records) for one in (codec, set_tail(codec, "ghost")))
     index = teacher.topk(5, dim=1).indices
     target = uniform.probs(tau * (uniform.std() + 1e-7) if standardize else tau)
 

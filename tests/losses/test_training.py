@@ -7,18 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from runs import CONV, MLP, dump, train, train_config
+from runs import CONV, dump, train, train_config
 
 from kdcache.cache import open_cache
 from kdcache.codecs import set_tail
-from kdcache.config.files import dump_config
 from kdcache.errors import MismatchError, UsageError
-from kdcache.train.checkpoint import save_checkpoint
-from kdcache.train.metrics import MetricsFile, read_metrics
+from kdcache.train.metrics import read_metrics
 from kdcache.train.run import Trainer
 
-TAILS = ("uniform", "prior", "ghost", "none")
+TAILS = ("uniform", "ghost", "none")
 
 
 def losses(run: Path) -> list[float]:
@@ -73,11 +70,7 @@ def test_each_tail_is_what_its_codec_decodes(tmp_path: Path, caches: dict[str, s
         trainer.loader.teacher.start([1], [])
         batch = next(trainer.loader.rendered())
         student = torch.softmax(torch.randn(128, 10, generator=torch.Generator().manual_seed(0)), 1)
-        codec = (
-            cache.codec
-            if tail == "uniform"
-            else set_tail(cache.codec, tail, cache.read(0, np.arange(1197)))
-        )
+        codec = set_tail(cache.codec, tail)
         expected = codec.decode(cache.read(1, batch.rows.numpy())).probs(4.0, student=student)
         assert torch.equal(trainer.loader.teacher.rows(batch).probs(4.0, student=student), expected)
 
@@ -89,30 +82,6 @@ def test_each_tail_trains_on_its_own(tmp_path: Path, caches: dict[str, str]) -> 
     train(tmp_path / "default", **common)
     assert losses(tmp_path / "default") == losses(tmp_path / "uniform")
     assert len({tuple(losses(tmp_path / tail)) for tail in TAILS}) == len(TAILS)
-
-
-def test_a_prior_leaves_absent_rows_out(tmp_path: Path) -> None:
-    for index in range(12):
-        path = tmp_path / "images" / f"class{index % 3}" / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((8, 8), index * 20, np.uint8)).save(path)
-    path.write_bytes(b"not an image")
-    data = f"imagefolder:{tmp_path}/images"
-    dump(
-        tmp_path / "cache",
-        data=data,
-        teacher=f"{CONV},classes=3",
-        codec="topk:k=2",
-        seeds="0:1",
-        skip_unreadable=True,
-    )
-    settings = {"data": data, "student": f"{MLP},classes=3", "batch_size": 11}
-    assert (
-        train(tmp_path / "run", cache=str(tmp_path / "cache"), tail="prior", loss="kl", **settings)[
-            "steps"
-        ]
-        == 2
-    )
 
 
 @pytest.mark.parametrize(
@@ -147,31 +116,7 @@ def test_a_tail_where_there_is_none_is_refused(
 
 
 def test_another_tail_in_the_same_folder_is_refused(tmp_path: Path, caches: dict[str, str]) -> None:
-    train(tmp_path / "run", cache=caches["topk"], tail="prior", epochs=1)
+    train(tmp_path / "run", cache=caches["topk"], tail="ghost", epochs=1)
     for tail in ("uniform", "none"):
-        with pytest.raises(MismatchError, match=f"tail: 'prior' there, '{tail}' now"):
+        with pytest.raises(MismatchError, match=f"tail: 'ghost' there, '{tail}' now"):
             train(tmp_path / "run", cache=caches["topk"], tail=tail, epochs=1)
-
-
-def test_a_resumed_run_keeps_its_prior_when_the_cache_has_grown(tmp_path: Path) -> None:
-    """The prior is that of the first seed at the start, also when a seed comes before it later."""
-    cache = str(tmp_path / "cache")
-    data = "tiny_models:few_digits"
-    dump(tmp_path / "cache", codec="topk:k=3", seeds="1:3", data=data)
-    settings: dict[str, Any] = {
-        "cache": cache,
-        "data": data,
-        "tail": "prior",
-        "loss": "kl:tau=4",
-        "epochs": 2,
-    }
-    train(tmp_path / "unbroken", **settings)
-    trainer = Trainer(train_config(tmp_path / "run", **settings))
-    (tmp_path / "run").mkdir()
-    metrics = MetricsFile(tmp_path / "run" / "metrics.jsonl", step=0)
-    metrics.write(trainer.run_epoch(metrics))
-    save_checkpoint(tmp_path / "run" / "last.pt", {**trainer.state(), "best": {"top1": -1.0}})
-    (tmp_path / "run" / "config.toml").write_text(dump_config(trainer.config, "train-student"))
-    dump(tmp_path / "cache", codec="topk:k=3", seeds="0:3", data=data)
-    train(tmp_path / "run", **settings)
-    assert losses(tmp_path / "run") == losses(tmp_path / "unbroken")

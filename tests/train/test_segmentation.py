@@ -99,7 +99,7 @@ def test_codecs_train_on_maps(tmp_path: Path, recipe: str, codec: str) -> None:
     made(tmp_path / "cache", recipe, codec=codec)
     cache = open_cache(tmp_path / "cache")
     assert isinstance(cache.codec, MapCodec) and codec_spec(cache.codec) == codec
-    tail = {"tail": "prior"} if codec.startswith("topk") else {}
+    tail = {"tail": "none"} if codec.startswith("topk") else {}
     result = train(
         tmp_path / "run", cache=str(tmp_path / "cache"), loss="dist:tau=1,beta=1,gamma=1", data=DATA, student=STUDENT,
         batch_size=8, **tail,
