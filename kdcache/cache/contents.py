@@ -20,9 +20,10 @@ from kdcache.cache.source_check import WAY_OUT
 from kdcache.cache.source_list import read_list
 from kdcache.errors import MismatchError, UnreadableSampleError, UsageError
 from kdcache.runtime.console import progress
-from kdcache.sources import Sample, Source, task_of
+from kdcache.sources import Sample, Source
 from kdcache.sources.files import Numbers
 from kdcache.sources.protocol import Contents, Filed, Listed
+from kdcache.targets import task_of
 from kdcache.views import preserved_generators
 
 _Checksums = list[int]

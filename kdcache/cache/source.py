@@ -25,11 +25,11 @@ from kdcache.errors import (
     printable,
     quoted,
 )
+from kdcache.runtime.images import decode_stored
 from kdcache.shapes import Rows, Size
 from kdcache.sources import Sample, Source, open_source
-from kdcache.sources.images import decode_stored
-from kdcache.sources.masks import decode_mask
-from kdcache.sources.protocol import named
+from kdcache.sources.protocol import named, sample_name
+from kdcache.targets import target_kind
 from kdcache.views import Recipe, ViewDataset
 
 NUM_OPEN = 64
@@ -175,7 +175,7 @@ class CachedSource:
             )
         self.spec = f"cache:{cache}"
         self.task = cache.manifest.task
-        self._has_masks = self.task == "segmentation"
+        self._kind = target_kind(self.task)
         self.classes = int(cache.manifest.source["classes"])
         self.fingerprint = str(cache.manifest.source["fingerprint"])
         self.units = LocalUnits(cache)
@@ -211,21 +211,13 @@ class CachedSource:
         unit, at = self._place(index)
         data = self.stored(index)
         descriptor, stored = self._unit(unit)
-        label = int(stored.labels[at])
-        if label >= self.classes:
-            raise SourceError(
-                f"sample {index} of {self.spec} is of class {label}; the cache says {self.classes}"
-                " classes"
-            )
+        name = sample_name(self.spec, index, stored.keys[at])
+        target = stored.target(at)
+        # one of no bytes is none
+        file = b"" if target is None else _read(descriptor, target, name)
         with named(self.spec, index, self.key):
             image = decode_stored(data, stored.extensions[at])
-            mask = stored.mask(at)
-            if not self._has_masks:
-                return Sample(image, label)
-            name = f"sample {index} ({stored.keys[at]}) of {self.spec}"
-            # one of no bytes is none
-            found = b"" if mask is None else _read(descriptor, mask, name)
-            return Sample(image, decode_mask(found, image.size, self.classes, name))
+            return Sample(image, self._kind.decode(file, image, self.classes, name))
 
     def stored(self, index: int) -> bytes:
         """Return the file of the image of sample `index`, compared with the checksum that was taken

@@ -43,7 +43,8 @@ from kdcache.models.model import MapModel, VisionModel, check_model, open_model,
 from kdcache.runtime.console import LINE_SECONDS, log, own_name, say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import own_place
-from kdcache.sources import Source, mean_image_bytes, open_source, task_of
+from kdcache.sources import Source, mean_image_bytes, open_source
+from kdcache.targets import task_of
 from kdcache.tasks.seen_labels import SeenLabels
 from kdcache.verify.logits import lossy_origin
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe

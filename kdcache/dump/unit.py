@@ -201,7 +201,7 @@ def _stored(source: Source, index: int, label: int, has_image: bool) -> StoredSa
             key,
             extension,
             image,
-            str(label).encode() if label >= 0 else stored_target(source, index),
+            stored_target(source, index, known=label if label >= 0 else None),
         )
     except UnreadableSampleError:
         return StoredSample(key)

@@ -33,7 +33,7 @@ from kdcache.soft_targets import (
     as_maps,
     per_head,
 )
-from kdcache.sources import task_of
+from kdcache.targets import task_of
 from kdcache.tasks.segmentation import upsampled
 from kdcache.verify.logits import require_teacher
 from kdcache.views import Batch

@@ -30,6 +30,7 @@ from kdcache.models.weight_record import ORIGINS
 from kdcache.models.weights import classes_advice, load_weights
 from kdcache.runtime.user_code import user_code
 from kdcache.shapes import Size, ViewLogits, Views, as_size, sides, size_text
+from kdcache.targets import target_kind
 from kdcache.views import Recipe
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -147,7 +148,7 @@ def wrapped(
         )
     if size is None and own is not None:
         wishes["input_size"] = own.size
-    kind = MapModel if task == "segmentation" else VisionModel
+    kind = MapModel if target_kind(task).has_maps else VisionModel
     return kind(module, _preprocessing(wishes, recipe, name), name)
 
 
@@ -213,7 +214,7 @@ def open_model(
     # class count is checked
     head = None if trained and weights is None else classes
     bare = Spec(spec.name, spec.arg, options)
-    is_map = task == "segmentation"
+    is_map = target_kind(task).has_maps
     build = (SEGMENTERS if is_map else _BUILDERS).get(spec.name, _build_own)
     module, wishes = build(bare, head, recipe.channels)
     if weights is not None:

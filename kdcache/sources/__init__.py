@@ -18,7 +18,7 @@ from kdcache.sources.hub import open_hub
 from kdcache.sources.imagefolder import open_imagefolder
 from kdcache.sources.masks import MaskSource
 from kdcache.sources.own import as_source, open_own, parse_source
-from kdcache.sources.protocol import Sample, Source, task_of
+from kdcache.sources.protocol import Sample, Source
 from kdcache.sources.segfolder import open_segfolder
 from kdcache.sources.tars import TarSource, open_tars
 from kdcache.sources.torchvision import open_torchvision
@@ -36,7 +36,6 @@ __all__ = [
     "open_source",
     "stored_image",
     "stored_target",
-    "task_of",
 ]
 
 _OPENERS: dict[str, Callable[[Spec], Source]] = {

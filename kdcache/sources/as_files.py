@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from kdcache.errors import SourceError, UnreadableSampleError
-from kdcache.sources.images import UndecodableError, open_image, to_mode, too_large
-from kdcache.sources.masks import encode_mask
-from kdcache.sources.protocol import Source, sample_name, task_of
+from kdcache.runtime.images import UndecodableError, open_image, to_mode, too_large
+from kdcache.sources.protocol import Source, sample_name
+from kdcache.targets import StoredTarget, target_kind, task_of
 
 _EXTENSIONS = {
     "JPEG": "jpg",
@@ -45,28 +45,25 @@ def stored_image(source: Source, index: int) -> tuple[str, bytes]:
     return "png", out.getvalue()
 
 
-def stored_target(source: Source, index: int) -> bytes:
-    """Return the class index of sample `index` as decimal digits, or its mask as `encode_mask`
-    makes a file of it.
+def stored_target(source: Source, index: int, *, known: StoredTarget | None = None) -> bytes:
+    """Return the file of the target of sample `index`, which is read unless it is `known`.
 
     Raises:
         UnreadableSampleError: the sample cannot be decoded.
     """
-    target = source.sample(index).target
-    return str(target).encode() if isinstance(target, int) else encode_mask(target)
+    target = source.sample(index).target if known is None else known
+    return target_kind(task_of(source)).encode(target)
 
 
 def mean_image_bytes(source: Source) -> float:
-    """Return the mean size of an image file, with that of its mask if it has one, of a few evenly
-    spread over the source."""
-    has_masks = task_of(source) == "segmentation"
+    """Return the mean size of an image file, with that of its target, of a few evenly spread over
+    the source."""
+    kind = target_kind(task_of(source))
     sizes = []
     for index in np.linspace(0, len(source) - 1, min(len(source), _SIZED)).astype(int).tolist():
         with suppress(UnreadableSampleError):
-            sizes.append(
-                len(stored_image(source, index)[1])
-                + (len(stored_target(source, index)) if has_masks else 0)
-            )
+            _, image = stored_image(source, index)
+            sizes.append(len(image) + kind.num_bytes(source.sample(index).target))
     return float(np.mean(sizes or [0]))
 
 

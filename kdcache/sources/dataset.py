@@ -15,11 +15,12 @@ from torch.utils.data import IterableDataset
 
 from kdcache.config.spec import Spec
 from kdcache.errors import SourceError
+from kdcache.runtime.images import as_image, described
 from kdcache.runtime.text_files import path_bytes
 from kdcache.runtime.user_code import user_code
 from kdcache.sources.files import Numbers, Paths, are_files, listed_path, stat_sizes
-from kdcache.sources.images import as_image, described
 from kdcache.sources.protocol import Contents, Sample, named, sample_name
+from kdcache.targets import ClassLabel
 
 _LISTINGS = (
     "samples",
@@ -204,7 +205,7 @@ class DatasetSource(MapStyle):
             SourceError: the target is not a class index.
         """
         image, target = self._pair(index, contents)
-        return Sample(image, class_index(target, self.classes, self._name(index)))
+        return Sample(image, ClassLabel().checked(target, image, self.classes, self._name(index)))
 
     def known_targets(self) -> Numbers | None:
         """Return the class of each sample, uint32 `[samples]`; None if that takes reading them."""
@@ -245,58 +246,6 @@ class DatasetSource(MapStyle):
         for index in np.linspace(0, len(self) - 1, min(len(self), 64)).astype(int):
             image, target = self.sample(int(index))
             yield f"{index} {image.mode} {image.size} {target}".encode() + image.tobytes()
-
-
-def class_index(target: Any, classes: int, name: str) -> int:
-    """Return the class index that a data set gives as a target: an integer of any kind.
-
-    Args:
-        target: that was given.
-        classes: how many there are.
-        name: of the sample, for messages.
-
-    Raises:
-        SourceError: no integer, or one of no class.
-    """
-    index = integer(target)
-    if index is None or not 0 <= index < classes:
-        raise SourceError(
-            f"{name} has target {described(target)}; it must be a class index from 0 to"
-            f" {classes - 1}{_hint(target)}"
-        )
-    return index
-
-
-def integer(target: Any) -> int | None:
-    """Return the number that an integer of any kind is; None of what is none."""
-    if isinstance(target, bool):
-        return None
-    if isinstance(target, torch.Tensor):
-        is_integer = not (
-            target.is_floating_point() or target.is_complex() or target.dtype == torch.bool
-        )
-        return int(target) if target.numel() == 1 and is_integer else None
-    if isinstance(target, np.ndarray):
-        return int(target.item()) if target.size == 1 and target.dtype.kind in "iu" else None
-    return int(target) if isinstance(target, (int, np.integer)) else None
-
-
-def _hint(target: Any) -> str:
-    """Return the way out for a target that is no class index."""
-    if isinstance(target, (list, tuple)):
-        return "; give the class alone: of a one-hot row the place of its 1"
-    is_array = isinstance(target, (np.ndarray, torch.Tensor))
-    num_axes = target.ndim if is_array else 0
-    if isinstance(target, Image.Image) or num_axes >= 2:
-        return '; if it is a mask, give the data set an attribute task = "segmentation"'
-    if num_axes == 1 and target.shape[0] > 1:
-        return "; of a one-hot row give the place of its 1: int(row.argmax())"
-    if isinstance(target, str):
-        return "; give the name's place in the list of classes"
-    if target is None:
-        return "; leave out samples without a class"
-    is_number = is_array or isinstance(target, (bool, float, np.generic))
-    return "; give int(target)" if is_number and integer(target) is None else ""
 
 
 def _length(dataset: Any, spec: str) -> int:

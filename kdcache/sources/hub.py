@@ -13,11 +13,11 @@ from PIL import Image
 
 from kdcache.config.spec import Spec, Value, choose
 from kdcache.errors import KdcacheError, SourceError, UsageError
+from kdcache.runtime.images import UndecodableError, decode_image
 from kdcache.runtime.text_files import path_bytes
 from kdcache.shapes import Rows
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.files import NO_FILE, Numbers, stat_sizes
-from kdcache.sources.images import UndecodableError, decode_image
 from kdcache.sources.protocol import Contents, Source, sample_name
 
 _REFUSED = {

@@ -15,6 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from kdcache.config.spec import Spec
 from kdcache.errors import SourceError, UsageError
 from kdcache.runtime.console import say
+from kdcache.runtime.images import decode_image, read_image, to_mode
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.folder_files import (
     FolderWalk,
@@ -24,7 +25,6 @@ from kdcache.sources.folder_files import (
     looks_like_image,
     tell_passed_over,
 )
-from kdcache.sources.images import decode_image, read_image, to_mode
 from kdcache.sources.index_cache import Names, is_settled, load_arrays, save_arrays
 from kdcache.sources.protocol import Contents, Source
 

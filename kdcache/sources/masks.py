@@ -2,7 +2,6 @@
 files."""
 
 import hashlib
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -12,12 +11,13 @@ from PIL import Image
 
 from kdcache.config.spec import Spec
 from kdcache.errors import SourceError
+from kdcache.runtime.images import described
 from kdcache.runtime.text_files import path_bytes
 from kdcache.shapes import IGNORED
 from kdcache.sources.dataset import MapStyle
 from kdcache.sources.files import Numbers, Paths, are_files, listed_path
-from kdcache.sources.images import described, load_image, open_image
 from kdcache.sources.protocol import Contents, Sample
+from kdcache.targets.mask import ClassMask, check_size
 
 _INDEXED = ("L", "P", "1", "I")  # modes whose pixels are numbers; also I;16 and the like
 _PROBED = 64
@@ -33,7 +33,7 @@ class MaskSource(MapStyle):
     a data set that lists no files, 64 samples.
     """
 
-    task = "segmentation"
+    task = ClassMask.task
     _TARGET = "mask"
 
     def __init__(
@@ -102,7 +102,7 @@ class MaskSource(MapStyle):
         image, mask = self._pair(index, contents)
         with self._reading(index):  # a mask's file may be read only now
             ids = self._id_array(mask, index)
-        _check_size((ids.shape[1], ids.shape[0]), image.size, self._name(index))
+        check_size((ids.shape[1], ids.shape[0]), image.size, self._name(index))
         return Sample(image, Image.fromarray(self._classes_of(ids, index)))
 
     def files(self) -> Iterable[str]:
@@ -198,55 +198,6 @@ def _lossy_format(mask: Image.Image) -> str | None:
         return "a JPEG"
     is_lossy_tiff = mask.format == "TIFF" and mask.info.get("compression") == "jpeg"
     return "a TIFF compressed as JPEG" if is_lossy_tiff else None
-
-
-def encode_mask(mask: Image.Image) -> bytes:
-    """Return a mask of classes as a PNG of 8-bit grey levels; equal masks are equal bytes, with one
-    release of Pillow."""
-    out = io.BytesIO()
-    # without what the mask's file said besides
-    Image.fromarray(np.asarray(mask, np.uint8)).save(out, "PNG", compress_level=6)
-    return out.getvalue()
-
-
-def decode_mask(data: bytes, size: tuple[int, int], classes: int, name: str) -> Image.Image:
-    """Return the mask that `encode_mask` has made of a mask of `classes`, for an image of `size`.
-
-    Args:
-        data: the file.
-        size: width and height of the image; a mask of another one is refused before it is decoded.
-        classes: how many there are.
-        name: of the sample, for messages.
-
-    Raises:
-        OSError: (or another of UNREADABLE) it cannot be decoded.
-        SourceError: a mask of another size or mode, or with a class that there is not.
-    """
-    mask = open_image(data, formats=["PNG"])
-    _check_size(mask.size, size, name)
-    if mask.mode != "L":
-        raise SourceError(
-            f"{name} has a mask of mode {mask.mode}; a stored mask holds 8-bit grey levels (L), the"
-            " classes"
-        )
-    pixels = np.asarray(load_image(mask))
-    wrong = np.unique(pixels[(pixels >= classes) & (pixels != IGNORED)])
-    if len(wrong):
-        found = ", ".join(map(str, wrong[:5]))
-        raise SourceError(
-            f"{name} has a mask with class {found}; known are 0 to {classes - 1}, and {IGNORED} for"
-            " none"
-        )
-    return mask
-
-
-def _check_size(mask: tuple[int, int], image: tuple[int, int], name: str) -> None:
-    if mask != image:
-        raise SourceError(
-            f"{name} has a mask of {mask[0]}x{mask[1]} pixels and an image of"
-            f" {image[0]}x{image[1]}; both must be of one size: mend the pair, or leave it out of"
-            " the source"
-        )
 
 
 def open_own_masks(dataset: Any, spec: Spec) -> MaskSource:

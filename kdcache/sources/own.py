@@ -2,20 +2,20 @@
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from kdcache.config.spec import Spec, load_function, parse_spec
+from kdcache.config.spec import Spec, choose, load_function, parse_spec
 from kdcache.errors import SourceError, UsageError, quoted, shortened
+from kdcache.runtime.images import as_image, described
 from kdcache.runtime.user_code import user_code
-from kdcache.sources.dataset import IS_EMPTY, DatasetSource, MapStyle, class_index, integer
+from kdcache.sources.dataset import IS_EMPTY, DatasetSource, MapStyle
 from kdcache.sources.folder_files import IMAGE_EXTENSIONS, extension_of
-from kdcache.sources.images import as_image, described
 from kdcache.sources.masks import open_own_masks
-from kdcache.sources.protocol import Sample, Source, named, sample_name, task_of
+from kdcache.sources.protocol import Sample, Source, named, sample_name
+from kdcache.targets import ClassLabel, ClassMask, target_kind, task_of
+from kdcache.targets.label import integer
 
 _MEND = "mend its code"
 _OTHER_NAMES = {
@@ -52,6 +52,13 @@ _FUNCTION = (
 )
 
 
+_BY_TASK: dict[str, Callable[[Any, Spec], Source]] = {
+    ClassLabel.task: DatasetSource,
+    ClassMask.task: open_own_masks,
+}
+"""What makes a source of a map-style data set."""
+
+
 class OwnSource:
     """A whole source of a user's: what it gives and raises is checked as that of a data set."""
 
@@ -67,6 +74,7 @@ class OwnSource:
         self.classes = _checked_count(source.classes, name)
         self.fingerprint = str(source.fingerprint)
         self.task = task_of(source)
+        self._kind = target_kind(self.task)
         self.class_names = getattr(source, "class_names", None)
         with user_code(f"{name}: its __len__", SourceError, way_out=_MEND):
             self._length = len(source)
@@ -97,14 +105,7 @@ class OwnSource:
         with user_code(name, SourceError, way_out=_MEND), named(self.spec, index, self.key):
             image, target = self._source.sample(index)
             image = as_image(image, name)
-        if self.task != "segmentation":
-            return Sample(image, class_index(target, self.classes, name))
-        if not isinstance(target, Image.Image) or target.mode != "L" or target.size != image.size:
-            raise SourceError(
-                f"{name} has target {described(target)}; it must be an image of mode L as large as"
-                " its own"
-            )
-        return Sample(image, target)
+        return Sample(image, self._kind.checked(target, image, self.classes, name))
 
     def stored(self, index: int) -> bytes | None:
         """Return the file that the image of sample `index` is decoded from, where the source says
@@ -153,8 +154,8 @@ def _as_source(opened: Any, spec: Spec) -> Source:
     if hasattr(opened, "fingerprint"):
         _require_parts(opened, spec)
         return opened if _is_checked(opened) else OwnSource(opened, spec)
-    is_masked = task_of(opened) == "segmentation"
-    return open_own_masks(opened, spec) if is_masked else DatasetSource(opened, spec)
+    make = _BY_TASK[choose(task_of(opened), _BY_TASK, "task")]
+    return make(opened, spec)
 
 
 def parse_source(text: str, known: Collection[str]) -> Spec:

@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from PIL import Image
 
 from kdcache.errors import SourceError, UnreadableSampleError
+from kdcache.runtime.images import UndecodableError, is_of_decoding
 from kdcache.sources.files import Numbers
-from kdcache.sources.images import UndecodableError, is_of_decoding
 from kdcache.sources.sample_warnings import about_sample
 
 Contents = tuple[bytes, ...]
@@ -80,12 +80,6 @@ class Filed(Protocol):
 
     def files(self) -> Iterable[str]:
         """Return their paths, each once; none where samples have no files, or not all are known."""
-
-
-def task_of(source: object) -> str:
-    """Return `segmentation` if a source, or a data set, says that its targets are masks, else
-    `classification`."""
-    return str(getattr(source, "task", "classification"))
 
 
 def sample_name(spec: str, index: int, key: str) -> str:

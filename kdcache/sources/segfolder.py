@@ -16,6 +16,7 @@ from PIL import Image
 from kdcache.config.spec import Spec, build
 from kdcache.errors import SourceError, UsageError
 from kdcache.runtime.console import say
+from kdcache.runtime.images import decode_image, read_image
 from kdcache.runtime.text_files import read_columns, read_lines, require_unique
 from kdcache.shapes import IGNORED
 from kdcache.sources.folder_files import (
@@ -27,7 +28,6 @@ from kdcache.sources.folder_files import (
     tell_passed_over,
 )
 from kdcache.sources.imagefolder import are_splits, tilde_hint
-from kdcache.sources.images import decode_image, read_image
 from kdcache.sources.masks import LARGEST_ID, NOT_LOSSY, MaskSource
 from kdcache.sources.protocol import Contents, Source
 

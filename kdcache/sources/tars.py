@@ -22,10 +22,10 @@ import numpy as np
 from kdcache.config.spec import Spec, Value, check_options
 from kdcache.errors import SourceError, UsageError
 from kdcache.runtime.console import say
+from kdcache.runtime.images import decode_image
 from kdcache.runtime.text_files import path_bytes
 from kdcache.sources.files import NO_FILE, Numbers
 from kdcache.sources.folder_files import and_more, count_kinds, tell_passed_over
-from kdcache.sources.images import decode_image
 from kdcache.sources.protocol import Contents, Sample, Source, named
 from kdcache.sources.tar_index import Shard, index_tar
 

@@ -10,11 +10,11 @@ from torchvision import datasets
 
 from kdcache.config.spec import Spec, check_options, choose
 from kdcache.errors import SourceError, UsageError
+from kdcache.runtime.images import open_image
 from kdcache.runtime.user_code import exception_text
 from kdcache.shapes import IGNORED
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.folder_files import is_hidden
-from kdcache.sources.images import open_image
 from kdcache.sources.masks import MaskSource
 from kdcache.sources.protocol import Source
 

@@ -12,15 +12,17 @@ from kdcache.losses import Loss
 from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
+from kdcache.targets import ClassLabel
 from kdcache.tasks.label_notes import class_text, is_one_class_only, missing_classes
 
 
 class Classification:
     """The task `classification`."""
 
-    name: ClassVar[str] = "classification"
+    name: ClassVar[str] = ClassLabel.task
     best: ClassVar[str] = "top1"
     summary: ClassVar[tuple[str, ...]] = ("top1", "top5", "eval_loss")
+    scores_whole_images: ClassVar[bool] = False
 
     def check(self, loss: Loss, spec: str) -> None:
         """Refuse a loss that compares pixels, or would leave some out.

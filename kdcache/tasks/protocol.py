@@ -33,6 +33,10 @@ class Task(Protocol):
     summary: ClassVar[tuple[str, ...]]
     """Ends of the names of the scores that a run's result has."""
 
+    scores_whole_images: ClassVar[bool]
+    """Whether evaluation takes images as large as they are, whatever the size of training
+    views."""
+
     def check(self, loss: Loss, spec: str) -> None:
         """Check that a loss of this spec is one of the task's.
 

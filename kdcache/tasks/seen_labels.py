@@ -6,7 +6,8 @@ import torch
 
 from kdcache.runtime.console import say
 from kdcache.shapes import IGNORED, Rows
-from kdcache.sources import Source, task_of
+from kdcache.sources import Source
+from kdcache.targets import task_of
 from kdcache.tasks import open_task
 from kdcache.views import Batch
 

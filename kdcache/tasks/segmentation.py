@@ -19,6 +19,7 @@ from kdcache.losses import Loss
 from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, SmallMasks, ViewLogits
 from kdcache.soft_targets import PickedTargets, SoftTargets, heads_of
+from kdcache.targets import ClassMask
 from kdcache.tasks.label_notes import class_text, missing_classes
 
 AUXILIARY = 0.4
@@ -33,9 +34,10 @@ _AS_CLASS = (
 class Segmentation:
     """The task `segmentation`."""
 
-    name: ClassVar[str] = "segmentation"
+    name: ClassVar[str] = ClassMask.task
     best: ClassVar[str] = "miou"
     summary: ClassVar[tuple[str, ...]] = ("miou", "pixel_accuracy", "eval_loss")
+    scores_whole_images: ClassVar[bool] = True
 
     def check(self, loss: Loss, spec: str) -> None:
         """Refuse a loss that treats the label of a row apart.

@@ -15,8 +15,9 @@ from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.runtime.distributed import StopLook, is_main, on_main, raise_together, rank, world_size
 from kdcache.runtime.waiting import waiting
 from kdcache.shapes import Size, ViewLogits, Views, size_text
-from kdcache.sources import Source, as_source, open_source, task_of
+from kdcache.sources import Source, as_source, open_source
 from kdcache.sources.read_check import ReadCheck
+from kdcache.targets import task_of
 from kdcache.tasks import open_task
 from kdcache.tasks.segmentation import check_window, slide
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe, shipped_recipes
@@ -60,12 +61,12 @@ class Evaluation:
         if training is not None:
             _require_same_classes(training, self.source)
         self._task, self._window = open_task(task_of(self.source)), check_window(window)
-        is_map = self._task.name == "segmentation"
-        if self._window and not is_map:
-            raise UsageError("eval_window is for segmentation; leave it out")
+        takes_whole_images = self._task.scores_whole_images
+        if self._window and not takes_whole_images:
+            raise UsageError(f"eval_window is not for {self._task.name}; leave it out")
         order = np.arange(len(self.source))
         # all that cannot be read is told at once
-        sizes = [None if is_map else size]
+        sizes = [None if takes_whole_images else size]
         self._dataset = ViewDataset(self.source, recipe, order, sizes=sizes, skip_unreadable=True)
         mine = range(len(self.source))[rank() :: world_size()]
         share = max(batch_size // world_size(), 1)
@@ -117,12 +118,12 @@ class Evaluation:
 
     @torch.no_grad()
     def try_out(self, model: nn.Module) -> None:
-        """Run a model of segmentation on the first view: evaluation has views of other sizes.
+        """Run a model on the first view, where evaluation has views of other sizes than training.
 
         Raises:
             ModelError: it fails; scores would fail after a whole epoch.
         """
-        if self._task.name != "segmentation" or not self._first:
+        if not self._task.scores_whole_images or not self._first:
             return
         is_training = model.training
         views = self._compute.move(self._dataset.batch(self._first).views[0])

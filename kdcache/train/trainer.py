@@ -36,7 +36,7 @@ from kdcache.runtime.distributed import (
 from kdcache.runtime.user_code import exception_text
 from kdcache.runtime.waiting import waiting
 from kdcache.shapes import Rows
-from kdcache.sources import task_of
+from kdcache.targets import task_of
 from kdcache.tasks import open_task
 from kdcache.tasks.seen_labels import SeenLabels
 from kdcache.train.agreement import require_same, require_same_weights

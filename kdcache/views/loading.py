@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 from kdcache.errors import KdcacheError, RecipeError, UnreadableSampleError
 from kdcache.runtime.stopping import outlive_signals, starting_apart
 from kdcache.runtime.waiting import waiting
-from kdcache.shapes import IGNORED, Labels, Rows, Size, Views, sides
-from kdcache.sources import Sample, Source, task_of
+from kdcache.shapes import Labels, Rows, Size, Views, sides
+from kdcache.sources import Sample, Source
 from kdcache.sources.protocol import sample_name
 from kdcache.sources.sample_warnings import (
     SampleWarning,
@@ -31,6 +31,7 @@ from kdcache.sources.sample_warnings import (
     heard_warnings,
     tell_warnings,
 )
+from kdcache.targets import NO_TARGET, MixedTarget, ViewTarget, target_kind, task_of
 from kdcache.views.mixing import blend, mix, partner
 from kdcache.views.recipe import Recipe
 from kdcache.views.view import (
@@ -42,12 +43,8 @@ from kdcache.views.view import (
     trace,
 )
 
-_Target = int | Tensor
-"""A class, or the mask of a view, uint8 `[height, width]`."""
-_Drawn = tuple[list[Tensor], _Target]
+_Drawn = tuple[list[Tensor], ViewTarget]
 """The unmixed view of a row at each size, and its target, a mask at the first size."""
-_Mixed = tuple[_Target, int, float]
-"""A view's target, its partner's label, and the share of the first."""
 Request = Sequence[tuple[int, int]]
 """(row, seed) of each view of a batch."""
 T = TypeVar("T")
@@ -88,7 +85,8 @@ class ViewDataset(Dataset[Batch]):
     ) -> None:
         self.source = source
         self.order = order
-        if task_of(source) == "segmentation":
+        self._kind = target_kind(task_of(source))
+        if self._kind.follows_views:
             recipe.require_masks()
         self.recipes = [recipe.at(size) for size in sizes]
         self.skip_unreadable = skip_unreadable
@@ -135,7 +133,7 @@ class ViewDataset(Dataset[Batch]):
     def _render(self, request: Request) -> Batch:
         # arrays, since numpy takes half as long as torch to put channels first, which is how views
         # come from Pillow
-        targets: list[_Mixed] = [(-1, -1, 1.0)] * len(request)
+        targets = [NO_TARGET] * len(request)
         absent: list[tuple[int, str]] = []
         drawn: dict[
             tuple[int, int], _Drawn
@@ -163,8 +161,8 @@ class ViewDataset(Dataset[Batch]):
                 out[position] = view.numpy()
         rows, seeds = torch.tensor(np.asarray(request, dtype=np.int64).reshape(-1, 2)).unbind(1)
         rendered = tuple(map(torch.from_numpy, pixels))
-        is_masked = task_of(self.source) == "segmentation"
-        labels = _masks(targets, rendered[0].shape[2:]) if is_masked else self._labels(targets)
+        mixes = self.recipes[0].mixing is not None
+        labels = self._kind.batch(targets, rendered[0].shape[2:], mixes=mixes)
         return Batch(rendered, labels, rows, seeds, tuple(absent))
 
     def _sides(
@@ -180,7 +178,7 @@ class ViewDataset(Dataset[Batch]):
 
     def _mixed(
         self, row: int, seed: int, drawn: dict[tuple[int, int], _Drawn]
-    ) -> tuple[list[Tensor], _Mixed]:
+    ) -> tuple[list[Tensor], MixedTarget]:
         """Return the view at each size, and what its target is."""
         recipe = self.recipes[0]
         views, target = self._drawn(row, seed, drawn)
@@ -219,20 +217,6 @@ class ViewDataset(Dataset[Batch]):
         index = int(self.order[row])
         seed_generators(*self.recipes[0].key, seed, index)  # a data set may draw too
         return index, self.source.sample(index)
-
-    def _labels(self, labels: Sequence[_Mixed]) -> Labels:
-        numbers = np.array(labels, dtype=np.float64).reshape(-1, 3)
-        first, second = torch.from_numpy(numbers[:, :2].astype(np.int64)).unbind(1)
-        mixes = self.recipes[0].mixing is not None
-        return Labels(first, (second, torch.from_numpy(numbers[:, 2]).float()) if mixes else None)
-
-
-def _masks(targets: Sequence[_Mixed], size: Sequence[int]) -> Labels:
-    masks = torch.full((len(targets), *size), IGNORED, dtype=torch.uint8)
-    for position, (mask, _, _) in enumerate(targets):
-        if isinstance(mask, Tensor):
-            masks[position] = mask
-    return Labels(masks)
 
 
 class ViewLoader:

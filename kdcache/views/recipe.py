@@ -44,9 +44,9 @@ from torchvision.transforms import InterpolationMode, v2
 
 from kdcache.config.spec import build, choose
 from kdcache.errors import RecipeError, brief, quoted
+from kdcache.runtime.images import to_mode
 from kdcache.runtime.text_files import read_text
 from kdcache.shapes import IGNORED, MOST_PIXELS, MOST_SIDE, Size, View, as_size, sides, size_text
-from kdcache.sources.images import to_mode
 from kdcache.views.bounds import bounded, check_transforms
 from kdcache.views.mask import Mask
 from kdcache.views.mixing import Mixing

@@ -10,7 +10,8 @@ from segmentation_files import Shapes, write_cityscapes, write_pair, write_voc
 
 from kdcache.config.spec import Spec
 from kdcache.errors import KdcacheError, SourceError, UnreadableSampleError, UsageError
-from kdcache.sources import MaskSource, open_source, task_of
+from kdcache.sources import MaskSource, open_source
+from kdcache.targets import task_of
 
 
 def classes_of(target: Any) -> "np.ndarray":

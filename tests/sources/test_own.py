@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from kdcache.cache.source_list import list_of, source_fields
 from kdcache.errors import KdcacheError, SourceError, UnreadableSampleError, UsageError
+from kdcache.runtime.images import UndecodableError, as_image
 from kdcache.sources import Sample, open_source
-from kdcache.sources.images import UndecodableError, as_image
 from kdcache.views import load_recipe
 
 PICTURE = Image.new("RGB", (4, 4), (9, 9, 9))

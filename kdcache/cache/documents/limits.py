@@ -13,6 +13,7 @@ from kdcache.cache.documents.schema import Items, Number, Table, Text, require
 from kdcache.config.spec import MOST_SPEC
 from kdcache.errors import quoted
 from kdcache.shapes import MOST_PIXELS, MOST_SIDE, as_size, sides
+from kdcache.targets import KINDS
 
 MOST_CLASSES = 1 << 20
 MOST_ROWS = 1 << 32
@@ -47,7 +48,7 @@ MOST_COMMIT = 1 << 24
 MOST_COMMIT_VALUES = 600_000
 MOST_SPANS = 100_000
 """Of consecutive seeds and units, in all the requests for what a cache is to hold."""
-TASKS = ("classification", "segmentation")
+TASKS = tuple(KINDS)
 
 _SIDES = range(1, MOST_SIDE + 1)
 _SIZE = frozenset({_SIDES, (_SIDES, _SIDES)})
@@ -204,17 +205,17 @@ def _check_store(content: Mapping[str, Any]) -> None:
 
 
 def _check_sites(content: Mapping[str, Any]) -> None:
-    """Raise a ValueError if maps are said of classification, or of segmentation none."""
+    """Raise a ValueError if maps are said of a task that has none, or none of one that has."""
     task = content["task"]
     sites = content.get("sites")
-    if task == "classification" and sites is not None:
+    has_maps = KINDS[task].has_maps
+    if not has_maps and sites is not None:
         raise ValueError(
-            f"sites is {sites}, and its task is classification, which has no maps: leave it out"
+            f"sites is {sites}, and its task is {task}, which has no maps: leave it out"
         )
-    if task == "segmentation" and (sites is None or "stride" not in content["teacher"]):
+    if has_maps and (sites is None or "stride" not in content["teacher"]):
         raise ValueError(
-            "its task is segmentation, and it lacks sites or teacher.stride, which say how its"
-            " maps lie"
+            f"its task is {task}, and it lacks sites or teacher.stride, which say how its maps lie"
         )
 
 

@@ -17,10 +17,13 @@ from google_crc32c import value as crc32c
 
 from kdcache.cache.formats.tar import UnitIndex
 from kdcache.sources.index_cache import Names
+from kdcache.sources.tar_reader import Member
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Checksums = np.ndarray[Any, np.dtype[np.uint32]]
+_MAGIC = b"kdcache index 2\n"
 _SHA_BYTES = 32
+_NOTHING = Member("", 0, 0)
 _STAMP = struct.Struct("<qq")
 
 
@@ -54,12 +57,10 @@ class ImageIndex:
     sizes: Ints
     checksums: Checksums
     """crc32c of the encoded images."""
-    labels: Ints
-    """-1 where there is none."""
-    mask_offsets: Ints
-    mask_sizes: Ints
-    """0 where there is no mask."""
-    mask_checksums: Checksums
+    target_offsets: Ints
+    target_sizes: Ints
+    """0 where there is none."""
+    target_checksums: Checksums
 
     @classmethod
     def of(cls, index: UnitIndex, data: bytes, sha256: str, stamp: tuple[int, int]) -> "ImageIndex":
@@ -71,8 +72,9 @@ class ImageIndex:
             sha256: its digest, as the commit says it.
             stamp: size and time of change of its file before it was read.
         """
-        mask_offsets = np.array([mask.offset if mask else 0 for mask in index.masks], np.int64)
-        mask_sizes = np.array([mask.size if mask else 0 for mask in index.masks], np.int64)
+        targets = [target or _NOTHING for target in index.targets]
+        target_offsets = np.array([target.offset for target in targets], np.int64)
+        target_sizes = np.array([target.size for target in targets], np.int64)
         return cls(
             sha256=sha256,
             stamp=stamp,
@@ -81,24 +83,23 @@ class ImageIndex:
             offsets=index.offsets,
             sizes=index.sizes,
             checksums=_checksums(data, index.offsets, index.sizes),
-            labels=index.labels,
-            mask_offsets=mask_offsets,
-            mask_sizes=mask_sizes,
-            mask_checksums=_checksums(data, mask_offsets, mask_sizes),
+            target_offsets=target_offsets,
+            target_sizes=target_sizes,
+            target_checksums=_checksums(data, target_offsets, target_sizes),
         )
 
     def image(self, at: int) -> Piece | None:
         """Return the image file of row `at` of the unit; None if there is none."""
         return _piece(self.offsets[at], self.sizes[at], self.checksums[at])
 
-    def mask(self, at: int) -> Piece | None:
-        """Return the mask file of row `at` of the unit; None if there is none."""
-        return _piece(self.mask_offsets[at], self.mask_sizes[at], self.mask_checksums[at])
+    def target(self, at: int) -> Piece | None:
+        """Return the target's file of row `at` of the unit; None if there is none."""
+        return _piece(self.target_offsets[at], self.target_sizes[at], self.target_checksums[at])
 
     def to_bytes(self) -> bytes:
         """Return what `from_bytes` reads back."""
         out = io.BytesIO()
-        out.write(bytes.fromhex(self.sha256) + _STAMP.pack(*self.stamp))
+        out.write(_MAGIC + bytes.fromhex(self.sha256) + _STAMP.pack(*self.stamp))
         for array in self._arrays():
             np.lib.format.write_array(out, array, version=(1, 0), allow_pickle=False)
         return out.getvalue()
@@ -111,6 +112,8 @@ class ImageIndex:
             ValueError: it is no such index.
         """
         file = io.BytesIO(data)
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise ValueError("another kdcache wrote it")
         sha256 = file.read(_SHA_BYTES).hex()
         size, changed = _STAMP.unpack(file.read(_STAMP.size))
         (
@@ -119,11 +122,10 @@ class ImageIndex:
             offsets,
             sizes,
             checksums,
-            labels,
-            mask_offsets,
-            mask_sizes,
-            mask_checksums,
-        ) = (np.lib.format.read_array(file, allow_pickle=False) for _ in range(9))
+            target_offsets,
+            target_sizes,
+            target_checksums,
+        ) = (np.lib.format.read_array(file, allow_pickle=False) for _ in range(8))
         return cls(
             sha256=sha256,
             stamp=(size, changed),
@@ -132,10 +134,9 @@ class ImageIndex:
             offsets=offsets,
             sizes=sizes,
             checksums=checksums,
-            labels=labels,
-            mask_offsets=mask_offsets,
-            mask_sizes=mask_sizes,
-            mask_checksums=mask_checksums,
+            target_offsets=target_offsets,
+            target_sizes=target_sizes,
+            target_checksums=target_checksums,
         )
 
     def _arrays(self) -> Iterator[np.ndarray]:
@@ -144,10 +145,9 @@ class ImageIndex:
         yield self.offsets
         yield self.sizes
         yield self.checksums
-        yield self.labels
-        yield self.mask_offsets
-        yield self.mask_sizes
-        yield self.mask_checksums
+        yield self.target_offsets
+        yield self.target_sizes
+        yield self.target_checksums
 
 
 def _piece(offset: np.int64, size: np.int64, checksum: np.uint32) -> Piece | None:

@@ -1,8 +1,8 @@
 """A unit of records of several seeds <-> the bytes of one webdataset tar, with or without the
 images.
 
-Of each row, in row order: `KEY.<image extension>` and its target, `KEY.cls` or of segmentation
-`KEY.mask.png`, if the store holds images and this one could be read, and `KEY.records.npy`, uint8
+Of each row, in row order: `KEY.<image extension>` and its target (`KEY.cls`, of segmentation
+`KEY.mask.png`), if the store holds images and this one could be read, and `KEY.records.npy`, uint8
 `[seeds, record bytes]`. KEY is the sample's name in the source with all but letters, digits, `_`,
 `-` and `~` percent-encoded, so that it holds neither dots, at which webdataset would cut it, nor
 slashes. Times, owners and modes are fixed: equal content is equal bytes.
@@ -27,9 +27,9 @@ from kdcache.runtime.text_files import path_bytes, path_text
 from kdcache.shapes import Records, Rows
 from kdcache.sources.tar_index import IMAGES
 from kdcache.sources.tar_reader import END, Member, TarReader
+from kdcache.targets import TargetKind, target_kind
 
 RECORDS = "records.npy"
-MASK = "mask.png"
 _BLOCK = 512
 _MOST_HEADERS = 3
 """Blocks of a member's header: one, and two before it if its name is too long for one."""
@@ -48,9 +48,7 @@ class UnitIndex(NamedTuple):
     offsets: Rows
     """Of the encoded images, bytes from the start; 0 where there is none."""
     sizes: Rows
-    labels: Rows
-    """-1 where there is none."""
-    masks: list[Member | None]
+    targets: list[Member | None]
     records: list[Member]
 
 
@@ -63,20 +61,19 @@ class TarFormat:
     seeds: int
     dtype: "np.dtype[Any]"
     has_images: bool
-    has_masks: bool = False
-    """Whether the targets of the images are masks."""
+    target: TargetKind
+    """Of the images."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> "TarFormat":
         """Return the format of a cache."""
-        has_masks = manifest.task == "segmentation"
         return cls(
             manifest.rows,
             manifest.unit_rows,
             manifest.seeds_per_unit,
             manifest.dtype,
             manifest.has_images,
-            has_masks,
+            target_kind(manifest.task),
         )
 
     def key(self, seed: int, unit: int) -> str:
@@ -128,7 +125,7 @@ class TarFormat:
             name = member_name(sample.key)
             if self.has_images and sample.image:
                 _add(out, f"{name}.{sample.extension}", sample.image)
-                _add(out, f"{name}.{self._target}", sample.target)
+                _add(out, f"{name}.{self.target.suffix}", sample.target)
             _add(out, f"{name}.{RECORDS}", self._npy_header + rows.tobytes())
         out.write(bytes(END))  # two empty blocks, as POSIX has it, and no more
         return out.getvalue()
@@ -172,11 +169,10 @@ class TarFormat:
             data[offset : offset + size]
             for offset, size in zip(index.offsets, index.sizes, strict=True)
         ]
-        labels = [str(label).encode() if label >= 0 else b"" for label in index.labels.tolist()]
-        masks = [
-            data[mask.offset : mask.offset + mask.size] if mask else b"" for mask in index.masks
+        targets = [
+            data[target.offset : target.offset + target.size] if target else b""
+            for target in index.targets
         ]
-        targets = masks if self.has_masks else labels
         fields = zip(index.keys, index.extensions, images, targets, strict=True)
         return [StoredSample(*sample) for sample in fields]
 
@@ -190,8 +186,7 @@ class TarFormat:
         num_rows = self._num_rows(unit)
         offsets = np.zeros(num_rows, np.int64)
         sizes = np.zeros(num_rows, np.int64)
-        labels = np.full(num_rows, -1, np.int64)
-        index = UnitIndex([], [], offsets, sizes, labels, [], [])
+        index = UnitIndex([], [], offsets, sizes, [], [])
         for name, members in _by_row(tar):
             at = len(index.keys)
             key = sample_key(name)
@@ -202,13 +197,16 @@ class TarFormat:
             if at == num_rows:
                 raise ValueError(f"it holds more than {num_rows} rows")
             *sample, _ = members
+            extension = ""
+            target = None
             if sample:
-                index.extensions.append(self._extension(sample))
-                index.offsets[at], index.sizes[at] = sample[0].offset, sample[0].size
-                index.labels[at] = -1 if self.has_masks else _label(sample[1], tar)
-            else:
-                index.extensions.append("")
-            index.masks.append(sample[1] if sample and self.has_masks else None)
+                extension = self._extension(sample)
+                image, target = sample
+                index.offsets[at] = image.offset
+                index.sizes[at] = image.size
+                self._check_target(target, tar)
+            index.extensions.append(extension)
+            index.targets.append(target)
             index.keys.append(key)
             index.records.append(members[-1])
         if len(index.keys) < num_rows:
@@ -225,14 +223,19 @@ class TarFormat:
             not self.has_images
             or len(members) != 2
             or suffixes[0] not in IMAGES
-            or suffixes[1] != self._target
+            or suffixes[1] != self.target.suffix
         ):
             raise ValueError(f"member {brief(members[0].name)} is none that belongs there")
         return suffixes[0]
 
-    @property
-    def _target(self) -> str:
-        return MASK if self.has_masks else "cls"
+    def _check_target(self, member: Member, tar: TarReader) -> None:
+        """Raise a ValueError if what a target is can be told to be wrong at once."""
+        if not self.target.is_small:
+            return
+        try:
+            self.target.check_stored(tar.text(member))
+        except ValueError as error:
+            raise ValueError(f"member {brief(member.name)} {error}") from error
 
     @cached_property
     def _npy_header(self) -> bytes:
@@ -271,13 +274,6 @@ def _require_unique(samples: Sequence[StoredSample]) -> None:
         if sample.key in seen:
             raise ValueError(f"two samples have the key {quoted(sample.key)}; {UNIQUE_KEYS}")
         seen.add(sample.key)
-
-
-def _label(member: Member, tar: TarReader) -> int:
-    text = tar.text(member)
-    if not text.isdigit() or len(text) > 9:
-        raise ValueError(f"member {brief(member.name)} holds {quoted(text)}, not a class index")
-    return int(text)
 
 
 def _by_row(tar: TarReader) -> Iterator[tuple[str, list[Member]]]:

@@ -16,14 +16,14 @@ from PIL import EpsImagePlugin, Image
 from torchvision.datasets.folder import pil_loader
 
 from kdcache.errors import SourceError, UnreadableSampleError
-from kdcache.sources import Source, open_source, stored_image
-from kdcache.sources.images import (
+from kdcache.runtime.images import (
     MOST_STORED_PIXELS,
     UndecodableError,
     decode_image,
     decode_stored,
     to_mode,
 )
+from kdcache.sources import Source, open_source, stored_image
 from kdcache.views import Batch, ViewDataset, load_recipe
 
 RAMP = np.linspace(0, 65_535, 600).astype(np.uint16).reshape(20, 30)

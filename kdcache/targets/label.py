@@ -1,0 +1,108 @@
+"""A class index for each image."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from kdcache.errors import SourceError, quoted
+from kdcache.runtime.images import described
+from kdcache.shapes import Labels
+from kdcache.targets.protocol import MixedTarget, StoredTarget
+
+_MOST_DIGITS = 9
+
+
+class ClassLabel:
+    """The target of classification."""
+
+    task: ClassVar[str] = "classification"
+    suffix: ClassVar[str] = "cls"
+    follows_views: ClassVar[bool] = False
+    has_maps: ClassVar[bool] = False
+    is_small: ClassVar[bool] = True
+
+    def checked(self, target: Any, image: Image.Image, classes: int, name: str) -> int:
+        """Return the class index that a user's code gave, an integer of any kind.
+
+        Raises:
+            SourceError: no integer, or one of no class.
+        """
+        index = integer(target)
+        if index is None or not 0 <= index < classes:
+            raise SourceError(
+                f"{name} has target {described(target)}; it must be a class index from 0 to"
+                f" {classes - 1}{_hint(target)}"
+            )
+        return index
+
+    def encode(self, target: StoredTarget) -> bytes:
+        """Return the class index in decimal digits."""
+        assert isinstance(target, int)
+        return str(target).encode()
+
+    def check_stored(self, data: bytes) -> None:
+        """Check that a file holds digits.
+
+        Raises:
+            ValueError: it holds something else.
+        """
+        if not data.isdigit() or len(data) > _MOST_DIGITS:
+            raise ValueError(f"holds {quoted(data)}, not a class index")
+
+    def decode(self, data: bytes, image: Image.Image, classes: int, name: str) -> int:
+        """Return the class index in a file.
+
+        Raises:
+            SourceError: there is no such class.
+        """
+        self.check_stored(data)
+        index = int(data)
+        if index >= classes:
+            raise SourceError(f"{name} is of class {index}; the cache says {classes} classes")
+        return index
+
+    def num_bytes(self, target: StoredTarget) -> int:
+        """Return 0: digits take no more than the block that each file in a tar takes."""
+        return 0
+
+    def batch(self, targets: Sequence[MixedTarget], size: Sequence[int], *, mixes: bool) -> Labels:
+        """Return the class indices, int64 `[views]`, and of mixed views the second ones with the
+        share of the first."""
+        numbers = np.array(targets, dtype=np.float64).reshape(-1, 3)
+        first, second = torch.from_numpy(numbers[:, :2].astype(np.int64)).unbind(1)
+        return Labels(first, (second, torch.from_numpy(numbers[:, 2]).float()) if mixes else None)
+
+
+def integer(target: Any) -> int | None:
+    """Return the number that an integer of any kind is; None of what is none."""
+    if isinstance(target, bool):
+        return None
+    if isinstance(target, torch.Tensor):
+        is_integer = not (
+            target.is_floating_point() or target.is_complex() or target.dtype == torch.bool
+        )
+        return int(target) if target.numel() == 1 and is_integer else None
+    if isinstance(target, np.ndarray):
+        return int(target.item()) if target.size == 1 and target.dtype.kind in "iu" else None
+    return int(target) if isinstance(target, (int, np.integer)) else None
+
+
+def _hint(target: Any) -> str:
+    """Return the way out for a target that is no class index."""
+    if isinstance(target, (list, tuple)):
+        return "; give the class alone: of a one-hot row the place of its 1"
+    is_array = isinstance(target, (np.ndarray, torch.Tensor))
+    num_axes = target.ndim if is_array else 0
+    if isinstance(target, Image.Image) or num_axes >= 2:
+        return '; if it is a mask, give the data set an attribute task = "segmentation"'
+    if num_axes == 1 and target.shape[0] > 1:
+        return "; of a one-hot row give the place of its 1: int(row.argmax())"
+    if isinstance(target, str):
+        return "; give the name's place in the list of classes"
+    if target is None:
+        return "; leave out samples without a class"
+    is_number = is_array or isinstance(target, (bool, float, np.generic))
+    return "; give int(target)" if is_number and integer(target) is None else ""

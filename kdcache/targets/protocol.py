@@ -1,0 +1,87 @@
+"""What a sample is labelled with: how it is checked, batched, stored and read back."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from PIL import Image
+from torch import Tensor
+
+from kdcache.shapes import Labels
+
+StoredTarget = int | Image.Image
+"""A target as a source gives it: a class index, or an image of mode L that holds those of an
+image's pixels."""
+ViewTarget = int | Tensor
+"""A target as it goes with a view: a class index, or those of its pixels, uint8 `[height,
+width]`."""
+MixedTarget = tuple[ViewTarget, int, float]
+"""A view's target, the class index of the view that is mixed into it, and the share of the
+first."""
+NO_TARGET: MixedTarget = (-1, -1, 1.0)
+"""That of a view whose image could not be read."""
+
+
+@runtime_checkable
+class TargetKind(Protocol):
+    """Class indices, masks: one kind for each task."""
+
+    task: ClassVar[str]
+    """The task whose targets these are, as sources and manifests say it."""
+    suffix: ClassVar[str]
+    """What the name of its file ends with in a tar."""
+    follows_views: ClassVar[bool]
+    """Whether it goes where its image goes, so that a recipe has to take it along."""
+    has_maps: ClassVar[bool]
+    """Whether a model's logits for it are maps."""
+
+    is_small: ClassVar[bool]
+    """Whether its file has few bytes, which are looked at where a tar's index is made."""
+
+    def checked(self, target: Any, image: Image.Image, classes: int, name: str) -> StoredTarget:
+        """Return the target that a user's code gave.
+
+        Args:
+            target: that was given.
+            image: that it is of.
+            classes: how many there are.
+            name: of the sample, for messages.
+
+        Raises:
+            SourceError: it is none, or holds a class that there is not.
+        """
+
+    def encode(self, target: StoredTarget) -> bytes:
+        """Return the file of a target; equal targets are equal bytes."""
+
+    def check_stored(self, data: bytes) -> None:
+        """Check what can be told from the bytes of a small file alone.
+
+        Raises:
+            ValueError: it is no file of a target.
+        """
+
+    def decode(self, data: bytes, image: Image.Image, classes: int, name: str) -> StoredTarget:
+        """Return the target in a file that `encode` has made.
+
+        Args:
+            data: the file.
+            image: that it is of.
+            classes: how many there are.
+            name: of the sample, for messages.
+
+        Raises:
+            OSError: (or another of decoding) it cannot be decoded.
+            SourceError: it does not belong to the image, or holds a class that there is not.
+        """
+
+    def num_bytes(self, target: StoredTarget) -> int:
+        """Return the bytes of its file that count beside those of the image."""
+
+    def batch(self, targets: Sequence[MixedTarget], size: Sequence[int], *, mixes: bool) -> Labels:
+        """Return the labels of a batch of views.
+
+        Args:
+            targets: of the views.
+            size: height and width of the views.
+            mixes: whether the recipe mixes views.
+        """
