@@ -1,7 +1,7 @@
 """The cache: a manifest, units under commits, and slabs to read them from."""
 
 import hashlib
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -31,6 +31,7 @@ from kdcache.errors import (
     LargeObjectError,
     MismatchError,
     MissingUnitError,
+    UsageError,
     quoted,
 )
 from kdcache.runtime.contrast import joined
@@ -42,6 +43,8 @@ Fetch = Callable[[Commit], bytes]
 """Returns the bytes of a committed unit, after they were checked against the commit."""
 _ROOM = 2
 """Bytes that are kept free for each byte that a commit may have while it is fetched."""
+_MOST_READ = 16
+"""Seeds whose slabs stay open."""
 _LARGE = 1 << 24
 """Bytes of an object that is looked through before it is read into memory; several are read at
 once."""
@@ -58,7 +61,7 @@ class Cache:
         self.slabs = SlabFolder()
         kind = TarFormat if manifest.store == "webdataset" else ZarrFormat
         self.format: UnitFormat = kind.of(manifest)
-        self._last_read: tuple[int, Slab] | None = None
+        self._read: OrderedDict[int, Slab] = OrderedDict()
         self.stamp: Hashable | None = None
         """Of the object of the manifest, when a writer last made sure of it."""
         if codec is not None:
@@ -408,10 +411,15 @@ class Cache:
             tar = TarReader(blocks.read, blocks.size)
             self._decoded(unit, partial(self.format.decode_tar, unit, tar), where)
 
-    def read(self, seed: int, rows: Rows | Sequence[int]) -> Records:
-        """Return the records of `rows` under `seed`, in their order.
+    def read(self, seeds: int | Rows | Sequence[int], rows: Rows | Sequence[int]) -> Records:
+        """Return the records of `rows` under `seeds`, in their order.
+
+        Args:
+            seeds: one for all rows, or one a row.
+            rows: which samples, by their place in the cache's order.
 
         Raises:
+            UsageError: seeds that are not as many as rows.
             MissingUnitError: a row that the cache does not hold.
             DamagedUnitError: a unit that differs from what was committed.
         """
@@ -421,9 +429,29 @@ class Cache:
                 f"cache {self} holds rows 0 to {self.manifest.rows - 1}, not all of those asked for"
             )
         self.require_held(wanted)
-        if self._last_read is None or self._last_read[0] != seed:
-            self._last_read = seed, self.slab(seed)  # a complete seed never changes
-        return self._last_read[1].gather(wanted)
+        if isinstance(seeds, int | np.integer):
+            return self._open_slab(int(seeds)).gather(wanted)
+        of_rows = np.asarray(seeds, dtype=np.int64)
+        if of_rows.shape != wanted.shape:
+            raise UsageError(
+                f"seeds are of shape {of_rows.shape}, rows of {wanted.shape}; give one seed, or one"
+                " for each row"
+            )
+        records = np.empty(len(wanted), self.manifest.dtype)
+        for seed in np.unique(of_rows).tolist():
+            at = of_rows == seed
+            records[at] = self._open_slab(seed).gather(wanted[at])
+        return records
+
+    def _open_slab(self, seed: int) -> Slab:
+        """Return the slab of a complete seed, which never changes; the one used least recently is
+        let go."""
+        if seed not in self._read:
+            self._read[seed] = self.slab(seed)
+            if len(self._read) > _MOST_READ:
+                self._read.popitem(last=False)
+        self._read.move_to_end(seed)
+        return self._read[seed]
 
     def slab(self, seed: int, *, is_partial: bool = False) -> Slab:
         """Return the slab of `seed`, made from verified units unless it is there already.

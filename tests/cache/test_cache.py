@@ -10,7 +10,7 @@ from kdcache.cache import create_cache, open_cache
 from kdcache.cache.formats.zarr import object_key
 from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writing import commit_unit, encode_unit, start_seed
-from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
+from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError, UsageError
 
 
 def test_what_was_committed_comes_back(tmp_path: Path) -> None:
@@ -23,6 +23,22 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
         rows = np.array([19, 0, 7, 8, 8])
         assert cache.read(seed, rows).tobytes() == whole[rows].tobytes()
         assert len(cache.read(seed, [])) == 0
+
+
+def test_rows_are_read_under_a_seed_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdcache.cache.cache._MOST_READ", 2)
+    cache = fill(tmp_path, 0, 4, 6)
+    seeds = [4, 0, 6, 4, 6]
+    rows = [19, 19, 3, 0, 3]
+    found = cache.read(seeds, rows)
+    for record, seed, row in zip(found, seeds, rows, strict=True):
+        assert record.tobytes() == cache.read(seed, [row]).tobytes()
+    assert cache.read(np.array(seeds), np.array(rows)).tobytes() == found.tobytes()
+    assert len(cache.read([], [])) == 0
+    with pytest.raises(UsageError, match=r"seeds are of shape \(2,\), rows of \(3,\)"):
+        cache.read([0, 4], [1, 2, 3])
+    with pytest.raises(MissingUnitError, match="seed 5"):
+        cache.read([0, 5], [1, 2])
 
 
 @pytest.mark.parametrize(
