@@ -203,7 +203,8 @@ def _replay_of_recipe(config: LoaderConfig, source: Source | None) -> Replay:
     seeds = (
         parse_seeds(config.seeds) if config.seeds else list(range(config.epochs * config.repeats))
     )
-    source = source or open_source(str(config.data))
+    if source is None:
+        source = open_source(str(config.data))
     recipe = load_recipe(str(config.recipe))
     return Replay(source=source, recipe=recipe, caches=[], seeds=seeds, samples=None)
 
