@@ -7,6 +7,7 @@ from typing import Any
 
 from kdcache.cache import Cache, Commit, create_cache
 from kdcache.cache.coverage import ask_for
+from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.writing import require_manifest, start_seed
 from kdcache.codecs import fit_arrays
 from kdcache.dump.config import DumpConfig
@@ -83,12 +84,10 @@ def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any
     # several seeds may share a unit
     size = sum({commit.key: commit.num_bytes for commit in commits}.values())
     rows = sum(commit.stop - commit.start for commit in commits)
-    counted = [commit.stop - commit.start - len(commit.absent) for commit in commits]
-    correct = sum(
-        commit.statistics.get("accuracy", 0.0) * count
-        for commit, count in zip(commits, counted, strict=True)
-    )
-    accuracy = correct / max(sum(counted), 1) if job.config.teacher_classes is None else None
+    told = [
+        (commit.statistics, commit.stop - commit.start - len(commit.absent)) for commit in commits
+    ]
+    means = mean_statistics(told) if job.config.teacher_classes is None else {}
     return {
         "cache": str(cache),
         "task": cache.manifest.task,
@@ -96,7 +95,7 @@ def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any
         "rows": cache.manifest.rows,
         "bytes": size,
         "bytes_per_view": size / rows,
-        "teacher_accuracy": accuracy,
+        "teacher_accuracy": means.get("accuracy"),
         "absent": sum(len(commit.absent) for commit in commits),
         "has_images": cache.manifest.has_images,
         "next": training_command(job),

@@ -21,7 +21,7 @@ from kdcache.cache import (
     tar_layout,
 )
 from kdcache.cache.coverage import ask_for, note_left_out
-from kdcache.cache.documents.commit import seed_entry
+from kdcache.cache.documents.commit import mean_statistics, seed_entry
 from kdcache.cache.source import source_of
 from kdcache.cache.source_list import names_of, require_unique_keys
 from kdcache.cache.writing import commit_unit, require_written, start_seed
@@ -188,14 +188,11 @@ def _facts(parts: Mapping[int, Sequence[Commit]], rows: range, seeds: range) -> 
         ]
         for kind in ("absent", "probes")
     )
-    told = [(commit.statistics, _present(commit, rows)) for _, commit in pairs if commit.statistics]
+    told = [(commit.statistics, _present(commit, rows)) for _, commit in pairs]
     return {
         "absent": sorted(absent, key=lambda entry: (entry["row"], entry.get("seed", 0))),
         "probes": probes,
-        "statistics": {
-            name: _mean([(values[name], count) for values, count in told])
-            for name in (told[0][0] if told else ())
-        },
+        "statistics": mean_statistics(told),
         "versions": pairs[0][1].versions,
     }
 
@@ -204,13 +201,6 @@ def _present(commit: Commit, rows: range) -> int:
     """Return how many of `rows` a unit holds under the commit's seed, absent ones left out."""
     gone = sum(entry["row"] in rows for entry in commit.absent)
     return min(rows.stop, commit.stop) - max(rows.start, commit.start) - gone
-
-
-def _mean(told: Sequence[tuple[float, int]]) -> float:
-    """Return the mean of values that stand for so many rows each; of equal ones exactly these."""
-    if len({value for value, _ in told}) == 1:
-        return told[0][0]
-    return sum(value * count for value, count in told) / max(sum(count for _, count in told), 1)
 
 
 def _require_use(old: Cache, store: Store, data: str | None, images: bool) -> None:

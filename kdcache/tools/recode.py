@@ -22,6 +22,7 @@ from kdcache.cache import (
     record_layout,
 )
 from kdcache.cache.coverage import ask_for, note_left_out
+from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.documents.manifest import MANIFEST
 from kdcache.cache.opening import open_objects, probe_new
 from kdcache.cache.writing import commit_unit, require_written, start_seed
@@ -369,19 +370,12 @@ def _pieces(source: Cache, made: Cache, commit: Commit) -> Iterator[tuple[Record
 def _facts(parts: Sequence[Commit]) -> dict[str, Any]:
     """Return what the commits of the source say, for the commit of the unit that they go into."""
     told = [
-        (commit.statistics, commit.stop - commit.start - len(commit.absent))
-        for commit in parts
-        if commit.statistics
+        (commit.statistics, commit.stop - commit.start - len(commit.absent)) for commit in parts
     ]
-    names = set.intersection(*(set(values) for values, _ in told)) if told else set()
-    total = sum(count for _, count in told)
     return {
         "absent": [entry for commit in parts for entry in commit.absent],
         "probes": [probe for commit in parts for probe in commit.probes],
-        "statistics": {
-            name: sum(values[name] * count for values, count in told) / total
-            for name in sorted(names)
-        },
+        "statistics": mean_statistics(told),
         "versions": parts[0].versions,
     }
 

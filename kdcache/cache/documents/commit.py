@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,6 +150,24 @@ def commit_key(seed: int, unit: int) -> str:
 def unit_name(seed: int, unit: int, start: int, stop: int) -> str:
     """Return the name that errors give a unit."""
     return f"seed {seed}, unit {unit} (rows {start} to {stop - 1})"
+
+
+def mean_statistics(told: Sequence[tuple[Mapping[str, float], int]]) -> dict[str, float]:
+    """Return means over rows, by name, from what is said of so many rows each.
+
+    Names that not all of them have are left out, and of equal values the mean is exactly these.
+    """
+    told = [(values, count) for values, count in told if values and count]
+    if not told:
+        return {}
+    names = sorted(set.intersection(*(set(values) for values, _ in told)))
+    return {name: _mean([(values[name], count) for values, count in told]) for name in names}
+
+
+def _mean(told: Sequence[tuple[float, int]]) -> float:
+    if len({value for value, _ in told}) == 1:
+        return told[0][0]
+    return sum(value * count for value, count in told) / sum(count for _, count in told)
 
 
 def also_absent(

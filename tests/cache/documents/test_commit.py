@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from caches import PATTERNS, fill, flipped
 
-from kdcache.cache.documents.commit import Commit, commit_key, unit_name
+from kdcache.cache.documents.commit import Commit, commit_key, mean_statistics, unit_name
 from kdcache.cache.documents.sealed import seal, unseal
 from kdcache.errors import CacheError, DamagedUnitError
 
@@ -102,3 +102,11 @@ def test_the_commit_of_another_unit_is_refused(tmp_path: Path) -> None:
         DamagedUnitError, match=r"seed 5, unit 1 .*its commit is that of seed 6, unit 1"
     ):
         cache.commit_of(5, 1)
+
+
+def test_means_of_statistics_are_those_over_rows() -> None:
+    told = [({"mean": 0.1, "accuracy": 50.0}, 30), ({"mean": 0.1, "accuracy": 80.0}, 10)]
+    assert mean_statistics(told) == {"mean": 0.1, "accuracy": pytest.approx(57.5)}
+    assert mean_statistics([*told, ({"mean": 0.1}, 5)]) == {"mean": 0.1}, "not all have the other"
+    assert mean_statistics([*told, ({}, 5), ({"mean": 9.0}, 0)]) == mean_statistics(told)
+    assert mean_statistics([]) == mean_statistics([({}, 5)]) == {}
