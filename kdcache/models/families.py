@@ -1,0 +1,12 @@
+"""The families of models, by the name that a spec begins with."""
+
+from collections.abc import Mapping
+
+from kdcache.models.building import Family
+from kdcache.models.timm import TIMM
+from kdcache.models.torchvision import TORCHVISION
+
+FAMILIES: Mapping[str, Family] = {
+    "timm": TIMM,
+    "torchvision": TORCHVISION,
+}
