@@ -2,13 +2,14 @@
 
     timm:resnet50,pretrained=true            torchvision:resnet50,weights=DEFAULT
     timm:resnet18,weights=runs/a/student.safetensors
+    transformers:google/vit-base-patch16-224
     mypkg.models:build,width=2,mean=0.5,std=0.25,input_size=160
 
 Keys that kdcache takes itself: `weights=FILE` (safetensors, or a torch file read with
 weights_only), `weights_key` (the part of that file, where it has several), `mean`, `std` (one
 number for all channels) and `input_size` (`224`, or height and width, `512x1024`). All others go to
-the model's constructor. Each family of models has a file of its own here, and an entry in
-families.py.
+the model's constructor, of transformers to the model's configuration. Each family of models has a
+file of its own here, and an entry in families.py.
 """
 
 import hashlib
