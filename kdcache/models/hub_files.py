@@ -17,9 +17,9 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """In one file; in several, the index of these has `.index.json` at its end."""
 
 
-def downloaded(spec: Spec, revision: Value | None, *, is_pretrained: bool) -> Path:
-    """Return the folder of the hub's local cache with the configuration of a repository, and its
-    weights if they are wanted; what is not there is downloaded.
+def downloaded(spec: Spec, revision: Value | None) -> Path:
+    """Return the folder of the hub's local cache with the configuration of a repository; what is
+    not there is downloaded.
 
     Raises:
         ModelError: there is no such repository or revision, or it cannot be reached.
@@ -33,21 +33,26 @@ def downloaded(spec: Spec, revision: Value | None, *, is_pretrained: bool) -> Pa
         commit = config.parent.name  # so that all files are of one commit
         for file in PROCESSORS:
             _hub_file(name, file, commit)
-        if is_pretrained:
-            _download_weights(name, commit)
     return config.parent
 
 
-def _download_weights(name: str, commit: str) -> None:
-    """Download the weights of a repository: safetensors if it has them, in one file or several."""
-    for file in WEIGHTS:
-        if _hub_file(name, file, commit) is not None:
-            return
-        index = _hub_file(name, f"{file}.index.json", commit)
-        if index is not None:
-            for part in sorted(set(json.loads(index.read_text())["weight_map"].values())):
-                _hub_file(name, str(part), commit)
-            return
+def download_weights(spec: Spec, commit: str) -> None:
+    """Put the weights of a repository into the hub's local cache, beside its configuration:
+    safetensors if it has them, in one file or several.
+
+    Raises:
+        ModelError: it cannot be reached.
+    """
+    name = spec.arg or ""
+    with _hub_errors(spec):
+        for file in WEIGHTS:
+            if _hub_file(name, file, commit) is not None:
+                return
+            index = _hub_file(name, f"{file}.index.json", commit)
+            if index is not None:
+                for part in sorted(set(json.loads(index.read_text())["weight_map"].values())):
+                    _hub_file(name, str(part), commit)
+                return
 
 
 def _hub_file(name: str, file: str, revision: str | None) -> Path | None:

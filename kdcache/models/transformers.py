@@ -20,12 +20,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from kdcache.config.spec import Spec, Value, choose
+from kdcache.config.spec import Spec, choose
 from kdcache.errors import ModelError, UsageError, brief, quoted
 from kdcache.models.building import Built, Family, constructing
-from kdcache.models.hub_files import CONFIG, WEIGHTS, downloaded
+from kdcache.models.hub_files import CONFIG, WEIGHTS, download_weights, downloaded
 from kdcache.models.image_processor import ProcessedViews, processed_views
-from kdcache.models.weight_files import some_names
+from kdcache.models.weight_files import check_weight_file, some_names
 from kdcache.runtime.console import say
 from kdcache.runtime.user_code import exception_text
 
@@ -41,6 +41,8 @@ _REFUSED = {
     "id2label": _CLASSES_ARE_THE_DATAS,
     "label2id": _CLASSES_ARE_THE_DATAS,
 }
+_OWN_OPTIONS = frozenset(("pretrained", "revision"))
+"""Options that are not the configuration's."""
 _KINDS = {
     "classification": "an image classifier",
     "segmentation": "a model of semantic segmentation",
@@ -121,32 +123,32 @@ def _built(
     """Return a model that gives logits, its configuration, and what its images are like; None if
     no image processor lies beside it."""
     _check(spec)
-    options = dict(spec.options)
-    revision = options.pop("revision", None)
-    is_pretrained = bool(options.pop("pretrained", True))
+    local_folder = _local_folder(spec)
     with _quiet():
-        folder = _local_folder(spec)
-        if folder is None:
-            folder = downloaded(spec, revision, is_pretrained=is_pretrained)
-        if is_pretrained:
-            _require_weights(spec, folder)
+        folder = local_folder or downloaded(spec, spec.options.get("revision"))
         stored = _stored_configuration(spec, folder)
         auto = _auto_class(spec, stored, task)
-        config = _configuration(spec, stored, options)
+        config = _configuration(spec, stored)
         if classes is not None and config.num_labels != classes:
             config.num_labels = classes
-        _set_channels(spec, config, channels, is_pretrained=is_pretrained)
-        if is_pretrained:
-            module = _with_weights(spec, auto, config, folder, is_teacher=classes is None)
-        else:
+        _set_channels(spec, config, channels)
+        if not _is_pretrained(spec):
             with constructing(spec, "check its configuration and its options"):
                 module = auto.from_config(config)
+        else:
+            if local_folder is None:
+                download_weights(spec, folder.name)
+            module = _with_weights(spec, auto, config, folder, is_teacher=classes is None)
         views = processed_views(folder, channels)
     if views is not None and views.is_bgr:
         module.register_forward_pre_hook(_reverse_channels)
     module.register_forward_hook(_take_logits)
     module.other_names = _names_in_files(module)
     return module.train(), config, views
+
+
+def _is_pretrained(spec: Spec) -> bool:
+    return bool(spec.options.get("pretrained", True))
 
 
 def _normalisation(views: ProcessedViews | None) -> dict[str, Any]:
@@ -167,12 +169,16 @@ def _reverse_channels(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[An
 def _names_in_files(module: Any) -> dict[str, str]:
     """Return by their names in files of transformers the names that weights have in a module, of
     those that differ."""
-    from transformers.core_model_loading import revert_weight_conversion  # noqa: PLC0415
-
     state = module.state_dict()
     names = {id(tensor): name for name, tensor in state.items()}
+    try:
+        from transformers.core_model_loading import revert_weight_conversion  # noqa: PLC0415
+
+        as_written = revert_weight_conversion(module, state)
+    except Exception:  # of a version without it, or that cannot: files have the module's names then
+        return {}
     found = {}
-    for written, tensor in revert_weight_conversion(module, state).items():
+    for written, tensor in as_written.items():
         name = names.get(id(tensor), written)
         if name != written:
             found[written] = name
@@ -202,11 +208,19 @@ def _quiet() -> Iterator[None]:
 
 
 def _require_weights(spec: Spec, folder: Path) -> None:
-    """Raise a ModelError if no weights lie beside a configuration."""
-    names = [*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS)]
-    if not any((folder / name).is_file() for name in names):
-        way_out = "add weights=FILE, or pretrained=false for fresh ones"
-        raise ModelError(f"model {spec} has no {' or '.join(WEIGHTS)} in {folder}; {way_out}")
+    """Check that weights lie beside a configuration, and are files of weights.
+
+    Raises:
+        ModelError: there are none, or they are something else, such as a git-lfs pointer.
+    """
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            check_weight_file(folder / name)
+            return
+        if (folder / f"{name}.index.json").is_file():
+            return  # of several files: transformers finds what is missing
+    way_out = "add weights=FILE, or pretrained=false for fresh ones"
+    raise ModelError(f"model {spec} has no {' or '.join(WEIGHTS)} in {folder}; {way_out}")
 
 
 def _stored_configuration(spec: Spec, folder: Path) -> dict[str, Any]:
@@ -268,30 +282,37 @@ def _examples(kinds: Mapping[str, Any]) -> str:
     return ", ".join(kind for kind in usual if kind in kinds)
 
 
-def _configuration(spec: Spec, stored: Mapping[str, Any], options: Mapping[str, Value]) -> Any:
-    """Return the configuration of transformers that a config.json holds, changed by options."""
+def _configuration(spec: Spec, stored: Mapping[str, Any]) -> Any:
+    """Return the configuration of transformers that a config.json holds, changed by options.
+
+    Raises:
+        ModelError: transformers does not take it.
+        UsageError: an option that it does not have, or of a value that it does not take.
+    """
     import transformers  # noqa: PLC0415
 
     make = transformers.CONFIG_MAPPING[stored["model_type"]]
+    content = {**stored, "architectures": stored.get("architectures") or []}
     try:
-        config = make.from_dict(dict(stored))
+        config = make.from_dict(dict(content))
     except Exception as error:  # of transformers' checks
         way_out = "it was damaged, or written by another version of transformers"
         raise ModelError(
             f"model {spec}: its {CONFIG} cannot be used: {exception_text(error)}; {way_out}"
         ) from error
+    options = {name: value for name, value in spec.options.items() if name not in _OWN_OPTIONS}
     if not options:
         return config
     known = [name for name in config.to_dict() if name not in _REFUSED]
     for option in options:
         choose(option, known, f"option of model {spec.name}:{brief(spec.arg)},")
     try:
-        return make.from_dict({**stored, **options})
+        return make.from_dict({**content, **options})
     except Exception as error:  # of transformers' checks
         raise UsageError(f"model {spec}: {exception_text(error)}; check its options") from error
 
 
-def _set_channels(spec: Spec, config: Any, channels: int, *, is_pretrained: bool) -> None:
+def _set_channels(spec: Spec, config: Any, channels: int) -> None:
     """Let a model of fresh weights take views of so many channels.
 
     Raises:
@@ -303,7 +324,7 @@ def _set_channels(spec: Spec, config: Any, channels: int, *, is_pretrained: bool
     ]
     sized = [part for part in parts if getattr(part, "num_channels", None) is not None]
     for part in sized:
-        if not is_pretrained:
+        if not _is_pretrained(spec):
             part.num_channels = channels
     found = sized[0].num_channels if sized else 3
     if found != channels:
@@ -316,8 +337,9 @@ def _with_weights(spec: Spec, auto: Any, config: Any, folder: Path, *, is_teache
     """Return a model with the weights of a folder; what a student's head lacks is drawn at random.
 
     Raises:
-        ModelError: they cannot be read, or do not fit.
+        ModelError: they are not there, cannot be read, or do not fit.
     """
+    _require_weights(spec, folder)
     with constructing(spec, "copy or download its weights again"):
         module, report = auto.from_pretrained(
             folder,

@@ -281,13 +281,25 @@ def test_options_change_the_configuration(folder: Path) -> None:
     assert colour(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)).shape == (1, 10)
 
 
+def test_a_configuration_need_not_name_its_class(tmp_path: Path) -> None:
+    config = transformers.DeiTConfig(
+        image_size=8,
+        patch_size=4,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+    )
+    config.save_pretrained(tmp_path)
+    assert "architectures" not in json.loads((tmp_path / "config.json").read_text())
+    model = opened(f"transformers:{tmp_path},pretrained=false,mean=0.5,std=0.5")
+    assert isinstance(model.module, transformers.DeiTForImageClassification)
+
+
 def text_model(folder: Path) -> None:
     config = transformers.BertConfig(architectures=["BertForMaskedLM"])
     config.save_pretrained(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    config.save_pretrained(folder)
-    (folder / "model.safetensors").touch()
+    (folder / "model.safetensors").unlink()
 
 
 def headless(folder: Path) -> None:
@@ -341,6 +353,12 @@ WRONG: list[tuple[Callable[[Path], Any], str, type[KdcacheError], str]] = [
         "",
         ModelError,
         "has no model.safetensors or pytorch_model.bin in .*; add weights=FILE, or pretrained=",
+    ),
+    (
+        lambda at: (at / "model.safetensors").write_text("version https://git-lfs.github.com/"),
+        "",
+        ModelError,
+        "is a git-lfs pointer",
     ),
     (headless, "", ModelError, "has no trained head: classifier.bias is not in them"),
     (cut, "", ModelError, "copy or download its weights again"),
@@ -430,6 +448,10 @@ def test_files_of_a_repository_are_of_one_commit(
     assert {revision for _, _, revision in hub.asked[1:]} == {"0123abc"}
     hub.asked.clear()
     opened("transformers:me/vit,pretrained=false")
+    assert "model.safetensors" not in [file for _, file, _ in hub.asked]
+    text_model(hub.folder)
+    with pytest.raises(ModelError, match="is BertForMaskedLM"):
+        opened("transformers:me/vit")
     assert "model.safetensors" not in [file for _, file, _ in hub.asked]
 
 
