@@ -16,7 +16,8 @@ from kdcache.loader.config import LoaderConfig, OnMiss
 from kdcache.loader.opening import Replay, open_replay
 from kdcache.loader.steps import DistillationBatch, StepLoader
 from kdcache.losses import Need
-from kdcache.models.model import Preprocessing, VisionModel, per_channel, preprocessing_of
+from kdcache.models.model import VisionModel, preprocessing_of
+from kdcache.models.preprocessing import Preprocessing, per_channel
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Rows, Size
 from kdcache.sources import as_source

@@ -2,18 +2,19 @@
 
     timm:resnet50,pretrained=true            torchvision:resnet50,weights=DEFAULT
     timm:resnet18,weights=runs/a/student.safetensors
+    transformers:google/vit-base-patch16-224
     mypkg.models:build,width=2,mean=0.5,std=0.25,input_size=160
 
 Keys that kdcache takes itself: `weights=FILE` (safetensors, or a torch file read with
 weights_only), `weights_key` (the part of that file, where it has several), `mean`, `std` (one
 number for all channels) and `input_size` (`224`, or height and width, `512x1024`). All others go to
-the model's constructor. Models of segmentation are built in segmenters.py.
+the model's constructor, of transformers to the model's configuration. Each family of models has a
+file of its own here, and an entry in families.py.
 """
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +22,23 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from kdcache.config.spec import Spec, choose, find_function, load_function, parse_spec
+from kdcache.config.spec import Spec, parse_spec
 from kdcache.errors import ModelError, UsageError
-from kdcache.models.segmentation import BUILDERS as SEGMENTERS
-from kdcache.models.segmentation import constructing, require_timm, stacked_maps
+from kdcache.models.building import Builder
+from kdcache.models.families import FAMILIES
+from kdcache.models.own import build_own, check_own
+from kdcache.models.preprocessing import PREPROCESSING, Preprocessing, chosen_preprocessing
+from kdcache.models.segmentation import stacked_maps
+from kdcache.models.timm import timm_preprocessing
 from kdcache.models.weight_files import check_weight_file
 from kdcache.models.weight_record import ORIGINS
 from kdcache.models.weights import classes_advice, load_weights
 from kdcache.runtime.user_code import user_code
-from kdcache.shapes import Size, ViewLogits, Views, as_size, sides, size_text
+from kdcache.shapes import Size, ViewLogits, Views, sides, size_text
 from kdcache.targets import target_kind
 from kdcache.views import Recipe
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_PREPROCESSING = ("mean", "std", "input_size")
 _WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt")
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a model wants of a view: `size` in pixels, and `mean` and `std` per channel of pixels
-    scaled to 0 to 1."""
-
-    size: Size
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 class VisionModel(nn.Module):
@@ -149,7 +142,7 @@ def wrapped(
     if size is None and own is not None:
         wishes["input_size"] = own.size
     kind = MapModel if target_kind(task).has_maps else VisionModel
-    return kind(module, _preprocessing(wishes, recipe, name), name)
+    return kind(module, chosen_preprocessing(wishes, recipe, name), name)
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing | None:
@@ -161,14 +154,7 @@ def preprocessing_of(model: nn.Module) -> Preprocessing | None:
     """
     if isinstance(model, VisionModel):
         return Preprocessing(model.preprocessing.size, (), ())
-    if getattr(model, "pretrained_cfg", None) is None:
-        return None
-    import timm  # noqa: PLC0415
-
-    config = timm.data.resolve_model_data_config(model)
-    return Preprocessing(
-        as_size(config["input_size"][1:]), tuple(config["mean"]), tuple(config["std"])
-    )
+    return timm_preprocessing(model)
 
 
 def head_weight(model: VisionModel, classes: int) -> Tensor | None:
@@ -205,22 +191,32 @@ def open_model(
             " num_classes out"
         )
     _require_options(spec)
-    own: dict[str, Any] = {key: options.pop(key) for key in _PREPROCESSING if key in options}
+    own: dict[str, Any] = {key: options.pop(key) for key in PREPROCESSING if key in options}
     weights, key = _take_weights(spec, options)
-    has_origin = weights is not None or options.get("pretrained") or options.get("weights")
-    if trained and not has_origin and spec.name in _BUILDERS:
-        raise ModelError(f"teacher {text!r} has no weights; add weights=FILE or pretrained=true")
+    family = FAMILIES.get(spec.name)
+    if trained and family is not None:
+        is_pretrained = options.get("pretrained", family.is_pretrained)
+        if weights is None and not is_pretrained and not options.get("weights"):
+            raise ModelError(
+                f"teacher {text!r} has no weights; add weights=FILE or pretrained=true"
+            )
+    if weights is not None and family is not None and family.is_pretrained:
+        options["pretrained"] = False  # the file has all weights: no others need be there
     # a head of another size would be drawn at random: a pretrained teacher keeps its own, and the
     # class count is checked
     head = None if trained and weights is None else classes
     bare = Spec(spec.name, spec.arg, options)
     is_map = target_kind(task).has_maps
-    build = (SEGMENTERS if is_map else _BUILDERS).get(spec.name, _build_own)
+    build: Builder
+    if family is None:
+        build = build_own
+    else:
+        build = family.segmenter if is_map else family.classifier
     module, wishes = build(bare, head, recipe.channels)
     if weights is not None:
         load_weights(module, weights, key=key, spec=spec, classes=classes, is_teacher=trained)
     model = (MapModel if is_map else VisionModel)(
-        module, _preprocessing({**wishes, **own}, recipe, text), text
+        module, chosen_preprocessing({**wishes, **own}, recipe, text), text
     )
     model.sites = _try_out(model, classes, recipe.channels, is_teacher=trained)
     _require_plain_state(module, text)
@@ -236,20 +232,13 @@ def check_model(text: str) -> None:
     """
     spec = parse_spec(text)
     _require_options(spec)
-    options = {name: spec.options[name] for name in spec.options if name not in _PREPROCESSING}
+    options = {name: spec.options[name] for name in spec.options if name not in PREPROCESSING}
     path, _ = _take_weights(spec, options)
     if path is not None:
         check_weight_file(path)
-    if spec.name == "timm":
-        require_timm(spec.arg or "")
-    elif spec.name == "torchvision":
-        from torchvision import models  # noqa: PLC0415
-
-        maps = models.list_models(module=models.segmentation)
-        choose(spec.arg or "", [*models.list_models(module=models), *maps], "torchvision model")
-    else:
-        bare = Spec(spec.name, spec.arg, options)
-        find_function(bare, "model", _BUILDERS, error=ModelError)
+    family = FAMILIES.get(spec.name)
+    check = check_own if family is None else family.check
+    check(Spec(spec.name, spec.arg, options))
 
 
 def state_sha256(module: nn.Module) -> str:
@@ -262,82 +251,16 @@ def state_sha256(module: nn.Module) -> str:
     return state.hexdigest()
 
 
-def _build_timm(spec: Spec, classes: int | None, channels: int) -> tuple[nn.Module, dict[str, Any]]:
-    import timm  # noqa: PLC0415
-
-    options: dict[str, Any] = dict(spec.options)
-    if classes is not None:
-        options["num_classes"] = classes
-    name = require_timm(spec.arg or "")
-    reached = "with pretrained=true the weights must be reachable"
-    with constructing(spec, reached if options.get("pretrained") else "check its options"):
-        module = timm.create_model(name, in_chans=channels, **options)
-    config = timm.data.resolve_model_data_config(module)
-    fixed = (module.pretrained_cfg or {}).get("fixed_input_size", False)
-    size = options.get("img_size") or (config["input_size"][-1] if fixed else None)
-    return module, {"mean": config["mean"], "std": config["std"], "input_size": size}
-
-
-def _build_torchvision(
-    spec: Spec, classes: int | None, channels: int
-) -> tuple[nn.Module, dict[str, Any]]:
-    from torchvision import models  # noqa: PLC0415
-
-    if channels != 3:
-        raise ModelError(f'model {spec} takes colour images only; use a recipe with mode = "RGB"')
-    options: dict[str, Any] = dict(spec.options)
-    name = choose(spec.arg or "", models.list_models(module=models), "torchvision model")
-    weights = options.pop("weights", None) or (
-        "DEFAULT" if options.pop("pretrained", False) else None
-    )
-    try:
-        entry = models.get_model_weights(name)[weights] if weights else None
-    except KeyError:
-        choose(
-            str(weights),
-            [*models.get_model_weights(name).__members__],
-            f"weights of {name} (and no such file)",
-        )
-    if entry and classes and classes != len(entry.meta["categories"]):
-        found = len(entry.meta["categories"])
-        raise ModelError(f"model {spec}: its weights have {found} classes, the source {classes}")
-    if classes and not entry:
-        options["num_classes"] = classes
-    with constructing(spec, "its weights must be reachable" if entry else "check its options"):
-        module = models.get_model(name, weights=entry, **options)
-    wishes: dict[str, Any] = {"input_size": getattr(module, "image_size", None)}
-    if entry:
-        preset = entry.transforms()
-        wishes.update(mean=preset.mean, std=preset.std)
-    return module, wishes
-
-
-def _build_own(spec: Spec, classes: int | None, channels: int) -> tuple[nn.Module, dict[str, Any]]:
-    module = load_function(spec, "model", _BUILDERS, error=ModelError)
-    if not isinstance(module, nn.Module):
-        raise ModelError(
-            f"model {spec} gave a {type(module).__name__}; the function must return a"
-            " torch.nn.Module"
-        )
-    return module, {}
-
-
-_BUILDERS: dict[str, Callable[[Spec, int | None, int], tuple[nn.Module, dict[str, Any]]]] = {
-    "timm": _build_timm,
-    "torchvision": _build_torchvision,
-}
-
-
 def _architecture(text: str) -> str:
     spec = parse_spec(text)
-    left_out = ORIGINS.union(_PREPROCESSING)
+    left_out = ORIGINS.union(PREPROCESSING)
     options = {key: spec.options[key] for key in sorted(spec.options) if key not in left_out}
     return str(Spec(spec.name, spec.arg, options))
 
 
 def _require_options(spec: Spec) -> None:
     """Raise a UsageError for options that would not do what they seem to."""
-    if spec.name not in _BUILDERS:
+    if spec.name not in FAMILIES:
         return
     pretrained = spec.options.get("pretrained", False)
     if not isinstance(pretrained, bool):  # any text would count as true, `False` too
@@ -366,55 +289,15 @@ def _names_file(spec: Spec, weights: Any) -> bool:
     """Return whether `weights` is a file, and no name that torchvision or the user knows."""
     if weights is None:
         return False
-    if spec.name in _BUILDERS and not (isinstance(weights, str) and weights):
+    family = FAMILIES.get(spec.name)
+    if family is not None and not (isinstance(weights, str) and weights):
         raise UsageError(f"model {str(spec)!r}: weights is {weights!r}; write weights=FILE")
-    if spec.name == "timm":
+    if family is not None and not family.has_named_weights:
         return True
     if not isinstance(weights, str):
         return False
     is_there = os.path.exists(weights)  # noqa: PTH110 (which takes any text)
     return is_there or "/" in weights or weights.endswith(_WEIGHT_FILES)
-
-
-def _preprocessing(wishes: Mapping[str, Any], recipe: Recipe, text: str) -> Preprocessing:
-    size = wishes.get("input_size")
-    mean = wishes.get("mean", _IMAGENET[0])
-    std = wishes.get("std", _IMAGENET[1])
-    try:
-        found = Preprocessing(
-            size=_size(recipe.input_size if size is None else size),
-            mean=per_channel(mean, recipe.channels),
-            std=per_channel(std, recipe.channels),
-        )
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"model {text!r}: mean, std and input_size must be numbers ({error})"
-        ) from error
-    if min(found.std) <= 0:
-        raise UsageError(f"model {text!r}: std is {std}; it must be above 0, of pixels from 0 to 1")
-    if min(sides(found.size)) < 1:
-        raise UsageError(f"model {text!r}: input_size is {size}; it must be at least 1 pixel")
-    return found
-
-
-def _size(value: Any) -> Size:
-    """Return a size given as a number, as `512x1024`, or as it is."""
-    if isinstance(value, str):
-        height, width = (int(part) for part in value.split("x"))
-        return as_size((height, width))
-    if isinstance(value, float):
-        raise ValueError(f"{value} is no whole number of pixels")
-    return value if isinstance(value, tuple) else int(value)
-
-
-def per_channel(values: Any, channels: int) -> tuple[float, ...]:
-    """Return one number for each channel; of grey images the mean of those for colours."""
-    numbers = [
-        float(value) for value in (values if isinstance(values, (tuple, list)) else [values])
-    ]
-    if len(numbers) == channels:
-        return tuple(numbers)
-    return (sum(numbers) / len(numbers),) * channels  # colour statistics on grey images
 
 
 @torch.no_grad()

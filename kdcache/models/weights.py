@@ -104,7 +104,8 @@ def load_weights(
     """Load a file of weights into a model.
 
     Args:
-        module: the model; its attribute `not_loaded`, if any, has prefixes of what is left out.
+        module: the model; its attribute `not_loaded`, if any, has prefixes of what is left out,
+            and `other_names` gives by the names that files may have those of the model.
         path: of the file.
         key: the part of the file that is taken, where it is not the one that fits best.
         spec: of the model.
@@ -152,9 +153,10 @@ def _parts(held: Mapping[Any, Any], module: nn.Module) -> list[_Part]:
     """Return the states in a file, under each prefix that fits; what fits best comes first."""
     own = _own_state(module)
     left_out: tuple[str, ...] = getattr(module, "not_loaded", ())
+    other_names: Mapping[str, str] = getattr(module, "other_names", {})
     parts: list[_Part] = []
     for name, state in _states(held):
-        plain = _unwrapped(state, own)
+        plain = _renamed(_unwrapped(state, own), other_names)
         for prefix in _prefixes(plain, own):
             names = [one for one in plain if one.startswith(prefix)]
             tensors = {one.removeprefix(prefix): plain[one] for one in names}
@@ -223,6 +225,21 @@ def _unwrapped(state: State, own: State) -> State:
             name = name.replace(wrapper, "")
         plain[name] = tensor
     return plain
+
+
+def _renamed(state: State, other_names: Mapping[str, str]) -> State:
+    """Return a state with the model's own names in the place of others, whatever stands before
+    them."""
+    if not other_names:
+        return state
+    renamed = {}
+    for name, tensor in state.items():
+        words = name.split(".")
+        ends = [".".join(words[start:]) for start in range(len(words))]
+        end = next((end for end in ends if end in other_names), "")
+        own_end = other_names.get(end, "")
+        renamed[name.removesuffix(end) + own_end] = tensor
+    return renamed
 
 
 def _prefixes(state: State, own: State) -> list[str]:

@@ -19,6 +19,7 @@ from kdcache.config.files import config_differences, dump_config, load_config, p
 from kdcache.config.spec import Spec, normal_spec
 from kdcache.errors import MismatchError, UsageError
 from kdcache.losses import open_loss
+from kdcache.models.families import FAMILIES
 from kdcache.models.weight_record import weight_record
 from kdcache.runtime.console import say
 from kdcache.runtime.contrast import joined
@@ -186,9 +187,10 @@ def _meant_data(text: str) -> Spec:
 
 def _meant_model(text: str) -> Spec:
     spec = normal_spec(text)
-    if spec.name != "timm":
+    family = FAMILIES.get(spec.name)
+    if family is None:
         return spec
-    return replace(spec, options={"pretrained": False, **spec.options})
+    return replace(spec, options={"pretrained": family.is_pretrained, **spec.options})
 
 
 _MEANINGS: dict[str, Callable[[Any], Any]] = {

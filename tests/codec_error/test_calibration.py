@@ -15,7 +15,8 @@ from kdcache.codec_error.samples import Pairs
 from kdcache.codecs import Codec, TopK, fit_arrays, open_codec
 from kdcache.errors import CacheError, CodecError, MismatchError, UsageError
 from kdcache.losses import dist_loss
-from kdcache.models.model import Preprocessing, VisionModel, head_weight
+from kdcache.models.model import VisionModel, head_weight
+from kdcache.models.preprocessing import Preprocessing
 from kdcache.verify.cache import verify_cache
 
 CLASSES = 60

@@ -1,0 +1,57 @@
+"""What a family of models gives, and what its builders share.
+
+A family is one file of this folder, and one entry in families.py.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from kdcache.config.spec import Spec
+from kdcache.errors import KdcacheError, ModelError, UsageError
+from kdcache.runtime.user_code import exception_text
+
+Built = tuple[nn.Module, dict[str, Any]]
+"""A model, and what it wants of a view: `mean`, `std` and `input_size`.
+
+Of those that it leaves out, mean and std are ImageNet's, and the size is the recipe's. Where mean
+and std are None, the spec must give them.
+"""
+Builder = Callable[[Spec, int | None, int], Built]
+"""Makes a model of a spec without weights=FILE and preprocessing, for a number of classes and of
+channels. Where the number of classes is None the model keeps its trained head."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models of one library."""
+
+    classifier: Builder
+    segmenter: Builder
+    check: Callable[[Spec], None]
+    """Raises a UsageError or a ModelError if the library has no such model; makes none."""
+    has_named_weights: bool = False
+    """Whether `weights` may be a name that the library knows, and no file."""
+    is_pretrained: bool = False
+    """Whether models have trained weights unless the spec says pretrained=false."""
+
+
+@contextmanager
+def constructing(spec: Spec, way_out: str) -> Iterator[None]:
+    """Run a library's constructor of the model that `spec` names; what it raises becomes one line.
+
+    Raises:
+        UsageError: an option of the wrong name, type or value.
+        ModelError: anything else, such as weights that cannot be reached.
+    """
+    try:
+        yield
+    except (KdcacheError, MemoryError):
+        raise
+    except (TypeError, AttributeError, AssertionError, LookupError) as error:
+        raise UsageError(f"model {spec}: {exception_text(error)}; check its options") from error
+    except Exception as error:
+        raise ModelError(f"model {spec}: {exception_text(error)}; {way_out}") from error

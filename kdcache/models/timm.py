@@ -1,0 +1,116 @@
+"""Models of timm.
+
+timm:resnet50,pretrained=true
+timm:resnet18,output_stride=8           of segmentation: a plain head of one 3x3 and one 1x1
+                                        convolution on the last map of a backbone
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdcache.config.spec import Spec, choose
+from kdcache.errors import ModelError
+from kdcache.models.building import Built, Family, constructing
+from kdcache.models.preprocessing import Preprocessing
+from kdcache.shapes import as_size
+
+
+def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
+    """Return a classifier of timm, with the mean and std of its configuration, and its input size
+    if it takes no other.
+
+    Raises:
+        UsageError: no such model or option.
+        ModelError: weights that cannot be reached.
+    """
+    import timm  # noqa: PLC0415
+
+    options: dict[str, Any] = dict(spec.options)
+    if classes is not None:
+        options["num_classes"] = classes
+    name = _require_name(spec.arg or "")
+    reached = "with pretrained=true the weights must be reachable"
+    with constructing(spec, reached if options.get("pretrained") else "check its options"):
+        module = timm.create_model(name, in_chans=channels, **options)
+    config = timm.data.resolve_model_data_config(module)
+    fixed = (module.pretrained_cfg or {}).get("fixed_input_size", False)
+    size = options.get("img_size") or (config["input_size"][-1] if fixed else None)
+    return module, {"mean": config["mean"], "std": config["std"], "input_size": size}
+
+
+def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
+    """Return a backbone of timm with a plain head, and the mean and std of the backbone's
+    weights.
+
+    Raises:
+        UsageError: no such model or option.
+        ModelError: a teacher, which would have an untrained head, or weights that cannot be
+            reached.
+    """
+    import timm  # noqa: PLC0415
+
+    name = _require_name(spec.arg or "")
+    if classes is None:
+        raise ModelError(
+            f"teacher {spec}: a backbone of timm has no trained head for segmentation; give"
+            " weights=FILE"
+        )
+    options: dict[str, Any] = dict(spec.options)
+    with constructing(spec, "not every model of timm takes output_stride, or gives maps"):
+        backbone = timm.create_model(
+            name, in_chans=channels, features_only=True, out_indices=(-1,), **options
+        )
+    config = timm.data.resolve_data_config(
+        {}, pretrained_cfg=getattr(backbone, "pretrained_cfg", None) or {}
+    )
+    return _BackboneMaps(backbone, classes), {"mean": config["mean"], "std": config["std"]}
+
+
+def timm_preprocessing(model: nn.Module) -> Preprocessing | None:
+    """Return what a model of timm's wants of a view; None of one that has no such
+    configuration."""
+    if getattr(model, "pretrained_cfg", None) is None:
+        return None
+    import timm  # noqa: PLC0415
+
+    config = timm.data.resolve_model_data_config(model)
+    return Preprocessing(
+        as_size(config["input_size"][1:]), tuple(config["mean"]), tuple(config["std"])
+    )
+
+
+def _require_name(name: str) -> str:
+    """Return the name of a model of timm, or of one on the hub.
+
+    Raises:
+        UsageError: there is none; the nearest is suggested.
+    """
+    import timm  # noqa: PLC0415
+
+    if name.startswith("hf") or timm.is_model(name):
+        return name
+    return choose(name, timm.list_models(), "timm model")
+
+
+def _check(spec: Spec) -> None:
+    _require_name(spec.arg or "")
+
+
+class _BackboneMaps(nn.Module):
+    """A backbone of timm with a plain head on its last map."""
+
+    def __init__(self, backbone: Any, classes: int) -> None:
+        super().__init__()
+        from torchvision.models.segmentation.fcn import FCNHead  # noqa: PLC0415
+
+        self.backbone = backbone
+        self.classifier = FCNHead(backbone.feature_info.channels()[-1], classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the map."""
+        found: Tensor = self.classifier(self.backbone(images)[-1])
+        return found
+
+
+TIMM = Family(build_classifier, build_segmenter, _check)

@@ -1,0 +1,134 @@
+"""Models of torchvision.
+
+torchvision:resnet50,weights=DEFAULT
+torchvision:deeplabv3_resnet50,aux_loss=true,weights_backbone=DEFAULT       of segmentation
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdcache.config.spec import Spec, check_options, choose
+from kdcache.errors import ModelError
+from kdcache.models.building import Built, Family, constructing
+
+_AUXILIARY = "aux_classifier"
+
+
+def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
+    """Return a classifier of torchvision, with the mean and std of its weights.
+
+    Raises:
+        UsageError: no such model, weights or option.
+        ModelError: grey images, weights of other classes, or that cannot be reached.
+    """
+    from torchvision import models  # noqa: PLC0415
+
+    _require_colour(spec, channels)
+    options: dict[str, Any] = dict(spec.options)
+    name = choose(spec.arg or "", models.list_models(module=models), "torchvision model")
+    weights = options.pop("weights", None) or (
+        "DEFAULT" if options.pop("pretrained", False) else None
+    )
+    try:
+        entry = models.get_model_weights(name)[weights] if weights else None
+    except KeyError:
+        choose(
+            str(weights),
+            [*models.get_model_weights(name).__members__],
+            f"weights of {name} (and no such file)",
+        )
+    if entry and classes and classes != len(entry.meta["categories"]):
+        found = len(entry.meta["categories"])
+        raise ModelError(f"model {spec}: its weights have {found} classes, the source {classes}")
+    if classes and not entry:
+        options["num_classes"] = classes
+    with constructing(spec, "its weights must be reachable" if entry else "check its options"):
+        module = models.get_model(name, weights=entry, **options)
+    wishes: dict[str, Any] = {"input_size": getattr(module, "image_size", None)}
+    if entry:
+        preset = entry.transforms()
+        wishes.update(mean=preset.mean, std=preset.std)
+    return module, wishes
+
+
+def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
+    """Return a segmentation model of torchvision, and the mean and std of its weights; its backbone
+    is drawn at random unless `weights_backbone` says otherwise.
+
+    Raises:
+        UsageError: no such model, weights or option.
+        ModelError: grey images, weights of other classes, or that cannot be reached.
+    """
+    from torchvision import models  # noqa: PLC0415
+
+    _require_colour(spec, channels)
+    options: dict[str, Any] = {"weights_backbone": None, **spec.options}
+    name = choose(
+        spec.arg or "",
+        models.list_models(module=models.segmentation),
+        "torchvision segmentation model",
+    )
+    weights = options.pop("weights", None) or (
+        "DEFAULT" if options.pop("pretrained", False) else None
+    )
+    auxiliary = options.pop("aux_loss", True if weights else None)
+    if weights:
+        choices = models.get_model_weights(name).__members__
+        entry = choices[choose(str(weights), choices, f"weights of {name} (and no such file)")]
+        options.pop("weights_backbone")
+    else:
+        entry = None
+        options |= {
+            "num_classes": classes,
+            **({} if name.startswith("lraspp") else {"aux_loss": bool(auxiliary)}),
+        }
+    given = {key: value for key, value in options.items() if value is not None}
+    check_options(models.get_model_builder(name), Spec(spec.name, spec.arg, given), "model")
+    if entry and classes and classes != len(entry.meta["categories"]):
+        raise ModelError(
+            f"model {spec}: its weights have {len(entry.meta['categories'])} classes, the source"
+            f" {classes}"
+        )
+    with constructing(spec, "its weights must be reachable"):
+        whole = models.get_model(name, weights=entry, **options)
+    preset = entry.transforms() if entry else None
+    wishes = {"mean": preset.mean, "std": preset.std} if preset else {}
+    return _Maps(whole, is_auxiliary=auxiliary), wishes
+
+
+def _require_colour(spec: Spec, channels: int) -> None:
+    if channels != 3:
+        raise ModelError(f'model {spec} takes colour images only; use a recipe with mode = "RGB"')
+
+
+def _check(spec: Spec) -> None:
+    from torchvision import models  # noqa: PLC0415
+
+    maps = models.list_models(module=models.segmentation)
+    choose(spec.arg or "", [*models.list_models(module=models), *maps], "torchvision model")
+
+
+class _Maps(nn.Module):
+    """A segmentation model of torchvision without its upsampling; its state has torchvision's
+    names."""
+
+    def __init__(self, whole: Any, *, is_auxiliary: bool | None) -> None:
+        super().__init__()
+        self.not_loaded = (f"{_AUXILIARY}.",) if is_auxiliary is False else ()
+        """Prefixes of names in a file of weights that are left out, as the spec says."""
+        self.backbone = whole.backbone
+        self.classifier = whole.classifier
+        self.aux_classifier = getattr(whole, _AUXILIARY, None) if is_auxiliary else None
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the main map, and the auxiliary one if there is such a head."""
+        features = self.backbone(images)
+        # lraspp's head takes both of its own
+        maps = [self.classifier(features.get("out", features))]
+        if self.aux_classifier is None:
+            return maps
+        return [*maps, self.aux_classifier(features["aux"])]
+
+
+TORCHVISION = Family(build_classifier, build_segmenter, _check, has_named_weights=True)
