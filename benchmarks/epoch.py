@@ -20,7 +20,7 @@ import torch
 from measure import interleave, make_parser, report, seconds_per_call, spreads
 from workload import add_compute_options, compute_config, teacher_spec
 
-from kdcache.dump.run import DumpConfig, dump_teacher
+from kdcache.dump.run import DumpConfig, run_dump
 from kdcache.loader.teachers import OnlineTeacher
 from kdcache.losses import open_loss
 from kdcache.train.metrics import MetricsFile
@@ -57,7 +57,7 @@ def make_trainers(folder: Path, options: argparse.Namespace) -> dict[str, Traine
     }
     for name, codec in CODECS.items():
         cache = str(folder / name)
-        dump_teacher(DumpConfig(cache=cache, codec=codec, seeds=seeds, compute=compute, **dump))
+        run_dump(DumpConfig(cache=cache, codec=codec, seeds=seeds, compute=compute, **dump))
         configs[name] = TrainConfig(run="none", loss=DIST, cache=cache, **common)
     configs["online"] = TrainConfig(
         run="none", loss=DIST, recipe="imagenet-b1", teacher=teacher, seeds=seeds, **common

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from kdcache.cache import Cache, open_cache
     from kdcache.cache.source import views_of
     from kdcache.codecs import open_codec
-    from kdcache.dump.config import DumpConfig
     from kdcache.dump.run import dump_teacher
     from kdcache.errors import KdcacheError
     from kdcache.loader.config import LoaderConfig
@@ -37,7 +36,6 @@ _HOMES = {
     "Cache": "cache",
     "DistillationBatch": "loader.steps",
     "DistillationLoader": "loader.loader",
-    "DumpConfig": "dump.config",
     "KdcacheError": "errors",
     "LoaderConfig": "loader.config",
     "Recipe": "views",
@@ -72,7 +70,6 @@ __all__ = [
     "Cache",
     "DistillationBatch",
     "DistillationLoader",
-    "DumpConfig",
     "KdcacheError",
     "LoaderConfig",
     "Recipe",

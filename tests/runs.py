@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdcache.dump.run import DumpConfig, dump_teacher
+from kdcache.dump.run import DumpConfig, run_dump
 from kdcache.runtime.device import ComputeConfig
 from kdcache.train.config import EmaConfig
 from kdcache.train.metrics import read_metrics
@@ -41,7 +41,7 @@ def dump(path: Path | str, **changes: Any) -> dict[str, Any]:
         "seeds": "0:2",
         "batch_size": 128,
     }
-    return dump_teacher(DumpConfig(cache=str(path), compute=IN_PROCESS, **{**settings, **changes}))
+    return run_dump(DumpConfig(cache=str(path), compute=IN_PROCESS, **{**settings, **changes}))
 
 
 def train_config(run: Path, **changes: Any) -> TrainConfig:

@@ -114,7 +114,7 @@ def dump_teacher(
             " leave it out"
         )
     from kdcache.dump.plan import plan_dump
-    from kdcache.dump.run import DumpConfig, dump_teacher
+    from kdcache.dump.run import DumpConfig, run_dump
     from kdcache.runtime.distributed import own_place
 
     config = _configure(DumpConfig, "dump-teacher", file, flags, settings)
@@ -122,7 +122,7 @@ def dump_teacher(
         planned = plan_dump(config, world_size=world_size)
         print_result(planned, _plan_lines(planned), as_json=as_json)
         return
-    result = dump_teacher(config)
+    result = run_dump(config)
     if own_place().rank:
         return
     print_result(result, _dump_lines(result), as_json=as_json)

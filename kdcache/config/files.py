@@ -4,11 +4,12 @@ frozen dataclasses."""
 import dataclasses
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
+from operator import index
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import tomli_w
 
@@ -160,6 +161,28 @@ def parse_seeds(text: str) -> list[int]:
             )
         seeds += named
     return list(dict.fromkeys(seeds))
+
+
+def seeds_text(seeds: str | Iterable[SupportsIndex]) -> str:
+    """Return seeds as settings have them.
+
+    Raises:
+        UsageError: no text, and no whole numbers.
+    """
+    if isinstance(seeds, str):
+        return seeds
+    runs: list[list[int]] = []
+    try:
+        for number in map(index, seeds):
+            if runs and number == runs[-1][1]:
+                runs[-1][1] = number + 1
+            else:
+                runs.append([number, number + 1])
+    except TypeError:
+        raise UsageError(
+            f"seeds is {quoted(seeds)}; it must be text such as '0:90', or whole numbers"
+        ) from None
+    return ",".join(f"{first}:{end}" for first, end in runs)
 
 
 def shipped_settings() -> list[str]:

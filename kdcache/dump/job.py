@@ -4,9 +4,11 @@ written yet."""
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+
+from torch import nn
 
 from kdcache.cache import Cache, Manifest, library_versions, open_cache, record_layout, tar_layout
 from kdcache.cache.documents.manifest import MANIFEST
@@ -39,7 +41,14 @@ from kdcache.dump.config import DumpConfig
 from kdcache.dump.source import KnownSource, known_source
 from kdcache.dump.unit import UnitMaker
 from kdcache.errors import MismatchError, UsageError
-from kdcache.models.model import MapModel, VisionModel, check_model, open_model, state_sha256
+from kdcache.models.model import (
+    MapModel,
+    VisionModel,
+    check_model,
+    open_model,
+    state_sha256,
+    tried_model,
+)
 from kdcache.runtime.console import LINE_SECONDS, log, own_name, say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import own_place
@@ -53,6 +62,20 @@ from kdcache.views.loading import Request
 FIT_SECONDS = 900.0  # that each rank gives those before it to measure the codec
 _MANY = 2**20  # classes, of which a codec's options are checked before the source says how many
 _EXACT_VIEWS = 512  # that a plan measures an exact codec on, for the last bits of its floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a program gives as objects, in the place of what a configuration names."""
+
+    source: Source | None = None
+    recipe: Recipe | None = None
+    teacher: nn.Module | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    """Of the teacher: `size`, `mean` and `std`, see `wrapped`."""
+
+
+NOTHING_GIVEN = Given()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +96,7 @@ class Job:
     manifest: Manifest
     labels: SeenLabels
     """Of the first views, which are judged once."""
+    given: Given
     listing: SourceList | None = None
     """Of the source, for a cache that is new."""
 
@@ -130,11 +154,12 @@ def probe_place(config: DumpConfig, *, writes: bool = True) -> None:
         objects.probe(writes=writes)
 
 
-def prepare(config: DumpConfig, *, is_plan: bool = False) -> Job:
+def prepare(config: DumpConfig, given: Given = NOTHING_GIVEN, *, is_plan: bool = False) -> Job:
     """Return the job that `config` describes.
 
     Args:
         config: what the dump is told.
+        given: objects in the place of what it names.
         is_plan: whether it is only to be planned: then an exact codec is measured too, and no
             checksums of the data are made.
 
@@ -143,17 +168,18 @@ def prepare(config: DumpConfig, *, is_plan: bool = False) -> Job:
     """
     seeds = parse_seeds(config.seeds)
     compute = Compute(config.compute)
-    recipe = load_recipe(config.recipe)
-    check_model(config.teacher)
+    recipe = load_recipe(config.recipe) if given.recipe is None else given.recipe
+    if given.teacher is None:
+        check_model(config.teacher)
     if config.codec is not None:
         open_codec(config.codec, classes=_MANY)
     require_blocks(config.unit_rows, recipe.mixing.block if recipe.mixing else 1)
-    opened = open_source(config.data)
+    opened = open_source(config.data) if given.source is None else given.source
     labels = SeenLabels(opened)
     classes = config.teacher_classes or opened.classes
     codec = open_codec(config.codec or default_codec(classes), classes=classes)
     task = task_of(opened)
-    teacher = open_model(config.teacher, classes=classes, recipe=recipe, trained=True, task=task)
+    teacher = _teacher(config, given, recipe, classes=classes, task=task)
     if not is_exact(codec) or config.content_digests:
         _await_first_worker(open_objects(config.cache))
     held = open_cache(config.cache) if open_objects(config.cache).exists(MANIFEST) else None
@@ -177,8 +203,17 @@ def prepare(config: DumpConfig, *, is_plan: bool = False) -> Job:
         fitted=fitted,
         manifest=manifest.with_errors(errors),
         labels=labels,
+        given=given,
         listing=data.listing,
     )
+
+
+def _teacher(
+    config: DumpConfig, given: Given, recipe: Recipe, *, classes: int, task: str
+) -> VisionModel:
+    if given.teacher is None:
+        return open_model(config.teacher, classes=classes, recipe=recipe, trained=True, task=task)
+    return tried_model(given.teacher, recipe, classes=classes, task=task, **given.preprocessing)
 
 
 def _await_first_worker(folder: Objects) -> None:

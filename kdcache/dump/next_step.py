@@ -17,8 +17,11 @@ def training_command(job: Job) -> str:
     """Return a shell's command that trains a student from the cache of a dump.
 
     A teacher of other classes than the data needs a map of classes, which only the user can write:
-    a comment in the line before says how.
+    a comment in the line before says how. What a program gave no command can name: then it is the
+    call of a loader.
     """
+    if job.given.source is not None:
+        return f"loader = kdcache.DistillationLoader({str(job.config.cache)!r}, data=...)"
     has_map = job.manifest.classes != job.source.classes
     held = Spec("cache", str(job.config.cache), {"classes": _CLASS_MAP} if has_map else {})
     words = ["kdcache", "train-student", "RUN", "--cache", str(held).removeprefix("cache:")]

@@ -3,29 +3,147 @@ unit."""
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
 
 from kdcache.cache import Cache, Commit, create_cache
 from kdcache.cache.coverage import ask_for
 from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.writing import require_manifest, start_seed
 from kdcache.codecs import fit_arrays
+from kdcache.config.files import seeds_text
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.engines import open_engine
-from kdcache.dump.job import Job, prepare, probe_place, tell_error
+from kdcache.dump.job import NOTHING_GIVEN, Given, Job, prepare, probe_place, tell_error
 from kdcache.dump.next_step import training_command
 from kdcache.dump.unit import tell_clipped
+from kdcache.errors import UsageError
+from kdcache.models.model import class_name, device_of, kept_modes
 from kdcache.runtime.console import log, own_name, say
+from kdcache.runtime.device import ComputeConfig
 from kdcache.runtime.launch import require_count
 from kdcache.runtime.stopping import heeding, look
+from kdcache.shapes import Size
+from kdcache.sources import as_source
+from kdcache.views import Recipe
 
-__all__ = ["DumpConfig", "dump_teacher"]
+__all__ = ["DumpConfig", "dump_teacher", "run_dump"]
 
 
-def dump_teacher(config: DumpConfig) -> dict[str, Any]:
+def dump_teacher(
+    cache: str | Path,
+    *,
+    data: Any,
+    teacher: str | nn.Module,
+    recipe: str | Recipe,
+    seeds: str | Sequence[int] = "0:1",
+    codec: str | None = None,
+    size: Size | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    teacher_classes: int | None = None,
+    batch_size: int = 256,
+    num_workers: int | None = None,
+    device: str | None = None,
+    precision: Literal["float32", "bfloat16", "float16"] = "float32",
+    unit_rows: int | None = None,
+    order_seed: int = 0,
+    store: Literal["zarr", "webdataset"] | None = None,
+    seeds_per_unit: int | None = None,
+    images: bool | None = None,
+    content_digests: bool | None = None,
+    skip_unreadable: bool = False,
+) -> dict[str, Any]:
+    """Run a teacher once over views of some data, and keep its logits in a cache.
+
+    Called again, it goes on where it stopped, and adds seeds. Of several processes
+    (torch.distributed or a launcher) each makes a share of the units, and returns when all are
+    there.
+
+    Args:
+        cache: path or address of the cache, new or to be added to.
+        data: the data set, or its spec.
+        teacher: a module that takes normalised images and returns logits, or a spec with weights.
+            All its parts come back in the modes that they were in.
+        recipe: of the views: a shipped one, a TOML file, or a recipe that is loaded.
+        seeds: augmentation seeds, such as `"0:90"` or `range(90)`.
+        codec: spec of the codec; by default that of the cache, of a new one what suits the classes.
+        size: of a module, height and width of the views that it takes, or one number; by default
+            the module's own, as timm's say it, or the recipe's.
+        mean: of a module, of pixels scaled to 0 to 1, one number or one a channel; by default the
+            module's own.
+        std: as `mean`.
+        teacher_classes: classes of the teacher, where they are not those of the data.
+        batch_size: views of a batch.
+        num_workers: processes that render views; by default one for each core, up to 8.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, to which a module goes; by default where it is,
+            and of a spec `auto`.
+        precision: the autocast type of the teacher.
+        unit_rows: rows of a unit; by default a power of two near 4 MB.
+        order_seed: key of the permutation from samples to rows.
+        store: `zarr` shards or `webdataset` tars; by default what the cache has, or zarr.
+        seeds_per_unit: seeds whose records lie in one tar.
+        images: whether tars hold the images, too.
+        content_digests: whether a checksum of each file is kept.
+        skip_unreadable: whether samples that cannot be read are recorded as absent.
+
+    Returns:
+        See `run_dump`.
+
+    Raises:
+        UsageError: an argument that cannot be meant.
+        MismatchError: the cache was made with other settings.
+        KdcacheError: bad input, unwritable cache, NaN logits; what was committed stays.
+        StoppedError: a signal told it to stop; what was committed stays.
+    """
+    module = None if isinstance(teacher, str) else teacher
+    if module is not None and not isinstance(module, nn.Module):
+        raise UsageError(f"teacher is a {type(teacher).__name__}; give a torch.nn.Module or a spec")
+    wishes = {"size": size, "mean": mean, "std": std}
+    if module is None and any(wish is not None for wish in wishes.values()):
+        raise UsageError("size, mean and std are of a module; a spec says them itself: mean=0.5")
+    source = None if isinstance(data, str) else as_source(data)
+    workers: dict[str, Any] = {} if num_workers is None else {"workers": num_workers}
+    config = DumpConfig(
+        cache=str(cache),
+        data=data if source is None else source.spec,
+        teacher=teacher if isinstance(teacher, str) else class_name(teacher),
+        recipe=recipe if isinstance(recipe, str) else recipe.name,
+        seeds=seeds_text(seeds),
+        codec=codec,
+        teacher_classes=teacher_classes,
+        batch_size=batch_size,
+        unit_rows=unit_rows,
+        order_seed=order_seed,
+        store=store,
+        seeds_per_unit=seeds_per_unit,
+        images=images,
+        content_digests=content_digests,
+        skip_unreadable=skip_unreadable,
+        compute=ComputeConfig(device=device or device_of(module), precision=precision, **workers),
+    )
+    given = Given(
+        source=source,
+        recipe=None if isinstance(recipe, str) else recipe,
+        teacher=module,
+        preprocessing=wishes,
+    )
+    if module is None:
+        return run_dump(config, given)
+    with kept_modes(module):
+        return run_dump(config, given)
+
+
+def run_dump(config: DumpConfig, given: Given = NOTHING_GIVEN) -> dict[str, Any]:
     """Write every unit of the seeds that the cache lacks; run again, it goes on where it stopped.
 
     Several processes may do so at once, see `engines`: each returns when all units are there.
+
+    Args:
+        config: what to do.
+        given: objects in the place of what it names.
 
     Returns:
         `cache`, its `task`, `seeds`, `rows` per seed, `units_written` now by this process or its
@@ -45,7 +163,7 @@ def dump_teacher(config: DumpConfig) -> dict[str, Any]:
     if who := own_name():  # a worker that is killed while it opens all this leaves at least a line
         log(who, f"opens data and teacher for the dump into {config.cache}")
     probe_place(config)
-    job = prepare(config)
+    job = prepare(config, given)
     tell_error(job)
     listed = job.listing.arrays if job.listing is not None else None
     # of two dumps that start at once and choose a codec, the later one's sample may ask for another

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdcache.cache import Cache
 from kdcache.codecs import Tail
+from kdcache.config.files import seeds_text
 from kdcache.errors import UsageError
 from kdcache.loader.config import LoaderConfig, OnMiss
 from kdcache.loader.opening import Replay, open_replay
@@ -122,7 +123,7 @@ class DistillationLoader(StepLoader):
             on_miss=on_miss,
             tail=tail,
             recipe=recipe,
-            seeds=_seeds_text(seeds),
+            seeds=None if seeds is None else seeds_text(seeds),
             samples=samples,
             repeats=repeats,
             epochs=epochs,
@@ -171,15 +172,6 @@ def _texts(cache: str | Path | Sequence[str | Path] | None) -> tuple[str, ...] |
     if isinstance(cache, Cache):
         raise UsageError("give the path of the cache, not the cache itself")
     return tuple(str(one) for one in cache)
-
-
-def _seeds_text(seeds: str | Sequence[int] | None) -> str | None:
-    """Return seeds as settings have them."""
-    if seeds is None or isinstance(seeds, str):
-        return seeds
-    if not all(isinstance(seed, int) for seed in seeds):
-        raise UsageError(f"seeds is {seeds!r}; it must be text such as '0:90', or whole numbers")
-    return ",".join(map(str, seeds))
 
 
 def _preprocessing(

@@ -14,7 +14,8 @@ file of its own here, and an entry in families.py.
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def wrapped(
     """
     if isinstance(module, VisionModel):
         return module
-    name = f"{type(module).__module__}.{type(module).__qualname__}"
+    name = class_name(module)
     if (mean is None) != (std is None):
         raise UsageError("mean and std belong together; give both, or neither")
     own = preprocessing_of(module)
@@ -143,6 +144,54 @@ def wrapped(
         wishes["input_size"] = own.size
     kind = MapModel if target_kind(task).has_maps else VisionModel
     return kind(module, chosen_preprocessing(wishes, recipe, name), name)
+
+
+def tried_model(
+    module: nn.Module,
+    recipe: Recipe,
+    *,
+    classes: int,
+    size: Size | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    task: str = "classification",
+) -> VisionModel:
+    """Return a model as `wrapped` does, after trying it out on one view, where the module is.
+
+    Raises:
+        UsageError: the module does not say how images are to be normalised, and neither does the
+            call.
+        ModelError: it does not take the views, gives something else than logits of so many classes,
+            or has a state that cannot be saved.
+    """
+    model = wrapped(module, recipe, size=size, mean=mean, std=std, task=task)
+    model.to(device_of(module))
+    model.sites = _try_out(model, classes, recipe.channels, is_teacher=True)
+    _require_plain_state(model.module, model.spec)
+    return model
+
+
+def class_name(module: nn.Module) -> str:
+    """Return what messages and manifests call a module of the user's own."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def device_of(module: nn.Module | None) -> str:
+    """Return where a module is, for the settings of a computation; `auto` of none."""
+    if module is None:
+        return "auto"
+    return str(next((part.device for part in module.parameters()), "cpu"))
+
+
+@contextmanager
+def kept_modes(module: nn.Module) -> Iterator[None]:
+    """Give all parts of a module back in the modes, training or not, that they were in."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, is_training in modes:
+            part.training = is_training
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing | None:
@@ -318,7 +367,8 @@ def _try_out(
     what = f"model {model.spec} on a view of {channels}x{size_text(size)}"
     way_out = "check the recipe's mode and size, or set input_size=N in the model's spec"
     with user_code(what, ModelError, way_out=way_out):
-        logits = model.eval()(torch.zeros(1, channels, *size, dtype=torch.uint8))
+        empty = torch.zeros(1, channels, *size, dtype=torch.uint8, device=model.mean.device)
+        logits = model.eval()(empty)
     model.train(training)
     found = logits.shape[-1]
     if found != classes:

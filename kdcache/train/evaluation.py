@@ -9,7 +9,7 @@ from torch import nn
 
 from kdcache.errors import KdcacheError, MismatchError, UnreadableSampleError, UsageError, quoted
 from kdcache.models.inference import model_code
-from kdcache.models.model import wrapped
+from kdcache.models.model import device_of, kept_modes, wrapped
 from kdcache.runtime.console import progress
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.runtime.distributed import StopLook, is_main, on_main, raise_together, rank, world_size
@@ -209,12 +209,10 @@ def evaluate(
             take them.
     """
     options: dict[str, Any] = {} if num_workers is None else {"workers": num_workers}
-    if device is None:
-        device = str(next((part.device for part in model.parameters()), "cpu"))
-    compute = Compute(ComputeConfig(device=device, precision=precision, **options))
+    settings = ComputeConfig(device=device or device_of(model), precision=precision, **options)
+    compute = Compute(settings)
     source = open_source(data) if isinstance(data, str) else as_source(data)
     views = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    modes = [(part, part.training) for part in model.modules()]
     own = wrapped(model, views, size=size, mean=mean, std=std, task=task_of(source))
     evaluation = Evaluation(
         source,
@@ -226,11 +224,10 @@ def evaluate(
         compute=compute,
     )
     try:
-        return evaluation.scores({"": compute.place(own)})
+        with kept_modes(model):
+            return evaluation.scores({"": compute.place(own)})
     finally:
         evaluation.close()
-        for part, is_training in modes:
-            part.training = is_training
 
 
 def evaluation_recipe(named: str | None, training: Recipe, *, is_from_cache: bool) -> Recipe:

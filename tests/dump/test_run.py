@@ -19,7 +19,7 @@ from kdcache.cache.formats.zarr import object_key
 from kdcache.cache.source import CachedSource
 from kdcache.codecs import codec_spec
 from kdcache.dump.plan import plan_dump
-from kdcache.dump.run import DumpConfig, dump_teacher
+from kdcache.dump.run import DumpConfig, run_dump
 from kdcache.errors import (
     CacheError,
     CodecError,
@@ -146,7 +146,7 @@ def test_workers_change_no_byte_and_batch_sizes_no_more_than_rounding(tmp_path: 
         "workers": {"compute": ComputeConfig(workers=2, device="cpu")},
         "batches": {"batch_size": 33},
     }.items():
-        dump_teacher(config(tmp_path / name, codec=EXACT, unit_rows=300, **changes))
+        run_dump(config(tmp_path / name, codec=EXACT, unit_rows=300, **changes))
     plain, workers, batches = (
         open_cache(tmp_path / name) for name in ("plain", "workers", "batches")
     )
@@ -371,7 +371,7 @@ def test_a_plan_writes_nothing_and_says_what_comes(tmp_path: Path, codec: str) -
     assert not (tmp_path / "cache").exists()
     assert plan["views"] == 3 * 1197 and plan["units"] == 30 and plan["units_done"] == 0
     assert plan["seconds"] > 0 and plan["views_per_second"] > 0 and plan["free_bytes"] > 0
-    result = dump_teacher(settings)
+    result = run_dump(settings)
     files = contents(tmp_path / "cache")
     assert plan["files"] == len(files)
     assert plan["bytes"] == pytest.approx(result["bytes"], rel=0.05)
@@ -394,8 +394,8 @@ def test_a_plan_writes_nothing_and_says_what_comes(tmp_path: Path, codec: str) -
 
 def test_the_precision_is_recorded_and_must_stay(tmp_path: Path) -> None:
     bfloat16 = ComputeConfig(workers=0, device="cpu", precision="bfloat16")
-    dump_teacher(config(tmp_path / "half", compute=bfloat16, codec=EXACT))
-    dump_teacher(config(tmp_path / "whole", codec=EXACT))
+    run_dump(config(tmp_path / "half", compute=bfloat16, codec=EXACT))
+    run_dump(config(tmp_path / "whole", codec=EXACT))
     half, whole = open_cache(tmp_path / "half"), open_cache(tmp_path / "whole")
     assert (
         half.manifest.teacher["precision"] == "bfloat16"
@@ -407,14 +407,14 @@ def test_the_precision_is_recorded_and_must_stay(tmp_path: Path) -> None:
     with pytest.raises(
         MismatchError, match=r'teacher\.precision: "bfloat16" in the cache, "float32" now'
     ):
-        dump_teacher(config(tmp_path / "half", codec=EXACT))
+        run_dump(config(tmp_path / "half", codec=EXACT))
 
 
 def test_unit_rows_that_leave_only_small_chunks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"unit_rows is 100003.*chunks of 1 rows only.*power of two"
     ):
-        dump_teacher(config(tmp_path / "cache", unit_rows=100_003))
+        run_dump(config(tmp_path / "cache", unit_rows=100_003))
     assert not (tmp_path / "cache").exists()
 
 

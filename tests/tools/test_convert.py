@@ -16,7 +16,7 @@ from torchvision.datasets import ImageFolder
 
 from kdcache.cache import Cache, open_cache
 from kdcache.dump.plan import plan_dump
-from kdcache.dump.run import DumpConfig, dump_teacher
+from kdcache.dump.run import DumpConfig, run_dump
 from kdcache.errors import MismatchError, UsageError
 from kdcache.tools.convert import convert_cache
 from kdcache.verify.cache import verify_cache
@@ -219,7 +219,7 @@ def test_equal_keys_are_refused_before_any_work(
     with pytest.raises(UsageError, match=refusal):
         plan_dump(config)
     with pytest.raises(UsageError, match=refusal):
-        dump_teacher(config)
+        run_dump(config)
     dump(tmp_path / "zarr", **settings)
     with pytest.raises(UsageError, match=refusal):
         convert_cache(

@@ -16,7 +16,7 @@ from kdcache.cache import Cache, open_cache
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.formats.zarr import object_key
 from kdcache.cache.writing import commit_unit, encode_unit
-from kdcache.dump.run import DumpConfig, dump_teacher
+from kdcache.dump.run import DumpConfig, run_dump
 from kdcache.errors import KdcacheError, MismatchError, ModelError, UsageError
 from kdcache.models.model import open_model
 from kdcache.runtime.device import ComputeConfig
@@ -308,7 +308,7 @@ def test_the_teacher_runs_in_the_precision_of_the_dump(tmp_path: Path) -> None:
         "codec": "full:dtype=float32",
     }
     compute = ComputeConfig(workers=0, device="cpu", precision="bfloat16")
-    dump_teacher(DumpConfig(cache=str(tmp_path / "cache"), compute=compute, **made))
+    run_dump(DumpConfig(cache=str(tmp_path / "cache"), compute=compute, **made))
     cache = open_cache(tmp_path / "cache")
     assert (
         verify_cache(cache, teacher=TEACHER, data="digits:train")["teacher"]["precision"]

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from kdcache.cache import Cache, Commit, library_versions, open_cache
 from kdcache.cache.documents.commit import commit_key
-from kdcache.dump.run import DumpConfig, dump_teacher
+from kdcache.dump.run import DumpConfig, run_dump
 from kdcache.errors import DriftError, KdcacheWarning
 from kdcache.runtime.device import ComputeConfig
 from kdcache.sources import open_source
@@ -262,7 +262,7 @@ def test_steps_are_those_of_the_views_that_loader_workers_render(
         "seeds": "0:2",
     }
     workers = ComputeConfig(workers=1, device="cpu")
-    dump_teacher(DumpConfig(cache=str(tmp_path / "other"), compute=workers, unit_rows=8, **made))
+    run_dump(DumpConfig(cache=str(tmp_path / "other"), compute=workers, unit_rows=8, **made))
     probes = [
         [commit.probes for commit in commits_of(one)]
         for one in (cache, open_cache(tmp_path / "other"))
