@@ -419,11 +419,11 @@ class Cache:
             rows: which samples, by their place in the cache's order.
 
         Raises:
-            UsageError: seeds that are not as many as rows.
+            UsageError: no whole numbers, or seeds that are not as many as rows.
             MissingUnitError: a row that the cache does not hold.
             DamagedUnitError: a unit that differs from what was committed.
         """
-        wanted = np.asarray(rows, dtype=np.int64)
+        wanted = _integers(rows, "rows")
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.manifest.rows:
             raise MissingUnitError(
                 f"cache {self} holds rows 0 to {self.manifest.rows - 1}, not all of those asked for"
@@ -431,7 +431,7 @@ class Cache:
         self.require_held(wanted)
         if isinstance(seeds, int | np.integer):
             return self._open_slab(int(seeds)).gather(wanted)
-        of_rows = np.asarray(seeds, dtype=np.int64)
+        of_rows = _integers(seeds, "seeds")
         if of_rows.shape != wanted.shape:
             raise UsageError(
                 f"seeds are of shape {of_rows.shape}, rows of {wanted.shape}; give one seed, or one"
@@ -585,6 +585,18 @@ class Cache:
             else None
         )
         return codec.record_dtype if codec else None
+
+
+def _integers(numbers: Rows | Sequence[int], what: str) -> Rows:
+    """Return whole numbers as an array.
+
+    Raises:
+        UsageError: they are none.
+    """
+    array = np.asarray(numbers)
+    if array.size and array.dtype.kind not in "iu":
+        raise UsageError(f"{what} are {quoted(numbers)}; they must be whole numbers")
+    return array.astype(np.int64)
 
 
 def _raw_bytes(records: Records) -> memoryview:

@@ -1,7 +1,7 @@
 """Opening caches, where they lie, and beginning them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,15 @@ from kdcache.cache.storage.folder import Folder
 from kdcache.cache.storage.objects import Objects, is_address
 from kdcache.cache.storage.rereading import read_twice
 from kdcache.cache.subset import samples_arrays
-from kdcache.errors import CacheError, DamagedError, UsageError
+from kdcache.errors import CacheError, DamagedError, UsageError, quoted
 from kdcache.shapes import Rows
 
 _SCHEMES = ("s3", "gs", "az")
 _ARRAYS = re.compile(r"[0-9a-f]{16}|zarr\.json")  # what lies below a root of arrays
-_NO_MANIFEST = "is not a kdcache cache: its zarr.json carries no manifest, or is damaged"
+_NO_MANIFEST = (
+    "is not a kdcache cache: its zarr.json carries no manifest, or is damaged; if it was one,"
+    " restore that file from a copy"
+)
 _PIPE = "pipe:"  # webdataset would run what follows it as a command
 
 
@@ -58,15 +61,18 @@ def open_cache(path: str | Path | Objects) -> Cache:
     """Return the cache at `path`, or in objects that are open already.
 
     Raises:
+        UsageError: no path.
         CacheError: no cache there, a format of the future, or a damaged manifest.
     """
+    if not isinstance(path, str | Path | Objects):
+        raise UsageError(f"cache is {quoted(path)}; give the path or the address of one")
     folder = path if isinstance(path, Objects) else open_objects(path)
     try:
         return Cache(folder, read_twice(lambda is_fresh: _read_manifest(folder, is_fresh)))
     except (FileNotFoundError, NotADirectoryError):
         raise CacheError(
-            f"{path} is not a cache: it has no zarr.json; make one with kdcache dump-teacher"
-            f" {path} ..."
+            f"{path} is not a cache: it has no zarr.json; give the folder of one, or make"
+            " one with kdcache dump-teacher"
         ) from None
 
 
@@ -77,7 +83,7 @@ def _read_manifest(folder: Objects, is_fresh: bool) -> Manifest:
     except (KeyError, TypeError):
         raise DamagedError(f"{folder} {_NO_MANIFEST}") from None
     except ValueError as error:
-        raise DamagedError(f"{folder} {_NO_MANIFEST}: {error}") from None
+        raise DamagedError(f"{folder} {_NO_MANIFEST} ({error})") from None
     try:
         return Manifest.from_json(document, str(folder))
     except CacheError as error:
@@ -85,6 +91,23 @@ def _read_manifest(folder: Objects, is_fresh: bool) -> Manifest:
             raise
         # a version of the future may be a wrong byte, too
         raise DamagedError(str(error)) from error
+
+
+def require_apart(new: str | Path, caches: Iterable[str | Path]) -> None:
+    """Check that a new cache is not to be made where one that it comes from is.
+
+    Raises:
+        UsageError: it is.
+    """
+    for cache in caches:
+        if str(new) == str(cache) or _is_same_folder(new, cache):
+            raise UsageError(f"{new} is the cache itself; give the new one a folder of its own")
+
+
+def _is_same_folder(one: str | Path, other: str | Path) -> bool:
+    if is_address(one) or is_address(other):
+        return False
+    return Path(one).resolve() == Path(other).resolve()
 
 
 def probe_new(objects: Objects, *, writes: bool = True) -> None:

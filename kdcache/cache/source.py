@@ -7,10 +7,11 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
-from kdcache.cache import Cache, Commit
+from kdcache.cache import Cache, Commit, open_cache
 from kdcache.cache.contents import checked_source
 from kdcache.cache.formats.image_index import ImageIndex, Piece
 from kdcache.cache.local_units import LocalUnits
@@ -59,7 +60,7 @@ def source_of(cache: Cache, data: str | None = None) -> Source:
 
 
 def views_of(
-    cache: Cache,
+    cache: Cache | str | Path,
     data: Source | str | None = None,
     *,
     size: Size | None = None,
@@ -67,7 +68,7 @@ def views_of(
     """Return the views that a cache was made from, to be read in a training loop of one's own.
 
     Args:
-        cache: the cache.
+        cache: the cache, or its path.
         data: the source, or its spec; by default as in `source_of`.
         size: height and width of the views, or one number; by default the recipe's own.
 
@@ -77,6 +78,8 @@ def views_of(
         SourceError: it cannot be opened.
         RecipeError: this version of kdcache would render other views.
     """
+    if not isinstance(cache, Cache):
+        cache = open_cache(cache)
     recipe = Recipe.from_dict(cache.manifest.recipe)
     if data is None or isinstance(data, str):
         source = source_of(cache, data)

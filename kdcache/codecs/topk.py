@@ -49,7 +49,9 @@ class TopK:
     tail: Tail = not_an_option("uniform")
 
     def __post_init__(self) -> None:
-        if not 1 <= self.k <= self.classes:
+        if self.k < 1:
+            raise UsageError(f"topk:k={self.k}; k must be at least 1")
+        if self.k > self.classes:
             raise UsageError(
                 f"topk:k={self.k} on {self.classes} classes; k must be from 1 to {self.classes}"
             )

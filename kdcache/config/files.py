@@ -1,4 +1,4 @@
-"""Configuration: one TOML file, flags over it, `--set section.key=value` over both; checked into
+"""Configuration: one TOML file, and over it flags and `--set section.key=value`; checked into
 frozen dataclasses."""
 
 import dataclasses
@@ -53,16 +53,22 @@ def load_config(
             value of the wrong type.
     """
     table = _read(file, command, is_ours=is_ours) if file else {}
-    for key, value in flags.items():
-        if value is not None:
-            _put(table, key, value)
+    given = {key: value for key, value in flags.items() if value is not None}
+    for key, value in given.items():
+        _put(table, key, value, file)
     for setting in settings:
         key, equals, text = setting.partition("=")
+        key = key.strip()
         if not equals:
             raise UsageError(
                 f"--set {setting!r} is not key=value; write for example --set optimizer.lr=0.1"
             )
-        _put(table, key.strip(), _toml_value(text))
+        if key in given:
+            raise UsageError(
+                f"{key} is given twice: {quoted(given[key])}, and by --set {quoted(setting)}; give"
+                " it once"
+            )
+        _put(table, key, _toml_value(text), file)
     return build(cls, table, command, called=_flag)
 
 
@@ -154,10 +160,16 @@ def parse_seeds(text: str) -> list[int]:
             )
         first = int(found[1])
         named = range(first, int(found[2]) if found[2] else first + 1)
-        if not named or named[-1] >= 2**32 or len(seeds) + len(named) > _MOST_SEEDS:
+        if not named:
             raise UsageError(
-                f"seeds {quoted(text)} are none, past 2^32 - 1, or more than {_MOST_SEEDS}; 0:4"
-                " means 0, 1, 2 and 3"
+                f"seeds {quoted(text)} are none: {found[0]} ends before it begins; 0:4 means 0, 1,"
+                " 2 and 3"
+            )
+        if named[-1] >= 2**32:
+            raise UsageError(f"seeds {quoted(text)} go past {2**32 - 1}, the largest that there is")
+        if len(seeds) + len(named) > _MOST_SEEDS:
+            raise UsageError(
+                f"seeds {quoted(text)} are more than {_MOST_SEEDS}; ask for fewer at a time"
             )
         seeds += named
     return list(dict.fromkeys(seeds))
@@ -220,12 +232,16 @@ def _text(file: str) -> str:
     ).read_text("utf-8")
 
 
-def _put(table: dict[str, Any], key: str, value: Any) -> None:
+def _put(table: dict[str, Any], key: str, value: Any, file: str | None) -> None:
     *sections, last = key.split(".")
     for section in sections:
         inner = table.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise UsageError(f"key {key!r}: {section} is a value, not a section")
+            where = f"in {file}" if file else "there"
+            raise UsageError(
+                f"{quoted(key)}: {quoted(section)} is {quoted(inner)} {where}, which has no keys;"
+                f" make it a table [{section}]"
+            )
         table = inner
     table[last] = value
 

@@ -266,9 +266,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
     plain = origin or hint
     if isinstance(value, plain) and not (plain is int and isinstance(value, bool)):
         return value
-    raise UsageError(
-        f"{where} is {quoted(value)}; it must be of type {getattr(plain, '__name__', plain)}"
-    )
+    told = str(value).lower() if isinstance(value, bool) else quoted(value)  # as TOML has it
+    raise UsageError(f"{where} is {told}; it must be of type {getattr(plain, '__name__', plain)}")
 
 
 def load_function(

@@ -14,6 +14,7 @@ from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.writing import require_manifest, start_seed
 from kdcache.codecs import fit_arrays
 from kdcache.config.files import seeds_text
+from kdcache.config.spec import build
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.engines import open_engine
 from kdcache.dump.job import NOTHING_GIVEN, Given, Job, prepare, probe_place, tell_error
@@ -105,25 +106,27 @@ def dump_teacher(
     if module is None and any(wish is not None for wish in wishes.values()):
         raise UsageError("size, mean and std are of a module; a spec says them itself: mean=0.5")
     source = None if isinstance(data, str) else as_source(data)
-    workers: dict[str, Any] = {} if num_workers is None else {"workers": num_workers}
-    config = DumpConfig(
-        cache=str(cache),
-        data=data if source is None else source.spec,
-        teacher=teacher if isinstance(teacher, str) else class_name(teacher),
-        recipe=recipe if isinstance(recipe, str) else recipe.name,
-        seeds=seeds_text(seeds),
-        codec=codec,
-        teacher_classes=teacher_classes,
-        batch_size=batch_size,
-        unit_rows=unit_rows,
-        order_seed=order_seed,
-        store=store,
-        seeds_per_unit=seeds_per_unit,
-        images=images,
-        content_digests=content_digests,
-        skip_unreadable=skip_unreadable,
-        compute=ComputeConfig(device=device or device_of(module), precision=precision, **workers),
-    )
+    options: dict[str, Any] = {} if num_workers is None else {"workers": num_workers}
+    options |= {"device": device or device_of(module), "precision": precision}
+    settings = {
+        "cache": str(cache),
+        "data": data if source is None else source.spec,
+        "teacher": teacher if isinstance(teacher, str) else class_name(teacher),
+        "recipe": recipe if isinstance(recipe, str) else recipe.name,
+        "seeds": seeds_text(seeds),
+        "codec": codec,
+        "teacher_classes": teacher_classes,
+        "batch_size": batch_size,
+        "unit_rows": unit_rows,
+        "order_seed": order_seed,
+        "store": store,
+        "seeds_per_unit": seeds_per_unit,
+        "images": images,
+        "content_digests": content_digests,
+        "skip_unreadable": skip_unreadable,
+        "compute": build(ComputeConfig, options, "dump_teacher:"),
+    }
+    config = build(DumpConfig, settings, "dump_teacher:")
     given = Given(
         source=source,
         recipe=None if isinstance(recipe, str) else recipe,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdcache.cache import Cache
 from kdcache.codecs import Tail
 from kdcache.config.files import seeds_text
+from kdcache.config.spec import build
 from kdcache.errors import UsageError
 from kdcache.loader.config import LoaderConfig, OnMiss
 from kdcache.loader.opening import Replay, open_replay
@@ -113,29 +114,31 @@ class DistillationLoader(StepLoader):
             KdcacheError: anything that cannot be opened.
         """
         options: dict[str, Any] = {} if num_workers is None else {"workers": num_workers}
-        compute = ComputeConfig(device=device, channels_last=channels_last, **options)
+        options |= {"device": device, "channels_last": channels_last}
+        compute = build(ComputeConfig, options, "DistillationLoader:")
         limits = {} if slab_limit is None else {"slab_limit": slab_limit}
         source = None if data is None or isinstance(data, str) else as_source(data)
-        config = LoaderConfig(
-            cache=_texts(cache),
-            data=data if source is None else source.spec,
-            teacher=teacher,
-            on_miss=on_miss,
-            tail=tail,
-            recipe=recipe,
-            seeds=None if seeds is None else seeds_text(seeds),
-            samples=samples,
-            repeats=repeats,
-            epochs=epochs,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            run_seed=run_seed,
-            window=window,
-            slab_dir=None if slab_dir is None else str(slab_dir),
-            wait_for_units=wait_for_units,
-            compute=compute,
+        settings = {
+            "cache": _texts(cache),
+            "data": data if source is None else source.spec,
+            "teacher": teacher,
+            "on_miss": on_miss,
+            "tail": tail,
+            "recipe": recipe,
+            "seeds": None if seeds is None else seeds_text(seeds),
+            "samples": samples,
+            "repeats": repeats,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "accumulate": accumulate,
+            "run_seed": run_seed,
+            "window": window,
+            "slab_dir": None if slab_dir is None else str(slab_dir),
+            "wait_for_units": wait_for_units,
+            "compute": compute,
             **limits,
-        )
+        }
+        config = build(LoaderConfig, settings, "DistillationLoader:")
         if not (config.caches or config.teacher):
             raise UsageError("there is no teacher: give a cache, or a teacher to run in the loop")
         replay = open_replay(config, _ANY_LOSS, source=source)
@@ -205,4 +208,7 @@ def _preprocessing(
 
 
 def _numbers(values: float | Sequence[float]) -> tuple[float, ...]:
-    return (float(values),) if isinstance(values, int | float) else tuple(map(float, values))
+    try:
+        return (float(values),) if isinstance(values, int | float) else tuple(map(float, values))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"mean and std must be numbers ({error})") from error

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from kdcache.errors import KdcacheError, MismatchError, UsageError
+from kdcache.errors import KdcacheError, MismatchError, UsageError, quoted
 from kdcache.loader.config import LoaderConfig
 from kdcache.loader.opening import Replay
 from kdcache.loader.order import EpochSampler, Split, epoch_views, num_steps
@@ -26,6 +26,8 @@ from kdcache.soft_targets import SoftTargets
 from kdcache.sources import Source
 from kdcache.views import Batch, ViewDataset, ViewLoader
 
+_STATE = ("epoch", "epoch_step", "seeds", "left_out", "identity")
+"""What a loader's state has at least."""
 _NO_ROWS: Rows = np.empty(0, np.int64)
 
 
@@ -151,8 +153,8 @@ class StepLoader:
         Raises:
             UsageError: a number that is none of an epoch.
         """
-        if epoch < 0:
-            raise UsageError(f"epoch is {epoch}; it must be 0 or more")
+        if not isinstance(epoch, int) or epoch < 0:
+            raise UsageError(f"epoch is {quoted(epoch)}; it must be a whole number, 0 or more")
         if epoch != self.epoch:
             self.epoch = epoch
             self.step = 0
@@ -241,8 +243,13 @@ class StepLoader:
         """Go on from `state`, also with another number of processes or workers.
 
         Raises:
+            UsageError: it is no state of a loader.
             MismatchError: it is of other data, another cache, another teacher, or of another order.
         """
+        if lacking := [name for name in _STATE if name not in state]:
+            raise UsageError(
+                f"the state lacks {', '.join(lacking)}; give what state_dict() of a loader returned"
+            )
         for name, value in self.identity().items():
             if state["identity"].get(name) != value:
                 raise MismatchError(

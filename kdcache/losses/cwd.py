@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdcache.losses.protocol import LossOptions, Need, as_soft_targets
+from kdcache.losses.protocol import LossOptions, Need, as_soft_targets, require_tau
 from kdcache.shapes import Logits, Maps, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
@@ -24,6 +24,7 @@ def cwd_loss(student: Maps, teacher: Logits | SoftTargets, *, tau: float = 4.0) 
             decoded rows.
         tau: temperature of both softmaxes.
     """
+    require_tau(tau)
     own = student.float().flatten(1, 2) / tau
     theirs = as_soft_targets(teacher).logits().reshape(own.shape) / tau
     log_student, log_teacher = (_over_pixels(maps) for maps in (own, theirs))

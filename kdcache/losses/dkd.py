@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdcache.losses.protocol import LossOptions, Need, as_soft_targets, tempered, without_label
+from kdcache.losses.protocol import LossOptions, Need, tempered_pair, without_label
 from kdcache.shapes import Logits, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
@@ -52,8 +52,9 @@ def dkd_terms(
 ) -> tuple[Scalar, Scalar]:
     """Return (TCKD, NCKD): tau^2 times the KL of (label, not the label), and of the classes but the
     label; means over rows."""
-    student = tempered(student_logits, tau=tau, standardize=standardize)
-    target = tempered(as_soft_targets(teacher).logits(), tau=tau, standardize=standardize)
+    student, target = tempered_pair(
+        student_logits, teacher, targets, tau=tau, standardize=standardize
+    )
     parts = zip(_decoupled(student, targets), _decoupled(target, targets), strict=True)
     tckd, nckd = (tau**2 * _kl(*pair) for pair in parts)
     return tckd, nckd

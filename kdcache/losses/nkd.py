@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kdcache.losses.protocol import LossOptions, Need, as_soft_targets, tempered, without_label
+from kdcache.losses.protocol import LossOptions, Need, require_tau, tempered_pair, without_label
 from kdcache.shapes import Logits, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
@@ -53,8 +53,10 @@ def nkd_terms(
     student, and y the label, -t_y log s_y, and tau^2 times the cross-entropy of t and s over the
     other classes alone, each normalised there.
     """
-    student = tempered(student_logits, tau=1.0, standardize=standardize)
-    teacher_logits = tempered(as_soft_targets(teacher).logits(), tau=1.0, standardize=standardize)
+    require_tau(tau)
+    student, teacher_logits = tempered_pair(
+        student_logits, teacher, targets, tau=1.0, standardize=standardize
+    )
     of_label = torch.softmax(teacher_logits, dim=1).gather(1, targets[:, None])
     target = -(of_label * torch.log_softmax(student, dim=1).gather(1, targets[:, None])).mean()
     others = torch.softmax(without_label(teacher_logits, targets) / tau, dim=1)

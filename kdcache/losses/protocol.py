@@ -50,6 +50,12 @@ def as_soft_targets(teacher: Logits | SoftTargets) -> SoftTargets:
     return DenseTargets(teacher) if isinstance(teacher, Tensor) else teacher
 
 
+def require_tau(tau: float) -> None:
+    """Raise a UsageError if a temperature is not above 0, or not finite."""
+    if not 0 < tau < math.inf:
+        raise UsageError(f"tau is {tau}; it must be above 0, and finite")
+
+
 def tempered(logits: Logits, *, tau: float, standardize: bool) -> Logits:
     """Return the logits over the temperature, in float32.
 
@@ -57,6 +63,7 @@ def tempered(logits: Logits, *, tau: float, standardize: bool) -> Logits:
     Wang, Cao, Logit Standardization in Knowledge Distillation, CVPR 2024. As there, the gradient
     goes through mean and deviation.
     """
+    require_tau(tau)
     logits = logits.float()
     if standardize:
         centred = logits - logits.mean(1, keepdim=True)
@@ -72,12 +79,52 @@ def softened(
     student_logits: Logits, teacher: Logits | SoftTargets, *, tau: float, standardize: bool
 ) -> tuple[Logits, Probabilities]:
     """Return the student's logits over the temperature and the teacher's probabilities at it, both
-    in float32."""
+    in float32.
+
+    Raises:
+        UsageError: a temperature that is not above 0, or logits of different shapes.
+    """
     rows = as_soft_targets(teacher)
     student = tempered(student_logits, tau=tau, standardize=standardize)
     # the softmax forgets the row's mean
     temperature = tau * (rows.std() + _STD_EPS) if standardize else tau
-    return student, rows.probs(temperature, student=torch.softmax(student.detach(), dim=-1))
+    target = rows.probs(temperature, student=torch.softmax(student.detach(), dim=-1))
+    _require_same(student, target)
+    return student, target
+
+
+def tempered_pair(
+    student_logits: Logits,
+    teacher: Logits | SoftTargets,
+    targets: Targets,
+    *,
+    tau: float,
+    standardize: bool,
+) -> tuple[Logits, Logits]:
+    """Return the logits of student and teacher over the temperature, in float32.
+
+    Raises:
+        UsageError: a temperature that is not above 0, logits of different shapes, or not as many
+            labels as rows.
+    """
+    student = tempered(student_logits, tau=tau, standardize=standardize)
+    target = tempered(as_soft_targets(teacher).logits(), tau=tau, standardize=standardize)
+    _require_same(student, target)
+    if targets.shape != student.shape[:1]:
+        raise UsageError(
+            f"targets are of shape {tuple(targets.shape)}; give a class index for each of the"
+            f" {len(student)} rows"
+        )
+    return student, target
+
+
+def _require_same(student: Tensor, teacher: Tensor) -> None:
+    """Raise a UsageError if one side has other rows or classes: torch would repeat a single one."""
+    if student.shape != teacher.shape:
+        raise UsageError(
+            f"the student's logits are of shape {tuple(student.shape)}, the teacher's of"
+            f" {tuple(teacher.shape)}; both must be of the same rows and classes"
+        )
 
 
 def without_label(logits: Tensor, targets: Targets) -> Tensor:

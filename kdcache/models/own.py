@@ -6,6 +6,7 @@ from kdcache.config.spec import Spec, find_function, load_function
 from kdcache.errors import ModelError
 from kdcache.models.building import Built
 from kdcache.models.families import FAMILIES
+from kdcache.runtime.images import described
 
 
 def build_own(spec: Spec, classes: int | None, channels: int) -> Built:
@@ -18,8 +19,7 @@ def build_own(spec: Spec, classes: int | None, channels: int) -> Built:
     module = load_function(spec, "model", FAMILIES, error=ModelError)
     if not isinstance(module, nn.Module):
         raise ModelError(
-            f"model {spec} gave a {type(module).__name__}; the function must return a"
-            " torch.nn.Module"
+            f"model {spec} gave {described(module)}; the function must return a torch.nn.Module"
         )
     return module, {}
 

@@ -7,7 +7,9 @@ name. EXIF orientation is not applied, as in torchvision's ImageFolder.
 """
 
 import io
+import os
 import re
+import stat
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +48,7 @@ _DECODERS = re.compile(r"/(PIL/(ImageFile|\w+ImagePlugin)|torchvision/io/image)\
 _DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)
 _HALF_A_LEVEL = 0.5 / 255  # by which a resize may leave the range
 _CHANNELS = (1, 3, 4)
+_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}
 _HINTS = {
     "bytes": "decode them: PIL.Image.open(io.BytesIO(...))",
     "str": "open the file: PIL.Image.open(path)",
@@ -88,14 +91,30 @@ def decode_image(data: bytes) -> Image.Image:
     return load_image(open_image(data))
 
 
+def file_bytes(path: str | Path) -> bytes:
+    """Return what a sample's file holds.
+
+    Raises:
+        UndecodableError: it is no plain file. A pipe would be waited for.
+        OSError: it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 # of a descriptor
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            kind = _KINDS.get(stat.S_IFMT(mode), "a device")
+            raise UndecodableError(f"it is {kind}, not a plain file")
+        return file.read()
+
+
 def read_image(path: str | Path) -> Image.Image:
     """Return the image in a file, in its own mode, decoded to the last row.
 
     Raises:
-        UndecodableError: it cannot be decoded.
+        UndecodableError: it cannot be decoded, or is no plain file.
         OSError: the file cannot be read.
     """
-    return decode_image(Path(path).read_bytes())
+    return decode_image(file_bytes(path))
 
 
 def decode_stored(data: bytes, extension: str) -> Image.Image:

@@ -5,7 +5,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch.utils.data import IterableDataset
 
 from kdcache.config.spec import Spec
 from kdcache.errors import SourceError
-from kdcache.runtime.images import as_image, described
+from kdcache.runtime.images import as_image, described, file_bytes
 from kdcache.runtime.text_files import path_bytes
 from kdcache.runtime.user_code import user_code
 from kdcache.sources.files import Numbers, Paths, are_files, listed_path, stat_sizes
@@ -115,7 +114,7 @@ class MapStyle:
             place = self._place(index)
             if self._columns:
                 paths = [str(listed_path(column[place])) for column in self._columns]
-                return tuple(Path(path).read_bytes() for path in paths)
+                return tuple(file_bytes(path) for path in paths)
             data = self._encoded(place) if self._encoded else None
             return None if data is None else (data,)
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from kdcache.config.spec import Spec, Value, choose
 from kdcache.errors import KdcacheError, SourceError, UsageError
-from kdcache.runtime.images import UndecodableError, decode_image
+from kdcache.runtime.images import UndecodableError, decode_image, file_bytes
 from kdcache.runtime.text_files import path_bytes
 from kdcache.shapes import Rows
 from kdcache.sources.dataset import DatasetSource
@@ -90,7 +90,7 @@ class HubImages:
         """Return the file of an image."""
         stored = self._table[index][self._image] or {"bytes": b"", "path": None}
         data = (
-            Path(stored["path"]).read_bytes()
+            file_bytes(stored["path"])
             if stored["bytes"] is None and stored["path"]
             else stored["bytes"]
         )

@@ -15,7 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from kdcache.config.spec import Spec
 from kdcache.errors import SourceError, UsageError
 from kdcache.runtime.console import say
-from kdcache.runtime.images import decode_image, read_image, to_mode
+from kdcache.runtime.images import decode_image, file_bytes, read_image, to_mode
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.folder_files import (
     FolderWalk,
@@ -45,7 +45,7 @@ class ImageFolder(datasets.ImageFolder):  # type: ignore[misc] # the name is par
 
     def encoded(self, index: int) -> bytes:
         """Return the file of an image."""
-        return Path(self.samples[index][0]).read_bytes()
+        return file_bytes(self.samples[index][0])
 
     def item_of(self, index: int, contents: Contents) -> tuple[Image.Image, int]:
         """Return the image, RGB, that a file holds, and its class index."""

@@ -16,7 +16,7 @@ from PIL import Image
 from kdcache.config.spec import Spec, build
 from kdcache.errors import SourceError, UsageError
 from kdcache.runtime.console import say
-from kdcache.runtime.images import decode_image, read_image
+from kdcache.runtime.images import decode_image, file_bytes, read_image
 from kdcache.runtime.text_files import read_columns, read_lines, require_unique
 from kdcache.shapes import IGNORED
 from kdcache.sources.folder_files import (
@@ -90,7 +90,7 @@ class SegFolder:
 
     def encoded(self, index: int) -> bytes:
         """Return the file of an image."""
-        return Path(self.images[index]).read_bytes()
+        return file_bytes(self.images[index])
 
 
 class _Pattern:

@@ -3,14 +3,13 @@ with their own options."""
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torchvision import datasets
 
 from kdcache.config.spec import Spec, check_options, choose
 from kdcache.errors import SourceError, UsageError
-from kdcache.runtime.images import open_image
+from kdcache.runtime.images import file_bytes, open_image
 from kdcache.runtime.user_code import exception_text
 from kdcache.shapes import IGNORED
 from kdcache.sources.dataset import DatasetSource
@@ -120,5 +119,5 @@ def _cityscapes(dataset: Any, spec: Spec) -> MaskSource:
 def _colour_file(images: Sequence[str], index: int) -> bytes | None:
     """Return the file of an image, unless the data set, which makes it RGB, gives another than it
     holds."""
-    data = Path(images[index]).read_bytes()
+    data = file_bytes(images[index])
     return data if open_image(data).mode == "RGB" else None

@@ -20,6 +20,7 @@ from kdcache.cache.arrays import arrays_digest
 from kdcache.cache.coverage import ask_for_units, coverage_of
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.inventory import Unit, committed
+from kdcache.cache.opening import require_apart
 from kdcache.cache.prefetch import fetched
 from kdcache.cache.source import CachedNames, source_of
 from kdcache.cache.source_check import source_differences
@@ -59,6 +60,7 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
         MismatchError: caches that were made otherwise; the fields that differ are named.
         CacheError: a damaged unit, or a folder that cannot be written; what was copied stays.
     """
+    require_apart(new, caches)
     sources = [open_cache(path) for path in caches]
     for other in sources[1:]:
         lines = sources[0].manifest.differences(other.manifest, here="there", there="here")
@@ -132,6 +134,7 @@ def export_cache(
         MismatchError: `new` is another cache, or `data` not the cache's.
         CacheError: a damaged unit, or a folder that cannot be written; what was copied stays.
     """
+    require_apart(new, [cache])
     source = open_cache(cache)
     asked = _asked(source, seeds, units)
     chosen = _chosen(source, samples, data)

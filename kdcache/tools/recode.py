@@ -24,7 +24,7 @@ from kdcache.cache import (
 from kdcache.cache.coverage import ask_for, note_left_out
 from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.documents.manifest import MANIFEST
-from kdcache.cache.opening import open_objects, probe_new
+from kdcache.cache.opening import open_objects, probe_new, require_apart
 from kdcache.cache.writing import commit_unit, require_written, start_seed
 from kdcache.codec_error.calibration import fit_codec, sample_views
 from kdcache.codec_error.samples import pairs_of_cache
@@ -87,8 +87,7 @@ def recode_cache(
         StoppedError: a signal told it to stop; what was committed stays.
     """
     source = open_cache(cache)
-    if Path(new).resolve() == Path(cache).resolve():
-        raise UsageError(f"{new} is the cache itself; give the new one a folder of its own")
+    require_apart(new, [cache])
     wanted = open_codec(codec, classes=source.manifest.classes)
     commits = _commits(source, seeds)
     _require_possible(source, wanted)

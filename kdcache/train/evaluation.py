@@ -7,7 +7,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdcache.errors import KdcacheError, MismatchError, UnreadableSampleError, UsageError, quoted
+from kdcache.config.spec import build
+from kdcache.errors import (
+    KdcacheError,
+    MismatchError,
+    ModelError,
+    UnreadableSampleError,
+    UsageError,
+    quoted,
+)
 from kdcache.models.inference import model_code
 from kdcache.models.model import device_of, kept_modes, wrapped
 from kdcache.runtime.console import progress
@@ -167,6 +175,11 @@ class Evaluation:
     def _logits(self, model: nn.Module, views: Views) -> ViewLogits:
         with model_code(f"a model on evaluation views of {size_text(views.shape[2:])}"):
             logits: ViewLogits = slide(model, views, self._window) if self._window else model(views)
+        if logits.shape[-1] != self.source.classes:
+            raise ModelError(
+                f"the model gives {logits.shape[-1]} classes, and {self.source.spec} has"
+                f" {self.source.classes}; give data of the model's classes"
+            )
         return logits
 
 
@@ -208,9 +221,11 @@ def evaluate(
         KdcacheError: data that cannot be opened, samples that cannot be read, a model that does not
             take them.
     """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model is a {type(model).__name__}; give a torch.nn.Module")
     options: dict[str, Any] = {} if num_workers is None else {"workers": num_workers}
-    settings = ComputeConfig(device=device or device_of(model), precision=precision, **options)
-    compute = Compute(settings)
+    options |= {"device": device or device_of(model), "precision": precision}
+    compute = Compute(build(ComputeConfig, options, "evaluate:"))
     source = open_source(data) if isinstance(data, str) else as_source(data)
     views = load_recipe(recipe) if isinstance(recipe, str) else recipe
     own = wrapped(model, views, size=size, mean=mean, std=std, task=task_of(source))

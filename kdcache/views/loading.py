@@ -19,7 +19,13 @@ from torch import Tensor
 from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader, Dataset
 
-from kdcache.errors import KdcacheError, RecipeError, UnreadableSampleError
+from kdcache.errors import (
+    KdcacheError,
+    RecipeError,
+    UnreadableSampleError,
+    UsageError,
+    quoted,
+)
 from kdcache.runtime.stopping import outlive_signals, starting_apart
 from kdcache.runtime.waiting import waiting
 from kdcache.shapes import Labels, Rows, Size, Views, sides
@@ -107,12 +113,24 @@ class ViewDataset(Dataset[Batch]):
         were.
 
         Raises:
+            UsageError: no pairs of a row that there is and a seed.
             UnreadableSampleError: an image cannot be decoded, and these are not to be skipped.
             RecipeError: the recipe does not fit an image.
         """
+        self._require_rows(request)
         with preserved_generators(), heard_warnings() as heard:
             batch = self._render(request)
         return batch._replace(warnings=tuple(heard))
+
+    def _require_rows(self, request: Request) -> None:
+        try:
+            wrong = [row for row, _ in request if not 0 <= row < len(self)]
+        except TypeError:
+            raise UsageError(
+                f"views are asked for by {quoted(request)}; give pairs (row, seed)"
+            ) from None
+        if wrong:
+            raise UsageError(f"row is {wrong[0]}; rows are from 0 to {len(self) - 1}")
 
     def trace(self, row: int, seed: int) -> Trace:
         """Return the trace of a view of the first size; the caller's random generators are left as

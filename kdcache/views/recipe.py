@@ -43,7 +43,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from kdcache.config.spec import build, choose
-from kdcache.errors import RecipeError, brief, quoted
+from kdcache.errors import RecipeError, UsageError, brief, quoted
 from kdcache.runtime.images import to_mode
 from kdcache.runtime.text_files import read_text
 from kdcache.shapes import IGNORED, MOST_PIXELS, MOST_SIDE, Size, View, as_size, sides, size_text
@@ -332,6 +332,8 @@ def load_recipe(name: str) -> Recipe:
         RecipeError: a file that is not TOML, or a transform or parameter that does not exist.
         UsageError: neither a file nor a shipped recipe; the nearest is suggested.
     """
+    if not isinstance(name, str):
+        raise UsageError(f"recipe is {quoted(name)}; give a name, or the path of a .toml file")
     path = Path(name)
     if path.suffix != ".toml":
         choose(name, shipped_recipes(), "recipe (and no .toml file)")
@@ -400,7 +402,10 @@ def _build_transform(entry: Any, recipe: Recipe) -> Any:
         )
         return bounded(transform, name)
     except _REFUSALS as error:
-        raise RecipeError(f"recipe {brief(recipe.name)}: {name}: {error}") from error
+        given = ", ".join(f"{key}={quoted(entry[key])}" for key in entry if key != "name")
+        is_of_types = isinstance(error, TypeError) and given  # Python's, which names no parameter
+        refused = f"{name} does not take {given}" if is_of_types else name
+        raise RecipeError(f"recipe {brief(recipe.name)}: {refused}: {error}") from error
 
 
 @cache

@@ -85,13 +85,12 @@ def load(file: str | None, *settings: str, **flags: Any) -> TrainConfig:
     return load_config(TrainConfig, "train-student", file=file, flags=flags, settings=settings)
 
 
-def test_flags_override_the_file_and_settings_override_both(file: str) -> None:
+def test_flags_and_settings_override_the_file(file: str) -> None:
     assert (load(file).epochs, load(file).optimizer.lr) == (5, 0.5)
     assert load(file, epochs=7).epochs == 7 and load(file, epochs=None).epochs == 5
     assert load(file, **{"optimizer.lr": 0.25}).optimizer == OptimizerConfig(lr=0.25)
-    assert load(file, "epochs=9", "optimizer.lr=1", epochs=7) == load(
-        file, epochs=9, **{"optimizer.lr": 1.0}
-    )
+    assert load(file, "epochs=9", "optimizer.lr=1") == load(file, epochs=9, **{"optimizer.lr": 1.0})
+    assert load(file, "epochs=8", "epochs=9").epochs == 9
 
 
 @pytest.mark.parametrize(
@@ -128,7 +127,7 @@ def test_what_set_reaches(file: str, setting: str, found: Any) -> None:
         (["optimizer.lrr=3"], "unknown train-student optimizer key 'lrr'; did you mean 'lr'"),
         (["optimiser.lr=3"], "did you mean 'optimizer'"),
         (["epochs=many"], "train-student epochs is 'many'; it must be of type int"),
-        (["epochs.x=3"], "key 'epochs.x': epochs is a value, not a section"),
+        (["epochs.x=3"], r"'epochs\.x': 'epochs' is 5 in .*, which has no keys; make it a table"),
         (["compute.precision=float8"], "did you mean 'float"),
         (["compute.workers=-1"], "compute.workers is -1; it must be from 0 to 1024"),
         (["batch_size=0"], "batch_size is 0; it must be at least 1"),
@@ -232,5 +231,35 @@ NO_SEEDS = [
 
 @pytest.mark.parametrize("text", NO_SEEDS)
 def test_seeds_that_are_none(text: str) -> None:
-    with pytest.raises(UsageError, match="0:4 means 0, 1, 2 and 3"):
+    with pytest.raises(UsageError, match=r"0:4 means 0, 1, 2 and 3|go past|are more than"):
+        parse_seeds(text)
+
+
+@pytest.mark.parametrize("setting", ["optimizer.lr=0.1", " optimizer.lr = 0.1"])
+def test_a_key_that_is_given_twice_is_refused(setting: str) -> None:
+    given = {"run": "run", "student": "timm:resnet18", "optimizer.lr": -1.0}
+    with pytest.raises(UsageError, match=r"optimizer\.lr is given twice: -1\.0, and by --set"):
+        load_config(TrainConfig, "train-student", file=None, flags=given, settings=[setting])
+
+
+def test_a_value_where_a_table_belongs_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text("[train-student]\noptimizer = 5\n")
+    message = rf"'optimizer\.lr': 'optimizer' is 5 in {file}, which has no keys; make it a table"
+    with pytest.raises(UsageError, match=message):
+        load_config(
+            TrainConfig, "train-student", file=str(file), flags={}, settings=["optimizer.lr=0.1"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2:0", "are none: 2:0 ends before it begins"),
+        ("4294967295:4294967299", "go past 4294967295"),
+        ("0:100001", "are more than 100000"),
+    ],
+)
+def test_seeds_say_what_is_wrong_with_them(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         parse_seeds(text)

@@ -230,3 +230,12 @@ def test_links_to_folders_are_followed(large: Path, tmp_path: Path) -> None:
     assert kept()
     (moved / "z" / "new.jpg").touch()
     assert fingerprint(large) != before
+
+
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "owl" / "z.png")
+    source = open_source(f"imagefolder:{folder}")
+    index = list(source.keys()).index("owl/z.png")  # type: ignore[attr-defined]
+    for read in (source.sample, source.contents, source.stored):  # type: ignore[attr-defined]
+        with pytest.raises(UnreadableSampleError, match=r"z\.png.* a named pipe, not a plain file"):
+            read(index)

@@ -160,7 +160,7 @@ RESIZE = '[[transforms]]\nname = "Resize"\nsize = ["input", "input"]\n'
         ('size = 8\n[[transforms]]\nname = "RandomResizeCrop"', "did you mean 'RandomResizedCrop'"),
         ('size = 8\n[[transforms]]\nname = "Resize"\nsizes = 8', "parameter of Resize in .* 'sizes'; did you mean 'size'"),
         ('size = 8\n[[transforms]]\nname = "Resize"', "Resize: .*missing 1 required positional argument: 'size'"),
-        ('size = 8\n[[transforms]]\nname = "RandomResizedCrop"\nsize = [1, 2, 3]', "RandomResizedCrop: .*size"),
+        ('size = 8\n[[transforms]]\nname = "RandomResizedCrop"\nsize = [1, 2, 3]', "RandomResizedCrop.*size"),
         ('size = 8\n[[transforms]]\nname = "Resize"\nsize = 8\ninterpolation = "bilinar"', "did you mean 'bilinear'"),
         ('size = 8\n[[transforms]]\nname = "AutoAugment"\npolicy = "imagnet"', "policy 'imagnet'; did you mean 'imagenet'"),
         ('size = 8\n[[transforms]]\nname = "RandomErasing"\nscale = []', "RandomErasing: .*index out of range"),

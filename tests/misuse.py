@@ -1,0 +1,104 @@
+"""Mistakes in a program of one's own, run as such a program runs: without the tests' own check of
+types. Prints what came of each as JSON: the class of the error, and its message."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tiny_models
+import torch
+
+import kdcache
+
+DATA = "tiny_models:few_digits"
+ROWS = torch.zeros(3, 4)
+LABELS = torch.zeros(3, dtype=torch.int64)
+NORMALISED: dict[str, Any] = {"mean": 0.5, "std": 0.25}
+LOSSES: dict[str, Callable[..., Any]] = {
+    "dist": kdcache.dist_loss,
+    "kl": kdcache.kl_loss,
+    "dkd": lambda student, teacher, **more: kdcache.dkd_loss(student, teacher, LABELS, **more),
+    "nkd": lambda student, teacher, **more: kdcache.nkd_loss(student, teacher, LABELS, **more),
+}
+
+
+def make(folder: Path) -> str:
+    """Return a cache of digits."""
+    teacher = tiny_models.conv(seed=7)
+    path = folder / "cache"
+    given: dict[str, Any] = {"data": DATA, "recipe": "digits", "num_workers": 0, **NORMALISED}
+    kdcache.dump_teacher(path, teacher=teacher, codec="full:dtype=float32", **given)
+    (folder / "link").symlink_to(path)
+    return str(path)
+
+
+def cases(path: str) -> dict[str, Callable[[], Any]]:
+    """Return the mistakes by name."""
+    cache: Any = kdcache.open_cache(path)
+    views: Any = kdcache.views_of(path, DATA)
+    loader: Any = kdcache.DistillationLoader(path, data=DATA, num_workers=0)
+    link = str(Path(path).with_name("link"))
+
+    def loading(**changes: Any) -> Callable[[], Any]:
+        settings: Any = {"data": DATA, "num_workers": 0, **changes}
+        return lambda: kdcache.DistillationLoader(path, **settings)
+
+    def evaluating(model: Any) -> Callable[[], Any]:
+        given: Any = {"recipe": "digits", "num_workers": 0, **NORMALISED}
+        return lambda: kdcache.evaluate(model, "digits:test", **given)
+
+    def dumping(**changes: Any) -> Callable[[], Any]:
+        given: Any = {"data": DATA, "recipe": "digits", "num_workers": 0, **NORMALISED, **changes}
+        return lambda: kdcache.dump_teacher(Path(path).with_name("new"), **given)
+
+    found: dict[str, Callable[[], Any]] = {
+        "batch size": loading(batch_size="8"),
+        "no batch": loading(batch_size=0),
+        "workers": loading(num_workers=1.5),
+        "memory format": loading(channels_last=1),
+        "tail": loading(tail="prior"),
+        "mean": loading(mean="x", std=1),
+        "mean alone": loading(mean=0.5),
+        "seeds": loading(seeds=[0.5]),
+        "epochs": loading(epochs=float("nan")),
+        "state": lambda: loader.load_state_dict({"a": 1}),
+        "epoch below": lambda: loader.set_epoch(-1),
+        "epoch": lambda: loader.set_epoch("a"),
+        "no path": lambda: kdcache.open_cache(None),  # type: ignore[arg-type]
+        "number for a path": lambda: kdcache.open_cache(5),  # type: ignore[arg-type]
+        "recipe": lambda: kdcache.load_recipe(5),  # type: ignore[arg-type]
+        "rows": lambda: cache.read(0, [1.5]),
+        "seed": lambda: cache.read("a", [1]),
+        "row of views": lambda: views.batch([(9999, 0)]),
+        "rows of views": lambda: views.batch([5]),
+        "other classes": evaluating(tiny_models.mlp(classes=7)),
+        "no model": evaluating(None),
+        "no teacher": dumping(teacher=3),
+        "seeds of a dump": dumping(teacher=tiny_models.conv(), seeds=[0.5]),
+        "merge": lambda: kdcache.merge_caches(link, [path]),
+        "export": lambda: kdcache.export_cache(path, path),
+    }
+    for name, loss in LOSSES.items():
+        found[f"tau of {name}"] = lambda loss=loss: loss(ROWS, ROWS, tau=0)
+        found[f"finite tau of {name}"] = lambda loss=loss: loss(ROWS, ROWS, tau=float("nan"))
+        found[f"classes of {name}"] = lambda loss=loss: loss(ROWS, torch.zeros(3, 5))
+        found[f"rows of {name}"] = lambda loss=loss: loss(ROWS, torch.zeros(4, 4))
+    return found
+
+
+def outcome(mistake: Callable[[], Any]) -> list[str]:
+    """Return the class of what is raised, and what it says."""
+    try:
+        mistake()
+    except Exception as error:
+        is_ours = isinstance(error, kdcache.KdcacheError)
+        return [type(error).__name__ if is_ours else f"bare {type(error).__name__}", str(error)]
+    return ["nothing", ""]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    found = {name: outcome(mistake) for name, mistake in cases(make(Path(sys.argv[1]))).items()}
+    sys.stdout.write(json.dumps(found))
