@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,26 @@ def test_it_goes_on_after_any_step(cache: Path, stop: int, window: int | None) -
     again.load_state_dict(state)
     assert first + [seen(batch) for batch in batches_of(again, 3)] == whole
     again.close()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_loop_that_counts_batches_ends_its_epochs(cache: Path, accumulate: int) -> None:
+    """As Lightning's does, which never asks for a batch after the last one."""
+    settings: dict[str, Any] = {**HERE, "accumulate": accumulate}
+    whole = [
+        seen(batch) for batch in batches_of(DistillationLoader(cache, data=DIGITS, **settings), 2)
+    ]
+    loader = DistillationLoader(cache, data=DIGITS, **settings)
+    first = [seen(batch) for batch in islice(loader, len(loader))]
+    state = loader.state_dict()
+    assert (state["epoch"], state["epoch_step"]) == (1, 0)
+    assert first + [seen(batch) for batch in islice(loader, len(loader))] == whole
+
+
+def test_a_state_after_the_last_step_of_an_epoch_goes_on_with_the_next(cache: Path) -> None:
+    loader = DistillationLoader(cache, data=DIGITS, **HERE)
+    loader.load_state_dict({**loader.state_dict(), "epoch": 0, "epoch_step": 6})
+    assert list(loader) == [] and (loader.epoch, loader.step) == (1, 0)
 
 
 def test_parts_of_a_step_count_as_one(cache: Path) -> None:
