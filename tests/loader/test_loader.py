@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -255,36 +254,6 @@ def test_scores_are_those_of_a_training(cache: Path, tmp_path: Path) -> None:
         UsageError, match="does not say how images are to be normalised; give mean and std"
     ):
         kdcache.evaluate(bare, data, recipe="eval")
-
-
-def test_the_example_goes_on_where_it_was_stopped(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    example = Path(__file__).parents[2] / "examples" / "own_loop.py"
-    words = [
-        str(cache),
-        "OUT",
-        "--data",
-        DIGITS,
-        "--student",
-        "test_resnet",
-        "--epochs",
-        "2",
-        "--batch-size",
-        "16",
-    ]
-
-    def lines(out: str, *more: str) -> list[str]:
-        given = [str(tmp_path / out) if word == "OUT" else word for word in words]
-        monkeypatch.setattr(
-            sys, "argv", ["own_loop.py", *given, "--workers", "0", "--keep", "100", *more]
-        )
-        runpy.run_path(str(example), run_name="__main__")
-        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
-
-    whole = lines("whole")
-    assert len(whole) == 12
-    assert lines("parts", "--stop-after", "5") + lines("parts") == whole
 
 
 def test_a_state_is_of_one_order(cache: Path) -> None:
