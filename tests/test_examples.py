@@ -27,10 +27,12 @@ Run = Callable[..., Losses]
 PLAIN = OptimizerConfig(lr=0.05, weight_decay=0.0)
 SETTINGS: dict[str, dict[str, Any]] = {
     "own_loop": {"optimizer": PLAIN, "schedule": ScheduleConfig(name="none")},
+    "lightning_module": {"optimizer": PLAIN},
+    "accelerate_loop": {"optimizer": PLAIN},
     "timm_parts": {"optimizer": OptimizerConfig(lr=0.05), "ema": EmaConfig(decay=0.999)},
 }
 """With which `train-student` trains as the example does."""
-NEEDED: dict[str, str] = {}
+NEEDED = {"lightning_module": "lightning", "accelerate_loop": "accelerate"}
 NORMALISED = {"timm_parts": (sum(IMAGENET_DEFAULT_MEAN) / 3, sum(IMAGENET_DEFAULT_STD) / 3)}
 
 
