@@ -1,8 +1,7 @@
 """A training loop of your own around a cache: plain PyTorch, which goes on after any step.
 
-    kdcache dump-teacher caches/digits --data digits:train --recipe digits --teacher SPEC --seeds
-    0:20 python own_loop.py caches/digits runs/own --data digits:train --student test_resnet
-    --epochs 20
+    kdcache dump-teacher CACHE --data digits:train --recipe digits --teacher SPEC --seeds 0:20
+    python own_loop.py CACHE runs/own --data digits:train --student test_resnet --epochs 20
 
 With several GPUs, start it with torchrun and wrap the student in DistributedDataParallel; the
 loader gives each process its share.
@@ -33,9 +32,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--keep", type=int, default=100, help="steps between checkpoints")
-    parser.add_argument(
-        "--stop-after", type=int, help="steps after which to stop, to try how it goes on"
-    )
+    parser.add_argument("--stop-after", type=int, help="steps after which to stop")
     options = parser.parse_args()
 
     loader = kdcache.DistillationLoader(
@@ -56,12 +53,12 @@ def main() -> None:
 
     options.out.mkdir(parents=True, exist_ok=True)
     checkpoint = options.out / "checkpoint.pt"
+    parts = {"student": student, "optimizer": optimizer, "loader": loader}
     step = 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        student.load_state_dict(state["student"])
-        optimizer.load_state_dict(state["optimizer"])
-        loader.load_state_dict(state["loader"])
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
         step = state["step"]
 
     for epoch in range(loader.epoch, options.epochs):
@@ -69,20 +66,18 @@ def main() -> None:
         student.train()
         for batch in loader:
             logits = student(batch.images)
-            loss = cross_entropy(logits, batch.targets) + kdcache.dist_loss(
-                logits, batch.teacher, tau=4
-            )
+            loss = cross_entropy(logits, batch.targets)
+            loss = loss + kdcache.dist_loss(logits, batch.teacher, tau=4)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             step += 1
             print(f"step {step}: {loss.item():.6f}")
-            if step % options.keep == 0 or step == options.stop_after:
-                parts = {"student": student, "optimizer": optimizer, "loader": loader}
-                torch.save(
-                    {"step": step, **{name: part.state_dict() for name, part in parts.items()}},
-                    checkpoint,
-                )
+            if step % options.keep == 0:
+                state = {name: part.state_dict() for name, part in parts.items()}
+                new = checkpoint.with_suffix(".new")
+                torch.save({**state, "step": step}, new)
+                new.replace(checkpoint)
             if step == options.stop_after:
                 return
 

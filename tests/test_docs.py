@@ -110,7 +110,7 @@ def test_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         exec(code, names)
     assert (
         set(names["scores"]) == {"top1", "top5", "eval_loss"}
-        and names["state"]["loader"]["epoch"] == 1
+        and names["state"]["loader"]["epoch"] == 2
     )
     assert names["student_logits"].grad.abs().sum() > 0  # type: ignore[attr-defined]
 

@@ -162,19 +162,25 @@ class StepLoader:
     def __iter__(self) -> Iterator[DistillationBatch]:
         """Yield the batches that are left of the epoch, and go to the next one.
 
-        A batch counts as done as soon as the loop has it: take `state_dict` after its step.
+        A batch counts as done as soon as the loop has it, and the epoch with its last one: take
+        `state_dict` after the step.
 
         Raises:
             KdcacheError: units that are missing or damaged, samples that cannot be read.
         """
         self.start_epoch()
+        epoch = self.epoch
         parts = self.config.accumulate
         for number, batch in enumerate(self.rendered(), start=1):
             placed = self.placed(batch)
             if number % parts == 0:
                 self.step += 1
+            if self.step == self.num_steps:
+                # a loop that counts batches does not come back after the last one
+                self.end_epoch()
             yield placed
-        self.end_epoch()
+        if self.epoch == epoch:
+            self.end_epoch()  # none of its batches was left
 
     def start_epoch(self) -> list[int]:
         """Make ready for what is left of the epoch, and return its seeds.

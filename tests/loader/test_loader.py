@@ -2,10 +2,10 @@
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,26 @@ def test_it_goes_on_after_any_step(cache: Path, stop: int, window: int | None) -
     again.close()
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_loop_that_counts_batches_ends_its_epochs(cache: Path, accumulate: int) -> None:
+    """As Lightning's does, which never asks for a batch after the last one."""
+    settings: dict[str, Any] = {**HERE, "accumulate": accumulate}
+    whole = [
+        seen(batch) for batch in batches_of(DistillationLoader(cache, data=DIGITS, **settings), 2)
+    ]
+    loader = DistillationLoader(cache, data=DIGITS, **settings)
+    first = [seen(batch) for batch in islice(loader, len(loader))]
+    state = loader.state_dict()
+    assert (state["epoch"], state["epoch_step"]) == (1, 0)
+    assert first + [seen(batch) for batch in islice(loader, len(loader))] == whole
+
+
+def test_a_state_after_the_last_step_of_an_epoch_goes_on_with_the_next(cache: Path) -> None:
+    loader = DistillationLoader(cache, data=DIGITS, **HERE)
+    loader.load_state_dict({**loader.state_dict(), "epoch": 0, "epoch_step": 6})
+    assert list(loader) == [] and (loader.epoch, loader.step) == (1, 0)
+
+
 def test_parts_of_a_step_count_as_one(cache: Path) -> None:
     whole = [
         seen(batch)[0] for batch in batches_of(DistillationLoader(cache, data=DIGITS, **HERE), 1)
@@ -234,36 +254,6 @@ def test_scores_are_those_of_a_training(cache: Path, tmp_path: Path) -> None:
         UsageError, match="does not say how images are to be normalised; give mean and std"
     ):
         kdcache.evaluate(bare, data, recipe="eval")
-
-
-def test_the_example_goes_on_where_it_was_stopped(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    example = Path(__file__).parents[2] / "examples" / "own_loop.py"
-    words = [
-        str(cache),
-        "OUT",
-        "--data",
-        DIGITS,
-        "--student",
-        "test_resnet",
-        "--epochs",
-        "2",
-        "--batch-size",
-        "16",
-    ]
-
-    def lines(out: str, *more: str) -> list[str]:
-        given = [str(tmp_path / out) if word == "OUT" else word for word in words]
-        monkeypatch.setattr(
-            sys, "argv", ["own_loop.py", *given, "--workers", "0", "--keep", "100", *more]
-        )
-        runpy.run_path(str(example), run_name="__main__")
-        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
-
-    whole = lines("whole")
-    assert len(whole) == 12
-    assert lines("parts", "--stop-after", "5") + lines("parts") == whole
 
 
 def test_a_state_is_of_one_order(cache: Path) -> None:
