@@ -3,8 +3,8 @@
     kdcache dump-teacher CACHE --data digits:train --recipe digits --teacher SPEC --seeds 0:20
     python lightning_module.py CACHE runs/own --data digits:train --student test_resnet --epochs 20
 
-Lightning keeps the state of the loader in its checkpoints, since the loader has `state_dict` and
-`load_state_dict`. Of several processes the loader gives each its share.
+The loader counts the epochs, not Lightning, whose count falls behind if a run is stopped at the
+ends of two epochs. Of several processes the loader gives each its share.
 """
 
 import argparse
@@ -51,9 +51,13 @@ class Distillation(lightning.LightningModule):
         """Return the batches of training."""
         return self.loader
 
-    def on_train_epoch_start(self) -> None:
-        """Tell the loader which epoch begins."""
-        self.loader.set_epoch(self.current_epoch)
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the place in the training to a checkpoint."""
+        checkpoint["loader"] = self.loader.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from the place of a checkpoint."""
+        self.loader.load_state_dict(checkpoint["loader"])
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
@@ -68,6 +72,14 @@ class Distillation(lightning.LightningModule):
         loss = loss + kdcache.dist_loss(logits, batch.teacher, tau=4)
         self.print(f"step {self.global_step + 1}: {loss.item():.6f}")
         return loss
+
+    def on_train_start(self) -> None:
+        """Train no further if the training that goes on was at its end."""
+        self.trainer.should_stop = self.loader.epoch >= self.options.epochs
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop after the last batch of the last epoch."""
+        self.trainer.should_stop = self.loader.epoch >= self.options.epochs
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and a rate that falls after each step."""
@@ -102,7 +114,7 @@ def main() -> None:
         enable_version_counter=False,
     )
     trainer = lightning.Trainer(
-        max_epochs=options.epochs,
+        max_epochs=-1,  # the loader counts them
         max_steps=options.stop_after,
         callbacks=[keep],
         logger=False,
