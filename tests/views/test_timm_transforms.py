@@ -146,7 +146,9 @@ def test_a_policy_takes_interpolation_and_fill() -> None:
 def test_a_wrong_parameter_of_a_policy_is_told_before_any_work(
     parameters: Any, message: str
 ) -> None:
-    with pytest.raises(RecipeError, match=f"recipe r: timm.AutoAugment( does not take .*)?: {message}"):
+    with pytest.raises(
+        RecipeError, match=f"recipe r: timm.AutoAugment( does not take .*)?: {message}"
+    ):
         recipe_of("timm.AutoAugment", **{"policy": "rand-m9", **parameters})
 
 
@@ -306,7 +308,9 @@ def test_erasing_is_drawn_from_the_views_generators(mode: str) -> None:
 def test_a_wrong_parameter_of_erasing_is_told_before_any_work(
     parameters: Any, message: str
 ) -> None:
-    with pytest.raises(RecipeError, match=f"recipe r: timm.RandomErasing( does not take .*)?: {message}"):
+    with pytest.raises(
+        RecipeError, match=f"recipe r: timm.RandomErasing( does not take .*)?: {message}"
+    ):
         recipe_of("timm.RandomErasing", **parameters)
 
 
