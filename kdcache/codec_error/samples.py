@@ -18,7 +18,7 @@ from torch import Tensor
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.contents import checked_source
 from kdcache.cache.source_check import require_source
-from kdcache.codecs import codec_spec, is_exact
+from kdcache.codecs import codec_spec
 from kdcache.codecs.full import EXACT_DTYPES
 from kdcache.errors import CacheError, UsageError
 from kdcache.models.inference import run_models
@@ -187,7 +187,7 @@ def pairs_from_cache(
     """
     cache = open_cache(path)
     _require_rows(cache.manifest.task)
-    if not is_exact(cache.codec):
+    if not cache.codec.is_exact:
         exact = " or ".join(f"full:dtype={dtype}" for dtype in EXACT_DTYPES)
         raise CacheError(
             f"cache {path} holds {codec_spec(cache.codec)}; codecs are measured against exact"

@@ -6,16 +6,17 @@ neighbours are alike, and so are the bytes of one place, which is what a compres
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kdcache.codecs.protocol import Codec, RowCodec, plane_fields, to_bytes
 from kdcache.errors import CodecError
-from kdcache.shapes import PerRow, Records, ViewLogits
+from kdcache.shapes import Logits, PerRow, Records, ViewLogits
 from kdcache.soft_targets import MapTargets
 
 _ROWS = 2**17  # encoded at a time
@@ -25,6 +26,9 @@ _ROWS = 2**17  # encoded at a time
 class MapCodec:
     """The codec `rows` over the pixels of maps, `sites` being (heads, height, width)."""
 
+    chunk_bytes: ClassVar[int | None] = None
+    least_chunk_rows: ClassVar[int] = 1
+    """A record of maps is large."""
     rows: RowCodec
     sites: tuple[int, int, int]
 
@@ -44,14 +48,24 @@ class MapCodec:
         return self.rows.keeps_all
 
     @property
+    def keeps_mean(self) -> bool:
+        """Whether the mean of a pixel's row is in the record."""
+        return self.rows.keeps_mean
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether a pixel's row is the teacher's but for the rounding of a float."""
+        return self.rows.is_exact
+
+    @property
+    def views(self) -> int:
+        """How many rows the codec of rows is fitted to and measured on."""
+        return self.rows.views
+
+    @property
     def zstd_level(self) -> int:
         """The level of the codec of rows."""
         return self.rows.zstd_level
-
-    @property
-    def chunk_bytes(self) -> int | None:
-        """None: a chunk has whole records."""
-        return None
 
     @property
     def record_dtype(self) -> "np.dtype[Any]":
@@ -63,6 +77,14 @@ class MapCodec:
     def fit(self, logits: ViewLogits) -> "MapCodec":
         """Return this codec fitted to the pixels of a calibration sample."""
         return replace(self, rows=self.rows.fit(logits.reshape(-1, logits.shape[-1])))
+
+    def fit_arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays of the fit of the codec of rows."""
+        return self.rows.fit_arrays()
+
+    def with_fit_arrays(self, arrays: Mapping[str, np.ndarray]) -> "MapCodec":
+        """Return this codec with the fit whose arrays a cache keeps."""
+        return replace(self, rows=self.rows.with_fit_arrays(arrays))
 
     def encode(self, logits: ViewLogits) -> Records:
         """Return one record per view.
@@ -106,6 +128,15 @@ class MapCodec:
             plane_fields(planes[:, head], self.rows.record_dtype) for head in range(self.sites[0])
         ]
         return MapTargets([self.rows.from_fields(one) for one in fields], self.sites[1:])
+
+    def nearest(self, records: Records, exact: Logits) -> Logits:
+        """Return the logits nearest to `exact` that the records of all pixels allow, in the order
+        of `row_records`."""
+        return self.rows.nearest(self.row_records(records), exact)
+
+    def clipped(self, logits: ViewLogits) -> Tensor | None:
+        """Return None; of maps it is not counted."""
+        return None
 
     def stated_error(self, logits: ViewLogits) -> PerRow:
         """Return a bound on |decoded - exact|, for each view that of its worst pixel."""

@@ -12,7 +12,6 @@ from kdcache.codecs import (
     codec_from_dict,
     codec_spec,
     codec_to_dict,
-    is_exact,
     open_codec,
 )
 from kdcache.codecs import with_sites as for_maps
@@ -76,7 +75,7 @@ def test_a_codec_of_maps_is_told_by_its_rows_and_sites() -> None:
     rows = open_codec("topk:k=2", classes=5)
     codec = for_maps(rows, (2, 3, 4))
     assert isinstance(codec, MapCodec) and for_maps(rows, ()) is rows
-    assert (codec.name, codec.classes, codec.keeps_all, is_exact(codec)) == (
+    assert (codec.name, codec.classes, codec.keeps_all, codec.is_exact) == (
         "topk",
         5,
         False,
@@ -85,7 +84,7 @@ def test_a_codec_of_maps_is_told_by_its_rows_and_sites() -> None:
     assert codec_spec(codec) == "topk:k=2" and codec_to_dict(codec) == codec_to_dict(rows)
     again = codec_from_dict(codec_to_dict(codec), classes=5, sites=[2, 3, 4])
     assert again == codec and again.record_dtype == codec.record_dtype
-    assert is_exact(for_maps(open_codec("full", classes=5), (1, 2, 2)))
+    assert for_maps(open_codec("full", classes=5), (1, 2, 2)).is_exact
 
 
 def test_maps_of_another_shape_and_values_that_no_record_holds_are_refused() -> None:
