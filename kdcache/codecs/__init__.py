@@ -4,7 +4,7 @@ from kdcache.codecs.basis import BasisCodec
 from kdcache.codecs.checks import check_records
 from kdcache.codecs.full import Full
 from kdcache.codecs.lowrank import LowRank
-from kdcache.codecs.maps import MapCodec, row_codec, with_sites
+from kdcache.codecs.positions import PositionCodec, row_codec, with_layout
 from kdcache.codecs.protocol import Codec, RowCodec
 from kdcache.codecs.registry import (
     codec_from_dict,
@@ -22,7 +22,7 @@ __all__ = [
     "Codec",
     "Full",
     "LowRank",
-    "MapCodec",
+    "PositionCodec",
     "RowCodec",
     "Tail",
     "TopK",
@@ -34,5 +34,5 @@ __all__ = [
     "open_codec",
     "row_codec",
     "set_tail",
-    "with_sites",
+    "with_layout",
 ]

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from kdcache.codecs.full import Full
 from kdcache.codecs.lowrank import LowRank
-from kdcache.codecs.maps import MapCodec, row_codec
+from kdcache.codecs.positions import PositionCodec, row_codec
 from kdcache.codecs.protocol import Codec
 from kdcache.codecs.registry import codec_spec
 from kdcache.codecs.topk import TopK
@@ -55,7 +55,7 @@ def scale_of(held: Codec, records: Records) -> float:
     The records say it, not the codec. Those of absent rows hold zeros and do not count; without any
     others it is 0.
     """
-    rows = held.row_records(records) if isinstance(held, MapCodec) else records
+    rows = held.row_records(records) if isinstance(held, PositionCodec) else records
     scales = rows["scale"]
     present = scales[scales > 0]
     return float(np.median(present)) if len(present) else 0.0
@@ -70,18 +70,20 @@ def converted(held: Codec, wanted: Codec, records: Records) -> tuple[Records, Te
     if isinstance(row_codec(held), TopK):
         return _cut(held, wanted, records), None
     logits = held.decode(records).logits()
+    if isinstance(held, PositionCodec) and isinstance(wanted, PositionCodec):
+        return wanted.encode(logits, held.boxes_of(records)), wanted.clipped(logits)
     return wanted.encode(logits), wanted.clipped(logits)
 
 
 def _cut(held: Codec, wanted: Codec, records: Records) -> Records:
-    """Return records of fewer logits made from those of `held`, of rows or of maps."""
+    """Return records of fewer logits made from those of `held`, of one position or of several."""
     before = row_codec(held)
     after = row_codec(wanted)
     assert isinstance(before, TopK)
     assert isinstance(after, TopK), "of what topk holds nothing else can be made"
-    if not (isinstance(held, MapCodec) and isinstance(wanted, MapCodec)):
+    if not (isinstance(held, PositionCodec) and isinstance(wanted, PositionCodec)):
         return after.cut(records, before)
-    return wanted.of_rows(after.cut(held.row_records(records), before))
+    return wanted.of_rows(after.cut(held.row_records(records), before), held.boxes_of(records))
 
 
 def _why_not_full(held: Codec, wanted: Codec) -> str | None:

@@ -1,19 +1,20 @@
 """The codecs by name: opened from a spec or from a manifest, and told as one."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from kdcache.codecs.full import Full
 from kdcache.codecs.lowrank import LowRank
-from kdcache.codecs.maps import row_codec, with_rows, with_sites
+from kdcache.codecs.positions import row_codec, with_layout, with_rows
 from kdcache.codecs.protocol import Codec, RowCodec
 from kdcache.codecs.tail import Tail, with_tail
 from kdcache.codecs.topk import TopK
 from kdcache.config.spec import Spec, build, choose, is_option, parse_spec
 from kdcache.errors import UsageError
+from kdcache.positions import Layout, One
 
 FEW_CLASSES = 64
 """Up to here all logits in float16 take no more than 128 bytes."""
@@ -61,10 +62,15 @@ def codec_from_dict(
     *,
     classes: int,
     fit: Mapping[str, np.ndarray] | None = None,
-    sites: Sequence[int] | None = None,
+    layout: Layout | None = None,
 ) -> Codec:
-    """Return the codec that a manifest keeps, with the arrays of its fit if it has one, and for
-    maps if it names their sites.
+    """Return the codec that a manifest keeps.
+
+    Args:
+        stored: its name and configuration.
+        classes: of a row of logits.
+        fit: the arrays of its fit, if it has one.
+        layout: what the positions of a view are; by default it has one.
 
     Raises:
         UsageError: a codec or option that this version does not know.
@@ -73,7 +79,7 @@ def codec_from_dict(
     codec = _build(stored["name"], {**_unsaid(stored["name"]), **stored["configuration"]}, classes)
     if fit is not None:
         codec = codec.with_fit_arrays(fit)
-    return with_sites(codec, sites)
+    return with_layout(codec, layout or One())
 
 
 def set_tail(codec: Codec, tail: Tail) -> Codec:

@@ -12,6 +12,7 @@ from torch import nn
 
 from kdcache.cache import Cache, Manifest, library_versions, open_cache, record_layout, tar_layout
 from kdcache.cache.documents.manifest import MANIFEST
+from kdcache.cache.documents.positions import layout_fields
 from kdcache.cache.layout import require_blocks
 from kdcache.cache.opening import open_objects, probe_new
 from kdcache.cache.source_list import SourceList
@@ -33,7 +34,7 @@ from kdcache.codecs import (
     default_codec,
     open_codec,
     row_codec,
-    with_sites,
+    with_layout,
 )
 from kdcache.config.files import dump_config, parse_seeds
 from kdcache.dump.config import DumpConfig
@@ -48,6 +49,7 @@ from kdcache.models.model import (
     state_sha256,
     tried_model,
 )
+from kdcache.positions import layout_of_sites
 from kdcache.runtime.console import LINE_SECONDS, log, own_name, say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import own_place
@@ -188,7 +190,7 @@ def prepare(config: DumpConfig, given: Given = NOTHING_GIVEN, *, is_plan: bool =
     stored = _stored(config, seeds, source, held)
     measures = held is None and (is_plan or not codec.is_exact)
     fitted = _fitted(config, codec, source, recipe, teacher) if measures else None
-    whole = with_sites(fitted.codec if fitted else codec, teacher.sites)
+    whole = with_layout(fitted.codec if fitted else codec, layout_of_sites(teacher.sites))
     errors = fitted.errors if fitted else held.manifest.gradient_error if held else {}
     manifest = _manifest(config, data, recipe, teacher, codec=whole, stored=stored)
     return Job(
@@ -364,7 +366,7 @@ def _manifest(
     )
     return Manifest(
         task=task_of(source),
-        sites=list(teacher.sites) or None,
+        **layout_fields(layout_of_sites(teacher.sites)),
         classes=config.teacher_classes or source.classes,
         rows=len(source),
         source=data.fields,

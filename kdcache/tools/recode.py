@@ -3,7 +3,6 @@ images."""
 
 import dataclasses
 import itertools
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -37,7 +36,7 @@ from kdcache.codecs import (
     codec_spec,
     open_codec,
     row_codec,
-    with_sites,
+    with_layout,
 )
 from kdcache.codecs.conversion import converted, needs_scale, scale_of, why_not
 from kdcache.config.files import parse_seeds
@@ -154,7 +153,7 @@ def _create(source: Cache, new: str | Path, wanted: RowCodec) -> Cache:
     if not there:
         probe_new(objects)  # before the time that a fit takes
     codec, errors = (open_cache(new).with_fit(wanted), {}) if there else _fitted(source, wanted)
-    codec = with_sites(row_codec(codec), source.manifest.sites)
+    codec = with_layout(row_codec(codec), source.manifest.layout)
     manifest = _manifest(source, codec).with_errors(errors)
     listed = source.source_arrays()
     made = create_cache(new, manifest, codec.fit_arrays(), samples=source.samples, source=listed)
@@ -174,7 +173,8 @@ def _fitted(source: Cache, wanted: RowCodec) -> tuple[Codec, dict[float, float]]
             f"{codec_spec(wanted)} needs two different views of a sample, and cache {source} does"
             " not hold them; dump another seed, or give step= or bytes="
         )
-    what = "pixels" if source.manifest.sites else "views"
+    layout = source.manifest.layout
+    what = "pixels" if layout.maps else "positions" if layout.sites else "views"
     say(f"measuring codec {codec_spec(wanted)} on {len(pairs.teacher)} {what} of {source}")
     fitted = fit_codec(wanted, pairs)
     _require_possible(source, fitted.codec)
@@ -250,9 +250,8 @@ def _pieces(source: Cache, made: Cache, commit: Commit) -> Iterator[tuple[Record
     """Yield the recoded records of one unit of the source and which are clipped, in pieces that are
     the same every time."""
     records = source.read_unit(commit)
-    size = max(
-        _LOGITS_AT_ONCE // math.prod([made.manifest.classes, *(made.manifest.sites or [])]), 1
-    )
+    num_logits = made.manifest.layout.num_positions * made.manifest.classes
+    size = max(_LOGITS_AT_ONCE // num_logits, 1)
     for start in range(0, len(records), size):
         yield converted(source.codec, made.codec, records[start : start + size])
 

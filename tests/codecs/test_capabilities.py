@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from kdcache.codecs import BasisCodec, Codec, open_codec, with_sites
+from kdcache.codecs import BasisCodec, Codec, RowCodec, open_codec, with_layout
 from kdcache.codecs.conversion import converted, needs_scale, scale_of
 from kdcache.errors import CodecError
+from kdcache.positions import layout_of_sites
 
 ROOT = Path(__file__).parents[2]
-CLASSES = {"Full", "TopK", "LowRank", "MapCodec"}
+CLASSES = {"Full", "TopK", "LowRank", "PositionCodec"}
 FILES = sorted(
     file
     for folder in ("kdcache", "cli", "benchmarks", "examples")
@@ -21,6 +22,10 @@ FILES = sorted(
     if ROOT / "kdcache" / "codecs" not in file.parents
 )
 SPECS = ["full:dtype=float32", "full:dtype=uint8", "topk:k=3", "lowrank:step=0.5"]
+
+
+def with_sites(rows: RowCodec, sites: tuple[int, ...] | None) -> Codec:
+    return with_layout(rows, layout_of_sites(sites))
 
 
 def opened(spec: str) -> Codec:
