@@ -156,7 +156,7 @@ class PositionCodec:
         """Return the boxes of proposals; None of other layouts."""
         if not self.layout.has_boxes:
             return None
-        places = torch.from_numpy(np.ascontiguousarray(records["boxes"]))
+        places = torch.from_numpy(records["boxes"].copy())
         return Boxes(places, torch.from_numpy(records["count"].astype(np.int64)))
 
     def decode(self, records: Records, device: torch.device | str = "cpu") -> SegmentTargets:
@@ -185,7 +185,7 @@ class PositionCodec:
     def stated_error(self, logits: ViewLogits) -> PerRow:
         """Return a bound on |decoded - exact|, for each view that of its worst position."""
         bound = self.rows.stated_error(logits.reshape(-1, self.classes))
-        return bound.reshape(len(logits), -1).amax(1)
+        return bound.reshape(len(logits), self.layout.num_positions).amax(1)
 
     @property
     def _itemsize(self) -> int:

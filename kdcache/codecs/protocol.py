@@ -281,7 +281,7 @@ def _joined(planes: Tensor, dtype: "np.dtype[Any]") -> Tensor:
     for byte in range(width):  # a plane at a time: a transposing copy takes three times as long
         joined[..., byte] = planes[:, byte::width]
     numbers = joined.view(_TYPES[dtype.base.str[1:]])[..., 0]
-    return numbers.transpose(1, 2).reshape(views * pixels, -1)
+    return numbers.transpose(1, 2).reshape(views * pixels, size // width)
 
 
 def _unsigned(values: Tensor, dtype: "np.dtype[Any]") -> Tensor:

@@ -1,7 +1,8 @@
 """Maps of one or several heads: segmentation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from kdcache.positions.protocol import Layout, Segment, require_sizes
 
@@ -18,8 +19,14 @@ class Heads(Layout):
     sizes: tuple[tuple[int, int], ...]
     """Height and width of each head's map, the main head first."""
 
-    def __post_init__(self) -> None:
-        require_sizes(self.sizes, MOST_HEADS, "sizes")
+    @classmethod
+    def require(cls, values: Mapping[str, Any]) -> None:
+        """Check the sizes of the heads.
+
+        Raises:
+            UsageError: they are no pairs of integers, too many, or too large.
+        """
+        require_sizes(values["sizes"], MOST_HEADS, "sizes")
 
     @property
     def segments(self) -> tuple[Segment, ...]:

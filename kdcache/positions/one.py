@@ -1,7 +1,8 @@
 """One row of logits a view: classification."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from kdcache.positions.protocol import Layout, Segment
 
@@ -11,6 +12,10 @@ class One(Layout):
     """A single position."""
 
     kind: ClassVar[str] = "one"
+
+    @classmethod
+    def require(cls, values: Mapping[str, Any]) -> None:
+        """Nothing to check: there are no fields."""
 
     @property
     def segments(self) -> tuple[Segment, ...]:

@@ -1,7 +1,8 @@
 """Proposals with their boxes: two-stage detection."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,8 +34,14 @@ class Proposals(Layout):
     count: int
     """The most that a view may have."""
 
-    def __post_init__(self) -> None:
-        require_count(self.count, MOST_PROPOSALS, "count")
+    @classmethod
+    def require(cls, values: Mapping[str, Any]) -> None:
+        """Check the number of proposals.
+
+        Raises:
+            UsageError: it is no integer, or too large.
+        """
+        require_count(values["count"], MOST_PROPOSALS, "count")
 
     @property
     def segments(self) -> tuple[Segment, ...]:

@@ -3,7 +3,7 @@ are."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from math import prod
 from typing import Any, ClassVar
 
@@ -40,6 +40,18 @@ class Layout(ABC):
     has_boxes: ClassVar[bool] = False
     """Whether a view has its own number of positions, and each of them a box."""
 
+    def __post_init__(self) -> None:
+        self.require({field.name: getattr(self, field.name) for field in _fields(type(self))})
+
+    @classmethod
+    @abstractmethod
+    def require(cls, values: Mapping[str, Any]) -> None:
+        """Check the values of the fields, which may be anything.
+
+        Raises:
+            UsageError: one of another type or out of range.
+        """
+
     @property
     @abstractmethod
     def segments(self) -> tuple[Segment, ...]:
@@ -64,7 +76,7 @@ class Layout(ABC):
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest keeps: the kind and the fields."""
         content: dict[str, Any] = {"kind": self.kind}
-        for field in fields(self):  # type: ignore[arg-type]
+        for field in _fields(type(self)):
             content[field.name] = _as_lists(getattr(self, field.name))
         return content
 
@@ -75,13 +87,15 @@ class Layout(ABC):
         Raises:
             UsageError: a field that is absent, unknown, of another type or out of range.
         """
-        names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        names = [field.name for field in _fields(cls)]
         if sorted(content) != sorted(["kind", *names]):
             raise UsageError(
                 f"a layout of kind {cls.kind} has {quoted(sorted(content))}; it must have"
                 f" {sorted(['kind', *names])}"
             )
-        return cls(**{name: _as_tuples(content[name]) for name in names})
+        values = {name: _as_tuples(content[name]) for name in names}
+        cls.require(values)
+        return cls(**values)
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """Return the rows of each segment, `[views, positions of the segment, ...]`, of those of
@@ -125,6 +139,11 @@ def require_sizes(sizes: object, most: int, what: str) -> None:
             raise UsageError(f"{what} has {quoted(size)}; each must be a height and a width")
         for side in size:
             require_count(side, MOST_SIDE, f"a side of {what}")
+
+
+def _fields(cls: type[Layout]) -> tuple[Field[Any], ...]:
+    """Return the fields of a layout, a dataclass."""
+    return fields(cls)  # type: ignore[arg-type]
 
 
 def _as_lists(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """The levels of a feature pyramid, with anchors side by side: one-stage detection."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from kdcache.positions.protocol import (
     MOST_SEGMENTS,
@@ -25,9 +26,15 @@ class Pyramid(Layout):
     anchors: int = 1
     """How many there are at each place."""
 
-    def __post_init__(self) -> None:
-        require_sizes(self.levels, MOST_SEGMENTS, "levels")
-        require_count(self.anchors, MOST_ANCHORS, "anchors")
+    @classmethod
+    def require(cls, values: Mapping[str, Any]) -> None:
+        """Check the sizes of the levels and the number of anchors.
+
+        Raises:
+            UsageError: they are no integers, too many, or too large.
+        """
+        require_sizes(values["levels"], MOST_SEGMENTS, "levels")
+        require_count(values["anchors"], MOST_ANCHORS, "anchors")
 
     @property
     def segments(self) -> tuple[Segment, ...]:
