@@ -27,7 +27,7 @@ from measure import interleave, make_parser, report, spread
 from kdcache.codec_error.calibration import BATCH, TAUS
 from kdcache.codec_error.measure import codec_costs
 from kdcache.codec_error.samples import Pairs, pairs_from_npz
-from kdcache.codecs import Codec, LowRank, open_codec
+from kdcache.codecs import BasisCodec, Codec, open_codec
 
 CODECS = ["full:dtype=float16", "full:dtype=uint8", "full:dtype=uint4", "topk:k=10", "topk:k=100"]
 STEPS = (0.45, 0.7, 1.0, 2.0, 4.0)
@@ -122,7 +122,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def fitted(codec: Codec, logits: torch.Tensor, head: torch.Tensor | None) -> Codec:
-    return codec.fit(logits, head) if isinstance(codec, LowRank) else codec.fit(logits)
+    return codec.fit(logits, head) if isinstance(codec, BasisCodec) else codec.fit(logits)
 
 
 def encoder(codec: Codec, logits: torch.Tensor) -> Callable[[int], object]:
@@ -136,7 +136,7 @@ def decoders(codecs: dict[str, Codec], logits: torch.Tensor) -> dict[str, Callab
     for spec, codec in codecs.items():
         records = codec.encode(logits)
         variants[spec] = lambda _, codec=codec, records=records: codec.decode(records).probs(TAU)  # type: ignore[misc]
-        if isinstance(codec, LowRank) and codec.fitted is not None:
+        if isinstance(codec, BasisCodec) and codec.fitted is not None:
             integers = torch.randn(len(logits), len(codec.fitted.basis))
             basis = codec.fitted.basis
             variants[f"{spec} product"] = lambda _, a=integers, b=basis: torch.softmax(

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from kdcache.cache import Cache, Manifest, create_cache, record_layout
-from kdcache.codecs import Codec, fit_arrays
+from kdcache.codecs import Codec
 from kdcache.runtime.device import ComputeConfig
 from kdcache.views import load_recipe
 
@@ -90,7 +90,7 @@ def make_cache(path: Path, codec: Codec, rows: int, unit_rows: int | None = None
         skip_unreadable=False,
         made_by={},
     )
-    return create_cache(path, manifest, fit_arrays(codec))
+    return create_cache(path, manifest, codec.fit_arrays())
 
 
 def jpeg(

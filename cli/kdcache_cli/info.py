@@ -250,7 +250,11 @@ def _made_text(made_by: dict[str, Any]) -> str:
 
 
 def _maps_text(manifest: dict[str, Any]) -> str:
-    """Return what maps a view has; nothing for classification."""
+    """Return what maps or other positions a view has; nothing for classification."""
+    if manifest.get("positions"):
+        fields = {**manifest["positions"]}
+        kind = fields.pop("kind")
+        return f", {kind} of {', '.join(f'{name} {value}' for name, value in fields.items())}"
     if not manifest.get("sites"):
         return ""
     heads, height, width = manifest["sites"]

@@ -34,6 +34,7 @@ from kdcache.errors import (
     UsageError,
     quoted,
 )
+from kdcache.positions import One
 from kdcache.runtime.contrast import joined
 from kdcache.shapes import Records, Rows
 from kdcache.sources.tar_reader import TarReader
@@ -83,7 +84,7 @@ class Cache:
             self.manifest.codec,
             classes=self.manifest.classes,
             fit=self.fit(),
-            sites=self.manifest.sites,
+            layout=self.manifest.layout,
         )
         if codec.record_dtype != self.manifest.dtype:
             raise CacheError(
@@ -339,7 +340,8 @@ class Cache:
         records = np.empty(shape, self.manifest.dtype)
         try:
             decode(records.view(np.uint8).reshape(*shape, -1))
-            check_records(self.manifest.codec, records, self._pixel, self.manifest.classes)
+            classes = self.manifest.classes
+            check_records(self.manifest.codec, records, self._row, classes, self.manifest.layout)
             return records
         except (ValueError, CodecError) as error:
             raise DamagedUnitError(f"{where}: {error}") from error
@@ -577,14 +579,12 @@ class Cache:
         return f"cache {self}, {commit.name}", way_out
 
     @cached_property
-    def _pixel(self) -> "np.dtype[Any] | None":
-        """The dtype of a pixel's row, in a cache of maps; without fields where that takes a fit."""
-        codec = (
-            codec_from_dict(self.manifest.codec, classes=self.manifest.classes)
-            if self.manifest.sites
-            else None
-        )
-        return codec.record_dtype if codec else None
+    def _row(self) -> "np.dtype[Any] | None":
+        """The dtype of a position's row, where a view has several; without fields where that takes
+        a fit."""
+        if isinstance(self.manifest.layout, One):
+            return None
+        return codec_from_dict(self.manifest.codec, classes=self.manifest.classes).record_dtype
 
 
 def _integers(numbers: Rows | Sequence[int], what: str) -> Rows:

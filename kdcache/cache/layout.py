@@ -6,7 +6,7 @@ import numpy as np
 
 from kdcache.cache.arrays import arrays_digest
 from kdcache.cache.formats.zarr import ZarrFormat
-from kdcache.codecs import Codec, MapCodec, codec_to_dict, fit_arrays
+from kdcache.codecs import Codec, codec_to_dict
 from kdcache.errors import CodecError, UsageError
 from kdcache.shapes import Records
 
@@ -40,7 +40,7 @@ def record_layout(
             f"codec {codec.name} has no fit yet; fit it to a sample of the teacher's logits first"
         )
     width = codec.record_dtype.itemsize
-    fit = fit_arrays(codec)
+    fit = codec.fit_arrays()
     require_blocks(unit_rows, block)
     unit = unit_rows or -(-default_unit(width, rows) // block) * block
     chunk_bytes = codec.chunk_bytes if codec.chunk_bytes and codec.chunk_bytes < width else None
@@ -48,9 +48,7 @@ def record_layout(
         "codec": {**codec_to_dict(codec), **({"fit": arrays_digest(fit)} if fit else {})},
         "record_dtype": np.lib.format.dtype_to_descr(codec.record_dtype),
         "unit_rows": unit,
-        "chunk_rows": chunk_rows(
-            unit, chunk_bytes or width, least=1 if isinstance(codec, MapCodec) else 16
-        ),
+        "chunk_rows": chunk_rows(unit, chunk_bytes or width, least=codec.least_chunk_rows),
         "chunk_bytes": chunk_bytes,
         "zstd_level": codec.zstd_level,
     }

@@ -11,7 +11,7 @@ import numpy as np
 from kdcache.cache import stored_bytes
 from kdcache.codec_error.gradients import decoded_batches, gradient_error
 from kdcache.codec_error.samples import Pairs
-from kdcache.codecs import Codec, Full, LowRank, RowCodec
+from kdcache.codecs import BasisCodec, Codec, RowCodec, open_codec
 from kdcache.codecs.transform import Calibration
 from kdcache.errors import CodecError
 from kdcache.losses import dist_loss
@@ -19,7 +19,6 @@ from kdcache.views import keyed_permutation
 
 TAUS = (1.0, 4.0)
 BATCH = 256
-_MEASURED = 4096  # views of a codec that needs no fit; a quarter of them is measured on
 _MOST_LOGITS = 2**26  # 268 MB
 _MOST_HELD_OUT = 2048
 _FINEST = 0.01
@@ -54,9 +53,7 @@ class Fitted:
 def sample_views(codec: Codec) -> int:
     """Return how many views a codec is fitted to and measured on: fewer where there are many
     classes, to keep within memory."""
-    return min(
-        codec.views if isinstance(codec, LowRank) else _MEASURED, _MOST_LOGITS // codec.classes
-    )
+    return min(codec.views, _MOST_LOGITS // codec.classes)
 
 
 def fit_codec(codec: RowCodec, pairs: Pairs) -> Fitted:
@@ -69,7 +66,7 @@ def fit_codec(codec: RowCodec, pairs: Pairs) -> Fitted:
         CodecError: a target that cannot be met, or too few views.
     """
     seen, held_out = _parted(pairs)
-    if not isinstance(codec, LowRank):
+    if not isinstance(codec, BasisCodec):
         return Fitted(codec, codec, held_out)
     whole = _whole(pairs)
     trial = Calibration(seen.teacher, pairs.head)
@@ -77,7 +74,7 @@ def fit_codec(codec: RowCodec, pairs: Pairs) -> Fitted:
     return Fitted(codec.with_fit(whole.fit(step)), codec.with_fit(trial.fit(step)), held_out)
 
 
-def fit_default(codec: LowRank, pairs: Pairs) -> Fitted:
+def fit_default(codec: BasisCodec, pairs: Pairs) -> Fitted:
     """Return the codec where none is chosen: `codec`, at the coarsest of its step, a half, a
     quarter ... that is near enough.
 
@@ -93,12 +90,12 @@ def fit_default(codec: LowRank, pairs: Pairs) -> Fitted:
     if not measured.differ:
         measured = replace(held_out, student=held_out.student.roll(1, 0))
     for halving in range(_DEFAULT_HALVINGS + 1):
-        wanted = replace(codec, step=codec.step / 2**halving)
-        assert wanted.step is not None
-        trial = wanted.with_fit(calibration.fit(wanted.step))
+        step = codec.step / 2**halving
+        wanted = codec.with_step(step)
+        trial = wanted.with_fit(calibration.fit(step))
         if not measured.differ or max(_dist_errors(trial, measured).values()) <= DEFAULT_ERROR:
-            return Fitted(wanted.with_fit(_whole(pairs).fit(wanted.step)), trial, held_out)
-    full = Full(classes=codec.classes)
+            return Fitted(wanted.with_fit(_whole(pairs).fit(step)), trial, held_out)
+    full = open_codec("full", classes=codec.classes)
     return Fitted(full, full, held_out)
 
 
@@ -120,7 +117,9 @@ def _dist_errors(codec: Codec, pairs: Pairs) -> dict[float, float]:
     return {tau: error for tau, (error, _) in errors.items()}
 
 
-def _target_step(codec: LowRank, whole: Calibration, trial: Calibration, held_out: Pairs) -> float:
+def _target_step(
+    codec: BasisCodec, whole: Calibration, trial: Calibration, held_out: Pairs
+) -> float:
     """Return the coarsest step that meets an error, or the finest that meets a number of bytes.
 
     An error is that of `trial` on samples that it has not seen. Bytes are counted over the whole

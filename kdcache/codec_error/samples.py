@@ -18,7 +18,7 @@ from torch import Tensor
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.contents import checked_source
 from kdcache.cache.source_check import require_source
-from kdcache.codecs import codec_spec, is_exact
+from kdcache.codecs import codec_spec
 from kdcache.codecs.full import EXACT_DTYPES
 from kdcache.errors import CacheError, UsageError
 from kdcache.models.inference import run_models
@@ -187,7 +187,7 @@ def pairs_from_cache(
     """
     cache = open_cache(path)
     _require_rows(cache.manifest.task)
-    if not is_exact(cache.codec):
+    if not cache.codec.is_exact:
         exact = " or ".join(f"full:dtype={dtype}" for dtype in EXACT_DTYPES)
         raise CacheError(
             f"cache {path} holds {codec_spec(cache.codec)}; codecs are measured against exact"
@@ -239,22 +239,22 @@ def pairs_of_cache(cache: Cache, *, views: int) -> Pairs:
 
     Of a single seed the teacher is its own stand-in, which is enough to fit a codec on and not to
     measure one. Of maps it is so many pixels of the first seed, and the stand-in is the teacher on
-    the next pixel.
+    the next pixel; likewise of other positions.
 
     Args:
         cache: a cache with a complete seed.
         views: about how many rows to take.
     """
     seeds = cache.complete_seeds()[:2]
-    if cache.manifest.sites:
+    if cache.manifest.layout.sites:
         rows = _first_rows(cache, seeds[:1], min(views, _MAP_VIEWS))
-        maps = _cached(cache, seeds[0], rows)
-        return _of_pixels(
-            [
-                _pixels(one, int(row), -(-views // len(rows)))
-                for one, row in zip(maps, rows, strict=True)
-            ]
-        )
+        parts_of_views = []
+        for logits, row in zip(_cached(cache, seeds[0], rows), rows, strict=True):
+            # where a view has fewer proposals than it may have, zeros stand
+            there = logits[logits.any(1)] if cache.manifest.layout.has_boxes else logits
+            if len(there):
+                parts_of_views.append(_pixels(there, int(row), -(-views // len(rows))))
+        return _of_pixels(parts_of_views)
     rows = _first_rows(cache, seeds, views)
     parts = [_cached(cache, seed, rows) for seed in seeds]
     if len(parts) == 1:
@@ -382,9 +382,10 @@ def _of_maps(
 
 
 def _pixels(maps: Tensor, row: int, count: int) -> tuple[Logits, Logits, Rows]:
-    """Return pixels of a view's maps, their neighbours to the right, and their row for each."""
-    width = maps.shape[2]
-    flat = maps.float().flatten(0, 2)
+    """Return pixels of a view's maps, `[heads, height, width, classes]`, or of its positions,
+    `[positions, classes]`; their neighbours to the right, and their row for each."""
+    width = maps.shape[-2]
+    flat = maps.float().flatten(0, -2)
     at = keyed_permutation(len(flat), 0, row)[:count]
     neighbours = at - at % width + (at % width + 1) % width
     return flat[at], flat[neighbours], np.full(len(at), row)

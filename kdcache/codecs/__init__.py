@@ -1,27 +1,28 @@
 """Codecs: logits of a view <-> one fixed-width record."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
-
+from kdcache.codecs.basis import BasisCodec
 from kdcache.codecs.checks import check_records
-from kdcache.codecs.full import EXACT_DTYPES, Full
+from kdcache.codecs.full import Full
 from kdcache.codecs.lowrank import LowRank
-from kdcache.codecs.maps import MapCodec, row_codec, with_rows, with_sites
+from kdcache.codecs.positions import PositionCodec, row_codec, with_layout
 from kdcache.codecs.protocol import Codec, RowCodec
-from kdcache.codecs.tail import Tail, with_tail
+from kdcache.codecs.registry import (
+    codec_from_dict,
+    codec_spec,
+    codec_to_dict,
+    default_codec,
+    open_codec,
+    set_tail,
+)
+from kdcache.codecs.tail import Tail
 from kdcache.codecs.topk import TopK
-from kdcache.codecs.transform import Fit
-from kdcache.config.spec import Spec, build, choose, is_option, parse_spec
-from kdcache.errors import CodecError, UsageError
 
 __all__ = [
+    "BasisCodec",
     "Codec",
     "Full",
     "LowRank",
-    "MapCodec",
+    "PositionCodec",
     "RowCodec",
     "Tail",
     "TopK",
@@ -30,136 +31,8 @@ __all__ = [
     "codec_spec",
     "codec_to_dict",
     "default_codec",
-    "fit_arrays",
-    "is_exact",
     "open_codec",
     "row_codec",
     "set_tail",
-    "with_sites",
+    "with_layout",
 ]
-
-FEW_CLASSES = 64
-"""Up to here all logits in float16 take no more than 128 bytes."""
-
-_CODECS: dict[str, type[Any]] = {cls.name: cls for cls in (Full, LowRank, TopK)}
-
-
-def open_codec(text: str, *, classes: int) -> RowCodec:
-    """Return the codec that a spec names, such as `topk:k=16` or `full:dtype=float32`.
-
-    Raises:
-        UsageError: an unknown codec or option, of which the nearest is suggested, or an option out
-            of range.
-    """
-    spec = parse_spec(text)
-    if spec.arg is not None:
-        raise UsageError(
-            f"codec {text!r}: {spec.arg!r} is not key=value; write for example topk:k=16"
-        )
-    return _build(spec.name, spec.options, classes)
-
-
-def default_codec(classes: int) -> str:
-    """Return the spec of the codec for so many classes, where none is chosen (docs/results.md has
-    the measurements).
-
-    The step suits ordinary logits; `kdcache.codec_error.calibration.fit_default` takes a smaller
-    one where it does not.
-    """
-    return "full:dtype=float16" if classes <= FEW_CLASSES else "lowrank:step=2"
-
-
-def codec_to_dict(codec: Codec) -> dict[str, Any]:
-    """Return `{name, configuration}` as a manifest keeps it."""
-    codec = row_codec(codec)
-    unsaid = _unsaid(codec.name)
-    configuration = {
-        name: value for name, value in _options(codec).items() if unsaid.get(name) != value
-    }
-    return {"name": codec.name, "configuration": configuration}
-
-
-def codec_from_dict(
-    stored: Mapping[str, Any],
-    *,
-    classes: int,
-    fit: Mapping[str, np.ndarray] | None = None,
-    sites: Sequence[int] | None = None,
-) -> Codec:
-    """Return the codec that a manifest keeps, with the arrays of its fit if it has one, and for
-    maps if it names their sites.
-
-    Raises:
-        UsageError: a codec or option that this version does not know.
-        CodecError: arrays that are not a fit for these classes.
-    """
-    codec = _build(stored["name"], {**_unsaid(stored["name"]), **stored["configuration"]}, classes)
-    if fit is None:
-        return with_sites(codec, sites)
-    if not isinstance(codec, LowRank):
-        raise CodecError(f"codec {codec.name} has no fit, but its manifest names one")
-    return with_sites(codec.with_fit(Fit.from_arrays(fit, classes)), sites)
-
-
-def set_tail(codec: Codec, tail: Tail) -> Codec:
-    """Return `codec` with another tail policy for what it decodes; its records and its place in a
-    manifest stay as they are.
-
-    Raises:
-        UsageError: a codec that keeps every class.
-    """
-    return with_rows(codec, with_tail(row_codec(codec), tail))
-
-
-def is_exact(codec: Codec) -> bool:
-    """Return whether decoded logits are the teacher's but for the rounding of a float."""
-    rows = row_codec(codec)
-    return isinstance(rows, Full) and rows.dtype in EXACT_DTYPES
-
-
-def fit_arrays(codec: Codec) -> dict[str, np.ndarray]:
-    """Return the arrays of a codec's fit, which a cache keeps beside its records; none for codecs
-    that have nothing to fit."""
-    rows = row_codec(codec)
-    return rows.fitted.to_arrays() if isinstance(rows, LowRank) and rows.fitted else {}
-
-
-def codec_spec(codec: Codec) -> str:
-    """Return the spec that opens `codec`, without the options that are at their defaults unless
-    that leaves none."""
-    codec = row_codec(codec)
-    fields = dataclasses.fields(codec)  # type: ignore[arg-type]
-    defaults = {field.name: field.default for field in fields}
-    options = _options(codec)
-    told = {name: value for name, value in options.items() if value != defaults[name]}
-    return str(Spec(codec.name, None, told or options))
-
-
-def _options(codec: Codec) -> dict[str, Any]:
-    return {
-        name: value for name in _option_names(codec) if (value := getattr(codec, name)) is not None
-    }
-
-
-def _option_names(codec: Any) -> list[str]:
-    return [
-        field.name
-        for field in dataclasses.fields(codec)
-        if is_option(field) and field.name != "classes"
-    ]
-
-
-def _unsaid(name: str) -> Mapping[str, Any]:
-    """Return what a manifest means that does not say an option, for options that came later."""
-    unsaid: Mapping[str, Any] = getattr(_CODECS.get(name), "unsaid", {})
-    return unsaid
-
-
-def _build(name: str, options: Mapping[str, Any], classes: int) -> RowCodec:
-    choose(name, _CODECS, "codec")
-    if "classes" in options:
-        raise UsageError(f"codec {name}: classes come from the source, they are not an option")
-    for option in options:
-        choose(option, _option_names(_CODECS[name]), f"codec {name} key")
-    codec: RowCodec = build(_CODECS[name], {**options, "classes": classes}, f"codec {name}")
-    return codec

@@ -12,6 +12,7 @@ import numpy as np
 
 from kdcache.codecs.protocol import LARGEST
 from kdcache.errors import CodecError
+from kdcache.positions import MOST_COORDINATE, Layout
 from kdcache.shapes import Records
 
 _MOST_PAIRED = 64
@@ -24,23 +25,33 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def check_records(
-    stored: Mapping[str, Any], records: Records, row: "np.dtype[Any] | None", classes: int
+    stored: Mapping[str, Any],
+    records: Records,
+    row: "np.dtype[Any] | None",
+    classes: int,
+    layout: Layout | None = None,
 ) -> None:
     """Check that a loss can use the records: numbers that are finite and not huge, variances, and
-    each class once.
+    each class once; boxes near their view, and no more of them than there may be.
 
     Args:
         stored: the codec as a manifest keeps it.
-        records: of any shape, or of maps, whose pixels' rows lie in them byte by byte.
-        row: of a pixel, in records of maps; None where any bytes will do, as those of `lowrank`.
+        records: of any shape, or of several positions, whose rows lie in them byte by byte.
+        row: of a position, in records of several; None, or without fields, where any bytes will do,
+            as those of `lowrank`.
         classes: their number.
+        layout: what the positions are; of maps of one size the records tell.
 
     Raises:
         CodecError: NaN, infinity, a huge number, a negative variance, a class beyond the last, or a
             class twice.
     """
     is_bfloat16 = stored["configuration"].get("dtype") == "bfloat16"
-    if "maps" not in (records.dtype.names or ()):
+    if layout is not None and layout.has_boxes:
+        _check_boxes(records, layout.num_positions)
+    if layout is not None and row is not None and not layout.maps:
+        _check_segments(records, row, classes, layout, is_bfloat16=is_bfloat16)
+    elif "maps" not in (records.dtype.names or ()):
         _check_rows(records, classes, is_bfloat16=is_bfloat16)
     elif row is not None and row.itemsize:
         for number, maps in enumerate(records["maps"].reshape(-1, *records.dtype["maps"].shape)):
@@ -51,6 +62,36 @@ def check_records(
                 f"a pixel of record {number % records.shape[-1]}",
                 is_bfloat16=is_bfloat16,
             )
+
+
+def _check_segments(
+    records: Records,
+    row: "np.dtype[Any]",
+    classes: int,
+    layout: Layout,
+    *,
+    is_bfloat16: bool,
+) -> None:
+    """Check the rows of every segment of a layout, a record at a time."""
+    if not row.itemsize:
+        return
+    for segment in layout.segments:
+        of_all = records[segment.name].reshape(-1, row.itemsize, segment.num_positions)
+        for number, planes in enumerate(of_all):
+            where = f"{segment.name} of record {number % records.shape[-1]}"
+            _check_maps(planes[None], row, classes, where, is_bfloat16=is_bfloat16)
+
+
+def _check_boxes(records: Records, most: int) -> None:
+    """Check where proposals lie, and how many a view has."""
+    is_near = np.abs(records["boxes"]) <= MOST_COORDINATE  # which NaN is not either
+    _refuse_rows(
+        records,
+        ~is_near.all((-1, -2)),
+        f"NaN, infinity or a side past {MOST_COORDINATE:.0f} pixels",
+        "boxes",
+    )
+    _refuse_rows(records, records["count"] > most, f"more than {most} proposals", "count")
 
 
 def _check_rows(records: Records, classes: int, *, is_bfloat16: bool) -> None:
@@ -130,8 +171,8 @@ def _has_neighbours(numbers: np.ndarray, classes: int) -> Mask:
 def _check_maps(
     maps: np.ndarray, row: "np.dtype[Any]", classes: int, where: str, *, is_bfloat16: bool
 ) -> None:
-    """Check the rows of a view's pixels, uint8 `[heads, bytes of a row, height, width]`, without
-    putting them together."""
+    """Check the rows of a view's pixels, uint8 `[heads, bytes of a row, height, width]`, or of a
+    segment's positions, `[1, bytes of a row, positions]`, without putting them together."""
     for name in row.names or ():
         size = row[name].base.itemsize
         kind = "bfloat16" if is_bfloat16 else row[name].base.str[1:]
@@ -178,7 +219,7 @@ def _is_class_repeated(maps: np.ndarray, numbers: np.ndarray, classes: int) -> b
 
 def _values(maps: np.ndarray, row: "np.dtype[Any]", name: str, upper: int) -> np.ndarray:
     """Return a field's numbers, or so many of their upper bytes, as unsigned integers `[heads,
-    numbers, height, width]`."""
+    numbers, height, width]`, or `[1, numbers, positions]`."""
     start, size = row.fields[name][1], row[name].base.itemsize  # type: ignore[index]
     planes = maps[:, start : start + size * prod(row[name].shape)]
     if upper == 1:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.codecs.protocol import checked, narrowed, to_fields
+from kdcache.codecs.protocol import CodecDefaults, checked, narrowed, to_fields
 from kdcache.shapes import Logits, PerRow, Records
 from kdcache.soft_targets import DenseTargets
 
@@ -19,12 +19,11 @@ _STEPS = {"uint8": 255, "uint4": 15}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Full:
+class Full(CodecDefaults):
     """The codec `full`: `[classes]` values per record."""
 
     name: ClassVar[str] = "full"
     keeps_all: ClassVar[bool] = True
-    chunk_bytes: ClassVar[int | None] = None
     zstd_level: ClassVar[int] = 5
     classes: int
     dtype: Literal["float32", "float16", "bfloat16", "uint8", "uint4"] = "float16"
@@ -41,9 +40,10 @@ class Full:
             fields += [("offset", "<f4"), ("scale", "<f4")]
         return np.dtype(fields)
 
-    def fit(self, logits: Logits) -> "Full":
-        """Return this codec; it has nothing to fit."""
-        return self
+    @property
+    def is_exact(self) -> bool:
+        """Whether the logits are stored as floats."""
+        return self.dtype in EXACT_DTYPES
 
     def encode(self, logits: Logits) -> Records:
         """Return records of all classes.

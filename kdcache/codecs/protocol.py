@@ -1,7 +1,8 @@
 """What a codec is: logits of a view <-> one fixed-width record."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from kdcache.soft_targets import SoftTargets
 LARGEST = 2.0**40
 """Logits, and all numbers in records, are below: float32 then holds the sum of the squares of a
 million of them."""
+_MEASURED = 4096
+"""Views in the sample of a codec that needs no fit; a quarter of them is measured on."""
 
 
 @runtime_checkable
@@ -41,9 +44,25 @@ class Codec(Protocol):
         """Whether every class's logit is in the record; a loss may need the label's."""
 
     @property
+    def keeps_mean(self) -> bool:
+        """Whether the mean of a row of logits is in the record; no softmax sees it."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether decoded logits are the teacher's but for the rounding of a float."""
+
+    @property
+    def views(self) -> int:
+        """How many views a sample has that the codec is fitted to and measured on."""
+
+    @property
     def chunk_bytes(self) -> int | None:
         """How many bytes of each record the store compresses together, at best; None for whole
         records."""
+
+    @property
+    def least_chunk_rows(self) -> int:
+        """How many records a chunk of the store has at least."""
 
     @property
     def record_dtype(self) -> "np.dtype[Any]":
@@ -51,6 +70,17 @@ class Codec(Protocol):
 
     def fit(self, logits: ViewLogits) -> "Codec":
         """Return this codec fitted to a calibration sample; itself, if it has nothing to fit."""
+
+    def fit_arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays of the fit, which a cache keeps beside its records; none before the
+        fit, or where there is nothing to fit."""
+
+    def with_fit_arrays(self, arrays: Mapping[str, np.ndarray]) -> "Codec":
+        """Return this codec with the fit whose arrays a cache keeps.
+
+        Raises:
+            CodecError: arrays that are no fit of this codec.
+        """
 
     def encode(self, logits: ViewLogits) -> Records:
         """Return one record per view.
@@ -61,6 +91,14 @@ class Codec(Protocol):
 
     def decode(self, records: Records, device: torch.device | str = "cpu") -> SoftTargets:
         """Return the soft targets, decoded on `device`."""
+
+    def nearest(self, records: Records, exact: Logits) -> Logits:
+        """Return the logits nearest to `exact` that the records allow, `[rows, classes]`: those
+        decoded, but where a record says only how large a logit may be."""
+
+    def clipped(self, logits: ViewLogits) -> Tensor | None:
+        """Return which rows lose more to clipping than to rounding, bool `[rows]`; None of a codec
+        that does not clip."""
 
     def stated_error(self, logits: ViewLogits) -> PerRow:
         """Return a bound on |decoded - exact| of the logits that a record keeps, one per view."""
@@ -74,8 +112,65 @@ class RowCodec(Codec, Protocol):
     def fit(self, logits: Logits) -> "RowCodec":
         """Return this codec fitted to a calibration sample; itself, if it has nothing to fit."""
 
+    def with_fit_arrays(self, arrays: Mapping[str, np.ndarray]) -> "RowCodec":
+        """Return this codec with the fit whose arrays a cache keeps."""
+
     def from_fields(self, fields: Mapping[str, Tensor]) -> SoftTargets:
         """Return the rows whose records have these fields, see `to_fields`, on their device."""
+
+
+Own = TypeVar("Own", bound="CodecDefaults")
+
+
+class CodecDefaults(ABC):
+    """What is true of a codec of rows that has nothing to fit, unless it says otherwise."""
+
+    name: ClassVar[str]
+    keeps_mean: ClassVar[bool] = True
+    least_chunk_rows: ClassVar[int] = 16
+
+    @property
+    def is_exact(self) -> bool:
+        """False: something is lost beside the rounding of a float."""
+        return False
+
+    @property
+    def views(self) -> int:
+        """As many as tell a difference between codecs."""
+        return _MEASURED
+
+    @property
+    def chunk_bytes(self) -> int | None:
+        """None: a chunk has whole records."""
+        return None
+
+    @abstractmethod
+    def decode(self, records: Records, device: torch.device | str = "cpu") -> SoftTargets:
+        """Return the soft targets, decoded on `device`."""
+
+    def fit(self: Own, logits: Logits) -> Own:
+        """Return this codec; it has nothing to fit."""
+        return self
+
+    def fit_arrays(self) -> dict[str, np.ndarray]:
+        """Return no arrays; there is nothing to fit."""
+        return {}
+
+    def with_fit_arrays(self: Own, arrays: Mapping[str, np.ndarray]) -> Own:
+        """Refuse the arrays of a fit.
+
+        Raises:
+            CodecError: always.
+        """
+        raise CodecError(f"codec {self.name} has no fit, but its manifest names one")
+
+    def nearest(self, records: Records, exact: Logits) -> Logits:
+        """Return the decoded logits: the records hold all of them."""
+        return self.decode(records).logits()
+
+    def clipped(self, logits: Logits) -> Tensor | None:
+        """Return None; nothing is clipped."""
+        return None
 
 
 def checked(logits: Logits, classes: int) -> Logits:
@@ -186,7 +281,7 @@ def _joined(planes: Tensor, dtype: "np.dtype[Any]") -> Tensor:
     for byte in range(width):  # a plane at a time: a transposing copy takes three times as long
         joined[..., byte] = planes[:, byte::width]
     numbers = joined.view(_TYPES[dtype.base.str[1:]])[..., 0]
-    return numbers.transpose(1, 2).reshape(views * pixels, -1)
+    return numbers.transpose(1, 2).reshape(views * pixels, size // width)
 
 
 def _unsigned(values: Tensor, dtype: "np.dtype[Any]") -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.codecs.protocol import checked, narrowed, to_fields
+from kdcache.codecs.protocol import CodecDefaults, checked, narrowed, to_fields
 from kdcache.codecs.tail import Tail, levelled, student_weights
 from kdcache.config.spec import not_an_option
 from kdcache.errors import UsageError
@@ -29,7 +29,7 @@ range."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopK:
+class TopK(CodecDefaults):
     """The codec `topk`: `k` logits in float16, their classes, and three numbers on the tail."""
 
     name: ClassVar[str] = "topk"
@@ -86,10 +86,6 @@ class TopK:
         """Logits apart from what follows."""
         return 2 * self.k
 
-    def fit(self, logits: Logits) -> "TopK":
-        """Return this codec; it has nothing to fit."""
-        return self
-
     def encode(self, logits: Logits) -> Records:
         """Return records of the k largest logits; equal logits come in the order of their classes.
 
@@ -140,6 +136,19 @@ class TopK:
     def from_fields(self, fields: Mapping[str, Tensor]) -> "TopKRows":
         """Return the rows whose records have these fields."""
         return TopKRows(self, fields)
+
+    def nearest(self, records: Records, exact: Logits) -> Logits:
+        """Return the decoded logits of the classes that are kept; the others as near to `exact` as
+        a record allows.
+
+        Of a class that it dropped, a record says that it is no larger than the smallest that it
+        keeps. Two classes that changed places at rank k would look far apart otherwise.
+        """
+        logits = self.decode(records).logits()
+        places = torch.from_numpy(records["classes"].astype(np.int64))
+        is_kept = torch.zeros_like(logits, dtype=torch.bool).scatter(1, places, True)
+        smallest = logits.masked_fill(~is_kept, torch.inf).amin(dim=1, keepdim=True)
+        return torch.where(is_kept, logits, exact.minimum(smallest))
 
     def stated_error(self, logits: Logits) -> PerRow:
         """Return half a unit of the last bit kept, at the largest magnitude among the k kept

@@ -12,6 +12,7 @@ from torch import nn
 
 from kdcache.cache import Cache, Manifest, library_versions, open_cache, record_layout, tar_layout
 from kdcache.cache.documents.manifest import MANIFEST
+from kdcache.cache.documents.positions import layout_fields
 from kdcache.cache.layout import require_blocks
 from kdcache.cache.opening import open_objects, probe_new
 from kdcache.cache.source_list import SourceList
@@ -26,15 +27,14 @@ from kdcache.codec_error.calibration import (
 from kdcache.codec_error.gradients import is_far
 from kdcache.codec_error.samples import pairs_of_models
 from kdcache.codecs import (
+    BasisCodec,
     Codec,
-    LowRank,
     RowCodec,
     codec_spec,
     default_codec,
-    is_exact,
     open_codec,
     row_codec,
-    with_sites,
+    with_layout,
 )
 from kdcache.config.files import dump_config, parse_seeds
 from kdcache.dump.config import DumpConfig
@@ -49,6 +49,7 @@ from kdcache.models.model import (
     state_sha256,
     tried_model,
 )
+from kdcache.positions import layout_of_sites
 from kdcache.runtime.console import LINE_SECONDS, log, own_name, say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import own_place
@@ -180,16 +181,16 @@ def prepare(config: DumpConfig, given: Given = NOTHING_GIVEN, *, is_plan: bool =
     codec = open_codec(config.codec or default_codec(classes), classes=classes)
     task = task_of(opened)
     teacher = _teacher(config, given, recipe, classes=classes, task=task)
-    if not is_exact(codec) or config.content_digests:
+    if not codec.is_exact or config.content_digests:
         _await_first_worker(open_objects(config.cache))
     held = open_cache(config.cache) if open_objects(config.cache).exists(MANIFEST) else None
     data = known_source(config, opened, held, is_plan=is_plan)
     source = data.source
     codec = row_codec(_held_codec(held, config.codec, classes)) if held else codec
     stored = _stored(config, seeds, source, held)
-    measures = held is None and (is_plan or not is_exact(codec))
+    measures = held is None and (is_plan or not codec.is_exact)
     fitted = _fitted(config, codec, source, recipe, teacher) if measures else None
-    whole = with_sites(fitted.codec if fitted else codec, teacher.sites)
+    whole = with_layout(fitted.codec if fitted else codec, layout_of_sites(teacher.sites))
     errors = fitted.errors if fitted else held.manifest.gradient_error if held else {}
     manifest = _manifest(config, data, recipe, teacher, codec=whole, stored=stored)
     return Job(
@@ -264,7 +265,7 @@ def _fitted(
     config: DumpConfig, codec: RowCodec, source: Source, recipe: Recipe, teacher: VisionModel
 ) -> Fitted:
     """Return the codec fitted to, and measured on, a sample of the teacher's own views."""
-    wanted = _EXACT_VIEWS if is_exact(codec) else sample_views(codec)
+    wanted = _EXACT_VIEWS if codec.is_exact else sample_views(codec)
     # of maps it is pixels, of which there are enough
     views = wanted if teacher.sites else min(wanted, 2 * len(source))
     what = "pixels of the teacher's maps" if teacher.sites else "views of the teacher"
@@ -273,7 +274,7 @@ def _fitted(
     pairs = pairs_of_models(
         [teacher], source, recipe, views=views, compute=Compute(config.compute), **settings
     )
-    if config.codec is not None or not isinstance(codec, LowRank):
+    if config.codec is not None or not isinstance(codec, BasisCodec):
         return fit_codec(codec, pairs)
     fitted = fit_default(codec, pairs)
     if codec_spec(fitted.codec) != codec_spec(codec):
@@ -283,7 +284,7 @@ def _fitted(
 
 def _tell_choice(fitted: Fitted) -> None:
     """Say which codec was taken in the place of the usual default, and why."""
-    coarser = "no coarser step" if isinstance(fitted.codec, LowRank) else "no step of lowrank"
+    coarser = "no coarser step" if isinstance(fitted.codec, BasisCodec) else "no step of lowrank"
     turned = (
         f", which turns DIST's gradient by {_told(fitted.errors)} of its norm"
         if fitted.errors
@@ -365,7 +366,7 @@ def _manifest(
     )
     return Manifest(
         task=task_of(source),
-        sites=list(teacher.sites) or None,
+        **layout_fields(layout_of_sites(teacher.sites)),
         classes=config.teacher_classes or source.classes,
         rows=len(source),
         source=data.fields,

@@ -14,7 +14,7 @@ from kdcache.cache.opening import open_objects
 from kdcache.cache.storage.objects import is_address
 from kdcache.cache.writing import encode_unit
 from kdcache.codec_error.measure import fitted_gradients
-from kdcache.codecs import codec_spec, fit_arrays
+from kdcache.codecs import codec_spec
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import Job, prepare, probe_place
 from kdcache.dump.unit import stored_samples
@@ -145,7 +145,7 @@ def _times(manifest: Manifest, num_left: int, rate: float, world_size: int) -> d
 def _num_files(job: Job, cache: Cache) -> int:
     """Return the files of the whole dump: of its seeds, manifest, request, zarr's group of seeds,
     fit and list."""
-    beside = [fit_arrays(job.codec), job.listing.arrays if job.listing is not None else {}]
+    beside = [job.codec.fit_arrays(), job.listing.arrays if job.listing is not None else {}]
     beside_files = sum(2 + 2 * len(group) for group in beside if group)
     groups = 1 if job.manifest.store == "zarr" else 0
     return 2 + groups + _num_files_of_seeds(job, cache) + beside_files

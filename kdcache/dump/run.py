@@ -12,7 +12,6 @@ from kdcache.cache import Cache, Commit, create_cache
 from kdcache.cache.coverage import ask_for
 from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.writing import require_manifest, start_seed
-from kdcache.codecs import fit_arrays
 from kdcache.config.files import seeds_text
 from kdcache.config.spec import build
 from kdcache.dump.config import DumpConfig
@@ -174,7 +173,7 @@ def run_dump(config: DumpConfig, given: Given = NOTHING_GIVEN) -> dict[str, Any]
     cache = create_cache(
         config.cache,
         job.manifest,
-        fit_arrays(job.codec),
+        job.codec.fit_arrays(),
         source=listed,
         any_codec=config.codec is None,
     )

@@ -10,7 +10,7 @@ from kdcache.cache.documents.commit import seed_entry
 from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writer import writer_name
 from kdcache.cache.writing import commit_unit
-from kdcache.codecs import Codec, LowRank, codec_spec
+from kdcache.codecs import Codec, codec_spec
 from kdcache.errors import SourceError, UnreadableSampleError, shortened
 from kdcache.runtime.console import say
 from kdcache.shapes import Records, Rows, ViewLogits
@@ -210,11 +210,8 @@ def _stored(source: Source, index: int, label: int, has_image: bool) -> StoredSa
 def clipped_share(codec: Codec, logits: ViewLogits) -> dict[str, float]:
     """Return `clipped`, the share of rows that lose more to clipping than to rounding, of a codec
     that clips; none of maps."""
-    return (
-        {"clipped": float(codec.clipped(logits).float().mean())}
-        if isinstance(codec, LowRank)
-        else {}
-    )
+    clipped = codec.clipped(logits)
+    return {} if clipped is None else {"clipped": float(clipped.float().mean())}
 
 
 def tell_clipped(cache: Cache, commits: Sequence[Commit]) -> None:

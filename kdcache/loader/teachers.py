@@ -20,6 +20,7 @@ from kdcache.losses import Need
 from kdcache.models.first_batch import require_finite, tell_no_logits
 from kdcache.models.inference import model_code
 from kdcache.models.model import VisionModel, open_model, state_sha256
+from kdcache.positions import Heads, layout_of_sites
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.shapes import Rows, Size, size_text
@@ -28,10 +29,10 @@ from kdcache.soft_targets import (
     DenseTargets,
     JoinedTargets,
     MappedTargets,
-    MapTargets,
+    SegmentTargets,
     SoftTargets,
-    as_maps,
-    per_head,
+    by_segment,
+    per_segment,
 )
 from kdcache.targets import task_of
 from kdcache.tasks.segmentation import upsampled
@@ -113,7 +114,7 @@ class CachedTeacher:
         cached = self._codec.decode(
             self._reader.gather(rows[~missing], seeds[~missing]), self._compute.device
         )
-        joined: SoftTargets = per_head(partial(_joined, inside), cached, online)
+        joined: SoftTargets = per_segment(partial(_joined, inside), cached, online)
         return joined
 
 
@@ -149,7 +150,7 @@ class MappedTeacher:
 
     def rows(self, batch: Batch) -> SoftTargets:
         """Return the soft targets by the student's classes."""
-        mapped: SoftTargets = per_head(
+        mapped: SoftTargets = per_segment(
             lambda rows: MappedTargets(rows, self._classes, self._num_classes),
             self._teacher.rows(batch),
         )
@@ -174,7 +175,7 @@ class AveragedTeacher:
 
     def rows(self, batch: Batch) -> SoftTargets:
         """Return the mean of the teachers' rows."""
-        averaged: SoftTargets = per_head(
+        averaged: SoftTargets = per_segment(
             lambda *rows: AveragedTargets(rows, self._weights),
             *(teacher.rows(batch) for teacher in self._teachers),
         )
@@ -207,7 +208,7 @@ class OnlineTeacher:
             require_finite(self._opened, logits)
             tell_no_logits(self._opened, logits)
         self._is_first = False
-        return as_maps(logits)
+        return by_segment(logits, layout_of_sites(self.sites))
 
 
 class ResampledTeacher:
@@ -223,15 +224,17 @@ class ResampledTeacher:
         """Do as the teacher does."""
         return self._teacher.start(seeds, following)
 
-    def rows(self, batch: Batch) -> MapTargets:
+    def rows(self, batch: Batch) -> SegmentTargets:
         """Return the teacher's maps at the student's size; align_corners is false, as in all
         upsampling here."""
         rows = self._teacher.rows(batch)
-        assert isinstance(rows, MapTargets)
-        heads = [one.logits().reshape(len(batch.rows), *rows.size, -1) for one in rows.heads]
-        size = self._size
-        planes = [upsampled(one, size).permute(0, 2, 3, 1).flatten(0, 2) for one in heads]
-        return MapTargets([DenseTargets(one) for one in planes], size)
+        assert isinstance(rows, SegmentTargets) and rows.layout.maps
+        _, *size = rows.layout.maps
+        heads = []
+        for head in rows.heads:
+            maps = upsampled(head.logits().reshape(len(batch.rows), *size, -1), self._size)
+            heads.append(DenseTargets(maps.permute(0, 2, 3, 1).flatten(0, 2)))
+        return SegmentTargets(heads, Heads((self._size,) * len(heads)))
 
 
 class NoTeacher:
@@ -319,6 +322,11 @@ def _cached(
     compute: Compute,
     sites: Sequence[int] | None,
 ) -> Teacher:
+    if sites is not None and use.cache.manifest.positions is not None:
+        raise UsageError(
+            f"cache {use.cache} holds logits of {use.cache.manifest.layout.kind}, which no task of"
+            " this kdcache trains on; read it in a loop of your own, segment by segment"
+        )
     cached = CachedTeacher(use.cache, use.reader(), compute, tail=config.tail, fallback=online)
     teacher = _at_size_of(sites, cached, use.cache.manifest.sites or ())
     return (

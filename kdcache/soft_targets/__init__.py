@@ -6,18 +6,18 @@ from kdcache.soft_targets.combined import (
     MappedTargets,
     PickedTargets,
 )
-from kdcache.soft_targets.maps import MapTargets, as_maps, heads_of, per_head
 from kdcache.soft_targets.protocol import DenseTargets, SoftTargets
+from kdcache.soft_targets.segments import SegmentTargets, by_segment, per_segment, segments_of
 
 __all__ = [
     "AveragedTargets",
     "DenseTargets",
     "JoinedTargets",
-    "MapTargets",
     "MappedTargets",
     "PickedTargets",
+    "SegmentTargets",
     "SoftTargets",
-    "as_maps",
-    "heads_of",
-    "per_head",
+    "by_segment",
+    "per_segment",
+    "segments_of",
 ]

@@ -22,6 +22,7 @@ class ClassLabel:
     suffix: ClassVar[str] = "cls"
     follows_views: ClassVar[bool] = False
     has_maps: ClassVar[bool] = False
+    layouts: ClassVar[frozenset[str]] = frozenset({"one"})
     is_small: ClassVar[bool] = True
 
     def checked(self, target: Any, image: Image.Image, classes: int, name: str) -> int:

@@ -23,6 +23,7 @@ class ClassMask:
     suffix: ClassVar[str] = "mask.png"
     follows_views: ClassVar[bool] = True
     has_maps: ClassVar[bool] = True
+    layouts: ClassVar[frozenset[str]] = frozenset({"heads"})
     is_small: ClassVar[bool] = False
 
     def checked(self, target: Any, image: Image.Image, classes: int, name: str) -> Image.Image:

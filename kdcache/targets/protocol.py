@@ -33,7 +33,8 @@ class TargetKind(Protocol):
     """Whether it goes where its image goes, so that a recipe has to take it along."""
     has_maps: ClassVar[bool]
     """Whether a model's logits for it are maps."""
-
+    layouts: ClassVar[frozenset[str]]
+    """Kinds of layouts of which a model's logits for it may be."""
     is_small: ClassVar[bool]
     """Whether its file has few bytes, which are looked at where a tar's index is made."""
 

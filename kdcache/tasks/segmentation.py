@@ -18,7 +18,7 @@ from kdcache.errors import UsageError
 from kdcache.losses import Loss
 from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, SmallMasks, ViewLogits
-from kdcache.soft_targets import PickedTargets, SoftTargets, heads_of
+from kdcache.soft_targets import PickedTargets, SoftTargets, segments_of
 from kdcache.targets import ClassMask
 from kdcache.tasks.label_notes import class_text, missing_classes
 
@@ -63,7 +63,7 @@ class Segmentation:
         """Return the terms summed over the heads; a head that the teacher lacks learns from the
         labels alone."""
         masks = labels.first
-        theirs = heads_of(teacher)
+        theirs = segments_of(teacher)
         sums: dict[str, Scalar] = {}
         for head in range(logits.shape[1]):
             maps = logits[:, head]

@@ -3,7 +3,6 @@ images."""
 
 import dataclasses
 import itertools
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from kdcache.cache import (
     Cache,
@@ -29,19 +30,15 @@ from kdcache.cache.writing import commit_unit, require_written, start_seed
 from kdcache.codec_error.calibration import fit_codec, sample_views
 from kdcache.codec_error.samples import pairs_of_cache
 from kdcache.codecs import (
+    BasisCodec,
     Codec,
-    Full,
-    LowRank,
-    MapCodec,
     RowCodec,
-    TopK,
     codec_spec,
-    fit_arrays,
-    is_exact,
     open_codec,
     row_codec,
-    with_sites,
+    with_layout,
 )
+from kdcache.codecs.conversion import converted, needs_scale, scale_of, why_not
 from kdcache.config.files import parse_seeds
 from kdcache.dump.unit import tell_clipped
 from kdcache.errors import CacheError, MismatchError, UsageError
@@ -50,9 +47,6 @@ from kdcache.runtime.stopping import heeding, look, until_asked
 from kdcache.shapes import Records
 
 _LOGITS_AT_ONCE = 2**24  # decoded together, 67 MB
-_COARSE_TO_FINE = ("uint4", "uint8", "bfloat16", "float16", "float32")
-_MANTISSA = {"float32": 10, "float16": 10}
-_LOSSY_MANTISSA = 7
 
 
 def recode_cache(
@@ -117,115 +111,20 @@ def recode_cache(
     }
 
 
-def why_not(held: Codec, wanted: Codec, scale: float = 0.0) -> str | None:
-    """Return why records of `wanted` cannot be made from those of `held`, with the way out, or None
-    if they can.
-
-    They cannot if they would seem to know what `held` does not: classes that it dropped, or finer
-    values than it kept. `scale` is what `full` in 8 or 4 bits rounds logits to: its records say,
-    not its codec.
-    """
-    if codec_spec(held) == codec_spec(wanted):
-        return "it has that codec already: copy the folder"
-    if isinstance(wanted, TopK):
-        return _why_not_topk(held, wanted)
-    if isinstance(held, TopK):
-        return (
-            f"of {held.classes} classes it keeps the {held.k} largest: dump again, or choose topk"
-            " with a smaller k"
-        )
-    return (
-        _why_not_lowrank(held, wanted, scale)
-        if isinstance(wanted, LowRank)
-        else _why_not_full(held, wanted)
-    )
-
-
-def _why_not_full(held: Codec, wanted: Codec) -> str | None:
-    if not (isinstance(held, Full) and isinstance(wanted, Full)):
-        return (
-            "its logits are quantised on a basis: dump again, or choose lowrank with a larger step,"
-            " or topk"
-        )
-    rank = _COARSE_TO_FINE.index(held.dtype)
-    if _COARSE_TO_FINE.index(wanted.dtype) <= rank:
-        return None
-    others = ", ".join(
-        ["lowrank", "topk", *(f"full:dtype={dtype}" for dtype in _COARSE_TO_FINE[:rank])]
-    )
-    return (
-        f"{wanted.dtype} is finer than the {held.dtype} it holds: dump again, or choose from"
-        f" {others}"
-    )
-
-
-def _why_not_topk(held: Codec, wanted: TopK) -> str | None:
-    if isinstance(held, TopK):
-        if wanted.k > held.k:
-            return (
-                f"it keeps {held.k} logits, not {wanted.k}: dump again, or choose k up to {held.k}"
-            )
-        if wanted.tau != held.tau:
-            return (
-                f"the mass of its tail is exact at tau {held.tau:g} only: dump again, or give"
-                f" tau={held.tau:g}"
-            )
-        most = held.mantissa
-    else:
-        most = (
-            _MANTISSA.get(held.dtype, _LOSSY_MANTISSA)
-            if isinstance(held, Full)
-            else _LOSSY_MANTISSA
-        )
-    if wanted.mantissa > most:
-        return (
-            f"it does not hold {wanted.mantissa} bits of each logit: dump again, or give"
-            f" mantissa={most} or less"
-        )
-    return None
-
-
-def _why_not_lowrank(held: Codec, wanted: LowRank, scale: float) -> str | None:
-    if wanted.error is not None and not is_exact(held):
-        return (
-            "an error is measured against exact logits, which it does not hold: give step= or"
-            " bytes="
-        )
-    step = wanted.fitted.step if wanted.fitted else wanted.step
-    if isinstance(held, LowRank) and held.fitted and step is not None and step <= held.fitted.step:
-        own = f"{held.fitted.step:.3g}"
-        return (
-            f"step {step:.3g} is no coarser than its own, {own}: dump again, or give a larger step"
-            " or fewer bytes"
-        )
-    if isinstance(held, Full) and step is not None and step < scale:
-        rounds = f"the {scale:.3g} that {held.dtype} rounds its logits to"
-        return (
-            f"step {step:.3g} is finer than {rounds}: dump again, or give a larger step or fewer"
-            " bytes"
-        )
-    return None
-
-
-def _scale(source: Cache) -> float:
-    """Return what a cache of `full` in 8 or 4 bits rounds logits to, the median over the rows of a
-    unit; of others 0."""
-    codec = source.codec
-    if "scale" not in (row_codec(codec).record_dtype.names or ()):
+def _scale(source: Cache, wanted: Codec) -> float:
+    """Return what the cache's codec rounds logits to, over the rows of a unit; 0 where that does
+    not matter."""
+    if not needs_scale(source.codec, wanted):
         return 0.0
     first = int(source.is_held.argmax())  # of a subset a unit may hold none
     records = source.read_unit(
         source.commit_of(source.complete_seeds()[0], first // source.manifest.unit_rows)
     )
-    scales = (codec.row_records(records) if isinstance(codec, MapCodec) else records)["scale"]
-    present = scales[scales > 0]  # absent rows hold zeros
-    return float(np.median(present)) if len(present) else 0.0
+    return scale_of(source.codec, records)
 
 
 def _require_possible(source: Cache, wanted: Codec) -> None:
-    if reason := why_not(
-        row_codec(source.codec), wanted, _scale(source) if isinstance(wanted, LowRank) else 0.0
-    ):
+    if reason := why_not(source.codec, wanted, _scale(source, wanted)):
         raise UsageError(
             f"cache {source} ({codec_spec(source.codec)}) cannot become {codec_spec(wanted)}:"
             f" {reason}"
@@ -254,10 +153,10 @@ def _create(source: Cache, new: str | Path, wanted: RowCodec) -> Cache:
     if not there:
         probe_new(objects)  # before the time that a fit takes
     codec, errors = (open_cache(new).with_fit(wanted), {}) if there else _fitted(source, wanted)
-    codec = with_sites(row_codec(codec), source.manifest.sites)
+    codec = with_layout(row_codec(codec), source.manifest.layout)
     manifest = _manifest(source, codec).with_errors(errors)
     listed = source.source_arrays()
-    made = create_cache(new, manifest, fit_arrays(codec), samples=source.samples, source=listed)
+    made = create_cache(new, manifest, codec.fit_arrays(), samples=source.samples, source=listed)
     if made.manifest.made_by.get("recoded_from", {}).get("manifest") != source.manifest.digest:
         raise MismatchError(f"cache {new} was not recoded from {source}; choose a new folder")
     return made
@@ -265,16 +164,17 @@ def _create(source: Cache, new: str | Path, wanted: RowCodec) -> Cache:
 
 def _fitted(source: Cache, wanted: RowCodec) -> tuple[Codec, dict[float, float]]:
     """Return the codec with its fit, and its errors where the source tells."""
-    exact = is_exact(source.codec)
-    if not (exact or isinstance(wanted, LowRank)):
+    exact = source.codec.is_exact
+    if not (exact or isinstance(wanted, BasisCodec)):
         return wanted, {}
     pairs = pairs_of_cache(source, views=sample_views(wanted))
-    if isinstance(wanted, LowRank) and wanted.error is not None and not pairs.differ:
+    if isinstance(wanted, BasisCodec) and wanted.error is not None and not pairs.differ:
         raise UsageError(
             f"{codec_spec(wanted)} needs two different views of a sample, and cache {source} does"
             " not hold them; dump another seed, or give step= or bytes="
         )
-    what = "pixels" if source.manifest.sites else "views"
+    layout = source.manifest.layout
+    what = "pixels" if layout.maps else "positions" if layout.sites else "views"
     say(f"measuring codec {codec_spec(wanted)} on {len(pairs.teacher)} {what} of {source}")
     fitted = fit_codec(wanted, pairs)
     _require_possible(source, fitted.codec)
@@ -318,7 +218,7 @@ def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Comm
                 parts = [commit for commit in commits[seed] if commit.start in rows]
                 records, clipped = _recoded(source, made, parts)
                 facts = _facts(parts)
-                if isinstance(made.codec, LowRank):
+                if clipped is not None:
                     facts["statistics"]["clipped"] = clipped
                 commit_unit(made, seed, unit, records, **facts)
                 written += 1
@@ -326,44 +226,34 @@ def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Comm
     return written
 
 
-def _recoded(source: Cache, made: Cache, parts: Sequence[Commit]) -> tuple[Records, float]:
+def _recoded(source: Cache, made: Cache, parts: Sequence[Commit]) -> tuple[Records, float | None]:
     """Return the records of one new unit, zeros of rows without one as after a dump, and the share
-    of the others clipped."""
-    pieces = [piece for commit in parts for piece in _pieces(source, made, commit)]
-    records, clipped = (np.concatenate(of_all) for of_all in zip(*pieces, strict=True))
-    is_gone = np.ones(len(records), bool)
-    is_gone[np.concatenate([source.held_rows(commit) for commit in parts]) - parts[0].start] = False
-    records[is_gone], clipped[is_gone] = np.zeros((), records.dtype), False
-    return records, float(clipped.sum()) / max(int((~is_gone).sum()), 1)
+    of the others clipped; None of a codec that does not clip."""
+    pieces: list[Records] = []
+    clipped: list[Tensor] = []
+    for commit in parts:
+        for piece, is_clipped in _pieces(source, made, commit):
+            pieces.append(piece)
+            if is_clipped is not None:
+                clipped.append(is_clipped)
+    records = np.concatenate(pieces)
+    is_held = np.zeros(len(records), bool)
+    is_held[np.concatenate([source.held_rows(commit) for commit in parts]) - parts[0].start] = True
+    records[~is_held] = np.zeros((), records.dtype)
+    if not clipped:
+        return records, None
+    num_clipped = int(torch.cat(clipped).numpy()[is_held].sum())
+    return records, num_clipped / max(int(is_held.sum()), 1)
 
 
-def _pieces(source: Cache, made: Cache, commit: Commit) -> Iterator[tuple[Records, np.ndarray]]:
+def _pieces(source: Cache, made: Cache, commit: Commit) -> Iterator[tuple[Records, Tensor | None]]:
     """Yield the recoded records of one unit of the source and which are clipped, in pieces that are
     the same every time."""
     records = source.read_unit(commit)
-    held = source.codec
-    wanted = made.codec
-    size = max(
-        _LOGITS_AT_ONCE // math.prod([made.manifest.classes, *(made.manifest.sites or [])]), 1
-    )
+    num_logits = made.manifest.layout.num_positions * made.manifest.classes
+    size = max(_LOGITS_AT_ONCE // num_logits, 1)
     for start in range(0, len(records), size):
-        piece = records[start : start + size]
-        clipped = np.zeros(len(piece), bool)
-        if isinstance(held, TopK) and isinstance(wanted, TopK):
-            yield wanted.cut(piece, held), clipped
-        elif (
-            isinstance(held, MapCodec)
-            and isinstance(wanted, MapCodec)
-            and isinstance(held.rows, TopK)
-        ):
-            assert isinstance(wanted.rows, TopK), "of what topk holds nothing else can be made"
-            yield wanted.of_rows(wanted.rows.cut(held.row_records(piece), held.rows)), clipped
-        else:
-            logits = held.decode(piece).logits()
-            yield (
-                wanted.encode(logits),
-                wanted.clipped(logits).numpy() if isinstance(wanted, LowRank) else clipped,
-            )
+        yield converted(source.codec, made.codec, records[start : start + size])
 
 
 def _facts(parts: Sequence[Commit]) -> dict[str, Any]:

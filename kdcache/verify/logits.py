@@ -10,14 +10,14 @@ from torch import Tensor
 
 from kdcache.cache import Cache, Commit
 from kdcache.cache.source import local_images
-from kdcache.codecs import Codec, LowRank, MapCodec, TopK, is_exact, open_codec, row_codec
+from kdcache.codecs import open_codec
 from kdcache.config.spec import build
 from kdcache.errors import CacheError, MismatchError, brief
 from kdcache.models.inference import run_models
 from kdcache.models.model import VisionModel, state_sha256
 from kdcache.runtime.console import progress
 from kdcache.runtime.device import Compute, ComputeConfig
-from kdcache.shapes import Logits, PerRow, Records, Rows, ViewLogits, as_size
+from kdcache.shapes import PerRow, Records, Rows, ViewLogits, as_size
 from kdcache.sources import Source
 from kdcache.verify.views import version_changes
 from kdcache.views import Recipe, ViewDataset, ViewLoader, keyed_permutation
@@ -59,7 +59,7 @@ def lossy_origin(cache: Cache) -> str | None:
     """Return the spec of the codec that `cache` was recoded from if that was lossy: its records are
     not those of a dump."""
     origin = cache.manifest.made_by.get("recoded_from")
-    if origin is None or is_exact(open_codec(origin["codec"], classes=cache.manifest.classes)):
+    if origin is None or open_codec(origin["codec"], classes=cache.manifest.classes).is_exact:
         return None
     return brief(origin["codec"])
 
@@ -125,12 +125,8 @@ def compare_logits(
     held = np.concatenate([cache.read_unit(commit)[rows - commit.start] for commit, rows in chosen])
     fresh = cache.codec.encode(logits)
     rows = logits.reshape(-1, logits.shape[-1])
-    exact = (
-        rows - rows.mean(dim=1, keepdim=True)
-        if isinstance(row_codec(cache.codec), LowRank)
-        else rows
-    )
-    then, now = (_decoded(cache.codec, records, exact) for records in (held, fresh))
+    exact = rows if cache.codec.keeps_mean else rows - rows.mean(dim=1, keepdim=True)
+    then, now = (cache.codec.nearest(records, exact) for records in (held, fresh))
     differences = _largest(then - now, len(logits))
     further = _largest(then - exact, len(logits)) - _largest(now - exact, len(logits))
     spread = rows.std(dim=1, correction=0).reshape(len(logits), -1).mean(1)
@@ -203,24 +199,6 @@ def _run(
             parts.append(logits.float())
             bar.advance(len(logits))
     return torch.cat(parts)
-
-
-def _decoded(codec: Codec, records: Records, exact: Logits) -> Logits:
-    """Return decoded logits.
-
-    Of a class that it dropped, a `topk` record says that it is no larger than the smallest that it
-    keeps: it stands as near to `exact` as that allows. Two classes that changed places at rank k
-    would look far apart otherwise.
-    """
-    if isinstance(codec, MapCodec):
-        return _decoded(codec.rows, codec.row_records(records), exact)
-    logits = codec.decode(records).logits()
-    if not isinstance(codec, TopK):
-        return logits
-    places = torch.from_numpy(records["classes"].astype(np.int64))
-    is_kept = torch.zeros_like(logits, dtype=torch.bool).scatter(1, places, True)
-    smallest = logits.masked_fill(~is_kept, torch.inf).amin(dim=1, keepdim=True)
-    return torch.where(is_kept, logits, exact.minimum(smallest))
 
 
 def _largest(differences: Tensor, views: int) -> PerRow:

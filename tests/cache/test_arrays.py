@@ -10,7 +10,7 @@ from kdcache.cache.arrays import arrays_digest, publish_arrays, read_arrays
 from kdcache.cache.documents.limits import MOST_FIT
 from kdcache.cache.documents.manifest import CODEC
 from kdcache.cache.storage.folder import Folder
-from kdcache.codecs import Codec, fit_arrays, open_codec
+from kdcache.codecs import Codec, open_codec
 from kdcache.errors import CacheError, MismatchError
 
 
@@ -22,11 +22,11 @@ def fitted(seed: int, step: float = 0.5) -> Codec:
 
 
 def start(path: Path, codec: Codec) -> None:
-    create_cache(path, manifest(codec), fit_arrays(codec))
+    create_cache(path, manifest(codec), codec.fit_arrays())
 
 
 def test_a_fit_comes_back_as_it_was(tmp_path: Path) -> None:
-    arrays = fit_arrays(fitted(0))
+    arrays = fitted(0).fit_arrays()
     publish_arrays(Folder(tmp_path), CODEC, arrays)
     again = read_arrays(Folder(tmp_path), CODEC, arrays_digest(arrays), most=MOST_FIT)
     assert {name: (a.dtype, a.shape, a.tobytes()) for name, a in again.items()} == {
@@ -73,13 +73,13 @@ def test_every_damaged_byte_of_a_fit_is_noticed(tmp_path: Path) -> None:
 
 def test_the_first_of_two_fits_decides(tmp_path: Path) -> None:
     first, second = fitted(0), fitted(1)
-    assert arrays_digest(fit_arrays(first)) != arrays_digest(fit_arrays(second))
+    assert arrays_digest(first.fit_arrays()) != arrays_digest(second.fit_arrays())
     start(tmp_path, first)
     before = contents(tmp_path)
     start(tmp_path, second)
     assert contents(tmp_path) == before
-    ours = fit_arrays(open_cache(tmp_path).codec)
-    assert arrays_digest(ours) == arrays_digest(fit_arrays(first))
+    ours = open_cache(tmp_path).codec.fit_arrays()
+    assert arrays_digest(ours) == arrays_digest(first.fit_arrays())
     with pytest.raises(MismatchError, match=r"codec.configuration.step: 0.5 in the cache, 2.0 now"):
         start(tmp_path, fitted(0, step=2.0))
 
@@ -88,9 +88,9 @@ def test_who_did_not_ask_for_a_codec_goes_on_with_that_of_the_first(tmp_path: Pa
     start(tmp_path, fitted(0))
     before = contents(tmp_path)
     for late in (fitted(1, step=2.0), open_codec("full", classes=5)):
-        cache = create_cache(tmp_path, manifest(late), fit_arrays(late), any_codec=True)
+        cache = create_cache(tmp_path, manifest(late), late.fit_arrays(), any_codec=True)
         assert (
-            arrays_digest(fit_arrays(cache.codec)) == arrays_digest(fit_arrays(fitted(0)))
+            arrays_digest(cache.codec.fit_arrays()) == arrays_digest(fitted(0).fit_arrays())
             and contents(tmp_path) == before
         )
     with pytest.raises(MismatchError, match="classes: 5 in the cache, 6 now"):
@@ -98,10 +98,10 @@ def test_who_did_not_ask_for_a_codec_goes_on_with_that_of_the_first(tmp_path: Pa
 
 
 def test_a_fit_left_by_a_killed_writer_does_not_stand_in_the_way(tmp_path: Path) -> None:
-    publish_arrays(Folder(tmp_path), CODEC, fit_arrays(fitted(1)))
+    publish_arrays(Folder(tmp_path), CODEC, fitted(1).fit_arrays())
     start(tmp_path, fitted(0))
-    assert arrays_digest(fit_arrays(open_cache(tmp_path).codec)) == arrays_digest(
-        fit_arrays(fitted(0))
+    assert arrays_digest(open_cache(tmp_path).codec.fit_arrays()) == arrays_digest(
+        fitted(0).fit_arrays()
     )
 
 
@@ -116,5 +116,5 @@ def test_a_cache_goes_on_with_its_own_fit(tmp_path: Path) -> None:
 
 
 def test_codecs_without_a_fit_have_no_arrays(tmp_path: Path) -> None:
-    assert fit_arrays(fill(tmp_path).codec) == {}
+    assert fill(tmp_path).codec.fit_arrays() == {}
     assert not (tmp_path / "codec").exists()

@@ -18,7 +18,7 @@ from kdcache.cache.documents.extent import Extent, publish_extent
 from kdcache.cache.inventory import committed, take_inventory
 from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writing import commit_unit, encode_unit, start_seed
-from kdcache.codecs import LowRank, fit_arrays, open_codec
+from kdcache.codecs import LowRank, open_codec
 from kdcache.tools.garbage import collect_garbage
 from kdcache.tools.info import describe
 from kdcache.verify.cache import verify_cache
@@ -112,7 +112,7 @@ def test_fits_of_writers_that_came_second_are_orphaned(tmp_path: Path) -> None:
         for seed in range(2)
     ]
     made = [
-        create_cache(tmp_path / str(at), manifest(codec), fit_arrays(codec))
+        create_cache(tmp_path / str(at), manifest(codec), codec.fit_arrays())
         for at, codec in enumerate(fits)
     ]
     others = {entry.key: made[1].objects.get(entry.key) for entry in made[1].objects.walk("codec")}

@@ -20,7 +20,7 @@ from kdcache.cache.formats.zarr import object_key
 from kdcache.cache.slab_folder import SlabFolder
 from kdcache.cache.storage.folder import Folder
 from kdcache.cache.writing import commit_unit, start_seed
-from kdcache.codecs import fit_arrays, open_codec
+from kdcache.codecs import open_codec
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
 
 
@@ -81,7 +81,7 @@ def test_what_comes_back_from_store_and_slab_decodes_as_what_was_encoded(
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(20, 4, generator=generator) @ torch.randn(4, 30, generator=generator)
     codec = open_codec(spec, classes=30).fit(logits)
-    cache = create_cache(tmp_path / "cache", manifest(codec, classes=30), fit_arrays(codec))
+    cache = create_cache(tmp_path / "cache", manifest(codec, classes=30), codec.fit_arrays())
     start_seed(cache, 0)
     encoded = [
         codec.encode(logits[list(cache.manifest.unit_range(unit))])

@@ -18,7 +18,7 @@ from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.source import CachedNames, CachedSource
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codec_error.samples import pairs_of_cache
-from kdcache.codecs import LowRank, fit_arrays, open_codec
+from kdcache.codecs import LowRank, open_codec
 from kdcache.errors import (
     CacheError,
     DamagedUnitError,
@@ -412,7 +412,7 @@ def test_of_lowrank_and_topk(tmp_path: Path) -> None:
     spec = open_codec("lowrank:step=0.5", classes=5)
     assert isinstance(spec, LowRank)
     codec = spec.fit(torch.randn(64, 5, generator=torch.Generator().manual_seed(0)))
-    whole = create_cache(tmp_path / "whole", manifest(codec), fit_arrays(codec))
+    whole = create_cache(tmp_path / "whole", manifest(codec), codec.fit_arrays())
     for unit in range(3):
         start_seed(whole, 0)
         commit_unit(whole, 0, unit, records(whole, 0, unit))
@@ -434,7 +434,7 @@ def test_a_tenth_takes_a_fifth_to_a_quarter_of_the_bytes(tmp_path: Path, spec: s
     codec = codec.fit(drawn(3000, 1)) if isinstance(codec, LowRank) else codec
     layout = {name: value for name, value in record_layout(codec, rows).items() if name != "codec"}
     whole = create_cache(
-        tmp_path / "whole", manifest(codec, 1000, rows=rows, **layout), fit_arrays(codec)
+        tmp_path / "whole", manifest(codec, 1000, rows=rows, **layout), codec.fit_arrays()
     )
     for unit in range(whole.manifest.num_units):
         commit_unit(

@@ -12,7 +12,7 @@ from kdcache.cache import open_cache, stored_bytes
 from kdcache.codec_error.calibration import fit_codec
 from kdcache.codec_error.gradients import decoded_batches, gradient_error
 from kdcache.codec_error.samples import Pairs
-from kdcache.codecs import Codec, TopK, fit_arrays, open_codec
+from kdcache.codecs import Codec, TopK, open_codec
 from kdcache.errors import CacheError, CodecError, MismatchError, UsageError
 from kdcache.losses import dist_loss
 from kdcache.models.model import VisionModel, head_weight
@@ -126,11 +126,11 @@ def test_the_head_is_the_last_linear_layer() -> None:
 
 def test_a_dump_fits_once_and_goes_on_with_its_fit(tmp_path: Path) -> None:
     dump(tmp_path / "cache", codec="lowrank:step=2", seeds="0:1")
-    before = fit_arrays(open_cache(tmp_path / "cache").codec)
+    before = open_cache(tmp_path / "cache").codec.fit_arrays()
     assert dump(tmp_path / "cache", codec="lowrank:step=2", seeds="0:2")["units_written"] > 0
     after = open_cache(tmp_path / "cache")
     assert all(
-        np.array_equal(before[name], array) for name, array in fit_arrays(after.codec).items()
+        np.array_equal(before[name], array) for name, array in after.codec.fit_arrays().items()
     )
     assert after.complete_seeds() == [0, 1]
     with pytest.raises(MismatchError, match=r"made with lowrank:step=2.0, not lowrank:step=3"):

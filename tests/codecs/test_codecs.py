@@ -21,7 +21,6 @@ from kdcache.codecs import (
     codec_from_dict,
     codec_spec,
     codec_to_dict,
-    fit_arrays,
     open_codec,
 )
 from kdcache.errors import CodecError, UsageError
@@ -381,7 +380,7 @@ def test_a_codec_that_has_nothing_to_fit_is_its_own_fit(spec: str, classes: int)
     assert (
         fitted is codec
         if not isinstance(codec, LowRank)
-        else fit_arrays(fitted) and not fit_arrays(codec)
+        else fitted.fit_arrays() and not codec.fit_arrays()
     )
     assert codec.keeps_all is (
         spec.startswith(("full", "lowrank")) or spec.startswith(f"topk:k={classes}")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kdcache.codecs import codec_from_dict, codec_spec, codec_to_dict, fit_arrays, open_codec
+from kdcache.codecs import codec_from_dict, codec_spec, codec_to_dict, open_codec
 from kdcache.codecs.lowrank import LowRank, _packed, _unpacked
 from kdcache.codecs.transform import Calibration, Fit, quantised
 from kdcache.errors import CodecError, UsageError
@@ -131,13 +131,13 @@ def test_zeros_are_zero_bytes() -> None:
 def test_codec_and_fit_survive_a_manifest() -> None:
     stored = codec_to_dict(FITTED)
     assert stored == {"name": "lowrank", "configuration": {"step": 0.5, "views": 8192}}
-    again = codec_from_dict(stored, classes=50, fit=fit_arrays(FITTED))
+    again = codec_from_dict(stored, classes=50, fit=FITTED.fit_arrays())
     logits = low_rank_logits(40, 50, seed=6)
     assert again.record_dtype == FITTED.record_dtype and codec_spec(again) == codec_spec(FITTED)
     assert again.encode(logits).tobytes() == FITTED.encode(logits).tobytes()
     assert torch.equal(*(codec.decode(FITTED.encode(logits)).logits() for codec in (FITTED, again)))
-    assert {name: array.tobytes() for name, array in fit_arrays(again).items()} == {
-        name: array.tobytes() for name, array in fit_arrays(FITTED).items()
+    assert {name: array.tobytes() for name, array in again.fit_arrays().items()} == {
+        name: array.tobytes() for name, array in FITTED.fit_arrays().items()
     }
 
 
@@ -153,7 +153,9 @@ def test_codec_and_fit_survive_a_manifest() -> None:
 )
 def test_a_fit_that_does_not_hold_together_is_refused(change: dict[str, Any], message: str) -> None:
     arrays = {
-        name: value for name, value in {**fit_arrays(FITTED), **change}.items() if value is not None
+        name: value
+        for name, value in {**FITTED.fit_arrays(), **change}.items()
+        if value is not None
     }
     with pytest.raises(CodecError, match=message):
         Fit.from_arrays(arrays, 50)
@@ -163,7 +165,8 @@ def test_a_fit_with_steps_of_zero_or_nan_is_refused() -> None:
     for value in (0.0, float("nan")):
         with pytest.raises(CodecError, match=r"step|not finite"):
             Fit.from_arrays(
-                {**fit_arrays(FITTED), "step": np.full_like(fit_arrays(FITTED)["step"], value)}, 50
+                {**FITTED.fit_arrays(), "step": np.full_like(FITTED.fit_arrays()["step"], value)},
+                50,
             )
 
 
@@ -224,7 +227,7 @@ def test_many_classes_are_fitted_by_a_random_projection_that_repeats() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(
         np.array_equal(a, b)
-        for a, b in zip(fit_arrays(first).values(), fit_arrays(second).values(), strict=True)
+        for a, b in zip(first.fit_arrays().values(), second.fit_arrays().values(), strict=True)
     )
     unseen = low_rank_logits(100, 2500, rank=20, seed=2)
     decoded = first.decode(first.encode(unseen)).logits()

@@ -8,16 +8,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdcache.codecs import (
-    MapCodec,
+    Codec,
+    PositionCodec,
+    RowCodec,
     codec_from_dict,
     codec_spec,
     codec_to_dict,
-    is_exact,
     open_codec,
+    with_layout,
 )
-from kdcache.codecs import with_sites as for_maps
 from kdcache.errors import CodecError
-from kdcache.soft_targets import MapTargets, heads_of
+from kdcache.positions import layout_of_sites
+from kdcache.soft_targets import SegmentTargets, segments_of
+
+
+def for_maps(rows: RowCodec, sites: tuple[int, ...]) -> Codec:
+    return with_layout(rows, layout_of_sites(sites))
+
 
 SPECS = [
     "full:dtype=float32",
@@ -55,7 +62,7 @@ def test_a_record_gives_back_what_its_pixels_rows_do(
     torch.testing.assert_close(
         found.logits(), expected
     )  # lowrank's product rounds otherwise with other numbers of rows
-    for head, one in enumerate(heads_of(found)):
+    for head, one in enumerate(segments_of(found)):
         assert torch.equal(one.logits(), found.logits()[:, head].reshape(-1, classes))
     picked = codec.decode(records[[-1, 0]]).logits()
     torch.testing.assert_close(picked, expected[[-1, 0]])  # each view's record stands by itself
@@ -75,17 +82,17 @@ def test_bytes_of_one_place_lie_side_by_side() -> None:
 def test_a_codec_of_maps_is_told_by_its_rows_and_sites() -> None:
     rows = open_codec("topk:k=2", classes=5)
     codec = for_maps(rows, (2, 3, 4))
-    assert isinstance(codec, MapCodec) and for_maps(rows, ()) is rows
-    assert (codec.name, codec.classes, codec.keeps_all, is_exact(codec)) == (
+    assert isinstance(codec, PositionCodec) and for_maps(rows, ()) is rows
+    assert (codec.name, codec.classes, codec.keeps_all, codec.is_exact) == (
         "topk",
         5,
         False,
         False,
     )
     assert codec_spec(codec) == "topk:k=2" and codec_to_dict(codec) == codec_to_dict(rows)
-    again = codec_from_dict(codec_to_dict(codec), classes=5, sites=[2, 3, 4])
+    again = codec_from_dict(codec_to_dict(codec), classes=5, layout=layout_of_sites([2, 3, 4]))
     assert again == codec and again.record_dtype == codec.record_dtype
-    assert is_exact(for_maps(open_codec("full", classes=5), (1, 2, 2)))
+    assert for_maps(open_codec("full", classes=5), (1, 2, 2)).is_exact
 
 
 def test_maps_of_another_shape_and_values_that_no_record_holds_are_refused() -> None:
@@ -106,7 +113,7 @@ def test_decoded_maps_are_within_the_stated_error(spec: str) -> None:
     codec = for_maps(open_codec(spec, classes=7), (2, 3, 5))
     logits = logits_of(4, (2, 3, 5), 7)
     found = codec.decode(codec.encode(logits))
-    assert isinstance(found, MapTargets)
+    assert isinstance(found, SegmentTargets)
     error = (found.logits() - logits).abs()
     if spec.startswith("topk"):
         error = error.topk(3, dim=-1, largest=False).values  # at least the three that are kept

@@ -118,6 +118,26 @@ SETTINGS: dict[str, tuple[str, Any]] = {
     "images_in_shards": ("has_images", True),
     "sites_of_classification": ("sites", [1, 2, 3]),
     "segmentation_without_sites": ("task", "segmentation"),
+    "positions_that_are_a_list": ("positions", [1, 2, 3]),
+    "positions_without_a_kind": ("positions", {"sizes": [[2, 2]]}),
+    "positions_of_one_row": ("positions", {"kind": "one"}),
+    "positions_of_classification": ("positions", {"kind": "proposals", "count": 5}),
+    "positions_with_a_huge_side": ("positions", {"kind": "heads", "sizes": [[HUGE, 1], [1, 1]]}),
+    "positions_with_a_negative_side": ("positions", {"kind": "heads", "sizes": [[-1, 1], [1, 1]]}),
+    "positions_with_a_side_that_is_true": ("positions", {"kind": "heads", "sizes": [[True, 1]]}),
+    "positions_with_many_levels": (
+        "positions",
+        {"kind": "pyramid", "levels": [[1, 1]] * 5000, "anchors": 1},
+    ),
+    "positions_with_huge_levels": (
+        "positions",
+        {"kind": "pyramid", "levels": [[16_384, 16_384]] * 16, "anchors": 64},
+    ),
+    "positions_with_many_fields": (
+        "positions",
+        {"kind": "proposals", **{str(number): 1 for number in range(5000)}},
+    ),
+    "positions_with_long_names": ("positions", {"kind": "one", "x" * 100_000: 1}),
     "record_of_a_float_of_one_byte": ("record_dtype", [["logits", "<f1", [5]]]),
     "record_of_another_codec": ("record_dtype", [["logits", "<f4", [5]]]),
     "record_with_a_list_of_names": ("record_dtype", [["logits"] * 5000]),
@@ -166,6 +186,8 @@ NEWER: dict[str, tuple[str, Any]] = {
     "codec_of_the_future": ("codec.name", "wavelets"),
     "codec_that_is_long": ("codec.name", "x" * 300),
     "field_of_the_future": ("anchors", 9),
+    "positions_of_the_future": ("positions", {"kind": "cuboids"}),
+    "positions_that_are_long": ("positions", {"kind": "x" * 100_000}),
     "field_that_is_long": ("x" * 900_000, 9),
 }
 many(r"upgrade kdcache$|use the kdcache that wrote it$|use the kdcache version", NEWER, _setting)

@@ -22,7 +22,6 @@ from hostile.forge import (
 
 from kdcache.cache.arrays import arrays_digest, publish_arrays
 from kdcache.cache.documents.manifest import CODEC
-from kdcache.codecs import fit_arrays
 
 
 def _fit(forge: Callable[[Path], object]) -> Attack:
@@ -111,7 +110,7 @@ def _arrays(changes: dict[str, Any]) -> Attack:
 
     def of(path: Path) -> None:
         cache = lowrank(path)
-        arrays = {**fit_arrays(cache.codec), **changes}
+        arrays = {**cache.codec.fit_arrays(), **changes}
         publish_arrays(cache.objects, CODEC, arrays)
         change_manifest(path, lambda document: document["codec"].update(fit=arrays_digest(arrays)))
 

@@ -22,7 +22,7 @@ from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.sealed import seal
 from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writing import commit_unit
-from kdcache.codecs import fit_arrays, open_codec
+from kdcache.codecs import open_codec
 
 HUGE = 10**18
 BOMB_BYTES = 1 << 28
@@ -60,7 +60,7 @@ def lowrank(path: Path) -> Cache:
     codec = open_codec("lowrank:step=0.5", classes=5).fit(
         torch.randn(60, 5, generator=generator) * torch.tensor([9.0, 4, 2, 1, 1])
     )
-    return create_cache(path, manifest(codec), fit_arrays(codec))
+    return create_cache(path, manifest(codec), codec.fit_arrays())
 
 
 def tars(path: Path, **changes: Any) -> Cache:

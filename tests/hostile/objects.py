@@ -26,7 +26,8 @@ from hostile.forge import (
 from kdcache.cache import create_cache
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.writing import commit_unit, start_seed
-from kdcache.codecs import open_codec, with_sites
+from kdcache.codecs import open_codec, with_layout
+from kdcache.positions import layout_of_sites
 
 
 def _instead(make: Callable[[Path], object], what: str = "seeds/00000/records/c/0/0") -> Attack:
@@ -139,7 +140,7 @@ many(
 
 @attack("unit 0 .*a pixel of record 3 of it holds a class beyond 4 in classes")
 def records_of_maps_with_a_class_beyond(path: Path) -> None:
-    codec = with_sites(open_codec("topk:k=2", classes=5), (1, 2, 3))
+    codec = with_layout(open_codec("topk:k=2", classes=5), layout_of_sites((1, 2, 3)))
     cache = create_cache(path, manifest(codec, **maps([1, 2, 3])))
     start_seed(cache, 0)
     for unit in range(cache.manifest.num_units):

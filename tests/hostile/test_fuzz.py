@@ -26,10 +26,11 @@ from PIL import Image
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.writing import commit_unit, start_seed
-from kdcache.codecs import open_codec, with_sites
+from kdcache.codecs import open_codec, with_layout
 from kdcache.config.files import parse_seeds
 from kdcache.config.spec import parse_spec
 from kdcache.errors import KdcacheError
+from kdcache.positions import layout_of_sites
 from kdcache.tools.info import Follower, describe
 from kdcache.tools.merge import export_cache
 from kdcache.verify.cache import verify_cache
@@ -168,7 +169,7 @@ def outcome(action: Callable[[], Any]) -> str:
 
 
 def maps_cache(path: Path) -> Cache:
-    codec = with_sites(open_codec("topk:k=2", classes=5), (1, 2, 3))
+    codec = with_layout(open_codec("topk:k=2", classes=5), layout_of_sites((1, 2, 3)))
     cache = create_cache(path, manifest(codec, **maps([1, 2, 3])))
     start_seed(cache, 0)
     for unit in range(cache.manifest.num_units):

@@ -24,7 +24,7 @@ from kdcache.errors import CodecError, MismatchError, UsageError
 from kdcache.loader.loader import DistillationLoader
 from kdcache.loader.steps import DistillationBatch
 from kdcache.models.model import VisionModel, open_model
-from kdcache.soft_targets import heads_of
+from kdcache.soft_targets import segments_of
 from kdcache.train.optim import OptimizerConfig, make_optimizer
 from kdcache.views import load_recipe, seed_generators
 
@@ -279,7 +279,7 @@ def test_maps_come_head_by_head(tmp_path: Path, recipe: str) -> None:
     rows = logits.permute(0, 2, 3, 1).flatten(0, 2)
     large = nn.functional.interpolate(logits, batch.targets.shape[1:])
     loss = cross_entropy(large, batch.targets, ignore_index=255)
-    (loss + kdcache.dist_loss(rows, heads_of(batch.teacher)[0])).backward()
+    (loss + kdcache.dist_loss(rows, segments_of(batch.teacher)[0])).backward()
     assert logits.grad is not None and bool(logits.grad.isfinite().all())
     with pytest.raises(CodecError, match=r"head by head: give teacher\.heads\[0\]"):
         kdcache.dist_loss(rows, batch.teacher)

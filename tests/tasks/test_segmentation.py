@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.losses import open_loss
-from kdcache.shapes import Labels
-from kdcache.soft_targets import MapTargets, as_maps
+from kdcache.positions import layout_of_sites
+from kdcache.shapes import Labels, ViewLogits
+from kdcache.soft_targets import SegmentTargets, SoftTargets, by_segment
 from kdcache.tasks.segmentation import (
     AUXILIARY,
     MapScore,
@@ -20,6 +21,10 @@ from kdcache.tasks.segmentation import (
 )
 
 TASK = Segmentation()
+
+
+def as_maps(logits: ViewLogits) -> SoftTargets:
+    return by_segment(logits, layout_of_sites(logits.shape[1:-1]))
 
 
 def maps(*shape: int, seed: int = 0, scale: float = 2.0) -> Tensor:
@@ -237,5 +242,5 @@ def test_memory_of_dist_grows_with_the_pixels() -> None:
                 "inter"
             ].backward()
         kept.append(sum(sizes.values()))
-    assert isinstance(teacher, MapTargets)
+    assert isinstance(teacher, SegmentTargets)
     assert kept[1] == pytest.approx(4 * kept[0], rel=0.02)

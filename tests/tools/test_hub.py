@@ -19,7 +19,7 @@ from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.formats.zarr import object_key
 from kdcache.cache.source_list import list_of, read_list, source_fields
 from kdcache.cache.writing import commit_unit, start_seed
-from kdcache.codecs import LowRank, fit_arrays, open_codec
+from kdcache.codecs import LowRank, open_codec
 from kdcache.errors import CacheError, DamagedUnitError, MismatchError, UsageError
 from kdcache.sources import open_source
 from kdcache.tools import hub
@@ -48,7 +48,7 @@ def cache(tmp_path: Path) -> Cache:
     source = open_source("tiny_models:noise,length=20")
     listing = list_of(source)
     made = manifest(codec, source=source_fields(source, listing))
-    cache = create_cache(tmp_path / "cache", made, fit_arrays(codec), source=listing.arrays)
+    cache = create_cache(tmp_path / "cache", made, codec.fit_arrays(), source=listing.arrays)
     ask_for(cache, [0, 1, 7])
     for seed, unit in ((0, 0), (0, 1), (0, 2), (1, 0)):
         start_seed(cache, seed)
@@ -153,7 +153,7 @@ def test_other_caches_and_what_is_not_there(
     fill(tmp_path / "other", 0, rows=12)
     with pytest.raises(MismatchError, match="rows: 20 in the cache, 12 now"):
         push_cache(tmp_path / "other", PLACE)
-    twin = create_cache(tmp_path / "twin", cache.manifest, fit_arrays(cache.codec))
+    twin = create_cache(tmp_path / "twin", cache.manifest, cache.codec.fit_arrays())
     start_seed(twin, 0)
     commit_unit(twin, 0, 0, records(twin, 0, 0, writer=1))
     with pytest.raises(CacheError, match="is there with other bytes, of another dump"):

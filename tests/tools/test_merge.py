@@ -16,7 +16,7 @@ from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.extent import is_extent
 from kdcache.cache.formats.zarr import object_key
 from kdcache.cache.writing import commit_unit, encode_unit, start_seed
-from kdcache.codecs import LowRank, fit_arrays, open_codec
+from kdcache.codecs import LowRank, open_codec
 from kdcache.errors import CacheError, DamagedUnitError, MismatchError, MissingUnitError, UsageError
 from kdcache.tools.merge import export_cache, merge_caches
 from kdcache.verify.cache import verify_cache
@@ -126,7 +126,7 @@ def test_fits_go_along_and_those_that_differ_are_refused(tmp_path: Path) -> None
     assert isinstance(spec, LowRank)
     for number in range(2):
         codec = spec.fit(torch.randn(64, 5, generator=torch.Generator().manual_seed(number)))
-        cache = create_cache(tmp_path / str(number), manifest(codec), fit_arrays(codec))
+        cache = create_cache(tmp_path / str(number), manifest(codec), codec.fit_arrays())
         for unit in range(3):
             commit_unit(cache, number, unit, records(cache, number, unit))
     merge_caches(tmp_path / "same", [tmp_path / "0"])

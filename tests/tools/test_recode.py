@@ -20,6 +20,7 @@ from kdcache import recode_cache
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import Codec, LowRank, TopK, open_codec
+from kdcache.codecs.conversion import why_not
 from kdcache.errors import (
     CacheError,
     DamagedUnitError,
@@ -29,7 +30,6 @@ from kdcache.errors import (
     UsageError,
 )
 from kdcache.tools import recode
-from kdcache.tools.recode import why_not
 from kdcache.train.metrics import read_metrics
 from kdcache.verify.cache import verify_cache
 

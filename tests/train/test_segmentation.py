@@ -13,7 +13,7 @@ from segmentation_files import Shapes, write_cityscapes, write_voc
 
 from kdcache.cache import open_cache
 from kdcache.codec_error.measure import FidelityConfig, measure_fidelity
-from kdcache.codecs import MapCodec, codec_spec
+from kdcache.codecs import PositionCodec, codec_spec
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.models.model import open_model
 from kdcache.runtime.device import Compute
@@ -98,7 +98,7 @@ def test_a_crop_of_the_whole_images_map_is_another_map() -> None:
 def test_codecs_train_on_maps(tmp_path: Path, recipe: str, codec: str) -> None:
     made(tmp_path / "cache", recipe, codec=codec)
     cache = open_cache(tmp_path / "cache")
-    assert isinstance(cache.codec, MapCodec) and codec_spec(cache.codec) == codec
+    assert isinstance(cache.codec, PositionCodec) and codec_spec(cache.codec) == codec
     tail = {"tail": "none"} if codec.startswith("topk") else {}
     result = train(
         tmp_path / "run", cache=str(tmp_path / "cache"), loss="dist:tau=1,beta=1,gamma=1", data=DATA, student=STUDENT,

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
+from kdcache.cache.documents.positions import check_positions
 from kdcache.cache.documents.schema import Items, Number, Table, Text, require
 from kdcache.config.spec import MOST_SPEC
 from kdcache.errors import quoted
+from kdcache.positions import Layout
 from kdcache.shapes import MOST_PIXELS, MOST_SIDE, as_size, sides
 from kdcache.targets import KINDS
 
@@ -113,6 +115,7 @@ _MANIFEST: dict[str, Any] = {
     "seeds_per_unit?": range(1, MOST_SEEDS_PER_UNIT + 1),
     "has_images?": bool,
     "sites?": frozenset({None, (range(1, 65), _SIDES, _SIDES)}),
+    "positions?": frozenset({None, dict}),
     "skip_unreadable": bool,
     "samples?": {"count": range(1, MOST_ROWS), "sha256": _HASH},
     "made_by": _MADE_BY,
@@ -156,8 +159,10 @@ def check_manifest(content: Mapping[str, Any]) -> None:
     require(content, _MANIFEST, "")
     _check_origins(content["made_by"])
     _check_store(content)
+    layout = check_positions(content)
     _check_sites(content)
-    _check_sizes(content)
+    _check_layout(content["task"], layout)
+    _check_sizes(content, layout)
     for where, size in (
         ("recipe.table", content["recipe"]["table"]["size"]),
         ("teacher", content["teacher"]["size"]),
@@ -209,17 +214,28 @@ def _check_sites(content: Mapping[str, Any]) -> None:
     task = content["task"]
     sites = content.get("sites")
     has_maps = KINDS[task].has_maps
+    is_said = sites is not None or content.get("positions") is not None
     if not has_maps and sites is not None:
         raise ValueError(
             f"sites is {sites}, and its task is {task}, which has no maps: leave it out"
         )
-    if has_maps and (sites is None or "stride" not in content["teacher"]):
+    if has_maps and (not is_said or "stride" not in content["teacher"]):
         raise ValueError(
             f"its task is {task}, and it lacks sites or teacher.stride, which say how its maps lie"
         )
 
 
-def _check_sizes(content: Mapping[str, Any]) -> None:
+def _check_layout(task: str, layout: Layout) -> None:
+    """Raise a ValueError if the logits of a task do not lie so."""
+    layouts = KINDS[task].layouts
+    if layout.kind not in layouts:
+        raise ValueError(
+            f"its positions are of kind {layout.kind}, and those of its task, {task}, are of kind"
+            f" {' or '.join(sorted(layouts))}"
+        )
+
+
+def _check_sizes(content: Mapping[str, Any], layout: Layout) -> None:
     """Raise a ValueError if records, chunks, units or a subset do not fit into each other, or
     are beyond the limits."""
     width = record_bytes(content["record_dtype"])
@@ -236,7 +252,7 @@ def _check_sizes(content: Mapping[str, Any]) -> None:
         raise ValueError(f"it is a subset of {count} samples of {rows}; it must be of fewer")
     num_seeds = content.get("seeds_per_unit", 1)
     sizes = {
-        "pixels in a record": (prod(content.get("sites") or [1]), width),
+        f"{'pixels' if layout.maps else 'positions'} in a record": (layout.num_positions, width),
         "bytes of records in a unit": (unit_rows * width * num_seeds, MOST_UNIT_BYTES),
         "units of a seed": (-(-rows // unit_rows), MOST_UNITS),
         "units of the seeds that share them": (

@@ -22,9 +22,11 @@ from kdcache.cache.documents.limits import (
     most_list_bytes,
     require_known_task,
 )
+from kdcache.cache.documents.positions import layout_of, require_known_layout
 from kdcache.cache.documents.sealed import digest, parsed, refuse_unknown, seal, unseal
 from kdcache.codecs import codec_from_dict, codec_spec
 from kdcache.errors import CacheError, CodecError, DamagedError, UsageError, quoted
+from kdcache.positions import Layout
 from kdcache.shapes import Size, as_size
 from kdcache.version import __version__
 
@@ -45,6 +47,7 @@ _LATER: dict[str, Any] = {
     "seeds_per_unit": 1,
     "has_images": False,
     "sites": None,
+    "positions": None,
     "samples": None,
 }
 """Fields that the first manifests lack, with what that means: at these values they are left out."""
@@ -88,7 +91,9 @@ class Manifest:
     """Whether units hold the images, too."""
     sites: list[int] | None = None
     """Shape of a view's logits but for the classes, of segmentation heads, height and width; None
-    for one row per view."""
+    for one row per view, and where `positions` says more."""
+    positions: Mapping[str, Any] | None = None
+    """The `kind` and the fields of a layout that `sites` cannot say."""
     skip_unreadable: bool
     """Whether samples that cannot be read were recorded as absent instead of stopping the dump."""
     samples: Mapping[str, Any] | None = None
@@ -101,6 +106,11 @@ class Manifest:
     def input_size(self) -> Size:
         """Height and width of the views that the teacher saw, or one number for both."""
         return as_size(self.teacher["size"])
+
+    @property
+    def layout(self) -> Layout:
+        """What the positions of a view's logits are."""
+        return layout_of({"sites": self.sites, "positions": self.positions})
 
     @property
     def dtype(self) -> "np.dtype[Any]":
@@ -169,6 +179,7 @@ class Manifest:
         document = json.dumps({"attributes": {"kdcache": seal(content)}}, indent=2).encode()
         try:
             require_known_task(content["task"])
+            require_known_layout(content.get("positions"))
             check_manifest(content)
             if len(document) > MOST_MANIFEST:
                 raise ValueError(
@@ -299,10 +310,11 @@ def library_versions() -> dict[str, str]:
 
 
 def _require_known(content: Mapping[str, Any], where: str) -> None:
-    """Raise a CacheError if a manifest is for a task that this version does not know: a newer
-    one may."""
+    """Raise a CacheError if a manifest is for a task, or for positions, that this version does not
+    know: a newer one may."""
     try:
         require_known_task(content.get("task"))
+        require_known_layout(content.get("positions"))
     except ValueError as error:
         raise CacheError(f"{where}: {error}") from error
 
@@ -317,7 +329,7 @@ def _check_records(content: Mapping[str, Any], where: str) -> None:
     """
     stored = content["codec"]
     try:
-        codec = codec_from_dict(stored, classes=content["classes"], sites=content.get("sites"))
+        codec = codec_from_dict(stored, classes=content["classes"], layout=layout_of(content))
     except (UsageError, CodecError) as error:
         raise CacheError(
             f"{where}: its codec cannot be opened: {error}; use the kdcache that wrote it"

@@ -18,7 +18,7 @@ from kdcache.cache.storage.folder import Folder
 from kdcache.cache.storage.objects import MOST_BYTES
 from kdcache.cache.subset import samples_arrays
 from kdcache.cache.writing import commit_unit, start_seed
-from kdcache.codecs import fit_arrays, open_codec
+from kdcache.codecs import open_codec
 from kdcache.errors import CacheError, DamagedError
 from kdcache.tools.merge import copy_units
 
@@ -28,7 +28,7 @@ KEYS = {
     "zarr.json": lambda cache: cache.manifest.digest,
     commit_key(0, 1): lambda cache: cache.whole_commit(0, 1).digest,
     object_key(0, 1): lambda cache: cache.read_unit(cache.commit_of(0, 1)).tobytes(),
-    "codec/": lambda cache: arrays_digest(fit_arrays(cache.codec)),
+    "codec/": lambda cache: arrays_digest(cache.codec.fit_arrays()),
     "samples/": lambda cache: cache.samples.tolist(),
     f"{seed_path(0)}/zarr.json": lambda cache: cache.array_faults(0),
 }
@@ -67,7 +67,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     logits = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
     codec = open_codec("lowrank:step=0.5", classes=5).fit(logits)
     samples = {"count": len(HELD), "sha256": arrays_digest(samples_arrays(HELD))}
-    cache = create_cache(path, manifest(codec, samples=samples), fit_arrays(codec), samples=HELD)
+    cache = create_cache(path, manifest(codec, samples=samples), codec.fit_arrays(), samples=HELD)
     publish_extent(cache.objects, Extent.of([0]))
     start_seed(cache, 0)
     for unit in range(cache.manifest.num_units):

@@ -1,0 +1,240 @@
+"""Logits of several positions a view: a codec of rows applied to each of them, as one record.
+
+A record holds, segment by segment, byte 0 of all positions' rows, then byte 1, and so on, each in
+the order of the positions: neighbours are alike, and so are the bytes of one place, which is what a
+compressor sees (docs/results.md has what other orders take).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcache.codecs.protocol import Codec, RowCodec, plane_fields, to_bytes
+from kdcache.errors import CodecError
+from kdcache.positions import Boxes, Layout, One
+from kdcache.positions.proposals import checked_boxes, is_there
+from kdcache.shapes import Logits, PerRow, Records, ViewLogits
+from kdcache.soft_targets import SegmentTargets
+
+_ROWS = 2**17  # encoded at a time
+
+
+@dataclass(frozen=True)
+class PositionCodec:
+    """The codec `rows` at every position of a layout."""
+
+    chunk_bytes: ClassVar[int | None] = None
+    least_chunk_rows: ClassVar[int] = 1
+    """A record of many positions is large."""
+    rows: RowCodec
+    layout: Layout
+
+    @property
+    def name(self) -> str:
+        """The name of the codec of a position's row."""
+        return self.rows.name
+
+    @property
+    def classes(self) -> int:
+        """How many classes a position's row of logits has."""
+        return self.rows.classes
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every class's logit is in the record."""
+        return self.rows.keeps_all
+
+    @property
+    def keeps_mean(self) -> bool:
+        """Whether the mean of a position's row is in the record."""
+        return self.rows.keeps_mean
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether a position's row is the teacher's but for the rounding of a float."""
+        return self.rows.is_exact
+
+    @property
+    def views(self) -> int:
+        """How many rows the codec of rows is fitted to and measured on."""
+        return self.rows.views
+
+    @property
+    def zstd_level(self) -> int:
+        """The level of the codec of rows."""
+        return self.rows.zstd_level
+
+    @property
+    def record_dtype(self) -> "np.dtype[Any]":
+        """A field for each segment, of each byte of a row all positions; of maps of one size a
+        single field, `maps`; and of proposals `boxes` and `count`. No fields before the fit."""
+        itemsize = self._itemsize
+        if not itemsize:
+            return np.dtype([])
+        if self.layout.maps:
+            heads, height, width = self.layout.maps
+            return np.dtype([("maps", "u1", (heads, itemsize, height, width))])
+        fields: list[Any] = [
+            (segment.name, "u1", (itemsize, segment.num_positions))
+            for segment in self.layout.segments
+        ]
+        if self.layout.has_boxes:
+            fields += [("boxes", "<f4", (self.layout.num_positions, 4)), ("count", "<u2")]
+        return np.dtype(fields)
+
+    def fit(self, logits: ViewLogits) -> "PositionCodec":
+        """Return this codec fitted to the positions of a calibration sample."""
+        return replace(self, rows=self.rows.fit(logits.reshape(-1, logits.shape[-1])))
+
+    def fit_arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays of the fit of the codec of rows."""
+        return self.rows.fit_arrays()
+
+    def with_fit_arrays(self, arrays: Mapping[str, np.ndarray]) -> "PositionCodec":
+        """Return this codec with the fit whose arrays a cache keeps."""
+        return replace(self, rows=self.rows.with_fit_arrays(arrays))
+
+    def encode(self, logits: ViewLogits, boxes: Boxes | None = None) -> Records:
+        """Return one record per view.
+
+        Args:
+            logits: `[views, positions, classes]`, or of maps of one size `[views, heads, height,
+                width, classes]`.
+            boxes: of proposals, and only of these; logits past a view's count are not looked at.
+
+        Raises:
+            CodecError: logits or boxes of another shape, not finite, or out of the record's range.
+        """
+        flat = self._flat(logits)
+        if boxes is not None:
+            boxes = checked_boxes(boxes, len(logits), self.layout.num_positions)
+            places = is_there(boxes.counts, self.layout.num_positions)
+            flat = torch.where(places[:, :, None].to(flat.device), flat, 0.0)
+        rows = flat.reshape(-1, self.classes)
+        parts = [
+            self.rows.encode(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS)
+        ]
+        encoded = np.concatenate(parts) if parts else np.empty(0, self.rows.record_dtype)
+        return self.of_rows(encoded, boxes)
+
+    def of_rows(self, records: Records, boxes: Boxes | None = None) -> Records:
+        """Return the records of views from those of all their positions, view by view.
+
+        Raises:
+            CodecError: boxes that are absent, or that this layout or a record does not hold.
+        """
+        views = len(records) // self.layout.num_positions
+        shape = (views, self.layout.num_positions, self._itemsize)
+        raw = torch.from_numpy(np.ascontiguousarray(records).view(np.uint8).reshape(shape))
+        whole = np.zeros(views, self.record_dtype)
+        if (boxes is not None) != self.layout.has_boxes:
+            needs = "needs" if self.layout.has_boxes else "has no"
+            raise CodecError(f"a record of layout {self.layout.kind} {needs} boxes of its views")
+        if boxes is not None:
+            boxes = checked_boxes(boxes, views, self.layout.num_positions)
+            counts = boxes.counts.cpu()
+            raw = raw * is_there(counts, self.layout.num_positions)[:, :, None]
+            whole["boxes"] = boxes.places.cpu().numpy()
+            whole["count"] = counts.numpy()
+        planes = self._planes(torch.from_numpy(_bytes_of(whole)))
+        for plane, part in zip(planes, self.layout.split(raw), strict=True):
+            plane.copy_(part.transpose(1, 2))
+        return whole
+
+    def row_records(self, records: Records) -> Records:
+        """Return the records of all positions of `records`, view by view; zeros past a view's
+        number of proposals."""
+        planes = self._planes(torch.from_numpy(_bytes_of(np.ascontiguousarray(records))))
+        raw = self.layout.joined([plane.transpose(1, 2) for plane in planes]).contiguous().numpy()
+        return raw.reshape(-1, self._itemsize).view(self.rows.record_dtype)[:, 0]
+
+    def boxes_of(self, records: Records) -> Boxes | None:
+        """Return the boxes of proposals; None of other layouts."""
+        if not self.layout.has_boxes:
+            return None
+        places = torch.from_numpy(records["boxes"].copy())
+        return Boxes(places, torch.from_numpy(records["count"].astype(np.int64)))
+
+    def decode(self, records: Records, device: torch.device | str = "cpu") -> SegmentTargets:
+        """Return the soft targets by segment, decoded on `device`."""
+        dtype = self.rows.record_dtype
+        fields = [plane_fields(plane, dtype) for plane in self._planes(to_bytes(records, device))]
+        boxes = self.boxes_of(records)
+        if boxes is None:
+            segments = [self.rows.from_fields(of_segment) for of_segment in fields]
+            return SegmentTargets(segments, self.layout)
+        counts = boxes.counts.to(device)
+        places = is_there(counts, self.layout.num_positions).flatten()
+        proposed = {name: values[places] for name, values in fields[0].items()}
+        segments = [self.rows.from_fields(proposed)]
+        return SegmentTargets(segments, self.layout, boxes.places.to(device), counts)
+
+    def nearest(self, records: Records, exact: Logits) -> Logits:
+        """Return the logits nearest to `exact` that the records of all positions allow, in the
+        order of `row_records`."""
+        return self.rows.nearest(self.row_records(records), exact)
+
+    def clipped(self, logits: ViewLogits) -> Tensor | None:
+        """Return None; of several positions a view it is not counted."""
+        return None
+
+    def stated_error(self, logits: ViewLogits) -> PerRow:
+        """Return a bound on |decoded - exact|, for each view that of its worst position."""
+        bound = self.rows.stated_error(logits.reshape(-1, self.classes))
+        return bound.reshape(len(logits), self.layout.num_positions).amax(1)
+
+    @property
+    def _itemsize(self) -> int:
+        return self.rows.record_dtype.itemsize
+
+    def _flat(self, logits: ViewLogits) -> Tensor:
+        """Return logits as `[views, positions, classes]`."""
+        flat = (self.layout.num_positions, self.classes)
+        shape = tuple(logits.shape[1:])
+        if shape in (flat, (*self.layout.sites, self.classes)):
+            return logits.reshape(len(logits), *flat)
+        given = f"logits of shape {tuple(logits.shape)}; this codec holds"
+        if self.layout.maps:
+            raise CodecError(
+                f"{given} maps of {(*self.layout.maps, self.classes)}, heads, height, width and"
+                " classes"
+            )
+        raise CodecError(f"{given} {self.layout.kind} of {flat}, positions and classes")
+
+    def _planes(self, raw: Tensor) -> list[Tensor]:
+        """Return of each segment the bytes of rows, `[views, bytes of a row, positions]`, of those
+        of records, `[views, bytes of a record]`; they share memory."""
+        planes = []
+        start = 0
+        for segment in self.layout.segments:
+            stop = start + self._itemsize * segment.num_positions
+            part = raw[:, start:stop]
+            planes.append(part.view(len(raw), self._itemsize, segment.num_positions))
+            start = stop
+        return planes
+
+
+def _bytes_of(records: Records) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+    """Return the bytes of contiguous records, `[records, bytes of one]`, in the same memory."""
+    return records.view(np.uint8).reshape(len(records), records.dtype.itemsize)
+
+
+def with_layout(rows: RowCodec, layout: Layout) -> Codec:
+    """Return the codec for logits of a layout: `rows` itself, if a view has one row."""
+    return rows if isinstance(layout, One) else PositionCodec(rows, layout)
+
+
+def with_rows(codec: Codec, rows: RowCodec) -> Codec:
+    """Return `codec` with another codec of its rows."""
+    return replace(codec, rows=rows) if isinstance(codec, PositionCodec) else rows
+
+
+def row_codec(codec: Codec) -> RowCodec:
+    """Return the codec of a single row of logits."""
+    rows = codec.rows if isinstance(codec, PositionCodec) else codec
+    assert isinstance(rows, RowCodec)
+    return rows

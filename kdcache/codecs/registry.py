@@ -1,0 +1,133 @@
+"""The codecs by name: opened from a spec or from a manifest, and told as one."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kdcache.codecs.full import Full
+from kdcache.codecs.lowrank import LowRank
+from kdcache.codecs.positions import row_codec, with_layout, with_rows
+from kdcache.codecs.protocol import Codec, RowCodec
+from kdcache.codecs.tail import Tail, with_tail
+from kdcache.codecs.topk import TopK
+from kdcache.config.spec import Spec, build, choose, is_option, parse_spec
+from kdcache.errors import UsageError
+from kdcache.positions import Layout, One
+
+FEW_CLASSES = 64
+"""Up to here all logits in float16 take no more than 128 bytes."""
+
+_CODECS: dict[str, type[Any]] = {cls.name: cls for cls in (Full, LowRank, TopK)}
+
+
+def open_codec(text: str, *, classes: int) -> RowCodec:
+    """Return the codec that a spec names, such as `topk:k=16` or `full:dtype=float32`.
+
+    Raises:
+        UsageError: an unknown codec or option, of which the nearest is suggested, or an option out
+            of range.
+    """
+    spec = parse_spec(text)
+    if spec.arg is not None:
+        raise UsageError(
+            f"codec {text!r}: {spec.arg!r} is not key=value; write for example topk:k=16"
+        )
+    return _build(spec.name, spec.options, classes)
+
+
+def default_codec(classes: int) -> str:
+    """Return the spec of the codec for so many classes, where none is chosen (docs/results.md has
+    the measurements).
+
+    The step suits ordinary logits; `kdcache.codec_error.calibration.fit_default` takes a smaller
+    one where it does not.
+    """
+    return "full:dtype=float16" if classes <= FEW_CLASSES else "lowrank:step=2"
+
+
+def codec_to_dict(codec: Codec) -> dict[str, Any]:
+    """Return `{name, configuration}` as a manifest keeps it."""
+    codec = row_codec(codec)
+    unsaid = _unsaid(codec.name)
+    configuration = {
+        name: value for name, value in _options(codec).items() if unsaid.get(name) != value
+    }
+    return {"name": codec.name, "configuration": configuration}
+
+
+def codec_from_dict(
+    stored: Mapping[str, Any],
+    *,
+    classes: int,
+    fit: Mapping[str, np.ndarray] | None = None,
+    layout: Layout | None = None,
+) -> Codec:
+    """Return the codec that a manifest keeps.
+
+    Args:
+        stored: its name and configuration.
+        classes: of a row of logits.
+        fit: the arrays of its fit, if it has one.
+        layout: what the positions of a view are; by default it has one.
+
+    Raises:
+        UsageError: a codec or option that this version does not know.
+        CodecError: arrays that are not a fit for these classes.
+    """
+    codec = _build(stored["name"], {**_unsaid(stored["name"]), **stored["configuration"]}, classes)
+    if fit is not None:
+        codec = codec.with_fit_arrays(fit)
+    return with_layout(codec, layout or One())
+
+
+def set_tail(codec: Codec, tail: Tail) -> Codec:
+    """Return `codec` with another tail policy for what it decodes; its records and its place in a
+    manifest stay as they are.
+
+    Raises:
+        UsageError: a codec that keeps every class.
+    """
+    return with_rows(codec, with_tail(row_codec(codec), tail))
+
+
+def codec_spec(codec: Codec) -> str:
+    """Return the spec that opens `codec`, without the options that are at their defaults unless
+    that leaves none."""
+    codec = row_codec(codec)
+    fields = dataclasses.fields(codec)  # type: ignore[arg-type]
+    defaults = {field.name: field.default for field in fields}
+    options = _options(codec)
+    told = {name: value for name, value in options.items() if value != defaults[name]}
+    return str(Spec(codec.name, None, told or options))
+
+
+def _options(codec: Codec) -> dict[str, Any]:
+    return {
+        name: value for name in _option_names(codec) if (value := getattr(codec, name)) is not None
+    }
+
+
+def _option_names(codec: Any) -> list[str]:
+    return [
+        field.name
+        for field in dataclasses.fields(codec)
+        if is_option(field) and field.name != "classes"
+    ]
+
+
+def _unsaid(name: str) -> Mapping[str, Any]:
+    """Return what a manifest means that does not say an option, for options that came later."""
+    unsaid: Mapping[str, Any] = getattr(_CODECS.get(name), "unsaid", {})
+    return unsaid
+
+
+def _build(name: str, options: Mapping[str, Any], classes: int) -> RowCodec:
+    choose(name, _CODECS, "codec")
+    if "classes" in options:
+        raise UsageError(f"codec {name}: classes come from the source, they are not an option")
+    for option in options:
+        choose(option, _option_names(_CODECS[name]), f"codec {name} key")
+    codec: RowCodec = build(_CODECS[name], {**options, "classes": classes}, f"codec {name}")
+    return codec

@@ -1,0 +1,82 @@
+"""Proposals with their boxes: two-stage detection."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from kdcache.errors import CodecError
+from kdcache.positions.protocol import Layout, Segment, require_count
+
+MOST_PROPOSALS = 10_000
+MOST_COORDINATE = 2.0**20
+"""Pixels from a view's corner, to either side, within which a box must lie."""
+
+
+class Boxes(NamedTuple):
+    """Where the proposals of views lie, and how many there are."""
+
+    places: Tensor
+    """Left, upper, right and lower side of each box in pixels of the view, float32 `[views, count,
+    4]`; past a view's own count they mean nothing."""
+    counts: Tensor
+    """Proposals of each view, int64 `[views]`."""
+
+
+@dataclass(frozen=True)
+class Proposals(Layout):
+    """Up to `count` proposals a view."""
+
+    kind: ClassVar[str] = "proposals"
+    has_boxes: ClassVar[bool] = True
+    count: int
+    """The most that a view may have."""
+
+    @classmethod
+    def require(cls, values: Mapping[str, Any]) -> None:
+        """Check the number of proposals.
+
+        Raises:
+            UsageError: it is no integer, or too large.
+        """
+        require_count(values["count"], MOST_PROPOSALS, "count")
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """All proposals together."""
+        return (Segment("proposals", (self.count,)),)
+
+
+def is_there(counts: Tensor, count: int) -> Tensor:
+    """Return which of `count` proposals each view has, bool `[views, count]`."""
+    return torch.arange(count, device=counts.device) < counts[:, None]
+
+
+def checked_boxes(boxes: Boxes, views: int, count: int) -> Boxes:
+    """Return the boxes of a batch, zeros past each view's count.
+
+    Raises:
+        CodecError: another number of views or of boxes, a count that there cannot be, or a box that
+            is not finite or too far out.
+    """
+    shape = tuple(boxes.places.shape)
+    if shape != (views, count, 4) or tuple(boxes.counts.shape) != (views,):
+        raise CodecError(
+            f"boxes of shape {shape} with counts of shape {tuple(boxes.counts.shape)}; this codec"
+            f" holds those of {(views, count, 4)} and {(views,)}"
+        )
+    counts = boxes.counts.detach().long()
+    if views and not 0 <= int(counts.min()) <= int(counts.max()) <= count:
+        raise CodecError(
+            f"a view has {int(counts.max())} proposals, or {int(counts.min())}; it may have 0 to"
+            f" {count}"
+        )
+    places = boxes.places.detach().float()
+    places = torch.where(is_there(counts, count)[:, :, None], places, 0.0)
+    if not bool((places.abs() <= MOST_COORDINATE).all()):  # which NaN is not either
+        raise CodecError(
+            f"a box is not finite, or further than {MOST_COORDINATE:.0f} pixels from the view"
+        )
+    return Boxes(places, counts)

@@ -1,0 +1,157 @@
+"""What a layout is: a view's logits are `[positions, classes]`, and it says what the positions
+are."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, fields
+from math import prod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from kdcache.errors import UsageError, quoted
+from kdcache.shapes import MOST_SIDE
+
+MOST_SEGMENTS = 16
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Positions that a loss compares together."""
+
+    name: str
+    """Of the field that holds them in a record."""
+    shape: tuple[int, ...]
+    """How they lie, the last axis innermost."""
+
+    @property
+    def num_positions(self) -> int:
+        """How many they are."""
+        return prod(self.shape)
+
+
+class Layout(ABC):
+    """What the positions of a view's logits are; a frozen dataclass, whose fields a manifest
+    keeps."""
+
+    kind: ClassVar[str]
+    """The word for it in a manifest."""
+    has_boxes: ClassVar[bool] = False
+    """Whether a view has its own number of positions, and each of them a box."""
+
+    def __post_init__(self) -> None:
+        self.require({field.name: getattr(self, field.name) for field in _fields(type(self))})
+
+    @classmethod
+    @abstractmethod
+    def require(cls, values: Mapping[str, Any]) -> None:
+        """Check the values of the fields, which may be anything.
+
+        Raises:
+            UsageError: one of another type or out of range.
+        """
+
+    @property
+    @abstractmethod
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments, in the order of their positions."""
+
+    @property
+    def maps(self) -> tuple[int, int, int] | None:
+        """The number of heads, and the height and width of their maps, if these have one size; None
+        of other layouts."""
+        return None
+
+    @property
+    def num_positions(self) -> int:
+        """How many positions a view has."""
+        return sum(segment.num_positions for segment in self.segments)
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        """The shape of a view's logits but for the classes."""
+        return self.maps or (self.num_positions,)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a manifest keeps: the kind and the fields."""
+        content: dict[str, Any] = {"kind": self.kind}
+        for field in _fields(type(self)):
+            content[field.name] = _as_lists(getattr(self, field.name))
+        return content
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Layout":
+        """Return the layout that `to_dict` told.
+
+        Raises:
+            UsageError: a field that is absent, unknown, of another type or out of range.
+        """
+        names = [field.name for field in _fields(cls)]
+        if sorted(content) != sorted(["kind", *names]):
+            raise UsageError(
+                f"a layout of kind {cls.kind} has {quoted(sorted(content))}; it must have"
+                f" {sorted(['kind', *names])}"
+            )
+        values = {name: _as_tuples(content[name]) for name in names}
+        cls.require(values)
+        return cls(**values)
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """Return the rows of each segment, `[views, positions of the segment, ...]`, of those of
+        all positions, `[views, positions, ...]`."""
+        sizes = [segment.num_positions for segment in self.segments]
+        return list(torch.split(rows, sizes, dim=1))
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the rows of all positions, `[views, positions, ...]`, of those of each segment."""
+        return torch.cat(list(parts), dim=1)
+
+    def first(self, count: int) -> "Layout":
+        """Return the layout of the first `count` segments.
+
+        Raises:
+            UsageError: there are others, and they belong together.
+        """
+        if count != len(self.segments):
+            raise UsageError(
+                f"teachers of {count} and of {len(self.segments)} segments cannot be combined;"
+                " choose teachers whose logits lie alike"
+            )
+        return self
+
+
+def require_count(value: object, most: int, what: str) -> None:
+    """Raise a UsageError if a value is no integer from 1 to `most`."""
+    # by type: True is an int, and no number of anchors
+    if type(value) is not int or not 1 <= value <= most:
+        raise UsageError(f"{what} is {quoted(value)}; it must be an integer from 1 to {most}")
+
+
+def require_sizes(sizes: object, most: int, what: str) -> None:
+    """Raise a UsageError if a value is no tuple of 1 to `most` pairs of height and width."""
+    if not isinstance(sizes, tuple) or not 1 <= len(sizes) <= most:
+        raise UsageError(
+            f"{what} is {quoted(sizes)}; it must have 1 to {most} pairs of height and width"
+        )
+    for size in sizes:
+        if not isinstance(size, tuple) or len(size) != 2:
+            raise UsageError(f"{what} has {quoted(size)}; each must be a height and a width")
+        for side in size:
+            require_count(side, MOST_SIDE, f"a side of {what}")
+
+
+def _fields(cls: type[Layout]) -> tuple[Field[Any], ...]:
+    """Return the fields of a layout, a dataclass."""
+    return fields(cls)  # type: ignore[arg-type]
+
+
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _as_tuples(value: Any) -> Any:
+    """Return a list of lists as a tuple of tuples; what is nested deeper stays as it is."""
+    if not isinstance(value, list):
+        return value
+    return tuple(tuple(item) if isinstance(item, list) else item for item in value)

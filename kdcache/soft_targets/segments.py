@@ -1,0 +1,119 @@
+"""Soft targets of several positions a view: the rows of each segment of a layout."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from kdcache.errors import CodecError
+from kdcache.positions import Layout, One
+from kdcache.positions.proposals import is_there
+from kdcache.shapes import PerRow, ViewLogits
+from kdcache.soft_targets.protocol import DenseTargets, SoftTargets
+
+_ONE_BY_ONE = (
+    "soft targets of maps go into a loss head by head: give teacher.heads[0], and the student's"
+    " logits as rows of pixels, [views * height * width, classes]"
+)
+_BY_SEGMENT = (
+    "soft targets of several positions a view go into a loss segment by segment: give"
+    " teacher.segments[0], and the student's logits there, [views * positions, classes]"
+)
+
+
+@dataclass(frozen=True)
+class SegmentTargets:
+    """The teacher's logits of a batch, segment by segment: a head's map, a level, the proposals."""
+
+    segments: Sequence[SoftTargets]
+    """Of each segment the rows of all views' positions, view by view; of proposals only those that
+    there are."""
+    layout: Layout
+    boxes: Tensor | None = None
+    """Of proposals where they lie, float32 `[views, count, 4]`, zeros past a view's own count."""
+    counts: Tensor | None = None
+    """Of proposals how many each view has, int64 `[views]`."""
+
+    @property
+    def heads(self) -> Sequence[SoftTargets]:
+        """Of maps the rows of each head, main first."""
+        return self.segments
+
+    def logits(self) -> ViewLogits:
+        """Return raw logits, float32 `[views, *layout.sites, classes]`; zeros past a view's number
+        of proposals."""
+        return self._joined([rows.logits() for rows in self.segments])
+
+    def probs(self, tau: float | PerRow, student: Tensor | None = None) -> ViewLogits:
+        """Return softmax(logits / tau), in the shape of `logits`.
+
+        Raises:
+            CodecError: a temperature for each row, or a student: a loss takes segments one by one.
+        """
+        if student is not None or isinstance(tau, Tensor):
+            raise CodecError(_ONE_BY_ONE if self.layout.maps else _BY_SEGMENT)
+        return self._joined([rows.probs(tau) for rows in self.segments])
+
+    def std(self) -> Tensor:
+        """Return the standard deviation of each position's logits, `[views, *layout.sites]`."""
+        return self._joined([rows.std()[:, None] for rows in self.segments])[..., 0]
+
+    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return values of all positions, `[views, *layout.sites, ...]`, from those of each
+        segment, `[rows, ...]`."""
+        if self.counts is not None:
+            return self._spread(parts[0], self.counts)
+        by_view = [
+            part.reshape(-1, segment.num_positions, part.shape[-1])
+            for part, segment in zip(parts, self.layout.segments, strict=True)
+        ]
+        whole = self.layout.joined(by_view)
+        return whole.reshape(len(whole), *self.layout.sites, whole.shape[-1])
+
+    def _spread(self, rows: Tensor, counts: Tensor) -> Tensor:
+        """Return values of as many proposals as a view may have, zeros where there is none."""
+        places = is_there(counts, self.layout.num_positions)
+        whole = rows.new_zeros(*places.shape, rows.shape[-1])
+        whole[places] = rows
+        return whole
+
+
+def segments_of(rows: SoftTargets) -> Sequence[SoftTargets]:
+    """Return the rows of each segment; of classification there is one."""
+    return rows.segments if isinstance(rows, SegmentTargets) else [rows]
+
+
+def per_segment(make: Callable[..., SoftTargets], *teachers: Any) -> Any:
+    """Return what `make` gives of several teachers' rows, for each segment that all of them have.
+
+    Raises:
+        CodecError: several teachers with proposals, whose boxes are their own.
+        UsageError: teachers of other segments; only auxiliary heads may be lacking.
+    """
+    first = teachers[0]
+    if not isinstance(first, SegmentTargets):
+        return make(*teachers)
+    if first.layout.has_boxes and len(teachers) > 1:
+        raise CodecError(
+            "proposals of several teachers are at boxes of their own and cannot be combined; take"
+            " one teacher, whose cache holds all rows"
+        )
+    layout = first.layout.first(min(len(teacher.segments) for teacher in teachers))
+    together = zip(*(teacher.segments for teacher in teachers), strict=False)
+    segments = [make(*rows) for rows in together]
+    return SegmentTargets(segments, layout, first.boxes, first.counts)
+
+
+def by_segment(logits: ViewLogits, layout: Layout) -> SoftTargets:
+    """Return logits that are all known as soft targets of a layout without boxes.
+
+    Args:
+        logits: `[views, *layout.sites, classes]`, or `[views, positions, classes]`.
+        layout: what the positions are.
+    """
+    if isinstance(layout, One):
+        return DenseTargets(logits)
+    flat = logits.reshape(len(logits), layout.num_positions, logits.shape[-1])
+    segments = [DenseTargets(part.flatten(0, 1)) for part in layout.split(flat)]
+    return SegmentTargets(segments, layout)

@@ -1,0 +1,104 @@
+"""What a layout says of the positions, and what is refused as none."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from layouts import LAYOUTS
+
+from kdcache.errors import UsageError
+from kdcache.positions import (
+    KINDS,
+    Heads,
+    Layout,
+    One,
+    Proposals,
+    Pyramid,
+    layout_from_dict,
+    layout_of_sites,
+)
+from kdcache.shapes import MOST_SIDE
+
+every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+
+
+@every_layout
+def test_rows_are_split_by_segment_and_joined_again(layout: Layout) -> None:
+    rows = torch.arange(2.0 * layout.num_positions * 3).reshape(2, layout.num_positions, 3)
+    parts = layout.split(rows)
+    sizes = [segment.num_positions for segment in layout.segments]
+    assert [part.shape[1] for part in parts] == sizes and sum(sizes) == layout.num_positions
+    assert torch.equal(layout.joined(parts), rows)
+    assert rows.reshape(2, *layout.sites, 3).numel() == rows.numel()
+
+
+@every_layout
+def test_a_manifest_gives_the_layout_back(layout: Layout) -> None:
+    content = json.loads(json.dumps(layout.to_dict()))
+    assert content["kind"] in KINDS and layout_from_dict(content) == layout
+
+
+def test_segments_are_what_a_loss_compares_together() -> None:
+    assert [segment.shape for segment in Heads(((4, 3), (2, 2))).segments] == [(4, 3), (2, 2)]
+    levels = Pyramid(((4, 3), (2, 2)), anchors=9).segments
+    assert [segment.num_positions for segment in levels] == [108, 36]
+    assert [segment.name for segment in levels] == ["level0", "level1"]
+    assert Proposals(100).segments[0].shape == (100,)
+
+
+def test_logits_of_sites_are_maps_or_one_row() -> None:
+    assert layout_of_sites(None) == layout_of_sites([]) == One() and One().sites == ()
+    maps = layout_of_sites([2, 3, 4])
+    assert maps == Heads(((3, 4), (3, 4))) and maps.sites == maps.maps == (2, 3, 4)
+    assert Heads(((3, 4), (3, 5))).maps is None and Heads(((3, 4), (3, 5))).sites == (27,)
+
+
+def test_only_heads_may_be_lacking() -> None:
+    assert Heads(((3, 4), (1, 2))).first(1) == Heads(((3, 4),))
+    pyramid = Pyramid(((3, 4), (1, 2)))
+    assert pyramid.first(2) is pyramid
+    with pytest.raises(UsageError, match="teachers of 1 and of 2 segments cannot be combined"):
+        pyramid.first(1)
+
+
+HUGE = MOST_SIDE + 1
+REFUSED: dict[str, tuple[Any, str]] = {
+    "no kind": ({}, "kind of a layout is None"),
+    "a kind that is a list": ({"kind": ["one"]}, "kind of a layout is"),
+    "an unknown kind": ({"kind": "grid"}, "layout"),
+    "a field too many": ({"kind": "one", "size": 3}, "a layout of kind one has"),
+    "a field too few": ({"kind": "pyramid", "levels": [[2, 2]]}, "it must have"),
+    "a huge side": ({"kind": "heads", "sizes": [[HUGE, 1]]}, "a side of sizes is 16385"),
+    "a negative side": ({"kind": "heads", "sizes": [[3, -1]]}, "a side of sizes is -1"),
+    "no side": ({"kind": "heads", "sizes": [[3, 0]]}, "a side of sizes is 0"),
+    "a side that is true": ({"kind": "heads", "sizes": [[True, 1]]}, "a side of sizes is True"),
+    "a side that is a float": ({"kind": "heads", "sizes": [[2.0, 1]]}, "a side of sizes is 2.0"),
+    "a side that is text": ({"kind": "heads", "sizes": [["2", 1]]}, "a side of sizes is '2'"),
+    "three sides": ({"kind": "heads", "sizes": [[1, 2, 3]]}, "each must be a height and a width"),
+    "no sizes": ({"kind": "heads", "sizes": []}, "it must have 1 to 64 pairs"),
+    "sizes that are a number": ({"kind": "heads", "sizes": 3}, "sizes is 3"),
+    "sizes of sizes": ({"kind": "heads", "sizes": [[[2, 2], 2]]}, "a side of sizes is"),
+    "sizes that are a table": ({"kind": "heads", "sizes": {"a": 1}}, "sizes is"),
+    "many heads": ({"kind": "heads", "sizes": [[1, 1]] * 65}, "it must have 1 to 64 pairs"),
+    "many levels": (
+        {"kind": "pyramid", "levels": [[1, 1]] * 17, "anchors": 1},
+        "it must have 1 to 16 pairs",
+    ),
+    "no anchors": ({"kind": "pyramid", "levels": [[1, 1]], "anchors": 0}, "anchors is 0"),
+    "many anchors": ({"kind": "pyramid", "levels": [[1, 1]], "anchors": 65}, "from 1 to 64"),
+    "anchors that are true": (
+        {"kind": "pyramid", "levels": [[1, 1]], "anchors": True},
+        "anchors is True",
+    ),
+    "no proposals": ({"kind": "proposals", "count": 0}, "from 1 to 10000"),
+    "many proposals": ({"kind": "proposals", "count": 10_001}, "from 1 to 10000"),
+    "proposals without end": ({"kind": "proposals", "count": 10**400}, "from 1 to 10000"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_layout_is_refused_in_one_line(content: Any, message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        layout_from_dict(content)
+    assert message in str(raised.value) and len(str(raised.value)) < 480
