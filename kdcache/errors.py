@@ -117,7 +117,7 @@ class MismatchError(CacheError):
     differ."""
 
 
-class DriftError(KdcacheError):
+class ViewMismatchError(KdcacheError):
     """Views rendered here differ from those that the teacher saw."""
 
 

@@ -7,7 +7,7 @@ import click
 from kdcache import __version__
 from kdcache.errors import UsageError
 from kdcache.runtime.wording import counted, human_bytes, human_seconds, named, ranges
-from kdcache_cli.fidelity import fidelity
+from kdcache_cli.codec_error import codec_error
 from kdcache_cli.hub import pull, push
 from kdcache_cli.info import info
 from kdcache_cli.options import JSON, PLAN, dotted, shared
@@ -239,7 +239,7 @@ def train_student(
     print_result(result, _train_lines(result), as_json=as_json)
 
 
-for command in (info, verify, gc, merge, export, convert, push, pull, fidelity, recode, show):
+for command in (info, verify, gc, merge, export, convert, push, pull, codec_error, recode, show):
     main.add_command(command)
 
 

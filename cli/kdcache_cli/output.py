@@ -87,6 +87,10 @@ def escape_what_cannot_be_shown() -> None:
         stream.reconfigure(encoding=_ASCII if is_ascii else None, errors="backslashreplace")
 
 
+_RENAMED = {"fidelity": "codec-error"}
+"""Commands of former versions, and what they are called now."""
+
+
 class Group(click.Group):
     """A group whose commands end in one line, whatever was wrong."""
 
@@ -102,6 +106,9 @@ class Group(click.Group):
         where it stopped."""
         word = args[0]
         rest = args[1:]
+        if word in _RENAMED:
+            told = f"{word} is called {_RENAMED[word]} now; write kdcache {_RENAMED[word]}"
+            raise OneLineError(UsageError(told))
         if self.get_command(ctx, word) is None:
             raise OneLineError(
                 UsageError(

@@ -38,14 +38,14 @@ from kdcache.views import Recipe
 
 __all__ = [
     "TERMS",
-    "FidelityConfig",
+    "CodecErrorConfig",
     "TeacherLoss",
     "codec_costs",
     "decoded_batches",
     "default_ladder",
     "fitted_gradients",
     "gradient_error",
-    "measure_fidelity",
+    "measure_codec_error",
 ]
 
 TERMS = ("inter", "intra", "both", "kl")
@@ -58,8 +58,8 @@ _KEPT = (2, 5, 10, 16, 50, 100, 200)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FidelityConfig:
-    """What `fidelity` does. The logits come from `logits`, or else from `teacher`, `data` and
+class CodecErrorConfig:
+    """What `codec-error` does. The logits come from `logits`, or else from `teacher`, `data` and
     `recipe`."""
 
     logits: str | None = None
@@ -103,7 +103,7 @@ class FidelityConfig:
             )
 
 
-def measure_fidelity(config: FidelityConfig) -> dict[str, Any]:
+def measure_codec_error(config: CodecErrorConfig) -> dict[str, Any]:
     """Return what each codec costs on the logits that `config` names.
 
     Returns:
@@ -203,7 +203,7 @@ def default_ladder(classes: int) -> list[str]:
     return [*_FULL, *(f"lowrank:step={step:g}" for step in _STEPS), *kept]
 
 
-def _open_pairs(config: FidelityConfig) -> Pairs:
+def _open_pairs(config: CodecErrorConfig) -> Pairs:
     running: dict[str, Any] = {"batch_size": min(config.batch_size), "compute": config.compute}
     running |= {"views": config.views or _VIEWS, "student": config.student}
     if config.logits is None:

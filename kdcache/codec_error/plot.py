@@ -39,9 +39,9 @@ def check_plot(path: str | Path) -> None:
         )
 
 
-def plot_fidelity(result: Mapping[str, Any], path: str | Path) -> None:
-    """Draw what `measure_fidelity` returned: bytes per view against the error of DIST's gradient, a
-    panel per case.
+def plot_codec_error(result: Mapping[str, Any], path: str | Path) -> None:
+    """Draw what `measure_codec_error` returned: bytes per view against the error of DIST's
+    gradient, a panel per case.
 
     Raises:
         KdcacheError: matplotlib is not installed, or the file cannot be written.

@@ -229,8 +229,8 @@ def pairs_from_cache(
 def _require_rows(task: str) -> None:
     if target_kind(task).has_maps:
         raise UsageError(
-            f"fidelity is for classification, not {task}; what a codec of maps costs dump-teacher"
-            " --plan says"
+            f"codec-error is for classification, not {task}; what a codec of maps costs"
+            " dump-teacher --plan says"
         )
 
 

@@ -248,7 +248,7 @@ def tell_error(job: Job) -> None:
         tau: error for tau, error in job.manifest.gradient_error.items() if is_far(error, job.codec)
     }:
         turned = f"turns DIST's gradient by {_told(far)} of its norm on this teacher"
-        others = "kdcache fidelity shows what other codecs do"
+        others = "kdcache codec-error shows what other codecs do"
         if job.teacher.sites:  # of maps, which that command does not measure
             others = "kdcache dump-teacher --plan --codec SPEC shows what another codec does"
         say(f"note: codec {codec_spec(job.codec)} {turned}; {others}")

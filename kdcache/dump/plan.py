@@ -45,8 +45,8 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
         the `seconds` that so many take, the `device_hours` of all,
         `device_hours_per_million_views`, `free_bytes`, how many `units_done` are there already, the
         `codec`, the error of DIST's gradient from its records by temperature, as the manifest has
-        it where the cache is there already, `gradients` as `fidelity` has them (empty there), the
-        `teacher_accuracy` in percent on the probe's views, the teacher's input `size`, and of
+        it where the cache is there already, `gradients` as `codec-error` has them (empty there),
+        the `teacher_accuracy` in percent on the probe's views, the teacher's input `size`, and of
         segmentation the `sites` of its maps (heads, height, width) and their `stride`.
     """
     require_count()

@@ -110,7 +110,7 @@ class DistillationLoader(StepLoader):
         Raises:
             UsageError: an argument that cannot be meant.
             MismatchError: data that the cache was not made from; the message says what differs.
-            DriftError: views that are not those that the teacher saw.
+            ViewMismatchError: views that are not those that the teacher saw.
             KdcacheError: anything that cannot be opened.
         """
         options: dict[str, Any] = {} if num_workers is None else {"workers": num_workers}

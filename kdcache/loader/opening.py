@@ -42,7 +42,7 @@ from kdcache.verify.views import check_views, probed_commits
 from kdcache.views import Recipe, load_recipe, row_order
 from kdcache.views.loading import PREFETCHED
 
-DRIFT_VIEWS = 16
+CHECKED_VIEWS = 16
 DEFAULT_WINDOW = 16
 """Units whose rows are shuffled together where images come from a bucket."""
 
@@ -180,7 +180,7 @@ def open_replay(
     Raises:
         UsageError: records that do not hold what the loss needs.
         MismatchError: caches of different views, or of other data than the run's.
-        DriftError: views that would not be those that the teacher saw.
+        ViewMismatchError: views that would not be those that the teacher saw.
         KdcacheError: anything that cannot be opened.
     """
     opened = [_open_cache(text, config) for text in config.caches]
@@ -235,7 +235,7 @@ def _replay_of_caches(
     blocks = _blocks(config, caches, units)
     if blocks is not None and ("teacher" in needs or units is not None):
         uses = [replace(use, stream=_stream(config, use)) for use in uses]
-    _check_drift(first, source, seeds)
+    _check_views(first, source, seeds)
     recipe = Recipe.from_dict(first.manifest.recipe)
     return Replay(
         source=source, recipe=recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks
@@ -297,11 +297,11 @@ def _blocks(
     )
 
 
-def _check_drift(cache: Cache, source: Source, seeds: Sequence[int]) -> None:
-    probed = probed_commits(cache, seeds, DRIFT_VIEWS)
+def _check_views(cache: Cache, source: Source, seeds: Sequence[int]) -> None:
+    probed = probed_commits(cache, seeds, CHECKED_VIEWS)
     commits = on_main(lambda: [*probed], f"probes of cache {cache}")
     with local_images(source, commits):
-        check_views(cache, source, commits, views=DRIFT_VIEWS)
+        check_views(cache, source, commits, views=CHECKED_VIEWS)
 
 
 def _open_cache(text: str, config: LoaderConfig) -> tuple[Cache, _CacheOptions]:

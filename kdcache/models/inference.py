@@ -1,4 +1,5 @@
-"""Models over batches of views: how dump, calibration and `fidelity` get logits, and what fails."""
+"""Models over batches of views: how dump, calibration and `codec-error` get logits, and what
+fails."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -17,11 +17,11 @@ from kdcache.errors import (
     MOST_MESSAGE,
     CacheError,
     CodecError,
-    DriftError,
     KdcacheError,
     MismatchError,
     UnreadableSampleError,
     UsageError,
+    ViewMismatchError,
     shortened,
 )
 from kdcache.models.model import VisionModel, open_model
@@ -42,7 +42,7 @@ from kdcache.views import Recipe
 TEACHER_VIEWS = 64
 """Views that are rendered and run again where a teacher is given and no number."""
 _BATCH_SIZE = 256
-_FAULTS = (CacheError, CodecError, DriftError, UnreadableSampleError)
+_FAULTS = (CacheError, CodecError, ViewMismatchError, UnreadableSampleError)
 """What is wrong with the cache, or with what it was made from, rather than with the command."""
 
 

@@ -1,4 +1,4 @@
-"""Drift: whether the views rendered here are those that the teacher saw.
+"""The view check: whether the views rendered here are those that the teacher saw.
 
 Each unit's commit keeps probes: for a few rows, the CRC-32 of the pixels, also after each step from
 the decoded image to the view, and a thumbnail. A thumbnail that moved means another view; other
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache, Commit, Manifest, library_versions
-from kdcache.errors import DriftError, KdcacheWarning, MismatchError, UnreadableSampleError
+from kdcache.errors import KdcacheWarning, MismatchError, UnreadableSampleError, ViewMismatchError
 from kdcache.runtime.console import say
 from kdcache.shapes import View
 from kdcache.sources import Source
@@ -93,7 +93,7 @@ def check_views(
         `checked`, and `other_pixels`: how many have other pixels under the same thumbnail.
 
     Raises:
-        DriftError: a thumbnail moved, or an image can no longer be read.
+        ViewMismatchError: a thumbnail moved, or an image can no longer be read.
         KdcacheWarning: (a warning) some pixels differ under equal thumbnails.
     """
     if len(source) != cache.manifest.rows:  # which no fingerprint of the manifest's own can tell
@@ -138,7 +138,7 @@ def _compare(dataset: ViewDataset, commit: Commit, probe: dict[str, Any]) -> boo
     try:
         view = dataset.batch([(probe["row"], commit.seed)]).views[0][0]
     except UnreadableSampleError as error:
-        raise DriftError(
+        raise ViewMismatchError(
             f"{where} was read at the dump and is not readable now: {error}"
         ) from error
     then = torch.from_numpy(
@@ -149,7 +149,7 @@ def _compare(dataset: ViewDataset, commit: Commit, probe: dict[str, Any]) -> boo
     if moved > TOLERANCE:
         step = _first_difference(dataset, commit, probe)
         first = f"pixels first differ after {step}; " if step else ""
-        raise DriftError(
+        raise ViewMismatchError(
             f"{where} is not what the teacher saw: its thumbnail differs by {moved} of 255"
             f" (allowed: {TOLERANCE}); {first}{_way_out(commit, step)}"
         )

@@ -18,7 +18,7 @@ from kdcache.cache.local_units import LocalUnits
 from kdcache.cache.slab_folder import SlabFolder
 from kdcache.cache.source import CachedSource
 from kdcache.errors import DamagedUnitError, KdcacheError, SourceError
-from kdcache.loader.opening import DRIFT_VIEWS
+from kdcache.loader.opening import CHECKED_VIEWS
 from kdcache.runtime.device import ComputeConfig
 from kdcache.sources import open_source
 from kdcache.sources.tar_reader import TarReader
@@ -59,7 +59,7 @@ def changed(path: Path, suffix: str, change: Callable[[bytes], bytes]) -> str:
 def tar_not_probed(path: Path) -> Path:
     """Return a tar of which a training renders no view before it begins, and so does not read."""
     cache = open_cache(path)
-    probed = {commit.unit for commit in probed_commits(cache, [0], DRIFT_VIEWS)}
+    probed = {commit.unit for commit in probed_commits(cache, [0], CHECKED_VIEWS)}
     unit = next(unit for unit in range(cache.manifest.num_units) if unit not in probed)
     return path / cache.commit_of(0, unit).key
 

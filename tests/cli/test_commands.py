@@ -251,7 +251,7 @@ def test_a_plan_counts_the_processes_that_are_to_share_the_dump(
 
 
 @pytest.mark.parametrize("codec", ["topk:k=2", "full:dtype=bfloat16"])
-def test_a_plan_shows_what_fidelity_shows_and_later_what_the_manifest_holds(
+def test_a_plan_shows_what_codec_error_shows_and_later_what_the_manifest_holds(
     tmp_path: Path, codec: str
 ) -> None:
     words = ("dump-teacher", tmp_path / "cache", *DUMP, "--codec", codec)
@@ -371,6 +371,7 @@ LISTS = "lists all)"
             ),
         ),
         (["distil"], f"there is no command 'distil' (kdcache --help {LISTS}"),
+        (["fidelity", "a.npz"], "fidelity is called codec-error now; write kdcache codec-error"),
         (
             ["--verbose"],
             f"kdcache has no option --verbose; did you mean --version? (kdcache --help {LISTS}",
@@ -459,7 +460,7 @@ def test_an_interrupt_says_to_run_again_what_goes_on(
         raise KeyboardInterrupt
 
     for name in (
-        "kdcache.dump.run.dump_teacher",
+        "kdcache.dump.run.run_dump",
         "kdcache.dump.plan.plan_dump",
         "kdcache.cache.open_cache",
     ):

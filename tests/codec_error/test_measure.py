@@ -1,4 +1,4 @@
-"""Fidelity: gradient errors against their definition, halves by sample, and logits from files,
+"""Codec error: gradient errors against their definition, halves by sample, and logits from files,
 caches and teachers."""
 
 from functools import partial
@@ -14,12 +14,12 @@ from runs import CONV, IN_PROCESS, dump
 
 from kdcache.cache import open_cache
 from kdcache.codec_error.measure import (
-    FidelityConfig,
+    CodecErrorConfig,
     codec_costs,
     decoded_batches,
     default_ladder,
     gradient_error,
-    measure_fidelity,
+    measure_codec_error,
 )
 from kdcache.codec_error.samples import Pairs, pairs_from_cache, pairs_from_npz, pairs_from_teacher
 from kdcache.codecs import open_codec
@@ -268,7 +268,7 @@ def test_a_file_that_is_no_npz(tmp_path: Path, content: bytes | None) -> None:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("fidelity") / "cache"
+    path = tmp_path_factory.mktemp("codec-error") / "cache"
     dump(path, codec="full:dtype=float32", seeds="0:2", unit_rows=256)
     return path
 
@@ -406,8 +406,10 @@ def test_measuring_says_on_what(tmp_path: Path) -> None:
         "image_id": np.arange(300) // 3,
     }
     path = save(tmp_path / "a.npz", **arrays)
-    result = measure_fidelity(
-        FidelityConfig(logits=str(path), codec=("full:dtype=uint8",), tau=(2.0,), batch_size=(32,))
+    result = measure_codec_error(
+        CodecErrorConfig(
+            logits=str(path), codec=("full:dtype=uint8",), tau=(2.0,), batch_size=(32,)
+        )
     )
     assert result["fitted_on"] == 150 == result["measured_on"] and result["classes"] == CLASSES
     assert result["input"] == str(path) and result["stand_in"] == "`student` of the file"
@@ -432,7 +434,7 @@ def test_settings_that_cannot_be_measured(
 ) -> None:
     path = save(tmp_path / "a.npz", teacher=logits(300), student=logits(300, seed=1))
     with pytest.raises(error, match=message):
-        measure_fidelity(FidelityConfig(logits=str(path), **{"batch_size": (32,), **settings}))
+        measure_codec_error(CodecErrorConfig(logits=str(path), **{"batch_size": (32,), **settings}))
 
 
 @pytest.mark.parametrize(
@@ -455,14 +457,14 @@ def test_settings_that_cannot_be_measured(
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        FidelityConfig(**settings)
+        CodecErrorConfig(**settings)
 
 
 def test_a_temperature_or_size_given_twice_is_measured_once(tmp_path: Path) -> None:
     path = save(tmp_path / "a.npz", teacher=logits(300), student=logits(300, seed=1))
-    twice = FidelityConfig(
+    twice = CodecErrorConfig(
         logits=str(path), codec=("full:dtype=uint8",), tau=(2.0, 1.0, 2.0), batch_size=(32, 32)
     )
-    result = measure_fidelity(twice)
+    result = measure_codec_error(twice)
     assert result["taus"] == [2.0, 1.0] and result["batch_sizes"] == [32]
     assert [case["tau"] for case in result["codecs"][0]["gradients"]] == [2.0, 1.0]

@@ -9,7 +9,7 @@ from map_caches import DATA, EVAL, made
 from runs import CONV, dump, train, train_config
 
 from kdcache.cache import create_cache
-from kdcache.codec_error.measure import FidelityConfig, measure_fidelity
+from kdcache.codec_error.measure import CodecErrorConfig, measure_codec_error
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import prepare
 from kdcache.dump.worker import look_at_teacher
@@ -181,8 +181,8 @@ def test_probabilities_in_a_file_are_told(
     logits = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
     rows = {"teacher": logits.softmax(1).numpy(), "student": logits.roll(1, 0).numpy()}
     np.savez(tmp_path / "a.npz", **rows)
-    config = FidelityConfig(logits=str(tmp_path / "a.npz"), codec=("topk:k=2",), batch_size=(16,))
-    measure_fidelity(config)
+    config = CodecErrorConfig(logits=str(tmp_path / "a.npz"), codec=("topk:k=2",), batch_size=(16,))
+    measure_codec_error(config)
     assert f"note: {tmp_path}/a.npz {SOFTMAX}" in capsys.readouterr().err
 
 

@@ -21,13 +21,13 @@ NOT_OPENED = "no_such_module:build"
 """A source that tells if it is looked for."""
 DUMP = ("dump-teacher", "CACHE", "--data", NOT_OPENED, "--recipe", "digits", "--workers", "0")
 TRAIN = ("train-student", "RUN", "--data", NOT_OPENED, "--recipe", "digits", "--loss", "ce")
-FIDELITY = ("fidelity", "--data", NOT_OPENED, "--recipe", "digits")
+CODEC_ERROR = ("codec-error", "--data", NOT_OPENED, "--recipe", "digits")
 COMMANDS = {
     "dump": (*DUMP, "--teacher", f"{CONV},seed=7"),
     "dump plan": (*DUMP, "--teacher", f"{CONV},seed=7", "--plan"),
     "train": (*TRAIN, "--student", MLP),
     "train plan": (*TRAIN, "--student", MLP, "--plan"),
-    "fidelity": (*FIDELITY, "--teacher", f"{CONV},seed=7"),
+    "codec-error": (*CODEC_ERROR, "--teacher", f"{CONV},seed=7"),
 }
 
 

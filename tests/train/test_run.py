@@ -17,13 +17,13 @@ from torch import nn
 from kdcache.cache import open_cache
 from kdcache.config.files import dump_config
 from kdcache.errors import (
-    DriftError,
     KdcacheError,
     MismatchError,
     MissingUnitError,
     ModelError,
     RecipeError,
     UsageError,
+    ViewMismatchError,
 )
 from kdcache.models.model import open_model
 from kdcache.runtime.device import ComputeConfig
@@ -441,7 +441,7 @@ def test_views_that_moved_stop_the_run(tmp_path: Path, monkeypatch: pytest.Monke
         "__getitem__",
         lambda self, i: (original(self, i)[0].rotate(90), original(self, i)[1]),
     )
-    with pytest.raises(DriftError, match="not what the teacher saw"):
+    with pytest.raises(ViewMismatchError, match="not what the teacher saw"):
         train(tmp_path / "run", cache=str(tmp_path / "cache"))
 
 

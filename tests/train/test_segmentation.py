@@ -12,7 +12,7 @@ from runs import IN_PROCESS, dump, train, train_config
 from segmentation_files import Shapes, write_cityscapes, write_voc
 
 from kdcache.cache import open_cache
-from kdcache.codec_error.measure import FidelityConfig, measure_fidelity
+from kdcache.codec_error.measure import CodecErrorConfig, measure_codec_error
 from kdcache.codecs import PositionCodec, codec_spec
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.models.model import open_model
@@ -295,15 +295,15 @@ def test_maps_are_recoded(tmp_path: Path, exact: Path, recipe: str, codec: str) 
             recode_cache(tmp_path / "new", tmp_path / "more", codec="lowrank:step=0.001")
 
 
-def test_fidelity_is_for_classification(exact: Path, recipe: str) -> None:
+def test_codec_error_is_for_classification(exact: Path, recipe: str) -> None:
     for config in (
-        FidelityConfig(logits=str(exact)),
-        FidelityConfig(teacher=TEACHER, data=DATA, recipe=recipe),
+        CodecErrorConfig(logits=str(exact)),
+        CodecErrorConfig(teacher=TEACHER, data=DATA, recipe=recipe),
     ):
         with pytest.raises(
             UsageError, match=r"is for classification, not segmentation; .*dump-teacher --plan says"
         ):
-            measure_fidelity(config)
+            measure_codec_error(config)
 
 
 @pytest.mark.parametrize(

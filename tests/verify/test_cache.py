@@ -379,7 +379,7 @@ def test_logits_that_are_not_finite_are_a_fault(shelf: Callable[..., Cache]) -> 
     assert "NaN or infinite logits" in fault
 
 
-def test_views_that_drifted_are_told_before_the_teacher_runs(tmp_path: Path) -> None:
+def test_views_that_are_others_are_told_before_the_teacher_runs(tmp_path: Path) -> None:
     cache = pictures(tmp_path)
     for path in (tmp_path / "images").rglob("*.png"):
         Image.fromarray(255 - np.asarray(Image.open(path))).save(path)

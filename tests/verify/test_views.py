@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from kdcache.cache import Cache, Commit, library_versions, open_cache
 from kdcache.cache.documents.commit import commit_key
 from kdcache.dump.run import DumpConfig, run_dump
-from kdcache.errors import DriftError, KdcacheWarning
+from kdcache.errors import KdcacheWarning, ViewMismatchError
 from kdcache.runtime.device import ComputeConfig
 from kdcache.sources import open_source
 from kdcache.tools.recode import recode_cache
@@ -196,7 +196,9 @@ def test_a_view_without_steps_is_told_by_those_of_its_unit(
         last_first = dataclasses.replace(commit, probes=commit.probes[::-1])
         path = cache.objects.path / commit_key(commit.seed, commit.unit)
         path.write_bytes(last_first.to_bytes())
-    with pytest.raises(DriftError, match=r"pixels first differ after transform 2, RandomCrop; "):
+    with pytest.raises(
+        ViewMismatchError, match=r"pixels first differ after transform 2, RandomCrop; "
+    ):
         check(cache, views=1)
 
 
@@ -210,7 +212,9 @@ def test_an_overwritten_image_is_seen_where_a_unit_is_small(tmp_path: Path, stor
         assert len(cache.commit_of(seed, 0).probes) == COUNT
     path = sorted((tmp_path / "images").rglob("*.png"))[17]
     Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
-    with pytest.raises(DriftError, match=rf"view class\d/{path.name} under seed 7.* have changed"):
+    with pytest.raises(
+        ViewMismatchError, match=rf"view class\d/{path.name} under seed 7.* have changed"
+    ):
         check(cache, seeds=(7,))
 
 
@@ -218,7 +222,7 @@ def test_an_overwritten_image_is_seen_where_a_unit_is_small(tmp_path: Path, stor
 def test_a_thumbnail_that_moved_stops(cache: Cache, tmp_path: Path, levels: int) -> None:
     write(tmp_path / "images", lambda pixels: pixels + np.uint8(levels))
     with pytest.raises(
-        DriftError,
+        ViewMismatchError,
         match=rf"view class\d/\d\d\.png under seed \d.*differs by {levels} of 255 .*have changed",
     ):
         check(cache)
@@ -286,14 +290,14 @@ def test_recoding_keeps_the_steps(cache: Cache, tmp_path: Path) -> None:
     held = [probe for commit in commits_of(cache) for probe in commit.probes]
     assert [probe for commit in commits_of(new) for probe in commit.probes] == held
     write(tmp_path / "images", lambda pixels: 255 - pixels)
-    with pytest.raises(DriftError, match="pixels first differ after decoding the image; "):
+    with pytest.raises(ViewMismatchError, match="pixels first differ after decoding the image; "):
         check(new)
 
 
 def test_another_decoder_is_named(cache: Cache, tmp_path: Path) -> None:
     write(tmp_path / "images", lambda pixels: 255 - pixels)
     with pytest.raises(
-        DriftError,
+        ViewMismatchError,
         match=r"allowed: 2\); pixels first differ after decoding the image; .*images themselves",
     ):
         check(cache)
@@ -317,7 +321,7 @@ def test_another_conversion_is_named(cache: Cache) -> None:
 def test_a_changed_transform_is_named(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     in_another_release(monkeypatch, ImageOps.invert)
     with pytest.raises(
-        DriftError,
+        ViewMismatchError,
         match=r"pixels first differ after transform 2, RandomCrop; .*processor or the build",
     ):
         check(cache)
@@ -359,7 +363,9 @@ def test_of_a_mixed_view_its_own_steps_come_first(
     mixed: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_another_release(monkeypatch, ImageOps.invert)
-    with pytest.raises(DriftError, match="pixels first differ after transform 1, RandomCrop; "):
+    with pytest.raises(
+        ViewMismatchError, match="pixels first differ after transform 1, RandomCrop; "
+    ):
         check(mixed)
 
 
@@ -371,7 +377,7 @@ def test_of_a_mixed_view_then_come_its_partners(mixed: Cache, tmp_path: Path) ->
         rf"\(row {one['row']}\).* pixels first differ after decoding the image of its partner, row"
         rf" {other['row']}; "
     )
-    with pytest.raises(DriftError, match=found):
+    with pytest.raises(ViewMismatchError, match=found):
         check(mixed, seeds=(0,))
 
 
@@ -402,7 +408,7 @@ def test_a_cache_from_before_there_were_steps_is_checked_as_it_was(
         assert check(cache) == {"checked": 60, "other_pixels": 60}
     write(tmp_path / "images", lambda pixels: 255 - pixels)
     with pytest.raises(
-        DriftError,
+        ViewMismatchError,
         match=r"allowed: 2\); library versions are the same, so the images themselves have changed",
     ):
         check(cache)
@@ -418,7 +424,7 @@ def test_other_pixels_under_the_same_thumbnail_warn(cache: Cache, tmp_path: Path
 
 def test_swapped_images_stop(cache: Cache, tmp_path: Path) -> None:
     write(tmp_path / "images", lambda pixels: pixels[::-1])
-    with pytest.raises(DriftError, match="is not what the teacher saw"):
+    with pytest.raises(ViewMismatchError, match="is not what the teacher saw"):
         check(cache, views=1)
 
 
@@ -427,7 +433,8 @@ def test_an_image_that_is_not_readable_now_stops(cache: Cache, tmp_path: Path) -
     key = open_source(cache.manifest.source["spec"]).key(int(cache.order[row]))
     (tmp_path / "images" / key).write_bytes(b"not an image")
     with pytest.raises(
-        DriftError, match=rf"view {key} under seed 0 \(row {row}\) was read at the dump and is not"
+        ViewMismatchError,
+        match=rf"view {key} under seed 0 \(row {row}\) was read at the dump and is not",
     ):
         check(cache, seeds=(0,))
 
@@ -439,7 +446,8 @@ def test_other_library_versions_are_named(cache: Cache, tmp_path: Path) -> None:
         (tmp_path / "cache" / commit_key(0, unit)).write_bytes(changed.to_bytes())
     write(tmp_path / "images", lambda pixels: 255 - pixels)
     with pytest.raises(
-        DriftError, match=r"versions differ: pillow 1\.0 then, \S+ now: install those of the dump"
+        ViewMismatchError,
+        match=r"versions differ: pillow 1\.0 then, \S+ now: install those of the dump",
     ):
         check(cache, seeds=(0,))
 

@@ -1,4 +1,4 @@
-"""The command `fidelity`, as a user meets it."""
+"""The command `codec-error`, as a user meets it."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from kdcache_cli import main
 
 @pytest.fixture(scope="module")
 def logits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("fidelity") / "logits.npz"
+    path = tmp_path_factory.mktemp("codec-error") / "logits.npz"
     generator = np.random.default_rng(0)
     head = generator.normal(size=(20, 8)).astype(np.float32)
     features = generator.normal(size=(600, 8))
@@ -26,7 +26,7 @@ def logits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*words: Any) -> Result:
-    return CliRunner().invoke(main, ["fidelity", *map(str, words)])
+    return CliRunner().invoke(main, ["codec-error", *map(str, words)])
 
 
 def test_the_table_names_codecs_and_marks_the_front(logits: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command `fidelity`: what each codec costs on your teacher, as a table, as JSON, and as a
+"""The command `codec-error`: what each codec costs on your teacher, as a table, as JSON, and as a
 picture."""
 
 import json
@@ -13,7 +13,7 @@ from kdcache_cli.options import JSON, compute, dotted
 _TERMS = {"inter": "inter", "intra": "intra", "both": "both", "kl": "KL"}
 
 
-@click.command(short_help="Measure what each codec costs on your teacher.")
+@click.command("codec-error", short_help="Measure what each codec costs on your teacher.")
 @click.argument("logits", required=False, metavar="[LOGITS.npz|CACHE]")
 @click.option(
     "--teacher",
@@ -58,13 +58,13 @@ _TERMS = {"inter": "inter", "intra": "intra", "both": "both", "kl": "KL"}
 )
 @compute
 @JSON
-def fidelity(plot: str | None, as_json: bool, **flags: Any) -> None:
+def codec_error(plot: str | None, as_json: bool, **flags: Any) -> None:
     """Print bytes per view and the error of the student's gradient for each codec.
 
     The logits come from an .npz file, from a `full` cache of two seeds, or from --teacher, --data
     and --recipe.
     """
-    from kdcache.codec_error.measure import FidelityConfig, measure_fidelity
+    from kdcache.codec_error.measure import CodecErrorConfig, measure_codec_error
     from kdcache.config.files import load_config
 
     if plot is not None:
@@ -72,11 +72,12 @@ def fidelity(plot: str | None, as_json: bool, **flags: Any) -> None:
 
         check_plot(plot)
     given = {name: value for name, value in dotted(flags).items() if value != ()}
-    result = measure_fidelity(load_config(FidelityConfig, "fidelity", file=None, flags=given))
+    config = load_config(CodecErrorConfig, "codec-error", file=None, flags=given)
+    result = measure_codec_error(config)
     if plot is not None:
-        from kdcache.codec_error.plot import plot_fidelity
+        from kdcache.codec_error.plot import plot_codec_error
 
-        plot_fidelity(result, plot)
+        plot_codec_error(result, plot)
     if as_json:
         click.echo(json.dumps(result, indent=1))
     else:
