@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.codecs.protocol import CodecDefaults, checked, narrowed, to_fields
+from kdcache.codecs.protocol import CodecDefaults, checked, narrowed
 from kdcache.shapes import Logits, PerRow, Records
 from kdcache.soft_targets import DenseTargets
 
@@ -65,10 +65,6 @@ class Full(CodecDefaults):
             )
         records["logits"] = stored.cpu().numpy().view(records.dtype["logits"].base)
         return records
-
-    def decode(self, records: Records, device: torch.device | str = "cpu") -> DenseTargets:
-        """Return the rows, decoded on `device`."""
-        return self.from_fields(to_fields(records, device))
 
     def from_fields(self, fields: Mapping[str, Tensor]) -> DenseTargets:
         """Return the rows whose records have these fields."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.codecs.protocol import CodecDefaults, checked, to_fields
+from kdcache.codecs.protocol import CodecDefaults, checked
 from kdcache.codecs.transform import Calibration, Fit, quantised
 from kdcache.config.spec import not_an_option
 from kdcache.errors import CodecError, UsageError
@@ -147,10 +147,6 @@ class LowRank(CodecDefaults):
             if part.shape[1]:
                 records[kind] = (_packed(part) if kind == "ternary" else part).numpy()
         return records
-
-    def decode(self, records: Records, device: torch.device | str = "cpu") -> DenseTargets:
-        """Return the rows, decoded on `device`; each row's logits have mean zero."""
-        return self.from_fields(to_fields(records, device))
 
     def from_fields(self, fields: Mapping[str, Tensor]) -> DenseTargets:
         """Return the rows whose records have these fields."""

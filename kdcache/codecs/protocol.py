@@ -144,9 +144,13 @@ class CodecDefaults(ABC):
         """None: a chunk has whole records."""
         return None
 
-    @abstractmethod
     def decode(self, records: Records, device: torch.device | str = "cpu") -> SoftTargets:
         """Return the soft targets, decoded on `device`."""
+        return self.from_fields(to_fields(records, device))
+
+    @abstractmethod
+    def from_fields(self, fields: Mapping[str, Tensor]) -> SoftTargets:
+        """Return the rows whose records have these fields."""
 
     def fit(self: Own, logits: Logits) -> Own:
         """Return this codec; it has nothing to fit."""

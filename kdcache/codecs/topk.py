@@ -129,10 +129,6 @@ class TopK(CodecDefaults):
             mean = whole
         return self._records(top, fields["classes"][:, : self.k], lse, mean, var)
 
-    def decode(self, records: Records, device: torch.device | str = "cpu") -> "TopKRows":
-        """Return the rows, decoded on `device`."""
-        return self.from_fields(to_fields(records, device))
-
     def from_fields(self, fields: Mapping[str, Tensor]) -> "TopKRows":
         """Return the rows whose records have these fields."""
         return TopKRows(self, fields)

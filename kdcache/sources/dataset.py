@@ -19,7 +19,7 @@ from kdcache.runtime.text_files import path_bytes
 from kdcache.runtime.user_code import user_code
 from kdcache.sources.files import Numbers, Paths, are_files, listed_path, stat_sizes
 from kdcache.sources.protocol import Contents, Sample, named, sample_name
-from kdcache.targets import ClassLabel
+from kdcache.targets import target_kind, task_of
 
 _LISTINGS = (
     "samples",
@@ -190,6 +190,8 @@ class DatasetSource(MapStyle):
             SourceError: it is no map-style data set, is empty, or does not say its classes.
         """
         super().__init__(dataset, spec)
+        self.task = task_of(dataset)
+        self._kind = target_kind(self.task)
         self.classes = classes or _count_classes(dataset, self.spec)
         self._lists_targets = lists_targets
         names = getattr(dataset, "classes", None)
@@ -204,7 +206,7 @@ class DatasetSource(MapStyle):
             SourceError: the target is not a class index.
         """
         image, target = self._pair(index, contents)
-        return Sample(image, ClassLabel().checked(target, image, self.classes, self._name(index)))
+        return Sample(image, self._kind.checked(target, image, self.classes, self._name(index)))
 
     def known_targets(self) -> Numbers | None:
         """Return the class of each sample, uint32 `[samples]`; None if that takes reading them."""

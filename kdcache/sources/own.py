@@ -2,11 +2,11 @@
 
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from kdcache.config.spec import Spec, choose, load_function, parse_spec
+from kdcache.config.spec import Spec, load_function, parse_spec
 from kdcache.errors import SourceError, UsageError, quoted, shortened
 from kdcache.runtime.images import as_image, described
 from kdcache.runtime.user_code import user_code
@@ -14,7 +14,7 @@ from kdcache.sources.dataset import IS_EMPTY, DatasetSource, MapStyle
 from kdcache.sources.folder_files import IMAGE_EXTENSIONS, extension_of
 from kdcache.sources.masks import open_own_masks
 from kdcache.sources.protocol import Sample, Source, named, sample_name
-from kdcache.targets import ClassLabel, ClassMask, target_kind, task_of
+from kdcache.targets import target_kind, task_of
 from kdcache.targets.label import integer
 
 _MEND = "mend its code"
@@ -50,13 +50,6 @@ _TABLES = (
 _FUNCTION = (
     "a function of yours that returns a data set of (image, class index) pairs: mypkg.data:build"
 )
-
-
-_BY_TASK: dict[str, Callable[[Any, Spec], Source]] = {
-    ClassLabel.task: DatasetSource,
-    ClassMask.task: open_own_masks,
-}
-"""What makes a source of a map-style data set."""
 
 
 class OwnSource:
@@ -154,8 +147,8 @@ def _as_source(opened: Any, spec: Spec) -> Source:
     if hasattr(opened, "fingerprint"):
         _require_parts(opened, spec)
         return opened if _is_checked(opened) else OwnSource(opened, spec)
-    make = _BY_TASK[choose(task_of(opened), _BY_TASK, "task")]
-    return make(opened, spec)
+    kind = target_kind(task_of(opened))
+    return open_own_masks(opened, spec) if kind.has_maps else DatasetSource(opened, spec)
 
 
 def parse_source(text: str, known: Collection[str]) -> Spec:

@@ -287,14 +287,14 @@ def test_what_the_storage_refuses_is_not_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     data = images(tmp_path / "images", 12)
-    read = Path.read_bytes
+    opened = os.open
 
-    def refuse(path: Path) -> bytes:
-        if path.name == "05.png":
+    def refuse(path: Any, flags: int, *arguments: Any, **more: Any) -> int:
+        if str(path).endswith("05.png"):
             raise OSError(code, os.strerror(code), str(path))
-        return read(path)
+        return opened(path, flags, *arguments, **more)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     settings: dict[str, Any] = {"data": data, "teacher": f"{CONV},classes=3,seed=7", "seeds": "0:1"}
     with pytest.raises(
         SourceError, match=r"sample 5 \(class1/05.png\) .* cannot be read: \w*Error: "
