@@ -58,6 +58,11 @@ def show_view(
     row = row_of(index, cache.manifest.rows, cache.manifest.order_seed)
     commit = cache.commit_of(seed, row // cache.manifest.unit_rows)
     cache.require_held(np.array([row]))
+    if cache.manifest.positions is not None:
+        raise UsageError(
+            f"cache {cache} holds logits of {cache.manifest.layout.kind}, which cannot be drawn;"
+            " one row a view can, and maps of one size"
+        )
     dataset = views_of(cache, data, size=cache.manifest.input_size)
     source = dataset.source
     probabilities = cache.codec.decode(cache.read(seed, [row])).probs(1.0)[0]
