@@ -266,7 +266,7 @@ def test_any_one_weight_or_buffer_changes_the_identity() -> None:
         (
             "tiny_models:noise",
             ModelError,
-            "gave a Noise; the function must return a torch.nn.Module",
+            "gave an object of class Noise; the function must return a torch.nn.Module",
         ),
         (
             "tiny_models:conv,channels=3,mean=grey",
