@@ -50,7 +50,7 @@ def download_weights(spec: Spec, commit: str) -> None:
                 return
             index = _hub_file(name, f"{file}.index.json", commit)
             if index is not None:
-                for part in sorted(set(json.loads(index.read_text())["weight_map"].values())):
+                for part in sorted(set(json.loads(index.read_bytes())["weight_map"].values())):
                     _hub_file(name, str(part), commit)
                 return
 

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -29,8 +29,6 @@ from kdcache.models.weight_files import check_weight_file, some_names
 from kdcache.runtime.console import say
 from kdcache.runtime.user_code import exception_text
 
-Task = Literal["classification", "segmentation"]
-
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _CLASSES_ARE_THE_DATAS = "the number of classes comes from the data; leave it out"
 _REFUSED = {
@@ -43,10 +41,28 @@ _REFUSED = {
 }
 _OWN_OPTIONS = frozenset(("pretrained", "revision"))
 """Options that are not the configuration's."""
-_KINDS = {
-    "classification": "an image classifier",
-    "segmentation": "a model of semantic segmentation",
-}
+
+
+class _Kind(NamedTuple):
+    """What transformers calls a kind of models."""
+
+    words: str
+    auto_class: str
+    """The class that makes one of any architecture."""
+    architectures: str
+    """The table of those that there are."""
+
+
+_CLASSIFIER = _Kind(
+    "an image classifier",
+    "AutoModelForImageClassification",
+    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+)
+_SEGMENTER = _Kind(
+    "a model of semantic segmentation",
+    "AutoModelForSemanticSegmentation",
+    "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES",
+)
 
 
 def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
@@ -57,7 +73,7 @@ def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
         ModelError: transformers is not installed; the repository, its configuration or its weights
             cannot be had; it is another kind of model, or has no trained head where it must.
     """
-    module, config, views = _built(spec, classes, channels, "classification")
+    module, config, views = _built(spec, classes, channels, _CLASSIFIER)
     own_size = getattr(config, "image_size", None)
     if isinstance(own_size, list):
         own_size = tuple(own_size)
@@ -75,7 +91,7 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
     Raises:
         KdcacheError: as `build_classifier`.
     """
-    module, _, views = _built(spec, classes, channels, "segmentation")
+    module, _, views = _built(spec, classes, channels, _SEGMENTER)
     return module, _normalisation(views)
 
 
@@ -118,7 +134,7 @@ def _local_folder(spec: Spec) -> Path | None:
 
 
 def _built(
-    spec: Spec, classes: int | None, channels: int, task: Task
+    spec: Spec, classes: int | None, channels: int, wanted: _Kind
 ) -> tuple[nn.Module, Any, ProcessedViews | None]:
     """Return a model that gives logits, its configuration, and what its images are like; None if
     no image processor lies beside it."""
@@ -127,7 +143,7 @@ def _built(
     with _quiet():
         folder = local_folder or downloaded(spec, spec.options.get("revision"))
         stored = _stored_configuration(spec, folder)
-        auto = _auto_class(spec, stored, task)
+        auto = _auto_class(spec, stored, wanted)
         config = _configuration(spec, stored)
         if classes is not None and config.num_labels != classes:
             config.num_labels = classes
@@ -237,8 +253,8 @@ def _stored_configuration(spec: Spec, folder: Path) -> dict[str, Any]:
     return content
 
 
-def _auto_class(spec: Spec, stored: Mapping[str, Any], task: Task) -> Any:
-    """Return the class of transformers that makes models of a task.
+def _auto_class(spec: Spec, stored: Mapping[str, Any], wanted: _Kind) -> Any:
+    """Return the class of transformers that makes models of a kind.
 
     Raises:
         ModelError: a configuration is of another kind of model, or of none.
@@ -262,19 +278,14 @@ def _auto_class(spec: Spec, stored: Mapping[str, Any], task: Task) -> Any:
         raise ModelError(
             f"model {spec} is of type {quoted(kind)}, unknown to transformers {version}; {way_out}"
         )
-    if task == "segmentation":
-        kinds = modeling_auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
-        auto = transformers.AutoModelForSemanticSegmentation
-    else:
-        kinds = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
-        auto = transformers.AutoModelForImageClassification
-    if kind not in kinds:
+    known = getattr(modeling_auto, wanted.architectures)
+    if kind not in known:
         architectures = stored.get("architectures") or [kind]
         raise ModelError(
             f"model {spec} is {brief(architectures[0])}, of type {quoted(kind)}; wanted is"
-            f" {_KINDS[task]}, such as {_examples(kinds)}"
+            f" {wanted.words}, such as {_examples(known)}"
         )
-    return auto
+    return getattr(transformers, wanted.auto_class)
 
 
 def _examples(kinds: Mapping[str, Any]) -> str:

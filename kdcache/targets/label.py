@@ -65,10 +65,6 @@ class ClassLabel:
             raise SourceError(f"{name} is of class {index}; the cache says {classes} classes")
         return index
 
-    def num_bytes(self, target: StoredTarget) -> int:
-        """Return 0: digits take no more than the block that each file in a tar takes."""
-        return 0
-
     def batch(self, targets: Sequence[MixedTarget], size: Sequence[int], *, mixes: bool) -> Labels:
         """Return the class indices, int64 `[views]`, and of mixed views the second ones with the
         share of the first."""

@@ -72,10 +72,6 @@ class ClassMask:
         _check_classes(load_image(mask), classes, name)
         return mask
 
-    def num_bytes(self, target: StoredTarget) -> int:
-        """Return the bytes of the PNG."""
-        return len(self.encode(target))
-
     def batch(self, targets: Sequence[MixedTarget], size: Sequence[int], *, mixes: bool) -> Labels:
         """Return the masks of views of `size`, uint8 `[views, height, width]`; of views whose image
         could not be read 255."""

@@ -75,9 +75,6 @@ class TargetKind(Protocol):
             SourceError: it does not belong to the image, or holds a class that there is not.
         """
 
-    def num_bytes(self, target: StoredTarget) -> int:
-        """Return the bytes of its file that count beside those of the image."""
-
     def batch(self, targets: Sequence[MixedTarget], size: Sequence[int], *, mixes: bool) -> Labels:
         """Return the labels of a batch of views.
 

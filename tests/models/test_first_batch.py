@@ -44,7 +44,11 @@ def opened(spec: str, trained: bool = False) -> None:
         ("needs,width=3", UsageError, "write broken_models:needs,width=...,depth=..."),
         ("fails", ModelError, "fails: LookupError: no file of weights (broken_models.py, line"),
         ("number", ModelError, "gave 3; the function must return a torch.nn.Module"),
-        ("class_only", ModelError, "gave an object of class type; the function must return a torch.nn.Module"),
+        (
+            "class_only",
+            ModelError,
+            "gave an object of class type; the function must return a torch.nn.Module",
+        ),
         ("changed,how=index_error", ModelError, "fails: IndexError: list index out of range"),
         ("changed,how=key_error", ModelError, "fails: KeyError: 'stage4' (broken_models.py, li"),
         ("changed,how=none", ModelError, "gives a NoneType, not logits; let it return these alone"),

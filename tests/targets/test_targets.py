@@ -39,7 +39,7 @@ GOOD: dict[str, list[StoredTarget]] = {
 
 
 def test_every_kind_is_under_its_task() -> None:
-    assert {task: kind.task for task, kind in KINDS.items()} == {task: task for task in GOOD}
+    assert all(kind.task == task for task, kind in KINDS.items()) and GOOD.keys() <= KINDS.keys()
     assert all(isinstance(kind, TargetKind) for kind in KINDS.values())
     assert target_kind(task_of(object())) is KINDS["classification"]
     with pytest.raises(UsageError, match=r"unknown task 'depth'.*classification.*segmentation"):
@@ -55,7 +55,6 @@ def test_what_is_stored_is_read_back(task: str, target: StoredTarget) -> None:
     found = kind.decode(data, IMAGE, CLASSES, "sample 0")
     assert np.array_equal(np.asarray(found), np.asarray(target))
     assert kind.encode(found) == data
-    assert kind.num_bytes(target) in (0, len(data))
 
 
 @pytest.mark.parametrize(
