@@ -99,12 +99,15 @@ def file_bytes(path: str | Path) -> bytes:
         OSError: it cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 # of a descriptor
+    try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             kind = _KINDS.get(stat.S_IFMT(mode), "a device")
             raise UndecodableError(f"it is {kind}, not a plain file")
-        return file.read()
+        with open(descriptor, "rb", closefd=False) as file:  # of a descriptor
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def read_image(path: str | Path) -> Image.Image:
