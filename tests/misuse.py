@@ -11,6 +11,7 @@ import tiny_models
 import torch
 
 import kdcache
+from kdcache.positions import layout_from_dict
 
 DATA = "tiny_models:few_digits"
 ROWS = torch.zeros(3, 4)
@@ -45,8 +46,8 @@ def cases(path: str) -> dict[str, Callable[[], Any]]:
         settings: Any = {"data": DATA, "num_workers": 0, **changes}
         return lambda: kdcache.DistillationLoader(path, **settings)
 
-    def evaluating(model: Any) -> Callable[[], Any]:
-        given: Any = {"recipe": "digits", "num_workers": 0, **NORMALISED}
+    def evaluating(model: Any, **changes: Any) -> Callable[[], Any]:
+        given: Any = {"recipe": "digits", "num_workers": 0, **NORMALISED, **changes}
         return lambda: kdcache.evaluate(model, "digits:test", **given)
 
     def dumping(**changes: Any) -> Callable[[], Any]:
@@ -77,6 +78,57 @@ def cases(path: str) -> dict[str, Callable[[], Any]]:
         "no model": evaluating(None),
         "no teacher": dumping(teacher=3),
         "seeds of a dump": dumping(teacher=tiny_models.conv(), seeds=[0.5]),
+        "no seeds": loading(seeds=[]),
+        "seeds of no text": loading(seeds=""),
+        "mean that is not finite": loading(mean=float("nan"), std=0.5),
+        "std that is not finite": loading(mean=0.5, std=[float("inf")]),
+        "numbers of mean": loading(mean=[0.1, 0.2], std=0.5),
+        "no mean": loading(mean=[], std=[]),
+        "size": loading(size=(8, 8, 8)),
+        "model": loading(model=5),
+        "cache for a path": lambda: kdcache.DistillationLoader(cache, data=DATA),
+        "no path of several": lambda: kdcache.DistillationLoader([None], data=DATA),  # type: ignore[list-item]
+        "no state": lambda: loader.load_state_dict(None),
+        "epoch of a state": lambda: loader.load_state_dict({**loader.state_dict(), "epoch": "x"}),
+        "seeds of a state": lambda: loader.load_state_dict({**loader.state_dict(), "seeds": []}),
+        "identity of a state": lambda: loader.load_state_dict(
+            {**loader.state_dict(), "identity": 5}
+        ),
+        "epoch of truth": lambda: loader.set_epoch(True),
+        "row alone": lambda: cache.read(0, 0),
+        "rows of rows": lambda: cache.read(0, [[0, 1], [2, 3]]),
+        "ragged rows": lambda: cache.read(0, [[0], [1, 2]]),
+        "seed of truth": lambda: cache.read(True, [0]),
+        "views of three": lambda: views.batch([(1, 2, 3)]),
+        "view of a fraction": lambda: views.batch([(0.5, 0)]),
+        "seed of a fraction": lambda: views.batch([(0, 1.5)]),
+        "seed below": lambda: views.batch([(0, -1)]),
+        "batch of an evaluation": evaluating(tiny_models.conv(), batch_size=0),
+        "window": evaluating(tiny_models.conv(), window=5),
+        "recipe of an evaluation": evaluating(tiny_models.conv(), recipe=None),
+        "mean of an own model": evaluating(
+            kdcache.open_model(
+                "tiny_models:conv,mean=0.5,std=0.25", classes=10, recipe=views.recipes[0]
+            )
+        ),
+        "mean of a dump": dumping(teacher=tiny_models.conv(), mean=float("nan")),
+        "recipe of a dump": dumping(teacher=tiny_models.conv(), recipe=5),
+        "cache of a dump": lambda: kdcache.dump_teacher(
+            None,  # type: ignore[arg-type]
+            data=DATA,
+            teacher=tiny_models.conv(),
+            recipe="digits",
+            **NORMALISED,
+        ),
+        "layout": lambda: layout_from_dict([]),  # type: ignore[arg-type]
+        "verify": lambda: kdcache.verify_cache(5),  # type: ignore[arg-type]
+        "garbage": lambda: kdcache.collect_garbage(str(Path(path).with_name("none"))),
+        "merge of nothing": lambda: kdcache.merge_caches(Path(path).with_name("new"), []),
+        "merge inside": lambda: kdcache.merge_caches(f"{path}/new", [path]),
+        "maps for rows": lambda: kdcache.dist_loss(ROWS[None], ROWS[None]),
+        "class for rows": lambda: kdcache.kl_loss(ROWS[0], ROWS[0]),
+        "labels of floats": lambda: kdcache.dkd_loss(ROWS, ROWS, LABELS.float()),
+        "labels out of range": lambda: kdcache.nkd_loss(ROWS, ROWS, LABELS - 1),
         "merge": lambda: kdcache.merge_caches(link, [path]),
         "export": lambda: kdcache.export_cache(path, path),
     }

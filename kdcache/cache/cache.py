@@ -431,6 +431,8 @@ class Cache:
                 f"cache {self} holds rows 0 to {self.manifest.rows - 1}, not all of those asked for"
             )
         self.require_held(wanted)
+        if isinstance(seeds, bool):
+            raise UsageError(f"seeds is {seeds}; give one seed, or one for each row")
         if isinstance(seeds, int | np.integer):
             return self._open_slab(int(seeds)).gather(wanted)
         of_rows = _integers(seeds, "seeds")
@@ -593,9 +595,12 @@ def _integers(numbers: Rows | Sequence[int], what: str) -> Rows:
     Raises:
         UsageError: they are none.
     """
-    array = np.asarray(numbers)
-    if array.size and array.dtype.kind not in "iu":
-        raise UsageError(f"{what} are {quoted(numbers)}; they must be whole numbers")
+    try:
+        array = np.asarray(numbers)
+    except ValueError:  # lists of different lengths
+        array = np.empty((), object)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise UsageError(f"{what} are {quoted(numbers)}; they must be a list of whole numbers")
     return array.astype(np.int64)
 
 

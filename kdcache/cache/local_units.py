@@ -8,12 +8,13 @@ fetches before their turn.
 import os
 import re
 import struct
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from kdcache.cache.cache import Cache
 from kdcache.cache.documents.commit import Commit
-from kdcache.cache.formats.image_index import ImageIndex
+from kdcache.cache.formats.image_index import ImageIndex, Piece
 from kdcache.cache.formats.tar import TarFormat
 from kdcache.cache.prefetch import fetched
 from kdcache.cache.slab_folder import INDEX, TAR, LocalFile, one_at_a_time
@@ -24,6 +25,38 @@ from kdcache.sources.tar_reader import TarReader
 
 Unit = tuple[int, int]
 """The first seed of a unit, and its number."""
+
+
+class OpenTar:
+    """A tar that is open, and where its images are; it is closed when nobody holds it."""
+
+    def __init__(self, descriptor: int, index: ImageIndex) -> None:
+        """Take an open file, which is closed with this."""
+        self.index = index
+        self._close = weakref.finalize(self, os.close, descriptor)
+        self._descriptor = descriptor
+
+    def read(self, piece: Piece, name: str) -> bytes:
+        """Return bytes of the tar.
+
+        Args:
+            piece: which.
+            name: of the sample, for messages.
+
+        Raises:
+            SourceError: they are not what was committed.
+        """
+        data = os.pread(self._descriptor, piece.size, piece.offset)
+        if not piece.is_of(data):
+            raise SourceError(
+                f"{name}: its bytes differ from what was committed, so its tar was changed since;"
+                " kdcache verify says what else was"
+            )
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        self._close()
 
 
 class LocalUnits:
@@ -93,8 +126,8 @@ class LocalUnits:
             for _ in fetched(self._prepare, unchecked, num_bytes=largest):
                 bar.advance(1)
 
-    def open(self, unit: int) -> tuple[int, ImageIndex]:
-        """Return a descriptor of a tar of unit number `unit`, and where its images are.
+    def open(self, unit: int) -> OpenTar:
+        """Return an open tar of unit number `unit`.
 
         If one tar is damaged, those of other seeds may serve: they hold the same images.
 
@@ -118,7 +151,7 @@ class LocalUnits:
                 os.close(descriptor)
                 raise
             if index is not None:
-                return descriptor, index
+                return OpenTar(descriptor, index)
             os.close(descriptor)
         if damages:
             raise damages.pop(0)

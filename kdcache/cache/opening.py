@@ -69,11 +69,16 @@ def open_cache(path: str | Path | Objects) -> Cache:
     folder = path if isinstance(path, Objects) else open_objects(path)
     try:
         return Cache(folder, read_twice(lambda is_fresh: _read_manifest(folder, is_fresh)))
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         raise CacheError(
             f"{path} is not a cache: it has no zarr.json; give the folder of one, or make"
             " one with kdcache dump-teacher"
         ) from None
+
+
+def as_cache(cache: Cache | str | Path) -> Cache:
+    """Return a cache as it is, or the one at a path."""
+    return cache if isinstance(cache, Cache) else open_cache(cache)
 
 
 def _read_manifest(folder: Objects, is_fresh: bool) -> Manifest:
@@ -94,20 +99,22 @@ def _read_manifest(folder: Objects, is_fresh: bool) -> Manifest:
 
 
 def require_apart(new: str | Path, caches: Iterable[str | Path]) -> None:
-    """Check that a new cache is not to be made where one that it comes from is.
+    """Check that a new cache is not to be made where one that it comes from is, or inside it.
 
     Raises:
         UsageError: it is.
     """
     for cache in caches:
-        if str(new) == str(cache) or _is_same_folder(new, cache):
-            raise UsageError(f"{new} is the cache itself; give the new one a folder of its own")
+        if str(new) == str(cache) or _is_inside(new, cache):
+            raise UsageError(
+                f"{new} is the cache itself, or inside it; give the new one a folder of its own"
+            )
 
 
-def _is_same_folder(one: str | Path, other: str | Path) -> bool:
-    if is_address(one) or is_address(other):
+def _is_inside(new: str | Path, cache: str | Path) -> bool:
+    if is_address(new) or is_address(cache):
         return False
-    return Path(one).resolve() == Path(other).resolve()
+    return Path(new).resolve().is_relative_to(Path(cache).resolve())
 
 
 def probe_new(objects: Objects, *, writes: bool = True) -> None:

@@ -1,26 +1,25 @@
 """A webdataset cache as a source: images and targets from the tars that hold the teacher's records,
 and no other data."""
 
-import os
 import shlex
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from kdcache.cache import Cache, Commit, open_cache
+from kdcache.cache import Cache, Commit
 from kdcache.cache.contents import checked_source
-from kdcache.cache.formats.image_index import ImageIndex, Piece
-from kdcache.cache.local_units import LocalUnits
+from kdcache.cache.local_units import LocalUnits, OpenTar
+from kdcache.cache.opening import as_cache
 from kdcache.cache.prefetch import fetched
 from kdcache.cache.source_check import require_source
 from kdcache.errors import (
     MOST_QUOTED,
     KdcacheError,
-    SourceError,
     UnreadableSampleError,
     UsageError,
     printable,
@@ -78,8 +77,7 @@ def views_of(
         SourceError: it cannot be opened.
         RecipeError: this version of kdcache would render other views.
     """
-    if not isinstance(cache, Cache):
-        cache = open_cache(cache)
+    cache = as_cache(cache)
     recipe = Recipe.from_dict(cache.manifest.recipe)
     if data is None or isinstance(data, str):
         source = source_of(cache, data)
@@ -186,7 +184,11 @@ class CachedSource:
         self._unit_rows = cache.manifest.unit_rows
         self._order = cache.order
         self._is_held = cache.is_held
-        self._open: OrderedDict[int, tuple[int, ImageIndex]] = OrderedDict()
+        self._open: OrderedDict[int, OpenTar] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what travels to a loader worker, which opens tars itself."""
+        return {**self.__dict__, "_open": OrderedDict()}
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -199,7 +201,7 @@ class CachedSource:
         """
         try:
             unit, at = self._place(index)
-            return self._unit(unit)[1].keys[at]
+            return self._unit(unit).index.keys[at]
         except KdcacheError:
             return f"{index:08d}"
 
@@ -213,11 +215,12 @@ class CachedSource:
         """
         unit, at = self._place(index)
         data = self.stored(index)
-        descriptor, stored = self._unit(unit)
+        tar = self._unit(unit)
+        stored = tar.index
         name = sample_name(self.spec, index, stored.keys[at])
         target = stored.target(at)
         # one of no bytes is none
-        file = b"" if target is None else _read(descriptor, target, name)
+        file = b"" if target is None else tar.read(target, name)
         with named(self.spec, index, self.key):
             image = decode_stored(data, stored.extensions[at])
             return Sample(image, self._kind.decode(file, image, self.classes, name))
@@ -233,7 +236,8 @@ class CachedSource:
                 committed.
         """
         unit, at = self._place(index)
-        descriptor, stored = self._unit(unit)
+        tar = self._unit(unit)
+        stored = tar.index
         name = f"sample {index} ({stored.keys[at]})"
         if not self._is_held[unit * self._unit_rows + at]:
             raise UnreadableSampleError(
@@ -244,7 +248,7 @@ class CachedSource:
             raise UnreadableSampleError(
                 f"{name} of {self.spec} could not be read when it was dumped"
             )
-        return _read(descriptor, image, f"{name} of {self.spec}")
+        return tar.read(image, f"{name} of {self.spec}")
 
     def _place(self, index: int) -> tuple[int, int]:
         return divmod(int(self._row_of[index]), self._unit_rows)
@@ -255,29 +259,13 @@ class CachedSource:
         row_of[self._order] = np.arange(len(self._order))
         return row_of
 
-    def _unit(self, unit: int) -> tuple[int, ImageIndex]:
-        """Return the open tar of a unit and what it holds; the one used least recently is
-        closed."""
+    def _unit(self, unit: int) -> OpenTar:
+        """Return the open tar of a unit; the one used least recently is closed."""
         if unit in self._open:
             self._open.move_to_end(unit)
             return self._open[unit]
         self._open[unit] = self.units.open(unit)
         if len(self._open) > NUM_OPEN:
-            _, (descriptor, _) = self._open.popitem(last=False)
-            os.close(descriptor)
+            _, tar = self._open.popitem(last=False)
+            tar.close()
         return self._open[unit]
-
-
-def _read(descriptor: int, piece: Piece, name: str) -> bytes:
-    """Return bytes of a tar.
-
-    Raises:
-        SourceError: they are not what was committed.
-    """
-    data = os.pread(descriptor, piece.size, piece.offset)
-    if not piece.is_of(data):
-        raise SourceError(
-            f"{name}: its bytes differ from what was committed, so its tar was changed since;"
-            " kdcache verify says what else was"
-        )
-    return data

@@ -5,6 +5,7 @@ import dataclasses
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from operator import index
 from pathlib import Path
@@ -24,7 +25,7 @@ _MOST_SEEDS = 100_000
 _MOST_TEXT = 10_000
 """Characters of a list of seeds."""
 _SEEDS = re.compile(r"([0-9]{1,10})(?::([0-9]{1,10}))?")
-_PLAIN = re.compile(r'[a-z_]{1,40} = ("[^"\\\x00-\x1f\x7f]*"|true|false|[0-9]{1,18})')
+_PLAIN = re.compile(r'[a-z_]{1,40} = ("[^"\\\x00-\x1f\x7f]*"|true|false|0|[1-9][0-9]{0,17})')
 """A line of a setting that is text, a number or a truth."""
 _SETTINGS = resources.files("kdcache.config") / "presets"
 
@@ -96,7 +97,8 @@ def recorded_settings(made_by: Mapping[str, Any]) -> dict[str, Any]:
         if line.startswith("["):
             table = line
         elif table == "[dump-teacher]" and _PLAIN.fullmatch(line):
-            settings |= tomllib.loads(line)
+            with suppress(tomllib.TOMLDecodeError):  # the text may be of any writer
+                settings |= tomllib.loads(line)
     return settings
 
 
@@ -194,6 +196,8 @@ def seeds_text(seeds: str | Iterable[SupportsIndex]) -> str:
         raise UsageError(
             f"seeds is {quoted(seeds)}; it must be text such as '0:90', or whole numbers"
         ) from None
+    if not runs:
+        raise UsageError("seeds is an empty list; give one seed at least")
     return ",".join(f"{first}:{end}" for first, end in runs)
 
 

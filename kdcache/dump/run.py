@@ -12,6 +12,7 @@ from kdcache.cache import Cache, Commit, create_cache
 from kdcache.cache.coverage import ask_for
 from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.writing import require_manifest, start_seed
+from kdcache.config.arguments import checked_arguments
 from kdcache.config.files import seeds_text
 from kdcache.config.spec import build
 from kdcache.dump.config import DumpConfig
@@ -32,12 +33,13 @@ from kdcache.views import Recipe
 __all__ = ["DumpConfig", "dump_teacher", "run_dump"]
 
 
+@checked_arguments
 def dump_teacher(
     cache: str | Path,
     *,
     data: Any,
     teacher: str | nn.Module,
-    recipe: str | Recipe,
+    recipe: str | Path | Recipe,
     seeds: str | Sequence[int] = "0:1",
     codec: str | None = None,
     size: Size | None = None,
@@ -58,9 +60,8 @@ def dump_teacher(
 ) -> dict[str, Any]:
     """Run a teacher once over views of some data, and keep its logits in a cache.
 
-    Called again, it goes on where it stopped, and adds seeds. Of several processes
-    (torch.distributed or a launcher) each makes a share of the units, and returns when all are
-    there.
+    Called again, it goes on where it stopped, and adds seeds. Of several processes that a launcher
+    started (torchrun, srun) each makes a share of the units, and returns when all are there.
 
     Args:
         cache: path or address of the cache, new or to be added to.
@@ -111,7 +112,7 @@ def dump_teacher(
         "cache": str(cache),
         "data": data if source is None else source.spec,
         "teacher": teacher if isinstance(teacher, str) else class_name(teacher),
-        "recipe": recipe if isinstance(recipe, str) else recipe.name,
+        "recipe": recipe.name if isinstance(recipe, Recipe) else str(recipe),
         "seeds": seeds_text(seeds),
         "codec": codec,
         "teacher_classes": teacher_classes,
@@ -128,7 +129,7 @@ def dump_teacher(
     config = build(DumpConfig, settings, "dump_teacher:")
     given = Given(
         source=source,
-        recipe=None if isinstance(recipe, str) else recipe,
+        recipe=recipe if isinstance(recipe, Recipe) else None,
         teacher=module,
         preprocessing=wishes,
     )

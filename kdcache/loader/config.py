@@ -90,7 +90,7 @@ class LoaderConfig:
         if not 0 < self.slab_limit <= _MOST_GB:
             raise UsageError(f"slab_limit is {self.slab_limit}; it must be above 0, and in GB")
         wait = self.wait_for_units
-        if wait is not None and not (wait > 0 and self.caches and self.seeds):
+        if wait is not None and not (wait > 0 and self.caches and self.seeds is not None):
             raise UsageError(
                 f"wait_for_units is {wait}; it must be above 0 seconds, and needs a cache, and the"
                 " seeds to wait for"

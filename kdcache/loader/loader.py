@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kdcache.cache import Cache
 from kdcache.codecs import Tail
+from kdcache.config.arguments import checked_arguments
 from kdcache.config.files import seeds_text
 from kdcache.config.spec import build
 from kdcache.errors import UsageError
@@ -19,7 +19,7 @@ from kdcache.loader.opening import Replay, open_replay
 from kdcache.loader.steps import DistillationBatch, StepLoader
 from kdcache.losses import Need
 from kdcache.models.model import VisionModel, preprocessing_of
-from kdcache.models.preprocessing import Preprocessing, per_channel
+from kdcache.models.preprocessing import Preprocessing, checked_size, normalisation
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Rows, Size
 from kdcache.sources import as_source
@@ -45,6 +45,7 @@ class DistillationLoader(StepLoader):
                 ...
     """
 
+    @checked_arguments
     def __init__(
         self,
         cache: str | Path | Sequence[str | Path] | None = None,
@@ -145,26 +146,18 @@ class DistillationLoader(StepLoader):
         wanted = _preprocessing(replay, model, size, mean, std)
         sites = model.sites if isinstance(model, VisionModel) else None
         super().__init__(config, replay, Compute(compute), _ANY_LOSS, size=wanted.size, sites=sites)
-        self._mean: Tensor | None = None
-        self._std: Tensor | None = None
-        if wanted.std:
-            self._normalise(wanted)
+        self._is_normalised = bool(wanted.std)
+        self._mean, self._std = (
+            255 * torch.tensor(values, device=self.compute.device).view(1, -1, 1, 1)
+            for values in (wanted.mean, wanted.std)
+        )
 
     def placed(self, batch: Batch) -> DistillationBatch:
         """Return a batch on the device, with its soft targets; normalised if it is known how."""
         placed = super().placed(batch)
-        if self._mean is None or self._std is None:
+        if not self._is_normalised:
             return placed
         return replace(placed, images=torch.sub(placed.images, self._mean).div_(self._std))
-
-    def _normalise(self, wanted: Preprocessing) -> None:
-        """Have images come as floats, by these means and deviations."""
-        mean = per_channel(wanted.mean, self.num_channels)
-        std = per_channel(wanted.std, self.num_channels)
-        if min(std) <= 0:
-            raise UsageError(f"std is {std}; it must be above 0, of pixels from 0 to 1")
-        self._mean = 255 * torch.tensor(mean, device=self.compute.device).view(1, -1, 1, 1)
-        self._std = 255 * torch.tensor(std, device=self.compute.device).view(1, -1, 1, 1)
 
 
 def _texts(cache: str | Path | Sequence[str | Path] | None) -> tuple[str, ...] | None:
@@ -172,8 +165,6 @@ def _texts(cache: str | Path | Sequence[str | Path] | None) -> tuple[str, ...] |
         return None
     if isinstance(cache, str | Path):
         return (str(cache),)
-    if isinstance(cache, Cache):
-        raise UsageError("give the path of the cache, not the cache itself")
     return tuple(str(one) for one in cache)
 
 
@@ -187,7 +178,7 @@ def _preprocessing(
     """Return the size of the views, and how they are normalised: by an empty `std` not at all.
 
     Raises:
-        UsageError: one of mean and std without the other.
+        UsageError: one of mean and std without the other, or one of the three that cannot be used.
     """
     if (mean is None) != (std is None):
         raise UsageError("mean and std belong together; give both, or neither")
@@ -200,15 +191,12 @@ def _preprocessing(
         size = replay.recipe.size
     if size is None:
         raise UsageError("the views have no size of their own; give size, or a model that says it")
-    if mean is not None and std is not None:
-        return Preprocessing(size, _numbers(mean), _numbers(std))
-    if of_model is not None:
-        return Preprocessing(size, of_model.mean, of_model.std)
-    return Preprocessing(size, (), ())
-
-
-def _numbers(values: float | Sequence[float]) -> tuple[float, ...]:
+    if mean is None and of_model is not None and of_model.std:
+        mean = of_model.mean
+        std = of_model.std
     try:
-        return (float(values),) if isinstance(values, int | float) else tuple(map(float, values))
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"mean and std must be numbers ({error})") from error
+        if mean is None:
+            return Preprocessing(checked_size(size), (), ())
+        return Preprocessing(checked_size(size), *normalisation(mean, std, replay.recipe.channels))
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -201,7 +201,9 @@ def open_replay(
 
 def _replay_of_recipe(config: LoaderConfig, source: Source | None) -> Replay:
     seeds = (
-        parse_seeds(config.seeds) if config.seeds else list(range(config.epochs * config.repeats))
+        list(range(config.epochs * config.repeats))
+        if config.seeds is None
+        else parse_seeds(config.seeds)
     )
     if source is None:
         source = open_source(str(config.data))
@@ -434,8 +436,9 @@ def _cached_seeds(config: LoaderConfig, caches: Sequence[Cache]) -> list[int]:
         return parse_seeds(str(config.seeds))
     is_partial = config.on_miss != "error"
     held = [set(cache.seeds() if is_partial else cache.complete_seeds()) for cache in caches]
-    seeds = parse_seeds(config.seeds) if config.seeds else sorted(set.intersection(*held))
-    if seeds and not config.seeds and is_main():
+    is_told = config.seeds is not None
+    seeds = parse_seeds(str(config.seeds)) if is_told else sorted(set.intersection(*held))
+    if seeds and not is_told and is_main():
         _note_seeds(caches, held, seeds)
     if not seeds:
         which = ", ".join(map(str, caches))

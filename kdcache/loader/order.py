@@ -104,7 +104,11 @@ class Split:
             )
 
     def of(self, views: Rows) -> list[Rows]:
-        """Return this process' share of each part of a batch."""
+        """Return this process' share of each part of a batch.
+
+        Of one that is not full a few views may be left out, so that all shares are of one size.
+        """
+        views = views[: len(views) - len(views) % (self.parts * self.processes)]
         shares = np.array_split(views, self.parts * self.processes)
         return shares[self.process :: self.processes]
 
@@ -131,12 +135,22 @@ class EpochSampler:
     ) -> None:
         """Take the views of the next epoch.
 
+        Raises:
+            UsageError: they are fewer than there are parts of a step.
+
         Args:
             views: in order, (row, seed).
             first_step: the steps before it are done.
             before: called with the views of a step, of all processes, before they are asked for; it
                 may take its time.
         """
+        shares = self._split.parts * self._split.processes
+        if 0 < len(views) < shares:
+            raise UsageError(
+                f"an epoch has {len(views)} views, and a step is of {shares} parts: accumulate is"
+                f" {self._split.parts}, and there are {self._split.processes} processes; choose"
+                " fewer, or more samples"
+            )
         self._views = views
         self._first = first_step
         self._before = before

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from types import TracebackType
 from typing import Any
 
@@ -153,10 +154,11 @@ class StepLoader:
         Raises:
             UsageError: a number that is none of an epoch.
         """
-        if not isinstance(epoch, int) or epoch < 0:
+        number = _whole(epoch)
+        if number is None:
             raise UsageError(f"epoch is {quoted(epoch)}; it must be a whole number, 0 or more")
-        if epoch != self.epoch:
-            self.epoch = epoch
+        if number != self.epoch:
+            self.epoch = number
             self.step = 0
 
     def __iter__(self) -> Iterator[DistillationBatch]:
@@ -252,10 +254,7 @@ class StepLoader:
             UsageError: it is no state of a loader.
             MismatchError: it is of other data, another cache, another teacher, or of another order.
         """
-        if lacking := [name for name in _STATE if name not in state]:
-            raise UsageError(
-                f"the state lacks {', '.join(lacking)}; give what state_dict() of a loader returned"
-            )
+        _require_state(state)
         for name, value in self.identity().items():
             if state["identity"].get(name) != value:
                 raise MismatchError(
@@ -372,3 +371,41 @@ class StepLoader:
                 stream.before(step)
 
         return before
+
+
+def _whole(number: Any) -> int | None:
+    """Return a whole number, 0 or more, as Python's own; None if it is none."""
+    if isinstance(number, bool):
+        return None
+    try:
+        whole = index(number)
+    except TypeError:
+        return None
+    return whole if whole >= 0 else None
+
+
+def _require_state(state: Any) -> None:
+    """Raise a UsageError if a state is none of a loader."""
+    if not isinstance(state, dict):
+        raise UsageError(
+            f"the state is {quoted(state)}; give what state_dict() of a loader returned"
+        )
+    if lacking := [name for name in _STATE if name not in state]:
+        raise UsageError(
+            f"the state lacks {', '.join(lacking)}; give what state_dict() of a loader returned"
+        )
+    seeds = state["seeds"]
+    is_right = {
+        "epoch": _whole(state["epoch"]) is not None,
+        "epoch_step": _whole(state["epoch_step"]) is not None,
+        "seeds": isinstance(seeds, list) and bool(seeds) and None not in map(_whole, seeds),
+        "left_out": isinstance(state["left_out"], Tensor),
+        "identity": isinstance(state["identity"], dict),
+        "order": isinstance(state.get("order", {}), dict),
+    }
+    for name, is_one in is_right.items():
+        if not is_one:
+            raise UsageError(
+                f"the state's {name} is {quoted(state[name])}; give what state_dict() of a loader"
+                " returned"
+            )

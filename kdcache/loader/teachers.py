@@ -20,7 +20,7 @@ from kdcache.losses import Need
 from kdcache.models.first_batch import require_finite, tell_no_logits
 from kdcache.models.inference import model_code
 from kdcache.models.model import VisionModel, open_model, state_sha256
-from kdcache.positions import Heads, layout_of_sites
+from kdcache.positions import Heads, common_layout, layout_of_sites
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.shapes import Rows, Size, size_text
@@ -306,11 +306,25 @@ def open_teacher(
             "several teachers, or one of other classes, give probabilities, and this loss needs"
             " logits: use dist or kl without standardize"
         )
+    if sites is None and caches:
+        _require_same_layout(caches)
     teachers = [
         _cached(config, replay, use, online, compute=compute, sites=sites) for use in replay.caches
     ]
     weights = [use.weight for use in replay.caches]
     return (teachers[0] if len(teachers) == 1 else AveragedTeacher(teachers, weights)), sizes
+
+
+def _require_same_layout(caches: Sequence[Cache]) -> None:
+    """Raise a MismatchError if the logits of several caches do not lie alike, and there is no
+    student whose maps theirs could be brought to."""
+    try:
+        common_layout([cache.manifest.layout for cache in caches])
+    except UsageError as error:
+        raise MismatchError(
+            f"caches {', '.join(map(str, caches))}: {error}, or give model, a segmentation model of"
+            " kdcache, whose maps theirs are then brought to"
+        ) from error
 
 
 def _cached(

@@ -72,8 +72,13 @@ def dist_terms(
     choose(columns, get_args(Columns), "columns of dist")
     logits, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
     student = torch.softmax(logits, dim=-1)
-    inter = tau**2 * (1 - pearson(student, target, dim=1).mean())
     share = columns == "global" and world_size() > 1
+    if len(student):
+        inter = tau**2 * (1 - pearson(student, target, dim=1).mean())
+    else:  # as of views without a proposal
+        inter = student.sum()
+        if not share:
+            return inter, inter
     intra = tau**2 * (
         1 - (shared_pearson(student, target) if share else pearson(student, target, dim=0)).mean()
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdcache.losses.protocol import LossOptions, Need, tempered_pair, without_label
+from kdcache.losses.protocol import LossOptions, Need, mean_of_rows, tempered_pair, without_label
 from kdcache.shapes import Logits, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
@@ -73,7 +73,7 @@ def _decoupled(logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
 def _kl(student: Tensor, target: Tensor) -> Tensor:
     log_student = torch.log_softmax(student, dim=1)
     log_target = torch.log_softmax(target, dim=1)
-    return (log_target.exp() * (log_target - log_student)).sum(1).mean()
+    return mean_of_rows((log_target.exp() * (log_target - log_student)).sum(1))
 
 
 @dataclass(frozen=True, kw_only=True)

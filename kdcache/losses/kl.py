@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kdcache.losses.protocol import LossOptions, Need, needs_of, softened
+from kdcache.losses.protocol import LossOptions, Need, mean_of_rows, needs_of, softened
 from kdcache.shapes import Logits, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
@@ -29,8 +29,8 @@ def kl_loss(
     """
     student, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
     log_student = torch.log_softmax(student, dim=-1)
-    loss: Scalar = (
-        tau**2 * (torch.special.xlogy(target, target) - target * log_student).sum(1).mean()
+    loss: Scalar = tau**2 * mean_of_rows(
+        (torch.special.xlogy(target, target) - target * log_student).sum(1)
     )
     return loss
 

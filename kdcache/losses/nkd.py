@@ -9,7 +9,14 @@ from dataclasses import dataclass
 
 import torch
 
-from kdcache.losses.protocol import LossOptions, Need, require_tau, tempered_pair, without_label
+from kdcache.losses.protocol import (
+    LossOptions,
+    Need,
+    mean_of_rows,
+    require_tau,
+    tempered_pair,
+    without_label,
+)
 from kdcache.shapes import Logits, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
@@ -58,10 +65,11 @@ def nkd_terms(
         student_logits, teacher, targets, tau=1.0, standardize=standardize
     )
     of_label = torch.softmax(teacher_logits, dim=1).gather(1, targets[:, None])
-    target = -(of_label * torch.log_softmax(student, dim=1).gather(1, targets[:, None])).mean()
+    log_label = torch.log_softmax(student, dim=1).gather(1, targets[:, None])
+    target = -mean_of_rows(of_label * log_label)
     others = torch.softmax(without_label(teacher_logits, targets) / tau, dim=1)
     log_student = torch.log_softmax(without_label(student, targets) / tau, dim=1)
-    return target, -(tau**2) * (others * log_student).sum(1).mean()
+    return target, -(tau**2) * mean_of_rows((others * log_student).sum(1))
 
 
 @dataclass(frozen=True, kw_only=True)

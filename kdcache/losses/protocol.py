@@ -85,6 +85,7 @@ def softened(
         UsageError: a temperature that is not above 0, or logits of different shapes.
     """
     rows = as_soft_targets(teacher)
+    _require_rows(student_logits, "student")
     student = tempered(student_logits, tau=tau, standardize=standardize)
     # the softmax forgets the row's mean
     temperature = tau * (rows.std() + _STD_EPS) if standardize else tau
@@ -107,15 +108,45 @@ def tempered_pair(
         UsageError: a temperature that is not above 0, logits of different shapes, or not as many
             labels as rows.
     """
+    _require_rows(student_logits, "student")
+    _require_labels(targets, student_logits)
     student = tempered(student_logits, tau=tau, standardize=standardize)
     target = tempered(as_soft_targets(teacher).logits(), tau=tau, standardize=standardize)
     _require_same(student, target)
-    if targets.shape != student.shape[:1]:
-        raise UsageError(
-            f"targets are of shape {tuple(targets.shape)}; give a class index for each of the"
-            f" {len(student)} rows"
-        )
     return student, target
+
+
+def _require_rows(logits: Tensor, whose: str) -> None:
+    """Raise a UsageError if logits are no rows of classes: those of maps and of several positions a
+    view have more axes, and would be compared along the wrong ones."""
+    if logits.ndim != 2:
+        raise UsageError(
+            f"the {whose}'s logits are of shape {tuple(logits.shape)}; give rows,"
+            " [rows, classes], with a row for each position of a view"
+        )
+
+
+def _require_labels(targets: Tensor, logits: Tensor) -> None:
+    """Raise a UsageError if there is not a class index for each row."""
+    rows = logits.shape[:1]
+    if targets.shape != rows or targets.is_floating_point() or targets.is_complex():
+        raise UsageError(
+            f"targets are {targets.dtype} of shape {tuple(targets.shape)}; give a class index for"
+            f" each of the {len(logits)} rows, int64"
+        )
+    # elsewhere the device would be waited for
+    if targets.device.type == "cpu" and len(targets):
+        low, high = targets.min(), targets.max()
+        if low < 0 or high >= logits.shape[1]:
+            raise UsageError(
+                f"targets are from {int(low)} to {int(high)}; the logits have classes 0 to"
+                f" {logits.shape[1] - 1}: leave out rows without a class"
+            )
+
+
+def mean_of_rows(values: Tensor) -> Scalar:
+    """Return the mean over rows; 0 where there are none, as of views without a proposal."""
+    return values.mean() if len(values) else values.sum()
 
 
 def _require_same(student: Tensor, teacher: Tensor) -> None:

@@ -126,6 +126,11 @@ def wrapped(
         ModelError: it does not take the views.
     """
     if isinstance(module, VisionModel):
+        if any(wish is not None for wish in (size, mean, std)):
+            raise UsageError(
+                "size, mean and std are of a plain module; a model of kdcache has its own: give"
+                " its `module`, or leave them out"
+            )
         return module
     name = class_name(module)
     if (mean is None) != (std is None):

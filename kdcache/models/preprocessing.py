@@ -1,16 +1,19 @@
 """What a model wants of a view: its size in pixels, and how its pixels are normalised."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
-from kdcache.errors import UsageError
-from kdcache.shapes import Size, as_size, sides
+from kdcache.errors import UsageError, quoted
+from kdcache.shapes import Size, as_size
 from kdcache.views import Recipe
 
 PREPROCESSING = ("mean", "std", "input_size")
 """The options of a model's spec that say so."""
 
+_COLOURS = 3
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -44,38 +47,69 @@ def chosen_preprocessing(wishes: Mapping[str, Any], recipe: Recipe, text: str) -
             f"model {text!r} does not say how images are to be normalised; add mean=... and"
             " std=..., of pixels from 0 to 1"
         )
+    size = recipe.input_size if size is None else size
     try:
-        found = Preprocessing(
-            size=_size(recipe.input_size if size is None else size),
-            mean=per_channel(mean, recipe.channels),
-            std=per_channel(std, recipe.channels),
+        return Preprocessing(checked_size(size), *normalisation(mean, std, recipe.channels))
+    except ValueError as error:
+        raise UsageError(f"model {text!r}: {error}") from error
+
+
+def normalisation(mean: Any, std: Any, channels: int) -> tuple[tuple[float, ...], ...]:
+    """Return mean and std with a number for each channel.
+
+    Args:
+        mean: of pixels from 0 to 1: one number for all channels, or one a channel. Of grey images
+            the three for colours serve too: they get their mean.
+        std: as `mean`.
+        channels: of the views.
+
+    Raises:
+        ValueError: not so many numbers, one that is not finite, or a std that is not above 0.
+    """
+    means = _per_channel("mean", mean, channels)
+    stds = _per_channel("std", std, channels)
+    if min(stds) <= 0:
+        raise ValueError(f"std is {std}; it must be above 0, of pixels from 0 to 1")
+    return means, stds
+
+
+def checked_size(value: Any) -> Size:
+    """Return the size that is given as a number of pixels, as height and width, or as `512x1024`.
+
+    Raises:
+        ValueError: anything else, or less than a pixel.
+    """
+    if isinstance(value, tuple | list):
+        parts = [*value]
+    else:
+        parts = value.split("x") if isinstance(value, str) else [value]
+    try:
+        numbers = [int(part) if isinstance(part, str) else index(part) for part in parts]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) not in (1, 2) or isinstance(value, bool):
+        raise ValueError(
+            f"input_size is {quoted(value)}; it must be a whole number of pixels, or height and"
+            " width"
         )
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"model {text!r}: mean, std and input_size must be numbers ({error})"
-        ) from error
-    if min(found.std) <= 0:
-        raise UsageError(f"model {text!r}: std is {std}; it must be above 0, of pixels from 0 to 1")
-    if min(sides(found.size)) < 1:
-        raise UsageError(f"model {text!r}: input_size is {size}; it must be at least 1 pixel")
-    return found
+    if min(numbers) < 1:
+        raise ValueError(f"input_size is {quoted(value)}; it must be at least 1 pixel")
+    return as_size((numbers[0], numbers[-1]))
 
 
-def per_channel(values: Any, channels: int) -> tuple[float, ...]:
-    """Return one number for each channel; of grey images the mean of those for colours."""
-    numbers = [
-        float(value) for value in (values if isinstance(values, (tuple, list)) else [values])
-    ]
+def _per_channel(name: str, values: Any, channels: int) -> tuple[float, ...]:
+    given = values if isinstance(values, tuple | list) else [values]
+    try:
+        numbers = [float(value) for value in given]
+    except (TypeError, ValueError):
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{name} is {quoted(values)}; it must be of finite numbers")
     if len(numbers) == channels:
         return tuple(numbers)
-    return (sum(numbers) / len(numbers),) * channels  # colour statistics on grey images
-
-
-def _size(value: Any) -> Size:
-    """Return a size given as a number, as `512x1024`, or as it is."""
-    if isinstance(value, str):
-        height, width = (int(part) for part in value.split("x"))
-        return as_size((height, width))
-    if isinstance(value, float):
-        raise ValueError(f"{value} is no whole number of pixels")
-    return value if isinstance(value, tuple) else int(value)
+    if len(numbers) == 1 or (len(numbers) == _COLOURS and channels == 1):
+        return (sum(numbers) / len(numbers),) * channels
+    raise ValueError(
+        f"{name} is {quoted(values)}, {len(numbers)} numbers, and the views have {channels}"
+        " channels; give one number, or one a channel"
+    )

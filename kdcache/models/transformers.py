@@ -75,8 +75,6 @@ def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
     """
     module, config, views = _built(spec, classes, channels, _CLASSIFIER)
     own_size = getattr(config, "image_size", None)
-    if isinstance(own_size, list):
-        own_size = tuple(own_size)
     if "image_size" in spec.options or views is None or views.size is None:
         size = own_size
     else:

@@ -21,6 +21,7 @@ __all__ = [
     "Proposals",
     "Pyramid",
     "Segment",
+    "common_layout",
     "layout_from_dict",
     "layout_of_sites",
 ]
@@ -35,10 +36,28 @@ def layout_from_dict(content: Mapping[str, Any]) -> Layout:
     Raises:
         UsageError: an unknown kind, or a value that is absent, of another type or out of range.
     """
-    kind = content.get("kind")
+    kind = content.get("kind") if isinstance(content, Mapping) else content
     if not isinstance(kind, str):
         raise UsageError(f"kind of a layout is {quoted(kind)}; it must be {' or '.join(KINDS)}")
     return KINDS[choose(kind, KINDS, "layout")].from_dict(content)
+
+
+def common_layout(layouts: Sequence[Layout]) -> Layout:
+    """Return the layout that the logits of several teachers share; only auxiliary heads may be
+    lacking in some.
+
+    Raises:
+        UsageError: they do not lie alike.
+    """
+    count = min(len(layout.segments) for layout in layouts)
+    first, *others = (layout.first(count) for layout in layouts)
+    for other in others:
+        if other != first:
+            raise UsageError(
+                f"logits of layouts {quoted(first.to_dict())} and {quoted(other.to_dict())} cannot"
+                " be combined; choose teachers whose logits lie alike"
+            )
+    return first
 
 
 def layout_of_sites(sites: Sequence[int] | None) -> Layout:

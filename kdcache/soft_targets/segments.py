@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from kdcache.errors import CodecError
-from kdcache.positions import Layout, One
+from kdcache.positions import Layout, One, common_layout
 from kdcache.positions.proposals import is_there
 from kdcache.shapes import PerRow, ViewLogits
 from kdcache.soft_targets.protocol import DenseTargets, SoftTargets
@@ -89,7 +89,7 @@ def per_segment(make: Callable[..., SoftTargets], *teachers: Any) -> Any:
 
     Raises:
         CodecError: several teachers with proposals, whose boxes are their own.
-        UsageError: teachers of other segments; only auxiliary heads may be lacking.
+        UsageError: logits that do not lie alike; only auxiliary heads may be lacking.
     """
     first = teachers[0]
     if not isinstance(first, SegmentTargets):
@@ -99,7 +99,7 @@ def per_segment(make: Callable[..., SoftTargets], *teachers: Any) -> Any:
             "proposals of several teachers are at boxes of their own and cannot be combined; take"
             " one teacher, whose cache holds all rows"
         )
-    layout = first.layout.first(min(len(teacher.segments) for teacher in teachers))
+    layout = common_layout([teacher.layout for teacher in teachers])
     together = zip(*(teacher.segments for teacher in teachers), strict=False)
     segments = [make(*rows) for rows in together]
     return SegmentTargets(segments, layout, first.boxes, first.counts)

@@ -25,6 +25,7 @@ from kdcache.cache.documents.commit import mean_statistics, seed_entry
 from kdcache.cache.source import source_of
 from kdcache.cache.source_list import names_of, require_unique_keys
 from kdcache.cache.writing import commit_unit, require_written, start_seed
+from kdcache.config.arguments import checked_arguments
 from kdcache.dump.unit import stored_samples
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.runtime.console import progress
@@ -37,6 +38,7 @@ from kdcache.views import Recipe
 Store = Literal["zarr", "webdataset"]
 
 
+@checked_arguments
 def convert_cache(
     cache: str | Path,
     new: str | Path,

@@ -3,12 +3,15 @@ to use."""
 
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 from kdcache.cache import Cache
 from kdcache.cache.inventory import Inventory, take_inventory
+from kdcache.cache.opening import as_cache
 from kdcache.cache.storage.objects import Entry
-from kdcache.errors import UsageError
+from kdcache.config.arguments import checked_arguments
+from kdcache.errors import LargeObjectError, UsageError
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -25,8 +28,9 @@ def parse_age(text: str) -> float:
     return float(found[1]) * _SECONDS[found[2]]
 
 
+@checked_arguments
 def collect_garbage(
-    cache: Cache, *, older_than: str = "7d", delete: bool = False
+    cache: Cache | str | Path, *, older_than: str = "7d", delete: bool = False
 ) -> dict[str, Any]:
     """Remove, or only tell, the temporary and orphaned objects of `cache` that are older than an
     age.
@@ -36,7 +40,7 @@ def collect_garbage(
     may take it up at any moment, however old it is.
 
     Args:
-        cache: the cache.
+        cache: the cache, or its path.
         older_than: the age, such as `7d`.
         delete: whether they are removed.
 
@@ -49,6 +53,7 @@ def collect_garbage(
         CacheError: an object that cannot be read or removed.
     """
     limit = time.time() - parse_age(older_than)
+    cache = as_cache(cache)
     inventory = take_inventory(cache)
     found = [*inventory.temporary, *inventory.orphaned]
     old = [entry for entry in found if entry.time < limit]
@@ -86,14 +91,24 @@ def _removed(cache: Cache, entry: Entry) -> bool:
         return True
     if cache.is_committed(*unit):
         return False
-    if entry.size > cache.format.most_bytes(unit[1]):
-        cache.objects.remove(entry.key)  # no unit has so many bytes: no writer can take it up
-        return True
-    with cache.objects.blocks(entry.key, most=entry.size) as blocks:
+    most = cache.format.most_bytes(unit[1])
+    try:
+        return _taken_away(cache, entry.key, unit, most)
+    except FileNotFoundError:  # another was faster, or it is a link to nothing
         cache.objects.remove(entry.key)
+    except LargeObjectError:  # no unit has so many bytes: no writer can take it up
+        cache.objects.remove(entry.key)
+    return True
+
+
+def _taken_away(cache: Cache, key: str, unit: tuple[int, int], most: int) -> bool:
+    """Remove the object of a unit, unless that is committed just afterwards; return whether it is
+    gone."""
+    with cache.objects.blocks(key, most=most) as blocks:
+        cache.objects.remove(key)
         # a writer looks for the object after its commit, and this for the commit after the removal:
         # one of them sees the other
         is_needed = cache.is_committed(*unit)
         if is_needed:
-            cache.objects.publish(entry.key, blocks.read(0, blocks.size))
+            cache.objects.publish(key, blocks.read(0, blocks.size))
     return not is_needed

@@ -23,6 +23,7 @@ from kdcache.cache.storage.blocks import Blocks
 from kdcache.cache.storage.objects import MOST_BYTES, Entry
 from kdcache.cache.storage.rereading import agreed_bytes
 from kdcache.cache.writing import require_written
+from kdcache.config.arguments import checked_arguments
 from kdcache.errors import CacheError, LargeObjectError, UsageError
 from kdcache.runtime.console import progress
 from kdcache.runtime.stopping import heeding, look, until_asked
@@ -140,6 +141,7 @@ class HubObjects:
         return f"hf://datasets/{self.repo}"
 
 
+@checked_arguments
 def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dict[str, Any]:
     """Publish a cache; run again, it goes on where it stopped, and later adds what has come since.
 
@@ -198,6 +200,7 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
     return {"address": address, "revision": sent.revision, **facts, **coverage.to_json()}
 
 
+@checked_arguments
 def pull_cache(address: str, new: str | Path, *, revision: str | None = None) -> dict[str, Any]:
     """Fetch a published cache; run again, it goes on where it stopped.
 

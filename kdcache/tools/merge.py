@@ -28,6 +28,7 @@ from kdcache.cache.source_list import ListedNames, read_list
 from kdcache.cache.storage.rereading import agreed_bytes
 from kdcache.cache.subset import samples_arrays
 from kdcache.cache.writing import commit_unit, require_manifest, require_written, start_seed
+from kdcache.config.arguments import checked_arguments
 from kdcache.config.files import parse_seeds
 from kdcache.errors import CacheError, LargeObjectError, MismatchError, MissingUnitError, UsageError
 from kdcache.runtime.console import progress, say
@@ -39,6 +40,7 @@ from kdcache.sources.selection import Named, are_numbers, parse_samples
 from kdcache.views import Recipe
 
 
+@checked_arguments
 def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any]:
     """Copy into `new` every unit that `caches` hold; run again, it goes on where it stopped.
 
@@ -60,6 +62,8 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
         MismatchError: caches that were made otherwise; the fields that differ are named.
         CacheError: a damaged unit, or a folder that cannot be written; what was copied stays.
     """
+    if not len(caches):
+        raise UsageError("there are no caches to merge; give one at least")
     require_apart(new, caches)
     sources = [open_cache(path) for path in caches]
     for other in sources[1:]:
@@ -100,6 +104,7 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
     return {"cache": str(made), "from": told, **copied_result(made, written, size, start)}
 
 
+@checked_arguments
 def export_cache(
     cache: str | Path,
     new: str | Path,

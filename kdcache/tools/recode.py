@@ -39,6 +39,7 @@ from kdcache.codecs import (
     with_layout,
 )
 from kdcache.codecs.conversion import converted, needs_scale, scale_of, why_not
+from kdcache.config.arguments import checked_arguments
 from kdcache.config.files import parse_seeds
 from kdcache.dump.unit import tell_clipped
 from kdcache.errors import CacheError, MismatchError, UsageError
@@ -49,6 +50,7 @@ from kdcache.shapes import Records
 _LOGITS_AT_ONCE = 2**24  # decoded together, 67 MB
 
 
+@checked_arguments
 def recode_cache(
     cache: str | Path, new: str | Path, *, codec: str, seeds: str | None = None
 ) -> dict[str, Any]:

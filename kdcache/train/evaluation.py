@@ -1,12 +1,14 @@
 """Evaluation: a model's scores on a source, divided among the processes of a run."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from kdcache.config.arguments import checked_arguments
 from kdcache.config.spec import build
 from kdcache.errors import (
     KdcacheError,
@@ -183,11 +185,12 @@ class Evaluation:
         return logits
 
 
+@checked_arguments
 def evaluate(
     model: nn.Module,
     data: Any,
     *,
-    recipe: str | Recipe,
+    recipe: str | Path | Recipe,
     size: Size | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
@@ -223,11 +226,15 @@ def evaluate(
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; give a torch.nn.Module")
+    if min([batch_size, *(window or ())]) < 1:
+        raise UsageError(
+            f"batch_size is {batch_size}, window {window}; views and pixels are at least 1"
+        )
     options: dict[str, Any] = {} if num_workers is None else {"workers": num_workers}
     options |= {"device": device or device_of(model), "precision": precision}
     compute = Compute(build(ComputeConfig, options, "evaluate:"))
     source = open_source(data) if isinstance(data, str) else as_source(data)
-    views = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    views = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     own = wrapped(model, views, size=size, mean=mean, std=std, task=task_of(source))
     evaluation = Evaluation(
         source,

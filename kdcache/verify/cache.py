@@ -10,9 +10,11 @@ from kdcache.cache.contents import changed_samples, require_checksums
 from kdcache.cache.coverage import FINISH, Coverage, coverage_of
 from kdcache.cache.documents.extent import read_extents
 from kdcache.cache.inventory import Inventory, take_inventory
+from kdcache.cache.opening import as_cache
 from kdcache.cache.source import CachedSource, local_images, source_of
 from kdcache.cache.source_check import Change, shown_name
 from kdcache.cache.source_list import read_list
+from kdcache.config.arguments import checked_arguments
 from kdcache.errors import (
     MOST_MESSAGE,
     CacheError,
@@ -46,8 +48,9 @@ _FAULTS = (CacheError, CodecError, ViewMismatchError, UnreadableSampleError)
 """What is wrong with the cache, or with what it was made from, rather than with the command."""
 
 
+@checked_arguments
 def verify_cache(
-    cache: Cache,
+    cache: Cache | str | Path,
     *,
     views: int | None = None,
     contents: bool = False,
@@ -65,7 +68,7 @@ def verify_cache(
     stopped.
 
     Args:
-        cache: the cache.
+        cache: the cache, or its path.
         views: how many probed views, at most, to render again and compare, besides; by default
             none, or with a teacher 64.
         contents: whether all files of the source are read, and compared with their checksums.
@@ -95,6 +98,7 @@ def verify_cache(
             contents of which the cache keeps no checksums.
         KdcacheError: a report that cannot be written, or is that of another cache.
     """
+    cache = as_cache(cache)
     is_used = bool(views or teacher or contents)
     _require_use(views, data, teacher, batch_size, is_used=is_used, is_placed=compute is not None)
     asked = views

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
+from operator import index
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
@@ -124,13 +125,16 @@ class ViewDataset(Dataset[Batch]):
 
     def _require_rows(self, request: Request) -> None:
         try:
-            wrong = [row for row, _ in request if not 0 <= row < len(self)]
-        except TypeError:
+            views = [(index(row), index(seed)) for row, seed in request]
+        except (TypeError, ValueError):
             raise UsageError(
                 f"views are asked for by {quoted(request)}; give pairs (row, seed)"
             ) from None
-        if wrong:
-            raise UsageError(f"row is {wrong[0]}; rows are from 0 to {len(self) - 1}")
+        for row, seed in views:
+            if not 0 <= row < len(self):
+                raise UsageError(f"row is {row}; rows are from 0 to {len(self) - 1}")
+            if not 0 <= seed < 1 << 32:
+                raise UsageError(f"seed is {seed}; seeds are from 0 to 2^32 - 1")
 
     def trace(self, row: int, seed: int) -> Trace:
         """Return the trace of a view of the first size; the caller's random generators are left as

@@ -325,16 +325,17 @@ def shipped_recipes() -> list[str]:
     )
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: str | Path) -> Recipe:
     """Return the recipe in TOML file `name`, or the shipped one of that name.
 
     Raises:
         RecipeError: a file that is not TOML, or a transform or parameter that does not exist.
         UsageError: neither a file nor a shipped recipe; the nearest is suggested.
     """
-    if not isinstance(name, str):
+    if not isinstance(name, str | Path):
         raise UsageError(f"recipe is {quoted(name)}; give a name, or the path of a .toml file")
     path = Path(name)
+    name = str(name)
     if path.suffix != ".toml":
         choose(name, shipped_recipes(), "recipe (and no .toml file)")
         text = (resources.files("kdcache.views") / "recipes" / f"{name}.toml").read_text("utf-8")

@@ -1,7 +1,9 @@
 """Images and labels of a webdataset cache: those that were committed, or an error; and copies that
 stay while they are used."""
 
+import gc
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from map_caches import made
 from runs import dump, losses, train
 from s3_server import BUCKET, environ, environment, s3_server
@@ -16,7 +19,7 @@ from s3_server import BUCKET, environ, environment, s3_server
 from kdcache.cache import open_cache
 from kdcache.cache.local_units import LocalUnits
 from kdcache.cache.slab_folder import SlabFolder
-from kdcache.cache.source import CachedSource
+from kdcache.cache.source import CachedSource, views_of
 from kdcache.errors import DamagedUnitError, KdcacheError, SourceError
 from kdcache.loader.opening import CHECKED_VIEWS
 from kdcache.runtime.device import ComputeConfig
@@ -263,3 +266,19 @@ def test_a_tar_of_another_seed_serves_for_a_damaged_one(tmp_path: Path, preferre
     source = CachedSource(open_cache(tmp_path / "cache"))
     source.units.prefer(preferred)
     assert source.stored(index) == right
+
+
+def test_tars_are_closed_with_their_source_and_do_not_travel(tars: Path) -> None:
+    def num_open() -> int:
+        gc.collect()
+        return len([*Path("/proc/self/fd").iterdir()])
+
+    before = num_open()
+    for _ in range(3):
+        views = views_of(tars)
+        views.batch([(row, 0) for row in range(0, 240, 32)])
+        assert num_open() > before
+        other = pickle.loads(pickle.dumps(views))  # noqa: S301
+        assert torch.equal(other.batch([(0, 0)]).views[0], views.batch([(0, 0)]).views[0])
+        del views, other
+        assert num_open() == before

@@ -23,6 +23,7 @@ from hostile.pictures import RECIPES, pictures
 from kdcache.cache import open_cache
 from kdcache.cache.arrays import arrays_digest, publish_arrays
 from kdcache.cache.documents.manifest import SAMPLES, SOURCE
+from kdcache.config.files import recorded_settings
 from kdcache.errors import KdcacheError
 from kdcache.verify.cache import verify_cache
 
@@ -179,3 +180,10 @@ def test_zeros_after_the_end_of_a_tar_are_refused(tmp_path: Path) -> None:
     data = cache.unit_bytes(cache.commit_of(0, 0))
     change_object(tmp_path / "cache", data + bytes(512))
     assert "it goes on after its end mark" in verify_all(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("line", ["batch_size = 007", "batch_size = 1_0", 'recipe = "\ud800"'])
+def test_settings_that_are_no_toml_are_passed_over(tmp_path: Path, line: str) -> None:
+    zarr(tmp_path / "cache", made_by={"config": f"[dump-teacher]\n{line}\nunit_rows = 8\n"})
+    assert verify_all(tmp_path / "cache") == ""
+    assert recorded_settings(open_cache(tmp_path / "cache").manifest.made_by)["unit_rows"] == 8

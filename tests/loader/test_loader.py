@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import map_caches
 import numpy as np
 import pytest
 import tiny_models
@@ -321,3 +322,21 @@ def test_processes_that_others_have_joined_share_each_step(cache: Path, tmp_path
     first, second = ([json.loads(line) for line in lines] for lines in told)
     assert [one + other for one, other in zip(first, second, strict=True)] == whole
     assert {len(rows) for rows in first + second} == {8}
+
+
+def test_caches_whose_maps_differ_need_a_student_with_maps(tmp_path: Path, recipe: str) -> None:
+    for stride in (2, 4):
+        map_caches.made(
+            tmp_path / str(stride), recipe, teacher=f"tiny_models:segmenter,stride={stride}"
+        )
+    caches = [tmp_path / "2", tmp_path / "4"]
+    with pytest.raises(MismatchError, match=r"logits of layouts .* cannot be combined; .*give mod"):
+        DistillationLoader(caches, data=map_caches.DATA, **HERE)
+
+
+def test_a_square_size_may_be_given_as_a_pair(cache: Path) -> None:
+    settings: dict[str, Any] = {"data": DIGITS, **HERE}
+    sizes: list[Any] = [(8, 8), [8, 8], 8]
+    for size in sizes:
+        with DistillationLoader(cache, size=size, **settings) as loader:
+            assert next(iter(loader)).images.shape[2:] == (8, 8)

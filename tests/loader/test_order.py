@@ -115,6 +115,10 @@ def test_processes_and_parts_divide_each_step_among_them(
         EpochSampler(Split(batch_size=size, parts=parts, process=process, processes=processes))
         for process in range(processes)
     ]
+    if 0 < rows < parts * processes:
+        with pytest.raises(UsageError, match=f"an epoch has {rows} views, and a step is of"):
+            samplers[0].set_epoch(views)
+        return
     for sampler in samplers:
         sampler.set_epoch(views, first_step=min(first, num_steps(rows, size)))
     batches = [list(sampler) for sampler in samplers]
@@ -127,9 +131,10 @@ def test_processes_and_parts_divide_each_step_among_them(
             for batch in mine[step * parts : (step + 1) * parts]
             for view in batch
         ]
-        assert sorted(of_step) == sorted(
-            map(tuple, views.tolist()[(done + step) * size : (done + step + 1) * size])
-        )
+        wanted = views.tolist()[(done + step) * size : (done + step + 1) * size]
+        wanted = wanted[: len(wanted) - len(wanted) % (parts * processes)]
+        assert sorted(of_step) == sorted(map(tuple, wanted))
+        assert len({len(batch) for mine in batches for batch in mine}) == 1, "equal shares"
 
 
 def test_a_batch_that_does_not_divide_is_told() -> None:

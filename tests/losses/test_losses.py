@@ -351,3 +351,11 @@ def test_shapes_are_checked_in_tests() -> None:
         kl_loss(torch.zeros(2, 5, 4, 4), torch.zeros(2, 5, 4, 4))
     with pytest.raises(TypeError, match="violates type hint"):
         dist_loss(torch.zeros(2, 5), torch.zeros(2, 6))
+
+
+@every_loss
+def test_of_no_rows_a_loss_is_0_and_has_a_gradient(loss: Any) -> None:
+    student = torch.zeros(0, 5, requires_grad=True)
+    value = loss(student, torch.zeros(0, 5))
+    value.backward()
+    assert float(value.detach()) == 0 and student.grad is not None and student.grad.shape == (0, 5)

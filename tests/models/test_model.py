@@ -271,7 +271,7 @@ def test_any_one_weight_or_buffer_changes_the_identity() -> None:
         (
             "tiny_models:conv,channels=3,mean=grey",
             UsageError,
-            "mean, std and input_size must be numbers",
+            "mean is 'grey'; it must be of finite numbers",
         ),
         (
             "tiny_models:conv,channels=3,weights=none.pt",

@@ -110,7 +110,7 @@ def test_logits_are_those_of_transformers(folder: Path) -> None:
     whole = transformers.AutoModelForImageClassification.from_pretrained(folder)
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     model = opened(f"transformers:{folder}", trained=True)
-    assert model.training and model.preprocessing.size == (8, 8)
+    assert model.training and model.preprocessing.size == 8
     views = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
     images = [view.expand(3, -1, -1).numpy() for view in views]
     with torch.no_grad():
@@ -203,18 +203,18 @@ def test_a_teacher_of_other_classes_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "size", "mean", "std"),
     [
-        ({"size": {"height": 32, "width": 32}}, (32, 32), [0.5] * 3, [0.5] * 3),
-        ({"size": {"shortest_edge": 48}, "mean": True}, (48, 48), MEAN, STD),
+        ({"size": {"height": 32, "width": 32}}, 32, [0.5] * 3, [0.5] * 3),
+        ({"size": {"shortest_edge": 48}, "mean": True}, 48, MEAN, STD),
         (
             {"size": {"shortest_edge": 48}, "crop_size": 40, "mean": True},
-            (40, 40),
+            40,
             MEAN,
             STD,
         ),
-        ({"size": {"height": 32, "width": 32}, "do_normalize": False}, (32, 32), [0] * 3, [1] * 3),
+        ({"size": {"height": 32, "width": 32}, "do_normalize": False}, 32, [0] * 3, [1] * 3),
         (
             {"size": {"height": 32, "width": 32}, "rescale_factor": 1 / 127.5, "mean": True},
-            (32, 32),
+            32,
             [value / 2 for value in MEAN],
             [value / 2 for value in STD],
         ),

@@ -373,7 +373,11 @@ def test_the_part_of_a_file_is_no_argument_of_the_model(tmp_path: Path) -> None:
         ("timm:test_resnet,pretrained=False", UsageError, "pretrained is 'False'; write"),
         ("timm:test_resnet,std=0", UsageError, "std is 0; it must be above 0"),
         ("timm:test_resnet,input_size=0", UsageError, "input_size is 0; it must be at least"),
-        ("timm:test_resnet,input_size=2.5", UsageError, "2.5 is no whole number of pixels"),
+        (
+            "timm:test_resnet,input_size=2.5",
+            UsageError,
+            "input_size is 2.5; it must be a whole number of pixels, or height and width",
+        ),
         ("timm:test_resnet,mean=nan", UsageError, "mean is nan; it must be a finite number"),
         ("timm:test_resnet,output_stride=7", UsageError, "AssertionError; check its options"),
         ("timm:test_resnet,layers=3", UsageError, "check its options"),

@@ -15,6 +15,7 @@ from kdcache.positions import (
     One,
     Proposals,
     Pyramid,
+    common_layout,
     layout_from_dict,
     layout_of_sites,
 )
@@ -55,11 +56,20 @@ def test_logits_of_sites_are_maps_or_one_row() -> None:
 
 
 def test_only_heads_may_be_lacking() -> None:
-    assert Heads(((3, 4), (1, 2))).first(1) == Heads(((3, 4),))
+    two = Heads(((3, 4), (1, 2)))
+    assert common_layout([two, Heads(((3, 4),))]) == Heads(((3, 4),))
     pyramid = Pyramid(((3, 4), (1, 2)))
-    assert pyramid.first(2) is pyramid
-    with pytest.raises(UsageError, match="teachers of 1 and of 2 segments cannot be combined"):
-        pyramid.first(1)
+    assert common_layout([pyramid, pyramid]) == pyramid
+    others = [
+        (pyramid, Pyramid(((3, 4),))),
+        (Pyramid(((3, 4),)), pyramid),
+        (pyramid, Pyramid(((4, 3), (1, 2)))),
+        (Heads(((4, 4),)), Heads(((2, 8),))),
+        (Heads(((3, 4), (1, 2))), pyramid),
+    ]
+    for layouts in others:
+        with pytest.raises(UsageError, match=r"logits of layouts .* cannot be combined"):
+            common_layout(layouts)
 
 
 HUGE = MOST_SIDE + 1

@@ -118,3 +118,16 @@ def test_ages(text: str, seconds: float) -> None:
 def test_what_is_no_age(text: str) -> None:
     with pytest.raises(UsageError, match="is not a number with a unit of s, m, h or d"):
         parse_age(text)
+
+
+def test_a_link_is_removed_and_what_it_leads_to_stays(cache: Cache) -> None:
+    path = cache.objects.path
+    link, nowhere = (path / object_key(1, unit) for unit in (1, 2))
+    link.parent.mkdir(parents=True)
+    nowhere.parent.mkdir(parents=True)
+    link.symlink_to(path / object_key(0, 0))
+    nowhere.symlink_to(path / "none")
+    told = collect_garbage(str(path), older_than="0s", delete=True)
+    assert {object_key(1, unit) for unit in range(3)} <= {*told["keys"]}
+    assert not link.is_symlink() and not nowhere.is_symlink()
+    assert verify_cache(path)["faults"] == []

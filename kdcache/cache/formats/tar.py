@@ -190,7 +190,7 @@ class TarFormat:
         for name, members in _by_row(tar):
             at = len(index.keys)
             key = sample_key(name)
-            if member_name(key) != name:
+            if member_name(key) != name or "\0" in key:  # which separates names of the index
                 raise ValueError(
                     f"member {brief(members[0].name)} is not named as this store names its members"
                 )

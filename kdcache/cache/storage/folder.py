@@ -100,8 +100,10 @@ class Folder:
                 )
             self._require_inside(target)
             return os.open(target, os.O_RDONLY | os.O_NONBLOCK)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             raise
+        except NotADirectoryError as error:  # a file stands where a folder belongs
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target) from error
         except OSError as error:
             raise CacheError(f"cannot read {target}: {error.strerror or error}") from error
 

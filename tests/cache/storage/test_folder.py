@@ -353,3 +353,11 @@ def test_no_listing_goes_out_of_the_folder(tmp_path: Path) -> None:
         "the cache may be one"
     )
     assert list(Folder(tmp_path / "link").list("")) == ["commits", "seeds"]
+
+
+def test_behind_a_file_in_the_place_of_a_folder_there_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "c").write_bytes(b"x")
+    folder = Folder(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        folder.get("c/0")
+    assert not folder.exists("c/0")

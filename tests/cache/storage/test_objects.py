@@ -256,7 +256,8 @@ def test_a_server_that_never_answers_is_told_of_and_given_up(
 def test_the_user_is_told_of_trouble_and_of_its_end(
     proxy: FaultyProxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bucket = Bucket(new_url(), patience=Patience(pauses=(0.1, 0.1), silence=0.01))
+    hasty = Patience(pauses=(0.1, 0.1), silence=0.01, repeats=0.0)
+    bucket = Bucket(new_url(), patience=hasty)
     bucket.publish("a", b"1")
     proxy.fault = lambda method, path, number: "refuse" if number == 1 else None
     assert bucket.get("a") == b"1"

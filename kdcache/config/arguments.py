@@ -1,0 +1,106 @@
+"""The gate of the functions that programs call: each argument has a type that the signature says.
+
+A flag of a command is checked as text. An argument may be anything, and a wrong one would be told
+from deep inside, or never.
+"""
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from kdcache.errors import UsageError, quoted
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_WORDS = {
+    str: ("text", "texts"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("True or False", "truths"),
+    Path: ("a Path", "Paths"),
+}
+"""What types are called, one and several."""
+
+
+def checked_arguments(function: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that raises a UsageError where an argument is not what its annotation says.
+
+    Integers pass as floats, arrays and ranges as sequences. Numbers must be finite.
+    """
+
+    @cache
+    def hints() -> dict[str, Any]:
+        return typing.get_type_hints(function)
+
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            hint = hints().get(name, Any)
+            if not _fits(value, hint):
+                raise UsageError(f"{name} is {quoted(value)}; it must be {_wanted(hint)}")
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is Any:
+        return True
+    origin = typing.get_origin(hint)
+    parts = typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is typing.Literal:
+        return value in parts
+    if origin is tuple and Ellipsis not in parts:
+        is_list = isinstance(value, tuple | list) and len(value) == len(parts)
+        return is_list and all(map(_fits, value, parts))
+    if origin in (tuple, Sequence):
+        return _is_list(value) and all(_fits(item, parts[0]) for item in value)
+    return _is_single(value, origin or hint)
+
+
+def _is_list(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _is_single(value: Any, kind: type) -> bool:
+    # True is an int to Python, and no number of anything
+    if kind in (int, float) and isinstance(value, bool | np.bool_):
+        return False
+    if kind is int:
+        return isinstance(value, int | np.integer)
+    if kind is float:
+        is_number = isinstance(value, int | float | np.integer | np.floating)
+        return is_number and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+def _wanted(hint: Any, *, is_many: bool = False) -> str:
+    """Return in words what an annotation allows; None, which means not given, is left out."""
+    origin = typing.get_origin(hint)
+    parts = [part for part in typing.get_args(hint) if part is not type(None)]
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_wanted(part, is_many=is_many) for part in parts))
+    if origin is typing.Literal:
+        return " or ".join(map(repr, parts))
+    if origin is tuple and Ellipsis not in parts:
+        return f"{len(parts)} {_wanted(parts[0], is_many=True)}"
+    if origin in (tuple, Sequence):
+        return f"a list of {_wanted(parts[0], is_many=True)}"
+    kind = origin or hint
+    if kind in _WORDS:
+        return _WORDS[kind][is_many]
+    package = kind.__module__.partition(".")[0]
+    return f"{package}.{kind.__name__}"
