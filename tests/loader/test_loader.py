@@ -336,7 +336,7 @@ def test_caches_whose_maps_differ_need_a_student_with_maps(tmp_path: Path, recip
 
 def test_a_square_size_may_be_given_as_a_pair(cache: Path) -> None:
     settings: dict[str, Any] = {"data": DIGITS, **HERE}
-    sizes: list[Any] = [(8, 8), [8, 8], 8]
+    sizes: list[Any] = [(8, 8), 8]
     for size in sizes:
         with DistillationLoader(cache, size=size, **settings) as loader:
             assert next(iter(loader)).images.shape[2:] == (8, 8)
