@@ -97,12 +97,12 @@ def epochs(cache: Cache, folder: Path, options: argparse.Namespace) -> dict[str,
     """Return seconds of epochs on labels only, and with DIST from slabs and in windows, and their
     ratios."""
     recipe = folder / "recipe.toml"
-    recipe.write_text(tomli_w.dumps(cache.manifest.recipe["table"]))
+    recipe.write_text(tomli_w.dumps(cache.manifest.recipe.table))
     seeds = cache.complete_seeds()
     common: dict[str, Any] = {
         **{
             "run": "none",
-            "data": options.data or cache.manifest.source["spec"],
+            "data": options.data or cache.manifest.source.spec,
             "student": options.student,
         },
         **{"batch_size": options.batch, "epochs": options.repetitions + 1, "log_steps": 10**9},

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from workload import make_cache
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.documents.commit import Commit, commit_key
+from kdcache.cache.documents.parts import Probe
 from kdcache.cache.storage.folder import Folder
 from kdcache.cache.storage.objects import Entry
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import open_codec
 from kdcache.loader.order import Blocks, epoch_views
 from kdcache.loader.window_reader import UnitStream
-from kdcache.views import Recipe
 
 WINDOW = 4
 BATCH = 256
@@ -89,10 +90,10 @@ def simulate(folder: Path, rows: int, seeds: int, unit_rows: int) -> Path:
     return folder
 
 
-def _probes(cache: Cache, unit: int) -> list[dict[str, Any]]:
+def _probes(cache: Cache, unit: int) -> list[Probe]:
     """Return probes of the size of real ones, of the first rows of a unit."""
-    probe = {"crc32": 0, "thumbnail": "A" * 256, "steps": [["decode", 0]] * 4}
-    return [{"row": row, **probe} for row in cache.manifest.unit_range(unit)[:4]]
+    probe = Probe(row=0, crc32=0, thumbnail="A" * 256, steps=[("decode", 0)] * 4)
+    return [replace(probe, row=row) for row in cache.manifest.unit_range(unit)[:4]]
 
 
 def measure(path: Path) -> dict[str, Any]:
@@ -119,9 +120,14 @@ def _first_batch(cache: Cache) -> object:
     blocks = Blocks(length=manifest.rows, unit_rows=manifest.unit_rows, window=WINDOW)
     stream = UnitStream(cache)
     stream.start([seed], [])
-    recipe = Recipe.from_dict(manifest.recipe)
     views = epoch_views(
-        np.arange(manifest.rows), manifest.rows, [seed], recipe, run_seed=0, epoch=0, blocks=blocks
+        np.arange(manifest.rows),
+        manifest.rows,
+        [seed],
+        cache.recipe,
+        run_seed=0,
+        epoch=0,
+        blocks=blocks,
     )
     stream.open_epoch(blocks.windows(0, 0), int(views[0, 0]))
     batch = views[:BATCH]

@@ -89,7 +89,7 @@ class Data:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.cache = open_cache(options.cache)
-        self.recipe = Recipe.from_dict(self.cache.manifest.recipe)
+        self.recipe = self.cache.recipe
         self.seeds = self.cache.complete_seeds()
         source = open_source(options.data)
         test = open_source(options.eval_data)

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from kdcache.cache import Cache, Manifest, create_cache, record_layout
+from kdcache.cache.documents.parts import MadeBy, RecipeEntry, SourceEntry, TeacherEntry
 from kdcache.codecs import Codec
 from kdcache.runtime.device import ComputeConfig
 from kdcache.views import load_recipe
@@ -75,20 +76,20 @@ def make_cache(path: Path, codec: Codec, rows: int, unit_rows: int | None = None
         task="classification",
         classes=codec.classes,
         rows=rows,
-        source={"spec": "none", "fingerprint": "none"},
+        source=SourceEntry(spec="none", fingerprint="none"),
         order_seed=0,
-        recipe=load_recipe("eval").to_dict(),
-        teacher={
-            "spec": "none",
-            "sha256": "none",
-            "size": 224,
-            "mean": [0.0],
-            "std": [1.0],
-            "precision": "float32",
-        },
+        recipe=RecipeEntry.from_json(load_recipe("eval").to_dict()),
+        teacher=TeacherEntry(
+            spec="none",
+            sha256="none",
+            size=224,
+            mean=(0.0,),
+            std=(1.0,),
+            precision="float32",
+        ),
         **record_layout(codec, rows, unit_rows),
         skip_unreadable=False,
-        made_by={},
+        made_by=MadeBy(),
     )
     return create_cache(path, manifest, codec.fit_arrays())
 

@@ -6,6 +6,14 @@ from typing import Any
 import torch
 
 from kdcache.cache import Cache, Manifest, create_cache, record_layout
+from kdcache.cache.documents.parts import (
+    MadeBy,
+    Part,
+    RecipeEntry,
+    SamplesEntry,
+    SourceEntry,
+    TeacherEntry,
+)
 from kdcache.cache.storage.objects import Entry, Objects, is_temporary
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import Codec, open_codec
@@ -14,9 +22,19 @@ from kdcache.shapes import Records
 PATTERNS = (0x01, 0x80, 0xFF)
 
 
+PARTS: dict[str, type[Part]] = {
+    "source": SourceEntry,
+    "recipe": RecipeEntry,
+    "teacher": TeacherEntry,
+    "samples": SamplesEntry,
+    "made_by": MadeBy,
+}
+
+
 def manifest(
     codec: str | Codec = "full:dtype=float16", classes: int = 5, **changes: Any
 ) -> Manifest:
+    """Return a manifest, of which `changes` may give tables as its JSON says them."""
     opened = open_codec(codec, classes=classes) if isinstance(codec, str) else codec
     settings: dict[str, Any] = {
         "task": "classification",
@@ -43,7 +61,13 @@ def manifest(
         "skip_unreadable": False,
         "made_by": {},
     }
-    return Manifest(**{**settings, **changes})
+    settings |= changes
+    tables = {
+        name: part.from_json(settings[name])
+        for name, part in PARTS.items()
+        if isinstance(settings.get(name), dict)
+    }
+    return Manifest(**{**settings, **tables})
 
 
 def records(cache: Cache, seed: int, unit: int, writer: int = 0) -> Records:

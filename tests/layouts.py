@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from kdcache.cache.documents.positions import layout_fields
 from kdcache.codecs import BasisCodec, Codec, RowCodec, open_codec, with_layout
 from kdcache.positions import Boxes, Heads, Layout, One, Proposals, Pyramid
 from kdcache.targets import ClassLabel
@@ -73,7 +72,7 @@ def manifest_fields(layout: Layout) -> dict[str, Any]:
         teacher["stride"] = 2
     tasks = {"one": "classification", "heads": "segmentation"}
     task = tasks.get(layout.kind, BoxedLabel.task)
-    return {"task": task, "teacher": teacher, "classes": CLASSES, **layout_fields(layout)}
+    return {"task": task, "teacher": teacher, "classes": CLASSES, "layout": layout}
 
 
 def codec_of(spec: str, layout: Layout) -> Codec:

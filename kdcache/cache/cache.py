@@ -39,6 +39,7 @@ from kdcache.runtime.contrast import joined
 from kdcache.shapes import Records, Rows
 from kdcache.sources.tar_reader import TarReader
 from kdcache.views.permutation import row_order
+from kdcache.views.recipe import Recipe
 
 Fetch = Callable[[Commit], bytes]
 """Returns the bytes of a committed unit, after they were checked against the commit."""
@@ -81,7 +82,7 @@ class Cache:
             CacheError: one whose records have other fields, or whose fit is absent or damaged.
         """
         codec = codec_from_dict(
-            self.manifest.codec,
+            self.manifest.codec.to_json(),
             classes=self.manifest.classes,
             fit=self.fit(),
             layout=self.manifest.layout,
@@ -93,6 +94,15 @@ class Cache:
                 f"({quoted(codec.record_dtype)}); use the kdcache version that its manifest names"
             )
         return codec
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe of its views.
+
+        Raises:
+            RecipeError: this version of kdcache would render other views from it.
+        """
+        return Recipe.from_dict(self.manifest.recipe.to_json())
 
     def fit(self) -> dict[str, np.ndarray] | None:
         """Return the arrays of the codec's fit; None of a codec that has none.
@@ -140,7 +150,7 @@ class Cache:
         """Return the rows of a unit of which there are records: without those that are absent, or
         not in a subset; int64."""
         held = np.flatnonzero(self.is_held[commit.start : commit.stop]) + commit.start
-        return np.setdiff1d(held, [entry["row"] for entry in commit.absent])
+        return np.setdiff1d(held, [absence.row for absence in commit.absent])
 
     def require_held(self, rows: Rows) -> None:
         """Raise a MissingUnitError if one of `rows` is not in the subset that this cache holds."""
@@ -292,7 +302,7 @@ class Cache:
         Missing are the rows of units that are not among the commits, and of a subset those of
         samples that it does not hold.
         """
-        absent = [entry["row"] for commit in commits for entry in commit.absent]
+        absent = [absence.row for commit in commits for absence in commit.absent]
         is_missing = np.ones(self.manifest.rows, bool)
         for commit in commits:
             is_missing[commit.start : commit.stop] = ~self.is_held[commit.start : commit.stop]
@@ -340,8 +350,9 @@ class Cache:
         records = np.empty(shape, self.manifest.dtype)
         try:
             decode(records.view(np.uint8).reshape(*shape, -1))
+            codec = self.manifest.codec.to_json()
             classes = self.manifest.classes
-            check_records(self.manifest.codec, records, self._row, classes, self.manifest.layout)
+            check_records(codec, records, self._row, classes, self.manifest.layout)
             return records
         except (ValueError, CodecError) as error:
             raise DamagedUnitError(f"{where}: {error}") from error
@@ -586,7 +597,8 @@ class Cache:
         a fit."""
         if isinstance(self.manifest.layout, One):
             return None
-        return codec_from_dict(self.manifest.codec, classes=self.manifest.classes).record_dtype
+        codec = codec_from_dict(self.manifest.codec.to_json(), classes=self.manifest.classes)
+        return codec.record_dtype
 
 
 def _integers(numbers: Rows | Sequence[int], what: str) -> Rows:

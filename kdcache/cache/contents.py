@@ -132,14 +132,14 @@ def checked_source(caches: Sequence[Cache], source: Source) -> Source:
         CacheError: they are absent or damaged.
     """
     for cache in caches:
-        if "contents" in cache.manifest.source:
+        if cache.manifest.source.contents is not None:
             return CheckedSource(source, _read_checksums(cache), str(cache))
     return source
 
 
 def require_checksums(cache: Cache) -> None:
     """Raise a UsageError if a cache keeps no checksums of its samples."""
-    if "contents" not in cache.manifest.source:
+    if cache.manifest.source.contents is None:
         raise UsageError(
             f"cache {cache} was made without content digests, so that contents cannot be "
             "compared; a dump with --content-digests into a new cache keeps them"
@@ -167,7 +167,7 @@ def _read_checksums(cache: Cache) -> Numbers:
     """Return the checksums that a cache keeps."""
     listing = read_list(cache)
     if listing is None or listing.crc32c is None:
-        raise damaged(cache.objects, SOURCE, str(cache.manifest.source.get("list", "")))
+        raise damaged(cache.objects, SOURCE, cache.manifest.source.list or "")
     return listing.crc32c
 
 

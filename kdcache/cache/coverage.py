@@ -9,6 +9,7 @@ from kdcache.cache import Cache, Manifest
 from kdcache.cache.documents.commit import numbers_in
 from kdcache.cache.documents.extent import Extent, publish_extent, read_extents
 from kdcache.cache.documents.limits import MOST_SEEDS, SEEDS
+from kdcache.cache.documents.parts import MadeBy
 from kdcache.cache.inventory import Unit, committed
 from kdcache.config.files import parse_seeds, recorded_settings
 from kdcache.errors import CacheError, UsageError
@@ -218,9 +219,9 @@ def note_left_out(cache: Cache, taken: Iterable[int]) -> None:
         say(f"note: {named(sorted(left_out), 'seed')} of cache {cache} {verb} left out: {missing}")
 
 
-def first_seeds(made_by: Mapping[str, Any]) -> set[int]:
+def first_seeds(made_by: MadeBy) -> set[int]:
     """Return the seeds that the first dump into a cache was told; none where that is not known."""
-    seeds = recorded_settings(made_by).get("seeds")
+    seeds = recorded_settings(made_by.config).get("seeds")
     try:
         found = set(parse_seeds(seeds)) if isinstance(seeds, str) else set()
         return found if len(found) <= MOST_SEEDS else set()

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache.arrays import arrays_digest
+from kdcache.cache.documents.parts import CodecEntry
 from kdcache.cache.formats.zarr import ZarrFormat
 from kdcache.codecs import Codec, codec_to_dict
 from kdcache.errors import CodecError, UsageError
@@ -45,7 +46,7 @@ def record_layout(
     unit = unit_rows or -(-default_unit(width, rows) // block) * block
     chunk_bytes = codec.chunk_bytes if codec.chunk_bytes and codec.chunk_bytes < width else None
     return {
-        "codec": {**codec_to_dict(codec), **({"fit": arrays_digest(fit)} if fit else {})},
+        "codec": CodecEntry(**codec_to_dict(codec), fit=arrays_digest(fit) if fit else None),
         "record_dtype": np.lib.format.dtype_to_descr(codec.record_dtype),
         "unit_rows": unit,
         "chunk_rows": chunk_rows(unit, chunk_bytes or width, least=codec.least_chunk_rows),

@@ -30,7 +30,7 @@ from kdcache.shapes import Rows, Size
 from kdcache.sources import Sample, Source, open_source
 from kdcache.sources.protocol import named, sample_name
 from kdcache.targets import target_kind
-from kdcache.views import Recipe, ViewDataset
+from kdcache.views import ViewDataset
 
 NUM_OPEN = 64
 """Tars whose members a process knows and holds open."""
@@ -78,7 +78,7 @@ def views_of(
         RecipeError: this version of kdcache would render other views.
     """
     cache = as_cache(cache)
-    recipe = Recipe.from_dict(cache.manifest.recipe)
+    recipe = cache.recipe
     if data is None or isinstance(data, str):
         source = source_of(cache, data)
     else:
@@ -89,7 +89,7 @@ def views_of(
 
 def _way_to_images(cache: Cache) -> str:
     """Return what to add to a command that needs the images of a cache that holds none."""
-    spec = str(cache.manifest.source["spec"])
+    spec = cache.manifest.source.spec
     words = shlex.quote(spec)  # the user may paste it into a shell
     if len(words) > _MOST_TO_ADD or printable(words) != words:
         return (
@@ -170,15 +170,16 @@ class CachedSource:
         Raises:
             UsageError: a cache that holds no images.
         """
-        if not cache.manifest.has_images or "classes" not in cache.manifest.source:
+        made = cache.manifest.source
+        if not cache.manifest.has_images or made.classes is None:
             raise UsageError(
                 f"cache {cache} holds no images; give the data that it was made from: --data SPEC"
             )
         self.spec = f"cache:{cache}"
         self.task = cache.manifest.task
         self._kind = target_kind(self.task)
-        self.classes = int(cache.manifest.source["classes"])
-        self.fingerprint = str(cache.manifest.source["fingerprint"])
+        self.classes = made.classes
+        self.fingerprint = made.fingerprint
         self.units = LocalUnits(cache)
         self._rows = cache.manifest.rows
         self._unit_rows = cache.manifest.unit_rows

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache import Cache
+from kdcache.cache.documents.parts import SourceEntry
 from kdcache.cache.source_list import SourceList, list_of, read_list, sizes_digest
 from kdcache.errors import CacheError, MismatchError, printable, shortened
 from kdcache.runtime.console import say
@@ -76,9 +77,9 @@ def source_differences(one: Cache, other: Cache) -> list[str]:
 
     What one of them does not know, since it is older, is not compared.
     """
-    known = [name for name in _COMPARED if name in one.manifest.source]
-    mine = {name: one.manifest.source[name] for name in known}
-    its = {name: other.manifest.source.get(name, mine[name]) for name in known}
+    mine = _known(one)
+    theirs = _known(other)
+    its = {name: theirs.get(name, value) for name, value in mine.items()}
     if mine == its:
         return []
     if mine.get("classes") != its.get("classes"):
@@ -89,18 +90,23 @@ def source_differences(one: Cache, other: Cache) -> list[str]:
         changes = list_changes(lists[0], lists[1])
     if changes:
         return [f"their data differ, from there to here: {_told([], changes)}"]
-    changed = [name for name in known if mine[name] != its[name]]
+    changed = [name for name in mine if mine[name] != its[name]]
     return [f"data of another {' and '.join(_COMPARED[name] for name in changed)}"]
+
+
+def _known(cache: Cache) -> dict[str, Any]:
+    """Return what a cache knows of its source, of what is compared."""
+    values = {name: getattr(cache.manifest.source, name) for name in _COMPARED}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _difference(cache: Cache, source: Source) -> str:
     """Return in what a source differs, the most telling first; nothing if it does not."""
     made = cache.manifest.source
     rows = cache.manifest.rows
-    classes = made.get("classes", source.classes)
-    if classes != source.classes:
-        return f"data has {source.classes} classes, the cache was made from {classes}"
-    is_other = source.fingerprint != made["fingerprint"] or len(source) != rows
+    if made.classes not in (None, source.classes):
+        return f"data has {source.classes} classes, the cache was made from {made.classes}"
+    is_other = source.fingerprint != made.fingerprint or len(source) != rows
     if not is_other and _has_sizes_of(source, made):
         return ""
     then = _list_if_whole(cache)
@@ -112,12 +118,12 @@ def _difference(cache: Cache, source: Source) -> str:
     return _told(counts if len(source) != rows else [], changes)
 
 
-def _has_sizes_of(source: Source, made: Mapping[str, Any]) -> bool:
+def _has_sizes_of(source: Source, made: SourceEntry) -> bool:
     """Return whether the files of a source have the sizes that a manifest knows, if it does."""
-    if "sizes" not in made or not isinstance(source, Listed):
+    if made.sizes is None or not isinstance(source, Listed):
         return True
     sizes = source.file_sizes()
-    return sizes is not None and sizes_digest(sizes) == made["sizes"]
+    return sizes is not None and sizes_digest(sizes) == made.sizes
 
 
 def _list_if_whole(cache: Cache) -> SourceList | None:
@@ -136,7 +142,7 @@ def _unnamed(cache: Cache, source: Source, *, is_other: bool, is_listed: bool) -
     if is_listed:
         return "its names are the same; ids of classes or pixels held in memory are others"
     told = "samples were added, removed, renamed, reordered or relabelled"
-    if "classes" not in cache.manifest.source and source.classes != cache.manifest.classes:
+    if cache.manifest.source.classes is None and source.classes != cache.manifest.classes:
         told += f" (data has {source.classes} classes, the teacher {cache.manifest.classes})"
     return told
 

@@ -5,8 +5,7 @@ A fingerprint says that two sources differ; the list says in what.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from kdcache.cache import Cache
 from kdcache.cache.arrays import arrays_digest, damaged, num_stored_about
 from kdcache.cache.documents.limits import ANY_RATIO, most_decoded, most_list_bytes
 from kdcache.cache.documents.manifest import SOURCE
+from kdcache.cache.documents.parts import SourceEntry
 from kdcache.cache.formats.tar import UNIQUE_KEYS
 from kdcache.errors import SourceError, UsageError, brief, quoted
 from kdcache.runtime.console import say
@@ -53,16 +53,6 @@ class SourceList:
             if numbers is not None:
                 arrays[name] = numbers.astype("<u4")
         return arrays
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """The fields of a manifest's `source` that name it."""
-        digests = {"list": arrays_digest(self.arrays)}
-        if self.sizes is not None:
-            digests["sizes"] = sizes_digest(self.sizes)
-        if self.crc32c is not None:
-            digests["contents"] = arrays_digest({"crc32c": self.crc32c.astype("<u4")})
-        return digests
 
 
 @dataclass
@@ -129,15 +119,19 @@ def kept_list(listing: SourceList) -> SourceList | None:
     return None
 
 
-def source_fields(source: Source, listing: SourceList | None) -> dict[str, Any]:
+def source_entry(source: Source, listing: SourceList | None) -> SourceEntry:
     """Return what a manifest says of a source, whose list the cache keeps if there is one."""
-    digests = listing.digests if listing is not None else {}
-    return {
-        "spec": source.spec,
-        "fingerprint": source.fingerprint,
-        "classes": source.classes,
-        **digests,
-    }
+    entry = SourceEntry(spec=source.spec, fingerprint=source.fingerprint, classes=source.classes)
+    if listing is None:
+        return entry
+    sizes = listing.sizes
+    crc32c = listing.crc32c
+    return replace(
+        entry,
+        list=arrays_digest(listing.arrays),
+        sizes=None if sizes is None else sizes_digest(sizes),
+        contents=None if crc32c is None else arrays_digest({"crc32c": crc32c.astype("<u4")}),
+    )
 
 
 def read_list(cache: Cache) -> SourceList | None:

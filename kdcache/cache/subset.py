@@ -77,7 +77,6 @@ def thinned(
     # gone
     kinds = ("absent", "probes") if manifest.has_images else ("absent",)
     kept = {
-        kind: [entry for entry in facts.get(kind, []) if held[entry["row"] - start]]
-        for kind in kinds
+        kind: [part for part in facts.get(kind, []) if held[part.row - start]] for kind in kinds
     }
     return records, named, {**facts, **kept}

@@ -34,7 +34,6 @@ from kdcache.runtime.device import ComputeConfig
 from kdcache.shapes import Logits, Records, Scalar
 from kdcache.soft_targets import SoftTargets
 from kdcache.verify.logits import require_teacher
-from kdcache.views import Recipe
 
 __all__ = [
     "TERMS",
@@ -234,7 +233,7 @@ def _head(teacher: str, cache: Cache) -> Tensor | None:
     model = open_model(
         teacher,
         classes=classes,
-        recipe=Recipe.from_dict(cache.manifest.recipe),
+        recipe=cache.recipe,
         trained=True,
         task=cache.manifest.task,
     )

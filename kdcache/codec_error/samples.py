@@ -208,7 +208,7 @@ def pairs_from_cache(
         return pairs_of_cache(cache, views=views)
     running = Compute(compute)
     rows = _first_rows(cache, seeds, views)
-    recipe = Recipe.from_dict(cache.manifest.recipe)
+    recipe = cache.recipe
     source = open_source(data)
     require_source(cache, source)
     source = checked_source([cache], source)
@@ -441,7 +441,7 @@ def _first_rows(cache: Cache, seeds: Sequence[int], views: int) -> Rows:
     """Return the first rows, a random sample as all are in random order, of which each seed holds a
     record."""
     absent = [
-        entry["row"] for seed in seeds for commit in cache.commits(seed) for entry in commit.absent
+        absence.row for seed in seeds for commit in cache.commits(seed) for absence in commit.absent
     ]
     return np.setdiff1d(np.flatnonzero(cache.is_held)[: max(views // len(seeds), 1)], absent)
 

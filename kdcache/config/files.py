@@ -83,17 +83,16 @@ def dump_config(config: Any, command: str) -> str:
     return tomli_w.dumps({command: _without_none(dataclasses.asdict(config))})
 
 
-def recorded_settings(made_by: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the plain settings of the first dump into a cache, from its manifest's `made_by`; none
-    of others.
+def recorded_settings(config: str | None) -> dict[str, Any]:
+    """Return the plain settings of the first dump into a cache, from the configuration that its
+    manifest keeps; none of others.
 
     Single lines are looked for: the text may come from anywhere, and can be such that TOML's parser
     takes minutes.
     """
-    text = made_by.get("config") if isinstance(made_by, Mapping) else None
     settings: dict[str, Any] = {}
     table = ""
-    for line in text.splitlines() if isinstance(text, str) else ():
+    for line in config.splitlines() if config is not None else ():
         if line.startswith("["):
             table = line
         elif table == "[dump-teacher]" and _PLAIN.fullmatch(line):

@@ -12,7 +12,7 @@ from torch import nn
 
 from kdcache.cache import Cache, Manifest, library_versions, open_cache, record_layout, tar_layout
 from kdcache.cache.documents.manifest import MANIFEST
-from kdcache.cache.documents.positions import layout_fields
+from kdcache.cache.documents.parts import MadeBy, RecipeEntry, TeacherEntry
 from kdcache.cache.layout import require_blocks
 from kdcache.cache.opening import open_objects, probe_new
 from kdcache.cache.source_list import SourceList
@@ -366,27 +366,27 @@ def _manifest(
     )
     return Manifest(
         task=task_of(source),
-        **layout_fields(layout_of_sites(teacher.sites)),
+        layout=layout_of_sites(teacher.sites),
         classes=config.teacher_classes or source.classes,
         rows=len(source),
-        source=data.fields,
+        source=data.entry,
         order_seed=config.order_seed,
-        recipe=recipe.to_dict(),
-        teacher={
-            "spec": teacher.spec,
-            "architecture": teacher.architecture,
-            "sha256": state_sha256(teacher.module),
-            "size": preprocessing.size,
-            **({"stride": teacher.stride} if isinstance(teacher, MapModel) else {}),
-            "mean": list(preprocessing.mean),
-            "std": list(preprocessing.std),
-            "precision": config.compute.precision,
-        },
+        recipe=RecipeEntry.from_json(recipe.to_dict()),
+        teacher=TeacherEntry(
+            spec=teacher.spec,
+            architecture=teacher.architecture,
+            sha256=state_sha256(teacher.module),
+            size=preprocessing.size,
+            stride=teacher.stride if isinstance(teacher, MapModel) else None,
+            mean=tuple(preprocessing.mean),
+            std=tuple(preprocessing.std),
+            precision=config.compute.precision,
+        ),
         **layout,
         skip_unreadable=config.skip_unreadable,
-        made_by={
-            "versions": library_versions(),
-            "config": dump_config(config, "dump-teacher"),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
+        made_by=MadeBy(
+            versions=library_versions(),
+            config=dump_config(config, "dump-teacher"),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
     )

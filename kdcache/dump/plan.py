@@ -95,7 +95,7 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
         "sites": list(job.teacher.sites),
         "stride": job.teacher.stride if isinstance(job.teacher, MapModel) else None,
         "codec": codec_spec(job.codec),
-        "gradient_error": job.manifest.made_by["gradient_error"],
+        "gradient_error": job.manifest.made_by.gradient_error,
         "gradients": fitted_gradients(job.fitted) if job.fitted else [],
         "teacher_accuracy": probe.statistics.get("accuracy"),
         "free_bytes": (

@@ -1,17 +1,17 @@
 """The source of a dump: compared with what the cache was made from, or listed for a new cache."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from kdcache.cache import Cache
 from kdcache.cache.contents import CheckedSource, checked_source, checksums_of
+from kdcache.cache.documents.parts import SourceEntry
 from kdcache.cache.source_check import require_source
 from kdcache.cache.source_list import (
     SourceList,
     kept_list,
     list_of,
     require_unique_keys,
-    source_fields,
+    source_entry,
 )
 from kdcache.dump.config import DumpConfig
 from kdcache.errors import MismatchError, UsageError
@@ -26,7 +26,7 @@ class KnownSource:
     """Compared with its checksums as it is read, if there are any."""
     listing: SourceList | None = None
     """What a new cache is to keep."""
-    fields: dict[str, Any]
+    entry: SourceEntry
     """What the manifest says of it."""
 
 
@@ -53,8 +53,8 @@ def known_source(
     if held is not None:
         require_source(held, source)
         _require_same_digests(config, held)
-        fields = {**held.manifest.source, "spec": source.spec, "classes": source.classes}
-        return KnownSource(source=checked_source([held], source), fields=fields)
+        entry = replace(held.manifest.source, spec=source.spec, classes=source.classes)
+        return KnownSource(source=checked_source([held], source), entry=entry)
     whole = list_of(source)
     if config.store == "webdataset":
         require_unique_keys(source, whole.names)
@@ -64,7 +64,7 @@ def known_source(
         checksums = checksums_of(source, skip_unreadable=config.skip_unreadable)
         listing = replace(listing, crc32c=checksums)
         source = CheckedSource(source, checksums, config.cache)
-    return KnownSource(source=source, listing=listing, fields=source_fields(source, listing))
+    return KnownSource(source=source, listing=listing, entry=source_entry(source, listing))
 
 
 def _require_list(source: Source, listing: SourceList | None) -> SourceList:
@@ -79,7 +79,7 @@ def _require_list(source: Source, listing: SourceList | None) -> SourceList:
 
 def _require_same_digests(config: DumpConfig, held: Cache) -> None:
     """Raise a MismatchError if content digests are wanted, or not, and the cache is otherwise."""
-    has_digests = "contents" in held.manifest.source
+    has_digests = held.manifest.source.contents is not None
     if config.content_digests not in (None, has_digests):
         was_made = "with" if has_digests else "without"
         raise MismatchError(

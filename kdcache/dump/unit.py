@@ -1,12 +1,14 @@
 """A unit in the making: records, probes and statistics of its rows, from batches to a commit."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from kdcache.cache import Cache, Commit
-from kdcache.cache.documents.commit import seed_entry
+from kdcache.cache.documents.commit import said_seed
+from kdcache.cache.documents.parts import Absence, Probe
 from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writer import writer_name
 from kdcache.cache.writing import commit_unit
@@ -59,8 +61,8 @@ class UnitMaker:
         self._rank = rank
         self.counted = 0
         self._records: Records | None = None
-        self._absent: list[dict[str, Any]] = []
-        self._probes: list[dict[str, Any]] = []
+        self._absent: list[Absence] = []
+        self._probes: list[Probe] = []
         self._sums: dict[str, float] = {}
         self._seen = 0
         self._labels = np.full(len(self.rows), -1, np.int64)
@@ -77,7 +79,6 @@ class UnitMaker:
         if self._records is None:
             self._records = np.zeros((len(self.seeds), len(self.rows)), records.dtype)
         seed = int(batch.seeds[0])
-        entry = seed_entry(seed, self.seeds)
         gone = [position for position, _ in batch.absent]
         there = np.setdiff1d(np.arange(len(batch.rows)), gone)
         places = batch.rows.numpy()[there] - self.rows.start
@@ -86,7 +87,7 @@ class UnitMaker:
             self._labels[places] = batch.labels.first.numpy()[there]
         self.counted += len(records)
         self._absent += [
-            {"row": int(batch.rows[position]), "reason": reason, **entry}
+            Absence(row=int(batch.rows[position]), reason=reason, seed=said_seed(seed, self.seeds))
             for position, reason in batch.absent
         ]
         if batch.absent:
@@ -126,9 +127,7 @@ class UnitMaker:
             CacheError: the cache cannot be written.
         """
         facts: dict[str, Any] = {
-            "absent": sorted(
-                self._absent, key=lambda entry: (int(entry["row"]), int(entry.get("seed", 0)))
-            ),
+            "absent": sorted(self._absent, key=lambda absence: (absence.row, absence.seed or 0)),
             "probes": self._probes,
             "statistics": self.statistics,
             "writer": writer_name(self._rank),
@@ -147,9 +146,9 @@ class UnitMaker:
     def _check_absent(self) -> None:
         """Check that the share of unreadable samples can be believed: all of them are absent where
         a mount went away."""
-        rows = {int(entry["row"]) for entry in self._absent}
+        rows = {absence.row for absence in self._absent}
         # of a mixed pair both are absent, for one reason
-        reasons = list(dict.fromkeys(str(entry["reason"]) for entry in self._absent))
+        reasons = list(dict.fromkeys(absence.reason for absence in self._absent))
         are_many = len(reasons) >= _MANY_ABSENT and len(rows) > _BELIEVABLE_SHARE * len(self.rows)
         if are_many or len(rows) == len(self.rows):
             listed = "; ".join(
@@ -164,14 +163,14 @@ class UnitMaker:
     def _probe(self, batch: Batch, there: Rows, seed: int) -> None:
         """Probe the batch's first views, those at `there`, if `seed` is to have more probes."""
         traced = num_traced(self._cache.manifest, seed, self.unit)
-        first = sum(1 for probe in self._probes if probe.get("seed", seed) == seed)
+        first = sum(1 for probe in self._probes if probe.seed is None or probe.seed == seed)
         last = max(traced, self._num_probes)
         for count, position in enumerate(there[: max(last - first, 0)], start=first):
             row = int(batch.rows[position])
             # a trace renders the view once more
             trace = self._dataset.trace(row, seed) if count < traced else None
             probe = make_probe(row, batch.views[0][position], trace)
-            self._probes.append({**probe, **seed_entry(seed, self.seeds)})
+            self._probes.append(replace(probe, seed=said_seed(seed, self.seeds)))
 
 
 def stored_samples(

@@ -238,7 +238,7 @@ def _replay_of_caches(
     if blocks is not None and ("teacher" in needs or units is not None):
         uses = [replace(use, stream=_stream(config, use)) for use in uses]
     _check_views(first, source, seeds)
-    recipe = Recipe.from_dict(first.manifest.recipe)
+    recipe = first.recipe
     return Replay(
         source=source, recipe=recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks
     )
@@ -415,7 +415,9 @@ def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
 def _require_same_views(one: Cache, other: Cache) -> None:
     sides = Sides("there", "here")
     lines = source_differences(one, other)
-    lines += recipe_differences(one.manifest.recipe, other.manifest.recipe, sides)
+    lines += recipe_differences(
+        one.manifest.recipe.to_json(), other.manifest.recipe.to_json(), sides
+    )
     parts = {
         "order seed": [cache.manifest.order_seed for cache in (one, other)],
         "number of rows": [cache.manifest.rows for cache in (one, other)],

@@ -79,7 +79,7 @@ class CachedTeacher:
             fallback: the teacher in the loop, for rows that are missing; without one they are left
                 out.
         """
-        self.identity = str(cache.manifest.teacher["sha256"])
+        self.identity = cache.manifest.teacher.sha256
         self._reader = reader
         self._compute = compute
         self._fallback = fallback
@@ -336,13 +336,15 @@ def _cached(
     compute: Compute,
     sites: Sequence[int] | None,
 ) -> Teacher:
-    if sites is not None and use.cache.manifest.positions is not None:
+    layout = use.cache.manifest.layout
+    maps = layout.maps
+    if sites is not None and layout.sites and maps is None:
         raise UsageError(
-            f"cache {use.cache} holds logits of {use.cache.manifest.layout.kind}, which no task of"
+            f"cache {use.cache} holds logits of {layout.kind}, which no task of"
             " this kdcache trains on; read it in a loop of your own, segment by segment"
         )
     cached = CachedTeacher(use.cache, use.reader(), compute, tail=config.tail, fallback=online)
-    teacher = _at_size_of(sites, cached, use.cache.manifest.sites or ())
+    teacher = _at_size_of(sites, cached, maps or ())
     return (
         teacher
         if use.classes is None
@@ -388,8 +390,8 @@ def _require_architecture(cache: Cache, model: VisionModel) -> None:
     Raises:
         MismatchError: it has others.
     """
-    made = cache.manifest.teacher.get("architecture", model.architecture)
-    if made != model.architecture:
+    made = cache.manifest.teacher.architecture
+    if made not in (None, model.architecture):
         raise MismatchError(
             f"teacher {model.spec} is {model.architecture} with its options, and cache {cache} was "
             f"made with {made}: the same weights give other logits; give the spec of the dump"

@@ -1,10 +1,10 @@
 """Conversion between the stores of zarr shards and of webdataset tars: the same records, cut into
 other units."""
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,8 @@ from kdcache.cache import (
     tar_layout,
 )
 from kdcache.cache.coverage import ask_for, note_left_out
-from kdcache.cache.documents.commit import mean_statistics, seed_entry
+from kdcache.cache.documents.commit import mean_statistics, said_seed
+from kdcache.cache.documents.parts import Absence, ConvertedFrom, Probe
 from kdcache.cache.source import source_of
 from kdcache.cache.source_list import names_of, require_unique_keys
 from kdcache.cache.writing import commit_unit, require_written, start_seed
@@ -33,7 +34,6 @@ from kdcache.runtime.stopping import heeding, look, until_asked
 from kdcache.shapes import Records
 from kdcache.sources import Source, mean_image_bytes
 from kdcache.tools.merge import require_unmixed
-from kdcache.views import Recipe
 
 Store = Literal["zarr", "webdataset"]
 
@@ -80,7 +80,8 @@ def convert_cache(
     manifest = _manifest(old, seeds, source, images)
     listed = old.source_arrays()
     made = create_cache(new, manifest, old.fit(), samples=old.samples, source=listed)
-    if made.manifest.made_by.get("converted_from", {}).get("manifest") != old.manifest.digest:
+    origin = made.manifest.made_by.converted_from
+    if origin is None or origin.manifest != old.manifest.digest:
         raise MismatchError(f"cache {new} was not converted from {old}; choose a new folder")
     ask_for(made, seeds)
     start = time.monotonic()
@@ -178,21 +179,15 @@ def _facts(parts: Mapping[int, Sequence[Commit]], rows: range, seeds: range) -> 
     """Return what the old commits say of the rows of a new unit; by seed, each commit with what it
     says of all its seeds."""
     pairs = [(seed, commit.of_seed(seed)) for seed in seeds for commit in parts[seed]]
-    absent, probes = (
-        [
-            {
-                **{name: value for name, value in entry.items() if name != "seed"},
-                **seed_entry(seed, seeds),
-            }
-            for seed, commit in pairs
-            for entry in getattr(commit, kind)
-            if entry["row"] in rows
-        ]
-        for kind in ("absent", "probes")
-    )
+    absent: list[Absence] = []
+    probes: list[Probe] = []
+    for seed, commit in pairs:
+        said = said_seed(seed, seeds)
+        absent += [replace(part, seed=said) for part in commit.absent if part.row in rows]
+        probes += [replace(part, seed=said) for part in commit.probes if part.row in rows]
     told = [(commit.statistics, _present(commit, rows)) for _, commit in pairs]
     return {
-        "absent": sorted(absent, key=lambda entry: (entry["row"], entry.get("seed", 0))),
+        "absent": sorted(absent, key=lambda absence: (absence.row, absence.seed or 0)),
         "probes": probes,
         "statistics": mean_statistics(told),
         "versions": pairs[0][1].versions,
@@ -201,7 +196,7 @@ def _facts(parts: Mapping[int, Sequence[Commit]], rows: range, seeds: range) -> 
 
 def _present(commit: Commit, rows: range) -> int:
     """Return how many of `rows` a unit holds under the commit's seed, absent ones left out."""
-    gone = sum(entry["row"] in rows for entry in commit.absent)
+    gone = sum(absence.row in rows for absence in commit.absent)
     return min(rows.stop, commit.stop) - max(rows.start, commit.start) - gone
 
 
@@ -226,24 +221,23 @@ def _complete(old: Cache) -> list[int]:
 
 def _manifest(old: Cache, seeds: Sequence[int], source: Source | None, images: bool) -> Manifest:
     manifest = old.manifest
-    mixing = Recipe.from_dict(manifest.recipe).mixing
+    mixing = old.recipe.mixing
     block = mixing.block if mixing else 1
-    origin = {**manifest.source}
+    origin = manifest.source
     fields: dict[str, Any]
     if source is not None:
         image_bytes = mean_image_bytes(source) if images else None
         fields = tar_layout(
             old.codec, manifest.rows, block=block, seeds=_group(seeds), image_bytes=image_bytes
         )
-        origin["classes"] = source.classes
+        origin = replace(origin, classes=source.classes)
     else:
         plain = {"store": "zarr", "seeds_per_unit": 1, "has_images": False}
         fields = {**record_layout(old.codec, manifest.rows, block=block), **plain}
     fields |= {"codec": manifest.codec, "record_dtype": manifest.record_dtype, "source": origin}
-    converted = {"store": manifest.store, "manifest": manifest.digest}
-    return dataclasses.replace(
-        manifest, **fields, made_by={**manifest.made_by, "converted_from": converted}
-    )
+    converted = ConvertedFrom(store=manifest.store, manifest=manifest.digest)
+    made_by = replace(manifest.made_by, converted_from=converted)
+    return replace(manifest, **fields, made_by=made_by)
 
 
 def _group(seeds: Sequence[int]) -> int:

@@ -31,16 +31,12 @@ def card_text(cache: Cache, address: str, seeds: Sequence[int]) -> str:
         f" {counted(manifest.seeds_per_unit, 'seed')}"
     )
     facts = {
-        "teacher": (
-            f"`{teacher['spec']}`, weights {teacher['sha256'][:16]}, run in {teacher['precision']}"
-        ),
+        "teacher": (f"`{teacher.spec}`, weights {teacher.sha256[:16]}, run in {teacher.precision}"),
         "data": (
-            f"`{manifest.source['spec']}`, {samples} samples, {manifest.classes} classes of the"
+            f"`{manifest.source.spec}`, {samples} samples, {manifest.classes} classes of the"
             f" teacher, {images}"
         ),
-        "recipe of the views": (
-            f"`{manifest.recipe['name']}`, {manifest.recipe['fingerprint'][:16]}"
-        ),
+        "recipe of the views": (f"`{manifest.recipe.name}`, {manifest.recipe.fingerprint[:16]}"),
         "codec": f"`{codec_spec(cache.codec)}`",
         "complete seeds": ", ".join(map(str, seeds)) or "none",
         "store": f"{manifest.store}, {units}",

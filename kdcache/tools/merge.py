@@ -19,6 +19,7 @@ from kdcache.cache import Cache, Manifest, create_cache, open_cache
 from kdcache.cache.arrays import arrays_digest
 from kdcache.cache.coverage import ask_for_units, coverage_of
 from kdcache.cache.documents.commit import commit_key
+from kdcache.cache.documents.parts import ExportedFrom, SamplesEntry
 from kdcache.cache.inventory import Unit, committed
 from kdcache.cache.opening import require_apart
 from kdcache.cache.prefetch import fetched
@@ -37,7 +38,6 @@ from kdcache.runtime.stopping import heeding, look, until_asked
 from kdcache.runtime.wording import counted
 from kdcache.shapes import Rows
 from kdcache.sources.selection import Named, are_numbers, parse_samples
-from kdcache.views import Recipe
 
 
 @checked_arguments
@@ -244,9 +244,9 @@ def _thinned(source: Cache, target: Cache, unit: Unit) -> int:
 def require_unmixed(cache: Cache, way_out: str) -> None:
     """Raise a UsageError if views of a cache are mixed: of a subset that is to hold images, those
     of partners are lost."""
-    if Recipe.from_dict(cache.manifest.recipe).mixing:
+    if cache.recipe.mixing:
         raise UsageError(
-            f"cache {cache}: recipe {cache.manifest.recipe['name']} mixes each view with another,"
+            f"cache {cache}: recipe {cache.manifest.recipe.name} mixes each view with another,"
             f" whose image a subset with images would not hold; {way_out}"
         )
 
@@ -290,10 +290,11 @@ def _manifest(source: Cache, chosen: Rows | None) -> Manifest:
     if chosen is None or len(chosen) == source.manifest.num_held:
         return source.manifest
     digest = arrays_digest(samples_arrays(chosen))
-    origin = {"manifest": source.manifest.digest}
-    made_by = {**source.manifest.made_by, "exported_from": origin}
+    origin = ExportedFrom(manifest=source.manifest.digest)
     return replace(
-        source.manifest, samples={"count": len(chosen), "sha256": digest}, made_by=made_by
+        source.manifest,
+        samples=SamplesEntry(count=len(chosen), sha256=digest),
+        made_by=replace(source.manifest.made_by, exported_from=origin),
     )
 
 

@@ -25,6 +25,7 @@ from kdcache.cache import (
 from kdcache.cache.coverage import ask_for, note_left_out
 from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.documents.manifest import MANIFEST
+from kdcache.cache.documents.parts import MadeBy, RecodedFrom
 from kdcache.cache.opening import open_objects, probe_new, require_apart
 from kdcache.cache.writing import commit_unit, require_written, start_seed
 from kdcache.codec_error.calibration import fit_codec, sample_views
@@ -108,7 +109,7 @@ def recode_cache(
         "absent": sum(len(commit.absent) for of_seed in commits.values() for commit in of_seed),
         "before": _size(source, commits),
         "after": _size(made, made_commits),
-        "gradient_error": made.manifest.made_by["gradient_error"],
+        "gradient_error": made.manifest.made_by.gradient_error,
         "origin_error": None if made.manifest.gradient_error else made.manifest.origin_error,
     }
 
@@ -159,7 +160,8 @@ def _create(source: Cache, new: str | Path, wanted: RowCodec) -> Cache:
     manifest = _manifest(source, codec).with_errors(errors)
     listed = source.source_arrays()
     made = create_cache(new, manifest, codec.fit_arrays(), samples=source.samples, source=listed)
-    if made.manifest.made_by.get("recoded_from", {}).get("manifest") != source.manifest.digest:
+    origin = made.manifest.made_by.recoded_from
+    if origin is None or origin.manifest != source.manifest.digest:
         raise MismatchError(f"cache {new} was not recoded from {source}; choose a new folder")
     return made
 
@@ -188,16 +190,14 @@ def _manifest(source: Cache, codec: Codec) -> Manifest:
     layout = record_layout(codec, manifest.rows)
     if layout["unit_rows"] % manifest.unit_rows:
         layout = record_layout(codec, manifest.rows, manifest.unit_rows)
-    origin = {
-        "codec": codec_spec(source.codec),
-        "manifest": manifest.digest,
-        "made_by": manifest.made_by,
-    }
-    made_by = {
-        "versions": library_versions(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "recoded_from": origin,
-    }
+    origin = RecodedFrom(
+        codec=codec_spec(source.codec), manifest=manifest.digest, made_by=manifest.made_by
+    )
+    made_by = MadeBy(
+        versions=library_versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        recoded_from=origin,
+    )
     store: dict[str, Any] = {"store": "zarr", "seeds_per_unit": 1, "has_images": False}
     return dataclasses.replace(manifest, **layout, **store, made_by=made_by)
 
@@ -264,7 +264,7 @@ def _facts(parts: Sequence[Commit]) -> dict[str, Any]:
         (commit.statistics, commit.stop - commit.start - len(commit.absent)) for commit in parts
     ]
     return {
-        "absent": [entry for commit in parts for entry in commit.absent],
+        "absent": [absence for commit in parts for absence in commit.absent],
         "probes": [probe for commit in parts for probe in commit.probes],
         "statistics": mean_statistics(told),
         "versions": parts[0].versions,

@@ -58,9 +58,10 @@ def show_view(
     row = row_of(index, cache.manifest.rows, cache.manifest.order_seed)
     commit = cache.commit_of(seed, row // cache.manifest.unit_rows)
     cache.require_held(np.array([row]))
-    if cache.manifest.positions is not None:
+    layout = cache.manifest.layout
+    if layout.sites and layout.maps is None:
         raise UsageError(
-            f"cache {cache} holds logits of {cache.manifest.layout.kind}, which cannot be drawn;"
+            f"cache {cache} holds logits of {layout.kind}, which cannot be drawn;"
             " one row a view can, and maps of one size"
         )
     dataset = views_of(cache, data, size=cache.manifest.input_size)
@@ -75,14 +76,12 @@ def show_view(
     view = batch.views[0][0].permute(1, 2, 0).numpy()
     title = f"{source.key(index)}, seed {seed}"
     target = batch.labels.first[0]
-    if cache.manifest.sites:
+    if layout.maps:
         figure = _drawn_maps(view, target.numpy(), probabilities[:1], names, said_from)
     else:
         figure = _drawn_bars(view, int(target), probabilities, names, said_from)
     _save(figure, file, title)
-    confidence = float(
-        (probabilities[0] if cache.manifest.sites else probabilities).amax(-1).mean()
-    )
+    confidence = float((probabilities[0] if layout.maps else probabilities).amax(-1).mean())
     return {"file": str(file), "sample": source.key(index), "row": row, "confidence": confidence}
 
 
@@ -94,10 +93,10 @@ def _first_of_teacher(cache: Cache, source: Source) -> int:
     names of the data are not those of its classes.
     """
     made_by = cache.manifest.made_by
-    while origin := made_by.get("recoded_from"):
-        made_by = origin["made_by"]
+    for origin in made_by.origins():
+        made_by = origin.made_by
     has_others = cache.manifest.classes != source.classes
-    is_said = "teacher_classes" in recorded_settings(made_by)
+    is_said = "teacher_classes" in recorded_settings(made_by.config)
     return source.classes if has_others or is_said else 0
 
 

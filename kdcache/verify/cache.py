@@ -39,7 +39,6 @@ from kdcache.verify.logits import (
     require_teacher,
 )
 from kdcache.verify.views import check_views, probed_commits
-from kdcache.views import Recipe
 
 TEACHER_VIEWS = 64
 """Views that are rendered and run again where a teacher is given and no number."""
@@ -251,7 +250,7 @@ def _open_teacher(cache: Cache, teacher: str, running: Compute) -> tuple[VisionM
             f"cache {cache} was recoded from {origin}, so that its records are not those of the"
             " teacher alone; verify the cache that it came from"
         )
-    recipe = Recipe.from_dict(cache.manifest.recipe)
+    recipe = cache.recipe
     return (
         open_model(
             teacher,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache, Commit
+from kdcache.cache.documents.parts import as_json
 from kdcache.cache.source import local_images
 from kdcache.codecs import open_codec
 from kdcache.config.spec import build
@@ -20,7 +21,7 @@ from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import PerRow, Records, Rows, ViewLogits, as_size
 from kdcache.sources import Source
 from kdcache.verify.views import version_changes
-from kdcache.views import Recipe, ViewDataset, ViewLoader, keyed_permutation
+from kdcache.views import ViewDataset, ViewLoader, keyed_permutation
 
 ROWS_PER_UNIT = 4
 """Views that are run again of one unit, where there are units enough."""
@@ -46,22 +47,23 @@ def require_teacher(cache: Cache, model: VisionModel) -> None:
         "std": list(wants.std),
     }
     for name, value in here.items():
-        if (as_size(made[name]) if name == "size" else made[name]) != value:
+        told = as_json(getattr(made, name))
+        if (as_size(told) if name == "size" else told) != value:
             what = "hash of weights" if name == "sha256" else name
             raise MismatchError(
                 f"teacher {model.spec} is not the one that cache {cache} was made with "
-                f"({brief(made['spec'])}): its "
-                f"{what} is {value}, not {brief(made[name])}"
+                f"({brief(made.spec)}): its "
+                f"{what} is {value}, not {brief(told)}"
             )
 
 
 def lossy_origin(cache: Cache) -> str | None:
     """Return the spec of the codec that `cache` was recoded from if that was lossy: its records are
     not those of a dump."""
-    origin = cache.manifest.made_by.get("recoded_from")
-    if origin is None or open_codec(origin["codec"], classes=cache.manifest.classes).is_exact:
+    origin = cache.manifest.made_by.recoded_from
+    if origin is None or open_codec(origin.codec, classes=cache.manifest.classes).is_exact:
         return None
-    return brief(origin["codec"])
+    return brief(origin.codec)
 
 
 def compute_of(cache: Cache, **settings: Any) -> ComputeConfig:
@@ -71,9 +73,8 @@ def compute_of(cache: Cache, **settings: Any) -> ComputeConfig:
     Raises:
         UsageError: a setting that is unknown, or of the wrong type.
     """
-    return build(
-        ComputeConfig, {"precision": cache.manifest.teacher["precision"], **settings}, "compute"
-    )
+    precision = cache.manifest.teacher.precision
+    return build(ComputeConfig, {"precision": precision, **settings}, "compute")
 
 
 def compare_logits(
@@ -117,7 +118,7 @@ def compare_logits(
         raise CacheError(
             f"cache {cache} holds no record to compare with the teacher's logits; dump a seed first"
         )
-    recipe = Recipe.from_dict(cache.manifest.recipe)
+    recipe = cache.recipe
     dataset = ViewDataset(source, recipe, cache.order, sizes=[model.preprocessing.size])
     wanted = [(row, commit.seed) for commit, rows in chosen for row in rows.tolist()]
     with local_images(source, [commit for commit, _ in chosen]):
@@ -148,7 +149,7 @@ def logits_faults(cache: Cache, model: VisionModel, found: dict[str, Any]) -> li
     """
     if 2 * found["beyond"] < found["views"]:
         return []
-    ran = f"it ran in {found['precision']}, at the dump in {cache.manifest.teacher['precision']}"
+    ran = f"it ran in {found['precision']}, at the dump in {cache.manifest.teacher.precision}"
     seed = cache.seeds()[0]
     changes = version_changes(cache.commit_of(seed, cache.committed_units(seed)[0]))
     versions = (

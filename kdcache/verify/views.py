@@ -10,18 +10,18 @@ import base64
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kdcache.cache import Cache, Commit, Manifest, library_versions
+from kdcache.cache.documents.parts import Probe
 from kdcache.errors import KdcacheWarning, MismatchError, UnreadableSampleError, ViewMismatchError
 from kdcache.runtime.console import say
 from kdcache.shapes import View
 from kdcache.sources import Source
-from kdcache.views import Recipe, Trace, ViewDataset, crc32
+from kdcache.views import Trace, ViewDataset, crc32
 from kdcache.views.mixing import partner
 from kdcache.views.permutation import keyed_permutation
 
@@ -36,14 +36,11 @@ _SIDE = 8
 _DECODING = "decoding the image"
 
 
-def make_probe(row: int, view: View, trace: Trace | None = None) -> dict[str, Any]:
+def make_probe(row: int, view: View, trace: Trace | None = None) -> Probe:
     """Return the probe of a rendered view, and of the steps that led to it, as a commit keeps
     it."""
     small = base64.b64encode(_thumbnail(view).numpy().tobytes()).decode()
-    probe: dict[str, Any] = {"row": row, "crc32": crc32(view), "thumbnail": small}
-    if trace is not None:
-        probe["steps"] = [list(step) for step in trace]
-    return probe
+    return Probe(row=row, crc32=crc32(view), thumbnail=small, steps=trace)
 
 
 def num_traced(manifest: Manifest, seed: int, unit: int) -> int:
@@ -101,7 +98,7 @@ def check_views(
             f"cache {cache} has {cache.manifest.rows} rows, data {source.spec} {len(source)}"
             " samples"
         )
-    recipe = Recipe.from_dict(cache.manifest.recipe).at(cache.manifest.input_size)
+    recipe = cache.recipe.at(cache.manifest.input_size)
     dataset = ViewDataset(source, recipe, cache.order, sizes=[recipe.size])
     probes = [(commit, probe) for commit in commits for probe in commit.probes][:views]
     if views > 0 and not probes:
@@ -131,18 +128,18 @@ def version_changes(commit: Commit) -> list[str]:
     ]
 
 
-def _compare(dataset: ViewDataset, commit: Commit, probe: dict[str, Any]) -> bool:
+def _compare(dataset: ViewDataset, commit: Commit, probe: Probe) -> bool:
     """Return whether the pixels differ under an equal thumbnail."""
-    key = dataset.source.key(int(dataset.order[probe["row"]]))
-    where = f"view {key} under seed {commit.seed} (row {probe['row']})"
+    key = dataset.source.key(int(dataset.order[probe.row]))
+    where = f"view {key} under seed {commit.seed} (row {probe.row})"
     try:
-        view = dataset.batch([(probe["row"], commit.seed)]).views[0][0]
+        view = dataset.batch([(probe.row, commit.seed)]).views[0][0]
     except UnreadableSampleError as error:
         raise ViewMismatchError(
             f"{where} was read at the dump and is not readable now: {error}"
         ) from error
     then = torch.from_numpy(
-        np.frombuffer(base64.b64decode(probe["thumbnail"]), np.uint8).astype(np.int16)
+        np.frombuffer(base64.b64decode(probe.thumbnail), np.uint8).astype(np.int16)
     )
     now = _thumbnail(view).reshape(-1).to(torch.int16)
     moved = int((then - now).abs().max()) if then.shape == now.shape else 255
@@ -153,13 +150,13 @@ def _compare(dataset: ViewDataset, commit: Commit, probe: dict[str, Any]) -> boo
             f"{where} is not what the teacher saw: its thumbnail differs by {moved} of 255"
             f" (allowed: {TOLERANCE}); {first}{_way_out(commit, step)}"
         )
-    return bool(crc32(view) != probe["crc32"])
+    return bool(crc32(view) != probe.crc32)
 
 
-def _most_likely(dataset: ViewDataset, others: Sequence[tuple[Commit, dict[str, Any]]]) -> str:
+def _most_likely(dataset: ViewDataset, others: Sequence[tuple[Commit, Probe]]) -> str:
     """Return what most likely gave some views other pixels under equal thumbnails."""
     # views without steps would ask those of their unit that have some, which most likely are here
-    traced = [(commit, probe) for commit, probe in others if "steps" in probe] or others[:1]
+    traced = [(commit, probe) for commit, probe in others if probe.steps is not None] or others[:1]
     steps: Counter[str] = Counter()
     for commit, probe in traced:
         steps[_first_difference(dataset, commit, probe) or _DECODING] += 1
@@ -172,36 +169,37 @@ def _most_likely(dataset: ViewDataset, others: Sequence[tuple[Commit, dict[str, 
     return f"pixels first differ after {step}; {_way_out(others[0][0], step)}"
 
 
-def _first_difference(dataset: ViewDataset, commit: Commit, probe: dict[str, Any]) -> str | None:
+def _first_difference(dataset: ViewDataset, commit: Commit, probe: Probe) -> str | None:
     """Return the step after which a view's pixels first differ; None if no steps are kept."""
-    if "steps" not in probe:
+    if probe.steps is None:
         return _first_difference_of_unit(dataset, commit)
     recipe = dataset.recipes[0]
-    step = _differing_step(dataset, commit.seed, probe)
+    step = _differing_step(dataset, commit.seed, probe.row, probe.steps)
     if step or recipe.mixing is None:
         return step or "the last step"
-    other = partner(probe["row"], len(dataset), recipe.mixing, recipe.key, commit.seed)
-    traced = (one for one in commit.probes if "steps" in one)
-    kept = next((one for one in traced if one["row"] == other), None)
+    other = partner(probe.row, len(dataset), recipe.mixing, recipe.key, commit.seed)
+    steps = [one.steps for one in commit.probes if one.row == other]
+    kept = next((trace for trace in steps if trace is not None), None)
     if kept is None:
         return f"mixing it with row {other}, or a step of that row"
-    step = _differing_step(dataset, commit.seed, kept)
+    step = _differing_step(dataset, commit.seed, other, kept)
     return f"{step} of its partner, row {other}" if step else f"mixing it with row {other}"
 
 
 def _first_difference_of_unit(dataset: ViewDataset, commit: Commit) -> str | None:
     """Return the step after which a view of a unit has other pixels, of those with steps."""
     for probe in commit.probes:
-        step = _differing_step(dataset, commit.seed, probe) if "steps" in probe else None
-        if step:
-            return step
+        if probe.steps is not None:
+            step = _differing_step(dataset, commit.seed, probe.row, probe.steps)
+            if step:
+                return step
     return None
 
 
-def _differing_step(dataset: ViewDataset, seed: int, probe: dict[str, Any]) -> str | None:
+def _differing_step(dataset: ViewDataset, seed: int, row: int, trace: Trace) -> str | None:
     """Return the first step of a view, before it is mixed, that comes out otherwise than at the
-    dump."""
-    steps = zip(probe["steps"], dataset.trace(probe["row"], seed), strict=False)
+    dump, whose trace this is."""
+    steps = zip(trace, dataset.trace(row, seed), strict=False)
     for number, ((_, then), (name, now)) in enumerate(steps, start=-1):
         if then != now:
             early = {-1: _DECODING, 0: f"converting it to mode {dataset.recipes[0].mode}"}

@@ -7,6 +7,7 @@ import pytest
 from caches import contents, fill, manifest, records
 
 from kdcache.cache import create_cache, open_cache
+from kdcache.cache.documents.parts import Absence
 from kdcache.cache.formats.zarr import object_key
 from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writing import commit_unit, encode_unit, start_seed
@@ -154,8 +155,8 @@ def test_rows_that_the_killed_writer_could_not_read_stay_absent(tmp_path: Path) 
     theirs[[2, 5]] = np.zeros((), mine.dtype)
     cache.objects.publish(object_key(0, 0), encode_unit(cache, 0, theirs))
     mine[2] = np.zeros((), mine.dtype)  # unreadable for both; row 5 has been repaired meanwhile
-    commit = commit_unit(cache, 0, 0, mine, absent=[{"row": 2, "reason": "not an image"}])
-    assert [entry["row"] for entry in commit.absent] == [2, 5]
+    commit = commit_unit(cache, 0, 0, mine, absent=[Absence(row=2, reason="not an image")])
+    assert [absence.row for absence in commit.absent] == [2, 5]
     with pytest.raises(MissingUnitError, match="row 5 is recorded as absent"):
         cache.read(0, [4, 5])
 

@@ -163,7 +163,7 @@ def test_a_plan_reads_no_contents(tmp_path: Path) -> None:
         compute=IN_PROCESS,
         **settings,
     )
-    assert "contents" not in prepare(config, is_plan=True).manifest.source
+    assert prepare(config, is_plan=True).manifest.source.contents is None
     assert plan_dump(config)["files"] == 2 + 2 + 2 + 2 + 2 * 3 + 1, (
         "names, sizes, targets, and what was asked for"
     )

@@ -200,7 +200,7 @@ def test_stores_are_converted_with_images_both_ways(
     assert (
         three.manifest.has_images
         and four.manifest.store == "zarr"
-        and four.manifest.sites == [2, 4, 6]
+        and four.manifest.layout.maps == (2, 4, 6)
     )
     for seed in (0, 1):
         assert (

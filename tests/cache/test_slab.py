@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from runs import largest_file
 
 from kdcache.cache import Cache, Slab, create_cache, open_cache
+from kdcache.cache.documents.parts import Absence
 from kdcache.cache.formats.zarr import object_key
 from kdcache.cache.slab_folder import SlabFolder
 from kdcache.cache.storage.folder import Folder
@@ -119,7 +120,7 @@ def test_a_unit_dumped_again_gives_another_slab(tmp_path: Path) -> None:
 
 def test_absent_rows_are_never_given_out(tmp_path: Path) -> None:
     cache = fill(tmp_path / "cache", skip_unreadable=True, rows=8)
-    commit_unit(cache, 0, 0, records(cache, 0, 0), absent=[{"row": 5, "reason": "not an image"}])
+    commit_unit(cache, 0, 0, records(cache, 0, 0), absent=[Absence(row=5, reason="not an image")])
     slab = cache.slab(0)
     assert slab.absent.tolist() == [5]
     assert len(slab.gather(np.array([4, 6]))) == 2

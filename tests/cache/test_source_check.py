@@ -1,5 +1,6 @@
 """Whether a source is what a cache was made from, and in what it differs."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from segmentation_files import write_pair
 
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.source_check import require_source, source_differences
-from kdcache.cache.source_list import list_of, source_fields
+from kdcache.cache.source_list import list_of, source_entry
 from kdcache.config.spec import Spec
 from kdcache.errors import MismatchError
 from kdcache.sources import DatasetSource, Source, open_source
@@ -43,9 +44,9 @@ class Pairs:
 def made_from(path: Path, source: Source, *, is_listed: bool = True) -> Cache:
     """Return a cache without units that was made from a source."""
     listing = list_of(source) if is_listed else None
-    fields = source_fields(source, listing)
+    entry = source_entry(source, listing)
     arrays = listing.arrays if listing else None
-    return create_cache(path, manifest(rows=len(source), source=fields), source=arrays)
+    return create_cache(path, manifest(rows=len(source), source=entry), source=arrays)
 
 
 def tree(root: Path) -> Source:
@@ -259,7 +260,7 @@ def test_caches_of_overwritten_data_do_not_go_together(tmp_path: Path) -> None:
     assert "6 files have another size (cat/03.png, " in line
     with pytest.raises(MismatchError, match=r"were made otherwise \(.*6 files have another size"):
         merge_caches(tmp_path / "new", [tmp_path / "one", tmp_path / "other"])
-    unlike = fill(tmp_path / "unlike", source={**one.manifest.source, "classes": 9})
+    unlike = fill(tmp_path / "unlike", source=dataclasses.replace(one.manifest.source, classes=9))
     assert source_differences(one, unlike) == ["data of 3 classes there, of 9 here"]
 
 
@@ -268,7 +269,7 @@ def test_a_training_and_a_dump_refuse_overwritten_images(tmp_path: Path) -> None
     settings: dict[str, Any] = {"data": spec, "teacher": f"{CONV},classes=3", "seeds": "0:1"}
     dump(tmp_path / "one", **settings)
     dump(tmp_path / "tars", store="webdataset", **settings)
-    assert open_cache(tmp_path / "one").manifest.source["sizes"]
+    assert open_cache(tmp_path / "one").manifest.source.sizes
     overwrite(tmp_path / "images")
     told = r"6 files have another size \(cat/03\.png, .*; give the same data, or dump into a new"
     student = {"data": spec, "student": f"{MLP},classes=3", "loss": "ce", "epochs": 1}

@@ -15,7 +15,7 @@ from runs import CONV, dump
 
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.arrays import arrays_digest
-from kdcache.cache.source_list import kept_list, list_of, read_list, source_fields
+from kdcache.cache.source_list import kept_list, list_of, read_list, source_entry
 from kdcache.errors import CacheError, MismatchError, SourceError
 from kdcache.sources import Sample, open_source
 from kdcache.tools.convert import convert_cache
@@ -88,13 +88,13 @@ def test_a_dump_keeps_names_sizes_and_labels_in_the_order_of_the_source(
     assert listing.targets.tolist() == [source.sample(index).target for index in range(24)]
     assert listing.crc32c is None
     made = cache.manifest.source
-    assert made["classes"] == 3 and made["list"] == arrays_digest(listing.arrays)
-    assert made["sizes"] == arrays_digest({"sizes": listing.sizes}) and "contents" not in made
+    assert made.classes == 3 and made.list == arrays_digest(listing.arrays)
+    assert made.sizes == arrays_digest({"sizes": listing.sizes}) and made.contents is None
     assert verify_cache(cache)["faults"] == verify_cache(cache)["foreign"] == []
 
 
 def test_zarr_and_numpy_alone_read_the_list(shelf: Path) -> None:
-    path = shelf / "zarr" / "source" / open_cache(shelf / "zarr").manifest.source["list"][:16]
+    path = shelf / "zarr" / "source" / open_cache(shelf / "zarr").manifest.source.list[:16]
     text = np.asarray(zarr.open_array(path / "names", mode="r")[:]).tobytes()
     assert text.decode().split("\0")[:2] == ["a/00.png", "a/03.png"]
     assert zarr.open_array(path / "sizes", mode="r").shape == (24, 1)
@@ -127,7 +127,7 @@ def test_the_list_travels_with_the_cache(shelf: Path, tmp_path: Path, way: str) 
 def test_a_cache_of_before_has_no_list_and_goes_on_without(tmp_path: Path) -> None:
     shutil.copytree(GOLDEN / "v1-full", tmp_path / "old")
     before = open_cache(tmp_path / "old")
-    assert read_list(before) is None and "classes" not in before.manifest.source
+    assert read_list(before) is None and before.manifest.source.classes is None
     teacher = "tiny_models:conv,classes=5,seed=7,mean=0.5,std=0.25"
     settings = {"data": NOISE, "teacher": teacher, "unit_rows": 8, "batch_size": 8}
     done = dump(tmp_path / "old", codec="full:dtype=float16", seeds="0,12,13", **settings)
@@ -135,7 +135,7 @@ def test_a_cache_of_before_has_no_list_and_goes_on_without(tmp_path: Path) -> No
     assert open_cache(tmp_path / "old").manifest == before.manifest
     dump(tmp_path / "new", codec="full:dtype=float16", seeds="14:15", **settings)
     new = open_cache(tmp_path / "new")
-    assert "list" in new.manifest.source
+    assert new.manifest.source.list is not None
     for order in (["old", "new"], ["new", "old"]):
         merged = tmp_path / "-".join(order)
         merge_caches(merged, [tmp_path / name for name in order])
@@ -158,7 +158,7 @@ def test_a_list_that_is_too_large_is_left_out_and_told(
     long = list_of(Keyed([f"{number}{'x' * 100_000}" for number in range(20)]))
     assert kept_list(long) is None
     assert "note: the list of the source has 2000" in capsys.readouterr().err
-    assert "list" not in source_fields(Keyed(["a"]), None)
+    assert source_entry(Keyed(["a"]), None).list is None
     short = list_of(Keyed(["a", "b"]))
     assert kept_list(short) is short and (short.sizes, short.targets) == (None, None)
 
@@ -178,7 +178,7 @@ def test_names_that_cannot_be_kept_are_told(keys: list[Any], told: str) -> None:
 def test_names_that_are_no_utf_8_come_back(tmp_path: Path) -> None:
     source = Keyed([b"caf\xe9.png".decode("utf-8", "surrogateescape"), "b"])
     listing = list_of(source)
-    made = manifest(rows=2, source=source_fields(source, listing))
+    made = manifest(rows=2, source=source_entry(source, listing))
     cache = create_cache(tmp_path, made, source=listing.arrays)
     again = read_list(cache)
     assert again is not None and list(again.names) == ["caf\udce9.png", "b"]

@@ -15,6 +15,7 @@ from s3_server import BUCKET, environ, environment, s3_server
 
 from kdcache.cache import Cache, create_cache, open_cache, record_layout
 from kdcache.cache.documents.commit import commit_key
+from kdcache.cache.documents.parts import Absence, ExportedFrom
 from kdcache.cache.source import CachedNames, CachedSource
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codec_error.samples import pairs_of_cache
@@ -94,7 +95,7 @@ def test_a_subset_holds_the_same_records(shelf: Path, tmp_path: Path, store: str
     assert (result["samples"], result["rows"], result["complete_seeds"]) == (50, ROWS, [0, 1])
     whole, part = open_cache(shelf / store), open_cache(tmp_path / "part")
     require_part(whole, part, np.arange(20, 70))
-    assert part.manifest.made_by["exported_from"] == {"manifest": whole.manifest.digest}
+    assert part.manifest.made_by.exported_from == ExportedFrom(manifest=whole.manifest.digest)
     assert [line.partition(":")[0] for line in whole.manifest.differences(part.manifest)] == [
         "samples.count",
         "samples.sha256",
@@ -107,7 +108,7 @@ def test_a_subset_holds_the_same_records(shelf: Path, tmp_path: Path, store: str
             now.start,
             now.stop,
         )
-        kept = [probe for probe in was.probes if store != "tars" or part.is_held[probe["row"]]]
+        kept = [probe for probe in was.probes if store != "tars" or part.is_held[probe.row]]
         assert now.probes == kept
         assert was.num_bytes > now.num_bytes or store == "names", (
             "nothing compresses records in tars"
@@ -383,12 +384,12 @@ def test_damage_is_noticed(shelf: Path, tmp_path: Path) -> None:
 
 def test_absent_samples_stay_absent(tmp_path: Path) -> None:
     whole = create_cache(tmp_path / "whole", manifest(skip_unreadable=True))
-    absent = [{"row": int(row), "reason": "broken"} for row in np.flatnonzero(whole.order < 4)]
+    absent = [Absence(row=int(row), reason="broken") for row in np.flatnonzero(whole.order < 4)]
     for unit in range(3):
         rows = whole.manifest.unit_range(unit)
-        gone = [entry for entry in absent if entry["row"] in rows]
+        gone = [one for one in absent if one.row in rows]
         made = records(whole, 0, unit)
-        made[[entry["row"] - rows.start for entry in gone]] = np.zeros((), made.dtype)
+        made[[one.row - rows.start for one in gone]] = np.zeros((), made.dtype)
         commit_unit(whole, 0, unit, made, absent=gone)
     export_cache(tmp_path / "whole", tmp_path / "part", samples="2:8")
     part = open_cache(tmp_path / "part")

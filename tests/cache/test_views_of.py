@@ -37,8 +37,8 @@ def test_views_are_those_of_the_dump(path: Path) -> None:
     for data in (FEW, open_source(FEW)):
         views = views_of(cache, data)
         probe = commit.probes[3]
-        row = probe["row"]
-        assert views.trace(row, 0) == [tuple(step) for step in probe["steps"]]
+        row = probe.row
+        assert views.trace(row, 0) == probe.steps
         batch = views.batch([(row, 0)])
         assert batch.views[0].shape == (1, 1, 8, 8)
         target = views.source.sample(int(cache.order[row])).target

@@ -177,7 +177,7 @@ def test_killed_at_random_moments_and_run_again(right: Right, tmp_path: Path) ->
     assert reader.read > 50 and reader.missing > 50 and reader.slabs > 0
     cache = open_cache(path)
     assert units_of(cache) == right
-    report = verify_cache(cache, views=8, data=cache.manifest.source["spec"])
+    report = verify_cache(cache, views=8, data=cache.manifest.source.spec)
     assert report["faults"] == [] and report["missing"] == {} and report["units"] == len(UNITS)
 
 

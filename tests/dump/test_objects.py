@@ -52,8 +52,8 @@ def test_the_records_are_those_of_the_same_things_by_their_specs(
     for seed in (0, 1):
         assert ours.read(seed, rows).tobytes() == theirs.read(seed, rows).tobytes()
     assert ours.manifest.recipe == theirs.manifest.recipe
-    assert ours.manifest.teacher["sha256"] == theirs.manifest.teacher["sha256"]
-    assert ours.manifest.source["fingerprint"] == theirs.manifest.source["fingerprint"]
+    assert ours.manifest.teacher.sha256 == theirs.manifest.teacher.sha256
+    assert ours.manifest.source.fingerprint == theirs.manifest.source.fingerprint
 
 
 def test_it_goes_on_and_adds_seeds(tmp_path: Path) -> None:

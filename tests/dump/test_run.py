@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.documents.commit import commit_key
+from kdcache.cache.documents.parts import CodecEntry
 from kdcache.cache.formats.zarr import object_key
 from kdcache.cache.source import CachedSource
 from kdcache.codecs import codec_spec
@@ -213,12 +214,11 @@ def test_unreadable_samples_are_recorded_on_request(tmp_path: Path) -> None:
     }
     result = dump(tmp_path / "cache", skip_unreadable=True, codec=EXACT, **settings)
     cache = open_cache(tmp_path / "cache")
-    entries = [entry for commit in cache.commits(0) for entry in commit.absent]
-    assert sorted(int(cache.order[entry["row"]]) for entry in entries) == list(broken) and result[
-        "absent"
-    ] == len(broken)
-    assert all(f"/{cache.order[entry['row']]:02d}.png) of" in entry["reason"] for entry in entries)
-    absent = [entry["row"] for entry in entries]
+    gone = [absence for commit in cache.commits(0) for absence in commit.absent]
+    absent = [absence.row for absence in gone]
+    assert sorted(cache.order[absent].tolist()) == list(broken)
+    assert result["absent"] == len(broken)
+    assert all(f"/{cache.order[one.row]:02d}.png) of" in one.reason for one in gone)
     there = np.setdiff1d(np.arange(42), absent)
     logits, targets = direct(cache, 0, data, settings["teacher"])
     np.testing.assert_allclose(
@@ -231,7 +231,7 @@ def test_unreadable_samples_are_recorded_on_request(tmp_path: Path) -> None:
     assert result["teacher_accuracy"] == pytest.approx(100 * float(right)), (
         "absent rows count neither for nor against it"
     )
-    assert all(probe["row"] not in absent for commit in cache.commits(0) for probe in commit.probes)
+    assert all(probe.row not in absent for commit in cache.commits(0) for probe in commit.probes)
     with pytest.raises(MismatchError, match="skip_unreadable: true in the cache, false now"):
         dump(tmp_path / "cache", codec=EXACT, **settings)
 
@@ -398,8 +398,8 @@ def test_the_precision_is_recorded_and_must_stay(tmp_path: Path) -> None:
     run_dump(config(tmp_path / "whole", codec=EXACT))
     half, whole = open_cache(tmp_path / "half"), open_cache(tmp_path / "whole")
     assert (
-        half.manifest.teacher["precision"] == "bfloat16"
-        and whole.manifest.teacher["precision"] == "float32"
+        half.manifest.teacher.precision == "bfloat16"
+        and whole.manifest.teacher.precision == "float32"
     )
     exact, rounded = (cache.read(0, range(1197))["logits"] for cache in (whole, half))
     assert not np.array_equal(exact, rounded)
@@ -480,7 +480,7 @@ def test_the_codec_follows_from_the_classes_if_none_is_chosen(tmp_path: Path) ->
         teacher="tiny_models:conv,classes=65,mean=0.5,std=0.25",
         seeds="0:1",
     )
-    names = [open_cache(tmp_path / name).manifest.codec["name"] for name in ("few", "many")]
+    names = [open_cache(tmp_path / name).manifest.codec.name for name in ("few", "many")]
     assert names == ["full", "lowrank"]
 
 
@@ -499,7 +499,7 @@ def test_the_default_is_as_fine_as_the_teachers_logits_need(
 ) -> None:
     dump(tmp_path, **many_classes(scale))
     manifest = open_cache(tmp_path).manifest
-    assert manifest.codec["configuration"] == {"step": step, "views": 8192}
+    assert manifest.codec.configuration == {"step": step, "views": 8192}
     assert max(manifest.gradient_error.values()) <= 0.4
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: codec")]
     one, four = (f"{100 * manifest.gradient_error[tau]:.0f} % at tau {tau:g}" for tau in (1.0, 4.0))
@@ -514,10 +514,8 @@ def test_the_default_is_full_where_the_sample_holds_no_basis(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dump(tmp_path, **many_classes(1e-5))
-    assert open_cache(tmp_path).manifest.codec == {
-        "name": "full",
-        "configuration": {"dtype": "float16"},
-    }
+    codec = CodecEntry(name="full", configuration={"dtype": "float16"})
+    assert open_cache(tmp_path).manifest.codec == codec
     told = capsys.readouterr().err
     assert (
         "note: codec full:dtype=float16 is taken" in told
@@ -530,7 +528,7 @@ def test_the_default_is_chosen_where_a_recipe_draws_nothing(tmp_path: Path) -> N
     recipe.write_text('mode = "L"\nsize = 8\neval = "digits"\ntransforms = []\n')
     dump(tmp_path / "cache", recipe=str(recipe), **many_classes(0.3))
     manifest = open_cache(tmp_path / "cache").manifest
-    assert manifest.codec["configuration"]["step"] < 1 and manifest.gradient_error == {}
+    assert manifest.codec.configuration["step"] < 1 and manifest.gradient_error == {}
 
 
 @pytest.mark.parametrize("codec", ["topk:k=5", "lowrank:step=1", "full:dtype=uint8", None])
@@ -549,7 +547,7 @@ def test_without_a_codec_a_dump_goes_on_with_that_of_the_cache(
     )
     assert (
         plan["units_done"] == plan["units"]
-        and plan["gradient_error"] == before.made_by["gradient_error"]
+        and plan["gradient_error"] == before.made_by.gradient_error
     )
     with pytest.raises(MismatchError, match="data has 10 classes, the cache was made from 100"):
         dump(tmp_path)

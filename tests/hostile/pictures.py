@@ -14,6 +14,7 @@ from hostile.forge import STORE
 from PIL import Image
 
 from kdcache.cache import Cache, create_cache
+from kdcache.cache.documents.parts import Probe
 from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writing import commit_unit
 
@@ -99,7 +100,7 @@ def pictures(path: Path, transforms: list[Any], **table: Any) -> Cache:
     for unit in range(cache.manifest.num_units):
         rows = cache.manifest.unit_range(unit)
         samples = [StoredSample(f"a/{row}", "png", out.getvalue(), b"1") for row in rows]
-        probes = [{"row": rows.start, "crc32": 0, "thumbnail": thumbnail}]
+        probes = [Probe(row=rows.start, crc32=0, thumbnail=thumbnail)]
         commit_unit(
             cache, 0, unit, np.zeros((1, len(rows)), cache.manifest.dtype), samples, probes=probes
         )

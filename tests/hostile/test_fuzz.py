@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from PIL import Image
 
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.documents.commit import commit_key
+from kdcache.cache.documents.parts import Absence, Probe
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import open_codec, with_layout
 from kdcache.config.files import parse_seeds
@@ -191,10 +193,10 @@ def told_much(path: Path) -> Cache:
     }
     cache = create_cache(path, manifest("topk:k=2", skip_unreadable=True, made_by=made_by))
     start_seed(cache, 0)
-    probes = [{"row": 1, "crc32": 5, "thumbnail": "AAAA", "steps": [["decode", 7]]}]
+    probe = Probe(row=1, crc32=5, thumbnail="AAAA", steps=[("decode", 7)])
     for unit in range(cache.manifest.num_units):
         row = cache.manifest.unit_range(unit)[0]
-        facts = {"absent": [{"row": row, "reason": "gone"}], "probes": [{**probes[0], "row": row}]}
+        facts = {"absent": [Absence(row=row, reason="gone")], "probes": [replace(probe, row=row)]}
         commit_unit(cache, 0, unit, records(cache, 0, unit), **facts, statistics={"mean": 0.5})
     return cache
 
@@ -228,7 +230,7 @@ def use(path: Path) -> None:
     """Do with a cache what the commands do."""
     cache = open_cache(path)
     outcome(lambda: lossy_origin(cache))
-    outcome(lambda: Recipe.from_dict(cache.manifest.recipe))
+    outcome(lambda: cache.recipe)
     outcome(lambda: describe(cache))
     outcome(lambda: Follower(cache).look())
     outcome(lambda: verify_cache(cache, views=2))

@@ -186,4 +186,6 @@ def test_zeros_after_the_end_of_a_tar_are_refused(tmp_path: Path) -> None:
 def test_settings_that_are_no_toml_are_passed_over(tmp_path: Path, line: str) -> None:
     zarr(tmp_path / "cache", made_by={"config": f"[dump-teacher]\n{line}\nunit_rows = 8\n"})
     assert verify_all(tmp_path / "cache") == ""
-    assert recorded_settings(open_cache(tmp_path / "cache").manifest.made_by)["unit_rows"] == 8
+    assert (
+        recorded_settings(open_cache(tmp_path / "cache").manifest.made_by.config)["unit_rows"] == 8
+    )

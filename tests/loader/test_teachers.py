@@ -21,7 +21,7 @@ from kdcache.runtime.device import Compute
 from kdcache.soft_targets import SoftTargets
 from kdcache.sources import open_source
 from kdcache.tools.recode import recode_cache
-from kdcache.views import Batch, Recipe, ViewDataset
+from kdcache.views import Batch, ViewDataset
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 
 def batch_of(cache: Cache, views: list[tuple[int, int]]) -> Batch:
-    recipe = Recipe.from_dict(cache.manifest.recipe)
+    recipe = cache.recipe
     batch: Any = ViewDataset(
         open_source("digits:train"), recipe, cache.order, sizes=[8]
     ).__getitems__(views)
@@ -42,7 +42,7 @@ def batch_of(cache: Cache, views: list[tuple[int, int]]) -> Batch:
 
 def test_cached_rows_are_those_of_the_teacher_in_the_loop(cache: Cache) -> None:
     compute = Compute(IN_PROCESS)
-    recipe = Recipe.from_dict(cache.manifest.recipe)
+    recipe = cache.recipe
     online = OnlineTeacher(
         open_model(f"{CONV},seed=7", classes=10, recipe=recipe, trained=True), compute
     )
@@ -126,7 +126,7 @@ def test_a_cache_that_turns_the_gradient_far_is_told_of(
 ) -> None:
     dump(tmp_path, codec=codec, seeds="0:1")
     cache = open_cache(tmp_path)
-    error = cache.manifest.made_by["gradient_error"]["4"]
+    error = cache.manifest.gradient_error[4.0]
     capsys.readouterr()
     check_records(cache, open_loss(loss), loss)
     line = (

@@ -378,10 +378,8 @@ def test_a_webdataset_cache_holds_what_a_zarr_cache_holds(tars: Path, tmp_path: 
             == other.slab(seed).gather(np.arange(240)).tobytes()
         )
         for ours, theirs in zip(one.commits(seed), other.commits(seed), strict=True):
-            keys = {probe["row"]: probe["crc32"] for probe in theirs.probes}
-            assert (
-                all(keys[probe["row"]] == probe["crc32"] for probe in ours.probes) and ours.probes
-            )
+            keys = {probe.row: probe.crc32 for probe in theirs.probes}
+            assert all(keys[probe.row] == probe.crc32 for probe in ours.probes) and ours.probes
 
 
 # waiting

@@ -20,7 +20,7 @@ from kdcache.models.model import open_model
 from kdcache.sources import open_source
 from kdcache.tasks.segmentation import upsampled
 from kdcache.verify.cache import verify_cache
-from kdcache.views import Recipe, ViewDataset, load_recipe
+from kdcache.views import ViewDataset, load_recipe
 from kdcache_cli.commands import main
 
 DATA = "segmentation_files:Shapes,length=4,height=70,width=80"
@@ -67,17 +67,14 @@ def test_a_model_of_torchvision_teaches(name: str, file: str, tmp_path: Path) ->
         and f"torchvision:{name},aux_loss=true" in lines
     )
 
-    cache, recipe = (
-        open_cache(tmp_path / "cache"),
-        Recipe.from_dict(open_cache(tmp_path / "cache").manifest.recipe),
-    )
+    cache = open_cache(tmp_path / "cache")
     views = (
-        ViewDataset(open_source(DATA), recipe, cache.order, sizes=[64])
+        ViewDataset(open_source(DATA), cache.recipe, cache.order, sizes=[64])
         .batch([(row, 0) for row in range(4)])
         .views[0]
     )
-    manifest = cache.manifest.teacher
-    mean, std = (torch.tensor(manifest[key])[:, None, None] for key in ("mean", "std"))
+    entry = cache.manifest.teacher
+    mean, std = (torch.tensor(values)[:, None, None] for values in (entry.mean, entry.std))
     with torch.no_grad():
         wanted = whole((views / 255 - mean) / std)
     found = cache.codec.decode(cache.read(0, list(range(4)))).logits()

@@ -126,9 +126,9 @@ def test_a_teacher_is_dumped_and_a_student_of_transformers_trains_from_its_cache
     data = "tiny_models:few_digits,length=128"
     teacher = f"transformers:{folder}"
     dump(tmp_path / "cache", data=data, teacher=teacher, batch_size=64, codec="full:dtype=float32")
-    manifest = open_cache(tmp_path / "cache").manifest.teacher
-    assert manifest["architecture"] == teacher
-    assert (manifest["mean"], manifest["std"]) == ([pytest.approx(0.4)], [pytest.approx(0.2)])
+    entry = open_cache(tmp_path / "cache").manifest.teacher
+    assert entry.architecture == teacher
+    assert (entry.mean, entry.std) == ((pytest.approx(0.4),), (pytest.approx(0.2),))
     common: dict[str, Any] = {
         "data": data,
         "student": f"transformers:{folder},pretrained=false,hidden_size=8",
@@ -492,8 +492,8 @@ def test_maps_of_a_segmentation_model_are_those_of_transformers(
             model(views)[:, 0].permute(0, 3, 1, 2), expected, rtol=0, atol=1e-5
         )
     made(tmp_path / "cache", recipe, teacher=spec)
-    sites = open_cache(tmp_path / "cache").manifest.sites
-    assert sites is not None and sites[0] == 1
+    maps = open_cache(tmp_path / "cache").manifest.layout.maps
+    assert maps is not None and maps[0] == 1
     student = opened(f"{spec},pretrained=false", classes=4, recipe=shapes, task="segmentation")
     assert student.sites == model.sites
     with pytest.raises(ModelError, match=r"weights do not fit|no trained head"):

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from kdcache.cache.source_list import list_of, source_fields
+from kdcache.cache.source_list import list_of, source_entry
 from kdcache.errors import KdcacheError, SourceError, UnreadableSampleError, UsageError
 from kdcache.runtime.images import UndecodableError, as_image
 from kdcache.sources import Sample, open_source
@@ -476,7 +476,7 @@ def test_a_source_of_kdcaches_own_stays_what_it_is(give: Any, tmp_path: Path) ->
         PICTURE.save(tmp_path / name)
     spec = f"imagefolder:{tmp_path}"
     source, plain = give(lambda: open_source(spec)), open_source(spec)
-    assert source_fields(source, list_of(source)) == source_fields(plain, list_of(plain))
+    assert source_entry(source, list_of(source)) == source_entry(plain, list_of(plain))
     assert source.file_sizes().tolist() == plain.file_sizes().tolist()  # type: ignore[attr-defined]
     assert source.contents(0) == ((tmp_path / "a" / "1.png").read_bytes(),)
     with pytest.raises(

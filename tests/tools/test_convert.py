@@ -4,6 +4,8 @@ written."""
 import io
 import os
 import tarfile
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from s3_server import BUCKET, environ, environment, s3_server
 from torchvision.datasets import ImageFolder
 
 from kdcache.cache import Cache, open_cache
+from kdcache.cache.documents.parts import ConvertedFrom
 from kdcache.dump.plan import plan_dump
 from kdcache.dump.run import DumpConfig, run_dump
 from kdcache.errors import MismatchError, UsageError
@@ -62,17 +65,10 @@ def objects(cache: Cache) -> list[bytes]:
 def facts(cache: Cache, seed: int) -> tuple[list[Any], list[Any]]:
     """Return absent rows and probes under a seed, whatever the units."""
     commits = cache.commits(seed)
-    parts = [
-        [entry for commit in commits for entry in getattr(commit, kind)]
-        for kind in ("absent", "probes")
-    ]
-    cut = [
-        [{name: value for name, value in entry.items() if name != "seed"} for entry in part]
-        for part in parts
-    ]
-    return sorted(cut[0], key=lambda entry: entry["row"]), sorted(
-        cut[1], key=lambda entry: entry["row"]
-    )
+    absent = [replace(absence, seed=None) for commit in commits for absence in commit.absent]
+    probes = [replace(probe, seed=None) for commit in commits for probe in commit.probes]
+    by_row = attrgetter("row")
+    return sorted(absent, key=by_row), sorted(probes, key=by_row)
 
 
 def require_same(one: Cache, two: Cache) -> None:
@@ -109,10 +105,8 @@ def test_tars_hold_what_a_dump_would_write_and_come_back_as_they_were(
         and made.manifest.has_images
         and verify_cache(made)["faults"] == []
     )
-    assert made.manifest.made_by["converted_from"] == {
-        "store": "zarr",
-        "manifest": old.manifest.digest,
-    }
+    origin = ConvertedFrom(store="zarr", manifest=old.manifest.digest)
+    assert made.manifest.made_by.converted_from == origin
     differences = direct.manifest.differences(made.manifest)
     assert [line.partition(":")[0] for line in differences] == [
         "unit_rows",

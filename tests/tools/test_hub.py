@@ -17,7 +17,7 @@ from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.coverage import ask_for
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.formats.zarr import object_key
-from kdcache.cache.source_list import list_of, read_list, source_fields
+from kdcache.cache.source_list import list_of, read_list, source_entry
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import LowRank, open_codec
 from kdcache.errors import CacheError, DamagedUnitError, MismatchError, UsageError
@@ -47,7 +47,7 @@ def cache(tmp_path: Path) -> Cache:
     codec = spec.fit(torch.randn(64, 5, generator=torch.Generator().manual_seed(0)))
     source = open_source("tiny_models:noise,length=20")
     listing = list_of(source)
-    made = manifest(codec, source=source_fields(source, listing))
+    made = manifest(codec, source=source_entry(source, listing))
     cache = create_cache(tmp_path / "cache", made, codec.fit_arrays(), source=listing.arrays)
     ask_for(cache, [0, 1, 7])
     for seed, unit in ((0, 0), (0, 1), (0, 2), (1, 0)):

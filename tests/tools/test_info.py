@@ -13,6 +13,7 @@ from s3_server import environ, environment, s3_server
 from kdcache.cache import create_cache
 from kdcache.cache.coverage import Coverage, ask_for
 from kdcache.cache.documents.commit import commit_key
+from kdcache.cache.documents.parts import Absence
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.errors import CacheError
 from kdcache.tools.info import MOST_READ, Follower, Progress, describe, follow, wait_for_cache
@@ -28,7 +29,7 @@ def test_absent_rows_are_counted_where_there_can_be_any(
             0,
             unit,
             records(cache, 0, unit),
-            absent=[{"row": 8 * unit, "reason": "no image"}],
+            absent=[Absence(row=8 * unit, reason="no image")],
         )
     told = describe(cache)
     assert (told["absent"], told["absent_of"], told["units"]) == (3, 3, 3)

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def test_an_object_that_a_killed_writer_left_is_taken_if_it_is_the_same(tmp_path
     ("changes", "named"),
     [
         ({"rows": 12}, "rows: 20"),
-        ({"teacher": {**manifest().teacher, "sha256": "3" * 64}}, "teacher.sha256"),
+        ({"teacher": replace(manifest().teacher, sha256="3" * 64)}, "teacher.sha256"),
         ({"codec": "topk:k=2"}, "codec.name"),
     ],
 )

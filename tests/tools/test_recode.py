@@ -18,6 +18,7 @@ from runs import dump, train
 
 from kdcache import recode_cache
 from kdcache.cache import Cache, create_cache, open_cache
+from kdcache.cache.documents.parts import Absence, MadeBy, Probe, RecodedFrom
 from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import Codec, LowRank, TopK, open_codec
 from kdcache.codecs.conversion import why_not
@@ -195,12 +196,9 @@ def test_all_but_the_codec_is_carried_over(tmp_path: Path) -> None:
         dataclasses.replace(new, **{name: getattr(old.manifest, name) for name in changed})
         == old.manifest
     )
-    assert new.made_by["recoded_from"] == {
-        "codec": EXACT,
-        "manifest": old.manifest.digest,
-        "made_by": {},
-    }
-    assert {"versions", "created"} <= set(new.made_by)
+    origin = RecodedFrom(codec=EXACT, manifest=old.manifest.digest, made_by=MadeBy())
+    assert new.made_by.recoded_from == origin
+    assert new.made_by.versions and new.made_by.created
 
 
 def filled_by_hand(path: Path, unit_rows: int) -> Cache:
@@ -216,8 +214,8 @@ def filled_by_hand(path: Path, unit_rows: int) -> Cache:
         gone = list(rows[:unit])
         of_unit[:unit] = np.zeros((), of_unit.dtype)
         facts = {
-            "absent": [{"row": row, "reason": f"row {row}"} for row in gone],
-            "probes": [{"row": rows[-1], "crc32": unit, "thumbnail": ""}],
+            "absent": [Absence(row=row, reason=f"row {row}") for row in gone],
+            "probes": [Probe(row=rows[-1], crc32=unit, thumbnail="")],
             "statistics": (
                 {"mean": float(unit), "accuracy": 100.0 * unit} if len(gone) < len(rows) else {}
             ),
@@ -238,8 +236,8 @@ def test_absent_rows_probes_and_statistics_are_carried_over(
     new = open_cache(tmp_path / "new")
     (commit,) = new.commits(0)
     assert (commit.start, commit.stop, result["units_written"], result["absent"]) == (0, 20, 1, 3)
-    assert [entry["row"] for entry in commit.absent] == [8, 16, 17]
-    assert [probe["row"] for probe in commit.probes] == [7, 15, 19]
+    assert [absence.row for absence in commit.absent] == [8, 16, 17]
+    assert [probe.row for probe in commit.probes] == [7, 15, 19]
     clipped = {"clipped": 0.0} if codec.startswith("lowrank") else {}
     assert commit.statistics == pytest.approx(
         {"mean": (7 + 2 * 2) / 17, "accuracy": 100 * (7 + 2 * 2) / 17, **clipped}
@@ -351,7 +349,7 @@ def test_run_again_it_goes_on(codec: str, tmp_path: Path) -> None:
 def test_seeds_that_came_later_are_added(tmp_path: Path) -> None:
     old = fill(tmp_path / "old", 0, codec=EXACT)
     assert recode_cache(tmp_path / "old", tmp_path / "new", codec="lowrank:step=1")["seeds"] == [0]
-    fit = open_cache(tmp_path / "new").manifest.codec["fit"]
+    fit = open_cache(tmp_path / "new").manifest.codec.fit
     for unit in range(old.manifest.num_units):
         commit_unit(old, 4, unit, records(old, 4, unit))
     start_seed(old, 4)
@@ -362,7 +360,7 @@ def test_seeds_that_came_later_are_added(tmp_path: Path) -> None:
     new = open_cache(tmp_path / "new")
     assert (
         new.complete_seeds() == [0, 4]
-        and new.manifest.codec["fit"] == fit
+        and new.manifest.codec.fit == fit
         and verify_cache(new)["faults"] == []
     )
 
@@ -436,7 +434,7 @@ def test_the_price_is_measured_kept_and_told(tmp_path: Path) -> None:
             result = recode_cache(tmp_path / "old", tmp_path / codec, codec=codec)
             errors[codec] = result["gradient_error"]
             assert set(errors[codec]) == {"1", "4"}
-        assert open_cache(tmp_path / codec).manifest.made_by["gradient_error"] == errors[codec]
+        assert open_cache(tmp_path / codec).manifest.made_by.gradient_error == errors[codec]
         sizes = [
             sum(len(data) for data in units(path).values())
             for path in (tmp_path / "old", tmp_path / codec)

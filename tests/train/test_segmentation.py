@@ -57,8 +57,9 @@ def test_cached_equals_online(tmp_path: Path, exact: Path, recipe: str, loss: st
 def test_a_record_is_the_map_of_its_view(exact: Path, recipe: str) -> None:
     cache, source = open_cache(exact), open_source(DATA)
     manifest = cache.manifest
-    assert (manifest.task, manifest.classes, manifest.sites) == ("segmentation", 4, [2, 4, 6])
-    assert manifest.teacher["size"] == [16, 24] and manifest.teacher["stride"] == 4
+    assert (manifest.task, manifest.classes) == ("segmentation", 4)
+    assert manifest.layout.maps == (2, 4, 6)
+    assert manifest.teacher.size == (16, 24) and manifest.teacher.stride == 4
     assert manifest.chunk_rows == manifest.unit_rows, "a few small maps are one chunk"
     opened = Recipe.from_dict(manifest.recipe)
     dataset = ViewDataset(source, opened, cache.order, sizes=[opened.size])
@@ -121,7 +122,7 @@ def test_a_student_learns_and_is_scored(tmp_path: Path, exact: Path) -> None:
     names = [f"iou/{index}" for index in range(4)]
     assert result["miou"] == pytest.approx(sum(result[name] for name in names) / 4)
     assert result["best_miou"] >= result["miou"] and result["best_weights"] == "student"
-    own = Recipe.from_dict(open_cache(exact).manifest.recipe)
+    own = open_cache(exact).recipe
     student = open_model(
         f"{STUDENT},weights={tmp_path}/run/student.safetensors",
         classes=4,
@@ -271,7 +272,7 @@ def test_maps_are_recoded(tmp_path: Path, exact: Path, recipe: str, codec: str) 
     result = recode_cache(exact, tmp_path / "new", codec=codec, seeds="0:1")
     assert result["after"]["codec"] == codec and 0 < result["gradient_error"]["1"] < 1
     new, whole = open_cache(tmp_path / "new"), list(range(48))
-    assert new.manifest.sites == [2, 4, 6] and new.manifest.teacher["stride"] == 4
+    assert new.manifest.layout.maps == (2, 4, 6) and new.manifest.teacher.stride == 4
     if codec.startswith("lowrank"):  # whose fit is to a sample of its own
         found, wanted = (
             one.codec.decode(one.read(0, whole)).probs(1.0) for one in (new, open_cache(exact))

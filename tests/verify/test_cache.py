@@ -258,7 +258,7 @@ def rerun(
 ) -> dict[str, Any]:
     changes = {"precision": precision} if precision else {}
     compute = compute_of(cache, workers=0, device="cpu", **changes)
-    named = {"data": cache.manifest.source["spec"], **settings}
+    named = {"data": cache.manifest.source.spec, **settings}
     return verify_cache(cache, teacher=teacher, compute=compute, **named)
 
 
@@ -367,7 +367,7 @@ def test_one_class_that_moved_is_seen_whatever_the_mean_of_a_row_that_lowrank_dr
 
 def test_it_takes_half_of_the_views_to_make_a_fault(shelf: Callable[..., Cache]) -> None:
     cache = shelf()
-    recipe = Recipe.from_dict(cache.manifest.recipe)
+    recipe = cache.recipe
     model = open_model(TEACHER, classes=10, recipe=recipe)
     found = {"views": 64, "median_difference": 1.0, "precision": "float32"}
     assert logits_faults(cache, model, {**found, "beyond": 31}) == []
@@ -420,7 +420,7 @@ def test_absent_rows_and_missing_units_are_left_out(tmp_path: Path) -> None:
 
 def test_a_picture_that_is_gone_is_a_fault(tmp_path: Path) -> None:
     cache = pictures(tmp_path, count=60)
-    probed = {probe["row"] for commit in cache.commits(0) for probe in commit.probes}
+    probed = {probe.row for commit in cache.commits(0) for probe in commit.probes}
     row = next(row for row in range(60) if row not in probed)
     path = sorted((tmp_path / "images").rglob("*.png"))[int(cache.order[row])]
     path.write_bytes(b"?" * path.stat().st_size)
@@ -473,7 +473,7 @@ def test_the_teacher_that_a_manifest_names_is_never_opened(
         "std": [0.25],
     }
     whole = shelf().manifest.source
-    source = {name: whole[name] for name in ("spec", "fingerprint")}
+    source = {"spec": whole.spec, "fingerprint": whole.fingerprint}
     table = {"mode": "L", "size": 8, "eval": "eval", "transforms": []}
     recipe = Recipe("none", table).to_dict()
     teacher = {**evil, "precision": "float32"}

@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from kdcache.cache import Cache, Commit, library_versions, open_cache
 from kdcache.cache.documents.commit import commit_key
+from kdcache.cache.documents.parts import Probe
 from kdcache.dump.run import DumpConfig, run_dump
 from kdcache.errors import KdcacheWarning, ViewMismatchError
 from kdcache.runtime.device import ComputeConfig
@@ -85,10 +86,8 @@ def mixed(tmp_path: Path) -> Cache:
 
 
 def dataset_of(cache: Cache) -> ViewDataset:
-    recipe = Recipe.from_dict(cache.manifest.recipe)
-    return ViewDataset(
-        open_source(cache.manifest.source["spec"]), recipe, cache.order, sizes=[recipe.size]
-    )
+    source = open_source(cache.manifest.source.spec)
+    return ViewDataset(source, cache.recipe, cache.order, sizes=[cache.recipe.size])
 
 
 def commits_of(cache: Cache) -> list[Commit]:
@@ -96,18 +95,18 @@ def commits_of(cache: Cache) -> list[Commit]:
 
 
 def key_of(cache: Cache, row: int) -> str:
-    return open_source(cache.manifest.source["spec"]).key(int(cache.order[row]))
+    return open_source(cache.manifest.source.spec).key(int(cache.order[row]))
 
 
-def rewrite(cache: Cache, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+def rewrite(cache: Cache, change: Callable[[Probe], Probe]) -> None:
     """Put other probes into every commit."""
     for commit in commits_of(cache):
         changed = dataclasses.replace(commit, probes=[change(probe) for probe in commit.probes])
         (cache.objects.path / commit_key(commit.seed, commit.unit)).write_bytes(changed.to_bytes())
 
 
-def without_steps(probe: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in probe.items() if name != "steps"}
+def without_steps(probe: Probe) -> Probe:
+    return dataclasses.replace(probe, steps=None)
 
 
 def in_another_release(
@@ -121,7 +120,7 @@ def in_another_release(
 
 
 def check(cache: Cache, views: int = 10_000, seeds: tuple[int, ...] = (0, 1)) -> dict[str, int]:
-    source = open_source(cache.manifest.source["spec"])
+    source = open_source(cache.manifest.source.spec)
     return check_views(cache, source, probed_commits(cache, seeds, views), views=views)
 
 
@@ -145,13 +144,13 @@ def test_the_same_views_pass(cache: Cache) -> None:
 def test_probes_are_those_of_the_commit(cache: Cache) -> None:
     dataset = dataset_of(cache)
     for commit in commits_of(cache):
-        assert [probe["row"] for probe in commit.probes] == list(range(commit.start, commit.stop))
+        assert [probe.row for probe in commit.probes] == list(range(commit.start, commit.stop))
         for place, probe in enumerate(commit.probes):
-            view = dataset.batch([(probe["row"], commit.seed)]).views[0][0]
-            steps = dataset.trace(probe["row"], commit.seed) if place < PROBES_PER_UNIT else None
-            assert probe == make_probe(probe["row"], view, steps)
-            assert probe["crc32"] == zlib.crc32(view.numpy().tobytes())
-            assert base64.b64decode(probe["thumbnail"]) == view.numpy().tobytes(), (
+            view = dataset.batch([(probe.row, commit.seed)]).views[0][0]
+            steps = dataset.trace(probe.row, commit.seed) if place < PROBES_PER_UNIT else None
+            assert probe == make_probe(probe.row, view, steps)
+            assert probe.crc32 == zlib.crc32(view.numpy().tobytes())
+            assert base64.b64decode(probe.thumbnail) == view.numpy().tobytes(), (
                 "8x8 means of 8x8 pixels"
             )
 
@@ -232,14 +231,14 @@ def test_steps_are_the_pixels_after_decoding_conversion_and_each_transform(
     cache: Cache, tmp_path: Path
 ) -> None:
     probe = cache.commit_of(1, 2).probes[3]
-    image = Image.open(tmp_path / "images" / key_of(cache, probe["row"])).convert(
+    image = Image.open(tmp_path / "images" / key_of(cache, probe.row)).convert(
         "RGB"
     )  # as ImageFolder decodes
-    names, sums = zip(*probe["steps"], strict=True)
+    names, sums = zip(*probe.steps, strict=True)
     assert names == ("decode", "convert", "RandomAffine", "RandomCrop", "Resize")
     assert sums[0] == zlib.crc32(b"RGB 8x8 " + image.tobytes())
     assert sums[1] == zlib.crc32(b"L 8x8 " + image.convert("L").tobytes())
-    assert sums[4] == zlib.crc32(b"L 8x8 " + base64.b64decode(probe["thumbnail"])), (
+    assert sums[4] == zlib.crc32(b"L 8x8 " + base64.b64decode(probe.thumbnail)), (
         "8x8 means of 8x8 pixels"
     )
 
@@ -248,7 +247,7 @@ def test_a_step_that_gives_a_tensor_is_summed_over_its_bytes(mixed: Cache) -> No
     dataset = dataset_of(mixed)
     recipe = Recipe(
         "unmixed",
-        {name: value for name, value in mixed.manifest.recipe["table"].items() if name != "mixing"},
+        {name: value for name, value in mixed.manifest.recipe.table.items() if name != "mixing"},
     )
     alone = ViewDataset(dataset.source, recipe, mixed.order, sizes=[8])
     name, crc32 = alone.trace(5, 1)[-1]
@@ -260,7 +259,7 @@ def test_steps_are_those_of_the_views_that_loader_workers_render(
     cache: Cache, tmp_path: Path
 ) -> None:
     made = {
-        "data": cache.manifest.source["spec"],
+        "data": cache.manifest.source.spec,
         "teacher": f"{CONV},classes=3",
         "recipe": "digits",
         "seeds": "0:2",
@@ -304,11 +303,11 @@ def test_another_decoder_is_named(cache: Cache, tmp_path: Path) -> None:
 
 
 def test_another_conversion_is_named(cache: Cache) -> None:
-    def change(probe: dict[str, Any]) -> dict[str, Any]:
-        if "steps" not in probe:
-            return {**probe, "crc32": 0}
-        first, _, *rest = probe["steps"]
-        return {**probe, "crc32": 0, "steps": [first, ["convert", 0], *rest]}
+    def change(probe: Probe) -> Probe:
+        if probe.steps is None:
+            return dataclasses.replace(probe, crc32=0)
+        first, _, *rest = probe.steps
+        return dataclasses.replace(probe, crc32=0, steps=[first, ("convert", 0), *rest])
 
     rewrite(cache, change)
     with pytest.warns(
@@ -344,10 +343,10 @@ def test_both_of_a_pair_that_is_mixed_are_probed(mixed: Cache) -> None:
     assert recipe.mixing is not None
     for commit in commits_of(mixed):
         partner_of = partners(COUNT, recipe.mixing, recipe.key, commit.seed)
-        rows = {probe["row"] for probe in commit.probes}
+        rows = {probe.row for probe in commit.probes}
         assert {int(partner_of[row]) for row in rows} == rows
         for probe in commit.probes[:PROBES_PER_UNIT]:
-            assert [name for name, _ in probe["steps"]] == [
+            assert [name for name, _ in probe.steps] == [
                 "decode",
                 "convert",
                 "RandomCrop",
@@ -371,11 +370,11 @@ def test_of_a_mixed_view_its_own_steps_come_first(
 
 def test_of_a_mixed_view_then_come_its_partners(mixed: Cache, tmp_path: Path) -> None:
     one, other = mixed.commit_of(0, 1).probes[:2]
-    path = tmp_path / "images" / key_of(mixed, other["row"])
+    path = tmp_path / "images" / key_of(mixed, other.row)
     Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
     found = (
-        rf"\(row {one['row']}\).* pixels first differ after decoding the image of its partner, row"
-        rf" {other['row']}; "
+        rf"\(row {one.row}\).* pixels first differ after decoding the image of its partner, row"
+        rf" {other.row}; "
     )
     with pytest.raises(ViewMismatchError, match=found):
         check(mixed, seeds=(0,))
@@ -387,7 +386,7 @@ def test_of_a_mixed_view_then_come_its_partners(mixed: Cache, tmp_path: Path) ->
 )
 def test_of_a_mixed_view_the_mixing_comes_last(mixed: Cache, kept: int, told: str) -> None:
     for commit in commits_of(mixed):
-        probes = [{**probe, "crc32": 0} for probe in commit.probes[:kept]]
+        probes = [dataclasses.replace(probe, crc32=0) for probe in commit.probes[:kept]]
         changed = dataclasses.replace(commit, probes=probes)
         (mixed.objects.path / commit_key(commit.seed, commit.unit)).write_bytes(changed.to_bytes())
     with pytest.warns(KdcacheWarning, match=f"pixels first differ after {told}"):
@@ -429,8 +428,8 @@ def test_swapped_images_stop(cache: Cache, tmp_path: Path) -> None:
 
 
 def test_an_image_that_is_not_readable_now_stops(cache: Cache, tmp_path: Path) -> None:
-    row = cache.commit_of(0, 2).probes[1]["row"]
-    key = open_source(cache.manifest.source["spec"]).key(int(cache.order[row]))
+    row = cache.commit_of(0, 2).probes[1].row
+    key = open_source(cache.manifest.source.spec).key(int(cache.order[row]))
     (tmp_path / "images" / key).write_bytes(b"not an image")
     with pytest.raises(
         ViewMismatchError,

@@ -6,15 +6,17 @@ import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from kdcache.cache.documents.limits import MOST_COMMIT_VALUES, check_commit
+from kdcache.cache.documents.parts import Absence, Probe, as_json, read_by, read_fields
 from kdcache.cache.documents.sealed import digest, parsed, refuse_unknown, seal, unseal
 from kdcache.errors import DamagedUnitError, quoted
 from kdcache.shapes import Records
 
+_OfView = TypeVar("_OfView", Absence, Probe)
 _PARSING = threading.Lock()
 """Held while a document is read, which takes many times its bytes. Loader workers, which are
 forks, read no commits."""
@@ -38,12 +40,15 @@ class Commit:
     num_bytes: int
     sha256: str
     write_id: str
-    absent: list[dict[str, Any]] = field(default_factory=list)
-    """`row` and `reason`, and `seed` where the unit has several, of samples that could not be read;
-    their records hold zeros and are never given out."""
-    probes: list[dict[str, Any]] = field(default_factory=list)
-    """A few views as rendered at the dump: `row`, `crc32` of the pixels, `thumbnail`, `steps`
-    (absent in the first caches), and `seed` where the unit has several."""
+    absent: list[Absence] = field(
+        default_factory=list,
+        metadata=read_by(lambda tables: [Absence.from_json(table) for table in tables]),
+    )
+    probes: list[Probe] = field(
+        default_factory=list,
+        metadata=read_by(lambda tables: [Probe.from_json(table) for table in tables]),
+    )
+    """A few views of the unit."""
     statistics: dict[str, float] = field(default_factory=dict)
     """Of the unit's logits: mean, standard deviation, confidence, accuracy."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -57,11 +62,9 @@ class Commit:
 
     def of_seed(self, seed: int) -> "Commit":
         """Return what this commit says of one of its unit's seeds."""
-        absent, probes = (
-            [entry for entry in part if entry.get("seed", seed) == seed]
-            for part in (self.absent, self.probes)
+        return dataclasses.replace(
+            self, seed=seed, absent=_of_seed(self.absent, seed), probes=_of_seed(self.probes, seed)
         )
-        return dataclasses.replace(self, seed=seed, absent=absent, probes=probes)
 
     def stray(self, key: str, seeds: range) -> str | None:
         """Return what it speaks of that is not the unit's own, or None.
@@ -71,10 +74,10 @@ class Commit:
         """
         if self.key != key:
             return f"object {quoted(self.key)}, not {key}"
-        for entries in (self.absent, self.probes):
+        for parts in (self.absent, self.probes):
             seen = set[tuple[int, int]]()
-            for entry in entries:
-                view = entry["row"], entry.get("seed", seeds[0])
+            for part in parts:
+                view = part.row, seeds[0] if part.seed is None else part.seed
                 if not self.start <= view[0] < self.stop or view[1] not in seeds:
                     return f"row {view[0]} under seed {view[1]}, of another unit"
                 if view in seen:
@@ -108,9 +111,9 @@ class Commit:
         try:
             with _PARSING:
                 content = unseal(parsed(data, most_values=most_values))
-            refuse_unknown(content, cls, where)
+            refuse_unknown(content, [field.name for field in dataclasses.fields(cls)], where)
             check_commit(content)
-            return cls(**content)
+            return cls(**read_fields(cls, content))
         except (ValueError, TypeError) as error:
             raise DamagedUnitError(
                 f"{where}: the commit is damaged: {error}; delete it and the unit's object, and run"
@@ -120,16 +123,19 @@ class Commit:
     def _content(self) -> dict[str, Any]:
         content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {
-            name: value
+            name: as_json(value)
             for name, value in content.items()
             if name not in _LATER or value != _LATER[name]
         }
 
 
-def seed_entry(seed: int, seeds: range) -> dict[str, int]:
-    """Return what an entry of `absent` or `probes` says of its seed: nothing where the unit has one
-    only."""
-    return {"seed": seed} if len(seeds) > 1 else {}
+def said_seed(seed: int, seeds: range) -> int | None:
+    """Return what an absence or a probe says of its seed: None where the unit has one only."""
+    return seed if len(seeds) > 1 else None
+
+
+def _of_seed(parts: Iterable[_OfView], seed: int) -> list[_OfView]:
+    return [part for part in parts if part.seed is None or part.seed == seed]
 
 
 def numbers_in(names: Iterable[str], form: str, allowed: range) -> list[int]:
@@ -171,19 +177,19 @@ def _mean(told: Sequence[tuple[float, int]]) -> float:
 
 
 def also_absent(
-    absent: list[dict[str, Any]], rows: range, seeds: range, winner: Records, mine: Records
-) -> list[dict[str, Any]]:
+    absent: list[Absence], rows: range, seeds: range, winner: Records, mine: Records
+) -> list[Absence]:
     """Return `absent` and the rows that the winner, killed before its commit, could not read: zeros
     there, a record here."""
-    known = {(entry.get("seed", seeds[0]), entry["row"]) for entry in absent}
+    known = {(seeds[0] if part.seed is None else part.seed, part.row) for part in absent}
     theirs, ours = (
         np.ascontiguousarray(part).view(np.uint8).reshape(*part.shape, -1).any(2)
         for part in (winner, mine)
     )
     found = [(seeds[at], rows[position]) for at, position in np.argwhere(ours & ~theirs)]
-    entry = {"reason": "the writer whose records these are could not read it"}
+    reason = "the writer whose records these are could not read it"
     return absent + [
-        {"row": row, **entry, **seed_entry(seed, seeds)}
+        Absence(row=row, reason=reason, seed=said_seed(seed, seeds))
         for seed, row in found
         if (seed, row) not in known
     ]

@@ -8,7 +8,7 @@ own digest, so that all workers of a dump, and the same dump run again, write th
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from kdcache.cache.documents.limits import MOST_SEEDS, MOST_SPANS, check_extent
@@ -78,7 +78,8 @@ class Extent:
         """
         try:
             content = unseal(parsed(data, most_values=_MOST_VALUES))
-            refuse_unknown(content, cls, f"{where}/{key}")
+            names = [field.name for field in fields(cls)]
+            refuse_unknown(content, names, f"{where}/{key}")
             check_extent(content)
             extent = cls(**{name: tuple(map(tuple, spans)) for name, spans in content.items()})
             if extent.key != key:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -22,11 +22,22 @@ from kdcache.cache.documents.limits import (
     most_list_bytes,
     require_known_task,
 )
-from kdcache.cache.documents.positions import layout_of, require_known_layout
+from kdcache.cache.documents.parts import (
+    CodecEntry,
+    MadeBy,
+    RecipeEntry,
+    SamplesEntry,
+    SourceEntry,
+    TeacherEntry,
+    as_json,
+    read_by,
+    read_fields,
+)
+from kdcache.cache.documents.positions import layout_fields, layout_of, require_known_layout
 from kdcache.cache.documents.sealed import digest, parsed, refuse_unknown, seal, unseal
 from kdcache.codecs import codec_from_dict, codec_spec
 from kdcache.errors import CacheError, CodecError, DamagedError, UsageError, quoted
-from kdcache.positions import Layout
+from kdcache.positions import Layout, One
 from kdcache.shapes import Size, as_size
 from kdcache.version import __version__
 
@@ -40,41 +51,29 @@ SOURCE = "source"
 """Where the list of the source's samples lies."""
 _FREE = ("source.spec", "source.list", "teacher.spec", "made_by")
 """Fields that may differ in a cache that goes on, besides those of a recipe without effect."""
-_LATER: dict[str, Any] = {
-    "chunk_bytes": None,
-    "zstd_level": 5,
-    "store": "zarr",
-    "seeds_per_unit": 1,
-    "has_images": False,
-    "sites": None,
-    "positions": None,
-    "samples": None,
-}
-"""Fields that the first manifests lack, with what that means: at these values they are left out."""
+_LAYOUT = ("sites", "positions")
+"""The fields of the JSON that say the layout."""
 _OF_CODEC = ("codec", "record_dtype", "unit_rows", "chunk_rows", "chunk_bytes", "zstd_level")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a cache holds and how to read it."""
+    """What a cache holds and how to read it.
+
+    The first manifests lack the fields that have a default, which is what that means: at these
+    values they are left out.
+    """
 
     task: str
     classes: int
     rows: int
     """Views per seed: the length of the source."""
-    source: Mapping[str, Any]
-    """`spec`, `fingerprint`, `classes`, and digests: `list` of the source's list, `sizes` of the
-    files' sizes in it, `contents` of the checksums of their bytes. The first caches lack the last
-    four."""
+    source: SourceEntry = field(metadata=read_by(SourceEntry.from_json))
     order_seed: int
     """Row r is sample `row_order(rows, order_seed)[r]`."""
-    recipe: Mapping[str, Any]
-    """`name`, `fingerprint` and `table`, the whole recipe."""
-    teacher: Mapping[str, Any]
-    """`spec`, `sha256` of its state, its `size`, `mean` and `std`, and the `precision` that it ran
-    in."""
-    codec: Mapping[str, Any]
-    """`name` and `configuration`, and of a fitted codec `fit`, the digest of its arrays."""
+    recipe: RecipeEntry = field(metadata=read_by(RecipeEntry.from_json))
+    teacher: TeacherEntry = field(metadata=read_by(TeacherEntry.from_json))
+    codec: CodecEntry = field(metadata=read_by(CodecEntry.from_json))
     record_dtype: list[Any]
     """numpy's description of a record's fields."""
     unit_rows: int
@@ -89,28 +88,18 @@ class Manifest:
     its group."""
     has_images: bool = False
     """Whether units hold the images, too."""
-    sites: list[int] | None = None
-    """Shape of a view's logits but for the classes, of segmentation heads, height and width; None
-    for one row per view, and where `positions` says more."""
-    positions: Mapping[str, Any] | None = None
-    """The `kind` and the fields of a layout that `sites` cannot say."""
+    layout: Layout = field(default=One())
+    """What the positions of a view's logits are, see `documents.positions`."""
     skip_unreadable: bool
     """Whether samples that cannot be read were recorded as absent instead of stopping the dump."""
-    samples: Mapping[str, Any] | None = None
-    """Of a subset `count`, how many samples it holds, and `sha256`, the digest of their numbers;
-    None for all."""
-    made_by: Mapping[str, Any]
-    """Versions, configuration and time; free to differ between the dumps that fill one cache."""
+    samples: SamplesEntry | None = field(default=None, metadata=read_by(SamplesEntry.from_json))
+    """Of a subset; None for all."""
+    made_by: MadeBy = field(metadata=read_by(MadeBy.from_json))
 
     @property
     def input_size(self) -> Size:
         """Height and width of the views that the teacher saw, or one number for both."""
-        return as_size(self.teacher["size"])
-
-    @property
-    def layout(self) -> Layout:
-        """What the positions of a view's logits are."""
-        return layout_of({"sites": self.sites, "positions": self.positions})
+        return as_size(self.teacher.size)
 
     @property
     def dtype(self) -> "np.dtype[Any]":
@@ -120,18 +109,18 @@ class Manifest:
     @property
     def num_held(self) -> int:
         """Samples of which the cache may hold records: all, but in a subset."""
-        return int(self.samples["count"]) if self.samples is not None else self.rows
+        return self.samples.count if self.samples is not None else self.rows
 
     @property
     def arrays(self) -> dict[str, str]:
         """Digests of the arrays that lie beside the units, by the root that they lie under."""
         digests: dict[str, str] = {}
-        if "fit" in self.codec:
-            digests[CODEC] = str(self.codec["fit"])
+        if self.codec.fit is not None:
+            digests[CODEC] = self.codec.fit
         if self.samples is not None:
-            digests[SAMPLES] = str(self.samples["sha256"])
-        if "list" in self.source:
-            digests[SOURCE] = str(self.source["list"])
+            digests[SAMPLES] = self.samples.sha256
+        if self.source.list is not None:
+            digests[SOURCE] = self.source.list
         return digests
 
     def most_bytes(self, root: str) -> int:
@@ -220,11 +209,11 @@ class Manifest:
                     f"its format_version is {quoted(version)}; it must be {FORMAT_VERSION}"
                 )
             del content["format_version"]
-            refuse_unknown(content, cls, f"cache {where}")
+            refuse_unknown(content, json_names(), f"cache {where}")
             _require_known(content, f"cache {where}")
             check_manifest(content)
             _check_records(content, f"cache {where}")
-            return cls(**content)
+            return cls(**read_fields(cls, _with_layout(content)))
         except (ValueError, TypeError, KeyError) as error:
             raise DamagedError(
                 f"cache {where}: its manifest (zarr.json) is damaged: {error}; restore it from a"
@@ -242,7 +231,7 @@ class Manifest:
             there: what they call the other.
         """
         free = {*_FREE}
-        if _without_fit(self.codec) != _without_fit(other.codec):
+        if _unfitted(self.codec) != _unfitted(other.codec):
             free |= {*_OF_CODEC, "codec.fit"} - {"codec"}  # they follow from the codec
         sides = Sides(here, there)
         return manifest_differences(self._content(), other._content(), sides, free=free)
@@ -251,26 +240,22 @@ class Manifest:
     def gradient_error(self) -> dict[float, float]:
         """How far the codec turned the gradient of DIST when the cache was begun, by temperature;
         empty if not known."""
-        return {
-            float(tau): float(error)
-            for tau, error in self.made_by.get("gradient_error", {}).items()
-        }
+        return self.made_by.errors
 
     @property
     def origin_error(self) -> tuple[str, dict[float, float]] | None:
         """The codec of the nearest cache that this one was recoded from and that was measured, and
         its `gradient_error`."""
-        made_by = self.made_by
-        while origin := made_by.get("recoded_from"):
-            made_by = origin["made_by"]
-            if errors := made_by.get("gradient_error"):
-                return origin["codec"], {float(tau): float(error) for tau, error in errors.items()}
+        for origin in self.made_by.origins():
+            if errors := origin.made_by.errors:
+                return origin.codec, errors
         return None
 
     def with_errors(self, errors: Mapping[float, float]) -> "Manifest":
         """Return this manifest with `gradient_error`."""
         told = {f"{tau:g}": error for tau, error in errors.items()}
-        return dataclasses.replace(self, made_by={**self.made_by, "gradient_error": told})
+        made_by = dataclasses.replace(self.made_by, gradient_error=told)
+        return dataclasses.replace(self, made_by=made_by)
 
     def with_codec_of(self, other: "Manifest", *, whichever: bool = False) -> "Manifest":
         """Return this manifest with the fit of `other`, and the layout that follows from it, if
@@ -279,19 +264,20 @@ class Manifest:
         With `whichever`, with its codec in any case.
         """
         if not whichever and (
-            "fit" not in self.codec or _without_fit(self.codec) != _without_fit(other.codec)
+            self.codec.fit is None or _unfitted(self.codec) != _unfitted(other.codec)
         ):
             return self
         return dataclasses.replace(self, **{name: getattr(other, name) for name in _OF_CODEC})
 
     def _content(self) -> dict[str, Any]:
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name, unsaid in _LATER.items():
-            if fields[name] == unsaid:
-                del fields[name]
-        content: dict[str, Any] = json.loads(
-            json.dumps({"format_version": FORMAT_VERSION, **fields})
-        )
+        said: dict[str, Any] = {"format_version": FORMAT_VERSION}
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if one.name == "layout":
+                said |= layout_fields(value)
+            elif value != one.default:
+                said[one.name] = as_json(value)
+        content: dict[str, Any] = json.loads(json.dumps(said))
         return content
 
 
@@ -357,5 +343,17 @@ def _dtype_of(fields: list[Any]) -> "np.dtype[Any]":
     )
 
 
-def _without_fit(codec: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in codec.items() if name != "fit"}
+def _unfitted(codec: CodecEntry) -> CodecEntry:
+    return dataclasses.replace(codec, fit=None)
+
+
+def json_names() -> list[str]:
+    """Return the names in the JSON of a manifest, but for its version and its digest."""
+    names = [one.name for one in dataclasses.fields(Manifest) if one.name != "layout"]
+    return [*names, *_LAYOUT]
+
+
+def _with_layout(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the JSON says, with the layout in the place of the fields that say it."""
+    others = {name: value for name, value in content.items() if name not in _LAYOUT}
+    return {**others, "layout": layout_of(content)}

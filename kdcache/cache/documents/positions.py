@@ -30,10 +30,10 @@ def layout_of(content: Mapping[str, Any]) -> Layout:
 def layout_fields(layout: Layout) -> dict[str, Any]:
     """Return the fields of a manifest that say a layout."""
     if isinstance(layout, One):
-        return {"sites": None, "positions": None}
+        return {}
     if layout.maps:
-        return {"sites": list(layout.maps), "positions": None}
-    return {"sites": None, "positions": layout.to_dict()}
+        return {"sites": list(layout.maps)}
+    return {"positions": layout.to_dict()}
 
 
 def check_positions(content: Mapping[str, Any]) -> Layout:
@@ -52,7 +52,7 @@ def check_positions(content: Mapping[str, Any]) -> Layout:
         return layout
     if sites is not None:
         raise ValueError(f"sites is {sites}, and positions says what the logits are: leave it out")
-    if layout_fields(layout)["positions"] is None:
+    if "positions" not in layout_fields(layout):
         raise ValueError(f"positions is of kind {layout.kind}, which sites says: leave it out")
     if len(layout.segments) > MOST_SEGMENTS:
         raise ValueError(

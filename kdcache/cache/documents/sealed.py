@@ -1,11 +1,10 @@
 """JSON documents that carry a hash of their own content, so that a flipped byte in one is
 noticed."""
 
-import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 from kdcache.errors import CacheError, brief, quoted
@@ -64,14 +63,13 @@ def unseal(document: Any) -> dict[str, Any]:
     return content
 
 
-def refuse_unknown(content: Mapping[str, Any], cls: type, where: str) -> None:
-    """Check that a whole document has no fields but those of the dataclass `cls`.
+def refuse_unknown(content: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Check that a whole document has no fields but those that are known.
 
     Raises:
         CacheError: it has; they may change what the others mean.
     """
-    known = {field.name for field in dataclasses.fields(cls)}
-    others = sorted(set(content) - known)
+    others = sorted({*content} - {*known})
     if not others:
         return
     named = ", ".join(brief(name) for name in others[:_MOST_NAMES])

@@ -7,6 +7,7 @@ import pytest
 from caches import PATTERNS, fill, flipped
 
 from kdcache.cache.documents.commit import Commit, commit_key, mean_statistics, unit_name
+from kdcache.cache.documents.parts import Absence, Probe
 from kdcache.cache.documents.sealed import seal, unseal
 from kdcache.errors import CacheError, DamagedUnitError
 
@@ -19,8 +20,8 @@ COMMIT = Commit(
     num_bytes=512,
     sha256="ab" * 32,
     write_id="0123456789abcdef",
-    absent=[{"row": 137, "reason": "not an image"}],
-    probes=[{"row": 136, "crc32": 123456789, "thumbnail": "AAEC"}],
+    absent=[Absence(row=137, reason="not an image")],
+    probes=[Probe(row=136, crc32=123456789, thumbnail="AAEC")],
     statistics={"mean": 0.25, "accuracy": 1e-9},
     versions={"numpy": "2.0"},
 )

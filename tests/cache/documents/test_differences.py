@@ -1,5 +1,6 @@
 """What differs between two manifests: the field, the transform, the value."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -107,8 +108,9 @@ def changed(**tables: Any) -> list[str]:
 
 
 def test_long_values_are_shown_from_where_they_differ() -> None:
-    long = {**manifest().teacher, "architecture": "tiny_models:net," + "width=1," * 30}
-    longer = {**long, "architecture": long["architecture"] + "depth=3"}
+    text = "tiny_models:net," + "width=1," * 30
+    long = replace(manifest().teacher, architecture=text)
+    longer = replace(long, architecture=f"{text}depth=3")
     (line,) = manifest(teacher=long).differences(manifest(teacher=longer))
     start = "...idth=1,width=1,"
     assert line == f'teacher.architecture: {start}" in the cache, {start}depth=3" now'
@@ -122,15 +124,15 @@ def test_long_values_are_shown_from_where_they_differ() -> None:
 def test_an_addition_that_one_side_lacks_is_no_difference(name: str) -> None:
     old = manifest().source
     values = {"classes": (5, 6)}.get(name, ("a" * 64, "b" * 64))
-    one, other = ({**old, name: value} for value in values)
+    one, other = (replace(old, **{name: value}) for value in values)
     assert changed(source=one) == [] and manifest(source=one).differences(manifest()) == []
     (line,) = manifest(source=one).differences(manifest(source=other))
     assert line.startswith(f"source.{name}: ")
 
 
 def test_the_digest_of_a_list_is_free_to_differ() -> None:
-    assert changed(source={**manifest().source, "list": "a" * 64}) == []
-    one, other = ({**manifest().source, "list": digit * 64} for digit in "ab")
+    assert changed(source=replace(manifest().source, list="a" * 64)) == []
+    one, other = (replace(manifest().source, list=digit * 64) for digit in "ab")
     assert manifest(source=one).differences(manifest(source=other)) == []
 
 

@@ -57,13 +57,14 @@ def test_round_trip(codec: str, classes: int) -> None:
     ],
 )
 def test_a_field_that_decides_what_records_mean_is_named(field: str, value: Any, line: str) -> None:
-    content = dataclasses.asdict(manifest())
-    *path, last = field.split(".")
-    table = content
-    for name in path:
-        table = table[name]
-    table[last] = value
-    (difference,) = manifest().differences(Manifest(**content))
+    name, *path = field.split(".")
+    part = getattr(manifest(), name)
+    if path:
+        table = part.to_json()
+        inner = table if len(path) == 1 else table[path[0]]
+        inner[path[-1]] = value
+        value = part.from_json(table)
+    (difference,) = manifest().differences(dataclasses.replace(manifest(), **{name: value}))
     assert difference.startswith(line)
 
 
@@ -81,8 +82,9 @@ def test_a_cache_made_otherwise_is_refused_and_left_alone(tmp_path: Path) -> Non
 def test_specs_and_versions_are_free_to_differ(tmp_path: Path) -> None:
     fill(tmp_path, 0)
     first = manifest()
-    source, teacher = {**first.source, "spec": "elsewhere"}, {**first.teacher, "spec": "renamed"}
-    recipe = {**first.recipe, "name": "mine"}
+    source = dataclasses.replace(first.source, spec="elsewhere")
+    teacher = dataclasses.replace(first.teacher, spec="renamed")
+    recipe = dataclasses.replace(first.recipe, name="mine")
     create_cache(
         tmp_path,
         manifest(

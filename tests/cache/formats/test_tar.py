@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.cache import Cache, create_cache, open_cache
+from kdcache.cache.documents.parts import Absence
 from kdcache.cache.formats.tar import TarFormat, member_name
 from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writing import commit_unit
@@ -121,7 +122,7 @@ def test_of_two_writers_the_first_wins(tmp_path: Path) -> None:
 
 def test_what_a_commit_says_of_one_seed_does_not_count_for_the_others(tmp_path: Path) -> None:
     cache = create_cache(tmp_path, manifest(**STORE))
-    entries = [{"row": 2, "reason": "?", "seed": 4}, {"row": 3, "reason": "?", "seed": 5}]
+    entries = [Absence(row=2, reason="?", seed=4), Absence(row=3, reason="?", seed=5)]
     for number in range(3):
         commit_unit(cache, 3, number, *unit(cache, number), absent=entries if number == 0 else [])
     assert [cache.slab(seed).absent.tolist() for seed in (3, 4, 5)] == [[], [2], [3]]
