@@ -74,14 +74,14 @@ def codec_error(plot: str | None, as_json: bool, **flags: Any) -> None:
     given = {name: value for name, value in dotted(flags).items() if value != ()}
     config = load_config(CodecErrorConfig, "codec-error", file=None, flags=given)
     result = measure_codec_error(config)
-    if plot is not None:
-        from kdcache.codec_error.plot import plot_codec_error
-
-        plot_codec_error(result, plot)
     if as_json:
         click.echo(json.dumps(result, indent=1))
     else:
         _print(result)
+    if plot is not None:
+        from kdcache.codec_error.plot import plot_codec_error
+
+        plot_codec_error(result, plot)
 
 
 def _print(result: Mapping[str, Any]) -> None:

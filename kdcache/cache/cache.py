@@ -228,9 +228,12 @@ class Cache:
                 f"cache {self} does not hold {self.unit_name(seed, unit)}; run dump-teacher with"
                 " this seed"
             ) from None
-        commit = Commit.from_bytes(
-            data, f"cache {self}, {self.unit_name(seed, unit)}", most_values=most_values
-        )
+        where = f"cache {self}, {self.unit_name(seed, unit)}"
+        paths = [
+            f"{self.objects}/{key}"
+            for key in (commit_key(first, unit), self.format.key(first, unit))
+        ]
+        commit = Commit.from_bytes(data, where, paths=paths, most_values=most_values)
         rows = self.manifest.unit_range(unit)
         if not rows or (commit.seed, commit.unit, commit.start, commit.stop) != (
             first,
@@ -588,7 +591,9 @@ class Cache:
     def _where(self, commit: Commit) -> tuple[str, str]:
         """Return how a message names a unit, and the way out if it is damaged."""
         key = commit_key(self.manifest.unit_seeds(commit.seed)[0], commit.unit)
-        way_out = f"delete {key} and {commit.key} and run the dump again"
+        way_out = (
+            f"delete {self.objects}/{key} and {self.objects}/{commit.key} and run the dump again"
+        )
         return f"cache {self}, {commit.name}", way_out
 
     @cached_property

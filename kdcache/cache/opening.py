@@ -1,5 +1,6 @@
 """Opening caches, where they lie, and beginning them."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -114,7 +115,8 @@ def require_apart(new: str | Path, caches: Iterable[str | Path]) -> None:
 def _is_inside(new: str | Path, cache: str | Path) -> bool:
     if is_address(new) or is_address(cache):
         return False
-    return Path(new).resolve().is_relative_to(Path(cache).resolve())
+    # not resolve, which raises where links go round in a circle
+    return Path(os.path.realpath(new)).is_relative_to(os.path.realpath(cache))
 
 
 def probe_new(objects: Objects, *, writes: bool = True) -> None:

@@ -126,7 +126,7 @@ def commit_unit(
     if not cache.objects.publish(key, data):
         where = f"cache {cache}, {cache.unit_name(seed, unit)}"
         data = _winner(cache, unit, key, where)
-        winner = cache.decode_bytes(unit, data, _left(where, key))
+        winner = cache.decode_bytes(unit, data, _left(cache, where, key))
         if manifest.skip_unreadable:
             facts["absent"] = also_absent(facts.get("absent", []), rows, seeds, winner, records)
     commit = Commit(
@@ -161,15 +161,15 @@ def encode_unit(
         raise CacheError(f"cache {cache}: {error}") from error
 
 
-def _left(where: str, key: str) -> str:
-    return f"{where}; delete {key} and run the dump again"
+def _left(cache: Cache, where: str, key: str) -> str:
+    return f"{where}; delete {cache.objects}/{key} and run the dump again"
 
 
 def _winner(cache: Cache, unit: int, key: str, where: str) -> bytes:
     most = cache.format.most_bytes(unit)
 
     def look(blocks: Blocks) -> None:
-        cache.look_through(unit, blocks, _left(where, key))
+        cache.look_through(unit, blocks, _left(cache, where, key))
 
     try:
         return agreed_bytes(cache.objects, key, most=most, look=look)

@@ -1,5 +1,6 @@
 """Pictures, drawn by matplotlib (extra `plot`)."""
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,10 @@ def check_plot(path: str | Path) -> None:
     if not Path(path).absolute().parent.is_dir():
         raise UsageError(
             f"plot {path}: folder {Path(path).absolute().parent} does not exist; make it first"
+        )
+    if not os.access(Path(path).absolute().parent, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"plot {path}: folder {Path(path).absolute().parent} cannot be written; choose another"
         )
 
 

@@ -17,6 +17,7 @@ import tomli_w
 from kdcache.config.spec import build, choose
 from kdcache.errors import UsageError, quoted
 from kdcache.runtime.contrast import contrasted
+from kdcache.runtime.files import plain_bytes
 from kdcache.runtime.text_files import path_text, read_text
 
 COMMANDS = ("dump-teacher", "train-student")
@@ -76,6 +77,15 @@ def load_config(
 def _flag(name: str) -> str:
     """Return what the command line calls a setting that must be given: an argument, or a flag."""
     return name.upper() if name in ("cache", "run") else f"--{name.replace('_', '-')}"
+
+
+def parse_config(cls: type[T], command: str, text: str) -> T:
+    """Return the configuration that `dump_config` told.
+
+    Raises:
+        UsageError: it is of another version, which had other settings.
+    """
+    return build(cls, tomllib.loads(text)[command], command)
 
 
 def dump_config(config: Any, command: str) -> str:
@@ -212,7 +222,7 @@ def shipped_settings() -> list[str]:
 
 def _read(file: str, command: str, *, is_ours: bool) -> dict[str, Any]:
     try:
-        tables = tomllib.loads(path_text(Path(file).read_bytes()) if is_ours else _text(file))
+        tables = tomllib.loads(path_text(plain_bytes(file)) if is_ours else _text(file))
     except OSError as error:
         raise UsageError(f"config file {file}: {error.strerror}") from error
     except ValueError as error:

@@ -305,9 +305,31 @@ def find_function(
 ) -> Callable[..., Any]:
     """Return the user's own function that `spec` names, after checking its options against it.
 
-    Modules are also looked for in the working directory. The arguments are those of
-    `load_function`, and so are the errors, but for what the function raises.
+    The arguments are those of `load_function`, and so are the errors, but for what the function
+    raises.
     """
+    function = _named_function(spec, what, known, error)
+    check_options(function, spec, what)
+    _require_arguments(function, spec, what)
+    return function
+
+
+def names_parameter(
+    spec: Spec, name: str, what: str, known: Iterable[str], *, error: type[KdcacheError]
+) -> bool:
+    """Return whether the user's own function that `spec` names has a parameter of this very name;
+    the other arguments and the errors are those of `find_function`."""
+    parameters = _parameters(_named_function(spec, what, known, error)) or ()
+    return any(
+        parameter.name == name and parameter.kind not in _VARIABLE for parameter in parameters
+    )
+
+
+def _named_function(
+    spec: Spec, what: str, known: Iterable[str], error: type[KdcacheError]
+) -> Callable[..., Any]:
+    """Return the user's own function that `spec` names; modules are also looked for in the working
+    directory."""
     if (cwd := str(Path.cwd())) not in sys.path:
         sys.path.append(cwd)
     if not _is_module(spec.name, error):
@@ -324,8 +346,6 @@ def find_function(
     functions = [name for name, value in vars(module).items() if callable(value)]
     name = choose(spec.arg, functions, f"function of module {spec.name}")
     function: Callable[..., Any] = getattr(module, name)
-    check_options(function, spec, what)
-    _require_arguments(function, spec, what)
     return function
 
 

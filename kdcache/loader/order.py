@@ -160,6 +160,11 @@ class EpochSampler:
         """The steps of the whole epoch."""
         return num_steps(len(self._views), self._split.batch_size)
 
+    @property
+    def views_per_step(self) -> int:
+        """Views of a step, over all processes; fewer than a whole one only if it is alone."""
+        return min(len(self._views), self._split.batch_size)
+
     def __len__(self) -> int:
         """Return the number of batches that are left of the epoch."""
         return (self.num_steps - self._first) * self._split.parts

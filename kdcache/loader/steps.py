@@ -140,6 +140,12 @@ class StepLoader:
         return self._sampler.num_steps
 
     @property
+    def views_per_step(self) -> int:
+        """Views of each step of the epoch that is at work, over all processes: `batch_size`, or
+        all, if there are fewer."""
+        return self._sampler.views_per_step
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps of an epoch that lacks no row, for a schedule."""
         return num_steps(len(self.replay.rows(_NO_ROWS)), self.config.batch_size)

@@ -3,7 +3,7 @@ one temperature."""
 
 import dataclasses
 import math
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from kdcache.errors import UsageError
 from kdcache.shapes import Logits, Maps, Probabilities, Scalar, Targets
 from kdcache.soft_targets import DenseTargets, SoftTargets
 
+_WEIGHTS = ("ce", "weight", "alpha", "beta", "gamma")
+"""Options that are weights of terms."""
 _STD_EPS = 1e-7  # of the published code
 
 
@@ -172,6 +174,9 @@ class LossOptions:
     """What the losses share: their options are checked, and they need a teacher unless they say
     otherwise."""
 
+    has_own_weight: ClassVar[bool] = False
+    """Whether a term of the loss is there whatever the options say."""
+
     @property
     def requires(self) -> frozenset[Need]:
         """What it must be given."""
@@ -205,3 +210,10 @@ def check_options(loss: Any) -> None:
         if not math.isfinite(value) or value < 0 or (name == "tau" and value == 0):
             bound = "above 0" if name == "tau" else "0 or more"
             raise UsageError(f"loss {type(loss).__name__.lower()}: {name}={value} must be {bound}")
+    options = dataclasses.asdict(loss)
+    weights = [name for name in _WEIGHTS if name in options]
+    if not loss.has_own_weight and not any(options[name] for name in weights):
+        raise UsageError(
+            f"loss {type(loss).__name__.lower()}: {' and '.join(weights)} are all 0, so that there"
+            " is nothing to train on; give one of them a weight"
+        )

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from kdcache.config.spec import Spec, parse_spec
+from kdcache.config.spec import Spec, names_parameter, parse_spec
 from kdcache.errors import ModelError, UsageError
 from kdcache.models.building import Builder
 from kdcache.models.families import FAMILIES
@@ -344,14 +344,20 @@ def _names_file(spec: Spec, weights: Any) -> bool:
     if weights is None:
         return False
     family = FAMILIES.get(spec.name)
-    if family is not None and not (isinstance(weights, str) and weights):
+    if weights == "" or (family is not None and not isinstance(weights, str)):
         raise UsageError(f"model {str(spec)!r}: weights is {weights!r}; write weights=FILE")
     if family is not None and not family.has_named_weights:
         return True
     if not isinstance(weights, str):
         return False
-    is_there = os.path.exists(weights)  # noqa: PTH110 (which takes any text)
-    return is_there or "/" in weights or weights.endswith(_WEIGHT_FILES)
+    # any text: of a link that leads nowhere, too
+    is_there = os.path.lexists(weights)
+    if is_there or "/" in weights or weights.endswith(_WEIGHT_FILES):
+        return True
+    # a function may know names, if it says so: one with **options takes anything
+    return family is None and not names_parameter(
+        spec, "weights", "model", FAMILIES, error=ModelError
+    )
 
 
 @torch.no_grad()

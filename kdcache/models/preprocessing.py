@@ -14,6 +14,8 @@ PREPROCESSING = ("mean", "std", "input_size")
 """The options of a model's spec that say so."""
 
 _COLOURS = 3
+_MOST = 4.0
+"""Of a mean or std; those of pixels from 0 to 1 are below 1."""
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -105,6 +107,11 @@ def _per_channel(name: str, values: Any, channels: int) -> tuple[float, ...]:
         numbers = [math.nan]
     if not all(map(math.isfinite, numbers)):
         raise ValueError(f"{name} is {quoted(values)}; it must be of finite numbers")
+    if max(map(abs, numbers), default=0) > _MOST:
+        raise ValueError(
+            f"{name} is {quoted(values)}; it is of pixels from 0 to 1: divide what is of 0 to 255"
+            " by 255"
+        )
     if len(numbers) == channels:
         return tuple(numbers)
     if len(numbers) == 1 or (len(numbers) == _COLOURS and channels == 1):

@@ -232,6 +232,11 @@ def _read_torch(path: Path, size: int) -> Any:
     """Return what torch.save wrote: tensors and plain values only."""
     if _may_allocate(path):
         raise ModelError(f"weights file {path} holds a bytearray, as no weights do; {_TRUSTED}")
+    if (record := _damaged_record(path)) is not None:
+        raise ModelError(
+            f"weights file {path} is damaged: {brief(record)} in it differs from its CRC-32;"
+            f" {_AGAIN} (or, if torch.save wrote no checksums, save it again with them)"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on storages, about which a user can do nothing
@@ -239,6 +244,20 @@ def _read_torch(path: Path, size: int) -> Any:
                 return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged file it raises what it comes upon
         raise ModelError(f"weights file {path} {_torch_fault(error, size)}") from error
+
+
+def _damaged_record(path: Path) -> str | None:
+    """Return the first record of a zip file that differs from its checksum, at which torch does not
+    look; None if there is none, or it is no such file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            # torch.save compresses nothing; what does could take any time to read
+            is_plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+            is_small = sum(entry.file_size for entry in entries) <= path.stat().st_size
+            return archive.testzip() if is_plain and is_small else None
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, OverflowError):
+        return None  # torch says what is wrong with it
 
 
 def _may_allocate(path: Path) -> bool:

@@ -4,16 +4,44 @@ What is written goes to a temporary file beside, which gets the name when it is 
 process may leave it: its name tells that it is kdcache's own, and which file it was to be.
 """
 
+import errno
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
+
+
+_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+
+
+def plain_bytes(path: str | Path) -> bytes:
+    """Return what a plain file holds.
+
+    Raises:
+        OSError: it cannot be read, or is no plain file. A pipe would be waited for, and a device
+            may have no end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            kind = _KINDS.get(stat.S_IFMT(mode), "a device")
+            raise NotPlainError(errno.EINVAL, f"it is {kind}, not a plain file", str(path))
+        with open(descriptor, "rb", closefd=False) as file:  # of a descriptor
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
+class NotPlainError(OSError):
+    """A path leads to something else than a plain file."""
 
 
 def temporary_beside(path: Path) -> Path:

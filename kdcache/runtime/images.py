@@ -7,9 +7,7 @@ name. EXIF orientation is not applied, as in torchvision's ImageFolder.
 """
 
 import io
-import os
 import re
-import stat
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from kdcache.errors import SourceError, brief, shortened
 from kdcache.runtime.file_kinds import kind_of
+from kdcache.runtime.files import NotPlainError, plain_bytes
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 """Pillow's names of what is opened; JPEG includes MPO, PPM includes PGM and PBM."""
@@ -48,7 +47,6 @@ _DECODERS = re.compile(r"/(PIL/(ImageFile|\w+ImagePlugin)|torchvision/io/image)\
 _DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)
 _HALF_A_LEVEL = 0.5 / 255  # by which a resize may leave the range
 _CHANNELS = (1, 3, 4)
-_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}
 _HINTS = {
     "bytes": "decode them: PIL.Image.open(io.BytesIO(...))",
     "str": "open the file: PIL.Image.open(path)",
@@ -98,16 +96,10 @@ def file_bytes(path: str | Path) -> bytes:
         UndecodableError: it is no plain file. A pipe would be waited for.
         OSError: it cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            kind = _KINDS.get(stat.S_IFMT(mode), "a device")
-            raise UndecodableError(f"it is {kind}, not a plain file")
-        with open(descriptor, "rb", closefd=False) as file:  # of a descriptor
-            return file.read()
-    finally:
-        os.close(descriptor)
+        return plain_bytes(path)
+    except NotPlainError as error:
+        raise UndecodableError(str(error.strerror)) from error
 
 
 def read_image(path: str | Path) -> Image.Image:

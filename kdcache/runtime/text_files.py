@@ -14,6 +14,7 @@ from typing import NamedTuple
 from kdcache.errors import UsageError, brief, quoted
 from kdcache.runtime.console import say
 from kdcache.runtime.file_kinds import kind_of
+from kdcache.runtime.files import plain_bytes
 
 
 class Line(NamedTuple):
@@ -48,7 +49,7 @@ def read_text(path: str | Path, what: str) -> str:
         UsageError: the file cannot be read, or is no text in these encodings.
     """
     try:
-        data = Path(path).read_bytes()
+        data = plain_bytes(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{what} {path} cannot be read: {reason}") from error

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 
 from kdcache.errors import KdcacheError
-from kdcache.runtime.files import name_of_temporary, whole_file
+from kdcache.runtime.files import name_of_temporary, plain_bytes, whole_file
 
 _DIGEST = "digest"
 _OF_A_RUN = {
@@ -101,7 +101,7 @@ class _DamagedError(Exception):
 
 def _loaded(path: Path) -> tuple[dict[str, Any], bool]:
     """Return a state, and whether it was compared with a digest: older ones have none."""
-    data = path.read_bytes()
+    data = plain_bytes(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch says of damaged bytes is said by the error

@@ -15,7 +15,13 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
-from kdcache.config.files import config_differences, dump_config, load_config, parse_seeds
+from kdcache.config.files import (
+    config_differences,
+    dump_config,
+    load_config,
+    parse_config,
+    parse_seeds,
+)
 from kdcache.config.spec import Spec, normal_spec
 from kdcache.errors import MismatchError, UsageError
 from kdcache.losses import open_loss
@@ -39,6 +45,7 @@ from kdcache.train.checkpoint import (
     held_folder,
     load_checkpoint,
     make_folder,
+    path_before,
     replace_file,
     save_checkpoint,
 )
@@ -63,6 +70,10 @@ PLAN_SECONDS = 10.0
 _CONFIG = "config.toml"
 _METRICS = "metrics.jsonl"
 _RESULT = "result.json"
+_STUDENT = "student.safetensors"
+_COMMAND = "train-student"
+_SETTINGS = "settings"
+"""In a checkpoint: those of the run that it is of, as `config.toml` has them."""
 _PLACES = ("data", "eval_data", "cache")
 """Where things lie may change between a run and its resume; that they are the same is checked by
 their fingerprints."""
@@ -121,7 +132,7 @@ def plan_training(config: TrainConfig) -> dict[str, Any]:
     with joined, others_that_fail(), ExitStack() as held:
         require_same_settings(config)
         on_main(lambda: _check_folder(run, config))
-        checkpoint = on_main(lambda: load_checkpoint(run / "last.pt", tell=say))
+        checkpoint = on_main(lambda: _checkpoint(run, config))
         trainer = Trainer(config)
         held.callback(trainer.close)
         trainer.require_readable_evaluation()
@@ -151,7 +162,7 @@ def plan_training(config: TrainConfig) -> dict[str, Any]:
 
 def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
     """Train what is left of the run whose folder this process, or rank 0, holds."""
-    if (checkpoint := on_main(lambda: load_checkpoint(run / "last.pt", tell=say))) is not None:
+    if (checkpoint := on_main(lambda: _checkpoint(run, config))) is not None:
         trainer.load_state(checkpoint)
     metrics = _start(run, config, trainer) if is_main() else NoMetrics()
     best = checkpoint["best"] if checkpoint else {trainer.task.best: -1.0}
@@ -170,6 +181,39 @@ def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
         result = _result(config, trainer, best, read_metrics(run / _METRICS))
         replace_file(run / _RESULT, lambda file: file.write(json.dumps(result, indent=1).encode()))
     return broadcast_object(result if is_main() else {}, "the result")
+
+
+def _checkpoint(run: Path, config: TrainConfig) -> dict[str, Any] | None:
+    """Return the run's last checkpoint, or None if it has none yet.
+
+    Raises:
+        KdcacheError: it is damaged.
+        MismatchError: it is that of a run with other settings, or gone, and epochs were trained.
+    """
+    path = run / "last.pt"
+    checkpoint = load_checkpoint(path, tell=say)
+    if checkpoint is None:
+        lines = read_metrics(run / _METRICS) if (run / _METRICS).exists() else []
+        done = sum(line.get("kind") == "epoch" for line in lines)
+        if done > 1:  # of the first one the checkpoint comes after the line
+            raise MismatchError(
+                f"run {run} has metrics of {done} epochs, and no checkpoint: {path} and"
+                f" {path_before(path)} are gone; restore one of them, or choose a new folder"
+            )
+        return None
+    if (text := checkpoint.get(_SETTINGS)) is None:  # of an older kdcache
+        return checkpoint
+    try:
+        there = parse_config(TrainConfig, _COMMAND, text)
+    except UsageError:  # of another version, which had other settings
+        return checkpoint
+    lines_that_differ = config_differences(there, config, free=_FREE + _PLACES, meanings=_MEANINGS)
+    if lines_that_differ:
+        raise MismatchError(
+            f"checkpoint {path} is that of another run ({joined(lines_that_differ)}); restore this"
+            " run's own from a copy, or choose a new folder"
+        )
+    return checkpoint
 
 
 def _meant_caches(caches: str | tuple[str, ...]) -> list[Spec]:
@@ -261,7 +305,9 @@ class _Keeper:
         self._save()
 
     def _save(self) -> None:
-        save_checkpoint(self._run / "last.pt", {**self._trainer.state(), "best": self._best})
+        settings = dump_config(self._trainer.config, _COMMAND)
+        state = {**self._trainer.state(), "best": self._best, _SETTINGS: settings}
+        save_checkpoint(self._run / "last.pt", state)
         self._kept_step = self._trainer.step
         self._last = time.monotonic()
 
@@ -277,9 +323,7 @@ def _start(run: Path, config: TrainConfig, trainer: Trainer) -> Metrics:
     """Write the run's configuration, and return where its metrics go. With both files there the
     folder is that of a run."""
     file = MetricsFile(run / _METRICS, step=trainer.step, epochs=trainer.epochs_scored)
-    replace_file(
-        run / _CONFIG, lambda file: file.write(path_bytes(dump_config(config, "train-student")))
-    )
+    replace_file(run / _CONFIG, lambda file: file.write(path_bytes(dump_config(config, _COMMAND))))
     return (
         BoardMetrics(run / "tensorboard", step=trainer.step, others=file)
         if config.tensorboard
@@ -299,6 +343,10 @@ def _finished(run: Path, config: TrainConfig) -> dict[str, Any] | None:
     if not isinstance(result, dict):
         say(f"note: {run / _RESULT} is damaged, and is written again")
         return None
+    if not (run / _STUDENT).is_file():
+        say(f"note: {run / _STUDENT} is gone, and is written again")
+        return None
+    result["run"] = config.run  # it may have been moved or copied
     # of an older kdcache: it counted from 0
     if "finished" not in result and "best_epoch" in result:
         result["best_epoch"] += 1
@@ -334,9 +382,13 @@ def _holds_other_files(run: Path) -> bool:
 
 
 def _differences(run: Path, config: TrainConfig, *, free: tuple[str, ...]) -> list[str]:
-    there = load_config(
-        TrainConfig, "train-student", file=str(run / _CONFIG), flags={}, is_ours=True
-    )
+    try:
+        there = load_config(TrainConfig, _COMMAND, file=str(run / _CONFIG), flags={}, is_ours=True)
+    except UsageError as error:
+        raise UsageError(
+            f"run {run}: its own {_CONFIG} is damaged ({error}); restore it from a copy, or"
+            " choose a new folder"
+        ) from error
     return config_differences(there, config, free=free, meanings=_MEANINGS)
 
 

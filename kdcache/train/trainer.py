@@ -184,7 +184,7 @@ class Trainer:
             "seconds": seconds,
         }
         line |= {
-            "views_per_second": self.epoch_step * self.config.batch_size / seconds,
+            "views_per_second": self.epoch_step * self.loader.views_per_step / seconds,
             **self._clock.parts,
         }
         self.loader.end_epoch()
@@ -201,7 +201,7 @@ class Trainer:
         """
         self._start_epoch()
         times = [time.monotonic()]
-        size = self.config.batch_size
+        size = self.loader.views_per_step
         batches = self._clock.waiting("data_seconds", self.loader.rendered())
         for parts in _in_turns(batches, self.config.accumulate):
             float(self.train_step(parts)["loss"])  # waits for the device
@@ -325,8 +325,8 @@ class Trainer:
         if not math.isfinite(losses.get("loss", 0.0)):
             raise KdcacheError(
                 f"the loss of epoch {self.epoch + 1} is {losses['loss']}; lower optimizer.lr"
-                f" ({self.config.optimizer.lr}), set clip_grad, or use another precision;"
-                f" {what_is_kept(Path(self.config.run))}"
+                f" ({self.config.optimizer.lr}), set clip_grad, or use another precision, in"
+                f" a new folder; {what_is_kept(Path(self.config.run))}"
             )
         return losses
 

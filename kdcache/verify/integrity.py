@@ -11,6 +11,7 @@ from kdcache.cache.inventory import Inventory, Unit
 from kdcache.cache.prefetch import fetched
 from kdcache.errors import CacheError, KdcacheError, MismatchError
 from kdcache.runtime.console import progress
+from kdcache.runtime.files import plain_bytes
 from kdcache.runtime.stopping import heeding, look, until_asked
 
 
@@ -76,7 +77,7 @@ class CheckReport:
     def _read(self) -> str:
         assert self._path is not None
         try:
-            return self._path.read_text("utf-8") if self._path.exists() else ""
+            return plain_bytes(self._path).decode() if self._path.exists() else ""
         except (OSError, ValueError) as error:
             raise KdcacheError(
                 f"cannot read report {self._path}: {error}; choose a new file"

@@ -359,3 +359,13 @@ def test_of_no_rows_a_loss_is_0_and_has_a_gradient(loss: Any) -> None:
     value = loss(student, torch.zeros(0, 5))
     value.backward()
     assert float(value.detach()) == 0 and student.grad is not None and student.grad.shape == (0, 5)
+
+
+@pytest.mark.parametrize("spec", ["ce:ce=0", "kl:weight=0,ce=0", "dist:beta=0,gamma=0,ce=0"])
+def test_a_loss_of_nothing_is_refused(spec: str) -> None:
+    with pytest.raises(UsageError, match="are all 0, so that there is nothing to train on"):
+        open_loss(spec)
+
+
+def test_a_term_without_a_weight_is_something_to_train_on() -> None:
+    assert open_loss("nkd:gamma=0,ce=0").ce == 0

@@ -349,3 +349,11 @@ def test_the_architecture_leaves_out_weights_and_preprocessing() -> None:
         "tiny_models:mlp,std=1,channels=1,mean=0,classes=10", classes=10, recipe=GREY
     )
     assert model.architecture == "tiny_models:mlp,channels=1,classes=10"
+
+
+def test_a_mean_of_0_to_255_is_told() -> None:
+    for wrong in ("mean=123.675,std=58.395", "mean=0.5,std=58.395"):
+        with pytest.raises(
+            UsageError, match="it is of pixels from 0 to 1: divide what is of 0 to 255"
+        ):
+            open_model(f"tiny_models:conv,{wrong}", classes=10, recipe=load_recipe("digits"))

@@ -391,3 +391,28 @@ def test_a_spec_of_weights_that_cannot_be_meant_is_told(
     with pytest.raises(error, match=told) as caught:
         open_model(spec, classes=10, recipe=RGB, trained=False)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_a_record_of_a_torch_file_that_was_changed_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "teacher.pth"
+    torch.save(state(), path)
+    data = bytearray(path.read_bytes())
+    pattern = state()["5.weight"].numpy().tobytes()
+    at = bytes(data).index(pattern)
+    data[at + 8] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(
+        ModelError, match=r"teacher\.pth is damaged: .* differs from its CRC-32; copy"
+    ):
+        read_weight_file(path)
+
+
+@pytest.mark.parametrize("weights", ["mymodel", "", "loop"])
+def test_weights_of_a_function_that_are_no_file_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    text = f"tiny_models:anything,mean=0.5,std=0.25,weights={weights}"
+    with pytest.raises(KdcacheError, match=r"weights"):
+        open_model(text, classes=10, recipe=load_recipe("digits"))

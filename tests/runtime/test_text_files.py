@@ -281,3 +281,11 @@ def test_the_encoding_of_every_text_file_is_named() -> None:
         for line in _unnamed(ast.parse(file.read_text("utf-8")))
     ]
     assert files and not found
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "keys.txt")
+    with pytest.raises(UsageError, match="cannot be read: it is a named pipe, not a plain file"):
+        read_text(tmp_path / "keys.txt", "list of keys")
+    with pytest.raises(UsageError, match="cannot be read: it is a device, not a plain file"):
+        read_text("/dev/zero", "list of keys")

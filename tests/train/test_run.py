@@ -622,3 +622,48 @@ def test_a_run_of_a_kdcache_without_digests_goes_on(
     (tmp_path / "run" / "result.json").unlink()
     train(tmp_path / "run", recipe="digits", loss="ce", epochs=1)
     assert f"note: {path} is of an older kdcache and has no digest" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"recipe": "digits", "epochs": 2, "batch_size": 64}
+    one, other = tmp_path / "one", tmp_path / "other"
+    train(one, loss="ce", **shared)
+    train(other, loss="ce:ce=2", **shared)
+    (one / "result.json").unlink()
+    shutil.copy(other / "last.pt", one / "last.pt")
+    with pytest.raises(
+        MismatchError, match=r"last\.pt is that of another run \(loss: 'ce:ce=2' the"
+    ):
+        train(one, loss="ce", **shared)
+
+
+def test_a_run_without_its_checkpoints_is_not_begun_anew_in_silence(tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"recipe": "digits", "epochs": 2, "batch_size": 64, "loss": "ce"}
+    train(tmp_path / "run", **shared)
+    for name in ("result.json", "last.pt", "previous.pt"):
+        (tmp_path / "run" / name).unlink(missing_ok=True)
+    with pytest.raises(MismatchError, match=r"has metrics of 2 epochs, and no checkpoint"):
+        train(tmp_path / "run", **shared)
+
+
+def test_weights_of_a_finished_run_that_are_gone_are_written_again(tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"recipe": "digits", "epochs": 1, "batch_size": 64, "loss": "ce"}
+    train(tmp_path / "run", **shared)
+    weights = tmp_path / "run" / "student.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    train(tmp_path / "run", **shared)
+    assert weights.read_bytes() == before
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    assert train(moved, **shared)["run"] == str(moved)
+
+
+def test_the_rate_counts_views_that_there_are(tmp_path: Path) -> None:
+    result = train(tmp_path / "run", recipe="digits", loss="ce", epochs=1, batch_size=10**6)
+    (epoch,) = (
+        line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "epoch"
+    )
+    assert epoch["views_per_second"] * epoch["seconds"] == pytest.approx(
+        len(tiny_models.few_digits())
+    )
+    assert result["steps"] == 1

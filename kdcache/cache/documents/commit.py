@@ -100,9 +100,20 @@ class Commit:
 
     @classmethod
     def from_bytes(
-        cls, data: bytes, where: str, *, most_values: int = MOST_COMMIT_VALUES
+        cls,
+        data: bytes,
+        where: str,
+        *,
+        paths: Sequence[str] = ("it", "the unit's object"),
+        most_values: int = MOST_COMMIT_VALUES,
     ) -> "Commit":
-        """Return the commit in `data`, which may hold so many values.
+        """Return the commit in `data`.
+
+        Args:
+            data: the document.
+            where: it is, for messages.
+            paths: of the commit and of the unit's object, for messages.
+            most_values: it may hold.
 
         Raises:
             DamagedUnitError: the document is not what was written.
@@ -116,7 +127,7 @@ class Commit:
             return cls(**read_fields(cls, content))
         except (ValueError, TypeError) as error:
             raise DamagedUnitError(
-                f"{where}: the commit is damaged: {error}; delete it and the unit's object, and run"
+                f"{where}: the commit is damaged: {error}; delete {' and '.join(paths)} and run"
                 " the dump again"
             ) from error
 

@@ -86,8 +86,8 @@ class Extent:
                 raise ValueError("its name is that of another request")
         except (ValueError, TypeError) as error:
             raise DamagedError(
-                f"{where}/{key} is damaged: {error}; delete it and run the same command again,"
-                " which writes it anew"
+                f"{where}/{key} is damaged: {error}; delete it and run the dump again, which"
+                " writes it anew"
             ) from None
         return extent
 

@@ -114,12 +114,14 @@ class ZarrFormat:
             raise
         except Exception as error:  # zarr raises what it likes on a damaged file
             reason = " ".join(str(error).split())[:160]
-            raise DamagedError(f"zarr cannot open its array: {reason}; {_anew(key)}") from error
+            raise DamagedError(
+                f"zarr cannot open its array: {reason}; {_anew(objects, key)}"
+            ) from error
         wanted = (self.rows, self.dtype.itemsize), self.shards, self.chunks, np.dtype("uint8")
         if found != wanted:
             shape, shards, chunks, _ = map(quoted, found)
             told = f"its array has shape {shape}, shards {shards}, chunks {chunks}, not {wanted}"
-            raise DamagedError(f"{told}; {_anew(key)}")
+            raise DamagedError(f"{told}; {_anew(objects, key)}")
 
     def encode(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
         """Return the shard of `records`, `[1, rows]`; it holds no samples."""
@@ -174,8 +176,8 @@ class ZarrFormat:
         )
 
 
-def _anew(key: str) -> str:
-    return f"delete {key} and run the dump again: it writes this file anew"
+def _anew(objects: Objects, key: str) -> str:
+    return f"delete {objects}/{key} and run the dump again: it writes this file anew"
 
 
 def root_metadata(manifest: Manifest) -> bytes:
