@@ -15,11 +15,12 @@ from kdcache.train.run import TrainConfig, train_student
 
 MLP = "tiny_models:mlp,mean=0.5,std=0.25"
 CONV = "tiny_models:conv,mean=0.5,std=0.25"
+DIGITS = "tiny_models:few_digits"
 IN_PROCESS = ComputeConfig(workers=0, device="cpu")
 
 
 LONG: dict[str, Any] = {
-    "data": "tiny_models:few_digits",
+    "data": DIGITS,
     "recipe": "digits",
     "loss": "ce",
     "epochs": 6,
@@ -27,15 +28,15 @@ LONG: dict[str, Any] = {
     "student": f"{MLP},dropout=0.3",
     "schedule": ScheduleConfig(warmup_epochs=2),
     "ema": EmaConfig(decay=0.9),
-    "eval_data": "tiny_models:few_digits",
+    "eval_data": DIGITS,
     "checkpoint_minutes": 0.0,
 }
-"""A checkpoint after each of 72 steps: long enough to be killed in the middle."""
+"""A checkpoint after each of 48 steps: long enough to be killed in the middle."""
 
 
 def dump(path: Path | str, **changes: Any) -> dict[str, Any]:
     settings = {
-        "data": "digits:train",
+        "data": DIGITS,
         "teacher": f"{CONV},seed=7",
         "recipe": "digits",
         "seeds": "0:2",
@@ -46,10 +47,10 @@ def dump(path: Path | str, **changes: Any) -> dict[str, Any]:
 
 def train_config(run: Path, **changes: Any) -> TrainConfig:
     settings: dict[str, Any] = {
-        "data": "digits:train",
+        "data": DIGITS,
         "student": MLP,
         "epochs": 2,
-        "batch_size": 128,
+        "batch_size": 32,
         "log_steps": 1,
     }
     settings |= {"optimizer": OptimizerConfig(lr=0.05), "compute": IN_PROCESS}

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_models import FEW
 
 TESTS = Path(__file__).parent
 TOLD = {
@@ -28,7 +29,7 @@ TOLD = {
     "recipe": "UsageError: recipe is 5; give a name, or the path of a .toml file",
     "rows": r"UsageError: rows are \[1.5\]; they must be a list of whole numbers",
     "seed": "UsageError: seeds are 'a'; they must be a list of whole numbers",
-    "row of views": "UsageError: row is 9999; rows are from 0 to 383",
+    "row of views": f"UsageError: row is 9999; rows are from 0 to {FEW - 1}",
     "rows of views": r"UsageError: views are asked for by \[5\]; give pairs \(row, seed\)",
     "other classes": "ModelError: the model gives 7 classes, and digits:test has 10; give data of",
     "no model": "UsageError: model is None; it must be torch.Module",

@@ -88,6 +88,9 @@ def noise(length: int = 40, classes: int = 5, size: int = 16) -> Noise:
     return Noise(length, classes, size)
 
 
+FEW = 256
+
+
 class FewDigits:
     """Some of scikit-learn's digits, which train in no time."""
 
@@ -104,7 +107,7 @@ class FewDigits:
         return Image.fromarray(self.data[index]), int(self.targets[index])
 
 
-def few_digits(length: int = 384) -> FewDigits:
+def few_digits(length: int = FEW) -> FewDigits:
     return FewDigits(length)
 
 
@@ -120,7 +123,7 @@ class SlowDigits(FewDigits):
         return super().__getitem__(index)
 
 
-def slow_digits(length: int = 384, seconds: float = 0.0) -> FewDigits:
+def slow_digits(length: int = FEW, seconds: float = 0.0) -> FewDigits:
     return SlowDigits(length, seconds)
 
 
@@ -137,7 +140,7 @@ class LoggedDigits(FewDigits):
         return super().__getitem__(index)
 
 
-def logged_digits(length: int = 384, log: str = "") -> FewDigits:
+def logged_digits(length: int = FEW, log: str = "") -> FewDigits:
     return LoggedDigits(length, log)
 
 
@@ -151,7 +154,7 @@ class Parity(FewDigits):
         self.targets = self.targets % 2
 
 
-def parity(length: int = 384) -> FewDigits:
+def parity(length: int = FEW) -> FewDigits:
     return Parity(length)
 
 
@@ -159,7 +162,7 @@ class NamedDigits(FewDigits):
     classes = tuple(f"digit {number}" for number in range(10))
 
 
-def named_digits(length: int = 384) -> FewDigits:
+def named_digits(length: int = FEW) -> FewDigits:
     return NamedDigits(length)
 
 

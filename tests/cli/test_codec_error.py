@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from runs import CONV, dump
+from runs import CONV, DIGITS, dump
 
 from kdcache_cli import main
 
@@ -102,18 +102,18 @@ def test_a_teacher_and_a_cache_serve_as_well(tmp_path: Path) -> None:
         "--teacher",
         CONV,
         "--data",
-        "digits:train",
+        DIGITS,
         "--recipe",
         "digits",
         "--views",
-        "1200",
+        "512",
         *codecs,
     )
     assert teacher.exit_code == 0 and "another view" in teacher.stdout, teacher.output
     dump(tmp_path / "cache", codec="full:dtype=float32", seeds="0:2")
-    cached = run(tmp_path / "cache", "--views", "1200", *codecs)
+    cached = run(tmp_path / "cache", "--views", "512", *codecs)
     assert cached.exit_code == 0 and "lowrank:step=1" in cached.stdout, cached.output
-    helped = run(tmp_path / "cache", "--views", "1200", "--teacher", f"{CONV},seed=7", *codecs)
+    helped = run(tmp_path / "cache", "--views", "512", "--teacher", f"{CONV},seed=7", *codecs)
     assert helped.exit_code == 0 and helped.stdout != cached.stdout, helped.output
     other = run(tmp_path / "cache", "--teacher", f"{CONV},seed=9", *codecs)
     assert other.exit_code != 0 and "is not the one that cache" in other.stderr

@@ -14,9 +14,9 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
-from runs import CONV, MLP
+from runs import CONV, DIGITS, MLP
 from safetensors.torch import save_file
-from tiny_models import conv
+from tiny_models import FEW, conv
 
 from kdcache.cache import open_cache
 from kdcache.train.metrics import read_metrics
@@ -24,7 +24,7 @@ from kdcache_cli.commands import main
 
 DUMP = (
     "--data",
-    "digits:train",
+    DIGITS,
     "--teacher",
     f"{CONV},seed=7",
     "--recipe",
@@ -102,17 +102,17 @@ def test_dump_train_info_verify(cache: Path, tmp_path: Path) -> None:
     done = kdcache("dump-teacher", cache, *DUMP, "--seeds", "0:3")
     assert done.exit_code == 0
     assert done.stdout.splitlines()[-1].startswith(
-        f"kdcache train-student RUN --cache {cache} --data digits:train"
+        f"kdcache train-student RUN --cache {cache} --data {DIGITS}"
     )
     info = result_of("info", cache)
     assert info["complete_seeds"] == [0, 1, 2] and info["manifest"]["classes"] == 10
-    report = result_of("verify", cache, "--views", 6, "--data", "digits:train")
+    report = result_of("verify", cache, "--views", 6, "--data", DIGITS)
     assert report["faults"] == [] and report["views"]["checked"] == 6
     words = (
         "--cache",
         cache,
         "--data",
-        "digits:train",
+        DIGITS,
         "--student",
         MLP,
         "--epochs",
@@ -121,10 +121,10 @@ def test_dump_train_info_verify(cache: Path, tmp_path: Path) -> None:
         0,
     )
     trained = result_of(
-        "train-student", tmp_path / "run", *words, "--eval-data", "digits:test", "--lr", 0.05
+        "train-student", tmp_path / "run", *words, "--eval-data", DIGITS, "--lr", 0.05
     )
     assert 0 <= trained["top1"] <= 100
-    again = ("train-student", tmp_path / "run", *words, "--eval-data", "digits:test", "--lr", 0.05)
+    again = ("train-student", tmp_path / "run", *words, "--eval-data", DIGITS, "--lr", 0.05)
     for command in (("info", cache), ("verify", cache), again):
         assert kdcache(*command).exit_code == 0
 
@@ -142,7 +142,7 @@ def test_cached_equals_online_through_the_commands(cache: Path, tmp_path: Path) 
     result_of("dump-teacher", exact, *DUMP, "--seeds", "0:2", "--codec", "full:dtype=float32")
     common = (
         "--data",
-        "digits:train",
+        DIGITS,
         "--student",
         MLP,
         "--loss",
@@ -150,7 +150,7 @@ def test_cached_equals_online_through_the_commands(cache: Path, tmp_path: Path) 
         "--epochs",
         2,
         "--batch-size",
-        40,
+        10,
     )
     common += ("--lr", 0.05, "--workers", 0, "--set", "log_steps=1")
     result_of("train-student", tmp_path / "cached", "--cache", exact, *common)
@@ -173,7 +173,7 @@ def test_a_config_file_says_all_and_flags_override_it(tmp_path: Path) -> None:
     file.write_text(f"""
         [dump-teacher]
         cache = "{tmp_path}/cache"
-        data = "digits:train"
+        data = "{DIGITS}"
         teacher = "{CONV},seed=7"
         recipe = "digits"
         seeds = "0:2"
@@ -181,7 +181,7 @@ def test_a_config_file_says_all_and_flags_override_it(tmp_path: Path) -> None:
         [train-student]
         run = "{tmp_path}/run"
         cache = "{tmp_path}/cache"
-        data = "digits:train"
+        data = "{DIGITS}"
         student = "{MLP}"
         epochs = 5
         optimizer = {{ name = "adamw", lr = 0.01 }}
@@ -206,13 +206,13 @@ def test_plan_says_what_the_dump_takes_and_writes_nothing(tmp_path: Path) -> Non
     assert not (tmp_path / "cache").exists()
     written = result_of(*words)
     files = sum(path.is_file() for path in (tmp_path / "cache").rglob("*"))
-    assert plan["files"] == files and plan["views"] == 4 * 1197
+    assert plan["files"] == files and plan["views"] == 4 * FEW
     assert plan["bytes"] == pytest.approx(written["bytes"], rel=0.2)
     shown = dict(
         line.split("  ", 1)
         for line in kdcache(*words, "--plan", "--world-size", 3).stdout.splitlines()
     )
-    assert shown["data"].strip() == "1,197 samples of 10 classes"
+    assert shown["data"].strip() == f"{FEW} samples of 10 classes"
     assert shown["recipe"].strip() == "digits, views of 8x8 pixels"
     assert "views/s and " in shown["speed"] and "a unit, each process" in shown["speed"]
     assert shown["time left"].strip() == "0.0 s with 3 processes"
@@ -229,7 +229,7 @@ def test_a_plan_counts_the_processes_that_are_to_share_the_dump(
         "--seeds",
         "0:4",
         "--unit-rows",
-        256,
+        52,
         "--plan",
     )
     for name, value in {"SLURM_PROCID": "0", "SLURM_NTASKS": "16"}.items():
@@ -241,13 +241,13 @@ def test_a_plan_counts_the_processes_that_are_to_share_the_dump(
     assert plan["device_hours_per_million_views"] == pytest.approx(
         1e6 / plan["views_per_second"] / 3600
     )
-    assert plan["seconds_per_unit"] == pytest.approx(256 / plan["views_per_second"])
+    assert plan["seconds_per_unit"] == pytest.approx(52 / plan["views_per_second"])
     assert (
         plan["bytes_per_seed"] == pytest.approx(plan["bytes"] / 4, abs=1)
         and plan["files_per_seed"] == 12
     )
     alone = result_of(*words, "--world-size", 1)
-    assert alone["seconds"] == pytest.approx(4 * 1197 / alone["views_per_second"], rel=0.1)
+    assert alone["seconds"] == pytest.approx(4 * FEW / alone["views_per_second"], rel=0.1)
 
 
 @pytest.mark.parametrize("codec", ["topk:k=2", "full:dtype=bfloat16"])

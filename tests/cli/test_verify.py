@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
-from runs import CONV, dump
+from runs import CONV, DIGITS, dump
+from tiny_models import FEW
 
 from kdcache_cli.commands import main
 
 TEACHER = f"{CONV},seed=7"
 CPU = ("--workers", "0", "--device", "cpu")
-HERE = (*CPU, "--data", "digits:train")
+HERE = (*CPU, "--data", DIGITS)
 
 
 def kdcache(*words: object) -> Result:
@@ -28,7 +29,7 @@ def lines_of(done: Result) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def dumped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("dumped") / "cache"
-    dump(path, unit_rows=256)
+    dump(path, unit_rows=64)
     return path
 
 
@@ -58,7 +59,7 @@ def test_json_says_the_same(cache: Path) -> None:
         "--batch-size",
         7,
         "--data",
-        "digits:split=train",
+        f"{DIGITS},length={FEW}",
     )
     done = kdcache("verify", cache, "--teacher", TEACHER, *HERE, *words, "--json")
     assert done.exit_code == 0, done.output
@@ -147,15 +148,15 @@ def test_files_that_changed_are_named_with_exit_code_1(tmp_path: Path) -> None:
         (["--teacher", TEACHER, "--device", "tpu9"], 2, "use auto, cpu"),
         (["--teacher", TEACHER, "--workers", "-1"], 2, "it must be from 0 to 1024"),
         (["--teacher", TEACHER, "--views", "0"], 2, "it must be at least 1 to run a teacher on"),
-        (["--views", "5"], 2, "made from digits:train; if that is right, add --data digits:train"),
+        (["--views", "5"], 2, f"made from {DIGITS}; if that is right, add --data {DIGITS}"),
         (["--precision", "bfloat16"], 2, "say how a teacher runs; give --teacher SPEC too"),
         (["--batch-size", "8"], 2, "say how a teacher runs; give --teacher SPEC too"),
-        (["--contents", "--data", "digits:train"], 2, "was made without content digests"),
-        (["--data", "digits:train"], 2, "give --views N, --contents or --teacher SPEC too"),
+        (["--contents", "--data", DIGITS], 2, "was made without content digests"),
+        (["--data", DIGITS], 2, "give --views N, --contents or --teacher SPEC too"),
     ],
 )
 def test_mistakes_are_one_line(cache: Path, words: list[str], code: int, told: str) -> None:
-    data = [] if "--teacher" not in words or "--data" in words else ["--data", "digits:train"]
+    data = [] if "--teacher" not in words or "--data" in words else ["--data", DIGITS]
     done = kdcache("verify", cache, *words, *data)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("kdcache: error: ")]
     assert (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import CONV, IN_PROCESS, dump
+from runs import CONV, DIGITS, IN_PROCESS, dump
 
 from kdcache.cache import open_cache
 from kdcache.codec_error.measure import (
@@ -269,23 +269,23 @@ def test_a_file_that_is_no_npz(tmp_path: Path, content: bytes | None) -> None:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("codec-error") / "cache"
-    dump(path, codec="full:dtype=float32", seeds="0:2", unit_rows=256)
+    dump(path, codec="full:dtype=float32", seeds="0:2", unit_rows=64)
     return path
 
 
 def test_a_cache_gives_each_view_the_other_view_of_its_sample(cache: Path) -> None:
-    opened = pairs_from_cache(cache, views=600)
+    opened = pairs_from_cache(cache, views=300)
     held = open_cache(cache)
-    first, second = (held.codec.decode(held.read(seed, range(300))).logits() for seed in (0, 1))
+    first, second = (held.codec.decode(held.read(seed, range(150))).logits() for seed in (0, 1))
     assert torch.equal(opened.teacher, torch.cat([first, second]))
     assert torch.equal(opened.student, torch.cat([second, first]))
-    assert opened.groups.tolist() == [*range(300), *range(300)]
+    assert opened.groups.tolist() == [*range(150), *range(150)]
     assert len(pairs_from_cache(cache, views=10**6).teacher) == 2 * held.manifest.rows
 
 
 def test_a_teacher_gives_what_its_cache_holds(cache: Path) -> None:
     settings: dict[str, Any] = {
-        "data": "digits:train",
+        "data": DIGITS,
         "recipe": "digits",
         "views": 300,
         "compute": IN_PROCESS,
@@ -302,11 +302,9 @@ def test_a_teacher_gives_what_its_cache_holds(cache: Path) -> None:
 
 def test_a_student_sees_the_views_that_the_teacher_saw(cache: Path) -> None:
     student = f"{CONV},seed=8"
-    read = pairs_from_cache(
-        cache, views=100, student=student, data="digits:train", compute=IN_PROCESS
-    )
+    read = pairs_from_cache(cache, views=100, student=student, data=DIGITS, compute=IN_PROCESS)
     settings: dict[str, Any] = {
-        "data": "digits:train",
+        "data": DIGITS,
         "recipe": "digits",
         "student": student,
         "compute": IN_PROCESS,
@@ -381,7 +379,7 @@ def test_students_and_data_that_do_not_fit(cache: Path) -> None:
         pairs_from_cache(cache, views=100, student=CONV, data="digits:test", compute=IN_PROCESS)
     with pytest.raises(KdcacheError, match="gives 9 classes, and 10 are asked for"):
         pairs_from_cache(
-            cache, views=100, student=f"{CONV},classes=9", data="digits:train", compute=IN_PROCESS
+            cache, views=100, student=f"{CONV},classes=9", data=DIGITS, compute=IN_PROCESS
         )
 
 
@@ -395,7 +393,7 @@ def test_a_recipe_that_draws_nothing_gives_no_stand_in(tmp_path: Path) -> None:
         UsageError, match=r"gives the teacher's own logits.*use a recipe that draws at random"
     ):
         pairs_from_teacher(
-            CONV, data="digits:train", recipe=str(recipe), views=20, compute=IN_PROCESS
+            CONV, data=DIGITS, recipe=str(recipe), views=20, compute=IN_PROCESS
         ).require_gradient()
 
 

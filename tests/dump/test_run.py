@@ -10,8 +10,9 @@ import timm
 import torch
 from caches import contents, temporaries
 from PIL import Image
-from runs import CONV, IN_PROCESS, MLP, dump, largest_file, train
+from runs import CONV, DIGITS, IN_PROCESS, MLP, dump, largest_file, train
 from safetensors.torch import save_file
+from tiny_models import FEW
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.documents.commit import commit_key
@@ -43,7 +44,7 @@ EXACT = "full:dtype=float32"
 
 def config(path: Path, **changes: Any) -> DumpConfig:
     settings: dict[str, Any] = {
-        "data": "digits:train",
+        "data": DIGITS,
         "teacher": f"{CONV},seed=7",
         "recipe": "digits",
         "compute": IN_PROCESS,
@@ -52,7 +53,7 @@ def config(path: Path, **changes: Any) -> DumpConfig:
 
 
 def direct(
-    cache: Cache, seed: int, data: str = "digits:train", teacher: str = f"{CONV},seed=7"
+    cache: Cache, seed: int, data: str = DIGITS, teacher: str = f"{CONV},seed=7"
 ) -> tuple[Logits, Targets]:
     """Return the teacher's logits of all rows, computed without a dump, and the targets."""
     recipe = load_recipe("digits")
@@ -77,12 +78,12 @@ def images(folder: Path, count: int, *broken: int) -> str:
 
 
 def test_records_are_the_teachers_logits_and_the_figures_are_right(tmp_path: Path) -> None:
-    result = dump(tmp_path, codec=EXACT, unit_rows=200)
+    result = dump(tmp_path, codec=EXACT, unit_rows=50)
     cache = open_cache(tmp_path)
     accuracies = []
     for seed in (0, 1):
         logits, targets = direct(cache, seed)
-        stored = torch.from_numpy(cache.read(seed, range(1197))["logits"].copy())
+        stored = torch.from_numpy(cache.read(seed, range(FEW))["logits"].copy())
         torch.testing.assert_close(stored, logits, rtol=1e-5, atol=1e-5)
         for commit in cache.commits(seed):
             rows = slice(commit.start, commit.stop)
@@ -95,28 +96,28 @@ def test_records_are_the_teachers_logits_and_the_figures_are_right(tmp_path: Pat
         and accuracies[0] != accuracies[1]
     )
     assert (
-        result["rows"] == 1197
+        result["rows"] == FEW
         and result["units_written"] == 2 * 6
         and result["seeds"] == [0, 1]
         and result["absent"] == 0
     )
     size = sum(len(data) for name, (data, _) in contents(tmp_path).items() if "records/c/" in name)
-    assert result["bytes"] == size and result["bytes_per_view"] == size / (2 * 1197)
+    assert result["bytes"] == size and result["bytes_per_view"] == size / (2 * FEW)
 
 
 def test_run_again_it_writes_what_is_missing_and_nothing_else(tmp_path: Path) -> None:
-    dump(tmp_path, unit_rows=128)
+    dump(tmp_path, unit_rows=32)
     whole = contents(tmp_path)
-    assert dump(tmp_path, unit_rows=128)["units_written"] == 0
+    assert dump(tmp_path, unit_rows=32)["units_written"] == 0
     assert contents(tmp_path) == whole
-    lost = [(0, 2), (0, 9), (1, 0)]
+    lost = [(0, 2), (0, 7), (1, 0)]
     for seed, unit in lost:
         (tmp_path / commit_key(seed, unit)).unlink()
     (
         tmp_path / object_key(0, 2)
     ).unlink()  # the other two are as if killed between object and commit
     kept = contents(tmp_path)
-    assert dump(tmp_path, unit_rows=128)["units_written"] == len(lost)
+    assert dump(tmp_path, unit_rows=32)["units_written"] == len(lost)
     after = contents(tmp_path)
     assert {name: after[name] for name in kept} == kept
     written = {commit_key(seed, unit) for seed, unit in lost} | {object_key(0, 2)}
@@ -131,9 +132,9 @@ def test_run_again_it_writes_what_is_missing_and_nothing_else(tmp_path: Path) ->
 
 
 def test_more_seeds_change_nothing_that_is_there(tmp_path: Path) -> None:
-    dump(tmp_path, seeds="0:1", unit_rows=512)
+    dump(tmp_path, seeds="0:1", unit_rows=100)
     before = contents(tmp_path)
-    assert dump(tmp_path, seeds="0:1,5", unit_rows=512)["units_written"] == 3
+    assert dump(tmp_path, seeds="0:1,5", unit_rows=100)["units_written"] == 3
     after = contents(tmp_path)
     assert {name: after[name] for name in before} == before
     assert open_cache(tmp_path).complete_seeds() == [0, 5]
@@ -147,13 +148,13 @@ def test_workers_change_no_byte_and_batch_sizes_no_more_than_rounding(tmp_path: 
         "workers": {"compute": ComputeConfig(workers=2, device="cpu")},
         "batches": {"batch_size": 33},
     }.items():
-        run_dump(config(tmp_path / name, codec=EXACT, unit_rows=300, **changes))
+        run_dump(config(tmp_path / name, codec=EXACT, unit_rows=64, **changes))
     plain, workers, batches = (
         open_cache(tmp_path / name) for name in ("plain", "workers", "batches")
     )
     for unit in range(4):
         assert plain.objects.get(object_key(0, unit)) == workers.objects.get(object_key(0, unit))
-    rows = range(1197)
+    rows = range(FEW)
     np.testing.assert_allclose(
         plain.read(0, rows)["logits"], batches.read(0, rows)["logits"], rtol=1e-5, atol=1e-5
     )
@@ -163,8 +164,8 @@ def test_batches_never_cross_units(tmp_path: Path) -> None:
     """So a unit is computed in the same batches whichever other units are there."""
     settings: dict[str, Any] = {
         "teacher": "tiny_models:batchwise",
-        "batch_size": 32,
-        "unit_rows": 100,
+        "batch_size": 8,
+        "unit_rows": 25,
         "codec": EXACT,
     }
     dump(tmp_path, seeds="0:1", **settings)
@@ -172,8 +173,8 @@ def test_batches_never_cross_units(tmp_path: Path) -> None:
         (tmp_path / commit_key(0, unit)).unlink()
         (tmp_path / object_key(0, unit)).unlink()
     dump(tmp_path, seeds="0:1", **settings)
-    sizes = open_cache(tmp_path).read(0, range(1197))["logits"][:, 0]
-    assert sizes.tolist() == ([32.0] * 96 + [4.0] * 4) * 11 + [32.0] * 96 + [1.0]
+    sizes = open_cache(tmp_path).read(0, range(FEW))["logits"][:, 0]
+    assert sizes.tolist() == ([8.0] * 24 + [1.0]) * 10 + [6.0] * 6
 
 
 def test_a_unit_is_a_random_subset_of_the_source(tmp_path: Path) -> None:
@@ -353,9 +354,9 @@ def test_logits_that_are_not_finite_keep_the_units_before(tmp_path: Path) -> Non
 
 
 def test_a_full_disk_stops_the_dump_and_it_goes_on_later(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"seeds": "0:1", "unit_rows": 1024, "codec": EXACT}
+    settings: dict[str, Any] = {"seeds": "0:1", "unit_rows": 192, "codec": EXACT}
     with (
-        largest_file(20_000),
+        largest_file(4_000),
         pytest.raises(CacheError, match=r"c/0/0 \(\d+ bytes\).*free some space and run"),
     ):
         dump(tmp_path, **settings)
@@ -369,14 +370,14 @@ def test_a_plan_writes_nothing_and_says_what_comes(tmp_path: Path, codec: str) -
     settings = config(tmp_path / "cache", seeds="0:3", unit_rows=128, codec=codec)
     plan = plan_dump(settings)
     assert not (tmp_path / "cache").exists()
-    assert plan["views"] == 3 * 1197 and plan["units"] == 30 and plan["units_done"] == 0
+    assert plan["views"] == 3 * FEW and plan["units"] == 6 and plan["units_done"] == 0
     assert plan["seconds"] > 0 and plan["views_per_second"] > 0 and plan["free_bytes"] > 0
     result = run_dump(settings)
     files = contents(tmp_path / "cache")
     assert plan["files"] == len(files)
     assert plan["bytes"] == pytest.approx(result["bytes"], rel=0.05)
     again = plan_dump(config(tmp_path / "cache", seeds="0:4", unit_rows=128, codec=codec))
-    assert again["units"] == 40 and again["units_done"] == 30
+    assert again["units"] == 8 and again["units_done"] == 6
     assert again["gradient_error"] == ({} if codec == EXACT else plan["gradient_error"]), (
         "a dump measures no exact codec"
     )
@@ -401,7 +402,7 @@ def test_the_precision_is_recorded_and_must_stay(tmp_path: Path) -> None:
         half.manifest.teacher.precision == "bfloat16"
         and whole.manifest.teacher.precision == "float32"
     )
-    exact, rounded = (cache.read(0, range(1197))["logits"] for cache in (whole, half))
+    exact, rounded = (cache.read(0, range(FEW))["logits"] for cache in (whole, half))
     assert not np.array_equal(exact, rounded)
     np.testing.assert_allclose(rounded, exact, rtol=0.05, atol=0.05 * np.abs(exact).max())
     with pytest.raises(
@@ -422,13 +423,13 @@ def test_a_teacher_at_chance_is_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kdcache.dump.plan.PLAN_SECONDS", 60.0)  # long enough for all views
-    accuracy = dump(tmp_path / "cache", seeds="0:1", unit_rows=2048)["teacher_accuracy"]
+    accuracy = dump(tmp_path / "cache", seeds="0:1", unit_rows=256)["teacher_accuracy"]
     assert (
         accuracy < 20
         and f"note: the teacher is right on {accuracy:.1f} % of these views, chance is 10.0 %"
         in capsys.readouterr().err
     )
-    assert plan_dump(config(tmp_path / "plan", seeds="0:1", unit_rows=2048))[
+    assert plan_dump(config(tmp_path / "plan", seeds="0:1", unit_rows=256))[
         "teacher_accuracy"
     ] == pytest.approx(accuracy, abs=0.01)
 
@@ -437,20 +438,17 @@ def test_the_same_weights_used_otherwise_are_another_teacher(tmp_path: Path) -> 
     weights = tmp_path / "teacher.safetensors"
     save_file(timm.create_model("test_resnet", num_classes=10, in_chans=1).state_dict(), weights)
     teacher = f"timm:test_resnet,input_size=32,weights={weights}"
-    dump(tmp_path / "cache", teacher=teacher, seeds="0:1", data="digits:test")
+    dump(tmp_path / "cache", teacher=teacher, seeds="0:1")
     assert (
         dump(
             tmp_path / "cache",
             teacher=f"{teacher},mean=0.5,std=0.5",
             seeds="0:1",
-            data="digits:test",
         )["units_written"]
         == 0
     )
     with pytest.raises(MismatchError, match=r"teacher\.architecture.*global_pool=max"):
-        dump(
-            tmp_path / "cache", teacher=f"{teacher},global_pool=max", seeds="1", data="digits:test"
-        )
+        dump(tmp_path / "cache", teacher=f"{teacher},global_pool=max", seeds="1")
 
 
 def test_a_cache_without_units_may_be_removed(tmp_path: Path) -> None:
@@ -473,7 +471,7 @@ def test_an_order_seed_out_of_range_is_refused(tmp_path: Path, order_seed: int) 
 
 def test_the_codec_follows_from_the_classes_if_none_is_chosen(tmp_path: Path) -> None:
     dump(tmp_path / "few", seeds="0:1")
-    many = "tiny_models:noise,length=400,classes=65,size=8"
+    many = "tiny_models:noise,length=150,classes=65,size=8"
     dump(
         tmp_path / "many",
         data=many,
@@ -484,7 +482,7 @@ def test_the_codec_follows_from_the_classes_if_none_is_chosen(tmp_path: Path) ->
     assert names == ["full", "lowrank"]
 
 
-def many_classes(scale: float, length: int = 800) -> dict[str, Any]:
+def many_classes(scale: float, length: int = 400) -> dict[str, Any]:
     teacher = f"tiny_models:conv,classes=100,mean=0.5,std=0.25,seed=7,scale={scale}"
     return {
         "data": f"tiny_models:noise,length={length},classes=100,size=8",
@@ -535,7 +533,7 @@ def test_the_default_is_chosen_where_a_recipe_draws_nothing(tmp_path: Path) -> N
 def test_without_a_codec_a_dump_goes_on_with_that_of_the_cache(
     tmp_path: Path, codec: str | None
 ) -> None:
-    settings = {**many_classes(0.3, length=400)}
+    settings = {**many_classes(0.3, length=160)}
     dump(tmp_path, codec=codec, **settings)
     before = open_cache(tmp_path).manifest
     assert dump(tmp_path, **{**settings, "seeds": "0:2"})["units_written"] > 0

@@ -22,7 +22,7 @@ from kdcache.cache.writing import commit_unit
 from kdcache.errors import KdcacheError
 from kdcache.tools.garbage import collect_garbage
 
-LARGE = 80 * 2**20
+LARGE = 32 * 2**20
 MOST_GROWTH = 24 * 10**6
 
 

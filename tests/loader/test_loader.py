@@ -1,9 +1,6 @@
 """`DistillationLoader` in loops of other people: the steps of `train-student`, and its promises."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,6 +13,7 @@ import tiny_models
 import torch
 from map_caches import DATA as MAPS
 from map_caches import made
+from nursery import script
 from runs import CONV, MLP, dump, losses, steps, train
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -305,20 +303,11 @@ torch.distributed.destroy_process_group()
 def test_processes_that_others_have_joined_share_each_step(cache: Path, tmp_path: Path) -> None:
     alone = DistillationLoader(cache, data=DIGITS, **HERE)
     whole = [batch.rows.tolist() for batch in batches_of(alone, 2)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    ranks = []
-    for rank in range(2):
-        words = [
-            sys.executable,
-            "-c",
-            OF_A_RANK,
-            str(rank),
-            str(tmp_path / "store"),
-            str(cache),
-            DIGITS,
-        ]
-        ranks.append(subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True))
-    told = [rank.communicate(timeout=120)[0].splitlines() for rank in ranks]
+    file = tmp_path / "of_a_rank.py"
+    file.write_text(OF_A_RANK)
+    words = (str(tmp_path / "store"), str(cache), DIGITS)
+    ranks = [script(file, str(rank), *words, folder=tmp_path) for rank in range(2)]
+    told = [out.splitlines() for _, out, _ in (rank.end() for rank in ranks)]
     first, second = ([json.loads(line) for line in lines] for lines in told)
     assert [one + other for one, other in zip(first, second, strict=True)] == whole
     assert {len(rows) for rows in first + second} == {8}

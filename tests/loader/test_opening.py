@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import CONV, MLP, dump, train, train_config
+from runs import CONV, DIGITS, MLP, dump, train, train_config
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.documents.commit import commit_key
@@ -21,9 +21,10 @@ from kdcache.sources import open_source
 from kdcache.train.metrics import read_metrics
 from kdcache.train.run import Trainer
 
-FEW = "tiny_models:few_digits"
-SETTINGS: dict[str, Any] = {"data": FEW, "student": MLP, "batch_size": 64, "loss": "dist:tau=4"}
-FULL = {"data": FEW, "codec": "full:dtype=float32", "unit_rows": 64}
+SAMPLES = 192
+FEW = f"{DIGITS},length={SAMPLES}"
+SETTINGS: dict[str, Any] = {"data": FEW, "student": MLP, "batch_size": 32, "loss": "dist:tau=4"}
+FULL = {"data": FEW, "codec": "full:dtype=float32", "unit_rows": 32}
 """Six units a seed."""
 
 
@@ -169,7 +170,7 @@ def test_a_teacher_of_other_classes_is_mapped(tmp_path: Path, two: list[str]) ->
     table = "student,teacher\n" + "".join(
         f"{digit % 2},{digit}\n" for digit in range(9)
     )  # nines are neither
-    data = "tiny_models:parity"
+    data = f"tiny_models:parity,length={SAMPLES}"
     cache = open_cache(two[0])
     dump(tmp_path / "parity", teacher=f"{CONV},classes=2", **{**FULL, "data": data}, seeds="0:1")
     with pytest.raises(MismatchError, match=r"is not what cache .* was made from"):
@@ -286,7 +287,7 @@ def test_a_cache_that_lacks_units_is_refused_unless_told_otherwise(
 ) -> None:
     with pytest.raises(
         MissingUnitError,
-        match=r"lacks 2 of 6 units of seed 0, the first is seed 0, unit 1 \(rows 64 to 127\)",
+        match=r"lacks 2 of 6 units of seed 0, the first is seed 0, unit 1 \(rows 32 to 63\)",
     ):
         train(tmp_path / "run", cache=holed, seeds="0:2", **SETTINGS)
     assert open_replay(
@@ -301,7 +302,7 @@ def test_skip_trains_on_what_is_there(tmp_path: Path, holed: str, loss: str) -> 
     assert trainer.loader.replay.seeds == [0, 1]
     trainer._start_epoch()
     rows = {int(row) for batch in trainer.loader.rendered() for row in batch.rows}
-    assert rows == set(range(384)) - set(range(64, 128)) - set(range(256, 320))
+    assert rows == set(range(SAMPLES)) - set(range(32, 64)) - set(range(128, 160))
     result = train(tmp_path / "run", cache=holed, on_miss="skip", epochs=2, **settings)
     assert result["steps"] == 4 + 6
 
@@ -318,7 +319,7 @@ def test_teacher_fills_in_what_is_not_there(tmp_path: Path, holed: str) -> None:
     )
     batch = first_batch(trainer)
     assert trainer.loader.teacher.rows(batch).logits().shape == (
-        64,
+        32,
         10,
     ), "also of a seed of which nothing is there"
 
@@ -349,13 +350,13 @@ def test_another_teacher_does_not_fill_in(
 def test_a_partial_slab_refuses_the_rows_that_it_lacks(holed: str) -> None:
     cache = open_cache(holed)
     slab = cache.slab(0, is_partial=True)
-    assert slab.missing.tolist() == [*range(64, 128), *range(256, 320)] and len(slab.absent) == 0
-    there = np.setdiff1d(np.arange(384), slab.missing)
+    assert slab.missing.tolist() == [*range(32, 64), *range(128, 160)] and len(slab.absent) == 0
+    there = np.setdiff1d(np.arange(SAMPLES), slab.missing)
     assert (
         slab.gather(there).tobytes() == cache.slab(1).gather(there).tobytes()
-        or len(slab.gather(there)) == 256
+        or len(slab.gather(there)) == 4 * 32
     )
-    for row in (64, 127, 256):
+    for row in (32, 63, 128):
         with pytest.raises(MissingUnitError, match=f"row {row} is not dumped yet"):
             slab.gather(np.array([0, row]))
 
@@ -415,13 +416,13 @@ def test_on_miss_that_makes_no_sense_is_refused(
 def test_samples_by_number_and_by_key(tmp_path: Path, two: list[str]) -> None:
     source = open_source(FEW)
     keys = tmp_path / "keys.txt"
-    keys.write_text("".join(f"{source.key(index)}\n" for index in range(100, 300)))
+    keys.write_text("".join(f"{source.key(index)}\n" for index in range(50, 150)))
     found = []
-    for samples in ("100:300", str(keys)):
+    for samples in ("50:150", str(keys)):
         trainer = Trainer(train_config(tmp_path, cache=two[0], samples=samples, **SETTINGS))
         trainer._start_epoch()
         rows = np.concatenate([batch.rows.numpy() for batch in trainer.loader.rendered()])
-        assert len(rows) == 192 and set(trainer.loader.replay.order[rows]) <= set(range(100, 300))
+        assert len(rows) == 96 and set(trainer.loader.replay.order[rows]) <= set(range(50, 150))
         found.append(rows.tolist())
     assert found[0] == found[1]
     assert (
@@ -432,8 +433,8 @@ def test_samples_by_number_and_by_key(tmp_path: Path, two: list[str]) -> None:
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        ("5:5", "samples '5:5' are none, or past the last of 384"),
-        ("0:385", "past the last of 384"),
+        ("5:5", "samples '5:5' are none, or past the last of 192"),
+        ("0:193", "past the last of 192"),
         (
             "nowhere.txt",
             "samples 'nowhere.txt' are neither A:B nor a text file with a key on each line",
@@ -461,7 +462,7 @@ def test_rows_from_several_places_are_joined_in_the_order_of_the_batch(
     trainer = Trainer(config)
     batch = first_batch(trainer)
     slab = open_cache(holed).slab(0, is_partial=True)
-    assert 0 < slab.is_missing(batch.rows.numpy()).sum() < 64, "rows of both kinds"
+    assert 0 < slab.is_missing(batch.rows.numpy()).sum() < 32, "rows of both kinds"
     rows = trainer.loader.teacher.rows(batch)
     compute = Compute(config.compute)
     from kdcache.loader.teachers import OnlineTeacher
@@ -473,7 +474,7 @@ def test_rows_from_several_places_are_joined_in_the_order_of_the_batch(
     online = OnlineTeacher(model, compute).rows(batch)
     np.testing.assert_allclose(rows.logits(), online.logits(), atol=1e-5)
     np.testing.assert_allclose(rows.std(), online.std(), atol=1e-5)
-    tau = torch.linspace(1, 4, 64)
+    tau = torch.linspace(1, 4, 32)
     np.testing.assert_allclose(rows.probs(tau), online.probs(tau), atol=1e-6)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from caches import fill
-from runs import CONV, IN_PROCESS, dump
+from runs import CONV, DIGITS, IN_PROCESS, dump
+from tiny_models import FEW
 
 from kdcache.cache import Cache, open_cache
 from kdcache.errors import MissingUnitError, UsageError
@@ -32,9 +33,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 
 def batch_of(cache: Cache, views: list[tuple[int, int]]) -> Batch:
-    recipe = cache.recipe
     batch: Any = ViewDataset(
-        open_source("digits:train"), recipe, cache.order, sizes=[8]
+        open_source(DIGITS), cache.recipe, cache.order, sizes=[8]
     ).__getitems__(views)
     assert isinstance(batch, Batch)
     return batch
@@ -49,7 +49,7 @@ def test_cached_rows_are_those_of_the_teacher_in_the_loop(cache: Cache) -> None:
     cached = CachedTeacher(cache, SlabReader(cache), compute)
     for teacher in (cached, online):
         assert isinstance(teacher, Teacher)
-    rows = [1196, 3, 700, 3, 0]
+    rows = [FEW - 1, 3, 170, 3, 0]
     for seed, following in ((0, [1]), (1, [0]), (0, [])):
         batch = batch_of(cache, [(row, seed) for row in rows])
         for teacher in (cached, online):

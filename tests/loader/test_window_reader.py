@@ -31,17 +31,18 @@ from kdcache.loader.window_reader import UnitStream
 from kdcache.sources import open_source
 from kdcache.train.checkpoint import load_checkpoint
 from kdcache.train.metrics import NoMetrics
+from kdcache.train.run import TrainConfig
 from kdcache.train.trainer import Trainer
 from kdcache.verify.cache import verify_cache
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe, partners
 
 PLAIN = load_recipe("digits")
 MIXING = Recipe("mixes", {"size": 8, "transforms": [], "mixing": {"mixup": 1.0, "block": 16}})
-DATA = "tiny_models:few_digits,length=240"
+DATA = "tiny_models:few_digits,length=120"
 TARS: dict[str, Any] = {
     "data": DATA,
     "store": "webdataset",
-    "unit_rows": 32,
+    "unit_rows": 16,
     "codec": "full:dtype=float32",
 }
 
@@ -113,9 +114,9 @@ def read_epoch(
     check them on the way."""
     cache = open_cache(cache_path)
     source, plain = CachedSource(cache), open_source(DATA)
-    blocks = Blocks(length=240, unit_rows=32, window=2)
-    views = epoch_views(np.arange(240), 240, [1], PLAIN, run_seed=5, epoch=2, blocks=blocks)
-    whole = cache.slab(1).gather(np.arange(240))
+    blocks = Blocks(length=120, unit_rows=16, window=2)
+    views = epoch_views(np.arange(120), 120, [1], PLAIN, run_seed=5, epoch=2, blocks=blocks)
+    whole = cache.slab(1).gather(np.arange(120))
     got = []
     for process in range(processes):
         stream = UnitStream(cache, units=source.units)
@@ -146,21 +147,21 @@ def read_epoch(
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_every_row_once_and_equal_steps_on_any_number_of_processes_and_workers(tars: Path) -> None:
     (alone,) = read_epoch(tars, processes=1, workers=0)
-    assert len(alone) == 240 and set(alone.values()) == {1}
+    assert len(alone) == 120 and set(alone.values()) == {1}
     for processes, workers in ((2, 0), (3, 2), (4, 1), (8, 0), (1, 4)):
         parts = read_epoch(tars, processes=processes, workers=workers)
-        assert {sum(part.values()) for part in parts} == {240 // processes}
+        assert {sum(part.values()) for part in parts} == {120 // processes}
         assert sum(parts, Counter()) == alone
-    for step in (1, 4, 9):
+    for step in (1, 2, 4):
         (rest,) = read_epoch(tars, processes=1, workers=0, first_step=step)
-        assert sum(rest.values()) == 240 - 24 * step and not rest - alone
+        assert sum(rest.values()) == 120 - 24 * step and not rest - alone
 
 
 # training
 
 
 def test_training_from_tars_is_training_from_the_data(tars: Path, tmp_path: Path) -> None:
-    shared = {"cache": str(tars), "batch_size": 48, "loss": "dist:tau=4", "window": 3}
+    shared = {"cache": str(tars), "batch_size": 24, "loss": "dist:tau=4", "window": 3}
     from_tars = train(tmp_path / "tars", **shared, data=None)
     from_data = train(tmp_path / "data", **shared, data=DATA)
     assert (
@@ -173,21 +174,27 @@ def test_training_from_tars_is_training_from_the_data(tars: Path, tmp_path: Path
 
 
 def test_labels_alone_are_read_from_tars_too(tars: Path, tmp_path: Path) -> None:
-    shared = {"cache": str(tars), "batch_size": 48, "loss": "ce", "window": 2}
+    shared = {"cache": str(tars), "batch_size": 24, "loss": "ce", "window": 2}
     train(tmp_path / "tars", **shared, data=None)
     train(tmp_path / "data", **shared, data=DATA)
     assert losses(tmp_path / "tars") == losses(tmp_path / "data")
 
 
-@pytest.mark.parametrize("stop", [1, 4, 7])
-def test_stopped_after_any_step_it_goes_on_as_if_nothing_had_been(
-    tars: Path, tmp_path: Path, stop: int
-) -> None:
+@pytest.fixture(scope="module")
+def windowed(tars: Path) -> tuple[TrainConfig, list[float]]:
+    """Return a run in windows, and the losses of its two epochs where nothing stops it."""
     config = train_config(
-        tmp_path / "run", cache=str(tars), data=None, batch_size=48, window=2, loss="kl:tau=4"
+        Path("none"), cache=str(tars), data=None, batch_size=24, window=2, loss="kl:tau=4"
     )
     whole = Trainer(config)
-    lines = [whole.run_epoch(NoMetrics())["loss"] for _ in range(2)]
+    return config, [whole.run_epoch(NoMetrics())["loss"] for _ in range(2)]
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7])
+def test_stopped_after_any_step_it_goes_on_as_if_nothing_had_been(
+    windowed: tuple[TrainConfig, list[float]], stop: int
+) -> None:
+    config, lines = windowed
     halted = Trainer(config)
 
     class Stopped(Exception):  # noqa: N818
@@ -218,7 +225,7 @@ def test_training_from_a_bucket_fetches_each_tar_once(
             tmp_path / "bucket",
             cache=url,
             data=None,
-            batch_size=48,
+            batch_size=24,
             window=2,
             slab_dir=str(tmp_path / "copies"),
         )
@@ -226,10 +233,10 @@ def test_training_from_a_bucket_fetches_each_tar_once(
         assert verify_cache(open_cache(url), views=4)["views"]["checked"] == 4, (
             "of the images in the bucket"
         )
-        train(tmp_path / "folder", cache=str(tars), data=None, batch_size=48, window=2)
+        train(tmp_path / "folder", cache=str(tars), data=None, batch_size=24, window=2)
         assert losses(tmp_path / "bucket") == losses(tmp_path / "folder")
         config = IN_PROCESS.__class__(workers=2, device="cpu")
-        train(tmp_path / "workers", cache=url, data=None, batch_size=48, window=2, compute=config)
+        train(tmp_path / "workers", cache=url, data=None, batch_size=24, window=2, compute=config)
         assert losses(tmp_path / "workers") == losses(tmp_path / "folder")
         with pytest.raises(
             UsageError,
@@ -239,16 +246,16 @@ def test_training_from_a_bucket_fetches_each_tar_once(
             ),
         ):
             train(
-                tmp_path / "small", cache=url, data=None, batch_size=48, window=2, slab_limit=1e-6
+                tmp_path / "small", cache=url, data=None, batch_size=24, window=2, slab_limit=1e-6
             )
 
 
 def test_slabs_are_made_where_they_are_wanted(server: int, tmp_path: Path) -> None:
     with environ(**environment(server)):
         url = f"s3://{BUCKET}/slabs/cache"
-        dump(url, data=DATA, unit_rows=32)
+        dump(url, data=DATA, unit_rows=16)
         train(
-            tmp_path / "run", cache=url, data=DATA, batch_size=48, slab_dir=str(tmp_path / "slabs")
+            tmp_path / "run", cache=url, data=DATA, batch_size=24, slab_dir=str(tmp_path / "slabs")
         )
         assert len(list((tmp_path / "slabs").rglob("*.slab"))) == 2
 
@@ -258,9 +265,9 @@ def test_slabs_are_made_where_they_are_wanted(server: int, tmp_path: Path) -> No
 
 def test_a_sample_that_could_not_be_read_is_absent_from_tars_too(tars: Path) -> None:
     source = CachedSource(open_cache(tars))
-    assert len(source) == 240 and source.classes == 10 and source.key(3) == open_source(DATA).key(3)
+    assert len(source) == 120 and source.classes == 10 and source.key(3) == open_source(DATA).key(3)
     assert source.fingerprint == open_source(DATA).fingerprint
-    unit, at = divmod(int(np.flatnonzero(open_cache(tars).order == 3)[0]), 32)
+    unit, at = divmod(int(np.flatnonzero(open_cache(tars).order == 3)[0]), 16)
     source._unit(unit)[1].sizes[at] = 0
     with pytest.raises(
         UnreadableSampleError, match=r"sample 3 .* could not be read when it was dumped"
@@ -272,10 +279,10 @@ def test_a_window_that_is_past_is_let_go_and_absent_rows_are_refused(tars: Path)
     cache = open_cache(tars)
     stream = UnitStream(cache)
     stream.start([1], [])
-    blocks = Blocks(length=240, unit_rows=32, window=2)
+    blocks = Blocks(length=120, unit_rows=16, window=2)
     windows = blocks.windows(0, 0)
-    stream.open_epoch(windows, int(windows[0][0]) * 32)
-    firsts = [np.array([32 * int(window[0])]) for window in windows]
+    stream.open_epoch(windows, int(windows[0][0]) * 16)
+    firsts = [np.array([16 * int(window[0])]) for window in windows]
     for number, rows in enumerate(firsts):
         stream.before(np.stack([rows, [1]], axis=1))
         stream.gather(rows, np.array([1]))
@@ -294,7 +301,7 @@ def test_a_damaged_tar_stops_the_training_by_name(tars: Path, tmp_path: Path) ->
     data[2000] ^= 1
     path.write_bytes(data)
     with pytest.raises(DamagedUnitError, match=r"unit 3 .*SHA-256"):
-        train(tmp_path / "run", cache=str(tmp_path / "cache"), data=None, batch_size=48, window=2)
+        train(tmp_path / "run", cache=str(tmp_path / "cache"), data=None, batch_size=24, window=2)
 
 
 @pytest.mark.parametrize("window", [None, 2])
@@ -305,7 +312,7 @@ def test_images_come_from_tars_that_are_checked(tmp_path: Path, window: int | No
         tmp_path / "whole",
         cache=str(tmp_path / "cache"),
         data=None,
-        batch_size=48,
+        batch_size=24,
         window=window,
         seeds="1:2",
     )
@@ -315,7 +322,7 @@ def test_images_come_from_tars_that_are_checked(tmp_path: Path, window: int | No
         tmp_path / "run",
         cache=str(tmp_path / "cache"),
         data=None,
-        batch_size=48,
+        batch_size=24,
         window=window,
         seeds="1:2",
     )
@@ -327,7 +334,7 @@ def test_images_come_from_tars_that_are_checked(tmp_path: Path, window: int | No
             tmp_path / "stopped",
             cache=str(tmp_path / "cache"),
             data=None,
-            batch_size=48,
+            batch_size=24,
             window=window,
             seeds="0:1",
         )
@@ -336,10 +343,10 @@ def test_images_come_from_tars_that_are_checked(tmp_path: Path, window: int | No
 def test_what_is_missing_is_left_out_in_windows_too(tars: Path, tmp_path: Path) -> None:
     shutil.copytree(tars, tmp_path / "cache")
     next((tmp_path / "cache" / "commits").rglob("000003.json")).unlink()
-    shared = {"cache": str(tmp_path / "cache"), "data": None, "batch_size": 16, "window": 2}
+    shared = {"cache": str(tmp_path / "cache"), "data": None, "batch_size": 8, "window": 2}
     with pytest.raises(KdcacheError, match="no complete seed"):
         train(tmp_path / "run", **shared)
-    assert train(tmp_path / "skip", **shared, on_miss="skip")["steps"] == 2 * (240 - 32) // 16
+    assert train(tmp_path / "skip", **shared, on_miss="skip")["steps"] == 2 * (120 - 16) // 8
 
 
 def test_a_cache_without_images_needs_the_data(tmp_path: Path) -> None:
@@ -349,7 +356,7 @@ def test_a_cache_without_images_needs_the_data(tmp_path: Path) -> None:
     ):
         train(tmp_path / "run", cache=str(tmp_path / "cache"), data=None)
     assert (
-        train(tmp_path / "run", cache=str(tmp_path / "cache"), data=DATA, window=2, batch_size=48)[
+        train(tmp_path / "run", cache=str(tmp_path / "cache"), data=DATA, window=2, batch_size=24)[
             "steps"
         ]
         == 10
@@ -363,7 +370,7 @@ def test_seeds_of_a_webdataset_cache_come_in_groups(tmp_path: Path) -> None:
     ):
         dump(tmp_path / "cache", **TARS, seeds="1:3")
     dump(tmp_path / "cache", **TARS, seeds="0:2")
-    dump(tmp_path / "cache", data=DATA, unit_rows=32, codec="full:dtype=float32", seeds="2:6")
+    dump(tmp_path / "cache", data=DATA, unit_rows=16, codec="full:dtype=float32", seeds="2:6")
     assert open_cache(tmp_path / "cache").complete_seeds() == [0, 1, 2, 3, 4, 5]
     with pytest.raises(UsageError, match="are for webdataset stores"):
         dump(tmp_path / "other", data=DATA, seeds_per_unit=2)
@@ -374,8 +381,8 @@ def test_a_webdataset_cache_holds_what_a_zarr_cache_holds(tars: Path, tmp_path: 
     one, other = open_cache(tars), open_cache(tmp_path / "zarr")
     for seed in (0, 1):
         assert (
-            one.slab(seed).gather(np.arange(240)).tobytes()
-            == other.slab(seed).gather(np.arange(240)).tobytes()
+            one.slab(seed).gather(np.arange(120)).tobytes()
+            == other.slab(seed).gather(np.arange(120)).tobytes()
         )
         for ours, theirs in zip(one.commits(seed), other.commits(seed), strict=True):
             keys = {probe.row: probe.crc32 for probe in theirs.probes}
@@ -396,7 +403,7 @@ def test_waiting_ends_when_no_more_units_come(tars: Path, tmp_path: Path) -> Non
         MissingUnitError,
         match=r"seed 2: 0 of 8 are there, and no more came for 0.2 s; is its dump still",
     ):
-        train(tmp_path / "run", cache=str(tars), **shared, epochs=3, batch_size=48)
+        train(tmp_path / "run", cache=str(tars), **shared, epochs=3, batch_size=24)
     assert load_checkpoint(tmp_path / "run" / "last.pt")["epoch"] == 2, (
         "what was there was trained on"
     )
@@ -423,11 +430,11 @@ def test_one_host_trains_while_another_still_dumps(server: int, tmp_path: Path) 
     ]
     dumping += [
         "--batch-size",
-        "32",
+        "16",
         "--store",
         "webdataset",
         "--unit-rows",
-        "32",
+        "16",
         "--set",
         "seeds_per_unit=1",
     ]
@@ -445,7 +452,7 @@ def test_one_host_trains_while_another_still_dumps(server: int, tmp_path: Path) 
         "--epochs",
         "3",
         "--batch-size",
-        "48",
+        "24",
         "--wait-for-units",
         "60",
         "--json",

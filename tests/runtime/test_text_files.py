@@ -3,6 +3,7 @@ encoding is named."""
 
 import ast
 import codecs
+import os
 from pathlib import Path
 from typing import Any
 

@@ -74,12 +74,14 @@ def levels(source: Source) -> list[int]:
     return [level(source, index) for index in range(len(source))]
 
 
-@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_a_source_travels_to_other_processes(shards: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "processes"), [("fork", 2), pytest.param("spawn", 1, marks=pytest.mark.slow)]
+)
+def test_a_source_travels_to_other_processes(shards: Path, method: str, processes: int) -> None:
     source = open_source(f"tars:{shards}")
     assert levels(source) == list(range(11))  # opens the tars here first
     assert levels(pickle.loads(pickle.dumps(source))) == list(range(11))  # noqa: S301 # our own
-    with multiprocessing.get_context(method).Pool(2) as pool:
+    with multiprocessing.get_context(method).Pool(processes) as pool:
         assert pool.map(levels, [source] * 4, chunksize=1) == [list(range(11))] * 4
 
 

@@ -10,8 +10,9 @@ import pytest
 import tiny_models
 import torch
 from PIL import Image
-from runs import CONV, LONG, MLP, dump, largest_file, losses, steps, train, train_config
+from runs import CONV, DIGITS, LONG, MLP, dump, largest_file, losses, steps, train, train_config
 from safetensors.torch import load_file
+from tiny_models import FEW
 from torch import nn
 
 from kdcache.cache import open_cache
@@ -35,23 +36,29 @@ from kdcache.train.run import Trainer, plan_training
 from kdcache.views import load_recipe
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a cache of two seeds that tests only read."""
+    path = tmp_path_factory.mktemp("exact") / "cache"
+    dump(path, codec="full:dtype=float32")
+    return str(path)
+
+
 @pytest.mark.parametrize("loss", ["dist:tau=4", "dist:tau=1,beta=1,gamma=0.5", "kl:tau=4"])
-def test_cached_equals_online(tmp_path: Path, loss: str) -> None:
-    data = "tiny_models:few_digits"
-    dump(tmp_path / "cache", codec="full:dtype=float32", seeds="0:3", data=data)
-    common = {"loss": loss, "epochs": 6, "label_smoothing": 0.1, "data": data, "batch_size": 32}
-    train(tmp_path / "cached", cache=str(tmp_path / "cache"), **common)
-    train(tmp_path / "online", teacher=f"{CONV},seed=7", recipe="digits", seeds="0:3", **common)
+def test_cached_equals_online(tmp_path: Path, cache: str, loss: str) -> None:
+    common = {"loss": loss, "epochs": 3, "label_smoothing": 0.1, "batch_size": 16}
+    train(tmp_path / "cached", cache=cache, **common)
+    train(tmp_path / "online", teacher=f"{CONV},seed=7", recipe="digits", seeds="0:2", **common)
     cached, online = losses(tmp_path / "cached"), losses(tmp_path / "online")
-    assert len(cached) == len(online) >= 50
+    assert len(cached) == len(online) == 3 * FEW // 16
     np.testing.assert_allclose(cached, online, rtol=0, atol=1e-6)
     assert max(cached) - min(cached) > 0.1, "a loss that does not move would prove nothing"
 
 
 def test_online_teacher_of_another_input_size_sees_the_same_draws(tmp_path: Path) -> None:
-    teacher, data = f"{CONV},seed=7,input_size=16", "tiny_models:few_digits"
-    dump(tmp_path / "cache", teacher=teacher, codec="full:dtype=float32", seeds="0:1", data=data)
-    common = {"loss": "dist:tau=4", "data": data, "batch_size": 32}
+    teacher = f"{CONV},seed=7,input_size=16"
+    dump(tmp_path / "cache", teacher=teacher, codec="full:dtype=float32", seeds="0:1")
+    common = {"loss": "dist:tau=4", "epochs": 1}
     train(tmp_path / "cached", cache=str(tmp_path / "cache"), **common)
     train(tmp_path / "online", teacher=teacher, recipe="digits", seeds="0:1", **common)
     np.testing.assert_allclose(
@@ -68,22 +75,20 @@ def test_all_classes_of_topk_train_as_full(tmp_path: Path) -> None:
     )
 
 
-def test_order_and_losses_do_not_depend_on_workers(tmp_path: Path) -> None:
-    dump(tmp_path / "cache", seeds="0:1")
+def test_order_and_losses_do_not_depend_on_workers(tmp_path: Path, cache: str) -> None:
     for workers in (0, 2):
         compute = ComputeConfig(workers=workers, device="cpu")
-        train(tmp_path / f"run{workers}", cache=str(tmp_path / "cache"), compute=compute)
+        train(tmp_path / f"run{workers}", cache=cache, compute=compute)
     assert losses(tmp_path / "run0") == losses(tmp_path / "run2")
 
 
-def test_a_run_writes_what_it_says(tmp_path: Path) -> None:
-    dump(tmp_path / "cache")
-    result = train(tmp_path / "run", cache=str(tmp_path / "cache"), eval_data="digits:test")
+def test_a_run_writes_what_it_says(tmp_path: Path, cache: str) -> None:
+    result = train(tmp_path / "run", cache=cache, eval_data=DIGITS)
     run = tmp_path / "run"
     epochs = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "epoch"]
     assert [line["seed"] for line in epochs] == [0, 1]
     assert result == json.loads((run / "result.json").read_text())
-    assert result["top1"] == epochs[-1]["top1"] and result["steps"] == 2 * (1197 // 128)
+    assert result["top1"] == epochs[-1]["top1"] and result["steps"] == 2 * (FEW // 32)
     for line in steps(run):
         assert math.isclose(
             line["loss"], line["task"] + line["inter"] + line["intra"], rel_tol=1e-5
@@ -103,11 +108,12 @@ def test_training_lowers_the_loss_and_learns(tmp_path: Path) -> None:
         recipe="digits",
         loss="ce",
         eval_data="digits:test",
-        epochs=6,
-        batch_size=32,
-        optimizer=OptimizerConfig(name="adamw", lr=0.01),
+        data=f"{DIGITS},length=512",
+        epochs=4,
+        batch_size=16,
+        optimizer=OptimizerConfig(name="adamw", lr=0.005),
     )
-    assert result["top1"] > 60, "ten times chance on digits after six epochs"
+    assert result["top1"] > 60, "six times chance on digits after four epochs"
 
 
 def test_a_finished_run_is_not_trained_again(
@@ -117,7 +123,9 @@ def test_a_finished_run_is_not_trained_again(
         "recipe": "digits",
         "loss": "ce",
         "seeds": "0:2",
-        "eval_data": "digits:test",
+        "epochs": 1,
+        "data": "digits:test",
+        "eval_data": "digits:train",
     }
     first = train(tmp_path / "run", **settings)
     before = (tmp_path / "run" / "last.pt").stat().st_mtime_ns
@@ -130,8 +138,8 @@ def test_a_finished_run_is_not_trained_again(
     assert told in capsys.readouterr().err
     otherwise = {
         "loss": "ce:ce=1",
-        "data": "digits",
-        "eval_data": "digits:split=test",
+        "data": "digits:split=test",
+        "eval_data": "digits",
         "seeds": "0,1",
         "student": "tiny_models:mlp,std=0.250,mean=0.5",
     }
@@ -152,7 +160,7 @@ def test_files_of_a_finished_run_that_were_lost_or_damaged_are_told(
 ) -> None:
     run, settings = (
         tmp_path / "run",
-        {"data": "tiny_models:few_digits", "recipe": "digits", "loss": "ce"},
+        {"recipe": "digits", "loss": "ce"},
     )
     before = train(run, **settings)
     (run / "result.json").write_text('{"run": ')
@@ -172,20 +180,19 @@ def test_a_users_own_configuration_is_not_overwritten(tmp_path: Path) -> None:
     run.mkdir()
     (run / "config.toml").write_text("[train-student]\nepochs = 1\n")
     with pytest.raises(UsageError, match="is not empty and not a run; choose a new folder"):
-        train(run, data="tiny_models:few_digits", recipe="digits", loss="ce")
+        train(run, recipe="digits", loss="ce")
     assert (run / "config.toml").read_text() == "[train-student]\nepochs = 1\n"
     (run / "config.toml").unlink()
     (
         run / "metrics.jsonl"
     ).touch()  # as a run leaves it that is killed before it has written its configuration
-    assert train(run, data="tiny_models:few_digits", recipe="digits", loss="ce")["epochs"] == 2
+    assert train(run, recipe="digits", loss="ce")["epochs"] == 2
 
 
 def test_a_student_whose_code_has_changed_does_not_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {
-        "data": "tiny_models:few_digits",
         "recipe": "digits",
         "loss": "ce",
         "student": "tiny_models:changing",
@@ -231,12 +238,10 @@ def test_best_weights_are_those_of_the_best_score(tmp_path: Path) -> None:
     assert evaluation.evaluate()["top1"] == result["best_top1"]
 
 
-def test_metrics_also_go_to_tensorboard(tmp_path: Path) -> None:
+def test_metrics_also_go_to_tensorboard(tmp_path: Path, cache: str) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    dump(tmp_path / "cache", data="tiny_models:few_digits")
-    common = {"cache": str(tmp_path / "cache"), "data": "tiny_models:few_digits", "batch_size": 32}
-    train(tmp_path / "run", tensorboard=True, eval_data="tiny_models:few_digits", **common)
+    train(tmp_path / "run", tensorboard=True, eval_data=DIGITS, cache=cache)
     board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     board.Reload()
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
@@ -255,23 +260,19 @@ def test_metrics_also_go_to_tensorboard(tmp_path: Path) -> None:
         assert all(event.value > 0 for event in board.Scalars(name)), name
 
 
-def test_a_plan_of_a_training_writes_nothing(tmp_path: Path) -> None:
-    dump(tmp_path / "cache", data="tiny_models:few_digits")
-    config = train_config(
-        tmp_path / "run",
-        cache=str(tmp_path / "cache"),
-        data="tiny_models:few_digits",
-        batch_size=32,
-    )
+def test_a_plan_of_a_training_writes_nothing(tmp_path: Path, cache: str) -> None:
+    config = train_config(tmp_path / "run", cache=cache)
     plan = plan_training(config)
     assert not (tmp_path / "run").exists()
     assert (
-        plan["steps_per_epoch"] == 12 and plan["seeds"] == [0, 1] and plan["slab_bytes"] == 384 * 20
+        plan["steps_per_epoch"] == FEW // 32
+        and plan["seeds"] == [0, 1]
+        and plan["slab_bytes"] == FEW * 40
     )
     assert (plan["samples"], plan["classes"], plan["samples_trained"], plan["eval_samples"]) == (
-        384,
+        FEW,
         10,
-        384,
+        FEW,
         None,
     )
     assert plan["parameters"] == sum(
@@ -283,10 +284,9 @@ def test_a_plan_of_a_training_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_mixed_precision_trains(tmp_path: Path, precision: Any) -> None:
-    dump(tmp_path / "cache", seeds="0:1")
+def test_mixed_precision_trains(tmp_path: Path, cache: str, precision: Any) -> None:
     compute = ComputeConfig(workers=0, device="cpu", precision=precision, channels_last=True)
-    common = {"cache": str(tmp_path / "cache"), "epochs": 3, "clip_grad": 5.0}
+    common = {"cache": cache, "epochs": 3, "clip_grad": 5.0}
     train(tmp_path / "mixed", compute=compute, **common)
     train(tmp_path / "float32", **common)
     mixed, exact = losses(tmp_path / "mixed"), losses(tmp_path / "float32")
@@ -303,7 +303,7 @@ def test_clipping_bounds_the_step(tmp_path: Path) -> None:
         "recipe": "digits",
         "loss": "ce",
         "epochs": 1,
-        "batch_size": 1197,
+        "batch_size": FEW,
         "optimizer": plain,
     }
     settings["schedule"] = ScheduleConfig(name="none")
@@ -381,7 +381,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
 def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     train(tmp_path / "run", recipe="digits", loss="ce")
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
-    with pytest.raises(MismatchError, match=r"batch_size: 128 there, 64 now"):
+    with pytest.raises(MismatchError, match=r"batch_size: 32 there, 64 now"):
         train(tmp_path / "run", recipe="digits", loss="ce", batch_size=64)
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
 
@@ -389,17 +389,17 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path) -> 
 def test_what_moved_is_known_by_its_content(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "loss": "dist:tau=4",
-        "data": "digits:train",
-        "eval_data": "digits:test",
+        "eval_data": f"{DIGITS},length=100",
     }
     dump(tmp_path / "cache")
     first = train(tmp_path / "run", cache=str(tmp_path / "cache"), **settings)
     (tmp_path / "cache").rename(tmp_path / "moved")
-    settings |= {"data": "digits:split=train", "cache": str(tmp_path / "moved")}
+    same = f"{DIGITS},length={FEW}"
+    settings |= {"data": same, "cache": str(tmp_path / "moved")}
     assert train(tmp_path / "run", **settings)["top1"] == first["top1"]
-    assert 'data = "digits:split=train"' in (tmp_path / "run" / "config.toml").read_text()
+    assert f'data = "{same}"' in (tmp_path / "run" / "config.toml").read_text()
     with pytest.raises(MismatchError, match="another evaluation source"):
-        train(tmp_path / "run", **{**settings, "eval_data": "digits:train"})
+        train(tmp_path / "run", **{**settings, "eval_data": DIGITS})
     dump(tmp_path / "cache", order_seed=1)
     with pytest.raises(MismatchError, match="another cache"):
         train(tmp_path / "run", **{**settings, "cache": str(tmp_path / "cache")})
@@ -417,32 +417,31 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
     assert train(tmp_path / "run", **settings)["epochs"] == 1
 
 
-def test_other_data_than_the_cache_was_made_from_is_refused(tmp_path: Path) -> None:
-    dump(tmp_path / "cache")
+def test_other_data_than_the_cache_was_made_from_is_refused(tmp_path: Path, cache: str) -> None:
     with pytest.raises(MismatchError, match=r"digits:test.*is not what cache"):
-        train(tmp_path / "run", cache=str(tmp_path / "cache"), data="digits:test")
+        train(tmp_path / "run", cache=cache, data="digits:test")
     assert not (tmp_path / "run").exists()
 
 
-def test_seeds_that_the_cache_lacks_are_told_before_the_first_epoch(tmp_path: Path) -> None:
-    dump(tmp_path / "cache")
+def test_seeds_that_the_cache_lacks_are_told_before_the_first_epoch(
+    tmp_path: Path, cache: str
+) -> None:
     with pytest.raises(MissingUnitError, match=r"does not hold seed 2 \(it holds: 0, 1\)"):
-        train(tmp_path / "run", cache=str(tmp_path / "cache"), seeds="0:3")
+        train(tmp_path / "run", cache=cache, seeds="0:3")
     assert not (tmp_path / "run").exists()
 
 
-def test_views_that_moved_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dump(tmp_path / "cache")
-    from kdcache.sources import Digits
-
-    original = Digits.__getitem__
+def test_views_that_moved_stop_the_run(
+    tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = tiny_models.FewDigits.__getitem__
     monkeypatch.setattr(
-        Digits,
+        tiny_models.FewDigits,
         "__getitem__",
         lambda self, i: (original(self, i)[0].rotate(90), original(self, i)[1]),
     )
     with pytest.raises(ViewMismatchError, match="not what the teacher saw"):
-        train(tmp_path / "run", cache=str(tmp_path / "cache"))
+        train(tmp_path / "run", cache=cache)
 
 
 def test_evaluation_data_of_other_classes_is_refused(tmp_path: Path) -> None:
@@ -497,7 +496,7 @@ def test_a_compiled_student_trains_the_same_and_saves_plain_names(tmp_path: Path
 def test_a_resumed_run_keeps_its_seeds_when_the_cache_has_grown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = "tiny_models:few_digits"
+    data = f"{DIGITS},length=64"
     settings: dict[str, Any] = {
         "cache": str(tmp_path / "cache"),
         "loss": "dist:tau=4",

@@ -14,6 +14,7 @@ import pytest
 import torch
 from nursery import Program, children, command, is_alive
 from runs import LONG, MLP, dump, losses, steps, train, train_config
+from tiny_models import FEW
 
 from kdcache.config.files import dump_config
 from kdcache.runtime.device import ComputeConfig
@@ -21,7 +22,8 @@ from kdcache.train.metrics import read_metrics
 from kdcache.train.run import TrainConfig
 
 SETTINGS: dict[str, Any] = {**LONG, "epochs": 3, "student": MLP, "checkpoint_minutes": 60.0}
-"""36 steps, and no checkpoint inside an epoch but for a stop."""
+EPOCH = FEW // SETTINGS["batch_size"]
+"""Steps; there is no checkpoint inside an epoch but for a stop."""
 WITH_WORKERS = {**SETTINGS, "compute": ComputeConfig(workers=2, device="cpu")}
 
 
@@ -93,11 +95,11 @@ def test_a_signal_to_the_whole_group_keeps_the_last_step(
     """With loader workers, to which it goes as well, and to what starts them."""
     run = tmp_path / "run"
     process = started(train_config(run, **WITH_WORKERS), tmp_path, method=method)
-    wait_for_steps(process, run, 15)
+    wait_for_steps(process, run, EPOCH + 3)
     process.stop_all(signal.Signals[number])
     code, _, errors = process.end(60)
     assert code == 128 + signal.Signals[number] and is_told(errors, number, run), errors
-    assert len(steps(run)) == kept_step(run) >= 15, "nothing is trained twice"
+    assert len(steps(run)) == kept_step(run) >= EPOCH + 3, "nothing is trained twice"
     train(run, **SETTINGS)
     assert same(run, unbroken)
 
@@ -135,7 +137,7 @@ def test_of_several_processes_all_stop_after_the_same_step(
     run = tmp_path / "run"
     config = train_config(run, **(WITH_WORKERS if whom == "all" else SETTINGS))
     process = started(config, tmp_path, processes=2)
-    wait_for_steps(process, run, 15)
+    wait_for_steps(process, run, EPOCH + 3)
     ranks = [process.worker(rank) for rank in range(2)]
     if whom == "all":
         process.stop_all(signal.SIGTERM)
@@ -146,7 +148,7 @@ def test_of_several_processes_all_stop_after_the_same_step(
     code, _, errors = process.end(60)
     name = "SIGUSR1" if whom == "rank 1" else "SIGTERM"
     assert code != 0 and is_told(errors.partition("Traceback")[0], name, run), errors
-    assert len(steps(run)) == kept_step(run) >= 15
+    assert len(steps(run)) == kept_step(run) >= EPOCH + 3
     assert not any(map(is_alive, ranks))
     code, _, errors = started(
         replace(config, compute=SETTINGS.get("compute", config.compute)), tmp_path, processes=2
@@ -185,7 +187,7 @@ def test_a_stop_in_the_evaluation_costs_no_step_and_goes_on_with_it(
     code, _, errors = process.end(60)
     assert (
         code != 0
-        and kept_step(run) == 12
+        and kept_step(run) == EPOCH
         and is_told(errors.partition("Traceback")[0], "SIGTERM", run)
     ), errors
     assert [line["kind"] for line in read_metrics(run / "metrics.jsonl")].count("epoch") == 0
@@ -202,7 +204,7 @@ def test_a_stop_in_the_evaluation_costs_no_step_and_goes_on_with_it(
 def test_a_stop_while_units_are_waited_for_ends_at_once(tmp_path: Path, processes: int) -> None:
     """To one process of two: the other waits for the same."""
     cache, run = tmp_path / "cache", tmp_path / "run"
-    dump(cache, data="tiny_models:few_digits", seeds="0:1")
+    dump(cache, seeds="0:1")
     settings = {
         **SETTINGS,
         "recipe": None,
@@ -212,14 +214,14 @@ def test_a_stop_while_units_are_waited_for_ends_at_once(tmp_path: Path, processe
     }
     waiting = train_config(run, **settings, seeds="0:2", wait_for_units=600.0)
     process = started(waiting, tmp_path, processes)
-    wait_until(lambda: (run / "last.pt").exists() and kept_step(run) == 12, process)
+    wait_until(lambda: (run / "last.pt").exists() and kept_step(run) == EPOCH, process)
     time.sleep(0.5)
     pid = process.worker(1) if processes else process.process.pid
     assert pid is not None
     os.kill(pid, signal.SIGTERM)
     code, _, errors = process.end(30)
     assert code != 0 and is_told(errors.partition("Traceback")[0], "SIGTERM", run), errors
-    assert kept_step(run) == 12
+    assert kept_step(run) == EPOCH
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """One student, however it is trained: resumed at any step, in parts, by several processes, beside
 an average of its weights."""
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from processes import launch
-from runs import CONV, IN_PROCESS, MLP, Lines, dump, train_config
+from runs import CONV, DIGITS, IN_PROCESS, MLP, Lines, dump, train_config
 from torch import Tensor
 
 from kdcache.errors import KdcacheError, MismatchError, UsageError
@@ -20,7 +21,9 @@ from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.run import TrainConfig, Trainer
 from kdcache.views import seed_generators
 
-FEW = "tiny_models:few_digits"
+SAMPLES, STEPS = 192, 6
+FEW = f"{DIGITS},length={SAMPLES}"
+"""Six batches of 32."""
 STRONG = """
 mode = "L"
 size = 8
@@ -57,7 +60,7 @@ HARD: dict[str, Any] = {
     "ema": EmaConfig(decay=0.9, warmup=True),
     "schedule": ScheduleConfig(warmup_epochs=1),
 }
-"""Of everything that has a state: 12 steps an epoch."""
+"""Of everything that has a state."""
 
 
 class StoppedError(Exception):
@@ -105,18 +108,17 @@ def strong(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory, strong: Path) -> str:
     path = tmp_path_factory.mktemp("trainer") / "cache"
-    dump(path, data=FEW, recipe=str(strong), codec="full:dtype=float32", seeds="0:9")
+    dump(path, data=FEW, recipe=str(strong), codec="full:dtype=float32", seeds="0:6")
     return str(path)
 
 
 def test_strong_views_give_a_cached_run_the_losses_of_the_teacher_in_the_loop(
     tmp_path: Path, strong: Path, cache: str
 ) -> None:
-    """RandAugment, erasing, mixup and CutMix, with a stop in the middle of the cached run: over 100
-    steps."""
-    settings = {**HARD, "epochs": 9}
+    """RandAugment, erasing, mixup and CutMix, with a stop in the middle of the cached run."""
+    settings = {**HARD, "epochs": 6}
     cached = train_config(tmp_path, cache=cache, **settings)
-    state, found = state_at(cached, 53)
+    state, found = state_at(cached, 3 * STEPS + 2)
     resumed, rest = Trainer(cached), Lines()
     resumed.load_state(state)
     run(resumed, rest)
@@ -124,27 +126,44 @@ def test_strong_views_give_a_cached_run_the_losses_of_the_teacher_in_the_loop(
     online, lines = (
         Trainer(
             train_config(
-                tmp_path, teacher=f"{CONV},seed=7", recipe=str(strong), seeds="0:9", **settings
+                tmp_path, teacher=f"{CONV},seed=7", recipe=str(strong), seeds="0:6", **settings
             )
         ),
         Lines(),
     )
     run(online, lines)
-    assert len(found) == len(lines.losses()) == 9 * 12
+    assert len(found) == len(lines.losses()) == 6 * STEPS
     np.testing.assert_allclose(found, lines.losses(), rtol=0, atol=2e-6)
     assert max(found) - min(found) > 0.1, "a loss that does not move would prove nothing"
 
 
-@pytest.mark.parametrize("step", [1, 11, 12, 13, 29])
+@pytest.fixture(scope="module")
+def unbroken(cache: str) -> Callable[..., tuple[Trainer, Lines]]:
+    """Return what trains in a precision without a stop, once for all tests, which only look."""
+
+    @functools.cache
+    def trained(precision: Any = "float32") -> tuple[Trainer, Lines]:
+        compute = ComputeConfig(workers=0, device="cpu", precision=precision)
+        trainer = Trainer(train_config(Path("none"), cache=cache, **HARD, compute=compute))
+        run(trainer, lines := Lines())
+        return trainer, lines
+
+    return trained
+
+
+@pytest.mark.parametrize("step", [1, STEPS - 1, STEPS, STEPS + 1, 3 * STEPS - 4])
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_a_run_stopped_after_any_step_goes_on_as_if_nothing_had_been(
-    tmp_path: Path, cache: str, step: int, precision: Any
+    tmp_path: Path,
+    cache: str,
+    unbroken: Callable[..., tuple[Trainer, Lines]],
+    step: int,
+    precision: Any,
 ) -> None:
     compute = ComputeConfig(workers=0, device="cpu", precision=precision)
     config = train_config(tmp_path, cache=cache, **HARD, compute=compute)
-    unbroken, expected = Trainer(config), Lines()
-    run(unbroken, expected)
-    if step % 12:
+    whole, expected = unbroken(precision)
+    if step % STEPS:
         state, found = state_at(config, step)
     else:  # the end of an epoch, where the checkpoint comes after the evaluation
         trainer, lines = Trainer(config), Lines()
@@ -155,7 +174,7 @@ def test_a_run_stopped_after_any_step_goes_on_as_if_nothing_had_been(
     resumed.load_state(state)
     run(resumed, lines)
     assert found + lines.losses() == expected.losses()
-    mine, theirs = weights(resumed), weights(unbroken)
+    mine, theirs = weights(resumed), weights(whole)
     assert mine.keys() == theirs.keys() and all(
         torch.equal(mine[name], theirs[name]) for name in mine
     )
@@ -165,11 +184,12 @@ def test_a_run_stopped_after_any_step_goes_on_as_if_nothing_had_been(
     np.testing.assert_allclose(epochs[0], epochs[1][-len(epochs[0]) :], rtol=1e-6)
 
 
-def test_workers_may_change_in_the_middle_of_an_epoch(tmp_path: Path, cache: str) -> None:
+def test_workers_may_change_in_the_middle_of_an_epoch(
+    tmp_path: Path, cache: str, unbroken: Callable[..., tuple[Trainer, Lines]]
+) -> None:
     config = train_config(tmp_path, cache=cache, **HARD)
-    expected = Lines()
-    run(Trainer(config), expected)
-    state, found = state_at(config, 17)
+    _, expected = unbroken()
+    state, found = state_at(config, STEPS + 3)
     resumed, lines = (
         Trainer(
             train_config(
@@ -220,12 +240,12 @@ def test_the_number_of_processes_does_not_matter(
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, cache: str) -> None:
-    settings = {**NO_DROPOUT, "cache": cache}
+    settings = {**NO_DROPOUT, "cache": cache, "epochs": 2}
     expected, _, _ = joined_run(settings, str(tmp_path), None, None)
-    first, state, _ = joined_run(settings, str(tmp_path), 17, None)
+    first, state, _ = joined_run(settings, str(tmp_path), STEPS + 3, None)
     for rest, _, _ in launch(joined_run, 4, settings, str(tmp_path), None, state):
         np.testing.assert_allclose(first + rest, expected, rtol=2e-4)
-    begun = launch(joined_run, 2, settings, str(tmp_path), 17, None)[0]
+    begun = launch(joined_run, 2, settings, str(tmp_path), STEPS + 3, None)[0]
     rest, _, _ = joined_run(settings, str(tmp_path), None, begun[1])
     np.testing.assert_allclose(begun[0] + rest, expected, rtol=2e-4)
 
@@ -240,7 +260,7 @@ def test_an_evaluation_is_divided_among_processes(tmp_path: Path) -> None:
         "data": FEW,
         "recipe": "digits",
         "loss": "ce",
-        "eval_data": f"{FEW},length=250",
+        "eval_data": f"{DIGITS},length=250",
         "ema": EmaConfig(decay=0.9),
     }
     expected = scores(settings, str(tmp_path))
@@ -265,7 +285,10 @@ def test_a_batch_in_parts_is_the_same_step_for_a_loss_of_rows(tmp_path: Path, ca
         trainer, lines = (
             Trainer(
                 train_config(
-                    tmp_path, cache=cache, **{**NO_DROPOUT, "loss": "kl:tau=4"}, accumulate=parts
+                    tmp_path,
+                    cache=cache,
+                    **{**NO_DROPOUT, "loss": "kl:tau=4", "epochs": 2},
+                    accumulate=parts,
                 )
             ),
             Lines(),
@@ -349,15 +372,15 @@ def test_repeated_augmentation_shows_a_sample_under_several_seeds(
         trainer.loader.end_epoch()
     for views, seeds in zip(seen, ({0, 1, 2}, {3, 4, 5}), strict=True):
         assert (
-            len(views) == 384
+            len(views) == SAMPLES
             and {seed for _, seed in views} == seeds
-            and len({row for row, _ in views}) == 128
+            and len({row for row, _ in views}) == SAMPLES // 3
         )
     lines = Lines()
     run(Trainer(train_config(tmp_path, cache=cache, **{**HARD, "epochs": 2}, repeats=3)), lines)
     assert all(math.isfinite(loss) for loss in lines.losses())
-    with pytest.raises(UsageError, match="repeats is 10, and there are 9 seeds"):
-        Trainer(train_config(tmp_path, cache=cache, **HARD, repeats=10))
+    with pytest.raises(UsageError, match="repeats is 7, and there are 6 seeds"):
+        Trainer(train_config(tmp_path, cache=cache, **HARD, repeats=7))
 
 
 def test_the_schedule_ends_where_it_should_also_when_epochs_lack_rows(
@@ -365,7 +388,7 @@ def test_the_schedule_ends_where_it_should_also_when_epochs_lack_rows(
 ) -> None:
     settings = {
         **HARD,
-        "epochs": 4,
+        "epochs": 3,
         "schedule": ScheduleConfig(min_lr=0.0),
         "optimizer": OptimizerConfig(lr=1.0),
     }
@@ -404,7 +427,7 @@ def test_batch_norms_over_all_processes_are_for_gpus(tmp_path: Path) -> None:
 def test_what_a_training_would_take_is_found_by_a_trial(tmp_path: Path, cache: str) -> None:
     trainer = Trainer(train_config(tmp_path, cache=cache, **HARD, log_steps=1))
     found = trainer.probe(seconds=60)
-    assert found["steps_per_epoch"] == 12 and trainer.epoch_step == 12
+    assert found["steps_per_epoch"] == trainer.epoch_step == STEPS
     assert found["views_per_second"] > 0 and 0 < found["data_share"] < 1
 
 

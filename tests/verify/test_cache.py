@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from caches import fill, flipped, records
 from PIL import Image
-from runs import CONV, IN_PROCESS, dump
+from runs import CONV, DIGITS, IN_PROCESS, dump
+from tiny_models import FEW
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.documents.commit import commit_key
@@ -151,19 +152,19 @@ def test_an_object_that_cannot_be_read_is_a_fault(cache: Cache) -> None:
 def test_views_are_rendered_again_and_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dump(tmp_path / "cache", unit_rows=512)
+    dump(tmp_path / "cache", unit_rows=100)
     cache = open_cache(tmp_path / "cache")
-    report = verify_cache(cache, views=10, data="digits:train")
+    report = verify_cache(cache, views=10, data=DIGITS)
     assert report["faults"] == [] and report["views"] == {"checked": 10, "other_pixels": 0}
     assert "were asked for" not in capsys.readouterr().err
-    checked = verify_cache(cache, views=100, data="digits:train")["views"]["checked"]
+    checked = verify_cache(cache, views=100, data=DIGITS)["views"]["checked"]
     assert (
         f"note: 100 views were asked for, and {checked} can be compared" in capsys.readouterr().err
         and 10 < checked < 100
     )
     with pytest.raises(MismatchError, match=r"digits:test is not what cache .* was made from"):
         verify_cache(cache, views=10, data="digits:test")
-    assert verify_cache(cache, views=3, data="digits:split=train")["faults"] == [], (
+    assert verify_cache(cache, views=3, data=f"{DIGITS},length={FEW}")["faults"] == [], (
         "the same data under another spec"
     )
 
@@ -220,9 +221,9 @@ def test_a_lost_array_document_is_a_fault_and_the_next_dump_restores_it(tmp_path
     dump(tmp_path / "cache")
     document = tmp_path / "cache" / "seeds" / "00001" / "records" / "zarr.json"
     whole = document.read_bytes()
-    document.write_bytes(whole.replace(b"1197", b"1198"))
+    document.write_bytes(whole.replace(b"256", b"255"))
     assert (
-        "seed 1: its array has shape (1198, 20)"
+        "seed 1: its array has shape (255, 20)"
         in verify_cache(open_cache(tmp_path / "cache"))["faults"][0]
     )
     document.unlink()
@@ -238,7 +239,7 @@ def test_a_lost_array_document_is_a_fault_and_the_next_dump_restores_it(tmp_path
 
 
 def dumped(path: Path, **changes: Any) -> Cache:
-    dump(path, **{"unit_rows": 256, **changes})
+    dump(path, **{"unit_rows": 64, **changes})
     return open_cache(path)
 
 
@@ -274,13 +275,13 @@ def test_the_teacher_of_the_dump_gives_the_records(shelf: Callable[..., Cache], 
     assert found["largest_difference"] == found["median_difference"] == 0
 
 
-@pytest.mark.parametrize(("views", "run"), [(1, 1), (7, 7), (100, 100), (100_000, 2 * 1197)])
+@pytest.mark.parametrize(("views", "run"), [(1, 1), (7, 7), (100, 100), (100_000, 2 * FEW)])
 def test_as_many_views_are_run_again_as_are_asked_for_and_there(
     shelf: Callable[..., Cache], views: int, run: int
 ) -> None:
     report = rerun(shelf(), views=views, batch_size=33)
     assert report["teacher"]["views"] == run and report["teacher"]["largest_difference"] < 0.01
-    assert report["views"]["checked"] == min(views, 80)
+    assert report["views"]["checked"] == min(views, 2 * FEW // 64 * 8), "eight of a unit"
 
 
 @pytest.mark.parametrize(
@@ -302,7 +303,7 @@ def test_rounding_in_another_precision_is_no_fault(shelf: Callable[..., Cache], 
 
 def test_the_teacher_runs_in_the_precision_of_the_dump(tmp_path: Path) -> None:
     made: dict[str, Any] = {
-        "data": "digits:train",
+        "data": DIGITS,
         "teacher": TEACHER,
         "recipe": "digits",
         "codec": "full:dtype=float32",
@@ -310,10 +311,7 @@ def test_the_teacher_runs_in_the_precision_of_the_dump(tmp_path: Path) -> None:
     compute = ComputeConfig(workers=0, device="cpu", precision="bfloat16")
     run_dump(DumpConfig(cache=str(tmp_path / "cache"), compute=compute, **made))
     cache = open_cache(tmp_path / "cache")
-    assert (
-        verify_cache(cache, teacher=TEACHER, data="digits:train")["teacher"]["precision"]
-        == "bfloat16"
-    )
+    assert verify_cache(cache, teacher=TEACHER, data=DIGITS)["teacher"]["precision"] == "bfloat16"
     assert (
         rerun(cache)["teacher"]["largest_difference"]
         < 1e-2
@@ -478,7 +476,7 @@ def test_the_teacher_that_a_manifest_names_is_never_opened(
     recipe = Recipe("none", table).to_dict()
     teacher = {**evil, "precision": "float32"}
     fields = {"classes": 10, "source": source, "recipe": recipe, "teacher": teacher}
-    sizes = {"rows": 1197, "unit_rows": 1200, "chunk_rows": 1200}
+    sizes = {"rows": FEW, "unit_rows": FEW, "chunk_rows": FEW}
     made = fill(tmp_path / "cache", 0, **fields, **sizes)
     (fault,) = rerun(made)["faults"]
     assert "is not the one that cache" in fault and not (tmp_path / "executed").exists()
