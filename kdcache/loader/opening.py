@@ -238,9 +238,8 @@ def _replay_of_caches(
     if blocks is not None and ("teacher" in needs or units is not None):
         uses = [replace(use, stream=_stream(config, use)) for use in uses]
     _check_views(first, source, seeds)
-    recipe = first.recipe
     return Replay(
-        source=source, recipe=recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks
+        source=source, recipe=first.recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks
     )
 
 

@@ -337,14 +337,13 @@ def _cached(
     sites: Sequence[int] | None,
 ) -> Teacher:
     layout = use.cache.manifest.layout
-    maps = layout.maps
-    if sites is not None and layout.sites and maps is None:
+    if sites is not None and layout.sites and layout.maps is None:
         raise UsageError(
-            f"cache {use.cache} holds logits of {layout.kind}, which no task of"
-            " this kdcache trains on; read it in a loop of your own, segment by segment"
+            f"cache {use.cache} holds logits of {layout.kind}, which no task of this"
+            " kdcache trains on; read it in a loop of your own, segment by segment"
         )
     cached = CachedTeacher(use.cache, use.reader(), compute, tail=config.tail, fallback=online)
-    teacher = _at_size_of(sites, cached, maps or ())
+    teacher = _at_size_of(sites, cached, layout.maps or ())
     return (
         teacher
         if use.classes is None

@@ -23,6 +23,7 @@ from kdcache.cache.documents.sealed import seal
 from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writing import commit_unit
 from kdcache.codecs import open_codec
+from kdcache.positions import layout_of_sites
 
 HUGE = 10**18
 BOMB_BYTES = 1 << 28
@@ -82,7 +83,8 @@ def maps(sites: list[int]) -> dict[str, Any]:
         "mean": [0.5],
         "std": [0.5],
     }
-    return {"task": "segmentation", "sites": sites, "teacher": {**teacher, "precision": "float32"}}
+    teacher["precision"] = "float32"
+    return {"task": "segmentation", "layout": layout_of_sites(sites), "teacher": teacher}
 
 
 def change_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

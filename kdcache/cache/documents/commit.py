@@ -48,7 +48,7 @@ class Commit:
         default_factory=list,
         metadata=read_by(lambda tables: [Probe.from_json(table) for table in tables]),
     )
-    """A few views of the unit."""
+    """A few of the unit's views."""
     statistics: dict[str, float] = field(default_factory=dict)
     """Of the unit's logits: mean, standard deviation, confidence, accuracy."""
     versions: dict[str, str] = field(default_factory=dict)

@@ -88,7 +88,7 @@ def test_a_flipped_byte_and_another_name_are_told(cache: Cache) -> None:
     file.write_bytes(data.replace(b"7", b"8"))
     told = (
         r"extents/\w{16}\.json is damaged: its digest does not match its content; delete it and run"
-        r" the same"
+        r" the dump again"
     )
     with pytest.raises(CacheError, match=told):
         read_extents(cache.objects)
