@@ -104,7 +104,7 @@ def test_a_file_of_another_encoding_says_what_it_looks_like(
 
 def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     for path, reason in (
-        (tmp_path, "Is a directory"),
+        (tmp_path, "it is a folder, not a plain file"),
         (tmp_path / "none", "No such file"),
         ("a\0b", "null"),
     ):
