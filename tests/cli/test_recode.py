@@ -74,7 +74,7 @@ def test_json_says_the_same(cache: Path) -> None:
         (
             ["old", "old", "--codec", "topk:k=2"],
             2,
-            "old is the cache itself; give the new one a folder of its own",
+            "old is the cache itself, or inside it; give the new one a folder of its own",
         ),
         (
             ["old", "new", "--codec", "full:dtype=float32"],

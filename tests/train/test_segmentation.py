@@ -24,7 +24,7 @@ from kdcache.train.metrics import read_metrics
 from kdcache.train.optim import OptimizerConfig
 from kdcache.train.trainer import Trainer
 from kdcache.verify.cache import verify_cache
-from kdcache.views import Recipe, ViewDataset, load_recipe
+from kdcache.views import ViewDataset, load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_a_record_is_the_map_of_its_view(exact: Path, recipe: str) -> None:
     assert manifest.layout.maps == (2, 4, 6)
     assert manifest.teacher.size == (16, 24) and manifest.teacher.stride == 4
     assert manifest.chunk_rows == manifest.unit_rows, "a few small maps are one chunk"
-    opened = Recipe.from_dict(manifest.recipe)
+    opened = cache.recipe
     dataset = ViewDataset(source, opened, cache.order, sizes=[opened.size])
     views = dataset.batch([(row, 1) for row in range(8)]).views[0]
     model = open_model(TEACHER, classes=4, recipe=opened, trained=True, task="segmentation").eval()
