@@ -268,7 +268,7 @@ def test_a_sample_that_could_not_be_read_is_absent_from_tars_too(tars: Path) -> 
     assert len(source) == 120 and source.classes == 10 and source.key(3) == open_source(DATA).key(3)
     assert source.fingerprint == open_source(DATA).fingerprint
     unit, at = divmod(int(np.flatnonzero(open_cache(tars).order == 3)[0]), 16)
-    source._unit(unit)[1].sizes[at] = 0
+    source._unit(unit).index.sizes[at] = 0
     with pytest.raises(
         UnreadableSampleError, match=r"sample 3 .* could not be read when it was dumped"
     ):

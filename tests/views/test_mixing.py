@@ -452,6 +452,7 @@ def test_a_cache_holds_the_teachers_answer_to_the_mixed_image_and_not_a_mixture_
     runs.dump(
         tmp_path / "cache",
         teacher=spec,
+        data="digits:train",
         recipe=recipe_file,
         seeds="0:1",
         codec="full:dtype=float32",
