@@ -108,12 +108,12 @@ def orphaned_tar_of_a_gigabyte(path: Path) -> None:
     (path / commit_key(0, 1)).unlink()
 
 
-def image_of_a_gigabyte(path: Path) -> None:
+def image_of_a_quarter_gigabyte(path: Path) -> None:
     """Make a tar that is as it should be but for its digest."""
     cache = tars(path)
     key = path / cache.commit_of(0, 0).key
     data = key.read_bytes()
-    size = GIGABYTE // 2
+    size = GIGABYTE // 4
     huge = tarfile.TarInfo("a%2F0.png")
     huge.size = size
     with key.open("wb") as file:
@@ -213,7 +213,7 @@ MAKERS: list[tuple[Callable[[Path], None], str]] = [
     (tar_of_a_gigabyte, "webdataset"),
     (tars_with_images_of_a_gigabyte, "webdataset"),
     (orphaned_tar_of_a_gigabyte, "webdataset"),
-    (image_of_a_gigabyte, "webdataset"),
+    (image_of_a_quarter_gigabyte, "webdataset"),
     (keys_by_the_hundred_thousand, "zarr"),
     (absent_by_the_hundred_thousand, "zarr"),
     (names_that_are_long, "zarr"),
