@@ -102,5 +102,6 @@ def _wanted(hint: Any, *, is_many: bool = False) -> str:
     kind = origin or hint
     if kind in _WORDS:
         return _WORDS[kind][is_many]
-    package = kind.__module__.partition(".")[0]
+    # where users import it from, not where it is defined
+    package = "torch.nn" if kind.__module__.startswith("torch.nn.") else "kdcache"
     return f"{package}.{kind.__name__}"

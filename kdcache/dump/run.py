@@ -100,8 +100,6 @@ def dump_teacher(
         StoppedError: a signal told it to stop; what was committed stays.
     """
     module = None if isinstance(teacher, str) else teacher
-    if module is not None and not isinstance(module, nn.Module):
-        raise UsageError(f"teacher is a {type(teacher).__name__}; give a torch.nn.Module or a spec")
     wishes = {"size": size, "mean": mean, "std": std}
     if module is None and any(wish is not None for wish in wishes.values()):
         raise UsageError("size, mean and std are of a module; a spec says them itself: mean=0.5")

@@ -135,14 +135,14 @@ class EpochSampler:
     ) -> None:
         """Take the views of the next epoch.
 
-        Raises:
-            UsageError: they are fewer than there are parts of a step.
-
         Args:
             views: in order, (row, seed).
             first_step: the steps before it are done.
             before: called with the views of a step, of all processes, before they are asked for; it
                 may take its time.
+
+        Raises:
+            UsageError: they are fewer than there are parts of a step.
         """
         shares = self._split.parts * self._split.processes
         if 0 < len(views) < shares:

@@ -1,6 +1,7 @@
 """Cross-entropy with the labels alone."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kdcache.losses.protocol import LossOptions, Need
 from kdcache.shapes import Logits, Scalar, Targets
@@ -11,6 +12,7 @@ from kdcache.soft_targets import SoftTargets
 class Ce(LossOptions):
     """The loss `ce`: cross-entropy on the labels, no teacher."""
 
+    weights: ClassVar[tuple[str, ...]] = ("ce",)
     ce: float = 1.0
 
     @property

@@ -5,6 +5,7 @@ Shu, Liu, Gao, Yan, Shen: Channel-wise Knowledge Distillation for Dense Predicti
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ def _over_pixels(maps: Tensor) -> Tensor:
 class Cwd(LossOptions):
     """The loss `cwd`: ce * CE + weight * CWD; for segmentation."""
 
+    weights: ClassVar[tuple[str, ...]] = ("ce", "weight")
     tau: float = 4.0
     weight: float = 3.0
     """The authors' weight for the maps of logits."""

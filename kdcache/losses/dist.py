@@ -5,7 +5,7 @@ Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher, Neur
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -117,6 +117,7 @@ def shared_pearson(a: Tensor, b: Tensor) -> Tensor:
 class Dist(LossOptions):
     """The loss `dist`: ce * CE + beta * inter + gamma * intra."""
 
+    weights: ClassVar[tuple[str, ...]] = ("ce", "beta", "gamma")
     tau: float = 1.0
     beta: float = 2.0
     gamma: float = 2.0

@@ -7,6 +7,7 @@ their own, which do not depend on p.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -80,6 +81,7 @@ def _kl(student: Tensor, target: Tensor) -> Tensor:
 class Dkd(LossOptions):
     """The loss `dkd`: ce * CE + alpha * TCKD + beta * NCKD."""
 
+    weights: ClassVar[tuple[str, ...]] = ("ce", "alpha", "beta")
     alpha: float = 1.0
     beta: float = 8.0
     tau: float = 4.0

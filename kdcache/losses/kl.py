@@ -2,6 +2,7 @@
 Network, 2015."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -39,6 +40,7 @@ def kl_loss(
 class Kl(LossOptions):
     """The loss `kl`: ce * CE + weight * KL."""
 
+    weights: ClassVar[tuple[str, ...]] = ("ce", "weight")
     tau: float = 4.0
     weight: float = 1.0
     standardize: bool = False

@@ -6,7 +6,6 @@ Unified Approach with Normalized Loss and Customized Soft Labels, ICCV 2023.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
@@ -76,8 +75,6 @@ def nkd_terms(
 @dataclass(frozen=True, kw_only=True)
 class Nkd(LossOptions):
     """The loss `nkd`: ce * CE + target + gamma * nontarget."""
-
-    has_own_weight: ClassVar[bool] = True
 
     gamma: float = 1.5
     tau: float = 1.0

@@ -12,8 +12,6 @@ from kdcache.errors import UsageError
 from kdcache.shapes import Logits, Maps, Probabilities, Scalar, Targets
 from kdcache.soft_targets import DenseTargets, SoftTargets
 
-_WEIGHTS = ("ce", "weight", "alpha", "beta", "gamma")
-"""Options that are weights of terms."""
 _STD_EPS = 1e-7  # of the published code
 
 
@@ -174,8 +172,8 @@ class LossOptions:
     """What the losses share: their options are checked, and they need a teacher unless they say
     otherwise."""
 
-    has_own_weight: ClassVar[bool] = False
-    """Whether a term of the loss is there whatever the options say."""
+    weights: ClassVar[tuple[str, ...]] = ()
+    """The options that are weights, if each term has one: they cannot all be 0."""
 
     @property
     def requires(self) -> frozenset[Need]:
@@ -202,18 +200,16 @@ def needs_of(standardize: bool = False, ignore_masked: bool = False) -> frozense
 
 
 def check_options(loss: Any) -> None:
-    """Raise a UsageError if a weight of a loss is negative, its temperature not above 0, or either
-    not finite."""
+    """Raise a UsageError if a weight of a loss is negative, its temperature not above 0, either not
+    finite, or all its terms are without weight."""
     for name, value in dataclasses.asdict(loss).items():
         if isinstance(value, str):
             continue
         if not math.isfinite(value) or value < 0 or (name == "tau" and value == 0):
             bound = "above 0" if name == "tau" else "0 or more"
             raise UsageError(f"loss {type(loss).__name__.lower()}: {name}={value} must be {bound}")
-    options = dataclasses.asdict(loss)
-    weights = [name for name in _WEIGHTS if name in options]
-    if not loss.has_own_weight and not any(options[name] for name in weights):
+    if loss.weights and not any(getattr(loss, name) for name in loss.weights):
         raise UsageError(
-            f"loss {type(loss).__name__.lower()}: {' and '.join(weights)} are all 0, so that there"
-            " is nothing to train on; give one of them a weight"
+            f"loss {type(loss).__name__.lower()}: with {'=0 and '.join(loss.weights)}=0 there is"
+            " nothing to train on; give one of them a weight"
         )

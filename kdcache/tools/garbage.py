@@ -94,11 +94,10 @@ def _removed(cache: Cache, entry: Entry) -> bool:
     most = cache.format.most_bytes(unit[1])
     try:
         return _taken_away(cache, entry.key, unit, most)
-    except FileNotFoundError:  # another was faster, or it is a link to nothing
+    except (FileNotFoundError, LargeObjectError):
+        # a link to nothing, or more bytes than a unit has: no writer can take it up
         cache.objects.remove(entry.key)
-    except LargeObjectError:  # no unit has so many bytes: no writer can take it up
-        cache.objects.remove(entry.key)
-    return True
+        return True
 
 
 def _taken_away(cache: Cache, key: str, unit: tuple[int, int], most: int) -> bool:

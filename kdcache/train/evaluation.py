@@ -224,8 +224,6 @@ def evaluate(
         KdcacheError: data that cannot be opened, samples that cannot be read, a model that does not
             take them.
     """
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"model is a {type(model).__name__}; give a torch.nn.Module")
     if min([batch_size, *(window or ())]) < 1:
         raise UsageError(
             f"batch_size is {batch_size}, window {window}; views and pixels are at least 1"

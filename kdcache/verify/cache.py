@@ -2,13 +2,17 @@
 a teacher's logits."""
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kdcache.cache import Cache
+from kdcache.cache.arrays import arrays_path
 from kdcache.cache.contents import changed_samples, require_checksums
 from kdcache.cache.coverage import FINISH, Coverage, coverage_of
 from kdcache.cache.documents.extent import read_extents
+from kdcache.cache.formats.zarr import check_group
 from kdcache.cache.inventory import Inventory, take_inventory
 from kdcache.cache.opening import as_cache
 from kdcache.cache.source import CachedSource, local_images, source_of
@@ -227,14 +231,19 @@ def _coverage(cache: Cache, inventory: Inventory, begun: list[int]) -> Coverage:
 
 def _faults_beside(cache: Cache) -> list[str]:
     """Return what beside the units cannot be read: codec, fit, a subset's list of samples, the
-    source's list, requests."""
+    source's list, requests, groups of zarr."""
     faults = []
-    for look in (
+    paths = ["seeds"]
+    for root, digest in cache.manifest.arrays.items():
+        paths += [root, arrays_path(root, digest)]
+    looks: list[Callable[[], object]] = [
         lambda: cache.codec,
         lambda: cache.samples,
         lambda: read_list(cache),
         lambda: read_extents(cache.objects),
-    ):
+    ]
+    looks += [partial(check_group, cache.objects, path) for path in paths]
+    for look in looks:
         try:
             look()
         except KdcacheError as error:

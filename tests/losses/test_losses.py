@@ -363,7 +363,9 @@ def test_of_no_rows_a_loss_is_0_and_has_a_gradient(loss: Any) -> None:
 
 @pytest.mark.parametrize("spec", ["ce:ce=0", "kl:weight=0,ce=0", "dist:beta=0,gamma=0,ce=0"])
 def test_a_loss_of_nothing_is_refused(spec: str) -> None:
-    with pytest.raises(UsageError, match="are all 0, so that there is nothing to train on"):
+    with pytest.raises(
+        UsageError, match="=0 there is nothing to train on; give one of them a weight"
+    ):
         open_loss(spec)
 
 

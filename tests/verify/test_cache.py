@@ -238,6 +238,18 @@ def test_a_lost_array_document_is_a_fault_and_the_next_dump_restores_it(tmp_path
     )
 
 
+@pytest.mark.parametrize("group", ["seeds", "seeds/00001", "codec", "source"])
+def test_a_damaged_group_is_a_fault_and_the_way_out_mends_it(tmp_path: Path, group: str) -> None:
+    dump(tmp_path / "cache", codec="lowrank:step=0.5", unit_rows=64)
+    document = tmp_path / "cache" / group / "zarr.json"
+    whole = document.read_bytes()
+    document.write_bytes(whole.replace(b"group", b"grouq"))
+    (fault,) = verify_cache(tmp_path / "cache")["faults"]
+    assert f"{group}/zarr.json is damaged" in fault and f"delete {document}: arrays" in fault
+    document.unlink()
+    assert verify_cache(tmp_path / "cache")["faults"] == []
+
+
 def dumped(path: Path, **changes: Any) -> Cache:
     dump(path, **{"unit_rows": 64, **changes})
     return open_cache(path)

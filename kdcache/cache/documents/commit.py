@@ -40,14 +40,8 @@ class Commit:
     num_bytes: int
     sha256: str
     write_id: str
-    absent: list[Absence] = field(
-        default_factory=list,
-        metadata=read_by(lambda tables: [Absence.from_json(table) for table in tables]),
-    )
-    probes: list[Probe] = field(
-        default_factory=list,
-        metadata=read_by(lambda tables: [Probe.from_json(table) for table in tables]),
-    )
+    absent: list[Absence] = field(default_factory=list, metadata=read_by(Absence.all_from_json))
+    probes: list[Probe] = field(default_factory=list, metadata=read_by(Probe.all_from_json))
     """A few of the unit's views."""
     statistics: dict[str, float] = field(default_factory=dict)
     """Of the unit's logits: mean, standard deviation, confidence, accuracy."""

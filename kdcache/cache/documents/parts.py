@@ -3,7 +3,7 @@
 What a document says was checked before (`limits`), so nothing is checked here.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, TypeVar
@@ -13,7 +13,6 @@ from kdcache.shapes import Size
 _Part = TypeVar("_Part", bound="Part")
 _READ = "read"
 _OTHERS = "others"
-_NO_OTHERS: Mapping[str, Any] = {}  # one for all: a commit may have 100,000 parts
 
 
 def read_by(read: Callable[[Any], Any]) -> dict[str, Any]:
@@ -36,6 +35,16 @@ def _readers(cls: type) -> dict[str, Callable[[Any], Any]]:
     return {one.name: one.metadata[_READ] for one in fields(cls) if _READ in one.metadata}
 
 
+@cache
+def _names(cls: type) -> frozenset[str]:
+    """Return the names that a part's table may have in the fields of the part."""
+    return frozenset(one.name for one in fields(cls)) - {_OTHERS}
+
+
+def _form(cls: type) -> tuple[frozenset[str], dict[str, Callable[[Any], Any]]]:
+    return _names(cls), _readers(cls)
+
+
 def as_json(value: Any) -> Any:
     """Return what the JSON says of the value of a field."""
     if isinstance(value, Part):
@@ -49,23 +58,31 @@ def as_json(value: Any) -> Any:
 class Part:
     """A table inside a document."""
 
-    others: Mapping[str, Any] = field(default_factory=lambda: _NO_OTHERS)
-    """What a newer kdcache says besides, by name. It is kept unread and written again, since the
-    digest of the document is over all of it."""
+    others: Mapping[str, Any] | None = None
+    """What a newer kdcache says besides, by name; None for nothing. It is kept unread and written
+    again, since the digest of the document is over all of it."""
+
+    @classmethod
+    def all_from_json(cls: type[_Part], tables: Iterable[Mapping[str, Any]]) -> list[_Part]:
+        """Return the parts that tables say, of which a commit may have 100,000."""
+        names, readers = _form(cls)
+        if readers:
+            return [cls.from_json(table) for table in tables]
+        return [
+            cls(**table)
+            if table.keys() <= names and None not in table.values()
+            else cls.from_json(table)
+            for table in tables
+        ]
 
     @classmethod
     def from_json(cls: type[_Part], table: Mapping[str, Any]) -> _Part:
         """Return the part that a table says."""
-        names = cls.__dataclass_fields__
-        known: dict[str, Any] = {}
-        others: dict[str, Any] = {}
-        for name, value in table.items():
-            # a null that is said stays so: a field that is None is not written
-            if value is None or name not in names or name == _OTHERS:
-                others[name] = value
-            else:
-                known[name] = value
-        return cls(**read_fields(cls, known), others=others or _NO_OTHERS)
+        names, _ = _form(cls)
+        # a null that is said stays so: a field that is None is not written
+        known = {name: table[name] for name in table if name in names and table[name] is not None}
+        others = {name: table[name] for name in table if name not in known}
+        return cls(**read_fields(cls, known), others=others or None)
 
     def to_json(self) -> dict[str, Any]:
         """Return the table, which has no fields that are None."""
@@ -74,7 +91,7 @@ class Part:
             value = getattr(self, name)
             if name != _OTHERS and value is not None:
                 table[name] = as_json(value)
-        return {**table, **self.others}
+        return {**table, **(self.others or {})}
 
 
 def _as_size(size: int | list[int]) -> Size:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,9 @@ class ZarrFormat:
     def faults(self, objects: Objects, seed: int) -> list[str]:
         """Return what keeps plain zarr from finding the array of `seed`, with this shape and
         chunking."""
+        group = PurePosixPath(seed_path(seed)).parent
         try:
+            check_group(objects, str(group))
             read_twice(lambda is_fresh: self._check_array(objects, seed, is_fresh))
         except CacheError as error:
             return [str(error)]
@@ -174,6 +177,30 @@ class ZarrFormat:
             compressors=[ZstdCodec(level=self.zstd_level), Crc32cCodec()],
             config={"write_empty_chunks": True},  # else a unit of zeros would be no object at all
         )
+
+
+def check_group(objects: Objects, path: str) -> None:
+    """Check that plain zarr can go through a group: its document, if it is there, is one.
+
+    Raises:
+        DamagedError: it is none.
+    """
+    key = f"{path}/zarr.json"
+
+    def check(is_fresh: bool) -> None:
+        try:
+            data = objects.get(key, most=MOST_METADATA, is_fresh=is_fresh)
+            group = parsed(data, most_values=MOST_METADATA)
+            if (group["zarr_format"], group["node_type"]) != (3, "group"):
+                raise ValueError("it is no group of format 3")
+        except FileNotFoundError:  # an array is found without
+            return
+        except (ValueError, TypeError, KeyError) as error:
+            raise DamagedError(
+                f"{key} is damaged: {error}; delete {objects}/{key}: arrays are found without it"
+            ) from error
+
+    read_twice(check)
 
 
 def _anew(objects: Objects, key: str) -> str:

@@ -69,13 +69,14 @@ def test_a_table_comes_back_as_it_was(cls: type[Part]) -> None:
         part = cls.from_json(table)
         assert json.dumps(part.to_json()) == json.dumps(table), "numbers, and the order of names"
         assert cls.from_json(part.to_json()) == part
-        assert part.others == (LATER if table is not TABLES[cls] else {})
+        assert part.others == (LATER if table is not TABLES[cls] else None)
 
 
 @pytest.mark.parametrize("cls", TABLES)
 def test_what_is_none_is_not_written_and_a_null_that_was_said_is(cls: type[Part]) -> None:
     part = cls.from_json(TABLES[cls])
-    for name in [field.name for field in fields(cls) if field.default is None]:
+    names = [field.name for field in fields(cls) if field.default is None]
+    for name in set(names) - {"others"}:
         assert name not in replace(part, **{name: None}).to_json()
         said = {**TABLES[cls], name: None}
         again = cls.from_json(said)
