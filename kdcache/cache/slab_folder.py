@@ -11,6 +11,7 @@ removed. Checksums are looked at once by each process that opens a file, and aga
 its time of change is another.
 """
 
+import errno
 import fcntl
 import mmap
 import os
@@ -47,7 +48,8 @@ _TRAILER = struct.Struct("<16sQII")
 _NAME = re.compile(r"[0-9a-f]{32}\.slab|[0-9a-f]{24}-[0-9]{5,10}-[0-9]{6,10}\.(tar|index)")
 _UNLOCKED_SECONDS = 3600.0
 """Where files cannot be locked, one that was used within this time counts as in use."""
-_HINT = "free some space, or give a folder with room: --slab-dir, or KDCACHE_HOME"
+_ELSEWHERE = "give another folder: --slab-dir, or KDCACHE_HOME"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Parts = Iterable[bytes | memoryview]
 State = tuple[int, int, int]
@@ -245,7 +247,8 @@ class SlabFolder:
             file = LocalFile(path)
         except OSError as error:
             raise CacheError(
-                f"cannot read {path}, which was just written: {error.strerror or error}; {_HINT}"
+                f"cannot read {path}, which was just written: {error.strerror or error};"
+                f" {_ELSEWHERE}"
             ) from error
         self._checked.add(file.state)
         return file
@@ -273,7 +276,8 @@ def write_local(path: Path, parts: Parts) -> None:
             file.write(_sealed(size, crc32c(table)))
     except OSError as error:
         reason = error.strerror or error
-        raise CacheError(f"cannot write {path} (at byte {size}): {reason}; {_HINT}") from error
+        way_out = f"free some space, or {_ELSEWHERE}" if error.errno in _FULL else _ELSEWHERE
+        raise CacheError(f"cannot write {path} (at byte {size}): {reason}; {way_out}") from error
 
 
 class _Checksums:

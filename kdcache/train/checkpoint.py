@@ -216,7 +216,9 @@ def replace_file(
         with whole_file(path, kept_as=kept_as) as file:
             write(file)
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
+        # of a file that cannot be written on, torch says at which byte of its own
+        is_of_torch = isinstance(error, RuntimeError)
+        reason = "the disk may be full" if is_of_torch else " ".join(str(error).split())[:160]
         kept = what_is_kept(path.parent)
         raise KdcacheError(
             f"cannot write {path}: {reason}; {kept}: make room and run again"
