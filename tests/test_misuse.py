@@ -36,7 +36,7 @@ TOLD = {
     "no teacher": "UsageError: teacher is 3; it must be text or torch.nn.Module",
     "seeds of a dump": r"UsageError: seeds is \[0.5\]; it must be text or a list of whole numbers",
     "no seeds": "UsageError: seeds is an empty list; give one seed at least",
-    "seeds of no text": "UsageError: seeds '' are not of the form",
+    "seeds of no text": "UsageError: seeds is empty; give a value",
     "mean that is not finite": "UsageError: mean is nan; it must be a number",
     "std that is not finite": r"UsageError: std is \[inf\]; it must be a number or a list of",
     "numbers of mean": "UsageError: mean is .*, 2 numbers, and the views have 1 channels; give one",

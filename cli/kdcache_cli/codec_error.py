@@ -1,7 +1,6 @@
 """The command `codec-error`: what each codec costs on your teacher, as a table, as JSON, and as a
 picture."""
 
-import json
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import click
 
 from kdcache_cli.options import JSON, compute, dotted
+from kdcache_cli.output import json_text
 
 _TERMS = {"inter": "inter", "intra": "intra", "both": "both", "kl": "KL"}
 
@@ -75,7 +75,7 @@ def codec_error(plot: str | None, as_json: bool, **flags: Any) -> None:
     config = load_config(CodecErrorConfig, "codec-error", file=None, flags=given)
     result = measure_codec_error(config)
     if as_json:
-        click.echo(json.dumps(result, indent=1))
+        click.echo(json_text(result))
     else:
         _print(result)
     if plot is not None:

@@ -12,7 +12,7 @@ import click
 from kdcache.errors import printable
 from kdcache.runtime.wording import counted, human_bytes, human_seconds, percent_done
 from kdcache_cli.options import JSON
-from kdcache_cli.output import codec_error_text, coverage_lines, print_result
+from kdcache_cli.output import codec_error_text, coverage_lines, json_text, print_result
 
 if TYPE_CHECKING:
     from kdcache.cache import Cache
@@ -76,7 +76,7 @@ def _require_complete(cache: "Cache", seeds: str | None, *, as_json: bool) -> No
 
     coverage = coverage_of_seeds(cache, seeds)
     if as_json:
-        click.echo(json.dumps(coverage.to_json(), indent=1))
+        click.echo(json_text(coverage.to_json()))
     require_complete(cache, coverage)
     if not as_json:
         units = counted(coverage.units_asked, "unit")

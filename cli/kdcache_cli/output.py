@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -115,6 +116,7 @@ class Group(click.Group):
                     _unknown(f"there is no command {word!r}", word, self.commands, "kdcache")
                 )
             )
+        _require_words(word, rest)
         has_report = any(part.partition("=")[0] == "--report" for part in rest)
         goes_on = word in _THAT_GO_ON or (word == "verify" and has_report)
         ctx.meta[_GOES_ON] = goes_on and "--plan" not in rest
@@ -153,6 +155,23 @@ class Group(click.Group):
                 way_on = f"; {WAY_OUT}" if ctx.meta.get(_GOES_ON) else ""
                 click.echo(f"kdcache: stopped by {signal_name(stop.number)}{way_on}", err=True)
                 raise click.exceptions.Exit(stop.exit_code) from None
+
+
+def _require_words(command: str, words: Sequence[str]) -> None:
+    """Refuse empty words, such as those of a variable that is not set, and a `~` that no shell has
+    read."""
+    from kdcache.config.arguments import require_text
+
+    for before, word in pairwise(["", *words]):
+        flag, equals, value = word.partition("=")
+        is_flag = word.startswith("--") and equals
+        name = (
+            flag if is_flag else before if before.startswith("--") else f"an argument of {command}"
+        )
+        try:
+            require_text(value if is_flag else word, name)
+        except UsageError as error:
+            raise OneLineError(error) from error
 
 
 def _is_of_main_memory(error: Exception) -> bool:
@@ -241,14 +260,25 @@ def print_result(
     if own_place().rank:
         return
     if as_json:
-        # piece by piece: of a cache that has just been begun the missing units may be a million a
-        # seed
-        sys.stdout.writelines(json.JSONEncoder(indent=1, default=list).iterencode(result))
-        click.echo()
+        click.echo(json_text(result))
         return
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         click.echo(f"{name:<{width}}  {printable(value)}")
+
+
+def json_text(value: Any, indent: str = "") -> str:
+    """Return `value` as JSON, an entry a line; what is a list of numbers stays on one line, since a
+    cache that has just been begun may lack a million units."""
+    inner = indent + " "
+    if isinstance(value, Mapping) and value:
+        named_items = [(json.dumps(str(key)), item) for key, item in value.items()]
+        entries = [f"{name}: {json_text(item, inner)}" for name, item in named_items]
+        return "{\n" + inner + f",\n{inner}".join(entries) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value):
+        entries = [json_text(item, inner) for item in value]
+        return "[\n" + inner + f",\n{inner}".join(entries) + f"\n{indent}]"
+    return json.dumps(value, default=list)
 
 
 def coverage_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:

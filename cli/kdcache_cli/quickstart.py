@@ -13,7 +13,7 @@ import click
 
 from kdcache.errors import KdcacheError
 from kdcache.runtime.wording import human_bytes
-from kdcache_cli.output import shell_command
+from kdcache_cli.output import json_text, shell_command
 
 TEACHER = "timm:test_resnet,input_size=16"
 STUDENT = (
@@ -105,7 +105,7 @@ def run_quickstart(out: str, *, as_json: bool) -> None:
     summary = {"out": str(folder), "teacher": teacher, "caches": caches, "students": students}
     (folder / "quickstart.json").write_text(json.dumps(summary, indent=1), "utf-8")
     if as_json:
-        click.echo(json.dumps(summary, indent=1))
+        click.echo(json_text(summary))
     else:
         _print_table(summary)
 

@@ -17,6 +17,7 @@ from kdcache.cache.storage.folder import Folder
 from kdcache.cache.storage.objects import Objects, is_address
 from kdcache.cache.storage.rereading import read_twice
 from kdcache.cache.subset import samples_arrays
+from kdcache.config.arguments import require_text
 from kdcache.errors import CacheError, DamagedError, UsageError, quoted
 from kdcache.shapes import Rows
 
@@ -34,9 +35,10 @@ def open_objects(path: str | Path) -> Objects:
     `az://...`.
 
     Raises:
-        UsageError: an address of another kind, or obstore is not installed.
+        UsageError: no text, `~`, an address of another kind, or obstore is not installed.
     """
     text = str(path)
+    require_text(text, "cache")
     if (scheme := text.partition(":/")[0]) in _SCHEMES and not is_address(text):
         raise UsageError(
             f"{text} is neither an address nor a likely folder; write {scheme}://BUCKET/PREFIX"

@@ -30,7 +30,7 @@ def check_plot(path: str | Path) -> None:
     """
     if find_spec("matplotlib") is None:
         raise KdcacheError("plots need matplotlib; pip install 'kdcache[plot]'")
-    if Path(path).suffix not in _FORMATS:
+    if Path(path).suffix.lower() not in _FORMATS:
         raise UsageError(
             f"plot {path} has no known format; end its name in one of {', '.join(_FORMATS)}"
         )

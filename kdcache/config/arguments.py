@@ -1,11 +1,14 @@
-"""The gate of the functions that programs call: each argument has a type that the signature says.
+"""The gate of what users give: each argument of a function that programs call has a type that the
+signature says, and no text is empty, or a path that only a shell understands.
 
-A flag of a command is checked as text. An argument may be anything, and a wrong one would be told
-from deep inside, or never.
+A flag of a command is text. An argument may be anything, and a wrong one would be told from deep
+inside, or never.
 """
 
 import inspect
 import math
+import os
+import re
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -29,10 +32,29 @@ _WORDS = {
 """What types are called, one and several."""
 
 
+_HOME = re.compile(r"(^|[:=,])~(?=/|$)")
+"""A user's own folder, in the place of a path."""
+
+
+def require_text(text: str, what: str) -> None:
+    """Raise a UsageError if a text that was given is empty, or holds a path below `~`.
+
+    A shell replaces `~` at the start of a word, but not after `--data=imagefolder:`. Python never
+    does: it would make a folder of that name.
+    """
+    if not text.strip():
+        raise UsageError(f"{what} is empty; give a value, or leave it out")
+    if _HOME.search(text):
+        home = os.environ.get("HOME", "$HOME")
+        whole = _HOME.sub(lambda match: match[1] + home, text)
+        raise UsageError(f"{what} is {quoted(text)}; ~ stays as it is here: write {whole}")
+
+
 def checked_arguments(function: Callable[P, T]) -> Callable[P, T]:
     """Return a function that raises a UsageError where an argument is not what its annotation says.
 
-    Integers pass as floats, arrays and ranges as sequences. Numbers must be finite.
+    Integers pass as floats, arrays and ranges as sequences. Numbers must be finite. Texts and paths
+    pass as `require_text` has it.
     """
 
     @cache
@@ -47,6 +69,8 @@ def checked_arguments(function: Callable[P, T]) -> Callable[P, T]:
             hint = hints().get(name, Any)
             if not _fits(value, hint):
                 raise UsageError(f"{name} is {quoted(value)}; it must be {_wanted(hint)}")
+            if isinstance(value, str | Path):
+                require_text(str(value), name)
         return function(*args, **kwargs)
 
     return call

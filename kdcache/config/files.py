@@ -14,6 +14,7 @@ from typing import Any, SupportsIndex, TypeVar
 
 import tomli_w
 
+from kdcache.config.arguments import require_text
 from kdcache.config.spec import build, choose
 from kdcache.errors import UsageError, quoted
 from kdcache.runtime.contrast import contrasted
@@ -25,7 +26,7 @@ T = TypeVar("T")
 _MOST_SEEDS = 100_000
 _MOST_TEXT = 10_000
 """Characters of a list of seeds."""
-_SEEDS = re.compile(r"([0-9]{1,10})(?::([0-9]{1,10}))?")
+_SEEDS = re.compile(r"([0-9]{1,20})(?::([0-9]{1,20}))?")
 _PLAIN = re.compile(r'[a-z_]{1,40} = ("[^"\\\x00-\x1f\x7f]*"|true|false|0|[1-9][0-9]{0,17})')
 """A line of a setting that is text, a number or a truth."""
 _SETTINGS = resources.files("kdcache.config") / "presets"
@@ -55,6 +56,8 @@ def load_config(
             value of the wrong type.
     """
     table = _read(file, command, is_ours=is_ours) if file else {}
+    for key, value in table.items():
+        _require_texts(value, f"{command} {key}")
     given = {key: value for key, value in flags.items() if value is not None}
     for key, value in given.items():
         _put(table, key, value, file)
@@ -70,8 +73,17 @@ def load_config(
                 f"{key} is given twice: {quoted(given[key])}, and by --set {quoted(setting)}; give"
                 " it once"
             )
-        _put(table, key, _toml_value(text), file)
+        setting_value = _toml_value(text)
+        _require_texts(setting_value, f"--set {key}")
+        _put(table, key, setting_value, file)
     return build(cls, table, command, called=_flag)
+
+
+def _require_texts(value: Any, what: str) -> None:
+    """Raise a UsageError if a setting is, or lists, a text that `require_text` refuses."""
+    for text in value if isinstance(value, list) else (value,):
+        if isinstance(text, str):
+            require_text(text, what)
 
 
 def _flag(name: str) -> str:

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kdcache.config.arguments import require_text
 from kdcache.errors import KdcacheError, UsageError, brief, quoted
 from kdcache.runtime.user_code import user_code
 
@@ -63,14 +64,16 @@ def parse_spec(text: str) -> Spec:
     """Return the spec that `text` spells.
 
     Raises:
-        UsageError: an empty name, a second positional argument, an option given twice, a number
-            that is not finite, or a text of more than `MOST_SPEC` characters.
+        UsageError: no text, a path below `~`, an empty name, a second positional argument, an
+            option given twice, a number that is not finite, or a text of more than `MOST_SPEC`
+            characters.
     """
     if len(text) > MOST_SPEC:
         raise UsageError(
             f"spec {quoted(text)} has {len(text)} characters; it may have {MOST_SPEC}: write"
             " name:arg,key=value,..."
         )
+    require_text(text, "spec")
     name, _, rest = text.strip().partition(":")
     if not name:
         raise UsageError(f"spec {quoted(text)} has no name; write name:arg,key=value,...")
@@ -255,8 +258,14 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
         return tuple(_typed(item, args[0], where) for item in value)
     if origin is dict and isinstance(value, Mapping):
         return dict(value)
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return build(typing.cast("type[Any]", hint), value, where)
+    if dataclasses.is_dataclass(hint):
+        table = typing.cast("type[Any]", hint)
+        if isinstance(value, Mapping):
+            return build(table, value, where)
+        if isinstance(value, table):
+            return value
+        first = next(field.name for field in dataclasses.fields(table) if is_option(field))
+        raise UsageError(f"{where} is {quoted(value)}, but has keys of its own; write {first}=...")
     if isinstance(value, int) and abs(value) >= _MOST and hint in (int, float):
         raise UsageError(f"{where} has {len(str(value))} digits; it must be a number below 2^63")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

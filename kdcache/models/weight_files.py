@@ -83,8 +83,6 @@ def _require_file(path: Path) -> None:
         what = f"is a link to {path.readlink()}, which does not exist; mend the link"
     elif path.exists():
         what = "is a device or a pipe; name a file"
-    elif path.parts[:1] == ("~",) and path.expanduser().is_file():
-        what = f"does not exist, since no shell has put a folder for ~; write {path.expanduser()}"
     else:
         what = f"does not exist; {_near_names(path)}"
     raise ModelError(f"weights file {path} {what}")

@@ -101,9 +101,7 @@ def open_imagefolder(spec: Spec) -> Source:
         )
     if spec.arg is None or not Path(spec.arg).is_dir():
         hint = (
-            f"; write tars:{spec.arg}"
-            if spec.arg is not None and spec.arg.endswith(".tar")
-            else tilde_hint(spec)
+            f"; write tars:{spec.arg}" if spec.arg is not None and spec.arg.endswith(".tar") else ""
         )
         raise SourceError(
             f"imagefolder {spec.arg!r} is not a folder; give one that holds one folder per"
@@ -122,12 +120,6 @@ def open_imagefolder(spec: Spec) -> Source:
             f"give one of them: imagefolder:{os.path.join(spec.arg, dataset.classes[-1])}"  # noqa: PTH118
         )
     return DatasetSource(dataset, spec, lists_targets=True)
-
-
-def tilde_hint(spec: Spec) -> str:
-    """Return the way out if a path begins with `~`, which a shell leaves as it is behind a
-    colon."""
-    return "; write $HOME for ~" if spec.arg is not None and spec.arg.startswith("~") else ""
 
 
 def are_splits(names: Collection[str]) -> bool:

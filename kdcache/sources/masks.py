@@ -3,6 +3,7 @@ files."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from kdcache.config.spec import Spec
 from kdcache.errors import SourceError
-from kdcache.runtime.images import described
+from kdcache.runtime.images import UndecodableError, described, is_of_decoding
 from kdcache.runtime.text_files import path_bytes
 from kdcache.shapes import IGNORED
 from kdcache.sources.dataset import MapStyle
@@ -100,7 +101,7 @@ class MaskSource(MapStyle):
                 class.
         """
         image, mask = self._pair(index, contents)
-        with self._reading(index):  # a mask's file may be read only now
+        with self._reading(index), about_mask():  # a mask's file may be read only now
             ids = self._id_array(mask, index)
         check_size((ids.shape[1], ids.shape[0]), image.size, self._name(index))
         return Sample(image, Image.fromarray(self._classes_of(ids, index)))
@@ -190,6 +191,17 @@ class MaskSource(MapStyle):
             image, mask = self.sample(int(index))
             assert isinstance(mask, Image.Image)
             yield f"{index} {image.mode} {image.size}".encode() + image.tobytes() + mask.tobytes()
+
+
+@contextmanager
+def about_mask(path: str = "") -> Iterator[None]:
+    """Say that it is the mask of a sample, not its image, which cannot be decoded."""
+    try:
+        yield
+    except Exception as error:
+        if not is_of_decoding(error):
+            raise
+        raise UndecodableError(f"its mask{path and f' {path}'}: {error}") from error
 
 
 def _lossy_format(mask: Image.Image) -> str | None:

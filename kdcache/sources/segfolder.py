@@ -27,8 +27,8 @@ from kdcache.sources.folder_files import (
     looks_like_image,
     tell_passed_over,
 )
-from kdcache.sources.imagefolder import are_splits, tilde_hint
-from kdcache.sources.masks import LARGEST_ID, NOT_LOSSY, MaskSource
+from kdcache.sources.imagefolder import are_splits
+from kdcache.sources.masks import LARGEST_ID, NOT_LOSSY, MaskSource, about_mask
 from kdcache.sources.protocol import Contents, Source
 
 _NO_CLASS = ("void", "ignore", "none")
@@ -82,11 +82,15 @@ class SegFolder:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
         """Return an image and its mask, as stored."""
-        return read_image(self.images[index]), read_image(self.masks[index])
+        image = read_image(self.images[index])
+        with about_mask(self.masks[index]):
+            return image, read_image(self.masks[index])
 
     def item_of(self, index: int, contents: Contents) -> tuple[Image.Image, Image.Image]:
         """Return the image and the mask that two files hold, as stored."""
-        return decode_image(contents[0]), decode_image(contents[1])
+        image = decode_image(contents[0])
+        with about_mask(self.masks[index]):
+            return image, decode_image(contents[1])
 
     def encoded(self, index: int) -> bytes:
         """Return the file of an image."""
@@ -205,11 +209,15 @@ def open_segfolder(spec: Spec) -> Source:
             without the other, or what looks like one and would be left out.
         UsageError: patterns without `{}`, or files of classes or ids that cannot be understood.
     """
+    if "classes" not in spec.options:
+        told = "it needs classes, the number of them or a file with their names"
+        raise UsageError(
+            f"source {spec}: {told}; write {spec.name}:{spec.arg or 'PATH'},classes=19"
+        )
     options = build(SegFolderOptions, spec.options, f"source {spec.name}")
     if spec.arg is None or not Path(spec.arg).is_dir():
         raise SourceError(
-            f"segfolder {spec.arg!r} is not a folder; give the one that holds images and"
-            f" masks{tilde_hint(spec)}"
+            f"segfolder {spec.arg!r} is not a folder; give the one that holds images and masks"
         )
     names = None if isinstance(options.classes, int) else _class_names(options.classes)
     count = options.classes if isinstance(options.classes, int) else len(names or ())
@@ -291,7 +299,10 @@ def _class_names(path: str) -> tuple[str, ...]:
             f"segfolder: classes={path} is neither a number nor a text file with a name on each"
             " line"
         )
-    return tuple(line.text for line in read_lines(path, "segfolder: classes ="))
+    names = tuple(line.text for line in read_lines(path, "segfolder: classes ="))
+    if not names:
+        raise UsageError(f"segfolder: classes={path} is an empty file; write a class on each line")
+    return names
 
 
 def _ids(path: str, classes: int, names: Sequence[str] | None) -> dict[int, int]:

@@ -11,7 +11,7 @@ from kdcache.cache.inventory import Inventory, take_inventory
 from kdcache.cache.opening import as_cache
 from kdcache.cache.storage.objects import Entry
 from kdcache.config.arguments import checked_arguments
-from kdcache.errors import LargeObjectError, UsageError
+from kdcache.errors import LargeObjectError, UsageError, quoted
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -24,7 +24,8 @@ def parse_age(text: str) -> float:
     """
     found = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
     if not found:
-        raise UsageError(f"age {text!r} is not a number with a unit of s, m, h or d, such as 7d")
+        told = "is not a number of up to 6 digits and a unit, s, m, h or d"
+        raise UsageError(f"age {quoted(text)} {told}; write 7d")
     return float(found[1]) * _SECONDS[found[2]]
 
 

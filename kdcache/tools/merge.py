@@ -31,7 +31,14 @@ from kdcache.cache.subset import samples_arrays
 from kdcache.cache.writing import commit_unit, require_manifest, require_written, start_seed
 from kdcache.config.arguments import checked_arguments
 from kdcache.config.files import parse_seeds
-from kdcache.errors import CacheError, LargeObjectError, MismatchError, MissingUnitError, UsageError
+from kdcache.errors import (
+    CacheError,
+    LargeObjectError,
+    MismatchError,
+    MissingUnitError,
+    UsageError,
+    quoted,
+)
 from kdcache.runtime.console import progress, say
 from kdcache.runtime.contrast import joined
 from kdcache.runtime.stopping import heeding, look, until_asked
@@ -336,13 +343,15 @@ def _whole_groups(source: Cache, seeds: str) -> set[int]:
 def _parse_units(text: str | None, most: int) -> range:
     if text is None:
         return range(most)
-    found = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", text)
-    numbers = range(int(found[1]), int(found[2])) if found else range(0)
-    if not numbers or numbers.stop > most:
-        raise UsageError(
-            f"units {text!r} are not of the form A:B with B left out; the cache has units 0:{most}"
-            " of each seed"
-        )
+    there = f"the cache has units 0:{most} of each seed"
+    found = re.fullmatch(r"([0-9]{1,20}):([0-9]{1,20})", text)
+    if not found:
+        raise UsageError(f"units {quoted(text)} are not of the form A:B with B left out; {there}")
+    numbers = range(int(found[1]), int(found[2]))
+    if not numbers:
+        raise UsageError(f"units {text} are none: they end before they begin; {there}")
+    if numbers.stop > most:
+        raise UsageError(f"units {text} go past the last one; {there}")
     return numbers
 
 

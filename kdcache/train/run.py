@@ -1,6 +1,7 @@
 """Training a student, from caches, with a teacher in the loop, or on labels only: a run, and the
 folder that it lives in."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,7 @@ from kdcache.runtime.distributed import (
     on_main,
     others_that_fail,
 )
+from kdcache.runtime.files import plain_bytes
 from kdcache.runtime.stopping import heeding
 from kdcache.runtime.text_files import path_bytes
 from kdcache.train.agreement import require_same_settings
@@ -71,6 +73,7 @@ _CONFIG = "config.toml"
 _METRICS = "metrics.jsonl"
 _RESULT = "result.json"
 _STUDENT = "student.safetensors"
+_BEST = "best.safetensors"
 _COMMAND = "train-student"
 _SETTINGS = "settings"
 """In a checkpoint: those of the run that it is of, as `config.toml` has them."""
@@ -178,6 +181,7 @@ def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
     if is_main():
         for name, module in trainer.weights().items():
             _save_weights(run / f"{name}.safetensors", module, config.student)
+        _check_best(run, best)
         result = _result(config, trainer, best, read_metrics(run / _METRICS))
         replace_file(run / _RESULT, lambda file: file.write(json.dumps(result, indent=1).encode()))
     return broadcast_object(result if is_main() else {}, "the result")
@@ -301,7 +305,8 @@ class _Keeper:
             # checkpoints count epochs from 0, as they always have; what a user sees counts from 1
             self._best.update({best: scores[name], "epoch": line["epoch"] - 1, "weights": which})
             spec = self._trainer.config.student
-            _save_weights(self._run / "best.safetensors", self._trainer.weights()[which], spec)
+            saved = _save_weights(self._run / _BEST, self._trainer.weights()[which], spec)
+            self._best["sha256"] = saved
         self._save()
 
     def _save(self) -> None:
@@ -346,6 +351,8 @@ def _finished(run: Path, config: TrainConfig) -> dict[str, Any] | None:
     if not (run / _STUDENT).is_file():
         say(f"note: {run / _STUDENT} is gone, and is written again")
         return None
+    if "best_epoch" in result and not (run / _BEST).is_file():
+        say(f"note: {run / _BEST} is gone; {run / _STUDENT} holds the weights of the last epoch")
     result["run"] = config.run  # it may have been moved or copied
     # of an older kdcache: it counted from 0
     if "finished" not in result and "best_epoch" in result:
@@ -392,13 +399,31 @@ def _differences(run: Path, config: TrainConfig, *, free: tuple[str, ...]) -> li
     return config_differences(there, config, free=free, meanings=_MEANINGS)
 
 
-def _save_weights(path: Path, module: nn.Module, spec: str) -> None:
+def _save_weights(path: Path, module: nn.Module, spec: str) -> str:
+    """Write the weights of a model that `spec` names, and return the digest of the file."""
     state = module.state_dict()  # cloned below: safetensors takes no tied weights
     weights = {
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in state.items()
     }
-    replace_file(path, lambda file: file.write(safetensors_bytes(weights, weight_record(spec))))
+    data = safetensors_bytes(weights, weight_record(spec))
+    replace_file(path, lambda file: file.write(data))
+    return hashlib.sha256(data).hexdigest()
+
+
+def _check_best(run: Path, best: Mapping[str, Any]) -> None:
+    """Say so if the weights of the best epoch are no longer what was written."""
+    path = run / _BEST
+    if "sha256" not in best:  # no evaluation, or an older kdcache
+        return
+    if not path.is_file():
+        fault = "is gone"
+    elif hashlib.sha256(plain_bytes(path)).hexdigest() != best["sha256"]:
+        fault = "has other bytes than were written"
+    else:
+        return
+    kept = f"the weights of epoch {best['epoch'] + 1} are lost, those of the last epoch are there"
+    say(f"note: {path} {fault}: {kept}")
 
 
 def _say_epoch(line: dict[str, Any], epochs: int) -> None:

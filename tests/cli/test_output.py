@@ -1,6 +1,7 @@
 """What commands print, on any terminal."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from runs import CONV
 from kdcache.runtime.console import say
 from kdcache.sources import sample_warnings
 from kdcache_cli.commands import main
-from kdcache_cli.output import escape_what_cannot_be_shown
+from kdcache_cli.output import escape_what_cannot_be_shown, json_text
 
 TEXT = "née 日本 \udce9 a"
 
@@ -115,3 +116,25 @@ def test_memory_that_runs_out_is_one_line(
     assert done.exit_code == 1 and done.stderr.startswith(f"kdcache: error: {told}")
     assert done.stderr.count("\n") == 1
     assert done.stderr.endswith("; what was finished is kept\n")
+
+
+def test_json_has_a_line_an_entry_and_numbers_side_by_side() -> None:
+    value = {"missing": {3: [0, 2], 4: []}, "caches": [{"rows": 8}, {}], "tau": 0.5, "of": None}
+    text = json_text(value)
+    assert json.loads(text) == json.loads(json.dumps(value))
+    assert text.splitlines() == [
+        "{",
+        ' "missing": {',
+        '  "3": [0, 2],',
+        '  "4": []',
+        " },",
+        ' "caches": [',
+        "  {",
+        '   "rows": 8',
+        "  },",
+        "  {}",
+        " ],",
+        ' "tau": 0.5,',
+        ' "of": null',
+        "}",
+    ]

@@ -17,6 +17,7 @@ from kdcache.train.optim import OptimizerConfig
 from kdcache.train.run import TrainConfig
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+PATH = TEXT.map(lambda text: "x" + text.replace("~", "-"))
 NUMBER = st.floats(0, 1e6)
 FREE = st.integers(0, 9) | TEXT | st.lists(st.floats(0, 1), max_size=2)
 COMPUTE = {
@@ -33,16 +34,16 @@ OPTIMIZER = {
 }
 SCHEDULE = {"warmup_epochs": NUMBER, "decay_milestones": st.lists(st.integers(0, 99), max_size=4)}
 DUMP = {
-    **dict.fromkeys(("cache", "data", "teacher", "recipe"), TEXT),
+    **dict.fromkeys(("cache", "data", "teacher", "recipe"), PATH),
     "batch_size": st.integers(1, 9999),
     "unit_rows": st.none() | st.integers(1, 99),
     "skip_unreadable": st.booleans(),
     "compute": st.fixed_dictionaries(COMPUTE),
 }
 TRAIN = {
-    **dict.fromkeys(("run", "data", "student"), TEXT),
-    "cache": TEXT.filter(bool),
-    "eval_data": st.none() | TEXT,
+    **dict.fromkeys(("run", "data", "student"), PATH),
+    "cache": PATH,
+    "eval_data": st.none() | PATH,
     "seeds": st.none() | st.just("0:3"),
     "clip_grad": st.none() | st.floats(0.1, 9),
     "optimizer": st.fixed_dictionaries({}, optional=OPTIMIZER),

@@ -84,7 +84,8 @@ def test_what_a_text_says(text: str, spec: Spec) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has no name; write name:arg,key=value"),
+        ("", "spec is empty; give a value, or leave it out"),
+        ("kind:~/x", r"spec is 'kind:~/x'; ~ stays as it is here: write kind:/"),
         (":k=3", "has no name"),
         ("topk:k=1,k=2", "gives 'k' twice"),
         ("m:f,x=nan", r"spec 'm:f,x=nan': x is nan; it must be a finite number, or text in double"),
@@ -181,7 +182,7 @@ def test_specs_that_spell_the_same_are_equal(one: str, other: str, is_same: bool
         ({"name": "n", "limit": "x"}, "t limit is 'x'; it must be of type float"),
         ({"name": "n", "steps": 3}, "t steps is 3; it must be of type tuple"),
         ({"name": "n", "steps": [1.5]}, "t steps is 1.5; it must be of type int"),
-        ({"name": "n", "inner": 3}, "t inner is 3; it must be of type Inner"),
+        ({"name": "n", "inner": 3}, "t inner is 3, but has keys of its own; write depth=..."),
         ({"name": "n", "inner": {"deph": 3}}, "unknown t inner key 'deph'; did you mean 'depth'"),
         ({"name": "n", "rate": float("inf")}, "t rate is inf; it must be a finite number"),
         ({"name": "n", "limit": float("nan")}, "t limit is nan; it must be a finite number"),

@@ -152,16 +152,6 @@ def test_a_path_that_is_no_file_is_told_with_what_is_there(tmp_path: Path) -> No
             check_weight_file(tmp_path / (name or "empty"))
 
 
-def test_a_home_that_no_shell_has_put_in_is_told(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    (tmp_path / "w.pt").touch()
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(ModelError, match=f"no shell has put a folder for ~; write {tmp_path}"):
-        check_weight_file(Path("~/w.pt"))
-
-
 def test_the_content_counts_and_not_the_ending(tmp_path: Path) -> None:
     state = conv().state_dict()
     for name, content in {"a.safetensors": torch_bytes(state), "b.pt": save(state)}.items():

@@ -59,6 +59,27 @@ def test_voc_masks_are_palette_images(tmp_path: Path) -> None:
     assert np.unique(classes_of(source.sample(0).target)).tolist() == [0, 1, 20, 255]
 
 
+def test_classes_that_nobody_named_are_told(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").touch()
+    with pytest.raises(UsageError, match=r"needs classes, .*; write segfolder:PATH,classes=19"):
+        open_source("segfolder")
+    with pytest.raises(UsageError, match="is an empty file; write a class on each line"):
+        open_source(f"segfolder:{tmp_path},classes={tmp_path}/names.txt")
+
+
+@pytest.mark.parametrize("content", [b"", b"no image"])
+def test_of_a_pair_the_file_that_cannot_be_decoded_is_named(tmp_path: Path, content: bytes) -> None:
+    for name in "ab":
+        write_pair(tmp_path / f"images/{name}.jpg", tmp_path / f"masks/{name}.png", [[0, 1]] * 2)
+    source = open_source(f"segfolder:{tmp_path},classes=2")
+    mask = tmp_path / "masks/b.png"
+    mask.write_bytes(content)
+    for contents in (None, ((tmp_path / "images/b.jpg").read_bytes(), content)):
+        with pytest.raises(UnreadableSampleError, match=f"cannot be read: its mask {mask}: "):
+            source.sample(1, contents)
+    assert source.sample(0).target is not None
+
+
 def test_a_folder_of_images_and_masks(tmp_path: Path) -> None:
     for name, level in (("a/one", 0), ("a/two", 1), ("b/one", 2)):
         write_pair(

@@ -44,7 +44,7 @@ from kdcache.sources import Sample, Source, open_source
             SourceError,
             "is empty; name a data set with at least one sample",
         ),
-        ("", UsageError, "has no name"),
+        ("", UsageError, "spec is empty"),
     ],
 )
 def test_a_wrong_spec_is_told(spec: str, error: type[Exception], message: str) -> None:

@@ -114,9 +114,11 @@ def test_ages(text: str, seconds: float) -> None:
     assert parse_age(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "7", "d", "-1d", "7 d", "1.5h", "7w"])
+@pytest.mark.parametrize("text", ["", "7", "d", "-1d", "7 d", "1.5h", "7w", "9999999d"])
 def test_what_is_no_age(text: str) -> None:
-    with pytest.raises(UsageError, match="is not a number with a unit of s, m, h or d"):
+    with pytest.raises(
+        UsageError, match="is not a number of up to 6 digits and a unit, s, m, h or d; write 7d"
+    ):
         parse_age(text)
 
 

@@ -69,6 +69,7 @@ def test_a_device_is_looked_at_before_data_are(
         (["--student", f"{MLP},size=nan"], "size is nan; it must be a finite number"),
         (["--set", "optimizer.name=adamww"], "did you mean 'adamw'"),
         (["--set", "optimizer.options={betta=1}"], "unexpected keyword argument 'betta'"),
+        (["--set", "optimizer=3"], "optimizer is 3, but has keys of its own; write name=..."),
         (["--set", "schedule.name=cosin"], "did you mean 'cosine'"),
         (["--set", "schedule.options={noice=1}"], "schedule cosine: TypeError"),
         (["--set", "sync_batch_norm=true"], "sync_batch_norm is for CUDA only; leave it out"),
@@ -167,6 +168,16 @@ def test_settings_that_need_the_classes_are_looked_at_before_the_teacher_runs(
     assert told in line
     batches = (tmp_path / "log").read_bytes() if (tmp_path / "log").exists() else b""
     assert len(batches) <= 1, "the empty view that it is tried on"
+
+
+def test_a_warm_up_that_is_all_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    schedule = ScheduleConfig(warmup_epochs=2)
+    config = train_config(
+        tmp_path, recipe="digits", loss="ce", data=NOT_OPENED, epochs=2, schedule=schedule
+    )
+    with pytest.raises(UsageError, match="unknown source"):
+        plan_training(config)
+    assert "note: the warm-up takes 2 of 2 epochs" in capsys.readouterr().err
 
 
 def test_defaults_pass(tmp_path: Path) -> None:

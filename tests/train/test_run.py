@@ -659,6 +659,27 @@ def test_weights_of_a_finished_run_that_are_gone_are_written_again(tmp_path: Pat
     assert train(moved, **shared)["run"] == str(moved)
 
 
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_weights_of_the_best_epoch_that_are_lost_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_gone: bool
+) -> None:
+    shared: dict[str, Any] = {"recipe": "digits", "epochs": 1, "batch_size": 64, "loss": "ce"}
+    train(tmp_path / "run", **shared, eval_data="tiny_models:few_digits")
+    assert "note" not in capsys.readouterr().err
+    best = tmp_path / "run" / "best.safetensors"
+    if is_gone:
+        best.unlink()
+        fault = "is gone"
+    else:
+        data = bytearray(best.read_bytes())
+        data[-1] ^= 1
+        best.write_bytes(data)
+        fault = "has other bytes than were written"
+    (tmp_path / "run" / "result.json").unlink()
+    train(tmp_path / "run", **shared, eval_data="tiny_models:few_digits")
+    assert f"note: {best} {fault}: the weights of epoch 1 are lost" in capsys.readouterr().err
+
+
 def test_the_rate_counts_views_that_there_are(tmp_path: Path) -> None:
     result = train(tmp_path / "run", recipe="digits", loss="ce", epochs=1, batch_size=10**6)
     (epoch,) = (
