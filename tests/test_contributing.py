@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from kdcache import losses, sources, targets, tasks
-from kdcache.codecs import Codec, codec_from_dict, codec_spec, codec_to_dict, open_codec, registry
+from kdcache.codecs import Codec, codec_from_dict, codec_spec, codec_to_dict, open_codec
+from kdcache.codecs import registry as codecs
 from kdcache.codecs.protocol import CodecDefaults, RowCodec, checked
 from kdcache.losses.protocol import Loss, LossOptions
 from kdcache.models import model as models
@@ -59,7 +60,7 @@ def test_all_five_are_shown_in_few_lines() -> None:
 
 
 def test_a_loss(shown: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(losses._LOSSES, "mse", shown["Mse"])
+    monkeypatch.setitem(losses.registry.LOSSES, "mse", shown["Mse"])
     loss = losses.open_loss("mse:mse=2")
     assert isinstance(loss, Loss) and loss.requires == {"teacher", "logits"}
     (name, value) = loss.terms(LOGITS, DenseTargets(LOGITS + 1), torch.zeros(12).long()).popitem()
@@ -67,7 +68,7 @@ def test_a_loss(shown: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_codec(shown: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._CODECS, "rounded", shown["Rounded"])
+    monkeypatch.setitem(codecs.CODECS, "rounded", shown["Rounded"])
     codec = open_codec("rounded:step=0.5", classes=6)
     assert isinstance(codec, RowCodec) and isinstance(codec, Codec)
     assert codec_spec(codec) == "rounded:step=0.5"
@@ -79,7 +80,7 @@ def test_a_codec(shown: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_source(shown: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     images = np.arange(3 * 64, dtype=np.uint8).reshape(3, 8, 8)
     np.savez(tmp_path / "a.npz", images=images, labels=np.array([0, 4, 1]))
-    monkeypatch.setitem(sources._OPENERS, "npz", shown["open_npz"])
+    monkeypatch.setitem(sources.registry.OPENERS, "npz", shown["open_npz"])
     source = sources.open_source(f"npz:{tmp_path}/a.npz")
     assert len(source) == 3 and source.classes == 5 and source.sample(1).target == 4
     assert np.array_equal(np.asarray(source.sample(2).image), images[2])
@@ -94,7 +95,7 @@ def test_a_family_of_models(shown: dict[str, Any], monkeypatch: pytest.MonkeyPat
 
 def test_a_task(shown: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(targets.KINDS, "fine", shown["FineLabel"]())
-    monkeypatch.setitem(tasks._TASKS, "fine", shown["Fine"]())
+    monkeypatch.setitem(tasks.registry.TASKS, "fine", shown["Fine"]())
 
     class Data(list[Any]):
         task = "fine"

@@ -23,9 +23,13 @@ from safetensors.torch import save_file
 from segmentation_files import write_cityscapes, write_voc
 from torchvision.datasets import cifar
 
+from kdcache.codecs.registry import CODECS
 from kdcache.config.files import load_config
 from kdcache.dump.run import DumpConfig
+from kdcache.losses.registry import LOSSES
 from kdcache.models.model import open_model
+from kdcache.models.registry import FAMILIES
+from kdcache.sources.registry import OPENERS
 from kdcache.train.run import TrainConfig
 from kdcache.views import load_recipe
 from kdcache_cli.commands import main
@@ -72,6 +76,31 @@ def test_every_command_and_option_is_documented() -> None:
                 )
                 known = f"--{key.replace('_', '-')}" in shown or key.split("__")[-1] in shown
                 assert known, f"{name}: {option.opts} is in neither README.md nor docs/guide.md"
+
+
+def test_all_that_a_spec_can_name_is_documented() -> None:
+    names = {"--loss": LOSSES, "--codec": CODECS, "--data": OPENERS, "--teacher": FAMILIES}
+    guide = GUIDE.read_text()
+    for option, known in names.items():
+        lacking = [name for name in known if not re.search(rf"[`|, ]{name}[:`]", guide)]
+        assert not lacking, f"{option}: docs/guide.md names no {lacking}"
+    for command, option in (("train-student", "--loss"), ("dump-teacher", "--codec")):
+        (told,) = (each.help for each in main.commands[command].params if option in each.opts)
+        assert all(name in told for name in names[option]), f"{option}: {told}"
+
+
+PATHS = re.compile(r"`((?:kdcache|cli|tests|docs|benchmarks|examples)/[\w./*-]+)`")
+
+
+def test_files_that_are_named_exist() -> None:
+    pages = [*PAGES, *(ROOT / "kdcache").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]
+    names = {path.name for path in ROOT.rglob("*.py")}
+    for page in pages:
+        text = page.read_text()
+        for path in PATHS.findall(text):
+            assert list(ROOT.glob(path.rstrip("/"))), f"{page.name}: {path}"
+        for name in re.findall(r"see (\w+\.py)", text):
+            assert name in names, f"{page.name}: {name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

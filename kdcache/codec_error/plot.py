@@ -19,6 +19,8 @@ _LABELS: dict[str, dict[str, Any]] = {
     "lowrank": {"xytext": (-5, -9), "ha": "right"},
     "topk": {"xytext": (3, 5), "ha": "left"},
 }
+_OTHER: dict[str, Any] = {"color": "#009e73", "marker": "D"}
+_OTHER_LABEL: dict[str, Any] = {"xytext": (3, 5), "ha": "left"}
 
 
 def check_plot(path: str | Path) -> None:
@@ -98,7 +100,7 @@ def _draw(
             (cost["bytes"], max(error, lowest), cost["front"], _label(setting, error))
         )
     for family, of_family in points.items():
-        style = _STYLES[family]
+        style = _STYLES.get(family, _OTHER)
         line = sorted(of_family)
         panel.plot(
             [point[0] for point in line],
@@ -111,10 +113,13 @@ def _draw(
             panel.plot(
                 x, y, **style, markerfacecolor=style["color"] if front else "white", markersize=6
             )
-            right, up = _LABELS[family]["xytext"]
+            right, up = _LABELS.get(family, _OTHER_LABEL)["xytext"]
             # as exact ones are: their labels would lie on each other
             beside = before is not None and before[1] == y
-            place = {"xytext": (right, -2 * up if beside else up), "ha": _LABELS[family]["ha"]}
+            place = {
+                "xytext": (right, -2 * up if beside else up),
+                "ha": _LABELS.get(family, _OTHER_LABEL)["ha"],
+            }
             panel.annotate(
                 label, (x, y), color=style["color"], textcoords="offset points", fontsize=7, **place
             )

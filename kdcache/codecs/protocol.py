@@ -66,7 +66,11 @@ class Codec(Protocol):
 
     @property
     def record_dtype(self) -> "np.dtype[Any]":
-        """The structured dtype of a record, little-endian and packed."""
+        """The structured dtype of a record, little-endian and packed.
+
+        A field of class indices is called `classes`, one that may not be negative `tail_var`:
+        `check_records` goes by these names, so that a changed byte is refused and not decoded.
+        """
 
     def fit(self, logits: ViewLogits) -> "Codec":
         """Return this codec fitted to a calibration sample; itself, if it has nothing to fit."""

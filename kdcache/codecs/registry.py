@@ -19,7 +19,7 @@ from kdcache.positions import Layout, One
 FEW_CLASSES = 64
 """Up to here all logits in float16 take no more than 128 bytes."""
 
-_CODECS: dict[str, type[Any]] = {cls.name: cls for cls in (Full, LowRank, TopK)}
+CODECS: dict[str, type[Any]] = {cls.name: cls for cls in (Full, LowRank, TopK)}
 
 
 def open_codec(text: str, *, classes: int) -> RowCodec:
@@ -87,7 +87,7 @@ def set_tail(codec: Codec, tail: Tail) -> Codec:
     manifest stay as they are.
 
     Raises:
-        UsageError: a codec that keeps every class.
+        UsageError: a codec without a tail.
     """
     return with_rows(codec, with_tail(row_codec(codec), tail))
 
@@ -119,15 +119,15 @@ def _option_names(codec: Any) -> list[str]:
 
 def _unsaid(name: str) -> Mapping[str, Any]:
     """Return what a manifest means that does not say an option, for options that came later."""
-    unsaid: Mapping[str, Any] = getattr(_CODECS.get(name), "unsaid", {})
+    unsaid: Mapping[str, Any] = getattr(CODECS.get(name), "unsaid", {})
     return unsaid
 
 
 def _build(name: str, options: Mapping[str, Any], classes: int) -> RowCodec:
-    choose(name, _CODECS, "codec")
+    choose(name, CODECS, "codec")
     if "classes" in options:
         raise UsageError(f"codec {name}: classes come from the source, they are not an option")
     for option in options:
-        choose(option, _option_names(_CODECS[name]), f"codec {name} key")
-    codec: RowCodec = build(_CODECS[name], {**options, "classes": classes}, f"codec {name}")
+        choose(option, _option_names(CODECS[name]), f"codec {name} key")
+    codec: RowCodec = build(CODECS[name], {**options, "classes": classes}, f"codec {name}")
     return codec

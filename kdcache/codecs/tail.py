@@ -19,17 +19,21 @@ Tail = Literal["uniform", "ghost", "none"]
 AnyCodec = TypeVar("AnyCodec", bound=RowCodec)
 
 
+def has_tail(codec: RowCodec) -> bool:
+    """Return whether the codec drops classes whose mass a policy can spread."""
+    return not codec.keeps_all and hasattr(codec, "tail")
+
+
 def with_tail(codec: AnyCodec, tail: Tail) -> AnyCodec:
     """Return `codec` with another tail policy for what it decodes; its records and its place in a
     manifest stay as they are.
 
     Raises:
-        UsageError: a codec that keeps every class.
+        UsageError: a codec without a tail.
     """
-    if codec.keeps_all:
+    if not has_tail(codec):
         raise UsageError(
-            f"tail {tail!r}: codec {codec.name} keeps every class, there is no tail to spread;"
-            " leave it out"
+            f"tail {tail!r}: codec {codec.name} leaves no tail that could be spread; leave it out"
         )
     return dataclasses.replace(codec, tail=tail)  # type: ignore[type-var]
 

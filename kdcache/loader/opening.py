@@ -21,7 +21,8 @@ from kdcache.cache.source import CachedSource, local_images
 from kdcache.cache.source_check import require_source, source_differences
 from kdcache.cache.storage.late import late, looked_for_again
 from kdcache.codec_error.gradients import is_far
-from kdcache.codecs import Codec, Tail, codec_spec
+from kdcache.codecs import Codec, Tail, codec_spec, row_codec
+from kdcache.codecs.tail import has_tail
 from kdcache.config.files import parse_seeds
 from kdcache.config.spec import build, parse_spec
 from kdcache.errors import CacheError, MismatchError, UsageError
@@ -466,11 +467,9 @@ def _note_seeds(caches: Sequence[Cache], held: Sequence[set[int]], seeds: Sequen
 
 def _check_tail(cache: Cache, tail: Tail) -> None:
     """Raise a UsageError if the records of `cache` have no tail that could be spread."""
-    if tail != "uniform" and cache.codec.keeps_all:
+    if tail != "uniform" and not has_tail(row_codec(cache.codec)):
         name = f"{codec_spec(cache.codec)} of cache {cache}"
-        raise UsageError(
-            f"tail {tail!r}: {name} keeps every class, there is no tail to spread; leave it out"
-        )
+        raise UsageError(f"tail {tail!r}: {name} leaves no tail that could be spread; leave it out")
 
 
 def check_records(cache: Cache, loss: Loss, spec: str) -> None:

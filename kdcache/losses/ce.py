@@ -12,6 +12,7 @@ from kdcache.soft_targets import SoftTargets
 class Ce(LossOptions):
     """The loss `ce`: cross-entropy on the labels, no teacher."""
 
+    name: ClassVar[str] = "ce"
     weights: ClassVar[tuple[str, ...]] = ("ce",)
     ce: float = 1.0
 

@@ -41,6 +41,7 @@ def _over_pixels(maps: Tensor) -> Tensor:
 class Cwd(LossOptions):
     """The loss `cwd`: ce * CE + weight * CWD; for segmentation."""
 
+    name: ClassVar[str] = "cwd"
     weights: ClassVar[tuple[str, ...]] = ("ce", "weight")
     tau: float = 4.0
     weight: float = 3.0

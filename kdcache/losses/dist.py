@@ -117,6 +117,7 @@ def shared_pearson(a: Tensor, b: Tensor) -> Tensor:
 class Dist(LossOptions):
     """The loss `dist`: ce * CE + beta * inter + gamma * intra."""
 
+    name: ClassVar[str] = "dist"
     weights: ClassVar[tuple[str, ...]] = ("ce", "beta", "gamma")
     tau: float = 1.0
     beta: float = 2.0

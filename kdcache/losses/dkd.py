@@ -81,6 +81,7 @@ def _kl(student: Tensor, target: Tensor) -> Tensor:
 class Dkd(LossOptions):
     """The loss `dkd`: ce * CE + alpha * TCKD + beta * NCKD."""
 
+    name: ClassVar[str] = "dkd"
     weights: ClassVar[tuple[str, ...]] = ("ce", "alpha", "beta")
     alpha: float = 1.0
     beta: float = 8.0

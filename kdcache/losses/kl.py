@@ -40,6 +40,7 @@ def kl_loss(
 class Kl(LossOptions):
     """The loss `kl`: ce * CE + weight * KL."""
 
+    name: ClassVar[str] = "kl"
     weights: ClassVar[tuple[str, ...]] = ("ce", "weight")
     tau: float = 4.0
     weight: float = 1.0

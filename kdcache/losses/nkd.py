@@ -6,6 +6,7 @@ Unified Approach with Normalized Loss and Customized Soft Labels, ICCV 2023.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -76,6 +77,7 @@ def nkd_terms(
 class Nkd(LossOptions):
     """The loss `nkd`: ce * CE + target + gamma * nontarget."""
 
+    name: ClassVar[str] = "nkd"
     gamma: float = 1.5
     tau: float = 1.0
     standardize: bool = False

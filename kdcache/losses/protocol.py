@@ -172,6 +172,8 @@ class LossOptions:
     """What the losses share: their options are checked, and they need a teacher unless they say
     otherwise."""
 
+    name: ClassVar[str]
+    """The name in its spec."""
     weights: ClassVar[tuple[str, ...]] = ()
     """The options that are weights, if each term has one: they cannot all be 0."""
 
@@ -207,9 +209,9 @@ def check_options(loss: Any) -> None:
             continue
         if not math.isfinite(value) or value < 0 or (name == "tau" and value == 0):
             bound = "above 0" if name == "tau" else "0 or more"
-            raise UsageError(f"loss {type(loss).__name__.lower()}: {name}={value} must be {bound}")
+            raise UsageError(f"loss {loss.name}: {name}={value} must be {bound}")
     if loss.weights and not any(getattr(loss, name) for name in loss.weights):
         raise UsageError(
-            f"loss {type(loss).__name__.lower()}: with {'=0 and '.join(loss.weights)}=0 there is"
+            f"loss {loss.name}: with {'=0 and '.join(loss.weights)}=0 there is"
             " nothing to train on; give one of them a weight"
         )

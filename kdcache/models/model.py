@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from kdcache.config.spec import Spec, names_parameter, parse_spec
 from kdcache.errors import ModelError, UsageError
 from kdcache.models.building import Builder
-from kdcache.models.families import FAMILIES
 from kdcache.models.own import build_own, check_own
 from kdcache.models.preprocessing import PREPROCESSING, Preprocessing, chosen_preprocessing
+from kdcache.models.registry import FAMILIES
 from kdcache.models.segmentation import stacked_maps
 from kdcache.models.timm import timm_preprocessing
 from kdcache.models.weight_files import check_weight_file

@@ -5,7 +5,7 @@ from torch import nn
 from kdcache.config.spec import Spec, find_function, load_function
 from kdcache.errors import ModelError
 from kdcache.models.building import Built
-from kdcache.models.families import FAMILIES
+from kdcache.models.registry import FAMILIES
 from kdcache.runtime.images import described
 
 

@@ -1,15 +1,11 @@
 """Layouts: what the positions of a view's logits are, one kind a file."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from kdcache.config.spec import choose
-from kdcache.errors import UsageError, quoted
 from kdcache.positions.heads import Heads
 from kdcache.positions.one import One
 from kdcache.positions.proposals import MOST_COORDINATE, Boxes, Proposals
 from kdcache.positions.protocol import Layout, Segment
 from kdcache.positions.pyramid import Pyramid
+from kdcache.positions.registry import KINDS, common_layout, layout_from_dict, layout_of_sites
 
 __all__ = [
     "KINDS",
@@ -25,51 +21,3 @@ __all__ = [
     "layout_from_dict",
     "layout_of_sites",
 ]
-
-KINDS: dict[str, type[Layout]] = {cls.kind: cls for cls in (One, Heads, Pyramid, Proposals)}
-"""By the word for it in a manifest."""
-
-
-def layout_from_dict(content: Mapping[str, Any]) -> Layout:
-    """Return the layout that `Layout.to_dict` told.
-
-    Raises:
-        UsageError: an unknown kind, or a value that is absent, of another type or out of range.
-    """
-    kind = content.get("kind") if isinstance(content, Mapping) else content
-    if not isinstance(kind, str):
-        raise UsageError(f"kind of a layout is {quoted(kind)}; it must be {' or '.join(KINDS)}")
-    return KINDS[choose(kind, KINDS, "layout")].from_dict(content)
-
-
-def common_layout(layouts: Sequence[Layout]) -> Layout:
-    """Return the layout that the logits of several teachers share; only auxiliary heads may be
-    lacking in some.
-
-    Raises:
-        UsageError: they do not lie alike.
-    """
-    count = min(len(layout.segments) for layout in layouts)
-    first, *others = (layout.first(count) for layout in layouts)
-    for other in others:
-        if other != first:
-            raise UsageError(
-                f"logits of layouts {quoted(first.to_dict())} and {quoted(other.to_dict())} cannot"
-                " be combined; choose teachers whose logits lie alike"
-            )
-    return first
-
-
-def layout_of_sites(sites: Sequence[int] | None) -> Layout:
-    """Return the layout of logits `[views, *sites, classes]`.
-
-    Args:
-        sites: the heads, and the height and width of their maps; none of one row a view.
-
-    Raises:
-        UsageError: sizes out of range.
-    """
-    if not sites:
-        return One()
-    heads, height, width = sites
-    return Heads(((height, width),) * heads)

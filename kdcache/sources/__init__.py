@@ -8,20 +8,14 @@ segmentation: `segfolder:/data,classes=11`, `torchvision:Cityscapes,root=data`,
 `task = "segmentation"`.
 """
 
-from collections.abc import Callable
-
-from kdcache.config.spec import Spec
 from kdcache.sources.as_files import mean_image_bytes, stored_image, stored_target
 from kdcache.sources.dataset import DatasetSource
-from kdcache.sources.digits import DIGITS_TRAIN, Digits, open_digits
-from kdcache.sources.hub import open_hub
-from kdcache.sources.imagefolder import open_imagefolder
+from kdcache.sources.digits import DIGITS_TRAIN, Digits
 from kdcache.sources.masks import MaskSource
-from kdcache.sources.own import as_source, open_own, parse_source
+from kdcache.sources.own import as_source
 from kdcache.sources.protocol import Sample, Source
-from kdcache.sources.segfolder import open_segfolder
-from kdcache.sources.tars import TarSource, open_tars
-from kdcache.sources.torchvision import open_torchvision
+from kdcache.sources.registry import open_source
+from kdcache.sources.tars import TarSource
 
 __all__ = [
     "DIGITS_TRAIN",
@@ -37,24 +31,3 @@ __all__ = [
     "stored_image",
     "stored_target",
 ]
-
-_OPENERS: dict[str, Callable[[Spec], Source]] = {
-    "digits": open_digits,
-    "hf": open_hub,
-    "imagefolder": open_imagefolder,
-    "segfolder": open_segfolder,
-    "tars": open_tars,
-    "torchvision": open_torchvision,
-}
-
-
-def open_source(text: str) -> Source:
-    """Return the source that a spec names.
-
-    Raises:
-        SourceError: the data is absent, empty or has no class targets.
-        UsageError: an unknown source or option; the nearest is suggested.
-    """
-    spec = parse_source(text, _OPENERS)
-    opener = _OPENERS.get(spec.name)
-    return open_own(spec, _OPENERS) if opener is None else opener(spec)

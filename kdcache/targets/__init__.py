@@ -1,9 +1,9 @@
 """Targets: what a sample is labelled with, one kind a file."""
 
-from kdcache.config.spec import choose
 from kdcache.targets.label import ClassLabel
 from kdcache.targets.mask import ClassMask
 from kdcache.targets.protocol import NO_TARGET, MixedTarget, StoredTarget, TargetKind, ViewTarget
+from kdcache.targets.registry import KINDS, target_kind, task_of
 
 __all__ = [
     "KINDS",
@@ -17,21 +17,3 @@ __all__ = [
     "target_kind",
     "task_of",
 ]
-
-KINDS: dict[str, TargetKind] = {kind.task: kind for kind in (ClassLabel(), ClassMask())}
-"""By task."""
-
-
-def target_kind(task: str) -> TargetKind:
-    """Return what the samples of a task are labelled with.
-
-    Raises:
-        UsageError: there is no such task; a newer kdcache may know it.
-    """
-    return KINDS[choose(task, KINDS, "task")]
-
-
-def task_of(source: object) -> str:
-    """Return the task that a source, or a data set, says its targets are for; of one that says
-    nothing `classification`."""
-    return str(getattr(source, "task", ClassLabel.task))

@@ -26,7 +26,7 @@ from kdcache.config.files import (
 from kdcache.config.spec import Spec, normal_spec
 from kdcache.errors import MismatchError, UsageError
 from kdcache.losses import open_loss
-from kdcache.models.families import FAMILIES
+from kdcache.models.registry import FAMILIES
 from kdcache.models.weight_record import weight_record
 from kdcache.runtime.console import say
 from kdcache.runtime.contrast import joined

@@ -1,13 +1,12 @@
 """Recipes: an ordered list of torchvision v2 transforms in TOML, with a fingerprint.
 
     mode = "RGB"                  # or "L"; the image is converted before the first transform
-    size = 224                    # input size where the model has no wish of its own; [height,
-    width] where it is no square eval = "eval"                 # the recipe that evaluates students
-    trained with this one
+    size = 224                    # where the model has no wish of its own; or [height, width]
+    eval = "eval"                 # the recipe that evaluates students trained with this one
 
     [[transforms]]
-    name = "RandomResizedCrop"    # any transform of torchvision.transforms.v2 that takes plain
-    parameters size = "input"                # the model's input size; also "input/0.875"
+    name = "RandomResizedCrop"    # of torchvision.transforms.v2, with plain parameters
+    size = "input"                # the model's input size; also "input/0.875"
 
     [mixing]                      # optional: mixup and CutMix between views, see mixing.py
     mixup = 0.8
@@ -20,7 +19,7 @@ makes each view as large as its image.
 A view is uint8 pixels; normalisation belongs to each model. `size = "input"` lets a teacher and a
 student of different input sizes see the same draw of the same view, each rendered at its own
 resolution. Besides torchvision's transforms there are `timm.AutoAugment` and `timm.RandomErasing`,
-see timm_transforms.py, and `kdcache.RandomScale`, see scale.py.
+see timm_transforms.py, and `kdcache.RandomScale`, see random_scale.py.
 """
 
 import hashlib

@@ -23,6 +23,7 @@ from kdcache.codecs import (
     codec_to_dict,
     open_codec,
 )
+from kdcache.codecs.registry import CODECS
 from kdcache.errors import CodecError, UsageError
 from kdcache.soft_targets import SoftTargets
 
@@ -54,6 +55,12 @@ CONFIGURATIONS = [
         ("lowrank:step=0.5", 257),
     ],
 ]
+
+
+def test_every_codec_is_held_to_the_contract() -> None:
+    assert {spec.partition(":")[0] for spec, _ in CONFIGURATIONS} == CODECS.keys()
+
+
 every_codec = pytest.mark.parametrize(("spec", "classes"), CONFIGURATIONS)
 
 
@@ -114,11 +121,28 @@ def test_record_is_packed_little_endian_and_as_small_as_said(spec: str, classes:
         assert codec.fitted is not None
         kinds = codec.fitted.kinds
         assert dtype.itemsize == 2 * kinds["wide"] + kinds["byte"] + math.ceil(kinds["ternary"] / 5)
-    else:
-        assert isinstance(codec, Full)
+    elif isinstance(codec, Full):
         assert dtype.itemsize == math.ceil(
             classes * BITS[codec.dtype] / 8
         ) + 8 * codec.dtype.startswith("uint")
+
+
+@every_codec
+def test_a_changed_byte_is_refused_or_decodes_to_numbers(spec: str, classes: int) -> None:
+    codec = opened(spec, classes)
+    stored = codec_to_dict(codec)
+    records = codec.encode(gaussian(1, classes))
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        raw = bytearray(records.tobytes())
+        raw[random.integers(len(raw))] = random.integers(256)
+        changed = np.frombuffer(bytes(raw), codec.record_dtype)
+        try:
+            check_records(stored, changed, None, classes)
+        except CodecError:
+            continue
+        rows = codec.decode(changed)
+        assert bool(rows.logits().isfinite().all()) and bool(rows.probs(1.0).isfinite().all())
 
 
 @every_codec

@@ -24,6 +24,7 @@ from kdcache.losses import (
     nkd_terms,
     open_loss,
 )
+from kdcache.losses.registry import LOSSES
 from kdcache.soft_targets import DenseTargets
 
 SHAPES = [(rows, classes) for rows in (1, 2, 32) for classes in (2, 10, 1000)]
@@ -40,8 +41,8 @@ def on_labels(loss: Any) -> Any:
     return filled
 
 
-LOSSES = [dist_loss, kl_loss, on_labels(dkd_loss), on_labels(nkd_loss)]
-every_loss = pytest.mark.parametrize("loss", LOSSES, ids=["dist", "kl", "dkd", "nkd"])
+FUNCTIONS = [dist_loss, kl_loss, on_labels(dkd_loss), on_labels(nkd_loss)]
+every_loss = pytest.mark.parametrize("loss", FUNCTIONS, ids=["dist", "kl", "dkd", "nkd"])
 
 
 def rho(a: "np.ndarray[Any, Any]", b: "np.ndarray[Any, Any]") -> float:
@@ -150,7 +151,7 @@ def test_losses_are_finite_on_constant_rows_and_columns(
         else:
             pair[name][:, 0] += 200.0  # every other probability underflows
     for loss in (
-        LOSSES if classes > 1 else LOSSES[:2]
+        FUNCTIONS if classes > 1 else FUNCTIONS[:2]
     ):  # the others are about the classes beside the label
 
         def of_student(z: Tensor, loss: Any = loss) -> Tensor:
@@ -219,6 +220,14 @@ SPECS = [
     "dkd:alpha=2,tau=1",
     "nkd",
 ]
+
+
+OF_MAPS = {"cwd"}
+"""Losses that compare whole maps, which rows of classes are none of."""
+
+
+def test_every_loss_is_held_to_the_contract() -> None:
+    assert {text.partition(":")[0] for text in SPECS} | OF_MAPS == LOSSES.keys()
 
 
 @pytest.mark.parametrize(

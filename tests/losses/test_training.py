@@ -91,7 +91,7 @@ def test_each_tail_trains_on_its_own(tmp_path: Path, caches: dict[str, str]) -> 
         (
             "full",
             {"tail": "ghost"},
-            r"tail 'ghost': full:dtype=float32 of cache .*/full keeps every class",
+            r"tail 'ghost': full:dtype=float32 of cache .*/full leaves no tail",
         ),
         (
             "topk",
