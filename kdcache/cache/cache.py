@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -19,10 +19,10 @@ from kdcache.cache.prefetch import fetched
 from kdcache.cache.slab import Slab
 from kdcache.cache.slab_folder import SLAB, LocalFile, SlabFolder
 from kdcache.cache.storage.blocks import Blocks
-from kdcache.cache.storage.objects import Objects
+from kdcache.cache.storage.objects import Entry, Objects
 from kdcache.cache.storage.rereading import read_twice
 from kdcache.cache.subset import held_mask, read_samples
-from kdcache.cache.unit_store import Bytes, StoredSample, UnitFormat, committed_unit
+from kdcache.cache.unit_store import Bytes, StoredSample, Unit, UnitFormat, committed_unit
 from kdcache.codecs import Codec, check_records, codec_from_dict, codec_spec
 from kdcache.errors import (
     CacheError,
@@ -164,15 +164,7 @@ class Cache:
     def seeds(self) -> list[int]:
         """Return the seeds of which at least one unit is committed."""
         firsts = sorted({first for first, _ in self.units()})
-        self.require_few_seeds(firsts)
         return [seed for first in firsts for seed in self.manifest.unit_seeds(first)]
-
-    def require_few_seeds(self, firsts: Collection[int]) -> None:
-        """Raise a CacheError if there are commits of more seeds than a cache may have, `firsts`
-        being those of its groups."""
-        count = len(firsts) * self.manifest.seeds_per_unit
-        if count > MOST_SEEDS:
-            raise CacheError(f"cache {self} has commits of {count} seeds; it may have {MOST_SEEDS}")
 
     def committed_units(self, seed: int) -> list[int]:
         """Return the committed units of `seed`."""
@@ -189,10 +181,7 @@ class Cache:
     def complete_seeds(self) -> list[int]:
         """Return the seeds of which every unit is committed."""
         counts = Counter(first for first, _ in self.units())
-        whole = [
-            first for first, count in sorted(counts.items()) if count == self.manifest.num_units
-        ]
-        self.require_few_seeds(whole)
+        whole = [first for first, count in counts.items() if count == self.manifest.num_units]
         return [seed for first in whole for seed in self.manifest.unit_seeds(first)]
 
     def is_committed(self, seed: int, unit: int) -> bool:
@@ -266,11 +255,26 @@ class Cache:
         rows = self.manifest.unit_range(unit)
         return unit_name(seed, unit, rows.start, rows.stop)
 
-    def units(self) -> list[tuple[int, int]]:
-        """Return the committed units of all seeds, each once, as first seed and number; from one
-        listing of the commits."""
-        units = (committed_unit(self.manifest, entry.key) for entry in self.objects.walk("commits"))
-        return sorted(unit for unit in units if unit and unit[1] < self.manifest.num_units)
+    def committed(self) -> dict[Unit, Entry]:
+        """Return the commits of all seeds by unit, in order, from one listing; none is read, and
+        a forged one may be of a unit past the last.
+
+        Raises:
+            CacheError: commits of more seeds than a cache may have.
+        """
+        found = {}
+        for entry in self.objects.walk("commits"):
+            unit = committed_unit(self.manifest, entry.key)
+            if unit:
+                found[unit] = entry
+        count = len({first for first, _ in found}) * self.manifest.seeds_per_unit
+        if count > MOST_SEEDS:
+            raise CacheError(f"cache {self} has commits of {count} seeds; it may have {MOST_SEEDS}")
+        return dict(sorted(found.items()))
+
+    def units(self) -> list[Unit]:
+        """Return the committed units of all seeds, each once, in order."""
+        return [unit for unit in self.committed() if unit[1] < self.manifest.num_units]
 
     def commits(self, seed: int) -> list[Commit]:
         """Return the commits of all units of `seed`, in order.

@@ -10,7 +10,7 @@ from kdcache.cache.documents.commit import numbers_in
 from kdcache.cache.documents.extent import Extent, publish_extent, read_extents
 from kdcache.cache.documents.limits import MOST_SEEDS, SEEDS
 from kdcache.cache.documents.parts import MadeBy
-from kdcache.cache.inventory import Unit, committed
+from kdcache.cache.unit_store import Unit
 from kdcache.config.files import parse_seeds, recorded_settings
 from kdcache.errors import CacheError, UsageError
 from kdcache.runtime.console import say
@@ -160,7 +160,7 @@ def coverage_of(
     """
     manifest = cache.manifest
     held: dict[int, set[int]] = {}
-    for first, unit in committed(cache) if units is None else units:
+    for first, unit in cache.committed() if units is None else units:
         if unit < manifest.num_units:
             held.setdefault(first, set()).add(unit)
     if seeds is None:
@@ -197,7 +197,7 @@ def ask_for_units(cache: Cache, asked: Mapping[int, Sequence[int]]) -> None:
         for extent in _requests(cache.manifest, asked):
             publish_extent(cache.objects, extent)
     except CacheError:
-        held = set(committed(cache))
+        held = set(cache.committed())
         for first, units in asked.items():
             if any((first, unit) not in held for unit in units):
                 raise

@@ -8,10 +8,8 @@ from kdcache.cache.arrays import ROOTS, arrays_path
 from kdcache.cache.cache import Cache
 from kdcache.cache.documents.extent import is_extent
 from kdcache.cache.storage.objects import Entry, is_temporary
-from kdcache.cache.unit_store import committed_unit
+from kdcache.cache.unit_store import Unit, committed_unit
 
-Unit = tuple[int, int]
-"""The first seed of a unit, and its number."""
 CARD = "README.md"
 """What a cache that was published says of itself; nothing reads it."""
 MOST_STRAY = 100_000
@@ -58,27 +56,12 @@ def take_inventory(cache: Cache) -> Inventory:
             kinds["orphaned"].append(entry)
         elif not layout.is_own(entry.key):
             _keep(kinds["foreign"], entry)
-    commits = committed(cache)
+    commits = cache.committed()
     kinds["orphaned"] += [
         entry for unit, found in units.items() if unit not in commits for entry in found
     ]
     objects = {unit: found[-1] for unit, found in sorted(units.items()) if unit in commits}
     return Inventory(commits, objects, **{kind: sorted(entries) for kind, entries in kinds.items()})
-
-
-def committed(cache: Cache) -> dict[Unit, Entry]:
-    """Return the commits of `cache` by unit, in order, from a listing of them; none is read.
-
-    Raises:
-        CacheError: commits of more seeds than a cache may have.
-    """
-    entries = (
-        (committed_unit(cache.manifest, entry.key), entry)
-        for entry in cache.objects.walk("commits")
-    )
-    found = dict(sorted((unit, entry) for unit, entry in entries if unit))
-    cache.require_few_seeds({first for first, _ in found})
-    return found
 
 
 class _Layout:

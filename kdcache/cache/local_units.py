@@ -19,12 +19,10 @@ from kdcache.cache.formats.tar import TarFormat
 from kdcache.cache.prefetch import fetched
 from kdcache.cache.slab_folder import INDEX, TAR, LocalFile, one_at_a_time
 from kdcache.cache.storage.folder import Folder
+from kdcache.cache.unit_store import Unit
 from kdcache.errors import CacheError, KdcacheError, MissingUnitError, SourceError
 from kdcache.runtime.console import progress
 from kdcache.sources.tar_reader import TarReader
-
-Unit = tuple[int, int]
-"""The first seed of a unit, and its number."""
 
 
 class OpenTar:

@@ -12,6 +12,8 @@ from kdcache.cache.documents.manifest import Manifest
 from kdcache.cache.storage.objects import Objects
 from kdcache.shapes import Records
 
+Unit = tuple[int, int]
+"""The first seed of a unit, and its number."""
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 _COMMIT = r"commits/([0-9]{5,10})/([0-9]{6,10})\.json"
 

@@ -13,12 +13,11 @@ from typing import Any
 from kdcache.cache.cache import Cache
 from kdcache.cache.documents.commit import Commit, also_absent, commit_key
 from kdcache.cache.documents.manifest import MANIFEST, library_versions
-from kdcache.cache.inventory import Unit, committed
 from kdcache.cache.opening import open_cache
 from kdcache.cache.storage.blocks import Blocks
 from kdcache.cache.storage.rereading import agreed_bytes
 from kdcache.cache.subset import thinned
-from kdcache.cache.unit_store import StoredSample
+from kdcache.cache.unit_store import StoredSample, Unit
 from kdcache.cache.writer import writer_name
 from kdcache.errors import CacheError
 from kdcache.shapes import Records
@@ -68,7 +67,7 @@ def require_written(cache: Cache, units: Iterable[Unit]) -> None:
         CacheError: units that are not, or what `require_manifest` says.
     """
     require_manifest(cache, reads=True)
-    lost = {*units} - {*committed(cache)}
+    lost = {*units} - {*cache.committed()}
     if lost:
         seed, unit = min(lost)
         raise CacheError(

@@ -18,7 +18,7 @@ from kdcache.codecs import codec_spec
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import Job, prepare, probe_place
 from kdcache.dump.unit import stored_samples
-from kdcache.dump.worker import all_units, batches_of, missing_units, records_of
+from kdcache.dump.worker import all_units, batches_of, not_committed, records_of
 from kdcache.errors import UsageError
 from kdcache.models.model import MapModel
 from kdcache.runtime.console import steady_rate
@@ -60,7 +60,7 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
         cache.require(job.manifest)
     manifest = job.manifest
     units = all_units(job, cache)
-    done = len(units) - len(missing_units(cache, units))
+    done = len(units) - len(not_committed(cache, units))
     probe = job.unit(cache, job.seeds[0], 0)
     times = [time.monotonic()]
     parts = []

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from kdcache.cache import Cache
+from kdcache.cache.unit_store import Unit
 from kdcache.dump.job import Job
 from kdcache.dump.unit import UnitMaker
 from kdcache.errors import CodecError, UnreadableSampleError
@@ -23,9 +24,6 @@ from kdcache.runtime.stopping import until_asked
 from kdcache.shapes import Records, ViewLogits
 from kdcache.views import Batch, ViewLoader, in_pairs, partners
 from kdcache.views.loading import Request
-
-Unit = tuple[int, int]
-"""First seed and number of a unit: what one worker makes at once."""
 
 _LOOKED = 8
 """Views of which an engine without a process of its own looks at the logits."""
@@ -62,7 +60,7 @@ def all_units(job: Job, cache: Cache) -> list[Unit]:
     return [(seed, unit) for seed in firsts for unit in range(cache.manifest.num_units)]
 
 
-def missing_units(cache: Cache, units: Sequence[Unit]) -> list[Unit]:
+def not_committed(cache: Cache, units: Sequence[Unit]) -> list[Unit]:
     """Return those of `units` that are not committed yet, in their order."""
     missing = {seed: set(cache.missing_units(seed)) for seed in {seed for seed, _ in units}}
     return [(seed, unit) for seed, unit in units if unit in missing[seed]]

@@ -18,10 +18,11 @@ from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.extent import read_extents
 from kdcache.cache.documents.limits import MOST_MANIFEST
 from kdcache.cache.formats.zarr import MOST_METADATA
-from kdcache.cache.inventory import CARD, Unit, committed, take_inventory
+from kdcache.cache.inventory import CARD, take_inventory
 from kdcache.cache.storage.blocks import Blocks
 from kdcache.cache.storage.objects import MOST_BYTES, Entry
 from kdcache.cache.storage.rereading import agreed_bytes
+from kdcache.cache.unit_store import Unit
 from kdcache.cache.writing import require_written
 from kdcache.config.arguments import checked_arguments
 from kdcache.errors import CacheError, LargeObjectError, UsageError
@@ -223,7 +224,7 @@ def pull_cache(address: str, new: str | Path, *, revision: str | None = None) ->
     listed = source.source_arrays()
     made = create_cache(new, source.manifest, source.fit(), samples=source.samples, source=listed)
     made.require(source.manifest)
-    units = committed(source)
+    units = source.committed()
     ask_for_units(made, coverage_of(source, units).asked)
     sizes = copied_units(source, made, units)
     require_written(made, units)

@@ -14,10 +14,11 @@ from kdcache.cache import Cache, open_cache
 from kdcache.cache.arrays import ROOTS
 from kdcache.cache.coverage import FINISH, Coverage, coverage_of
 from kdcache.cache.documents.extent import Extent
-from kdcache.cache.inventory import Unit, committed, take_inventory
+from kdcache.cache.inventory import take_inventory
 from kdcache.cache.opening import open_objects
 from kdcache.cache.prefetch import fetched
 from kdcache.cache.storage.objects import Entry, Objects, is_address, is_temporary
+from kdcache.cache.unit_store import Unit
 from kdcache.codecs import codec_spec
 from kdcache.config.files import parse_seeds
 from kdcache.dump.workers import Seen, Worker, rate_of, workers_of
@@ -130,7 +131,7 @@ class Follower:
 
     def look(self) -> Progress:
         """Return how far it is now."""
-        units = committed(self._cache)
+        units = self._cache.committed()
         coverage = coverage_of(self._cache, units, seeds=self._seeds, known=self._requests)
         wanted = {unit: entry for unit, entry in units.items() if unit[0] in coverage.asked}
         now = time.time()

@@ -20,7 +20,6 @@ from kdcache.cache.arrays import arrays_digest
 from kdcache.cache.coverage import ask_for_units, coverage_of
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.parts import ExportedFrom, SamplesEntry
-from kdcache.cache.inventory import Unit, committed
 from kdcache.cache.opening import require_apart
 from kdcache.cache.prefetch import fetched
 from kdcache.cache.source import CachedNames, source_of
@@ -28,6 +27,7 @@ from kdcache.cache.source_check import source_differences
 from kdcache.cache.source_list import ListedNames, read_list
 from kdcache.cache.storage.rereading import agreed_bytes
 from kdcache.cache.subset import samples_arrays
+from kdcache.cache.unit_store import Unit
 from kdcache.cache.writing import commit_unit, require_manifest, require_written, start_seed
 from kdcache.config.arguments import checked_arguments
 from kdcache.config.files import parse_seeds
@@ -95,7 +95,7 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
         ask_for_units(made, coverage_of(source).asked)
     with heeding(lambda: f": {written} units written"):
         for source in sources:
-            units = list(committed(source))
+            units = list(source.committed())
             elsewhere = sum(unit in seen for unit in units)
             if elsewhere:
                 verb = "is" if elsewhere == 1 else "are"
@@ -155,7 +155,7 @@ def export_cache(
     made = create_cache(new, manifest, source.fit(), samples=chosen, source=source.source_arrays())
     made.require(manifest)
     ask_for_units(made, asked)
-    wanted = [unit for unit in committed(source) if unit[1] in asked.get(unit[0], ())]
+    wanted = [unit for unit in source.committed() if unit[1] in asked.get(unit[0], ())]
     copied = copied_units(source, made, wanted)
     require_written(made, wanted)
     origin = {"source": str(source), "samples": made.manifest.num_held, "rows": made.manifest.rows}
@@ -186,7 +186,7 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
     Raises:
         CacheError: a damaged unit, or a folder that cannot be written.
     """
-    there = committed(target)
+    there = target.committed()
     todo = [unit for unit in units if unit not in there]
     if todo:
         target.objects.probe()

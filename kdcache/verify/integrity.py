@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdcache.cache import Cache
-from kdcache.cache.inventory import Inventory, Unit
+from kdcache.cache.inventory import Inventory
 from kdcache.cache.prefetch import fetched
+from kdcache.cache.unit_store import Unit
 from kdcache.errors import CacheError, KdcacheError, MismatchError
 from kdcache.runtime.console import progress
 from kdcache.runtime.files import plain_bytes

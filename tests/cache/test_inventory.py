@@ -15,7 +15,7 @@ from kdcache.cache import Cache, create_cache
 from kdcache.cache.coverage import coverage_of
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.extent import Extent, publish_extent
-from kdcache.cache.inventory import committed, take_inventory
+from kdcache.cache.inventory import take_inventory
 from kdcache.cache.unit_store import StoredSample
 from kdcache.cache.writing import commit_unit, encode_unit, start_seed
 from kdcache.codecs import LowRank, open_codec
@@ -83,7 +83,7 @@ def test_what_lies_in_a_cache(
         units = [(0, 0), (0, 1), (0, 2), (2, 0), (2, 2)]
         assert (
             list(inventory.commits) == list(inventory.objects) == units
-            and committed(cache) == inventory.commits
+            and cache.committed() == inventory.commits
         )
         assert [entry.key for entry in inventory.orphaned] == [orphan] and inventory.temporary == []
         assert [entry.key for entry in inventory.foreign] == sorted(others)

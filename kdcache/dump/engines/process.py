@@ -9,8 +9,9 @@ its hands, one that joins late helps.
 from collections.abc import Sequence
 
 from kdcache.cache import Cache
+from kdcache.cache.unit_store import Unit
 from kdcache.dump.job import Job
-from kdcache.dump.worker import Unit, Walk, all_units, missing_units, num_views, write_units
+from kdcache.dump.worker import Walk, all_units, not_committed, num_views, write_units
 from kdcache.runtime.console import log, own_name, progress
 from kdcache.runtime.launch import own_place
 from kdcache.runtime.stopping import asked
@@ -30,7 +31,7 @@ def run_in_process(job: Job, cache: Cache) -> int:
     written = _write(job, cache, "dump", mine)
     if asked():
         return written
-    left = missing_units(cache, units)
+    left = not_committed(cache, units)
     written += _write(job, cache, "help", helping_order(left, me.rank, me.world_size))
     if who and not asked():
         log(who, f"{counted(written, 'unit')} written here; the dump is complete")
@@ -54,13 +55,13 @@ def helping_order(units: Sequence[Unit], rank: int, world_size: int) -> list[Uni
 
 
 def _write(job: Job, cache: Cache, title: str, units: Sequence[Unit]) -> int:
-    todo = missing_units(cache, units)
+    todo = not_committed(cache, units)
     views = num_views(cache, todo)
     with progress(title, views, "views", is_shown=bool(todo), who=own_name()) as bar:
         return sum(1 for _ in write_units(job, cache, Walk(todo), bar)) if todo else 0
 
 
 def _start_text(job: Job, cache: Cache, mine: Sequence[Unit], num_units: int) -> str:
-    there = len(mine) - len(missing_units(cache, mine))
+    there = len(mine) - len(not_committed(cache, mine))
     share_text = f"its share is {len(mine)} of {num_units} units, {there} are there"
     return f"dump into {cache} on {job.compute.device}; {share_text}"

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.cache import Cache, open_cache
+from kdcache.cache.unit_store import Unit
 from kdcache.dump.config import DumpConfig, RayConfig
 from kdcache.dump.job import Job, prepare
 from kdcache.dump.worker import (
-    Unit,
     Walk,
     all_units,
     look_at_teacher,
-    missing_units,
+    not_committed,
     num_views,
     write_units,
 )
@@ -63,7 +63,7 @@ def run_on_ray(job: Job, cache: Cache) -> int:
             cluster.
     """
     units = all_units(job, cache)
-    todo = missing_units(cache, units)
+    todo = not_committed(cache, units)
     if not todo:
         return 0
     look_at_teacher(job, cache, todo[0])
@@ -231,7 +231,7 @@ class _Pool:
             with suppress(self._ray.exceptions.RayError):  # that it is dead
                 self._ray.get(worker.actor.__ray_ready__.remote(), timeout=_END_SECONDS)
         held = [unit for worker in self._awaited.values() for unit in worker.held]
-        return len(held) - len(missing_units(self._cache, held))
+        return len(held) - len(not_committed(self._cache, held))
 
     def _start(self) -> None:
         worker = _Worker(self._actor.remote())
@@ -282,7 +282,7 @@ class _Pool:
 
     def _take_back(self, worker: _Worker) -> list[Unit]:
         """Return what a worker held and has not committed, after putting it back."""
-        left = missing_units(self._cache, worker.held)
+        left = not_committed(self._cache, worker.held)
         self._bar.advance(num_views(self._cache, worker.held) - num_views(self._cache, left))
         self._todo.extendleft(reversed(left))
         worker.held = []
