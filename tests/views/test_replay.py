@@ -7,6 +7,7 @@ sizes, and labels.
 """
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -53,13 +54,20 @@ class Photographs:
         return ROWS
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        random = np.random.default_rng(index)
-        width, height = 45 + index % 7, 38 + index % 5
-        coarse = Image.fromarray(random.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize(
-            (width, height)
-        )
-        grain = random.integers(-12, 13, (height, width, 3))
-        return Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)), index
+        return photograph(index), index
+
+
+@cache
+def photograph(index: int) -> Image.Image:
+    """Return a picture, which is the same object each time: whoever changes it changes all that is
+    rendered later."""
+    random = np.random.default_rng(index)
+    width, height = 45 + index % 7, 38 + index % 5
+    coarse = Image.fromarray(random.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize(
+        (width, height)
+    )
+    grain = random.integers(-12, 13, (height, width, 3))
+    return Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8))
 
 
 class Scenes(Photographs):
@@ -71,21 +79,21 @@ class Scenes(Photographs):
         return image, Image.fromarray(np.tile(columns.astype(np.uint8), (image.height, 1)))
 
 
+@cache
+def source_of(name: str) -> Any:
+    """Return the one source of a recipe; to make one reads several samples."""
+    if name in MASKED:
+        return MaskSource(Scenes(), Spec("scenes"), classes=ROWS)
+    return DatasetSource(Photographs(), Spec("photographs"))
+
+
 def dataset_of(name: str, order_seed: int = 0) -> ViewDataset:
     """Return a new data set, at two sizes, that remembers nothing of what was rendered before."""
     mixing._partners_in.cache_clear()
     mixing._blend_of.cache_clear()
     recipe = load_recipe(name)
-    if name in MASKED:
-        source: Any = MaskSource(Scenes(), Spec("scenes"), classes=ROWS)
-        return ViewDataset(source, recipe, row_order(ROWS, order_seed), sizes=[(32, 40)])
-    sizes = [min(recipe.input_size, 32), 20]
-    return ViewDataset(
-        DatasetSource(Photographs(), Spec("photographs")),
-        recipe,
-        row_order(ROWS, order_seed),
-        sizes=sizes,
-    )
+    sizes = [(32, 40)] if name in MASKED else [min(recipe.input_size, 32), 20]
+    return ViewDataset(source_of(name), recipe, row_order(ROWS, order_seed), sizes=sizes)
 
 
 def rendered(dataset: ViewDataset, requests: Iterable[Request], workers: int = 0) -> Rendered:
