@@ -6,6 +6,8 @@ import pickle
 import shutil
 import tarfile
 from collections.abc import Callable
+from functools import partial
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from image_files import age, picture, write_shards, write_tar
+from nursery import fork_server
 from torch.utils.data import DataLoader
 
 from kdcache.cache import open_cache
@@ -75,13 +78,17 @@ def levels(source: Source) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("method", "processes"), [("fork", 2), pytest.param("spawn", 1, marks=pytest.mark.slow)]
+    ("context", "processes"),
+    [(partial(multiprocessing.get_context, "fork"), 2), (fork_server, 1)],
+    ids=["fork", "forkserver"],
 )
-def test_a_source_travels_to_other_processes(shards: Path, method: str, processes: int) -> None:
+def test_a_source_travels_to_other_processes(
+    shards: Path, context: Callable[[], BaseContext], processes: int
+) -> None:
     source = open_source(f"tars:{shards}")
     assert levels(source) == list(range(11))  # opens the tars here first
     assert levels(pickle.loads(pickle.dumps(source))) == list(range(11))  # noqa: S301 # our own
-    with multiprocessing.get_context(method).Pool(processes) as pool:
+    with context().Pool(processes) as pool:
         assert pool.map(levels, [source] * 4, chunksize=1) == [list(range(11))] * 4
 
 
