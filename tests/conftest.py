@@ -64,6 +64,23 @@ def slab_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_waits_for_the_disk() -> Iterator[None]:
+    """Let fsync look at its descriptor alone: no test cuts the power, and the disk would take more
+    than half of the time of many.
+
+    Processes of their own still wait for it; tests of when it is called, and of what happens when
+    it fails, put their own in its place.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", _looked_at)
+        yield
+
+
+def _looked_at(descriptor: int) -> None:
+    os.fstat(descriptor)  # as fsync, it refuses one that is closed
+
+
+@pytest.fixture(scope="session", autouse=True)
 def short_plans() -> Iterator[None]:
     """Let plans probe for a moment; their figures mean nothing on tiny models."""
     with pytest.MonkeyPatch.context() as patch:
