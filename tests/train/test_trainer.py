@@ -21,9 +21,9 @@ from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.run import TrainConfig, Trainer
 from kdcache.views import seed_generators
 
-SAMPLES, STEPS = 192, 6
+SAMPLES, STEPS = 96, 6
 FEW = f"{DIGITS},length={SAMPLES}"
-"""Six batches of 32."""
+"""Six batches of 16."""
 STRONG = """
 mode = "L"
 size = 8
@@ -46,14 +46,14 @@ canvas = 8
 [mixing]
 mixup = 0.8
 cutmix = 1.0
-block = 32
+block = 16
 """
 """Of everything that draws."""
 HARD: dict[str, Any] = {
     "data": FEW,
     "student": f"{MLP},dropout=0.3",
     "loss": "dist:tau=4",
-    "batch_size": 32,
+    "batch_size": 16,
     "epochs": 3,
     "label_smoothing": 0.1,
     "clip_grad": 5.0,
@@ -324,7 +324,7 @@ def test_the_average_is_timms_and_is_evaluated(tmp_path: Path) -> None:
         loss="ce",
         data=FEW,
         epochs=2,
-        batch_size=64,
+        batch_size=32,
         eval_data=FEW,
         ema=EmaConfig(decay=decay),
     )
@@ -393,7 +393,7 @@ def test_the_schedule_ends_where_it_should_also_when_epochs_lack_rows(
         "optimizer": OptimizerConfig(lr=1.0),
     }
     rates = []
-    for samples in (None, "0:100"):
+    for samples in (None, "0:50"):
         trainer, lines = (
             Trainer(train_config(tmp_path, cache=cache, **settings, samples=samples)),
             Lines(),
