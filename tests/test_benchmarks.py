@@ -104,7 +104,7 @@ def test_students_of_a_stack_are_those_trained_alone(tmp_path: Path) -> None:
         "--epochs",
         "1",
         "--batch",
-        "32",
+        "16",
         "--lr",
         "0.02",
     ]

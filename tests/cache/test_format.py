@@ -83,7 +83,7 @@ def test_the_reader_has_at_most_twenty_lines_and_needs_zarr_numpy_and_json_alone
 
 @pytest.mark.parametrize("codec", ["full:dtype=float32", "topk:k=3"])
 def test_the_reader_reads_what_kdcache_reads(tmp_path: Path, codec: str) -> None:
-    dump(tmp_path / "cache", codec=codec, unit_rows=100, seeds="3")
+    dump(tmp_path / "cache", codec=codec, unit_rows=50, seeds="3")
     cache = open_cache(tmp_path / "cache")
     done = read_without_kdcache(tmp_path / "cache", 3)
     assert done.returncode == 0, done.stderr

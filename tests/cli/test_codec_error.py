@@ -98,11 +98,12 @@ def test_a_codec_that_fails_is_a_row_with_its_reason_below(logits: Path) -> None
 
 def test_a_teacher_and_a_cache_serve_as_well(tmp_path: Path) -> None:
     codecs = ("--codec", "topk:k=3", "--codec", "lowrank:step=1", "--workers", "0")
+    many = f"{DIGITS},length=256"
     teacher = run(
         "--teacher",
         CONV,
         "--data",
-        DIGITS,
+        many,
         "--recipe",
         "digits",
         "--views",
@@ -110,7 +111,7 @@ def test_a_teacher_and_a_cache_serve_as_well(tmp_path: Path) -> None:
         *codecs,
     )
     assert teacher.exit_code == 0 and "another view" in teacher.stdout, teacher.output
-    dump(tmp_path / "cache", codec="full:dtype=float32", seeds="0:2")
+    dump(tmp_path / "cache", data=many, codec="full:dtype=float32", seeds="0:2")
     cached = run(tmp_path / "cache", "--views", "512", *codecs)
     assert cached.exit_code == 0 and "lowrank:step=1" in cached.stdout, cached.output
     helped = run(tmp_path / "cache", "--views", "512", "--teacher", f"{CONV},seed=7", *codecs)

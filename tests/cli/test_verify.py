@@ -29,7 +29,7 @@ def lines_of(done: Result) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def dumped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("dumped") / "cache"
-    dump(path, unit_rows=64)
+    dump(path, unit_rows=32)
     return path
 
 

@@ -269,17 +269,17 @@ def test_a_file_that_is_no_npz(tmp_path: Path, content: bytes | None) -> None:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("codec-error") / "cache"
-    dump(path, codec="full:dtype=float32", seeds="0:2", unit_rows=64)
+    dump(path, codec="full:dtype=float32", seeds="0:2", unit_rows=32)
     return path
 
 
 def test_a_cache_gives_each_view_the_other_view_of_its_sample(cache: Path) -> None:
-    opened = pairs_from_cache(cache, views=300)
+    opened = pairs_from_cache(cache, views=150)
     held = open_cache(cache)
-    first, second = (held.codec.decode(held.read(seed, range(150))).logits() for seed in (0, 1))
+    first, second = (held.codec.decode(held.read(seed, range(75))).logits() for seed in (0, 1))
     assert torch.equal(opened.teacher, torch.cat([first, second]))
     assert torch.equal(opened.student, torch.cat([second, first]))
-    assert opened.groups.tolist() == [*range(150), *range(150)]
+    assert opened.groups.tolist() == [*range(75), *range(75)]
     assert len(pairs_from_cache(cache, views=10**6).teacher) == 2 * held.manifest.rows
 
 
@@ -287,10 +287,10 @@ def test_a_teacher_gives_what_its_cache_holds(cache: Path) -> None:
     settings: dict[str, Any] = {
         "data": DIGITS,
         "recipe": "digits",
-        "views": 300,
+        "views": 150,
         "compute": IN_PROCESS,
     }
-    run, read = pairs_from_teacher(f"{CONV},seed=7", **settings), pairs_from_cache(cache, views=300)
+    run, read = pairs_from_teacher(f"{CONV},seed=7", **settings), pairs_from_cache(cache, views=150)
     torch.testing.assert_close(run.teacher, read.teacher)
     torch.testing.assert_close(run.student, read.student)
     assert run.groups.tolist() == read.groups.tolist()

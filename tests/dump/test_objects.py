@@ -19,7 +19,7 @@ SETTINGS: dict[str, Any] = {
     "codec": "full:dtype=float32",
     "batch_size": 128,
     "num_workers": 0,
-    "unit_rows": 100,
+    "unit_rows": 50,
 }
 NORMALISED: dict[str, Any] = {"mean": 0.5, "std": 0.25}
 
@@ -45,7 +45,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_records_are_those_of_the_same_things_by_their_specs(
     path: Path, tmp_path: Path
 ) -> None:
-    named = {"data": "tiny_models:few_digits", "unit_rows": 100, "codec": SETTINGS["codec"]}
+    named = {"data": "tiny_models:few_digits", "unit_rows": 50, "codec": SETTINGS["codec"]}
     dump(tmp_path / "named", teacher=f"{CONV},seed=7", seeds="0:2", **named)
     ours, theirs = kdcache.open_cache(path), kdcache.open_cache(tmp_path / "named")
     rows = np.arange(ours.manifest.rows)
