@@ -7,8 +7,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from click.testing import CliRunner
 
@@ -17,8 +18,9 @@ from kdcache_cli.commands import main
 _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 _SLEEP = time.sleep
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+T = TypeVar("T")
 _LOOP_SECONDS = 0.1
-"""What the loop of `slowness` takes of an idle core."""
+"""What the loop of `_slowness` takes of an idle core."""
 STUDENT = (
     "--student",
     "tiny_models:mlp,mean=0.5,std=0.5,classes=5",
@@ -42,7 +44,28 @@ def peak(*, anew: bool = False) -> int:
     return int(found[1]) * 1024
 
 
-def slowness() -> float:
+class Cost(NamedTuple):
+    """What a call took beyond what was there before."""
+
+    memory: int
+    """Bytes at its highest."""
+    seconds: float
+    """Of the processor: others on this machine take time, too."""
+
+    def __str__(self) -> str:
+        return f"{self.memory / 1e6:.0f} MB, {self.seconds:.3f} s"
+
+
+def measured(call: Callable[[], T]) -> tuple[T, Cost]:
+    """Return what a call gives, and what it costs."""
+    before, start = peak(anew=True), time.process_time()
+    given = call()
+    seconds = time.process_time() - start
+    cost = Cost(peak() - before, seconds / _slowness() if seconds > 1 else seconds)
+    return given, cost
+
+
+def _slowness() -> float:
     """Return how many times as long as on the machine of the limits this one takes now, at least
     1: what others do on a core takes from it, which the time of the processor does not show."""
     start = time.process_time()
@@ -50,6 +73,13 @@ def slowness() -> float:
     for number in range(1_000_000):
         total += number * number
     return max(1.0, (time.process_time() - start) / _LOOP_SECONDS)
+
+
+def print_peaks() -> None:
+    """Print as JSON what is measured before 100 MB are taken, and of taking them."""
+    before = peak(anew=True)
+    _, cost = measured(lambda: len(bytearray(b"1") * 10**8))
+    sys.stdout.write(json.dumps([before, cost.memory, peak(anew=True)]))
 
 
 def commands(cache: Path, store: str) -> dict[str, list[str]]:
@@ -109,16 +139,14 @@ def run(cache: Path, store: str, left_out: Collection[str] = ()) -> None:
     for name, words in commands(cache, store).items():
         if name in left_out:
             continue
-        before, start = peak(anew=True), time.process_time()
-        done = CliRunner().invoke(main, words)
-        seconds = time.process_time() - start
+        done, cost = measured(partial(CliRunner().invoke, main, words))
         found[name] = {
             "code": done.exit_code,
             "out": done.stdout[:100_000],
             "err": done.stderr,
             "raised": None if done.exception is None else type(done.exception).__name__,
-            "megabytes": round((peak() - before) / 1e6),
-            "seconds": round(seconds / slowness() if seconds > 1 else seconds, 2),
+            "megabytes": round(cost.memory / 1e6),
+            "seconds": round(cost.seconds, 2),
         }
     sys.stdout.write(json.dumps(found))
 
