@@ -21,10 +21,10 @@ from measure import interleave, make_parser, report, seconds_per_call, spread, s
 from workload import add_compute_options, compute_config, teacher_spec
 
 from kdcache.cache import Cache, create_cache
-from kdcache.cache.writing import commit_unit, start_seed
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.dump.job import Job, prepare
 from kdcache.dump.run import DumpConfig
-from kdcache.dump.worker import Walk, write_units
+from kdcache.dump.worker import UnitOrder, write_units
 from kdcache.runtime.console import progress
 
 CALLS = 15
@@ -69,7 +69,7 @@ def measure(folder: Path, name: str, views: int, options: argparse.Namespace) ->
 
     def dump(seed: int) -> None:
         start_seed(cache, seed)
-        units = Walk([(seed, unit) for unit in range(cache.manifest.num_units)])
+        units = UnitOrder([(seed, unit) for unit in range(cache.manifest.num_units)])
         with progress("dump", 0, "views", is_shown=False) as bar:
             assert len([*write_units(job, cache, units, bar)]) == cache.manifest.num_units
 

@@ -23,7 +23,7 @@ from workload import add_compute_options, compute_config, teacher_spec
 from kdcache.dump.run import DumpConfig, run_dump
 from kdcache.loader.teachers import OnlineTeacher
 from kdcache.losses import open_loss
-from kdcache.train.metrics import MetricsFile
+from kdcache.train.metrics_log import MetricsFile
 from kdcache.train.run import TrainConfig, Trainer
 
 CODECS = {"full": "full:dtype=float16", "topk": "topk:k=10"}
@@ -99,7 +99,7 @@ def parts(trainer: Trainer, folder: Path) -> dict[str, float]:
     trainer.loader._sampler.set_epoch(all_views(trainer))
     trainer.loader.teacher.start([seed], [])
     views = next(trainer.loader.rendered())
-    rows = trainer.loader.teacher.rows(views)
+    rows = trainer.loader.teacher.soft_targets(views)
     logits = torch.randn(
         len(views.rows),
         trainer.loader.replay.source.classes,
@@ -114,7 +114,7 @@ def parts(trainer: Trainer, folder: Path) -> dict[str, float]:
         cache.slab(seed)
 
     def gather_and_decode() -> None:
-        trainer.loader.teacher.rows(views)
+        trainer.loader.teacher.soft_targets(views)
         _wait()
 
     def dist() -> None:

@@ -18,8 +18,8 @@ from measure import interleave, make_parser, report, spread, spreads
 from workload import make_cache
 
 from kdcache.cache import Cache
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.slab_folder import SlabFolder
-from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import open_codec
 
 CASES = {"topk:k=10": 1_000_000, "full:dtype=float16": 50_000}

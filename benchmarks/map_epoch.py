@@ -23,10 +23,10 @@ from measure import forget, interleave, make_parser, report, seconds_per_call, s
 
 from kdcache.cache import Cache, open_cache
 from kdcache.loader.order import Blocks
-from kdcache.loader.window_reader import UnitStream
+from kdcache.loader.window_reader import WindowReader
 from kdcache.losses import dist_loss
 from kdcache.runtime.device import ComputeConfig
-from kdcache.train.metrics import MetricsFile
+from kdcache.train.metrics_log import MetricsFile
 from kdcache.train.run import TrainConfig, Trainer
 
 DIST = "dist:tau=1,beta=1,gamma=1"
@@ -45,7 +45,7 @@ def reading(cache: Cache, folder: Path, options: argparse.Namespace) -> dict[str
     slab.gather(np.arange(rows)).tofile(plain)
     mapped = np.memmap(plain, np.uint8, "r").reshape(rows, size)
     batches = np.array_split(np.random.default_rng(0).permutation(rows), -(-rows // options.batch))
-    stream = UnitStream(cache)
+    stream = WindowReader(cache)
     decoded = slab.gather(batches[0])
 
     blocks = Blocks(length=rows, unit_rows=cache.manifest.unit_rows, window=options.window)

@@ -23,14 +23,14 @@ from measure import make_parser, report
 from workload import make_cache
 
 from kdcache.cache import Cache, open_cache
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.commit import Commit, commit_key
 from kdcache.cache.documents.parts import Probe
 from kdcache.cache.storage.folder import Folder
-from kdcache.cache.storage.objects import Entry
-from kdcache.cache.writing import commit_unit, start_seed
+from kdcache.cache.storage.protocol import Entry
 from kdcache.codecs import open_codec
 from kdcache.loader.order import Blocks, epoch_views
-from kdcache.loader.window_reader import UnitStream
+from kdcache.loader.window_reader import WindowReader
 
 WINDOW = 4
 BATCH = 256
@@ -118,7 +118,7 @@ def _first_batch(cache: Cache) -> object:
     manifest = cache.manifest
     seed = 1
     blocks = Blocks(length=manifest.rows, unit_rows=manifest.unit_rows, window=WINDOW)
-    stream = UnitStream(cache)
+    stream = WindowReader(cache)
     stream.start([seed], [])
     views = epoch_views(
         np.arange(manifest.rows),

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from kdcache.cache import Cache, Manifest, create_cache, record_layout
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.parts import (
     MadeBy,
     Part,
@@ -14,8 +15,7 @@ from kdcache.cache.documents.parts import (
     SourceEntry,
     TeacherEntry,
 )
-from kdcache.cache.storage.objects import Entry, Objects, is_temporary
-from kdcache.cache.writing import commit_unit, start_seed
+from kdcache.cache.storage.protocol import Entry, Storage, is_temporary
 from kdcache.codecs import Codec, open_codec
 from kdcache.shapes import Records
 
@@ -99,6 +99,6 @@ def contents(path: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
-def temporaries(objects: Objects) -> list[Entry]:
+def temporaries(storage: Storage) -> list[Entry]:
     """Return the temporary files that killed writers left; a bucket has none."""
-    return [entry for entry in objects.walk() if is_temporary(entry.key)]
+    return [entry for entry in storage.walk() if is_temporary(entry.key)]

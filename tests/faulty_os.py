@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from kdcache.cache.storage import rename
-from kdcache.cache.storage.objects import is_temporary
+from kdcache.cache.storage.protocol import is_temporary
 
 _CHANGING = ("mkdir", "open", "write", "fsync", "link", "rename_new", "unlink")
 CALLS = ("stat", *_CHANGING)

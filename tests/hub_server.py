@@ -1,4 +1,4 @@
-"""A small stand-in for the hub: data sets with revisions, as huggingface_hub asks for them; files
+"""A small server in the place of the hub: data sets with revisions, as huggingface_hub asks for them; files
 go in small, never as LFS."""
 
 import base64

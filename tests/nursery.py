@@ -177,7 +177,7 @@ def num_committed(path: Path) -> int:
     return sum(1 for _ in path.glob("commits/*/*.json"))
 
 
-def objects(path: Path) -> dict[str, bytes]:
+def storage(path: Path) -> dict[str, bytes]:
     """Return the bytes of every unit of a cache."""
     return {name: data for name, (data, _) in contents(path / "seeds").items()}
 

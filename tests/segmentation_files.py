@@ -89,5 +89,5 @@ class Unsaid(Shapes):
     task = "classification"
 
 
-def unsaid() -> Shapes:
+def older_defaults() -> Shapes:
     return Unsaid(1)

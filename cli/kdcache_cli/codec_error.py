@@ -29,7 +29,7 @@ _TERMS = {"inter": "inter", "intra": "intra", "both": "both", "kl": "KL"}
 )
 @click.option(
     "--student",
-    help="Model with weights as the stand-in student  [the teacher on another view].",
+    help="Model with weights as the proxy student  [the teacher on another view].",
     metavar="SPEC",
 )
 @click.option("--views", type=int, help="Views to run or to read  [4096].", metavar="N")

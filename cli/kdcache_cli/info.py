@@ -16,7 +16,7 @@ from kdcache_cli.output import codec_error_text, coverage_lines, json_text, prin
 
 if TYPE_CHECKING:
     from kdcache.cache import Cache
-    from kdcache.dump.workers import Worker
+    from kdcache.dump.worker_status import Worker
     from kdcache.tools.info import Progress
 
 _TERMINAL_SECONDS = 2.0

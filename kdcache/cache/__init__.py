@@ -3,9 +3,9 @@
 from kdcache.cache.cache import Cache
 from kdcache.cache.documents.commit import Commit
 from kdcache.cache.documents.manifest import FORMAT_VERSION, Manifest, library_versions
-from kdcache.cache.layout import record_layout, stored_bytes, tar_layout
 from kdcache.cache.opening import create_cache, open_cache
 from kdcache.cache.slab import Slab
+from kdcache.cache.unit_sizes import record_layout, stored_bytes, tar_layout
 
 __all__ = [
     "FORMAT_VERSION",

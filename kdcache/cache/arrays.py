@@ -20,12 +20,12 @@ from numcodecs import Zstd
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
+from kdcache.cache.documents.document import parsed
 from kdcache.cache.documents.limits import most_decoded
 from kdcache.cache.documents.manifest import CODEC, SAMPLES, SOURCE
-from kdcache.cache.documents.sealed import parsed
 from kdcache.cache.formats.shard import check_frame
 from kdcache.cache.formats.zarr import MOST_METADATA, contents
-from kdcache.cache.storage.objects import Objects
+from kdcache.cache.storage.protocol import Storage
 from kdcache.cache.storage.rereading import read_twice
 from kdcache.errors import CacheError, DamagedError, quoted
 
@@ -57,7 +57,7 @@ def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def publish_arrays(objects: Objects, root: str, arrays: Mapping[str, np.ndarray]) -> None:
+def publish_arrays(storage: Storage, root: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Store the arrays as zarr groups and arrays; what is there already stays."""
     store = MemoryStore()
     path = arrays_path(root, arrays_digest(arrays))
@@ -65,10 +65,10 @@ def publish_arrays(objects: Objects, root: str, arrays: Mapping[str, np.ndarray]
         _created(store, f"{path}/{name}", array.shape, array.dtype)[...] = array
     for key, data in contents(store).items():
         if key != "zarr.json":
-            objects.publish(key, data)
+            storage.publish(key, data)
 
 
-def read_arrays(objects: Objects, root: str, digest: str, *, most: int) -> dict[str, np.ndarray]:
+def read_arrays(storage: Storage, root: str, digest: str, *, most: int) -> dict[str, np.ndarray]:
     """Return the arrays that a manifest names.
 
     Args:
@@ -81,23 +81,23 @@ def read_arrays(objects: Objects, root: str, digest: str, *, most: int) -> dict[
         DamagedError: arrays that are absent, or not what was written.
         CacheError: they cannot be read.
     """
-    return read_twice(lambda is_fresh: _read_all(objects, root, digest, most, is_fresh))
+    return read_twice(lambda is_fresh: _read_all(storage, root, digest, most, is_fresh))
 
 
 def _read_all(
-    objects: Objects, root: str, digest: str, most: int, is_fresh: bool
+    storage: Storage, root: str, digest: str, most: int, is_fresh: bool
 ) -> dict[str, np.ndarray]:
     def fetched(key: str, room: int, check: Callable[[bytes], T]) -> T:
         """Return what `check` makes of an object, which is read twice before it is damaged."""
 
         def read(again: bool) -> T:
-            with _explained(objects, root, digest):
-                return check(objects.get(key, most=room, is_fresh=is_fresh or again))
+            with _explained(storage, root, digest):
+                return check(storage.get(key, most=room, is_fresh=is_fresh or again))
 
         return read_twice(read)
 
-    with _explained(objects, root, digest):
-        stored = _stored_arrays(objects, arrays_path(root, digest), most, fetched)
+    with _explained(storage, root, digest):
+        stored = _stored_arrays(storage, arrays_path(root, digest), most, fetched)
         arrays = {name: stored.pop(name).decoded() for name in list(stored)}
         if arrays_digest(arrays) != digest:
             raise ValueError("their digest is another")
@@ -105,21 +105,21 @@ def _read_all(
 
 
 @contextmanager
-def _explained(objects: Objects, root: str, digest: str) -> Iterator[None]:
+def _explained(storage: Storage, root: str, digest: str) -> Iterator[None]:
     """Turn whatever is raised in the block into the error of damaged arrays."""
     try:
         yield
     except CacheError:
         raise
     except Exception as raised:  # what parses damaged bytes raises what it likes
-        raise damaged(objects, root, digest) from raised
+        raise damaged(storage, root, digest) from raised
 
 
-def damaged(objects: Objects, root: str, digest: str) -> DamagedError:
+def damaged(storage: Storage, root: str, digest: str) -> DamagedError:
     """Return the error of arrays that are absent, or not what was written."""
     path = arrays_path(root, digest)
     return DamagedError(
-        f"cache {objects}: {ROOTS[root]} ({path}) is absent or damaged; restore it from a copy"
+        f"cache {storage}: {ROOTS[root]} ({path}) is absent or damaged; restore it from a copy"
     )
 
 
@@ -142,7 +142,7 @@ class _Stored(NamedTuple):
         return array
 
 
-def _stored_arrays(objects: Objects, path: str, most: int, fetched: Any) -> dict[str, _Stored]:
+def _stored_arrays(storage: Storage, path: str, most: int, fetched: Any) -> dict[str, _Stored]:
     """Return all arrays under a path, of which nothing is decoded yet.
 
     Only shape and type are taken from a zarr.json: another could name any codec.
@@ -156,7 +156,7 @@ def _stored_arrays(objects: Objects, path: str, most: int, fetched: Any) -> dict
     Raises:
         ValueError: more bytes than so few can hold.
     """
-    names = [name for name in objects.list(path) if objects.exists(f"{path}/{name}/zarr.json")]
+    names = [name for name in storage.list(path) if storage.exists(f"{path}/{name}/zarr.json")]
     stored: dict[str, _Stored] = {}
     size = 0
     for name in names[:_MOST_ARRAYS]:

@@ -12,6 +12,7 @@ from kdcache.cache.arrays import read_arrays
 from kdcache.cache.documents.commit import Commit, commit_key, numbers_in, unit_name
 from kdcache.cache.documents.limits import MOST_SEEDS, MOST_UNITS
 from kdcache.cache.documents.manifest import CODEC, SOURCE, Manifest
+from kdcache.cache.formats.protocol import Bytes, StoredSample, Unit, UnitFormat, committed_unit
 from kdcache.cache.formats.tar import TarFormat
 from kdcache.cache.formats.zarr import ZarrFormat
 from kdcache.cache.gaps import Gaps
@@ -19,10 +20,9 @@ from kdcache.cache.prefetch import fetched
 from kdcache.cache.slab import Slab
 from kdcache.cache.slab_folder import SLAB, LocalFile, SlabFolder
 from kdcache.cache.storage.blocks import Blocks
-from kdcache.cache.storage.objects import Entry, Objects
+from kdcache.cache.storage.protocol import Entry, Storage
 from kdcache.cache.storage.rereading import read_twice
 from kdcache.cache.subset import held_mask, read_samples
-from kdcache.cache.unit_store import Bytes, StoredSample, Unit, UnitFormat, committed_unit
 from kdcache.codecs import Codec, check_records, codec_from_dict, codec_spec
 from kdcache.errors import (
     CacheError,
@@ -55,10 +55,10 @@ once."""
 class Cache:
     """An open cache. `open_cache` and `create_cache` make one."""
 
-    def __init__(self, objects: Objects, manifest: Manifest, codec: Codec | None = None) -> None:
+    def __init__(self, storage: Storage, manifest: Manifest, codec: Codec | None = None) -> None:
         """Open the cache in `objects`; with `codec` it is one that is not on disk yet, as for a
         plan."""
-        self.objects = objects
+        self.storage = storage
         self.manifest = manifest
         self.slabs = SlabFolder()
         kind = TarFormat if manifest.store == "webdataset" else ZarrFormat
@@ -71,7 +71,7 @@ class Cache:
 
     def __str__(self) -> str:
         """Return where it is, for messages: a folder or an address."""
-        return str(self.objects)
+        return str(self.storage)
 
     @cached_property
     def codec(self) -> Codec:
@@ -132,7 +132,7 @@ class Cache:
         Raises:
             CacheError: of a subset they are absent or damaged.
         """
-        return read_samples(self.objects, self.manifest)
+        return read_samples(self.storage, self.manifest)
 
     @cached_property
     def is_held(self) -> "np.ndarray[Any, np.dtype[np.bool_]]":
@@ -169,7 +169,7 @@ class Cache:
     def committed_units(self, seed: int) -> list[int]:
         """Return the committed units of `seed`."""
         folder = f"commits/{self.manifest.unit_seeds(seed)[0]:05d}"
-        return numbers_in(self.objects.list(folder), "{:06d}.json", range(MOST_UNITS))
+        return numbers_in(self.storage.list(folder), "{:06d}.json", range(MOST_UNITS))
 
     def missing_units(self, seed: int) -> Gaps:
         """Return the units of `seed` that are not committed yet."""
@@ -186,7 +186,7 @@ class Cache:
 
     def is_committed(self, seed: int, unit: int) -> bool:
         """Return whether a unit can be read."""
-        return self.objects.exists(commit_key(self.manifest.unit_seeds(seed)[0], unit))
+        return self.storage.exists(commit_key(self.manifest.unit_seeds(seed)[0], unit))
 
     def commit_of(self, seed: int, unit: int) -> Commit:
         """Return a unit's commit; of one that it shares with other seeds, what it says of this
@@ -211,7 +211,7 @@ class Cache:
         first = self.manifest.unit_seeds(seed)[0]
         most_bytes, most_values = self.manifest.commit_limits
         try:
-            data = self.objects.get(commit_key(first, unit), most=most_bytes, is_fresh=is_fresh)
+            data = self.storage.get(commit_key(first, unit), most=most_bytes, is_fresh=is_fresh)
         except FileNotFoundError:
             raise MissingUnitError(
                 f"cache {self} does not hold {self.unit_name(seed, unit)}; run dump-teacher with"
@@ -219,7 +219,7 @@ class Cache:
             ) from None
         where = f"cache {self}, {self.unit_name(seed, unit)}"
         paths = [
-            f"{self.objects}/{key}"
+            f"{self.storage}/{key}"
             for key in (commit_key(first, unit), self.format.key(first, unit))
         ]
         commit = Commit.from_bytes(data, where, paths=paths, most_values=most_values)
@@ -233,9 +233,11 @@ class Cache:
             raise DamagedUnitError(
                 f"cache {self}, {self.unit_name(seed, unit)}: its commit is that of {commit.name}"
             )
-        if stray := commit.stray(self.format.key(first, unit), self.manifest.unit_seeds(seed)):
+        if mismatch := commit.mismatch(
+            self.format.key(first, unit), self.manifest.unit_seeds(seed)
+        ):
             raise DamagedUnitError(
-                f"cache {self}, {self.unit_name(seed, unit)}: its commit speaks of {stray}"
+                f"cache {self}, {self.unit_name(seed, unit)}: its commit speaks of {mismatch}"
             )
         if commit.num_bytes > (most := self.format.most_bytes(unit)):
             raise DamagedUnitError(
@@ -263,7 +265,7 @@ class Cache:
             CacheError: commits of more seeds than a cache may have.
         """
         found = {}
-        for entry in self.objects.walk("commits"):
+        for entry in self.storage.walk("commits"):
             unit = committed_unit(self.manifest, entry.key)
             if unit:
                 found[unit] = entry
@@ -302,7 +304,7 @@ class Cache:
         not be complete."""
         return self._commits_of(seed, self.committed_units(seed))
 
-    def holes(self, commits: Sequence[Commit]) -> tuple[Rows, Rows]:
+    def unavailable(self, commits: Sequence[Commit]) -> tuple[Rows, Rows]:
         """Return the rows of a seed that its commits record as absent, and those that are missing;
         int64.
 
@@ -378,11 +380,11 @@ class Cache:
             key = self.format.key(self.manifest.unit_seeds(commit.seed)[0], commit.unit)
             most = min(commit.num_bytes, self.format.most_bytes(commit.unit))
             if most > _LARGE:
-                with self.objects.blocks(key, most=most, is_fresh=is_fresh) as blocks:
+                with self.storage.blocks(key, most=most, is_fresh=is_fresh) as blocks:
                     self._compare(commit, blocks)
                     data = blocks.read(0, blocks.size)
             else:
-                data = self.objects.get(key, most=most, is_fresh=is_fresh)
+                data = self.storage.get(key, most=most, is_fresh=is_fresh)
         except LargeObjectError as error:
             raise DamagedUnitError(
                 f"{where}: more bytes than were committed: {error}; {way_out}"
@@ -501,7 +503,7 @@ class Cache:
             commits: of the seed.
             fetch: returns the checked bytes of a unit; by default `unit_bytes`.
         """
-        # a seal covers seed and unit
+        # the digest of a commit covers seed and unit
         identity = "".join([self.manifest.digest, *(commit.digest for commit in commits)])
         name = f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.{SLAB}"
         num_rows = self.manifest.rows
@@ -513,7 +515,7 @@ class Cache:
                 name, num_rows * dtype.itemsize, lambda: map(_raw_bytes, units())
             )
 
-        absent, missing = self.holes(commits)
+        absent, missing = self.unavailable(commits)
         outside = None if self.samples is None else ~self.is_held
         return Slab(open_file, num_rows, dtype, absent=absent, missing=missing, outside=outside)
 
@@ -558,7 +560,7 @@ class Cache:
         """Return what keeps plain readers, zarr's, from reading `seed`, one line each."""
         return [
             f"cache {self}, seed {seed}: {fault}"
-            for fault in self.format.faults(self.objects, seed)
+            for fault in self.format.faults(self.storage, seed)
         ]
 
     def _arrays(self, root: str) -> dict[str, np.ndarray] | None:
@@ -566,7 +568,7 @@ class Cache:
         digest = self.manifest.arrays.get(root)
         if digest is None:
             return None
-        return read_arrays(self.objects, root, digest, most=self.manifest.most_bytes(root))
+        return read_arrays(self.storage, root, digest, most=self.manifest.most_bytes(root))
 
     def _records_of(self, commit: Commit, fetch: Fetch) -> Records:
         of_seeds = self.decode_unit(commit, fetch(commit))
@@ -596,7 +598,7 @@ class Cache:
         """Return how a message names a unit, and the way out if it is damaged."""
         key = commit_key(self.manifest.unit_seeds(commit.seed)[0], commit.unit)
         way_out = (
-            f"delete {self.objects}/{key} and {self.objects}/{commit.key} and run the dump again"
+            f"delete {self.storage}/{key} and {self.storage}/{commit.key} and run the dump again"
         )
         return f"cache {self}, {commit.name}", way_out
 

@@ -10,7 +10,7 @@ from kdcache.cache.documents.commit import numbers_in
 from kdcache.cache.documents.extent import Extent, publish_extent, read_extents
 from kdcache.cache.documents.limits import MOST_SEEDS, SEEDS
 from kdcache.cache.documents.parts import MadeBy
-from kdcache.cache.unit_store import Unit
+from kdcache.cache.formats.protocol import Unit
 from kdcache.config.files import parse_seeds, recorded_settings
 from kdcache.errors import CacheError, UsageError
 from kdcache.runtime.console import say
@@ -195,7 +195,7 @@ def ask_for_units(cache: Cache, asked: Mapping[int, Sequence[int]]) -> None:
     """
     try:
         for extent in _requests(cache.manifest, asked):
-            publish_extent(cache.objects, extent)
+            publish_extent(cache.storage, extent)
     except CacheError:
         held = set(cache.committed())
         for first, units in asked.items():
@@ -236,7 +236,7 @@ def _asked(
 ) -> dict[int, Sequence[int]]:
     manifest = cache.manifest
     every = range(manifest.num_units)
-    extents = read_extents(cache.objects, known)
+    extents = read_extents(cache.storage, known)
     naming: dict[int, set[int]] = {}  # which requests name a seed, by the first of its group
     for number, extent in enumerate(extents):
         for seed in extent.all_seeds():
@@ -245,7 +245,7 @@ def _asked(
     asked: dict[int, Sequence[int]] = {}
     for first, numbers in naming.items():
         asked[first] = union(frozenset(numbers))
-    begun = numbers_in(cache.objects.list("seeds"), "{:05d}", SEEDS)
+    begun = numbers_in(cache.storage.list("seeds"), "{:05d}", SEEDS)
     others = [*held, *begun] if extents else [*held, *begun, *first_seeds(manifest.made_by)]
     for seed in others:
         asked.setdefault(manifest.unit_seeds(seed)[0], every)

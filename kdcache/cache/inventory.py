@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from kdcache.cache.arrays import ROOTS, arrays_path
 from kdcache.cache.cache import Cache
 from kdcache.cache.documents.extent import is_extent
-from kdcache.cache.storage.objects import Entry, is_temporary
-from kdcache.cache.unit_store import Unit, committed_unit
+from kdcache.cache.formats.protocol import Unit, committed_unit
+from kdcache.cache.storage.protocol import Entry, is_temporary
 
 CARD = "README.md"
 """What a cache that was published says of itself; nothing reads it."""
-MOST_STRAY = 100_000
+MOST_KEPT = 100_000
 """Temporary files, and files that are none of a cache's, that are kept by name."""
 _ARRAYS = re.compile(rf"({'|'.join(ROOTS)})/[0-9a-f]{{16}}/.+")
 
@@ -47,7 +47,7 @@ def take_inventory(cache: Cache) -> Inventory:
     layout = _Layout(cache)
     units: dict[Unit, list[Entry]] = {}
     kinds: dict[str, list[Entry]] = {"temporary": [], "orphaned": [], "foreign": []}
-    for entry in cache.objects.walk():
+    for entry in cache.storage.walk():
         if is_temporary(entry.key):
             _keep(kinds["temporary"], entry)
         elif unit := cache.format.unit_of(entry.key):
@@ -97,7 +97,7 @@ class _Layout:
 
 
 def _keep(entries: list[Entry], entry: Entry) -> None:
-    if len(entries) < MOST_STRAY:
+    if len(entries) < MOST_KEPT:
         entries.append(entry)
 
 

@@ -15,11 +15,11 @@ from contextlib import suppress
 from kdcache.cache.cache import Cache
 from kdcache.cache.documents.commit import Commit
 from kdcache.cache.formats.image_index import ImageIndex, Piece
+from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.formats.tar import TarFormat
 from kdcache.cache.prefetch import fetched
 from kdcache.cache.slab_folder import INDEX, TAR, LocalFile, one_at_a_time
 from kdcache.cache.storage.folder import Folder
-from kdcache.cache.unit_store import Unit
 from kdcache.errors import CacheError, KdcacheError, MissingUnitError, SourceError
 from kdcache.runtime.console import progress
 from kdcache.sources.tar_reader import TarReader
@@ -63,7 +63,7 @@ class LocalUnits:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self._folder = cache.objects if isinstance(cache.objects, Folder) else None
+        self._folder = cache.storage if isinstance(cache.storage, Folder) else None
         self._first: int | None = None
         self._copies: dict[Unit, list[LocalFile]] = {}
         """Copies in use, with their indexes."""

@@ -9,12 +9,12 @@ import numpy as np
 
 from kdcache.cache.arrays import ROOTS, publish_arrays
 from kdcache.cache.cache import Cache
+from kdcache.cache.documents.document import parsed
 from kdcache.cache.documents.limits import MOST_MANIFEST, MOST_MANIFEST_VALUES
 from kdcache.cache.documents.manifest import CODEC, MANIFEST, SAMPLES, SOURCE, Manifest
-from kdcache.cache.documents.sealed import parsed
 from kdcache.cache.formats.zarr import root_metadata
 from kdcache.cache.storage.folder import Folder
-from kdcache.cache.storage.objects import Objects, is_address
+from kdcache.cache.storage.protocol import Storage, is_address
 from kdcache.cache.storage.rereading import read_twice
 from kdcache.cache.subset import samples_arrays
 from kdcache.config.arguments import require_text
@@ -30,7 +30,7 @@ _NO_MANIFEST = (
 _PIPE = "pipe:"  # webdataset would run what follows it as a command
 
 
-def open_objects(path: str | Path) -> Objects:
+def open_storage(path: str | Path) -> Storage:
     """Return the objects at a path, or at an address `s3://BUCKET/PREFIX`, `gs://...` or
     `az://...`.
 
@@ -60,16 +60,16 @@ def open_objects(path: str | Path) -> Objects:
     return Bucket(text)
 
 
-def open_cache(path: str | Path | Objects) -> Cache:
+def open_cache(path: str | Path | Storage) -> Cache:
     """Return the cache at `path`, or in objects that are open already.
 
     Raises:
         UsageError: no path.
         CacheError: no cache there, a format of the future, or a damaged manifest.
     """
-    if not isinstance(path, str | Path | Objects):
+    if not isinstance(path, str | Path | Storage):
         raise UsageError(f"cache is {quoted(path)}; give the path or the address of one")
-    folder = path if isinstance(path, Objects) else open_objects(path)
+    folder = path if isinstance(path, Storage) else open_storage(path)
     try:
         return Cache(folder, read_twice(lambda is_fresh: _read_manifest(folder, is_fresh)))
     except FileNotFoundError:
@@ -84,7 +84,7 @@ def as_cache(cache: Cache | str | Path) -> Cache:
     return cache if isinstance(cache, Cache) else open_cache(cache)
 
 
-def _read_manifest(folder: Objects, is_fresh: bool) -> Manifest:
+def _read_manifest(folder: Storage, is_fresh: bool) -> Manifest:
     data = folder.get(MANIFEST, most=MOST_MANIFEST, is_fresh=is_fresh)
     try:
         document = parsed(data, most_values=MOST_MANIFEST_VALUES)["attributes"]["kdcache"]
@@ -121,7 +121,7 @@ def _is_inside(new: str | Path, cache: str | Path) -> bool:
     return Path(os.path.realpath(new)).is_relative_to(os.path.realpath(cache))
 
 
-def probe_new(objects: Objects, *, writes: bool = True) -> None:
+def probe_new(storage: Storage, *, writes: bool = True) -> None:
     """Check that a cache can be begun in a place where there is none.
 
     Args:
@@ -131,14 +131,14 @@ def probe_new(objects: Objects, *, writes: bool = True) -> None:
     Raises:
         CacheError: it holds something else, or cannot be written.
     """
-    others = [name for name in objects.list("") if not _is_left_over(objects, name)]
+    others = [name for name in storage.list("") if not _is_left_over(storage, name)]
     # the manifest is looked for again: another worker may just have begun
-    if others and not objects.exists(MANIFEST):
-        raise CacheError(f"{objects} is not empty and not a cache; choose a new folder")
-    objects.probe(writes=writes)
+    if others and not storage.exists(MANIFEST):
+        raise CacheError(f"{storage} is not empty and not a cache; choose a new folder")
+    storage.probe(writes=writes)
 
 
-def _is_left_over(folder: Objects, name: str) -> bool:
+def _is_left_over(folder: Storage, name: str) -> bool:
     """Return whether a folder is what a writer leaves that was killed before the manifest came."""
     return name in ROOTS and all(_ARRAYS.fullmatch(child) for child in folder.list(name))
 
@@ -169,7 +169,7 @@ def create_cache(
         CacheError: the folder holds something else, or cannot be written.
     """
     assert (samples is None) == (manifest.samples is None), "a subset is named and listed"
-    folder = open_objects(path)
+    folder = open_storage(path)
     manifest.check(str(path))
     if not folder.exists(MANIFEST):
         probe_new(folder)

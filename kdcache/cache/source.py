@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache import Cache, Commit
-from kdcache.cache.contents import checked_source
+from kdcache.cache.content_digests import checked_source
 from kdcache.cache.local_units import LocalUnits, OpenTar
 from kdcache.cache.opening import as_cache
 from kdcache.cache.prefetch import fetched

@@ -152,7 +152,7 @@ def read_list(cache: Cache) -> SourceList | None:
         is_list = is_list and array.dtype == "<u4" and array.ndim == num_axes
         is_list = is_list and len(array) == cache.manifest.rows
     if not is_list:
-        raise damaged(cache.objects, SOURCE, cache.manifest.arrays[SOURCE])
+        raise damaged(cache.storage, SOURCE, cache.manifest.arrays[SOURCE])
     return SourceList(names=Names(text), **arrays)
 
 

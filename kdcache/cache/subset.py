@@ -8,8 +8,8 @@ import numpy as np
 
 from kdcache.cache.arrays import damaged, read_arrays
 from kdcache.cache.documents.manifest import SAMPLES, Manifest
-from kdcache.cache.storage.objects import Objects
-from kdcache.cache.unit_store import StoredSample
+from kdcache.cache.formats.protocol import StoredSample
+from kdcache.cache.storage.protocol import Storage
 from kdcache.shapes import Records, Rows
 
 _NUMBERS = "numbers"
@@ -21,7 +21,7 @@ def samples_arrays(numbers: Rows) -> dict[str, np.ndarray]:
     return {_NUMBERS: numbers.astype("<u4")}
 
 
-def read_samples(objects: Objects, manifest: Manifest) -> Rows | None:
+def read_samples(storage: Storage, manifest: Manifest) -> Rows | None:
     """Return the numbers of the samples that a cache holds, rising, int64; None if it is no subset.
 
     Raises:
@@ -30,11 +30,11 @@ def read_samples(objects: Objects, manifest: Manifest) -> Rows | None:
     if manifest.samples is None:
         return None
     digest = manifest.arrays[SAMPLES]
-    arrays = read_arrays(objects, SAMPLES, digest, most=manifest.most_bytes(SAMPLES))
+    arrays = read_arrays(storage, SAMPLES, digest, most=manifest.most_bytes(SAMPLES))
     numbers = arrays.get(_NUMBERS, np.empty(0))
     is_list = len(arrays) == 1 and numbers.dtype == "<u4" and numbers.shape == (manifest.num_held,)
     if not is_list or numbers[-1] >= manifest.rows or not (numbers[1:] > numbers[:-1]).all():
-        raise damaged(objects, SAMPLES, digest)
+        raise damaged(storage, SAMPLES, digest)
     return numbers.astype(np.int64)
 
 

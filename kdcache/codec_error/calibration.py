@@ -45,7 +45,7 @@ class Fitted:
         """Error of DIST's gradient (beta = gamma) by temperature, on samples that the fit has not
         seen.
 
-        Empty where there is no gradient, since the stand-in student sees what the teacher sees.
+        Empty where there is no gradient, since the proxy student sees what the teacher sees.
         """
         return _dist_errors(self.trial, self.held_out) if self.held_out.differ else {}
 

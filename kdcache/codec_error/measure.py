@@ -71,7 +71,7 @@ class CodecErrorConfig:
     recipe: str | None = None
     """A shipped recipe's name, or a TOML file."""
     student: str | None = None
-    """Spec of a stand-in student, with its weights."""
+    """Spec of a proxy student, with its weights."""
     views: int | None = None
     """About how many views to run, or to read of a cache; by default 4,096. An .npz file is
     measured whole."""

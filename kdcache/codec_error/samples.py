@@ -1,7 +1,7 @@
-"""Logits of a teacher and of a stand-in student on the same views, to measure a codec on before
+"""Logits of a teacher and of a proxy student on the same views, to measure a codec on before
 anything is trained.
 
-The stand-in is a student's own logits where there are any, and else the teacher on another view of
+The proxy is a student's own logits where there are any, and else the teacher on another view of
 the same sample.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache, open_cache
-from kdcache.cache.contents import checked_source
+from kdcache.cache.content_digests import checked_source
 from kdcache.cache.source_check import require_source
 from kdcache.codecs import codec_spec
 from kdcache.codecs.full import EXACT_DTYPES
@@ -114,7 +114,7 @@ def pairs_from_npz(path: str | Path) -> Pairs:
     """Return the rows of an .npz file: `teacher` `[rows, classes]`, and `student` of that shape,
     `image_id` `[rows]` or both.
 
-    Without `student` the stand-in is the teacher on the next row of the same `image_id`; an image
+    Without `student` the proxy is the teacher on the next row of the same `image_id`; an image
     with one row is left out. `head`, the weights of the teacher's classifier `[classes, features]`,
     may be there too.
 
@@ -175,7 +175,7 @@ def pairs_from_cache(
     Args:
         path: the cache.
         views: about how many rows to take.
-        student: spec of the stand-in student, with its weights.
+        student: spec of the proxy student, with its weights.
         data: spec of the cache's source, whose images the student looks at.
         batch_size: views of one of the student's forward passes.
         compute: where and how the student runs.
@@ -202,7 +202,7 @@ def pairs_from_cache(
     if len(seeds) < (2 if student is None else 1):
         raise CacheError(
             f"cache {path} holds {len(seeds)} complete seeds; two are needed, for the teacher and"
-            " for its stand-in student: dump another seed, or give a student and data"
+            " for its proxy student: dump another seed, or give a student and data"
         )
     if student is None or data is None:
         return pairs_of_cache(cache, views=views)
@@ -237,8 +237,8 @@ def _require_rows(task: str) -> None:
 def pairs_of_cache(cache: Cache, *, views: int) -> Pairs:
     """Return about `views` rows of a cache's first two complete seeds, as its records have them.
 
-    Of a single seed the teacher is its own stand-in, which is enough to fit a codec on and not to
-    measure one. Of maps it is so many pixels of the first seed, and the stand-in is the teacher on
+    Of a single seed the teacher is its own proxy, which is enough to fit a codec on and not to
+    measure one. Of maps it is so many pixels of the first seed, and the proxy is the teacher on
     the next pixel; likewise of other positions.
 
     Args:
@@ -282,7 +282,7 @@ def pairs_from_teacher(
         data: spec of the source.
         recipe: name or TOML file of the recipe.
         views: about how many views to take.
-        student: spec of the stand-in student, with its weights.
+        student: spec of the proxy student, with its weights.
         batch_size: views of one forward pass.
         compute: where and how the models run.
 
@@ -311,10 +311,10 @@ def pairs_of_models(
     compute: Compute,
     order_seed: int = 0,
 ) -> Pairs:
-    """Return the logits of a teacher, and of a stand-in student if `models` has two, on about
+    """Return the logits of a teacher, and of a proxy student if `models` has two, on about
     `views` views under two seeds.
 
-    Of maps it is so many pixels of fewer views, and the stand-in is the teacher on the next pixel.
+    Of maps it is so many pixels of fewer views, and the proxy is the teacher on the next pixel.
     """
     if models[0].sites:
         return _of_maps(
@@ -459,7 +459,7 @@ def _cached(cache: Cache, seed: int, rows: Rows) -> ViewLogits:
 
 
 def _of_two_views(first: Logits, second: Logits, samples: Rows) -> Pairs:
-    """Return the rows of two views of each sample, each the other's stand-in."""
+    """Return the rows of two views of each sample, each the other's proxy."""
     return Pairs(
         teacher=torch.cat([first, second]),
         student=torch.cat([second, first]),

@@ -50,9 +50,9 @@ def default_codec(classes: int) -> str:
 def codec_to_dict(codec: Codec) -> dict[str, Any]:
     """Return `{name, configuration}` as a manifest keeps it."""
     codec = row_codec(codec)
-    unsaid = _unsaid(codec.name)
+    older_defaults = _older_defaults(codec.name)
     configuration = {
-        name: value for name, value in _options(codec).items() if unsaid.get(name) != value
+        name: value for name, value in _options(codec).items() if older_defaults.get(name) != value
     }
     return {"name": codec.name, "configuration": configuration}
 
@@ -76,7 +76,9 @@ def codec_from_dict(
         UsageError: a codec or option that this version does not know.
         CodecError: arrays that are not a fit for these classes.
     """
-    codec = _build(stored["name"], {**_unsaid(stored["name"]), **stored["configuration"]}, classes)
+    codec = _build(
+        stored["name"], {**_older_defaults(stored["name"]), **stored["configuration"]}, classes
+    )
     if fit is not None:
         codec = codec.with_fit_arrays(fit)
     return with_layout(codec, layout or One())
@@ -117,10 +119,10 @@ def _option_names(codec: Any) -> list[str]:
     ]
 
 
-def _unsaid(name: str) -> Mapping[str, Any]:
+def _older_defaults(name: str) -> Mapping[str, Any]:
     """Return what a manifest means that does not say an option, for options that came later."""
-    unsaid: Mapping[str, Any] = getattr(CODECS.get(name), "unsaid", {})
-    return unsaid
+    older_defaults: Mapping[str, Any] = getattr(CODECS.get(name), "unsaid", {})
+    return older_defaults
 
 
 def _build(name: str, options: Mapping[str, Any], classes: int) -> RowCodec:

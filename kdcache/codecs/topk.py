@@ -36,7 +36,7 @@ class TopK(CodecDefaults):
     zstd_level: ClassVar[int] = (
         13  # the first that gives unlike bytes of a chunk tables of their own
     )
-    unsaid: ClassVar[Mapping[str, Any]] = {"tau": 1.0, "mantissa": _FLOAT16_MANTISSA}
+    older_defaults: ClassVar[Mapping[str, Any]] = {"tau": 1.0, "mantissa": _FLOAT16_MANTISSA}
     """What a manifest without these options means: those that were written before there were
     any."""
     classes: int

@@ -13,10 +13,10 @@ from torch import nn
 from kdcache.cache import Cache, Manifest, library_versions, open_cache, record_layout, tar_layout
 from kdcache.cache.documents.manifest import MANIFEST
 from kdcache.cache.documents.parts import MadeBy, RecipeEntry, TeacherEntry
-from kdcache.cache.layout import require_blocks
-from kdcache.cache.opening import open_objects, probe_new
+from kdcache.cache.opening import open_storage, probe_new
 from kdcache.cache.source_list import SourceList
-from kdcache.cache.storage.objects import Objects
+from kdcache.cache.storage.protocol import Storage
+from kdcache.cache.unit_sizes import require_blocks
 from kdcache.codec_error.calibration import (
     DEFAULT_ERROR,
     Fitted,
@@ -146,13 +146,13 @@ def probe_place(config: DumpConfig, *, writes: bool = True) -> None:
     Raises:
         CacheError: it cannot, or something else is there.
     """
-    objects = open_objects(config.cache)
-    if not objects.exists(MANIFEST):
-        probe_new(objects, writes=writes)
+    storage = open_storage(config.cache)
+    if not storage.exists(MANIFEST):
+        probe_new(storage, writes=writes)
         return
-    held = open_cache(objects)
+    held = open_cache(storage)
     if any(held.missing_units(seed) for seed in parse_seeds(config.seeds)):
-        objects.probe(writes=writes)
+        storage.probe(writes=writes)
 
 
 def prepare(config: DumpConfig, given: Given = NOTHING_GIVEN, *, is_plan: bool = False) -> Job:
@@ -182,8 +182,8 @@ def prepare(config: DumpConfig, given: Given = NOTHING_GIVEN, *, is_plan: bool =
     task = task_of(opened)
     teacher = _teacher(config, given, recipe, classes=classes, task=task)
     if not codec.is_exact or config.content_digests:
-        _await_first_worker(open_objects(config.cache))
-    held = open_cache(config.cache) if open_objects(config.cache).exists(MANIFEST) else None
+        _await_first_worker(open_storage(config.cache))
+    held = open_cache(config.cache) if open_storage(config.cache).exists(MANIFEST) else None
     data = known_source(config, opened, held, is_plan=is_plan)
     source = data.source
     codec = row_codec(_held_codec(held, config.codec, classes)) if held else codec
@@ -217,7 +217,7 @@ def _teacher(
     return tried_model(given.teacher, recipe, classes=classes, task=task, **given.preprocessing)
 
 
-def _await_first_worker(folder: Objects) -> None:
+def _await_first_worker(folder: Storage) -> None:
     """Return when the cache is there, which rank 0 makes with the codec that it fits and measures,
     or when it takes too long.
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache import Cache, Manifest, open_cache
+from kdcache.cache.committing import encode_unit
 from kdcache.cache.documents.manifest import MANIFEST
-from kdcache.cache.opening import open_objects
-from kdcache.cache.storage.objects import is_address
-from kdcache.cache.writing import encode_unit
+from kdcache.cache.opening import open_storage
+from kdcache.cache.storage.protocol import is_address
 from kdcache.codec_error.measure import fitted_gradients
 from kdcache.codecs import codec_spec
 from kdcache.dump.config import DumpConfig
@@ -54,8 +54,8 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
         raise UsageError(f"world_size is {world_size}; it must be at least 1")
     probe_place(config, writes=False)
     job = prepare(config, is_plan=True)
-    cache = Cache(open_objects(config.cache), job.manifest, job.codec)
-    if cache.objects.exists(MANIFEST):
+    cache = Cache(open_storage(config.cache), job.manifest, job.codec)
+    if cache.storage.exists(MANIFEST):
         cache = open_cache(config.cache)
         cache.require(job.manifest)
     manifest = job.manifest

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from torch import nn
 
 from kdcache.cache import Cache, Commit, create_cache
+from kdcache.cache.committing import require_manifest, start_seed
 from kdcache.cache.coverage import ask_for
 from kdcache.cache.documents.commit import mean_statistics
-from kdcache.cache.writing import require_manifest, start_seed
 from kdcache.config.arguments import checked_arguments
 from kdcache.config.files import seeds_text
 from kdcache.config.spec import build

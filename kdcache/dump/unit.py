@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache import Cache, Commit
-from kdcache.cache.documents.commit import said_seed
+from kdcache.cache.committing import commit_unit
+from kdcache.cache.documents.commit import seed_if_grouped
 from kdcache.cache.documents.parts import Absence, Probe
-from kdcache.cache.unit_store import StoredSample
-from kdcache.cache.writer import writer_name
-from kdcache.cache.writing import commit_unit
+from kdcache.cache.formats.protocol import StoredSample
+from kdcache.cache.writer_name import writer_name
 from kdcache.codecs import Codec, codec_spec
 from kdcache.errors import SourceError, UnreadableSampleError, shortened
 from kdcache.runtime.console import say
@@ -87,7 +87,9 @@ class UnitMaker:
             self._labels[places] = batch.labels.first.numpy()[there]
         self.counted += len(records)
         self._absent += [
-            Absence(row=int(batch.rows[position]), reason=reason, seed=said_seed(seed, self.seeds))
+            Absence(
+                row=int(batch.rows[position]), reason=reason, seed=seed_if_grouped(seed, self.seeds)
+            )
             for position, reason in batch.absent
         ]
         if batch.absent:
@@ -170,7 +172,7 @@ class UnitMaker:
             # a trace renders the view once more
             trace = self._dataset.trace(row, seed) if count < traced else None
             probe = make_probe(row, batch.views[0][position], trace)
-            self._probes.append(replace(probe, seed=said_seed(seed, self.seeds)))
+            self._probes.append(replace(probe, seed=seed_if_grouped(seed, self.seeds)))
 
 
 def stored_samples(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from kdcache.cache import Cache
-from kdcache.cache.unit_store import Unit
+from kdcache.cache.formats.protocol import Unit
 from kdcache.dump.job import Job
 from kdcache.dump.unit import UnitMaker
 from kdcache.errors import CodecError, UnreadableSampleError
@@ -20,7 +20,7 @@ from kdcache.models.first_batch import tell_no_logits
 from kdcache.models.inference import run_models
 from kdcache.runtime.console import Bar
 from kdcache.runtime.device import Compute, ComputeConfig
-from kdcache.runtime.stopping import until_asked
+from kdcache.runtime.stopping import until_stopped
 from kdcache.shapes import Records, ViewLogits
 from kdcache.views import Batch, ViewLoader, in_pairs, partners
 from kdcache.views.loading import Request
@@ -30,7 +30,7 @@ _LOOKED = 8
 LOOK_SECONDS = 5.0  # between two looks whether another worker has committed the unit in the making
 
 
-class Walk:
+class UnitOrder:
     """Units one after the other, in an order that may change on the way: who meets another worker
     goes on elsewhere.
 
@@ -74,7 +74,7 @@ def num_views(cache: Cache, units: Iterable[Unit]) -> int:
     )
 
 
-def write_units(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Unit]:
+def write_units(job: Job, cache: Cache, order: UnitOrder, bar: Bar) -> Iterator[Unit]:
     """Compute and commit the units of `walk` that are missing when their turn comes, and yield each
     after its commit.
 
@@ -84,8 +84,8 @@ def write_units(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Unit]:
     current: UnitMaker | None = None
     pending: Future[Unit | None] | None = None
     with ThreadPoolExecutor(1, "kdcache-commit") as committer:
-        made = records_of(job, cache, _requests(job, cache, walk, bar))
-        for batch, logits, records in until_asked(made):
+        made = records_of(job, cache, _requests(job, cache, order, bar))
+        for batch, logits, records in until_stopped(made):
             unit = (
                 cache.manifest.unit_seeds(int(batch.seeds[0]))[0],
                 int(batch.rows[0]) // cache.manifest.unit_rows,
@@ -98,10 +98,10 @@ def write_units(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Unit]:
             bar.advance(len(records), f"seed {current.seed}")
             if current.is_complete:
                 job.labels.tell()
-                yield from _committed(pending, walk)
+                yield from _committed(pending, order)
                 pending = committer.submit(_commit, cache, current)
                 current = None
-        yield from _committed(pending, walk)
+        yield from _committed(pending, order)
 
 
 def _commit(cache: Cache, maker: UnitMaker) -> Unit | None:
@@ -112,12 +112,12 @@ def _commit(cache: Cache, maker: UnitMaker) -> Unit | None:
     return maker.seed, maker.unit
 
 
-def _committed(pending: "Future[Unit | None] | None", walk: Walk) -> Iterator[Unit]:
+def _committed(pending: "Future[Unit | None] | None", order: UnitOrder) -> Iterator[Unit]:
     if pending is None:
         return
     unit = pending.result()
     if unit is None:
-        walk.jump()
+        order.jump()
     else:
         yield unit
 
@@ -171,10 +171,10 @@ def look_at_teacher(job: Job, cache: Cache, unit: Unit) -> None:
         tell_no_logits(job.teacher, logits)
 
 
-def _requests(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Request]:
+def _requests(job: Job, cache: Cache, order: UnitOrder, bar: Bar) -> Iterator[Request]:
     """Yield the batches of the units of `walk`; of one that another worker commits meanwhile no
     more of them."""
-    for seed, unit in walk:
+    for seed, unit in order:
         left = num_views(cache, [(seed, unit)])
         looked = -math.inf
         for request in batches_of(job, cache, seed, unit):
@@ -182,7 +182,7 @@ def _requests(job: Job, cache: Cache, walk: Walk, bar: Bar) -> Iterator[Request]
                 if cache.is_committed(seed, unit):
                     bar.advance(left)
                     if looked > -math.inf:
-                        walk.jump()
+                        order.jump()
                     break
                 looked = time.monotonic()
             left -= len(request)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache, Commit, open_cache
-from kdcache.cache.contents import checked_source
+from kdcache.cache.content_digests import checked_source
 from kdcache.cache.coverage import note_left_out
 from kdcache.cache.documents.differences import Sides, recipe_differences
 from kdcache.cache.local_units import LocalUnits
-from kdcache.cache.opening import open_objects
+from kdcache.cache.opening import open_storage
 from kdcache.cache.slab_folder import SlabFolder
 from kdcache.cache.source import CachedSource, local_images
 from kdcache.cache.source_check import require_source, source_differences
@@ -29,7 +29,7 @@ from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.loader.config import LoaderConfig
 from kdcache.loader.order import Blocks
 from kdcache.loader.slab_reader import Reader, SlabReader, await_cache, await_seed, own_commits
-from kdcache.loader.window_reader import UnitStream
+from kdcache.loader.window_reader import WindowReader
 from kdcache.losses import Loss, Need
 from kdcache.runtime.console import say
 from kdcache.runtime.contrast import joined
@@ -61,7 +61,7 @@ class CacheUse:
     """Whether seeds may lack units."""
     wait_seconds: float | None = None
     """How long a unit that is not there yet is waited for."""
-    stream: UnitStream | None = None
+    stream: WindowReader | None = None
     """Reads window by window, where that is wanted."""
     units: LocalUnits | None = None
     """Its tars, if the images of the run come from them."""
@@ -118,13 +118,13 @@ class CacheUse:
 
         return on_main(seen, f"the commits of seed {seed} of cache {self.cache}", is_long=True)
 
-    def holes(self, seed: int) -> tuple[Rows, Rows]:
+    def unavailable(self, seed: int) -> tuple[Rows, Rows]:
         """Return the rows of `seed` that are absent, and that are missing; all processes must ask.
 
         Raises:
             MissingUnitError: units that are not committed, of a seed that is not to be partial.
         """
-        return self.cache.holes(self.commits(seed))
+        return self.cache.unavailable(self.commits(seed))
 
     def _await(self, seed: int) -> None:
         if self.wait_seconds is not None:
@@ -272,10 +272,10 @@ def _rows(config: LoaderConfig, replay: Replay) -> Rows | None:
     return rows
 
 
-def _stream(config: LoaderConfig, use: CacheUse) -> UnitStream:
+def _stream(config: LoaderConfig, use: CacheUse) -> WindowReader:
     batches = 1 + PREFETCHED * config.compute.workers
     steps = 1 + -(-batches // config.accumulate)
-    return UnitStream(
+    return WindowReader(
         use.cache, commits=use.commits, units=use.units, rows_ahead=steps * config.batch_size
     )
 
@@ -321,20 +321,20 @@ def _open_cache(text: str, config: LoaderConfig) -> tuple[Cache, _CacheOptions]:
 
 def _opened(path: str, wait_seconds: float | None) -> Cache:
     """Return the cache at `path`, after rank 0 has opened it: others may see it a little later."""
-    objects = open_objects(path)
+    storage = open_storage(path)
     opened: list[Cache] = []
 
     def open_first() -> None:
         if wait_seconds is None:
-            opened.append(open_cache(objects))
+            opened.append(open_cache(storage))
         else:
-            opened.append(await_cache(objects, wait_seconds))
+            opened.append(await_cache(storage, wait_seconds))
         _require_opening(opened[0])
 
     on_main(open_first, f"cache {path}", is_long=True)
     if is_main():
         return opened[0]
-    cache = open_cache(late(objects))
+    cache = open_cache(late(storage))
     looked_for_again(lambda: _require_opening(cache), CacheError, f"cache {path}")
     return cache
 

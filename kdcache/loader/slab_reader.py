@@ -1,5 +1,4 @@
-"""Reading records by (row, seed): from slabs here, window by window in `stream`; and waiting for
-what is not dumped yet."""
+"""Reading records by (row, seed) from slabs, and waiting for what is not dumped yet."""
 
 import time
 import weakref
@@ -12,14 +11,14 @@ import numpy as np
 
 from kdcache.cache import Cache, Commit, Slab, open_cache
 from kdcache.cache.cache import Fetch
-from kdcache.cache.opening import open_objects
-from kdcache.cache.storage.objects import Objects
+from kdcache.cache.opening import open_storage
+from kdcache.cache.storage.protocol import Storage
 from kdcache.errors import CacheError, KdcacheError, MissingUnitError
 from kdcache.runtime.distributed import everywhere
 from kdcache.runtime.waiting import Background, pause, waiting
 from kdcache.shapes import Records, Rows
 
-Holes = dict[int, Rows]
+RowsOfSeeds = dict[int, Rows]
 """Rows by seed."""
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 POLL_SECONDS = 2.0
@@ -29,7 +28,9 @@ POLL_SECONDS = 2.0
 class Reader(Protocol):
     """Gives the records of a cache."""
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> tuple[Holes, Holes]:
+    def start(
+        self, seeds: Sequence[int], following: Sequence[int]
+    ) -> tuple[RowsOfSeeds, RowsOfSeeds]:
         """Make ready for `seeds`, fetch `following` meanwhile; return each seed's rows that are
         absent, and that are missing.
 
@@ -82,7 +83,9 @@ class SlabReader:
         self._ahead: dict[int, Future[_Ahead | None]] = {}
         self._slabs: dict[int, Slab] = {}
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> tuple[Holes, Holes]:
+    def start(
+        self, seeds: Sequence[int], following: Sequence[int]
+    ) -> tuple[RowsOfSeeds, RowsOfSeeds]:
         """Make the slabs of `seeds`; return each seed's rows that are absent, and that are missing.
 
         Raises:
@@ -111,9 +114,9 @@ class SlabReader:
             MissingUnitError: a row that is absent, or of a unit that is not committed.
         """
         assert self._slabs, "start comes first"
-        if (strange := seeds[~np.isin(seeds, [*self._slabs])]).size:
+        if (unknown := seeds[~np.isin(seeds, [*self._slabs])]).size:
             raise MissingUnitError(
-                f"seed {strange[0]} is not among those that are read; start with it"
+                f"seed {unknown[0]} is not among those that are read; start with it"
             )
         if len(self._slabs) == 1:
             return next(iter(self._slabs.values())).gather(rows)
@@ -192,21 +195,21 @@ def own_commits(cache: Cache, *, is_partial: bool) -> CommitsOf:
     return cache.held_commits if is_partial else cache.commits
 
 
-def await_cache(path: str | Objects, seconds: float) -> Cache:
+def await_cache(path: str | Storage, seconds: float) -> Cache:
     """Return the cache at `path`, for whose manifest `seconds` are given.
 
     Raises:
         CacheError: there is none by then.
     """
-    objects = path if isinstance(path, Objects) else open_objects(path)
+    storage = path if isinstance(path, Storage) else open_storage(path)
     _await(
-        lambda: int(objects.exists("zarr.json")),
+        lambda: int(storage.exists("zarr.json")),
         1,
         seconds,
         f"cache {path}",
         "its dump has not begun",
     )
-    return open_cache(objects)
+    return open_cache(storage)
 
 
 def await_seed(cache: Cache, seed: int, seconds: float) -> None:

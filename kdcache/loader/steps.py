@@ -229,7 +229,7 @@ class StepLoader:
     def placed(self, batch: Batch) -> DistillationBatch:
         """Return a batch on the device, with the teacher's soft targets."""
         labels = batch.labels.to(self.compute.move)
-        teacher = self.teacher.rows(batch)
+        teacher = self.teacher.soft_targets(batch)
         images = self.compute.move(batch.views[0])
         return DistillationBatch(images, labels, teacher, batch.rows, batch.seeds, self.num_classes)
 

@@ -53,7 +53,7 @@ class Teacher(Protocol):
         """Make ready for views of `seeds`, fetch `following` meanwhile, and return, by seed, the
         rows that must be left out."""
 
-    def rows(self, batch: Batch) -> SoftTargets:
+    def soft_targets(self, batch: Batch) -> SoftTargets:
         """Return the soft targets of `batch`, on the training device."""
 
 
@@ -98,7 +98,7 @@ class CachedTeacher:
         self._fallback.start(seeds, following)
         return absent
 
-    def rows(self, batch: Batch) -> SoftTargets:
+    def soft_targets(self, batch: Batch) -> SoftTargets:
         """Return the decoded records of the batch's rows."""
         rows = batch.rows.numpy()
         seeds = batch.seeds.numpy()
@@ -108,7 +108,7 @@ class CachedTeacher:
         assert self._fallback is not None, "missing rows are left out otherwise"
         # the whole batch, so that its pixels need not be copied apart; this is the exception
         inside = torch.from_numpy(~missing).to(self._compute.device)
-        online = self._fallback.rows(batch)
+        online = self._fallback.soft_targets(batch)
         if missing.all():
             return online
         cached = self._codec.decode(
@@ -148,11 +148,11 @@ class MappedTeacher:
         """Do as the teacher does."""
         return self._teacher.start(seeds, following)
 
-    def rows(self, batch: Batch) -> SoftTargets:
+    def soft_targets(self, batch: Batch) -> SoftTargets:
         """Return the soft targets by the student's classes."""
         mapped: SoftTargets = per_segment(
             lambda rows: MappedTargets(rows, self._classes, self._num_classes),
-            self._teacher.rows(batch),
+            self._teacher.soft_targets(batch),
         )
         return mapped
 
@@ -173,11 +173,11 @@ class AveragedTeacher:
         absent = [teacher.start(seeds, following) for teacher in self._teachers]
         return {seed: np.unique(np.concatenate([one[seed] for one in absent])) for seed in seeds}
 
-    def rows(self, batch: Batch) -> SoftTargets:
+    def soft_targets(self, batch: Batch) -> SoftTargets:
         """Return the mean of the teachers' rows."""
         averaged: SoftTargets = per_segment(
             lambda *rows: AveragedTargets(rows, self._weights),
-            *(teacher.rows(batch) for teacher in self._teachers),
+            *(teacher.soft_targets(batch) for teacher in self._teachers),
         )
         return averaged
 
@@ -198,7 +198,7 @@ class OnlineTeacher:
         """Return no rows: nothing is left out."""
         return dict.fromkeys(seeds, _NO_ROWS)
 
-    def rows(self, batch: Batch) -> SoftTargets:
+    def soft_targets(self, batch: Batch) -> SoftTargets:
         """Return the logits of the teacher on the batch's views of its input size."""
         views = self._compute.move(batch.views[-1])
         what = f"teacher {self._opened.spec} on a batch of {len(views)} views"
@@ -224,10 +224,10 @@ class ResampledTeacher:
         """Do as the teacher does."""
         return self._teacher.start(seeds, following)
 
-    def rows(self, batch: Batch) -> SegmentTargets:
+    def soft_targets(self, batch: Batch) -> SegmentTargets:
         """Return the teacher's maps at the student's size; align_corners is false, as in all
         upsampling here."""
-        rows = self._teacher.rows(batch)
+        rows = self._teacher.soft_targets(batch)
         assert isinstance(rows, SegmentTargets) and rows.layout.maps
         _, *size = rows.layout.maps
         heads = []
@@ -258,12 +258,12 @@ class NoTeacher:
         if self._use.stream is not None:  # that the images come from
             absent, missing = self._use.stream.start(seeds, following)
             return {seed: np.union1d(absent[seed], missing[seed]) for seed in seeds}
-        return {seed: np.concatenate(self._use.holes(seed)) for seed in seeds}
+        return {seed: np.concatenate(self._use.unavailable(seed)) for seed in seeds}
 
-    def rows(self, batch: Batch) -> SoftTargets:
+    def soft_targets(self, batch: Batch) -> SoftTargets:
         """Return rows of no classes; no loss without a teacher looks at them."""
         if self._use is not None and self._use.stream is not None:
-            self._use.stream.let_go(batch.rows.numpy())
+            self._use.stream.release(batch.rows.numpy())
         return DenseTargets(torch.empty(len(batch.rows), 0))
 
 

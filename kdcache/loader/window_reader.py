@@ -15,14 +15,14 @@ from kdcache.cache import Cache, Commit
 from kdcache.cache.local_units import LocalUnits
 from kdcache.cache.prefetch import MOST_AT_ONCE
 from kdcache.errors import MissingUnitError, UsageError
-from kdcache.loader.slab_reader import CommitsOf, Holes, Mask, own_commits
+from kdcache.loader.slab_reader import CommitsOf, Mask, RowsOfSeeds, own_commits
 from kdcache.runtime.waiting import waiting
 from kdcache.shapes import Records, Rows
 
 _Key = tuple[int, int]  # first seed and number of a unit
 
 
-class UnitStream:
+class WindowReader:
     """The records of one cache, window by window."""
 
     def __init__(
@@ -56,7 +56,9 @@ class UnitStream:
         self._is_absent: dict[int, Mask] = {}
         self._entered = 0
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> tuple[Holes, Holes]:
+    def start(
+        self, seeds: Sequence[int], following: Sequence[int]
+    ) -> tuple[RowsOfSeeds, RowsOfSeeds]:
         """Take the seeds of the next epoch; return each one's rows that are absent, and those of
         units that are missing.
 
@@ -66,18 +68,20 @@ class UnitStream:
         for key in [*self._fetched]:
             self._drop(key)
         self._commits = {}
-        holes = {}
+        unavailable = {}
         for seed in seeds:
             commits = self._commits_of(seed)
-            holes[seed] = self._cache.holes(commits)
+            unavailable[seed] = self._cache.unavailable(commits)
             for commit in commits:
                 key = self._cache.manifest.unit_seeds(seed)[0], commit.unit
                 self._commits.setdefault(key, {})[seed] = commit
         rows = np.arange(self._cache.manifest.rows)
-        self._is_missing = {seed: np.isin(rows, missing) for seed, (_, missing) in holes.items()}
-        self._is_absent = {seed: np.isin(rows, absent) for seed, (absent, _) in holes.items()}
-        return {seed: absent for seed, (absent, _) in holes.items()}, {
-            seed: missing for seed, (_, missing) in holes.items()
+        self._is_missing = {
+            seed: np.isin(rows, missing) for seed, (_, missing) in unavailable.items()
+        }
+        self._is_absent = {seed: np.isin(rows, absent) for seed, (absent, _) in unavailable.items()}
+        return {seed: absent for seed, (absent, _) in unavailable.items()}, {
+            seed: missing for seed, (_, missing) in unavailable.items()
         }
 
     def open_epoch(self, windows: Sequence[Rows], first_row: int) -> None:
@@ -147,10 +151,10 @@ class UnitStream:
                 self._cache.require_held(rows[chosen])
                 held = self._fetched[group[0], unit].result()
                 records[chosen] = held[group.index(seed), rows[chosen] - unit * manifest.unit_rows]
-        self.let_go(rows)
+        self.release(rows)
         return records
 
-    def let_go(self, rows: Rows) -> None:
+    def release(self, rows: Rows) -> None:
         """Let go of what lies in windows before those of `rows`, the views of the batch that is at
         work."""
         before = (

@@ -271,7 +271,7 @@ class StopLook:
             if self._left:
                 return
             proposal = self._proposal() if is_main() else 0
-            number, self._interval = _largest([stopping.asked(), proposal])
+            number, self._interval = _largest([stopping.stop_requested(), proposal])
             self._left = self._interval
             stopping.take(number)
         _stop_together()
@@ -466,7 +466,7 @@ def _meet(future: "Future[Any] | None", what: str, *, stops: bool) -> int:
     while True:
         has_failed = future is not None and future.done() and future.exception() is not None
         is_pending = future is not None and not future.done()
-        mine = [stopping.asked(), int(is_pending), rank() if has_failed else -1]
+        mine = [stopping.stop_requested(), int(is_pending), rank() if has_failed else -1]
         number, pending, failed = _largest(mine, what)
         if stops and number:
             stopping.take(number)

@@ -119,7 +119,7 @@ def at_once() -> Iterator[None]:
         raise
 
 
-def asked() -> int:
+def stop_requested() -> int:
     """Return the signal that told this process to stop, 0 for none."""
     return _state.number
 
@@ -139,7 +139,7 @@ def look() -> None:
         _stop(_state.number)
 
 
-def until_asked(items: Iterable[T]) -> Iterator[T]:
+def until_stopped(items: Iterable[T]) -> Iterator[T]:
     """Yield `items` until this process is told to stop; work on those before can end well."""
     for item in items:
         if _state.number:

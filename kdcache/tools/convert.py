@@ -20,17 +20,17 @@ from kdcache.cache import (
     record_layout,
     tar_layout,
 )
+from kdcache.cache.committing import commit_unit, require_written, start_seed
 from kdcache.cache.coverage import ask_for, note_left_out
-from kdcache.cache.documents.commit import mean_statistics, said_seed
+from kdcache.cache.documents.commit import mean_statistics, seed_if_grouped
 from kdcache.cache.documents.parts import Absence, ConvertedFrom, Probe
 from kdcache.cache.source import source_of
 from kdcache.cache.source_list import names_of, require_unique_keys
-from kdcache.cache.writing import commit_unit, require_written, start_seed
 from kdcache.config.arguments import checked_arguments
 from kdcache.dump.unit import stored_samples
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.runtime.console import progress
-from kdcache.runtime.stopping import heeding, look, until_asked
+from kdcache.runtime.stopping import heeding, look, until_stopped
 from kdcache.shapes import Records
 from kdcache.sources import Source, mean_image_bytes
 from kdcache.tools.merge import require_unmixed
@@ -129,11 +129,11 @@ class _Conversion:
             if unit in missing[first]
         ]
         if todo:
-            self._made.objects.probe()
+            self._made.storage.probe()
         for seed in firsts:
             start_seed(self._made, seed)
         with progress("convert", len(todo), "units") as bar:
-            for first, unit in until_asked(todo):
+            for first, unit in until_stopped(todo):
                 self._write(first, unit)
                 self.written += 1
                 bar.advance(1)
@@ -182,7 +182,7 @@ def _facts(parts: Mapping[int, Sequence[Commit]], rows: range, seeds: range) -> 
     absent: list[Absence] = []
     probes: list[Probe] = []
     for seed, commit in pairs:
-        said = said_seed(seed, seeds)
+        said = seed_if_grouped(seed, seeds)
         absent += [replace(part, seed=said) for part in commit.absent if part.row in rows]
         probes += [replace(part, seed=said) for part in commit.probes if part.row in rows]
     told = [(commit.statistics, _present(commit, rows)) for _, commit in pairs]

@@ -9,7 +9,7 @@ from typing import Any
 from kdcache.cache import Cache
 from kdcache.cache.inventory import Inventory, take_inventory
 from kdcache.cache.opening import as_cache
-from kdcache.cache.storage.objects import Entry
+from kdcache.cache.storage.protocol import Entry
 from kdcache.config.arguments import checked_arguments
 from kdcache.errors import LargeObjectError, UsageError, quoted
 
@@ -88,7 +88,7 @@ def _removed(cache: Cache, entry: Entry) -> bool:
     back."""
     unit = cache.format.unit_of(entry.key)
     if unit is None:
-        cache.objects.remove(entry.key)
+        cache.storage.remove(entry.key)
         return True
     if cache.is_committed(*unit):
         return False
@@ -97,18 +97,18 @@ def _removed(cache: Cache, entry: Entry) -> bool:
         return _taken_away(cache, entry.key, unit, most)
     except (FileNotFoundError, LargeObjectError):
         # a link to nothing, or more bytes than a unit has: no writer can take it up
-        cache.objects.remove(entry.key)
+        cache.storage.remove(entry.key)
         return True
 
 
 def _taken_away(cache: Cache, key: str, unit: tuple[int, int], most: int) -> bool:
     """Remove the object of a unit, unless that is committed just afterwards; return whether it is
     gone."""
-    with cache.objects.blocks(key, most=most) as blocks:
-        cache.objects.remove(key)
+    with cache.storage.blocks(key, most=most) as blocks:
+        cache.storage.remove(key)
         # a writer looks for the object after its commit, and this for the commit after the removal:
         # one of them sees the other
         is_needed = cache.is_committed(*unit)
         if is_needed:
-            cache.objects.publish(key, blocks.read(0, blocks.size))
+            cache.storage.publish(key, blocks.read(0, blocks.size))
     return not is_needed

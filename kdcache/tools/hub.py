@@ -13,21 +13,21 @@ from typing import Any, NoReturn
 
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.arrays import arrays_path
+from kdcache.cache.committing import require_written
 from kdcache.cache.coverage import ask_for_units, coverage_of
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.extent import read_extents
 from kdcache.cache.documents.limits import MOST_MANIFEST
+from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.formats.zarr import MOST_METADATA
 from kdcache.cache.inventory import CARD, take_inventory
 from kdcache.cache.storage.blocks import Blocks
-from kdcache.cache.storage.objects import MOST_BYTES, Entry
+from kdcache.cache.storage.protocol import MOST_BYTES, Entry
 from kdcache.cache.storage.rereading import agreed_bytes
-from kdcache.cache.unit_store import Unit
-from kdcache.cache.writing import require_written
 from kdcache.config.arguments import checked_arguments
 from kdcache.errors import CacheError, LargeObjectError, UsageError
 from kdcache.runtime.console import progress
-from kdcache.runtime.stopping import heeding, look, until_asked
+from kdcache.runtime.stopping import heeding, look, until_stopped
 from kdcache.runtime.text_files import path_bytes
 from kdcache.tools.hub_card import card_text
 from kdcache.tools.merge import copied_result, copied_units
@@ -176,9 +176,9 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
     units = list(inventory.commits)
     told_sent = heeding(lambda: f": {sent.objects} objects sent")
     with told_sent, progress("push", len(units), "units") as bar:
-        for key in until_asked(_beside(old, units)):
-            sent.add({key: agreed_bytes(old.objects, key, most=_most_beside(old))})
-        for unit in until_asked(units):
+        for key in until_stopped(_beside(old, units)):
+            sent.add({key: agreed_bytes(old.storage, key, most=_most_beside(old))})
+        for unit in until_stopped(units):
             commit = old.whole_commit(*unit)
             sent.add(
                 {
@@ -194,7 +194,7 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
     sent.add(
         {}
         if there.exists(_MANIFEST)
-        else {_MANIFEST: agreed_bytes(old.objects, _MANIFEST, most=MOST_MANIFEST)}
+        else {_MANIFEST: agreed_bytes(old.storage, _MANIFEST, most=MOST_MANIFEST)}
     )
     sent.flush()
     facts = {"objects": sent.objects, "bytes": sent.bytes, "seconds": time.monotonic() - start}
@@ -321,9 +321,9 @@ def _beside(cache: Cache, units: Sequence[Unit]) -> list[str]:
     """Return the keys of all that readers need beside units and manifest."""
     arrays = [arrays_path(root, digest) for root, digest in cache.manifest.arrays.items()]
     return [
-        *(entry.key for path in arrays for entry in cache.objects.walk(path)),
+        *(entry.key for path in arrays for entry in cache.storage.walk(path)),
         *sorted({key for seed, _ in units for key in cache.format.metadata(seed)}),
-        *(extent.key for extent in read_extents(cache.objects)),
+        *(extent.key for extent in read_extents(cache.storage)),
     ]
 
 

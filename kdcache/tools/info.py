@@ -14,14 +14,14 @@ from kdcache.cache import Cache, open_cache
 from kdcache.cache.arrays import ROOTS
 from kdcache.cache.coverage import FINISH, Coverage, coverage_of
 from kdcache.cache.documents.extent import Extent
+from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.inventory import take_inventory
-from kdcache.cache.opening import open_objects
+from kdcache.cache.opening import open_storage
 from kdcache.cache.prefetch import fetched
-from kdcache.cache.storage.objects import Entry, Objects, is_address, is_temporary
-from kdcache.cache.unit_store import Unit
+from kdcache.cache.storage.protocol import Entry, Storage, is_address, is_temporary
 from kdcache.codecs import codec_spec
 from kdcache.config.files import parse_seeds
-from kdcache.dump.workers import Seen, Worker, rate_of, workers_of
+from kdcache.dump.worker_status import Seen, Worker, rate_of, workers_of
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
 from kdcache.runtime.console import LINE_SECONDS, say
 from kdcache.runtime.wording import counted
@@ -183,17 +183,17 @@ def wait_for_cache(path: str, *, seconds: float) -> Cache:
         CacheError: there cannot be one: no folder above it, something else in its place, a bucket
             that cannot be reached.
     """
-    objects = open_objects(path)
+    storage = open_storage(path)
     told = None
-    while not objects.exists("zarr.json"):
-        _require_place(objects, path)
+    while not storage.exists("zarr.json"):
+        _require_place(storage, path)
         now = time.monotonic()
         if told is None or now - told >= LINE_SECONDS:
             clock = time.strftime("%H:%M:%S")
             say(f"{clock} no cache at {path} yet: waiting for its dump to begin")
             told = now
         time.sleep(seconds)
-    return open_cache(objects)
+    return open_cache(storage)
 
 
 def coverage_of_seeds(cache: Cache, seeds: str | None) -> Coverage:
@@ -214,15 +214,15 @@ def require_complete(cache: Cache, coverage: Coverage) -> None:
     raise CacheError(f"cache {cache} is not complete: {done}: {missing}; {FINISH}")
 
 
-def _require_place(objects: Objects, path: str) -> None:
+def _require_place(storage: Storage, path: str) -> None:
     """Raise a CacheError if no dump could make a cache at `path`."""
     if not is_address(path) and not Path(path).absolute().parent.is_dir():
         above = Path(path).parent
         raise CacheError(f"no cache can come at {path}: there is no folder {above}; check the path")
     if not is_address(path) and Path(path).exists() and not Path(path).is_dir():
         raise CacheError(f"{path} is a file, not a cache; give the folder of a cache")
-    others = [name for name in objects.list("") if name not in ROOTS and not is_temporary(name)]
-    if others and not objects.exists("zarr.json"):  # looked for again: the dump may just have begun
+    others = [name for name in storage.list("") if name not in ROOTS and not is_temporary(name)]
+    if others and not storage.exists("zarr.json"):  # looked for again: the dump may just have begun
         held = others[0][:60]
         raise CacheError(
             f"{path} is not a cache, and not empty: it holds {held}; give the folder of a cache"

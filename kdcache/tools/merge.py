@@ -17,9 +17,11 @@ import numpy as np
 
 from kdcache.cache import Cache, Manifest, create_cache, open_cache
 from kdcache.cache.arrays import arrays_digest
+from kdcache.cache.committing import commit_unit, require_manifest, require_written, start_seed
 from kdcache.cache.coverage import ask_for_units, coverage_of
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.parts import ExportedFrom, SamplesEntry
+from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.opening import require_apart
 from kdcache.cache.prefetch import fetched
 from kdcache.cache.source import CachedNames, source_of
@@ -27,8 +29,6 @@ from kdcache.cache.source_check import source_differences
 from kdcache.cache.source_list import ListedNames, read_list
 from kdcache.cache.storage.rereading import agreed_bytes
 from kdcache.cache.subset import samples_arrays
-from kdcache.cache.unit_store import Unit
-from kdcache.cache.writing import commit_unit, require_manifest, require_written, start_seed
 from kdcache.config.arguments import checked_arguments
 from kdcache.config.files import parse_seeds
 from kdcache.errors import (
@@ -41,7 +41,7 @@ from kdcache.errors import (
 )
 from kdcache.runtime.console import progress, say
 from kdcache.runtime.contrast import joined
-from kdcache.runtime.stopping import heeding, look, until_asked
+from kdcache.runtime.stopping import heeding, look, until_stopped
 from kdcache.runtime.wording import counted
 from kdcache.shapes import Rows
 from kdcache.sources.selection import Named, are_numbers, parse_samples
@@ -189,7 +189,7 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
     there = target.committed()
     todo = [unit for unit in units if unit not in there]
     if todo:
-        target.objects.probe()
+        target.storage.probe()
     for seed in sorted({seed for seed, _ in todo}):
         start_seed(target, seed)
     sizes = []
@@ -201,7 +201,7 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
         copied = _thinned
         near += 2 * manifest.unit_bytes  # records as read, and as written
     with progress("copy", len(todo), "units") as bar:
-        wanted = until_asked(todo)
+        wanted = until_stopped(todo)
         for size in fetched(lambda unit: copied(source, target, unit), wanted, num_bytes=near):
             sizes.append(size)
             bar.advance(1)
@@ -213,7 +213,7 @@ def _copied(source: Cache, target: Cache, unit: Unit) -> int:
     key = target.format.key(*unit)
     data = source.unit_bytes(commit)
     require_manifest(target)
-    is_ours = target.objects.publish(key, data)
+    is_ours = target.storage.publish(key, data)
     if not is_ours and not _is_there(target, key, data) and not target.is_committed(*unit):
         raise CacheError(
             f"cache {target}: {key} is there with other bytes and without a commit, left by a"
@@ -221,14 +221,14 @@ def _copied(source: Cache, target: Cache, unit: Unit) -> int:
             " nothing else writes there) and run this again"
         )
     # False: another writer was here, and its unit counts
-    target.objects.publish(commit_key(*unit), commit.to_bytes())
+    target.storage.publish(commit_key(*unit), commit.to_bytes())
     return len(data)
 
 
 def _is_there(target: Cache, key: str, data: bytes) -> bool:
     """Return whether an object that is there has these bytes."""
     try:
-        return agreed_bytes(target.objects, key, most=len(data)) == data
+        return agreed_bytes(target.storage, key, most=len(data)) == data
     except LargeObjectError:
         return False
 

@@ -22,12 +22,12 @@ from kdcache.cache import (
     open_cache,
     record_layout,
 )
+from kdcache.cache.committing import commit_unit, require_written, start_seed
 from kdcache.cache.coverage import ask_for, note_left_out
 from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.documents.manifest import MANIFEST
 from kdcache.cache.documents.parts import MadeBy, RecodedFrom
-from kdcache.cache.opening import open_objects, probe_new, require_apart
-from kdcache.cache.writing import commit_unit, require_written, start_seed
+from kdcache.cache.opening import open_storage, probe_new, require_apart
 from kdcache.codec_error.calibration import fit_codec, sample_views
 from kdcache.codec_error.samples import pairs_of_cache
 from kdcache.codecs import (
@@ -45,7 +45,7 @@ from kdcache.config.files import parse_seeds
 from kdcache.dump.unit import tell_clipped
 from kdcache.errors import CacheError, MismatchError, UsageError
 from kdcache.runtime.console import progress, say
-from kdcache.runtime.stopping import heeding, look, until_asked
+from kdcache.runtime.stopping import heeding, look, until_stopped
 from kdcache.shapes import Records
 
 _LOGITS_AT_ONCE = 2**24  # decoded together, 67 MB
@@ -151,10 +151,10 @@ def _commits(source: Cache, seeds: str | None) -> dict[int, list[Commit]]:
 def _create(source: Cache, new: str | Path, wanted: RowCodec) -> Cache:
     """Return the new cache, made with a fit to a sample of the source's records, or as it is there
     already."""
-    objects = open_objects(new)
-    there = objects.exists(MANIFEST)
+    storage = open_storage(new)
+    there = storage.exists(MANIFEST)
     if not there:
-        probe_new(objects)  # before the time that a fit takes
+        probe_new(storage)  # before the time that a fit takes
     codec, errors = (open_cache(new).with_fit(wanted), {}) if there else _fitted(source, wanted)
     codec = with_layout(row_codec(codec), source.manifest.layout)
     manifest = _manifest(source, codec).with_errors(errors)
@@ -206,14 +206,14 @@ def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Comm
     """Recode and commit every unit that is missing, until the process is told to stop."""
     todo = [(seed, unit) for seed in commits for unit in made.missing_units(seed)]
     if todo:
-        made.objects.probe()
+        made.storage.probe()
     for seed in commits:
         start_seed(made, seed)
     written = 0
     with progress(
         "recode", sum(len(made.manifest.unit_range(unit)) for _, unit in todo), "views"
     ) as bar:
-        for seed, unit in until_asked(todo):
+        for seed, unit in until_stopped(todo):
             rows = made.manifest.unit_range(unit)
             # another recode into this cache may have been here
             if not made.is_committed(seed, unit):

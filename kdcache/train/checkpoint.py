@@ -44,8 +44,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         KdcacheError: the folder cannot be written or is full; both files stay.
     """
-    sealed = {**state, _DIGEST: state_digest(state)}
-    replace_file(path, lambda file: torch.save(sealed, file), kept_as=path_before(path))
+    document = {**state, _DIGEST: state_digest(state)}
+    replace_file(path, lambda file: torch.save(document, file), kept_as=path_before(path))
 
 
 def load_checkpoint(

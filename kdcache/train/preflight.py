@@ -12,7 +12,7 @@ from kdcache.runtime.distributed import is_main
 from kdcache.runtime.wording import counted
 from kdcache.tasks.segmentation import check_window
 from kdcache.train.config import TrainConfig
-from kdcache.train.metrics import summary_writer
+from kdcache.train.metrics_log import summary_writer
 from kdcache.train.optim import check_optimizer, check_schedule
 from kdcache.views import load_recipe
 

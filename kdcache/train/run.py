@@ -52,7 +52,7 @@ from kdcache.train.checkpoint import (
     save_checkpoint,
 )
 from kdcache.train.config import TrainConfig
-from kdcache.train.metrics import BoardMetrics, Metrics, MetricsFile, NoMetrics, read_metrics
+from kdcache.train.metrics_log import BoardMetrics, Metrics, MetricsFile, NoMetrics, read_metrics
 from kdcache.train.preflight import require_writable
 from kdcache.train.trainer import Trainer
 from kdcache.views import load_recipe

@@ -43,7 +43,7 @@ from kdcache.train.agreement import require_same, require_same_weights
 from kdcache.train.checkpoint import what_is_kept
 from kdcache.train.config import TrainConfig
 from kdcache.train.evaluation import Evaluation, evaluation_recipe
-from kdcache.train.metrics import Metrics
+from kdcache.train.metrics_log import Metrics
 from kdcache.train.optim import make_optimizer, make_schedule
 from kdcache.train.preflight import check_training
 from kdcache.views import Batch, seed_generators

@@ -9,7 +9,7 @@ from typing import Any
 
 from kdcache.cache import Cache
 from kdcache.cache.arrays import arrays_path
-from kdcache.cache.contents import changed_samples, require_checksums
+from kdcache.cache.content_digests import changed_samples, require_checksums
 from kdcache.cache.coverage import FINISH, Coverage, coverage_of
 from kdcache.cache.documents.extent import read_extents
 from kdcache.cache.formats.zarr import check_group
@@ -240,9 +240,9 @@ def _faults_beside(cache: Cache) -> list[str]:
         lambda: cache.codec,
         lambda: cache.samples,
         lambda: read_list(cache),
-        lambda: read_extents(cache.objects),
+        lambda: read_extents(cache.storage),
     ]
-    looks += [partial(check_group, cache.objects, path) for path in paths]
+    looks += [partial(check_group, cache.storage, path) for path in paths]
     for look in looks:
         try:
             look()

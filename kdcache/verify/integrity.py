@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdcache.cache import Cache
+from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.inventory import Inventory
 from kdcache.cache.prefetch import fetched
-from kdcache.cache.unit_store import Unit
 from kdcache.errors import CacheError, KdcacheError, MismatchError
 from kdcache.runtime.console import progress
 from kdcache.runtime.files import plain_bytes
-from kdcache.runtime.stopping import heeding, look, until_asked
+from kdcache.runtime.stopping import heeding, look, until_stopped
 
 
 class Check(NamedTuple):
@@ -137,7 +137,7 @@ def _checked_units(cache: Cache, inventory: Inventory, report: CheckReport) -> l
         def checked(unit: Unit) -> Check:
             return _checked(cache, unit, inventory, report)
 
-        for check in fetched(checked, until_asked(units), num_bytes=largest):
+        for check in fetched(checked, until_stopped(units), num_bytes=largest):
             if not report.holds(check):
                 report.write(check)
             checks.append(check)

@@ -47,7 +47,7 @@ from kdcache.runtime.images import to_mode
 from kdcache.runtime.text_files import read_text
 from kdcache.shapes import IGNORED, MOST_PIXELS, MOST_SIDE, Size, View, as_size, sides, size_text
 from kdcache.views.bounds import bounded, check_transforms
-from kdcache.views.mask import Mask
+from kdcache.views.mask_resize import Mask
 from kdcache.views.mixing import Mixing
 from kdcache.views.random_scale import RandomScale
 from kdcache.views.timm_transforms import TIMM_TRANSFORMS

@@ -7,10 +7,10 @@ import pytest
 from caches import contents, fill, manifest, records
 
 from kdcache.cache import create_cache, open_cache
+from kdcache.cache.committing import commit_unit, encode_unit, start_seed
 from kdcache.cache.documents.parts import Absence
+from kdcache.cache.formats.protocol import StoredSample
 from kdcache.cache.formats.zarr import object_key
-from kdcache.cache.unit_store import StoredSample
-from kdcache.cache.writing import commit_unit, encode_unit, start_seed
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError, UsageError
 
 
@@ -103,7 +103,7 @@ def test_absent_is_absent(tmp_path: Path) -> None:
 
 def test_an_object_without_a_commit_is_absent(tmp_path: Path) -> None:
     cache = create_cache(tmp_path, manifest())
-    cache.objects.publish(object_key(0, 0), encode_unit(cache, 0, records(cache, 0, 0)))
+    cache.storage.publish(object_key(0, 0), encode_unit(cache, 0, records(cache, 0, 0)))
     assert (
         cache.seeds() == [] and cache.missing_units(0) == [0, 1, 2] and not cache.is_committed(0, 0)
     )
@@ -130,7 +130,7 @@ def test_the_first_object_counts_and_the_loser_adopts_it(tmp_path: Path) -> None
 def test_the_object_of_a_killed_writer_is_adopted_whole(tmp_path: Path) -> None:
     cache = create_cache(tmp_path, manifest())
     killed = records(cache, 0, 0, writer=1)
-    cache.objects.publish(object_key(0, 0), encode_unit(cache, 0, killed))
+    cache.storage.publish(object_key(0, 0), encode_unit(cache, 0, killed))
     commit = commit_unit(cache, 0, 0, records(cache, 0, 0, writer=2))
     assert commit == cache.commit_of(0, 0) and cache.read_unit(commit).tobytes() == killed.tobytes()
 
@@ -139,7 +139,7 @@ def test_the_object_of_a_killed_writer_is_adopted_whole(tmp_path: Path) -> None:
 def test_a_damaged_object_is_never_adopted(tmp_path: Path, length: int) -> None:
     cache = create_cache(tmp_path, manifest())
     data = encode_unit(cache, 0, records(cache, 0, 0))
-    cache.objects.publish(object_key(0, 0), data[:length])
+    cache.storage.publish(object_key(0, 0), data[:length])
     with pytest.raises(
         DamagedUnitError,
         match=r"seed 0, unit 0 .*; delete \S+seeds/00000/records/c/0/0 and run the dump again",
@@ -153,7 +153,7 @@ def test_rows_that_the_killed_writer_could_not_read_stay_absent(tmp_path: Path) 
     mine = records(cache, 0, 0)
     theirs = mine.copy()
     theirs[[2, 5]] = np.zeros((), mine.dtype)
-    cache.objects.publish(object_key(0, 0), encode_unit(cache, 0, theirs))
+    cache.storage.publish(object_key(0, 0), encode_unit(cache, 0, theirs))
     mine[2] = np.zeros((), mine.dtype)  # unreadable for both; row 5 has been repaired meanwhile
     commit = commit_unit(cache, 0, 0, mine, absent=[Absence(row=2, reason="not an image")])
     assert [absence.row for absence in commit.absent] == [2, 5]
@@ -174,7 +174,7 @@ def test_seeds_and_units_are_in_numerical_order(tmp_path: Path) -> None:
     cache = fill(tmp_path, 100_000, 99_999, 2**32 - 1, 3, rows=1)
     assert cache.seeds() == [3, 99_999, 100_000, 2**32 - 1]
     for unit in (1_000_000, 999_999):
-        cache.objects.publish(f"commits/00003/{unit:06d}.json", b"")
+        cache.storage.publish(f"commits/00003/{unit:06d}.json", b"")
     assert cache.committed_units(3) == [0, 999_999, 1_000_000]
 
 

@@ -9,10 +9,10 @@ from caches import fill, manifest, records
 from runs import dump
 
 from kdcache.cache import Cache, create_cache, open_cache
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.coverage import Coverage, ask_for, ask_for_units, coverage_of, note_left_out
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.extent import Extent, publish_extent
-from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.errors import CacheError, CodecError, MissingUnitError
 from kdcache.tools.convert import convert_cache
 from kdcache.tools.merge import export_cache, merge_caches
@@ -129,7 +129,7 @@ def test_seeds_that_share_units_count_together(tmp_path: Path) -> None:
     assert told(coverage) == ([0, 1, 4, 5], [0, 1], {}, [4, 5]) and coverage.units_asked == 6
     assert told(coverage_of(cache, [(4, 1)]))[2] == {4: [0, 2], 5: [0, 2]}
     crowd = create_cache(tmp_path / "crowd", manifest(store="webdataset", seeds_per_unit=60_000))
-    publish_extent(crowd.objects, Extent.of(range(0, 300_000, 60_000)))
+    publish_extent(crowd.storage, Extent.of(range(0, 300_000, 60_000)))
     with pytest.raises(CacheError, match="is asked for 300000 seeds; at most 262144 are counted"):
         coverage_of(crowd)
 
@@ -142,7 +142,7 @@ def test_a_finished_cache_that_can_only_be_read_is_asked_in_vain(
     def read_only(key: str, data: bytes) -> bool:
         raise CacheError("read-only file system")
 
-    monkeypatch.setattr(cache.objects, "publish", read_only)
+    monkeypatch.setattr(cache.storage, "publish", read_only)
     ask_for(cache, [0])
     with pytest.raises(CacheError, match="read-only file system"):
         ask_for(cache, [0, 1])

@@ -22,12 +22,12 @@ from runs import dump
 from tiny_models import FEW
 
 from kdcache.cache import FORMAT_VERSION, Cache, Commit, Manifest, create_cache, open_cache
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.extent import Extent
 from kdcache.cache.documents.manifest import json_names
 from kdcache.cache.documents.parts import Absence
 from kdcache.cache.formats.zarr import object_key
 from kdcache.cache.source import CachedSource
-from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import LowRank, codec_to_dict, open_codec
 from kdcache.codecs.transform import Fit
 from kdcache.tools.merge import export_cache

@@ -12,12 +12,12 @@ from caches import manifest, records
 from s3_server import BUCKET, environ, environment, s3_server
 
 from kdcache.cache import Cache, create_cache
+from kdcache.cache.committing import commit_unit, encode_unit, start_seed
 from kdcache.cache.coverage import coverage_of
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.extent import Extent, publish_extent
+from kdcache.cache.formats.protocol import StoredSample
 from kdcache.cache.inventory import take_inventory
-from kdcache.cache.unit_store import StoredSample
-from kdcache.cache.writing import commit_unit, encode_unit, start_seed
 from kdcache.codecs import LowRank, open_codec
 from kdcache.tools.garbage import collect_garbage
 from kdcache.tools.info import describe
@@ -55,7 +55,7 @@ def make(path: str | Path, **changes: Any) -> Cache:
             grouped = [records(cache, one, unit) for one in cache.manifest.unit_seeds(seed)]
             stacked = np.stack(grouped)
             if (seed, unit) == (2, 1):
-                cache.objects.publish(
+                cache.storage.publish(
                     cache.format.key(seed, unit), encode_unit(cache, unit, stacked, samples)
                 )
             else:
@@ -76,9 +76,9 @@ def test_what_lies_in_a_cache(
         orphan = cache.format.key(2, 1)
         others = [*FOREIGN, *([commit_key(1, 0)] if group == 2 else [])]
         for key in others:
-            cache.objects.publish(key, b"?")
-        cache.objects.publish("README.md", b"a card")
-        publish_extent(cache.objects, Extent.of([0, 2]))
+            cache.storage.publish(key, b"?")
+        cache.storage.publish("README.md", b"a card")
+        publish_extent(cache.storage, Extent.of([0, 2]))
         inventory = take_inventory(cache)
         units = [(0, 0), (0, 1), (0, 2), (2, 0), (2, 2)]
         assert (
@@ -101,7 +101,7 @@ def test_what_lies_in_a_cache(
             and report["foreign"] == sorted(others)
         )
         assert collect_garbage(cache, older_than="0s", delete=True)["keys"] == [orphan]
-        assert not cache.objects.exists(orphan) and cache.objects.exists("notes.txt")
+        assert not cache.storage.exists(orphan) and cache.storage.exists("notes.txt")
 
 
 def test_fits_of_writers_that_came_second_are_orphaned(tmp_path: Path) -> None:
@@ -115,9 +115,9 @@ def test_fits_of_writers_that_came_second_are_orphaned(tmp_path: Path) -> None:
         create_cache(tmp_path / str(at), manifest(codec), codec.fit_arrays())
         for at, codec in enumerate(fits)
     ]
-    others = {entry.key: made[1].objects.get(entry.key) for entry in made[1].objects.walk("codec")}
+    others = {entry.key: made[1].storage.get(entry.key) for entry in made[1].storage.walk("codec")}
     for key, data in others.items():
-        made[0].objects.publish(key, data)
+        made[0].storage.publish(key, data)
     orphaned = {entry.key for entry in take_inventory(made[0]).orphaned}
     assert orphaned == set(others) - {"codec/zarr.json"} and len(orphaned) > 5
     assert take_inventory(made[0]).foreign == [] == take_inventory(made[1]).orphaned

@@ -16,9 +16,9 @@ from runs import IN_PROCESS, dump
 from s3_server import BUCKET, environ, environment, s3_server
 
 from kdcache.cache import open_cache
+from kdcache.cache.committing import commit_unit, require_written
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.manifest import MANIFEST
-from kdcache.cache.writing import commit_unit, require_written
 from kdcache.dump.engines.ray_pool import Maker
 from kdcache.dump.plan import plan_dump
 from kdcache.dump.run import DumpConfig
@@ -177,11 +177,11 @@ def test_in_a_bucket_too() -> None:
     with s3_server() as port, environ(**environment(port)):
         cache = fill(f"s3://{BUCKET}/cache", 0)
         require_written(cache, [(0, 0), (0, 1), (0, 2)])
-        cache.objects.remove(MANIFEST)
+        cache.storage.remove(MANIFEST)
         records = cache.read_unit(cache.commit_of(0, 0))
         with pytest.raises(CacheError, match=GONE):
             commit_unit(cache, 1, 0, records)
-        assert not cache.is_committed(1, 0) and not cache.objects.exists(cache.format.key(1, 0))
+        assert not cache.is_committed(1, 0) and not cache.storage.exists(cache.format.key(1, 0))
 
 
 def test_a_worker_on_ray_begins_no_cache(

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kdcache.cache import Cache, create_cache, open_cache
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.commit import commit_key
-from kdcache.cache.unit_store import StoredSample
-from kdcache.cache.writing import commit_unit, start_seed
+from kdcache.cache.formats.protocol import StoredSample
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
 from kdcache.shapes import Records
 from kdcache.tools.garbage import collect_garbage
@@ -117,13 +117,13 @@ class Protocol(RuleBasedStateMachine):
     @rule(age=st.sampled_from([1, 30]))
     def collect(self, age: int) -> None:
         """Collect garbage of a week, in a cache of which all is so many days old."""
-        for entry in self.cache.objects.walk():
+        for entry in self.cache.storage.walk():
             os.utime(self.path / entry.key, (time.time() - age * 86_400,) * 2)
         orphans = {path for path in self.os.linked if self.is_orphan(path)}
         told = collect_garbage(self.cache, older_than="7d", delete=True)
         gone = {path for path in self.os.linked if not path.exists()}
         assert gone == (orphans if age > 7 else set()) and (age > 7 or not told["keys"])
-        assert age < 7 or not list(temporaries(self.cache.objects))
+        assert age < 7 or not list(temporaries(self.cache.storage))
         self.os.linked = {path: data for path, data in self.os.linked.items() if path not in gone}
         self.writers = {path: writer for path, writer in self.writers.items() if path not in gone}
 

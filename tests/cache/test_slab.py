@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from runs import largest_file
 
 from kdcache.cache import Cache, Slab, create_cache, open_cache
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.parts import Absence
 from kdcache.cache.formats.zarr import object_key
 from kdcache.cache.slab_folder import SlabFolder
 from kdcache.cache.storage.folder import Folder
-from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import open_codec
 from kdcache.errors import CacheError, DamagedUnitError, MissingUnitError
 
@@ -237,7 +237,7 @@ def ended(process: int) -> int:
 def reader(cache: Cache, log: Path, seconds: float) -> Callable[[], bool]:
     """Return what reads seed 0 through a slab, and tells whether it got the right records."""
     expected = whole(cache, 0)
-    watched = Cache(Watched(cache.objects.path, log, seconds), cache.manifest)
+    watched = Cache(Watched(cache.storage.path, log, seconds), cache.manifest)
     return lambda: watched.slab(0).gather(np.arange(cache.manifest.rows)).tobytes() == expected
 
 

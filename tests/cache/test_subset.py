@@ -14,10 +14,10 @@ from runs import CONV, MLP, dump, losses, train, train_config
 from s3_server import BUCKET, environ, environment, s3_server
 
 from kdcache.cache import Cache, create_cache, open_cache, record_layout
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.parts import Absence, ExportedFrom
 from kdcache.cache.source import CachedNames, CachedSource
-from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codec_error.samples import pairs_of_cache
 from kdcache.codecs import LowRank, open_codec
 from kdcache.errors import (
@@ -394,7 +394,7 @@ def test_absent_samples_stay_absent(tmp_path: Path) -> None:
     export_cache(tmp_path / "whole", tmp_path / "part", samples="2:8")
     part = open_cache(tmp_path / "part")
     assert sum(len(commit.absent) for commit in part.commits(0)) == 2
-    absent_rows, missing = part.holes(part.commits(0))
+    absent_rows, missing = part.unavailable(part.commits(0))
     assert sorted(part.order[absent_rows]) == [2, 3] and sorted(part.order[missing]) == [
         0,
         1,

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from tiny_models import FEW, conv
 
 from kdcache.cache import open_cache
-from kdcache.train.metrics import read_metrics
+from kdcache.train.metrics_log import read_metrics
 from kdcache_cli.commands import main
 
 DUMP = (

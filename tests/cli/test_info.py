@@ -12,10 +12,10 @@ from caches import fill, manifest, records
 from click.testing import CliRunner, Result
 
 from kdcache.cache import open_cache
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.coverage import Coverage, ask_for
 from kdcache.cache.formats.zarr import object_key
-from kdcache.cache.writing import commit_unit, start_seed
-from kdcache.dump.workers import Worker
+from kdcache.dump.worker_status import Worker
 from kdcache.tools.info import Progress
 from kdcache_cli.commands import main
 from kdcache_cli.info import _line, _screen
@@ -196,13 +196,13 @@ def test_follow_waits_for_the_dump_to_begin(
 def test_gc_tells_and_removes(tmp_path: Path) -> None:
     cache = fill(tmp_path / "cache", 0)
     key = object_key(1, 0)
-    cache.objects.publish(key, b"orphaned")
+    cache.storage.publish(key, b"orphaned")
     done = kdcache("gc", tmp_path / "cache")
     assert done.stdout.splitlines() == [
         "to remove  0 objects, 0 B",
         "kept       1 younger object: a writer may be at work",
     ]
-    for entry in cache.objects.walk():
+    for entry in cache.storage.walk():
         os.utime(tmp_path / "cache" / entry.key, (0, 0))
     done = kdcache("gc", tmp_path / "cache")
     assert done.stdout.splitlines() == [

@@ -58,8 +58,8 @@ def read(path: Path, seed: int = 0) -> bytes:
     return open_cache(path).read(seed, WHOLE).tobytes()
 
 
-def objects(cache: Cache) -> dict[tuple[int, int], bytes]:
-    return {unit: cache.objects.get(cache.format.key(*unit)) for unit in cache.units()}
+def storage(cache: Cache) -> dict[tuple[int, int], bytes]:
+    return {unit: cache.storage.get(cache.format.key(*unit)) for unit in cache.units()}
 
 
 def test_parts_are_exported_and_merged_again(cache: Path, tmp_path: Path) -> None:
@@ -74,13 +74,13 @@ def test_parts_are_exported_and_merged_again(cache: Path, tmp_path: Path) -> Non
     whole, merged = open_cache(cache), open_cache(tmp_path / "merged")
     assert (
         merged.complete_seeds() == [0, 1]
-        and objects(merged) == objects(whole)
+        and storage(merged) == storage(whole)
         and merged.manifest == whole.manifest
     )
     kdcache("export", cache, tmp_path / "units", "--units", "1:3")
     kdcache("export", cache, tmp_path / "others", "--units", "0:1")
     kdcache("merge", tmp_path / "units", tmp_path / "others")
-    assert objects(open_cache(tmp_path / "units")) == objects(whole)
+    assert storage(open_cache(tmp_path / "units")) == storage(whole)
     refused = invoke(
         "merge",
         tmp_path / "no",
@@ -209,11 +209,11 @@ def test_what_killed_writers_left(cache: Path, tmp_path: Path) -> None:
     kdcache("export", cache, tmp_path / "copy", "--seeds", "0:1")
     copy = open_cache(tmp_path / "copy")
     key = copy.format.key(1, 0)
-    copy.objects.publish(key, b"orphaned")
+    copy.storage.publish(key, b"orphaned")
     assert kdcache_json("verify", tmp_path / "copy")["orphaned"] == [key]
     assert key in kdcache("gc", tmp_path / "copy", "--older-than", "0s")
     kdcache("gc", tmp_path / "copy", "--older-than", "0s", "--delete")
-    assert not copy.objects.exists(key) and read(tmp_path / "copy") == read(cache)
+    assert not copy.storage.exists(key) and read(tmp_path / "copy") == read(cache)
 
 
 @pytest.mark.parametrize("store", ["zarr", "webdataset"])
@@ -270,7 +270,7 @@ def test_the_hub_and_back(cache: Path, tmp_path: Path, monkeypatch: pytest.Monke
             "tars"
         ) and "segmentation" in card
         kdcache("pull", PLACE, tmp_path / "pulled")
-    assert objects(open_cache(tmp_path / "pulled")) == objects(open_cache(cache))
+    assert storage(open_cache(tmp_path / "pulled")) == storage(open_cache(cache))
 
 
 def test_a_view_is_shown(cache: Path, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_publishing_and_fetching_go_on(
 ) -> None:
     monkeypatch.setattr(hub, "MOST_AT_ONCE", 4)
     with monkeypatch.context() as patch, pytest.raises(StoppedError) as caught:
-        at_call(patch, hub._Sender, "add", 9, lambda sender, objects: True)
+        at_call(patch, hub._Sender, "add", 9, lambda sender, storage: True)
         push_cache(cache, PLACE)
     sent = re.match(r"stopped by SIGTERM: (\d+) objects sent", str(caught.value))
     assert sent is not None and 0 < int(sent[1]) < 60

@@ -21,7 +21,7 @@ from nursery import SETTINGS, UNITS, num_committed, started, to_the_end
 from s3_server import BUCKET, environ, environment, faulty_proxy, s3_server
 
 from kdcache.cache import Cache, open_cache
-from kdcache.cache.opening import open_objects
+from kdcache.cache.opening import open_storage
 from kdcache.errors import CacheError, MissingUnitError
 from kdcache.verify.cache import verify_cache
 
@@ -220,8 +220,8 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Places]:
 
 def num_held(path: str) -> int:
     """Return how many units are committed, in a folder or a bucket."""
-    objects = open_objects(path)
-    return sum(1 for seed in range(3) for _ in objects.list(f"commits/{seed:05d}"))
+    storage = open_storage(path)
+    return sum(1 for seed in range(3) for _ in storage.list(f"commits/{seed:05d}"))
 
 
 def await_units(path: str, wanted: int, *, seconds: float) -> None:

@@ -153,7 +153,7 @@ def test_workers_change_no_byte_and_batch_sizes_no_more_than_rounding(tmp_path: 
         open_cache(tmp_path / name) for name in ("plain", "workers", "batches")
     )
     for unit in range(4):
-        assert plain.objects.get(object_key(0, unit)) == workers.objects.get(object_key(0, unit))
+        assert plain.storage.get(object_key(0, unit)) == workers.storage.get(object_key(0, unit))
     rows = range(FEW)
     np.testing.assert_allclose(
         plain.read(0, rows)["logits"], batches.read(0, rows)["logits"], rtol=1e-5, atol=1e-5
@@ -362,7 +362,7 @@ def test_a_full_disk_stops_the_dump_and_it_goes_on_later(tmp_path: Path) -> None
     ):
         dump(tmp_path, **settings)
     cache = open_cache(tmp_path)
-    assert cache.committed_units(0) == [] and list(temporaries(cache.objects)) == []
+    assert cache.committed_units(0) == [] and list(temporaries(cache.storage)) == []
     assert dump(tmp_path, **settings)["units_written"] == 2
 
 

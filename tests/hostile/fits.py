@@ -111,7 +111,7 @@ def _arrays(changes: dict[str, Any]) -> Attack:
     def of(path: Path) -> None:
         cache = lowrank(path)
         arrays = {**cache.codec.fit_arrays(), **changes}
-        publish_arrays(cache.objects, CODEC, arrays)
+        publish_arrays(cache.storage, CODEC, arrays)
         change_manifest(path, lambda document: document["codec"].update(fit=arrays_digest(arrays)))
 
     return of

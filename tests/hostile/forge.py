@@ -18,10 +18,10 @@ from caches import manifest
 from numcodecs.zstd import Zstd
 
 from kdcache.cache import Cache, create_cache
+from kdcache.cache.committing import commit_unit
 from kdcache.cache.documents.commit import commit_key
-from kdcache.cache.documents.sealed import seal
-from kdcache.cache.unit_store import StoredSample
-from kdcache.cache.writing import commit_unit
+from kdcache.cache.documents.document import with_digest
+from kdcache.cache.formats.protocol import StoredSample
 from kdcache.codecs import open_codec
 from kdcache.positions import layout_of_sites
 
@@ -93,7 +93,7 @@ def change_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> N
         name: value for name, value in root["attributes"]["kdcache"].items() if name != "digest"
     }
     change(document)
-    root["attributes"]["kdcache"] = seal(document)
+    root["attributes"]["kdcache"] = with_digest(document)
     (path / "zarr.json").write_text(json.dumps(root))
 
 
@@ -102,7 +102,7 @@ def change_commit(path: Path, unit: int = 0, **changes: Any) -> None:
     document = {
         name: value for name, value in json.loads(key.read_text()).items() if name != "digest"
     }
-    key.write_text(json.dumps(seal({**document, **changes})))
+    key.write_text(json.dumps(with_digest({**document, **changes})))
 
 
 def change_object(path: Path, data: bytes, unit: int = 0) -> None:

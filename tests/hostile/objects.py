@@ -24,8 +24,8 @@ from hostile.forge import (
 )
 
 from kdcache.cache import create_cache
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.commit import commit_key
-from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import open_codec, with_layout
 from kdcache.positions import layout_of_sites
 

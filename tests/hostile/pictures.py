@@ -14,9 +14,9 @@ from hostile.forge import STORE
 from PIL import Image
 
 from kdcache.cache import Cache, create_cache
+from kdcache.cache.committing import commit_unit
 from kdcache.cache.documents.parts import Probe
-from kdcache.cache.unit_store import StoredSample
-from kdcache.cache.writing import commit_unit
+from kdcache.cache.formats.protocol import StoredSample
 
 SOURCE = {"spec": "noise", "fingerprint": "0" * 64, "classes": 5}
 FLIP = {"name": "RandomHorizontalFlip"}

@@ -17,7 +17,7 @@ NUMBERS = np.arange(3, 9, dtype="<u4")
 def _subset(path: Path, arrays: dict[str, Any], **changes: Any) -> None:
     """Turn an honest cache into a subset of the samples that `arrays` list."""
     cache = zarr(path)
-    publish_arrays(cache.objects, SAMPLES, arrays)
+    publish_arrays(cache.storage, SAMPLES, arrays)
     table = {"count": len(NUMBERS), "sha256": arrays_digest(arrays), **changes}
     change_manifest(path, lambda document: document.update(samples=table))
 

@@ -13,12 +13,12 @@ from hostile.test_hostile import verify_all
 from s3_server import BUCKET, environ, environment, s3_server
 
 from kdcache.cache import open_cache
+from kdcache.cache.committing import commit_unit
 from kdcache.cache.documents.commit import commit_key
-from kdcache.cache.opening import open_objects
+from kdcache.cache.formats.protocol import StoredSample
+from kdcache.cache.opening import open_storage
 from kdcache.cache.storage.bucket import Bucket
-from kdcache.cache.storage.objects import Objects
-from kdcache.cache.unit_store import StoredSample
-from kdcache.cache.writing import commit_unit
+from kdcache.cache.storage.protocol import Storage
 from kdcache.errors import KdcacheError
 from kdcache.tools.garbage import collect_garbage
 
@@ -46,7 +46,7 @@ def parts_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Objects]:
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     """Give a cache whose first tar is zeros behind its first member, and a second one that no
     commit vouches for."""
     path = tmp_path_factory.mktemp("cache")
@@ -56,28 +56,28 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Objects]:
     change_commit(path, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     (path / commit_key(0, 1)).unlink()
     with s3_server() as port, environ(**environment(port)):
-        objects = open_objects(f"s3://{BUCKET}/{secrets.token_hex(4)}/cache")
+        storage = open_storage(f"s3://{BUCKET}/{secrets.token_hex(4)}/cache")
         for file in path.rglob("*"):
             key = file.relative_to(path).as_posix()
             if file.is_file():
-                objects.publish(key, data if key in keys else file.read_bytes())
+                storage.publish(key, data if key in keys else file.read_bytes())
         del data
-        yield objects
+        yield storage
 
 
-def test_a_whole_object_would_be_noticed(bucket: Objects) -> None:
+def test_a_whole_object_would_be_noticed(bucket: Storage) -> None:
     with pytest.raises(AssertionError), bounded():
         bucket.get(open_cache(bucket).commit_of(0, 0).key)
 
 
-def test_a_unit_of_zeros_is_refused_before_it_is_in_memory(bucket: Objects) -> None:
+def test_a_unit_of_zeros_is_refused_before_it_is_in_memory(bucket: Storage) -> None:
     assert isinstance(bucket, Bucket)
     with bounded():
         said = verify_all(bucket)  # type: ignore[arg-type]
     assert "unit 0" in said and "\n" not in said and len(said) <= 500, said
 
 
-def test_an_object_that_nobody_committed_is_not_taken_into_memory(bucket: Objects) -> None:
+def test_an_object_that_nobody_committed_is_not_taken_into_memory(bucket: Storage) -> None:
     cache = open_cache(bucket)
     rows = cache.manifest.unit_range(1)
     records = np.zeros((2, len(rows)), cache.manifest.dtype)

@@ -29,8 +29,8 @@ from hub_server import hub_server
 from nursery import Program
 
 from kdcache.cache import create_cache
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.commit import commit_key
-from kdcache.cache.writing import commit_unit, start_seed
 
 MOST_MEGABYTES = 200
 MOST_SECONDS = 2.0

@@ -1,4 +1,4 @@
-"""Honest manifests, commits, recipes and specs, changed at random and sealed anew: taken, or
+"""Honest manifests, commits, recipes and specs, changed at random, each with its right digest: taken, or
 refused in one line.
 
 A few hundred cases are tried; KDCACHE_FUZZ=5000 tries as many of each kind, others each time.
@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kdcache.cache import Cache, create_cache, open_cache
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.parts import Absence, Probe
-from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import open_codec, with_layout
 from kdcache.config.files import parse_seeds
 from kdcache.config.spec import parse_spec
@@ -148,7 +148,7 @@ def changed(draw: st.DrawFn, documents: Callable[[], list[Any]]) -> Any:
     return document
 
 
-def resealed(content: Any) -> Any:
+def with_new_digest(content: Any) -> Any:
     """Return a document with the digest that belongs to it, also where no canonical JSON could be
     made of it."""
     if not isinstance(content, dict):
@@ -262,7 +262,7 @@ def test_a_manifest_is_taken_or_refused_in_a_line(
     file = shelf[name] / "zarr.json"
     root = json.loads(file.read_text())
     content = data.draw(changed(lambda: [root["attributes"]["kdcache"]]))
-    root["attributes"]["kdcache"] = resealed(content)
+    root["attributes"]["kdcache"] = with_new_digest(content)
     used_with(shelf[name], file, json.dumps(root))
 
 
@@ -278,7 +278,7 @@ def test_a_commit_is_taken_or_refused_in_a_line(
     if not committed:
         return
     content = data.draw(changed(lambda: [json.loads(committed[0].read_text())]))
-    used_with(path, committed[0], json.dumps(resealed(content)))
+    used_with(path, committed[0], json.dumps(with_new_digest(content)))
 
 
 @functools.cache
@@ -365,4 +365,4 @@ def test_honest_caches_are_taken(shelf: dict[str, Path]) -> None:
     for name, path in shelf.items():
         assert outcome(lambda path=path: use(path)) == "", name  # type: ignore[misc]
         stored = json.loads((path / "zarr.json").read_text())["attributes"]["kdcache"]
-        assert resealed(stored) == stored, "which is sealed as kdcache seals it"
+        assert with_new_digest(stored) == stored, "whose digest is as kdcache makes it"

@@ -129,7 +129,7 @@ def zeros(path: Path, root: str) -> None:
     dtype = np.dtype("u1" if root == SOURCE else "<u4")
     arrays = {NAMES[root]: np.zeros(BOMB_BYTES // dtype.itemsize, dtype)}
     digest = arrays_digest(arrays)
-    publish_arrays(cache.objects, root, arrays)
+    publish_arrays(cache.storage, root, arrays)
 
     def change(document: dict[str, Any]) -> None:
         document["rows"] = 1 + BOMB_BYTES // 4

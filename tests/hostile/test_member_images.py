@@ -11,9 +11,9 @@ from hostile.forge import SOURCE, STORE
 from PIL import EpsImagePlugin
 
 from kdcache.cache import create_cache
+from kdcache.cache.committing import commit_unit
+from kdcache.cache.formats.protocol import StoredSample
 from kdcache.cache.source import CachedSource
-from kdcache.cache.unit_store import StoredSample
-from kdcache.cache.writing import commit_unit
 from kdcache.errors import UnreadableSampleError
 
 EPS = (

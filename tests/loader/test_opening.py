@@ -18,7 +18,7 @@ from kdcache.loader.opening import open_replay, read_class_map
 from kdcache.losses import open_loss
 from kdcache.runtime.device import Compute
 from kdcache.sources import open_source
-from kdcache.train.metrics import read_metrics
+from kdcache.train.metrics_log import read_metrics
 from kdcache.train.run import Trainer
 
 SAMPLES = 192
@@ -60,7 +60,7 @@ def test_the_probabilities_of_several_teachers_are_averaged_by_weight(
     one, other = (cache.codec.decode(cache.read(0, rows)) for cache in map(open_cache, two))
     for tau in (1.0, 4.0):
         expected = 0.25 * one.probs(tau) + 0.75 * other.probs(tau)
-        torch.testing.assert_close(trainer.loader.teacher.rows(batch).probs(tau), expected)
+        torch.testing.assert_close(trainer.loader.teacher.soft_targets(batch).probs(tau), expected)
     assert not torch.allclose(one.probs(1.0), other.probs(1.0), atol=0.1), (
         "teachers that agree would prove nothing"
     )
@@ -215,7 +215,7 @@ def test_a_student_learns_from_a_teacher_of_other_classes(tmp_path: Path) -> Non
     batch = first_batch(trainer)
     whole = cache.codec.decode(cache.read(0, batch.rows.numpy())).logits()
     torch.testing.assert_close(
-        trainer.loader.teacher.rows(batch).probs(4.0), torch.softmax(whole[:, 2:] / 4, 1)
+        trainer.loader.teacher.soft_targets(batch).probs(4.0), torch.softmax(whole[:, 2:] / 4, 1)
     )
     assert (
         train(
@@ -270,7 +270,7 @@ def without(cache: str, seed: int, *units: int) -> Cache:
     opened = open_cache(cache)
     for unit in units:
         for key in (commit_key(seed, unit), object_key(seed, unit)):
-            (opened.objects.path / key).unlink()
+            (opened.storage.path / key).unlink()
     return opened
 
 
@@ -318,7 +318,7 @@ def test_teacher_fills_in_what_is_not_there(tmp_path: Path, holed: str) -> None:
         train_config(tmp_path, cache=holed, on_miss="teacher", seeds="5:6", **settings)
     )
     batch = first_batch(trainer)
-    assert trainer.loader.teacher.rows(batch).logits().shape == (
+    assert trainer.loader.teacher.soft_targets(batch).logits().shape == (
         32,
         10,
     ), "also of a seed of which nothing is there"
@@ -463,7 +463,7 @@ def test_rows_from_several_places_are_joined_in_the_order_of_the_batch(
     batch = first_batch(trainer)
     slab = open_cache(holed).slab(0, is_partial=True)
     assert 0 < slab.is_missing(batch.rows.numpy()).sum() < 32, "rows of both kinds"
-    rows = trainer.loader.teacher.rows(batch)
+    rows = trainer.loader.teacher.soft_targets(batch)
     compute = Compute(config.compute)
     from kdcache.loader.teachers import OnlineTeacher
     from kdcache.models.model import open_model
@@ -471,7 +471,7 @@ def test_rows_from_several_places_are_joined_in_the_order_of_the_batch(
     model = open_model(
         f"{CONV},seed=7", classes=10, recipe=trainer.loader.replay.recipe, trained=True
     )
-    online = OnlineTeacher(model, compute).rows(batch)
+    online = OnlineTeacher(model, compute).soft_targets(batch)
     np.testing.assert_allclose(rows.logits(), online.logits(), atol=1e-5)
     np.testing.assert_allclose(rows.std(), online.std(), atol=1e-5)
     tau = torch.linspace(1, 4, 32)

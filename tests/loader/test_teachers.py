@@ -54,8 +54,8 @@ def test_cached_rows_are_those_of_the_teacher_in_the_loop(cache: Cache) -> None:
         batch = batch_of(cache, [(row, seed) for row in rows])
         for teacher in (cached, online):
             assert len(teacher.start([seed], following)[seed]) == 0
-            assert isinstance(teacher.rows(batch), SoftTargets)
-        found, expected = cached.rows(batch).logits(), online.rows(batch).logits()
+            assert isinstance(teacher.soft_targets(batch), SoftTargets)
+        found, expected = cached.soft_targets(batch).logits(), online.soft_targets(batch).logits()
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
         stored = cache.codec.decode(cache.read(seed, rows)).logits()
         assert torch.equal(found, stored) and not found.requires_grad and not expected.requires_grad
@@ -107,7 +107,7 @@ def test_no_teacher_leaves_out_what_the_cache_lacks(cache: Cache, tmp_path: Path
             "class2/02.png",
         ]
     assert all(len(NoTeacher(use).start([0], [])[0]) == 0 for use in (None, CacheUse(cache=cache)))
-    assert NoTeacher(None).rows(batch_of(cache, [(0, 0), (1, 0)])).logits().shape == (2, 0)
+    assert NoTeacher(None).soft_targets(batch_of(cache, [(0, 0), (1, 0)])).logits().shape == (2, 0)
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,10 @@ from kdcache.errors import (
     UsageError,
 )
 from kdcache.loader.order import Blocks, EpochSampler, Split, epoch_views
-from kdcache.loader.window_reader import UnitStream
+from kdcache.loader.window_reader import WindowReader
 from kdcache.sources import open_source
 from kdcache.train.checkpoint import load_checkpoint
-from kdcache.train.metrics import NoMetrics
+from kdcache.train.metrics_log import NoMetrics
 from kdcache.train.run import TrainConfig
 from kdcache.train.trainer import Trainer
 from kdcache.verify.cache import verify_cache
@@ -119,7 +119,7 @@ def read_epoch(
     whole = cache.slab(1).gather(np.arange(120))
     got = []
     for process in range(processes):
-        stream = UnitStream(cache, units=source.units)
+        stream = WindowReader(cache, units=source.units)
         stream.start([1], [])
         stream.open_epoch(blocks.windows(5, 2), int(views[first_step * 24, 0]))
         sampler = EpochSampler(Split(batch_size=24, process=process, processes=processes))
@@ -277,7 +277,7 @@ def test_a_sample_that_could_not_be_read_is_absent_from_tars_too(tars: Path) -> 
 
 def test_a_window_that_is_past_is_let_go_and_absent_rows_are_refused(tars: Path) -> None:
     cache = open_cache(tars)
-    stream = UnitStream(cache)
+    stream = WindowReader(cache)
     stream.start([1], [])
     blocks = Blocks(length=120, unit_rows=16, window=2)
     windows = blocks.windows(0, 0)
@@ -467,7 +467,7 @@ def test_one_host_trains_while_another_still_dumps(server: int, tmp_path: Path) 
     assert json.loads(out)["steps"] == 15
     started = (tmp_path / "run" / "config.toml").stat().st_mtime
     with environ(**environment(server)):
-        last = max(entry.time for entry in open_cache(url).objects.walk("commits"))
+        last = max(entry.time for entry in open_cache(url).storage.walk("commits"))
     assert started < last + 1, "the student began before the dump ended"
 
 

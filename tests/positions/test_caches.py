@@ -21,9 +21,9 @@ from layouts import (
 )
 
 from kdcache.cache import Cache, create_cache, open_cache
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.positions import layout_fields
-from kdcache.cache.unit_store import StoredSample
-from kdcache.cache.writing import commit_unit, start_seed
+from kdcache.cache.formats.protocol import StoredSample
 from kdcache.codecs import check_records, codec_to_dict
 from kdcache.errors import CacheError, DamagedUnitError, UsageError
 from kdcache.positions import Heads, Layout, One, Proposals, Pyramid

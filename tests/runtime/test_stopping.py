@@ -20,14 +20,14 @@ from kdcache.runtime import stopping
 from kdcache.runtime.stopping import (
     SIGNALS,
     StopInterrupt,
-    asked,
     at_once,
     heeding,
     interrupting,
     look,
     outlive_signals,
     starting_apart,
-    until_asked,
+    stop_requested,
+    until_stopped,
 )
 
 NAMES = {signal.Signals(number).name for number in SIGNALS}
@@ -51,7 +51,7 @@ def handlers_come_back() -> Iterator[None]:
     for number, handler in outside.items():
         signal.signal(number, handler)
     assert after == before
-    assert not asked(), "what one job was told is not for the next"
+    assert not stop_requested(), "what one job was told is not for the next"
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
@@ -123,7 +123,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
 def test_no_more_is_begun_once_a_stop_was_asked_for() -> None:
     done = []
     with heeding(lambda: ""):
-        for item in until_asked(range(10)):
+        for item in until_stopped(range(10)):
             done.append(item)
             if item == 3:
                 send(signal.SIGTERM)

@@ -58,8 +58,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def objects(cache: Cache) -> list[bytes]:
-    return [cache.objects.get(cache.format.key(*unit)) for unit in cache.units()]
+def storage(cache: Cache) -> list[bytes]:
+    return [cache.storage.get(cache.format.key(*unit)) for unit in cache.units()]
 
 
 def facts(cache: Cache, seed: int) -> tuple[list[Any], list[Any]]:
@@ -73,7 +73,7 @@ def facts(cache: Cache, seed: int) -> tuple[list[Any], list[Any]]:
 
 def require_same(one: Cache, two: Cache) -> None:
     assert one.complete_seeds() == two.complete_seeds() == [0, 1]
-    there = np.setdiff1d(np.arange(ROWS), one.holes(one.commits(0))[0])
+    there = np.setdiff1d(np.arange(ROWS), one.unavailable(one.commits(0))[0])
     for seed in (0, 1):
         assert one.read(seed, there).tobytes() == two.read(seed, there).tobytes()
         assert (
@@ -85,7 +85,7 @@ def require_same(one: Cache, two: Cache) -> None:
 
 def members(cache: Cache) -> list[tuple[str, bytes]]:
     """Return names and bytes of all that the tars hold, in order."""
-    with tarfile.open(fileobj=io.BytesIO(b"".join(objects(cache))), ignore_zeros=True) as file:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(storage(cache))), ignore_zeros=True) as file:
         return [(member.name, part.read()) for member in file if (part := file.extractfile(member))]
 
 
@@ -148,7 +148,7 @@ def test_zarr_shards_from_tars_are_those_of_a_dump(shelf: Path, tmp_path: Path) 
     )
     fresh = open_cache(tmp_path / "direct")
     assert fresh.manifest.differences(made.manifest) == [], "so that a dump can go on in it"
-    assert objects(fresh) == objects(made) and direct.manifest.unit_rows != made.manifest.unit_rows
+    assert storage(fresh) == storage(made) and direct.manifest.unit_rows != made.manifest.unit_rows
     assert fresh.commits(0)[0].statistics.keys() == made.commits(0)[0].statistics.keys()
 
 

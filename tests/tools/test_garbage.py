@@ -9,9 +9,9 @@ import pytest
 from caches import contents, fill, records
 
 from kdcache.cache import Cache, Commit
+from kdcache.cache.committing import commit_unit, encode_unit, start_seed
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.formats.zarr import object_key
-from kdcache.cache.writing import commit_unit, encode_unit, start_seed
 from kdcache.errors import UsageError
 from kdcache.tools.garbage import collect_garbage, parse_age
 from kdcache.verify.cache import verify_cache
@@ -22,8 +22,8 @@ TEMPORARY = "seeds/00000/records/c/0/.0.0123456789abcdef.tmp"
 def aged(cache: Cache, days: float, *keys: str) -> None:
     """Make objects, by default all, look as if written `days` ago."""
     moment = time.time() - days * 86_400
-    for key in keys or [entry.key for entry in cache.objects.walk()]:
-        os.utime(cache.objects.path / key, (moment, moment))
+    for key in keys or [entry.key for entry in cache.storage.walk()]:
+        os.utime(cache.storage.path / key, (moment, moment))
 
 
 @pytest.fixture
@@ -31,16 +31,16 @@ def cache(tmp_path: Path) -> Cache:
     """Return a cache of long ago, with an orphaned object and a temporary file."""
     cache = fill(tmp_path / "cache", 0)
     start_seed(cache, 1)
-    cache.objects.publish(object_key(1, 0), encode_unit(cache, 0, records(cache, 1, 0)))
-    (cache.objects.path / TEMPORARY).write_bytes(b"half")
+    cache.storage.publish(object_key(1, 0), encode_unit(cache, 0, records(cache, 1, 0)))
+    (cache.storage.path / TEMPORARY).write_bytes(b"half")
     for name in ("notes.txt", ".notes.tmp", ".notes.txt.0123.tmp"):
-        (cache.objects.path / name).write_bytes(b"mine")
+        (cache.storage.path / name).write_bytes(b"mine")
     aged(cache, 30)
     return cache
 
 
 def test_it_tells_first_and_removes_when_asked(cache: Cache) -> None:
-    before = contents(cache.objects.path)
+    before = contents(cache.storage.path)
     told = collect_garbage(cache)
     size = 4 + len(before[object_key(1, 0)][0])
     assert told == {
@@ -51,9 +51,9 @@ def test_it_tells_first_and_removes_when_asked(cache: Cache) -> None:
         "young": 0,
         "busy": 0,
     }
-    assert contents(cache.objects.path) == before
+    assert contents(cache.storage.path) == before
     assert collect_garbage(cache, delete=True) == {**told, "is_deleted": True}
-    assert contents(cache.objects.path) == {
+    assert contents(cache.storage.path) == {
         key: value for key, value in before.items() if key not in told["keys"]
     }
     assert verify_cache(cache)["faults"] == [] and collect_garbage(cache)["keys"] == []
@@ -71,7 +71,7 @@ def test_while_a_dump_is_at_work_orphaned_objects_stay_for_it(cache: Cache) -> N
     told = collect_garbage(cache, delete=True)
     assert told["keys"] == [TEMPORARY] and told["busy"] == 1
     assert commit_unit(cache, 1, 0, records(cache, 1, 0, writer=1)).num_bytes == len(
-        cache.objects.get(object_key(1, 0))
+        cache.storage.get(object_key(1, 0))
     )
     assert cache.read_unit(cache.commit_of(1, 0)).tobytes() == records(cache, 1, 0).tobytes(), (
         "the first writer's"
@@ -85,7 +85,7 @@ def test_a_unit_that_is_committed_meanwhile_is_not_lost(
     """Let a writer take the object up at the worst moments: what is read in the end is what it
     committed."""
     key, committed = object_key(1, 0), list[Commit]()
-    remove, publish = cache.objects.remove, cache.objects.publish
+    remove, publish = cache.storage.remove, cache.storage.publish
 
     def removing(name: str) -> None:
         if moment == "before the removal" and name == key:
@@ -94,13 +94,13 @@ def test_a_unit_that_is_committed_meanwhile_is_not_lost(
 
     def publishing(name: str, data: bytes) -> bool:
         if moment == "after the look" and name == commit_key(1, 0):
-            monkeypatch.setattr(cache.objects, "publish", publish)
+            monkeypatch.setattr(cache.storage, "publish", publish)
             assert collect_garbage(cache, delete=True, older_than="0s")["keys"] == [TEMPORARY, key]
         return publish(name, data)
 
-    monkeypatch.setattr(cache.objects, "remove", removing)
+    monkeypatch.setattr(cache.storage, "remove", removing)
     if moment == "after the look":
-        monkeypatch.setattr(cache.objects, "publish", publishing)
+        monkeypatch.setattr(cache.storage, "publish", publishing)
         committed.append(commit_unit(cache, 1, 0, records(cache, 1, 0)))
     else:
         assert collect_garbage(cache, delete=True)["keys"] == [TEMPORARY]
@@ -123,7 +123,7 @@ def test_what_is_no_age(text: str) -> None:
 
 
 def test_a_link_is_removed_and_what_it_leads_to_stays(cache: Cache) -> None:
-    path = cache.objects.path
+    path = cache.storage.path
     link, nowhere = (path / object_key(1, unit) for unit in (1, 2))
     link.parent.mkdir(parents=True)
     nowhere.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Caches on the hub, through huggingface_hub itself and a stand-in for the hub that takes small
+"""Caches on the hub, through huggingface_hub itself and a small server in the place of the hub that takes small
 files."""
 
 import json
@@ -14,11 +14,11 @@ from click.testing import CliRunner
 from hub_server import HubServer, hub_server
 
 from kdcache.cache import Cache, create_cache, open_cache
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.coverage import ask_for
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.formats.zarr import object_key
 from kdcache.cache.source_list import list_of, read_list, source_entry
-from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import LowRank, open_codec
 from kdcache.errors import CacheError, DamagedUnitError, MismatchError, UsageError
 from kdcache.sources import open_source
@@ -53,8 +53,8 @@ def cache(tmp_path: Path) -> Cache:
     for seed, unit in ((0, 0), (0, 1), (0, 2), (1, 0)):
         start_seed(cache, seed)
         commit_unit(cache, seed, unit, records(cache, seed, unit))
-    cache.objects.publish(object_key(1, 1), b"orphaned")
-    cache.objects.publish("private.txt", b"mine")
+    cache.storage.publish(object_key(1, 1), b"orphaned")
+    cache.storage.publish("private.txt", b"mine")
     return cache
 
 
@@ -83,7 +83,7 @@ def test_a_cache_goes_there_and_comes_back(server: HubServer, cache: Cache, tmp_
     listing = read_list(made)
     assert listing is not None and listing.names[19] == "00000019"
     assert made.read(0, range(20)).tobytes() == cache.read(0, range(20)).tobytes()
-    assert made.objects.get(commit_key(0, 1)) == cache.objects.get(commit_key(0, 1))
+    assert made.storage.get(commit_key(0, 1)) == cache.storage.get(commit_key(0, 1))
     assert pull_cache(PLACE, tmp_path / "pulled")["units_written"] == 0
     assert push_cache(tmp_path / "cache", PLACE)["objects"] == 0
 
@@ -92,7 +92,7 @@ def test_what_has_come_since_is_added_and_old_revisions_stay(
     server: HubServer, cache: Cache, tmp_path: Path
 ) -> None:
     first = push_cache(tmp_path / "cache", PLACE)["revision"]
-    cache.objects.remove(object_key(1, 1))
+    cache.storage.remove(object_key(1, 1))
     for unit in (1, 2):
         commit_unit(cache, 1, unit, records(cache, 1, unit))
     second = push_cache(tmp_path / "cache", PLACE)

@@ -11,10 +11,10 @@ from caches import fill, manifest, records
 from s3_server import environ, environment, s3_server
 
 from kdcache.cache import create_cache
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.coverage import Coverage, ask_for
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.parts import Absence
-from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.errors import CacheError
 from kdcache.tools.info import MOST_READ, Follower, Progress, describe, follow, wait_for_cache
 

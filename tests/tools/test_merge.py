@@ -13,10 +13,10 @@ from runs import dump, train
 from s3_server import BUCKET, environ, environment, s3_server
 
 from kdcache.cache import Cache, create_cache, open_cache
+from kdcache.cache.committing import commit_unit, encode_unit, start_seed
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.extent import is_extent
 from kdcache.cache.formats.zarr import object_key
-from kdcache.cache.writing import commit_unit, encode_unit, start_seed
 from kdcache.codecs import LowRank, open_codec
 from kdcache.errors import CacheError, DamagedUnitError, MismatchError, MissingUnitError, UsageError
 from kdcache.tools.merge import export_cache, merge_caches
@@ -59,8 +59,8 @@ def test_units_of_several_caches_become_one(
         (4, 1): two,
         (4, 2): two,
     }.items():
-        assert made.objects.get(commit_key(*unit)) == cache.objects.get(commit_key(*unit))
-        assert made.objects.get(object_key(*unit)) == cache.objects.get(object_key(*unit))
+        assert made.storage.get(commit_key(*unit)) == cache.storage.get(commit_key(*unit))
+        assert made.storage.get(object_key(*unit)) == cache.storage.get(object_key(*unit))
     before = contents(tmp_path / "new")
     again = merge_caches(tmp_path / "new", [tmp_path / "one", tmp_path / "two"])
     assert again["units_written"] == 0 and contents(tmp_path / "new") == before
@@ -92,14 +92,14 @@ def test_a_merge_that_was_stopped_goes_on(tmp_path: Path) -> None:
 def test_an_object_that_a_killed_writer_left_is_taken_if_it_is_the_same(tmp_path: Path) -> None:
     whole = fill(tmp_path / "whole", 0)
     made = part(tmp_path / "new", {})
-    made.objects.publish(object_key(0, 0), whole.objects.get(object_key(0, 0)))
-    made.objects.publish(object_key(0, 1), encode_unit(made, 1, records(made, 0, 1, writer=5)))
+    made.storage.publish(object_key(0, 0), whole.storage.get(object_key(0, 0)))
+    made.storage.publish(object_key(0, 1), encode_unit(made, 1, records(made, 0, 1, writer=5)))
     with pytest.raises(
         CacheError,
         match=r"records/c/1/0 is there with other bytes and without a commit.*kdcache gc",
     ):
         merge_caches(tmp_path / "new", [tmp_path / "whole"])
-    made.objects.remove(object_key(0, 1))
+    made.storage.remove(object_key(0, 1))
     merge_caches(tmp_path / "new", [tmp_path / "whole"])
     assert verify_cache(made)["faults"] == [] and made.complete_seeds() == [0]
 

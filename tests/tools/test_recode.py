@@ -18,8 +18,8 @@ from runs import DIGITS, dump, train
 
 from kdcache import recode_cache
 from kdcache.cache import Cache, create_cache, open_cache
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.parts import Absence, MadeBy, Probe, RecodedFrom
-from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import Codec, LowRank, TopK, open_codec
 from kdcache.codecs.conversion import why_not
 from kdcache.errors import (
@@ -31,7 +31,7 @@ from kdcache.errors import (
     UsageError,
 )
 from kdcache.tools import recode
-from kdcache.train.metrics import read_metrics
+from kdcache.train.metrics_log import read_metrics
 from kdcache.verify.cache import verify_cache
 
 EXACT = "full:dtype=float32"
@@ -83,7 +83,7 @@ def units(path: Path) -> dict[tuple[int, int], bytes]:
         for seed in cache.seeds()
         for unit in cache.committed_units(seed)
     ]
-    return {(commit.seed, commit.unit): cache.objects.get(commit.key) for commit in commits}
+    return {(commit.seed, commit.unit): cache.storage.get(commit.key) for commit in commits}
 
 
 @pytest.mark.parametrize("has", HELD)

@@ -12,13 +12,13 @@ from runs import losses, train, train_config
 from segmentation_files import write_pair
 from torchvision.datasets import ImageFolder
 
-from kdcache.cache.contents import CheckedSource
+from kdcache.cache.content_digests import CheckedSource
 from kdcache.errors import UnreadableSampleError
 from kdcache.runtime.device import ComputeConfig
 from kdcache.sources import open_source
 from kdcache.sources.index_cache import save_arrays
 from kdcache.sources.read_check import ReadCheck, listed_files
-from kdcache.train.metrics import read_metrics
+from kdcache.train.metrics_log import read_metrics
 from kdcache.train.run import plan_training
 from kdcache_cli.commands import main
 

@@ -30,7 +30,7 @@ from kdcache.models.model import open_model
 from kdcache.runtime.device import ComputeConfig
 from kdcache.train.checkpoint import held_folder, save_checkpoint
 from kdcache.train.config import EmaConfig
-from kdcache.train.metrics import MetricsFile, read_metrics
+from kdcache.train.metrics_log import MetricsFile, read_metrics
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.run import Trainer, plan_training
 from kdcache.views import load_recipe

@@ -20,7 +20,7 @@ from kdcache.runtime.device import Compute
 from kdcache.sources import open_source
 from kdcache.tools.recode import recode_cache
 from kdcache.train.evaluation import Evaluation, evaluation_recipe
-from kdcache.train.metrics import read_metrics
+from kdcache.train.metrics_log import read_metrics
 from kdcache.train.optim import OptimizerConfig
 from kdcache.train.trainer import Trainer
 from kdcache.verify.cache import verify_cache
@@ -159,7 +159,7 @@ def test_a_student_of_another_stride_sees_the_maps_resampled(
     )
     trainer._start_epoch()
     batch = next(trainer.loader.rendered())
-    found = trainer.loader.teacher.rows(batch).logits()
+    found = trainer.loader.teacher.soft_targets(batch).logits()
     cache = open_cache(exact)
     plain = cache.codec.decode(cache.read(0, batch.rows.numpy())).logits()[:, 0].permute(0, 3, 1, 2)
     wanted = torch.nn.functional.interpolate(plain, (2, 3), mode="bilinear", align_corners=False)

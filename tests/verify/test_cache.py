@@ -14,9 +14,9 @@ from runs import CONV, DIGITS, IN_PROCESS, dump
 from tiny_models import FEW
 
 from kdcache.cache import Cache, open_cache
+from kdcache.cache.committing import commit_unit, encode_unit
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.formats.zarr import object_key
-from kdcache.cache.writing import commit_unit, encode_unit
 from kdcache.dump.run import DumpConfig, run_dump
 from kdcache.errors import KdcacheError, MismatchError, ModelError, UsageError
 from kdcache.models.model import open_model
@@ -36,7 +36,7 @@ def cache(tmp_path: Path) -> Cache:
 
 
 def test_a_whole_cache_has_no_faults(cache: Cache) -> None:
-    size = sum(path.stat().st_size for path in cache.objects.path.glob("seeds/*/records/c/*/0"))
+    size = sum(path.stat().st_size for path in cache.storage.path.glob("seeds/*/records/c/*/0"))
     assert verify_cache(cache) == {
         "cache": str(cache),
         "units": 6,
@@ -61,7 +61,7 @@ def test_a_whole_cache_has_no_faults(cache: Cache) -> None:
 
 @pytest.mark.parametrize("position", [0, 70, -1])
 def test_a_flipped_byte_is_found(cache: Cache, position: int) -> None:
-    path = cache.objects.path / object_key(3, 1)
+    path = cache.storage.path / object_key(3, 1)
     data = path.read_bytes()
     path.write_bytes(flipped(data, position % len(data), 0x10))
     report = verify_cache(cache)
@@ -73,18 +73,18 @@ def test_a_flipped_byte_is_found(cache: Cache, position: int) -> None:
 
 
 def test_a_deleted_object_is_found(cache: Cache) -> None:
-    (cache.objects.path / object_key(0, 2)).unlink()
+    (cache.storage.path / object_key(0, 2)).unlink()
     (fault,) = verify_cache(cache)["faults"]
     assert "seed 0, unit 2 (rows 16 to 19)" in fault and "is missing" in fault
 
 
 def test_damaged_and_foreign_commits_are_found(cache: Cache, tmp_path: Path) -> None:
     other = fill(tmp_path / "other", 0, codec="full:dtype=float32")
-    path = cache.objects.path
-    (path / commit_key(0, 0)).write_bytes(other.objects.get(commit_key(0, 0)))
-    (path / commit_key(0, 1)).write_bytes(cache.objects.get(commit_key(0, 2)))
-    (path / commit_key(3, 2)).write_bytes(cache.objects.get(commit_key(3, 2))[:-1])
-    (path / commit_key(3, 99)).write_bytes(cache.objects.get(commit_key(3, 0)))
+    path = cache.storage.path
+    (path / commit_key(0, 0)).write_bytes(other.storage.get(commit_key(0, 0)))
+    (path / commit_key(0, 1)).write_bytes(cache.storage.get(commit_key(0, 2)))
+    (path / commit_key(3, 2)).write_bytes(cache.storage.get(commit_key(3, 2))[:-1])
+    (path / commit_key(3, 99)).write_bytes(cache.storage.get(commit_key(3, 0)))
     faults = verify_cache(cache)["faults"]
     assert len(faults) == 4
     assert "seed 0, unit 0 " in faults[0] and "were committed" in faults[0]
@@ -94,11 +94,11 @@ def test_damaged_and_foreign_commits_are_found(cache: Cache, tmp_path: Path) -> 
 
 
 def test_missing_units_and_temporary_files_are_told_and_are_no_faults(cache: Cache) -> None:
-    (cache.objects.path / commit_key(3, 0)).unlink()
-    (cache.objects.path / object_key(3, 0)).with_name(".0.0123456789abcdef.tmp").write_bytes(
+    (cache.storage.path / commit_key(3, 0)).unlink()
+    (cache.storage.path / object_key(3, 0)).with_name(".0.0123456789abcdef.tmp").write_bytes(
         b"half"
     )
-    cache.objects.publish(object_key(5, 0), encode_unit(cache, 0, records(cache, 5, 0)))
+    cache.storage.publish(object_key(5, 0), encode_unit(cache, 0, records(cache, 5, 0)))
     report = verify_cache(cache)
     assert report["faults"] == [] and report["missing"] == {3: [0]} and report["temporary"] == 1
     assert (
@@ -113,12 +113,12 @@ def test_a_report_is_gone_on_from(cache: Cache, tmp_path: Path) -> None:
     lines = path.read_text().splitlines(keepends=True)
     assert len(lines) == 7 and json.loads(lines[0])["manifest"] == cache.manifest.digest
     assert json.loads(lines[4])["commit"] == cache.commit_of(3, 0).digest
-    damaged = cache.objects.path / object_key(0, 1)
+    damaged = cache.storage.path / object_key(0, 1)
     damaged.write_bytes(flipped(damaged.read_bytes(), 50, 1))
     path.write_text("".join(lines[:4]) + lines[4][:30])  # killed while it wrote
     again = verify_cache(cache, report=path)
     assert again == {**first, "from_report": 3}, "what the report says is not read again"
-    (cache.objects.path / object_key(0, 0)).unlink()
+    (cache.storage.path / object_key(0, 0)).unlink()
     (fault,) = verify_cache(cache, report=path)["faults"]
     assert "unit 0 " in fault, "but looked for"
     assert len(verify_cache(cache, report=path)["faults"]) == 1, "faults are looked at again"
@@ -142,7 +142,7 @@ def test_a_report_of_another_cache_is_refused(cache: Cache, tmp_path: Path) -> N
 
 
 def test_an_object_that_cannot_be_read_is_a_fault(cache: Cache) -> None:
-    path = cache.objects.path / object_key(0, 0)
+    path = cache.storage.path / object_key(0, 0)
     path.unlink()
     path.mkdir()
     (fault,) = verify_cache(cache)["faults"]
@@ -170,10 +170,10 @@ def test_views_are_rendered_again_and_compared(
 
 
 def test_verifying_writes_nothing(cache: Cache) -> None:
-    before = {path: path.stat().st_mtime_ns for path in cache.objects.path.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in cache.storage.path.rglob("*")}
     home = set(Path(os.environ["KDCACHE_HOME"]).rglob("*"))
     verify_cache(cache)
-    assert {path: path.stat().st_mtime_ns for path in cache.objects.path.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in cache.storage.path.rglob("*")} == before
     assert set(Path(os.environ["KDCACHE_HOME"]).rglob("*")) == home
 
 
@@ -426,7 +426,7 @@ def pictures(path: Path, *broken: int, count: int = 24, **changes: Any) -> Cache
 def test_absent_rows_and_missing_units_are_left_out(tmp_path: Path) -> None:
     cache = pictures(tmp_path, 3, 17, skip_unreadable=True)
     absent = len(cache.commit_of(0, 1).absent)
-    (cache.objects.path / commit_key(0, 1)).unlink()
+    (cache.storage.path / commit_key(0, 1)).unlink()
     report = rerun(cache, f"{CONV},classes=3")
     assert report["faults"] == [] and report["missing"] == {0: [1]}
     assert report["teacher"]["views"] == report["teacher"]["equal_records"] == 2 * 22 - (8 - absent)
@@ -446,7 +446,7 @@ def test_a_cache_without_records_cannot_be_compared(tmp_path: Path) -> None:
     cache = pictures(tmp_path)
     for seed in (0, 1):
         for unit in range(3):
-            (cache.objects.path / commit_key(seed, unit)).unlink()
+            (cache.storage.path / commit_key(seed, unit)).unlink()
     (fault,) = rerun(cache, f"{CONV},classes=3", data=f"imagefolder:{tmp_path}/images")["faults"]
     assert "holds no record to compare with the teacher's logits; dump a seed first" in fault
 

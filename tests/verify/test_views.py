@@ -102,7 +102,7 @@ def rewrite(cache: Cache, change: Callable[[Probe], Probe]) -> None:
     """Put other probes into every commit."""
     for commit in commits_of(cache):
         changed = dataclasses.replace(commit, probes=[change(probe) for probe in commit.probes])
-        (cache.objects.path / commit_key(commit.seed, commit.unit)).write_bytes(changed.to_bytes())
+        (cache.storage.path / commit_key(commit.seed, commit.unit)).write_bytes(changed.to_bytes())
 
 
 def without_steps(probe: Probe) -> Probe:
@@ -127,7 +127,7 @@ def check(cache: Cache, views: int = 10_000, seeds: tuple[int, ...] = (0, 1)) ->
 def test_a_cache_without_probes_is_told(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     for commit in commits_of(cache):
         bare = dataclasses.replace(commit, probes=[])
-        (cache.objects.path / commit_key(commit.seed, commit.unit)).write_bytes(bare.to_bytes())
+        (cache.storage.path / commit_key(commit.seed, commit.unit)).write_bytes(bare.to_bytes())
     assert (
         check(cache)["checked"] == 0 and "keeps no probe of these seeds" in capsys.readouterr().err
     )
@@ -193,7 +193,7 @@ def test_a_view_without_steps_is_told_by_those_of_its_unit(
     in_another_release(monkeypatch, ImageOps.invert)
     for commit in commits_of(cache):
         last_first = dataclasses.replace(commit, probes=commit.probes[::-1])
-        path = cache.objects.path / commit_key(commit.seed, commit.unit)
+        path = cache.storage.path / commit_key(commit.seed, commit.unit)
         path.write_bytes(last_first.to_bytes())
     with pytest.raises(
         ViewMismatchError, match=r"pixels first differ after transform 2, RandomCrop; "
@@ -284,7 +284,7 @@ def test_a_trace_draws_nothing_from_the_callers_generators(cache: Cache) -> None
 
 
 def test_recoding_keeps_the_steps(cache: Cache, tmp_path: Path) -> None:
-    recode_cache(cache.objects.path, tmp_path / "new", codec="topk:k=2")
+    recode_cache(cache.storage.path, tmp_path / "new", codec="topk:k=2")
     new = open_cache(tmp_path / "new")
     held = [probe for commit in commits_of(cache) for probe in commit.probes]
     assert [probe for commit in commits_of(new) for probe in commit.probes] == held
@@ -388,7 +388,7 @@ def test_of_a_mixed_view_the_mixing_comes_last(mixed: Cache, kept: int, told: st
     for commit in commits_of(mixed):
         probes = [dataclasses.replace(probe, crc32=0) for probe in commit.probes[:kept]]
         changed = dataclasses.replace(commit, probes=probes)
-        (mixed.objects.path / commit_key(commit.seed, commit.unit)).write_bytes(changed.to_bytes())
+        (mixed.storage.path / commit_key(commit.seed, commit.unit)).write_bytes(changed.to_bytes())
     with pytest.warns(KdcacheWarning, match=f"pixels first differ after {told}"):
         check(mixed)
 

@@ -10,9 +10,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from kdcache.cache.documents.document import (
+    checked_content,
+    digest,
+    parsed,
+    refuse_unknown,
+    with_digest,
+)
 from kdcache.cache.documents.limits import MOST_COMMIT_VALUES, check_commit
 from kdcache.cache.documents.parts import Absence, Probe, as_json, read_by, read_fields
-from kdcache.cache.documents.sealed import digest, parsed, refuse_unknown, seal, unseal
 from kdcache.errors import DamagedUnitError, quoted
 from kdcache.shapes import Records
 
@@ -60,7 +66,7 @@ class Commit:
             self, seed=seed, absent=_of_seed(self.absent, seed), probes=_of_seed(self.probes, seed)
         )
 
-    def stray(self, key: str, seeds: range) -> str | None:
+    def mismatch(self, key: str, seeds: range) -> str | None:
         """Return what it speaks of that is not the unit's own, or None.
 
         That is an object but `key`, another row, a seed that is not in `seeds`, or one and the same
@@ -89,8 +95,8 @@ class Commit:
         return digest(self._content())
 
     def to_bytes(self) -> bytes:
-        """Return the sealed JSON document."""
-        return json.dumps(seal(self._content()), indent=1).encode()
+        """Return the JSON document, with its digest."""
+        return json.dumps(with_digest(self._content()), indent=1).encode()
 
     @classmethod
     def from_bytes(
@@ -115,7 +121,7 @@ class Commit:
         """
         try:
             with _PARSING:
-                content = unseal(parsed(data, most_values=most_values))
+                content = checked_content(parsed(data, most_values=most_values))
             refuse_unknown(content, [field.name for field in dataclasses.fields(cls)], where)
             check_commit(content)
             return cls(**read_fields(cls, content))
@@ -134,7 +140,7 @@ class Commit:
         }
 
 
-def said_seed(seed: int, seeds: range) -> int | None:
+def seed_if_grouped(seed: int, seeds: range) -> int | None:
     """Return what an absence or a probe says of its seed: None where the unit has one only."""
     return seed if len(seeds) > 1 else None
 
@@ -194,7 +200,7 @@ def also_absent(
     found = [(seeds[at], rows[position]) for at, position in np.argwhere(ours & ~theirs)]
     reason = "the writer whose records these are could not read it"
     return absent + [
-        Absence(row=row, reason=reason, seed=said_seed(seed, seeds))
+        Absence(row=row, reason=reason, seed=seed_if_grouped(seed, seeds))
         for seed, row in found
         if (seed, row) not in known
     ]

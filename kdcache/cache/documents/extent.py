@@ -1,4 +1,4 @@
-"""Extents: what a cache was asked to hold. Each request is a small sealed document beside the
+"""Extents: what a cache was asked to hold. Each request is a small document beside the
 units, and the extent of the cache is their union.
 
 Missing units say nothing of seeds that nobody has begun: only the request does. It is named by its
@@ -11,10 +11,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
+from kdcache.cache.documents.document import (
+    checked_content,
+    digest,
+    parsed,
+    refuse_unknown,
+    with_digest,
+)
 from kdcache.cache.documents.limits import MOST_SEEDS, MOST_SPANS, check_extent
-from kdcache.cache.documents.sealed import digest, parsed, refuse_unknown, seal, unseal
 from kdcache.cache.prefetch import fetched
-from kdcache.cache.storage.objects import Objects
+from kdcache.cache.storage.protocol import Storage
 from kdcache.cache.storage.rereading import read_twice
 from kdcache.errors import CacheError, DamagedError, UsageError
 
@@ -65,8 +71,8 @@ class Extent:
             yield from range(first, stop)
 
     def to_bytes(self) -> bytes:
-        """Return the sealed JSON document."""
-        return json.dumps(seal(self._content())).encode()
+        """Return the JSON document, with its digest."""
+        return json.dumps(with_digest(self._content())).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, key: str, where: str) -> "Extent":
@@ -77,7 +83,7 @@ class Extent:
             CacheError: it is of a newer kdcache.
         """
         try:
-            content = unseal(parsed(data, most_values=_MOST_VALUES))
+            content = checked_content(parsed(data, most_values=_MOST_VALUES))
             names = [field.name for field in fields(cls)]
             refuse_unknown(content, names, f"{where}/{key}")
             check_extent(content)
@@ -104,16 +110,16 @@ def is_extent(key: str) -> bool:
     return folder == ROOT and _NAME.fullmatch(name) is not None
 
 
-def publish_extent(objects: Objects, extent: Extent) -> None:
+def publish_extent(storage: Storage, extent: Extent) -> None:
     """Store a request; one that is there already stays.
 
     Raises:
         CacheError: it cannot be written.
     """
-    objects.publish(extent.key, extent.to_bytes())
+    storage.publish(extent.key, extent.to_bytes())
 
 
-def read_extents(objects: Objects, known: dict[str, Extent] | None = None) -> list[Extent]:
+def read_extents(storage: Storage, known: dict[str, Extent] | None = None) -> list[Extent]:
     """Return every request of a cache.
 
     Args:
@@ -124,41 +130,41 @@ def read_extents(objects: Objects, known: dict[str, Extent] | None = None) -> li
         CacheError: one that is damaged or of a newer kdcache, or more than anyone asks for.
     """
     known = {} if known is None else known
-    keys = [f"{ROOT}/{name}" for name in objects.list(ROOT) if _NAME.fullmatch(name)]
-    _require_few(objects, "requests", len(keys), _MOST_REQUESTS)
+    keys = [f"{ROOT}/{name}" for name in storage.list(ROOT) if _NAME.fullmatch(name)]
+    _require_few(storage, "requests", len(keys), _MOST_REQUESTS)
     new = [key for key in keys if key not in known]
     num_spans = 0
     num_numbers = 0
-    requests = fetched(lambda key: _read(objects, key), new, num_bytes=0)
+    requests = fetched(lambda key: _read(storage, key), new, num_bytes=0)
     for key, extent in zip(new, requests, strict=True):
         if extent is None:
             continue
         spans = [*extent.seeds, *(extent.units or ())]
         num_spans += len(spans)
         num_numbers += _num_in(spans)
-        _require_few(objects, "spans of seeds and units", num_spans, MOST_SPANS)
-        _require_few(objects, "seeds and units", num_numbers, _MOST_NUMBERS)
+        _require_few(storage, "spans of seeds and units", num_spans, MOST_SPANS)
+        _require_few(storage, "seeds and units", num_numbers, _MOST_NUMBERS)
         known[key] = extent
     extents = [known[key] for key in keys if key in known]
     seeds = _merged(span for extent in extents for span in extent.seeds)
-    _require_few(objects, "seeds", _num_in(seeds), MOST_SEEDS)
+    _require_few(storage, "seeds", _num_in(seeds), MOST_SEEDS)
     return extents
 
 
-def _require_few(objects: Objects, what: str, count: int, most: int) -> None:
+def _require_few(storage: Storage, what: str, count: int, most: int) -> None:
     if count > most:
         raise CacheError(
-            f"{objects}/{ROOT} holds {count} {what}, more than the {most} that are counted: "
+            f"{storage}/{ROOT} holds {count} {what}, more than the {most} that are counted: "
             "see where they come from, and remove them"
         )
 
 
-def _read(objects: Objects, key: str) -> Extent | None:
+def _read(storage: Storage, key: str) -> Extent | None:
     """Return a request; None of one that was removed since it was listed."""
 
     def read(is_fresh: bool) -> Extent:
-        data = objects.get(key, most=_MOST_BYTES, is_fresh=is_fresh)
-        return Extent.from_bytes(data, key, str(objects))
+        data = storage.get(key, most=_MOST_BYTES, is_fresh=is_fresh)
+        return Extent.from_bytes(data, key, str(storage))
 
     try:
         return read_twice(read)

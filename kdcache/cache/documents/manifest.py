@@ -13,6 +13,13 @@ import numpy as np
 from PIL import features
 
 from kdcache.cache.documents.differences import Sides, manifest_differences
+from kdcache.cache.documents.document import (
+    checked_content,
+    digest,
+    parsed,
+    refuse_unknown,
+    with_digest,
+)
 from kdcache.cache.documents.limits import (
     MOST_FIT,
     MOST_MANIFEST,
@@ -34,7 +41,6 @@ from kdcache.cache.documents.parts import (
     read_fields,
 )
 from kdcache.cache.documents.positions import layout_fields, layout_of, require_known_layout
-from kdcache.cache.documents.sealed import digest, parsed, refuse_unknown, seal, unseal
 from kdcache.codecs import codec_from_dict, codec_spec
 from kdcache.errors import CacheError, CodecError, DamagedError, UsageError, quoted
 from kdcache.positions import Layout, One
@@ -165,7 +171,7 @@ class Manifest:
     def check(self, where: str) -> None:
         """Raise a UsageError if a cache with this manifest could not be read."""
         content = self._content()
-        document = json.dumps({"attributes": {"kdcache": seal(content)}}, indent=2).encode()
+        document = json.dumps({"attributes": {"kdcache": with_digest(content)}}, indent=2).encode()
         try:
             require_known_task(content["task"])
             require_known_layout(content.get("positions"))
@@ -184,8 +190,8 @@ class Manifest:
         return digest(self._content())
 
     def to_json(self) -> dict[str, Any]:
-        """Return the sealed document that stands in the root group's attributes as `kdcache`."""
-        return seal(self._content())
+        """Return the document with its digest, `kdcache` in the root group's attributes."""
+        return with_digest(self._content())
 
     @classmethod
     def from_json(cls, document: Any, where: str) -> "Manifest":
@@ -202,7 +208,7 @@ class Manifest:
                 f"this kdcache reads up to {FORMAT_VERSION}: upgrade kdcache"
             )
         try:
-            content = unseal(document)
+            content = checked_content(document)
             # True and 1.0 equal 1, and are not what is written
             if type(version) is not int or version < 1:
                 raise ValueError(

@@ -20,8 +20,8 @@ import numpy as np
 
 from kdcache.cache.documents.limits import MOST_OBJECT
 from kdcache.cache.documents.manifest import Manifest
-from kdcache.cache.storage.objects import Objects
-from kdcache.cache.unit_store import Bytes, StoredSample, named_unit
+from kdcache.cache.formats.protocol import Bytes, StoredSample, named_unit
+from kdcache.cache.storage.protocol import Storage
 from kdcache.errors import brief, quoted
 from kdcache.runtime.text_files import path_bytes, path_text
 from kdcache.shapes import Records, Rows
@@ -102,7 +102,7 @@ class TarFormat:
         """Return nothing: tars need nothing beside them."""
         return {}
 
-    def faults(self, objects: Objects, seed: int) -> list[str]:
+    def faults(self, storage: Storage, seed: int) -> list[str]:
         """Return nothing: tars need nothing beside them."""
         return []
 

@@ -18,12 +18,12 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
+from kdcache.cache.documents.document import parsed
 from kdcache.cache.documents.manifest import Manifest
-from kdcache.cache.documents.sealed import parsed
+from kdcache.cache.formats.protocol import Bytes, StoredSample, named_unit
 from kdcache.cache.formats.shard import most_shard, read_shard
-from kdcache.cache.storage.objects import Objects
+from kdcache.cache.storage.protocol import Storage
 from kdcache.cache.storage.rereading import read_twice
-from kdcache.cache.unit_store import Bytes, StoredSample, named_unit
 from kdcache.errors import CacheError, DamagedError, quoted
 from kdcache.shapes import Records
 
@@ -94,22 +94,22 @@ class ZarrFormat:
         self._create(store, seed_path(seed))
         return {key: data for key, data in contents(store).items() if key != "zarr.json"}
 
-    def faults(self, objects: Objects, seed: int) -> list[str]:
+    def faults(self, storage: Storage, seed: int) -> list[str]:
         """Return what keeps plain zarr from finding the array of `seed`, with this shape and
         chunking."""
         group = PurePosixPath(seed_path(seed)).parent
         try:
-            check_group(objects, str(group))
-            read_twice(lambda is_fresh: self._check_array(objects, seed, is_fresh))
+            check_group(storage, str(group))
+            read_twice(lambda is_fresh: self._check_array(storage, seed, is_fresh))
         except CacheError as error:
             return [str(error)]
         return []
 
-    def _check_array(self, objects: Objects, seed: int, is_fresh: bool) -> None:
+    def _check_array(self, storage: Storage, seed: int, is_fresh: bool) -> None:
         """Raise a DamagedError if plain zarr does not find the array of `seed` as it should be."""
         key = f"{seed_path(seed)}/zarr.json"
         try:
-            data = objects.get(key, most=MOST_METADATA, is_fresh=is_fresh)
+            data = storage.get(key, most=MOST_METADATA, is_fresh=is_fresh)
             parsed(data, most_values=MOST_METADATA)  # zarr itself would go as deep as it goes
             array = zarr.open_array(store_contents({key: data}), path=seed_path(seed), mode="r")
             found = (array.shape, array.shards, array.chunks, array.dtype)
@@ -118,13 +118,13 @@ class ZarrFormat:
         except Exception as error:  # zarr raises what it likes on a damaged file
             reason = " ".join(str(error).split())[:160]
             raise DamagedError(
-                f"zarr cannot open its array: {reason}; {_anew(objects, key)}"
+                f"zarr cannot open its array: {reason}; {_anew(storage, key)}"
             ) from error
         wanted = (self.rows, self.dtype.itemsize), self.shards, self.chunks, np.dtype("uint8")
         if found != wanted:
             shape, shards, chunks, _ = map(quoted, found)
             told = f"its array has shape {shape}, shards {shards}, chunks {chunks}, not {wanted}"
-            raise DamagedError(f"{told}; {_anew(objects, key)}")
+            raise DamagedError(f"{told}; {_anew(storage, key)}")
 
     def encode(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
         """Return the shard of `records`, `[1, rows]`; it holds no samples."""
@@ -179,7 +179,7 @@ class ZarrFormat:
         )
 
 
-def check_group(objects: Objects, path: str) -> None:
+def check_group(storage: Storage, path: str) -> None:
     """Check that plain zarr can go through a group: its document, if it is there, is one.
 
     Raises:
@@ -189,7 +189,7 @@ def check_group(objects: Objects, path: str) -> None:
 
     def check(is_fresh: bool) -> None:
         try:
-            data = objects.get(key, most=MOST_METADATA, is_fresh=is_fresh)
+            data = storage.get(key, most=MOST_METADATA, is_fresh=is_fresh)
             group = parsed(data, most_values=MOST_METADATA)
             if (group["zarr_format"], group["node_type"]) != (3, "group"):
                 raise ValueError("it is no group of format 3")
@@ -197,14 +197,14 @@ def check_group(objects: Objects, path: str) -> None:
             return
         except (ValueError, TypeError, KeyError) as error:
             raise DamagedError(
-                f"{key} is damaged: {error}; delete {objects}/{key}: arrays are found without it"
+                f"{key} is damaged: {error}; delete {storage}/{key}: arrays are found without it"
             ) from error
 
     read_twice(check)
 
 
-def _anew(objects: Objects, key: str) -> str:
-    return f"delete {objects}/{key} and run the dump again: it writes this file anew"
+def _anew(storage: Storage, key: str) -> str:
+    return f"delete {storage}/{key} and run the dump again: it writes this file anew"
 
 
 def root_metadata(manifest: Manifest) -> bytes:

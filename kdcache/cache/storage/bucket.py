@@ -36,8 +36,8 @@ from kdcache.cache.storage.bucket_errors import (
     status_of,
     way_out_of,
 )
-from kdcache.cache.storage.objects import MOST_BYTES, PROBE, Entry, is_temporary
 from kdcache.cache.storage.patience import Patience, Tries
+from kdcache.cache.storage.protocol import MOST_BYTES, PROBE, Entry, is_temporary
 from kdcache.errors import CacheError, LargeObjectError, UsageError
 
 PART = 8 * 2**20

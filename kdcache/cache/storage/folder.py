@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kdcache.cache.storage import rename
 from kdcache.cache.storage.blocks import Blocks
-from kdcache.cache.storage.objects import MOST_BYTES, Entry, is_temporary
+from kdcache.cache.storage.protocol import MOST_BYTES, Entry, is_temporary
 from kdcache.errors import CacheError, LargeObjectError, brief
 from kdcache.runtime.files import temporary_beside
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from kdcache.cache.storage.folder import Folder
-from kdcache.cache.storage.objects import Objects
+from kdcache.cache.storage.protocol import Storage
 from kdcache.runtime.console import LINE_SECONDS, say
 from kdcache.runtime.launch import own_place
 from kdcache.runtime.waiting import pause
@@ -35,9 +35,9 @@ class LateFolder(Folder):
         return looked_for_again(lambda: look(key), FileNotFoundError, str(self.path / key))
 
 
-def late(objects: Objects) -> Objects:
+def late(storage: Storage) -> Storage:
     """Return the same objects, with patience if they are in a folder; a bucket is never late."""
-    return LateFolder(objects.path) if type(objects) is Folder else objects
+    return LateFolder(storage.path) if type(storage) is Folder else storage
 
 
 def looked_for_again(look: Callable[[], T], missing: type[Exception], what: str) -> T:

@@ -9,7 +9,7 @@ from traceback import clear_frames
 from typing import TypeVar
 
 from kdcache.cache.storage.blocks import Blocks
-from kdcache.cache.storage.objects import MOST_BYTES, Objects
+from kdcache.cache.storage.protocol import MOST_BYTES, Storage
 from kdcache.errors import DamagedError
 from kdcache.runtime.console import say
 
@@ -64,7 +64,7 @@ def _let_go(error: BaseException) -> None:
 
 
 def agreed_bytes(
-    objects: Objects,
+    storage: Storage,
     key: str,
     *,
     most: int = MOST_BYTES,
@@ -85,7 +85,7 @@ def agreed_bytes(
     """
     before = ""
     for number in range(3):
-        with objects.blocks(key, most=most, is_fresh=number > 0) as blocks:
+        with storage.blocks(key, most=most, is_fresh=number > 0) as blocks:
             digest = blocks.sha256()
             if digest == before:
                 if look is not None:
@@ -95,5 +95,5 @@ def agreed_bytes(
                     return data
         before = digest
     raise DamagedError(
-        f"{objects}/{key} gives other bytes each time it is read; run the same command again"
+        f"{storage}/{key} gives other bytes each time it is read; run the same command again"
     )

@@ -9,12 +9,12 @@ its hands, one that joins late helps.
 from collections.abc import Sequence
 
 from kdcache.cache import Cache
-from kdcache.cache.unit_store import Unit
+from kdcache.cache.formats.protocol import Unit
 from kdcache.dump.job import Job
-from kdcache.dump.worker import Walk, all_units, not_committed, num_views, write_units
+from kdcache.dump.worker import UnitOrder, all_units, not_committed, num_views, write_units
 from kdcache.runtime.console import log, own_name, progress
 from kdcache.runtime.launch import own_place
-from kdcache.runtime.stopping import asked
+from kdcache.runtime.stopping import stop_requested
 from kdcache.runtime.wording import counted
 
 
@@ -29,11 +29,11 @@ def run_in_process(job: Job, cache: Cache) -> int:
     if who := own_name():
         log(who, _start_text(job, cache, mine, len(units)))
     written = _write(job, cache, "dump", mine)
-    if asked():
+    if stop_requested():
         return written
     left = not_committed(cache, units)
     written += _write(job, cache, "help", helping_order(left, me.rank, me.world_size))
-    if who and not asked():
+    if who and not stop_requested():
         log(who, f"{counted(written, 'unit')} written here; the dump is complete")
     return written
 
@@ -58,7 +58,7 @@ def _write(job: Job, cache: Cache, title: str, units: Sequence[Unit]) -> int:
     todo = not_committed(cache, units)
     views = num_views(cache, todo)
     with progress(title, views, "views", is_shown=bool(todo), who=own_name()) as bar:
-        return sum(1 for _ in write_units(job, cache, Walk(todo), bar)) if todo else 0
+        return sum(1 for _ in write_units(job, cache, UnitOrder(todo), bar)) if todo else 0
 
 
 def _start_text(job: Job, cache: Cache, mine: Sequence[Unit], num_units: int) -> str:

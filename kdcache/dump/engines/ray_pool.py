@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.cache import Cache, open_cache
-from kdcache.cache.unit_store import Unit
+from kdcache.cache.formats.protocol import Unit
 from kdcache.dump.config import DumpConfig, RayConfig
 from kdcache.dump.job import Job, prepare
 from kdcache.dump.worker import (
-    Walk,
+    UnitOrder,
     all_units,
     look_at_teacher,
     not_committed,
@@ -25,7 +25,7 @@ from kdcache.dump.worker import (
 )
 from kdcache.errors import KdcacheError
 from kdcache.runtime.console import Bar, log, progress, say
-from kdcache.runtime.stopping import asked, hearing_again
+from kdcache.runtime.stopping import hearing_again, stop_requested
 from kdcache.runtime.wording import counted
 
 ATTEMPTS = (
@@ -140,14 +140,14 @@ class Maker:
                 f"node {os.uname().nodename} finds another cache in {self.cache} than the command; "
                 "choose a folder that all nodes share"
             )
-        self.cache.objects.probe()
+        self.cache.storage.probe()
         self.job = prepare(config)
         self.cache.require(self.job.manifest.with_codec_of(self.cache.manifest))
 
     def make(self, units: Sequence[Unit]) -> Iterator[Unit]:
         """Commit `units`, and yield each that is."""
         with progress("dump", 0, "views", is_shown=False) as bar:
-            yield from write_units(self.job, self.cache, Walk(units), bar)
+            yield from write_units(self.job, self.cache, UnitOrder(units), bar)
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,8 @@ class _Pool:
         while self._todo or self._is_at_work():
             self._hand_out()
             done, _ = self._ray.wait(list(self._awaited), num_returns=1, timeout=_LOOK_SECONDS)
-            if asked():  # looked for before a worker's death: the signal may have gone to all
+            # looked for before a worker's death: the signal may have gone to all
+            if stop_requested():
                 return self._written + self._unheard()
             if done:
                 self._receive(done[0])

@@ -7,8 +7,8 @@ import pytest
 from caches import PATTERNS, fill, flipped
 
 from kdcache.cache.documents.commit import Commit, commit_key, mean_statistics, unit_name
+from kdcache.cache.documents.document import checked_content, with_digest
 from kdcache.cache.documents.parts import Absence, Probe
-from kdcache.cache.documents.sealed import seal, unseal
 from kdcache.errors import CacheError, DamagedUnitError
 
 COMMIT = Commit(
@@ -68,7 +68,9 @@ def test_fields_added_later_are_left_out_where_they_say_nothing_and_refused_wher
     assert b"writer" not in COMMIT.to_bytes()
     told = dataclasses.replace(COMMIT, writer="node3:17")
     assert Commit.from_bytes(told.to_bytes(), "here") == told and told.digest != COMMIT.digest
-    newer = json.dumps(seal({**unseal(json.loads(COMMIT.to_bytes())), "later": 1})).encode()
+    newer = json.dumps(
+        with_digest({**checked_content(json.loads(COMMIT.to_bytes())), "later": 1})
+    ).encode()
     with pytest.raises(
         CacheError,
         match=r"this unit: written by a newer kdcache, with fields .* not know \(later\): upgrade",

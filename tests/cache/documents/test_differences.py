@@ -90,10 +90,10 @@ def test_recipes_that_only_their_fingerprint_tells_apart_are_told_by_it() -> Non
 
 
 def test_what_no_recipe_holds_is_shown_and_breaks_nothing() -> None:
-    strange = recipe(CROP)
-    strange["table"] = {**strange["table"], "transforms": [7, {"name": 3}], "mixing": [1]}
-    assert "transform" in told(recipe(CROP), strange)
-    assert told(recipe(CROP), {**strange, "table": {"transforms": None}})
+    unknown = recipe(CROP)
+    unknown["table"] = {**unknown["table"], "transforms": [7, {"name": 3}], "mixing": [1]}
+    assert "transform" in told(recipe(CROP), unknown)
+    assert told(recipe(CROP), {**unknown, "table": {"transforms": None}})
 
 
 def test_shipped_recipes_differ_in_few_words() -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.cache import FORMAT_VERSION, Manifest, create_cache, open_cache
-from kdcache.cache.documents.sealed import seal
-from kdcache.cache.layout import chunk_rows, default_unit
+from kdcache.cache.documents.document import with_digest
+from kdcache.cache.unit_sizes import chunk_rows, default_unit
 from kdcache.codecs import open_codec
 from kdcache.errors import CacheError, MismatchError
 
@@ -125,7 +125,7 @@ def test_a_format_of_the_future_is_refused(tmp_path: Path) -> None:
         "a field of the future": 1,
     }
     del content["digest"]
-    root["attributes"]["kdcache"] = seal(content)
+    root["attributes"]["kdcache"] = with_digest(content)
     (tmp_path / "zarr.json").write_text(json.dumps(root))
     with pytest.raises(
         CacheError, match=rf"version {FORMAT_VERSION + 1}; .* reads up to {FORMAT_VERSION}: upgrade"

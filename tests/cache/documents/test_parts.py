@@ -9,8 +9,8 @@ from caches import manifest
 
 from kdcache.cache import Commit, Manifest
 from kdcache.cache.documents import parts
+from kdcache.cache.documents.document import checked_content, with_digest
 from kdcache.cache.documents.parts import Absence, MadeBy, Part, Probe, TeacherEntry
-from kdcache.cache.documents.sealed import seal, unseal
 from kdcache.errors import DamagedError, DamagedUnitError
 
 ORIGIN = {"codec": "full", "made_by": {"gradient_error": {"4.0": 0.5}}}
@@ -84,20 +84,22 @@ def test_what_is_none_is_not_written_and_a_null_that_was_said_is(cls: type[Part]
 
 
 def test_what_a_newer_kdcache_says_in_a_manifest_stays_in_its_digest() -> None:
-    content = unseal(manifest(source={**TABLES[parts.SourceEntry], "classes": 5}).to_json())
+    content = checked_content(
+        manifest(source={**TABLES[parts.SourceEntry], "classes": 5}).to_json()
+    )
     names = ("source", "recipe", "teacher", "codec", "made_by")
     told = {**content, **{name: with_later(content[name]) for name in names}}
-    document = seal(json.loads(json.dumps(told)))
+    document = with_digest(json.loads(json.dumps(told)))
     read = Manifest.from_json(document, "here")
     assert read.to_json() == document and read.digest == document["digest"]
     assert read.source.others == read.with_errors({1.0: 0.5}).made_by.others == LATER
 
 
 def test_what_a_newer_kdcache_says_in_a_commit_stays_in_its_digest() -> None:
-    content = unseal(json.loads(COMMIT.to_bytes()))
+    content = checked_content(json.loads(COMMIT.to_bytes()))
     for name in ("absent", "probes"):
         content[name] = [with_later(table) for table in content[name]]
-    document = seal(content)
+    document = with_digest(content)
     read = Commit.from_bytes(json.dumps(document).encode(), "here")
     assert json.loads(read.to_bytes()) == document and read.digest == document["digest"]
     assert read.of_seed(0).absent[0].others == LATER
@@ -118,9 +120,9 @@ def test_what_a_newer_kdcache_says_in_a_commit_stays_in_its_digest() -> None:
 def test_a_table_of_another_form_is_refused_before_it_is_read(
     name: str, table: Any, told: str
 ) -> None:
-    content = {**unseal(manifest().to_json()), name: table}
+    content = {**checked_content(manifest().to_json()), name: table}
     with pytest.raises(DamagedError, match=rf"zarr.json\) is damaged: {told}"):
-        Manifest.from_json(seal(content), "here")
+        Manifest.from_json(with_digest(content), "here")
 
 
 @pytest.mark.parametrize(
@@ -135,9 +137,9 @@ def test_a_table_of_another_form_is_refused_before_it_is_read(
 def test_an_entry_of_another_form_is_refused_before_it_is_read(
     name: str, table: Any, told: str
 ) -> None:
-    content = {**unseal(json.loads(COMMIT.to_bytes())), name: [table]}
+    content = {**checked_content(json.loads(COMMIT.to_bytes())), name: [table]}
     with pytest.raises(DamagedUnitError, match=f"the commit is damaged: {told}"):
-        Commit.from_bytes(json.dumps(seal(content)).encode(), "here")
+        Commit.from_bytes(json.dumps(with_digest(content)).encode(), "here")
 
 
 def test_the_caches_that_one_was_recoded_from_come_last_first() -> None:

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.cache import Cache, create_cache, open_cache
+from kdcache.cache.committing import commit_unit
 from kdcache.cache.documents.parts import Absence
+from kdcache.cache.formats.protocol import StoredSample
 from kdcache.cache.formats.tar import TarFormat, member_name
-from kdcache.cache.unit_store import StoredSample
-from kdcache.cache.writing import commit_unit
 from kdcache.errors import CacheError, DamagedUnitError
 from kdcache.shapes import Records
 from kdcache.sources.tar_reader import TarReader

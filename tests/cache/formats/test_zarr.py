@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.cache import Cache, Commit
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.formats.zarr import ZarrFormat, object_key
-from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.errors import DamagedUnitError
 from kdcache.shapes import Records
 

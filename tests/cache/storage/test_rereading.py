@@ -11,20 +11,20 @@ from s3_server import BUCKET, environ, environment, faulty_proxy, s3_server
 
 from kdcache.cache import Cache, create_cache, open_cache
 from kdcache.cache.arrays import arrays_digest
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.extent import Extent, publish_extent, read_extents
 from kdcache.cache.formats.zarr import object_key, seed_path
 from kdcache.cache.storage.folder import Folder
-from kdcache.cache.storage.objects import MOST_BYTES
+from kdcache.cache.storage.protocol import MOST_BYTES
 from kdcache.cache.subset import samples_arrays
-from kdcache.cache.writing import commit_unit, start_seed
 from kdcache.codecs import open_codec
 from kdcache.errors import CacheError, DamagedError
 from kdcache.tools.merge import copy_units
 
 HELD = np.array([1, 2, 3, 5, 8, 13])
 KEYS = {
-    "extents/": lambda cache: read_extents(cache.objects),
+    "extents/": lambda cache: read_extents(cache.storage),
     "zarr.json": lambda cache: cache.manifest.digest,
     commit_key(0, 1): lambda cache: cache.whole_commit(0, 1).digest,
     object_key(0, 1): lambda cache: cache.read_unit(cache.commit_of(0, 1)).tobytes(),
@@ -68,7 +68,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     codec = open_codec("lowrank:step=0.5", classes=5).fit(logits)
     samples = {"count": len(HELD), "sha256": arrays_digest(samples_arrays(HELD))}
     cache = create_cache(path, manifest(codec, samples=samples), codec.fit_arrays(), samples=HELD)
-    publish_extent(cache.objects, Extent.of([0]))
+    publish_extent(cache.storage, Extent.of([0]))
     start_seed(cache, 0)
     for unit in range(cache.manifest.num_units):
         commit_unit(cache, 0, unit, records(cache, 0, unit))
@@ -129,7 +129,7 @@ def test_an_object_that_a_killed_writer_left_is_adopted_as_it_is(tmp_path: Path)
     """Nothing vouches for it yet: of its bytes two readings in a row must agree."""
     cache = fill(tmp_path / "cache", 0)
     (tmp_path / "cache" / commit_key(0, 1)).unlink()
-    other = cache.objects.get(object_key(0, 0))  # whole, and of another unit
+    other = cache.storage.get(object_key(0, 0))  # whole, and of another unit
     again = open_cache(Faltering(tmp_path / "cache", object_key(0, 1), lambda data: other))
     commit_unit(again, 0, 1, records(cache, 0, 1, writer=2))
     assert cache.read_unit(cache.commit_of(0, 1)).tobytes() == records(cache, 0, 1).tobytes()
@@ -138,7 +138,7 @@ def test_an_object_that_a_killed_writer_left_is_adopted_as_it_is(tmp_path: Path)
 def test_a_copy_compares_bytes_that_agree(tmp_path: Path) -> None:
     source = fill(tmp_path / "source", 0)
     copy = create_cache(tmp_path / "copy", source.manifest)
-    copy.objects.publish(object_key(0, 0), source.objects.get(object_key(0, 0)))
+    copy.storage.publish(object_key(0, 0), source.storage.get(object_key(0, 0)))
     folder = Faltering(tmp_path / "copy", object_key(0, 0), WRONG["flipped"])
     assert len(copy_units(source, Cache(folder, source.manifest), source.units())) == 3
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nursery import SETTINGS, UNITS, command, num_committed, objects, started
+from nursery import SETTINGS, UNITS, command, num_committed, started, storage
 from runs import dump
 
 from kdcache.cache import open_cache
@@ -21,7 +21,7 @@ from kdcache.cache.documents.commit import commit_key
 from kdcache.dump import job as dump_job
 from kdcache.dump import worker as dump_units
 from kdcache.dump.engines.process import helping_order, share
-from kdcache.dump.worker import Walk
+from kdcache.dump.worker import UnitOrder
 
 ENDLESS = 120.0
 units = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50)), unique=True)
@@ -49,20 +49,20 @@ def test_every_helper_comes_to_every_unit_and_each_begins_elsewhere(
 @given(st.lists(st.integers(), unique=True), st.sets(st.integers(0, 30)))
 def test_whoever_jumps_comes_to_every_unit_once(numbers: list[int], jumps: set[int]) -> None:
     todo, seen = [(0, number) for number in numbers], []
-    walk = Walk(todo)
-    for step, unit in enumerate(walk):
+    order = UnitOrder(todo)
+    for step, unit in enumerate(order):
         seen.append(unit)
         if step in jumps:
-            walk.jump()
+            order.jump()
     assert sorted(seen) == sorted(todo) and (jumps or seen == todo)
 
 
 def test_a_jump_leads_elsewhere() -> None:
     firsts = set()
     for _ in range(40):
-        walk = Walk([(0, number) for number in range(10)])
-        walk.jump()
-        firsts.add(next(iter(walk)))
+        order = UnitOrder([(0, number) for number in range(10)])
+        order.jump()
+        firsts.add(next(iter(order)))
     assert len(firsts) > 3
 
 
@@ -71,7 +71,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Return the objects of a cache that one process dumped."""
     path = tmp_path_factory.mktemp("alone") / "cache"
     ends_well(started(path))
-    return objects(path)
+    return storage(path)
 
 
 def ends_well(*processes: Any) -> None:
@@ -106,7 +106,7 @@ def test_one_dies_and_one_that_was_never_announced_joins_late(
     ends_well(other, joiner)
     dying.join()
     assert dying.exitcode == -signal.SIGKILL, "it was too fast to be killed"
-    assert objects(path) == alone
+    assert storage(path) == alone
 
 
 def test_a_rank_takes_its_share_whatever_is_missing_and_then_helps(
@@ -143,7 +143,7 @@ def test_a_worker_waits_for_the_first_to_measure_the_codec_but_not_for_ever(
     monkeypatch.setattr(dump_job, "FIT_SECONDS", 0.2)
     dump(tmp_path / "orphaned", **fitted)
     assert ": measures the codec itself: no cache in" in capsys.readouterr().err
-    assert objects(tmp_path / "orphaned") == objects(tmp_path / "cache")
+    assert storage(tmp_path / "orphaned") == storage(tmp_path / "cache")
     monkeypatch.setattr(dump_job, "FIT_SECONDS", ENDLESS)
     dump(tmp_path / "exact", **{**fitted, "codec": SETTINGS["codec"]})
     assert "waits for the cache" not in capsys.readouterr().err, "nothing is measured"
@@ -222,7 +222,7 @@ def test_a_worker_that_is_told_to_stop_ends_its_commit_and_tells_how_many(
     ), err
     assert 5 <= num_committed(path) < len(UNITS)
     ends_well(started(path, teacher=slow(tmp_path)))
-    assert objects(path) == alone
+    assert storage(path) == alone
 
 
 @pytest.mark.slow
@@ -238,7 +238,7 @@ def test_torchrun_starts_the_dead_again(alone: dict[str, bytes], tmp_path: Path)
         code, out, err = launcher.end(ENDLESS)
     assert code == 0, err
     assert "via signal" in err, "it was too fast to be killed"
-    assert objects(path) == alone
+    assert storage(path) == alone
     assert out.count("cache  ") == 1 and out.count("kdcache train-student") == 1, (
         "rank 0 prints the result"
     )

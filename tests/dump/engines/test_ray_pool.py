@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nursery import SETTINGS, UNITS, num_committed, objects
+from nursery import SETTINGS, UNITS, num_committed, storage
 from runs import dump
 
 from kdcache.dump.config import RayConfig
@@ -74,7 +74,7 @@ def test_a_dump_on_ray(
         assert killed and len(UNITS) - 2 <= written <= len(UNITS), (
             "what the dead one committed last may go unheard"
         )
-        assert objects(path) == objects(tmp_path / "alone")
+        assert storage(path) == storage(tmp_path / "alone")
         assert err.count("note: a worker on Ray died over unit ") == 1 and out == ""
         who = r"^[-\d]+ [:\d]+ driver on \S+: dump"
         assert re.search(

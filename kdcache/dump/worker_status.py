@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
 
-from kdcache.cache.writer import Writer, parse_writer
+from kdcache.cache.writer_name import Writer, parse_writer
 
 RECENT_SECONDS = 600.0
 """What the rate of a dump is taken over, and how long a worker of unknown pace may be silent."""

@@ -13,12 +13,12 @@ from typing import Any
 from kdcache.cache.cache import Cache
 from kdcache.cache.documents.commit import Commit, also_absent, commit_key
 from kdcache.cache.documents.manifest import MANIFEST, library_versions
+from kdcache.cache.formats.protocol import StoredSample, Unit
 from kdcache.cache.opening import open_cache
 from kdcache.cache.storage.blocks import Blocks
 from kdcache.cache.storage.rereading import agreed_bytes
 from kdcache.cache.subset import thinned
-from kdcache.cache.unit_store import StoredSample, Unit
-from kdcache.cache.writer import writer_name
+from kdcache.cache.writer_name import writer_name
 from kdcache.errors import CacheError
 from kdcache.shapes import Records
 
@@ -34,13 +34,13 @@ def require_manifest(cache: Cache, *, reads: bool = False) -> None:
     Raises:
         CacheError: it is gone, or another cache has taken its place.
     """
-    stamp = cache.objects.stamp(MANIFEST)
+    stamp = cache.storage.stamp(MANIFEST)
     if stamp is not None and stamp == cache.stamp and not reads:
         return
     try:
-        found = open_cache(cache.objects)
+        found = open_cache(cache.storage)
     except CacheError as error:
-        if cache.objects.exists(MANIFEST):
+        if cache.storage.exists(MANIFEST):
             raise
         raise CacheError(
             f"cache {cache} is no longer there: it has lost its manifest ({MANIFEST}), or was moved"
@@ -79,7 +79,7 @@ def require_written(cache: Cache, units: Iterable[Unit]) -> None:
 def start_seed(cache: Cache, seed: int) -> None:
     """Publish what plain readers need beside a seed's units; growth changes no existing object."""
     for key, data in cache.format.metadata(seed).items():
-        cache.objects.publish(key, data)
+        cache.storage.publish(key, data)
 
 
 def commit_unit(
@@ -122,7 +122,7 @@ def commit_unit(
         )
     key = cache.format.key(seed, unit)
     data = encode_unit(cache, unit, records, samples)
-    if not cache.objects.publish(key, data):
+    if not cache.storage.publish(key, data):
         where = f"cache {cache}, {cache.unit_name(seed, unit)}"
         data = _winner(cache, unit, key, where)
         winner = cache.decode_bytes(unit, data, _left(cache, where, key))
@@ -139,10 +139,10 @@ def commit_unit(
         write_id=secrets.token_hex(8),
         **{"versions": library_versions(), "writer": writer_name(), **facts},
     )
-    if not cache.objects.publish(commit_key(seed, unit), commit.to_bytes()):
+    if not cache.storage.publish(commit_key(seed, unit), commit.to_bytes()):
         return cache.commit_of(seed, unit)
-    if not cache.objects.exists(key):  # `gc` took it, which looked just before there was a commit
-        cache.objects.publish(key, data)
+    if not cache.storage.exists(key):  # `gc` took it, which looked just before there was a commit
+        cache.storage.publish(key, data)
     return commit
 
 
@@ -161,7 +161,7 @@ def encode_unit(
 
 
 def _left(cache: Cache, where: str, key: str) -> str:
-    return f"{where}; delete {cache.objects}/{key} and run the dump again"
+    return f"{where}; delete {cache.storage}/{key} and run the dump again"
 
 
 def _winner(cache: Cache, unit: int, key: str, where: str) -> bytes:
@@ -171,7 +171,7 @@ def _winner(cache: Cache, unit: int, key: str, where: str) -> bytes:
         cache.look_through(unit, blocks, _left(cache, where, key))
 
     try:
-        return agreed_bytes(cache.objects, key, most=most, look=look)
+        return agreed_bytes(cache.storage, key, most=most, look=look)
     except FileNotFoundError:
         raise CacheError(
             f"{where}: {key} was there a moment ago and is not; run the same command again"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kdcache.cache.documents.sealed import digest, seal, unseal
+from kdcache.cache.documents.document import checked_content, digest, with_digest
 
 names = st.text(max_size=5).filter(lambda name: name != "digest")
 values = st.recursive(
@@ -24,9 +24,11 @@ documents = st.dictionaries(names, values, min_size=1, max_size=5)
 
 @given(documents)
 def test_a_sealed_document_comes_back_through_json(content: dict[str, Any]) -> None:
-    stored = json.loads(json.dumps(seal(content), indent=1))
-    assert unseal(stored) == content
-    assert unseal(dict(reversed(stored.items()))) == content, "the order of keys means nothing"
+    stored = json.loads(json.dumps(with_digest(content), indent=1))
+    assert checked_content(stored) == content
+    assert checked_content(dict(reversed(stored.items()))) == content, (
+        "the order of keys means nothing"
+    )
 
 
 @given(documents, st.data())
@@ -35,18 +37,18 @@ def test_any_changed_value_raises(content: dict[str, Any], data: st.DataObject) 
     other = data.draw(values)
     assume(json.dumps(other, sort_keys=True) != json.dumps(content[name], sort_keys=True))
     with pytest.raises(ValueError, match="digest"):
-        unseal({**seal(content), name: other})
+        checked_content({**with_digest(content), name: other})
 
 
 @given(documents, names, values)
 def test_an_added_or_dropped_key_raises(content: dict[str, Any], name: str, value: Any) -> None:
-    sealed = seal(content)
+    document = with_digest(content)
     if name not in content:
         with pytest.raises(ValueError, match="does not match"):
-            unseal({**sealed, name: value})
-    for key in sealed:
+            checked_content({**document, name: value})
+    for key in document:
         with pytest.raises(ValueError, match="digest"):
-            unseal({other: sealed[other] for other in sealed if other != key})
+            checked_content({other: document[other] for other in document if other != key})
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_an_added_or_dropped_key_raises(content: dict[str, Any], name: str, valu
 )
 def test_what_is_no_sealed_document_raises(document: Any) -> None:
     with pytest.raises(ValueError, match="digest"):
-        unseal(document)
+        checked_content(document)
 
 
 def test_the_digest_is_sha256_of_canonical_json() -> None:

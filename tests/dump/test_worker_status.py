@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdcache.dump.workers import Seen, Worker, rate_of, workers_of
+from kdcache.dump.worker_status import Seen, Worker, rate_of, workers_of
 
 NOW = 100_000.0
 

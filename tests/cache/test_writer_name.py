@@ -6,7 +6,7 @@ import re
 import pytest
 from nursery import fork_server
 
-from kdcache.cache.writer import Writer, parse_writer, writer_name
+from kdcache.cache.writer_name import Writer, parse_writer, writer_name
 
 
 def test_a_name_says_host_process_and_rank() -> None:

@@ -13,7 +13,7 @@ from runs import CONV, IN_PROCESS, MLP, dump, train
 from segmentation_files import write_pair
 
 from kdcache.cache import Cache, open_cache
-from kdcache.cache.contents import CheckedSource, changed_samples, checksums_of
+from kdcache.cache.content_digests import CheckedSource, changed_samples, checksums_of
 from kdcache.cache.source import views_of
 from kdcache.cache.source_list import read_list
 from kdcache.config.spec import Spec
@@ -92,7 +92,7 @@ def test_a_training_stops_at_an_overwritten_image(
 def test_whatever_reads_the_data_of_a_cache_sees_it(cache: Cache, tmp_path: Path) -> None:
     data = f"imagefolder:{tmp_path / 'images'}"
     with pytest.raises(MismatchError, match=CHANGED):
-        dump(cache.objects.path, **{**settings_of_changed(tmp_path), "seeds": "0:2"})
+        dump(cache.storage.path, **{**settings_of_changed(tmp_path), "seeds": "0:2"})
     with pytest.raises(MismatchError, match=CHANGED):
         convert_cache(str(cache), tmp_path / "tars", store="webdataset", data=data)
     views = views_of(cache, data)
@@ -140,7 +140,7 @@ def test_an_overwritten_file_of_the_same_size_needs_them(tmp_path: Path) -> None
 
 def test_digests_cannot_be_left_out_of_a_cache_that_has_them(cache: Cache, tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match=r"content_digests is false, and cache .* with them"):
-        dump(cache.objects.path, content_digests=False, **settings_of_changed(tmp_path))
+        dump(cache.storage.path, content_digests=False, **settings_of_changed(tmp_path))
 
 
 def test_a_cache_with_its_own_images_has_other_bytes_to_check(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class Entry(NamedTuple):
 
 
 @runtime_checkable
-class Objects(Protocol):
+class Storage(Protocol):
     """Objects by relative key, each written once: whole under its name or not at all, never
     changed, never replaced."""
 

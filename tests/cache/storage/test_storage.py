@@ -15,11 +15,11 @@ import pytest
 from caches import temporaries
 from s3_server import BUCKET, FaultyProxy, environ, environment, faulty_proxy, s3_server
 
-from kdcache.cache.opening import open_objects
+from kdcache.cache.opening import open_storage
 from kdcache.cache.storage import bucket as buckets
 from kdcache.cache.storage.bucket import Bucket
-from kdcache.cache.storage.objects import Objects
 from kdcache.cache.storage.patience import Patience
+from kdcache.cache.storage.protocol import Storage
 from kdcache.errors import CacheError, UsageError
 
 QUICK = Patience(pauses=(0.01, 0.01))
@@ -39,62 +39,62 @@ def proxy(server: int) -> Iterator[FaultyProxy]:
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Objects]:
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     if request.param == "folder":
-        yield open_objects(tmp_path / "cache")
+        yield open_storage(tmp_path / "cache")
         return
     with environ(**environment(request.getfixturevalue("server"))):
-        yield open_objects(new_url())
+        yield open_storage(new_url())
 
 
 def new_url() -> str:
     return f"s3://{BUCKET}/{secrets.token_hex(4)}/cache"
 
 
-def test_an_object_is_written_once(objects: Objects) -> None:
+def test_an_object_is_written_once(storage: Storage) -> None:
     assert (
-        not objects.exists("a/b") and list(objects.list("a")) == [] and list(objects.walk()) == []
+        not storage.exists("a/b") and list(storage.list("a")) == [] and list(storage.walk()) == []
     )
-    assert objects.publish("a/b", b"first") and not objects.publish("a/b", b"second")
-    assert objects.get("a/b") == b"first" and objects.exists("a/b") and not objects.exists("a")
+    assert storage.publish("a/b", b"first") and not storage.publish("a/b", b"second")
+    assert storage.get("a/b") == b"first" and storage.exists("a/b") and not storage.exists("a")
 
 
-def test_names_are_listed_one_level_deep_and_objects_at_any(objects: Objects) -> None:
+def test_names_are_listed_one_level_deep_and_objects_at_any(storage: Storage) -> None:
     start = time.time()
     for key in ("a/2", "a/10/x", "a/1", "b", "a/10/y"):
-        objects.publish(key, key.encode())
-    assert list(objects.list("a")) == ["1", "10", "2"] and list(objects.list("")) == ["a", "b"]
-    assert {(entry.key, entry.size) for entry in objects.walk("a/10")} == {
+        storage.publish(key, key.encode())
+    assert list(storage.list("a")) == ["1", "10", "2"] and list(storage.list("")) == ["a", "b"]
+    assert {(entry.key, entry.size) for entry in storage.walk("a/10")} == {
         ("a/10/x", 6),
         ("a/10/y", 6),
     }
-    assert len(found := list(objects.walk())) == 5 and all(
+    assert len(found := list(storage.walk())) == 5 and all(
         abs(entry.time - start) < 60 for entry in found
     )
-    assert list(temporaries(objects)) == []
+    assert list(temporaries(storage)) == []
 
 
-def test_what_is_not_there_and_what_is_too_large(objects: Objects) -> None:
+def test_what_is_not_there_and_what_is_too_large(storage: Storage) -> None:
     with pytest.raises(FileNotFoundError):
-        objects.get("a")
-    objects.publish("a", b"1234")
-    assert objects.get("a", most=4) == b"1234"
+        storage.get("a")
+    storage.publish("a", b"1234")
+    assert storage.get("a", most=4) == b"1234"
     with pytest.raises(CacheError, match="has 4 bytes, more than the 3 that it may have"):
-        objects.get("a", most=3)
+        storage.get("a", most=3)
 
 
-def test_an_object_is_read_in_parts_also_after_it_was_removed(objects: Objects) -> None:
+def test_an_object_is_read_in_parts_also_after_it_was_removed(storage: Storage) -> None:
     data = secrets.token_bytes(3000)
-    objects.publish("a", data)
-    with objects.blocks("a", most=3000) as blocks:
-        objects.remove("a")
+    storage.publish("a", data)
+    with storage.blocks("a", most=3000) as blocks:
+        storage.remove("a")
         assert (blocks.size, blocks.read(1000, 500)) == (3000, data[1000:1500])
         assert blocks.read(2900, 500) == data[2900:] and blocks.read(3000, 1) == b""
         assert blocks.sha256() == hashlib.sha256(data).hexdigest()
-    with pytest.raises(FileNotFoundError), objects.blocks("a"):
+    with pytest.raises(FileNotFoundError), storage.blocks("a"):
         pass
-    objects.publish("b", data)
-    with pytest.raises(CacheError, match="more than the 2999"), objects.blocks("b", most=2999):
+    storage.publish("b", data)
+    with pytest.raises(CacheError, match="more than the 2999"), storage.blocks("b", most=2999):
         pass
 
 
@@ -136,44 +136,44 @@ def test_a_slash_too_few_is_no_folder() -> None:
             r"s3:/bucket/cache is neither an address nor a likely folder; write s3://BUCKET/PREFIX"
         ),
     ):
-        open_objects("s3:/bucket/cache")
+        open_storage("s3:/bucket/cache")
 
 
-def test_an_object_can_be_removed_twice(objects: Objects) -> None:
-    objects.publish("a/b", b"1")
+def test_an_object_can_be_removed_twice(storage: Storage) -> None:
+    storage.publish("a/b", b"1")
     for _ in range(2):
-        objects.remove("a/b")
-        assert not objects.exists("a/b")
-    assert objects.publish("a/b", b"2")
+        storage.remove("a/b")
+        assert not storage.exists("a/b")
+    assert storage.publish("a/b", b"2")
 
 
-def test_an_object_may_be_empty(objects: Objects) -> None:
-    assert objects.publish("a", b"") and objects.get("a") == b"" and objects.exists("a")
+def test_an_object_may_be_empty(storage: Storage) -> None:
+    assert storage.publish("a", b"") and storage.get("a") == b"" and storage.exists("a")
 
 
-def test_a_stamp_tells_an_object_from_the_one_that_follows_it(objects: Objects) -> None:
-    assert objects.stamp("a") is None
-    objects.publish("a", b"1")
-    stamp = objects.stamp("a")
-    assert stamp == objects.stamp("a") is not None
-    objects.remove("a")
-    objects.publish("a", b"23")
-    assert objects.stamp("a") not in (stamp, None)
+def test_a_stamp_tells_an_object_from_the_one_that_follows_it(storage: Storage) -> None:
+    assert storage.stamp("a") is None
+    storage.publish("a", b"1")
+    stamp = storage.stamp("a")
+    assert stamp == storage.stamp("a") is not None
+    storage.remove("a")
+    storage.publish("a", b"23")
+    assert storage.stamp("a") not in (stamp, None)
 
 
-def test_what_is_tried_out_leaves_nothing_behind(objects: Objects) -> None:
-    objects.probe(writes=False)
-    objects.probe()
-    assert list(objects.walk()) == [] and objects.publish("a", b"1")
-    objects.probe()
-    assert [entry.key for entry in objects.walk()] == ["a"]
+def test_what_is_tried_out_leaves_nothing_behind(storage: Storage) -> None:
+    storage.probe(writes=False)
+    storage.probe()
+    assert list(storage.walk()) == [] and storage.publish("a", b"1")
+    storage.probe()
+    assert [entry.key for entry in storage.walk()] == ["a"]
 
 
-def test_of_many_writers_one_wins(objects: Objects) -> None:
+def test_of_many_writers_one_wins(storage: Storage) -> None:
     won: list[int] = []
 
     def write(number: int) -> None:
-        if objects.publish("a", str(number).encode()):
+        if storage.publish("a", str(number).encode()):
             won.append(number)
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
@@ -181,7 +181,7 @@ def test_of_many_writers_one_wins(objects: Objects) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [str(number).encode() for number in won] == [objects.get("a")]
+    assert [str(number).encode() for number in won] == [storage.get("a")]
 
 
 @pytest.mark.parametrize("lost", [1, 10**6])
@@ -485,6 +485,6 @@ def test_addresses_of_other_kinds_are_refused() -> None:
         with pytest.raises(
             UsageError, match=r"caches lie in folders or at s3://, gs://, az://, not at"
         ):
-            open_objects(url)
+            open_storage(url)
     with pytest.raises(UsageError, match="is no bucket that can be opened"):
-        open_objects("s3://")
+        open_storage("s3://")

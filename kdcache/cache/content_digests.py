@@ -167,7 +167,7 @@ def _read_checksums(cache: Cache) -> Numbers:
     """Return the checksums that a cache keeps."""
     listing = read_list(cache)
     if listing is None or listing.crc32c is None:
-        raise damaged(cache.objects, SOURCE, cache.manifest.source.list or "")
+        raise damaged(cache.storage, SOURCE, cache.manifest.source.list or "")
     return listing.crc32c
 
 

@@ -44,13 +44,13 @@ def parsed(data: bytes, *, most_values: int) -> Any:
     return document
 
 
-def seal(content: Mapping[str, Any]) -> dict[str, Any]:
+def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return `content` with its digest added."""
     return {**content, _FIELD: digest(content)}
 
 
-def unseal(document: Any) -> dict[str, Any]:
-    """Return the content of a sealed document.
+def checked_content(document: Any) -> dict[str, Any]:
+    """Return the content of a document with a digest, which is checked.
 
     Raises:
         ValueError: the digest is absent or is not that of the content.

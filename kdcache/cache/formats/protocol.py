@@ -9,7 +9,7 @@ import numpy as np
 
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.manifest import Manifest
-from kdcache.cache.storage.objects import Objects
+from kdcache.cache.storage.protocol import Storage
 from kdcache.shapes import Records
 
 Unit = tuple[int, int]
@@ -49,7 +49,7 @@ class UnitFormat(Protocol):
     def metadata(self, seed: int) -> dict[str, bytes]:
         """Return the objects beside the units of a seed that plain readers need."""
 
-    def faults(self, objects: Objects, seed: int) -> list[str]:
+    def faults(self, storage: Storage, seed: int) -> list[str]:
         """Return what keeps plain readers from reading a seed, one line each."""
 
     def encode(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
