@@ -121,7 +121,7 @@ def _option_names(codec: Any) -> list[str]:
 
 def _older_defaults(name: str) -> Mapping[str, Any]:
     """Return what a manifest means that does not say an option, for options that came later."""
-    older_defaults: Mapping[str, Any] = getattr(CODECS.get(name), "unsaid", {})
+    older_defaults: Mapping[str, Any] = getattr(CODECS.get(name), "older_defaults", {})
     return older_defaults
 
 
