@@ -24,7 +24,8 @@ from kdcache.cache import Cache, create_cache
 from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.dump.job import Job, prepare
 from kdcache.dump.run import DumpConfig
-from kdcache.dump.worker import UnitOrder, write_units
+from kdcache.dump.shares import UnitOrder
+from kdcache.dump.worker import write_units
 from kdcache.runtime.console import progress
 
 CALLS = 15

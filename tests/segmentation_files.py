@@ -89,5 +89,5 @@ class Unsaid(Shapes):
     task = "classification"
 
 
-def older_defaults() -> Shapes:
+def unsaid() -> Shapes:
     return Unsaid(1)

@@ -160,7 +160,7 @@ class Group(click.Group):
 def _require_words(command: str, words: Sequence[str]) -> None:
     """Refuse empty words, such as those of a variable that is not set, and a `~` that no shell has
     read."""
-    from kdcache.config.arguments import require_text
+    from kdcache.config.texts import require_text
 
     for before, word in pairwise(["", *words]):
         flag, equals, value = word.partition("=")

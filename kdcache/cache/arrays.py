@@ -72,7 +72,7 @@ def read_arrays(storage: Storage, root: str, digest: str, *, most: int) -> dict[
     """Return the arrays that a manifest names.
 
     Args:
-        objects: of the cache.
+        storage: of the cache.
         root: what arrays, see `ROOTS`.
         digest: of the arrays.
         most: bytes that all arrays may have.
@@ -148,7 +148,7 @@ def _stored_arrays(storage: Storage, path: str, most: int, fetched: Any) -> dict
     Only shape and type are taken from a zarr.json: another could name any codec.
 
     Args:
-        objects: of the cache.
+        storage: of the cache.
         path: of the arrays.
         most: bytes that they may have.
         fetched: returns what a function makes of the bytes of a key, of which there are so many.

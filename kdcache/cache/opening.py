@@ -17,7 +17,7 @@ from kdcache.cache.storage.folder import Folder
 from kdcache.cache.storage.protocol import Storage, is_address
 from kdcache.cache.storage.rereading import read_twice
 from kdcache.cache.subset import samples_arrays
-from kdcache.config.arguments import require_text
+from kdcache.config.texts import require_text
 from kdcache.errors import CacheError, DamagedError, UsageError, quoted
 from kdcache.shapes import Rows
 
@@ -125,7 +125,7 @@ def probe_new(storage: Storage, *, writes: bool = True) -> None:
     """Check that a cache can be begun in a place where there is none.
 
     Args:
-        objects: the place.
+        storage: the place.
         writes: whether that may be tried by writing.
 
     Raises:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache import Cache, Commit
-from kdcache.cache.content_digests import checked_source
 from kdcache.cache.local_units import LocalUnits, OpenTar
 from kdcache.cache.opening import as_cache
 from kdcache.cache.prefetch import fetched
+from kdcache.cache.sample_checksums import checked_source
 from kdcache.cache.source_check import require_source
 from kdcache.errors import (
     MOST_QUOTED,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache, open_cache
-from kdcache.cache.content_digests import checked_source
+from kdcache.cache.sample_checksums import checked_source
 from kdcache.cache.source_check import require_source
 from kdcache.codecs import codec_spec
 from kdcache.codecs.full import EXACT_DTYPES

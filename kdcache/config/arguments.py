@@ -1,5 +1,5 @@
 """The gate of what users give: each argument of a function that programs call has a type that the
-signature says, and no text is empty, or a path that only a shell understands.
+signature says, and no text is one that `require_text` refuses.
 
 A flag of a command is text. An argument may be anything, and a wrong one would be told from deep
 inside, or never.
@@ -7,8 +7,6 @@ inside, or never.
 
 import inspect
 import math
-import os
-import re
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -18,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from kdcache.config.texts import require_text
 from kdcache.errors import UsageError, quoted
 
 P = ParamSpec("P")
@@ -30,24 +29,6 @@ _WORDS = {
     Path: ("a Path", "Paths"),
 }
 """What types are called, one and several."""
-
-
-_HOME = re.compile(r"(^|[:=,])~(?=/|$)")
-"""A user's own folder, in the place of a path."""
-
-
-def require_text(text: str, what: str) -> None:
-    """Raise a UsageError if a text that was given is empty, or holds a path below `~`.
-
-    A shell replaces `~` at the start of a word, but not after `--data=imagefolder:`. Python never
-    does: it would make a folder of that name.
-    """
-    if not text.strip():
-        raise UsageError(f"{what} is empty; give a value, or leave it out")
-    if _HOME.search(text):
-        home = os.environ.get("HOME", "$HOME")
-        whole = _HOME.sub(lambda match: match[1] + home, text)
-        raise UsageError(f"{what} is {quoted(text)}; ~ stays as it is here: write {whole}")
 
 
 def checked_arguments(function: Callable[P, T]) -> Callable[P, T]:

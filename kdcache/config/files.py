@@ -14,8 +14,8 @@ from typing import Any, SupportsIndex, TypeVar
 
 import tomli_w
 
-from kdcache.config.arguments import require_text
 from kdcache.config.spec import build, choose
+from kdcache.config.texts import require_text
 from kdcache.errors import UsageError, quoted
 from kdcache.runtime.contrast import contrasted
 from kdcache.runtime.files import plain_bytes

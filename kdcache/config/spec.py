@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kdcache.config.arguments import require_text
+from kdcache.config.texts import require_text
 from kdcache.errors import KdcacheError, UsageError, brief, quoted
 from kdcache.runtime.user_code import user_code
 

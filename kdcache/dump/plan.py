@@ -17,8 +17,9 @@ from kdcache.codec_error.measure import fitted_gradients
 from kdcache.codecs import codec_spec
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import Job, prepare, probe_place
+from kdcache.dump.shares import all_units, not_committed
 from kdcache.dump.unit import stored_samples
-from kdcache.dump.worker import all_units, batches_of, not_committed, records_of
+from kdcache.dump.worker import batches_of, records_of
 from kdcache.errors import UsageError
 from kdcache.models.model import MapModel
 from kdcache.runtime.console import steady_rate

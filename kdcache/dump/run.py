@@ -148,11 +148,10 @@ def run_dump(config: DumpConfig, given: Given = NOTHING_GIVEN) -> dict[str, Any]
 
     Returns:
         `cache`, its `task`, `seeds`, `rows` per seed, `units_written` now by this process or its
-        workers on Ray, `seconds` they
-        took, and over all units of these seeds: `bytes`, `bytes_per_view`, `teacher_accuracy` in
-            percent (None if its classes
-        are others), the number of `absent` rows, whether the cache `has_images`, and `next`, the
-        command of a training from it.
+        workers on Ray, `seconds` they took, and over all units of these seeds: `bytes`,
+        `bytes_per_view`, `teacher_accuracy` in percent (None if its classes are others), the number
+        of `absent` rows, whether the cache `has_images`, and `next`, the command of a training from
+        it.
 
     Raises:
         MismatchError: the cache was made with other settings.

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 
 from kdcache.cache import Cache
-from kdcache.cache.content_digests import CheckedSource, checked_source, checksums_of
 from kdcache.cache.documents.parts import SourceEntry
+from kdcache.cache.sample_checksums import CheckedSource, checked_source, checksums_of
 from kdcache.cache.source_check import require_source
 from kdcache.cache.source_list import (
     SourceList,

@@ -1,12 +1,9 @@
-"""The units of a dump: which are to be made, and the making of one, from views through the teacher
-to records."""
+"""Making the units of a dump: from views through the teacher to records, and to a commit."""
 
 import math
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from random import SystemRandom
 
 import numpy as np
 import torch
@@ -14,6 +11,7 @@ import torch
 from kdcache.cache import Cache
 from kdcache.cache.formats.protocol import Unit
 from kdcache.dump.job import Job
+from kdcache.dump.shares import UnitOrder, num_views
 from kdcache.dump.unit import UnitMaker
 from kdcache.errors import CodecError, UnreadableSampleError
 from kdcache.models.first_batch import tell_no_logits
@@ -30,52 +28,8 @@ _LOOKED = 8
 LOOK_SECONDS = 5.0  # between two looks whether another worker has committed the unit in the making
 
 
-class UnitOrder:
-    """Units one after the other, in an order that may change on the way: who meets another worker
-    goes on elsewhere.
-
-    Two that go the same way would else stay side by side to the end, and every unit would be
-    computed twice.
-    """
-
-    def __init__(self, units: Iterable[Unit]) -> None:
-        self._left = deque(units)
-        # two workers must not jump alike, and views are drawn from the global generators
-        self._random = SystemRandom()
-
-    def __iter__(self) -> Iterator[Unit]:
-        """Yield each unit once."""
-        while self._left:
-            yield self._left.popleft()
-
-    def jump(self) -> None:
-        """Go on at a random place among the units that are left, and come to those before it in the
-        end."""
-        self._left.rotate(-self._random.randrange(len(self._left) or 1))
-
-
-def all_units(job: Job, cache: Cache) -> list[Unit]:
-    """Return the units of the dump, in the order in which a single process makes them."""
-    firsts = [seed for seed in job.seeds if seed == cache.manifest.unit_seeds(seed)[0]]
-    return [(seed, unit) for seed in firsts for unit in range(cache.manifest.num_units)]
-
-
-def not_committed(cache: Cache, units: Sequence[Unit]) -> list[Unit]:
-    """Return those of `units` that are not committed yet, in their order."""
-    missing = {seed: set(cache.missing_units(seed)) for seed in {seed for seed, _ in units}}
-    return [(seed, unit) for seed, unit in units if unit in missing[seed]]
-
-
-def num_views(cache: Cache, units: Iterable[Unit]) -> int:
-    """Return how many views `units` hold."""
-    return (
-        sum(len(cache.manifest.unit_range(unit)) for _, unit in units)
-        * cache.manifest.seeds_per_unit
-    )
-
-
 def write_units(job: Job, cache: Cache, order: UnitOrder, bar: Bar) -> Iterator[Unit]:
-    """Compute and commit the units of `walk` that are missing when their turn comes, and yield each
+    """Compute and commit the units of `order` that are missing when their turn comes; yield each
     after its commit.
 
     One is being committed while the next is computed. When the process is told to stop, the unit in
@@ -172,7 +126,7 @@ def look_at_teacher(job: Job, cache: Cache, unit: Unit) -> None:
 
 
 def _requests(job: Job, cache: Cache, order: UnitOrder, bar: Bar) -> Iterator[Request]:
-    """Yield the batches of the units of `walk`; of one that another worker commits meanwhile no
+    """Yield the batches of the units of `order`; of one that another worker commits meanwhile no
     more of them."""
     for seed, unit in order:
         left = num_views(cache, [(seed, unit)])

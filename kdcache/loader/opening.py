@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache, Commit, open_cache
-from kdcache.cache.content_digests import checked_source
 from kdcache.cache.coverage import note_left_out
 from kdcache.cache.documents.differences import Sides, recipe_differences
 from kdcache.cache.local_units import LocalUnits
 from kdcache.cache.opening import open_storage
+from kdcache.cache.sample_checksums import checked_source
 from kdcache.cache.slab_folder import SlabFolder
 from kdcache.cache.source import CachedSource, local_images
 from kdcache.cache.source_check import require_source, source_differences

@@ -31,7 +31,7 @@ from kdcache.models.preprocessing import PREPROCESSING, Preprocessing, chosen_pr
 from kdcache.models.registry import FAMILIES
 from kdcache.models.segmentation import stacked_maps
 from kdcache.models.timm import timm_preprocessing
-from kdcache.models.weight_files import check_weight_file
+from kdcache.models.weight_formats import check_weight_file
 from kdcache.models.weight_record import ORIGINS
 from kdcache.models.weights import classes_advice, load_weights
 from kdcache.runtime.user_code import user_code

@@ -25,7 +25,7 @@ from kdcache.errors import ModelError, UsageError, brief, quoted
 from kdcache.models.building import Built, Family, constructing
 from kdcache.models.hub_files import CONFIG, WEIGHTS, download_weights, downloaded
 from kdcache.models.image_processor import ProcessedViews, processed_views
-from kdcache.models.weight_files import check_weight_file, some_names
+from kdcache.models.weight_formats import check_weight_file, some_names
 from kdcache.runtime.console import say
 from kdcache.runtime.user_code import exception_text
 

@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from kdcache.config.spec import Spec
 from kdcache.errors import ModelError, UsageError, brief
-from kdcache.models.weight_files import read_weight_file, some_names
+from kdcache.models.weight_formats import read_weight_file, some_names
 from kdcache.models.weight_record import require_recorded
 from kdcache.runtime.console import say
 from kdcache.runtime.user_code import exception_text

@@ -9,12 +9,12 @@ from typing import Any
 
 from kdcache.cache import Cache
 from kdcache.cache.arrays import arrays_path
-from kdcache.cache.content_digests import changed_samples, require_checksums
 from kdcache.cache.coverage import FINISH, Coverage, coverage_of
 from kdcache.cache.documents.extent import read_extents
 from kdcache.cache.formats.zarr import check_group
 from kdcache.cache.inventory import Inventory, take_inventory
 from kdcache.cache.opening import as_cache
+from kdcache.cache.sample_checksums import changed_samples, require_checksums
 from kdcache.cache.source import CachedSource, local_images, source_of
 from kdcache.cache.source_check import Change, shown_name
 from kdcache.cache.source_list import read_list

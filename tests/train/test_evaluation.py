@@ -12,7 +12,7 @@ from runs import losses, train, train_config
 from segmentation_files import write_pair
 from torchvision.datasets import ImageFolder
 
-from kdcache.cache.content_digests import CheckedSource
+from kdcache.cache.sample_checksums import CheckedSource
 from kdcache.errors import UnreadableSampleError
 from kdcache.runtime.device import ComputeConfig
 from kdcache.sources import open_source

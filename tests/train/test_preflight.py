@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tiny_models import conv
 
 from kdcache.errors import KdcacheError, UsageError
-from kdcache.train import metrics
+from kdcache.train import metrics_log
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.preflight import require_writable
 from kdcache.train.run import plan_training, train_student
@@ -125,7 +125,7 @@ def test_tensorboard_that_is_not_there_is_told_before_data_are_looked_at(
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     settings: dict[str, Any] = {"data": NOT_OPENED, "recipe": "digits", "loss": "ce"}
     config = train_config(tmp_path / "run", **settings, tensorboard=True)
-    for call in (plan_training, train_student, lambda config: metrics.summary_writer()):
+    for call in (plan_training, train_student, lambda config: metrics_log.summary_writer()):
         with pytest.raises(KdcacheError, match=r"pip install 'kdcache\[tensorboard\]'"):
             call(config)
 

@@ -123,7 +123,7 @@ def read_extents(storage: Storage, known: dict[str, Extent] | None = None) -> li
     """Return every request of a cache.
 
     Args:
-        objects: of the cache.
+        storage: of the cache.
         known: requests by key that were read before; new ones are added.
 
     Raises:

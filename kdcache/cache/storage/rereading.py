@@ -73,7 +73,7 @@ def agreed_bytes(
     """Return the bytes of an object that nothing vouches for, read until two times in a row agree.
 
     Args:
-        objects: where it is.
+        storage: where it is.
         key: of the object.
         most: bytes that it may have.
         look: refuses, by an error, what should not be read into memory.

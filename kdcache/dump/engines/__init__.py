@@ -1,5 +1,5 @@
-"""Engines: who computes the units of a dump. Each runs the code of `dump_units`; they differ in who
-is given which unit when.
+"""Engines: who computes the units of a dump. Each runs `write_units`; they differ in who is given
+which unit when.
 
 No engine keeps a queue or a state of its own: a unit is done when its commit is there, whoever made
 it. So workers may start late, die or be there twice, and several engines may work on one cache.

@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from kdcache.cache import Cache
 from kdcache.cache.formats.protocol import Unit
 from kdcache.dump.job import Job
-from kdcache.dump.worker import UnitOrder, all_units, not_committed, num_views, write_units
+from kdcache.dump.shares import (
+    UnitOrder,
+    all_units,
+    helping_order,
+    not_committed,
+    num_views,
+    share,
+)
+from kdcache.dump.worker import write_units
 from kdcache.runtime.console import log, own_name, progress
 from kdcache.runtime.launch import own_place
 from kdcache.runtime.stopping import stop_requested
@@ -36,22 +44,6 @@ def run_in_process(job: Job, cache: Cache) -> int:
     if who and not stop_requested():
         log(who, f"{counted(written, 'unit')} written here; the dump is complete")
     return written
-
-
-def share(units: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
-    """Return the units that process `rank` makes first, in order.
-
-    `units` must be all of the dump, not those that are missing: processes start at different
-    moments and see others missing, so that shares of these would be shifted against each other.
-    """
-    return list(units[rank::world_size])
-
-
-def helping_order(units: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
-    """Return `units`, those that are still missing, in the order in which process `rank` helps:
-    each begins elsewhere."""
-    start = len(units) * rank // world_size
-    return [*units[start:], *units[:start]]
 
 
 def _write(job: Job, cache: Cache, title: str, units: Sequence[Unit]) -> int:

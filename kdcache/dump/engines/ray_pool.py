@@ -15,14 +15,8 @@ from kdcache.cache import Cache, open_cache
 from kdcache.cache.formats.protocol import Unit
 from kdcache.dump.config import DumpConfig, RayConfig
 from kdcache.dump.job import Job, prepare
-from kdcache.dump.worker import (
-    UnitOrder,
-    all_units,
-    look_at_teacher,
-    not_committed,
-    num_views,
-    write_units,
-)
+from kdcache.dump.shares import UnitOrder, all_units, not_committed, num_views
+from kdcache.dump.worker import look_at_teacher, write_units
 from kdcache.errors import KdcacheError
 from kdcache.runtime.console import Bar, log, progress, say
 from kdcache.runtime.stopping import hearing_again, stop_requested

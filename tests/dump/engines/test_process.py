@@ -19,9 +19,8 @@ from runs import dump
 from kdcache.cache import open_cache
 from kdcache.cache.documents.commit import commit_key
 from kdcache.dump import job as dump_job
-from kdcache.dump import worker as dump_units
-from kdcache.dump.engines.process import helping_order, share
-from kdcache.dump.worker import UnitOrder
+from kdcache.dump import worker
+from kdcache.dump.shares import UnitOrder, helping_order, share
 
 ENDLESS = 120.0
 units = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50)), unique=True)
@@ -167,7 +166,7 @@ def test_a_unit_that_another_commits_meanwhile_is_left(
 ) -> None:
     """Another worker's commit of the second of three units appears when its first batches are
     through."""
-    monkeypatch.setattr(dump_units, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "LOOK_SECONDS", 0.0)
     settings = {**SETTINGS, "teacher": slow(tmp_path), "seeds": "0", "unit_rows": 80}
     other, path, log, key = (
         tmp_path / "other",

@@ -13,7 +13,7 @@ from runs import CONV, IN_PROCESS, MLP, dump, train
 from segmentation_files import write_pair
 
 from kdcache.cache import Cache, open_cache
-from kdcache.cache.content_digests import CheckedSource, changed_samples, checksums_of
+from kdcache.cache.sample_checksums import CheckedSource, changed_samples, checksums_of
 from kdcache.cache.source import views_of
 from kdcache.cache.source_list import read_list
 from kdcache.config.spec import Spec

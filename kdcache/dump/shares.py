@@ -1,0 +1,69 @@
+"""Which units a process of a dump makes, and in which order."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from random import SystemRandom
+
+from kdcache.cache import Cache
+from kdcache.cache.formats.protocol import Unit
+from kdcache.dump.job import Job
+
+
+class UnitOrder:
+    """Units one after the other, in an order that may change on the way: who meets another worker
+    goes on elsewhere.
+
+    Two that go the same way would else stay side by side to the end, and every unit would be
+    computed twice.
+    """
+
+    def __init__(self, units: Iterable[Unit]) -> None:
+        self._left = deque(units)
+        # two workers must not jump alike, and views are drawn from the global generators
+        self._random = SystemRandom()
+
+    def __iter__(self) -> Iterator[Unit]:
+        """Yield each unit once."""
+        while self._left:
+            yield self._left.popleft()
+
+    def jump(self) -> None:
+        """Go on at a random place among the units that are left, and come to those before it in the
+        end."""
+        self._left.rotate(-self._random.randrange(len(self._left) or 1))
+
+
+def all_units(job: Job, cache: Cache) -> list[Unit]:
+    """Return the units of the dump, in the order in which a single process makes them."""
+    firsts = [seed for seed in job.seeds if seed == cache.manifest.unit_seeds(seed)[0]]
+    return [(seed, unit) for seed in firsts for unit in range(cache.manifest.num_units)]
+
+
+def not_committed(cache: Cache, units: Sequence[Unit]) -> list[Unit]:
+    """Return those of `units` that are not committed yet, in their order."""
+    missing = {seed: set(cache.missing_units(seed)) for seed in {seed for seed, _ in units}}
+    return [(seed, unit) for seed, unit in units if unit in missing[seed]]
+
+
+def num_views(cache: Cache, units: Iterable[Unit]) -> int:
+    """Return how many views `units` hold."""
+    return (
+        sum(len(cache.manifest.unit_range(unit)) for _, unit in units)
+        * cache.manifest.seeds_per_unit
+    )
+
+
+def share(units: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
+    """Return the units that process `rank` makes first, in order.
+
+    `units` must be all of the dump, not those that are missing: processes start at different
+    moments and see others missing, so that shares of these would be shifted against each other.
+    """
+    return list(units[rank::world_size])
+
+
+def helping_order(units: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:
+    """Return `units`, those that are still missing, in the order in which process `rank` helps:
+    each begins elsewhere."""
+    start = len(units) * rank // world_size
+    return [*units[start:], *units[:start]]
