@@ -20,12 +20,13 @@ from kdcache.cache.source_check import require_source
 from kdcache.errors import (
     MOST_QUOTED,
     KdcacheError,
+    SourceError,
     UnreadableSampleError,
     UsageError,
     printable,
     quoted,
 )
-from kdcache.runtime.images import decode_stored
+from kdcache.runtime.images import decode_stored, too_many_bytes
 from kdcache.shapes import Rows, Size
 from kdcache.sources import Sample, Source, open_source
 from kdcache.sources.protocol import named, sample_name
@@ -233,8 +234,8 @@ class CachedSource:
         Raises:
             UnreadableSampleError: it could not be read when the cache was made, or is not in a
                 subset.
-            SourceError: its tar is not on this machine, or its bytes are not those that were
-                committed.
+            SourceError: its tar is not on this machine, its bytes are not those that were
+                committed, or they are more than an image may have.
         """
         unit, at = self._place(index)
         tar = self._unit(unit)
@@ -249,6 +250,8 @@ class CachedSource:
             raise UnreadableSampleError(
                 f"{name} of {self.spec} could not be read when it was dumped"
             )
+        if reason := too_many_bytes(image.size):
+            raise SourceError(f"{name} of {self.spec}: {reason}; give --data SPEC")
         return tar.read(image, f"{name} of {self.spec}")
 
     def _place(self, index: int) -> tuple[int, int]:

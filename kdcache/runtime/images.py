@@ -20,11 +20,14 @@ from PIL import Image, UnidentifiedImageError
 from kdcache.errors import SourceError, brief, shortened
 from kdcache.runtime.file_kinds import kind_of
 from kdcache.runtime.files import NotPlainError, plain_bytes
+from kdcache.runtime.wording import human_bytes
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 """Pillow's names of what is opened; JPEG includes MPO, PPM includes PGM and PBM."""
 MOST_STORED_PIXELS = 50_000_000
 """Of an image in a cache."""
+MOST_STORED_BYTES = 128 << 20
+"""Of the file of an image in a cache."""
 STORED_FORMATS = {
     "jpg": "JPEG",
     "jpeg": "JPEG",
@@ -149,6 +152,14 @@ def too_large(image: Image.Image) -> str | None:
     if width * height <= MOST_STORED_PIXELS:
         return None
     return f"it has {width}x{height} pixels; images in a cache have at most {MOST_STORED_PIXELS:,}"
+
+
+def too_many_bytes(num_bytes: int) -> str | None:
+    """Return why a cache does not hold an image whose file has so many bytes, if it does not."""
+    if num_bytes <= MOST_STORED_BYTES:
+        return None
+    most = human_bytes(MOST_STORED_BYTES)
+    return f"its file has {human_bytes(num_bytes)}; those of images in a cache have at most {most}"
 
 
 def load_image(image: Image.Image) -> Image.Image:

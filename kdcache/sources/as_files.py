@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from kdcache.errors import SourceError, UnreadableSampleError
-from kdcache.runtime.images import UndecodableError, open_image, to_mode, too_large
+from kdcache.runtime.images import UndecodableError, open_image, to_mode, too_large, too_many_bytes
 from kdcache.sources.protocol import Source, sample_name
 from kdcache.targets import StoredTarget, target_kind, task_of
 
@@ -29,19 +29,20 @@ def stored_image(source: Source, index: int) -> tuple[str, bytes]:
 
     Raises:
         UnreadableSampleError: the image cannot be decoded.
-        SourceError: it has more pixels than an image in a cache may have.
+        SourceError: it has more pixels, or bytes, than an image in a cache may have.
     """
     own = getattr(source, "stored", None)
     data = own(index) if own is not None else None
     image = _opened(data) if data else None
     extension = _EXTENSIONS.get(str(image.format)) if image is not None else None
     if data and image is not None and extension is not None:
-        _check_size(source, index, image)
+        _check_size(source, index, too_large(image) or too_many_bytes(len(data)))
         return extension, data
     image = source.sample(index).image
-    _check_size(source, index, image)
+    _check_size(source, index, too_large(image))
     out = io.BytesIO()
     (image if image.mode in _PNG_MODES else to_mode(image, "RGB")).save(out, "PNG")
+    _check_size(source, index, too_many_bytes(out.tell()))
     return "png", out.getvalue()
 
 
@@ -76,8 +77,9 @@ def _opened(data: bytes) -> Image.Image | None:
         return None
 
 
-def _check_size(source: Source, index: int, image: Image.Image) -> None:
-    if reason := too_large(image):
+def _check_size(source: Source, index: int, reason: str | None) -> None:
+    """Raise a SourceError if there is a reason why a cache does not hold the image of a sample."""
+    if reason is not None:
         name = sample_name(source.spec, index, source.key(index))
         raise SourceError(
             f"{name}: {reason}; make it smaller, or leave images out of the cache (--no-images)"

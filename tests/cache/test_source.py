@@ -22,6 +22,7 @@ from kdcache.cache.slab_folder import SlabFolder
 from kdcache.cache.source import CachedSource, views_of
 from kdcache.errors import DamagedUnitError, KdcacheError, SourceError
 from kdcache.loader.opening import CHECKED_VIEWS
+from kdcache.runtime import images
 from kdcache.runtime.device import ComputeConfig
 from kdcache.sources import open_source
 from kdcache.sources.tar_reader import TarReader
@@ -116,6 +117,19 @@ def test_bytes_that_changed_without_a_trace_are_noticed_when_they_are_read(
                 **shared,
                 compute=ComputeConfig(workers=workers, device="cpu"),
             )
+
+
+def test_files_of_images_have_a_limit_that_dumps_keep_and_readers_ask_for(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert images.MOST_STORED_BYTES == 128 << 20
+    monkeypatch.setattr(images, "MOST_STORED_BYTES", 80)
+    source = CachedSource(open_cache(copied))
+    told = r"its file has \d+ B; those of images in a cache have at most 80 B"
+    with pytest.raises(SourceError, match=rf"sample 0 \(0\) of cache:.*: {told}; give --data SPEC"):
+        source.sample(0)
+    with pytest.raises(SourceError, match=rf"{told}; make it smaller, or leave images out"):
+        dump(tmp_path / "new", **TARS)
 
 
 def test_a_label_that_was_changed_is_noticed(copied: Path) -> None:
