@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -164,7 +164,7 @@ class Cache:
     def seeds(self) -> list[int]:
         """Return the seeds of which at least one unit is committed."""
         firsts = sorted({first for first, _ in self.units()})
-        return [seed for first in firsts for seed in self.manifest.unit_seeds(first)]
+        return self._groups_of(firsts)
 
     def committed_units(self, seed: int) -> list[int]:
         """Return the committed units of `seed`."""
@@ -182,7 +182,14 @@ class Cache:
         """Return the seeds of which every unit is committed."""
         counts = Counter(first for first, _ in self.units())
         whole = [first for first, count in counts.items() if count == self.manifest.num_units]
-        return [seed for first in whole for seed in self.manifest.unit_seeds(first)]
+        return self._groups_of(whole)
+
+    def _groups_of(self, firsts: Iterable[int]) -> list[int]:
+        """Return all seeds of the groups that begin with `firsts`."""
+        seeds: list[int] = []
+        for first in firsts:
+            seeds += self.manifest.unit_seeds(first)
+        return seeds
 
     def is_committed(self, seed: int, unit: int) -> bool:
         """Return whether a unit can be read."""
@@ -311,9 +318,10 @@ class Cache:
         Missing are the rows of units that are not among the commits, and of a subset those of
         samples that it does not hold.
         """
-        absent = [absence.row for commit in commits for absence in commit.absent]
+        absent: list[int] = []
         is_missing = np.ones(self.manifest.rows, bool)
         for commit in commits:
+            absent += [absence.row for absence in commit.absent]
             is_missing[commit.start : commit.stop] = ~self.is_held[commit.start : commit.stop]
         return np.array(sorted(absent), np.int64), np.flatnonzero(is_missing)
 

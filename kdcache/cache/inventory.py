@@ -57,9 +57,9 @@ def take_inventory(cache: Cache) -> Inventory:
         elif not layout.is_own(entry.key):
             _keep(kinds["foreign"], entry)
     commits = cache.committed()
-    kinds["orphaned"] += [
-        entry for unit, found in units.items() if unit not in commits for entry in found
-    ]
+    for unit, found in units.items():
+        if unit not in commits:
+            kinds["orphaned"] += found
     objects = {unit: found[-1] for unit, found in sorted(units.items()) if unit in commits}
     return Inventory(commits, objects, **{kind: sorted(entries) for kind, entries in kinds.items()})
 

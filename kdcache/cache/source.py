@@ -135,7 +135,8 @@ class CachedNames:
             UsageError: a cache of which no seed is complete.
             DamagedUnitError: a unit that differs from what was committed.
         """
-        self.spec, seeds = f"cache:{cache}", cache.complete_seeds()
+        self.spec = f"cache:{cache}"
+        seeds = cache.complete_seeds()
         if not seeds:
             raise UsageError(
                 f"cache {cache} holds no complete seed whose tars name its samples; give --data"
@@ -146,7 +147,9 @@ class CachedNames:
         read: Iterator[list[str]] = fetched(
             lambda commit: _keys(cache, commit), commits, num_bytes=near
         )
-        self._keys: list[str] = [key for keys in read for key in keys]
+        self._keys: list[str] = []
+        for keys in read:
+            self._keys += keys
         self._row_of = np.argsort(cache.order)
 
     def __len__(self) -> int:

@@ -38,7 +38,7 @@ def parsed(data: bytes, *, most_values: int) -> Any:
         raise too_deep from None
     level = [document]
     for _ in range(_MOST_DEPTH):
-        level = [value for one in level if isinstance(one, dict | list) for value in _values(one)]
+        level = _one_deeper(level)
     if level:
         raise too_deep
     return document
@@ -108,5 +108,12 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a JSON number")
 
 
-def _values(one: Any) -> Any:
-    return one.values() if isinstance(one, dict) else one
+def _one_deeper(level: list[Any]) -> list[Any]:
+    """Return what the objects and lists of a level hold."""
+    inner: list[Any] = []
+    for one in level:
+        if isinstance(one, dict):
+            inner += one.values()
+        elif isinstance(one, list):
+            inner += one
+    return inner

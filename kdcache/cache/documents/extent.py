@@ -146,8 +146,10 @@ def read_extents(storage: Storage, known: dict[str, Extent] | None = None) -> li
         _require_few(storage, "seeds and units", num_numbers, _MOST_NUMBERS)
         known[key] = extent
     extents = [known[key] for key in keys if key in known]
-    seeds = _merged(span for extent in extents for span in extent.seeds)
-    _require_few(storage, "seeds", _num_in(seeds), MOST_SEEDS)
+    asked: list[Span] = []
+    for extent in extents:
+        asked += extent.seeds
+    _require_few(storage, "seeds", _num_in(_merged(asked)), MOST_SEEDS)
     return extents
 
 

@@ -35,7 +35,8 @@ def read_shard(
     Raises:
         ValueError: bytes that are no such shard, or differ from their checksums.
     """
-    (num_rows, width), (chunk_rows, chunk_bytes) = rows.shape, chunk
+    num_rows, width = rows.shape
+    chunk_rows, chunk_bytes = chunk
     columns = shard[1] // chunk_bytes
     num_chunks, needed = (-(-count // chunk_rows) * columns for count in (shard[0], num_rows))
     decode = Zstd().decode
@@ -133,4 +134,7 @@ def content_size(frame: bytes) -> int | None:
     field = frame[start : start + width]
     if len(field) < width:
         raise ValueError("a zstd frame in it is cut short")
-    return int.from_bytes(field, "little") + (256 if width == 2 else 0) if width else None
+    if not width:
+        return None
+    size = int.from_bytes(field, "little")
+    return size + 256 if width == 2 else size  # two bytes hold what a size is over 256
