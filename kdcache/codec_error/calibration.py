@@ -164,11 +164,10 @@ def _boundary(
                 f" {name} {missed[1]:.3g}; give a larger one, fit it on views of more samples, or"
                 " use full"
             )
-        step = (
-            _between(met, missed, (1 - _NEAR / 2) * target)
-            if met and missed
-            else _halfway(step, outside if met else inside)
-        )
+        if met and missed:
+            step = _between(met, missed, (1 - _NEAR / 2) * target)
+        else:
+            step = _halfway(step, outside if met else inside)
     assert met, "a limit is reached sooner"
     return met[0]
 

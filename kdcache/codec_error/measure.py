@@ -282,13 +282,14 @@ def _differences(
     batch_sizes: Sequence[int],
 ) -> dict[str, dict[tuple[float, int], dict[str, Difference]]]:
     """Return the differences of each codec's gradients, by spec, (tau, batch size) and term."""
-    cases = [(tau, size) for size in batch_sizes for tau in taus]
+    cases: list[tuple[float, int]] = []
+    batches: list[tuple[int, slice]] = []
+    for size in batch_sizes:
+        cases += [(tau, size) for tau in taus]
+        batches += [(size, part) for part in whole_batches(len(measured.teacher), size)]
     sums = {
         spec: {case: {term: Difference() for term in TERMS} for case in cases} for spec in stored
     }
-    batches = [
-        (size, part) for size in batch_sizes for part in whole_batches(len(measured.teacher), size)
-    ]
     with progress("measure", len(batches), "batches") as bar:
         for size, part in batches:
             student = measured.student[part]

@@ -1,5 +1,6 @@
 """Pictures, drawn by matplotlib (extra `plot`)."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -56,7 +57,7 @@ def plot_codec_error(result: Mapping[str, Any], path: str | Path) -> None:
     check_plot(path)
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    cases = [(size, tau) for size in result["batch_sizes"] for tau in result["taus"]]
+    cases = list(itertools.product(result["batch_sizes"], result["taus"]))
     figure = Figure(figsize=(5.4 * len(cases) + 0.6, 5.2), layout="constrained")
     panels = figure.subplots(1, len(cases), sharex=True, sharey=True, squeeze=False)[0]
     lowest = _lowest(result)
@@ -81,8 +82,11 @@ def plot_codec_error(result: Mapping[str, Any], path: str | Path) -> None:
 def _lowest(result: Mapping[str, Any]) -> float:
     """Return where errors of zero are drawn: below all others, of which no smaller one than 1e-4
     counts."""
-    errors = [one["both"]["error"] for cost in result["codecs"] for one in cost["gradients"]]
-    return max(min([error for error in errors if error > 0], default=1.0), 1e-4) / 2
+    errors: list[float] = []
+    for cost in result["codecs"]:
+        errors += [one["both"]["error"] for one in cost["gradients"]]
+    least = min([error for error in errors if error > 0], default=1.0)
+    return max(least, 1e-4) / 2
 
 
 def _draw(

@@ -434,15 +434,19 @@ def _run(
 
 
 def _views(rows: Rows, seeds: Sequence[int]) -> list[tuple[int, int]]:
-    return [(int(row), seed) for seed in seeds for row in rows]
+    views: list[tuple[int, int]] = []
+    for seed in seeds:
+        views += [(int(row), seed) for row in rows]
+    return views
 
 
 def _first_rows(cache: Cache, seeds: Sequence[int], views: int) -> Rows:
     """Return the first rows, a random sample as all are in random order, of which each seed holds a
     record."""
-    absent = [
-        absence.row for seed in seeds for commit in cache.commits(seed) for absence in commit.absent
-    ]
+    absent: list[int] = []
+    for seed in seeds:
+        for commit in cache.commits(seed):
+            absent += [absence.row for absence in commit.absent]
     return np.setdiff1d(np.flatnonzero(cache.is_held)[: max(views // len(seeds), 1)], absent)
 
 
