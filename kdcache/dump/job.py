@@ -191,7 +191,7 @@ def prepare(config: DumpConfig, given: Given = NOTHING_GIVEN, *, is_plan: bool =
     measures = held is None and (is_plan or not codec.is_exact)
     fitted = _fitted(config, codec, source, recipe, teacher) if measures else None
     whole = with_layout(fitted.codec if fitted else codec, layout_of_sites(teacher.sites))
-    errors = fitted.errors if fitted else held.manifest.gradient_error if held else {}
+    errors = _errors(fitted, held)
     manifest = _manifest(config, data, recipe, teacher, codec=whole, stored=stored)
     return Job(
         config=config,
@@ -282,6 +282,14 @@ def _fitted(
     return fitted
 
 
+def _errors(fitted: Fitted | None, held: Cache | None) -> Mapping[float, float]:
+    """Return the errors of the codec by temperature: as measured now, or those that the cache
+    has."""
+    if fitted:
+        return fitted.errors
+    return held.manifest.gradient_error if held else {}
+
+
 def _tell_choice(fitted: Fitted) -> None:
     """Say which codec was taken in the place of the usual default, and why."""
     coarser = "no coarser step" if isinstance(fitted.codec, BasisCodec) else "no step of lowrank"
@@ -323,24 +331,16 @@ def _stored(
         return {}
     is_same = there is not None and there.store == store
     count = config.seeds_per_unit or (there.seeds_per_unit if there and is_same else len(seeds))
-    short = [
-        seed
-        for seed in seeds
-        for first in [seed - seed % count]
-        if not {*range(first, first + count)} <= {*seeds}
-    ]
-    if short:
+    firsts = {seed - seed % count for seed in seeds}
+    if any(not {*range(first, first + count)} <= {*seeds} for first in firsts):
+        way_out = "" if is_same else ", or seeds_per_unit"
         raise UsageError(
             f"seeds are {config.seeds}, and {count} of them share a tar: 0 to {count - 1}, {count}"
-            f" to {2 * count - 1}, ...; give whole groups{'' if is_same else ', or seeds_per_unit'}"
+            f" to {2 * count - 1}, ...; give whole groups{way_out}"
         )
-    has_images = (
-        config.images
-        if config.images is not None
-        else there.has_images
-        if there and is_same
-        else True
-    )
+    has_images = config.images
+    if has_images is None:
+        has_images = there.has_images if there and is_same else True
     return {"seeds": count, "image_bytes": mean_image_bytes(source) if has_images else None}
 
 

@@ -4,7 +4,7 @@ import shutil
 import time
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,16 +59,48 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
     if cache.storage.exists(MANIFEST):
         cache = open_cache(config.cache)
         cache.require(job.manifest)
-    manifest = job.manifest
     units = all_units(job, cache)
-    done = len(units) - len(not_committed(cache, units))
-    probe = job.unit(cache, job.seeds[0], 0)
+    num_left = len(not_committed(cache, units))
+    probe = _probe(job, cache)
+    return {
+        "samples": len(job.source),
+        "classes": job.source.classes,
+        "recipe": job.recipe.name,
+        "size": job.teacher.preprocessing.size,
+        "views": job.manifest.rows * len(job.seeds),
+        "units": len(units),
+        "units_done": len(units) - num_left,
+        **_sizes(job, cache, _bytes_per_view(job, cache, probe.records)),
+        "views_per_second": probe.rate,
+        **_times(job.manifest, num_left, probe.rate, world_size or _world_size(config)),
+        "sites": list(job.teacher.sites),
+        "stride": job.teacher.stride if isinstance(job.teacher, MapModel) else None,
+        "codec": codec_spec(job.codec),
+        "gradient_error": job.manifest.made_by.gradient_error,
+        "gradients": fitted_gradients(job.fitted) if job.fitted else [],
+        "teacher_accuracy": probe.accuracy,
+        "free_bytes": _free_bytes(config.cache),
+    }
+
+
+class _Probe(NamedTuple):
+    """What the first batches tell."""
+
+    records: Records
+    rate: float
+    """Views per second."""
+    accuracy: float | None
+    """Of the teacher on them, in percent."""
+
+
+def _probe(job: Job, cache: Cache) -> _Probe:
+    """Run the teacher on the first batches of the first unit, as many as there is time for."""
+    unit = job.unit(cache, job.seeds[0], 0)
+    batches = islice(batches_of(job, cache, job.seeds[0], 0), PLAN_BATCHES)
     times = [time.monotonic()]
     parts = []
-    for batch, logits, records in records_of(
-        job, cache, islice(batches_of(job, cache, job.seeds[0], 0), PLAN_BATCHES)
-    ):
-        probe.add(batch, logits, records)
+    for batch, logits, records in records_of(job, cache, batches):
+        unit.add(batch, logits, records)
         job.labels.add(batch)
         times.append(time.monotonic())
         parts.append(records)
@@ -76,35 +108,27 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
             break
     job.labels.tell()
     rate = steady_rate(times, [len(part) for part in parts])
-    bytes_per_view = _bytes_per_view(job, cache, np.concatenate(parts))
-    views = manifest.rows * len(job.seeds)
+    return _Probe(np.concatenate(parts), rate, unit.statistics.get("accuracy"))
+
+
+def _sizes(job: Job, cache: Cache, bytes_per_view: float) -> dict[str, float]:
+    """Return the files and bytes of the dump and of a seed."""
+    rows = job.manifest.rows
+    num_seeds = len(job.seeds)
     return {
-        "samples": len(job.source),
-        "classes": job.source.classes,
-        "recipe": job.recipe.name,
-        "size": job.teacher.preprocessing.size,
-        "views": views,
-        "units": len(units),
-        "units_done": done,
         "files": _num_files(job, cache),
-        "files_per_seed": _num_files_of_seeds(job, cache) / len(job.seeds),
-        "bytes": round(views * bytes_per_view),
-        "bytes_per_seed": round(manifest.rows * bytes_per_view),
+        "files_per_seed": _num_files_of_seeds(job, cache) / num_seeds,
+        "bytes": round(rows * num_seeds * bytes_per_view),
+        "bytes_per_seed": round(rows * bytes_per_view),
         "bytes_per_view": bytes_per_view,
-        "views_per_second": rate,
-        **_times(manifest, len(units) - done, rate, world_size or _world_size(config)),
-        "sites": list(job.teacher.sites),
-        "stride": job.teacher.stride if isinstance(job.teacher, MapModel) else None,
-        "codec": codec_spec(job.codec),
-        "gradient_error": job.manifest.made_by.gradient_error,
-        "gradients": fitted_gradients(job.fitted) if job.fitted else [],
-        "teacher_accuracy": probe.statistics.get("accuracy"),
-        "free_bytes": (
-            None
-            if is_address(config.cache)
-            else shutil.disk_usage(_existing_parent(Path(config.cache))).free
-        ),
     }
+
+
+def _free_bytes(cache: str) -> int | None:
+    """Return what is free on the disk of `cache`; None of an address."""
+    if is_address(cache):
+        return None
+    return shutil.disk_usage(_existing_parent(Path(cache))).free
 
 
 def _bytes_per_view(job: Job, cache: Cache, records: Records) -> float:

@@ -185,7 +185,9 @@ def run_dump(config: DumpConfig, given: Given = NOTHING_GIVEN) -> dict[str, Any]
         look()
     seconds = time.monotonic() - start
     require_manifest(cache, reads=True)
-    commits = [commit for seed in job.seeds for commit in cache.commits(seed)]
+    commits: list[Commit] = []
+    for seed in job.seeds:
+        commits += cache.commits(seed)
     summary = _summary(job, cache, commits)
     tell_clipped(cache, commits)
     chance = 100 / job.source.classes

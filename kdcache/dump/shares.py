@@ -1,5 +1,6 @@
 """Which units a process of a dump makes, and in which order."""
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from random import SystemRandom
@@ -36,7 +37,7 @@ class UnitOrder:
 def all_units(job: Job, cache: Cache) -> list[Unit]:
     """Return the units of the dump, in the order in which a single process makes them."""
     firsts = [seed for seed in job.seeds if seed == cache.manifest.unit_seeds(seed)[0]]
-    return [(seed, unit) for seed in firsts for unit in range(cache.manifest.num_units)]
+    return list(itertools.product(firsts, range(cache.manifest.num_units)))
 
 
 def not_committed(cache: Cache, units: Sequence[Unit]) -> list[Unit]:

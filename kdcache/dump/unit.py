@@ -53,7 +53,8 @@ class UnitMaker:
         """
         self.seed = seed
         self.unit = unit
-        self.rows, self.seeds = cache.manifest.unit_range(unit), cache.manifest.unit_seeds(seed)
+        self.rows = cache.manifest.unit_range(unit)
+        self.seeds = cache.manifest.unit_seeds(seed)
         self._cache = cache
         self._dataset = dataset
         self._is_scored = is_scored

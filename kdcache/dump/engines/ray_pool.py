@@ -225,7 +225,9 @@ class _Pool:
         for worker in [*self._awaited.values(), *self._idle]:
             with suppress(self._ray.exceptions.RayError):  # that it is dead
                 self._ray.get(worker.actor.__ray_ready__.remote(), timeout=_END_SECONDS)
-        held = [unit for worker in self._awaited.values() for unit in worker.held]
+        held: list[Unit] = []
+        for worker in self._awaited.values():
+            held += worker.held
         return len(held) - len(not_committed(self._cache, held))
 
     def _start(self) -> None:
@@ -251,7 +253,8 @@ class _Pool:
         try:
             if not worker.is_ready:
                 self._ray.get(given)
-                worker.is_ready, self._deaths[None] = True, 0
+                worker.is_ready = True
+                self._deaths[None] = 0
                 self._idle.append(worker)
             elif (committed := next(given, None)) is None:
                 self._take_back(worker)
