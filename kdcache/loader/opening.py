@@ -499,7 +499,8 @@ def _note_error(cache: Cache, tau: float, name: str) -> None:
         " them all"
     )
     way_out = "a smaller step, or codec full, is nearer" if codec.keeps_all else dropped
-    measured, (origin, before) = manifest.gradient_error, manifest.origin_error or ("", {})
+    measured = manifest.gradient_error
+    origin, before = manifest.origin_error or ("", {})
     turned = _far_text(measured or before, tau, codec)
     if measured:
         told = turned and f"{name} turns {turned}, as measured when it was made"

@@ -11,7 +11,10 @@ from kdcache.shapes import Rows
 from kdcache.views import Recipe, in_pairs, keyed_permutation, partners
 from kdcache.views.loading import Request
 
-_ORDER, _UNITS, _WITHIN = 1, 2, 3  # domains of the key, beside those of other permutations
+# domains of the key, beside those of other permutations
+_ORDER = 1
+_UNITS = 2
+_WITHIN = 3
 
 
 def epoch_views(

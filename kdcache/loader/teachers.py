@@ -138,11 +138,9 @@ class MappedTeacher:
     ) -> None:
         digest = hashlib.sha256(classes.numpy().tobytes()).hexdigest()
         self.identity = f"{teacher.identity} mapped {digest}"
-        self._teacher, self._classes, self._num_classes = (
-            teacher,
-            compute.move(classes),
-            num_classes,
-        )
+        self._teacher = teacher
+        self._classes = compute.move(classes)
+        self._num_classes = num_classes
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
         """Do as the teacher does."""

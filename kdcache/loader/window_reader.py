@@ -174,12 +174,10 @@ class WindowReader:
         if window >= len(self._windows):
             return []
         firsts = sorted({first for first, _ in self._commits})
-        return [
-            (first, unit)
-            for unit in self._windows[window]
-            for first in firsts
-            if (first, unit) in self._commits
-        ]
+        keys: list[_Key] = []
+        for unit in self._windows[window]:
+            keys += [(first, unit) for first in firsts if (first, unit) in self._commits]
+        return keys
 
     def _fetch(self, key: _Key) -> Records:
         commit = self._commit(key)
