@@ -220,17 +220,25 @@ def _is_class_repeated(maps: np.ndarray, numbers: np.ndarray, classes: int) -> b
 def _values(maps: np.ndarray, row: "np.dtype[Any]", name: str, upper: int) -> np.ndarray:
     """Return a field's numbers, or so many of their upper bytes, as unsigned integers `[heads,
     numbers, height, width]`, or `[1, numbers, positions]`."""
-    start, size = row.fields[name][1], row[name].base.itemsize  # type: ignore[index]
+    start = row.fields[name][1]  # type: ignore[index]
+    size = row[name].base.itemsize
     planes = maps[:, start : start + size * prod(row[name].shape)]
     if upper == 1:
         return planes[:, size - 1 :: size]
-    values = np.zeros((), np.uint16 if upper <= 2 else np.uint32 if upper <= 4 else np.uint64)
+    values = np.zeros((), _unsigned_type(upper))
     for place in range(upper):
         values = values | (
             planes[:, size - upper + place :: size].astype(values.dtype)
             << values.dtype.type(8 * place)
         )
     return values
+
+
+def _unsigned_type(size: int) -> Any:
+    """Return the smallest unsigned type, from two bytes, that holds so many bytes."""
+    if size <= 2:
+        return np.uint16
+    return np.uint32 if size <= 4 else np.uint64
 
 
 def _unsigned(size: int) -> Any:

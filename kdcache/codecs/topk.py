@@ -75,11 +75,12 @@ class TopK(CodecDefaults):
     def record_dtype(self) -> "np.dtype[Any]":
         """`logits` in falling order, their `classes` in the smallest unsigned type that holds them,
         and the tail's numbers."""
-        index = "u1" if self.classes <= 256 else "<u2" if self.classes <= 65_536 else "<u4"
-        return np.dtype(
-            [("logits", "<f2", (self.k,)), ("classes", index, (self.k,))]
-            + [(name, "<f2") for name in ("tail_lse", "tail_mean", "tail_var")]
-        )
+        if self.classes <= 256:
+            index = "u1"
+        else:
+            index = "<u2" if self.classes <= 65_536 else "<u4"
+        tail = [(name, "<f2") for name in ("tail_lse", "tail_mean", "tail_var")]
+        return np.dtype([("logits", "<f2", (self.k,)), ("classes", index, (self.k,)), *tail])
 
     @property
     def chunk_bytes(self) -> int:
@@ -159,10 +160,8 @@ class TopK(CodecDefaults):
         records["logits"] = self._stored(top, "logits")
         records["classes"] = classes.cpu().numpy()
         records["tail_lse"] = narrowed(lse, torch.float16, "tail log-sum-exp").cpu().numpy()
-        records["tail_mean"], records["tail_var"] = (
-            self._stored(mean, "tail mean"),
-            self._stored(var, "tail variance"),
-        )
+        records["tail_mean"] = self._stored(mean, "tail mean")
+        records["tail_var"] = self._stored(var, "tail variance")
         return records
 
     def _stored(self, values: Tensor, what: str) -> Any:
@@ -198,7 +197,8 @@ class TopKRows:
 
     def __init__(self, codec: TopK, fields: Mapping[str, Tensor]) -> None:
         self._codec = codec
-        self._top, self._index = fields["logits"].float(), fields["classes"].to(torch.int64)
+        self._top = fields["logits"].float()
+        self._index = fields["classes"].to(torch.int64)
         self._lse, self._mean, self._var = (
             fields[f"tail_{name}"].float() for name in ("lse", "mean", "var")
         )
