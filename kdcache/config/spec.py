@@ -19,7 +19,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -242,16 +242,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
     origin = typing.get_origin(hint)
     args = typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        first, *others = (arg for arg in args if arg is not type(None))
-        wanted = (
-            tuple if isinstance(value, (list, tuple)) else str if isinstance(value, str) else None
-        )
-        fitting = (
-            arg for arg in others if wanted is not None and wanted in (arg, typing.get_origin(arg))
-        )
-        return _typed(value, next(fitting, first), where)
+        return _typed_as_one(value, args, where)
     if origin is typing.Literal:
         return choose(str(value), args, where)
     if origin is tuple and isinstance(value, (list, tuple)):
@@ -277,6 +268,23 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
         return value
     told = str(value).lower() if isinstance(value, bool) else quoted(value)  # as TOML has it
     raise UsageError(f"{where} is {told}; it must be of type {getattr(plain, '__name__', plain)}")
+
+
+def _typed_as_one(value: Any, hints: Sequence[Any], where: str) -> Any:
+    """Return `value` as one type of a union: lists and text as the one that takes them, all else as
+    the first."""
+    if value is None and type(None) in hints:
+        return None
+    first, *others = (hint for hint in hints if hint is not type(None))
+    wanted: Any = None
+    if isinstance(value, (list, tuple)):
+        wanted = tuple
+    elif isinstance(value, str):
+        wanted = str
+    for hint in others:
+        if wanted is not None and wanted in (hint, typing.get_origin(hint)):
+            return _typed(value, hint, where)
+    return _typed(value, first, where)
 
 
 def load_function(
