@@ -136,7 +136,8 @@ def _require_labels(targets: Tensor, logits: Tensor) -> None:
         )
     # elsewhere the device would be waited for
     if targets.device.type == "cpu" and len(targets):
-        low, high = targets.min(), targets.max()
+        low = targets.min()
+        high = targets.max()
         if low < 0 or high >= logits.shape[1]:
             raise UsageError(
                 f"targets are from {int(low)} to {int(high)}; the logits have classes 0 to"
