@@ -21,13 +21,7 @@ def stacked_maps(found: Any, spec: str) -> ViewLogits:
     Raises:
         ModelError: it gives no maps, or maps of several sizes.
     """
-    maps = list(
-        found.values()
-        if isinstance(found, Mapping)
-        else found
-        if isinstance(found, (tuple, list))
-        else [found]
-    )
+    maps = _as_list(found)
     if not maps or not all(isinstance(one, Tensor) and one.ndim == 4 for one in maps):
         kinds = (
             ", ".join(
@@ -48,3 +42,9 @@ def stacked_maps(found: Any, spec: str) -> ViewLogits:
         )
         raise ModelError(f"model {spec} gives maps of {shapes}; {way_out}")
     return torch.stack([one.permute(0, 2, 3, 1) for one in maps], dim=1)
+
+
+def _as_list(found: Any) -> list[Any]:
+    if isinstance(found, Mapping):
+        return list(found.values())
+    return list(found) if isinstance(found, (tuple, list)) else [found]
