@@ -157,7 +157,8 @@ class _Lines:
         self._total = total
         self._unit = unit
         self._who = who
-        self._done, self._start = 0, time.monotonic()
+        self._done = 0
+        self._start = time.monotonic()
         self._last = self._start
 
     def advance(self, count: int, note: str = "") -> None:
