@@ -2,6 +2,7 @@
 pairs."""
 
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -101,8 +102,8 @@ class MapStyle:
 
     def files(self) -> Iterable[str]:
         """Return the paths of the files that samples are read from; none if it lists none."""
-        paths = (str(listed_path(item)) for column in self._columns for item in column)
-        return dict.fromkeys(paths)
+        items = itertools.chain.from_iterable(self._columns)
+        return dict.fromkeys(str(listed_path(item)) for item in items)
 
     def contents(self, index: int) -> Contents | None:
         """Return the files of sample `index`; None if it has none.

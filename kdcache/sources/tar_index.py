@@ -124,8 +124,11 @@ class _Reader:
             match = _NAME.fullmatch(name)
             key, extension = (match[1], match[2].lower()) if match else ("", "")
             self._check_name(name, extension)
-            group = images if extension in IMAGES else targets if extension == suffix else None
-            if group is None:
+            if extension in IMAGES:
+                group = images
+            elif extension == suffix:
+                group = targets
+            else:
                 self._passed_over[kind_of_file(name)] += 1
                 continue
             if key in group:
@@ -152,15 +155,10 @@ class _Reader:
             )
 
     def _target(self, member: Member, target: str) -> int:
+        """Return the target that a member holds."""
         text = self._tar.text(member)
         try:
-            value = (
-                json.loads(text)[target]
-                if target != "cls"
-                else int(text)
-                if text.strip().isdigit()
-                else None
-            )
+            value = _value(text, target)
         except (ValueError, KeyError, TypeError, RecursionError):
             value = None
         if (
@@ -178,3 +176,10 @@ class _Reader:
 
     def _refuse(self, reason: str) -> NoReturn:
         raise ValueError(reason)
+
+
+def _value(text: bytes, target: str) -> Any:
+    """Return what a target's text says: of KEY.cls, or under the name `target` in KEY.json."""
+    if target != "cls":
+        return json.loads(text)[target]
+    return int(text) if text.strip().isdigit() else None

@@ -180,7 +180,10 @@ def find_tars(pattern: str) -> list[str]:
             f"source tars reads local files only, not {pattern!r}; copy the tars to a disk or mount"
         )
     try:
-        paths = list(dict.fromkeys(path for piece in _expand(pattern) for path in _matches(piece)))
+        found: list[str] = []
+        for piece in _expand(pattern):
+            found += _matches(piece)
+        paths = list(dict.fromkeys(found))
     except OSError as error:
         raise SourceError(
             f"tars {pattern!r} cannot be listed: {error.strerror} ({error.filename})"

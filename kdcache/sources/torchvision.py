@@ -17,6 +17,7 @@ from kdcache.sources.folder_files import is_hidden
 from kdcache.sources.masks import MaskSource
 from kdcache.sources.protocol import Source
 
+_LEFT_OUT = ("ImageFolder", "DatasetFolder", "FakeData")
 _VOC = (
     *(
         "background",
@@ -42,12 +43,27 @@ def open_torchvision(spec: Spec) -> Source:
     Raises:
         SourceError: its files are not there, or it has no class targets.
     """
-    names = [
-        name
-        for name in datasets.__all__
-        if name not in ("ImageFolder", "DatasetFolder", "FakeData")
-    ]
+    names = [name for name in datasets.__all__ if name not in _LEFT_OUT]
     cls = getattr(datasets, choose(spec.arg or "", names, "torchvision data set"))
+    options = _options(cls, spec)
+    # a number is for us: the data set does not say; LSUN has a parameter of that name, which is a
+    # list or text
+    given = options.get("classes")
+    classes = given if isinstance(given, int) else None
+    if classes is not None:
+        del options["classes"]
+    dataset = _opened(cls, spec, options)
+    if cls is datasets.Cityscapes:
+        return _cityscapes(dataset, spec)
+    if cls is datasets.VOCSegmentation:
+        return _voc(dataset, spec)
+    source = DatasetSource(dataset, spec, classes, lists_targets=True)
+    _require_none_hidden(source, spec)
+    return source
+
+
+def _options(cls: Any, spec: Spec) -> dict[str, Any]:
+    """Return the options of the spec, as the data set takes them."""
     options: dict[str, Any] = dict(spec.options)
     if cls is datasets.VOCSegmentation and "year" in options:
         options["year"] = str(options["year"])
@@ -56,15 +72,14 @@ def open_torchvision(spec: Spec) -> Source:
             f"source {spec}: target_type is {options['target_type']!r}; masks of classes are"
             " target_type=semantic"
         )
-    # a number is for us: the data set does not say; LSUN has a parameter of that name, which is a
-    # list or text
-    given = options.get("classes")
-    classes = given if isinstance(given, int) else None
-    if classes is not None:
-        del options["classes"]
+    return options
+
+
+def _opened(cls: Any, spec: Spec, options: dict[str, Any]) -> Any:
+    """Return the data set of torchvision itself."""
     check_options(cls, Spec(spec.name, spec.arg, options), "source")
     try:
-        dataset = cls(**options)
+        return cls(**options)
     except MemoryError:
         raise
     except Exception as error:  # of whatever library the data set reads its files with
@@ -73,25 +88,27 @@ def open_torchvision(spec: Spec) -> Source:
             f"source {spec}: {reason}; check root={options.get('root')!r}, or add download=true if"
             " the set can be downloaded"
         ) from error
-    if cls is datasets.Cityscapes:
-        return _cityscapes(dataset, spec)
-    if cls is datasets.VOCSegmentation:
-        return MaskSource(
-            dataset,
-            spec,
-            classes=len(_VOC),
-            class_names=_VOC,
-            encoded=partial(_colour_file, dataset.images),
-        )
-    source = DatasetSource(dataset, spec, classes, lists_targets=True)
-    # some data sets list all that is in a folder
+
+
+def _require_none_hidden(source: DatasetSource, spec: Spec) -> None:
+    """Raise a SourceError if a hidden file is listed: some data sets list all that is in a
+    folder."""
     hidden = next(filter(is_hidden, source.listed_paths), None)
     if hidden is not None:
         raise SourceError(
             f"source {spec} lists {hidden}, which is hidden, as editors and systems leave files;"
             " remove it"
         )
-    return source
+
+
+def _voc(dataset: Any, spec: Spec) -> MaskSource:
+    return MaskSource(
+        dataset,
+        spec,
+        classes=len(_VOC),
+        class_names=_VOC,
+        encoded=partial(_colour_file, dataset.images),
+    )
 
 
 def _cityscapes(dataset: Any, spec: Spec) -> MaskSource:
