@@ -24,6 +24,7 @@ from kdcache.cache.committing import commit_unit, require_written, start_seed
 from kdcache.cache.coverage import ask_for, note_left_out
 from kdcache.cache.documents.commit import mean_statistics, seed_if_grouped
 from kdcache.cache.documents.parts import Absence, ConvertedFrom, Probe
+from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.source import source_of
 from kdcache.cache.source_list import names_of, require_unique_keys
 from kdcache.config.arguments import checked_arguments
@@ -122,12 +123,9 @@ class _Conversion:
         manifest = self._made.manifest
         firsts = sorted({manifest.unit_seeds(seed)[0] for seed in seeds})
         missing = {first: {*self._made.missing_units(first)} for first in firsts}
-        todo = [
-            (first, unit)
-            for unit in range(manifest.num_units)
-            for first in firsts
-            if unit in missing[first]
-        ]
+        todo: list[Unit] = []
+        for unit in range(manifest.num_units):
+            todo += [(first, unit) for first in firsts if unit in missing[first]]
         if todo:
             self._made.storage.probe()
         for seed in firsts:
@@ -178,7 +176,9 @@ class _Conversion:
 def _facts(parts: Mapping[int, Sequence[Commit]], rows: range, seeds: range) -> dict[str, Any]:
     """Return what the old commits say of the rows of a new unit; by seed, each commit with what it
     says of all its seeds."""
-    pairs = [(seed, commit.of_seed(seed)) for seed in seeds for commit in parts[seed]]
+    pairs: list[tuple[int, Commit]] = []
+    for seed in seeds:
+        pairs += [(seed, commit.of_seed(seed)) for commit in parts[seed]]
     absent: list[Absence] = []
     probes: list[Probe] = []
     for seed, commit in pairs:

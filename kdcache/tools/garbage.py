@@ -73,14 +73,8 @@ def collect_garbage(
 
 
 def _last_written(inventory: Inventory) -> float:
-    return max(
-        (
-            entry.time
-            for part in (inventory.commits.values(), inventory.temporary, inventory.orphaned)
-            for entry in part
-        ),
-        default=0.0,
-    )
+    entries = [*inventory.commits.values(), *inventory.temporary, *inventory.orphaned]
+    return max((entry.time for entry in entries), default=0.0)
 
 
 def _removed(cache: Cache, entry: Entry) -> bool:

@@ -52,7 +52,8 @@ class HubObjects:
             UsageError: huggingface_hub is not installed.
             CacheError: there is no such data set or revision, or no connection.
         """
-        self.repo, self._api = repo, open_api()
+        self.repo = repo
+        self._api = open_api()
         with _told(f"hf://datasets/{repo}"):
             self.revision = str(
                 self._api.repo_info(repo, repo_type="dataset", revision=revision).sha
@@ -265,7 +266,8 @@ class _Sender:
     """Gathers objects that are not there yet, and sends many of them at once."""
 
     def __init__(self, there: HubObjects) -> None:
-        self._there, self._waiting = there, dict[str, bytes]()
+        self._there = there
+        self._waiting: dict[str, bytes] = {}
         self.revision = there.revision
         self.objects = 0
         self.bytes = 0
@@ -310,21 +312,21 @@ class _Sender:
                 self._there.repo, adds, commit_message=message, repo_type="dataset"
             )
         self.revision = str(done.oid)
-        self.objects, self.bytes = (
-            self.objects + len(adds),
-            self.bytes + sum(map(len, self._waiting.values())),
-        )
+        self.objects += len(adds)
+        self.bytes += sum(map(len, self._waiting.values()))
         self._waiting = {}
 
 
 def _beside(cache: Cache, units: Sequence[Unit]) -> list[str]:
     """Return the keys of all that readers need beside units and manifest."""
-    arrays = [arrays_path(root, digest) for root, digest in cache.manifest.arrays.items()]
-    return [
-        *(entry.key for path in arrays for entry in cache.storage.walk(path)),
-        *sorted({key for seed, _ in units for key in cache.format.metadata(seed)}),
-        *(extent.key for extent in read_extents(cache.storage)),
-    ]
+    arrays: list[str] = []
+    for root, digest in cache.manifest.arrays.items():
+        arrays += [entry.key for entry in cache.storage.walk(arrays_path(root, digest))]
+    metadata: set[str] = set()
+    for seed, _ in units:
+        metadata |= cache.format.metadata(seed).keys()
+    extents = [extent.key for extent in read_extents(cache.storage)]
+    return [*arrays, *sorted(metadata), *extents]
 
 
 def _most_beside(cache: Cache) -> int:

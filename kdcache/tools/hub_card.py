@@ -20,30 +20,10 @@ task_categories:
 
 def card_text(cache: Cache, address: str, seeds: Sequence[int]) -> str:
     """Return the card of `cache` at `address`, of which `seeds` are complete."""
-    manifest = cache.manifest
-    images = "with the images" if manifest.has_images else "without the images"
-    where = "" if manifest.has_images else " --data SPEC"
-    teacher = manifest.teacher
-    subset = manifest.samples is not None
-    samples = f"{manifest.num_held} of {manifest.rows}" if subset else str(manifest.rows)
-    units = (
-        f"units of {counted(manifest.unit_rows, 'row')} x"
-        f" {counted(manifest.seeds_per_unit, 'seed')}"
-    )
-    facts = {
-        "teacher": (f"`{teacher.spec}`, weights {teacher.sha256[:16]}, run in {teacher.precision}"),
-        "data": (
-            f"`{manifest.source.spec}`, {samples} samples, {manifest.classes} classes of the"
-            f" teacher, {images}"
-        ),
-        "recipe of the views": (f"`{manifest.recipe.name}`, {manifest.recipe.fingerprint[:16]}"),
-        "codec": f"`{codec_spec(cache.codec)}`",
-        "complete seeds": ", ".join(map(str, seeds)) or "none",
-        "store": f"{manifest.store}, {units}",
-        "manifest": f"`{manifest.digest}`",
-    }
+    facts = _facts(cache, seeds)
     rows = "\n".join(f"| {name} | {_cell(text)} |" for name, text in facts.items())
-    return f"""{_HEAD.format(task=manifest.task)}
+    where = "" if cache.manifest.has_images else " --data SPEC"
+    return f"""{_HEAD.format(task=cache.manifest.task)}
 # The logits of a teacher, cached
 
 A cache of kdcache: what a teacher says of each augmented view of a data set. Students are trained from it without running the
@@ -62,6 +42,27 @@ kdcache train-student run --cache cache{where} --student timm:resnet18
 `kdcache pull` prints the revision that it fetched; `--revision` fetches that one again. Every object is checked against its
 commit, and nothing in a cache is executed when it is read. The whole recipe is in `zarr.json`.
 """
+
+
+def _facts(cache: Cache, seeds: Sequence[int]) -> dict[str, str]:
+    """Return the rows of the card's table."""
+    manifest = cache.manifest
+    teacher = manifest.teacher
+    images = "with the images" if manifest.has_images else "without the images"
+    is_subset = manifest.samples is not None
+    samples = f"{manifest.num_held} of {manifest.rows}" if is_subset else str(manifest.rows)
+    data = f"{samples} samples, {manifest.classes} classes of the teacher, {images}"
+    rows = counted(manifest.unit_rows, "row")
+    units = f"units of {rows} x {counted(manifest.seeds_per_unit, 'seed')}"
+    return {
+        "teacher": f"`{teacher.spec}`, weights {teacher.sha256[:16]}, run in {teacher.precision}",
+        "data": f"`{manifest.source.spec}`, {data}",
+        "recipe of the views": f"`{manifest.recipe.name}`, {manifest.recipe.fingerprint[:16]}",
+        "codec": f"`{codec_spec(cache.codec)}`",
+        "complete seeds": ", ".join(map(str, seeds)) or "none",
+        "store": f"{manifest.store}, {units}",
+        "manifest": f"`{manifest.digest}`",
+    }
 
 
 def _cell(text: str) -> str:

@@ -26,7 +26,8 @@ from kdcache.cache.committing import commit_unit, require_written, start_seed
 from kdcache.cache.coverage import ask_for, note_left_out
 from kdcache.cache.documents.commit import mean_statistics
 from kdcache.cache.documents.manifest import MANIFEST
-from kdcache.cache.documents.parts import MadeBy, RecodedFrom
+from kdcache.cache.documents.parts import Absence, MadeBy, Probe, RecodedFrom
+from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.opening import open_storage, probe_new, require_apart
 from kdcache.codec_error.calibration import fit_codec, sample_views
 from kdcache.codec_error.samples import pairs_of_cache
@@ -98,7 +99,7 @@ def recode_cache(
     require_written(made, itertools.product(commits, range(made.manifest.num_units)))
     seconds = time.monotonic() - start
     made_commits = {seed: made.commits(seed) for seed in commits}
-    tell_clipped(made, [commit for of_seed in made_commits.values() for commit in of_seed])
+    tell_clipped(made, _joined(made_commits))
     return {
         "cache": str(made),
         "source": str(source),
@@ -106,7 +107,7 @@ def recode_cache(
         "rows": made.manifest.num_held,
         "units_written": written,
         "seconds": seconds,
-        "absent": sum(len(commit.absent) for of_seed in commits.values() for commit in of_seed),
+        "absent": sum(len(commit.absent) for commit in _joined(commits)),
         "before": _size(source, commits),
         "after": _size(made, made_commits),
         "gradient_error": made.manifest.made_by.gradient_error,
@@ -177,12 +178,19 @@ def _fitted(source: Cache, wanted: RowCodec) -> tuple[Codec, dict[float, float]]
             f"{codec_spec(wanted)} needs two different views of a sample, and cache {source} does"
             " not hold them; dump another seed, or give step= or bytes="
         )
-    layout = source.manifest.layout
-    what = "pixels" if layout.maps else "positions" if layout.sites else "views"
-    say(f"measuring codec {codec_spec(wanted)} on {len(pairs.teacher)} {what} of {source}")
+    rows = f"{len(pairs.teacher)} {_kind_of_rows(source)}"
+    say(f"measuring codec {codec_spec(wanted)} on {rows} of {source}")
     fitted = fit_codec(wanted, pairs)
     _require_possible(source, fitted.codec)
     return fitted.codec, fitted.errors if exact else {}
+
+
+def _kind_of_rows(source: Cache) -> str:
+    """Return what each row of logits is of."""
+    layout = source.manifest.layout
+    if layout.maps:
+        return "pixels"
+    return "positions" if layout.sites else "views"
 
 
 def _manifest(source: Cache, codec: Codec) -> Manifest:
@@ -204,15 +212,16 @@ def _manifest(source: Cache, codec: Codec) -> Manifest:
 
 def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Commit]]) -> int:
     """Recode and commit every unit that is missing, until the process is told to stop."""
-    todo = [(seed, unit) for seed in commits for unit in made.missing_units(seed)]
+    todo: list[Unit] = []
+    for seed in commits:
+        todo += [(seed, unit) for unit in made.missing_units(seed)]
     if todo:
         made.storage.probe()
     for seed in commits:
         start_seed(made, seed)
     written = 0
-    with progress(
-        "recode", sum(len(made.manifest.unit_range(unit)) for _, unit in todo), "views"
-    ) as bar:
+    num_views = sum(len(made.manifest.unit_range(unit)) for _, unit in todo)
+    with progress("recode", num_views, "views") as bar:
         for seed, unit in until_stopped(todo):
             rows = made.manifest.unit_range(unit)
             # another recode into this cache may have been here
@@ -260,19 +269,28 @@ def _pieces(source: Cache, made: Cache, commit: Commit) -> Iterator[tuple[Record
 
 def _facts(parts: Sequence[Commit]) -> dict[str, Any]:
     """Return what the commits of the source say, for the commit of the unit that they go into."""
-    told = [
-        (commit.statistics, commit.stop - commit.start - len(commit.absent)) for commit in parts
-    ]
+    absent: list[Absence] = []
+    probes: list[Probe] = []
+    told: list[tuple[dict[str, float], int]] = []
+    for commit in parts:
+        absent += commit.absent
+        probes += commit.probes
+        told.append((commit.statistics, commit.stop - commit.start - len(commit.absent)))
     return {
-        "absent": [absence for commit in parts for absence in commit.absent],
-        "probes": [probe for commit in parts for probe in commit.probes],
+        "absent": absent,
+        "probes": probes,
         "statistics": mean_statistics(told),
         "versions": parts[0].versions,
     }
 
 
+def _joined(commits: Mapping[int, Sequence[Commit]]) -> list[Commit]:
+    """Return the commits of all seeds."""
+    return list(itertools.chain.from_iterable(commits.values()))
+
+
 def _size(cache: Cache, commits: Mapping[int, Sequence[Commit]]) -> dict[str, Any]:
-    size = sum(commit.num_bytes for of_seed in commits.values() for commit in of_seed)
+    size = sum(commit.num_bytes for commit in _joined(commits))
     return {
         "codec": codec_spec(cache.codec),
         "bytes": size,

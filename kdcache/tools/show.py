@@ -107,48 +107,59 @@ def _drawn_maps(
     names: list[str],
     said_from: int,
 ) -> Any:
-    from matplotlib import colormaps  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
-    from matplotlib.patches import Patch  # noqa: PLC0415
 
     planes = upsampled(maps, (mask.shape[0], mask.shape[1]))[0]
     sure, said = (found.numpy() for found in planes.max(0))
     said = said + said_from
-    numbers = np.arange(len(names))
-    found = (
-        colormaps["tab20"](numbers)
-        if len(names) <= 20
-        else colormaps["gist_ncar"](0.05 + 0.9 * numbers / len(names))
-    )
-    colours = (255 * found[:, :3]).astype(np.uint8)
+    colours = _colours(len(names))
     known = mask != IGNORED
-    right = (
-        f"{100 * (said == mask)[known].mean():.1f} % of the pixels right"
-        if known.any()
-        else "no pixel has a class"
-    )
-    if said_from:
-        right = "its own classes"
     target = np.where(known[:, :, None], colours[np.where(known, mask, 0)], 0)
-    titles = ("view", "mask (black: no class)", f"teacher: {right}")
+    about = "its own classes" if said_from else _right_text((said == mask)[known])
+    titles = ("view", "mask (black: no class)", f"teacher: {about}")
     figure = Figure(figsize=(11, 1.6 + 10 * mask.shape[0] / mask.shape[1]), layout="constrained")
     panels = figure.subplots(2, 2).ravel()
     for panel, image, name in zip(panels[:3], (view, target, colours[said]), titles, strict=True):
         panel.imshow(image, cmap="gray")
         panel.set_title(name, fontsize=10)
-    figure.colorbar(
-        panels[3].imshow(sure, vmin=0, vmax=1, cmap="viridis"), ax=panels[3], shrink=0.8
-    )
+    confidence = panels[3].imshow(sure, vmin=0, vmax=1, cmap="viridis")
+    figure.colorbar(confidence, ax=panels[3], shrink=0.8)
     panels[3].set_title("the teacher's confidence", fontsize=10)
     counts = np.bincount(np.concatenate([mask[known], said.ravel()]), minlength=len(names))
+    _draw_legend(figure, counts, names, colours)
+    for panel in panels:
+        panel.set_axis_off()
+    return figure
+
+
+def _colours(count: int) -> np.ndarray:
+    """Return the colours of so many classes, uint8 `[count, 3]`."""
+    from matplotlib import colormaps  # noqa: PLC0415
+
+    numbers = np.arange(count)
+    if count <= 20:
+        found = colormaps["tab20"](numbers)
+    else:
+        found = colormaps["gist_ncar"](0.05 + 0.9 * numbers / count)
+    return (255 * found[:, :3]).astype(np.uint8)
+
+
+def _right_text(is_right: np.ndarray) -> str:
+    """Return the share of the pixels with a class of which the teacher says that class."""
+    if not len(is_right):
+        return "no pixel has a class"
+    return f"{100 * is_right.mean():.1f} % of the pixels right"
+
+
+def _draw_legend(figure: Any, counts: np.ndarray, names: list[str], colours: np.ndarray) -> None:
+    """List the classes with the most pixels, and how many more there are."""
+    from matplotlib.patches import Patch  # noqa: PLC0415
+
     shown = [one for one in np.argsort(-counts, kind="stable")[:_LISTED] if counts[one]]
     patches = [Patch(color=colours[one] / 255, label=names[one]) for one in shown]
     if (more := int((counts > 0).sum()) - len(shown)) > 0:
         patches.append(Patch(color="none", label=f"and {more} more"))
     figure.legend(handles=patches, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
-    for panel in panels:
-        panel.set_axis_off()
-    return figure
 
 
 def _drawn_bars(
