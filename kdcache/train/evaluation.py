@@ -70,7 +70,8 @@ class Evaluation:
         self.recipe = recipe
         if training is not None:
             _require_same_classes(training, self.source)
-        self._task, self._window = open_task(task_of(self.source)), check_window(window)
+        self._task = open_task(task_of(self.source))
+        self._window = check_window(window)
         takes_whole_images = self._task.scores_whole_images
         if self._window and not takes_whole_images:
             raise UsageError(f"eval_window is not for {self._task.name}; leave it out")

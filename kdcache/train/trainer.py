@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdcache.errors import KdcacheError, MismatchError, UsageError
-from kdcache.loader.opening import check_records, open_replay
+from kdcache.loader.opening import Replay, check_records, open_replay
 from kdcache.loader.steps import StepLoader
 from kdcache.losses import Loss, open_loss
 from kdcache.models.first_batch import check_gradients, check_student, require_trainable
@@ -46,7 +46,7 @@ from kdcache.train.evaluation import Evaluation, evaluation_recipe
 from kdcache.train.metrics_log import Metrics
 from kdcache.train.optim import make_optimizer, make_schedule
 from kdcache.train.preflight import check_training
-from kdcache.views import Batch, seed_generators
+from kdcache.views import Batch, Recipe, seed_generators
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
 
@@ -64,35 +64,15 @@ class Trainer:
             self.loss.requires,
             check=lambda cache: check_records(cache, self.loss, config.loss),
         )
-        source = replay.source
-        recipe = replay.recipe
-        self.task = open_task(task_of(source))
-        self.task.check(self.loss, config.loss)
-        if "label" in self.loss.requires and recipe.mixing:
-            raise UsageError(
-                f"loss {config.loss} needs one label a view, and recipe {recipe.name} mixes; use"
-                " dist or kl"
-            )
+        self.task = open_task(task_of(replay.source))
+        self._require_possible(replay.recipe)
         seed_generators(config.run_seed, 0)
-        self.student: VisionModel = open_model(
-            config.student, classes=source.classes, recipe=recipe, task=self.task.name
-        )
-        require_trainable(self.student)
+        self.student: VisionModel = self._student(replay)
         self.model = self._place()
-        self.loader = StepLoader(
-            config,
-            replay,
-            self.compute,
-            self.loss.requires,
-            size=self.student.preprocessing.size,
-            sites=self.student.sites,
-        )
-        self._labels = SeenLabels(source)
+        self.loader = self._loader(replay)
+        self._labels = SeenLabels(replay.source)
         self.evaluation = self._evaluation()
-        if self.evaluation is not None:
-            SeenLabels(self.evaluation.source)  # tells what is known of them
-            if not config.compute.compile:
-                self.evaluation.try_out(self.model)
+        self._try_evaluation()
         self.optimizer = make_optimizer(self.student.module, config.optimizer)
         self._steps = self.loader.steps_per_epoch
         self.schedule = make_schedule(
@@ -426,6 +406,44 @@ class Trainer:
         }
         require_same(facts, "what the run is made of")
         require_same_weights(self.student.module)
+
+    def _require_possible(self, recipe: Recipe) -> None:
+        """Check that the loss is one of the task and fits the recipe."""
+        spec = self.config.loss
+        self.task.check(self.loss, spec)
+        if "label" in self.loss.requires and recipe.mixing:
+            raise UsageError(
+                f"loss {spec} needs one label a view, and recipe {recipe.name} mixes; use dist or"
+                " kl"
+            )
+
+    def _student(self, replay: Replay) -> VisionModel:
+        student = open_model(
+            self.config.student,
+            classes=replay.source.classes,
+            recipe=replay.recipe,
+            task=self.task.name,
+        )
+        require_trainable(student)
+        return student
+
+    def _loader(self, replay: Replay) -> StepLoader:
+        return StepLoader(
+            self.config,
+            replay,
+            self.compute,
+            self.loss.requires,
+            size=self.student.preprocessing.size,
+            sites=self.student.sites,
+        )
+
+    def _try_evaluation(self) -> None:
+        """Tell what is known of the labels to evaluate on, and evaluate the first views."""
+        if self.evaluation is None:
+            return
+        SeenLabels(self.evaluation.source)  # tells it
+        if not self.config.compute.compile:
+            self.evaluation.try_out(self.model)
 
     def _place(self) -> nn.Module:
         """Return the student on its device, with batch norms over all processes if so
