@@ -105,7 +105,8 @@ def verify_cache(
     is_used = bool(views or teacher or contents)
     _require_use(views, data, teacher, batch_size, is_used=is_used, is_placed=compute is not None)
     asked = views
-    views = (TEACHER_VIEWS if teacher else 0) if views is None else views
+    if views is None:
+        views = TEACHER_VIEWS if teacher else 0
     running = Compute(compute or compute_of(cache)) if teacher else None
     source = source_of(cache, data) if views or contents else None
     if contents and source is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdcache.cache import Cache, Commit
 from kdcache.cache.documents.parts import as_json
+from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.source import local_images
 from kdcache.codecs import open_codec
 from kdcache.config.spec import build
@@ -120,17 +121,19 @@ def compare_logits(
         )
     recipe = cache.recipe
     dataset = ViewDataset(source, recipe, cache.order, sizes=[model.preprocessing.size])
-    wanted = [(row, commit.seed) for commit, rows in chosen for row in rows.tolist()]
+    wanted: list[tuple[int, int]] = []
+    for commit, rows in chosen:
+        wanted += [(row, commit.seed) for row in rows.tolist()]
     with local_images(source, [commit for commit, _ in chosen]):
         logits = _run(model, dataset, wanted, batch_size, compute)
     held = np.concatenate([cache.read_unit(commit)[rows - commit.start] for commit, rows in chosen])
     fresh = cache.codec.encode(logits)
-    rows = logits.reshape(-1, logits.shape[-1])
-    exact = rows if cache.codec.keeps_mean else rows - rows.mean(dim=1, keepdim=True)
+    raw = logits.reshape(-1, logits.shape[-1])
+    exact = raw if cache.codec.keeps_mean else raw - raw.mean(dim=1, keepdim=True)
     then, now = (cache.codec.nearest(records, exact) for records in (held, fresh))
     differences = _largest(then - now, len(logits))
     further = _largest(then - exact, len(logits)) - _largest(now - exact, len(logits))
-    spread = rows.std(dim=1, correction=0).reshape(len(logits), -1).mean(1)
+    spread = raw.std(dim=1, correction=0).reshape(len(logits), -1).mean(1)
     return {
         "views": len(logits),
         "equal_records": int((_bytes(held) == _bytes(fresh)).all(1).sum()),
@@ -166,7 +169,9 @@ def logits_faults(cache: Cache, model: VisionModel, found: dict[str, Any]) -> li
 
 def _choose(cache: Cache, views: int) -> list[tuple[Commit, Rows]]:
     """Return commits of all seeds in a keyed order, and of each some rows that hold a record."""
-    units = [(seed, unit) for seed in cache.seeds() for unit in cache.committed_units(seed)]
+    units: list[Unit] = []
+    for seed in cache.seeds():
+        units += [(seed, unit) for unit in cache.committed_units(seed)]
     places = keyed_permutation(len(units), views)[: -(-views // ROWS_PER_UNIT)]
     if not len(places):
         return []

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kdcache.cache import Cache, Commit, Manifest, library_versions
 from kdcache.cache.documents.parts import Probe
+from kdcache.cache.formats.protocol import Unit
 from kdcache.errors import KdcacheWarning, MismatchError, UnreadableSampleError, ViewMismatchError
 from kdcache.runtime.console import say
 from kdcache.shapes import View
@@ -71,7 +72,9 @@ def num_probes(manifest: Manifest) -> int:
 def probed_commits(cache: Cache, seeds: Sequence[int], views: int) -> Iterator[Commit]:
     """Yield commits of `seeds`, spread over their units, until they have `views` probes, or no more
     seem to come."""
-    units = [(seed, unit) for seed in seeds for unit in cache.committed_units(seed)]
+    units: list[Unit] = []
+    for seed in seeds:
+        units += [(seed, unit) for unit in cache.committed_units(seed)]
     # of seeds that share a unit some have none in it
     for place in keyed_permutation(len(units), views)[: 4 * views]:
         if views <= 0:
@@ -100,7 +103,10 @@ def check_views(
         )
     recipe = cache.recipe.at(cache.manifest.input_size)
     dataset = ViewDataset(source, recipe, cache.order, sizes=[recipe.size])
-    probes = [(commit, probe) for commit in commits for probe in commit.probes][:views]
+    probes: list[tuple[Commit, Probe]] = []
+    for commit in commits:
+        probes += [(commit, probe) for probe in commit.probes]
+    probes = probes[:views]
     if views > 0 and not probes:
         say(
             f"note: cache {cache} keeps no probe of these seeds: views rendered here were not"
