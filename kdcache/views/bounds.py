@@ -105,7 +105,10 @@ def _entries_in(key: str, value: Any, where: str, depth: int = 1) -> list[Mappin
             raise RecipeError(
                 f"{where}: {brief(key)} has lists inside of each other, more than {MOST_DEPTH} deep"
             )
-        return [entry for item in value for entry in _entries_in(key, item, where, depth + 1)]
+        entries: list[Mapping[str, Any]] = []
+        for item in value:
+            entries += _entries_in(key, item, where, depth + 1)
+        return entries
     if isinstance(value, str):
         _check_text(key, value, where)
     elif isinstance(value, int | float):
@@ -205,7 +208,8 @@ def _turned(transform: Any, height: int, width: int) -> Size:
         return height, width
     # the area is h w + (h^2 + w^2) sin(2 angle) / 2; most of all it is at 45 degrees
     angle = min(max(map(abs, transform.degrees)), 45.0)
-    high, wide = height + 2, width + 2  # rounding
+    high = height + 2  # rounding
+    wide = width + 2
     area = high * wide + (high**2 + wide**2) / 2 * math.sin(math.radians(2 * angle))
     side = math.sqrt(area)
     return side, side

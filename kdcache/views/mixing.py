@@ -19,7 +19,9 @@ from kdcache.shapes import Rows, View
 from kdcache.views.bounds import MOST_ALPHA, MOST_BLOCK
 from kdcache.views.permutation import keyed_permutation
 
-_PAIRS, _BLEND = 2, 3  # domains of the keys, beside those of views
+# domains of the keys, beside those of views
+_PAIRS = 2
+_BLEND = 3
 _ONE = 2**16
 """Shares are multiples of one over this."""
 
@@ -116,7 +118,8 @@ def _partners_in(length: int, key: tuple[int, ...]) -> Rows:
     found = np.arange(length)
     left = order[: length // 2 * 2 : 2]
     right = order[1::2]
-    found[left], found[right] = right, left
+    found[left] = right
+    found[right] = left
     found.flags.writeable = False
     return found
 

@@ -120,19 +120,23 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest keeps: enough to render the same views anywhere."""
-        size = (
-            _WHOLE
-            if self.size is None
-            else self.size
-            if isinstance(self.size, int)
-            else list(self.size)
-        )
-        table = {"mode": self.mode, "size": size, "eval": self.eval, "transforms": self.transforms}
+        table = {
+            "mode": self.mode,
+            "size": self._size_entry(),
+            "eval": self.eval,
+            "transforms": self.transforms,
+        }
         return {
             "name": self.name,
             "fingerprint": self.fingerprint,
             "table": table | self._mixing_table(),
         }
+
+    def _size_entry(self) -> str | int | list[int]:
+        """Return the size as a table has it."""
+        if self.size is None:
+            return _WHOLE
+        return self.size if isinstance(self.size, int) else list(self.size)
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Recipe":

@@ -23,7 +23,8 @@ from torchvision.transforms import InterpolationMode, v2
 
 from kdcache.shapes import View
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+_MEAN = (0.485, 0.456, 0.406)  # ImageNet's
+_STD = (0.229, 0.224, 0.225)
 _NUMBER = r"\d+(\.\d+)?"
 _POLICY = re.compile(  # timm itself passes over a section that it does not know
     rf"rand(-((m|n|mmax|inc)\d+|(p|mstd){_NUMBER}|t(weights|3aw?)))*"
@@ -183,10 +184,8 @@ class RandomErasing:
             max_count,
             device="cpu",
         )
-        self._mean, self._std = (
-            _levels("pixel_mean", pixel_mean or _MEAN),
-            _levels("pixel_std", pixel_std or _STD),
-        )
+        self._mean = _levels("pixel_mean", pixel_mean or _MEAN)
+        self._std = _levels("pixel_std", pixel_std or _STD)
         self._canvas = canvas
 
     def __call__(self, image: Image.Image | Tensor) -> View:
