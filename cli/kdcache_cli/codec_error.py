@@ -1,6 +1,7 @@
 """The command `codec-error`: what each codec costs on your teacher, as a table, as JSON, and as a
 picture."""
 
+import itertools
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from kdcache_cli.options import JSON, compute, dotted
 from kdcache_cli.output import json_text
 
 _TERMS = {"inter": "inter", "intra": "intra", "both": "both", "kl": "KL"}
+_COLUMNS = list(itertools.product(("error", "cosine"), _TERMS))
 
 
 @click.command("codec-error", short_help="Measure what each codec costs on your teacher.")
@@ -118,25 +120,18 @@ def _print_table(result: Mapping[str, Any], tau: float, size: int) -> None:
         box=SIMPLE_HEAD if terminal else None,
     )
     table.add_column("\ncodec", no_wrap=True)
-    for name in (
-        "bytes\nper view",
-        "",
-        *(f"{kind}\n{term}" for kind in ("error", "cosine") for term in _TERMS.values()),
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("bytes\nper view", justify="right", no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True)
+    for kind, term in _COLUMNS:
+        table.add_column(f"{kind}\n{_TERMS[term]}", justify="right", no_wrap=True)
     for cost in result["codecs"]:
         (found,) = (
             one for one in cost["gradients"] if (one["tau"], one["batch_size"]) == (tau, size)
         )
-        values = [f"{found[term][kind]:.3f}" for kind in ("error", "cosine") for term in _TERMS]
+        values = [f"{found[term][kind]:.3f}" for kind, term in _COLUMNS]
+        mark = "*" if cost["front"] else ""
         style = "bold" if cost["front"] else None
-        table.add_row(
-            cost["codec"],
-            f"{cost['bytes']:.1f}",
-            "*" if cost["front"] else "",
-            *values,
-            style=style,
-        )
+        table.add_row(cost["codec"], f"{cost['bytes']:.1f}", mark, *values, style=style)
     for spec in result["failed"]:
         table.add_row(spec, "fails", style="dim")
     console = Console(width=None if terminal else 200)

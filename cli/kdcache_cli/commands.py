@@ -288,56 +288,51 @@ def _cost_text(plan: dict[str, Any]) -> str:
 
 
 def _plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
-
-    return [
+    units = f"{counted(plan['units'], 'unit')}, {plan['units_done']} of them done"
+    lines = [
         *_data_lines(plan),
         ("recipe", f"{plan['recipe']}, {_input_text(plan)}"),
-        (
-            "views",
-            (
-                f"{plan['views']} in {counted(plan['units'], 'unit')}, {plan['units_done']} of them"
-                " done"
-            ),
-        ),
-        (
-            "bytes",
-            (
-                f"{human_bytes(plan['bytes'])} ({plan['bytes_per_view']:.1f} per view) in"
-                f" {plan['files']} files"
-            ),
-        ),
-        (
-            "of a seed",
-            f"{human_bytes(plan['bytes_per_seed'])} in {plan['files_per_seed']:.0f} files",
-        ),
-        (
-            "codec",
-            plan["codec"] + ("" if plan["gradients"] else codec_error_text(plan["gradient_error"])),
-        ),
-        *(
-            [("gradients", "error and cosine against those of exact logits")]
-            if plan["gradients"]
-            else []
-        ),
-        *((f"at tau {case['tau']:g}", _gradient_text(case)) for case in plan["gradients"]),
-        *([] if plan["free_bytes"] is None else [("free disk", human_bytes(plan["free_bytes"]))]),
-        (
-            "speed",
-            (
-                f"{plan['views_per_second']:.0f} views/s and"
-                f" {human_seconds(plan['seconds_per_unit'])} a unit, each process"
-            ),
-        ),
-        (
-            "time left",
-            f"{human_seconds(plan['seconds'])} with {counted(plan['world_size'], 'process')}",
-        ),
+        ("views", f"{plan['views']} in {units}"),
+        *_size_lines(plan),
+        *_codec_lines(plan),
+    ]
+    if plan["free_bytes"] is not None:
+        lines.append(("free disk", human_bytes(plan["free_bytes"])))
+    lines += _time_lines(plan)
+    if plan["teacher_accuracy"] is not None:
+        lines.append(("teacher", f"{plan['teacher_accuracy']:.2f} % of the first views right"))
+    return lines
+
+
+def _size_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    whole = f"{human_bytes(plan['bytes'])} ({plan['bytes_per_view']:.1f} per view)"
+    of_seed = human_bytes(plan["bytes_per_seed"])
+    return [
+        ("bytes", f"{whole} in {plan['files']} files"),
+        ("of a seed", f"{of_seed} in {plan['files_per_seed']:.0f} files"),
+    ]
+
+
+def _codec_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines on the codec: with its gradients where they were measured for this plan."""
+    cases = plan["gradients"]
+    if not cases:
+        return [("codec", plan["codec"] + codec_error_text(plan["gradient_error"]))]
+    return [
+        ("codec", plan["codec"]),
+        ("gradients", "error and cosine against those of exact logits"),
+        *((f"at tau {case['tau']:g}", _gradient_text(case)) for case in cases),
+    ]
+
+
+def _time_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    pace = f"{plan['views_per_second']:.0f} views/s"
+    unit_time = f"{human_seconds(plan['seconds_per_unit'])} a unit"
+    left = human_seconds(plan["seconds"])
+    return [
+        ("speed", f"{pace} and {unit_time}, each process"),
+        ("time left", f"{left} with {counted(plan['world_size'], 'process')}"),
         ("cost", _cost_text(plan)),
-        *(
-            [("teacher", f"{plan['teacher_accuracy']:.2f} % of the first views right")]
-            if plan["teacher_accuracy"] is not None
-            else []
-        ),
     ]
 
 

@@ -108,8 +108,12 @@ def _show(states: "Iterator[Progress]") -> None:
 def _line(state: "Progress") -> str:
     """Return the line of a log."""
     lost = [f"{_short_name(worker)}, {_ago(worker)}" for worker in state.workers if worker.is_lost]
-    named = f" ({'; '.join(lost[:3])}{'; ...' if len(lost) > 3 else ''})" if lost else ""
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S')} {_counted(state)}, {_at_work(state)}{named}"
+    named = ""
+    if lost:
+        others = "; ..." if len(lost) > 3 else ""
+        named = f" ({'; '.join(lost[:3])}{others})"
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"{now} {_counted(state)}, {_at_work(state)}{named}"
 
 
 def _screen(state: "Progress", width: int) -> list[str]:

@@ -165,9 +165,11 @@ def _require_words(command: str, words: Sequence[str]) -> None:
     for before, word in pairwise(["", *words]):
         flag, equals, value = word.partition("=")
         is_flag = word.startswith("--") and equals
-        name = (
-            flag if is_flag else before if before.startswith("--") else f"an argument of {command}"
-        )
+        name = f"an argument of {command}"
+        if is_flag:
+            name = flag
+        elif before.startswith("--"):
+            name = before
         try:
             require_text(value if is_flag else word, name)
         except UsageError as error:
@@ -207,7 +209,9 @@ def _in_one_line(ctx: click.Context | None = None) -> Iterator[None]:
 def _usage_text(error: click.UsageError, name: str) -> str:
     if isinstance(error, click.NoSuchOption):
         parameters = error.ctx.command.get_params(error.ctx) if error.ctx else []
-        flags = [flag for parameter in parameters for flag in parameter.opts]
+        flags: list[str] = []
+        for parameter in parameters:
+            flags += parameter.opts
         return _unknown(f"{name} has no option {error.option_name}", error.option_name, flags, name)
     if isinstance(error, click.MissingParameter) and error.param is not None:
         is_option = isinstance(error.param, click.Option)
