@@ -270,10 +270,8 @@ def _configure(
 def _data_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the line on the samples, which shows at a glance whether the data are those that were
     meant."""
-    found = (
-        f"{plan['samples']:,} {'sample' if plan['samples'] == 1 else 'samples'} of"
-        f" {counted(plan['classes'], 'class')}"
-    )
+    noun = "sample" if plan["samples"] == 1 else "samples"
+    found = f"{plan['samples']:,} {noun} of {counted(plan['classes'], 'class')}"
     if (trained := plan.get("samples_trained", plan["samples"])) < plan["samples"]:
         found += f", {trained:,} of them trained on"
     if evaluated := plan.get("eval_samples"):
@@ -346,33 +344,22 @@ def _training_plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
     memory = ", ".join(
         f"{human_bytes(count)} on the {where}" for where, count in plan["peak_memory"].items()
     )
-    slabs = (
-        [("slabs", f"{human_bytes(plan['slab_bytes'])} under KDCACHE_HOME for each seed")]
-        if plan["slab_bytes"]
-        else []
-    )
-    return [
+    views = f"views of {size_text(plan['size'])} pixels"
+    steps = counted(plan["steps_per_epoch"], "step")
+    each = human_seconds(plan["epoch_seconds"])
+    lines = [
         *_data_lines(plan),
-        (
-            "student",
-            f"{plan['parameters']:,} parameters, views of {size_text(plan['size'])} pixels",
-        ),
+        ("student", f"{plan['parameters']:,} parameters, {views}"),
         ("teacher", plan["teacher"]),
-        (
-            "epochs",
-            f"{plan['epochs']} of {counted(plan['steps_per_epoch'], 'step')}{done}, {seeds}",
-        ),
+        ("epochs", f"{plan['epochs']} of {steps}{done}, {seeds}"),
         ("speed", f"{plan['views_per_second']:.0f} views/s, {waits}"),
-        (
-            "time left",
-            (
-                f"{human_seconds(left)}, {human_seconds(plan['epoch_seconds'])} an epoch,"
-                " evaluation not counted"
-            ),
-        ),
+        ("time left", f"{human_seconds(left)}, {each} an epoch, evaluation not counted"),
         ("memory", memory),
-        *slabs,
     ]
+    if plan["slab_bytes"]:
+        slab = human_bytes(plan["slab_bytes"])
+        lines.append(("slabs", f"{slab} under KDCACHE_HOME for each seed"))
+    return lines
 
 
 def _input_text(plan: dict[str, Any]) -> str:
@@ -396,57 +383,43 @@ def _gradient_text(case: dict[str, Any]) -> str:
 
 
 def _dump_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    absent = (
-        [("absent", f"{counted(result['absent'], 'view')} whose sample cannot be read")]
-        if result["absent"]
-        else []
-    )
-    accuracy = result["teacher_accuracy"]
-    right = [] if accuracy is None else [("teacher", f"{accuracy:.2f} % of these views right")]
-    return [
+    units = counted(result["units_written"], "unit")
+    lines = [
         ("cache", result["cache"]),
         ("seeds", f"{ranges(result['seeds'])}, {result['rows']} views each"),
-        (
-            "written",
-            f"{counted(result['units_written'], 'unit')} in {human_seconds(result['seconds'])}",
-        ),
+        ("written", f"{units} in {human_seconds(result['seconds'])}"),
         ("bytes", f"{human_bytes(result['bytes'])}, {result['bytes_per_view']:.1f} per view"),
-        *right,
-        *absent,
     ]
+    if result["teacher_accuracy"] is not None:
+        lines.append(("teacher", f"{result['teacher_accuracy']:.2f} % of these views right"))
+    if result["absent"]:
+        views = counted(result["absent"], "view")
+        lines.append(("absent", f"{views} whose sample cannot be read"))
+    return lines
 
 
 def _train_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    name, label = ("miou", "mIoU") if "best_miou" in result else ("top1", "top-1")
-    pixels = (
-        f", {result['pixel_accuracy']:.2f} % of the pixels right"
-        if "pixel_accuracy" in result
-        else ""
-    )
-    scores = [(label, f"{result[name]:.2f} %{pixels}")] if name in result else []
-    if f"ema_{name}" in result:
-        scores.append(("average", f"{result[f'ema_{name}']:.2f} %"))
-    if f"best_{name}" in result:
-        which = "the average" if result["best_weights"] == "ema" else "the student"
-        value = f"{result[f'best_{name}']:.2f} %"
-        scores.append(
-            (
-                "best",
-                (
-                    f"{value}, {which} after epoch {result['best_epoch']}:"
-                    f" {result['run']}/best.safetensors"
-                ),
-            )
-        )
+    steps = counted(result["steps"], "step")
     return [
         ("run", result["run"]),
-        (
-            "epochs",
-            (
-                f"{result['epochs']} ({counted(result['steps'], 'step')}) in"
-                f" {human_seconds(result['seconds'])}"
-            ),
-        ),
-        *scores,
+        ("epochs", f"{result['epochs']} ({steps}) in {human_seconds(result['seconds'])}"),
+        *_score_lines(result),
         ("weights", f"{result['run']}/student.safetensors"),
     ]
+
+
+def _score_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    name, label = ("miou", "mIoU") if "best_miou" in result else ("top1", "top-1")
+    pixels = ""
+    if "pixel_accuracy" in result:
+        pixels = f", {result['pixel_accuracy']:.2f} % of the pixels right"
+    lines: list[tuple[str, str]] = []
+    if name in result:
+        lines.append((label, f"{result[name]:.2f} %{pixels}"))
+    if f"ema_{name}" in result:
+        lines.append(("average", f"{result[f'ema_{name}']:.2f} %"))
+    if f"best_{name}" in result:
+        which = "the average" if result["best_weights"] == "ema" else "the student"
+        score = f"{result[f'best_{name}']:.2f} %, {which} after epoch {result['best_epoch']}"
+        lines.append(("best", f"{score}: {result['run']}/best.safetensors"))
+    return lines

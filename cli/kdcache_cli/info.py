@@ -151,9 +151,12 @@ def _short_name(worker: "Worker") -> str:
     """Return how a line names a worker: by its rank and host, without a rank by host and
     process."""
     writer = worker.writer
-    rank = "" if writer.rank is None else f"rank {writer.rank} on "
-    process = "" if writer.rank is not None or writer.process is None else f":{writer.process}"
-    name = printable(f"{rank}{writer.host or 'unknown'}{process}")
+    name = writer.host or "unknown"
+    if writer.rank is not None:
+        name = f"rank {writer.rank} on {name}"
+    elif writer.process is not None:
+        name = f"{name}:{writer.process}"
+    name = printable(name)
     return name if len(name) <= _NAME_WIDTH else f"{name[: _NAME_WIDTH - 3]}..."
 
 
@@ -178,29 +181,24 @@ def _counted(state: "Progress") -> str:
 
 def _at_work(state: "Progress") -> str:
     lost = sum(worker.is_lost for worker in state.workers)
-    text = (
-        f"{counted(len(state.workers) - lost, 'worker')}"
-        f" {'seen of late' if state.is_complete else 'at work'}"
-    )
+    others = counted(len(state.workers) - lost, "worker")
+    doing = "seen of late" if state.is_complete else "at work"
+    text = f"{others} {doing}"
     return f"{text}, {lost} lost" if lost else text
 
 
 def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     manifest = result["manifest"]
+    classes = counted(manifest["classes"], "class")
+    error = codec_error_text(manifest["made_by"].get("gradient_error", {}))
     per_view = f", {result['bytes_per_view']:.1f} per view" if result["units"] else ""
     return [
-        (
-            "task",
-            f"{manifest['task']}, {counted(manifest['classes'], 'class')}{_maps_text(manifest)}",
-        ),
+        ("task", f"{manifest['task']}, {classes}{_maps_text(manifest)}"),
         ("source", _source_text(manifest)),
         *_subset_lines(manifest),
         ("recipe", f"{manifest['recipe']['name']} ({manifest['recipe']['fingerprint'][:12]})"),
         ("teacher", f"{manifest['teacher']['spec']} ({manifest['teacher']['sha256'][:12]})"),
-        (
-            "codec",
-            result["codec"] + codec_error_text(manifest["made_by"].get("gradient_error", {})),
-        ),
+        ("codec", result["codec"] + error),
         ("store", _store_text(manifest)),
         *coverage_lines(result),
         ("units", _units_text(result)),
@@ -221,31 +219,26 @@ def _units_text(result: dict[str, Any]) -> str:
 def _store_text(manifest: dict[str, Any]) -> str:
     """Return how units are stored."""
     store = manifest.get("store", "zarr")
-    count = manifest.get("seeds_per_unit", 1)
+    if store != "webdataset":
+        return str(store)
     images = ", with images" if manifest.get("has_images") else ""
-    return (
-        f"{store}{images}, {count} seed{'s' * (count > 1)} to a tar"
-        if store == "webdataset"
-        else str(store)
-    )
+    return f"{store}{images}, {counted(manifest.get('seeds_per_unit', 1), 'seed')} to a tar"
 
 
 def _subset_lines(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     part = manifest.get("samples")
-    return [("samples", f"{part['count']:,} of {manifest['rows']:,}")] if part else []
+    if not part:
+        return []
+    return [("samples", f"{part['count']:,} of {manifest['rows']:,}")]
 
 
 def _absent_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    part = (
-        f" in {counted(result['absent_of'], 'unit')} that were looked at"
-        if result["absent_of"] < result["units"]
-        else ""
-    )
-    return (
-        [("absent", f"{counted(result['absent'], 'view')} whose sample cannot be read{part}")]
-        if result["absent"] or part
-        else []
-    )
+    part = ""
+    if result["absent_of"] < result["units"]:
+        part = f" in {counted(result['absent_of'], 'unit')} that were looked at"
+    if not result["absent"] and not part:
+        return []
+    return [("absent", f"{counted(result['absent'], 'view')} whose sample cannot be read{part}")]
 
 
 def _made_text(made_by: dict[str, Any]) -> str:
@@ -258,7 +251,8 @@ def _maps_text(manifest: dict[str, Any]) -> str:
     if manifest.get("positions"):
         fields = {**manifest["positions"]}
         kind = fields.pop("kind")
-        return f", {kind} of {', '.join(f'{name} {value}' for name, value in fields.items())}"
+        told = ", ".join(f"{name} {value}" for name, value in fields.items())
+        return f", {kind} of {told}"
     if not manifest.get("sites"):
         return ""
     heads, height, width = manifest["sites"]
@@ -270,13 +264,8 @@ def _origin_lines(made_by: dict[str, Any]) -> list[tuple[str, str]]:
     origin = made_by.get("recoded_from")
     if origin is None:
         return []
-    return [
-        (
-            "recoded",
-            f"from {origin['codec']}"
-            + codec_error_text(origin["made_by"].get("gradient_error", {})),
-        )
-    ]
+    error = codec_error_text(origin["made_by"].get("gradient_error", {}))
+    return [("recoded", f"from {origin['codec']}{error}")]
 
 
 def _source_text(manifest: dict[str, Any]) -> str:

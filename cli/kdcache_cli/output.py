@@ -214,12 +214,10 @@ def _usage_text(error: click.UsageError, name: str) -> str:
             flags += parameter.opts
         return _unknown(f"{name} has no option {error.option_name}", error.option_name, flags, name)
     if isinstance(error, click.MissingParameter) and error.param is not None:
-        is_option = isinstance(error.param, click.Option)
-        wanted = (
-            max(error.param.opts, key=len)
-            if is_option
-            else error.param.metavar or str(error.param.name).upper()
-        )
+        if isinstance(error.param, click.Option):
+            wanted = max(error.param.opts, key=len)
+        else:
+            wanted = error.param.metavar or str(error.param.name).upper()
         return f"{name} needs {wanted}; see {name} --help"
     told = error.format_message().rstrip(".")
     return f"{name}: {told[:1].lower()}{told[1:]}; see {name} --help"
@@ -237,7 +235,8 @@ def _unknown(told: str, word: str, known: Iterable[str], name: str) -> str:
     """Return a line on a word that is not known, with those that begin like it or are spelled
     nearly so."""
     names = sorted(known)
-    near = [one for one in names if word.strip("-") and one.lstrip("-").startswith(word.strip("-"))]
+    start = word.strip("-")
+    near = [one for one in names if start and one.lstrip("-").startswith(start)]
     near = near or difflib.get_close_matches(word, names, n=2)
     hint = f"; did you mean {' or '.join(near[:3])}?" if near else ""
     return f"{told}{hint} ({name} --help lists all)"
@@ -302,9 +301,8 @@ def coverage_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         total = counted(found["units_per_seed"], "unit")
         lines.append((f"seed {seed}", f"{len(units)} of {total} missing: {ranges(units)}"))
     if (more := len(missing) - _MOST_LINES) > 0:
-        lines.append(
-            ("and", f"{counted(more, 'more seed')} that {'lacks' if more == 1 else 'lack'} units")
-        )
+        lack = "lacks" if more == 1 else "lack"
+        lines.append(("and", f"{counted(more, 'more seed')} that {lack} units"))
     if part := found["seeds_in_part"]:
         lines.append(
             ("in part", f"{named(part, 'seed')}: some units were asked for, and they are there")
@@ -316,7 +314,8 @@ def coverage_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def percent(share: float) -> str:
     """Return a share in percent, with a decimal below 10."""
-    return f"{100 * share:.{1 if share < 0.0995 else 0}f} %"
+    digits = 1 if share < 0.0995 else 0
+    return f"{100 * share:.{digits}f} %"
 
 
 def errors_text(errors: Mapping[Any, float]) -> str:
@@ -347,7 +346,5 @@ def _show_warning(
     if about is not None and not is_news(about):
         return
     text = one_line(str(message) if about is None else about.text, MOST_MESSAGE)
-    click.echo(
-        f"kdcache: warning: {text}" if isinstance(message, KdcacheWarning) else f"warning: {text}",
-        err=True,
-    )
+    who = "kdcache: " if isinstance(message, KdcacheWarning) else ""
+    click.echo(f"{who}warning: {text}", err=True)

@@ -59,45 +59,49 @@ def verify(cache: str, as_json: bool, batch_size: int | None, **flags: Any) -> N
 
 def _verify_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     known = f", {found['from_report']} of them as the report says" if found["from_report"] else ""
-    absent = (
-        [("absent", f"{counted(found['absent'], 'view')} whose sample cannot be read")]
-        if found["absent"]
-        else []
-    )
-    views = [("views", _rendered_text(found["views"]))] if "views" in found else []
-    contents = [("contents", _contents_text(found["contents"]))] if "contents" in found else []
-    teacher = [("teacher", _rerun_text(found["teacher"]))] if "teacher" in found else []
-    temporary = (
-        [f"{counted(found['temporary'], 'temporary file')} of killed writers, harmless"]
-        if found["temporary"]
-        else []
-    )
-    return [
+    lines = [
         ("units", f"{found['units']} checked, {human_bytes(found['bytes'])}{known}"),
         *coverage_lines(found),
-        *absent,
-        *contents,
-        *views,
-        *teacher,
-        *(("left over", text) for text in temporary),
-        *(("orphaned", text) for text in _some(found["orphaned"])),
-        *(("foreign", text) for text in _some(found["foreign"])),
-        *(("fault", one_line(fault, MOST_MESSAGE)) for fault in found["faults"]),
-        ("faults", str(len(found["faults"]))),
     ]
+    if found["absent"]:
+        views = counted(found["absent"], "view")
+        lines.append(("absent", f"{views} whose sample cannot be read"))
+    if "contents" in found:
+        lines.append(("contents", _contents_text(found["contents"])))
+    if "views" in found:
+        lines.append(("views", _rendered_text(found["views"])))
+    if "teacher" in found:
+        lines.append(("teacher", _rerun_text(found["teacher"])))
+    lines += _stray_lines(found)
+    lines += [("fault", one_line(fault, MOST_MESSAGE)) for fault in found["faults"]]
+    lines.append(("faults", str(len(found["faults"]))))
+    return lines
+
+
+def _stray_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines on what lies in the cache besides, all of it harmless."""
+    lines: list[tuple[str, str]] = []
+    if found["temporary"]:
+        files = counted(found["temporary"], "temporary file")
+        lines.append(("left over", f"{files} of killed writers, harmless"))
+    lines += [("orphaned", text) for text in _some(found["orphaned"])]
+    lines += [("foreign", text) for text in _some(found["foreign"])]
+    return lines
 
 
 def _some(keys: Sequence[str]) -> list[str]:
     """Return the first keys, and how many more there are."""
-    more = len(keys) - _SHOWN
-    return [*keys[:_SHOWN], *([f"and {more} more; --json lists them"] if more > 0 else [])]
+    shown = list(keys[:_SHOWN])
+    if len(keys) > _SHOWN:
+        shown.append(f"and {len(keys) - _SHOWN} more; --json lists them")
+    return shown
 
 
 def _rendered_text(views: dict[str, int]) -> str:
     others = views["other_pixels"]
-    as_then = (
-        f"{others} with other pixels under the same thumbnail" if others else "all as at the dump"
-    )
+    as_then = "all as at the dump"
+    if others:
+        as_then = f"{others} with other pixels under the same thumbnail"
     return f"{views['checked']} rendered again, {as_then}"
 
 
@@ -136,32 +140,18 @@ def gc(cache: str, as_json: bool, older_than: str, delete: bool) -> None:
 
 
 def _gc_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
-    count = len(found["keys"])
-    what = human_bytes(found["bytes"])
-    done = f"{counted(count, 'object')}, {what}" + (
-        "" if found["is_deleted"] or not count else "; --delete removes them"
-    )
-    young = (
-        [("kept", f"{counted(found['young'], 'younger object')}: a writer may be at work")]
-        if found["young"]
-        else []
-    )
-    busy = (
-        [
-            (
-                "kept",
-                (
-                    f"{counted(found['busy'], 'object')} of units: a dump was at work of late, and"
-                    " may take them up"
-                ),
-            )
-        ]
-        if found["busy"]
-        else []
-    )
-    return [
-        *(("object", text) for text in _some(found["keys"])),
-        ("removed" if found["is_deleted"] else "to remove", done),
-        *young,
-        *busy,
-    ]
+    objects = f"{counted(len(found['keys']), 'object')}, {human_bytes(found['bytes'])}"
+    lines = [("object", text) for text in _some(found["keys"])]
+    if found["is_deleted"]:
+        lines.append(("removed", objects))
+    else:
+        way_on = "; --delete removes them" if found["keys"] else ""
+        lines.append(("to remove", f"{objects}{way_on}"))
+    if found["young"]:
+        young = counted(found["young"], "younger object")
+        lines.append(("kept", f"{young}: a writer may be at work"))
+    if found["busy"]:
+        busy = counted(found["busy"], "object")
+        why = "a dump was at work of late, and may take them up"
+        lines.append(("kept", f"{busy} of units: {why}"))
+    return lines
