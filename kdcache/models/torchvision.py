@@ -27,9 +27,7 @@ def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
     _require_colour(spec, channels)
     options: dict[str, Any] = dict(spec.options)
     name = choose(spec.arg or "", models.list_models(module=models), "torchvision model")
-    weights = options.pop("weights", None) or (
-        "DEFAULT" if options.pop("pretrained", False) else None
-    )
+    weights = _take_weights(options)
     try:
         entry = models.get_model_weights(name)[weights] if weights else None
     except KeyError:
@@ -38,9 +36,7 @@ def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
             [*models.get_model_weights(name).__members__],
             f"weights of {name} (and no such file)",
         )
-    if entry and classes and classes != len(entry.meta["categories"]):
-        found = len(entry.meta["categories"])
-        raise ModelError(f"model {spec}: its weights have {found} classes, the source {classes}")
+    _require_classes(spec, entry, classes)
     if classes and not entry:
         options["num_classes"] = classes
     with constructing(spec, "its weights must be reachable" if entry else "check its options"):
@@ -69,9 +65,7 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
         models.list_models(module=models.segmentation),
         "torchvision segmentation model",
     )
-    weights = options.pop("weights", None) or (
-        "DEFAULT" if options.pop("pretrained", False) else None
-    )
+    weights = _take_weights(options)
     auxiliary = options.pop("aux_loss", True if weights else None)
     if weights:
         choices = models.get_model_weights(name).__members__
@@ -79,22 +73,33 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
         options.pop("weights_backbone")
     else:
         entry = None
-        options |= {
-            "num_classes": classes,
-            **({} if name.startswith("lraspp") else {"aux_loss": bool(auxiliary)}),
-        }
+        options["num_classes"] = classes
+        if not name.startswith("lraspp"):
+            options["aux_loss"] = bool(auxiliary)
     given = {key: value for key, value in options.items() if value is not None}
     check_options(models.get_model_builder(name), Spec(spec.name, spec.arg, given), "model")
-    if entry and classes and classes != len(entry.meta["categories"]):
-        raise ModelError(
-            f"model {spec}: its weights have {len(entry.meta['categories'])} classes, the source"
-            f" {classes}"
-        )
+    _require_classes(spec, entry, classes)
     with constructing(spec, "its weights must be reachable"):
         whole = models.get_model(name, weights=entry, **options)
-    preset = entry.transforms() if entry else None
-    wishes = {"mean": preset.mean, "std": preset.std} if preset else {}
+    wishes: dict[str, Any] = {}
+    if entry:
+        preset = entry.transforms()
+        wishes.update(mean=preset.mean, std=preset.std)
     return _Maps(whole, is_auxiliary=auxiliary), wishes
+
+
+def _take_weights(options: dict[str, Any]) -> Any:
+    """Take the name of the weights out of the options; None if there are to be none."""
+    if weights := options.pop("weights", None):
+        return weights
+    return "DEFAULT" if options.pop("pretrained", False) else None
+
+
+def _require_classes(spec: Spec, entry: Any, classes: int | None) -> None:
+    """Raise a ModelError if there are weights, of another number of classes than the source."""
+    if entry and classes and classes != len(entry.meta["categories"]):
+        found = len(entry.meta["categories"])
+        raise ModelError(f"model {spec}: its weights have {found} classes, the source {classes}")
 
 
 def _require_colour(spec: Spec, channels: int) -> None:
