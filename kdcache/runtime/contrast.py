@@ -33,8 +33,9 @@ def joined(lines: Sequence[str], most: int = _MOST_IN_ALL) -> str:
         if room < 0 and shown:
             break
         shown.append(shortened(line, most))
-    more = len(lines) - len(shown)
-    return "; ".join([*shown, *([f"and {more} more"] if more else [])])
+    if more := len(lines) - len(shown):
+        shown.append(f"and {more} more")
+    return "; ".join(shown)
 
 
 def _first_difference(one: str, other: str) -> int:

@@ -42,10 +42,7 @@ STORED_FORMATS = {
 """The format of an image in a cache, by its extension."""
 
 # of a TIFF: its decoder allocates a whole tile, however small the image is
-_TILE_SIDES = (
-    322,
-    323,
-)
+_TILE_SIDES = (322, 323)
 _DECODERS = re.compile(r"/(PIL/(ImageFile|\w+ImagePlugin)|torchvision/io/image)\.py$")
 _DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)
 _HALF_A_LEVEL = 0.5 / 255  # by which a resize may leave the range
@@ -225,9 +222,7 @@ def as_image(item: Any, name: str) -> Image.Image:
         return item
     if not isinstance(item, (np.ndarray, torch.Tensor)):
         raise _refused(item, name, _HINTS.get(type(item).__name__, ""))
-    is_float = (
-        item.dtype.is_floating_point if isinstance(item, torch.Tensor) else item.dtype.kind == "f"
-    )
+    is_float = _is_float(item)
     if not is_float and item.dtype not in (np.uint8, torch.uint8):
         raise _refused(item, name, _dtype_hint(item))
     _check_shape(item, name)
@@ -235,15 +230,21 @@ def as_image(item: Any, name: str) -> Image.Image:
         low, high = _range(item)
         is_in_range = low >= -_HALF_A_LEVEL and high <= 1 + _HALF_A_LEVEL  # a NaN is in none
         if not is_in_range:
-            hint = (
-                "divide by 255" if low >= 0 and high <= 255 else "leave normalisation to the model"
-            )
+            hint = "leave normalisation to the model"
+            if low >= 0 and high <= 255:
+                hint = "divide by 255"
             raise _refused(item, name, hint)
     from torchvision.transforms.v2.functional import to_pil_image  # noqa: PLC0415
 
     if isinstance(item, torch.Tensor) and item.dtype == torch.bfloat16:  # which numpy lacks
         item = item.float()
     return to_pil_image(item)  # type: ignore[no-any-return]
+
+
+def _is_float(item: Array) -> bool:
+    if isinstance(item, torch.Tensor):
+        return item.dtype.is_floating_point
+    return item.dtype.kind == "f"
 
 
 def _check_shape(item: Array, name: str) -> None:
@@ -295,18 +296,20 @@ def described(item: Any) -> str:
 def _described_array(item: Array) -> str:
     kind = "a tensor" if isinstance(item, torch.Tensor) else "an array"
     text = f"{kind} {str(item.dtype).removeprefix('torch.')} {list(item.shape)}"
-    is_number = (
-        not item.dtype.is_complex if isinstance(item, torch.Tensor) else item.dtype.kind in "biuf"
-    )
-    low, high = _range(item) if is_number and 0 not in item.shape else (None, None)
-    return text if low is None else f"{text} from {low:g} to {high:g}"
+    if isinstance(item, torch.Tensor):
+        is_number = not item.dtype.is_complex
+    else:
+        is_number = item.dtype.kind in "biuf"
+    if not is_number or 0 in item.shape:
+        return text
+    low, high = _range(item)
+    return f"{text} from {low:g} to {high:g}"
 
 
 def _range(item: Array) -> tuple[float, float]:
-    values = (
-        item.detach().to("cpu", torch.float64).numpy() if isinstance(item, torch.Tensor) else item
-    )
-    return float(values.min()), float(values.max())
+    if isinstance(item, torch.Tensor):
+        item = item.detach().to("cpu", torch.float64).numpy()
+    return float(item.min()), float(item.max())
 
 
 def _dtype_hint(item: Array) -> str:
@@ -315,9 +318,9 @@ def _dtype_hint(item: Array) -> str:
         return "for black and white multiply by 255 as uint8"
     if name == "uint16":
         return "keep the upper eight bits: (image >> 8).astype(numpy.uint8)"
-    low, high = (
-        _range(item) if name.startswith(("int", "uint")) and 0 not in item.shape else (-1, 0)
-    )
+    if not name.startswith(("int", "uint")) or 0 in item.shape:
+        return ""
+    low, high = _range(item)
     return "make it uint8" if low >= 0 and high <= 255 else ""
 
 
@@ -353,8 +356,11 @@ def _eight_bits(image: Image.Image) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     levels: np.ndarray[Any, Any] = np.asarray(image)
     if image.mode == "F":
         levels = np.nan_to_num(levels)
-        levels = np.clip(np.rint(levels * 255) if levels.max() <= 1 else levels, 0, 255)
+        if levels.max() <= 1:
+            levels = np.rint(levels * 255)
+        levels = np.clip(levels, 0, 255)
     else:
         levels = np.clip(levels, 0, 65_535)
-        levels = np.right_shift(levels, 0 if image.mode == "I" and levels.max() <= 255 else 8)
+        if image.mode != "I" or levels.max() > 255:
+            levels = np.right_shift(levels, 8)
     return levels.astype(np.uint8, copy=False)
