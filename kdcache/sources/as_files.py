@@ -34,14 +34,15 @@ def stored_image(source: Source, index: int) -> tuple[str, bytes]:
     own = getattr(source, "stored", None)
     data = own(index) if own is not None else None
     image = _opened(data) if data else None
-    extension = _EXTENSIONS.get(str(image.format)) if image is not None else None
-    if data and image is not None and extension is not None:
+    if data and image is not None and image.format in _EXTENSIONS:
         _check_size(source, index, too_large(image) or too_many_bytes(len(data)))
-        return extension, data
+        return _EXTENSIONS[image.format], data
     image = source.sample(index).image
     _check_size(source, index, too_large(image))
+    if image.mode not in _PNG_MODES:
+        image = to_mode(image, "RGB")
     out = io.BytesIO()
-    (image if image.mode in _PNG_MODES else to_mode(image, "RGB")).save(out, "PNG")
+    image.save(out, "PNG")
     _check_size(source, index, too_many_bytes(out.tell()))
     return "png", out.getvalue()
 

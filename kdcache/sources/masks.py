@@ -131,11 +131,9 @@ class MaskSource(MapStyle):
     def _classes_of(
         self, ids: "np.ndarray[Any, np.dtype[Any]]", index: int
     ) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-        known = (
-            ids
-            if ids.max() < len(self._table) and ids.min() >= 0
-            else np.clip(ids, 0, len(self._table) - 1)
-        )
+        known = ids
+        if ids.max() >= len(self._table) or ids.min() < 0:
+            known = np.clip(ids, 0, len(self._table) - 1)
         classes = self._table[known]
         if known is not ids or classes.min() < 0:
             wrong = np.unique(ids[(ids != known) | (classes < 0)])
@@ -182,7 +180,10 @@ class MaskSource(MapStyle):
             f" {sorted(self._ids.items())}\n"
         )
         digest = hashlib.sha256(head.encode())
-        for part in [path_bytes("\n".join(self._paths))] if self._paths else self._probed():
+        if self._paths:
+            digest.update(path_bytes("\n".join(self._paths)))
+            return digest.hexdigest()
+        for part in self._probed():
             digest.update(part)
         return digest.hexdigest()
 
@@ -227,11 +228,9 @@ def open_own_masks(dataset: Any, spec: Spec) -> MaskSource:
         count = len(classes)
         names = tuple(map(str, classes))
     else:
-        what = (
-            "does not say its classes"
-            if classes is None
-            else f"says that its classes are {described(classes)}"
-        )
+        what = "does not say its classes"
+        if classes is not None:
+            what = f"says that its classes are {described(classes)}"
         raise SourceError(
             f"source {spec} {what}; give the data set an attribute `classes`: names or a number"
         )
@@ -291,4 +290,5 @@ def _ranges(numbers: Mapping[int, int]) -> str:
             parts[-1][1] = number
         else:
             parts.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low} to {high}" for low, high in parts)
+    spans = [str(low) if low == high else f"{low} to {high}" for low, high in parts]
+    return ", ".join(spans)
