@@ -70,7 +70,9 @@ class ClassLabel:
         share of the first."""
         numbers = np.array(targets, dtype=np.float64).reshape(-1, 3)
         first, second = torch.from_numpy(numbers[:, :2].astype(np.int64)).unbind(1)
-        return Labels(first, (second, torch.from_numpy(numbers[:, 2]).float()) if mixes else None)
+        if not mixes:
+            return Labels(first, None)
+        return Labels(first, (second, torch.from_numpy(numbers[:, 2]).float()))
 
 
 def integer(target: Any) -> int | None:
@@ -78,10 +80,8 @@ def integer(target: Any) -> int | None:
     if isinstance(target, bool):
         return None
     if isinstance(target, torch.Tensor):
-        is_integer = not (
-            target.is_floating_point() or target.is_complex() or target.dtype == torch.bool
-        )
-        return int(target) if target.numel() == 1 and is_integer else None
+        is_other = target.is_floating_point() or target.is_complex() or target.dtype == torch.bool
+        return None if is_other or target.numel() != 1 else int(target)
     if isinstance(target, np.ndarray):
         return int(target.item()) if target.size == 1 and target.dtype.kind in "iu" else None
     return int(target) if isinstance(target, (int, np.integer)) else None
