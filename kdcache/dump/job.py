@@ -293,11 +293,9 @@ def _errors(fitted: Fitted | None, held: Cache | None) -> Mapping[float, float]:
 def _tell_choice(fitted: Fitted) -> None:
     """Say which codec was taken in the place of the usual default, and why."""
     coarser = "no coarser step" if isinstance(fitted.codec, BasisCodec) else "no step of lowrank"
-    turned = (
-        f", which turns DIST's gradient by {_told(fitted.errors)} of its norm"
-        if fitted.errors
-        else ""
-    )
+    turned = ""
+    if fitted.errors:
+        turned = f", which turns DIST's gradient by {_told(fitted.errors)} of its norm"
     why = f"{coarser} keeps that within {100 * DEFAULT_ERROR:.0f} % on this teacher"
     say(f"note: codec {codec_spec(fitted.codec)} is taken{turned}; {why}")
 
@@ -359,11 +357,10 @@ def _manifest(
         "unit_rows": config.unit_rows,
         "block": recipe.mixing.block if recipe.mixing else 1,
     }
-    layout = (
-        tar_layout(codec, len(source), **sizes, **stored)
-        if stored
-        else record_layout(codec, len(source), **sizes)
-    )
+    if stored:
+        layout = tar_layout(codec, len(source), **sizes, **stored)
+    else:
+        layout = record_layout(codec, len(source), **sizes)
     return Manifest(
         task=task_of(source),
         layout=layout_of_sites(teacher.sites),
