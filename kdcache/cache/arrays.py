@@ -165,8 +165,8 @@ def _stored_arrays(storage: Storage, path: str, most: int, fetched: Any) -> dict
         num_bytes = prod(shape) * dtype.itemsize
         size += num_bytes
         room = num_bytes + num_bytes // 128 + 1024  # what zstd cannot compress takes a little more
-        key = f"{path}/{name}/c/{'/'.join('0' for _ in shape)}"
-        frame = fetched(key, room, partial(_frame, num_bytes=num_bytes))
+        chunk = "/".join(["0"] * len(shape))  # the only one
+        frame = fetched(f"{path}/{name}/c/{chunk}", room, partial(_frame, num_bytes=num_bytes))
         stored[name] = _Stored(frame, shape, dtype)
     num_stored = sum(len(array.frame) for array in stored.values())
     if size > most_decoded(num_stored):

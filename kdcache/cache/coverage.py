@@ -112,9 +112,11 @@ class Coverage:
         shown = [*counts][:_NOTED]
         parts = [f"seed {seed} lacks {counts[seed]} of {total} units" for seed in shown]
         if (more := len(counts) - _NOTED) > 0:
-            parts.append(f"{counted(more, 'more seed')} {'lacks' if more == 1 else 'lack'} some")
+            lack = "lacks" if more == 1 else "lack"
+            parts.append(f"{counted(more, 'more seed')} {lack} some")
         if absent := self.seeds_not_begun:
-            parts.append(f"{named(absent, 'seed')} {'is' if len(absent) == 1 else 'are'} not begun")
+            be = "is" if len(absent) == 1 else "are"
+            parts.append(f"{named(absent, 'seed')} {be} not begun")
         return ", ".join(parts)
 
     def _incomplete(self) -> dict[int, int]:

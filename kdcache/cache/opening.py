@@ -47,10 +47,8 @@ def open_storage(path: str | Path) -> Storage:
         return Folder(path)
     scheme = text.partition(":")[0]
     if scheme not in _SCHEMES:
-        raise UsageError(
-            f"{text}: caches lie in folders or at {', '.join(f'{one}://' for one in _SCHEMES)}, not"
-            f" at {scheme}:"
-        )
+        known = ", ".join(f"{one}://" for one in _SCHEMES)
+        raise UsageError(f"{text}: caches lie in folders or at {known}, not at {scheme}:")
     try:
         from kdcache.cache.storage.bucket import Bucket  # noqa: PLC0415 # an extra
     except ImportError:

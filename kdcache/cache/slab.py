@@ -85,11 +85,9 @@ class Slab:
     def _reason(self, row: Rows) -> str:
         if self._outside is not None and self._outside[row].any():
             return "of a sample that is not in this subset"
-        return (
-            "not dumped yet"
-            if self.is_missing(row).all()
-            else "recorded as absent (its sample could not be read)"
-        )
+        if self.is_missing(row).all():
+            return "not dumped yet"
+        return "recorded as absent (its sample could not be read)"
 
     def _marked(self, rows: Rows) -> Mask | None:
         """Return a mask over all rows, of which looking up a batch takes no time; None where it

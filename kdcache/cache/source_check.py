@@ -91,7 +91,8 @@ def source_differences(one: Cache, other: Cache) -> list[str]:
     if changes:
         return [f"their data differ, from there to here: {_told([], changes)}"]
     changed = [name for name in mine if mine[name] != its[name]]
-    return [f"data of another {' and '.join(_COMPARED[name] for name in changed)}"]
+    others = " and ".join(_COMPARED[name] for name in changed)
+    return [f"data of another {others}"]
 
 
 def _known(cache: Cache) -> dict[str, Any]:

@@ -251,8 +251,9 @@ def _check_sizes(content: Mapping[str, Any], layout: Layout) -> None:
     if (count := content.get("samples", {"count": 0})["count"]) >= rows:
         raise ValueError(f"it is a subset of {count} samples of {rows}; it must be of fewer")
     num_seeds = content.get("seeds_per_unit", 1)
+    positions = "pixels" if layout.maps else "positions"
     sizes = {
-        f"{'pixels' if layout.maps else 'positions'} in a record": (layout.num_positions, width),
+        f"{positions} in a record": (layout.num_positions, width),
         "bytes of records in a unit": (unit_rows * width * num_seeds, MOST_UNIT_BYTES),
         "units of a seed": (-(-rows // unit_rows), MOST_UNITS),
         "units of the seeds that share them": (

@@ -328,10 +328,8 @@ def _check_records(content: Mapping[str, Any], where: str) -> None:
         ) from error
     needs_fit = codec.record_dtype.itemsize == 0
     if needs_fit != ("fit" in stored):
-        raise ValueError(
-            f"codec {codec.name} has"
-            f" {'no fit, which it needs' if needs_fit else 'a fit, which it does not need'}"
-        )
+        what = "no fit, which it needs" if needs_fit else "a fit, which it does not need"
+        raise ValueError(f"codec {codec.name} has {what}")
     found = _dtype_of(content["record_dtype"])
     if not needs_fit and found != codec.record_dtype:
         raise ValueError(
