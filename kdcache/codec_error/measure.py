@@ -210,11 +210,9 @@ def _open_pairs(config: CodecErrorConfig) -> Pairs:
         return pairs_from_teacher(config.teacher, data=config.data, recipe=config.recipe, **running)
     if Path(config.logits).suffix != ".npz":
         pairs = pairs_from_cache(config.logits, data=config.data, **running)
-        return (
-            replace(pairs, head=_head(config.teacher, open_cache(config.logits)))
-            if config.teacher
-            else pairs
-        )
+        if not config.teacher:
+            return pairs
+        return replace(pairs, head=_head(config.teacher, open_cache(config.logits)))
     if config.student or config.data:
         raise UsageError(
             f"{config.logits} holds no images for a student to look at; put its logits in as"
