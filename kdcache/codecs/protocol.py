@@ -196,11 +196,9 @@ def checked(logits: Logits, classes: int) -> Logits:
     is_small = (logits.abs() < LARGEST).all(dim=1)  # which NaN is not either
     if not bool(is_small.all()):
         row = int((~is_small).nonzero()[0])
-        what = (
-            f"logits of {LARGEST:.3g} and more"
-            if bool(logits[row].isfinite().all())
-            else "NaN or infinite logits"
-        )
+        what = "NaN or infinite logits"
+        if bool(logits[row].isfinite().all()):
+            what = f"logits of {LARGEST:.3g} and more"
         raise CodecError(f"row {row} of the batch holds {what}")
     return logits
 
@@ -252,11 +250,9 @@ def to_bytes(records: Records, device: torch.device | str) -> Tensor:
     raw = torch.from_numpy(
         np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize)
     )
-    return (
-        raw.pin_memory().to(device, non_blocking=True)
-        if torch.device(device).type == "cuda"
-        else raw.to(device)
-    )
+    if torch.device(device).type == "cuda":
+        return raw.pin_memory().to(device, non_blocking=True)
+    return raw.to(device)
 
 
 _TYPES = {

@@ -96,11 +96,10 @@ class TopK(CodecDefaults):
         logits = checked(logits, self.classes)
         top, classes = _largest(logits, self.k)
         tail = logits.scatter(1, classes, -torch.inf)
-        lse = (
-            torch.logsumexp(tail / self.tau, dim=1)
-            if self.k < self.classes
-            else torch.zeros_like(top[:, 0])
-        )
+        if self.k < self.classes:
+            lse = torch.logsumexp(tail / self.tau, dim=1)
+        else:
+            lse = torch.zeros_like(top[:, 0])
         kept = tail.isfinite()
         count = max(self.classes - self.k, 1)
         mean = torch.where(kept, tail, 0).sum(1) / count
