@@ -48,15 +48,13 @@ class Spec:
 
     def __str__(self) -> str:
         """Return the text that parses back to this spec."""
-        pieces = (
-            []
-            if self.arg is None
-            else [_quoted(self.arg, not self.arg or _OPTION.fullmatch(self.arg) is not None)]
-        )
+        pieces = []
+        if self.arg is not None:
+            is_like_option = _OPTION.fullmatch(self.arg) is not None
+            pieces.append(_quoted(self.arg, is_like_option or not self.arg))
         for key, value in self.options.items():
-            pieces.append(
-                f"{key}={_quoted(_text(value), isinstance(value, str) and _value(value) != value)}"
-            )
+            is_like_other = isinstance(value, str) and _value(value) != value
+            pieces.append(f"{key}={_quoted(_text(value), is_like_other)}")
         return f"{self.name}:{','.join(pieces)}" if pieces else self.name
 
 
@@ -148,7 +146,8 @@ def build(
     ]
     if missing:
         *others, last = map(called, missing)
-        raise UsageError(f"{where} needs {', '.join(others)}{' and ' if others else ''}{last}")
+        before = f"{', '.join(others)} and " if others else ""
+        raise UsageError(f"{where} needs {before}{last}")
     for key, value in values.items():
         require_finite(value, f"{where} {key}")
     return cls(
@@ -407,8 +406,9 @@ def check_options(function: Callable[..., Any], spec: Spec, what: str) -> None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
     known = [parameter.name for parameter in parameters if parameter.name != "self"]
+    name = f"{spec.name}:{spec.arg}" if spec.arg else spec.name
     for option in spec.options:
-        choose(option, known, f"option of {what} {spec.name}{f':{spec.arg}' if spec.arg else ''},")
+        choose(option, known, f"option of {what} {name},")
 
 
 def _require_arguments(function: Callable[..., Any], spec: Spec, what: str) -> None:
