@@ -315,11 +315,9 @@ def _pool_shape(ray: Any, config: DumpConfig) -> _Shape:
     what the nodes have."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cards = sum(node.get("GPU", 0) for node in nodes)
-    gpus = (
-        config.ray.gpus
-        if config.ray.gpus is not None
-        else float(config.compute.device != "cpu" and cards > 0)
-    )
+    gpus = config.ray.gpus
+    if gpus is None:
+        gpus = float(config.compute.device != "cpu" and cards > 0)
     fitting = [
         int(node.get("CPU", 0) * min(gpus / node["GPU"], 1)) for node in nodes if node.get("GPU")
     ]
