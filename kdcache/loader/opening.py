@@ -201,11 +201,10 @@ def open_replay(
 
 
 def _replay_of_recipe(config: LoaderConfig, source: Source | None) -> Replay:
-    seeds = (
-        list(range(config.epochs * config.repeats))
-        if config.seeds is None
-        else parse_seeds(config.seeds)
-    )
+    if config.seeds is None:
+        seeds = list(range(config.epochs * config.repeats))
+    else:
+        seeds = parse_seeds(config.seeds)
     if source is None:
         source = open_source(str(config.data))
     recipe = load_recipe(str(config.recipe))

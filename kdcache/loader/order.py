@@ -42,11 +42,10 @@ def epoch_views(
         epoch: from 0.
         blocks: in whose windows rows come; by default all rows are shuffled together.
     """
-    parts = (
-        blocks.parts(run_seed, epoch)
-        if blocks
-        else [keyed_permutation(length, _ORDER, run_seed, epoch)]
-    )
+    if blocks:
+        parts = blocks.parts(run_seed, epoch)
+    else:
+        parts = [keyed_permutation(length, _ORDER, run_seed, epoch)]
     if len(rows) < length:
         parts = [part[np.isin(part, rows)] for part in parts]
     if recipe.mixing is not None and len(seeds) == 1:

@@ -342,11 +342,9 @@ def _cached(
         )
     cached = CachedTeacher(use.cache, use.reader(), compute, tail=config.tail, fallback=online)
     teacher = _at_size_of(sites, cached, layout.maps or ())
-    return (
-        teacher
-        if use.classes is None
-        else MappedTeacher(teacher, use.classes, replay.source.classes, compute)
-    )
+    if use.classes is None:
+        return teacher
+    return MappedTeacher(teacher, use.classes, replay.source.classes, compute)
 
 
 def _at_size_of(wanted: Sequence[int] | None, teacher: Teacher, sites: Sequence[int]) -> Teacher:
