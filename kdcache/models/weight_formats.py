@@ -107,7 +107,8 @@ def _near_names(path: Path) -> str:
         missing = missing.parent
     names = [one.name for one in missing.parent.iterdir()]
     near = difflib.get_close_matches(missing.name, names, n=3)
-    return f"folder {missing.parent} has {some_names(near) if near else f'no {missing.name}'}"
+    found = some_names(near) if near else f"no {missing.name}"
+    return f"folder {missing.parent} has {found}"
 
 
 def _other_kind(path: Path, head: bytes, size: int) -> str | None:
