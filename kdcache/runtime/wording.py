@@ -7,16 +7,19 @@ _MOST_SPANS = 12
 
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, such as `1 unit` or `3 units`."""
-    return f"{number} {noun if number == 1 else _plural(noun)}"
+    return f"{number} {_of(number, noun)}"
 
 
-def _plural(noun: str) -> str:
+def _of(number: int, noun: str) -> str:
+    """Return a noun in its form after a number."""
+    if number == 1:
+        return noun
     return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 
 def named(numbers: Sequence[int], noun: str) -> str:
     """Return numbers after their noun, such as `seed 3` or `seeds 0 to 4, 7`."""
-    return f"{noun if len(numbers) == 1 else _plural(noun)} {ranges(numbers)}"
+    return f"{_of(len(numbers), noun)} {ranges(numbers)}"
 
 
 def human_bytes(count: float) -> str:
