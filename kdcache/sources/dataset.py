@@ -259,11 +259,9 @@ def _length(dataset: Any, spec: str) -> int:
     kind = type(dataset)
     lacking = [name for name in ("__len__", "__getitem__") if not hasattr(kind, name)]
     if isinstance(dataset, (IterableDataset, dict, str, bytes)) or lacking:
-        what = (
-            f"which has no {' and no '.join(lacking)}"
-            if lacking
-            else "which cannot be asked for sample i"
-        )
+        what = "which cannot be asked for sample i"
+        if lacking:
+            what = f"which has no {' and no '.join(lacking)}"
         raise SourceError(
             f"source {spec} gives {described(dataset)}, {what}; it must give a map-style data set:"
             " an object with __len__, and __getitem__ that returns the pair of an image and its"
@@ -337,11 +335,9 @@ def _count_classes(dataset: Any, spec: str) -> int:
         if largest >= 0:  # some give -1 or NaN where there are no labels
             return int(largest) + 1
     classes = getattr(dataset, "classes", None)
-    what = (
-        "does not say how many classes it has"
-        if classes is None
-        else f"says that its classes are {described(classes)}"
-    )
+    what = "does not say how many classes it has"
+    if classes is not None:
+        what = f"says that its classes are {described(classes)}"
     raise SourceError(
         f"source {spec} {what}; give the data set an attribute `classes` (a list of names or a"
         " number)"

@@ -89,11 +89,9 @@ class HubImages:
     def encoded(self, index: int) -> bytes:
         """Return the file of an image."""
         stored = self._table[index][self._image] or {"bytes": b"", "path": None}
-        data = (
-            file_bytes(stored["path"])
-            if stored["bytes"] is None and stored["path"]
-            else stored["bytes"]
-        )
+        data = stored["bytes"]
+        if data is None and stored["path"]:
+            data = file_bytes(stored["path"])
         if not data:
             raise UndecodableError("there is no image")
         return bytes(data)

@@ -242,7 +242,8 @@ def _spec_of(path: str) -> str:
         return f"write segfolder:{path},classes=N"
     is_saved = (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
     if is_saved or extension == "parquet":
-        return f"write hf:{'' if is_saved else 'parquet,data_files='}{path}"
+        options = "" if is_saved else "parquet,data_files="
+        return f"write hf:{options}{path}"
     return (
         f"write imagefolder:{path} (one folder per class), or tars:, or for masks"
         f" segfolder:{path},classes=N"

@@ -98,11 +98,9 @@ class _Reader:
     def _index(self, target: str) -> dict[str, "np.ndarray[Any, np.dtype[Any]]"]:
         images, targets = self._grouped("cls" if target == "cls" else "json")
         for key in sorted(images.keys() ^ targets.keys())[:1]:
-            wanted = (
-                "target (KEY.cls; or target=NAME, an integer in KEY.json)"
-                if key in images
-                else f"image ({', '.join(IMAGES)})"
-            )
+            wanted = f"image ({', '.join(IMAGES)})"
+            if key in images:
+                wanted = "target (KEY.cls; or target=NAME, an integer in KEY.json)"
             self._refuse(f"key {key!r} has no {wanted}; add it, or take the key out")
         if not images:
             self._refuse(f"it holds no image ({', '.join(IMAGES)})")
@@ -166,11 +164,9 @@ class _Reader:
             or isinstance(value, bool)
             or not 0 <= value <= _LARGEST_TARGET
         ):
-            wanted = (
-                "an integer from 0"
-                if target == "cls"
-                else f"an object with an integer {target!r} from 0"
-            )
+            wanted = "an integer from 0"
+            if target != "cls":
+                wanted = f"an object with an integer {target!r} from 0"
             self._refuse(f"member {member.name} must hold {wanted}, not {text[:40]!r}")
         return value
 

@@ -136,11 +136,9 @@ class TarReader:
         try:
             return tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
         except tarfile.TarError as error:
-            what = (
-                f"damaged at byte {position}, after member {quoted(last)}"
-                if position
-                else "not a tar"
-            )
+            what = "not a tar"
+            if position:
+                what = f"damaged at byte {position}, after member {quoted(last)}"
             _refuse(f"it is {what} ({error})")
 
     def _check_end(self, position: int) -> None:

@@ -189,13 +189,11 @@ def find_tars(pattern: str) -> list[str]:
             f"tars {pattern!r} cannot be listed: {error.strerror} ({error.filename})"
         ) from error
     if not paths:
-        below = _folder_of_tars(pattern)
-        hint = (
-            f"; a folder of images is imagefolder:{pattern}"
-            if pattern and Path(pattern).is_dir()
-            else ""
-        )
-        hint = f"; {below} holds tars" if below else hint
+        hint = ""
+        if below := _folder_of_tars(pattern):
+            hint = f"; {below} holds tars"
+        elif pattern and Path(pattern).is_dir():
+            hint = f"; a folder of images is imagefolder:{pattern}"
         raise SourceError(
             f"tars {pattern!r} names no tar; give a folder of *.tar, a tar, or a pattern with * or"
             f" {{000..099}}{hint}"
@@ -267,11 +265,9 @@ def _tars_in(folder: str) -> list[str]:
 def _folder_of_tars(folder: str) -> Path | None:
     """Return a folder in a folder that holds tars, if there is one."""
     path = Path(folder)
-    folders = (
-        sorted(entry for entry in path.iterdir() if entry.is_dir())
-        if folder and path.is_dir()
-        else []
-    )
+    if not folder or not path.is_dir():
+        return None
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir())
     return next((entry for entry in folders if any(entry.glob("*.tar"))), None)
 
 
