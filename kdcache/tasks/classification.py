@@ -121,13 +121,11 @@ def logit_statistics(logits: Logits, targets: Targets | None) -> dict[str, float
     of the logits' classes, `accuracy` in percent.
     """
     confidence, predicted = torch.softmax(logits.float(), dim=1).max(1)
-    return {
+    means = {
         "mean": float(logits.float().mean()),
         "std": float(logits.float().std(dim=1, correction=0).mean()),
         "confidence": float(confidence.mean()),
-        **(
-            {}
-            if targets is None
-            else {"accuracy": 100 * float((predicted == targets).float().mean())}
-        ),
     }
+    if targets is not None:
+        means["accuracy"] = 100 * float((predicted == targets).float().mean())
+    return means
