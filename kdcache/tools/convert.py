@@ -242,8 +242,6 @@ def _manifest(old: Cache, seeds: Sequence[int], source: Source | None, images: b
 
 def _group(seeds: Sequence[int]) -> int:
     """Return how many seeds share a tar: all, if they are a group that can, else one."""
-    return (
-        len(seeds)
-        if [*seeds] == [*range(seeds[0], seeds[0] + len(seeds))] and seeds[0] % len(seeds) == 0
-        else 1
-    )
+    count = len(seeds)
+    is_group = [*seeds] == [*range(seeds[0], seeds[0] + count)] and seeds[0] % count == 0
+    return count if is_group else 1

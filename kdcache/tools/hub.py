@@ -192,11 +192,8 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
         look()
     coverage = coverage_of(old, units)
     sent.add({CARD: path_bytes(card_text(old, address, coverage.complete_seeds))}, replaces=True)
-    sent.add(
-        {}
-        if there.exists(_MANIFEST)
-        else {_MANIFEST: agreed_bytes(old.storage, _MANIFEST, most=MOST_MANIFEST)}
-    )
+    if not there.exists(_MANIFEST):
+        sent.add({_MANIFEST: agreed_bytes(old.storage, _MANIFEST, most=MOST_MANIFEST)})
     sent.flush()
     facts = {"objects": sent.objects, "bytes": sent.bytes, "seconds": time.monotonic() - start}
     return {"address": address, "revision": sent.revision, **facts, **coverage.to_json()}
