@@ -80,10 +80,8 @@ class MetricsFile:
         self._path = path
         found, damaged = _parsed_metrics(path)
         if damaged:
-            say(
-                f"note: {path}: {named(damaged, 'line')} cannot be read, and"
-                f" {'is' if len(damaged) == 1 else 'are'} left out"
-            )
+            be = "is" if len(damaged) == 1 else "are"
+            say(f"note: {path}: {named(damaged, 'line')} cannot be read, and {be} left out")
         lines = [line for line in found if line["step"] <= step]
         if epochs is not None:
             lines = [

@@ -329,11 +329,9 @@ def _start(run: Path, config: TrainConfig, trainer: Trainer) -> Metrics:
     folder is that of a run."""
     file = MetricsFile(run / _METRICS, step=trainer.step, epochs=trainer.epochs_scored)
     replace_file(run / _CONFIG, lambda file: file.write(path_bytes(dump_config(config, _COMMAND))))
-    return (
-        BoardMetrics(run / "tensorboard", step=trainer.step, others=file)
-        if config.tensorboard
-        else file
-    )
+    if not config.tensorboard:
+        return file
+    return BoardMetrics(run / "tensorboard", step=trainer.step, others=file)
 
 
 def _finished(run: Path, config: TrainConfig) -> dict[str, Any] | None:

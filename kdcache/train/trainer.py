@@ -462,11 +462,9 @@ class Trainer:
         from timm.utils import ModelEmaV3  # noqa: PLC0415
 
         config = self.config.ema
-        return (
-            ModelEmaV3(self.student, decay=config.decay, use_warmup=config.warmup)
-            if config.decay
-            else None
-        )
+        if not config.decay:
+            return None
+        return ModelEmaV3(self.student, decay=config.decay, use_warmup=config.warmup)
 
     def _evaluation(self) -> Evaluation | None:
         if self.config.eval_data is None:
