@@ -175,10 +175,8 @@ def _require_use(
     does nothing."""
     least = 1 if teacher else 0
     if views is not None and views < least:
-        raise UsageError(
-            f"views is {views}; it must be at least"
-            f" {least}{' to run a teacher on' if teacher else ''}"
-        )
+        why = " to run a teacher on" if teacher else ""
+        raise UsageError(f"views is {views}; it must be at least {least}{why}")
     if data is not None and not is_used:
         raise UsageError(
             f"data {data} is opened to render views, and none are asked for; give --views N,"
