@@ -126,11 +126,9 @@ def _partners_in(length: int, key: tuple[int, ...]) -> Rows:
 
 def blend(mixing: Mixing, key: tuple[int, int], seed: int, one: int, other: int) -> Blend:
     """Return the draw of the pair of rows `one` and `other`, in whichever order, under `seed`."""
-    return (
-        UNMIXED
-        if one == other
-        else _blend_of(mixing, (*key, _BLEND, seed, min(one, other), max(one, other)))
-    )
+    if one == other:
+        return UNMIXED
+    return _blend_of(mixing, (*key, _BLEND, seed, min(one, other), max(one, other)))
 
 
 # both of a pair ask for it in turn, and the generator takes a tenth of a millisecond to start
