@@ -35,23 +35,19 @@ def recode(cache: str, new: str, codec: str, seeds: str | None, as_json: bool) -
 def _lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     before = result["before"]
     after = result["after"]
-    absent = (
-        [("absent", f"{counted(result['absent'], 'view')} whose sample could not be read")]
-        if result["absent"]
-        else []
-    )
-    return [
+    units = counted(result["units_written"], "unit")
+    lines = [
         ("cache", result["cache"]),
         ("codec", f"{after['codec']} from {before['codec']}"),
         ("seeds", f"{ranges(result['seeds'])}, {result['rows']} views each"),
-        (
-            "written",
-            f"{counted(result['units_written'], 'unit')} in {human_seconds(result['seconds'])}",
-        ),
+        ("written", f"{units} in {human_seconds(result['seconds'])}"),
         ("bytes", f"{_size(after)}; before: {_size(before)}"),
         ("gradient", _gradient_text(result)),
-        *absent,
     ]
+    if result["absent"]:
+        views = counted(result["absent"], "view")
+        lines.append(("absent", f"{views} whose sample could not be read"))
+    return lines
 
 
 def _gradient_text(result: dict[str, Any]) -> str:
