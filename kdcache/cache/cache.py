@@ -534,16 +534,15 @@ class Cache:
             MismatchError: the fields that differ.
         """
         if lines := self.manifest.differences(manifest):
-            way_out = (
-                "choose a new folder, or the same settings"
-                if self.seeds()
-                else "it holds no unit yet: remove it"
-            )
             if self.samples is not None and manifest.samples is None:
                 way_out = (
                     "it is a subset, which holds what was exported into it; dump into the cache"
                     " that it came from"
                 )
+            elif self.seeds():
+                way_out = "choose a new folder, or the same settings"
+            else:
+                way_out = "it holds no unit yet: remove it"
             raise MismatchError(f"cache {self} was made otherwise ({joined(lines)}); {way_out}")
 
     def with_fit(self, codec: Codec) -> Codec:
