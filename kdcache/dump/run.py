@@ -190,14 +190,18 @@ def run_dump(config: DumpConfig, given: Given = NOTHING_GIVEN) -> dict[str, Any]
         commits += cache.commits(seed)
     summary = _summary(job, cache, commits)
     tell_clipped(cache, commits)
-    chance = 100 / job.source.classes
-    accuracy = summary["teacher_accuracy"]
-    if accuracy is not None and accuracy < 2 * chance and job.source.classes > 2:
+    _tell_chance(summary["teacher_accuracy"], job.source.classes)
+    return {"units_written": written, "seconds": seconds, **summary}
+
+
+def _tell_chance(accuracy: float | None, num_classes: int) -> None:
+    """Say that a teacher is hardly right more often than by chance, if it is not."""
+    chance = 100 / num_classes
+    if accuracy is not None and accuracy < 2 * chance and num_classes > 2:
         say(
             f"note: the teacher is right on {accuracy:.1f} % of these views, chance is {chance:.1f}"
             " %: are its weights loaded, and are its classes those of the data?"
         )
-    return {"units_written": written, "seconds": seconds, **summary}
 
 
 def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any]:
