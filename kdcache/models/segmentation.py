@@ -23,13 +23,7 @@ def stacked_maps(found: Any, spec: str) -> ViewLogits:
     """
     maps = _as_list(found)
     if not maps or not all(isinstance(one, Tensor) and one.ndim == 4 for one in maps):
-        kinds = (
-            ", ".join(
-                str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__
-                for one in maps
-            )
-            or "nothing"
-        )
+        kinds = ", ".join(map(_kind, maps)) or "nothing"
         raise ModelError(
             f"model {spec} gives {kinds}; a model of segmentation gives maps [views, classes,"
             " height, width]"
@@ -48,3 +42,8 @@ def _as_list(found: Any) -> list[Any]:
     if isinstance(found, Mapping):
         return list(found.values())
     return list(found) if isinstance(found, (tuple, list)) else [found]
+
+
+def _kind(one: Any) -> str:
+    """Return what a message calls an output of a module."""
+    return str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__
