@@ -73,19 +73,12 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
         raise UsageError("there are no caches to merge; give one at least")
     require_apart(new, caches)
     sources = [open_cache(path) for path in caches]
-    for other in sources[1:]:
-        lines = sources[0].manifest.differences(other.manifest, here="there", there="here")
-        if source_lines := source_differences(sources[0], other):
-            lines = [*source_lines, *(line for line in lines if not line.startswith("source."))]
-        if lines:
-            raise MismatchError(
-                f"caches {sources[0]} and {other} were made otherwise ({joined(lines)}); merge what"
-                " was dumped alike (kdcache convert brings one to the other store)"
-            )
     first = sources[0]
+    for other in sources[1:]:
+        _require_alike(first, other)
     listed = first.source_arrays()
     made = create_cache(new, first.manifest, first.fit(), samples=first.samples, source=listed)
-    made.require(sources[0].manifest)
+    made.require(first.manifest)
     start = time.monotonic()
     seen = set[Unit]()
     told = []
@@ -104,11 +97,23 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
             told.append({"cache": str(source), "units": len(units), "elsewhere": elsewhere})
             seen |= {*units}
             copied = copy_units(source, made, units)
-            written = written + len(copied)
-            size = size + sum(copied)
+            written += len(copied)
+            size += sum(copied)
             look()
     require_written(made, seen)
     return {"cache": str(made), "from": told, **copied_result(made, written, size, start)}
+
+
+def _require_alike(first: Cache, other: Cache) -> None:
+    """Raise a MismatchError if two caches differ in what decides what a record means."""
+    lines = first.manifest.differences(other.manifest, here="there", there="here")
+    if source_lines := source_differences(first, other):
+        lines = [*source_lines, *(line for line in lines if not line.startswith("source."))]
+    if lines:
+        raise MismatchError(
+            f"caches {first} and {other} were made otherwise ({joined(lines)}); merge what was"
+            " dumped alike (kdcache convert brings one to the other store)"
+        )
 
 
 @checked_arguments
