@@ -190,16 +190,14 @@ class Trainer:
                 self._clock.restart()  # the first step waits for loader workers, and compiles
             if len(times) > 3 and broadcast_object(times[-1] - times[0] > seconds):
                 break
+        counts = [min(size, len(self.loader.source))] * (len(times) - 1)
+        data_share = 0.0
+        if len(times) > 2:
+            data_share = self._clock.parts.get("data_seconds", 0.0) / self._clock.total()
         return {
             "steps_per_epoch": self.loader.num_steps,
-            "views_per_second": steady_rate(
-                times, [min(size, len(self.loader.source))] * (len(times) - 1)
-            ),
-            "data_share": (
-                self._clock.parts.get("data_seconds", 0.0) / self._clock.total()
-                if len(times) > 2
-                else 0.0
-            ),
+            "views_per_second": steady_rate(times, counts),
+            "data_share": data_share,
         }
 
     def train_step(self, parts: Iterable[Batch]) -> dict[str, Tensor]:
