@@ -473,12 +473,15 @@ def _entries(transforms: list[Any]) -> Iterator[Any]:
     """Yield the tables of single transforms in order, those inside RandomApply and the like in its
     place."""
     for entry in transforms:
-        yield from _entries(entry["transforms"]) if "transforms" in entry else (entry,)
+        if "transforms" in entry:
+            yield from _entries(entry["transforms"])
+        else:
+            yield entry
 
 
 def _names_input(value: Any) -> bool:
-    if isinstance(value, (list, dict)):
-        return any(
-            _names_input(item) for item in (value.values() if isinstance(value, dict) else value)
-        )
+    if isinstance(value, dict):
+        return any(map(_names_input, value.values()))
+    if isinstance(value, list):
+        return any(map(_names_input, value))
     return isinstance(value, str) and _INPUT.fullmatch(value) is not None
