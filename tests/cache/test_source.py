@@ -126,7 +126,9 @@ def test_files_of_images_have_a_limit_that_dumps_keep_and_readers_ask_for(
     monkeypatch.setattr(images, "MOST_STORED_BYTES", 80)
     source = CachedSource(open_cache(copied))
     told = r"its file has \d+ B; those of images in a cache have at most 80 B"
-    with pytest.raises(SourceError, match=rf"sample 0 \(0+\) of cache:.*: {told}; give --data SPEC"):
+    with pytest.raises(
+        SourceError, match=rf"sample 0 \(0+\) of cache:.*: {told}; give --data SPEC"
+    ):
         source.sample(0)
     with pytest.raises(SourceError, match=rf"{told}; make it smaller, or leave images out"):
         dump(tmp_path / "new", **TARS)
