@@ -5,6 +5,7 @@ import codecs
 import difflib
 import io
 import json
+import re
 import shlex
 import signal
 import sys
@@ -88,6 +89,7 @@ def escape_what_cannot_be_shown() -> None:
         stream.reconfigure(encoding=_ASCII if is_ascii else None, errors="backslashreplace")
 
 
+_FLAG = re.compile(r"--[a-z-]+")
 _RENAMED = {"fidelity": "codec-error"}
 """Commands of former versions, and what they are called now."""
 
@@ -163,15 +165,14 @@ def _require_words(command: str, words: Sequence[str]) -> None:
     from kdcache.config.texts import require_text
 
     for before, word in pairwise(["", *words]):
-        flag, equals, value = word.partition("=")
-        is_flag = word.startswith("--") and equals
         name = f"an argument of {command}"
-        if is_flag:
-            name = flag
-        elif before.startswith("--"):
-            name = before
+        text = word
+        if word.startswith("--") and "=" in word:
+            name, _, text = word.partition("=")
+        elif _FLAG.fullmatch(before):
+            name = f"{before}, or what follows it,"
         try:
-            require_text(value if is_flag else word, name)
+            require_text(text, name)
         except UsageError as error:
             raise OneLineError(error) from error
 

@@ -30,7 +30,7 @@ class Inventory:
     that came second."""
     temporary: list[Entry] = field(default_factory=list)
     """What writers have not given its name yet, and never will if they were killed; the first of
-    these, see `MOST_STRAY`."""
+    these, see `MOST_KEPT`."""
     foreign: list[Entry] = field(default_factory=list)
     """What is not of this layout; the first of these."""
 

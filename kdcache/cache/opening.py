@@ -31,7 +31,7 @@ _PIPE = "pipe:"  # webdataset would run what follows it as a command
 
 
 def open_storage(path: str | Path) -> Storage:
-    """Return the objects at a path, or at an address `s3://BUCKET/PREFIX`, `gs://...` or
+    """Return the storage at a path, or at an address `s3://BUCKET/PREFIX`, `gs://...` or
     `az://...`.
 
     Raises:
@@ -59,7 +59,7 @@ def open_storage(path: str | Path) -> Storage:
 
 
 def open_cache(path: str | Path | Storage) -> Cache:
-    """Return the cache at `path`, or in objects that are open already.
+    """Return the cache at `path`, or in a storage that is open already.
 
     Raises:
         UsageError: no path.

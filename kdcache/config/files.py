@@ -56,7 +56,7 @@ def load_config(
             value of the wrong type.
     """
     table = _read(file, command, is_ours=is_ours) if file else {}
-    for key, value in table.items():
+    for key, value in table.items() if not is_ours else ():
         _require_texts(value, f"{command} {key}")
     given = {key: value for key, value in flags.items() if value is not None}
     for key, value in given.items():

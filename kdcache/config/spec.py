@@ -71,7 +71,8 @@ def parse_spec(text: str) -> Spec:
             f"spec {quoted(text)} has {len(text)} characters; it may have {MOST_SPEC}: write"
             " name:arg,key=value,..."
         )
-    require_text(text, "spec")
+    if not text.strip():
+        require_text(text, "spec")
     name, _, rest = text.strip().partition(":")
     if not name:
         raise UsageError(f"spec {quoted(text)} has no name; write name:arg,key=value,...")
@@ -90,6 +91,8 @@ def parse_spec(text: str) -> Spec:
             raise UsageError(f"spec {quoted(text)} gives {quoted(option[1])} twice")
         else:
             options[option[1]] = _value(option[2])
+    if arg is not None and "~" in arg:
+        require_text(arg, f"path of {name}")
     for key, value in options.items():
         require_finite(
             value, f"spec {quoted(text)}: {brief(key)}", "a finite number, or text in double quotes"

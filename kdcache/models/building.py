@@ -1,6 +1,6 @@
 """What a family of models gives, and what its builders share.
 
-A family is one file of this folder, and one entry in families.py.
+A family is one file of this folder, and one entry in registry.py.
 """
 
 from collections.abc import Callable, Iterator

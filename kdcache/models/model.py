@@ -9,7 +9,7 @@ Keys that kdcache takes itself: `weights=FILE` (safetensors, or a torch file rea
 weights_only), `weights_key` (the part of that file, where it has several), `mean`, `std` (one
 number for all channels) and `input_size` (`224`, or height and width, `512x1024`). All others go to
 the model's constructor, of transformers to the model's configuration. Each family of models has a
-file of its own here, and an entry in families.py.
+file of its own here, and an entry in registry.py.
 """
 
 import hashlib

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from kdcache.config.texts import require_text
 from kdcache.errors import ModelError, brief
 from kdcache.runtime.file_kinds import ZEROS, binary_kind_of
 from kdcache.runtime.user_code import exception_text
@@ -74,7 +75,8 @@ def some_names(names: Sequence[str]) -> str:
 
 
 def _require_file(path: Path) -> None:
-    """Raise a ModelError if `path` is no file, which says what it is, or which names are near."""
+    """Raise a ModelError if `path` is no file, which says what it is, or which names are near; a
+    UsageError if no shell has read its `~`."""
     if path.is_file():
         return
     if path.is_dir():
@@ -84,6 +86,7 @@ def _require_file(path: Path) -> None:
     elif path.exists():
         what = "is a device or a pipe; name a file"
     else:
+        require_text(str(path), "weights")
         what = f"does not exist; {_near_names(path)}"
     raise ModelError(f"weights file {path} {what}")
 

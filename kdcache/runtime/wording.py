@@ -7,10 +7,10 @@ _MOST_SPANS = 12
 
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, such as `1 unit` or `3 units`."""
-    return f"{number} {_of(number, noun)}"
+    return f"{number} {_form_of(number, noun)}"
 
 
-def _of(number: int, noun: str) -> str:
+def _form_of(number: int, noun: str) -> str:
     """Return a noun in its form after a number."""
     if number == 1:
         return noun
@@ -19,7 +19,7 @@ def _of(number: int, noun: str) -> str:
 
 def named(numbers: Sequence[int], noun: str) -> str:
     """Return numbers after their noun, such as `seed 3` or `seeds 0 to 4, 7`."""
-    return f"{_of(len(numbers), noun)} {ranges(numbers)}"
+    return f"{_form_of(len(numbers), noun)} {ranges(numbers)}"
 
 
 def human_bytes(count: float) -> str:

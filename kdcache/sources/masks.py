@@ -202,7 +202,11 @@ def about_mask(path: str = "") -> Iterator[None]:
     except Exception as error:
         if not is_of_decoding(error):
             raise
-        raise UndecodableError(f"its mask{path and f' {path}'}: {error}") from error
+        reason = str(error)
+        if not isinstance(error, UndecodableError):
+            reason = f"{type(error).__name__}: {error}"
+        mask = f"mask {path}" if path else "mask"
+        raise UndecodableError(f"its {mask}: {reason}") from error
 
 
 def _lossy_format(mask: Image.Image) -> str | None:

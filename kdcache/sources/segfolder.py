@@ -209,12 +209,9 @@ def open_segfolder(spec: Spec) -> Source:
             without the other, or what looks like one and would be left out.
         UsageError: patterns without `{}`, or files of classes or ids that cannot be understood.
     """
-    if "classes" not in spec.options:
-        told = "it needs classes, the number of them or a file with their names"
-        raise UsageError(
-            f"source {spec}: {told}; write {spec.name}:{spec.arg or 'PATH'},classes=19"
-        )
-    options = build(SegFolderOptions, spec.options, f"source {spec.name}")
+    example = f"{spec.name}:{spec.arg or 'PATH'},classes=19"
+    needed = f"classes, the number of them or a file with their names; write {example}"
+    options = build(SegFolderOptions, spec.options, f"source {spec.name}", called=lambda _: needed)
     if spec.arg is None or not Path(spec.arg).is_dir():
         raise SourceError(
             f"segfolder {spec.arg!r} is not a folder; give the one that holds images and masks"

@@ -38,7 +38,7 @@ MOST_BYTES_AT_ONCE = 256 * 2**20
 _MANIFEST = "zarr.json"
 
 
-class HubObjects:
+class HubStorage:
     """The files of a data set on the hub at one revision; they can be read only."""
 
     def __init__(self, repo: str, revision: str | None = None) -> None:
@@ -169,7 +169,7 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
     start = time.monotonic()
     with _told(f"hf://datasets/{repo}"):
         open_api().create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-    there = HubObjects(repo)
+    there = HubStorage(repo)
     if there.exists(_MANIFEST):
         open_cache(there).require(old.manifest)
     sent = _Sender(there)
@@ -218,7 +218,7 @@ def pull_cache(address: str, new: str | Path, *, revision: str | None = None) ->
         CacheError: there is no cache, a damaged unit, or no connection.
     """
     start = time.monotonic()
-    source = open_cache(there := HubObjects(parse_address(address), revision))
+    source = open_cache(there := HubStorage(parse_address(address), revision))
     listed = source.source_arrays()
     made = create_cache(new, source.manifest, source.fit(), samples=source.samples, source=listed)
     made.require(source.manifest)
@@ -262,7 +262,7 @@ def open_api() -> Any:
 class _Sender:
     """Gathers objects that are not there yet, and sends many of them at once."""
 
-    def __init__(self, there: HubObjects) -> None:
+    def __init__(self, there: HubStorage) -> None:
         self._there = there
         self._waiting: dict[str, bytes] = {}
         self.revision = there.revision

@@ -8,7 +8,6 @@ from kdcache.errors import UsageError
 from kdcache.models.model import check_model
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
-from kdcache.runtime.distributed import is_main
 from kdcache.runtime.wording import counted
 from kdcache.tasks.segmentation import check_window
 from kdcache.train.config import TrainConfig
@@ -31,9 +30,10 @@ def check_training(config: TrainConfig, compute: Compute) -> None:
         require_writable(Path(config.slab_dir), "slab_dir")
     check_optimizer(config.optimizer)
     check_schedule(config.schedule, epochs=config.epochs)
-    if config.schedule.warmup_epochs >= config.epochs and is_main():
-        told = f"{config.schedule.warmup_epochs:g} of {counted(config.epochs, 'epoch')}"
-        say(f"note: the warm-up takes {told}, so that the learning rate never reaches its height")
+    if config.schedule.name != "none" and config.schedule.warmup_epochs >= config.epochs:
+        warmup = f"schedule.warmup_epochs is {config.schedule.warmup_epochs:g}"
+        end = f"the run ends after {counted(config.epochs, 'epoch')}"
+        say(f"note: {warmup}, and {end}: the learning rate never reaches its height")
     if config.seeds is not None:
         parse_seeds(config.seeds)
     if config.recipe is not None:

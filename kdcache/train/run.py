@@ -414,12 +414,14 @@ def _check_best(run: Path, best: Mapping[str, Any]) -> None:
     path = run / _BEST
     if "sha256" not in best:  # no evaluation, or an older kdcache
         return
-    if not path.is_file():
-        fault = "is gone"
-    elif hashlib.sha256(plain_bytes(path)).hexdigest() != best["sha256"]:
+    try:
+        if hashlib.sha256(plain_bytes(path)).hexdigest() == best["sha256"]:
+            return
         fault = "has other bytes than were written"
-    else:
-        return
+    except FileNotFoundError:
+        fault = "is gone"
+    except OSError as error:
+        fault = f"cannot be read ({error.strerror})"
     kept = f"the weights of epoch {best['epoch'] + 1} are lost, those of the last epoch are there"
     say(f"note: {path} {fault}: {kept}")
 

@@ -67,9 +67,9 @@ class Trainer:
         self.task = open_task(task_of(replay.source))
         self._require_possible(replay.recipe)
         seed_generators(config.run_seed, 0)
-        self.student: VisionModel = self._student(replay)
+        self.student: VisionModel = self._open_student(replay)
         self.model = self._place()
-        self.loader = self._loader(replay)
+        self.loader = self._make_loader(replay)
         self._labels = SeenLabels(replay.source)
         self.evaluation = self._evaluation()
         self._try_evaluation()
@@ -415,7 +415,7 @@ class Trainer:
                 " kl"
             )
 
-    def _student(self, replay: Replay) -> VisionModel:
+    def _open_student(self, replay: Replay) -> VisionModel:
         student = open_model(
             self.config.student,
             classes=replay.source.classes,
@@ -425,7 +425,7 @@ class Trainer:
         require_trainable(student)
         return student
 
-    def _loader(self, replay: Replay) -> StepLoader:
+    def _make_loader(self, replay: Replay) -> StepLoader:
         return StepLoader(
             self.config,
             replay,

@@ -402,17 +402,17 @@ LISTS = "lists all)"
             "kdcache dump-teacher: invalid value for '--batch-size': 'many' is",
         ),
         (["info", ""], "an argument of info is empty; give a value, or leave it out"),
-        (["train-student", "run", "--cache", " "], "--cache is empty; give a value, or leave"),
+        (["train-student", "run", "--cache", " "], "--cache, or what follows it, is empty; give"),
         (["train-student", "run", "--cache="], "--cache is empty; give a value, or leave it out"),
         (
             ["merge", "~/new", "x"],
             "an argument of merge is '~/new'; ~ stays as it is here: write /",
         ),
         (
-            ["dump-teacher", "x", "--data", "imagefolder:~/photos"],
-            "--data is 'imagefolder:~/photos'; ~ stays as it is here: write imagefolder:/",
+            ["dump-teacher", "x", *DUMP, "--data", "imagefolder:~/photos"],
+            "path of imagefolder is '~/photos'; ~ stays as it is here: write /",
         ),
-        (["dump-teacher", "x", "--set", "data=~/x"], "--set is 'data=~/x'; ~ stays as it is here"),
+        (["dump-teacher", "x", "--set", "data=~/x"], "--set data is '~/x'; ~ stays as it is here"),
         (["dump-teacher", "x", "--set", 'data=""'], "--set data is empty; give a value, or leave"),
         (
             ["dump-teacher", "x", *DUMP, "--world-size", "4"],

@@ -264,3 +264,14 @@ def test_a_value_where_a_table_belongs_is_told(tmp_path: Path) -> None:
 def test_seeds_say_what_is_wrong_with_them(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_seeds(text)
+
+
+def test_what_older_versions_took_is_read_back_and_not_taken_again(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        '[train-student]\nrun = "r"\nstudent = "s"\ndata = "d"\nrecipe = "r"\nloss = "ce"\nslab_dir = "~/slabs"\n'
+    )
+    read = load_config(TrainConfig, "train-student", file=str(file), flags={}, is_ours=True)
+    assert read.slab_dir == "~/slabs"
+    with pytest.raises(UsageError, match=r"slab_dir is '~/slabs'; ~ stays as it is here"):
+        load_config(TrainConfig, "train-student", file=str(file), flags={})

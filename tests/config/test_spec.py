@@ -85,7 +85,7 @@ def test_what_a_text_says(text: str, spec: Spec) -> None:
     ("text", "message"),
     [
         ("", "spec is empty; give a value, or leave it out"),
-        ("kind:~/x", r"spec is 'kind:~/x'; ~ stays as it is here: write kind:/"),
+        ("kind:~/x", r"path of kind is '~/x'; ~ stays as it is here: write /"),
         (":k=3", "has no name"),
         ("topk:k=1,k=2", "gives 'k' twice"),
         ("m:f,x=nan", r"spec 'm:f,x=nan': x is nan; it must be a finite number, or text in double"),
@@ -238,3 +238,8 @@ def test_a_module_of_the_working_directory_is_found(
         load_function(parse_spec("spec_made_heer:make"), "model", ["spec_made_here"])
     with pytest.raises(UsageError, match="no module of that name"):
         load_function(parse_spec("no_such_package.models:make"), "model", [])
+
+
+def test_a_home_is_left_to_those_who_know_it() -> None:
+    """Data sets of torchvision and Hugging Face put the home in themselves."""
+    assert parse_spec("torchvision:CIFAR10,root=~/data").options["root"] == "~/data"

@@ -23,7 +23,7 @@ from safetensors.torch import save
 from tiny_models import conv
 
 from kdcache.config.spec import parse_spec
-from kdcache.errors import ModelError
+from kdcache.errors import ModelError, UsageError
 from kdcache.models.weight_formats import check_weight_file, read_weight_file
 from kdcache.models.weights import load_weights
 
@@ -150,6 +150,15 @@ def test_a_path_that_is_no_file_is_told_with_what_is_there(tmp_path: Path) -> No
     for name, what in wanted.items():
         with pytest.raises(ModelError, match=f"weights file .*{what}"):
             check_weight_file(tmp_path / (name or "empty"))
+
+
+def test_a_home_that_no_shell_has_put_in_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UsageError, match=f"weights is '~/w.pt'.*: write {tmp_path}/w.pt"):
+        check_weight_file(Path("~/w.pt"))
 
 
 def test_the_content_counts_and_not_the_ending(tmp_path: Path) -> None:

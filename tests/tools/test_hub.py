@@ -23,7 +23,7 @@ from kdcache.codecs import LowRank, open_codec
 from kdcache.errors import CacheError, DamagedUnitError, MismatchError, UsageError
 from kdcache.sources import open_source
 from kdcache.tools import hub
-from kdcache.tools.hub import HubObjects, parse_address, pull_cache, push_cache
+from kdcache.tools.hub import HubStorage, parse_address, pull_cache, push_cache
 from kdcache.verify.cache import verify_cache
 from kdcache_cli.commands import main
 
@@ -163,7 +163,7 @@ def test_other_caches_and_what_is_not_there(
     with pytest.raises(CacheError, match=r"hf://datasets/lab/logits: RevisionNotFoundError"):
         pull_cache(PLACE, tmp_path / "new", revision="9" * 40)
     with pytest.raises(CacheError, match="can be read only"):
-        HubObjects("lab/logits").publish("a", b"1")
+        HubStorage("lab/logits").publish("a", b"1")
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,10 @@ def test_a_warm_up_that_is_all_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     )
     with pytest.raises(UsageError, match="unknown source"):
         plan_training(config)
-    assert "note: the warm-up takes 2 of 2 epochs" in capsys.readouterr().err
+    assert (
+        "note: schedule.warmup_epochs is 2, and the run ends after 2 epochs: the learning rate"
+        in capsys.readouterr().err
+    )
 
 
 def test_defaults_pass(tmp_path: Path) -> None:

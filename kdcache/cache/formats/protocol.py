@@ -38,7 +38,7 @@ class UnitFormat(Protocol):
     def key(self, seed: int, unit: int) -> str:
         """Return the key of the object that holds a unit; `seed` is its first."""
 
-    def unit_of(self, key: str) -> tuple[int, int] | None:
+    def unit_of(self, key: str) -> Unit | None:
         """Return the first seed and the number of the unit whose object has this key; None of other
         keys."""
 
@@ -71,14 +71,14 @@ class UnitFormat(Protocol):
         """
 
 
-def committed_unit(manifest: Manifest, key: str) -> tuple[int, int] | None:
+def committed_unit(manifest: Manifest, key: str) -> Unit | None:
     """Return the first seed and the number of the unit whose commit has this key, or None if it is
     the key of none."""
     unit = named_unit(key, _COMMIT, commit_key)
     return unit if unit and manifest.unit_seeds(unit[0])[0] == unit[0] else None
 
 
-def named_unit(key: str, pattern: str, make: Callable[[int, int], str]) -> tuple[int, int] | None:
+def named_unit(key: str, pattern: str, make: Callable[[int, int], str]) -> Unit | None:
     """Return the two numbers that `pattern` finds in `key`, if it is the key that `make` gives for
     them."""
     found = re.fullmatch(pattern, key)

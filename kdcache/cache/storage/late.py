@@ -36,7 +36,7 @@ class LateFolder(Folder):
 
 
 def late(storage: Storage) -> Storage:
-    """Return the same objects, with patience if they are in a folder; a bucket is never late."""
+    """Return the same storage, with patience if it is a folder; a bucket is never late."""
     return LateFolder(storage.path) if type(storage) is Folder else storage
 
 
