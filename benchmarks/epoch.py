@@ -44,10 +44,10 @@ def make_trainers(folder: Path, options: argparse.Namespace) -> dict[str, Traine
     }
     common |= {"student": f"timm:{options.student},input_size={options.size}", "log_steps": 10**9}
     # reading does not depend on what the logits are
-    stand_in = teacher_spec("mobilenetv3_small_050", options.size, folder)
+    teacher_model = teacher_spec("mobilenetv3_small_050", options.size, folder)
     dump: dict[str, Any] = {
         "data": data,
-        "teacher": stand_in,
+        "teacher": teacher_model,
         "recipe": "imagenet-b1",
         "batch_size": options.batch,
     }

@@ -87,7 +87,7 @@ def codec_error(plot: str | None, as_json: bool, **flags: Any) -> None:
 
 
 def _print(result: Mapping[str, Any]) -> None:
-    click.echo(f"{result['input']}, {result['classes']} classes; student: {result['stand_in']}")
+    click.echo(f"{result['input']}, {result['classes']} classes; student: {result['proxy']}")
     click.echo(
         f"fitted on {result['fitted_on']} views, measured on {result['measured_on']} of other"
         " samples"

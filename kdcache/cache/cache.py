@@ -282,7 +282,7 @@ class Cache:
         return dict(sorted(found.items()))
 
     def units(self) -> list[Unit]:
-        """Return the committed units of all seeds, each once, in order."""
+        """Return the committed units of all seeds, each once, in order; errors as `committed`."""
         return [unit for unit in self.committed() if unit[1] < self.manifest.num_units]
 
     def commits(self, seed: int) -> list[Commit]:

@@ -106,7 +106,7 @@ def measure_codec_error(config: CodecErrorConfig) -> dict[str, Any]:
     """Return what each codec costs on the logits that `config` names.
 
     Returns:
-        What `codec_costs` returns, and `input`, `stand_in` (what the student's logits are), and the
+        What `codec_costs` returns, and `input`, `proxy` (what the student's logits are), and the
         numbers of `classes`, of views that codecs were `fitted_on` and `measured_on`.
 
     Raises:
@@ -123,7 +123,7 @@ def measure_codec_error(config: CodecErrorConfig) -> dict[str, Any]:
     costs = codec_costs(fitting, measured, config.codec, taus=taus, batch_sizes=sizes)
     return {
         "input": config.logits or config.teacher,
-        "stand_in": pairs.stand_in,
+        "proxy": pairs.proxy,
         "classes": pairs.teacher.shape[1],
         "fitted_on": len(fitting.teacher),
         "measured_on": len(measured.teacher),

@@ -47,7 +47,7 @@ class Pairs:
     groups: Rows
     """Rows of one number belong together, as views of one sample do, and never fall into different
     halves."""
-    stand_in: str
+    proxy: str
     """What the student's logits are, in words."""
     head: Tensor | None = None
     """Weights of the teacher's classifier, `[classes, features]`, if known: a prior for a codec's
@@ -73,7 +73,7 @@ class Pairs:
         """Raise a UsageError if the two models' logits do not differ."""
         if not self.differ:
             raise UsageError(
-                f"the student ({self.stand_in}) gives the teacher's own logits, so that there is no"
+                f"the student ({self.proxy}) gives the teacher's own logits, so that there is no"
                 " gradient to measure; use a recipe that draws at random, or another student"
             )
 
@@ -154,7 +154,7 @@ def pairs_from_npz(path: str | Path) -> Pairs:
             teacher=teacher,
             student=student,
             groups=groups,
-            stand_in="`student` of the file",
+            proxy="`student` of the file",
             head=head,
         )
     return replace(_of_groups(teacher, groups), head=head)
@@ -222,7 +222,7 @@ def pairs_from_cache(
         teacher=_cached(cache, seeds[0], rows)[there],
         student=logits,
         groups=rows[there],
-        stand_in=student,
+        proxy=student,
     )
 
 
@@ -259,7 +259,7 @@ def pairs_of_cache(cache: Cache, *, views: int) -> Pairs:
     parts = [_cached(cache, seed, rows) for seed in seeds]
     if len(parts) == 1:
         return Pairs(
-            teacher=parts[0], student=parts[0], groups=rows, stand_in="the teacher on the same view"
+            teacher=parts[0], student=parts[0], groups=rows, proxy="the teacher on the same view"
         )
     return _of_two_views(parts[0], parts[1], rows)
 
@@ -337,7 +337,7 @@ def pairs_of_models(
     head = head_weight(models[0], source.classes)
     if len(models) > 1:
         return Pairs(
-            teacher=logits[0], student=logits[1], groups=groups, stand_in=models[1].spec, head=head
+            teacher=logits[0], student=logits[1], groups=groups, proxy=models[1].spec, head=head
         )
     first, second = logits[0].chunk(2)
     return replace(_of_two_views(first, second, groups[: len(first)]), head=head)
@@ -397,7 +397,7 @@ def _of_pixels(parts: Sequence[tuple[Logits, Logits, Rows]]) -> Pairs:
         teacher=torch.cat(teacher),
         student=torch.cat(student),
         groups=np.concatenate(groups),
-        stand_in=NEXT_PIXEL,
+        proxy=NEXT_PIXEL,
     )
 
 
@@ -468,7 +468,7 @@ def _of_two_views(first: Logits, second: Logits, samples: Rows) -> Pairs:
         teacher=torch.cat([first, second]),
         student=torch.cat([second, first]),
         groups=np.concatenate([samples, samples]),
-        stand_in=ANOTHER_VIEW,
+        proxy=ANOTHER_VIEW,
     )
 
 
@@ -490,7 +490,7 @@ def _of_groups(teacher: Logits, groups: Rows) -> Pairs:
         teacher=teacher[order[shared]],
         student=teacher[order[following[shared]]],
         groups=groups[order[shared]],
-        stand_in=ANOTHER_VIEW,
+        proxy=ANOTHER_VIEW,
     )
 
 

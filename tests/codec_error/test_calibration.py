@@ -35,7 +35,7 @@ def pairs(samples: int, seed: int) -> Pairs:
         teacher=torch.cat([first, second]),
         student=torch.cat([second, first]),
         groups=groups,
-        stand_in="test",
+        proxy="test",
     )
 
 
@@ -83,9 +83,9 @@ def test_finer_steps_err_less_on_samples_that_a_small_fit_never_saw() -> None:
         assert errors == sorted(errors, reverse=True) and errors[-1] < 0.02
 
 
-def test_a_step_needs_no_stand_in() -> None:
+def test_a_step_needs_no_proxy() -> None:
     same = pairs(300, 0)
-    same = Pairs(teacher=same.teacher, student=same.teacher, groups=same.groups, stand_in="itself")
+    same = Pairs(teacher=same.teacher, student=same.teacher, groups=same.groups, proxy="itself")
     fit_codec(open_codec("lowrank:step=1", classes=CLASSES), same)
     with pytest.raises(UsageError, match="no gradient to measure"):
         fit_codec(open_codec("lowrank:error=0.1", classes=CLASSES), same)

@@ -46,7 +46,7 @@ def pairs(rows: int = 400, classes: int = CLASSES, groups: int = 50) -> Pairs:
         teacher=logits(rows, classes),
         student=logits(rows, classes, seed=1),
         groups=np.arange(rows) % groups,
-        stand_in="noise",
+        proxy="noise",
     )
 
 
@@ -169,7 +169,7 @@ def test_a_finer_step_costs_more_bytes_and_less_error() -> None:
 def test_halves_share_no_group_and_hold_every_row(groups: list[int]) -> None:
     count = len(groups)
     numbered = torch.arange(count, dtype=torch.float32)[:, None].repeat(1, 2)
-    whole = Pairs(teacher=numbered, student=numbered + 1, groups=np.array(groups), stand_in="noise")
+    whole = Pairs(teacher=numbered, student=numbered + 1, groups=np.array(groups), proxy="noise")
     fitting, measured = whole.halves()
     assert (
         len(fitting.groups)
@@ -383,7 +383,7 @@ def test_students_and_data_that_do_not_fit(cache: Path) -> None:
         )
 
 
-def test_a_recipe_that_draws_nothing_gives_no_stand_in(tmp_path: Path) -> None:
+def test_a_recipe_that_draws_nothing_gives_no_proxy(tmp_path: Path) -> None:
     recipe = tmp_path / "still.toml"
     recipe.write_text(
         'mode = "L"\nsize = 8\neval = "eval-whole"\n[[transforms]]\nname = "Resize"\nsize ='
@@ -410,7 +410,7 @@ def test_measuring_says_on_what(tmp_path: Path) -> None:
         )
     )
     assert result["fitted_on"] == 150 == result["measured_on"] and result["classes"] == CLASSES
-    assert result["input"] == str(path) and result["stand_in"] == "`student` of the file"
+    assert result["input"] == str(path) and result["proxy"] == "`student` of the file"
 
 
 @pytest.mark.parametrize(
