@@ -279,7 +279,7 @@ def json_text(value: Any, indent: str = "") -> str:
         named_items = [(json.dumps(str(key)), item) for key, item in value.items()]
         entries = [f"{name}: {json_text(item, inner)}" for name, item in named_items]
         return "{\n" + inner + f",\n{inner}".join(entries) + f"\n{indent}}}"
-    if isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value):
+    if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
         entries = [json_text(item, inner) for item in value]
         return "[\n" + inner + f",\n{inner}".join(entries) + f"\n{indent}]"
     return json.dumps(value, default=list)
