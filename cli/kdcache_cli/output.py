@@ -276,13 +276,19 @@ def json_text(value: Any, indent: str = "") -> str:
     cache that has just been begun may lack a million units."""
     inner = indent + " "
     if isinstance(value, Mapping) and value:
-        named_items = [(json.dumps(str(key)), item) for key, item in value.items()]
-        entries = [f"{name}: {json_text(item, inner)}" for name, item in named_items]
-        return "{\n" + inner + f",\n{inner}".join(entries) + f"\n{indent}}}"
+        names = [json.dumps(str(key)) for key in value]
+        texts = [json_text(item, inner) for item in value.values()]
+        entries = map(": ".join, zip(names, texts, strict=True))
+        return "{" + _one_a_line(entries, indent) + "}"
     if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
-        entries = [json_text(item, inner) for item in value]
-        return "[\n" + inner + f",\n{inner}".join(entries) + f"\n{indent}]"
+        return "[" + _one_a_line([json_text(item, inner) for item in value], indent) + "]"
     return json.dumps(value, default=list)
+
+
+def _one_a_line(entries: Iterable[str], indent: str) -> str:
+    """Return entries with commas, each on a line that is indented by one more than `indent`."""
+    joined = f",\n{indent} ".join(entries)
+    return f"\n{indent} {joined}\n{indent}"
 
 
 def coverage_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:

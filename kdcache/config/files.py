@@ -53,11 +53,12 @@ def load_config(
 
     Raises:
         UsageError: a file that is absent or not TOML, no settings of that name, an unknown key, a
-            value of the wrong type.
+            value of the wrong type, an empty text, a path below `~`.
     """
     table = _read(file, command, is_ours=is_ours) if file else {}
-    for key, value in table.items() if not is_ours else ():
-        _require_texts(value, f"{command} {key}")
+    if not is_ours:  # an older kdcache took what is refused now
+        for key, value in table.items():
+            _require_texts(value, f"{command} {key}")
     given = {key: value for key, value in flags.items() if value is not None}
     for key, value in given.items():
         _put(table, key, value, file)

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kdcache.config.texts import require_text
+from kdcache.config.texts import require_given, require_whole_path
 from kdcache.errors import KdcacheError, UsageError, brief, quoted
 from kdcache.runtime.user_code import user_code
 
@@ -71,8 +71,7 @@ def parse_spec(text: str) -> Spec:
             f"spec {quoted(text)} has {len(text)} characters; it may have {MOST_SPEC}: write"
             " name:arg,key=value,..."
         )
-    if not text.strip():
-        require_text(text, "spec")
+    require_given(text, "spec")
     name, _, rest = text.strip().partition(":")
     if not name:
         raise UsageError(f"spec {quoted(text)} has no name; write name:arg,key=value,...")
@@ -91,8 +90,8 @@ def parse_spec(text: str) -> Spec:
             raise UsageError(f"spec {quoted(text)} gives {quoted(option[1])} twice")
         else:
             options[option[1]] = _value(option[2])
-    if arg is not None and "~" in arg:
-        require_text(arg, f"path of {name}")
+    if arg is not None:
+        require_whole_path(arg, f"path of {name}")
     for key, value in options.items():
         require_finite(
             value, f"spec {quoted(text)}: {brief(key)}", "a finite number, or text in double quotes"

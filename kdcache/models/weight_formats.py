@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from kdcache.config.texts import require_text
+from kdcache.config.texts import require_whole_path
 from kdcache.errors import ModelError, brief
 from kdcache.runtime.file_kinds import ZEROS, binary_kind_of
 from kdcache.runtime.user_code import exception_text
@@ -86,7 +86,7 @@ def _require_file(path: Path) -> None:
     elif path.exists():
         what = "is a device or a pipe; name a file"
     else:
-        require_text(str(path), "weights")
+        require_whole_path(str(path), "weights")
         what = f"does not exist; {_near_names(path)}"
     raise ModelError(f"weights file {path} {what}")
 
