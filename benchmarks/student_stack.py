@@ -4,7 +4,7 @@ product."""
 import torch
 from torch import Tensor, nn
 
-from kdcache.models.model import VisionModel
+from kdcache.models.vision_model import VisionModel
 
 
 class Stack(nn.Module):

@@ -28,7 +28,8 @@ from kdcache.codecs import Codec, RowCodec, open_codec
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.losses import dist_terms, kl_loss
 from kdcache.models.first_batch import logits_fault
-from kdcache.models.model import head_weight, open_model
+from kdcache.models.model import open_model
+from kdcache.models.vision_model import head_weight
 from kdcache.runtime.console import progress, say
 from kdcache.runtime.device import ComputeConfig
 from kdcache.shapes import Logits, Records, Scalar

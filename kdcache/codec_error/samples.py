@@ -22,7 +22,8 @@ from kdcache.codecs import codec_spec
 from kdcache.codecs.full import EXACT_DTYPES
 from kdcache.errors import CacheError, UsageError
 from kdcache.models.inference import run_models
-from kdcache.models.model import VisionModel, head_weight, open_model
+from kdcache.models.model import open_model
+from kdcache.models.vision_model import VisionModel, head_weight
 from kdcache.runtime.console import progress, say
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Logits, Rows, ViewLogits

@@ -41,14 +41,10 @@ from kdcache.dump.config import DumpConfig
 from kdcache.dump.source import KnownSource, known_source
 from kdcache.dump.unit import UnitMaker
 from kdcache.errors import MismatchError, UsageError
-from kdcache.models.model import (
-    MapModel,
-    VisionModel,
-    check_model,
-    open_model,
-    state_sha256,
-    tried_model,
-)
+from kdcache.models.model import check_model, open_model
+from kdcache.models.modules import state_sha256
+from kdcache.models.vision_model import MapModel, VisionModel
+from kdcache.models.wrapping import tried_model
 from kdcache.positions import layout_of_sites
 from kdcache.runtime.console import LINE_SECONDS, log, own_name, say
 from kdcache.runtime.device import Compute

@@ -21,7 +21,7 @@ from kdcache.dump.shares import all_units, not_committed
 from kdcache.dump.unit import stored_samples
 from kdcache.dump.worker import batches_of, records_of
 from kdcache.errors import UsageError
-from kdcache.models.model import MapModel
+from kdcache.models.vision_model import MapModel
 from kdcache.runtime.console import steady_rate
 from kdcache.runtime.launch import own_place, require_count
 from kdcache.shapes import Records

@@ -21,7 +21,7 @@ from kdcache.dump.job import NOTHING_GIVEN, Given, Job, prepare, probe_place, te
 from kdcache.dump.next_step import training_command
 from kdcache.dump.unit import tell_clipped
 from kdcache.errors import UsageError
-from kdcache.models.model import class_name, device_of, kept_modes
+from kdcache.models.modules import class_name, device_of, kept_modes
 from kdcache.runtime.console import log, own_name, say
 from kdcache.runtime.device import ComputeConfig
 from kdcache.runtime.launch import require_count

@@ -18,8 +18,8 @@ from kdcache.loader.config import LoaderConfig, OnMiss
 from kdcache.loader.opening import Replay, open_replay
 from kdcache.loader.steps import DistillationBatch, StepLoader
 from kdcache.losses import Need
-from kdcache.models.model import VisionModel, preprocessing_of
 from kdcache.models.preprocessing import Preprocessing, checked_size, normalisation
+from kdcache.models.vision_model import VisionModel, preprocessing_of
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Rows, Size
 from kdcache.sources import as_source

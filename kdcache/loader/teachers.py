@@ -19,7 +19,9 @@ from kdcache.loader.slab_reader import Reader
 from kdcache.losses import Need
 from kdcache.models.first_batch import require_finite, tell_no_logits
 from kdcache.models.inference import model_code
-from kdcache.models.model import VisionModel, open_model, state_sha256
+from kdcache.models.model import open_model
+from kdcache.models.modules import state_sha256
+from kdcache.models.vision_model import VisionModel
 from kdcache.positions import Heads, common_layout, layout_of_sites
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute

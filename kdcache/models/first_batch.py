@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import ModelError
-from kdcache.models.model import VisionModel, head_weight
+from kdcache.models.vision_model import VisionModel, head_weight
 from kdcache.runtime.console import say
 from kdcache.shapes import Logits, ViewLogits
 
@@ -25,12 +25,13 @@ def require_trainable(student: VisionModel) -> None:
     Raises:
         ModelError: none of its parameters takes a gradient.
     """
-    parameters = list(student.module.parameters())
-    if any(parameter.requires_grad for parameter in parameters):
-        return
-    what = "are all frozen (requires_grad is False)" if parameters else "are none at all"
+    fault = "are none at all"
+    for parameter in student.module.parameters():
+        if parameter.requires_grad:
+            return
+        fault = "are all frozen (requires_grad is False)"
     way_out = "let it have some that take a gradient"
-    raise ModelError(f"model {student.spec} cannot be trained: its parameters {what}; {way_out}")
+    raise ModelError(f"model {student.spec} cannot be trained: its parameters {fault}; {way_out}")
 
 
 def check_student(student: VisionModel, logits: ViewLogits, classes: int) -> None:
@@ -40,11 +41,11 @@ def check_student(student: VisionModel, logits: ViewLogits, classes: int) -> Non
         ModelError: they have another shape than they had when the student was opened, are not
             finite, or do not depend on any of its parameters.
     """
-    wanted = (*student.sites, classes)
-    found = tuple(logits.shape[1:])
+    usual_shape = (*student.sites, classes)
+    shape = tuple(logits.shape[1:])
     lead = f"model {student.spec}, when it is trained, gives logits"
-    if found != wanted:
-        raise ModelError(f"{lead} of shape {found} per view, and {wanted} otherwise; mend it")
+    if shape != usual_shape:
+        raise ModelError(f"{lead} of shape {shape} per view, and {usual_shape} otherwise; mend it")
     if not logits.requires_grad:
         way_out = "leave out detach, no_grad, argmax and the like in its forward"
         raise ModelError(f"{lead} that depend on none of its parameters; {way_out}")
@@ -93,7 +94,8 @@ def logits_fault(logits: ViewLogits) -> str | None:
     rows = _rows(logits)
     if rows.shape[1] < 2 or rows.numel() < _FEWEST or float(rows.min()) < 0:
         return None
-    if float((rows.sum(1) - 1).abs().max()) < _SUM_ERROR:
+    sum_errors = (rows.sum(1) - 1).abs()
+    if float(sum_errors.max()) < _SUM_ERROR:
         return (
             "gives rows that sum to 1: probabilities and not logits, of which losses would take "
             "the softmax again; let it end before its softmax"
@@ -108,11 +110,13 @@ def logits_fault(logits: ViewLogits) -> str | None:
 
 def _constant_fault(logits: ViewLogits) -> str | None:
     rows = _rows(logits)
-    spread = _EQUAL * float(logits.detach().abs().max())
-    if rows.shape[1] > 1 and float((rows.amax(1) - rows.amin(1)).max()) <= spread:
+    most_spread = _EQUAL * float(logits.detach().abs().max())
+    row_spreads = rows.amax(1) - rows.amin(1)
+    if rows.shape[1] > 1 and float(row_spreads.max()) <= most_spread:
         return "gives all classes the same logit, for every view; are its weights loaded?"
     views = logits.detach().float().flatten(1)
-    if len(views) > 1 and float((views - views[:1]).abs().max()) <= spread:
+    view_spreads = (views - views[:1]).abs()
+    if len(views) > 1 and float(view_spreads.max()) <= most_spread:
         way_out = "are its weights loaded, and do mean and std fit?"
         return f"gives the same logits for every view of its first batch; {way_out}"
     return None

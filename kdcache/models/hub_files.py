@@ -26,7 +26,9 @@ def downloaded(spec: Spec, revision: Value | None) -> Path:
     """
     name = spec.arg or ""
     with _hub_errors(spec):
-        config = _hub_file(name, CONFIG, None if revision is None else str(revision))
+        if revision is not None:
+            revision = str(revision)
+        config = _hub_file(name, CONFIG, revision)
         if config is None:
             way_out = "it is no model of transformers; look at its page"
             raise ModelError(f"model {spec}: repository {name} has no {CONFIG}: {way_out}")
@@ -50,7 +52,8 @@ def download_weights(spec: Spec, commit: str) -> None:
                 return
             index = _hub_file(name, f"{file}.index.json", commit)
             if index is not None:
-                for part in sorted(set(json.loads(index.read_bytes())["weight_map"].values())):
+                files_by_tensor = json.loads(index.read_bytes())["weight_map"]
+                for part in sorted(set(files_by_tensor.values())):
                     _hub_file(name, str(part), commit)
                 return
 

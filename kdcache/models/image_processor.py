@@ -29,44 +29,55 @@ def processed_views(folder: Path, channels: int) -> ProcessedViews | None:
     None if there is no processor, or one that does more than to scale and to normalise."""
     import transformers  # noqa: PLC0415
 
-    if not any((folder / name).is_file() for name in PROCESSORS):
+    if not _has_processor(folder):
         return None
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
         stated = getattr(processor, "image_mean", None)
-        channels = len(stated) if isinstance(stated, list | tuple) else channels
+        if isinstance(stated, list | tuple):
+            channels = len(stated)
         black = _processed(processor, (0,) * channels)
         white = _processed(processor, (255,) * channels)
-        red = _processed(processor, (255, 0, 0)) if channels == 3 else white
+        red = white
+        if channels == 3:
+            red = _processed(processor, (255, 0, 0))
     except Exception:  # of any processor: mean and std can then be given
         return None
     height, width = black.shape[1:]
     middle = (slice(None), height // 2, width // 2)
-    low, high, first = (image[middle] for image in (black, white, red))
+    low = black[middle]
+    high = white[middle]
     if not (high > low).all():
         return None
     std = 1 / (high - low)
     mean = -low * std
-    is_bgr = channels == 3 and bool(abs(first[0] - low[0]) < abs(first[2] - low[2]))
+    of_red = abs(red[middle] - low)
+    is_bgr = channels == 3 and bool(of_red[0] < of_red[2])
     if is_bgr:
         mean = mean[::-1]
         std = std[::-1]
-    is_sized = getattr(processor, "do_resize", None) or getattr(processor, "do_center_crop", None)
+    size = None
+    if getattr(processor, "do_resize", None) or getattr(processor, "do_center_crop", None):
+        size = (height, width)
     return ProcessedViews(
         mean=_as_stated(mean, stated),
         std=_as_stated(std, getattr(processor, "image_std", None)),
-        size=(height, width) if is_sized else None,
+        size=size,
         is_bgr=is_bgr,
     )
+
+
+def _has_processor(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in PROCESSORS)
 
 
 def _processed(processor: Any, colour: tuple[int, ...]) -> npt.NDArray[np.float64]:
     """Return what a processor makes of an image of one colour, `[channels, height, width]`."""
     image = np.broadcast_to(np.asarray(colour, np.uint8), (64, 64, len(colour))).copy()
-    found = processor(images=image, input_data_format="channels_last", return_tensors="np")
-    (pixels,) = found["pixel_values"]
+    output = processor(images=image, input_data_format="channels_last", return_tensors="np")
+    (pixels,) = output["pixel_values"]
     if pixels.ndim != 3 or len(pixels) != len(colour):
         raise ValueError(f"pixels of {pixels.shape}")
     return np.asarray(pixels, np.float64)

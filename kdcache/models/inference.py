@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from kdcache.errors import ModelError
-from kdcache.models.model import VisionModel
+from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import is_of_others, world_size
 from kdcache.runtime.user_code import user_code
 from kdcache.shapes import ViewLogits, Views
 from kdcache.views import Batch
+
+_Fetch = Callable[[], ViewLogits]
 
 
 def run_models(
@@ -23,17 +25,33 @@ def run_models(
 
     The device works on the next batch while the caller works on one.
     """
-    placed = [compute.place(model).eval() for model in models]
-    ahead: tuple[Batch, list[Callable[[], ViewLogits]]] | None = None
+    placed_models = [compute.place(model).eval() for model in models]
+    waiting: tuple[Batch, list[_Fetch]] | None = None
     for batch in batches:
-        with torch.inference_mode(), compute.autocast():
-            logits = [_run(*one, compute) for one in zip(models, placed, batch.views, strict=True)]
-            following = [compute.fetch(one) for one in logits]
-        if ahead is not None:
-            yield ahead[0], [fetched() for fetched in ahead[1]]
-        ahead = batch, following
-    if ahead is not None:
-        yield ahead[0], [fetched() for fetched in ahead[1]]
+        fetches = _started(models, placed_models, batch, compute)
+        if waiting is not None:
+            yield _fetched(*waiting)
+        waiting = (batch, fetches)
+    if waiting is not None:
+        yield _fetched(*waiting)
+
+
+def _started(
+    models: Sequence[VisionModel],
+    placed_models: Sequence[nn.Module],
+    batch: Batch,
+    compute: Compute,
+) -> list[_Fetch]:
+    """Run each model, and return what fetches its logits to the host."""
+    logits = []
+    with torch.inference_mode(), compute.autocast():
+        for model, placed, views in zip(models, placed_models, batch.views, strict=True):
+            logits.append(_run(model, placed, views, compute))
+        return [compute.fetch(values) for values in logits]
+
+
+def _fetched(batch: Batch, fetches: Sequence[_Fetch]) -> tuple[Batch, list[ViewLogits]]:
+    return batch, [fetch() for fetch in fetches]
 
 
 def _run(model: VisionModel, placed: nn.Module, views: Views, compute: Compute) -> ViewLogits:
@@ -59,8 +77,8 @@ def model_code(what: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and world_size() > 1 and is_of_others(error):
             raise  # of the processes around the model
         if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
-            told = "normalises over a batch, and cannot train on one view at a time"
+            cause = "normalises over a batch, and cannot train on one view at a time"
             way_out = "use a larger batch_size, fewer processes, or less accumulate"
-            raise ModelError(f"{what} {told}; {way_out}") from error
+            raise ModelError(f"{what} {cause}; {way_out}") from error
         with user_code(what, ModelError):
             raise

@@ -1,7 +1,7 @@
 """What a model wants of a view: its size in pixels, and how its pixels are normalised."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
 from typing import Any
@@ -49,7 +49,8 @@ def chosen_preprocessing(wishes: Mapping[str, Any], recipe: Recipe, text: str) -
             f"model {text!r} does not say how images are to be normalised; add mean=... and"
             " std=..., of pixels from 0 to 1"
         )
-    size = recipe.input_size if size is None else size
+    if size is None:
+        size = recipe.input_size
     try:
         return Preprocessing(checked_size(size), *normalisation(mean, std, recipe.channels))
     except ValueError as error:
@@ -81,12 +82,15 @@ def checked_size(value: Any) -> Size:
     Raises:
         ValueError: anything else, or less than a pixel.
     """
+    parts: Sequence[Any]
     if isinstance(value, tuple | list):
-        parts = [*value]
+        parts = value
+    elif isinstance(value, str):
+        parts = value.split("x")
     else:
-        parts = value.split("x") if isinstance(value, str) else [value]
+        parts = [value]
     try:
-        numbers = [int(part) if isinstance(part, str) else index(part) for part in parts]
+        numbers = [_whole_number(part) for part in parts]
     except (TypeError, ValueError):
         numbers = []
     if len(numbers) not in (1, 2) or isinstance(value, bool):
@@ -99,12 +103,14 @@ def checked_size(value: Any) -> Size:
     return as_size((numbers[0], numbers[-1]))
 
 
+def _whole_number(part: Any) -> int:
+    if isinstance(part, str):
+        return int(part)
+    return index(part)
+
+
 def _per_channel(name: str, values: Any, channels: int) -> tuple[float, ...]:
-    given = values if isinstance(values, tuple | list) else [values]
-    try:
-        numbers = [float(value) for value in given]
-    except (TypeError, ValueError):
-        numbers = [math.nan]
+    numbers = _numbers(values)
     if not all(map(math.isfinite, numbers)):
         raise ValueError(f"{name} is {quoted(values)}; it must be of finite numbers")
     if max(map(abs, numbers), default=0) > _MOST:
@@ -120,3 +126,13 @@ def _per_channel(name: str, values: Any, channels: int) -> tuple[float, ...]:
         f"{name} is {quoted(values)}, {len(numbers)} numbers, and the views have {channels}"
         " channels; give one number, or one a channel"
     )
+
+
+def _numbers(values: Any) -> list[float]:
+    """Return one number or several as a list; NaN alone if there is anything else among them."""
+    if not isinstance(values, tuple | list):
+        values = [values]
+    try:
+        return [float(value) for value in values]
+    except (TypeError, ValueError):
+        return [math.nan]

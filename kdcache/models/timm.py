@@ -30,12 +30,16 @@ def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
     if classes is not None:
         options["num_classes"] = classes
     name = _require_name(spec.arg or "")
-    reached = "with pretrained=true the weights must be reachable"
-    with constructing(spec, reached if options.get("pretrained") else "check its options"):
+    way_out = "check its options"
+    if options.get("pretrained"):
+        way_out = "with pretrained=true the weights must be reachable"
+    with constructing(spec, way_out):
         module = timm.create_model(name, in_chans=channels, **options)
     config = timm.data.resolve_model_data_config(module)
-    fixed = (module.pretrained_cfg or {}).get("fixed_input_size", False)
-    size = options.get("img_size") or (config["input_size"][-1] if fixed else None)
+    size = options.get("img_size") or None
+    weights_config = module.pretrained_cfg or {}
+    if not size and weights_config.get("fixed_input_size", False):
+        size = config["input_size"][-1]
     return module, {"mean": config["mean"], "std": config["std"], "input_size": size}
 
 
@@ -61,9 +65,8 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
         backbone = timm.create_model(
             name, in_chans=channels, features_only=True, out_indices=(-1,), **options
         )
-    config = timm.data.resolve_data_config(
-        {}, pretrained_cfg=getattr(backbone, "pretrained_cfg", None) or {}
-    )
+    weights_config = getattr(backbone, "pretrained_cfg", None) or {}
+    config = timm.data.resolve_data_config({}, pretrained_cfg=weights_config)
     return _BackboneMaps(backbone, classes), {"mean": config["mean"], "std": config["std"]}
 
 
@@ -109,8 +112,9 @@ class _BackboneMaps(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the map."""
-        found: Tensor = self.classifier(self.backbone(images)[-1])
-        return found
+        features = self.backbone(images)[-1]
+        maps: Tensor = self.classifier(features)
+        return maps
 
 
 TIMM = Family(build_classifier, build_segmenter, _check)

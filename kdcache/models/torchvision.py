@@ -28,24 +28,19 @@ def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
     options: dict[str, Any] = dict(spec.options)
     name = choose(spec.arg or "", models.list_models(module=models), "torchvision model")
     weights = _take_weights(options)
-    try:
-        entry = models.get_model_weights(name)[weights] if weights else None
-    except KeyError:
-        choose(
-            str(weights),
-            [*models.get_model_weights(name).__members__],
-            f"weights of {name} (and no such file)",
-        )
+    entry = None
+    if weights:
+        entry = _weights_entry(name, weights)
     _require_classes(spec, entry, classes)
     if classes and not entry:
         options["num_classes"] = classes
-    with constructing(spec, "its weights must be reachable" if entry else "check its options"):
-        module = models.get_model(name, weights=entry, **options)
-    wishes: dict[str, Any] = {"input_size": getattr(module, "image_size", None)}
+    way_out = "check its options"
     if entry:
-        preset = entry.transforms()
-        wishes.update(mean=preset.mean, std=preset.std)
-    return module, wishes
+        way_out = "its weights must be reachable"
+    with constructing(spec, way_out):
+        module = models.get_model(name, weights=entry, **options)
+    size = getattr(module, "image_size", None)
+    return module, {"input_size": size, **_normalisation(entry)}
 
 
 def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
@@ -66,40 +61,67 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
         "torchvision segmentation model",
     )
     weights = _take_weights(options)
-    auxiliary = options.pop("aux_loss", True if weights else None)
+    is_auxiliary = options.pop("aux_loss", True if weights else None)
+    entry = None
     if weights:
         choices = models.get_model_weights(name).__members__
         entry = choices[choose(str(weights), choices, f"weights of {name} (and no such file)")]
         options.pop("weights_backbone")
     else:
-        entry = None
         options["num_classes"] = classes
         if not name.startswith("lraspp"):
-            options["aux_loss"] = bool(auxiliary)
-    given = {key: value for key, value in options.items() if value is not None}
-    check_options(models.get_model_builder(name), Spec(spec.name, spec.arg, given), "model")
+            options["aux_loss"] = bool(is_auxiliary)
+    stated = {key: value for key, value in options.items() if value is not None}
+    check_options(models.get_model_builder(name), Spec(spec.name, spec.arg, stated), "model")
     _require_classes(spec, entry, classes)
     with constructing(spec, "its weights must be reachable"):
         whole = models.get_model(name, weights=entry, **options)
-    wishes: dict[str, Any] = {}
-    if entry:
-        preset = entry.transforms()
-        wishes.update(mean=preset.mean, std=preset.std)
-    return _Maps(whole, is_auxiliary=auxiliary), wishes
+    return _Maps(whole, is_auxiliary=is_auxiliary), _normalisation(entry)
 
 
 def _take_weights(options: dict[str, Any]) -> Any:
     """Take the name of the weights out of the options; None if there are to be none."""
-    if weights := options.pop("weights", None):
+    weights = options.pop("weights", None)
+    if weights:
         return weights
-    return "DEFAULT" if options.pop("pretrained", False) else None
+    if options.pop("pretrained", False):
+        return "DEFAULT"
+    return None
+
+
+def _weights_entry(name: str, weights: Any) -> Any:
+    """Return the entry of a model's weights in torchvision's list.
+
+    Raises:
+        UsageError: there is none; the nearest is suggested.
+    """
+    from torchvision import models  # noqa: PLC0415
+
+    entries = models.get_model_weights(name)
+    try:
+        return entries[weights]
+    except KeyError:
+        choices = [*entries.__members__]
+        return choose(str(weights), choices, f"weights of {name} (and no such file)")
+
+
+def _normalisation(entry: Any) -> dict[str, Any]:
+    """Return the mean and std of the images that weights were trained on; nothing without any."""
+    if not entry:
+        return {}
+    preset = entry.transforms()
+    return {"mean": preset.mean, "std": preset.std}
 
 
 def _require_classes(spec: Spec, entry: Any, classes: int | None) -> None:
     """Raise a ModelError if there are weights, of another number of classes than the source."""
-    if entry and classes and classes != len(entry.meta["categories"]):
-        found = len(entry.meta["categories"])
-        raise ModelError(f"model {spec}: its weights have {found} classes, the source {classes}")
+    if not entry or not classes:
+        return
+    num_classes = len(entry.meta["categories"])
+    if num_classes != classes:
+        raise ModelError(
+            f"model {spec}: its weights have {num_classes} classes, the source {classes}"
+        )
 
 
 def _require_colour(spec: Spec, channels: int) -> None:
@@ -120,11 +142,15 @@ class _Maps(nn.Module):
 
     def __init__(self, whole: Any, *, is_auxiliary: bool | None) -> None:
         super().__init__()
-        self.not_loaded = (f"{_AUXILIARY}.",) if is_auxiliary is False else ()
+        self.not_loaded: tuple[str, ...] = ()
         """Prefixes of names in a file of weights that are left out, as the spec says."""
+        if is_auxiliary is False:
+            self.not_loaded = (f"{_AUXILIARY}.",)
         self.backbone = whole.backbone
         self.classifier = whole.classifier
-        self.aux_classifier = getattr(whole, _AUXILIARY, None) if is_auxiliary else None
+        self.aux_classifier = None
+        if is_auxiliary:
+            self.aux_classifier = getattr(whole, _AUXILIARY, None)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the main map, and the auxiliary one if there is such a head."""

@@ -39,7 +39,7 @@ _IN_TRAINING = frozenset(
 
 def weight_record(spec: str) -> dict[str, str]:
     """Return the metadata of a file of weights that were trained as `spec` says."""
-    return {"kdcache": __version__, _SPEC: str(_without(parse_spec(spec), ORIGINS))}
+    return {"kdcache": __version__, _SPEC: str(without_options(parse_spec(spec), ORIGINS))}
 
 
 def require_recorded(metadata: Mapping[str, str], spec: Spec, path: Path) -> None:
@@ -51,41 +51,51 @@ def require_recorded(metadata: Mapping[str, str], spec: Spec, path: Path) -> Non
     Raises:
         ModelError: the spec leaves out an option that the weights were trained with.
     """
-    unseen = ORIGINS | _IN_TRAINING
-    then = _recorded(metadata, unseen)
-    now = _without(spec, unseen)
-    if then is None or then == now:
+    ignored_names = ORIGINS | _IN_TRAINING
+    recorded_spec = _recorded_spec(metadata, ignored_names)
+    opened_spec = without_options(spec, ignored_names)
+    if recorded_spec is None or recorded_spec == opened_spec:
         return
-    trained = f"weights file {path} was trained as {shortened(str(then), _SHOWN)}"
-    forgotten = _forgotten(then, now)
-    if forgotten:
-        texts = [_option_text(name, then.options[name]) for name in forgotten]
-        options = shortened(", ".join(texts), _SHOWN)
+    lead = f"weights file {path} was trained as {shortened(str(recorded_spec), _SHOWN)}"
+    forgotten_options = _forgotten_options(recorded_spec, opened_spec)
+    if forgotten_options:
+        options = shortened(", ".join(forgotten_options), _SHOWN)
         raise ModelError(
-            f"{trained}, and its spec here leaves out {options}, without which the same weights "
+            f"{lead}, and its spec here leaves out {options}, without which the same weights "
             "give other logits: add it, or say another value if that is meant"
         )
-    say(f"note: {trained}, and is opened as {now}: it may give other logits than it did")
+    say(f"note: {lead}, and is opened as {opened_spec}: it may give other logits than it did")
 
 
-def _forgotten(then: Spec, now: Spec) -> list[str]:
+def without_options(spec: Spec, names: Collection[str]) -> Spec:
+    """Return a spec without options of these names, and in the order of its names."""
+    options = dict(sorted(spec.options.items()))
+    for name in names:
+        options.pop(name, None)
+    return Spec(spec.name, spec.arg, options)
+
+
+def _forgotten_options(recorded_spec: Spec, opened_spec: Spec) -> list[str]:
     """Return the options that a spec leaves out; another model's own options are another's."""
-    is_same_model = (then.name, then.arg) == (now.name, now.arg)
-    left_out = [name for name in then.options if name not in now.options]
-    return [name for name in left_out if is_same_model or name in _VIEWS]
+    recorded_model = (recorded_spec.name, recorded_spec.arg)
+    is_same_model = recorded_model == (opened_spec.name, opened_spec.arg)
+    options = []
+    for name, value in recorded_spec.options.items():
+        if name in opened_spec.options:
+            continue
+        if is_same_model or name in _VIEWS:
+            options.append(_option_text(name, value))
+    return options
 
 
-def _recorded(metadata: Mapping[str, str], unseen: Collection[str]) -> Spec | None:
+def _recorded_spec(metadata: Mapping[str, str], ignored_names: Collection[str]) -> Spec | None:
     text = metadata.get(_SPEC, "")
+    if len(text) > _LONGEST:
+        return None
     try:
-        return _without(parse_spec(text), unseen) if len(text) <= _LONGEST else None
+        return without_options(parse_spec(text), ignored_names)
     except UsageError:  # none, or not as we write it
         return None
-
-
-def _without(spec: Spec, names: Collection[str]) -> Spec:
-    kept = {name: value for name, value in sorted(spec.options.items()) if name not in names}
-    return Spec(spec.name, spec.arg, kept)
 
 
 def _option_text(name: str, value: Value) -> str:

@@ -19,7 +19,8 @@ from kdcache.errors import (
     quoted,
 )
 from kdcache.models.inference import model_code
-from kdcache.models.model import device_of, kept_modes, wrapped
+from kdcache.models.modules import device_of, kept_modes
+from kdcache.models.wrapping import wrapped
 from kdcache.runtime.console import progress
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.runtime.distributed import StopLook, is_main, on_main, raise_together, rank, world_size

@@ -20,7 +20,8 @@ from kdcache.loader.steps import StepLoader
 from kdcache.losses import Loss, open_loss
 from kdcache.models.first_batch import check_gradients, check_student, require_trainable
 from kdcache.models.inference import model_code
-from kdcache.models.model import VisionModel, open_model
+from kdcache.models.model import open_model
+from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.console import Clock, progress, steady_rate
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import (

@@ -30,7 +30,8 @@ from kdcache.errors import (
     ViewMismatchError,
     shortened,
 )
-from kdcache.models.model import VisionModel, open_model
+from kdcache.models.model import open_model
+from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.sources import Source

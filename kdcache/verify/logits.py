@@ -16,7 +16,8 @@ from kdcache.codecs import open_codec
 from kdcache.config.spec import build
 from kdcache.errors import CacheError, MismatchError, brief
 from kdcache.models.inference import run_models
-from kdcache.models.model import VisionModel, state_sha256
+from kdcache.models.modules import state_sha256
+from kdcache.models.vision_model import VisionModel
 from kdcache.runtime.console import progress
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import PerRow, Records, Rows, ViewLogits, as_size

@@ -15,8 +15,8 @@ from kdcache.codec_error.samples import Pairs
 from kdcache.codecs import Codec, TopK, open_codec
 from kdcache.errors import CacheError, CodecError, MismatchError, UsageError
 from kdcache.losses import dist_loss
-from kdcache.models.model import VisionModel, head_weight
 from kdcache.models.preprocessing import Preprocessing
+from kdcache.models.vision_model import VisionModel, head_weight
 from kdcache.verify.cache import verify_cache
 
 CLASSES = 60

@@ -22,7 +22,8 @@ import kdcache
 from kdcache.errors import CodecError, MismatchError, UsageError
 from kdcache.loader.loader import DistillationLoader
 from kdcache.loader.steps import DistillationBatch
-from kdcache.models.model import VisionModel, open_model
+from kdcache.models.model import open_model
+from kdcache.models.vision_model import VisionModel
 from kdcache.soft_targets import segments_of
 from kdcache.train.optim import OptimizerConfig, make_optimizer
 from kdcache.views import load_recipe, seed_generators

@@ -15,7 +15,9 @@ from tiny_models import conv, mlp
 from torch import nn
 
 from kdcache.errors import ModelError, UsageError
-from kdcache.models.model import VisionModel, open_model, state_sha256
+from kdcache.models.model import open_model
+from kdcache.models.modules import state_sha256
+from kdcache.models.vision_model import VisionModel
 from kdcache.views import Recipe, load_recipe
 
 RGB = Recipe("rgb", {"size": 32, "transforms": []})

@@ -24,7 +24,8 @@ from tiny_models import conv
 
 from kdcache.config.spec import parse_spec
 from kdcache.errors import ModelError, UsageError
-from kdcache.models.weight_formats import check_weight_file, read_weight_file
+from kdcache.models.weight_content import read_weight_file
+from kdcache.models.weight_formats import check_weight_file
 from kdcache.models.weights import load_weights
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 97781232\n"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdcache.config.spec import parse_spec
 from kdcache.errors import KdcacheError, ModelError, UsageError
 from kdcache.models.model import open_model
-from kdcache.models.weight_formats import read_weight_file
+from kdcache.models.weight_content import read_weight_file
 from kdcache.models.weight_record import require_recorded, weight_record
 from kdcache.models.weights import load_weights
 from kdcache.train.config import EmaConfig

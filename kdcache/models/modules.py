@@ -1,0 +1,45 @@
+"""Any module: what messages call it, where it is, the modes of its parts, the hash of its state."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+def class_name(module: nn.Module) -> str:
+    """Return what messages and manifests call a module of the user's own."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def device_of(module: nn.Module | None) -> str:
+    """Return where a module is, for the settings of a computation; `auto` of none."""
+    if module is None:
+        return "auto"
+    parameter = next(module.parameters(), None)
+    if parameter is None:
+        return "cpu"
+    return str(parameter.device)
+
+
+@contextmanager
+def kept_modes(module: nn.Module) -> Iterator[None]:
+    """Give all parts of a module back in the modes, training or not, that they were in."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, is_training in modes:
+            part.training = is_training
+
+
+def state_sha256(module: nn.Module) -> str:
+    """Return the hash of a model's state: names, types, shapes and bytes of its parameters and
+    buffers."""
+    state_hash = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        state_hash.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        state_hash.update(values.view(torch.uint8).numpy().data)
+    return state_hash.hexdigest()

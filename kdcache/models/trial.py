@@ -1,0 +1,94 @@
+"""A model tried out before it is used: on one empty view, and whether its state can be saved."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+from kdcache.errors import ModelError
+from kdcache.models.vision_model import MapModel, VisionModel, kind_text
+from kdcache.models.weight_misfit import classes_advice
+from kdcache.runtime.user_code import user_code
+from kdcache.shapes import ViewLogits, sides, size_text
+
+
+def tried_sites(
+    model: VisionModel,
+    classes: int,
+    channels: int,
+    *,
+    is_teacher: bool,
+) -> tuple[int, ...]:
+    """Run one empty view, and return the sites of its logits.
+
+    Raises:
+        ModelError: it fails, or gives something else than logits of so many classes.
+    """
+    logits = _logits_of_empty_view(model, channels)
+    num_classes = logits.shape[-1]
+    if num_classes != classes:
+        if is_teacher:
+            way_out = classes_advice(num_classes)
+        else:
+            way_out = "give it as many in its spec"
+        misfit = f"gives {num_classes} classes, and {classes} are asked for"
+        raise ModelError(f"model {model.spec} {misfit}: {way_out}")
+    if isinstance(model, MapModel):
+        map_size = (logits.shape[2], logits.shape[3])
+        _require_stride(sides(model.preprocessing.size), map_size, model.spec)
+    return tuple(logits.shape[1:-1])
+
+
+def require_plain_state(module: nn.Module, text: str) -> None:
+    """Raise a ModelError if a model's state could be neither hashed nor saved."""
+    with user_code(f"the state_dict of model {text}", ModelError):
+        state = module.state_dict()
+    for name, value in state.items():
+        if not _is_plain(value):
+            way_out = "wanted are plain tensors; leave it out of the state, or make it a buffer"
+            kind = kind_text(value)
+            raise ModelError(f"model {text} has {kind} as {name} in its state; {way_out}")
+    samples = _empty_tensors(state)
+    with user_code(f"saving of model {text}", ModelError, way_out="take another type of float"):
+        safetensors_bytes(samples)
+
+
+@torch.no_grad()
+def _logits_of_empty_view(model: VisionModel, channels: int) -> ViewLogits:
+    is_training = model.training
+    size = sides(model.preprocessing.size)
+    what = f"model {model.spec} on a view of {channels}x{size_text(size)}"
+    way_out = "check the recipe's mode and size, or set input_size=N in the model's spec"
+    with user_code(what, ModelError, way_out=way_out):
+        view = torch.zeros(1, channels, *size, dtype=torch.uint8, device=model.mean.device)
+        logits: ViewLogits = model.eval()(view)
+    model.train(is_training)
+    return logits
+
+
+def _require_stride(view_size: tuple[int, int], map_size: tuple[int, int], spec: str) -> None:
+    view_height, view_width = view_size
+    map_height, map_width = map_size
+    is_whole = view_height % map_height == 0 and view_width % map_width == 0
+    if not is_whole or view_height // map_height != view_width // map_width:
+        raise ModelError(
+            f"model {spec} gives a map of {size_text(map_size)} for views of"
+            f" {size_text(view_size)}, which is no whole stride; use a recipe whose height and"
+            " width are multiples of it (8, 16 or 32 for most models)"
+        )
+
+
+def _is_plain(value: Any) -> bool:
+    if not isinstance(value, Tensor):
+        return False
+    return value.layout == torch.strided and not value.is_quantized
+
+
+def _empty_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return an empty tensor of each type in a state, by the type."""
+    tensors = {}
+    for value in state.values():
+        tensors[str(value.dtype)] = torch.empty(0, dtype=value.dtype)
+    return tensors

@@ -1,0 +1,145 @@
+"""A model that takes views as they are rendered: what it gives, and what it wants of a view."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdcache.config.spec import parse_spec
+from kdcache.errors import ModelError
+from kdcache.models.preprocessing import PREPROCESSING, Preprocessing
+from kdcache.models.segmentation import stacked_maps
+from kdcache.models.timm import timm_preprocessing
+from kdcache.models.weight_record import ORIGINS, without_options
+from kdcache.shapes import ViewLogits, Views, sides
+from kdcache.targets import target_kind
+
+
+class VisionModel(nn.Module):
+    """A classifier that takes views as they are rendered, and normalises them itself, on its own
+    device.
+
+    `architecture` is its spec without what does not decide how its state is used: weights and
+    preprocessing. `sites` is the shape of a view's logits but for the classes, which follows from
+    its input size: empty.
+    """
+
+    sites: tuple[int, ...] = ()
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, module: nn.Module, preprocessing: Preprocessing, spec: str) -> None:
+        super().__init__()
+        self.module = module
+        self.preprocessing = preprocessing
+        self.spec = spec
+        self.architecture = _architecture(spec)
+        self.register_buffer("mean", _in_pixels(preprocessing.mean), persistent=False)
+        self.register_buffer("std", _in_pixels(preprocessing.std), persistent=False)
+
+    def forward(self, views: Views) -> ViewLogits:
+        """Return class logits, `[views, *sites, classes]`.
+
+        Raises:
+            ModelError: the module gives something else.
+        """
+        output = self.module(self._normalised(views))
+        return self._logits(output, len(views))
+
+    def _normalised(self, views: Views) -> Tensor:
+        return torch.sub(views, self.mean).div_(self.std)
+
+    def _logits(self, output: Any, num_views: int) -> ViewLogits:
+        if not isinstance(output, Tensor):
+            way_out = "let it return these alone; aux_logits=false leaves torchvision's others out"
+            raise ModelError(f"model {self.spec} gives {kind_text(output)}, not logits; {way_out}")
+        if output.ndim != 2 or len(output) != num_views or not output.is_floating_point():
+            need = f"wanted for {num_views} views are raw logits, floats [views, classes]"
+            raise ModelError(f"model {self.spec} gives {kind_text(output)}; {need}")
+        return output
+
+
+class MapModel(VisionModel):
+    """A model of segmentation: `sites` are (heads, height, width), the heads main first."""
+
+    def _logits(self, output: Any, num_views: int) -> ViewLogits:
+        maps = stacked_maps(output, self.spec)
+        if len(maps) != num_views or not maps.is_floating_point():
+            need = f"wanted for {num_views} views are raw logits, [views, classes, height, width]"
+            raise ModelError(f"model {self.spec} gives maps of {kind_text(maps[:, 0])}; {need}")
+        return maps
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a view to one of its maps, along each side."""
+        height, _ = sides(self.preprocessing.size)
+        return height // self.sites[1]
+
+
+def model_class(task: str) -> type[VisionModel]:
+    """Return the class of a task's models.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    if target_kind(task).has_maps:
+        return MapModel
+    return VisionModel
+
+
+def preprocessing_of(model: nn.Module) -> Preprocessing | None:
+    """Return what a model wants of a view, where it says so: kdcache's own, which normalise views
+    themselves, and timm's.
+
+    Returns:
+        Of kdcache's own models the size alone, with no mean and std; None of others.
+    """
+    if isinstance(model, VisionModel):
+        return Preprocessing(model.preprocessing.size, (), ())
+    return timm_preprocessing(model)
+
+
+def head_weight(model: VisionModel, classes: int) -> Tensor | None:
+    """Return the weights of the last linear layer, float32 `[classes, features]`, or None if it
+    does not give the classes."""
+    head = _last_linear(model)
+    if head is None:
+        return None
+    weight = head.weight
+    if weight.shape[0] != classes or weight[0, 0].numel() != 1:
+        return None
+    return weight.detach().flatten(1).float().cpu()
+
+
+def kind_text(value: Any) -> str:
+    """Return what something is, for messages: its type and shape, or what it holds."""
+    if isinstance(value, Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"{dtype} {tuple(value.shape)}"
+    name = type(value).__name__
+    if isinstance(value, tuple | list) and value:
+        first = kind_text(value[0])[:60]
+        return f"a {name} of {len(value)}, first {first}"
+    if isinstance(value, Mapping) and value:
+        keys = ", ".join(map(str, value))
+        return f"a {name} of {keys}"[:120]
+    return f"a {name}"
+
+
+def _in_pixels(values: tuple[float, ...]) -> Tensor:
+    """Return a mean or a std for pixels from 0 to 255, `[1, channels, 1, 1]`."""
+    return torch.tensor(values).view(1, -1, 1, 1) * 255
+
+
+def _architecture(text: str) -> str:
+    return str(without_options(parse_spec(text), ORIGINS.union(PREPROCESSING)))
+
+
+def _last_linear(model: nn.Module) -> nn.Linear | nn.Conv2d | None:
+    last = None
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            last = module
+    return last
