@@ -26,9 +26,10 @@ def cwd_loss(student: Maps, teacher: Logits | SoftTargets, *, tau: float = 4.0) 
         tau: temperature of both softmaxes.
     """
     require_tau(tau)
-    own = student.float().flatten(1, 2) / tau
-    theirs = as_soft_targets(teacher).logits().reshape(own.shape) / tau
-    log_student, log_teacher = (_over_pixels(maps) for maps in (own, theirs))
+    student_maps = student.float().flatten(1, 2) / tau
+    teacher_maps = as_soft_targets(teacher).logits().reshape(student_maps.shape) / tau
+    log_student = _over_pixels(student_maps)
+    log_teacher = _over_pixels(teacher_maps)
     loss: Scalar = tau**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(1).mean()
     return loss
 

@@ -72,16 +72,18 @@ def dist_terms(
     choose(columns, get_args(Columns), "columns of dist")
     logits, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
     student = torch.softmax(logits, dim=-1)
-    share = columns == "global" and world_size() > 1
+    is_shared = columns == "global" and world_size() > 1
     if len(student):
         inter = tau**2 * (1 - pearson(student, target, dim=1).mean())
     else:  # as of views without a proposal
         inter = student.sum()
-        if not share:
+        if not is_shared:
             return inter, inter
-    intra = tau**2 * (
-        1 - (shared_pearson(student, target) if share else pearson(student, target, dim=0)).mean()
-    )
+    if is_shared:
+        correlations = shared_pearson(student, target)
+    else:
+        correlations = pearson(student, target, dim=0)
+    intra = tau**2 * (1 - correlations.mean())
     return inter, intra
 
 
@@ -106,11 +108,16 @@ def shared_pearson(a: Tensor, b: Tensor) -> Tensor:
         mean_a, mean_b = (sums[:-1] / sums[-1]).chunk(2)
     a = a - mean_a
     b = b - mean_b
-    products, *squares = all_sum(torch.stack([(a * b).sum(0), (a * a).sum(0), (b * b).sum(0)]))
-    # the root of 0 has no gradient; that of the smallest float is nothing beside _EPS
-    norm_a, norm_b = (square.clamp(min=torch.finfo(square.dtype).tiny).sqrt() for square in squares)
-    correlation: Tensor = products / (norm_a * norm_b + _EPS)
+    centred_sums = torch.stack([(a * b).sum(0), (a * a).sum(0), (b * b).sum(0)])
+    products, squares_a, squares_b = all_sum(centred_sums)
+    correlation: Tensor = products / (_root(squares_a) * _root(squares_b) + _EPS)
     return correlation
+
+
+def _root(squares: Tensor) -> Tensor:
+    """Return roots that have a gradient at 0 too, of the smallest float, which is nothing beside
+    _EPS."""
+    return squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +142,9 @@ class Dist(LossOptions):
     @property
     def batch_tau(self) -> float | None:
         """The temperature of `intra`, unless that is left out."""
-        return self.tau if self.gamma > 0 else None
+        if self.gamma > 0:
+            return self.tau
+        return None
 
     def terms(
         self, student_logits: Logits, teacher: SoftTargets, targets: Targets

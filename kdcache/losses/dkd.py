@@ -56,8 +56,10 @@ def dkd_terms(
     student, target = tempered_pair(
         student_logits, teacher, targets, tau=tau, standardize=standardize
     )
-    parts = zip(_decoupled(student, targets), _decoupled(target, targets), strict=True)
-    tckd, nckd = (tau**2 * _kl(*pair) for pair in parts)
+    student_pairs, student_others = _decoupled(student, targets)
+    target_pairs, target_others = _decoupled(target, targets)
+    tckd = tau**2 * _kl(student_pairs, target_pairs)
+    nckd = tau**2 * _kl(student_others, target_others)
     return tckd, nckd
 
 
@@ -65,10 +67,9 @@ def _decoupled(logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
     """Return logits of (label, not the label), `[rows, 2]`, and of the other classes; no 1 - p is
     ever taken."""
     others = without_label(logits, targets)
-    return (
-        torch.cat([logits.gather(1, targets[:, None]), others.logsumexp(1, keepdim=True)], dim=1),
-        others,
-    )
+    of_label = logits.gather(1, targets[:, None])
+    pairs = torch.cat([of_label, others.logsumexp(1, keepdim=True)], dim=1)
+    return pairs, others
 
 
 def _kl(student: Tensor, target: Tensor) -> Tensor:

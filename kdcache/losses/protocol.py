@@ -47,7 +47,9 @@ class Loss(Protocol):
 
 def as_soft_targets(teacher: Logits | SoftTargets) -> SoftTargets:
     """Return raw logits as rows, rows as they are."""
-    return DenseTargets(teacher) if isinstance(teacher, Tensor) else teacher
+    if isinstance(teacher, Tensor):
+        return DenseTargets(teacher)
+    return teacher
 
 
 def require_tau(tau: float) -> None:
@@ -68,9 +70,8 @@ def tempered(logits: Logits, *, tau: float, standardize: bool) -> Logits:
     if standardize:
         centred = logits - logits.mean(1, keepdim=True)
         # torch.std gives the same and takes far longer on a CPU
-        std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / math.sqrt(
-            logits.shape[1] - 1
-        )
+        norms = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+        std = norms / math.sqrt(logits.shape[1] - 1)
         logits = centred / (std + _STD_EPS)
     return logits / tau
 
@@ -88,7 +89,9 @@ def softened(
     _require_rows(student_logits, "student")
     student = tempered(student_logits, tau=tau, standardize=standardize)
     # the softmax forgets the row's mean
-    temperature = tau * (rows.std() + _STD_EPS) if standardize else tau
+    temperature: float | Tensor = tau
+    if standardize:
+        temperature = tau * (rows.std() + _STD_EPS)
     target = rows.probs(temperature, student=torch.softmax(student.detach(), dim=-1))
     _require_same(student, target)
     return student, target
@@ -147,7 +150,9 @@ def _require_labels(targets: Tensor, logits: Tensor) -> None:
 
 def mean_of_rows(values: Tensor) -> Scalar:
     """Return the mean over rows; 0 where there are none, as of views without a proposal."""
-    return values.mean() if len(values) else values.sum()
+    if not len(values):
+        return values.sum()
+    return values.mean()
 
 
 def _require_same(student: Tensor, teacher: Tensor) -> None:
