@@ -86,10 +86,9 @@ def task_loss(logits: Logits, labels: Labels, *, label_smoothing: float) -> Scal
         return nn.functional.cross_entropy(logits, labels.first, label_smoothing=label_smoothing)
     second, share = labels.mixed
     settings: dict[str, Any] = {"label_smoothing": label_smoothing, "reduction": "none"}
-    losses = [
-        nn.functional.cross_entropy(logits, label, **settings) for label in (second, labels.first)
-    ]
-    return torch.lerp(losses[0], losses[1], share).mean()
+    second_losses = nn.functional.cross_entropy(logits, second, **settings)
+    first_losses = nn.functional.cross_entropy(logits, labels.first, **settings)
+    return torch.lerp(second_losses, first_losses, share).mean()
 
 
 class Score:
@@ -101,12 +100,13 @@ class Score:
 
     def add(self, logits: Logits, targets: Targets) -> None:
         """Count a batch; nothing is copied from the device until `result`."""
-        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
-        loss = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-        per_row = torch.stack(
-            [torch.ones_like(loss), ranked[:, 0].to(loss), ranked.any(1).to(loss), loss]
-        )
-        self._sums += per_row.double().sum(1)
+        best_classes = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        is_right = best_classes == targets[:, None]
+        losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+        rows = torch.ones_like(losses)
+        top1 = is_right[:, 0].to(losses)
+        top5 = is_right.any(1).to(losses)
+        self._sums += torch.stack([rows, top1, top5, losses]).double().sum(1)
 
     def result(self) -> dict[str, float]:
         """Return `top1`, `top5` and `eval_loss`; every process of the run must ask."""
@@ -120,12 +120,14 @@ def logit_statistics(logits: Logits, targets: Targets | None) -> dict[str, float
     `mean` and `std` of a row's logits, `confidence` (the largest probability) and, if targets are
     of the logits' classes, `accuracy` in percent.
     """
-    confidence, predicted = torch.softmax(logits.float(), dim=1).max(1)
+    logits = logits.float()
+    confidence, predicted = torch.softmax(logits, dim=1).max(1)
     means = {
-        "mean": float(logits.float().mean()),
-        "std": float(logits.float().std(dim=1, correction=0).mean()),
+        "mean": float(logits.mean()),
+        "std": float(logits.std(dim=1, correction=0).mean()),
         "confidence": float(confidence.mean()),
     }
     if targets is not None:
-        means["accuracy"] = 100 * float((predicted == targets).float().mean())
+        is_right = (predicted == targets).float()
+        means["accuracy"] = 100 * float(is_right.mean())
     return means

@@ -18,7 +18,10 @@ _MOST_NAMED = 5
 
 def is_one_class_only(num_labels: int, num_classes: int) -> bool:
     """Return whether so many labels of so many classes cannot all be equal by chance."""
-    return num_classes > 1 and (num_labels - 1) * math.log10(num_classes) >= _CERTAINTY
+    if num_classes <= 1:
+        return False
+    powers_of_ten = (num_labels - 1) * math.log10(num_classes)
+    return powers_of_ten >= _CERTAINTY
 
 
 def missing_classes(
@@ -36,14 +39,19 @@ def missing_classes(
     missing = np.flatnonzero(counts == 0)
     if not len(missing) or num_views < _EXPECTED * len(counts):
         return []
-    listed = [class_text(int(index), names) for index in missing[:_MOST_NAMED]]
+    texts = [class_text(int(index), names) for index in missing[:_MOST_NAMED]]
     if len(missing) > _MOST_NAMED:
-        listed.append(f"{len(missing) - _MOST_NAMED} others")
-    never = "class {} never occurs" if len(missing) == 1 else "classes {} never occur"
-    absent = never.format(", ".join(listed))
-    return [f"{absent} in the {num_views} {what} looked at; are there {len(counts)} classes?"]
+        texts.append(f"{len(missing) - _MOST_NAMED} others")
+    listing = ", ".join(texts)
+    if len(missing) == 1:
+        fact = f"class {listing} never occurs"
+    else:
+        fact = f"classes {listing} never occur"
+    return [f"{fact} in the {num_views} {what} looked at; are there {len(counts)} classes?"]
 
 
 def class_text(index: int, names: Sequence[str] | None) -> str:
     """Return a class for messages, with its name where there is one."""
-    return f"{index} ({names[index]})" if names is not None and index < len(names) else str(index)
+    if names is None or index >= len(names):
+        return str(index)
+    return f"{index} ({names[index]})"

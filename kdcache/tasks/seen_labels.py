@@ -22,8 +22,10 @@ class SeenLabels:
         self._task = open_task(task_of(source))
         self._labels: list[Rows] = []
         self._is_open = True
-        known = getattr(source, "known_targets", None)
-        targets = known() if known is not None else None
+        known_targets = getattr(source, "known_targets", None)
+        targets = None
+        if known_targets is not None:
+            targets = known_targets()
         if targets is not None:
             self._labels = [targets]
             self.tell()
@@ -32,9 +34,9 @@ class SeenLabels:
         """Take the labels of a batch, but for those of absent views."""
         if not self._is_open:
             return
-        absent = [position for position, _ in batch.absent]
-        there = np.setdiff1d(np.arange(len(batch.rows)), absent)
-        labels = batch.labels.first[there]
+        positions = np.arange(len(batch.rows))
+        absent_positions = [position for position, _ in batch.absent]
+        labels = batch.labels.first[np.setdiff1d(positions, absent_positions)]
         if labels.ndim == 1:
             self._labels.append(labels.numpy())
         else:

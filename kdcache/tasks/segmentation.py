@@ -6,7 +6,7 @@ auxiliary head counts 0.4 times the main one, in both, as in the DIST paper's tr
 al., NeurIPS 2022) and PSPNet's before it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -63,15 +63,18 @@ class Segmentation:
         """Return the terms summed over the heads; a head that the teacher lacks learns from the
         labels alone."""
         masks = labels.first
-        theirs = segments_of(teacher)
+        segments = segments_of(teacher)
         sums: dict[str, Scalar] = {}
         for head in range(logits.shape[1]):
             maps = logits[:, head]
-            own = _against(loss, maps, theirs[head], masks) if head < len(theirs) else {}
-            own["task"] = loss.ce * pixel_loss(maps, masks, label_smoothing=label_smoothing)
-            for name, term in own.items():
-                weighted = AUXILIARY * term if head else term
-                sums[name] = sums[name] + weighted if name in sums else weighted
+            terms: dict[str, Scalar] = {}
+            if head < len(segments):
+                terms = _against(loss, maps, segments[head], masks)
+            terms["task"] = loss.ce * pixel_loss(maps, masks, label_smoothing=label_smoothing)
+            if head:
+                _add_auxiliary(sums, terms)
+            else:
+                sums.update(terms)
         return sums
 
     def label_notes(
@@ -83,24 +86,17 @@ class Segmentation:
         for distinct in labels:
             counts[distinct] += 1
         num_views = len(labels)
-        num_ignored = int(counts[IGNORED])
+        has_ignored = bool(counts[IGNORED])
         present = np.flatnonzero(counts[:classes])
+        lead = f"the {num_views} masks looked at hold"
         if num_views >= _FEW_MASKS and not len(present):
-            return [
-                f"the {num_views} masks looked at hold nothing but 255, which means no"
-                f" class{_AS_CLASS}"
-            ]
-        if len(present) == 1 and num_views >= (_FEW_MASKS if num_ignored else _SOME_MASKS):
+            return [f"{lead} nothing but 255, which means no class{_AS_CLASS}"]
+        if len(present) == 1:
             only = class_text(int(present[0]), names)
-            if num_ignored:
-                return [
-                    f"the {num_views} masks looked at hold class {only} and 255 only, and 255 means"
-                    f" no class{_AS_CLASS}"
-                ]
-            return [
-                f"the {num_views} masks looked at hold class {only} only, of {classes}; are the"
-                " masks right?"
-            ]
+            if num_views >= _FEW_MASKS and has_ignored:
+                return [f"{lead} class {only} and 255 only, and 255 means no class{_AS_CLASS}"]
+            if num_views >= _SOME_MASKS and not has_ignored:
+                return [f"{lead} class {only} only, of {classes}; are the masks right?"]
         return missing_classes(counts[:classes], num_views, "masks", names)
 
     def score(self, class_names: Sequence[str], device: torch.device | str) -> "MapScore":
@@ -112,44 +108,62 @@ class Segmentation:
         each."""
         maps = logits[:, 0].float()
         confidence, predicted = torch.softmax(maps, dim=-1).max(-1)
-        found = {
+        means = {
             "mean": float(maps.mean()),
             "std": float(maps.std(dim=-1, correction=0).mean()),
             "confidence": float(confidence.mean()),
         }
-        if targets is None:
-            return found
-        labels = masks_at(targets, (maps.shape[1], maps.shape[2]))
-        right = (predicted == labels).sum()
-        there = (labels != IGNORED).sum()
-        return {**found, "accuracy": 100 * float(right / there.clamp_min(1))}
+        if targets is not None:
+            labels = masks_at(targets, _size_of(maps))
+            num_right = (predicted == labels).sum()
+            num_pixels = (labels != IGNORED).sum()
+            means["accuracy"] = 100 * float(num_right / num_pixels.clamp_min(1))
+        return means
+
+
+def _add_auxiliary(sums: dict[str, Scalar], terms: Mapping[str, Scalar]) -> None:
+    """Add the terms of an auxiliary head, with its weight, to the sums over heads."""
+    for name, term in terms.items():
+        weighted = AUXILIARY * term
+        if name in sums:
+            weighted = sums[name] + weighted
+        sums[name] = weighted
 
 
 def _against(loss: Loss, maps: Maps, teacher: SoftTargets, masks: Masks) -> dict[str, Scalar]:
     """Return the terms of a loss of maps, or of one of rows over all pixels, or over those that
     have a class."""
-    labels = masks_at(masks, (maps.shape[1], maps.shape[2])).reshape(-1)
+    labels = masks_at(masks, _size_of(maps)).reshape(-1)
     if "maps" in loss.requires:
         return loss.terms(maps, teacher, labels)
     rows = maps.reshape(-1, maps.shape[-1])
     if "masks" not in loss.requires:
         return loss.terms(rows, teacher, labels)
-    at = (labels != IGNORED).nonzero()[:, 0]
-    return loss.terms(rows[at], PickedTargets(teacher, at, len(rows)), labels[at])
+    indices = (labels != IGNORED).nonzero()[:, 0]
+    picked_targets = PickedTargets(teacher, indices, len(rows))
+    return loss.terms(rows[indices], picked_targets, labels[indices])
 
 
 def pixel_loss(maps: Maps, masks: Masks, *, label_smoothing: float = 0.0) -> Scalar:
     """Return the cross-entropy at the masks' size, float32, the mean over the pixels that have a
     class; 0 if none has."""
+    planes = upsampled(maps.float(), _size_of(masks))
     labels = masks.long()
-    losses = functional.cross_entropy(
-        upsampled(maps.float(), (masks.shape[1], masks.shape[2])),
+    loss_sum = functional.cross_entropy(
+        planes,
         labels,
         ignore_index=IGNORED,
         label_smoothing=label_smoothing,
         reduction="sum",
     )
-    return losses / (labels != IGNORED).sum().clamp_min(1)
+    num_pixels = (labels != IGNORED).sum()
+    return loss_sum / num_pixels.clamp_min(1)
+
+
+def _size_of(maps: Maps | Masks) -> tuple[int, int]:
+    """Return the height and width of maps or of masks."""
+    height, width = maps.shape[1:3]
+    return height, width
 
 
 def upsampled(maps: Maps, size: tuple[int, int]) -> Tensor:
@@ -163,8 +177,9 @@ def upsampled(maps: Maps, size: tuple[int, int]) -> Tensor:
 
 def masks_at(masks: Masks, size: tuple[int, int]) -> SmallMasks:
     """Return the class in the middle of each pixel of a map of `size`."""
-    small = functional.interpolate(masks[:, None].float(), size, mode="nearest-exact")[:, 0]
-    return small.to(torch.uint8)
+    planes = masks[:, None].float()
+    small = functional.interpolate(planes, size, mode="nearest-exact")
+    return small[:, 0].to(torch.uint8)
 
 
 class MapScore:
@@ -177,20 +192,20 @@ class MapScore:
 
     def __init__(self, class_names: Sequence[str], device: torch.device | str = "cpu") -> None:
         self._names = class_names
-        self._counts = torch.zeros(len(class_names) ** 2, dtype=torch.float64, device=device)
+        num_pairs = len(class_names) ** 2
+        self._counts = torch.zeros(num_pairs, dtype=torch.float64, device=device)
         self._loss = torch.zeros(1, dtype=torch.float64, device=device)
 
     def add(self, logits: ViewLogits, targets: Masks) -> None:
         """Count a batch, of which the main head's maps are upsampled; nothing is copied from the
         device until `result`."""
-        planes = upsampled(logits[:, 0].float(), (targets.shape[1], targets.shape[2]))
+        planes = upsampled(logits[:, 0].float(), _size_of(targets))
         labels = targets.long()
+        loss = functional.cross_entropy(planes, labels, ignore_index=IGNORED, reduction="sum")
+        self._loss += loss
         predicted = planes.argmax(1)
-        self._loss += functional.cross_entropy(
-            planes, labels, ignore_index=IGNORED, reduction="sum"
-        )
-        there = labels != IGNORED
-        pairs = labels[there] * len(self._names) + predicted[there]
+        has_class = labels != IGNORED
+        pairs = labels[has_class] * len(self._names) + predicted[has_class]
         self._counts += torch.bincount(pairs, minlength=len(self._counts))
 
     def result(self) -> dict[str, float]:
@@ -203,18 +218,17 @@ class MapScore:
         loss = sums[0]
         table = sums[1:].reshape(len(self._names), -1)
         both = table.diagonal()
-        union = table.sum(0) + table.sum(1) - table.diagonal()
-        found = {
-            f"iou/{name}": 100 * float(hit / whole)
-            for name, hit, whole in zip(self._names, both, union, strict=True)
-            if whole
-        }
-        pixels = float(table.sum()) or 1.0
+        union = table.sum(0) + table.sum(1) - both
+        ious: dict[str, float] = {}
+        for name, num_hits, num_pixels in zip(self._names, both, union, strict=True):
+            if num_pixels:
+                ious[f"iou/{name}"] = 100 * float(num_hits / num_pixels)
+        total = float(table.sum()) or 1.0
         return {
-            "miou": sum(found.values()) / max(len(found), 1),
-            "pixel_accuracy": 100 * float(both.sum()) / pixels,
-            "eval_loss": float(loss) / pixels,
-            **found,
+            "miou": sum(ious.values()) / max(len(ious), 1),
+            "pixel_accuracy": 100 * float(both.sum()) / total,
+            "eval_loss": float(loss) / total,
+            **ious,
         }
 
 
@@ -226,18 +240,21 @@ def slide(model: torch.nn.Module, views: Tensor, window: tuple[int, int]) -> Vie
     counts. Of a view smaller than the window there is one, the view itself.
     """
     height, width = views.shape[2:]
-    total = torch.zeros(())
-    seen = torch.zeros(height, width, device=views.device)
+    sums = torch.zeros(())
+    num_windows = torch.zeros(height, width, device=views.device)
     for top in _starts(height, window[0]):
+        rows = slice(top, top + window[0])
         for left in _starts(width, window[1]):
-            box = (slice(top, top + window[0]), slice(left, left + window[1]))
-            part = views[:, :, box[0], box[1]]
-            planes = upsampled(model(part)[:, 0].float(), (part.shape[2], part.shape[3]))
-            if total.ndim == 0:
-                total = planes.new_zeros(len(views), planes.shape[1], height, width)
-            total[:, :, box[0], box[1]] += planes
-            seen[box] += 1
-    return (total / seen).permute(0, 2, 3, 1)[:, None]
+            columns = slice(left, left + window[1])
+            part = views[:, :, rows, columns]
+            maps = model(part)[:, 0].float()
+            planes = upsampled(maps, (part.shape[2], part.shape[3]))
+            if sums.ndim == 0:
+                sums = planes.new_zeros(len(views), planes.shape[1], height, width)
+            sums[:, :, rows, columns] += planes
+            num_windows[rows, columns] += 1
+    means = sums / num_windows
+    return means.permute(0, 2, 3, 1)[:, None]
 
 
 def _starts(length: int, window: int) -> list[int]:
