@@ -31,8 +31,10 @@ def shortened(text: str, most: int) -> str:
     if len(text) <= most:
         return text
     room = most - len(_CUT)
-    tail = room // 2
-    return f"{text[: room - tail]}{_CUT}{text[len(text) - tail :]}"
+    tail_length = room // 2
+    head = text[: room - tail_length]
+    tail = text[len(text) - tail_length :]
+    return f"{head}{_CUT}{tail}"
 
 
 def brief(value: object) -> str:

@@ -70,10 +70,11 @@ class Labels(NamedTuple):
 
     def to(self, move: Callable[[Tensor], Tensor]) -> "Labels":
         """Return the labels with every tensor moved."""
-        return Labels(
-            move(self.first),
-            None if self.mixed is None else (move(self.mixed[0]), move(self.mixed[1])),
-        )
+        first = move(self.first)
+        if self.mixed is None:
+            return Labels(first)
+        second, share = self.mixed
+        return Labels(first, (move(second), move(share)))
 
 
 def as_size(value: Size | Sequence[int]) -> Size:
@@ -81,14 +82,20 @@ def as_size(value: Size | Sequence[int]) -> Size:
     if isinstance(value, int):
         return value
     height, width = value
-    return height if height == width else (height, width)
+    if height == width:
+        return height
+    return height, width
 
 
 def sides(size: Size) -> tuple[int, int]:
     """Return the height and width of a size."""
-    return (size, size) if isinstance(size, int) else size
+    if isinstance(size, int):
+        return size, size
+    return size
 
 
 def size_text(size: Size | Sequence[int]) -> str:
     """Return a size as messages name it, height first."""
-    return "x".join(map(str, sides(size) if isinstance(size, int) else size))
+    if isinstance(size, int):
+        size = sides(size)
+    return "x".join(map(str, size))

@@ -110,7 +110,8 @@ def logits_fault(logits: ViewLogits) -> str | None:
 
 def _constant_fault(logits: ViewLogits) -> str | None:
     rows = _rows(logits)
-    most_spread = _EQUAL * float(logits.detach().abs().max())
+    largest = float(logits.detach().abs().max())
+    most_spread = _EQUAL * largest
     row_spreads = rows.amax(1) - rows.amin(1)
     if rows.shape[1] > 1 and float(row_spreads.max()) <= most_spread:
         return "gives all classes the same logit, for every view; are its weights loaded?"

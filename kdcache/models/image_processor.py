@@ -75,7 +75,7 @@ def _has_processor(folder: Path) -> bool:
 
 def _processed(processor: Any, colour: tuple[int, ...]) -> npt.NDArray[np.float64]:
     """Return what a processor makes of an image of one colour, `[channels, height, width]`."""
-    image = np.broadcast_to(np.asarray(colour, np.uint8), (64, 64, len(colour))).copy()
+    image = np.full((64, 64, len(colour)), colour, np.uint8)
     output = processor(images=image, input_data_format="channels_last", return_tensors="np")
     (pixels,) = output["pixel_values"]
     if pixels.ndim != 3 or len(pixels) != len(colour):

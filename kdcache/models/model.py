@@ -64,13 +64,15 @@ def open_model(
         _require_trained(text, family, options)
     if path is not None and family is not None and family.is_pretrained:
         options["pretrained"] = False  # the file has all weights: no others need be there
-    # a head of another size would be drawn at random: a pretrained teacher keeps its own, and the
-    # class count is checked
-    keeps_head = trained and path is None
-    head_classes = None if keeps_head else classes
+    head_classes: int | None = classes
+    if trained and path is None:
+        # a head of another size would be drawn at random: a pretrained teacher keeps its own, and
+        # the class count is checked
+        head_classes = None
     make = model_class(task)
     build = _builder(family, task)
-    module, wishes = build(Spec(spec.name, spec.arg, options), head_classes, recipe.channels)
+    bare = Spec(spec.name, spec.arg, options)
+    module, wishes = build(bare, head_classes, recipe.channels)
     if path is not None:
         load_weights(module, path, key=key, spec=spec, classes=classes, is_teacher=trained)
     preprocessing = chosen_preprocessing({**wishes, **stated_wishes}, recipe, text)

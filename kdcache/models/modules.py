@@ -39,7 +39,8 @@ def state_sha256(module: nn.Module) -> str:
     buffers."""
     state_hash = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
-        state_hash.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        header = f"{name} {tensor.dtype} {tuple(tensor.shape)}\n"
+        state_hash.update(header.encode())
         values = tensor.detach().cpu().contiguous().reshape(-1)
         state_hash.update(values.view(torch.uint8).numpy().data)
     return state_hash.hexdigest()

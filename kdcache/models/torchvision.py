@@ -71,8 +71,9 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
         options["num_classes"] = classes
         if not name.startswith("lraspp"):
             options["aux_loss"] = bool(is_auxiliary)
-    stated = {key: value for key, value in options.items() if value is not None}
-    check_options(models.get_model_builder(name), Spec(spec.name, spec.arg, stated), "model")
+    builder = models.get_model_builder(name)
+    stated_options = {key: value for key, value in options.items() if value is not None}
+    check_options(builder, Spec(spec.name, spec.arg, stated_options), "model")
     _require_classes(spec, entry, classes)
     with constructing(spec, "its weights must be reachable"):
         whole = models.get_model(name, weights=entry, **options)
@@ -132,8 +133,9 @@ def _require_colour(spec: Spec, channels: int) -> None:
 def _check(spec: Spec) -> None:
     from torchvision import models  # noqa: PLC0415
 
-    maps = models.list_models(module=models.segmentation)
-    choose(spec.arg or "", [*models.list_models(module=models), *maps], "torchvision model")
+    classifiers = models.list_models(module=models)
+    segmenters = models.list_models(module=models.segmentation)
+    choose(spec.arg or "", [*classifiers, *segmenters], "torchvision model")
 
 
 class _Maps(nn.Module):

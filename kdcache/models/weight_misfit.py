@@ -1,12 +1,11 @@
 """What does not fit a model in a file of weights, told with the way out."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from kdcache.errors import brief
 from kdcache.models.weight_formats import some_names
-from kdcache.models.weight_parts import Part
+from kdcache.models.weight_parts import Content, Part
 
 
 def classes_advice(classes: int) -> str:
@@ -17,7 +16,7 @@ def classes_advice(classes: int) -> str:
     )
 
 
-def other_content(content: Mapping[Any, Any], parts: Sequence[Part]) -> str:
+def other_content(content: Content, parts: Sequence[Part]) -> str:
     """Return what a file holds that has none of the model's tensors, with the way out."""
     keys = [str(key) for key in content]
     key_text = some_names(keys)
@@ -75,8 +74,10 @@ def _first_difference(part: Part) -> str:
         return f"{file_name} is {file_shape} in the file, {model_shape} in the model"
     if part.missing_names:
         name = part.missing_names[0]
-        return f"{brief(part.prefix + name)} is missing in the file{_near_name(name, part)}"
-    return f"{brief(part.prefix + part.unknown_names[0])} is unknown to the model"
+        file_name = brief(part.prefix + name)
+        return f"{file_name} is missing in the file{_near_name(name, part)}"
+    file_name = brief(part.prefix + part.unknown_names[0])
+    return f"{file_name} is unknown to the model"
 
 
 def _other_classes(part: Part, classes: int) -> int | None:
@@ -114,7 +115,7 @@ def _other_channels(part: Part) -> int | None:
 def _near_name(name: str, part: Part) -> str:
     """Return what a tensor that is missing may be called in the file."""
     end = name.rpartition(".")[2]
-    names = [*part.unknown_names, *part.other_names]
+    names = [*part.unknown_names, *part.outside_names]
     candidates = [candidate for candidate in names if candidate.endswith(end)]
     near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.4)
     if not near:

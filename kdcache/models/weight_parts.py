@@ -15,6 +15,8 @@ from torch.nn.parameter import is_lazy
 
 from kdcache.errors import ModelError
 
+Content = Mapping[Any, Any]
+"""Of a file: whatever was stored."""
 State = Mapping[str, Tensor]
 
 _WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
@@ -38,7 +40,7 @@ class Part:
     prefix: str
     tensors: State
     """Without the prefix."""
-    other_names: Sequence[str]
+    outside_names: Sequence[str]
     """Names of the state that do not begin so."""
     model_state: State
 
@@ -63,6 +65,11 @@ class Part:
         return names
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether it has none of the model's tensors."""
+        return len(self.missing_names) == len(self.model_state)
+
+    @property
     def fits(self) -> bool:
         """Whether it is a state of the model."""
         return not (self.missing_names or self.unknown_names or self.reshaped_names)
@@ -70,16 +77,14 @@ class Part:
     @property
     def distance(self) -> tuple[Any, ...]:
         """From a state of the model: parts are ordered by it."""
+        num_missing = len(self.missing_names)
+        num_reshaped = len(self.reshaped_names)
+        num_unknown = len(self.unknown_names)
         ranks = [_rank(word) for word in self.name.split(".")]
-        return (
-            len(self.missing_names),
-            len(self.reshaped_names),
-            len(self.unknown_names),
-            ranks,
-        )
+        return num_missing, num_reshaped, num_unknown, ranks
 
 
-def parts_of(content: Mapping[Any, Any], module: nn.Module) -> list[Part]:
+def parts_of(content: Content, module: nn.Module) -> list[Part]:
     """Return the states in a file, under each prefix that fits; what fits best comes first.
 
     Args:
@@ -105,10 +110,10 @@ def _part(
     name: str, prefix: str, state: State, model_state: State, not_loaded: tuple[str, ...]
 ) -> Part:
     tensors = {}
-    other_names = []
+    outside_names = []
     for whole_name, tensor in state.items():
         if not whole_name.startswith(prefix):
-            other_names.append(whole_name)
+            outside_names.append(whole_name)
             continue
         tensor_name = whole_name.removeprefix(prefix)
         if not tensor_name.startswith(not_loaded):
@@ -117,7 +122,7 @@ def _part(
         name=_joined_name(name, prefix),
         prefix=prefix,
         tensors=tensors,
-        other_names=other_names,
+        outside_names=outside_names,
         model_state=model_state,
     )
 
@@ -148,11 +153,11 @@ def _state_of(module: nn.Module) -> State:
     return state
 
 
-def _named_states(content: Mapping[Any, Any]) -> list[tuple[str, State]]:
+def _named_states(content: Content) -> list[tuple[str, State]]:
     """Return what may be a model's state in a file, by its dotted name there."""
     named_states: list[tuple[str, State]] = []
     states: dict[int, State] = {}  # by id: a file may hold one mapping often, and also itself
-    waiting: deque[tuple[tuple[str, ...], Mapping[Any, Any]]] = deque([((), content)])
+    waiting: deque[tuple[tuple[str, ...], Content]] = deque([((), content)])
     for _ in range(_MOST_MAPPINGS):
         if not waiting or len(named_states) >= _MOST_PARTS:
             break
@@ -169,9 +174,7 @@ def _named_states(content: Mapping[Any, Any]) -> list[tuple[str, State]]:
     return named_states
 
 
-def _tensors_and_mappings(
-    mapping: Mapping[Any, Any],
-) -> tuple[State, list[tuple[str, Mapping[Any, Any]]]]:
+def _tensors_and_mappings(mapping: Content) -> tuple[State, list[tuple[str, Content]]]:
     """Return the tensors and the mappings that a mapping holds by name."""
     tensors = {}
     mappings = []

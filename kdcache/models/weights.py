@@ -68,7 +68,7 @@ def load_weights(
         kind = type(content).__name__
         raise ModelError(f"weights file {path} holds a {kind}, not a state_dict; save a state_dict")
     parts = parts_of(content, module)
-    if not parts or len(parts[0].missing_names) == len(parts[0].model_state):
+    if not parts or parts[0].is_foreign:
         raise ModelError(f"weights file {path} holds {other_content(content, parts)}")
     if key is not None:
         parts = _keyed_parts(parts, key, path)
@@ -118,8 +118,8 @@ def _tell(path: Path, part: Part, fitting_names: Sequence[str]) -> None:
         name = brief(part.name) or "what lies at the top"
         choice = f"weights_key={brief(fitting_names[0])} would take that"
         say(f"{lead} the part {name} is taken; it also has {some_names(fitting_names)}; {choice}")
-    elif part.other_names:
-        rest = f"{len(part.other_names)} others are left out: {some_names(part.other_names)}"
+    elif part.outside_names:
+        rest = f"{len(part.outside_names)} others are left out: {some_names(part.outside_names)}"
         say(f"{lead} the tensors {begins} are taken; {rest}")
     elif not _is_usual(part.prefix):
         say(f"{lead} the tensors {begins} are taken")
@@ -136,7 +136,8 @@ def _require_plain(path: Path, part: Part) -> None:
     for name, tensor in part.tensors.items():
         kind = _odd_kind(tensor, part.model_state.get(name, tensor))
         if kind is not None:
-            raise ModelError(f"weights file {path} has {brief(part.prefix + name)} as {kind}")
+            file_name = brief(part.prefix + name)
+            raise ModelError(f"weights file {path} has {file_name} as {kind}")
 
 
 def _odd_kind(tensor: Tensor, model_tensor: Tensor) -> str | None:
