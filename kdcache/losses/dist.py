@@ -91,8 +91,9 @@ def pearson(a: Tensor, b: Tensor, *, dim: int) -> Tensor:
     """Return Pearson's correlation of `a` and `b` along `dim`; 0 where one of them is constant."""
     a = a - a.mean(dim, keepdim=True)
     b = b - b.mean(dim, keepdim=True)
-    norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
-    correlation: Tensor = (a * b).sum(dim) / (norms + _EPS)
+    norms_a = torch.linalg.vector_norm(a, dim=dim)
+    norms_b = torch.linalg.vector_norm(b, dim=dim)
+    correlation: Tensor = (a * b).sum(dim) / (norms_a * norms_b + _EPS)
     return correlation
 
 
@@ -104,12 +105,16 @@ def shared_pearson(a: Tensor, b: Tensor) -> Tensor:
     three of centred values.
     """
     with torch.no_grad():  # centred columns sum to 0, so no gradient goes through their means
-        sums = all_sum(torch.cat([a.sum(0), b.sum(0), a.new_full((1,), len(a))]))
-        mean_a, mean_b = (sums[:-1] / sums[-1]).chunk(2)
+        num_rows = a.new_full((1,), len(a))
+        sums = all_sum(torch.cat([a.sum(0), b.sum(0), num_rows]))
+        means = sums[:-1] / sums[-1]
+        mean_a, mean_b = means.chunk(2)
     a = a - mean_a
     b = b - mean_b
-    centred_sums = torch.stack([(a * b).sum(0), (a * a).sum(0), (b * b).sum(0)])
-    products, squares_a, squares_b = all_sum(centred_sums)
+    products = (a * b).sum(0)
+    squares_a = (a * a).sum(0)
+    squares_b = (b * b).sum(0)
+    products, squares_a, squares_b = all_sum(torch.stack([products, squares_a, squares_b]))
     correlation: Tensor = products / (_root(squares_a) * _root(squares_b) + _EPS)
     return correlation
 
