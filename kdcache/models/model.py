@@ -23,7 +23,8 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from kdcache.config.spec import Spec, names_parameter, parse_spec
+from kdcache.config.spec import Spec, parse_spec
+from kdcache.config.user_functions import names_parameter
 from kdcache.errors import ModelError, UsageError
 from kdcache.models.building import Builder
 from kdcache.models.own import build_own, check_own

@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from kdcache.config.spec import Spec, find_function, load_function
+from kdcache.config.spec import Spec
+from kdcache.config.user_functions import find_function, load_function
 from kdcache.errors import ModelError
 from kdcache.models.building import Built
 from kdcache.models.registry import FAMILIES

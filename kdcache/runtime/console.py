@@ -168,9 +168,12 @@ class _Lines:
             return
         self._last = now
         rate = self._done / (now - self._start)
+        outlook = "no end in sight"
         # nothing may be done yet: what others did meanwhile is taken off without being counted
-        left = f"{(self._total - self._done) / rate:.0f} s left" if rate else "no end in sight"
-        self._tell(f"{self._done}/{self._total} {self._unit}, {rate:.0f}/s, {left} {note}".rstrip())
+        if rate:
+            outlook = f"{(self._total - self._done) / rate:.0f} s left"
+        line = f"{self._done}/{self._total} {self._unit}, {rate:.0f}/s, {outlook} {note}"
+        self._tell(line.rstrip())
 
     def end(self) -> None:
         """Tell that all is done, and how long it took."""

@@ -42,7 +42,8 @@ STORED_FORMATS = {
 """The format of an image in a cache, by its extension."""
 
 # of a TIFF: its decoder allocates a whole tile, however small the image is
-_TILE_SIDES = (322, 323)
+_TILE_WIDTH = 322
+_TILE_HEIGHT = 323
 _DECODERS = re.compile(r"/(PIL/(ImageFile|\w+ImagePlugin)|torchvision/io/image)\.py$")
 _DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)
 _HALF_A_LEVEL = 0.5 / 255  # by which a resize may leave the range
@@ -123,13 +124,13 @@ def decode_stored(data: bytes, extension: str) -> Image.Image:
     Raises:
         UndecodableError: it is of another format, of more than MOST_STORED_PIXELS, or damaged.
     """
-    wanted = STORED_FORMATS.get(extension)
-    if wanted is None:
+    stored_format = STORED_FORMATS.get(extension)
+    if stored_format is None:
         raise UndecodableError(
             f"images in a cache are {', '.join(STORED_FORMATS)}, not {extension!r}"
         )
-    image = open_image(data, [wanted])
-    if image.format != wanted:  # Pillow opens MPO as JPEG
+    image = open_image(data, [stored_format])
+    if image.format != stored_format:  # Pillow opens MPO as JPEG
         raise UndecodableError(f"it is of format {image.format}, and its name says {extension}")
     if reason := too_large(image):
         raise UndecodableError(reason)
@@ -139,16 +140,26 @@ def decode_stored(data: bytes, extension: str) -> Image.Image:
 def too_large(image: Image.Image) -> str | None:
     """Return why a cache does not hold an image, which need not be decoded yet, if it is too
     large."""
-    sides = [image.size]
-    if image.format == "TIFF":
-        tags = getattr(image, "tag_v2", {})
-        tile = [tags.get(tag, 1) for tag in _TILE_SIDES]
-        if all(isinstance(side, int) for side in tile):
-            sides.append((tile[0], tile[1]))
-    width, height = max(sides, key=lambda size: size[0] * size[1])
+    width, height = image.size
+    tile_width, tile_height = _tile_size(image)
+    if tile_width * tile_height > width * height:
+        width = tile_width
+        height = tile_height
     if width * height <= MOST_STORED_PIXELS:
         return None
     return f"it has {width}x{height} pixels; images in a cache have at most {MOST_STORED_PIXELS:,}"
+
+
+def _tile_size(image: Image.Image) -> tuple[int, int]:
+    """Return the size of the tiles of a TIFF; (1, 1) without any."""
+    if image.format != "TIFF":
+        return 1, 1
+    tags = getattr(image, "tag_v2", {})
+    width = tags.get(_TILE_WIDTH, 1)
+    height = tags.get(_TILE_HEIGHT, 1)
+    if not isinstance(width, int) or not isinstance(height, int):
+        return 1, 1
+    return width, height
 
 
 def too_many_bytes(num_bytes: int) -> str | None:
@@ -184,13 +195,17 @@ def is_of_decoding(error: BaseException) -> bool:
     """
     if isinstance(error, (UndecodableError, UnidentifiedImageError, Image.DecompressionBombError)):
         return True
-    is_possible = isinstance(error, _DECODING_ERRORS) and getattr(error, "errno", None) is None
-    if not is_possible or "closed file" in str(error) or "[Errno" in str(error):
+    if not isinstance(error, _DECODING_ERRORS) or getattr(error, "errno", None) is not None:
         return False
-    places = traceback.extract_tb(error.__traceback__)
-    if any(place.name == "save" for place in places):  # an encoder, in the same files
+    if "closed file" in str(error) or "[Errno" in str(error):
         return False
-    return any(_DECODERS.search(place.filename) for place in places)
+    is_of_decoder = False
+    for place in traceback.extract_tb(error.__traceback__):
+        if place.name == "save":  # an encoder, in the same files
+            return False
+        if _DECODERS.search(place.filename):
+            is_of_decoder = True
+    return is_of_decoder
 
 
 def as_image(item: Any, name: str) -> Image.Image:
@@ -227,13 +242,7 @@ def as_image(item: Any, name: str) -> Image.Image:
         raise _refused(item, name, _dtype_hint(item))
     _check_shape(item, name)
     if is_float:
-        low, high = _range(item)
-        is_in_range = low >= -_HALF_A_LEVEL and high <= 1 + _HALF_A_LEVEL  # a NaN is in none
-        if not is_in_range:
-            hint = "leave normalisation to the model"
-            if low >= 0 and high <= 255:
-                hint = "divide by 255"
-            raise _refused(item, name, hint)
+        _check_range(item, name)
     from torchvision.transforms.v2.functional import to_pil_image  # noqa: PLC0415
 
     if isinstance(item, torch.Tensor) and item.dtype == torch.bfloat16:  # which numpy lacks
@@ -247,9 +256,23 @@ def _is_float(item: Array) -> bool:
     return item.dtype.kind == "f"
 
 
+def _check_range(item: Array, name: str) -> None:
+    low, high = _range(item)
+    is_in_range = low >= -_HALF_A_LEVEL and high <= 1 + _HALF_A_LEVEL  # a NaN is in none
+    if is_in_range:
+        return
+    hint = "leave normalisation to the model"
+    if low >= 0 and high <= 255:
+        hint = "divide by 255"
+    raise _refused(item, name, hint)
+
+
 def _check_shape(item: Array, name: str) -> None:
-    is_tensor = isinstance(item, torch.Tensor)
-    place = 0 if is_tensor else 2
+    place = 2  # of the channels
+    reordering = "transpose(1, 2, 0)"
+    if isinstance(item, torch.Tensor):
+        place = 0
+        reordering = "permute(2, 0, 1)"
     shape = tuple(item.shape)
     is_flat = len(shape) == 2
     has_channels = len(shape) == 3 and shape[place] in _CHANNELS
@@ -257,7 +280,7 @@ def _check_shape(item: Array, name: str) -> None:
         return
     hint = ""
     if len(shape) == 3 and shape[2 - place] in _CHANNELS:
-        hint = "permute(2, 0, 1)" if is_tensor else "transpose(1, 2, 0)"
+        hint = reordering
     if len(shape) == 4:
         hint = "give one image, not a batch"
     raise _refused(item, name, hint)
@@ -265,7 +288,9 @@ def _check_shape(item: Array, name: str) -> None:
 
 def _refused(item: Any, name: str, hint: str) -> SourceError:
     """Return the error about what a data set gives in the place of an image."""
-    way_out = f"; {hint}" if hint else ""
+    way_out = ""
+    if hint:
+        way_out = f"; {hint}"
     return SourceError(
         f"{name} has {described(item)} as its image; wanted is an image of Pillow's, a uint8 array"
         " [height, width] or [height, width, 1, 3 or 4], a uint8 tensor [1, 3 or 4, height,"
@@ -285,21 +310,26 @@ def described(item: Any) -> str:
     if isinstance(item, (tuple, list)):
         kinds = ", ".join(type(part).__name__ for part in item[:5])
         return f"a {type(item).__name__} of {len(item)} ({kinds})"
+    return _described_value(item)
+
+
+def _described_value(item: Any) -> str:
     if item is None or isinstance(item, (int, np.integer)):
         return str(item)
-    is_plain = isinstance(item, (str, bytes, float, np.generic, Path))
-    value = f"{type(item).__name__} {shortened(repr(item), 40)}" if is_plain else ""
+    if isinstance(item, (str, bytes, float, np.generic, Path)):
+        return f"{type(item).__name__} {shortened(repr(item), 40)}"
     # the repr of an unknown object could be anything
-    return value or f"an object of class {type(item).__name__}"
+    return f"an object of class {type(item).__name__}"
 
 
 def _described_array(item: Array) -> str:
-    kind = "a tensor" if isinstance(item, torch.Tensor) else "an array"
-    text = f"{kind} {str(item.dtype).removeprefix('torch.')} {list(item.shape)}"
     if isinstance(item, torch.Tensor):
+        kind = "a tensor"
         is_number = not item.dtype.is_complex
     else:
+        kind = "an array"
         is_number = item.dtype.kind in "biuf"
+    text = f"{kind} {_dtype_name(item)} {list(item.shape)}"
     if not is_number or 0 in item.shape:
         return text
     low, high = _range(item)
@@ -312,8 +342,12 @@ def _range(item: Array) -> tuple[float, float]:
     return float(item.min()), float(item.max())
 
 
+def _dtype_name(item: Array) -> str:
+    return str(item.dtype).removeprefix("torch.")
+
+
 def _dtype_hint(item: Array) -> str:
-    name = str(item.dtype).removeprefix("torch.")
+    name = _dtype_name(item)
     if name == "bool":
         return "for black and white multiply by 255 as uint8"
     if name == "uint16":
@@ -321,13 +355,15 @@ def _dtype_hint(item: Array) -> str:
     if not name.startswith(("int", "uint")) or 0 in item.shape:
         return ""
     low, high = _range(item)
-    return "make it uint8" if low >= 0 and high <= 255 else ""
+    if low < 0 or high > 255:
+        return ""
+    return "make it uint8"
 
 
 def _what_else(data: bytes, formats: Sequence[str]) -> str:
     """Return what bytes are that are no image of some formats."""
     kind = kind_of(data) or f"a file that begins with {bytes(data[:12])!r}"
-    if any(f"a {name} image" == kind for name in formats):
+    if kind in [f"a {name} image" for name in formats]:
         return f"it begins as {kind} and is damaged"
     return f"it is {kind}; images are {', '.join(formats)}"
 
