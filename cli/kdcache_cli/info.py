@@ -147,20 +147,20 @@ def _worker_lines(workers: "list[Worker]") -> list[str]:
     """Return a table of the workers, those that are lost first if there is no room for all."""
     if not workers:
         return []
-    shown = workers
+    shown_workers = workers
     if len(workers) > _WORKER_LINES:
-        shown = sorted(workers, key=lambda worker: not worker.is_lost)[: _WORKER_LINES - 1]
-    names = [_short_name(worker) for worker in shown]
+        shown_workers = sorted(workers, key=lambda worker: not worker.is_lost)[: _WORKER_LINES - 1]
+    names = [_short_name(worker) for worker in shown_workers]
     width = max(map(len, [*names, "worker"]))
     lines = [f"{'worker':<{width}} units/min  views/s   last seen"]
-    for worker, name in zip(shown, names, strict=True):
+    for worker, name in zip(shown_workers, names, strict=True):
         pace = f"{_number(worker.units_per_minute):>9} {_number(worker.views_per_second):>8}"
         line = f"{name:<{width}} {pace} {human_seconds(worker.last_seen):>11}"
         if worker.is_lost:
             line += "  lost"
         lines.append(line)
-    if len(workers) > len(shown):
-        lines.append(f"and {len(workers) - len(shown)} more; --json lists all")
+    if len(workers) > len(shown_workers):
+        lines.append(f"and {len(workers) - len(shown_workers)} more; --json lists all")
     return lines
 
 

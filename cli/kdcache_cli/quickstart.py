@@ -60,16 +60,16 @@ class Steps:
         start = time.monotonic()
         command = [sys.executable, "-m", "kdcache_cli", *words, "--json"]
         with log.open("w", encoding="utf-8") as stderr:
-            done = subprocess.run(
+            process = subprocess.run(
                 command, stdout=subprocess.PIPE, stderr=stderr, text=True, check=False
             )
-        if done.returncode != 0:
+        if process.returncode != 0:
             messages = log.read_text("utf-8", "replace").strip().splitlines() or ["(no message)"]
             raise KdcacheError(
                 f"quickstart: {title} failed: {messages[-1]} (whole log: {log}); remove {self.out}"
                 " to start anew"
             )
-        result: dict[str, Any] = json.loads(done.stdout)
+        result: dict[str, Any] = json.loads(process.stdout)
         click.echo(f"      done in {time.monotonic() - start:.1f} s", err=True)
         return result
 

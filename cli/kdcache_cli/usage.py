@@ -12,7 +12,7 @@ from kdcache.errors import UsageError
 _FLAG = re.compile(r"--[a-z-]+")
 _RENAMED = {"fidelity": "codec-error"}
 """Commands of former versions, and what they are called now."""
-_MOST_NEAR = 3
+_MOST_SIMILAR = 3
 
 
 def require_command(word: str, commands: Iterable[str]) -> None:
@@ -87,11 +87,11 @@ def _unknown_text(problem: str, word: str, choices: Iterable[str], name: str) ->
     """Return a line on a word that is none of the choices, with those that begin like it or are
     spelled nearly so."""
     names = sorted(choices)
-    near = _with_start(names, word.strip("-"))
-    near = near or difflib.get_close_matches(word, names, n=2)
+    similar = _with_start(names, word.strip("-"))
+    similar = similar or difflib.get_close_matches(word, names, n=2)
     hint = ""
-    if near:
-        hint = f"; did you mean {' or '.join(near[:_MOST_NEAR])}?"
+    if similar:
+        hint = f"; did you mean {' or '.join(similar[:_MOST_SIMILAR])}?"
     return f"{problem}{hint} ({name} --help lists all)"
 
 

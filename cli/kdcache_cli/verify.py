@@ -10,7 +10,7 @@ from kdcache.runtime.wording import counted, human_bytes
 from kdcache_cli.options import JSON, rerun
 from kdcache_cli.output import coverage_lines, print_result
 
-_SHOWN = 10
+_MOST_KEYS = 10
 
 
 @click.command(short_help="Check every byte of CACHE against its commits.")
@@ -106,18 +106,18 @@ def _lines_named(name: str, texts: Sequence[str]) -> list[tuple[str, str]]:
 
 def _some(keys: Sequence[str]) -> list[str]:
     """Return the first keys, and how many more there are."""
-    shown = list(keys[:_SHOWN])
-    if len(keys) > _SHOWN:
-        shown.append(f"and {len(keys) - _SHOWN} more; --json lists them")
-    return shown
+    texts = list(keys[:_MOST_KEYS])
+    if len(keys) > _MOST_KEYS:
+        texts.append(f"and {len(keys) - _MOST_KEYS} more; --json lists them")
+    return texts
 
 
 def _rendered_text(views: dict[str, int]) -> str:
-    others = views["other_pixels"]
-    as_then = "all as at the dump"
-    if others:
-        as_then = f"{others} with other pixels under the same thumbnail"
-    return f"{views['checked']} rendered again, {as_then}"
+    num_other = views["other_pixels"]
+    comparison = "all as at the dump"
+    if num_other:
+        comparison = f"{num_other} with other pixels under the same thumbnail"
+    return f"{views['checked']} rendered again, {comparison}"
 
 
 def _contents_text(contents: dict[str, int]) -> str:

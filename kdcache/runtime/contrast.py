@@ -28,16 +28,16 @@ def contrasted(text: str, other: str) -> tuple[str, str]:
 
 def joined(lines: Sequence[str], most: int = _MOST_IN_ALL) -> str:
     """Return as many of the lines as `most` characters hold, and how many more there are."""
-    shown: list[str] = []
+    pieces: list[str] = []
     room = most
     for line in lines:
         room -= len(line) + 2
-        if room < 0 and shown:
+        if room < 0 and pieces:
             break
-        shown.append(shortened(line, most))
-    if more := len(lines) - len(shown):
-        shown.append(f"and {more} more")
-    return "; ".join(shown)
+        pieces.append(shortened(line, most))
+    if more := len(lines) - len(pieces):
+        pieces.append(f"and {more} more")
+    return "; ".join(pieces)
 
 
 def _first_difference(text: str, other: str) -> int:

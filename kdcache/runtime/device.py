@@ -40,8 +40,10 @@ class ComputeConfig:
 
     def __post_init__(self) -> None:
         if not _DEVICE.fullmatch(self.device):
-            known = "use auto, cpu, cuda or cuda:N"
-            raise UsageError(f"device {self.device!r} is none that kdcache runs on; {known}")
+            raise UsageError(
+                f"device {self.device!r} is none that kdcache runs on; use auto, cpu, cuda or"
+                " cuda:N"
+            )
         if not 0 <= self.workers <= _MOST_WORKERS:
             raise UsageError(
                 f"compute.workers is {self.workers}; it must be from 0 to {_MOST_WORKERS}"

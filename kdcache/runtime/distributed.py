@@ -117,9 +117,9 @@ def raise_together(error: KdcacheError | None, what: str) -> None:
         if error is not None:
             raise error
         return
-    for number, first in enumerate(gather(error, what)):
-        if first is not None:
-            _raise_as(first, number)
+    for number, first_error in enumerate(gather(error, what)):
+        if first_error is not None:
+            _raise_as(first_error, number)
 
 
 def on_main(function: Callable[[], T], what: str = "rank 0", *, is_long: bool = False) -> T:

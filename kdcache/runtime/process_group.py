@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from torch.distributed import ProcessGroup  # type: ignore[attr-defined] # it is there
+from torch.distributed import ProcessGroup
 
 from kdcache.errors import StoppedError
 from kdcache.runtime import stopping

@@ -202,9 +202,9 @@ def _hearing(*, is_heeded: bool, keep: Callable[[], str]) -> Iterator[None]:
             _state.number = 0
 
 
-def _installed() -> dict[int, Any]:
+def _installed() -> dict[signal.Signals, Any]:
     """Handle every signal that is not ignored; return the handlers before."""
-    handlers: dict[int, Any] = {}
+    handlers: dict[signal.Signals, Any] = {}
     for number in SIGNALS:
         handler = signal.getsignal(number)
         # None: handled outside Python, which could not be brought back

@@ -47,9 +47,9 @@ class _Beat:
 
     def remove(self, wait: _Wait) -> None:
         with self._lock:
-            mine = self._waits[threading.get_ident()]
-            mine.remove(wait)
-            if not mine:
+            own_waits = self._waits[threading.get_ident()]
+            own_waits.remove(wait)
+            if not own_waits:
                 del self._waits[threading.get_ident()]
 
     def _run(self) -> None:
