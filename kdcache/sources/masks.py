@@ -12,7 +12,8 @@ from PIL import Image
 
 from kdcache.config.spec import Spec
 from kdcache.errors import SourceError
-from kdcache.runtime.images import UndecodableError, described, is_of_decoding
+from kdcache.runtime.image_items import described
+from kdcache.runtime.images import UndecodableError, is_of_decoding
 from kdcache.runtime.text_files import path_bytes
 from kdcache.runtime.wording import ranges
 from kdcache.shapes import IGNORED
