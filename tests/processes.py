@@ -13,7 +13,7 @@ import torch
 from nursery import fork_server, take
 from torch.distributed import TCPStore
 
-from kdcache.runtime import distributed
+from kdcache.runtime import joining
 from kdcache.runtime.distributed import joined_processes
 from kdcache.runtime.launch import PLACES
 
@@ -105,7 +105,7 @@ def _work(
     )
     torch.set_num_threads(1)
     if compute_seconds is not None:
-        distributed._COMPUTE_TIMEOUT = timedelta(seconds=compute_seconds)
+        joining._COMPUTE_TIMEOUT = timedelta(seconds=compute_seconds)
     with joined_processes("cpu"):
         # pickled here and above, for multiprocessing itself would let processes share the memory of
         # tensors

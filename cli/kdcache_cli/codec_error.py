@@ -73,8 +73,9 @@ def codec_error(plot: str | None, as_json: bool, **flags: Any) -> None:
         from kdcache.codec_error.plot import check_plot
 
         check_plot(plot)
-    given = {name: value for name, value in dotted(flags).items() if value != ()}
-    config = load_config(CodecErrorConfig, "codec-error", file=None, flags=given)
+    for name in ("codec", "tau", "batch_size"):
+        flags[name] = flags[name] or None  # click has an empty tuple where a flag is not given
+    config = load_config(CodecErrorConfig, "codec-error", file=None, flags=dotted(flags))
     result = measure_codec_error(config)
     if as_json:
         click.echo(json_text(result))
@@ -113,28 +114,40 @@ def _print_table(result: Mapping[str, Any], tau: float, size: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    terminal = sys.stdout.isatty()
-    table = Table(
-        title=f"tau {tau:g}, batches of {size}",
-        title_justify="left",
-        box=SIMPLE_HEAD if terminal else None,
-    )
+    box = None
+    width: int | None = 200
+    if sys.stdout.isatty():
+        box = SIMPLE_HEAD
+        width = None  # that of the terminal
+    title = f"tau {tau:g}, batches of {size}"
+    table = Table(title=title, title_justify="left", box=box)
     table.add_column("\ncodec", no_wrap=True)
     table.add_column("bytes\nper view", justify="right", no_wrap=True)
     table.add_column("", justify="right", no_wrap=True)
     for kind, term in _COLUMNS:
         table.add_column(f"{kind}\n{_TERMS[term]}", justify="right", no_wrap=True)
     for cost in result["codecs"]:
-        (found,) = (
-            one for one in cost["gradients"] if (one["tau"], one["batch_size"]) == (tau, size)
-        )
-        values = [f"{found[term][kind]:.3f}" for kind, term in _COLUMNS]
-        mark = "*" if cost["front"] else ""
-        style = "bold" if cost["front"] else None
+        gradient = _gradient_of(cost, tau, size)
+        values = [f"{gradient[term][kind]:.3f}" for kind, term in _COLUMNS]
+        mark = ""
+        style = None
+        if cost["front"]:
+            mark = "*"
+            style = "bold"
         table.add_row(cost["codec"], f"{cost['bytes']:.1f}", mark, *values, style=style)
     for spec in result["failed"]:
         table.add_row(spec, "fails", style="dim")
-    console = Console(width=None if terminal else 200)
-    with console.capture() as captured:
+    console = Console(width=width)
+    with console.capture() as capture:
         console.print(table)
-    click.echo("\n" + "\n".join(line.rstrip() for line in captured.get().splitlines()))
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    click.echo("\n" + "\n".join(lines))
+
+
+def _gradient_of(cost: Mapping[str, Any], tau: float, size: int) -> Mapping[str, Any]:
+    """Return a codec's errors at one temperature and batch size."""
+    for gradient in cost["gradients"]:
+        if gradient["tau"] == tau and gradient["batch_size"] == size:
+            errors: Mapping[str, Any] = gradient
+            return errors
+    raise AssertionError("every codec is measured at each of both")

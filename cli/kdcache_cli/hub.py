@@ -19,14 +19,13 @@ def push(cache: str, address: str, private: bool, as_json: bool) -> None:
     from kdcache.tools.hub import push_cache
 
     result = push_cache(cache, address, private=private)
-    sent = (
-        f"{counted(result['objects'], 'object')}, {human_bytes(result['bytes'])} in"
-        f" {human_seconds(result['seconds'])}"
-    )
+    objects = counted(result["objects"], "object")
+    size = human_bytes(result["bytes"])
+    duration = human_seconds(result["seconds"])
     lines = [
         ("address", result["address"]),
         ("revision", result["revision"]),
-        ("sent", sent),
+        ("sent", f"{objects}, {size} in {duration}"),
         *coverage_lines(result),
     ]
     print_result(result, lines, as_json=as_json)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _TERMINAL_SECONDS = 2.0
 _MAP_LINES = 16
 _WORKER_LINES = 12
+_LOST_NAMES = 3  # in a line of a log
 _NAME_WIDTH = 36
 
 
@@ -91,7 +92,10 @@ def _follow(cache: "Cache", *, seeds: str | None, as_json: bool) -> None:
         _show(follow(cache, seeds, seconds=_TERMINAL_SECONDS))
         return
     for state in follow(cache, seeds, seconds=LINE_SECONDS):
-        click.echo(json.dumps(state.to_json()) if as_json else _line(state))
+        if as_json:
+            click.echo(json.dumps(state.to_json()))
+        else:
+            click.echo(_line(state))
 
 
 def _show(states: "Iterator[Progress]") -> None:
@@ -102,48 +106,61 @@ def _show(states: "Iterator[Progress]") -> None:
     console = Console()
     with Live(console=console, auto_refresh=False) as live:
         for state in states:
-            live.update(Text("\n".join(_screen(state, console.width)), no_wrap=True), refresh=True)
+            screen = "\n".join(_screen(state, console.width))
+            live.update(Text(screen, no_wrap=True), refresh=True)
 
 
 def _line(state: "Progress") -> str:
     """Return the line of a log."""
-    lost = [f"{_short_name(worker)}, {_ago(worker)}" for worker in state.workers if worker.is_lost]
-    named = ""
-    if lost:
-        others = "; ..." if len(lost) > 3 else ""
-        named = f" ({'; '.join(lost[:3])}{others})"
     now = time.strftime("%Y-%m-%d %H:%M:%S")
-    return f"{now} {_counted(state)}, {_at_work(state)}{named}"
+    return f"{now} {_counted(state)}, {_at_work(state)}{_lost_text(state)}"
+
+
+def _lost_text(state: "Progress") -> str:
+    """Return the names of the first workers that are lost, in brackets; nothing without any."""
+    names: list[str] = []
+    for worker in state.workers:
+        if worker.is_lost:
+            age = human_seconds(worker.last_seen)
+            names.append(f"{_short_name(worker)}, last seen {age} ago")
+    if not names:
+        return ""
+    if len(names) > _LOST_NAMES:
+        names[_LOST_NAMES:] = ["..."]
+    return f" ({'; '.join(names)})"
 
 
 def _screen(state: "Progress", width: int) -> list[str]:
     """Return the lines that a terminal shows."""
-    lines = state.lines(max(width - 16, 10), _MAP_LINES)
-    margin = max((len(seeds) for seeds, _ in lines), default=0)
-    return [
-        _counted(state)[:width],
-        _at_work(state)[:width],
-        *(line[:width] for line in _worker_lines(state.workers)),
-        *(f"seed {seeds:>{margin}} {units}" for seeds, units in lines),
-    ]
+    lines = [_counted(state), _at_work(state), *_worker_lines(state.workers)]
+    screen = [line[:width] for line in lines]
+    units_by_seeds = state.lines(max(width - 16, 10), _MAP_LINES)
+    margin = 0
+    for seeds, _ in units_by_seeds:
+        margin = max(margin, len(seeds))
+    for seeds, units in units_by_seeds:
+        screen.append(f"seed {seeds:>{margin}} {units}")
+    return screen
 
 
 def _worker_lines(workers: "list[Worker]") -> list[str]:
     """Return a table of the workers, those that are lost first if there is no room for all."""
     if not workers:
         return []
-    shown = workers
+    shown_workers = workers
     if len(workers) > _WORKER_LINES:
-        shown = sorted(workers, key=lambda worker: not worker.is_lost)[: _WORKER_LINES - 1]
-    names = [_short_name(worker) for worker in shown]
+        shown_workers = sorted(workers, key=lambda worker: not worker.is_lost)[: _WORKER_LINES - 1]
+    names = [_short_name(worker) for worker in shown_workers]
     width = max(map(len, [*names, "worker"]))
     lines = [f"{'worker':<{width}} units/min  views/s   last seen"]
-    for worker, name in zip(shown, names, strict=True):
+    for worker, name in zip(shown_workers, names, strict=True):
         pace = f"{_number(worker.units_per_minute):>9} {_number(worker.views_per_second):>8}"
-        lost = "  lost" if worker.is_lost else ""
-        lines.append(f"{name:<{width}} {pace} {human_seconds(worker.last_seen):>11}{lost}")
-    if len(workers) > len(shown):
-        lines.append(f"and {len(workers) - len(shown)} more; --json lists all")
+        line = f"{name:<{width}} {pace} {human_seconds(worker.last_seen):>11}"
+        if worker.is_lost:
+            line += "  lost"
+        lines.append(line)
+    if len(workers) > len(shown_workers):
+        lines.append(f"and {len(workers) - len(shown_workers)} more; --json lists all")
     return lines
 
 
@@ -157,41 +174,49 @@ def _short_name(worker: "Worker") -> str:
     elif writer.process is not None:
         name = f"{name}:{writer.process}"
     name = printable(name)
-    return name if len(name) <= _NAME_WIDTH else f"{name[: _NAME_WIDTH - 3]}..."
+    if len(name) > _NAME_WIDTH:
+        return f"{name[: _NAME_WIDTH - 3]}..."
+    return name
 
 
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def _ago(worker: "Worker") -> str:
-    return f"last seen {human_seconds(worker.last_seen)} ago"
+    if value < 100:
+        return f"{value:.1f}"
+    return f"{value:.0f}"
 
 
 def _counted(state: "Progress") -> str:
     done = state.coverage.units_done
     total = state.coverage.units_asked
-    left = "complete" if state.is_complete else "none of late"
+    outlook = "none of late"
     if state.seconds_left and state.rate:
-        left = f"{60 * state.rate:.1f} a minute, {human_seconds(state.seconds_left)} left"
-    return f"{done}/{total} units ({percent_done(done, total)}), {left}"
+        outlook = f"{60 * state.rate:.1f} a minute, {human_seconds(state.seconds_left)} left"
+    elif state.is_complete:
+        outlook = "complete"
+    return f"{done}/{total} units ({percent_done(done, total)}), {outlook}"
 
 
 def _at_work(state: "Progress") -> str:
-    lost = sum(worker.is_lost for worker in state.workers)
-    others = counted(len(state.workers) - lost, "worker")
-    doing = "seen of late" if state.is_complete else "at work"
-    text = f"{others} {doing}"
-    return f"{text}, {lost} lost" if lost else text
+    num_lost = sum(worker.is_lost for worker in state.workers)
+    text = counted(len(state.workers) - num_lost, "worker")
+    if state.is_complete:
+        text += " seen of late"
+    else:
+        text += " at work"
+    if num_lost:
+        text += f", {num_lost} lost"
+    return text
 
 
 def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     manifest = result["manifest"]
     classes = counted(manifest["classes"], "class")
     error = codec_error_text(manifest["made_by"].get("gradient_error", {}))
-    per_view = f", {result['bytes_per_view']:.1f} per view" if result["units"] else ""
+    size = human_bytes(result["bytes"])
+    if result["units"]:
+        size += f", {result['bytes_per_view']:.1f} per view"
     return [
         ("task", f"{manifest['task']}, {classes}{_maps_text(manifest)}"),
         ("source", _source_text(manifest)),
@@ -202,7 +227,7 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("store", _store_text(manifest)),
         *coverage_lines(result),
         ("units", _units_text(result)),
-        ("bytes", f"{human_bytes(result['bytes'])}{per_view}"),
+        ("bytes", size),
         *_absent_lines(result),
         ("made", _made_text(manifest["made_by"])),
         *_origin_lines(manifest["made_by"]),
@@ -211,18 +236,23 @@ def _info_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _units_text(result: dict[str, Any]) -> str:
     done = result["units_done"]
-    asked = result["units_asked"]
-    share = str(done) if done == asked else f"{done} of {asked} ({percent_done(done, asked)})"
-    return f"{share}, of {counted(result['manifest']['unit_rows'], 'row')} each"
+    total = result["units_asked"]
+    share = str(done)
+    if done != total:
+        share = f"{done} of {total} ({percent_done(done, total)})"
+    rows = counted(result["manifest"]["unit_rows"], "row")
+    return f"{share}, of {rows} each"
 
 
 def _store_text(manifest: dict[str, Any]) -> str:
     """Return how units are stored."""
-    store = manifest.get("store", "zarr")
-    if store != "webdataset":
-        return str(store)
-    images = ", with images" if manifest.get("has_images") else ""
-    return f"{store}{images}, {counted(manifest.get('seeds_per_unit', 1), 'seed')} to a tar"
+    text = str(manifest.get("store", "zarr"))
+    if text != "webdataset":
+        return text
+    if manifest.get("has_images"):
+        text += ", with images"
+    seeds = counted(manifest.get("seeds_per_unit", 1), "seed")
+    return f"{text}, {seeds} to a tar"
 
 
 def _subset_lines(manifest: dict[str, Any]) -> list[tuple[str, str]]:
@@ -233,12 +263,15 @@ def _subset_lines(manifest: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _absent_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    part = ""
-    if result["absent_of"] < result["units"]:
-        part = f" in {counted(result['absent_of'], 'unit')} that were looked at"
-    if not result["absent"] and not part:
+    is_partial = result["absent_of"] < result["units"]
+    if not result["absent"] and not is_partial:
         return []
-    return [("absent", f"{counted(result['absent'], 'view')} whose sample cannot be read{part}")]
+    views = counted(result["absent"], "view")
+    text = f"{views} whose sample cannot be read"
+    if is_partial:
+        units = counted(result["absent_of"], "unit")
+        text += f" in {units} that were looked at"
+    return [("absent", text)]
 
 
 def _made_text(made_by: dict[str, Any]) -> str:
@@ -249,15 +282,22 @@ def _made_text(made_by: dict[str, Any]) -> str:
 def _maps_text(manifest: dict[str, Any]) -> str:
     """Return what maps or other positions a view has; nothing for classification."""
     if manifest.get("positions"):
-        fields = {**manifest["positions"]}
-        kind = fields.pop("kind")
-        told = ", ".join(f"{name} {value}" for name, value in fields.items())
-        return f", {kind} of {told}"
+        return f", {_positions_text(manifest['positions'])}"
     if not manifest.get("sites"):
         return ""
     heads, height, width = manifest["sites"]
-    maps = f"{height}x{width} maps of {heads} heads" if heads > 1 else f"a {height}x{width} map"
+    maps = f"a {height}x{width} map"
+    if heads > 1:
+        maps = f"{height}x{width} maps of {heads} heads"
     return f", {maps} at stride {manifest['teacher']['stride']}"
+
+
+def _positions_text(positions: dict[str, Any]) -> str:
+    parts: list[str] = []
+    for name, value in positions.items():
+        if name != "kind":
+            parts.append(f"{name} {value}")
+    return f"{positions['kind']} of {', '.join(parts)}"
 
 
 def _origin_lines(made_by: dict[str, Any]) -> list[tuple[str, str]]:
@@ -270,5 +310,7 @@ def _origin_lines(made_by: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _source_text(manifest: dict[str, Any]) -> str:
     source = manifest["source"]
-    digests = ", with content digests" if "contents" in source else ""
-    return f"{source['spec']}, {manifest['rows']} samples{digests}"
+    text = f"{source['spec']}, {manifest['rows']} samples"
+    if "contents" in source:
+        text += ", with content digests"
+    return text

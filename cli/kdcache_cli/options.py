@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 PLAN = click.option(
@@ -79,7 +80,19 @@ def rerun(function: F) -> F:
 def dotted(flags: dict[str, Any]) -> dict[str, Any]:
     """Return flags by dotted key; click wants identifiers, so `compute__workers` stands for
     `compute.workers`."""
-    return {name.replace("__", "."): value for name, value in flags.items()}
+    values: dict[str, Any] = {}
+    for name, value in flags.items():
+        values[name.replace("__", ".")] = value
+    return values
+
+
+def configured(
+    cls: type[T], command: str, file: str | None, flags: dict[str, Any], settings: tuple[str, ...]
+) -> T:
+    """Return the configuration of a command: its file, and over it its flags and settings."""
+    from kdcache.config.files import load_config
+
+    return load_config(cls, command, file=file, flags=dotted(flags), settings=settings)
 
 
 def _with(options: tuple[Callable[[F], F], ...], function: F) -> F:

@@ -28,24 +28,13 @@ STUDENTS = {
     "DIST, topk cache": ("dist:tau=4,beta=2,gamma=2", "topk"),
 }
 TRAINING = (
-    *(
-        "--data",
-        "digits:train",
-        "--eval-data",
-        "digits:test",
-        "--batch-size",
-        "64",
-        "--workers",
-        "0",
-    ),
-    *(
-        "--set",
-        "optimizer.name=adamw",
-        "--set",
-        "optimizer.weight_decay=0.05",
-        "--set",
-        "schedule.warmup_epochs=1",
-    ),
+    *("--data", "digits:train"),
+    *("--eval-data", "digits:test"),
+    *("--batch-size", "64"),
+    *("--workers", "0"),
+    *("--set", "optimizer.name=adamw"),
+    *("--set", "optimizer.weight_decay=0.05"),
+    *("--set", "schedule.warmup_epochs=1"),
 )
 
 
@@ -65,24 +54,22 @@ class Steps:
             KdcacheError: the command failed; its last message is quoted.
         """
         self.number += 1
-        click.echo(
-            f"[{self.number}/{self.total}] {title}\n      {shell_command('kdcache', *words)}",
-            err=True,
-        )
+        command_line = shell_command("kdcache", *words)
+        click.echo(f"[{self.number}/{self.total}] {title}\n      {command_line}", err=True)
         log = self.out / "logs" / f"{self.number}.txt"
         start = time.monotonic()
-        with log.open("w", encoding="utf-8") as messages:
-            command = [sys.executable, "-m", "kdcache_cli", *words, "--json"]
-            done = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=messages, text=True, check=False
+        command = [sys.executable, "-m", "kdcache_cli", *words, "--json"]
+        with log.open("w", encoding="utf-8") as stderr:
+            process = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=stderr, text=True, check=False
             )
-        if done.returncode != 0:
-            last = (log.read_text("utf-8", "replace").strip().splitlines() or ["(no message)"])[-1]
+        if process.returncode != 0:
+            messages = log.read_text("utf-8", "replace").strip().splitlines() or ["(no message)"]
             raise KdcacheError(
-                f"quickstart: {title} failed: {last} (whole log: {log}); remove {self.out} to start"
-                " anew"
+                f"quickstart: {title} failed: {messages[-1]} (whole log: {log}); remove {self.out}"
+                " to start anew"
             )
-        result: dict[str, Any] = json.loads(done.stdout)
+        result: dict[str, Any] = json.loads(process.stdout)
         click.echo(f"      done in {time.monotonic() - start:.1f} s", err=True)
         return result
 
@@ -97,11 +84,12 @@ def run_quickstart(out: str, *, as_json: bool) -> None:
     _check_ready(folder)
     steps = Steps(folder, 1 + len(CODECS) + len(STUDENTS))
     teacher = _train_teacher(steps)
-    caches = {name: _dump(steps, name, codec) for name, codec in CODECS.items()}
-    students = [
-        _train_student(steps, title, loss, cache, caches[cache])
-        for title, (loss, cache) in STUDENTS.items()
-    ]
+    caches: dict[str, dict[str, Any]] = {}
+    for name, codec in CODECS.items():
+        caches[name] = _dump(steps, name, codec)
+    students: list[dict[str, Any]] = []
+    for title, (loss, cache) in STUDENTS.items():
+        students.append(_train_student(steps, title, loss, cache, caches[cache]))
     summary = {"out": str(folder), "teacher": teacher, "caches": caches, "students": students}
     (folder / "quickstart.json").write_text(json.dumps(summary, indent=1), "utf-8")
     if as_json:
@@ -113,16 +101,8 @@ def run_quickstart(out: str, *, as_json: bool) -> None:
 def _train_teacher(steps: Steps) -> dict[str, Any]:
     return steps.run(
         "train a teacher on 1,197 handwritten digits",
-        *(
-            "train-student",
-            f"{steps.out}/teacher",
-            "--student",
-            TEACHER,
-            "--loss",
-            "ce",
-            "--recipe",
-            "digits",
-        ),
+        *("train-student", f"{steps.out}/teacher"),
+        *("--student", TEACHER, "--loss", "ce", "--recipe", "digits"),
         *("--epochs", "20", "--lr", "0.003", *TRAINING),
     )
 
@@ -131,43 +111,26 @@ def _dump(steps: Steps, name: str, codec: str) -> dict[str, Any]:
     teacher = f"{TEACHER},weights={steps.out}/teacher/student.safetensors"
     return steps.run(
         f"run it once over 8 augmentation seeds, keep its logits as {codec}",
-        *(
-            "dump-teacher",
-            f"{steps.out}/cache-{name}",
-            "--data",
-            "digits:train",
-            "--recipe",
-            "digits",
-            "--seeds",
-            "0:8",
-        ),
+        *("dump-teacher", f"{steps.out}/cache-{name}"),
+        *("--data", "digits:train", "--recipe", "digits", "--seeds", "0:8"),
         *("--teacher", teacher, "--codec", codec, "--workers", "0"),
     )
 
 
 def _train_student(
-    steps: Steps, title: str, loss: str, cache: str, dumped: dict[str, Any]
+    steps: Steps, title: str, loss: str, cache: str, dump: dict[str, Any]
 ) -> dict[str, Any]:
     run = f"{steps.out}/student-{loss.partition(':')[0]}-{cache}"
     result = steps.run(
         f"train the student without the teacher: {title}",
-        *(
-            "train-student",
-            run,
-            "--cache",
-            f"{steps.out}/cache-{cache}",
-            "--student",
-            STUDENT,
-            "--loss",
-            loss,
-        ),
+        *("train-student", run, "--cache", f"{steps.out}/cache-{cache}"),
+        *("--student", STUDENT, "--loss", loss),
         *("--epochs", "24", "--lr", "0.005", *TRAINING),
     )
-    return {
-        "name": title,
-        "bytes_per_view": None if loss == "ce" else dumped["bytes_per_view"],
-        **result,
-    }
+    bytes_per_view = dump["bytes_per_view"]
+    if loss == "ce":  # which reads no logits
+        bytes_per_view = None
+    return {"name": title, "bytes_per_view": bytes_per_view, **result}
 
 
 def _check_ready(folder: Path) -> None:
@@ -195,12 +158,17 @@ def _print_table(summary: dict[str, Any]) -> None:
         table.add_column(name, justify="right")
     teacher = {"name": "the teacher itself", "bytes_per_view": None, **summary["teacher"]}
     for row in (teacher, *summary["students"]):
-        per_view = "-" if row["bytes_per_view"] is None else f"{row['bytes_per_view']:.1f}"
+        accuracy = f"{row['top1']:.2f} %"
+        seconds = f"{row['seconds']:.1f}"
+        per_view = "-"
+        if row["bytes_per_view"] is not None:
+            per_view = f"{row['bytes_per_view']:.1f}"
         memory = human_bytes(row["peak_memory"]["host"])
-        table.add_row(
-            row["name"], f"{row['top1']:.2f} %", f"{row['seconds']:.1f}", per_view, memory
-        )
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+        table.add_row(row["name"], accuracy, seconds, per_view, memory)
+    width = None  # that of the terminal
+    if not sys.stdout.isatty():
+        width = 100
+    Console(width=width).print(table)
     out = summary["out"]
     click.echo(
         "one run each: differences of a point or two are chance (600 digits). Everything lies in"

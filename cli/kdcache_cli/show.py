@@ -24,9 +24,9 @@ def show(cache: str, view: str, out: str, data: str | None, as_json: bool) -> No
     if not (index.isdecimal() and seed.isdecimal()):
         raise UsageError(f"view is {view!r}; it must be INDEX:SEED, such as 17:0")
     result = show_view(open_cache(cache), out, index=int(index), seed=int(seed), data=data)
-    lines = [("file", result["file"]), ("sample", f"{result['sample']}, row {result['row']}")]
-    print_result(
-        result,
-        [*lines, ("teacher", f"is sure by {100 * result['confidence']:.1f} %")],
-        as_json=as_json,
-    )
+    lines = [
+        ("file", result["file"]),
+        ("sample", f"{result['sample']}, row {result['row']}"),
+        ("teacher", f"is sure by {100 * result['confidence']:.1f} %"),
+    ]
+    print_result(result, lines, as_json=as_json)

@@ -22,10 +22,12 @@ def merge(new: str, caches: tuple[str, ...], as_json: bool) -> None:
     from kdcache.tools.merge import merge_caches
 
     result = merge_caches(new, caches)
-    origins = [("from", f"{part['cache']}, {_units(part)}") for part in result["from"]]
-    print_result(
-        result, [("cache", result["cache"]), *origins, *copied_lines(result)], as_json=as_json
-    )
+    lines = [("cache", result["cache"])]
+    for part in result["from"]:
+        origin = f"{part['cache']}, {_units_text(part)}"
+        lines.append(("from", origin))
+    lines += copied_lines(result)
+    print_result(result, lines, as_json=as_json)
 
 
 @click.command(short_help="Copy some seeds, units or samples of CACHE to NEW.")
@@ -79,35 +81,35 @@ def convert(cache: str, new: str, as_json: bool, **flags: Any) -> None:
     from kdcache.tools.convert import convert_cache
 
     result = convert_cache(cache, new, **flags)
+    units = counted(result["units_written"], "unit")
     lines = [
         ("cache", result["cache"]),
         ("from", result["source"]),
         ("seeds", f"{ranges(result['seeds'])}, {result['rows']} views each"),
-        (
-            "written",
-            f"{counted(result['units_written'], 'unit')} in {human_seconds(result['seconds'])}",
-        ),
+        ("written", f"{units} in {human_seconds(result['seconds'])}"),
         ("bytes", f"{human_bytes(result['bytes'])}, {result['bytes_per_view']:.1f} per view"),
     ]
     print_result(result, lines, as_json=as_json)
 
 
 def _subset_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    held = result["samples"]
-    rows = result["rows"]
-    return [("samples", f"{held:,} of {rows:,}")] if held < rows else []
+    num_samples = result["samples"]
+    num_rows = result["rows"]
+    if num_samples >= num_rows:
+        return []
+    return [("samples", f"{num_samples:,} of {num_rows:,}")]
 
 
-def _units(part: dict[str, Any]) -> str:
-    return counted(part["units"], "unit") + (
-        f", {part['elsewhere']} of them in an earlier one" if part["elsewhere"] else ""
-    )
+def _units_text(part: dict[str, Any]) -> str:
+    text = counted(part["units"], "unit")
+    if part["elsewhere"]:
+        text += f", {part['elsewhere']} of them in an earlier one"
+    return text
 
 
 def copied_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the lines on units that were copied, and on what a cache then holds."""
-    written = (
-        f"{counted(result['units_written'], 'unit')}, {human_bytes(result['bytes'])} in"
-        f" {human_seconds(result['seconds'])}"
-    )
-    return [("written", written), *coverage_lines(result)]
+    units = counted(result["units_written"], "unit")
+    size = human_bytes(result["bytes"])
+    duration = human_seconds(result["seconds"])
+    return [("written", f"{units}, {size} in {duration}"), *coverage_lines(result)]

@@ -10,7 +10,7 @@ from kdcache.runtime.wording import counted, human_bytes
 from kdcache_cli.options import JSON, rerun
 from kdcache_cli.output import coverage_lines, print_result
 
-_SHOWN = 10
+_MOST_KEYS = 10
 
 
 @click.command(short_help="Check every byte of CACHE against its commits.")
@@ -49,77 +49,89 @@ def verify(cache: str, as_json: bool, batch_size: int | None, **flags: Any) -> N
     from kdcache.verify.logits import compute_of
 
     opened = open_cache(cache)
-    placed = {key: flags.pop(f"compute__{key}") for key in ("workers", "device", "precision")}
-    given = {key: value for key, value in placed.items() if value is not None}
-    compute = compute_of(opened, **given) if given else None
-    found = verify_cache(opened, batch_size=batch_size, compute=compute, **flags)
-    print_result(found, _verify_lines(found), as_json=as_json)
-    raise SystemExit(1 if found["faults"] else 0)
+    settings: dict[str, Any] = {}
+    for name in ("workers", "device", "precision"):
+        value = flags.pop(f"compute__{name}")
+        if value is not None:
+            settings[name] = value
+    compute = None
+    if settings:
+        compute = compute_of(opened, **settings)
+    report = verify_cache(opened, batch_size=batch_size, compute=compute, **flags)
+    print_result(report, _verify_lines(report), as_json=as_json)
+    if report["faults"]:
+        raise SystemExit(1)
+    raise SystemExit(0)
 
 
-def _verify_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
-    known = f", {found['from_report']} of them as the report says" if found["from_report"] else ""
-    lines = [
-        ("units", f"{found['units']} checked, {human_bytes(found['bytes'])}{known}"),
-        *coverage_lines(found),
-    ]
-    if found["absent"]:
-        views = counted(found["absent"], "view")
+def _verify_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = [("units", _units_text(report)), *coverage_lines(report)]
+    if report["absent"]:
+        views = counted(report["absent"], "view")
         lines.append(("absent", f"{views} whose sample cannot be read"))
-    if "contents" in found:
-        lines.append(("contents", _contents_text(found["contents"])))
-    if "views" in found:
-        lines.append(("views", _rendered_text(found["views"])))
-    if "teacher" in found:
-        lines.append(("teacher", _rerun_text(found["teacher"])))
-    lines += _stray_lines(found)
-    lines += [("fault", one_line(fault, MOST_MESSAGE)) for fault in found["faults"]]
-    lines.append(("faults", str(len(found["faults"]))))
+    if "contents" in report:
+        lines.append(("contents", _contents_text(report["contents"])))
+    if "views" in report:
+        lines.append(("views", _rendered_text(report["views"])))
+    if "teacher" in report:
+        lines.append(("teacher", _rerun_text(report["teacher"])))
+    lines += _stray_lines(report)
+    faults = report["faults"]
+    lines += _lines_named("fault", [one_line(fault, MOST_MESSAGE) for fault in faults])
+    lines.append(("faults", str(len(faults))))
     return lines
 
 
-def _stray_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+def _units_text(report: dict[str, Any]) -> str:
+    text = f"{report['units']} checked, {human_bytes(report['bytes'])}"
+    if report["from_report"]:
+        text += f", {report['from_report']} of them as the report says"
+    return text
+
+
+def _stray_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the lines on what lies in the cache besides, all of it harmless."""
     lines: list[tuple[str, str]] = []
-    if found["temporary"]:
-        files = counted(found["temporary"], "temporary file")
+    if report["temporary"]:
+        files = counted(report["temporary"], "temporary file")
         lines.append(("left over", f"{files} of killed writers, harmless"))
-    lines += [("orphaned", text) for text in _some(found["orphaned"])]
-    lines += [("foreign", text) for text in _some(found["foreign"])]
+    lines += _lines_named("orphaned", _some(report["orphaned"]))
+    lines += _lines_named("foreign", _some(report["foreign"]))
     return lines
+
+
+def _lines_named(name: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name, text) for text in texts]
 
 
 def _some(keys: Sequence[str]) -> list[str]:
     """Return the first keys, and how many more there are."""
-    shown = list(keys[:_SHOWN])
-    if len(keys) > _SHOWN:
-        shown.append(f"and {len(keys) - _SHOWN} more; --json lists them")
-    return shown
+    texts = list(keys[:_MOST_KEYS])
+    if len(keys) > _MOST_KEYS:
+        texts.append(f"and {len(keys) - _MOST_KEYS} more; --json lists them")
+    return texts
 
 
 def _rendered_text(views: dict[str, int]) -> str:
-    others = views["other_pixels"]
-    as_then = "all as at the dump"
-    if others:
-        as_then = f"{others} with other pixels under the same thumbnail"
-    return f"{views['checked']} rendered again, {as_then}"
+    num_other = views["other_pixels"]
+    comparison = "all as at the dump"
+    if num_other:
+        comparison = f"{num_other} with other pixels under the same thumbnail"
+    return f"{views['checked']} rendered again, {comparison}"
 
 
 def _contents_text(contents: dict[str, int]) -> str:
-    changed = contents["changed"]
-    return f"{contents['checked']} samples read, {changed or 'none'} of them changed"
+    changed = contents["changed"] or "none"
+    return f"{contents['checked']} samples read, {changed} of them changed"
 
 
-def _rerun_text(found: dict[str, Any]) -> str:
-    ran = (
-        f"run again on {found['views']} views in {found['precision']}: {found['equal_records']}"
-        " records equal"
-    )
-    apart = (
-        f"largest difference {found['largest_difference']:.3g}, median"
-        f" {found['median_difference']:.3g}"
-    )
-    return f"{ran}, {apart}, {found['beyond']} beyond rounding"
+def _rerun_text(rerun: dict[str, Any]) -> str:
+    views = f"{rerun['views']} views in {rerun['precision']}"
+    equal = f"{rerun['equal_records']} records equal"
+    largest = f"largest difference {rerun['largest_difference']:.3g}"
+    median = f"median {rerun['median_difference']:.3g}"
+    beyond = f"{rerun['beyond']} beyond rounding"
+    return f"run again on {views}: {equal}, {largest}, {median}, {beyond}"
 
 
 @click.command(short_help="Remove what killed writers left in CACHE.")
@@ -135,23 +147,25 @@ def gc(cache: str, as_json: bool, older_than: str, delete: bool) -> None:
     from kdcache.cache import open_cache
     from kdcache.tools.garbage import collect_garbage
 
-    found = collect_garbage(open_cache(cache), older_than=older_than, delete=delete)
-    print_result(found, _gc_lines(found), as_json=as_json)
+    garbage = collect_garbage(open_cache(cache), older_than=older_than, delete=delete)
+    print_result(garbage, _gc_lines(garbage), as_json=as_json)
 
 
-def _gc_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
-    objects = f"{counted(len(found['keys']), 'object')}, {human_bytes(found['bytes'])}"
-    lines = [("object", text) for text in _some(found["keys"])]
-    if found["is_deleted"]:
+def _gc_lines(garbage: dict[str, Any]) -> list[tuple[str, str]]:
+    keys = garbage["keys"]
+    objects = f"{counted(len(keys), 'object')}, {human_bytes(garbage['bytes'])}"
+    lines = _lines_named("object", _some(keys))
+    if garbage["is_deleted"]:
         lines.append(("removed", objects))
+    elif keys:
+        lines.append(("to remove", f"{objects}; --delete removes them"))
     else:
-        way_on = "; --delete removes them" if found["keys"] else ""
-        lines.append(("to remove", f"{objects}{way_on}"))
-    if found["young"]:
-        young = counted(found["young"], "younger object")
+        lines.append(("to remove", objects))
+    if garbage["young"]:
+        young = counted(garbage["young"], "younger object")
         lines.append(("kept", f"{young}: a writer may be at work"))
-    if found["busy"]:
-        busy = counted(found["busy"], "object")
+    if garbage["busy"]:
+        busy = counted(garbage["busy"], "object")
         why = "a dump was at work of late, and may take them up"
         lines.append(("kept", f"{busy} of units: {why}"))
     return lines

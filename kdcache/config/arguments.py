@@ -49,7 +49,7 @@ def checked_arguments(function: Callable[P, T]) -> Callable[P, T]:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             hint = hints().get(name, Any)
             if not _fits(value, hint):
-                raise UsageError(f"{name} is {quoted(value)}; it must be {_wanted(hint)}")
+                raise UsageError(f"{name} is {quoted(value)}; it must be {_words_of(hint)}")
             if isinstance(value, str | Path):
                 require_text(str(value), name)
         return function(*args, **kwargs)
@@ -67,8 +67,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is typing.Literal:
         return value in parts
     if origin is tuple and Ellipsis not in parts:
-        is_list = isinstance(value, tuple | list) and len(value) == len(parts)
-        return is_list and all(map(_fits, value, parts))
+        has_length = isinstance(value, tuple | list) and len(value) == len(parts)
+        return has_length and all(map(_fits, value, parts))
     if origin in (tuple, Sequence):
         return _is_list(value) and all(_fits(item, parts[0]) for item in value)
     return _is_single(value, origin or hint)
@@ -92,21 +92,24 @@ def _is_single(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def _wanted(hint: Any, *, is_many: bool = False) -> str:
+def _words_of(hint: Any, *, is_many: bool = False) -> str:
     """Return in words what an annotation allows; None, which means not given, is left out."""
     origin = typing.get_origin(hint)
     parts = [part for part in typing.get_args(hint) if part is not type(None)]
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_wanted(part, is_many=is_many) for part in parts))
+        texts = [_words_of(part, is_many=is_many) for part in parts]
+        return " or ".join(dict.fromkeys(texts))
     if origin is typing.Literal:
         return " or ".join(map(repr, parts))
     if origin is tuple and Ellipsis not in parts:
-        return f"{len(parts)} {_wanted(parts[0], is_many=True)}"
+        return f"{len(parts)} {_words_of(parts[0], is_many=True)}"
     if origin in (tuple, Sequence):
-        return f"a list of {_wanted(parts[0], is_many=True)}"
+        return f"a list of {_words_of(parts[0], is_many=True)}"
     kind = origin or hint
     if kind in _WORDS:
         return _WORDS[kind][is_many]
     # where users import it from, not where it is defined
-    package = "torch.nn" if kind.__module__.startswith("torch.nn.") else "kdcache"
+    package = "kdcache"
+    if kind.__module__.startswith("torch.nn."):
+        package = "torch.nn"
     return f"{package}.{kind.__name__}"

@@ -55,41 +55,53 @@ def load_config(
         UsageError: a file that is absent or not TOML, no settings of that name, an unknown key, a
             value of the wrong type, an empty text, a path below `~`.
     """
-    table = _read(file, command, is_ours=is_ours) if file else {}
+    table: dict[str, Any] = {}
+    if file:
+        table = _read_table(file, command, is_ours=is_ours)
     if not is_ours:  # an older kdcache took what is refused now
         for key, value in table.items():
             _require_texts(value, f"{command} {key}")
-    given = {key: value for key, value in flags.items() if value is not None}
-    for key, value in given.items():
-        _put(table, key, value, file)
+    for key, value in flags.items():
+        if value is not None:
+            _put(table, key, value, file)
     for setting in settings:
-        key, equals, text = setting.partition("=")
-        key = key.strip()
-        if not equals:
+        key, value = _parse_setting(setting)
+        flag_value = flags.get(key)
+        if flag_value is not None:
             raise UsageError(
-                f"--set {setting!r} is not key=value; write for example --set optimizer.lr=0.1"
-            )
-        if key in given:
-            raise UsageError(
-                f"{key} is given twice: {quoted(given[key])}, and by --set {quoted(setting)}; give"
+                f"{key} is given twice: {quoted(flag_value)}, and by --set {quoted(setting)}; give"
                 " it once"
             )
-        setting_value = _toml_value(text)
-        _require_texts(setting_value, f"--set {key}")
-        _put(table, key, setting_value, file)
+        _require_texts(value, f"--set {key}")
+        _put(table, key, value, file)
     return build(cls, table, command, called=_flag)
+
+
+def _parse_setting(setting: str) -> tuple[str, Any]:
+    """Return the key and the value of `key=value`."""
+    key, equals, text = setting.partition("=")
+    if not equals:
+        raise UsageError(
+            f"--set {setting!r} is not key=value; write for example --set optimizer.lr=0.1"
+        )
+    return key.strip(), _toml_value(text)
 
 
 def _require_texts(value: Any, what: str) -> None:
     """Raise a UsageError if a setting is, or lists, a text that `require_text` refuses."""
-    for text in value if isinstance(value, list) else (value,):
-        if isinstance(text, str):
-            require_text(text, what)
+    items = [value]
+    if isinstance(value, list):
+        items = value
+    for item in items:
+        if isinstance(item, str):
+            require_text(item, what)
 
 
 def _flag(name: str) -> str:
     """Return what the command line calls a setting that must be given: an argument, or a flag."""
-    return name.upper() if name in ("cache", "run") else f"--{name.replace('_', '-')}"
+    if name in ("cache", "run"):
+        return name.upper()
+    return f"--{name.replace('_', '-')}"
 
 
 def parse_config(cls: type[T], command: str, text: str) -> T:
@@ -114,8 +126,10 @@ def recorded_settings(config: str | None) -> dict[str, Any]:
     takes minutes.
     """
     settings: dict[str, Any] = {}
+    if config is None:
+        return settings
     table = ""
-    for line in config.splitlines() if config is not None else ():
+    for line in config.splitlines():
         if line.startswith("["):
             table = line
         elif table == "[dump-teacher]" and _PLAIN.fullmatch(line):
@@ -140,26 +154,27 @@ def config_differences(
         meanings: by key, what gives the meaning of a value; meanings are compared. Where it raises
             a UsageError, the values differ.
     """
-    mine = flat_settings(dataclasses.asdict(old))
-    theirs = flat_settings(dataclasses.asdict(new))
+    old_values = flat_settings(dataclasses.asdict(old))
+    new_values = flat_settings(dataclasses.asdict(new))
     tables = tuple(f"{table}." for table in free)
     lines: list[str] = []
-    for key in dict.fromkeys([*mine, *theirs]):
+    for key in dict.fromkeys([*old_values, *new_values]):
         if key in free or key.startswith(tables):
             continue
-        there = mine.get(key)
-        now = theirs.get(key)
-        if there != now and not _mean_the_same(there, now, meanings.get(key)):
-            one, other = contrasted(repr(there), repr(now))
-            lines.append(f"{key}: {one} there, {other} now")
+        old_value = old_values.get(key)
+        new_value = new_values.get(key)
+        if old_value == new_value or _mean_the_same(old_value, new_value, meanings.get(key)):
+            continue
+        old_text, new_text = contrasted(repr(old_value), repr(new_value))
+        lines.append(f"{key}: {old_text} there, {new_text} now")
     return lines
 
 
-def _mean_the_same(one: Any, other: Any, meaning: Callable[[Any], Any] | None) -> bool:
-    if meaning is None or one is None or other is None:
+def _mean_the_same(value: Any, other: Any, meaning: Callable[[Any], Any] | None) -> bool:
+    if meaning is None or value is None or other is None:
         return False
     try:
-        return bool(meaning(one) == meaning(other))
+        return bool(meaning(value) == meaning(other))
     except UsageError:
         return False
 
@@ -177,26 +192,33 @@ def parse_seeds(text: str) -> list[int]:
         )
     seeds: list[int] = []
     for part in text.split(","):
-        found = _SEEDS.fullmatch(part.strip())
-        if not found:
-            raise UsageError(
-                f"seeds {quoted(text)} are not of the form A:B or A,B,...; 0:4 means 0, 1, 2 and 3"
-            )
-        first = int(found[1])
-        named = range(first, int(found[2]) if found[2] else first + 1)
-        if not named:
-            raise UsageError(
-                f"seeds {quoted(text)} are none: {found[0]} ends before it begins; 0:4 means 0, 1,"
-                " 2 and 3"
-            )
-        if named[-1] >= 2**32:
-            raise UsageError(f"seeds {quoted(text)} go past {2**32 - 1}, the largest that there is")
-        if len(seeds) + len(named) > _MOST_SEEDS:
+        span = _seed_span(part.strip(), text)
+        if len(seeds) + len(span) > _MOST_SEEDS:
             raise UsageError(
                 f"seeds {quoted(text)} are more than {_MOST_SEEDS}; ask for fewer at a time"
             )
-        seeds += named
+        seeds += span
     return list(dict.fromkeys(seeds))
+
+
+def _seed_span(part: str, text: str) -> range:
+    """Return the seeds that one part of a text names, `A:B` or `A`."""
+    match = _SEEDS.fullmatch(part)
+    if not match:
+        raise UsageError(
+            f"seeds {quoted(text)} are not of the form A:B or A,B,...; 0:4 means 0, 1, 2 and 3"
+        )
+    first = int(match[1])
+    end = first + 1
+    if match[2]:
+        end = int(match[2])
+    if end <= first:
+        raise UsageError(
+            f"seeds {quoted(text)} are none: {part} ends before it begins; 0:4 means 0, 1, 2 and 3"
+        )
+    if end > 2**32:
+        raise UsageError(f"seeds {quoted(text)} go past {2**32 - 1}, the largest that there is")
+    return range(first, end)
 
 
 def seeds_text(seeds: str | Iterable[SupportsIndex]) -> str:
@@ -226,16 +248,22 @@ def seeds_text(seeds: str | Iterable[SupportsIndex]) -> str:
 def shipped_settings() -> list[str]:
     """Return the names of the settings that come with kdcache: those of the DIST paper's
     trainings."""
-    return sorted(
-        file.name.removesuffix(".toml")
-        for file in _SETTINGS.iterdir()
-        if file.name.endswith(".toml")
-    )
+    names: list[str] = []
+    for file in _SETTINGS.iterdir():
+        name = file.name
+        if name.endswith(".toml"):
+            names.append(name.removesuffix(".toml"))
+    return sorted(names)
 
 
-def _read(file: str, command: str, *, is_ours: bool) -> dict[str, Any]:
+def _read_table(file: str, command: str, *, is_ours: bool) -> dict[str, Any]:
+    """Return the table of a command in a file of settings."""
     try:
-        tables = tomllib.loads(path_text(plain_bytes(file)) if is_ours else _text(file))
+        if is_ours:
+            text = path_text(plain_bytes(file))
+        else:
+            text = _text(file)
+        tables = tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"config file {file}: {error.strerror}") from error
     except ValueError as error:
@@ -253,9 +281,8 @@ def _read(file: str, command: str, *, is_ours: bool) -> dict[str, Any]:
 def _text(file: str) -> str:
     if Path(file).suffix == ".toml" or Path(file).exists():
         return read_text(file, "config file")
-    return (
-        _SETTINGS / f"{choose(file, shipped_settings(), 'settings (and no file)')}.toml"
-    ).read_text("utf-8")
+    name = choose(file, shipped_settings(), "settings (and no file)")
+    return (_SETTINGS / f"{name}.toml").read_text("utf-8")
 
 
 def _put(table: dict[str, Any], key: str, value: Any, file: str | None) -> None:
@@ -263,7 +290,9 @@ def _put(table: dict[str, Any], key: str, value: Any, file: str | None) -> None:
     for section in sections:
         inner = table.setdefault(section, {})
         if not isinstance(inner, dict):
-            where = f"in {file}" if file else "there"
+            where = "there"
+            if file:
+                where = f"in {file}"
             raise UsageError(
                 f"{quoted(key)}: {quoted(section)} is {quoted(inner)} {where}, which has no keys;"
                 f" make it a table [{section}]"
@@ -280,9 +309,15 @@ def _toml_value(text: str) -> Any:
 
 
 def _without_none(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return list(value)
+    if not isinstance(value, Mapping):
+        return value
+    table: dict[str, Any] = {}
+    for key, item in value.items():
+        if item is not None:
+            table[key] = _without_none(item)
+    return table
 
 
 def flat_settings(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

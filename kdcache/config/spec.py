@@ -10,23 +10,16 @@ numbers or text.
 
 import dataclasses
 import difflib
-import importlib
-import importlib.util
-import inspect
 import math
 import os
 import re
-import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from kdcache.config.texts import require_given, require_whole_path
-from kdcache.errors import KdcacheError, UsageError, brief, quoted
-from kdcache.runtime.user_code import user_code
+from kdcache.errors import UsageError, brief, quoted
 
 MOST_SPEC = 4096
 """Characters of a spec."""
@@ -34,7 +27,8 @@ Value = bool | int | float | str
 T = TypeVar("T")
 
 _MOST = 2**63
-_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_MOST_LISTED = 30
+"""Names that a message lists."""
 _OPTION = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
 
@@ -48,14 +42,16 @@ class Spec:
 
     def __str__(self) -> str:
         """Return the text that parses back to this spec."""
-        pieces = []
+        pieces: list[str] = []
         if self.arg is not None:
             is_like_option = _OPTION.fullmatch(self.arg) is not None
             pieces.append(_quoted(self.arg, is_like_option or not self.arg))
         for key, value in self.options.items():
             is_like_other = isinstance(value, str) and _value(value) != value
             pieces.append(f"{key}={_quoted(_text(value), is_like_other)}")
-        return f"{self.name}:{','.join(pieces)}" if pieces else self.name
+        if not pieces:
+            return self.name
+        return f"{self.name}:{','.join(pieces)}"
 
 
 def parse_spec(text: str) -> Spec:
@@ -107,13 +103,17 @@ def normal_spec(text: str) -> Spec:
         UsageError: as `parse_spec`.
     """
     spec = parse_spec(text)
-    arg = None if spec.arg is None else os.path.normpath(spec.arg)
+    arg = spec.arg
+    if arg is not None:
+        arg = os.path.normpath(arg)
     options = {key: _normal_value(value) for key, value in spec.options.items()}
     return Spec(spec.name, arg, options)
 
 
 def _normal_value(value: Value) -> Value:
-    return os.path.normpath(value) if isinstance(value, str) and os.sep in value else value
+    if isinstance(value, str) and os.sep in value:
+        return os.path.normpath(value)
+    return value
 
 
 def build(
@@ -136,34 +136,47 @@ def build(
             type, or a number anywhere in it that is not finite.
     """
     hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if is_option(field)}  # type: ignore[arg-type]
+    fields = _option_fields(cls)
+    names = [field.name for field in fields]
     for key in values:
-        choose(key, fields, f"{where} key")
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in values
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
+        choose(key, names, f"{where} key")
+    missing = _missing_fields(fields, values)
     if missing:
-        *others, last = map(called, missing)
-        before = f"{', '.join(others)} and " if others else ""
-        raise UsageError(f"{where} needs {before}{last}")
+        *others, last = [called(name) for name in missing]
+        text = last
+        if others:
+            text = f"{', '.join(others)} and {last}"
+        raise UsageError(f"{where} needs {text}")
     for key, value in values.items():
         require_finite(value, f"{where} {key}")
-    return cls(
-        **{key: _typed(value, hints[key], f"{where} {key}") for key, value in values.items()}
-    )
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        arguments[key] = _typed(value, hints[key], f"{where} {key}")
+    return cls(**arguments)
 
 
-def require_finite(value: Any, where: str, wanted: str = "a finite number") -> None:
+def _option_fields(cls: type) -> "list[dataclasses.Field[Any]]":
+    """Return the fields of a dataclass that a spec may set."""
+    return [field for field in dataclasses.fields(cls) if is_option(field)]
+
+
+def _missing_fields(fields: "list[dataclasses.Field[Any]]", values: Mapping[str, Any]) -> list[str]:
+    """Return the names of fields that have neither a value nor a default."""
+    names: list[str] = []
+    for field in fields:
+        lacks_value = field.default is dataclasses.MISSING and field.name not in values
+        if lacks_value and field.default_factory is dataclasses.MISSING:
+            names.append(field.name)
+    return names
+
+
+def require_finite(value: Any, where: str, rule: str = "a finite number") -> None:
     """Raise a UsageError if a number is infinite or NaN, also one inside tables and lists.
 
     Comparisons with NaN are false, so that checks of ranges would let it pass.
     """
     if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{where} is {value}; it must be {wanted}")
+        raise UsageError(f"{where} is {value}; it must be {rule}")
     if isinstance(value, Mapping):
         for key, item in value.items():
             require_finite(item, f"{where}.{key}")
@@ -182,18 +195,20 @@ def is_option(field: "dataclasses.Field[Any]") -> bool:
     return field.init and field.metadata.get("option", True) is True
 
 
-def choose(name: str, known: Iterable[str], what: str) -> str:
-    """Return `name` if it is among `known`; otherwise raise a UsageError that suggests the
+def choose(name: str, names: Iterable[str], what: str) -> str:
+    """Return `name` if it is among `names`; otherwise raise a UsageError that suggests the
     nearest."""
-    names = sorted(known)
+    names = sorted(names)
     if name in names:
         return name
+    hint = ""
     nearest = difflib.get_close_matches(brief(name), names, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    listed = (
-        f"known: {', '.join(names) or 'none'}" if len(names) <= 30 else f"{len(names)} are known"
-    )
-    raise UsageError(f"unknown {what} {quoted(name)}{hint} ({listed})")
+    if nearest:
+        hint = f"; did you mean {nearest[0]!r}?"
+    choices = f"{len(names)} are known"
+    if len(names) <= _MOST_LISTED:
+        choices = f"known: {', '.join(names) or 'none'}"
+    raise UsageError(f"unknown {what} {quoted(name)}{hint} ({choices})")
 
 
 def _split(rest: str, text: str) -> list[str]:
@@ -202,12 +217,12 @@ def _split(rest: str, text: str) -> list[str]:
     pieces: list[str] = []
     start = 0
     is_quoted = False
-    for at, char in enumerate(rest):
+    for place, char in enumerate(rest):
         if char == '"':
             is_quoted = not is_quoted
         elif char == "," and not is_quoted:
-            pieces.append(rest[start:at].strip())
-            start = at + 1
+            pieces.append(rest[start:place].strip())
+            start = place + 1
     if is_quoted:
         raise UsageError(f"spec {quoted(text)} has an open quote")
     if start < len(rest):  # nothing stands after a comma at the end
@@ -229,15 +244,19 @@ def _value(text: str) -> Value:
 
 
 def _text(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
 
 
-def _quoted(text: str, needed: bool) -> str:
+def _quoted(text: str, needs_quotes: bool) -> str:
     """Return `text` in quotes if it needs them, or would be cut or trimmed without."""
-    return f'"{text}"' if needed or "," in text or text != text.strip() else text
+    if needs_quotes or "," in text or text != text.strip():
+        return f'"{text}"'
+    return text
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
+def _typed(value: Any, hint: Any, where: str) -> Any:
     """Return `value` as the annotated type `hint`; integers pass as floats, lists as tuples, tables
     as dataclasses."""
     origin = typing.get_origin(hint)
@@ -251,24 +270,35 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
     if origin is dict and isinstance(value, Mapping):
         return dict(value)
     if dataclasses.is_dataclass(hint):
-        table = typing.cast("type[Any]", hint)
-        if isinstance(value, Mapping):
-            return build(table, value, where)
-        if isinstance(value, table):
-            return value
-        first = next(field.name for field in dataclasses.fields(table) if is_option(field))
-        raise UsageError(f"{where} is {quoted(value)}, but has keys of its own; write {first}=...")
-    if isinstance(value, int) and abs(value) >= _MOST and hint in (int, float):
-        raise UsageError(f"{where} has {len(str(value))} digits; it must be a number below 2^63")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    plain = origin or hint
-    if isinstance(value, plain) and not (plain is int and isinstance(value, bool)):
+        return _typed_as_table(value, typing.cast("type[Any]", hint), where)
+    return _typed_as_plain(value, origin or hint, where)
+
+
+def _typed_as_table(value: Any, cls: type, where: str) -> Any:
+    if isinstance(value, Mapping):
+        return build(cls, value, where)
+    if isinstance(value, cls):
         return value
-    told = str(value).lower() if isinstance(value, bool) else quoted(value)  # as TOML has it
-    raise UsageError(f"{where} is {told}; it must be of type {getattr(plain, '__name__', plain)}")
+    first = _option_fields(cls)[0].name
+    raise UsageError(f"{where} is {quoted(value)}, but has keys of its own; write {first}=...")
+
+
+def _typed_as_plain(value: Any, kind: type, where: str) -> Any:
+    if isinstance(value, bool):  # Python takes one for an integer
+        if kind is not int and isinstance(value, kind):
+            return value
+    elif isinstance(value, int) and abs(value) >= _MOST and kind in (int, float):
+        raise UsageError(f"{where} has {len(str(value))} digits; it must be a number below 2^63")
+    elif kind is float and isinstance(value, int):
+        return float(value)
+    elif kind is str and isinstance(value, (int, float)):
+        return str(value)
+    elif isinstance(value, kind):
+        return value
+    text = quoted(value)
+    if isinstance(value, bool):
+        text = str(value).lower()  # as TOML has it
+    raise UsageError(f"{where} is {text}; it must be of type {getattr(kind, '__name__', kind)}")
 
 
 def _typed_as_one(value: Any, hints: Sequence[Any], where: str) -> Any:
@@ -276,160 +306,13 @@ def _typed_as_one(value: Any, hints: Sequence[Any], where: str) -> Any:
     the first."""
     if value is None and type(None) in hints:
         return None
-    first, *others = (hint for hint in hints if hint is not type(None))
-    wanted: Any = None
+    first, *others = [hint for hint in hints if hint is not type(None)]
+    kind: Any = None
     if isinstance(value, (list, tuple)):
-        wanted = tuple
+        kind = tuple
     elif isinstance(value, str):
-        wanted = str
+        kind = str
     for hint in others:
-        if wanted is not None and wanted in (hint, typing.get_origin(hint)):
+        if kind is not None and kind in (hint, typing.get_origin(hint)):
             return _typed(value, hint, where)
     return _typed(value, first, where)
-
-
-def load_function(
-    spec: Spec,
-    what: str,
-    known: Iterable[str],
-    *,
-    error: type[KdcacheError] = UsageError,
-) -> Any:
-    """Return what the user's own `module:function,key=value` gives when called with its options.
-
-    Args:
-        spec: names the function and its options.
-        what: it gives, as messages call it.
-        known: names that could have been meant instead of a module's.
-        error: what is raised where the module or the function fails.
-
-    Raises:
-        UsageError: no such module or function (with the nearest of `known` suggested), or options
-            that do not fit.
-        KdcacheError: of the class `error`: the module cannot be imported, or the function raises
-            something.
-    """
-    function = find_function(spec, what, known, error=error)
-    with user_code(f"{what} {spec.name}:{spec.arg}", error):
-        return function(**spec.options)
-
-
-def find_function(
-    spec: Spec,
-    what: str,
-    known: Iterable[str],
-    *,
-    error: type[KdcacheError] = UsageError,
-) -> Callable[..., Any]:
-    """Return the user's own function that `spec` names, after checking its options against it.
-
-    The arguments are those of `load_function`, and so are the errors, but for what the function
-    raises.
-    """
-    function = _named_function(spec, what, known, error)
-    check_options(function, spec, what)
-    _require_arguments(function, spec, what)
-    return function
-
-
-def names_parameter(
-    spec: Spec, name: str, what: str, known: Iterable[str], *, error: type[KdcacheError]
-) -> bool:
-    """Return whether the user's own function that `spec` names has a parameter of this very name;
-    the other arguments and the errors are those of `find_function`."""
-    parameters = _parameters(_named_function(spec, what, known, error)) or ()
-    return any(
-        parameter.name == name and parameter.kind not in _VARIABLE for parameter in parameters
-    )
-
-
-def _named_function(
-    spec: Spec, what: str, known: Iterable[str], error: type[KdcacheError]
-) -> Callable[..., Any]:
-    """Return the user's own function that `spec` names; modules are also looked for in the working
-    directory."""
-    if (cwd := str(Path.cwd())) not in sys.path:
-        sys.path.append(cwd)
-    if not _is_module(spec.name, error):
-        where = "and no module of that name in this folder or on PYTHONPATH"
-        if spec.name.endswith(".py"):
-            where += f"; write {Path(spec.name).stem}:function, without .py"
-        choose(spec.name, known, f"{what} ({where})")
-    if spec.arg is None:
-        raise UsageError(
-            f"{what} {str(spec)!r} names no function; write {spec.name}:function,key=value,..."
-        )
-    with _import_of(spec.name, error):
-        module = importlib.import_module(spec.name)
-    functions = [name for name, value in vars(module).items() if callable(value)]
-    name = choose(spec.arg, functions, f"function of module {spec.name}")
-    function: Callable[..., Any] = getattr(module, name)
-    return function
-
-
-def _is_module(name: str, error: type[KdcacheError]) -> bool:
-    """Return whether there is a module of that name; the packages above it are imported."""
-    if not all(name.split(".")):
-        return False
-    try:
-        with _import_of(name, error):
-            return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
-
-
-@contextmanager
-def _import_of(name: str, error: type[KdcacheError]) -> Iterator[None]:
-    """Import the user's module `name` in the block: what it raises becomes one line.
-
-    That there is no such module, nor a package above it, is raised as it is.
-    """
-    what = f"import of module {name}"
-    try:
-        yield
-    except ModuleNotFoundError as missing:
-        if f"{name}.".startswith(f"{missing.name}."):
-            raise
-        with user_code(what, error, way_out="install what it needs, or mend it"):
-            raise
-    except SystemExit as ended:
-        way_out = 'put what it does as a program under if __name__ == "__main__"'
-        raise error(f"{what} ends the program (SystemExit: {ended}); {way_out}") from ended
-    except Exception:
-        with user_code(what, error):
-            raise
-
-
-def check_options(function: Callable[..., Any], spec: Spec, what: str) -> None:
-    """Raise a UsageError if an option of `spec` is no parameter of `function`."""
-    parameters = _parameters(function)
-    if parameters is None:
-        return
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    known = [parameter.name for parameter in parameters if parameter.name != "self"]
-    name = f"{spec.name}:{spec.arg}" if spec.arg else spec.name
-    for option in spec.options:
-        choose(option, known, f"option of {what} {name},")
-
-
-def _require_arguments(function: Callable[..., Any], spec: Spec, what: str) -> None:
-    """Raise a UsageError if a parameter of `function` has neither a default nor an option."""
-    needed = []
-    for parameter in _parameters(function) or ():
-        is_filled = parameter.default is not parameter.empty or parameter.name in spec.options
-        if not is_filled and parameter.kind not in _VARIABLE:
-            needed.append(parameter.name)
-    if needed:
-        example = ",".join(f"{name}=..." for name in [*spec.options, *needed])
-        place = f"{spec.name}:{spec.arg}"
-        told = f"needs a value of {', '.join(needed)}, which has no default"
-        raise UsageError(f"{what} {place} {told}; write {place},{example}")
-
-
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
-    """Return the parameters of a function; None if it does not say, as some written in C."""
-    try:
-        return list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return None

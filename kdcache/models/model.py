@@ -16,7 +16,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from kdcache.config.spec import Spec, names_parameter, parse_spec
+from kdcache.config.spec import Spec, parse_spec
+from kdcache.config.user_functions import names_parameter
 from kdcache.errors import ModelError, UsageError
 from kdcache.models.building import Builder, Family
 from kdcache.models.own import build_own, check_own

@@ -2,11 +2,12 @@
 
 from torch import nn
 
-from kdcache.config.spec import Spec, find_function, load_function
+from kdcache.config.spec import Spec
+from kdcache.config.user_functions import find_function, load_function
 from kdcache.errors import ModelError
 from kdcache.models.building import Built
 from kdcache.models.registry import FAMILIES
-from kdcache.runtime.images import described
+from kdcache.runtime.image_items import described
 
 
 def build_own(spec: Spec, classes: int | None, channels: int) -> Built:

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdcache.config.spec import Spec, check_options, choose
+from kdcache.config.spec import Spec, choose
+from kdcache.config.user_functions import check_options
 from kdcache.errors import ModelError
 from kdcache.models.building import Built, Family, constructing
 

@@ -157,27 +157,30 @@ class _Lines:
         self._total = total
         self._unit = unit
         self._who = who
-        self._done = 0
+        self._num_done = 0
         self._start = time.monotonic()
         self._last = self._start
 
     def advance(self, count: int, note: str = "") -> None:
-        self._done += count
+        self._num_done += count
         now = time.monotonic()
         if now - self._last < LINE_SECONDS:
             return
         self._last = now
-        rate = self._done / (now - self._start)
+        rate = self._num_done / (now - self._start)
+        outlook = "no end in sight"
         # nothing may be done yet: what others did meanwhile is taken off without being counted
-        left = f"{(self._total - self._done) / rate:.0f} s left" if rate else "no end in sight"
-        self._tell(f"{self._done}/{self._total} {self._unit}, {rate:.0f}/s, {left} {note}".rstrip())
+        if rate:
+            outlook = f"{(self._total - self._num_done) / rate:.0f} s left"
+        line = f"{self._num_done}/{self._total} {self._unit}, {rate:.0f}/s, {outlook} {note}"
+        self._tell(line.rstrip())
 
     def end(self) -> None:
         """Tell that all is done, and how long it took."""
         seconds = max(time.monotonic() - self._start, 1e-3)
-        rate = f"{self._done / seconds:.0f}/s"
-        done = f"{self._done}/{self._total} {self._unit}"
-        self._tell(f"{done}, done in {human_seconds(seconds)}, {rate}")
+        rate = f"{self._num_done / seconds:.0f}/s"
+        count = f"{self._num_done}/{self._total} {self._unit}"
+        self._tell(f"{count}, done in {human_seconds(seconds)}, {rate}")
 
     def _tell(self, text: str) -> None:
         if self._who:

@@ -13,43 +13,47 @@ _DIGEST = re.compile('"?([0-9a-f]{64})"?')
 _DIGEST_CHARS = 12
 
 
-def contrasted(one: str, other: str) -> tuple[str, str]:
+def contrasted(text: str, other: str) -> tuple[str, str]:
     """Return two texts, each cut to `MOST_CHARS` characters that show where they differ."""
-    if one == other or max(len(one), len(other)) <= MOST_CHARS:
-        return one, other
-    first = _first_difference(one, other)
-    if _DIGEST.fullmatch(one) and _DIGEST.fullmatch(other) and first < _DIGEST_CHARS:
-        return _digest_start(one), _digest_start(other)
-    start = first - _BEFORE if first >= MOST_CHARS // 2 else 0
-    return _window(one, start), _window(other, start)
+    if text == other or max(len(text), len(other)) <= MOST_CHARS:
+        return text, other
+    place = _first_difference(text, other)
+    if _DIGEST.fullmatch(text) and _DIGEST.fullmatch(other) and place < _DIGEST_CHARS:
+        return _digest_start(text), _digest_start(other)
+    start = 0
+    if place >= MOST_CHARS // 2:
+        start = place - _BEFORE
+    return _window(text, start), _window(other, start)
 
 
 def joined(lines: Sequence[str], most: int = _MOST_IN_ALL) -> str:
     """Return as many of the lines as `most` characters hold, and how many more there are."""
-    shown: list[str] = []
+    pieces: list[str] = []
     room = most
     for line in lines:
         room -= len(line) + 2
-        if room < 0 and shown:
+        if room < 0 and pieces:
             break
-        shown.append(shortened(line, most))
-    if more := len(lines) - len(shown):
-        shown.append(f"and {more} more")
-    return "; ".join(shown)
+        pieces.append(shortened(line, most))
+    if more := len(lines) - len(pieces):
+        pieces.append(f"and {more} more")
+    return "; ".join(pieces)
 
 
-def _first_difference(one: str, other: str) -> int:
+def _first_difference(text: str, other: str) -> int:
     """Return the first place at which two texts differ, which may be the end of one."""
-    shorter = min(len(one), len(other))
-    for place in range(shorter):
-        if one[place] != other[place]:
+    length = min(len(text), len(other))
+    for place in range(length):
+        if text[place] != other[place]:
             return place
-    return shorter
+    return length
 
 
 def _window(text: str, start: int) -> str:
     """Return as much of `text` from `start` on as is shown, with dots where it is cut."""
-    before = "..." if start else ""
+    before = ""
+    if start:
+        before = "..."
     piece = text[start:]
     if len(before) + len(piece) <= MOST_CHARS:
         return before + piece

@@ -17,6 +17,7 @@ from kdcache.runtime.distributed import own_place
 
 _DEVICE = re.compile(r"auto|cpu(:0)?|cuda(:[0-9]+)?")
 _MOST_WORKERS = 1024
+_MOST_OWN_WORKERS = 8  # where the user gives no number
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -34,16 +35,19 @@ class ComputeConfig:
     channels_last: bool = False
     compile: bool = False
     """Whether models go through torch.compile."""
-    workers: int = field(default_factory=lambda: min(_cores(), 8))
+    workers: int = field(default_factory=lambda: min(_num_cores(), _MOST_OWN_WORKERS))
     """Loader processes; 0 renders views in the main process."""
 
     def __post_init__(self) -> None:
         if not _DEVICE.fullmatch(self.device):
-            known = "use auto, cpu, cuda or cuda:N"
-            raise UsageError(f"device {self.device!r} is none that kdcache runs on; {known}")
+            raise UsageError(
+                f"device {self.device!r} is none that kdcache runs on; use auto, cpu, cuda or"
+                " cuda:N"
+            )
         if not 0 <= self.workers <= _MOST_WORKERS:
-            wanted = f"it must be from 0 to {_MOST_WORKERS}"
-            raise UsageError(f"compute.workers is {self.workers}; {wanted}")
+            raise UsageError(
+                f"compute.workers is {self.workers}; it must be from 0 to {_MOST_WORKERS}"
+            )
 
 
 def device_type(name: str) -> str:
@@ -60,7 +64,9 @@ class Compute:
         if self.device.type == "cuda" and self.device.index is not None:
             # events, generators and pinned memory are those of the current device
             torch.cuda.set_device(self.device)
-        self._format = torch.channels_last if config.channels_last else torch.contiguous_format
+        self._format = torch.contiguous_format
+        if config.channels_last:
+            self._format = torch.channels_last
         self._require_precision()
 
     def _require_precision(self) -> None:
@@ -68,15 +74,15 @@ class Compute:
         dtype = _AUTOCAST.get(self.config.precision)
         if dtype is None:
             return
-        told = f"precision {self.config.precision} is not for device {self.device}; use float32"
+        message = f"precision {self.config.precision} is not for device {self.device}; use float32"
         try:
             with self.autocast():
-                one = torch.ones(1, 1, device=self.device)
-                if (one @ one).dtype == dtype:
-                    return
+                matrix = torch.ones(1, 1, device=self.device)
+                product = matrix @ matrix
         except RuntimeError as error:
-            raise UsageError(told) from error
-        raise UsageError(told)
+            raise UsageError(message) from error
+        if product.dtype != dtype:
+            raise UsageError(message)
 
     @property
     def pin_memory(self) -> bool:
@@ -87,7 +93,9 @@ class Compute:
     def place(self, model: nn.Module) -> nn.Module:
         """Return the model on the device, in the memory format, compiled if so configured."""
         model = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
-        return torch.compile(model) if self.config.compile else model  # type: ignore[return-value]
+        if not self.config.compile:
+            return model
+        return torch.compile(model)  # type: ignore[return-value]
 
     def move(self, tensor: Tensor) -> Tensor:
         """Return the tensor on the device, without waiting for the copy; images come in the memory
@@ -128,24 +136,31 @@ class Compute:
     def peak_memory(self) -> dict[str, int]:
         """Return the peak memory of this process in bytes: `host` (resident), and `device` on
         CUDA."""
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if sys.platform != "darwin":  # which alone counts bytes, not kibibytes
+            resident *= 1024
+        peak = {"host": resident}
         if self.device.type == "cuda":
             peak["device"] = torch.cuda.max_memory_allocated(self.device)
         return peak
 
 
-def _cores() -> int:
+def _num_cores() -> int:
     """Return how many cores this process may use, which Slurm and containers can limit."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    # Slurm may show each process its own GPU only: then all are number 0
+        name = "cpu"
+        if torch.cuda.is_available():
+            name = "cuda"
     if name == "cuda" and own_place().world_size > 1:
-        name = f"cuda:{own_place().local_rank % max(torch.cuda.device_count(), 1)}"
+        # Slurm may show each process its own GPU only: then all are number 0
+        number = own_place().local_rank % max(torch.cuda.device_count(), 1)
+        name = f"cuda:{number}"
     try:
         device = torch.device(name)
     except RuntimeError as error:  # a number past all that there can be

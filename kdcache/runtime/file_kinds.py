@@ -44,8 +44,15 @@ _TEXT_STARTS = {
     b"<svg": "an SVG drawing",
     b"<?xml": "an XML file",
 }
-_BRANDS = {b"avif": "an AVIF image", b"avis": "an AVIF image", b"mif1": "a HEIF image"}
-_HEIC = (b"heic", b"heix", b"hevc", b"heim")
+_BRANDS = {
+    b"avif": "an AVIF image",
+    b"avis": "an AVIF image",
+    b"mif1": "a HEIF image",
+    b"heic": "a HEIC image",
+    b"heix": "a HEIC image",
+    b"hevc": "a HEIC image",
+    b"heim": "a HEIC image",
+}
 ZEROS = "a file that begins with zero bytes"
 _ALL_ZEROS = 64
 _LONGEST_HEAD = 512
@@ -65,8 +72,7 @@ def binary_kind_of(data: bytes) -> str | None:
     if not head[:_ALL_ZEROS].strip(b"\0"):
         return ZEROS
     if head[4:8] == b"ftyp":
-        brand = head[8:12]
-        return "a HEIC image" if brand in _HEIC else _BRANDS.get(brand, "a film")
+        return _BRANDS.get(head[8:12], "a film")
     for offset, part, kind in _LATER:
         if head[offset:].startswith(part):
             return kind
@@ -74,4 +80,7 @@ def binary_kind_of(data: bytes) -> str | None:
 
 
 def _first_of(starts: Mapping[bytes, str], head: bytes) -> str | None:
-    return next((kind for start, kind in starts.items() if head.startswith(start)), None)
+    for start, kind in starts.items():
+        if head.startswith(start):
+            return kind
+    return None

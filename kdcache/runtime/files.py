@@ -52,7 +52,9 @@ def temporary_beside(path: Path) -> Path:
 def name_of_temporary(name: str) -> str | None:
     """Return the name that a temporary file was to get; None if it is none of kdcache's."""
     match = _TEMPORARY.fullmatch(name)
-    return match[1] if match else None
+    if match is None:
+        return None
+    return match[1]
 
 
 @contextmanager

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
 
-from kdcache.errors import SourceError, brief, shortened
 from kdcache.runtime.file_kinds import kind_of
 from kdcache.runtime.files import NotPlainError, plain_bytes
 from kdcache.runtime.wording import human_bytes
@@ -42,21 +40,10 @@ STORED_FORMATS = {
 """The format of an image in a cache, by its extension."""
 
 # of a TIFF: its decoder allocates a whole tile, however small the image is
-_TILE_SIDES = (322, 323)
+_TILE_WIDTH = 322
+_TILE_HEIGHT = 323
 _DECODERS = re.compile(r"/(PIL/(ImageFile|\w+ImagePlugin)|torchvision/io/image)\.py$")
 _DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)
-_HALF_A_LEVEL = 0.5 / 255  # by which a resize may leave the range
-_CHANNELS = (1, 3, 4)
-_HINTS = {
-    "bytes": "decode them: PIL.Image.open(io.BytesIO(...))",
-    "str": "open the file: PIL.Image.open(path)",
-    "PosixPath": "open the file: PIL.Image.open(path)",
-    "NoneType": "cv2.imread gives None for a file that it cannot read",
-    "dict": "give the image in it",
-}
-
-
-Array = np.ndarray[Any, np.dtype[Any]] | torch.Tensor
 
 
 class UndecodableError(ValueError):
@@ -123,13 +110,13 @@ def decode_stored(data: bytes, extension: str) -> Image.Image:
     Raises:
         UndecodableError: it is of another format, of more than MOST_STORED_PIXELS, or damaged.
     """
-    wanted = STORED_FORMATS.get(extension)
-    if wanted is None:
+    stored_format = STORED_FORMATS.get(extension)
+    if stored_format is None:
         raise UndecodableError(
             f"images in a cache are {', '.join(STORED_FORMATS)}, not {extension!r}"
         )
-    image = open_image(data, [wanted])
-    if image.format != wanted:  # Pillow opens MPO as JPEG
+    image = open_image(data, [stored_format])
+    if image.format != stored_format:  # Pillow opens MPO as JPEG
         raise UndecodableError(f"it is of format {image.format}, and its name says {extension}")
     if reason := too_large(image):
         raise UndecodableError(reason)
@@ -139,16 +126,26 @@ def decode_stored(data: bytes, extension: str) -> Image.Image:
 def too_large(image: Image.Image) -> str | None:
     """Return why a cache does not hold an image, which need not be decoded yet, if it is too
     large."""
-    sides = [image.size]
-    if image.format == "TIFF":
-        tags = getattr(image, "tag_v2", {})
-        tile = [tags.get(tag, 1) for tag in _TILE_SIDES]
-        if all(isinstance(side, int) for side in tile):
-            sides.append((tile[0], tile[1]))
-    width, height = max(sides, key=lambda size: size[0] * size[1])
+    width, height = image.size
+    tile_width, tile_height = _tile_size(image)
+    if tile_width * tile_height > width * height:
+        width = tile_width
+        height = tile_height
     if width * height <= MOST_STORED_PIXELS:
         return None
     return f"it has {width}x{height} pixels; images in a cache have at most {MOST_STORED_PIXELS:,}"
+
+
+def _tile_size(image: Image.Image) -> tuple[int, int]:
+    """Return the size of the tiles of a TIFF; (1, 1) without any."""
+    if image.format != "TIFF":
+        return 1, 1
+    tags = getattr(image, "tag_v2", {})
+    width = tags.get(_TILE_WIDTH, 1)
+    height = tags.get(_TILE_HEIGHT, 1)
+    if not isinstance(width, int) or not isinstance(height, int):
+        return 1, 1
+    return width, height
 
 
 def too_many_bytes(num_bytes: int) -> str | None:
@@ -184,150 +181,23 @@ def is_of_decoding(error: BaseException) -> bool:
     """
     if isinstance(error, (UndecodableError, UnidentifiedImageError, Image.DecompressionBombError)):
         return True
-    is_possible = isinstance(error, _DECODING_ERRORS) and getattr(error, "errno", None) is None
-    if not is_possible or "closed file" in str(error) or "[Errno" in str(error):
+    if not isinstance(error, _DECODING_ERRORS) or getattr(error, "errno", None) is not None:
         return False
-    places = traceback.extract_tb(error.__traceback__)
-    if any(place.name == "save" for place in places):  # an encoder, in the same files
+    if "closed file" in str(error) or "[Errno" in str(error):
         return False
-    return any(_DECODERS.search(place.filename) for place in places)
-
-
-def as_image(item: Any, name: str) -> Image.Image:
-    """Return what a data set gives as an image, decoded.
-
-    Taken are an image of Pillow's; arrays uint8 `[height, width]` and `[height, width, 1, 3 or 4]`;
-    tensors uint8 `[height, width]` and `[1, 3 or 4, height, width]`; and both with floats from 0 to
-    1.
-
-    Args:
-        item: that was given.
-        name: of the sample, for messages.
-
-    Raises:
-        SourceError: it is anything else; the message says what came and what is wanted.
-    """
-    if isinstance(item, Image.Image):
-        if 0 in item.size:
-            raise _refused(item, name, "")
-        try:
-            item.load()
-        except ValueError as error:
-            if "closed file" not in str(error):
-                raise
-            raise SourceError(
-                f"{name} has an image whose file was closed before it was read; call image.load()"
-                " before"
-            ) from error
-        return item
-    if not isinstance(item, (np.ndarray, torch.Tensor)):
-        raise _refused(item, name, _HINTS.get(type(item).__name__, ""))
-    is_float = _is_float(item)
-    if not is_float and item.dtype not in (np.uint8, torch.uint8):
-        raise _refused(item, name, _dtype_hint(item))
-    _check_shape(item, name)
-    if is_float:
-        low, high = _range(item)
-        is_in_range = low >= -_HALF_A_LEVEL and high <= 1 + _HALF_A_LEVEL  # a NaN is in none
-        if not is_in_range:
-            hint = "leave normalisation to the model"
-            if low >= 0 and high <= 255:
-                hint = "divide by 255"
-            raise _refused(item, name, hint)
-    from torchvision.transforms.v2.functional import to_pil_image  # noqa: PLC0415
-
-    if isinstance(item, torch.Tensor) and item.dtype == torch.bfloat16:  # which numpy lacks
-        item = item.float()
-    return to_pil_image(item)  # type: ignore[no-any-return]
-
-
-def _is_float(item: Array) -> bool:
-    if isinstance(item, torch.Tensor):
-        return item.dtype.is_floating_point
-    return item.dtype.kind == "f"
-
-
-def _check_shape(item: Array, name: str) -> None:
-    is_tensor = isinstance(item, torch.Tensor)
-    place = 0 if is_tensor else 2
-    shape = tuple(item.shape)
-    is_flat = len(shape) == 2
-    has_channels = len(shape) == 3 and shape[place] in _CHANNELS
-    if (is_flat or has_channels) and 0 not in shape:
-        return
-    hint = ""
-    if len(shape) == 3 and shape[2 - place] in _CHANNELS:
-        hint = "permute(2, 0, 1)" if is_tensor else "transpose(1, 2, 0)"
-    if len(shape) == 4:
-        hint = "give one image, not a batch"
-    raise _refused(item, name, hint)
-
-
-def _refused(item: Any, name: str, hint: str) -> SourceError:
-    """Return the error about what a data set gives in the place of an image."""
-    way_out = f"; {hint}" if hint else ""
-    return SourceError(
-        f"{name} has {described(item)} as its image; wanted is an image of Pillow's, a uint8 array"
-        " [height, width] or [height, width, 1, 3 or 4], a uint8 tensor [1, 3 or 4, height,"
-        f" width], or either with floats from 0 to 1{way_out}"
-    )
-
-
-def described(item: Any) -> str:
-    """Return what a value is, for messages: its type and, of an array, its numbers' type, shape and
-    range."""
-    if isinstance(item, Image.Image):
-        return f"an image of {item.width}x{item.height} pixels, mode {item.mode}"
-    if isinstance(item, (np.ndarray, torch.Tensor)):
-        return _described_array(item)
-    if isinstance(item, dict):
-        return f"a dict with {brief(', '.join(map(repr, item)))}"
-    if isinstance(item, (tuple, list)):
-        kinds = ", ".join(type(part).__name__ for part in item[:5])
-        return f"a {type(item).__name__} of {len(item)} ({kinds})"
-    if item is None or isinstance(item, (int, np.integer)):
-        return str(item)
-    is_plain = isinstance(item, (str, bytes, float, np.generic, Path))
-    value = f"{type(item).__name__} {shortened(repr(item), 40)}" if is_plain else ""
-    # the repr of an unknown object could be anything
-    return value or f"an object of class {type(item).__name__}"
-
-
-def _described_array(item: Array) -> str:
-    kind = "a tensor" if isinstance(item, torch.Tensor) else "an array"
-    text = f"{kind} {str(item.dtype).removeprefix('torch.')} {list(item.shape)}"
-    if isinstance(item, torch.Tensor):
-        is_number = not item.dtype.is_complex
-    else:
-        is_number = item.dtype.kind in "biuf"
-    if not is_number or 0 in item.shape:
-        return text
-    low, high = _range(item)
-    return f"{text} from {low:g} to {high:g}"
-
-
-def _range(item: Array) -> tuple[float, float]:
-    if isinstance(item, torch.Tensor):
-        item = item.detach().to("cpu", torch.float64).numpy()
-    return float(item.min()), float(item.max())
-
-
-def _dtype_hint(item: Array) -> str:
-    name = str(item.dtype).removeprefix("torch.")
-    if name == "bool":
-        return "for black and white multiply by 255 as uint8"
-    if name == "uint16":
-        return "keep the upper eight bits: (image >> 8).astype(numpy.uint8)"
-    if not name.startswith(("int", "uint")) or 0 in item.shape:
-        return ""
-    low, high = _range(item)
-    return "make it uint8" if low >= 0 and high <= 255 else ""
+    is_of_decoder = False
+    for place in traceback.extract_tb(error.__traceback__):
+        if place.name == "save":  # an encoder, in the same files
+            return False
+        if _DECODERS.search(place.filename):
+            is_of_decoder = True
+    return is_of_decoder
 
 
 def _what_else(data: bytes, formats: Sequence[str]) -> str:
     """Return what bytes are that are no image of some formats."""
     kind = kind_of(data) or f"a file that begins with {bytes(data[:12])!r}"
-    if any(f"a {name} image" == kind for name in formats):
+    if kind in [f"a {name} image" for name in formats]:
         return f"it begins as {kind} and is damaged"
     return f"it is {kind}; images are {', '.join(formats)}"
 

@@ -27,6 +27,7 @@ _ALONE_WAY = f"set {ALONE} to run alone"
 _FIRST_PORT = 10_000
 _NUM_PORTS = 20_000  # below those that systems give out by themselves
 _STEPS_PER_JOB = 64
+_MOST_QUOTED = 20
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,18 @@ def own_place() -> Place:
         UsageError: variables in the environment that are no numbers, or a rank that is not below
             the number of processes.
     """
-    if _is_told_alone(os.environ):
+    variables = os.environ
+    if _is_alone(variables):
         return Place()
-    for names in PLACES:
-        texts = [os.environ.get(name) for name in names]
-        if None not in texts[:2]:
-            return _checked_place(dict(zip(names, [*texts[:2], texts[2] or "0"], strict=True)))
+    for rank, count, local_rank in PLACES:
+        if rank in variables and count in variables:
+            local_number = variables.get(local_rank) or "0"
+            numbers = {
+                rank: variables[rank],
+                count: variables[count],
+                local_rank: local_number,
+            }
+            return _checked_place(numbers)
     return Place()
 
 
@@ -74,19 +81,20 @@ def require_count() -> None:
     Raises:
         UsageError: there is a variable of a rank, and none that says of how many.
     """
-    told = os.environ
-    if _is_told_alone(told) or any(rank in told and count in told for rank, count, _ in PLACES):
+    variables = os.environ
+    if _is_alone(variables) or _says_place(variables):
         return
     for rank, count, _ in PLACES:
-        if rank in told and rank != "SLURM_PROCID":  # which a batch script of one task has too
+        # a batch script of one task has SLURM_PROCID too
+        if rank in variables and rank != "SLURM_PROCID":
             raise UsageError(
-                f"{rank}={told[rank][:20]} in the environment says that this is one of several "
+                f"{_quoted(variables, rank)} says that this is one of several "
                 f"processes, and not of how many; set {count} to their number (of a Kubernetes job "
                 f"its completions), or {_ALONE_WAY}"
             )
-    if told.get("WORLD_SIZE", "1") != "1":
+    if variables.get("WORLD_SIZE", "1") != "1":
         raise UsageError(
-            f"WORLD_SIZE={told['WORLD_SIZE'][:20]} in the environment says that there are several "
+            f"{_quoted(variables, 'WORLD_SIZE')} says that there are several "
             f"processes, and not which this is; set RANK, from 0, or {_ALONE_WAY}"
         )
 
@@ -97,33 +105,45 @@ def find_meeting() -> Meeting | None:
     Raises:
         UsageError: there are others, as some variable says, and nothing says how to join them.
     """
-    told = os.environ
-    if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= told.keys():
-        return _of_variables(own_place(), told["MASTER_ADDR"], told.get("MASTER_PORT"))
-    if _is_told_alone(told):
+    variables = os.environ
+    if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= variables.keys():
+        return _of_variables(own_place(), variables["MASTER_ADDR"], variables.get("MASTER_PORT"))
+    if _is_alone(variables):
         return None
-    if told.get("SLURM_STEP_NUM_TASKS") == "1" and own_place().world_size == 1:
+    if variables.get("SLURM_STEP_NUM_TASKS") == "1" and own_place().world_size == 1:
         return None
-    if _is_slurm_step(told):
-        return _of_slurm(told)
-    _refuse_lone(told)
+    if _is_slurm_step(variables):
+        return _of_slurm(variables)
+    _refuse_lone(variables)
     return None
 
 
-def _is_told_alone(told: Mapping[str, str]) -> bool:
-    return told.get("WORLD_SIZE") == "1" and told.get("RANK", "0") == "0"
+def _is_alone(variables: Mapping[str, str]) -> bool:
+    return variables.get("WORLD_SIZE") == "1" and variables.get("RANK", "0") == "0"
 
 
-def _checked_place(values: Mapping[str, str | None]) -> Place:
-    told = ", ".join(f"{name}={str(value)[:20]}" for name, value in values.items())
+def _says_place(variables: Mapping[str, str]) -> bool:
+    """Return whether a launcher says which this process is, and of how many."""
+    return any(rank in variables and count in variables for rank, count, _ in PLACES)
+
+
+def _quoted(variables: Mapping[str, str], name: str) -> str:
+    """Return how a message names a variable; its value may be of any length."""
+    return f"{name}={variables[name][:_MOST_QUOTED]} in the environment"
+
+
+def _checked_place(variables: Mapping[str, str]) -> Place:
+    """Return the place that the variables of rank, count and rank on the machine say."""
+    texts = [f"{name}={value[:_MOST_QUOTED]}" for name, value in variables.items()]
+    text = ", ".join(texts)
     way_out = "unset them to run alone"
     try:
-        place = Place(*(int(value or "") for value in values.values()))
+        place = Place(*map(int, variables.values()))
     except ValueError:
-        raise UsageError(f"{told} in the environment must be numbers; {way_out}") from None
+        raise UsageError(f"{text} in the environment must be numbers; {way_out}") from None
     if not 0 <= place.rank < place.world_size:
         reason = "the rank must be below the count"
-        raise UsageError(f"{told} in the environment: {reason}; {way_out}")
+        raise UsageError(f"{text} in the environment: {reason}; {way_out}")
     return place
 
 
@@ -143,33 +163,40 @@ def _of_variables(place: Place, address: str, port: str | None) -> Meeting:
     )
 
 
-def _is_slurm_step(told: Mapping[str, str]) -> bool:
+def _is_slurm_step(variables: Mapping[str, str]) -> bool:
     """Return whether srun started this very process, not a daemon of mpirun above it."""
     rank, count, _ = PLACES[3]
-    if rank not in told or told.get(count, "1") == "1":
+    if rank not in variables or variables.get(count, "1") == "1":
         return False
     place = own_place()
-    return (str(place.rank), str(place.world_size)) == (told[rank], told[count])
+    return str(place.rank) == variables[rank] and str(place.world_size) == variables[count]
 
 
-def _of_slurm(told: Mapping[str, str]) -> Meeting:
-    hosts = told.get("SLURM_STEP_NODELIST") or told.get("SLURM_JOB_NODELIST") or ""
-    address = told.get("MASTER_ADDR") or first_host(hosts)
+def _of_slurm(variables: Mapping[str, str]) -> Meeting:
+    hosts = variables.get("SLURM_STEP_NODELIST") or variables.get("SLURM_JOB_NODELIST") or ""
+    address = variables.get("MASTER_ADDR") or first_host(hosts)
     if not address:
         raise UsageError(
             "srun started several tasks, and SLURM_STEP_NODELIST does not name their first machine,"
             " by which they would meet; set MASTER_ADDR to it"
         )
-    port = told.get("MASTER_PORT") or str(_slurm_port(told))
+    port = variables.get("MASTER_PORT") or str(_slurm_port(variables))
     meeting = _of_variables(own_place(), address, port)
     return replace(meeting, is_held=False, shares_number=True)
 
 
-def _slurm_port(told: Mapping[str, str]) -> int:
+def _slurm_port(variables: Mapping[str, str]) -> int:
     """Return a port that all tasks of a step know, and other steps most likely do not take."""
-    job, step = (told.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-    numbers = [int(text) if text.isdecimal() else 0 for text in (job, step)]
-    return _FIRST_PORT + (numbers[0] * _STEPS_PER_JOB + numbers[1]) % _NUM_PORTS
+    job = _number_in(variables.get("SLURM_JOB_ID", "0"))
+    step = _number_in(variables.get("SLURM_STEP_ID", "0"))
+    return _FIRST_PORT + (job * _STEPS_PER_JOB + step) % _NUM_PORTS
+
+
+def _number_in(text: str) -> int:
+    """Return the number that a text spells, 0 if it spells none."""
+    if not text.isdecimal():
+        return 0
+    return int(text)
 
 
 def first_host(hosts: str) -> str:
@@ -186,7 +213,7 @@ def first_host(hosts: str) -> str:
     return name
 
 
-def _refuse_lone(told: Mapping[str, str]) -> None:
+def _refuse_lone(variables: Mapping[str, str]) -> None:
     """Refuse to train alone where a launcher has started others: each would do the same."""
     joining = "set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each process"
     mpi = f"start them with torchrun or srun in the place of mpirun, or {joining}"
@@ -201,10 +228,10 @@ def _refuse_lone(told: Mapping[str, str]) -> None:
     }
     for name, way_out in ways.items():
         is_rank = name in ("RANK", "JOB_COMPLETION_INDEX")
-        if name not in told or (not is_rank and told[name] in ("0", "1")):
+        if name not in variables or (not is_rank and variables[name] in ("0", "1")):
             continue
         raise UsageError(
-            f"{name}={told[name][:20]} in the environment says that this process is one of several,"
+            f"{_quoted(variables, name)} says that this process is one of several,"
             f" and nothing tells how to join them: each would train alone; {way_out}; or"
             f" {_ALONE_WAY}"
         )

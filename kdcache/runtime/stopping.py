@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from types import FrameType
@@ -22,8 +22,14 @@ from kdcache.runtime.launch import own_place
 
 T = TypeVar("T")
 
-_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGXCPU,
+)
 """What schedulers, launchers and users send to end a process in good order."""
 AGAIN_SECONDS = 1.0
 """A second Ctrl-C counts from then on: one may arrive twice, from the terminal and a launcher."""
@@ -44,7 +50,7 @@ class StopInterrupt(KeyboardInterrupt):
         return _FIRST_EXIT_CODE + self.number
 
 
-def _nothing_kept() -> str:
+def _keep_nothing() -> str:
     return ""
 
 
@@ -57,7 +63,8 @@ class _State:
         self.since = 0.0
         self.depth = 0
         self.is_heeded = False
-        self.kept: Callable[[], str] = _nothing_kept
+        self.keep: Callable[[], str] = _keep_nothing
+        """Keeps what there is to keep when a signal ends the work, and says so."""
         self.starts_apart = False
 
 
@@ -77,26 +84,26 @@ def signal_name(number: int) -> str:
 @contextmanager
 def interrupting() -> Iterator[None]:
     """Let a signal end the block at once, by StopInterrupt, but where something inside heeds it."""
-    with _hearing(is_heeded=False, kept=_state.kept):
+    with _hearing(is_heeded=False, keep=_state.keep):
         yield
 
 
 @contextmanager
-def heeding(kept: Callable[[], str]) -> Iterator[None]:
+def heeding(keep: Callable[[], str]) -> Iterator[None]:
     """Remember a signal instead of ending; the block must `look` where nothing would be lost.
 
     Args:
-        kept: called when the block ends for a signal. It keeps what there is to keep, and returns
+        keep: called when the block ends for a signal. It keeps what there is to keep, and returns
             how the message goes on after `stopped by SIGTERM`: `: 79 units written`.
     """
-    with _hearing(is_heeded=True, kept=kept):
+    with _hearing(is_heeded=True, keep=keep):
         yield
 
 
 @contextmanager
 def hearing_again() -> Iterator[None]:
     """Hear signals as before, where a library may have taken them over meanwhile."""
-    with _hearing(is_heeded=_state.is_heeded, kept=_state.kept):
+    with _hearing(is_heeded=_state.is_heeded, keep=_state.keep):
         yield
 
 
@@ -112,7 +119,7 @@ def at_once() -> Iterator[None]:
         return
     look()
     try:
-        with _hearing(is_heeded=False, kept=_state.kept):
+        with _hearing(is_heeded=False, keep=_state.keep):
             yield
     except StopInterrupt:
         look()
@@ -169,39 +176,43 @@ def outlive_signals() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _pass_over)
             signal.siginterrupt(number, False)
-    _unblock(SIGNALS)
+    _unblock_all_but(())
 
 
 @contextmanager
-def _hearing(*, is_heeded: bool, kept: Callable[[], str]) -> Iterator[None]:
+def _hearing(*, is_heeded: bool, keep: Callable[[], str]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # where Python runs no handler
         yield
         return
-    before = (_state.is_heeded, _state.kept)
+    was_heeded = _state.is_heeded
+    outer_keeping = _state.keep
     handlers = _installed()
     _state.is_heeded = is_heeded
-    _state.kept = kept
+    _state.keep = keep
     _state.depth += 1
     try:
         yield
     finally:
         _state.depth -= 1
-        _state.is_heeded, _state.kept = before
+        _state.is_heeded = was_heeded
+        _state.keep = outer_keeping
         for number, handler in handlers.items():
             signal.signal(number, handler)
         if not _state.depth:
             _state.number = 0
 
 
-def _installed() -> dict[int, Any]:
+def _installed() -> dict[signal.Signals, Any]:
     """Handle every signal that is not ignored; return the handlers before."""
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    # None: handled outside Python, which could not be brought back
-    others = (signal.SIG_IGN, None)
-    heard = {number: handler for number, handler in handlers.items() if handler not in others}
-    for number in heard:
+    handlers: dict[signal.Signals, Any] = {}
+    for number in SIGNALS:
+        handler = signal.getsignal(number)
+        # None: handled outside Python, which could not be brought back
+        if handler not in (signal.SIG_IGN, None):
+            handlers[number] = handler
+    for number in handlers:
         signal.signal(number, _handle)
-    return heard
+    return handlers
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
@@ -221,8 +232,9 @@ def _acknowledge(number: int) -> None:
     """Say that the signal was heard, with a system call: it may come in the middle of a print."""
     with suppress(OSError, ValueError, KdcacheError):
         if own_place().rank == 0:
-            told = "stopping; what is done is kept (Ctrl-C ends it at once)"
-            os.write(sys.stderr.fileno(), f"kdcache: {signal_name(number)}: {told}\n".encode())
+            name = signal_name(number)
+            line = f"kdcache: {name}: stopping; what is done is kept (Ctrl-C ends it at once)\n"
+            os.write(sys.stderr.fileno(), line.encode())
 
 
 def _pass_over(number: int, frame: FrameType | None) -> None:
@@ -230,7 +242,7 @@ def _pass_over(number: int, frame: FrameType | None) -> None:
 
 
 def _stop(number: int) -> NoReturn:
-    error = StoppedError(f"stopped by {signal_name(number)}{_state.kept()}; {WAY_OUT}")
+    error = StoppedError(f"stopped by {signal_name(number)}{_state.keep()}; {WAY_OUT}")
     error.exit_code = _FIRST_EXIT_CODE + number
     raise error
 
@@ -245,11 +257,11 @@ def _start_servers() -> None:
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # once more: some are let through by then
     forkserver.ensure_running()
-    _unblock(number for number in SIGNALS if number not in before)
+    _unblock_all_but(before)
 
 
 def _restore_mask() -> None:
-    _unblock(number for number in SIGNALS if number not in _own.mask)
+    _unblock_all_but(_own.mask)
 
 
 def _after_fork_in_child() -> None:
@@ -259,16 +271,20 @@ def _after_fork_in_child() -> None:
     _state.number = 0
     _state.is_heeded = False
     for number in SIGNALS:
-        if signal.getsignal(number) is _handle:
-            is_ctrl_c = number == signal.SIGINT
-            signal.signal(number, signal.default_int_handler if is_ctrl_c else signal.SIG_DFL)
+        if signal.getsignal(number) is not _handle:
+            continue
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+        else:
+            signal.signal(number, signal.SIG_DFL)
     _restore_mask()
 
 
-def _unblock(numbers: Iterable[int]) -> None:
+def _unblock_all_but(blocked: Container[int]) -> None:
     """Let signals come that wait, one by one: frames of several may not fit on their stack."""
-    for number in numbers:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+    for number in SIGNALS:
+        if number not in blocked:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
 
 
 # Signals wait for the fork itself: none can come to a child that still has its parent's handlers.

@@ -68,9 +68,11 @@ def read_lines(path: str | Path, what: str) -> list[Line]:
     Raises:
         UsageError: see `read_text`; or two lines are equal.
     """
+    lines: list[Line] = []
     # not splitlines, which also cuts at characters that a file's name may hold
-    numbered = enumerate(read_text(path, what).split("\n"), 1)
-    lines = [Line(number, text.strip()) for number, text in numbered if text.strip()]
+    for number, line in enumerate(read_text(path, what).split("\n"), 1):
+        if text := line.strip():
+            lines.append(Line(number, text))
     require_unique(lines, f"{what} {path}")
     return lines
 
@@ -108,8 +110,11 @@ def read_columns(path: str | Path, what: str, words: Container[str] = ()) -> lis
 
 def _are_titles(fields: Sequence[str], words: Container[str]) -> bool:
     """Return whether fields name columns: all have a letter, and none is a word of the data."""
-    have_letters = all(any(char.isalpha() for char in field) for field in fields)
-    return have_letters and not any(field in words for field in fields)
+    return all(_has_letter(field) and field not in words for field in fields)
+
+
+def _has_letter(text: str) -> bool:
+    return any(char.isalpha() for char in text)
 
 
 def require_unique(items: Iterable[tuple[int, str]], where: str) -> None:
@@ -141,8 +146,9 @@ def path_text(data: bytes) -> str:
 def _encoding(data: bytes) -> str:
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "ascii"  # which it is not: the first mark of UTF-32 is that of UTF-16 too
-    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return "utf-16" if is_utf16 else "utf-8-sig"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return "utf-8-sig"
 
 
 def _looks_like(data: bytes) -> str:

@@ -23,44 +23,46 @@ def user_code(what: str, error: type[KdcacheError], *, way_out: str = "mend it")
 
     Raises:
         KdcacheError: of the class `error`: the code raised something. Errors of kdcache pass as
-            they are, and so do
-            those that are not about the code: memory that ran out, an interrupt.
+            they are, and so do those that are not about the code: memory that ran out, an
+            interrupt.
     """
     try:
         yield
     except (KdcacheError, MemoryError):
         raise
-    except (
-        Exception,
-        SystemExit,
-    ) as raised:  # a script that ends the interpreter when it is imported
+    # SystemExit: a script that ends the interpreter when it is imported
+    except (Exception, SystemExit) as exception:
         # torch's, of a GPU; torch need not be imported here
-        if type(raised).__name__ == "OutOfMemoryError":
+        if type(exception).__name__ == "OutOfMemoryError":
             raise
-        raise error(
-            f"{what} fails: {exception_text(raised)}{_place(raised)}; {way_out}"
-        ) from raised
+        reason = exception_text(exception)
+        raise error(f"{what} fails: {reason}{_place(exception)}; {way_out}") from exception
 
 
-def exception_text(raised: BaseException) -> str:
+def exception_text(exception: BaseException) -> str:
     """Return the class and the message of an exception, on one line of bounded length."""
-    message = one_line(str(raised), _LONGEST_REASON)
-    name = type(raised).__name__
-    return f"{name}: {message}" if message else name
+    message = one_line(str(exception), _LONGEST_REASON)
+    name = type(exception).__name__
+    if not message:
+        return name
+    return f"{name}: {message}"
 
 
-def _place(raised: BaseException) -> str:
+def _place(exception: BaseException) -> str:
     """Return where outside kdcache it was raised, as ` (file.py, line 7)`; nothing if unknown.
 
     The user's own file counts more than those of a library that it calls.
     """
-    frames = list(filter(_is_outside, traceback.extract_tb(raised.__traceback__)))
-    own = [frame for frame in frames if "site-packages" not in Path(frame.filename).parts]
-    for frame in reversed(own or frames):
-        return f" ({Path(frame.filename).name}, line {frame.lineno})"
-    return ""
+    place = ""
+    for frame in reversed(traceback.extract_tb(exception.__traceback__)):
+        file = Path(frame.filename)
+        if not file.exists() or file.is_relative_to(_OWN_FOLDER):
+            continue
+        if "site-packages" not in file.parts:
+            return _place_text(file, frame)
+        place = place or _place_text(file, frame)
+    return place
 
 
-def _is_outside(frame: traceback.FrameSummary) -> bool:
-    file = Path(frame.filename)
-    return file.exists() and not file.is_relative_to(_OWN_FOLDER)
+def _place_text(file: Path, frame: traceback.FrameSummary) -> str:
+    return f" ({file.name}, line {frame.lineno})"

@@ -21,9 +21,10 @@ _END_SECONDS = 2.0
 
 @dataclass(eq=False)
 class _Wait:
-    what: Callable[[], str]
+    what: str | Callable[[], str]
     start: float
-    told: float
+    last_line: float
+    """When it was said last."""
 
 
 class _Beat:
@@ -46,9 +47,9 @@ class _Beat:
 
     def remove(self, wait: _Wait) -> None:
         with self._lock:
-            mine = self._waits[threading.get_ident()]
-            mine.remove(wait)
-            if not mine:
+            own_waits = self._waits[threading.get_ident()]
+            own_waits.remove(wait)
+            if not own_waits:
                 del self._waits[threading.get_ident()]
 
     def _run(self) -> None:
@@ -61,7 +62,7 @@ class _Beat:
                 if not innermost:
                     self._wakes.clear()
             for wait in innermost:
-                if now - wait.told >= LINE_SECONDS:
+                if now - wait.last_line >= LINE_SECONDS:
                     _tell(wait)
 
 
@@ -76,7 +77,7 @@ def waiting(what: str | Callable[[], str]) -> Iterator[None]:
         what: is said after `waiting for`; a function is asked each time.
     """
     now = time.monotonic()
-    wait = _Wait(what if callable(what) else lambda: what, now, now)
+    wait = _Wait(what, now, now)
     _beat.add(wait)
     try:
         yield
@@ -85,10 +86,16 @@ def waiting(what: str | Callable[[], str]) -> Iterator[None]:
 
 
 def _tell(wait: _Wait) -> None:
-    wait.told = time.monotonic()
+    now = time.monotonic()
+    wait.last_line = now
+    what = wait.what
+    if callable(what):
+        what = what()
+    message = f"waiting for {what} ({now - wait.start:.0f} s so far)"
     place = own_place()
-    who = f"rank {place.rank}: " if place.world_size > 1 else ""
-    say(f"{who}waiting for {wait.what()} ({wait.told - wait.start:.0f} s so far)", by_all=True)
+    if place.world_size > 1:
+        message = f"rank {place.rank}: {message}"
+    say(message, by_all=True)
 
 
 class Background:

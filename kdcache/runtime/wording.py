@@ -14,7 +14,9 @@ def _form_of(number: int, noun: str) -> str:
     """Return a noun in its form after a number."""
     if number == 1:
         return noun
-    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    if noun.endswith("s"):
+        return f"{noun}es"
+    return f"{noun}s"
 
 
 def named(numbers: Sequence[int], noun: str) -> str:
@@ -24,18 +26,22 @@ def named(numbers: Sequence[int], noun: str) -> str:
 
 def human_bytes(count: float) -> str:
     """Return a number of bytes with a decimal unit."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB"):
         count /= 1000
-    raise AssertionError
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} TB"
 
 
 def human_seconds(seconds: float) -> str:
     """Return a duration in the unit that reads best."""
     if seconds < 120:
         return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def percent_done(done: int, total: int) -> str:
@@ -47,18 +53,33 @@ def percent_done(done: int, total: int) -> str:
     return f"{share} %"
 
 
-def ranges(numbers: Iterable[int]) -> str:
-    """Return numbers as `0 to 3, 7`; of very many spans the first, and how many more numbers there
-    are."""
+def ranges(numbers: Iterable[int], *, most_spans: int = _MOST_SPANS) -> str:
+    """Return numbers as `0 to 3, 7`; of more than `most_spans` spans the first, and how many more
+    numbers there are."""
+    spans = _spans(numbers)
+    parts: list[str] = []
+    for first, last in spans[:most_spans]:
+        parts.append(_span_text(first, last))
+    num_hidden = 0
+    for first, last in spans[most_spans:]:
+        num_hidden += last - first + 1
+    if num_hidden:
+        parts.append(f"and {num_hidden} more")
+    return ", ".join(parts) or "none"
+
+
+def _spans(numbers: Iterable[int]) -> list[list[int]]:
+    """Return the first and last number of each run of numbers that follow each other."""
     spans: list[list[int]] = []
     for number in sorted(numbers):
         if spans and number == spans[-1][1] + 1:
             spans[-1][1] = number
         else:
             spans.append([number, number])
-    shown = []
-    for first, last in spans[:_MOST_SPANS]:
-        shown.append(str(first) if first == last else f"{first} to {last}")
-    if hidden := sum(last - first + 1 for first, last in spans[_MOST_SPANS:]):
-        shown.append(f"and {hidden} more")
-    return ", ".join(shown) or "none"
+    return spans
+
+
+def _span_text(first: int, last: int) -> str:
+    if first == last:
+        return str(first)
+    return f"{first} to {last}"

@@ -15,7 +15,8 @@ from torch.utils.data import IterableDataset
 
 from kdcache.config.spec import Spec
 from kdcache.errors import SourceError
-from kdcache.runtime.images import as_image, described, file_bytes
+from kdcache.runtime.image_items import as_image, described
+from kdcache.runtime.images import file_bytes
 from kdcache.runtime.text_files import path_bytes
 from kdcache.runtime.user_code import user_code
 from kdcache.sources.files import Numbers, Paths, are_files, listed_path, stat_sizes

@@ -3,7 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from kdcache.config.spec import Spec, check_options, choose
+from kdcache.config.spec import Spec, choose
+from kdcache.config.user_functions import check_options
 from kdcache.errors import SourceError, UsageError
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.protocol import Source

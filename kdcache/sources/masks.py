@@ -12,8 +12,10 @@ from PIL import Image
 
 from kdcache.config.spec import Spec
 from kdcache.errors import SourceError
-from kdcache.runtime.images import UndecodableError, described, is_of_decoding
+from kdcache.runtime.image_items import described
+from kdcache.runtime.images import UndecodableError, is_of_decoding
 from kdcache.runtime.text_files import path_bytes
+from kdcache.runtime.wording import ranges
 from kdcache.shapes import IGNORED
 from kdcache.sources.dataset import MapStyle
 from kdcache.sources.files import Numbers, Paths, are_files, listed_path
@@ -137,7 +139,8 @@ class MaskSource(MapStyle):
         classes = self._table[known]
         if known is not ids or classes.min() < 0:
             wrong = np.unique(ids[(ids != known) | (classes < 0)])
-            known_ids = _ranges({one: one for one in self._ids if one != IGNORED})
+            class_ids = self._ids.keys() - {IGNORED}
+            known_ids = ranges(class_ids, most_spans=len(class_ids))
             listed = ", ".join(map(str, wrong[:5]))
             raise SourceError(
                 f"{self._name(index)} has a mask with id {listed}, which is no class: known are"
@@ -284,15 +287,3 @@ def _listed_masks(dataset: Any) -> Paths | None:
         if is_list and listed_path(listing[0]) is not None and are_files(listing):
             return cast(Paths, listing)
     return None
-
-
-def _ranges(numbers: Mapping[int, int]) -> str:
-    """Return the numbers as `0 to 10, 255`."""
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    spans = [str(low) if low == high else f"{low} to {high}" for low, high in parts]
-    return ", ".join(spans)

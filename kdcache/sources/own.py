@@ -6,9 +6,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from kdcache.config.spec import Spec, load_function, parse_spec
+from kdcache.config.spec import Spec, parse_spec
+from kdcache.config.user_functions import load_function
 from kdcache.errors import SourceError, UsageError, quoted, shortened
-from kdcache.runtime.images import as_image, described
+from kdcache.runtime.image_items import as_image, described
 from kdcache.runtime.user_code import user_code
 from kdcache.sources.dataset import IS_EMPTY, DatasetSource, MapStyle
 from kdcache.sources.folder_files import IMAGE_EXTENSIONS, extension_of

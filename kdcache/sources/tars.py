@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kdcache.config.spec import Spec, Value, check_options
+from kdcache.config.spec import Spec, Value
+from kdcache.config.user_functions import check_options
 from kdcache.errors import SourceError, UsageError
 from kdcache.runtime.console import say
 from kdcache.runtime.images import decode_image

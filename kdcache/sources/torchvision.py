@@ -7,7 +7,8 @@ from typing import Any
 
 from torchvision import datasets
 
-from kdcache.config.spec import Spec, check_options, choose
+from kdcache.config.spec import Spec, choose
+from kdcache.config.user_functions import check_options
 from kdcache.errors import SourceError, UsageError
 from kdcache.runtime.images import file_bytes, open_image
 from kdcache.runtime.user_code import exception_text

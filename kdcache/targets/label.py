@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from kdcache.errors import SourceError, quoted
-from kdcache.runtime.images import described
+from kdcache.runtime.image_items import described
 from kdcache.shapes import Labels
 from kdcache.targets.protocol import MixedTarget, StoredTarget
 

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from kdcache.errors import SourceError
-from kdcache.runtime.images import described, load_image, open_image
+from kdcache.runtime.image_items import described
+from kdcache.runtime.images import load_image, open_image
 from kdcache.shapes import IGNORED, Labels
 from kdcache.targets.protocol import MixedTarget, StoredTarget
 

@@ -19,7 +19,8 @@ from runs import CONV
 from kdcache.runtime.console import say
 from kdcache.sources import sample_warnings
 from kdcache_cli.commands import main
-from kdcache_cli.output import escape_what_cannot_be_shown, json_text
+from kdcache_cli.output import json_text
+from kdcache_cli.terminal import escape_what_cannot_be_shown
 
 TEXT = "née 日本 \udce9 a"
 

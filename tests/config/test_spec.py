@@ -10,15 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.config.spec import (
-    Spec,
-    build,
-    check_options,
-    choose,
-    load_function,
-    normal_spec,
-    parse_spec,
-)
+from kdcache.config.spec import Spec, build, choose, normal_spec, parse_spec
+from kdcache.config.user_functions import check_options, load_function
 from kdcache.errors import UsageError
 
 TEXT = st.text(st.characters(exclude_characters='"', exclude_categories=["Cs"]), max_size=12)

@@ -19,7 +19,7 @@ from processes import in_environment, launch, launched
 
 from kdcache import errors
 from kdcache.errors import KdcacheError, MismatchError, StoppedError
-from kdcache.runtime import distributed, waiting
+from kdcache.runtime import joining, waiting
 from kdcache.runtime.distributed import (
     StopLook,
     all_sum,
@@ -117,8 +117,8 @@ def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_who_cannot_join_is_told(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], device: str, reason: str
 ) -> None:
-    monkeypatch.setattr(distributed, "_JOIN_TIMEOUT", timedelta(seconds=0.2))
-    monkeypatch.setattr(distributed, "_TRY_SECONDS", 0.2)
+    monkeypatch.setattr(joining, "_JOIN_TIMEOUT", timedelta(seconds=0.2))
+    monkeypatch.setattr(joining, "_TRY_SECONDS", 0.2)
     alone = {
         "RANK": "0",
         "WORLD_SIZE": "1",
@@ -264,7 +264,7 @@ def test_all_processes_stop_at_the_same_look_wherever_the_signal_arrives(way: st
 
 
 def goes_away() -> None:
-    distributed._GRACE_SECONDS = 0.1
+    joining._GRACE_SECONDS = 0.1
     barrier()
     if rank() == 1:
         os._exit(3)

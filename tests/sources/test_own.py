@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from kdcache.cache.source_list import list_of, source_entry
 from kdcache.errors import KdcacheError, SourceError, UnreadableSampleError, UsageError
-from kdcache.runtime.images import UndecodableError, as_image
+from kdcache.runtime.image_items import as_image
+from kdcache.runtime.images import UndecodableError
 from kdcache.sources import Sample, open_source
 from kdcache.views import load_recipe
 

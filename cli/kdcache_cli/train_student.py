@@ -1,0 +1,192 @@
+"""The command `train-student`: a student trained from caches, or a plan of it."""
+
+from typing import Any
+
+import click
+
+from kdcache.runtime.wording import counted, human_bytes, human_seconds, named
+from kdcache_cli.options import JSON, PLAN, configured, shared
+from kdcache_cli.output import data_line, print_result
+
+
+@click.command("train-student")
+@click.argument("run", required=False)
+@click.option(
+    "--cache",
+    multiple=True,
+    help=(
+        "Cache that holds the teacher's logits; given again, more teachers, each with ,weight=X and"
+        " ,classes=FILE.csv."
+    ),
+    metavar="DIR|ADDRESS",
+)
+@click.option(
+    "--data",
+    help="Source; with a cache, the one it was made from  [a webdataset cache's own images].",
+    metavar="SPEC",
+)
+@click.option("--student", help="Model, such as timm:resnet18.", metavar="SPEC")
+@click.option(
+    "--loss",
+    help=(
+        "dist:tau=1,beta=2,gamma=2, kl:tau=4,weight=1, dkd:alpha=1,beta=8,tau=4,"
+        " nkd:gamma=1.5,tau=1 (these also take standardize=true), cwd:tau=4,weight=3 for maps (dist"
+        " and kl: ignore_masked=true), or ce; each with ce=1."
+    ),
+    metavar="SPEC",
+)
+@click.option(
+    "--tail", help="Tail of a topk cache: uniform, ghost or none  [uniform].", metavar="NAME"
+)
+@click.option("--epochs", type=int, help="Epochs in all  [100].", metavar="N")
+@click.option("--eval-data", help="Source to evaluate on after each epoch.", metavar="SPEC")
+@click.option(
+    "--seeds", help="Seeds to take turns over the epochs  [all of the cache].", metavar="A:B"
+)
+@click.option("--recipe", help="Recipe of the views, where there is no cache.", metavar="NAME|FILE")
+@click.option(
+    "--teacher",
+    help="A teacher to run in the loop, instead of a cache or with --on-miss.",
+    metavar="SPEC",
+)
+@click.option(
+    "--on-miss",
+    help="Views that the cache lacks: error, skip, or teacher (runs --teacher)  [error].",
+    metavar="NAME",
+)
+@click.option(
+    "--window",
+    type=int,
+    help=(
+        "Units whose rows are shuffled together, read as they come; as many as a seed has are all "
+        " [all]."
+    ),
+    metavar="N",
+)
+@click.option(
+    "--slab-dir",
+    help="Folder of slabs and copies from buckets  [KDCACHE_HOME/slabs].",
+    metavar="DIR",
+)
+@click.option("--slab-limit", type=float, help="GB of them that are kept  [20].", metavar="GB")
+@click.option(
+    "--wait-for-units",
+    type=float,
+    help="Seconds to wait for each unit of a dump that still runs.",
+    metavar="S",
+)
+@click.option(
+    "--samples",
+    help="Samples to train on: A:B, or a file of keys  [all that the caches hold].",
+    metavar="A:B|FILE",
+)
+@click.option("--lr", "optimizer__lr", type=float, help="Learning rate  [0.1].", metavar="X")
+@click.option(
+    "--run-seed", type=int, help="Decides initial weights, order and dropout  [0].", metavar="N"
+)
+@click.option(
+    "--tensorboard",
+    is_flag=True,
+    default=None,
+    help="Also write metrics for TensorBoard, in RUN/tensorboard.",
+)
+@shared
+@PLAN
+@JSON
+def train_student(
+    cache: tuple[str, ...],
+    file: str | None,
+    settings: tuple[str, ...],
+    plan: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Train a student into folder RUN. Run again, it goes on after the last checkpoint.
+
+    On several GPUs: torchrun --nproc-per-node N -m kdcache train-student ...
+    """
+    from kdcache.train import run as train
+
+    config = configured(
+        train.TrainConfig, "train-student", file, {"cache": cache or None, **flags}, settings
+    )
+    if plan:
+        planned = train.plan_training(config)
+        print_result(planned, _training_plan_lines(planned), as_json=as_json)
+        return
+    result = train.train_student(config)
+    print_result(result, _train_lines(result), as_json=as_json)
+
+
+def _training_plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    from kdcache.shapes import size_text
+
+    waits = f"{100 * plan['data_share']:.0f} % of the time is spent waiting for views"
+    views = f"views of {size_text(plan['size'])} pixels"
+    duration = human_seconds(plan["seconds"])
+    per_epoch = human_seconds(plan["epoch_seconds"])
+    lines = [
+        data_line(plan),
+        ("student", f"{plan['parameters']:,} parameters, {views}"),
+        ("teacher", plan["teacher"]),
+        ("epochs", _epochs_text(plan)),
+        ("speed", f"{plan['views_per_second']:.0f} views/s, {waits}"),
+        ("time left", f"{duration}, {per_epoch} an epoch, evaluation not counted"),
+        ("memory", _memory_text(plan["peak_memory"])),
+    ]
+    if plan["slab_bytes"]:
+        slab = human_bytes(plan["slab_bytes"])
+        lines.append(("slabs", f"{slab} under KDCACHE_HOME for each seed"))
+    return lines
+
+
+def _epochs_text(plan: dict[str, Any]) -> str:
+    """Return how long the epochs are, how many are done, and which seeds they take."""
+    steps = counted(plan["steps_per_epoch"], "step")
+    text = f"{plan['epochs']} of {steps}"
+    if plan["epochs_done"]:
+        text += f", {plan['epochs_done']} of them done"
+    text += f", {named(plan['seeds'], 'seed')}"
+    if len(plan["seeds"]) > 1:
+        text += " in turn"
+    return text
+
+
+def _memory_text(peak_memory: dict[str, int]) -> str:
+    parts: list[str] = []
+    for place, num_bytes in peak_memory.items():
+        parts.append(f"{human_bytes(num_bytes)} on the {place}")
+    return ", ".join(parts)
+
+
+def _train_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    steps = counted(result["steps"], "step")
+    return [
+        ("run", result["run"]),
+        ("epochs", f"{result['epochs']} ({steps}) in {human_seconds(result['seconds'])}"),
+        *_score_lines(result),
+        ("weights", f"{result['run']}/student.safetensors"),
+    ]
+
+
+def _score_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    name = "top1"
+    label = "top-1"
+    if "best_miou" in result:
+        name = "miou"
+        label = "mIoU"
+    pixels = ""
+    if "pixel_accuracy" in result:
+        pixels = f", {result['pixel_accuracy']:.2f} % of the pixels right"
+    lines: list[tuple[str, str]] = []
+    if name in result:
+        lines.append((label, f"{result[name]:.2f} %{pixels}"))
+    if f"ema_{name}" in result:
+        lines.append(("average", f"{result[f'ema_{name}']:.2f} %"))
+    if f"best_{name}" in result:
+        whose = "the student"
+        if result["best_weights"] == "ema":
+            whose = "the average"
+        score = f"{result[f'best_{name}']:.2f} %, {whose} after epoch {result['best_epoch']}"
+        lines.append(("best", f"{score}: {result['run']}/best.safetensors"))
+    return lines
