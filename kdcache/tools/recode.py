@@ -29,8 +29,8 @@ from kdcache.cache.documents.manifest import MANIFEST
 from kdcache.cache.documents.parts import Absence, MadeBy, Probe, RecodedFrom
 from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.opening import open_storage, probe_new, require_apart
+from kdcache.codec_error.cache_pairs import pairs_of_cache
 from kdcache.codec_error.calibration import fit_codec, sample_views
-from kdcache.codec_error.samples import pairs_of_cache
 from kdcache.codecs import (
     BasisCodec,
     Codec,
