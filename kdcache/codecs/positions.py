@@ -117,7 +117,8 @@ class PositionCodec:
         rows = flat.reshape(-1, self.classes)
         records = np.empty(len(rows), self.rows.record_dtype)
         for start in range(0, len(rows), _ROWS):
-            records[start : start + _ROWS] = self.rows.encode(rows[start : start + _ROWS])
+            part = rows[start : start + _ROWS]
+            records[start : start + _ROWS] = self.rows.encode(part)
         return self.of_rows(records, boxes)
 
     def of_rows(self, records: Records, boxes: Boxes | None = None) -> Records:

@@ -44,7 +44,9 @@ def default_codec(classes: int) -> str:
     The step suits ordinary logits; `kdcache.codec_error.calibration.fit_default` takes a smaller
     one where it does not.
     """
-    return "full:dtype=float16" if classes <= FEW_CLASSES else "lowrank:step=2"
+    if classes <= FEW_CLASSES:
+        return "full:dtype=float16"
+    return "lowrank:step=2"
 
 
 def codec_to_dict(codec: Codec) -> dict[str, Any]:
@@ -117,8 +119,12 @@ def _options(codec: Codec) -> dict[str, Any]:
 
 def _option_names(codec: Any) -> list[str]:
     """Return the names of the options of a codec, or of a class of codecs."""
-    options = [field.name for field in dataclasses.fields(codec) if is_option(field)]
-    return [name for name in options if name != "classes"]
+    names = []
+    for field in dataclasses.fields(codec):
+        if field.name == "classes" or not is_option(field):
+            continue
+        names.append(field.name)
+    return names
 
 
 def _older_defaults(name: str) -> Mapping[str, Any]:

@@ -91,7 +91,10 @@ def convert_cache(
     with heeding(lambda: f": {conversion.num_written} units written"):
         conversion.run(seeds)
     seconds = time.monotonic() - start
-    num_bytes = sum(target.whole_commit(*unit).num_bytes for unit in target.units())
+    num_bytes = 0
+    for unit in target.units():
+        num_bytes += target.whole_commit(*unit).num_bytes
+    num_views = len(seeds) * target.manifest.num_held
     return {
         "cache": str(target),
         "source": str(old),
@@ -101,7 +104,7 @@ def convert_cache(
         "units_written": conversion.num_written,
         "seconds": seconds,
         "bytes": num_bytes,
-        "bytes_per_view": num_bytes / (len(seeds) * target.manifest.num_held),
+        "bytes_per_view": num_bytes / num_views,
     }
 
 

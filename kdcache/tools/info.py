@@ -4,7 +4,6 @@ make comes on."""
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -275,9 +274,10 @@ def _shaded(coverage: Coverage, firsts: Sequence[int], width: int) -> str:
             present_units = present_units.intersection(asked_units)
         num_present[list(present_units)] += 1
     num_cells = min(width, num_units)
-    edges = [num_units * cell // num_cells for cell in range(num_cells + 1)]
     signs = []
-    for start, stop in pairwise(edges):
+    for cell in range(num_cells):
+        start = num_units * cell // num_cells
+        stop = num_units * (cell + 1) // num_cells
         present_in_cell = int(num_present[start:stop].sum())
         asked_in_cell = int(num_asked[start:stop].sum())
         signs.append(_shade(present_in_cell, asked_in_cell))
