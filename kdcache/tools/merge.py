@@ -305,8 +305,7 @@ def _sample_numbers(source: Cache, samples: str | None, data: str | None) -> Row
         return source.samples
     manifest = source.manifest
     numbers = np.unique(parse_samples(samples, manifest.rows, lambda: _names(source, data)))
-    if source.samples is not None:
-        _require_samples(source, samples, numbers)
+    _require_samples(source, samples, numbers)
     if len(numbers) == manifest.num_held:
         return source.samples
     if manifest.has_images:
@@ -315,7 +314,9 @@ def _sample_numbers(source: Cache, samples: str | None, data: str | None) -> Row
 
 
 def _require_samples(source: Cache, samples: str, numbers: Rows) -> None:
-    """Raise a UsageError if a subset does not hold samples of these numbers."""
+    """Raise a UsageError if a cache is a subset that does not hold samples of these numbers."""
+    if source.samples is None:
+        return
     absent_numbers = np.setdiff1d(numbers, source.samples)
     if absent_numbers.size:
         manifest = source.manifest
