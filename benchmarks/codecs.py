@@ -26,7 +26,8 @@ from measure import interleave, make_parser, report, spread
 
 from kdcache.codec_error.calibration import BATCH, TAUS
 from kdcache.codec_error.measure import codec_costs
-from kdcache.codec_error.samples import Pairs, pairs_from_npz
+from kdcache.codec_error.npz_pairs import pairs_from_npz
+from kdcache.codec_error.pairs import Pairs
 from kdcache.codecs import BasisCodec, Codec, open_codec
 
 CODECS = ["full:dtype=float16", "full:dtype=uint8", "full:dtype=uint4", "topk:k=10", "topk:k=100"]

@@ -5,12 +5,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 
 from kdcache.cache import stored_bytes
 from kdcache.codec_error.gradients import decoded_batches, gradient_error
-from kdcache.codec_error.samples import Pairs
+from kdcache.codec_error.pairs import Pairs
 from kdcache.codecs import BasisCodec, Codec, RowCodec, open_codec
 from kdcache.codecs.transform import Calibration
 from kdcache.errors import CodecError
@@ -47,7 +48,9 @@ class Fitted:
 
         Empty where there is no gradient, since the proxy student sees what the teacher sees.
         """
-        return _dist_errors(self.trial, self.held_out) if self.held_out.differ else {}
+        if not self.held_out.differ:
+            return {}
+        return _dist_errors(self.trial, self.held_out)
 
 
 def sample_views(codec: Codec) -> int:
@@ -65,12 +68,14 @@ def fit_codec(codec: RowCodec, pairs: Pairs) -> Fitted:
     Raises:
         CodecError: a target that cannot be met, or too few views.
     """
-    seen, held_out = _parted(pairs)
+    fitting, held_out = _parted(pairs)
     if not isinstance(codec, BasisCodec):
         return Fitted(codec, codec, held_out)
     whole = _whole(pairs)
-    trial = Calibration(seen.teacher, pairs.head)
-    step = codec.step or _target_step(codec, whole, trial, held_out)
+    trial = Calibration(fitting.teacher, pairs.head)
+    step = codec.step
+    if step is None:
+        step = _target_step(codec, whole, trial, held_out)
     return Fitted(codec.with_fit(whole.fit(step)), codec.with_fit(trial.fit(step)), held_out)
 
 
@@ -83,23 +88,24 @@ def fit_default(codec: BasisCodec, pairs: Pairs) -> Fitted:
     such as of too few views for a basis, it is `full`.
     """
     assert codec.step is not None
-    seen, held_out = _parted(pairs)
-    calibration = Calibration(seen.teacher, pairs.head)
+    fitting, held_out = _parted(pairs)
+    calibration = Calibration(fitting.teacher, pairs.head)
     measured = held_out
     # a recipe that draws nothing: the teacher on another sample stands in for the choice alone
     if not measured.differ:
         measured = replace(held_out, student=held_out.student.roll(1, 0))
     for halving in range(_DEFAULT_HALVINGS + 1):
         step = codec.step / 2**halving
-        wanted = codec.with_step(step)
-        trial = wanted.with_fit(calibration.fit(step))
+        candidate = codec.with_step(step)
+        trial = candidate.with_fit(calibration.fit(step))
         if not measured.differ or max(_dist_errors(trial, measured).values()) <= DEFAULT_ERROR:
-            return Fitted(wanted.with_fit(_whole(pairs).fit(step)), trial, held_out)
+            return Fitted(candidate.with_fit(_whole(pairs).fit(step)), trial, held_out)
     full = open_codec("full", classes=codec.classes)
     return Fitted(full, full, held_out)
 
 
 def _whole(pairs: Pairs) -> Calibration:
+    """Return the calibration on all rows."""
     return Calibration(pairs.by_group().teacher, pairs.head)
 
 
@@ -107,14 +113,13 @@ def _dist_errors(codec: Codec, pairs: Pairs) -> dict[float, float]:
     """Return the error of DIST's gradient by temperature."""
     size = min(BATCH, len(pairs.teacher))
     decoded = list(decoded_batches(codec, pairs.teacher, size))
-    losses = {tau: partial(dist_loss, tau=tau) for tau in TAUS}
-    errors = {
-        tau: gradient_error(
-            pairs.teacher, decoded, pairs.student, loss=losses[tau], batch_size=size
+    errors: dict[float, float] = {}
+    for tau in TAUS:
+        loss = partial(dist_loss, tau=tau)
+        errors[tau], _ = gradient_error(
+            pairs.teacher, decoded, pairs.student, loss=loss, batch_size=size
         )
-        for tau in TAUS
-    }
-    return {tau: error for tau, (error, _) in errors.items()}
+    return errors
 
 
 def _target_step(
@@ -147,47 +152,61 @@ def _boundary(
 ) -> float:
     """Return the step nearest to `outside` that meets the target, if it can, by at most half a
     percent of the target."""
-    met: tuple[float, float] | None = None
-    missed: tuple[float, float] | None = None
+    hit: _Trial | None = None
+    miss: _Trial | None = None
     step = 1.0
     for _ in range(_TRIALS):
-        value = max(measure(step), 1e-12)
-        if value <= target:
-            met = step, value
+        trial = _Trial(step, max(measure(step), 1e-12))
+        if trial.value <= target:
+            hit = trial
         else:
-            missed = step, value
-        if met and (met[1] >= (1 - _NEAR) * target or met[0] == outside):
-            return met[0]
-        if missed and missed[0] == inside:
+            miss = trial
+        if hit and (hit.value >= (1 - _NEAR) * target or hit.step == outside):
+            return hit.step
+        if miss and miss.step == inside:
             raise CodecError(
                 f"lowrank:{name}={target:g} cannot be met on this sample: step {inside:g} has"
-                f" {name} {missed[1]:.3g}; give a larger one, fit it on views of more samples, or"
+                f" {name} {miss.value:.3g}; give a larger one, fit it on views of more samples, or"
                 " use full"
             )
-        if met and missed:
-            step = _between(met, missed, (1 - _NEAR / 2) * target)
+        if hit and miss:
+            step = _between(hit, miss, (1 - _NEAR / 2) * target)
+        elif hit:
+            step = _halfway(step, outside)
         else:
-            step = _halfway(step, outside if met else inside)
-    assert met, "a limit is reached sooner"
-    return met[0]
+            step = _halfway(step, inside)
+    assert hit, "a limit is reached sooner"
+    return hit.step
+
+
+class _Trial(NamedTuple):
+    """A step, and the value that is measured at it."""
+
+    step: float
+    value: float
 
 
 def _halfway(step: float, limit: float) -> float:
     """Return a step of half or twice the size, towards `limit` but not past it."""
-    return max(step / 2, limit) if limit < step else min(2 * step, limit)
+    if limit < step:
+        return max(step / 2, limit)
+    return min(2 * step, limit)
 
 
-def _between(met: tuple[float, float], missed: tuple[float, float], target: float) -> float:
-    """Return the step at which a power law through two (step, value) has the target, well between
-    the two."""
-    share = math.log(target / met[1]) / math.log(missed[1] / met[1])
-    return met[0] * math.exp(min(max(share, 0.1), 0.9) * math.log(missed[0] / met[0]))
+def _between(hit: _Trial, miss: _Trial, target: float) -> float:
+    """Return the step at which a power law through two trials has the target, well between the
+    two."""
+    share = math.log(target / hit.value) / math.log(miss.value / hit.value)
+    share = min(max(share, 0.1), 0.9)
+    return hit.step * math.exp(share * math.log(miss.step / hit.step))
 
 
 def _parted(pairs: Pairs) -> tuple[Pairs, Pairs]:
     """Return three quarters of the rows by group, and some of the others, which are of other
     samples, in random order."""
     pairs = pairs.by_group()
-    count = max(len(pairs.teacher) // 4, 1)
-    seen, held_out = np.split(np.arange(len(pairs.teacher)), [-count])
-    return pairs.take(seen), pairs.take(held_out[keyed_permutation(count, 0)[:_MOST_HELD_OUT]])
+    num_rows = len(pairs.teacher)
+    num_others = max(num_rows // 4, 1)
+    fitting_rows, other_rows = np.split(np.arange(num_rows), [-num_others])
+    held_out_rows = other_rows[keyed_permutation(num_others, 0)[:_MOST_HELD_OUT]]
+    return pairs.take(fitting_rows), pairs.take(held_out_rows)

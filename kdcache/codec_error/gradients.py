@@ -27,7 +27,9 @@ others are noise over all classes, and students that were trained through a thir
 
 def is_far(error: float, codec: Codec) -> bool:
     """Return whether an error of DIST's gradient is one that training is not known to forgive."""
-    return error > (FAR_OF_ALL if codec.keeps_all else FAR_OF_SOME)
+    if codec.keeps_all:
+        return error > FAR_OF_ALL
+    return error > FAR_OF_SOME
 
 
 def gradient_error(
@@ -57,9 +59,9 @@ def gradient_error(
     """
     difference = Difference()
     for part, rows in zip(whole_batches(len(exact), batch_size), decoded, strict=True):
-        difference.add(
-            _gradient(student[part], exact[part], loss), _gradient(student[part], rows, loss)
-        )
+        exact_gradient = _gradient(student[part], exact[part], loss)
+        decoded_gradient = _gradient(student[part], rows, loss)
+        difference.add(exact_gradient, decoded_gradient)
     return difference.error, difference.cosine
 
 
@@ -74,27 +76,33 @@ class Difference:
 
     def __init__(self) -> None:
         self._sums = torch.zeros(4, dtype=torch.float64)
+        """Of the squares of differences, of the exact ones, of the others, and of products."""
 
     def add(self, exact: Tensor, other: Tensor) -> None:
         """Count a batch's gradients, of equal shapes."""
+        exact = exact.flatten()
+        other = other.flatten()
         apart = other - exact
-        pairs = ((apart, apart), (exact, exact), (other, other), (exact, other))
-        self._sums += (
-            torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in pairs]).double().cpu()
-        )
+        sums = [
+            torch.dot(apart, apart),
+            torch.dot(exact, exact),
+            torch.dot(other, other),
+            torch.dot(exact, other),
+        ]
+        self._sums += torch.stack(sums).double().cpu()
 
     @property
     def error(self) -> float:
         """|other - exact| / |exact|."""
-        return float((self._sums[0] / self._sums[1]).sqrt())
+        apart, exact, _, _ = self._sums
+        return float((apart / exact).sqrt())
 
     @property
     def cosine(self) -> float:
         """<other, exact> / (|other| |exact|); 0 where one of them is zero."""
-        return float(
-            self._sums[3]
-            / (self._sums[1] * self._sums[2]).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
-        )
+        _, exact, other, product = self._sums
+        least = torch.finfo(torch.float64).tiny
+        return float(product / (exact * other).sqrt().clamp_min(least))
 
 
 def gradients(
@@ -105,10 +113,11 @@ def gradients(
     """Return the gradient of each of the losses of a batch with respect to the student's logits."""
     # a clone: inference tensors cannot require a gradient
     student = student.detach().float().clone().requires_grad_()
-    return [
-        torch.autograd.grad(loss, student, retain_graph=True)[0]
-        for loss in losses(student, teacher)
-    ]
+    results = []
+    for loss in losses(student, teacher):
+        (gradient,) = torch.autograd.grad(loss, student, retain_graph=True)
+        results.append(gradient)
+    return results
 
 
 def whole_batches(rows: int, size: int) -> list[slice]:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from kdcache.cache import Cache, open_cache, stored_bytes
+from kdcache.codec_error.cache_pairs import pairs_from_cache
 from kdcache.codec_error.calibration import BATCH, TAUS, Fitted, fit_codec
 from kdcache.codec_error.gradients import (
     Difference,
@@ -23,7 +24,9 @@ from kdcache.codec_error.gradients import (
     gradients,
     whole_batches,
 )
-from kdcache.codec_error.samples import Pairs, pairs_from_cache, pairs_from_npz, pairs_from_teacher
+from kdcache.codec_error.npz_pairs import pairs_from_npz
+from kdcache.codec_error.pairs import Pairs
+from kdcache.codec_error.teacher_pairs import pairs_from_teacher
 from kdcache.codecs import Codec, RowCodec, open_codec
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.losses import dist_terms, kl_loss
@@ -52,9 +55,13 @@ TERMS = ("inter", "intra", "both", "kl")
 """DIST's two terms, DIST with beta = gamma = 2, and KL."""
 _WEIGHT = 2.0
 _VIEWS = 4096
-_FULL = [f"full:dtype={dtype}" for dtype in ("float16", "bfloat16", "uint8", "uint4")]
+_DTYPES = ("float16", "bfloat16", "uint8", "uint4")
 _STEPS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
-_KEPT = (2, 5, 10, 16, 50, 100, 200)
+_KS = (2, 5, 10, 16, 50, 100, 200)
+Case = tuple[float, int]
+"""A temperature and a batch size."""
+Terms = dict[str, Difference]
+"""By each of `TERMS`, how far a codec's gradient is from the exact one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,23 +91,36 @@ class CodecErrorConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
-        for name, values in (("views", [self.views]), ("batch_size", self.batch_size)):
-            if wrong := [value for value in values if value is not None and value < 2]:
-                raise UsageError(f"{name} is {wrong[0]}; it must be at least 2")
-        if wrong_tau := [tau for tau in self.tau if not 0 < tau < float("inf")]:
-            raise UsageError(f"tau is {wrong_tau[0]}; it must be above 0")
-        if self.logits is not None and (
-            self.recipe or (self.teacher and Path(self.logits).suffix == ".npz")
-        ):
+        if self.views is not None:
+            _require_at_least_two("views", self.views)
+        for size in self.batch_size:
+            _require_at_least_two("batch_size", size)
+        for tau in self.tau:
+            if not 0 < tau < float("inf"):
+                raise UsageError(f"tau is {tau}; it must be above 0")
+        self._require_one_origin()
+
+    def _require_one_origin(self) -> None:
+        """Raise a UsageError unless the logits come from a single place."""
+        if self.logits is None:
+            if not (self.teacher and self.data and self.recipe):
+                raise UsageError(
+                    "nothing to measure: give an .npz file of logits, a full cache, or --teacher,"
+                    " --data and --recipe"
+                )
+            return
+        is_npz = Path(self.logits).suffix == ".npz"
+        if self.recipe or (self.teacher and is_npz):
             raise UsageError(
                 "give either logits (an .npz file or a cache) or a teacher with data and recipe,"
                 " not both"
             )
-        if self.logits is None and not (self.teacher and self.data and self.recipe):
-            raise UsageError(
-                "nothing to measure: give an .npz file of logits, a full cache, or --teacher,"
-                " --data and --recipe"
-            )
+
+
+def _require_at_least_two(name: str, value: int) -> None:
+    """Raise a UsageError if a number is less than two."""
+    if value < 2:
+        raise UsageError(f"{name} is {value}; it must be at least 2")
 
 
 def measure_codec_error(config: CodecErrorConfig) -> dict[str, Any]:
@@ -115,7 +135,8 @@ def measure_codec_error(config: CodecErrorConfig) -> dict[str, Any]:
             hold them.
     """
     pairs = _open_pairs(config)
-    if (fault := logits_fault(pairs.teacher)) is not None:
+    fault = logits_fault(pairs.teacher)
+    if fault is not None:
         say(f"note: {config.logits or config.teacher} {fault}")
     pairs.require_gradient()
     fitting, measured = pairs.halves()
@@ -155,34 +176,42 @@ def codec_costs(
         KdcacheError: an unknown codec, or none that can hold these logits.
     """
     classes = fitting.teacher.shape[1]
-    opened = {spec: open_codec(spec, classes=classes) for spec in codecs or default_ladder(classes)}
+    specs = codecs or default_ladder(classes)
+    row_codecs = {spec: open_codec(spec, classes=classes) for spec in specs}
     whole_batches(len(measured.teacher), max(batch_sizes))  # before the fits, which take longer
-    stored, failed = _encoded(opened, fitting, measured)
-    differences = _differences(measured, stored, taus, batch_sizes)
-    costs = [
-        _cost(spec, codec, records, differences[spec]) for spec, (codec, records) in stored.items()
-    ]
-    points = [(cost["bytes"], cost["worst"]) for cost in costs]
-    costs = [{**cost, "front": front} for cost, front in zip(costs, _on_front(points), strict=True)]
-    return {"taus": list(taus), "batch_sizes": list(batch_sizes), "codecs": costs, "failed": failed}
+    encodings, reasons = _encoded(row_codecs, fitting, measured)
+    differences = _differences(measured, encodings, taus, batch_sizes)
+    costs = []
+    for spec, (codec, records) in encodings.items():
+        costs.append(_cost(spec, codec, records, differences[spec]))
+    for cost in costs:
+        cost["front"] = _is_on_front(cost, costs)
+    return {
+        "taus": list(taus),
+        "batch_sizes": list(batch_sizes),
+        "codecs": costs,
+        "failed": reasons,
+    }
 
 
 def _encoded(
-    opened: Mapping[str, RowCodec], fitting: Pairs, measured: Pairs
+    codecs: Mapping[str, RowCodec], fitting: Pairs, measured: Pairs
 ) -> tuple[dict[str, tuple[Codec, Records]], dict[str, str]]:
     """Return the fitted codecs with their records, and of those that fail, why; if all do, the
     first one's error is raised."""
-    stored: dict[str, tuple[Codec, Records]] = {}
-    failed: dict[str, KdcacheError] = {}
-    for spec, codec in opened.items():
+    encodings: dict[str, tuple[Codec, Records]] = {}
+    reasons: dict[str, str] = {}
+    first_error: KdcacheError | None = None
+    for spec, codec in codecs.items():
         try:
             fitted = fit_codec(codec, fitting).codec
-            stored[spec] = fitted, fitted.encode(measured.teacher)
+            encodings[spec] = fitted, fitted.encode(measured.teacher)
         except KdcacheError as error:
-            failed[spec] = error
-    if not stored:
-        raise next(iter(failed.values()))
-    return stored, {spec: str(error) for spec, error in failed.items()}
+            reasons[spec] = str(error)
+            first_error = first_error or error
+    if first_error and not encodings:
+        raise first_error
+    return encodings, reasons
 
 
 def fitted_gradients(fitted: Fitted) -> list[dict[str, Any]]:
@@ -192,25 +221,34 @@ def fitted_gradients(fitted: Fitted) -> list[dict[str, Any]]:
     spec = fitted.codec.name
     if not pairs.differ:
         return []
-    stored = {spec: (fitted.trial, fitted.trial.encode(pairs.teacher))}
-    differences = _differences(pairs, stored, TAUS, [min(BATCH, len(pairs.teacher))])[spec]
-    return _told(differences)
+    encodings = {spec: (fitted.trial, fitted.trial.encode(pairs.teacher))}
+    batch_size = min(BATCH, len(pairs.teacher))
+    differences = _differences(pairs, encodings, TAUS, [batch_size])
+    return _gradient_rows(differences[spec])
 
 
 def default_ladder(classes: int) -> list[str]:
     """Return the specs that are measured if none are given: every codec, at several settings."""
-    kept = [f"topk:k={k}" for k in _KEPT if k <= classes // 2]
-    return [*_FULL, *(f"lowrank:step={step:g}" for step in _STEPS), *kept]
+    specs = [f"full:dtype={dtype}" for dtype in _DTYPES]
+    specs += [f"lowrank:step={step:g}" for step in _STEPS]
+    specs += [f"topk:k={k}" for k in _KS if k <= classes // 2]
+    return specs
 
 
 def _open_pairs(config: CodecErrorConfig) -> Pairs:
-    running: dict[str, Any] = {"batch_size": min(config.batch_size), "compute": config.compute}
-    running |= {"views": config.views or _VIEWS, "student": config.student}
+    """Return the logits that `config` names."""
+    settings: dict[str, Any] = {
+        "student": config.student,
+        "data": config.data,
+        "views": config.views or _VIEWS,
+        "batch_size": min(config.batch_size),
+        "compute": config.compute,
+    }
     if config.logits is None:
         assert config.teacher and config.data and config.recipe
-        return pairs_from_teacher(config.teacher, data=config.data, recipe=config.recipe, **running)
+        return pairs_from_teacher(config.teacher, recipe=config.recipe, **settings)
     if Path(config.logits).suffix != ".npz":
-        pairs = pairs_from_cache(config.logits, data=config.data, **running)
+        pairs = pairs_from_cache(config.logits, **settings)
         if not config.teacher:
             return pairs
         return replace(pairs, head=_head(config.teacher, open_cache(config.logits)))
@@ -250,61 +288,68 @@ def _cost(
     spec: str,
     codec: Codec,
     records: Records,
-    differences: Mapping[tuple[float, int], Mapping[str, Difference]],
+    differences: Mapping[Case, Terms],
 ) -> dict[str, Any]:
+    """Return what a codec costs, but for whether it is on the front."""
     return {
         "codec": spec,
         "bytes": stored_bytes(codec, records),
         "record_bytes": codec.record_dtype.itemsize,
         "worst": max(terms["both"].error for terms in differences.values()),
-        "gradients": _told(differences),
+        "gradients": _gradient_rows(differences),
     }
 
 
-def _told(
-    differences: Mapping[tuple[float, int], Mapping[str, Difference]],
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "tau": tau,
-            "batch_size": size,
-            **{name: {"error": term.error, "cosine": term.cosine} for name, term in terms.items()},
-        }
-        for (tau, size), terms in differences.items()
-    ]
+def _gradient_rows(differences: Mapping[Case, Terms]) -> list[dict[str, Any]]:
+    """Return `gradients` of a codec, see `codec_costs`."""
+    rows = []
+    for (tau, size), terms in differences.items():
+        row: dict[str, Any] = {"tau": tau, "batch_size": size}
+        for name, difference in terms.items():
+            row[name] = {"error": difference.error, "cosine": difference.cosine}
+        rows.append(row)
+    return rows
 
 
 def _differences(
     measured: Pairs,
-    stored: Mapping[str, tuple[Codec, Records]],
+    encodings: Mapping[str, tuple[Codec, Records]],
     taus: Sequence[float],
     batch_sizes: Sequence[int],
-) -> dict[str, dict[tuple[float, int], dict[str, Difference]]]:
-    """Return the differences of each codec's gradients, by spec, (tau, batch size) and term."""
-    cases: list[tuple[float, int]] = []
+) -> dict[str, dict[Case, Terms]]:
+    """Return the differences of each codec's gradients, by spec, case and term."""
     batches: list[tuple[int, slice]] = []
     for size in batch_sizes:
-        cases += [(tau, size) for tau in taus]
         batches += [(size, part) for part in whole_batches(len(measured.teacher), size)]
-    sums = {
-        spec: {case: {term: Difference() for term in TERMS} for case in cases} for spec in stored
-    }
+    differences = {spec: _no_differences(taus, batch_sizes) for spec in encodings}
     with progress("measure", len(batches), "batches") as bar:
         for size, part in batches:
             student = measured.student[part]
-            exact = {tau: _term_gradients(student, measured.teacher[part], tau) for tau in taus}
-            for spec, (codec, records) in stored.items():
+            teacher = measured.teacher[part]
+            exact = {tau: _term_gradients(student, teacher, tau) for tau in taus}
+            for spec, (codec, records) in encodings.items():
                 rows = codec.decode(records[part])
                 for tau in taus:
-                    for term, gradient in _term_gradients(student, rows, tau).items():
-                        sums[spec][tau, size][term].add(exact[tau][term], gradient)
+                    terms = differences[spec][tau, size]
+                    for name, gradient in _term_gradients(student, rows, tau).items():
+                        terms[name].add(exact[tau][name], gradient)
             bar.advance(1)
-    return sums
+    return differences
+
+
+def _no_differences(taus: Sequence[float], batch_sizes: Sequence[int]) -> dict[Case, Terms]:
+    """Return the differences of a codec of which no batch is counted yet."""
+    differences: dict[Case, Terms] = {}
+    for size in batch_sizes:
+        for tau in taus:
+            differences[tau, size] = {name: Difference() for name in TERMS}
+    return differences
 
 
 def _term_gradients(
     student: Logits, teacher: Logits | SoftTargets, tau: float
 ) -> dict[str, Tensor]:
+    """Return the gradient of each of `TERMS`."""
     inter, intra, kl = gradients(student, teacher, partial(_terms, tau=tau))
     return {"inter": inter, "intra": intra, "both": _WEIGHT * (inter + intra), "kl": kl}
 
@@ -313,7 +358,11 @@ def _terms(student: Logits, teacher: Logits | SoftTargets, *, tau: float) -> lis
     return [*dist_terms(student, teacher, tau=tau), kl_loss(student, teacher, tau=tau)]
 
 
-def _on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Return for each (bytes, error) whether no other point is as good in both and better in
-    one."""
-    return [not any(a <= c and b <= d and (a, b) != (c, d) for a, b in points) for c, d in points]
+def _is_on_front(cost: Mapping[str, Any], costs: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether no other codec is as good in bytes and error and better in one."""
+    for other in costs:
+        is_as_good = other["bytes"] <= cost["bytes"] and other["worst"] <= cost["worst"]
+        is_equal = other["bytes"] == cost["bytes"] and other["worst"] == cost["worst"]
+        if is_as_good and not is_equal:
+            return False
+    return True

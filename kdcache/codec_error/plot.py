@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kdcache.errors import KdcacheError, UsageError
 
@@ -37,14 +37,11 @@ def check_plot(path: str | Path) -> None:
         raise UsageError(
             f"plot {path} has no known format; end its name in one of {', '.join(_FORMATS)}"
         )
-    if not Path(path).absolute().parent.is_dir():
-        raise UsageError(
-            f"plot {path}: folder {Path(path).absolute().parent} does not exist; make it first"
-        )
-    if not os.access(Path(path).absolute().parent, os.W_OK | os.X_OK):
-        raise UsageError(
-            f"plot {path}: folder {Path(path).absolute().parent} cannot be written; choose another"
-        )
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"plot {path}: folder {folder} does not exist; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"plot {path}: folder {folder} cannot be written; choose another")
 
 
 def plot_codec_error(result: Mapping[str, Any], path: str | Path) -> None:
@@ -82,56 +79,83 @@ def plot_codec_error(result: Mapping[str, Any], path: str | Path) -> None:
 def _lowest(result: Mapping[str, Any]) -> float:
     """Return where errors of zero are drawn: below all others, of which no smaller one than 1e-4
     counts."""
-    errors: list[float] = []
+    least = None
     for cost in result["codecs"]:
-        errors += [one["both"]["error"] for one in cost["gradients"]]
-    least = min([error for error in errors if error > 0], default=1.0)
-    return max(least, 1e-4) / 2
+        for case in cost["gradients"]:
+            error = case["both"]["error"]
+            if error > 0 and (least is None or error < least):
+                least = error
+    if least is None:
+        least = 1.0
+    return float(max(least, 1e-4) / 2)
+
+
+def _error(cost: Mapping[str, Any], size: int, tau: float) -> float:
+    """Return the error of a codec at a batch size and a temperature."""
+    for case in cost["gradients"]:
+        if case["batch_size"] == size and case["tau"] == tau:
+            return float(case["both"]["error"])
+    raise AssertionError
+
+
+class _Point(NamedTuple):
+    """A codec in a panel."""
+
+    bytes: float
+    error: float
+    is_on_front: bool
+    label: str
 
 
 def _draw(
     panel: Any, costs: Sequence[Mapping[str, Any]], size: int, tau: float, lowest: float
 ) -> None:
-    points: dict[str, list[tuple[float, float, bool, str]]] = {}
+    """Draw all codecs at a batch size and a temperature into a panel."""
+    families: dict[str, list[_Point]] = {}
     for cost in costs:
         family, _, setting = cost["codec"].partition(":")
-        (error,) = (
-            one["both"]["error"]
-            for one in cost["gradients"]
-            if (one["batch_size"], one["tau"]) == (size, tau)
-        )
-        points.setdefault(family, []).append(
-            (cost["bytes"], max(error, lowest), cost["front"], _label(setting, error))
-        )
-    for family, of_family in points.items():
-        style = _STYLES.get(family, _OTHER)
-        line = sorted(of_family)
-        panel.plot(
-            [point[0] for point in line],
-            [point[1] for point in line],
-            color=style["color"],
-            linewidth=1,
-            alpha=0.5,
-        )
-        for (x, y, front, label), before in zip(line, [None, *line], strict=False):
-            panel.plot(
-                x, y, **style, markerfacecolor=style["color"] if front else "white", markersize=6
-            )
-            right, up = _LABELS.get(family, _OTHER_LABEL)["xytext"]
-            # as exact ones are: their labels would lie on each other
-            beside = before is not None and before[1] == y
-            place = {
-                "xytext": (right, -2 * up if beside else up),
-                "ha": _LABELS.get(family, _OTHER_LABEL)["ha"],
-            }
-            panel.annotate(
-                label, (x, y), color=style["color"], textcoords="offset points", fontsize=7, **place
-            )
-        panel.plot([], [], **style, linewidth=1, label=family)
+        error = _error(cost, size, tau)
+        point = _Point(cost["bytes"], max(error, lowest), cost["front"], _label(setting, error))
+        families.setdefault(family, []).append(point)
+    for family, points in families.items():
+        _draw_family(panel, family, sorted(points))
     _dress(panel)
 
 
+def _draw_family(panel: Any, family: str, points: Sequence[_Point]) -> None:
+    """Draw the line of a family of codecs, and each of its points with a label."""
+    style = _STYLES.get(family, _OTHER)
+    colour = style["color"]
+    sizes = [point.bytes for point in points]
+    errors = [point.error for point in points]
+    panel.plot(sizes, errors, color=colour, linewidth=1, alpha=0.5)
+    place = _LABELS.get(family, _OTHER_LABEL)
+    right, up = place["xytext"]
+    previous_error = None
+    for point in points:
+        face = "white"
+        if point.is_on_front:
+            face = colour
+        panel.plot(point.bytes, point.error, **style, markerfacecolor=face, markersize=6)
+        height = up
+        if point.error == previous_error:
+            # as exact ones are: their labels would lie on each other
+            height = -2 * up
+        panel.annotate(
+            point.label,
+            (point.bytes, point.error),
+            xytext=(right, height),
+            ha=place["ha"],
+            color=colour,
+            textcoords="offset points",
+            fontsize=7,
+        )
+        previous_error = point.error
+    panel.plot([], [], **style, linewidth=1, label=family)
+
+
 def _dress(panel: Any) -> None:
+    """Give a panel its axes and its grid."""
     panel.set_xscale("log")
     panel.set_yscale("log")
     panel.margins(x=0.08, y=0.08)
@@ -144,4 +168,6 @@ def _dress(panel: Any) -> None:
 def _label(setting: str, error: float) -> str:
     """Return the setting in short, and the error where the axis cannot show it."""
     value = setting.removeprefix("dtype=")
-    return value if error > 0 else f"{value}: exact"
+    if error > 0:
+        return value
+    return f"{value}: exact"

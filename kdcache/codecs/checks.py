@@ -54,14 +54,10 @@ def check_records(
     elif "maps" not in (records.dtype.names or ()):
         _check_rows(records, classes, is_bfloat16=is_bfloat16)
     elif row is not None and row.itemsize:
-        for number, maps in enumerate(records["maps"].reshape(-1, *records.dtype["maps"].shape)):
-            _check_maps(
-                maps,
-                row,
-                classes,
-                f"a pixel of record {number % records.shape[-1]}",
-                is_bfloat16=is_bfloat16,
-            )
+        maps_of_all = records["maps"].reshape(-1, *records.dtype["maps"].shape)
+        for number, maps in enumerate(maps_of_all):
+            where = f"a pixel of record {number % records.shape[-1]}"
+            _check_maps(maps, row, classes, where, is_bfloat16=is_bfloat16)
 
 
 def _check_segments(
@@ -85,19 +81,18 @@ def _check_segments(
 def _check_boxes(records: Records, most: int) -> None:
     """Check where proposals lie, and how many a view has."""
     is_near = np.abs(records["boxes"]) <= MOST_COORDINATE  # which NaN is not either
-    _refuse_rows(
-        records,
-        ~is_near.all((-1, -2)),
-        f"NaN, infinity or a side past {MOST_COORDINATE:.0f} pixels",
-        "boxes",
-    )
+    fault = f"NaN, infinity or a side past {MOST_COORDINATE:.0f} pixels"
+    _refuse_rows(records, ~is_near.all((-1, -2)), fault, "boxes")
     _refuse_rows(records, records["count"] > most, f"more than {most} proposals", "count")
 
 
 def _check_rows(records: Records, classes: int, *, is_bfloat16: bool) -> None:
+    """Check the fields of records of a single row."""
     for name in records.dtype.names or ():
         values = records[name]
-        kind = "bfloat16" if is_bfloat16 else values.dtype.str[1:]
+        kind = values.dtype.str[1:]
+        if is_bfloat16:
+            kind = "bfloat16"
         if name == "classes":
             _refuse_rows(records, values >= classes, f"a class beyond {classes - 1}", name)
             _refuse_rows(records, _repeated_rows(records, classes), "a class twice", name)
@@ -108,11 +103,11 @@ def _check_rows(records: Records, classes: int, *, is_bfloat16: bool) -> None:
             _refuse_rows(records, values < 0, "a negative variance", name)
 
 
-def _refuse_rows(records: Records, wrong: Mask, what: str, name: str) -> None:
-    if wrong.any():
-        raise CodecError(
-            f"record {np.argwhere(wrong)[0][records.ndim - 1]} of it holds {what} in {name}"
-        )
+def _refuse_rows(records: Records, is_wrong: Mask, what: str, name: str) -> None:
+    """Raise a CodecError that names the first record with a wrong field, if there is any."""
+    if is_wrong.any():
+        number = np.argwhere(is_wrong)[0][records.ndim - 1]
+        raise CodecError(f"record {number} of it holds {what} in {name}")
 
 
 def _are_small(values: np.ndarray, kind: str) -> bool:
@@ -131,41 +126,43 @@ def _repeated_rows(records: Records, classes: int) -> Mask:
     """Return which records hold a class twice; those of absent rows, which are all zeros, do not
     count."""
     flat = records.reshape(-1)
-    repeated = np.zeros(len(flat), bool)
+    is_repeated = np.zeros(len(flat), bool)
     for start in range(0, len(flat), _PAIRED_ROWS):
         part = flat[start : start + _PAIRED_ROWS]
-        found = _has_twice(np.ascontiguousarray(part["classes"].T), classes)
-        if found.any():
-            found &= np.ascontiguousarray(part).view(np.uint8).reshape(len(part), -1).any(1)
-        repeated[start : start + _PAIRED_ROWS] = found
-    return repeated.reshape(records.shape)
+        has_twice = _has_twice(np.ascontiguousarray(part["classes"].T), classes)
+        if has_twice.any():
+            raw = np.ascontiguousarray(part).view(np.uint8).reshape(len(part), -1)
+            has_twice &= raw.any(1)
+        is_repeated[start : start + _PAIRED_ROWS] = has_twice
+    return is_repeated.reshape(records.shape)
 
 
 def _has_twice(numbers: np.ndarray, classes: int) -> Mask:
     """Return which rows hold a class twice, bool `[rows]`, from their classes, `[classes,
     rows]`."""
     count, num_rows = numbers.shape
-    found = np.zeros(num_rows, bool)
+    has_twice = np.zeros(num_rows, bool)
     if count > _MOST_PAIRED:
         for start in range(0, num_rows, _SORTED_ROWS):
-            found[start : start + _SORTED_ROWS] = _has_neighbours(
-                numbers[:, start : start + _SORTED_ROWS], classes
-            )
-        return found
+            part = numbers[:, start : start + _SORTED_ROWS]
+            has_twice[start : start + _SORTED_ROWS] = _has_neighbours(part, classes)
+        return has_twice
     for shift in range(1, count):
         is_equal = numbers[shift:] == numbers[:-shift]
         if is_equal.any():
-            found |= is_equal.any(0)
-    return found
+            has_twice |= is_equal.any(0)
+    return has_twice
 
 
 def _has_neighbours(numbers: np.ndarray, classes: int) -> Mask:
     """Return what `_has_twice` does, of few rows, by sorting all of their classes together."""
     num_rows = numbers.shape[1]
-    places = np.sort(numbers + np.uint32(classes) * np.arange(num_rows, dtype=np.uint32), axis=None)
-    found = np.zeros(num_rows, bool)
-    found[places[1:][places[1:] == places[:-1]] // classes] = True
-    return found
+    firsts = np.uint32(classes) * np.arange(num_rows, dtype=np.uint32)
+    places = np.sort(numbers + firsts, axis=None)
+    twice = places[1:][places[1:] == places[:-1]]
+    has_twice = np.zeros(num_rows, bool)
+    has_twice[twice // classes] = True
+    return has_twice
 
 
 def _check_maps(
@@ -174,47 +171,64 @@ def _check_maps(
     """Check the rows of a view's pixels, uint8 `[heads, bytes of a row, height, width]`, or of a
     segment's positions, `[1, bytes of a row, positions]`, without putting them together."""
     for name in row.names or ():
-        size = row[name].base.itemsize
-        kind = "bfloat16" if is_bfloat16 else row[name].base.str[1:]
+        kind = row[name].base.str[1:]
+        if is_bfloat16:
+            kind = "bfloat16"
         if name == "classes":
-            numbers = _values(maps, row, name, size)
-            _refuse_pixels(
-                numbers.max() >= classes,
-                f"{where} of it holds a class beyond {classes - 1} in {name}",
-            )
-            _refuse_pixels(
-                _is_class_repeated(maps, numbers, classes),
-                f"{where} of it holds a class twice in {name}",
-            )
-        elif kind in _BOUNDS and (_values(maps, row, name, 1) & 0x7F).max() >= _BOUNDS[
-            kind
-        ] >> 8 * (size - 1):
-            # hardly ever: of numbers this large there are none, and one plane of bytes tells
-            largest = (_values(maps, row, name, size) & _unsigned(size)).max()
-            _refuse_pixels(
-                largest >= _BOUNDS[kind], f"{where} of it holds {_REFUSED[kind]} in {name}"
-            )
-        if name == "tail_var" and _values(maps, row, name, 1).max() >= 0x80:
-            is_negative = _values(maps, row, name, size).max() > _unsigned(size) + 1  # -0 is none
-            _refuse_pixels(is_negative, f"{where} of it holds a negative variance in {name}")
+            fault = _fault_of_classes(maps, row, classes)
+        elif kind in _BOUNDS and _is_any_large(maps, row, name, kind):
+            fault = _REFUSED[kind]
+        elif name == "tail_var" and _is_any_negative(maps, row, name):
+            fault = "a negative variance"
+        else:
+            fault = None
+        if fault:
+            raise CodecError(f"{where} of it holds {fault} in {name}")
 
 
-def _refuse_pixels(is_wrong: Any, what: str) -> None:
-    if is_wrong:
-        raise CodecError(what)
+def _fault_of_classes(maps: np.ndarray, row: "np.dtype[Any]", classes: int) -> str | None:
+    """Return what is wrong with the classes of some pixel."""
+    numbers = _values(maps, row, "classes", row["classes"].base.itemsize)
+    if numbers.max() >= classes:
+        return f"a class beyond {classes - 1}"
+    if _is_class_repeated(maps, numbers, classes):
+        return "a class twice"
+    return None
+
+
+def _is_any_large(maps: np.ndarray, row: "np.dtype[Any]", name: str, kind: str) -> bool:
+    """Return whether some float of a field is not below its bound."""
+    size = row[name].base.itemsize
+    bound = _BOUNDS[kind]
+    highest_byte = (_values(maps, row, name, 1) & 0x7F).max()
+    if highest_byte < bound >> 8 * (size - 1):
+        return False
+    # hardly ever: of numbers this large there are none, and one plane of bytes tells
+    largest = (_values(maps, row, name, size) & _unsigned(size)).max()
+    return bool(largest >= bound)
+
+
+def _is_any_negative(maps: np.ndarray, row: "np.dtype[Any]", name: str) -> bool:
+    """Return whether some float of a field is negative; -0 is not."""
+    if _values(maps, row, name, 1).max() < 0x80:
+        return False
+    size = row[name].base.itemsize
+    return bool(_values(maps, row, name, size).max() > _unsigned(size) + 1)
 
 
 def _is_class_repeated(maps: np.ndarray, numbers: np.ndarray, classes: int) -> bool:
     """Return whether some pixel holds a class twice; those of absent views, all zeros, do not
     count."""
     flat = numbers.reshape(*numbers.shape[:2], -1)
-    repeated = np.zeros((len(flat), flat.shape[2]), bool)
-    for head, of_head in enumerate(flat):
-        for start in range(0, of_head.shape[1], _PAIRED_ROWS):
-            repeated[head, start : start + _PAIRED_ROWS] = _has_twice(
-                of_head[:, start : start + _PAIRED_ROWS], classes
-            )
-    return bool(repeated.any() and (repeated & maps.any(1).reshape(repeated.shape)).any())
+    is_repeated = np.zeros((len(flat), flat.shape[2]), bool)
+    for head, numbers_of_head in enumerate(flat):
+        for start in range(0, numbers_of_head.shape[1], _PAIRED_ROWS):
+            part = numbers_of_head[:, start : start + _PAIRED_ROWS]
+            is_repeated[head, start : start + _PAIRED_ROWS] = _has_twice(part, classes)
+    if not is_repeated.any():
+        return False
+    is_present = maps.any(1).reshape(is_repeated.shape)
+    return bool((is_repeated & is_present).any())
 
 
 def _values(maps: np.ndarray, row: "np.dtype[Any]", name: str, upper: int) -> np.ndarray:
@@ -225,12 +239,11 @@ def _values(maps: np.ndarray, row: "np.dtype[Any]", name: str, upper: int) -> np
     planes = maps[:, start : start + size * prod(row[name].shape)]
     if upper == 1:
         return planes[:, size - 1 :: size]
-    values = np.zeros((), _unsigned_type(upper))
+    number_type = _unsigned_type(upper)
+    values = np.zeros((), number_type)
     for place in range(upper):
-        values = values | (
-            planes[:, size - upper + place :: size].astype(values.dtype)
-            << values.dtype.type(8 * place)
-        )
+        plane = planes[:, size - upper + place :: size].astype(number_type)
+        values = values | (plane << number_type(8 * place))
     return values
 
 
@@ -238,7 +251,9 @@ def _unsigned_type(size: int) -> Any:
     """Return the smallest unsigned type, from two bytes, that holds so many bytes."""
     if size <= 2:
         return np.uint16
-    return np.uint32 if size <= 4 else np.uint64
+    if size <= 4:
+        return np.uint32
+    return np.uint64
 
 
 def _unsigned(size: int) -> Any:

@@ -13,7 +13,7 @@ from kdcache.codecs.protocol import CodecDefaults, checked, narrowed
 from kdcache.shapes import Logits, PerRow, Records
 from kdcache.soft_targets import DenseTargets
 
-_STORED = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "uint8": "u1", "uint4": "u1"}
+_FIELD_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "uint8": "u1", "uint4": "u1"}
 EXACT_DTYPES = ("float32", "float16", "bfloat16")
 _STEPS = {"uint8": 255, "uint4": 15}
 
@@ -34,8 +34,10 @@ class Full(CodecDefaults):
     def record_dtype(self) -> "np.dtype[Any]":
         """`logits`, and for uint8 and uint4 the row's `offset` and `scale`: logit = offset + scale
         * stored."""
-        width = -(-self.classes // 2) if self.dtype == "uint4" else self.classes
-        fields: list[Any] = [("logits", _STORED[self.dtype], (width,))]
+        width = self.classes
+        if self.dtype == "uint4":
+            width = -(-self.classes // 2)
+        fields: list[Any] = [("logits", _FIELD_TYPES[self.dtype], (width,))]
         if self.dtype in _STEPS:
             fields += [("offset", "<f4"), ("scale", "<f4")]
         return np.dtype(fields)
@@ -55,34 +57,38 @@ class Full(CodecDefaults):
         logits = checked(logits, self.classes)
         records = np.empty(len(logits), self.record_dtype)
         if self.dtype in _STEPS:
-            stored, records["offset"], records["scale"] = _quantised(logits, _STEPS[self.dtype])
-            stored = _packed(stored) if self.dtype == "uint4" else stored
+            values, records["offset"], records["scale"] = _quantised(logits, _STEPS[self.dtype])
+            if self.dtype == "uint4":
+                values = _packed(values)
         elif self.dtype == "bfloat16":
-            stored = narrowed(logits, torch.bfloat16, "logits").view(torch.int16)
+            values = narrowed(logits, torch.bfloat16, "logits").view(torch.int16)
+        elif self.dtype == "float16":
+            values = narrowed(logits, torch.float16, "logits")
         else:
-            stored = (
-                logits if self.dtype == "float32" else narrowed(logits, torch.float16, "logits")
-            )
-        records["logits"] = stored.cpu().numpy().view(records.dtype["logits"].base)
+            values = logits
+        records["logits"] = values.cpu().numpy().view(records.dtype["logits"].base)
         return records
 
     def from_fields(self, fields: Mapping[str, Tensor]) -> DenseTargets:
         """Return the rows whose records have these fields."""
-        stored = fields["logits"]
+        values = fields["logits"]
         if self.dtype == "uint4":
-            stored = torch.stack([stored & 15, stored >> 4], dim=2).flatten(1)[:, : self.classes]
+            pairs = torch.stack([values & 15, values >> 4], dim=2)
+            values = pairs.flatten(1)[:, : self.classes]
         if self.dtype in _STEPS:
-            return DenseTargets(fields["offset"][:, None] + fields["scale"][:, None] * stored)
+            return DenseTargets(fields["offset"][:, None] + fields["scale"][:, None] * values)
         if self.dtype == "bfloat16":
-            return DenseTargets((stored << 16).to(torch.int32).view(torch.float32))
-        return DenseTargets(stored)
+            bits = (values << 16).to(torch.int32)
+            return DenseTargets(bits.view(torch.float32))
+        return DenseTargets(values)
 
     def stated_error(self, logits: Logits) -> PerRow:
         """Return half a quantisation step at the row's largest magnitude (of the row's range for
         uint8 and uint4)."""
         largest = logits.float().abs().amax(dim=1)
         if self.dtype in _STEPS:
-            return _range(logits.float(), _STEPS[self.dtype])[1] * 0.501 + largest * 2.0**-22
+            _, scale = _range(logits.float(), _STEPS[self.dtype])
+            return scale * 0.501 + largest * 2.0**-22
         bits = {"float32": 24, "float16": 11, "bfloat16": 8}[self.dtype]
         return largest * 2.0**-bits + 2.0**-25
 
@@ -90,18 +96,23 @@ class Full(CodecDefaults):
 def _quantised(logits: Tensor, steps: int) -> tuple[Tensor, Any, Any]:
     """Return `[rows, classes]` uint8 from 0 to `steps`, and the offset and scale of each row."""
     offset, scale = _range(logits, steps)
-    stored = ((logits - offset[:, None]) / scale[:, None]).round().clamp(0, steps).to(torch.uint8)
-    return stored, offset.cpu().numpy(), scale.cpu().numpy()
+    exact = (logits - offset[:, None]) / scale[:, None]
+    values = exact.round().clamp(0, steps).to(torch.uint8)
+    return values, offset.cpu().numpy(), scale.cpu().numpy()
 
 
 def _range(logits: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Return the offset and the scale of each row."""
     low, high = logits.aminmax(dim=1)
     # a constant row still needs a scale to divide by
-    return low, ((high - low) / steps).clamp_min(torch.finfo(torch.float32).tiny)
+    least = torch.finfo(torch.float32).tiny
+    return low, ((high - low) / steps).clamp_min(least)
 
 
-def _packed(stored: Tensor) -> Tensor:
+def _packed(values: Tensor) -> Tensor:
     """Return two columns per byte, the first in the lower half; a last one on its own has zeros
     above."""
-    padded = torch.nn.functional.pad(stored, (0, stored.shape[1] % 2))
-    return padded[:, 0::2] | padded[:, 1::2] << 4
+    padded = torch.nn.functional.pad(values, (0, values.shape[1] % 2))
+    lower = padded[:, 0::2]
+    upper = padded[:, 1::2]
+    return lower | (upper << 4)

@@ -54,17 +54,12 @@ class LowRank(CodecDefaults):
             raise UsageError(
                 "lowrank on 1 class has nothing to hold: its probability is always 1; use full"
             )
-        given = {
-            name: value
-            for name in ("step", "error", "bytes")
-            if (value := getattr(self, name)) is not None
-        }
-        if len(given) != 1:
-            raise UsageError(
-                f"lowrank with {', '.join(given) or 'no target'}: give one of step=, error= and"
-                " bytes="
-            )
-        for name, value in (*given.items(), ("views", self.views)):
+        options = {"step": self.step, "error": self.error, "bytes": self.bytes}
+        targets = {name: value for name, value in options.items() if value is not None}
+        if len(targets) != 1:
+            names = ", ".join(targets) or "no target"
+            raise UsageError(f"lowrank with {names}: give one of step=, error= and bytes=")
+        for name, value in (*targets.items(), ("views", self.views)):
             if not (math.isfinite(value) and value > 0):
                 raise UsageError(f"lowrank:{name}={value} must be above 0")
 
@@ -80,13 +75,15 @@ class LowRank(CodecDefaults):
         if self.fitted is None:
             return np.dtype([])
         kinds = self.fitted.kinds
-        bytes_of_ternary = -(-kinds["ternary"] // _PER_BYTE)
-        fields = [
-            ("wide", "<i2", kinds["wide"]),
-            ("byte", "i1", kinds["byte"]),
-            ("ternary", "u1", bytes_of_ternary),
-        ]
-        return np.dtype([(name, base, (count,)) for name, base, count in fields if count])
+        fields: list[Any] = []
+        if kinds["wide"]:
+            fields.append(("wide", "<i2", (kinds["wide"],)))
+        if kinds["byte"]:
+            fields.append(("byte", "i1", (kinds["byte"],)))
+        if kinds["ternary"]:
+            num_bytes = -(-kinds["ternary"] // _PER_BYTE)
+            fields.append(("ternary", "u1", (num_bytes,)))
+        return np.dtype(fields)
 
     def fit(self, logits: Logits, head: Tensor | None = None) -> "LowRank":
         """Return this codec fitted to a calibration sample at its step.
@@ -103,7 +100,8 @@ class LowRank(CodecDefaults):
             raise CodecError(
                 "lowrank without step= is fitted by a search: use kdcache.codec_error.calibration"
             )
-        return self.with_fit(Calibration(checked(logits, self.classes), head).fit(self.step))
+        calibration = Calibration(checked(logits, self.classes), head)
+        return self.with_fit(calibration.fit(self.step))
 
     def with_fit(self, fit: Fit) -> "LowRank":
         """Return this codec with `fit`."""
@@ -115,7 +113,9 @@ class LowRank(CodecDefaults):
 
     def fit_arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays of the fit; none before it is made."""
-        return self.fitted.to_arrays() if self.fitted else {}
+        if not self.fitted:
+            return {}
+        return self.fitted.to_arrays()
 
     def with_fit_arrays(self, arrays: Mapping[str, np.ndarray]) -> "LowRank":
         """Return this codec with the fit that `arrays` hold.
@@ -135,29 +135,37 @@ class LowRank(CodecDefaults):
         records = np.zeros(len(logits), self.record_dtype)
         for start in range(0, len(logits), _ROWS):
             part = logits[start : start + _ROWS]
-            records[start : start + _ROWS] = self.pack(quantised(part, self._on(part.device)))
+            integers = quantised(part, self._on(part.device))
+            records[start : start + _ROWS] = self.pack(integers)
         return records
 
     def pack(self, integers: Tensor) -> Records:
         """Return the records of rows of integers `[rows, axes]`."""
         records = np.zeros(len(integers), self.record_dtype)
-        kinds = self._fit.kinds
-        stored = integers.to(torch.int16).cpu()
-        for kind, part in zip(kinds, torch.split(stored, list(kinds.values()), dim=1), strict=True):
-            if part.shape[1]:
-                records[kind] = (_packed(part) if kind == "ternary" else part).numpy()
+        start = 0
+        narrow = integers.to(torch.int16).cpu()
+        for kind, count in self._fit.kinds.items():
+            if not count:
+                continue
+            values = narrow[:, start : start + count]
+            if kind == "ternary":
+                values = _packed(values)
+            records[kind] = values.numpy()
+            start += count
         return records
 
     def from_fields(self, fields: Mapping[str, Tensor]) -> DenseTargets:
         """Return the rows whose records have these fields."""
-        parts = [
-            _unpacked(field) if kind == "ternary" else field.float()
-            for kind, field in fields.items()
-        ]
+        parts = []
+        for kind, field in fields.items():
+            if kind == "ternary":
+                values = _unpacked(field)
+            else:
+                values = field.float()
+            parts.append(values)
         fit = self._on(parts[0].device)
-        return DenseTargets(
-            torch.addmm(fit.mean, torch.cat(parts, 1)[:, : len(fit.basis)], fit.scaled)
-        )
+        integers = torch.cat(parts, 1)[:, : len(fit.basis)]
+        return DenseTargets(torch.addmm(fit.mean, integers, fit.scaled))
 
     def stated_error(self, logits: Logits) -> PerRow:
         """Return a bound on |decoded - centred logits|: what lies outside the basis, one step per
@@ -167,22 +175,20 @@ class LowRank(CodecDefaults):
         coefficients = centred @ fit.basis.T
         outside = (centred - coefficients @ fit.basis).square().sum(1)
         clipped = (coefficients.abs() - fit.limit * fit.step).clamp_min(1.5 * fit.step)
-        bound: Tensor = (
-            (outside + clipped.square().sum(1)).sqrt() * 1.001
-            + centred.norm(dim=1) * 2.0**-9
-            + 1e-4
-        )
-        return bound  # the last two terms: a stored basis has 11 bits
+        distance = (outside + clipped.square().sum(1)).sqrt()
+        # the last two terms: a stored basis has 11 bits
+        bound: Tensor = distance * 1.001 + centred.norm(dim=1) * 2.0**-9 + 1e-4
+        return bound
 
     def clipped(self, logits: Logits) -> Tensor:
         """Return which rows are so far from the sample that they lose more to clipping than to
         rounding, bool `[rows]`."""
         fit = self._on(logits.device)
-        beyond = (
-            (_centred(logits.float(), fit) @ fit.basis.T).abs() / fit.step - fit.limit
-        ).clamp_min(0)
-        lost: Tensor = beyond.square().sum(1) > len(fit.basis) / 12
-        return lost
+        coefficients = _centred(logits.float(), fit) @ fit.basis.T
+        excess = (coefficients.abs() / fit.step - fit.limit).clamp_min(0)
+        rounding_loss = len(fit.basis) / 12
+        is_clipped: Tensor = excess.square().sum(1) > rounding_loss
+        return is_clipped
 
     @property
     def _fit(self) -> Fit:
@@ -210,13 +216,15 @@ def _centred(logits: Logits, fit: Fit) -> Logits:
 def _packed(integers: Tensor) -> Tensor:
     """Return five ternary values to a byte, as base-3 digits around a byte of 0 for five zeros."""
     padded = torch.nn.functional.pad(integers, (0, -integers.shape[1] % _PER_BYTE))
-    digits = padded.reshape(len(padded), padded.shape[1] // _PER_BYTE, _PER_BYTE)
+    num_bytes = padded.shape[1] // _PER_BYTE
+    digits = padded.reshape(len(padded), num_bytes, _PER_BYTE)
     value: Tensor = (digits * _PLACES.to(digits)).sum(2)
     return value.to(torch.int8).view(torch.uint8)
 
 
 @cache
 def _ternary(device: torch.device) -> Tensor:
+    """Return the values in each byte on a device."""
     return _TERNARY.to(device)
 
 

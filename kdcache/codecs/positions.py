@@ -78,10 +78,10 @@ class PositionCodec:
         if self.layout.maps:
             heads, height, width = self.layout.maps
             return np.dtype([("maps", "u1", (heads, itemsize, height, width))])
-        fields: list[Any] = [
-            (segment.name, "u1", (itemsize, segment.num_positions))
-            for segment in self.layout.segments
-        ]
+        fields: list[Any] = []
+        for segment in self.layout.segments:
+            shape = (itemsize, segment.num_positions)
+            fields.append((segment.name, "u1", shape))
         if self.layout.has_boxes:
             fields += [("boxes", "<f4", (self.layout.num_positions, 4)), ("count", "<u2")]
         return np.dtype(fields)
@@ -112,14 +112,14 @@ class PositionCodec:
         flat = self._flat(logits)
         if boxes is not None:
             boxes = checked_boxes(boxes, len(logits), self.layout.num_positions)
-            places = is_there(boxes.counts, self.layout.num_positions)
-            flat = torch.where(places[:, :, None].to(flat.device), flat, 0.0)
+            is_proposal = is_there(boxes.counts, self.layout.num_positions)
+            flat = torch.where(is_proposal[:, :, None].to(flat.device), flat, 0.0)
         rows = flat.reshape(-1, self.classes)
-        parts = [
-            self.rows.encode(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS)
-        ]
-        encoded = np.concatenate(parts) if parts else np.empty(0, self.rows.record_dtype)
-        return self.of_rows(encoded, boxes)
+        records = np.empty(len(rows), self.rows.record_dtype)
+        for start in range(0, len(rows), _ROWS):
+            part = rows[start : start + _ROWS]
+            records[start : start + _ROWS] = self.rows.encode(part)
+        return self.of_rows(records, boxes)
 
     def of_rows(self, records: Records, boxes: Boxes | None = None) -> Records:
         """Return the records of views from those of all their positions, view by view.
@@ -131,9 +131,10 @@ class PositionCodec:
         shape = (views, self.layout.num_positions, self._itemsize)
         raw = torch.from_numpy(np.ascontiguousarray(records).view(np.uint8).reshape(shape))
         whole = np.zeros(views, self.record_dtype)
-        if (boxes is not None) != self.layout.has_boxes:
-            needs = "needs" if self.layout.has_boxes else "has no"
-            raise CodecError(f"a record of layout {self.layout.kind} {needs} boxes of its views")
+        if boxes is None and self.layout.has_boxes:
+            raise CodecError(f"a record of layout {self.layout.kind} needs boxes of its views")
+        if boxes is not None and not self.layout.has_boxes:
+            raise CodecError(f"a record of layout {self.layout.kind} has no boxes of its views")
         if boxes is not None:
             boxes = checked_boxes(boxes, views, self.layout.num_positions)
             counts = boxes.counts.cpu()
@@ -162,16 +163,20 @@ class PositionCodec:
     def decode(self, records: Records, device: torch.device | str = "cpu") -> SegmentTargets:
         """Return the soft targets by segment, decoded on `device`."""
         dtype = self.rows.record_dtype
-        fields = [plane_fields(plane, dtype) for plane in self._planes(to_bytes(records, device))]
+        planes = self._planes(to_bytes(records, device))
         boxes = self.boxes_of(records)
         if boxes is None:
-            segments = [self.rows.from_fields(of_segment) for of_segment in fields]
+            segments = []
+            for plane in planes:
+                fields = plane_fields(plane, dtype)
+                segments.append(self.rows.from_fields(fields))
             return SegmentTargets(segments, self.layout)
         counts = boxes.counts.to(device)
-        places = is_there(counts, self.layout.num_positions).flatten()
-        proposed = {name: values[places] for name, values in fields[0].items()}
-        segments = [self.rows.from_fields(proposed)]
-        return SegmentTargets(segments, self.layout, boxes.places.to(device), counts)
+        is_proposal = is_there(counts, self.layout.num_positions).flatten()
+        fields = plane_fields(planes[0], dtype)
+        fields_of_proposals = {name: values[is_proposal] for name, values in fields.items()}
+        proposals = self.rows.from_fields(fields_of_proposals)
+        return SegmentTargets([proposals], self.layout, boxes.places.to(device), counts)
 
     def nearest(self, records: Records, exact: Logits) -> Logits:
         """Return the logits nearest to `exact` that the records of all positions allow, in the
@@ -197,13 +202,13 @@ class PositionCodec:
         shape = tuple(logits.shape[1:])
         if shape in (flat, (*self.layout.sites, self.classes)):
             return logits.reshape(len(logits), *flat)
-        given = f"logits of shape {tuple(logits.shape)}; this codec holds"
+        fault = f"logits of shape {tuple(logits.shape)}; this codec holds"
         if self.layout.maps:
             raise CodecError(
-                f"{given} maps of {(*self.layout.maps, self.classes)}, heads, height, width and"
+                f"{fault} maps of {(*self.layout.maps, self.classes)}, heads, height, width and"
                 " classes"
             )
-        raise CodecError(f"{given} {self.layout.kind} of {flat}, positions and classes")
+        raise CodecError(f"{fault} {self.layout.kind} of {flat}, positions and classes")
 
     def _planes(self, raw: Tensor) -> list[Tensor]:
         """Return of each segment the bytes of rows, `[views, bytes of a row, positions]`, of those
@@ -225,16 +230,21 @@ def _bytes_of(records: Records) -> "np.ndarray[Any, np.dtype[np.uint8]]":
 
 def with_layout(rows: RowCodec, layout: Layout) -> Codec:
     """Return the codec for logits of a layout: `rows` itself, if a view has one row."""
-    return rows if isinstance(layout, One) else PositionCodec(rows, layout)
+    if isinstance(layout, One):
+        return rows
+    return PositionCodec(rows, layout)
 
 
 def with_rows(codec: Codec, rows: RowCodec) -> Codec:
     """Return `codec` with another codec of its rows."""
-    return replace(codec, rows=rows) if isinstance(codec, PositionCodec) else rows
+    if isinstance(codec, PositionCodec):
+        return replace(codec, rows=rows)
+    return rows
 
 
 def row_codec(codec: Codec) -> RowCodec:
     """Return the codec of a single row of logits."""
-    rows = codec.rows if isinstance(codec, PositionCodec) else codec
-    assert isinstance(rows, RowCodec)
-    return rows
+    if isinstance(codec, PositionCodec):
+        return codec.rows
+    assert isinstance(codec, RowCodec)
+    return codec

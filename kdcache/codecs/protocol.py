@@ -228,9 +228,11 @@ def to_fields(records: Records, device: torch.device | str) -> dict[str, Tensor]
     as it is.
     """
     raw = to_bytes(records, device)
-    return {
-        name: _unsigned(_apart(raw[:, at], part), part) for name, at, part in _places(records.dtype)
-    }
+    fields = {}
+    for name, place, dtype in _places(records.dtype):
+        numbers = _apart(raw[:, place], dtype)
+        fields[name] = _unsigned(numbers, dtype)
+    return fields
 
 
 def plane_fields(planes: Tensor, dtype: "np.dtype[Any]") -> dict[str, Tensor]:
@@ -240,33 +242,41 @@ def plane_fields(planes: Tensor, dtype: "np.dtype[Any]") -> dict[str, Tensor]:
         planes: uint8 `[views, bytes of a record, pixels]`.
         dtype: of a record.
     """
-    return {
-        name: _unsigned(_joined(planes[:, at], part), part) for name, at, part in _places(dtype)
-    }
+    fields = {}
+    for name, place, field_dtype in _places(dtype):
+        numbers = _joined(planes[:, place], field_dtype)
+        fields[name] = _unsigned(numbers, field_dtype)
+    return fields
 
 
 def to_bytes(records: Records, device: torch.device | str) -> Tensor:
     """Return the bytes of `records` on `device`, uint8 `[records, bytes of one]`."""
-    raw = torch.from_numpy(
-        np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize)
-    )
+    numbers = np.ascontiguousarray(records).view(np.uint8)
+    raw = torch.from_numpy(numbers.reshape(len(records), records.dtype.itemsize))
     if torch.device(device).type == "cuda":
         return raw.pin_memory().to(device, non_blocking=True)
     return raw.to(device)
 
 
 _TYPES = {
-    **{"f2": torch.float16, "f4": torch.float32, "i1": torch.int8, "i2": torch.int16},
-    **{"u1": torch.uint8, "u2": torch.int16, "u4": torch.int32},
+    "f2": torch.float16,
+    "f4": torch.float32,
+    "i1": torch.int8,
+    "i2": torch.int16,
+    "u1": torch.uint8,
+    "u2": torch.int16,
+    "u4": torch.int32,
 }
 
 
 def _places(dtype: "np.dtype[Any]") -> list[tuple[str, slice, "np.dtype[Any]"]]:
     """Return the name of each field, where its bytes lie in a record, and its dtype."""
     assert dtype.fields is not None
-    return [
-        (name, slice(at, at + part.itemsize), part) for name, (part, at, *_) in dtype.fields.items()
-    ]
+    places = []
+    for name, (field_dtype, start, *_) in dtype.fields.items():
+        stop = start + field_dtype.itemsize
+        places.append((name, slice(start, stop), field_dtype))
+    return places
 
 
 def _apart(raw: Tensor, dtype: "np.dtype[Any]") -> Tensor:
@@ -285,7 +295,8 @@ def _joined(planes: Tensor, dtype: "np.dtype[Any]") -> Tensor:
     for byte in range(width):  # a plane at a time: a transposing copy takes three times as long
         joined[..., byte] = planes[:, byte::width]
     numbers = joined.view(_TYPES[dtype.base.str[1:]])[..., 0]
-    return numbers.transpose(1, 2).reshape(views * pixels, size // width)
+    rows = numbers.transpose(1, 2)
+    return rows.reshape(views * pixels, size // width)
 
 
 def _unsigned(values: Tensor, dtype: "np.dtype[Any]") -> Tensor:

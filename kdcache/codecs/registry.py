@@ -44,16 +44,15 @@ def default_codec(classes: int) -> str:
     The step suits ordinary logits; `kdcache.codec_error.calibration.fit_default` takes a smaller
     one where it does not.
     """
-    return "full:dtype=float16" if classes <= FEW_CLASSES else "lowrank:step=2"
+    if classes <= FEW_CLASSES:
+        return "full:dtype=float16"
+    return "lowrank:step=2"
 
 
 def codec_to_dict(codec: Codec) -> dict[str, Any]:
     """Return `{name, configuration}` as a manifest keeps it."""
     codec = row_codec(codec)
-    older_defaults = _older_defaults(codec.name)
-    configuration = {
-        name: value for name, value in _options(codec).items() if older_defaults.get(name) != value
-    }
+    configuration = _without(_options(codec), _older_defaults(codec.name))
     return {"name": codec.name, "configuration": configuration}
 
 
@@ -76,9 +75,8 @@ def codec_from_dict(
         UsageError: a codec or option that this version does not know.
         CodecError: arrays that are not a fit for these classes.
     """
-    codec = _build(
-        stored["name"], {**_older_defaults(stored["name"]), **stored["configuration"]}, classes
-    )
+    options = {**_older_defaults(stored["name"]), **stored["configuration"]}
+    codec = _build(stored["name"], options, classes)
     if fit is not None:
         codec = codec.with_fit_arrays(fit)
     return with_layout(codec, layout or One())
@@ -101,22 +99,32 @@ def codec_spec(codec: Codec) -> str:
     fields = dataclasses.fields(codec)  # type: ignore[arg-type]
     defaults = {field.name: field.default for field in fields}
     options = _options(codec)
-    told = {name: value for name, value in options.items() if value != defaults[name]}
-    return str(Spec(codec.name, None, told or options))
+    return str(Spec(codec.name, None, _without(options, defaults) or options))
+
+
+def _without(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are not at their defaults."""
+    return {name: value for name, value in options.items() if value != defaults.get(name)}
 
 
 def _options(codec: Codec) -> dict[str, Any]:
-    return {
-        name: value for name in _option_names(codec) if (value := getattr(codec, name)) is not None
-    }
+    """Return the options of a codec that have a value."""
+    options = {}
+    for name in _option_names(codec):
+        value = getattr(codec, name)
+        if value is not None:
+            options[name] = value
+    return options
 
 
 def _option_names(codec: Any) -> list[str]:
-    return [
-        field.name
-        for field in dataclasses.fields(codec)
-        if is_option(field) and field.name != "classes"
-    ]
+    """Return the names of the options of a codec, or of a class of codecs."""
+    names = []
+    for field in dataclasses.fields(codec):
+        if field.name == "classes" or not is_option(field):
+            continue
+        names.append(field.name)
+    return names
 
 
 def _older_defaults(name: str) -> Mapping[str, Any]:
@@ -126,6 +134,7 @@ def _older_defaults(name: str) -> Mapping[str, Any]:
 
 
 def _build(name: str, options: Mapping[str, Any], classes: int) -> RowCodec:
+    """Return the codec of a name with these options."""
     choose(name, CODECS, "codec")
     if "classes" in options:
         raise UsageError(f"codec {name}: classes come from the source, they are not an option")

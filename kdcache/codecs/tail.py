@@ -63,5 +63,6 @@ def levelled(weights: Tensor, head: Tensor) -> Tensor:
     Rows that have no weight there come out even.
     """
     tail = weights.scatter(1, head, -torch.inf)
-    mean = torch.logsumexp(tail, 1, keepdim=True) - math.log(max(tail.shape[1] - head.shape[1], 1))
+    num_classes = max(tail.shape[1] - head.shape[1], 1)
+    mean = torch.logsumexp(tail, 1, keepdim=True) - math.log(num_classes)
     return torch.where(mean.isfinite(), tail - mean, 0.0)

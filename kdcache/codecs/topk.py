@@ -23,6 +23,8 @@ from kdcache.errors import UsageError
 from kdcache.shapes import Logits, PerRow, Probabilities, Records
 
 _FLOAT16_MANTISSA = 10
+_LOG_WEIGHTS = {"uniform": 0.0, "none": -torch.inf}
+"""Of the tail's classes, by policy, where they are those of every row."""
 _MOST_TAU = 1e6
 """At temperatures past it, or below its inverse, sums over the classes would leave float32's
 range."""
@@ -75,12 +77,20 @@ class TopK(CodecDefaults):
     def record_dtype(self) -> "np.dtype[Any]":
         """`logits` in falling order, their `classes` in the smallest unsigned type that holds them,
         and the tail's numbers."""
+        index = "<u4"
         if self.classes <= 256:
             index = "u1"
-        else:
-            index = "<u2" if self.classes <= 65_536 else "<u4"
-        tail = [(name, "<f2") for name in ("tail_lse", "tail_mean", "tail_var")]
-        return np.dtype([("logits", "<f2", (self.k,)), ("classes", index, (self.k,)), *tail])
+        elif self.classes <= 65_536:
+            index = "<u2"
+        return np.dtype(
+            [
+                ("logits", "<f2", (self.k,)),
+                ("classes", index, (self.k,)),
+                ("tail_lse", "<f2"),
+                ("tail_mean", "<f2"),
+                ("tail_var", "<f2"),
+            ]
+        )
 
     @property
     def chunk_bytes(self) -> int:
@@ -100,33 +110,38 @@ class TopK(CodecDefaults):
             lse = torch.logsumexp(tail / self.tau, dim=1)
         else:
             lse = torch.zeros_like(top[:, 0])
-        kept = tail.isfinite()
+        is_tail = tail.isfinite()
         count = max(self.classes - self.k, 1)
-        mean = torch.where(kept, tail, 0).sum(1) / count
-        var = (torch.where(kept, tail - mean[:, None], 0) ** 2).sum(1) / count
+        mean = torch.where(is_tail, tail, 0).sum(1) / count
+        deviations = torch.where(is_tail, tail - mean[:, None], 0)
+        var = (deviations**2).sum(1) / count
         return self._records(top, classes, lse, mean, var)
 
-    def cut(self, records: Records, held: "TopK") -> Records:
-        """Return records of this codec made from those of `held`, which keeps as many logits or
+    def cut(self, records: Records, source: "TopK") -> Records:
+        """Return records of this codec made from those of `source`, which keeps as many logits or
         more at the same tau.
 
         The logits that are dropped now join the tail: its mean, variance and log-sum-exp follow
         from theirs and the old ones.
         """
-        assert self.k <= held.k and (self.classes, self.tau) == (held.classes, held.tau)
+        assert self.k <= source.k
+        assert (self.classes, self.tau) == (source.classes, source.tau)
         fields = to_fields(records, "cpu")
-        top, joined = fields["logits"].float().tensor_split([self.k], dim=1)
-        lse, mean, var = (fields[f"tail_{name}"].float() for name in ("lse", "mean", "var"))
-        if self.k < held.k:
-            before = held.classes - held.k
-            count = held.classes - self.k
-            own = torch.logsumexp(joined / self.tau, dim=1)
-            lse = torch.logaddexp(lse, own) if before else own
-            whole = (before * mean + joined.sum(1)) / count
-            var = (
-                before * (var + (mean - whole).square()) + (joined - whole[:, None]).square().sum(1)
-            ) / count
-            mean = whole
+        top, dropped = fields["logits"].float().tensor_split([self.k], dim=1)
+        lse, mean, var = _tail_fields(fields)
+        if self.k < source.k:
+            old_count = source.classes - source.k
+            count = source.classes - self.k
+            dropped_lse = torch.logsumexp(dropped / self.tau, dim=1)
+            if old_count:
+                lse = torch.logaddexp(lse, dropped_lse)
+            else:
+                lse = dropped_lse
+            old_mean = mean
+            mean = (old_count * old_mean + dropped.sum(1)) / count
+            old_squares = old_count * (var + (old_mean - mean).square())
+            dropped_squares = (dropped - mean[:, None]).square().sum(1)
+            var = (old_squares + dropped_squares) / count
         return self._records(top, fields["classes"][:, : self.k], lse, mean, var)
 
     def from_fields(self, fields: Mapping[str, Tensor]) -> "TopKRows":
@@ -156,22 +171,31 @@ class TopK(CodecDefaults):
         self, top: Tensor, classes: Tensor, lse: Tensor, mean: Tensor, var: Tensor
     ) -> Records:
         records = np.empty(len(top), self.record_dtype)
-        records["logits"] = self._stored(top, "logits")
+        records["logits"] = self._rounded(top, "logits")
         records["classes"] = classes.cpu().numpy()
         records["tail_lse"] = narrowed(lse, torch.float16, "tail log-sum-exp").cpu().numpy()
-        records["tail_mean"] = self._stored(mean, "tail mean")
-        records["tail_var"] = self._stored(var, "tail variance")
+        records["tail_mean"] = self._rounded(mean, "tail mean")
+        records["tail_var"] = self._rounded(var, "tail variance")
         return records
 
-    def _stored(self, values: Tensor, what: str) -> Any:
+    def _rounded(self, values: Tensor, what: str) -> Any:
+        """Return values as float16 with the codec's number of bits."""
         half = narrowed(values, torch.float16, what)
         if self.mantissa < _FLOAT16_MANTISSA:
+            num_bits = self.mantissa + 1
             digits, exponent = torch.frexp(values)
-            rounded = torch.ldexp(
-                (digits * 2.0 ** (self.mantissa + 1)).round(), exponent - (self.mantissa + 1)
-            )
-            half = narrowed(rounded, torch.float16, what)
+            integers = (digits * 2.0**num_bits).round()
+            half = narrowed(torch.ldexp(integers, exponent - num_bits), torch.float16, what)
         return half.cpu().numpy()
+
+
+def _tail_fields(fields: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the tail's log-sum-exp, mean and variance."""
+    return (
+        fields["tail_lse"].float(),
+        fields["tail_mean"].float(),
+        fields["tail_var"].float(),
+    )
 
 
 def _largest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -198,9 +222,7 @@ class TopKRows:
         self._codec = codec
         self._top = fields["logits"].float()
         self._index = fields["classes"].to(torch.int64)
-        self._lse, self._mean, self._var = (
-            fields[f"tail_{name}"].float() for name in ("lse", "mean", "var")
-        )
+        self._lse, self._mean, self._var = _tail_fields(fields)
         self._dropped = codec.classes - codec.k
 
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
@@ -210,16 +232,17 @@ class TopKRows:
         Raises:
             UsageError: the policy is `ghost`, and `student` is not given.
         """
-        tau = tau if isinstance(tau, Tensor) else torch.full_like(self._lse, tau)
+        if not isinstance(tau, Tensor):
+            tau = torch.full_like(self._lse, tau)
         tail = (self._tail_logit(tau) / tau)[:, None] + self._shape(student)
-        return torch.softmax(self._dense(tail, self._top / tau[:, None]), dim=-1)
+        top = self._top / tau[:, None]
+        return torch.softmax(self._dense(tail, top), dim=-1)
 
     def logits(self) -> Logits:
         """Return the logits with an even tail that has its mass at the codec's tau, float32 `[rows,
         classes]`."""
-        return self._dense(
-            self._tail_logit(torch.full_like(self._lse, self._codec.tau))[:, None], self._top
-        )
+        tau = torch.full_like(self._lse, self._codec.tau)
+        return self._dense(self._tail_logit(tau)[:, None], self._top)
 
     def std(self) -> PerRow:
         """Return the standard deviation of each row over all classes: exact, whatever the shape of
@@ -230,6 +253,7 @@ class TopKRows:
         return ((head + tail) / (self._codec.classes - 1)).sqrt()
 
     def _dense(self, tail: Tensor, top: Tensor) -> Tensor:
+        """Return rows of all classes, `top` at the classes of the record and `tail` elsewhere."""
         return tail.expand(-1, self._codec.classes).scatter(1, self._index, top)
 
     def _shape(self, student: Probabilities | None) -> Tensor:
@@ -237,7 +261,7 @@ class TopKRows:
         exponentials have mean 1, or are 0."""
         if self._codec.tail == "ghost":
             return levelled(student_weights(student), self._index)
-        return self._lse.new_full((1, 1), {"uniform": 0.0, "none": -torch.inf}[self._codec.tail])
+        return self._lse.new_full((1, 1), _LOG_WEIGHTS[self._codec.tail])
 
     def _tail_logit(self, tau: PerRow) -> PerRow:
         """Return the value z whose (C - k) copies have the tail's mass at each row's `tau`.

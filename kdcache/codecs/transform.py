@@ -75,7 +75,10 @@ class Fit:
     def to(self, device: torch.device) -> "Fit":
         """Return this fit on `device`."""
         return replace(
-            self, **{name: getattr(self, name).to(device) for name in ("basis", "mean", "rounding")}
+            self,
+            basis=self.basis.to(device),
+            mean=self.mean.to(device),
+            rounding=self.rounding.to(device),
         )
 
     @cached_property
@@ -86,8 +89,9 @@ class Fit:
     @cached_property
     def limit(self) -> Tensor:
         """The largest integer that an axis can hold, float32 `[axes]`."""
-        limits = [torch.full((count,), float(LIMITS[kind])) for kind, count in self.kinds.items()]
-        return torch.cat(limits).to(self.basis.device)
+        limits = torch.tensor([float(LIMITS[kind]) for kind in self.kinds])
+        counts = torch.tensor(list(self.kinds.values()))
+        return limits.repeat_interleave(counts).to(self.basis.device)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays that a cache keeps."""
@@ -107,38 +111,43 @@ class Fit:
             CodecError: arrays that are absent, of another shape or type, or not finite; or logits
                 would not be below `LARGEST`.
         """
-        if others := sorted(arrays.keys() - _ARRAYS.keys()):
+        unknown_names = sorted(arrays.keys() - _ARRAYS.keys())
+        if unknown_names:
             raise CodecError(
-                f"lowrank: the fit holds array {quoted(others[0])}, which this kdcache does not"
-                " know: upgrade it"
+                f"lowrank: the fit holds array {quoted(unknown_names[0])}, which this kdcache does"
+                " not know: upgrade it"
             )
         _require_array(arrays, "kinds", (3,))
-        wide, byte, ternary = (int(count) for count in arrays["kinds"])
+        wide, byte, ternary = arrays["kinds"].tolist()
         axes = wide + byte + ternary
-        for name, shape in {
-            "basis": (axes, classes),
-            "mean": (classes,),
-            "step": (1,),
-            "rounding": (2, axes),
-        }.items():
-            _require_array(arrays, name, shape)
+        _require_array(arrays, "basis", (axes, classes))
+        _require_array(arrays, "mean", (classes,))
+        _require_array(arrays, "step", (1,))
+        _require_array(arrays, "rounding", (2, axes))
         step = float(arrays["step"][0])
         if not 1 / LARGEST <= step <= LARGEST:
             raise CodecError(
                 f"lowrank: the step of the fit is {step:g}; it must be from {1 / LARGEST:g} to"
                 f" {LARGEST:g}"
             )
-        tensors = {
-            name: torch.from_numpy(arrays[name].astype(np.float32))
-            for name in ("basis", "mean", "rounding")
-        }
-        fit = cls(step=step, wide=wide, byte=byte, **tensors)
-        largest = (
-            fit.limit + 1
-        ) @ fit.scaled.abs() + fit.mean.abs()  # one more: -128 is a byte, too
+        fit = cls(
+            basis=_float_tensor(arrays["basis"]),
+            mean=_float_tensor(arrays["mean"]),
+            step=step,
+            rounding=_float_tensor(arrays["rounding"]),
+            wide=wide,
+            byte=byte,
+        )
+        largest_integers = fit.limit + 1  # one more: -128 is a byte, too
+        largest = largest_integers @ fit.scaled.abs() + fit.mean.abs()
         if not bool((largest < LARGEST).all()):
             raise CodecError(f"lowrank: with step {step:g} the fit gives logits past {LARGEST:.3g}")
         return fit
+
+
+def _float_tensor(array: np.ndarray) -> Tensor:
+    """Return a copy of an array as float32."""
+    return torch.from_numpy(array.astype(np.float32))
 
 
 def _require_array(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> None:
@@ -146,49 +155,53 @@ def _require_array(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int
     this shape."""
     array = arrays.get(name)
     kind = _ARRAYS[name]
-    if array is None or array.dtype != kind or array.shape != shape or not np.isfinite(array).all():
-        found = "absent" if array is None else f"{array.dtype.str} {array.shape}"
-        raise CodecError(
-            f"lowrank: array {name} of the fit is {found}, where finite {kind} {shape} is needed"
-        )
+    if array is None:
+        fault = "absent"
+    elif array.dtype != kind or array.shape != shape or not np.isfinite(array).all():
+        fault = f"{array.dtype.str} {array.shape}"
+    else:
+        return
+    raise CodecError(
+        f"lowrank: array {name} of the fit is {fault}, where finite {kind} {shape} is needed"
+    )
 
 
 def quantised(logits: Logits, fit: Fit) -> Tensor:
     """Return the integers of each row on the axes of `fit`, float32 `[rows, axes]`, at most 1.5
     steps from its coefficients."""
     centred = logits - logits.mean(1, keepdim=True)
-    left = centred - fit.mean
-    weight = torch.exp(_SLOPE * left.clamp(-_HIGHEST, _HIGHEST))
+    rest = centred - fit.mean
+    weight = torch.exp(_SLOPE * rest.clamp(-_HIGHEST, _HIGHEST))
     weight /= weight.mean(1, keepdim=True)
     scaled = fit.scaled
     inverse = fit.basis / fit.step
-    exact = left @ inverse.T
+    exact = rest @ inverse.T
     low = (exact - 1.5).ceil().maximum(-fit.limit)
     high = (exact + 1.5).floor().minimum(fit.limit)
     low = low.minimum(fit.limit)
     high = high.maximum(-fit.limit)
     integers = _rounded(exact, fit.rounding).clamp(low, high)
-    left = left - integers @ scaled
+    rest = rest - integers @ scaled
     importance = weight @ fit.basis.square().T
     for turn in range(min(_BLOCKS, len(scaled))):
         axes = slice(turn, None, _BLOCKS)
-        before = integers[:, axes]
-        important = importance[:, axes]
-        wanted = before + (weight * left) @ inverse[axes].T / important
-        after = _rounded(wanted, fit.rounding[:, None, axes] / important).clamp(
-            low[:, axes], high[:, axes]
-        )
-        left -= (after - before) @ scaled[axes]
-        integers[:, axes] = after
+        old = integers[:, axes]
+        importance_of_turn = importance[:, axes]
+        ideal = old + (weight * rest) @ inverse[axes].T / importance_of_turn
+        rounding = fit.rounding[:, None, axes] / importance_of_turn
+        new = _rounded(ideal, rounding).clamp(low[:, axes], high[:, axes])
+        rest -= (new - old) @ scaled[axes]
+        integers[:, axes] = new
     return integers
 
 
 def _rounded(values: Tensor, rounding: Tensor) -> Tensor:
+    """Return the integers of values; `rounding` is how far past one half a size must be to be
+    rounded up, up to 1 and beyond."""
     size = values.abs()
-    return (
-        torch.floor(size + 0.5 - torch.where(size < 1, rounding[0], rounding[1])).clamp_min(0)
-        * values.sign()
-    )
+    threshold = torch.where(size < 1, rounding[0], rounding[1])
+    integers = torch.floor(size + 0.5 - threshold).clamp_min(0)
+    return integers * values.sign()
 
 
 class Calibration:
@@ -212,28 +225,27 @@ class Calibration:
             )
         logits = logits.float()
         self._mean, self._basis = _principal_basis(logits, head)
+        self._axes = len(self._basis)
         # a basis fits the rows it is made from too well: on them its weaker axes seem to hardly
         # vary
-        self._unseen = [
-            (
-                logits[part],
-                *_principal_basis(torch.cat([logits[: part.start], logits[part.stop :]]), head),
-            )
-            for part in _parts(*logits.shape)
-        ]
-        self._axes = min(
-            len(basis) for basis in (self._basis, *(basis for _, _, basis in self._unseen))
-        )
+        self._held_out: list[tuple[Logits, Tensor, Tensor]] = []
+        """Rows, with the mean and the basis of the others."""
+        for part in _parts(*logits.shape):
+            others = torch.cat([logits[: part.start], logits[part.stop :]])
+            mean, basis = _principal_basis(others, head)
+            self._held_out.append((logits[part], mean, basis))
+            self._axes = min(self._axes, len(basis))
 
     def fit(self, step: float) -> Fit:
         """Return the fit at a step, with rounding and layout as the integers of rows ask for that a
         basis has not seen."""
         # counted without feedback first: it would fill axes that nothing yet says are dear
-        plain = [
-            (rows - rows.mean(1, keepdim=True) - mean) @ basis.T / step
-            for rows, mean, basis in self._unseen
-        ]
-        first = self._laid_out(step, torch.cat([part[:, : self._axes] for part in plain]).round())
+        coefficients = []
+        for rows, mean, basis in self._held_out:
+            centred = rows - rows.mean(1, keepdim=True) - mean
+            all_axes = centred @ basis.T / step
+            coefficients.append(all_axes[:, : self._axes])
+        first = self._laid_out(step, torch.cat(coefficients).round())
         fit = self._laid_out(step, self.integers(first))
         # what is encoded with is what will be decoded with
         return Fit.from_arrays(fit.to_arrays(), len(fit.mean))
@@ -241,11 +253,11 @@ class Calibration:
     def integers(self, fit: Fit) -> Tensor:
         """Return the integers of the rows that are counted, laid out as `fit`, each row's on a
         basis that has not seen it."""
-        trials = [
-            (rows, replace(fit, basis=basis[: len(fit.basis)], mean=mean))
-            for rows, mean, basis in self._unseen
-        ]
-        return torch.cat([quantised(rows, trial) for rows, trial in trials])
+        integers = []
+        for rows, mean, basis in self._held_out:
+            trial = replace(fit, basis=basis[: len(fit.basis)], mean=mean)
+            integers.append(quantised(rows, trial))
+        return torch.cat(integers)
 
     def _laid_out(self, step: float, integers: Tensor) -> Fit:
         """Return the fit with the rounding and layout that a sample's integers ask for."""
@@ -253,17 +265,20 @@ class Calibration:
         share = (size > 0).float().mean(0)
         # by number, not by the last one: a small sample uses some weak axes more than their
         # variance says
-        axes = max(int((share >= _LEAST_SHARE).sum()), 1)
-        one = int((share >= _BYTE_SHARE).sum())
-        large = (size[:, :axes].amax(0) * _HEADROOM > LIMITS["byte"]).nonzero()
-        wide = int(large.max()) + 1 if len(large) else 0
-        kinds = {"wide": wide, "byte": max(one - wide, 0)}
+        num_axes = max(int((share >= _LEAST_SHARE).sum()), 1)
+        num_untied = int((share >= _BYTE_SHARE).sum())
+        size = size[:, :num_axes]
+        large_axes = (size.amax(0) * _HEADROOM > LIMITS["byte"]).nonzero()
+        wide = 0
+        if len(large_axes):
+            wide = int(large_axes.max()) + 1
         return Fit(
-            basis=self._basis[:axes],
+            basis=self._basis[:num_axes],
             mean=self._mean,
             step=step,
-            rounding=_rounding(size[:, :axes]),
-            **kinds,
+            rounding=_rounding(size),
+            wide=wide,
+            byte=max(num_untied - wide, 0),
         )
 
 
@@ -273,7 +288,8 @@ def _parts(rows: int, classes: int) -> list[slice]:
     starts = [rows * part // _PARTS for part in range(_PARTS + 1)]
     if classes > _EXACT_CLASSES:
         return [slice(max(starts[-2], rows - _COUNTED), rows)]
-    return [slice(max(start, stop - _COUNTED // _PARTS), stop) for start, stop in pairwise(starts)]
+    most = _COUNTED // _PARTS
+    return [slice(max(start, stop - most), stop) for start, stop in pairwise(starts)]
 
 
 def _principal_basis(logits: Logits, head: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -302,13 +318,13 @@ def _principal_basis(logits: Logits, head: Tensor | None) -> tuple[Tensor, Tenso
 def _principal_axes(sample: Tensor) -> Tensor:
     """Return the axes of `sample.T @ sample`, up to 2,048 classes all of sum zero, else the
     strongest 1,024."""
-    if (classes := sample.shape[1]) <= _EXACT_CLASSES:
+    classes = sample.shape[1]
+    if classes <= _EXACT_CLASSES:
         covariance = (sample.T @ sample).double()
         # the same on every axis of sum zero: it moves none, and parts the constant one from those
         # that the sample lacks
-        covariance += (
-            covariance.trace() / classes * (torch.eye(classes, dtype=torch.float64) - 1 / classes)
-        )
+        sum_zero = torch.eye(classes, dtype=torch.float64) - 1 / classes
+        covariance += covariance.trace() / classes * sum_zero
         rising: Tensor = torch.linalg.eigh(covariance)[1].T
         return rising.flip(0)[:-1].float().contiguous()
     with torch.random.fork_rng(devices=[]):
@@ -329,7 +345,8 @@ def _rounding(integers: Tensor) -> Tensor:
     nonzero = (integers > 0).sum(0) + 0.5
     share = nonzero / (rows + 1)
     more = 1 - (nonzero / (total + 1)).clamp(0.02, 0.98)
-    bits = torch.stack(
-        [torch.log2(2 * (1 - share).clamp_min(1e-6) / (share * (1 - more))), -torch.log2(more)]
-    )
+    share_of_zeros = (1 - share).clamp_min(1e-6)
+    bits_of_nonzero = torch.log2(2 * share_of_zeros / (share * (1 - more)))
+    bits_of_more = -torch.log2(more)
+    bits = torch.stack([bits_of_nonzero, bits_of_more])
     return _BIT / 2 * bits.clamp(0, _MOST_BITS)

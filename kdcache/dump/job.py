@@ -25,7 +25,7 @@ from kdcache.codec_error.calibration import (
     sample_views,
 )
 from kdcache.codec_error.gradients import is_far
-from kdcache.codec_error.samples import pairs_of_models
+from kdcache.codec_error.teacher_pairs import pairs_of_models
 from kdcache.codecs import (
     BasisCodec,
     Codec,

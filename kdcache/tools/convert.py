@@ -3,7 +3,7 @@ other units."""
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -75,129 +75,146 @@ def convert_cache(
     old = open_cache(cache)
     _require_use(old, store, data, images)
     seeds = _complete(old)
-    source = source_of(old, data) if store == "webdataset" else None
-    if source is not None:
+    source = None
+    if store == "webdataset":
+        source = source_of(old, data)
         require_unique_keys(source, names_of(source))
     manifest = _manifest(old, seeds, source, images)
-    listed = old.source_arrays()
-    made = create_cache(new, manifest, old.fit(), samples=old.samples, source=listed)
-    origin = made.manifest.made_by.converted_from
+    listing = old.source_arrays()
+    target = create_cache(new, manifest, old.fit(), samples=old.samples, source=listing)
+    origin = target.manifest.made_by.converted_from
     if origin is None or origin.manifest != old.manifest.digest:
         raise MismatchError(f"cache {new} was not converted from {old}; choose a new folder")
-    ask_for(made, seeds)
+    ask_for(target, seeds)
     start = time.monotonic()
-    conversion = _Conversion(old, made, source)
-    with heeding(lambda: f": {conversion.written} units written"):
+    conversion = _Conversion(old, target, source)
+    with heeding(lambda: f": {conversion.num_written} units written"):
         conversion.run(seeds)
     seconds = time.monotonic() - start
-    size = sum(made.whole_commit(*unit).num_bytes for unit in made.units())
+    num_bytes = 0
+    for unit in target.units():
+        num_bytes += target.whole_commit(*unit).num_bytes
+    num_views = len(seeds) * target.manifest.num_held
     return {
-        "cache": str(made),
+        "cache": str(target),
         "source": str(old),
         "store": store,
         "seeds": seeds,
-        "rows": made.manifest.num_held,
-        "units_written": conversion.written,
+        "rows": target.manifest.num_held,
+        "units_written": conversion.num_written,
         "seconds": seconds,
-        "bytes": size,
-        "bytes_per_view": size / (len(seeds) * made.manifest.num_held),
+        "bytes": num_bytes,
+        "bytes_per_view": num_bytes / num_views,
     }
 
 
 class _Conversion:
     """Cuts records of one cache into units of another."""
 
-    def __init__(self, old: Cache, made: Cache, source: Source | None) -> None:
+    def __init__(self, old: Cache, target: Cache, source: Source | None) -> None:
         self._old = old
-        self._made = made
+        self._target = target
         self._source = source
-        self.written = 0
+        self.num_written = 0
         self._commit = lru_cache(100_000)(old.whole_commit)
         # the units of one block of new rows under all seeds of a new or an old group are read once
-        blocks = made.manifest.unit_rows // old.manifest.unit_rows + 2
-        groups = -(-made.manifest.seeds_per_unit // old.manifest.seeds_per_unit)
-        self._records = lru_cache(blocks * groups)(self._read)
+        blocks = target.manifest.unit_rows // old.manifest.unit_rows + 2
+        groups = -(-target.manifest.seeds_per_unit // old.manifest.seeds_per_unit)
+        self._records = lru_cache(blocks * groups)(self._decoded_unit)
 
     def run(self, seeds: Sequence[int]) -> None:
         """Write what is missing, as long as the process is not told to stop."""
-        manifest = self._made.manifest
+        manifest = self._target.manifest
         firsts = sorted({manifest.unit_seeds(seed)[0] for seed in seeds})
-        missing = {first: {*self._made.missing_units(first)} for first in firsts}
-        todo: list[Unit] = []
-        for unit in range(manifest.num_units):
-            todo += [(first, unit) for first in firsts if unit in missing[first]]
+        todo = self._missing_units(firsts)
         if todo:
-            self._made.storage.probe()
+            self._target.storage.probe()
         for seed in firsts:
-            start_seed(self._made, seed)
+            start_seed(self._target, seed)
         with progress("convert", len(todo), "units") as bar:
             for first, unit in until_stopped(todo):
                 self._write(first, unit)
-                self.written += 1
+                self.num_written += 1
                 bar.advance(1)
         look()
-        require_written(self._made, itertools.product(firsts, range(manifest.num_units)))
+        require_written(self._target, itertools.product(firsts, range(manifest.num_units)))
+
+    def _missing_units(self, firsts: Sequence[int]) -> list[Unit]:
+        """Return what is missing of the groups of seeds with these first ones, block by block."""
+        missing: list[Unit] = []
+        for first in firsts:
+            missing += [(first, unit) for unit in self._target.missing_units(first)]
+        return sorted(missing, key=lambda unit: (unit[1], unit[0]))
 
     def _write(self, first: int, unit: int) -> None:
-        made = self._made.manifest
-        rows = made.unit_range(unit)
-        seeds = made.unit_seeds(first)
-        parts = {
-            seed: [self._commit(seed, number) for number in self._overlapping(rows)]
-            for seed in seeds
-        }
-        records = np.stack([np.concatenate([*self._cut(seed, rows)]) for seed in seeds])
+        """Write and commit one new unit."""
+        manifest = self._target.manifest
+        rows = manifest.unit_range(unit)
+        seeds = manifest.unit_seeds(first)
+        commits = {seed: self._commits(seed, rows) for seed in seeds}
+        records = np.stack([self._cut(seed, rows) for seed in seeds])
         samples = []
         if self._source is not None:
             labels = np.full(len(rows), -1, np.int64)
-            indices = self._made.order[rows.start : rows.stop]
-            images = self._old.is_held[rows.start : rows.stop] & made.has_images
+            indices = self._target.order[rows.start : rows.stop]
+            images = self._old.is_held[rows.start : rows.stop] & manifest.has_images
             samples = stored_samples(self._source, indices, labels, has_images=images)
-        commit_unit(self._made, first, unit, records, samples, **_facts(parts, rows, seeds))
+        commit_unit(self._target, first, unit, records, samples, **_facts(commits, rows, seeds))
 
     def _overlapping(self, rows: range) -> range:
+        """Return the old units that hold some of these rows."""
         size = self._old.manifest.unit_rows
         return range(rows.start // size, (rows.stop - 1) // size + 1)
 
-    def _cut(self, seed: int, rows: range) -> Iterator[Records]:
-        old = self._old.manifest
-        first = old.unit_seeds(seed)[0]
-        for number in self._overlapping(rows):
-            held = old.unit_range(number)
-            start = max(rows.start, held.start)
-            stop = min(rows.stop, held.stop)
-            yield self._records(first, number)[seed - first, start - held.start : stop - held.start]
+    def _commits(self, seed: int, rows: range) -> list[Commit]:
+        """Return the old commits under a seed that hold some of these rows."""
+        return [self._commit(seed, number) for number in self._overlapping(rows)]
 
-    def _read(self, first: int, unit: int) -> Records:
+    def _cut(self, seed: int, rows: range) -> Records:
+        """Return the records of rows under a seed, out of the old units that hold them."""
+        manifest = self._old.manifest
+        first = manifest.unit_seeds(seed)[0]
+        parts = []
+        for number in self._overlapping(rows):
+            unit_rows = manifest.unit_range(number)
+            start = max(rows.start, unit_rows.start) - unit_rows.start
+            stop = min(rows.stop, unit_rows.stop) - unit_rows.start
+            unit_records = self._records(first, number)
+            parts.append(unit_records[seed - first, start:stop])
+        return np.concatenate(parts)
+
+    def _decoded_unit(self, first: int, unit: int) -> Records:
+        """Return all records of an old unit."""
         commit = self._commit(first, unit)
         return self._old.decode_unit(commit, self._old.unit_bytes(commit))
 
 
-def _facts(parts: Mapping[int, Sequence[Commit]], rows: range, seeds: range) -> dict[str, Any]:
-    """Return what the old commits say of the rows of a new unit; by seed, each commit with what it
-    says of all its seeds."""
-    pairs: list[tuple[int, Commit]] = []
-    for seed in seeds:
-        pairs += [(seed, commit.of_seed(seed)) for commit in parts[seed]]
+def _facts(commits: Mapping[int, Sequence[Commit]], rows: range, seeds: range) -> dict[str, Any]:
+    """Return what the old commits, by seed, say of the rows of a new unit."""
     absent: list[Absence] = []
     probes: list[Probe] = []
-    for seed, commit in pairs:
-        said = seed_if_grouped(seed, seeds)
-        absent += [replace(part, seed=said) for part in commit.absent if part.row in rows]
-        probes += [replace(part, seed=said) for part in commit.probes if part.row in rows]
-    told = [(commit.statistics, _present(commit, rows)) for _, commit in pairs]
+    statistics: list[tuple[dict[str, float], int]] = []
+    for seed in seeds:
+        own = seed_if_grouped(seed, seeds)
+        for group_commit in commits[seed]:
+            commit = group_commit.of_seed(seed)
+            absent += [replace(entry, seed=own) for entry in commit.absent if entry.row in rows]
+            probes += [replace(entry, seed=own) for entry in commit.probes if entry.row in rows]
+            statistics.append((commit.statistics, _num_present(commit, rows)))
     return {
         "absent": sorted(absent, key=lambda absence: (absence.row, absence.seed or 0)),
         "probes": probes,
-        "statistics": mean_statistics(told),
-        "versions": pairs[0][1].versions,
+        "statistics": mean_statistics(statistics),
+        "versions": commits[seeds[0]][0].versions,
     }
 
 
-def _present(commit: Commit, rows: range) -> int:
+def _num_present(commit: Commit, rows: range) -> int:
     """Return how many of `rows` a unit holds under the commit's seed, absent ones left out."""
-    gone = sum(absence.row in rows for absence in commit.absent)
-    return min(rows.stop, commit.stop) - max(rows.start, commit.start) - gone
+    start = max(rows.start, commit.start)
+    stop = min(rows.stop, commit.stop)
+    num_absent = sum(absence.row in rows for absence in commit.absent)
+    return stop - start - num_absent
 
 
 def _require_use(old: Cache, store: Store, data: str | None, images: bool) -> None:
@@ -220,28 +237,37 @@ def _complete(old: Cache) -> list[int]:
 
 
 def _manifest(old: Cache, seeds: Sequence[int], source: Source | None, images: bool) -> Manifest:
+    """Return the manifest of the new cache, in tars if there is a source."""
     manifest = old.manifest
     mixing = old.recipe.mixing
-    block = mixing.block if mixing else 1
-    origin = manifest.source
+    block = 1
+    if mixing:
+        block = mixing.block
+    source_entry = manifest.source
     fields: dict[str, Any]
     if source is not None:
-        image_bytes = mean_image_bytes(source) if images else None
+        image_bytes = None
+        if images:
+            image_bytes = mean_image_bytes(source)
         fields = tar_layout(
             old.codec, manifest.rows, block=block, seeds=_group(seeds), image_bytes=image_bytes
         )
-        origin = replace(origin, classes=source.classes)
+        source_entry = replace(source_entry, classes=source.classes)
     else:
-        plain = {"store": "zarr", "seeds_per_unit": 1, "has_images": False}
-        fields = {**record_layout(old.codec, manifest.rows, block=block), **plain}
-    fields |= {"codec": manifest.codec, "record_dtype": manifest.record_dtype, "source": origin}
-    converted = ConvertedFrom(store=manifest.store, manifest=manifest.digest)
-    made_by = replace(manifest.made_by, converted_from=converted)
+        fields = record_layout(old.codec, manifest.rows, block=block)
+        fields |= {"store": "zarr", "seeds_per_unit": 1, "has_images": False}
+    fields["codec"] = manifest.codec
+    fields["record_dtype"] = manifest.record_dtype
+    fields["source"] = source_entry
+    origin = ConvertedFrom(store=manifest.store, manifest=manifest.digest)
+    made_by = replace(manifest.made_by, converted_from=origin)
     return replace(manifest, **fields, made_by=made_by)
 
 
 def _group(seeds: Sequence[int]) -> int:
     """Return how many seeds share a tar: all, if they are a group that can, else one."""
     count = len(seeds)
-    is_group = [*seeds] == [*range(seeds[0], seeds[0] + count)] and seeds[0] % count == 0
-    return count if is_group else 1
+    is_run = list(seeds) == list(range(seeds[0], seeds[0] + count))
+    if is_run and seeds[0] % count == 0:
+        return count
+    return 1

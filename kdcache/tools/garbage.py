@@ -22,11 +22,14 @@ def parse_age(text: str) -> float:
     Raises:
         UsageError: another text.
     """
-    found = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
-    if not found:
-        told = "is not a number of up to 6 digits and a unit, s, m, h or d"
-        raise UsageError(f"age {quoted(text)} {told}; write 7d")
-    return float(found[1]) * _SECONDS[found[2]]
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    if not match:
+        raise UsageError(
+            f"age {quoted(text)} is not a number of up to 6 digits and a unit, s, m, h or d;"
+            " write 7d"
+        )
+    number, unit = match.groups()
+    return float(number) * _SECONDS[unit]
 
 
 @checked_arguments
@@ -56,30 +59,43 @@ def collect_garbage(
     limit = time.time() - parse_age(older_than)
     cache = as_cache(cache)
     inventory = take_inventory(cache)
-    found = [*inventory.temporary, *inventory.orphaned]
-    old = [entry for entry in found if entry.time < limit]
     is_busy = _last_written(inventory) >= limit
-    busy = {entry for entry in old if is_busy and cache.format.unit_of(entry.key)}
-    chosen = [entry for entry in old if entry not in busy]
-    gone = [entry for entry in chosen if not delete or _removed(cache, entry)]
+    num_young = 0
+    num_busy = 0
+    candidates = []
+    for entry in [*inventory.temporary, *inventory.orphaned]:
+        if entry.time >= limit:
+            num_young += 1
+        elif is_busy and cache.format.unit_of(entry.key):
+            num_busy += 1
+        else:
+            candidates.append(entry)
+    keys = []
+    num_bytes = 0
+    for entry in candidates:
+        if delete and not _remove(cache, entry):
+            continue
+        keys.append(entry.key)
+        num_bytes += entry.size
     return {
         "cache": str(cache),
         "is_deleted": delete,
-        "keys": [entry.key for entry in gone],
-        "bytes": sum(entry.size for entry in gone),
-        "young": len(found) - len(old),
-        "busy": len(busy),
+        "keys": keys,
+        "bytes": num_bytes,
+        "young": num_young,
+        "busy": num_busy,
     }
 
 
 def _last_written(inventory: Inventory) -> float:
+    """Return when an object of the cache was last written; 0 if it has none."""
     entries = [*inventory.commits.values(), *inventory.temporary, *inventory.orphaned]
     return max((entry.time for entry in entries), default=0.0)
 
 
-def _removed(cache: Cache, entry: Entry) -> bool:
+def _remove(cache: Cache, entry: Entry) -> bool:
     """Remove an object, unless its unit is committed by now; if it is just afterwards, put it
-    back."""
+    back. Return whether it is gone."""
     unit = cache.format.unit_of(entry.key)
     if unit is None:
         cache.storage.remove(entry.key)
@@ -88,14 +104,14 @@ def _removed(cache: Cache, entry: Entry) -> bool:
         return False
     most = cache.format.most_bytes(unit[1])
     try:
-        return _taken_away(cache, entry.key, unit, most)
+        return _remove_of_unit(cache, entry.key, unit, most)
     except (FileNotFoundError, LargeObjectError):
         # a link to nothing, or more bytes than a unit has: no writer can take it up
         cache.storage.remove(entry.key)
         return True
 
 
-def _taken_away(cache: Cache, key: str, unit: tuple[int, int], most: int) -> bool:
+def _remove_of_unit(cache: Cache, key: str, unit: tuple[int, int], most: int) -> bool:
     """Remove the object of a unit, unless that is committed just afterwards; return whether it is
     gone."""
     with cache.storage.blocks(key, most=most) as blocks:

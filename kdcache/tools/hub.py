@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kdcache.cache import Cache, create_cache, open_cache
+from kdcache.cache import Cache, open_cache
 from kdcache.cache.arrays import arrays_path
 from kdcache.cache.committing import require_written
 from kdcache.cache.coverage import ask_for_units, coverage_of
@@ -30,7 +30,7 @@ from kdcache.runtime.console import progress
 from kdcache.runtime.stopping import heeding, look, until_stopped
 from kdcache.runtime.text_files import path_bytes
 from kdcache.tools.hub_card import card_text
-from kdcache.tools.merge import copied_result, copied_units
+from kdcache.tools.merge import copied_result, copied_units, created_from
 
 MOST_AT_ONCE = 200
 MOST_BYTES_AT_ONCE = 256 * 2**20
@@ -54,14 +54,16 @@ class HubStorage:
         """
         self.repo = repo
         self._api = open_api()
-        with _told(f"hf://datasets/{repo}"):
-            self.revision = str(
-                self._api.repo_info(repo, repo_type="dataset", revision=revision).sha
-            )
-            files = self._api.list_repo_tree(
+        self.files: dict[str, Any] = {}
+        with _one_line_errors(f"hf://datasets/{repo}"):
+            info = self._api.repo_info(repo, repo_type="dataset", revision=revision)
+            self.revision = str(info.sha)
+            entries = self._api.list_repo_tree(
                 repo, recursive=True, revision=self.revision, repo_type="dataset"
             )
-            self.files = {file.path: file for file in files if hasattr(file, "size")}
+            for entry in entries:
+                if hasattr(entry, "size"):  # a folder has none
+                    self.files[entry.path] = entry
 
     def publish(self, key: str, data: bytes) -> NoReturn:
         """Raise a CacheError."""
@@ -84,16 +86,21 @@ class HubStorage:
         """Give the bytes of `key`, to read parts of them to the end of the block; see `get`."""
         if key not in self.files:
             raise FileNotFoundError(key)
-        if self.files[key].size > most:
-            size = self.files[key].size
+        size = self.files[key].size
+        if size > most:
             raise LargeObjectError(
                 f"{self}/{key} has {size} bytes, more than the {most} that it may have"
             )
         with tempfile.TemporaryDirectory() as folder:
-            where = {"repo_type": "dataset", "revision": self.revision, "local_dir": folder}
-            with _told(f"{self}/{key}"):
-                path = Path(self._api.hf_hub_download(self.repo, key, **where))
-            with path.open("rb") as file:
+            with _one_line_errors(f"{self}/{key}"):
+                path = self._api.hf_hub_download(
+                    self.repo,
+                    key,
+                    repo_type="dataset",
+                    revision=self.revision,
+                    local_dir=folder,
+                )
+            with Path(path).open("rb") as file:
                 yield Blocks(f"{self}/{key}", file.fileno())
 
     def exists(self, key: str) -> bool:
@@ -102,21 +109,25 @@ class HubStorage:
 
     def stamp(self, key: str) -> str | None:
         """Return the digest of an object that is there."""
-        return str(self.files[key].blob_id) if key in self.files else None
+        if key not in self.files:
+            return None
+        return str(self.files[key].blob_id)
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the names directly under `prefix`, sorted."""
-        below = f"{prefix}/" if prefix else ""
-        yield from sorted(
-            {key[len(below) :].partition("/")[0] for key in self.files if key.startswith(below)}
-        )
+        start = _start_of_keys(prefix)
+        names = set()
+        for key in self.files:
+            if key.startswith(start):
+                names.add(key.removeprefix(start).partition("/")[0])
+        yield from sorted(names)
 
     def walk(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object under `prefix`; the hub does not say when one was written."""
-        below = f"{prefix}/" if prefix else ""
-        yield from (
-            Entry(key, file.size, 0.0) for key, file in self.files.items() if key.startswith(below)
-        )
+        start = _start_of_keys(prefix)
+        for key, file in self.files.items():
+            if key.startswith(start):
+                yield Entry(key, file.size, 0.0)
 
     def remove(self, key: str) -> NoReturn:
         """Raise a CacheError."""
@@ -133,14 +144,19 @@ class HubStorage:
             return False
         if file.lfs is not None:
             return bool(file.lfs.sha256 == hashlib.sha256(data).hexdigest())
-        return bool(
-            file.blob_id
-            == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-        )
+        blob = b"blob %d\0" % len(data) + data  # as git names it
+        return bool(file.blob_id == hashlib.sha1(blob, usedforsecurity=False).hexdigest())
 
     def __str__(self) -> str:
         """Return the address."""
         return f"hf://datasets/{self.repo}"
+
+
+def _start_of_keys(prefix: str) -> str:
+    """Return what all keys under `prefix` start with."""
+    if not prefix:
+        return ""
+    return f"{prefix}/"
 
 
 @checked_arguments
@@ -165,38 +181,46 @@ def push_cache(cache: str | Path, address: str, *, private: bool = False) -> dic
         CacheError: a damaged unit, no connection, or no right to write.
     """
     repo = parse_address(address)
-    old = open_cache(cache)
+    source = open_cache(cache)
     start = time.monotonic()
-    with _told(f"hf://datasets/{repo}"):
+    with _one_line_errors(f"hf://datasets/{repo}"):
         open_api().create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-    there = HubStorage(repo)
-    if there.exists(_MANIFEST):
-        open_cache(there).require(old.manifest)
-    sent = _Sender(there)
-    inventory = take_inventory(old)
-    units = list(inventory.commits)
-    told_sent = heeding(lambda: f": {sent.objects} objects sent")
-    with told_sent, progress("push", len(units), "units") as bar:
-        for key in until_stopped(_beside(old, units)):
-            sent.add({key: agreed_bytes(old.storage, key, most=_most_beside(old))})
+    storage = HubStorage(repo)
+    if storage.exists(_MANIFEST):
+        open_cache(storage).require(source.manifest)
+    sender = _Sender(storage)
+    units = list(take_inventory(source).commits)
+    with heeding(lambda: f": {sender.num_objects} objects sent"):
+        _send_units(sender, source, units)
+    coverage = coverage_of(source, units)
+    card = card_text(source, address, coverage.complete_seeds)
+    sender.add({CARD: path_bytes(card)}, replaces=True)
+    if not storage.exists(_MANIFEST):
+        sender.add({_MANIFEST: agreed_bytes(source.storage, _MANIFEST, most=MOST_MANIFEST)})
+    sender.flush()
+    return {
+        "address": address,
+        "revision": sender.revision,
+        "objects": sender.num_objects,
+        "bytes": sender.num_bytes,
+        "seconds": time.monotonic() - start,
+        **coverage.to_json(),
+    }
+
+
+def _send_units(sender: "_Sender", cache: Cache, units: Sequence[Unit]) -> None:
+    """Send units, each with its commit, after what readers need beside them; until the process is
+    told to stop."""
+    with progress("push", len(units), "units") as bar:
+        for key in until_stopped(_keys_beside(cache, units)):
+            sender.add({key: agreed_bytes(cache.storage, key, most=_most_beside(cache))})
         for unit in until_stopped(units):
-            commit = old.whole_commit(*unit)
-            sent.add(
-                {
-                    old.format.key(*unit): old.unit_bytes(commit),
-                    commit_key(*unit): commit.to_bytes(),
-                }
-            )
+            commit = cache.whole_commit(*unit)
+            data = cache.unit_bytes(commit)
+            sender.add({cache.format.key(*unit): data, commit_key(*unit): commit.to_bytes()})
             bar.advance(1)
-        sent.flush()
+        sender.flush()
         look()
-    coverage = coverage_of(old, units)
-    sent.add({CARD: path_bytes(card_text(old, address, coverage.complete_seeds))}, replaces=True)
-    if not there.exists(_MANIFEST):
-        sent.add({_MANIFEST: agreed_bytes(old.storage, _MANIFEST, most=MOST_MANIFEST)})
-    sent.flush()
-    facts = {"objects": sent.objects, "bytes": sent.bytes, "seconds": time.monotonic() - start}
-    return {"address": address, "revision": sent.revision, **facts, **coverage.to_json()}
 
 
 @checked_arguments
@@ -218,16 +242,19 @@ def pull_cache(address: str, new: str | Path, *, revision: str | None = None) ->
         CacheError: there is no cache, a damaged unit, or no connection.
     """
     start = time.monotonic()
-    source = open_cache(there := HubStorage(parse_address(address), revision))
-    listed = source.source_arrays()
-    made = create_cache(new, source.manifest, source.fit(), samples=source.samples, source=listed)
-    made.require(source.manifest)
+    storage = HubStorage(parse_address(address), revision)
+    source = open_cache(storage)
+    target = created_from(new, source, source.manifest, source.samples)
     units = source.committed()
-    ask_for_units(made, coverage_of(source, units).asked)
-    sizes = copied_units(source, made, units)
-    require_written(made, units)
-    origin = {"address": address, "revision": there.revision}
-    return {"cache": str(made), **origin, **copied_result(made, len(sizes), sum(sizes), start)}
+    ask_for_units(target, coverage_of(source, units).asked)
+    sizes = copied_units(source, target, units)
+    require_written(target, units)
+    return {
+        "cache": str(target),
+        "address": address,
+        "revision": storage.revision,
+        **copied_result(target, len(sizes), sum(sizes), start),
+    }
 
 
 def parse_address(address: str) -> str:
@@ -236,10 +263,10 @@ def parse_address(address: str) -> str:
     Raises:
         UsageError: another address.
     """
-    found = re.fullmatch(r"hf://datasets/([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)/?", address)
-    if not found:
+    match = re.fullmatch(r"hf://datasets/([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)/?", address)
+    if not match:
         raise UsageError(f"address {address!r} is not of the form hf://datasets/ORG/NAME")
-    return found[1]
+    return match[1]
 
 
 def open_api() -> Any:
@@ -262,12 +289,12 @@ def open_api() -> Any:
 class _Sender:
     """Gathers objects that are not there yet, and sends many of them at once."""
 
-    def __init__(self, there: HubStorage) -> None:
-        self._there = there
+    def __init__(self, storage: HubStorage) -> None:
+        self._storage = storage
         self._waiting: dict[str, bytes] = {}
-        self.revision = there.revision
-        self.objects = 0
-        self.bytes = 0
+        self.revision = storage.revision
+        self.num_objects = 0
+        self.num_bytes = 0
 
     def add(self, objects: dict[str, bytes], *, replaces: bool = False) -> None:
         """Send objects that belong together, sooner or later and at once, but those that are there
@@ -276,18 +303,22 @@ class _Sender:
         Raises:
             CacheError: one is there with other bytes, or cannot be sent.
         """
-        new = {key: data for key, data in objects.items() if not self._there.holds(key, data)}
-        if taken := [key for key in new if self._there.exists(key) and not replaces]:
-            raise CacheError(
-                f"{self._there}/{taken[0]} is there with other bytes, of another dump; push to"
-                " another place"
-            )
+        new = {}
+        for key, data in objects.items():
+            if self._storage.holds(key, data):
+                continue
+            if self._storage.exists(key) and not replaces:
+                raise CacheError(
+                    f"{self._storage}/{key} is there with other bytes, of another dump; push to"
+                    " another place"
+                )
+            new[key] = data
         self._waiting |= new
-        if (
-            len(self._waiting) >= MOST_AT_ONCE
-            or sum(map(len, self._waiting.values())) >= MOST_BYTES_AT_ONCE
-        ):
+        if len(self._waiting) >= MOST_AT_ONCE or self._waiting_bytes() >= MOST_BYTES_AT_ONCE:
             self.flush()
+
+    def _waiting_bytes(self) -> int:
+        return sum(map(len, self._waiting.values()))
 
     def flush(self) -> None:
         """Send what waits.
@@ -299,43 +330,44 @@ class _Sender:
             return
         from huggingface_hub import CommitOperationAdd  # noqa: PLC0415 # an extra
 
-        adds = [
-            CommitOperationAdd(path_in_repo=key, path_or_fileobj=data)
-            for key, data in self._waiting.items()
-        ]
-        message = f"kdcache: {len(adds)} objects"
-        with _told(str(self._there)):
-            done = open_api().create_commit(
-                self._there.repo, adds, commit_message=message, repo_type="dataset"
+        additions = []
+        for key, data in self._waiting.items():
+            additions.append(CommitOperationAdd(path_in_repo=key, path_or_fileobj=data))
+        message = f"kdcache: {len(additions)} objects"
+        with _one_line_errors(str(self._storage)):
+            commit = open_api().create_commit(
+                self._storage.repo, additions, commit_message=message, repo_type="dataset"
             )
-        self.revision = str(done.oid)
-        self.objects += len(adds)
-        self.bytes += sum(map(len, self._waiting.values()))
+        self.revision = str(commit.oid)
+        self.num_objects += len(additions)
+        self.num_bytes += self._waiting_bytes()
         self._waiting = {}
 
 
-def _beside(cache: Cache, units: Sequence[Unit]) -> list[str]:
+def _keys_beside(cache: Cache, units: Sequence[Unit]) -> list[str]:
     """Return the keys of all that readers need beside units and manifest."""
-    arrays: list[str] = []
+    keys: list[str] = []
     for root, digest in cache.manifest.arrays.items():
-        arrays += [entry.key for entry in cache.storage.walk(arrays_path(root, digest))]
+        keys += [entry.key for entry in cache.storage.walk(arrays_path(root, digest))]
     metadata: set[str] = set()
     for seed, _ in units:
         metadata |= cache.format.metadata(seed).keys()
-    extents = [extent.key for extent in read_extents(cache.storage)]
-    return [*arrays, *sorted(metadata), *extents]
+    keys += sorted(metadata)
+    keys += [extent.key for extent in read_extents(cache.storage)]
+    return keys
 
 
 def _most_beside(cache: Cache) -> int:
     """Return the bytes that an object beside the units has at most: one of an array, or what
     plain zarr needs."""
-    return max(
-        [MOST_METADATA, *(cache.manifest.most_object(root) for root in cache.manifest.arrays)]
-    )
+    most = MOST_METADATA
+    for root in cache.manifest.arrays:
+        most = max(most, cache.manifest.most_object(root))
+    return most
 
 
 @contextmanager
-def _told(where: str) -> Iterator[None]:
+def _one_line_errors(where: str) -> Iterator[None]:
     """Turn what goes wrong on the way to the hub and back into an error of one line."""
     try:
         yield

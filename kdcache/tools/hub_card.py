@@ -20,9 +20,10 @@ task_categories:
 
 def card_text(cache: Cache, address: str, seeds: Sequence[int]) -> str:
     """Return the card of `cache` at `address`, of which `seeds` are complete."""
-    facts = _facts(cache, seeds)
-    rows = "\n".join(f"| {name} | {_cell(text)} |" for name, text in facts.items())
-    where = "" if cache.manifest.has_images else " --data SPEC"
+    rows = _table_rows(cache, seeds)
+    data_option = " --data SPEC"
+    if cache.manifest.has_images:
+        data_option = ""
     return f"""{_HEAD.format(task=cache.manifest.task)}
 # The logits of a teacher, cached
 
@@ -36,7 +37,7 @@ teacher.
 ```bash
 kdcache pull {address} cache
 kdcache verify cache
-kdcache train-student run --cache cache{where} --student timm:resnet18
+kdcache train-student run --cache cache{data_option} --student timm:resnet18
 ```
 
 `kdcache pull` prints the revision that it fetched; `--revision` fetches that one again. Every object is checked against its
@@ -44,13 +45,24 @@ commit, and nothing in a cache is executed when it is read. The whole recipe is 
 """
 
 
+def _table_rows(cache: Cache, seeds: Sequence[int]) -> str:
+    """Return the lines of the card's table."""
+    lines = []
+    for name, text in _facts(cache, seeds).items():
+        lines.append(f"| {name} | {_cell(text)} |")
+    return "\n".join(lines)
+
+
 def _facts(cache: Cache, seeds: Sequence[int]) -> dict[str, str]:
     """Return the rows of the card's table."""
     manifest = cache.manifest
     teacher = manifest.teacher
-    images = "with the images" if manifest.has_images else "without the images"
-    is_subset = manifest.samples is not None
-    samples = f"{manifest.num_held} of {manifest.rows}" if is_subset else str(manifest.rows)
+    images = "without the images"
+    if manifest.has_images:
+        images = "with the images"
+    samples = str(manifest.rows)
+    if manifest.samples is not None:
+        samples = f"{manifest.num_held} of {manifest.rows}"
     data = f"{samples} samples, {manifest.classes} classes of the teacher, {images}"
     rows = counted(manifest.unit_rows, "row")
     units = f"units of {rows} x {counted(manifest.seeds_per_unit, 'seed')}"

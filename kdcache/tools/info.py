@@ -4,7 +4,6 @@ make comes on."""
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.inventory import take_inventory
 from kdcache.cache.opening import open_storage
 from kdcache.cache.prefetch import fetched
-from kdcache.cache.storage.protocol import Entry, Storage, is_address, is_temporary
+from kdcache.cache.storage.protocol import Storage, is_address, is_temporary
 from kdcache.codecs import codec_spec
 from kdcache.config.files import parse_seeds
 from kdcache.dump.worker_status import Seen, Worker, rate_of, workers_of
@@ -44,35 +43,40 @@ def describe(cache: Cache) -> dict[str, Any]:
     """
     manifest = cache.manifest
     inventory = take_inventory(cache)
-    size = sum(entry.size for entry in inventory.objects.values())
-    rows = sum(
-        len(manifest.unit_range(unit)) * manifest.seeds_per_unit for _, unit in inventory.commits
-    )
+    units = list(inventory.commits)
+    num_bytes = sum(entry.size for entry in inventory.objects.values())
+    num_rows = 0
+    for _, unit in units:
+        num_rows += len(manifest.unit_range(unit)) * manifest.seeds_per_unit
     # of a subset each unit holds about the same share
-    views = rows * manifest.num_held / manifest.rows
-    absent, looked_at = _absent(cache, list(inventory.commits))
+    num_views = num_rows * manifest.num_held / manifest.rows
+    bytes_per_view = None
+    if num_views:
+        bytes_per_view = num_bytes / num_views
+    num_absent, num_units_read = _num_absent(cache, units)
     return {
         "manifest": manifest.to_json(),
         "codec": codec_spec(cache.codec),
         **coverage_of(cache, inventory.commits).to_json(),
-        "units": len(inventory.commits),
-        "bytes": size,
-        "bytes_per_view": size / views if views else None,
-        "absent": absent,
-        "absent_of": looked_at,
+        "units": len(units),
+        "bytes": num_bytes,
+        "bytes_per_view": bytes_per_view,
+        "absent": num_absent,
+        "absent_of": num_units_read,
     }
 
 
-def _absent(cache: Cache, units: Sequence[Unit]) -> tuple[int, int]:
+def _num_absent(cache: Cache, units: Sequence[Unit]) -> tuple[int, int]:
     """Return how many rows are recorded as absent, and in how many units, evenly spread, that was
     counted."""
-    if not cache.manifest.skip_unreadable:
+    if not units or not cache.manifest.skip_unreadable:
         return 0, len(units)
-    some = units[:: -(-len(units) // MOST_READ)] if units else []
+    stride = -(-len(units) // MOST_READ)
+    sample = units[::stride]
     counts = fetched(
-        lambda unit: len(cache.whole_commit(*unit).absent), some, num_bytes=cache.commit_room
+        lambda unit: len(cache.whole_commit(*unit).absent), sample, num_bytes=cache.commit_room
     )
-    return sum(counts), len(some)
+    return sum(counts), len(sample)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +97,9 @@ class Progress:
     @property
     def seconds_left(self) -> float | None:
         """Time that is left at this rate; None if nothing comes."""
-        left = self.coverage.units_asked - self.coverage.units_done
-        return left / self.rate if self.rate else None
+        if not self.rate:
+            return None
+        return (self.coverage.units_asked - self.coverage.units_done) / self.rate
 
     def to_json(self) -> dict[str, Any]:
         """Return what `info --follow --json` prints."""
@@ -109,9 +114,12 @@ class Progress:
         """Return the map of coverage as lines of (seeds, units), each sign standing for as many
         units as must share it."""
         firsts = sorted(self.coverage.asked)
-        deep = -(-len(firsts) // height) if firsts else 1
-        groups = [firsts[start : start + deep] for start in range(0, len(firsts), deep)]
-        return [(_span(group), _shaded(self.coverage, group, width)) for group in groups]
+        seeds_per_line = max(-(-len(firsts) // height), 1)
+        lines = []
+        for start in range(0, len(firsts), seeds_per_line):
+            seeds = firsts[start : start + seeds_per_line]
+            lines.append((_span(seeds), _shaded(self.coverage, seeds, width)))
+        return lines
 
 
 class Follower:
@@ -125,7 +133,7 @@ class Follower:
             UsageError: seeds that are not of the form A:B.
         """
         self._cache = cache
-        self._seeds = None if seeds is None else parse_seeds(seeds)
+        self._seeds = _parsed(seeds)
         self._writers: dict[Unit, str] = {}
         self._requests: dict[str, Extent] = {}
 
@@ -133,30 +141,36 @@ class Follower:
         """Return how far it is now."""
         units = self._cache.committed()
         coverage = coverage_of(self._cache, units, seeds=self._seeds, known=self._requests)
-        wanted = {unit: entry for unit, entry in units.items() if unit[0] in coverage.asked}
+        times = {}
+        for unit, entry in units.items():
+            if unit[0] in coverage.asked:
+                times[unit] = entry.time
         now = time.time()
-        workers = workers_of(self._seen(wanted, now), now, is_complete=coverage.is_complete)
+        commits = self._commits_of_late(times, now)
+        workers = workers_of(commits, now, is_complete=coverage.is_complete)
         is_at_work = any(not worker.is_lost for worker in workers)
-        rate = rate_of([entry.time for entry in wanted.values()], now) if is_at_work else 0.0
+        rate = 0.0
+        if is_at_work:
+            rate = rate_of(list(times.values()), now)
         return Progress(coverage=coverage, rate=rate, workers=workers)
 
-    def _seen(self, units: Mapping[Unit, Entry], now: float) -> list[Seen]:
+    def _commits_of_late(self, times: Mapping[Unit, float], now: float) -> list[Seen]:
         """Return the commits of late with their writers, after reading those that are new."""
-        newest = sorted(units, key=lambda unit: -units[unit].time)[:MOST_READ]
-        recent = [unit for unit in newest if units[unit].time > now - _WRITERS_SECONDS]
-        chosen = newest[: max(len(recent), _LEAST_WRITERS)]
-        new = [unit for unit in chosen if unit not in self._writers]
-        self._writers |= zip(
-            new, fetched(self._writer, new, num_bytes=self._cache.commit_room), strict=True
-        )
+        newest = sorted(times, key=lambda unit: -times[unit])[:MOST_READ]
+        num_recent = sum(times[unit] > now - _WRITERS_SECONDS for unit in newest)
+        units = newest[: max(num_recent, _LEAST_WRITERS)]
+        new_units = [unit for unit in units if unit not in self._writers]
+        writers = fetched(self._writer, new_units, num_bytes=self._cache.commit_room)
+        self._writers |= zip(new_units, writers, strict=True)
         manifest = self._cache.manifest
-        seen = []
-        for unit in chosen:
-            views = len(manifest.unit_range(unit[1])) * manifest.seeds_per_unit
-            seen.append(Seen(self._writers[unit], units[unit].time, views))
-        return seen
+        commits = []
+        for unit in units:
+            num_views = len(manifest.unit_range(unit[1])) * manifest.seeds_per_unit
+            commits.append(Seen(self._writers[unit], times[unit], num_views))
+        return commits
 
     def _writer(self, unit: Unit) -> str:
+        """Return who wrote a unit; nothing if that cannot be read."""
         try:
             return self._cache.whole_commit(*unit).writer
         except (DamagedUnitError, MissingUnitError):
@@ -184,14 +198,14 @@ def wait_for_cache(path: str, *, seconds: float) -> Cache:
             that cannot be reached.
     """
     storage = open_storage(path)
-    told = None
+    last_line = None
     while not storage.exists("zarr.json"):
         _require_place(storage, path)
         now = time.monotonic()
-        if told is None or now - told >= LINE_SECONDS:
+        if last_line is None or now - last_line >= LINE_SECONDS:
             clock = time.strftime("%H:%M:%S")
             say(f"{clock} no cache at {path} yet: waiting for its dump to begin")
-            told = now
+            last_line = now
         time.sleep(seconds)
     return open_cache(storage)
 
@@ -202,7 +216,13 @@ def coverage_of_seeds(cache: Cache, seeds: str | None) -> Coverage:
     Raises:
         UsageError: seeds that are not of the form A:B.
     """
-    return coverage_of(cache, seeds=None if seeds is None else parse_seeds(seeds))
+    return coverage_of(cache, seeds=_parsed(seeds))
+
+
+def _parsed(seeds: str | None) -> list[int] | None:
+    if seeds is None:
+        return None
+    return parse_seeds(seeds)
 
 
 def require_complete(cache: Cache, coverage: Coverage) -> None:
@@ -216,47 +236,59 @@ def require_complete(cache: Cache, coverage: Coverage) -> None:
 
 def _require_place(storage: Storage, path: str) -> None:
     """Raise a CacheError if no dump could make a cache at `path`."""
-    if not is_address(path) and not Path(path).absolute().parent.is_dir():
-        above = Path(path).parent
-        raise CacheError(f"no cache can come at {path}: there is no folder {above}; check the path")
-    if not is_address(path) and Path(path).exists() and not Path(path).is_dir():
-        raise CacheError(f"{path} is a file, not a cache; give the folder of a cache")
+    if not is_address(path):
+        folder = Path(path)
+        if not folder.absolute().parent.is_dir():
+            raise CacheError(
+                f"no cache can come at {path}: there is no folder {folder.parent}; check the path"
+            )
+        if folder.exists() and not folder.is_dir():
+            raise CacheError(f"{path} is a file, not a cache; give the folder of a cache")
     others = [name for name in storage.list("") if name not in ROOTS and not is_temporary(name)]
     if others and not storage.exists("zarr.json"):  # looked for again: the dump may just have begun
-        held = others[0][:60]
         raise CacheError(
-            f"{path} is not a cache, and not empty: it holds {held}; give the folder of a cache"
+            f"{path} is not a cache, and not empty: it holds {others[0][:60]}; give the folder of a"
+            " cache"
         )
 
 
 def _span(seeds: Sequence[int]) -> str:
-    return str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
+    if len(seeds) == 1:
+        return str(seeds[0])
+    return f"{seeds[0]}-{seeds[-1]}"
 
 
 def _shaded(coverage: Coverage, firsts: Sequence[int], width: int) -> str:
     """Return one sign per cell of units: a dot if nothing is there, a full block if all, a space if
-    none is wanted."""
+    nothing was asked for."""
     num_units = coverage.manifest.num_units
-    cells = min(width, num_units)
-    edges = [num_units * cell // cells for cell in range(cells + 1)]
-    is_whole = [len(coverage.asked[first]) == num_units for first in firsts]
-    wanted = np.full(num_units, sum(is_whole))
-    there = np.zeros(num_units, np.int64)
-    for first, whole in zip(firsts, is_whole, strict=True):
-        units = coverage.held.get(first, set())
-        if not whole:
-            wanted[[*coverage.asked[first]]] += 1
-            units = units & {*coverage.asked[first]}
-        there[[*units]] += 1
+    num_asked = np.zeros(num_units, np.int64)
+    num_present = np.zeros(num_units, np.int64)
+    for first in firsts:
+        present_units = coverage.held.get(first, set())
+        asked_units = coverage.asked[first]
+        if len(asked_units) == num_units:
+            num_asked += 1
+        else:
+            num_asked[list(asked_units)] += 1
+            present_units = present_units.intersection(asked_units)
+        num_present[list(present_units)] += 1
+    num_cells = min(width, num_units)
     signs = []
-    for start, stop in pairwise(edges):
-        signs.append(_shade(int(there[start:stop].sum()), int(wanted[start:stop].sum())))
+    for cell in range(num_cells):
+        start = num_units * cell // num_cells
+        stop = num_units * (cell + 1) // num_cells
+        present_in_cell = int(num_present[start:stop].sum())
+        asked_in_cell = int(num_asked[start:stop].sum())
+        signs.append(_shade(present_in_cell, asked_in_cell))
     return "".join(signs)
 
 
-def _shade(there: int, wanted: int) -> str:
-    if not wanted:
+def _shade(num_present: int, num_asked: int) -> str:
+    if not num_asked:
         return " "
-    if not there:
+    if not num_present:
         return _SHADES[0]
-    return _SHADES[-1] if there == wanted else _SHADES[1 + 3 * there // wanted]
+    if num_present == num_asked:
+        return _SHADES[-1]
+    return _SHADES[1 + 3 * num_present // num_asked]

@@ -76,39 +76,56 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
     first = sources[0]
     for other in sources[1:]:
         _require_alike(first, other)
-    listed = first.source_arrays()
-    made = create_cache(new, first.manifest, first.fit(), samples=first.samples, source=listed)
-    made.require(first.manifest)
+    target = created_from(new, first, first.manifest, first.samples)
     start = time.monotonic()
-    seen = set[Unit]()
-    told = []
-    size = 0
-    written = 0
+    merged_units = set[Unit]()
+    origins = []
+    num_bytes = 0
+    num_written = 0
     for source in sources:
-        ask_for_units(made, coverage_of(source).asked)
-    with heeding(lambda: f": {written} units written"):
+        ask_for_units(target, coverage_of(source).asked)
+    with heeding(lambda: f": {num_written} units written"):
         for source in sources:
             units = list(source.committed())
-            elsewhere = sum(unit in seen for unit in units)
-            if elsewhere:
-                verb = "is" if elsewhere == 1 else "are"
-                units_text = counted(elsewhere, "unit")
-                say(f"note: {units_text} of {source} {verb} in an earlier cache, too, which counts")
-            told.append({"cache": str(source), "units": len(units), "elsewhere": elsewhere})
-            seen |= {*units}
-            copied = copy_units(source, made, units)
-            written += len(copied)
-            size += sum(copied)
+            num_elsewhere = len(merged_units.intersection(units))
+            if num_elsewhere:
+                _note_elsewhere(source, num_elsewhere)
+            origins.append({"cache": str(source), "units": len(units), "elsewhere": num_elsewhere})
+            merged_units.update(units)
+            sizes = copy_units(source, target, units)
+            num_written += len(sizes)
+            num_bytes += sum(sizes)
             look()
-    require_written(made, seen)
-    return {"cache": str(made), "from": told, **copied_result(made, written, size, start)}
+    require_written(target, merged_units)
+    result = copied_result(target, num_written, num_bytes, start)
+    return {"cache": str(target), "from": origins, **result}
+
+
+def created_from(new: str | Path, source: Cache, manifest: Manifest, samples: Rows | None) -> Cache:
+    """Return the cache at `new` with this manifest, made with what readers need of `source` if it
+    is not there yet."""
+    listing = source.source_arrays()
+    target = create_cache(new, manifest, source.fit(), samples=samples, source=listing)
+    target.require(manifest)
+    return target
+
+
+def _note_elsewhere(source: Cache, num_elsewhere: int) -> None:
+    """Say how many units of a cache are in an earlier one."""
+    verb = "are"
+    if num_elsewhere == 1:
+        verb = "is"
+    units = counted(num_elsewhere, "unit")
+    say(f"note: {units} of {source} {verb} in an earlier cache, too, which counts")
 
 
 def _require_alike(first: Cache, other: Cache) -> None:
     """Raise a MismatchError if two caches differ in what decides what a record means."""
     lines = first.manifest.differences(other.manifest, here="there", there="here")
-    if source_lines := source_differences(first, other):
-        lines = [*source_lines, *(line for line in lines if not line.startswith("source."))]
+    source_lines = source_differences(first, other)
+    if source_lines:
+        other_lines = [line for line in lines if not line.startswith("source.")]
+        lines = [*source_lines, *other_lines]
     if lines:
         raise MismatchError(
             f"caches {first} and {other} were made otherwise ({joined(lines)}); merge what was"
@@ -153,18 +170,25 @@ def export_cache(
     """
     require_apart(new, [cache])
     source = open_cache(cache)
-    asked = _asked(source, seeds, units)
-    chosen = _chosen(source, samples, data)
-    manifest = _manifest(source, chosen)
+    requested_units = _requested_units(source, seeds, units)
+    numbers = _sample_numbers(source, samples, data)
+    manifest = _manifest(source, numbers)
     start = time.monotonic()
-    made = create_cache(new, manifest, source.fit(), samples=chosen, source=source.source_arrays())
-    made.require(manifest)
-    ask_for_units(made, asked)
-    wanted = [unit for unit in source.committed() if unit[1] in asked.get(unit[0], ())]
-    copied = copied_units(source, made, wanted)
-    require_written(made, wanted)
-    origin = {"source": str(source), "samples": made.manifest.num_held, "rows": made.manifest.rows}
-    return {"cache": str(made), **origin, **copied_result(made, len(copied), sum(copied), start)}
+    target = created_from(new, source, manifest, numbers)
+    ask_for_units(target, requested_units)
+    present_units = []
+    for seed, unit in source.committed():
+        if unit in requested_units.get(seed, ()):
+            present_units.append((seed, unit))
+    sizes = copied_units(source, target, present_units)
+    require_written(target, present_units)
+    return {
+        "cache": str(target),
+        "source": str(source),
+        "samples": target.manifest.num_held,
+        "rows": target.manifest.rows,
+        **copied_result(target, len(sizes), sum(sizes), start),
+    }
 
 
 def copied_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]:
@@ -191,29 +215,33 @@ def copy_units(source: Cache, target: Cache, units: Iterable[Unit]) -> list[int]
     Raises:
         CacheError: a damaged unit, or a folder that cannot be written.
     """
-    there = target.committed()
-    todo = [unit for unit in units if unit not in there]
+    present_units = target.committed()
+    todo = [unit for unit in units if unit not in present_units]
+    unit_size = 0
     if todo:
         target.storage.probe()
+        # units of a cache are of about one size
+        unit_size = source.whole_commit(*todo[0]).num_bytes
     for seed in sorted({seed for seed, _ in todo}):
         start_seed(target, seed)
-    sizes = []
-    # units of a cache are of about one size
-    near = source.whole_commit(*todo[0]).num_bytes if todo else 0
-    copied = _copied
+    copy_unit = _copied
     manifest = source.manifest
     if target.manifest.samples != manifest.samples:
-        copied = _thinned
-        near += 2 * manifest.unit_bytes  # records as read, and as written
+        copy_unit = _thinned
+        unit_size += 2 * manifest.unit_bytes  # records as read, and as written
+    sizes = []
     with progress("copy", len(todo), "units") as bar:
-        wanted = until_stopped(todo)
-        for size in fetched(lambda unit: copied(source, target, unit), wanted, num_bytes=near):
+        copies = fetched(
+            lambda unit: copy_unit(source, target, unit), until_stopped(todo), num_bytes=unit_size
+        )
+        for size in copies:
             sizes.append(size)
             bar.advance(1)
     return sizes
 
 
 def _copied(source: Cache, target: Cache, unit: Unit) -> int:
+    """Copy a unit as it is; return its bytes."""
     commit = source.whole_commit(*unit)
     key = target.format.key(*unit)
     data = source.unit_bytes(commit)
@@ -239,18 +267,21 @@ def _is_there(target: Cache, key: str, data: bytes) -> bool:
 
 
 def _thinned(source: Cache, target: Cache, unit: Unit) -> int:
-    """Write a unit without the samples that are not in the subset that `target` is."""
+    """Write a unit without the samples that are not in the subset that `target` is; return its
+    bytes."""
     commit = source.whole_commit(*unit)
     data = source.unit_bytes(commit)
-    facts: dict[str, Any] = {
-        "absent": commit.absent,
-        "probes": commit.probes,
-        "statistics": commit.statistics,
-        "versions": commit.versions,
-    }
-    records = source.decode_unit(commit, data)
-    samples = source.samples_of(commit, data)
-    return commit_unit(target, *unit, records, samples, **facts).num_bytes
+    new_commit = commit_unit(
+        target,
+        *unit,
+        source.decode_unit(commit, data),
+        source.samples_of(commit, data),
+        absent=commit.absent,
+        probes=commit.probes,
+        statistics=commit.statistics,
+        versions=commit.versions,
+    )
+    return new_commit.num_bytes
 
 
 def require_unmixed(cache: Cache, way_out: str) -> None:
@@ -263,7 +294,7 @@ def require_unmixed(cache: Cache, way_out: str) -> None:
         )
 
 
-def _chosen(source: Cache, samples: str | None, data: str | None) -> Rows | None:
+def _sample_numbers(source: Cache, samples: str | None, data: str | None) -> Rows | None:
     """Return the numbers of the samples that the new cache holds, rising; None if these are all."""
     if data is not None and (samples is None or are_numbers(samples)):
         raise UsageError(
@@ -273,59 +304,80 @@ def _chosen(source: Cache, samples: str | None, data: str | None) -> Rows | None
     if samples is None:
         return source.samples
     manifest = source.manifest
-    chosen = np.unique(parse_samples(samples, manifest.rows, lambda: _names(source, data)))
-    if source.samples is not None and (outside := np.setdiff1d(chosen, source.samples)).size:
-        raise UsageError(
-            f"samples {samples}: cache {source} is a subset of {manifest.num_held} of"
-            f" {manifest.rows} samples, which does not hold sample {outside[0]}; give samples that"
-            " it holds, or the cache that it was exported from"
-        )
-    if len(chosen) == manifest.num_held:
+    numbers = np.unique(parse_samples(samples, manifest.rows, lambda: _names(source, data)))
+    _require_samples(source, samples, numbers)
+    if len(numbers) == manifest.num_held:
         return source.samples
     if manifest.has_images:
         require_unmixed(source, f"convert it first (kdcache convert {source} NEW --store zarr)")
-    return chosen
+    return numbers
+
+
+def _require_samples(source: Cache, samples: str, numbers: Rows) -> None:
+    """Raise a UsageError if a cache is a subset that does not hold samples of these numbers."""
+    if source.samples is None:
+        return
+    absent_numbers = np.setdiff1d(numbers, source.samples)
+    if absent_numbers.size:
+        manifest = source.manifest
+        raise UsageError(
+            f"samples {samples}: cache {source} is a subset of {manifest.num_held} of"
+            f" {manifest.rows} samples, which does not hold sample {absent_numbers[0]}; give"
+            " samples that it holds, or the cache that it was exported from"
+        )
 
 
 def _names(source: Cache, data: str | None) -> Named:
     """Return what tells the names of a cache's samples."""
-    listing = read_list(source) if data is None else None
+    if data is not None:
+        return source_of(source, data)
+    listing = read_list(source)
     if listing is not None:
         return ListedNames(f"cache:{source}", listing.names)
-    if data is None and source.manifest.store == "webdataset":
+    if source.manifest.store == "webdataset":
         return CachedNames(source)
     return source_of(source, data)
 
 
-def _manifest(source: Cache, chosen: Rows | None) -> Manifest:
-    """Return the manifest of a cache with the chosen samples of `source`."""
-    if chosen is None or len(chosen) == source.manifest.num_held:
-        return source.manifest
-    digest = arrays_digest(samples_arrays(chosen))
-    origin = ExportedFrom(manifest=source.manifest.digest)
+def _manifest(source: Cache, samples: Rows | None) -> Manifest:
+    """Return the manifest of a cache with some samples of `source`."""
+    manifest = source.manifest
+    if samples is None or len(samples) == manifest.num_held:
+        return manifest
+    digest = arrays_digest(samples_arrays(samples))
+    origin = ExportedFrom(manifest=manifest.digest)
     return replace(
-        source.manifest,
-        samples=SamplesEntry(count=len(chosen), sha256=digest),
-        made_by=replace(source.manifest.made_by, exported_from=origin),
+        manifest,
+        samples=SamplesEntry(count=len(samples), sha256=digest),
+        made_by=replace(manifest.made_by, exported_from=origin),
     )
 
 
-def _asked(source: Cache, seeds: str | None, units: str | None) -> dict[int, Sequence[int]]:
+def _requested_units(
+    source: Cache, seeds: str | None, units: str | None
+) -> dict[int, Sequence[int]]:
     """Return the units to copy, by the first of their seeds: also those that `source` is to get
     yet."""
-    manifest = source.manifest
+    num_units = source.manifest.num_units
     coverage = coverage_of(source)
-    numbers = _parse_units(units, manifest.num_units)
-    firsts = set(coverage.asked) if seeds is None else _whole_groups(source, seeds)
-    if seeds is not None and (absent := sorted(firsts - set(coverage.held))):
-        held = "kdcache info shows what it holds"
-        raise MissingUnitError(f"cache {source} does not hold seed {absent[0]}; {held}")
-    asked: dict[int, Sequence[int]] = {}
+    numbers = _parse_units(units, num_units)
+    if seeds is None:
+        firsts = set(coverage.asked)
+    else:
+        firsts = _whole_groups(source, seeds)
+        absent_seeds = sorted(firsts - set(coverage.held))
+        if absent_seeds:
+            raise MissingUnitError(
+                f"cache {source} does not hold seed {absent_seeds[0]}; kdcache info shows what it"
+                " holds"
+            )
+    requested_units: dict[int, Sequence[int]] = {}
     for first in sorted(firsts):
-        there = coverage.asked.get(first, range(manifest.num_units))
-        is_whole = len(numbers) == manifest.num_units
-        asked[first] = there if is_whole else [unit for unit in there if unit in numbers]
-    return asked
+        units_of_seed = coverage.asked.get(first, range(num_units))
+        if len(numbers) < num_units:
+            units_of_seed = [unit for unit in units_of_seed if unit in numbers]
+        requested_units[first] = units_of_seed
+    return requested_units
 
 
 def _whole_groups(source: Cache, seeds: str) -> set[int]:
@@ -334,13 +386,15 @@ def _whole_groups(source: Cache, seeds: str) -> set[int]:
     Raises:
         UsageError: of a group only some are asked for.
     """
-    wanted = {*parse_seeds(seeds)}
-    groups = {source.manifest.unit_seeds(seed) for seed in wanted}
-    if short := sorted({*itertools.chain(*groups)} - wanted):
+    numbers = set(parse_seeds(seeds))
+    groups = {source.manifest.unit_seeds(seed) for seed in numbers}
+    missing_seeds = sorted(set(itertools.chain(*groups)) - numbers)
+    if missing_seeds:
         count = source.manifest.seeds_per_unit
+        listed_seeds = ", ".join(map(str, missing_seeds[:5]))
         raise UsageError(
             f"seeds {seeds}: {count} seeds of cache {source} share each unit; ask for whole groups "
-            f"({', '.join(map(str, short[:5]))} are missing)"
+            f"({listed_seeds} are missing)"
         )
     return {group[0] for group in groups}
 
@@ -348,30 +402,30 @@ def _whole_groups(source: Cache, seeds: str) -> set[int]:
 def _parse_units(text: str | None, most: int) -> range:
     if text is None:
         return range(most)
-    there = f"the cache has units 0:{most} of each seed"
-    found = re.fullmatch(r"([0-9]{1,20}):([0-9]{1,20})", text)
-    if not found:
-        raise UsageError(f"units {quoted(text)} are not of the form A:B with B left out; {there}")
-    numbers = range(int(found[1]), int(found[2]))
+    choice = f"the cache has units 0:{most} of each seed"
+    match = re.fullmatch(r"([0-9]{1,20}):([0-9]{1,20})", text)
+    if not match:
+        raise UsageError(f"units {quoted(text)} are not of the form A:B with B left out; {choice}")
+    numbers = range(int(match[1]), int(match[2]))
     if not numbers:
-        raise UsageError(f"units {text} are none: they end before they begin; {there}")
+        raise UsageError(f"units {text} are none: they end before they begin; {choice}")
     if numbers.stop > most:
-        raise UsageError(f"units {text} go past the last one; {there}")
+        raise UsageError(f"units {text} go past the last one; {choice}")
     return numbers
 
 
-def copied_result(made: Cache, written: int, size: int, start: float) -> dict[str, Any]:
+def copied_result(target: Cache, num_written: int, num_bytes: int, start: float) -> dict[str, Any]:
     """Return what is told of units that were copied, and of what a cache then holds.
 
     Args:
-        made: the cache.
-        written: how many units were copied.
-        size: their bytes.
+        target: the cache.
+        num_written: how many units were copied.
+        num_bytes: their bytes.
         start: when that began, as `time.monotonic` tells.
     """
     return {
-        "units_written": written,
-        "bytes": size,
+        "units_written": num_written,
+        "bytes": num_bytes,
         "seconds": time.monotonic() - start,
-        **coverage_of(made).to_json(),
+        **coverage_of(target).to_json(),
     }

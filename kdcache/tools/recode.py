@@ -29,8 +29,8 @@ from kdcache.cache.documents.manifest import MANIFEST
 from kdcache.cache.documents.parts import Absence, MadeBy, Probe, RecodedFrom
 from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.opening import open_storage, probe_new, require_apart
+from kdcache.codec_error.cache_pairs import pairs_of_cache
 from kdcache.codec_error.calibration import fit_codec, sample_views
-from kdcache.codec_error.samples import pairs_of_cache
 from kdcache.codecs import (
     BasisCodec,
     Codec,
@@ -86,51 +86,60 @@ def recode_cache(
     """
     source = open_cache(cache)
     require_apart(new, [cache])
-    wanted = open_codec(codec, classes=source.manifest.classes)
+    new_codec = open_codec(codec, classes=source.manifest.classes)
     commits = _commits(source, seeds)
-    _require_possible(source, wanted)
-    made = _create(source, new, wanted)
-    ask_for(made, commits)
+    _require_possible(source, new_codec)
+    target = _create(source, new, new_codec)
+    ask_for(target, commits)
     start = time.monotonic()
-    written = 0
-    with heeding(lambda: f": {written} units written"):
-        written = _write_units(source, made, commits)
+    num_written = 0
+    with heeding(lambda: f": {num_written} units written"):
+        num_written = _write_units(source, target, commits)
         look()
-    require_written(made, itertools.product(commits, range(made.manifest.num_units)))
+    require_written(target, itertools.product(commits, range(target.manifest.num_units)))
     seconds = time.monotonic() - start
-    made_commits = {seed: made.commits(seed) for seed in commits}
-    tell_clipped(made, _joined(made_commits))
+    new_commits = {seed: target.commits(seed) for seed in commits}
+    tell_clipped(target, _joined(new_commits))
     return {
-        "cache": str(made),
+        "cache": str(target),
         "source": str(source),
         "seeds": list(commits),
-        "rows": made.manifest.num_held,
-        "units_written": written,
+        "rows": target.manifest.num_held,
+        "units_written": num_written,
         "seconds": seconds,
-        "absent": sum(len(commit.absent) for commit in _joined(commits)),
+        "absent": _num_absent(commits),
         "before": _size(source, commits),
-        "after": _size(made, made_commits),
-        "gradient_error": made.manifest.made_by.gradient_error,
-        "origin_error": None if made.manifest.gradient_error else made.manifest.origin_error,
+        "after": _size(target, new_commits),
+        **_errors(target.manifest),
     }
 
 
-def _scale(source: Cache, wanted: Codec) -> float:
+def _errors(manifest: Manifest) -> dict[str, Any]:
+    """Return the errors of a new cache's codec; where it was not measured, those of the nearest
+    cache before it that was."""
+    origin_error = None
+    if not manifest.gradient_error:
+        origin_error = manifest.origin_error
+    return {"gradient_error": manifest.made_by.gradient_error, "origin_error": origin_error}
+
+
+def _scale(source: Cache, new_codec: Codec) -> float:
     """Return what the cache's codec rounds logits to, over the rows of a unit; 0 where that does
     not matter."""
-    if not needs_scale(source.codec, wanted):
+    if not needs_scale(source.codec, new_codec):
         return 0.0
-    first = int(source.is_held.argmax())  # of a subset a unit may hold none
-    records = source.read_unit(
-        source.commit_of(source.complete_seeds()[0], first // source.manifest.unit_rows)
-    )
-    return scale_of(source.codec, records)
+    first_row = int(source.is_held.argmax())  # of a subset a unit may hold none
+    unit = first_row // source.manifest.unit_rows
+    commit = source.commit_of(source.complete_seeds()[0], unit)
+    return scale_of(source.codec, source.read_unit(commit))
 
 
-def _require_possible(source: Cache, wanted: Codec) -> None:
-    if reason := why_not(source.codec, wanted, _scale(source, wanted)):
+def _require_possible(source: Cache, new_codec: Codec) -> None:
+    """Raise a UsageError if records of a codec cannot be made from those of a cache."""
+    reason = why_not(source.codec, new_codec, _scale(source, new_codec))
+    if reason:
         raise UsageError(
-            f"cache {source} ({codec_spec(source.codec)}) cannot become {codec_spec(wanted)}:"
+            f"cache {source} ({codec_spec(source.codec)}) cannot become {codec_spec(new_codec)}:"
             f" {reason}"
         )
 
@@ -139,50 +148,55 @@ def _commits(source: Cache, seeds: str | None) -> dict[int, list[Commit]]:
     """Return the commits of the seeds asked for, or of all that are complete."""
     if seeds is not None:
         return {seed: source.commits(seed) for seed in parse_seeds(seeds)}
-    complete = source.complete_seeds()
-    if not complete:
+    complete_seeds = source.complete_seeds()
+    if not complete_seeds:
         raise CacheError(
             f"cache {source} holds no complete seed; run its dump-teacher command again to"
             " finish one"
         )
-    note_left_out(source, complete)
-    return {seed: source.commits(seed) for seed in complete}
+    note_left_out(source, complete_seeds)
+    return {seed: source.commits(seed) for seed in complete_seeds}
 
 
-def _create(source: Cache, new: str | Path, wanted: RowCodec) -> Cache:
+def _create(source: Cache, new: str | Path, new_codec: RowCodec) -> Cache:
     """Return the new cache, made with a fit to a sample of the source's records, or as it is there
     already."""
     storage = open_storage(new)
-    there = storage.exists(MANIFEST)
-    if not there:
+    codec: Codec
+    errors: dict[float, float] = {}
+    if storage.exists(MANIFEST):
+        codec = open_cache(new).with_fit(new_codec)
+    else:
         probe_new(storage)  # before the time that a fit takes
-    codec, errors = (open_cache(new).with_fit(wanted), {}) if there else _fitted(source, wanted)
+        codec, errors = _fitted(source, new_codec)
     codec = with_layout(row_codec(codec), source.manifest.layout)
     manifest = _manifest(source, codec).with_errors(errors)
-    listed = source.source_arrays()
-    made = create_cache(new, manifest, codec.fit_arrays(), samples=source.samples, source=listed)
-    origin = made.manifest.made_by.recoded_from
+    listing = source.source_arrays()
+    target = create_cache(new, manifest, codec.fit_arrays(), samples=source.samples, source=listing)
+    origin = target.manifest.made_by.recoded_from
     if origin is None or origin.manifest != source.manifest.digest:
         raise MismatchError(f"cache {new} was not recoded from {source}; choose a new folder")
-    return made
+    return target
 
 
-def _fitted(source: Cache, wanted: RowCodec) -> tuple[Codec, dict[float, float]]:
+def _fitted(source: Cache, codec: RowCodec) -> tuple[Codec, dict[float, float]]:
     """Return the codec with its fit, and its errors where the source tells."""
-    exact = source.codec.is_exact
-    if not (exact or isinstance(wanted, BasisCodec)):
-        return wanted, {}
-    pairs = pairs_of_cache(source, views=sample_views(wanted))
-    if isinstance(wanted, BasisCodec) and wanted.error is not None and not pairs.differ:
+    is_exact = source.codec.is_exact
+    if not (is_exact or isinstance(codec, BasisCodec)):
+        return codec, {}
+    pairs = pairs_of_cache(source, views=sample_views(codec))
+    if isinstance(codec, BasisCodec) and codec.error is not None and not pairs.differ:
         raise UsageError(
-            f"{codec_spec(wanted)} needs two different views of a sample, and cache {source} does"
+            f"{codec_spec(codec)} needs two different views of a sample, and cache {source} does"
             " not hold them; dump another seed, or give step= or bytes="
         )
     rows = f"{len(pairs.teacher)} {_kind_of_rows(source)}"
-    say(f"measuring codec {codec_spec(wanted)} on {rows} of {source}")
-    fitted = fit_codec(wanted, pairs)
+    say(f"measuring codec {codec_spec(codec)} on {rows} of {source}")
+    fitted = fit_codec(codec, pairs)
     _require_possible(source, fitted.codec)
-    return fitted.codec, fitted.errors if exact else {}
+    if not is_exact:
+        return fitted.codec, {}
+    return fitted.codec, fitted.errors
 
 
 def _kind_of_rows(source: Cache) -> str:
@@ -190,7 +204,9 @@ def _kind_of_rows(source: Cache) -> str:
     layout = source.manifest.layout
     if layout.maps:
         return "pixels"
-    return "positions" if layout.sites else "views"
+    if layout.sites:
+        return "positions"
+    return "views"
 
 
 def _manifest(source: Cache, codec: Codec) -> Manifest:
@@ -210,76 +226,88 @@ def _manifest(source: Cache, codec: Codec) -> Manifest:
     return dataclasses.replace(manifest, **layout, **store, made_by=made_by)
 
 
-def _write_units(source: Cache, made: Cache, commits: Mapping[int, Sequence[Commit]]) -> int:
+def _write_units(source: Cache, target: Cache, commits: Mapping[int, Sequence[Commit]]) -> int:
     """Recode and commit every unit that is missing, until the process is told to stop."""
     todo: list[Unit] = []
+    num_views = 0
     for seed in commits:
-        todo += [(seed, unit) for unit in made.missing_units(seed)]
+        for unit in target.missing_units(seed):
+            todo.append((seed, unit))
+            num_views += len(target.manifest.unit_range(unit))
     if todo:
-        made.storage.probe()
+        target.storage.probe()
     for seed in commits:
-        start_seed(made, seed)
-    written = 0
-    num_views = sum(len(made.manifest.unit_range(unit)) for _, unit in todo)
+        start_seed(target, seed)
+    num_written = 0
     with progress("recode", num_views, "views") as bar:
         for seed, unit in until_stopped(todo):
-            rows = made.manifest.unit_range(unit)
             # another recode into this cache may have been here
-            if not made.is_committed(seed, unit):
-                parts = [commit for commit in commits[seed] if commit.start in rows]
-                records, clipped = _recoded(source, made, parts)
-                facts = _facts(parts)
-                if clipped is not None:
-                    facts["statistics"]["clipped"] = clipped
-                commit_unit(made, seed, unit, records, **facts)
-                written += 1
-            bar.advance(len(rows), f"seed {seed}")
-    return written
+            if not target.is_committed(seed, unit):
+                _write_unit(source, target, (seed, unit), commits[seed])
+                num_written += 1
+            bar.advance(len(target.manifest.unit_range(unit)), f"seed {seed}")
+    return num_written
 
 
-def _recoded(source: Cache, made: Cache, parts: Sequence[Commit]) -> tuple[Records, float | None]:
+def _write_unit(source: Cache, target: Cache, unit: Unit, commits: Sequence[Commit]) -> None:
+    """Recode and commit one unit from those of the seed's `commits` that its rows are in."""
+    rows = target.manifest.unit_range(unit[1])
+    parts = [commit for commit in commits if commit.start in rows]
+    records, share_clipped = _recoded(source, target, parts)
+    facts = _facts(parts)
+    if share_clipped is not None:
+        facts["statistics"]["clipped"] = share_clipped
+    commit_unit(target, *unit, records, **facts)
+
+
+def _recoded(source: Cache, target: Cache, parts: Sequence[Commit]) -> tuple[Records, float | None]:
     """Return the records of one new unit, zeros of rows without one as after a dump, and the share
     of the others clipped; None of a codec that does not clip."""
     pieces: list[Records] = []
-    clipped: list[Tensor] = []
+    clipped_pieces: list[Tensor] = []
     for commit in parts:
-        for piece, is_clipped in _pieces(source, made, commit):
+        for piece, is_clipped in _pieces(source, target, commit):
             pieces.append(piece)
             if is_clipped is not None:
-                clipped.append(is_clipped)
+                clipped_pieces.append(is_clipped)
     records = np.concatenate(pieces)
-    is_held = np.zeros(len(records), bool)
-    is_held[np.concatenate([source.held_rows(commit) for commit in parts]) - parts[0].start] = True
-    records[~is_held] = np.zeros((), records.dtype)
-    if not clipped:
+    present_rows = np.concatenate([source.held_rows(commit) for commit in parts])
+    is_present = np.zeros(len(records), bool)
+    is_present[present_rows - parts[0].start] = True
+    records[~is_present] = np.zeros((), records.dtype)
+    if not clipped_pieces:
         return records, None
-    num_clipped = int(torch.cat(clipped).numpy()[is_held].sum())
-    return records, num_clipped / max(int(is_held.sum()), 1)
+    is_clipped_row = torch.cat(clipped_pieces).numpy()
+    num_clipped = int(is_clipped_row[is_present].sum())
+    return records, num_clipped / max(int(is_present.sum()), 1)
 
 
-def _pieces(source: Cache, made: Cache, commit: Commit) -> Iterator[tuple[Records, Tensor | None]]:
+def _pieces(
+    source: Cache, target: Cache, commit: Commit
+) -> Iterator[tuple[Records, Tensor | None]]:
     """Yield the recoded records of one unit of the source and which are clipped, in pieces that are
     the same every time."""
     records = source.read_unit(commit)
-    num_logits = made.manifest.layout.num_positions * made.manifest.classes
+    num_logits = target.manifest.layout.num_positions * target.manifest.classes
     size = max(_LOGITS_AT_ONCE // num_logits, 1)
     for start in range(0, len(records), size):
-        yield converted(source.codec, made.codec, records[start : start + size])
+        yield converted(source.codec, target.codec, records[start : start + size])
 
 
 def _facts(parts: Sequence[Commit]) -> dict[str, Any]:
     """Return what the commits of the source say, for the commit of the unit that they go into."""
     absent: list[Absence] = []
     probes: list[Probe] = []
-    told: list[tuple[dict[str, float], int]] = []
+    statistics: list[tuple[dict[str, float], int]] = []
     for commit in parts:
         absent += commit.absent
         probes += commit.probes
-        told.append((commit.statistics, commit.stop - commit.start - len(commit.absent)))
+        num_present = commit.stop - commit.start - len(commit.absent)
+        statistics.append((commit.statistics, num_present))
     return {
         "absent": absent,
         "probes": probes,
-        "statistics": mean_statistics(told),
+        "statistics": mean_statistics(statistics),
         "versions": parts[0].versions,
     }
 
@@ -289,10 +317,22 @@ def _joined(commits: Mapping[int, Sequence[Commit]]) -> list[Commit]:
     return list(itertools.chain.from_iterable(commits.values()))
 
 
+def _num_absent(commits: Mapping[int, Sequence[Commit]]) -> int:
+    """Return how many rows of all seeds are absent."""
+    num_absent = 0
+    for commit in _joined(commits):
+        num_absent += len(commit.absent)
+    return num_absent
+
+
 def _size(cache: Cache, commits: Mapping[int, Sequence[Commit]]) -> dict[str, Any]:
-    size = sum(commit.num_bytes for commit in _joined(commits))
+    """Return the codec of a cache, and what the units of these commits take."""
+    num_bytes = 0
+    for commit in _joined(commits):
+        num_bytes += commit.num_bytes
+    num_views = len(commits) * cache.manifest.num_held
     return {
         "codec": codec_spec(cache.codec),
-        "bytes": size,
-        "bytes_per_view": size / (len(commits) * cache.manifest.num_held),
+        "bytes": num_bytes,
+        "bytes_per_view": num_bytes / num_views,
     }

@@ -69,20 +69,27 @@ def show_view(
     probabilities = cache.codec.decode(cache.read(seed, [row])).probs(1.0)[0]
     with local_images(source, [commit]):
         batch = dataset.batch([(row, seed)])
-    names = [str(name) for name in getattr(source, "class_names", None) or range(source.classes)]
-    said_from = _first_of_teacher(cache, source)
-    if said_from:
+    first_class = _first_of_teacher(cache, source)
+    names = _class_names(source)
+    if first_class:
         names += [f"teacher's {number}" for number in range(cache.manifest.classes)]
     view = batch.views[0][0].permute(1, 2, 0).numpy()
-    title = f"{source.key(index)}, seed {seed}"
     target = batch.labels.first[0]
     if layout.maps:
-        figure = _drawn_maps(view, target.numpy(), probabilities[:1], names, said_from)
+        probabilities = probabilities[0]
+        figure = _drawn_maps(view, target.numpy(), probabilities[None], names, first_class)
     else:
-        figure = _drawn_bars(view, int(target), probabilities, names, said_from)
-    _save(figure, file, title)
-    confidence = float((probabilities[0] if layout.maps else probabilities).amax(-1).mean())
-    return {"file": str(file), "sample": source.key(index), "row": row, "confidence": confidence}
+        figure = _drawn_bars(view, int(target), probabilities, names, first_class)
+    key = source.key(index)
+    _save(figure, file, f"{key}, seed {seed}")
+    confidence = float(probabilities.amax(-1).mean())
+    return {"file": str(file), "sample": key, "row": row, "confidence": confidence}
+
+
+def _class_names(source: Source) -> list[str]:
+    """Return the names of a source's classes; their numbers where it has none."""
+    names = getattr(source, "class_names", None) or range(source.classes)
+    return list(map(str, names))
 
 
 def _first_of_teacher(cache: Cache, source: Source) -> int:
@@ -96,8 +103,9 @@ def _first_of_teacher(cache: Cache, source: Source) -> int:
     for origin in made_by.origins():
         made_by = origin.made_by
     has_others = cache.manifest.classes != source.classes
-    is_said = "teacher_classes" in recorded_settings(made_by.config)
-    return source.classes if has_others or is_said else 0
+    if has_others or "teacher_classes" in recorded_settings(made_by.config):
+        return source.classes
+    return 0
 
 
 def _drawn_maps(
@@ -105,27 +113,33 @@ def _drawn_maps(
     mask: np.ndarray,
     maps: torch.Tensor,
     names: list[str],
-    said_from: int,
+    first_class: int,
 ) -> Any:
+    """Return the figure of a view with its mask and the teacher's maps, whose classes are numbered
+    from `first_class`."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    planes = upsampled(maps, (mask.shape[0], mask.shape[1]))[0]
-    sure, said = (found.numpy() for found in planes.max(0))
-    said = said + said_from
+    height, width = mask.shape
+    confidences, predictions = upsampled(maps, (height, width))[0].max(0)
+    classes = predictions.numpy() + first_class
     colours = _colours(len(names))
-    known = mask != IGNORED
-    target = np.where(known[:, :, None], colours[np.where(known, mask, 0)], 0)
-    about = "its own classes" if said_from else _right_text((said == mask)[known])
-    titles = ("view", "mask (black: no class)", f"teacher: {about}")
-    figure = Figure(figsize=(11, 1.6 + 10 * mask.shape[0] / mask.shape[1]), layout="constrained")
+    has_class = mask != IGNORED
+    target = np.where(has_class[:, :, None], colours[np.where(has_class, mask, 0)], 0)
+    about_teacher = "its own classes"
+    if not first_class:
+        about_teacher = _right_text((classes == mask)[has_class])
+    figure = Figure(figsize=(11, 1.6 + 10 * height / width), layout="constrained")
     panels = figure.subplots(2, 2).ravel()
-    for panel, image, name in zip(panels[:3], (view, target, colours[said]), titles, strict=True):
+    images = (view, target, colours[classes])
+    titles = ("view", "mask (black: no class)", f"teacher: {about_teacher}")
+    for panel, image, title in zip(panels[:3], images, titles, strict=True):
         panel.imshow(image, cmap="gray")
-        panel.set_title(name, fontsize=10)
-    confidence = panels[3].imshow(sure, vmin=0, vmax=1, cmap="viridis")
+        panel.set_title(title, fontsize=10)
+    confidence = panels[3].imshow(confidences.numpy(), vmin=0, vmax=1, cmap="viridis")
     figure.colorbar(confidence, ax=panels[3], shrink=0.8)
     panels[3].set_title("the teacher's confidence", fontsize=10)
-    counts = np.bincount(np.concatenate([mask[known], said.ravel()]), minlength=len(names))
+    shown_classes = np.concatenate([mask[has_class], classes.ravel()])
+    counts = np.bincount(shown_classes, minlength=len(names))
     _draw_legend(figure, counts, names, colours)
     for panel in panels:
         panel.set_axis_off()
@@ -138,10 +152,10 @@ def _colours(count: int) -> np.ndarray:
 
     numbers = np.arange(count)
     if count <= 20:
-        found = colormaps["tab20"](numbers)
+        colours = colormaps["tab20"](numbers)
     else:
-        found = colormaps["gist_ncar"](0.05 + 0.9 * numbers / count)
-    return (255 * found[:, :3]).astype(np.uint8)
+        colours = colormaps["gist_ncar"](0.05 + 0.9 * numbers / count)
+    return (255 * colours[:, :3]).astype(np.uint8)
 
 
 def _right_text(is_right: np.ndarray) -> str:
@@ -155,10 +169,12 @@ def _draw_legend(figure: Any, counts: np.ndarray, names: list[str], colours: np.
     """List the classes with the most pixels, and how many more there are."""
     from matplotlib.patches import Patch  # noqa: PLC0415
 
-    shown = [one for one in np.argsort(-counts, kind="stable")[:_LISTED] if counts[one]]
-    patches = [Patch(color=colours[one] / 255, label=names[one]) for one in shown]
-    if (more := int((counts > 0).sum()) - len(shown)) > 0:
-        patches.append(Patch(color="none", label=f"and {more} more"))
+    num_present = int((counts > 0).sum())
+    num_listed = min(num_present, _LISTED)
+    most_common = np.argsort(-counts, kind="stable")[:num_listed]
+    patches = [Patch(color=colours[number] / 255, label=names[number]) for number in most_common]
+    if num_present > num_listed:
+        patches.append(Patch(color="none", label=f"and {num_present - num_listed} more"))
     figure.legend(handles=patches, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
 
 
@@ -167,22 +183,26 @@ def _drawn_bars(
     target: int,
     probabilities: torch.Tensor,
     names: list[str],
-    said_from: int,
+    first_class: int,
 ) -> Any:
+    """Return the figure of a view with the teacher's most likely classes, which are numbered from
+    `first_class`."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    top = probabilities.topk(min(_TOP, len(probabilities)))
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     picture, bars = figure.subplots(1, 2)
     picture.imshow(view, cmap="gray")
     picture.set_axis_off()
-    picture.set_title(
-        f"label: {names[target]}" if target < len(names) else f"label {target}", fontsize=10
-    )
-    chosen = [names[said_from + one] for one in top.indices.tolist()]
-    drawn = bars.barh(range(len(chosen)), top.values.tolist(), color="#0072b2")
-    bars.bar_label(drawn, fmt="%.3f", padding=3, fontsize=9)
-    bars.set_yticks(range(len(chosen)), chosen)
+    label = f"label {target}"
+    if target < len(names):
+        label = f"label: {names[target]}"
+    picture.set_title(label, fontsize=10)
+    top = probabilities.topk(min(_TOP, len(probabilities)))
+    top_names = [names[first_class + number] for number in top.indices.tolist()]
+    places = range(len(top_names))
+    bar_patches = bars.barh(places, top.values.tolist(), color="#0072b2")
+    bars.bar_label(bar_patches, fmt="%.3f", padding=3, fontsize=9)
+    bars.set_yticks(places, top_names)
     bars.set_xlim(0, 1.15)
     bars.invert_yaxis()
     bars.set_title("the teacher's probabilities", fontsize=10)

@@ -18,7 +18,7 @@ from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.parts import Absence, ExportedFrom
 from kdcache.cache.source import CachedNames, CachedSource
-from kdcache.codec_error.samples import pairs_of_cache
+from kdcache.codec_error.cache_pairs import pairs_of_cache
 from kdcache.codecs import LowRank, open_codec
 from kdcache.errors import (
     CacheError,

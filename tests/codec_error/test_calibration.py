@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdcache.cache import open_cache, stored_bytes
 from kdcache.codec_error.calibration import fit_codec
 from kdcache.codec_error.gradients import decoded_batches, gradient_error
-from kdcache.codec_error.samples import Pairs
+from kdcache.codec_error.pairs import Pairs
 from kdcache.codecs import Codec, TopK, open_codec
 from kdcache.errors import CacheError, CodecError, MismatchError, UsageError
 from kdcache.losses import dist_loss

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from runs import CONV, DIGITS, IN_PROCESS, dump
 
 from kdcache.cache import open_cache
+from kdcache.codec_error.cache_pairs import pairs_from_cache
 from kdcache.codec_error.measure import (
     CodecErrorConfig,
     codec_costs,
@@ -21,7 +22,9 @@ from kdcache.codec_error.measure import (
     gradient_error,
     measure_codec_error,
 )
-from kdcache.codec_error.samples import Pairs, pairs_from_cache, pairs_from_npz, pairs_from_teacher
+from kdcache.codec_error.npz_pairs import pairs_from_npz
+from kdcache.codec_error.pairs import Pairs
+from kdcache.codec_error.teacher_pairs import pairs_from_teacher
 from kdcache.codecs import open_codec
 from kdcache.errors import CacheError, CodecError, KdcacheError, MismatchError, UsageError
 from kdcache.losses import dist_loss, kl_loss

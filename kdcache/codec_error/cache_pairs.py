@@ -1,0 +1,184 @@
+"""Pairs of logits from the records of a cache."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kdcache.cache import Cache, open_cache
+from kdcache.cache.sample_checksums import checked_source
+from kdcache.cache.source_check import require_source
+from kdcache.codec_error.pairs import (
+    MAP_VIEWS,
+    Pairs,
+    pairs_of_pixels,
+    pairs_of_two_views,
+    pixels_of_view,
+)
+from kdcache.codec_error.teacher_pairs import require_rows, run_on_views, views_of_rows
+from kdcache.codecs import codec_spec
+from kdcache.codecs.full import EXACT_DTYPES
+from kdcache.errors import CacheError, UsageError
+from kdcache.models.model import open_model
+from kdcache.runtime.device import Compute, ComputeConfig
+from kdcache.shapes import Rows, ViewLogits
+from kdcache.sources import open_source
+from kdcache.views import ViewDataset
+
+_HOST = ComputeConfig(device="cpu")
+
+
+def pairs_from_cache(
+    path: str | Path,
+    *,
+    views: int,
+    student: str | None = None,
+    data: str | None = None,
+    batch_size: int = 256,
+    compute: ComputeConfig = _HOST,
+) -> Pairs:
+    """Return rows of a `full` cache: of its first two complete seeds, or of one if a student is
+    given.
+
+    Args:
+        path: the cache.
+        views: about how many rows to take.
+        student: spec of the proxy student, with its weights.
+        data: spec of the cache's source, whose images the student looks at.
+        batch_size: views of one of the student's forward passes.
+        compute: where and how the student runs.
+
+    Raises:
+        CacheError: no such cache, or one that does not hold exact logits of enough seeds.
+        UsageError: a student without data, or the other way round.
+        MismatchError: data that is not that of the cache.
+    """
+    cache = open_cache(path)
+    require_rows(cache.manifest.task)
+    if not cache.codec.is_exact:
+        exact_specs = " or ".join([f"full:dtype={dtype}" for dtype in EXACT_DTYPES])
+        raise CacheError(
+            f"cache {path} holds {codec_spec(cache.codec)}; codecs are measured against exact"
+            f" logits: {exact_specs}"
+        )
+    if (student is None) != (data is None):
+        raise UsageError(
+            "with a cache, student and data go together: the student looks at the images of the"
+            " cache's source"
+        )
+    num_seeds = 1
+    if student is None:
+        num_seeds = 2
+    seeds = cache.complete_seeds()[:num_seeds]
+    if len(seeds) < num_seeds:
+        raise CacheError(
+            f"cache {path} holds {len(seeds)} complete seeds; two are needed, for the teacher and"
+            " for its proxy student: dump another seed, or give a student and data"
+        )
+    if student is None or data is None:
+        return pairs_of_cache(cache, views=views)
+    return _pairs_with_student(
+        cache,
+        seeds[0],
+        student,
+        data,
+        views=views,
+        batch_size=batch_size,
+        compute=Compute(compute),
+    )
+
+
+def _pairs_with_student(
+    cache: Cache,
+    seed: int,
+    student: str,
+    data: str,
+    *,
+    views: int,
+    batch_size: int,
+    compute: Compute,
+) -> Pairs:
+    """Return rows of a seed, with the logits of a student on the same views."""
+    rows = _first_rows(cache, [seed], views)
+    recipe = cache.recipe
+    source = open_source(data)
+    require_source(cache, source)
+    source = checked_source([cache], source)
+    model = open_model(student, classes=source.classes, recipe=recipe, trained=True)
+    recipe.require_one_draw(model.preprocessing.size, cache.manifest.input_size)
+    dataset = ViewDataset(
+        source, recipe, cache.order, sizes=[model.preprocessing.size], skip_unreadable=True
+    )
+    places, (logits,) = run_on_views(
+        [model], dataset, views_of_rows(rows, [seed]), batch_size, compute
+    )
+    return Pairs(
+        teacher=_decoded_rows(cache, seed, rows)[places],
+        student=logits,
+        groups=rows[places],
+        proxy=student,
+    )
+
+
+def pairs_of_cache(cache: Cache, *, views: int) -> Pairs:
+    """Return about `views` rows of a cache's first two complete seeds, as its records have them.
+
+    Of a single seed the teacher is its own proxy, which is enough to fit a codec on and not to
+    measure one. Of maps it is so many pixels of the first seed, and the proxy is the teacher on
+    the next pixel; likewise of other positions.
+
+    Args:
+        cache: a cache with a complete seed.
+        views: about how many rows to take.
+    """
+    seeds = cache.complete_seeds()[:2]
+    if cache.manifest.layout.sites:
+        return _pairs_of_positions(cache, seeds[0], views)
+    rows = _first_rows(cache, seeds, views)
+    logits = _decoded_rows(cache, seeds[0], rows)
+    if len(seeds) == 1:
+        return Pairs(
+            teacher=logits, student=logits, groups=rows, proxy="the teacher on the same view"
+        )
+    return pairs_of_two_views(logits, _decoded_rows(cache, seeds[1], rows), rows)
+
+
+def _pairs_of_positions(cache: Cache, seed: int, count: int) -> Pairs:
+    """Return about `count` pixels or other positions of a seed, as many of each view."""
+    rows = _first_rows(cache, [seed], min(count, MAP_VIEWS))
+    logits_of_views = _decoded_rows(cache, seed, rows)
+    count_of_view = -(-count // len(rows))
+    parts = []
+    for row, logits in zip(rows, logits_of_views, strict=True):
+        positions = logits
+        if cache.manifest.layout.has_boxes:
+            # where a view has fewer proposals than it may have, zeros stand
+            positions = logits[logits.any(1)]
+        if len(positions):
+            parts.append(pixels_of_view(positions, int(row), count_of_view))
+    return pairs_of_pixels(parts)
+
+
+def _first_rows(cache: Cache, seeds: Sequence[int], views: int) -> Rows:
+    """Return the first rows, a random sample as all are in random order, of which each seed holds a
+    record."""
+    absent: list[int] = []
+    for seed in seeds:
+        for commit in cache.commits(seed):
+            absent += [absence.row for absence in commit.absent]
+    num_rows = max(views // len(seeds), 1)
+    return np.setdiff1d(np.flatnonzero(cache.is_held)[:num_rows], absent)
+
+
+def _decoded_rows(cache: Cache, seed: int, rows: Rows) -> ViewLogits:
+    """Return the logits of `rows`, in rising order, from no more units than hold them."""
+    parts = []
+    for unit in range(cache.manifest.num_units):
+        unit_rows = cache.manifest.unit_range(unit)
+        in_unit = (rows >= unit_rows.start) & (rows < unit_rows.stop)
+        places = rows[in_unit] - unit_rows.start
+        if len(places):
+            records = cache.read_unit(cache.commit_of(seed, unit))
+            parts.append(cache.codec.decode(records[places]).logits())
+    return torch.cat(parts)
