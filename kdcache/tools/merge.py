@@ -106,7 +106,7 @@ def merge_caches(new: str | Path, caches: Sequence[str | Path]) -> dict[str, Any
 
 def _require_alike(first: Cache, other: Cache) -> None:
     """Raise a MismatchError if two caches differ in what decides what a record means."""
-    lines = first.manifest.differences(other.manifest, here="there", there="here")
+    lines = first.manifest.differences(other.manifest, own_place="there", other_place="here")
     if source_lines := source_differences(first, other):
         lines = [*source_lines, *(line for line in lines if not line.startswith("source."))]
     if lines:

@@ -39,7 +39,7 @@ def manifest_differences(
     other_content: Mapping[str, Any],
     sides: Sides,
     *,
-    free: Collection[str],
+    free_names: Collection[str],
 ) -> list[str]:
     """Return one line for each field that differs in the contents of two manifests.
 
@@ -47,16 +47,16 @@ def manifest_differences(
         content: of the one.
         other_content: of the other.
         sides: what they are called.
-        free: dotted names of fields, or of whole tables, that may differ.
+        free_names: dotted names of fields, or of whole tables, that may differ.
     """
     lines: list[str] = []
     for name in _names_of(content, other_content):
         if name == "recipe":
             lines += recipe_differences(content[name], other_content[name], sides)
-        elif name not in free:
+        elif name not in free_names:
             values = _flat(content.get(name), name)
             other_values = _flat(other_content.get(name), name)
-            lines += _field_differences(values, other_values, sides, free)
+            lines += _field_differences(values, other_values, sides, free_names)
     return lines
 
 
@@ -91,13 +91,13 @@ def _field_differences(
     values: Mapping[str, Any],
     other_values: Mapping[str, Any],
     sides: Sides,
-    free: Collection[str],
+    free_names: Collection[str],
 ) -> list[str]:
     """Return the lines of one field of the manifest, from the values inside it by dotted name."""
     lines: list[str] = []
     for name in _names_of(values, other_values):
         is_in_both = name in values and name in other_values
-        if name in free or (name in _ADDED and not is_in_both):
+        if name in free_names or (name in _ADDED and not is_in_both):
             continue
         value = values.get(name)
         other_value = other_values.get(name)

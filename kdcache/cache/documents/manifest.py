@@ -115,7 +115,9 @@ class Manifest:
     @property
     def num_held(self) -> int:
         """Samples of which the cache may hold records: all, but in a subset."""
-        return self.samples.count if self.samples is not None else self.rows
+        if self.samples is None:
+            return self.rows
+        return self.samples.count
 
     @property
     def arrays(self) -> dict[str, str]:
@@ -161,7 +163,8 @@ class Manifest:
 
     def unit_range(self, unit: int) -> range:
         """Return the rows of `unit`; the last one may be shorter."""
-        return range(unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.rows))
+        first = unit * self.unit_rows
+        return range(first, min(first + self.unit_rows, self.rows))
 
     def unit_seeds(self, seed: int) -> range:
         """Return the seeds that share their units with `seed`."""
@@ -201,12 +204,8 @@ class Manifest:
             CacheError: another format version, fields of a newer kdcache, or a document that is not
                 what was written.
         """
-        version = document.get("format_version") if isinstance(document, dict) else None
-        if type(version) is int and version > FORMAT_VERSION:
-            raise CacheError(
-                f"cache {where} has format version {quoted(version)}; "
-                f"this kdcache reads up to {FORMAT_VERSION}: upgrade kdcache"
-            )
+        where = f"cache {where}"
+        version = _version_of(document, where)
         try:
             content = checked_content(document)
             # True and 1.0 equal 1, and are not what is written
@@ -215,32 +214,31 @@ class Manifest:
                     f"its format_version is {quoted(version)}; it must be {FORMAT_VERSION}"
                 )
             del content["format_version"]
-            refuse_unknown(content, json_names(), f"cache {where}")
-            _require_known(content, f"cache {where}")
+            refuse_unknown(content, json_names(), where)
+            _require_known(content, where)
             check_manifest(content)
-            _check_records(content, f"cache {where}")
+            _check_records(content, where)
             return cls(**read_fields(cls, _with_layout(content)))
         except (ValueError, TypeError, KeyError) as error:
             raise DamagedError(
-                f"cache {where}: its manifest (zarr.json) is damaged: {error}; restore it from a"
-                " copy"
+                f"{where}: its manifest (zarr.json) is damaged: {error}; restore it from a copy"
             ) from error
 
     def differences(
-        self, other: "Manifest", *, here: str = "in the cache", there: str = "now"
+        self, other: "Manifest", *, own_place: str = "in the cache", other_place: str = "now"
     ) -> list[str]:
         """Return one line for each field that decides what records mean and differs in `other`.
 
         Args:
             other: the other manifest.
-            here: what messages call this one.
-            there: what they call the other.
+            own_place: how messages say where this one is.
+            other_place: how they say where the other is.
         """
-        free = {*_FREE}
+        free_names = {*_FREE}
         if _unfitted(self.codec) != _unfitted(other.codec):
-            free |= {*_OF_CODEC, "codec.fit"} - {"codec"}  # they follow from the codec
-        sides = Sides(here, there)
-        return manifest_differences(self._content(), other._content(), sides, free=free)
+            free_names |= {*_OF_CODEC, "codec.fit"} - {"codec"}  # they follow from the codec
+        sides = Sides(own_place, other_place)
+        return manifest_differences(self._content(), other._content(), sides, free_names=free_names)
 
     @property
     def gradient_error(self) -> dict[float, float]:
@@ -253,14 +251,15 @@ class Manifest:
         """The codec of the nearest cache that this one was recoded from and that was measured, and
         its `gradient_error`."""
         for origin in self.made_by.origins():
-            if errors := origin.made_by.errors:
+            errors = origin.made_by.errors
+            if errors:
                 return origin.codec, errors
         return None
 
     def with_errors(self, errors: Mapping[float, float]) -> "Manifest":
         """Return this manifest with `gradient_error`."""
-        told = {f"{tau:g}": error for tau, error in errors.items()}
-        made_by = dataclasses.replace(self.made_by, gradient_error=told)
+        table = {f"{tau:g}": error for tau, error in errors.items()}
+        made_by = dataclasses.replace(self.made_by, gradient_error=table)
         return dataclasses.replace(self, made_by=made_by)
 
     def with_codec_of(self, other: "Manifest", *, whichever: bool = False) -> "Manifest":
@@ -269,21 +268,23 @@ class Manifest:
 
         With `whichever`, with its codec in any case.
         """
-        if not whichever and (
-            self.codec.fit is None or _unfitted(self.codec) != _unfitted(other.codec)
-        ):
+        is_same = _unfitted(self.codec) == _unfitted(other.codec)
+        if not whichever and (self.codec.fit is None or not is_same):
             return self
-        return dataclasses.replace(self, **{name: getattr(other, name) for name in _OF_CODEC})
+        values = {name: getattr(other, name) for name in _OF_CODEC}
+        return dataclasses.replace(self, **values)
 
     def _content(self) -> dict[str, Any]:
-        said: dict[str, Any] = {"format_version": FORMAT_VERSION}
-        for one in dataclasses.fields(self):
-            value = getattr(self, one.name)
-            if one.name == "layout":
-                said |= layout_fields(value)
-            elif value != one.default:
-                said[one.name] = as_json(value)
-        content: dict[str, Any] = json.loads(json.dumps(said))
+        values: dict[str, Any] = {"format_version": FORMAT_VERSION}
+        for data_field in dataclasses.fields(self):
+            name = data_field.name
+            value = getattr(self, name)
+            if name == "layout":
+                values |= layout_fields(value)
+            elif value != data_field.default:
+                values[name] = as_json(value)
+        # as it is read back: tuples become lists
+        content: dict[str, Any] = json.loads(json.dumps(values))
         return content
 
 
@@ -294,11 +295,32 @@ def library_versions() -> dict[str, str]:
     JPEG leaves the last bit of a pixel to the decoder, and Pillow comes with one or takes the
     system's.
     """
-    names = ("torch", "torchvision", "timm", "numpy", "pillow", "zarr")
-    own = {"kdcache": __version__, "python": platform.python_version()}
+    versions = {"kdcache": __version__, "python": platform.python_version()}
+    for name in ("torch", "torchvision", "timm", "numpy", "pillow", "zarr"):
+        versions[name] = metadata.version(name)
     turbo = features.version_feature("libjpeg_turbo")
-    jpeg = f"turbo {turbo}" if turbo else str(features.version_codec("jpg"))
-    return {**own, **{name: metadata.version(name) for name in names}, "libjpeg": jpeg}
+    if turbo:
+        versions["libjpeg"] = f"turbo {turbo}"
+    else:
+        versions["libjpeg"] = str(features.version_codec("jpg"))
+    return versions
+
+
+def _version_of(document: Any, where: str) -> Any:
+    """Return the format version that a document says, if any.
+
+    Raises:
+        CacheError: that of a newer kdcache.
+    """
+    if not isinstance(document, dict):
+        return None
+    version = document.get("format_version")
+    if type(version) is int and version > FORMAT_VERSION:
+        raise CacheError(
+            f"{where} has format version {quoted(version)}; "
+            f"this kdcache reads up to {FORMAT_VERSION}: upgrade kdcache"
+        )
+    return version
 
 
 def _require_known(content: Mapping[str, Any], where: str) -> None:
@@ -319,32 +341,34 @@ def _check_records(content: Mapping[str, Any], where: str) -> None:
         CacheError: a codec or an option that this version does not know.
         ValueError: a fit where there can be none, or records of another codec.
     """
-    stored = content["codec"]
+    table = content["codec"]
     try:
-        codec = codec_from_dict(stored, classes=content["classes"], layout=layout_of(content))
+        codec = codec_from_dict(table, classes=content["classes"], layout=layout_of(content))
     except (UsageError, CodecError) as error:
         raise CacheError(
             f"{where}: its codec cannot be opened: {error}; use the kdcache that wrote it"
         ) from error
     needs_fit = codec.record_dtype.itemsize == 0
-    if needs_fit != ("fit" in stored):
-        what = "no fit, which it needs" if needs_fit else "a fit, which it does not need"
-        raise ValueError(f"codec {codec.name} has {what}")
-    found = _dtype_of(content["record_dtype"])
-    if not needs_fit and found != codec.record_dtype:
+    has_fit = "fit" in table
+    if needs_fit and not has_fit:
+        raise ValueError(f"codec {codec.name} has no fit, which it needs")
+    if has_fit and not needs_fit:
+        raise ValueError(f"codec {codec.name} has a fit, which it does not need")
+    dtype = _dtype_of(content["record_dtype"])
+    if not needs_fit and dtype != codec.record_dtype:
         raise ValueError(
-            f"its records {quoted(found)} are not those of {codec_spec(codec)},"
+            f"its records {quoted(dtype)} are not those of {codec_spec(codec)},"
             f" {quoted(codec.record_dtype)}"
         )
 
 
-def _dtype_of(fields: list[Any]) -> "np.dtype[Any]":
-    return np.dtype(
-        [
-            tuple(tuple(part) if isinstance(part, list) else part for part in field)
-            for field in fields
-        ]
-    )
+def _dtype_of(lists: list[Any]) -> "np.dtype[Any]":
+    """Return the dtype of fields as the JSON has them: with lists where numpy wants tuples."""
+    fields: list[Any] = []
+    for name, kind, *shapes in lists:
+        shapes = [tuple(shape) for shape in shapes]
+        fields.append((name, kind, *shapes))
+    return np.dtype(fields)
 
 
 def _unfitted(codec: CodecEntry) -> CodecEntry:
@@ -353,11 +377,14 @@ def _unfitted(codec: CodecEntry) -> CodecEntry:
 
 def json_names() -> list[str]:
     """Return the names in the JSON of a manifest, but for its version and its digest."""
-    names = [one.name for one in dataclasses.fields(Manifest) if one.name != "layout"]
+    names = [data_field.name for data_field in dataclasses.fields(Manifest)]
+    names.remove("layout")
     return [*names, *_LAYOUT]
 
 
 def _with_layout(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the JSON says, with the layout in the place of the fields that say it."""
-    others = {name: value for name, value in content.items() if name not in _LAYOUT}
-    return {**others, "layout": layout_of(content)}
+    values = {**content, "layout": layout_of(content)}
+    for name in _LAYOUT:
+        values.pop(name, None)
+    return values

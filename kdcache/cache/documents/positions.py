@@ -64,7 +64,9 @@ def check_positions(content: Mapping[str, Any]) -> Layout:
 def require_known_layout(positions: Any) -> None:
     """Raise a ValueError if a layout is of a kind that this version does not know; what is no text
     at all `check_positions` refuses."""
-    kind = positions.get("kind") if isinstance(positions, Mapping) else None
+    if not isinstance(positions, Mapping):
+        return
+    kind = positions.get("kind")
     if isinstance(kind, str) and kind not in KINDS:
         raise ValueError(
             f"its positions are of a kind that this kdcache does not know; it knows"
