@@ -366,8 +366,8 @@ def _dtype_of(lists: list[Any]) -> "np.dtype[Any]":
     """Return the dtype of fields as the JSON has them: with lists where numpy wants tuples."""
     fields: list[Any] = []
     for name, kind, *shapes in lists:
-        shapes = [tuple(shape) for shape in shapes]
-        fields.append((name, kind, *shapes))
+        tuples = [tuple(shape) for shape in shapes]
+        fields.append((name, kind, *tuples))
     return np.dtype(fields)
 
 

@@ -147,6 +147,7 @@ def _words(form: Any) -> str:
         return f"a list of {len(form)}"
     if isinstance(form, frozenset):
         return " or ".join(sorted(map(_words, form)))
-    if isinstance(form, type):
-        return _KINDS.get(form, "null")
-    return _KINDS.get(type(form), "null")
+    kind = form
+    if not isinstance(form, type):
+        kind = type(form)
+    return _KINDS.get(kind, "null")
