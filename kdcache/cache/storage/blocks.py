@@ -30,7 +30,10 @@ class Blocks:
         """
         parts = []
         try:
-            while size and (part := os.pread(self._descriptor, size, position)):
+            while size:
+                part = os.pread(self._descriptor, size, position)
+                if not part:
+                    break
                 parts.append(part)  # a file server may give less than it was asked for
                 position += len(part)
                 size -= len(part)

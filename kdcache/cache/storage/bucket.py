@@ -37,7 +37,7 @@ from kdcache.cache.storage.bucket_errors import (
     way_out_of,
 )
 from kdcache.cache.storage.patience import Patience, Tries
-from kdcache.cache.storage.protocol import MOST_BYTES, PROBE, Entry, is_temporary
+from kdcache.cache.storage.protocol import MOST_BYTES, PROBE, Entry, lasting_names
 from kdcache.errors import CacheError, LargeObjectError, UsageError
 
 PART = 8 * 2**20
@@ -69,7 +69,8 @@ class Bucket:
         self._patience = patience or Patience()
         self._process = os.getpid()
         self._scheme, _, path = url.partition("://")
-        self._place = f"{self._scheme}://{path.partition('/')[0]} {endpoint_from_environment()}"
+        bucket, _, _ = path.partition("/")
+        self._place = f"{self._scheme}://{bucket} {endpoint_from_environment()}"
         self._putters: dict[float, Any] = {}
         self._slowness = 1
         self._is_probed = False
@@ -95,7 +96,9 @@ class Bucket:
             except (BaseError, OSError) as error:
                 if is_timeout(error):
                     self._slowness = min(2 * self._slowness, _MOST_SLOWNESS)
-                is_ours = None if self._is_final(error) else self._holds(key, data)
+                is_ours = None
+                if not self._is_final(error):
+                    is_ours = self._holds(key, data)
                 if is_ours is None:
                     self._go_on(tries, "write", key, error)
                     continue
@@ -146,21 +149,19 @@ class Bucket:
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the names directly under `prefix`, sorted, temporary objects left out."""
-        found = self._tried(
+        listing = self._tried(
             "list", prefix, lambda: obstore.list_with_delimiter(self._store, prefix or None)
         )
-        paths = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
-        names = (path.rstrip("/").rpartition("/")[2] for path in paths)
-        yield from sorted(name for name in names if not is_temporary(name))
+        paths = [*listing["common_prefixes"]]
+        paths += [meta["path"] for meta in listing["objects"]]
+        yield from lasting_names(_last_name(path) for path in paths)
 
     def walk(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object under `prefix`, temporary ones too."""
         pages = self._tried("list", prefix, lambda: [*obstore.list(self._store, prefix or None)])
         for page in pages:
-            yield from (
-                Entry(entry["path"], entry["size"], entry["last_modified"].timestamp())
-                for entry in page
-            )
+            for meta in page:
+                yield Entry(meta["path"], meta["size"], meta["last_modified"].timestamp())
 
     def remove(self, key: str) -> None:
         """Remove `key`, if it is there.
@@ -202,13 +203,15 @@ class Bucket:
 
     def _put(self, key: str, data: bytes) -> None:
         """Put the object, in a time that grows with its size."""
-        wanted = self._patience.answer + self._slowness * len(data) / _PUT_RATE
+        least_seconds = self._patience.answer + self._slowness * len(data) / _PUT_RATE
         seconds = self._patience.answer
-        while seconds < wanted:
+        while seconds < least_seconds:
             seconds *= 2  # few different ones: each has connections of its own
-        if seconds not in self._putters:
-            self._putters[seconds] = self._opened(whole=seconds, silence=seconds)
-        obstore.put(self._putters[seconds], key, data, mode="create", use_multipart=False)
+        putter = self._putters.get(seconds)
+        if putter is None:
+            putter = self._opened(whole=seconds, silence=seconds)
+            self._putters[seconds] = putter
+        obstore.put(putter, key, data, mode="create", use_multipart=False)
 
     def _of_one_version(self, key: str, read: Callable[[], T]) -> T:
         """Return what `read` gives, which reads the parts of one and the same object.
@@ -241,10 +244,11 @@ class Bucket:
         file.seek(0)
         file.truncate()
         for part in parts:
-            left = memoryview(part)
+            rest = memoryview(part)
             try:
-                while left:
-                    left = left[file.write(left) :]  # which may write less than it was given
+                while rest:
+                    num_bytes = file.write(rest)  # which may write less than it was given
+                    rest = rest[num_bytes:]
             except OSError as error:
                 raise self._no_room(key, error) from error
 
@@ -264,7 +268,8 @@ class Bucket:
             response = obstore.get(self._store, key, options=options)  # type: ignore[arg-type]
         except BaseError as error:
             is_empty = status_of(error) == 416  # of no bytes there is no first part
-            if start or not (is_empty or "non-partial response" in str(error)):
+            is_whole = "non-partial response" in str(error)
+            if start or not (is_empty or is_whole):
                 raise
             response = obstore.get(self._store, key)
         size = response.meta["size"]
@@ -309,17 +314,16 @@ class Bucket:
         tries = Tries(f"{verb} {self._url}/{key}", self._patience)
         while True:
             try:
-                found = tries.run(action)
+                result = tries.run(action)
             except (BaseError, OSError) as error:
-                if isinstance(error, FileNotFoundError | PreconditionError) and not is_of_no_bucket(
-                    error
-                ):
+                is_answer = isinstance(error, FileNotFoundError | PreconditionError)
+                if is_answer and not is_of_no_bucket(error):
                     self._end(tries)
                     raise
                 self._go_on(tries, verb, key, error)
             else:
                 self._end(tries)
-                return found
+                return result
 
     def _end(self, tries: Tries) -> None:
         _reached.add(self._place)
@@ -327,13 +331,12 @@ class Bucket:
 
     def _go_on(self, tries: Tries, verb: str, key: str, error: Exception) -> None:
         """Wait before another try, or raise the CacheError if there is none."""
+        reason = reason_of(error)
         is_first_contact = self._place not in _reached and is_unreachable(error)
         if self._is_final(error) or not tries.can_go_on(is_first_contact=is_first_contact):
             way_out = way_out_of(error, self._scheme)
-            raise CacheError(
-                f"cannot {verb} {self._url}/{key}: {reason_of(error)}; {way_out}"
-            ) from error
-        tries.pause(reason_of(error))
+            raise CacheError(f"cannot {verb} {self._url}/{key}: {reason}; {way_out}") from error
+        tries.pause(reason)
 
     def _is_final(self, error: Exception) -> bool:
         """Return whether another try would change nothing: credentials will not come later."""
@@ -359,3 +362,8 @@ class Bucket:
     def _check_process(self) -> None:
         # its threads are not there in a forked child: a request would wait for ever
         assert os.getpid() == self._process, "a bucket that was opened before a fork"
+
+
+def _last_name(path: str) -> str:
+    """Return the name of an object, or of a folder of them, without those before it."""
+    return path.rstrip("/").rpartition("/")[2]
