@@ -252,4 +252,5 @@ def also_absent(
 def _has_record(records: Records) -> np.ndarray:
     """Return of each record whether it is more than zeros."""
     raw = np.ascontiguousarray(records).view(np.uint8).reshape(*records.shape, -1)
-    return raw.any(2)
+    has_record: np.ndarray = np.any(raw, axis=2)
+    return has_record

@@ -48,6 +48,10 @@ def _names(cls: type) -> frozenset[str]:
     return frozenset(names - {_OTHERS})
 
 
+def _form(cls: type) -> tuple[frozenset[str], dict[str, _Reader]]:
+    return _names(cls), _readers(cls)
+
+
 def as_json(value: Any) -> Any:
     """Return what the JSON says of the value of a field."""
     if isinstance(value, Part):
@@ -68,12 +72,11 @@ class Part:
     @classmethod
     def all_from_json(cls: type[_Part], tables: Iterable[Mapping[str, Any]]) -> list[_Part]:
         """Return the parts that tables say, of which a commit may have 100,000."""
-        names = _names(cls)
-        is_plain = not _readers(cls)
+        names, readers = _form(cls)
         parts: list[_Part] = []
         for table in tables:
             # a shorter way for most of them: the table has the values themselves
-            if is_plain and table.keys() <= names and None not in table.values():
+            if not readers and table.keys() <= names and None not in table.values():
                 parts.append(cls(**table))
             else:
                 parts.append(cls.from_json(table))
@@ -82,7 +85,7 @@ class Part:
     @classmethod
     def from_json(cls: type[_Part], table: Mapping[str, Any]) -> _Part:
         """Return the part that a table says."""
-        names = _names(cls)
+        names, _ = _form(cls)
         own: dict[str, Any] = {}
         others: dict[str, Any] = {}
         for name, value in table.items():

@@ -213,15 +213,15 @@ class Bucket:
             self._putters[seconds] = putter
         obstore.put(putter, key, data, mode="create", use_multipart=False)
 
-    def _of_one_version(self, key: str, read: Callable[[], T]) -> T:
-        """Return what `read` gives, which reads the parts of one and the same object.
+    def _of_one_version(self, key: str, reader: Callable[[], T]) -> T:
+        """Return what `reader` gives, which reads the parts of one and the same object.
 
         Raises:
             CacheError: each time another takes its place meanwhile.
         """
         for _ in range(_MOST_VERSIONS):
             with suppress(PreconditionError):  # it was removed and written again between two parts
-                return read()
+                return reader()
         raise CacheError(
             f"cannot read {self._url}/{key}: it is written anew again and again; see who does"
         )
@@ -235,8 +235,8 @@ class Bucket:
         meta, first = self._tried("read", key, lambda: self._part(key, most, 0, None))
         yield first
         for start in range(len(first), meta["size"], PART):
-            read = partial(self._part, key, most, start, meta["e_tag"])
-            _, part = self._tried("read", key, read)
+            request = partial(self._part, key, most, start, meta["e_tag"])
+            _, part = self._tried("read", key, request)
             yield part
 
     def _write(self, file: IO[bytes], key: str, parts: Iterator[bytes]) -> None:
