@@ -47,12 +47,14 @@ def require_teacher(cache: Cache, model: VisionModel) -> None:
         ("mean", list(preprocessing.mean), list(entry.mean)),
         ("std", list(preprocessing.std), list(entry.std)),
     ]
-    for name, value, cached in contrasts:
-        compared = as_size(cached) if name == "size" else cached
-        if value != compared:
+    for name, value, cached_value in contrasts:
+        is_same = value == cached_value
+        if name == "size":
+            is_same = value == as_size(cached_value)
+        if not is_same:
             raise MismatchError(
                 f"teacher {model.spec} is not the one that cache {cache} was made with"
-                f" ({brief(entry.spec)}): its {name} is {value}, not {brief(as_json(cached))}"
+                f" ({brief(entry.spec)}): its {name} is {value}, not {brief(as_json(cached_value))}"
             )
 
 
@@ -127,16 +129,17 @@ def compare_logits(
     fresh_records = cache.codec.encode(logits)
     num_views = len(logits)
     raw = logits.reshape(-1, logits.shape[-1])
-    exact = raw
+    exact_logits = raw
     if not cache.codec.keeps_mean:
-        exact = raw - raw.mean(dim=1, keepdim=True)
-    cached = cache.codec.nearest(cached_records, exact)
-    fresh = cache.codec.nearest(fresh_records, exact)
-    differences = _largest(cached - fresh, num_views)
-    excess = _largest(cached - exact, num_views) - _largest(fresh - exact, num_views)
+        exact_logits = raw - raw.mean(dim=1, keepdim=True)
+    cached_logits = cache.codec.nearest(cached_records, exact_logits)
+    fresh_logits = cache.codec.nearest(fresh_records, exact_logits)
+    differences = _largest(cached_logits - fresh_logits, num_views)
+    cached_errors = _largest(cached_logits - exact_logits, num_views)
+    fresh_errors = _largest(fresh_logits - exact_logits, num_views)
     spread = raw.std(dim=1, correction=0).reshape(num_views, -1).mean(1)
+    is_beyond = cached_errors - fresh_errors > ROUNDING * spread
     is_equal = (_bytes(cached_records) == _bytes(fresh_records)).all(1)
-    is_beyond = excess > ROUNDING * spread
     return {
         "views": num_views,
         "equal_records": int(is_equal.sum()),

@@ -32,7 +32,7 @@ def read_fields(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _readers(cls: type) -> dict[str, _Reader]:
-    """Return what makes the values of those fields that the JSON says otherwise, by name."""
+    """Return what makes the values of those fields that the JSON has in another form, by name."""
     readers: dict[str, _Reader] = {}
     for part_field in fields(cls):
         reader = part_field.metadata.get(_READER)
@@ -86,15 +86,15 @@ class Part:
     def from_json(cls: type[_Part], table: Mapping[str, Any]) -> _Part:
         """Return the part that a table says."""
         names, _ = _form(cls)
-        own: dict[str, Any] = {}
+        own_values: dict[str, Any] = {}
         others: dict[str, Any] = {}
         for name, value in table.items():
             # a null that is said stays so: a field that is None is not written
             if name in names and value is not None:
-                own[name] = value
+                own_values[name] = value
             else:
                 others[name] = value
-        return cls(**read_fields(cls, own), others=others or None)
+        return cls(**read_fields(cls, own_values), others=others or None)
 
     def to_json(self) -> dict[str, Any]:
         """Return the table, which has no fields that are None."""
