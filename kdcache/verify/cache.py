@@ -125,12 +125,9 @@ def verify_cache(
         try:
             if model is not None:
                 require_teacher(cache, model)
-            commits = [*probed_commits(cache, cache.seeds(), num_views)]
-            with local_images(source, commits):
-                result["views"] = check_views(cache, source, commits, views=num_views)
-            _note_fewer(result["views"]["checked"], views)
+            result["views"] = _check_views(cache, source, num_views, num_requested=views)
             if model is not None and device is not None:
-                logits = compare_logits(
+                result["teacher"] = compare_logits(
                     cache,
                     source,
                     model,
@@ -138,21 +135,27 @@ def verify_cache(
                     batch_size=batch_size or _BATCH_SIZE,
                     compute=device,
                 )
-                result["teacher"] = logits
-                faults += logits_faults(cache, model, logits)
+                faults += logits_faults(cache, model, result["teacher"])
         except _FAULTS as error:
             faults.append(str(error))
     result["faults"] = [shortened(fault, MOST_MESSAGE) for fault in faults]
     return result
 
 
-def _note_fewer(num_checked: int, num_requested: int | None) -> None:
-    """Say so if fewer views could be checked than the user asked for."""
+def _check_views(
+    cache: Cache, source: Source, num_views: int, *, num_requested: int | None
+) -> dict[str, int]:
+    """Return what `check_views` returns; say so if it found fewer than the user asked for."""
+    commits = [*probed_commits(cache, cache.seeds(), num_views)]
+    with local_images(source, commits):
+        counts = check_views(cache, source, commits, views=num_views)
+    num_checked = counts["checked"]
     if num_requested and 0 < num_checked < num_requested:
         say(
             f"note: {num_requested} views were asked for, and {num_checked} can be compared with"
             " the dump"
         )
+    return counts
 
 
 def _require_contents(cache: Cache, source: Source) -> None:

@@ -12,7 +12,7 @@ from kdcache.cache import Cache, Commit
 from kdcache.cache.documents.parts import as_json
 from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.source import local_images
-from kdcache.codecs import open_codec
+from kdcache.codecs import Codec, open_codec
 from kdcache.config.spec import build
 from kdcache.errors import CacheError, MismatchError, brief
 from kdcache.models.inference import run_models
@@ -125,15 +125,22 @@ def compare_logits(
         requests += [(row, commit.seed) for row in rows.tolist()]
     with local_images(source, [commit for commit, _ in parts]):
         logits = _run(model, dataset, requests, batch_size, compute)
-    cached_records = _read(cache, parts)
-    fresh_records = cache.codec.encode(logits)
+    comparison = _comparison(cache.codec, _read(cache, parts), logits)
+    comparison["precision"] = compute.config.precision
+    return comparison
+
+
+def _comparison(codec: Codec, cached_records: Records, logits: ViewLogits) -> dict[str, Any]:
+    """Return what `compare_logits` says of the records in the cache and the logits of the teacher
+    run again."""
+    fresh_records = codec.encode(logits)
     num_views = len(logits)
     raw = logits.reshape(-1, logits.shape[-1])
     exact_logits = raw
-    if not cache.codec.keeps_mean:
+    if not codec.keeps_mean:
         exact_logits = raw - raw.mean(dim=1, keepdim=True)
-    cached_logits = cache.codec.nearest(cached_records, exact_logits)
-    fresh_logits = cache.codec.nearest(fresh_records, exact_logits)
+    cached_logits = codec.nearest(cached_records, exact_logits)
+    fresh_logits = codec.nearest(fresh_records, exact_logits)
     differences = _largest(cached_logits - fresh_logits, num_views)
     cached_errors = _largest(cached_logits - exact_logits, num_views)
     fresh_errors = _largest(fresh_logits - exact_logits, num_views)
@@ -146,7 +153,6 @@ def compare_logits(
         "largest_difference": float(differences.max()),
         "median_difference": float(differences.quantile(0.5)),
         "beyond": int(is_beyond.sum()),
-        "precision": compute.config.precision,
     }
 
 
@@ -182,7 +188,8 @@ def _sample(cache: Cache, views: int) -> list[tuple[Commit, Rows]]:
     units: list[Unit] = []
     for seed in cache.seeds():
         units += [(seed, unit) for unit in cache.committed_units(seed)]
-    places = keyed_permutation(len(units), views)[: -(-views // ROWS_PER_UNIT)]
+    num_units = -(-views // ROWS_PER_UNIT)
+    places = keyed_permutation(len(units), views)[:num_units]
     if not len(places):
         return []
     parts: list[tuple[Commit, Rows]] = []
@@ -219,7 +226,8 @@ def _run(
     compute: Compute,
 ) -> ViewLogits:
     """Return the model's logits of these views, each a row and a seed."""
-    requests = [views[start : start + batch_size] for start in range(0, len(views), batch_size)]
+    starts = range(0, len(views), batch_size)
+    requests = [views[start : start + batch_size] for start in starts]
     loader = ViewLoader(
         dataset, requests, workers=compute.config.workers, pin_memory=compute.pin_memory
     )

@@ -112,10 +112,7 @@ def check_views(
         )
     recipe = cache.recipe.at(cache.manifest.input_size)
     dataset = ViewDataset(source, recipe, cache.order, sizes=[recipe.size])
-    probes: list[tuple[Commit, Probe]] = []
-    for commit in commits:
-        probes += [(commit, probe) for probe in commit.probes]
-    probes = probes[:views]
+    probes = _probes_of(commits)[:views]
     if views > 0 and not probes:
         say(
             f"note: cache {cache} keeps no probe of these seeds: views rendered here were not"
@@ -131,6 +128,14 @@ def check_views(
             stacklevel=2,
         )
     return {"checked": len(probes), "other_pixels": len(others)}
+
+
+def _probes_of(commits: Iterable[Commit]) -> list[tuple[Commit, Probe]]:
+    """Return all probes of some commits, each with its commit."""
+    probes: list[tuple[Commit, Probe]] = []
+    for commit in commits:
+        probes += [(commit, probe) for probe in commit.probes]
+    return probes
 
 
 def version_changes(commit: Commit) -> list[str]:

@@ -62,9 +62,9 @@ class Commit:
 
     def of_seed(self, seed: int) -> "Commit":
         """Return what this commit says of one of its unit's seeds."""
-        return dataclasses.replace(
-            self, seed=seed, absent=_of_seed(self.absent, seed), probes=_of_seed(self.probes, seed)
-        )
+        absent = _of_seed(self.absent, seed)
+        probes = _of_seed(self.probes, seed)
+        return dataclasses.replace(self, seed=seed, absent=absent, probes=probes)
 
     def mismatch(self, key: str, seeds: range) -> str | None:
         """Return what it speaks of that is not the unit's own, or None.
@@ -83,7 +83,9 @@ class Commit:
 
     def is_of(self, data: bytes) -> bool:
         """Return whether `data` is the object that was committed."""
-        return len(data) == self.num_bytes and hashlib.sha256(data).hexdigest() == self.sha256
+        if len(data) != self.num_bytes:
+            return False
+        return hashlib.sha256(data).hexdigest() == self.sha256
 
     @property
     def digest(self) -> str:

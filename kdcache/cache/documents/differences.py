@@ -11,8 +11,10 @@ from kdcache.runtime.contrast import MOST_CHARS, contrasted
 _MOST_TRANSFORMS = 200  # of which two recipes are compared; a manifest may come from anywhere
 _ADDED = ("source.classes", "source.sizes", "source.contents")
 """Fields that the first manifests lack, with any value: they differ only where both have one."""
+Table = Mapping[str, Any]
+"""A manifest, or a table in it."""
 Entry = dict[str, Any]
-"""The table of a transform."""
+"""A table of a recipe: a transform with its name."""
 _RECIPE_FREE = ("name", "table.eval", "table.size")
 
 
@@ -35,8 +37,8 @@ class Sides:
 
 
 def manifest_differences(
-    content: Mapping[str, Any],
-    other_content: Mapping[str, Any],
+    content: Table,
+    other_content: Table,
     sides: Sides,
     *,
     free_names: Collection[str],
@@ -60,9 +62,7 @@ def manifest_differences(
     return lines
 
 
-def recipe_differences(
-    recipe: Mapping[str, Any], other_recipe: Mapping[str, Any], sides: Sides
-) -> list[str]:
+def recipe_differences(recipe: Table, other_recipe: Table, sides: Sides) -> list[str]:
     """Return which transforms of two recipes differ, and in what; both as a manifest keeps them."""
     table = recipe["table"]
     other_table = other_recipe["table"]
@@ -82,14 +82,14 @@ def recipe_differences(
     return lines
 
 
-def _names_of(table: Mapping[str, Any], other_table: Mapping[str, Any]) -> Iterable[str]:
+def _names_of(table: Table, other_table: Table) -> Iterable[str]:
     """Return the names in two tables, each once: those of the first one first."""
     return dict.fromkeys([*table, *other_table])
 
 
 def _field_differences(
-    values: Mapping[str, Any],
-    other_values: Mapping[str, Any],
+    values: Table,
+    other_values: Table,
     sides: Sides,
     free_names: Collection[str],
 ) -> list[str]:
@@ -119,8 +119,17 @@ def _transform_differences(
     if names != other_names and sorted(names) == sorted(other_names):
         label = f"{within}order of transforms:"
         return [sides.words(label, ", ".join(names), ", ".join(other_names))]
+    return _list_differences(entries, other_entries, sides, within)
+
+
+def _list_differences(
+    entries: list[Entry], other_entries: list[Entry], sides: Sides, within: str
+) -> list[str]:
+    """Return which transforms one of two lists lacks, and how those at one place differ."""
     changes: list[str] = []
     gaps: list[str] = []
+    names = [entry["name"] for entry in entries]
+    other_names = [entry["name"] for entry in other_entries]
     blocks = SequenceMatcher(None, names, other_names, autojunk=False).get_opcodes()
     for _, start, stop, other_start, other_stop in blocks:
         num_pairs = min(stop - start, other_stop - other_start)

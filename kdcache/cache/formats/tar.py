@@ -78,7 +78,8 @@ class TarFormat:
 
     def key(self, seed: int, unit: int) -> str:
         """Return the key of the tar that holds one unit; `seed` is its first."""
-        return f"shards/{seed:05d}-{seed + self.seeds - 1:05d}/{unit:06d}.tar"
+        last_seed = seed + self.seeds - 1
+        return f"shards/{seed:05d}-{last_seed:05d}/{unit:06d}.tar"
 
     def unit_of(self, key: str) -> tuple[int, int] | None:
         """Return the first seed and the number of the unit whose tar has this key; None of other
@@ -190,12 +191,8 @@ class TarFormat:
         sizes = np.zeros(num_rows, np.int64)
         index = UnitIndex([], [], offsets, sizes, [], [])
         for name, members in _by_row(tar):
+            key = _own_key(name, members[0])
             row = len(index.keys)
-            key = sample_key(name)
-            if member_name(key) != name or "\0" in key:  # which separates names of the index
-                raise ValueError(
-                    f"member {brief(members[0].name)} is not named as this store names its members"
-                )
             if row == num_rows:
                 raise ValueError(f"it holds more than {num_rows} rows")
             *sample, records = members
@@ -263,6 +260,20 @@ def member_name(key: str) -> str:
 def sample_key(name: str) -> str:
     """Return the sample whose name in a tar is `name`."""
     return path_text(unquote_to_bytes(name))
+
+
+def _own_key(name: str, member: Member) -> str:
+    """Return the sample that a row's name is of.
+
+    Raises:
+        ValueError: it is no name that this store gives, as its first member tells.
+    """
+    key = sample_key(name)
+    if member_name(key) != name or "\0" in key:  # which separates names of the index
+        raise ValueError(
+            f"member {brief(member.name)} is not named as this store names its members"
+        )
+    return key
 
 
 def _require_unique(samples: Sequence[StoredSample]) -> None:

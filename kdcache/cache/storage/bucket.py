@@ -158,8 +158,11 @@ class Bucket:
 
     def walk(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object under `prefix`, temporary ones too."""
-        pages = self._tried("list", prefix, lambda: [*obstore.list(self._store, prefix or None)])
-        for page in pages:
+
+        def pages() -> list[Any]:
+            return [*obstore.list(self._store, prefix or None)]
+
+        for page in self._tried("list", prefix, pages):
             for meta in page:
                 yield Entry(meta["path"], meta["size"], meta["last_modified"].timestamp())
 
@@ -299,7 +302,8 @@ class Bucket:
     def _holds(self, key: str, data: bytes) -> bool | None:
         """Return whether our bytes are there after a put that failed; None if nothing is."""
         try:
-            return self._head(key)["size"] == len(data) and self.get(key) == data
+            size = self._head(key)["size"]
+            return size == len(data) and self.get(key) == data
         except FileNotFoundError:
             return None
 

@@ -93,7 +93,7 @@ class Folder:
         except NotADirectoryError as error:  # a file stands where a folder belongs
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target) from error
         except OSError as error:
-            raise CacheError(f"cannot read {target}: {error.strerror or error}") from error
+            raise _unable("read", target, error) from error
 
     @contextmanager
     def blocks(
@@ -133,7 +133,7 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise CacheError(f"cannot read {self.path / key}: {error.strerror or error}") from error
+            raise _unable("read", self.path / key, error) from error
         if not stat.S_ISREG(status.st_mode):
             return None
         return status.st_ino, status.st_size, status.st_mtime_ns
@@ -146,9 +146,7 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            raise CacheError(
-                f"cannot list {self.path / prefix}: {error.strerror or error}"
-            ) from error
+            raise _unable("list", self.path / prefix, error) from error
         yield from lasting_names(names)
 
     def walk(self, prefix: str = "") -> Iterator[Entry]:
@@ -192,9 +190,7 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:  # a folder that cannot be listed is not an empty one
-            raise CacheError(
-                f"cannot list {self.path / brief(key)}: {error.strerror or error}"
-            ) from error
+            raise _unable("list", self.path / brief(key), error) from error
 
     def remove(self, key: str) -> None:
         """Remove `key`, if it is there.
@@ -205,9 +201,7 @@ class Folder:
         try:
             (self.path / key).unlink(missing_ok=True)
         except OSError as error:
-            raise CacheError(
-                f"cannot remove {self.path / key}: {error.strerror or error}"
-            ) from error
+            raise _unable("remove", self.path / key, error) from error
 
     def probe(self, *, writes: bool = True) -> None:
         """Check that files can be written and named here, each once; nothing is left behind.
@@ -283,6 +277,11 @@ def _forget(descriptor: int) -> None:
     if hasattr(os, "posix_fadvise"):
         with suppress(OSError):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _unable(verb: str, target: Path, error: OSError) -> CacheError:
+    reason = error.strerror or error
+    return CacheError(f"cannot {verb} {target}: {reason}")
 
 
 def _explained(error: OSError, target: Path, size: int) -> CacheError:
