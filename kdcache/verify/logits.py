@@ -24,6 +24,8 @@ from kdcache.sources import Source
 from kdcache.verify.views import version_changes
 from kdcache.views import ViewDataset, ViewLoader, keyed_permutation
 
+UnitRows = tuple[Commit, Rows]
+"""The commit of a unit, and some of its rows."""
 ROWS_PER_UNIT = 4
 """Views that are run again of one unit, where there are units enough."""
 ROUNDING = 0.05
@@ -62,7 +64,10 @@ def lossy_origin(cache: Cache) -> str | None:
     """Return the spec of the codec that `cache` was recoded from if that was lossy: its records are
     not those of a dump."""
     origin = cache.manifest.made_by.recoded_from
-    if origin is None or open_codec(origin.codec, classes=cache.manifest.classes).is_exact:
+    if origin is None:
+        return None
+    codec = open_codec(origin.codec, classes=cache.manifest.classes)
+    if codec.is_exact:
         return None
     return brief(origin.codec)
 
@@ -168,8 +173,9 @@ def logits_faults(cache: Cache, model: VisionModel, comparison: dict[str, Any]) 
         return []
     median = comparison["median_difference"]
     precision = comparison["precision"]
-    seed = cache.seeds()[0]
-    changes = version_changes(cache.commit_of(seed, cache.committed_units(seed)[0]))
+    first_seed = cache.seeds()[0]
+    first_unit = cache.committed_units(first_seed)[0]
+    changes = version_changes(cache.commit_of(first_seed, first_unit))
     versions = "library versions are the same"
     if changes:
         versions = f"versions differ: {'; '.join(changes)}"
@@ -183,7 +189,7 @@ def logits_faults(cache: Cache, model: VisionModel, comparison: dict[str, Any]) 
     return [fault]
 
 
-def _sample(cache: Cache, views: int) -> list[tuple[Commit, Rows]]:
+def _sample(cache: Cache, views: int) -> list[UnitRows]:
     """Return commits of all seeds in a keyed order, and of each some rows that hold a record."""
     units: list[Unit] = []
     for seed in cache.seeds():
@@ -192,7 +198,7 @@ def _sample(cache: Cache, views: int) -> list[tuple[Commit, Rows]]:
     places = keyed_permutation(len(units), views)[:num_units]
     if not len(places):
         return []
-    parts: list[tuple[Commit, Rows]] = []
+    parts: list[UnitRows] = []
     shares = np.array_split(np.arange(views), len(places))
     for place, share in zip(places, shares, strict=True):
         commit = cache.commit_of(*units[place])
@@ -209,7 +215,7 @@ def _some_rows(cache: Cache, commit: Commit, count: int) -> Rows:
     return rows[positions[:count]]
 
 
-def _read(cache: Cache, parts: Sequence[tuple[Commit, Rows]]) -> Records:
+def _read(cache: Cache, parts: Sequence[UnitRows]) -> Records:
     """Return the records of these rows."""
     records: list[Records] = []
     for commit, rows in parts:

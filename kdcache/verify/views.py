@@ -26,6 +26,8 @@ from kdcache.views import Trace, ViewDataset, crc32
 from kdcache.views.mixing import partner
 from kdcache.views.permutation import keyed_permutation
 
+ProbedView = tuple[Commit, Probe]
+"""The commit of its unit, and the probe of a view."""
 PROBES_PER_UNIT = 4
 """That each unit has with the steps that led to them."""
 PROBES_PER_SEED = 32
@@ -40,17 +42,19 @@ _DECODING = "decoding the image"
 def make_probe(row: int, view: View, trace: Trace | None = None) -> Probe:
     """Return the probe of a rendered view, and of the steps that led to it, as a commit keeps
     it."""
-    small = base64.b64encode(_thumbnail(view).numpy().tobytes()).decode()
-    return Probe(row=row, crc32=crc32(view), thumbnail=small, steps=trace)
+    pixels = _thumbnail(view).numpy().tobytes()
+    thumbnail = base64.b64encode(pixels).decode()
+    return Probe(row=row, crc32=crc32(view), thumbnail=thumbnail, steps=trace)
 
 
 def num_traced(manifest: Manifest, seed: int, unit: int) -> int:
     """Return how many probes with steps a unit keeps of a seed, of many seeds of some only."""
     seeds = manifest.unit_seeds(seed)
-    turn = (seeds.index(seed) - unit) % len(seeds)
+    num_seeds = len(seeds)
+    turn = (seeds.index(seed) - unit) % num_seeds
     if turn >= PROBES_PER_UNIT:
         return 0
-    return max(PROBES_PER_UNIT // len(seeds), 2)
+    return max(PROBES_PER_UNIT // num_seeds, 2)
 
 
 def num_probes(manifest: Manifest) -> int:
@@ -85,7 +89,8 @@ def probed_commits(cache: Cache, seeds: Sequence[int], views: int) -> Iterator[C
     for seed in seeds:
         units += [(seed, unit) for unit in cache.committed_units(seed)]
     # of seeds that share a unit some have none in it
-    for place in keyed_permutation(len(units), views)[: 4 * views]:
+    places = keyed_permutation(len(units), views)[: 4 * views]
+    for place in places:
         if views <= 0:
             return
         commit = cache.commit_of(*units[place])
@@ -105,10 +110,11 @@ def check_views(
         ViewMismatchError: a thumbnail moved, or an image can no longer be read.
         KdcacheWarning: (a warning) some pixels differ under equal thumbnails.
     """
-    if len(source) != cache.manifest.rows:  # which no fingerprint of the manifest's own can tell
+    num_rows = cache.manifest.rows
+    num_samples = len(source)
+    if num_samples != num_rows:  # which no fingerprint of the manifest's own can tell
         raise MismatchError(
-            f"cache {cache} has {cache.manifest.rows} rows, data {source.spec} {len(source)}"
-            " samples"
+            f"cache {cache} has {num_rows} rows, data {source.spec} {num_samples} samples"
         )
     recipe = cache.recipe.at(cache.manifest.input_size)
     dataset = ViewDataset(source, recipe, cache.order, sizes=[recipe.size])
@@ -130,9 +136,9 @@ def check_views(
     return {"checked": len(probes), "other_pixels": len(others)}
 
 
-def _probes_of(commits: Iterable[Commit]) -> list[tuple[Commit, Probe]]:
+def _probes_of(commits: Iterable[Commit]) -> list[ProbedView]:
     """Return all probes of some commits, each with its commit."""
-    probes: list[tuple[Commit, Probe]] = []
+    probes: list[ProbedView] = []
     for commit in commits:
         probes += [(commit, probe) for probe in commit.probes]
     return probes
@@ -151,15 +157,17 @@ def version_changes(commit: Commit) -> list[str]:
 
 def _compare(dataset: ViewDataset, commit: Commit, probe: Probe) -> bool:
     """Return whether the pixels differ under an equal thumbnail."""
-    key = dataset.source.key(int(dataset.order[probe.row]))
+    sample = int(dataset.order[probe.row])
+    key = dataset.source.key(sample)
     where = f"view {key} under seed {commit.seed} (row {probe.row})"
     try:
-        view = dataset.batch([(probe.row, commit.seed)]).views[0][0]
+        batch = dataset.batch([(probe.row, commit.seed)])
     except UnreadableSampleError as error:
         raise ViewMismatchError(
             f"{where} was read at the dump and is not readable now: {error}"
         ) from error
-    movement = _movement(_thumbnail(view), probe)
+    view = batch.views[0][0]
+    movement = _movement(view, probe)
     if movement > TOLERANCE:
         step = _first_difference(dataset, commit, probe)
         advice = _way_out(commit, step)
@@ -172,17 +180,17 @@ def _compare(dataset: ViewDataset, commit: Commit, probe: Probe) -> bool:
     return bool(crc32(view) != probe.crc32)
 
 
-def _movement(thumbnail: Tensor, probe: Probe) -> int:
-    """Return by how many levels of 255 a thumbnail is off that of the dump, at most."""
-    values = thumbnail.reshape(-1).to(torch.int16)
-    stored = np.frombuffer(base64.b64decode(probe.thumbnail), np.uint8)
-    stored_values = torch.from_numpy(stored.astype(np.int16))
-    if values.shape != stored_values.shape:
+def _movement(view: View, probe: Probe) -> int:
+    """Return by how many levels of 255 a view's thumbnail is off that of the dump, at most."""
+    pixels = _thumbnail(view).reshape(-1).to(torch.int16)
+    data = base64.b64decode(probe.thumbnail)
+    pixels_at_dump = torch.from_numpy(np.frombuffer(data, np.uint8).astype(np.int16))
+    if pixels.shape != pixels_at_dump.shape:
         return 255
-    return int((stored_values - values).abs().max())
+    return int((pixels_at_dump - pixels).abs().max())
 
 
-def _most_likely_cause(dataset: ViewDataset, others: Sequence[tuple[Commit, Probe]]) -> str:
+def _most_likely_cause(dataset: ViewDataset, others: Sequence[ProbedView]) -> str:
     """Return what most likely gave some views other pixels under equal thumbnails."""
     # views without steps would ask those of their unit that have some, which most likely are here
     probes = [(commit, probe) for commit, probe in others if probe.steps is not None]
@@ -270,5 +278,6 @@ def _way_out(commit: Commit, step: str | None) -> str:
 
 def _thumbnail(view: View) -> Tensor:
     """Return 8x8 area means, uint8 `[channels, 8, 8]`."""
-    small = torch.nn.functional.adaptive_avg_pool2d(view[None].double(), _SIDE)[0]
-    return small.round().to(torch.uint8)
+    pixels = view[None].double()
+    means = torch.nn.functional.adaptive_avg_pool2d(pixels, _SIDE)[0]
+    return means.round().to(torch.uint8)

@@ -23,6 +23,7 @@ from kdcache.errors import DamagedUnitError, quoted
 from kdcache.shapes import Records
 
 _OfView = TypeVar("_OfView", Absence, Probe)
+Statistics = Mapping[str, float]
 _PARSING = threading.Lock()
 """Held while a document is read, which takes many times its bytes. Loader workers, which are
 forks, read no commits."""
@@ -194,12 +195,12 @@ def unit_name(seed: int, unit: int, start: int, stop: int) -> str:
     return f"seed {seed}, unit {unit} (rows {start} to {stop - 1})"
 
 
-def mean_statistics(parts: Sequence[tuple[Mapping[str, float], int]]) -> dict[str, float]:
+def mean_statistics(parts: Sequence[tuple[Statistics, int]]) -> dict[str, float]:
     """Return means over rows, by name, from what is said of so many rows each.
 
     Names that not all of them have are left out, and of equal values the mean is exactly these.
     """
-    tables: list[Mapping[str, float]] = []
+    tables: list[Statistics] = []
     counts: list[int] = []
     for table, num_rows in parts:
         if table and num_rows:
@@ -211,7 +212,7 @@ def mean_statistics(parts: Sequence[tuple[Mapping[str, float], int]]) -> dict[st
     return means
 
 
-def _common_names(tables: Sequence[Mapping[str, float]]) -> list[str]:
+def _common_names(tables: Sequence[Statistics]) -> list[str]:
     """Return the names that all tables have, sorted."""
     if not tables:
         return []
@@ -253,6 +254,7 @@ def also_absent(
 
 def _has_record(records: Records) -> np.ndarray:
     """Return of each record whether it is more than zeros."""
-    raw = np.ascontiguousarray(records).view(np.uint8).reshape(*records.shape, -1)
-    has_record: np.ndarray = np.any(raw, axis=2)
+    raw = np.ascontiguousarray(records).view(np.uint8)
+    by_record = raw.reshape(*records.shape, -1)
+    has_record: np.ndarray = np.any(by_record, axis=2)
     return has_record

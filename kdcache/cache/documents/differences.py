@@ -5,14 +5,13 @@ from collections.abc import Collection, Iterable, Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
+from kdcache.cache.documents.parts import JsonTable
 from kdcache.errors import shortened
 from kdcache.runtime.contrast import MOST_CHARS, contrasted
 
 _MOST_TRANSFORMS = 200  # of which two recipes are compared; a manifest may come from anywhere
 _ADDED = ("source.classes", "source.sizes", "source.contents")
 """Fields that the first manifests lack, with any value: they differ only where both have one."""
-Table = Mapping[str, Any]
-"""A manifest, or a table in it."""
 Entry = dict[str, Any]
 """A table of a recipe: a transform with its name."""
 _RECIPE_FREE = ("name", "table.eval", "table.size")
@@ -37,8 +36,8 @@ class Sides:
 
 
 def manifest_differences(
-    content: Table,
-    other_content: Table,
+    content: JsonTable,
+    other_content: JsonTable,
     sides: Sides,
     *,
     free_names: Collection[str],
@@ -62,7 +61,7 @@ def manifest_differences(
     return lines
 
 
-def recipe_differences(recipe: Table, other_recipe: Table, sides: Sides) -> list[str]:
+def recipe_differences(recipe: JsonTable, other_recipe: JsonTable, sides: Sides) -> list[str]:
     """Return which transforms of two recipes differ, and in what; both as a manifest keeps them."""
     table = recipe["table"]
     other_table = other_recipe["table"]
@@ -82,14 +81,14 @@ def recipe_differences(recipe: Table, other_recipe: Table, sides: Sides) -> list
     return lines
 
 
-def _names_of(table: Table, other_table: Table) -> Iterable[str]:
+def _names_of(table: JsonTable, other_table: JsonTable) -> Iterable[str]:
     """Return the names in two tables, each once: those of the first one first."""
     return dict.fromkeys([*table, *other_table])
 
 
 def _field_differences(
-    values: Table,
-    other_values: Table,
+    values: JsonTable,
+    other_values: JsonTable,
     sides: Sides,
     free_names: Collection[str],
 ) -> list[str]:

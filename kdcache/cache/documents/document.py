@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from kdcache.errors import CacheError, brief, quoted
 
+Content = Mapping[str, Any]
+"""What a document says, by name."""
 _MOST_DEPTH = 64
 _FIELD = "digest"
 _MOST_NAMES = 3
@@ -45,7 +47,7 @@ def parsed(data: bytes, *, most_values: int) -> Any:
     return document
 
 
-def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
+def with_digest(content: Content) -> dict[str, Any]:
     """Return `content` with its digest added."""
     return {**content, _FIELD: digest(content)}
 
@@ -64,7 +66,7 @@ def checked_content(document: Any) -> dict[str, Any]:
     return content
 
 
-def refuse_unknown(content: Mapping[str, Any], names: Collection[str], where: str) -> None:
+def refuse_unknown(content: Content, names: Collection[str], where: str) -> None:
     """Check that a whole document has no fields but those of these names.
 
     Raises:
@@ -82,7 +84,7 @@ def refuse_unknown(content: Mapping[str, Any], names: Collection[str], where: st
     )
 
 
-def digest(content: Mapping[str, Any]) -> str:
+def digest(content: Content) -> str:
     """Return the SHA-256 of `content` as canonical JSON."""
     text = json.dumps(
         content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False

@@ -92,7 +92,8 @@ class Extent:
             names = [field.name for field in fields(cls)]
             refuse_unknown(content, names, f"{where}/{key}")
             check_extent(content)
-            extent = cls(**{name: _pairs(spans) for name, spans in content.items()})
+            spans = {name: _pairs(lists) for name, lists in content.items()}
+            extent = cls(**spans)
             if extent.key != key:
                 raise ValueError("its name is that of another request")
         except (ValueError, TypeError) as error:

@@ -5,10 +5,10 @@ The limits are far from what teachers and data sets ask for; docs/security.md ha
 """
 
 import re
-from collections.abc import Mapping
 from math import prod
 from typing import Any
 
+from kdcache.cache.documents.document import Content
 from kdcache.cache.documents.positions import check_positions
 from kdcache.cache.documents.schema import Items, Number, Table, Text, require
 from kdcache.config.spec import MOST_SPEC
@@ -149,7 +149,7 @@ _EXTENT: dict[str, Any] = {
 }
 
 
-def check_manifest(content: Mapping[str, Any]) -> None:
+def check_manifest(content: Content) -> None:
     """Check that a manifest says what one may say.
 
     Raises:
@@ -178,7 +178,7 @@ def require_known_task(task: Any) -> None:
         )
 
 
-def check_commit(content: Mapping[str, Any]) -> None:
+def check_commit(content: Content) -> None:
     """Raise a ValueError if a commit has a value of another type or out of range."""
     require(content, _COMMIT, "")
 
@@ -202,7 +202,7 @@ def _check_view_size(where: str, size: Any) -> None:
         raise ValueError(f"{where}.size is {size}; a view may have {MOST_PIXELS} pixels")
 
 
-def _check_store(content: Mapping[str, Any]) -> None:
+def _check_store(content: Content) -> None:
     """Raise a ValueError if zarr shards are said to hold what only tars hold."""
     if content.get("store", "zarr") == "webdataset":
         return
@@ -216,7 +216,7 @@ def _check_store(content: Mapping[str, Any]) -> None:
         raise ValueError("has_images is true; a zarr store holds no images: it must be false")
 
 
-def _check_sites(content: Mapping[str, Any]) -> None:
+def _check_sites(content: Content) -> None:
     """Raise a ValueError if maps are said of a task that has none, or none of one that has."""
     task = content["task"]
     sites = content.get("sites")
@@ -242,7 +242,7 @@ def _check_layout(task: str, layout: Layout) -> None:
         )
 
 
-def _check_sizes(content: Mapping[str, Any], layout: Layout) -> None:
+def _check_sizes(content: Content, layout: Layout) -> None:
     """Raise a ValueError if records, chunks, units or a subset do not fit into each other, or
     are beyond the limits."""
     width = record_bytes(content["record_dtype"])
@@ -288,7 +288,7 @@ def most_decoded(num_bytes: int) -> int:
     return ANY_RATIO + MOST_RATIO * num_bytes
 
 
-def check_extent(content: Mapping[str, Any]) -> None:
+def check_extent(content: Content) -> None:
     """Raise a ValueError if a request has a value of another type, or an empty span."""
     require(content, _EXTENT, "")
     for name, spans in content.items():

@@ -14,6 +14,7 @@ from PIL import features
 
 from kdcache.cache.documents.differences import Sides, manifest_differences
 from kdcache.cache.documents.document import (
+    Content,
     checked_content,
     digest,
     parsed,
@@ -138,8 +139,9 @@ class Manifest:
             return 4 * self.num_held
         if root == SOURCE:
             return most_list_bytes(self.rows)
-        axes = min(5 * self.dtype.itemsize, self.classes)
-        return min(MOST_FIT, axes * (2 * self.classes + 8) + 4 * self.classes + 64)
+        num_axes = min(5 * self.dtype.itemsize, self.classes)
+        size = num_axes * (2 * self.classes + 8) + 4 * self.classes + 64
+        return min(MOST_FIT, size)
 
     def most_object(self, root: str) -> int:
         """Return the bytes of an object that holds one of these arrays, compressed or not."""
@@ -174,7 +176,8 @@ class Manifest:
     def check(self, where: str) -> None:
         """Raise a UsageError if a cache with this manifest could not be read."""
         content = self._content()
-        document = json.dumps({"attributes": {"kdcache": with_digest(content)}}, indent=2).encode()
+        attributes = {"kdcache": with_digest(content)}
+        document = json.dumps({"attributes": attributes}, indent=2).encode()
         try:
             require_known_task(content["task"])
             require_known_layout(content.get("positions"))
@@ -323,7 +326,7 @@ def _version_of(document: Any, where: str) -> Any:
     return version
 
 
-def _require_known(content: Mapping[str, Any], where: str) -> None:
+def _require_known(content: Content, where: str) -> None:
     """Raise a CacheError if a manifest is for a task, or for positions, that this version does not
     know: a newer one may."""
     try:
@@ -333,7 +336,7 @@ def _require_known(content: Mapping[str, Any], where: str) -> None:
         raise CacheError(f"{where}: {error}") from error
 
 
-def _check_records(content: Mapping[str, Any], where: str) -> None:
+def _check_records(content: Content, where: str) -> None:
     """Check that the codec is known, and that the records are its own, as far as that does not take
     its fit.
 
@@ -382,7 +385,7 @@ def json_names() -> list[str]:
     return [*names, *_LAYOUT]
 
 
-def _with_layout(content: Mapping[str, Any]) -> dict[str, Any]:
+def _with_layout(content: Content) -> dict[str, Any]:
     """Return what the JSON says, with the layout in the place of the fields that say it."""
     values = {**content, "layout": layout_of(content)}
     for name in _LAYOUT:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from kdcache.shapes import Size
 
 _Part = TypeVar("_Part", bound="Part")
+JsonTable = Mapping[str, Any]
+"""An object of the JSON."""
 _Reader = Callable[[Any], Any]
 _READER = "reader"
 _OTHERS = "others"
@@ -21,7 +23,7 @@ def read_by(reader: _Reader) -> dict[str, Any]:
     return {_READER: reader}
 
 
-def read_fields(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:
+def read_fields(cls: type, content: JsonTable) -> dict[str, Any]:
     """Return the values of some fields of a dataclass, by name, from what the JSON says."""
     values = {**content}
     for name, reader in _readers(cls).items():
@@ -65,12 +67,12 @@ def as_json(value: Any) -> Any:
 class Part:
     """A table inside a document."""
 
-    others: Mapping[str, Any] | None = None
+    others: JsonTable | None = None
     """What a newer kdcache says besides, by name; None for nothing. It is kept unread and written
     again, since the digest of the document is over all of it."""
 
     @classmethod
-    def all_from_json(cls: type[_Part], tables: Iterable[Mapping[str, Any]]) -> list[_Part]:
+    def all_from_json(cls: type[_Part], tables: Iterable[JsonTable]) -> list[_Part]:
         """Return the parts that tables say, of which a commit may have 100,000."""
         names, readers = _form(cls)
         parts: list[_Part] = []
@@ -83,7 +85,7 @@ class Part:
         return parts
 
     @classmethod
-    def from_json(cls: type[_Part], table: Mapping[str, Any]) -> _Part:
+    def from_json(cls: type[_Part], table: JsonTable) -> _Part:
         """Return the part that a table says."""
         names, _ = _form(cls)
         own_values: dict[str, Any] = {}
@@ -140,7 +142,7 @@ class RecipeEntry(Part):
 
     name: str
     fingerprint: str
-    table: Mapping[str, Any]
+    table: JsonTable
     """The keys of its TOML file."""
 
 
@@ -169,7 +171,7 @@ class CodecEntry(Part):
     """The codec of the records."""
 
     name: str
-    configuration: Mapping[str, Any]
+    configuration: JsonTable
     """Its options."""
     fit: str | None = None
     """Digest of the arrays of its fit; None of a codec that needs none."""
@@ -201,7 +203,7 @@ class ExportedFrom(Part):
     """Digest of its manifest."""
 
 
-def _recoded_from(table: Mapping[str, Any]) -> "RecodedFrom":
+def _recoded_from(table: JsonTable) -> "RecodedFrom":
     return RecodedFrom.from_json(table)
 
 

@@ -4,6 +4,7 @@ the first caches of maps do, other layouts by `positions`."""
 from collections.abc import Mapping
 from typing import Any
 
+from kdcache.cache.documents.document import Content
 from kdcache.errors import UsageError
 from kdcache.positions import (
     KINDS,
@@ -15,7 +16,7 @@ from kdcache.positions import (
 from kdcache.positions.protocol import MOST_SEGMENTS
 
 
-def layout_of(content: Mapping[str, Any]) -> Layout:
+def layout_of(content: Content) -> Layout:
     """Return the layout that a manifest says.
 
     Raises:
@@ -36,7 +37,7 @@ def layout_fields(layout: Layout) -> dict[str, Any]:
     return {"positions": layout.to_dict()}
 
 
-def check_positions(content: Mapping[str, Any]) -> Layout:
+def check_positions(content: Content) -> Layout:
     """Return the layout that a manifest says, after it was checked.
 
     Raises:

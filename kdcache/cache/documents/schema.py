@@ -81,7 +81,8 @@ def require(value: Any, form: Any, where: str) -> None:
     elif isinstance(form, Text) and isinstance(value, str):
         _require_most(len(value), form.most, where, "characters")
     elif not _is_of(value, form):
-        raise ValueError(f"{where or 'it'} is {quoted(value)}; it must be {_words(form)}")
+        name = where or "it"
+        raise ValueError(f"{name} is {quoted(value)}; it must be {_words(form)}")
 
 
 def _require_names(value: Mapping[str, Any], form: dict[str, Any], where: str) -> None:

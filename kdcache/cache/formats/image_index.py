@@ -100,7 +100,9 @@ class ImageIndex:
     def to_bytes(self) -> bytes:
         """Return what `from_bytes` reads back."""
         out = io.BytesIO()
-        out.write(_MAGIC + bytes.fromhex(self.sha256) + _STAMP.pack(*self.stamp))
+        out.write(_MAGIC)
+        out.write(bytes.fromhex(self.sha256))
+        out.write(_STAMP.pack(*self.stamp))
         for array in self._arrays():
             np.lib.format.write_array(out, array, version=(1, 0), allow_pickle=False)
         return out.getvalue()

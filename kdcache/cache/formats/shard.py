@@ -13,6 +13,8 @@ import numpy as np
 from google_crc32c import value as crc32c
 from numcodecs import Zstd
 
+Shape = tuple[int, int]
+"""Rows, and bytes of each."""
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _CHECKSUM = 4
 _ENTRY = 16
@@ -23,9 +25,7 @@ _DICTIONARY_SIZES = (0, 1, 2, 4)
 """The same of the number of its dictionary."""
 
 
-def read_shard(
-    data: bytes, rows: np.ndarray, *, shard: tuple[int, int], chunk: tuple[int, int]
-) -> None:
+def read_shard(data: bytes, rows: np.ndarray, *, shard: Shape, chunk: Shape) -> None:
     """Write the first rows of a shard into `rows`.
 
     Args:
@@ -37,7 +37,7 @@ def read_shard(
     Raises:
         ValueError: bytes that are no such shard, or differ from their checksums.
     """
-    num_rows, width = rows.shape
+    num_rows = len(rows)
     shard_rows, shard_bytes = shard
     chunk_rows, chunk_bytes = chunk
     num_columns = shard_bytes // chunk_bytes
@@ -57,7 +57,8 @@ def read_shard(
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"chunk {number} of it cannot be decompressed: {error}") from error
         if not is_plain:
-            target[:] = scratch.T[: num_rows - row, : width - column]
+            target_rows, target_bytes = target.shape
+            target[:] = scratch.T[:target_rows, :target_bytes]
 
 
 def most_shard(num_chunks: int, chunk_bytes: int) -> int:
@@ -105,8 +106,10 @@ def _check_places(places: np.ndarray, end: int) -> None:
 
 def _content(data: bytes, start: int, stop: int, what: str) -> bytes:
     """Return a part of `data` without the crc32c at its end, after a look at that."""
-    content = data[start : stop - _CHECKSUM]
-    if crc32c(content) != int.from_bytes(data[stop - _CHECKSUM : stop], "little"):
+    end = stop - _CHECKSUM
+    content = data[start:end]
+    checksum = int.from_bytes(data[end:stop], "little")
+    if crc32c(content) != checksum:
         raise ValueError(f"{what} differs from its checksum (crc32c)")
     return content
 

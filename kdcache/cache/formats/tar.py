@@ -97,12 +97,18 @@ class TarFormat:
         images the bound of any object."""
         if self.has_images:
             return MOST_OBJECT
-        payload = len(self._npy_header) + self.seeds * self.dtype.itemsize
+        payload = len(self._npy_header) + self._row_bytes
         row_blocks = _MOST_HEADERS + -(-payload // _BLOCK)
         return self._num_rows(unit) * row_blocks * _BLOCK + END
 
+    @property
+    def _row_bytes(self) -> int:
+        """Bytes of the records of a row, one of each seed."""
+        return self.seeds * self.dtype.itemsize
+
     def _num_rows(self, unit: int) -> int:
-        return min(self.unit_rows, self.rows - unit * self.unit_rows)
+        first = unit * self.unit_rows
+        return min(self.unit_rows, self.rows - first)
 
     def metadata(self, seed: int) -> dict[str, bytes]:
         """Return nothing: tars need nothing beside them."""
@@ -149,17 +155,19 @@ class TarFormat:
             ValueError: it is no such tar.
         """
         header = self._npy_header
-        size = self.seeds * self.dtype.itemsize
-        for row, member in enumerate(self.index(unit, tar).records):
+        start = len(header)
+        size = self._row_bytes
+        index = self.index(unit, tar)
+        for row, member in enumerate(index.records):
             data = b""
-            if member.size == len(header) + size:
+            if member.size == start + size:
                 data = tar.read(member.offset, member.size)
             if not data.startswith(header):
                 raise ValueError(
                     f"member {brief(member.name)} is not uint8 [{self.seeds},"
                     f" {self.dtype.itemsize}] as numpy saves it"
                 )
-            records = np.frombuffer(data, np.uint8, size, len(header))
+            records = np.frombuffer(data, np.uint8, size, start)
             out[:, row] = records.reshape(self.seeds, -1)
 
     def samples(self, unit: int, data: bytes) -> list[StoredSample]:
@@ -170,13 +178,12 @@ class TarFormat:
         """
         index = self.index(unit, TarReader.of(data))
         samples: list[StoredSample] = []
-        for row, member in enumerate(index.targets):
-            offset = index.offsets[row]
-            image = data[offset : offset + index.sizes[row]]
-            target = b""
-            if member is not None:
-                target = data[member.offset : member.offset + member.size]
-            samples.append(StoredSample(index.keys[row], index.extensions[row], image, target))
+        for row, key in enumerate(index.keys):
+            extension = index.extensions[row]
+            start = index.offsets[row]
+            stop = start + index.sizes[row]
+            target = _bytes_of(index.targets[row], data)
+            samples.append(StoredSample(key, extension, data[start:stop], target))
         return samples
 
     def index(self, unit: int, tar: TarReader) -> UnitIndex:
@@ -260,6 +267,13 @@ def member_name(key: str) -> str:
 def sample_key(name: str) -> str:
     """Return the sample whose name in a tar is `name`."""
     return path_text(unquote_to_bytes(name))
+
+
+def _bytes_of(member: Member | None, data: bytes) -> bytes:
+    """Return the bytes of a member of a tar that is in memory; none if there is no member."""
+    if member is None:
+        return b""
+    return data[member.offset : member.offset + member.size]
 
 
 def _own_key(name: str, member: Member) -> str:

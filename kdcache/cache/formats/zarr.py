@@ -91,7 +91,8 @@ class ZarrFormat:
     def most_bytes(self, unit: int) -> int:
         """Return the bytes of a shard whose chunks cannot be compressed."""
         rows, width = self.shards
-        num_chunks = rows // self.chunk_rows * (width // self.chunk_bytes)
+        num_columns = width // self.chunk_bytes
+        num_chunks = rows // self.chunk_rows * num_columns
         return most_shard(num_chunks, self.chunk_rows * self.chunk_bytes)
 
     def metadata(self, seed: int) -> dict[str, bytes]:
@@ -120,7 +121,8 @@ class ZarrFormat:
         try:
             data = storage.get(key, most=MOST_METADATA, is_fresh=is_fresh)
             parsed(data, most_values=MOST_METADATA)  # zarr itself would go as deep as it goes
-            array = zarr.open_array(store_contents({key: data}), path=seed_path(seed), mode="r")
+            store = store_contents({key: data})
+            array = zarr.open_array(store, path=seed_path(seed), mode="r")
             form = (array.shape, array.shards, array.chunks, array.dtype)
         except CacheError:
             raise
@@ -140,10 +142,12 @@ class ZarrFormat:
     def encode(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
         """Return the shard of `records`, `[1, rows]`; it holds no samples."""
         start = unit * self.unit_rows
-        raw = np.ascontiguousarray(records).view(np.uint8).reshape(-1, self.dtype.itemsize)
+        raw = np.ascontiguousarray(records).view(np.uint8)
+        rows = raw.reshape(-1, self.dtype.itemsize)
+        stop = start + len(rows)
         key = self.key(0, unit)
         with _LOCK:
-            self._scratch[start : start + len(raw)] = raw
+            self._scratch[start:stop] = rows
             data = _get(self._store, key)
             sync(self._store.delete(key))
         return data

@@ -38,7 +38,8 @@ class Blocks:
                 position += len(part)
                 size -= len(part)
         except OSError as error:
-            raise CacheError(f"cannot read {self._name}: {error.strerror or error}") from error
+            reason = error.strerror or error
+            raise CacheError(f"cannot read {self._name}: {reason}") from error
         return b"".join(parts)
 
     def sha256(self) -> str:

@@ -114,7 +114,11 @@ class Bucket:
             FileNotFoundError: there is no such object.
             CacheError: it is there and cannot be read, or has more than `most` bytes.
         """
-        return self._of_one_version(key, lambda: b"".join(self._parts(key, most)))
+
+        def whole() -> bytes:
+            return b"".join(self._parts(key, most))
+
+        return self._of_one_version(key, whole)
 
     @contextmanager
     def blocks(
@@ -131,8 +135,12 @@ class Bucket:
             file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 # closed below
         except OSError as error:
             raise self._no_room(key, error) from error
+
+        def fill() -> None:
+            self._write(file, key, self._parts(key, most))
+
         with file:
-            self._of_one_version(key, lambda: self._write(file, key, self._parts(key, most)))
+            self._of_one_version(key, fill)
             yield Blocks(f"{self._url}/{key}", file.fileno())
 
     def exists(self, key: str) -> bool:
