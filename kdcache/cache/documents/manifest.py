@@ -2,15 +2,11 @@
 
 import dataclasses
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import metadata
 from typing import Any
 
 import numpy as np
-from PIL import features
 
 from kdcache.cache.documents.differences import Sides, manifest_differences
 from kdcache.cache.documents.document import (
@@ -30,6 +26,13 @@ from kdcache.cache.documents.limits import (
     most_list_bytes,
     require_known_task,
 )
+from kdcache.cache.documents.manifest_checks import (
+    FORMAT_VERSION,
+    check_records,
+    dtype_of,
+    require_known,
+    version_of,
+)
 from kdcache.cache.documents.parts import (
     CodecEntry,
     MadeBy,
@@ -42,13 +45,10 @@ from kdcache.cache.documents.parts import (
     read_fields,
 )
 from kdcache.cache.documents.positions import layout_fields, layout_of, require_known_layout
-from kdcache.codecs import codec_from_dict, codec_spec
-from kdcache.errors import CacheError, CodecError, DamagedError, UsageError, quoted
+from kdcache.errors import DamagedError, UsageError, quoted
 from kdcache.positions import Layout, One
 from kdcache.shapes import Size, as_size
-from kdcache.version import __version__
 
-FORMAT_VERSION = 1
 MANIFEST = "zarr.json"
 """Its key: it stands in the attributes of the root group."""
 CODEC = "codec"
@@ -111,7 +111,7 @@ class Manifest:
     @property
     def dtype(self) -> "np.dtype[Any]":
         """The structured dtype of a record."""
-        return _dtype_of(self.record_dtype)
+        return dtype_of(self.record_dtype)
 
     @property
     def num_held(self) -> int:
@@ -208,7 +208,7 @@ class Manifest:
                 what was written.
         """
         where = f"cache {where}"
-        version = _version_of(document, where)
+        version = version_of(document, where)
         try:
             content = checked_content(document)
             # True and 1.0 equal 1, and are not what is written
@@ -218,9 +218,9 @@ class Manifest:
                 )
             del content["format_version"]
             refuse_unknown(content, json_names(), where)
-            _require_known(content, where)
+            require_known(content, where)
             check_manifest(content)
-            _check_records(content, where)
+            check_records(content, where)
             return cls(**read_fields(cls, _with_layout(content)))
         except (ValueError, TypeError, KeyError) as error:
             raise DamagedError(
@@ -289,89 +289,6 @@ class Manifest:
         # as it is read back: tuples become lists
         content: dict[str, Any] = json.loads(json.dumps(values))
         return content
-
-
-@cache
-def library_versions() -> dict[str, str]:
-    """Return the versions of everything that can change a pixel or a logit.
-
-    JPEG leaves the last bit of a pixel to the decoder, and Pillow comes with one or takes the
-    system's.
-    """
-    versions = {"kdcache": __version__, "python": platform.python_version()}
-    for name in ("torch", "torchvision", "timm", "numpy", "pillow", "zarr"):
-        versions[name] = metadata.version(name)
-    turbo = features.version_feature("libjpeg_turbo")
-    if turbo:
-        versions["libjpeg"] = f"turbo {turbo}"
-    else:
-        versions["libjpeg"] = str(features.version_codec("jpg"))
-    return versions
-
-
-def _version_of(document: Any, where: str) -> Any:
-    """Return the format version that a document says, if any.
-
-    Raises:
-        CacheError: that of a newer kdcache.
-    """
-    if not isinstance(document, dict):
-        return None
-    version = document.get("format_version")
-    if type(version) is int and version > FORMAT_VERSION:
-        raise CacheError(
-            f"{where} has format version {quoted(version)}; "
-            f"this kdcache reads up to {FORMAT_VERSION}: upgrade kdcache"
-        )
-    return version
-
-
-def _require_known(content: Content, where: str) -> None:
-    """Raise a CacheError if a manifest is for a task, or for positions, that this version does not
-    know: a newer one may."""
-    try:
-        require_known_task(content.get("task"))
-        require_known_layout(content.get("positions"))
-    except ValueError as error:
-        raise CacheError(f"{where}: {error}") from error
-
-
-def _check_records(content: Content, where: str) -> None:
-    """Check that the codec is known, and that the records are its own, as far as that does not take
-    its fit.
-
-    Raises:
-        CacheError: a codec or an option that this version does not know.
-        ValueError: a fit where there can be none, or records of another codec.
-    """
-    table = content["codec"]
-    try:
-        codec = codec_from_dict(table, classes=content["classes"], layout=layout_of(content))
-    except (UsageError, CodecError) as error:
-        raise CacheError(
-            f"{where}: its codec cannot be opened: {error}; use the kdcache that wrote it"
-        ) from error
-    needs_fit = codec.record_dtype.itemsize == 0
-    has_fit = "fit" in table
-    if needs_fit and not has_fit:
-        raise ValueError(f"codec {codec.name} has no fit, which it needs")
-    if has_fit and not needs_fit:
-        raise ValueError(f"codec {codec.name} has a fit, which it does not need")
-    dtype = _dtype_of(content["record_dtype"])
-    if not needs_fit and dtype != codec.record_dtype:
-        raise ValueError(
-            f"its records {quoted(dtype)} are not those of {codec_spec(codec)},"
-            f" {quoted(codec.record_dtype)}"
-        )
-
-
-def _dtype_of(lists: list[Any]) -> "np.dtype[Any]":
-    """Return the dtype of fields as the JSON has them: with lists where numpy wants tuples."""
-    fields: list[Any] = []
-    for name, kind, *shapes in lists:
-        tuples = [tuple(shape) for shape in shapes]
-        fields.append((name, kind, *tuples))
-    return np.dtype(fields)
 
 
 def _unfitted(codec: CodecEntry) -> CodecEntry:
