@@ -131,21 +131,23 @@ def _list_differences(
     other_names = [entry["name"] for entry in other_entries]
     blocks = SequenceMatcher(None, names, other_names, autojunk=False).get_opcodes()
     for _, start, stop, other_start, other_stop in blocks:
-        num_pairs = min(stop - start, other_stop - other_start)
+        block = entries[start:stop]
+        other_block = other_entries[other_start:other_stop]
+        num_pairs = min(len(block), len(other_block))
         for step in range(num_pairs):
-            entry = entries[start + step]
-            other_entry = other_entries[other_start + step]
             place = f"{within}transform {start + step + 1}"
-            changes += _pair_differences(entry, other_entry, sides, place)
-        names_here = names[start + num_pairs : stop]
-        names_there = other_names[other_start + num_pairs : other_stop]
-        gaps += [f"{name} is missing {sides.other_place}" for name in names_here]
-        gaps += [f"{name} is missing {sides.own_place}" for name in names_there]
+            changes += _pair_differences(block[step], other_block[step], sides, place)
+        gaps += _missing(block[num_pairs:], sides.other_place)
+        gaps += _missing(other_block[num_pairs:], sides.own_place)
     if len(entries) == len(other_entries):
         return [*gaps, *changes]
     count = f"{len(entries)} transforms {sides.own_place}"
     other_count = f"{len(other_entries)} {sides.other_place}"
     return [f"{within}{count}, {other_count}: {', '.join(gaps)}", *changes]
+
+
+def _missing(entries: list[Entry], place: str) -> list[str]:
+    return [f"{entry['name']} is missing {place}" for entry in entries]
 
 
 def _pair_differences(entry: Entry, other_entry: Entry, sides: Sides, place: str) -> list[str]:
