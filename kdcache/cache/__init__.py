@@ -2,7 +2,9 @@
 
 from kdcache.cache.cache import Cache
 from kdcache.cache.documents.commit import Commit
-from kdcache.cache.documents.manifest import FORMAT_VERSION, Manifest, library_versions
+from kdcache.cache.documents.manifest import Manifest
+from kdcache.cache.documents.manifest_checks import FORMAT_VERSION
+from kdcache.cache.documents.versions import library_versions
 from kdcache.cache.opening import create_cache, open_cache
 from kdcache.cache.slab import Slab
 from kdcache.cache.unit_sizes import record_layout, stored_bytes, tar_layout

@@ -12,7 +12,8 @@ from typing import Any
 
 from kdcache.cache.cache import Cache
 from kdcache.cache.documents.commit import Commit, also_absent, commit_key
-from kdcache.cache.documents.manifest import MANIFEST, library_versions
+from kdcache.cache.documents.manifest import MANIFEST
+from kdcache.cache.documents.versions import library_versions
 from kdcache.cache.formats.protocol import StoredSample, Unit
 from kdcache.cache.opening import open_cache
 from kdcache.cache.storage.blocks import Blocks

@@ -121,7 +121,7 @@ def _note_elsewhere(source: Cache, num_elsewhere: int) -> None:
 
 def _require_alike(first: Cache, other: Cache) -> None:
     """Raise a MismatchError if two caches differ in what decides what a record means."""
-    lines = first.manifest.differences(other.manifest, here="there", there="here")
+    lines = first.manifest.differences(other.manifest, own_place="there", other_place="here")
     source_lines = source_differences(first, other)
     if source_lines:
         other_lines = [line for line in lines if not line.startswith("source.")]

@@ -1,7 +1,6 @@
 """Verification: every unit against its commit, byte by byte; what is missing; views against probes;
 a teacher's logits."""
 
-import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -105,41 +104,59 @@ def verify_cache(
     cache = as_cache(cache)
     is_used = bool(views or teacher or contents)
     _require_use(views, data, teacher, batch_size, is_used=is_used, is_placed=compute is not None)
-    asked = views
-    if views is None:
-        views = TEACHER_VIEWS if teacher else 0
-    running = Compute(compute or compute_of(cache)) if teacher else None
-    source = source_of(cache, data) if views or contents else None
+    num_views = views or 0
+    if views is None and teacher:
+        num_views = TEACHER_VIEWS
+    device: Compute | None = None
+    if teacher:
+        device = Compute(compute or compute_of(cache))
+    source: Source | None = None
+    if num_views or contents:
+        source = source_of(cache, data)
     if contents and source is not None:
         _require_contents(cache, source)
-    opened = _open_teacher(cache, teacher, running) if teacher and running else None
-    found, faults = _check_bytes(cache, CheckReport(cache, report), is_to_be_complete=complete)
+    model: VisionModel | None = None
+    if teacher:
+        model = _open_teacher(cache, teacher)
+    result, faults = _check_bytes(cache, CheckReport(cache, report), is_to_be_complete=complete)
     if contents and source is not None:
-        found["contents"], changed = _check_contents(cache, source)
-        faults += changed
-    if views and source is not None and not faults:
+        result["contents"], content_faults = _check_contents(cache, source)
+        faults += content_faults
+    if num_views and source is not None and not faults:
         try:
-            if opened is not None:
-                require_teacher(cache, opened[0])
-            commits = [*probed_commits(cache, cache.seeds(), views)]
-            with local_images(source, commits):
-                found["views"] = check_views(cache, source, commits, views=views)
-            if asked and 0 < found["views"]["checked"] < asked:
-                say(
-                    f"note: {asked} views were asked for, and {found['views']['checked']} can be"
-                    " compared with the dump"
+            if model is not None:
+                require_teacher(cache, model)
+            result["views"] = _check_views(cache, source, num_views, num_requested=views)
+            if model is not None and device is not None:
+                result["teacher"] = compare_logits(
+                    cache,
+                    source,
+                    model,
+                    views=num_views,
+                    batch_size=batch_size or _BATCH_SIZE,
+                    compute=device,
                 )
-            if opened is not None:
-                model, running = opened
-                size = _BATCH_SIZE if batch_size is None else batch_size
-                logits = compare_logits(
-                    cache, source, model, views=views, batch_size=size, compute=running
-                )
-                found["teacher"] = logits
-                faults += logits_faults(cache, model, logits)
+                faults += logits_faults(cache, model, result["teacher"])
         except _FAULTS as error:
             faults.append(str(error))
-    return {**found, "faults": [shortened(fault, MOST_MESSAGE) for fault in faults]}
+    result["faults"] = [shortened(fault, MOST_MESSAGE) for fault in faults]
+    return result
+
+
+def _check_views(
+    cache: Cache, source: Source, num_views: int, *, num_requested: int | None
+) -> dict[str, int]:
+    """Return what `check_views` returns; say so if it found fewer than the user asked for."""
+    commits = [*probed_commits(cache, cache.seeds(), num_views)]
+    with local_images(source, commits):
+        counts = check_views(cache, source, commits, views=num_views)
+    num_checked = counts["checked"]
+    if num_requested and 0 < num_checked < num_requested:
+        say(
+            f"note: {num_requested} views were asked for, and {num_checked} can be compared with"
+            " the dump"
+        )
+    return counts
 
 
 def _require_contents(cache: Cache, source: Source) -> None:
@@ -154,13 +171,13 @@ def _require_contents(cache: Cache, source: Source) -> None:
 
 def _check_contents(cache: Cache, source: Source) -> tuple[dict[str, int], list[str]]:
     """Return how many samples were compared and how many have changed, and the fault if any has."""
-    changed = changed_samples(cache, source)
-    counts = {"checked": len(source), "changed": len(changed)}
-    if not changed:
+    names = changed_samples(cache, source)
+    counts = {"checked": len(source), "changed": len(names)}
+    if not names:
         return counts, []
-    examples = [shown_name(name) for name in changed]
-    told = Change("sample", "has other contents than at the dump", examples).line(5)
-    return counts, [f"data {source.spec}: {told}"]
+    examples = [shown_name(name) for name in names]
+    change = Change("sample", "has other contents than at the dump", examples)
+    return counts, [f"data {source.spec}: {change.line(5)}"]
 
 
 def _require_use(
@@ -174,10 +191,10 @@ def _require_use(
 ) -> None:
     """Raise a UsageError if a setting is out of range, or another one is missing without which it
     does nothing."""
-    least = 1 if teacher else 0
-    if views is not None and views < least:
-        why = " to run a teacher on" if teacher else ""
-        raise UsageError(f"views is {views}; it must be at least {least}{why}")
+    if views is not None and teacher and views < 1:
+        raise UsageError(f"views is {views}; it must be at least 1 to run a teacher on")
+    if views is not None and views < 0:
+        raise UsageError(f"views is {views}; it must be at least 0")
     if data is not None and not is_used:
         raise UsageError(
             f"data {data} is opened to render views, and none are asked for; give --views N,"
@@ -201,15 +218,15 @@ def _check_bytes(
     """Return what is said of units and objects, and the faults that were found."""
     inventory = take_inventory(cache)
     groups = {cache.manifest.unit_seeds(first) for first, _ in inventory.commits}
-    begun = sorted({*itertools.chain(*groups)})
+    seeds = sorted(set[int]().union(*groups))
     faults = _faults_beside(cache)
-    for seed in begun:
+    for seed in seeds:
         faults += cache.array_faults(seed)
     counts, unit_faults = check_units(cache, inventory, report)
-    coverage = _coverage(cache, inventory, begun)
+    coverage = _coverage(cache, inventory, seeds)
     if is_to_be_complete and not coverage.is_complete:
         faults.append(f"cache {cache} is not complete: {coverage.what_is_missing()}; {FINISH}")
-    found = {
+    result = {
         "cache": str(cache),
         **counts,
         **coverage.to_json(),
@@ -217,16 +234,16 @@ def _check_bytes(
         "foreign": [entry.key for entry in inventory.foreign],
         "temporary": len(inventory.temporary),
     }
-    return found, faults + unit_faults
+    return result, faults + unit_faults
 
 
-def _coverage(cache: Cache, inventory: Inventory, begun: list[int]) -> Coverage:
+def _coverage(cache: Cache, inventory: Inventory, seeds: list[int]) -> Coverage:
     """Return what is there of what was asked for, or, where that cannot be read, of the seeds
     begun."""
     try:
         return coverage_of(cache, inventory.commits)
     except CacheError:  # which is a fault already
-        return coverage_of(cache, inventory.commits, seeds=begun)
+        return coverage_of(cache, inventory.commits, seeds=seeds)
 
 
 def _faults_beside(cache: Cache) -> list[str]:
@@ -251,22 +268,19 @@ def _faults_beside(cache: Cache) -> list[str]:
     return faults
 
 
-def _open_teacher(cache: Cache, teacher: str, running: Compute) -> tuple[VisionModel, Compute]:
-    """Return the teacher that the user names, and where it runs; the manifest's spec is never
-    opened: it could run code."""
-    if origin := lossy_origin(cache):
+def _open_teacher(cache: Cache, teacher: str) -> VisionModel:
+    """Return the teacher that the user names; the manifest's spec is never opened: it could run
+    code."""
+    origin = lossy_origin(cache)
+    if origin is not None:
         raise MismatchError(
             f"cache {cache} was recoded from {origin}, so that its records are not those of the"
             " teacher alone; verify the cache that it came from"
         )
-    recipe = cache.recipe
-    return (
-        open_model(
-            teacher,
-            classes=cache.manifest.classes,
-            recipe=recipe,
-            trained=True,
-            task=cache.manifest.task,
-        ),
-        running,
+    return open_model(
+        teacher,
+        classes=cache.manifest.classes,
+        recipe=cache.recipe,
+        trained=True,
+        task=cache.manifest.task,
     )

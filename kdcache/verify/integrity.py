@@ -40,27 +40,25 @@ class CheckReport:
             MismatchError: it is the report of another cache.
             KdcacheError: it cannot be read or written.
         """
-        self._path = Path(path) if path is not None else None
-        self.checked: dict[Unit, Check] = {}
-        if self._path is None:
+        self._path: Path | None = None
+        self.checks: dict[Unit, Check] = {}
+        if path is None:
             return
-        text = self._read()
-        head = {"cache": str(cache), "manifest": cache.manifest.digest}
-        # the last one may have been cut off
-        lines = [line for part in text.splitlines() if (line := _parsed(part))]
+        self._path = Path(path)
+        text = self._text(self._path)
+        if not text:
+            head = {"cache": str(cache), "manifest": cache.manifest.digest}
+            self._append(json.dumps(head) + "\n")
+            return
         try:
-            if text and lines[0]["manifest"] != head["manifest"]:
-                raise ValueError
-            checks = [Check(**line) for line in lines[1:]]
+            checks = _checks_in(text, cache)
         except (ValueError, LookupError, TypeError):
             raise MismatchError(
                 f"{path} is no report on cache {cache}; choose a new file"
             ) from None
-        self.checked = {(check.seed, check.unit): check for check in checks}
-        self._append(
-            ("" if text.endswith("\n") or not text else "\n")
-            + ("" if text else json.dumps(head) + "\n")
-        )
+        for check in checks:
+            self.checks[check.seed, check.unit] = check
+        self._append("" if text.endswith("\n") else "\n")
 
     @property
     def is_kept(self) -> bool:
@@ -69,20 +67,21 @@ class CheckReport:
 
     def holds(self, check: Check) -> bool:
         """Return whether a check is one that the report held when it was opened."""
-        return check is self.checked.get((check.seed, check.unit))
+        return check is self.checks.get((check.seed, check.unit))
 
     def write(self, check: Check) -> None:
         """Append a unit."""
         self._append(json.dumps(check._asdict()) + "\n")
 
-    def _read(self) -> str:
-        assert self._path is not None
+    @staticmethod
+    def _text(path: Path) -> str:
+        """Return what is in the file; nothing if there is none."""
         try:
-            return plain_bytes(self._path).decode() if self._path.exists() else ""
+            if not path.exists():
+                return ""
+            return plain_bytes(path).decode()
         except (OSError, ValueError) as error:
-            raise KdcacheError(
-                f"cannot read report {self._path}: {error}; choose a new file"
-            ) from error
+            raise KdcacheError(f"cannot read report {path}: {error}; choose a new file") from error
 
     def _append(self, text: str) -> None:
         if self._path is None:
@@ -107,37 +106,37 @@ def check_units(
     """
     checks: list[Check] = []
 
-    def kept() -> str:
+    def progress_text() -> str:
         return f": the report has {len(checks)} of {len(inventory.commits)} units"
 
     # without a report nothing is kept, and a signal ends it at once
-    with heeding(kept) if report.is_kept else nullcontext():
+    with heeding(progress_text) if report.is_kept else nullcontext():
         checks += _checked_units(cache, inventory, report)
         look()
-    counts = {
-        "units": len(checks),
-        "from_report": sum(report.holds(check) for check in checks),
-        "bytes": sum(check.bytes for check in checks),
-        "absent": sum(check.absent for check in checks),
-    }
-    return counts, [check.fault for check in checks if check.fault is not None]
+    counts = {"units": len(checks), "from_report": 0, "bytes": 0, "absent": 0}
+    faults: list[str] = []
+    for check in checks:
+        counts["from_report"] += report.holds(check)
+        counts["bytes"] += check.bytes
+        counts["absent"] += check.absent
+        if check.fault is not None:
+            faults.append(check.fault)
+    return counts, faults
 
 
 def _checked_units(cache: Cache, inventory: Inventory, report: CheckReport) -> list[Check]:
     """Return what is found of each unit, until the process is told to stop; the report gets what is
     new."""
     units = list(inventory.commits)
-    largest = (
-        max((entry.size for entry in inventory.objects.values()), default=0)
-        + cache.manifest.unit_bytes
-    )
+    sizes = [entry.size for entry in inventory.objects.values()]
+    most_bytes = max(sizes, default=0) + cache.manifest.unit_bytes
     checks = []
     with progress("verify", len(units), "units") as bar:
 
         def checked(unit: Unit) -> Check:
             return _checked(cache, unit, inventory, report)
 
-        for check in fetched(checked, until_stopped(units), num_bytes=largest):
+        for check in fetched(checked, until_stopped(units), num_bytes=most_bytes):
             if not report.holds(check):
                 report.write(check)
             checks.append(check)
@@ -148,27 +147,42 @@ def _checked_units(cache: Cache, inventory: Inventory, report: CheckReport) -> l
 def _checked(cache: Cache, unit: Unit, inventory: Inventory, report: CheckReport) -> Check:
     """Return what is found of a unit, or what the report says of it if commit and size of the
     object are those of then."""
-    known = report.checked.get(unit)
-    there = inventory.objects.get(unit)
+    last_check = report.checks.get(unit)
+    entry = inventory.objects.get(unit)
     digest = ""
     try:
         commit = cache.whole_commit(*unit)
         digest = commit.digest
-        if (
-            known
-            and there
-            and (known.commit, known.bytes, known.fault) == (digest, there.size, None)
-        ):
-            return known
+        if last_check is not None and entry is not None:
+            is_same = last_check.commit == digest and last_check.bytes == entry.size
+            if is_same and last_check.fault is None:
+                return last_check
         cache.read_unit(commit)
     except CacheError as error:
         return Check(*unit, digest, 0, 0, str(error))
     return Check(*unit, digest, commit.num_bytes, len(commit.absent), None)
 
 
-def _parsed(text: str) -> dict[str, Any] | None:
-    try:
-        line = json.loads(text)
-    except ValueError:
-        return None
-    return line if isinstance(line, dict) else None
+def _checks_in(text: str, cache: Cache) -> list[Check]:
+    """Return what a report says of each unit.
+
+    Raises:
+        ValueError, LookupError, TypeError: it is no report on `cache`.
+    """
+    head, *lines = _parsed_lines(text)
+    if head["manifest"] != cache.manifest.digest:
+        raise ValueError
+    return [Check(**line) for line in lines]
+
+
+def _parsed_lines(text: str) -> list[dict[str, Any]]:
+    """Return the objects in the lines of a text; the last one may have been cut off."""
+    lines: list[dict[str, Any]] = []
+    for part in text.splitlines():
+        try:
+            line = json.loads(part)
+        except ValueError:
+            continue
+        if line and isinstance(line, dict):
+            lines.append(line)
+    return lines

@@ -12,7 +12,7 @@ from kdcache.cache import Cache, Commit
 from kdcache.cache.documents.parts import as_json
 from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.source import local_images
-from kdcache.codecs import open_codec
+from kdcache.codecs import Codec, open_codec
 from kdcache.config.spec import build
 from kdcache.errors import CacheError, MismatchError, brief
 from kdcache.models.inference import run_models
@@ -25,6 +25,8 @@ from kdcache.sources import Source
 from kdcache.verify.views import version_changes
 from kdcache.views import ViewDataset, ViewLoader, keyed_permutation
 
+UnitRows = tuple[Commit, Rows]
+"""The commit of a unit, and some of its rows."""
 ROWS_PER_UNIT = 4
 """Views that are run again of one unit, where there are units enough."""
 ROUNDING = 0.05
@@ -40,22 +42,22 @@ def require_teacher(cache: Cache, model: VisionModel) -> None:
     Raises:
         MismatchError: other weights, or other preprocessing.
     """
-    made = cache.manifest.teacher
-    wants = model.preprocessing
-    here = {
-        "sha256": state_sha256(model.module),
-        "size": wants.size,
-        "mean": list(wants.mean),
-        "std": list(wants.std),
-    }
-    for name, value in here.items():
-        told = as_json(getattr(made, name))
-        if (as_size(told) if name == "size" else told) != value:
-            what = "hash of weights" if name == "sha256" else name
+    entry = cache.manifest.teacher
+    preprocessing = model.preprocessing
+    contrasts: list[tuple[str, Any, Any]] = [
+        ("hash of weights", state_sha256(model.module), entry.sha256),
+        ("size", preprocessing.size, entry.size),
+        ("mean", list(preprocessing.mean), list(entry.mean)),
+        ("std", list(preprocessing.std), list(entry.std)),
+    ]
+    for name, value, cached_value in contrasts:
+        is_same = value == cached_value
+        if name == "size":
+            is_same = value == as_size(cached_value)
+        if not is_same:
             raise MismatchError(
-                f"teacher {model.spec} is not the one that cache {cache} was made with "
-                f"({brief(made.spec)}): its "
-                f"{what} is {value}, not {brief(told)}"
+                f"teacher {model.spec} is not the one that cache {cache} was made with"
+                f" ({brief(entry.spec)}): its {name} is {value}, not {brief(as_json(cached_value))}"
             )
 
 
@@ -63,7 +65,10 @@ def lossy_origin(cache: Cache) -> str | None:
     """Return the spec of the codec that `cache` was recoded from if that was lossy: its records are
     not those of a dump."""
     origin = cache.manifest.made_by.recoded_from
-    if origin is None or open_codec(origin.codec, classes=cache.manifest.classes).is_exact:
+    if origin is None:
+        return None
+    codec = open_codec(origin.codec, classes=cache.manifest.classes)
+    if codec.is_exact:
         return None
     return brief(origin.codec)
 
@@ -115,78 +120,109 @@ def compare_logits(
         UnreadableSampleError: an image that could be read at the dump.
         CodecError: logits that are not finite.
     """
-    chosen = _choose(cache, views)
-    if not chosen:
+    parts = _sample(cache, views)
+    if not parts:
         raise CacheError(
             f"cache {cache} holds no record to compare with the teacher's logits; dump a seed first"
         )
-    recipe = cache.recipe
-    dataset = ViewDataset(source, recipe, cache.order, sizes=[model.preprocessing.size])
-    wanted: list[tuple[int, int]] = []
-    for commit, rows in chosen:
-        wanted += [(row, commit.seed) for row in rows.tolist()]
-    with local_images(source, [commit for commit, _ in chosen]):
-        logits = _run(model, dataset, wanted, batch_size, compute)
-    held = np.concatenate([cache.read_unit(commit)[rows - commit.start] for commit, rows in chosen])
-    fresh = cache.codec.encode(logits)
+    dataset = ViewDataset(source, cache.recipe, cache.order, sizes=[model.preprocessing.size])
+    requests: list[tuple[int, int]] = []
+    for commit, rows in parts:
+        requests += [(row, commit.seed) for row in rows.tolist()]
+    with local_images(source, [commit for commit, _ in parts]):
+        logits = _run(model, dataset, requests, batch_size, compute)
+    comparison = _comparison(cache.codec, _read(cache, parts), logits)
+    comparison["precision"] = compute.config.precision
+    return comparison
+
+
+def _comparison(codec: Codec, cached_records: Records, logits: ViewLogits) -> dict[str, Any]:
+    """Return what `compare_logits` says of the records in the cache and the logits of the teacher
+    run again."""
+    fresh_records = codec.encode(logits)
+    num_views = len(logits)
     raw = logits.reshape(-1, logits.shape[-1])
-    exact = raw if cache.codec.keeps_mean else raw - raw.mean(dim=1, keepdim=True)
-    then, now = (cache.codec.nearest(records, exact) for records in (held, fresh))
-    differences = _largest(then - now, len(logits))
-    further = _largest(then - exact, len(logits)) - _largest(now - exact, len(logits))
-    spread = raw.std(dim=1, correction=0).reshape(len(logits), -1).mean(1)
+    exact_logits = raw
+    if not codec.keeps_mean:
+        exact_logits = raw - raw.mean(dim=1, keepdim=True)
+    cached_logits = codec.nearest(cached_records, exact_logits)
+    fresh_logits = codec.nearest(fresh_records, exact_logits)
+    differences = _largest(cached_logits - fresh_logits, num_views)
+    cached_errors = _largest(cached_logits - exact_logits, num_views)
+    fresh_errors = _largest(fresh_logits - exact_logits, num_views)
+    spread = raw.std(dim=1, correction=0).reshape(num_views, -1).mean(1)
+    is_beyond = cached_errors - fresh_errors > ROUNDING * spread
+    is_equal = (_bytes(cached_records) == _bytes(fresh_records)).all(1)
     return {
-        "views": len(logits),
-        "equal_records": int((_bytes(held) == _bytes(fresh)).all(1).sum()),
+        "views": num_views,
+        "equal_records": int(is_equal.sum()),
         "largest_difference": float(differences.max()),
         "median_difference": float(differences.quantile(0.5)),
-        "beyond": int((further > ROUNDING * spread).sum()),
-        "precision": compute.config.precision,
+        "beyond": int(is_beyond.sum()),
     }
 
 
-def logits_faults(cache: Cache, model: VisionModel, found: dict[str, Any]) -> list[str]:
+def logits_faults(cache: Cache, model: VisionModel, comparison: dict[str, Any]) -> list[str]:
     """Return the fault, if `compare_logits` found logits that rounding does not explain.
 
     Single rows may be beyond it: a network can be at a tipping point. Where half of them are, it is
     not rounding.
     """
-    if 2 * found["beyond"] < found["views"]:
+    num_beyond = comparison["beyond"]
+    num_views = comparison["views"]
+    if 2 * num_beyond < num_views:
         return []
-    ran = f"it ran in {found['precision']}, at the dump in {cache.manifest.teacher.precision}"
-    seed = cache.seeds()[0]
-    changes = version_changes(cache.commit_of(seed, cache.committed_units(seed)[0]))
-    versions = (
-        f"versions differ: {'; '.join(changes)}" if changes else "library versions are the same"
-    )
+    median = comparison["median_difference"]
+    precision = comparison["precision"]
+    first_seed = cache.seeds()[0]
+    first_unit = cache.committed_units(first_seed)[0]
+    changes = version_changes(cache.commit_of(first_seed, first_unit))
+    versions = "library versions are the same"
+    if changes:
+        versions = f"versions differ: {'; '.join(changes)}"
     fault = (
         f"teacher {model.spec} has the weights that cache {cache} was made with, and gives other"
-        f" logits: in {found['beyond']} of {found['views']} views they differ by more than rounding"
-        f" explains (by {found['median_difference']:.3g} in the median of all views); {ran};"
-        f" {versions}; give the spec and the code of the dump, or dump again into a new cache"
+        f" logits: in {num_beyond} of {num_views} views they differ by more than rounding explains"
+        f" (by {median:.3g} in the median of all views); it ran in {precision}, at the dump in"
+        f" {cache.manifest.teacher.precision}; {versions}; give the spec and the code of the dump,"
+        " or dump again into a new cache"
     )
     return [fault]
 
 
-def _choose(cache: Cache, views: int) -> list[tuple[Commit, Rows]]:
+def _sample(cache: Cache, views: int) -> list[UnitRows]:
     """Return commits of all seeds in a keyed order, and of each some rows that hold a record."""
     units: list[Unit] = []
     for seed in cache.seeds():
         units += [(seed, unit) for unit in cache.committed_units(seed)]
-    places = keyed_permutation(len(units), views)[: -(-views // ROWS_PER_UNIT)]
+    num_units = -(-views // ROWS_PER_UNIT)
+    places = keyed_permutation(len(units), views)[:num_units]
     if not len(places):
         return []
-    counts = map(len, np.array_split(np.arange(views), len(places)))
-    chosen = [
-        _some_rows(cache, cache.commit_of(*units[place]), count)
-        for place, count in zip(places, counts, strict=True)
-    ]
-    return [(commit, rows) for commit, rows in chosen if len(rows)]
+    parts: list[UnitRows] = []
+    shares = np.array_split(np.arange(views), len(places))
+    for place, share in zip(places, shares, strict=True):
+        commit = cache.commit_of(*units[place])
+        rows = _some_rows(cache, commit, len(share))
+        if len(rows):
+            parts.append((commit, rows))
+    return parts
 
 
-def _some_rows(cache: Cache, commit: Commit, count: int) -> tuple[Commit, Rows]:
-    held = cache.held_rows(commit)
-    return commit, held[keyed_permutation(len(held), commit.seed, commit.unit)[:count]]
+def _some_rows(cache: Cache, commit: Commit, count: int) -> Rows:
+    """Return so many of a unit's rows that hold a record, drawn by its key."""
+    rows = cache.held_rows(commit)
+    positions = keyed_permutation(len(rows), commit.seed, commit.unit)
+    return rows[positions[:count]]
+
+
+def _read(cache: Cache, parts: Sequence[UnitRows]) -> Records:
+    """Return the records of these rows."""
+    records: list[Records] = []
+    for commit, rows in parts:
+        unit_records = cache.read_unit(commit)
+        records.append(unit_records[rows - commit.start])
+    return np.concatenate(records)
 
 
 def _run(
@@ -196,7 +232,9 @@ def _run(
     batch_size: int,
     compute: Compute,
 ) -> ViewLogits:
-    requests = [views[start : start + batch_size] for start in range(0, len(views), batch_size)]
+    """Return the model's logits of these views, each a row and a seed."""
+    starts = range(0, len(views), batch_size)
+    requests = [views[start : start + batch_size] for start in starts]
     loader = ViewLoader(
         dataset, requests, workers=compute.config.workers, pin_memory=compute.pin_memory
     )
@@ -214,6 +252,5 @@ def _largest(differences: Tensor, views: int) -> PerRow:
 
 
 def _bytes(records: Records) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-    return (
-        np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize)
-    )
+    raw = np.ascontiguousarray(records).view(np.uint8)
+    return raw.reshape(len(records), records.dtype.itemsize)

@@ -23,6 +23,7 @@ from kdcache.errors import DamagedUnitError, quoted
 from kdcache.shapes import Records
 
 _OfView = TypeVar("_OfView", Absence, Probe)
+Statistics = Mapping[str, float]
 _PARSING = threading.Lock()
 """Held while a document is read, which takes many times its bytes. Loader workers, which are
 forks, read no commits."""
@@ -62,9 +63,9 @@ class Commit:
 
     def of_seed(self, seed: int) -> "Commit":
         """Return what this commit says of one of its unit's seeds."""
-        return dataclasses.replace(
-            self, seed=seed, absent=_of_seed(self.absent, seed), probes=_of_seed(self.probes, seed)
-        )
+        absent = _of_seed(self.absent, seed)
+        probes = _of_seed(self.probes, seed)
+        return dataclasses.replace(self, seed=seed, absent=absent, probes=probes)
 
     def mismatch(self, key: str, seeds: range) -> str | None:
         """Return what it speaks of that is not the unit's own, or None.
@@ -74,20 +75,18 @@ class Commit:
         """
         if self.key != key:
             return f"object {quoted(self.key)}, not {key}"
+        rows = range(self.start, self.stop)
         for parts in (self.absent, self.probes):
-            seen = set[tuple[int, int]]()
-            for part in parts:
-                view = part.row, seeds[0] if part.seed is None else part.seed
-                if not self.start <= view[0] < self.stop or view[1] not in seeds:
-                    return f"row {view[0]} under seed {view[1]}, of another unit"
-                if view in seen:
-                    return f"row {view[0]} under seed {view[1]} twice"
-                seen.add(view)
+            mismatch = _mismatch_of_views(parts, rows, seeds)
+            if mismatch is not None:
+                return mismatch
         return None
 
     def is_of(self, data: bytes) -> bool:
         """Return whether `data` is the object that was committed."""
-        return len(data) == self.num_bytes and hashlib.sha256(data).hexdigest() == self.sha256
+        if len(data) != self.num_bytes:
+            return False
+        return hashlib.sha256(data).hexdigest() == self.sha256
 
     @property
     def digest(self) -> str:
@@ -122,7 +121,8 @@ class Commit:
         try:
             with _PARSING:
                 content = checked_content(parsed(data, most_values=most_values))
-            refuse_unknown(content, [field.name for field in dataclasses.fields(cls)], where)
+            names = [field.name for field in dataclasses.fields(cls)]
+            refuse_unknown(content, names, where)
             check_commit(content)
             return cls(**read_fields(cls, content))
         except (ValueError, TypeError) as error:
@@ -132,12 +132,13 @@ class Commit:
             ) from error
 
     def _content(self) -> dict[str, Any]:
-        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {
-            name: as_json(value)
-            for name, value in content.items()
-            if name not in _LATER or value != _LATER[name]
-        }
+        content: dict[str, Any] = {}
+        for data_field in dataclasses.fields(self):
+            name = data_field.name
+            value = getattr(self, name)
+            if name not in _LATER or value != _LATER[name]:
+                content[name] = as_json(value)
+        return content
 
 
 def seed_if_grouped(seed: int, seeds: range) -> int | None:
@@ -146,17 +147,42 @@ def seed_if_grouped(seed: int, seeds: range) -> int | None:
 
 
 def _of_seed(parts: Iterable[_OfView], seed: int) -> list[_OfView]:
-    return [part for part in parts if part.seed is None or part.seed == seed]
+    return [part for part in parts if part.seed in (None, seed)]
+
+
+def _view_of(part: Absence | Probe, seeds: range) -> tuple[int, int]:
+    """Return the row and the seed that a part speaks of."""
+    if part.seed is None:
+        return part.row, seeds[0]
+    return part.row, part.seed
+
+
+def _mismatch_of_views(parts: Iterable[Absence | Probe], rows: range, seeds: range) -> str | None:
+    """Return which view of these parts is not the unit's, or comes twice; None if none does."""
+    views = set[tuple[int, int]]()
+    for part in parts:
+        view = _view_of(part, seeds)
+        row, seed = view
+        if row not in rows or seed not in seeds:
+            return f"row {row} under seed {seed}, of another unit"
+        if view in views:
+            return f"row {row} under seed {seed} twice"
+        views.add(view)
+    return None
 
 
 def numbers_in(names: Iterable[str], form: str, allowed: range) -> list[int]:
     """Return the numbers that names of a form hold, rising; other names are passed over: .DS_Store,
     ._000000.json, 0.json."""
-    digits = ((name, name.partition(".")[0]) for name in names)
-    found = ((name, int(text)) for name, text in digits if text.isdecimal() and len(text) <= 10)
-    return sorted(
-        number for name, number in found if form.format(number) == name and number in allowed
-    )
+    numbers: list[int] = []
+    for name in names:
+        digits, _, _ = name.partition(".")
+        if not digits.isdecimal() or len(digits) > 10:
+            continue
+        number = int(digits)
+        if form.format(number) == name and number in allowed:
+            numbers.append(number)
+    return sorted(numbers)
 
 
 def commit_key(seed: int, unit: int) -> str:
@@ -169,38 +195,66 @@ def unit_name(seed: int, unit: int, start: int, stop: int) -> str:
     return f"seed {seed}, unit {unit} (rows {start} to {stop - 1})"
 
 
-def mean_statistics(told: Sequence[tuple[Mapping[str, float], int]]) -> dict[str, float]:
+def mean_statistics(parts: Sequence[tuple[Statistics, int]]) -> dict[str, float]:
     """Return means over rows, by name, from what is said of so many rows each.
 
     Names that not all of them have are left out, and of equal values the mean is exactly these.
     """
-    told = [(values, count) for values, count in told if values and count]
-    if not told:
-        return {}
-    names = sorted(set.intersection(*(set(values) for values, _ in told)))
-    return {name: _mean([(values[name], count) for values, count in told]) for name in names}
+    tables: list[Statistics] = []
+    counts: list[int] = []
+    for table, num_rows in parts:
+        if table and num_rows:
+            tables.append(table)
+            counts.append(num_rows)
+    means: dict[str, float] = {}
+    for name in _common_names(tables):
+        means[name] = _mean([table[name] for table in tables], counts)
+    return means
 
 
-def _mean(told: Sequence[tuple[float, int]]) -> float:
-    if len({value for value, _ in told}) == 1:
-        return told[0][0]
-    return sum(value * count for value, count in told) / sum(count for _, count in told)
+def _common_names(tables: Sequence[Statistics]) -> list[str]:
+    """Return the names that all tables have, sorted."""
+    if not tables:
+        return []
+    names = {*tables[0]}
+    for table in tables:
+        names.intersection_update(table)
+    return sorted(names)
+
+
+def _mean(values: Sequence[float], counts: Sequence[int]) -> float:
+    """Return the mean of values, each of so many rows."""
+    if len({*values}) == 1:
+        return values[0]
+    sums = [value * count for value, count in zip(values, counts, strict=True)]
+    return sum(sums) / sum(counts)
 
 
 def also_absent(
-    absent: list[Absence], rows: range, seeds: range, winner: Records, mine: Records
+    absent: list[Absence], rows: range, seeds: range, winner: Records, loser: Records
 ) -> list[Absence]:
     """Return `absent` and the rows that the winner, killed before its commit, could not read: zeros
-    there, a record here."""
-    known = {(seeds[0] if part.seed is None else part.seed, part.row) for part in absent}
-    theirs, ours = (
-        np.ascontiguousarray(part).view(np.uint8).reshape(*part.shape, -1).any(2)
-        for part in (winner, mine)
-    )
-    found = [(seeds[at], rows[position]) for at, position in np.argwhere(ours & ~theirs)]
-    reason = "the writer whose records these are could not read it"
-    return absent + [
-        Absence(row=row, reason=reason, seed=seed_if_grouped(seed, seeds))
-        for seed, row in found
-        if (seed, row) not in known
-    ]
+    there, a record of the loser's."""
+    absent_views = {_view_of(part, seeds) for part in absent}
+    is_lost = _has_record(loser) & ~_has_record(winner)
+    absences = [*absent]
+    for seed_position, position in np.argwhere(is_lost):
+        row = rows[position]
+        seed = seeds[seed_position]
+        if (row, seed) not in absent_views:
+            absences.append(
+                Absence(
+                    row=row,
+                    reason="the writer whose records these are could not read it",
+                    seed=seed_if_grouped(seed, seeds),
+                )
+            )
+    return absences
+
+
+def _has_record(records: Records) -> np.ndarray:
+    """Return of each record whether it is more than zeros."""
+    raw = np.ascontiguousarray(records).view(np.uint8)
+    by_record = raw.reshape(*records.shape, -1)
+    has_record: np.ndarray = np.any(by_record, axis=2)
+    return has_record

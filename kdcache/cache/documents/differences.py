@@ -1,10 +1,11 @@
 """What differs between two manifests, in words: by field, and in their recipes by transform."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
+from kdcache.cache.documents.parts import JsonTable
 from kdcache.errors import shortened
 from kdcache.runtime.contrast import MOST_CHARS, contrasted
 
@@ -12,133 +13,175 @@ _MOST_TRANSFORMS = 200  # of which two recipes are compared; a manifest may come
 _ADDED = ("source.classes", "source.sizes", "source.contents")
 """Fields that the first manifests lack, with any value: they differ only where both have one."""
 Entry = dict[str, Any]
-"""The table of a transform."""
+"""A table of a recipe: a transform with its name."""
 _RECIPE_FREE = ("name", "table.eval", "table.size")
 
 
 class Sides:
     """How a message calls the two sides, `in the cache` and `now` for example."""
 
-    def __init__(self, here: str, there: str) -> None:
-        self.here = here
-        self.there = there
+    def __init__(self, own_place: str, other_place: str) -> None:
+        self.own_place = own_place
+        self.other_place = other_place
 
-    def line(self, name: str, mine: Any, its: Any) -> str:
+    def line(self, name: str, value: Any, other_value: Any) -> str:
         """Return what a field is on both sides."""
-        return self.words(f"{shortened(name, MOST_CHARS)}:", _text(mine), _text(its))
+        label = f"{shortened(name, MOST_CHARS)}:"
+        return self.words(label, _text(value), _text(other_value))
 
-    def words(self, name: str, mine: str, its: str) -> str:
+    def words(self, label: str, text: str, other_text: str) -> str:
         """Return what something is on both sides, in words of which there may be many."""
-        one, other = contrasted(mine, its)
-        return f"{name} {one} {self.here}, {other} {self.there}"
+        text, other_text = contrasted(text, other_text)
+        return f"{label} {text} {self.own_place}, {other_text} {self.other_place}"
 
 
 def manifest_differences(
-    mine: Mapping[str, Any],
-    its: Mapping[str, Any],
+    content: JsonTable,
+    other_content: JsonTable,
     sides: Sides,
     *,
-    free: Collection[str],
+    free_names: Collection[str],
 ) -> list[str]:
     """Return one line for each field that differs in the contents of two manifests.
 
     Args:
-        mine: content of the one.
-        its: content of the other.
+        content: of the one.
+        other_content: of the other.
         sides: what they are called.
-        free: dotted names of fields, or of whole tables, that may differ.
+        free_names: dotted names of fields, or of whole tables, that may differ.
     """
     lines: list[str] = []
-    for name in dict.fromkeys([*mine, *its]):
+    for name in _names_of(content, other_content):
         if name == "recipe":
-            lines += recipe_differences(mine[name], its[name], sides)
-        elif name not in free:
-            lines += _field_differences(name, mine.get(name), its.get(name), sides, free)
+            lines += recipe_differences(content[name], other_content[name], sides)
+        elif name not in free_names:
+            values = _flat(content.get(name), name)
+            other_values = _flat(other_content.get(name), name)
+            lines += _field_differences(values, other_values, sides, free_names)
     return lines
 
 
-def recipe_differences(mine: Mapping[str, Any], its: Mapping[str, Any], sides: Sides) -> list[str]:
+def recipe_differences(recipe: JsonTable, other_recipe: JsonTable, sides: Sides) -> list[str]:
     """Return which transforms of two recipes differ, and in what; both as a manifest keeps them."""
-    one: Mapping[str, Any] = mine["table"]
-    other: Mapping[str, Any] = its["table"]
-    lines = _transform_differences(one.get("transforms"), other.get("transforms"), sides)
-    lines += _mixing_differences(one.get("mixing"), other.get("mixing"), sides)
-    for name in dict.fromkeys([*one, *other]):
-        is_told = name in ("transforms", "mixing") or f"table.{name}" in _RECIPE_FREE
-        if not is_told and one.get(name) != other.get(name):
-            lines.append(sides.line(f"recipe.{name}", one.get(name), other.get(name)))
-    if not lines and mine["fingerprint"] != its["fingerprint"]:
-        return [sides.line("recipe.fingerprint", mine["fingerprint"], its["fingerprint"])]
+    table = recipe["table"]
+    other_table = other_recipe["table"]
+    lines = _transform_differences(table.get("transforms"), other_table.get("transforms"), sides)
+    lines += _mixing_differences(table.get("mixing"), other_table.get("mixing"), sides)
+    for name in _names_of(table, other_table):
+        if name in ("transforms", "mixing") or f"table.{name}" in _RECIPE_FREE:
+            continue
+        value = table.get(name)
+        other_value = other_table.get(name)
+        if value != other_value:
+            lines.append(sides.line(f"recipe.{name}", value, other_value))
+    fingerprint = recipe["fingerprint"]
+    other_fingerprint = other_recipe["fingerprint"]
+    if not lines and fingerprint != other_fingerprint:
+        return [sides.line("recipe.fingerprint", fingerprint, other_fingerprint)]
     return lines
+
+
+def _names_of(table: JsonTable, other_table: JsonTable) -> Iterable[str]:
+    """Return the names in two tables, each once: those of the first one first."""
+    return dict.fromkeys([*table, *other_table])
 
 
 def _field_differences(
-    name: str,
-    mine: Any,
-    its: Any,
+    values: JsonTable,
+    other_values: JsonTable,
     sides: Sides,
-    free: Collection[str],
+    free_names: Collection[str],
 ) -> list[str]:
-    """Return the lines of one field of the manifest, and of those inside it."""
-    one = _flat(mine, name)
-    other = _flat(its, name)
+    """Return the lines of one field of the manifest, from the values inside it by dotted name."""
     lines: list[str] = []
-    for key in dict.fromkeys([*one, *other]):
-        is_new = key in _ADDED and not (key in one and key in other)
-        if key not in free and not is_new and one.get(key) != other.get(key):
-            lines.append(sides.line(key, one.get(key), other.get(key)))
-    return lines
-
-
-def _transform_differences(mine: Any, its: Any, sides: Sides, within: str = "") -> list[str]:
-    """Return the lines of two lists of transforms; `within` names the transform that holds them."""
-    one = _entries(mine)
-    other = _entries(its)
-    if _is_same(one, other):
-        return []
-    names = [entry["name"] for entry in one]
-    others = [entry["name"] for entry in other]
-    if names != others and sorted(names) == sorted(others):
-        return [sides.words(f"{within}order of transforms:", ", ".join(names), ", ".join(others))]
-    changed: list[str] = []
-    missing: list[str] = []
-    blocks = SequenceMatcher(None, names, others, autojunk=False).get_opcodes()
-    for _, first, last, start, stop in blocks:
-        pairs = min(last - first, stop - start)
-        for step in range(pairs):
-            place = f"{within}transform {first + step + 1}"
-            changed += _pair_differences(one[first + step], other[start + step], sides, place)
-        missing += [f"{name} is missing {sides.there}" for name in names[first + pairs : last]]
-        missing += [f"{name} is missing {sides.here}" for name in others[start + pairs : stop]]
-    if len(one) == len(other):
-        return [*missing, *changed]
-    counts = f"{within}{len(one)} transforms {sides.here}, {len(other)} {sides.there}"
-    return [f"{counts}: {', '.join(missing)}", *changed]
-
-
-def _pair_differences(one: Entry, other: Entry, sides: Sides, place: str) -> list[str]:
-    """Return how two transforms at one place differ."""
-    if one["name"] != other["name"]:
-        return [sides.words(f"{place}:", one["name"], other["name"])]
-    lines: list[str] = []
-    for key in dict.fromkeys([*one, *other]):
-        mine = one.get(key)
-        its = other.get(key)
-        if _is_same(mine, its):
+    for name in _names_of(values, other_values):
+        is_in_both = name in values and name in other_values
+        if name in free_names or (name in _ADDED and not is_in_both):
             continue
-        if key == "transforms" and mine is not None and its is not None:
-            lines += _transform_differences(mine, its, sides, f"{place}, {one['name']}: its ")
-        else:
-            lines.append(sides.words(f"{place}, {one['name']}: {key}", _text(mine), _text(its)))
+        value = values.get(name)
+        other_value = other_values.get(name)
+        if value != other_value:
+            lines.append(sides.line(name, value, other_value))
     return lines
 
 
-def _mixing_differences(mine: Any, its: Any, sides: Sides) -> list[str]:
-    if mine is None or its is None or not (isinstance(mine, Mapping) and isinstance(its, Mapping)):
-        return [] if mine == its else [sides.line("mixing", mine, its)]
-    names = dict.fromkeys([*mine, *its])
-    changed = [name for name in names if not _is_same(mine.get(name), its.get(name))]
-    return [sides.line(f"mixing.{name}", mine.get(name), its.get(name)) for name in changed]
+def _transform_differences(
+    transforms: Any, other_transforms: Any, sides: Sides, within: str = ""
+) -> list[str]:
+    """Return the lines of two lists of transforms; `within` names the transform that holds them."""
+    entries = _entries(transforms)
+    other_entries = _entries(other_transforms)
+    if _is_same(entries, other_entries):
+        return []
+    names = [entry["name"] for entry in entries]
+    other_names = [entry["name"] for entry in other_entries]
+    if names != other_names and sorted(names) == sorted(other_names):
+        label = f"{within}order of transforms:"
+        return [sides.words(label, ", ".join(names), ", ".join(other_names))]
+    return _list_differences(entries, other_entries, sides, within)
+
+
+def _list_differences(
+    entries: list[Entry], other_entries: list[Entry], sides: Sides, within: str
+) -> list[str]:
+    """Return which transforms one of two lists lacks, and how those at one place differ."""
+    changes: list[str] = []
+    gaps: list[str] = []
+    names = [entry["name"] for entry in entries]
+    other_names = [entry["name"] for entry in other_entries]
+    blocks = SequenceMatcher(None, names, other_names, autojunk=False).get_opcodes()
+    for _, start, stop, other_start, other_stop in blocks:
+        block = entries[start:stop]
+        other_block = other_entries[other_start:other_stop]
+        num_pairs = min(len(block), len(other_block))
+        for step in range(num_pairs):
+            place = f"{within}transform {start + step + 1}"
+            changes += _pair_differences(block[step], other_block[step], sides, place)
+        gaps += _missing(block[num_pairs:], sides.other_place)
+        gaps += _missing(other_block[num_pairs:], sides.own_place)
+    if len(entries) == len(other_entries):
+        return [*gaps, *changes]
+    count = f"{len(entries)} transforms {sides.own_place}"
+    other_count = f"{len(other_entries)} {sides.other_place}"
+    return [f"{within}{count}, {other_count}: {', '.join(gaps)}", *changes]
+
+
+def _missing(entries: list[Entry], place: str) -> list[str]:
+    return [f"{entry['name']} is missing {place}" for entry in entries]
+
+
+def _pair_differences(entry: Entry, other_entry: Entry, sides: Sides, place: str) -> list[str]:
+    """Return how two transforms at one place differ."""
+    name = entry["name"]
+    if name != other_entry["name"]:
+        return [sides.words(f"{place}:", name, other_entry["name"])]
+    lines: list[str] = []
+    for key in _names_of(entry, other_entry):
+        value = entry.get(key)
+        other_value = other_entry.get(key)
+        if _is_same(value, other_value):
+            continue
+        if key == "transforms" and value is not None and other_value is not None:
+            within = f"{place}, {name}: its "
+            lines += _transform_differences(value, other_value, sides, within)
+        else:
+            label = f"{place}, {name}: {key}"
+            lines.append(sides.words(label, _text(value), _text(other_value)))
+    return lines
+
+
+def _mixing_differences(mixing: Any, other_mixing: Any, sides: Sides) -> list[str]:
+    if not (isinstance(mixing, Mapping) and isinstance(other_mixing, Mapping)):
+        if mixing == other_mixing:
+            return []
+        return [sides.line("mixing", mixing, other_mixing)]
+    lines: list[str] = []
+    for name in _names_of(mixing, other_mixing):
+        value = mixing.get(name)
+        other_value = other_mixing.get(name)
+        if not _is_same(value, other_value):
+            lines.append(sides.line(f"mixing.{name}", value, other_value))
+    return lines
 
 
 def _entries(transforms: Any) -> list[Entry]:
@@ -147,8 +190,10 @@ def _entries(transforms: Any) -> list[Entry]:
         return []
     entries: list[Entry] = []
     for entry in transforms[:_MOST_TRANSFORMS]:
-        is_table = isinstance(entry, dict) and isinstance(entry.get("name"), str)
-        entries.append(entry if is_table else {"name": shortened(_text(entry), MOST_CHARS // 2)})
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+            entries.append(entry)
+        else:
+            entries.append({"name": shortened(_text(entry), MOST_CHARS // 2)})
     return entries
 
 
@@ -162,10 +207,12 @@ def _flat(content: Any, prefix: str) -> dict[str, Any]:
     return flat
 
 
-def _is_same(one: Any, other: Any) -> bool:
+def _is_same(value: Any, other_value: Any) -> bool:
     """Return whether two values are the same to a fingerprint, to which 1 and 1.0 are not."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    return json.dumps(value, sort_keys=True) == json.dumps(other_value, sort_keys=True)
 
 
 def _text(value: Any) -> str:
-    return "not given" if value is None else json.dumps(value)
+    if value is None:
+        return "not given"
+    return json.dumps(value)

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from kdcache.errors import CacheError, brief, quoted
 
+Content = Mapping[str, Any]
+"""What a document says, by name."""
 _MOST_DEPTH = 64
 _FIELD = "digest"
 _MOST_NAMES = 3
@@ -27,7 +29,8 @@ def parsed(data: bytes, *, most_values: int) -> Any:
             nested too deeply, or of too many values.
     """
     # before anything is made of it: each value would take many times its bytes in memory
-    if sum(map(data.count, (b",", b"[", b"{"))) > most_values:
+    num_marks = data.count(b",") + data.count(b"[") + data.count(b"{")
+    if num_marks > most_values:
         raise ValueError(f"it holds more than {most_values} values")
     too_deep = ValueError(f"it is nested deeper than {_MOST_DEPTH} levels")
     try:
@@ -44,7 +47,7 @@ def parsed(data: bytes, *, most_values: int) -> Any:
     return document
 
 
-def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
+def with_digest(content: Content) -> dict[str, Any]:
     """Return `content` with its digest added."""
     return {**content, _FIELD: digest(content)}
 
@@ -57,30 +60,31 @@ def checked_content(document: Any) -> dict[str, Any]:
     """
     if not isinstance(document, dict) or _FIELD not in document:
         raise ValueError("it has no digest")
-    content = {key: value for key, value in document.items() if key != _FIELD}
-    if document[_FIELD] != digest(content):
+    content = {**document}
+    if content.pop(_FIELD) != digest(content):
         raise ValueError("its digest does not match its content")
     return content
 
 
-def refuse_unknown(content: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Check that a whole document has no fields but those that are known.
+def refuse_unknown(content: Content, names: Collection[str], where: str) -> None:
+    """Check that a whole document has no fields but those of these names.
 
     Raises:
         CacheError: it has; they may change what the others mean.
     """
-    others = sorted({*content} - {*known})
+    others = sorted({*content} - {*names})
     if not others:
         return
-    named = ", ".join(brief(name) for name in others[:_MOST_NAMES])
-    more = f" and {len(others) - _MOST_NAMES} more" if len(others) > _MOST_NAMES else ""
+    listing = ", ".join(brief(name) for name in others[:_MOST_NAMES])
+    if len(others) > _MOST_NAMES:
+        listing += f" and {len(others) - _MOST_NAMES} more"
     raise CacheError(
         f"{where}: written by a newer kdcache, with fields that this one does not know"
-        f" ({named}{more}): upgrade kdcache"
+        f" ({listing}): upgrade kdcache"
     )
 
 
-def digest(content: Mapping[str, Any]) -> str:
+def digest(content: Content) -> str:
     """Return the SHA-256 of `content` as canonical JSON."""
     text = json.dumps(
         content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
@@ -111,9 +115,9 @@ def _no_number(text: str) -> NoReturn:
 def _one_deeper(level: list[Any]) -> list[Any]:
     """Return what the objects and lists of a level hold."""
     inner: list[Any] = []
-    for one in level:
-        if isinstance(one, dict):
-            inner += one.values()
-        elif isinstance(one, list):
-            inner += one
+    for value in level:
+        if isinstance(value, dict):
+            inner += value.values()
+        elif isinstance(value, list):
+            inner += value
     return inner

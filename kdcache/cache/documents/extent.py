@@ -50,10 +50,15 @@ class Extent:
         Raises:
             UsageError: more seeds than a cache may be asked for.
         """
-        wanted = _spans(seeds)
-        if (count := _num_in(wanted)) > MOST_SEEDS:
-            raise UsageError(f"{count} seeds are asked for; a cache may hold at most {MOST_SEEDS}")
-        return cls(seeds=wanted, units=None if units is None else _spans(units))
+        seed_spans = _spans(seeds)
+        num_seeds = _num_in(seed_spans)
+        if num_seeds > MOST_SEEDS:
+            raise UsageError(
+                f"{num_seeds} seeds are asked for; a cache may hold at most {MOST_SEEDS}"
+            )
+        if units is None:
+            return cls(seeds=seed_spans)
+        return cls(seeds=seed_spans, units=_spans(units))
 
     @property
     def key(self) -> str:
@@ -87,7 +92,8 @@ class Extent:
             names = [field.name for field in fields(cls)]
             refuse_unknown(content, names, f"{where}/{key}")
             check_extent(content)
-            extent = cls(**{name: tuple(map(tuple, spans)) for name, spans in content.items()})
+            spans = {name: _pairs(lists) for name, lists in content.items()}
+            extent = cls(**spans)
             if extent.key != key:
                 raise ValueError("its name is that of another request")
         except (ValueError, TypeError) as error:
@@ -98,9 +104,9 @@ class Extent:
         return extent
 
     def _content(self) -> dict[str, Any]:
-        content = {"seeds": [list(span) for span in self.seeds]}
+        content = {"seeds": self.seeds}
         if self.units is not None:
-            content["units"] = [list(span) for span in self.units]
+            content["units"] = self.units
         return content
 
 
@@ -119,24 +125,38 @@ def publish_extent(storage: Storage, extent: Extent) -> None:
     storage.publish(extent.key, extent.to_bytes())
 
 
-def read_extents(storage: Storage, known: dict[str, Extent] | None = None) -> list[Extent]:
+def read_extents(storage: Storage, requests: dict[str, Extent] | None = None) -> list[Extent]:
     """Return every request of a cache.
 
     Args:
         storage: of the cache.
-        known: requests by key that were read before; new ones are added.
+        requests: by key, those that were read before; new ones are added.
 
     Raises:
         CacheError: one that is damaged or of a newer kdcache, or more than anyone asks for.
     """
-    known = {} if known is None else known
+    if requests is None:
+        requests = {}
     keys = [f"{ROOT}/{name}" for name in storage.list(ROOT) if _NAME.fullmatch(name)]
     _require_few(storage, "requests", len(keys), _MOST_REQUESTS)
-    new = [key for key in keys if key not in known]
+    _add_new(storage, keys, requests)
+    extents: list[Extent] = []
+    seed_spans: list[Span] = []
+    for key in keys:
+        if key in requests:
+            extents.append(requests[key])
+            seed_spans += requests[key].seeds
+    _require_few(storage, "seeds", _num_in(_merged(seed_spans)), MOST_SEEDS)
+    return extents
+
+
+def _add_new(storage: Storage, keys: Iterable[str], requests: dict[str, Extent]) -> None:
+    """Read the requests that are not there yet, and add them."""
+    new_keys = [key for key in keys if key not in requests]
     num_spans = 0
     num_numbers = 0
-    requests = fetched(lambda key: _read(storage, key), new, num_bytes=0)
-    for key, extent in zip(new, requests, strict=True):
+    extents = fetched(lambda key: _read(storage, key), new_keys, num_bytes=0)
+    for key, extent in zip(new_keys, extents, strict=True):
         if extent is None:
             continue
         spans = [*extent.seeds, *(extent.units or ())]
@@ -144,13 +164,7 @@ def read_extents(storage: Storage, known: dict[str, Extent] | None = None) -> li
         num_numbers += _num_in(spans)
         _require_few(storage, "spans of seeds and units", num_spans, MOST_SPANS)
         _require_few(storage, "seeds and units", num_numbers, _MOST_NUMBERS)
-        known[key] = extent
-    extents = [known[key] for key in keys if key in known]
-    asked: list[Span] = []
-    for extent in extents:
-        asked += extent.seeds
-    _require_few(storage, "seeds", _num_in(_merged(asked)), MOST_SEEDS)
-    return extents
+        requests[key] = extent
 
 
 def _require_few(storage: Storage, what: str, count: int, most: int) -> None:
@@ -174,19 +188,25 @@ def _read(storage: Storage, key: str) -> Extent | None:
         return None
 
 
+def _pairs(lists: Iterable[list[int]]) -> tuple[Span, ...]:
+    """Return the spans that the JSON holds as lists."""
+    return tuple((first, stop) for first, stop in lists)
+
+
 def _spans(numbers: Iterable[int]) -> tuple[Span, ...]:
     return _merged((number, number + 1) for number in numbers)
 
 
 def _merged(spans: Iterable[Span]) -> tuple[Span, ...]:
     """Return the same numbers in as few spans as can be, rising."""
-    merged: list[Span] = []
+    union: list[Span] = []
     for first, stop in sorted(spans):
-        if merged and first <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
-        else:
-            merged.append((first, stop))
-    return tuple(merged)
+        if not union or first > union[-1][1]:
+            union.append((first, stop))
+            continue
+        last_first, last_stop = union[-1]
+        union[-1] = (last_first, max(stop, last_stop))
+    return tuple(union)
 
 
 def _num_in(spans: Iterable[Span]) -> int:

@@ -5,10 +5,10 @@ The limits are far from what teachers and data sets ask for; docs/security.md ha
 """
 
 import re
-from collections.abc import Mapping
 from math import prod
 from typing import Any
 
+from kdcache.cache.documents.document import Content
 from kdcache.cache.documents.positions import check_positions
 from kdcache.cache.documents.schema import Items, Number, Table, Text, require
 from kdcache.config.spec import MOST_SPEC
@@ -149,7 +149,7 @@ _EXTENT: dict[str, Any] = {
 }
 
 
-def check_manifest(content: Mapping[str, Any]) -> None:
+def check_manifest(content: Content) -> None:
     """Check that a manifest says what one may say.
 
     Raises:
@@ -163,26 +163,22 @@ def check_manifest(content: Mapping[str, Any]) -> None:
     _check_sites(content)
     _check_layout(content["task"], layout)
     _check_sizes(content, layout)
-    for where, size in (
-        ("recipe.table", content["recipe"]["table"]["size"]),
-        ("teacher", content["teacher"]["size"]),
-    ):
-        if not isinstance(size, str) and prod(sides(as_size(size))) > MOST_PIXELS:
-            raise ValueError(f"{where}.size is {size}; a view may have {MOST_PIXELS} pixels")
+    _check_view_size("recipe.table", content["recipe"]["table"]["size"])
+    _check_view_size("teacher", content["teacher"]["size"])
 
 
 def require_known_task(task: Any) -> None:
     """Raise a ValueError if a task is none that this version knows; what is no text at all
     `check_manifest` refuses."""
     if isinstance(task, str) and task not in TASKS:
-        known = " and ".join(TASKS)
+        tasks = " and ".join(TASKS)
         raise ValueError(
-            f"its task is {quoted(task)}, and this kdcache knows {known}; a newer one may know it:"
+            f"its task is {quoted(task)}, and this kdcache knows {tasks}; a newer one may know it:"
             " upgrade kdcache"
         )
 
 
-def check_commit(content: Mapping[str, Any]) -> None:
+def check_commit(content: Content) -> None:
     """Raise a ValueError if a commit has a value of another type or out of range."""
     require(content, _COMMIT, "")
 
@@ -192,34 +188,45 @@ def commit_limits(views: int) -> tuple[int, int]:
 
     Each view may be absent, with a row, a reason and a seed, and a few are probed.
     """
+    most_bytes = min(MOST_COMMIT, (1 << 18) + 4_000 * views)
     # four marks for an entry of `absent`, and commas in its reason
-    return min(MOST_COMMIT, (1 << 18) + 4_000 * views), min(MOST_COMMIT_VALUES, 20_000 + 40 * views)
+    most_values = min(MOST_COMMIT_VALUES, 20_000 + 40 * views)
+    return most_bytes, most_values
 
 
-def _check_store(content: Mapping[str, Any]) -> None:
+def _check_view_size(where: str, size: Any) -> None:
+    """Raise a ValueError if views of a size would have too many pixels; `image` is none."""
+    if isinstance(size, str):
+        return
+    if prod(sides(as_size(size))) > MOST_PIXELS:
+        raise ValueError(f"{where}.size is {size}; a view may have {MOST_PIXELS} pixels")
+
+
+def _check_store(content: Content) -> None:
     """Raise a ValueError if zarr shards are said to hold what only tars hold."""
     if content.get("store", "zarr") == "webdataset":
         return
-    if (seeds := content.get("seeds_per_unit", 1)) > 1:
+    seeds_per_unit = content.get("seeds_per_unit", 1)
+    if seeds_per_unit > 1:
         raise ValueError(
-            f"seeds_per_unit is {seeds}; in a zarr store each seed has units of its own: it must"
-            " be 1"
+            f"seeds_per_unit is {seeds_per_unit}; in a zarr store each seed has units of its own:"
+            " it must be 1"
         )
     if content.get("has_images"):
         raise ValueError("has_images is true; a zarr store holds no images: it must be false")
 
 
-def _check_sites(content: Mapping[str, Any]) -> None:
+def _check_sites(content: Content) -> None:
     """Raise a ValueError if maps are said of a task that has none, or none of one that has."""
     task = content["task"]
     sites = content.get("sites")
     has_maps = KINDS[task].has_maps
-    is_said = sites is not None or content.get("positions") is not None
     if not has_maps and sites is not None:
         raise ValueError(
             f"sites is {sites}, and its task is {task}, which has no maps: leave it out"
         )
-    if has_maps and (not is_said or "stride" not in content["teacher"]):
+    has_layout = sites is not None or content.get("positions") is not None
+    if has_maps and not (has_layout and "stride" in content["teacher"]):
         raise ValueError(
             f"its task is {task}, and it lacks sites or teacher.stride, which say how its maps lie"
         )
@@ -235,7 +242,7 @@ def _check_layout(task: str, layout: Layout) -> None:
         )
 
 
-def _check_sizes(content: Mapping[str, Any], layout: Layout) -> None:
+def _check_sizes(content: Content, layout: Layout) -> None:
     """Raise a ValueError if records, chunks, units or a subset do not fit into each other, or
     are beyond the limits."""
     width = record_bytes(content["record_dtype"])
@@ -248,25 +255,25 @@ def _check_sizes(content: Mapping[str, Any], layout: Layout) -> None:
             f"chunks of {chunk_rows} rows by {chunk_bytes} bytes do not make units of {unit_rows}"
             f" by {width}"
         )
-    if (count := content.get("samples", {"count": 0})["count"]) >= rows:
+    if "samples" in content and content["samples"]["count"] >= rows:
+        count = content["samples"]["count"]
         raise ValueError(f"it is a subset of {count} samples of {rows}; it must be of fewer")
     num_seeds = content.get("seeds_per_unit", 1)
-    positions = "pixels" if layout.maps else "positions"
-    sizes = {
-        f"{positions} in a record": (layout.num_positions, width),
-        "bytes of records in a unit": (unit_rows * width * num_seeds, MOST_UNIT_BYTES),
-        "units of a seed": (-(-rows // unit_rows), MOST_UNITS),
-        "units of the seeds that share them": (
-            -(-rows // unit_rows) * num_seeds,
-            MOST_SHARED_UNITS,
-        ),
-        "chunks of a unit": (unit_rows // chunk_rows * -(-width // chunk_bytes), MOST_CHUNKS),
-    }
-    for name, (size, most) in sizes.items():
-        if size > most:
-            raise ValueError(
-                f"there would be {size} {name}; at most {most} are read: choose another unit_rows"
-            )
+    num_units = -(-rows // unit_rows)
+    num_chunks = unit_rows // chunk_rows * -(-width // chunk_bytes)
+    positions = "pixels in a record" if layout.maps else "positions in a record"
+    _require_most(layout.num_positions, width, positions)
+    _require_most(unit_rows * width * num_seeds, MOST_UNIT_BYTES, "bytes of records in a unit")
+    _require_most(num_units, MOST_UNITS, "units of a seed")
+    _require_most(num_units * num_seeds, MOST_SHARED_UNITS, "units of the seeds that share them")
+    _require_most(num_chunks, MOST_CHUNKS, "chunks of a unit")
+
+
+def _require_most(size: int, most: int, name: str) -> None:
+    if size > most:
+        raise ValueError(
+            f"there would be {size} {name}; at most {most} are read: choose another unit_rows"
+        )
 
 
 def most_list_bytes(rows: int) -> int:
@@ -276,12 +283,12 @@ def most_list_bytes(rows: int) -> int:
     return min(MOST_LIST, rows * (name + numbers) + (1 << 20))
 
 
-def most_decoded(stored: int) -> int:
-    """Return the bytes that arrays may have which take `stored` bytes compressed."""
-    return ANY_RATIO + MOST_RATIO * stored
+def most_decoded(num_bytes: int) -> int:
+    """Return the bytes that arrays may have which take `num_bytes` compressed."""
+    return ANY_RATIO + MOST_RATIO * num_bytes
 
 
-def check_extent(content: Mapping[str, Any]) -> None:
+def check_extent(content: Content) -> None:
     """Raise a ValueError if a request has a value of another type, or an empty span."""
     require(content, _EXTENT, "")
     for name, spans in content.items():
@@ -303,7 +310,10 @@ def record_bytes(fields: list[Any]) -> int:
         where = f"record_dtype {quoted(field)}"
         if len(field) not in (2, 3):
             raise ValueError(f"{where} is not [name, type] or [name, type, shape]")
-        name, kind, shape = [*field, [1]][:3]
+        name, kind, *shapes = field
+        shape = [1]
+        if shapes:
+            shape = shapes[0]
         require(name, _NAME, where)
         require(kind, _FIELD_TYPE, where)
         require(shape, Items(range(1, MOST_UNIT_BYTES + 1), 8), where)
@@ -320,6 +330,7 @@ def _check_origins(made_by: Any) -> None:
     """Raise a ValueError if what is said of the caches that this one was recoded from cannot be
     read."""
     form = {"codec": _SPEC, "manifest?": _NAME, "made_by": _MADE_BY}
-    while (origin := made_by.get("recoded_from")) is not None:
+    origin = made_by.get("recoded_from")
+    while origin is not None:
         require(origin, form, "made_by.recoded_from")
-        made_by = origin["made_by"]
+        origin = origin["made_by"].get("recoded_from")

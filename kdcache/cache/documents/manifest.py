@@ -2,18 +2,15 @@
 
 import dataclasses
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import metadata
 from typing import Any
 
 import numpy as np
-from PIL import features
 
 from kdcache.cache.documents.differences import Sides, manifest_differences
 from kdcache.cache.documents.document import (
+    Content,
     checked_content,
     digest,
     parsed,
@@ -29,6 +26,13 @@ from kdcache.cache.documents.limits import (
     most_list_bytes,
     require_known_task,
 )
+from kdcache.cache.documents.manifest_checks import (
+    FORMAT_VERSION,
+    check_records,
+    dtype_of,
+    require_known,
+    version_of,
+)
 from kdcache.cache.documents.parts import (
     CodecEntry,
     MadeBy,
@@ -41,13 +45,10 @@ from kdcache.cache.documents.parts import (
     read_fields,
 )
 from kdcache.cache.documents.positions import layout_fields, layout_of, require_known_layout
-from kdcache.codecs import codec_from_dict, codec_spec
-from kdcache.errors import CacheError, CodecError, DamagedError, UsageError, quoted
+from kdcache.errors import DamagedError, UsageError, quoted
 from kdcache.positions import Layout, One
 from kdcache.shapes import Size, as_size
-from kdcache.version import __version__
 
-FORMAT_VERSION = 1
 MANIFEST = "zarr.json"
 """Its key: it stands in the attributes of the root group."""
 CODEC = "codec"
@@ -110,12 +111,14 @@ class Manifest:
     @property
     def dtype(self) -> "np.dtype[Any]":
         """The structured dtype of a record."""
-        return _dtype_of(self.record_dtype)
+        return dtype_of(self.record_dtype)
 
     @property
     def num_held(self) -> int:
         """Samples of which the cache may hold records: all, but in a subset."""
-        return self.samples.count if self.samples is not None else self.rows
+        if self.samples is None:
+            return self.rows
+        return self.samples.count
 
     @property
     def arrays(self) -> dict[str, str]:
@@ -136,8 +139,9 @@ class Manifest:
             return 4 * self.num_held
         if root == SOURCE:
             return most_list_bytes(self.rows)
-        axes = min(5 * self.dtype.itemsize, self.classes)
-        return min(MOST_FIT, axes * (2 * self.classes + 8) + 4 * self.classes + 64)
+        num_axes = min(5 * self.dtype.itemsize, self.classes)
+        size = num_axes * (2 * self.classes + 8) + 4 * self.classes + 64
+        return min(MOST_FIT, size)
 
     def most_object(self, root: str) -> int:
         """Return the bytes of an object that holds one of these arrays, compressed or not."""
@@ -161,7 +165,8 @@ class Manifest:
 
     def unit_range(self, unit: int) -> range:
         """Return the rows of `unit`; the last one may be shorter."""
-        return range(unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.rows))
+        first = unit * self.unit_rows
+        return range(first, min(first + self.unit_rows, self.rows))
 
     def unit_seeds(self, seed: int) -> range:
         """Return the seeds that share their units with `seed`."""
@@ -171,7 +176,8 @@ class Manifest:
     def check(self, where: str) -> None:
         """Raise a UsageError if a cache with this manifest could not be read."""
         content = self._content()
-        document = json.dumps({"attributes": {"kdcache": with_digest(content)}}, indent=2).encode()
+        attributes = {"kdcache": with_digest(content)}
+        document = json.dumps({"attributes": attributes}, indent=2).encode()
         try:
             require_known_task(content["task"])
             require_known_layout(content.get("positions"))
@@ -201,12 +207,8 @@ class Manifest:
             CacheError: another format version, fields of a newer kdcache, or a document that is not
                 what was written.
         """
-        version = document.get("format_version") if isinstance(document, dict) else None
-        if type(version) is int and version > FORMAT_VERSION:
-            raise CacheError(
-                f"cache {where} has format version {quoted(version)}; "
-                f"this kdcache reads up to {FORMAT_VERSION}: upgrade kdcache"
-            )
+        where = f"cache {where}"
+        version = version_of(document, where)
         try:
             content = checked_content(document)
             # True and 1.0 equal 1, and are not what is written
@@ -215,32 +217,31 @@ class Manifest:
                     f"its format_version is {quoted(version)}; it must be {FORMAT_VERSION}"
                 )
             del content["format_version"]
-            refuse_unknown(content, json_names(), f"cache {where}")
-            _require_known(content, f"cache {where}")
+            refuse_unknown(content, json_names(), where)
+            require_known(content, where)
             check_manifest(content)
-            _check_records(content, f"cache {where}")
+            check_records(content, where)
             return cls(**read_fields(cls, _with_layout(content)))
         except (ValueError, TypeError, KeyError) as error:
             raise DamagedError(
-                f"cache {where}: its manifest (zarr.json) is damaged: {error}; restore it from a"
-                " copy"
+                f"{where}: its manifest (zarr.json) is damaged: {error}; restore it from a copy"
             ) from error
 
     def differences(
-        self, other: "Manifest", *, here: str = "in the cache", there: str = "now"
+        self, other: "Manifest", *, own_place: str = "in the cache", other_place: str = "now"
     ) -> list[str]:
         """Return one line for each field that decides what records mean and differs in `other`.
 
         Args:
             other: the other manifest.
-            here: what messages call this one.
-            there: what they call the other.
+            own_place: how messages say where this one is.
+            other_place: how they say where the other is.
         """
-        free = {*_FREE}
+        free_names = {*_FREE}
         if _unfitted(self.codec) != _unfitted(other.codec):
-            free |= {*_OF_CODEC, "codec.fit"} - {"codec"}  # they follow from the codec
-        sides = Sides(here, there)
-        return manifest_differences(self._content(), other._content(), sides, free=free)
+            free_names |= {*_OF_CODEC, "codec.fit"} - {"codec"}  # they follow from the codec
+        sides = Sides(own_place, other_place)
+        return manifest_differences(self._content(), other._content(), sides, free_names=free_names)
 
     @property
     def gradient_error(self) -> dict[float, float]:
@@ -253,14 +254,15 @@ class Manifest:
         """The codec of the nearest cache that this one was recoded from and that was measured, and
         its `gradient_error`."""
         for origin in self.made_by.origins():
-            if errors := origin.made_by.errors:
+            errors = origin.made_by.errors
+            if errors:
                 return origin.codec, errors
         return None
 
     def with_errors(self, errors: Mapping[float, float]) -> "Manifest":
         """Return this manifest with `gradient_error`."""
-        told = {f"{tau:g}": error for tau, error in errors.items()}
-        made_by = dataclasses.replace(self.made_by, gradient_error=told)
+        table = {f"{tau:g}": error for tau, error in errors.items()}
+        made_by = dataclasses.replace(self.made_by, gradient_error=table)
         return dataclasses.replace(self, made_by=made_by)
 
     def with_codec_of(self, other: "Manifest", *, whichever: bool = False) -> "Manifest":
@@ -269,82 +271,24 @@ class Manifest:
 
         With `whichever`, with its codec in any case.
         """
-        if not whichever and (
-            self.codec.fit is None or _unfitted(self.codec) != _unfitted(other.codec)
-        ):
+        is_same = _unfitted(self.codec) == _unfitted(other.codec)
+        if not whichever and (self.codec.fit is None or not is_same):
             return self
-        return dataclasses.replace(self, **{name: getattr(other, name) for name in _OF_CODEC})
+        values = {name: getattr(other, name) for name in _OF_CODEC}
+        return dataclasses.replace(self, **values)
 
     def _content(self) -> dict[str, Any]:
-        said: dict[str, Any] = {"format_version": FORMAT_VERSION}
-        for one in dataclasses.fields(self):
-            value = getattr(self, one.name)
-            if one.name == "layout":
-                said |= layout_fields(value)
-            elif value != one.default:
-                said[one.name] = as_json(value)
-        content: dict[str, Any] = json.loads(json.dumps(said))
+        values: dict[str, Any] = {"format_version": FORMAT_VERSION}
+        for data_field in dataclasses.fields(self):
+            name = data_field.name
+            value = getattr(self, name)
+            if name == "layout":
+                values |= layout_fields(value)
+            elif value != data_field.default:
+                values[name] = as_json(value)
+        # as it is read back: tuples become lists
+        content: dict[str, Any] = json.loads(json.dumps(values))
         return content
-
-
-@cache
-def library_versions() -> dict[str, str]:
-    """Return the versions of everything that can change a pixel or a logit.
-
-    JPEG leaves the last bit of a pixel to the decoder, and Pillow comes with one or takes the
-    system's.
-    """
-    names = ("torch", "torchvision", "timm", "numpy", "pillow", "zarr")
-    own = {"kdcache": __version__, "python": platform.python_version()}
-    turbo = features.version_feature("libjpeg_turbo")
-    jpeg = f"turbo {turbo}" if turbo else str(features.version_codec("jpg"))
-    return {**own, **{name: metadata.version(name) for name in names}, "libjpeg": jpeg}
-
-
-def _require_known(content: Mapping[str, Any], where: str) -> None:
-    """Raise a CacheError if a manifest is for a task, or for positions, that this version does not
-    know: a newer one may."""
-    try:
-        require_known_task(content.get("task"))
-        require_known_layout(content.get("positions"))
-    except ValueError as error:
-        raise CacheError(f"{where}: {error}") from error
-
-
-def _check_records(content: Mapping[str, Any], where: str) -> None:
-    """Check that the codec is known, and that the records are its own, as far as that does not take
-    its fit.
-
-    Raises:
-        CacheError: a codec or an option that this version does not know.
-        ValueError: a fit where there can be none, or records of another codec.
-    """
-    stored = content["codec"]
-    try:
-        codec = codec_from_dict(stored, classes=content["classes"], layout=layout_of(content))
-    except (UsageError, CodecError) as error:
-        raise CacheError(
-            f"{where}: its codec cannot be opened: {error}; use the kdcache that wrote it"
-        ) from error
-    needs_fit = codec.record_dtype.itemsize == 0
-    if needs_fit != ("fit" in stored):
-        what = "no fit, which it needs" if needs_fit else "a fit, which it does not need"
-        raise ValueError(f"codec {codec.name} has {what}")
-    found = _dtype_of(content["record_dtype"])
-    if not needs_fit and found != codec.record_dtype:
-        raise ValueError(
-            f"its records {quoted(found)} are not those of {codec_spec(codec)},"
-            f" {quoted(codec.record_dtype)}"
-        )
-
-
-def _dtype_of(fields: list[Any]) -> "np.dtype[Any]":
-    return np.dtype(
-        [
-            tuple(tuple(part) if isinstance(part, list) else part for part in field)
-            for field in fields
-        ]
-    )
 
 
 def _unfitted(codec: CodecEntry) -> CodecEntry:
@@ -353,11 +297,14 @@ def _unfitted(codec: CodecEntry) -> CodecEntry:
 
 def json_names() -> list[str]:
     """Return the names in the JSON of a manifest, but for its version and its digest."""
-    names = [one.name for one in dataclasses.fields(Manifest) if one.name != "layout"]
+    names = [data_field.name for data_field in dataclasses.fields(Manifest)]
+    names.remove("layout")
     return [*names, *_LAYOUT]
 
 
-def _with_layout(content: Mapping[str, Any]) -> dict[str, Any]:
+def _with_layout(content: Content) -> dict[str, Any]:
     """Return what the JSON says, with the layout in the place of the fields that say it."""
-    others = {name: value for name, value in content.items() if name not in _LAYOUT}
-    return {**others, "layout": layout_of(content)}
+    values = {**content, "layout": layout_of(content)}
+    for name in _LAYOUT:
+        values.pop(name, None)
+    return values

@@ -11,37 +11,46 @@ from typing import Any, TypeVar
 from kdcache.shapes import Size
 
 _Part = TypeVar("_Part", bound="Part")
-_READ = "read"
+JsonTable = Mapping[str, Any]
+"""An object of the JSON."""
+_Reader = Callable[[Any], Any]
+_READER = "reader"
 _OTHERS = "others"
 
 
-def read_by(read: Callable[[Any], Any]) -> dict[str, Any]:
-    """Return the metadata of a field whose value `read` makes of what the JSON says."""
-    return {_READ: read}
+def read_by(reader: _Reader) -> dict[str, Any]:
+    """Return the metadata of a field whose value `reader` makes of what the JSON says."""
+    return {_READER: reader}
 
 
-def read_fields(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:
+def read_fields(cls: type, content: JsonTable) -> dict[str, Any]:
     """Return the values of some fields of a dataclass, by name, from what the JSON says."""
     values = {**content}
-    for name, read in _readers(cls).items():
+    for name, reader in _readers(cls).items():
         if values.get(name) is not None:
-            values[name] = read(values[name])
+            values[name] = reader(values[name])
     return values
 
 
 @cache
-def _readers(cls: type) -> dict[str, Callable[[Any], Any]]:
-    """Return what makes the values of those fields that the JSON says otherwise, by name."""
-    return {one.name: one.metadata[_READ] for one in fields(cls) if _READ in one.metadata}
+def _readers(cls: type) -> dict[str, _Reader]:
+    """Return what makes the values of those fields that the JSON has in another form, by name."""
+    readers: dict[str, _Reader] = {}
+    for part_field in fields(cls):
+        reader = part_field.metadata.get(_READER)
+        if reader is not None:
+            readers[part_field.name] = reader
+    return readers
 
 
 @cache
 def _names(cls: type) -> frozenset[str]:
     """Return the names that a part's table may have in the fields of the part."""
-    return frozenset(one.name for one in fields(cls)) - {_OTHERS}
+    names = {part_field.name for part_field in fields(cls)}
+    return frozenset(names - {_OTHERS})
 
 
-def _form(cls: type) -> tuple[frozenset[str], dict[str, Callable[[Any], Any]]]:
+def _form(cls: type) -> tuple[frozenset[str], dict[str, _Reader]]:
     return _names(cls), _readers(cls)
 
 
@@ -58,31 +67,36 @@ def as_json(value: Any) -> Any:
 class Part:
     """A table inside a document."""
 
-    others: Mapping[str, Any] | None = None
+    others: JsonTable | None = None
     """What a newer kdcache says besides, by name; None for nothing. It is kept unread and written
     again, since the digest of the document is over all of it."""
 
     @classmethod
-    def all_from_json(cls: type[_Part], tables: Iterable[Mapping[str, Any]]) -> list[_Part]:
+    def all_from_json(cls: type[_Part], tables: Iterable[JsonTable]) -> list[_Part]:
         """Return the parts that tables say, of which a commit may have 100,000."""
         names, readers = _form(cls)
-        if readers:
-            return [cls.from_json(table) for table in tables]
-        return [
-            cls(**table)
-            if table.keys() <= names and None not in table.values()
-            else cls.from_json(table)
-            for table in tables
-        ]
+        parts: list[_Part] = []
+        for table in tables:
+            # a shorter way for most of them: the table has the values themselves
+            if not readers and table.keys() <= names and None not in table.values():
+                parts.append(cls(**table))
+            else:
+                parts.append(cls.from_json(table))
+        return parts
 
     @classmethod
-    def from_json(cls: type[_Part], table: Mapping[str, Any]) -> _Part:
+    def from_json(cls: type[_Part], table: JsonTable) -> _Part:
         """Return the part that a table says."""
         names, _ = _form(cls)
-        # a null that is said stays so: a field that is None is not written
-        known = {name: table[name] for name in table if name in names and table[name] is not None}
-        others = {name: table[name] for name in table if name not in known}
-        return cls(**read_fields(cls, known), others=others or None)
+        own_values: dict[str, Any] = {}
+        others: dict[str, Any] = {}
+        for name, value in table.items():
+            # a null that is said stays so: a field that is None is not written
+            if name in names and value is not None:
+                own_values[name] = value
+            else:
+                others[name] = value
+        return cls(**read_fields(cls, own_values), others=others or None)
 
     def to_json(self) -> dict[str, Any]:
         """Return the table, which has no fields that are None."""
@@ -96,7 +110,14 @@ class Part:
 
 def _as_size(size: int | list[int]) -> Size:
     """Return a size as it is said: [8, 8] is not 8 to a digest."""
-    return size if isinstance(size, int) else (size[0], size[1])
+    if isinstance(size, int):
+        return size
+    return size[0], size[1]
+
+
+def _as_steps(lists: list[list[Any]]) -> list[tuple[str, int]]:
+    """Return the steps of a probe as pairs, which the JSON holds as lists."""
+    return [(name, crc32) for name, crc32 in lists]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +142,7 @@ class RecipeEntry(Part):
 
     name: str
     fingerprint: str
-    table: Mapping[str, Any]
+    table: JsonTable
     """The keys of its TOML file."""
 
 
@@ -150,7 +171,7 @@ class CodecEntry(Part):
     """The codec of the records."""
 
     name: str
-    configuration: Mapping[str, Any]
+    configuration: JsonTable
     """Its options."""
     fit: str | None = None
     """Digest of the arrays of its fit; None of a codec that needs none."""
@@ -182,7 +203,7 @@ class ExportedFrom(Part):
     """Digest of its manifest."""
 
 
-def _recoded_from(table: Mapping[str, Any]) -> "RecodedFrom":
+def _recoded_from(table: JsonTable) -> "RecodedFrom":
     return RecodedFrom.from_json(table)
 
 
@@ -210,8 +231,8 @@ class MadeBy(Part):
     @property
     def errors(self) -> dict[float, float]:
         """`gradient_error` by temperature as a number."""
-        stored = self.gradient_error or {}
-        return {float(tau): float(error) for tau, error in stored.items()}
+        errors = self.gradient_error or {}
+        return {float(tau): float(error) for tau, error in errors.items()}
 
     def origins(self) -> Iterator["RecodedFrom"]:
         """Yield the caches that this one was recoded from, the last one first."""
@@ -251,9 +272,7 @@ class Probe(Part):
     """Of its pixels."""
     thumbnail: str
     """Area means of 8x8 parts of it, uint8 `[channels, 8, 8]`, in base64."""
-    steps: list[tuple[str, int]] | None = field(
-        default=None, metadata=read_by(lambda steps: [(name, crc32) for name, crc32 in steps])
-    )
+    steps: list[tuple[str, int]] | None = field(default=None, metadata=read_by(_as_steps))
     """Name of each step that led to it, and the CRC-32 of what came out; None where they were not
     traced."""
     seed: int | None = None

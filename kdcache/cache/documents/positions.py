@@ -4,6 +4,7 @@ the first caches of maps do, other layouts by `positions`."""
 from collections.abc import Mapping
 from typing import Any
 
+from kdcache.cache.documents.document import Content
 from kdcache.errors import UsageError
 from kdcache.positions import (
     KINDS,
@@ -15,7 +16,7 @@ from kdcache.positions import (
 from kdcache.positions.protocol import MOST_SEGMENTS
 
 
-def layout_of(content: Mapping[str, Any]) -> Layout:
+def layout_of(content: Content) -> Layout:
     """Return the layout that a manifest says.
 
     Raises:
@@ -36,7 +37,7 @@ def layout_fields(layout: Layout) -> dict[str, Any]:
     return {"positions": layout.to_dict()}
 
 
-def check_positions(content: Mapping[str, Any]) -> Layout:
+def check_positions(content: Content) -> Layout:
     """Return the layout that a manifest says, after it was checked.
 
     Raises:
@@ -64,7 +65,9 @@ def check_positions(content: Mapping[str, Any]) -> Layout:
 def require_known_layout(positions: Any) -> None:
     """Raise a ValueError if a layout is of a kind that this version does not know; what is no text
     at all `check_positions` refuses."""
-    kind = positions.get("kind") if isinstance(positions, Mapping) else None
+    if not isinstance(positions, Mapping):
+        return
+    kind = positions.get("kind")
     if isinstance(kind, str) and kind not in KINDS:
         raise ValueError(
             f"its positions are of a kind that this kdcache does not know; it knows"

@@ -51,6 +51,16 @@ class Table:
     key: "re.Pattern[str] | None" = None
 
 
+_KINDS = {
+    Items: "a list",
+    Text: "text",
+    Table: "an object",
+    dict: "an object",
+    bool: "true or false",
+}
+"""What messages call the forms of a class, and classes that are forms."""
+
+
 def require(value: Any, form: Any, where: str) -> None:
     """Check that a value has a form.
 
@@ -71,16 +81,18 @@ def require(value: Any, form: Any, where: str) -> None:
     elif isinstance(form, Text) and isinstance(value, str):
         _require_most(len(value), form.most, where, "characters")
     elif not _is_of(value, form):
-        raise ValueError(f"{where or 'it'} is {quoted(value)}; it must be {_wanted(form)}")
+        name = where or "it"
+        raise ValueError(f"{name} is {quoted(value)}; it must be {_words(form)}")
 
 
 def _require_names(value: Mapping[str, Any], form: dict[str, Any], where: str) -> None:
     for key, inner in form.items():
         name = key.removesuffix("?")
+        dotted = f"{where}.{name}".lstrip(".")
         if name in value:
-            require(value[name], inner, f"{where}.{name}".lstrip("."))
+            require(value[name], inner, dotted)
         elif name == key:
-            raise ValueError(f"it has no {f'{where}.{name}'.lstrip('.')}")
+            raise ValueError(f"it has no {dotted}")
 
 
 def _require_table(value: Mapping[str, Any], form: Table, where: str) -> None:
@@ -99,7 +111,7 @@ def _require_most(count: int, most: int, where: str, what: str) -> None:
 
 def _is_of(value: Any, form: Any) -> bool:
     if isinstance(form, frozenset):
-        return any(_fits(value, one) for one in form)
+        return any(_fits(value, choice) for choice in form)
     return _is_single(value, form)
 
 
@@ -124,7 +136,8 @@ def _fits(value: Any, form: Any) -> bool:
     return True
 
 
-def _wanted(form: Any) -> str:
+def _words(form: Any) -> str:
+    """Return what messages call a form."""
     if isinstance(form, range):
         return f"an integer from {form.start} to {form.stop - 1}"
     if isinstance(form, Number):
@@ -134,13 +147,8 @@ def _wanted(form: Any) -> str:
     if isinstance(form, tuple):
         return f"a list of {len(form)}"
     if isinstance(form, frozenset):
-        return " or ".join(sorted(map(_wanted, form)))
-    words = {
-        Items: "a list",
-        Text: "text",
-        Table: "an object",
-        dict: "an object",
-        bool: "true or false",
-    }
-    kind = form if isinstance(form, type) else type(form)
-    return words.get(kind, "null")
+        return " or ".join(sorted(map(_words, form)))
+    kind = form
+    if not isinstance(form, type):
+        kind = type(form)
+    return _KINDS.get(kind, "null")

@@ -8,7 +8,7 @@ every loader worker and in every epoch.
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +23,6 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 Checksums = np.ndarray[Any, np.dtype[np.uint32]]
 _MAGIC = b"kdcache index 2\n"
 _SHA_BYTES = 32
-_NOTHING = Member("", 0, 0)
 _STAMP = struct.Struct("<qq")
 
 
@@ -72,9 +71,7 @@ class ImageIndex:
             sha256: its digest, as the commit says it.
             stamp: size and time of change of its file before it was read.
         """
-        targets = [target or _NOTHING for target in index.targets]
-        target_offsets = np.array([target.offset for target in targets], np.int64)
-        target_sizes = np.array([target.size for target in targets], np.int64)
+        target_offsets, target_sizes = _places(index.targets)
         return cls(
             sha256=sha256,
             stamp=stamp,
@@ -88,18 +85,24 @@ class ImageIndex:
             target_checksums=_checksums(data, target_offsets, target_sizes),
         )
 
-    def image(self, at: int) -> Piece | None:
-        """Return the image file of row `at` of the unit; None if there is none."""
-        return _piece(self.offsets[at], self.sizes[at], self.checksums[at])
+    def image(self, position: int) -> Piece | None:
+        """Return the image file of a row of the unit; None if there is none."""
+        return _piece(self.offsets[position], self.sizes[position], self.checksums[position])
 
-    def target(self, at: int) -> Piece | None:
-        """Return the target's file of row `at` of the unit; None if there is none."""
-        return _piece(self.target_offsets[at], self.target_sizes[at], self.target_checksums[at])
+    def target(self, position: int) -> Piece | None:
+        """Return the target's file of a row of the unit; None if there is none."""
+        return _piece(
+            self.target_offsets[position],
+            self.target_sizes[position],
+            self.target_checksums[position],
+        )
 
     def to_bytes(self) -> bytes:
         """Return what `from_bytes` reads back."""
         out = io.BytesIO()
-        out.write(_MAGIC + bytes.fromhex(self.sha256) + _STAMP.pack(*self.stamp))
+        out.write(_MAGIC)
+        out.write(bytes.fromhex(self.sha256))
+        out.write(_STAMP.pack(*self.stamp))
         for array in self._arrays():
             np.lib.format.write_array(out, array, version=(1, 0), allow_pickle=False)
         return out.getvalue()
@@ -114,29 +117,18 @@ class ImageIndex:
         file = io.BytesIO(data)
         if file.read(len(_MAGIC)) != _MAGIC:
             raise ValueError("another kdcache wrote it")
-        sha256 = file.read(_SHA_BYTES).hex()
-        size, changed = _STAMP.unpack(file.read(_STAMP.size))
-        (
-            keys,
-            extensions,
-            offsets,
-            sizes,
-            checksums,
-            target_offsets,
-            target_sizes,
-            target_checksums,
-        ) = (np.lib.format.read_array(file, allow_pickle=False) for _ in range(8))
+        # read in the order of the arguments, which is that of the file
         return cls(
-            sha256=sha256,
-            stamp=(size, changed),
-            keys=Names(keys),
-            extensions=Names(extensions),
-            offsets=offsets,
-            sizes=sizes,
-            checksums=checksums,
-            target_offsets=target_offsets,
-            target_sizes=target_sizes,
-            target_checksums=target_checksums,
+            sha256=file.read(_SHA_BYTES).hex(),
+            stamp=_STAMP.unpack(file.read(_STAMP.size)),
+            keys=Names(_next_array(file)),
+            extensions=Names(_next_array(file)),
+            offsets=_next_array(file),
+            sizes=_next_array(file),
+            checksums=_next_array(file),
+            target_offsets=_next_array(file),
+            target_sizes=_next_array(file),
+            target_checksums=_next_array(file),
         )
 
     def _arrays(self) -> Iterator[np.ndarray]:
@@ -150,13 +142,31 @@ class ImageIndex:
         yield self.target_checksums
 
 
+def _places(members: Sequence[Member | None]) -> tuple[Ints, Ints]:
+    """Return where members begin and their sizes; zeros where there is none."""
+    offsets = np.zeros(len(members), np.int64)
+    sizes = np.zeros(len(members), np.int64)
+    for position, member in enumerate(members):
+        if member is not None:
+            offsets[position] = member.offset
+            sizes[position] = member.size
+    return offsets, sizes
+
+
+def _next_array(file: io.BytesIO) -> Any:
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
 def _piece(offset: np.int64, size: np.int64, checksum: np.uint32) -> Piece | None:
-    return Piece(int(offset), int(size), int(checksum)) if size else None
+    if not size:
+        return None
+    return Piece(int(offset), int(size), int(checksum))
 
 
 def _checksums(data: bytes, offsets: Ints, sizes: Ints) -> Checksums:
-    values = [
-        crc32c(data[start : start + size])
-        for start, size in zip(offsets.tolist(), sizes.tolist(), strict=True)
-    ]
-    return np.array(values, np.uint32)
+    """Return the crc32c of the parts of a tar at these places."""
+    checksums = np.zeros(len(offsets), np.uint32)
+    places = zip(offsets.tolist(), sizes.tolist(), strict=True)
+    for position, (start, size) in enumerate(places):
+        checksums[position] = crc32c(data[start : start + size])
+    return checksums

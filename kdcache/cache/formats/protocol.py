@@ -75,12 +75,22 @@ def committed_unit(manifest: Manifest, key: str) -> Unit | None:
     """Return the first seed and the number of the unit whose commit has this key, or None if it is
     the key of none."""
     unit = named_unit(key, _COMMIT, commit_key)
-    return unit if unit and manifest.unit_seeds(unit[0])[0] == unit[0] else None
+    if unit is None:
+        return None
+    seed, _ = unit
+    if manifest.unit_seeds(seed)[0] != seed:
+        return None
+    return unit
 
 
 def named_unit(key: str, pattern: str, make: Callable[[int, int], str]) -> Unit | None:
     """Return the two numbers that `pattern` finds in `key`, if it is the key that `make` gives for
     them."""
-    found = re.fullmatch(pattern, key)
-    unit = (int(found[1]), int(found[2])) if found else None
-    return unit if unit and make(*unit) == key else None
+    match = re.fullmatch(pattern, key)
+    if match is None:
+        return None
+    seed = int(match[1])
+    unit = int(match[2])
+    if make(seed, unit) != key:
+        return None
+    return seed, unit

@@ -13,17 +13,19 @@ import numpy as np
 from google_crc32c import value as crc32c
 from numcodecs import Zstd
 
+Shape = tuple[int, int]
+"""Rows, and bytes of each."""
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _CHECKSUM = 4
 _ENTRY = 16
 _ABSENT = 2**64 - 1
 _SIZES = (0, 2, 4, 8)
 """Bytes of a zstd frame's content size, by its two flag bits."""
+_DICTIONARY_SIZES = (0, 1, 2, 4)
+"""The same of the number of its dictionary."""
 
 
-def read_shard(
-    data: bytes, rows: np.ndarray, *, shard: tuple[int, int], chunk: tuple[int, int]
-) -> None:
+def read_shard(data: bytes, rows: np.ndarray, *, shard: Shape, chunk: Shape) -> None:
     """Write the first rows of a shard into `rows`.
 
     Args:
@@ -35,24 +37,28 @@ def read_shard(
     Raises:
         ValueError: bytes that are no such shard, or differ from their checksums.
     """
-    num_rows, width = rows.shape
+    num_rows = len(rows)
+    shard_rows, shard_bytes = shard
     chunk_rows, chunk_bytes = chunk
-    columns = shard[1] // chunk_bytes
-    num_chunks, needed = (-(-count // chunk_rows) * columns for count in (shard[0], num_rows))
+    num_columns = shard_bytes // chunk_bytes
+    num_chunks = -(-shard_rows // chunk_rows) * num_columns
+    num_needed = -(-num_rows // chunk_rows) * num_columns
+    frames = _frames(data, num_chunks, num_needed, chunk_rows * chunk_bytes)
     decode = Zstd().decode
     scratch = np.empty((chunk_bytes, chunk_rows), np.uint8)
-    for number, frame in enumerate(_frames(data, num_chunks, needed, chunk_rows * chunk_bytes)):
-        row, column = (
-            place * size for place, size in zip(divmod(number, columns), chunk, strict=True)
-        )
+    for number, frame in enumerate(frames):
+        row = number // num_columns * chunk_rows
+        column = number % num_columns * chunk_bytes
         target = rows[row : row + chunk_rows, column : column + chunk_bytes]
         is_plain = chunk_rows == 1 and target.shape == chunk
+        out = target if is_plain else scratch
         try:
-            decode(frame, target if is_plain else scratch)
+            decode(frame, out)
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"chunk {number} of it cannot be decompressed: {error}") from error
         if not is_plain:
-            target[:] = scratch.T[: num_rows - row, : width - column]
+            target_rows, target_bytes = target.shape
+            target[:] = scratch.T[:target_rows, :target_bytes]
 
 
 def most_shard(num_chunks: int, chunk_bytes: int) -> int:
@@ -62,9 +68,9 @@ def most_shard(num_chunks: int, chunk_bytes: int) -> int:
     return num_chunks * (frame + _CHECKSUM + _ENTRY) + _CHECKSUM
 
 
-def _frames(data: bytes, num_chunks: int, needed: int, size: int) -> Iterator[bytes]:
-    """Yield the zstd frames of the first `needed` chunks of a shard, of `size` bytes each once they
-    are decompressed.
+def _frames(data: bytes, num_chunks: int, num_needed: int, size: int) -> Iterator[bytes]:
+    """Yield the zstd frames of the first `num_needed` chunks of a shard, of `size` bytes each once
+    they are decompressed.
 
     Raises:
         ValueError: a chunk that is absent, lies elsewhere or upon another, is no zstd frame of that
@@ -75,32 +81,35 @@ def _frames(data: bytes, num_chunks: int, needed: int, size: int) -> Iterator[by
         raise ValueError(f"it has {len(data)} bytes, too few for the index of {num_chunks} chunks")
     _content(data, end, len(data), "its index")
     index = np.frombuffer(data, "<u8", 2 * num_chunks, end).reshape(num_chunks, 2)
-    _check_places(
-        np.concatenate([index[:needed], index[needed:][(index[needed:] != _ABSENT).any(1)]]), end
-    )
-    for number, (offset, length) in enumerate(index[:needed].tolist()):
+    places = index[:num_needed]
+    other_places = index[num_needed:]
+    is_present = (other_places != _ABSENT).any(1)
+    _check_places(np.concatenate([places, other_places[is_present]]), end)
+    for number, (offset, length) in enumerate(places.tolist()):
         frame = _content(data, offset, offset + length, f"chunk {number} of it")
         check_frame(frame, size)
         yield frame
 
 
-def _check_places(index: np.ndarray, end: int) -> None:
-    at = 0
-    for offset, length in index[
-        np.argsort(index[:, 0])
-    ].tolist():  # Python's integers: sums of uint64 wrap
-        if offset < at or offset + length > end:
+def _check_places(places: np.ndarray, end: int) -> None:
+    """Raise a ValueError if chunks, each an offset and a length, overlap or end after `end`."""
+    order = np.argsort(places[:, 0])
+    last_stop = 0
+    for offset, length in places[order].tolist():  # Python's integers: sums of uint64 wrap
+        if offset < last_stop or offset + length > end:
             raise ValueError(
                 f"its index has a chunk at byte {offset} of {length} bytes, upon another or beyond"
                 " the chunks"
             )
-        at = offset + length
+        last_stop = offset + length
 
 
 def _content(data: bytes, start: int, stop: int, what: str) -> bytes:
     """Return a part of `data` without the crc32c at its end, after a look at that."""
-    content = data[start : stop - _CHECKSUM]
-    if crc32c(content) != int.from_bytes(data[stop - _CHECKSUM : stop], "little"):
+    end = stop - _CHECKSUM
+    content = data[start:end]
+    checksum = int.from_bytes(data[end:stop], "little")
+    if crc32c(content) != checksum:
         raise ValueError(f"{what} differs from its checksum (crc32c)")
     return content
 
@@ -111,10 +120,11 @@ def check_frame(data: bytes, size: int) -> None:
     Raises:
         ValueError: no such frame.
     """
-    found = content_size(data)
-    if found != size:
-        told = "does not say its size" if found is None else f"says to hold {found} bytes"
-        raise ValueError(f"a zstd frame in it {told}, not {size}")
+    frame_size = content_size(data)
+    if frame_size is None:
+        raise ValueError(f"a zstd frame in it does not say its size, not {size}")
+    if frame_size != size:
+        raise ValueError(f"a zstd frame in it says to hold {frame_size} bytes, not {size}")
 
 
 def content_size(frame: bytes) -> int | None:
@@ -127,14 +137,18 @@ def content_size(frame: bytes) -> int | None:
     if not frame.startswith(_MAGIC) or len(frame) < 6:
         raise ValueError("a chunk of it is no zstd frame")
     flags = frame[4]
-    single = flags >> 5 & 1
+    is_single = flags >> 5 & 1
     width = _SIZES[flags >> 6]
-    width = width or single  # the size takes one byte there, and else none
-    start = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
+    if width == 0:
+        width = is_single  # the size takes one byte there, and else none
+    # a byte of the window, but in a single segment, and the number of a dictionary
+    start = 5 + (not is_single) + _DICTIONARY_SIZES[flags & 3]
     field = frame[start : start + width]
     if len(field) < width:
         raise ValueError("a zstd frame in it is cut short")
     if not width:
         return None
     size = int.from_bytes(field, "little")
-    return size + 256 if width == 2 else size  # two bytes hold what a size is over 256
+    if width == 2:
+        size += 256  # two bytes hold what a size is over 256
+    return size

@@ -78,25 +78,37 @@ class TarFormat:
 
     def key(self, seed: int, unit: int) -> str:
         """Return the key of the tar that holds one unit; `seed` is its first."""
-        return f"shards/{seed:05d}-{seed + self.seeds - 1:05d}/{unit:06d}.tar"
+        last_seed = seed + self.seeds - 1
+        return f"shards/{seed:05d}-{last_seed:05d}/{unit:06d}.tar"
 
     def unit_of(self, key: str) -> tuple[int, int] | None:
         """Return the first seed and the number of the unit whose tar has this key; None of other
         keys."""
         unit = named_unit(key, r"shards/([0-9]{5,10})-[0-9]{5,10}/([0-9]{6,10})\.tar", self.key)
-        return unit if unit and unit[0] % self.seeds == 0 else None
+        if unit is None:
+            return None
+        first_seed, _ = unit
+        if first_seed % self.seeds != 0:
+            return None
+        return unit
 
     def most_bytes(self, unit: int) -> int:
         """Return the bytes of a tar of records, whose names are as long as they may be; with
         images the bound of any object."""
         if self.has_images:
             return MOST_OBJECT
-        payload = len(self._npy_header) + self.seeds * self.dtype.itemsize
-        row = _MOST_HEADERS * _BLOCK + -(-payload // _BLOCK) * _BLOCK
-        return self._num_rows(unit) * row + END
+        payload = len(self._npy_header) + self._row_bytes
+        row_blocks = _MOST_HEADERS + -(-payload // _BLOCK)
+        return self._num_rows(unit) * row_blocks * _BLOCK + END
+
+    @property
+    def _row_bytes(self) -> int:
+        """Bytes of the records of a row, one of each seed."""
+        return self.seeds * self.dtype.itemsize
 
     def _num_rows(self, unit: int) -> int:
-        return min(self.unit_rows, self.rows - unit * self.unit_rows)
+        first = unit * self.unit_rows
+        return min(self.unit_rows, self.rows - first)
 
     def metadata(self, seed: int) -> dict[str, bytes]:
         """Return nothing: tars need nothing beside them."""
@@ -113,20 +125,17 @@ class TarFormat:
             ValueError: a sample's name that is too long for a file name, or that another one has.
         """
         _require_unique(samples)
-        raw = (
-            np.ascontiguousarray(records)
-            .view(np.uint8)
-            .reshape(self.seeds, -1, self.dtype.itemsize)
-            .swapaxes(0, 1)
-        )
-        assert len(raw) == len(samples), "a webdataset store names each row"
+        raw = np.ascontiguousarray(records).view(np.uint8)
+        by_seed = raw.reshape(self.seeds, -1, self.dtype.itemsize)
+        by_row = by_seed.swapaxes(0, 1)
+        assert len(by_row) == len(samples), "a webdataset store names each row"
         out = io.BytesIO()
-        for sample, rows in zip(samples, raw, strict=True):
+        for sample, row in zip(samples, by_row, strict=True):
             name = member_name(sample.key)
             if self.has_images and sample.image:
                 _add(out, f"{name}.{sample.extension}", sample.image)
                 _add(out, f"{name}.{self.target.suffix}", sample.target)
-            _add(out, f"{name}.{RECORDS}", self._npy_header + rows.tobytes())
+            _add(out, f"{name}.{RECORDS}", self._npy_header + row.tobytes())
         out.write(bytes(END))  # two empty blocks, as POSIX has it, and no more
         return out.getvalue()
 
@@ -146,17 +155,20 @@ class TarFormat:
             ValueError: it is no such tar.
         """
         header = self._npy_header
-        size = self.seeds * self.dtype.itemsize
-        for row, member in enumerate(self.index(unit, tar).records):
-            is_whole = member.size == len(header) + size
-            data = tar.read(member.offset, member.size) if is_whole else b""
+        start = len(header)
+        size = self._row_bytes
+        index = self.index(unit, tar)
+        for row, member in enumerate(index.records):
+            data = b""
+            if member.size == start + size:
+                data = tar.read(member.offset, member.size)
             if not data.startswith(header):
                 raise ValueError(
                     f"member {brief(member.name)} is not uint8 [{self.seeds},"
                     f" {self.dtype.itemsize}] as numpy saves it"
                 )
-            rows = np.frombuffer(data, np.uint8, size, len(header))
-            out[:, row] = rows.reshape(self.seeds, -1)
+            records = np.frombuffer(data, np.uint8, size, start)
+            out[:, row] = records.reshape(self.seeds, -1)
 
     def samples(self, unit: int, data: bytes) -> list[StoredSample]:
         """Return the samples in the tar of `unit`, in the order of the rows.
@@ -165,16 +177,14 @@ class TarFormat:
             ValueError: bytes that are no such tar.
         """
         index = self.index(unit, TarReader.of(data))
-        images = [
-            data[offset : offset + size]
-            for offset, size in zip(index.offsets, index.sizes, strict=True)
-        ]
-        targets = [
-            data[target.offset : target.offset + target.size] if target else b""
-            for target in index.targets
-        ]
-        fields = zip(index.keys, index.extensions, images, targets, strict=True)
-        return [StoredSample(*sample) for sample in fields]
+        samples: list[StoredSample] = []
+        for row, key in enumerate(index.keys):
+            extension = index.extensions[row]
+            start = index.offsets[row]
+            stop = start + index.sizes[row]
+            target = _bytes_of(index.targets[row], data)
+            samples.append(StoredSample(key, extension, data[start:stop], target))
+        return samples
 
     def index(self, unit: int, tar: TarReader) -> UnitIndex:
         """Return what the tar of `unit` holds.
@@ -188,27 +198,23 @@ class TarFormat:
         sizes = np.zeros(num_rows, np.int64)
         index = UnitIndex([], [], offsets, sizes, [], [])
         for name, members in _by_row(tar):
-            at = len(index.keys)
-            key = sample_key(name)
-            if member_name(key) != name or "\0" in key:  # which separates names of the index
-                raise ValueError(
-                    f"member {brief(members[0].name)} is not named as this store names its members"
-                )
-            if at == num_rows:
+            key = _own_key(name, members[0])
+            row = len(index.keys)
+            if row == num_rows:
                 raise ValueError(f"it holds more than {num_rows} rows")
-            *sample, _ = members
+            *sample, records = members
             extension = ""
             target = None
             if sample:
                 extension = self._extension(sample)
                 image, target = sample
-                index.offsets[at] = image.offset
-                index.sizes[at] = image.size
+                offsets[row] = image.offset
+                sizes[row] = image.size
                 self._check_target(target, tar)
             index.extensions.append(extension)
             index.targets.append(target)
             index.keys.append(key)
-            index.records.append(members[-1])
+            index.records.append(records)
         if len(index.keys) < num_rows:
             raise ValueError(f"it holds {len(index.keys)} rows, not {num_rows}")
         if len(set(index.keys)) < num_rows:
@@ -219,12 +225,9 @@ class TarFormat:
         """Return the extension of a row's image, if these are an image and its target."""
         suffixes = [member.name.partition(".")[2] for member in members]
         # plain readers decode by extension, and webdataset's unpickle KEY.pkl
-        if (
-            not self.has_images
-            or len(members) != 2
-            or suffixes[0] not in IMAGES
-            or suffixes[1] != self.target.suffix
-        ):
+        is_image = suffixes[0] in IMAGES
+        is_sample = is_image and suffixes[1:] == [self.target.suffix]
+        if not self.has_images or not is_sample:
             raise ValueError(f"member {brief(members[0].name)} is none that belongs there")
         return suffixes[0]
 
@@ -241,9 +244,8 @@ class TarFormat:
     def _npy_header(self) -> bytes:
         out = io.BytesIO()
         shape = (self.seeds, self.dtype.itemsize)
-        np.lib.format.write_array_header_1_0(
-            out, {"descr": "|u1", "fortran_order": False, "shape": shape}
-        )
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(out, header)
         return out.getvalue()
 
 
@@ -267,22 +269,46 @@ def sample_key(name: str) -> str:
     return path_text(unquote_to_bytes(name))
 
 
+def _bytes_of(member: Member | None, data: bytes) -> bytes:
+    """Return the bytes of a member of a tar that is in memory; none if there is no member."""
+    if member is None:
+        return b""
+    return data[member.offset : member.offset + member.size]
+
+
+def _own_key(name: str, member: Member) -> str:
+    """Return the sample that a row's name is of.
+
+    Raises:
+        ValueError: it is no name that this store gives, as its first member tells.
+    """
+    key = sample_key(name)
+    if member_name(key) != name or "\0" in key:  # which separates names of the index
+        raise ValueError(
+            f"member {brief(member.name)} is not named as this store names its members"
+        )
+    return key
+
+
 def _require_unique(samples: Sequence[StoredSample]) -> None:
     """Raise a ValueError if two samples have one key: no reader could tell their files apart."""
-    seen: set[str] = set()
+    keys: set[str] = set()
     for sample in samples:
-        if sample.key in seen:
+        if sample.key in keys:
             raise ValueError(f"two samples have the key {quoted(sample.key)}; {UNIQUE_KEYS}")
-        seen.add(sample.key)
+        keys.add(sample.key)
 
 
 def _by_row(tar: TarReader) -> Iterator[tuple[str, list[Member]]]:
     """Yield each row's name and members, of which the last are its records."""
     members: list[Member] = []
+    row_name = ""
     for member in tar.members(is_own=True):
-        members.append(member)
         name, _, suffix = member.name.partition(".")
-        if members[0].name.partition(".")[0] != name or not name or len(members) > 3:
+        if not members:
+            row_name = name
+        members.append(member)
+        if name != row_name or not name or len(members) > 3:
             raise ValueError(f"member {brief(member.name)} is none that belongs there")
         if suffix == RECORDS:
             yield name, members

@@ -58,8 +58,14 @@ class ZarrFormat:
     @classmethod
     def of(cls, manifest: Manifest) -> "ZarrFormat":
         """Return the format of a cache."""
-        own = (manifest.rows, manifest.unit_rows, manifest.chunk_rows, manifest.dtype)
-        return cls(*own, manifest.chunk_bytes or manifest.dtype.itemsize, manifest.zstd_level)
+        return cls(
+            rows=manifest.rows,
+            unit_rows=manifest.unit_rows,
+            chunk_rows=manifest.chunk_rows,
+            dtype=manifest.dtype,
+            chunk_bytes=manifest.chunk_bytes or manifest.dtype.itemsize,
+            zstd_level=manifest.zstd_level,
+        )
 
     @property
     def chunks(self) -> tuple[int, int]:
@@ -70,7 +76,8 @@ class ZarrFormat:
     def shards(self) -> tuple[int, int]:
         """Rows and bytes of a shard: whole chunks, so that the last ones of a row may reach past
         its end."""
-        return self.unit_rows, -(-self.dtype.itemsize // self.chunk_bytes) * self.chunk_bytes
+        num_columns = -(-self.dtype.itemsize // self.chunk_bytes)
+        return self.unit_rows, num_columns * self.chunk_bytes
 
     def key(self, seed: int, unit: int) -> str:
         """Return the key of the shard that holds one unit."""
@@ -84,7 +91,8 @@ class ZarrFormat:
     def most_bytes(self, unit: int) -> int:
         """Return the bytes of a shard whose chunks cannot be compressed."""
         rows, width = self.shards
-        num_chunks = rows // self.chunk_rows * (width // self.chunk_bytes)
+        num_columns = width // self.chunk_bytes
+        num_chunks = rows // self.chunk_rows * num_columns
         return most_shard(num_chunks, self.chunk_rows * self.chunk_bytes)
 
     def metadata(self, seed: int) -> dict[str, bytes]:
@@ -92,7 +100,9 @@ class ZarrFormat:
         root."""
         store = MemoryStore()
         self._create(store, seed_path(seed))
-        return {key: data for key, data in contents(store).items() if key != "zarr.json"}
+        objects = contents(store)
+        objects.pop("zarr.json", None)
+        return objects
 
     def faults(self, storage: Storage, seed: int) -> list[str]:
         """Return what keeps plain zarr from finding the array of `seed`, with this shape and
@@ -111,8 +121,9 @@ class ZarrFormat:
         try:
             data = storage.get(key, most=MOST_METADATA, is_fresh=is_fresh)
             parsed(data, most_values=MOST_METADATA)  # zarr itself would go as deep as it goes
-            array = zarr.open_array(store_contents({key: data}), path=seed_path(seed), mode="r")
-            found = (array.shape, array.shards, array.chunks, array.dtype)
+            store = store_contents({key: data})
+            array = zarr.open_array(store, path=seed_path(seed), mode="r")
+            form = (array.shape, array.shards, array.chunks, array.dtype)
         except CacheError:
             raise
         except Exception as error:  # zarr raises what it likes on a damaged file
@@ -120,19 +131,23 @@ class ZarrFormat:
             raise DamagedError(
                 f"zarr cannot open its array: {reason}; {_anew(storage, key)}"
             ) from error
-        wanted = (self.rows, self.dtype.itemsize), self.shards, self.chunks, np.dtype("uint8")
-        if found != wanted:
-            shape, shards, chunks, _ = map(quoted, found)
-            told = f"its array has shape {shape}, shards {shards}, chunks {chunks}, not {wanted}"
-            raise DamagedError(f"{told}; {_anew(storage, key)}")
+        shape = (self.rows, self.dtype.itemsize)
+        own_form = (shape, self.shards, self.chunks, np.dtype("uint8"))
+        if form != own_form:
+            raise DamagedError(
+                f"its array has shape {quoted(array.shape)}, shards {quoted(array.shards)}, chunks"
+                f" {quoted(array.chunks)}, not {own_form}; {_anew(storage, key)}"
+            )
 
     def encode(self, unit: int, records: Records, samples: Sequence[StoredSample] = ()) -> bytes:
         """Return the shard of `records`, `[1, rows]`; it holds no samples."""
         start = unit * self.unit_rows
-        raw = np.ascontiguousarray(records).view(np.uint8).reshape(-1, self.dtype.itemsize)
+        raw = np.ascontiguousarray(records).view(np.uint8)
+        rows = raw.reshape(-1, self.dtype.itemsize)
+        stop = start + len(rows)
         key = self.key(0, unit)
         with _LOCK:
-            self._scratch[start : start + len(raw)] = raw
+            self._scratch[start:stop] = rows
             data = _get(self._store, key)
             sync(self._store.delete(key))
         return data
@@ -191,7 +206,8 @@ def check_group(storage: Storage, path: str) -> None:
         try:
             data = storage.get(key, most=MOST_METADATA, is_fresh=is_fresh)
             group = parsed(data, most_values=MOST_METADATA)
-            if (group["zarr_format"], group["node_type"]) != (3, "group"):
+            kind = (group["zarr_format"], group["node_type"])
+            if kind != (3, "group"):
                 raise ValueError("it is no group of format 3")
         except FileNotFoundError:  # an array is found without
             return
@@ -221,13 +237,15 @@ def contents(store: MemoryStore) -> dict[str, bytes]:
 
 def store_contents(objects: Mapping[str, bytes]) -> MemoryStore:
     """Return a store in memory that holds `objects`."""
-    make = default_buffer_prototype().buffer.from_bytes
-    return MemoryStore({key: make(data) for key, data in objects.items()})
+    buffer_type = default_buffer_prototype().buffer
+    buffers = {key: buffer_type.from_bytes(data) for key, data in objects.items()}
+    return MemoryStore(buffers)
 
 
 def put(store: MemoryStore, key: str, data: bytes) -> None:
     """Store `data` as `key` in memory."""
-    sync(store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
+    buffer = default_buffer_prototype().buffer.from_bytes(data)
+    sync(store.set(key, buffer))
 
 
 def _get(store: MemoryStore, key: str) -> bytes:

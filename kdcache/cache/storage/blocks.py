@@ -30,12 +30,16 @@ class Blocks:
         """
         parts = []
         try:
-            while size and (part := os.pread(self._descriptor, size, position)):
+            while size:
+                part = os.pread(self._descriptor, size, position)
+                if not part:
+                    break
                 parts.append(part)  # a file server may give less than it was asked for
                 position += len(part)
                 size -= len(part)
         except OSError as error:
-            raise CacheError(f"cannot read {self._name}: {error.strerror or error}") from error
+            reason = error.strerror or error
+            raise CacheError(f"cannot read {self._name}: {reason}") from error
         return b"".join(parts)
 
     def sha256(self) -> str:

@@ -37,7 +37,7 @@ from kdcache.cache.storage.bucket_errors import (
     way_out_of,
 )
 from kdcache.cache.storage.patience import Patience, Tries
-from kdcache.cache.storage.protocol import MOST_BYTES, PROBE, Entry, is_temporary
+from kdcache.cache.storage.protocol import MOST_BYTES, PROBE, Entry, lasting_names
 from kdcache.errors import CacheError, LargeObjectError, UsageError
 
 PART = 8 * 2**20
@@ -69,7 +69,8 @@ class Bucket:
         self._patience = patience or Patience()
         self._process = os.getpid()
         self._scheme, _, path = url.partition("://")
-        self._place = f"{self._scheme}://{path.partition('/')[0]} {endpoint_from_environment()}"
+        bucket, _, _ = path.partition("/")
+        self._place = f"{self._scheme}://{bucket} {endpoint_from_environment()}"
         self._putters: dict[float, Any] = {}
         self._slowness = 1
         self._is_probed = False
@@ -95,7 +96,9 @@ class Bucket:
             except (BaseError, OSError) as error:
                 if is_timeout(error):
                     self._slowness = min(2 * self._slowness, _MOST_SLOWNESS)
-                is_ours = None if self._is_final(error) else self._holds(key, data)
+                is_ours = None
+                if not self._is_final(error):
+                    is_ours = self._holds(key, data)
                 if is_ours is None:
                     self._go_on(tries, "write", key, error)
                     continue
@@ -111,7 +114,11 @@ class Bucket:
             FileNotFoundError: there is no such object.
             CacheError: it is there and cannot be read, or has more than `most` bytes.
         """
-        return self._of_one_version(key, lambda: b"".join(self._parts(key, most)))
+
+        def whole() -> bytes:
+            return b"".join(self._parts(key, most))
+
+        return self._of_one_version(key, whole)
 
     @contextmanager
     def blocks(
@@ -128,8 +135,12 @@ class Bucket:
             file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 # closed below
         except OSError as error:
             raise self._no_room(key, error) from error
+
+        def fill() -> None:
+            self._write(file, key, self._parts(key, most))
+
         with file:
-            self._of_one_version(key, lambda: self._write(file, key, self._parts(key, most)))
+            self._of_one_version(key, fill)
             yield Blocks(f"{self._url}/{key}", file.fileno())
 
     def exists(self, key: str) -> bool:
@@ -146,21 +157,22 @@ class Bucket:
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the names directly under `prefix`, sorted, temporary objects left out."""
-        found = self._tried(
+        listing = self._tried(
             "list", prefix, lambda: obstore.list_with_delimiter(self._store, prefix or None)
         )
-        paths = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
-        names = (path.rstrip("/").rpartition("/")[2] for path in paths)
-        yield from sorted(name for name in names if not is_temporary(name))
+        paths = [*listing["common_prefixes"]]
+        paths += [meta["path"] for meta in listing["objects"]]
+        yield from lasting_names(_last_name(path) for path in paths)
 
     def walk(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object under `prefix`, temporary ones too."""
-        pages = self._tried("list", prefix, lambda: [*obstore.list(self._store, prefix or None)])
-        for page in pages:
-            yield from (
-                Entry(entry["path"], entry["size"], entry["last_modified"].timestamp())
-                for entry in page
-            )
+
+        def pages() -> list[Any]:
+            return [*obstore.list(self._store, prefix or None)]
+
+        for page in self._tried("list", prefix, pages):
+            for meta in page:
+                yield Entry(meta["path"], meta["size"], meta["last_modified"].timestamp())
 
     def remove(self, key: str) -> None:
         """Remove `key`, if it is there.
@@ -202,23 +214,25 @@ class Bucket:
 
     def _put(self, key: str, data: bytes) -> None:
         """Put the object, in a time that grows with its size."""
-        wanted = self._patience.answer + self._slowness * len(data) / _PUT_RATE
+        least_seconds = self._patience.answer + self._slowness * len(data) / _PUT_RATE
         seconds = self._patience.answer
-        while seconds < wanted:
+        while seconds < least_seconds:
             seconds *= 2  # few different ones: each has connections of its own
-        if seconds not in self._putters:
-            self._putters[seconds] = self._opened(whole=seconds, silence=seconds)
-        obstore.put(self._putters[seconds], key, data, mode="create", use_multipart=False)
+        putter = self._putters.get(seconds)
+        if putter is None:
+            putter = self._opened(whole=seconds, silence=seconds)
+            self._putters[seconds] = putter
+        obstore.put(putter, key, data, mode="create", use_multipart=False)
 
-    def _of_one_version(self, key: str, read: Callable[[], T]) -> T:
-        """Return what `read` gives, which reads the parts of one and the same object.
+    def _of_one_version(self, key: str, reader: Callable[[], T]) -> T:
+        """Return what `reader` gives, which reads the parts of one and the same object.
 
         Raises:
             CacheError: each time another takes its place meanwhile.
         """
         for _ in range(_MOST_VERSIONS):
             with suppress(PreconditionError):  # it was removed and written again between two parts
-                return read()
+                return reader()
         raise CacheError(
             f"cannot read {self._url}/{key}: it is written anew again and again; see who does"
         )
@@ -232,8 +246,8 @@ class Bucket:
         meta, first = self._tried("read", key, lambda: self._part(key, most, 0, None))
         yield first
         for start in range(len(first), meta["size"], PART):
-            read = partial(self._part, key, most, start, meta["e_tag"])
-            _, part = self._tried("read", key, read)
+            request = partial(self._part, key, most, start, meta["e_tag"])
+            _, part = self._tried("read", key, request)
             yield part
 
     def _write(self, file: IO[bytes], key: str, parts: Iterator[bytes]) -> None:
@@ -241,10 +255,11 @@ class Bucket:
         file.seek(0)
         file.truncate()
         for part in parts:
-            left = memoryview(part)
+            rest = memoryview(part)
             try:
-                while left:
-                    left = left[file.write(left) :]  # which may write less than it was given
+                while rest:
+                    num_bytes = file.write(rest)  # which may write less than it was given
+                    rest = rest[num_bytes:]
             except OSError as error:
                 raise self._no_room(key, error) from error
 
@@ -264,7 +279,8 @@ class Bucket:
             response = obstore.get(self._store, key, options=options)  # type: ignore[arg-type]
         except BaseError as error:
             is_empty = status_of(error) == 416  # of no bytes there is no first part
-            if start or not (is_empty or "non-partial response" in str(error)):
+            is_whole = "non-partial response" in str(error)
+            if start or not (is_empty or is_whole):
                 raise
             response = obstore.get(self._store, key)
         size = response.meta["size"]
@@ -294,7 +310,8 @@ class Bucket:
     def _holds(self, key: str, data: bytes) -> bool | None:
         """Return whether our bytes are there after a put that failed; None if nothing is."""
         try:
-            return self._head(key)["size"] == len(data) and self.get(key) == data
+            size = self._head(key)["size"]
+            return size == len(data) and self.get(key) == data
         except FileNotFoundError:
             return None
 
@@ -309,17 +326,16 @@ class Bucket:
         tries = Tries(f"{verb} {self._url}/{key}", self._patience)
         while True:
             try:
-                found = tries.run(action)
+                result = tries.run(action)
             except (BaseError, OSError) as error:
-                if isinstance(error, FileNotFoundError | PreconditionError) and not is_of_no_bucket(
-                    error
-                ):
+                is_answer = isinstance(error, FileNotFoundError | PreconditionError)
+                if is_answer and not is_of_no_bucket(error):
                     self._end(tries)
                     raise
                 self._go_on(tries, verb, key, error)
             else:
                 self._end(tries)
-                return found
+                return result
 
     def _end(self, tries: Tries) -> None:
         _reached.add(self._place)
@@ -327,13 +343,12 @@ class Bucket:
 
     def _go_on(self, tries: Tries, verb: str, key: str, error: Exception) -> None:
         """Wait before another try, or raise the CacheError if there is none."""
+        reason = reason_of(error)
         is_first_contact = self._place not in _reached and is_unreachable(error)
         if self._is_final(error) or not tries.can_go_on(is_first_contact=is_first_contact):
             way_out = way_out_of(error, self._scheme)
-            raise CacheError(
-                f"cannot {verb} {self._url}/{key}: {reason_of(error)}; {way_out}"
-            ) from error
-        tries.pause(reason_of(error))
+            raise CacheError(f"cannot {verb} {self._url}/{key}: {reason}; {way_out}") from error
+        tries.pause(reason)
 
     def _is_final(self, error: Exception) -> bool:
         """Return whether another try would change nothing: credentials will not come later."""
@@ -359,3 +374,8 @@ class Bucket:
     def _check_process(self) -> None:
         # its threads are not there in a forked child: a request would wait for ever
         assert os.getpid() == self._process, "a bucket that was opened before a fork"
+
+
+def _last_name(path: str) -> str:
+    """Return the name of an object, or of a folder of them, without those before it."""
+    return path.rstrip("/").rpartition("/")[2]

@@ -73,16 +73,18 @@ def check_environment(scheme: str) -> None:
     """
     prefix = _PREFIXES[scheme]
     for name, value in os.environ.items():
-        if name.startswith(prefix) and (value != value.strip() or not value.isprintable()):
+        if not name.startswith(prefix):
+            continue
+        if value != value.strip() or not value.isprintable():
             raise UsageError(
                 f"the variable {name} holds a line break, or a blank at one of its ends; set it"
                 " without"
             )
-        if name.startswith(prefix) and name in _ENDPOINTS and not _is_address(value):
-            told = value.rpartition("@")[2][:60]  # without a password
+        if name in _ENDPOINTS and not _is_address(value):
+            address = value.rpartition("@")[2][:60]  # without a password
             raise UsageError(
-                f"the variable {name} is {told!r}, which is no address; set it to http://HOST:PORT"
-                " or https://HOST, or unset it"
+                f"the variable {name} is {address!r}, which is no address; set it to"
+                " http://HOST:PORT or https://HOST, or unset it"
             )
 
 
@@ -97,7 +99,7 @@ def _is_address(text: str) -> bool:
 
 def is_plain_http() -> bool:
     """Return whether the environment names an endpoint without TLS, which is then meant."""
-    return any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+    return _first_endpoint("http://") is not None
 
 
 def endpoint_from_environment() -> str:
@@ -105,16 +107,33 @@ def endpoint_from_environment() -> str:
     return " ".join(os.environ.get(name, "") for name in _ENDPOINTS)
 
 
+def _first_endpoint(start: str) -> str | None:
+    """Return the first variable that names an endpoint which begins so; None if none does."""
+    for name in _ENDPOINTS:
+        if os.environ.get(name, "").startswith(start):
+            return name
+    return None
+
+
 def status_of(error: Exception) -> int | None:
     """Return the status of the answer; None where there was no answer that obstore could use."""
-    found = re.search(r"status code: ([0-9]{3})", str(error))
-    return int(found[1]) if found else None
+    status = _first_group(r"status code: ([0-9]{3})", error)
+    if not status:
+        return None
+    return int(status)
 
 
 def code_of(error: Exception) -> str:
     """Return the code in the body of the answer, such as `AccessDenied`; empty if it has none."""
-    found = re.search(r"<Code>(\w+)</Code>", str(error))
-    return found[1] if found else ""
+    return _first_group(r"<Code>(\w+)</Code>", error)
+
+
+def _first_group(pattern: str, error: Exception) -> str:
+    """Return what the group of a pattern matches in the text of an error; empty if nothing."""
+    match = re.search(pattern, str(error))
+    if match is None:
+        return ""
+    return match[1]
 
 
 def is_of_no_bucket(error: Exception) -> bool:
@@ -131,7 +150,9 @@ def is_final(error: Exception) -> bool:
     if code_of(error) == "RequestTimeout":  # S3 has waited for the body of a put
         return False
     status = status_of(error)
-    is_mistake = status is not None and 400 <= status < 500 and status not in _TO_BE_TRIED_AGAIN
+    if status is None:
+        return False
+    is_mistake = 400 <= status < 500 and status not in _TO_BE_TRIED_AGAIN
     return is_mistake or status == 501
 
 
@@ -147,14 +168,16 @@ def is_timeout(error: Exception) -> bool:
 
 def is_about_credentials(error: Exception) -> bool:
     """Return whether a service that gives credentials was asked, and gave none."""
-    return any(path in _url(error) for path in _CREDENTIAL_SERVICES)
+    url = _url(error)
+    return any(path in url for path in _CREDENTIAL_SERVICES)
 
 
 def reason_of(error: Exception) -> str:
     """Return what went wrong, in a few words."""
     text = str(error)
-    if said := re.search(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", text, re.DOTALL):
-        return _shortened(f"{said[1]}: {said[2]}")
+    body = re.search(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", text, re.DOTALL)
+    if body is not None:
+        return _shortened(f"{body[1]}: {body[2]}")
     if is_about_credentials(error):
         return f"the environment holds no credentials, and {_address(error)} gives none"
     if is_unreachable(error):
@@ -167,12 +190,13 @@ def _answer_reason(error: Exception) -> str:
     text = str(error)
     if "IncompleteMessage" in text:
         return "the connection was closed before the answer"
-    if said := re.search(r"status code: (.*)", text):
-        return f"the answer is {said[1].strip(' :')}"
+    status_line = re.search(r"status code: (.*)", text)
+    if status_line is not None:
+        return f"the answer is {status_line[1].strip(' :')}"
     if is_timeout(error):
         return "no answer in time"
-    told = text.partition("\n\n")[0]
-    return re.sub(r"^Generic \w+ error: |Error performing .* in [^ ]* - ", "", told)
+    first_part, _, _ = text.partition("\n\n")
+    return re.sub(r"^Generic \w+ error: |Error performing .* in [^ ]* - ", "", first_part)
 
 
 def way_out_of(error: Exception, scheme: str) -> str:
@@ -188,19 +212,26 @@ def way_out_of(error: Exception, scheme: str) -> str:
         return "see that it is right and that it is up, and run the same command again"
     if "redirect without LOCATION" in str(error):
         return _REGION
+    code = code_of(error)
+    if code in _WAYS_OUT:
+        return _WAYS_OUT[code]
     status = status_of(error)
-    is_at_fault = is_timeout(error) or (status is not None and status >= 500)
-    return _WAYS_OUT.get(code_of(error), _LATER if is_at_fault else _USUAL)
+    if is_timeout(error) or (status is not None and status >= 500):
+        return _LATER
+    return _USUAL
 
 
 def _endpoint(error: Exception) -> str:
     """Return the address that was tried, and where it comes from."""
     address = _address(error)
-    named = [name for name in _ENDPOINTS if os.environ.get(name, "").startswith(address)]
-    where = f" (from {named[0]})" if named else ""
+    text = f"endpoint {address}"
+    variable = _first_endpoint(address)
+    if variable is not None:
+        text += f" (from {variable})"
     proxy = _proxy(urlsplit(address).scheme)
-    through = f", through the proxy of {proxy}," if proxy else ""
-    return f"endpoint {address}{where}{through}"
+    if proxy is not None:
+        text += f", through the proxy of {proxy},"
+    return text
 
 
 def _address(error: Exception) -> str:
@@ -210,25 +241,30 @@ def _address(error: Exception) -> str:
 
 def _proxy(scheme: str) -> str | None:
     """Return the variable that names a proxy for this scheme."""
-    names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY")
-    return next((name for name in names if os.environ.get(name)), None)
+    for name in (f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY"):
+        if os.environ.get(name):
+            return name
+    return None
 
 
 def _transport_reason(text: str) -> str:
-    if said := re.search(r'(?:message|error): "([^"]+)"', text):
-        return said[1]
+    """Return why no connection was made."""
+    message = re.search(r'(?:message|error): "([^"]+)"', text)
+    if message is not None:
+        return message[1]
     if "TimedOut" in text:
         return "no connection in time"
     if "InvalidContentType" in text:
         return "it does not speak TLS, so its address must begin with http://"
-    if said := re.search(r"InvalidCertificate\(\s*(\w+)", text):
-        return f"its certificate is not valid ({said[1]})"
+    certificate = re.search(r"InvalidCertificate\(\s*(\w+)", text)
+    if certificate is not None:
+        return f"its certificate is not valid ({certificate[1]})"
     return "no connection"
 
 
 def _url(error: Exception) -> str:
-    found = re.search(r"Error performing \w+ (\S+) in ", str(error))
-    return found[1] if found else ""
+    """Return the address of the request that failed; empty if it is not said."""
+    return _first_group(r"Error performing \w+ (\S+) in ", error)
 
 
 def _shortened(text: str) -> str:

@@ -2,9 +2,6 @@
 
 An object appears whole under its name or not at all, whatever kills the writer; it is never changed
 and never replaced.
-
-It gets its name by a hard link, which fails if the name is taken. File systems without links (FAT,
-some of FUSE) may be able to rename a file without replacing another.
 """
 
 import errno
@@ -14,21 +11,13 @@ from collections.abc import Generator, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kdcache.cache.storage import rename
 from kdcache.cache.storage.blocks import Blocks
-from kdcache.cache.storage.protocol import MOST_BYTES, Entry, is_temporary
+from kdcache.cache.storage.new_file import create_file, sync_directory, try_out
+from kdcache.cache.storage.protocol import MOST_BYTES, Entry, lasting_names
 from kdcache.errors import CacheError, LargeObjectError, brief
-from kdcache.runtime.files import temporary_beside
 
 _MOST_DEPTH = 32
 """Folders in folders; a cache has five."""
-
-_UNKNOWN = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-"""What a file system says to a call that it does not know."""
-_NOT_SUPPORTED = {*_UNKNOWN, errno.EPERM, errno.EXDEV, errno.EMLINK}
-"""The same to a hard link, or to a renaming that must not replace."""
-_NOT_SYNCED = {*_UNKNOWN, errno.EBADF, errno.EACCES}
-"""The same to syncing a folder; an I/O error is none of these."""
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
 
@@ -52,9 +41,9 @@ class Folder:
         target = self.path / key
         try:
             self._make_folder(target.parent)
-            wins = not target.exists() and _named(target, data)
+            is_created = not target.exists() and create_file(target, data)
             # of the loser too: what it does next may rely on the object, as a commit does
-            _sync_directory(target.parent)
+            sync_directory(target.parent)
         except FileExistsError:
             raise CacheError(
                 f"cannot write {target}: a file stands where a folder is needed"
@@ -63,7 +52,7 @@ class Folder:
             if self._was_there and error.errno in _GONE and not target.parent.is_dir():
                 raise self._gone() from error
             raise _explained(error, target, len(data)) from error
-        return wins
+        return is_created
 
     def get(self, key: str, *, most: int = MOST_BYTES, is_fresh: bool = False) -> bytes:
         """Return the bytes of `key`.
@@ -91,8 +80,7 @@ class Folder:
         target = self.path / key
         try:
             # a cache may come from elsewhere: a pipe in it would wait for ever, to open a device
-            # may do something, a link could
-            # lead anywhere
+            # may do something, a link could lead anywhere
             if not stat.S_ISREG(target.stat().st_mode):
                 raise CacheError(
                     f"cannot read {target}: it is not a plain file; a cache holds nothing else:"
@@ -105,7 +93,7 @@ class Folder:
         except NotADirectoryError as error:  # a file stands where a folder belongs
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target) from error
         except OSError as error:
-            raise CacheError(f"cannot read {target}: {error.strerror or error}") from error
+            raise _unable("read", target, error) from error
 
     @contextmanager
     def blocks(
@@ -129,8 +117,9 @@ class Folder:
 
     def _require_inside(self, target: Path) -> None:
         """Raise a CacheError if a path leads out of the folder, through a link."""
-        root = os.path.realpath(self.path)
-        if not f"{os.path.realpath(target)}/".startswith(f"{root.rstrip('/')}/"):
+        root = os.path.realpath(self.path).rstrip("/")
+        place = os.path.realpath(target)
+        if not f"{place}/".startswith(f"{root}/"):
             raise CacheError(f"{target} is a link out of {self.path}; put the file itself there")
 
     def exists(self, key: str) -> bool:
@@ -144,7 +133,7 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise CacheError(f"cannot read {self.path / key}: {error.strerror or error}") from error
+            raise _unable("read", self.path / key, error) from error
         if not stat.S_ISREG(status.st_mode):
             return None
         return status.st_ino, status.st_size, status.st_mtime_ns
@@ -157,10 +146,8 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            raise CacheError(
-                f"cannot list {self.path / prefix}: {error.strerror or error}"
-            ) from error
-        yield from sorted(name for name in names if not is_temporary(name))
+            raise _unable("list", self.path / prefix, error) from error
+        yield from lasting_names(names)
 
     def walk(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every file under `prefix`, temporary ones too; a link is told like a file, and not
@@ -172,27 +159,27 @@ class Folder:
             CacheError: a folder that cannot be listed, or folders nested deeper than in any cache.
         """
         self._require_inside(self.path / prefix)
-        way = [(prefix, self._scanned(prefix))]
+        folders = [(prefix, self._scanned(prefix))]
         try:
-            while way:
-                below, entries = way[-1]
+            while folders:
+                parent, entries = folders[-1]
                 entry = next(entries, None)
                 if entry is None:
-                    way.pop()
+                    folders.pop()
                     continue
-                key = f"{below}/{entry.name}" if below else entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    if len(way) > _MOST_DEPTH:
-                        raise CacheError(
-                            f"{self.path}: folder {brief(key)} lies too deep for a cache: remove it"
-                        )
-                    way.append((key, self._scanned(key)))
+                key = f"{parent}/{entry.name}" if parent else entry.name
+                if not entry.is_dir(follow_symlinks=False):
+                    with suppress(FileNotFoundError):  # a temporary that has its name by now
+                        status = entry.stat(follow_symlinks=False)
+                        yield Entry(key, status.st_size, status.st_mtime)
                     continue
-                with suppress(FileNotFoundError):  # a temporary that has its name by now
-                    status = entry.stat(follow_symlinks=False)
-                    yield Entry(key, status.st_size, status.st_mtime)
+                if len(folders) > _MOST_DEPTH:
+                    raise CacheError(
+                        f"{self.path}: folder {brief(key)} lies too deep for a cache: remove it"
+                    )
+                folders.append((key, self._scanned(key)))
         finally:
-            for _, entries in way:
+            for _, entries in folders:
                 entries.close()
 
     def _scanned(self, key: str) -> "Generator[os.DirEntry[str], None, None]":
@@ -203,9 +190,7 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:  # a folder that cannot be listed is not an empty one
-            raise CacheError(
-                f"cannot list {self.path / brief(key)}: {error.strerror or error}"
-            ) from error
+            raise _unable("list", self.path / brief(key), error) from error
 
     def remove(self, key: str) -> None:
         """Remove `key`, if it is there.
@@ -216,9 +201,7 @@ class Folder:
         try:
             (self.path / key).unlink(missing_ok=True)
         except OSError as error:
-            raise CacheError(
-                f"cannot remove {self.path / key}: {error.strerror or error}"
-            ) from error
+            raise _unable("remove", self.path / key, error) from error
 
     def probe(self, *, writes: bool = True) -> None:
         """Check that files can be written and named here, each once; nothing is left behind.
@@ -239,7 +222,7 @@ class Folder:
                 reason = f"a file stands where a folder is needed ({place})"
                 raise CacheError(f"cannot write {self.path}: {reason}")
             if writes:
-                _try_out(place)
+                try_out(place)
                 self._is_probed = True
             elif not os.access(place, os.W_OK | os.X_OK):
                 reason = f"{place} cannot be written; choose a folder that can be written"
@@ -269,10 +252,10 @@ class Folder:
                 folder.mkdir(exist_ok=True)
             if folder.is_relative_to(self.path) and folder != self.path:
                 # also of one that is there: who made it may have been killed before this
-                _sync_directory(folder.parent)
+                sync_directory(folder.parent)
             elif is_new or folder == self.path:
                 with suppress(PermissionError):  # of a folder above, which others made
-                    _sync_directory(folder.parent)
+                    sync_directory(folder.parent)
         self._synced.add(path)
         self._was_there = True
 
@@ -283,68 +266,10 @@ class Folder:
 
 def _nearest(path: Path) -> Path:
     """Return the path, or what is there nearest above it."""
-    return next(place for place in [path.absolute(), *path.absolute().parents] if place.exists())
-
-
-def _try_out(folder: Path) -> None:
-    """Write a file, give it a name once and not twice, and take it away.
-
-    Raises:
-        OSError, CacheError: that cannot be done here.
-    """
-    target = temporary_beside(folder / "probe")
-    try:
-        is_named_once = _named(target, b"1") and not _named(target, b"22")
-        _sync_directory(folder)
-    finally:
-        with suppress(OSError):
-            target.unlink()
-    if not is_named_once:
-        raise CacheError(
-            f"cannot use {folder}: its file system gives a name twice, or says of a new one that it"
-            " is taken; choose a folder on another file system"
-        )
-
-
-def _named(target: Path, data: bytes) -> bool:
-    """Write a file that appears whole under its name; return False if the name is taken."""
-    temporary = temporary_beside(target)
-    try:
-        _write_synced(temporary, data)
-        return _give_name(temporary, target)
-    finally:
-        with suppress(OSError):  # one that stays means nothing
-            temporary.unlink()
-
-
-def _give_name(temporary: Path, target: Path) -> bool:
-    """Give a file its name; return False if that is taken.
-
-    Raises:
-        CacheError: the file system can do this in no way.
-    """
-    try:
-        os.link(temporary, target)  # fails where rename would replace
-        return True
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NOT_SUPPORTED:
-            raise
-        no_link = error
-    try:
-        rename.rename_new(temporary, target)
-        return True
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NOT_SUPPORTED:
-            raise
-        raise CacheError(
-            f"cannot write {target}: its file system makes no hard links ({no_link.strerror}) and "
-            f"cannot rename a file without replacing another ({error.strerror}); a cache needs one "
-            "of the two: choose a folder on another file system, or a bucket"
-        ) from error
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    return place
 
 
 def _forget(descriptor: int) -> None:
@@ -354,33 +279,16 @@ def _forget(descriptor: int) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(descriptor, left) :]  # which may write less than it was given
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_directory(path: Path) -> None:
-    """Sync the names in a folder, where its file system can do that."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        if error.errno not in _NOT_SYNCED:
-            raise
+def _unable(verb: str, target: Path, error: OSError) -> CacheError:
+    reason = error.strerror or error
+    return CacheError(f"cannot {verb} {target}: {reason}")
 
 
 def _explained(error: OSError, target: Path, size: int) -> CacheError:
-    bytes_told = f" ({size} bytes)" if size else ""
-    reason = f"cannot write {target}{bytes_told}: {error.strerror or error}"
+    what = str(target)
+    if size:
+        what += f" ({size} bytes)"
+    reason = f"cannot write {what}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return CacheError(
             f"{reason}; all units committed so far are kept: free some space and run the same"

@@ -31,36 +31,38 @@ class LateFolder(Folder):
             FileNotFoundError: it is not seen after a while.
             CacheError: it cannot be opened, is no file, or a link out of the folder.
         """
-        look = super().open
-        return looked_for_again(lambda: look(key), FileNotFoundError, str(self.path / key))
+        open_file = super().open
+        return looked_for_again(lambda: open_file(key), FileNotFoundError, str(self.path / key))
 
 
 def late(storage: Storage) -> Storage:
     """Return the same storage, with patience if it is a folder; a bucket is never late."""
-    return LateFolder(storage.path) if type(storage) is Folder else storage
+    if type(storage) is Folder:
+        return LateFolder(storage.path)
+    return storage
 
 
-def looked_for_again(look: Callable[[], T], missing: type[Exception], what: str) -> T:
-    """Return what `look` gives, which raises `missing` as long as it is not seen here.
+def looked_for_again(look: Callable[[], T], error_type: type[Exception], what: str) -> T:
+    """Return what `look` gives, which raises an error of this type as long as it is not seen here.
 
     Raises:
-        Exception: `missing`, after a while.
+        Exception: that of `look`, after a while.
     """
     end = time.monotonic() + PATIENCE
-    told = -LINE_SECONDS
+    last_note = -LINE_SECONDS
     while True:
         try:
             return look()
-        except missing:
-            now = time.monotonic()
-            if now > end:
+        except error_type:
+            time_of_look = time.monotonic()
+            if time_of_look > end:
                 raise
-            if now - told >= LINE_SECONDS:
-                told = now
+            if time_of_look - last_note >= LINE_SECONDS:
+                last_note = time_of_look
                 say(
                     f"note: rank {own_place().rank} does not see {what} yet, and rank 0 does; a"
                     " network file system may take a minute: it is looked for again for"
-                    f" {end - now:.0f} s",
+                    f" {end - time_of_look:.0f} s",
                     by_all=True,
                 )
         pause(_LOOK_SECONDS)

@@ -1,7 +1,7 @@
 """What holds a cache's objects, a folder or a bucket, of which the rest of kdcache sees these few
 verbs only."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -98,6 +98,11 @@ class Storage(Protocol):
 def is_address(path: str | Path) -> bool:
     """Return whether `path` is an address `SCHEME://...` rather than a path."""
     return _SCHEME_MARK in str(path)
+
+
+def lasting_names(names: Iterable[str]) -> list[str]:
+    """Return the names of what is to stay, sorted; those of temporary objects are left out."""
+    return sorted(name for name in names if not is_temporary(name))
 
 
 def is_temporary(key: str) -> bool:

@@ -14,38 +14,39 @@ from kdcache.errors import DamagedError
 from kdcache.runtime.console import say
 
 T = TypeVar("T")
-_MOST_TOLD = 200
+_MOST_DAMAGE = 200
+"""Characters of what was damaged at first, in the note that it is right after all."""
 
 
-def read_twice(read: Callable[[bool], T]) -> T:
-    """Return what `read` gives; if it finds damage, it reads once more before that counts.
+def read_twice(reader: Callable[[bool], T]) -> T:
+    """Return what `reader` gives; if it finds damage, it reads once more before that counts.
 
     It may do so itself with parts of what it reads: what it is certain of is not read again.
 
     Args:
-        read: fetches and checks. It is told whether to fetch past what this machine keeps in
+        reader: fetches and checks. It is told whether to fetch past what this machine keeps in
             memory.
 
     Raises:
         DamagedError: that of the second time, which says so.
     """
     try:
-        return read(False)
+        return reader(False)
     except DamagedError as error:
         if error.is_certain:
             raise
-        told = str(error).partition("; ")[0]  # without the way out, which is none
+        damage, _, _ = str(error).partition("; ")  # without the way out, which is none
         _let_go(error)
     try:
-        found = read(True)
+        result = reader(True)
     except DamagedError as error:
         if error.is_certain:
             raise
         _let_go(error)
         # no name here for what is raised: its traceback would keep this frame, and the frame it
         raise _certain(error) from error
-    say(f"note: read again, and right this time: {told[:_MOST_TOLD]}", by_all=True)
-    return found
+    say(f"note: read again, and right this time: {damage[:_MOST_DAMAGE]}", by_all=True)
+    return result
 
 
 def _certain(error: DamagedError) -> DamagedError:
@@ -83,17 +84,17 @@ def agreed_bytes(
         CacheError: it cannot be read.
         DamagedError: it gives other bytes each time.
     """
-    before = ""
+    last_digest = ""
     for number in range(3):
         with storage.blocks(key, most=most, is_fresh=number > 0) as blocks:
             digest = blocks.sha256()
-            if digest == before:
+            if digest == last_digest:
                 if look is not None:
                     look(blocks)
                 data = blocks.read(0, blocks.size)
                 if hashlib.sha256(data).hexdigest() == digest:
                     return data
-        before = digest
+        last_digest = digest
     raise DamagedError(
         f"{storage}/{key} gives other bytes each time it is read; run the same command again"
     )

@@ -12,7 +12,8 @@ from caches import contents, temporaries
 from runs import largest_file
 
 from kdcache.cache.storage import rename
-from kdcache.cache.storage.folder import Folder, _named
+from kdcache.cache.storage.folder import Folder
+from kdcache.cache.storage.new_file import create_file
 from kdcache.errors import CacheError
 
 
@@ -179,7 +180,7 @@ def test_without_hard_links_a_name_is_given_once_all_the_same(
     assert folder.publish("a/b", b"first") and not folder.publish("a/b", b"second")
     assert folder.get("a/b") == b"first" and not list(temporaries(folder))
     (tmp_path / "folder" / "a" / "c").write_bytes(b"came between")
-    assert not _named(tmp_path / "folder" / "a" / "c", b"mine"), (
+    assert not create_file(tmp_path / "folder" / "a" / "c", b"mine"), (
         "it is the system that says so, not a look before"
     )
 
