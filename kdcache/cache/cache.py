@@ -14,9 +14,10 @@ from kdcache.cache.formats.protocol import StoredSample, Unit, UnitFormat
 from kdcache.cache.formats.tar import TarFormat
 from kdcache.cache.formats.zarr import ZarrFormat
 from kdcache.cache.gaps import Gaps
+from kdcache.cache.local_file import LocalFile
 from kdcache.cache.open_slabs import OpenSlabs, whole_numbers
 from kdcache.cache.slab import Slab, slab_name
-from kdcache.cache.slab_folder import LocalFile, SlabFolder
+from kdcache.cache.slab_folder import SlabFolder
 from kdcache.cache.storage.blocks import Blocks
 from kdcache.cache.storage.protocol import Entry, Storage
 from kdcache.cache.subset import held_mask, read_samples

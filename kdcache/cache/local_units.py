@@ -14,11 +14,13 @@ from contextlib import suppress
 
 from kdcache.cache.cache import Cache
 from kdcache.cache.documents.commit import Commit
+from kdcache.cache.file_lock import one_at_a_time
 from kdcache.cache.formats.image_index import ImageIndex, Piece
 from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.formats.tar import TarFormat
+from kdcache.cache.local_file import LocalFile
 from kdcache.cache.prefetch import fetched
-from kdcache.cache.slab_folder import INDEX, TAR, LocalFile, one_at_a_time
+from kdcache.cache.slab_folder import INDEX, TAR
 from kdcache.cache.storage.folder import Folder
 from kdcache.errors import CacheError, KdcacheError, MissingUnitError, SourceError
 from kdcache.runtime.console import progress

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache.documents.commit import Commit
-from kdcache.cache.slab_folder import SLAB, LocalFile
+from kdcache.cache.local_file import LocalFile
+from kdcache.cache.slab_folder import SLAB
 from kdcache.errors import MissingUnitError
 from kdcache.runtime.console import say
 from kdcache.shapes import Records, Rows
