@@ -98,7 +98,9 @@ def _read_all(
 
     with _explained(storage, root, digest):
         stored = _stored_arrays(storage, arrays_path(root, digest), most, fetched)
-        arrays = {name: stored.pop(name).decoded() for name in list(stored)}
+        arrays: dict[str, np.ndarray] = {}
+        for name in list(stored):
+            arrays[name] = stored.pop(name).decoded()  # whose frame is let go
         if arrays_digest(arrays) != digest:
             raise ValueError("their digest is another")
         return arrays
@@ -159,6 +161,7 @@ def _stored_arrays(storage: Storage, path: str, most: int, fetched: Any) -> dict
     names = [name for name in storage.list(path) if storage.exists(f"{path}/{name}/zarr.json")]
     stored: dict[str, _Stored] = {}
     size = 0
+    num_stored = 0
     for name in names[:_MOST_ARRAYS]:
         metadata = f"{path}/{name}/zarr.json"
         shape, dtype = fetched(metadata, MOST_METADATA, partial(_shape, most=most - size))
@@ -167,8 +170,8 @@ def _stored_arrays(storage: Storage, path: str, most: int, fetched: Any) -> dict
         room = num_bytes + num_bytes // 128 + 1024  # what zstd cannot compress takes a little more
         chunk = "/".join(["0"] * len(shape))  # the only one
         frame = fetched(f"{path}/{name}/c/{chunk}", room, partial(_frame, num_bytes=num_bytes))
+        num_stored += len(frame)
         stored[name] = _Stored(frame, shape, dtype)
-    num_stored = sum(len(array.frame) for array in stored.values())
     if size > most_decoded(num_stored):
         raise ValueError(f"{num_stored} bytes that say to hold {size}")
     return stored

@@ -26,6 +26,9 @@ from kdcache.errors import CacheError, KdcacheError, MissingUnitError, SourceErr
 from kdcache.runtime.console import progress
 from kdcache.sources.tar_reader import TarReader
 
+_NO_STAMP = (0, 0)
+"""Of a copy, which is checked each time that it is fetched."""
+
 
 class OpenTar:
     """A tar that is open, and where its images are; it is closed when nobody holds it."""
@@ -65,7 +68,10 @@ class LocalUnits:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self._folder = cache.storage if isinstance(cache.storage, Folder) else None
+        self._folder: Folder | None = None
+        """The cache's own, where it is on this machine."""
+        if isinstance(cache.storage, Folder):
+            self._folder = cache.storage
         self._first: int | None = None
         self._copies: dict[Unit, list[LocalFile]] = {}
         """Copies in use, with their indexes."""
@@ -137,22 +143,14 @@ class LocalUnits:
                 committed.
         """
         damages: list[KdcacheError] = []
-        for key in self._candidates(unit):
+        for candidate in self._candidates(unit):
             try:
-                descriptor = self._opened(key)
-            except (OSError, CacheError):
-                continue
-            try:
-                index = self._checked_index(key, descriptor)
+                tar = self._open_tar(candidate)
             except KdcacheError as error:
                 damages.append(error)
-                index = None
-            except BaseException:
-                os.close(descriptor)
-                raise
-            if index is not None:
-                return OpenTar(descriptor, index)
-            os.close(descriptor)
+                continue
+            if tar is not None:
+                return tar
         if damages:
             raise damages.pop(0)
         where = self._folder or self._cache.slabs.path
@@ -161,14 +159,36 @@ class LocalUnits:
             " again"
         )
 
+    def _open_tar(self, unit: Unit) -> OpenTar | None:
+        """Return a tar, after it was checked; None if it is not here.
+
+        Raises:
+            KdcacheError: it is damaged, or cannot be read.
+        """
+        try:
+            descriptor = self._opened(unit)
+        except (OSError, CacheError):
+            return None
+        try:
+            index = self._checked_index(unit, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if index is None:
+            os.close(descriptor)
+            return None
+        return OpenTar(descriptor, index)
+
     def _checked_index(self, unit: Unit, descriptor: int) -> ImageIndex | None:
         """Return what is known of an open tar, after it was checked; None if there is no such unit.
 
         Raises:
             KdcacheError: it is damaged, or cannot be read.
         """
-        status = os.fstat(descriptor)
-        stamp = (0, 0) if self.are_copies else (status.st_size, status.st_mtime_ns)
+        stamp = _NO_STAMP
+        if not self.are_copies:
+            status = os.fstat(descriptor)
+            stamp = status.st_size, status.st_mtime_ns
         index = self._index(unit)
         if index is None or index.stamp != stamp:
             return self._index_here(unit)
@@ -195,22 +215,27 @@ class LocalUnits:
             with suppress(OSError):
                 status = (self._folder.path / self._cache.format.key(*unit)).stat()
                 return status.st_size, status.st_mtime_ns
-        return 0, 0
+        return _NO_STAMP
 
     def _copied(self, unit: Unit, commit: Commit) -> bytes:
         """Return the bytes of a tar of which a copy is here afterwards."""
-        files = self._copies.get(unit, [])
-        file = (
-            files[0] if files else self._cache.slabs.open(self._name(unit, TAR), is_checked=False)
-        )
-        data = b"" if file is None else file.read()
-        if file is None or not commit.is_of(data):
+        slabs = self._cache.slabs
+        if unit in self._copies:
+            tar: LocalFile | None = self._copies[unit][0]
+        else:
+            tar = slabs.open(self._name(unit, TAR), is_checked=False)
+        data = b""
+        if tar is not None:
+            data = tar.read()
+        if tar is None or not commit.is_of(data):
             data = self._cache.unit_bytes(commit)
-            file = self._cache.slabs.write(self._name(unit, TAR), data)
-        index = self._cache.slabs.open(self._name(unit, INDEX))
-        if index is None or not self._is_checked(unit, commit.sha256, (0, 0)):
-            index = self._keep(unit, self._index_of(commit, data, (0, 0)))
-        self._copies[unit] = [file] if index is None else [file, index]
+            tar = slabs.write(self._name(unit, TAR), data)
+        index = slabs.open(self._name(unit, INDEX))
+        if index is None or not self._is_checked(unit, commit.sha256, _NO_STAMP):
+            index = self._keep(unit, self._index_of(commit, data, _NO_STAMP))
+        self._copies[unit] = [tar]
+        if index is not None:
+            self._copies[unit].append(index)
         return data
 
     def _index(self, unit: Unit) -> ImageIndex | None:
@@ -264,9 +289,10 @@ class LocalUnits:
         if self._first is not None:
             yield self._first, unit
         if self._folder is not None:
-            keys = (f"{name}/{unit:06d}.tar" for name in self._folder.list("shards"))
-            firsts = (self._cache.format.unit_of(f"shards/{key}") for key in keys)
-            yield from (key for key in firsts if key is not None and key[0] != self._first)
+            for name in self._folder.list("shards"):
+                candidate = self._cache.format.unit_of(f"shards/{name}/{unit:06d}.tar")
+                if candidate is not None and candidate[0] != self._first:
+                    yield candidate
             return
         form = re.compile(rf"{self._identity}-([0-9]+)-{unit:06d}\.{TAR}")
         for path in sorted(self._cache.slabs.path.glob(f"{self._identity}-*-{unit:06d}.{TAR}")):

@@ -124,14 +124,13 @@ def source_entry(source: Source, listing: SourceList | None) -> SourceEntry:
     entry = SourceEntry(spec=source.spec, fingerprint=source.fingerprint, classes=source.classes)
     if listing is None:
         return entry
-    sizes = listing.sizes
-    crc32c = listing.crc32c
-    return replace(
-        entry,
-        list=arrays_digest(listing.arrays),
-        sizes=None if sizes is None else sizes_digest(sizes),
-        contents=None if crc32c is None else arrays_digest({"crc32c": crc32c.astype("<u4")}),
-    )
+    entry = replace(entry, list=arrays_digest(listing.arrays))
+    if listing.sizes is not None:
+        entry = replace(entry, sizes=sizes_digest(listing.sizes))
+    if listing.crc32c is not None:
+        checksums = {"crc32c": listing.crc32c.astype("<u4")}
+        entry = replace(entry, contents=arrays_digest(checksums))
+    return entry
 
 
 def read_list(cache: Cache) -> SourceList | None:
@@ -149,8 +148,8 @@ def read_list(cache: Cache) -> SourceList | None:
     is_list = is_list and arrays.keys() <= {*_NUMBERS}
     for name, array in arrays.items():
         num_axes = 1 if name == "targets" else 2
-        is_list = is_list and array.dtype == "<u4" and array.ndim == num_axes
-        is_list = is_list and len(array) == cache.manifest.rows
+        is_column = array.dtype == "<u4" and array.ndim == num_axes
+        is_list = is_list and is_column and len(array) == cache.manifest.rows
     if not is_list:
         raise damaged(cache.storage, SOURCE, cache.manifest.arrays[SOURCE])
     return SourceList(names=Names(text), **arrays)
