@@ -56,7 +56,8 @@ class Coverage:
         seeds: list[int] = []
         for first, units in self.asked.items():
             is_part = len(units) < self.manifest.num_units
-            if is_part and self._units(first) and not self._num_missing(first):
+            is_begun = bool(self._units(first))
+            if is_part and is_begun and not self._num_missing(first):
                 seeds += self.manifest.unit_seeds(first)
         return seeds
 
@@ -210,7 +211,7 @@ def ask_for(cache: Cache, seeds: Iterable[int]) -> None:
     ask_for_units(cache, _all_units_of(cache.manifest, seeds))
 
 
-def ask_for_units(cache: Cache, asked: Mapping[int, Sequence[int]]) -> None:
+def ask_for_units(cache: Cache, units_of: Mapping[int, Sequence[int]]) -> None:
     """Record that `cache` is to hold units, by the first of their seeds, before any of them is
     written.
 
@@ -218,24 +219,24 @@ def ask_for_units(cache: Cache, asked: Mapping[int, Sequence[int]]) -> None:
         CacheError: that cannot be written, and something is missing.
     """
     try:
-        for extent in _requests(cache.manifest, asked):
+        for extent in _requests(cache.manifest, units_of):
             publish_extent(cache.storage, extent)
     except CacheError:
         committed = cache.committed()
-        for first, units in asked.items():
+        for first, units in units_of.items():
             for unit in units:
                 if (first, unit) not in committed:
                     raise
         # all of it is there: a cache that can only be read needs no request
 
 
-def note_left_out(cache: Cache, taken: Iterable[int]) -> None:
-    """Say which seeds of `cache` are not among those `taken`, since they lack units."""
+def note_left_out(cache: Cache, used_seeds: Iterable[int]) -> None:
+    """Say which seeds of `cache` are not among those that are used, since they lack units."""
     try:
         coverage = coverage_of(cache)
     except CacheError:  # what is wrong with its requests is for `info` and `verify` to tell
         coverage = coverage_of(cache, seeds=cache.seeds())
-    left_out = {*coverage.seeds} - {*coverage.complete_seeds} - {*taken}
+    left_out = {*coverage.seeds} - {*coverage.complete_seeds} - {*used_seeds}
     if not left_out:
         return
     seeds = sorted(left_out)
@@ -260,27 +261,29 @@ def first_seeds(made_by: MadeBy) -> set[int]:
 
 def _all_units_of(manifest: Manifest, seeds: Iterable[int]) -> dict[int, Sequence[int]]:
     """Return all units, by the first of their seeds."""
-    units: dict[int, Sequence[int]] = {}
+    every = range(manifest.num_units)
+    units_of: dict[int, Sequence[int]] = {}
     for seed in seeds:
-        units[manifest.unit_seeds(seed)[0]] = range(manifest.num_units)
-    return units
+        first = manifest.unit_seeds(seed)[0]
+        units_of[first] = every
+    return units_of
 
 
 def _requested(
     cache: Cache,
     committed: Mapping[int, set[int]],
-    known: dict[str, Extent] | None,
+    known_requests: dict[str, Extent] | None,
 ) -> dict[int, Sequence[int]]:
     """Return the units that a cache was asked for, by the first of their seeds."""
     manifest = cache.manifest
-    extents = read_extents(cache.storage, known)
+    extents = read_extents(cache.storage, known_requests)
     requested = _units_of_requests(manifest, extents)
-    begun = numbers_in(cache.storage.list("seeds"), "{:05d}", SEEDS)
-    others = [*committed, *begun]
+    folders = cache.storage.list("seeds")
+    others = [*committed, *numbers_in(folders, "{:05d}", SEEDS)]
     if not extents:
         others += first_seeds(manifest.made_by)
-    for seed in others:
-        requested.setdefault(manifest.unit_seeds(seed)[0], range(manifest.num_units))
+    for first, units in _all_units_of(manifest, others).items():
+        requested.setdefault(first, units)
     return requested
 
 
@@ -289,15 +292,18 @@ def _units_of_requests(manifest: Manifest, extents: Sequence[Extent]) -> dict[in
     numbers_of: dict[int, set[int]] = {}  # which requests name a seed, by the first of its group
     for number, extent in enumerate(extents):
         for seed in extent.all_seeds():
-            numbers_of.setdefault(manifest.unit_seeds(seed)[0], set()).add(number)
+            first = manifest.unit_seeds(seed)[0]
+            numbers_of.setdefault(first, set()).add(number)
+    every = range(manifest.num_units)
     unions: dict[frozenset[int], Sequence[int]] = {}  # many seeds are named by the same requests
-    units: dict[int, Sequence[int]] = {}
+    units_of: dict[int, Sequence[int]] = {}
     for first, numbers in numbers_of.items():
         key = frozenset(numbers)
         if key not in unions:
-            unions[key] = _union([extents[number] for number in key], range(manifest.num_units))
-        units[first] = unions[key]
-    return units
+            requests = [extents[number] for number in key]
+            unions[key] = _union(requests, every)
+        units_of[first] = unions[key]
+    return units_of
 
 
 def _union(extents: Sequence[Extent], every: range) -> Sequence[int]:
@@ -306,17 +312,19 @@ def _union(extents: Sequence[Extent], every: range) -> Sequence[int]:
     for extent in extents:
         if extent.units is None:
             return every
-        union.update(unit for unit in extent.all_units() if unit in every)
+        for unit in extent.all_units():
+            if unit in every:
+                union.add(unit)
     if len(union) == len(every):
         return every
     return sorted(union)
 
 
-def _requests(manifest: Manifest, asked: Mapping[int, Sequence[int]]) -> list[Extent]:
+def _requests(manifest: Manifest, units_of: Mapping[int, Sequence[int]]) -> list[Extent]:
     """Return requests for units by the first of their seeds, one for all seeds with the same
     units."""
     seeds_of: dict[tuple[int, ...] | None, list[int]] = {}
-    for first, units in asked.items():
+    for first, units in units_of.items():
         key = None if len(units) == manifest.num_units else tuple(units)
         seeds_of.setdefault(key, []).extend(manifest.unit_seeds(first))
     requests: list[Extent] = []

@@ -28,7 +28,8 @@ class Gaps(Sequence[int]):
         if not isinstance(number, int) or not 0 <= number < self._total:
             return False
         at = bisect_left(self._present, number)
-        return at == len(self._present) or self._present[at] != number
+        is_present = at < len(self._present) and self._present[at] == number
+        return not is_present
 
     @overload
     def __getitem__(self, at: int) -> int: ...

@@ -80,7 +80,8 @@ class LocalFile:
             raise DamagedFileError(f"{self.path}: its checksums are damaged")
         checksums = np.frombuffer(table, "<u4").tolist()
         for start, expected in zip(starts, checksums, strict=True):
-            block = os.pread(self._descriptor, min(_BLOCK, self.size - start), start)
+            num_bytes = min(_BLOCK, self.size - start)
+            block = os.pread(self._descriptor, num_bytes, start)
             if crc32c(block) != expected:
                 raise DamagedFileError(
                     f"{self.path}: bytes {start} to {start + _BLOCK} differ from their checksum"
@@ -208,7 +209,8 @@ def _trailer(descriptor: int, path: Path) -> tuple[int, int]:
     if len(data) == _TRAILER.size and data.startswith(_MAGIC):
         _, size, table_crc, _ = _TRAILER.unpack(data)
         num_blocks = -(-size // _BLOCK)
+        expected_length = size + 4 * num_blocks + _TRAILER.size
         is_sealed = data == _sealed(size, table_crc)
-        if is_sealed and length == size + 4 * num_blocks + _TRAILER.size:
+        if is_sealed and length == expected_length:
             return size, table_crc
     raise DamagedFileError(f"{path} is cut off, or damaged at its end")

@@ -295,7 +295,8 @@ class LocalUnits:
                     yield candidate
             return
         form = re.compile(rf"{self._identity}-([0-9]+)-{unit:06d}\.{TAR}")
-        for path in sorted(self._cache.slabs.path.glob(f"{self._identity}-*-{unit:06d}.{TAR}")):
+        copies = self._cache.slabs.path.glob(f"{self._identity}-*-{unit:06d}.{TAR}")
+        for path in sorted(copies):
             match = form.fullmatch(path.name)
             if match and int(match[1]) != self._first:
                 yield int(match[1]), unit

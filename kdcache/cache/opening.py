@@ -143,7 +143,9 @@ def probe_new(storage: Storage, *, writes: bool = True) -> None:
 
 def _is_left_over(folder: Storage, name: str) -> bool:
     """Return whether a folder is what a writer leaves that was killed before the manifest came."""
-    return name in ROOTS and all(_ARRAYS.fullmatch(child) for child in folder.list(name))
+    if name not in ROOTS:
+        return False
+    return all(_ARRAYS.fullmatch(child) for child in folder.list(name))
 
 
 def create_cache(

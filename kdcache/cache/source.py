@@ -161,7 +161,8 @@ class CachedNames:
 
 
 def _keys(cache: Cache, commit: Commit) -> list[str]:
-    return [sample.key for sample in cache.samples_of(commit, cache.unit_bytes(commit))]
+    samples = cache.samples_of(commit, cache.unit_bytes(commit))
+    return [sample.key for sample in samples]
 
 
 class CachedSource:

@@ -73,19 +73,19 @@ def require_source(cache: Cache, source: Source) -> None:
         )
 
 
-def source_differences(one: Cache, other: Cache) -> list[str]:
+def source_differences(first: Cache, second: Cache) -> list[str]:
     """Return in what the sources of two caches differ; nothing if, as far as is known, in nothing.
 
     What one of them does not know, since it is older, is not compared.
     """
-    mine, theirs = _common_entries(one, other)
+    mine, theirs = _common_entries(first, second)
     changed = [name for name in mine if mine[name] != theirs[name]]
     if not changed:
         return []
     if "classes" in changed:
         return [f"data of {mine['classes']} classes there, of {theirs['classes']} here"]
-    then = _list_if_whole(one)
-    now = _list_if_whole(other)
+    then = _list_if_whole(first)
+    now = _list_if_whole(second)
     if then is not None and now is not None:
         changes = list_changes(then, now)
         if changes:
@@ -94,17 +94,17 @@ def source_differences(one: Cache, other: Cache) -> list[str]:
     return [f"data of another {digests}"]
 
 
-def _common_entries(one: Cache, other: Cache) -> tuple[dict[str, Any], dict[str, Any]]:
+def _common_entries(first: Cache, second: Cache) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return of two caches what both know of their sources, of what is compared."""
-    mine: dict[str, Any] = {}
-    theirs: dict[str, Any] = {}
+    entries_of_first: dict[str, Any] = {}
+    entries_of_second: dict[str, Any] = {}
     for name in _COMPARED:
-        my_value = getattr(one.manifest.source, name)
-        their_value = getattr(other.manifest.source, name)
-        if my_value is not None and their_value is not None:
-            mine[name] = my_value
-            theirs[name] = their_value
-    return mine, theirs
+        value = getattr(first.manifest.source, name)
+        other_value = getattr(second.manifest.source, name)
+        if value is not None and other_value is not None:
+            entries_of_first[name] = value
+            entries_of_second[name] = other_value
+    return entries_of_first, entries_of_second
 
 
 def _difference(cache: Cache, source: Source) -> str:
@@ -134,7 +134,9 @@ def _has_sizes_of(source: Source, entry: SourceEntry) -> bool:
     if entry.sizes is None or not isinstance(source, Listed):
         return True
     sizes = source.file_sizes()
-    return sizes is not None and sizes_digest(sizes) == entry.sizes
+    if sizes is None:
+        return False
+    return sizes_digest(sizes) == entry.sizes
 
 
 def _list_if_whole(cache: Cache) -> SourceList | None:
@@ -174,8 +176,8 @@ def list_changes(then: SourceList, now: SourceList) -> list[Change]:
     names_now = list(now.names)
     before = _Side.of(then, names_then)
     after = _Side.of(now, names_now)
-    gone = [name for name in names_then if name not in after.places]
-    new = [name for name in names_now if name not in before.places]
+    gone = _without(names_then, after.places)
+    new = _without(names_now, before.places)
     common = [name for name in names_then if name in after.places]
     changes = [
         *_name_changes(before, after, gone, new),
@@ -201,15 +203,19 @@ class _Side:
 
     def rows(self, names: Sequence[str], numbers: Numbers) -> Numbers:
         """Return the numbers of some samples."""
-        rows: Numbers = numbers[[self.places[name] for name in names]]
+        places = [self.places[name] for name in names]
+        rows: Numbers = numbers[places]
         return rows
 
     def size(self, name: str) -> Hashable:
         """Return the sizes of a sample's files; None if they are not known."""
         sizes = self.listing.sizes
-        if sizes is None or (sizes[self.places[name]] == NO_FILE).any():
+        if sizes is None:
             return None
-        return tuple(sizes[self.places[name]].tolist())
+        own_sizes = sizes[self.places[name]].tolist()
+        if NO_FILE in own_sizes:
+            return None
+        return tuple(own_sizes)
 
     def last_part(self, name: str) -> Hashable:
         """Return the last part of a name, and the sizes of its files."""
@@ -225,8 +231,8 @@ def _name_changes(then: _Side, now: _Side, gone: Sequence[str], new: Sequence[st
     really_gone = _without(gone, new_names.keys())
     really_new = _without(new, new_names.values())
     return [
-        Change("sample", "is gone", [shown_name(name) for name in really_gone]),
-        Change("sample", "is new", [shown_name(name) for name in really_new]),
+        Change("sample", "is gone", _shown(really_gone)),
+        Change("sample", "is new", _shown(really_new)),
         Change("sample", "is renamed", pairs),
     ]
 
@@ -236,10 +242,12 @@ def _new_names(then: _Side, now: _Side, gone: Sequence[str], new: Sequence[str])
 
     First come those that keep the last part of it, then those whose size no other has.
     """
-    new_names = _matched(_traits(gone, then.last_part), _traits(new, now.last_part))
-    gone = _without(gone, new_names.keys())
-    new = _without(new, new_names.values())
-    return new_names | _matched(_traits(gone, then.size), _traits(new, now.size))
+    last_parts_then = _traits(gone, then.last_part)
+    last_parts_now = _traits(new, now.last_part)
+    new_names = _matched(last_parts_then, last_parts_now)
+    sizes_then = _traits(_without(gone, new_names.keys()), then.size)
+    sizes_now = _traits(_without(new, new_names.values()), now.size)
+    return new_names | _matched(sizes_then, sizes_now)
 
 
 def _without(names: Sequence[str], others: Iterable[str]) -> list[str]:
@@ -275,7 +283,7 @@ def _file_changes(then: _Side, now: _Side, names: Sequence[str]) -> list[Change]
     if sizes_then is None:
         return []
     if sizes_now is None or sizes_now.shape[1] != sizes_then.shape[1]:
-        return [Change("sample", "has no files any more", [shown_name(name) for name in names])]
+        return [Change("sample", "has no files any more", _shown(names))]
     before = then.rows(names, sizes_then)
     after = now.rows(names, sizes_now)
     is_lost = (after == NO_FILE) & (before != NO_FILE)
@@ -319,6 +327,10 @@ def _reordered(then: Sequence[str], now: Sequence[str]) -> list[Change]:
     if not moved:
         return []
     return [Change("sample", "is in another place", moved)]
+
+
+def _shown(names: Sequence[str]) -> list[str]:
+    return [shown_name(name) for name in names]
 
 
 def shown_name(name: str) -> str:

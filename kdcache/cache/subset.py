@@ -32,11 +32,17 @@ def read_samples(storage: Storage, manifest: Manifest) -> Rows | None:
     digest = manifest.arrays[SAMPLES]
     arrays = read_arrays(storage, SAMPLES, digest, most=manifest.most_bytes(SAMPLES))
     numbers = arrays.get(_NUMBERS, np.empty(0))
-    is_list = len(arrays) == 1 and numbers.dtype == "<u4" and numbers.shape == (manifest.num_held,)
-    is_within = is_list and numbers[-1] < manifest.rows
-    if not is_within or not (numbers[1:] > numbers[:-1]).all():
+    if len(arrays) != 1 or not _are_samples(numbers, manifest):
         raise damaged(storage, SAMPLES, digest)
     return numbers.astype(np.int64)
+
+
+def _are_samples(numbers: np.ndarray, manifest: Manifest) -> bool:
+    """Return whether these are rising numbers of as many samples as a subset holds."""
+    if numbers.dtype != "<u4" or numbers.shape != (manifest.num_held,):
+        return False
+    is_rising = bool((numbers[1:] > numbers[:-1]).all())
+    return is_rising and bool(numbers[-1] < manifest.rows)
 
 
 def held_mask(samples: Rows, order: Rows) -> Mask:

@@ -63,8 +63,7 @@ class UnitObjects:
         return data
 
     def _content(self, commit: Commit, is_fresh: bool) -> bytes:
-        first = self._manifest.unit_seeds(commit.seed)[0]
-        key = self._format.key(first, commit.unit)
+        key = self._format.key(self._first_seed(commit), commit.unit)
         most = min(commit.num_bytes, self._format.most_bytes(commit.unit))
         if most <= _LARGE:
             return self._storage.get(key, most=most, is_fresh=is_fresh)
@@ -80,7 +79,7 @@ class UnitObjects:
         """
         if blocks.size != commit.num_bytes:
             raise self._wrong_size(commit, blocks.size)
-        self.look_through(commit.unit, blocks, "; ".join(self._where(commit)))
+        self.look_through(commit.unit, blocks, self._place(commit))
         if blocks.sha256() != commit.sha256:
             raise self._wrong_bytes(commit)
 
@@ -106,7 +105,7 @@ class UnitObjects:
         try:
             return self._format.samples(commit.unit, data)
         except ValueError as error:
-            raise DamagedUnitError(f"{'; '.join(self._where(commit))}: {error}") from error
+            raise DamagedUnitError(f"{self._place(commit)}: {error}") from error
 
     def decoded(self, commit: Commit, data: bytes) -> Records:
         """Return the records in the object of a committed unit, `[seeds, rows]`.
@@ -114,7 +113,7 @@ class UnitObjects:
         Raises:
             DamagedUnitError: it is no such object.
         """
-        return self.decoded_bytes(commit.unit, data, "; ".join(self._where(commit)))
+        return self.decoded_bytes(commit.unit, data, self._place(commit))
 
     def decoded_bytes(self, unit: int, data: bytes, where: str) -> Records:
         """Return the records in the object of a unit, `[seeds, rows]`.
@@ -145,8 +144,11 @@ class UnitObjects:
 
     def records_in_order(self, commits: Sequence[Commit], fetch: Fetch) -> Iterator[Records]:
         """Yield the records of every unit in order, of those without a commit zeros."""
-        commit_of_unit = {commit.unit: commit for commit in commits}
-        num_bytes = max((commit.num_bytes for commit in commits), default=0)
+        commit_of_unit: dict[int, Commit] = {}
+        largest = 0
+        for commit in commits:
+            commit_of_unit[commit.unit] = commit
+            largest = max(largest, commit.num_bytes)
 
         def records_of(unit: int) -> Records:
             if unit in commit_of_unit:
@@ -154,7 +156,7 @@ class UnitObjects:
             return np.zeros(len(self._manifest.unit_range(unit)), self._manifest.dtype)
 
         units = range(self._manifest.num_units)
-        return fetched(records_of, units, num_bytes=num_bytes + self._manifest.unit_bytes)
+        return fetched(records_of, units, num_bytes=largest + self._manifest.unit_bytes)
 
     def _wrong_size(self, commit: Commit, size: int) -> DamagedUnitError:
         where, way_out = self._where(commit)
@@ -168,12 +170,20 @@ class UnitObjects:
             f"{where}: its bytes differ from what was committed (SHA-256); {way_out}"
         )
 
+    def _place(self, commit: Commit) -> str:
+        """Return where a unit is and the way out if it is damaged, as a message begins."""
+        return "; ".join(self._where(commit))
+
     def _where(self, commit: Commit) -> tuple[str, str]:
         """Return how a message names a unit, and the way out if it is damaged."""
         storage = self._storage
-        key = commit_key(self._manifest.unit_seeds(commit.seed)[0], commit.unit)
+        key = commit_key(self._first_seed(commit), commit.unit)
         way_out = f"delete {storage}/{key} and {storage}/{commit.key} and run the dump again"
         return f"cache {storage}, {commit.name}", way_out
+
+    def _first_seed(self, commit: Commit) -> int:
+        """Return the first of the seeds of a commit's unit."""
+        return self._manifest.unit_seeds(commit.seed)[0]
 
     @cached_property
     def _row(self) -> "np.dtype[Any] | None":

@@ -110,9 +110,9 @@ def tar_layout(
 def tar_row_bytes(width: int, seeds: int, image_bytes: float | None) -> int:
     """Return the bytes of a row in a tar: 512 for each member's header, and each filled up to a
     multiple of 512."""
-    members = [128.0 + seeds * width]
+    members: list[float] = [128 + seeds * width]
     if image_bytes is not None:
-        members += [1.0, image_bytes]
+        members += [1, image_bytes]
     total = 0
     for size in members:
         total += _BLOCK + _up_to_multiple(int(size), _BLOCK)
