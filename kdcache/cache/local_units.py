@@ -289,16 +289,27 @@ class LocalUnits:
         if self._first is not None:
             yield self._first, unit
         if self._folder is not None:
-            for name in self._folder.list("shards"):
-                candidate = self._cache.format.unit_of(f"shards/{name}/{unit:06d}.tar")
-                if candidate is not None and candidate[0] != self._first:
-                    yield candidate
-            return
+            others = self._units_in(self._folder, unit)
+        else:
+            others = self._copied_units(unit)
+        for candidate in others:
+            if candidate[0] != self._first:
+                yield candidate
+
+    def _units_in(self, folder: Folder, unit: int) -> Iterator[Unit]:
+        """Yield the units of this number that may be in the cache's own folder."""
+        for name in folder.list("shards"):
+            candidate = self._cache.format.unit_of(f"shards/{name}/{unit:06d}.tar")
+            if candidate is not None:
+                yield candidate
+
+    def _copied_units(self, unit: int) -> Iterator[Unit]:
+        """Yield the units of this number of which copies are here."""
         form = re.compile(rf"{self._identity}-([0-9]+)-{unit:06d}\.{TAR}")
         copies = self._cache.slabs.path.glob(f"{self._identity}-*-{unit:06d}.{TAR}")
         for path in sorted(copies):
             match = form.fullmatch(path.name)
-            if match and int(match[1]) != self._first:
+            if match:
                 yield int(match[1]), unit
 
     def _opened(self, unit: Unit) -> int:

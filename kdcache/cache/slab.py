@@ -83,7 +83,8 @@ class Slab:
         bool `[rows]`."""
         if self._is_missing is None:
             return np.zeros(len(rows), bool)
-        return self._is_missing[rows]
+        is_missing: Mask = self._is_missing[rows]
+        return is_missing
 
     def _map(self) -> None:
         self._file = self._open_file()
