@@ -34,8 +34,7 @@ class Cache:
     """An open cache. `open_cache` and `create_cache` make one."""
 
     def __init__(self, storage: Storage, manifest: Manifest, codec: Codec | None = None) -> None:
-        """Open the cache in `storage`; with `codec` it is one that is not on disk yet, as for a
-        plan."""
+        """Open the cache in `storage`; with `codec` one that is not on disk yet, as for a plan."""
         self.storage = storage
         self.manifest = manifest
         self.slabs = SlabFolder()
