@@ -90,15 +90,17 @@ def _read_all(
     def fetched(key: str, room: int, check: Callable[[bytes], T]) -> T:
         """Return what `check` makes of an object, which is read twice before it is damaged."""
 
-        def read(again: bool) -> T:
+        def checked_object(again: bool) -> T:
             with _explained(storage, root, digest):
                 return check(storage.get(key, most=room, is_fresh=is_fresh or again))
 
-        return read_twice(read)
+        return read_twice(checked_object)
 
     with _explained(storage, root, digest):
         stored = _stored_arrays(storage, arrays_path(root, digest), most, fetched)
-        arrays = {name: stored.pop(name).decoded() for name in list(stored)}
+        arrays: dict[str, np.ndarray] = {}
+        for name in list(stored):
+            arrays[name] = stored.pop(name).decoded()  # whose frame is let go
         if arrays_digest(arrays) != digest:
             raise ValueError("their digest is another")
         return arrays
@@ -159,16 +161,18 @@ def _stored_arrays(storage: Storage, path: str, most: int, fetched: Any) -> dict
     names = [name for name in storage.list(path) if storage.exists(f"{path}/{name}/zarr.json")]
     stored: dict[str, _Stored] = {}
     size = 0
+    num_stored = 0
     for name in names[:_MOST_ARRAYS]:
-        metadata = f"{path}/{name}/zarr.json"
-        shape, dtype = fetched(metadata, MOST_METADATA, partial(_shape, most=most - size))
+        shape_in = partial(_shape, most=most - size)
+        shape, dtype = fetched(f"{path}/{name}/zarr.json", MOST_METADATA, shape_in)
         num_bytes = prod(shape) * dtype.itemsize
         size += num_bytes
         room = num_bytes + num_bytes // 128 + 1024  # what zstd cannot compress takes a little more
         chunk = "/".join(["0"] * len(shape))  # the only one
-        frame = fetched(f"{path}/{name}/c/{chunk}", room, partial(_frame, num_bytes=num_bytes))
+        frame_in = partial(_frame, num_bytes=num_bytes)
+        frame = fetched(f"{path}/{name}/c/{chunk}", room, frame_in)
+        num_stored += len(frame)
         stored[name] = _Stored(frame, shape, dtype)
-    num_stored = sum(len(array.frame) for array in stored.values())
     if size > most_decoded(num_stored):
         raise ValueError(f"{num_stored} bytes that say to hold {size}")
     return stored
@@ -188,17 +192,19 @@ def _shape(data: bytes, most: int) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
     shape = tuple(document["shape"])
     dtype = np.dtype(_TYPES[document["data_type"]])
     is_shape = all(type(side) is int and side > 0 for side in shape)
-    if not is_shape or prod(shape) * dtype.itemsize > most:
-        raise ValueError(f"an array of shape {quoted(shape)}")
-    return shape, dtype
+    if is_shape and prod(shape) * dtype.itemsize <= most:
+        return shape, dtype
+    raise ValueError(f"an array of shape {quoted(shape)}")
 
 
 def num_stored_about(arrays: Mapping[str, np.ndarray]) -> int:
     """Return about how many bytes arrays take once they are stored: the beginning of each tells."""
     total = 0.0
     for array in arrays.values():
-        beginning = array.reshape(-1)[: _SAMPLE // array.dtype.itemsize]
-        total += len(Zstd(_LEVEL).encode(beginning)) * array.size / max(beginning.size, 1)
+        num_values = _SAMPLE // array.dtype.itemsize
+        beginning = array.reshape(-1)[:num_values]
+        frame = Zstd(_LEVEL).encode(beginning)
+        total += len(frame) * array.size / max(beginning.size, 1)
     return int(total)
 
 

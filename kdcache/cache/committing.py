@@ -39,7 +39,7 @@ def require_manifest(cache: Cache, *, reads: bool = False) -> None:
     if stamp is not None and stamp == cache.stamp and not reads:
         return
     try:
-        found = open_cache(cache.storage)
+        present = open_cache(cache.storage)
     except CacheError as error:
         if cache.storage.exists(MANIFEST):
             raise
@@ -48,7 +48,7 @@ def require_manifest(cache: Cache, *, reads: bool = False) -> None:
             " or removed, while this job wrote into it. Nothing more is written; put it back, and"
             " run the same command again"
         ) from error
-    if found.manifest.digest != cache.manifest.digest:
+    if present.manifest.digest != cache.manifest.digest:
         raise CacheError(
             f"cache {cache} is no longer the one that this job writes into: another manifest is in"
             " its place. Nothing more is written; choose a new folder, and run the same command"
@@ -117,16 +117,14 @@ def commit_unit(
     assert seed == seeds[0] and records.dtype == manifest.dtype
     records = records.reshape(len(seeds), len(rows))
     if cache.samples is not None:
-        held = cache.is_held[rows.start : rows.stop]
+        is_held = cache.is_held[rows.start : rows.stop]
         records, samples, facts = thinned(
-            manifest, held, rows.start, records=records, samples=samples, facts=facts
+            manifest, is_held, rows.start, records=records, samples=samples, facts=facts
         )
     key = cache.format.key(seed, unit)
     data = encode_unit(cache, unit, records, samples)
     if not cache.storage.publish(key, data):
-        where = f"cache {cache}, {cache.unit_name(seed, unit)}"
-        data = _winner(cache, unit, key, where)
-        winner = cache.decode_bytes(unit, data, _left(cache, where, key))
+        data, winner = _winner(cache, seed, unit)
         if manifest.skip_unreadable:
             facts["absent"] = also_absent(facts.get("absent", []), rows, seeds, winner, records)
     commit = Commit(
@@ -161,19 +159,20 @@ def encode_unit(
         raise CacheError(f"cache {cache}: {error}") from error
 
 
-def _left(cache: Cache, where: str, key: str) -> str:
-    return f"{where}; delete {cache.storage}/{key} and run the dump again"
-
-
-def _winner(cache: Cache, unit: int, key: str, where: str) -> bytes:
-    most = cache.format.most_bytes(unit)
+def _winner(cache: Cache, seed: int, unit: int) -> tuple[bytes, Records]:
+    """Return the object of a unit that another writer published first, and its records."""
+    key = cache.format.key(seed, unit)
+    name = f"cache {cache}, {cache.unit_name(seed, unit)}"
+    where = f"{name}; delete {cache.storage}/{key} and run the dump again"
 
     def look(blocks: Blocks) -> None:
-        cache.look_through(unit, blocks, _left(cache, where, key))
+        cache.look_through(unit, blocks, where)
 
+    most = cache.format.most_bytes(unit)
     try:
-        return agreed_bytes(cache.storage, key, most=most, look=look)
+        data = agreed_bytes(cache.storage, key, most=most, look=look)
     except FileNotFoundError:
         raise CacheError(
-            f"{where}: {key} was there a moment ago and is not; run the same command again"
+            f"{name}: {key} was there a moment ago and is not; run the same command again"
         ) from None
+    return data, cache.decode_bytes(unit, data, where)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from kdcache.cache import Cache, Manifest
@@ -38,27 +37,29 @@ class Coverage:
     @property
     def seeds(self) -> list[int]:
         """The seeds that were asked for."""
-        return self._expanded(self.asked)
+        return self._seeds_of(self.asked)
 
     @property
     def complete_seeds(self) -> list[int]:
         """Those of which every unit is there."""
-        every = self.manifest.num_units
-        return self._expanded(seed for seed in self.asked if len(self.held.get(seed, ())) == every)
+        total = self.manifest.num_units
+        return self._seeds_of(first for first in self.asked if len(self._units(first)) == total)
 
     @property
     def seeds_not_begun(self) -> list[int]:
         """Those of which nothing is there."""
-        return self._expanded(first for first in self.asked if not self.held.get(first))
+        return self._seeds_of(first for first in self.asked if not self._units(first))
 
     @property
     def seeds_in_part(self) -> list[int]:
         """Those of which only some units were asked for, and all of these are there."""
-        every = self.manifest.num_units
-        begun = [
-            seed for seed, units in self.asked.items() if len(units) < every and self.held.get(seed)
-        ]
-        return self._expanded(seed for seed in begun if not self._num_missing(seed))
+        seeds: list[int] = []
+        for first, units in self.asked.items():
+            is_part = len(units) < self.manifest.num_units
+            is_begun = bool(self._units(first))
+            if is_part and is_begun and not self._num_missing(first):
+                seeds += self.manifest.unit_seeds(first)
+        return seeds
 
     @property
     def missing(self) -> dict[int, list[int]]:
@@ -68,16 +69,18 @@ class Coverage:
             CacheError: there are more than anyone lists.
         """
         incomplete = self._incomplete()
-        if (count := sum(incomplete.values())) > _MOST_LISTED:
+        count = sum(incomplete.values())
+        if count > _MOST_LISTED:
             most = f"at most {_MOST_LISTED} are listed"
             raise CacheError(
                 f"{count} units are missing; {most}: is its manifest what was written?"
             )
-        found: dict[int, list[int]] = {}
+        missing: dict[int, list[int]] = {}
         for first in incomplete:
-            units = [unit for unit in self.asked[first] if unit not in self.held[first]]
-            found |= dict.fromkeys(self.manifest.unit_seeds(first), units)
-        return found
+            committed = self.held[first]
+            units = [unit for unit in self.asked[first] if unit not in committed]
+            missing |= dict.fromkeys(self.manifest.unit_seeds(first), units)
+        return missing
 
     @property
     def units_asked(self) -> int:
@@ -96,10 +99,17 @@ class Coverage:
 
     def to_json(self) -> dict[str, Any]:
         """Return what commands tell of it, the same in each."""
-        names = ("seeds", "complete_seeds", "missing", "seeds_not_begun", "seeds_in_part")
-        counts = ("units_asked", "units_done", "is_complete")
-        told = {name: getattr(self, name) for name in (*names, *counts)}
-        return {**told, "units_per_seed": self.manifest.num_units}
+        return {
+            "seeds": self.seeds,
+            "complete_seeds": self.complete_seeds,
+            "missing": self.missing,
+            "seeds_not_begun": self.seeds_not_begun,
+            "seeds_in_part": self.seeds_in_part,
+            "units_asked": self.units_asked,
+            "units_done": self.units_done,
+            "is_complete": self.is_complete,
+            "units_per_seed": self.manifest.num_units,
+        }
 
     def what_is_missing(self) -> str:
         """Return in words what is missing; nothing if nothing is."""
@@ -111,28 +121,41 @@ class Coverage:
         total = self.manifest.num_units
         shown = [*counts][:_NOTED]
         parts = [f"seed {seed} lacks {counts[seed]} of {total} units" for seed in shown]
-        if (more := len(counts) - _NOTED) > 0:
-            lack = "lacks" if more == 1 else "lack"
-            parts.append(f"{counted(more, 'more seed')} {lack} some")
-        if absent := self.seeds_not_begun:
-            be = "is" if len(absent) == 1 else "are"
-            parts.append(f"{named(absent, 'seed')} {be} not begun")
+        num_others = len(counts) - len(shown)
+        if num_others:
+            verb = "lacks" if num_others == 1 else "lack"
+            parts.append(f"{counted(num_others, 'more seed')} {verb} some")
+        not_begun = self.seeds_not_begun
+        if not_begun:
+            verb = "is" if len(not_begun) == 1 else "are"
+            parts.append(f"{named(not_begun, 'seed')} {verb} not begun")
         return ", ".join(parts)
 
     def _incomplete(self) -> dict[int, int]:
         """Return how many units are missing, by the first of their seeds, where others are
         there."""
-        counts = {first: self._num_missing(first) for first in self.asked if self.held.get(first)}
-        return {first: count for first, count in counts.items() if count}
+        counts: dict[int, int] = {}
+        for first in self.asked:
+            if not self._units(first):
+                continue
+            count = self._num_missing(first)
+            if count:
+                counts[first] = count
+        return counts
 
     def _num_missing(self, first: int) -> int:
-        held = self.held.get(first, set())
+        committed = self._units(first)
         units = self.asked[first]
         if len(units) == self.manifest.num_units:  # all are asked for: nothing need be looked up
-            return len(units) - len(held)
-        return sum(unit not in held for unit in units)
+            return len(units) - len(committed)
+        return sum(unit not in committed for unit in units)
 
-    def _expanded(self, firsts: Iterable[int]) -> list[int]:
+    def _units(self, first: int) -> set[int]:
+        """Return the committed units of the seeds that begin with `first`."""
+        return self.held.get(first, set())
+
+    def _seeds_of(self, firsts: Iterable[int]) -> list[int]:
+        """Return all seeds of the groups that begin with `firsts`."""
         seeds: list[int] = []
         for first in firsts:
             seeds += self.manifest.unit_seeds(first)
@@ -161,19 +184,22 @@ def coverage_of(
         CacheError: a request that cannot be read, or more seeds than anyone asks for.
     """
     manifest = cache.manifest
-    held: dict[int, set[int]] = {}
-    for first, unit in cache.committed() if units is None else units:
+    if units is None:
+        units = cache.committed()
+    committed: dict[int, set[int]] = {}
+    for first, unit in units:
         if unit < manifest.num_units:
-            held.setdefault(first, set()).add(unit)
+            committed.setdefault(first, set()).add(unit)
     if seeds is None:
-        asked = _asked(cache, held, known)
+        requested = _requested(cache, committed, known)
     else:
-        asked = {manifest.unit_seeds(seed)[0]: range(manifest.num_units) for seed in seeds}
-    if (count := len(asked) * manifest.seeds_per_unit) > MOST_SEEDS:
+        requested = _all_units_of(manifest, seeds)
+    count = len(requested) * manifest.seeds_per_unit
+    if count > MOST_SEEDS:
         raise CacheError(
             f"cache {cache} is asked for {count} seeds; at most {MOST_SEEDS} are counted"
         )
-    return Coverage(manifest=manifest, asked=dict(sorted(asked.items())), held=held)
+    return Coverage(manifest=manifest, asked=dict(sorted(requested.items())), held=committed)
 
 
 def ask_for(cache: Cache, seeds: Iterable[int]) -> None:
@@ -182,13 +208,10 @@ def ask_for(cache: Cache, seeds: Iterable[int]) -> None:
     Raises:
         CacheError: that cannot be written, and something is missing.
     """
-    asked: dict[int, Sequence[int]] = {}
-    for seed in seeds:
-        asked[cache.manifest.unit_seeds(seed)[0]] = range(cache.manifest.num_units)
-    ask_for_units(cache, asked)
+    ask_for_units(cache, _all_units_of(cache.manifest, seeds))
 
 
-def ask_for_units(cache: Cache, asked: Mapping[int, Sequence[int]]) -> None:
+def ask_for_units(cache: Cache, units_of: Mapping[int, Sequence[int]]) -> None:
     """Record that `cache` is to hold units, by the first of their seeds, before any of them is
     written.
 
@@ -196,79 +219,116 @@ def ask_for_units(cache: Cache, asked: Mapping[int, Sequence[int]]) -> None:
         CacheError: that cannot be written, and something is missing.
     """
     try:
-        for extent in _requests(cache.manifest, asked):
+        for extent in _requests(cache.manifest, units_of):
             publish_extent(cache.storage, extent)
     except CacheError:
-        held = set(cache.committed())
-        for first, units in asked.items():
-            if any((first, unit) not in held for unit in units):
-                raise
+        committed = cache.committed()
+        for first, units in units_of.items():
+            for unit in units:
+                if (first, unit) not in committed:
+                    raise
         # all of it is there: a cache that can only be read needs no request
 
 
-def note_left_out(cache: Cache, taken: Iterable[int]) -> None:
-    """Say which seeds of `cache` are not among those `taken`, since they lack units."""
+def note_left_out(cache: Cache, used_seeds: Iterable[int]) -> None:
+    """Say which seeds of `cache` are not among those that are used, since they lack units."""
     try:
         coverage = coverage_of(cache)
     except CacheError:  # what is wrong with its requests is for `info` and `verify` to tell
         coverage = coverage_of(cache, seeds=cache.seeds())
-    left_out = {*coverage.seeds} - {*coverage.complete_seeds} - {*taken}
-    if left_out:
-        every = range(cache.manifest.num_units)
-        firsts = sorted({cache.manifest.unit_seeds(seed)[0] for seed in left_out})
-        missing = replace(coverage, asked=dict.fromkeys(firsts, every)).what_is_missing()
-        verb = "is" if len(left_out) == 1 else "are"
-        say(f"note: {named(sorted(left_out), 'seed')} of cache {cache} {verb} left out: {missing}")
+    left_out = {*coverage.seeds} - {*coverage.complete_seeds} - {*used_seeds}
+    if not left_out:
+        return
+    seeds = sorted(left_out)
+    missing = replace(coverage, asked=_all_units_of(cache.manifest, seeds)).what_is_missing()
+    verb = "is" if len(seeds) == 1 else "are"
+    say(f"note: {named(seeds, 'seed')} of cache {cache} {verb} left out: {missing}")
 
 
 def first_seeds(made_by: MadeBy) -> set[int]:
     """Return the seeds that the first dump into a cache was told; none where that is not known."""
-    seeds = recorded_settings(made_by.config).get("seeds")
+    text = recorded_settings(made_by.config).get("seeds")
+    if not isinstance(text, str):
+        return set()
     try:
-        found = set(parse_seeds(seeds)) if isinstance(seeds, str) else set()
-        return found if len(found) <= MOST_SEEDS else set()
+        seeds = set(parse_seeds(text))
     except UsageError:
         return set()
+    if len(seeds) > MOST_SEEDS:
+        return set()
+    return seeds
 
 
-def _asked(
-    cache: Cache,
-    held: Mapping[int, set[int]],
-    known: dict[str, Extent] | None,
-) -> dict[int, Sequence[int]]:
-    manifest = cache.manifest
+def _all_units_of(manifest: Manifest, seeds: Iterable[int]) -> dict[int, Sequence[int]]:
+    """Return all units, by the first of their seeds."""
     every = range(manifest.num_units)
-    extents = read_extents(cache.storage, known)
-    naming: dict[int, set[int]] = {}  # which requests name a seed, by the first of its group
+    units_of: dict[int, Sequence[int]] = {}
+    for seed in seeds:
+        first = manifest.unit_seeds(seed)[0]
+        units_of[first] = every
+    return units_of
+
+
+def _requested(
+    cache: Cache,
+    committed: Mapping[int, set[int]],
+    known_requests: dict[str, Extent] | None,
+) -> dict[int, Sequence[int]]:
+    """Return the units that a cache was asked for, by the first of their seeds."""
+    manifest = cache.manifest
+    extents = read_extents(cache.storage, known_requests)
+    requested = _units_of_requests(manifest, extents)
+    folders = cache.storage.list("seeds")
+    others = [*committed, *numbers_in(folders, "{:05d}", SEEDS)]
+    if not extents:
+        others += first_seeds(manifest.made_by)
+    for first, units in _all_units_of(manifest, others).items():
+        requested.setdefault(first, units)
+    return requested
+
+
+def _units_of_requests(manifest: Manifest, extents: Sequence[Extent]) -> dict[int, Sequence[int]]:
+    """Return the units that requests name, by the first of their seeds."""
+    numbers_of: dict[int, set[int]] = {}  # which requests name a seed, by the first of its group
     for number, extent in enumerate(extents):
         for seed in extent.all_seeds():
-            naming.setdefault(manifest.unit_seeds(seed)[0], set()).add(number)
-    union = lru_cache(None)(lambda numbers: _union([extents[number] for number in numbers], every))
-    asked: dict[int, Sequence[int]] = {}
-    for first, numbers in naming.items():
-        asked[first] = union(frozenset(numbers))
-    begun = numbers_in(cache.storage.list("seeds"), "{:05d}", SEEDS)
-    others = [*held, *begun] if extents else [*held, *begun, *first_seeds(manifest.made_by)]
-    for seed in others:
-        asked.setdefault(manifest.unit_seeds(seed)[0], every)
-    return asked
+            first = manifest.unit_seeds(seed)[0]
+            numbers_of.setdefault(first, set()).add(number)
+    every = range(manifest.num_units)
+    unions: dict[frozenset[int], Sequence[int]] = {}  # many seeds are named by the same requests
+    units_of: dict[int, Sequence[int]] = {}
+    for first, numbers in numbers_of.items():
+        key = frozenset(numbers)
+        if key not in unions:
+            requests = [extents[number] for number in key]
+            unions[key] = _union(requests, every)
+        units_of[first] = unions[key]
+    return units_of
 
 
 def _union(extents: Sequence[Extent], every: range) -> Sequence[int]:
     """Return the units of `every` that any of the requests wants, rising."""
-    wanted: set[int] = set()
+    union: set[int] = set()
     for extent in extents:
         if extent.units is None:
             return every
-        wanted.update(unit for unit in extent.all_units() if unit in every)
-    return every if len(wanted) == len(every) else sorted(wanted)
+        for unit in extent.all_units():
+            if unit in every:
+                union.add(unit)
+    if len(union) == len(every):
+        return every
+    return sorted(union)
 
 
-def _requests(manifest: Manifest, asked: Mapping[int, Sequence[int]]) -> list[Extent]:
+def _requests(manifest: Manifest, units_of: Mapping[int, Sequence[int]]) -> list[Extent]:
     """Return requests for units by the first of their seeds, one for all seeds with the same
     units."""
-    alike: dict[tuple[int, ...] | None, list[int]] = {}
-    for first, units in asked.items():
+    seeds_of: dict[tuple[int, ...] | None, list[int]] = {}
+    for first, units in units_of.items():
         key = None if len(units) == manifest.num_units else tuple(units)
-        alike.setdefault(key, []).extend(manifest.unit_seeds(first))
-    return [Extent.of(seeds, units) for units, seeds in alike.items() if units is None or units]
+        seeds_of.setdefault(key, []).extend(manifest.unit_seeds(first))
+    requests: list[Extent] = []
+    for named_units, seeds in seeds_of.items():
+        if named_units != ():
+            requests.append(Extent.of(seeds, named_units))
+    return requests

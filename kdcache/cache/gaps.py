@@ -9,14 +9,14 @@ from typing import overload
 class Gaps(Sequence[int]):
     """The numbers from 0 to `total` - 1 that are not among some, rising."""
 
-    def __init__(self, held: Sequence[int], total: int) -> None:
+    def __init__(self, present: Sequence[int], total: int) -> None:
         """Take the numbers that are there, which rise, each once, all below `total`."""
-        self._held = held
+        self._present = present
         self._total = total
 
     def __len__(self) -> int:
         """Return how many are missing."""
-        return self._total - len(self._held)
+        return self._total - len(self._present)
 
     def __iter__(self) -> Iterator[int]:
         """Yield what is missing."""
@@ -27,8 +27,9 @@ class Gaps(Sequence[int]):
         """Return whether a number is missing."""
         if not isinstance(number, int) or not 0 <= number < self._total:
             return False
-        at = bisect_left(self._held, number)
-        return at == len(self._held) or self._held[at] != number
+        at = bisect_left(self._present, number)
+        is_present = at < len(self._present) and self._present[at] == number
+        return not is_present
 
     @overload
     def __getitem__(self, at: int) -> int: ...
@@ -38,13 +39,19 @@ class Gaps(Sequence[int]):
         """Return the number at a place among those that are missing."""
         if isinstance(at, slice):
             return [self[place] for place in range(*at.indices(len(self)))]
-        place = at + len(self) if at < 0 else at
+        place = at
+        if at < 0:
+            place += len(self)
         if not 0 <= place < len(self):
             raise IndexError(at)
-        # before held number i there are held[i] - i missing ones
-        return place + bisect_left(
-            range(len(self._held)), place + 1, key=lambda i: self._held[i] - i
+        num_present = bisect_left(
+            range(len(self._present)), place + 1, key=self._num_missing_before
         )
+        return place + num_present
+
+    def _num_missing_before(self, index: int) -> int:
+        """Return how many numbers are missing before one that is there."""
+        return self._present[index] - index
 
     def __eq__(self, other: object) -> bool:
         """Return whether another sequence has the same numbers."""
@@ -58,12 +65,15 @@ class Gaps(Sequence[int]):
 
     def __repr__(self) -> str:
         """Return the numbers as a list shows them, of many the first."""
-        return repr(self[:10])[:-1] + (", ...]" if len(self) > 10 else "]")
+        beginning = repr(self[:10])
+        if len(self) <= 10:
+            return beginning
+        return f"{beginning[:-1]}, ...]"
 
     def spans(self) -> Iterator[range]:
         """Yield what is missing as ranges."""
         start = 0
-        for number in self._held:
+        for number in self._present:
             if start < number:
                 yield range(start, number)
             start = number + 1

@@ -46,22 +46,26 @@ def take_inventory(cache: Cache) -> Inventory:
     """
     layout = _Layout(cache)
     units: dict[Unit, list[Entry]] = {}
-    kinds: dict[str, list[Entry]] = {"temporary": [], "orphaned": [], "foreign": []}
+    orphaned: list[Entry] = []
+    temporary: list[Entry] = []
+    foreign: list[Entry] = []
     for entry in cache.storage.walk():
         if is_temporary(entry.key):
-            _keep(kinds["temporary"], entry)
+            _keep(temporary, entry)
         elif unit := cache.format.unit_of(entry.key):
             units.setdefault(unit, []).append(entry)
         elif layout.is_left_over(entry.key):
-            kinds["orphaned"].append(entry)
+            orphaned.append(entry)
         elif not layout.is_own(entry.key):
-            _keep(kinds["foreign"], entry)
+            _keep(foreign, entry)
     commits = cache.committed()
-    for unit, found in units.items():
-        if unit not in commits:
-            kinds["orphaned"] += found
-    objects = {unit: found[-1] for unit, found in sorted(units.items()) if unit in commits}
-    return Inventory(commits, objects, **{kind: sorted(entries) for kind, entries in kinds.items()})
+    objects: dict[Unit, Entry] = {}
+    for unit, entries in sorted(units.items()):
+        if unit in commits:
+            objects[unit] = entries[-1]
+        else:
+            orphaned += entries
+    return Inventory(commits, objects, sorted(orphaned), sorted(temporary), sorted(foreign))
 
 
 class _Layout:
@@ -69,31 +73,33 @@ class _Layout:
 
     def __init__(self, cache: Cache) -> None:
         self._manifest = cache.manifest
-        self._arrays = {
-            root: f"{arrays_path(root, digest)}/" for root, digest in cache.manifest.arrays.items()
-        }
-        self._single = {"zarr.json", CARD, *(f"{root}/zarr.json" for root in self._arrays)}
+        self._folders: dict[str, str] = {}
+        """Of arrays, by their root."""
+        self._single = {"zarr.json", CARD}
+        for root, digest in cache.manifest.arrays.items():
+            self._folders[root] = f"{arrays_path(root, digest)}/"
+            self._single.add(f"{root}/zarr.json")
         self._beside = cache.format.metadata(0).keys()
 
     def is_left_over(self, key: str) -> bool:
         """Return whether a key is that of an array of a writer that came second."""
-        found = _ARRAYS.fullmatch(key)
-        return found is not None and found[1] in self._arrays and not self._is_of_arrays(key)
+        match = _ARRAYS.fullmatch(key)
+        return match is not None and match[1] in self._folders and not self._is_of_arrays(key)
 
     def is_own(self, key: str) -> bool:
         """Return whether a key is one that kdcache gives."""
-        if (
-            key in self._single
-            or committed_unit(self._manifest, key)
-            or is_extent(key)
-            or self._is_of_arrays(key)
-        ):
+        if key in self._single or committed_unit(self._manifest, key):
             return True
-        # what lies beside the units has the same names for all seeds
-        return any(key == _of_seed(name, _first_number(key)) for name in self._beside)
+        return is_extent(key) or self._is_of_arrays(key) or self._is_beside(key)
+
+    def _is_beside(self, key: str) -> bool:
+        """Return whether a key is of what lies beside the units: it has the same names for all
+        seeds."""
+        seed = _first_number(key)
+        return any(key == _of_seed(name, seed) for name in self._beside)
 
     def _is_of_arrays(self, key: str) -> bool:
-        return key.startswith(tuple(self._arrays.values()))
+        return key.startswith(tuple(self._folders.values()))
 
 
 def _keep(entries: list[Entry], entry: Entry) -> None:
@@ -106,5 +112,7 @@ def _of_seed(name: str, seed: int) -> str:
 
 
 def _first_number(key: str) -> int:
-    found = re.search(r"[0-9]{5,10}", key)
-    return int(found[0]) if found else 0
+    match = re.search(r"[0-9]{5,10}", key)
+    if match is None:
+        return 0
+    return int(match[0])

@@ -14,15 +14,20 @@ from contextlib import suppress
 
 from kdcache.cache.cache import Cache
 from kdcache.cache.documents.commit import Commit
+from kdcache.cache.file_lock import one_at_a_time
 from kdcache.cache.formats.image_index import ImageIndex, Piece
 from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.formats.tar import TarFormat
+from kdcache.cache.local_file import LocalFile
 from kdcache.cache.prefetch import fetched
-from kdcache.cache.slab_folder import INDEX, TAR, LocalFile, one_at_a_time
+from kdcache.cache.slab_folder import INDEX, TAR
 from kdcache.cache.storage.folder import Folder
 from kdcache.errors import CacheError, KdcacheError, MissingUnitError, SourceError
 from kdcache.runtime.console import progress
 from kdcache.sources.tar_reader import TarReader
+
+_NO_STAMP = (0, 0)
+"""Of a copy, which is checked each time that it is fetched."""
 
 
 class OpenTar:
@@ -63,7 +68,10 @@ class LocalUnits:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self._folder = cache.storage if isinstance(cache.storage, Folder) else None
+        self._folder: Folder | None = None
+        """The cache's own, where it is on this machine."""
+        if isinstance(cache.storage, Folder):
+            self._folder = cache.storage
         self._first: int | None = None
         self._copies: dict[Unit, list[LocalFile]] = {}
         """Copies in use, with their indexes."""
@@ -135,22 +143,14 @@ class LocalUnits:
                 committed.
         """
         damages: list[KdcacheError] = []
-        for key in self._candidates(unit):
+        for candidate in self._candidates(unit):
             try:
-                descriptor = self._opened(key)
-            except (OSError, CacheError):
-                continue
-            try:
-                index = self._checked_index(key, descriptor)
+                tar = self._open_tar(candidate)
             except KdcacheError as error:
                 damages.append(error)
-                index = None
-            except BaseException:
-                os.close(descriptor)
-                raise
-            if index is not None:
-                return OpenTar(descriptor, index)
-            os.close(descriptor)
+                continue
+            if tar is not None:
+                return tar
         if damages:
             raise damages.pop(0)
         where = self._folder or self._cache.slabs.path
@@ -159,14 +159,36 @@ class LocalUnits:
             " again"
         )
 
+    def _open_tar(self, unit: Unit) -> OpenTar | None:
+        """Return a tar, after it was checked; None if it is not here.
+
+        Raises:
+            KdcacheError: it is damaged, or cannot be read.
+        """
+        try:
+            descriptor = self._opened(unit)
+        except (OSError, CacheError):
+            return None
+        try:
+            index = self._checked_index(unit, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if index is None:
+            os.close(descriptor)
+            return None
+        return OpenTar(descriptor, index)
+
     def _checked_index(self, unit: Unit, descriptor: int) -> ImageIndex | None:
         """Return what is known of an open tar, after it was checked; None if there is no such unit.
 
         Raises:
             KdcacheError: it is damaged, or cannot be read.
         """
-        status = os.fstat(descriptor)
-        stamp = (0, 0) if self.are_copies else (status.st_size, status.st_mtime_ns)
+        stamp = _NO_STAMP
+        if not self.are_copies:
+            status = os.fstat(descriptor)
+            stamp = status.st_size, status.st_mtime_ns
         index = self._index(unit)
         if index is None or index.stamp != stamp:
             return self._index_here(unit)
@@ -193,22 +215,27 @@ class LocalUnits:
             with suppress(OSError):
                 status = (self._folder.path / self._cache.format.key(*unit)).stat()
                 return status.st_size, status.st_mtime_ns
-        return 0, 0
+        return _NO_STAMP
 
     def _copied(self, unit: Unit, commit: Commit) -> bytes:
         """Return the bytes of a tar of which a copy is here afterwards."""
-        files = self._copies.get(unit, [])
-        file = (
-            files[0] if files else self._cache.slabs.open(self._name(unit, TAR), is_checked=False)
-        )
-        data = b"" if file is None else file.read()
-        if file is None or not commit.is_of(data):
+        slabs = self._cache.slabs
+        if unit in self._copies:
+            tar: LocalFile | None = self._copies[unit][0]
+        else:
+            tar = slabs.open(self._name(unit, TAR), is_checked=False)
+        data = b""
+        if tar is not None:
+            data = tar.read()
+        if tar is None or not commit.is_of(data):
             data = self._cache.unit_bytes(commit)
-            file = self._cache.slabs.write(self._name(unit, TAR), data)
-        index = self._cache.slabs.open(self._name(unit, INDEX))
-        if index is None or not self._is_checked(unit, commit.sha256, (0, 0)):
-            index = self._keep(unit, self._index_of(commit, data, (0, 0)))
-        self._copies[unit] = [file] if index is None else [file, index]
+            tar = slabs.write(self._name(unit, TAR), data)
+        index = slabs.open(self._name(unit, INDEX))
+        if index is None or not self._is_checked(unit, commit.sha256, _NO_STAMP):
+            index = self._keep(unit, self._index_of(commit, data, _NO_STAMP))
+        self._copies[unit] = [tar]
+        if index is not None:
+            self._copies[unit].append(index)
         return data
 
     def _index(self, unit: Unit) -> ImageIndex | None:
@@ -262,14 +289,27 @@ class LocalUnits:
         if self._first is not None:
             yield self._first, unit
         if self._folder is not None:
-            keys = (f"{name}/{unit:06d}.tar" for name in self._folder.list("shards"))
-            firsts = (self._cache.format.unit_of(f"shards/{key}") for key in keys)
-            yield from (key for key in firsts if key is not None and key[0] != self._first)
-            return
+            others = self._units_in(self._folder, unit)
+        else:
+            others = self._copied_units(unit)
+        for candidate in others:
+            if candidate[0] != self._first:
+                yield candidate
+
+    def _units_in(self, folder: Folder, unit: int) -> Iterator[Unit]:
+        """Yield the units of this number that may be in the cache's own folder."""
+        for name in folder.list("shards"):
+            candidate = self._cache.format.unit_of(f"shards/{name}/{unit:06d}.tar")
+            if candidate is not None:
+                yield candidate
+
+    def _copied_units(self, unit: int) -> Iterator[Unit]:
+        """Yield the units of this number of which copies are here."""
         form = re.compile(rf"{self._identity}-([0-9]+)-{unit:06d}\.{TAR}")
-        for path in sorted(self._cache.slabs.path.glob(f"{self._identity}-*-{unit:06d}.{TAR}")):
+        copies = self._cache.slabs.path.glob(f"{self._identity}-*-{unit:06d}.{TAR}")
+        for path in sorted(copies):
             match = form.fullmatch(path.name)
-            if match and int(match[1]) != self._first:
+            if match:
                 yield int(match[1]), unit
 
     def _opened(self, unit: Unit) -> int:

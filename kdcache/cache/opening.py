@@ -39,16 +39,18 @@ def open_storage(path: str | Path) -> Storage:
     """
     text = str(path)
     require_text(text, "cache")
-    if (scheme := text.partition(":/")[0]) in _SCHEMES and not is_address(text):
+    before_slash = text.partition(":/")[0]
+    if before_slash in _SCHEMES and not is_address(text):
         raise UsageError(
-            f"{text} is neither an address nor a likely folder; write {scheme}://BUCKET/PREFIX"
+            f"{text} is neither an address nor a likely folder; write"
+            f" {before_slash}://BUCKET/PREFIX"
         )
     if not is_address(text) and not text.startswith(_PIPE):
         return Folder(path)
     scheme = text.partition(":")[0]
     if scheme not in _SCHEMES:
-        known = ", ".join(f"{one}://" for one in _SCHEMES)
-        raise UsageError(f"{text}: caches lie in folders or at {known}, not at {scheme}:")
+        addresses = ", ".join(f"{name}://" for name in _SCHEMES)
+        raise UsageError(f"{text}: caches lie in folders or at {addresses}, not at {scheme}:")
     try:
         from kdcache.cache.storage.bucket import Bucket  # noqa: PLC0415 # an extra
     except ImportError:
@@ -69,7 +71,8 @@ def open_cache(path: str | Path | Storage) -> Cache:
         raise UsageError(f"cache is {quoted(path)}; give the path or the address of one")
     folder = path if isinstance(path, Storage) else open_storage(path)
     try:
-        return Cache(folder, read_twice(lambda is_fresh: _read_manifest(folder, is_fresh)))
+        manifest = read_twice(lambda is_fresh: _read_manifest(folder, is_fresh))
+        return Cache(folder, manifest)
     except FileNotFoundError:
         raise CacheError(
             f"{path} is not a cache: it has no zarr.json; give the folder of one, or make"
@@ -79,7 +82,9 @@ def open_cache(path: str | Path | Storage) -> Cache:
 
 def as_cache(cache: Cache | str | Path) -> Cache:
     """Return a cache as it is, or the one at a path."""
-    return cache if isinstance(cache, Cache) else open_cache(cache)
+    if isinstance(cache, Cache):
+        return cache
+    return open_cache(cache)
 
 
 def _read_manifest(folder: Storage, is_fresh: bool) -> Manifest:
@@ -138,7 +143,9 @@ def probe_new(storage: Storage, *, writes: bool = True) -> None:
 
 def _is_left_over(folder: Storage, name: str) -> bool:
     """Return whether a folder is what a writer leaves that was killed before the manifest came."""
-    return name in ROOTS and all(_ARRAYS.fullmatch(child) for child in folder.list(name))
+    if name not in ROOTS:
+        return False
+    return all(_ARRAYS.fullmatch(child) for child in folder.list(name))
 
 
 def create_cache(
@@ -171,11 +178,12 @@ def create_cache(
     manifest.check(str(path))
     if not folder.exists(MANIFEST):
         probe_new(folder)
-        numbers = None if samples is None else samples_arrays(samples)
-        beside = {CODEC: fit, SAMPLES: numbers, SOURCE: source}
-        for root, arrays in beside.items():
-            if arrays:
-                publish_arrays(folder, root, arrays)
+        if fit:
+            publish_arrays(folder, CODEC, fit)
+        if samples is not None:
+            publish_arrays(folder, SAMPLES, samples_arrays(samples))
+        if source:
+            publish_arrays(folder, SOURCE, source)
         folder.publish(MANIFEST, root_metadata(manifest))
     cache = open_cache(folder)
     cache.require(manifest.with_codec_of(cache.manifest, whichever=any_codec))

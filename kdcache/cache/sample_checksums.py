@@ -62,7 +62,9 @@ class CheckedSource:
 
     def files(self) -> Iterable[str]:
         """Return the paths of the files that samples are read from, where the source knows them."""
-        return self.unchecked.files() if isinstance(self.unchecked, Filed) else ()
+        if not isinstance(self.unchecked, Filed):
+            return ()
+        return self.unchecked.files()
 
     def sample(self, index: int) -> Sample:
         """Return sample `index`, decoded from the very bytes that were compared.
@@ -96,8 +98,8 @@ class CheckedSource:
         data: bytes | None = own(index)
         return data
 
-    def _compare(self, index: int, found: _Checksums) -> None:
-        if _differs(self._checksums, index, found):
+    def _compare(self, index: int, checksums: _Checksums) -> None:
+        if _differs(self._checksums, index, checksums):
             raise MismatchError(
                 f"sample {index} ({self.key(index)}) of {self.spec} is not what cache "
                 f"{self._origin} was made from: its contents are others (CRC-32C); {WAY_OUT}"
@@ -118,10 +120,10 @@ def checksums_of(source: Source, *, skip_unreadable: bool) -> Numbers:
     with preserved_generators():
         _require_still(source)
     rows = list(_all_checksums(source, skip_unreadable=skip_unreadable))
-    width = max(len(found) for found in rows)
+    width = max(len(row) for row in rows)
     checksums = np.full((len(rows), width), _UNREADABLE, np.uint32)
-    for index, found in enumerate(rows):
-        checksums[index, : len(found)] = found
+    for index, row in enumerate(rows):
+        checksums[index, : len(row)] = row
     return checksums
 
 
@@ -154,12 +156,13 @@ def changed_samples(cache: Cache, source: Source) -> list[str]:
         CacheError: they are absent or damaged.
     """
     require_checksums(cache)
-    raw = source.unchecked if isinstance(source, CheckedSource) else source
+    if isinstance(source, CheckedSource):
+        source = source.unchecked
     checksums = _read_checksums(cache)
     changed: list[str] = []
-    for index, found in enumerate(_all_checksums(raw, skip_unreadable=True)):
-        if _differs(checksums, index, found):
-            changed.append(raw.key(index))
+    for index, row in enumerate(_all_checksums(source, skip_unreadable=True)):
+        if _differs(checksums, index, row):
+            changed.append(source.key(index))
     return changed
 
 
@@ -174,22 +177,26 @@ def _read_checksums(cache: Cache) -> Numbers:
 def _all_checksums(source: Source, *, skip_unreadable: bool) -> Iterator[_Checksums]:
     """Yield the checksums of each sample; files are read by several threads."""
 
-    def of(index: int) -> _Checksums:
+    def checksums_at(index: int) -> _Checksums:
         try:
             contents = _contents(source, index)
-            return _of_sample(source.sample(index)) if contents is None else _of_files(contents)
+            if contents is None:
+                return _of_sample(source.sample(index))
+            return _of_files(contents)
         except UnreadableSampleError:
             if not skip_unreadable:
                 raise
             return [_UNREADABLE]
 
     indices = range(len(source))
-    sizes = source.file_sizes() if isinstance(source, Listed) else None
-    # other sources run code of the user, which may not bear several threads
-    found = map(of, indices) if sizes is None else fetched(of, indices, num_bytes=1 << 25)
+    if isinstance(source, Listed) and source.file_sizes() is not None:
+        rows = fetched(checksums_at, indices, num_bytes=1 << 25)
+    else:
+        # these run code of the user, which may not bear several threads
+        rows = map(checksums_at, indices)
     with preserved_generators(), progress("checksums", len(source), "samples") as bar:
-        for checksums in found:
-            yield checksums
+        for row in rows:
+            yield row
             bar.advance(1)
 
 
@@ -209,13 +216,16 @@ def _require_still(source: Source) -> None:
         )
 
 
-def _differs(checksums: Numbers, index: int, found: _Checksums) -> bool:
-    kept: _Checksums = checksums[index, : len(found)].tolist()
-    return kept != found
+def _differs(checksums: Numbers, index: int, row: _Checksums) -> bool:
+    """Return whether the checksums of a sample are others than these."""
+    expected: _Checksums = checksums[index, : len(row)].tolist()
+    return expected != row
 
 
 def _contents(source: Source, index: int) -> Contents | None:
-    return source.contents(index) if isinstance(source, Listed) else None
+    if not isinstance(source, Listed):
+        return None
+    return source.contents(index)
 
 
 def _of_files(contents: Contents) -> _Checksums:
@@ -224,8 +234,11 @@ def _of_files(contents: Contents) -> _Checksums:
 
 def _of_sample(sample: Sample) -> _Checksums:
     target = sample.target
-    of_target = _of_image(target) if isinstance(target, Image.Image) else crc32c(b"%d" % target)
-    return [_of_image(sample.image), of_target]
+    if isinstance(target, Image.Image):
+        target_checksum = _of_image(target)
+    else:
+        target_checksum = crc32c(b"%d" % target)
+    return [_of_image(sample.image), target_checksum]
 
 
 def _of_image(image: Image.Image) -> int:

@@ -1,11 +1,14 @@
 """Slabs: one seed's records, verified and laid out as a local memory map."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from kdcache.cache.slab_folder import LocalFile
+from kdcache.cache.documents.commit import Commit
+from kdcache.cache.local_file import LocalFile
+from kdcache.cache.slab_folder import SLAB
 from kdcache.errors import MissingUnitError
 from kdcache.runtime.console import say
 from kdcache.shapes import Records, Rows
@@ -62,8 +65,10 @@ class Slab:
                 unit is not committed.
             CacheError: the file was damaged, and cannot be made anew.
         """
-        if self._is_hole is not None and (hit := rows[self._is_hole[rows]]).size:
-            raise MissingUnitError(f"row {hit[0]} is {self._reason(hit[:1])}; leave it out")
+        if self._is_hole is not None:
+            holes = rows[self._is_hole[rows]]
+            if holes.size:
+                raise MissingUnitError(f"row {holes[0]} is {self._reason(holes[:1])}; leave it out")
         if self._file.has_changed():
             say(
                 f"note: slab {self._file.path} was changed while it was read; it is checked, and"
@@ -76,7 +81,10 @@ class Slab:
     def is_missing(self, rows: Rows) -> Mask:
         """Return which of `rows` are missing: of units that were not committed, or not in a subset;
         bool `[rows]`."""
-        return np.zeros(len(rows), bool) if self._is_missing is None else self._is_missing[rows]
+        if self._is_missing is None:
+            return np.zeros(len(rows), bool)
+        is_missing: Mask = self._is_missing[rows]
+        return is_missing
 
     def _map(self) -> None:
         self._file = self._open_file()
@@ -97,3 +105,11 @@ class Slab:
         mask = np.zeros(len(self), bool)
         mask[rows] = True
         return mask
+
+
+def slab_name(manifest_digest: str, commits: Sequence[Commit]) -> str:
+    """Return the name of the file of the slab of some commits."""
+    identity = hashlib.sha256(manifest_digest.encode())
+    for commit in commits:
+        identity.update(commit.digest.encode())  # which covers seed and unit
+    return f"{identity.hexdigest()[:32]}.{SLAB}"

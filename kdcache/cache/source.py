@@ -5,7 +5,7 @@ import shlex
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +97,11 @@ def _way_to_images(cache: Cache) -> str:
             f"cache {cache} holds no images; add --data SPEC, of the data that it was made from"
             f" ({quoted(spec)}, it says)"
         )
-    said = words if len(words) <= MOST_QUOTED else f"other data (as it says, {quoted(spec)})"
+    data = words
+    if len(words) > MOST_QUOTED:
+        data = f"other data (as it says, {quoted(spec)})"
     return (
-        f"cache {cache} holds no images, and says that it was made from {said}; if that is right,"
+        f"cache {cache} holds no images, and says that it was made from {data}; if that is right,"
         f" add --data {words}"
     )
 
@@ -143,12 +145,9 @@ class CachedNames:
                 " SPEC"
             )
         commits = cache.commits(seeds[0])
-        near = max(commit.num_bytes for commit in commits)
-        read: Iterator[list[str]] = fetched(
-            lambda commit: _keys(cache, commit), commits, num_bytes=near
-        )
+        largest = max(commit.num_bytes for commit in commits)
         self._keys: list[str] = []
-        for keys in read:
+        for keys in fetched(partial(_keys, cache), commits, num_bytes=largest):
             self._keys += keys
         self._row_of = np.argsort(cache.order)
 
@@ -162,7 +161,8 @@ class CachedNames:
 
 
 def _keys(cache: Cache, commit: Commit) -> list[str]:
-    return [sample.key for sample in cache.samples_of(commit, cache.unit_bytes(commit))]
+    samples = cache.samples_of(commit, cache.unit_bytes(commit))
+    return [sample.key for sample in samples]
 
 
 class CachedSource:
@@ -174,16 +174,16 @@ class CachedSource:
         Raises:
             UsageError: a cache that holds no images.
         """
-        made = cache.manifest.source
-        if not cache.manifest.has_images or made.classes is None:
+        entry = cache.manifest.source
+        if not cache.manifest.has_images or entry.classes is None:
             raise UsageError(
                 f"cache {cache} holds no images; give the data that it was made from: --data SPEC"
             )
         self.spec = f"cache:{cache}"
         self.task = cache.manifest.task
         self._kind = target_kind(self.task)
-        self.classes = made.classes
-        self.fingerprint = made.fingerprint
+        self.classes = entry.classes
+        self.fingerprint = entry.fingerprint
         self.units = LocalUnits(cache)
         self._rows = cache.manifest.rows
         self._unit_rows = cache.manifest.unit_rows
@@ -224,11 +224,12 @@ class CachedSource:
         stored = tar.index
         name = sample_name(self.spec, index, stored.keys[at])
         target = stored.target(at)
-        # one of no bytes is none
-        file = b"" if target is None else tar.read(target, name)
+        target_file = b""  # of no bytes: there is none
+        if target is not None:
+            target_file = tar.read(target, name)
         with named(self.spec, index, self.key):
             image = decode_stored(data, stored.extensions[at])
-            return Sample(image, self._kind.decode(file, image, self.classes, name))
+            return Sample(image, self._kind.decode(target_file, image, self.classes, name))
 
     def stored(self, index: int) -> bytes:
         """Return the file of the image of sample `index`, compared with the checksum that was taken
@@ -253,7 +254,8 @@ class CachedSource:
             raise UnreadableSampleError(
                 f"{name} of {self.spec} could not be read when it was dumped"
             )
-        if reason := too_many_bytes(image.size):
+        reason = too_many_bytes(image.size)
+        if reason:
             raise SourceError(f"{name} of {self.spec}: {reason}; give --data SPEC")
         return tar.read(image, f"{name} of {self.spec}")
 

@@ -5,7 +5,7 @@ held in memory) and the sizes of files. The names come from the list that the ca
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +50,12 @@ class Change:
         """Return the change in words, with the first names."""
         count = len(self.examples)
         shown = ", ".join(self.examples[:num_shown])
-        more = ", ..." if count > num_shown else ""
+        if count > num_shown:
+            shown += ", ..."
         if count == 1:
             return f"1 {self.noun} {self.predicate} ({shown})"
         plural = self.predicate.replace("is ", "are ", 1).replace("has ", "have ", 1)
-        return f"{count} {self.noun}s {plural} ({shown}{more})"
+        return f"{count} {self.noun}s {plural} ({shown})"
 
 
 def require_source(cache: Cache, source: Source) -> None:
@@ -72,59 +73,70 @@ def require_source(cache: Cache, source: Source) -> None:
         )
 
 
-def source_differences(one: Cache, other: Cache) -> list[str]:
+def source_differences(first: Cache, second: Cache) -> list[str]:
     """Return in what the sources of two caches differ; nothing if, as far as is known, in nothing.
 
     What one of them does not know, since it is older, is not compared.
     """
-    mine = _known(one)
-    theirs = _known(other)
-    its = {name: theirs.get(name, value) for name, value in mine.items()}
-    if mine == its:
+    mine, theirs = _common_entries(first, second)
+    changed = [name for name in mine if mine[name] != theirs[name]]
+    if not changed:
         return []
-    if mine.get("classes") != its.get("classes"):
-        return [f"data of {mine['classes']} classes there, of {its['classes']} here"]
-    lists = [_list_if_whole(cache) for cache in (one, other)]
-    changes: list[Change] = []
-    if lists[0] is not None and lists[1] is not None:
-        changes = list_changes(lists[0], lists[1])
-    if changes:
-        return [f"their data differ, from there to here: {_told([], changes)}"]
-    changed = [name for name in mine if mine[name] != its[name]]
-    others = " and ".join(_COMPARED[name] for name in changed)
-    return [f"data of another {others}"]
+    if "classes" in changed:
+        return [f"data of {mine['classes']} classes there, of {theirs['classes']} here"]
+    then = _list_if_whole(first)
+    now = _list_if_whole(second)
+    if then is not None and now is not None:
+        changes = list_changes(then, now)
+        if changes:
+            return [f"their data differ, from there to here: {_difference_in_words([], changes)}"]
+    digests = " and ".join(_COMPARED[name] for name in changed)
+    return [f"data of another {digests}"]
 
 
-def _known(cache: Cache) -> dict[str, Any]:
-    """Return what a cache knows of its source, of what is compared."""
-    values = {name: getattr(cache.manifest.source, name) for name in _COMPARED}
-    return {name: value for name, value in values.items() if value is not None}
+def _common_entries(first: Cache, second: Cache) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return of two caches what both know of their sources, of what is compared."""
+    entries_of_first: dict[str, Any] = {}
+    entries_of_second: dict[str, Any] = {}
+    for name in _COMPARED:
+        value = getattr(first.manifest.source, name)
+        other_value = getattr(second.manifest.source, name)
+        if value is not None and other_value is not None:
+            entries_of_first[name] = value
+            entries_of_second[name] = other_value
+    return entries_of_first, entries_of_second
 
 
 def _difference(cache: Cache, source: Source) -> str:
     """Return in what a source differs, the most telling first; nothing if it does not."""
-    made = cache.manifest.source
+    entry = cache.manifest.source
     rows = cache.manifest.rows
-    if made.classes not in (None, source.classes):
-        return f"data has {source.classes} classes, the cache was made from {made.classes}"
-    is_other = source.fingerprint != made.fingerprint or len(source) != rows
-    if not is_other and _has_sizes_of(source, made):
+    if entry.classes not in (None, source.classes):
+        return f"data has {source.classes} classes, the cache was made from {entry.classes}"
+    is_other = source.fingerprint != entry.fingerprint or len(source) != rows
+    if not is_other and _has_sizes_of(source, entry):
         return ""
     then = _list_if_whole(cache)
     now = list_of(source)
-    changes = list_changes(then, now) if then is not None else []
-    if not changes and len(source) == rows:
-        return _unnamed(cache, source, is_other=is_other, is_listed=then is not None)
-    counts = [f"data has {len(source)} samples, the cache was made from {rows}"]
-    return _told(counts if len(source) != rows else [], changes)
+    changes: list[Change] = []
+    if then is not None:
+        changes = list_changes(then, now)
+    if len(source) != rows:
+        count = f"data has {len(source)} samples, the cache was made from {rows}"
+        return _difference_in_words([count], changes)
+    if changes:
+        return _difference_in_words([], changes)
+    return _unnamed(cache, source, is_other=is_other, is_listed=then is not None)
 
 
-def _has_sizes_of(source: Source, made: SourceEntry) -> bool:
+def _has_sizes_of(source: Source, entry: SourceEntry) -> bool:
     """Return whether the files of a source have the sizes that a manifest knows, if it does."""
-    if made.sizes is None or not isinstance(source, Listed):
+    if entry.sizes is None or not isinstance(source, Listed):
         return True
     sizes = source.file_sizes()
-    return sizes is not None and sizes_digest(sizes) == made.sizes
+    if sizes is None:
+        return False
+    return sizes_digest(sizes) == entry.sizes
 
 
 def _list_if_whole(cache: Cache) -> SourceList | None:
@@ -142,20 +154,19 @@ def _unnamed(cache: Cache, source: Source, *, is_other: bool, is_listed: bool) -
         return "files have other sizes"
     if is_listed:
         return "its names are the same; ids of classes or pixels held in memory are others"
-    told = "samples were added, removed, renamed, reordered or relabelled"
+    message = "samples were added, removed, renamed, reordered or relabelled"
     if cache.manifest.source.classes is None and source.classes != cache.manifest.classes:
-        told += f" (data has {source.classes} classes, the teacher {cache.manifest.classes})"
-    return told
+        message += f" (data has {source.classes} classes, the teacher {cache.manifest.classes})"
+    return message
 
 
-def _told(counts: Sequence[str], changes: Sequence[Change]) -> str:
+def _difference_in_words(counts: Sequence[str], changes: Sequence[Change]) -> str:
     """Return counts and changes in words, with as many names as there is room for."""
-    told = ""
     for num_shown in _SHOWN:
         lines = [*counts, *(change.line(num_shown) for change in changes)]
-        told = "; ".join(lines)
-        if len(told) <= _MOST_TOLD:
-            return told
+        message = "; ".join(lines)
+        if len(message) <= _MOST_TOLD:
+            return message
     return joined(lines, _MOST_TOLD)
 
 
@@ -163,20 +174,15 @@ def list_changes(then: SourceList, now: SourceList) -> list[Change]:
     """Return what differs between two lists of samples; nothing if nothing does."""
     names_then = list(then.names)
     names_now = list(now.names)
-    one = _Side(then, {name: place for place, name in enumerate(names_then)})
-    other = _Side(now, {name: place for place, name in enumerate(names_now)})
-    gone = [name for name in names_then if name not in other.places]
-    new = [name for name in names_now if name not in one.places]
-    renamed = _renamed(one, other, gone, new)
-    taken = {*renamed.values()}
-    common = [name for name in names_then if name in other.places]
-    pairs = [f"{shown_name(name)} to {shown_name(after)}" for name, after in renamed.items()]
+    before = _Side.of(then, names_then)
+    after = _Side.of(now, names_now)
+    gone = _without(names_then, after.places)
+    new = _without(names_now, before.places)
+    common = [name for name in names_then if name in after.places]
     changes = [
-        Change("sample", "is gone", [shown_name(name) for name in gone if name not in renamed]),
-        Change("sample", "is new", [shown_name(name) for name in new if name not in taken]),
-        Change("sample", "is renamed", pairs),
-        *_file_changes(one, other, common),
-        Change("sample", "is relabelled", _relabelled(one, other, common)),
+        *_name_changes(before, after, gone, new),
+        *_file_changes(before, after, common),
+        Change("sample", "is relabelled", _relabelled(before, after, common)),
     ]
     changes = [change for change in changes if change.examples]
     if not changes and len(names_then) == len(names_now):
@@ -191,45 +197,83 @@ class _Side:
     listing: SourceList
     places: Mapping[str, int]
 
+    @classmethod
+    def of(cls, listing: SourceList, names: Sequence[str]) -> "_Side":
+        return cls(listing, {name: place for place, name in enumerate(names)})
+
     def rows(self, names: Sequence[str], numbers: Numbers) -> Numbers:
         """Return the numbers of some samples."""
-        rows: Numbers = numbers[[self.places[name] for name in names]]
+        places = [self.places[name] for name in names]
+        rows: Numbers = numbers[places]
         return rows
 
     def size(self, name: str) -> Hashable:
         """Return the sizes of a sample's files; None if they are not known."""
         sizes = self.listing.sizes
-        if sizes is None or (sizes[self.places[name]] == NO_FILE).any():
+        if sizes is None:
             return None
-        return tuple(sizes[self.places[name]].tolist())
+        own_sizes = sizes[self.places[name]].tolist()
+        if NO_FILE in own_sizes:
+            return None
+        return tuple(own_sizes)
 
     def last_part(self, name: str) -> Hashable:
         """Return the last part of a name, and the sizes of its files."""
         return name.rpartition("/")[2], self.size(name)
 
 
-def _renamed(then: _Side, now: _Side, gone: Sequence[str], new: Sequence[str]) -> dict[str, str]:
+def _name_changes(then: _Side, now: _Side, gone: Sequence[str], new: Sequence[str]) -> list[Change]:
+    """Return what became of the samples whose names one list alone has."""
+    new_names = _new_names(then, now, gone, new)
+    pairs: list[str] = []
+    for name, new_name in new_names.items():
+        pairs.append(f"{shown_name(name)} to {shown_name(new_name)}")
+    really_gone = _without(gone, new_names.keys())
+    really_new = _without(new, new_names.values())
+    return [
+        Change("sample", "is gone", _shown(really_gone)),
+        Change("sample", "is new", _shown(really_new)),
+        Change("sample", "is renamed", pairs),
+    ]
+
+
+def _new_names(then: _Side, now: _Side, gone: Sequence[str], new: Sequence[str]) -> dict[str, str]:
     """Return the new names of samples that most likely have another name now.
 
     First come those that keep the last part of it, then those whose size no other has.
     """
-    pairs = _matched(_traits(gone, then.last_part), _traits(new, now.last_part))
-    taken = {*pairs.values()}
-    left = [name for name in gone if name not in pairs]
-    others = [name for name in new if name not in taken]
-    return {**pairs, **_matched(_traits(left, then.size), _traits(others, now.size))}
+    last_parts_then = _traits(gone, then.last_part)
+    last_parts_now = _traits(new, now.last_part)
+    new_names = _matched(last_parts_then, last_parts_now)
+    sizes_then = _traits(_without(gone, new_names.keys()), then.size)
+    sizes_now = _traits(_without(new, new_names.values()), now.size)
+    return new_names | _matched(sizes_then, sizes_now)
+
+
+def _without(names: Sequence[str], others: Iterable[str]) -> list[str]:
+    """Return the names that are not among others, in their order."""
+    excluded = {*others}
+    return [name for name in names if name not in excluded]
 
 
 def _matched(then: Mapping[Hashable, str], now: Mapping[Hashable, str]) -> dict[str, str]:
-    return {name: now[trait] for trait, name in then.items() if trait in now}
+    """Return the name now of each name then, where they have a trait in common."""
+    new_names: dict[str, str] = {}
+    for trait, name in then.items():
+        if trait in now:
+            new_names[name] = now[trait]
+    return new_names
 
 
-def _traits(names: Sequence[str], trait: Callable[[str], Hashable]) -> dict[Hashable, str]:
+def _traits(names: Sequence[str], trait_of: Callable[[str], Hashable]) -> dict[Hashable, str]:
     """Return the name that has a trait, where one name alone has it."""
-    traits = [trait(name) for name in names]
+    traits = [trait_of(name) for name in names]
     counts = Counter(traits)
-    pairs = zip(traits, names, strict=True)
-    return {found: name for found, name in pairs if counts[found] == 1 and found is not None}
+    name_of = dict(zip(traits, names, strict=True))
+    for trait, count in counts.items():
+        if trait is None or count > 1:
+            del name_of[trait]
+    return name_of
 
 
 def _file_changes(then: _Side, now: _Side, names: Sequence[str]) -> list[Change]:
@@ -239,7 +283,7 @@ def _file_changes(then: _Side, now: _Side, names: Sequence[str]) -> list[Change]
     if sizes_then is None:
         return []
     if sizes_now is None or sizes_now.shape[1] != sizes_then.shape[1]:
-        return [Change("sample", "has no files any more", [shown_name(name) for name in names])]
+        return [Change("sample", "has no files any more", _shown(names))]
     before = then.rows(names, sizes_then)
     after = now.rows(names, sizes_now)
     is_lost = (after == NO_FILE) & (before != NO_FILE)
@@ -254,8 +298,8 @@ def _files(names: Sequence[str], mask: "np.ndarray[Any, np.dtype[np.bool_]]") ->
     """Return the names of the files that a mask of `[samples, files]` chooses."""
     files: list[str] = []
     for place, column in np.argwhere(mask).tolist():
-        of = "mask of " if column else ""
-        files.append(f"{of}{shown_name(names[place])}")
+        name = shown_name(names[place])
+        files.append(f"mask of {name}" if column else name)
     return files
 
 
@@ -280,7 +324,13 @@ def _reordered(then: Sequence[str], now: Sequence[str]) -> list[Change]:
     for place, (before, after) in enumerate(zip(then, now, strict=True)):
         if before != after:
             moved.append(f"sample {place} was {shown_name(before)} and is {shown_name(after)}")
-    return [Change("sample", "is in another place", moved)] if moved else []
+    if not moved:
+        return []
+    return [Change("sample", "is in another place", moved)]
+
+
+def _shown(names: Sequence[str]) -> list[str]:
+    return [shown_name(name) for name in names]
 
 
 def shown_name(name: str) -> str:

@@ -4,7 +4,7 @@ known of it without decoding it.
 A fingerprint says that two sources differ; the list says in what.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -124,14 +124,13 @@ def source_entry(source: Source, listing: SourceList | None) -> SourceEntry:
     entry = SourceEntry(spec=source.spec, fingerprint=source.fingerprint, classes=source.classes)
     if listing is None:
         return entry
-    sizes = listing.sizes
-    crc32c = listing.crc32c
-    return replace(
-        entry,
-        list=arrays_digest(listing.arrays),
-        sizes=None if sizes is None else sizes_digest(sizes),
-        contents=None if crc32c is None else arrays_digest({"crc32c": crc32c.astype("<u4")}),
-    )
+    entry = replace(entry, list=arrays_digest(listing.arrays))
+    if listing.sizes is not None:
+        entry = replace(entry, sizes=sizes_digest(listing.sizes))
+    if listing.crc32c is not None:
+        checksums = {"crc32c": listing.crc32c.astype("<u4")}
+        entry = replace(entry, contents=arrays_digest(checksums))
+    return entry
 
 
 def read_list(cache: Cache) -> SourceList | None:
@@ -144,16 +143,23 @@ def read_list(cache: Cache) -> SourceList | None:
     if arrays is None:
         return None
     text = arrays.pop(_NAMES, np.empty(0))
-    is_text = text.dtype == np.uint8 and text.ndim == 1 and text.size > 0 and text[-1] == 0
-    is_list = is_text and text.size - np.count_nonzero(text) == cache.manifest.rows
-    is_list = is_list and arrays.keys() <= {*_NUMBERS}
-    for name, array in arrays.items():
-        num_axes = 1 if name == "targets" else 2
-        is_list = is_list and array.dtype == "<u4" and array.ndim == num_axes
-        is_list = is_list and len(array) == cache.manifest.rows
-    if not is_list:
+    if not _is_list(text, arrays, cache.manifest.rows):
         raise damaged(cache.storage, SOURCE, cache.manifest.arrays[SOURCE])
     return SourceList(names=Names(text), **arrays)
+
+
+def _is_list(text: np.ndarray, arrays: Mapping[str, np.ndarray], rows: int) -> bool:
+    """Return whether these are the names of so many samples, and numbers of each."""
+    if text.dtype != np.uint8 or text.ndim != 1 or not text.size or text[-1] != 0:
+        return False
+    num_names = text.size - np.count_nonzero(text)
+    if num_names != rows or not arrays.keys() <= {*_NUMBERS}:
+        return False
+    for name, array in arrays.items():
+        num_axes = 1 if name == "targets" else 2
+        if array.dtype != "<u4" or array.ndim != num_axes or len(array) != rows:
+            return False
+    return True
 
 
 def sizes_digest(sizes: Numbers) -> str:

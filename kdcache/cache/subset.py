@@ -32,23 +32,30 @@ def read_samples(storage: Storage, manifest: Manifest) -> Rows | None:
     digest = manifest.arrays[SAMPLES]
     arrays = read_arrays(storage, SAMPLES, digest, most=manifest.most_bytes(SAMPLES))
     numbers = arrays.get(_NUMBERS, np.empty(0))
-    is_list = len(arrays) == 1 and numbers.dtype == "<u4" and numbers.shape == (manifest.num_held,)
-    if not is_list or numbers[-1] >= manifest.rows or not (numbers[1:] > numbers[:-1]).all():
+    if len(arrays) != 1 or not _are_samples(numbers, manifest):
         raise damaged(storage, SAMPLES, digest)
     return numbers.astype(np.int64)
+
+
+def _are_samples(numbers: np.ndarray, manifest: Manifest) -> bool:
+    """Return whether these are rising numbers of as many samples as a subset holds."""
+    if numbers.dtype != "<u4" or numbers.shape != (manifest.num_held,):
+        return False
+    is_rising = bool((numbers[1:] > numbers[:-1]).all())
+    return is_rising and bool(numbers[-1] < manifest.rows)
 
 
 def held_mask(samples: Rows, order: Rows) -> Mask:
     """Return which rows are of `samples`, bool `[rows]`: row r is sample `order[r]`."""
     is_chosen = np.zeros(len(order), bool)
     is_chosen[samples] = True
-    held: Mask = is_chosen[order]
-    return held
+    mask: Mask = is_chosen[order]
+    return mask
 
 
 def thinned(
     manifest: Manifest,
-    held: Mask,
+    is_held: Mask,
     start: int,
     *,
     records: Records,
@@ -62,21 +69,24 @@ def thinned(
 
     Args:
         manifest: of the subset.
-        held: which of the unit's rows it holds.
+        is_held: which of the unit's rows it holds.
         start: the unit's first row.
         records: `[seeds, rows]`.
         samples: of a webdataset store.
         facts: of the commit.
     """
-    records = np.where(held, records, np.zeros((), records.dtype))
-    named = [
-        sample if keeps else StoredSample(sample.key)
-        for sample, keeps in zip(samples, held if samples else (), strict=True)
-    ]
-    # a probe is a view of the source, as before; but where the cache is the source, its image is
-    # gone
-    kinds = ("absent", "probes") if manifest.has_images else ("absent",)
-    kept = {
-        kind: [part for part in facts.get(kind, []) if held[part.row - start]] for kind in kinds
-    }
-    return records, named, {**facts, **kept}
+    records = np.where(is_held, records, np.zeros((), records.dtype))
+    names_or_samples: list[StoredSample] = []
+    if samples:
+        for sample, is_whole in zip(samples, is_held, strict=True):
+            names_or_samples.append(sample if is_whole else StoredSample(sample.key))
+    kinds = ["absent"]
+    if manifest.has_images:
+        # a probe is a view of the source, as before; but where the cache is the source, its image
+        # is gone
+        kinds.append("probes")
+    facts = {**facts}
+    for kind in kinds:
+        parts = facts.get(kind, [])
+        facts[kind] = [part for part in parts if is_held[part.row - start]]
+    return records, names_or_samples, facts

@@ -43,10 +43,15 @@ def record_layout(
     width = codec.record_dtype.itemsize
     fit = codec.fit_arrays()
     require_blocks(unit_rows, block)
-    unit = unit_rows or -(-default_unit(width, rows) // block) * block
-    chunk_bytes = codec.chunk_bytes if codec.chunk_bytes and codec.chunk_bytes < width else None
+    unit = unit_rows or _up_to_multiple(default_unit(width, rows), block)
+    chunk_bytes = codec.chunk_bytes
+    if not chunk_bytes or chunk_bytes >= width:
+        chunk_bytes = None
+    fit_digest = None
+    if fit:
+        fit_digest = arrays_digest(fit)
     return {
-        "codec": CodecEntry(**codec_to_dict(codec), fit=arrays_digest(fit) if fit else None),
+        "codec": CodecEntry(**codec_to_dict(codec), fit=fit_digest),
         "record_dtype": np.lib.format.dtype_to_descr(codec.record_dtype),
         "unit_rows": unit,
         "chunk_rows": chunk_rows(unit, chunk_bytes or width, least=codec.least_chunk_rows),
@@ -58,8 +63,10 @@ def record_layout(
 def require_blocks(unit_rows: int | None, block: int) -> None:
     """Raise a UsageError if units of so many rows would cut blocks of rows that are mixed."""
     if unit_rows and unit_rows % block:
-        wanted = f"it must be a multiple of {block}, the block of rows that the recipe mixes"
-        raise UsageError(f"unit_rows is {unit_rows}; {wanted}")
+        raise UsageError(
+            f"unit_rows is {unit_rows}; it must be a multiple of {block}, the block of rows that"
+            " the recipe mixes"
+        )
 
 
 def tar_layout(
@@ -87,25 +94,29 @@ def tar_layout(
         UsageError: a number of rows that is no multiple of `block`.
     """
     row_bytes = tar_row_bytes(codec.record_dtype.itemsize, seeds, image_bytes)
-    wanted = _few(_power_of_two(_TAR_BYTES // row_bytes, 1, 65_536), rows)
-    fields = record_layout(codec, rows, unit_rows or -(-wanted // block) * block, block=block)
-    plain = {"chunk_rows": fields["unit_rows"], "chunk_bytes": None, "zstd_level": 5}
-    return (
-        fields
-        | plain
-        | {
-            "store": "webdataset",
-            "seeds_per_unit": seeds,
-            "has_images": image_bytes is not None,
-        }
-    )
+    default_rows = _few(_power_of_two(_TAR_BYTES // row_bytes, 1, 65_536), rows)
+    unit = unit_rows or _up_to_multiple(default_rows, block)
+    fields = record_layout(codec, rows, unit, block=block)
+    return fields | {
+        "chunk_rows": unit,
+        "chunk_bytes": None,
+        "zstd_level": 5,
+        "store": "webdataset",
+        "seeds_per_unit": seeds,
+        "has_images": image_bytes is not None,
+    }
 
 
 def tar_row_bytes(width: int, seeds: int, image_bytes: float | None) -> int:
     """Return the bytes of a row in a tar: 512 for each member's header, and each filled up to a
     multiple of 512."""
-    members = [128 + seeds * width, *([] if image_bytes is None else [1, image_bytes])]
-    return sum(_BLOCK + -(-int(size) // _BLOCK) * _BLOCK for size in members)
+    members: list[float] = [128 + seeds * width]
+    if image_bytes is not None:
+        members += [1, image_bytes]
+    total = 0
+    for size in members:
+        total += _BLOCK + _up_to_multiple(int(size), _BLOCK)
+    return total
 
 
 def stored_bytes(codec: Codec, records: Records) -> float:
@@ -118,19 +129,17 @@ def stored_bytes(codec: Codec, records: Records) -> float:
     costs in a large cache.
     """
     layout = record_layout(codec, _LARGE)
-    rows: int = max(len(records) // layout["chunk_rows"], 1) * layout["chunk_rows"]
-    sizes = {
-        "unit_rows": rows,
-        "chunk_rows": layout["chunk_rows"],
-        "zstd_level": layout["zstd_level"],
-    }
-    unit = ZarrFormat(
+    num_chunks = max(len(records) // layout["chunk_rows"], 1)
+    rows: int = num_chunks * layout["chunk_rows"]
+    unit_format = ZarrFormat(
         rows=rows,
+        unit_rows=rows,
+        chunk_rows=layout["chunk_rows"],
         dtype=records.dtype,
         chunk_bytes=layout["chunk_bytes"] or records.dtype.itemsize,
-        **sizes,
+        zstd_level=layout["zstd_level"],
     )
-    return len(unit.encode(0, _repeated(records, rows))) / rows
+    return len(unit_format.encode(0, _repeated(records, rows))) / rows
 
 
 def _repeated(records: Records, rows: int) -> Records:
@@ -139,10 +148,9 @@ def _repeated(records: Records, rows: int) -> Records:
     if len(records) >= rows:
         return records[:rows]
     generator = np.random.default_rng(0)
-    order = np.concatenate(
-        [generator.permutation(len(records)) for _ in range(-(-rows // len(records)))]
-    )
-    repeated: Records = records[order[:rows]]
+    num_times = -(-rows // len(records))
+    orders = [generator.permutation(len(records)) for _ in range(num_times)]
+    repeated: Records = records[np.concatenate(orders)[:rows]]
     return repeated
 
 
@@ -155,12 +163,9 @@ def default_unit(record_bytes: int, rows: int) -> int:
 def _few(unit: int, rows: int) -> int:
     """Return `unit`, or of a small data set less: at least some units to a seed, since a kill costs
     one."""
-    return min(
-        unit,
-        max(
-            _power_of_two(rows // 4, 1, 65_536), min(1024, _power_of_two(rows, 1, 65_536, up=True))
-        ),
-    )
+    quarter = _power_of_two(rows // 4, 1, 65_536)
+    few = min(1024, _power_of_two(rows, 1, 65_536, up=True))
+    return min(unit, max(quarter, few))
 
 
 def chunk_rows(unit_rows: int, chunk_bytes: int, *, least: int = 16) -> int:
@@ -170,9 +175,11 @@ def chunk_rows(unit_rows: int, chunk_bytes: int, *, least: int = 16) -> int:
     Raises:
         UsageError: it would be far smaller, and small chunks do not compress.
     """
-    wanted = min(_power_of_two(256_000 // chunk_bytes, least, 65_536), unit_rows)
-    rows = next(rows for rows in range(wanted, 0, -1) if unit_rows % rows == 0)
-    if rows < wanted // 4:
+    most = min(_power_of_two(256_000 // chunk_bytes, least, 65_536), unit_rows)
+    rows = most
+    while unit_rows % rows:
+        rows -= 1
+    if rows < most // 4:
         raise UsageError(
             f"unit_rows is {unit_rows}, which divides into chunks of {rows} rows only; give a power"
             " of two"
@@ -181,5 +188,12 @@ def chunk_rows(unit_rows: int, chunk_bytes: int, *, least: int = 16) -> int:
 
 
 def _power_of_two(value: int, low: int, high: int, *, up: bool = False) -> int:
-    exponent = max(value - 1, 0).bit_length() if up else max(value, 1).bit_length() - 1
+    if up:
+        exponent = max(value - 1, 0).bit_length()
+    else:
+        exponent = max(value, 1).bit_length() - 1
     return min(max(1 << exponent, low), high)
+
+
+def _up_to_multiple(number: int, step: int) -> int:
+    return -(-number // step) * step

@@ -29,17 +29,21 @@ def writer_name(rank: int | None = None) -> str:
     `HOST:PROCESS:WORD:RANK`."""
     process = os.getpid()
     name = f"{socket.gethostname()}:{process}:{_word(process)}"
-    return name if rank is None else f"{name}:{rank}"
+    if rank is None:
+        return name
+    return f"{name}:{rank}"
 
 
 def parse_writer(name: str) -> Writer:
     """Return what a name says, of older caches (`HOST:PROCESS`) too; another text counts as a
     host."""
-    found = _NAME.fullmatch(name)
-    if found is None:
+    match = _NAME.fullmatch(name)
+    if match is None:
         return Writer(name, None)
-    rank = None if found["rank"] is None else int(found["rank"])
-    return Writer(found["host"], int(found["process"]), found["word"] or "", rank)
+    rank = None
+    if match["rank"] is not None:
+        rank = int(match["rank"])
+    return Writer(match["host"], int(match["process"]), match["word"] or "", rank)
 
 
 @cache

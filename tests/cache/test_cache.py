@@ -27,7 +27,7 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
 
 
 def test_rows_are_read_under_a_seed_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdcache.cache.cache._MOST_READ", 2)
+    monkeypatch.setattr("kdcache.cache.open_slabs._MOST_OPEN", 2)
     cache = fill(tmp_path, 0, 4, 6)
     seeds = [4, 0, 6, 4, 6]
     rows = [19, 19, 3, 0, 3]

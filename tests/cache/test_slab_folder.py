@@ -8,19 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from kdcache.cache import slab_folder
-from kdcache.cache.slab_folder import (
-    DamagedFileError,
-    LocalFile,
-    SlabFolder,
-    one_at_a_time,
-    write_local,
-)
+from kdcache.cache.file_lock import one_at_a_time
+from kdcache.cache.local_file import LocalFile, write_local
+from kdcache.cache.slab_folder import SlabFolder
 from kdcache.errors import CacheError
 
 
@@ -224,37 +216,6 @@ def test_of_many_that_take_turns_never_two_are_at_it(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda _: forked(work), range(4))) == [0] * 4
     assert list(tmp_path.iterdir()) == []
-
-
-# checksums
-
-
-@given(st.lists(st.binary(max_size=70), max_size=12))
-def test_what_is_written_in_any_parts_is_read_back_and_checked(
-    tmp_path_factory: pytest.TempPathFactory, parts: list[bytes]
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slab_folder, "_BLOCK", 64)
-        path = tmp_path_factory.mktemp("local") / named(0)
-        write_local(path, parts)
-        file = LocalFile(path)
-        file.check()
-        assert file.read() == b"".join(parts) and file.size == len(b"".join(parts))
-
-
-def test_every_byte_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slab_folder, "_BLOCK", 64)
-    path = tmp_path / named(0)
-    write_local(path, [np.random.default_rng(0).bytes(150)])
-    honest = path.read_bytes()
-    for position in range(len(honest)):
-        path.write_bytes(honest[:position] + bytes([honest[position] ^ 1]) + honest[position + 1 :])
-        with pytest.raises(DamagedFileError):
-            LocalFile(path).check()
-    for length in range(len(honest)):
-        path.write_bytes(honest[:length])
-        with pytest.raises(DamagedFileError):
-            LocalFile(path).check()
 
 
 def test_a_folder_that_cannot_be_written_says_the_way_out(tmp_path: Path) -> None:
