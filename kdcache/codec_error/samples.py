@@ -27,7 +27,7 @@ from kdcache.runtime.console import progress, say
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Logits, Rows, ViewLogits
 from kdcache.sources import Source, open_source
-from kdcache.targets import target_kind, task_of
+from kdcache.targets import gives_maps, task_of
 from kdcache.views import Recipe, ViewDataset, ViewLoader, keyed_permutation, load_recipe, row_order
 
 ANOTHER_VIEW = "the teacher on another view of the sample"
@@ -227,7 +227,7 @@ def pairs_from_cache(
 
 
 def _require_rows(task: str) -> None:
-    if target_kind(task).has_maps:
+    if gives_maps(task):
         raise UsageError(
             f"codec-error is for classification, not {task}; what a codec of maps costs"
             " dump-teacher --plan says"

@@ -36,7 +36,7 @@ from kdcache.models.weight_record import ORIGINS
 from kdcache.models.weights import classes_advice, load_weights
 from kdcache.runtime.user_code import user_code
 from kdcache.shapes import Size, ViewLogits, Views, sides, size_text
-from kdcache.targets import target_kind
+from kdcache.targets import gives_maps
 from kdcache.views import Recipe
 
 _WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt")
@@ -147,7 +147,7 @@ def wrapped(
         )
     if size is None and own is not None:
         wishes["input_size"] = own.size
-    kind = MapModel if target_kind(task).has_maps else VisionModel
+    kind = MapModel if gives_maps(task) else VisionModel
     return kind(module, chosen_preprocessing(wishes, recipe, name), name)
 
 
@@ -260,7 +260,7 @@ def open_model(
     # class count is checked
     head = None if trained and weights is None else classes
     bare = Spec(spec.name, spec.arg, options)
-    is_map = target_kind(task).has_maps
+    is_map = gives_maps(task)
     build: Builder
     if family is None:
         build = build_own

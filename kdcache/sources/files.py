@@ -23,14 +23,26 @@ _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 def listed_path(item: Any) -> str | None:
     """Return the path in an entry of a data set's list, which may be a (path, class) pair."""
-    first = item[0] if isinstance(item, (list, tuple)) and item else item
-    return str(first) if isinstance(first, (str, Path)) else None
+    first = item
+    if isinstance(item, (list, tuple)) and item:
+        first = item[0]
+    if isinstance(first, (str, Path)):
+        return str(first)
+    return None
+
+
+def spread_places(count: int, most: int) -> list[int]:
+    """Return the places, of `count`, of at most `most` items that are evenly spread."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
 
 
 def are_files(paths: Paths) -> bool:
     """Return whether paths are those of files: whether one of some that are looked at is."""
-    places = np.linspace(0, len(paths) - 1, min(len(paths), _LOOKED_AT)).astype(int)
-    return any(Path(str(listed_path(paths[place]))).is_file() for place in places)
+    for place in spread_places(len(paths), _LOOKED_AT):
+        path = Path(str(listed_path(paths[place])))
+        if path.is_file():
+            return True
+    return False
 
 
 def stat_sizes(columns: Sequence[Paths]) -> Numbers:

@@ -2,7 +2,7 @@
 files."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -16,7 +16,8 @@ from kdcache.runtime.images import UndecodableError, described, is_of_decoding
 from kdcache.runtime.text_files import path_bytes
 from kdcache.shapes import IGNORED
 from kdcache.sources.dataset import MapStyle
-from kdcache.sources.files import Numbers, Paths, are_files, listed_path
+from kdcache.sources.files import Numbers, Paths, are_files, listed_path, spread_places
+from kdcache.sources.listings import Array
 from kdcache.sources.protocol import Contents, Sample
 from kdcache.targets.mask import ClassMask, check_size
 
@@ -70,11 +71,8 @@ class MaskSource(MapStyle):
                 f"source {spec} has {classes} classes; masks hold 2 (what is nothing else is one)"
                 f" to {IGNORED}"
             )
-        if class_names is not None and len(set(class_names)) < len(class_names):
-            repeated = next(name for name in class_names if class_names.count(name) > 1)
-            raise SourceError(
-                f"source {spec} has two classes of one name, {repeated!r}; give each its own"
-            )
+        if class_names is not None:
+            _require_unique_names(class_names, spec)
         self.classes = classes
         self.class_names = class_names
         self._ids_hint = ids_hint
@@ -82,11 +80,15 @@ class MaskSource(MapStyle):
         masks = _listed_masks(dataset)
         if self._columns and masks is not None:
             self._columns.append(masks)
-        paths = self._paths
-        # os.listdir has no order of its own
-        self._order = np.argsort(np.array(paths)) if paths else np.arange(len(self))
-        self._paths = [paths[index] for index in self._order] if paths else None
-        self._ids = {index: index for index in range(classes)} if ids is None else dict(ids)
+        self._order = np.arange(len(self))
+        if self._paths:
+            paths = self._paths
+            # os.listdir has no order of its own
+            self._order = np.argsort(np.array(paths))
+            self._paths = [paths[place] for place in self._order]
+        if ids is None:
+            ids = {index: index for index in range(classes)}
+        self._ids = dict(ids)
         self._ids.setdefault(IGNORED, IGNORED)
         self._table = np.full(max(self._ids) + 1, -1, np.int16)
         self._table[list(self._ids)] = list(self._ids.values())
@@ -108,7 +110,9 @@ class MaskSource(MapStyle):
 
     def files(self) -> Iterable[str]:
         """Return the paths of images and masks; none if it does not list both."""
-        return super().files() if len(self._columns) == 2 else ()
+        if len(self._columns) < 2:
+            return ()
+        return super().files()
 
     def contents(self, index: int) -> Contents | None:
         """Return the files of the image and the mask of sample `index`; None without both.
@@ -116,7 +120,9 @@ class MaskSource(MapStyle):
         Raises:
             UnreadableSampleError: they cannot be read.
         """
-        return super().contents(index) if len(self._columns) == 2 else None
+        if len(self._columns) < 2:
+            return None
+        return super().contents(index)
 
     def known_targets(self) -> None:
         """Return None: masks must be read."""
@@ -128,41 +134,46 @@ class MaskSource(MapStyle):
         ordered: Numbers = of_places[self._order]
         return ordered
 
-    def _classes_of(
-        self, ids: "np.ndarray[Any, np.dtype[Any]]", index: int
-    ) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-        known = ids
+    def _classes_of(self, ids: Array, index: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+        places = ids
         if ids.max() >= len(self._table) or ids.min() < 0:
-            known = np.clip(ids, 0, len(self._table) - 1)
-        classes = self._table[known]
-        if known is not ids or classes.min() < 0:
-            wrong = np.unique(ids[(ids != known) | (classes < 0)])
-            known_ids = _ranges({one: one for one in self._ids if one != IGNORED})
-            listed = ", ".join(map(str, wrong[:5]))
-            raise SourceError(
-                f"{self._name(index)} has a mask with id {listed}, which is no class: known are"
-                f" {known_ids}, and {IGNORED} where there is none;"
-                f" {self._ids_hint.format(wrong[0])}"
-            )
-        found: np.ndarray[Any, np.dtype[np.uint8]] = classes.astype(np.uint8)
-        return found
+            places = np.clip(ids, 0, len(self._table) - 1)
+        classes: Array = self._table[places]
+        if places is not ids or classes.min() < 0:
+            wrong_ids = np.unique(ids[(ids != places) | (classes < 0)])
+            raise SourceError(self._wrong_ids_message(wrong_ids, index))
+        return classes.astype(np.uint8)
 
-    def _id_array(self, mask: Any, index: int) -> "np.ndarray[Any, np.dtype[Any]]":
+    def _wrong_ids_message(self, wrong_ids: Array, index: int) -> str:
+        first_ids = ", ".join(map(str, wrong_ids[:5]))
+        class_ids = self._ids.keys() - {IGNORED}
+        return (
+            f"{self._name(index)} has a mask with id {first_ids}, which is no class: known are"
+            f" {_ranges(class_ids)}, and {IGNORED} where there is none;"
+            f" {self._ids_hint.format(wrong_ids[0])}"
+        )
+
+    def _id_array(self, mask: Any, index: int) -> Array:
+        array: Array
         if isinstance(mask, Image.Image):
             array = self._ids_in(mask, index)
+        elif isinstance(mask, torch.Tensor):
+            array = mask.numpy(force=True)
         else:
-            array = mask.numpy(force=True) if isinstance(mask, torch.Tensor) else np.asarray(mask)
+            array = np.asarray(mask)
         if array.ndim == 3 and len(array) == 1:
             array = array[0]
         if array.ndim != 2 or array.dtype.kind not in "iu":
-            hint = "; make it uint8" if array.ndim == 2 and array.dtype.kind in "bf" else ""
+            hint = ""
+            if array.ndim == 2 and array.dtype.kind in "bf":
+                hint = "; make it uint8"
             raise SourceError(
                 f"{self._name(index)} has {described(mask)} as its mask; a mask holds integers"
                 f" [height, width]{hint}"
             )
         return array.astype(np.int64)
 
-    def _ids_in(self, mask: Image.Image, index: int) -> "np.ndarray[Any, np.dtype[Any]]":
+    def _ids_in(self, mask: Image.Image, index: int) -> Array:
         """Return the ids in an image, which may be read only now."""
         if lossy := _lossy_format(mask):
             raise SourceError(f"{self._name(index)} has a mask that is {lossy}; {NOT_LOSSY}")
@@ -172,7 +183,9 @@ class MaskSource(MapStyle):
                 " pixel, not colours"
             )
         array = np.asarray(mask)
-        return array.astype(np.uint8) if array.dtype == bool else array
+        if array.dtype == bool:
+            array = array.astype(np.uint8)
+        return array
 
     def _fingerprint(self) -> str:
         head = (
@@ -188,8 +201,8 @@ class MaskSource(MapStyle):
         return digest.hexdigest()
 
     def _probed(self) -> Iterator[bytes]:
-        for index in np.linspace(0, len(self) - 1, min(len(self), _PROBED)).astype(int):
-            image, mask = self.sample(int(index))
+        for index in spread_places(len(self), _PROBED):
+            image, mask = self.sample(index)
             assert isinstance(mask, Image.Image)
             yield f"{index} {image.mode} {image.size}".encode() + image.tobytes() + mask.tobytes()
 
@@ -205,7 +218,9 @@ def about_mask(path: str = "") -> Iterator[None]:
         reason = str(error)
         if not isinstance(error, UndecodableError):
             reason = f"{type(error).__name__}: {error}"
-        mask = f"mask {path}" if path else "mask"
+        mask = "mask"
+        if path:
+            mask = f"mask {path}"
         raise UndecodableError(f"its {mask}: {reason}") from error
 
 
@@ -213,8 +228,18 @@ def _lossy_format(mask: Image.Image) -> str | None:
     """Return what kind of file an image comes from that does not keep its pixels, if it does."""
     if mask.format in ("JPEG", "MPO"):
         return "a JPEG"
-    is_lossy_tiff = mask.format == "TIFF" and mask.info.get("compression") == "jpeg"
-    return "a TIFF compressed as JPEG" if is_lossy_tiff else None
+    if mask.format == "TIFF" and mask.info.get("compression") == "jpeg":
+        return "a TIFF compressed as JPEG"
+    return None
+
+
+def _require_unique_names(names: Sequence[str], spec: Spec) -> None:
+    """Raise a SourceError if two classes have one name."""
+    for name in names:
+        if names.count(name) > 1:
+            raise SourceError(
+                f"source {spec} has two classes of one name, {name!r}; give each its own"
+            )
 
 
 def open_own_masks(dataset: Any, spec: Spec) -> MaskSource:
@@ -224,31 +249,35 @@ def open_own_masks(dataset: Any, spec: Spec) -> MaskSource:
     Raises:
         SourceError: it does not say its classes, or ids that are no map.
     """
-    classes = getattr(dataset, "classes", None)
-    if isinstance(classes, (int, np.integer)) and not isinstance(classes, bool):
-        count = int(classes)
-        names = None
-    elif isinstance(classes, (list, tuple)):
-        count = len(classes)
-        names = tuple(map(str, classes))
-    else:
-        what = "does not say its classes"
-        if classes is not None:
-            what = f"says that its classes are {described(classes)}"
-        raise SourceError(
-            f"source {spec} {what}; give the data set an attribute `classes`: names or a number"
-        )
+    count, names = _own_classes(dataset, spec)
     ids = getattr(dataset, "ids", None)
+    if ids is not None:
+        ids = _checked_ids(ids, count, spec)
     return MaskSource(
         dataset,
         spec,
         classes=count,
         class_names=names,
-        ids=None if ids is None else _checked_ids(ids, count, spec),
+        ids=ids,
         ids_hint=(
             "give the right number of classes, or say in its attribute `ids` which id is which:"
             " {{{}: 255}} is an id without a class"
         ),
+    )
+
+
+def _own_classes(dataset: Any, spec: Spec) -> tuple[int, tuple[str, ...] | None]:
+    """Return how many classes a user's data set has, and their names, if it says them."""
+    classes = getattr(dataset, "classes", None)
+    if isinstance(classes, (int, np.integer)) and not isinstance(classes, bool):
+        return int(classes), None
+    if isinstance(classes, (list, tuple)):
+        return len(classes), tuple(map(str, classes))
+    what = "does not say its classes"
+    if classes is not None:
+        what = f"says that its classes are {described(classes)}"
+    raise SourceError(
+        f"source {spec} {what}; give the data set an attribute `classes`: names or a number"
     )
 
 
@@ -263,17 +292,22 @@ def _checked_ids(ids: Any, classes: int, spec: Spec) -> dict[int, int]:
             f"source {spec}: its ids are {described(ids)}; they must be a dict of id: class"
         )
     for key, target in ids.items():
-        are_integers = all(isinstance(number, (int, np.integer)) for number in (key, target))
-        if (
-            not are_integers
-            or not 0 <= key <= LARGEST_ID
-            or not (0 <= target < classes or target == IGNORED)
-        ):
+        if not (_is_id(key) and _is_class(target, classes)):
             raise SourceError(
                 f"source {spec}: its ids have {key!r}: {target!r}; ids are from 0 to {LARGEST_ID},"
                 f" classes from 0 to {classes - 1}, or {IGNORED} for none"
             )
     return dict(ids)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and 0 <= value <= LARGEST_ID
+
+
+def _is_class(value: Any, classes: int) -> bool:
+    if not isinstance(value, (int, np.integer)):
+        return False
+    return 0 <= value < classes or value == IGNORED
 
 
 def _listed_masks(dataset: Any) -> Paths | None:
@@ -286,7 +320,7 @@ def _listed_masks(dataset: Any) -> Paths | None:
     return None
 
 
-def _ranges(numbers: Mapping[int, int]) -> str:
+def _ranges(numbers: Iterable[int]) -> str:
     """Return the numbers as `0 to 10, 255`."""
     parts: list[list[int]] = []
     for number in sorted(numbers):
@@ -294,5 +328,7 @@ def _ranges(numbers: Mapping[int, int]) -> str:
             parts[-1][1] = number
         else:
             parts.append([number, number])
-    spans = [str(low) if low == high else f"{low} to {high}" for low, high in parts]
+    spans = []
+    for low, high in parts:
+        spans.append(str(low) if low == high else f"{low} to {high}")
     return ", ".join(spans)

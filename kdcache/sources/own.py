@@ -10,11 +10,12 @@ from kdcache.config.spec import Spec, load_function, parse_spec
 from kdcache.errors import SourceError, UsageError, quoted, shortened
 from kdcache.runtime.images import as_image, described
 from kdcache.runtime.user_code import user_code
-from kdcache.sources.dataset import IS_EMPTY, DatasetSource, MapStyle
+from kdcache.sources.dataset import DatasetSource, MapStyle
 from kdcache.sources.folder_files import IMAGE_EXTENSIONS, extension_of
+from kdcache.sources.listings import IS_EMPTY
 from kdcache.sources.masks import open_own_masks
 from kdcache.sources.protocol import Sample, Source, named, sample_name
-from kdcache.targets import target_kind, task_of
+from kdcache.targets import gives_maps, target_kind, task_of
 from kdcache.targets.label import integer
 
 _MEND = "mend its code"
@@ -116,17 +117,21 @@ class OwnSource:
             return data
 
 
-def open_own(spec: Spec, known: Collection[str]) -> Source:
+def open_own(spec: Spec, source_names: Collection[str]) -> Source:
     """Return what the user's own function gives, as a source.
+
+    Args:
+        spec: of the function.
+        source_names: of kdcache's own sources.
 
     Raises:
         SourceError: the function raises something, or gives no data set.
         UsageError: there is no such function.
     """
     if spec.arg is not None and not spec.arg.isidentifier():
-        raise UsageError(f"source {spec}: {_no_source(spec, known)}")
+        raise UsageError(f"source {spec}: {_no_source(spec, source_names)}")
     with user_code(f"source {spec}", SourceError, way_out=_MEND):
-        return _as_source(_loaded(spec, known), spec)
+        return _as_source(_loaded(spec, source_names), spec)
 
 
 def as_source(data: Any) -> Source:
@@ -146,24 +151,28 @@ def as_source(data: Any) -> Source:
 def _as_source(opened: Any, spec: Spec) -> Source:
     if hasattr(opened, "fingerprint"):
         _require_parts(opened, spec)
-        return opened if _is_checked(opened) else OwnSource(opened, spec)
-    kind = target_kind(task_of(opened))
-    return open_own_masks(opened, spec) if kind.has_maps else DatasetSource(opened, spec)
+        if _is_checked(opened):
+            source: Source = opened
+            return source
+        return OwnSource(opened, spec)
+    if gives_maps(task_of(opened)):
+        return open_own_masks(opened, spec)
+    return DatasetSource(opened, spec)
 
 
-def parse_source(text: str, known: Collection[str]) -> Spec:
+def parse_source(text: str, source_names: Collection[str]) -> Spec:
     """Return the spec of a source.
 
     Args:
         text: the spec.
-        known: names of kdcache's own sources.
+        source_names: of kdcache's own sources.
 
     Raises:
         UsageError: no spec; of a bare path the message says the spec to write.
     """
     path = text.strip()
     is_path = path.startswith(("/", "./", "../", "~")) or (":" not in path and _is_path(path))
-    if path and is_path and path not in known:
+    if path and is_path and path not in source_names:
         spec = _spec_of(os.path.expanduser(path))  # noqa: PTH111
         raise UsageError(f"source {shortened(path, 200)!r} is a path alone; {spec}")
     return parse_spec(text)
@@ -202,12 +211,12 @@ def _checked_count(classes: Any, name: str) -> int:
     return count
 
 
-def _loaded(spec: Spec, known: Collection[str]) -> Any:
+def _loaded(spec: Spec, source_names: Collection[str]) -> Any:
     try:
-        return load_function(spec, "source", known, error=SourceError)
+        return load_function(spec, "source", source_names, error=SourceError)
     except UsageError as error:
         if spec.name in sys.stdlib_module_names or spec.name in _TABLES:
-            raise UsageError(f"source {spec}: {_no_source(spec, known)}") from error
+            raise UsageError(f"source {spec}: {_no_source(spec, source_names)}") from error
         if spec.name in _OTHER_NAMES:
             raise UsageError(
                 f"{error}; kdcache's own is {_OTHER_NAMES[spec.name]}:{spec.arg or '...'}"
@@ -242,7 +251,9 @@ def _spec_of(path: str) -> str:
         return f"write segfolder:{path},classes=N"
     is_saved = (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
     if is_saved or extension == "parquet":
-        options = "" if is_saved else "parquet,data_files="
+        options = "parquet,data_files="
+        if is_saved:
+            options = ""
         return f"write hf:{options}{path}"
     return (
         f"write imagefolder:{path} (one folder per class), or tars:, or for masks"
@@ -250,12 +261,15 @@ def _spec_of(path: str) -> str:
     )
 
 
-def _no_source(spec: Spec, known: Collection[str]) -> str:
+def _no_source(spec: Spec, source_names: Collection[str]) -> str:
     """Return that kdcache has no source of this name, and what to write."""
     if spec.name in _OTHER_NAMES:
         name = _OTHER_NAMES[spec.name]
         return f"{spec.name} is called {name} here: write {name}:{spec.arg or '...'}"
-    what = "a module of Python itself" if spec.name in sys.stdlib_module_names else "no source"
+    what = "no source"
+    if spec.name in sys.stdlib_module_names:
+        what = "a module of Python itself"
     if spec.arg is not None and not spec.arg.isidentifier():
         what += f", and {quoted(spec.arg)} is no function of a module"
-    return f"{spec.name} is {what}; known are {', '.join(sorted(known))}, and {_FUNCTION}"
+    names = ", ".join(sorted(source_names))
+    return f"{spec.name} is {what}; known are {names}, and {_FUNCTION}"

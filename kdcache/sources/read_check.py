@@ -31,8 +31,8 @@ class ReadCheck:
         if not self._files:
             return False
         self._stamps = _stamps(self._files)
-        kept = load_arrays(_KIND, self._identity)
-        return kept is not None and np.array_equal(kept["stamps"], self._stamps)
+        arrays = load_arrays(_KIND, self._identity)
+        return arrays is not None and np.array_equal(arrays["stamps"], self._stamps)
 
     def keep(self) -> None:
         """Keep that it was, of the files as they were when `is_known` looked."""
@@ -42,7 +42,9 @@ class ReadCheck:
 
 def listed_files(source: Source) -> list[str]:
     """Return the files that a source reads samples from; none where it does not list them."""
-    return list(source.files()) if isinstance(source, Filed) else []
+    if not isinstance(source, Filed):
+        return []
+    return list(source.files())
 
 
 def _stamps(files: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.int64]]":

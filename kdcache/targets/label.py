@@ -21,7 +21,6 @@ class ClassLabel:
     task: ClassVar[str] = "classification"
     suffix: ClassVar[str] = "cls"
     follows_views: ClassVar[bool] = False
-    has_maps: ClassVar[bool] = False
     layouts: ClassVar[frozenset[str]] = frozenset({"one"})
     is_small: ClassVar[bool] = True
 

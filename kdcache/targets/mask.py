@@ -22,7 +22,6 @@ class ClassMask:
     task: ClassVar[str] = "segmentation"
     suffix: ClassVar[str] = "mask.png"
     follows_views: ClassVar[bool] = True
-    has_maps: ClassVar[bool] = True
     layouts: ClassVar[frozenset[str]] = frozenset({"heads"})
     is_small: ClassVar[bool] = False
 
