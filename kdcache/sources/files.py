@@ -33,7 +33,8 @@ def listed_path(item: Any) -> str | None:
 
 def spread_places(count: int, most: int) -> list[int]:
     """Return the places, of `count`, of at most `most` items that are evenly spread."""
-    return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
+    places: list[int] = np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
+    return places
 
 
 def are_files(paths: Paths) -> bool:

@@ -43,7 +43,7 @@ class HubImages:
 
     def _classes_of_targets(self) -> int:
         """Return one more than the largest class index."""
-        if not len(self.targets):
+        if len(self.targets) == 0:
             return 0
         largest = max(int(self.targets.max()), 0)
         return largest + 1

@@ -301,13 +301,16 @@ def _checked_ids(ids: Any, classes: int, spec: Spec) -> dict[int, int]:
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and 0 <= value <= LARGEST_ID
+    if not isinstance(value, (int, np.integer)):
+        return False
+    return 0 <= int(value) <= LARGEST_ID
 
 
 def _is_class(value: Any, classes: int) -> bool:
     if not isinstance(value, (int, np.integer)):
         return False
-    return 0 <= value < classes or value == IGNORED
+    number = int(value)
+    return 0 <= number < classes or number == IGNORED
 
 
 def _listed_masks(dataset: Any) -> Paths | None:

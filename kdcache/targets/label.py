@@ -76,14 +76,14 @@ class ClassLabel:
 
 def integer(target: Any) -> int | None:
     """Return the number that an integer of any kind is; None of what is none."""
-    if isinstance(target, bool):
-        return None
-    if isinstance(target, torch.Tensor):
+    if isinstance(target, torch.Tensor) and target.numel() == 1:
         is_other = target.is_floating_point() or target.is_complex() or target.dtype == torch.bool
-        return None if is_other or target.numel() != 1 else int(target)
-    if isinstance(target, np.ndarray):
-        return int(target.item()) if target.size == 1 and target.dtype.kind in "iu" else None
-    return int(target) if isinstance(target, (int, np.integer)) else None
+        return None if is_other else int(target)
+    if isinstance(target, np.ndarray) and target.size == 1 and target.dtype.kind in "iu":
+        return int(target.item())
+    if isinstance(target, (int, np.integer)) and not isinstance(target, bool):
+        return int(target)
+    return None
 
 
 def _hint(target: Any) -> str:
@@ -91,7 +91,9 @@ def _hint(target: Any) -> str:
     if isinstance(target, (list, tuple)):
         return "; give the class alone: of a one-hot row the place of its 1"
     is_array = isinstance(target, (np.ndarray, torch.Tensor))
-    num_axes = target.ndim if is_array else 0
+    num_axes = 0
+    if is_array:
+        num_axes = target.ndim
     if isinstance(target, Image.Image) or num_axes >= 2:
         return '; if it is a mask, give the data set an attribute task = "segmentation"'
     if num_axes == 1 and target.shape[0] > 1:
