@@ -41,7 +41,11 @@ class Layout(ABC):
     """Whether a view has its own number of positions, and each of them a box."""
 
     def __post_init__(self) -> None:
-        self.require({name: getattr(self, name) for name in _field_names(type(self))})
+        self.require(self._values())
+
+    def _values(self) -> dict[str, Any]:
+        """Return the values of the fields by name."""
+        return {name: getattr(self, name) for name in _field_names(type(self))}
 
     @classmethod
     @abstractmethod
@@ -76,8 +80,8 @@ class Layout(ABC):
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest keeps: the kind and the fields."""
         content: dict[str, Any] = {"kind": self.kind}
-        for name in _field_names(type(self)):
-            content[name] = _as_lists(getattr(self, name))
+        for name, value in self._values().items():
+            content[name] = _as_lists(value)
         return content
 
     @classmethod
@@ -93,7 +97,9 @@ class Layout(ABC):
             raise UsageError(
                 f"a layout of kind {cls.kind} has {quoted(sorted(content))}; it must have {keys}"
             )
-        values = {name: _as_tuples(content[name]) for name in names}
+        values = {}
+        for name in names:
+            values[name] = _as_tuples(content[name])
         cls.require(values)
         return cls(**values)
 

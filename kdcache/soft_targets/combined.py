@@ -69,7 +69,8 @@ class PickedTargets:
         return self.rows.std()[self.at]
 
     def _spread(self, values: Tensor) -> Tensor:
-        return values.new_ones(self.count, *values.shape[1:]).index_copy(0, self.at, values)
+        spread = values.new_ones(self.count, *values.shape[1:])
+        return spread.index_copy(0, self.at, values)
 
 
 class _Probabilities:

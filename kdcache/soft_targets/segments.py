@@ -59,7 +59,8 @@ class SegmentTargets:
 
     def std(self) -> Tensor:
         """Return the standard deviation of each position's logits, `[views, *layout.sites]`."""
-        return self._joined([rows.std()[:, None] for rows in self.segments])[..., 0]
+        columns = [rows.std()[:, None] for rows in self.segments]
+        return self._joined(columns)[..., 0]
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         """Return values of all positions, `[views, *layout.sites, ...]`, from those of each
@@ -102,9 +103,13 @@ def per_segment(make: Callable[..., SoftTargets], *teachers: Any) -> Any:
             "proposals of several teachers are at boxes of their own and cannot be combined; take"
             " one teacher, whose cache holds all rows"
         )
-    layout = common_layout([teacher.layout for teacher in teachers])
-    teacher_segments = [teacher.segments for teacher in teachers]
-    segments = [make(*rows) for rows in zip(*teacher_segments, strict=False)]
+    layouts = []
+    segment_rows = []
+    for teacher in teachers:
+        layouts.append(teacher.layout)
+        segment_rows.append(teacher.segments)
+    layout = common_layout(layouts)
+    segments = [make(*rows) for rows in zip(*segment_rows, strict=False)]
     return SegmentTargets(segments, layout, first.boxes, first.counts)
 
 

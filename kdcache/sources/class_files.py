@@ -60,9 +60,12 @@ def read_ids(path: str, classes: int, names: Sequence[str] | None) -> dict[int, 
 
 def _target_of(fields: Sequence[str], numbers: Mapping[str, int]) -> int | None:
     """Return the class that a line says; None if it is no pair of an id and a class."""
-    if len(fields) != 2 or not fields[0].isdecimal() or int(fields[0]) > LARGEST_ID:
+    if len(fields) != 2:
         return None
-    return _class_of(fields[1], numbers)
+    number, name = fields
+    if not number.isdecimal() or int(number) > LARGEST_ID:
+        return None
+    return _class_of(name, numbers)
 
 
 def _class_of(text: str, numbers: Mapping[str, int]) -> int | None:

@@ -93,7 +93,9 @@ class MapStyle:
 
     def keys(self) -> Iterable[str]:
         """Return the names of all samples, in order."""
-        return self._paths or (self.key(index) for index in range(len(self)))
+        if self._paths:
+            return self._paths
+        return (self.key(index) for index in range(len(self)))
 
     def file_sizes(self) -> Numbers | None:
         """Return the bytes of each sample's files, uint32 `[samples, files]`; None without files.
@@ -230,7 +232,8 @@ class DatasetSource(MapStyle):
             SourceError: the target is not a class index.
         """
         image, target = self._pair(index, contents)
-        return Sample(image, self._kind.checked(target, image, self.classes, self._name(index)))
+        checked_target = self._kind.checked(target, image, self.classes, self._name(index))
+        return Sample(image, checked_target)
 
     def known_targets(self) -> Numbers | None:
         """Return the class of each sample, uint32 `[samples]`; None if that takes reading them."""
@@ -246,8 +249,8 @@ class DatasetSource(MapStyle):
         return None
 
     def _fingerprint(self) -> str:
-        head = f"{type(self._dataset).__name__} {len(self)} {self.classes}\n"
-        digest = hashlib.sha256(head.encode())
+        kind = type(self._dataset).__name__
+        digest = hashlib.sha256(f"{kind} {len(self)} {self.classes}\n".encode())
         parts = list(self._listed())
         for part in parts or self._probed():
             digest.update(part)
@@ -269,4 +272,5 @@ class DatasetSource(MapStyle):
         """Hash some samples, evenly spread, of a data set that shows neither paths nor arrays."""
         for index in spread_places(len(self), _PROBED):
             image, target = self.sample(index)
-            yield f"{index} {image.mode} {image.size} {target}".encode() + image.tobytes()
+            head = f"{index} {image.mode} {image.size} {target}"
+            yield head.encode() + image.tobytes()

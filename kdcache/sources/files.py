@@ -33,8 +33,9 @@ def listed_path(item: Any) -> str | None:
 
 def spread_places(count: int, most: int) -> list[int]:
     """Return the places, of `count`, of at most `most` items that are evenly spread."""
-    places: list[int] = np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
-    return places
+    places = np.linspace(0, count - 1, min(count, most))
+    whole_places: list[int] = places.astype(int).tolist()
+    return whole_places
 
 
 def are_files(paths: Paths) -> bool:
@@ -59,8 +60,9 @@ def stat_sizes(columns: Sequence[Paths]) -> Numbers:
 
     def look(start: int) -> None:
         for at, column in enumerate(columns):
-            part = column[start : start + _AT_ONCE]
-            sizes[start : start + len(part), at] = [_size(str(listed_path(item))) for item in part]
+            items = column[start : start + _AT_ONCE]
+            end = start + len(items)
+            sizes[start:end, at] = [_size(item) for item in items]
 
     with ThreadPoolExecutor(_THREADS, "kdcache-stat") as pool:
         for _ in pool.map(look, range(0, len(sizes), _AT_ONCE)):
@@ -68,7 +70,8 @@ def stat_sizes(columns: Sequence[Paths]) -> Numbers:
     return sizes
 
 
-def _size(path: str) -> int:
+def _size(item: Any) -> int:
+    path = str(listed_path(item))
     try:
         return min(os.stat(path).st_size, NO_FILE - 1)  # noqa: PTH116 # Path is slow on a million
     except _ABSENT:

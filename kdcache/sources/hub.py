@@ -32,7 +32,8 @@ class HubImages:
 
     def __init__(self, table: Any, image: str, label: str, classes: int | None) -> None:
         names = getattr(table.features[label], "names", None)
-        self.targets = np.asarray(table.select_columns([label]).with_format("numpy")[:][label])
+        labels = table.select_columns([label]).with_format("numpy")
+        self.targets = np.asarray(labels[:][label])
         if self.targets.dtype.kind not in "iu" and len(table):
             raise SourceError(
                 f"source hf: some rows have no {label}; take them out, or give label=COLUMN"

@@ -3,7 +3,7 @@ large one is kept."""
 
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,13 +211,18 @@ def _walk(root: str, classes: dict[str, int]) -> tuple[Names, Listing, "Counter[
         for folder, files in sorted(walk.folders(class_folder)):
             place = folder.removeprefix(prefix)
             folders.append(place)
-            images = [file for file in sorted(files) if file.lower().endswith(IMG_EXTENSIONS)]
+            images = []
+            other_files = []
+            for file in sorted(files):
+                if file.lower().endswith(IMG_EXTENSIONS):
+                    images.append(file)
+                    path = os.path.join(folder, file)  # noqa: PTH118
+                    listing.append((path, classes[name]))
+                else:
+                    other_files.append(file)
             _check_hidden(root, place, images)
-            for image in images:
-                path = os.path.join(folder, image)  # noqa: PTH118
-                listing.append((path, classes[name]))
-            if len(images) < len(files):
-                others += _others(folder, set(files).difference(images))
+            _check_unlisted(folder, other_files)
+            others += other_files
     return Names.of(folders), listing, count_kinds(others)
 
 
@@ -256,8 +261,8 @@ def _check_hidden(root: str, place: str, images: list[str]) -> None:
         )
 
 
-def _others(folder: str, names: set[str]) -> set[str]:
-    """Return the names of files that are no images; refuse one that looks like an image."""
+def _check_unlisted(folder: str, names: Sequence[str]) -> None:
+    """Check that none of the files that are left out looks like an image."""
     unlisted = image_names(names)
     if unlisted:
         first = os.path.join(folder, unlisted[0])  # noqa: PTH118
@@ -265,7 +270,6 @@ def _others(folder: str, names: set[str]) -> set[str]:
             f"{first} would be left out{and_more(len(unlisted))}: imagefolder takes "
             f"{' '.join(IMG_EXTENSIONS)}; convert it to PNG, or move it out of the folder"
         )
-    return names
 
 
 def _files_without_images(folder: str) -> list[str]:

@@ -12,6 +12,7 @@ from kdcache.errors import SourceError
 from kdcache.runtime.images import described
 from kdcache.runtime.user_code import user_code
 from kdcache.sources.files import listed_path
+from kdcache.targets.label import is_integer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -46,8 +47,7 @@ def checked_length(dataset: Any, spec: str) -> int:
 
 
 def _require_map_style(dataset: Any, spec: str) -> None:
-    kind = type(dataset)
-    lacking = [name for name in ("__len__", "__getitem__") if not hasattr(kind, name)]
+    lacking = lacking_attributes(type(dataset), ("__len__", "__getitem__"))
     if lacking:
         what = f"which has no {' and no '.join(lacking)}"
     elif isinstance(dataset, (IterableDataset, dict, str, bytes)):
@@ -61,15 +61,26 @@ def _require_map_style(dataset: Any, spec: str) -> None:
     )
 
 
+def lacking_attributes(thing: object, names: Sequence[str]) -> list[str]:
+    """Return the names that are none of a thing's attributes."""
+    return [name for name in names if not hasattr(thing, name)]
+
+
 def file_listing(dataset: Any) -> Sequence[Any] | None:
     """Return the data set's own list of files, as paths or as (path, class) pairs, if it keeps
     one."""
     for name in _LISTINGS:
         listing: Any = getattr(dataset, name, None)
-        is_list = isinstance(listing, (list, tuple)) and len(listing) == len(dataset)
-        if is_list and listed_path(listing[0]) is not None:
+        if lists_files(listing, dataset):
             return cast(Sequence[Any], listing)
     return None
+
+
+def lists_files(listing: Any, dataset: Any) -> bool:
+    """Return whether a value is a list with a path, or a (path, class) pair, for each sample."""
+    if not isinstance(listing, (list, tuple)) or len(listing) != len(dataset):
+        return False
+    return listed_path(listing[0]) is not None
 
 
 def relative_paths(dataset: Any) -> list[str] | None:
@@ -130,8 +141,8 @@ def count_classes(dataset: Any, spec: str) -> int:
         SourceError: neither tells it.
     """
     for name in ("classes", "num_classes", "categories"):
-        value = getattr(dataset, name, None)
-        if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0:
+        value: Any = getattr(dataset, name, None)
+        if is_integer(value) and value > 0:
             return int(value)
         if isinstance(value, (list, tuple)) and value:
             return len(value)

@@ -21,10 +21,13 @@ class Pattern:
 
     def name(self, path: str) -> str | None:
         """Return what stands for `{}` in a path; None if it does not fit."""
-        is_longer = len(path) > len(self._before) + len(self._after)
-        if not (is_longer and path.startswith(self._before) and path.endswith(self._after)):
+        if not (path.startswith(self._before) and path.endswith(self._after)):
             return None
-        return path[len(self._before) : len(path) - len(self._after)]
+        start = len(self._before)
+        end = len(path) - len(self._after)
+        if end <= start:
+            return None
+        return path[start:end]
 
     def almost(self, path: str) -> str | None:
         """Return what would stand for `{}` if the path of an image had this pattern's extension, in
@@ -35,8 +38,9 @@ class Pattern:
             return None
         if not looks_like_image(path):
             return None
-        name = stem[len(self._before) : len(stem) - len(ending)]
-        return name or None
+        start = len(self._before)
+        end = len(stem) - len(ending)
+        return stem[start:end] or None
 
 
 class Pairs:
@@ -108,7 +112,11 @@ class Pairs:
         """Refuse images that are left out for their extension, in folders that hold nothing but
         images or masks."""
         for pattern in self._patterns:
-            unlisted = [path for path in self.others if pattern.almost(path) is not None]
+            unlisted = []
+            for path in self.others:
+                name = pattern.almost(path)
+                if name is not None:
+                    unlisted.append(path)
             if unlisted:
                 raise SourceError(
                     f"segfolder {self._root!r}: {unlisted[0]} would be left"
@@ -146,4 +154,6 @@ def _share_folder(first: str, second: str) -> bool:
     """Return whether one of two folders is the other, or in it; the root is named by nothing."""
     if not first or not second:
         return True
-    return f"{first}/".startswith(f"{second}/") or f"{second}/".startswith(f"{first}/")
+    first_start = f"{first}/"
+    second_start = f"{second}/"
+    return first_start.startswith(second_start) or second_start.startswith(first_start)

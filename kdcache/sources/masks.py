@@ -16,8 +16,8 @@ from kdcache.runtime.images import UndecodableError, described, is_of_decoding
 from kdcache.runtime.text_files import path_bytes
 from kdcache.shapes import IGNORED
 from kdcache.sources.dataset import MapStyle
-from kdcache.sources.files import Numbers, Paths, are_files, listed_path, spread_places
-from kdcache.sources.listings import Array
+from kdcache.sources.files import Numbers, Paths, are_files, spread_places
+from kdcache.sources.listings import Array, lists_files
 from kdcache.sources.protocol import Contents, Sample
 from kdcache.targets.mask import ClassMask, check_size
 
@@ -90,7 +90,8 @@ class MaskSource(MapStyle):
             ids = {index: index for index in range(classes)}
         self._ids = dict(ids)
         self._ids.setdefault(IGNORED, IGNORED)
-        self._table = np.full(max(self._ids) + 1, -1, np.int16)
+        largest_id = max(self._ids)
+        self._table = np.full(largest_id + 1, -1, np.int16)
         self._table[list(self._ids)] = list(self._ids.values())
         self.fingerprint = self._fingerprint()
 
@@ -105,8 +106,10 @@ class MaskSource(MapStyle):
         image, mask = self._pair(index, contents)
         with self._reading(index), about_mask():  # a mask's file may be read only now
             ids = self._id_array(mask, index)
-        check_size((ids.shape[1], ids.shape[0]), image.size, self._name(index))
-        return Sample(image, Image.fromarray(self._classes_of(ids, index)))
+        height, width = ids.shape
+        check_size((width, height), image.size, self._name(index))
+        classes = self._classes_of(ids, index)
+        return Sample(image, Image.fromarray(classes))
 
     def files(self) -> Iterable[str]:
         """Return the paths of images and masks; none if it does not list both."""
@@ -136,11 +139,13 @@ class MaskSource(MapStyle):
 
     def _classes_of(self, ids: Array, index: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
         places = ids
-        if ids.max() >= len(self._table) or ids.min() < 0:
-            places = np.clip(ids, 0, len(self._table) - 1)
+        last = len(self._table) - 1
+        if ids.max() > last or ids.min() < 0:
+            places = np.clip(ids, 0, last)
         classes: Array = self._table[places]
         if places is not ids or classes.min() < 0:
-            wrong_ids = np.unique(ids[(ids != places) | (classes < 0)])
+            is_wrong = (ids != places) | (classes < 0)
+            wrong_ids = np.unique(ids[is_wrong])
             raise SourceError(self._wrong_ids_message(wrong_ids, index))
         return classes.astype(np.uint8)
 
@@ -204,7 +209,8 @@ class MaskSource(MapStyle):
         for index in spread_places(len(self), _PROBED):
             image, mask = self.sample(index)
             assert isinstance(mask, Image.Image)
-            yield f"{index} {image.mode} {image.size}".encode() + image.tobytes() + mask.tobytes()
+            head = f"{index} {image.mode} {image.size}"
+            yield head.encode() + image.tobytes() + mask.tobytes()
 
 
 @contextmanager
@@ -242,83 +248,11 @@ def _require_unique_names(names: Sequence[str], spec: Spec) -> None:
             )
 
 
-def open_own_masks(dataset: Any, spec: Spec) -> MaskSource:
-    """Return the source of a user's own data set, which says its `classes` (a number or names) and,
-    if need be, `ids`.
-
-    Raises:
-        SourceError: it does not say its classes, or ids that are no map.
-    """
-    count, names = _own_classes(dataset, spec)
-    ids = getattr(dataset, "ids", None)
-    if ids is not None:
-        ids = _checked_ids(ids, count, spec)
-    return MaskSource(
-        dataset,
-        spec,
-        classes=count,
-        class_names=names,
-        ids=ids,
-        ids_hint=(
-            "give the right number of classes, or say in its attribute `ids` which id is which:"
-            " {{{}: 255}} is an id without a class"
-        ),
-    )
-
-
-def _own_classes(dataset: Any, spec: Spec) -> tuple[int, tuple[str, ...] | None]:
-    """Return how many classes a user's data set has, and their names, if it says them."""
-    classes = getattr(dataset, "classes", None)
-    if isinstance(classes, (int, np.integer)) and not isinstance(classes, bool):
-        return int(classes), None
-    if isinstance(classes, (list, tuple)):
-        return len(classes), tuple(map(str, classes))
-    what = "does not say its classes"
-    if classes is not None:
-        what = f"says that its classes are {described(classes)}"
-    raise SourceError(
-        f"source {spec} {what}; give the data set an attribute `classes`: names or a number"
-    )
-
-
-def _checked_ids(ids: Any, classes: int, spec: Spec) -> dict[int, int]:
-    """Return the class of each id as a data set says it.
-
-    Raises:
-        SourceError: it is no such map.
-    """
-    if not isinstance(ids, Mapping):
-        raise SourceError(
-            f"source {spec}: its ids are {described(ids)}; they must be a dict of id: class"
-        )
-    for key, target in ids.items():
-        if not (_is_id(key) and _is_class(target, classes)):
-            raise SourceError(
-                f"source {spec}: its ids have {key!r}: {target!r}; ids are from 0 to {LARGEST_ID},"
-                f" classes from 0 to {classes - 1}, or {IGNORED} for none"
-            )
-    return dict(ids)
-
-
-def _is_id(value: Any) -> bool:
-    if not isinstance(value, (int, np.integer)):
-        return False
-    return 0 <= int(value) <= LARGEST_ID
-
-
-def _is_class(value: Any, classes: int) -> bool:
-    if not isinstance(value, (int, np.integer)):
-        return False
-    number = int(value)
-    return 0 <= number < classes or number == IGNORED
-
-
 def _listed_masks(dataset: Any) -> Paths | None:
     """Return the data set's own list of the files of its masks, if it keeps one."""
     for name in ("masks", "targets"):
         listing: Any = getattr(dataset, name, ())
-        is_list = isinstance(listing, (list, tuple)) and len(listing) == len(dataset)
-        if is_list and listed_path(listing[0]) is not None and are_files(listing):
+        if lists_files(listing, dataset) and are_files(listing):
             return cast(Paths, listing)
     return None
 
@@ -333,5 +267,8 @@ def _ranges(numbers: Iterable[int]) -> str:
             parts.append([number, number])
     spans = []
     for low, high in parts:
-        spans.append(str(low) if low == high else f"{low} to {high}")
+        span = f"{low} to {high}"
+        if low == high:
+            span = str(low)
+        spans.append(span)
     return ", ".join(spans)

@@ -12,8 +12,8 @@ from kdcache.runtime.images import as_image, described
 from kdcache.runtime.user_code import user_code
 from kdcache.sources.dataset import DatasetSource, MapStyle
 from kdcache.sources.folder_files import IMAGE_EXTENSIONS, extension_of
-from kdcache.sources.listings import IS_EMPTY
-from kdcache.sources.masks import open_own_masks
+from kdcache.sources.listings import IS_EMPTY, lacking_attributes
+from kdcache.sources.own_masks import open_own_masks
 from kdcache.sources.protocol import Sample, Source, named, sample_name
 from kdcache.targets import gives_maps, target_kind, task_of
 from kdcache.targets.label import integer
@@ -99,7 +99,8 @@ class OwnSource:
         with user_code(name, SourceError, way_out=_MEND), named(self.spec, index, self.key):
             image, target = self._source.sample(index)
             image = as_image(image, name)
-        return Sample(image, self._kind.checked(target, image, self.classes, name))
+        checked_target = self._kind.checked(target, image, self.classes, name)
+        return Sample(image, checked_target)
 
     def stored(self, index: int) -> bytes | None:
         """Return the file that the image of sample `index` is decoded from, where the source says
@@ -182,7 +183,7 @@ def _require_parts(source: Any, spec: Spec) -> None:
     """Raise a SourceError if what a function gives has a fingerprint, and lacks a part of a
     source."""
     parts = ("spec", "classes", "__len__", "key", "sample")
-    lacking = [part for part in parts if not hasattr(source, part)]
+    lacking = lacking_attributes(source, parts)
     if lacking:
         raise SourceError(
             f"source {spec} gives {described(source)}, which has a fingerprint and no "

@@ -36,7 +36,8 @@ class ReadCheck:
 
     def keep(self) -> None:
         """Keep that it was, of the files as they were when `is_known` looked."""
-        if len(self._stamps) and is_settled(self._stamps[:, 1].tolist()):
+        mtimes = self._stamps[:, 1].tolist()
+        if mtimes and is_settled(mtimes):
             save_arrays(_KIND, self._identity, {"stamps": self._stamps})
 
 
@@ -52,8 +53,9 @@ def _stamps(files: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.int64]]":
     shares = [files[start::_THREADS] for start in range(_THREADS)]
     stamps = np.empty((len(files), 2), np.int64)
     with ThreadPoolExecutor(_THREADS, "kdcache-stat") as pool:
-        for start, share in enumerate(pool.map(_stamps_of, shares)):
-            stamps[start::_THREADS] = np.array(share, np.int64).reshape(-1, 2)
+        for start, share_stamps in enumerate(pool.map(_stamps_of, shares)):
+            rows = np.array(share_stamps, np.int64)
+            stamps[start::_THREADS] = rows.reshape(-1, 2)
     return stamps
 
 

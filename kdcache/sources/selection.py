@@ -1,13 +1,13 @@
 """Some samples of a source, as users name them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from kdcache.errors import UsageError, quoted
-from kdcache.runtime.text_files import read_lines
+from kdcache.runtime.text_files import Line, read_lines
 from kdcache.shapes import Rows
 
 
@@ -50,7 +50,11 @@ def parse_samples(text: str, length: int, names: Callable[[], Named]) -> Rows:
     lines = read_lines(text, "samples")
     if not lines:
         raise UsageError(f"samples {text} names none")
-    source = names()
+    return _numbers_of_keys(text, lines, names(), length)
+
+
+def _numbers_of_keys(text: str, lines: Sequence[Line], source: Named, length: int) -> Rows:
+    """Return the numbers of the samples whose keys a file has on its lines."""
     places: dict[str, int] = {}
     repeated_keys: set[str] = set()
     for index in range(length):

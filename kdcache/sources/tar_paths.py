@@ -92,14 +92,14 @@ def _matches(piece: str) -> list[str]:
 def _tars_in(folder: str) -> list[str]:
     """Return the tars in a folder; refuse files that look like tars and would be left out."""
     tars = []
-    others = set()
+    others = []
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries)
-    for name in names:
-        if name.endswith(".tar") and not name.startswith("."):
-            tars.append(name)
-        else:
-            others.add(name)
+        for entry in entries:
+            if entry.name.endswith(".tar") and not entry.name.startswith("."):
+                tars.append(entry.name)
+            else:
+                others.append(entry.name)
+    tars.sort()
     unlisted = sorted(name for name in others if name.lower().endswith(_LIKE_TARS))
     if unlisted:
         first = os.path.join(folder, unlisted[0])  # noqa: PTH118
@@ -107,7 +107,11 @@ def _tars_in(folder: str) -> list[str]:
             f"tars: {first} would be left out{and_more(len(unlisted))}: a folder's tars are "
             "*.tar, not compressed and not hidden; unpack, rename or move it"
         )
-    files = [name for name in others if not os.path.isdir(os.path.join(folder, name))]  # noqa: PTH112, PTH118
+    files = []
+    for name in others:
+        path = os.path.join(folder, name)  # noqa: PTH118
+        if not os.path.isdir(path):  # noqa: PTH112
+            files.append(name)
     tell_passed_over(f"tars {folder}", count_kinds(files), "no tars")
     if tars and (below := _folder_of_tars(folder)):
         say(

@@ -78,7 +78,8 @@ class TarReader:
         num_headers = 0
         while header := self._header(position, last, is_own=is_own):
             member = self._member(header, position, extended)
-            position = member.offset + -(-member.size // _BLOCK) * _BLOCK
+            num_blocks = -(-member.size // _BLOCK)
+            position = member.offset + num_blocks * _BLOCK
             if header.type in _EXTENSIONS:
                 num_headers += 1
                 if num_headers > most_headers or member.size > largest_header:

@@ -53,8 +53,9 @@ class TarSource:
 
     def key(self, index: int) -> str:
         """Return `SHARD/KEY` of sample `index`."""
-        shard, at = self._locate(index)
-        return f"{self._names[shard]}/{self._shards[shard].keys[at]}"
+        number, at = self._locate(index)
+        key = self._shards[number].keys[at]
+        return f"{self._names[number]}/{key}"
 
     def keys(self) -> Iterator[str]:
         """Yield the names of all samples, in order."""
@@ -72,9 +73,9 @@ class TarSource:
 
     def file_sizes(self) -> Numbers:
         """Return the bytes of each image, uint32 `[samples, 1]`, as the tars' indexes tell."""
-        sizes = np.concatenate([shard.sizes for shard in self._shards])[:, None]
+        sizes = np.concatenate([shard.sizes for shard in self._shards])
         bounded: Numbers = np.minimum(sizes, NO_FILE - 1).astype(np.uint32)
-        return bounded
+        return bounded[:, None]
 
     def files(self) -> list[str]:
         """Return the paths of the tars."""
@@ -97,7 +98,8 @@ class TarSource:
         else:
             data = self.stored(index)
         with named(self.spec, index, self.key):
-            return Sample(decode_image(data), int(self._shards[number].targets[at]))
+            image = decode_image(data)
+        return Sample(image, int(self._shards[number].targets[at]))
 
     def stored(self, index: int) -> bytes:
         """Return the file of the image of sample `index`.
@@ -108,10 +110,11 @@ class TarSource:
         """
         number, at = self._locate(index)
         shard = self._shards[number]
+        size = shard.sizes[at]
         file = _opened(shard.path, shard.stamp)
         with named(self.spec, index, self.key):
-            data = os.pread(file.fileno(), shard.sizes[at], shard.offsets[at])
-        if len(data) < shard.sizes[at]:
+            data = os.pread(file.fileno(), size, shard.offsets[at])
+        if len(data) < size:
             raise SourceError(
                 f"tar {shard.path} was cut short while it was read; start again, and leave the tars"
                 " alone meanwhile"
@@ -121,19 +124,17 @@ class TarSource:
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return shard, index - int(self._starts[shard])
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        start = int(self._starts[number])
+        return number, index - start
 
     def _check_targets(self) -> None:
         for number, shard in enumerate(self._shards):
             wrong = np.flatnonzero(shard.targets >= self.classes)
             if len(wrong):
                 at = int(wrong[0])
-                name = sample_name(
-                    self.spec,
-                    int(self._starts[number]) + at,
-                    f"{self._names[number]}/{shard.keys[at]}",
-                )
+                index = int(self._starts[number]) + at
+                name = sample_name(self.spec, index, self.key(index))
                 raise SourceError(
                     f"{name} has target {shard.targets[at]}; it must be a class index from"
                     f" 0 to {self.classes - 1}"
@@ -157,9 +158,11 @@ def open_tars(spec: Spec) -> Source:
     """
     check_options(_options, spec, "source")
     classes, target = _options(**spec.options)
-    shards = [index_tar(path, target) for path in find_tars(spec.arg or "")]
+    shards = []
     passed_over: Counter[str] = Counter()
-    for shard in shards:
+    for path in find_tars(spec.arg or ""):
+        shard = index_tar(path, target)
+        shards.append(shard)
         passed_over += shard.passed_over
     tell_passed_over(f"tars {spec.arg}", passed_over, "neither images nor targets")
     return TarSource(shards, spec, classes)

@@ -68,10 +68,17 @@ class ClassLabel:
         """Return the class indices, int64 `[views]`, and of mixed views the second ones with the
         share of the first."""
         numbers = np.array(targets, dtype=np.float64).reshape(-1, 3)
-        first, second = torch.from_numpy(numbers[:, :2].astype(np.int64)).unbind(1)
+        classes = torch.from_numpy(numbers[:, :2].astype(np.int64))
+        first, second = classes.unbind(1)
         if not mixes:
             return Labels(first, None)
-        return Labels(first, (second, torch.from_numpy(numbers[:, 2]).float()))
+        shares = torch.from_numpy(numbers[:, 2]).float()
+        return Labels(first, (second, shares))
+
+
+def is_integer(value: Any) -> bool:
+    """Return whether a value is an integer of Python or of numpy; True and False are none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def integer(target: Any) -> int | None:
@@ -81,9 +88,7 @@ def integer(target: Any) -> int | None:
         return None if is_other else int(target)
     if isinstance(target, np.ndarray) and target.size == 1 and target.dtype.kind in "iu":
         return int(target.item())
-    if isinstance(target, (int, np.integer)) and not isinstance(target, bool):
-        return int(target)
-    return None
+    return int(target) if is_integer(target) else None
 
 
 def _hint(target: Any) -> str:

@@ -97,7 +97,8 @@ def check_size(mask: tuple[int, int], image: tuple[int, int], name: str) -> None
 
 def _check_classes(mask: Image.Image, classes: int, name: str) -> None:
     pixels = np.asarray(mask)
-    wrong_classes = np.unique(pixels[(pixels >= classes) & (pixels != IGNORED)])
+    is_wrong = (pixels >= classes) & (pixels != IGNORED)
+    wrong_classes = np.unique(pixels[is_wrong])
     if len(wrong_classes):
         first_classes = ", ".join(map(str, wrong_classes[:5]))
         raise SourceError(
