@@ -67,11 +67,12 @@ class SegmentTargets:
         segment, `[rows, ...]`."""
         if self.counts is not None:
             return self._spread(parts[0], self.counts)
+        width = parts[0].shape[-1]
         by_view = []
         for part, segment in zip(parts, self.layout.segments, strict=True):
-            by_view.append(part.reshape(-1, segment.num_positions, part.shape[-1]))
+            by_view.append(part.reshape(-1, segment.num_positions, width))
         whole = self.layout.joined(by_view)
-        return whole.reshape(len(whole), *self.layout.sites, whole.shape[-1])
+        return whole.reshape(len(whole), *self.layout.sites, width)
 
     def _spread(self, rows: Tensor, counts: Tensor) -> Tensor:
         """Return values of as many proposals as a view may have, zeros where there is none."""

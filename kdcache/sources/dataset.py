@@ -154,14 +154,15 @@ class MapStyle:
             SourceError: the data set raises something else, or gives no pair, or no image.
         """
         with self._reading(index):
+            name = self._name(index)
             item = self._item(self._place(index), contents)
             if not isinstance(item, (tuple, list)) or len(item) != 2:
                 raise SourceError(
-                    f"{self._name(index)} is {described(item)}; an item of a data set is a pair:"
+                    f"{name} is {described(item)}; an item of a data set is a pair:"
                     f" (image, {self._TARGET})"
                 )
             image, target = item
-            return as_image(image, self._name(index)), target
+            return as_image(image, name), target
 
     def _item(self, place: int, contents: Contents | None) -> Any:
         decode = getattr(self._dataset, "item_of", None)

@@ -122,10 +122,12 @@ def tell_passed_over(source: str, kinds: "Counter[str]", what: str) -> None:
     """
     if not kinds:
         return
-    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
-    counts = [f"{kind} {count}" for kind, count in ordered[:_MOST_KINDS]]
-    if len(kinds) > _MOST_KINDS:
-        counts.append(f"{len(kinds) - _MOST_KINDS} other kinds")
+    by_name = sorted(kinds.items())
+    by_count = sorted(by_name, key=lambda item: -item[1])
+    counts = [f"{kind} {count}" for kind, count in by_count[:_MOST_KINDS]]
+    num_others = len(kinds) - len(counts)
+    if num_others:
+        counts.append(f"{num_others} other kinds")
     total = kinds.total()
     files = f"{total} files passed over that are {what}"
     if total == 1:

@@ -167,7 +167,8 @@ def open_hub(spec: Spec) -> Source:
         raise UsageError(f"source hf takes no {key}: {_REFUSED[key]}")
     table = _load(spec, options)
     _check_columns(spec, table, image, label)
-    undecoded = table.cast_column(image, type(table.features[image])(decode=False))
+    image_feature = type(table.features[image])
+    undecoded = table.cast_column(image, image_feature(decode=False))
     images = HubImages(undecoded, image, label, classes)
     source = HubSource(images, spec, lists_targets=True)
     _check_targets(source, images.targets, label)
@@ -207,9 +208,8 @@ def _load(spec: Spec, options: dict[str, Value]) -> Any:
     except (KdcacheError, MemoryError):
         raise
     except Exception as error:  # of datasets, of the hub, of pyarrow, of whatever reads the files
-        raise SourceError(
-            f"source {spec}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        ) from error
+        message = " ".join(str(error).split())
+        raise SourceError(f"source {spec}: {type(error).__name__}: {message[:300]}") from error
 
 
 def _split(spec: Spec, loaded: Any, options: dict[str, Value]) -> Any:

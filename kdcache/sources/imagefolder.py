@@ -121,7 +121,8 @@ def open_imagefolder(spec: Spec) -> Source:
     try:
         dataset = ImageFolder(spec.arg)
     except OSError as error:
-        raise SourceError(f"imagefolder {spec.arg!r}: {' '.join(str(error).split())}") from error
+        message = " ".join(str(error).split())
+        raise SourceError(f"imagefolder {spec.arg!r}: {message}") from error
     name = f"imagefolder {spec.arg}"
     tell_passed_over(name, dataset.passed_over, "no images")
     if are_splits(dataset.classes):
@@ -167,8 +168,9 @@ def list_images(root: str, classes: dict[str, int]) -> tuple[Listing, "Counter[s
     folders, listing, passed_over = _walk(root, classes)
     stamps = _stamps(root, folders)
     if len(listing) >= NUM_KEPT and is_settled(stamps.tolist()):
-        arrays = _to_arrays(root, listing, passed_over)
-        save_arrays("listings", identity, {"folders": folders.text, "stamps": stamps, **arrays})
+        arrays = {"folders": folders.text, "stamps": stamps}
+        arrays |= _to_arrays(root, listing, passed_over)
+        save_arrays("listings", identity, arrays)
     return listing, passed_over
 
 
@@ -286,8 +288,9 @@ def _stamps(root: str, folders: Names) -> "np.ndarray[Any, np.dtype[np.int64]]":
     """Return each folder's modification time in ns, of one that is gone -1."""
     stamps = []
     for folder in folders:
+        path = os.path.join(root, folder)  # noqa: PTH118
         try:
-            stamps.append(os.stat(os.path.join(root, folder)).st_mtime_ns)  # noqa: PTH116, PTH118
+            stamps.append(os.stat(path).st_mtime_ns)  # noqa: PTH116
         except OSError:
             stamps.append(-1)
     return np.array(stamps, np.int64)

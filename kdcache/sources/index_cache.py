@@ -36,8 +36,8 @@ class Names:
     @classmethod
     def of(cls, strings: Iterable[str]) -> "Names":
         """Return the names in `strings`, none of which holds a zero."""
-        joined = "".join(f"{string}\0" for string in strings)
-        return cls(np.frombuffer(path_bytes(joined), np.uint8))
+        encoded = path_bytes("".join(f"{string}\0" for string in strings))
+        return cls(np.frombuffer(encoded, np.uint8))
 
     def __len__(self) -> int:
         """Return how many there are."""

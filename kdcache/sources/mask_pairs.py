@@ -49,8 +49,8 @@ class Pairs:
     def __init__(self, root: str, images: Pattern, masks: Pattern) -> None:
         self._root = root
         self._patterns = (images, masks)
-        image_files = _files(root, images)
-        mask_files = _files(root, masks)
+        image_files = _files_of(root, images)
+        mask_files = _files_of(root, masks)
         self.images = _named(image_files, images)
         self._masks = _named(mask_files, masks)
         paired_files = {*self.images.values(), *self._masks.values()}
@@ -125,7 +125,7 @@ class Pairs:
                 )
 
 
-def _files(root: str, pattern: Pattern) -> list[str]:
+def _files_of(root: str, pattern: Pattern) -> list[str]:
     """Return the files in the folder of a pattern, as paths below the root with `/`."""
     base = os.path.join(root, pattern.folder)  # noqa: PTH118
     if not os.path.isdir(base):  # noqa: PTH112

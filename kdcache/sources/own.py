@@ -70,10 +70,7 @@ class OwnSource:
         self.task = task_of(source)
         self._kind = target_kind(self.task)
         self.class_names = getattr(source, "class_names", None)
-        with user_code(f"{name}: its __len__", SourceError, way_out=_MEND):
-            self._length = len(source)
-        if self._length == 0:
-            raise SourceError(f"{name} {IS_EMPTY}")
+        self._length = _checked_length(source, name)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -118,6 +115,19 @@ class OwnSource:
             return data
 
 
+def _checked_length(source: Any, name: str) -> int:
+    """Return how many samples a source has.
+
+    Raises:
+        SourceError: it has none, or does not say it.
+    """
+    with user_code(f"{name}: its __len__", SourceError, way_out=_MEND):
+        length = len(source)
+    if length == 0:
+        raise SourceError(f"{name} {IS_EMPTY}")
+    return length
+
+
 def open_own(spec: Spec, source_names: Collection[str]) -> Source:
     """Return what the user's own function gives, as a source.
 
@@ -129,10 +139,15 @@ def open_own(spec: Spec, source_names: Collection[str]) -> Source:
         SourceError: the function raises something, or gives no data set.
         UsageError: there is no such function.
     """
-    if spec.arg is not None and not spec.arg.isidentifier():
+    if not _may_be_function(spec):
         raise UsageError(f"source {spec}: {_no_source(spec, source_names)}")
     with user_code(f"source {spec}", SourceError, way_out=_MEND):
         return _as_source(_loaded(spec, source_names), spec)
+
+
+def _may_be_function(spec: Spec) -> bool:
+    """Return whether a spec may name a function of a module."""
+    return spec.arg is None or spec.arg.isidentifier()
 
 
 def as_source(data: Any) -> Source:
@@ -172,8 +187,7 @@ def parse_source(text: str, source_names: Collection[str]) -> Spec:
         UsageError: no spec; of a bare path the message says the spec to write.
     """
     path = text.strip()
-    is_path = path.startswith(("/", "./", "../", "~")) or (":" not in path and _is_path(path))
-    if path and is_path and path not in source_names:
+    if path and path not in source_names and _is_path(path):
         spec = _spec_of(os.path.expanduser(path))  # noqa: PTH111
         raise UsageError(f"source {shortened(path, 200)!r} is a path alone; {spec}")
     return parse_spec(text)
@@ -226,8 +240,12 @@ def _loaded(spec: Spec, source_names: Collection[str]) -> Any:
 
 
 def _is_path(text: str) -> bool:
-    """Return whether a text without a colon is rather a path than the name of a source or a
-    module."""
+    """Return whether a text is rather a path than a spec, which begins with the name of a source or
+    of a module."""
+    if text.startswith(("/", "./", "../", "~")):
+        return True
+    if ":" in text:
+        return False
     path = Path(text)
     is_package = (path / "__init__.py").exists()
     has_extension = extension_of(text) in (*IMAGE_EXTENSIONS, *_TABLES, "tar")
@@ -270,7 +288,7 @@ def _no_source(spec: Spec, source_names: Collection[str]) -> str:
     what = "no source"
     if spec.name in sys.stdlib_module_names:
         what = "a module of Python itself"
-    if spec.arg is not None and not spec.arg.isidentifier():
+    if not _may_be_function(spec):
         what += f", and {quoted(spec.arg)} is no function of a module"
     names = ", ".join(sorted(source_names))
     return f"{spec.name} is {what}; known are {names}, and {_FUNCTION}"

@@ -138,7 +138,8 @@ def _listed(root: str, options: SegFolderOptions) -> SegFolder:
     try:
         dataset = SegFolder(root, options.images, options.masks)
     except OSError as error:
-        raise SourceError(f"segfolder {root!r}: {' '.join(str(error).split())}") from error
+        message = " ".join(str(error).split())
+        raise SourceError(f"segfolder {root!r}: {message}") from error
     if len(dataset) == 0:
         raise SourceError(
             f"segfolder {root!r} holds no {options.images}; say how its images are called:"

@@ -143,7 +143,8 @@ class TarSource:
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(f"tars {len(self)} {self.classes}\n".encode())
         for name, shard in zip(self._names, self._shards, strict=True):
-            digest.update(path_bytes(f"{name}\0{len(shard.keys)}\n"))
+            head = f"{name}\0{len(shard.keys)}\n"
+            digest.update(path_bytes(head))
             for array in (shard.keys.text, shard.targets, shard.sizes):
                 digest.update(np.ascontiguousarray(array).data.cast("B"))
         return digest.hexdigest()
