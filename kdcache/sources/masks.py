@@ -66,13 +66,7 @@ class MaskSource(MapStyle):
             SourceError: no sample, a number of classes that masks cannot hold, or a name twice.
         """
         super().__init__(dataset, spec)
-        if not 2 <= classes <= IGNORED:
-            raise SourceError(
-                f"source {spec} has {classes} classes; masks hold 2 (what is nothing else is one)"
-                f" to {IGNORED}"
-            )
-        if class_names is not None:
-            _require_unique_names(class_names, spec)
+        _require_classes(classes, class_names or (), spec)
         self.classes = classes
         self.class_names = class_names
         self._ids_hint = ids_hint
@@ -90,9 +84,7 @@ class MaskSource(MapStyle):
             ids = {index: index for index in range(classes)}
         self._ids = dict(ids)
         self._ids.setdefault(IGNORED, IGNORED)
-        largest_id = max(self._ids)
-        self._table = np.full(largest_id + 1, -1, np.int16)
-        self._table[list(self._ids)] = list(self._ids.values())
+        self._table = _class_table(self._ids)
         self.fingerprint = self._fingerprint()
 
     def sample(self, index: int, contents: Contents | None = None) -> Sample:
@@ -239,8 +231,21 @@ def _lossy_format(mask: Image.Image) -> str | None:
     return None
 
 
-def _require_unique_names(names: Sequence[str], spec: Spec) -> None:
-    """Raise a SourceError if two classes have one name."""
+def _class_table(ids: Mapping[int, int]) -> Array:
+    """Return the class of each id up to the largest, int16; -1 of ids that are none."""
+    largest_id = max(ids)
+    table = np.full(largest_id + 1, -1, np.int16)
+    table[list(ids)] = list(ids.values())
+    return table
+
+
+def _require_classes(count: int, names: Sequence[str], spec: Spec) -> None:
+    """Raise a SourceError if masks cannot hold so many classes, or two have one name."""
+    if not 2 <= count <= IGNORED:
+        raise SourceError(
+            f"source {spec} has {count} classes; masks hold 2 (what is nothing else is one)"
+            f" to {IGNORED}"
+        )
     for name in names:
         if names.count(name) > 1:
             raise SourceError(
