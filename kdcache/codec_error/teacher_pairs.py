@@ -22,7 +22,7 @@ from kdcache.runtime.console import progress, say
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Logits, Rows
 from kdcache.sources import Source, open_source
-from kdcache.targets import target_kind, task_of
+from kdcache.targets import gives_maps, task_of
 from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe, row_order
 
 _SEEDS = (0, 1)
@@ -124,7 +124,7 @@ def _pairs_of_maps(
 
 def require_rows(task: str) -> None:
     """Raise a UsageError of a task whose views have more than one row of logits."""
-    if target_kind(task).has_maps:
+    if gives_maps(task):
         raise UsageError(
             f"codec-error is for classification, not {task}; what a codec of maps costs"
             " dump-teacher --plan says"

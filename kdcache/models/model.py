@@ -27,7 +27,7 @@ from kdcache.models.trial import require_plain_state, tried_sites
 from kdcache.models.vision_model import VisionModel, model_class
 from kdcache.models.weight_formats import check_weight_file
 from kdcache.models.weights import load_weights
-from kdcache.targets import target_kind
+from kdcache.targets import gives_maps
 from kdcache.views import Recipe
 
 _WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt")
@@ -131,7 +131,7 @@ def _require_trained(text: str, family: Family | None, options: dict[str, Any]) 
 def _builder(family: Family | None, task: str) -> Builder:
     if family is None:
         return build_own
-    if target_kind(task).has_maps:
+    if gives_maps(task):
         return family.segmenter
     return family.classifier
 

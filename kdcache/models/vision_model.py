@@ -13,7 +13,7 @@ from kdcache.models.segmentation import stacked_maps
 from kdcache.models.timm import timm_preprocessing
 from kdcache.models.weight_record import ORIGINS, without_options
 from kdcache.shapes import ViewLogits, Views, sides
-from kdcache.targets import target_kind
+from kdcache.targets import gives_maps
 
 
 class VisionModel(nn.Module):
@@ -84,7 +84,7 @@ def model_class(task: str) -> type[VisionModel]:
     Raises:
         UsageError: there is no such task.
     """
-    if target_kind(task).has_maps:
+    if gives_maps(task):
         return MapModel
     return VisionModel
 

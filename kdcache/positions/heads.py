@@ -31,7 +31,11 @@ class Heads(Layout):
     @property
     def segments(self) -> tuple[Segment, ...]:
         """The heads."""
-        return tuple(Segment(f"head{place}", size) for place, size in enumerate(self.sizes))
+        segments = []
+        for place, size in enumerate(self.sizes):
+            name = f"head{place}"
+            segments.append(Segment(name, size))
+        return tuple(segments)
 
     @property
     def maps(self) -> tuple[int, int, int] | None:

@@ -61,21 +61,23 @@ def checked_boxes(boxes: Boxes, views: int, count: int) -> Boxes:
         CodecError: another number of views or of boxes, a count that there cannot be, or a box that
             is not finite or too far out.
     """
-    shape = tuple(boxes.places.shape)
-    if shape != (views, count, 4) or tuple(boxes.counts.shape) != (views,):
+    places_shape = tuple(boxes.places.shape)
+    counts_shape = tuple(boxes.counts.shape)
+    if places_shape != (views, count, 4) or counts_shape != (views,):
         raise CodecError(
-            f"boxes of shape {shape} with counts of shape {tuple(boxes.counts.shape)}; this codec"
+            f"boxes of shape {places_shape} with counts of shape {counts_shape}; this codec"
             f" holds those of {(views, count, 4)} and {(views,)}"
         )
     counts = boxes.counts.detach().long()
-    if views and not 0 <= int(counts.min()) <= int(counts.max()) <= count:
-        raise CodecError(
-            f"a view has {int(counts.max())} proposals, or {int(counts.min())}; it may have 0 to"
-            f" {count}"
-        )
+    if views:
+        least = int(counts.min())
+        most = int(counts.max())
+        if not 0 <= least <= most <= count:
+            raise CodecError(f"a view has {most} proposals, or {least}; it may have 0 to {count}")
     places = boxes.places.detach().float()
     places = torch.where(is_there(counts, count)[:, :, None], places, 0.0)
-    if not bool((places.abs() <= MOST_COORDINATE).all()):  # which NaN is not either
+    is_near = places.abs() <= MOST_COORDINATE  # which NaN is not either
+    if not bool(is_near.all()):
         raise CodecError(
             f"a box is not finite, or further than {MOST_COORDINATE:.0f} pixels from the view"
         )

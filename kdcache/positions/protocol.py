@@ -3,7 +3,7 @@ are."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import dataclass, fields
 from math import prod
 from typing import Any, ClassVar
 
@@ -41,7 +41,11 @@ class Layout(ABC):
     """Whether a view has its own number of positions, and each of them a box."""
 
     def __post_init__(self) -> None:
-        self.require({field.name: getattr(self, field.name) for field in _fields(type(self))})
+        self.require(self._values())
+
+    def _values(self) -> dict[str, Any]:
+        """Return the values of the fields by name."""
+        return {name: getattr(self, name) for name in _field_names(type(self))}
 
     @classmethod
     @abstractmethod
@@ -76,8 +80,8 @@ class Layout(ABC):
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest keeps: the kind and the fields."""
         content: dict[str, Any] = {"kind": self.kind}
-        for field in _fields(type(self)):
-            content[field.name] = _as_lists(getattr(self, field.name))
+        for name, value in self._values().items():
+            content[name] = _as_lists(value)
         return content
 
     @classmethod
@@ -87,13 +91,15 @@ class Layout(ABC):
         Raises:
             UsageError: a field that is absent, unknown, of another type or out of range.
         """
-        names = [field.name for field in _fields(cls)]
-        if sorted(content) != sorted(["kind", *names]):
+        names = _field_names(cls)
+        keys = sorted(["kind", *names])
+        if sorted(content) != keys:
             raise UsageError(
-                f"a layout of kind {cls.kind} has {quoted(sorted(content))}; it must have"
-                f" {sorted(['kind', *names])}"
+                f"a layout of kind {cls.kind} has {quoted(sorted(content))}; it must have {keys}"
             )
-        values = {name: _as_tuples(content[name]) for name in names}
+        values = {}
+        for name in names:
+            values[name] = _as_tuples(content[name])
         cls.require(values)
         return cls(**values)
 
@@ -132,17 +138,25 @@ def require_sizes(sizes: object, most: int, what: str) -> None:
             require_count(side, MOST_SIDE, f"a side of {what}")
 
 
-def _fields(cls: type[Layout]) -> tuple[Field[Any], ...]:
-    """Return the fields of a layout, a dataclass."""
-    return fields(cls)  # type: ignore[arg-type]
+def _field_names(cls: type[Layout]) -> list[str]:
+    """Return the names of the fields of a layout, a dataclass."""
+    return [field.name for field in fields(cls)]  # type: ignore[arg-type]
 
 
 def _as_lists(value: Any) -> Any:
-    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
+    if not isinstance(value, tuple):
+        return value
+    return [_as_lists(item) for item in value]
 
 
 def _as_tuples(value: Any) -> Any:
     """Return a list of lists as a tuple of tuples; what is nested deeper stays as it is."""
     if not isinstance(value, list):
         return value
-    return tuple(tuple(item) if isinstance(item, list) else item for item in value)
+    items = []
+    for item in value:
+        if isinstance(item, list):
+            items.append(tuple(item))
+        else:
+            items.append(item)
+    return tuple(items)

@@ -39,7 +39,8 @@ class Pyramid(Layout):
     @property
     def segments(self) -> tuple[Segment, ...]:
         """The levels."""
-        return tuple(
-            Segment(f"level{place}", (height, width, self.anchors))
-            for place, (height, width) in enumerate(self.levels)
-        )
+        segments = []
+        for place, (height, width) in enumerate(self.levels):
+            shape = (height, width, self.anchors)
+            segments.append(Segment(f"level{place}", shape))
+        return tuple(segments)

@@ -11,7 +11,12 @@ from kdcache.positions.proposals import Proposals
 from kdcache.positions.protocol import Layout
 from kdcache.positions.pyramid import Pyramid
 
-KINDS: dict[str, type[Layout]] = {cls.kind: cls for cls in (One, Heads, Pyramid, Proposals)}
+KINDS: dict[str, type[Layout]] = {
+    One.kind: One,
+    Heads.kind: Heads,
+    Pyramid.kind: Pyramid,
+    Proposals.kind: Proposals,
+}
 """By the word for it in a manifest."""
 
 
@@ -21,7 +26,9 @@ def layout_from_dict(content: Mapping[str, Any]) -> Layout:
     Raises:
         UsageError: an unknown kind, or a value that is absent, of another type or out of range.
     """
-    kind = content.get("kind") if isinstance(content, Mapping) else content
+    kind: object = content
+    if isinstance(content, Mapping):
+        kind = content.get("kind")
     if not isinstance(kind, str):
         raise UsageError(f"kind of a layout is {quoted(kind)}; it must be {' or '.join(KINDS)}")
     return KINDS[choose(kind, KINDS, "layout")].from_dict(content)
@@ -35,8 +42,9 @@ def common_layout(layouts: Sequence[Layout]) -> Layout:
         UsageError: they do not lie alike.
     """
     count = min(len(layout.segments) for layout in layouts)
-    first, *others = (layout.first(count) for layout in layouts)
-    for other in others:
+    first = layouts[0].first(count)
+    for layout in layouts[1:]:
+        other = layout.first(count)
         if other != first:
             raise UsageError(
                 f"logits of layouts {quoted(first.to_dict())} and {quoted(other.to_dict())} cannot"

@@ -1,7 +1,7 @@
 """Soft targets made of other rows: of several sources in one batch, of several teachers, of a
 teacher of other classes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,23 +21,22 @@ class JoinedTargets:
 
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
         """Return each part's probabilities, in the order of the batch."""
-        return self._in_order(
-            rows.probs(
-                tau[at] if isinstance(tau, Tensor) else tau,
-                student if student is None else student[at],
-            )
-            for at, rows in self.parts
-        )
+        probabilities = []
+        for at, rows in self.parts:
+            part_tau = tau[at] if isinstance(tau, Tensor) else tau
+            part_student = None if student is None else student[at]
+            probabilities.append(rows.probs(part_tau, part_student))
+        return self._in_order(probabilities)
 
     def logits(self) -> Logits:
         """Return each part's logits, in the order of the batch."""
-        return self._in_order(rows.logits() for _, rows in self.parts)
+        return self._in_order([rows.logits() for _, rows in self.parts])
 
     def std(self) -> PerRow:
         """Return each part's standard deviations, in the order of the batch."""
-        return self._in_order(rows.std() for _, rows in self.parts)
+        return self._in_order([rows.std() for _, rows in self.parts])
 
-    def _in_order(self, values: Iterable[Tensor]) -> Tensor:
+    def _in_order(self, values: Sequence[Tensor]) -> Tensor:
         order = torch.cat([at for at, _ in self.parts])
         return torch.cat(list(values))[order.argsort()]
 
@@ -70,7 +69,8 @@ class PickedTargets:
         return self.rows.std()[self.at]
 
     def _spread(self, values: Tensor) -> Tensor:
-        return values.new_ones(self.count, *values.shape[1:]).index_copy(0, self.at, values)
+        spread = values.new_ones(self.count, *values.shape[1:])
+        return spread.index_copy(0, self.at, values)
 
 
 class _Probabilities:
@@ -107,10 +107,10 @@ class AveragedTargets(_Probabilities):
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
         """Return the weighted mean of the teachers' probabilities."""
         total = sum(self.weights)
-        parts = [
-            rows.probs(tau, student) * (weight / total)
-            for rows, weight in zip(self.teachers, self.weights, strict=True)
-        ]
+        parts = []
+        for rows, weight in zip(self.teachers, self.weights, strict=True):
+            share = weight / total
+            parts.append(rows.probs(tau, student) * share)
         return torch.stack(parts).sum(0)
 
 
@@ -129,9 +129,9 @@ class MappedTargets(_Probabilities):
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
         """Return the probabilities of the student's classes; the student's own are not looked
         at."""
-        found = self.rows.probs(tau)
-        kept = self.classes >= 0
-        mapped = found.new_zeros(len(found), self.num_classes).index_add_(
-            1, self.classes[kept], found[:, kept]
-        )
-        return mapped / mapped.sum(1, keepdim=True).clamp_min(torch.finfo(mapped.dtype).tiny)
+        probs = self.rows.probs(tau)
+        is_mapped = self.classes >= 0
+        mapped = probs.new_zeros(len(probs), self.num_classes)
+        mapped.index_add_(1, self.classes[is_mapped], probs[:, is_mapped])
+        sums = mapped.sum(1, keepdim=True)
+        return mapped / sums.clamp_min(torch.finfo(mapped.dtype).tiny)

@@ -43,9 +43,9 @@ class DenseTargets:
     def probs(self, tau: float | PerRow, student: Probabilities | None = None) -> Probabilities:
         """Return softmax(logits / tau), float32 `[rows, classes]`; nothing depends on the
         student."""
-        return torch.softmax(
-            self._logits / (tau[:, None] if isinstance(tau, Tensor) else tau), dim=-1
-        )
+        if isinstance(tau, Tensor):
+            tau = tau[:, None]
+        return torch.softmax(self._logits / tau, dim=-1)
 
     def logits(self) -> Logits:
         """Return the logits, float32 `[rows, classes]`."""

@@ -52,24 +52,27 @@ class SegmentTargets:
             CodecError: a temperature for each row, or a student: a loss takes segments one by one.
         """
         if student is not None or isinstance(tau, Tensor):
-            raise CodecError(_ONE_BY_ONE if self.layout.maps else _BY_SEGMENT)
+            if self.layout.maps:
+                raise CodecError(_ONE_BY_ONE)
+            raise CodecError(_BY_SEGMENT)
         return self._joined([rows.probs(tau) for rows in self.segments])
 
     def std(self) -> Tensor:
         """Return the standard deviation of each position's logits, `[views, *layout.sites]`."""
-        return self._joined([rows.std()[:, None] for rows in self.segments])[..., 0]
+        columns = [rows.std()[:, None] for rows in self.segments]
+        return self._joined(columns)[..., 0]
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         """Return values of all positions, `[views, *layout.sites, ...]`, from those of each
         segment, `[rows, ...]`."""
         if self.counts is not None:
             return self._spread(parts[0], self.counts)
-        by_view = [
-            part.reshape(-1, segment.num_positions, part.shape[-1])
-            for part, segment in zip(parts, self.layout.segments, strict=True)
-        ]
+        width = parts[0].shape[-1]
+        by_view = []
+        for part, segment in zip(parts, self.layout.segments, strict=True):
+            by_view.append(part.reshape(-1, segment.num_positions, width))
         whole = self.layout.joined(by_view)
-        return whole.reshape(len(whole), *self.layout.sites, whole.shape[-1])
+        return whole.reshape(len(whole), *self.layout.sites, width)
 
     def _spread(self, rows: Tensor, counts: Tensor) -> Tensor:
         """Return values of as many proposals as a view may have, zeros where there is none."""
@@ -81,7 +84,9 @@ class SegmentTargets:
 
 def segments_of(rows: SoftTargets) -> Sequence[SoftTargets]:
     """Return the rows of each segment; of classification there is one."""
-    return rows.segments if isinstance(rows, SegmentTargets) else [rows]
+    if isinstance(rows, SegmentTargets):
+        return rows.segments
+    return [rows]
 
 
 def per_segment(make: Callable[..., SoftTargets], *teachers: Any) -> Any:
@@ -99,9 +104,13 @@ def per_segment(make: Callable[..., SoftTargets], *teachers: Any) -> Any:
             "proposals of several teachers are at boxes of their own and cannot be combined; take"
             " one teacher, whose cache holds all rows"
         )
-    layout = common_layout([teacher.layout for teacher in teachers])
-    together = zip(*(teacher.segments for teacher in teachers), strict=False)
-    segments = [make(*rows) for rows in together]
+    layouts = []
+    segment_rows = []
+    for teacher in teachers:
+        layouts.append(teacher.layout)
+        segment_rows.append(teacher.segments)
+    layout = common_layout(layouts)
+    segments = [make(*rows) for rows in zip(*segment_rows, strict=False)]
     return SegmentTargets(segments, layout, first.boxes, first.counts)
 
 
@@ -115,5 +124,8 @@ def by_segment(logits: ViewLogits, layout: Layout) -> SoftTargets:
     if isinstance(layout, One):
         return DenseTargets(logits)
     flat = logits.reshape(len(logits), layout.num_positions, logits.shape[-1])
-    segments = [DenseTargets(part.flatten(0, 1)) for part in layout.split(flat)]
+    segments = []
+    for part in layout.split(flat):
+        rows = part.flatten(0, 1)
+        segments.append(DenseTargets(rows))
     return SegmentTargets(segments, layout)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from kdcache.errors import SourceError, UnreadableSampleError
 from kdcache.runtime.images import UndecodableError, open_image, to_mode, too_large, too_many_bytes
+from kdcache.sources.files import spread_places
 from kdcache.sources.protocol import Source, sample_name
 from kdcache.targets import StoredTarget, target_kind, task_of
 
@@ -31,20 +32,34 @@ def stored_image(source: Source, index: int) -> tuple[str, bytes]:
         UnreadableSampleError: the image cannot be decoded.
         SourceError: it has more pixels, or bytes, than an image in a cache may have.
     """
-    own = getattr(source, "stored", None)
-    data = own(index) if own is not None else None
-    image = _opened(data) if data else None
-    if data and image is not None and image.format in _EXTENSIONS:
-        _check_size(source, index, too_large(image) or too_many_bytes(len(data)))
-        return _EXTENSIONS[image.format], data
+    data = _own_file(source, index)
+    if data:
+        image = _opened(data)
+        if image is not None and image.format in _EXTENSIONS:
+            _check_size(source, index, too_large(image) or too_many_bytes(len(data)))
+            return _EXTENSIONS[image.format], data
+    return "png", _png_file(source, index)
+
+
+def _own_file(source: Source, index: int) -> bytes | None:
+    """Return the file that the source decodes the image of a sample from, if it tells."""
+    stored = getattr(source, "stored", None)
+    if stored is None:
+        return None
+    data: bytes | None = stored(index)
+    return data
+
+
+def _png_file(source: Source, index: int) -> bytes:
+    """Return the image of a sample as a PNG."""
     image = source.sample(index).image
     _check_size(source, index, too_large(image))
     if image.mode not in _PNG_MODES:
         image = to_mode(image, "RGB")
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    _check_size(source, index, too_many_bytes(out.tell()))
-    return "png", out.getvalue()
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    _check_size(source, index, too_many_bytes(file.tell()))
+    return file.getvalue()
 
 
 def stored_target(source: Source, index: int, *, known: StoredTarget | None = None) -> bytes:
@@ -53,7 +68,9 @@ def stored_target(source: Source, index: int, *, known: StoredTarget | None = No
     Raises:
         UnreadableSampleError: the sample cannot be decoded.
     """
-    target = source.sample(index).target if known is None else known
+    target = known
+    if target is None:
+        target = source.sample(index).target
     return target_kind(task_of(source)).encode(target)
 
 
@@ -62,12 +79,14 @@ def mean_image_bytes(source: Source) -> float:
     the source."""
     kind = target_kind(task_of(source))
     sizes = []
-    for index in np.linspace(0, len(source) - 1, min(len(source), _SIZED)).astype(int).tolist():
+    for index in spread_places(len(source), _SIZED):
         with suppress(UnreadableSampleError):
             _, image = stored_image(source, index)
+            size = len(image)
             # digits take no more than the block that each file in a tar takes
-            target = b"" if kind.is_small else stored_target(source, index)
-            sizes.append(len(image) + len(target))
+            if not kind.is_small:
+                size += len(stored_target(source, index))
+            sizes.append(size)
     return float(np.mean(sizes or [0]))
 
 

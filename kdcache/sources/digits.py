@@ -13,6 +13,12 @@ DIGITS_TRAIN = 1_197
 """The first 1,197 of the 1,797 digits are `digits:train`, the last 600 (other writers for the most
 part) `digits:test`."""
 
+_PARTS = {
+    "train": slice(DIGITS_TRAIN),
+    "test": slice(DIGITS_TRAIN, None),
+    "all": slice(None),
+}
+
 
 class Digits:
     """scikit-learn's 8x8 handwritten digits, grey levels 0 to 16 scaled to 0 to 255; shipped with
@@ -27,14 +33,11 @@ class Digits:
             raise SourceError(
                 "source digits needs scikit-learn; pip install 'kdcache[demo]'"
             ) from error
-        choose(split, ("train", "test", "all"), "split of digits")
+        choose(split, tuple(_PARTS), "split of digits")
         images, targets = load_digits(return_X_y=True)
-        part = {
-            "train": slice(DIGITS_TRAIN),
-            "test": slice(DIGITS_TRAIN, None),
-            "all": slice(None),
-        }[split]
-        self.data = np.rint(images[part].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+        part = _PARTS[split]
+        grey_levels = images[part].reshape(-1, 8, 8) * (255 / 16)
+        self.data = np.rint(grey_levels).astype(np.uint8)
         self.targets = targets[part]
 
     def __len__(self) -> int:
@@ -53,6 +56,5 @@ def open_digits(spec: Spec) -> Source:
         raise UsageError(
             f"source {spec} names its split twice; write digits:train, digits:test or digits:all"
         )
-    return DatasetSource(
-        Digits(str(spec.options.get("split", spec.arg or "train"))), spec, lists_targets=True
-    )
+    split = spec.options.get("split", spec.arg or "train")
+    return DatasetSource(Digits(str(split)), spec, lists_targets=True)

@@ -23,14 +23,28 @@ _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 def listed_path(item: Any) -> str | None:
     """Return the path in an entry of a data set's list, which may be a (path, class) pair."""
-    first = item[0] if isinstance(item, (list, tuple)) and item else item
-    return str(first) if isinstance(first, (str, Path)) else None
+    first = item
+    if isinstance(item, (list, tuple)) and item:
+        first = item[0]
+    if isinstance(first, (str, Path)):
+        return str(first)
+    return None
+
+
+def spread_places(count: int, most: int) -> list[int]:
+    """Return the places, of `count`, of at most `most` items that are evenly spread."""
+    places = np.linspace(0, count - 1, min(count, most))
+    whole_places: list[int] = places.astype(int).tolist()
+    return whole_places
 
 
 def are_files(paths: Paths) -> bool:
     """Return whether paths are those of files: whether one of some that are looked at is."""
-    places = np.linspace(0, len(paths) - 1, min(len(paths), _LOOKED_AT)).astype(int)
-    return any(Path(str(listed_path(paths[place]))).is_file() for place in places)
+    for place in spread_places(len(paths), _LOOKED_AT):
+        path = Path(str(listed_path(paths[place])))
+        if path.is_file():
+            return True
+    return False
 
 
 def stat_sizes(columns: Sequence[Paths]) -> Numbers:
@@ -46,8 +60,9 @@ def stat_sizes(columns: Sequence[Paths]) -> Numbers:
 
     def look(start: int) -> None:
         for at, column in enumerate(columns):
-            part = column[start : start + _AT_ONCE]
-            sizes[start : start + len(part), at] = [_size(str(listed_path(item))) for item in part]
+            items = column[start : start + _AT_ONCE]
+            end = start + len(items)
+            sizes[start:end, at] = [_size(item) for item in items]
 
     with ThreadPoolExecutor(_THREADS, "kdcache-stat") as pool:
         for _ in pool.map(look, range(0, len(sizes), _AT_ONCE)):
@@ -55,7 +70,8 @@ def stat_sizes(columns: Sequence[Paths]) -> Numbers:
     return sizes
 
 
-def _size(path: str) -> int:
+def _size(item: Any) -> int:
+    path = str(listed_path(item))
     try:
         return min(os.stat(path).st_size, NO_FILE - 1)  # noqa: PTH116 # Path is slow on a million
     except _ABSENT:

@@ -39,9 +39,12 @@ class FolderWalk:
             OSError: it is not there.
         """
         status = os.stat(folder)  # noqa: PTH116 # Path is slow on a million
-        before = self._entered.setdefault((status.st_dev, status.st_ino), folder)
+        identity = (status.st_dev, status.st_ino)
+        before = self._entered.setdefault(identity, folder)
+        if before == folder:
+            return
         # some file systems give many folders one number
-        if before == folder or os.path.realpath(before) != os.path.realpath(folder):
+        if os.path.realpath(before) != os.path.realpath(folder):
             return
         if folder.startswith(os.path.join(before, "")):  # noqa: PTH118
             raise SourceError(
@@ -71,7 +74,11 @@ def is_hidden(path: str) -> bool:
     name their own files."""
     if not path.startswith(".") and "/." not in path:
         return False
-    return any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))
+    for part in path.split("/"):
+        is_step = part in (".", "..")
+        if part.startswith(".") and not is_step:
+            return True
+    return False
 
 
 def extension_of(path: str) -> str:
@@ -84,15 +91,20 @@ def looks_like_image(path: str) -> bool:
     return extension_of(path) in IMAGE_EXTENSIONS
 
 
+def image_names(names: Iterable[str]) -> list[str]:
+    """Return the names that look like images, sorted."""
+    return [name for name in sorted(names) if looks_like_image(name)]
+
+
 def kind_of_file(path: str) -> str:
     """Return the extension of a file as it is counted; of one without, its name if that is
     hidden."""
     name = path.rpartition("/")[2]
     extension = extension_of(name)
     is_hidden_file = name.startswith(".")
-    if extension:
-        return f"hidden .{extension}" if is_hidden_file else f".{extension}"
-    return name if is_hidden_file else "no extension"
+    if is_hidden_file:
+        return f"hidden .{extension}" if extension else name
+    return f".{extension}" if extension else "no extension"
 
 
 def count_kinds(paths: Iterable[str]) -> "Counter[str]":
@@ -110,20 +122,24 @@ def tell_passed_over(source: str, kinds: "Counter[str]", what: str) -> None:
     """
     if not kinds:
         return
-    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
-    listed = [f"{kind} {count}" for kind, count in ordered[:_MOST_KINDS]]
-    if len(kinds) > _MOST_KINDS:
-        listed.append(f"{len(kinds) - _MOST_KINDS} other kinds")
+    by_name = sorted(kinds.items())
+    by_count = sorted(by_name, key=lambda item: -item[1])
+    counts = [f"{kind} {count}" for kind, count in by_count[:_MOST_KINDS]]
+    num_others = len(kinds) - len(counts)
+    if num_others:
+        counts.append(f"{num_others} other kinds")
     total = kinds.total()
     files = f"{total} files passed over that are {what}"
     if total == 1:
         files = "1 file passed over that is " + re.sub(r"s( |$)", r"\1", what)
-    say(f"{source}: {files} ({', '.join(listed)})")
+    say(f"{source}: {files} ({', '.join(counts)})")
 
 
 def and_more(count: int) -> str:
     """Return what follows the name of the first of `count` files."""
-    return f" (and {count - 1} more)" if count > 1 else ""
+    if count == 1:
+        return ""
+    return f" (and {count - 1} more)"
 
 
 def _raise(error: OSError) -> None:

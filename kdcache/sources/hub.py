@@ -32,16 +32,22 @@ class HubImages:
 
     def __init__(self, table: Any, image: str, label: str, classes: int | None) -> None:
         names = getattr(table.features[label], "names", None)
-        self.targets = np.asarray(table.select_columns([label]).with_format("numpy")[:][label])
+        labels = table.select_columns([label]).with_format("numpy")
+        self.targets = np.asarray(labels[:][label])
         if self.targets.dtype.kind not in "iu" and len(table):
             raise SourceError(
                 f"source hf: some rows have no {label}; take them out, or give label=COLUMN"
             )
-        self.classes: int | list[str] = (
-            classes or names or (1 + max(int(self.targets.max()), 0) if len(table) else 0)
-        )
+        self.classes: int | list[str] = classes or names or self._classes_of_targets()
         self._table = table.select_columns([image])
         self._image = image
+
+    def _classes_of_targets(self) -> int:
+        """Return one more than the largest class index."""
+        if len(self.targets) == 0:
+            return 0
+        largest = max(int(self.targets.max()), 0)
+        return largest + 1
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -60,15 +66,14 @@ class HubImages:
         import pyarrow.compute as pc  # noqa: PLC0415
 
         parts: list[Numbers] = []
-        for batch in self._table.with_format("arrow").iter(10_000):
-            column = batch[self._image].combine_chunks()
-            lengths = pc.fill_null(pc.binary_length(pc.struct_field(column, "bytes")), -1)
-            sizes = np.asarray(lengths, np.int64).astype(np.uint32)[:, None]  # -1 is NO_FILE
+        for column in self._columns():
+            lengths = np.asarray(_lengths(column), np.int64)
+            sizes = lengths.astype(np.uint32)[:, None]  # -1 is NO_FILE
             is_apart = sizes[:, 0] == NO_FILE
             paths = pc.struct_field(column, "path").to_pylist()
-            apart = [paths[place] or "" for place in np.flatnonzero(is_apart)]
-            if apart:
-                sizes[is_apart] = stat_sizes([apart])
+            paths_apart = [paths[place] or "" for place in np.flatnonzero(is_apart)]
+            if paths_apart:
+                sizes[is_apart] = stat_sizes([paths_apart])
             parts.append(sizes)
         return np.concatenate(parts)
 
@@ -79,11 +84,10 @@ class HubImages:
         paths = [str(part["filename"]) for part in self._table.cache_files]
         if not paths:
             return []  # a table in memory
-        for batch in self._table.with_format("arrow").iter(10_000):
-            column = batch[self._image].combine_chunks()
+        for column in self._columns():
             is_apart = pc.is_null(pc.struct_field(column, "bytes"))
-            apart = pc.struct_field(column, "path").filter(is_apart).to_pylist()
-            paths += [path for path in apart if path]
+            paths_apart = pc.struct_field(column, "path").filter(is_apart).to_pylist()
+            paths += [path for path in paths_apart if path]
         return paths
 
     def encoded(self, index: int) -> bytes:
@@ -100,12 +104,25 @@ class HubImages:
         """Yield the size of each image, or where it is stored as a file, that file's name."""
         import pyarrow.compute as pc  # noqa: PLC0415
 
+        for column in self._columns():
+            lengths = _lengths(column)
+            yield np.asarray(lengths, np.int64).tobytes()
+            is_apart = pc.less(lengths, 0)
+            paths_apart = pc.struct_field(column, "path").filter(is_apart).to_pylist()
+            ended_names = [f"{os.path.basename(path or '')}\0" for path in paths_apart]  # noqa: PTH119
+            yield path_bytes("".join(ended_names))
+
+    def _columns(self) -> Iterator[Any]:
+        """Yield the column of images, some rows at a time."""
         for batch in self._table.with_format("arrow").iter(10_000):
-            column = batch[self._image].combine_chunks()
-            sizes = pc.fill_null(pc.binary_length(pc.struct_field(column, "bytes")), -1)
-            yield np.asarray(sizes, np.int64).tobytes()
-            paths = pc.struct_field(column, "path").filter(pc.less(sizes, 0)).to_pylist()
-            yield path_bytes("".join(f"{os.path.basename(path or '')}\0" for path in paths))  # noqa: PTH119
+            yield batch[self._image].combine_chunks()
+
+
+def _lengths(column: Any) -> Any:
+    """Return the bytes of each image of a column, -1 of those that are files of their own."""
+    import pyarrow.compute as pc  # noqa: PLC0415
+
+    return pc.fill_null(pc.binary_length(pc.struct_field(column, "bytes")), -1)
 
 
 class HubSource(DatasetSource):
@@ -139,7 +156,8 @@ def open_hub(spec: Spec) -> Source:
         UsageError: an unknown column or split, or an option that has no place here.
     """
     options = dict(spec.options)
-    image, label = (str(options.pop(key, key)) for key in ("image", "label"))
+    image = str(options.pop("image", "image"))
+    label = str(options.pop("label", "label"))
     classes = options.pop("classes", None)
     if classes is not None and (not isinstance(classes, int) or classes < 1):
         raise UsageError(
@@ -149,7 +167,8 @@ def open_hub(spec: Spec) -> Source:
         raise UsageError(f"source hf takes no {key}: {_REFUSED[key]}")
     table = _load(spec, options)
     _check_columns(spec, table, image, label)
-    undecoded = table.cast_column(image, type(table.features[image])(decode=False))
+    image_feature = type(table.features[image])
+    undecoded = table.cast_column(image, image_feature(decode=False))
     images = HubImages(undecoded, image, label, classes)
     source = HubSource(images, spec, lists_targets=True)
     _check_targets(source, images.targets, label)
@@ -180,17 +199,17 @@ def _load(spec: Spec, options: dict[str, Value]) -> Any:
         raise UsageError(
             "source hf names no data set; write hf:NAME,split=train,image=image,label=label"
         )
-    saved = any((Path(spec.arg) / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    folder = Path(spec.arg)
+    is_saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
     try:
-        if not saved:
+        if not is_saved:
             return datasets.load_dataset(spec.arg, split=options.pop("split", "train"), **options)
         return _split(spec, datasets.load_from_disk(spec.arg), options)
     except (KdcacheError, MemoryError):
         raise
     except Exception as error:  # of datasets, of the hub, of pyarrow, of whatever reads the files
-        raise SourceError(
-            f"source {spec}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        ) from error
+        message = " ".join(str(error).split())
+        raise SourceError(f"source {spec}: {type(error).__name__}: {message[:300]}") from error
 
 
 def _split(spec: Spec, loaded: Any, options: dict[str, Value]) -> Any:

@@ -3,7 +3,7 @@ large one is kept."""
 
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ from kdcache.sources.folder_files import (
     FolderWalk,
     and_more,
     count_kinds,
+    image_names,
     is_hidden,
-    looks_like_image,
     tell_passed_over,
 )
-from kdcache.sources.index_cache import Names, is_settled, load_arrays, save_arrays
+from kdcache.sources.index_cache import Arrays, Names, is_settled, load_arrays, save_arrays
 from kdcache.sources.protocol import Contents, Source
 
 NUM_KEPT = 5_000
 """The list of a folder with fewer images is not kept."""
+_HELD_OUT = {"val", "valid", "validation", "test", "testing", "dev", "eval"}
+_TRAINING = {"train", "training"}
 
 Listing = list[tuple[str, int]]
 
@@ -57,15 +59,22 @@ class ImageFolder(datasets.ImageFolder):  # type: ignore[misc] # the name is par
         Raises:
             SourceError: there are none, or an image lies beside them.
         """
+        files = []
+        classes = []
+        hidden_folders = []
         with os.scandir(directory) as entries:
-            folders = {entry.name: entry.is_dir() for entry in entries}
-        files = [name for name, is_folder in folders.items() if not is_folder]
-        classes = sorted(
-            name for name, is_folder in folders.items() if is_folder and not is_hidden(name)
-        )
-        _check_root(directory, classes, sorted(files))
-        for name in sorted(folders.keys() - classes - set(files)):
-            self.passed_over += count_kinds(_files_without_images(os.path.join(directory, name)))  # noqa: PTH118
+            for entry in entries:
+                if not entry.is_dir():
+                    files.append(entry.name)
+                elif is_hidden(entry.name):
+                    hidden_folders.append(entry.name)
+                else:
+                    classes.append(entry.name)
+        classes.sort()
+        _check_root(directory, classes, files)
+        for name in sorted(hidden_folders):
+            paths = _files_without_images(os.path.join(directory, name))  # noqa: PTH118
+            self.passed_over += count_kinds(paths)
         self.passed_over += count_kinds(files)
         return classes, {name: index for index, name in enumerate(classes)}
 
@@ -78,11 +87,13 @@ class ImageFolder(datasets.ImageFolder):  # type: ignore[misc] # the name is par
         """
         listing, passed_over = list_images(directory, class_to_idx)
         self.passed_over += passed_over
-        empty = sorted(set(class_to_idx.values()).difference(target for _, target in listing))
-        if empty:
-            name = sorted(class_to_idx)[empty[0]]
+        present_targets = {target for _, target in listing}
+        lacking_targets = sorted(set(class_to_idx.values()) - present_targets)
+        if lacking_targets:
+            name = sorted(class_to_idx)[lacking_targets[0]]
+            more = and_more(len(lacking_targets))
             raise SourceError(
-                f"imagefolder {directory!r}: class folder {name}{and_more(len(empty))} holds no"
+                f"imagefolder {directory!r}: class folder {name}{more} holds no"
                 f" image ({' '.join(IMG_EXTENSIONS)}); put some there, or remove the folder"
             )
         return listing
@@ -100,9 +111,9 @@ def open_imagefolder(spec: Spec) -> Source:
             f"source imagefolder takes a path and no options, not {', '.join(spec.options)}"
         )
     if spec.arg is None or not Path(spec.arg).is_dir():
-        hint = (
-            f"; write tars:{spec.arg}" if spec.arg is not None and spec.arg.endswith(".tar") else ""
-        )
+        hint = ""
+        if spec.arg is not None and spec.arg.endswith(".tar"):
+            hint = f"; write tars:{spec.arg}"
         raise SourceError(
             f"imagefolder {spec.arg!r} is not a folder; give one that holds one folder per"
             f" class{hint}"
@@ -110,14 +121,15 @@ def open_imagefolder(spec: Spec) -> Source:
     try:
         dataset = ImageFolder(spec.arg)
     except OSError as error:
-        raise SourceError(f"imagefolder {spec.arg!r}: {' '.join(str(error).split())}") from error
+        message = " ".join(str(error).split())
+        raise SourceError(f"imagefolder {spec.arg!r}: {message}") from error
     name = f"imagefolder {spec.arg}"
     tell_passed_over(name, dataset.passed_over, "no images")
     if are_splits(dataset.classes):
+        last = os.path.join(spec.arg, dataset.classes[-1])  # noqa: PTH118
         say(
             f"note: {name}: its classes are called {', '.join(dataset.classes)}; if these are parts"
-            " of the data, "
-            f"give one of them: imagefolder:{os.path.join(spec.arg, dataset.classes[-1])}"  # noqa: PTH118
+            f" of the data, give one of them: imagefolder:{last}"
         )
     return DatasetSource(dataset, spec, lists_targets=True)
 
@@ -126,8 +138,9 @@ def are_splits(names: Collection[str]) -> bool:
     """Return whether the names of some folders are those of the parts of a data set, such as train
     and val."""
     lowered = {name.lower() for name in names}
-    others = {"val", "valid", "validation", "test", "testing", "dev", "eval"}
-    return bool(lowered & others) and lowered <= others | {"train", "training"} and len(lowered) > 1
+    if len(lowered) < 2 or lowered.isdisjoint(_HELD_OUT):
+        return False
+    return lowered <= _HELD_OUT | _TRAINING
 
 
 def list_images(root: str, classes: dict[str, int]) -> tuple[Listing, "Counter[str]"]:
@@ -147,48 +160,77 @@ def list_images(root: str, classes: dict[str, int]) -> tuple[Listing, "Counter[s
         OSError: a folder cannot be listed.
     """
     identity = f"passed over too {os.path.abspath(root)} {IMG_EXTENSIONS}"  # noqa: PTH100 # links keep their names
-    kept = load_arrays("listings", identity)
-    if kept is not None and np.array_equal(_stamps(root, Names(kept["folders"])), kept["stamps"]):
-        paths = (os.path.join(root, name) for name in Names(kept["names"]))  # noqa: PTH118
-        passed_over = dict(zip(Names(kept["kinds"]), kept["counts"].tolist(), strict=True))
-        return list(zip(paths, kept["targets"].tolist(), strict=True)), Counter(passed_over)
+    arrays = load_arrays("listings", identity)
+    if arrays is not None:
+        stamps = _stamps(root, Names(arrays["folders"]))
+        if np.array_equal(stamps, arrays["stamps"]):
+            return _from_arrays(root, arrays)
     folders, listing, passed_over = _walk(root, classes)
     stamps = _stamps(root, folders)
     if len(listing) >= NUM_KEPT and is_settled(stamps.tolist()):
-        names = Names.of(path.removeprefix(os.path.join(root, "")) for path, _ in listing)  # noqa: PTH118
-        arrays = {
-            "folders": folders.text,
-            "stamps": stamps,
-            "names": names.text,
-            "targets": np.array([target for _, target in listing], np.int32),
-            "kinds": Names.of(passed_over).text,
-            "counts": np.array(list(passed_over.values()), np.int64),
-        }
+        arrays = {"folders": folders.text, "stamps": stamps}
+        arrays |= _to_arrays(root, listing, passed_over)
         save_arrays("listings", identity, arrays)
     return listing, passed_over
 
 
+def _from_arrays(root: str, arrays: Arrays) -> tuple[Listing, "Counter[str]"]:
+    """Return the listing, and the files that are no images by extension, that arrays keep."""
+    listing = []
+    targets = arrays["targets"].tolist()
+    for name, target in zip(Names(arrays["names"]), targets, strict=True):
+        listing.append((os.path.join(root, name), target))  # noqa: PTH118
+    passed_over = zip(Names(arrays["kinds"]), arrays["counts"].tolist(), strict=True)
+    return listing, Counter(dict(passed_over))
+
+
+def _to_arrays(root: str, listing: Listing, passed_over: "Counter[str]") -> Arrays:
+    """Return the arrays that `_from_arrays` takes."""
+    prefix = os.path.join(root, "")  # noqa: PTH118
+    names = []
+    targets = []
+    for path, target in listing:
+        names.append(path.removeprefix(prefix))
+        targets.append(target)
+    return {
+        "names": Names.of(names).text,
+        "targets": np.array(targets, np.int32),
+        "kinds": Names.of(passed_over).text,
+        "counts": np.array(list(passed_over.values()), np.int64),
+    }
+
+
 def _walk(root: str, classes: dict[str, int]) -> tuple[Names, Listing, "Counter[str]"]:
+    """Return the folders below the class folders, their images, and the numbers of other files."""
+    prefix = os.path.join(root, "")  # noqa: PTH118
     folders = ["."]
     listing = []
     others: list[str] = []
     walk = FolderWalk()
     walk.enter(root)
     for name in sorted(classes):
-        for folder, files in sorted(walk.folders(os.path.join(root, name))):  # noqa: PTH118 # Path is slow on a million
-            place = folder.removeprefix(os.path.join(root, ""))  # noqa: PTH118
+        class_folder = os.path.join(root, name)  # noqa: PTH118 # Path is slow on a million
+        for folder, files in sorted(walk.folders(class_folder)):
+            place = folder.removeprefix(prefix)
             folders.append(place)
-            images = [file for file in sorted(files) if file.lower().endswith(IMG_EXTENSIONS)]
+            images = []
+            other_files = []
+            for file in sorted(files):
+                if file.lower().endswith(IMG_EXTENSIONS):
+                    images.append(file)
+                    path = os.path.join(folder, file)  # noqa: PTH118
+                    listing.append((path, classes[name]))
+                else:
+                    other_files.append(file)
             _check_hidden(root, place, images)
-            listing += [(os.path.join(folder, file), classes[name]) for file in images]  # noqa: PTH118
-            if len(images) < len(files):
-                others += _others(folder, set(files).difference(images))
+            _check_unlisted(folder, other_files)
+            others += other_files
     return Names.of(folders), listing, count_kinds(others)
 
 
 def _check_root(root: str, classes: list[str], files: list[str]) -> None:
     """Check that a folder holds class folders and no images beside them."""
-    images = [file for file in files if looks_like_image(file)]
+    images = image_names(files)
     if images and classes:
         raise SourceError(
             f"imagefolder {root!r}: image {images[0]}{and_more(len(images))} lies beside the class"
@@ -210,25 +252,26 @@ def _check_root(root: str, classes: list[str], files: list[str]) -> None:
 
 def _check_hidden(root: str, place: str, images: list[str]) -> None:
     """Check that no image is hidden, nor a folder that holds images."""
-    hidden = images if is_hidden(place) else [image for image in images if image.startswith(".")]
-    if hidden:
-        first = os.path.join(place, hidden[0])  # noqa: PTH118
+    hidden_images = images
+    if not is_hidden(place):
+        hidden_images = [image for image in images if image.startswith(".")]
+    if hidden_images:
+        first = os.path.join(place, hidden_images[0])  # noqa: PTH118
         raise SourceError(
-            f"imagefolder {root!r}: {first} is a hidden image{and_more(len(hidden))}, "
+            f"imagefolder {root!r}: {first} is a hidden image{and_more(len(hidden_images))}, "
             "as editors and systems leave them; remove it"
         )
 
 
-def _others(folder: str, names: set[str]) -> set[str]:
-    """Return the names of files that are no images; refuse one that looks like an image."""
-    unlisted = sorted(name for name in names if looks_like_image(name))
+def _check_unlisted(folder: str, names: Sequence[str]) -> None:
+    """Check that none of the files that are left out looks like an image."""
+    unlisted = image_names(names)
     if unlisted:
         first = os.path.join(folder, unlisted[0])  # noqa: PTH118
         raise SourceError(
             f"{first} would be left out{and_more(len(unlisted))}: imagefolder takes "
             f"{' '.join(IMG_EXTENSIONS)}; convert it to PNG, or move it out of the folder"
         )
-    return names
 
 
 def _files_without_images(folder: str) -> list[str]:
@@ -236,7 +279,7 @@ def _files_without_images(folder: str) -> list[str]:
     paths = []
     root, name = os.path.split(folder)
     for place, files in FolderWalk().folders(folder):
-        _check_hidden(root, name, list(filter(looks_like_image, sorted(files))))
+        _check_hidden(root, name, image_names(files))
         paths += [f"{place}/{file}" for file in files]
     return paths
 
@@ -245,8 +288,9 @@ def _stamps(root: str, folders: Names) -> "np.ndarray[Any, np.dtype[np.int64]]":
     """Return each folder's modification time in ns, of one that is gone -1."""
     stamps = []
     for folder in folders:
+        path = os.path.join(root, folder)  # noqa: PTH118
         try:
-            stamps.append(os.stat(os.path.join(root, folder)).st_mtime_ns)  # noqa: PTH116, PTH118
+            stamps.append(os.stat(path).st_mtime_ns)  # noqa: PTH116
         except OSError:
             stamps.append(-1)
     return np.array(stamps, np.int64)

@@ -36,8 +36,8 @@ class Names:
     @classmethod
     def of(cls, strings: Iterable[str]) -> "Names":
         """Return the names in `strings`, none of which holds a zero."""
-        joined = "".join(f"{string}\0" for string in strings)
-        return cls(np.frombuffer(path_bytes(joined), np.uint8))
+        encoded = path_bytes("".join(f"{string}\0" for string in strings))
+        return cls(np.frombuffer(encoded, np.uint8))
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -45,7 +45,9 @@ class Names:
 
     def __getitem__(self, index: int) -> str:
         """Return the name at `index`, which is not negative."""
-        start = int(self._ends[index - 1]) + 1 if index else 0
+        start = 0
+        if index:
+            start = int(self._ends[index - 1]) + 1
         return _text(self.text[start : self._ends[index]])
 
     def __iter__(self) -> Iterator[str]:
@@ -82,14 +84,17 @@ def load_arrays(kind: str, identity: str) -> Arrays | None:
         data = memoryview(_path(kind, identity).read_bytes())
     except OSError:
         return None
-    if hashlib.sha256(data[_DIGEST_BYTES:]).digest() != data[:_DIGEST_BYTES]:
+    digest = data[:_DIGEST_BYTES]
+    payload = data[_DIGEST_BYTES:]
+    if hashlib.sha256(payload).digest() != digest:
         return None
-    with np.load(io.BytesIO(data[_DIGEST_BYTES:]), allow_pickle=False) as arrays:
+    with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
         return dict(arrays)
 
 
 def _path(kind: str, identity: str) -> Path:
-    name = hashlib.sha256(path_bytes(f"{_VERSION} {identity}")).hexdigest()[:32]
+    digest = hashlib.sha256(path_bytes(f"{_VERSION} {identity}"))
+    name = digest.hexdigest()[:32]
     return home_folder() / kind / f"{name}.npz"
 
 

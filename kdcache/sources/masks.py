@@ -2,7 +2,7 @@
 files."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -18,7 +18,8 @@ from kdcache.runtime.text_files import path_bytes
 from kdcache.runtime.wording import ranges
 from kdcache.shapes import IGNORED
 from kdcache.sources.dataset import MapStyle
-from kdcache.sources.files import Numbers, Paths, are_files, listed_path
+from kdcache.sources.files import Numbers, Paths, are_files, spread_places
+from kdcache.sources.listings import Array, lists_files
 from kdcache.sources.protocol import Contents, Sample
 from kdcache.targets.mask import ClassMask, check_size
 
@@ -67,16 +68,7 @@ class MaskSource(MapStyle):
             SourceError: no sample, a number of classes that masks cannot hold, or a name twice.
         """
         super().__init__(dataset, spec)
-        if not 2 <= classes <= IGNORED:
-            raise SourceError(
-                f"source {spec} has {classes} classes; masks hold 2 (what is nothing else is one)"
-                f" to {IGNORED}"
-            )
-        if class_names is not None and len(set(class_names)) < len(class_names):
-            repeated = next(name for name in class_names if class_names.count(name) > 1)
-            raise SourceError(
-                f"source {spec} has two classes of one name, {repeated!r}; give each its own"
-            )
+        _require_classes(classes, class_names or (), spec)
         self.classes = classes
         self.class_names = class_names
         self._ids_hint = ids_hint
@@ -84,14 +76,17 @@ class MaskSource(MapStyle):
         masks = _listed_masks(dataset)
         if self._columns and masks is not None:
             self._columns.append(masks)
-        paths = self._paths
-        # os.listdir has no order of its own
-        self._order = np.argsort(np.array(paths)) if paths else np.arange(len(self))
-        self._paths = [paths[index] for index in self._order] if paths else None
-        self._ids = {index: index for index in range(classes)} if ids is None else dict(ids)
+        self._order = np.arange(len(self))
+        if self._paths:
+            paths = self._paths
+            # os.listdir has no order of its own
+            self._order = np.argsort(np.array(paths))
+            self._paths = [paths[place] for place in self._order]
+        if ids is None:
+            ids = {index: index for index in range(classes)}
+        self._ids = dict(ids)
         self._ids.setdefault(IGNORED, IGNORED)
-        self._table = np.full(max(self._ids) + 1, -1, np.int16)
-        self._table[list(self._ids)] = list(self._ids.values())
+        self._table = _class_table(self._ids)
         self.fingerprint = self._fingerprint()
 
     def sample(self, index: int, contents: Contents | None = None) -> Sample:
@@ -105,12 +100,16 @@ class MaskSource(MapStyle):
         image, mask = self._pair(index, contents)
         with self._reading(index), about_mask():  # a mask's file may be read only now
             ids = self._id_array(mask, index)
-        check_size((ids.shape[1], ids.shape[0]), image.size, self._name(index))
-        return Sample(image, Image.fromarray(self._classes_of(ids, index)))
+        height, width = ids.shape
+        check_size((width, height), image.size, self._name(index))
+        classes = self._classes_of(ids, index)
+        return Sample(image, Image.fromarray(classes))
 
     def files(self) -> Iterable[str]:
         """Return the paths of images and masks; none if it does not list both."""
-        return super().files() if len(self._columns) == 2 else ()
+        if len(self._columns) < 2:
+            return ()
+        return super().files()
 
     def contents(self, index: int) -> Contents | None:
         """Return the files of the image and the mask of sample `index`; None without both.
@@ -118,7 +117,9 @@ class MaskSource(MapStyle):
         Raises:
             UnreadableSampleError: they cannot be read.
         """
-        return super().contents(index) if len(self._columns) == 2 else None
+        if len(self._columns) < 2:
+            return None
+        return super().contents(index)
 
     def known_targets(self) -> None:
         """Return None: masks must be read."""
@@ -130,42 +131,49 @@ class MaskSource(MapStyle):
         ordered: Numbers = of_places[self._order]
         return ordered
 
-    def _classes_of(
-        self, ids: "np.ndarray[Any, np.dtype[Any]]", index: int
-    ) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-        known = ids
-        if ids.max() >= len(self._table) or ids.min() < 0:
-            known = np.clip(ids, 0, len(self._table) - 1)
-        classes = self._table[known]
-        if known is not ids or classes.min() < 0:
-            wrong = np.unique(ids[(ids != known) | (classes < 0)])
-            class_ids = self._ids.keys() - {IGNORED}
-            known_ids = ranges(class_ids, most_spans=len(class_ids))
-            listed = ", ".join(map(str, wrong[:5]))
-            raise SourceError(
-                f"{self._name(index)} has a mask with id {listed}, which is no class: known are"
-                f" {known_ids}, and {IGNORED} where there is none;"
-                f" {self._ids_hint.format(wrong[0])}"
-            )
-        found: np.ndarray[Any, np.dtype[np.uint8]] = classes.astype(np.uint8)
-        return found
+    def _classes_of(self, ids: Array, index: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+        places = ids
+        last = len(self._table) - 1
+        if ids.max() > last or ids.min() < 0:
+            places = np.clip(ids, 0, last)
+        classes: Array = self._table[places]
+        if places is not ids or classes.min() < 0:
+            is_wrong = (ids != places) | (classes < 0)
+            wrong_ids = np.unique(ids[is_wrong])
+            raise SourceError(self._wrong_ids_message(wrong_ids, index))
+        return classes.astype(np.uint8)
 
-    def _id_array(self, mask: Any, index: int) -> "np.ndarray[Any, np.dtype[Any]]":
+    def _wrong_ids_message(self, wrong_ids: Array, index: int) -> str:
+        first_ids = ", ".join(map(str, wrong_ids[:5]))
+        class_ids = self._ids.keys() - {IGNORED}
+        known_ids = ranges(class_ids, most_spans=len(class_ids))
+        return (
+            f"{self._name(index)} has a mask with id {first_ids}, which is no class: known are"
+            f" {known_ids}, and {IGNORED} where there is none;"
+            f" {self._ids_hint.format(wrong_ids[0])}"
+        )
+
+    def _id_array(self, mask: Any, index: int) -> Array:
+        array: Array
         if isinstance(mask, Image.Image):
             array = self._ids_in(mask, index)
+        elif isinstance(mask, torch.Tensor):
+            array = mask.numpy(force=True)
         else:
-            array = mask.numpy(force=True) if isinstance(mask, torch.Tensor) else np.asarray(mask)
+            array = np.asarray(mask)
         if array.ndim == 3 and len(array) == 1:
             array = array[0]
         if array.ndim != 2 or array.dtype.kind not in "iu":
-            hint = "; make it uint8" if array.ndim == 2 and array.dtype.kind in "bf" else ""
+            hint = ""
+            if array.ndim == 2 and array.dtype.kind in "bf":
+                hint = "; make it uint8"
             raise SourceError(
                 f"{self._name(index)} has {described(mask)} as its mask; a mask holds integers"
                 f" [height, width]{hint}"
             )
         return array.astype(np.int64)
 
-    def _ids_in(self, mask: Image.Image, index: int) -> "np.ndarray[Any, np.dtype[Any]]":
+    def _ids_in(self, mask: Image.Image, index: int) -> Array:
         """Return the ids in an image, which may be read only now."""
         if lossy := _lossy_format(mask):
             raise SourceError(f"{self._name(index)} has a mask that is {lossy}; {NOT_LOSSY}")
@@ -175,7 +183,9 @@ class MaskSource(MapStyle):
                 " pixel, not colours"
             )
         array = np.asarray(mask)
-        return array.astype(np.uint8) if array.dtype == bool else array
+        if array.dtype == bool:
+            array = array.astype(np.uint8)
+        return array
 
     def _fingerprint(self) -> str:
         head = (
@@ -191,10 +201,11 @@ class MaskSource(MapStyle):
         return digest.hexdigest()
 
     def _probed(self) -> Iterator[bytes]:
-        for index in np.linspace(0, len(self) - 1, min(len(self), _PROBED)).astype(int):
-            image, mask = self.sample(int(index))
+        for index in spread_places(len(self), _PROBED):
+            image, mask = self.sample(index)
             assert isinstance(mask, Image.Image)
-            yield f"{index} {image.mode} {image.size}".encode() + image.tobytes() + mask.tobytes()
+            head = f"{index} {image.mode} {image.size}"
+            yield head.encode() + image.tobytes() + mask.tobytes()
 
 
 @contextmanager
@@ -208,7 +219,9 @@ def about_mask(path: str = "") -> Iterator[None]:
         reason = str(error)
         if not isinstance(error, UndecodableError):
             reason = f"{type(error).__name__}: {error}"
-        mask = f"mask {path}" if path else "mask"
+        mask = "mask"
+        if path:
+            mask = f"mask {path}"
         raise UndecodableError(f"its {mask}: {reason}") from error
 
 
@@ -216,74 +229,37 @@ def _lossy_format(mask: Image.Image) -> str | None:
     """Return what kind of file an image comes from that does not keep its pixels, if it does."""
     if mask.format in ("JPEG", "MPO"):
         return "a JPEG"
-    is_lossy_tiff = mask.format == "TIFF" and mask.info.get("compression") == "jpeg"
-    return "a TIFF compressed as JPEG" if is_lossy_tiff else None
+    if mask.format == "TIFF" and mask.info.get("compression") == "jpeg":
+        return "a TIFF compressed as JPEG"
+    return None
 
 
-def open_own_masks(dataset: Any, spec: Spec) -> MaskSource:
-    """Return the source of a user's own data set, which says its `classes` (a number or names) and,
-    if need be, `ids`.
+def _class_table(ids: Mapping[int, int]) -> Array:
+    """Return the class of each id up to the largest, int16; -1 of ids that are none."""
+    largest_id = max(ids)
+    table = np.full(largest_id + 1, -1, np.int16)
+    table[list(ids)] = list(ids.values())
+    return table
 
-    Raises:
-        SourceError: it does not say its classes, or ids that are no map.
-    """
-    classes = getattr(dataset, "classes", None)
-    if isinstance(classes, (int, np.integer)) and not isinstance(classes, bool):
-        count = int(classes)
-        names = None
-    elif isinstance(classes, (list, tuple)):
-        count = len(classes)
-        names = tuple(map(str, classes))
-    else:
-        what = "does not say its classes"
-        if classes is not None:
-            what = f"says that its classes are {described(classes)}"
+
+def _require_classes(count: int, names: Sequence[str], spec: Spec) -> None:
+    """Raise a SourceError if masks cannot hold so many classes, or two have one name."""
+    if not 2 <= count <= IGNORED:
         raise SourceError(
-            f"source {spec} {what}; give the data set an attribute `classes`: names or a number"
+            f"source {spec} has {count} classes; masks hold 2 (what is nothing else is one)"
+            f" to {IGNORED}"
         )
-    ids = getattr(dataset, "ids", None)
-    return MaskSource(
-        dataset,
-        spec,
-        classes=count,
-        class_names=names,
-        ids=None if ids is None else _checked_ids(ids, count, spec),
-        ids_hint=(
-            "give the right number of classes, or say in its attribute `ids` which id is which:"
-            " {{{}: 255}} is an id without a class"
-        ),
-    )
-
-
-def _checked_ids(ids: Any, classes: int, spec: Spec) -> dict[int, int]:
-    """Return the class of each id as a data set says it.
-
-    Raises:
-        SourceError: it is no such map.
-    """
-    if not isinstance(ids, Mapping):
-        raise SourceError(
-            f"source {spec}: its ids are {described(ids)}; they must be a dict of id: class"
-        )
-    for key, target in ids.items():
-        are_integers = all(isinstance(number, (int, np.integer)) for number in (key, target))
-        if (
-            not are_integers
-            or not 0 <= key <= LARGEST_ID
-            or not (0 <= target < classes or target == IGNORED)
-        ):
+    for name in names:
+        if names.count(name) > 1:
             raise SourceError(
-                f"source {spec}: its ids have {key!r}: {target!r}; ids are from 0 to {LARGEST_ID},"
-                f" classes from 0 to {classes - 1}, or {IGNORED} for none"
+                f"source {spec} has two classes of one name, {name!r}; give each its own"
             )
-    return dict(ids)
 
 
 def _listed_masks(dataset: Any) -> Paths | None:
     """Return the data set's own list of the files of its masks, if it keeps one."""
     for name in ("masks", "targets"):
         listing: Any = getattr(dataset, name, ())
-        is_list = isinstance(listing, (list, tuple)) and len(listing) == len(dataset)
-        if is_list and listed_path(listing[0]) is not None and are_files(listing):
+        if lists_files(listing, dataset) and are_files(listing):
             return cast(Paths, listing)
     return None

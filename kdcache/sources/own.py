@@ -11,11 +11,12 @@ from kdcache.config.user_functions import load_function
 from kdcache.errors import SourceError, UsageError, quoted, shortened
 from kdcache.runtime.image_items import as_image, described
 from kdcache.runtime.user_code import user_code
-from kdcache.sources.dataset import IS_EMPTY, DatasetSource, MapStyle
+from kdcache.sources.dataset import DatasetSource, MapStyle
 from kdcache.sources.folder_files import IMAGE_EXTENSIONS, extension_of
-from kdcache.sources.masks import open_own_masks
+from kdcache.sources.listings import IS_EMPTY, lacking_attributes
+from kdcache.sources.own_masks import open_own_masks
 from kdcache.sources.protocol import Sample, Source, named, sample_name
-from kdcache.targets import target_kind, task_of
+from kdcache.targets import gives_maps, target_kind, task_of
 from kdcache.targets.label import integer
 
 _MEND = "mend its code"
@@ -70,10 +71,7 @@ class OwnSource:
         self.task = task_of(source)
         self._kind = target_kind(self.task)
         self.class_names = getattr(source, "class_names", None)
-        with user_code(f"{name}: its __len__", SourceError, way_out=_MEND):
-            self._length = len(source)
-        if self._length == 0:
-            raise SourceError(f"{name} {IS_EMPTY}")
+        self._length = _checked_length(source, name)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -99,7 +97,8 @@ class OwnSource:
         with user_code(name, SourceError, way_out=_MEND), named(self.spec, index, self.key):
             image, target = self._source.sample(index)
             image = as_image(image, name)
-        return Sample(image, self._kind.checked(target, image, self.classes, name))
+        checked_target = self._kind.checked(target, image, self.classes, name)
+        return Sample(image, checked_target)
 
     def stored(self, index: int) -> bytes | None:
         """Return the file that the image of sample `index` is decoded from, where the source says
@@ -117,17 +116,39 @@ class OwnSource:
             return data
 
 
-def open_own(spec: Spec, known: Collection[str]) -> Source:
+def _checked_length(source: Any, name: str) -> int:
+    """Return how many samples a source has.
+
+    Raises:
+        SourceError: it has none, or does not say it.
+    """
+    with user_code(f"{name}: its __len__", SourceError, way_out=_MEND):
+        length = len(source)
+    if length == 0:
+        raise SourceError(f"{name} {IS_EMPTY}")
+    return length
+
+
+def open_own(spec: Spec, source_names: Collection[str]) -> Source:
     """Return what the user's own function gives, as a source.
+
+    Args:
+        spec: of the function.
+        source_names: of kdcache's own sources.
 
     Raises:
         SourceError: the function raises something, or gives no data set.
         UsageError: there is no such function.
     """
-    if spec.arg is not None and not spec.arg.isidentifier():
-        raise UsageError(f"source {spec}: {_no_source(spec, known)}")
+    if not _may_be_function(spec):
+        raise UsageError(f"source {spec}: {_no_source(spec, source_names)}")
     with user_code(f"source {spec}", SourceError, way_out=_MEND):
-        return _as_source(_loaded(spec, known), spec)
+        return _as_source(_loaded(spec, source_names), spec)
+
+
+def _may_be_function(spec: Spec) -> bool:
+    """Return whether a spec may name a function of a module."""
+    return spec.arg is None or spec.arg.isidentifier()
 
 
 def as_source(data: Any) -> Source:
@@ -147,24 +168,27 @@ def as_source(data: Any) -> Source:
 def _as_source(opened: Any, spec: Spec) -> Source:
     if hasattr(opened, "fingerprint"):
         _require_parts(opened, spec)
-        return opened if _is_checked(opened) else OwnSource(opened, spec)
-    kind = target_kind(task_of(opened))
-    return open_own_masks(opened, spec) if kind.has_maps else DatasetSource(opened, spec)
+        if _is_checked(opened):
+            source: Source = opened
+            return source
+        return OwnSource(opened, spec)
+    if gives_maps(task_of(opened)):
+        return open_own_masks(opened, spec)
+    return DatasetSource(opened, spec)
 
 
-def parse_source(text: str, known: Collection[str]) -> Spec:
+def parse_source(text: str, source_names: Collection[str]) -> Spec:
     """Return the spec of a source.
 
     Args:
         text: the spec.
-        known: names of kdcache's own sources.
+        source_names: of kdcache's own sources.
 
     Raises:
         UsageError: no spec; of a bare path the message says the spec to write.
     """
     path = text.strip()
-    is_path = path.startswith(("/", "./", "../", "~")) or (":" not in path and _is_path(path))
-    if path and is_path and path not in known:
+    if path and path not in source_names and _is_path(path):
         spec = _spec_of(os.path.expanduser(path))  # noqa: PTH111
         raise UsageError(f"source {shortened(path, 200)!r} is a path alone; {spec}")
     return parse_spec(text)
@@ -174,7 +198,7 @@ def _require_parts(source: Any, spec: Spec) -> None:
     """Raise a SourceError if what a function gives has a fingerprint, and lacks a part of a
     source."""
     parts = ("spec", "classes", "__len__", "key", "sample")
-    lacking = [part for part in parts if not hasattr(source, part)]
+    lacking = lacking_attributes(source, parts)
     if lacking:
         raise SourceError(
             f"source {spec} gives {described(source)}, which has a fingerprint and no "
@@ -203,12 +227,12 @@ def _checked_count(classes: Any, name: str) -> int:
     return count
 
 
-def _loaded(spec: Spec, known: Collection[str]) -> Any:
+def _loaded(spec: Spec, source_names: Collection[str]) -> Any:
     try:
-        return load_function(spec, "source", known, error=SourceError)
+        return load_function(spec, "source", source_names, error=SourceError)
     except UsageError as error:
         if spec.name in sys.stdlib_module_names or spec.name in _TABLES:
-            raise UsageError(f"source {spec}: {_no_source(spec, known)}") from error
+            raise UsageError(f"source {spec}: {_no_source(spec, source_names)}") from error
         if spec.name in _OTHER_NAMES:
             raise UsageError(
                 f"{error}; kdcache's own is {_OTHER_NAMES[spec.name]}:{spec.arg or '...'}"
@@ -217,8 +241,12 @@ def _loaded(spec: Spec, known: Collection[str]) -> Any:
 
 
 def _is_path(text: str) -> bool:
-    """Return whether a text without a colon is rather a path than the name of a source or a
-    module."""
+    """Return whether a text is rather a path than a spec, which begins with the name of a source or
+    of a module."""
+    if text.startswith(("/", "./", "../", "~")):
+        return True
+    if ":" in text:
+        return False
     path = Path(text)
     is_package = (path / "__init__.py").exists()
     has_extension = extension_of(text) in (*IMAGE_EXTENSIONS, *_TABLES, "tar")
@@ -243,7 +271,9 @@ def _spec_of(path: str) -> str:
         return f"write segfolder:{path},classes=N"
     is_saved = (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
     if is_saved or extension == "parquet":
-        options = "" if is_saved else "parquet,data_files="
+        options = "parquet,data_files="
+        if is_saved:
+            options = ""
         return f"write hf:{options}{path}"
     return (
         f"write imagefolder:{path} (one folder per class), or tars:, or for masks"
@@ -251,12 +281,15 @@ def _spec_of(path: str) -> str:
     )
 
 
-def _no_source(spec: Spec, known: Collection[str]) -> str:
+def _no_source(spec: Spec, source_names: Collection[str]) -> str:
     """Return that kdcache has no source of this name, and what to write."""
     if spec.name in _OTHER_NAMES:
         name = _OTHER_NAMES[spec.name]
         return f"{spec.name} is called {name} here: write {name}:{spec.arg or '...'}"
-    what = "a module of Python itself" if spec.name in sys.stdlib_module_names else "no source"
-    if spec.arg is not None and not spec.arg.isidentifier():
+    what = "no source"
+    if spec.name in sys.stdlib_module_names:
+        what = "a module of Python itself"
+    if not _may_be_function(spec):
         what += f", and {quoted(spec.arg)} is no function of a module"
-    return f"{spec.name} is {what}; known are {', '.join(sorted(known))}, and {_FUNCTION}"
+    names = ", ".join(sorted(source_names))
+    return f"{spec.name} is {what}; known are {names}, and {_FUNCTION}"

@@ -113,15 +113,16 @@ def named(spec: str, index: int, key: Callable[[int], str]) -> Iterator[None]:
 
 
 def _unreadable(name: str, error: Exception) -> str:
-    reason = (
-        str(error) if isinstance(error, UndecodableError) else f"{type(error).__name__}: {error}"
-    )
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, UndecodableError):
+        reason = str(error)
     return f"{name} cannot be read: {reason}; repair it or remove it"
 
 
 def _storage_fault(error: OSError) -> str:
-    where = f" ({error.filename})" if error.filename else ""
-    what = f"{type(error).__name__}: {error.strerror or error}{where}"
+    what = f"{type(error).__name__}: {error.strerror or error}"
+    if error.filename:
+        what += f" ({error.filename})"
     if error.errno == errno.ENOENT:
         return f"{what}; was it moved while this ran, or is a disk or mount gone?"
     return f"{what}; the disk or mount is at fault, not the image: mend that, and run again"

@@ -31,18 +31,21 @@ class ReadCheck:
         if not self._files:
             return False
         self._stamps = _stamps(self._files)
-        kept = load_arrays(_KIND, self._identity)
-        return kept is not None and np.array_equal(kept["stamps"], self._stamps)
+        arrays = load_arrays(_KIND, self._identity)
+        return arrays is not None and np.array_equal(arrays["stamps"], self._stamps)
 
     def keep(self) -> None:
         """Keep that it was, of the files as they were when `is_known` looked."""
-        if len(self._stamps) and is_settled(self._stamps[:, 1].tolist()):
+        mtimes = self._stamps[:, 1].tolist()
+        if mtimes and is_settled(mtimes):
             save_arrays(_KIND, self._identity, {"stamps": self._stamps})
 
 
 def listed_files(source: Source) -> list[str]:
     """Return the files that a source reads samples from; none where it does not list them."""
-    return list(source.files()) if isinstance(source, Filed) else []
+    if not isinstance(source, Filed):
+        return []
+    return list(source.files())
 
 
 def _stamps(files: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.int64]]":
@@ -50,8 +53,9 @@ def _stamps(files: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.int64]]":
     shares = [files[start::_THREADS] for start in range(_THREADS)]
     stamps = np.empty((len(files), 2), np.int64)
     with ThreadPoolExecutor(_THREADS, "kdcache-stat") as pool:
-        for start, share in enumerate(pool.map(_stamps_of, shares)):
-            stamps[start::_THREADS] = np.array(share, np.int64).reshape(-1, 2)
+        for start, share_stamps in enumerate(pool.map(_stamps_of, shares)):
+            rows = np.array(share_stamps, np.int64)
+            stamps[start::_THREADS] = rows.reshape(-1, 2)
     return stamps
 
 

@@ -31,4 +31,6 @@ def open_source(text: str) -> Source:
     """
     spec = parse_source(text, OPENERS)
     opener = OPENERS.get(spec.name)
-    return open_own(spec, OPENERS) if opener is None else opener(spec)
+    if opener is None:
+        return open_own(spec, OPENERS)
+    return opener(spec)

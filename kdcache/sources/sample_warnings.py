@@ -50,7 +50,7 @@ def about_sample(name: Callable[[], str]) -> Iterator[None]:
 def heard_warnings() -> Iterator[list[SampleWarning]]:
     """Collect the warnings about samples of this thread instead of showing them; others are shown
     as before."""
-    heard: list[SampleWarning] = []
+    collected_warnings: list[SampleWarning] = []
     thread = threading.get_ident()
     with warnings.catch_warnings():
         show_others = warnings.showwarning
@@ -58,14 +58,16 @@ def heard_warnings() -> Iterator[list[SampleWarning]]:
         def show(
             message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any
         ) -> None:
-            about = sample_warning(message, category) if threading.get_ident() == thread else None
-            if about is None:
+            warning = None
+            if threading.get_ident() == thread:
+                warning = sample_warning(message, category)
+            if warning is None:
                 show_others(message, category, *args, **kwargs)
             else:
-                heard.append(about)
+                collected_warnings.append(warning)
 
         warnings.showwarning = show
-        yield heard
+        yield collected_warnings
 
 
 def sample_warning(message: Warning | str, category: type[Warning]) -> SampleWarning | None:
@@ -87,8 +89,8 @@ def is_news(warning: SampleWarning) -> bool:
     return True
 
 
-def tell_warnings(heard: Iterable[SampleWarning]) -> None:
+def tell_warnings(collected_warnings: Iterable[SampleWarning]) -> None:
     """Warn of what was heard, once in this process for each kind."""
-    for warning in heard:
+    for warning in collected_warnings:
         if is_news(warning):
             warnings.warn(f"{warning.text}; told once", KdcacheWarning, stacklevel=2)

@@ -1,13 +1,13 @@
 """Some samples of a source, as users name them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from kdcache.errors import UsageError, quoted
-from kdcache.runtime.text_files import read_lines
+from kdcache.runtime.text_files import Line, read_lines
 from kdcache.shapes import Rows
 
 
@@ -41,14 +41,8 @@ def parse_samples(text: str, length: int, names: Callable[[], Named]) -> Rows:
     Raises:
         UsageError: a text that is neither, samples that there are not, or none.
     """
-    first, _, last = text.partition(":")
     if are_numbers(text):
-        if not int(first) < int(last) <= length:
-            raise UsageError(
-                f"samples {text!r} are none, or past the last of {length}; 0:100 means the first"
-                " hundred"
-            )
-        return np.arange(int(first), int(last))
+        return _numbers_between(text, length)
     if not Path(text).exists():
         raise UsageError(
             f"samples {text!r} are neither A:B nor a text file with a key on each line"
@@ -56,23 +50,40 @@ def parse_samples(text: str, length: int, names: Callable[[], Named]) -> Rows:
     lines = read_lines(text, "samples")
     if not lines:
         raise UsageError(f"samples {text} names none")
-    source = names()
-    known: dict[str, int] = {}
-    repeated: set[str] = set()
+    return _numbers_of_keys(text, lines, names(), length)
+
+
+def _numbers_of_keys(text: str, lines: Sequence[Line], source: Named, length: int) -> Rows:
+    """Return the numbers of the samples whose keys a file has on its lines."""
+    places: dict[str, int] = {}
+    repeated_keys: set[str] = set()
     for index in range(length):
         key = source.key(index)
-        if key in known:
-            repeated.add(key)
-        known[key] = index
+        if key in places:
+            repeated_keys.add(key)
+        places[key] = index
+    numbers = []
     for number, key in lines:
-        if key in repeated:
+        if key in repeated_keys:
             raise UsageError(
                 f"samples {text}, line {number}: several samples have the key {quoted(key)}; give"
                 " numbers, A:B"
             )
-        if key not in known:
+        if key not in places:
             raise UsageError(
                 f"samples {text}, line {number}: source {source.spec} has no sample {quoted(key)};"
                 f" keys are such as {source.key(0)!r}"
             )
-    return np.array([known[line.text] for line in lines])
+        numbers.append(places[key])
+    return np.array(numbers)
+
+
+def _numbers_between(text: str, length: int) -> Rows:
+    """Return the numbers that `A:B` means."""
+    first, _, last = text.partition(":")
+    if not int(first) < int(last) <= length:
+        raise UsageError(
+            f"samples {text!r} are none, or past the last of {length}; 0:100 means the first"
+            " hundred"
+        )
+    return np.arange(int(first), int(last))

@@ -15,7 +15,7 @@ import numpy as np
 
 from kdcache.errors import SourceError
 from kdcache.sources.folder_files import extension_of, is_hidden, kind_of_file, looks_like_image
-from kdcache.sources.index_cache import Names, is_settled, load_arrays, save_arrays
+from kdcache.sources.index_cache import Arrays, Names, is_settled, load_arrays, save_arrays
 from kdcache.sources.tar_reader import Member, TarReader
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "tif", "tiff")
@@ -57,29 +57,35 @@ def index_tar(path: str, target: str) -> Shard:
     """
     try:
         with Path(path).open("rb") as file:
-            stat = os.fstat(file.fileno())
-            stamp = (stat.st_size, stat.st_mtime_ns)
-            identity = f"{target} {os.path.abspath(path)}"  # noqa: PTH100 # links keep their names
-            kept = load_arrays("tars", identity)
-            if kept is None or "kinds" not in kept or tuple(kept["stamp"].tolist()) != stamp:
-                kept = {
-                    "stamp": np.array(stamp, np.int64),
-                    **_Reader(path, file.fileno(), stat.st_size).index(target),
-                }
-                if is_settled([stat.st_mtime_ns]):
-                    save_arrays("tars", identity, kept)
+            arrays = _index_arrays(path, file.fileno(), target)
     except OSError as error:
         raise SourceError(f"tar {path} cannot be read: {error.strerror or error}") from error
-    passed_over = Counter(dict(zip(Names(kept["kinds"]), kept["counts"].tolist(), strict=True)))
+    size, mtime = arrays["stamp"].tolist()
+    passed_over = zip(Names(arrays["kinds"]), arrays["counts"].tolist(), strict=True)
     return Shard(
         path,
-        stamp,
-        Names(kept["keys"]),
-        kept["offsets"],
-        kept["sizes"],
-        kept["targets"],
-        passed_over,
+        (size, mtime),
+        Names(arrays["keys"]),
+        arrays["offsets"],
+        arrays["sizes"],
+        arrays["targets"],
+        Counter(dict(passed_over)),
     )
+
+
+def _index_arrays(path: str, descriptor: int, target: str) -> Arrays:
+    """Return the arrays of a tar's index, the kept ones if the tar has not changed since."""
+    stat = os.fstat(descriptor)
+    stamp = (stat.st_size, stat.st_mtime_ns)
+    identity = f"{target} {os.path.abspath(path)}"  # noqa: PTH100 # links keep their names
+    arrays = load_arrays("tars", identity)
+    if arrays is not None and "kinds" in arrays and tuple(arrays["stamp"].tolist()) == stamp:
+        return arrays
+    reader = _Reader(path, descriptor, stat.st_size)
+    arrays = {"stamp": np.array(stamp, np.int64), **reader.index(target)}
+    if is_settled([stat.st_mtime_ns]):
+        save_arrays("tars", identity, arrays)
+    return arrays
 
 
 class _Reader:
@@ -88,29 +94,38 @@ class _Reader:
         self._tar = TarReader(lambda position, count: os.pread(descriptor, count, position), size)
         self._passed_over: Counter[str] = Counter()
 
-    def index(self, target: str) -> dict[str, "np.ndarray[Any, np.dtype[Any]]"]:
+    def index(self, target: str) -> Arrays:
         """Return the arrays of a Shard."""
         try:
             return self._index(target)
         except ValueError as error:
             raise SourceError(f"tar {self.path}: {error}") from error
 
-    def _index(self, target: str) -> dict[str, "np.ndarray[Any, np.dtype[Any]]"]:
+    def _index(self, target: str) -> Arrays:
         images, targets = self._grouped("cls" if target == "cls" else "json")
-        for key in sorted(images.keys() ^ targets.keys())[:1]:
-            wanted = f"image ({', '.join(IMAGES)})"
+        lacking = images.keys() ^ targets.keys()
+        if lacking:
+            key = min(lacking)
+            part = f"image ({', '.join(IMAGES)})"
             if key in images:
-                wanted = "target (KEY.cls; or target=NAME, an integer in KEY.json)"
-            self._refuse(f"key {key!r} has no {wanted}; add it, or take the key out")
+                part = "target (KEY.cls; or target=NAME, an integer in KEY.json)"
+            self._refuse(f"key {key!r} has no {part}; add it, or take the key out")
         if not images:
             self._refuse(f"it holds no image ({', '.join(IMAGES)})")
+        offsets = []
+        sizes = []
+        classes = []
+        for key, image in images.items():
+            offsets.append(image.offset)
+            sizes.append(image.size)
+            classes.append(self._target(targets[key], target))
         return {
             "kinds": Names.of(self._passed_over).text,
             "counts": np.array(list(self._passed_over.values()), np.int64),
             "keys": Names.of(images).text,
-            "offsets": np.array([image.offset for image in images.values()], np.int64),
-            "sizes": np.array([image.size for image in images.values()], np.int64),
-            "targets": np.array([self._target(targets[key], target) for key in images], np.int64),
+            "offsets": np.array(offsets, np.int64),
+            "sizes": np.array(sizes, np.int64),
+            "targets": np.array(classes, np.int64),
         }
 
     def _grouped(self, suffix: str) -> tuple[dict[str, Member], dict[str, Member]]:
@@ -119,8 +134,11 @@ class _Reader:
         targets: dict[str, Member] = {}
         for member in self._tar.members():
             name = member.name.removeprefix("./")
-            match = _NAME.fullmatch(name)
-            key, extension = (match[1], match[2].lower()) if match else ("", "")
+            key = ""
+            extension = ""
+            if match := _NAME.fullmatch(name):
+                key = match[1]
+                extension = match[2].lower()
             self._check_name(name, extension)
             if extension in IMAGES:
                 group = images
@@ -159,16 +177,14 @@ class _Reader:
             value = _value(text, target)
         except (ValueError, KeyError, TypeError, RecursionError):
             value = None
-        if (
-            not isinstance(value, int)
-            or isinstance(value, bool)
-            or not 0 <= value <= _LARGEST_TARGET
-        ):
-            wanted = "an integer from 0"
+        is_integer = isinstance(value, int) and not isinstance(value, bool)
+        if not is_integer or not 0 <= value <= _LARGEST_TARGET:
+            content = "an integer from 0"
             if target != "cls":
-                wanted = f"an object with an integer {target!r} from 0"
-            self._refuse(f"member {member.name} must hold {wanted}, not {text[:40]!r}")
-        return value
+                content = f"an object with an integer {target!r} from 0"
+            self._refuse(f"member {member.name} must hold {content}, not {text[:40]!r}")
+        index: int = value
+        return index
 
     def _refuse(self, reason: str) -> NoReturn:
         raise ValueError(reason)
@@ -178,4 +194,6 @@ def _value(text: bytes, target: str) -> Any:
     """Return what a target's text says: of KEY.cls, or under the name `target` in KEY.json."""
     if target != "cls":
         return json.loads(text)[target]
-    return int(text) if text.strip().isdigit() else None
+    if not text.strip().isdigit():
+        return None
+    return int(text)

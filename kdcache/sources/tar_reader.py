@@ -67,55 +67,73 @@ class TarReader:
         Raises:
             ValueError: anything else is in it, or it does not end as a tar ends.
         """
-        most_headers = _OWN_HEADERS if is_own else _MOST_HEADERS
-        largest_header = _OWN_HEADER if is_own else _LARGEST_HEADER
+        most_headers = _MOST_HEADERS
+        largest_header = _LARGEST_HEADER
+        if is_own:
+            most_headers = _OWN_HEADERS
+            largest_header = _OWN_HEADER
         position = 0
         last = ""
         extended: dict[str, str] = {}  # what extended headers say of the next member
-        headers = 0
+        num_headers = 0
         while header := self._header(position, last, is_own=is_own):
-            size = self._size(header, {} if header.type in _EXTENSIONS else extended)
-            member = Member(extended.get("path", header.name), position + _BLOCK, size)
-            position = member.offset + -(-size // _BLOCK) * _BLOCK
-            if (end := member.offset + size) > self.size:
-                _refuse(
-                    f"it is cut short: member {brief(member.name)} ends at byte {end}, the file at"
-                    f" {self.size}; copy it again"
-                )
-            headers = headers + 1 if header.type in _EXTENSIONS else 0
-            if headers > most_headers or (headers and size > largest_header):
-                _refuse(
-                    f"the extended headers at byte {member.offset} are more, or larger, than any"
-                    " that a tar needs"
-                )
-            if header.type == tarfile.XHDTYPE:
-                extended |= self._pax(member)
-            elif header.type == tarfile.GNUTYPE_LONGNAME:
-                extended["path"] = (
-                    self.text(member).partition(b"\0")[0].decode("utf-8", "backslashreplace")
-                )
-            elif is_own and header.type == tarfile.DIRTYPE:
+            member = self._member(header, position, extended)
+            num_blocks = -(-member.size // _BLOCK)
+            position = member.offset + num_blocks * _BLOCK
+            if header.type in _EXTENSIONS:
+                num_headers += 1
+                if num_headers > most_headers or member.size > largest_header:
+                    _refuse(
+                        f"the extended headers at byte {member.offset} are more, or larger, than"
+                        " any that a tar needs"
+                    )
+                extended |= self._extension(header.type, member)
+                continue
+            if is_own and header.type == tarfile.DIRTYPE:
                 _refuse(f"member {brief(member.name)} is a folder; such a tar holds none")
-            elif header.type not in _EXTENSIONS:
-                yield from self._plain(header.type, member, extended)
-                extended = {}
-                last = member.name
+            if self._is_plain(header.type, member, extended):
+                yield member
+            last = member.name
+            extended = {}
+            num_headers = 0
 
-    def _plain(self, kind: bytes, member: Member, extended: dict[str, str]) -> Iterator[Member]:
+    def _member(self, header: tarfile.TarInfo, position: int, extended: dict[str, str]) -> Member:
+        """Return the member whose own header is at `position`."""
+        name = extended.get("path", header.name)
+        size = self._size(header, extended)
+        member = Member(name, position + _BLOCK, size)
+        end = member.offset + size
+        if end > self.size:
+            _refuse(
+                f"it is cut short: member {brief(name)} ends at byte {end}, the file at"
+                f" {self.size}; copy it again"
+            )
+        return member
+
+    def _extension(self, kind: bytes, member: Member) -> dict[str, str]:
+        """Return what an extended header says of the next member."""
+        if kind == tarfile.XHDTYPE:
+            return self._pax(member)
+        if kind == tarfile.GNUTYPE_LONGNAME:
+            name = self.text(member).partition(b"\0")[0]
+            return {"path": _decoded(name)}
+        return {}
+
+    def _is_plain(self, kind: bytes, member: Member, extended: dict[str, str]) -> bool:
+        """Return whether a member is a plain file; a directory is not, all else is refused."""
         if any(key.startswith("GNU.sparse") for key in extended):
             kind = b"S"
-        if kind in (tarfile.REGTYPE, tarfile.AREGTYPE):
-            if "\0" in member.name or len(member.name) > _LONGEST_NAME:
-                _refuse(
-                    f"member name {quoted(member.name)} holds a zero, or more than {_LONGEST_NAME}"
-                    " characters"
-                )
-            yield member
-        elif kind != tarfile.DIRTYPE:
+        if kind == tarfile.DIRTYPE:
+            return False
+        if kind not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            what = _KINDS.get(kind, f"of type {kind!r}")
+            _refuse(f"member {brief(member.name)} is {what}; only plain files are read")
+        if "\0" in member.name or len(member.name) > _LONGEST_NAME:
             _refuse(
-                f"member {brief(member.name)} is {_KINDS.get(kind, f'of type {kind!r}')}; only"
-                " plain files are read"
+                f"member name {quoted(member.name)} holds a zero, or more than {_LONGEST_NAME}"
+                " characters"
             )
+        return True
 
     def _header(self, position: int, last: str, *, is_own: bool) -> tarfile.TarInfo | None:
         """Return the header at `position`, or None if the archive ends there as it should."""
@@ -151,15 +169,18 @@ class TarReader:
             position += len(data)
 
     def _size(self, header: tarfile.TarInfo, extended: dict[str, str]) -> int:
+        value: str | int = header.size
+        if header.type not in _EXTENSIONS:
+            value = extended.get("size", header.size)
         try:
-            size = int(extended.get("size", header.size))
+            size = int(value)
         except ValueError:
             size = -1
         if size < 0:
-            _refuse(
-                f"member {brief(header.name)} has size {brief(extended.get('size', header.size))}"
-            )
-        return size if header.type != tarfile.DIRTYPE else 0
+            _refuse(f"member {brief(header.name)} has size {brief(value)}")
+        if header.type == tarfile.DIRTYPE:
+            return 0
+        return size
 
     def _pax(self, member: Member) -> dict[str, str]:
         """Return the records `LENGTH KEY=VALUE` of an extended header."""
@@ -168,21 +189,20 @@ class TarReader:
         at = 0
         while at < len(text):
             digits = text[at : at + 8].partition(b" ")[0]
-            end = at + int(digits) if digits.isdigit() and len(digits) < 8 else 0
-            record = text[at + len(digits) + 1 : end]
-            if (
-                not at + len(digits) + 1 < end <= len(text)
-                or not record.endswith(b"\n")
-                or b"=" not in record
-            ):
+            start = at + len(digits) + 1
+            end = 0
+            if digits.isdigit() and len(digits) < 8:
+                end = at + int(digits)
+            record = text[start:end]
+            is_whole = start < end <= len(text) and record.endswith(b"\n")
+            if not is_whole or b"=" not in record:
                 _refuse(
                     f"it is damaged: the extended header at byte {member.offset} cannot be read"
                 )
             key, _, value = record[:-1].partition(b"=")
             if key in _PAX_KEYS or key.startswith(b"GNU.sparse"):
-                fields[key.decode("utf-8", "backslashreplace")[:20]] = value.decode(
-                    "utf-8", "backslashreplace"
-                )
+                name = _decoded(key)[:20]
+                fields[name] = _decoded(value)
             at = end
         return fields
 
@@ -198,6 +218,10 @@ class TarReader:
                 f" {LARGEST_TEXT}"
             )
         return self.read(member.offset, member.size)
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "backslashreplace")
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -47,12 +47,11 @@ def open_torchvision(spec: Spec) -> Source:
     names = [name for name in datasets.__all__ if name not in _LEFT_OUT]
     cls = getattr(datasets, choose(spec.arg or "", names, "torchvision data set"))
     options = _options(cls, spec)
+    classes = None
     # a number is for us: the data set does not say; LSUN has a parameter of that name, which is a
     # list or text
-    given = options.get("classes")
-    classes = given if isinstance(given, int) else None
-    if classes is not None:
-        del options["classes"]
+    if isinstance(options.get("classes"), int):
+        classes = options.pop("classes")
     dataset = _opened(cls, spec, options)
     if cls is datasets.Cityscapes:
         return _cityscapes(dataset, spec)
@@ -94,12 +93,12 @@ def _opened(cls: Any, spec: Spec, options: dict[str, Any]) -> Any:
 def _require_none_hidden(source: DatasetSource, spec: Spec) -> None:
     """Raise a SourceError if a hidden file is listed: some data sets list all that is in a
     folder."""
-    hidden = next(filter(is_hidden, source.listed_paths), None)
-    if hidden is not None:
-        raise SourceError(
-            f"source {spec} lists {hidden}, which is hidden, as editors and systems leave files;"
-            " remove it"
-        )
+    for path in source.listed_paths:
+        if is_hidden(path):
+            raise SourceError(
+                f"source {spec} lists {path}, which is hidden, as editors and systems leave files;"
+                " remove it"
+            )
 
 
 def _voc(dataset: Any, spec: Spec) -> MaskSource:
@@ -115,15 +114,15 @@ def _voc(dataset: Any, spec: Spec) -> MaskSource:
 def _cityscapes(dataset: Any, spec: Spec) -> MaskSource:
     """Return Cityscapes with its 19 evaluated classes; all other ids are ignored, as its benchmark
     does."""
-    evaluated = {
-        label.train_id: label for label in dataset.classes if 0 <= label.train_id < IGNORED
-    }
-    ids = {
-        label.id: label.train_id if label.train_id in evaluated else IGNORED
-        for label in dataset.classes
-        if label.id >= 0
-    }
-    names = tuple(evaluated[index].name for index in range(len(evaluated)))
+    names_by_class = {}
+    ids = {}
+    for label in dataset.classes:
+        is_evaluated = 0 <= label.train_id < IGNORED
+        if is_evaluated:
+            names_by_class[label.train_id] = label.name
+        if label.id >= 0:
+            ids[label.id] = label.train_id if is_evaluated else IGNORED
+    names = tuple(names_by_class[index] for index in range(len(names_by_class)))
     return MaskSource(
         dataset,
         spec,
@@ -138,4 +137,6 @@ def _colour_file(images: Sequence[str], index: int) -> bytes | None:
     """Return the file of an image, unless the data set, which makes it RGB, gives another than it
     holds."""
     data = file_bytes(images[index])
-    return data if open_image(data).mode == "RGB" else None
+    if open_image(data).mode != "RGB":
+        return None
+    return data

@@ -3,7 +3,7 @@
 from kdcache.targets.label import ClassLabel
 from kdcache.targets.mask import ClassMask
 from kdcache.targets.protocol import NO_TARGET, MixedTarget, StoredTarget, TargetKind, ViewTarget
-from kdcache.targets.registry import KINDS, target_kind, task_of
+from kdcache.targets.registry import KINDS, gives_maps, target_kind, task_of
 
 __all__ = [
     "KINDS",
@@ -14,6 +14,7 @@ __all__ = [
     "StoredTarget",
     "TargetKind",
     "ViewTarget",
+    "gives_maps",
     "target_kind",
     "task_of",
 ]

@@ -21,7 +21,6 @@ class ClassLabel:
     task: ClassVar[str] = "classification"
     suffix: ClassVar[str] = "cls"
     follows_views: ClassVar[bool] = False
-    has_maps: ClassVar[bool] = False
     layouts: ClassVar[frozenset[str]] = frozenset({"one"})
     is_small: ClassVar[bool] = True
 
@@ -69,22 +68,27 @@ class ClassLabel:
         """Return the class indices, int64 `[views]`, and of mixed views the second ones with the
         share of the first."""
         numbers = np.array(targets, dtype=np.float64).reshape(-1, 3)
-        first, second = torch.from_numpy(numbers[:, :2].astype(np.int64)).unbind(1)
+        classes = torch.from_numpy(numbers[:, :2].astype(np.int64))
+        first, second = classes.unbind(1)
         if not mixes:
             return Labels(first, None)
-        return Labels(first, (second, torch.from_numpy(numbers[:, 2]).float()))
+        shares = torch.from_numpy(numbers[:, 2]).float()
+        return Labels(first, (second, shares))
+
+
+def is_integer(value: Any) -> bool:
+    """Return whether a value is an integer of Python or of numpy; True and False are none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def integer(target: Any) -> int | None:
     """Return the number that an integer of any kind is; None of what is none."""
-    if isinstance(target, bool):
-        return None
-    if isinstance(target, torch.Tensor):
+    if isinstance(target, torch.Tensor) and target.numel() == 1:
         is_other = target.is_floating_point() or target.is_complex() or target.dtype == torch.bool
-        return None if is_other or target.numel() != 1 else int(target)
-    if isinstance(target, np.ndarray):
-        return int(target.item()) if target.size == 1 and target.dtype.kind in "iu" else None
-    return int(target) if isinstance(target, (int, np.integer)) else None
+        return None if is_other else int(target)
+    if isinstance(target, np.ndarray) and target.size == 1 and target.dtype.kind in "iu":
+        return int(target.item())
+    return int(target) if is_integer(target) else None
 
 
 def _hint(target: Any) -> str:
@@ -92,7 +96,9 @@ def _hint(target: Any) -> str:
     if isinstance(target, (list, tuple)):
         return "; give the class alone: of a one-hot row the place of its 1"
     is_array = isinstance(target, (np.ndarray, torch.Tensor))
-    num_axes = target.ndim if is_array else 0
+    num_axes = 0
+    if is_array:
+        num_axes = target.ndim
     if isinstance(target, Image.Image) or num_axes >= 2:
         return '; if it is a mask, give the data set an attribute task = "segmentation"'
     if num_axes == 1 and target.shape[0] > 1:

@@ -23,7 +23,6 @@ class ClassMask:
     task: ClassVar[str] = "segmentation"
     suffix: ClassVar[str] = "mask.png"
     follows_views: ClassVar[bool] = True
-    has_maps: ClassVar[bool] = True
     layouts: ClassVar[frozenset[str]] = frozenset({"heads"})
     is_small: ClassVar[bool] = False
 
@@ -99,10 +98,11 @@ def check_size(mask: tuple[int, int], image: tuple[int, int], name: str) -> None
 
 def _check_classes(mask: Image.Image, classes: int, name: str) -> None:
     pixels = np.asarray(mask)
-    wrong = np.unique(pixels[(pixels >= classes) & (pixels != IGNORED)])
-    if len(wrong):
-        found = ", ".join(map(str, wrong[:5]))
+    is_wrong = (pixels >= classes) & (pixels != IGNORED)
+    wrong_classes = np.unique(pixels[is_wrong])
+    if len(wrong_classes):
+        first_classes = ", ".join(map(str, wrong_classes[:5]))
         raise SourceError(
-            f"{name} has a mask with class {found}; known are 0 to {classes - 1}, and {IGNORED} for"
-            " none"
+            f"{name} has a mask with class {first_classes}; known are 0 to {classes - 1}, and"
+            f" {IGNORED} for none"
         )

@@ -31,8 +31,6 @@ class TargetKind(Protocol):
     """What the name of its file ends with in a tar."""
     follows_views: ClassVar[bool]
     """Whether it goes where its image goes, so that a recipe has to take it along."""
-    has_maps: ClassVar[bool]
-    """Whether a model's logits for it are maps."""
     layouts: ClassVar[frozenset[str]]
     """Kinds of layouts of which a model's logits for it may be."""
     is_small: ClassVar[bool]

@@ -5,7 +5,7 @@ from kdcache.targets.label import ClassLabel
 from kdcache.targets.mask import ClassMask
 from kdcache.targets.protocol import TargetKind
 
-KINDS: dict[str, TargetKind] = {kind.task: kind for kind in (ClassLabel(), ClassMask())}
+KINDS: dict[str, TargetKind] = {ClassLabel.task: ClassLabel(), ClassMask.task: ClassMask()}
 """By task."""
 
 
@@ -16,6 +16,15 @@ def target_kind(task: str) -> TargetKind:
         UsageError: there is no such task; a newer kdcache may know it.
     """
     return KINDS[choose(task, KINDS, "task")]
+
+
+def gives_maps(task: str) -> bool:
+    """Return whether a model's logits for a task are maps.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    return "heads" in target_kind(task).layouts
 
 
 def task_of(source: object) -> str:

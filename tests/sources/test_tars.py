@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from kdcache.cache import open_cache
 from kdcache.errors import SourceError, UnreadableSampleError, UsageError
 from kdcache.sources import Source, TarSource, open_source
-from kdcache.sources.tars import find_tars
+from kdcache.sources.tar_paths import find_tars
 from kdcache.verify.cache import verify_cache
 from kdcache.views import ViewDataset, load_recipe
 

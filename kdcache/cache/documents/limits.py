@@ -15,7 +15,7 @@ from kdcache.config.spec import MOST_SPEC
 from kdcache.errors import quoted
 from kdcache.positions import Layout
 from kdcache.shapes import MOST_PIXELS, MOST_SIDE, as_size, sides
-from kdcache.targets import KINDS
+from kdcache.targets import KINDS, gives_maps
 
 MOST_CLASSES = 1 << 20
 MOST_ROWS = 1 << 32
@@ -220,7 +220,7 @@ def _check_sites(content: Content) -> None:
     """Raise a ValueError if maps are said of a task that has none, or none of one that has."""
     task = content["task"]
     sites = content.get("sites")
-    has_maps = KINDS[task].has_maps
+    has_maps = gives_maps(task)
     if not has_maps and sites is not None:
         raise ValueError(
             f"sites is {sites}, and its task is {task}, which has no maps: leave it out"
