@@ -9,7 +9,7 @@ import numpy as np
 from kdcache.errors import UsageError
 from kdcache.shapes import Rows
 from kdcache.views import Recipe, in_pairs, keyed_permutation, partners
-from kdcache.views.loading import Request
+from kdcache.views.dataset import Request
 
 # domains of the key, beside those of other permutations
 _ORDER = 1
