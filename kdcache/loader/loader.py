@@ -15,7 +15,8 @@ from kdcache.config.files import seeds_text
 from kdcache.config.spec import build
 from kdcache.errors import UsageError
 from kdcache.loader.config import LoaderConfig, OnMiss
-from kdcache.loader.opening import Replay, open_replay
+from kdcache.loader.opening import open_replay
+from kdcache.loader.replay import Replay
 from kdcache.loader.steps import DistillationBatch, StepLoader
 from kdcache.losses import Need
 from kdcache.models.model import VisionModel, preprocessing_of

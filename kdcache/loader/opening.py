@@ -1,16 +1,14 @@
-"""What a run replays: the views that its caches were made from, under their seeds, or those of a
-recipe without a cache."""
+"""Opening what a run replays: the views that its caches were made from, under their seeds, or those
+of a recipe without a cache."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from kdcache.cache import Cache, Commit, open_cache
+from kdcache.cache import Cache, open_cache
 from kdcache.cache.coverage import note_left_out
 from kdcache.cache.documents.differences import Sides, recipe_differences
 from kdcache.cache.local_units import LocalUnits
@@ -20,140 +18,31 @@ from kdcache.cache.slab_folder import SlabFolder
 from kdcache.cache.source import CachedSource, local_images
 from kdcache.cache.source_check import require_source, source_differences
 from kdcache.cache.storage.late import late, looked_for_again
-from kdcache.codec_error.gradients import is_far
-from kdcache.codecs import Codec, Tail, codec_spec, row_codec
-from kdcache.codecs.tail import has_tail
 from kdcache.config.files import parse_seeds
 from kdcache.config.spec import build, parse_spec
 from kdcache.errors import CacheError, MismatchError, UsageError
+from kdcache.loader.class_map import read_class_map
 from kdcache.loader.config import LoaderConfig
 from kdcache.loader.order import Blocks
-from kdcache.loader.slab_reader import Reader, SlabReader, await_cache, await_seed, own_commits
+from kdcache.loader.record_checks import check_tail
+from kdcache.loader.replay import CacheUse, Replay
+from kdcache.loader.slab_reader import await_cache
 from kdcache.loader.window_reader import WindowReader
-from kdcache.losses import Loss, Need
+from kdcache.losses import Need
 from kdcache.runtime.console import say
 from kdcache.runtime.contrast import joined
 from kdcache.runtime.distributed import is_main, on_main
-from kdcache.runtime.text_files import read_columns
 from kdcache.runtime.wording import named
 from kdcache.shapes import Rows
 from kdcache.sources import Source, open_source
 from kdcache.sources.selection import parse_samples
 from kdcache.verify.views import check_views, probed_commits
-from kdcache.views import Recipe, load_recipe, row_order
+from kdcache.views import load_recipe
 from kdcache.views.loading import PREFETCHED
 
 CHECKED_VIEWS = 16
 DEFAULT_WINDOW = 16
 """Units whose rows are shuffled together where images come from a bucket."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheUse:
-    """One of a run's caches, and how its teacher counts."""
-
-    cache: Cache
-    weight: float = 1.0
-    classes: Tensor | None = None
-    """The student's class of each of the teacher's classes, int64; -1 for none. None where the
-    classes are the same."""
-    is_partial: bool = False
-    """Whether seeds may lack units."""
-    wait_seconds: float | None = None
-    """How long a unit that is not there yet is waited for."""
-    stream: WindowReader | None = None
-    """Reads window by window, where that is wanted."""
-    units: LocalUnits | None = None
-    """Its tars, if the images of the run come from them."""
-
-    def reader(self) -> Reader:
-        """Return what reads its records."""
-        if self.stream is not None:
-            return self.stream
-        fetch = self.units.fetch if self.units is not None else None
-        return SlabReader(
-            self.cache,
-            is_partial=self.is_partial,
-            commits=self.commits,
-            is_growing=self.wait_seconds is not None,
-            fetch=fetch,
-        )
-
-    def check_images(self, seeds: Sequence[int]) -> None:
-        """Compare the tars that images come from with their commits, unless that was done on this
-        machine before.
-
-        What is read window by window is compared when its turn comes.
-
-        Raises:
-            DamagedUnitError: a tar is not what was committed.
-        """
-        if self.units is None or self.stream is not None:
-            return
-        for seed in seeds:
-            self.units.prepare(self.cache.held_commits(seed))
-
-    def ready(self, seed: int) -> None:
-        """Block until `seed` can be read, if its units are waited for; all processes must ask.
-
-        Raises:
-            MissingUnitError: they do not come.
-        """
-        if self.wait_seconds is not None:
-            on_main(lambda: self._await(seed), f"seed {seed} of cache {self.cache}", is_long=True)
-
-    def commits(self, seed: int) -> list[Commit]:
-        """Return the commits of `seed` that rank 0 sees, in order; all processes must ask.
-
-        A cache that is still written to may hold more by the time that another process looks, or
-        one that is read through a network file system seem to hold less.
-
-        Raises:
-            MissingUnitError: units that are not committed, of a seed that is not to be partial.
-        """
-
-        def seen() -> list[Commit]:
-            self._await(seed)
-            return [*own_commits(self.cache, is_partial=self.is_partial)(seed)]
-
-        return on_main(seen, f"the commits of seed {seed} of cache {self.cache}", is_long=True)
-
-    def unavailable(self, seed: int) -> tuple[Rows, Rows]:
-        """Return the rows of `seed` that are absent, and that are missing; all processes must ask.
-
-        Raises:
-            MissingUnitError: units that are not committed, of a seed that is not to be partial.
-        """
-        return self.cache.unavailable(self.commits(seed))
-
-    def _await(self, seed: int) -> None:
-        if self.wait_seconds is not None:
-            await_seed(self.cache, seed, self.wait_seconds)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replay:
-    """The views of a run."""
-
-    source: Source
-    recipe: Recipe
-    caches: list[CacheUse]
-    seeds: list[int]
-    """That epochs take in turn."""
-    samples: Rows | None
-    """Rows to train on, where these are not all."""
-    blocks: Blocks | None = None
-    """In whose windows rows come, where they are not all shuffled together."""
-
-    @property
-    def order(self) -> Rows:
-        """Row r is sample `order[r]` of the source."""
-        return self.caches[0].cache.order if self.caches else row_order(len(self.source), 0)
-
-    def rows(self, left_out: Rows) -> Rows:
-        """Return the rows to train on, without those of `left_out`."""
-        rows = np.arange(len(self.source)) if self.samples is None else self.samples
-        return np.setdiff1d(rows, left_out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +75,7 @@ def open_replay(
     """
     opened = [_open_cache(text, config) for text in config.caches]
     for cache, _ in opened:
-        _check_tail(cache, config.tail)
+        check_tail(cache, config.tail)
         check(cache)
     if opened:
         replay = _replay_of_caches(config, needs, opened, source)
@@ -361,56 +250,6 @@ def _use(config: LoaderConfig, cache: Cache, options: _CacheOptions, source: Sou
     return use
 
 
-def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
-    """Return the student's class of each of the teacher's classes, int64 `[teacher classes]`, -1
-    for none.
-
-    The file has lines `student class,teacher class`: numbers from 0, the student's also by name. A
-    first line of words, of which none is a class, is taken for a heading, which is told. Several
-    classes of the teacher may belong to one of the student, not the other way round.
-
-    Raises:
-        UsageError: no such file, a line of another form, a class that does not exist or belongs to
-            two.
-    """
-    class_names = getattr(source, "class_names", None) or ()
-    lines = read_columns(path, "class map", class_names)
-    names = {name: index for index, name in enumerate(class_names)}
-    classes = torch.full((teacher_classes,), -1)
-    first_lines: dict[int, int] = {}
-    for line in lines:
-        where = f"class map {path}, line {line.number}"
-        fields = line.fields
-        if (
-            len(fields) != 2
-            or not fields[1].isdecimal()
-            or not (fields[0] in names or fields[0].isdecimal())
-        ):
-            raise UsageError(f"{where}: {line.text!r} is not STUDENT CLASS,TEACHER CLASS")
-        if class_names.count(fields[0]) > 1:
-            raise UsageError(
-                f"{where}: two classes of the student are called {fields[0]!r}; give the number of"
-                " the one"
-            )
-        student = names.get(fields[0], -1) if fields[0] in names else int(fields[0])
-        teacher = int(fields[1])
-        if student >= source.classes or teacher >= teacher_classes:
-            raise UsageError(
-                f"{where}: {line.text!r} is out of range; the student has {source.classes} "
-                f"classes, the teacher {teacher_classes}, counted from 0"
-            )
-        if teacher in first_lines:
-            raise UsageError(
-                f"{where}: class {teacher} of the teacher has a class of the student already, by"
-                f" line {first_lines[teacher]}"
-            )
-        first_lines[teacher] = line.number
-        classes[teacher] = student
-    if not (classes >= 0).any():
-        raise UsageError(f"class map {path} names no class")
-    return classes
-
-
 def _require_same_views(one: Cache, other: Cache) -> None:
     sides = Sides("there", "here")
     lines = source_differences(one, other)
@@ -462,64 +301,3 @@ def _note_seeds(caches: Sequence[Cache], held: Sequence[set[int]], seeds: Sequen
         verb, them = ("is", "it") if len(apart) == 1 else ("are", "them")
         told = f"{named(apart, 'seed')} {verb} left out"
         say(f"note: {told}: not every cache of this run holds {them}")
-
-
-def _check_tail(cache: Cache, tail: Tail) -> None:
-    """Raise a UsageError if the records of `cache` have no tail that could be spread."""
-    if tail != "uniform" and not has_tail(row_codec(cache.codec)):
-        name = f"{codec_spec(cache.codec)} of cache {cache}"
-        raise UsageError(f"tail {tail!r}: {name} leaves no tail that could be spread; leave it out")
-
-
-def check_records(cache: Cache, loss: Loss, spec: str) -> None:
-    """Check that the records of `cache` hold what the loss of this spec needs; say so if they turn
-    its gradient far.
-
-    Raises:
-        UsageError: they do not.
-    """
-    name = f"{codec_spec(cache.codec)} of cache {cache}"
-    if "label" in loss.requires and not cache.codec.keeps_all:
-        raise UsageError(
-            f"loss {spec} needs the label's logit, which {name} keeps only among the largest; "
-            "use a cache with codec full or lowrank, or loss dist or kl"
-        )
-    if loss.batch_tau is not None:
-        _note_error(cache, loss.batch_tau, name)
-
-
-def _note_error(cache: Cache, tau: float, name: str) -> None:
-    """Say how far the records turn DIST's gradient, at the nearest temperature that was measured,
-    if it is far or not known."""
-    codec = cache.codec
-    manifest = cache.manifest
-    dropped = (
-        "gamma's term weighs the classes that it drops like the others; codec lowrank keeps"
-        " them all"
-    )
-    way_out = "a smaller step, or codec full, is nearer" if codec.keeps_all else dropped
-    measured = manifest.gradient_error
-    origin, before = manifest.origin_error or ("", {})
-    turned = _far_text(measured or before, tau, codec)
-    if measured:
-        told = turned and f"{name} turns {turned}, as measured when it was made"
-    elif turned:
-        told = (
-            f"{name} was recoded from {origin}, which turns {turned}: it turns it further, how far"
-            " was not measured"
-        )
-    else:
-        told = (
-            "" if codec.keeps_all else f"how far {name} turns the gradient of DIST was not measured"
-        )
-    if told:
-        say(f"note: {told}; {way_out}")
-
-
-def _far_text(errors: Mapping[float, float], tau: float, codec: Codec) -> str:
-    """Return what is said of the error at the temperature nearest to `tau`; nothing where it is not
-    far."""
-    nearest = min(errors, key=lambda at: abs(at - tau), default=None)
-    if nearest is None or not is_far(errors[nearest], codec):
-        return ""
-    return f"the gradient of DIST at tau {nearest:g} by {100 * errors[nearest]:.0f} % of its norm"

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from operator import index
 from types import TracebackType
 from typing import Any
 
@@ -14,9 +13,11 @@ from torch.nn.functional import one_hot
 
 from kdcache.errors import KdcacheError, MismatchError, UsageError, quoted
 from kdcache.loader.config import LoaderConfig
-from kdcache.loader.opening import Replay
 from kdcache.loader.order import EpochSampler, Split, epoch_views, num_steps
-from kdcache.loader.teachers import Teacher, open_teacher
+from kdcache.loader.replay import Replay
+from kdcache.loader.state import require_state, whole_number
+from kdcache.loader.teacher_opening import open_teacher
+from kdcache.loader.teachers import Teacher
 from kdcache.losses import Need
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
@@ -160,7 +161,7 @@ class StepLoader:
         Raises:
             UsageError: a number that is none of an epoch.
         """
-        number = _whole(epoch)
+        number = whole_number(epoch)
         if number is None:
             raise UsageError(f"epoch is {quoted(epoch)}; it must be a whole number, 0 or more")
         if number != self.epoch:
@@ -260,7 +261,7 @@ class StepLoader:
             UsageError: it is no state of a loader.
             MismatchError: it is of other data, another cache, another teacher, or of another order.
         """
-        _require_state(state)
+        require_state(state)
         for name, value in self.identity().items():
             if state["identity"].get(name) != value:
                 raise MismatchError(
@@ -377,41 +378,3 @@ class StepLoader:
                 stream.before(step)
 
         return before
-
-
-def _whole(number: Any) -> int | None:
-    """Return a whole number, 0 or more, as Python's own; None if it is none."""
-    if isinstance(number, bool):
-        return None
-    try:
-        whole = index(number)
-    except TypeError:
-        return None
-    return whole if whole >= 0 else None
-
-
-def _require_state(state: Any) -> None:
-    """Raise a UsageError if a state is none of a loader."""
-    if not isinstance(state, dict):
-        raise UsageError(
-            f"the state is {quoted(state)}; give what state_dict() of a loader returned"
-        )
-    if lacking := [name for name in _STATE if name not in state]:
-        raise UsageError(
-            f"the state lacks {', '.join(lacking)}; give what state_dict() of a loader returned"
-        )
-    seeds = state["seeds"]
-    is_right = {
-        "epoch": _whole(state["epoch"]) is not None,
-        "epoch_step": _whole(state["epoch_step"]) is not None,
-        "seeds": isinstance(seeds, list) and bool(seeds) and None not in map(_whole, seeds),
-        "left_out": isinstance(state["left_out"], Tensor),
-        "identity": isinstance(state["identity"], dict),
-        "order": isinstance(state.get("order", {}), dict),
-    }
-    for name, is_one in is_right.items():
-        if not is_one:
-            raise UsageError(
-                f"the state's {name} is {quoted(state[name])}; give what state_dict() of a loader"
-                " returned"
-            )

@@ -12,18 +12,14 @@ from torch import Tensor
 
 from kdcache.cache import Cache
 from kdcache.codecs import Tail, set_tail
-from kdcache.errors import MismatchError, UsageError
-from kdcache.loader.config import LoaderConfig
-from kdcache.loader.opening import CacheUse, Replay
+from kdcache.loader.replay import CacheUse
 from kdcache.loader.slab_reader import Reader
-from kdcache.losses import Need
 from kdcache.models.first_batch import require_finite, tell_no_logits
 from kdcache.models.inference import model_code
-from kdcache.models.model import VisionModel, open_model, state_sha256
-from kdcache.positions import Heads, common_layout, layout_of_sites
-from kdcache.runtime.console import say
+from kdcache.models.model import VisionModel, state_sha256
+from kdcache.positions import Heads, layout_of_sites
 from kdcache.runtime.device import Compute
-from kdcache.shapes import Rows, Size, size_text
+from kdcache.shapes import Rows, size_text
 from kdcache.soft_targets import (
     AveragedTargets,
     DenseTargets,
@@ -34,9 +30,7 @@ from kdcache.soft_targets import (
     by_segment,
     per_segment,
 )
-from kdcache.targets import task_of
 from kdcache.tasks.segmentation import upsampled
-from kdcache.verify.logits import require_teacher
 from kdcache.views import Batch
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
@@ -263,131 +257,3 @@ class NoTeacher:
         if self._use is not None and self._use.stream is not None:
             self._use.stream.release(batch.rows.numpy())
         return DenseTargets(torch.empty(len(batch.rows), 0))
-
-
-def open_teacher(
-    config: LoaderConfig,
-    replay: Replay,
-    needs: frozenset[Need],
-    compute: Compute,
-    *,
-    size: Size,
-    sites: Sequence[int] | None = None,
-) -> tuple[Teacher, list[Size]]:
-    """Return where a run's soft targets come from, and the input sizes to render, the student's
-    first.
-
-    Args:
-        config: of the run.
-        replay: its views.
-        needs: what its loss requires.
-        compute: where and how models run.
-        size: the student's input size.
-        sites: the shape of the student's logits but for the classes; by default the teacher's.
-
-    Raises:
-        UsageError: records that do not hold what the loss needs.
-        RecipeError: the student would see another draw of the views than the teacher.
-        KdcacheError: a teacher that cannot be opened, or is not the one that the cache was made
-            with.
-    """
-    caches = [use.cache for use in replay.caches]
-    replay.recipe.require_one_draw(size, *(cache.manifest.input_size for cache in caches))
-    if "teacher" not in needs:
-        return NoTeacher(replay.caches[0] if caches else None), [size]
-    online, sizes = _online(config, replay, size, compute) if config.teacher else (None, [size])
-    if online is not None and not caches:
-        return _at_size_of(sites, online, online.sites), sizes
-    combines = len(caches) > 1 or any(use.classes is not None for use in replay.caches)
-    if combines and "logits" in needs:
-        raise UsageError(
-            "several teachers, or one of other classes, give probabilities, and this loss needs"
-            " logits: use dist or kl without standardize"
-        )
-    if sites is None and caches:
-        _require_same_layout(caches)
-    teachers = [
-        _cached(config, replay, use, online, compute=compute, sites=sites) for use in replay.caches
-    ]
-    weights = [use.weight for use in replay.caches]
-    return (teachers[0] if len(teachers) == 1 else AveragedTeacher(teachers, weights)), sizes
-
-
-def _require_same_layout(caches: Sequence[Cache]) -> None:
-    """Raise a MismatchError if the logits of several caches do not lie alike, and there is no
-    student whose maps theirs could be brought to."""
-    try:
-        common_layout([cache.manifest.layout for cache in caches])
-    except UsageError as error:
-        raise MismatchError(
-            f"caches {', '.join(map(str, caches))}: {error}, or give model, a segmentation model of"
-            " kdcache, whose maps theirs are then brought to"
-        ) from error
-
-
-def _cached(
-    config: LoaderConfig,
-    replay: Replay,
-    use: CacheUse,
-    online: OnlineTeacher | None,
-    *,
-    compute: Compute,
-    sites: Sequence[int] | None,
-) -> Teacher:
-    layout = use.cache.manifest.layout
-    if sites is not None and layout.sites and layout.maps is None:
-        raise UsageError(
-            f"cache {use.cache} holds logits of {layout.kind}, which no task of this"
-            " kdcache trains on; read it in a loop of your own, segment by segment"
-        )
-    cached = CachedTeacher(use.cache, use.reader(), compute, tail=config.tail, fallback=online)
-    teacher = _at_size_of(sites, cached, layout.maps or ())
-    if use.classes is None:
-        return teacher
-    return MappedTeacher(teacher, use.classes, replay.source.classes, compute)
-
-
-def _at_size_of(wanted: Sequence[int] | None, teacher: Teacher, sites: Sequence[int]) -> Teacher:
-    """Return a teacher whose maps, at `sites` now, have the size of the student's, at `wanted`."""
-    if wanted is None or tuple(sites[1:]) == tuple(wanted[1:]):
-        return teacher
-    theirs = (sites[1], sites[2])
-    own = (wanted[1], wanted[2])
-    say(
-        f"note: the teacher's maps of {size_text(theirs)} are brought to {size_text(own)}, the"
-        " student's (logits, bilinear)"
-    )
-    return ResampledTeacher(teacher, own)
-
-
-def _online(
-    config: LoaderConfig, replay: Replay, size: Size, compute: Compute
-) -> tuple[OnlineTeacher, list[Size]]:
-    classes = replay.caches[0].cache.manifest.classes if replay.caches else replay.source.classes
-    model = open_model(
-        str(config.teacher),
-        classes=classes,
-        recipe=replay.recipe,
-        trained=True,
-        task=task_of(replay.source),
-    )
-    for use in replay.caches:
-        require_teacher(use.cache, model)
-        _require_architecture(use.cache, model)
-    wanted = model.preprocessing.size
-    replay.recipe.require_one_draw(size, wanted)
-    return OnlineTeacher(model, compute), [size] if wanted == size else [size, wanted]
-
-
-def _require_architecture(cache: Cache, model: VisionModel) -> None:
-    """Check that a teacher has the options that a cache was made with, as its weights do not tell.
-
-    Raises:
-        MismatchError: it has others.
-    """
-    made = cache.manifest.teacher.architecture
-    if made not in (None, model.architecture):
-        raise MismatchError(
-            f"teacher {model.spec} is {model.architecture} with its options, and cache {cache} was "
-            f"made with {made}: the same weights give other logits; give the spec of the dump"
-        )

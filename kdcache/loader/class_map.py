@@ -1,0 +1,58 @@
+"""Class maps: which class of the student each class of a teacher is."""
+
+import torch
+from torch import Tensor
+
+from kdcache.errors import UsageError
+from kdcache.runtime.text_files import read_columns
+from kdcache.sources import Source
+
+
+def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
+    """Return the student's class of each of the teacher's classes, int64 `[teacher classes]`, -1
+    for none.
+
+    The file has lines `student class,teacher class`: numbers from 0, the student's also by name. A
+    first line of words, of which none is a class, is taken for a heading, which is told. Several
+    classes of the teacher may belong to one of the student, not the other way round.
+
+    Raises:
+        UsageError: no such file, a line of another form, a class that does not exist or belongs to
+            two.
+    """
+    class_names = getattr(source, "class_names", None) or ()
+    lines = read_columns(path, "class map", class_names)
+    names = {name: index for index, name in enumerate(class_names)}
+    classes = torch.full((teacher_classes,), -1)
+    first_lines: dict[int, int] = {}
+    for line in lines:
+        where = f"class map {path}, line {line.number}"
+        fields = line.fields
+        if (
+            len(fields) != 2
+            or not fields[1].isdecimal()
+            or not (fields[0] in names or fields[0].isdecimal())
+        ):
+            raise UsageError(f"{where}: {line.text!r} is not STUDENT CLASS,TEACHER CLASS")
+        if class_names.count(fields[0]) > 1:
+            raise UsageError(
+                f"{where}: two classes of the student are called {fields[0]!r}; give the number of"
+                " the one"
+            )
+        student = names.get(fields[0], -1) if fields[0] in names else int(fields[0])
+        teacher = int(fields[1])
+        if student >= source.classes or teacher >= teacher_classes:
+            raise UsageError(
+                f"{where}: {line.text!r} is out of range; the student has {source.classes} "
+                f"classes, the teacher {teacher_classes}, counted from 0"
+            )
+        if teacher in first_lines:
+            raise UsageError(
+                f"{where}: class {teacher} of the teacher has a class of the student already, by"
+                f" line {first_lines[teacher]}"
+            )
+        first_lines[teacher] = line.number
+        classes[teacher] = student
+    if not (classes >= 0).any():
+        raise UsageError(f"class map {path} names no class")
+    return classes
