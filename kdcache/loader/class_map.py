@@ -1,5 +1,7 @@
 """Class maps: which class of the student each class of a teacher is."""
 
+from collections.abc import Container, Sequence
+
 import torch
 from torch import Tensor
 
@@ -27,20 +29,19 @@ def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
     first_lines: dict[int, int] = {}
     for line in lines:
         where = f"class map {path}, line {line.number}"
-        fields = line.fields
-        if (
-            len(fields) != 2
-            or not fields[1].isdecimal()
-            or not (fields[0] in names or fields[0].isdecimal())
-        ):
+        if not _are_two_classes(line.fields, names):
             raise UsageError(f"{where}: {line.text!r} is not STUDENT CLASS,TEACHER CLASS")
-        if class_names.count(fields[0]) > 1:
+        student_text, teacher_text = line.fields
+        if class_names.count(student_text) > 1:
             raise UsageError(
-                f"{where}: two classes of the student are called {fields[0]!r}; give the number of"
-                " the one"
+                f"{where}: two classes of the student are called {student_text!r}; give the number"
+                " of the one"
             )
-        student = names.get(fields[0], -1) if fields[0] in names else int(fields[0])
-        teacher = int(fields[1])
+        if student_text in names:
+            student = names[student_text]
+        else:
+            student = int(student_text)
+        teacher = int(teacher_text)
         if student >= source.classes or teacher >= teacher_classes:
             raise UsageError(
                 f"{where}: {line.text!r} is out of range; the student has {source.classes} "
@@ -56,3 +57,12 @@ def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
     if not (classes >= 0).any():
         raise UsageError(f"class map {path} names no class")
     return classes
+
+
+def _are_two_classes(fields: Sequence[str], names: Container[str]) -> bool:
+    """Return whether the fields of a line are a class of the student, by name or number, and the
+    number of one of the teacher."""
+    if len(fields) != 2:
+        return False
+    student, teacher = fields
+    return teacher.isdecimal() and (student in names or student.isdecimal())

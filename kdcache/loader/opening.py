@@ -73,12 +73,12 @@ def open_replay(
         ViewMismatchError: views that would not be those that the teacher saw.
         KdcacheError: anything that cannot be opened.
     """
-    opened = [_open_cache(text, config) for text in config.caches]
-    for cache, _ in opened:
+    cache_options = [_open_cache(text, config) for text in config.caches]
+    for cache, _ in cache_options:
         check_tail(cache, config.tail)
         check(cache)
-    if opened:
-        replay = _replay_of_caches(config, needs, opened, source)
+    if cache_options:
+        replay = _replay_of_caches(config, needs, cache_options, source)
     else:
         replay = _replay_of_recipe(config, source)
     if len(replay.seeds) < config.repeats:
@@ -103,21 +103,28 @@ def _replay_of_recipe(config: LoaderConfig, source: Source | None) -> Replay:
 def _replay_of_caches(
     config: LoaderConfig,
     needs: frozenset[Need],
-    opened: Sequence[tuple[Cache, _CacheOptions]],
-    given: Source | None,
+    cache_options: Sequence[tuple[Cache, _CacheOptions]],
+    own_source: Source | None,
 ) -> Replay:
-    first, *others = caches = [cache for cache, _ in opened]
+    caches = [cache for cache, _ in cache_options]
+    first = caches[0]
     # first: what a cache holds is told without its rows, which may be said to be many
     seeds = on_main(lambda: _cached_seeds(config, caches), "the seeds that the caches hold")
-    if given is not None:
-        source = given
-    else:
-        source = open_source(config.data) if config.data else CachedSource(first)
-    units = source.units if isinstance(source, CachedSource) else None
-    uses = [_use(config, cache, options, source) for cache, options in opened]
-    if config.data or given is not None:
+    source = own_source
+    if source is None and config.data:
+        source = open_source(config.data)
+    if source is None:
+        source = CachedSource(first)
+    units = None
+    if isinstance(source, CachedSource):
+        units = source.units
+    uses = []
+    for cache, options in cache_options:
+        use = _use(config, cache, options, source)
+        uses.append(use)
+    if config.data or own_source is not None:
         source = checked_source(caches, source)
-    for other in others:
+    for other in caches[1:]:
         _require_same_views(first, other)
     uses[0].ready(seeds[0])
     if units is not None:
@@ -125,7 +132,8 @@ def _replay_of_caches(
     uses[0] = replace(uses[0], units=units)
     blocks = _blocks(config, caches, units)
     if blocks is not None and ("teacher" in needs or units is not None):
-        uses = [replace(use, stream=_stream(config, use)) for use in uses]
+        for number, use in enumerate(uses):
+            uses[number] = replace(use, stream=_stream(config, use))
     _check_views(first, source, seeds)
     return Replay(
         source=source, recipe=first.recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks
@@ -138,26 +146,37 @@ def _rows(config: LoaderConfig, replay: Replay) -> Rows | None:
     caches = [use.cache for use in replay.caches]
     source = replay.source
     if config.samples is None:
-        if all(cache.samples is None for cache in caches):
-            return None
-        rows = np.flatnonzero(np.logical_and.reduce([cache.is_held for cache in caches]))
-        if not len(rows):
-            raise MismatchError(
-                f"caches {', '.join(config.caches)} are subsets without a sample in common"
-            )
-        return rows
-    rows = np.flatnonzero(
-        np.isin(replay.order, parse_samples(config.samples, len(source), lambda: source))
-    )
-    for cache in caches if config.on_miss == "error" else ():
-        if (outside := cache.order[rows[~cache.is_held[rows]]]).size:
-            raise UsageError(
-                f"samples {config.samples}: cache {cache} is a subset of {cache.manifest.num_held}"
-                f" of {len(source)} samples, which does not hold sample {outside.min()}"
-                f" ({source.key(int(outside.min()))}); leave --samples out to train on what it"
-                " holds, or give --on-miss skip or teacher"
-            )
+        return _common_rows(caches, config.caches)
+    samples = parse_samples(config.samples, len(source), lambda: source)
+    rows = np.flatnonzero(np.isin(replay.order, samples))
+    if config.on_miss == "error":
+        for cache in caches:
+            _require_held(cache, rows, source, config.samples)
     return rows
+
+
+def _common_rows(caches: Sequence[Cache], specs: Sequence[str]) -> Rows | None:
+    """Return the rows that every cache holds; None if these are all."""
+    if all(cache.samples is None for cache in caches):
+        return None
+    is_held = np.logical_and.reduce([cache.is_held for cache in caches])
+    rows = np.flatnonzero(is_held)
+    if not len(rows):
+        raise MismatchError(f"caches {', '.join(specs)} are subsets without a sample in common")
+    return rows
+
+
+def _require_held(cache: Cache, rows: Rows, source: Source, samples: str) -> None:
+    """Raise a UsageError if a subset lacks some of `rows`, those of `samples`."""
+    outside = cache.order[rows[~cache.is_held[rows]]]
+    if outside.size:
+        sample = int(outside.min())
+        raise UsageError(
+            f"samples {samples}: cache {cache} is a subset of {cache.manifest.num_held}"
+            f" of {len(source)} samples, which does not hold sample {sample}"
+            f" ({source.key(sample)}); leave --samples out to train on what it holds, or give"
+            " --on-miss skip or teacher"
+        )
 
 
 def _stream(config: LoaderConfig, use: CacheUse) -> WindowReader:
@@ -173,7 +192,9 @@ def _blocks(
 ) -> Blocks | None:
     """Return the order of rows in windows of units: if it is asked for, or if images are copied
     from a bucket first."""
-    window = config.window or (DEFAULT_WINDOW if units is not None and units.are_copies else None)
+    window = config.window
+    if window is None and units is not None and units.are_copies:
+        window = DEFAULT_WINDOW
     if window is None:
         return None
     sizes = {cache.manifest.unit_rows for cache in caches}
@@ -182,9 +203,8 @@ def _blocks(
             f"window is {window}, and the caches' units have {sorted(sizes)} rows; they must be"
             " equal"
         )
-    return Blocks(
-        length=caches[0].manifest.rows, unit_rows=caches[0].manifest.unit_rows, window=window
-    )
+    manifest = caches[0].manifest
+    return Blocks(length=manifest.rows, unit_rows=manifest.unit_rows, window=window)
 
 
 def _check_views(cache: Cache, source: Source, seeds: Sequence[int]) -> None:
@@ -201,27 +221,27 @@ def _open_cache(text: str, config: LoaderConfig) -> tuple[Cache, _CacheOptions]:
     if not 0 < options.weight < float("inf"):
         raise UsageError(f"cache {text!r}: weight is {options.weight}; it must be above 0")
     cache = _opened(str(spec.arg), config.wait_for_units)
-    cache.slabs = SlabFolder(
-        Path(config.slab_dir) if config.slab_dir else None, round(config.slab_limit * 1e9)
-    )
+    folder = Path(config.slab_dir) if config.slab_dir else None
+    cache.slabs = SlabFolder(folder, round(config.slab_limit * 1e9))
     return cache, options
 
 
 def _opened(path: str, wait_seconds: float | None) -> Cache:
     """Return the cache at `path`, after rank 0 has opened it: others may see it a little later."""
     storage = open_storage(path)
-    opened: list[Cache] = []
+    main_caches: list[Cache] = []  # the one of rank 0; others have none
 
     def open_first() -> None:
         if wait_seconds is None:
-            opened.append(open_cache(storage))
+            cache = open_cache(storage)
         else:
-            opened.append(await_cache(storage, wait_seconds))
-        _require_opening(opened[0])
+            cache = await_cache(storage, wait_seconds)
+        _require_opening(cache)
+        main_caches.append(cache)
 
     on_main(open_first, f"cache {path}", is_long=True)
     if is_main():
-        return opened[0]
+        return main_caches[0]
     cache = open_cache(late(storage))
     looked_for_again(lambda: _require_opening(cache), CacheError, f"cache {path}")
     return cache
@@ -241,7 +261,8 @@ def _use(config: LoaderConfig, cache: Cache, options: _CacheOptions, source: Sou
     }
     use = CacheUse(cache=cache, weight=options.weight, **reading)
     if options.classes is not None:
-        return replace(use, classes=read_class_map(options.classes, source, cache.manifest.classes))
+        classes = read_class_map(options.classes, source, cache.manifest.classes)
+        return replace(use, classes=classes)
     if cache.manifest.classes != source.classes:
         raise MismatchError(
             f"the teacher of cache {cache} has {cache.manifest.classes} classes, data {source.spec}"
@@ -250,22 +271,18 @@ def _use(config: LoaderConfig, cache: Cache, options: _CacheOptions, source: Sou
     return use
 
 
-def _require_same_views(one: Cache, other: Cache) -> None:
-    sides = Sides("there", "here")
-    lines = source_differences(one, other)
-    lines += recipe_differences(
-        one.manifest.recipe.to_json(), other.manifest.recipe.to_json(), sides
-    )
-    parts = {
-        "order seed": [cache.manifest.order_seed for cache in (one, other)],
-        "number of rows": [cache.manifest.rows for cache in (one, other)],
-    }
-    for name, (mine, its) in parts.items():
-        if mine != its:
-            lines.append(f"{name} {mine} there, {its} here")
+def _require_same_views(first: Cache, other: Cache) -> None:
+    mine = first.manifest
+    its = other.manifest
+    lines = source_differences(first, other)
+    lines += recipe_differences(mine.recipe.to_json(), its.recipe.to_json(), Sides("there", "here"))
+    if mine.order_seed != its.order_seed:
+        lines.append(f"order seed {mine.order_seed} there, {its.order_seed} here")
+    if mine.rows != its.rows:
+        lines.append(f"number of rows {mine.rows} there, {its.rows} here")
     if lines:
         raise MismatchError(
-            f"caches {one} and {other} are of different views: {joined(lines)}; "
+            f"caches {first} and {other} are of different views: {joined(lines)}; "
             "dump both from the same data with the same recipe and order_seed"
         )
 
@@ -275,29 +292,43 @@ def _cached_seeds(config: LoaderConfig, caches: Sequence[Cache]) -> list[int]:
     if config.wait_for_units is not None:
         return parse_seeds(str(config.seeds))
     is_partial = config.on_miss != "error"
-    held = [set(cache.seeds() if is_partial else cache.complete_seeds()) for cache in caches]
-    is_told = config.seeds is not None
-    seeds = parse_seeds(str(config.seeds)) if is_told else sorted(set.intersection(*held))
-    if seeds and not is_told and is_main():
-        _note_seeds(caches, held, seeds)
+    seeds_of_caches = []
+    for cache in caches:
+        cache_seeds = cache.seeds() if is_partial else cache.complete_seeds()
+        seeds_of_caches.append(set(cache_seeds))
+    if config.seeds is not None:
+        seeds = parse_seeds(str(config.seeds))
+    else:
+        seeds = sorted(set.intersection(*seeds_of_caches))
+        if seeds and is_main():
+            _note_seeds(caches, seeds_of_caches, seeds)
     if not seeds:
-        which = ", ".join(map(str, caches))
+        names = ", ".join(map(str, caches))
+        in_common = " in common" if len(caches) > 1 else ""
         raise MismatchError(
-            f"cache {which} has no complete seed{' in common' * (len(caches) > 1)} yet; run"
-            " dump-teacher again"
+            f"cache {names} has no complete seed{in_common} yet; run dump-teacher again"
         )
-    for seed in seeds if not is_partial else ():
-        for cache in caches:
-            # what is missing is told before the first epoch, not when its seed's turn comes
-            cache.commits(seed)
+    if not is_partial:
+        _require_complete(caches, seeds)
     return seeds
 
 
-def _note_seeds(caches: Sequence[Cache], held: Sequence[set[int]], seeds: Sequence[int]) -> None:
+def _require_complete(caches: Sequence[Cache], seeds: Sequence[int]) -> None:
+    """Raise a MissingUnitError if a seed lacks units: before the first epoch, not when its turn
+    comes."""
+    for seed in seeds:
+        for cache in caches:
+            cache.commits(seed)
+
+
+def _note_seeds(
+    caches: Sequence[Cache], seeds_of_caches: Sequence[set[int]], seeds: Sequence[int]
+) -> None:
     """Say which seeds a run leaves out: those that lack units, or that not all caches hold."""
     for cache in caches:
         note_left_out(cache, seeds)
-    if apart := sorted(set.union(*held) - {*seeds}):
-        verb, them = ("is", "it") if len(apart) == 1 else ("are", "them")
-        told = f"{named(apart, 'seed')} {verb} left out"
-        say(f"note: {told}: not every cache of this run holds {them}")
+    others = sorted(set.union(*seeds_of_caches) - set(seeds))
+    if len(others) == 1:
+        say(f"note: {named(others, 'seed')} is left out: not every cache of this run holds it")
+    elif others:
+        say(f"note: {named(others, 'seed')} are left out: not every cache of this run holds them")

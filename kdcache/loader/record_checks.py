@@ -40,27 +40,28 @@ def _note_error(cache: Cache, tau: float, name: str) -> None:
     if it is far or not known."""
     codec = cache.codec
     manifest = cache.manifest
-    dropped = (
-        "gamma's term weighs the classes that it drops like the others; codec lowrank keeps"
-        " them all"
-    )
-    way_out = "a smaller step, or codec full, is nearer" if codec.keeps_all else dropped
-    measured = manifest.gradient_error
-    origin, before = manifest.origin_error or ("", {})
-    turned = _far_text(measured or before, tau, codec)
-    if measured:
-        told = turned and f"{name} turns {turned}, as measured when it was made"
-    elif turned:
-        told = (
-            f"{name} was recoded from {origin}, which turns {turned}: it turns it further, how far"
-            " was not measured"
+    errors = manifest.gradient_error
+    origin, origin_errors = manifest.origin_error or ("", {})
+    distance = _far_text(errors or origin_errors, tau, codec)
+    if errors and distance:
+        message = f"{name} turns {distance}, as measured when it was made"
+    elif distance:
+        message = (
+            f"{name} was recoded from {origin}, which turns {distance}: it turns it further, how"
+            " far was not measured"
         )
+    elif errors or codec.keeps_all:
+        return
     else:
-        told = (
-            "" if codec.keeps_all else f"how far {name} turns the gradient of DIST was not measured"
+        message = f"how far {name} turns the gradient of DIST was not measured"
+    if codec.keeps_all:
+        way_out = "a smaller step, or codec full, is nearer"
+    else:
+        way_out = (
+            "gamma's term weighs the classes that it drops like the others; codec lowrank keeps"
+            " them all"
         )
-    if told:
-        say(f"note: {told}; {way_out}")
+    say(f"note: {message}; {way_out}")
 
 
 def _far_text(errors: Mapping[float, float], tau: float, codec: Codec) -> str:

@@ -39,7 +39,9 @@ class CacheUse:
         """Return what reads its records."""
         if self.stream is not None:
             return self.stream
-        fetch = self.units.fetch if self.units is not None else None
+        fetch = None
+        if self.units is not None:
+            fetch = self.units.fetch
         return SlabReader(
             self.cache,
             is_partial=self.is_partial,
@@ -81,11 +83,13 @@ class CacheUse:
             MissingUnitError: units that are not committed, of a seed that is not to be partial.
         """
 
-        def seen() -> list[Commit]:
+        def commits_here() -> list[Commit]:
             self._await(seed)
-            return [*own_commits(self.cache, is_partial=self.is_partial)(seed)]
+            commits_of = own_commits(self.cache, is_partial=self.is_partial)
+            return list(commits_of(seed))
 
-        return on_main(seen, f"the commits of seed {seed} of cache {self.cache}", is_long=True)
+        what = f"the commits of seed {seed} of cache {self.cache}"
+        return on_main(commits_here, what, is_long=True)
 
     def unavailable(self, seed: int) -> tuple[Rows, Rows]:
         """Return the rows of `seed` that are absent, and that are missing; all processes must ask.
@@ -117,9 +121,13 @@ class Replay:
     @property
     def order(self) -> Rows:
         """Row r is sample `order[r]` of the source."""
-        return self.caches[0].cache.order if self.caches else row_order(len(self.source), 0)
+        if not self.caches:
+            return row_order(len(self.source), 0)
+        return self.caches[0].cache.order
 
     def rows(self, left_out: Rows) -> Rows:
         """Return the rows to train on, without those of `left_out`."""
-        rows = np.arange(len(self.source)) if self.samples is None else self.samples
+        rows = self.samples
+        if rows is None:
+            rows = np.arange(len(self.source))
         return np.setdiff1d(rows, left_out)

@@ -51,26 +51,38 @@ def open_teacher(
         KdcacheError: a teacher that cannot be opened, or is not the one that the cache was made
             with.
     """
-    caches = [use.cache for use in replay.caches]
-    replay.recipe.require_one_draw(size, *(cache.manifest.input_size for cache in caches))
+    uses = replay.caches
+    cache_sizes = [use.cache.manifest.input_size for use in uses]
+    replay.recipe.require_one_draw(size, *cache_sizes)
     if "teacher" not in needs:
-        return NoTeacher(replay.caches[0] if caches else None), [size]
-    online, sizes = _online(config, replay, size, compute) if config.teacher else (None, [size])
-    if online is not None and not caches:
+        return NoTeacher(uses[0] if uses else None), [size]
+    online = None
+    sizes = [size]
+    if config.teacher:
+        online, sizes = _online(config, replay, size, compute)
+    if online is not None and not uses:
         return _at_size_of(sites, online, online.sites), sizes
-    combines = len(caches) > 1 or any(use.classes is not None for use in replay.caches)
-    if combines and "logits" in needs:
+    if "logits" in needs and (len(uses) > 1 or _has_own_classes(uses)):
         raise UsageError(
             "several teachers, or one of other classes, give probabilities, and this loss needs"
             " logits: use dist or kl without standardize"
         )
-    if sites is None and caches:
-        _require_same_layout(caches)
-    teachers = [
-        _cached(config, replay, use, online, compute=compute, sites=sites) for use in replay.caches
-    ]
-    weights = [use.weight for use in replay.caches]
-    return (teachers[0] if len(teachers) == 1 else AveragedTeacher(teachers, weights)), sizes
+    if sites is None and uses:
+        _require_same_layout([use.cache for use in uses])
+    teachers = []
+    weights = []
+    for use in uses:
+        teacher = _cached(config, replay, use, online, compute=compute, sites=sites)
+        teachers.append(teacher)
+        weights.append(use.weight)
+    if len(teachers) == 1:
+        return teachers[0], sizes
+    return AveragedTeacher(teachers, weights), sizes
+
+
+def _has_own_classes(uses: Sequence[CacheUse]) -> bool:
+    """Return whether a teacher has other classes than the student."""
+    return any(use.classes is not None for use in uses)
 
 
 def _require_same_layout(caches: Sequence[Cache]) -> None:
@@ -107,23 +119,28 @@ def _cached(
     return MappedTeacher(teacher, use.classes, replay.source.classes, compute)
 
 
-def _at_size_of(wanted: Sequence[int] | None, teacher: Teacher, sites: Sequence[int]) -> Teacher:
-    """Return a teacher whose maps, at `sites` now, have the size of the student's, at `wanted`."""
-    if wanted is None or tuple(sites[1:]) == tuple(wanted[1:]):
+def _at_size_of(
+    student_sites: Sequence[int] | None, teacher: Teacher, sites: Sequence[int]
+) -> Teacher:
+    """Return a teacher whose maps, at `sites` now, have the size of the student's."""
+    if student_sites is None or tuple(sites[1:]) == tuple(student_sites[1:]):
         return teacher
-    theirs = (sites[1], sites[2])
-    own = (wanted[1], wanted[2])
+    size = (sites[1], sites[2])
+    student_size = (student_sites[1], student_sites[2])
     say(
-        f"note: the teacher's maps of {size_text(theirs)} are brought to {size_text(own)}, the"
-        " student's (logits, bilinear)"
+        f"note: the teacher's maps of {size_text(size)} are brought to {size_text(student_size)},"
+        " the student's (logits, bilinear)"
     )
-    return ResampledTeacher(teacher, own)
+    return ResampledTeacher(teacher, student_size)
 
 
 def _online(
     config: LoaderConfig, replay: Replay, size: Size, compute: Compute
 ) -> tuple[OnlineTeacher, list[Size]]:
-    classes = replay.caches[0].cache.manifest.classes if replay.caches else replay.source.classes
+    if replay.caches:
+        classes = replay.caches[0].cache.manifest.classes
+    else:
+        classes = replay.source.classes
     model = open_model(
         str(config.teacher),
         classes=classes,
@@ -134,9 +151,12 @@ def _online(
     for use in replay.caches:
         require_teacher(use.cache, model)
         _require_architecture(use.cache, model)
-    wanted = model.preprocessing.size
-    replay.recipe.require_one_draw(size, wanted)
-    return OnlineTeacher(model, compute), [size] if wanted == size else [size, wanted]
+    teacher_size = model.preprocessing.size
+    replay.recipe.require_one_draw(size, teacher_size)
+    sizes = [size]
+    if teacher_size != size:
+        sizes.append(teacher_size)
+    return OnlineTeacher(model, compute), sizes
 
 
 def _require_architecture(cache: Cache, model: VisionModel) -> None:
@@ -145,9 +165,10 @@ def _require_architecture(cache: Cache, model: VisionModel) -> None:
     Raises:
         MismatchError: it has others.
     """
-    made = cache.manifest.teacher.architecture
-    if made not in (None, model.architecture):
+    architecture = cache.manifest.teacher.architecture
+    if architecture not in (None, model.architecture):
         raise MismatchError(
             f"teacher {model.spec} is {model.architecture} with its options, and cache {cache} was "
-            f"made with {made}: the same weights give other logits; give the spec of the dump"
+            f"made with {architecture}: the same weights give other logits; give the spec of the"
+            " dump"
         )

@@ -2,7 +2,7 @@
 nowhere."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -51,6 +51,15 @@ class Teacher(Protocol):
         """Return the soft targets of `batch`, on the training device."""
 
 
+def _union(parts: Sequence[Mapping[int, Rows]], seeds: Sequence[int]) -> dict[int, Rows]:
+    """Return by seed the rows that are in any of the parts."""
+    rows = {}
+    for seed in seeds:
+        rows_of_parts = [part[seed] for part in parts]
+        rows[seed] = np.unique(np.concatenate(rows_of_parts))
+    return rows
+
+
 class CachedTeacher:
     """Reads rows from a cache: records gathered here, decoded on the device."""
 
@@ -77,7 +86,9 @@ class CachedTeacher:
         self._reader = reader
         self._compute = compute
         self._fallback = fallback
-        self._codec = cache.codec if tail == "uniform" else set_tail(cache.codec, tail)
+        self._codec = cache.codec
+        if tail != "uniform":
+            self._codec = set_tail(cache.codec, tail)
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
         """Return the rows whose samples could not be read at the dump, and those that a partial
@@ -88,7 +99,7 @@ class CachedTeacher:
         """
         absent, missing = self._reader.start(seeds, following)
         if self._fallback is None:
-            return {seed: np.union1d(absent[seed], missing[seed]) for seed in seeds}
+            return _union([absent, missing], seeds)
         self._fallback.start(seeds, following)
         return absent
 
@@ -96,32 +107,34 @@ class CachedTeacher:
         """Return the decoded records of the batch's rows."""
         rows = batch.rows.numpy()
         seeds = batch.seeds.numpy()
-        missing = self._reader.is_missing(rows, seeds)
-        if not missing.any():
-            return self._codec.decode(self._reader.gather(rows, seeds), self._compute.device)
+        is_missing = self._reader.is_missing(rows, seeds)
+        if not is_missing.any():
+            return self._decoded(rows, seeds)
         assert self._fallback is not None, "missing rows are left out otherwise"
         # the whole batch, so that its pixels need not be copied apart; this is the exception
-        inside = torch.from_numpy(~missing).to(self._compute.device)
         online = self._fallback.soft_targets(batch)
-        if missing.all():
+        if is_missing.all():
             return online
-        cached = self._codec.decode(
-            self._reader.gather(rows[~missing], seeds[~missing]), self._compute.device
-        )
-        joined: SoftTargets = per_segment(partial(_joined, inside), cached, online)
+        cached = self._decoded(rows[~is_missing], seeds[~is_missing])
+        is_cached = torch.from_numpy(~is_missing).to(self._compute.device)
+        joined: SoftTargets = per_segment(partial(_joined, is_cached), cached, online)
         return joined
 
+    def _decoded(self, rows: Rows, seeds: Rows) -> SoftTargets:
+        records = self._reader.gather(rows, seeds)
+        return self._codec.decode(records, self._compute.device)
 
-def _joined(inside: Tensor, cached: SoftTargets, online: SoftTargets) -> SoftTargets:
-    """Return the rows of a batch: cached ones of the views that are `inside`, the teacher's own of
-    the others."""
-    everywhere = online.logits()
+
+def _joined(is_cached: Tensor, cached: SoftTargets, online: SoftTargets) -> SoftTargets:
+    """Return the rows of a batch: cached ones of the views that have them, the teacher's own of the
+    others."""
+    online_logits = online.logits()
+    num_rows = len(online_logits)
     # of maps a view has many rows
-    of_pixels = inside.repeat_interleave(len(everywhere) // len(inside))
-    at = torch.arange(len(everywhere), device=everywhere.device)
-    return JoinedTargets(
-        [(at[of_pixels], cached), (at[~of_pixels], DenseTargets(everywhere[~of_pixels]))]
-    )
+    is_row_cached = is_cached.repeat_interleave(num_rows // len(is_cached))
+    rows = torch.arange(num_rows, device=online_logits.device)
+    own = DenseTargets(online_logits[~is_row_cached])
+    return JoinedTargets([(rows[is_row_cached], cached), (rows[~is_row_cached], own)])
 
 
 class MappedTeacher:
@@ -154,22 +167,23 @@ class AveragedTeacher:
     out."""
 
     def __init__(self, teachers: Sequence[Teacher], weights: Sequence[float]) -> None:
-        self.identity = ", ".join(
-            f"{weight:g} {one.identity}" for one, weight in zip(teachers, weights, strict=True)
-        )
+        identities = []
+        for teacher, weight in zip(teachers, weights, strict=True):
+            identities.append(f"{weight:g} {teacher.identity}")
+        self.identity = ", ".join(identities)
         self._teachers = teachers
         self._weights = weights
 
     def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
         """Return the rows that any of the teachers leaves out."""
         absent = [teacher.start(seeds, following) for teacher in self._teachers]
-        return {seed: np.unique(np.concatenate([one[seed] for one in absent])) for seed in seeds}
+        return _union(absent, seeds)
 
     def soft_targets(self, batch: Batch) -> SoftTargets:
         """Return the mean of the teachers' rows."""
+        targets = [teacher.soft_targets(batch) for teacher in self._teachers]
         averaged: SoftTargets = per_segment(
-            lambda *rows: AveragedTargets(rows, self._weights),
-            *(teacher.soft_targets(batch) for teacher in self._teachers),
+            lambda *rows: AveragedTargets(rows, self._weights), *targets
         )
         return averaged
 
@@ -224,7 +238,8 @@ class ResampledTeacher:
         _, *size = rows.layout.maps
         heads = []
         for head in rows.heads:
-            maps = upsampled(head.logits().reshape(len(batch.rows), *size, -1), self._size)
+            teacher_maps = head.logits().reshape(len(batch.rows), *size, -1)
+            maps = upsampled(teacher_maps, self._size)
             heads.append(DenseTargets(maps.permute(0, 2, 3, 1).flatten(0, 2)))
         return SegmentTargets(heads, Heads((self._size,) * len(heads)))
 
@@ -249,8 +264,12 @@ class NoTeacher:
             return dict.fromkeys(seeds, _NO_ROWS)
         if self._use.stream is not None:  # that the images come from
             absent, missing = self._use.stream.start(seeds, following)
-            return {seed: np.union1d(absent[seed], missing[seed]) for seed in seeds}
-        return {seed: np.concatenate(self._use.unavailable(seed)) for seed in seeds}
+            return _union([absent, missing], seeds)
+        rows = {}
+        for seed in seeds:
+            absent, missing = self._use.unavailable(seed)
+            rows[seed] = np.concatenate([absent, missing])
+        return rows
 
     def soft_targets(self, batch: Batch) -> SoftTargets:
         """Return rows of no classes; no loss without a teacher looks at them."""
