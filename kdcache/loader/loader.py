@@ -169,9 +169,11 @@ class DistillationLoader(StepLoader):
 
 
 def _compute_config(num_workers: int | None, device: str, *, channels_last: bool) -> ComputeConfig:
-    options: dict[str, Any] = {"device": device, "channels_last": channels_last}
+    options: dict[str, Any] = {}
     if num_workers is not None:
         options["workers"] = num_workers
+    options["device"] = device
+    options["channels_last"] = channels_last
     return build(ComputeConfig, options, "DistillationLoader:")
 
 

@@ -111,10 +111,8 @@ def _replay_of_caches(
     # first: what a cache holds is told without its rows, which may be said to be many
     seeds = on_main(lambda: _cached_seeds(config, caches), "the seeds that the caches hold")
     source = own_source
-    if source is None and config.data:
-        source = open_source(config.data)
     if source is None:
-        source = CachedSource(first)
+        source = _source_of(config, first)
     units = None
     if isinstance(source, CachedSource):
         units = source.units
@@ -131,13 +129,21 @@ def _replay_of_caches(
         units.prefer(seeds[0])
     uses[0] = replace(uses[0], units=units)
     blocks = _blocks(config, caches, units)
-    if blocks is not None and ("teacher" in needs or units is not None):
+    reads_units = "teacher" in needs or units is not None
+    if blocks is not None and reads_units:
         for number, use in enumerate(uses):
             uses[number] = replace(use, stream=_stream(config, use))
     _check_views(first, source, seeds)
     return Replay(
         source=source, recipe=first.recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks
     )
+
+
+def _source_of(config: LoaderConfig, cache: Cache) -> Source:
+    """Return the data that the settings name, or the images that a cache holds itself."""
+    if config.data:
+        return open_source(config.data)
+    return CachedSource(cache)
 
 
 def _rows(config: LoaderConfig, replay: Replay) -> Rows | None:

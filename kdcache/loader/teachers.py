@@ -2,7 +2,7 @@
 nowhere."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from kdcache.cache import Cache
 from kdcache.codecs import Tail, set_tail
 from kdcache.loader.replay import CacheUse
-from kdcache.loader.slab_reader import Reader
+from kdcache.loader.slab_reader import Reader, RowsOfSeeds
 from kdcache.models.first_batch import require_finite, tell_no_logits
 from kdcache.models.inference import model_code
 from kdcache.models.model import VisionModel, state_sha256
@@ -43,7 +43,7 @@ class Teacher(Protocol):
     identity: str
     """Tells one teacher from another, where the cache does not."""
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:
         """Make ready for views of `seeds`, fetch `following` meanwhile, and return, by seed, the
         rows that must be left out."""
 
@@ -51,7 +51,7 @@ class Teacher(Protocol):
         """Return the soft targets of `batch`, on the training device."""
 
 
-def _union(parts: Sequence[Mapping[int, Rows]], seeds: Sequence[int]) -> dict[int, Rows]:
+def _union(parts: Sequence[RowsOfSeeds], seeds: Sequence[int]) -> RowsOfSeeds:
     """Return by seed the rows that are in any of the parts."""
     rows = {}
     for seed in seeds:
@@ -90,7 +90,7 @@ class CachedTeacher:
         if tail != "uniform":
             self._codec = set_tail(cache.codec, tail)
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:
         """Return the rows whose samples could not be read at the dump, and those that a partial
         seed lacks.
 
@@ -133,8 +133,9 @@ def _joined(is_cached: Tensor, cached: SoftTargets, online: SoftTargets) -> Soft
     # of maps a view has many rows
     is_row_cached = is_cached.repeat_interleave(num_rows // len(is_cached))
     rows = torch.arange(num_rows, device=online_logits.device)
-    own = DenseTargets(online_logits[~is_row_cached])
-    return JoinedTargets([(rows[is_row_cached], cached), (rows[~is_row_cached], own)])
+    cached_part = (rows[is_row_cached], cached)
+    own_part = (rows[~is_row_cached], DenseTargets(online_logits[~is_row_cached]))
+    return JoinedTargets([cached_part, own_part])
 
 
 class MappedTeacher:
@@ -149,7 +150,7 @@ class MappedTeacher:
         self._classes = compute.move(classes)
         self._num_classes = num_classes
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:
         """Do as the teacher does."""
         return self._teacher.start(seeds, following)
 
@@ -174,7 +175,7 @@ class AveragedTeacher:
         self._teachers = teachers
         self._weights = weights
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:
         """Return the rows that any of the teachers leaves out."""
         absent = [teacher.start(seeds, following) for teacher in self._teachers]
         return _union(absent, seeds)
@@ -200,7 +201,7 @@ class OnlineTeacher:
         self._compute = compute
         self._is_first = True
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:
         """Return no rows: nothing is left out."""
         return dict.fromkeys(seeds, _NO_ROWS)
 
@@ -226,7 +227,7 @@ class ResampledTeacher:
         self._teacher = teacher
         self._size = size
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:
         """Do as the teacher does."""
         return self._teacher.start(seeds, following)
 
@@ -253,7 +254,7 @@ class NoTeacher:
         self.identity = "none"
         self._use = use
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:
         """Return the rows that a teacher with the cache would leave out, so that all losses train
         on the same samples.
 

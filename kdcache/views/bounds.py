@@ -240,7 +240,8 @@ def _turned(transform: Any, height: int, width: int) -> Size:
 
 def _jittered(transform: Any, height: int, width: int) -> Size:
     high, wide = transform.target_size
-    factor = min(high / height, wide / width) * max(transform.scale_range)
+    factor = min(high / height, wide / width)
+    factor *= max(transform.scale_range)
     return factor * height, factor * width
 
 

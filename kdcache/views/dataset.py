@@ -149,7 +149,8 @@ class ViewDataset(Dataset[Batch]):
         rows, seeds = torch.tensor(pairs).unbind(1)
         rendered = tuple(map(torch.from_numpy, pixels))
         mixes = self.recipes[0].mixing is not None
-        labels = self._kind.batch(targets, rendered[0].shape[2:], mixes=mixes)
+        view_sides = rendered[0].shape[2:]
+        labels = self._kind.batch(targets, view_sides, mixes=mixes)
         return Batch(rendered, labels, rows, seeds, tuple(absences))
 
     def _blank_pixels(self, request: Request, unmixed_views: _UnmixedViews) -> list[_Pixels]:
@@ -213,7 +214,8 @@ class ViewDataset(Dataset[Batch]):
         try:
             with about_sample(name):  # converting an image may warn too
                 if isinstance(target, int):
-                    return [draw(image, recipe, index, seed) for recipe in self.recipes], target
+                    views = [draw(image, recipe, index, seed) for recipe in self.recipes]
+                    return views, target
                 views = []
                 masks = []
                 for recipe in self.recipes:

@@ -170,11 +170,12 @@ def mix(own: View, other: View, draw: Blend) -> tuple[View, float]:
         other_part = other.int().mul_(_ONE - weight)
         mixed = own_part.add_(other_part).add_(_ONE // 2)
         return mixed.bitwise_right_shift_(16).to(torch.uint8), draw.share
+    box = draw.box
     height, width = own.shape[1:]
-    left = _edge(draw.box.left, width)
-    right = _edge(draw.box.right, width)
-    top = _edge(draw.box.top, height)
-    bottom = _edge(draw.box.bottom, height)
+    left = _edge(box.left, width)
+    right = _edge(box.right, width)
+    top = _edge(box.top, height)
+    bottom = _edge(box.bottom, height)
     mixed = own.clone()
     mixed[:, top:bottom, left:right] = other[:, top:bottom, left:right]
     box_area = (bottom - top) * (right - left)
