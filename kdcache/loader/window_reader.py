@@ -155,7 +155,8 @@ class WindowReader:
         self._cache.require_held(rows)
         unit_records = self._fetched[key].result()
         places = rows - unit * manifest.unit_rows
-        return unit_records[group.index(seed), places]
+        records: Records = unit_records[group.index(seed), places]
+        return records
 
     def release(self, rows: Rows) -> None:
         """Let go of what lies in windows before those of `rows`, the views of the batch that is at
