@@ -54,7 +54,7 @@ from kdcache.targets import task_of
 from kdcache.tasks.seen_labels import SeenLabels
 from kdcache.verify.logits import lossy_origin
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
-from kdcache.views.loading import Request
+from kdcache.views.dataset import Request
 
 FIT_SECONDS = 900.0  # that each rank gives those before it to measure the codec
 _MANY = 2**20  # classes, of which a codec's options are checked before the source says how many

@@ -21,7 +21,7 @@ from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.runtime.stopping import until_stopped
 from kdcache.shapes import Records, ViewLogits
 from kdcache.views import Batch, ViewLoader, in_pairs, partners
-from kdcache.views.loading import Request
+from kdcache.views.dataset import Request
 
 _LOOKED = 8
 """Views of which an engine without a process of its own looks at the logits."""

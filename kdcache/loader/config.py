@@ -68,7 +68,9 @@ class LoaderConfig:
     @property
     def caches(self) -> tuple[str, ...]:
         """The specs of the caches."""
-        return (self.cache,) if isinstance(self.cache, str) else self.cache or ()
+        if isinstance(self.cache, str):
+            return (self.cache,)
+        return self.cache or ()
 
     def __post_init__(self) -> None:
         self._check_order()
@@ -77,8 +79,9 @@ class LoaderConfig:
 
     def _check_order(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "repeats"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+            value = getattr(self, name)
+            if value < 1:
+                raise UsageError(f"{name} is {value}; it must be at least 1")
         if self.repeats > _MOST_REPEATS:
             raise UsageError(f"repeats is {self.repeats}; it must be at most {_MOST_REPEATS}")
         if not 0 <= self.run_seed < 2**32:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdcache.codecs import Tail
 from kdcache.config.arguments import checked_arguments
@@ -15,7 +15,8 @@ from kdcache.config.files import seeds_text
 from kdcache.config.spec import build
 from kdcache.errors import UsageError
 from kdcache.loader.config import LoaderConfig, OnMiss
-from kdcache.loader.opening import Replay, open_replay
+from kdcache.loader.opening import open_replay
+from kdcache.loader.replay import Replay
 from kdcache.loader.steps import DistillationBatch, StepLoader
 from kdcache.losses import Need
 from kdcache.models.preprocessing import Preprocessing, checked_size, normalisation
@@ -114,19 +115,19 @@ class DistillationLoader(StepLoader):
             ViewMismatchError: views that are not those that the teacher saw.
             KdcacheError: anything that cannot be opened.
         """
-        options: dict[str, Any] = {} if num_workers is None else {"workers": num_workers}
-        options |= {"device": device, "channels_last": channels_last}
-        compute = build(ComputeConfig, options, "DistillationLoader:")
-        limits = {} if slab_limit is None else {"slab_limit": slab_limit}
-        source = None if data is None or isinstance(data, str) else as_source(data)
-        settings = {
+        compute = _compute_config(num_workers, device, channels_last=channels_last)
+        source = None
+        if data is not None and not isinstance(data, str):
+            source = as_source(data)
+            data = source.spec
+        settings: dict[str, Any] = {
             "cache": _texts(cache),
-            "data": data if source is None else source.spec,
+            "data": data,
             "teacher": teacher,
             "on_miss": on_miss,
             "tail": tail,
             "recipe": recipe,
-            "seeds": None if seeds is None else seeds_text(seeds),
+            "seeds": seeds,
             "samples": samples,
             "repeats": repeats,
             "epochs": epochs,
@@ -134,30 +135,46 @@ class DistillationLoader(StepLoader):
             "accumulate": accumulate,
             "run_seed": run_seed,
             "window": window,
-            "slab_dir": None if slab_dir is None else str(slab_dir),
             "wait_for_units": wait_for_units,
             "compute": compute,
-            **limits,
         }
+        if seeds is not None:
+            settings["seeds"] = seeds_text(seeds)
+        if slab_dir is not None:
+            settings["slab_dir"] = str(slab_dir)
+        if slab_limit is not None:
+            settings["slab_limit"] = slab_limit
         config = build(LoaderConfig, settings, "DistillationLoader:")
         if not (config.caches or config.teacher):
             raise UsageError("there is no teacher: give a cache, or a teacher to run in the loop")
         replay = open_replay(config, _ANY_LOSS, source=source)
-        wanted = _preprocessing(replay, model, size, mean, std)
+        view = _preprocessing(replay, model, size, mean, std)
         sites = model.sites if isinstance(model, VisionModel) else None
-        super().__init__(config, replay, Compute(compute), _ANY_LOSS, size=wanted.size, sites=sites)
-        self._is_normalised = bool(wanted.std)
-        self._mean, self._std = (
-            255 * torch.tensor(values, device=self.compute.device).view(1, -1, 1, 1)
-            for values in (wanted.mean, wanted.std)
-        )
+        super().__init__(config, replay, Compute(compute), _ANY_LOSS, size=view.size, sites=sites)
+        self._is_normalised = bool(view.std)
+        self._mean = self._levels(view.mean)
+        self._std = self._levels(view.std)
 
     def placed(self, batch: Batch) -> DistillationBatch:
         """Return a batch on the device, with its soft targets; normalised if it is known how."""
         placed = super().placed(batch)
         if not self._is_normalised:
             return placed
-        return replace(placed, images=torch.sub(placed.images, self._mean).div_(self._std))
+        images = torch.sub(placed.images, self._mean).div_(self._std)
+        return replace(placed, images=images)
+
+    def _levels(self, values: Sequence[float]) -> Tensor:
+        """Return values of channels from 0 to 1 as levels to 255, shaped to meet images."""
+        return 255 * torch.tensor(values, device=self.compute.device).view(1, -1, 1, 1)
+
+
+def _compute_config(num_workers: int | None, device: str, *, channels_last: bool) -> ComputeConfig:
+    options: dict[str, Any] = {}
+    if num_workers is not None:
+        options["workers"] = num_workers
+    options["device"] = device
+    options["channels_last"] = channels_last
+    return build(ComputeConfig, options, "DistillationLoader:")
 
 
 def _texts(cache: str | Path | Sequence[str | Path] | None) -> tuple[str, ...] | None:
@@ -165,7 +182,7 @@ def _texts(cache: str | Path | Sequence[str | Path] | None) -> tuple[str, ...] |
         return None
     if isinstance(cache, str | Path):
         return (str(cache),)
-    return tuple(str(one) for one in cache)
+    return tuple(str(path) for path in cache)
 
 
 def _preprocessing(
@@ -182,15 +199,13 @@ def _preprocessing(
     """
     if (mean is None) != (std is None):
         raise UsageError("mean and std belong together; give both, or neither")
-    of_model = None if model is None else preprocessing_of(model)
+    of_model = None
+    if model is not None:
+        of_model = preprocessing_of(model)
     if size is None and of_model is not None:
         size = of_model.size
-    if size is None and replay.caches:
-        size = replay.caches[0].cache.manifest.input_size
     if size is None:
-        size = replay.recipe.size
-    if size is None:
-        raise UsageError("the views have no size of their own; give size, or a model that says it")
+        size = _size_of(replay)
     if mean is None and of_model is not None and of_model.std:
         mean = of_model.mean
         std = of_model.std
@@ -200,3 +215,12 @@ def _preprocessing(
         return Preprocessing(checked_size(size), *normalisation(mean, std, replay.recipe.channels))
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _size_of(replay: Replay) -> Size:
+    """Return the size that the teacher's views have, or those of a recipe."""
+    if replay.caches:
+        return replay.caches[0].cache.manifest.input_size
+    if replay.recipe.size is None:
+        raise UsageError("the views have no size of their own; give size, or a model that says it")
+    return replay.recipe.size

@@ -1,16 +1,14 @@
-"""What a run replays: the views that its caches were made from, under their seeds, or those of a
-recipe without a cache."""
+"""Opening what a run replays: the views that its caches were made from, under their seeds, or those
+of a recipe without a cache."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from kdcache.cache import Cache, Commit, open_cache
+from kdcache.cache import Cache, open_cache
 from kdcache.cache.coverage import note_left_out
 from kdcache.cache.documents.differences import Sides, recipe_differences
 from kdcache.cache.local_units import LocalUnits
@@ -20,140 +18,31 @@ from kdcache.cache.slab_folder import SlabFolder
 from kdcache.cache.source import CachedSource, local_images
 from kdcache.cache.source_check import require_source, source_differences
 from kdcache.cache.storage.late import late, looked_for_again
-from kdcache.codec_error.gradients import is_far
-from kdcache.codecs import Codec, Tail, codec_spec, row_codec
-from kdcache.codecs.tail import has_tail
 from kdcache.config.files import parse_seeds
 from kdcache.config.spec import build, parse_spec
 from kdcache.errors import CacheError, MismatchError, UsageError
+from kdcache.loader.class_map import read_class_map
 from kdcache.loader.config import LoaderConfig
 from kdcache.loader.order import Blocks
-from kdcache.loader.slab_reader import Reader, SlabReader, await_cache, await_seed, own_commits
+from kdcache.loader.record_checks import check_tail
+from kdcache.loader.replay import CacheUse, Replay
+from kdcache.loader.slab_reader import await_cache
 from kdcache.loader.window_reader import WindowReader
-from kdcache.losses import Loss, Need
+from kdcache.losses import Need
 from kdcache.runtime.console import say
 from kdcache.runtime.contrast import joined
 from kdcache.runtime.distributed import is_main, on_main
-from kdcache.runtime.text_files import read_columns
 from kdcache.runtime.wording import named
 from kdcache.shapes import Rows
 from kdcache.sources import Source, open_source
 from kdcache.sources.selection import parse_samples
 from kdcache.verify.views import check_views, probed_commits
-from kdcache.views import Recipe, load_recipe, row_order
+from kdcache.views import load_recipe
 from kdcache.views.loading import PREFETCHED
 
 CHECKED_VIEWS = 16
 DEFAULT_WINDOW = 16
 """Units whose rows are shuffled together where images come from a bucket."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheUse:
-    """One of a run's caches, and how its teacher counts."""
-
-    cache: Cache
-    weight: float = 1.0
-    classes: Tensor | None = None
-    """The student's class of each of the teacher's classes, int64; -1 for none. None where the
-    classes are the same."""
-    is_partial: bool = False
-    """Whether seeds may lack units."""
-    wait_seconds: float | None = None
-    """How long a unit that is not there yet is waited for."""
-    stream: WindowReader | None = None
-    """Reads window by window, where that is wanted."""
-    units: LocalUnits | None = None
-    """Its tars, if the images of the run come from them."""
-
-    def reader(self) -> Reader:
-        """Return what reads its records."""
-        if self.stream is not None:
-            return self.stream
-        fetch = self.units.fetch if self.units is not None else None
-        return SlabReader(
-            self.cache,
-            is_partial=self.is_partial,
-            commits=self.commits,
-            is_growing=self.wait_seconds is not None,
-            fetch=fetch,
-        )
-
-    def check_images(self, seeds: Sequence[int]) -> None:
-        """Compare the tars that images come from with their commits, unless that was done on this
-        machine before.
-
-        What is read window by window is compared when its turn comes.
-
-        Raises:
-            DamagedUnitError: a tar is not what was committed.
-        """
-        if self.units is None or self.stream is not None:
-            return
-        for seed in seeds:
-            self.units.prepare(self.cache.held_commits(seed))
-
-    def ready(self, seed: int) -> None:
-        """Block until `seed` can be read, if its units are waited for; all processes must ask.
-
-        Raises:
-            MissingUnitError: they do not come.
-        """
-        if self.wait_seconds is not None:
-            on_main(lambda: self._await(seed), f"seed {seed} of cache {self.cache}", is_long=True)
-
-    def commits(self, seed: int) -> list[Commit]:
-        """Return the commits of `seed` that rank 0 sees, in order; all processes must ask.
-
-        A cache that is still written to may hold more by the time that another process looks, or
-        one that is read through a network file system seem to hold less.
-
-        Raises:
-            MissingUnitError: units that are not committed, of a seed that is not to be partial.
-        """
-
-        def seen() -> list[Commit]:
-            self._await(seed)
-            return [*own_commits(self.cache, is_partial=self.is_partial)(seed)]
-
-        return on_main(seen, f"the commits of seed {seed} of cache {self.cache}", is_long=True)
-
-    def unavailable(self, seed: int) -> tuple[Rows, Rows]:
-        """Return the rows of `seed` that are absent, and that are missing; all processes must ask.
-
-        Raises:
-            MissingUnitError: units that are not committed, of a seed that is not to be partial.
-        """
-        return self.cache.unavailable(self.commits(seed))
-
-    def _await(self, seed: int) -> None:
-        if self.wait_seconds is not None:
-            await_seed(self.cache, seed, self.wait_seconds)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replay:
-    """The views of a run."""
-
-    source: Source
-    recipe: Recipe
-    caches: list[CacheUse]
-    seeds: list[int]
-    """That epochs take in turn."""
-    samples: Rows | None
-    """Rows to train on, where these are not all."""
-    blocks: Blocks | None = None
-    """In whose windows rows come, where they are not all shuffled together."""
-
-    @property
-    def order(self) -> Rows:
-        """Row r is sample `order[r]` of the source."""
-        return self.caches[0].cache.order if self.caches else row_order(len(self.source), 0)
-
-    def rows(self, left_out: Rows) -> Rows:
-        """Return the rows to train on, without those of `left_out`."""
-        rows = np.arange(len(self.source)) if self.samples is None else self.samples
-        return np.setdiff1d(rows, left_out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,12 +73,12 @@ def open_replay(
         ViewMismatchError: views that would not be those that the teacher saw.
         KdcacheError: anything that cannot be opened.
     """
-    opened = [_open_cache(text, config) for text in config.caches]
-    for cache, _ in opened:
-        _check_tail(cache, config.tail)
+    cache_options = [_open_cache(text, config) for text in config.caches]
+    for cache, _ in cache_options:
+        check_tail(cache, config.tail)
         check(cache)
-    if opened:
-        replay = _replay_of_caches(config, needs, opened, source)
+    if cache_options:
+        replay = _replay_of_caches(config, needs, cache_options, source)
     else:
         replay = _replay_of_recipe(config, source)
     if len(replay.seeds) < config.repeats:
@@ -214,33 +103,47 @@ def _replay_of_recipe(config: LoaderConfig, source: Source | None) -> Replay:
 def _replay_of_caches(
     config: LoaderConfig,
     needs: frozenset[Need],
-    opened: Sequence[tuple[Cache, _CacheOptions]],
-    given: Source | None,
+    cache_options: Sequence[tuple[Cache, _CacheOptions]],
+    own_source: Source | None,
 ) -> Replay:
-    first, *others = caches = [cache for cache, _ in opened]
+    caches = [cache for cache, _ in cache_options]
+    first = caches[0]
     # first: what a cache holds is told without its rows, which may be said to be many
     seeds = on_main(lambda: _cached_seeds(config, caches), "the seeds that the caches hold")
-    if given is not None:
-        source = given
-    else:
-        source = open_source(config.data) if config.data else CachedSource(first)
-    units = source.units if isinstance(source, CachedSource) else None
-    uses = [_use(config, cache, options, source) for cache, options in opened]
-    if config.data or given is not None:
+    source = own_source
+    if source is None:
+        source = _source_of(config, first)
+    units = None
+    if isinstance(source, CachedSource):
+        units = source.units
+    uses = []
+    for cache, options in cache_options:
+        use = _use(config, cache, options, source)
+        uses.append(use)
+    if config.data or own_source is not None:
         source = checked_source(caches, source)
-    for other in others:
+    for other in caches[1:]:
         _require_same_views(first, other)
     uses[0].ready(seeds[0])
     if units is not None:
         units.prefer(seeds[0])
     uses[0] = replace(uses[0], units=units)
     blocks = _blocks(config, caches, units)
-    if blocks is not None and ("teacher" in needs or units is not None):
-        uses = [replace(use, stream=_stream(config, use)) for use in uses]
+    reads_units = "teacher" in needs or units is not None
+    if blocks is not None and reads_units:
+        for number, use in enumerate(uses):
+            uses[number] = replace(use, stream=_stream(config, use))
     _check_views(first, source, seeds)
     return Replay(
         source=source, recipe=first.recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks
     )
+
+
+def _source_of(config: LoaderConfig, cache: Cache) -> Source:
+    """Return the data that the settings name, or the images that a cache holds itself."""
+    if config.data:
+        return open_source(config.data)
+    return CachedSource(cache)
 
 
 def _rows(config: LoaderConfig, replay: Replay) -> Rows | None:
@@ -249,26 +152,37 @@ def _rows(config: LoaderConfig, replay: Replay) -> Rows | None:
     caches = [use.cache for use in replay.caches]
     source = replay.source
     if config.samples is None:
-        if all(cache.samples is None for cache in caches):
-            return None
-        rows = np.flatnonzero(np.logical_and.reduce([cache.is_held for cache in caches]))
-        if not len(rows):
-            raise MismatchError(
-                f"caches {', '.join(config.caches)} are subsets without a sample in common"
-            )
-        return rows
-    rows = np.flatnonzero(
-        np.isin(replay.order, parse_samples(config.samples, len(source), lambda: source))
-    )
-    for cache in caches if config.on_miss == "error" else ():
-        if (outside := cache.order[rows[~cache.is_held[rows]]]).size:
-            raise UsageError(
-                f"samples {config.samples}: cache {cache} is a subset of {cache.manifest.num_held}"
-                f" of {len(source)} samples, which does not hold sample {outside.min()}"
-                f" ({source.key(int(outside.min()))}); leave --samples out to train on what it"
-                " holds, or give --on-miss skip or teacher"
-            )
+        return _common_rows(caches, config.caches)
+    samples = parse_samples(config.samples, len(source), lambda: source)
+    rows = np.flatnonzero(np.isin(replay.order, samples))
+    if config.on_miss == "error":
+        for cache in caches:
+            _require_held(cache, rows, source, config.samples)
     return rows
+
+
+def _common_rows(caches: Sequence[Cache], specs: Sequence[str]) -> Rows | None:
+    """Return the rows that every cache holds; None if these are all."""
+    if all(cache.samples is None for cache in caches):
+        return None
+    is_held = np.logical_and.reduce([cache.is_held for cache in caches])
+    rows = np.flatnonzero(is_held)
+    if not len(rows):
+        raise MismatchError(f"caches {', '.join(specs)} are subsets without a sample in common")
+    return rows
+
+
+def _require_held(cache: Cache, rows: Rows, source: Source, samples: str) -> None:
+    """Raise a UsageError if a subset lacks some of `rows`, those of `samples`."""
+    outside = cache.order[rows[~cache.is_held[rows]]]
+    if outside.size:
+        sample = int(outside.min())
+        raise UsageError(
+            f"samples {samples}: cache {cache} is a subset of {cache.manifest.num_held}"
+            f" of {len(source)} samples, which does not hold sample {sample}"
+            f" ({source.key(sample)}); leave --samples out to train on what it holds, or give"
+            " --on-miss skip or teacher"
+        )
 
 
 def _stream(config: LoaderConfig, use: CacheUse) -> WindowReader:
@@ -284,7 +198,9 @@ def _blocks(
 ) -> Blocks | None:
     """Return the order of rows in windows of units: if it is asked for, or if images are copied
     from a bucket first."""
-    window = config.window or (DEFAULT_WINDOW if units is not None and units.are_copies else None)
+    window = config.window
+    if window is None and units is not None and units.are_copies:
+        window = DEFAULT_WINDOW
     if window is None:
         return None
     sizes = {cache.manifest.unit_rows for cache in caches}
@@ -293,9 +209,8 @@ def _blocks(
             f"window is {window}, and the caches' units have {sorted(sizes)} rows; they must be"
             " equal"
         )
-    return Blocks(
-        length=caches[0].manifest.rows, unit_rows=caches[0].manifest.unit_rows, window=window
-    )
+    manifest = caches[0].manifest
+    return Blocks(length=manifest.rows, unit_rows=manifest.unit_rows, window=window)
 
 
 def _check_views(cache: Cache, source: Source, seeds: Sequence[int]) -> None:
@@ -312,27 +227,27 @@ def _open_cache(text: str, config: LoaderConfig) -> tuple[Cache, _CacheOptions]:
     if not 0 < options.weight < float("inf"):
         raise UsageError(f"cache {text!r}: weight is {options.weight}; it must be above 0")
     cache = _opened(str(spec.arg), config.wait_for_units)
-    cache.slabs = SlabFolder(
-        Path(config.slab_dir) if config.slab_dir else None, round(config.slab_limit * 1e9)
-    )
+    folder = Path(config.slab_dir) if config.slab_dir else None
+    cache.slabs = SlabFolder(folder, round(config.slab_limit * 1e9))
     return cache, options
 
 
 def _opened(path: str, wait_seconds: float | None) -> Cache:
     """Return the cache at `path`, after rank 0 has opened it: others may see it a little later."""
     storage = open_storage(path)
-    opened: list[Cache] = []
+    main_caches: list[Cache] = []  # the one of rank 0; others have none
 
     def open_first() -> None:
         if wait_seconds is None:
-            opened.append(open_cache(storage))
+            cache = open_cache(storage)
         else:
-            opened.append(await_cache(storage, wait_seconds))
-        _require_opening(opened[0])
+            cache = await_cache(storage, wait_seconds)
+        _require_opening(cache)
+        main_caches.append(cache)
 
     on_main(open_first, f"cache {path}", is_long=True)
     if is_main():
-        return opened[0]
+        return main_caches[0]
     cache = open_cache(late(storage))
     looked_for_again(lambda: _require_opening(cache), CacheError, f"cache {path}")
     return cache
@@ -352,7 +267,8 @@ def _use(config: LoaderConfig, cache: Cache, options: _CacheOptions, source: Sou
     }
     use = CacheUse(cache=cache, weight=options.weight, **reading)
     if options.classes is not None:
-        return replace(use, classes=read_class_map(options.classes, source, cache.manifest.classes))
+        classes = read_class_map(options.classes, source, cache.manifest.classes)
+        return replace(use, classes=classes)
     if cache.manifest.classes != source.classes:
         raise MismatchError(
             f"the teacher of cache {cache} has {cache.manifest.classes} classes, data {source.spec}"
@@ -361,72 +277,18 @@ def _use(config: LoaderConfig, cache: Cache, options: _CacheOptions, source: Sou
     return use
 
 
-def read_class_map(path: str, source: Source, teacher_classes: int) -> Tensor:
-    """Return the student's class of each of the teacher's classes, int64 `[teacher classes]`, -1
-    for none.
-
-    The file has lines `student class,teacher class`: numbers from 0, the student's also by name. A
-    first line of words, of which none is a class, is taken for a heading, which is told. Several
-    classes of the teacher may belong to one of the student, not the other way round.
-
-    Raises:
-        UsageError: no such file, a line of another form, a class that does not exist or belongs to
-            two.
-    """
-    class_names = getattr(source, "class_names", None) or ()
-    lines = read_columns(path, "class map", class_names)
-    names = {name: index for index, name in enumerate(class_names)}
-    classes = torch.full((teacher_classes,), -1)
-    first_lines: dict[int, int] = {}
-    for line in lines:
-        where = f"class map {path}, line {line.number}"
-        fields = line.fields
-        if (
-            len(fields) != 2
-            or not fields[1].isdecimal()
-            or not (fields[0] in names or fields[0].isdecimal())
-        ):
-            raise UsageError(f"{where}: {line.text!r} is not STUDENT CLASS,TEACHER CLASS")
-        if class_names.count(fields[0]) > 1:
-            raise UsageError(
-                f"{where}: two classes of the student are called {fields[0]!r}; give the number of"
-                " the one"
-            )
-        student = names.get(fields[0], -1) if fields[0] in names else int(fields[0])
-        teacher = int(fields[1])
-        if student >= source.classes or teacher >= teacher_classes:
-            raise UsageError(
-                f"{where}: {line.text!r} is out of range; the student has {source.classes} "
-                f"classes, the teacher {teacher_classes}, counted from 0"
-            )
-        if teacher in first_lines:
-            raise UsageError(
-                f"{where}: class {teacher} of the teacher has a class of the student already, by"
-                f" line {first_lines[teacher]}"
-            )
-        first_lines[teacher] = line.number
-        classes[teacher] = student
-    if not (classes >= 0).any():
-        raise UsageError(f"class map {path} names no class")
-    return classes
-
-
-def _require_same_views(one: Cache, other: Cache) -> None:
-    sides = Sides("there", "here")
-    lines = source_differences(one, other)
-    lines += recipe_differences(
-        one.manifest.recipe.to_json(), other.manifest.recipe.to_json(), sides
-    )
-    parts = {
-        "order seed": [cache.manifest.order_seed for cache in (one, other)],
-        "number of rows": [cache.manifest.rows for cache in (one, other)],
-    }
-    for name, (mine, its) in parts.items():
-        if mine != its:
-            lines.append(f"{name} {mine} there, {its} here")
+def _require_same_views(first: Cache, other: Cache) -> None:
+    mine = first.manifest
+    its = other.manifest
+    lines = source_differences(first, other)
+    lines += recipe_differences(mine.recipe.to_json(), its.recipe.to_json(), Sides("there", "here"))
+    if mine.order_seed != its.order_seed:
+        lines.append(f"order seed {mine.order_seed} there, {its.order_seed} here")
+    if mine.rows != its.rows:
+        lines.append(f"number of rows {mine.rows} there, {its.rows} here")
     if lines:
         raise MismatchError(
-            f"caches {one} and {other} are of different views: {joined(lines)}; "
+            f"caches {first} and {other} are of different views: {joined(lines)}; "
             "dump both from the same data with the same recipe and order_seed"
         )
 
@@ -436,90 +298,43 @@ def _cached_seeds(config: LoaderConfig, caches: Sequence[Cache]) -> list[int]:
     if config.wait_for_units is not None:
         return parse_seeds(str(config.seeds))
     is_partial = config.on_miss != "error"
-    held = [set(cache.seeds() if is_partial else cache.complete_seeds()) for cache in caches]
-    is_told = config.seeds is not None
-    seeds = parse_seeds(str(config.seeds)) if is_told else sorted(set.intersection(*held))
-    if seeds and not is_told and is_main():
-        _note_seeds(caches, held, seeds)
+    seeds_of_caches = []
+    for cache in caches:
+        cache_seeds = cache.seeds() if is_partial else cache.complete_seeds()
+        seeds_of_caches.append(set(cache_seeds))
+    if config.seeds is not None:
+        seeds = parse_seeds(str(config.seeds))
+    else:
+        seeds = sorted(set.intersection(*seeds_of_caches))
+        if seeds and is_main():
+            _note_seeds(caches, seeds_of_caches, seeds)
     if not seeds:
-        which = ", ".join(map(str, caches))
+        names = ", ".join(map(str, caches))
+        in_common = " in common" if len(caches) > 1 else ""
         raise MismatchError(
-            f"cache {which} has no complete seed{' in common' * (len(caches) > 1)} yet; run"
-            " dump-teacher again"
+            f"cache {names} has no complete seed{in_common} yet; run dump-teacher again"
         )
-    for seed in seeds if not is_partial else ():
-        for cache in caches:
-            # what is missing is told before the first epoch, not when its seed's turn comes
-            cache.commits(seed)
+    if not is_partial:
+        _require_complete(caches, seeds)
     return seeds
 
 
-def _note_seeds(caches: Sequence[Cache], held: Sequence[set[int]], seeds: Sequence[int]) -> None:
+def _require_complete(caches: Sequence[Cache], seeds: Sequence[int]) -> None:
+    """Raise a MissingUnitError if a seed lacks units: before the first epoch, not when its turn
+    comes."""
+    for seed in seeds:
+        for cache in caches:
+            cache.commits(seed)
+
+
+def _note_seeds(
+    caches: Sequence[Cache], seeds_of_caches: Sequence[set[int]], seeds: Sequence[int]
+) -> None:
     """Say which seeds a run leaves out: those that lack units, or that not all caches hold."""
     for cache in caches:
         note_left_out(cache, seeds)
-    if apart := sorted(set.union(*held) - {*seeds}):
-        verb, them = ("is", "it") if len(apart) == 1 else ("are", "them")
-        told = f"{named(apart, 'seed')} {verb} left out"
-        say(f"note: {told}: not every cache of this run holds {them}")
-
-
-def _check_tail(cache: Cache, tail: Tail) -> None:
-    """Raise a UsageError if the records of `cache` have no tail that could be spread."""
-    if tail != "uniform" and not has_tail(row_codec(cache.codec)):
-        name = f"{codec_spec(cache.codec)} of cache {cache}"
-        raise UsageError(f"tail {tail!r}: {name} leaves no tail that could be spread; leave it out")
-
-
-def check_records(cache: Cache, loss: Loss, spec: str) -> None:
-    """Check that the records of `cache` hold what the loss of this spec needs; say so if they turn
-    its gradient far.
-
-    Raises:
-        UsageError: they do not.
-    """
-    name = f"{codec_spec(cache.codec)} of cache {cache}"
-    if "label" in loss.requires and not cache.codec.keeps_all:
-        raise UsageError(
-            f"loss {spec} needs the label's logit, which {name} keeps only among the largest; "
-            "use a cache with codec full or lowrank, or loss dist or kl"
-        )
-    if loss.batch_tau is not None:
-        _note_error(cache, loss.batch_tau, name)
-
-
-def _note_error(cache: Cache, tau: float, name: str) -> None:
-    """Say how far the records turn DIST's gradient, at the nearest temperature that was measured,
-    if it is far or not known."""
-    codec = cache.codec
-    manifest = cache.manifest
-    dropped = (
-        "gamma's term weighs the classes that it drops like the others; codec lowrank keeps"
-        " them all"
-    )
-    way_out = "a smaller step, or codec full, is nearer" if codec.keeps_all else dropped
-    measured = manifest.gradient_error
-    origin, before = manifest.origin_error or ("", {})
-    turned = _far_text(measured or before, tau, codec)
-    if measured:
-        told = turned and f"{name} turns {turned}, as measured when it was made"
-    elif turned:
-        told = (
-            f"{name} was recoded from {origin}, which turns {turned}: it turns it further, how far"
-            " was not measured"
-        )
-    else:
-        told = (
-            "" if codec.keeps_all else f"how far {name} turns the gradient of DIST was not measured"
-        )
-    if told:
-        say(f"note: {told}; {way_out}")
-
-
-def _far_text(errors: Mapping[float, float], tau: float, codec: Codec) -> str:
-    """Return what is said of the error at the temperature nearest to `tau`; nothing where it is not
-    far."""
-    nearest = min(errors, key=lambda at: abs(at - tau), default=None)
-    if nearest is None or not is_far(errors[nearest], codec):
-        return ""
-    return f"the gradient of DIST at tau {nearest:g} by {100 * errors[nearest]:.0f} % of its norm"
+    others = sorted(set.union(*seeds_of_caches) - set(seeds))
+    if len(others) == 1:
+        say(f"note: {named(others, 'seed')} is left out: not every cache of this run holds it")
+    elif others:
+        say(f"note: {named(others, 'seed')} are left out: not every cache of this run holds them")

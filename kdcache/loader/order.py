@@ -9,7 +9,7 @@ import numpy as np
 from kdcache.errors import UsageError
 from kdcache.shapes import Rows
 from kdcache.views import Recipe, in_pairs, keyed_permutation, partners
-from kdcache.views.loading import Request
+from kdcache.views.dataset import Request
 
 # domains of the key, beside those of other permutations
 _ORDER = 1
@@ -53,9 +53,12 @@ def epoch_views(
         # partners are in one unit, hence in one window
         parts = [in_pairs(part, partner_of) for part in parts]
     ordered = np.concatenate(parts)
+    num_views = len(ordered)
     if len(seeds) > 1:
-        ordered = np.repeat(ordered[: -(-len(ordered) // len(seeds))], len(seeds))[: len(ordered)]
-    return np.stack([ordered, np.resize(np.array(seeds, np.int64), len(ordered))], axis=1)
+        num_rows = -(-num_views // len(seeds))
+        ordered = np.repeat(ordered[:num_rows], len(seeds))[:num_views]
+    seed_of_view = np.resize(np.array(seeds, np.int64), num_views)
+    return np.stack([ordered, seed_of_view], axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,19 +74,27 @@ class Blocks:
 
     def windows(self, run_seed: int, epoch: int) -> list[Rows]:
         """Return the units of each window, in order, int64."""
-        units = keyed_permutation(-(-self.length // self.unit_rows), _UNITS, run_seed, epoch)
-        return [units[start : start + self.window] for start in range(0, len(units), self.window)]
+        num_units = -(-self.length // self.unit_rows)
+        units = keyed_permutation(num_units, _UNITS, run_seed, epoch)
+        windows = []
+        for start in range(0, num_units, self.window):
+            window = units[start : start + self.window]
+            windows.append(window)
+        return windows
 
     def parts(self, run_seed: int, epoch: int) -> list[Rows]:
         """Return the rows of each window in the order of an epoch, int64."""
         parts = []
         for number, window in enumerate(self.windows(run_seed, epoch)):
             rows = np.concatenate([self._rows(unit) for unit in window.tolist()])
-            parts.append(rows[keyed_permutation(len(rows), _WITHIN, run_seed, epoch, number)])
+            order = keyed_permutation(len(rows), _WITHIN, run_seed, epoch, number)
+            parts.append(rows[order])
         return parts
 
     def _rows(self, unit: int) -> Rows:
-        return np.arange(unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.length))
+        start = unit * self.unit_rows
+        stop = min(start + self.unit_rows, self.length)
+        return np.arange(start, stop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +121,9 @@ class Split:
 
         Of one that is not full a few views may be left out, so that all shares are of one size.
         """
-        views = views[: len(views) - len(views) % (self.parts * self.processes)]
-        shares = np.array_split(views, self.parts * self.processes)
+        num_shares = self.parts * self.processes
+        num_views = len(views) - len(views) % num_shares
+        shares = np.array_split(views[:num_views], num_shares)
         return shares[self.process :: self.processes]
 
 
@@ -175,7 +187,8 @@ class EpochSampler:
         """Yield (row, seed) pairs, batch by batch."""
         size = self._split.batch_size
         for step in range(self._first, self.num_steps):
-            views = self._views[step * size : (step + 1) * size]
+            start = step * size
+            views = self._views[start : start + size]
             self._before(views)
             for part in self._split.of(views):
                 yield [(row, seed) for row, seed in part.tolist()]
@@ -183,4 +196,6 @@ class EpochSampler:
 
 def num_steps(views: int, batch_size: int) -> int:
     """Return the number of steps of an epoch of `views` views."""
-    return max(views // batch_size, 1) if views else 0
+    if not views:
+        return 0
+    return max(views // batch_size, 1)

@@ -92,20 +92,24 @@ class SlabReader:
             CacheError: units that are missing or damaged.
         """
         # a complete seed never changes; to a partial one units may have come
-        known = {} if self._is_partial else self._slabs
-        kept = {seed: known[seed] for seed in seeds if seed in known}
-        commits = {seed: self._commits(seed) for seed in seeds if seed not in kept}
+        slabs = {}
+        commits = {}
+        for seed in seeds:
+            if seed in self._slabs and not self._is_partial:
+                slabs[seed] = self._slabs[seed]
+            else:
+                commits[seed] = self._commits(seed)
         if commits:
             what = f"the records of seed {', '.join(map(str, commits))} of cache {self._cache}"
-            kept |= everywhere(lambda: self._made(commits), what)
-        self._slabs = kept
-        # of a partial seed a slab made early would lack what is committed by its turn
-        wanted = [] if self._is_partial else [seed for seed in following if seed not in kept]
-        self._ahead = {seed: self._ahead.get(seed) or self._begin(seed) for seed in wanted}
-        return (
-            {seed: slab.absent for seed, slab in self._slabs.items()},
-            {seed: slab.missing for seed, slab in self._slabs.items()},
-        )
+            slabs |= everywhere(lambda: self._slabs_of(commits), what)
+        self._slabs = slabs
+        self._begin_following(following)
+        absent = {}
+        missing = {}
+        for seed, slab in slabs.items():
+            absent[seed] = slab.absent
+            missing[seed] = slab.missing
+        return absent, missing
 
     def gather(self, rows: Rows, seeds: Rows) -> Records:
         """Return the records of (row, seed) pairs, in their order.
@@ -114,44 +118,63 @@ class SlabReader:
             MissingUnitError: a row that is absent, or of a unit that is not committed.
         """
         assert self._slabs, "start comes first"
-        if (unknown := seeds[~np.isin(seeds, [*self._slabs])]).size:
+        unknown = seeds[~np.isin(seeds, [*self._slabs])]
+        if unknown.size:
             raise MissingUnitError(
                 f"seed {unknown[0]} is not among those that are read; start with it"
             )
         if len(self._slabs) == 1:
-            return next(iter(self._slabs.values())).gather(rows)
+            (slab,) = self._slabs.values()
+            return slab.gather(rows)
         records = np.empty(len(rows), self._cache.manifest.dtype)
         for seed, slab in self._slabs.items():
-            records[seeds == seed] = slab.gather(rows[seeds == seed])
+            is_of_seed = seeds == seed
+            records[is_of_seed] = slab.gather(rows[is_of_seed])
         return records
 
     def is_missing(self, rows: Rows, seeds: Rows) -> Mask:
         """Return which (row, seed) pairs are of units that were not committed, bool."""
-        if not any(len(slab.missing) for slab in self._slabs.values()):
-            return np.zeros(len(rows), bool)
-        missing = [(seeds == seed) & slab.is_missing(rows) for seed, slab in self._slabs.items()]
-        found: Mask = np.logical_or.reduce(missing)
-        return found
+        is_missing = np.zeros(len(rows), bool)
+        for seed, slab in self._slabs.items():
+            if len(slab.missing):
+                is_missing |= (seeds == seed) & slab.is_missing(rows)
+        return is_missing
+
+    def _begin_following(self, seeds: Sequence[int]) -> None:
+        """Have the slabs of the next epoch made meanwhile."""
+        ahead = {}
+        for seed in seeds:
+            # of a partial seed a slab made early would lack what is committed by its turn
+            if seed not in self._slabs and not self._is_partial:
+                ahead[seed] = self._ahead.get(seed) or self._begin(seed)
+        self._ahead = ahead
 
     def _begin(self, seed: int) -> "Future[_Ahead | None]":
         """Have the slab of a seed made meanwhile."""
-        mine = weakref.ref(self) if self._is_growing else None
-        return self._background.submit(partial(_made_ahead, self._cache, seed, mine, self._fetch))
+        reader = weakref.ref(self) if self._is_growing else None
+        task = partial(_slab_ahead, self._cache, seed, reader, self._fetch)
+        return self._background.submit(task)
 
-    def _made(self, commits: Mapping[int, Sequence[Commit]]) -> dict[int, Slab]:
+    def _slabs_of(self, commits: Mapping[int, Sequence[Commit]]) -> dict[int, Slab]:
         """Return the slab of each seed; that which was made ahead, if it is of the same commits."""
         slabs = {}
-        for seed, of_seed in commits.items():
-            ahead = self._ahead.get(seed)
-            # one that still looks for units may see them late; making a slab, it holds its lock
-            is_ready = ahead is not None and (ahead.done() or not self._is_growing)
-            made = ahead.result() if ahead is not None and is_ready else None
-            is_same = made is not None and made.commits == digests_of(of_seed)
-            if made is not None and is_same:
-                slabs[seed] = made.slab
+        for seed, seed_commits in commits.items():
+            ahead = self._result_ahead(seed)
+            if ahead is not None and ahead.commits == digests_of(seed_commits):
+                slabs[seed] = ahead.slab
             else:
-                slabs[seed] = self._cache.slab_of(of_seed, fetch=self._fetch)
+                slabs[seed] = self._cache.slab_of(seed_commits, fetch=self._fetch)
         return slabs
+
+    def _result_ahead(self, seed: int) -> "_Ahead | None":
+        """Return what was made ahead for a seed, if anything was."""
+        future = self._ahead.get(seed)
+        if future is None:
+            return None
+        # one that still looks for units may see them late; making a slab, it holds its lock
+        if self._is_growing and not future.done():
+            return None
+        return future.result()
 
 
 class _Ahead(NamedTuple):
@@ -161,7 +184,7 @@ class _Ahead(NamedTuple):
     slab: Slab
 
 
-def _made_ahead(
+def _slab_ahead(
     cache: Cache, seed: int, reader: "weakref.ref[SlabReader] | None", fetch: Fetch | None
 ) -> _Ahead | None:
     """Return the slab of a seed that is complete as this process sees it; None of others.
@@ -192,7 +215,9 @@ def digests_of(commits: Sequence[Commit]) -> list[str]:
 
 def own_commits(cache: Cache, *, is_partial: bool) -> CommitsOf:
     """Return what gives the commits of a seed as this process sees them, also of a partial one."""
-    return cache.held_commits if is_partial else cache.commits
+    if is_partial:
+        return cache.held_commits
+    return cache.commits
 
 
 def await_cache(path: str | Storage, seconds: float) -> Cache:
@@ -202,13 +227,11 @@ def await_cache(path: str | Storage, seconds: float) -> Cache:
         CacheError: there is none by then.
     """
     storage = path if isinstance(path, Storage) else open_storage(path)
-    _await(
-        lambda: int(storage.exists("zarr.json")),
-        1,
-        seconds,
-        f"cache {path}",
-        "its dump has not begun",
-    )
+
+    def num_manifests() -> int:
+        return int(storage.exists("zarr.json"))
+
+    _await(num_manifests, 1, seconds, f"cache {path}", "its dump has not begun")
     return open_cache(storage)
 
 
@@ -219,27 +242,27 @@ def await_seed(cache: Cache, seed: int, seconds: float) -> None:
         MissingUnitError: none was committed for that long.
     """
     total = cache.manifest.num_units
+
+    def num_committed() -> int:
+        return total - len(cache.missing_units(seed))
+
     what = f"cache {cache}, seed {seed}"
-    _await(
-        lambda: total - len(cache.missing_units(seed)),
-        total,
-        seconds,
-        what,
-        "is its dump still running?",
-    )
+    _await(num_committed, total, seconds, what, "is its dump still running?")
 
 
 def _await(count: Callable[[], int], total: int, seconds: float, what: str, doubt: str) -> None:
-    done = count()
-    changed = time.monotonic()
-    with waiting(lambda: f"{what}: {done} of {total} are there"):
-        while done < total:
-            if time.monotonic() - changed > seconds:
+    num_present = count()
+    change_time = time.monotonic()
+    with waiting(lambda: f"{what}: {num_present} of {total} are there"):
+        while num_present < total:
+            if time.monotonic() - change_time > seconds:
                 error = CacheError if total == 1 else MissingUnitError
-                there = f"{what}: {done} of {total} are there"
-                raise error(f"{there}, and no more came for {seconds:g} s; {doubt}")
+                raise error(
+                    f"{what}: {num_present} of {total} are there, and no more came for"
+                    f" {seconds:g} s; {doubt}"
+                )
             pause(min(POLL_SECONDS, max(seconds, 0.01)))
-            before = done
-            done = count()
-            if done > before:
-                changed = time.monotonic()
+            num_before = num_present
+            num_present = count()
+            if num_present > num_before:
+                change_time = time.monotonic()

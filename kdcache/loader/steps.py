@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from operator import index
 from types import TracebackType
 from typing import Any
 
@@ -12,11 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from kdcache.errors import KdcacheError, MismatchError, UsageError, quoted
+from kdcache.errors import KdcacheError, UsageError, quoted
 from kdcache.loader.config import LoaderConfig
-from kdcache.loader.opening import Replay
 from kdcache.loader.order import EpochSampler, Split, epoch_views, num_steps
-from kdcache.loader.teachers import Teacher, open_teacher
+from kdcache.loader.replay import Replay
+from kdcache.loader.state import require_identity, require_order, require_state, whole_number
+from kdcache.loader.teacher_opening import open_teacher
+from kdcache.loader.teachers import Teacher
+from kdcache.loader.window_reader import WindowReader
 from kdcache.losses import Need
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
@@ -148,7 +150,8 @@ class StepLoader:
     @property
     def steps_per_epoch(self) -> int:
         """Steps of an epoch that lacks no row, for a schedule."""
-        return num_steps(len(self.replay.rows(_NO_ROWS)), self.config.batch_size)
+        rows = self.replay.rows(_NO_ROWS)
+        return num_steps(len(rows), self.config.batch_size)
 
     def __len__(self) -> int:
         """Return the batches of a whole epoch that lacks no row, in this process."""
@@ -160,7 +163,7 @@ class StepLoader:
         Raises:
             UsageError: a number that is none of an epoch.
         """
-        number = _whole(epoch)
+        number = whole_number(epoch)
         if number is None:
             raise UsageError(f"epoch is {quoted(epoch)}; it must be a whole number, 0 or more")
         if number != self.epoch:
@@ -197,13 +200,13 @@ class StepLoader:
             KdcacheError: units that are missing or damaged; no row that could be read.
         """
         seeds = self._seeds_of(self.epoch)
-        is_last = self.epoch + 1 >= self.config.epochs
-        following = [] if is_last else self._seeds_of(self.epoch + 1)
+        following = []
+        if self.epoch + 1 < self.config.epochs:
+            following = self._seeds_of(self.epoch + 1)
         self._left_out = self._start_teacher(seeds, following)
         for use in self.replay.caches:
             use.check_images(seeds)
         rows = self.replay.rows(self._left_out)
-        length = len(self.replay.source)
         if not len(rows):
             raise KdcacheError(
                 f"nothing to train on: of the samples of {self.replay.source.spec} that are asked"
@@ -211,14 +214,15 @@ class StepLoader:
             )
         views = epoch_views(
             rows,
-            length,
+            len(self.replay.source),
             seeds,
             self.replay.recipe,
             run_seed=self.config.run_seed,
             epoch=self.epoch,
             blocks=self.replay.blocks,
         )
-        self._sampler.set_epoch(views, first_step=self.step, before=self._streams(views))
+        before = self._open_streams(views)
+        self._sampler.set_epoch(views, first_step=self.step, before=before)
         return seeds
 
     def rendered(self) -> Iterator[Batch]:
@@ -260,27 +264,16 @@ class StepLoader:
             UsageError: it is no state of a loader.
             MismatchError: it is of other data, another cache, another teacher, or of another order.
         """
-        _require_state(state)
-        for name, value in self.identity().items():
-            if state["identity"].get(name) != value:
-                raise MismatchError(
-                    f"the state is of another {name} ({state['identity'].get(name)} there, {value}"
-                    " now); give the one that it is of"
-                )
-        for name, value in self._order().items():
-            there = state.get("order", {}).get(name, value)
-            if there != value:
-                raise MismatchError(
-                    f"the state is of {name} {there}, here it is {value}: steps count in another"
-                    " order; give the one that the loop began with"
-                )
+        require_state(state)
+        require_identity(state, self.identity())
+        require_order(state, self._order())
         # the cache has more by now: their turns would change
         if state["seeds"] != self.replay.seeds:
-            begun = named(state["seeds"], "seed")
-            more = named(self.replay.seeds, "seed")
+            own_seeds = named(state["seeds"], "seed")
+            present_seeds = named(self.replay.seeds, "seed")
             say(
-                f"note: the run goes on with {begun}, which it began with; the cache holds {more}"
-                " by now"
+                f"note: the run goes on with {own_seeds}, which it began with; the cache holds"
+                f" {present_seeds} by now"
             )
             self.replay = replace(self.replay, seeds=state["seeds"])
             self._open_teacher()
@@ -300,26 +293,29 @@ class StepLoader:
 
     def _order(self) -> dict[str, Any]:
         """Return the settings that the order of views and the number of steps depend on."""
-        blocks = self.replay.blocks
+        window = None
+        if self.replay.blocks is not None:
+            window = self.replay.blocks.window
         return {
             "batch_size": self.config.batch_size,
             "run_seed": self.config.run_seed,
             "repeats": self.config.repeats,
-            "window": None if blocks is None else blocks.window,
+            "window": window,
             "samples": self.samples_digest(),
         }
 
     def samples_digest(self) -> str:
         """Return what tells the samples to train on from others."""
         samples = self.replay.samples
-        return "all" if samples is None else hashlib.sha256(samples.tobytes()).hexdigest()
+        if samples is None:
+            return "all"
+        return hashlib.sha256(samples.tobytes()).hexdigest()
 
     def close(self) -> None:
         """End loader workers, and what is fetched ahead."""
         self._views.close()
-        for use in self.replay.caches:
-            if use.stream is not None:
-                use.stream.close()
+        for stream in self._streams():
+            stream.close()
 
     def __enter__(self) -> "StepLoader":
         """Return the loader, which is closed at the end of the block."""
@@ -348,8 +344,9 @@ class StepLoader:
 
     def _seeds_of(self, epoch: int) -> list[int]:
         seeds = self.replay.seeds
-        count = self.config.repeats
-        return [seeds[turn % len(seeds)] for turn in range(epoch * count, (epoch + 1) * count)]
+        first = epoch * self.config.repeats
+        turns = range(first, first + self.config.repeats)
+        return [seeds[turn % len(seeds)] for turn in turns]
 
     def _start_teacher(self, seeds: list[int], following: list[int]) -> Rows:
         """Make the teacher ready for the epoch, and return the rows that it leaves out.
@@ -359,59 +356,33 @@ class StepLoader:
         It sees the units that rank 0 sees: a cache that is still written to may hold more by the
         time that another process, or a resumed run, looks, but never less.
         """
-        left_out = np.unique(np.concatenate([*self.teacher.start(seeds, following).values()]))
-        return self._left_out if self.step else left_out
+        rows_by_seed = self.teacher.start(seeds, following)
+        if self.step:
+            return self._left_out
+        return np.unique(np.concatenate(list(rows_by_seed.values())))
 
-    def _streams(self, views: Rows) -> Callable[[Rows], None]:
+    def _streams(self) -> list[WindowReader]:
+        """Return what reads the caches window by window, where that is wanted."""
+        streams = []
+        for use in self.replay.caches:
+            stream = use.stream
+            if stream is not None:
+                streams.append(stream)
+        return streams
+
+    def _open_streams(self, views: Rows) -> Callable[[Rows], None]:
         """Have what is read window by window make ready for the epoch; return what must know of
         each step's views."""
-        streams = [use.stream for use in self.replay.caches if use.stream is not None]
-        if streams and self.replay.blocks is not None:
+        streams = self._streams()
+        following = views[self.step * self.config.batch_size :]
+        if streams and len(following) and self.replay.blocks is not None:
             windows = self.replay.blocks.windows(self.config.run_seed, self.epoch)
-            following = views[self.step * self.config.batch_size :]
-            for stream in streams if len(following) else ():
-                stream.open_epoch(windows, int(following[0, 0]))
+            first_row = int(following[0, 0])
+            for stream in streams:
+                stream.open_epoch(windows, first_row)
 
         def before(step: Rows) -> None:
             for stream in streams:
                 stream.before(step)
 
         return before
-
-
-def _whole(number: Any) -> int | None:
-    """Return a whole number, 0 or more, as Python's own; None if it is none."""
-    if isinstance(number, bool):
-        return None
-    try:
-        whole = index(number)
-    except TypeError:
-        return None
-    return whole if whole >= 0 else None
-
-
-def _require_state(state: Any) -> None:
-    """Raise a UsageError if a state is none of a loader."""
-    if not isinstance(state, dict):
-        raise UsageError(
-            f"the state is {quoted(state)}; give what state_dict() of a loader returned"
-        )
-    if lacking := [name for name in _STATE if name not in state]:
-        raise UsageError(
-            f"the state lacks {', '.join(lacking)}; give what state_dict() of a loader returned"
-        )
-    seeds = state["seeds"]
-    is_right = {
-        "epoch": _whole(state["epoch"]) is not None,
-        "epoch_step": _whole(state["epoch_step"]) is not None,
-        "seeds": isinstance(seeds, list) and bool(seeds) and None not in map(_whole, seeds),
-        "left_out": isinstance(state["left_out"], Tensor),
-        "identity": isinstance(state["identity"], dict),
-        "order": isinstance(state.get("order", {}), dict),
-    }
-    for name, is_one in is_right.items():
-        if not is_one:
-            raise UsageError(
-                f"the state's {name} is {quoted(state[name])}; give what state_dict() of a loader"
-                " returned"
-            )

@@ -12,20 +12,15 @@ from torch import Tensor
 
 from kdcache.cache import Cache
 from kdcache.codecs import Tail, set_tail
-from kdcache.errors import MismatchError, UsageError
-from kdcache.loader.config import LoaderConfig
-from kdcache.loader.opening import CacheUse, Replay
-from kdcache.loader.slab_reader import Reader
-from kdcache.losses import Need
+from kdcache.loader.replay import CacheUse
+from kdcache.loader.slab_reader import Reader, RowsOfSeeds
 from kdcache.models.first_batch import require_finite, tell_no_logits
 from kdcache.models.inference import model_code
-from kdcache.models.model import open_model
 from kdcache.models.modules import state_sha256
 from kdcache.models.vision_model import VisionModel
-from kdcache.positions import Heads, common_layout, layout_of_sites
-from kdcache.runtime.console import say
+from kdcache.positions import Heads, layout_of_sites
 from kdcache.runtime.device import Compute
-from kdcache.shapes import Rows, Size, size_text
+from kdcache.shapes import Rows, size_text
 from kdcache.soft_targets import (
     AveragedTargets,
     DenseTargets,
@@ -36,9 +31,7 @@ from kdcache.soft_targets import (
     by_segment,
     per_segment,
 )
-from kdcache.targets import task_of
 from kdcache.tasks.segmentation import upsampled
-from kdcache.verify.logits import require_teacher
 from kdcache.views import Batch
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
@@ -51,12 +44,21 @@ class Teacher(Protocol):
     identity: str
     """Tells one teacher from another, where the cache does not."""
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:
         """Make ready for views of `seeds`, fetch `following` meanwhile, and return, by seed, the
         rows that must be left out."""
 
     def soft_targets(self, batch: Batch) -> SoftTargets:
         """Return the soft targets of `batch`, on the training device."""
+
+
+def _union(parts: Sequence[RowsOfSeeds], seeds: Sequence[int]) -> RowsOfSeeds:
+    """Return by seed the rows that are in any of the parts."""
+    rows = {}
+    for seed in seeds:
+        rows_of_parts = [part[seed] for part in parts]
+        rows[seed] = np.unique(np.concatenate(rows_of_parts))
+    return rows
 
 
 class CachedTeacher:
@@ -85,9 +87,11 @@ class CachedTeacher:
         self._reader = reader
         self._compute = compute
         self._fallback = fallback
-        self._codec = cache.codec if tail == "uniform" else set_tail(cache.codec, tail)
+        self._codec = cache.codec
+        if tail != "uniform":
+            self._codec = set_tail(cache.codec, tail)
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:
         """Return the rows whose samples could not be read at the dump, and those that a partial
         seed lacks.
 
@@ -96,7 +100,7 @@ class CachedTeacher:
         """
         absent, missing = self._reader.start(seeds, following)
         if self._fallback is None:
-            return {seed: np.union1d(absent[seed], missing[seed]) for seed in seeds}
+            return _union([absent, missing], seeds)
         self._fallback.start(seeds, following)
         return absent
 
@@ -104,32 +108,35 @@ class CachedTeacher:
         """Return the decoded records of the batch's rows."""
         rows = batch.rows.numpy()
         seeds = batch.seeds.numpy()
-        missing = self._reader.is_missing(rows, seeds)
-        if not missing.any():
-            return self._codec.decode(self._reader.gather(rows, seeds), self._compute.device)
+        is_missing = self._reader.is_missing(rows, seeds)
+        if not is_missing.any():
+            return self._decoded(rows, seeds)
         assert self._fallback is not None, "missing rows are left out otherwise"
         # the whole batch, so that its pixels need not be copied apart; this is the exception
-        inside = torch.from_numpy(~missing).to(self._compute.device)
         online = self._fallback.soft_targets(batch)
-        if missing.all():
+        if is_missing.all():
             return online
-        cached = self._codec.decode(
-            self._reader.gather(rows[~missing], seeds[~missing]), self._compute.device
-        )
-        joined: SoftTargets = per_segment(partial(_joined, inside), cached, online)
+        cached = self._decoded(rows[~is_missing], seeds[~is_missing])
+        is_cached = torch.from_numpy(~is_missing).to(self._compute.device)
+        joined: SoftTargets = per_segment(partial(_joined, is_cached), cached, online)
         return joined
 
+    def _decoded(self, rows: Rows, seeds: Rows) -> SoftTargets:
+        records = self._reader.gather(rows, seeds)
+        return self._codec.decode(records, self._compute.device)
 
-def _joined(inside: Tensor, cached: SoftTargets, online: SoftTargets) -> SoftTargets:
-    """Return the rows of a batch: cached ones of the views that are `inside`, the teacher's own of
-    the others."""
-    everywhere = online.logits()
+
+def _joined(is_cached: Tensor, cached: SoftTargets, online: SoftTargets) -> SoftTargets:
+    """Return the rows of a batch: cached ones of the views that have them, the teacher's own of the
+    others."""
+    online_logits = online.logits()
+    num_rows = len(online_logits)
     # of maps a view has many rows
-    of_pixels = inside.repeat_interleave(len(everywhere) // len(inside))
-    at = torch.arange(len(everywhere), device=everywhere.device)
-    return JoinedTargets(
-        [(at[of_pixels], cached), (at[~of_pixels], DenseTargets(everywhere[~of_pixels]))]
-    )
+    is_row_cached = is_cached.repeat_interleave(num_rows // len(is_cached))
+    rows = torch.arange(num_rows, device=online_logits.device)
+    cached_part = (rows[is_row_cached], cached)
+    own_part = (rows[~is_row_cached], DenseTargets(online_logits[~is_row_cached]))
+    return JoinedTargets([cached_part, own_part])
 
 
 class MappedTeacher:
@@ -144,7 +151,7 @@ class MappedTeacher:
         self._classes = compute.move(classes)
         self._num_classes = num_classes
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:
         """Do as the teacher does."""
         return self._teacher.start(seeds, following)
 
@@ -162,22 +169,23 @@ class AveragedTeacher:
     out."""
 
     def __init__(self, teachers: Sequence[Teacher], weights: Sequence[float]) -> None:
-        self.identity = ", ".join(
-            f"{weight:g} {one.identity}" for one, weight in zip(teachers, weights, strict=True)
-        )
+        identities = []
+        for teacher, weight in zip(teachers, weights, strict=True):
+            identities.append(f"{weight:g} {teacher.identity}")
+        self.identity = ", ".join(identities)
         self._teachers = teachers
         self._weights = weights
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:
         """Return the rows that any of the teachers leaves out."""
         absent = [teacher.start(seeds, following) for teacher in self._teachers]
-        return {seed: np.unique(np.concatenate([one[seed] for one in absent])) for seed in seeds}
+        return _union(absent, seeds)
 
     def soft_targets(self, batch: Batch) -> SoftTargets:
         """Return the mean of the teachers' rows."""
+        targets = [teacher.soft_targets(batch) for teacher in self._teachers]
         averaged: SoftTargets = per_segment(
-            lambda *rows: AveragedTargets(rows, self._weights),
-            *(teacher.soft_targets(batch) for teacher in self._teachers),
+            lambda *rows: AveragedTargets(rows, self._weights), *targets
         )
         return averaged
 
@@ -194,7 +202,7 @@ class OnlineTeacher:
         self._compute = compute
         self._is_first = True
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:
         """Return no rows: nothing is left out."""
         return dict.fromkeys(seeds, _NO_ROWS)
 
@@ -220,7 +228,7 @@ class ResampledTeacher:
         self._teacher = teacher
         self._size = size
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:
         """Do as the teacher does."""
         return self._teacher.start(seeds, following)
 
@@ -232,7 +240,8 @@ class ResampledTeacher:
         _, *size = rows.layout.maps
         heads = []
         for head in rows.heads:
-            maps = upsampled(head.logits().reshape(len(batch.rows), *size, -1), self._size)
+            teacher_maps = head.logits().reshape(len(batch.rows), *size, -1)
+            maps = upsampled(teacher_maps, self._size)
             heads.append(DenseTargets(maps.permute(0, 2, 3, 1).flatten(0, 2)))
         return SegmentTargets(heads, Heads((self._size,) * len(heads)))
 
@@ -246,7 +255,7 @@ class NoTeacher:
         self.identity = "none"
         self._use = use
 
-    def start(self, seeds: Sequence[int], following: Sequence[int]) -> dict[int, Rows]:
+    def start(self, seeds: Sequence[int], following: Sequence[int]) -> RowsOfSeeds:
         """Return the rows that a teacher with the cache would leave out, so that all losses train
         on the same samples.
 
@@ -257,139 +266,15 @@ class NoTeacher:
             return dict.fromkeys(seeds, _NO_ROWS)
         if self._use.stream is not None:  # that the images come from
             absent, missing = self._use.stream.start(seeds, following)
-            return {seed: np.union1d(absent[seed], missing[seed]) for seed in seeds}
-        return {seed: np.concatenate(self._use.unavailable(seed)) for seed in seeds}
+            return _union([absent, missing], seeds)
+        rows = {}
+        for seed in seeds:
+            absent, missing = self._use.unavailable(seed)
+            rows[seed] = np.concatenate([absent, missing])
+        return rows
 
     def soft_targets(self, batch: Batch) -> SoftTargets:
         """Return rows of no classes; no loss without a teacher looks at them."""
         if self._use is not None and self._use.stream is not None:
             self._use.stream.release(batch.rows.numpy())
         return DenseTargets(torch.empty(len(batch.rows), 0))
-
-
-def open_teacher(
-    config: LoaderConfig,
-    replay: Replay,
-    needs: frozenset[Need],
-    compute: Compute,
-    *,
-    size: Size,
-    sites: Sequence[int] | None = None,
-) -> tuple[Teacher, list[Size]]:
-    """Return where a run's soft targets come from, and the input sizes to render, the student's
-    first.
-
-    Args:
-        config: of the run.
-        replay: its views.
-        needs: what its loss requires.
-        compute: where and how models run.
-        size: the student's input size.
-        sites: the shape of the student's logits but for the classes; by default the teacher's.
-
-    Raises:
-        UsageError: records that do not hold what the loss needs.
-        RecipeError: the student would see another draw of the views than the teacher.
-        KdcacheError: a teacher that cannot be opened, or is not the one that the cache was made
-            with.
-    """
-    caches = [use.cache for use in replay.caches]
-    replay.recipe.require_one_draw(size, *(cache.manifest.input_size for cache in caches))
-    if "teacher" not in needs:
-        return NoTeacher(replay.caches[0] if caches else None), [size]
-    online, sizes = _online(config, replay, size, compute) if config.teacher else (None, [size])
-    if online is not None and not caches:
-        return _at_size_of(sites, online, online.sites), sizes
-    combines = len(caches) > 1 or any(use.classes is not None for use in replay.caches)
-    if combines and "logits" in needs:
-        raise UsageError(
-            "several teachers, or one of other classes, give probabilities, and this loss needs"
-            " logits: use dist or kl without standardize"
-        )
-    if sites is None and caches:
-        _require_same_layout(caches)
-    teachers = [
-        _cached(config, replay, use, online, compute=compute, sites=sites) for use in replay.caches
-    ]
-    weights = [use.weight for use in replay.caches]
-    return (teachers[0] if len(teachers) == 1 else AveragedTeacher(teachers, weights)), sizes
-
-
-def _require_same_layout(caches: Sequence[Cache]) -> None:
-    """Raise a MismatchError if the logits of several caches do not lie alike, and there is no
-    student whose maps theirs could be brought to."""
-    try:
-        common_layout([cache.manifest.layout for cache in caches])
-    except UsageError as error:
-        raise MismatchError(
-            f"caches {', '.join(map(str, caches))}: {error}, or give model, a segmentation model of"
-            " kdcache, whose maps theirs are then brought to"
-        ) from error
-
-
-def _cached(
-    config: LoaderConfig,
-    replay: Replay,
-    use: CacheUse,
-    online: OnlineTeacher | None,
-    *,
-    compute: Compute,
-    sites: Sequence[int] | None,
-) -> Teacher:
-    layout = use.cache.manifest.layout
-    if sites is not None and layout.sites and layout.maps is None:
-        raise UsageError(
-            f"cache {use.cache} holds logits of {layout.kind}, which no task of this"
-            " kdcache trains on; read it in a loop of your own, segment by segment"
-        )
-    cached = CachedTeacher(use.cache, use.reader(), compute, tail=config.tail, fallback=online)
-    teacher = _at_size_of(sites, cached, layout.maps or ())
-    if use.classes is None:
-        return teacher
-    return MappedTeacher(teacher, use.classes, replay.source.classes, compute)
-
-
-def _at_size_of(wanted: Sequence[int] | None, teacher: Teacher, sites: Sequence[int]) -> Teacher:
-    """Return a teacher whose maps, at `sites` now, have the size of the student's, at `wanted`."""
-    if wanted is None or tuple(sites[1:]) == tuple(wanted[1:]):
-        return teacher
-    theirs = (sites[1], sites[2])
-    own = (wanted[1], wanted[2])
-    say(
-        f"note: the teacher's maps of {size_text(theirs)} are brought to {size_text(own)}, the"
-        " student's (logits, bilinear)"
-    )
-    return ResampledTeacher(teacher, own)
-
-
-def _online(
-    config: LoaderConfig, replay: Replay, size: Size, compute: Compute
-) -> tuple[OnlineTeacher, list[Size]]:
-    classes = replay.caches[0].cache.manifest.classes if replay.caches else replay.source.classes
-    model = open_model(
-        str(config.teacher),
-        classes=classes,
-        recipe=replay.recipe,
-        trained=True,
-        task=task_of(replay.source),
-    )
-    for use in replay.caches:
-        require_teacher(use.cache, model)
-        _require_architecture(use.cache, model)
-    wanted = model.preprocessing.size
-    replay.recipe.require_one_draw(size, wanted)
-    return OnlineTeacher(model, compute), [size] if wanted == size else [size, wanted]
-
-
-def _require_architecture(cache: Cache, model: VisionModel) -> None:
-    """Check that a teacher has the options that a cache was made with, as its weights do not tell.
-
-    Raises:
-        MismatchError: it has others.
-    """
-    made = cache.manifest.teacher.architecture
-    if made not in (None, model.architecture):
-        raise MismatchError(
-            f"teacher {model.spec} is {model.architecture} with its options, and cache {cache} was "
-            f"made with {made}: the same weights give other logits; give the spec of the dump"
-        )

@@ -65,24 +65,21 @@ class WindowReader:
         Raises:
             MissingUnitError: units that are not committed, unless seeds may lack some.
         """
-        for key in [*self._fetched]:
+        for key in list(self._fetched):
             self._drop(key)
         self._commits = {}
-        unavailable = {}
+        absent = {}
+        missing = {}
         for seed in seeds:
             commits = self._commits_of(seed)
-            unavailable[seed] = self._cache.unavailable(commits)
+            absent[seed], missing[seed] = self._cache.unavailable(commits)
+            first = self._cache.manifest.unit_seeds(seed)[0]
             for commit in commits:
-                key = self._cache.manifest.unit_seeds(seed)[0], commit.unit
-                self._commits.setdefault(key, {})[seed] = commit
-        rows = np.arange(self._cache.manifest.rows)
-        self._is_missing = {
-            seed: np.isin(rows, missing) for seed, (_, missing) in unavailable.items()
-        }
-        self._is_absent = {seed: np.isin(rows, absent) for seed, (absent, _) in unavailable.items()}
-        return {seed: absent for seed, (absent, _) in unavailable.items()}, {
-            seed: missing for seed, (_, missing) in unavailable.items()
-        }
+                commits_of_unit = self._commits.setdefault((first, commit.unit), {})
+                commits_of_unit[seed] = commit
+        self._is_absent = self._marked(absent)
+        self._is_missing = self._marked(missing)
+        return absent, missing
 
     def open_epoch(self, windows: Sequence[Rows], first_row: int) -> None:
         """Take the epoch's windows of units, in order.
@@ -109,12 +106,11 @@ class WindowReader:
         Raises:
             DamagedUnitError: a unit that is not what was committed.
         """
-        last = int(self._window_of[views[:, 0] // self._cache.manifest.unit_rows].max())
+        units = views[:, 0] // self._cache.manifest.unit_rows
+        last = int(self._window_of[units].max())
         while self._entered <= last:
-            for number in (self._entered, self._entered + 1):
-                for key in self._keys(number):
-                    if key not in self._fetched:
-                        self._fetched[key] = self._pool.submit(self._fetch, key)
+            self._begin_fetching(self._entered)
+            self._begin_fetching(self._entered + 1)
             with waiting(f"units of window {self._entered} of cache {self._cache}"):
                 for key in self._keys(self._entered):
                     self._fetched[key].result()
@@ -136,39 +132,55 @@ class WindowReader:
         records = np.empty(len(rows), manifest.dtype)
         units = rows // manifest.unit_rows
         for seed in np.unique(seeds).tolist():
-            group = manifest.unit_seeds(seed)
-            for unit in np.unique(units[seeds == seed]).tolist():
-                if (group[0], unit) not in self._fetched:
-                    raise MissingUnitError(
-                        f"unit {unit} of seed {seed} is not in the window that is read"
-                    )
-                chosen = (seeds == seed) & (units == unit)
-                if (absent := rows[chosen & self._is_absent[seed][rows]]).size:
-                    raise MissingUnitError(
-                        f"row {absent[0]} is recorded as absent (its sample could not be read);"
-                        " leave it out"
-                    )
-                self._cache.require_held(rows[chosen])
-                held = self._fetched[group[0], unit].result()
-                records[chosen] = held[group.index(seed), rows[chosen] - unit * manifest.unit_rows]
+            is_of_seed = seeds == seed
+            for unit in np.unique(units[is_of_seed]).tolist():
+                is_of_unit = is_of_seed & (units == unit)
+                records[is_of_unit] = self._records(unit, seed, rows[is_of_unit])
         self.release(rows)
+        return records
+
+    def _records(self, unit: int, seed: int, rows: Rows) -> Records:
+        """Return the records of rows of one unit under one of its seeds."""
+        manifest = self._cache.manifest
+        group = manifest.unit_seeds(seed)
+        key = group[0], unit
+        if key not in self._fetched:
+            raise MissingUnitError(f"unit {unit} of seed {seed} is not in the window that is read")
+        absent = rows[self._is_absent[seed][rows]]
+        if absent.size:
+            raise MissingUnitError(
+                f"row {absent[0]} is recorded as absent (its sample could not be read); leave it"
+                " out"
+            )
+        self._cache.require_held(rows)
+        unit_records = self._fetched[key].result()
+        places = rows - unit * manifest.unit_rows
+        records: Records = unit_records[group.index(seed), places]
         return records
 
     def release(self, rows: Rows) -> None:
         """Let go of what lies in windows before those of `rows`, the views of the batch that is at
         work."""
-        before = (
-            int(self._window_of[rows // self._cache.manifest.unit_rows].min()) if len(rows) else 0
-        )
-        for key in [key for key in self._fetched if self._window_of[key[1]] < before]:
-            self._drop(key)
+        if not len(rows):
+            return
+        units = rows // self._cache.manifest.unit_rows
+        window = int(self._window_of[units].min())
+        for key in list(self._fetched):
+            _, unit = key
+            if self._window_of[unit] < window:
+                self._drop(key)
 
     def is_missing(self, rows: Rows, seeds: Rows) -> Mask:
         """Return which (row, seed) pairs are of units that were not committed, bool."""
         missing = np.zeros(len(rows), bool)
-        for seed, of_seed in self._is_missing.items():
-            missing |= (seeds == seed) & of_seed[rows]
+        for seed, is_row_missing in self._is_missing.items():
+            missing |= (seeds == seed) & is_row_missing[rows]
         return missing
+
+    def _marked(self, rows_of_seeds: RowsOfSeeds) -> dict[int, Mask]:
+        """Return by seed which of all rows are among those of the seed."""
+        all_rows = np.arange(self._cache.manifest.rows)
+        return {seed: np.isin(all_rows, rows) for seed, rows in rows_of_seeds.items()}
 
     def _keys(self, window: int) -> list[_Key]:
         if window >= len(self._windows):
@@ -176,14 +188,24 @@ class WindowReader:
         firsts = sorted({first for first, _ in self._commits})
         keys: list[_Key] = []
         for unit in self._windows[window]:
-            keys += [(first, unit) for first in firsts if (first, unit) in self._commits]
+            for first in firsts:
+                key = first, unit
+                if key in self._commits:
+                    keys.append(key)
         return keys
+
+    def _begin_fetching(self, window: int) -> None:
+        """Have the units of a window fetched meanwhile."""
+        for key in self._keys(window):
+            if key not in self._fetched:
+                self._fetched[key] = self._pool.submit(self._fetch, key)
 
     def _fetch(self, key: _Key) -> Records:
         commit = self._commit(key)
-        data = (
-            self._units.fetch(commit) if self._units is not None else self._cache.unit_bytes(commit)
-        )
+        if self._units is not None:
+            data = self._units.fetch(commit)
+        else:
+            data = self._cache.unit_bytes(commit)
         return self._cache.decode_unit(commit, data)
 
     def _drop(self, key: _Key) -> None:
@@ -195,17 +217,20 @@ class WindowReader:
             future.add_done_callback(lambda _: units.release(commit))
 
     def _commit(self, key: _Key) -> Commit:
+        """Return the commit of a unit, the first of its seeds'."""
         return next(iter(self._commits[key].values()))
 
     def _check_room(self) -> None:
         if self._units is None or not self._units.are_copies or not self._windows:
             return
-        sizes = [
-            sum(self._commit(key).num_bytes for key in self._keys(number))
-            for number in range(len(self._windows))
-        ]
+        sizes = []
+        for number in range(len(self._windows)):
+            size = self._window_bytes(number)
+            sizes.append(size)
         count = self._windows_at_once()
-        largest = max((sum(sizes[start : start + count]) for start in range(len(sizes))), default=0)
+        largest = 0
+        for start in range(len(sizes)):
+            largest = max(largest, sum(sizes[start : start + count]))
         limit = self._cache.slabs.limit
         if largest > limit:
             raise UsageError(
@@ -214,8 +239,15 @@ class WindowReader:
                 " fewer --workers"
             )
 
+    def _window_bytes(self, window: int) -> int:
+        num_bytes = 0
+        for key in self._keys(window):
+            num_bytes += self._commit(key).num_bytes
+        return num_bytes
+
     def _windows_at_once(self) -> int:
         """Return how many windows are in use: from that of the batch at work to that which is
         fetched ahead."""
-        rows = max(len(window) for window in self._windows) * self._cache.manifest.unit_rows
+        most_units = max(len(window) for window in self._windows)
+        rows = most_units * self._cache.manifest.unit_rows
         return 2 + -(-self._rows_ahead // rows)

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdcache.errors import KdcacheError, MismatchError, UsageError
-from kdcache.loader.opening import Replay, check_records, open_replay
+from kdcache.loader.opening import open_replay
+from kdcache.loader.record_checks import check_records
+from kdcache.loader.replay import Replay
 from kdcache.loader.steps import StepLoader
 from kdcache.losses import Loss, open_loss
 from kdcache.models.first_batch import check_gradients, check_student, require_trainable

@@ -1,7 +1,8 @@
 """Views: sample `index` under augmentation `seed`, a pure function of (source, recipe, index,
 seed)."""
 
-from kdcache.views.loading import Batch, ViewDataset, ViewLoader
+from kdcache.views.dataset import Batch, ViewDataset
+from kdcache.views.loading import ViewLoader
 from kdcache.views.mixing import Mixing, in_pairs, partners
 from kdcache.views.permutation import keyed_permutation, row_order
 from kdcache.views.recipe import Recipe, load_recipe, shipped_recipes

@@ -86,10 +86,17 @@ def check_transforms(transforms: Sequence[Any], recipe: str) -> None:
             raise RecipeError(
                 f"{recipe} has transforms inside of each other, more than {MOST_DEPTH} deep"
             )
-        if isinstance(entry, Mapping):
-            where = f"{recipe}: {brief(entry.get('name', 'a transform'))}"
-            for key, value in entry.items():
-                pending += [(inner, depth + 1) for inner in _entries_in(str(key), value, where)]
+        pending += [(inner, depth + 1) for inner in _inner_entries(entry, recipe)]
+
+
+def _inner_entries(entry: Any, recipe: str) -> list[Mapping[str, Any]]:
+    """Return the tables of transforms inside of a table, after a look at all else in it."""
+    entries: list[Mapping[str, Any]] = []
+    if isinstance(entry, Mapping):
+        where = f"{recipe}: {brief(entry.get('name', 'a transform'))}"
+        for key, value in entry.items():
+            entries += _entries_in(str(key), value, where)
+    return entries
 
 
 def _entries_in(key: str, value: Any, where: str, depth: int = 1) -> list[Mapping[str, Any]]:
@@ -134,7 +141,9 @@ def _check_text(key: str, value: str, where: str) -> None:
         return
     for letters, digits in _POLICY_PART.findall(value):
         most = _MOST_IN_POLICY.get(letters, _MOST_MAGNITUDE)
-        if float(digits.replace(".", "", digits.count(".") - 1) or 0) > most:
+        # of several points only the last is one
+        number = digits.replace(".", "", digits.count(".") - 1)
+        if float(number or 0) > most:
             raise RecipeError(
                 f"{where}: policy {quoted(value)} has a number after {letters} that is past"
                 f" {most:g}"
@@ -160,34 +169,45 @@ def _check_output(name: str, transform: nn.Module, inputs: tuple[Any, ...]) -> N
     if high * wide > most:
         raise RecipeError(
             f"{name} would make up to {high:.0f}x{wide:.0f} pixels of an image of "
-            f"{height}x{width}; at most {most} are taken: "
-            "give it smaller numbers"
+            f"{height}x{width}; at most {most} are taken: give it smaller numbers"
         )
 
 
 def _resized(transform: Any, height: int, width: int) -> Size:
-    size = transform.size
-    sizes = [size] if isinstance(size, int) else list(size or [])
-    if len(sizes) == 2:
-        return sizes[0], sizes[1]
-    return _at_shorter(sizes[0] if sizes else None, transform.max_size, height, width)
+    size = transform.size or []
+    if isinstance(size, int):
+        size = [size]
+    if len(size) == 2:
+        return size[0], size[1]
+    shorter = size[0] if size else None
+    return _at_shorter(shorter, transform.max_size, height, width)
 
 
 def _at_shorter(shorter: float | None, longer: float | None, height: int, width: int) -> Size:
     """Return the size of an image whose shorter side becomes `shorter`, but whose longer one at
     most `longer`."""
-    factors = [] if shorter is None else [shorter / min(height, width)]
-    factors += [] if longer is None else [longer / max(height, width)]
+    factors = []
+    if shorter is not None:
+        factors.append(shorter / min(height, width))
+    if longer is not None:
+        factors.append(longer / max(height, width))
     factor = min(factors, default=1.0)
     return factor * height, factor * width
 
 
-def _padded(padding: Any, height: int, width: int) -> Size:
+def _padded(transform: Any, height: int, width: int) -> Size:
     """Return the size with margins as torchvision takes them: one, those of the sides and of top
     and bottom, or all four."""
-    margins = [padding] if isinstance(padding, int) else list(padding)
-    left, top, right, bottom = margins if len(margins) == 4 else (margins * 4)[:4]
-    return height + max(top, 0) + max(bottom, 0), width + max(left, 0) + max(right, 0)
+    padding = transform.padding
+    margins = [padding]
+    if not isinstance(padding, int):
+        margins = list(padding)
+    if len(margins) != 4:
+        margins = (margins * 4)[:4]
+    left, top, right, bottom = margins
+    height = height + max(top, 0) + max(bottom, 0)
+    width = width + max(left, 0) + max(right, 0)
+    return height, width
 
 
 def _cropped(transform: Any, height: int, width: int) -> Size:
@@ -200,7 +220,9 @@ def _cropped(transform: Any, height: int, width: int) -> Size:
     if not transform.pad_if_needed:
         return height, width
     high, wide = transform.size
-    return height + 2 * max(high - height, 0), width + 2 * max(wide - width, 0)
+    height = height + 2 * max(high - height, 0)
+    width = width + 2 * max(wide - width, 0)
+    return height, width
 
 
 def _turned(transform: Any, height: int, width: int) -> Size:
@@ -210,37 +232,60 @@ def _turned(transform: Any, height: int, width: int) -> Size:
     angle = min(max(map(abs, transform.degrees)), 45.0)
     high = height + 2  # rounding
     wide = width + 2
-    area = high * wide + (high**2 + wide**2) / 2 * math.sin(math.radians(2 * angle))
+    turn = math.sin(math.radians(2 * angle))
+    area = high * wide + (high**2 + wide**2) / 2 * turn
     side = math.sqrt(area)
     return side, side
 
 
 def _jittered(transform: Any, height: int, width: int) -> Size:
     high, wide = transform.target_size
-    factor = min(high / height, wide / width) * max(transform.scale_range)
+    factor = min(high / height, wide / width)
+    factor *= max(transform.scale_range)
     return factor * height, factor * width
 
 
-def _scaled(factors: Sequence[float], height: int, width: int) -> Size:
-    return max(factors) * height, max(factors) * width
+def _zoomed_out(transform: Any, height: int, width: int) -> Size:
+    factor = max(transform.side_range)
+    return factor * height, factor * width
+
+
+def _scaled(transform: Any, height: int, width: int) -> Size:
+    factor = max(transform.scales)
+    return factor * height, factor * width
+
+
+def _center_cropped(transform: Any, height: int, width: int) -> Size:
+    high, wide = transform.size
+    return max(height, high), max(width, wide)
+
+
+def _resized_in_range(transform: Any, height: int, width: int) -> Size:
+    largest = max(transform.min_size, transform.max_size)
+    return _at_shorter(largest, None, height, width)
+
+
+def _resized_to_shorter(transform: Any, height: int, width: int) -> Size:
+    return _at_shorter(max(transform.min_size), transform.max_size, height, width)
+
+
+def _crop_size(transform: Any, height: int, width: int) -> Size:
+    high, wide = transform.size
+    return high, wide
 
 
 _GROWING: Mapping[str, Callable[[Any, int, int], Size]] = {
-    "CenterCrop": lambda one, height, width: (max(height, one.size[0]), max(width, one.size[1])),
-    "Pad": lambda one, height, width: _padded(one.padding, height, width),
+    "CenterCrop": _center_cropped,
+    "Pad": _padded,
     "RandomCrop": _cropped,
-    "RandomResize": lambda one, height, width: _at_shorter(
-        max(one.min_size, one.max_size), None, height, width
-    ),
-    "RandomResizedCrop": lambda one, height, width: tuple(one.size),
+    "RandomResize": _resized_in_range,
+    "RandomResizedCrop": _crop_size,
     "RandomRotation": _turned,
-    "RandomShortestSize": lambda one, height, width: _at_shorter(
-        max(one.min_size), one.max_size, height, width
-    ),
-    "RandomZoomOut": lambda one, height, width: _scaled(one.side_range, height, width),
+    "RandomShortestSize": _resized_to_shorter,
+    "RandomZoomOut": _zoomed_out,
     "Resize": _resized,
     "ScaleJitter": _jittered,
-    "kdcache.RandomScale": lambda one, height, width: _scaled(one.scales, height, width),
+    "kdcache.RandomScale": _scaled,
 }
 """Of each transform that can make an image larger: bounds of its height and width, on the way
 too."""

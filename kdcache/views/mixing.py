@@ -44,14 +44,16 @@ class Mixing:
 
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
-            if (alpha := getattr(self, name)) != 0 and not 1 / MOST_ALPHA <= alpha <= MOST_ALPHA:
+            alpha = getattr(self, name)
+            if alpha != 0 and not 1 / MOST_ALPHA <= alpha <= MOST_ALPHA:
                 raise UsageError(
                     f"mixing: {name} is {alpha}; it must be 0, or from {1 / MOST_ALPHA:g} to"
                     f" {MOST_ALPHA:g}"
                 )
         for name in ("switch", "prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"mixing: {name} is {getattr(self, name)}; it must be from 0 to 1")
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                raise UsageError(f"mixing: {name} is {share}; it must be from 0 to 1")
         if not 2 <= self.block <= MOST_BLOCK or self.block % 2:
             raise UsageError(
                 f"mixing: block is {quoted(self.block)}; it must be even, from 2 to {MOST_BLOCK}"
@@ -83,69 +85,80 @@ UNMIXED = Blend(1.0, None)
 def partners(rows: int, mixing: Mixing, key: tuple[int, int], seed: int) -> Rows:
     """Return each row's partner under `seed`, int64 `[rows]`: an involution; a row left over in an
     odd block is its own."""
-    blocks = [
-        start
-        + _partners_in(min(mixing.block, rows - start), (*key, _PAIRS, seed, start // mixing.block))
-        for start in range(0, rows, mixing.block)
-    ]
+    blocks = []
+    for start in range(0, rows, mixing.block):
+        offsets = _partner_offsets(start, rows, mixing, key, seed)
+        blocks.append(start + offsets)
     return np.concatenate(blocks)
 
 
 def partner(row: int, rows: int, mixing: Mixing, key: tuple[int, int], seed: int) -> int:
     """Return the partner of one of `rows` rows under `seed`."""
-    start = row - row % mixing.block
-    found = _partners_in(
-        min(mixing.block, rows - start), (*key, _PAIRS, seed, start // mixing.block)
-    )
-    return start + int(found[row - start])
+    offset = row % mixing.block
+    start = row - offset
+    offsets = _partner_offsets(start, rows, mixing, key, seed)
+    return start + int(offsets[offset])
 
 
 def in_pairs(rows: Rows, partner_of: Rows) -> Rows:
     """Return `rows` with partners side by side, a pair where its first row was; those whose partner
     is not there come last."""
-    there = np.zeros(len(partner_of), bool)
-    there[rows] = True
-    is_paired = there[partner_of[rows]] & (partner_of[rows] != rows)
-    first = rows[is_paired & (rows < partner_of[rows])]
-    return np.concatenate(
-        [np.stack([first, partner_of[first]], axis=1).reshape(-1), rows[~is_paired]]
-    )
+    is_present = np.zeros(len(partner_of), bool)
+    is_present[rows] = True
+    partner_rows = partner_of[rows]
+    is_paired = is_present[partner_rows] & (partner_rows != rows)
+    first = rows[is_paired & (rows < partner_rows)]
+    pairs = np.stack([first, partner_of[first]], axis=1)
+    return np.concatenate([pairs.reshape(-1), rows[~is_paired]])
+
+
+def _partner_offsets(
+    start: int, rows: int, mixing: Mixing, key: tuple[int, int], seed: int
+) -> Rows:
+    """Return the partners of the rows of the block that begins at `start`, counted from there."""
+    length = min(mixing.block, rows - start)
+    return _partners_in(length, (*key, _PAIRS, seed, start // mixing.block))
 
 
 @lru_cache(4096)
 def _partners_in(length: int, key: tuple[int, ...]) -> Rows:
     order = keyed_permutation(length, *key)
-    found = np.arange(length)
+    partner_of = np.arange(length)
     left = order[: length // 2 * 2 : 2]
     right = order[1::2]
-    found[left] = right
-    found[right] = left
-    found.flags.writeable = False
-    return found
+    partner_of[left] = right
+    partner_of[right] = left
+    partner_of.flags.writeable = False
+    return partner_of
 
 
-def blend(mixing: Mixing, key: tuple[int, int], seed: int, one: int, other: int) -> Blend:
-    """Return the draw of the pair of rows `one` and `other`, in whichever order, under `seed`."""
-    if one == other:
+def blend(mixing: Mixing, key: tuple[int, int], seed: int, row: int, other: int) -> Blend:
+    """Return the draw of the pair of rows `row` and `other`, in whichever order, under `seed`."""
+    if row == other:
         return UNMIXED
-    return _blend_of(mixing, (*key, _BLEND, seed, min(one, other), max(one, other)))
+    first = min(row, other)
+    last = max(row, other)
+    return _blend_of(mixing, (*key, _BLEND, seed, first, last))
 
 
 # both of a pair ask for it in turn, and the generator takes a tenth of a millisecond to start
 @lru_cache(1024)
 def _blend_of(mixing: Mixing, key: tuple[int, ...]) -> Blend:
     # of numpy's generators only this one promises the same stream of its distributions for ever
-    generator = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(key)))
+    bits = np.random.MT19937(np.random.SeedSequence(key))
+    generator = np.random.RandomState(bits)
     mixed, cut, across, down = generator.random_sample(4)
     if mixed >= mixing.prob:
         return UNMIXED
     is_cut = mixing.cutmix > 0 and (mixing.mixup == 0 or cut < mixing.switch)
     alpha = mixing.cutmix if is_cut else mixing.mixup
-    share = round(float(generator.beta(alpha, alpha)) * _ONE) / _ONE
+    drawn_share = float(generator.beta(alpha, alpha))
+    share = round(drawn_share * _ONE) / _ONE
     if not is_cut:
         return Blend(share, None)
     half = (1 - share) ** 0.5 / 2
-    return Blend(share, Box(across - half, down - half, across + half, down + half))
+    box = Box(across - half, down - half, across + half, down + half)
+    return Blend(share, box)
 
 
 def mix(own: View, other: View, draw: Blend) -> tuple[View, float]:
@@ -153,14 +166,20 @@ def mix(own: View, other: View, draw: Blend) -> tuple[View, float]:
     that is left of it."""
     if draw.box is None:
         weight = round(draw.share * _ONE)
-        mixed = own.int().mul_(weight).add_(other.int().mul_(_ONE - weight)).add_(_ONE // 2)
+        own_part = own.int().mul_(weight)
+        other_part = other.int().mul_(_ONE - weight)
+        mixed = own_part.add_(other_part).add_(_ONE // 2)
         return mixed.bitwise_right_shift_(16).to(torch.uint8), draw.share
+    box = draw.box
     height, width = own.shape[1:]
-    left, right = (_edge(at, width) for at in (draw.box.left, draw.box.right))
-    top, bottom = (_edge(at, height) for at in (draw.box.top, draw.box.bottom))
+    left = _edge(box.left, width)
+    right = _edge(box.right, width)
+    top = _edge(box.top, height)
+    bottom = _edge(box.bottom, height)
     mixed = own.clone()
     mixed[:, top:bottom, left:right] = other[:, top:bottom, left:right]
-    return mixed, 1 - (bottom - top) * (right - left) / (height * width)
+    box_area = (bottom - top) * (right - left)
+    return mixed, 1 - box_area / (height * width)
 
 
 def _edge(at: float, length: int) -> int:

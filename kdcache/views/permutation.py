@@ -30,16 +30,17 @@ def row_order(length: int, order_seed: int) -> "np.ndarray[tuple[int], np.dtype[
 def row_of(sample: int, length: int, order_seed: int) -> int:
     """Return the row of a sample: where it stands in `row_order(length, order_seed)`, which is
     not made for that."""
-    wanted = 0
-    seen = 0
+    own_word = 0
     for words in _words(sample + 1, 0, order_seed):
-        wanted = words[-1]
+        own_word = words[-1]
     row = 0
+    start = 0
     for words in _words(length, 0, order_seed):
-        row += int((words < wanted).sum())
+        row += int((words < own_word).sum())
         # equal words come in the order of their samples
-        row += int((words[: max(sample - seen, 0)] == wanted).sum())
-        seen += len(words)
+        earlier_words = words[: max(sample - start, 0)]
+        row += int((earlier_words == own_word).sum())
+        start += len(words)
     return row
 
 

@@ -41,8 +41,12 @@ class RandomScale(nn.Module):
         scale = self.scales[int(torch.randint(len(self.scales), ()))]
         height, width = functional.get_size(image)
         size = [max(round(scale * height), 1), max(round(scale * width), 1)]
-        scaled = [
-            functional.resize(one, size, interpolation=self._interpolation, antialias=True)
-            for one in (image, *masks)
-        ]
-        return scaled if masks else scaled[0]
+        scaled = []
+        for pixels in (image, *masks):
+            resized = functional.resize(
+                pixels, size, interpolation=self._interpolation, antialias=True
+            )
+            scaled.append(resized)
+        if not masks:
+            return scaled[0]
+        return scaled

@@ -23,34 +23,30 @@ see timm_transforms.py, and `kdcache.RandomScale`, see random_scale.py.
 """
 
 import hashlib
-import inspect
 import json
-import math
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from enum import Enum
-from functools import cache, cached_property
+from functools import cached_property
 from importlib import resources
+from importlib.resources.abc import Traversable
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import v2
 
 from kdcache.config.spec import build, choose
 from kdcache.errors import RecipeError, UsageError, brief, quoted
 from kdcache.runtime.images import to_mode
 from kdcache.runtime.text_files import read_text
-from kdcache.shapes import IGNORED, MOST_PIXELS, MOST_SIDE, Size, View, as_size, sides, size_text
-from kdcache.views.bounds import bounded, check_transforms
+from kdcache.shapes import MOST_PIXELS, MOST_SIDE, Size, View, as_size, sides, size_text
+from kdcache.views.bounds import check_transforms
 from kdcache.views.mask_resize import Mask
 from kdcache.views.mixing import Mixing
-from kdcache.views.random_scale import RandomScale
-from kdcache.views.timm_transforms import TIMM_TRANSFORMS
+from kdcache.views.transforms import REFUSALS, ViewForm, build_transform, names_input
 
 Pixels = Image.Image | torch.Tensor
 Step = tuple[str, Pixels, torch.Tensor | None]
@@ -58,36 +54,21 @@ Step = tuple[str, Pixels, torch.Tensor | None]
 
 _SCHEMA = 1  # counts up when the same recipe text would render other pixels
 _WHOLE = "image"
-_INPUT = re.compile(r"input(?:/(.*))?")
-_DRAWS_BY_SIZE = (  # from a range that depends on the size of the image that comes in
-    *(
-        "ElasticTransform",
-        "GaussianNoise",
-        "RandomCrop",
-        "RandomErasing",
-        "RandomIoUCrop",
-        "RandomPerspective",
-    ),
-    *("RandomResize", "RandomResizedCrop", "RandomShortestSize", "RandomZoomOut", "ScaleJitter"),
+_DRAWS_BY_SIZE = (
+    "ElasticTransform",
+    "GaussianNoise",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomIoUCrop",
+    "RandomPerspective",
+    "RandomResize",
+    "RandomResizedCrop",
+    "RandomShortestSize",
+    "RandomZoomOut",
+    "ScaleJitter",
     "TrivialAugmentWide",  # shifts by pixels; the other policies by a share of the image
 )
-_REFUSALS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What transforms raise for a parameter or an image that they cannot use."""
-_FORBIDDEN = {
-    "Normalize": "normalisation belongs to the model (mean=..., std=... in its spec)",
-    "ToDtype": "a view is uint8 pixels",
-    "Lambda": "a recipe holds plain parameters only",
-    "MixUp": "mixing needs a partner; write a table [mixing] with mixup = ALPHA",
-    "CutMix": "mixing needs a partner; write a table [mixing] with cutmix = ALPHA",
-}
+"""Transforms that draw from a range that depends on the size of the image that comes in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +88,9 @@ class Recipe:
     has."""
 
     def __init__(self, name: str, table: Mapping[str, Any]) -> None:
-        checked = build(RecipeTable, table, f"recipe {brief(name)}")
-        check_transforms(checked.transforms, f"recipe {brief(name)}")
+        title = f"recipe {brief(name)}"
+        checked = build(RecipeTable, table, title)
+        check_transforms(checked.transforms, title)
         self.name = name
         self.mode = checked.mode
         self.size = _checked_size(checked.size, name)
@@ -116,27 +98,20 @@ class Recipe:
         self.transforms = json.loads(json.dumps(checked.transforms))
         self.mixing = checked.mixing
         # now, so that a wrong parameter is told before any work
-        self._transforms = [_build_transform(entry, self) for entry in self.transforms]
+        form = ViewForm(recipe=title, mode=self.mode, size=self.size)
+        self._transforms = [build_transform(entry, form) for entry in self.transforms]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest keeps: enough to render the same views anywhere."""
         table = {
             "mode": self.mode,
-            "size": self._size_entry(),
+            "size": _size_entry(self.size),
             "eval": self.eval,
             "transforms": self.transforms,
         }
-        return {
-            "name": self.name,
-            "fingerprint": self.fingerprint,
-            "table": table | self._mixing_table(),
-        }
-
-    def _size_entry(self) -> str | int | list[int]:
-        """Return the size as a table has it."""
-        if self.size is None:
-            return _WHOLE
-        return self.size if isinstance(self.size, int) else list(self.size)
+        if self.mixing:
+            table["mixing"] = asdict(self.mixing)
+        return {"name": self.name, "fingerprint": self.fingerprint, "table": table}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Recipe":
@@ -158,15 +133,18 @@ class Recipe:
     def fingerprint(self) -> str:
         """Hash of all that decides the random draws; the input size and the evaluation recipe are
         not among it."""
-        text = json.dumps(
-            [_SCHEMA, self.mode, self.transforms, *self._mixing_table().values()], sort_keys=True
-        )
+        parts: list[Any] = [_SCHEMA, self.mode, self.transforms]
+        if self.mixing:
+            parts.append(asdict(self.mixing))
+        text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @cached_property
     def key(self) -> tuple[int, int]:
         """The fingerprint as two 32-bit words, for the generator of a view."""
-        return int(self.fingerprint[:8], 16), int(self.fingerprint[8:16], 16)
+        first = int(self.fingerprint[:8], 16)
+        second = int(self.fingerprint[8:16], 16)
+        return first, second
 
     @property
     def channels(self) -> int:
@@ -192,10 +170,7 @@ class Recipe:
         fingerprint."""
         if size is None or size == self.size:
             return self
-        return Recipe(
-            self.name,
-            {**self.to_dict()["table"], "size": size if isinstance(size, int) else list(size)},
-        )
+        return self._with(size=_size_entry(size))
 
     def require_one_draw(self, *sizes: Size) -> None:
         """Check that the recipe draws the same at all of these input sizes.
@@ -206,12 +181,13 @@ class Recipe:
         """
         if len(set(sizes)) < 2:
             return
-        entries = list(_entries(self.transforms))
-        first = next((at for at, entry in enumerate(entries) if _names_input(entry)), len(entries))
-        for at, entry in enumerate(entries[first:], first):
-            # from the size of the image that comes in
-            draws_before = at == first and entry["name"] == "RandomResizedCrop"
-            if entry["name"] in _DRAWS_BY_SIZE and not draws_before:
+        is_after = False
+        for entry in _entries(self.transforms):
+            is_first = not is_after and names_input(entry)
+            is_after = is_after or is_first
+            # the crop that makes the input draws from the size of the image that comes in
+            is_crop = is_first and entry["name"] == "RandomResizedCrop"
+            if is_after and entry["name"] in _DRAWS_BY_SIZE and not is_crop:
                 raise RecipeError(
                     f"recipe {brief(self.name)} draws other views at {_pixels(sizes[0])} than at"
                     f" {_pixels(sizes[1])} pixels: {entry['name']} comes after the resize to the"
@@ -230,15 +206,21 @@ class Recipe:
                 f"recipe {brief(self.name)} mixes views, which masks cannot follow; leave its table"
                 " mixing out"
             )
-        if any(entry["name"] == "timm.AutoAugment" for entry in _entries(self.transforms)):
-            raise RecipeError(
-                f"recipe {brief(self.name)}: timm.AutoAugment moves images without their masks; use"
-                " torchvision's transforms"
-            )
+        for entry in _entries(self.transforms):
+            if entry["name"] == "timm.AutoAugment":
+                raise RecipeError(
+                    f"recipe {brief(self.name)}: timm.AutoAugment moves images without their masks;"
+                    " use torchvision's transforms"
+                )
 
     def with_mode(self, mode: str) -> "Recipe":
         """Return the same recipe for images of `mode`, RGB or L."""
-        return Recipe(self.name, {**self.to_dict()["table"], "mode": mode})
+        return self._with(mode=mode)
+
+    def _with(self, **changes: Any) -> "Recipe":
+        """Return a recipe whose table differs in some keys."""
+        table = self.to_dict()["table"]
+        return Recipe(self.name, table | changes)
 
     def __call__(self, image: Image.Image) -> View:
         """Return the pixels of one view, uint8 `[channels, size, size]`, drawn from the global
@@ -277,12 +259,15 @@ class Recipe:
                 f"recipe {brief(self.name)} gives {quoted(type(view))}, not an image; leave out"
                 " what gives several"
             )
-        height, width = view.shape[-2:] if self.size is None else sides(self.size)
-        if view.dtype != torch.uint8 or tuple(view.shape) != (self.channels, height, width):
+        if self.size is None:
+            height, width = view.shape[-2:]
+        else:
+            height, width = sides(self.size)
+        shape = (self.channels, height, width)
+        if view.dtype != torch.uint8 or tuple(view.shape) != shape:
             raise RecipeError(
                 f"recipe {brief(self.name)} gives {view.dtype} {tuple(view.shape)} where uint8 "
-                f"{(self.channels, height, width)} is declared; end it with a Resize or crop to"
-                ' size = "input"'
+                f'{shape} is declared; end it with a Resize or crop to size = "input"'
             )
         pixels: View = view.as_subclass(torch.Tensor)
         return pixels
@@ -298,7 +283,9 @@ class Recipe:
         Raises:
             RecipeError: a transform fails on this image.
         """
-        follows: Any = None if mask is None else Mask(v2.functional.pil_to_tensor(mask))
+        follows: Any = None
+        if mask is not None:
+            follows = Mask(v2.functional.pil_to_tensor(mask))
         yield "decode", image, follows
         try:
             pixels: Pixels = to_mode(image, self.mode)
@@ -310,22 +297,25 @@ class Recipe:
                 else:
                     pixels, follows = transform(pixels, follows)
                 yield entry["name"], pixels, follows
-        except _REFUSALS as error:
+        except REFUSALS as error:
             reason = str(error) or type(error).__name__
             raise RecipeError(
                 f"recipe {brief(self.name)} fails on an image of size {image.size}: {reason}"
             ) from error
 
-    def _mixing_table(self) -> dict[str, Any]:
-        return {"mixing": asdict(self.mixing)} if self.mixing else {}
-
 
 def shipped_recipes() -> list[str]:
     """Return the names of the recipes that come with kdcache."""
-    files = resources.files("kdcache.views") / "recipes"
-    return sorted(
-        file.name.removesuffix(".toml") for file in files.iterdir() if file.name.endswith(".toml")
-    )
+    names = []
+    for file in _shipped_files().iterdir():
+        name = file.name
+        if name.endswith(".toml"):
+            names.append(name.removesuffix(".toml"))
+    return sorted(names)
+
+
+def _shipped_files() -> Traversable:
+    return resources.files("kdcache.views") / "recipes"
 
 
 def load_recipe(name: str | Path) -> Recipe:
@@ -341,7 +331,7 @@ def load_recipe(name: str | Path) -> Recipe:
     name = str(name)
     if path.suffix != ".toml":
         choose(name, shipped_recipes(), "recipe (and no .toml file)")
-        text = (resources.files("kdcache.views") / "recipes" / f"{name}.toml").read_text("utf-8")
+        text = (_shipped_files() / f"{name}.toml").read_text("utf-8")
     elif path.is_file():
         text = read_text(path, "recipe file")
     else:
@@ -357,7 +347,9 @@ def load_recipe(name: str | Path) -> Recipe:
 def _checked_size(size: Any, name: str) -> Size | None:
     if size == _WHOLE:
         return None
-    numbers = (size, size) if isinstance(size, int) else size
+    numbers = size
+    if isinstance(size, int):
+        numbers = (size, size)
     if isinstance(size, str) or len(numbers) != 2 or min(numbers) < 1:
         raise RecipeError(
             f"recipe {brief(name)}: size is {quoted(size)}; it must be a number of pixels, [height,"
@@ -371,102 +363,19 @@ def _checked_size(size: Any, name: str) -> Size | None:
     return as_size(numbers)
 
 
+def _size_entry(size: Size | None) -> str | int | list[int]:
+    """Return a size as a table has it."""
+    if size is None:
+        return _WHOLE
+    if isinstance(size, int):
+        return size
+    return list(size)
+
+
 def _pixels(size: Size) -> str:
-    return str(size) if isinstance(size, int) else size_text(size)
-
-
-def _build_transform(entry: Any, recipe: Recipe) -> Any:
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        raise RecipeError(
-            f"recipe {brief(recipe.name)}: a transform is a table with a name, not {quoted(entry)}"
-        )
-    name = entry["name"]
-    if name in _FORBIDDEN:
-        raise RecipeError(
-            f"recipe {brief(recipe.name)}: {name} cannot stand in a recipe: {_FORBIDDEN[name]}"
-        )
-    known = _known_transforms()
-    cls = known[choose(name, known, f"transform in recipe {brief(recipe.name)}")]
-    parameters = inspect.signature(cls).parameters
-    arguments = {}
-    for key, value in entry.items():
-        if key != "name":
-            choose(key, parameters, f"parameter of {name} in recipe {brief(recipe.name)}")
-            arguments[key] = _argument(parameters[key], value, recipe)
-    # what comes in from outside has no class
-    if "fill" in parameters and cls not in TIMM_TRANSFORMS.values():
-        arguments["fill"] = {
-            "others": arguments.get("fill", parameters["fill"].default),
-            Mask: IGNORED,
-        }
-    ours = {"image_mode": recipe.mode, "image_size": min(sides(recipe.size or 1))}
-    try:
-        transform = cls(
-            **arguments, **{key: value for key, value in ours.items() if key in parameters}
-        )
-        return bounded(transform, name)
-    except _REFUSALS as error:
-        given = ", ".join(f"{key}={quoted(entry[key])}" for key in entry if key != "name")
-        is_of_types = isinstance(error, TypeError) and given  # Python's, which names no parameter
-        refused = f"{name} does not take {given}" if is_of_types else name
-        raise RecipeError(f"recipe {brief(recipe.name)}: {refused}: {error}") from error
-
-
-@cache
-def _known_transforms() -> dict[str, Any]:
-    modules = {
-        key: value
-        for key, value in vars(v2).items()
-        if inspect.isclass(value) and issubclass(value, torch.nn.Module)
-    }
-    return modules | TIMM_TRANSFORMS | {"kdcache.RandomScale": RandomScale}
-
-
-def _argument(parameter: inspect.Parameter, value: Any, recipe: Recipe) -> Any:
-    key = parameter.name
-    if isinstance(value, list):
-        if len(value) == 2 and all(
-            isinstance(item, str) and _INPUT.fullmatch(item) for item in value
-        ):
-            return [
-                _resolved(parameter.name, item, side, recipe)
-                for item, side in zip(value, _input_sides(recipe), strict=True)
-            ]
-        return [_argument(parameter, item, recipe) for item in value]
-    if isinstance(value, dict) or key == "transforms":
-        return _build_transform(value, recipe)
-    enumeration = InterpolationMode if key == "interpolation" else type(parameter.default)
-    if issubclass(enumeration, Enum):
-        return enumeration(choose(str(value), [member.value for member in enumeration], key))
-    if isinstance(value, str) and _INPUT.fullmatch(value):
-        height, width = (_resolved(key, value, side, recipe) for side in _input_sides(recipe))
-        return height if height == width else [height, width]
-    return value
-
-
-def _input_sides(recipe: Recipe) -> tuple[int, int]:
-    if recipe.size is None:
-        raise RecipeError(
-            f'recipe {brief(recipe.name)} has size = "image", so that a transform cannot name the'
-            " input's"
-        )
-    return sides(recipe.size)
-
-
-def _resolved(key: str, value: str, side: int, recipe: Recipe) -> int:
-    """Return what `input` or `input/X` is for one side."""
-    match = _INPUT.fullmatch(value)
-    try:
-        resolved = side / float(match[1] or 1) if match else side
-    except (ValueError, ZeroDivisionError):
-        resolved = math.nan
-    if not 0.5 <= resolved <= MOST_SIDE:  # nor is NaN
-        raise RecipeError(
-            f"recipe {brief(recipe.name)}: {key} = {quoted(value)} is no side of 1 to {MOST_SIDE} "
-            "pixels; "
-            "write for example input or input/0.875"
-        )
-    return round(resolved)
+    if isinstance(size, int):
+        return str(size)
+    return size_text(size)
 
 
 def _entries(transforms: list[Any]) -> Iterator[Any]:
@@ -477,11 +386,3 @@ def _entries(transforms: list[Any]) -> Iterator[Any]:
             yield from _entries(entry["transforms"])
         else:
             yield entry
-
-
-def _names_input(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(map(_names_input, value.values()))
-    if isinstance(value, list):
-        return any(map(_names_input, value))
-    return isinstance(value, str) and _INPUT.fullmatch(value) is not None

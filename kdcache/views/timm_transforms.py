@@ -89,13 +89,17 @@ class AutoAugment:
 
 
 def _colour(fill: list[int] | None, image_mode: str) -> int | tuple[int, ...]:
-    colour = [round(255 * value) for value in _MEAN] if fill is None else fill
+    colour = fill
+    if colour is None:
+        colour = [round(255 * value) for value in _MEAN]
     if len(colour) not in (3, len(image_mode)) or not all(level in range(256) for level in colour):
         raise ValueError(
             f"fill is {fill!r}; it must be a list of three levels from 0 to 255, of red, green and"
             " blue"
         )
-    return tuple(colour) if image_mode == "RGB" else colour[0]
+    if image_mode == "RGB":
+        return tuple(colour)
+    return colour[0]
 
 
 def _resampling(interpolation: InterpolationMode) -> Image.Resampling:
@@ -121,7 +125,9 @@ def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     and new Pillows refuse."""
     if bits >= 8:
         return image
-    return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
+    if bits <= 0:
+        return Image.new(image.mode, image.size)
+    return ImageOps.posterize(image, bits)
 
 
 class RandomErasing:
@@ -172,7 +178,8 @@ class RandomErasing:
             min_count=(1, min_count, inf),
             canvas=(1, canvas, inf),
         )
-        _require_ordered(max_count=(min_count, min_count if max_count is None else max_count, inf))
+        most_blocks = min_count if max_count is None else max_count
+        _require_ordered(max_count=(min_count, most_blocks, inf))
         self._erase = Erasing(
             probability,
             min_area,
@@ -190,21 +197,22 @@ class RandomErasing:
 
     def __call__(self, image: Image.Image | Tensor) -> View:
         """Return the view with blocks erased, drawn from torch's generator and that of `random`."""
-        view = v2.functional.pil_to_tensor(image) if isinstance(image, Image.Image) else image
-        erased: Tensor = self._erase(torch.full((len(view), self._canvas, self._canvas), torch.nan))
+        view = image
+        if isinstance(view, Image.Image):
+            view = v2.functional.pil_to_tensor(view)
+        canvas = torch.full((len(view), self._canvas, self._canvas), torch.nan)
+        erased: Tensor = self._erase(canvas)
         if erased[0].isnan().all():
             return view
         if erased.shape != view.shape:
-            erased = torch.nn.functional.interpolate(
+            batch = torch.nn.functional.interpolate(
                 erased[None], view.shape[1:], mode="nearest-exact"
-            )[0]
-        pixels = (
-            erased.mul_(self._std[: len(view)])
-            .add_(self._mean[: len(view)])
-            .round_()
-            .clamp_(0, 255)
-        )
-        return torch.where(pixels.isnan(), view, pixels.nan_to_num_().to(torch.uint8))
+            )
+            erased = batch[0]
+        pixels = erased.mul_(self._std[: len(view)]).add_(self._mean[: len(view)])
+        pixels = pixels.round_().clamp_(0, 255)
+        is_outside = pixels.isnan()
+        return torch.where(is_outside, view, pixels.nan_to_num_().to(torch.uint8))
 
 
 def _levels(name: str, values: Sequence[float]) -> Tensor:

@@ -38,15 +38,18 @@ def draw_masked(
 def trace(image: Image.Image, recipe: Recipe, index: int, seed: int) -> Trace:
     """Return the trace of the view that `draw` would return, drawn from the same generators."""
     seed_generators(*recipe.key, seed, index)
-    return [(name, crc32(pixels)) for name, pixels, _ in recipe.steps(image)]
+    steps = []
+    for name, pixels, _ in recipe.steps(image):
+        checksum = crc32(pixels)
+        steps.append((name, checksum))
+    return steps
 
 
 def crc32(pixels: Pixels) -> int:
     """Return the CRC-32 of an image's mode, size and bytes, or of a tensor's bytes alone."""
     if isinstance(pixels, Image.Image):
-        return zlib.crc32(
-            pixels.tobytes(), zlib.crc32(f"{pixels.mode} {pixels.width}x{pixels.height} ".encode())
-        )
+        heading = f"{pixels.mode} {pixels.width}x{pixels.height} "
+        return zlib.crc32(pixels.tobytes(), zlib.crc32(heading.encode()))
     return zlib.crc32(pixels.contiguous().numpy().data)
 
 
@@ -71,7 +74,8 @@ def seed_generators(*key: int) -> int:
 @lru_cache(16)
 def _words(key: tuple[int, ...]) -> list[int]:
     # numpy takes half as long to read an array as a tuple of the same words
-    words: list[int] = np.random.SeedSequence(np.array(key, np.uint32)).generate_state(4).tolist()
+    sequence = np.random.SeedSequence(np.array(key, np.uint32))
+    words: list[int] = sequence.generate_state(4).tolist()
     return words
 
 
@@ -79,10 +83,12 @@ def _words(key: tuple[int, ...]) -> list[int]:
 def preserved_generators() -> Iterator[None]:
     """Give the global generators back as they were: without loader workers the student's dropout
     draws from the same ones."""
-    states = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
+    torch_state = torch.default_generator.get_state()
+    numpy_state = np.random.get_state()
+    python_state = random.getstate()
     try:
         yield
     finally:
-        torch.default_generator.set_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
+        torch.default_generator.set_state(torch_state)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

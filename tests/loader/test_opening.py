@@ -14,7 +14,8 @@ from kdcache.cache import Cache, open_cache
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.formats.zarr import object_key
 from kdcache.errors import MismatchError, MissingUnitError, UsageError
-from kdcache.loader.opening import open_replay, read_class_map
+from kdcache.loader.class_map import read_class_map
+from kdcache.loader.opening import open_replay
 from kdcache.losses import open_loss
 from kdcache.runtime.device import Compute
 from kdcache.sources import open_source

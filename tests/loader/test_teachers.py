@@ -13,7 +13,8 @@ from tiny_models import FEW
 
 from kdcache.cache import Cache, open_cache
 from kdcache.errors import MissingUnitError, UsageError
-from kdcache.loader.opening import CacheUse, check_records
+from kdcache.loader.record_checks import check_records
+from kdcache.loader.replay import CacheUse
 from kdcache.loader.slab_reader import SlabReader
 from kdcache.loader.teachers import CachedTeacher, NoTeacher, OnlineTeacher, Teacher
 from kdcache.losses import open_loss

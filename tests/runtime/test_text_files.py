@@ -16,7 +16,7 @@ from tiny_models import Noise
 from kdcache.config.files import dump_config, load_config
 from kdcache.config.spec import Spec
 from kdcache.errors import RecipeError, UsageError
-from kdcache.loader.opening import read_class_map
+from kdcache.loader.class_map import read_class_map
 from kdcache.runtime.text_files import path_bytes, path_text, read_columns, read_lines, read_text
 from kdcache.sources import DatasetSource, open_source
 from kdcache.sources.selection import parse_samples

@@ -29,7 +29,7 @@ from kdcache.views import (
     seed_generators,
     shipped_recipes,
 )
-from kdcache.views.loading import Request
+from kdcache.views.dataset import Request
 
 ROWS = 13  # odd: with mixing, one row has no partner
 SEEDS = st.integers(0, 2**32 - 1)

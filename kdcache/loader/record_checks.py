@@ -1,0 +1,73 @@
+"""Whether the records of a cache hold what a loss needs, and how far they turn its gradient."""
+
+from collections.abc import Mapping
+
+from kdcache.cache import Cache
+from kdcache.codec_error.gradients import is_far
+from kdcache.codecs import Codec, Tail, codec_spec, row_codec
+from kdcache.codecs.tail import has_tail
+from kdcache.errors import UsageError
+from kdcache.losses import Loss
+from kdcache.runtime.console import say
+
+
+def check_tail(cache: Cache, tail: Tail) -> None:
+    """Raise a UsageError if the records of `cache` have no tail that could be spread."""
+    if tail != "uniform" and not has_tail(row_codec(cache.codec)):
+        name = f"{codec_spec(cache.codec)} of cache {cache}"
+        raise UsageError(f"tail {tail!r}: {name} leaves no tail that could be spread; leave it out")
+
+
+def check_records(cache: Cache, loss: Loss, spec: str) -> None:
+    """Check that the records of `cache` hold what the loss of this spec needs; say so if they turn
+    its gradient far.
+
+    Raises:
+        UsageError: they do not.
+    """
+    name = f"{codec_spec(cache.codec)} of cache {cache}"
+    if "label" in loss.requires and not cache.codec.keeps_all:
+        raise UsageError(
+            f"loss {spec} needs the label's logit, which {name} keeps only among the largest; "
+            "use a cache with codec full or lowrank, or loss dist or kl"
+        )
+    if loss.batch_tau is not None:
+        _note_error(cache, loss.batch_tau, name)
+
+
+def _note_error(cache: Cache, tau: float, name: str) -> None:
+    """Say how far the records turn DIST's gradient, at the nearest temperature that was measured,
+    if it is far or not known."""
+    codec = cache.codec
+    manifest = cache.manifest
+    errors = manifest.gradient_error
+    origin, origin_errors = manifest.origin_error or ("", {})
+    distance = _far_text(errors or origin_errors, tau, codec)
+    if errors and distance:
+        message = f"{name} turns {distance}, as measured when it was made"
+    elif distance:
+        message = (
+            f"{name} was recoded from {origin}, which turns {distance}: it turns it further, how"
+            " far was not measured"
+        )
+    elif errors or codec.keeps_all:
+        return
+    else:
+        message = f"how far {name} turns the gradient of DIST was not measured"
+    if codec.keeps_all:
+        way_out = "a smaller step, or codec full, is nearer"
+    else:
+        way_out = (
+            "gamma's term weighs the classes that it drops like the others; codec lowrank keeps"
+            " them all"
+        )
+    say(f"note: {message}; {way_out}")
+
+
+def _far_text(errors: Mapping[float, float], tau: float, codec: Codec) -> str:
+    """Return what is said of the error at the temperature nearest to `tau`; nothing where it is not
+    far."""
+    nearest = min(errors, key=lambda at: abs(at - tau), default=None)
+    if nearest is None or not is_far(errors[nearest], codec):
+        return ""
+    return f"the gradient of DIST at tau {nearest:g} by {100 * errors[nearest]:.0f} % of its norm"

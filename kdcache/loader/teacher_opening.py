@@ -1,0 +1,174 @@
+"""Opening the teacher of a run: a cache, several, a model in the loop, or none."""
+
+from collections.abc import Sequence
+
+from kdcache.cache import Cache
+from kdcache.errors import MismatchError, UsageError
+from kdcache.loader.config import LoaderConfig
+from kdcache.loader.replay import CacheUse, Replay
+from kdcache.loader.teachers import (
+    AveragedTeacher,
+    CachedTeacher,
+    MappedTeacher,
+    NoTeacher,
+    OnlineTeacher,
+    ResampledTeacher,
+    Teacher,
+)
+from kdcache.losses import Need
+from kdcache.models.model import VisionModel, open_model
+from kdcache.positions import common_layout
+from kdcache.runtime.console import say
+from kdcache.runtime.device import Compute
+from kdcache.shapes import Size, size_text
+from kdcache.targets import task_of
+from kdcache.verify.logits import require_teacher
+
+
+def open_teacher(
+    config: LoaderConfig,
+    replay: Replay,
+    needs: frozenset[Need],
+    compute: Compute,
+    *,
+    size: Size,
+    sites: Sequence[int] | None = None,
+) -> tuple[Teacher, list[Size]]:
+    """Return where a run's soft targets come from, and the input sizes to render, the student's
+    first.
+
+    Args:
+        config: of the run.
+        replay: its views.
+        needs: what its loss requires.
+        compute: where and how models run.
+        size: the student's input size.
+        sites: the shape of the student's logits but for the classes; by default the teacher's.
+
+    Raises:
+        UsageError: records that do not hold what the loss needs.
+        RecipeError: the student would see another draw of the views than the teacher.
+        KdcacheError: a teacher that cannot be opened, or is not the one that the cache was made
+            with.
+    """
+    uses = replay.caches
+    cache_sizes = [use.cache.manifest.input_size for use in uses]
+    replay.recipe.require_one_draw(size, *cache_sizes)
+    if "teacher" not in needs:
+        return NoTeacher(uses[0] if uses else None), [size]
+    online = None
+    sizes = [size]
+    if config.teacher:
+        online, sizes = _online(config, replay, size, compute)
+    if online is not None and not uses:
+        return _at_size_of(sites, online, online.sites), sizes
+    if "logits" in needs and (len(uses) > 1 or _has_own_classes(uses)):
+        raise UsageError(
+            "several teachers, or one of other classes, give probabilities, and this loss needs"
+            " logits: use dist or kl without standardize"
+        )
+    if sites is None and uses:
+        _require_same_layout([use.cache for use in uses])
+    teachers = []
+    weights = []
+    for use in uses:
+        teacher = _cached(config, replay, use, online, compute=compute, sites=sites)
+        teachers.append(teacher)
+        weights.append(use.weight)
+    if len(teachers) == 1:
+        return teachers[0], sizes
+    return AveragedTeacher(teachers, weights), sizes
+
+
+def _has_own_classes(uses: Sequence[CacheUse]) -> bool:
+    """Return whether a teacher has other classes than the student."""
+    return any(use.classes is not None for use in uses)
+
+
+def _require_same_layout(caches: Sequence[Cache]) -> None:
+    """Raise a MismatchError if the logits of several caches do not lie alike, and there is no
+    student whose maps theirs could be brought to."""
+    try:
+        common_layout([cache.manifest.layout for cache in caches])
+    except UsageError as error:
+        raise MismatchError(
+            f"caches {', '.join(map(str, caches))}: {error}, or give model, a segmentation model of"
+            " kdcache, whose maps theirs are then brought to"
+        ) from error
+
+
+def _cached(
+    config: LoaderConfig,
+    replay: Replay,
+    use: CacheUse,
+    online: OnlineTeacher | None,
+    *,
+    compute: Compute,
+    sites: Sequence[int] | None,
+) -> Teacher:
+    layout = use.cache.manifest.layout
+    if sites is not None and layout.sites and layout.maps is None:
+        raise UsageError(
+            f"cache {use.cache} holds logits of {layout.kind}, which no task of this"
+            " kdcache trains on; read it in a loop of your own, segment by segment"
+        )
+    cached = CachedTeacher(use.cache, use.reader(), compute, tail=config.tail, fallback=online)
+    teacher = _at_size_of(sites, cached, layout.maps or ())
+    if use.classes is None:
+        return teacher
+    return MappedTeacher(teacher, use.classes, replay.source.classes, compute)
+
+
+def _at_size_of(
+    student_sites: Sequence[int] | None, teacher: Teacher, sites: Sequence[int]
+) -> Teacher:
+    """Return a teacher whose maps, at `sites` now, have the size of the student's."""
+    if student_sites is None or tuple(sites[1:]) == tuple(student_sites[1:]):
+        return teacher
+    size = (sites[1], sites[2])
+    student_size = (student_sites[1], student_sites[2])
+    say(
+        f"note: the teacher's maps of {size_text(size)} are brought to {size_text(student_size)},"
+        " the student's (logits, bilinear)"
+    )
+    return ResampledTeacher(teacher, student_size)
+
+
+def _online(
+    config: LoaderConfig, replay: Replay, size: Size, compute: Compute
+) -> tuple[OnlineTeacher, list[Size]]:
+    if replay.caches:
+        classes = replay.caches[0].cache.manifest.classes
+    else:
+        classes = replay.source.classes
+    model = open_model(
+        str(config.teacher),
+        classes=classes,
+        recipe=replay.recipe,
+        trained=True,
+        task=task_of(replay.source),
+    )
+    for use in replay.caches:
+        require_teacher(use.cache, model)
+        _require_architecture(use.cache, model)
+    teacher_size = model.preprocessing.size
+    replay.recipe.require_one_draw(size, teacher_size)
+    sizes = [size]
+    if teacher_size != size:
+        sizes.append(teacher_size)
+    return OnlineTeacher(model, compute), sizes
+
+
+def _require_architecture(cache: Cache, model: VisionModel) -> None:
+    """Check that a teacher has the options that a cache was made with, as its weights do not tell.
+
+    Raises:
+        MismatchError: it has others.
+    """
+    architecture = cache.manifest.teacher.architecture
+    if architecture not in (None, model.architecture):
+        raise MismatchError(
+            f"teacher {model.spec} is {model.architecture} with its options, and cache {cache} was "
+            f"made with {architecture}: the same weights give other logits; give the spec of the"
+            " dump"
+        )

@@ -1,0 +1,243 @@
+"""A data set of views: batches of (row, seed), rendered from a source's samples under a recipe."""
+
+from collections.abc import Sequence
+from operator import index
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from kdcache.errors import (
+    KdcacheError,
+    RecipeError,
+    UnreadableSampleError,
+    UsageError,
+    quoted,
+)
+from kdcache.shapes import Labels, Rows, Size, Views, sides
+from kdcache.sources import Sample, Source
+from kdcache.sources.protocol import sample_name
+from kdcache.sources.sample_warnings import SampleWarning, about_sample, heard_warnings
+from kdcache.targets import NO_TARGET, MixedTarget, ViewTarget, target_kind, task_of
+from kdcache.views.mixing import blend, mix, partner
+from kdcache.views.recipe import Recipe
+from kdcache.views.view import (
+    Trace,
+    draw,
+    draw_masked,
+    preserved_generators,
+    seed_generators,
+    trace,
+)
+
+_Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Request = Sequence[tuple[int, int]]
+"""(row, seed) of each view of a batch."""
+_Unmixed = tuple[list[Tensor], ViewTarget]
+"""The unmixed view of a row at each size, and its target, a mask at the first size."""
+_UnmixedViews = dict[tuple[int, int], _Unmixed]
+"""Those of a batch by (row, seed), so that both of a pair are drawn once."""
+
+
+class Batch(NamedTuple):
+    """A batch of views, rendered once for each input size that was asked for."""
+
+    views: tuple[Views, ...]
+    labels: Labels
+    """Of the views of the first size; of absent ones -1, of their pixels 255."""
+    rows: Tensor
+    seeds: Tensor
+    absent: tuple[tuple[int, str], ...]
+    """Positions in the batch whose image could not be read, with the reason; their pixels are
+    zeros."""
+    warnings: tuple[SampleWarning, ...] = ()
+    """That were raised while samples of the batch were worked on."""
+
+
+class ViewDataset(Dataset[Batch]):
+    """Renders batches of views of (row, seed); row r is sample `order[r]`.
+
+    Errors come back as values: an exception raised in a loader worker would reach the user as a
+    traceback's text.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        recipe: Recipe,
+        order: Rows,
+        *,
+        sizes: Sequence[Size | None],
+        skip_unreadable: bool = False,
+    ) -> None:
+        self.source = source
+        self.order = order
+        self._kind = target_kind(task_of(source))
+        if self._kind.follows_views:
+            recipe.require_masks()
+        self.recipes = [recipe.at(size) for size in sizes]
+        self.skip_unreadable = skip_unreadable
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.order)
+
+    def __getitems__(self, request: Request) -> Batch | KdcacheError:
+        """Return the batch of the views asked for, or the error that prevented it."""
+        try:
+            return self.batch(request)
+        except KdcacheError as error:
+            return error
+
+    def batch(self, request: Request) -> Batch:
+        """Return the batch of the views asked for; the caller's random generators are left as they
+        were.
+
+        Raises:
+            UsageError: no pairs of a row that there is and a seed.
+            UnreadableSampleError: an image cannot be decoded, and these are not to be skipped.
+            RecipeError: the recipe does not fit an image.
+        """
+        self._require_rows(request)
+        with preserved_generators(), heard_warnings() as warnings:
+            batch = self._render(request)
+        return batch._replace(warnings=tuple(warnings))
+
+    def _require_rows(self, request: Request) -> None:
+        try:
+            views = [(index(row), index(seed)) for row, seed in request]
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"views are asked for by {quoted(request)}; give pairs (row, seed)"
+            ) from None
+        for row, seed in views:
+            if not 0 <= row < len(self):
+                raise UsageError(f"row is {row}; rows are from 0 to {len(self) - 1}")
+            if not 0 <= seed < 1 << 32:
+                raise UsageError(f"seed is {seed}; seeds are from 0 to 2^32 - 1")
+
+    def trace(self, row: int, seed: int) -> Trace:
+        """Return the trace of a view of the first size; the caller's random generators are left as
+        they were.
+
+        Raises:
+            UnreadableSampleError: the image cannot be decoded.
+            RecipeError: the recipe does not fit the image.
+        """
+        # the view itself was rendered, and its warnings told
+        with preserved_generators(), heard_warnings():
+            index, sample = self._sample(row, seed)
+            return trace(sample.image, self.recipes[0], index, seed)
+
+    def _render(self, request: Request) -> Batch:
+        targets = [NO_TARGET] * len(request)
+        absences: list[tuple[int, str]] = []
+        unmixed_views: _UnmixedViews = {}
+        pixels = self._blank_pixels(request, unmixed_views)
+        for position, (row, seed) in enumerate(request):
+            try:
+                views, targets[position] = self._mixed(row, seed, unmixed_views)
+            except UnreadableSampleError as error:
+                if not self.skip_unreadable:
+                    raise
+                absences.append((position, str(error)))
+                continue
+            _place(views, pixels, position)
+        pairs = np.asarray(request, dtype=np.int64).reshape(-1, 2)
+        rows, seeds = torch.tensor(pairs).unbind(1)
+        rendered = tuple(map(torch.from_numpy, pixels))
+        mixes = self.recipes[0].mixing is not None
+        view_sides = rendered[0].shape[2:]
+        labels = self._kind.batch(targets, view_sides, mixes=mixes)
+        return Batch(rendered, labels, rows, seeds, tuple(absences))
+
+    def _blank_pixels(self, request: Request, unmixed_views: _UnmixedViews) -> list[_Pixels]:
+        """Return zeros for a batch's views of each size.
+
+        They are arrays, since numpy takes half as long as torch to put channels first, which is how
+        views come from Pillow.
+        """
+        pixels = []
+        for recipe in self.recipes:
+            height, width = self._sides(recipe, request, unmixed_views)
+            shape = (len(request), recipe.channels, height, width)
+            pixels.append(np.zeros(shape, np.uint8))
+        return pixels
+
+    def _sides(
+        self, recipe: Recipe, request: Request, unmixed_views: _UnmixedViews
+    ) -> tuple[int, int]:
+        """Return the height and width of a batch's views; where they are as large as their images,
+        those of the first."""
+        if recipe.size is not None:
+            return sides(recipe.size)
+        row, seed = request[0]
+        views, _ = self._unmixed(row, seed, unmixed_views)
+        height, width = views[0].shape[1:]
+        return height, width
+
+    def _mixed(
+        self, row: int, seed: int, unmixed_views: _UnmixedViews
+    ) -> tuple[list[Tensor], MixedTarget]:
+        """Return the view at each size, and what its target is."""
+        recipe = self.recipes[0]
+        own_views, own_target = self._unmixed(row, seed, unmixed_views)
+        if recipe.mixing is None:
+            return own_views, (own_target, -1, 1.0)
+        other = partner(row, len(self), recipe.mixing, recipe.key, seed)
+        assert isinstance(own_target, int), "require_masks has refused a recipe that mixes"
+        # even if it will not show: a pair is absent together
+        other_views, other_target = self._unmixed(other, seed, unmixed_views)
+        assert isinstance(other_target, int)
+        pair_draw = blend(recipe.mixing, recipe.key, seed, row, other)
+        views = []
+        shares = []
+        for own_view, other_view in zip(own_views, other_views, strict=True):
+            view, share = mix(own_view, other_view, pair_draw)
+            views.append(view)
+            shares.append(share)
+        return views, (own_target, other_target, shares[0])
+
+    def _unmixed(self, row: int, seed: int, unmixed_views: _UnmixedViews) -> _Unmixed:
+        if (row, seed) not in unmixed_views:
+            unmixed_views[row, seed] = self._draw(row, seed)
+        return unmixed_views[row, seed]
+
+    def _draw(self, row: int, seed: int) -> _Unmixed:
+        index, (image, target) = self._sample(row, seed)
+
+        def name() -> str:
+            return sample_name(self.source.spec, index, self.source.key(index))
+
+        try:
+            with about_sample(name):  # converting an image may warn too
+                if isinstance(target, int):
+                    views = [draw(image, recipe, index, seed) for recipe in self.recipes]
+                    return views, target
+                views = []
+                masks = []
+                for recipe in self.recipes:
+                    view, mask = draw_masked(image, target, recipe, index, seed)
+                    views.append(view)
+                    masks.append(mask)
+                return views, masks[0]
+        except RecipeError as error:
+            raise RecipeError(f"sample {index} ({self.source.key(index)}): {error}") from error
+
+    def _sample(self, row: int, seed: int) -> tuple[int, Sample]:
+        index = int(self.order[row])
+        seed_generators(*self.recipes[0].key, seed, index)  # a data set may draw too
+        return index, self.source.sample(index)
+
+
+def _place(views: Sequence[Tensor], pixels: Sequence[_Pixels], position: int) -> None:
+    """Write a view of each size into the pixels of its batch."""
+    for view, batch in zip(views, pixels, strict=True):
+        shape = batch[position].shape
+        if shape != view.shape:
+            raise RecipeError(
+                f"views of {shape} and {tuple(view.shape)} in one batch; use a recipe with a size"
+            )
+        batch[position] = view.numpy()

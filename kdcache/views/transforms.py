@@ -1,0 +1,190 @@
+"""The transforms of a recipe: each is made from its table, for the mode and the size of the
+views."""
+
+import inspect
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from typing import Any
+
+import torch
+from torchvision.transforms import InterpolationMode, v2
+
+from kdcache.config.spec import choose
+from kdcache.errors import RecipeError, quoted
+from kdcache.shapes import IGNORED, MOST_SIDE, Size, sides
+from kdcache.views.bounds import bounded
+from kdcache.views.mask_resize import Mask
+from kdcache.views.random_scale import RandomScale
+from kdcache.views.timm_transforms import TIMM_TRANSFORMS
+
+REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What transforms raise for a parameter or an image that they cannot use."""
+_FORBIDDEN = {
+    "Normalize": "normalisation belongs to the model (mean=..., std=... in its spec)",
+    "ToDtype": "a view is uint8 pixels",
+    "Lambda": "a recipe holds plain parameters only",
+    "MixUp": "mixing needs a partner; write a table [mixing] with mixup = ALPHA",
+    "CutMix": "mixing needs a partner; write a table [mixing] with cutmix = ALPHA",
+}
+_INPUT = re.compile(r"input(?:/(.*))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewForm:
+    """What a transform is made for."""
+
+    recipe: str
+    """How messages name the recipe."""
+    mode: str
+    """Of the images, RGB or L."""
+    size: Size | None
+    """Of the views; None where they are as large as their images."""
+
+
+def build_transform(entry: Any, form: ViewForm) -> Any:
+    """Return the transform of a table, which is built for views of a form.
+
+    Raises:
+        RecipeError: no table of a transform, or one with parameters that cannot be used.
+        UsageError: a transform or a parameter that does not exist; the nearest is suggested.
+    """
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise RecipeError(f"{form.recipe}: a transform is a table with a name, not {quoted(entry)}")
+    name = entry["name"]
+    if name in _FORBIDDEN:
+        raise RecipeError(f"{form.recipe}: {name} cannot stand in a recipe: {_FORBIDDEN[name]}")
+    classes = _transform_classes()
+    transform_class = classes[choose(name, classes, f"transform in {form.recipe}")]
+    parameters = inspect.signature(transform_class).parameters
+    options = dict(entry)
+    del options["name"]
+    arguments = {}
+    for key, value in options.items():
+        choose(key, parameters, f"parameter of {name} in {form.recipe}")
+        arguments[key] = _argument(parameters[key], value, form)
+    # what comes in from outside has no class
+    if "fill" in parameters and transform_class not in TIMM_TRANSFORMS.values():
+        colour = arguments.get("fill", parameters["fill"].default)
+        arguments["fill"] = {"others": colour, Mask: IGNORED}
+    try:
+        transform = transform_class(**arguments, **_own_arguments(parameters, form))
+        return bounded(transform, name)
+    except REFUSALS as error:
+        refusal = _refused_text(name, options, error)
+        raise RecipeError(f"{form.recipe}: {refusal}: {error}") from error
+
+
+def _own_arguments(parameters: Mapping[str, inspect.Parameter], form: ViewForm) -> dict[str, Any]:
+    """Return what a transform takes that the recipe knows, and its table need not say."""
+    arguments: dict[str, Any] = {}
+    if "image_mode" in parameters:
+        arguments["image_mode"] = form.mode
+    if "image_size" in parameters:
+        arguments["image_size"] = min(sides(form.size or 1))
+    return arguments
+
+
+def _refused_text(name: str, options: Mapping[str, Any], error: Exception) -> str:
+    """Return what a message says was refused: the transform, or, since Python's own errors of types
+    name no parameter, all of its options."""
+    if not isinstance(error, TypeError) or not options:
+        return name
+    texts = []
+    for key, value in options.items():
+        texts.append(f"{key}={quoted(value)}")
+    return f"{name} does not take {', '.join(texts)}"
+
+
+@cache
+def _transform_classes() -> dict[str, Any]:
+    """Return what a recipe may name: torchvision's transforms, timm's and our own."""
+    classes: dict[str, Any] = {}
+    for name, value in vars(v2).items():
+        is_module = inspect.isclass(value) and issubclass(value, torch.nn.Module)
+        if is_module:
+            classes[name] = value
+    classes.update(TIMM_TRANSFORMS)
+    classes["kdcache.RandomScale"] = RandomScale
+    return classes
+
+
+def _argument(parameter: inspect.Parameter, value: Any, form: ViewForm) -> Any:
+    """Return what a parameter is given for a value of a recipe's table."""
+    key = parameter.name
+    if isinstance(value, list):
+        return _list_argument(parameter, value, form)
+    if isinstance(value, dict) or key == "transforms":
+        return build_transform(value, form)
+    enumeration = type(parameter.default)
+    if key == "interpolation":  # whose default may be None
+        enumeration = InterpolationMode
+    if issubclass(enumeration, Enum):
+        members = [member.value for member in enumeration]
+        return enumeration(choose(str(value), members, key))
+    if not _is_input(value):
+        return value
+    height, width = _input_sides(form)
+    high = _resolved(key, value, height, form)
+    wide = _resolved(key, value, width, form)
+    if high == wide:
+        return high
+    return [high, wide]
+
+
+def _list_argument(parameter: inspect.Parameter, values: list[Any], form: ViewForm) -> list[Any]:
+    """Return what a parameter is given for a list: two of `input` are a height and a width."""
+    if len(values) == 2 and _is_input(values[0]) and _is_input(values[1]):
+        height, width = _input_sides(form)
+        return [
+            _resolved(parameter.name, values[0], height, form),
+            _resolved(parameter.name, values[1], width, form),
+        ]
+    return [_argument(parameter, value, form) for value in values]
+
+
+def _input_sides(form: ViewForm) -> tuple[int, int]:
+    if form.size is None:
+        raise RecipeError(
+            f'{form.recipe} has size = "image", so that a transform cannot name the input\'s'
+        )
+    return sides(form.size)
+
+
+def _resolved(key: str, value: str, side: int, form: ViewForm) -> int:
+    """Return what `input` or `input/X` is for one side."""
+    _, _, divisor = value.partition("/")
+    try:
+        resolved = side / float(divisor or 1)
+    except (ValueError, ZeroDivisionError):
+        resolved = math.nan
+    if not 0.5 <= resolved <= MOST_SIDE:  # nor is NaN
+        raise RecipeError(
+            f"{form.recipe}: {key} = {quoted(value)} is no side of 1 to {MOST_SIDE} pixels; "
+            "write for example input or input/0.875"
+        )
+    return round(resolved)
+
+
+def names_input(value: Any) -> bool:
+    """Return whether a value of a recipe names the input size, anywhere in it."""
+    if isinstance(value, dict):
+        return any(map(names_input, value.values()))
+    if isinstance(value, list):
+        return any(map(names_input, value))
+    return _is_input(value)
+
+
+def _is_input(value: Any) -> bool:
+    return isinstance(value, str) and _INPUT.fullmatch(value) is not None
