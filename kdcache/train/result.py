@@ -44,12 +44,17 @@ def run_result(
         best: the best epoch.
         lines: the run's metrics.
     """
-    epoch_lines = [line for line in lines if line["kind"] == "epoch"]
     last: Mapping[str, Any] = {}  # if the file was lost
+    seconds = []
+    rates = []
+    for line in lines:
+        if line["kind"] == "epoch":
+            last = line
+            seconds.append(line["seconds"])
+            rates.append(line["views_per_second"])
     median_rate = None
-    if epoch_lines:
-        last = epoch_lines[-1]
-        median_rate = float(np.median([line["views_per_second"] for line in epoch_lines]))
+    if rates:
+        median_rate = float(np.median(rates))
     return {
         "run": config.run,
         "loss": config.loss,
@@ -57,7 +62,7 @@ def run_result(
         "steps": trainer.step,
         **_scores(trainer, best, last),
         "train_loss": last.get("loss"),
-        "seconds": sum(line["seconds"] for line in epoch_lines),
+        "seconds": sum(seconds),
         "views_per_second": median_rate,
         "peak_memory": trainer.compute.peak_memory(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
