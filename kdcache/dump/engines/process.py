@@ -39,21 +39,26 @@ def run_in_process(job: Job, cache: Cache) -> int:
     written = _write(job, cache, "dump", mine)
     if stop_requested():
         return written
-    left = not_committed(cache, units)
-    written += _write(job, cache, "help", helping_order(left, me.rank, me.world_size))
+    missing = not_committed(cache, units)
+    written += _write(job, cache, "help", helping_order(missing, me.rank, me.world_size))
     if who and not stop_requested():
         log(who, f"{counted(written, 'unit')} written here; the dump is complete")
     return written
 
 
 def _write(job: Job, cache: Cache, title: str, units: Sequence[Unit]) -> int:
+    """Commit those of the units that are missing; return how many it was."""
     todo = not_committed(cache, units)
     views = num_views(cache, todo)
+    written = 0
     with progress(title, views, "views", is_shown=bool(todo), who=own_name()) as bar:
-        return sum(1 for _ in write_units(job, cache, UnitOrder(todo), bar)) if todo else 0
+        if todo:
+            for _ in write_units(job, cache, UnitOrder(todo), bar):
+                written += 1
+    return written
 
 
 def _start_text(job: Job, cache: Cache, mine: Sequence[Unit], num_units: int) -> str:
-    there = len(mine) - len(not_committed(cache, mine))
-    share_text = f"its share is {len(mine)} of {num_units} units, {there} are there"
+    num_present = len(mine) - len(not_committed(cache, mine))
+    share_text = f"its share is {len(mine)} of {num_units} units, {num_present} are there"
     return f"dump into {cache} on {job.compute.device}; {share_text}"
