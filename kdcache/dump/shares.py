@@ -44,12 +44,12 @@ def all_units(job: Job, cache: Cache) -> list[Unit]:
 
 def not_committed(cache: Cache, units: Sequence[Unit]) -> list[Unit]:
     """Return those of `units` that are not committed yet, in their order."""
-    missing: dict[int, set[int]] = {}
+    missing_by_seed: dict[int, set[int]] = {}
     missing_units = []
     for seed, unit in units:
-        if seed not in missing:
-            missing[seed] = set(cache.missing_units(seed))
-        if unit in missing[seed]:
+        if seed not in missing_by_seed:
+            missing_by_seed[seed] = set(cache.missing_units(seed))
+        if unit in missing_by_seed[seed]:
             missing_units.append((seed, unit))
     return missing_units
 

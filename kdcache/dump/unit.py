@@ -81,16 +81,16 @@ class UnitMaker:
             self._records = np.zeros((len(self.seeds), len(self.rows)), records.dtype)
         seed = int(batch.seeds[0])
         absent_places = [place for place, _ in batch.absent]
-        present = np.setdiff1d(np.arange(len(batch.rows)), absent_places)
-        unit_rows = batch.rows.numpy()[present] - self.rows.start
-        self._records[self.seeds.index(seed), unit_rows] = records[present]
+        present_places = np.setdiff1d(np.arange(len(batch.rows)), absent_places)
+        unit_rows = batch.rows.numpy()[present_places] - self.rows.start
+        self._records[self.seeds.index(seed), unit_rows] = records[present_places]
         if batch.labels.first.ndim == 1:
-            self._labels[unit_rows] = batch.labels.first.numpy()[present]
+            self._labels[unit_rows] = batch.labels.first.numpy()[present_places]
         self.counted += len(records)
         self._add_absent(batch, seed)
-        self._probe(batch, present, seed)
-        if len(present):
-            self._add_statistics(batch, logits, present)
+        self._probe(batch, present_places, seed)
+        if len(present_places):
+            self._add_statistics(batch, logits, present_places)
 
     def _add_absent(self, batch: Batch, seed: int) -> None:
         """Take the samples of a batch that cannot be read."""
@@ -102,19 +102,19 @@ class UnitMaker:
             self._absent.append(Absence(row=row, reason=reason, seed=absence_seed))
         self._check_absent()
 
-    def _add_statistics(self, batch: Batch, logits: ViewLogits, present: Rows) -> None:
-        """Take the statistics of a batch over its views at the places `present`."""
-        present_logits = logits[present]
+    def _add_statistics(self, batch: Batch, logits: ViewLogits, present_places: Rows) -> None:
+        """Take the statistics of a batch over its views that are present."""
+        present_logits = logits[present_places]
         targets = None
         if self._is_scored:
-            targets = batch.labels.leading[present]
+            targets = batch.labels.leading[present_places]
         statistics = {
             **self._task.statistics(present_logits, targets),
             **clipped_share(self._cache.codec, present_logits),
         }
         for name, value in statistics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value * len(present)
-        self._num_read += len(present)
+            self._sums[name] = self._sums.get(name, 0.0) + value * len(present_places)
+        self._num_read += len(present_places)
 
     @property
     def records(self) -> Records:
@@ -170,13 +170,12 @@ class UnitMaker:
                 f" these samples out of it. The first: {'; '.join(texts)}"
             )
 
-    def _probe(self, batch: Batch, present: Rows, seed: int) -> None:
-        """Probe the batch's first views, those at the places `present`, if `seed` is to have more
-        probes."""
+    def _probe(self, batch: Batch, present_places: Rows, seed: int) -> None:
+        """Probe the batch's first views that are present, if `seed` is to have more probes."""
         num_traces = num_traced(self._cache.manifest, seed, self.unit)
         first = self._num_probes_of(seed)
         last = max(num_traces, self._num_probes)
-        for count, place in enumerate(present[: max(last - first, 0)], start=first):
+        for count, place in enumerate(present_places[: max(last - first, 0)], start=first):
             row = int(batch.rows[place])
             trace = None
             if count < num_traces:
@@ -229,10 +228,10 @@ def _stored_sample(source: Source, index: int, label: int, has_image: bool) -> S
 def clipped_share(codec: Codec, logits: ViewLogits) -> dict[str, float]:
     """Return `clipped`, the share of rows that lose more to clipping than to rounding, of a codec
     that clips; none of maps."""
-    clipped = codec.clipped(logits)
-    if clipped is None:
+    is_clipped = codec.clipped(logits)
+    if is_clipped is None:
         return {}
-    return {"clipped": float(clipped.float().mean())}
+    return {"clipped": float(is_clipped.float().mean())}
 
 
 def tell_clipped(cache: Cache, commits: Sequence[Commit]) -> None:

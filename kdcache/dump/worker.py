@@ -85,12 +85,12 @@ def batches_of(job: Job, cache: Cache, seed: int, unit: int) -> Iterator[Request
     size = job.config.batch_size
     mixing = job.recipe.mixing
     for unit_seed in cache.manifest.unit_seeds(seed):
-        ordered = np.arange(rows.start, rows.stop)
+        unit_rows = np.arange(rows.start, rows.stop)
         if mixing:
-            others = partners(len(job.source), mixing, job.recipe.key, unit_seed)
-            ordered = in_pairs(ordered, others)
-        for start in range(0, len(ordered), size):
-            yield [(int(row), unit_seed) for row in ordered[start : start + size]]
+            partner_rows = partners(len(job.source), mixing, job.recipe.key, unit_seed)
+            unit_rows = in_pairs(unit_rows, partner_rows)
+        for start in range(0, len(unit_rows), size):
+            yield [(int(row), unit_seed) for row in unit_rows[start : start + size]]
 
 
 def records_of(

@@ -87,23 +87,24 @@ def workers_of(commits: Iterable[Seen], now: float, *, is_complete: bool = False
         now: the time, in seconds since 1970.
         is_complete: whether the dump is: then nobody is waited for.
     """
-    own_commits: dict[str, list[Seen]] = {}
+    commits_by_name: dict[str, list[Seen]] = {}
     for commit in sorted(commits, key=lambda commit: commit.time):
-        own_commits.setdefault(commit.writer, []).append(commit)
-    paces = {name: _pace(own) for name, own in own_commits.items()}
+        commits_by_name.setdefault(commit.writer, []).append(commit)
+    paces = {name: _pace(worker_commits) for name, worker_commits in commits_by_name.items()}
     usual_pace = _usual_pace(paces.values())
     workers = []
-    for name, own in own_commits.items():
+    for name, worker_commits in commits_by_name.items():
         patience = _patience(paces[name], usual_pace)
-        silence = max(now - own[-1].time, 0.0)  # the clock of the storage may be ahead
+        silence = max(now - worker_commits[-1].time, 0.0)  # the clock of the storage may be ahead
         if silence > max(_FORGOTTEN, _LATE * patience):
             continue
+        mean_views = sum(commit.views for commit in worker_commits) / len(worker_commits)
         workers.append(
             Worker(
                 name=name,
-                units=len(own),
+                units=len(worker_commits),
                 pace=paces[name],
-                views=sum(commit.views for commit in own) / len(own),
+                views=mean_views,
                 last_seen=silence,
                 is_lost=not is_complete and silence > patience,
             )

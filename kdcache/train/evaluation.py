@@ -76,10 +76,10 @@ class Evaluation:
         if self._window and not takes_whole_images:
             raise UsageError(f"eval_window is not for {self._task.name}; leave it out")
         order = np.arange(len(self.source))
-        # all that cannot be read is told at once
-        view_size = size
+        view_size: Size | None = size
         if takes_whole_images:
             view_size = None
+        # all that cannot be read is told at once
         self._dataset = ViewDataset(
             self.source, recipe, order, sizes=[view_size], skip_unreadable=True
         )
@@ -118,8 +118,8 @@ class Evaluation:
         """Return what is wrong with this process's share of the data."""
         reasons: list[str] = []
         try:
-            shown = progress("evaluation data", len(self.source), "samples", is_shown=is_main())
-            with shown as bar:
+            num_samples = len(self.source)
+            with progress("evaluation data", num_samples, "samples", is_shown=is_main()) as bar:
                 for batch in self._loader:
                     for _, reason in batch.absent:
                         reasons.append(reason)
@@ -250,29 +250,29 @@ def evaluate(
         source = as_source(data)
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
-    own = wrapped(model, recipe, size=size, mean=mean, std=std, task=task_of(source))
+    student = wrapped(model, recipe, size=size, mean=mean, std=std, task=task_of(source))
     evaluation = Evaluation(
         source,
         None,
         recipe,
-        size=own.preprocessing.size,
+        size=student.preprocessing.size,
         batch_size=batch_size,
         window=window,
         compute=compute,
     )
     try:
         with kept_modes(model):
-            return evaluation.scores({"": compute.place(own)})
+            return evaluation.scores({"": compute.place(student)})
     finally:
         evaluation.close()
 
 
-def evaluation_recipe(named: str | None, training: Recipe, *, is_from_cache: bool) -> Recipe:
+def evaluation_recipe(name: str | None, training: Recipe, *, is_from_cache: bool) -> Recipe:
     """Return the recipe of evaluation views: the one named, else the one that the training recipe
     names.
 
     Args:
-        named: a shipped recipe or a TOML file, if the user names one.
+        name: a shipped recipe or a TOML file, if the user names one.
         training: the recipe of the training views.
         is_from_cache: whether that comes from a cache, which may then name a shipped recipe, but no
             file of this machine.
@@ -280,13 +280,13 @@ def evaluation_recipe(named: str | None, training: Recipe, *, is_from_cache: boo
     Raises:
         UsageError: the recipe of a cache names another than a shipped one.
     """
-    if named is None and is_from_cache and training.eval not in shipped_recipes():
+    if name is None and is_from_cache and training.eval not in shipped_recipes():
         raise UsageError(
             f"the cache names evaluation recipe {quoted(training.eval)}, which is not one of "
             "kdcache's; name the recipe "
             "yourself: --set eval_recipe=NAME or FILE.toml"
         )
-    return load_recipe(named or training.eval).with_mode(training.mode)
+    return load_recipe(name or training.eval).with_mode(training.mode)
 
 
 def _own_batches(num_samples: int, size: int) -> list[list[tuple[int, int]]]:

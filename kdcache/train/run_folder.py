@@ -107,13 +107,13 @@ def _differences(run: Path, config: TrainConfig, *, free: tuple[str, ...]) -> li
     """Return how the settings in the run's folder differ from `config`."""
     file = str(run / CONFIG_FILE)
     try:
-        saved = load_config(TrainConfig, COMMAND, file=file, flags={}, is_ours=True)
+        saved_config = load_config(TrainConfig, COMMAND, file=file, flags={}, is_ours=True)
     except UsageError as error:
         raise UsageError(
             f"run {run}: its own {CONFIG_FILE} is damaged ({error}); restore it from a copy, or"
             " choose a new folder"
         ) from error
-    return settings_differences(saved, config, free=free)
+    return settings_differences(saved_config, config, free=free)
 
 
 @contextmanager
@@ -140,10 +140,10 @@ def last_checkpoint(run: Path, config: TrainConfig) -> dict[str, Any] | None:
     if text is None:  # of an older kdcache
         return checkpoint
     try:
-        saved = parse_config(TrainConfig, COMMAND, text)
+        saved_config = parse_config(TrainConfig, COMMAND, text)
     except UsageError:  # of another version, which had other settings
         return checkpoint
-    if lines := settings_differences(saved, config, free=FREE + PLACES):
+    if lines := settings_differences(saved_config, config, free=FREE + PLACES):
         raise MismatchError(
             f"checkpoint {path} is that of another run ({joined(lines)}); restore this"
             " run's own from a copy, or choose a new folder"

@@ -348,8 +348,8 @@ class Trainer:
     def _set_rate(self) -> None:
         """Set the learning rate by the share of the epoch that is done: one that lacks rows is no
         shorter for the schedule."""
-        done = self.epoch + self.epoch_step / max(self.loader.num_steps, 1)
-        self.schedule.step_update(round(done * self._steps))
+        epochs_done = self.epoch + self.epoch_step / max(self.loader.num_steps, 1)
+        self.schedule.step_update(round(epochs_done * self._steps))
 
     def _place_and_rate(self) -> dict[str, Any]:
         return {
