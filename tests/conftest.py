@@ -84,7 +84,7 @@ def _looked_at(descriptor: int) -> None:
 def short_plans() -> Iterator[None]:
     """Let plans probe for a moment; their figures mean nothing on tiny models."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("kdcache.dump.plan", "kdcache.train.run"):
+        for module in ("kdcache.dump.plan", "kdcache.train.plan"):
             patch.setattr(f"{module}.PLAN_SECONDS", 0.1)
         yield
 

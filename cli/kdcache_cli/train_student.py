@@ -106,12 +106,13 @@ def train_student(
     On several GPUs: torchrun --nproc-per-node N -m kdcache train-student ...
     """
     from kdcache.train import run as train
+    from kdcache.train.plan import plan_training
 
     config = configured(
         train.TrainConfig, "train-student", file, {"cache": cache or None, **flags}, settings
     )
     if plan:
-        planned = train.plan_training(config)
+        planned = plan_training(config)
         print_result(planned, _training_plan_lines(planned), as_json=as_json)
         return
     result = train.train_student(config)

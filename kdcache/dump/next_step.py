@@ -20,11 +20,14 @@ def training_command(job: Job) -> str:
     a comment in the line before says how. What a program gave no command can name: then it is the
     call of a loader.
     """
-    if job.given.source is not None:
+    if job.objects.source is not None:
         return f"loader = kdcache.DistillationLoader({str(job.config.cache)!r}, data=...)"
     has_map = job.manifest.classes != job.source.classes
-    held = Spec("cache", str(job.config.cache), {"classes": _CLASS_MAP} if has_map else {})
-    words = ["kdcache", "train-student", "RUN", "--cache", str(held).removeprefix("cache:")]
+    options = {}
+    if has_map:
+        options["classes"] = _CLASS_MAP
+    cache = Spec("cache", str(job.config.cache), options)
+    words = ["kdcache", "train-student", "RUN", "--cache", str(cache).removeprefix("cache:")]
     if not job.manifest.has_images:
         words += ["--data", job.config.data]
     words += ["--student", str(_student(job)), "--loss", "dist", "--epochs", "100"]
@@ -40,12 +43,14 @@ def training_command(job: Job) -> str:
 def _student(job: Job) -> Spec:
     """Return a student for the views of a dump: a ResNet-18, or what the teacher is of."""
     size = _student_size(job)
-    options = {} if size is None else {"input_size": _size_value(size)}
+    options: dict[str, int | str] = {}
+    if size is not None:
+        options["input_size"] = _size_value(size)
     if not job.teacher.sites:
         return Spec("timm", "resnet18", options)
-    views = sides(size or job.recipe.input_size)
+    height, width = sides(size or job.recipe.input_size)
     for stride in _STRIDES:
-        if not any(side % stride for side in views):
+        if height % stride == 0 and width % stride == 0:
             return Spec("timm", "resnet18", {"output_stride": stride, **options})
     teacher = parse_spec(job.teacher.architecture)
     return Spec(teacher.name, teacher.arg, {**teacher.options, **options})
@@ -64,4 +69,6 @@ def _student_size(job: Job) -> Size | None:
 
 
 def _size_value(size: Size) -> int | str:
-    return size if isinstance(size, int) else size_text(size)
+    if isinstance(size, int):
+        return size
+    return size_text(size)

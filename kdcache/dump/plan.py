@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,8 +61,15 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
         cache = open_cache(config.cache)
         cache.require(job.manifest)
     units = all_units(job, cache)
-    num_left = len(not_committed(cache, units))
+    num_missing = len(not_committed(cache, units))
     probe = _probe(job, cache)
+    num_processes = world_size or _world_size(config)
+    stride = None
+    if isinstance(job.teacher, MapModel):
+        stride = job.teacher.stride
+    gradients = []
+    if job.fitted is not None:
+        gradients = fitted_gradients(job.fitted)
     return {
         "samples": len(job.source),
         "classes": job.source.classes,
@@ -69,15 +77,15 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
         "size": job.teacher.preprocessing.size,
         "views": job.manifest.rows * len(job.seeds),
         "units": len(units),
-        "units_done": len(units) - num_left,
+        "units_done": len(units) - num_missing,
         **_sizes(job, cache, _bytes_per_view(job, cache, probe.records)),
         "views_per_second": probe.rate,
-        **_times(job.manifest, num_left, probe.rate, world_size or _world_size(config)),
+        **_times(job.manifest, num_missing, probe.rate, num_processes),
         "sites": list(job.teacher.sites),
-        "stride": job.teacher.stride if isinstance(job.teacher, MapModel) else None,
+        "stride": stride,
         "codec": codec_spec(job.codec),
         "gradient_error": job.manifest.made_by.gradient_error,
-        "gradients": fitted_gradients(job.fitted) if job.fitted else [],
+        "gradients": gradients,
         "teacher_accuracy": probe.accuracy,
         "free_bytes": _free_bytes(config.cache),
     }
@@ -148,16 +156,18 @@ def _bytes_per_view(job: Job, cache: Cache, records: Records) -> float:
 
 def _world_size(config: DumpConfig) -> int:
     """Return how many processes are to share the dump, as far as that is known."""
-    return config.ray.workers or 1 if config.engine == "ray" else own_place().world_size
+    if config.engine == "ray":
+        return config.ray.workers or 1
+    return own_place().world_size
 
 
-def _times(manifest: Manifest, num_left: int, rate: float, world_size: int) -> dict[str, float]:
+def _times(manifest: Manifest, num_missing: int, rate: float, world_size: int) -> dict[str, float]:
     """Return how long the units that are left take so many processes, each as fast as this one."""
     unit_views = min(manifest.unit_rows, manifest.rows) * manifest.seeds_per_unit
-    left = num_left * manifest.rows * manifest.seeds_per_unit / manifest.num_units
+    missing_views = num_missing * manifest.rows * manifest.seeds_per_unit / manifest.num_units
     seconds_per_unit = unit_views / rate
     # whoever comes last has a whole unit more than the mean
-    seconds = min(-(-num_left // world_size) * seconds_per_unit, left / rate)
+    seconds = min(-(-num_missing // world_size) * seconds_per_unit, missing_views / rate)
     return {
         "seconds_per_unit": seconds_per_unit,
         "world_size": world_size,
@@ -170,17 +180,31 @@ def _times(manifest: Manifest, num_left: int, rate: float, world_size: int) -> d
 def _num_files(job: Job, cache: Cache) -> int:
     """Return the files of the whole dump: of its seeds, manifest, request, zarr's group of seeds,
     fit and list."""
-    beside = [job.codec.fit_arrays(), job.listing.arrays if job.listing is not None else {}]
-    beside_files = sum(2 + 2 * len(group) for group in beside if group)
-    groups = 1 if job.manifest.store == "zarr" else 0
-    return 2 + groups + _num_files_of_seeds(job, cache) + beside_files
+    count = 2 + _num_files_of_seeds(job, cache)
+    if job.manifest.store == "zarr":
+        count += 1
+    count += _num_files_of_group(job.codec.fit_arrays())
+    if job.listing is not None:
+        count += _num_files_of_group(job.listing.arrays)
+    return count
+
+
+def _num_files_of_group(arrays: Mapping[str, Any]) -> int:
+    """Return the files of a group of zarr arrays of one chunk each; none without arrays."""
+    if not arrays:
+        return 0
+    return 2 + 2 * len(arrays)
 
 
 def _num_files_of_seeds(job: Job, cache: Cache) -> int:
-    arrays = 2 * len(job.seeds) if job.manifest.store == "zarr" else 0
-    return arrays + 2 * len(all_units(job, cache))
+    count = 2 * len(all_units(job, cache))
+    if job.manifest.store == "zarr":
+        count += 2 * len(job.seeds)
+    return count
 
 
 def _existing_parent(path: Path) -> Path:
     path = path.absolute()
-    return path if path.exists() else _existing_parent(path.parent)
+    if path.exists():
+        return path
+    return _existing_parent(path.parent)

@@ -17,7 +17,8 @@ from kdcache.config.files import seeds_text
 from kdcache.config.spec import build
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.engines import open_engine
-from kdcache.dump.job import NOTHING_GIVEN, Given, Job, prepare, probe_place, tell_error
+from kdcache.dump.fitting import tell_error
+from kdcache.dump.job import NO_OBJECTS, GivenObjects, Job, prepare, probe_place
 from kdcache.dump.next_step import training_command
 from kdcache.dump.unit import tell_clipped
 from kdcache.errors import UsageError
@@ -99,18 +100,38 @@ def dump_teacher(
         KdcacheError: bad input, unwritable cache, NaN logits; what was committed stays.
         StoppedError: a signal told it to stop; what was committed stays.
     """
-    module = None if isinstance(teacher, str) else teacher
-    wishes = {"size": size, "mean": mean, "std": std}
-    if module is None and any(wish is not None for wish in wishes.values()):
-        raise UsageError("size, mean and std are of a module; a spec says them itself: mean=0.5")
-    source = None if isinstance(data, str) else as_source(data)
-    options: dict[str, Any] = {} if num_workers is None else {"workers": num_workers}
+    preprocessing = {"size": size, "mean": mean, "std": std}
+    if isinstance(teacher, str):
+        module = None
+        teacher_spec = teacher
+        if size is not None or mean is not None or std is not None:
+            raise UsageError(
+                "size, mean and std are of a module; a spec says them itself: mean=0.5"
+            )
+    else:
+        module = teacher
+        teacher_spec = class_name(teacher)
+    if isinstance(data, str):
+        source = None
+        data_spec = data
+    else:
+        source = as_source(data)
+        data_spec = source.spec
+    if isinstance(recipe, Recipe):
+        own_recipe = recipe
+        recipe_name = recipe.name
+    else:
+        own_recipe = None
+        recipe_name = str(recipe)
+    options: dict[str, Any] = {}
+    if num_workers is not None:
+        options["workers"] = num_workers
     options |= {"device": device or device_of(module), "precision": precision}
     settings = {
         "cache": str(cache),
-        "data": data if source is None else source.spec,
-        "teacher": teacher if isinstance(teacher, str) else class_name(teacher),
-        "recipe": recipe.name if isinstance(recipe, Recipe) else str(recipe),
+        "data": data_spec,
+        "teacher": teacher_spec,
+        "recipe": recipe_name,
         "seeds": seeds_text(seeds),
         "codec": codec,
         "teacher_classes": teacher_classes,
@@ -125,26 +146,23 @@ def dump_teacher(
         "compute": build(ComputeConfig, options, "dump_teacher:"),
     }
     config = build(DumpConfig, settings, "dump_teacher:")
-    given = Given(
-        source=source,
-        recipe=recipe if isinstance(recipe, Recipe) else None,
-        teacher=module,
-        preprocessing=wishes,
+    objects = GivenObjects(
+        source=source, recipe=own_recipe, teacher=module, preprocessing=preprocessing
     )
     if module is None:
-        return run_dump(config, given)
+        return run_dump(config, objects)
     with kept_modes(module):
-        return run_dump(config, given)
+        return run_dump(config, objects)
 
 
-def run_dump(config: DumpConfig, given: Given = NOTHING_GIVEN) -> dict[str, Any]:
+def run_dump(config: DumpConfig, objects: GivenObjects = NO_OBJECTS) -> dict[str, Any]:
     """Write every unit of the seeds that the cache lacks; run again, it goes on where it stopped.
 
     Several processes may do so at once, see `engines`: each returns when all units are there.
 
     Args:
         config: what to do.
-        given: objects in the place of what it names.
+        objects: in the place of what it names.
 
     Returns:
         `cache`, its `task`, `seeds`, `rows` per seed, `units_written` now by this process or its
@@ -163,16 +181,18 @@ def run_dump(config: DumpConfig, given: Given = NOTHING_GIVEN) -> dict[str, Any]
     if who := own_name():  # a worker that is killed while it opens all this leaves at least a line
         log(who, f"opens data and teacher for the dump into {config.cache}")
     probe_place(config)
-    job = prepare(config, given)
-    tell_error(job)
-    listed = job.listing.arrays if job.listing is not None else None
+    job = prepare(config, objects)
+    tell_error(job.manifest, job.codec, job.teacher)
+    list_arrays = None
+    if job.listing is not None:
+        list_arrays = job.listing.arrays
     # of two dumps that start at once and choose a codec, the later one's sample may ask for another
     # step
     cache = create_cache(
         config.cache,
         job.manifest,
         job.codec.fit_arrays(),
-        source=listed,
+        source=list_arrays,
         any_codec=config.codec is None,
     )
     ask_for(cache, job.seeds)
@@ -205,22 +225,30 @@ def _tell_chance(accuracy: float | None, num_classes: int) -> None:
 
 
 def _summary(job: Job, cache: Cache, commits: Sequence[Commit]) -> dict[str, Any]:
-    # several seeds may share a unit
-    size = sum({commit.key: commit.num_bytes for commit in commits}.values())
-    rows = sum(commit.stop - commit.start for commit in commits)
-    told = [
-        (commit.statistics, commit.stop - commit.start - len(commit.absent)) for commit in commits
-    ]
-    means = mean_statistics(told) if job.config.teacher_classes is None else {}
+    """Return what is said of all units of the seeds."""
+    unit_bytes = {}
+    num_rows = 0
+    num_absent = 0
+    statistics = []
+    for commit in commits:
+        unit_bytes[commit.key] = commit.num_bytes  # several seeds may share a unit
+        count = commit.stop - commit.start
+        num_rows += count
+        num_absent += len(commit.absent)
+        statistics.append((commit.statistics, count - len(commit.absent)))
+    accuracy = None
+    if job.config.teacher_classes is None:
+        accuracy = mean_statistics(statistics).get("accuracy")
+    num_bytes = sum(unit_bytes.values())
     return {
         "cache": str(cache),
         "task": cache.manifest.task,
         "seeds": job.seeds,
         "rows": cache.manifest.rows,
-        "bytes": size,
-        "bytes_per_view": size / rows,
-        "teacher_accuracy": means.get("accuracy"),
-        "absent": sum(len(commit.absent) for commit in commits),
+        "bytes": num_bytes,
+        "bytes_per_view": num_bytes / num_rows,
+        "teacher_accuracy": accuracy,
+        "absent": num_absent,
         "has_images": cache.manifest.has_images,
         "next": training_command(job),
     }

@@ -19,19 +19,21 @@ class UnitOrder:
     """
 
     def __init__(self, units: Iterable[Unit]) -> None:
-        self._left = deque(units)
+        self._remaining = deque(units)
         # two workers must not jump alike, and views are drawn from the global generators
         self._random = SystemRandom()
 
     def __iter__(self) -> Iterator[Unit]:
         """Yield each unit once."""
-        while self._left:
-            yield self._left.popleft()
+        while self._remaining:
+            yield self._remaining.popleft()
 
     def jump(self) -> None:
         """Go on at a random place among the units that are left, and come to those before it in the
         end."""
-        self._left.rotate(-self._random.randrange(len(self._left) or 1))
+        if self._remaining:
+            place = self._random.randrange(len(self._remaining))
+            self._remaining.rotate(-place)
 
 
 def all_units(job: Job, cache: Cache) -> list[Unit]:
@@ -42,16 +44,22 @@ def all_units(job: Job, cache: Cache) -> list[Unit]:
 
 def not_committed(cache: Cache, units: Sequence[Unit]) -> list[Unit]:
     """Return those of `units` that are not committed yet, in their order."""
-    missing = {seed: set(cache.missing_units(seed)) for seed in {seed for seed, _ in units}}
-    return [(seed, unit) for seed, unit in units if unit in missing[seed]]
+    missing_by_seed: dict[int, set[int]] = {}
+    missing_units = []
+    for seed, unit in units:
+        if seed not in missing_by_seed:
+            missing_by_seed[seed] = set(cache.missing_units(seed))
+        if unit in missing_by_seed[seed]:
+            missing_units.append((seed, unit))
+    return missing_units
 
 
 def num_views(cache: Cache, units: Iterable[Unit]) -> int:
     """Return how many views `units` hold."""
-    return (
-        sum(len(cache.manifest.unit_range(unit)) for _, unit in units)
-        * cache.manifest.seeds_per_unit
-    )
+    num_rows = 0
+    for _, unit in units:
+        num_rows += len(cache.manifest.unit_range(unit))
+    return num_rows * cache.manifest.seeds_per_unit
 
 
 def share(units: Sequence[Unit], rank: int, world_size: int) -> list[Unit]:

@@ -33,7 +33,7 @@ class KnownSource:
 def known_source(
     config: DumpConfig,
     source: Source,
-    held: Cache | None,
+    cache: Cache | None,
     *,
     is_plan: bool,
 ) -> KnownSource:
@@ -42,7 +42,7 @@ def known_source(
     Args:
         config: what the dump is told.
         source: as it was opened.
-        held: the cache, if it is there already.
+        cache: if it is there already.
         is_plan: whether the dump is only to be planned: no checksums of the data are made then.
 
     Raises:
@@ -50,11 +50,11 @@ def known_source(
         UsageError: checksums that cannot be made, or kept; equal keys for a webdataset store.
         SourceError: a sample or file that cannot be read.
     """
-    if held is not None:
-        require_source(held, source)
-        _require_same_digests(config, held)
-        entry = replace(held.manifest.source, spec=source.spec, classes=source.classes)
-        return KnownSource(source=checked_source([held], source), entry=entry)
+    if cache is not None:
+        require_source(cache, source)
+        _require_same_digests(config, cache)
+        entry = replace(cache.manifest.source, spec=source.spec, classes=source.classes)
+        return KnownSource(source=checked_source([cache], source), entry=entry)
     whole = list_of(source)
     if config.store == "webdataset":
         require_unique_keys(source, whole.names)
@@ -77,12 +77,12 @@ def _require_list(source: Source, listing: SourceList | None) -> SourceList:
     return listing
 
 
-def _require_same_digests(config: DumpConfig, held: Cache) -> None:
+def _require_same_digests(config: DumpConfig, cache: Cache) -> None:
     """Raise a MismatchError if content digests are wanted, or not, and the cache is otherwise."""
-    has_digests = held.manifest.source.contents is not None
+    has_digests = cache.manifest.source.contents is not None
     if config.content_digests not in (None, has_digests):
-        was_made = "with" if has_digests else "without"
+        with_or_without = "with" if has_digests else "without"
         raise MismatchError(
-            f"content_digests is {str(config.content_digests).lower()}, and cache {held} was made "
-            f"{was_made} them; leave it out, or choose a new folder"
+            f"content_digests is {str(config.content_digests).lower()}, and cache {cache} was made "
+            f"{with_or_without} them; leave it out, or choose a new folder"
         )

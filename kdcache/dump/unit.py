@@ -65,7 +65,7 @@ class UnitMaker:
         self._absent: list[Absence] = []
         self._probes: list[Probe] = []
         self._sums: dict[str, float] = {}
-        self._seen = 0
+        self._num_read = 0
         self._labels = np.full(len(self.rows), -1, np.int64)
         self._num_probes = num_probes(cache.manifest)
 
@@ -80,32 +80,41 @@ class UnitMaker:
         if self._records is None:
             self._records = np.zeros((len(self.seeds), len(self.rows)), records.dtype)
         seed = int(batch.seeds[0])
-        gone = [position for position, _ in batch.absent]
-        there = np.setdiff1d(np.arange(len(batch.rows)), gone)
-        places = batch.rows.numpy()[there] - self.rows.start
-        self._records[self.seeds.index(seed), places] = records[there]
+        absent_places = [place for place, _ in batch.absent]
+        present_places = np.setdiff1d(np.arange(len(batch.rows)), absent_places)
+        unit_rows = batch.rows.numpy()[present_places] - self.rows.start
+        self._records[self.seeds.index(seed), unit_rows] = records[present_places]
         if batch.labels.first.ndim == 1:
-            self._labels[places] = batch.labels.first.numpy()[there]
+            self._labels[unit_rows] = batch.labels.first.numpy()[present_places]
         self.counted += len(records)
-        self._absent += [
-            Absence(
-                row=int(batch.rows[position]), reason=reason, seed=seed_if_grouped(seed, self.seeds)
-            )
-            for position, reason in batch.absent
-        ]
-        if batch.absent:
-            self._check_absent()
-        self._probe(batch, there, seed)
-        if not len(there):
+        self._add_absent(batch, seed)
+        self._probe(batch, present_places, seed)
+        if len(present_places):
+            self._add_statistics(batch, logits, present_places)
+
+    def _add_absent(self, batch: Batch, seed: int) -> None:
+        """Take the samples of a batch that cannot be read."""
+        if not batch.absent:
             return
-        targets = batch.labels.leading[there] if self._is_scored else None
-        found = {
-            **self._task.statistics(logits[there], targets),
-            **clipped_share(self._cache.codec, logits[there]),
+        for place, reason in batch.absent:
+            row = int(batch.rows[place])
+            absence_seed = seed_if_grouped(seed, self.seeds)
+            self._absent.append(Absence(row=row, reason=reason, seed=absence_seed))
+        self._check_absent()
+
+    def _add_statistics(self, batch: Batch, logits: ViewLogits, present_places: Rows) -> None:
+        """Take the statistics of a batch over its views that are present."""
+        present_logits = logits[present_places]
+        targets = None
+        if self._is_scored:
+            targets = batch.labels.leading[present_places]
+        statistics = {
+            **self._task.statistics(present_logits, targets),
+            **clipped_share(self._cache.codec, present_logits),
         }
-        for name, value in found.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value * len(there)
-        self._seen += len(there)
+        for name, value in statistics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value * len(present_places)
+        self._num_read += len(present_places)
 
     @property
     def records(self) -> Records:
@@ -121,7 +130,7 @@ class UnitMaker:
     @property
     def statistics(self) -> dict[str, float]:
         """Means over the rows that could be read, see `Task.statistics` and `clipped_share`."""
-        return {name: total / self._seen for name, total in self._sums.items()}
+        return {name: total / self._num_read for name, total in self._sums.items()}
 
     def commit(self) -> Commit:
         """Publish the unit, and return the commit that counts.
@@ -154,26 +163,32 @@ class UnitMaker:
         reasons = list(dict.fromkeys(absence.reason for absence in self._absent))
         are_many = len(reasons) >= _MANY_ABSENT and len(rows) > _BELIEVABLE_SHARE * len(self.rows)
         if are_many or len(rows) == len(self.rows):
-            listed = "; ".join(
-                shortened(reason, _REASON_LENGTH) for reason in reasons[:_NUM_REASONS]
-            )
+            texts = [shortened(reason, _REASON_LENGTH) for reason in reasons[:_NUM_REASONS]]
             raise SourceError(
                 f"{len(rows)} of the {len(self.rows)} samples of unit {self.unit} cannot be read,"
                 " too many to go on: see that the data is all there, then run again; or leave"
-                f" these samples out of it. The first: {listed}"
+                f" these samples out of it. The first: {'; '.join(texts)}"
             )
 
-    def _probe(self, batch: Batch, there: Rows, seed: int) -> None:
-        """Probe the batch's first views, those at `there`, if `seed` is to have more probes."""
-        traced = num_traced(self._cache.manifest, seed, self.unit)
-        first = sum(1 for probe in self._probes if probe.seed is None or probe.seed == seed)
-        last = max(traced, self._num_probes)
-        for count, position in enumerate(there[: max(last - first, 0)], start=first):
-            row = int(batch.rows[position])
-            # a trace renders the view once more
-            trace = self._dataset.trace(row, seed) if count < traced else None
-            probe = make_probe(row, batch.views[0][position], trace)
+    def _probe(self, batch: Batch, present_places: Rows, seed: int) -> None:
+        """Probe the batch's first views that are present, if `seed` is to have more probes."""
+        num_traces = num_traced(self._cache.manifest, seed, self.unit)
+        first = self._num_probes_of(seed)
+        last = max(num_traces, self._num_probes)
+        for count, place in enumerate(present_places[: max(last - first, 0)], start=first):
+            row = int(batch.rows[place])
+            trace = None
+            if count < num_traces:
+                trace = self._dataset.trace(row, seed)  # renders the view once more
+            probe = make_probe(row, batch.views[0][place], trace)
             self._probes.append(replace(probe, seed=seed_if_grouped(seed, self.seeds)))
+
+    def _num_probes_of(self, seed: int) -> int:
+        """Return how many probes there are of a seed, or of any where a unit has one."""
+        count = 0
+        for probe in self._probes:
+            count += probe.seed is None or probe.seed == seed
+        return count
 
 
 def stored_samples(
@@ -189,40 +204,47 @@ def stored_samples(
         has_images: whether the store holds the images, or those of which samples.
     """
     images = np.broadcast_to(has_images, len(indices))
-    fields = zip(indices.tolist(), labels, images.tolist(), strict=True)
-    return [_stored(source, index, int(label), has_image) for index, label, has_image in fields]
+    samples = []
+    for index, label, has_image in zip(indices.tolist(), labels, images.tolist(), strict=True):
+        samples.append(_stored_sample(source, index, int(label), has_image))
+    return samples
 
 
-def _stored(source: Source, index: int, label: int, has_image: bool) -> StoredSample:
+def _stored_sample(source: Source, index: int, label: int, has_image: bool) -> StoredSample:
     key = source.key(index)
     if not has_image:
         return StoredSample(key)
+    known_label = None
+    if label >= 0:
+        known_label = label
     try:
         extension, image = stored_image(source, index)
-        return StoredSample(
-            key,
-            extension,
-            image,
-            stored_target(source, index, known=label if label >= 0 else None),
-        )
+        target = stored_target(source, index, known=known_label)
     except UnreadableSampleError:
         return StoredSample(key)
+    return StoredSample(key, extension, image, target)
 
 
 def clipped_share(codec: Codec, logits: ViewLogits) -> dict[str, float]:
     """Return `clipped`, the share of rows that lose more to clipping than to rounding, of a codec
     that clips; none of maps."""
-    clipped = codec.clipped(logits)
-    return {} if clipped is None else {"clipped": float(clipped.float().mean())}
+    is_clipped = codec.clipped(logits)
+    if is_clipped is None:
+        return {}
+    return {"clipped": float(is_clipped.float().mean())}
 
 
 def tell_clipped(cache: Cache, commits: Sequence[Commit]) -> None:
     """Say how many views the codec's fit cannot hold, if any."""
-    counts = [len(cache.held_rows(commit)) for commit in commits]
-    shares = [commit.statistics.get("clipped", 0.0) for commit in commits]
-    if clipped := round(sum(share * count for share, count in zip(shares, counts, strict=True))):
+    num_views = 0
+    shares = []
+    for commit in commits:
+        count = len(cache.held_rows(commit))
+        num_views += count
+        shares.append(commit.statistics.get("clipped", 0.0) * count)
+    if num_clipped := round(sum(shares)):
         say(
-            f"note: {clipped} of {sum(counts)} views have logits beyond what the fit of"
+            f"note: {num_clipped} of {num_views} views have logits beyond what the fit of"
             f" {codec_spec(cache.codec)} can hold, and lose more to clipping than to rounding; a"
             " fit to more views (views=) holds more, and full holds all"
         )

@@ -23,7 +23,7 @@ from kdcache.shapes import Records, ViewLogits
 from kdcache.views import Batch, ViewLoader, in_pairs, partners
 from kdcache.views.dataset import Request
 
-_LOOKED = 8
+_NUM_LOOKS = 8
 """Views of which an engine without a process of its own looks at the logits."""
 LOOK_SECONDS = 5.0  # between two looks whether another worker has committed the unit in the making
 
@@ -38,15 +38,13 @@ def write_units(job: Job, cache: Cache, order: UnitOrder, bar: Bar) -> Iterator[
     current: UnitMaker | None = None
     pending: Future[Unit | None] | None = None
     with ThreadPoolExecutor(1, "kdcache-commit") as committer:
-        made = records_of(job, cache, _requests(job, cache, order, bar))
-        for batch, logits, records in until_stopped(made):
-            unit = (
-                cache.manifest.unit_seeds(int(batch.seeds[0]))[0],
-                int(batch.rows[0]) // cache.manifest.unit_rows,
-            )
+        batches = records_of(job, cache, _requests(job, cache, order, bar))
+        for batch, logits, records in until_stopped(batches):
+            first_seed = cache.manifest.unit_seeds(int(batch.seeds[0]))[0]
+            unit = int(batch.rows[0]) // cache.manifest.unit_rows
             # one that another has committed is dropped
-            if current is None or (current.seed, current.unit) != unit:
-                current = job.unit(cache, *unit)
+            if current is None or (current.seed, current.unit) != (first_seed, unit):
+                current = job.unit(cache, first_seed, unit)
             current.add(batch, logits, records)
             job.labels.add(batch)
             bar.advance(len(records), f"seed {current.seed}")
@@ -85,14 +83,14 @@ def batches_of(job: Job, cache: Cache, seed: int, unit: int) -> Iterator[Request
     """
     rows = cache.manifest.unit_range(unit)
     size = job.config.batch_size
-    for one in cache.manifest.unit_seeds(seed):
-        ordered = np.arange(rows.start, rows.stop)
-        if job.recipe.mixing:
-            ordered = in_pairs(
-                ordered, partners(len(job.source), job.recipe.mixing, job.recipe.key, one)
-            )
-        for start in range(0, len(ordered), size):
-            yield [(int(row), one) for row in ordered[start : start + size]]
+    mixing = job.recipe.mixing
+    for unit_seed in cache.manifest.unit_seeds(seed):
+        unit_rows = np.arange(rows.start, rows.stop)
+        if mixing:
+            partner_rows = partners(len(job.source), mixing, job.recipe.key, unit_seed)
+            unit_rows = in_pairs(unit_rows, partner_rows)
+        for start in range(0, len(unit_rows), size):
+            yield [(int(row), unit_seed) for row in unit_rows[start : start + size]]
 
 
 def records_of(
@@ -103,9 +101,8 @@ def records_of(
     Of the first batch it is said if these seem to be no logits.
     """
     is_first = True
-    for batch, (logits,) in run_models(
-        [job.teacher], _readable(job.loader(cache, requests)), job.compute
-    ):
+    batches = _readable(job.loader(cache, requests))
+    for batch, (logits,) in run_models([job.teacher], batches, job.compute):
         if is_first:
             tell_no_logits(job.teacher, logits)
         is_first = False
@@ -118,7 +115,7 @@ def look_at_teacher(job: Job, cache: Cache, unit: Unit) -> None:
     It is for engines whose workers are elsewhere, where nobody would see what they say. Those have
     the GPUs, so it runs on the CPU.
     """
-    request = next(batches_of(job, cache, *unit))[:_LOOKED]
+    request = next(batches_of(job, cache, *unit))[:_NUM_LOOKS]
     loader = ViewLoader(job.dataset(cache), [request], workers=0, pin_memory=False)
     on_cpu = Compute(ComputeConfig(device="cpu", workers=0))
     for _, (logits,) in run_models([job.teacher], _readable(loader), on_cpu):
@@ -129,17 +126,17 @@ def _requests(job: Job, cache: Cache, order: UnitOrder, bar: Bar) -> Iterator[Re
     """Yield the batches of the units of `order`; of one that another worker commits meanwhile no
     more of them."""
     for seed, unit in order:
-        left = num_views(cache, [(seed, unit)])
-        looked = -math.inf
+        num_remaining = num_views(cache, [(seed, unit)])
+        last_look = -math.inf
         for request in batches_of(job, cache, seed, unit):
-            if time.monotonic() - looked > LOOK_SECONDS:
+            if time.monotonic() - last_look > LOOK_SECONDS:
                 if cache.is_committed(seed, unit):
-                    bar.advance(left)
-                    if looked > -math.inf:
+                    bar.advance(num_remaining)
+                    if last_look > -math.inf:
                         order.jump()
                     break
-                looked = time.monotonic()
-            left -= len(request)
+                last_look = time.monotonic()
+            num_remaining -= len(request)
             yield request
 
 
@@ -157,10 +154,11 @@ def _encode(job: Job, cache: Cache, batch: Batch, logits: ViewLogits) -> Records
         # lowrank's products belong on the teacher's device
         return cache.codec.encode(logits.to(job.compute.device))
     except CodecError as error:
-        wrong = (~torch.isfinite(logits).flatten(1).all(1)).nonzero().flatten().tolist()
-        if not wrong:
+        is_finite = torch.isfinite(logits).flatten(1).all(1)
+        bad_places = (~is_finite).nonzero().flatten().tolist()
+        if not bad_places:
             raise
-        row = int(batch.rows[wrong[0]])
+        row = int(batch.rows[bad_places[0]])
         key = job.source.key(int(cache.order[row]))
         raise CodecError(
             f"teacher {job.teacher.spec} gives NaN or infinite logits for sample {key} (row {row},"

@@ -52,12 +52,16 @@ class Worker:
     @property
     def units_per_minute(self) -> float | None:
         """How fast it is, or was when it was lost."""
-        return 60 / self.pace if self.pace else None
+        if not self.pace:
+            return None
+        return 60 / self.pace
 
     @property
     def views_per_second(self) -> float | None:
         """Likewise."""
-        return self.views / self.pace if self.pace else None
+        if not self.pace:
+            return None
+        return self.views / self.pace
 
     def to_json(self) -> dict[str, Any]:
         """Return what `info --follow --json` prints of it."""
@@ -83,26 +87,26 @@ def workers_of(commits: Iterable[Seen], now: float, *, is_complete: bool = False
         now: the time, in seconds since 1970.
         is_complete: whether the dump is: then nobody is waited for.
     """
-    by_name: dict[str, list[Seen]] = {}
+    commits_by_name: dict[str, list[Seen]] = {}
     for commit in sorted(commits, key=lambda commit: commit.time):
-        by_name.setdefault(commit.writer, []).append(commit)
-    paces = {name: _pace([commit.time for commit in seen]) for name, seen in by_name.items()}
-    known = [pace for pace in paces.values() if pace is not None]
-    usual = median(known) if known else None
+        commits_by_name.setdefault(commit.writer, []).append(commit)
+    paces = {name: _pace(worker_commits) for name, worker_commits in commits_by_name.items()}
+    usual_pace = _usual_pace(paces.values())
     workers = []
-    for name, seen in by_name.items():
-        pace = paces[name]
-        silence = max(now - seen[-1].time, 0.0)  # the clock of the storage may be ahead
-        if silence > max(_FORGOTTEN, _LATE * _patience(pace, usual)):
+    for name, worker_commits in commits_by_name.items():
+        patience = _patience(paces[name], usual_pace)
+        silence = max(now - worker_commits[-1].time, 0.0)  # the clock of the storage may be ahead
+        if silence > max(_FORGOTTEN, _LATE * patience):
             continue
+        mean_views = sum(commit.views for commit in worker_commits) / len(worker_commits)
         workers.append(
             Worker(
                 name=name,
-                units=len(seen),
-                pace=pace,
-                views=sum(commit.views for commit in seen) / len(seen),
+                units=len(worker_commits),
+                pace=paces[name],
+                views=mean_views,
                 last_seen=silence,
-                is_lost=not is_complete and silence > _patience(pace, usual),
+                is_lost=not is_complete and silence > patience,
             )
         )
     return sorted(workers, key=_by_rank)
@@ -120,21 +124,34 @@ def rate_of(times: Sequence[float], now: float) -> float:
     newest = sorted(times)[-_PACE_UNITS - 1 :]
     start = min(newest[0], now - RECENT_SECONDS)  # of slow dumps, so far back that there are some
     start = max(start, min(times))
-    return sum(moment > start for moment in times) / max(now - start, 1e-3)
+    count = 0
+    for moment in times:
+        count += moment > start
+    return count / max(now - start, 1e-3)
 
 
-def _pace(times: Sequence[float]) -> float | None:
+def _pace(commits: Sequence[Seen]) -> float | None:
     """Return the mean seconds between the last commits of a worker; None where they do not tell."""
-    last = times[-_PACE_UNITS - 1 :]
-    if last[-1] == last[0]:
+    last = commits[-_PACE_UNITS - 1 :]
+    if last[-1].time == last[0].time:
         return None
-    return (last[-1] - last[0]) / (len(last) - 1)
+    return (last[-1].time - last[0].time) / (len(last) - 1)
+
+
+def _usual_pace(paces: Iterable[float | None]) -> float | None:
+    """Return the median of the paces that are known; None if none is."""
+    known_paces = [pace for pace in paces if pace is not None]
+    if not known_paces:
+        return None
+    return median(known_paces)
 
 
 def _patience(pace: float | None, usual: float | None) -> float:
     """Return how many seconds of silence are not yet too many."""
     expected = pace or usual
-    return RECENT_SECONDS if expected is None else max(_LATE * expected, _LEAST_SILENCE)
+    if expected is None:
+        return RECENT_SECONDS
+    return max(_LATE * expected, _LEAST_SILENCE)
 
 
 def _by_rank(worker: Worker) -> tuple[bool, int, str]:

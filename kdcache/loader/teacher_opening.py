@@ -16,7 +16,8 @@ from kdcache.loader.teachers import (
     Teacher,
 )
 from kdcache.losses import Need
-from kdcache.models.model import VisionModel, open_model
+from kdcache.models.model import open_model
+from kdcache.models.vision_model import VisionModel
 from kdcache.positions import common_layout
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute

@@ -267,7 +267,7 @@ class NoTeacher:
         if self._use.stream is not None:  # that the images come from
             absent, missing = self._use.stream.start(seeds, following)
             return _union([absent, missing], seeds)
-        rows = {}
+        rows: RowsOfSeeds = {}
         for seed in seeds:
             absent, missing = self._use.unavailable(seed)
             rows[seed] = np.concatenate([absent, missing])

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from kdcache.errors import SourceError
-from kdcache.runtime.images import described
+from kdcache.runtime.image_items import described
 from kdcache.runtime.user_code import user_code
 from kdcache.sources.files import listed_path
 from kdcache.targets.label import is_integer

@@ -7,7 +7,7 @@ import numpy as np
 
 from kdcache.config.spec import Spec
 from kdcache.errors import SourceError
-from kdcache.runtime.images import described
+from kdcache.runtime.image_items import described
 from kdcache.shapes import IGNORED
 from kdcache.sources.masks import LARGEST_ID, MaskSource
 from kdcache.targets.label import is_integer

@@ -32,10 +32,11 @@ def require_same_settings(config: Any) -> None:
     if world_size() == 1:
         return
     settings = flat_settings(dataclasses.asdict(config))
-    require_same(
-        {name: repr(value) for name, value in settings.items() if name not in _OWN},
-        "the settings of the run",
-    )
+    shared = {}
+    for name, value in settings.items():
+        if name not in _OWN:
+            shared[name] = repr(value)
+    require_same(shared, "the settings of the run")
 
 
 def require_same(facts: Mapping[str, str], what: str) -> None:
@@ -46,14 +47,16 @@ def require_same(facts: Mapping[str, str], what: str) -> None:
     """
     if world_size() == 1:
         return
-    told = gather((host_name(), dict(facts)), what)
-    first_host, first = told[0]
-    for number, (host, other) in enumerate(told):
-        for name in dict.fromkeys([*first, *other]):
-            if first.get(name) != other.get(name):
-                there, here = _differing_parts(str(other.get(name)), str(first.get(name)))
-                reason = f"another {name}: {there} there, {here} in rank 0 on {first_host}"
-                raise _told(reason, number, host)
+    reports = gather((host_name(), dict(facts)), what)
+    first_host, first_facts = reports[0]
+    for number, (host, other_facts) in enumerate(reports):
+        for name in dict.fromkeys([*first_facts, *other_facts]):
+            first = first_facts.get(name)
+            other = other_facts.get(name)
+            if first != other:
+                its_part, first_part = _differing_parts(str(other), str(first))
+                reason = f"another {name}: {its_part} there, {first_part} in rank 0 on {first_host}"
+                raise _disagreement(reason, number, host)
 
 
 def require_same_weights(module: nn.Module) -> None:
@@ -67,50 +70,58 @@ def require_same_weights(module: nn.Module) -> None:
     """
     if world_size() == 1:
         return
-    told = gather((host_name(), _summary(module)), "the student's weights")
-    _, first = told[0]
-    for number, (host, other) in enumerate(told):
-        for name, numbers in first.items():
-            if not _are_near(numbers, other.get(name, ())):
-                raise _told(
-                    f"another student to begin with ({name} differs from that of rank 0)",
-                    number,
-                    host,
-                )
+    reports = gather((host_name(), _summary(module)), "the student's weights")
+    _, first_summary = reports[0]
+    for number, (host, other_summary) in enumerate(reports):
+        for name, numbers in first_summary.items():
+            if not _are_near(numbers, other_summary.get(name, ())):
+                reason = f"another student to begin with ({name} differs from that of rank 0)"
+                raise _disagreement(reason, number, host)
 
 
-def _told(reason: str, number: int, host: str) -> MismatchError:
+def _disagreement(reason: str, number: int, host: str) -> MismatchError:
+    """Return the error of process `number`, which rank 0 alone tells the user."""
     error = MismatchError(f"rank {number} on {host} has {reason}; {_WAY_OUT}")
     error.is_told_elsewhere = not is_main()
     return error
 
 
-def _differing_parts(one: str, other: str) -> tuple[str, str]:
+def _differing_parts(first: str, second: str) -> tuple[str, str]:
     """Return two texts, of long ones what stands about the first difference."""
-    if max(len(one), len(other)) <= _LONGEST_VALUE:
-        return one, other
-    pairs = zip(one, other, strict=False)
-    first = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-    start = max(first - _LONGEST_VALUE // 4, 0)
-    one, other = (f"...{text[start : start + _LONGEST_VALUE]}..." for text in (one, other))
-    return one, other
+    if max(len(first), len(second)) <= _LONGEST_VALUE:
+        return first, second
+    start = max(_first_difference(first, second) - _LONGEST_VALUE // 4, 0)
+    stop = start + _LONGEST_VALUE
+    return f"...{first[start:stop]}...", f"...{second[start:stop]}..."
+
+
+def _first_difference(first: str, second: str) -> int:
+    """Return the first place at which two texts differ, which may be the end of one."""
+    shorter = min(len(first), len(second))
+    for place in range(shorter):
+        if first[place] != second[place]:
+            return place
+    return shorter
 
 
 def _summary(module: nn.Module) -> dict[str, tuple[float, ...]]:
     """Return a few numbers of each tensor, which change with any of its values."""
-    found: dict[str, tuple[float, ...]] = {}
+    summary: dict[str, tuple[float, ...]] = {}
     for name, tensor in module.state_dict().items():
         if not isinstance(tensor, torch.Tensor):
             continue
         values = tensor.detach().double().flatten().cpu()
         waves = torch.arange(len(values), dtype=torch.float64).cos()
-        found[name] = (float(values.norm()), float(values @ waves), float(len(values)))
-    return found
+        summary[name] = (float(values.norm()), float(values @ waves), float(len(values)))
+    return summary
 
 
-def _are_near(one: Sequence[float], other: Sequence[float]) -> bool:
-    if len(one) != len(other):
+def _are_near(numbers: Sequence[float], others: Sequence[float]) -> bool:
+    """Return whether two summaries of a tensor differ by no more than the last bits."""
+    if len(numbers) != len(others):
         return False
-    scale = max(map(abs, (one[0], other[0])))
-    is_near = [abs(a - b) <= _TOLERANCE * scale for a, b in zip(one, other, strict=True)]
-    return all(is_near)
+    scale = max(abs(numbers[0]), abs(others[0]))
+    for number, other in zip(numbers, others, strict=True):
+        if not abs(number - other) <= _TOLERANCE * scale:
+            return False
+    return True

@@ -193,9 +193,9 @@ def held_folder(path: Path) -> Iterator[None]:
             ) from error
         except OSError:  # a file system without locks
             pass
-        for left in path.glob(".*.tmp"):
-            if _FILE.fullmatch(name_of_temporary(left.name) or ""):
-                left.unlink(missing_ok=True)
+        for temporary in path.glob(".*.tmp"):
+            if _FILE.fullmatch(name_of_temporary(temporary.name) or ""):
+                temporary.unlink(missing_ok=True)
         yield
 
 
@@ -216,13 +216,12 @@ def replace_file(
         with whole_file(path, kept_as=kept_as) as file:
             write(file)
     except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
         # of a file that cannot be written on, torch says at which byte of its own
-        is_of_torch = isinstance(error, RuntimeError)
-        reason = "the disk may be full" if is_of_torch else " ".join(str(error).split())[:160]
-        kept = what_is_kept(path.parent)
-        raise KdcacheError(
-            f"cannot write {path}: {reason}; {kept}: make room and run again"
-        ) from error
+        if isinstance(error, RuntimeError):
+            reason = "the disk may be full"
+        way_out = f"{what_is_kept(path.parent)}: make room and run again"
+        raise KdcacheError(f"cannot write {path}: {reason}; {way_out}") from error
 
 
 def what_is_kept(run: Path) -> str:

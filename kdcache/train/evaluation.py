@@ -77,21 +77,24 @@ class Evaluation:
         if self._window and not takes_whole_images:
             raise UsageError(f"eval_window is not for {self._task.name}; leave it out")
         order = np.arange(len(self.source))
+        view_size: Size | None = size
+        if takes_whole_images:
+            view_size = None
         # all that cannot be read is told at once
-        sizes = [None if takes_whole_images else size]
-        self._dataset = ViewDataset(self.source, recipe, order, sizes=sizes, skip_unreadable=True)
-        mine = range(len(self.source))[rank() :: world_size()]
+        self._dataset = ViewDataset(
+            self.source, recipe, order, sizes=[view_size], skip_unreadable=True
+        )
         share = max(batch_size // world_size(), 1)
-        share = 1 if recipe.size is None else share
-        self._first = [(row, 0) for row in mine[:1]]
-        batches = [
-            [(row, 0) for row in mine[start : start + share]]
-            for start in range(0, len(mine), share)
-        ]
+        if recipe.size is None:
+            share = 1
+        self._batches = _own_batches(len(self.source), share)
         self._num_looks = -(-(len(self.source) // world_size()) // share)  # batches that all have
-        workers = compute.config.workers
-        pin_memory = compute.pin_memory
-        self._loader = ViewLoader(self._dataset, batches, workers=workers, pin_memory=pin_memory)
+        self._loader = ViewLoader(
+            self._dataset,
+            self._batches,
+            workers=compute.config.workers,
+            pin_memory=compute.pin_memory,
+        )
 
     def close(self) -> None:
         """End the loader workers."""
@@ -114,19 +117,22 @@ class Evaluation:
 
     def _unreadable(self) -> KdcacheError | None:
         """Return what is wrong with this process's share of the data."""
-        absent: list[str] = []
+        reasons: list[str] = []
         try:
-            shown = progress("evaluation data", len(self.source), "samples", is_shown=is_main())
-            with shown as bar:
+            num_samples = len(self.source)
+            with progress("evaluation data", num_samples, "samples", is_shown=is_main()) as bar:
                 for batch in self._loader:
-                    absent += [reason for _, reason in batch.absent]
+                    for _, reason in batch.absent:
+                        reasons.append(reason)
                     bar.advance(len(batch.rows) * world_size())
         except KdcacheError as error:
             return error
-        if not absent:
+        if not reasons:
             return None
-        others = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
-        return UnreadableSampleError(f"eval_data: {absent[0]}{others}")
+        others = ""
+        if len(reasons) > 1:
+            others = f" (and {len(reasons) - 1} more)"
+        return UnreadableSampleError(f"eval_data: {reasons[0]}{others}")
 
     @torch.no_grad()
     def try_out(self, model: nn.Module) -> None:
@@ -135,10 +141,11 @@ class Evaluation:
         Raises:
             ModelError: it fails; scores would fail after a whole epoch.
         """
-        if not self._task.scores_whole_images or not self._first:
+        if not self._task.scores_whole_images or not self._batches:
             return
+        first_view = self._batches[0][:1]
         is_training = model.training
-        views = self._compute.move(self._dataset.batch(self._first).views[0])
+        views = self._compute.move(self._dataset.batch(first_view).views[0])
         with self._compute.autocast():
             self._logits(model.eval(), views)
         model.train(is_training)
@@ -152,12 +159,11 @@ class Evaluation:
             StoppedError: a process of the run was told to stop.
         """
         look = StopLook()
-        names = getattr(self.source, "class_names", None) or tuple(
-            map(str, range(self.source.classes))
-        )
-        scores = {name: self._task.score(names, self._compute.device) for name in models}
-        for model in models.values():
+        class_names = _class_names(self.source)
+        scores = {}
+        for name, model in models.items():
             model.eval()
+            scores[name] = self._task.score(class_names, self._compute.device)
         for number, batch in enumerate(self._loader):
             if number < self._num_looks:
                 look()
@@ -169,16 +175,20 @@ class Evaluation:
                 with self._compute.autocast():
                     logits = self._logits(model, views)
                 scores[name].add(logits, targets)
+        results = {}
         with waiting("the scores of all processes"):
-            results = {name: score.result() for name, score in scores.items()}
-        named = {}
-        for name, of_model in results.items():
-            named.update({f"{name}{key}": value for key, value in of_model.items()})
-        return named
+            for name, score in scores.items():
+                for key, value in score.result().items():
+                    results[f"{name}{key}"] = value
+        return results
 
     def _logits(self, model: nn.Module, views: Views) -> ViewLogits:
         with model_code(f"a model on evaluation views of {size_text(views.shape[2:])}"):
-            logits: ViewLogits = slide(model, views, self._window) if self._window else model(views)
+            logits: ViewLogits
+            if self._window:
+                logits = slide(model, views, self._window)
+            else:
+                logits = model(views)
         if logits.shape[-1] != self.source.classes:
             raise ModelError(
                 f"the model gives {logits.shape[-1]} classes, and {self.source.spec} has"
@@ -230,34 +240,40 @@ def evaluate(
         raise UsageError(
             f"batch_size is {batch_size}, window {window}; views and pixels are at least 1"
         )
-    options: dict[str, Any] = {} if num_workers is None else {"workers": num_workers}
+    options: dict[str, Any] = {}
+    if num_workers is not None:
+        options["workers"] = num_workers
     options |= {"device": device or device_of(model), "precision": precision}
     compute = Compute(build(ComputeConfig, options, "evaluate:"))
-    source = open_source(data) if isinstance(data, str) else as_source(data)
-    views = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    own = wrapped(model, views, size=size, mean=mean, std=std, task=task_of(source))
+    if isinstance(data, str):
+        source = open_source(data)
+    else:
+        source = as_source(data)
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    student = wrapped(model, recipe, size=size, mean=mean, std=std, task=task_of(source))
     evaluation = Evaluation(
         source,
         None,
-        views,
-        size=own.preprocessing.size,
+        recipe,
+        size=student.preprocessing.size,
         batch_size=batch_size,
         window=window,
         compute=compute,
     )
     try:
         with kept_modes(model):
-            return evaluation.scores({"": compute.place(own)})
+            return evaluation.scores({"": compute.place(student)})
     finally:
         evaluation.close()
 
 
-def evaluation_recipe(named: str | None, training: Recipe, *, is_from_cache: bool) -> Recipe:
+def evaluation_recipe(name: str | None, training: Recipe, *, is_from_cache: bool) -> Recipe:
     """Return the recipe of evaluation views: the one named, else the one that the training recipe
     names.
 
     Args:
-        named: a shipped recipe or a TOML file, if the user names one.
+        name: a shipped recipe or a TOML file, if the user names one.
         training: the recipe of the training views.
         is_from_cache: whether that comes from a cache, which may then name a shipped recipe, but no
             file of this machine.
@@ -265,13 +281,26 @@ def evaluation_recipe(named: str | None, training: Recipe, *, is_from_cache: boo
     Raises:
         UsageError: the recipe of a cache names another than a shipped one.
     """
-    if named is None and is_from_cache and training.eval not in shipped_recipes():
+    if name is None and is_from_cache and training.eval not in shipped_recipes():
         raise UsageError(
             f"the cache names evaluation recipe {quoted(training.eval)}, which is not one of "
             "kdcache's; name the recipe "
             "yourself: --set eval_recipe=NAME or FILE.toml"
         )
-    return load_recipe(named or training.eval).with_mode(training.mode)
+    return load_recipe(name or training.eval).with_mode(training.mode)
+
+
+def _own_batches(num_samples: int, size: int) -> list[list[tuple[int, int]]]:
+    """Return the (row, seed) of each batch of this process's share of the samples."""
+    rows = range(num_samples)[rank() :: world_size()]
+    requests = [(row, 0) for row in rows]
+    return [requests[start : start + size] for start in range(0, len(requests), size)]
+
+
+def _class_names(source: Source) -> Sequence[str]:
+    """Return what a source calls its classes; their numbers if it has no names."""
+    names: Sequence[str] | None = getattr(source, "class_names", None)
+    return names or [str(number) for number in range(source.classes)]
 
 
 def _require_same_classes(training: Source, evaluated: Source) -> None:
@@ -285,10 +314,13 @@ def _require_same_classes(training: Source, evaluated: Source) -> None:
             f"eval_data {evaluated.spec} has {evaluated.classes} classes, data {training.spec}"
             f" {training.classes}; give sets of the same classes"
         )
-    names = [getattr(one, "class_names", None) for one in (training, evaluated)]
-    if None not in names and names[0] != names[1]:
-        differing = next((a, b) for a, b in zip(*names, strict=True) if a != b)
-        raise MismatchError(
-            f"eval_data {evaluated.spec} calls a class {differing[1]!r} that data {training.spec}"
-            f" calls {differing[0]!r}; give sets of the same classes"
-        )
+    training_names = getattr(training, "class_names", None)
+    evaluated_names = getattr(evaluated, "class_names", None)
+    if training_names is None or evaluated_names is None or training_names == evaluated_names:
+        return
+    for name, other in zip(training_names, evaluated_names, strict=True):
+        if name != other:
+            raise MismatchError(
+                f"eval_data {evaluated.spec} calls a class {other!r} that data {training.spec}"
+                f" calls {name!r}; give sets of the same classes"
+            )

@@ -78,17 +78,15 @@ class MetricsFile:
             KdcacheError: the file cannot be read or written.
         """
         self._path = path
-        found, damaged = _parsed_metrics(path)
+        lines, damaged = _parsed_metrics(path)
         if damaged:
             be = "is" if len(damaged) == 1 else "are"
             say(f"note: {path}: {named(damaged, 'line')} cannot be read, and {be} left out")
-        lines = [line for line in found if line["step"] <= step]
-        if epochs is not None:
-            lines = [
-                line for line in lines if line.get("kind") != "epoch" or line["epoch"] <= epochs
-            ]
-        kept = "".join(json.dumps(line) + "\n" for line in lines)
-        replace_file(path, lambda file: file.write(kept.encode()))
+        text = ""
+        for line in lines:
+            if _is_of_the_past(line, step, epochs):
+                text += json.dumps(line) + "\n"
+        replace_file(path, lambda file: file.write(text.encode()))
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one line.
@@ -100,9 +98,18 @@ class MetricsFile:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            kept = what_is_kept(self._path.parent)
-            way_out = f"{kept}: make room and run again"
+            way_out = f"{what_is_kept(self._path.parent)}: make room and run again"
             raise KdcacheError(f"cannot write {self._path}: {error.strerror}; {way_out}") from error
+
+
+def _is_of_the_past(line: Mapping[str, Any], step: int, epochs: int | None) -> bool:
+    """Return whether a line is of a step up to `step` and, if it is of an epoch, of one of the
+    first `epochs`."""
+    if line["step"] > step:
+        return False
+    if epochs is None or line.get("kind") != "epoch":
+        return True
+    return bool(line["epoch"] <= epochs)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -120,27 +127,34 @@ def _parsed_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
     A last line without an end was cut off when its run was killed: it is left out, and no damage.
     """
+    text = ""
     try:
-        texts = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else [""]
+        if path.exists():
+            text = path.read_text("utf-8", errors="replace")
     except OSError as error:
         raise KdcacheError(
             f"cannot read {path}: {error.strerror}; run again when it can be read"
         ) from error
     lines = []
     damaged = []
-    for number, text in enumerate(texts, start=1):
-        line = _parsed_line(text)
+    rows = text.split("\n")
+    for number, row in enumerate(rows, start=1):
+        line = _parsed_line(row)
         if line is not None:
             lines.append(line)
-        elif number < len(texts):
+        elif number < len(rows):
             damaged.append(number)
     return lines, damaged
 
 
 def _parsed_line(text: str) -> dict[str, Any] | None:
+    """Return a line of metrics; None of a text that is none."""
     try:
         line = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    is_line = isinstance(line, dict) and isinstance(line.get("step"), int)
-    return line if is_line and isinstance(line.get("epoch", 0), int) else None
+    if not isinstance(line, dict):
+        return None
+    if not isinstance(line.get("step"), int) or not isinstance(line.get("epoch", 0), int):
+        return None
+    return line

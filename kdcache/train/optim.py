@@ -68,9 +68,9 @@ class ScheduleConfig:
         if not 0 < self.decay_epochs < math.inf:
             raise UsageError(f"schedule.decay_epochs is {self.decay_epochs}; it must be above 0")
         _require_from_zero("schedule", self, "warmup_epochs", "warmup_lr", "min_lr", "decay_rate")
-        if any(epoch < 0 for epoch in self.decay_milestones):
-            told = list(self.decay_milestones)
-            raise UsageError(f"schedule.decay_milestones is {told}; they must be 0 or more")
+        if min(self.decay_milestones, default=0) < 0:
+            milestones = list(self.decay_milestones)
+            raise UsageError(f"schedule.decay_milestones is {milestones}; they must be 0 or more")
         _require_own("schedule", self)
 
 
@@ -84,8 +84,9 @@ def _require_from_zero(table: str, config: Any, *names: str) -> None:
 
 def _require_own(table: str, config: Any) -> None:
     """Raise a UsageError if the further arguments name a setting that has a key of its own."""
+    own_names = {setting.name for setting in fields(config)}
     for name in config.options:
-        if name in {one.name for one in fields(config)}:
+        if name in own_names:
             raise UsageError(f"{table}.options has {name}; say {table}.{name}")
 
 
@@ -98,7 +99,7 @@ def check_optimizer(config: OptimizerConfig) -> None:
     with torch.random.fork_rng(devices=[]):
         network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
         optimizer = make_optimizer(network, replace(config, layer_decay=None))
-        with _told_in_a_line("optimizer", config.name):
+        with _one_line_errors("optimizer", config.name):
             network(torch.ones(2, 3)).square().sum().backward()
             optimizer.step()
 
@@ -111,7 +112,7 @@ def check_schedule(config: ScheduleConfig, *, epochs: int) -> None:
     """
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = make_schedule(optimizer, config, epochs=epochs, steps_per_epoch=1)
-    with _told_in_a_line("schedule", config.name):
+    with _one_line_errors("schedule", config.name):
         for epoch in range(min(epochs, _TRIED_EPOCHS) + 1):
             schedule.step_update(epoch)
 
@@ -125,7 +126,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     from timm.optim import create_optimizer_v2, list_optimizers  # noqa: PLC0415
 
     choose(config.name.lower(), list_optimizers(), "optimizer.name")
-    with _told_in_a_line("optimizer", config.name):
+    with _one_line_errors("optimizer", config.name):
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             model,
             opt=config.name,
@@ -152,10 +153,10 @@ def make_schedule(
     choose(config.name, _SCHEDULES, "schedule.name")
     if config.name == "none":
         return _Constant()
-    settings = {
-        key: value for key, value in asdict(config).items() if key not in ("name", "options")
-    }
-    with _told_in_a_line("schedule", config.name):
+    settings = asdict(config)
+    del settings["name"]
+    del settings["options"]
+    with _one_line_errors("schedule", config.name):
         schedule, _ = create_scheduler_v2(
             optimizer,
             sched=config.name,
@@ -174,7 +175,7 @@ def make_schedule(
 
 
 @contextmanager
-def _told_in_a_line(what: str, name: str) -> Iterator[None]:
+def _one_line_errors(what: str, name: str) -> Iterator[None]:
     """Run timm's code on settings of the user: whatever it raises is a UsageError."""
     try:
         yield

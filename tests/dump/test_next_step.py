@@ -15,7 +15,7 @@ from kdcache.config.spec import parse_spec
 from kdcache.dump.config import DumpConfig
 from kdcache.dump.job import prepare
 from kdcache.dump.next_step import training_command
-from kdcache.train import run as train
+from kdcache.train import plan
 from kdcache_cli.commands import main
 
 MANY = f"{CONV},classes=12"
@@ -97,7 +97,7 @@ def test_the_command_after_a_dump_works_as_it_is_printed(
     student: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "PLAN_SECONDS", 0.0)
+    monkeypatch.setattr(plan, "PLAN_SECONDS", 0.0)
     for recipe, text in {"odd": ODD, "sized": SIZED, "shapes": SHAPES}.items():
         Path(f"{recipe}.toml").write_text(text)
     common: dict[str, Any] = {"data": FEW, "seeds": "0:1", "batch_size": 32}

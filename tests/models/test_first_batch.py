@@ -16,7 +16,7 @@ from kdcache.dump.worker import look_at_teacher
 from kdcache.errors import KdcacheError, MismatchError, ModelError, UsageError
 from kdcache.models.first_batch import check_gradients
 from kdcache.models.model import open_model
-from kdcache.train.run import plan_training
+from kdcache.train.plan import plan_training
 from kdcache.train.trainer import Trainer
 from kdcache.views import load_recipe
 

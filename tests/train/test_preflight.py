@@ -13,8 +13,9 @@ from tiny_models import conv
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.train import metrics_log
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
+from kdcache.train.plan import plan_training
 from kdcache.train.preflight import require_writable
-from kdcache.train.run import plan_training, train_student
+from kdcache.train.run import train_student
 from kdcache_cli.commands import main
 
 NOT_OPENED = "no_such_module:build"

@@ -32,7 +32,8 @@ from kdcache.train.checkpoint import held_folder, save_checkpoint
 from kdcache.train.config import EmaConfig
 from kdcache.train.metrics_log import MetricsFile, read_metrics
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
-from kdcache.train.run import Trainer, plan_training
+from kdcache.train.plan import plan_training
+from kdcache.train.run import Trainer
 from kdcache.views import load_recipe
 
 

@@ -157,7 +157,7 @@ def test_a_student_of_another_stride_sees_the_maps_resampled(
         "the teacher's maps of 4x6 are brought to 2x3, the student's (logits, bilinear)"
         in capsys.readouterr().err
     )
-    trainer._start_epoch()
+    trainer.start_epoch()
     batch = next(trainer.loader.rendered())
     found = trainer.loader.teacher.soft_targets(batch).logits()
     cache = open_cache(exact)

@@ -18,6 +18,7 @@ from kdcache.errors import KdcacheError, MismatchError, UsageError
 from kdcache.runtime.device import ComputeConfig
 from kdcache.train.config import EmaConfig
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
+from kdcache.train.plan import probed_steps
 from kdcache.train.run import TrainConfig, Trainer
 from kdcache.views import seed_generators
 
@@ -361,7 +362,7 @@ def test_repeated_augmentation_shows_a_sample_under_several_seeds(
     trainer = Trainer(train_config(tmp_path, cache=cache, **{**HARD, "epochs": 2}, repeats=3))
     seen: list[list[tuple[int, int]]] = []
     for _ in range(2):
-        trainer._start_epoch()
+        trainer.start_epoch()
         seen.append(
             [
                 (int(row), int(seed))
@@ -426,7 +427,7 @@ def test_batch_norms_over_all_processes_are_for_gpus(tmp_path: Path) -> None:
 
 def test_what_a_training_would_take_is_found_by_a_trial(tmp_path: Path, cache: str) -> None:
     trainer = Trainer(train_config(tmp_path, cache=cache, **HARD, log_steps=1))
-    found = trainer.probe(seconds=60)
+    found = probed_steps(trainer, seconds=60)
     assert found["steps_per_epoch"] == trainer.epoch_step == STEPS
     assert found["views_per_second"] > 0 and 0 < found["data_share"] < 1
 
@@ -444,7 +445,7 @@ def test_dropout_is_drawn_by_step_alone(tmp_path: Path) -> None:
     for noise in (0, 1):
         trainer = Trainer(config)
         seed_generators(noise)
-        trainer._start_epoch()
+        trainer.start_epoch()
         found.append(float(trainer.train_step([next(trainer.loader.rendered())])["loss"]))
     assert found[0] == found[1]
 

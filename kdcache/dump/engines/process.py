@@ -33,27 +33,32 @@ def run_in_process(job: Job, cache: Cache) -> int:
     """
     me = own_place()
     units = all_units(job, cache)
-    mine = share(units, me.rank, me.world_size)
+    own_units = share(units, me.rank, me.world_size)
     if who := own_name():
-        log(who, _start_text(job, cache, mine, len(units)))
-    written = _write(job, cache, "dump", mine)
+        log(who, _start_text(job, cache, own_units, len(units)))
+    num_written = _write(job, cache, "dump", own_units)
     if stop_requested():
-        return written
-    left = not_committed(cache, units)
-    written += _write(job, cache, "help", helping_order(left, me.rank, me.world_size))
+        return num_written
+    missing = not_committed(cache, units)
+    num_written += _write(job, cache, "help", helping_order(missing, me.rank, me.world_size))
     if who and not stop_requested():
-        log(who, f"{counted(written, 'unit')} written here; the dump is complete")
-    return written
+        log(who, f"{counted(num_written, 'unit')} written here; the dump is complete")
+    return num_written
 
 
 def _write(job: Job, cache: Cache, title: str, units: Sequence[Unit]) -> int:
+    """Commit those of the units that are missing; return how many it was."""
     todo = not_committed(cache, units)
     views = num_views(cache, todo)
+    num_written = 0
     with progress(title, views, "views", is_shown=bool(todo), who=own_name()) as bar:
-        return sum(1 for _ in write_units(job, cache, UnitOrder(todo), bar)) if todo else 0
+        if todo:
+            for _ in write_units(job, cache, UnitOrder(todo), bar):
+                num_written += 1
+    return num_written
 
 
-def _start_text(job: Job, cache: Cache, mine: Sequence[Unit], num_units: int) -> str:
-    there = len(mine) - len(not_committed(cache, mine))
-    share_text = f"its share is {len(mine)} of {num_units} units, {there} are there"
+def _start_text(job: Job, cache: Cache, own_units: Sequence[Unit], num_units: int) -> str:
+    num_present = len(own_units) - len(not_committed(cache, own_units))
+    share_text = f"its share is {len(own_units)} of {num_units} units, {num_present} are there"
     return f"dump into {cache} on {job.compute.device}; {share_text}"

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -155,7 +155,7 @@ class _Shape:
 class _Worker:
     actor: Any
     is_ready: bool = False
-    held: list[Unit] = field(default_factory=list)
+    units: list[Unit] = field(default_factory=list)
     """That it was given and has not committed."""
 
 
@@ -166,7 +166,9 @@ class _Pool:
         self, ray: Any, config: DumpConfig, cache: Cache, todo: Sequence[Unit], bar: Bar
     ) -> None:
         shape = _pool_shape(ray, config)
-        device = "cuda" if shape.gpus else "cpu"
+        device = "cpu"
+        if shape.gpus:
+            device = "cuda"
         self._ray = ray
         self._cache = cache
         self._bar = bar
@@ -185,14 +187,16 @@ class _Pool:
 
     def __str__(self) -> str:
         """Return how many workers there are to be, and what each has."""
-        gpus = f"{self._shape.gpus:g} GPU, " if self._shape.gpus else ""
-        return f"{counted(self._size, 'worker')} on Ray, each with {gpus}{self._shape.cpus} CPU"
+        resources = f"{self._shape.cpus} CPU"
+        if self._shape.gpus:
+            resources = f"{self._shape.gpus:g} GPU, {resources}"
+        return f"{counted(self._size, 'worker')} on Ray, each with {resources}"
 
     def run(self) -> int:
         """Hand out all units, and return how many were committed by the workers."""
         for _ in range(self._size):
             self._start()
-        begun = time.monotonic()
+        last_news = time.monotonic()
         while self._todo or self._is_at_work():
             self._hand_out()
             done, _ = self._ray.wait(list(self._awaited), num_returns=1, timeout=_LOOK_SECONDS)
@@ -201,13 +205,13 @@ class _Pool:
                 return self._written + self._unheard()
             if done:
                 self._receive(done[0])
-                begun = time.monotonic()
-            elif time.monotonic() - begun > WAIT_SECONDS and not self._is_at_work():
+                last_news = time.monotonic()
+            elif time.monotonic() - last_news > WAIT_SECONDS and not self._is_at_work():
                 say(
                     "note: Ray has had no room for a worker so far; see ray status, or ask for less"
                     " with ray.cpus and ray.gpus"
                 )
-                begun = time.monotonic()
+                last_news = time.monotonic()
         return self._written
 
     def close(self) -> None:
@@ -217,7 +221,7 @@ class _Pool:
                 self._ray.kill(worker.actor)
 
     def _is_at_work(self) -> bool:
-        return any(worker.held for worker in self._awaited.values())
+        return any(worker.units for worker in self._awaited.values())
 
     def _unheard(self) -> int:
         """Return how many units were committed that no worker has told; workers are ended first."""
@@ -225,15 +229,16 @@ class _Pool:
         for worker in [*self._awaited.values(), *self._idle]:
             with suppress(self._ray.exceptions.RayError):  # that it is dead
                 self._ray.get(worker.actor.__ray_ready__.remote(), timeout=_END_SECONDS)
-        held: list[Unit] = []
+        units: list[Unit] = []
         for worker in self._awaited.values():
-            held += worker.held
-        return len(held) - len(not_committed(self._cache, held))
+            units += worker.units
+        return len(units) - len(not_committed(self._cache, units))
 
     def _start(self) -> None:
         worker = _Worker(self._actor.remote())
         digest = self._cache.manifest.digest
-        self._awaited[worker.actor.start.remote(self._config, str(Path.cwd()), digest)] = worker
+        answer = worker.actor.start.remote(self._config, str(Path.cwd()), digest)
+        self._awaited[answer] = worker
 
     def _hand_out(self) -> None:
         """Give units to idle workers; the fewer are left, the fewer at once, so that all are busy
@@ -241,59 +246,64 @@ class _Pool:
         while self._todo and self._idle:
             worker = self._idle.pop()
             count = max(1, min(MOST_UNITS, len(self._todo) // (2 * self._size)))
-            worker.held = [self._todo.popleft() for _ in range(min(count, len(self._todo)))]
-            self._awaited[
-                worker.actor.make.options(num_returns="streaming").remote(worker.held)
-            ] = worker
+            worker.units = [self._todo.popleft() for _ in range(min(count, len(self._todo)))]
+            answers = worker.actor.make.options(num_returns="streaming").remote(worker.units)
+            self._awaited[answers] = worker
 
-    def _receive(self, given: Any) -> None:
+    def _receive(self, answer: Any) -> None:
         """Take what a worker gives: that it is ready, a unit that is committed, the end of those it
         held, or its death."""
-        worker = self._awaited.pop(given)
+        worker = self._awaited.pop(answer)
         try:
             if not worker.is_ready:
-                self._ray.get(given)
+                self._ray.get(answer)
                 worker.is_ready = True
                 self._deaths[None] = 0
                 self._idle.append(worker)
-            elif (committed := next(given, None)) is None:
+                return
+            committed = next(answer, None)
+            if committed is None:
                 self._take_back(worker)
                 self._idle.append(worker)
-            else:
-                self._count(self._ray.get(committed), worker)
-                self._awaited[given] = worker
+                return
+            self._count(self._ray.get(committed), worker)
+            self._awaited[answer] = worker
         except self._ray.exceptions.RayTaskError as error:
-            told = (
-                isinstance(error.cause, KdcacheError)
-                or type(error.cause).__name__ == "OutOfMemoryError"
-            )
-            raise (error.cause if told else error) from None
-        except (
-            self._ray.exceptions.RayError
-        ) as error:  # the process or the node is gone, or cannot be reached
+            if _is_for_the_user(error.cause):
+                raise error.cause from None
+            raise error from None
+        except self._ray.exceptions.RayError as error:
+            # the process or the node is gone, or cannot be reached
             self._replace(worker, _reason(error))
 
     def _count(self, unit: Unit, worker: _Worker) -> None:
-        worker.held.remove(unit)
+        worker.units.remove(unit)
         self._written += 1
         self._bar.advance(num_views(self._cache, [unit]), f"seed {unit[0]}")
 
     def _take_back(self, worker: _Worker) -> list[Unit]:
         """Return what a worker held and has not committed, after putting it back."""
-        left = not_committed(self._cache, worker.held)
-        self._bar.advance(num_views(self._cache, worker.held) - num_views(self._cache, left))
-        self._todo.extendleft(reversed(left))
-        worker.held = []
-        return left
+        missing = not_committed(self._cache, worker.units)
+        self._bar.advance(num_views(self._cache, worker.units) - num_views(self._cache, missing))
+        self._todo.extendleft(reversed(missing))
+        worker.units = []
+        return missing
 
     def _replace(self, worker: _Worker, reason: str) -> None:
         """Start another worker for one that died; the first unit that it held and did not commit is
         what it died over."""
-        unit = next(iter(self._take_back(worker)), None)
+        missing = self._take_back(worker)
+        if missing:
+            unit = missing[0]
+            over = f"over unit {unit[1]} of seed {unit[0]}"
+            most_deaths = ATTEMPTS
+        else:
+            unit = None
+            over = "without a unit"
+            most_deaths = ATTEMPTS * self._size
         self._ray.kill(worker.actor)
         self._deaths[unit] += 1
-        over = f"over unit {unit[1]} of seed {unit[0]}" if unit else "without a unit"
-        if self._deaths[unit] >= (ATTEMPTS if unit else ATTEMPTS * self._size):
+        if self._deaths[unit] >= most_deaths:
             raise KdcacheError(
                 f"{counted(self._deaths[unit], 'worker')} on Ray died {over} (the last: {reason});"
                 " give them more memory, a smaller --batch-size or fewer --workers, and run the"
@@ -303,11 +313,20 @@ class _Pool:
         self._start()
 
 
+def _is_for_the_user(error: BaseException) -> bool:
+    """Return whether what a worker raised tells by itself what is wrong."""
+    return isinstance(error, KdcacheError) or type(error).__name__ == "OutOfMemoryError"
+
+
 def _reason(error: Exception) -> str:
     """Return the sentence of Ray's page that says why a worker is gone."""
     lines = str(error).splitlines()
-    line = next((line for line in lines if "because" in line), lines[0])
-    return line.partition(". ")[0].rstrip(".")
+    reason = lines[0]
+    for line in lines:
+        if "because" in line:
+            reason = line
+            break
+    return reason.partition(". ")[0].rstrip(".")
 
 
 def _pool_shape(ray: Any, config: DumpConfig) -> _Shape:
@@ -318,10 +337,25 @@ def _pool_shape(ray: Any, config: DumpConfig) -> _Shape:
     gpus = config.ray.gpus
     if gpus is None:
         gpus = float(config.compute.device != "cpu" and cards > 0)
-    fitting = [
-        int(node.get("CPU", 0) * min(gpus / node["GPU"], 1)) for node in nodes if node.get("GPU")
-    ]
-    most = min(fitting, default=1) if gpus else max(int(node.get("CPU", 0)) for node in nodes)
-    cpus = config.ray.cpus or max(1, min(config.compute.workers, most))
-    room = cards / gpus if gpus else sum(node.get("CPU", 0) // cpus for node in nodes)
+    cpus = config.ray.cpus
+    if cpus is None:
+        cpus = max(1, min(config.compute.workers, _most_cpus(nodes, gpus)))
+    if gpus:
+        room = cards / gpus
+    else:
+        room = sum(node.get("CPU", 0) // cpus for node in nodes)
     return _Shape(config.ray.workers or max(1, int(room)), gpus, cpus)
+
+
+def _most_cpus(nodes: Sequence[Mapping[str, float]], gpus: float) -> int:
+    """Return how many CPUs a worker with so many GPUs may have, where each node gives every worker
+    as many."""
+    if not gpus:
+        return max(int(node.get("CPU", 0)) for node in nodes)
+    counts = [_cpus_beside(gpus, node) for node in nodes if node.get("GPU")]
+    return min(counts, default=1)
+
+
+def _cpus_beside(gpus: float, node: Mapping[str, float]) -> int:
+    """Return how many CPUs of a node there are for each worker with so many GPUs."""
+    return int(node.get("CPU", 0) * min(gpus / node["GPU"], 1))

@@ -18,8 +18,7 @@ from runs import dump
 
 from kdcache.cache import open_cache
 from kdcache.cache.documents.commit import commit_key
-from kdcache.dump import job as dump_job
-from kdcache.dump import worker
+from kdcache.dump import fitting, worker
 from kdcache.dump.shares import UnitOrder, helping_order, share
 
 ENDLESS = 120.0
@@ -139,11 +138,11 @@ def test_a_worker_waits_for_the_first_to_measure_the_codec_but_not_for_ever(
         ": waits for the cache, whose codec rank 0 measures; at most 900 s" in told
         and "itself" not in told
     )
-    monkeypatch.setattr(dump_job, "FIT_SECONDS", 0.2)
+    monkeypatch.setattr(fitting, "FIT_SECONDS", 0.2)
     dump(tmp_path / "orphaned", **fitted)
     assert ": measures the codec itself: no cache in" in capsys.readouterr().err
     assert storage(tmp_path / "orphaned") == storage(tmp_path / "cache")
-    monkeypatch.setattr(dump_job, "FIT_SECONDS", ENDLESS)
+    monkeypatch.setattr(fitting, "FIT_SECONDS", ENDLESS)
     dump(tmp_path / "exact", **{**fitted, "codec": SETTINGS["codec"]})
     assert "waits for the cache" not in capsys.readouterr().err, "nothing is measured"
 

@@ -1,0 +1,75 @@
+"""How the settings of a run differ from those that it was begun with."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from kdcache.config.files import config_differences, parse_seeds
+from kdcache.config.spec import Spec, normal_spec
+from kdcache.losses import open_loss
+from kdcache.models.registry import FAMILIES
+from kdcache.train.config import TrainConfig
+from kdcache.views import load_recipe
+
+_HOW = (
+    "log_steps",
+    "checkpoint_minutes",
+    "tensorboard",
+    "slab_dir",
+    "slab_limit",
+    "wait_for_units",
+)
+FREE = ("run", "compute.workers", "compute.device", *_HOW)
+"""Settings that may change between a run and its resume: they change no result."""
+PLACES = ("data", "eval_data", "cache")
+"""Where things lie may change between a run and its resume; that they are the same is checked by
+their fingerprints."""
+
+
+def settings_differences(old: TrainConfig, new: TrainConfig, *, free: tuple[str, ...]) -> list[str]:
+    """Return a line for each setting that means something else in `new` than in `old`, but for
+    those that are `free` to change."""
+    return config_differences(old, new, free=free, meanings=_MEANINGS)
+
+
+def _meant_caches(caches: str | tuple[str, ...]) -> list[Spec]:
+    texts = caches
+    if isinstance(texts, str):
+        texts = (texts,)
+    specs = []
+    for text in texts:
+        spec = normal_spec(f"cache:{text}")
+        specs.append(replace(spec, options={"weight": 1, **spec.options}))
+    return specs
+
+
+def _meant_data(text: str) -> Spec:
+    spec = normal_spec(text)
+    if spec.name != "digits":
+        return spec
+    return Spec(spec.name, options={"split": spec.arg or "train", **spec.options})
+
+
+def _meant_model(text: str) -> Spec:
+    spec = normal_spec(text)
+    family = FAMILIES.get(spec.name)
+    if family is None:
+        return spec
+    return replace(spec, options={"pretrained": family.is_pretrained, **spec.options})
+
+
+def _meant_recipe(text: str) -> str:
+    return load_recipe(text).fingerprint
+
+
+_MEANINGS: dict[str, Callable[[Any], Any]] = {
+    "cache": _meant_caches,
+    "data": _meant_data,
+    "eval_data": _meant_data,
+    "loss": open_loss,
+    "recipe": _meant_recipe,
+    "seeds": parse_seeds,
+    "student": _meant_model,
+    "teacher": _meant_model,
+}
+"""What the text of a setting means: two that mean the same are equal, however they are written."""

@@ -1,0 +1,122 @@
+"""The parts of a training, opened from its settings: the student, its batches, what it is evaluated
+on."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from kdcache.errors import UsageError
+from kdcache.loader.replay import Replay
+from kdcache.loader.steps import StepLoader
+from kdcache.losses import Loss
+from kdcache.models.first_batch import require_trainable
+from kdcache.models.model import open_model
+from kdcache.models.vision_model import VisionModel
+from kdcache.runtime.device import Compute
+from kdcache.runtime.distributed import world_size
+from kdcache.tasks import Task
+from kdcache.tasks.seen_labels import SeenLabels
+from kdcache.train.config import EmaConfig, TrainConfig
+from kdcache.train.evaluation import Evaluation, evaluation_recipe
+from kdcache.views import Recipe
+
+
+def require_possible(task: Task, loss: Loss, spec: str, recipe: Recipe) -> None:
+    """Check that a loss is one of the task and fits the recipe.
+
+    Raises:
+        UsageError: it is not, or does not.
+    """
+    task.check(loss, spec)
+    if "label" in loss.requires and recipe.mixing:
+        raise UsageError(
+            f"loss {spec} needs one label a view, and recipe {recipe.name} mixes; use dist or kl"
+        )
+
+
+def open_student(spec: str, replay: Replay, task_name: str) -> VisionModel:
+    """Return the model that `spec` names, for the classes and the recipe of a replay.
+
+    Raises:
+        KdcacheError: it cannot be opened, or has nothing to train.
+    """
+    student = open_model(spec, classes=replay.source.classes, recipe=replay.recipe, task=task_name)
+    require_trainable(student)
+    return student
+
+
+def placed_student(student: VisionModel, compute: Compute, *, sync_batch_norm: bool) -> nn.Module:
+    """Return the student on its device, with batch norms over all processes if so configured."""
+    if sync_batch_norm:
+        student.module = nn.SyncBatchNorm.convert_sync_batchnorm(student.module)  # type: ignore[no-untyped-call]
+    return compute.place(student)
+
+
+def parallel_model(model: nn.Module, compute: Compute) -> nn.Module:
+    """Return a model whose gradients are averaged over all processes; the model itself if there is
+    one process."""
+    if world_size() == 1:
+        return model
+    device_ids = None
+    if compute.device.type == "cuda":
+        device_ids = [compute.device.index]
+    return DistributedDataParallel(model, device_ids=device_ids)
+
+
+def gradient_exchange(parallel: nn.Module, *, is_last: bool) -> AbstractContextManager[Any]:
+    """Return the context of a part's backward pass: gradients are averaged over processes after
+    the last one."""
+    if is_last or not isinstance(parallel, DistributedDataParallel):
+        return nullcontext()
+    return parallel.no_sync()
+
+
+def weight_average(student: VisionModel, config: EmaConfig) -> Any:
+    """Return the moving average of the student's weights; None if there is to be none."""
+    from timm.utils import ModelEmaV3  # noqa: PLC0415
+
+    if not config.decay:
+        return None
+    return ModelEmaV3(student, decay=config.decay, use_warmup=config.warmup)
+
+
+def make_loader(
+    config: TrainConfig, replay: Replay, loss: Loss, student: VisionModel, compute: Compute
+) -> StepLoader:
+    """Return the loader of what each step needs: views for the student, and what the loss takes of
+    a teacher."""
+    return StepLoader(
+        config,
+        replay,
+        compute,
+        loss.requires,
+        size=student.preprocessing.size,
+        sites=student.sites,
+    )
+
+
+def open_evaluation(
+    config: TrainConfig, replay: Replay, student: VisionModel, compute: Compute
+) -> Evaluation | None:
+    """Return the evaluation of a training, if there is to be one; say what is known to be wrong
+    with its labels.
+
+    Raises:
+        KdcacheError: its data cannot be opened, or is not of the classes that are trained.
+    """
+    if config.eval_data is None:
+        return None
+    recipe = evaluation_recipe(config.eval_recipe, replay.recipe, is_from_cache=bool(replay.caches))
+    evaluation = Evaluation(
+        config.eval_data,
+        replay.source,
+        recipe,
+        size=student.preprocessing.size,
+        batch_size=config.batch_size,
+        window=config.eval_window,
+        compute=compute,
+    )
+    SeenLabels(evaluation.source)  # tells it
+    return evaluation

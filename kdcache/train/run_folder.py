@@ -1,0 +1,164 @@
+"""The folder of a run: the names of its files, whose run it is, and what it already holds."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kdcache.config.files import load_config, parse_config
+from kdcache.errors import MismatchError, UsageError
+from kdcache.runtime.console import say
+from kdcache.runtime.contrast import joined
+from kdcache.train.checkpoint import held_folder, load_checkpoint, make_folder, path_before
+from kdcache.train.config import TrainConfig
+from kdcache.train.differences import FREE, PLACES, settings_differences
+from kdcache.train.metrics_log import read_metrics
+from kdcache.train.preflight import require_writable
+
+CONFIG_FILE = "config.toml"
+METRICS_FILE = "metrics.jsonl"
+RESULT_FILE = "result.json"
+CHECKPOINT_FILE = "last.pt"
+STUDENT_FILE = "student.safetensors"
+BEST_FILE = "best.safetensors"
+COMMAND = "train-student"
+SETTINGS_KEY = "settings"
+"""In a checkpoint: those of the run that it is of, as `config.toml` has them."""
+
+
+def finished_result(run: Path, config: TrainConfig) -> dict[str, Any] | None:
+    """Return the result of the run if it has come to its end with this very configuration; there is
+    nothing to open then."""
+    if not (run / RESULT_FILE).exists() or not _is_run(run):
+        return None
+    if _differences(run, config, free=FREE):
+        return None
+    result = _read_result(run / RESULT_FILE)
+    if result is None:
+        say(f"note: {run / RESULT_FILE} is damaged, and is written again")
+        return None
+    student = run / STUDENT_FILE
+    if not student.is_file():
+        say(f"note: {student} is gone, and is written again")
+        return None
+    if "best_epoch" in result and not (run / BEST_FILE).is_file():
+        say(f"note: {run / BEST_FILE} is gone; {student} holds the weights of the last epoch")
+    result["run"] = config.run  # it may have been moved or copied
+    # of an older kdcache: it counted from 0
+    if "finished" not in result and "best_epoch" in result:
+        result["best_epoch"] += 1
+    when = ""
+    if "finished" in result:
+        when = f" since {result['finished']}"
+    way_out = "this is its result, nothing was trained; a new run takes a new folder"
+    say(f"note: run {run} is finished{when}: {way_out}")
+    return result
+
+
+def _read_result(path: Path) -> dict[str, Any] | None:
+    """Return what a file of a result holds; None if it is damaged."""
+    try:
+        result = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        return None
+    if not isinstance(result, dict):
+        return None
+    return result
+
+
+def check_folder(run: Path, config: TrainConfig) -> None:
+    """Check that the run's folder can be written, and is new, or was started so.
+
+    Raises:
+        MismatchError: it is that of a run with other settings.
+        UsageError: it cannot be written, or is not empty and no run's.
+    """
+    require_writable(run, "run")
+    if _is_run(run):
+        if lines := _differences(run, config, free=FREE + PLACES):
+            raise MismatchError(
+                f"run {run} was started otherwise ({joined(lines)}); choose a new folder, or the"
+                " same settings"
+            )
+    elif run.exists() and (not run.is_dir() or _holds_other_files(run)):
+        raise UsageError(f"run {run} is not empty and not a run; choose a new folder")
+
+
+def _is_run(run: Path) -> bool:
+    """Return whether a folder is that of a run; a file `config.toml` alone may be a user's own."""
+    if not (run / CONFIG_FILE).exists():
+        return False
+    return (run / METRICS_FILE).exists() or (run / CHECKPOINT_FILE).exists()
+
+
+def _holds_other_files(run: Path) -> bool:
+    """Return whether a folder holds more than a run that was killed in its first moment leaves: an
+    empty file of metrics."""
+    for path in run.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path != run / METRICS_FILE or path.stat().st_size > 0:
+            return True
+    return False
+
+
+def _differences(run: Path, config: TrainConfig, *, free: tuple[str, ...]) -> list[str]:
+    """Return how the settings in the run's folder differ from `config`."""
+    file = str(run / CONFIG_FILE)
+    try:
+        saved_config = load_config(TrainConfig, COMMAND, file=file, flags={}, is_ours=True)
+    except UsageError as error:
+        raise UsageError(
+            f"run {run}: its own {CONFIG_FILE} is damaged ({error}); restore it from a copy, or"
+            " choose a new folder"
+        ) from error
+    return settings_differences(saved_config, config, free=free)
+
+
+@contextmanager
+def own_folder(run: Path) -> Iterator[None]:
+    """Make the run's folder, and keep other processes out of it to the end of the block."""
+    make_folder(run)
+    with held_folder(run):
+        yield
+
+
+def last_checkpoint(run: Path, config: TrainConfig) -> dict[str, Any] | None:
+    """Return the run's last checkpoint, or None if it has none yet.
+
+    Raises:
+        KdcacheError: it is damaged.
+        MismatchError: it is that of a run with other settings, or gone, and epochs were trained.
+    """
+    path = run / CHECKPOINT_FILE
+    checkpoint = load_checkpoint(path, tell=say)
+    if checkpoint is None:
+        _require_no_epochs(run)
+        return None
+    text = checkpoint.get(SETTINGS_KEY)
+    if text is None:  # of an older kdcache
+        return checkpoint
+    try:
+        saved_config = parse_config(TrainConfig, COMMAND, text)
+    except UsageError:  # of another version, which had other settings
+        return checkpoint
+    if lines := settings_differences(saved_config, config, free=FREE + PLACES):
+        raise MismatchError(
+            f"checkpoint {path} is that of another run ({joined(lines)}); restore this"
+            " run's own from a copy, or choose a new folder"
+        )
+    return checkpoint
+
+
+def _require_no_epochs(run: Path) -> None:
+    """Check that a run without a checkpoint has trained no epoch, by its metrics."""
+    num_epochs = 0
+    for line in read_metrics(run / METRICS_FILE):
+        num_epochs += line.get("kind") == "epoch"
+    if num_epochs > 1:  # of the first one the checkpoint comes after the line
+        path = run / CHECKPOINT_FILE
+        raise MismatchError(
+            f"run {run} has metrics of {num_epochs} epochs, and no checkpoint: {path} and"
+            f" {path_before(path)} are gone; restore one of them, or choose a new folder"
+        )
