@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from kdcache.soft_targets import SoftTargets
     from kdcache.sources import open_source
     from kdcache.tools.convert import convert_cache
+    from kdcache.tools.export import export_cache
     from kdcache.tools.garbage import collect_garbage
     from kdcache.tools.hub import pull_cache, push_cache
-    from kdcache.tools.merge import export_cache, merge_caches
+    from kdcache.tools.merge import merge_caches
     from kdcache.tools.recode import recode_cache
     from kdcache.train.config import TrainConfig
     from kdcache.train.evaluation import evaluate
@@ -49,7 +50,7 @@ _HOMES = {
     "dkd_loss": "losses",
     "dump_teacher": "dump.run",
     "evaluate": "train.evaluation",
-    "export_cache": "tools.merge",
+    "export_cache": "tools.export",
     "kl_loss": "losses",
     "load_recipe": "views",
     "merge_caches": "tools.merge",

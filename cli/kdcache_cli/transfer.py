@@ -49,7 +49,7 @@ def merge(new: str, caches: tuple[str, ...], as_json: bool) -> None:
 def export(cache: str, new: str, as_json: bool, **flags: Any) -> None:
     """Copy some seeds, some units of each, or some samples, to NEW. Run again, it goes on where it
     stopped."""
-    from kdcache.tools.merge import export_cache
+    from kdcache.tools.export import export_cache
 
     result = export_cache(cache, new, **flags)
     lines = [

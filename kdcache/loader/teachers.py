@@ -265,12 +265,11 @@ class NoTeacher:
         if self._use is None:
             return dict.fromkeys(seeds, _NO_ROWS)
         if self._use.stream is not None:  # that the images come from
-            absent, missing = self._use.stream.start(seeds, following)
-            return _union([absent, missing], seeds)
+            unavailable = self._use.stream.start(seeds, following)
+            return _union([*unavailable], seeds)
         rows: RowsOfSeeds = {}
         for seed in seeds:
-            absent, missing = self._use.unavailable(seed)
-            rows[seed] = np.concatenate([absent, missing])
+            rows[seed] = np.concatenate(self._use.unavailable(seed))
         return rows
 
     def soft_targets(self, batch: Batch) -> SoftTargets:

@@ -34,7 +34,7 @@ from kdcache.runtime.console import progress
 from kdcache.runtime.stopping import heeding, look, until_stopped
 from kdcache.shapes import Records
 from kdcache.sources import Source, mean_image_bytes
-from kdcache.tools.merge import require_unmixed
+from kdcache.tools.export import require_unmixed
 
 Store = Literal["zarr", "webdataset"]
 

@@ -30,7 +30,7 @@ from kdcache.runtime.console import progress
 from kdcache.runtime.stopping import heeding, look, until_stopped
 from kdcache.runtime.text_files import path_bytes
 from kdcache.tools.hub_card import card_text
-from kdcache.tools.merge import copied_result, copied_units, created_from
+from kdcache.tools.unit_copies import copied_result, copied_units, created_from
 
 MOST_AT_ONCE = 200
 MOST_BYTES_AT_ONCE = 256 * 2**20

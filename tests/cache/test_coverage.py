@@ -15,7 +15,8 @@ from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.extent import Extent, publish_extent
 from kdcache.errors import CacheError, CodecError, MissingUnitError
 from kdcache.tools.convert import convert_cache
-from kdcache.tools.merge import export_cache, merge_caches
+from kdcache.tools.export import export_cache
+from kdcache.tools.merge import merge_caches
 from kdcache.tools.recode import recode_cache
 from kdcache.verify.cache import verify_cache
 

@@ -30,7 +30,7 @@ from kdcache.cache.formats.zarr import object_key
 from kdcache.cache.source import CachedSource
 from kdcache.codecs import LowRank, codec_to_dict, open_codec
 from kdcache.codecs.transform import Fit
-from kdcache.tools.merge import export_cache
+from kdcache.tools.export import export_cache
 from kdcache.verify.cache import verify_cache
 from kdcache.views import load_recipe, seed_generators
 from kdcache.views.permutation import row_order

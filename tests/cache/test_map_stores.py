@@ -24,7 +24,7 @@ from kdcache.cache.source import CachedSource
 from kdcache.errors import SourceError, UnreadableSampleError, UsageError
 from kdcache.sources import open_source
 from kdcache.tools.convert import convert_cache
-from kdcache.tools.merge import export_cache
+from kdcache.tools.export import export_cache
 from kdcache.tools.recode import recode_cache
 from kdcache.verify.cache import verify_cache
 

@@ -24,8 +24,9 @@ from kdcache.dump.plan import plan_dump
 from kdcache.dump.run import DumpConfig
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.tools.convert import convert_cache
+from kdcache.tools.export import export_cache
 from kdcache.tools.hub import pull_cache, push_cache
-from kdcache.tools.merge import export_cache, merge_caches
+from kdcache.tools.merge import merge_caches
 from kdcache.tools.recode import recode_cache
 
 Job = Callable[[Path, Path], dict[str, Any]]

@@ -19,7 +19,8 @@ from kdcache.cache.source_list import kept_list, list_of, read_list, source_entr
 from kdcache.errors import CacheError, MismatchError, SourceError
 from kdcache.sources import Sample, open_source
 from kdcache.tools.convert import convert_cache
-from kdcache.tools.merge import export_cache, merge_caches
+from kdcache.tools.export import export_cache
+from kdcache.tools.merge import merge_caches
 from kdcache.tools.recode import recode_cache
 from kdcache.verify.cache import verify_cache
 

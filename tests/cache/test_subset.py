@@ -31,10 +31,11 @@ from kdcache.errors import (
 )
 from kdcache.sources import open_source
 from kdcache.tools.convert import convert_cache
+from kdcache.tools.export import export_cache
 from kdcache.tools.garbage import collect_garbage
 from kdcache.tools.hub import pull_cache, push_cache
 from kdcache.tools.info import describe
-from kdcache.tools.merge import export_cache, merge_caches
+from kdcache.tools.merge import merge_caches
 from kdcache.tools.recode import recode_cache
 from kdcache.tools.show import show_view
 from kdcache.train.trainer import Trainer
@@ -320,7 +321,7 @@ def test_an_export_that_was_stopped_goes_on(
         done.append((seed, unit))
         return commit_unit(cache, seed, unit, *args, **facts)
 
-    monkeypatch.setattr("kdcache.tools.merge.commit_unit", stops)
+    monkeypatch.setattr("kdcache.tools.unit_copies.commit_unit", stops)
     with pytest.raises(KeyboardInterrupt):
         export_cache(shelf / "zarr", tmp_path / "part", samples="20:70")
     monkeypatch.undo()

@@ -19,8 +19,9 @@ from kdcache.cache.storage.folder import Folder
 from kdcache.errors import StoppedError
 from kdcache.tools import hub
 from kdcache.tools.convert import convert_cache
+from kdcache.tools.export import export_cache
 from kdcache.tools.hub import pull_cache, push_cache
-from kdcache.tools.merge import export_cache, merge_caches
+from kdcache.tools.merge import merge_caches
 from kdcache.tools.recode import recode_cache
 from kdcache.verify.cache import verify_cache
 from kdcache_cli.commands import main

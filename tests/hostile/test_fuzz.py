@@ -33,8 +33,8 @@ from kdcache.config.files import parse_seeds
 from kdcache.config.spec import parse_spec
 from kdcache.errors import KdcacheError
 from kdcache.positions import layout_of_sites
+from kdcache.tools.export import export_cache
 from kdcache.tools.info import Follower, describe
-from kdcache.tools.merge import export_cache
 from kdcache.verify.cache import verify_cache
 from kdcache.verify.logits import lossy_origin
 from kdcache.views import Recipe, load_recipe, shipped_recipes

@@ -19,7 +19,8 @@ from kdcache.cache.documents.extent import is_extent
 from kdcache.cache.formats.zarr import object_key
 from kdcache.codecs import LowRank, open_codec
 from kdcache.errors import CacheError, DamagedUnitError, MismatchError, MissingUnitError, UsageError
-from kdcache.tools.merge import export_cache, merge_caches
+from kdcache.tools.export import export_cache
+from kdcache.tools.merge import merge_caches
 from kdcache.verify.cache import verify_cache
 
 

@@ -20,7 +20,7 @@ from kdcache.cache.storage.protocol import MOST_BYTES
 from kdcache.cache.subset import samples_arrays
 from kdcache.codecs import open_codec
 from kdcache.errors import CacheError, DamagedError
-from kdcache.tools.merge import copy_units
+from kdcache.tools.unit_copies import copy_units
 
 HELD = np.array([1, 2, 3, 5, 8, 13])
 KEYS = {
