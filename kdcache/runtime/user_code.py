@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdcache.errors import KdcacheError, one_line
 
-_OWN_FOLDER = Path(__file__).parent
+_OWN_FOLDER = Path(__file__).parents[1]
 _LONGEST_REASON = 200
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from kdcache.errors import ModelError, SourceError, UsageError
 from kdcache.runtime.user_code import user_code
+from kdcache.sources import as_source
 
 
 def broken() -> None:
@@ -19,6 +20,22 @@ def test_what_users_code_raises_is_one_line_with_the_class_the_message_and_the_p
         " mend it"
     )
     assert str(caught.value) == expected
+
+
+class WithoutFrames:
+    """A data set whose items are read by code that leaves no frame in a traceback."""
+
+    classes = 2
+    __getitem__ = {}.__getitem__
+
+    def __len__(self) -> int:
+        return 3
+
+
+def test_no_file_of_kdcache_is_named_as_the_users() -> None:
+    with pytest.raises(SourceError, match="KeyError") as caught:
+        as_source(WithoutFrames())
+    assert ".py" not in str(caught.value)
 
 
 def test_errors_of_kdcache_and_of_memory_pass_as_they_are() -> None:
