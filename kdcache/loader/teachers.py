@@ -268,8 +268,8 @@ class NoTeacher:
             return _union([absent, missing], seeds)
         rows = {}
         for seed in seeds:
-            absent, missing = self._use.unavailable(seed)
-            rows[seed] = np.concatenate([absent, missing])
+            absent_rows, missing_rows = self._use.unavailable(seed)
+            rows[seed] = np.concatenate([absent_rows, missing_rows])
         return rows
 
     def soft_targets(self, batch: Batch) -> SoftTargets:
