@@ -20,6 +20,7 @@ class ClassLabel:
 
     task: ClassVar[str] = "classification"
     suffix: ClassVar[str] = "cls"
+    plural: ClassVar[str] = "labels"
     follows_views: ClassVar[bool] = False
     layouts: ClassVar[frozenset[str]] = frozenset({"one"})
     is_small: ClassVar[bool] = True
@@ -63,6 +64,14 @@ class ClassLabel:
         if index >= classes:
             raise SourceError(f"{name} is of class {index}; the cache says {classes} classes")
         return index
+
+    def follower(self, target: StoredTarget, image: Image.Image) -> None:
+        """Return None: a view has the class of its image."""
+
+    def followed(self, target: StoredTarget, moved: Any) -> int:
+        """Return the class index of the image."""
+        assert isinstance(target, int)
+        return target
 
     def batch(self, targets: Sequence[MixedTarget], size: Sequence[int], *, mixes: bool) -> Labels:
         """Return the class indices, int64 `[views]`, and of mixed views the second ones with the

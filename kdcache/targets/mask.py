@@ -7,11 +7,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional
 
 from kdcache.errors import SourceError
 from kdcache.runtime.image_items import described
 from kdcache.runtime.images import load_image, open_image
 from kdcache.shapes import IGNORED, Labels
+from kdcache.targets.mask_resize import Mask
 from kdcache.targets.protocol import MixedTarget, StoredTarget
 
 _PNG_LEVEL = 6
@@ -22,6 +25,7 @@ class ClassMask:
 
     task: ClassVar[str] = "segmentation"
     suffix: ClassVar[str] = "mask.png"
+    plural: ClassVar[str] = "masks"
     follows_views: ClassVar[bool] = True
     layouts: ClassVar[frozenset[str]] = frozenset({"heads"})
     is_small: ClassVar[bool] = False
@@ -70,6 +74,16 @@ class ClassMask:
                 " the classes"
             )
         _check_classes(load_image(mask), classes, name)
+        return mask
+
+    def follower(self, target: StoredTarget, image: Image.Image) -> Mask:
+        """Return the mask as a tensor that moves as its image does."""
+        assert isinstance(target, Image.Image)
+        return Mask(functional.pil_to_tensor(target))
+
+    def followed(self, target: StoredTarget, moved: Any) -> Tensor:
+        """Return the mask of a view, uint8 `[height, width]`."""
+        mask: Tensor = moved.as_subclass(Tensor)[0]
         return mask
 
     def batch(self, targets: Sequence[MixedTarget], size: Sequence[int], *, mixes: bool) -> Labels:

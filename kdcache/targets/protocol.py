@@ -29,6 +29,8 @@ class TargetKind(Protocol):
     """The task whose targets these are, as sources and manifests say it."""
     suffix: ClassVar[str]
     """What the name of its file ends with in a tar."""
+    plural: ClassVar[str]
+    """What messages call such targets."""
     follows_views: ClassVar[bool]
     """Whether it goes where its image goes, so that a recipe has to take it along."""
     layouts: ClassVar[frozenset[str]]
@@ -71,6 +73,18 @@ class TargetKind(Protocol):
         Raises:
             OSError: (or another of decoding) it cannot be decoded.
             SourceError: it does not belong to the image, or holds a class that there is not.
+        """
+
+    def follower(self, target: StoredTarget, image: Image.Image) -> Any:
+        """Return what torchvision's transforms move along with an image, or None of a target that
+        does not follow its view."""
+
+    def followed(self, target: StoredTarget, moved: Any) -> ViewTarget:
+        """Return the target of a view.
+
+        Args:
+            target: of the image.
+            moved: what the transforms have made of `follower`; None where there is none.
         """
 
     def batch(self, targets: Sequence[MixedTarget], size: Sequence[int], *, mixes: bool) -> Labels:

@@ -26,7 +26,7 @@ from kdcache.views.recipe import Recipe
 from kdcache.views.view import (
     Trace,
     draw,
-    draw_masked,
+    draw_followed,
     preserved_generators,
     seed_generators,
     trace,
@@ -76,7 +76,7 @@ class ViewDataset(Dataset[Batch]):
         self.order = order
         self._kind = target_kind(task_of(source))
         if self._kind.follows_views:
-            recipe.require_masks()
+            recipe.require_following(self._kind.plural)
         self.recipes = [recipe.at(size) for size in sizes]
         self.skip_unreadable = skip_unreadable
 
@@ -128,8 +128,9 @@ class ViewDataset(Dataset[Batch]):
         """
         # the view itself was rendered, and its warnings told
         with preserved_generators(), heard_warnings():
-            index, sample = self._sample(row, seed)
-            return trace(sample.image, self.recipes[0], index, seed)
+            index, (image, target) = self._sample(row, seed)
+            follower = self._kind.follower(target, image)
+            return trace(image, self.recipes[0], index, seed, follower=follower)
 
     def _render(self, request: Request) -> Batch:
         targets = [NO_TARGET] * len(request)
@@ -187,7 +188,7 @@ class ViewDataset(Dataset[Batch]):
         if recipe.mixing is None:
             return own_views, (own_target, -1, 1.0)
         other = partner(row, len(self), recipe.mixing, recipe.key, seed)
-        assert isinstance(own_target, int), "require_masks has refused a recipe that mixes"
+        assert isinstance(own_target, int), "require_following has refused a recipe that mixes"
         # even if it will not show: a pair is absent together
         other_views, other_target = self._unmixed(other, seed, unmixed_views)
         assert isinstance(other_target, int)
@@ -213,16 +214,17 @@ class ViewDataset(Dataset[Batch]):
 
         try:
             with about_sample(name):  # converting an image may warn too
-                if isinstance(target, int):
+                follower = self._kind.follower(target, image)
+                if follower is None:
                     views = [draw(image, recipe, index, seed) for recipe in self.recipes]
-                    return views, target
+                    return views, self._kind.followed(target, None)
                 views = []
-                masks = []
+                followers = []
                 for recipe in self.recipes:
-                    view, mask = draw_masked(image, target, recipe, index, seed)
+                    view, moved = draw_followed(image, follower, recipe, index, seed)
                     views.append(view)
-                    masks.append(mask)
-                return views, masks[0]
+                    followers.append(moved)
+                return views, self._kind.followed(target, followers[0])
         except RecipeError as error:
             raise RecipeError(f"sample {index} ({self.source.key(index)}): {error}") from error
 

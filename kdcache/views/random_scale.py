@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from kdcache.views.mask_resize import Mask
+from kdcache.targets.mask_resize import Mask
 
 
 class RandomScale(nn.Module):

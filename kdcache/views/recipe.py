@@ -44,13 +44,12 @@ from kdcache.runtime.images import to_mode
 from kdcache.runtime.text_files import read_text
 from kdcache.shapes import MOST_PIXELS, MOST_SIDE, Size, View, as_size, sides, size_text
 from kdcache.views.bounds import check_transforms
-from kdcache.views.mask_resize import Mask
 from kdcache.views.mixing import Mixing
 from kdcache.views.transforms import REFUSALS, ViewForm, build_transform, names_input
 
 Pixels = Image.Image | torch.Tensor
-Step = tuple[str, Pixels, torch.Tensor | None]
-"""The name of a step, and image and mask after it."""
+Step = tuple[str, Pixels, Any]
+"""The name of a step, and after it the image, and what follows it, see `TargetKind.follower`."""
 
 _SCHEMA = 1  # counts up when the same recipe text would render other pixels
 _WHOLE = "image"
@@ -195,22 +194,25 @@ class Recipe:
                     " first"
                 )
 
-    def require_masks(self) -> None:
-        """Check that masks can follow the recipe's views.
+    def require_following(self, targets: str) -> None:
+        """Check that targets can follow the recipe's views.
+
+        Args:
+            targets: what they are called, such as `masks`.
 
         Raises:
             RecipeError: it mixes views, or has a transform that moves pixels of the image alone.
         """
         if self.mixing:
             raise RecipeError(
-                f"recipe {brief(self.name)} mixes views, which masks cannot follow; leave its table"
-                " mixing out"
+                f"recipe {brief(self.name)} mixes views, which {targets} cannot follow; leave its"
+                " table mixing out"
             )
         for entry in _entries(self.transforms):
             if entry["name"] == "timm.AutoAugment":
                 raise RecipeError(
-                    f"recipe {brief(self.name)}: timm.AutoAugment moves images without their masks;"
-                    " use torchvision's transforms"
+                    f"recipe {brief(self.name)}: timm.AutoAugment moves images without their"
+                    f" {targets}; use torchvision's transforms"
                 )
 
     def with_mode(self, mode: str) -> "Recipe":
@@ -232,23 +234,26 @@ class Recipe:
         *_, (_, pixels, _) = self.steps(image)
         return self._checked(pixels)
 
-    def render(self, image: Image.Image, mask: Image.Image) -> tuple[View, torch.Tensor]:
-        """Return the pixels of one view as a call does, and the mask of the image as it follows,
-        uint8 `[height, width]`.
+    def render(self, image: Image.Image, follower: Any) -> tuple[View, Any]:
+        """Return the pixels of one view as a call does, and what has followed the image.
+
+        Args:
+            image: decoded.
+            follower: a mask or boxes, as torchvision's transforms move them.
 
         Raises:
             RecipeError: a transform fails on this image, or the result has another size.
         """
-        *_, (_, pixels, follows) = self.steps(image, mask)
+        *_, (_, pixels, moved) = self.steps(image, follower)
         view = self._checked(pixels)
-        assert follows is not None, "a mask goes through all steps"
-        if follows.shape[1:] != view.shape[1:]:
+        moved_size = v2.functional.get_size(moved)
+        if moved_size != [*view.shape[1:]]:
             raise RecipeError(
                 f"recipe {brief(self.name)} gives a view of {size_text(view.shape[1:])} and "
-                f"a mask of {size_text(follows.shape[1:])}: "
+                f"a target of {size_text(moved_size)}: "
                 "a transform changes the image alone; take one of torchvision's"
             )
-        return view, follows.as_subclass(torch.Tensor)[0]
+        return view, moved
 
     def _checked(self, view: Any) -> View:
         """Return what the last step gives as the view, if it is one."""
@@ -272,9 +277,9 @@ class Recipe:
         pixels: View = view.as_subclass(torch.Tensor)
         return pixels
 
-    def steps(self, image: Image.Image, mask: Image.Image | None = None) -> Iterator[Step]:
-        """Yield the name of each step from a decoded image to its view, and image and mask after
-        it.
+    def steps(self, image: Image.Image, follower: Any = None) -> Iterator[Step]:
+        """Yield the name of each step from a decoded image to its view, and after it the image, and
+        what follows it.
 
         They are `decode` (the image itself, in its own mode), `convert` (in the recipe's mode), and
         the transforms in order, which draw from the global generators. Mixing comes after them, see
@@ -283,20 +288,17 @@ class Recipe:
         Raises:
             RecipeError: a transform fails on this image.
         """
-        follows: Any = None
-        if mask is not None:
-            follows = Mask(v2.functional.pil_to_tensor(mask))
-        yield "decode", image, follows
+        yield "decode", image, follower
         try:
             pixels: Pixels = to_mode(image, self.mode)
-            yield "convert", pixels, follows
+            yield "convert", pixels, follower
             for entry, transform in zip(self.transforms, self._transforms, strict=True):
                 # timm's erasing, which moves no pixel
-                if follows is None or not isinstance(transform, torch.nn.Module):
+                if follower is None or not isinstance(transform, torch.nn.Module):
                     pixels = transform(pixels)
                 else:
-                    pixels, follows = transform(pixels, follows)
-                yield entry["name"], pixels, follows
+                    pixels, follower = transform(pixels, follower)
+                yield entry["name"], pixels, follower
         except REFUSALS as error:
             reason = str(error) or type(error).__name__
             raise RecipeError(

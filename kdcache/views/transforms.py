@@ -16,8 +16,8 @@ from torchvision.transforms import InterpolationMode, v2
 from kdcache.config.spec import choose
 from kdcache.errors import RecipeError, quoted
 from kdcache.shapes import IGNORED, MOST_SIDE, Size, sides
+from kdcache.targets.mask_resize import Mask
 from kdcache.views.bounds import bounded
-from kdcache.views.mask_resize import Mask
 from kdcache.views.random_scale import RandomScale
 from kdcache.views.timm_transforms import TIMM_TRANSFORMS
 

@@ -5,11 +5,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from kdcache.shapes import View
 from kdcache.views.recipe import Pixels, Recipe
@@ -26,20 +26,24 @@ def draw(image: Image.Image, recipe: Recipe, index: int, seed: int) -> View:
     return recipe(image)
 
 
-def draw_masked(
-    image: Image.Image, mask: Image.Image, recipe: Recipe, index: int, seed: int
-) -> tuple[View, Tensor]:
-    """Return the view as `draw` does, and the mask of the image as it follows, uint8 `[height,
-    width]`."""
+def draw_followed(
+    image: Image.Image, follower: Any, recipe: Recipe, index: int, seed: int
+) -> tuple[View, Any]:
+    """Return the view as `draw` does, and what has followed the image, see `Recipe.render`."""
     seed_generators(*recipe.key, seed, index)
-    return recipe.render(image, mask)
+    return recipe.render(image, follower)
 
 
-def trace(image: Image.Image, recipe: Recipe, index: int, seed: int) -> Trace:
-    """Return the trace of the view that `draw` would return, drawn from the same generators."""
+def trace(
+    image: Image.Image, recipe: Recipe, index: int, seed: int, *, follower: Any = None
+) -> Trace:
+    """Return the trace of the view that `draw` would return, drawn from the same generators.
+
+    What follows the image may decide a draw, as boxes do where a crop is to hold some of them.
+    """
     seed_generators(*recipe.key, seed, index)
     steps = []
-    for name, pixels, _ in recipe.steps(image):
+    for name, pixels, _ in recipe.steps(image, follower):
         checksum = crc32(pixels)
         steps.append((name, checksum))
     return steps
