@@ -2,11 +2,12 @@
 beartype."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 from torch import Tensor
 
 Size: TypeAlias = int | tuple[int, int]
@@ -39,6 +40,8 @@ Masks: TypeAlias = UInt8[Tensor, "views mask_height mask_width"]
 """Class indices of pixels; IGNORED where there is none."""
 SmallMasks: TypeAlias = UInt8[Tensor, "views height width"]
 """The same, of the pixels of a map."""
+ObjectClasses: TypeAlias = Integer[Tensor, "views most"]
+"""Class indices of the objects in views; -1 past a view's own objects."""
 IGNORED = 255
 """What stands in a mask where a pixel has no class: no loss and no score looks there."""
 
@@ -53,15 +56,42 @@ Rows: TypeAlias = np.ndarray
 """Row numbers of a cache, int64 `[rows]`."""
 
 
-class Labels(NamedTuple):
-    """Class labels of views, or of their pixels; those of mixed views have a second label."""
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """Where the objects of views are: for each view as many places as the view with most has."""
 
-    first: Targets | Masks
+    boxes: Float[Tensor, "views most 4"]
+    """Left, upper, right and lower side of each, in pixels of the view."""
+    areas: Float[Tensor, "views most"]
+    """Pixels of the original image that each object covers."""
+    is_crowd: Bool[Tensor, "views most"]
+    """Whether a box holds many objects, of which none is marked."""
+    scales: Float[Tensor, " views"]
+    """Pixels of the original image to one of the view, by area; NaN where that is not known."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Objects":
+        """Return the objects with every tensor changed."""
+        return Objects(
+            change(self.boxes), change(self.areas), change(self.is_crowd), change(self.scales)
+        )
+
+    def pin_memory(self) -> "Objects":
+        """Return the objects in pinned memory, as a loader of torch asks for it."""
+        return self.map(Tensor.pin_memory)
+
+
+class Labels(NamedTuple):
+    """Class labels of views, of their pixels, or of the objects in them; those of mixed views have
+    a second label."""
+
+    first: Targets | Masks | ObjectClasses
     mixed: tuple[Targets, PerRow] | None = None
     """The second label, and the share of the first; the second has the rest."""
+    objects: Objects | None = None
+    """Where the objects are whose classes these are."""
 
     @property
-    def leading(self) -> Targets | Masks:
+    def leading(self) -> Targets | Masks | ObjectClasses:
         """The label of the larger share."""
         if self.mixed is None:
             return self.first
@@ -70,11 +100,14 @@ class Labels(NamedTuple):
 
     def to(self, move: Callable[[Tensor], Tensor]) -> "Labels":
         """Return the labels with every tensor moved."""
-        first = move(self.first)
-        if self.mixed is None:
-            return Labels(first)
-        second, share = self.mixed
-        return Labels(first, (move(second), move(share)))
+        mixed = None
+        if self.mixed is not None:
+            second, share = self.mixed
+            mixed = (move(second), move(share))
+        objects = None
+        if self.objects is not None:
+            objects = self.objects.map(move)
+        return Labels(move(self.first), mixed, objects)
 
 
 def as_size(value: Size | Sequence[int]) -> Size:

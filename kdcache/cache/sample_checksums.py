@@ -8,9 +8,7 @@ of its decoded pixels, and that of its target.
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from google_crc32c import extend as extend_crc32c
 from google_crc32c import value as crc32c
-from PIL import Image
 
 from kdcache.cache import Cache
 from kdcache.cache.arrays import damaged
@@ -20,10 +18,11 @@ from kdcache.cache.source_check import WAY_OUT
 from kdcache.cache.source_list import read_list
 from kdcache.errors import MismatchError, UnreadableSampleError, UsageError
 from kdcache.runtime.console import progress
+from kdcache.runtime.images import pixel_bytes
 from kdcache.sources import Sample, Source
 from kdcache.sources.files import Numbers
 from kdcache.sources.protocol import Contents, Filed, Listed
-from kdcache.targets import task_of
+from kdcache.targets import target_kind, task_of
 from kdcache.views import preserved_generators
 
 _Checksums = list[int]
@@ -76,7 +75,7 @@ class CheckedSource:
         contents = _contents(self.unchecked, index)
         if contents is None:
             sample = self.unchecked.sample(index)
-            self._compare(index, _of_sample(sample))
+            self._compare(index, _of_sample(sample, self.unchecked))
             return sample
         self._compare(index, _of_files(contents))
         assert isinstance(self.unchecked, Listed), "others have no contents"
@@ -181,7 +180,7 @@ def _all_checksums(source: Source, *, skip_unreadable: bool) -> Iterator[_Checks
         try:
             contents = _contents(source, index)
             if contents is None:
-                return _of_sample(source.sample(index))
+                return _of_sample(source.sample(index), source)
             return _of_files(contents)
         except UnreadableSampleError:
             if not skip_unreadable:
@@ -205,8 +204,8 @@ def _require_still(source: Source) -> None:
     try:
         if _contents(source, 0) is not None:
             return
-        first = _of_sample(source.sample(0))
-        again = _of_sample(source.sample(0))
+        first = _of_sample(source.sample(0), source)
+        again = _of_sample(source.sample(0), source)
     except UnreadableSampleError:
         return  # which is told, or skipped, when its turn comes
     if first != again:
@@ -232,17 +231,7 @@ def _of_files(contents: Contents) -> _Checksums:
     return [crc32c(data) for data in contents]
 
 
-def _of_sample(sample: Sample) -> _Checksums:
-    target = sample.target
-    if isinstance(target, Image.Image):
-        target_checksum = _of_image(target)
-    else:
-        target_checksum = crc32c(b"%d" % target)
-    return [_of_image(sample.image), target_checksum]
-
-
-def _of_image(image: Image.Image) -> int:
-    """Return the checksum of the text `MODE WIDTHxHEIGHT ` and the pixels, row by row."""
-    head = f"{image.mode} {image.width}x{image.height} ".encode()
-    checksum: int = extend_crc32c(crc32c(head), image.tobytes())
-    return checksum
+def _of_sample(sample: Sample, source: Source) -> _Checksums:
+    kind = target_kind(task_of(source))
+    target = kind.identity(sample.target)
+    return [crc32c(pixel_bytes(sample.image)), crc32c(target)]

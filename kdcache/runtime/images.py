@@ -202,6 +202,12 @@ def _what_else(data: bytes, formats: Sequence[str]) -> str:
     return f"it is {kind}; images are {', '.join(formats)}"
 
 
+def pixel_bytes(image: Image.Image) -> bytes:
+    """Return the text `MODE WIDTHxHEIGHT ` and the pixels of an image, row by row."""
+    head = f"{image.mode} {image.width}x{image.height} "
+    return head.encode() + image.tobytes()
+
+
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Return `image` in `mode`, RGB or L.
 

@@ -11,6 +11,7 @@ from kdcache.errors import SourceError, UnreadableSampleError
 from kdcache.runtime.images import UndecodableError, is_of_decoding
 from kdcache.sources.files import Numbers
 from kdcache.sources.sample_warnings import about_sample
+from kdcache.targets import StoredTarget
 
 Contents = tuple[bytes, ...]
 """The files of one sample: of its image, and of its mask if it has one."""
@@ -21,7 +22,7 @@ class Sample(NamedTuple):
     with 255 where none is."""
 
     image: Image.Image
-    target: int | Image.Image
+    target: StoredTarget
 
 
 @runtime_checkable

@@ -44,6 +44,10 @@ class ClassLabel:
         assert isinstance(target, int)
         return str(target).encode()
 
+    def identity(self, target: StoredTarget) -> bytes:
+        """Return the class index in decimal digits."""
+        return self.encode(target)
+
     def check_stored(self, data: bytes) -> None:
         """Check that a file holds digits.
 
@@ -68,7 +72,11 @@ class ClassLabel:
     def follower(self, target: StoredTarget, image: Image.Image) -> None:
         """Return None: a view has the class of its image."""
 
-    def followed(self, target: StoredTarget, moved: Any) -> int:
+    def size_of(self, moved: Any) -> list[int]:
+        """Refuse: a class index moves with no view."""
+        raise AssertionError("a class index does not follow its view")
+
+    def followed(self, target: StoredTarget, moved: Any, image: Image.Image) -> int:
         """Return the class index of the image."""
         assert isinstance(target, int)
         return target

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional
 
 from kdcache.errors import SourceError
 from kdcache.runtime.image_items import described
-from kdcache.runtime.images import load_image, open_image
+from kdcache.runtime.images import load_image, open_image, pixel_bytes
 from kdcache.shapes import IGNORED, Labels
 from kdcache.targets.mask_resize import Mask
 from kdcache.targets.protocol import MixedTarget, StoredTarget
@@ -55,6 +55,11 @@ class ClassMask:
         pixels.save(out, "PNG", compress_level=_PNG_LEVEL)
         return out.getvalue()
 
+    def identity(self, target: StoredTarget) -> bytes:
+        """Return the text `L WIDTHxHEIGHT ` and the pixels, row by row."""
+        assert isinstance(target, Image.Image)
+        return pixel_bytes(target)
+
     def check_stored(self, data: bytes) -> None:
         """Check nothing: a mask is looked at when it is decoded."""
 
@@ -81,7 +86,11 @@ class ClassMask:
         assert isinstance(target, Image.Image)
         return Mask(functional.pil_to_tensor(target))
 
-    def followed(self, target: StoredTarget, moved: Any) -> Tensor:
+    def size_of(self, moved: Any) -> list[int]:
+        """Return the height and width of a mask that has moved."""
+        return [*moved.shape[1:]]
+
+    def followed(self, target: StoredTarget, moved: Any, image: Image.Image) -> Tensor:
         """Return the mask of a view, uint8 `[height, width]`."""
         mask: Tensor = moved.as_subclass(Tensor)[0]
         return mask

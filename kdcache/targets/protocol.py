@@ -7,13 +7,14 @@ from PIL import Image
 from torch import Tensor
 
 from kdcache.shapes import Labels
+from kdcache.targets.objects import ObjectBoxes
 
-StoredTarget = int | Image.Image
-"""A target as a source gives it: a class index, or an image of mode L that holds those of an
-image's pixels."""
-ViewTarget = int | Tensor
-"""A target as it goes with a view: a class index, or those of its pixels, uint8 `[height,
-width]`."""
+StoredTarget = int | Image.Image | ObjectBoxes
+"""A target as a source gives it: a class index, an image of mode L that holds those of an image's
+pixels, or the objects in it."""
+ViewTarget = int | Tensor | ObjectBoxes
+"""A target as it goes with a view: a class index, those of its pixels, uint8 `[height, width]`, or
+the objects in it."""
 MixedTarget = tuple[ViewTarget, int, float]
 """A view's target, the class index of the view that is mixed into it, and the share of the
 first."""
@@ -54,6 +55,9 @@ class TargetKind(Protocol):
     def encode(self, target: StoredTarget) -> bytes:
         """Return the file of a target; equal targets are equal bytes."""
 
+    def identity(self, target: StoredTarget) -> bytes:
+        """Return bytes that are equal where targets are, whatever made their files."""
+
     def check_stored(self, data: bytes) -> None:
         """Check what can be told from the bytes of a small file alone.
 
@@ -79,12 +83,16 @@ class TargetKind(Protocol):
         """Return what torchvision's transforms move along with an image, or None of a target that
         does not follow its view."""
 
-    def followed(self, target: StoredTarget, moved: Any) -> ViewTarget:
+    def size_of(self, moved: Any) -> list[int]:
+        """Return the height and width of the view that a `follower` has moved with."""
+
+    def followed(self, target: StoredTarget, moved: Any, image: Image.Image) -> ViewTarget:
         """Return the target of a view.
 
         Args:
             target: of the image.
             moved: what the transforms have made of `follower`; None where there is none.
+            image: that the view is of.
         """
 
     def batch(self, targets: Sequence[MixedTarget], size: Sequence[int], *, mixes: bool) -> Labels:

@@ -217,14 +217,15 @@ class ViewDataset(Dataset[Batch]):
                 follower = self._kind.follower(target, image)
                 if follower is None:
                     views = [draw(image, recipe, index, seed) for recipe in self.recipes]
-                    return views, self._kind.followed(target, None)
+                    return views, self._kind.followed(target, None, image)
                 views = []
                 followers = []
                 for recipe in self.recipes:
                     view, moved = draw_followed(image, follower, recipe, index, seed)
+                    recipe.require_together(view, self._kind.size_of(moved))
                     views.append(view)
                     followers.append(moved)
-                return views, self._kind.followed(target, followers[0])
+                return views, self._kind.followed(target, followers[0], image)
         except RecipeError as error:
             raise RecipeError(f"sample {index} ({self.source.key(index)}): {error}") from error
 

@@ -25,7 +25,7 @@ see timm_transforms.py, and `kdcache.RandomScale`, see random_scale.py.
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import resources
@@ -242,18 +242,27 @@ class Recipe:
             follower: a mask or boxes, as torchvision's transforms move them.
 
         Raises:
-            RecipeError: a transform fails on this image, or the result has another size.
+            RecipeError: a transform fails on this image, or the view has another size.
         """
         *_, (_, pixels, moved) = self.steps(image, follower)
-        view = self._checked(pixels)
-        moved_size = v2.functional.get_size(moved)
-        if moved_size != [*view.shape[1:]]:
+        return self._checked(pixels), moved
+
+    def require_together(self, view: View, size: Sequence[int]) -> None:
+        """Check that a target has moved as its view did.
+
+        Args:
+            view: the view.
+            size: height and width that the target goes with now.
+
+        Raises:
+            RecipeError: that is another size than the view's.
+        """
+        if [*view.shape[1:]] != [*size]:
             raise RecipeError(
                 f"recipe {brief(self.name)} gives a view of {size_text(view.shape[1:])} and "
-                f"a target of {size_text(moved_size)}: "
+                f"a target of {size_text(size)}: "
                 "a transform changes the image alone; take one of torchvision's"
             )
-        return view, moved
 
     def _checked(self, view: Any) -> View:
         """Return what the last step gives as the view, if it is one."""

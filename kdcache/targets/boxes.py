@@ -1,0 +1,242 @@
+"""Boxes with a class each: what an object detector is trained on.
+
+A box is its left, upper, right and lower side in pixels of its image, as torchvision's `XYXY`.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional
+
+from kdcache.errors import SourceError
+from kdcache.runtime.image_items import described
+from kdcache.shapes import Labels, Objects
+from kdcache.targets.objects import ObjectBoxes
+from kdcache.targets.protocol import MixedTarget, StoredTarget, ViewTarget
+
+MOST_BOXES = 10_000
+"""Of an image."""
+LEAST_SIDE = 1.0
+"""Pixels; a box that a view leaves less of is no target, as torchvision's SanitizeBoundingBoxes
+has it."""
+_STORED_KEYS = ("boxes", "classes", "areas", "crowd")
+
+
+class ClassBoxes:
+    """The target of detection."""
+
+    task: ClassVar[str] = "detection"
+    suffix: ClassVar[str] = "boxes.json"
+    plural: ClassVar[str] = "boxes"
+    follows_views: ClassVar[bool] = True
+    layouts: ClassVar[frozenset[str]] = frozenset({"pyramid"})
+    is_small: ClassVar[bool] = False
+
+    def checked(self, target: Any, image: Image.Image, classes: int, name: str) -> ObjectBoxes:
+        """Return the objects that a user's code gave: a dictionary as torchvision's detectors take
+        it, with `boxes` and `labels`, and, where they are known, `area` and `iscrowd`.
+
+        Raises:
+            SourceError: no such dictionary, boxes of another shape, not finite or too many, or a
+                class that there is not.
+        """
+        if isinstance(target, ObjectBoxes):
+            objects = target
+        else:
+            objects = _from_dictionary(target, name)
+        return _checked(objects, image.size, classes, name)
+
+    def encode(self, target: StoredTarget) -> bytes:
+        """Return the objects as JSON; equal targets are equal bytes."""
+        assert isinstance(target, ObjectBoxes)
+        content = {
+            "boxes": target.boxes.tolist(),
+            "classes": target.classes.tolist(),
+            "areas": target.areas.tolist(),
+            "crowd": target.is_crowd.tolist(),
+        }
+        return json.dumps(content, separators=(",", ":")).encode()
+
+    def identity(self, target: StoredTarget) -> bytes:
+        """Return the objects as JSON."""
+        return self.encode(target)
+
+    def check_stored(self, data: bytes) -> None:
+        """Check nothing: the objects are looked at when they are decoded."""
+
+    def decode(self, data: bytes, image: Image.Image, classes: int, name: str) -> ObjectBoxes:
+        """Return the objects in a file.
+
+        Raises:
+            SourceError: it is no file that `encode` has made, or its objects do not belong to the
+                image.
+        """
+        try:
+            content = json.loads(data)
+            objects = _from_lists(content)
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise SourceError(
+                f"{name} has boxes that cannot be read: {type(error).__name__}: {error}"
+            ) from error
+        return _checked(objects, image.size, classes, name)
+
+    def follower(self, target: StoredTarget, image: Image.Image) -> dict[str, Any]:
+        """Return the boxes as torchvision's transforms move them, and two corners of the image."""
+        assert isinstance(target, ObjectBoxes)
+        width, height = image.size
+        canvas_size = (height, width)
+        corners = torch.tensor([[0.0, 0.0], [width, height]])
+        return {
+            "boxes": tv_tensors.BoundingBoxes(target.boxes, format="XYXY", canvas_size=canvas_size),
+            "corners": tv_tensors.KeyPoints(corners, canvas_size=canvas_size),
+        }
+
+    def size_of(self, moved: Any) -> list[int]:
+        """Return the height and width of the view that boxes have moved with."""
+        return [*moved["boxes"].canvas_size]
+
+    def followed(self, target: StoredTarget, moved: Any, image: Image.Image) -> ObjectBoxes:
+        """Return the objects of a view, within it, without those of which it leaves less than a
+        pixel along a side."""
+        assert isinstance(target, ObjectBoxes)
+        boxes = functional.clamp_bounding_boxes(moved["boxes"]).as_subclass(Tensor)
+        objects = replace(target, boxes=boxes, scale=_scale(moved["corners"], image.size))
+        return objects.at(_have_sides(boxes, LEAST_SIDE))
+
+    def batch(self, targets: Sequence[MixedTarget], size: Sequence[int], *, mixes: bool) -> Labels:
+        """Return the classes of the objects in views, int64 `[views, most]`, and where they are:
+        for each view as many places as the view with most objects has."""
+        views = [_or_none(target) for target, _, _ in targets]
+        most = max(map(len, views), default=0)
+        classes = torch.full((len(views), most), -1)
+        objects = Objects(
+            torch.zeros(len(views), most, 4),
+            torch.zeros(len(views), most),
+            torch.zeros(len(views), most, dtype=torch.bool),
+            torch.tensor([view.scale for view in views]),
+        )
+        for place, view in enumerate(views):
+            count = len(view)
+            classes[place, :count] = view.classes
+            objects.boxes[place, :count] = view.boxes
+            objects.areas[place, :count] = view.areas
+            objects.is_crowd[place, :count] = view.is_crowd
+        return Labels(classes, objects=objects)
+
+
+_NO_OBJECTS = ObjectBoxes(
+    torch.zeros(0, 4),
+    torch.zeros(0, dtype=torch.int64),
+    torch.zeros(0),
+    torch.zeros(0, dtype=torch.bool),
+    math.nan,
+)
+
+
+def _or_none(target: ViewTarget) -> ObjectBoxes:
+    """Return the objects of a view; none of one whose image could not be read."""
+    if isinstance(target, ObjectBoxes):
+        return target
+    return _NO_OBJECTS
+
+
+def _from_dictionary(target: Any, name: str) -> ObjectBoxes:
+    """Return the objects of a dictionary as torchvision's detectors take it.
+
+    Raises:
+        SourceError: it is no dictionary, or lacks boxes or labels.
+    """
+    if not isinstance(target, Mapping) or "boxes" not in target or "labels" not in target:
+        raise SourceError(
+            f"{name} has target {described(target)}; it must be a dictionary with boxes, [objects,"
+            " 4] as left, upper, right and lower side in pixels, and labels, a class index each"
+        )
+    try:
+        boxes = torch.as_tensor(target["boxes"], dtype=torch.float32).reshape(-1, 4)
+        classes = torch.as_tensor(target["labels"]).reshape(-1)
+        areas = _areas_of(boxes)
+        if "area" in target:
+            areas = torch.as_tensor(target["area"], dtype=torch.float32).reshape(-1)
+        is_crowd = torch.zeros(len(boxes), dtype=torch.bool)
+        if "iscrowd" in target:
+            is_crowd = torch.as_tensor(target["iscrowd"]).reshape(-1).bool()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SourceError(f"{name} has boxes that are no numbers [objects, 4]: {error}") from error
+    if classes.is_floating_point() or classes.is_complex():
+        raise SourceError(f"{name} has labels of {classes.dtype}; they must be class indices")
+    return ObjectBoxes(boxes, classes.long(), areas, is_crowd)
+
+
+def _from_lists(content: Any) -> ObjectBoxes:
+    """Return the objects that `ClassBoxes.encode` has written as lists."""
+    if sorted(content) != sorted(_STORED_KEYS):
+        raise ValueError(f"keys are not {', '.join(_STORED_KEYS)}")
+    boxes = torch.tensor(content["boxes"], dtype=torch.float32).reshape(-1, 4)
+    classes = torch.tensor(content["classes"], dtype=torch.int64)
+    areas = torch.tensor(content["areas"], dtype=torch.float32)
+    is_crowd = torch.tensor(content["crowd"], dtype=torch.bool)
+    return ObjectBoxes(boxes, classes, areas, is_crowd)
+
+
+def _areas_of(boxes: Tensor) -> Tensor:
+    """Return the pixels in each box."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return sides.prod(dim=1)
+
+
+def _checked(
+    objects: ObjectBoxes, image_size: tuple[int, int], classes: int, name: str
+) -> ObjectBoxes:
+    """Return the objects of an image, each box within it; those without a pixel in it are left out,
+    as COCO's own tools do.
+
+    Raises:
+        SourceError: not as many of each, too many, not finite, or of a class that there is not.
+    """
+    count = len(objects.boxes)
+    if not len(objects.classes) == len(objects.areas) == len(objects.is_crowd) == count:
+        raise SourceError(
+            f"{name} has {count} boxes and {len(objects.classes)} classes; it must have one of each"
+            " for every object"
+        )
+    if count > MOST_BOXES:
+        raise SourceError(f"{name} has {count} boxes; an image may have {MOST_BOXES}")
+    is_finite = torch.isfinite(objects.boxes).all() and torch.isfinite(objects.areas).all()
+    if not bool(is_finite):
+        raise SourceError(f"{name} has a box that is not finite; mend its annotation")
+    is_known = (objects.classes >= 0) & (objects.classes < classes)
+    if not bool(is_known.all()):
+        wrong = int(objects.classes[~is_known][0])
+        raise SourceError(
+            f"{name} has a box of class {wrong}; known are 0 to {classes - 1}, without a class for"
+            " the background"
+        )
+    width, height = image_size
+    lower = torch.zeros(4)
+    upper = torch.tensor([width, height, width, height], dtype=torch.float32)
+    clipped = replace(objects, boxes=objects.boxes.clamp(lower, upper))
+    return clipped.at(_have_sides(clipped.boxes, 0.0))
+
+
+def _have_sides(boxes: Tensor, least: float) -> Tensor:
+    """Return which boxes have more than no width and height, and at least so many pixels."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return ((sides > 0) & (sides >= least)).all(dim=1)
+
+
+def _scale(corners: Tensor, image_size: tuple[int, int]) -> float:
+    """Return how many pixels of an image one of its view has, by area, from where two opposite
+    corners of it are in the view; NaN where it has none."""
+    width, height = image_size
+    sides = (corners[1] - corners[0]).abs()
+    area = float(sides.prod())
+    if area == 0:
+        return math.nan
+    return width * height / area
