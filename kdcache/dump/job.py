@@ -23,7 +23,6 @@ from kdcache.dump.unit import UnitMaker
 from kdcache.models.model import check_model, open_model
 from kdcache.models.vision_model import VisionModel
 from kdcache.models.wrapping import tried_model
-from kdcache.positions import layout_of_sites
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import own_place
 from kdcache.sources import Source, open_source
@@ -172,7 +171,7 @@ def prepare(
     if cache is None and (is_plan or not codec.is_exact):
         fitted = fitted_codec(config, codec, data.source, recipe, teacher)
         codec = fitted.codec
-    whole_codec = with_layout(codec, layout_of_sites(teacher.sites))
+    whole_codec = with_layout(codec, teacher.layout)
     manifest = new_manifest(config, data, recipe, teacher, codec=whole_codec, tars=tars)
     return Job(
         config=config,

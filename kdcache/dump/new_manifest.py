@@ -12,8 +12,7 @@ from kdcache.dump.config import DumpConfig
 from kdcache.dump.source import KnownSource
 from kdcache.errors import UsageError
 from kdcache.models.modules import state_sha256
-from kdcache.models.vision_model import MapModel, VisionModel
-from kdcache.positions import layout_of_sites
+from kdcache.models.vision_model import VisionModel
 from kdcache.sources import Source, mean_image_bytes
 from kdcache.targets import task_of
 from kdcache.views import Recipe
@@ -117,12 +116,9 @@ def new_manifest(
         layout = tar_layout(codec, len(source), **sizes, **tars)
     else:
         layout = record_layout(codec, len(source), **sizes)
-    stride = None
-    if isinstance(teacher, MapModel):
-        stride = teacher.stride
     return Manifest(
         task=task_of(source),
-        layout=layout_of_sites(teacher.sites),
+        layout=teacher.layout,
         classes=config.teacher_classes or source.classes,
         rows=len(source),
         source=data.entry,
@@ -133,7 +129,7 @@ def new_manifest(
             architecture=teacher.architecture,
             sha256=state_sha256(teacher.module),
             size=preprocessing.size,
-            stride=stride,
+            stride=teacher.stride,
             mean=tuple(preprocessing.mean),
             std=tuple(preprocessing.std),
             precision=config.compute.precision,

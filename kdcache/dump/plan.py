@@ -22,7 +22,6 @@ from kdcache.dump.shares import all_units, not_committed
 from kdcache.dump.unit import stored_samples
 from kdcache.dump.worker import batches_of, records_of
 from kdcache.errors import UsageError
-from kdcache.models.vision_model import MapModel
 from kdcache.runtime.console import steady_rate
 from kdcache.runtime.launch import own_place, require_count
 from kdcache.shapes import Records
@@ -64,9 +63,6 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
     num_missing = len(not_committed(cache, units))
     probe = _probe(job, cache)
     num_processes = world_size or _world_size(config)
-    stride = None
-    if isinstance(job.teacher, MapModel):
-        stride = job.teacher.stride
     gradients = []
     if job.fitted is not None:
         gradients = fitted_gradients(job.fitted)
@@ -82,7 +78,7 @@ def plan_dump(config: DumpConfig, *, world_size: int | None = None) -> dict[str,
         "views_per_second": probe.rate,
         **_times(job.manifest, num_missing, probe.rate, num_processes),
         "sites": list(job.teacher.sites),
-        "stride": stride,
+        "stride": job.teacher.stride,
         "codec": codec_spec(job.codec),
         "gradient_error": job.manifest.made_by.gradient_error,
         "gradients": gradients,

@@ -149,8 +149,8 @@ class DistillationLoader(StepLoader):
             raise UsageError("there is no teacher: give a cache, or a teacher to run in the loop")
         replay = open_replay(config, _ANY_LOSS, source=source)
         view = _preprocessing(replay, model, size, mean, std)
-        sites = model.sites if isinstance(model, VisionModel) else None
-        super().__init__(config, replay, Compute(compute), _ANY_LOSS, size=view.size, sites=sites)
+        layout = model.layout if isinstance(model, VisionModel) else None
+        super().__init__(config, replay, Compute(compute), _ANY_LOSS, size=view.size, layout=layout)
         self._is_normalised = bool(view.std)
         self._mean = self._levels(view.mean)
         self._std = self._levels(view.std)

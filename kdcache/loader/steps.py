@@ -1,7 +1,7 @@
 """The batches of each step, from views and caches that are open: what a training reads."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -20,6 +20,7 @@ from kdcache.loader.teacher_opening import open_teacher
 from kdcache.loader.teachers import Teacher
 from kdcache.loader.window_reader import WindowReader
 from kdcache.losses import Need
+from kdcache.positions import Layout
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import rank, world_size
@@ -76,7 +77,7 @@ class StepLoader:
         needs: frozenset[Need],
         *,
         size: Size,
-        sites: Sequence[int] | None,
+        layout: Layout | None,
     ) -> None:
         """Open where soft targets come from.
 
@@ -86,7 +87,7 @@ class StepLoader:
             compute: where batches come to.
             needs: what its loss requires.
             size: the student's input size.
-            sites: the shape of the student's logits but for the classes; None for the teacher's.
+            layout: of the student's logits; None for the teacher's.
 
         Raises:
             UsageError: records that do not hold what the loss needs.
@@ -99,7 +100,7 @@ class StepLoader:
         self.teacher: Teacher
         self._needs = needs
         self._size = size
-        self._sites = sites
+        self._layout = layout
         sizes = self._open_teacher()
         self._sampler = EpochSampler(
             Split(
@@ -338,7 +339,7 @@ class StepLoader:
             self._needs,
             self.compute,
             size=self._size,
-            sites=self._sites,
+            layout=self._layout,
         )
         return sizes
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from kdcache.cache import Cache
-from kdcache.errors import MismatchError, UsageError
+from kdcache.errors import MismatchError, UsageError, quoted
 from kdcache.loader.config import LoaderConfig
 from kdcache.loader.replay import CacheUse, Replay
 from kdcache.loader.teachers import (
@@ -18,7 +18,7 @@ from kdcache.loader.teachers import (
 from kdcache.losses import Need
 from kdcache.models.model import open_model
 from kdcache.models.vision_model import VisionModel
-from kdcache.positions import common_layout
+from kdcache.positions import Layout, common_layout
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.shapes import Size, size_text
@@ -33,7 +33,7 @@ def open_teacher(
     compute: Compute,
     *,
     size: Size,
-    sites: Sequence[int] | None = None,
+    layout: Layout | None = None,
 ) -> tuple[Teacher, list[Size]]:
     """Return where a run's soft targets come from, and the input sizes to render, the student's
     first.
@@ -44,7 +44,7 @@ def open_teacher(
         needs: what its loss requires.
         compute: where and how models run.
         size: the student's input size.
-        sites: the shape of the student's logits but for the classes; by default the teacher's.
+        layout: of the student's logits; by default the teacher's.
 
     Raises:
         UsageError: records that do not hold what the loss needs.
@@ -62,18 +62,18 @@ def open_teacher(
     if config.teacher:
         online, sizes = _online(config, replay, size, compute)
     if online is not None and not uses:
-        return _at_size_of(sites, online, online.sites), sizes
+        return _lying_as(layout, online, online.layout), sizes
     if "logits" in needs and (len(uses) > 1 or _has_own_classes(uses)):
         raise UsageError(
             "several teachers, or one of other classes, give probabilities, and this loss needs"
             " logits: use dist or kl without standardize"
         )
-    if sites is None and uses:
+    if layout is None and uses:
         _require_same_layout([use.cache for use in uses])
     teachers = []
     weights = []
     for use in uses:
-        teacher = _cached(config, replay, use, online, compute=compute, sites=sites)
+        teacher = _cached(config, replay, use, online, compute=compute, layout=layout)
         teachers.append(teacher)
         weights.append(use.weight)
     if len(teachers) == 1:
@@ -105,34 +105,51 @@ def _cached(
     online: OnlineTeacher | None,
     *,
     compute: Compute,
-    sites: Sequence[int] | None,
+    layout: Layout | None,
 ) -> Teacher:
-    layout = use.cache.manifest.layout
-    if sites is not None and layout.sites and layout.maps is None:
-        raise UsageError(
-            f"cache {use.cache} holds logits of {layout.kind}, which no task of this"
-            " kdcache trains on; read it in a loop of your own, segment by segment"
-        )
     cached = CachedTeacher(use.cache, use.reader(), compute, tail=config.tail, fallback=online)
-    teacher = _at_size_of(sites, cached, layout.maps or ())
+    teacher = _lying_as(layout, cached, use.cache.manifest.layout)
     if use.classes is None:
         return teacher
     return MappedTeacher(teacher, use.classes, replay.source.classes, compute)
 
 
-def _at_size_of(
-    student_sites: Sequence[int] | None, teacher: Teacher, sites: Sequence[int]
-) -> Teacher:
-    """Return a teacher whose maps, at `sites` now, have the size of the student's."""
-    if student_sites is None or tuple(sites[1:]) == tuple(student_sites[1:]):
+def _lying_as(student: Layout | None, teacher: Teacher, layout: Layout) -> Teacher:
+    """Return a teacher whose logits lie as the student's: maps of another size are brought to it.
+
+    Args:
+        student: of the student's logits; None if they are not known.
+        teacher: the teacher.
+        layout: of its logits.
+
+    Raises:
+        MismatchError: they lie otherwise.
+    """
+    if student is None:
         return teacher
-    size = (sites[1], sites[2])
-    student_size = (student_sites[1], student_sites[2])
+    if student.maps is None or layout.maps is None:
+        _require_same_positions(student, layout)
+        return teacher
+    _, *student_size = student.maps
+    _, *size = layout.maps
+    if size == student_size:
+        return teacher
     say(
         f"note: the teacher's maps of {size_text(size)} are brought to {size_text(student_size)},"
         " the student's (logits, bilinear)"
     )
-    return ResampledTeacher(teacher, student_size)
+    height, width = student_size
+    return ResampledTeacher(teacher, (height, width))
+
+
+def _require_same_positions(student: Layout, layout: Layout) -> None:
+    """Raise a MismatchError if the positions of a student's logits are not those of the
+    teacher's."""
+    if student != layout:
+        raise MismatchError(
+            f"the student gives logits of layout {quoted(student.to_dict())}, the teacher of"
+            f" {quoted(layout.to_dict())}; take a student with as many levels, strides and anchors"
+        )
 
 
 def _online(

@@ -18,7 +18,7 @@ from kdcache.models.first_batch import require_finite, tell_no_logits
 from kdcache.models.inference import model_code
 from kdcache.models.modules import state_sha256
 from kdcache.models.vision_model import VisionModel
-from kdcache.positions import Heads, layout_of_sites
+from kdcache.positions import Heads
 from kdcache.runtime.device import Compute
 from kdcache.shapes import Rows, size_text
 from kdcache.soft_targets import (
@@ -196,7 +196,7 @@ class OnlineTeacher:
 
     def __init__(self, model: VisionModel, compute: Compute) -> None:
         self.identity = state_sha256(model.module)
-        self.sites = model.sites
+        self.layout = model.layout
         self._model = compute.place(model).eval()
         self._opened = model
         self._compute = compute
@@ -211,12 +211,12 @@ class OnlineTeacher:
         views = self._compute.move(batch.views[-1])
         what = f"teacher {self._opened.spec} on a batch of {len(views)} views"
         with torch.no_grad(), self._compute.autocast(), model_code(what):
-            logits = self._model(views)
+            logits = self._opened.class_logits(self._model(views))
         if self._is_first:
             require_finite(self._opened, logits)
             tell_no_logits(self._opened, logits)
         self._is_first = False
-        return by_segment(logits, layout_of_sites(self.sites))
+        return by_segment(logits, self.layout)
 
 
 class ResampledTeacher:

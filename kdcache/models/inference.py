@@ -56,8 +56,8 @@ def _fetched(batch: Batch, fetches: Sequence[_Fetch]) -> tuple[Batch, list[ViewL
 
 def _run(model: VisionModel, placed: nn.Module, views: Views, compute: Compute) -> ViewLogits:
     with model_code(f"model {model.spec} on a batch of {len(views)} views"):
-        logits: ViewLogits = placed(compute.move(views))
-    return logits
+        output = placed(compute.move(views))
+    return model.class_logits(output)
 
 
 @contextmanager

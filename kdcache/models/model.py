@@ -23,7 +23,7 @@ from kdcache.models.building import Builder, Family
 from kdcache.models.own import build_own, check_own
 from kdcache.models.preprocessing import PREPROCESSING, chosen_preprocessing
 from kdcache.models.registry import FAMILIES
-from kdcache.models.trial import require_plain_state, tried_sites
+from kdcache.models.trial import require_plain_state, tried_layout
 from kdcache.models.vision_model import VisionModel, model_class
 from kdcache.models.weight_formats import check_weight_file
 from kdcache.models.weights import load_weights
@@ -78,7 +78,7 @@ def open_model(
         load_weights(module, path, key=key, spec=spec, classes=classes, is_teacher=trained)
     preprocessing = chosen_preprocessing({**wishes, **stated_wishes}, recipe, text)
     model = make(module, preprocessing, text)
-    model.sites = tried_sites(model, classes, recipe.channels, is_teacher=trained)
+    model.layout = tried_layout(model, classes, recipe.channels, is_teacher=trained)
     require_plain_state(module, text)
     return model
 

@@ -10,23 +10,25 @@ from torch import Tensor, nn
 from kdcache.errors import ModelError
 from kdcache.models.vision_model import MapModel, VisionModel, kind_text
 from kdcache.models.weight_misfit import classes_advice
+from kdcache.positions import Layout
 from kdcache.runtime.user_code import user_code
-from kdcache.shapes import ViewLogits, sides, size_text
+from kdcache.shapes import sides, size_text
 
 
-def tried_sites(
+def tried_layout(
     model: VisionModel,
     classes: int,
     channels: int,
     *,
     is_teacher: bool,
-) -> tuple[int, ...]:
-    """Run one empty view, and return the sites of its logits.
+) -> Layout:
+    """Run one empty view, and return what the positions of its logits are.
 
     Raises:
         ModelError: it fails, or gives something else than logits of so many classes.
     """
-    logits = _logits_of_empty_view(model, channels)
+    output = _output_of_empty_view(model, channels)
+    logits = model.class_logits(output)
     num_classes = logits.shape[-1]
     if num_classes != classes:
         if is_teacher:
@@ -38,7 +40,7 @@ def tried_sites(
     if isinstance(model, MapModel):
         map_size = (logits.shape[2], logits.shape[3])
         _require_stride(sides(model.preprocessing.size), map_size, model.spec)
-    return tuple(logits.shape[1:-1])
+    return model.layout_of(output)
 
 
 def require_plain_state(module: nn.Module, text: str) -> None:
@@ -56,16 +58,16 @@ def require_plain_state(module: nn.Module, text: str) -> None:
 
 
 @torch.no_grad()
-def _logits_of_empty_view(model: VisionModel, channels: int) -> ViewLogits:
+def _output_of_empty_view(model: VisionModel, channels: int) -> Any:
     is_training = model.training
     size = sides(model.preprocessing.size)
     what = f"model {model.spec} on a view of {channels}x{size_text(size)}"
     way_out = "check the recipe's mode and size, or set input_size=N in the model's spec"
     with user_code(what, ModelError, way_out=way_out):
         view = torch.zeros(1, channels, *size, dtype=torch.uint8, device=model.mean.device)
-        logits: ViewLogits = model.eval()(view)
+        output = model.eval()(view)
     model.train(is_training)
-    return logits
+    return output
 
 
 def _require_stride(view_size: tuple[int, int], map_size: tuple[int, int], spec: str) -> None:

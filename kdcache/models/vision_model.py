@@ -12,6 +12,7 @@ from kdcache.models.preprocessing import PREPROCESSING, Preprocessing
 from kdcache.models.segmentation import stacked_maps
 from kdcache.models.timm import timm_preprocessing
 from kdcache.models.weight_record import ORIGINS, without_options
+from kdcache.positions import Layout, One, layout_of_sites
 from kdcache.shapes import ViewLogits, Views, sides
 from kdcache.targets import gives_maps
 
@@ -21,11 +22,11 @@ class VisionModel(nn.Module):
     device.
 
     `architecture` is its spec without what does not decide how its state is used: weights and
-    preprocessing. `sites` is the shape of a view's logits but for the classes, which follows from
-    its input size: empty.
+    preprocessing. `layout` says what the positions of a view's logits are, which follows from its
+    input size.
     """
 
-    sites: tuple[int, ...] = ()
+    layout: Layout = One()
 
     mean: Tensor
     std: Tensor
@@ -48,6 +49,25 @@ class VisionModel(nn.Module):
         output = self.module(self._normalised(views))
         return self._logits(output, len(views))
 
+    @property
+    def sites(self) -> tuple[int, ...]:
+        """The shape of a view's logits but for the classes."""
+        return self.layout.sites
+
+    @property
+    def stride(self) -> int | None:
+        """Pixels of a view to one of its map, along each side; None without maps."""
+        return None
+
+    def class_logits(self, output: Any) -> ViewLogits:
+        """Return the class logits, `[views, *sites, classes]`, in what `forward` gives."""
+        logits: ViewLogits = output
+        return logits
+
+    def layout_of(self, output: Any) -> Layout:
+        """Return what the positions of the class logits are in what `forward` gives."""
+        return layout_of_sites(self.class_logits(output).shape[1:-1])
+
     def _normalised(self, views: Views) -> Tensor:
         return torch.sub(views, self.mean).div_(self.std)
 
@@ -62,7 +82,7 @@ class VisionModel(nn.Module):
 
 
 class MapModel(VisionModel):
-    """A model of segmentation: `sites` are (heads, height, width), the heads main first."""
+    """A model of segmentation, the main head first."""
 
     def _logits(self, output: Any, num_views: int) -> ViewLogits:
         maps = stacked_maps(output, self.spec)

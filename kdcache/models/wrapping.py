@@ -8,7 +8,7 @@ from torch import nn
 from kdcache.errors import UsageError
 from kdcache.models.modules import class_name, device_of
 from kdcache.models.preprocessing import chosen_preprocessing
-from kdcache.models.trial import require_plain_state, tried_sites
+from kdcache.models.trial import require_plain_state, tried_layout
 from kdcache.models.vision_model import VisionModel, model_class, preprocessing_of
 from kdcache.shapes import Size
 from kdcache.views import Recipe
@@ -71,7 +71,7 @@ def tried_model(
     """
     model = wrapped(module, recipe, size=size, mean=mean, std=std, task=task)
     model.to(device_of(module))
-    model.sites = tried_sites(model, classes, recipe.channels, is_teacher=True)
+    model.layout = tried_layout(model, classes, recipe.channels, is_teacher=True)
     require_plain_state(model.module, model.spec)
     return model
 

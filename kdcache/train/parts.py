@@ -93,7 +93,7 @@ def make_loader(
         compute,
         loss.requires,
         size=student.preprocessing.size,
-        sites=student.sites,
+        layout=student.layout,
     )
 
 
