@@ -89,9 +89,10 @@ class Fit:
     @cached_property
     def limit(self) -> Tensor:
         """The largest integer that an axis can hold, float32 `[axes]`."""
-        limits = torch.tensor([float(LIMITS[kind]) for kind in self.kinds])
-        counts = torch.tensor(list(self.kinds.values()))
-        return limits.repeat_interleave(counts).to(self.basis.device)
+        limits: list[float] = []
+        for kind, num_axes in self.kinds.items():
+            limits += [float(LIMITS[kind])] * num_axes
+        return torch.tensor(limits, device=self.basis.device)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays that a cache keeps."""

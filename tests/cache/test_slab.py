@@ -1,5 +1,6 @@
 import errno
 import fcntl
+import multiprocessing
 import os
 import signal
 import time
@@ -259,13 +260,18 @@ def test_of_threads_that_ask_for_one_slab_at_once_one_makes_it(tmp_path: Path) -
     assert len(log.read_text().split()) == 3 and len(slabs()) == 1
 
 
-def without_locks(file: object, operation: int) -> None:
-    raise OSError(errno.ENOLCK, "no locks available")
-
-
 def test_where_files_cannot_be_locked_all_make_it_and_end_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    all_have_begun = multiprocessing.get_context("fork").Barrier(4)
+    locks: list[object] = []
+
+    def without_locks(file: object, operation: int) -> None:
+        locks.append(file)
+        if len(locks) == 1:
+            all_have_begun.wait(60)
+        raise OSError(errno.ENOLCK, "no locks available")
+
     monkeypatch.setattr(fcntl, "flock", without_locks)
     cache, log = fill(tmp_path / "cache", 0), tmp_path / "log"
     work = reader(cache, log, 0.1)
