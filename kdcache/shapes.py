@@ -110,6 +110,16 @@ class Labels(NamedTuple):
         return Labels(move(self.first), mixed, objects)
 
 
+class Detections(NamedTuple):
+    """The objects that a detector finds in a view."""
+
+    boxes: Float[Tensor, "objects 4"]
+    """Left, upper, right and lower side of each, in pixels of the view."""
+    scores: Float[Tensor, " objects"]
+    """How sure it is of each, 0 to 1."""
+    classes: Integer[Tensor, " objects"]
+
+
 def as_size(value: Size | Sequence[int]) -> Size:
     """Return a size as it is compared: square ones as one number, others as (height, width)."""
     if isinstance(value, int):

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from kdcache.config.spec import choose
-from kdcache.losses.protocol import LossOptions, Need, needs_of, softened
+from kdcache.losses.protocol import (
+    Activation,
+    LossOptions,
+    Need,
+    needs_of,
+    require_activation,
+    sigmoid_pair,
+    softened,
+)
 from kdcache.runtime.distributed import all_sum, world_size
 from kdcache.shapes import Logits, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
@@ -32,6 +40,7 @@ def dist_loss(
     tau: float = 1.0,
     standardize: bool = False,
     columns: Columns = "global",
+    activation: Activation = "softmax",
 ) -> Scalar:
     """Return beta * inter + gamma * intra, a float32 scalar (equation 10 without its task loss).
 
@@ -45,9 +54,16 @@ def dist_loss(
         standardize: whether each row of both is first divided by its standard deviation (Sun et
             al., CVPR 2024).
         columns: over which rows the intra-class term correlates, see `dist_terms`.
+        activation: how logits become probabilities; `sigmoid` for heads whose classes do not
+            exclude each other, as those of most one-stage detectors.
     """
     inter, intra = dist_terms(
-        student_logits, teacher, tau=tau, standardize=standardize, columns=columns
+        student_logits,
+        teacher,
+        tau=tau,
+        standardize=standardize,
+        columns=columns,
+        activation=activation,
     )
     return beta * inter + gamma * intra
 
@@ -59,6 +75,7 @@ def dist_terms(
     tau: float,
     standardize: bool = False,
     columns: Columns = "global",
+    activation: Activation = "softmax",
 ) -> tuple[Scalar, Scalar]:
     """Return (inter, intra): tau^2 times one minus the mean Pearson correlation of rows, and of
     columns over the batch.
@@ -70,8 +87,13 @@ def dist_terms(
     loss by its share of the rows times the number of processes, which the mean of inter then needs.
     """
     choose(columns, get_args(Columns), "columns of dist")
-    logits, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
-    student = torch.softmax(logits, dim=-1)
+    require_activation(activation, standardize=standardize)
+    if activation == "sigmoid":
+        logits, target = sigmoid_pair(student_logits, teacher, tau=tau)
+        student = torch.sigmoid(logits)
+    else:
+        logits, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
+        student = torch.softmax(logits, dim=-1)
     is_shared = columns == "global" and world_size() > 1
     if len(student):
         inter = tau**2 * (1 - pearson(student, target, dim=1).mean())
@@ -137,6 +159,9 @@ class Dist(LossOptions):
     standardize: bool = False
     columns: Columns = "global"
     ignore_masked: bool = False
+    activation: Activation | None = None
+    """How logits become probabilities; by default as the model's head is trained: by a sigmoid for
+    detection, by a softmax else."""
     ce: float = 1.0
 
     @property
@@ -161,5 +186,6 @@ class Dist(LossOptions):
             tau=self.tau,
             standardize=self.standardize,
             columns=self.columns,
+            activation=self.activation or "softmax",
         )
         return {"inter": self.beta * inter, "intra": self.gamma * intra}

@@ -5,9 +5,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch.nn import functional
 
-from kdcache.losses.protocol import LossOptions, Need, mean_of_rows, needs_of, softened
-from kdcache.shapes import Logits, Scalar, Targets
+from kdcache.losses.protocol import (
+    Activation,
+    LossOptions,
+    Need,
+    mean_of_rows,
+    needs_of,
+    require_activation,
+    sigmoid_pair,
+    softened,
+)
+from kdcache.shapes import Logits, Probabilities, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
 
@@ -17,9 +27,12 @@ def kl_loss(
     *,
     tau: float = 4.0,
     standardize: bool = False,
+    activation: Activation = "softmax",
 ) -> Scalar:
     """Return tau^2 KL(teacher || student) at temperature `tau`, the mean over rows, a float32
     scalar.
+
+    Of a sigmoid each class is a distribution of its own, and their divergences are summed.
 
     Args:
         student_logits: `[rows, classes]`, any dtype.
@@ -27,13 +40,24 @@ def kl_loss(
         tau: temperature of both softmaxes.
         standardize: whether each row of both is first divided by its standard deviation (Sun et
             al., CVPR 2024).
+        activation: how logits become probabilities.
     """
+    require_activation(activation, standardize=standardize)
+    if activation == "sigmoid":
+        return tau**2 * _sigmoid_kl(*sigmoid_pair(student_logits, teacher, tau=tau))
     student, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
     log_student = torch.log_softmax(student, dim=-1)
     loss: Scalar = tau**2 * mean_of_rows(
         (torch.special.xlogy(target, target) - target * log_student).sum(1)
     )
     return loss
+
+
+def _sigmoid_kl(student: Logits, target: Probabilities) -> Scalar:
+    """Return the divergences of the classes of a row, summed, the mean over rows."""
+    entropies = functional.binary_cross_entropy(target, target, reduction="none")
+    crosses = functional.binary_cross_entropy_with_logits(student, target, reduction="none")
+    return mean_of_rows((crosses - entropies).sum(1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +70,8 @@ class Kl(LossOptions):
     weight: float = 1.0
     standardize: bool = False
     ignore_masked: bool = False
+    activation: Activation | None = None
+    """As that of `dist`."""
     ce: float = 1.0
 
     @property
@@ -57,9 +83,11 @@ class Kl(LossOptions):
         self, student_logits: Logits, teacher: SoftTargets, targets: Targets
     ) -> dict[str, Scalar]:
         """Return the weighted term `kl`."""
-        return {
-            "kl": (
-                self.weight
-                * kl_loss(student_logits, teacher, tau=self.tau, standardize=self.standardize)
-            )
-        }
+        divergence = kl_loss(
+            student_logits,
+            teacher,
+            tau=self.tau,
+            standardize=self.standardize,
+            activation=self.activation or "softmax",
+        )
+        return {"kl": self.weight * divergence}

@@ -3,11 +3,12 @@ one temperature."""
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from kdcache.config.spec import choose
 from kdcache.errors import UsageError
 from kdcache.shapes import Logits, Maps, Probabilities, Scalar, Targets
 from kdcache.soft_targets import DenseTargets, SoftTargets
@@ -50,6 +51,21 @@ def as_soft_targets(teacher: Logits | SoftTargets) -> SoftTargets:
     if isinstance(teacher, Tensor):
         return DenseTargets(teacher)
     return teacher
+
+
+Activation = Literal["softmax", "sigmoid"]
+"""How logits become probabilities: of classes that exclude each other, or of each class by
+itself."""
+
+
+def require_activation(activation: str, *, standardize: bool) -> None:
+    """Raise a UsageError if probabilities of a row cannot be made so."""
+    choose(activation, get_args(Activation), "activation")
+    if activation == "sigmoid" and standardize:
+        raise UsageError(
+            "standardize is for a softmax, which forgets a row's mean; leave it out with"
+            " activation=sigmoid"
+        )
 
 
 def require_tau(tau: float) -> None:
@@ -95,6 +111,22 @@ def softened(
     target = rows.probs(temperature, student=torch.softmax(student.detach(), dim=-1))
     _require_same(student, target)
     return student, target
+
+
+def sigmoid_pair(
+    student_logits: Logits, teacher: Logits | SoftTargets, *, tau: float
+) -> tuple[Logits, Probabilities]:
+    """Return the student's logits over the temperature, and of the teacher's the sigmoid, both in
+    float32.
+
+    Raises:
+        UsageError: a temperature that is not above 0, or logits of different shapes.
+    """
+    _require_rows(student_logits, "student")
+    student = tempered(student_logits, tau=tau, standardize=False)
+    teacher_logits = tempered(as_soft_targets(teacher).logits(), tau=tau, standardize=False)
+    _require_same(student, teacher_logits)
+    return student, torch.sigmoid(teacher_logits)
 
 
 def tempered_pair(
@@ -211,7 +243,7 @@ def check_options(loss: Any) -> None:
     """Raise a UsageError if a weight of a loss is negative, its temperature not above 0, either not
     finite, or all its terms are without weight."""
     for name, value in dataclasses.asdict(loss).items():
-        if isinstance(value, str):
+        if value is None or isinstance(value, str):
             continue
         if not math.isfinite(value) or value < 0 or (name == "tau" and value == 0):
             bound = "above 0" if name == "tau" else "0 or more"

@@ -3,7 +3,7 @@
 A family is one file of this folder, and one entry in registry.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +29,8 @@ channels. Where the number of classes is None the model keeps its trained head."
 class Family:
     """Models of one library."""
 
-    classifier: Builder
-    segmenter: Builder
+    builders: Mapping[str, Builder]
+    """By task."""
     check: Callable[[Spec], None]
     """Raises a UsageError or a ModelError if the library has no such model; makes none."""
     has_named_weights: bool = False

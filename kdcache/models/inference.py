@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kdcache.errors import ModelError
-from kdcache.models.vision_model import VisionModel
+from kdcache.models.vision_model import VisionModel, class_logits
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import is_of_others, world_size
 from kdcache.runtime.user_code import user_code
@@ -57,7 +57,7 @@ def _fetched(batch: Batch, fetches: Sequence[_Fetch]) -> tuple[Batch, list[ViewL
 def _run(model: VisionModel, placed: nn.Module, views: Views, compute: Compute) -> ViewLogits:
     with model_code(f"model {model.spec} on a batch of {len(views)} views"):
         output = placed(compute.move(views))
-    return model.class_logits(output)
+    return class_logits(output)
 
 
 @contextmanager

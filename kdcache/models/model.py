@@ -23,11 +23,11 @@ from kdcache.models.building import Builder, Family
 from kdcache.models.own import build_own, check_own
 from kdcache.models.preprocessing import PREPROCESSING, chosen_preprocessing
 from kdcache.models.registry import FAMILIES
+from kdcache.models.task_models import model_class
 from kdcache.models.trial import require_plain_state, tried_layout
-from kdcache.models.vision_model import VisionModel, model_class
+from kdcache.models.vision_model import VisionModel
 from kdcache.models.weight_formats import check_weight_file
 from kdcache.models.weights import load_weights
-from kdcache.targets import gives_maps
 from kdcache.views import Recipe
 
 _WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt")
@@ -71,7 +71,7 @@ def open_model(
         # the class count is checked
         head_classes = None
     make = model_class(task)
-    build = _builder(family, task)
+    build = _builder(spec, family, task)
     bare = Spec(spec.name, spec.arg, options)
     module, wishes = build(bare, head_classes, recipe.channels)
     if path is not None:
@@ -128,12 +128,16 @@ def _require_trained(text: str, family: Family | None, options: dict[str, Any]) 
         raise ModelError(f"teacher {text!r} has no weights; add weights=FILE or pretrained=true")
 
 
-def _builder(family: Family | None, task: str) -> Builder:
+def _builder(spec: Spec, family: Family | None, task: str) -> Builder:
     if family is None:
         return build_own
-    if gives_maps(task):
-        return family.segmenter
-    return family.classifier
+    builder = family.builders.get(task)
+    if builder is None:
+        raise UsageError(
+            f"model {spec} is of a family that has none for {task} here; take one of torchvision,"
+            " or a function of yours"
+        )
+    return builder
 
 
 def _take_preprocessing(options: dict[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from kdcache.config.spec import Spec, choose
 from kdcache.errors import ModelError
-from kdcache.models.building import Built, Family, constructing
+from kdcache.models.building import Builder, Built, Family, constructing
 from kdcache.models.preprocessing import Preprocessing
 from kdcache.shapes import as_size
+from kdcache.targets import ClassLabel, ClassMask
 
 
 def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
@@ -117,4 +118,8 @@ class _BackboneMaps(nn.Module):
         return maps
 
 
-TIMM = Family(build_classifier, build_segmenter, _check)
+_BUILDERS: dict[str, Builder] = {
+    ClassLabel.task: build_classifier,
+    ClassMask.task: build_segmenter,
+}
+TIMM = Family(_BUILDERS, _check)

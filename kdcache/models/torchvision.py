@@ -2,6 +2,7 @@
 
 torchvision:resnet50,weights=DEFAULT
 torchvision:deeplabv3_resnet50,aux_loss=true,weights_backbone=DEFAULT       of segmentation
+torchvision:retinanet_resnet50_fpn,weights_backbone=DEFAULT                 of detection
 """
 
 from typing import Any
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from kdcache.config.spec import Spec, choose
 from kdcache.config.user_functions import check_options
 from kdcache.errors import ModelError
-from kdcache.models.building import Built, Family, constructing
+from kdcache.models.building import Builder, Built, Family, constructing
+from kdcache.targets import ClassBoxes, ClassLabel, ClassMask
 
 _AUXILIARY = "aux_classifier"
 
@@ -81,6 +83,41 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
     return _Maps(whole, is_auxiliary=is_auxiliary), _normalisation(entry)
 
 
+def build_detector(spec: Spec, classes: int | None, channels: int) -> Built:
+    """Return a one-stage detector of torchvision; its backbone is drawn at random unless
+    `weights_backbone` says otherwise.
+
+    Raises:
+        UsageError: no such model, weights or option.
+        ModelError: grey images, weights of other classes, or that cannot be reached.
+    """
+    from torchvision import models  # noqa: PLC0415
+
+    _require_colour(spec, channels)
+    options: dict[str, Any] = {"weights_backbone": None, **spec.options}
+    name = choose(spec.arg or "", _detectors(), "torchvision one-stage detector")
+    weights = _take_weights(options)
+    entry = None
+    if weights:
+        entry = _weights_entry(name, weights)
+        options.pop("weights_backbone")
+    elif classes is not None:
+        options["num_classes"] = classes
+    _require_classes(spec, entry, classes)
+    with constructing(spec, "its weights must be reachable"):
+        detector = models.get_model(name, weights=entry, **options)
+    transform = detector.transform
+    return detector, {"mean": tuple(transform.image_mean), "std": tuple(transform.image_std)}
+
+
+def _detectors() -> list[str]:
+    """Return the names of the one-stage detectors with as many anchors at each place."""
+    from torchvision import models  # noqa: PLC0415
+
+    names = models.list_models(module=models.detection)
+    return [name for name in names if name.startswith(("fcos", "retinanet"))]
+
+
 def _take_weights(options: dict[str, Any]) -> Any:
     """Take the name of the weights out of the options; None if there are to be none."""
     weights = options.pop("weights", None)
@@ -136,7 +173,8 @@ def _check(spec: Spec) -> None:
 
     classifiers = models.list_models(module=models)
     segmenters = models.list_models(module=models.segmentation)
-    choose(spec.arg or "", [*classifiers, *segmenters], "torchvision model")
+    names = [*classifiers, *segmenters, *_detectors()]
+    choose(spec.arg or "", names, "torchvision model")
 
 
 class _Maps(nn.Module):
@@ -165,4 +203,9 @@ class _Maps(nn.Module):
         return [*maps, self.aux_classifier(features["aux"])]
 
 
-TORCHVISION = Family(build_classifier, build_segmenter, _check, has_named_weights=True)
+_BUILDERS: dict[str, Builder] = {
+    ClassLabel.task: build_classifier,
+    ClassMask.task: build_segmenter,
+    ClassBoxes.task: build_detector,
+}
+TORCHVISION = Family(_BUILDERS, _check, has_named_weights=True)

@@ -20,7 +20,7 @@ from torch import nn
 
 from kdcache.config.spec import Spec
 from kdcache.errors import ModelError, UsageError, brief
-from kdcache.models.building import Built, Family, constructing
+from kdcache.models.building import Builder, Built, Family, constructing
 from kdcache.models.hub_files import CONFIG, download_weights, downloaded
 from kdcache.models.image_processor import ProcessedViews, processed_views
 from kdcache.models.transformers_configuration import (
@@ -36,6 +36,7 @@ from kdcache.models.transformers_configuration import (
 )
 from kdcache.models.transformers_weights import names_in_files, with_weights
 from kdcache.models.weight_formats import some_names
+from kdcache.targets import ClassLabel, ClassMask
 
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -174,4 +175,8 @@ def _quiet() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-TRANSFORMERS = Family(build_classifier, build_segmenter, _check, is_pretrained=True)
+_BUILDERS: dict[str, Builder] = {
+    ClassLabel.task: build_classifier,
+    ClassMask.task: build_segmenter,
+}
+TRANSFORMERS = Family(_BUILDERS, _check, is_pretrained=True)

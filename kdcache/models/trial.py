@@ -8,7 +8,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from kdcache.errors import ModelError
-from kdcache.models.vision_model import MapModel, VisionModel, kind_text
+from kdcache.models.vision_model import MapModel, VisionModel, class_logits, kind_text
 from kdcache.models.weight_misfit import classes_advice
 from kdcache.positions import Layout
 from kdcache.runtime.user_code import user_code
@@ -28,7 +28,7 @@ def tried_layout(
         ModelError: it fails, or gives something else than logits of so many classes.
     """
     output = _output_of_empty_view(model, channels)
-    logits = model.class_logits(output)
+    logits = class_logits(output)
     num_classes = logits.shape[-1]
     if num_classes != classes:
         if is_teacher:

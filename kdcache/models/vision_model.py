@@ -14,7 +14,13 @@ from kdcache.models.timm import timm_preprocessing
 from kdcache.models.weight_record import ORIGINS, without_options
 from kdcache.positions import Layout, One, layout_of_sites
 from kdcache.shapes import ViewLogits, Views, sides
-from kdcache.targets import gives_maps
+
+
+def class_logits(output: Any) -> ViewLogits:
+    """Return the class logits, `[views, *sites, classes]`, in what a model of kdcache gives: they
+    are all that it gives, but of a detector."""
+    logits: ViewLogits = getattr(output, "logits", output)
+    return logits
 
 
 class VisionModel(nn.Module):
@@ -59,14 +65,9 @@ class VisionModel(nn.Module):
         """Pixels of a view to one of its map, along each side; None without maps."""
         return None
 
-    def class_logits(self, output: Any) -> ViewLogits:
-        """Return the class logits, `[views, *sites, classes]`, in what `forward` gives."""
-        logits: ViewLogits = output
-        return logits
-
     def layout_of(self, output: Any) -> Layout:
         """Return what the positions of the class logits are in what `forward` gives."""
-        return layout_of_sites(self.class_logits(output).shape[1:-1])
+        return layout_of_sites(class_logits(output).shape[1:-1])
 
     def _normalised(self, views: Views) -> Tensor:
         return torch.sub(views, self.mean).div_(self.std)
@@ -96,17 +97,6 @@ class MapModel(VisionModel):
         """Pixels of a view to one of its maps, along each side."""
         height, _ = sides(self.preprocessing.size)
         return height // self.sites[1]
-
-
-def model_class(task: str) -> type[VisionModel]:
-    """Return the class of a task's models.
-
-    Raises:
-        UsageError: there is no such task.
-    """
-    if gives_maps(task):
-        return MapModel
-    return VisionModel
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing | None:

@@ -8,8 +8,9 @@ from torch import nn
 from kdcache.errors import UsageError
 from kdcache.models.modules import class_name, device_of
 from kdcache.models.preprocessing import chosen_preprocessing
+from kdcache.models.task_models import model_class
 from kdcache.models.trial import require_plain_state, tried_layout
-from kdcache.models.vision_model import VisionModel, model_class, preprocessing_of
+from kdcache.models.vision_model import VisionModel, preprocessing_of
 from kdcache.shapes import Size
 from kdcache.views import Recipe
 

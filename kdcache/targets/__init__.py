@@ -1,5 +1,6 @@
 """Targets: what a sample is labelled with, one kind a file."""
 
+from kdcache.targets.boxes import ClassBoxes
 from kdcache.targets.label import ClassLabel
 from kdcache.targets.mask import ClassMask
 from kdcache.targets.protocol import NO_TARGET, MixedTarget, StoredTarget, TargetKind, ViewTarget
@@ -8,6 +9,7 @@ from kdcache.targets.registry import KINDS, gives_maps, target_kind, task_of
 __all__ = [
     "KINDS",
     "NO_TARGET",
+    "ClassBoxes",
     "ClassLabel",
     "ClassMask",
     "MixedTarget",

@@ -131,6 +131,20 @@ class ClassBoxes:
         return Labels(classes, objects=objects)
 
 
+def torchvision_targets(labels: Labels) -> list[dict[str, Tensor]]:
+    """Return the objects of each view as torchvision's detectors take them: `boxes` and `labels`.
+
+    Boxes of crowds are left out, as torchvision's reference training leaves them.
+    """
+    objects = labels.objects
+    assert objects is not None, "labels of detection have objects"
+    is_target = (labels.first >= 0) & ~objects.is_crowd
+    targets = []
+    for boxes, classes, is_own in zip(objects.boxes, labels.first, is_target, strict=True):
+        targets.append({"boxes": boxes[is_own], "labels": classes[is_own].long()})
+    return targets
+
+
 _NO_OBJECTS = ObjectBoxes(
     torch.zeros(0, 4),
     torch.zeros(0, dtype=torch.int64),

@@ -98,8 +98,9 @@ class Score:
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)
 
-    def add(self, logits: Logits, targets: Targets) -> None:
+    def add(self, logits: Logits, labels: Labels) -> None:
         """Count a batch; nothing is copied from the device until `result`."""
+        targets = labels.first
         best_classes = logits.topk(min(5, logits.shape[1]), dim=1).indices
         is_right = best_classes == targets[:, None]
         losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none")

@@ -2,7 +2,7 @@
 and what a unit says."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 
@@ -15,8 +15,8 @@ from kdcache.soft_targets import SoftTargets
 class Score(Protocol):
     """Scores over any number of batches and all processes."""
 
-    def add(self, logits: ViewLogits, targets: Targets | Masks) -> None:
-        """Count a batch; nothing is copied from the device until `result`."""
+    def add(self, output: Any, labels: Labels) -> None:
+        """Count a batch: what a model of kdcache gives of it, and its labels."""
 
     def result(self) -> dict[str, float]:
         """Return the scores by name; every process of the run must ask."""
@@ -47,7 +47,7 @@ class Task(Protocol):
     def terms(
         self,
         loss: Loss,
-        logits: ViewLogits,
+        output: Any,
         teacher: SoftTargets,
         labels: Labels,
         *,

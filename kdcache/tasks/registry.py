@@ -2,10 +2,15 @@
 
 from kdcache.config.spec import choose
 from kdcache.tasks.classification import Classification
+from kdcache.tasks.detection import Detection
 from kdcache.tasks.protocol import Task
 from kdcache.tasks.segmentation import Segmentation
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation())}
+TASKS: dict[str, Task] = {
+    Classification.name: Classification(),
+    Segmentation.name: Segmentation(),
+    Detection.name: Detection(),
+}
 
 
 def open_task(name: str) -> Task:

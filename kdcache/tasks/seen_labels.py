@@ -56,6 +56,7 @@ class SeenLabels:
 
 def _distinct(mask: torch.Tensor) -> Rows:
     """Return the classes in a mask: those of all masks of a unit take little memory."""
-    counts = torch.bincount(mask.flatten(), minlength=IGNORED + 1)
+    classes = mask[mask >= 0]  # past a view's own objects there is none
+    counts = torch.bincount(classes, minlength=IGNORED + 1)
     distinct: Rows = counts.nonzero().flatten().numpy()
     return distinct

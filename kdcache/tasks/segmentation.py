@@ -196,16 +196,16 @@ class MapScore:
         self._counts = torch.zeros(num_pairs, dtype=torch.float64, device=device)
         self._loss = torch.zeros(1, dtype=torch.float64, device=device)
 
-    def add(self, logits: ViewLogits, targets: Masks) -> None:
+    def add(self, logits: ViewLogits, labels: Labels) -> None:
         """Count a batch, of which the main head's maps are upsampled; nothing is copied from the
         device until `result`."""
-        planes = upsampled(logits[:, 0].float(), _size_of(targets))
-        labels = targets.long()
-        loss = functional.cross_entropy(planes, labels, ignore_index=IGNORED, reduction="sum")
+        planes = upsampled(logits[:, 0].float(), _size_of(labels.first))
+        targets = labels.first.long()
+        loss = functional.cross_entropy(planes, targets, ignore_index=IGNORED, reduction="sum")
         self._loss += loss
         predicted = planes.argmax(1)
-        has_class = labels != IGNORED
-        pairs = labels[has_class] * len(self._names) + predicted[has_class]
+        has_class = targets != IGNORED
+        pairs = targets[has_class] * len(self._names) + predicted[has_class]
         self._counts += torch.bincount(pairs, minlength=len(self._counts))
 
     def result(self) -> dict[str, float]:

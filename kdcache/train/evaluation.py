@@ -20,12 +20,13 @@ from kdcache.errors import (
 )
 from kdcache.models.inference import model_code
 from kdcache.models.modules import device_of, kept_modes
+from kdcache.models.vision_model import class_logits
 from kdcache.models.wrapping import wrapped
 from kdcache.runtime.console import progress
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.runtime.distributed import StopLook, is_main, on_main, raise_together, rank, world_size
 from kdcache.runtime.waiting import waiting
-from kdcache.shapes import Size, ViewLogits, Views, size_text
+from kdcache.shapes import Size, Views, size_text
 from kdcache.sources import Source, as_source, open_source
 from kdcache.sources.read_check import ReadCheck
 from kdcache.targets import task_of
@@ -147,7 +148,7 @@ class Evaluation:
         is_training = model.training
         views = self._compute.move(self._dataset.batch(first_view).views[0])
         with self._compute.autocast():
-            self._logits(model.eval(), views)
+            self._output(model.eval(), views)
         model.train(is_training)
 
     @torch.no_grad()
@@ -170,11 +171,11 @@ class Evaluation:
             for _, reason in batch.absent:
                 raise UnreadableSampleError(f"eval_data: {reason}")
             views = self._compute.move(batch.views[0])
-            targets = self._compute.move(batch.labels.first)
+            labels = batch.labels.to(self._compute.move)
             for name, model in models.items():
                 with self._compute.autocast():
-                    logits = self._logits(model, views)
-                scores[name].add(logits, targets)
+                    output = self._output(model, views)
+                scores[name].add(output, labels)
         results = {}
         with waiting("the scores of all processes"):
             for name, score in scores.items():
@@ -182,19 +183,19 @@ class Evaluation:
                     results[f"{name}{key}"] = value
         return results
 
-    def _logits(self, model: nn.Module, views: Views) -> ViewLogits:
+    def _output(self, model: nn.Module, views: Views) -> Any:
         with model_code(f"a model on evaluation views of {size_text(views.shape[2:])}"):
-            logits: ViewLogits
             if self._window:
-                logits = slide(model, views, self._window)
+                output: Any = slide(model, views, self._window)
             else:
-                logits = model(views)
-        if logits.shape[-1] != self.source.classes:
+                output = model(views)
+        num_classes = class_logits(output).shape[-1]
+        if num_classes != self.source.classes:
             raise ModelError(
-                f"the model gives {logits.shape[-1]} classes, and {self.source.spec} has"
+                f"the model gives {num_classes} classes, and {self.source.spec} has"
                 f" {self.source.classes}; give data of the model's classes"
             )
-        return logits
+        return output
 
 
 @checked_arguments

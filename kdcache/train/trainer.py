@@ -17,7 +17,7 @@ from kdcache.loader.record_checks import check_records
 from kdcache.losses import Loss, open_loss
 from kdcache.models.first_batch import check_gradients, check_student
 from kdcache.models.inference import model_code
-from kdcache.models.vision_model import VisionModel
+from kdcache.models.vision_model import VisionModel, class_logits
 from kdcache.runtime.console import progress
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import (
@@ -229,12 +229,12 @@ class Trainer:
         with self.tally.clock.part("cache_seconds"):
             placed = self.loader.placed(batch)
         with self.compute.autocast(), model_code(f"training of model {self.student.spec}"):
-            logits = self.parallel(placed.images)
+            output = self.parallel(placed.images)
         if is_first:
-            check_student(self.student, logits, self.loader.num_classes)
+            check_student(self.student, class_logits(output), self.loader.num_classes)
         smoothing = self.config.label_smoothing
         return self.task.terms(
-            self.loss, logits, placed.teacher, placed.labels, label_smoothing=smoothing
+            self.loss, output, placed.teacher, placed.labels, label_smoothing=smoothing
         )
 
     def _update(self) -> None:

@@ -285,6 +285,7 @@ _GROWING: Mapping[str, Callable[[Any, int, int], Size]] = {
     "RandomZoomOut": _zoomed_out,
     "Resize": _resized,
     "ScaleJitter": _jittered,
+    "kdcache.Letterbox": _crop_size,
     "kdcache.RandomScale": _scaled,
 }
 """Of each transform that can make an image larger: bounds of its height and width, on the way

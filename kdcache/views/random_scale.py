@@ -1,4 +1,4 @@
-"""Scaling an image, and the mask that goes with it, by a factor from a list.
+"""Scaling an image, and what follows it, by a factor from a list.
 
 [[transforms]]
 name = "kdcache.RandomScale"
@@ -8,12 +8,9 @@ scales = [0.5, 0.75, 1.0, 1.5, 2.0]
 from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
+from torch import nn
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
-
-from kdcache.targets.mask_resize import Mask
 
 
 class RandomScale(nn.Module):
@@ -35,18 +32,11 @@ class RandomScale(nn.Module):
         self.scales = scales
         self._interpolation = interpolation
 
-    def forward(self, image: Image.Image | Tensor, *masks: Mask) -> Any:
-        """Return the image, and the mask if there is one, at a scale that is drawn from torch's
+    def forward(self, *inputs: Any) -> Any:
+        """Return the image, and what follows it, at a scale that is drawn from torch's
         generator."""
         scale = self.scales[int(torch.randint(len(self.scales), ()))]
-        height, width = functional.get_size(image)
+        height, width = functional.get_size(inputs[0])
         size = [max(round(scale * height), 1), max(round(scale * width), 1)]
-        scaled = []
-        for pixels in (image, *masks):
-            resized = functional.resize(
-                pixels, size, interpolation=self._interpolation, antialias=True
-            )
-            scaled.append(resized)
-        if not masks:
-            return scaled[0]
-        return scaled
+        resize = v2.Resize(size, interpolation=self._interpolation, antialias=True)
+        return resize(*inputs)

@@ -18,6 +18,7 @@ from kdcache.errors import RecipeError, quoted
 from kdcache.shapes import IGNORED, MOST_SIDE, Size, sides
 from kdcache.targets.mask_resize import Mask
 from kdcache.views.bounds import bounded
+from kdcache.views.letterbox import Letterbox
 from kdcache.views.random_scale import RandomScale
 from kdcache.views.timm_transforms import TIMM_TRANSFORMS
 
@@ -116,6 +117,7 @@ def _transform_classes() -> dict[str, Any]:
         if is_module:
             classes[name] = value
     classes.update(TIMM_TRANSFORMS)
+    classes["kdcache.Letterbox"] = Letterbox
     classes["kdcache.RandomScale"] = RandomScale
     return classes
 
