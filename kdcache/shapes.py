@@ -80,6 +80,17 @@ class Objects:
         return self.map(Tensor.pin_memory)
 
 
+class Detections(NamedTuple):
+    """The objects that a detector found in one view, in any order."""
+
+    boxes: Float[Tensor, "detections 4"]
+    """Left, upper, right and lower side of each, in pixels of the view."""
+    scores: Float[Tensor, " detections"]
+    """How sure the detector is of each; only their order counts."""
+    classes: Integer[Tensor, " detections"]
+    """Class indices."""
+
+
 class Labels(NamedTuple):
     """Class labels of views, of their pixels, or of the objects in them; those of mixed views have
     a second label."""
