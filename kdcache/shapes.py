@@ -3,7 +3,7 @@ beartype."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -48,6 +48,10 @@ IGNORED = 255
 View: TypeAlias = UInt8[Tensor, "channels height width"]
 Views: TypeAlias = UInt8[Tensor, "rows channels height width"]
 """Pixels as rendered: 0 to 255, before any model's normalisation."""
+
+Activation = Literal["softmax", "sigmoid"]
+"""How logits become probabilities: of classes that exclude each other, or of each class by
+itself."""
 
 Records: TypeAlias = np.ndarray
 """Structured array `[rows]` of a codec's dtype."""
@@ -119,16 +123,6 @@ class Labels(NamedTuple):
         if self.objects is not None:
             objects = self.objects.map(move)
         return Labels(move(self.first), mixed, objects)
-
-
-class Detections(NamedTuple):
-    """The objects that a detector finds in a view."""
-
-    boxes: Float[Tensor, "objects 4"]
-    """Left, upper, right and lower side of each, in pixels of the view."""
-    scores: Float[Tensor, " objects"]
-    """How sure it is of each, 0 to 1."""
-    classes: Integer[Tensor, " objects"]
 
 
 def as_size(value: Size | Sequence[int]) -> Size:

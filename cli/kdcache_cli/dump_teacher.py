@@ -185,12 +185,14 @@ def _cost_text(plan: dict[str, Any]) -> str:
 
 
 def _input_text(plan: dict[str, Any]) -> str:
-    """Return what the teacher sees and, of segmentation, the maps that it gives."""
+    """Return what the teacher sees, and at how many places it gives logits."""
     from kdcache.shapes import size_text
 
     views = f"views of {size_text(plan['size'])} pixels"
     if not plan["sites"]:
         return views
+    if plan["stride"] is None:
+        return f"{views}, {counted(plan['sites'][0], 'position')} each"
     heads, *size = plan["sites"]
     maps = f"maps of {size_text(size)} at stride {plan['stride']}"
     return f"{views}, {maps}, {counted(heads, 'head')}"

@@ -1,6 +1,7 @@
 """Pairs of logits from the records of a cache."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,7 @@ def _pairs_of_positions(cache: Cache, seed: int, count: int) -> Pairs:
             positions = logits[logits.any(1)]
         if len(positions):
             parts.append(pixels_of_view(positions, int(row), count_of_view))
-    return pairs_of_pixels(parts)
+    return replace(pairs_of_pixels(parts), activation=cache.manifest.layout.activation)
 
 
 def _first_rows(cache: Cache, seeds: Sequence[int], views: int) -> Rows:

@@ -115,7 +115,7 @@ def _dist_errors(codec: Codec, pairs: Pairs) -> dict[float, float]:
     decoded = list(decoded_batches(codec, pairs.teacher, size))
     errors: dict[float, float] = {}
     for tau in TAUS:
-        loss = partial(dist_loss, tau=tau)
+        loss = partial(dist_loss, tau=tau, activation=pairs.activation)
         errors[tau], _ = gradient_error(
             pairs.teacher, decoded, pairs.student, loss=loss, batch_size=size
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import UsageError
-from kdcache.shapes import Logits, Rows
+from kdcache.shapes import Activation, Logits, Rows
 from kdcache.views import keyed_permutation
 
 ANOTHER_VIEW = "the teacher on another view of the sample"
@@ -38,6 +38,9 @@ class Pairs:
     head: Tensor | None = None
     """Weights of the teacher's classifier, `[classes, features]`, if known: a prior for a codec's
     fit."""
+
+    activation: Activation = "softmax"
+    """How the losses that are measured make probabilities of the logits."""
 
     def __post_init__(self) -> None:
         for name in ("teacher", "student"):

@@ -22,7 +22,7 @@ from kdcache.runtime.console import progress, say
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import Logits, Rows
 from kdcache.sources import Source, open_source
-from kdcache.targets import gives_maps, task_of
+from kdcache.targets import target_kind, task_of
 from kdcache.views import Batch, Recipe, ViewDataset, ViewLoader, load_recipe, row_order
 
 _SEEDS = (0, 1)
@@ -119,14 +119,14 @@ def _pairs_of_maps(
             parts.append(pixels_of_view(maps[position], row, pixels_per_view))
     if not parts:
         raise UsageError(f"none of {num_views} samples of {dataset.source.spec} can be read")
-    return pairs_of_pixels(parts)
+    return replace(pairs_of_pixels(parts), activation=model.layout.activation)
 
 
 def require_rows(task: str) -> None:
     """Raise a UsageError of a task whose views have more than one row of logits."""
-    if gives_maps(task):
+    if "one" not in target_kind(task).layouts:
         raise UsageError(
-            f"codec-error is for classification, not {task}; what a codec of maps costs"
+            f"codec-error is for classification, not {task}; what a codec costs there"
             " dump-teacher --plan says"
         )
 

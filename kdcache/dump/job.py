@@ -27,6 +27,7 @@ from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import own_place
 from kdcache.sources import Source, open_source
 from kdcache.targets import task_of
+from kdcache.tasks import open_task
 from kdcache.tasks.seen_labels import SeenLabels
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
 from kdcache.views.dataset import Request
@@ -158,7 +159,8 @@ def prepare(
         source = open_source(config.data)
     labels = SeenLabels(source)
     classes = config.teacher_classes or source.classes
-    codec = open_codec(config.codec or default_codec(classes), classes=classes)
+    usual_codec = open_task(task_of(source)).codec or default_codec(classes)
+    codec = open_codec(config.codec or usual_codec, classes=classes)
     teacher = _teacher(config, objects, recipe, classes=classes, task=task_of(source))
     if not codec.is_exact or config.content_digests:
         await_first_worker(open_storage(config.cache))

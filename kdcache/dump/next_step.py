@@ -48,11 +48,13 @@ def _student(job: Job) -> Spec:
         options["input_size"] = _size_value(size)
     if not job.teacher.sites:
         return Spec("timm", "resnet18", options)
+    teacher = parse_spec(job.teacher.architecture)
+    if job.teacher.layout.maps is None:
+        return Spec(teacher.name, teacher.arg, {**teacher.options, **options})
     height, width = sides(size or job.recipe.input_size)
     for stride in _STRIDES:
         if height % stride == 0 and width % stride == 0:
             return Spec("timm", "resnet18", {"output_stride": stride, **options})
-    teacher = parse_spec(job.teacher.architecture)
     return Spec(teacher.name, teacher.arg, {**teacher.options, **options})
 
 

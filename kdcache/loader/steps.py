@@ -28,6 +28,7 @@ from kdcache.runtime.wording import named
 from kdcache.shapes import Labels, Rows, Size
 from kdcache.soft_targets import SoftTargets
 from kdcache.sources import Source
+from kdcache.targets.boxes import torchvision_targets
 from kdcache.views import Batch, ViewDataset, ViewLoader
 
 _STATE = ("epoch", "epoch_step", "seeds", "left_out", "identity")
@@ -53,10 +54,13 @@ class DistillationBatch:
     num_classes: int
 
     @property
-    def targets(self) -> Tensor:
+    def targets(self) -> Tensor | list[dict[str, Tensor]]:
         """What cross-entropy takes: class indices, int64, of views `[views]` or of their pixels
         `[views, height, width]`, where 255 is none; of mixed views probabilities, float32 `[views,
-        classes]`."""
+        classes]`. Of detection what torchvision's detectors take: of each view `boxes` and
+        `labels`, without crowds."""
+        if self.labels.objects is not None:
+            return torchvision_targets(self.labels)
         first = self.labels.first.long()
         if self.labels.mixed is None:
             return first

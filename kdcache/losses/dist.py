@@ -12,7 +12,6 @@ from torch import Tensor
 
 from kdcache.config.spec import choose
 from kdcache.losses.protocol import (
-    Activation,
     LossOptions,
     Need,
     needs_of,
@@ -21,7 +20,7 @@ from kdcache.losses.protocol import (
     softened,
 )
 from kdcache.runtime.distributed import all_sum, world_size
-from kdcache.shapes import Logits, Scalar, Targets
+from kdcache.shapes import Activation, Logits, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
 Columns = Literal["global", "local"]

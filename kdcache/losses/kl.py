@@ -8,7 +8,6 @@ import torch
 from torch.nn import functional
 
 from kdcache.losses.protocol import (
-    Activation,
     LossOptions,
     Need,
     mean_of_rows,
@@ -17,7 +16,7 @@ from kdcache.losses.protocol import (
     sigmoid_pair,
     softened,
 )
-from kdcache.shapes import Logits, Probabilities, Scalar, Targets
+from kdcache.shapes import Activation, Logits, Probabilities, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdcache.config.spec import choose
 from kdcache.errors import UsageError
-from kdcache.shapes import Logits, Maps, Probabilities, Scalar, Targets
+from kdcache.shapes import Activation, Logits, Maps, Probabilities, Scalar, Targets
 from kdcache.soft_targets import DenseTargets, SoftTargets
 
 _STD_EPS = 1e-7  # of the published code
@@ -51,11 +51,6 @@ def as_soft_targets(teacher: Logits | SoftTargets) -> SoftTargets:
     if isinstance(teacher, Tensor):
         return DenseTargets(teacher)
     return teacher
-
-
-Activation = Literal["softmax", "sigmoid"]
-"""How logits become probabilities: of classes that exclude each other, or of each class by
-itself."""
 
 
 def require_activation(activation: str, *, standardize: bool) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import UsageError, quoted
-from kdcache.shapes import MOST_SIDE
+from kdcache.shapes import MOST_SIDE, Activation
 
 MOST_SEGMENTS = 16
 
@@ -37,6 +37,8 @@ class Layout(ABC):
 
     kind: ClassVar[str]
     """The word for it in a manifest."""
+    activation: ClassVar[Activation] = "softmax"
+    """How logits at its positions become probabilities."""
     has_boxes: ClassVar[bool] = False
     """Whether a view has its own number of positions, and each of them a box."""
 

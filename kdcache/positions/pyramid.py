@@ -11,6 +11,7 @@ from kdcache.positions.protocol import (
     require_count,
     require_sizes,
 )
+from kdcache.shapes import Activation
 
 MOST_ANCHORS = 64
 
@@ -21,6 +22,7 @@ class Pyramid(Layout):
     place side by side."""
 
     kind: ClassVar[str] = "pyramid"
+    activation: ClassVar[Activation] = "sigmoid"
     levels: tuple[tuple[int, int], ...]
     """Height and width of each level, the finest first."""
     anchors: int = 1

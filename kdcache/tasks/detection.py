@@ -17,7 +17,7 @@ from kdcache.errors import UsageError
 from kdcache.losses import Loss
 from kdcache.models.detection import HeadOutput
 from kdcache.positions import Segment
-from kdcache.shapes import Labels, Logits, Rows, Scalar, ViewLogits
+from kdcache.shapes import Activation, Labels, Logits, Rows, Scalar, ViewLogits
 from kdcache.soft_targets import DenseTargets, SoftTargets, segments_of
 from kdcache.targets import ClassBoxes
 from kdcache.tasks.box_score import BoxScore
@@ -32,6 +32,7 @@ class Detection:
     name: ClassVar[str] = ClassBoxes.task
     best: ClassVar[str] = "ap"
     summary: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75")
+    codec: ClassVar[str | None] = "full:dtype=uint8"
     scores_whole_images: ClassVar[bool] = False
 
     def check(self, loss: Loss, spec: str) -> None:
@@ -66,7 +67,7 @@ class Detection:
             )
         sums: dict[str, Scalar] = {}
         if "teacher" in loss.requires:
-            sums = _against(_by_sigmoid(loss), output, teacher)
+            sums = _against(loss, output, teacher)
         losses = list(output.label_losses(labels).values())
         sums["task"] = loss.ce * torch.stack(losses).sum()
         return sums
@@ -115,15 +116,16 @@ class DetectionScore:
         return self._score.result()
 
 
-def _by_sigmoid(loss: Loss) -> Loss:
-    """Return a loss that takes sigmoids, if it was not told what to take."""
+def _by_activation(loss: Loss, activation: Activation) -> Loss:
+    """Return a loss that makes probabilities as the head is trained to, if it was not told how."""
     if getattr(loss, "activation", "") is None:
-        return replace(loss, activation="sigmoid")  # type: ignore[type-var]
+        return replace(loss, activation=activation)  # type: ignore[type-var]
     return loss
 
 
 def _against(loss: Loss, output: HeadOutput, teacher: SoftTargets) -> dict[str, Scalar]:
     sums: dict[str, Scalar] = {}
+    loss = _by_activation(loss, output.layout.activation)
     segments = output.layout.segments
     parts = output.layout.split(output.logits)
     for segment, logits, targets in zip(segments, parts, segments_of(teacher), strict=True):
