@@ -55,15 +55,15 @@ def rectangles(length: int = 24) -> Rectangles:
 class TwoLevels(nn.Module):
     """Features at strides 8 and 16."""
 
-    out_channels = 16
+    out_channels = 32
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            *(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU()),
-            *(nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU()),
+            *(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()),
+            *(nn.Conv2d(32, 32, 3, 2, 1), nn.ReLU()),
         )
-        self.down = nn.Conv2d(16, 16, 3, 2, 1)
+        self.down = nn.Conv2d(32, 32, 3, 2, 1)
 
     def forward(self, images: Tensor) -> "OrderedDict[str, Tensor]":
         fine = self.stem(images)

@@ -131,12 +131,10 @@ def _against(loss: Loss, output: HeadOutput, teacher: SoftTargets) -> dict[str, 
     for segment, logits, targets in zip(segments, parts, segments_of(teacher), strict=True):
         rows = _by_place(logits.flatten(0, 1), segment)
         teacher_rows = DenseTargets(_by_place(targets.logits(), segment))
-        for name, term in loss.terms(rows, teacher_rows, _NO_CLASSES).items():
+        no_classes = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        for name, term in loss.terms(rows, teacher_rows, no_classes).items():
             sums[name] = sums.get(name, 0.0) + term
     return sums
-
-
-_NO_CLASSES = torch.zeros(0, dtype=torch.int64)
 
 
 def _by_place(rows: Tensor, segment: Segment) -> Logits:

@@ -49,7 +49,7 @@ def test_a_score_does_not_depend_on_the_batches(sizes: list[int]) -> None:
     logits, targets = example()
     score = Score()
     for part, labels in zip(logits.split(sizes), targets.split(sizes), strict=True):
-        score.add(part, labels)
+        score.add(part, Labels(labels))
     rank = (-logits.numpy()).argsort(1)
     hits = rank == targets.numpy()[:, None]
     result = score.result()
@@ -63,7 +63,7 @@ def test_a_score_does_not_depend_on_the_batches(sizes: list[int]) -> None:
 def test_top5_of_fewer_classes_is_all() -> None:
     logits, _ = example(classes=3)
     score = Score()
-    score.add(logits, torch.zeros(50, dtype=torch.int64))
+    score.add(logits, Labels(torch.zeros(50, dtype=torch.int64)))
     assert score.result()["top5"] == 100.0
 
 

@@ -163,7 +163,7 @@ def test_scores_come_from_the_counts_of_pixels(sizes: list[int]) -> None:
     logits, target = maps(6, 2, 4, 6, 5), masks(6)
     score = MapScore(["a", "b", "c", "d", "e"])
     for part, labels in zip(logits.split(sizes), target.split(sizes), strict=True):
-        score.add(part, labels)
+        score.add(part, Labels(labels))
     planes = nn.functional.interpolate(logits[:, 0].permute(0, 3, 1, 2), (16, 24), mode="bilinear")
     predicted, wanted, there = planes.argmax(1).numpy(), target.numpy(), target.numpy() != 255
     result = score.result()
@@ -182,7 +182,7 @@ def test_a_class_that_is_neither_there_nor_predicted_does_not_count() -> None:
     score = MapScore(["a", "b", "c"])
     logits = torch.zeros(1, 1, 2, 2, 3)
     logits[..., 0] = 1
-    score.add(logits, torch.tensor([[[0, 0], [1, 255]]], dtype=torch.uint8))
+    score.add(logits, Labels(torch.tensor([[[0, 0], [1, 255]]], dtype=torch.uint8)))
     result = score.result()
     assert {name: value for name, value in result.items() if "iou/" in name} == pytest.approx(
         {"iou/a": 200 / 3, "iou/b": 0.0}
