@@ -213,12 +213,11 @@ def test_sizes_are_those_of_the_image() -> None:
     assert "ap_small" not in found and "ap_large" not in found
     labels = labels_of([one])
     assert labels.objects is not None
-    labels.objects.scales[0] = (
-        math.nan
-    )  # counts as 1: the wrong detection is small, and not looked at
+    labels.objects.areas[:] = 200
+    labels.objects.scales[:] = math.nan  # as 1: the wrong detection is as small as it looks
     counted = BoxScore(["a"])
     counted.add([detections_of(one)], labels)
-    assert counted.result()["ap_medium"] == pytest.approx(100.0)
+    assert counted.result()["ap_small"] == pytest.approx(50.0)
 
 
 def score_of_share(scene: list[Image]) -> dict[str, float]:
