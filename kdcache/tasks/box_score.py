@@ -97,14 +97,14 @@ class BoxScore:
         """Return the scores from the detections and objects of each process."""
         all_detections = _by_class([detections for detections, _ in rows])
         all_objects = _by_class([objects for _, objects in rows])
-        per_class = _precisions(all_detections, all_objects, self._names)
+        per_class = _precisions(all_detections, all_objects, len(self._names))
         if not per_class:
             text = "no view that was scored has an object; its average precision is 0"
             warnings.warn(text, KdcacheWarning, stacklevel=2)
             return {"ap": 0.0, "ap50": 0.0, "ap75": 0.0}
         scores = _means(np.stack([*per_class.values()]))
-        for name, precision in per_class.items():
-            scores[f"ap/{name}"] = _percent(precision[:, 0])
+        for index, precision in per_class.items():
+            scores[f"ap/{self._names[index]}"] = _percent(precision[:, 0])
         return scores
 
 
@@ -208,14 +208,14 @@ def _by_class(parts: Sequence[_Table]) -> _Table:
     return sorted_rows
 
 
-def _precisions(detections: _Table, objects: _Table, names: Sequence[str]) -> dict[str, np.ndarray]:
+def _precisions(detections: _Table, objects: _Table, num_classes: int) -> dict[int, np.ndarray]:
     """Return `_precision` of each class that has an object, from rows that are sorted by class."""
     per_class = {}
-    for index, name in enumerate(names):
+    for index in range(num_classes):
         class_objects = _of_class(objects, index)
         if not class_objects["is_crowd"].all():
             class_detections = _of_class(detections, index)
-            per_class[name] = _precision(class_detections, class_objects)
+            per_class[index] = _precision(class_detections, class_objects)
     return per_class
 
 
