@@ -85,25 +85,26 @@ class BoxScore:
         Of sizes and classes without an object there is none. Without any object, `ap`, `ap50` and
         `ap75` are 0. Every process of the run must ask; all get the same.
 
-        Warns:
-            KdcacheWarning: there is no object.
+        Raises:
+            StoppedError: a process of the run was told to stop.
+            KdcacheWarning: (a warning) there is no object.
         """
         own_rows = (np.concatenate(self._detections), np.concatenate(self._objects))
         rows = gather(own_rows, "the detections of all processes")
-        return on_main(lambda: self._scores(rows), "average precision")
+        return on_main(lambda: self._scores(rows), "average precision", is_long=True)
 
     def _scores(self, rows: Sequence[tuple[_Table, _Table]]) -> dict[str, float]:
         """Return the scores from the detections and objects of each process."""
         all_detections = _by_class([detections for detections, _ in rows])
         all_objects = _by_class([objects for _, objects in rows])
-        per_class = _precisions(all_detections, all_objects, self._names)
+        per_class = _precisions(all_detections, all_objects, len(self._names))
         if not per_class:
             text = "no view that was scored has an object; its average precision is 0"
             warnings.warn(text, KdcacheWarning, stacklevel=2)
             return {"ap": 0.0, "ap50": 0.0, "ap75": 0.0}
         scores = _means(np.stack([*per_class.values()]))
-        for name, precision in per_class.items():
-            scores[f"ap/{name}"] = _percent(precision[:, 0])
+        for index, precision in per_class.items():
+            scores[f"ap/{self._names[index]}"] = _percent(precision[:, 0])
         return scores
 
 
@@ -207,14 +208,14 @@ def _by_class(parts: Sequence[_Table]) -> _Table:
     return sorted_rows
 
 
-def _precisions(detections: _Table, objects: _Table, names: Sequence[str]) -> dict[str, np.ndarray]:
+def _precisions(detections: _Table, objects: _Table, num_classes: int) -> dict[int, np.ndarray]:
     """Return `_precision` of each class that has an object, from rows that are sorted by class."""
     per_class = {}
-    for index, name in enumerate(names):
+    for index in range(num_classes):
         class_objects = _of_class(objects, index)
         if not class_objects["is_crowd"].all():
             class_detections = _of_class(detections, index)
-            per_class[name] = _precision(class_detections, class_objects)
+            per_class[index] = _precision(class_detections, class_objects)
     return per_class
 
 
@@ -267,17 +268,19 @@ def _precision(detections: _Table, objects: _Table) -> np.ndarray:
 
 def _data_set(coco: Any, rows: _Table, views: Sequence[int]) -> Any:
     """Return rows of one class as the evaluation takes them."""
-    annotations = []
-    for number, row in enumerate(rows, start=1):
+    annotations: list[dict[str, Any]] = []
+    # whole columns: a row at a time would take most of the evaluation
+    columns = [rows[name].tolist() for name in ("view", "box", "area", "is_crowd", "score")]
+    for number, (view, box, area, is_crowd, score) in enumerate(zip(*columns, strict=True), 1):
         annotations.append(
             {
                 "id": number,
-                "image_id": int(row["view"]),
+                "image_id": view,
                 "category_id": _CATEGORY,
-                "bbox": row["box"].tolist(),
-                "area": float(row["area"]),
-                "iscrowd": int(row["is_crowd"]),
-                "score": float(row["score"]),
+                "bbox": box,
+                "area": area,
+                "iscrowd": int(is_crowd),
+                "score": score,
             }
         )
     content = {
