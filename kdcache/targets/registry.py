@@ -1,11 +1,16 @@
 """The kinds of targets by task."""
 
 from kdcache.config.spec import choose
+from kdcache.targets.boxes import ClassBoxes
 from kdcache.targets.label import ClassLabel
 from kdcache.targets.mask import ClassMask
 from kdcache.targets.protocol import TargetKind
 
-KINDS: dict[str, TargetKind] = {ClassLabel.task: ClassLabel(), ClassMask.task: ClassMask()}
+KINDS: dict[str, TargetKind] = {
+    ClassLabel.task: ClassLabel(),
+    ClassMask.task: ClassMask(),
+    ClassBoxes.task: ClassBoxes(),
+}
 """By task."""
 
 
