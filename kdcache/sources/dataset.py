@@ -44,7 +44,7 @@ class MapStyle:
     """A map-style data set whose samples have names: relative paths where it lists files, else
     indices."""
 
-    _TARGET = "class index"
+    _target_name = "class index"
     """What comes beside an image, for messages."""
 
     def __init__(self, dataset: Any, spec: Spec) -> None:
@@ -160,7 +160,7 @@ class MapStyle:
             if not isinstance(item, (tuple, list)) or len(item) != 2:
                 raise SourceError(
                     f"{name} is {described(item)}; an item of a data set is a pair:"
-                    f" (image, {self._TARGET})"
+                    f" (image, {self._target_name})"
                 )
             image, target = item
             return as_image(image, name), target

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from kdcache.config.spec import Spec
+from kdcache.sources.coco import open_coco
 from kdcache.sources.digits import open_digits
 from kdcache.sources.hub import open_hub
 from kdcache.sources.imagefolder import open_imagefolder
@@ -13,6 +14,7 @@ from kdcache.sources.tars import open_tars
 from kdcache.sources.torchvision import open_torchvision
 
 OPENERS: dict[str, Callable[[Spec], Source]] = {
+    "coco": open_coco,
     "digits": open_digits,
     "hf": open_hub,
     "imagefolder": open_imagefolder,
