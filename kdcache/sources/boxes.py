@@ -29,15 +29,15 @@ ROW = np.dtype([("box", "<f4", 4), ("class", "<i4"), ("area", "<f4"), ("is_crowd
 class ObjectRows:
     """The objects of all images in one array: a million of them take 25 MB."""
 
-    def __init__(self, counts: Sequence[int], rows: Array) -> None:
+    def __init__(self, counts: Array, rows: Array) -> None:
         """Take the objects.
 
         Args:
-            counts: how many objects each image has.
+            counts: how many objects each image has, `[images]`.
             rows: the objects of the first image, of the second one, and so on; of dtype ROW.
         """
         self.rows = rows
-        self.counts = np.asarray(counts, np.int64)
+        self.counts = counts
         """How many objects each image has, `[images]`."""
         self._ends = self.counts.cumsum()
 
@@ -49,7 +49,7 @@ class ObjectRows:
         for part in parts:
             counts.append(len(part))
             arrays.append(part)
-        return cls(counts, np.concatenate(arrays))
+        return cls(np.array(counts, np.int64), np.concatenate(arrays))
 
     def of(self, place: int) -> ObjectBoxes:
         """Return the objects of an image."""

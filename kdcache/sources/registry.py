@@ -12,6 +12,8 @@ from kdcache.sources.protocol import Source
 from kdcache.sources.segfolder import open_segfolder
 from kdcache.sources.tars import open_tars
 from kdcache.sources.torchvision import open_torchvision
+from kdcache.sources.voc import open_voc
+from kdcache.sources.yolo import open_yolo
 
 OPENERS: dict[str, Callable[[Spec], Source]] = {
     "coco": open_coco,
@@ -21,6 +23,8 @@ OPENERS: dict[str, Callable[[Spec], Source]] = {
     "segfolder": open_segfolder,
     "tars": open_tars,
     "torchvision": open_torchvision,
+    "voc": open_voc,
+    "yolo": open_yolo,
 }
 
 

@@ -1,6 +1,6 @@
 """A class index for each image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -112,6 +112,8 @@ def _hint(target: Any) -> str:
     """Return the way out for a target that is no class index."""
     if isinstance(target, (list, tuple)):
         return "; give the class alone: of a one-hot row the place of its 1"
+    if isinstance(target, Mapping) and "boxes" in target:
+        return '; if it is of objects, give the data set an attribute task = "detection"'
     is_array = isinstance(target, (np.ndarray, torch.Tensor))
     num_axes = 0
     if is_array:
