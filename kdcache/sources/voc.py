@@ -4,8 +4,8 @@
     voc:/data/VOCdevkit/VOC2007,split=test,difficult=keep
     voc:/data/mine,split=train,classes=names.txt
 
-Objects that are marked `difficult` count as crowds, where a detection is neither right nor wrong, as
-in VOC's own evaluation; `difficult=keep` makes them objects like others.
+Objects marked as `difficult` count as crowds, where a detection is neither right nor wrong, as in
+VOC's own evaluation; `difficult=keep` makes them objects like others.
 """
 
 import math
@@ -74,7 +74,7 @@ class VocReader:
             rows.append(self._row(element, name))
         return np.array(rows, ROW)
 
-    def _row(self, element: "ElementTree.Element[Any]", name: str) -> tuple[Any, ...]:
+    def _row(self, element: ElementTree.Element, name: str) -> tuple[Any, ...]:
         """Return an object as numpy takes it for dtype ROW."""
         class_name = (element.findtext("name") or "").strip()
         if class_name not in self._classes:
@@ -191,7 +191,7 @@ def _listed_names(root: str, split: str, class_names: Sequence[str]) -> list[str
     return sorted(names)
 
 
-def _annotation(path: str) -> "ElementTree.Element[Any]":
+def _annotation(path: str) -> ElementTree.Element:
     """Return the root of an XML file.
 
     Raises:
@@ -213,7 +213,7 @@ def _annotation(path: str) -> "ElementTree.Element[Any]":
     return root
 
 
-def _sides(element: "ElementTree.Element[Any]", name: str) -> tuple[float, ...]:
+def _sides(element: ElementTree.Element, name: str) -> tuple[float, ...]:
     """Return left, upper, right and lower side of an object; in the file the first pixel is 1, and
     the last one belongs to the box.
 
