@@ -2,9 +2,11 @@
 
     coco:/data/train2017,annotations=/data/annotations/instances_train2017.json
 
-Categories become classes 0, 1, ... by rising id. Images without an annotation have no objects.
+Categories become classes 0, 1, ... by rising id. Images without an annotation have no objects. What
+a long file says is kept, since reading it takes many seconds.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +16,15 @@ from PIL import Image
 from kdcache.config.spec import Spec, build
 from kdcache.errors import SourceError
 from kdcache.sources.boxes import BoxedImages, BoxSource, ObjectRows, require_files
-from kdcache.sources.coco_file import read_coco
+from kdcache.sources.coco_file import CocoFile, read_coco
+from kdcache.sources.index_cache import Arrays, Names, is_settled, load_arrays, save_arrays
 from kdcache.sources.listings import Array
 from kdcache.sources.protocol import Source
 from kdcache.targets.objects import ObjectBoxes
+
+NUM_KEPT = 10_000
+"""What a file with fewer annotations says is not kept."""
+_KIND = "annotations"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +87,7 @@ def open_coco(spec: Spec) -> Source:
     )
     if spec.arg is None or not Path(spec.arg).is_dir():
         raise SourceError(f"coco {spec.arg!r} is not a folder; give the one that holds the images")
-    file = read_coco(options.annotations)
+    file = _read_once(options.annotations)
     dataset = CocoImages(spec.arg, file.names, file.objects, file.sizes, options.annotations)
     require_files(
         dataset,
@@ -90,3 +97,49 @@ def open_coco(spec: Spec) -> Source:
     )
     names = file.categories
     return BoxSource(dataset, spec, classes=len(names), class_names=names)
+
+
+def _read_once(path: str) -> CocoFile:
+    """Return what a file says, as `read_coco` does.
+
+    That of a long one is kept. It is used again while the file has the same size and modification
+    time.
+    """
+    identity, modified = _stamp(path)
+    arrays = load_arrays(_KIND, identity)
+    if arrays is not None:
+        return _from_arrays(arrays)
+    file = read_coco(path)
+    if len(file.objects.rows) >= NUM_KEPT and is_settled([modified]):
+        save_arrays(_KIND, identity, _to_arrays(file))
+    return file
+
+
+def _stamp(path: str) -> tuple[str, int]:
+    """Return what tells a file from others and from what it was before, and its modification time
+    in ns; 0 of one that is not there."""
+    absolute_path = os.path.abspath(path)  # noqa: PTH100 # links keep their names
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return f"coco {absolute_path}", 0
+    return f"coco {absolute_path} {status.st_size} {status.st_mtime_ns}", status.st_mtime_ns
+
+
+def _from_arrays(arrays: Arrays) -> CocoFile:
+    """Return what `_to_arrays` has made arrays of."""
+    objects = ObjectRows(arrays["counts"], arrays["rows"])
+    names = list(Names(arrays["names"]))
+    categories = tuple(Names(arrays["categories"]))
+    return CocoFile(names, arrays["sizes"], categories, objects)
+
+
+def _to_arrays(file: CocoFile) -> Arrays:
+    """Return arrays that hold what a file says."""
+    return {
+        "names": Names.of(file.names).text,
+        "sizes": file.sizes,
+        "categories": Names.of(file.categories).text,
+        "counts": file.objects.counts,
+        "rows": file.objects.rows,
+    }

@@ -143,8 +143,10 @@ def _listed(root: str, split: str) -> tuple[list[str], list[str | None]]:
         )
     labels: list[str | None] = []
     for image in images:
-        name = _label_file(image)
-        labels.append(name if name in label_files else None)
+        name: str | None = _label_file(image)
+        if name not in label_files:
+            name = None
+        labels.append(name)
     if not any(labels):
         raise SourceError(
             f"{where}: none of {len(images)} images has labels; those of {quoted(images[0])} would"

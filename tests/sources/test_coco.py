@@ -10,9 +10,10 @@ import torch
 from box_files import coco_content, write_coco, write_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_files import age
 
 from kdcache.errors import KdcacheError, SourceError, UsageError
-from kdcache.sources import BoxSource, coco_file, open_source
+from kdcache.sources import BoxSource, coco, coco_file, open_source
 from kdcache.sources.coco_file import read_coco
 from kdcache.targets import task_of
 from kdcache.targets.objects import ObjectBoxes
@@ -189,3 +190,33 @@ def test_what_a_spec_lacks_is_told(tmp_path: Path) -> None:
         open_source(f"coco:{tmp_path},annotations={tmp_path}/y.json")
     with pytest.raises(UsageError, match="unknown source coco key 'annotation'; did you mean"):
         open_source(f"coco:{tmp_path},annotation=y.json")
+
+
+def test_what_a_long_file_says_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coco, "NUM_KEPT", 3)
+    monkeypatch.setenv("KDCACHE_HOME", str(tmp_path / "home"))
+    spec = write_coco(tmp_path)
+    file = tmp_path / "boxes.json"
+    first: Any = open_source(spec)
+    assert not list(tmp_path.glob("home/annotations/*")), "it may change within a tick"
+    age(file)
+    assert open_source(spec).fingerprint == first.fingerprint
+    (kept,) = tmp_path.glob("home/annotations/*")
+
+    size = file.stat().st_size
+    file.write_text(" " * size)
+    age(file)
+    again: Any = open_source(spec)
+    assert again.fingerprint == first.fingerprint and list(again.keys()) == list(first.keys())
+    assert again.class_names == first.class_names
+    for index in range(3):
+        found, wanted = objects_of(again, index), objects_of(first, index)
+        assert found.boxes.tolist() == wanted.boxes.tolist()
+        assert found.is_crowd.tolist() == wanted.is_crowd.tolist()
+    kept.write_bytes(kept.read_bytes()[:-1])
+    with pytest.raises(SourceError, match="is no JSON"):
+        open_source(spec)
+    changed = coco_content()
+    changed["annotations"][0]["bbox"] = [0, 0, 1, 1]
+    write_coco(tmp_path, changed)
+    assert open_source(spec).fingerprint != first.fingerprint
