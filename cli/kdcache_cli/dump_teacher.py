@@ -19,7 +19,8 @@ _TERMS = {"both": "DIST", "inter": "inter", "intra": "intra", "kl": "KL"}
     "--data",
     help=(
         "Source: digits, imagefolder:PATH, segfolder:PATH, tars:PATTERN,"
-        " torchvision:NAME,root=DIR,..., hf:NAME or module:function."
+        " torchvision:NAME,root=DIR,..., hf:NAME, coco:IMAGES,annotations=FILE, voc:PATH, yolo:PATH"
+        " or module:function."
     ),
     metavar="SPEC",
 )

@@ -5,10 +5,13 @@ A source is opened from a spec: `imagefolder:/data/train`, `tars:/data/train-{00
 `module:function`, which returns a map-style data set of (image, class index) pairs. For
 segmentation: `segfolder:/data,classes=11`, `torchvision:Cityscapes,root=data`,
 `torchvision:VOCSegmentation,root=data`, or an own data set of (image, mask) pairs with an attribute
-`task = "segmentation"`.
+`task = "segmentation"`. For detection: `coco:/data/images,annotations=instances.json`,
+`voc:/data/VOCdevkit/VOC2012`, `yolo:/data,classes=80`, or an own data set of (image, dictionary of
+boxes and labels) pairs with an attribute `task = "detection"`.
 """
 
 from kdcache.sources.as_files import mean_image_bytes, stored_image, stored_target
+from kdcache.sources.boxes import BoxSource
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.digits import DIGITS_TRAIN, Digits
 from kdcache.sources.masks import MaskSource
@@ -19,6 +22,7 @@ from kdcache.sources.tars import TarSource
 
 __all__ = [
     "DIGITS_TRAIN",
+    "BoxSource",
     "DatasetSource",
     "Digits",
     "MaskSource",

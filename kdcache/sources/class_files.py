@@ -1,4 +1,4 @@
-"""Text files of a segmentation set: the names of its classes, and which id is which class."""
+"""Text files of a data set: the names of its classes, and which id of a mask is which class."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,20 +11,27 @@ from kdcache.sources.masks import LARGEST_ID
 _NO_CLASS = ("void", "ignore", "none")
 
 
-def read_class_names(path: str) -> tuple[str, ...]:
+def read_class_names(
+    path: str, source: str = "segfolder", *, may_be_number: bool = True
+) -> tuple[str, ...]:
     """Return the names of the classes, a line each.
+
+    Args:
+        path: of the file.
+        source: whose option `classes` it is, for messages.
+        may_be_number: whether that option may be a number as well.
 
     Raises:
         UsageError: no such file, or an empty one.
     """
     if not Path(path).is_file():
-        raise UsageError(
-            f"segfolder: classes={path} is neither a number nor a text file with a name on each"
-            " line"
-        )
-    names = tuple(line.text for line in read_lines(path, "segfolder: classes ="))
+        what = "no text file"
+        if may_be_number:
+            what = "neither a number nor a text file"
+        raise UsageError(f"{source}: classes={path} is {what} with a name on each line")
+    names = tuple(line.text for line in read_lines(path, f"{source}: classes ="))
     if not names:
-        raise UsageError(f"segfolder: classes={path} is an empty file; write a class on each line")
+        raise UsageError(f"{source}: classes={path} is an empty file; write a class on each line")
     return names
 
 

@@ -1,5 +1,5 @@
-"""Map-style data sets as sources: what all have in common, and those of (image, class index)
-pairs."""
+"""Map-style data sets as sources: what all have in common, and those of (image, class index) and
+(image, objects) pairs."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ from kdcache.sources.listings import (
     target_lists,
 )
 from kdcache.sources.protocol import Contents, Sample, named, sample_name
-from kdcache.targets import target_kind, task_of
+from kdcache.targets import ClassLabel, target_kind, task_of
 
 _PROBED = 64
 
@@ -44,7 +44,7 @@ class MapStyle:
     """A map-style data set whose samples have names: relative paths where it lists files, else
     indices."""
 
-    _TARGET = "class index"
+    _target_name = "class index"
     """What comes beside an image, for messages."""
 
     def __init__(self, dataset: Any, spec: Spec) -> None:
@@ -160,7 +160,7 @@ class MapStyle:
             if not isinstance(item, (tuple, list)) or len(item) != 2:
                 raise SourceError(
                     f"{name} is {described(item)}; an item of a data set is a pair:"
-                    f" (image, {self._TARGET})"
+                    f" (image, {self._target_name})"
                 )
             image, target = item
             return as_image(image, name), target
@@ -194,10 +194,12 @@ class MapStyle:
 
 
 class DatasetSource(MapStyle):
-    """A map-style data set of (image, class index) pairs as a source.
+    """A map-style data set of (image, class index) pairs as a source, or of (image, objects) pairs
+    where it says so by an attribute `task`.
 
     The fingerprint covers the number of samples, the listed paths and targets, and the bytes of
-    arrays held in memory; no image file is opened for it.
+    arrays held in memory; no image file is opened for it. Of objects, which no list says, it covers
+    those of 64 samples.
     """
 
     def __init__(
@@ -206,7 +208,7 @@ class DatasetSource(MapStyle):
         """Take the data set.
 
         Args:
-            dataset: of (image, class index) pairs.
+            dataset: of pairs.
             spec: that it was opened from.
             classes: how many there are; by default the data set says it.
             lists_targets: whether the targets that it lists are those of its items: its code may
@@ -218,6 +220,8 @@ class DatasetSource(MapStyle):
         super().__init__(dataset, spec)
         self.task = task_of(dataset)
         self._kind = target_kind(self.task)
+        if self.task != ClassLabel.task:
+            self._target_name = self._kind.plural
         self.classes = classes or count_classes(dataset, self.spec)
         self._lists_targets = lists_targets
         self.class_names: tuple[str, ...] | None = None
@@ -231,7 +235,7 @@ class DatasetSource(MapStyle):
 
         Raises:
             UnreadableSampleError: the image cannot be decoded.
-            SourceError: the target is not a class index.
+            SourceError: the target is not a class index, or objects that cannot be.
         """
         image, target = self._pair(index, contents)
         checked_target = self._kind.checked(target, image, self.classes, self._name(index))
@@ -253,9 +257,15 @@ class DatasetSource(MapStyle):
     def _fingerprint(self) -> str:
         kind = type(self._dataset).__name__
         digest = hashlib.sha256(f"{kind} {len(self)} {self.classes}\n".encode())
-        parts = list(self._listed())
-        for part in parts or self._probed():
+        listed = list(self._listed())
+        for part in listed:
             digest.update(part)
+        if not listed:
+            for index, sample in self._probed():
+                digest.update(self._identity(index, sample) + sample.image.tobytes())
+        elif self._kind.follows_views:
+            for index, sample in self._probed():
+                digest.update(self._identity(index, sample))
         return digest.hexdigest()
 
     def _listed(self) -> Iterator[bytes | memoryview]:
@@ -270,9 +280,13 @@ class DatasetSource(MapStyle):
                 yield f"{name} {array.shape} {array.dtype}".encode()
                 yield np.ascontiguousarray(array).data.cast("B")
 
-    def _probed(self) -> Iterator[bytes]:
-        """Hash some samples, evenly spread, of a data set that shows neither paths nor arrays."""
+    def _probed(self) -> Iterator[tuple[int, Sample]]:
+        """Yield some samples, evenly spread."""
         for index in spread_places(len(self), _PROBED):
-            image, target = self.sample(index)
-            head = f"{index} {image.mode} {image.size} {target}"
-            yield head.encode() + image.tobytes()
+            yield index, self.sample(index)
+
+    def _identity(self, index: int, sample: Sample) -> bytes:
+        """Return what a sample is, but for its pixels."""
+        image, target = sample
+        head = f"{index} {image.mode} {image.size} "
+        return head.encode() + self._kind.identity(target)

@@ -69,6 +69,31 @@ class FolderWalk:
             yield folder, files
 
 
+def files_below(root: str, folder: str) -> list[str]:
+    """Return the files at and below a folder, as paths below the root with `/`; none where there is
+    no such folder.
+
+    Args:
+        root: of the paths.
+        folder: below the root.
+
+    Raises:
+        SourceError: a folder that would be listed twice.
+        OSError: a folder that cannot be listed.
+    """
+    base = os.path.join(root, folder)  # noqa: PTH118 # Path is slow on a million
+    if not os.path.isdir(base):  # noqa: PTH112
+        return []
+    paths = []
+    for place, files in FolderWalk().folders(base):
+        relative_place = os.path.relpath(place, root).replace(os.sep, "/")
+        prefix = f"{relative_place}/"
+        if relative_place == ".":
+            prefix = ""
+        paths += [prefix + file for file in files]
+    return paths
+
+
 def is_hidden(path: str) -> bool:
     """Return whether a part of a relative path with `/` begins with a dot, as systems and editors
     name their own files."""

@@ -18,7 +18,7 @@ from kdcache.runtime.files import whole_file
 from kdcache.runtime.home import home_folder
 from kdcache.runtime.text_files import path_bytes, path_text
 
-Arrays = dict[str, "np.ndarray[Any, np.dtype[Any]]"]
+Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 
 _VERSION = 1
 _DIGEST_BYTES = 32

@@ -115,7 +115,10 @@ def array_of(dataset: Any, name: str) -> Array | None:
     value = getattr(dataset, name, None)
     if not isinstance(value, (np.ndarray, torch.Tensor, list)) or len(value) != len(dataset):
         return None
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # lists of several lengths, as of the objects in images
+        return None
     if array.dtype.kind not in "iufb":
         return None
     return array

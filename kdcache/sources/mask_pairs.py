@@ -1,9 +1,7 @@
 """Which files below a folder are images and their masks, by two patterns of names."""
 
-import os
-
 from kdcache.errors import SourceError
-from kdcache.sources.folder_files import FolderWalk, and_more, is_hidden, looks_like_image
+from kdcache.sources.folder_files import and_more, files_below, is_hidden, looks_like_image
 
 
 class Pattern:
@@ -49,8 +47,8 @@ class Pairs:
     def __init__(self, root: str, images: Pattern, masks: Pattern) -> None:
         self._root = root
         self._patterns = (images, masks)
-        image_files = _files_of(root, images)
-        mask_files = _files_of(root, masks)
+        image_files = files_below(root, images.folder)
+        mask_files = files_below(root, masks.folder)
         self.images = _named(image_files, images)
         self._masks = _named(mask_files, masks)
         paired_files = {*self.images.values(), *self._masks.values()}
@@ -123,21 +121,6 @@ class Pairs:
                     f" out{and_more(len(unlisted))}, the pattern is {pattern.text}; rename or"
                     " convert it, or move it out of the folder"
                 )
-
-
-def _files_of(root: str, pattern: Pattern) -> list[str]:
-    """Return the files in the folder of a pattern, as paths below the root with `/`."""
-    base = os.path.join(root, pattern.folder)  # noqa: PTH118
-    if not os.path.isdir(base):  # noqa: PTH112
-        return []
-    paths = []
-    for folder, files in FolderWalk().folders(base):
-        place = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = f"{place}/"
-        if place == ".":
-            prefix = ""
-        paths += [prefix + file for file in files]
-    return paths
 
 
 def _named(paths: list[str], pattern: Pattern) -> dict[str, str]:

@@ -38,7 +38,7 @@ class MaskSource(MapStyle):
     """
 
     task = ClassMask.task
-    _TARGET = "mask"
+    _target_name = "mask"
 
     def __init__(
         self,

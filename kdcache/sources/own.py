@@ -30,6 +30,8 @@ _OTHER_NAMES = {
     "folder": "imagefolder",
     "image_folder": "imagefolder",
     "dir": "imagefolder",
+    "ultralytics": "yolo",
+    "pascal_voc": "voc",
 }
 """What other tools call these sources."""
 _TABLES = (
@@ -49,6 +51,12 @@ _TABLES = (
     "zip",
     "lmdb",
 )
+_LAYOUTS = {
+    "masks": "segfolder:{},classes=N",
+    "JPEGImages": "voc:{}",
+    "labels": "yolo:{},classes=N",
+}
+"""The spec of a folder that holds a folder of this name."""
 _FUNCTION = (
     "a function of yours that returns a data set of (image, class index) pairs: mypkg.data:build"
 )
@@ -264,11 +272,15 @@ def _spec_of(path: str) -> str:
     if extension == "tar" or "*" in path or "{" in path or any(folder.glob("*.tar")):
         return f"write tars:{path}"
     if extension in _TABLES and extension != "parquet":
-        return f"a table or an archive is no source: unpack it to folders, or write {_FUNCTION}"
+        what = "a table or an archive is no source: unpack it to folders, or"
+        if extension == "json":
+            what = f"if it is of COCO's, write coco:IMAGES,annotations={path}; if not,"
+        return f"{what} write {_FUNCTION}"
     if extension in IMAGE_EXTENSIONS:
         return "give the folder that holds one folder per class: imagefolder:FOLDER"
-    if (folder / "masks").is_dir():
-        return f"write segfolder:{path},classes=N"
+    for name, spec in _LAYOUTS.items():
+        if (folder / name).is_dir():
+            return f"write {spec.format(path)}"
     is_saved = (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
     if is_saved or extension == "parquet":
         options = "parquet,data_files="

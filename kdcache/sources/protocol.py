@@ -19,7 +19,7 @@ Contents = tuple[bytes, ...]
 
 class Sample(NamedTuple):
     """One image as stored, and its class index, or that of each of its pixels: an image of mode L
-    with 255 where none is."""
+    with 255 where none is; or the objects in it."""
 
     image: Image.Image
     target: StoredTarget

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from kdcache.config.spec import Spec
+from kdcache.sources.coco import open_coco
 from kdcache.sources.digits import open_digits
 from kdcache.sources.hub import open_hub
 from kdcache.sources.imagefolder import open_imagefolder
@@ -11,14 +12,19 @@ from kdcache.sources.protocol import Source
 from kdcache.sources.segfolder import open_segfolder
 from kdcache.sources.tars import open_tars
 from kdcache.sources.torchvision import open_torchvision
+from kdcache.sources.voc import open_voc
+from kdcache.sources.yolo import open_yolo
 
 OPENERS: dict[str, Callable[[Spec], Source]] = {
+    "coco": open_coco,
     "digits": open_digits,
     "hf": open_hub,
     "imagefolder": open_imagefolder,
     "segfolder": open_segfolder,
     "tars": open_tars,
     "torchvision": open_torchvision,
+    "voc": open_voc,
+    "yolo": open_yolo,
 }
 
 

@@ -1,6 +1,7 @@
-"""Source `torchvision`: any classification set of torchvision, and Cityscapes and VOCSegmentation,
-with their own options."""
+"""Source `torchvision`: any classification set of torchvision, and Cityscapes, VOCSegmentation and
+VOCDetection, with their own options."""
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -17,25 +18,10 @@ from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.folder_files import is_hidden
 from kdcache.sources.masks import MaskSource
 from kdcache.sources.protocol import Source
+from kdcache.sources.voc import VOC_CLASSES, VocReader, voc_source
 
 _LEFT_OUT = ("ImageFolder", "DatasetFolder", "FakeData")
-_VOC = (
-    *(
-        "background",
-        "aeroplane",
-        "bicycle",
-        "bird",
-        "boat",
-        "bottle",
-        "bus",
-        "car",
-        "cat",
-        "chair",
-        "cow",
-        "diningtable",
-    ),
-    *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
+_VOC = ("background", *VOC_CLASSES)
 
 
 def open_torchvision(spec: Spec) -> Source:
@@ -46,6 +32,12 @@ def open_torchvision(spec: Spec) -> Source:
     """
     names = [name for name in datasets.__all__ if name not in _LEFT_OUT]
     cls = getattr(datasets, choose(spec.arg or "", names, "torchvision data set"))
+    if cls is datasets.CocoDetection:
+        images = spec.options.get("root", "IMAGES")
+        file = spec.options.get("annFile", "FILE.json")
+        raise UsageError(
+            f"source {spec}: kdcache reads COCO itself; write coco:{images},annotations={file}"
+        )
     options = _options(cls, spec)
     classes = None
     # a number is for us: the data set does not say; LSUN has a parameter of that name, which is a
@@ -57,6 +49,8 @@ def open_torchvision(spec: Spec) -> Source:
         return _cityscapes(dataset, spec)
     if cls is datasets.VOCSegmentation:
         return _voc(dataset, spec)
+    if cls is datasets.VOCDetection:
+        return _voc_boxes(dataset, spec)
     source = DatasetSource(dataset, spec, classes, lists_targets=True)
     _require_none_hidden(source, spec)
     return source
@@ -65,7 +59,7 @@ def open_torchvision(spec: Spec) -> Source:
 def _options(cls: Any, spec: Spec) -> dict[str, Any]:
     """Return the options of the spec, as the data set takes them."""
     options: dict[str, Any] = dict(spec.options)
-    if cls is datasets.VOCSegmentation and "year" in options:
+    if cls in (datasets.VOCSegmentation, datasets.VOCDetection) and "year" in options:
         options["year"] = str(options["year"])
     if cls is datasets.Cityscapes and options.setdefault("target_type", "semantic") != "semantic":
         raise UsageError(
@@ -109,6 +103,18 @@ def _voc(dataset: Any, spec: Spec) -> MaskSource:
         class_names=_VOC,
         encoded=partial(_colour_file, dataset.images),
     )
+
+
+def _voc_boxes(dataset: Any, spec: Spec) -> Source:
+    """Return VOC with its 20 classes; objects that are marked as difficult count as crowds."""
+    root = str(dataset.root)
+    images = []
+    annotations = []
+    for image, annotation in sorted(zip(dataset.images, dataset.annotations, strict=True)):
+        images.append(os.path.relpath(image, root))
+        annotations.append(os.path.relpath(annotation, root))
+    reader = VocReader(VOC_CLASSES, ignores_difficult=True)
+    return voc_source(spec, root, images, annotations, reader)
 
 
 def _cityscapes(dataset: Any, spec: Spec) -> MaskSource:

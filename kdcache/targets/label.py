@@ -1,6 +1,6 @@
 """A class index for each image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -116,8 +116,8 @@ def _hint(target: Any) -> str:
     num_axes = 0
     if is_array:
         num_axes = target.ndim
-    if isinstance(target, Image.Image) or num_axes >= 2:
-        return '; if it is a mask, give the data set an attribute task = "segmentation"'
+    if isinstance(target, (Image.Image, Mapping)) or num_axes >= 2:
+        return _hint_of_task(target)
     if num_axes == 1 and target.shape[0] > 1:
         return "; of a one-hot row give the place of its 1: int(row.argmax())"
     if isinstance(target, str):
@@ -126,3 +126,12 @@ def _hint(target: Any) -> str:
         return "; leave out samples without a class"
     is_number = is_array or isinstance(target, (bool, float, np.generic))
     return "; give int(target)" if is_number and integer(target) is None else ""
+
+
+def _hint_of_task(target: Any) -> str:
+    """Return the way out for a target that may be of another task."""
+    if not isinstance(target, Mapping):
+        return '; if it is a mask, give the data set an attribute task = "segmentation"'
+    if "boxes" not in target:
+        return "; give the class alone"
+    return '; if it is of objects, give the data set an attribute task = "detection"'

@@ -438,14 +438,17 @@ def test_a_whole_source_lacks_nothing(give: Any) -> None:
         ("{0}/tars", "is a path alone; write tars:{0}/tars"),
         ("{0}/saved", "is a path alone; write hf:{0}/saved"),
         ("{0}/pairs", "is a path alone; write segfolder:{0}/pairs,classes=N"),
+        ("{0}/boxes", "is a path alone; write voc:{0}/boxes"),
+        ("{0}/shares", "is a path alone; write yolo:{0}/shares,classes=N"),
+        ("d/instances.json", "is a path alone; if it is of COCO's, write coco:IMAGES,annotations=d/instances.json; if not"),
         ("data/train.tar", "is a path alone; write tars:data/train.tar"),
         ("x.parquet", "is a path alone; write hf:parquet,data_files=x.parquet"),
         ("train.csv", "is a path alone; a table or an archive is no source: .* a function of yours .*: mypkg.data:build"),
         ("/data/a,b", "is a path alone; write imagefolder:/data/a,b"),
         ("a/b.png", "give the folder that holds one folder per class"),
         ("folder_here", "is a path alone; write imagefolder:folder_here"),
-        ("csv:train.csv", "csv is a module of Python itself, and 'train.csv' is no function of a module; known are digits, hf"),
-        ("csv:train", "csv is a module of Python itself; known are digits, hf.*, and a function of yours"),
+        ("csv:train.csv", "csv is a module of Python itself, and 'train.csv' is no function of a module; known are coco, digits, hf"),
+        ("csv:train", "csv is a module of Python itself; known are coco, digits, hf.*, and a function of yours"),
         ("zip:/x.zip", "zip is no source, and '/x.zip' is no function of a module; known are"),
         ("s3://bucket/x", "s3 is no source, and '//bucket/x' is no function"),
         ("webdataset:/d/*.tar", r"webdataset is called tars here: write tars:/d/\*.tar"),
@@ -456,7 +459,8 @@ def test_a_whole_source_lacks_nothing(give: Any) -> None:
 def test_a_path_or_a_name_of_another_tool_is_answered_with_the_spec(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, message: str
 ) -> None:
-    for name in ("tars/a.tar", "saved/state.json", "pairs/masks/a.png", "folder_here/cat/a.png"):
+    files = ("tars/a.tar", "saved/state.json", "pairs/masks/a.png", "folder_here/cat/a.png")
+    for name in (*files, "boxes/JPEGImages/a.jpg", "shares/labels/train/a.txt"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)

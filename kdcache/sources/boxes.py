@@ -1,0 +1,196 @@
+"""Data sets of (image, objects) pairs as sources: a box and a class for each thing in an image."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kdcache.config.spec import Spec
+from kdcache.errors import SourceError, quoted
+from kdcache.runtime.images import decode_image, file_bytes, read_image
+from kdcache.runtime.text_files import path_bytes
+from kdcache.sources.dataset import MapStyle
+from kdcache.sources.files import NO_FILE, stat_sizes
+from kdcache.sources.folder_files import and_more
+from kdcache.sources.listings import Array
+from kdcache.sources.protocol import Contents, Sample
+from kdcache.targets.boxes import ClassBoxes
+from kdcache.targets.objects import ObjectBoxes
+
+ROW = np.dtype([("box", "<f4", 4), ("class", "<i4"), ("area", "<f4"), ("is_crowd", "?")])
+"""An object: its left, upper, right and lower side, its class, its area, whether it is many."""
+
+
+class ObjectRows:
+    """The objects of all images in one array: a million of them take 25 MB."""
+
+    def __init__(self, counts: Array, rows: Array) -> None:
+        """Take the objects.
+
+        Args:
+            counts: how many objects each image has, `[images]`.
+            rows: the objects of the first image, of the second one, and so on; of dtype ROW.
+        """
+        self.rows = rows
+        self.counts = counts
+        """How many objects each image has, `[images]`."""
+        self._ends = self.counts.cumsum()
+
+    @classmethod
+    def joined(cls, parts: Iterable[Array]) -> "ObjectRows":
+        """Return the objects of images that are given one after the other."""
+        counts = []
+        arrays = [np.empty(0, ROW)]
+        for part in parts:
+            counts.append(len(part))
+            arrays.append(part)
+        return cls(np.array(counts, np.int64), np.concatenate(arrays))
+
+    def of(self, place: int) -> ObjectBoxes:
+        """Return the objects of an image."""
+        end = self._ends[place]
+        rows = self.rows[end - self.counts[place] : end]
+        return ObjectBoxes(
+            _tensor(rows["box"]),
+            _tensor(rows["class"]).long(),
+            _tensor(rows["area"]),
+            _tensor(rows["is_crowd"]),
+        )
+
+
+class BoxedImages:
+    """Image files below a folder, and the objects in them."""
+
+    def __init__(self, root: str, names: Iterable[str], objects: ObjectRows) -> None:
+        """Take the images.
+
+        Args:
+            root: the folder.
+            names: their paths below it, with `/`.
+            objects: that they show, in pixels.
+        """
+        self.root = root
+        # as in imagefolder: Path is slow on a million
+        self.images = [os.path.join(root, name) for name in names]  # noqa: PTH118
+        self.objects = objects
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, ObjectBoxes]:
+        """Return an image, as stored, and its objects."""
+        image = read_image(self.images[index])
+        return image, self.objects_in(image, index)
+
+    def item_of(self, index: int, contents: Contents) -> tuple[Image.Image, ObjectBoxes]:
+        """Return the image that a file holds, as stored, and its objects."""
+        image = decode_image(contents[0])
+        return image, self.objects_in(image, index)
+
+    def encoded(self, index: int) -> bytes:
+        """Return the file of an image."""
+        return file_bytes(self.images[index])
+
+    def objects_in(self, image: Image.Image, index: int) -> ObjectBoxes:
+        """Return the objects of an image."""
+        return self.objects.of(index)
+
+
+class BoxSource(MapStyle):
+    """A data set of images with boxes as a source.
+
+    The fingerprint covers the number of samples, their paths, the number of classes, and all boxes:
+    a recipe may crop around them. No image file is opened for it.
+    """
+
+    task = ClassBoxes.task
+    _target_name = ClassBoxes.plural
+
+    def __init__(
+        self,
+        dataset: BoxedImages,
+        spec: Spec,
+        *,
+        classes: int,
+        class_names: tuple[str, ...] | None = None,
+    ) -> None:
+        """Take the data set.
+
+        Args:
+            dataset: of images with boxes.
+            spec: that it was opened from.
+            classes: how many there are, none of them for the background.
+            class_names: their names.
+
+        Raises:
+            SourceError: no sample, or two classes of one name.
+        """
+        super().__init__(dataset, spec)
+        _require_unique_names(class_names or (), spec)
+        self.classes = classes
+        self.class_names = class_names
+        self._kind = ClassBoxes()
+        self.fingerprint = self._fingerprint(dataset)
+
+    def sample(self, index: int, contents: Contents | None = None) -> Sample:
+        """Return sample `index`, decoded from its file's `contents` where they are given.
+
+        Raises:
+            UnreadableSampleError: the image cannot be decoded.
+            SourceError: boxes that are not finite, too many, or do not belong to the image.
+        """
+        image, target = self._pair(index, contents)
+        objects = self._kind.checked(target, image, self.classes, self._name(index))
+        return Sample(image, objects)
+
+    def known_targets(self) -> None:
+        """Return None: a sample has not one class."""
+
+    def _fingerprint(self, dataset: BoxedImages) -> str:
+        head = f"boxes {type(dataset).__name__} {len(self)} {self.classes}\n"
+        digest = hashlib.sha256(head.encode())
+        digest.update(path_bytes("\n".join(self.listed_paths)))
+        digest.update(dataset.objects.counts.astype("<i8").tobytes())
+        digest.update(dataset.objects.rows.tobytes())
+        return digest.hexdigest()
+
+
+def require_files(dataset: BoxedImages, names: Sequence[str], where: str, way_out: str) -> None:
+    """Check that the images of a data set are there.
+
+    Args:
+        dataset: of these images.
+        names: of the images, for messages.
+        where: the source, for messages.
+        way_out: what the user can do about one that is not; `{}` is its name.
+
+    Raises:
+        SourceError: one is not.
+    """
+    sizes = stat_sizes([dataset.images])
+    absent = np.flatnonzero(sizes[:, 0] == NO_FILE)
+    if len(absent) == 0:
+        return
+    name = names[absent[0]]
+    more = and_more(len(absent))
+    raise SourceError(f"{where}: image {quoted(name)}{more} is not there; {way_out.format(name)}")
+
+
+def _require_unique_names(names: Sequence[str], spec: Spec) -> None:
+    """Raise a SourceError if two classes have one name."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise SourceError(
+                f"source {spec} has {count} classes of one name, {quoted(name)}; give each its own"
+            )
+
+
+def _tensor(column: Array) -> Tensor:
+    """Return a copy of a column of rows, whose numbers do not lie side by side."""
+    return torch.from_numpy(column.copy())

@@ -1,0 +1,145 @@
+"""Source `coco`: images below a folder, and the boxes that a file of COCO's has of them.
+
+    coco:/data/train2017,annotations=/data/annotations/instances_train2017.json
+
+Categories become classes 0, 1, ... by rising id. Images without an annotation have no objects. What
+a long file says is kept, since reading it takes many seconds.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from kdcache.config.spec import Spec, build
+from kdcache.errors import SourceError
+from kdcache.sources.boxes import BoxedImages, BoxSource, ObjectRows, require_files
+from kdcache.sources.coco_file import CocoFile, read_coco
+from kdcache.sources.index_cache import Arrays, Names, is_settled, load_arrays, save_arrays
+from kdcache.sources.listings import Array
+from kdcache.sources.protocol import Source
+from kdcache.targets.objects import ObjectBoxes
+
+NUM_KEPT = 10_000
+"""What a file with fewer annotations says is not kept."""
+_KIND = "annotations"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoOptions:
+    """The options of a spec."""
+
+    annotations: str
+    """The JSON file."""
+
+
+class CocoImages(BoxedImages):
+    """The images that a file lists, in the order of their names."""
+
+    def __init__(
+        self, root: str, names: Iterable[str], objects: ObjectRows, sizes: Array, file: str
+    ) -> None:
+        """Take the images.
+
+        Args:
+            root: the folder.
+            names: their paths below it.
+            objects: that they show.
+            sizes: width and height of each, int64 `[images, 2]`; 0 where that is not known.
+            file: that says so, for messages.
+        """
+        super().__init__(root, names, objects)
+        self._sizes = sizes
+        self._file = file
+
+    def objects_in(self, image: Image.Image, index: int) -> ObjectBoxes:
+        """Return the objects of an image.
+
+        Raises:
+            SourceError: it has another size than the file says, so that boxes would be elsewhere.
+        """
+        width, height = self._sizes[index].tolist()
+        if 0 not in (width, height) and (width, height) != image.size:
+            raise SourceError(
+                f"image {self.images[index]} has {image.width}x{image.height} pixels, and"
+                f" {self._file} says {width}x{height}: its boxes are of another image; give the"
+                " images that the file was made for"
+            )
+        return self.objects.of(index)
+
+
+def open_coco(spec: Spec) -> Source:
+    """Return the images below a folder with the boxes of a file.
+
+    Raises:
+        SourceError: the folder or an image is absent, or the file is none of COCO's, see
+            `read_coco`.
+        UsageError: no file is given, or it cannot be read.
+    """
+    example = f"{spec.name}:{spec.arg or 'IMAGES'},annotations=instances.json"
+    options = build(
+        CocoOptions,
+        spec.options,
+        f"source {spec.name}",
+        called=lambda name: f"{name}, a JSON file; write {example}",
+    )
+    if spec.arg is None or not Path(spec.arg).is_dir():
+        raise SourceError(f"coco {spec.arg!r} is not a folder; give the one that holds the images")
+    file = _read_once(options.annotations)
+    dataset = CocoImages(spec.arg, file.names, file.objects, file.sizes, options.annotations)
+    require_files(
+        dataset,
+        file.names,
+        f"coco {spec.arg!r}",
+        f"give the folder that it is below, add it, or remove it from {options.annotations}",
+    )
+    names = file.categories
+    return BoxSource(dataset, spec, classes=len(names), class_names=names)
+
+
+def _read_once(path: str) -> CocoFile:
+    """Return what a file says, as `read_coco` does.
+
+    That of a long one is kept. It is used again while the file has the same size and modification
+    time.
+    """
+    identity, modified = _stamp(path)
+    arrays = load_arrays(_KIND, identity)
+    if arrays is not None:
+        return _from_arrays(arrays)
+    file = read_coco(path)
+    if len(file.objects.rows) >= NUM_KEPT and is_settled([modified]):
+        save_arrays(_KIND, identity, _to_arrays(file))
+    return file
+
+
+def _stamp(path: str) -> tuple[str, int]:
+    """Return what tells a file from others and from what it was before, and its modification time
+    in ns; 0 of one that is not there."""
+    absolute_path = os.path.abspath(path)  # noqa: PTH100 # links keep their names
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return f"coco {absolute_path}", 0
+    return f"coco {absolute_path} {status.st_size} {status.st_mtime_ns}", status.st_mtime_ns
+
+
+def _from_arrays(arrays: Arrays) -> CocoFile:
+    """Return what `_to_arrays` has made arrays of."""
+    objects = ObjectRows(arrays["counts"], arrays["rows"])
+    names = list(Names(arrays["names"]))
+    categories = tuple(Names(arrays["categories"]))
+    return CocoFile(names, arrays["sizes"], categories, objects)
+
+
+def _to_arrays(file: CocoFile) -> Arrays:
+    """Return arrays that hold what a file says."""
+    return {
+        "names": Names.of(file.names).text,
+        "sizes": file.sizes,
+        "categories": Names.of(file.categories).text,
+        "counts": file.objects.counts,
+        "rows": file.objects.rows,
+    }
