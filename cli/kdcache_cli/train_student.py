@@ -173,9 +173,10 @@ def _train_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
 def _score_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     name = "top1"
     label = "top-1"
-    if "best_miou" in result:
-        name = "miou"
-        label = "mIoU"
+    for other, other_label in (("miou", "mIoU"), ("ap", "AP")):
+        if f"best_{other}" in result:
+            name = other
+            label = other_label
     pixels = ""
     if "pixel_accuracy" in result:
         pixels = f", {result['pixel_accuracy']:.2f} % of the pixels right"

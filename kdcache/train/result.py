@@ -75,9 +75,9 @@ def _scores(trainer: Trainer, best: Mapping[str, Any], last: Mapping[str, Any]) 
     scores = {}
     class_scores = {}
     for name, value in last.items():
-        if name.endswith(task.summary):
+        if name.removeprefix("ema_") in task.summary:
             scores[name] = value
-        if "iou/" in name:
+        if "/" in name:
             class_scores[name] = value
     if not scores:
         return class_scores
