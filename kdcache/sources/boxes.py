@@ -168,7 +168,7 @@ def require_files(dataset: BoxedImages, names: Sequence[str], where: str, way_ou
         dataset: of these images.
         names: of the images, for messages.
         where: the source, for messages.
-        way_out: what the user can do about one that is not; `{}` is its name.
+        way_out: what the user can do about one that is not.
 
     Raises:
         SourceError: one is not.
@@ -179,7 +179,7 @@ def require_files(dataset: BoxedImages, names: Sequence[str], where: str, way_ou
         return
     name = names[absent[0]]
     more = and_more(len(absent))
-    raise SourceError(f"{where}: image {quoted(name)}{more} is not there; {way_out.format(name)}")
+    raise SourceError(f"{where}: image {quoted(name)}{more} is not there; {way_out}")
 
 
 def _require_unique_names(names: Sequence[str], spec: Spec) -> None:

@@ -177,9 +177,13 @@ def _listed_names(root: str, split: str, class_names: Sequence[str]) -> list[str
         SourceError: it is empty, or a line is no name.
     """
     folder = Path(root) / "ImageSets" / "Main"
-    prefixes = tuple(f"{name}_" for name in class_names)
-    splits = [path.stem for path in folder.glob("*.txt") if not path.stem.startswith(prefixes)]
-    file = folder / f"{choose(split, splits, f'split of voc {root!r}')}.txt"
+    splits = {path.stem for path in folder.glob("[!.]*.txt")}
+    if split not in splits:
+        # of each class there is a list of every split as well
+        of_classes = tuple(f"{name}_" for name in class_names)
+        told = [name for name in splits if not name.startswith(of_classes)]
+        choose(split, told, f"split of voc {root!r}")
+    file = folder / f"{split}.txt"
     names = []
     for line in read_lines(file, "voc: split"):
         where = f"voc: split {file}, line {line.number}"

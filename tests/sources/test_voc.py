@@ -59,8 +59,10 @@ def test_a_split_is_a_list(root: Path) -> None:
         UsageError, match=r"unknown split of voc .* 'vall'; did you mean 'val'\? \(known: trainval"
     ):
         open_source(f"voc:{root},split=vall")
-    with pytest.raises(UsageError, match=r"unknown split .* 'cat_val'"):
+    with pytest.raises(SourceError, match=r"cat_val.txt, line 1 is 'c 1'; it must be the name of"):
         open_source(f"voc:{root},split=cat_val")
+    (lists / "train_few.txt").write_text("a\n")
+    assert len(open_source(f"voc:{root},split=train_few")) == 1, "though train is a class"
 
 
 def test_own_names(tmp_path: Path) -> None:
