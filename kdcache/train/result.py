@@ -13,8 +13,10 @@ from kdcache.train.trainer import Trainer
 _SCORE_TITLES = {
     "top1": "top-1",
     "miou": "mIoU",
+    "ap": "AP",
     "ema_top1": "of the average",
     "ema_miou": "mIoU of the average",
+    "ema_ap": "AP of the average",
 }
 
 

@@ -181,7 +181,7 @@ many(r"its manifest \(zarr.json\) is damaged: ", SETTINGS, _setting)
 NEWER: dict[str, tuple[str, Any]] = {
     "format_version_of_the_future": ("format_version", 9),
     "format_version_of_many_digits": ("format_version", int("9" * 4000)),
-    "task_of_the_future": ("task", "detection"),
+    "task_of_the_future": ("task", "depth"),
     "task_that_is_long": ("task", "x" * 100_000),
     "codec_of_the_future": ("codec.name", "wavelets"),
     "codec_that_is_long": ("codec.name", "x" * 300),
