@@ -40,7 +40,7 @@ def makers() -> list[int]:
 def kill_a_maker(killed: list[int]) -> None:
     """Kill one of two processes when both make units."""
     while len(found := makers()) < 2:
-        time.sleep(0.02)
+        time.sleep(0.1)
     os.kill(found[0], signal.SIGKILL)
     killed.append(found[0])
 
