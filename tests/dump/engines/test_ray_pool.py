@@ -21,7 +21,6 @@ from kdcache.dump.engines import ray_pool
 from kdcache.dump.engines.ray_pool import connected
 from kdcache.errors import CodecError, KdcacheError, StoppedError, UsageError
 
-
 SETTINGS: dict[str, Any] = {**ALL, "seeds": "0:1"}
 NUM_UNITS = 30
 
