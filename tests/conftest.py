@@ -4,10 +4,12 @@ Shapes in signatures are checked here and nowhere else: the hook wraps each func
 as it is imported.
 """
 
+import functools
 import gc
 import os
 import random
 import sys
+import typing
 from collections.abc import Iterator
 
 import jaxtyping
@@ -24,6 +26,11 @@ with pytest.MonkeyPatch.context() as patch:
     import beartype.door
 
     assert beartype.door.is_bearable([0], list[int])  # imports the rest of it
+
+# whether an object is of a protocol is asked at each checked call: Python 3.12 keeps a protocol's
+# members, earlier ones look for them each time
+if sys.version_info < (3, 12):
+    typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
 
 # the numeric tower is PEP 484's: an int passes for a float
 jaxtyping.jaxtyped = checked  # what the hook puts on every function

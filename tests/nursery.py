@@ -21,6 +21,7 @@ import pytest
 from caches import contents
 from runs import dump
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.run import main as torchrun_main
 
 SETTINGS: dict[str, Any] = {
     "data": "tiny_models:noise,length=240,size=32",
@@ -160,6 +161,12 @@ def command(
             method=method,
         )
     return Program(_main, words, folder=folder, environment=environment, method=method)
+
+
+def torchrun(*words: str, folder: Path) -> Program:
+    """Start torchrun itself, with two processes, each a Python of its own."""
+    arguments = ["--standalone", "--nproc-per-node", "2", *words]
+    return Program(torchrun_main, arguments, folder=folder)
 
 
 def script(file: Path, *words: str, folder: Path) -> Program:

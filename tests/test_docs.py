@@ -162,7 +162,7 @@ def test_the_pipeline_runs_as_it_is_written(
         timm.create_model("test_resnet", num_classes=3).state_dict(),
         tmp_path / "teacher.safetensors",
     )
-    write_cityscapes(tmp_path / "data" / "cityscapes")
+    write_cityscapes(tmp_path / "data" / "cityscapes", 64, 128)
     smaller = {
         "/data/": "data/",
         "torchvision:deeplabv3_resnet101,weights=teacher.safetensors,aux_loss=true": (
@@ -172,8 +172,10 @@ def test_the_pipeline_runs_as_it_is_written(
             "tiny_models:segmenter,classes=19,seed=1,input_size=64x128"
         ),
         "gamma=1 --epochs 100": "gamma=1 --epochs 1 --batch-size 5 --workers 0",
-        "timm:resnet50,pretrained=true": "timm:test_resnet,weights=teacher.safetensors",
-        "timm:resnet18": "timm:test_vit",
+        "timm:resnet50,pretrained=true": (
+            "timm:test_resnet,weights=teacher.safetensors,input_size=64"
+        ),
+        "timm:resnet18": "timm:test_vit,input_size=64",
         "topk:k=16": "topk:k=2",
         "topk:k=4": "topk:k=1",
         "0:128117": "0:4",
@@ -236,14 +238,18 @@ SMALLER = {
     ),
     "torchvision:deeplabv3_mobilenet_v3_large,weights_backbone=DEFAULT": "SEGMENTER",
     "timm:resnet18,output_stride=8,pretrained=true": "SEGMENTER",
-    "torchvision:resnet34,weights=IMAGENET1K_V1": "timm:test_resnet,weights=teacher.safetensors",
-    "timm:resnet50.a1_in1k,pretrained=true": "tiny_models:conv,classes=3,channels=3,mean=0.5,std=0.25",
-    "timm:swin_large_patch4_window7_224.ms_in22k_ft_in1k,pretrained=true": (
-        "tiny_models:conv,classes=3,channels=3,seed=1,mean=0.5,std=0.25"
+    "torchvision:resnet34,weights=IMAGENET1K_V1": (
+        "timm:test_resnet,weights=teacher.safetensors,input_size=64"
     ),
-    "timm:resnet18": "timm:test_resnet",
-    "timm:efficientnet_b0": "timm:test_efficientnet",
-    "timm:swin_tiny_patch4_window7_224": "timm:test_vit",
+    "timm:resnet50.a1_in1k,pretrained=true": (
+        "tiny_models:conv,classes=3,channels=3,mean=0.5,std=0.25,input_size=64"
+    ),
+    "timm:swin_large_patch4_window7_224.ms_in22k_ft_in1k,pretrained=true": (
+        "tiny_models:conv,classes=3,channels=3,seed=1,mean=0.5,std=0.25,input_size=64"
+    ),
+    "timm:resnet18": "timm:test_resnet,input_size=64",
+    "timm:efficientnet_b0": "timm:test_efficientnet,input_size=64",
+    "timm:swin_tiny_patch4_window7_224": "timm:test_vit,input_size=64",
     "depth=40,width=2": "depth=10,width=1",
     "depth=40": "depth=10",
     "--precision bfloat16": "--precision float32",
@@ -306,8 +312,8 @@ def test_the_papers_recipes_can_be_planned(tmp_path: Path, monkeypatch: pytest.M
 CLUSTER = ROOT / "docs" / "cluster.md"
 LITTLE = {
     "/data/": "data/",
-    "timm:resnet50,pretrained=true": "timm:test_resnet,weights=teacher.safetensors",
-    "timm:resnet18": "timm:test_resnet",
+    "timm:resnet50,pretrained=true": "timm:test_resnet,weights=teacher.safetensors,input_size=64",
+    "timm:resnet18": "timm:test_resnet,input_size=64",
     "s3://bucket/": "",
     "--seeds 0:90": "--seeds 0:3",
     "--seeds=0:90": "--seeds=0:3",

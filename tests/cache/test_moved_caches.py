@@ -30,7 +30,13 @@ from kdcache.tools.merge import merge_caches
 from kdcache.tools.recode import recode_cache
 
 Job = Callable[[Path, Path], dict[str, Any]]
-SMALL = {**SETTINGS, "seeds": "0:2", "unit_rows": 32, "batch_size": 32}
+SMALL = {
+    **SETTINGS,
+    "data": "tiny_models:noise,length=64,size=32",
+    "seeds": "0:2",
+    "batch_size": 8,
+}
+"""Sixteen units."""
 PLACE = "hf://datasets/lab/logits"
 JOBS: dict[str, Job] = {
     "dump": lambda old, new: dump(new, **SMALL),

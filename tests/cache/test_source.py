@@ -28,11 +28,11 @@ from kdcache.sources import open_source
 from kdcache.sources.tar_reader import TarReader
 from kdcache.verify.views import probed_commits
 
-DATA = "tiny_models:few_digits,length=240"
+DATA = "tiny_models:few_digits,length=120"
 TARS: dict[str, Any] = {
     "data": DATA,
     "store": "webdataset",
-    "unit_rows": 32,
+    "unit_rows": 16,
     "codec": "full:dtype=float32",
     "seeds": "0:1",
 }
@@ -87,7 +87,7 @@ def test_what_was_changed_after_a_first_training_stops_the_next(
     shared: dict[str, Any] = {
         "cache": str(copied),
         "data": None,
-        "batch_size": 48,
+        "batch_size": 24,
         "epochs": 1,
         "loss": loss,
     }
@@ -101,7 +101,7 @@ def test_bytes_that_changed_without_a_trace_are_noticed_when_they_are_read(
     copied: Path, tmp_path: Path
 ) -> None:
     """As of a disk that gives other bytes, or a file whose times were set back."""
-    shared: dict[str, Any] = {"cache": str(copied), "data": None, "batch_size": 48, "epochs": 1}
+    shared: dict[str, Any] = {"cache": str(copied), "data": None, "batch_size": 24, "epochs": 1}
     train(tmp_path / "first", **shared)
     path = tar_not_probed(copied)
     before = path.stat()
@@ -168,7 +168,7 @@ def test_a_tar_is_read_once_for_all_runs_on_a_machine(
     shared: dict[str, Any] = {
         "cache": str(copied),
         "data": None,
-        "batch_size": 48,
+        "batch_size": 24,
         "epochs": 1,
         "loss": "ce",
     }
@@ -189,8 +189,8 @@ def test_images_are_read_without_a_folder_for_indexes(copied: Path, tmp_path: Pa
     cache, plain = open_cache(copied), open_source(DATA)
     cache.slabs = SlabFolder(tmp_path / "file")
     source = CachedSource(cache)
-    assert [source.sample(index).target for index in range(240)] == [
-        plain.sample(index).target for index in range(240)
+    assert [source.sample(index).target for index in range(120)] == [
+        plain.sample(index).target for index in range(120)
     ]
 
 
@@ -222,7 +222,7 @@ def test_a_copy_stays_while_it_is_used_whatever_room_others_want(
         shared: dict[str, Any] = {
             "cache": url,
             "data": None,
-            "batch_size": 48,
+            "batch_size": 24,
             "window": 2,
             "loss": "ce",
         }
@@ -254,7 +254,7 @@ def test_the_order_of_records_does_not_depend_on_where_images_come_from(tars: Pa
         for commit in cache.commits(0)
         for sample in cache.samples_of(commit, cache.unit_bytes(commit))
     ]
-    assert keys == samples and len(np.unique(keys)) == 240
+    assert keys == samples and len(np.unique(keys)) == 120
 
 
 def test_a_damaged_tar_leaves_no_file_open(copied: Path) -> None:
@@ -292,7 +292,7 @@ def test_tars_are_closed_with_their_source_and_do_not_travel(tars: Path) -> None
     before = num_open()
     for _ in range(3):
         views = views_of(tars)
-        views.batch([(row, 0) for row in range(0, 240, 32)])
+        views.batch([(row, 0) for row in range(0, 120, 16)])
         assert num_open() > before
         other = pickle.loads(pickle.dumps(views))  # noqa: S301
         assert torch.equal(other.batch([(0, 0)]).views[0], views.batch([(0, 0)]).views[0])

@@ -483,7 +483,7 @@ def test_the_codec_follows_from_the_classes_if_none_is_chosen(tmp_path: Path) ->
     assert names == ["full", "lowrank"]
 
 
-def many_classes(scale: float, length: int = 400) -> dict[str, Any]:
+def many_classes(scale: float, length: int = 160) -> dict[str, Any]:
     teacher = f"tiny_models:conv,classes=100,mean=0.5,std=0.25,seed=7,scale={scale}"
     return {
         "data": f"tiny_models:noise,length={length},classes=100,size=8",
@@ -534,7 +534,7 @@ def test_the_default_is_chosen_where_a_recipe_draws_nothing(tmp_path: Path) -> N
 def test_without_a_codec_a_dump_goes_on_with_that_of_the_cache(
     tmp_path: Path, codec: str | None
 ) -> None:
-    settings = {**many_classes(0.3, length=160)}
+    settings = {**many_classes(0.3)}
     dump(tmp_path, codec=codec, **settings)
     before = open_cache(tmp_path).manifest
     assert dump(tmp_path, **{**settings, "seeds": "0:2"})["units_written"] > 0

@@ -1,6 +1,7 @@
 """What a run replays: several caches, caches that lack units, teachers of other classes, some of
 the samples."""
 
+import shutil
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,20 @@ FULL = {"data": FEW, "codec": "full:dtype=float32", "unit_rows": 32}
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Return caches of two teachers over the same views."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache of two seeds that tests only read."""
+    path = tmp_path_factory.mktemp("whole") / "cache"
+    dump(path, seeds="0:2", **FULL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> list[str]:
+    """Return caches of two teachers over the same views, the first of three seeds."""
     folder = tmp_path_factory.mktemp("two")
-    for name, seed in (("a", 7), ("b", 8)):
-        dump(
-            folder / name,
-            teacher=f"{CONV},seed={seed}",
-            seeds="0:3" if name == "a" else "0:2",
-            **FULL,
-        )
+    shutil.copytree(whole, folder / "a")
+    dump(folder / "a", seeds="0:3", **FULL)
+    dump(folder / "b", teacher=f"{CONV},seed=8", seeds="0:2", **FULL)
     return [str(folder / name) for name in "ab"]
 
 
@@ -86,6 +91,7 @@ def test_a_run_trains_from_several_caches_and_knows_them_again(
 def test_seeds_that_a_run_leaves_out_are_noted(
     tmp_path: Path, two: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.copytree(two[0], tmp_path / "cache")
     dump(tmp_path / "cache", seeds="0:5", **FULL)
     (tmp_path / "cache" / commit_key(1, 2)).unlink()
     for unit in range(6):
@@ -276,9 +282,9 @@ def without(cache: str, seed: int, *units: int) -> Cache:
 
 
 @pytest.fixture
-def holed(tmp_path: Path) -> str:
+def holed(tmp_path: Path, whole: Path) -> str:
     path = tmp_path / "holed"
-    dump(path, seeds="0:2", **FULL)
+    shutil.copytree(whole, path)
     without(str(path), 0, 1, 4)
     return str(path)
 
@@ -308,10 +314,9 @@ def test_skip_trains_on_what_is_there(tmp_path: Path, holed: str, loss: str) -> 
     assert result["steps"] == 4 + 6
 
 
-def test_teacher_fills_in_what_is_not_there(tmp_path: Path, holed: str) -> None:
+def test_teacher_fills_in_what_is_not_there(tmp_path: Path, whole: Path, holed: str) -> None:
     settings = {**SETTINGS, "epochs": 2, "teacher": f"{CONV},seed=7"}
-    dump(tmp_path / "whole", seeds="0:2", **FULL)
-    train(tmp_path / "cached", cache=str(tmp_path / "whole"), **{**settings, "teacher": None})
+    train(tmp_path / "cached", cache=str(whole), **{**settings, "teacher": None})
     train(tmp_path / "filled", cache=holed, on_miss="teacher", **settings)
     assert len(losses(tmp_path / "filled")) == 12
     np.testing.assert_allclose(losses(tmp_path / "filled"), losses(tmp_path / "cached"), rtol=1e-5)

@@ -304,10 +304,20 @@ def test_a_damaged_tar_stops_the_training_by_name(tars: Path, tmp_path: Path) ->
         train(tmp_path / "run", cache=str(tmp_path / "cache"), data=None, batch_size=24, window=2)
 
 
-@pytest.mark.parametrize("window", [None, 2])
-def test_images_come_from_tars_that_are_checked(tmp_path: Path, window: int | None) -> None:
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache of two seeds that were dumped one after the other."""
+    path = tmp_path_factory.mktemp("apart") / "cache"
     for seeds in ("0:1", "1:2"):
-        dump(tmp_path / "cache", **TARS, seeds=seeds)
+        dump(path, **TARS, seeds=seeds)
+    return path
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_images_come_from_tars_that_are_checked(
+    apart: Path, tmp_path: Path, window: int | None
+) -> None:
+    shutil.copytree(apart, tmp_path / "cache")
     train(
         tmp_path / "whole",
         cache=str(tmp_path / "cache"),

@@ -13,6 +13,7 @@ from map_caches import losses, made
 from runs import train
 from safetensors.torch import save_file
 from torchvision import models
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from kdcache.cache import open_cache
 from kdcache.errors import ModelError
@@ -23,9 +24,9 @@ from kdcache.verify.cache import verify_cache
 from kdcache.views import ViewDataset, load_recipe
 from kdcache_cli.commands import main
 
-DATA = "segmentation_files:Shapes,length=4,height=70,width=80"
+DATA = "segmentation_files:Shapes,length=4,height=36,width=40"
 RECIPE = """
-size = [64, 64]
+size = [32, 32]
 eval = "segmentation-eval"
 
 [[transforms]]
@@ -46,6 +47,18 @@ def write_weights(name: str, path: Path) -> Any:
     return whole
 
 
+@pytest.fixture
+def shallow_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the models with a ResNet-50 have one of a single block at each stage."""
+
+    def shallow(weights: None, **settings: Any) -> ResNet:
+        return ResNet(Bottleneck, [1, 1, 1, 1], **settings)
+
+    for module in ("deeplabv3", "fcn"):
+        monkeypatch.setattr(f"torchvision.models.segmentation.{module}.resnet50", shallow)
+
+
+@pytest.mark.usefixtures("shallow_backbones")
 @pytest.mark.parametrize(
     ("name", "file"),
     [("deeplabv3_resnet50", "teacher.pth"), ("fcn_resnet50", "teacher.safetensors")],
@@ -63,13 +76,13 @@ def test_a_model_of_torchvision_teaches(name: str, file: str, tmp_path: Path) ->
     made(tmp_path / "cache", **settings, teacher=spec, codec="full:dtype=float32")
     lines = CliRunner().invoke(main, ["info", str(tmp_path / "cache")]).stdout
     assert (
-        "segmentation, 4 classes, 8x8 maps of 2 heads at stride 8" in lines
+        "segmentation, 4 classes, 4x4 maps of 2 heads at stride 8" in lines
         and f"torchvision:{name},aux_loss=true" in lines
     )
 
     cache = open_cache(tmp_path / "cache")
     views = (
-        ViewDataset(open_source(DATA), cache.recipe, cache.order, sizes=[64])
+        ViewDataset(open_source(DATA), cache.recipe, cache.order, sizes=[32])
         .batch([(row, 0) for row in range(4)])
         .views[0]
     )
@@ -78,10 +91,10 @@ def test_a_model_of_torchvision_teaches(name: str, file: str, tmp_path: Path) ->
     with torch.no_grad():
         wanted = whole((views / 255 - mean) / std)
     found = cache.codec.decode(cache.read(0, list(range(4)))).logits()
-    assert found.shape == (4, 2, 8, 8, 4) and not torch.allclose(found[:, 0], found[:, 1])
+    assert found.shape == (4, 2, 4, 4, 4) and not torch.allclose(found[:, 0], found[:, 1])
     for head, key in enumerate(("out", "aux")):
         torch.testing.assert_close(
-            upsampled(found[:, head], (64, 64)), wanted[key], rtol=0, atol=1e-4
+            upsampled(found[:, head], (32, 32)), wanted[key], rtol=0, atol=1e-4
         )
 
     for aux in ("true", "false"):
@@ -119,7 +132,7 @@ def test_a_model_of_torchvision_learns(tmp_path: Path) -> None:
     assert np.isfinite(result["train_loss"]) and 0 <= result["miou"] <= 100
     with pytest.raises(
         ModelError,
-        match=r"maps of \(4, 4, 4\), \(4, 8, 8\); .* one shape: leave heads out .*aux_loss=false",
+        match=r"maps of \(4, 2, 2\), \(4, 4, 4\); .* one shape: leave heads out .*aux_loss=false",
     ):
         train(tmp_path / "none", student=f"{student},aux_loss=true", **common)
     with pytest.raises(
@@ -138,7 +151,7 @@ def test_an_auxiliary_head_in_a_file_is_left_out_if_the_spec_says_so(tmp_path: P
         "task": "segmentation",
     }
     model = open_model(f"{spec},aux_loss=false", trained=True, **common).eval()
-    assert model.sites == (1, 4, 4)
+    assert model.sites == (1, 2, 2)
     torch.testing.assert_close(
         model.module.state_dict()["classifier.4.weight"], whole.classifier[4].weight.detach()
     )

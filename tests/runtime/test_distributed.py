@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import signal
-import subprocess
 import sys
 import time
 from datetime import timedelta
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from nursery import torchrun
 from processes import in_environment, launch, launched
 
 from kdcache import errors
@@ -297,24 +297,8 @@ except KdcacheError as error:
 def test_one_that_fails_under_torchrun_ends_all(tmp_path: Path) -> None:
     """Under torchrun itself; of what succeeds under it, see `tests/train/test_processes.py`."""
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     start = time.monotonic()
-    done = subprocess.run(
-        [*command, str(tmp_path / "script.py")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    code, printed, told = torchrun(str(tmp_path / "script.py"), folder=tmp_path).end()
     assert time.monotonic() - start < 60, "the others wait for the one that failed"
-    assert done.stdout.count("sum 3") == 2
-    assert done.returncode != 0 and "one of us fails" in done.stderr
+    assert printed.count("sum 3") == 2
+    assert code != 0 and "one of us fails" in told

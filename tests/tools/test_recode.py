@@ -70,9 +70,15 @@ def held(path: Path, spec: str, *seeds: int, **changes: Any) -> Path:
     """Return a filled cache with any codec; one that needs a fit is recoded from exact logits."""
     exact = path / "exact"
     fill(exact, *seeds, codec=EXACT, **changes)
-    if spec != EXACT:
-        recode_cache(exact, path / "held", codec=spec)
-    return exact if spec == EXACT else path / "held"
+    return recoded(exact, path / "held", spec)
+
+
+def recoded(exact: Path, new: Path, spec: str) -> Path:
+    """Return the cache of exact logits, or with another codec what is recoded from it."""
+    if spec == EXACT:
+        return exact
+    recode_cache(exact, new, codec=spec)
+    return new
 
 
 def units(path: Path) -> dict[tuple[int, int], bytes]:
@@ -132,7 +138,11 @@ def test_a_refusal_names_the_way_out(has: str, wanted: str, way_out: str) -> Non
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return a cache of two seeds for each codec in HELD."""
-    return {spec: held(tmp_path_factory.mktemp("held"), spec, 0, 1) for spec in HELD}
+    root = tmp_path_factory.mktemp("held")
+    fill(root / "exact", 0, 1, codec=EXACT)
+    return {
+        spec: recoded(root / "exact", root / str(number), spec) for number, spec in enumerate(HELD)
+    }
 
 
 @pytest.mark.parametrize(
@@ -165,16 +175,27 @@ def test_recoded_logits_are_within_the_stated_error_of_those_held(
         assert bool((apart.amax(1) <= new.codec.stated_error(was)).all())
 
 
+FEWER = f"{DIGITS},length=96"
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a dump of exact logits."""
+    path = tmp_path_factory.mktemp("dumped") / "exact"
+    dump(path, codec=EXACT, data=FEWER)
+    return path
+
+
 @pytest.mark.parametrize("codec", ["topk:k=3", "full:dtype=float16"])
-def test_a_recoded_cache_equals_a_direct_dump_and_trains_as_one(codec: str, tmp_path: Path) -> None:
-    few = {"data": f"{DIGITS},length=128"}
-    dump(tmp_path / "exact", codec=EXACT, **few)
-    dump(tmp_path / "direct", codec=codec, **few)
-    recode_cache(tmp_path / "exact", tmp_path / "new", codec=codec)
+def test_a_recoded_cache_equals_a_direct_dump_and_trains_as_one(
+    codec: str, exact: Path, tmp_path: Path
+) -> None:
+    dump(tmp_path / "direct", codec=codec, data=FEWER)
+    recode_cache(exact, tmp_path / "new", codec=codec)
     assert units(tmp_path / "new") == units(tmp_path / "direct")
     losses = []
     for cache in ("direct", "new"):
-        train(tmp_path / f"run-{cache}", cache=str(tmp_path / cache), batch_size=16, **few)
+        train(tmp_path / f"run-{cache}", cache=str(tmp_path / cache), batch_size=16, data=FEWER)
         lines = read_metrics(tmp_path / f"run-{cache}" / "metrics.jsonl")
         losses.append([line["loss"] for line in lines if line["kind"] == "step"])
     assert losses[0] == losses[1] and len(losses[0]) > 10
@@ -409,20 +430,23 @@ def test_nothing_is_committed_of_a_damaged_unit(tmp_path: Path) -> None:
     assert recode_cache(tmp_path / "old", tmp_path / "new", codec="topk:k=2")["units_written"] == 2
 
 
-def test_a_dump_goes_on_where_its_records_are_those_of_a_dump(tmp_path: Path) -> None:
-    dump(tmp_path / "exact", codec=EXACT, seeds="0:2")
-    dump(tmp_path / "lossy", codec="full:dtype=uint8", seeds="0:2")
-    for name in ("exact", "lossy"):
-        recode_cache(tmp_path / name, tmp_path / f"{name}-k2", codec="topk:k=2")
-    assert dump(tmp_path / "exact-k2", codec="topk:k=2", seeds="0:3")["units_written"] > 0
+def test_a_dump_goes_on_where_its_records_are_those_of_a_dump(exact: Path, tmp_path: Path) -> None:
+    dump(tmp_path / "lossy", codec="full:dtype=uint8", data=FEWER, seeds="0:2")
+    for cache in (exact, tmp_path / "lossy"):
+        recode_cache(cache, tmp_path / f"{cache.name}-k2", codec="topk:k=2")
+    settings = {"data": FEWER, "codec": "topk:k=2", "seeds": "0:3"}
+    assert dump(tmp_path / "exact-k2", **settings)["units_written"] > 0
     with pytest.raises(
         MismatchError, match=r"was recoded from full:dtype=uint8, .* run recode again"
     ):
-        dump(tmp_path / "lossy-k2", codec="topk:k=2", seeds="0:3")
+        dump(tmp_path / "lossy-k2", **settings)
+
+
+MANY: dict[str, Any] = {"rows": 400, "unit_rows": 64, "chunk_rows": 64}
 
 
 def test_the_price_is_measured_kept_and_told(tmp_path: Path) -> None:
-    fill(tmp_path / "old", 0, 1, codec=EXACT, rows=400)
+    fill(tmp_path / "old", 0, 1, codec=EXACT, **MANY)
     errors = {}
     for codec in (
         "topk:k=1",
@@ -459,7 +483,7 @@ def test_the_price_is_measured_kept_and_told(tmp_path: Path) -> None:
 def test_without_exact_logits_of_two_views_a_codec_is_fitted_but_not_measured(
     has: str, seeds: list[int], tmp_path: Path
 ) -> None:
-    path = held(tmp_path, has, *seeds, rows=400)
+    path = held(tmp_path, has, *seeds, **MANY)
     for codec in ("lowrank:step=0.5", "topk:k=2", "lowrank:bytes=4"):
         result = recode_cache(path, tmp_path / codec, codec=codec)
         assert (
@@ -482,7 +506,7 @@ def test_without_exact_logits_of_two_views_a_codec_is_fitted_but_not_measured(
 def test_a_step_below_what_8_or_4_bits_round_to_is_refused(
     has: str, finer: str, coarser: str, tmp_path: Path
 ) -> None:
-    path = held(tmp_path, f"full:dtype={has}", 0, rows=400, classes=20)
+    path = held(tmp_path, f"full:dtype={has}", 0, **MANY, classes=20)
     with pytest.raises(
         UsageError,
         match=(
@@ -503,7 +527,7 @@ def test_a_step_below_what_8_or_4_bits_round_to_is_refused(
 def test_errors_before_are_carried_where_there_is_nothing_to_measure_against(
     tmp_path: Path,
 ) -> None:
-    fill(tmp_path / "exact", 0, 1, codec=EXACT, rows=400)
+    fill(tmp_path / "exact", 0, 1, codec=EXACT, **MANY)
     measured = recode_cache(tmp_path / "exact", tmp_path / "first", codec="topk:k=3")
     errors = {float(tau): error for tau, error in measured["gradient_error"].items()}
     assert measured["origin_error"] is None
@@ -511,7 +535,7 @@ def test_errors_before_are_carried_where_there_is_nothing_to_measure_against(
         result = recode_cache(tmp_path / old, tmp_path / new, codec=codec)
         assert result["gradient_error"] == {} and result["origin_error"] == ("topk:k=3", errors)
         assert open_cache(tmp_path / new).manifest.origin_error == ("topk:k=3", errors)
-    fill(tmp_path / "one", 0, codec=EXACT, rows=400)
+    fill(tmp_path / "one", 0, codec=EXACT, **MANY)
     assert (
         recode_cache(tmp_path / "one", tmp_path / "one-k2", codec="topk:k=2")["origin_error"]
         is None
@@ -519,7 +543,7 @@ def test_errors_before_are_carried_where_there_is_nothing_to_measure_against(
 
 
 def test_a_target_of_bytes_that_would_be_finer_is_refused_after_its_fit(tmp_path: Path) -> None:
-    path = held(tmp_path, "lowrank:step=1", 0, rows=400)
+    path = held(tmp_path, "lowrank:step=1", 0, **MANY)
     with pytest.raises(
         UsageError,
         match=r"is no coarser than its own, 1: dump again, or give a larger step or fewer bytes",
@@ -590,24 +614,31 @@ KILLED: dict[str, Any] = {
 """The new cache keeps units of 48 rows, 25 a seed."""
 
 
-def started(path: Path, codec: str) -> ForkServerProcess:
-    process = fork_server().Process(
-        target=recode_cache, args=(path / "old", path / "new"), kwargs={"codec": codec}
-    )
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache of which the recoding takes long enough to be killed."""
+    path = tmp_path_factory.mktemp("long") / "old"
+    fill(path, 0, 1, **KILLED)
+    return path
+
+
+def started(old: Path, new: Path, codec: str) -> ForkServerProcess:
+    process = fork_server().Process(target=recode_cache, args=(old, new), kwargs={"codec": codec})
     process.start()
     return process
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("codec", ["lowrank:step=0.5", "topk:k=3"])
-def test_killed_and_run_again_it_is_what_it_would_have_been(codec: str, tmp_path: Path) -> None:
-    fill(tmp_path / "old", 0, 1, 2, 3, **KILLED)
-    recode_cache(tmp_path / "old", tmp_path / "unbroken", codec=codec)
+def test_killed_and_run_again_it_is_what_it_would_have_been(
+    codec: str, long: Path, tmp_path: Path
+) -> None:
+    recode_cache(long, tmp_path / "unbroken", codec=codec)
     right = units(tmp_path / "unbroken")
     random, partial, killed = np.random.default_rng(1), 0, 0
-    for _ in range(6):
+    for _ in range(4):
         before = sum(1 for _ in tmp_path.glob("new/commits/*/*.json"))
-        process = started(tmp_path, codec)
+        process = started(long, tmp_path / "new", codec)
         while (
             sum(1 for _ in tmp_path.glob("new/commits/*/*.json")) == before and process.is_alive()
         ):
@@ -620,7 +651,7 @@ def test_killed_and_run_again_it_is_what_it_would_have_been(codec: str, tmp_path
         assert there == {unit: right[unit] for unit in there}
         partial += 0 < len(there) < len(right)
     assert killed >= 2 and partial >= 2, "the recoding is too fast to be killed"
-    process = started(tmp_path, codec)
+    process = started(long, tmp_path / "new", codec)
     process.join(60)
     assert process.exitcode == 0
     assert units(tmp_path / "new") == right
@@ -628,10 +659,9 @@ def test_killed_and_run_again_it_is_what_it_would_have_been(codec: str, tmp_path
 
 
 @pytest.mark.slow
-def test_two_at_once_are_harmless(tmp_path: Path) -> None:
-    fill(tmp_path / "old", 0, 1, 2, 3, **KILLED)
-    recode_cache(tmp_path / "old", tmp_path / "alone", codec="lowrank:step=0.5")
-    processes = [started(tmp_path, "lowrank:step=0.5") for _ in range(2)]
+def test_two_at_once_are_harmless(long: Path, tmp_path: Path) -> None:
+    recode_cache(long, tmp_path / "alone", codec="lowrank:step=0.5")
+    processes = [started(long, tmp_path / "new", "lowrank:step=0.5") for _ in range(2)]
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0]

@@ -22,9 +22,9 @@ from kdcache.train.plan import probed_steps
 from kdcache.train.run import TrainConfig, Trainer
 from kdcache.views import seed_generators
 
-SAMPLES, STEPS = 96, 6
+SAMPLES, STEPS = 48, 3
 FEW = f"{DIGITS},length={SAMPLES}"
-"""Six batches of 16."""
+"""Three batches of 16."""
 STRONG = """
 mode = "L"
 size = 8
@@ -190,7 +190,7 @@ def test_workers_may_change_in_the_middle_of_an_epoch(
 ) -> None:
     config = train_config(tmp_path, cache=cache, **HARD)
     _, expected = unbroken()
-    state, found = state_at(config, STEPS + 3)
+    state, found = state_at(config, STEPS + 2)
     resumed, lines = (
         Trainer(
             train_config(
@@ -243,10 +243,10 @@ def test_the_number_of_processes_does_not_matter(
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, cache: str) -> None:
     settings = {**NO_DROPOUT, "cache": cache, "epochs": 2}
     expected, _, _ = joined_run(settings, str(tmp_path), None, None)
-    first, state, _ = joined_run(settings, str(tmp_path), STEPS + 3, None)
+    first, state, _ = joined_run(settings, str(tmp_path), STEPS + 2, None)
     for rest, _, _ in launch(joined_run, 4, settings, str(tmp_path), None, state):
         np.testing.assert_allclose(first + rest, expected, rtol=2e-4)
-    begun = launch(joined_run, 2, settings, str(tmp_path), STEPS + 3, None)[0]
+    begun = launch(joined_run, 2, settings, str(tmp_path), STEPS + 2, None)[0]
     rest, _, _ = joined_run(settings, str(tmp_path), None, begun[1])
     np.testing.assert_allclose(begun[0] + rest, expected, rtol=2e-4)
 
@@ -325,7 +325,7 @@ def test_the_average_is_timms_and_is_evaluated(tmp_path: Path) -> None:
         loss="ce",
         data=FEW,
         epochs=2,
-        batch_size=32,
+        batch_size=16,
         eval_data=FEW,
         ema=EmaConfig(decay=decay),
     )
@@ -394,7 +394,7 @@ def test_the_schedule_ends_where_it_should_also_when_epochs_lack_rows(
         "optimizer": OptimizerConfig(lr=1.0),
     }
     rates = []
-    for samples in (None, "0:50"):
+    for samples in (None, "0:33"):
         trainer, lines = (
             Trainer(train_config(tmp_path, cache=cache, **settings, samples=samples)),
             Lines(),
@@ -414,7 +414,7 @@ def test_a_loss_of_single_labels_refuses_views_that_are_mixed(tmp_path: Path, ca
 
 def test_a_state_of_another_teacher_is_refused(tmp_path: Path, strong: Path) -> None:
     settings = {**HARD, "recipe": str(strong), "epochs": 1}
-    state, _ = state_at(train_config(tmp_path, teacher=f"{CONV},seed=7", **settings), 3)
+    state, _ = state_at(train_config(tmp_path, teacher=f"{CONV},seed=7", **settings), 2)
     other = Trainer(train_config(tmp_path, teacher=f"{CONV},seed=8", **settings))
     with pytest.raises(MismatchError, match="was trained with another teacher"):
         other.load_state(state)
@@ -453,7 +453,12 @@ def test_dropout_is_drawn_by_step_alone(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_is_told_with_the_epoch(tmp_path: Path) -> None:
     trainer = Trainer(
         train_config(
-            tmp_path, recipe="digits", loss="ce", data=FEW, optimizer=OptimizerConfig(lr=1e30)
+            tmp_path,
+            recipe="digits",
+            loss="ce",
+            data=FEW,
+            batch_size=16,
+            optimizer=OptimizerConfig(lr=1e30),
         )
     )
     with pytest.raises(KdcacheError, match=r"the loss of epoch 1 is (nan|inf)"):

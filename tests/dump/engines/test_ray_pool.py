@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nursery import SETTINGS, UNITS, num_committed, storage
+from nursery import SETTINGS as ALL
+from nursery import num_committed, storage
 from runs import dump
 
 from kdcache.dump.config import RayConfig
 from kdcache.dump.engines import ray_pool
 from kdcache.dump.engines.ray_pool import connected
 from kdcache.errors import CodecError, KdcacheError, StoppedError, UsageError
+
+SETTINGS: dict[str, Any] = {**ALL, "seeds": "0:1"}
+NUM_UNITS = 30
 
 
 def on_ray(path: Path, *, workers: int = 1, **changes: Any) -> dict[str, Any]:
@@ -40,7 +44,7 @@ def makers() -> list[int]:
 def kill_a_maker(killed: list[int]) -> None:
     """Kill one of two processes when both make units."""
     while len(found := makers()) < 2:
-        time.sleep(0.02)
+        time.sleep(0.1)
     os.kill(found[0], signal.SIGKILL)
     killed.append(found[0])
 
@@ -66,33 +70,33 @@ def test_a_dump_on_ray(
         killer = threading.Thread(target=kill_a_maker, args=(killed,), daemon=True)
         killer.start()
         teacher = SETTINGS["teacher"].replace(
-            "conv,", f"counted,log={tmp_path / 'log'},seconds=0.03,"
+            "conv,", f"counted,log={tmp_path / 'log'},seconds=0.06,"
         )
         written = on_ray(path, workers=2, teacher=teacher)["units_written"]
         killer.join(10)
         out, err = capfd.readouterr()
-        assert killed and len(UNITS) - 2 <= written <= len(UNITS), (
+        assert killed and NUM_UNITS - 2 <= written <= NUM_UNITS, (
             "what the dead one committed last may go unheard"
         )
         assert storage(path) == storage(tmp_path / "alone")
         assert err.count("note: a worker on Ray died over unit ") == 1 and out == ""
         who = r"^[-\d]+ [:\d]+ driver on \S+: dump"
         assert re.search(
-            rf"{who} into \S+ by 2 workers on Ray, each with 1 CPU; 90 of 90 units to do$",
+            rf"{who} into \S+ by 2 workers on Ray, each with 1 CPU; 30 of 30 units to do$",
             err,
             re.MULTILINE,
         )
-        assert re.search(rf"{who}: 720/720 views, done in ", err, re.MULTILINE)
+        assert re.search(rf"{who}: 240/240 views, done in ", err, re.MULTILINE)
         assert on_ray(path, teacher=teacher)["units_written"] == 0
 
         stopper = threading.Thread(target=stop_when, args=(tmp_path / "stopped", 5), daemon=True)
         stopper.start()
-        slow = teacher.replace("seconds=0.03", "seconds=0.1")
+        slow = teacher.replace("seconds=0.06", "seconds=0.1")
         with pytest.raises(
             StoppedError, match=r"^stopped by SIGTERM: \d+ units written; run the same"
         ) as caught:
             on_ray(tmp_path / "stopped", workers=2, teacher=slow)
-        assert int(str(caught.value).split()[3]) == num_committed(tmp_path / "stopped") < len(UNITS)
+        assert int(str(caught.value).split()[3]) == num_committed(tmp_path / "stopped") < NUM_UNITS
         while makers():  # until they are dead
             time.sleep(0.1)
 
