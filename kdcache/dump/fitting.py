@@ -87,7 +87,9 @@ def fitted_codec(
     num_views = _EXACT_VIEWS
     if not codec.is_exact:
         num_views = sample_views(codec)
-    what = "pixels of the teacher's maps"
+    what = "positions of the teacher's logits"
+    if teacher.stride is not None:
+        what = "pixels of the teacher's maps"
     if not teacher.sites:
         # of maps it is pixels, of which there are enough
         num_views = min(num_views, 2 * len(source))

@@ -134,8 +134,8 @@ def _builder(spec: Spec, family: Family | None, task: str) -> Builder:
     builder = family.builders.get(task)
     if builder is None:
         raise UsageError(
-            f"model {spec} is of a family that has none for {task} here; take one of torchvision,"
-            " or a function of yours"
+            f"model {spec}: of {spec.name} kdcache knows no models of {task}; take one of"
+            " torchvision, or a function of yours"
         )
     return builder
 
