@@ -26,12 +26,12 @@ from kdcache.tools.recode import recode_cache
 from kdcache.verify.cache import verify_cache
 from kdcache_cli.commands import main
 
-DATA = "tiny_models:few_digits,length=240"
+DATA = "tiny_models:few_digits,length=120"
 SETTINGS: dict[str, Any] = {
     "data": DATA,
     "teacher": f"{CONV},seed=7",
     "codec": "full:dtype=float32",
-    "unit_rows": 16,
+    "unit_rows": 8,
 }
 PLACE = "hf://datasets/lab/stopped"
 

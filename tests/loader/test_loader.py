@@ -1,7 +1,8 @@
 """`DistillationLoader` in loops of other people: the steps of `train-student`, and its promises."""
 
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -103,14 +104,30 @@ def seen(batch: DistillationBatch) -> tuple[Any, ...]:
     )
 
 
+Seen = list[tuple[Any, ...]]
+
+
+@pytest.fixture(scope="module")
+def unbroken(cache: Path) -> Callable[[int | None], Seen]:
+    """Return what gives the batches of three epochs in a window, which are read once for all
+    tests."""
+
+    @functools.cache
+    def read(window: int | None) -> Seen:
+        loader = DistillationLoader(cache, data=DIGITS, **HERE, window=window)
+        return [seen(batch) for batch in batches_of(loader, 3)]
+
+    return read
+
+
 @pytest.mark.parametrize(
     ("stop", "window"), [(1, None), (5, 2), (6, None), (6, 2), (7, 1), (12, None), (17, 2)]
 )
-def test_it_goes_on_after_any_step(cache: Path, stop: int, window: int | None) -> None:
+def test_it_goes_on_after_any_step(
+    cache: Path, unbroken: Callable[[int | None], Seen], stop: int, window: int | None
+) -> None:
     settings: dict[str, Any] = {**HERE, "window": window}
-    whole = [
-        seen(batch) for batch in batches_of(DistillationLoader(cache, data=DIGITS, **settings), 3)
-    ]
+    whole = unbroken(window)
     assert len(whole) == 18 and len({str(one) for one in whole}) == 18
     loader = DistillationLoader(cache, data=DIGITS, **settings)
     first = []

@@ -7,28 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
 
-import numpy as np
 import pytest
 from nursery import Program
 from tiny_models import FewDigits, SlowDigits
+from view_loaders import end_early, loader_of
 
-from kdcache.config.spec import Spec
 from kdcache.runtime.stopping import SIGNALS
-from kdcache.sources import DatasetSource
-from kdcache.views import ViewDataset, ViewLoader, load_recipe
-
-
-def loader_of(digits: FewDigits, workers: int = 2) -> ViewLoader:
-    dataset = ViewDataset(
-        DatasetSource(digits, Spec("digits")),
-        load_recipe("digits"),
-        np.arange(len(digits)),
-        sizes=[8],
-    )
-    requests = [[(row, 0)] for row in range(len(digits))]
-    return ViewLoader(dataset, requests, workers=workers, pin_memory=False)
 
 
 def test_workers_pass_over_signals_from_their_birth_on() -> None:
@@ -61,24 +46,12 @@ def test_a_worker_in_the_middle_of_a_batch_is_not_waited_for() -> None:
     assert len(workers) == 2 and not any(worker.is_alive() for worker in workers)
 
 
-def _ends_early() -> NoReturn:
-    batches = iter(loader_of(SlowDigits(40, seconds=0.0)))
-    next(batches)
-    busy = loader_of(SlowDigits(40, seconds=3600.0))
-    busy._start()
-    sys.exit(3)
-
-
 def test_a_process_that_ends_does_not_hang_for_its_workers(tmp_path: Path) -> None:
     """Neither one of multiprocessing, which runs no atexit, nor any other."""
-    process = Program(_ends_early, folder=tmp_path, method="fork")
+    process = Program(end_early, folder=tmp_path, method="fork")
     assert process.end(60) == (3, "", "")
-    words = [sys.executable, "-c", "import test_loading; test_loading._ends_early()"]
-    folders = [
-        str(Path(__file__).parent),
-        str(Path(__file__).parent.parent),
-        *filter(None, sys.path),
-    ]
+    words = [sys.executable, "-c", "import view_loaders; view_loaders.end_early()"]
+    folders = [str(Path(__file__).parent.parent), *filter(None, sys.path)]
     done = subprocess.run(
         words, env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)}, timeout=120, check=False
     )
