@@ -1,6 +1,6 @@
 """Dumps killed at random moments, and dumps of one cache at the same time, while a reader looks on.
 
-`KDCACHE_KILLS=500 pytest tests/test_dump_kill.py -k never_agree -n 0 -s` kills more, and prints
+`KDCACHE_KILLS=500 pytest tests/dump/test_kill.py -k never_agree -n 0 -s` kills more, and prints
 what docs/reliability.md says.
 """
 
