@@ -21,6 +21,7 @@ from PIL import Image
 from runs import DIGITS, dump
 from safetensors.torch import save_file
 from segmentation_files import write_cityscapes, write_voc
+from tiny_detectors import write_coco_of_rectangles
 from torchvision.datasets import cifar
 
 from kdcache.codecs.registry import CODECS
@@ -145,6 +146,9 @@ def test_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert names["student_logits"].grad.abs().sum() > 0  # type: ignore[attr-defined]
 
 
+DETECTOR = "tiny_detectors:retinanet,mean=0.5,std=0.25,input_size=64"
+
+
 @pytest.mark.parametrize("page", [README, GUIDE], ids=lambda page: page.name)
 def test_the_pipeline_runs_as_it_is_written(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -163,6 +167,8 @@ def test_the_pipeline_runs_as_it_is_written(
         tmp_path / "teacher.safetensors",
     )
     write_cityscapes(tmp_path / "data" / "cityscapes", 64, 128)
+    for split in ("train", "val"):
+        write_coco_of_rectangles(tmp_path / "data", f"{split}2017", f"instances_{split}2017.json")
     smaller = {
         "/data/": "data/",
         "torchvision:deeplabv3_resnet101,weights=teacher.safetensors,aux_loss=true": (
@@ -172,6 +178,9 @@ def test_the_pipeline_runs_as_it_is_written(
             "tiny_models:segmenter,classes=19,seed=1,input_size=64x128"
         ),
         "gamma=1 --epochs 100": "gamma=1 --epochs 1 --batch-size 5 --workers 0",
+        "torchvision:retinanet_resnet50_fpn_v2,weights=teacher.safetensors": DETECTOR,
+        "torchvision:retinanet_resnet50_fpn,weights_backbone=DEFAULT": f"{DETECTOR},seed=1",
+        "--batch-size 16 --epochs 24": "--batch-size 3 --epochs 1 --workers 0 --lr 0.001",
         "timm:resnet50,pretrained=true": (
             "timm:test_resnet,weights=teacher.safetensors,input_size=64"
         ),

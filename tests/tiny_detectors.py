@@ -1,6 +1,8 @@
 """Pictures of coloured rectangles, and detectors that are small enough to run in no time."""
 
+import json
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,8 @@ class Rectangles:
         return self.length
 
     def __getitem__(self, index: int) -> tuple[Image.Image, dict[str, Any]]:
+        if index >= self.length:
+            raise IndexError(index)
         generator = np.random.default_rng(index)
         pixels = generator.integers(0, 60, (self.height, self.width, 3), dtype=np.uint8)
         boxes = []
@@ -50,6 +54,28 @@ class Rectangles:
 
 def rectangles(length: int = 24) -> Rectangles:
     return Rectangles(length)
+
+
+def write_coco_of_rectangles(root: Path, images: str, annotations: str, length: int = 6) -> None:
+    """Write the pictures below a folder, and their boxes as an instances file of COCO's."""
+    (root / images).mkdir(parents=True)
+    content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+    for number, name in enumerate(Rectangles.classes, 1):
+        content["categories"].append({"id": number, "name": name})
+    for index, (image, target) in enumerate(Rectangles(length)):
+        file_name = f"{index:012d}.png"
+        image.save(root / images / file_name)
+        content["images"].append({"id": index, "file_name": file_name})
+        for box, label in zip(target["boxes"].tolist(), target["labels"].tolist(), strict=True):
+            left, top, right, bottom = box
+            annotation = {
+                "id": len(content["annotations"]),
+                "image_id": index,
+                "category_id": label + 1,
+                "bbox": [left, top, right - left, bottom - top],
+            }
+            content["annotations"].append(annotation)
+    (root / annotations).write_text(json.dumps(content))
 
 
 class TwoLevels(nn.Module):
