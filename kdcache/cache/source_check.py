@@ -153,7 +153,7 @@ def _unnamed(cache: Cache, source: Source, *, is_other: bool, is_listed: bool) -
     if not is_other:
         return "files have other sizes"
     if is_listed:
-        return "its names are the same; ids of classes or pixels held in memory are others"
+        return "its names are the same; classes, boxes or pixels held in memory are others"
     message = "samples were added, removed, renamed, reordered or relabelled"
     if cache.manifest.source.classes is None and source.classes != cache.manifest.classes:
         message += f" (data has {source.classes} classes, the teacher {cache.manifest.classes})"

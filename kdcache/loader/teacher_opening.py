@@ -63,7 +63,13 @@ def open_teacher(
         online, sizes = _online(config, replay, size, compute)
     if online is not None and not uses:
         return _lying_as(layout, online, online.layout), sizes
-    if "logits" in needs and (len(uses) > 1 or _has_own_classes(uses)):
+    is_combined = len(uses) > 1 or _has_own_classes(uses)
+    if is_combined and uses[0].cache.manifest.layout.activation == "sigmoid":
+        raise UsageError(
+            "several teachers, or one of other classes, are combined as softmaxes, which the scores"
+            " of these detectors are not; take one teacher, of the classes of the data"
+        )
+    if "logits" in needs and is_combined:
         raise UsageError(
             "several teachers, or one of other classes, give probabilities, and this loss needs"
             " logits: use dist or kl without standardize"

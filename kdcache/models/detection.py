@@ -42,27 +42,26 @@ class HeadOutput:
     def label_losses(self, labels: Labels) -> dict[str, Scalar]:
         """Return the detector's own losses, by torchvision's names.
 
-        Boxes of crowds are left out.
+        Boxes of crowds are left out. They are computed in float32, whatever the head ran in.
         """
-        targets = torchvision_targets(labels)
+        arguments: list[Any] = [torchvision_targets(labels), self._float_parts(), self.anchors]
         if hasattr(self.detector, "center_sampling_radius"):  # FCOS
-            losses = self.detector.compute_loss(
-                targets, self.parts, self.anchors, self._level_sizes()
-            )
-        else:
-            losses = self.detector.compute_loss(targets, self.parts, self.anchors)
-        return dict(losses)
+            arguments.append(self._level_sizes())
+        return dict(self.detector.compute_loss(*arguments))
 
     def detections(self) -> list[Detections]:
         """Return the boxes that the detector finds in each view, after its own suppression."""
         sizes = self._level_sizes()
         parts = {}
-        for name, values in self.parts.items():
-            parts[name] = list(torch.split(values.float(), sizes, dim=1))
+        for name, values in self._float_parts().items():
+            parts[name] = list(torch.split(values, sizes, dim=1))
         anchors = [list(torch.split(of_view, sizes)) for of_view in self.anchors]
         view_sizes = [self.view_size] * len(anchors)
         tables = self.detector.postprocess_detections(parts, anchors, view_sizes)
         return [Detections(table["boxes"], table["scores"], table["labels"]) for table in tables]
+
+    def _float_parts(self) -> dict[str, Tensor]:
+        return {name: values.float() for name, values in self.parts.items()}
 
     def _level_sizes(self) -> list[int]:
         return [segment.num_positions for segment in self.layout.segments]

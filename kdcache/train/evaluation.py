@@ -73,6 +73,8 @@ class Evaluation:
         if training is not None:
             _require_same_classes(training, self.source)
         self._task = open_task(task_of(self.source))
+        # of what is not installed it is told before the run
+        self._task.score(_class_names(self.source), compute.device)
         self._window = check_window(window)
         takes_whole_images = self._task.scores_whole_images
         if self._window and not takes_whole_images:

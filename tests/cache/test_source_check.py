@@ -198,7 +198,7 @@ def test_an_overwritten_mask_is_told(tmp_path: Path) -> None:
     ids = tmp_path / "ids.csv"
     ids.write_text("0,1\n1,0\n")
     told = difference(made_from(tmp_path / "other", open_source(spec)), f"{spec},ids={ids}")
-    assert told == "its names are the same; ids of classes or pixels held in memory are others"
+    assert told == "its names are the same; classes, boxes or pixels held in memory are others"
 
 
 def test_names_of_any_length_and_kind_make_one_line(tmp_path: Path) -> None:
