@@ -85,7 +85,9 @@ class DetectionModel(VisionModel):
         features = _levels(detector.backbone(images))
         parts = detector.head(features)
         image_list = ImageList(images, [(height, width)] * len(views))
-        anchors = detector.anchor_generator(image_list, features)
+        # in float32: a generator rounds its anchors, for good, to the type of what it is given
+        shapes = [level.new_empty(level.shape, dtype=torch.float32) for level in features]
+        anchors = detector.anchor_generator(image_list, shapes)
         layout = _pyramid(features, parts, self.spec)
         return HeadOutput(detector, parts, anchors, layout, (height, width))
 

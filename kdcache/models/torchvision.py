@@ -5,6 +5,8 @@ torchvision:deeplabv3_resnet50,aux_loss=true,weights_backbone=DEFAULT       of s
 torchvision:retinanet_resnet50_fpn,weights_backbone=DEFAULT                 of detection
 """
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -103,11 +105,29 @@ def build_detector(spec: Spec, classes: int | None, channels: int) -> Built:
         options.pop("weights_backbone")
     elif classes is not None:
         options["num_classes"] = classes
-    _require_classes(spec, entry, classes)
+    _require_detector_options(spec, name, options)
+    if entry and classes and len(entry.meta["categories"]) != classes:
+        raise ModelError(
+            f"model {spec}: its weights count COCO's category ids, {len(entry.meta['categories'])}"
+            f" with gaps, and the source has {classes} classes; train it on these first, and give"
+            " weights=FILE"
+        )
     with constructing(spec, "its weights must be reachable"):
         detector = models.get_model(name, weights=entry, **options)
     transform = detector.transform
     return detector, {"mean": tuple(transform.image_mean), "std": tuple(transform.image_std)}
+
+
+def _require_detector_options(spec: Spec, name: str, options: Mapping[str, Any]) -> None:
+    """Raise a UsageError for an option that a detector does not know: torchvision's take any."""
+    from torchvision import models  # noqa: PLC0415
+
+    cls = models.detection.FCOS if name.startswith("fcos") else models.detection.RetinaNet
+    known_names: set[str] = {"num_classes"}
+    for function in (models.get_model_builder(name), cls.__init__):
+        known_names.update(inspect.signature(function).parameters)
+    for option in options:
+        choose(option, sorted(known_names - {"self", "kwargs"}), f"option of model {spec}")
 
 
 def _detectors() -> list[str]:

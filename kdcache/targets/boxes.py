@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
-from kdcache.errors import SourceError
+from kdcache.errors import RecipeError, SourceError
 from kdcache.runtime.image_items import described
 from kdcache.shapes import Labels, Objects
 from kdcache.targets.objects import ObjectBoxes
@@ -26,6 +26,9 @@ MOST_BOXES = 10_000
 LEAST_SIDE = 1.0
 """Pixels; a box that a view leaves less of is no target, as torchvision's SanitizeBoundingBoxes
 has it."""
+_FORMAT = tv_tensors.BoundingBoxFormat.XYXY
+_LARGEST_AREA = 1e10
+"""Pixels, to which COCO's average precision counts objects."""
 _STORED_KEYS = ("boxes", "classes", "areas", "crowd")
 
 
@@ -81,7 +84,7 @@ class ClassBoxes:
         try:
             content = json.loads(data)
             objects = _from_lists(content)
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise SourceError(
                 f"{name} has boxes that cannot be read: {type(error).__name__}: {error}"
             ) from error
@@ -94,19 +97,28 @@ class ClassBoxes:
         canvas_size = (height, width)
         corners = torch.tensor([[0.0, 0.0], [width, height]])
         return {
-            "boxes": tv_tensors.BoundingBoxes(target.boxes, format="XYXY", canvas_size=canvas_size),
+            "boxes": tv_tensors.BoundingBoxes(
+                target.boxes, format=_FORMAT, canvas_size=canvas_size
+            ),
             "corners": tv_tensors.KeyPoints(corners, canvas_size=canvas_size),
         }
 
     def size_of(self, moved: Any) -> list[int]:
         """Return the height and width of the view that boxes have moved with."""
-        return [*moved["boxes"].canvas_size]
+        boxes = moved["boxes"]
+        if not isinstance(boxes, tv_tensors.BoundingBoxes):
+            raise RecipeError(
+                "a transform gives boxes of another kind than torchvision's; leave out what makes"
+                " plain tensors"
+            )
+        return [*boxes.canvas_size]
 
     def followed(self, target: StoredTarget, moved: Any, image: Image.Image) -> ObjectBoxes:
         """Return the objects of a view, within it, without those of which it leaves less than a
         pixel along a side."""
         assert isinstance(target, ObjectBoxes)
-        boxes = functional.clamp_bounding_boxes(moved["boxes"]).as_subclass(Tensor)
+        moved_boxes = functional.convert_bounding_box_format(moved["boxes"], new_format=_FORMAT)
+        boxes = functional.clamp_bounding_boxes(moved_boxes).as_subclass(Tensor)
         objects = replace(target, boxes=boxes, scale=_scale(moved["corners"], image.size))
         return objects.at(_have_sides(boxes, LEAST_SIDE))
 
@@ -173,7 +185,7 @@ def _from_dictionary(target: Any, name: str) -> ObjectBoxes:
             " 4] as left, upper, right and lower side in pixels, and labels, a class index each"
         )
     try:
-        boxes = torch.as_tensor(target["boxes"], dtype=torch.float32).reshape(-1, 4)
+        boxes = _sides_of(target["boxes"])
         classes = torch.as_tensor(target["labels"]).reshape(-1)
         areas = _areas_of(boxes)
         if "area" in target:
@@ -183,20 +195,40 @@ def _from_dictionary(target: Any, name: str) -> ObjectBoxes:
             is_crowd = torch.as_tensor(target["iscrowd"]).reshape(-1).bool()
     except (TypeError, ValueError, RuntimeError) as error:
         raise SourceError(f"{name} has boxes that are no numbers [objects, 4]: {error}") from error
-    if classes.is_floating_point() or classes.is_complex():
+    is_number = classes.is_floating_point() or classes.is_complex()
+    if is_number and classes.numel():  # of no labels torch makes floats
         raise SourceError(f"{name} has labels of {classes.dtype}; they must be class indices")
     return ObjectBoxes(boxes, classes.long(), areas, is_crowd)
+
+
+def _sides_of(boxes: Any) -> Tensor:
+    """Return left, upper, right and lower side of boxes that a user's code gave, `[objects, 4]`;
+    those of torchvision's class may say them otherwise."""
+    if isinstance(boxes, tv_tensors.BoundingBoxes):
+        boxes = functional.convert_bounding_box_format(boxes, new_format=_FORMAT)
+        boxes = boxes.as_subclass(Tensor)
+    return torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
 
 
 def _from_lists(content: Any) -> ObjectBoxes:
     """Return the objects that `ClassBoxes.encode` has written as lists."""
     if sorted(content) != sorted(_STORED_KEYS):
         raise ValueError(f"keys are not {', '.join(_STORED_KEYS)}")
-    boxes = torch.tensor(content["boxes"], dtype=torch.float32).reshape(-1, 4)
-    classes = torch.tensor(content["classes"], dtype=torch.int64)
+    boxes = torch.tensor(content["boxes"], dtype=torch.float32)
+    if boxes.numel() == 0:
+        boxes = boxes.reshape(0, 4)
+    classes = torch.tensor(content["classes"])
+    if classes.numel() and classes.dtype != torch.int64:
+        raise ValueError("classes are no integers")
     areas = torch.tensor(content["areas"], dtype=torch.float32)
     is_crowd = torch.tensor(content["crowd"], dtype=torch.bool)
-    return ObjectBoxes(boxes, classes, areas, is_crowd)
+    if (
+        boxes.ndim != 2
+        or boxes.shape[1] != 4
+        or not classes.ndim == areas.ndim == 1 == is_crowd.ndim
+    ):
+        raise ValueError("boxes are not [objects, 4], or classes, areas and crowd not [objects]")
+    return ObjectBoxes(boxes, classes.long(), areas, is_crowd)
 
 
 def _areas_of(boxes: Tensor) -> Tensor:
@@ -222,9 +254,13 @@ def _checked(
         )
     if count > MOST_BOXES:
         raise SourceError(f"{name} has {count} boxes; an image may have {MOST_BOXES}")
-    is_finite = torch.isfinite(objects.boxes).all() and torch.isfinite(objects.areas).all()
+    is_finite = torch.isfinite(objects.boxes).all()
     if not bool(is_finite):
         raise SourceError(f"{name} has a box that is not finite; mend its annotation")
+    is_area = (objects.areas >= 0) & (objects.areas <= _LARGEST_AREA)
+    if not bool(is_area.all()):
+        area = float(objects.areas[~is_area][0])
+        raise SourceError(f"{name} has an object of area {area:g}; it must be 0 or more pixels")
     is_known = (objects.classes >= 0) & (objects.classes < classes)
     if not bool(is_known.all()):
         wrong = int(objects.classes[~is_known][0])

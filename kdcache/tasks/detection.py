@@ -46,6 +46,11 @@ class Detection:
                 f"loss {spec} needs a class for each row, or maps, which the positions of a"
                 " detector have not; use dist or kl, without ignore_masked"
             )
+        if getattr(loss, "standardize", False):
+            raise UsageError(
+                f"loss {spec} standardizes rows for a softmax, and a detector's scores are"
+                " sigmoids; leave standardize out"
+            )
 
     def terms(
         self,

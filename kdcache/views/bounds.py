@@ -156,7 +156,15 @@ def bounded(transform: Any, name: str) -> Any:
 
     It then raises a RecipeError before it runs, wherever it stands, inside of other transforms too.
     Of the transforms that are no modules (timm's) none makes an image larger.
+
+    Raises:
+        ValueError: it may never end.
     """
+    if name == "RandomIoUCrop" and max(transform.options, default=0.0) < 1:
+        raise ValueError(
+            "sampler_options has no value of 1 or more, which lets an image be as it is: where no"
+            " crop fits, torchvision would draw for ever"
+        )
     if isinstance(transform, nn.Module) and name in _GROWING:
         transform.register_forward_pre_hook(partial(_check_output, name))
     return transform

@@ -209,6 +209,11 @@ class Recipe:
                 " table mixing out"
             )
         for entry in _entries(self.transforms):
+            if entry["name"] == "SanitizeBoundingBoxes":
+                raise RecipeError(
+                    f"recipe {brief(self.name)}: SanitizeBoundingBoxes is not needed; boxes of"
+                    " which a view leaves less than a pixel are left out in any case"
+                )
             if entry["name"] == "timm.AutoAugment":
                 raise RecipeError(
                     f"recipe {brief(self.name)}: timm.AutoAugment moves images without their"

@@ -13,6 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 from kdcache.errors import ModelError, UsageError
 from kdcache.losses import open_loss
 from kdcache.models.detection import DetectionModel, HeadOutput
+from kdcache.models.model import open_model
 from kdcache.models.wrapping import tried_model
 from kdcache.positions import Pyramid
 from kdcache.shapes import Labels
@@ -128,6 +129,19 @@ def level_maps(output: HeadOutput) -> list[Tensor]:
     return maps
 
 
+def test_anchors_are_exact_whatever_the_head_runs_in() -> None:
+    """torchvision rounds them to the type of the features, and keeps them so."""
+    views = batch_of_views(2).views[0]
+    model = detector(retinanet()).eval()
+    exact = model(views).anchors[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(views)
+    assert output.logits.dtype == torch.bfloat16
+    assert torch.equal(output.anchors[0], exact) and torch.equal(model(views).anchors[0], exact)
+    losses = output.label_losses(batch_of_views(2).labels)
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+
+
 def test_the_layout_says_levels_and_anchors() -> None:
     assert detector(retinanet(anchors=2)).layout == Pyramid(((8, 8), (4, 4)), 2)
     assert detector(fcos()).layout == Pyramid(((8, 8), (4, 4)), 1)
@@ -173,6 +187,15 @@ def test_what_is_no_loss_or_detector_is_refused() -> None:
     for spec in ("dkd", "nkd", "cwd", "dist:ignore_masked=true"):
         with pytest.raises(UsageError, match="which the positions of a detector have not"):
             task.check(open_loss(spec), spec)
+    with pytest.raises(UsageError, match="standardizes rows for a softmax"):
+        task.check(open_loss("dist:standardize=true"), "dist:standardize=true")
+    with pytest.raises(UsageError, match="unknown option of model"):
+        open_model(
+            "torchvision:fcos_resnet50_fpn,weight_backbone=DEFAULT",
+            classes=3,
+            recipe=RECIPE,
+            task="detection",
+        )
     batch = batch_of_views(2)
     output = detector(retinanet())(batch.views[0])
     with pytest.raises(UsageError, match=r"label_smoothing is 0\.1; a detector's losses have none"):

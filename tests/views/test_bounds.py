@@ -45,6 +45,7 @@ GROWING: list[tuple[dict[str, Any], tuple[int, int]]] = [
     ({"name": "RandomZoomOut", "side_range": [1.0, 3.0], "p": 1.0}, (30, 50)),
     ({"name": "ScaleJitter", "target_size": [64, 64], "scale_range": [0.5, 2.0]}, (30, 50)),
     ({"name": "kdcache.RandomScale", "scales": [0.5, 1.7]}, (30, 50)),
+    ({"name": "kdcache.Letterbox", "size": [64, 96]}, (30, 50)),
 ]
 
 

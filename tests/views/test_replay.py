@@ -40,9 +40,11 @@ first."""
 
 
 MASKED = ("cityscapes", "voc")
+BOXED = ("coco", "coco-ssd", "detection-eval", "detection-small")
+"""Of detection; test_boxes.py replays them."""
 RECIPES = [
-    name for name in shipped_recipes() if name != "segmentation-eval"
-]  # which draws nothing, and has no size
+    name for name in shipped_recipes() if name not in ("segmentation-eval", *BOXED)
+]  # the first draws nothing, and has no size
 
 
 class Photographs:
