@@ -37,10 +37,12 @@ RANDOM = ("cifar", "digits", "imagenet-b1", "imagenet-b2")
 
 
 def names() -> list[str]:
-    """Return the recipes of classification; those of segmentation are in test_masks.py and
-    test_replay.py."""
+    """Return the recipes of square views; those of segmentation are in test_masks.py and
+    test_replay.py, those of detection in test_boxes.py."""
     return [
-        name for name in shipped_recipes() if name not in ("cityscapes", "segmentation-eval", "voc")
+        name
+        for name in shipped_recipes()
+        if name not in ("cityscapes", "coco", "coco-ssd", "segmentation-eval", "voc")
     ]
 
 
