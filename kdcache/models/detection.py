@@ -17,7 +17,6 @@ from kdcache.positions import Layout, Pyramid
 from kdcache.shapes import Detections, Labels, Scalar, ViewLogits, Views
 from kdcache.targets.boxes import torchvision_targets
 
-_PARTS = ("backbone", "head", "anchor_generator", "compute_loss", "postprocess_detections")
 _FAMILIES = "torchvision's RetinaNet and FCOS"
 
 
@@ -44,8 +43,10 @@ class HeadOutput:
 
         Boxes of crowds are left out. They are computed in float32, whatever the head ran in.
         """
+        from torchvision.models.detection import FCOS  # noqa: PLC0415
+
         arguments: list[Any] = [torchvision_targets(labels), self._float_parts(), self.anchors]
-        if hasattr(self.detector, "center_sampling_radius"):  # FCOS
+        if isinstance(self.detector, FCOS):
             arguments.append(self._level_sizes())
         return dict(self.detector.compute_loss(*arguments))
 
@@ -97,12 +98,13 @@ class DetectionModel(VisionModel):
 
 
 def _require_one_stage(detector: Any, spec: str) -> None:
-    for name in _PARTS:
-        if not hasattr(detector, name):
-            raise ModelError(
-                f"model {spec} is {kind_text(detector)}, which has no {name}; one-stage detectors"
-                f" that can be taken are {_FAMILIES}, and their subclasses"
-            )
+    from torchvision.models.detection import FCOS, RetinaNet  # noqa: PLC0415
+
+    if not isinstance(detector, FCOS | RetinaNet):
+        raise ModelError(
+            f"model {spec} is {kind_text(detector)}, and its data is for detection; detectors that"
+            f" can be taken are {_FAMILIES}, and their subclasses"
+        )
 
 
 def _levels(features: Any) -> list[Tensor]:

@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
+from torchvision import ops, tv_tensors
 from torchvision.transforms.v2 import functional
 
 from kdcache.errors import RecipeError, SourceError
 from kdcache.runtime.image_items import described
+from kdcache.runtime.wording import human_bytes
 from kdcache.shapes import Labels, Objects
 from kdcache.targets.objects import ObjectBoxes
 from kdcache.targets.protocol import MixedTarget, StoredTarget, ViewTarget
@@ -30,6 +31,8 @@ _FORMAT = tv_tensors.BoundingBoxFormat.XYXY
 _LARGEST_AREA = 1e10
 """Pixels, to which COCO's average precision counts objects."""
 _STORED_KEYS = ("boxes", "classes", "areas", "crowd")
+_MOST_STORED_BYTES = 4 << 20
+"""Of a stored target; MOST_BOXES take a third of it."""
 
 
 class ClassBoxes:
@@ -82,8 +85,7 @@ class ClassBoxes:
                 image.
         """
         try:
-            content = json.loads(data)
-            objects = _from_lists(content)
+            objects = _from_json(data)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise SourceError(
                 f"{name} has boxes that cannot be read: {type(error).__name__}: {error}"
@@ -104,7 +106,11 @@ class ClassBoxes:
         }
 
     def size_of(self, moved: Any) -> list[int]:
-        """Return the height and width of the view that boxes have moved with."""
+        """Return the height and width of the view that boxes have moved with.
+
+        Raises:
+            RecipeError: a transform has made something else of them.
+        """
         boxes = moved["boxes"]
         if not isinstance(boxes, tv_tensors.BoundingBoxes):
             raise RecipeError(
@@ -120,7 +126,7 @@ class ClassBoxes:
         moved_boxes = functional.convert_bounding_box_format(moved["boxes"], new_format=_FORMAT)
         boxes = functional.clamp_bounding_boxes(moved_boxes).as_subclass(Tensor)
         objects = replace(target, boxes=boxes, scale=_scale(moved["corners"], image.size))
-        return objects.at(_have_sides(boxes, LEAST_SIDE))
+        return objects.at(ops.remove_small_boxes(boxes, LEAST_SIDE))
 
     def batch(self, targets: Sequence[MixedTarget], size: Sequence[int], *, mixes: bool) -> Labels:
         """Return the classes of the objects in views, int64 `[views, most]`, and where they are:
@@ -187,7 +193,7 @@ def _from_dictionary(target: Any, name: str) -> ObjectBoxes:
     try:
         boxes = _sides_of(target["boxes"])
         classes = torch.as_tensor(target["labels"]).reshape(-1)
-        areas = _areas_of(boxes)
+        areas = ops.box_area(boxes)
         if "area" in target:
             areas = torch.as_tensor(target["area"], dtype=torch.float32).reshape(-1)
         is_crowd = torch.zeros(len(boxes), dtype=torch.bool)
@@ -210,8 +216,15 @@ def _sides_of(boxes: Any) -> Tensor:
     return torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
 
 
-def _from_lists(content: Any) -> ObjectBoxes:
-    """Return the objects that `ClassBoxes.encode` has written as lists."""
+def _from_json(data: bytes) -> ObjectBoxes:
+    """Return the objects that `ClassBoxes.encode` has written.
+
+    Raises:
+        ValueError: (or another of reading numbers) it has written something else.
+    """
+    if len(data) > _MOST_STORED_BYTES:  # before it is parsed, which takes many times the memory
+        raise ValueError(f"they are {human_bytes(len(data))} of text")
+    content = json.loads(data)
     if sorted(content) != sorted(_STORED_KEYS):
         raise ValueError(f"keys are not {', '.join(_STORED_KEYS)}")
     boxes = torch.tensor(content["boxes"], dtype=torch.float32)
@@ -222,19 +235,12 @@ def _from_lists(content: Any) -> ObjectBoxes:
         raise ValueError("classes are no integers")
     areas = torch.tensor(content["areas"], dtype=torch.float32)
     is_crowd = torch.tensor(content["crowd"], dtype=torch.bool)
-    if (
-        boxes.ndim != 2
-        or boxes.shape[1] != 4
-        or not classes.ndim == areas.ndim == 1 == is_crowd.ndim
-    ):
-        raise ValueError("boxes are not [objects, 4], or classes, areas and crowd not [objects]")
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError("boxes are not [objects, 4]")
+    for name, values in (("classes", classes), ("areas", areas), ("crowd", is_crowd)):
+        if values.ndim != 1:
+            raise ValueError(f"{name} are not [objects]")
     return ObjectBoxes(boxes, classes.long(), areas, is_crowd)
-
-
-def _areas_of(boxes: Tensor) -> Tensor:
-    """Return the pixels in each box."""
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return sides.prod(dim=1)
 
 
 def _checked(
@@ -269,16 +275,9 @@ def _checked(
             " the background"
         )
     width, height = image_size
-    lower = torch.zeros(4)
-    upper = torch.tensor([width, height, width, height], dtype=torch.float32)
-    clipped = replace(objects, boxes=objects.boxes.clamp(lower, upper))
-    return clipped.at(_have_sides(clipped.boxes, 0.0))
-
-
-def _have_sides(boxes: Tensor, least: float) -> Tensor:
-    """Return which boxes have more than no width and height, and at least so many pixels."""
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return ((sides > 0) & (sides >= least)).all(dim=1)
+    clipped = replace(objects, boxes=ops.clip_boxes_to_image(objects.boxes, (height, width)))
+    sides = clipped.boxes[:, 2:] - clipped.boxes[:, :2]
+    return clipped.at((sides > 0).all(dim=1))
 
 
 def _scale(corners: Tensor, image_size: tuple[int, int]) -> float:

@@ -24,7 +24,7 @@ NO_TARGET: MixedTarget = (-1, -1, 1.0)
 
 @runtime_checkable
 class TargetKind(Protocol):
-    """Class indices, masks: one kind for each task."""
+    """Class indices, masks, boxes: one kind for each task."""
 
     task: ClassVar[str]
     """The task whose targets these are, as sources and manifests say it."""
@@ -84,7 +84,11 @@ class TargetKind(Protocol):
         does not follow its view."""
 
     def size_of(self, moved: Any) -> list[int]:
-        """Return the height and width of the view that a `follower` has moved with."""
+        """Return the height and width of the view that a `follower` has moved with.
+
+        Raises:
+            RecipeError: a transform has made something else of it.
+        """
 
     def followed(self, target: StoredTarget, moved: Any, image: Image.Image) -> ViewTarget:
         """Return the target of a view.

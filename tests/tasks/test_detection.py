@@ -206,7 +206,10 @@ def test_what_is_no_loss_or_detector_is_refused() -> None:
             batch.labels,
             label_smoothing=0.1,
         )
-    with pytest.raises(ModelError, match="which has no backbone; one-stage detectors"):
+    with pytest.raises(
+        ModelError,
+        match="is a Flatten, and its data is for detection; detectors that can be taken are",
+    ):
         detector(nn.Flatten())
     with pytest.raises(ModelError, match="gives 4 classes, and 3 are asked for"):
         detector(retinanet(classes=4))

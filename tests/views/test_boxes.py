@@ -149,6 +149,7 @@ def test_a_stored_target_is_read_as_it_was() -> None:
         b'{"boxes":[[1,2,3,4]],"classes":[99999999999999999999],"areas":[1],"crowd":[false]}',
         b"\xff\xfe" + io.BytesIO(b"x" * 10).getvalue(),
         b"[" * 100_000,
+        b'{"boxes":[' + b" " * (4 << 20),
     ],
 )
 def test_a_stored_target_that_is_none_is_refused_in_a_line(content: bytes) -> None:
