@@ -1,11 +1,12 @@
 """Pairs of logits from the records of a cache."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.sample_checksums import checked_source
@@ -23,7 +24,7 @@ from kdcache.codecs.full import EXACT_DTYPES
 from kdcache.errors import CacheError, UsageError
 from kdcache.models.model import open_model
 from kdcache.runtime.device import Compute, ComputeConfig
-from kdcache.shapes import Rows, ViewLogits
+from kdcache.shapes import Records, Rows, ViewLogits
 from kdcache.sources import open_source
 from kdcache.views import ViewDataset
 
@@ -148,16 +149,15 @@ def pairs_of_cache(cache: Cache, *, views: int) -> Pairs:
 def _pairs_of_positions(cache: Cache, seed: int, count: int) -> Pairs:
     """Return about `count` pixels or other positions of a seed, as many of each view."""
     rows = _first_rows(cache, [seed], min(count, MAP_VIEWS))
-    logits_of_views = _decoded_rows(cache, seed, rows)
     count_of_view = -(-count // len(rows))
     parts = []
-    for row, logits in zip(rows, logits_of_views, strict=True):
+    for row, logits in _decoded_views(cache, seed, rows):
         positions = logits
         if cache.manifest.layout.has_boxes:
             # where a view has fewer proposals than it may have, zeros stand
             positions = logits[logits.any(1)]
         if len(positions):
-            parts.append(pixels_of_view(positions, int(row), count_of_view))
+            parts.append(pixels_of_view(positions, row, count_of_view))
     return replace(pairs_of_pixels(parts), activation=cache.manifest.layout.activation)
 
 
@@ -173,13 +173,26 @@ def _first_rows(cache: Cache, seeds: Sequence[int], views: int) -> Rows:
 
 
 def _decoded_rows(cache: Cache, seed: int, rows: Rows) -> ViewLogits:
-    """Return the logits of `rows`, in rising order, from no more units than hold them."""
+    """Return the logits of `rows`, in rising order."""
     parts = []
-    for unit in range(cache.manifest.num_units):
-        unit_rows = cache.manifest.unit_range(unit)
-        in_unit = (rows >= unit_rows.start) & (rows < unit_rows.stop)
-        places = rows[in_unit] - unit_rows.start
-        if len(places):
-            records = cache.read_unit(cache.commit_of(seed, unit))
-            parts.append(cache.codec.decode(records[places]).logits())
+    for _, records in _records_by_unit(cache, seed, rows):
+        parts.append(cache.codec.decode(records).logits())
     return torch.cat(parts)
+
+
+def _decoded_views(cache: Cache, seed: int, rows: Rows) -> Iterator[tuple[int, Tensor]]:
+    """Yield each of `rows`, in rising order, with its logits, one decoded at a time: those of many
+    positions are large."""
+    for unit_rows, records in _records_by_unit(cache, seed, rows):
+        for place, row in enumerate(unit_rows):
+            yield int(row), cache.codec.decode(records[[place]]).logits()[0]
+
+
+def _records_by_unit(cache: Cache, seed: int, rows: Rows) -> Iterator[tuple[Rows, Records]]:
+    """Yield those of `rows` that each unit holds, and their records; no other unit is read."""
+    for unit in range(cache.manifest.num_units):
+        unit_range = cache.manifest.unit_range(unit)
+        unit_rows = rows[(rows >= unit_range.start) & (rows < unit_range.stop)]
+        if len(unit_rows):
+            records = cache.read_unit(cache.commit_of(seed, unit))
+            yield unit_rows, records[unit_rows - unit_range.start]
