@@ -26,11 +26,11 @@ from kdcache.models.wrapping import tried_model
 from kdcache.runtime.device import Compute
 from kdcache.runtime.distributed import own_place
 from kdcache.sources import Source, open_source
-from kdcache.targets import target_kind, task_of
+from kdcache.targets import task_of
 from kdcache.tasks import open_task
 from kdcache.tasks.seen_labels import SeenLabels
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
-from kdcache.views.dataset import Request
+from kdcache.views.dataset import Request, require_following
 
 _MANY = 2**20  # classes, of which a codec's options are checked before the source says how many
 
@@ -157,7 +157,7 @@ def prepare(
     source = objects.source
     if source is None:
         source = open_source(config.data)
-    _require_following(recipe, source)
+    require_following(recipe, source)
     labels = SeenLabels(source)
     classes = config.teacher_classes or source.classes
     usual_codec = open_task(task_of(source)).codec or default_codec(classes)
@@ -190,13 +190,6 @@ def prepare(
         objects=objects,
         listing=data.listing,
     )
-
-
-def _require_following(recipe: Recipe, source: Source) -> None:
-    """Raise a RecipeError if targets go where their images go, and cannot under this recipe."""
-    kind = target_kind(task_of(source))
-    if kind.follows_views:
-        recipe.require_following(kind.plural)
 
 
 def _teacher(

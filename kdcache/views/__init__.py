@@ -5,7 +5,8 @@ from kdcache.views.dataset import Batch, ViewDataset
 from kdcache.views.loading import ViewLoader
 from kdcache.views.mixing import Mixing, in_pairs, partners
 from kdcache.views.permutation import keyed_permutation, row_order
-from kdcache.views.recipe import Recipe, load_recipe, shipped_recipes
+from kdcache.views.recipe import Recipe
+from kdcache.views.recipe_files import load_recipe, shipped_recipes
 from kdcache.views.view import Trace, crc32, preserved_generators, seed_generators
 
 __all__ = [

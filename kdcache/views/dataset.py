@@ -75,8 +75,7 @@ class ViewDataset(Dataset[Batch]):
         self.source = source
         self.order = order
         self._kind = target_kind(task_of(source))
-        if self._kind.follows_views:
-            recipe.require_following(self._kind.plural)
+        require_following(recipe, source)
         self.recipes = [recipe.at(size) for size in sizes]
         self.skip_unreadable = skip_unreadable
 
@@ -233,6 +232,18 @@ class ViewDataset(Dataset[Batch]):
         index = int(self.order[row])
         seed_generators(*self.recipes[0].key, seed, index)  # a data set may draw too
         return index, self.source.sample(index)
+
+
+def require_following(recipe: Recipe, source: Source) -> None:
+    """Check that the targets of a source can follow a recipe's views, if they go where their images
+    go.
+
+    Raises:
+        RecipeError: they cannot.
+    """
+    kind = target_kind(task_of(source))
+    if kind.follows_views:
+        recipe.require_following(kind.plural)
 
 
 def _place(views: Sequence[Tensor], pixels: Sequence[_Pixels], position: int) -> None:

@@ -3,7 +3,7 @@
 [[transforms]]
 name = "kdcache.Letterbox"
 size = "input"
-fill = [114, 114, 114]      # of what the image leaves of the canvas
+fill = 114      # of what the image leaves of the canvas
 """
 
 from collections.abc import Sequence

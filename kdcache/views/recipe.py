@@ -24,24 +24,19 @@ see timm_transforms.py, and `kdcache.RandomScale`, see random_scale.py.
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib import resources
-from importlib.resources.abc import Traversable
 from math import prod
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from kdcache.config.spec import build, choose
-from kdcache.errors import RecipeError, UsageError, brief, quoted
+from kdcache.config.spec import build
+from kdcache.errors import RecipeError, brief, quoted
 from kdcache.runtime.images import to_mode
-from kdcache.runtime.text_files import read_text
 from kdcache.shapes import MOST_PIXELS, MOST_SIDE, Size, View, as_size, sides, size_text
 from kdcache.views.bounds import check_transforms
 from kdcache.views.mixing import Mixing
@@ -318,46 +313,6 @@ class Recipe:
             raise RecipeError(
                 f"recipe {brief(self.name)} fails on an image of size {image.size}: {reason}"
             ) from error
-
-
-def shipped_recipes() -> list[str]:
-    """Return the names of the recipes that come with kdcache."""
-    names = []
-    for file in _shipped_files().iterdir():
-        name = file.name
-        if name.endswith(".toml"):
-            names.append(name.removesuffix(".toml"))
-    return sorted(names)
-
-
-def _shipped_files() -> Traversable:
-    return resources.files("kdcache.views") / "recipes"
-
-
-def load_recipe(name: str | Path) -> Recipe:
-    """Return the recipe in TOML file `name`, or the shipped one of that name.
-
-    Raises:
-        RecipeError: a file that is not TOML, or a transform or parameter that does not exist.
-        UsageError: neither a file nor a shipped recipe; the nearest is suggested.
-    """
-    if not isinstance(name, str | Path):
-        raise UsageError(f"recipe is {quoted(name)}; give a name, or the path of a .toml file")
-    path = Path(name)
-    name = str(name)
-    if path.suffix != ".toml":
-        choose(name, shipped_recipes(), "recipe (and no .toml file)")
-        text = (_shipped_files() / f"{name}.toml").read_text("utf-8")
-    elif path.is_file():
-        text = read_text(path, "recipe file")
-    else:
-        raise RecipeError(
-            f"recipe file {name} does not exist; shipped recipes: {', '.join(shipped_recipes())}"
-        )
-    try:
-        return Recipe(path.stem, tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"recipe file {name} is not TOML: {error}") from error
 
 
 def _checked_size(size: Any, name: str) -> Size | None:
