@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -17,7 +16,7 @@ from kdcache.runtime.text_files import path_bytes
 from kdcache.sources.dataset import MapStyle
 from kdcache.sources.files import NO_FILE, stat_sizes
 from kdcache.sources.folder_files import and_more
-from kdcache.sources.listings import Array
+from kdcache.sources.listings import Array, require_unique_names
 from kdcache.sources.protocol import Contents, Sample
 from kdcache.targets.boxes import ClassBoxes
 from kdcache.targets.objects import ObjectBoxes
@@ -132,7 +131,7 @@ class BoxSource(MapStyle):
             SourceError: no sample, or two classes of one name.
         """
         super().__init__(dataset, spec)
-        _require_unique_names(class_names or (), spec)
+        require_unique_names(class_names or (), self.spec)
         self.classes = classes
         self.class_names = class_names
         self._kind = ClassBoxes()
@@ -180,15 +179,6 @@ def require_files(dataset: BoxedImages, names: Sequence[str], where: str, way_ou
     name = names[absent[0]]
     more = and_more(len(absent))
     raise SourceError(f"{where}: image {quoted(name)}{more} is not there; {way_out}")
-
-
-def _require_unique_names(names: Sequence[str], spec: Spec) -> None:
-    """Raise a SourceError if two classes have one name."""
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise SourceError(
-                f"source {spec} has {count} classes of one name, {quoted(name)}; give each its own"
-            )
 
 
 def _tensor(column: Array) -> Tensor:

@@ -225,15 +225,15 @@ def _places_of(values: Array, ids: Sequence[int], kind: str, where: str) -> Arra
     """
     order = np.argsort(ids)
     sorted_ids = np.array(ids, np.int64)[order]
-    found = np.searchsorted(sorted_ids, values).clip(max=len(ids) - 1)
-    unknown = np.flatnonzero(sorted_ids[found] != values)
+    nearest = np.searchsorted(sorted_ids, values).clip(max=len(ids) - 1)
+    unknown = np.flatnonzero(sorted_ids[nearest] != values)
     if len(unknown):
         place = unknown[0]
         raise SourceError(
             f"{where}: annotations[{place}] has {kind}_id {values[place]}, which is none of the"
             f" {len(ids)} that it lists; remove it, or list that {kind} too"
         )
-    places: Array = order[found]
+    places: Array = order[nearest]
     return places
 
 

@@ -1,6 +1,7 @@
 """What a map-style data set tells of itself: its length, its files, its targets, its classes."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from kdcache.errors import SourceError
+from kdcache.errors import SourceError, quoted
 from kdcache.runtime.image_items import described
 from kdcache.runtime.user_code import user_code
 from kdcache.sources.files import listed_path
@@ -163,3 +164,12 @@ def count_classes(dataset: Any, spec: str) -> int:
         f"source {spec} {what}; give the data set an attribute `classes` (a list of names or a"
         " number)"
     )
+
+
+def require_unique_names(names: Sequence[str], spec: str) -> None:
+    """Raise a SourceError if two classes of a source have one name."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise SourceError(
+                f"source {spec} has {count} classes of one name, {quoted(name)}; give each its own"
+            )

@@ -19,7 +19,7 @@ from kdcache.runtime.wording import ranges
 from kdcache.shapes import IGNORED
 from kdcache.sources.dataset import MapStyle
 from kdcache.sources.files import Numbers, Paths, are_files, spread_places
-from kdcache.sources.listings import Array, lists_files
+from kdcache.sources.listings import Array, lists_files, require_unique_names
 from kdcache.sources.protocol import Contents, Sample
 from kdcache.targets.mask import ClassMask, check_size
 
@@ -249,11 +249,7 @@ def _require_classes(count: int, names: Sequence[str], spec: Spec) -> None:
             f"source {spec} has {count} classes; masks hold 2 (what is nothing else is one)"
             f" to {IGNORED}"
         )
-    for name in names:
-        if names.count(name) > 1:
-            raise SourceError(
-                f"source {spec} has two classes of one name, {name!r}; give each its own"
-            )
+    require_unique_names(names, str(spec))
 
 
 def _listed_masks(dataset: Any) -> Paths | None:

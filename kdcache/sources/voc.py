@@ -159,9 +159,9 @@ def _checked_root(root: str | None) -> str:
     if (folder / "ImageSets" / "Main").is_dir():
         return root
     for pattern in ("VOC*/ImageSets/Main", "VOCdevkit/VOC*/ImageSets/Main"):
-        for found in sorted(folder.glob(pattern)):
+        for main_folder in sorted(folder.glob(pattern)):
             raise SourceError(
-                f"voc {root!r} holds sets of several years; give one: voc:{found.parents[1]}"
+                f"voc {root!r} holds sets of several years; give one: voc:{main_folder.parents[1]}"
             )
     raise SourceError(
         f"voc {root!r} holds no ImageSets/Main; give a folder with JPEGImages/*.jpg,"
@@ -181,8 +181,8 @@ def _listed_names(root: str, split: str, class_names: Sequence[str]) -> list[str
     if split not in splits:
         # of each class there is a list of every split as well
         of_classes = tuple(f"{name}_" for name in class_names)
-        told = [name for name in splits if not name.startswith(of_classes)]
-        choose(split, told, f"split of voc {root!r}")
+        general_splits = [name for name in splits if not name.startswith(of_classes)]
+        choose(split, general_splits, f"split of voc {root!r}")
     file = folder / f"{split}.txt"
     names = []
     for line in read_lines(file, "voc: split"):

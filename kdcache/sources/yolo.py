@@ -103,8 +103,8 @@ def open_yolo(spec: Spec) -> Source:
     folders = [path.name for path in (Path(root) / "images").iterdir() if path.is_dir()]
     split = choose(options.split, folders, f"split of yolo {root!r}")
     images, labels = _listed(root, split)
-    read = partial(_rows_of, root, classes)
-    dataset = YoloImages(root, images, ObjectRows.joined(in_threads(read, labels)))
+    reader = partial(_rows_of, root, classes)
+    dataset = YoloImages(root, images, ObjectRows.joined(in_threads(reader, labels)))
     return BoxSource(dataset, spec, classes=classes, class_names=names)
 
 

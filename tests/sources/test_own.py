@@ -339,7 +339,7 @@ class Broken(Items):
         (Items(0, classes="cats", targets=None), "says that its classes are str 'cats'; give"),
         (Items(0, classes=0, targets=None), "says that its classes are 0; give"),
         (Items(0, task="segmentation", classes=3.0), "says that its classes are float 3.0; give .* names or a number"),
-        (Items(0, task="segmentation", classes=["a", "b", "a"]), "has two classes of one name, 'a'; give each its own"),
+        (Items(0, task="segmentation", classes=["a", "b", "a"]), "has 2 classes of one name, 'a'; give each its own"),
         (Items(0, task="segmentation", ids=[1, 2]), r"its ids are a list of 2 \(int, int\); they must be a dict of id: class"),
         (Items(0, task="segmentation", ids={7: 3}), "its ids have 7: 3; ids are from 0 to 65535, classes from 0 to 2, or 255"),
         (Items(0, task="segmentation", ids={-1: 0}), "its ids have -1: 0; ids are from 0"),
