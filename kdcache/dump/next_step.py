@@ -5,6 +5,7 @@ import shlex
 from kdcache.config.spec import Spec, parse_spec
 from kdcache.dump.job import Job
 from kdcache.errors import RecipeError
+from kdcache.models.weight_record import ORIGINS, without_options
 from kdcache.shapes import Size, as_size, sides, size_text
 
 _CLASS_MAP = "map.csv"
@@ -48,7 +49,8 @@ def _student(job: Job) -> Spec:
         options["input_size"] = _size_value(size)
     if not job.teacher.sites:
         return Spec("timm", "resnet18", options)
-    teacher = parse_spec(job.teacher.architecture)
+    # what says how images are prepared, too: functions of the user's own need it
+    teacher = without_options(parse_spec(job.teacher.spec), ORIGINS)
     if job.teacher.layout.maps is None:
         return Spec(teacher.name, teacher.arg, {**teacher.options, **options})
     height, width = sides(size or job.recipe.input_size)

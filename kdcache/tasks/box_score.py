@@ -145,13 +145,13 @@ def _detection_rows(
         views: number of each view.
         scales: pixels of the original image to one of each view, by area.
     """
-    counts = [len(found.scores) for found in detections]
+    counts = [len(of_view.scores) for of_view in detections]
     view_places = np.repeat(np.arange(len(views)), counts)
-    boxes = torch.cat([found.boxes for found in detections])
+    boxes = torch.cat([of_view.boxes for of_view in detections])
     rows = np.zeros(len(boxes), _ROW)
     rows["view"] = views[view_places]
-    rows["class"] = _numbers(torch.cat([found.classes for found in detections]))
-    rows["score"] = _numbers(torch.cat([found.scores for found in detections]))
+    rows["class"] = _numbers(torch.cat([of_view.classes for of_view in detections]))
+    rows["score"] = _numbers(torch.cat([of_view.scores for of_view in detections]))
     rows["box"] = _original(_numbers(boxes), scales[view_places])
     rows["area"] = rows["box"][:, 2] * rows["box"][:, 3]
     is_finite = np.isfinite(rows["score"]) & np.isfinite(rows["box"]).all(1)

@@ -24,8 +24,8 @@ class Score(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """Classification, segmentation: what a source's targets are, and what a model's logits of a
-    view are."""
+    """Classification, segmentation, detection: what a source's targets are, and what a model's
+    logits of a view are."""
 
     name: ClassVar[str]
     best: ClassVar[str]

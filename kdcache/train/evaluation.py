@@ -215,8 +215,8 @@ def evaluate(
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
     window: tuple[int, int] | None = None,
 ) -> dict[str, float]:
-    """Return the scores of a model: `top1`, `top5` and `eval_loss`, or of segmentation `miou` and
-    others.
+    """Return the scores of a model: `top1`, `top5` and `eval_loss`; of segmentation `miou`, of
+    detection `ap`, and others.
 
     Of several processes (torch.distributed) each takes its share, and all get the same scores.
 

@@ -49,7 +49,8 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
     Returns:
         `run`, `epochs`, `steps`, the last `top1`, `top5` and `eval_loss` on the evaluation data (if
         there is any, and of the average after `ema_`; of segmentation `miou`, `pixel_accuracy`,
-        `eval_loss` and each class's `iou/NAME`), `best_top1` (`best_miou`) and `best_epoch` (from
+        `eval_loss` and each class's `iou/NAME`; of detection `ap`, `ap50`, `ap75` and each class's
+        `ap/NAME`), `best_top1` (`best_miou`, `best_ap`) and `best_epoch` (from
         1), `train_loss`, when it was `finished`, `seconds` of training without evaluation,
         `views_per_second` in training, `peak_memory` in bytes.
 
