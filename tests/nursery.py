@@ -23,6 +23,8 @@ from runs import dump
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.run import main as torchrun_main
 
+from kdcache.runtime.files import name_of_temporary
+
 SETTINGS: dict[str, Any] = {
     "data": "tiny_models:noise,length=240,size=32",
     "teacher": "tiny_models:conv,classes=5,channels=3,mean=0.5,std=0.5",
@@ -187,6 +189,15 @@ def num_committed(path: Path) -> int:
 def storage(path: Path) -> dict[str, bytes]:
     """Return the bytes of every unit of a cache."""
     return {name: data for name, (data, _) in contents(path / "seeds").items()}
+
+
+def storage_after_kill(path: Path) -> dict[str, bytes]:
+    """Return `storage` without the temporary files that a killed writer may leave."""
+    files = {}
+    for name, data in storage(path).items():
+        if name_of_temporary(Path(name).name) is None:
+            files[name] = data
+    return files
 
 
 def _dump(path: Path | str, environment: dict[str, str], settings: dict[str, Any]) -> None:

@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nursery import SETTINGS, UNITS, command, num_committed, started, storage
+from nursery import (
+    SETTINGS,
+    UNITS,
+    command,
+    num_committed,
+    started,
+    storage,
+    storage_after_kill,
+)
 from runs import dump
 
 from kdcache.cache import open_cache
@@ -104,7 +112,7 @@ def test_one_dies_and_one_that_was_never_announced_joins_late(
     ends_well(other, joiner)
     dying.join()
     assert dying.exitcode == -signal.SIGKILL, "it was too fast to be killed"
-    assert storage(path) == alone
+    assert storage_after_kill(path) == alone
 
 
 def test_a_rank_takes_its_share_whatever_is_missing_and_then_helps(
@@ -236,7 +244,7 @@ def test_torchrun_starts_the_dead_again(alone: dict[str, bytes], tmp_path: Path)
         code, out, err = launcher.end(ENDLESS)
     assert code == 0, err
     assert "via signal" in err, "it was too fast to be killed"
-    assert storage(path) == alone
+    assert storage_after_kill(path) == alone
     assert out.count("cache  ") == 1 and out.count("kdcache train-student") == 1, (
         "rank 0 prints the result"
     )
