@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models.detection import FCOS, RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.ssd import SSD, SSDHead
+from torchvision.ops import MultiScaleRoIAlign
 
 COLOURS = ((220, 60, 60), (60, 200, 60), (70, 90, 230))
 
@@ -109,6 +111,38 @@ def fcos(classes: int = 3, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     generator = AnchorGenerator(((8,), (16,)), ((1.0,),) * 2)
     return lively(FCOS(TwoLevels(), classes, anchor_generator=generator))
+
+
+def ssd(classes: int = 3, seed: int = 0) -> nn.Module:
+    """Return an SSD with four anchors at each place of the fine level, and six of the coarse."""
+    torch.manual_seed(seed)
+    generator = DefaultBoxGenerator([[2], [2, 3]], scales=[0.15, 0.25, 0.4])
+    head = SSDHead([32, 32], generator.num_anchors_per_location(), classes + 1)
+    return lively(SSD(TwoLevels(), generator, (64, 64), classes + 1, head=head))
+
+
+def faster_rcnn(classes: int = 3, seed: int = 0, proposals: int = 12) -> nn.Module:
+    """Return a Faster R-CNN with so many proposals a view."""
+    torch.manual_seed(seed)
+    return lively(FasterRCNN(TwoLevels(), classes + 1, **_regions(proposals)))
+
+
+def mask_rcnn(classes: int = 3, seed: int = 0, proposals: int = 12) -> nn.Module:
+    """Return a Mask R-CNN with so many proposals a view."""
+    torch.manual_seed(seed)
+    pool = MultiScaleRoIAlign(["0", "1"], output_size=2, sampling_ratio=1)
+    detector = MaskRCNN(TwoLevels(), classes + 1, mask_roi_pool=pool, **_regions(proposals))
+    return lively(detector)
+
+
+def _regions(proposals: int) -> dict[str, Any]:
+    return {
+        "rpn_anchor_generator": AnchorGenerator(((12,), (16,)), ((0.5, 1.0),) * 2),
+        "rpn_post_nms_top_n_test": proposals,
+        "rpn_post_nms_top_n_train": 40,
+        "box_roi_pool": MultiScaleRoIAlign(["0", "1"], output_size=2, sampling_ratio=1),
+        "box_batch_size_per_image": 16,
+    }
 
 
 def lively(detector: Any) -> nn.Module:

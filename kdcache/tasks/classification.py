@@ -9,6 +9,8 @@ from torch import nn
 
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
+from kdcache.models.vision_model import TeacherLogits
+from kdcache.positions import Layout
 from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
@@ -74,9 +76,11 @@ class Classification:
         """Return an empty score."""
         return Score(device)
 
-    def statistics(self, logits: Logits, targets: Targets | None) -> dict[str, float]:
+    def statistics(
+        self, logits: TeacherLogits, targets: Targets | None, layout: Layout
+    ) -> dict[str, float]:
         """Return `logit_statistics`."""
-        return logit_statistics(logits, targets)
+        return logit_statistics(logits.values, targets)
 
 
 def task_loss(logits: Logits, labels: Labels, *, label_smoothing: float) -> Scalar:

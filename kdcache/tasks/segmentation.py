@@ -16,6 +16,8 @@ from torch.nn import functional
 
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
+from kdcache.models.vision_model import TeacherLogits
+from kdcache.positions import Layout
 from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, SmallMasks, ViewLogits
 from kdcache.soft_targets import PickedTargets, SoftTargets, segments_of
@@ -104,10 +106,12 @@ class Segmentation:
         """Return an empty score."""
         return MapScore(class_names, device)
 
-    def statistics(self, logits: ViewLogits, targets: Masks | None) -> dict[str, float]:
+    def statistics(
+        self, logits: TeacherLogits, targets: Masks | None, layout: Layout
+    ) -> dict[str, float]:
         """Return means over the pixels of the main map; the mask is looked at in the middle of
         each."""
-        maps = logits[:, 0].float()
+        maps = logits.values[:, 0].float()
         confidence, predicted = torch.softmax(maps, dim=-1).max(-1)
         means = {
             "mean": float(maps.mean()),

@@ -76,12 +76,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory, recipe: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("detector", "loss"), [("retinanet", "dist:tau=1,beta=1,gamma=1"), ("fcos", "kl:tau=2")]
+    ("detector", "loss"),
+    [
+        ("retinanet", "dist:tau=1,beta=1,gamma=1"),
+        ("fcos", "kl:tau=2"),
+        ("ssd", "dist:tau=2"),
+        ("faster_rcnn", "dist:tau=1"),
+        ("mask_rcnn", "kl:tau=2"),
+    ],
 )
 def test_cached_equals_online(tmp_path: Path, recipe: str, detector: str, loss: str) -> None:
     teacher = f"tiny_detectors:{detector},{NORMALISED},seed=7"
     cache = cached(tmp_path / "cache", recipe, teacher=teacher)
-    settings = {"student": f"tiny_detectors:{detector},{NORMALISED},seed=1", "loss": loss}
+    student = f"tiny_detectors:{detector},{NORMALISED},seed=1"
+    settings = {"student": student, "loss": loss, "eval_data": DATA}
     trained(tmp_path / "cached", cache=(cache,), **settings)
     trained(tmp_path / "online", teacher=teacher, recipe=recipe, seeds="0:2", **settings)
     cached_losses = losses(tmp_path / "cached")
