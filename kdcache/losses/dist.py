@@ -164,12 +164,16 @@ class Dist(LossOptions):
     activation: Activation | None = None
     """How logits become probabilities; by default as the model's head is trained: by a sigmoid for
     detection, by a softmax else."""
+    positions: float = 1.0
+    """Share of a level's places, or of the proposals, that are compared in detection: those at
+    which the teacher is surest that there is an object. At 1, all, `dist` is the published loss;
+    below it is another."""
     ce: float = 1.0
 
     @property
     def requires(self) -> frozenset[Need]:
         """What it must be given."""
-        return needs_of(self.standardize, self.ignore_masked)
+        return needs_of(self.standardize, self.ignore_masked, self.positions)
 
     @property
     def batch_tau(self) -> float | None:

@@ -70,12 +70,14 @@ class Kl(LossOptions):
     ignore_masked: bool = False
     activation: Activation | None = None
     """As that of `dist`."""
+    positions: float = 1.0
+    """As that of `dist`."""
     ce: float = 1.0
 
     @property
     def requires(self) -> frozenset[Need]:
         """What it must be given."""
-        return needs_of(self.standardize, self.ignore_masked)
+        return needs_of(self.standardize, self.ignore_masked, self.positions)
 
     def terms(
         self, student_logits: LogitRows, teacher: SoftTargets, targets: Targets

@@ -24,10 +24,11 @@ from kdcache.soft_targets import AnchorTargets, DenseTargets, SoftTargets
 _STD_EPS = 1e-7  # of the published code
 
 
-Need = Literal["teacher", "logits", "label", "maps", "masks"]
+Need = Literal["teacher", "logits", "label", "maps", "masks", "positions"]
 """What a loss may require: soft targets of a `teacher`; its raw `logits`, not only probabilities;
 its logit of the one `label` of each row, whatever its rank; whole `maps`, whose pixels are compared
-with each other; `masks`, so that pixels without a class are left out."""
+with each other; `masks`, so that pixels without a class are left out; several `positions` a view,
+of which some are left out."""
 
 
 @runtime_checkable
@@ -237,13 +238,17 @@ class LossOptions:
         check_options(self)
 
 
-def needs_of(standardize: bool = False, ignore_masked: bool = False) -> frozenset[Need]:
+def needs_of(
+    standardize: bool = False, ignore_masked: bool = False, positions: float = 1.0
+) -> frozenset[Need]:
     """Return what a loss on probabilities requires with these options."""
     needs: set[Need] = {"teacher"}
     if standardize:
         needs.add("logits")
     if ignore_masked:
         needs.add("masks")
+    if positions < 1:
+        needs.add("positions")
     return frozenset(needs)
 
 
@@ -256,6 +261,11 @@ def check_options(loss: Any) -> None:
         if not math.isfinite(value) or value < 0 or (name == "tau" and value == 0):
             bound = "above 0" if name == "tau" else "0 or more"
             raise UsageError(f"loss {loss.name}: {name}={value} must be {bound}")
+    positions = getattr(loss, "positions", 1.0)
+    if not 0 < positions <= 1:
+        raise UsageError(
+            f"loss {loss.name}: positions={positions:g} must be above 0 and at most 1, which is all"
+        )
     if loss.weights and not any(getattr(loss, name) for name in loss.weights):
         raise UsageError(
             f"loss {loss.name}: with {'=0 and '.join(loss.weights)}=0 there is"

@@ -16,6 +16,7 @@ from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 from kdcache.targets import ClassLabel
 from kdcache.tasks.label_notes import class_text, is_one_class_only, missing_classes
+from kdcache.tasks.losses import refuse_positions
 
 
 class Classification:
@@ -28,7 +29,7 @@ class Classification:
     scores_whole_images: ClassVar[bool] = False
 
     def check(self, loss: Loss, spec: str) -> None:
-        """Refuse a loss that compares pixels, or would leave some out.
+        """Refuse a loss that compares pixels, or would leave some out, or positions.
 
         Raises:
             UsageError: it does.
@@ -38,6 +39,7 @@ class Classification:
                 f"loss {spec} is one of maps, for segmentation; use dist, kl, dkd or nkd, without"
                 " ignore_masked"
             )
+        refuse_positions(loss, spec)
 
     def terms(
         self,

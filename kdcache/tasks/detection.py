@@ -6,6 +6,7 @@ with all of its anchors, a loss for each level, summed. Those of a second stage 
 teacher's proposals, a row for each. The detector's own losses are the labels' part.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ from kdcache.models.detector_output import DetectorOutput
 from kdcache.models.vision_model import TeacherLogits
 from kdcache.positions import Layout
 from kdcache.shapes import Activation, Labels, Probabilities, Rows, Scalar
-from kdcache.soft_targets import SoftTargets
+from kdcache.soft_targets import AnchorTargets, DenseTargets, SoftTargets
 from kdcache.targets import ClassBoxes
 from kdcache.tasks.box_score import BoxScore
 from kdcache.tasks.label_notes import missing_classes
@@ -133,6 +134,22 @@ class DetectionScore:
         return self._score.result()
 
 
+def _surest(
+    rows: Tensor, teacher_rows: SoftTargets, share: float, layout: Layout
+) -> tuple[Tensor, SoftTargets]:
+    """Return a share of the rows of both: those in which the teacher gives a class of the data the
+    largest probability."""
+    teacher_logits = teacher_rows.logits()
+    probabilities = _class_probabilities(teacher_logits.flatten(0, -2), layout)
+    confidence = probabilities.reshape(len(rows), -1).amax(1)
+    count = math.ceil(share * len(rows))
+    places = confidence.topk(count).indices
+    chosen_logits = teacher_logits[places]
+    if chosen_logits.ndim == 3:
+        return rows[places], AnchorTargets(chosen_logits)
+    return rows[places], DenseTargets(chosen_logits)
+
+
 def _class_probabilities(rows: Tensor, layout: Layout) -> Probabilities:
     """Return the probabilities of the classes of the data, `[rows, classes]`, of logits `[rows, row
     width]`."""
@@ -155,7 +172,11 @@ def _against(loss: Loss, output: DetectorOutput, teacher: SoftTargets) -> dict[s
     """Return the terms against the teacher, summed over what is compared together."""
     sums: dict[str, Scalar] = {}
     loss = _by_activation(loss, output.layout.activation)
-    for rows, teacher_rows in output.beside(teacher):
+    share = getattr(loss, "positions", 1.0)
+    for all_rows, all_teacher_rows in output.beside(teacher):
+        rows, teacher_rows = all_rows, all_teacher_rows
+        if share < 1:
+            rows, teacher_rows = _surest(all_rows, all_teacher_rows, share, output.layout)
         no_classes = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
         for name, term in loss.terms(rows, teacher_rows, no_classes).items():
             sums[name] = sums.get(name, 0.0) + term

@@ -23,6 +23,7 @@ from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, SmallMask
 from kdcache.soft_targets import PickedTargets, SoftTargets, segments_of
 from kdcache.targets import ClassMask
 from kdcache.tasks.label_notes import class_text, missing_classes
+from kdcache.tasks.losses import refuse_positions
 
 AUXILIARY = 0.4
 """Weight of an auxiliary head."""
@@ -43,7 +44,7 @@ class Segmentation:
     scores_whole_images: ClassVar[bool] = True
 
     def check(self, loss: Loss, spec: str) -> None:
-        """Refuse a loss that treats the label of a row apart.
+        """Refuse a loss that treats the label of a row apart, or leaves positions out.
 
         Raises:
             UsageError: it does.
@@ -53,6 +54,7 @@ class Segmentation:
                 f"loss {spec} needs a label for each row, which a pixel of a map has not; use dist,"
                 " kl or cwd"
             )
+        refuse_positions(loss, spec)
 
     def terms(
         self,

@@ -20,7 +20,9 @@ from kdcache.positions import Proposals, Pyramid
 from kdcache.shapes import Labels
 from kdcache.soft_targets import by_segment
 from kdcache.sources import as_source
+from kdcache.tasks.classification import Classification
 from kdcache.tasks.detection import Detection
+from kdcache.tasks.segmentation import Segmentation
 from kdcache.views import Recipe, ViewDataset
 
 TABLE = {
@@ -256,6 +258,47 @@ def test_a_teachers_proposals_begin_with_the_objects_of_the_labels() -> None:
     assert torch.equal(again.values, given.values)
 
 
+@pytest.mark.parametrize("make", [retinanet, ssd])
+def test_at_the_teachers_positions_only_those_where_it_is_surest_are_compared(make: Any) -> None:
+    batch = batch_of_views(2)
+    output = detector(make(seed=1))(batch.views[0])
+    layout = output.layout
+    teacher_logits = 3 * torch.randn_like(output.logits)
+    soft_targets = by_segment(teacher_logits, layout)
+    spec = "kl:tau=1,positions=0.1"
+    terms = Detection().terms(
+        open_loss(spec), output, soft_targets, batch.labels, label_smoothing=0.0
+    )
+    expected = torch.zeros(())
+    parts = zip(
+        layout.segments, layout.split(output.logits), layout.split(teacher_logits), strict=True
+    )
+    for segment, own, theirs in parts:
+        num_anchors = segment.shape[2]
+        own_places = own.reshape(-1, num_anchors, own.shape[-1])
+        their_places = theirs.reshape(-1, num_anchors, own.shape[-1])
+        if layout.activation == "softmax":
+            scores = their_places.softmax(-1)[..., 1:]
+            divergences = kl_of_softmax(own_places, their_places)
+        else:
+            scores = their_places.sigmoid()
+            divergences = kl_of_sigmoid(own_places, their_places)
+        best = scores.flatten(1).amax(1)
+        places = best.argsort(descending=True)[: -(-len(best) // 10)]
+        expected = expected + divergences.flatten(1).sum(1)[places].mean()
+    torch.testing.assert_close(terms["kl"], expected, rtol=1e-4, atol=1e-5)
+
+
+def kl_of_softmax(own: Tensor, theirs: Tensor) -> Tensor:
+    return theirs.softmax(-1) * (theirs.log_softmax(-1) - own.log_softmax(-1))
+
+
+def kl_of_sigmoid(own: Tensor, theirs: Tensor) -> Tensor:
+    p = theirs.sigmoid()
+    q = own.sigmoid()
+    return p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+
+
 def test_the_layout_says_levels_and_anchors() -> None:
     assert detector(retinanet(anchors=2)).layout == Pyramid(((8, 8), (4, 4)), (2, 2))
     assert detector(fcos()).layout == Pyramid(((8, 8), (4, 4)), (1, 1))
@@ -301,6 +344,12 @@ def test_what_is_no_loss_or_detector_is_refused() -> None:
     for spec in ("dkd", "nkd", "cwd", "dist:ignore_masked=true"):
         with pytest.raises(UsageError, match="which the positions of a detector have not"):
             task.check(open_loss(spec), spec)
+    for share in ("0", "1.5"):
+        with pytest.raises(UsageError, match="must be above 0 and at most 1"):
+            open_loss(f"dist:positions={share}")
+    for other in (Classification(), Segmentation()):
+        with pytest.raises(UsageError, match="leave positions out: this data is not"):
+            other.check(open_loss("dist:positions=0.5"), "dist:positions=0.5")
     with pytest.raises(UsageError, match="standardizes rows for a softmax"):
         task.check(open_loss("dist:standardize=true"), "dist:standardize=true")
     with pytest.raises(UsageError, match="unknown option of model"):

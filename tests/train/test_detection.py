@@ -89,7 +89,7 @@ def test_cached_equals_online(tmp_path: Path, recipe: str, detector: str, loss: 
     teacher = f"tiny_detectors:{detector},{NORMALISED},seed=7"
     cache = cached(tmp_path / "cache", recipe, teacher=teacher)
     student = f"tiny_detectors:{detector},{NORMALISED},seed=1"
-    settings = {"student": student, "loss": loss, "eval_data": DATA}
+    settings = {"student": student, "loss": loss}
     trained(tmp_path / "cached", cache=(cache,), **settings)
     trained(tmp_path / "online", teacher=teacher, recipe=recipe, seeds="0:2", **settings)
     cached_losses = losses(tmp_path / "cached")
