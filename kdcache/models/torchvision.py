@@ -15,6 +15,7 @@ from kdcache.config.spec import Spec, choose
 from kdcache.config.user_functions import check_options
 from kdcache.errors import ModelError
 from kdcache.models.building import Builder, Built, Family, constructing
+from kdcache.models.coco_classes import keep_named_classes
 from kdcache.targets import ClassBoxes, ClassLabel, ClassMask
 
 _AUXILIARY = "aux_classifier"
@@ -87,7 +88,7 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
 
 def build_detector(spec: Spec, classes: int | None, channels: int) -> Built:
     """Return a detector of torchvision; its backbone is drawn at random unless `weights_backbone`
-    says otherwise.
+    says otherwise. Named weights know COCO's 80 classes, in the order of their ids.
 
     Raises:
         UsageError: no such model, weights or option.
@@ -106,14 +107,10 @@ def build_detector(spec: Spec, classes: int | None, channels: int) -> Built:
     elif classes is not None:
         options["num_classes"] = classes + int(_has_background(name))
     _require_detector_options(spec, name, options)
-    if entry and classes and len(entry.meta["categories"]) != classes:
-        raise ModelError(
-            f"model {spec}: its weights count COCO's category ids, {len(entry.meta['categories'])}"
-            f" with gaps, and the source has {classes} classes; train it on these first, and give"
-            " weights=FILE"
-        )
     with constructing(spec, "its weights must be reachable"):
         detector = models.get_model(name, weights=entry, **options)
+    if entry:
+        keep_named_classes(detector, entry.meta["categories"], has_background=_has_background(name))
     transform = detector.transform
     return detector, {"mean": tuple(transform.image_mean), "std": tuple(transform.image_std)}
 
