@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torch import Tensor
+
 from kdcache.errors import ModelError
 from kdcache.models.detector_output import DetectorOutput
 from kdcache.models.one_stage import one_stage_output
@@ -20,7 +22,8 @@ class DetectionModel(VisionModel):
         """Return what the detector gives, before boxes are chosen.
 
         Raises:
-            ModelError: the module is no detector that can be taken.
+            ModelError: the module is no detector that can be taken, or gives other logits than it
+                says.
         """
         images = self._normalised(views)
         output = one_stage_output(self.module, images, self.spec)
@@ -29,14 +32,32 @@ class DetectionModel(VisionModel):
         regions = two_stage_output(self.module, images)
         if regions is not None:
             return regions
-        raise ModelError(
-            f"model {self.spec} is {kind_text(self.module)}, and its data is for detection;"
-            f" detectors that can be taken are {_FAMILIES}, and their subclasses"
-        )
+        return self._own_output(images)
+
+    def _own_output(self, images: Tensor) -> DetectorOutput:
+        """Return what a detector of the user's own gives.
+
+        Raises:
+            ModelError: it is something else, or its logits are not at as many positions as it says.
+        """
+        output = self.module(images)
+        if not isinstance(output, DetectorOutput):
+            raise ModelError(
+                f"model {self.spec} gives {kind_text(output)}, and its data is for detection;"
+                f" detectors that can be taken are {_FAMILIES}, and what gives a"
+                " kdcache.PyramidOutput"
+            )
+        shape = tuple(output.logits.shape)
+        if len(shape) != 3 or shape[:2] != (len(images), output.layout.num_positions):
+            raise ModelError(
+                f"model {self.spec} gives logits of shape {shape}; its layout for {len(images)}"
+                f" views is [{len(images)}, {output.layout.num_positions}, classes]"
+            )
+        return output
 
     def layout_of(self, output: DetectorOutput) -> Layout:
         """Return where the positions of its class logits are."""
-        return output.layout
+        return output.exact_layout()
 
     def teacher_logits(self, output: Any, labels: Labels) -> TeacherLogits:
         """Return what a cache holds of the output."""

@@ -18,10 +18,12 @@ class DetectorOutput(ABC):
     layout: Layout
     """Where the positions of its class logits are."""
 
-    @property
-    @abstractmethod
-    def logits(self) -> ViewLogits:
-        """Class logits, `[views, positions, row width]`."""
+    logits: ViewLogits
+    """Class logits, `[views, positions, row width]`."""
+
+    def exact_layout(self) -> Layout:
+        """Return the layout with all that tells one from another, which may wait for the device."""
+        return self.layout
 
     @abstractmethod
     def teacher_logits(self, labels: Labels) -> TeacherLogits:

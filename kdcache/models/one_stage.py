@@ -5,8 +5,9 @@ out, since it draws sizes and pads to the largest view of a batch, so that logit
 the views beside them. A recipe gives views of one size.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -20,25 +21,13 @@ from kdcache.shapes import Activation, Detections, Labels, Scalar, ViewLogits
 from kdcache.soft_targets import AnchorTargets, SoftTargets, segments_of
 from kdcache.targets.boxes import torchvision_targets
 
+_DIGEST_LENGTH = 16
 
-@dataclass(frozen=True, eq=False)
-class HeadOutput(DetectorOutput):
-    """What a one-stage detector gives; as it is, of a RetinaNet."""
 
-    activation: ClassVar[Activation] = "sigmoid"
-    detector: Any
-    parts: dict[str, Tensor]
-    """What its head gives, by torchvision's names, each `[views, positions, ...]`."""
-    anchors: list[Tensor]
-    """Of each view, float32 `[positions, 4]`, in pixels."""
+class PyramidLogits(DetectorOutput):
+    """Class logits of every anchor at every place of a pyramid."""
+
     layout: Pyramid
-    view_size: tuple[int, int]
-
-    @property
-    def logits(self) -> ViewLogits:
-        """Class logits, `[views, positions, row width]`, level by level, the anchors of a place
-        side by side."""
-        return self.parts["cls_logits"]
 
     def teacher_logits(self, labels: Labels) -> TeacherLogits:
         """Return the logits of all positions."""
@@ -52,6 +41,78 @@ class HeadOutput(DetectorOutput):
         for segment, logits, targets in zip(segments, parts, segments_of(teacher), strict=True):
             rows = _by_place(logits.flatten(0, 1), segment)
             yield rows, AnchorTargets(_by_place(targets.logits(), segment))
+
+
+@dataclass(frozen=True, eq=False)
+class PyramidOutput(PyramidLogits):
+    """What a one-stage detector of one's own gives: its `forward` takes normalised images, `[views,
+    channels, height, width]`, and returns this."""
+
+    logits: ViewLogits
+    """Class logits, `[views, positions, row width]`, level by level, line by line, the anchors of a
+    place side by side."""
+    layout: Pyramid
+    """The levels, the anchors at each place, and how logits become probabilities."""
+    losses: Callable[[list[dict[str, Tensor]]], Mapping[str, Tensor]] | None = None
+    """Gives the detector's own losses by name, which a student needs, of each view's `boxes` and
+    `labels` as torchvision's detectors take them."""
+    find: Callable[[], list[dict[str, Tensor]]] | None = None
+    """Gives each view's `boxes`, `scores` and `labels`, which an evaluation needs."""
+
+    def label_losses(self, labels: Labels) -> dict[str, Scalar]:
+        """Return the losses.
+
+        Raises:
+            ModelError: there are none.
+        """
+        if self.losses is None:
+            raise ModelError(
+                "this detector gives no losses of its own, which a student needs; give losses to"
+                " its PyramidOutput"
+            )
+        targets = torchvision_targets(labels, has_background=self.layout.has_background)
+        return dict(self.losses(targets))
+
+    def detections(self) -> list[Detections]:
+        """Return the boxes.
+
+        Raises:
+            ModelError: there is nothing that finds them.
+        """
+        if self.find is None:
+            raise ModelError(
+                "this detector finds no boxes, which an evaluation needs; give find to its"
+                " PyramidOutput"
+            )
+        return as_detections(self.find(), has_background=self.layout.has_background)
+
+
+@dataclass(frozen=True, eq=False)
+class HeadOutput(PyramidLogits):
+    """What a one-stage detector of torchvision gives; as it is, of a RetinaNet."""
+
+    activation: ClassVar[Activation] = "sigmoid"
+    detector: Any
+    parts: dict[str, Tensor]
+    """What its head gives, by torchvision's names, each `[views, positions, ...]`."""
+    anchors: list[Tensor]
+    """Of each view, float32 `[positions, 4]`, in pixels."""
+    layout: Pyramid
+    view_size: tuple[int, int]
+
+    @property
+    def logits(self) -> ViewLogits:  # type: ignore[override]
+        """Class logits, `[views, positions, row width]`, level by level, the anchors of a place
+        side by side."""
+        return self.parts["cls_logits"]
+
+    def exact_layout(self) -> Pyramid:
+        """Return the layout with a digest of the anchors, to a hundredth of a pixel."""
+        if max(self.layout.anchors) == 1:
+            return self.layout
+        hundredths = (100 * self.anchors[0]).round().to("cpu", torch.int64)
+        digest = hashlib.sha256(hundredths.numpy().tobytes()).hexdigest()
+        return replace(self.layout, anchor_boxes=digest[:_DIGEST_LENGTH])
 
     def label_losses(self, labels: Labels) -> dict[str, Scalar]:
         """Return `DetectorOutput.label_losses`."""

@@ -55,7 +55,7 @@ class RegionOutput(DetectorOutput):
         return list(boxes)
 
     @property
-    def logits(self) -> ViewLogits:
+    def logits(self) -> ViewLogits:  # type: ignore[override]
         """Class logits at its own proposals, `[views, count, row width]`, zeros where a view has
         fewer."""
         rows, _ = self._at_own_proposals

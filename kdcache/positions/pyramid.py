@@ -15,6 +15,7 @@ from kdcache.positions.protocol import (
 from kdcache.shapes import Activation
 
 MOST_ANCHORS = 64
+_LONGEST_DIGEST = 64
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Pyramid(Layout):
     activation: Activation = "sigmoid"
     """How logits become probabilities; of a softmax the background is a class beside the
     others."""
+    anchor_boxes: str = ""
+    """Digest of the anchors' boxes where a place has several, so that one anchor is not compared
+    with another; empty where a place has one, or they are not known."""
 
     @classmethod
     def require(cls, values: Mapping[str, Any]) -> None:
@@ -53,6 +57,9 @@ class Pyramid(Layout):
         if activation not in get_args(Activation):
             choices = " or ".join(get_args(Activation))
             raise UsageError(f"activation is {quoted(activation)}; it must be {choices}")
+        digest = values["anchor_boxes"]
+        if not isinstance(digest, str) or len(digest) > _LONGEST_DIGEST:
+            raise UsageError(f"anchor_boxes is {quoted(digest)}; it must be a digest of anchors")
 
     @property
     def has_background(self) -> bool:

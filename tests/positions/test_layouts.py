@@ -93,7 +93,7 @@ HUGE = MOST_SIDE + 1
 
 def one_level(**changes: Any) -> dict[str, Any]:
     """Return a pyramid of one level."""
-    content = {"kind": "pyramid", "levels": [[1, 1]], "anchors": [1], "activation": "sigmoid"}
+    content = Pyramid(((1, 1),), (1,)).to_dict()
     return {**content, **changes}
 
 
@@ -116,7 +116,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "sizes that are a table": ({"kind": "heads", "sizes": {"a": 1}}, "sizes is"),
     "many heads": ({"kind": "heads", "sizes": [[1, 1]] * 65}, "it must have 1 to 64 pairs"),
     "many levels": (
-        {"kind": "pyramid", "levels": [[1, 1]] * 17, "anchors": [1] * 17, "activation": "sigmoid"},
+        one_level(levels=[[1, 1]] * 17, anchors=[1] * 17),
         "it must have 1 to 16 pairs",
     ),
     "no anchors": (one_level(anchors=[0]), "a number of anchors is 0"),
@@ -125,6 +125,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "one number of anchors": (one_level(anchors=1), "a number for each of the 1 levels"),
     "anchors of other levels": (one_level(anchors=[1, 1]), "a number for each of the 1 levels"),
     "an unknown activation": (one_level(activation="tanh"), "it must be softmax or sigmoid"),
+    "a long digest": (one_level(anchor_boxes="0" * 65), "it must be a digest of anchors"),
+    "a digest that is a number": (one_level(anchor_boxes=1), "it must be a digest of anchors"),
     "an activation that is a list": (one_level(activation=[1]), "activation is"),
     "no proposals": ({"kind": "proposals", "count": 0}, "from 1 to 10000"),
     "many proposals": ({"kind": "proposals", "count": 10_001}, "from 1 to 10000"),

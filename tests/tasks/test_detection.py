@@ -1,6 +1,7 @@
 """Detection: a detector run in parts gives what torchvision's gives as a whole, and the loss against
 the teacher is the published one."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from kdcache.errors import ModelError, UsageError
 from kdcache.losses import open_loss
 from kdcache.models.detection import DetectionModel
 from kdcache.models.model import open_model
-from kdcache.models.one_stage import HeadOutput
+from kdcache.models.one_stage import HeadOutput, PyramidOutput
 from kdcache.models.wrapping import tried_model
 from kdcache.positions import Proposals, Pyramid
 from kdcache.shapes import Labels
@@ -181,6 +182,15 @@ def correlation_loss(ours: Tensor, theirs: Tensor) -> Tensor:
     return torch.tensor(losses)
 
 
+def test_anchors_of_other_sizes_make_another_layout() -> None:
+    layout = detector(retinanet()).layout
+    assert detector(retinanet(seed=1)).layout == layout
+    other = detector(retinanet(sides=(12, 20))).layout
+    assert isinstance(layout, Pyramid) and isinstance(other, Pyramid)
+    assert layout != other and not layout.holds_alike(other)
+    assert replace(layout, anchor_boxes="") == replace(other, anchor_boxes="")
+
+
 def test_of_an_ssd_each_anchor_has_a_softmax_and_a_place_is_a_row() -> None:
     batch = batch_of_views()
     student = detector(ssd(seed=1)).eval()
@@ -190,7 +200,10 @@ def test_of_an_ssd_each_anchor_has_a_softmax_and_a_place_is_a_row() -> None:
         teacher_output = teacher(batch.views[0])
     layout = output.layout
     assert layout == Pyramid(((8, 8), (4, 4)), (4, 6), "softmax")
-    assert output.logits.shape == (6, 8 * 8 * 4 + 4 * 4 * 6, 4) and student.layout == layout
+    assert (
+        output.logits.shape == (6, 8 * 8 * 4 + 4 * 4 * 6, 4)
+        and student.layout == output.exact_layout()
+    )
     soft_targets = by_segment(teacher_output.logits, layout)
     terms = Detection().terms(
         open_loss("dist:tau=2,beta=1,gamma=1"),
@@ -300,7 +313,9 @@ def kl_of_sigmoid(own: Tensor, theirs: Tensor) -> Tensor:
 
 
 def test_the_layout_says_levels_and_anchors() -> None:
-    assert detector(retinanet(anchors=2)).layout == Pyramid(((8, 8), (4, 4)), (2, 2))
+    layout = detector(retinanet(anchors=2)).layout
+    assert isinstance(layout, Pyramid)
+    assert replace(layout, anchor_boxes="") == Pyramid(((8, 8), (4, 4)), (2, 2))
     assert detector(fcos()).layout == Pyramid(((8, 8), (4, 4)), (1, 1))
 
 
@@ -339,6 +354,14 @@ def targets_of(labels: Labels) -> list[dict[str, Tensor]]:
     return torchvision_targets(labels)
 
 
+class Misplaced(nn.Module):
+    """A detector whose layout has more positions than its logits."""
+
+    def forward(self, images: Tensor) -> PyramidOutput:
+        layout = Pyramid(((8, 8), (4, 4)), (1, 1))
+        return PyramidOutput(torch.randn(len(images), 64, 3), layout)
+
+
 def test_what_is_no_loss_or_detector_is_refused() -> None:
     task = Detection()
     for spec in ("dkd", "nkd", "cwd", "dist:ignore_masked=true"):
@@ -369,11 +392,10 @@ def test_what_is_no_loss_or_detector_is_refused() -> None:
             batch.labels,
             label_smoothing=0.1,
         )
-    with pytest.raises(
-        ModelError,
-        match="is a Flatten, and its data is for detection; detectors that can be taken are",
-    ):
+    with pytest.raises(ModelError, match=r"gives float32 .*; detectors that can be taken are"):
         detector(nn.Flatten())
+    with pytest.raises(ModelError, match=r"layout for 1 views is \[1, 80, classes\]"):
+        detector(Misplaced())
     with pytest.raises(ModelError, match="gives 4 classes, and 3 are asked for"):
         detector(retinanet(classes=4))
 

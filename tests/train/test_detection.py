@@ -8,7 +8,7 @@ import torch
 from runs import dump, losses, steps, train
 
 import kdcache
-from kdcache.errors import MismatchError, UsageError
+from kdcache.errors import MismatchError, ModelError, UsageError
 from kdcache.models.model import open_model
 from kdcache.train.optim import OptimizerConfig
 from kdcache.views import load_recipe
@@ -97,6 +97,18 @@ def test_cached_equals_online(tmp_path: Path, recipe: str, detector: str, loss: 
     assert cached_losses == pytest.approx(losses(tmp_path / "online"), rel=1e-5)
 
 
+def test_a_detector_of_ones_own_says_what_its_head_gives(tmp_path: Path, recipe: str) -> None:
+    teacher = f"tiny_detectors:plain,{NORMALISED},seed=7,can_train=false"
+    cache = cached(tmp_path / "cache", recipe, teacher=teacher)
+    layout = kdcache.open_cache(cache).manifest.layout
+    assert layout == kdcache.Pyramid(((8, 8), (4, 4)), (1, 1))
+    student = f"tiny_detectors:plain,{NORMALISED},seed=1"
+    result = trained(tmp_path / "run", cache=(cache,), student=student, eval_data=DATA, epochs=1)
+    assert "ap" in result
+    with pytest.raises(ModelError, match="gives no losses of its own, which a student needs"):
+        trained(tmp_path / "other", cache=(cache,), student=teacher)
+
+
 @pytest.mark.parametrize("store", ["zarr", "webdataset"])
 def test_it_learns_and_is_scored_and_a_tar_holds_images_and_boxes(
     tmp_path: Path, recipe: str, store: str
@@ -134,7 +146,10 @@ def test_a_loop_of_ones_own_gets_what_torchvisions_detectors_take(cache: str, re
 
 def test_a_student_whose_positions_lie_otherwise_is_refused(tmp_path: Path, cache: str) -> None:
     student = f"tiny_detectors:retinanet,{NORMALISED},anchors=1"
-    with pytest.raises(MismatchError, match="as many levels, strides and anchors"):
+    with pytest.raises(MismatchError, match=r"anchors \[1, 1\], not \[2, 2\].*anchor_boxes"):
+        trained(tmp_path / "run", cache=(cache,), student=student)
+    student = f"tiny_detectors:faster_rcnn,{NORMALISED}"
+    with pytest.raises(MismatchError, match="lie as the teacher's: proposals, not pyramid; take a"):
         trained(tmp_path / "run", cache=(cache,), student=student)
     with pytest.raises(UsageError, match="which the positions of a detector have not"):
         trained(tmp_path / "run", cache=(cache,), loss="dkd")
