@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
-from torch import Tensor
 
 from kdcache.config.spec import choose
+from kdcache.losses.correlation import mean_correlations
 from kdcache.losses.protocol import (
     LossOptions,
     Need,
@@ -19,15 +19,13 @@ from kdcache.losses.protocol import (
     sigmoid_pair,
     softened,
 )
-from kdcache.runtime.distributed import all_sum, world_size
+from kdcache.runtime.distributed import world_size
 from kdcache.shapes import Activation, LogitRows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
 Columns = Literal["global", "local"]
 """Whether the intra-class term correlates columns over the rows of all processes, or of this one as
 the published code does."""
-
-_EPS = 1e-8  # of the published code; below it a column that hardly varies is silently off
 
 
 def dist_loss(
@@ -97,56 +95,14 @@ def dist_terms(
     student = student.flatten(1)
     target = target.flatten(1)
     is_shared = columns == "global" and world_size() > 1
-    if len(student):
-        inter = tau**2 * (1 - pearson(student, target, dim=1).mean())
-    else:  # as of views without a proposal
+    if not len(student) and not is_shared:  # as of views without a proposal
+        nothing = student.sum()
+        return nothing, nothing
+    of_rows, of_columns = mean_correlations(student, target, is_shared=is_shared)
+    inter = tau**2 * (1 - of_rows)
+    if not len(student):
         inter = student.sum()
-        if not is_shared:
-            return inter, inter
-    if is_shared:
-        correlations = shared_pearson(student, target)
-    else:
-        correlations = pearson(student, target, dim=0)
-    intra = tau**2 * (1 - correlations.mean())
-    return inter, intra
-
-
-def pearson(a: Tensor, b: Tensor, *, dim: int) -> Tensor:
-    """Return Pearson's correlation of `a` and `b` along `dim`; 0 where one of them is constant."""
-    a = a - a.mean(dim, keepdim=True)
-    b = b - b.mean(dim, keepdim=True)
-    norms_a = torch.linalg.vector_norm(a, dim=dim)
-    norms_b = torch.linalg.vector_norm(b, dim=dim)
-    correlation: Tensor = (a * b).sum(dim) / (norms_a * norms_b + _EPS)
-    return correlation
-
-
-def shared_pearson(a: Tensor, b: Tensor) -> Tensor:
-    """Return Pearson's correlation of the columns of `a` and `b`, `[rows, classes]`, over the rows
-    of all processes.
-
-    What travels is not the rows but five sums a class: two to centre by, and then, for accuracy,
-    three of centred values.
-    """
-    with torch.no_grad():  # centred columns sum to 0, so no gradient goes through their means
-        num_rows = a.new_full((1,), len(a))
-        sums = all_sum(torch.cat([a.sum(0), b.sum(0), num_rows]))
-        means = sums[:-1] / sums[-1]
-        mean_a, mean_b = means.chunk(2)
-    a = a - mean_a
-    b = b - mean_b
-    products = (a * b).sum(0)
-    squares_a = (a * a).sum(0)
-    squares_b = (b * b).sum(0)
-    products, squares_a, squares_b = all_sum(torch.stack([products, squares_a, squares_b]))
-    correlation: Tensor = products / (_root(squares_a) * _root(squares_b) + _EPS)
-    return correlation
-
-
-def _root(squares: Tensor) -> Tensor:
-    """Return roots that have a gradient at 0 too, of the smallest float, which is nothing beside
-    _EPS."""
-    return squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
+    return inter, tau**2 * (1 - of_columns)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,3 +73,12 @@ def nkd(student: Tensor, teacher: Tensor, targets: Tensor, tau: float) -> tuple[
         p, q = ((z / tau).exp()[other] / (z / tau).exp()[other].sum() for z in (t, s))
         nontarget.append(-(tau**2) * (p * q.log()).sum())
     return torch.stack(target).mean(), torch.stack(nontarget).mean()
+
+
+def pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """Return Pearson's correlation along a dimension, by autograd's own derivatives."""
+    a = a - a.mean(dim, keepdim=True)
+    b = b - b.mean(dim, keepdim=True)
+    norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
+    correlation: Tensor = (a * b).sum(dim) / (norms + 1e-8)
+    return correlation
