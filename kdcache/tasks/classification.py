@@ -13,7 +13,9 @@ from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 from kdcache.targets import ClassLabel
+from kdcache.tasks.classification_picture import draw_classification
 from kdcache.tasks.label_notes import class_text, is_one_class_only, missing_classes
+from kdcache.tasks.picture import Picture, ShownView
 
 
 class Classification:
@@ -77,6 +79,10 @@ class Classification:
     def statistics(self, logits: Logits, targets: Targets | None) -> dict[str, float]:
         """Return `logit_statistics`."""
         return logit_statistics(logits, targets)
+
+    def picture(self, view: ShownView) -> Picture:
+        """Return `draw_classification`."""
+        return draw_classification(view)
 
 
 def task_loss(logits: Logits, labels: Labels, *, label_smoothing: float) -> Scalar:

@@ -21,7 +21,9 @@ from kdcache.shapes import Activation, Labels, Logits, Rows, Scalar, ViewLogits
 from kdcache.soft_targets import DenseTargets, SoftTargets, segments_of
 from kdcache.targets import ClassBoxes
 from kdcache.tasks.box_score import BoxScore
+from kdcache.tasks.detection_picture import draw_detection
 from kdcache.tasks.label_notes import missing_classes
+from kdcache.tasks.picture import Picture, ShownView
 
 _FEW_VIEWS = 4
 
@@ -104,6 +106,10 @@ class Detection:
             "std": float(rows.std(dim=-1, correction=0).mean()),
             "confidence": float(best.mean()),
         }
+
+    def picture(self, view: ShownView) -> Picture:
+        """Return `draw_detection`."""
+        return draw_detection(view)
 
 
 class DetectionScore:

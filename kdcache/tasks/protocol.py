@@ -1,5 +1,5 @@
 """What a task is: where the class logits of a view are, what is learnt from labels, how to score,
-and what a unit says."""
+what a unit says, and how a view is drawn."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -9,6 +9,7 @@ import torch
 from kdcache.losses import Loss
 from kdcache.shapes import Labels, Masks, Rows, Scalar, Targets, ViewLogits
 from kdcache.soft_targets import SoftTargets
+from kdcache.tasks.picture import Picture, ShownView
 
 
 @runtime_checkable
@@ -78,4 +79,11 @@ class Task(Protocol):
 
         `mean` and `std` of a row's logits, `confidence` (the largest probability) and, if targets
         are of the logits' classes, `accuracy` in percent.
+        """
+
+    def picture(self, view: ShownView) -> Picture:
+        """Return a view with what is right of it and what the teacher says.
+
+        Raises:
+            UsageError: logits of a layout that cannot be drawn.
         """
