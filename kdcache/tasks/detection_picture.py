@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from kdcache.tasks.level_scores import LevelScores, Peak, highest_peaks, level_scores
 from kdcache.tasks.name_tags import Box, NameTags
@@ -27,15 +26,18 @@ _LEAST_SCORE = 0.3
 _MOST_PEAKS = 12
 """Of the places that are named."""
 _WIDTH = 11.0
-"""Inches of the figure."""
-_PANEL_POINTS = 345.0
-"""About how wide a large panel is."""
+_PANEL_WIDTH = 4.9
+"""Inches of the figure, and about those of a large panel."""
+_CROWDED = 16
+_MOST_NAMED = 32
+"""Objects above which names are small, and of which no more are named."""
 _MOST_COLUMNS = 5
-_LEAST_COLUMNS = 4
+_LEAST_COLUMNS = 3
 """Levels beside each other."""
-_TITLE_INCHES = 0.3
-_MARGIN_INCHES = 1.0
-"""Above a panel, and of the title and the legend."""
+_TITLE_HEIGHT = 0.35
+_MARGIN_HEIGHT = 0.4
+_LINE_HEIGHT = 0.22
+"""Inches of a panel's title, of what is above all panels, and of a line of the list below."""
 
 
 class _Object(NamedTuple):
@@ -47,8 +49,6 @@ class _Object(NamedTuple):
     is_crowd: bool
     score: float | None
     """The teacher's probability of its class; None if its classes are others."""
-    is_right: bool
-    """Whether the teacher finds no other class more likely there."""
 
     @property
     def area(self) -> float:
@@ -86,7 +86,8 @@ def draw_detection(view: ShownView) -> Picture:
     _draw_peaks(large[1], scene)
     for number, panel in enumerate(small):
         _draw_level(panel, scene, number)
-    _list_classes(figure, scene)
+    num_lines = _list_classes(figure, scene)
+    figure.set_figheight(figure.get_figheight() + num_lines * _LINE_HEIGHT)
     return Picture(figure, max(float(level.confidences.max()) for level in levels))
 
 
@@ -95,11 +96,11 @@ def _panels(size: tuple[int, int], num_levels: int) -> tuple[Any, Any, Any]:
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     num_lines = -(-num_levels // _MOST_COLUMNS)
-    num_columns = max(min(num_levels, _MOST_COLUMNS), _LEAST_COLUMNS)
+    num_columns = max(-(-num_levels // num_lines), _LEAST_COLUMNS)
     height, width = size
-    large_height = _TITLE_INCHES + _WIDTH / 2 * height / width
-    small_height = num_lines * (_TITLE_INCHES + _WIDTH / num_columns * height / width)
-    inches = (_WIDTH, _MARGIN_INCHES + large_height + small_height)
+    large_height = _TITLE_HEIGHT + _PANEL_WIDTH * height / width
+    small_height = num_lines * (_TITLE_HEIGHT + _WIDTH / num_columns * height / width)
+    inches = (_WIDTH, _MARGIN_HEIGHT + large_height + small_height)
     figure = Figure(figsize=inches, layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=(large_height, small_height))
     large = grid[0].subgridspec(1, 2).subplots()
@@ -120,13 +121,18 @@ def _objects(view: ShownView, levels: Sequence[LevelScores]) -> list[_Object]:
         left, upper, right, lower = places.boxes[0, at].tolist()
         box = (left, upper, right, lower)
         score = None
-        is_right = False
         if not view.first_class:
-            scores = torch.stack([level.within(box) for level in levels]).amax(0)
-            score = float(scores[number])
-            is_right = score == float(scores.max())
-        objects.append(_Object(box, number, bool(places.is_crowd[0, at]), score, is_right))
+            score = max(float(level.within(box)[number]) for level in levels)
+        objects.append(_Object(box, number, bool(places.is_crowd[0, at]), score))
     return sorted(objects, key=lambda item: -item.area)
+
+
+def _name(view: ShownView, number: int) -> str:
+    """Return the name of a class, which beside a score must not look like one."""
+    name = view.name(number)
+    if name.isdecimal():
+        return f"class {name}"
+    return name
 
 
 def _colours(objects: Sequence[_Object], peaks: Sequence[Peak], first_class: int) -> dict[int, Any]:
@@ -148,10 +154,10 @@ def _draw_objects(panel: Any, scene: _Scene) -> None:
     _frame(panel, view.size)
     panel.set_title(_objects_text(scene), fontsize=TITLE_SIZE)
     for item in scene.objects:
-        _draw_box(panel, item, scene.colours[item.number], line_width=1.6, edge=3.0)
-    tags = NameTags(panel, view.size, _PANEL_POINTS)
-    for item in scene.objects:
-        tags.add(view.name(item.number), item.score, item.box, scene.colours[item.number])
+        _draw_box(panel, item, scene.colours[item.number], line_width=1.5, edge=2.7)
+    tags = NameTags(panel, view.size, _PANEL_WIDTH, is_small=len(scene.objects) > _CROWDED)
+    for item in scene.objects[:_MOST_NAMED]:
+        tags.add(_name(view, item.number), item.score, item.box, scene.colours[item.number])
 
 
 def _objects_text(scene: _Scene) -> str:
@@ -159,6 +165,8 @@ def _objects_text(scene: _Scene) -> str:
         return "view, without an object"
     if scene.view.first_class:
         return "view with its boxes"
+    if len(scene.objects) > _MOST_NAMED:
+        return "view with its boxes, and the teacher's score for large ones"
     return "view with its boxes, and the teacher's score for each"
 
 
@@ -172,24 +180,25 @@ def _draw_peaks(panel: Any, scene: _Scene) -> None:
     panel.set_title(_teacher_text(scene), fontsize=TITLE_SIZE)
     for item in scene.objects:
         _draw_box(panel, item, "white", line_width=0.8)
-    tags = NameTags(panel, view.size, _PANEL_POINTS)
+    tags = NameTags(panel, view.size, _PANEL_WIDTH)
+    boxes = []
     for peak in scene.peaks:
+        colour = scene.colours[view.first_class + peak.number]
+        boxes.append(tags.mark(peak.x, peak.y, colour))
+    for peak, box in zip(scene.peaks, boxes, strict=True):
         number = view.first_class + peak.number
-        colour = scene.colours[number]
-        panel.plot(peak.x, peak.y, "o", ms=5, mfc=colour, mec="white", mew=1, zorder=3)
-        gap = peak.stride / 2
-        around = (peak.x - gap, peak.y - gap, peak.x + gap, peak.y + gap)
-        tags.add(view.name(number), peak.score, around, colour)
+        tags.add(_name(view, number), peak.score, box, scene.colours[number])
 
 
 def _teacher_text(scene: _Scene) -> str:
+    title = "the teacher's confidence"
     if scene.view.first_class:
-        return "teacher: its own classes"
-    counted = [item for item in scene.objects if not item.is_crowd]
-    if not counted:
-        return "teacher: no object to find"
-    num_right = sum(item.is_right for item in counted)
-    return f"teacher: {num_right} of {len(counted)} objects right"
+        return f"{title}, by its own classes"
+    scores = [item.score for item in scene.objects if not item.is_crowd]
+    if not scores:
+        return title
+    num_found = sum(score > _LEAST_SCORE for score in scores if score is not None)
+    return f"{title}: {num_found} of {len(scores)} objects above {_LEAST_SCORE:g}"
 
 
 def _draw_level(panel: Any, scene: _Scene, number: int) -> None:
@@ -235,16 +244,16 @@ def _draw_box(
         panel.add_patch(rectangle)
 
 
-def _list_classes(figure: Any, scene: _Scene) -> None:
+def _list_classes(figure: Any, scene: _Scene) -> int:
     """List the classes of the objects with how many there are, and those that only the teacher
-    finds."""
+    finds; return how many lines that takes."""
     counts = Counter(item.number for item in scene.objects)
     names = []
     for number in scene.colours:
-        name = scene.view.name(number)
+        name = _name(scene.view, number)
         if counts[number] > 1:
             name = f"{name} ({counts[number]})"
-        elif not counts[number]:
+        elif not counts[number] and not scene.view.first_class:
             name = f"{name} (teacher)"
         names.append(name)
-    draw_legend(figure, names, list(scene.colours.values()))
+    return draw_legend(figure, names, list(scene.colours.values()))

@@ -177,6 +177,9 @@ def highest_peaks(levels: Sequence[LevelScores], least: float, most: int) -> lis
 
 
 def _are_close(peak: Peak, other: Peak) -> bool:
-    """Return whether two peaks are most likely of one object."""
-    reach = 2 * max(peak.stride, other.stride)
-    return abs(peak.x - other.x) < reach and abs(peak.y - other.y) < reach
+    """Return whether two peaks are most likely of one object: of one class they may be as far apart
+    as places of the coarser level, of two as those of the finer one."""
+    reach = min(peak.stride, other.stride)
+    if peak.number == other.number:
+        reach = max(peak.stride, other.stride)
+    return abs(peak.x - other.x) <= reach and abs(peak.y - other.y) <= reach

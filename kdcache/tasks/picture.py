@@ -71,8 +71,9 @@ def require_drawable(layout: Layout, kinds: Sequence[str]) -> None:
         )
 
 
-def draw_legend(figure: Any, names: Sequence[str], colours: Sequence[Any]) -> None:
-    """List classes below the panels, the first ones of many, and how many more there are."""
+def draw_legend(figure: Any, names: Sequence[str], colours: Sequence[Any]) -> int:
+    """List classes below the panels, the first ones of many, and how many more there are; return
+    how many lines that takes."""
     from matplotlib.patches import Patch  # noqa: PLC0415
 
     texts = []
@@ -84,7 +85,7 @@ def draw_legend(figure: Any, names: Sequence[str], colours: Sequence[Any]) -> No
         texts.append(f"and {len(names) - _MOST_LISTED} more")
         patches.append(Patch(color="none"))
     if not texts:
-        return
+        return 0
     longest = max(map(len, texts))
     num_columns = min(_MOST_COLUMNS, max(_LINE_CHARS // (longest + 6), 1), len(texts))
     # a name that begins with an underscore would not be listed
@@ -100,3 +101,4 @@ def draw_legend(figure: Any, names: Sequence[str], colours: Sequence[Any]) -> No
     for entry, text in zip(legend.get_texts(), texts, strict=True):
         entry.set_parse_math(False)
         entry.set_text(text)
+    return -(-len(texts) // num_columns)
