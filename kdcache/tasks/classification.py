@@ -27,7 +27,7 @@ class Classification:
     codec: ClassVar[str | None] = None
     scores_whole_images: ClassVar[bool] = False
 
-    def check(self, loss: Loss, spec: str) -> None:
+    def check(self, loss: Loss, spec: str, *, label_smoothing: float) -> None:
         """Refuse a loss that compares pixels, or would leave some out.
 
         Raises:

@@ -37,12 +37,16 @@ class Detection:
     codec: ClassVar[str | None] = "full:dtype=uint8"
     scores_whole_images: ClassVar[bool] = False
 
-    def check(self, loss: Loss, spec: str) -> None:
-        """Refuse a loss that needs a label for each row, or maps.
+    def check(self, loss: Loss, spec: str, *, label_smoothing: float) -> None:
+        """Refuse a loss that needs a label for each row, or maps, and labels that are smoothed.
 
         Raises:
-            UsageError: it does.
+            UsageError: it does, or they are.
         """
+        if label_smoothing:
+            raise UsageError(
+                f"label_smoothing is {label_smoothing}; a detector's losses have none: leave it out"
+            )
         if loss.requires & {"label", "maps", "masks"}:
             raise UsageError(
                 f"loss {spec} needs a class for each row, or maps, which the positions of a"
@@ -63,15 +67,8 @@ class Detection:
         *,
         label_smoothing: float,
     ) -> dict[str, Scalar]:
-        """Return the terms summed over the levels, and the sum of the detector's own losses.
-
-        Raises:
-            UsageError: label smoothing, which these have not.
-        """
-        if label_smoothing:
-            raise UsageError(
-                f"label_smoothing is {label_smoothing}; a detector's losses have none: leave it out"
-            )
+        """Return the terms summed over the levels, and the sum of the detector's own losses."""
+        assert not label_smoothing, "check refuses it"
         sums: dict[str, Scalar] = {}
         if "teacher" in loss.requires:
             sums = _against(loss, output, teacher)

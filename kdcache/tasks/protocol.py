@@ -40,11 +40,11 @@ class Task(Protocol):
     """Whether evaluation takes images as large as they are, whatever the size of training
     views."""
 
-    def check(self, loss: Loss, spec: str) -> None:
-        """Check that a loss of this spec is one of the task's.
+    def check(self, loss: Loss, spec: str, *, label_smoothing: float) -> None:
+        """Check that a loss of this spec is one of the task's, and that its labels can be smoothed.
 
         Raises:
-            UsageError: it is not.
+            UsageError: it is not, or they cannot.
         """
 
     def terms(

@@ -43,7 +43,7 @@ class Segmentation:
     codec: ClassVar[str | None] = None
     scores_whole_images: ClassVar[bool] = True
 
-    def check(self, loss: Loss, spec: str) -> None:
+    def check(self, loss: Loss, spec: str, *, label_smoothing: float) -> None:
         """Refuse a loss that treats the label of a row apart.
 
         Raises:

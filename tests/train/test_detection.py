@@ -124,12 +124,16 @@ def test_a_loop_of_ones_own_gets_what_torchvisions_detectors_take(cache: str, re
     torch.testing.assert_close(batch.teacher.logits(), output.logits)
 
 
-def test_a_student_whose_positions_lie_otherwise_is_refused(tmp_path: Path, cache: str) -> None:
+def test_what_cannot_be_trained_is_refused_before_the_first_step(
+    tmp_path: Path, cache: str
+) -> None:
     student = f"tiny_detectors:retinanet,{NORMALISED},anchors=1"
     with pytest.raises(MismatchError, match="as many levels, strides and anchors"):
         trained(tmp_path / "run", cache=(cache,), student=student)
     with pytest.raises(UsageError, match="which the positions of a detector have not"):
         trained(tmp_path / "run", cache=(cache,), loss="dkd")
+    with pytest.raises(UsageError, match="a detector's losses have none"):
+        trained(tmp_path / "run", cache=(cache,), label_smoothing=0.1)
 
 
 def test_recipes_that_boxes_cannot_follow_are_refused(tmp_path: Path, recipe: str) -> None:
