@@ -22,8 +22,7 @@ def show_view(
 ) -> dict[str, Any]:
     """Draw sample `index` of the source under `seed` into `file`.
 
-    Of segmentation the view, the mask, the teacher's most likely classes and how sure it is of
-    them; of classification the view and the five classes that the teacher finds most likely.
+    What is drawn is up to the task, see the `picture` of each in `kdcache/tasks`.
 
     Args:
         cache: that holds the view.
@@ -33,11 +32,12 @@ def show_view(
         data: spec of the source; by default the images that the cache holds.
 
     Returns:
-        `file`, `sample` (its key), `row` (its row of the cache) and the teacher's mean
-        `confidence`.
+        `file`, `sample` (its key), `row` (its row of the cache) and the teacher's `confidence`, see
+        `Picture`.
 
     Raises:
-        UsageError: no such sample, no such format, or a source that must be named.
+        UsageError: no such sample, no such format, logits that cannot be drawn, or a source that
+            must be named.
         MismatchError: data that is not the cache's source.
         CacheError: a view that the cache lacks, or a damaged unit.
         KdcacheError: matplotlib is not installed, or the file cannot be written.
