@@ -140,8 +140,9 @@ def _colours(objects: Sequence[_Object], peaks: Sequence[Peak], first_class: int
     be too much alike."""
     from matplotlib import colormaps  # noqa: PLC0415
 
-    palette = colormaps["tab20"].colors
-    palette = palette[0::2] + palette[1::2]
+    # dark and bright ones take turns there
+    tab20 = colormaps["tab20"](range(20))
+    palette = [*tab20[0::2], *tab20[1::2]]
     numbers = sorted({item.number for item in objects})
     numbers += sorted({first_class + peak.number for peak in peaks} - set(numbers))
     return {number: palette[place % len(palette)] for place, number in enumerate(numbers)}

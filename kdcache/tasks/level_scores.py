@@ -45,18 +45,21 @@ class LevelScores:
     @property
     def confidences(self) -> np.ndarray:
         """The largest probability at each place, `[height, width]`."""
-        return self.scores.amax(-1).numpy()
+        confidences: np.ndarray = self.scores.amax(-1).numpy()
+        return confidences
 
     def nearest(self, size: tuple[int, int]) -> np.ndarray:
         """Return the confidence of the nearest place, for each pixel of a view."""
         lines, columns = self._nearest_places(size)
-        return self.confidences[lines][:, columns]
+        heat: np.ndarray = self.confidences[lines][:, columns]
+        return heat
 
     def smooth(self, size: tuple[int, int]) -> np.ndarray:
         """Return the confidence, bilinear between places, for each pixel of a view."""
         down = _weights(self.centres[0], size[0])
         right = _weights(self.centres[1], size[1])
-        return down @ self.confidences @ right.T
+        heat: np.ndarray = down @ self.confidences @ right.T
+        return heat
 
     def within(self, box: Sequence[float]) -> Tensor:
         """Return the largest probability of each class at the places nearest to the middle half of
