@@ -9,12 +9,15 @@ from torch import nn
 
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
+from kdcache.models.vision_model import TeacherLogits
+from kdcache.positions import Layout
 from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 from kdcache.targets import ClassLabel
 from kdcache.tasks.classification_picture import draw_classification
 from kdcache.tasks.label_notes import class_text, is_one_class_only, missing_classes
+from kdcache.tasks.losses import refuse_positions
 from kdcache.tasks.picture import Picture, ShownView
 
 
@@ -28,7 +31,7 @@ class Classification:
     scores_whole_images: ClassVar[bool] = False
 
     def check(self, loss: Loss, spec: str, *, label_smoothing: float) -> None:
-        """Refuse a loss that compares pixels, or would leave some out.
+        """Refuse a loss that compares pixels, or would leave some out, or positions.
 
         Raises:
             UsageError: it does.
@@ -38,6 +41,7 @@ class Classification:
                 f"loss {spec} is one of maps, for segmentation; use dist, kl, dkd or nkd, without"
                 " ignore_masked"
             )
+        refuse_positions(loss, spec)
 
     def terms(
         self,
@@ -76,9 +80,11 @@ class Classification:
         """Return an empty score."""
         return Score(device)
 
-    def statistics(self, logits: Logits, targets: Targets | None) -> dict[str, float]:
+    def statistics(
+        self, logits: TeacherLogits, targets: Targets | None, layout: Layout
+    ) -> dict[str, float]:
         """Return `logit_statistics`."""
-        return logit_statistics(logits, targets)
+        return logit_statistics(logits.values, targets)
 
     def picture(self, view: ShownView) -> Picture:
         """Return `draw_classification`."""

@@ -12,6 +12,7 @@ from torch.nn import functional
 from kdcache.positions import Layout, Segment
 from kdcache.shapes import Activation
 from kdcache.soft_targets import SoftTargets, segments_of
+from kdcache.tasks.class_probabilities import class_probabilities
 
 _CANDIDATES = 500
 """Places of a level that are looked at for peaks."""
@@ -108,15 +109,10 @@ def level_scores(teacher: SoftTargets, layout: Layout, size: tuple[int, int]) ->
     """
     levels = []
     for segment, rows in zip(layout.segments, segments_of(teacher), strict=True):
-        scores = _probabilities(rows, layout.activation).reshape(*segment.shape, -1).amax(2)
+        probabilities = class_probabilities(rows.logits(), layout)
+        scores = probabilities.reshape(*segment.shape, -1).amax(2)
         levels.append(_placed(scores, segment, layout.activation, size))
     return levels
-
-
-def _probabilities(rows: SoftTargets, activation: Activation) -> Tensor:
-    if activation == "sigmoid":
-        return torch.sigmoid(rows.logits())
-    return rows.probs(1.0)
 
 
 def _placed(

@@ -18,7 +18,7 @@ from kdcache.tasks.name_tags import NameTags, ink_on
 from kdcache.tasks.picture import Picture, ShownView
 
 SIZE = (96, 128)
-LEVELS = Pyramid(((12, 16), (6, 8)), anchors=2)
+LEVELS = Pyramid(((12, 16), (6, 8)), (2, 2))
 NAMES = ["cup", "$bowl", "_spoon", "knife"]
 Box = tuple[float, float, float, float]
 

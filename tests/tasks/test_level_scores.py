@@ -1,8 +1,7 @@
 """Scores of a level: where its places are, what is said in a box, and where the peaks are."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,16 +20,9 @@ LEVELS = ((13, 17), (7, 9), (2, 3))
 QUIET = -8.0
 
 
-@dataclass(frozen=True)
-class Softmaxes(Pyramid):
-    """A pyramid of classes that exclude each other."""
-
-    activation: ClassVar[Activation] = "softmax"
-
-
 def scores_of(
     *loud: tuple[int, int, int, int, float],
-    layout: type[Pyramid] = Pyramid,
+    activation: Activation = "sigmoid",
     anchors: int = 2,
     classes: int = 4,
 ) -> list[LevelScores]:
@@ -38,11 +30,11 @@ def scores_of(
 
     Args:
         loud: level, line, column, class and logit, of the last anchor.
-        layout: of the logits.
+        activation: of the layout; of a softmax the background is class 0 of the logits.
         anchors: at each place.
         classes: how many there are.
     """
-    pyramid = layout(LEVELS, anchors)
+    pyramid = Pyramid(LEVELS, (anchors,) * 3, activation)
     parts = []
     for height, width in LEVELS:
         parts.append(torch.full((1, height, width, anchors, classes), QUIET))
@@ -64,17 +56,17 @@ def default_boxes(images: ImageList, features: list[Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("layout", "boxes_of"), [(Pyramid, anchors_of_pyramids), (Softmaxes, default_boxes)]
+    ("activation", "boxes_of"), [("sigmoid", anchors_of_pyramids), ("softmax", default_boxes)]
 )
 def test_places_are_where_torchvision_has_the_centres_of_its_anchors(
-    layout: type[Pyramid], boxes_of: Callable[..., Tensor]
+    activation: Activation, boxes_of: Callable[..., Tensor]
 ) -> None:
     images = ImageList(torch.zeros(1, 3, *SIZE), [SIZE])
     features = [torch.zeros(1, 1, height, width) for height, width in LEVELS]
     boxes = boxes_of(images, features)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     expected = []
-    for level in scores_of(layout=layout):
+    for level in scores_of(activation=activation):
         tops, lefts = level.centres
         for top in tops:
             for left in lefts:
@@ -86,9 +78,11 @@ def test_probabilities_are_those_of_the_layout() -> None:
     (sigmoids, *_) = scores_of((0, 3, 4, 2, 1.0))
     assert float(sigmoids.scores[3, 4, 2]) == pytest.approx(1 / (1 + np.exp(-1.0)))
     assert float(sigmoids.scores[3, 5, 2]) == pytest.approx(1 / (1 + np.exp(-QUIET)))
-    (softmaxes, *_) = scores_of((0, 3, 4, 2, 1.0), layout=Softmaxes)
+    (softmaxes, *_) = scores_of((0, 3, 4, 2, 1.0), (0, 5, 4, 0, 1.0), activation="softmax")
     others = 3 * np.exp(QUIET - 1.0)
-    assert float(softmaxes.scores[3, 4, 2]) == pytest.approx(1 / (1 + others))
+    assert softmaxes.scores.shape[-1] == 3
+    assert float(softmaxes.scores[3, 4, 1]) == pytest.approx(1 / (1 + others))
+    assert float(softmaxes.confidences[5, 4]) < 0.3  # sure of the background
 
 
 def test_a_box_is_asked_in_its_middle_half() -> None:
