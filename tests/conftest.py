@@ -104,3 +104,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("recipe") / "shapes.toml"
     file.write_text(RECIPE)
     return str(file)
+
+
+@pytest.fixture(scope="session")
+def box_recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the file of the recipe that small caches of detectors have."""
+    from box_caches import RECIPE
+
+    file = tmp_path_factory.mktemp("recipe") / "boxes.toml"
+    file.write_text(RECIPE)
+    return str(file)

@@ -17,12 +17,14 @@ import pytest
 import timm
 import torch
 import yaml
+from box_caches import DATA as BOXES
+from box_caches import box_cache
 from click.testing import CliRunner
 from PIL import Image
 from runs import DIGITS, dump
 from safetensors.torch import save_file
 from segmentation_files import write_cityscapes, write_voc
-from tiny_detectors import write_coco_of_rectangles
+from tiny_detectors import retinanet, write_coco_of_rectangles
 from torchvision.datasets import cifar
 
 from kdcache.codecs.registry import CODECS
@@ -134,13 +136,26 @@ def test_toml_of_the_guide_loads(tmp_path: Path) -> None:
             load_config(TrainConfig, "train-student", file=str(file), flags={})
 
 
-def test_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_of_the_guide_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, box_recipe: str
+) -> None:
     few = f"{DIGITS},length=300"
     dump(tmp_path / "cache", data=few, seeds="0:2")
+    box_cache(tmp_path / "caches" / "retina", box_recipe)
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    for code in blocks(GUIDE, "python"):
-        exec(code.replace("digits:train", few), names)
+    smaller = {
+        "digits:train": few,
+        "coco:/data/train2017,annotations=/data/instances_train2017.json": BOXES,
+        "torchvision.models.detection.retinanet_resnet50_fpn(num_classes": "retinanet(classes",
+        "batch_size=16": "batch_size=8, num_workers=0",
+    }
+    names: dict[str, Any] = {"retinanet": retinanet}
+    for block in blocks(GUIDE, "python"):
+        code = block
+        for large, small in smaller.items():
+            code = code.replace(large, small)
+        exec(code, names)
+    assert {"level0", "level1", "classification"} <= set(names["losses"])
     assert (
         set(names["scores"]) == {"top1", "top5", "eval_loss"}
         and names["state"]["loader"]["epoch"] == 2

@@ -31,7 +31,7 @@ from kdcache.soft_targets import (
     by_segment,
     per_segment,
 )
-from kdcache.tasks.segmentation import upsampled
+from kdcache.tasks.map_sizes import upsampled
 from kdcache.views import Batch
 
 _NO_ROWS: Rows = np.empty(0, np.int64)

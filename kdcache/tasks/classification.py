@@ -15,8 +15,10 @@ from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 from kdcache.targets import ClassLabel
+from kdcache.tasks.classification_picture import draw_classification
 from kdcache.tasks.label_notes import class_text, is_one_class_only, missing_classes
 from kdcache.tasks.losses import refuse_positions
+from kdcache.tasks.picture import Picture, ShownView
 
 
 class Classification:
@@ -28,7 +30,7 @@ class Classification:
     codec: ClassVar[str | None] = None
     scores_whole_images: ClassVar[bool] = False
 
-    def check(self, loss: Loss, spec: str) -> None:
+    def check(self, loss: Loss, spec: str, *, label_smoothing: float) -> None:
         """Refuse a loss that compares pixels, or would leave some out, or positions.
 
         Raises:
@@ -83,6 +85,10 @@ class Classification:
     ) -> dict[str, float]:
         """Return `logit_statistics`."""
         return logit_statistics(logits.values, targets)
+
+    def picture(self, view: ShownView) -> Picture:
+        """Return `draw_classification`."""
+        return draw_classification(view)
 
 
 def task_loss(logits: Logits, labels: Labels, *, label_smoothing: float) -> Scalar:

@@ -20,11 +20,14 @@ from kdcache.losses import Loss
 from kdcache.models.detector_output import DetectorOutput
 from kdcache.models.vision_model import TeacherLogits
 from kdcache.positions import Layout
-from kdcache.shapes import Activation, Labels, Probabilities, Rows, Scalar
+from kdcache.shapes import Activation, Labels, Rows, Scalar
 from kdcache.soft_targets import AnchorTargets, DenseTargets, SoftTargets
 from kdcache.targets import ClassBoxes
 from kdcache.tasks.box_score import BoxScore
+from kdcache.tasks.class_probabilities import class_probabilities
+from kdcache.tasks.detection_picture import draw_detection
 from kdcache.tasks.label_notes import missing_classes
+from kdcache.tasks.picture import Picture, ShownView
 
 _FEW_VIEWS = 4
 
@@ -38,12 +41,16 @@ class Detection:
     codec: ClassVar[str | None] = "full:dtype=uint8"
     scores_whole_images: ClassVar[bool] = False
 
-    def check(self, loss: Loss, spec: str) -> None:
-        """Refuse a loss that needs a label for each row, or maps.
+    def check(self, loss: Loss, spec: str, *, label_smoothing: float) -> None:
+        """Refuse a loss that needs a label for each row, or maps, and labels that are smoothed.
 
         Raises:
-            UsageError: it does.
+            UsageError: it does, or they are.
         """
+        if label_smoothing:
+            raise UsageError(
+                f"label_smoothing is {label_smoothing}; a detector's losses have none: leave it out"
+            )
         if loss.requires & {"label", "maps", "masks"}:
             raise UsageError(
                 f"loss {spec} needs a class for each row, or maps, which the positions of a"
@@ -64,15 +71,8 @@ class Detection:
         *,
         label_smoothing: float,
     ) -> dict[str, Scalar]:
-        """Return the terms summed over the levels, and the sum of the detector's own losses.
-
-        Raises:
-            UsageError: label smoothing, which these have not.
-        """
-        if label_smoothing:
-            raise UsageError(
-                f"label_smoothing is {label_smoothing}; a detector's losses have none: leave it out"
-            )
+        """Return the terms summed over the levels, and the sum of the detector's own losses."""
+        assert not label_smoothing, "check refuses it"
         sums: dict[str, Scalar] = {}
         if "teacher" in loss.requires:
             sums = _against(loss, output, teacher)
@@ -109,7 +109,7 @@ class Detection:
                 continue
             means.append(rows.mean())
             spreads.append(rows.std(dim=-1, correction=0).mean())
-            confidences.append(_class_probabilities(rows, layout).max())
+            confidences.append(class_probabilities(rows, layout).max())
         if not means:
             return {"mean": 0.0, "std": 0.0, "confidence": 0.0}
         return {
@@ -117,6 +117,10 @@ class Detection:
             "std": float(torch.stack(spreads).mean()),
             "confidence": float(torch.stack(confidences).mean()),
         }
+
+    def picture(self, view: ShownView) -> Picture:
+        """Return `draw_detection`."""
+        return draw_detection(view)
 
 
 class DetectionScore:
@@ -140,7 +144,7 @@ def _surest(
     """Return a share of the rows of both: those in which the teacher gives a class of the data the
     largest probability."""
     teacher_logits = teacher_rows.logits()
-    probabilities = _class_probabilities(teacher_logits.flatten(0, -2), layout)
+    probabilities = class_probabilities(teacher_logits.flatten(0, -2), layout)
     confidence = probabilities.reshape(len(rows), -1).amax(1)
     count = math.ceil(share * len(rows))
     places = confidence.topk(count).indices
@@ -148,17 +152,6 @@ def _surest(
     if chosen_logits.ndim == 3:
         return rows[places], AnchorTargets(chosen_logits)
     return rows[places], DenseTargets(chosen_logits)
-
-
-def _class_probabilities(rows: Tensor, layout: Layout) -> Probabilities:
-    """Return the probabilities of the classes of the data, `[rows, classes]`, of logits `[rows, row
-    width]`."""
-    if layout.activation == "sigmoid":
-        return torch.sigmoid(rows)
-    probabilities = torch.softmax(rows, dim=-1)
-    if layout.has_background:
-        return probabilities[:, 1:]
-    return probabilities
 
 
 def _by_activation(loss: Loss, activation: Activation) -> Loss:

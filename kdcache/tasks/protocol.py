@@ -1,5 +1,5 @@
 """What a task is: where the class logits of a view are, what is learnt from labels, how to score,
-and what a unit says."""
+what a unit says, and how a view is drawn."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -11,6 +11,7 @@ from kdcache.models.vision_model import TeacherLogits
 from kdcache.positions import Layout
 from kdcache.shapes import Labels, Masks, Rows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
+from kdcache.tasks.picture import Picture, ShownView
 
 
 @runtime_checkable
@@ -41,11 +42,11 @@ class Task(Protocol):
     """Whether evaluation takes images as large as they are, whatever the size of training
     views."""
 
-    def check(self, loss: Loss, spec: str) -> None:
-        """Check that a loss of this spec is one of the task's.
+    def check(self, loss: Loss, spec: str, *, label_smoothing: float) -> None:
+        """Check that a loss of this spec is one of the task's, and that its labels can be smoothed.
 
         Raises:
-            UsageError: it is not.
+            UsageError: it is not, or they cannot.
         """
 
     def terms(
@@ -87,4 +88,11 @@ class Task(Protocol):
             logits: of views, on the host.
             targets: of the views, if they are of the teacher's classes.
             layout: where the positions of the logits are.
+        """
+
+    def picture(self, view: ShownView) -> Picture:
+        """Return a view with what is right of it and what the teacher says.
+
+        Raises:
+            UsageError: logits of a layout that cannot be drawn.
         """

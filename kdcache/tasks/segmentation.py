@@ -19,11 +19,14 @@ from kdcache.losses import Loss
 from kdcache.models.vision_model import TeacherLogits
 from kdcache.positions import Layout
 from kdcache.runtime.distributed import all_sum
-from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, SmallMasks, ViewLogits
+from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, ViewLogits
 from kdcache.soft_targets import PickedTargets, SoftTargets, segments_of
 from kdcache.targets import ClassMask
 from kdcache.tasks.label_notes import class_text, missing_classes
 from kdcache.tasks.losses import refuse_positions
+from kdcache.tasks.map_sizes import masks_at, upsampled
+from kdcache.tasks.picture import Picture, ShownView
+from kdcache.tasks.segmentation_picture import draw_segmentation
 
 AUXILIARY = 0.4
 """Weight of an auxiliary head."""
@@ -43,7 +46,7 @@ class Segmentation:
     codec: ClassVar[str | None] = None
     scores_whole_images: ClassVar[bool] = True
 
-    def check(self, loss: Loss, spec: str) -> None:
+    def check(self, loss: Loss, spec: str, *, label_smoothing: float) -> None:
         """Refuse a loss that treats the label of a row apart, or leaves positions out.
 
         Raises:
@@ -127,6 +130,10 @@ class Segmentation:
             means["accuracy"] = 100 * float(num_right / num_pixels.clamp_min(1))
         return means
 
+    def picture(self, view: ShownView) -> Picture:
+        """Return `draw_segmentation`."""
+        return draw_segmentation(view)
+
 
 def _add_auxiliary(sums: dict[str, Scalar], terms: Mapping[str, Scalar]) -> None:
     """Add the terms of an auxiliary head, with its weight, to the sums over heads."""
@@ -171,22 +178,6 @@ def _size_of(maps: Maps | Masks) -> tuple[int, int]:
     """Return the height and width of maps or of masks."""
     height, width = maps.shape[1:3]
     return height, width
-
-
-def upsampled(maps: Maps, size: tuple[int, int]) -> Tensor:
-    """Return maps brought to `size`, bilinear between the centres of pixels, `[views, classes,
-    height, width]`."""
-    planes = maps.permute(0, 3, 1, 2)
-    if planes.shape[2:] == size:
-        return planes
-    return functional.interpolate(planes, size, mode="bilinear", align_corners=False)
-
-
-def masks_at(masks: Masks, size: tuple[int, int]) -> SmallMasks:
-    """Return the class in the middle of each pixel of a map of `size`."""
-    planes = masks[:, None].float()
-    small = functional.interpolate(planes, size, mode="nearest-exact")
-    return small[:, 0].to(torch.uint8)
 
 
 class MapScore:

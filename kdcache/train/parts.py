@@ -23,16 +23,17 @@ from kdcache.train.evaluation import Evaluation, evaluation_recipe
 from kdcache.views import Recipe
 
 
-def require_possible(task: Task, loss: Loss, spec: str, recipe: Recipe) -> None:
+def require_possible(task: Task, loss: Loss, config: TrainConfig, recipe: Recipe) -> None:
     """Check that a loss is one of the task and fits the recipe.
 
     Raises:
         UsageError: it is not, or does not.
     """
-    task.check(loss, spec)
+    task.check(loss, config.loss, label_smoothing=config.label_smoothing)
     if "label" in loss.requires and recipe.mixing:
         raise UsageError(
-            f"loss {spec} needs one label a view, and recipe {recipe.name} mixes; use dist or kl"
+            f"loss {config.loss} needs one label a view, and recipe {recipe.name} mixes; use dist"
+            " or kl"
         )
 
 

@@ -73,7 +73,7 @@ class Trainer:
             check=lambda cache: check_records(cache, self.loss, config.loss),
         )
         self.task = open_task(task_of(replay.source))
-        require_possible(self.task, self.loss, config.loss, replay.recipe)
+        require_possible(self.task, self.loss, config, replay.recipe)
         seed_generators(config.run_seed, 0)
         self.student: VisionModel = open_student(config.student, replay, self.task.name)
         self.model = placed_student(

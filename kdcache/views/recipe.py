@@ -155,7 +155,7 @@ class Recipe:
         if self.size is None:
             raise RecipeError(
                 f'recipe {brief(self.name)} has size = "image", which is for evaluation only; give'
-                " it a size in pixels"
+                " it a size in pixels, onto which kdcache.Letterbox puts images of any shape"
             )
         return self.size
 
@@ -281,7 +281,8 @@ class Recipe:
         if view.dtype != torch.uint8 or tuple(view.shape) != shape:
             raise RecipeError(
                 f"recipe {brief(self.name)} gives {view.dtype} {tuple(view.shape)} where uint8 "
-                f'{shape} is declared; end it with a Resize or crop to size = "input"'
+                f"{shape} is declared; end it with a Resize, a crop or kdcache.Letterbox"
+                ' to size = "input"'
             )
         pixels: View = view.as_subclass(torch.Tensor)
         return pixels

@@ -14,7 +14,7 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 
 from kdcache.config.spec import choose
-from kdcache.errors import RecipeError, quoted
+from kdcache.errors import RecipeError, one_line, quoted
 from kdcache.shapes import IGNORED, MOST_SIDE, Size, sides
 from kdcache.targets.mask_resize import Mask
 from kdcache.views.bounds import bounded
@@ -39,6 +39,14 @@ _FORBIDDEN = {
     "MixUp": "mixing needs a partner; write a table [mixing] with mixup = ALPHA",
     "CutMix": "mixing needs a partner; write a table [mixing] with cutmix = ALPHA",
 }
+_SEVERAL_IMAGES = (
+    "it joins several images, and a view is of one; RandomZoomOut and kdcache.RandomScale make"
+    " objects small, too"
+)
+_FORBIDDEN_WORDS = {"mosaic": _SEVERAL_IMAGES, "copypaste": _SEVERAL_IMAGES}
+"""In the names that other libraries give to transforms."""
+_MOST_CHARS = 60
+"""Of a name in a message."""
 _INPUT = re.compile(r"input(?:/(.*))?")
 
 
@@ -64,8 +72,11 @@ def build_transform(entry: Any, form: ViewForm) -> Any:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise RecipeError(f"{form.recipe}: a transform is a table with a name, not {quoted(entry)}")
     name = entry["name"]
-    if name in _FORBIDDEN:
-        raise RecipeError(f"{form.recipe}: {name} cannot stand in a recipe: {_FORBIDDEN[name]}")
+    reason = _reason_against(name)
+    if reason:
+        raise RecipeError(
+            f"{form.recipe}: {one_line(name, _MOST_CHARS)} cannot stand in a recipe: {reason}"
+        )
     classes = _transform_classes()
     transform_class = classes[choose(name, classes, f"transform in {form.recipe}")]
     parameters = inspect.signature(transform_class).parameters
@@ -85,6 +96,17 @@ def build_transform(entry: Any, form: ViewForm) -> Any:
     except REFUSALS as error:
         refusal = _refused_text(name, options, error)
         raise RecipeError(f"{form.recipe}: {refusal}: {error}") from error
+
+
+def _reason_against(name: str) -> str | None:
+    """Return why a transform of this name cannot stand in a recipe; None if it may."""
+    if name in _FORBIDDEN:
+        return _FORBIDDEN[name]
+    word = name.lower().replace("_", "")
+    for part, reason in _FORBIDDEN_WORDS.items():
+        if part in word:
+            return reason
+    return None
 
 
 def _own_arguments(parameters: Mapping[str, inspect.Parameter], form: ViewForm) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from kdcache.cache import open_cache
 from kdcache.errors import ModelError
 from kdcache.models.model import open_model
 from kdcache.sources import open_source
-from kdcache.tasks.segmentation import upsampled
+from kdcache.tasks.map_sizes import upsampled
 from kdcache.verify.cache import verify_cache
 from kdcache.views import ViewDataset, load_recipe
 from kdcache_cli.commands import main

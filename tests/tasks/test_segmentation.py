@@ -12,11 +12,11 @@ from kdcache.models.vision_model import TeacherLogits
 from kdcache.positions import Heads, layout_of_sites
 from kdcache.shapes import Labels, ViewLogits
 from kdcache.soft_targets import SegmentTargets, SoftTargets, by_segment
+from kdcache.tasks.map_sizes import masks_at
 from kdcache.tasks.segmentation import (
     AUXILIARY,
     MapScore,
     Segmentation,
-    masks_at,
     pixel_loss,
     slide,
 )

@@ -173,6 +173,8 @@ RESIZE = '[[transforms]]\nname = "Resize"\nsize = ["input", "input"]\n'
         ('size = 8\n[[transforms]]\nname = "ToDtype"', "ToDtype cannot .*uint8 pixels"),
         ('size = 8\n[[transforms]]\nname = "Lambda"', "Lambda cannot .*plain parameters"),
         ('size = 8\n[[transforms]]\nname = "MixUp"', "MixUp cannot .*mixing needs a partner"),
+        ('size = 8\n[[transforms]]\nname = "Mosaic"', "Mosaic cannot .*joins several images.*RandomZoomOut"),
+        ('size = 8\n[[transforms]]\nname = "mmdet.Simple_Copy_Paste"', "Copy_Paste cannot .*several"),
         ('size = 8\n[[transforms]]\nname = "Resize"\nsize = "inputs"', "Resize"),
     ],
 )  # fmt: skip
