@@ -24,6 +24,7 @@ name = "RandomPhotometricDistort"
 
 [[transforms]]
 name = "RandomIoUCrop"
+trials = 4
 
 [[transforms]]
 name = "RandomHorizontalFlip"
