@@ -105,7 +105,7 @@ def batches(dataset: ViewDataset, requests: Any, workers: int) -> dict[tuple[int
 
 @pytest.mark.parametrize("name", names())
 @given(data=st.data())
-@settings(max_examples=15)
+@settings(max_examples=6)
 def test_a_view_is_replayed_bit_for_bit(name: str, source: Source, data: st.DataObject) -> None:
     recipe = recipe_of(name)
     seeds = st.integers(0, 2**32 - 1)
