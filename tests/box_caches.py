@@ -19,6 +19,7 @@ name = "RandomPhotometricDistort"
 
 [[transforms]]
 name = "RandomIoUCrop"
+trials = 4
 
 [[transforms]]
 name = "RandomHorizontalFlip"

@@ -3,7 +3,8 @@ signature have names.
 
 jaxtyping's own wrapper binds the arguments of each call to the signature once more, which took more
 time than all that was called. Functions within functions are left alone: they would be wrapped anew
-at each call of the outer one.
+at each call of the outer one. In a test the first calls of a function are checked and no more: the
+thousands that render views took a sixth of the time of all tests.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,15 @@ from typing import Any, ForwardRef, Literal, get_args, get_origin
 from jaxtyping import AbstractArray, jaxtyped
 
 Checker = Callable[[Any], Any]
+MOST_CALLS = 50
+"""Calls of a function that are checked in a test: as many as Hypothesis has examples."""
+_CALLS: dict[int, int] = {}
+"""Calls that were checked since the test began, by the function's identity."""
+
+
+def begin_test() -> None:
+    """Check calls anew."""
+    _CALLS.clear()
 
 
 def checked(*, typechecker: Checker) -> Checker:
@@ -29,21 +39,34 @@ def checked(*, typechecker: Checker) -> Checker:
         if "<locals>" in target.__qualname__:
             return target
         if not _names_sizes(target):
-            return typechecker(target)
-        if isgeneratorfunction(
-            target
-        ):  # it runs later, in the context of whoever asks for its items
+            return _at_first(target, typechecker(target))
+        if isgeneratorfunction(target):
+            # it runs later, in the context of whoever asks for its items
             return jaxtyped(target, typechecker=typechecker)
         function = typechecker(target)
 
-        @wraps(target)
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def in_context(*args: Any, **kwargs: Any) -> Any:
             with jaxtyped("context"):  # the same names have other sizes in the caller
                 return function(*args, **kwargs)
 
-        return call
+        return _at_first(target, in_context)
 
     return decorator
+
+
+def _at_first(target: Any, check: Any) -> Any:
+    """Return what calls `check` so many times in a test, and then the function itself."""
+    number = id(target)
+
+    @wraps(target)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        calls = _CALLS.get(number, 0)
+        if calls >= MOST_CALLS:
+            return target(*args, **kwargs)
+        _CALLS[number] = calls + 1
+        return check(*args, **kwargs)
+
+    return call
 
 
 def _names_sizes(function: Any) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import jaxtyping
 import pytest
 import torch
-from checked import checked
+from checked import begin_test, checked
 from hypothesis import settings
 
 # beartype looks at random items of containers, and would draw them from the generator that views
@@ -56,6 +56,10 @@ gc.disable()
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+
+
+def pytest_runtest_logstart() -> None:
+    begin_test()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from beartype import BeartypeConf, beartype
-from checked import checked
+from checked import MOST_CALLS, begin_test, checked
 from runs import dump
 
 from kdcache.shapes import Logits, PerRow
@@ -50,6 +50,17 @@ def test_sizes_within_containers_are_equal_too() -> None:
     hidden([(FIVE_ROWS, SIX_ROWS[1:])], None)
     with pytest.raises(TypeError, match="violates type hint"):
         hidden([(FIVE_ROWS, SIX_ROWS)], None)
+
+
+def test_the_first_calls_of_a_test_are_checked() -> None:
+    for _ in range(MOST_CALLS - 1):
+        assert count(2) == 2
+    with pytest.raises(TypeError, match="violates type hint"):
+        count("2")
+    assert count(0.5) == 0.5
+    begin_test()
+    with pytest.raises(TypeError, match="violates type hint"):
+        count("2")
 
 
 @checks

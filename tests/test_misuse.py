@@ -1,16 +1,14 @@
 """Mistakes in a program of one's own are told in one line, by a KdcacheError."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from nursery import script
 from tiny_models import FEW
 
-TESTS = Path(__file__).parent
+PROGRAM = Path(__file__).with_name("misuse.py")
 TOLD = {
     "batch size": "UsageError: batch_size is '8'; it must be a whole number",
     "no batch": "UsageError: batch_size is 0; it must be at least 1",
@@ -91,12 +89,12 @@ TOLD = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    paths = os.pathsep.join(map(str, (TESTS, TESTS.parent, TESTS.parent / "cli")))
-    program = [sys.executable, str(TESTS / "misuse.py"), str(tmp_path_factory.mktemp("misuse"))]
-    done = subprocess.run(
-        program, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, check=True, text=True
+    program = script(
+        PROGRAM, str(tmp_path_factory.mktemp("misuse")), folder=tmp_path_factory.mktemp("printed")
     )
-    found: dict[str, list[str]] = json.loads(done.stdout)
+    code, out, err = program.end()
+    assert code == 0, err
+    found: dict[str, list[str]] = json.loads(out)
     assert found.keys() == TOLD.keys()
     return found
 

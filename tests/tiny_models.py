@@ -88,7 +88,7 @@ def noise(length: int = 40, classes: int = 5, size: int = 16) -> Noise:
     return Noise(length, classes, size)
 
 
-FEW = 128
+FEW = 64
 
 
 class FewDigits:

@@ -1,5 +1,8 @@
 """Source `digits`: scikit-learn's handwritten digits."""
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
@@ -13,6 +16,8 @@ DIGITS_TRAIN = 1_197
 """The first 1,197 of the 1,797 digits are `digits:train`, the last 600 (other writers for the most
 part) `digits:test`."""
 
+_Images = np.ndarray[Any, np.dtype[np.uint8]]
+_Targets = np.ndarray[Any, np.dtype[np.int64]]
 _PARTS = {
     "train": slice(DIGITS_TRAIN),
     "test": slice(DIGITS_TRAIN, None),
@@ -28,17 +33,15 @@ class Digits:
 
     def __init__(self, split: str = "train") -> None:
         try:
-            from sklearn.datasets import load_digits  # noqa: PLC0415
+            images, targets = _all_digits()
         except ImportError as error:
             raise SourceError(
                 "source digits needs scikit-learn; pip install 'kdcache[demo]'"
             ) from error
         choose(split, tuple(_PARTS), "split of digits")
-        images, targets = load_digits(return_X_y=True)
         part = _PARTS[split]
-        grey_levels = images[part].reshape(-1, 8, 8) * (255 / 16)
-        self.data = np.rint(grey_levels).astype(np.uint8)
-        self.targets = targets[part]
+        self.data = images[part].copy()
+        self.targets = targets[part].copy()
 
     def __len__(self) -> int:
         """Return the number of digits."""
@@ -47,6 +50,17 @@ class Digits:
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         """Return the image (mode L) and its digit."""
         return Image.fromarray(self.data[index]), int(self.targets[index])
+
+
+@cache
+def _all_digits() -> tuple[_Images, _Targets]:
+    """Return all images, uint8 `[1797, 8, 8]`, and their digits, which are read once: they come as
+    compressed text."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415
+
+    images, targets = load_digits(return_X_y=True)
+    grey_levels = images.reshape(-1, 8, 8) * (255 / 16)
+    return np.rint(grey_levels).astype(np.uint8), targets
 
 
 def open_digits(spec: Spec) -> Source:

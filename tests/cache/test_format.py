@@ -221,13 +221,13 @@ def test_lowrank_reads_as_the_page_says(tmp_path: Path) -> None:
         for name in sorted(fit)
     ]
     assert hashlib.sha256(b"".join(parts)).hexdigest() == digest
-    records = cache.read(3, range(100))
+    records = cache.read(3, range(FEW))
     integers = [
         records[name].astype(float) for name in ("wide", "byte") if name in records.dtype.names
     ]
     if "ternary" in records.dtype.names:
         packed = records["ternary"].view("i1").astype(int) + 121
-        integers.append(np.stack([packed // 3**i % 3 - 1 for i in range(5)], 2).reshape(100, -1))
+        integers.append(np.stack([packed // 3**i % 3 - 1 for i in range(5)], 2).reshape(FEW, -1))
     axes = int(fit["kinds"].sum())
     logits = fit["mean"] + fit["step"] * np.concatenate(integers, 1)[:, :axes] @ fit[
         "basis"

@@ -148,7 +148,7 @@ def test_cached_equals_online_through_the_commands(cache: Path, tmp_path: Path) 
         "--loss",
         "dist:tau=4",
         "--epochs",
-        2,
+        5,
         "--batch-size",
         5,
     )
@@ -229,7 +229,7 @@ def test_a_plan_counts_the_processes_that_are_to_share_the_dump(
         "--seeds",
         "0:4",
         "--unit-rows",
-        26,
+        13,
         "--plan",
     )
     for name, value in {"SLURM_PROCID": "0", "SLURM_NTASKS": "16"}.items():
@@ -241,7 +241,7 @@ def test_a_plan_counts_the_processes_that_are_to_share_the_dump(
     assert plan["device_hours_per_million_views"] == pytest.approx(
         1e6 / plan["views_per_second"] / 3600
     )
-    assert plan["seconds_per_unit"] == pytest.approx(26 / plan["views_per_second"])
+    assert plan["seconds_per_unit"] == pytest.approx(13 / plan["views_per_second"])
     assert (
         plan["bytes_per_seed"] == pytest.approx(plan["bytes"] / 4, abs=1)
         and plan["files_per_seed"] == 12

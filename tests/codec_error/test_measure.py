@@ -277,12 +277,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_cache_gives_each_view_the_other_view_of_its_sample(cache: Path) -> None:
-    opened = pairs_from_cache(cache, views=150)
+    opened = pairs_from_cache(cache, views=80)
     held = open_cache(cache)
-    first, second = (held.codec.decode(held.read(seed, range(75))).logits() for seed in (0, 1))
+    first, second = (held.codec.decode(held.read(seed, range(40))).logits() for seed in (0, 1))
     assert torch.equal(opened.teacher, torch.cat([first, second]))
     assert torch.equal(opened.student, torch.cat([second, first]))
-    assert opened.groups.tolist() == [*range(75), *range(75)]
+    assert opened.groups.tolist() == [*range(40), *range(40)]
     assert len(pairs_from_cache(cache, views=10**6).teacher) == 2 * held.manifest.rows
 
 
@@ -290,10 +290,10 @@ def test_a_teacher_gives_what_its_cache_holds(cache: Path) -> None:
     settings: dict[str, Any] = {
         "data": DIGITS,
         "recipe": "digits",
-        "views": 150,
+        "views": 80,
         "compute": IN_PROCESS,
     }
-    run, read = pairs_from_teacher(f"{CONV},seed=7", **settings), pairs_from_cache(cache, views=150)
+    run, read = pairs_from_teacher(f"{CONV},seed=7", **settings), pairs_from_cache(cache, views=80)
     torch.testing.assert_close(run.teacher, read.teacher)
     torch.testing.assert_close(run.student, read.student)
     assert run.groups.tolist() == read.groups.tolist()
@@ -305,20 +305,20 @@ def test_a_teacher_gives_what_its_cache_holds(cache: Path) -> None:
 
 def test_a_student_sees_the_views_that_the_teacher_saw(cache: Path) -> None:
     student = f"{CONV},seed=8"
-    read = pairs_from_cache(cache, views=100, student=student, data=DIGITS, compute=IN_PROCESS)
+    read = pairs_from_cache(cache, views=50, student=student, data=DIGITS, compute=IN_PROCESS)
     settings: dict[str, Any] = {
         "data": DIGITS,
         "recipe": "digits",
         "student": student,
         "compute": IN_PROCESS,
     }
-    run = pairs_from_teacher(f"{CONV},seed=7", views=200, **settings)
-    torch.testing.assert_close(run.teacher[:100], read.teacher)
-    torch.testing.assert_close(run.student[:100], read.student)
+    run = pairs_from_teacher(f"{CONV},seed=7", views=100, **settings)
+    torch.testing.assert_close(run.teacher[:50], read.teacher)
+    torch.testing.assert_close(run.student[:50], read.student)
     (alone,) = (
-        pairs_from_teacher(student, views=200, **{**settings, "student": None})
-        .teacher[:100]
-        .split(100)
+        pairs_from_teacher(student, views=100, **{**settings, "student": None})
+        .teacher[:50]
+        .split(50)
     )
     torch.testing.assert_close(alone, read.student)
 

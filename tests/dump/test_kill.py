@@ -28,6 +28,8 @@ from kdcache.verify.cache import verify_cache
 pytestmark = pytest.mark.slow
 
 KILLS = 8
+PAUSE = 0.02
+"""Seconds between two looks of a reader, which else would take the processor from the writers."""
 KILLS_OF_FOUR = int(os.environ.get("KDCACHE_KILLS", "8"))
 Right = dict[tuple[int, int], bytes]
 
@@ -85,7 +87,7 @@ class Reader(threading.Thread):
 
     def run(self) -> None:
         try:
-            while not self.done.is_set():
+            while not self.done.wait(PAUSE):
                 self.poll()
         except BaseException as error:
             self.failure = error

@@ -19,7 +19,7 @@ SETTINGS: dict[str, Any] = {
     "codec": "full:dtype=float32",
     "batch_size": 128,
     "num_workers": 0,
-    "unit_rows": 50,
+    "unit_rows": 25,
 }
 NORMALISED: dict[str, Any] = {"mean": 0.5, "std": 0.25}
 
@@ -45,7 +45,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_records_are_those_of_the_same_things_by_their_specs(
     path: Path, tmp_path: Path
 ) -> None:
-    named = {"data": "tiny_models:few_digits", "unit_rows": 50, "codec": SETTINGS["codec"]}
+    named = {"data": "tiny_models:few_digits", "unit_rows": 25, "codec": SETTINGS["codec"]}
     dump(tmp_path / "named", teacher=f"{CONV},seed=7", seeds="0:2", **named)
     ours, theirs = kdcache.open_cache(path), kdcache.open_cache(tmp_path / "named")
     rows = np.arange(ours.manifest.rows)
@@ -68,7 +68,7 @@ def test_it_goes_on_and_adds_seeds(tmp_path: Path) -> None:
 def test_a_loop_reads_it_with_the_same_data_set(path: Path) -> None:
     teacher = tiny_models.conv(seed=7).eval()
     loader = kdcache.DistillationLoader(
-        path, data=tiny_models.few_digits(), batch_size=128, num_workers=0, **NORMALISED
+        path, data=tiny_models.few_digits(), batch_size=64, num_workers=0, **NORMALISED
     )
     loader.set_epoch(0)
     batch = next(iter(loader))

@@ -78,7 +78,7 @@ def images(folder: Path, count: int, *broken: int) -> str:
 
 
 def test_records_are_the_teachers_logits_and_the_figures_are_right(tmp_path: Path) -> None:
-    result = dump(tmp_path, codec=EXACT, unit_rows=25)
+    result = dump(tmp_path, codec=EXACT, unit_rows=12)
     cache = open_cache(tmp_path)
     accuracies = []
     for seed in (0, 1):
@@ -106,9 +106,9 @@ def test_records_are_the_teachers_logits_and_the_figures_are_right(tmp_path: Pat
 
 
 def test_run_again_it_writes_what_is_missing_and_nothing_else(tmp_path: Path) -> None:
-    dump(tmp_path, unit_rows=16)
+    dump(tmp_path, unit_rows=8)
     whole = contents(tmp_path)
-    assert dump(tmp_path, unit_rows=16)["units_written"] == 0
+    assert dump(tmp_path, unit_rows=8)["units_written"] == 0
     assert contents(tmp_path) == whole
     lost = [(0, 2), (0, 7), (1, 0)]
     for seed, unit in lost:
@@ -117,7 +117,7 @@ def test_run_again_it_writes_what_is_missing_and_nothing_else(tmp_path: Path) ->
         tmp_path / object_key(0, 2)
     ).unlink()  # the other two are as if killed between object and commit
     kept = contents(tmp_path)
-    assert dump(tmp_path, unit_rows=16)["units_written"] == len(lost)
+    assert dump(tmp_path, unit_rows=8)["units_written"] == len(lost)
     after = contents(tmp_path)
     assert {name: after[name] for name in kept} == kept
     written = {commit_key(seed, unit) for seed, unit in lost} | {object_key(0, 2)}
@@ -132,9 +132,9 @@ def test_run_again_it_writes_what_is_missing_and_nothing_else(tmp_path: Path) ->
 
 
 def test_more_seeds_change_nothing_that_is_there(tmp_path: Path) -> None:
-    dump(tmp_path, seeds="0:1", unit_rows=50)
+    dump(tmp_path, seeds="0:1", unit_rows=25)
     before = contents(tmp_path)
-    assert dump(tmp_path, seeds="0:1,5", unit_rows=50)["units_written"] == 3
+    assert dump(tmp_path, seeds="0:1,5", unit_rows=25)["units_written"] == 3
     after = contents(tmp_path)
     assert {name: after[name] for name in before} == before
     assert open_cache(tmp_path).complete_seeds() == [0, 5]
@@ -148,7 +148,7 @@ def test_workers_change_no_byte_and_batch_sizes_no_more_than_rounding(tmp_path: 
         "workers": {"compute": ComputeConfig(workers=2, device="cpu")},
         "batches": {"batch_size": 17},
     }.items():
-        run_dump(config(tmp_path / name, codec=EXACT, unit_rows=32, **changes))
+        run_dump(config(tmp_path / name, codec=EXACT, unit_rows=16, **changes))
     plain, workers, batches = (
         open_cache(tmp_path / name) for name in ("plain", "workers", "batches")
     )
@@ -165,7 +165,7 @@ def test_batches_never_cross_units(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "teacher": "tiny_models:batchwise",
         "batch_size": 8,
-        "unit_rows": 25,
+        "unit_rows": 12,
         "codec": EXACT,
     }
     dump(tmp_path, seeds="0:1", **settings)
@@ -174,7 +174,7 @@ def test_batches_never_cross_units(tmp_path: Path) -> None:
         (tmp_path / object_key(0, unit)).unlink()
     dump(tmp_path, seeds="0:1", **settings)
     sizes = open_cache(tmp_path).read(0, range(FEW))["logits"][:, 0]
-    assert sizes.tolist() == ([8.0] * 24 + [1.0]) * 5 + [3.0] * 3
+    assert sizes.tolist() == ([8.0] * 8 + [4.0] * 4) * 5 + [4.0] * 4
 
 
 def test_a_unit_is_a_random_subset_of_the_source(tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_a_full_disk_stops_the_dump_and_it_goes_on_later(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("codec", [EXACT, "lowrank:step=0.5", "topk:k=2"])
 def test_a_plan_writes_nothing_and_says_what_comes(tmp_path: Path, codec: str) -> None:
-    settings = config(tmp_path / "cache", seeds="0:3", unit_rows=64, codec=codec)
+    settings = config(tmp_path / "cache", seeds="0:3", unit_rows=32, codec=codec)
     plan = plan_dump(settings)
     assert not (tmp_path / "cache").exists()
     assert plan["views"] == 3 * FEW and plan["units"] == 6 and plan["units_done"] == 0
@@ -377,7 +377,7 @@ def test_a_plan_writes_nothing_and_says_what_comes(tmp_path: Path, codec: str) -
     files = contents(tmp_path / "cache")
     assert plan["files"] == len(files)
     assert plan["bytes"] == pytest.approx(result["bytes"], rel=0.05)
-    again = plan_dump(config(tmp_path / "cache", seeds="0:4", unit_rows=64, codec=codec))
+    again = plan_dump(config(tmp_path / "cache", seeds="0:4", unit_rows=32, codec=codec))
     assert again["units"] == 8 and again["units_done"] == 6
     assert again["gradient_error"] == ({} if codec == EXACT else plan["gradient_error"]), (
         "a dump measures no exact codec"

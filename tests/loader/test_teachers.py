@@ -50,7 +50,7 @@ def test_cached_rows_are_those_of_the_teacher_in_the_loop(cache: Cache) -> None:
     cached = CachedTeacher(cache, SlabReader(cache), compute)
     for teacher in (cached, online):
         assert isinstance(teacher, Teacher)
-    rows = [FEW - 1, 3, 85, 3, 0]
+    rows = [FEW - 1, 3, FEW // 2, 3, 0]
     for seed, following in ((0, [1]), (1, [0]), (0, [])):
         batch = batch_of(cache, [(row, seed) for row in rows])
         for teacher in (cached, online):

@@ -29,7 +29,7 @@ MEAN = [0.485, 0.456, 0.406]
 STD = [0.229, 0.224, 0.225]
 
 
-def vit(folder: Path, *, processor: bool = True, **changes: Any) -> transformers.PreTrainedModel:
+def vit(folder: Path, *, processor: bool = True, **changes: Any) -> "transformers.PreTrainedModel":
     """Write a tiny vision transformer, of grey images by default, and return it."""
     settings: dict[str, Any] = {
         "hidden_size": 16,
@@ -57,7 +57,7 @@ def prepare(folder: Path, **settings: Any) -> None:
     transformers.ViTImageProcessor(**settings).save_pretrained(folder)
 
 
-def segformer(folder: Path, classes: int = 4) -> transformers.PreTrainedModel:
+def segformer(folder: Path, classes: int = 4) -> "transformers.PreTrainedModel":
     """Write a tiny SegFormer, and return it."""
     config = transformers.SegformerConfig(
         depths=[1, 1, 1, 1],

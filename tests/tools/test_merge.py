@@ -185,7 +185,7 @@ def test_seeds_that_share_units_go_together(tmp_path: Path) -> None:
 
 
 def test_a_student_trains_on_exported_units(tmp_path: Path) -> None:
-    dump(tmp_path / "whole", unit_rows=16, seeds="0:2")
+    dump(tmp_path / "whole", unit_rows=8, seeds="0:2")
     result = export_cache(tmp_path / "whole", tmp_path / "new", seeds="0:1", units="2:6")
     assert result["missing"] == {} and result["units_written"] == 4
     assert (
@@ -199,6 +199,7 @@ def test_a_student_trains_on_exported_units(tmp_path: Path) -> None:
         loss="kl:tau=2",
         seeds="0:1",
         epochs=1,
+        batch_size=16,
         on_miss="skip",
     )
     assert done["steps"] == 2

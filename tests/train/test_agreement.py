@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
     "loss": "kl:tau=4",
 }
 LABELS: dict[str, Any] = {**SETTINGS, "loss": "ce", "recipe": "digits", "eval_data": FEW}
-SHARED = {"data": FEW, "recipe": "digits", "codec": "full:dtype=float32", "unit_rows": 25}
+SHARED = {"data": FEW, "recipe": "digits", "codec": "full:dtype=float32", "unit_rows": 12}
 
 
 def disagrees(settings: dict[str, Any], other: dict[str, Any], path: str) -> tuple[str, bool]:

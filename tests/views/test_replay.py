@@ -128,7 +128,7 @@ def cut(views: list[tuple[int, int]], size: int) -> list[Request]:
 
 @pytest.mark.parametrize("name", RECIPES)
 @given(views=VIEWS, order_seed=st.integers(0, 9), before=SEEDS, data=st.data())
-@settings(max_examples=12)
+@settings(max_examples=9)
 def test_in_any_batch_with_others_in_any_order(
     name: str, views: list[tuple[int, int]], order_seed: int, before: int, data: st.DataObject
 ) -> None:
@@ -164,7 +164,7 @@ def test_in_loader_workers(
     split=st.sampled_from([(2, 1, 1), (5, 1, 1), (6, 1, 2), (4, 2, 1), (12, 2, 1), (12, 2, 3)]),
     data=st.data(),
 )
-@settings(max_examples=8)
+@settings(max_examples=6)
 def test_in_the_shares_of_processes_and_after_a_resume(
     name: str,
     seeds: list[int],

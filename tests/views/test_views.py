@@ -32,6 +32,8 @@ SIZES = {
     "imagenet-b2": 24,
     "imagenet-b3": 24,
     "eval": 24,
+    "detection-eval": 24,
+    "detection-small": 24,
 }  # small ones: what is tested does not depend on it
 RANDOM = ("cifar", "digits", "imagenet-b1", "imagenet-b2")
 
@@ -103,7 +105,7 @@ def batches(dataset: ViewDataset, requests: Any, workers: int) -> dict[tuple[int
 
 @pytest.mark.parametrize("name", names())
 @given(data=st.data())
-@settings(max_examples=15)
+@settings(max_examples=6)
 def test_a_view_is_replayed_bit_for_bit(name: str, source: Source, data: st.DataObject) -> None:
     recipe = recipe_of(name)
     seeds = st.integers(0, 2**32 - 1)
