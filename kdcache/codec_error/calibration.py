@@ -70,7 +70,8 @@ def fit_codec(codec: RowCodec, pairs: Pairs) -> Fitted:
     """
     fitting, held_out = _parted(pairs)
     if not isinstance(codec, BasisCodec):
-        return Fitted(codec, codec, held_out)
+        # of a codec that has nothing to fit both are itself
+        return Fitted(codec.fit(pairs.teacher), codec.fit(fitting.teacher), held_out)
     whole = _whole(pairs)
     trial = Calibration(fitting.teacher, pairs.head)
     step = codec.step

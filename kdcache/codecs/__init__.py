@@ -2,6 +2,7 @@
 
 from kdcache.codecs.basis import BasisCodec
 from kdcache.codecs.checks import check_records
+from kdcache.codecs.cosine import Cosine
 from kdcache.codecs.full import Full
 from kdcache.codecs.lowrank import LowRank
 from kdcache.codecs.positions import PositionCodec, row_codec, with_layout
@@ -20,6 +21,7 @@ from kdcache.codecs.topk import TopK
 __all__ = [
     "BasisCodec",
     "Codec",
+    "Cosine",
     "Full",
     "LowRank",
     "PositionCodec",

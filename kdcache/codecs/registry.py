@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kdcache.codecs.cosine import Cosine
 from kdcache.codecs.full import Full
 from kdcache.codecs.lowrank import LowRank
 from kdcache.codecs.positions import row_codec, with_layout, with_rows
@@ -19,7 +20,7 @@ from kdcache.positions import Layout, One
 FEW_CLASSES = 64
 """Up to here all logits in float16 take no more than 128 bytes."""
 
-CODECS: dict[str, type[Any]] = {cls.name: cls for cls in (Full, LowRank, TopK)}
+CODECS: dict[str, type[Any]] = {cls.name: cls for cls in (Full, LowRank, Cosine, TopK)}
 
 
 def open_codec(text: str, *, classes: int) -> RowCodec:
