@@ -140,7 +140,7 @@ class Manifest:
         if root == SOURCE:
             return most_list_bytes(self.rows)
         num_axes = min(5 * self.dtype.itemsize, self.classes)
-        size = num_axes * (2 * self.classes + 8) + 4 * self.classes + 64
+        size = num_axes * (4 * self.classes + 8) + 4 * self.classes + 64
         return min(MOST_FIT, size)
 
     def most_object(self, root: str) -> int:
