@@ -12,7 +12,8 @@ import numpy as np
 from kdcache.cache import stored_bytes
 from kdcache.codec_error.gradients import decoded_batches, gradient_error
 from kdcache.codec_error.pairs import Pairs
-from kdcache.codecs import BasisCodec, Codec, RowCodec, open_codec
+from kdcache.codec_error.whole_views import whole_errors
+from kdcache.codecs import BasisCodec, Codec, GridCodec, RowCodec, open_codec
 from kdcache.codecs.transform import Calibration
 from kdcache.errors import CodecError
 from kdcache.losses import dist_loss
@@ -44,12 +45,14 @@ class Fitted:
     @cached_property
     def errors(self) -> dict[float, float]:
         """Error of DIST's gradient (beta = gamma) by temperature, on samples that the fit has not
-        seen.
+        seen; of codecs of whole maps on some views, of which it has seen few positions.
 
         Empty where there is no gradient, since the proxy student sees what the teacher sees.
         """
         if not self.held_out.differ:
             return {}
+        if isinstance(self.trial, GridCodec):
+            return _errors_on_views(self.trial, self.held_out)
         return _dist_errors(self.trial, self.held_out)
 
 
@@ -108,6 +111,14 @@ def fit_default(codec: BasisCodec, pairs: Pairs) -> Fitted:
 def _whole(pairs: Pairs) -> Calibration:
     """Return the calibration on all rows."""
     return Calibration(pairs.by_group().teacher, pairs.head)
+
+
+def _errors_on_views(codec: RowCodec, pairs: Pairs) -> dict[float, float]:
+    """Return the error of DIST's gradient by temperature, of a codec that codes maps or levels as a
+    whole; none if no whole view is known."""
+    if pairs.views is None:
+        return {}
+    return whole_errors(codec, pairs.views, pairs.activation, TAUS)
 
 
 def _dist_errors(codec: Codec, pairs: Pairs) -> dict[float, float]:

@@ -5,7 +5,7 @@ from kdcache.codecs.checks import check_records
 from kdcache.codecs.cosine import Cosine
 from kdcache.codecs.full import Full
 from kdcache.codecs.lowrank import LowRank
-from kdcache.codecs.positions import PositionCodec, row_codec, with_layout
+from kdcache.codecs.positions import GridCodec, PositionCodec, row_codec, with_layout
 from kdcache.codecs.protocol import Codec, RowCodec
 from kdcache.codecs.registry import (
     codec_from_dict,
@@ -23,6 +23,7 @@ __all__ = [
     "Codec",
     "Cosine",
     "Full",
+    "GridCodec",
     "LowRank",
     "PositionCodec",
     "RowCodec",

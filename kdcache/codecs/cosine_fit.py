@@ -19,8 +19,8 @@ from kdcache.codecs.protocol import LARGEST
 from kdcache.errors import CodecError, quoted
 from kdcache.shapes import Logits
 
-MOST_CLASSES = 1024
-"""A basis of so many takes 4 MB."""
+MOST_CLASSES = 2048
+"""A basis of so many takes 16 MB."""
 BANDS = 16
 LIMITS = {"long": (1 << 23) - 1, "wide": (1 << 15) - 1, "narrow": (1 << 7) - 1}
 """The largest integer of each kind."""
@@ -186,7 +186,8 @@ def _falloff() -> np.ndarray:
     angles = math.pi / BANDS * (np.arange(BANDS) + 0.5)
     square = _CORRELATION**2
     ratios = (1 - square) / (1 + square - 2 * _CORRELATION * np.cos(angles))
-    return np.round(4 * np.log2(ratios)).astype(np.int64)
+    falloff: np.ndarray = np.round(4 * np.log2(ratios)).astype(np.int64)
+    return falloff
 
 
 def _deviation(logits: Logits) -> float:

@@ -32,7 +32,7 @@ class Detection:
     name: ClassVar[str] = ClassBoxes.task
     best: ClassVar[str] = "ap"
     summary: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75")
-    codec: ClassVar[str | None] = "full:dtype=uint8"
+    codec: ClassVar[str | None] = "cosine"
     scores_whole_images: ClassVar[bool] = False
 
     def check(self, loss: Loss, spec: str) -> None:

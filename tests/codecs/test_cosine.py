@@ -208,8 +208,8 @@ def test_a_record_is_read_as_the_page_of_the_format_says() -> None:
 
 
 def test_options_out_of_range_are_refused() -> None:
-    with pytest.raises(UsageError, match="cosine holds at most 1,024 classes, not 1,025"):
-        open_codec("cosine", classes=1025)
+    with pytest.raises(UsageError, match="cosine holds at most 2,048 classes, not 2,049"):
+        open_codec("cosine", classes=2049)
     for steps in ("0", "nan", "1e9"):
         with pytest.raises(UsageError, match="steps"):
             open_codec(f"cosine:steps={steps}", classes=3)
