@@ -164,7 +164,8 @@ def test_codecs_of_a_detector_are_measured(tmp_path: Path) -> None:
         for name in ("teacher", "mirrored", "blurred")
     }
     np.savez(tmp_path / "logits.npz", levels=levels, **arrays)
-    out = benchmark(tmp_path, "detection_codecs", "logits.npz", "--json")
+    file = str(tmp_path / "logits.npz")
+    out = benchmark(tmp_path, "detection_codecs", file, "--json")
     result = json.loads(out)
     assert result["views"] == 8 and result["positions"] == 30
     for case in result["codecs"].values():

@@ -37,7 +37,7 @@ class Cosine(CodecDefaults):
     # of a detector's levels level 12 takes 8 % more, and 19 no less
     zstd_level: ClassVar[int] = 16
     classes: int
-    steps: float = 8.0
+    steps: float = 12.0
     """Quantisation steps to the standard deviation of a row, in the median of the sample; more are
     more exact and take more bytes. They are those of the segment with most positions."""
     fitted: CosineFit | None = not_an_option()
