@@ -26,12 +26,13 @@ from kdcache.codecs.cosine_fit import (
 )
 from kdcache.codecs.positions import LayoutCodec
 from kdcache.codecs.protocol import RowCodec, checked, to_bytes
+from kdcache.errors import CodecError
 from kdcache.positions import Segment
 from kdcache.shapes import Logits, PerRow, Records, ViewLogits
 from kdcache.soft_targets import DenseTargets, SegmentTargets
 
 _VALUES = 2**26
-"""Logits that are encoded at a time."""
+"""Logits that are encoded at a time, and the most of a view: a cache may say any layout."""
 
 
 class CosineRows(RowCodec, Protocol):
@@ -134,7 +135,16 @@ class CosineMaps(LayoutCodec):
 
     @cached_property
     def _parts(self) -> "list[_Part]":
-        """The segments, as their integers lie in a record."""
+        """The segments, as their integers lie in a record.
+
+        Raises:
+            CodecError: more logits than memory should be taken for.
+        """
+        num_logits = self.layout.num_positions * self.classes
+        if num_logits > _VALUES:
+            raise CodecError(
+                f"cosine holds at most {_VALUES:,} logits of a view, not {num_logits:,}; use full"
+            )
         fit = self.rows.fit_on(torch.device("cpu"))
         segments = self.layout.segments
         most = max(segment.num_positions for segment in segments)
@@ -159,13 +169,19 @@ class _Part:
         self.num_positions = segment.num_positions
         self.scale = self.num_positions / most
         """Of its step to that of the largest segment."""
+        self._fit = fit
         sizes = expected_sizes(fit, *self.shape)
-        self._order = np.argsort(-sizes, kind="stable")
         # a finer step makes larger integers: a power of two that is at least as large
         finer = 8 * (-(-most // self.num_positions) - 1).bit_length()
         self._counts = _counts(sizes + finer)
         self.num_bytes = sum(NUM_BYTES[kind] * count for kind, count in self._counts.items())
         self._placed: dict[tuple[str, torch.device], Tensor] = {}
+
+    @cached_property
+    def _order(self) -> Tensor:
+        """The numbers of the integers, by falling size."""
+        sizes = expected_sizes(self._fit, *self.shape)
+        return torch.from_numpy(np.argsort(-sizes, kind="stable"))
 
     def bytes_of(self, integers: Tensor) -> Tensor:
         """Return the bytes of integers `[views, integers]`, uint8 `[views, bytes]`."""
@@ -207,7 +223,7 @@ class _Part:
             for kind, count in self._counts.items():
                 ordered.append(torch.full((count,), float(LIMITS[kind])))
             limits = torch.empty(len(self._order))
-            limits[torch.from_numpy(self._order)] = torch.cat(ordered)
+            limits[self._order] = torch.cat(ordered)
             return limits
 
         return self._on("limits", device, made)
@@ -230,7 +246,7 @@ class _Part:
         return self._on(f"cosines {side}", device, lambda: cosines(side))
 
     def _order_on(self, device: torch.device) -> Tensor:
-        return self._on("order", device, lambda: torch.from_numpy(self._order))
+        return self._on("order", device, lambda: self._order)
 
     def _on(self, name: str, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
         """Return the tensor of a name on `device`, made and copied there once."""

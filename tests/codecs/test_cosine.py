@@ -217,6 +217,12 @@ def test_options_out_of_range_are_refused() -> None:
         open_codec("cosine", classes=3).fit(torch.zeros(1, 3))
 
 
+def test_a_layout_that_is_huge_is_refused_before_memory_is_taken() -> None:
+    rows = fitted().rows
+    with pytest.raises(CodecError, match=r"at most 67,108,864 logits of a view, not 1,610,612,736"):
+        _ = with_layout(rows, Pyramid(((16384, 16384),))).record_dtype
+
+
 def test_it_is_made_of_exact_logits_only() -> None:
     codec = fitted()
     logits = smooth_logits(LAYOUT, 2)
