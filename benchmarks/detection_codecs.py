@@ -74,7 +74,7 @@ class Logits:
                 "blurred": _floats(arrays["blurred"][measured]),
                 "early": early(self.teacher),
             }
-        self.layout = Pyramid(sizes)
+        self.layout = Pyramid(sizes, anchors=(1,) * len(sizes))
         self._exact: dict[tuple[str, str], Tensor] = {}
         """Exact gradients by student and loss."""
 
@@ -196,7 +196,7 @@ def with_one_step(spec: str, logits: Logits) -> Case:
     size = 0.0
     decoded = []
     for level, part in zip(logits.layout.levels, logits.layout.split(logits.teacher), strict=True):
-        codec = with_layout(rows, Pyramid((level,)))
+        codec = with_layout(rows, Pyramid((level,), anchors=(1,)))
         records = codec.encode(part)
         size += stored_bytes(codec, records)
         decoded.append(codec.decode(records).logits())

@@ -51,8 +51,9 @@ class Fitted:
         """
         if not self.held_out.differ:
             return {}
-        if isinstance(self.trial, GridCodec):
-            return _errors_on_views(self.trial, self.held_out)
+        views = self.held_out.views
+        if views is not None and isinstance(self.trial, GridCodec):
+            return whole_errors(self.trial, views, self.held_out.activation, TAUS)
         return _dist_errors(self.trial, self.held_out)
 
 
@@ -111,14 +112,6 @@ def fit_default(codec: BasisCodec, pairs: Pairs) -> Fitted:
 def _whole(pairs: Pairs) -> Calibration:
     """Return the calibration on all rows."""
     return Calibration(pairs.by_group().teacher, pairs.head)
-
-
-def _errors_on_views(codec: RowCodec, pairs: Pairs) -> dict[float, float]:
-    """Return the error of DIST's gradient by temperature, of a codec that codes maps or levels as a
-    whole; none if no whole view is known."""
-    if pairs.views is None:
-        return {}
-    return whole_errors(codec, pairs.views, pairs.activation, TAUS)
 
 
 def _dist_errors(codec: Codec, pairs: Pairs) -> dict[float, float]:

@@ -219,7 +219,8 @@ def fitted_gradients(fitted: Fitted) -> list[dict[str, Any]]:
     there is no gradient, or of a codec of whole maps, whose `Fitted.errors` tell."""
     pairs = fitted.held_out
     spec = fitted.codec.name
-    if not pairs.differ or isinstance(fitted.trial, GridCodec):
+    is_whole = pairs.views is not None and isinstance(fitted.trial, GridCodec)
+    if not pairs.differ or is_whole:
         return []
     encodings = {spec: (fitted.trial, fitted.trial.encode(pairs.teacher))}
     batch_size = min(BATCH, len(pairs.teacher))

@@ -116,12 +116,14 @@ def _pairs_of_maps(
     loader = _loader(dataset, views, batch_size, compute)
     parts: list[PixelRows] = []
     whole: list[Tensor] = []
-    for batch, (maps,) in run_models([model], loader, compute):
+    for batch, (logits,) in run_models([model], loader, compute):
         for position in _readable_positions(batch):
             row = int(batch.rows[position])
-            parts.append(pixels_of_view(maps[position], row, pixels_per_view))
-            if len(whole) < WHOLE_VIEWS:
-                whole.append(maps[position].cpu())
+            positions = logits.rows_of(int(position))
+            if len(positions):
+                parts.append(pixels_of_view(positions, row, pixels_per_view))
+            if len(whole) < WHOLE_VIEWS and not model.layout.has_boxes:
+                whole.append(positions.cpu())
     if not parts:
         raise UsageError(f"none of {num_views} samples of {dataset.source.spec} can be read")
     return replace(
@@ -156,7 +158,7 @@ def run_on_views(
             positions = _readable_positions(batch)
             place_parts.append(number * batch_size + positions)
             for output, part in zip(outputs, logits, strict=True):
-                output.append(part[positions].float())
+                output.append(part.values[positions].float())
             bar.advance(len(batch.rows))
     places = np.concatenate(place_parts)
     num_absent = len(views) - len(places)

@@ -5,7 +5,14 @@ from kdcache.codecs.checks import check_records
 from kdcache.codecs.cosine import Cosine
 from kdcache.codecs.full import Full
 from kdcache.codecs.lowrank import LowRank
-from kdcache.codecs.positions import GridCodec, PositionCodec, row_codec, with_layout
+from kdcache.codecs.positions import (
+    GridCodec,
+    PositionCodec,
+    boxes_of,
+    encoded,
+    row_codec,
+    with_layout,
+)
 from kdcache.codecs.protocol import Codec, RowCodec
 from kdcache.codecs.registry import (
     codec_from_dict,
@@ -29,11 +36,13 @@ __all__ = [
     "RowCodec",
     "Tail",
     "TopK",
+    "boxes_of",
     "check_records",
     "codec_from_dict",
     "codec_spec",
     "codec_to_dict",
     "default_codec",
+    "encoded",
     "open_codec",
     "row_codec",
     "set_tail",

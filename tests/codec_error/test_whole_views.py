@@ -16,7 +16,7 @@ from kdcache.losses import dist_loss
 from kdcache.positions import Heads, Layout, Proposals, Pyramid
 
 CLASSES = 5
-LAYOUT = Pyramid(((6, 4), (3, 2)), anchors=2)
+LAYOUT = Pyramid(((6, 4), (3, 2)), anchors=(2, 2))
 
 
 def logits_of(layout: Layout, views: int = 4, seed: int = 0) -> Tensor:
@@ -80,7 +80,7 @@ def test_a_fitted_codec_of_whole_maps_is_measured_on_views() -> None:
     pairs = pairs_of_pixels(parts)
     codec = open_codec("cosine", classes=CLASSES)
     alone = fit_codec(codec, pairs)
-    assert alone.errors == {} and alone.codec.fit_arrays()
+    assert set(alone.errors) == set(TAUS) and alone.codec.fit_arrays()
     with_views = replace(pairs, views=WholeViews(logits, LAYOUT))
     fitted_to_pairs = fit_codec(codec, with_views)
     assert set(fitted_to_pairs.errors) == set(TAUS)

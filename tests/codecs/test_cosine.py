@@ -18,7 +18,7 @@ from kdcache.losses import dist_loss
 from kdcache.positions import Heads, Pyramid
 
 CLASSES = 6
-LAYOUT = Pyramid(((16, 12), (8, 6), (4, 3)))
+LAYOUT = Pyramid(((16, 12), (8, 6), (4, 3)), anchors=(1, 1, 1))
 
 
 def smooth_logits(layout: Any, views: int, classes: int = CLASSES, seed: int = 0) -> Tensor:
@@ -109,8 +109,8 @@ def test_maps_that_are_noise_are_within_the_stated_error_too() -> None:
 
 
 def test_each_anchor_has_maps_of_its_own() -> None:
-    layout = Pyramid(((4, 3), (2, 2)), anchors=2)
-    one = Pyramid(((4, 3), (2, 2)))
+    layout = Pyramid(((4, 3), (2, 2)), anchors=(2, 2))
+    one = Pyramid(((4, 3), (2, 2)), anchors=(1, 1))
     codec = fitted(layout=layout)
     logits = smooth_logits(layout, 3, seed=2)[:, : one.num_positions]
     other = logits.flip(1)
@@ -220,7 +220,7 @@ def test_options_out_of_range_are_refused() -> None:
 def test_a_layout_that_is_huge_is_refused_before_memory_is_taken() -> None:
     rows = fitted().rows
     with pytest.raises(CodecError, match=r"at most 67,108,864 logits of a view, not 1,610,612,736"):
-        _ = with_layout(rows, Pyramid(((16384, 16384),))).record_dtype
+        _ = with_layout(rows, Pyramid(((16384, 16384),), anchors=(1,))).record_dtype
 
 
 def test_it_is_made_of_exact_logits_only() -> None:
