@@ -32,6 +32,8 @@ from kdcache.tasks.seen_labels import SeenLabels
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
 from kdcache.views.dataset import Request, require_following
 
+_OF_PROPOSALS = "full:dtype=uint8"
+"""The default of proposals: they are no neighbours, whom the codec of one-stage detection needs."""
 _MANY = 2**20  # classes, of which a codec's options are checked before the source says how many
 
 
@@ -166,6 +168,8 @@ def prepare(
     )  # an error is told before a model is opened
     teacher = _teacher(config, objects, recipe, classes=classes, task=task_of(source))
     row_width = teacher.layout.row_width(classes)
+    if teacher.layout.has_boxes:
+        usual_codec = _OF_PROPOSALS
     codec = open_codec(config.codec or usual_codec, classes=row_width)
     if not codec.is_exact or config.content_digests:
         await_first_worker(open_storage(config.cache))
