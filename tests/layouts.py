@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from kdcache.codecs import BasisCodec, Codec, RowCodec, open_codec, with_layout
+from kdcache.codecs import Codec, RowCodec, open_codec, with_layout
 from kdcache.positions import Boxes, Heads, Layout, One, Proposals, Pyramid
 from kdcache.targets import ClassLabel
 
@@ -22,7 +22,9 @@ LAYOUTS: dict[str, Layout] = {
     "pyramid with background": Pyramid(((4, 3), (2, 2)), (1, 3), "softmax"),
     "proposals": Proposals(5),
 }
-SPECS = ("full:dtype=float32", "full:dtype=uint8", "topk:k=3", "lowrank:step=0.25")
+ROW_SPECS = ("full:dtype=float32", "full:dtype=uint8", "topk:k=3", "lowrank:step=0.25")
+"""Of codecs that code each position by itself."""
+SPECS = (*ROW_SPECS, "cosine:steps=8.0")
 
 
 class BoxedLabel(ClassLabel):
@@ -40,7 +42,7 @@ def random_logits(*shape: int, seed: int = 0) -> Tensor:
 def row_codec_of(spec: str) -> RowCodec:
     """Return the codec of rows, fitted if it needs a fit."""
     codec = open_codec(spec, classes=CLASSES)
-    return codec.fit(random_logits(60, CLASSES, seed=1)) if isinstance(codec, BasisCodec) else codec
+    return codec.fit(random_logits(60, CLASSES, seed=1))
 
 
 def boxes_for(layout: Layout, views: int = VIEWS, seed: int = 0) -> Boxes | None:

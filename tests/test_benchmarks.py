@@ -153,3 +153,21 @@ def test_reading_and_epochs_of_maps_are_measured(tmp_path: Path) -> None:
     )
     one, two, four, eight = (result["dist_megabytes"][str(views)] for views in (1, 2, 4, 8))
     assert eight / four == pytest.approx(four / two, rel=0.05) and one > 0
+
+
+@pytest.mark.slow
+def test_codecs_of_a_detector_are_measured(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    levels = np.array([(6, 4), (3, 2)])
+    arrays = {
+        name: generator.normal(size=(16, 30, 5)).astype(np.float32)
+        for name in ("teacher", "mirrored", "blurred")
+    }
+    np.savez(tmp_path / "logits.npz", levels=levels, **arrays)
+    file = str(tmp_path / "logits.npz")
+    out = benchmark(tmp_path, "detection_codecs", file, "--json")
+    result = json.loads(out)
+    assert result["views"] == 8 and result["positions"] == 30
+    for case in result["codecs"].values():
+        assert case["bytes_per_position"] > 0
+        assert 0 < case["errors"]["DIST, tau 1"]["early"] < 1

@@ -37,8 +37,9 @@ _TERMS = {"both": "DIST", "inter": "inter", "intra": "intra", "kl": "KL"}
 @click.option(
     "--codec",
     help=(
-        "lowrank:step=X|error=X|bytes=X, topk:k=16, full:dtype=float16|float32|bfloat16|uint8|uint4"
-        "  [that of the cache; of a new one full up to 64 classes, else lowrank:step=2 or finer]."
+        "lowrank:step=X|error=X|bytes=X, cosine:steps=X, topk:k=16,"
+        " full:dtype=float16|float32|bfloat16|uint8|uint4  [that of the cache; of a new one cosine"
+        " for detection, else full up to 64 classes, and beyond lowrank:step=2 or finer]."
     ),
     metavar="SPEC",
 )

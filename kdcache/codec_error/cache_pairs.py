@@ -19,6 +19,7 @@ from kdcache.codec_error.pairs import (
     pixels_of_view,
 )
 from kdcache.codec_error.teacher_pairs import require_rows, run_on_views, views_of_rows
+from kdcache.codec_error.whole_views import WHOLE_VIEWS, whole_views
 from kdcache.codecs import codec_spec
 from kdcache.codecs.full import EXACT_DTYPES
 from kdcache.errors import CacheError, UsageError
@@ -150,15 +151,20 @@ def _pairs_of_positions(cache: Cache, seed: int, count: int) -> Pairs:
     """Return about `count` pixels or other positions of a seed, as many of each view."""
     rows = _first_rows(cache, [seed], min(count, MAP_VIEWS))
     count_of_view = -(-count // len(rows))
+    layout = cache.manifest.layout
     parts = []
+    whole: list[Tensor] = []
     for row, logits in _decoded_views(cache, seed, rows):
+        if len(whole) < WHOLE_VIEWS:
+            whole.append(logits)
         positions = logits
-        if cache.manifest.layout.has_boxes:
+        if layout.has_boxes:
             # where a view has fewer proposals than it may have, zeros stand
             positions = logits[logits.any(1)]
         if len(positions):
             parts.append(pixels_of_view(positions, row, count_of_view))
-    return replace(pairs_of_pixels(parts), activation=cache.manifest.layout.activation)
+    views = whole_views(whole, layout)
+    return replace(pairs_of_pixels(parts), activation=layout.activation, views=views)
 
 
 def _first_rows(cache: Cache, seeds: Sequence[int], views: int) -> Rows:

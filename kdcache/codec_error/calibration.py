@@ -12,7 +12,8 @@ import numpy as np
 from kdcache.cache import stored_bytes
 from kdcache.codec_error.gradients import decoded_batches, gradient_error
 from kdcache.codec_error.pairs import Pairs
-from kdcache.codecs import BasisCodec, Codec, RowCodec, open_codec
+from kdcache.codec_error.whole_views import whole_errors
+from kdcache.codecs import BasisCodec, Codec, GridCodec, RowCodec, open_codec
 from kdcache.codecs.transform import Calibration
 from kdcache.errors import CodecError
 from kdcache.losses import dist_loss
@@ -44,12 +45,15 @@ class Fitted:
     @cached_property
     def errors(self) -> dict[float, float]:
         """Error of DIST's gradient (beta = gamma) by temperature, on samples that the fit has not
-        seen.
+        seen; of codecs of whole maps on some views, of which it has seen few positions.
 
         Empty where there is no gradient, since the proxy student sees what the teacher sees.
         """
         if not self.held_out.differ:
             return {}
+        views = self.held_out.views
+        if views is not None and isinstance(self.trial, GridCodec):
+            return whole_errors(self.trial, views, self.held_out.activation, TAUS)
         return _dist_errors(self.trial, self.held_out)
 
 
@@ -70,7 +74,8 @@ def fit_codec(codec: RowCodec, pairs: Pairs) -> Fitted:
     """
     fitting, held_out = _parted(pairs)
     if not isinstance(codec, BasisCodec):
-        return Fitted(codec, codec, held_out)
+        # of a codec that has nothing to fit both are itself
+        return Fitted(codec.fit(pairs.teacher), codec.fit(fitting.teacher), held_out)
     whole = _whole(pairs)
     trial = Calibration(fitting.teacher, pairs.head)
     step = codec.step

@@ -27,7 +27,7 @@ from kdcache.codec_error.gradients import (
 from kdcache.codec_error.npz_pairs import pairs_from_npz
 from kdcache.codec_error.pairs import Pairs
 from kdcache.codec_error.teacher_pairs import pairs_from_teacher
-from kdcache.codecs import Codec, RowCodec, open_codec
+from kdcache.codecs import Codec, GridCodec, RowCodec, open_codec
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.losses import dist_terms, kl_loss
 from kdcache.models.first_batch import logits_fault
@@ -216,10 +216,11 @@ def _encoded(
 
 def fitted_gradients(fitted: Fitted) -> list[dict[str, Any]]:
     """Return `gradients` as `codec_costs` does, of a codec on samples its fit has not seen; none if
-    there is no gradient."""
+    there is no gradient, or of a codec of whole maps, whose `Fitted.errors` tell."""
     pairs = fitted.held_out
     spec = fitted.codec.name
-    if not pairs.differ:
+    is_whole = pairs.views is not None and isinstance(fitted.trial, GridCodec)
+    if not pairs.differ or is_whole:
         return []
     encodings = {spec: (fitted.trial, fitted.trial.encode(pairs.teacher))}
     batch_size = min(BATCH, len(pairs.teacher))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdcache.codec_error.whole_views import WholeViews
 from kdcache.errors import UsageError
 from kdcache.shapes import Activation, Logits, Rows
 from kdcache.views import keyed_permutation
@@ -41,6 +42,8 @@ class Pairs:
 
     activation: Activation = "softmax"
     """How the losses that are measured make probabilities of the logits."""
+    views: WholeViews | None = None
+    """Some whole views of the rows, for codecs that code maps or levels as a whole."""
 
     def __post_init__(self) -> None:
         for name in ("teacher", "student"):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kdcache.codec_error.pairs import (
     MAP_VIEWS,
@@ -14,6 +15,7 @@ from kdcache.codec_error.pairs import (
     pairs_of_two_views,
     pixels_of_view,
 )
+from kdcache.codec_error.whole_views import WHOLE_VIEWS, whole_views
 from kdcache.errors import UsageError
 from kdcache.models.inference import run_models
 from kdcache.models.model import open_model
@@ -113,15 +115,22 @@ def _pairs_of_maps(
     views = [(row, 0) for row in range(num_views)]
     loader = _loader(dataset, views, batch_size, compute)
     parts: list[PixelRows] = []
+    whole: list[Tensor] = []
     for batch, (logits,) in run_models([model], loader, compute):
         for position in _readable_positions(batch):
             row = int(batch.rows[position])
             positions = logits.rows_of(int(position))
             if len(positions):
                 parts.append(pixels_of_view(positions, row, pixels_per_view))
+            if len(whole) < WHOLE_VIEWS and not model.layout.has_boxes:
+                whole.append(positions.cpu())
     if not parts:
         raise UsageError(f"none of {num_views} samples of {dataset.source.spec} can be read")
-    return replace(pairs_of_pixels(parts), activation=model.layout.activation)
+    return replace(
+        pairs_of_pixels(parts),
+        activation=model.layout.activation,
+        views=whole_views(whole, model.layout),
+    )
 
 
 def require_rows(task: str) -> None:

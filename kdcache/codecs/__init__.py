@@ -2,9 +2,18 @@
 
 from kdcache.codecs.basis import BasisCodec
 from kdcache.codecs.checks import check_records
+from kdcache.codecs.cosine import Cosine
 from kdcache.codecs.full import Full
 from kdcache.codecs.lowrank import LowRank
-from kdcache.codecs.positions import PositionCodec, boxes_of, encoded, row_codec, with_layout
+from kdcache.codecs.positions import (
+    GridCodec,
+    PositionCodec,
+    boxes_of,
+    encoded,
+    require_fitting,
+    row_codec,
+    with_layout,
+)
 from kdcache.codecs.protocol import Codec, RowCodec
 from kdcache.codecs.registry import (
     codec_from_dict,
@@ -20,7 +29,9 @@ from kdcache.codecs.topk import TopK
 __all__ = [
     "BasisCodec",
     "Codec",
+    "Cosine",
     "Full",
+    "GridCodec",
     "LowRank",
     "PositionCodec",
     "RowCodec",
@@ -34,6 +45,7 @@ __all__ = [
     "default_codec",
     "encoded",
     "open_codec",
+    "require_fitting",
     "row_codec",
     "set_tail",
     "with_layout",

@@ -3,6 +3,7 @@
 import numpy as np
 from torch import Tensor
 
+from kdcache.codecs.cosine import Cosine
 from kdcache.codecs.full import Full
 from kdcache.codecs.lowrank import LowRank
 from kdcache.codecs.positions import PositionCodec, boxes_of, encoded, row_codec
@@ -40,6 +41,8 @@ def why_not(source: Codec, target: Codec, scale: float = 0.0) -> str | None:
         )
     if isinstance(target, LowRank):
         return _why_not_lowrank(source, target, scale)
+    if isinstance(target, Cosine):
+        return _why_not_cosine(source)
     return _why_not_full(source, target)
 
 
@@ -125,6 +128,15 @@ def _why_not_topk(source: Codec, target: TopK) -> str | None:
             f" mantissa={most} or less"
         )
     return None
+
+
+def _why_not_cosine(source: Codec) -> str | None:
+    if source.is_exact:
+        return None
+    return (
+        f"cosine is made of exact logits, and {codec_spec(source)} has rounded them: dump again, or"
+        " keep it as it is"
+    )
 
 
 def _mantissa(source: Codec) -> int:

@@ -7,25 +7,35 @@ compressor sees (docs/results.md has what other orders take).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kdcache.codecs.protocol import Codec, RowCodec, plane_fields, to_bytes
-from kdcache.errors import CodecError
+from kdcache.errors import CodecError, UsageError
 from kdcache.positions import Boxes, Layout, One
 from kdcache.positions.proposals import checked_boxes, is_there
 from kdcache.shapes import Logits, PerRow, Records, ViewLogits
 from kdcache.soft_targets import SegmentTargets
 
 _ROWS = 2**17  # encoded at a time
+Own = TypeVar("Own", bound="LayoutCodec")
+
+
+@runtime_checkable
+class GridCodec(RowCodec, Protocol):
+    """A codec of rows that codes the maps or levels of a view as a whole, not position by
+    position."""
+
+    def over_grid(self, layout: Layout) -> Codec:
+        """Return the codec of the maps or levels of a layout."""
 
 
 @dataclass(frozen=True)
-class PositionCodec:
-    """The codec `rows` at every position of a layout."""
+class LayoutCodec:
+    """What is true of a codec of several positions a view, whatever its records look like."""
 
     chunk_bytes: ClassVar[int | None] = None
     least_chunk_rows: ClassVar[int] = 1
@@ -68,6 +78,42 @@ class PositionCodec:
         """The level of the codec of rows."""
         return self.rows.zstd_level
 
+    def fit(self: Own, logits: ViewLogits) -> Own:
+        """Return this codec fitted to the positions of a calibration sample."""
+        rows = logits.reshape(-1, logits.shape[-1])
+        return replace(self, rows=self.rows.fit(rows))
+
+    def fit_arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays of the fit of the codec of rows."""
+        return self.rows.fit_arrays()
+
+    def with_fit_arrays(self: Own, arrays: Mapping[str, np.ndarray]) -> Own:
+        """Return this codec with the fit whose arrays a cache keeps."""
+        return replace(self, rows=self.rows.with_fit_arrays(arrays))
+
+    def clipped(self, logits: ViewLogits) -> Tensor | None:
+        """Return None; of several positions a view it is not counted."""
+        return None
+
+    def _flat(self, logits: ViewLogits) -> Tensor:
+        """Return logits as `[views, positions, classes]`."""
+        flat = (self.layout.num_positions, self.classes)
+        shape = tuple(logits.shape[1:])
+        if shape in (flat, (*self.layout.sites, self.classes)):
+            return logits.reshape(len(logits), *flat)
+        fault = f"logits of shape {tuple(logits.shape)}; this codec holds"
+        if self.layout.maps:
+            raise CodecError(
+                f"{fault} maps of {(*self.layout.maps, self.classes)}, heads, height, width and"
+                " classes"
+            )
+        raise CodecError(f"{fault} {self.layout.kind} of {flat}, positions and classes")
+
+
+@dataclass(frozen=True)
+class PositionCodec(LayoutCodec):
+    """The codec `rows` at every position of a layout."""
+
     @property
     def record_dtype(self) -> "np.dtype[Any]":
         """A field for each segment, of each byte of a row all positions; of maps of one size a
@@ -85,18 +131,6 @@ class PositionCodec:
         if self.layout.has_boxes:
             fields += [("boxes", "<f4", (self.layout.num_positions, 4)), ("count", "<u2")]
         return np.dtype(fields)
-
-    def fit(self, logits: ViewLogits) -> "PositionCodec":
-        """Return this codec fitted to the positions of a calibration sample."""
-        return replace(self, rows=self.rows.fit(logits.reshape(-1, logits.shape[-1])))
-
-    def fit_arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays of the fit of the codec of rows."""
-        return self.rows.fit_arrays()
-
-    def with_fit_arrays(self, arrays: Mapping[str, np.ndarray]) -> "PositionCodec":
-        """Return this codec with the fit whose arrays a cache keeps."""
-        return replace(self, rows=self.rows.with_fit_arrays(arrays))
 
     def encode(self, logits: ViewLogits, boxes: Boxes | None = None) -> Records:
         """Return one record per view.
@@ -183,10 +217,6 @@ class PositionCodec:
         order of `row_records`."""
         return self.rows.nearest(self.row_records(records), exact)
 
-    def clipped(self, logits: ViewLogits) -> Tensor | None:
-        """Return None; of several positions a view it is not counted."""
-        return None
-
     def stated_error(self, logits: ViewLogits) -> PerRow:
         """Return a bound on |decoded - exact|, for each view that of its worst position."""
         bound = self.rows.stated_error(logits.reshape(-1, self.classes))
@@ -195,20 +225,6 @@ class PositionCodec:
     @property
     def _itemsize(self) -> int:
         return self.rows.record_dtype.itemsize
-
-    def _flat(self, logits: ViewLogits) -> Tensor:
-        """Return logits as `[views, positions, classes]`."""
-        flat = (self.layout.num_positions, self.classes)
-        shape = tuple(logits.shape[1:])
-        if shape in (flat, (*self.layout.sites, self.classes)):
-            return logits.reshape(len(logits), *flat)
-        fault = f"logits of shape {tuple(logits.shape)}; this codec holds"
-        if self.layout.maps:
-            raise CodecError(
-                f"{fault} maps of {(*self.layout.maps, self.classes)}, heads, height, width and"
-                " classes"
-            )
-        raise CodecError(f"{fault} {self.layout.kind} of {flat}, positions and classes")
 
     def _planes(self, raw: Tensor) -> list[Tensor]:
         """Return of each segment the bytes of rows, `[views, bytes of a row, positions]`, of those
@@ -232,12 +248,23 @@ def with_layout(rows: RowCodec, layout: Layout) -> Codec:
     """Return the codec for logits of a layout: `rows` itself, if a view has one row."""
     if isinstance(layout, One):
         return rows
+    if isinstance(rows, GridCodec) and not layout.has_boxes:
+        return rows.over_grid(layout)
     return PositionCodec(rows, layout)
+
+
+def require_fitting(rows: RowCodec, layout: Layout) -> None:
+    """Raise a UsageError if a codec does not hold what a loss sees of logits of a layout."""
+    if layout.activation == "sigmoid" and not rows.keeps_mean:
+        raise UsageError(
+            f"codec {rows.name} does not hold the mean of a row, which the sigmoids of these"
+            " logits see; use cosine or full"
+        )
 
 
 def with_rows(codec: Codec, rows: RowCodec) -> Codec:
     """Return `codec` with another codec of its rows."""
-    if isinstance(codec, PositionCodec):
+    if isinstance(codec, LayoutCodec):
         return replace(codec, rows=rows)
     return rows
 
@@ -262,7 +289,7 @@ def encoded(codec: Codec, logits: ViewLogits, boxes: Boxes | None = None) -> Rec
 
 def row_codec(codec: Codec) -> RowCodec:
     """Return the codec of a single row of logits."""
-    if isinstance(codec, PositionCodec):
+    if isinstance(codec, LayoutCodec):
         return codec.rows
     assert isinstance(codec, RowCodec)
     return codec

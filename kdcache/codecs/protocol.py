@@ -263,6 +263,7 @@ _TYPES = {
     "f4": torch.float32,
     "i1": torch.int8,
     "i2": torch.int16,
+    "i4": torch.int32,
     "u1": torch.uint8,
     "u2": torch.int16,
     "u4": torch.int32,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kdcache.codecs.cosine import Cosine
 from kdcache.codecs.full import Full
 from kdcache.codecs.lowrank import LowRank
 from kdcache.codecs.positions import row_codec, with_layout, with_rows
@@ -19,7 +20,7 @@ from kdcache.positions import Layout, One
 FEW_CLASSES = 64
 """Up to here all logits in float16 take no more than 128 bytes."""
 
-CODECS: dict[str, type[Any]] = {cls.name: cls for cls in (Full, LowRank, TopK)}
+CODECS: dict[str, type[Any]] = {cls.name: cls for cls in (Full, LowRank, Cosine, TopK)}
 
 
 def open_codec(text: str, *, classes: int) -> RowCodec:
@@ -37,13 +38,17 @@ def open_codec(text: str, *, classes: int) -> RowCodec:
     return _build(spec.name, spec.options, classes)
 
 
-def default_codec(classes: int) -> str:
-    """Return the spec of the codec for so many classes, where none is chosen (docs/results.md has
-    the measurements).
+def default_codec(classes: int, layout: Layout) -> str:
+    """Return the spec of the codec for so many classes at such positions, where none is chosen
+    (docs/results.md has the measurements).
 
     The step suits ordinary logits; `kdcache.codec_error.calibration.fit_default` takes a smaller
     one where it does not.
     """
+    if layout.activation == "sigmoid" and not layout.has_boxes:
+        return "cosine"
+    if layout.has_background:
+        return "full:dtype=uint8"
     if classes <= FEW_CLASSES:
         return "full:dtype=float16"
     return "lowrank:step=2"

@@ -27,7 +27,6 @@ class Classification:
     name: ClassVar[str] = ClassLabel.task
     best: ClassVar[str] = "top1"
     summary: ClassVar[tuple[str, ...]] = ("top1", "top5", "eval_loss")
-    codec: ClassVar[str | None] = None
     scores_whole_images: ClassVar[bool] = False
 
     def check(self, loss: Loss, spec: str, *, label_smoothing: float) -> None:

@@ -38,7 +38,6 @@ class Detection:
     name: ClassVar[str] = ClassBoxes.task
     best: ClassVar[str] = "ap"
     summary: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75")
-    codec: ClassVar[str | None] = "full:dtype=uint8"
     scores_whole_images: ClassVar[bool] = False
 
     def check(self, loss: Loss, spec: str, *, label_smoothing: float) -> None:

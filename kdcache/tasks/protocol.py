@@ -35,9 +35,6 @@ class Task(Protocol):
     """The score that the best weights of a run have most of."""
     summary: ClassVar[tuple[str, ...]]
     """Ends of the names of the scores that a run's result has."""
-
-    codec: ClassVar[str | None]
-    """The codec of its logits where none is chosen; None if that follows from the classes."""
     scores_whole_images: ClassVar[bool]
     """Whether evaluation takes images as large as they are, whatever the size of training
     views."""

@@ -43,7 +43,6 @@ class Segmentation:
     name: ClassVar[str] = ClassMask.task
     best: ClassVar[str] = "miou"
     summary: ClassVar[tuple[str, ...]] = ("miou", "pixel_accuracy", "eval_loss")
-    codec: ClassVar[str | None] = None
     scores_whole_images: ClassVar[bool] = True
 
     def check(self, loss: Loss, spec: str, *, label_smoothing: float) -> None:

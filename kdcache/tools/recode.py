@@ -37,6 +37,7 @@ from kdcache.codecs import (
     RowCodec,
     codec_spec,
     open_codec,
+    require_fitting,
     row_codec,
     with_layout,
 )
@@ -87,6 +88,7 @@ def recode_cache(
     source = open_cache(cache)
     require_apart(new, [cache])
     new_codec = open_codec(codec, classes=source.manifest.row_width)
+    require_fitting(new_codec, source.manifest.layout)
     commits = _commits(source, seeds)
     _require_possible(source, new_codec)
     target = _create(source, new, new_codec)

@@ -195,7 +195,9 @@ def test_the_page_tells_the_bytes_of_every_field(classes: int) -> None:
         told.setdefault(codec, []).append(
             (field.strip("`"), types[smallest if len(types) > 1 else 0], shape)
         )
-    assert len(told) == 7
+    assert len(told) == 8
+    axes = [("axes", "<i4", (classes,))]
+    assert np.dtype(told.pop("cosine")) == np.dtype(axes)
     rounding, basis = torch.zeros(2, 11), torch.zeros(11, classes)
     fit = Fit(
         basis=basis, mean=torch.zeros(classes), step=1.0, rounding=rounding, wide=2, byte=3

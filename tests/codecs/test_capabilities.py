@@ -14,7 +14,7 @@ from kdcache.errors import CodecError
 from kdcache.positions import layout_of_sites
 
 ROOT = Path(__file__).parents[2]
-CLASSES = {"Full", "TopK", "LowRank", "PositionCodec"}
+CLASSES = {"Full", "TopK", "LowRank", "Cosine", "PositionCodec", "CosineMaps"}
 FILES = sorted(
     file
     for folder in ("kdcache", "cli", "benchmarks", "examples")

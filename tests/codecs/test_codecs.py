@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kdcache.codecs import (
     Codec,
+    Cosine,
     Full,
     LowRank,
     TopK,
@@ -54,6 +55,7 @@ CONFIGURATIONS = [
         ("lowrank:step=2.0", 10),
         ("lowrank:step=0.5", 257),
     ],
+    *[("cosine:steps=8.0", classes) for classes in (1, 2, 10, 257)],
 ]
 
 
@@ -72,7 +74,7 @@ def gaussian(rows: int, classes: int, *, scale: float = 3.0, seed: int = 0) -> T
 def opened(spec: str, classes: int) -> Codec:
     """Return the codec, fitted if it needs a fit."""
     codec = open_codec(spec, classes=classes)
-    return codec.fit(gaussian(200, classes, seed=1)) if isinstance(codec, LowRank) else codec
+    return codec.fit(gaussian(200, classes, seed=1))
 
 
 def kept(codec: Codec, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,6 +123,8 @@ def test_record_is_packed_little_endian_and_as_small_as_said(spec: str, classes:
         assert codec.fitted is not None
         kinds = codec.fitted.kinds
         assert dtype.itemsize == 2 * kinds["wide"] + kinds["byte"] + math.ceil(kinds["ternary"] / 5)
+    elif isinstance(codec, Cosine):
+        assert dtype.itemsize == 4 * classes
     elif isinstance(codec, Full):
         assert dtype.itemsize == math.ceil(
             classes * BITS[codec.dtype] / 8
@@ -163,7 +167,7 @@ def test_encode_gives_one_record_per_row_and_decode_takes_them_back(
     if rows > 1:  # a record says all about its row: no batch, no order
         picked, alone = codec.decode(records[[7, 0, 7]]).logits(), codec.encode(logits[5:6])
         if isinstance(
-            codec, LowRank
+            codec, (LowRank, Cosine)
         ):  # but for rounding of a matrix product, which can tip an integer
             torch.testing.assert_close(picked, decoded.logits()[[7, 0, 7]], rtol=1e-4, atol=1e-4)
             assert (alone.view(np.uint8) != records[5:6].view(np.uint8)).mean() < 0.1
@@ -209,7 +213,11 @@ def extremes(draw: st.DrawFn) -> Tensor:
 
 @pytest.mark.parametrize(
     "spec",
-    ["topk", "lowrank:step=0.01", "lowrank:step=2.0", *[f"full:dtype={dtype}" for dtype in DTYPES]],
+    [
+        "topk",
+        *["lowrank:step=0.01", "lowrank:step=2.0", "cosine:steps=8", "cosine:steps=1000"],
+        *[f"full:dtype={dtype}" for dtype in DTYPES],
+    ],
 )
 @given(
     logits=extremes(),
@@ -225,7 +233,7 @@ def test_decoded_is_within_the_stated_error(
     assume(classes > 1 or not spec.startswith("lowrank"))
     codec = (
         opened(spec, classes)
-        if spec.startswith("lowrank")
+        if spec.startswith(("lowrank", "cosine"))
         else open_codec(topk if spec == "topk" else spec, classes=classes)
     )
     if beyond_range(codec, logits):
@@ -234,7 +242,8 @@ def test_decoded_is_within_the_stated_error(
         return
     decoded, exact = kept(codec, logits)
     apart = decoded.double() - exact.double()
-    error = apart.norm(dim=1) if isinstance(codec, LowRank) else apart.abs().amax(1)
+    is_norm = isinstance(codec, (LowRank, Cosine))
+    error = apart.norm(dim=1) if is_norm else apart.abs().amax(1)
     bound = codec.stated_error(logits)
     assert bound.shape == (len(logits),)
     assert bool((error <= bound.double()).all()), (error, bound)
@@ -403,11 +412,11 @@ def test_a_codec_that_has_nothing_to_fit_is_its_own_fit(spec: str, classes: int)
     fitted = codec.fit(gaussian(4, classes))
     assert (
         fitted is codec
-        if not isinstance(codec, LowRank)
+        if not isinstance(codec, (LowRank, Cosine))
         else fitted.fit_arrays() and not codec.fit_arrays()
     )
     assert codec.keeps_all is (
-        spec.startswith(("full", "lowrank")) or spec.startswith(f"topk:k={classes}")
+        spec.startswith(("full", "lowrank", "cosine")) or spec.startswith(f"topk:k={classes}")
     )
 
 

@@ -18,11 +18,11 @@ from caches import manifest
 from numcodecs.zstd import Zstd
 
 from kdcache.cache import Cache, create_cache
-from kdcache.cache.committing import commit_unit
+from kdcache.cache.committing import commit_unit, start_seed
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.documents.document import with_digest
 from kdcache.cache.formats.protocol import StoredSample
-from kdcache.codecs import open_codec
+from kdcache.codecs import open_codec, with_layout
 from kdcache.positions import layout_of_sites
 
 HUGE = 10**18
@@ -62,6 +62,19 @@ def lowrank(path: Path) -> Cache:
         torch.randn(60, 5, generator=generator) * torch.tensor([9.0, 4, 2, 1, 1])
     )
     return create_cache(path, manifest(codec), codec.fit_arrays())
+
+
+def cosine(path: Path) -> Cache:
+    """Return a cache of maps whose records are those of whole maps."""
+    fields = maps([1, 2, 3])
+    rows = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    codec = with_layout(open_codec("cosine", classes=5).fit(rows), fields["layout"])
+    cache = create_cache(path, manifest(codec, **fields), codec.fit_arrays())
+    for unit in range(cache.manifest.num_units):
+        num_rows = len(cache.manifest.unit_range(unit))
+        start_seed(cache, 0)
+        commit_unit(cache, 0, unit, codec.encode(torch.ones(num_rows, 1, 2, 3, 5)))
+    return cache
 
 
 def tars(path: Path, **changes: Any) -> Cache:

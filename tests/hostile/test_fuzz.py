@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from caches import manifest, records
 from hostile.commands import peak
-from hostile.forge import lowrank, maps, tars, zarr
+from hostile.forge import cosine, lowrank, maps, tars, zarr
 from hostile.pictures import pictures
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -214,6 +214,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     makers: dict[str, Callable[[Path], Any]] = {
         "zarr": zarr,
         "lowrank": lowrank,
+        "cosine": cosine,
         "tars": tars,
         "maps": maps_cache,
         "much": told_much,
@@ -338,6 +339,8 @@ WORDS = st.one_of(
             "topk",
             "full",
             "lowrank",
+            "cosine",
+            "steps",
             "k",
             "dtype",
             "step",

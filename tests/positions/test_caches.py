@@ -79,7 +79,7 @@ def filled(path: Path, layout: Layout, spec: str = SPECS[0], store: str = "zarr"
 
 
 @every_store
-@pytest.mark.parametrize("spec", [SPECS[0], SPECS[3]])
+@pytest.mark.parametrize("spec", [SPECS[0], SPECS[3], SPECS[4]])
 @every_layout
 def test_what_was_committed_is_read_back(name: str, spec: str, store: str, tmp_path: Path) -> None:
     layout = LAYOUTS[name]

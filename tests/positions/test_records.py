@@ -6,6 +6,7 @@ import torch
 from layouts import (
     CLASSES,
     LAYOUTS,
+    ROW_SPECS,
     SPECS,
     VIEWS,
     boxes_for,
@@ -16,8 +17,15 @@ from layouts import (
 )
 from torch import Tensor
 
-from kdcache.codecs import PositionCodec, check_records, codec_to_dict
+from kdcache.codecs import (
+    PositionCodec,
+    check_records,
+    codec_spec,
+    codec_to_dict,
+    open_codec,
+)
 from kdcache.codecs.conversion import converted
+from kdcache.codecs.positions import LayoutCodec
 from kdcache.errors import CodecError
 from kdcache.losses import dist_loss
 from kdcache.positions import Boxes, Layout, Proposals, Pyramid
@@ -51,9 +59,9 @@ def rows_of(layout: Layout, flat: Tensor) -> list[Tensor]:
     return [part.flatten(0, 1) for part in layout.split(flat)]
 
 
-def check(codec: PositionCodec, records: np.ndarray) -> None:
-    """Check records as a cache does."""
-    row = codec.rows.record_dtype
+def check(codec: LayoutCodec, records: np.ndarray) -> None:
+    """Check records as a cache does, which has no fit at hand."""
+    row = open_codec(codec_spec(codec), classes=CLASSES).record_dtype
     check_records(codec_to_dict(codec), records[None], row, CLASSES, codec.layout)
 
 
@@ -80,7 +88,7 @@ def test_decoded_is_within_the_stated_error(layout: Layout, spec: str) -> None:
 
 
 @every_layout
-@every_codec
+@pytest.mark.parametrize("spec", ROW_SPECS)
 def test_a_segment_is_what_the_codec_of_rows_gives_of_it_alone(layout: Layout, spec: str) -> None:
     codec = codec_of(spec, layout)
     rows = row_codec_of(spec)
@@ -108,6 +116,7 @@ def test_a_record_stands_by_itself_and_its_rows_are_found_again(layout: Layout, 
     if isinstance(codec, PositionCodec):
         again = codec.of_rows(codec.row_records(records), codec.boxes_of(records))
         assert again.tobytes() == records.tobytes()
+    if isinstance(codec, LayoutCodec):
         check(codec, records)
 
 

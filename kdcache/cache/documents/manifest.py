@@ -147,7 +147,7 @@ class Manifest:
             return most_list_bytes(self.rows)
         width = self.row_width
         num_axes = min(5 * self.dtype.itemsize, width)
-        size = num_axes * (2 * width + 8) + 4 * width + 64
+        size = num_axes * (4 * width + 8) + 4 * width + 64
         return min(MOST_FIT, size)
 
     def most_object(self, root: str) -> int:
