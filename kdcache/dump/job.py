@@ -1,2 +1,227 @@
 """A dump made ready: source, recipe, teacher and codec opened, checked and fitted; nothing is
 written yet."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from kdcache.cache import Cache, Manifest, open_cache
+from kdcache.cache.documents.manifest import MANIFEST
+from kdcache.cache.opening import open_storage, probe_new
+from kdcache.cache.source_list import SourceList
+from kdcache.cache.unit_sizes import require_blocks
+from kdcache.codec_error.calibration import Fitted
+from kdcache.codecs import (
+    Codec,
+    default_codec,
+    open_codec,
+    require_fitting,
+    row_codec,
+    with_layout,
+)
+from kdcache.config.files import parse_seeds
+from kdcache.dump.config import DumpConfig
+from kdcache.dump.fitting import await_first_worker, codec_of_cache, fitted_codec
+from kdcache.dump.new_manifest import mixing_block, new_manifest, tar_settings
+from kdcache.dump.source import known_source
+from kdcache.dump.unit import UnitMaker
+from kdcache.models.model import check_model, open_model
+from kdcache.models.vision_model import VisionModel
+from kdcache.models.wrapping import tried_model
+from kdcache.runtime.device import Compute
+from kdcache.runtime.distributed import own_place
+from kdcache.sources import Source, open_source
+from kdcache.targets import task_of
+from kdcache.tasks.seen_labels import SeenLabels
+from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
+from kdcache.views.dataset import Request, require_following
+
+_MANY = 2**20  # classes, of which a codec's options are checked before the source says how many
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenObjects:
+    """What a program gives as objects, in the place of what a configuration names."""
+
+    source: Source | None = None
+    recipe: Recipe | None = None
+    teacher: nn.Module | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    """Of the teacher: `size`, `mean` and `std`, see `wrapped`."""
+
+
+NO_OBJECTS = GivenObjects()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A dump made ready: everything opened and checked, nothing written."""
+
+    config: DumpConfig
+    seeds: list[int]
+    source: Source
+    recipe: Recipe
+    teacher: VisionModel
+    compute: Compute
+    codec: Codec
+    """With its fit, if it needs one."""
+    fitted: Fitted | None
+    """How it was fitted and measured, unless the cache was there before, or the codec is exact and
+    this no plan."""
+    manifest: Manifest
+    labels: SeenLabels
+    """Of the first views, which are judged once."""
+    objects: GivenObjects
+    """That a program gave."""
+    listing: SourceList | None = None
+    """Of the source, for a cache that is new."""
+
+    def dataset(self, cache: Cache) -> ViewDataset:
+        """Return the views of the teacher's input size."""
+        size = self.teacher.preprocessing.size
+        return ViewDataset(
+            self.source,
+            self.recipe,
+            cache.order,
+            sizes=[size],
+            skip_unreadable=self.config.skip_unreadable,
+        )
+
+    def loader(self, cache: Cache, requests: Iterable[Request]) -> ViewLoader:
+        """Return the loader of the views asked for."""
+        return ViewLoader(
+            self.dataset(cache),
+            requests,
+            workers=self.config.compute.workers,
+            pin_memory=self.compute.pin_memory,
+        )
+
+    def unit(self, cache: Cache, seed: int, unit: int) -> UnitMaker:
+        """Return a unit in the making."""
+        place = own_place()
+        # a worker on Ray may find a rank in its environment: that of whoever started Ray there
+        rank = None
+        if place.world_size > 1 and self.config.engine == "process":
+            rank = place.rank
+        return UnitMaker(
+            cache,
+            self.dataset(cache),
+            seed=seed,
+            unit=unit,
+            is_scored=self.config.teacher_classes is None,
+            rank=rank,
+        )
+
+
+def probe_place(config: DumpConfig, *, writes: bool = True) -> None:
+    """Check that what the cache lacks can be written; a complete cache is only read.
+
+    Args:
+        config: the dump.
+        writes: whether that may be tried by writing, which a plan may not.
+
+    Raises:
+        CacheError: it cannot, or something else is there.
+    """
+    storage = open_storage(config.cache)
+    if not storage.exists(MANIFEST):
+        probe_new(storage, writes=writes)
+        return
+    cache = open_cache(storage)
+    for seed in parse_seeds(config.seeds):
+        if cache.missing_units(seed):
+            storage.probe(writes=writes)
+            return
+
+
+def prepare(
+    config: DumpConfig, objects: GivenObjects = NO_OBJECTS, *, is_plan: bool = False
+) -> Job:
+    """Return the job that `config` describes.
+
+    Args:
+        config: what the dump is told.
+        objects: in the place of what it names.
+        is_plan: whether it is only to be planned: then an exact codec is measured too, and no
+            checksums of the data are made.
+
+    Raises:
+        KdcacheError: anything in it that is absent, unknown or does not fit together.
+    """
+    seeds = parse_seeds(config.seeds)
+    compute = Compute(config.compute)
+    recipe = objects.recipe
+    if recipe is None:
+        recipe = load_recipe(config.recipe)
+    if objects.teacher is None:
+        check_model(config.teacher)
+    if config.codec is not None:
+        open_codec(config.codec, classes=_MANY)
+    require_blocks(config.unit_rows, mixing_block(recipe))
+    source = objects.source
+    if source is None:
+        source = open_source(config.data)
+    require_following(recipe, source)
+    labels = SeenLabels(source)
+    classes = config.teacher_classes or source.classes
+    if config.codec is not None:
+        open_codec(config.codec, classes=classes)  # its errors come before a model is opened
+    teacher = _teacher(config, objects, recipe, classes=classes, task=task_of(source))
+    row_width = teacher.layout.row_width(classes)
+    codec = open_codec(config.codec or default_codec(classes, teacher.layout), classes=row_width)
+    require_fitting(codec, teacher.layout)
+    if not codec.is_exact or config.content_digests:
+        await_first_worker(open_storage(config.cache))
+    cache = _present_cache(config)
+    data = known_source(config, source, cache, is_plan=is_plan)
+    if cache is not None:
+        codec = row_codec(codec_of_cache(cache, config.codec, row_width))
+    tars = tar_settings(config, seeds, data.source, cache)
+    fitted = None
+    if cache is None and (is_plan or not codec.is_exact):
+        fitted = fitted_codec(config, codec, data.source, recipe, teacher)
+        codec = fitted.codec
+    whole_codec = with_layout(codec, teacher.layout)
+    manifest = new_manifest(config, data, recipe, teacher, codec=whole_codec, tars=tars)
+    return Job(
+        config=config,
+        seeds=seeds,
+        source=data.source,
+        recipe=recipe,
+        teacher=teacher,
+        compute=compute,
+        codec=whole_codec,
+        fitted=fitted,
+        manifest=manifest.with_errors(_codec_errors(fitted, cache)),
+        labels=labels,
+        objects=objects,
+        listing=data.listing,
+    )
+
+
+def _teacher(
+    config: DumpConfig, objects: GivenObjects, recipe: Recipe, *, classes: int, task: str
+) -> VisionModel:
+    """Return the teacher, as a program gave it or as the configuration names it."""
+    if objects.teacher is None:
+        return open_model(config.teacher, classes=classes, recipe=recipe, trained=True, task=task)
+    return tried_model(objects.teacher, recipe, classes=classes, task=task, **objects.preprocessing)
+
+
+def _present_cache(config: DumpConfig) -> Cache | None:
+    """Return the cache if it is there already."""
+    if not open_storage(config.cache).exists(MANIFEST):
+        return None
+    return open_cache(config.cache)
+
+
+def _codec_errors(fitted: Fitted | None, cache: Cache | None) -> Mapping[float, float]:
+    """Return the errors of the codec by temperature: as measured now, or those that the cache
+    has."""
+    if fitted is not None:
+        return fitted.errors
+    if cache is not None:
+        return cache.manifest.gradient_error
+    return {}

@@ -112,3 +112,13 @@ def test_recipes_that_boxes_cannot_follow_are_refused(tmp_path: Path, box_recipe
     mixing.write_text(f"{RECIPE}\n[mixing]\nmixup = 0.8\n")
     with pytest.raises(kdcache.KdcacheError, match="mixes views, which boxes cannot follow"):
         box_cache(tmp_path / "cache", str(mixing))
+
+
+def test_a_codec_without_the_mean_of_a_row_is_refused_for_sigmoids(
+    tmp_path: Path, cache: str, box_recipe: str
+) -> None:
+    told = "codec lowrank does not hold the mean of a row, which the sigmoids of these logits see"
+    with pytest.raises(UsageError, match=told):
+        box_cache(tmp_path / "cache", box_recipe, codec="lowrank:step=1")
+    with pytest.raises(UsageError, match=told):
+        kdcache.recode_cache(cache, tmp_path / "recoded", codec="lowrank:step=1")
