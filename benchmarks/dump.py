@@ -26,6 +26,7 @@ from kdcache.dump.job import Job, prepare
 from kdcache.dump.run import DumpConfig
 from kdcache.dump.shares import UnitOrder
 from kdcache.dump.worker import write_units
+from kdcache.models.vision_model import TeacherLogits
 from kdcache.runtime.console import progress
 
 CALLS = 15
@@ -45,9 +46,10 @@ def parts(job: Job, cache: Cache) -> dict[str, float]:
     def microseconds(call: Callable[[], object]) -> float:
         return 1e6 * float(np.median([seconds_per_call(call, 1) for _ in range(CALLS)])) / len(rows)
 
+    given = TeacherLogits(logits)
     return {
         "encode": microseconds(lambda: cache.codec.encode(logits)),
-        "count_and_probe": microseconds(lambda: job.unit(cache, 0, 0).add(batch, logits, records)),
+        "count_and_probe": microseconds(lambda: job.unit(cache, 0, 0).add(batch, given, records)),
         "commit": microseconds(lambda: commit_unit(cache, next(seeds), 0, records)),
     }
 

@@ -49,7 +49,7 @@ def checked(*, typechecker: Checker) -> Checker:
             with jaxtyped("context"):  # the same names have other sizes in the caller
                 return function(*args, **kwargs)
 
-        return _at_first(target, in_context)
+        return _at_first(target, _without_file(in_context))
 
     return decorator
 
@@ -66,7 +66,14 @@ def _at_first(target: Any, check: Any) -> Any:
         _CALLS[number] = calls + 1
         return check(*args, **kwargs)
 
-    return call
+    return _without_file(call)
+
+
+def _without_file(function: Any) -> Any:
+    """Return the function as one of no file: messages about a user's code look for its file in a
+    traceback, and are not to find this one."""
+    function.__code__ = function.__code__.replace(co_filename="<checked>")
+    return function
 
 
 def _names_sizes(function: Any) -> bool:
