@@ -24,7 +24,7 @@ LONG: dict[str, Any] = {
     "recipe": "digits",
     "loss": "ce",
     "epochs": 6,
-    "batch_size": 16,
+    "batch_size": 8,
     "student": f"{MLP},dropout=0.3",
     "schedule": ScheduleConfig(warmup_epochs=2),
     "ema": EmaConfig(decay=0.9),

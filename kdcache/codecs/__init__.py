@@ -16,6 +16,7 @@ from kdcache.codecs.positions import (
 )
 from kdcache.codecs.protocol import Codec, RowCodec
 from kdcache.codecs.registry import (
+    check_codec,
     codec_from_dict,
     codec_spec,
     codec_to_dict,
@@ -38,6 +39,7 @@ __all__ = [
     "Tail",
     "TopK",
     "boxes_of",
+    "check_codec",
     "check_records",
     "codec_from_dict",
     "codec_spec",

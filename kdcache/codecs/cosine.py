@@ -36,6 +36,7 @@ class Cosine(CodecDefaults):
     keeps_all: ClassVar[bool] = True
     # of a detector's levels level 12 takes 8 % more, and 19 no less
     zstd_level: ClassVar[int] = 16
+    most_classes: ClassVar[int] = MOST_CLASSES
     classes: int
     steps: float = 12.0
     """Quantisation steps to the standard deviation of a row, in the median of the sample; more are

@@ -132,6 +132,8 @@ class CodecDefaults(ABC):
     name: ClassVar[str]
     keeps_mean: ClassVar[bool] = True
     least_chunk_rows: ClassVar[int] = 16
+    most_classes: ClassVar[int] = 2**20
+    """More than any teacher has."""
 
     @property
     def is_exact(self) -> bool:

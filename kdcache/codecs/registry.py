@@ -23,6 +23,16 @@ FEW_CLASSES = 64
 CODECS: dict[str, type[Any]] = {cls.name: cls for cls in (Full, LowRank, Cosine, TopK)}
 
 
+def check_codec(text: str) -> None:
+    """Check the spec of a codec as far as that does not take the number of classes.
+
+    Raises:
+        UsageError: see `open_codec`.
+    """
+    codec = CODECS.get(parse_spec(text).name)
+    open_codec(text, classes=getattr(codec, "most_classes", 1))
+
+
 def open_codec(text: str, *, classes: int) -> RowCodec:
     """Return the codec that a spec names, such as `topk:k=16` or `full:dtype=float32`.
 

@@ -15,6 +15,7 @@ from kdcache.cache.unit_sizes import require_blocks
 from kdcache.codec_error.calibration import Fitted
 from kdcache.codecs import (
     Codec,
+    check_codec,
     default_codec,
     open_codec,
     require_fitting,
@@ -37,8 +38,6 @@ from kdcache.targets import task_of
 from kdcache.tasks.seen_labels import SeenLabels
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe
 from kdcache.views.dataset import Request, require_following
-
-_MANY = 2**20  # classes, of which a codec's options are checked before the source says how many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +157,7 @@ def prepare(
     if objects.teacher is None:
         check_model(config.teacher)
     if config.codec is not None:
-        open_codec(config.codec, classes=_MANY)
+        check_codec(config.codec)
     require_blocks(config.unit_rows, mixing_block(recipe))
     source = objects.source
     if source is None:

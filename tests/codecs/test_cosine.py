@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import stored_bytes
-from kdcache.codecs import Codec, Cosine, LowRank, open_codec, with_layout
+from kdcache.codecs import Codec, Cosine, LowRank, check_codec, open_codec, with_layout
 from kdcache.codecs.conversion import converted, why_not
 from kdcache.codecs.cosine_fit import CosineFit, cosines, expected_sizes
 from kdcache.codecs.cosine_maps import CosineMaps
@@ -205,6 +205,14 @@ def test_a_record_is_read_as_the_page_of_the_format_says() -> None:
     places = np.einsum("uy,vx,uvk->yxk", cosines(2).numpy(), cosines(3).numpy(), integers)
     expected = float(arrays["step"][0]) * places @ arrays["basis"] + arrays["mean"]
     np.testing.assert_allclose(codec.decode(records).logits()[0, 0].numpy(), expected, atol=1e-4)
+
+
+def test_a_spec_is_checked_before_the_classes_are_known() -> None:
+    for spec in ("cosine", "cosine:steps=6", "topk:k=5000", "full:dtype=uint8"):
+        check_codec(spec)
+    for spec in ("cosine:step=6", "cosines", "topk:k=0"):
+        with pytest.raises(UsageError):
+            check_codec(spec)
 
 
 def test_options_out_of_range_are_refused() -> None:
