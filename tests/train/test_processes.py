@@ -100,9 +100,9 @@ def test_one_of_several_processes_prints_the_result(tmp_path: Path) -> None:
         (tmp_path / "run" / "result.json").read_text()
     )
     assert told.count("epoch 1/1") == 1
-    code, _, errors = started(replace(config, batch_size=15), tmp_path, processes=2).end()
+    code, _, errors = started(replace(config, batch_size=7), tmp_path, processes=2).end()
     assert (
         code != 0
         and errors.count("kdcache: error: run ") == 1
-        and "batch_size: 16 there, 15 now" in errors
+        and "batch_size: 8 there, 7 now" in errors
     )
