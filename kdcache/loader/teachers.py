@@ -211,8 +211,7 @@ class OnlineTeacher:
         views = self._compute.move(batch.views[-1])
         what = f"teacher {self._opened.spec} on a batch of {len(views)} views"
         with torch.no_grad(), self._compute.autocast(), model_code(what):
-            labels = batch.labels.to(self._compute.move)
-            logits = self._opened.teacher_logits(self._model(views), labels)
+            logits = self._opened.teacher_logits(self._model(views), batch.labels)
         if self._is_first:
             require_finite(self._opened, logits.values)
             tell_no_logits(self._opened, logits.values)

@@ -66,8 +66,7 @@ def _started(
 
 
 def _as_cached(model: VisionModel, output: Any, batch: Batch) -> TeacherLogits:
-    labels = batch.labels.to(lambda values: values.to(model.mean.device, non_blocking=True))
-    return model.teacher_logits(output, labels)
+    return model.teacher_logits(output, batch.labels)
 
 
 def _fetch(logits: TeacherLogits, compute: Compute) -> _Fetch:

@@ -108,7 +108,7 @@ class VisionModel(nn.Module):
 
         Args:
             output: of a batch of views.
-            labels: of the views, where the model is.
+            labels: of the views, on the host or where the model is.
         """
         return TeacherLogits(class_logits(output))
 
