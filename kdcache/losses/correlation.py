@@ -65,7 +65,8 @@ class _MeanCorrelations(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, row_grad: Tensor, column_grad: Tensor) -> tuple[Tensor, None, None]:
         student, target, *vectors = ctx.saved_tensors
-        row_means, column_means = vectors[:2], vectors[2:4]
+        row_means = vectors[:2]
+        column_means = vectors[2:4]
         if ctx.is_shared:  # a column is in the loss of every process
             column_grad = all_sum(column_grad.reshape(1))
         num_rows, num_columns = student.shape

@@ -141,7 +141,9 @@ def _surest(
     rows: Tensor, teacher_rows: SoftTargets, share: float, layout: Layout
 ) -> tuple[Tensor, SoftTargets]:
     """Return a share of the rows of both: those in which the teacher gives a class of the data the
-    largest probability."""
+    largest probability. A share of 1 is all, as they are."""
+    if share == 1:
+        return rows, teacher_rows
     teacher_logits = teacher_rows.logits()
     probabilities = class_probabilities(teacher_logits.flatten(0, -2), layout)
     confidence = probabilities.reshape(len(rows), -1).amax(1)
@@ -165,10 +167,8 @@ def _against(loss: Loss, output: DetectorOutput, teacher: SoftTargets) -> dict[s
     sums: dict[str, Scalar] = {}
     loss = _by_activation(loss, output.layout.activation)
     share = getattr(loss, "positions", 1.0)
-    for all_rows, all_teacher_rows in output.beside(teacher):
-        rows, teacher_rows = all_rows, all_teacher_rows
-        if share < 1:
-            rows, teacher_rows = _surest(all_rows, all_teacher_rows, share, output.layout)
+    for compared in output.beside(teacher):
+        rows, teacher_rows = _surest(*compared, share, output.layout)
         no_classes = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
         for name, term in loss.terms(rows, teacher_rows, no_classes).items():
             sums[name] = sums.get(name, 0.0) + term
