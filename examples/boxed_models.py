@@ -1,0 +1,90 @@
+"""Detectors for the boxed scenes, 96x96 pixels: `boxed_models:teacher` and `boxed_models:student`.
+
+kdcache finds them when this folder is the working directory or on PYTHONPATH. A function takes the
+options of its spec (`boxed_models:student,width=64`) and returns torchvision's FCOS over features
+at strides 8, 16 and 32, with one anchor at each place.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import timm
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.ops import FeaturePyramidNetwork
+
+ANCHORS = (4, 8, 16)
+"""Pixels. FCOS finds objects of four to eight times as much from centre to side at a level, smaller
+ones at the first and larger ones at the last."""
+
+
+def teacher(classes: int = 30, width: int = 64) -> nn.Module:
+    """Return a detector on a residual network, timm's `resnet10t` with half of its channels; 1.5 M
+    parameters."""
+    body = timm.create_model(
+        "resnet10t",
+        features_only=True,
+        out_indices=(2, 3, 4),
+        channels=(32, 64, 128, 256),
+        stem_width=16,
+    )
+    return _fcos(body, body.feature_info.channels(), width, classes, convolutions=2)
+
+
+def student(classes: int = 30, width: int = 32) -> nn.Module:
+    """Return a detector on five plain convolutions; 0.17 M parameters."""
+    body = PlainBody((16, 32, 48, 64, 96))
+    return _fcos(body, body.channels, width, classes, convolutions=1)
+
+
+class PlainBody(nn.Module):
+    """Convolutions that halve the sides, one after the other."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        channels = 3
+        for width in widths:
+            layer = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
+            self.layers.append(nn.Sequential(layer, nn.BatchNorm2d(width), nn.ReLU()))
+            channels = width
+        self.channels = list(widths[-3:])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the features after the last three layers, the finest first."""
+        outputs = []
+        features = images
+        for layer in self.layers:
+            features = layer(features)
+            outputs.append(features)
+        return outputs[-3:]
+
+
+class Pyramid(nn.Module):
+    """Features of a body, joined from the coarsest on."""
+
+    def __init__(self, body: nn.Module, channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.body = body
+        self.join = FeaturePyramidNetwork(list(channels), width)
+        self.out_channels = width
+
+    def forward(self, images: Tensor) -> "OrderedDict[str, Tensor]":
+        """Return the features, the finest first."""
+        levels = OrderedDict()
+        for number, features in enumerate(self.body(images)):
+            levels[str(number)] = features
+        joined: OrderedDict[str, Tensor] = self.join(levels)
+        return joined
+
+
+def _fcos(
+    body: nn.Module, channels: Sequence[int], width: int, classes: int, *, convolutions: int
+) -> nn.Module:
+    """Return a detector; `width` is the channels of its levels, a multiple of 32."""
+    anchors = AnchorGenerator(tuple((size,) for size in ANCHORS), ((1.0,),) * len(ANCHORS))
+    head = FCOSHead(width, anchors.num_anchors_per_location()[0], classes, convolutions)
+    pyramid = Pyramid(body, channels, width)
+    return FCOS(pyramid, classes, anchor_generator=anchors, head=head)

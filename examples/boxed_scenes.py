@@ -1,0 +1,193 @@
+"""Scenes with exact boxes: scikit-learn's handwritten digits in three styles, many, of many sizes
+and occluding one another, among scribbles, on the ground of scenes.py.
+
+    python examples/boxed_scenes.py boxes   draws 4,000 scenes to train on and 400 to test on, into
+    a folder
+    kdcache train-student runs/teacher --data
+    coco:boxes/train,annotations=boxes/train.json ...           (see benchmarks/detection_study.py)
+
+`boxes/few.json` lists the first 500 of those to train on.
+
+Thirty classes: each digit solid, hollow or striped. A scribble is a digit whose quarters have
+changed places; it is no object. Boxes are those of the pixels that are seen. As annotators would,
+an object is left out of which little is seen; it is still in the image.
+"""
+
+import argparse
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scenes import draw_ground, lit
+
+from kdcache.sources import Digits
+
+STYLES = ("solid", "hollow", "striped")
+SMALLEST, LARGEST = 16, 56
+"""Pixels of the square that a digit is drawn in."""
+_INK = 0.4
+"""From which a pixel is the digit's, of 1."""
+_HOLLOW = 0.75
+"""From which a hollow digit shows what is below."""
+_STRIPE = 4
+"""Pixels from a stripe to the next one."""
+_SEEN_SHARE = 0.35
+_SEEN_PIXELS = 30
+"""An object with less than this share or number of its pixels in sight is left out."""
+_SCRIBBLES = 0.25
+"""Share of what is drawn that is no object."""
+
+
+class BoxedScenes:
+    """Scene i is drawn by a generator of its own; `split` decides which scenes and which
+    handwriting."""
+
+    task = "detection"
+    classes = tuple(f"{style} {digit}" for digit in range(10) for style in STYLES)
+
+    def __init__(self, split: str = "train", length: int = 4000, side: int = 96) -> None:
+        self.split, self.length, self.side = split, length, side
+
+    def __len__(self) -> int:
+        """Return the number of scenes."""
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, dict[str, Any]]:
+        """Return a scene, and `boxes`, float64 `[objects, 4]` in pixels, and `labels`."""
+        random = np.random.default_rng([index, self.split == "test"])
+        image, _ = draw_ground(random, self.side, self.side)
+        owners = np.full((self.side, self.side), -1)  # the thing that a pixel shows
+        labels = []
+        sizes = []
+        for number in range(random.integers(4, 10)):
+            label, shape = self._put_thing(random, image, owners, number)
+            labels.append(label)
+            sizes.append(shape)
+        boxes, seen = _seen_boxes(owners, labels, sizes)
+        return lit(random, image), {"boxes": boxes, "labels": np.array(labels)[seen]}
+
+    def _put_thing(
+        self, random: np.random.Generator, image: "np.ndarray", owners: "np.ndarray", number: int
+    ) -> tuple[int, int]:
+        """Draw a digit or a scribble over all before it, and return its class, -1 of a scribble,
+        and its number of pixels."""
+        chosen = random.integers(0, len(self._digits))
+        style = int(random.integers(0, len(STYLES)))
+        label = int(self._digits.targets[chosen]) * len(STYLES) + style
+        pixels = self._digits.data[chosen]
+        if random.random() < _SCRIBBLES:
+            label = -1
+            pixels = np.roll(pixels, 4, axis=(0, 1))
+        # many small ones and few large ones
+        size = int(SMALLEST * (LARGEST / SMALLEST) ** random.random())
+        ink = _resized(pixels, size)
+        top, left = random.integers(0, self.side - size, 2)
+        place = (slice(top, top + size), slice(left, left + size))
+        colour = random.integers(0, 110, 3) + 145 * random.integers(0, 2)  # dark or bright
+        cover = _cover(ink, style)[:, :, None]
+        image[place] += cover * (colour - image[place])
+        shape = ink > _INK
+        owners[place][shape] = number
+        return label, int(shape.sum())
+
+    @cached_property
+    def _digits(self) -> Digits:
+        return Digits(self.split)
+
+
+def _resized(pixels: "np.ndarray", size: int) -> "np.ndarray":
+    """Return a digit's ink, 0 to 1, float32 `[size, size]`."""
+    drawn = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(drawn, np.float32) / 255
+
+
+def _cover(ink: "np.ndarray", style: int) -> "np.ndarray":
+    """Return how much of each pixel is painted, 0 to 1."""
+    cover = ((ink - _INK + 0.1) / 0.2).clip(0, 1)
+    if STYLES[style] == "hollow":
+        cover *= ((_HOLLOW + 0.1 - ink) / 0.2).clip(0, 1)
+    if STYLES[style] == "striped":
+        rows = np.arange(len(ink))[:, None]
+        cover *= rows % _STRIPE < _STRIPE / 2
+    return cover
+
+
+def _seen_boxes(
+    owners: "np.ndarray", labels: list[int], sizes: list[int]
+) -> "tuple[np.ndarray, list[int]]":
+    """Return the boxes, `[objects, 4]`, and the numbers of the things that are objects and seen."""
+    boxes = []
+    seen = []
+    for number, (label, size) in enumerate(zip(labels, sizes, strict=True)):
+        ys, xs = np.nonzero(owners == number)
+        if label >= 0 and len(ys) >= max(_SEEN_PIXELS, _SEEN_SHARE * size):
+            boxes.append([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+            seen.append(number)
+    return np.array(boxes, np.float64).reshape(-1, 4), seen
+
+
+def write(folder: Path, split: str, length: int) -> None:
+    """Write scenes as FOLDER/SPLIT/0000.jpg, and at last their boxes as FOLDER/SPLIT.json, an
+    instances file of COCO's. Where that is there, nothing is done."""
+    annotation_path = folder / f"{split}.json"
+    if annotation_path.exists():
+        return
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+    for number, name in enumerate(BoxedScenes.classes, 1):
+        content["categories"].append({"id": number, "name": name})
+    scenes = BoxedScenes(split, length)
+    for index in range(length):
+        image, objects = scenes[index]
+        name = f"{index:04}.jpg"
+        image.save(folder / split / name, quality=95)
+        size = {"width": image.width, "height": image.height}
+        content["images"].append({"id": index, "file_name": name, **size})
+        content["annotations"] += _annotations(objects, index, len(content["annotations"]))
+    annotation_path.write_text(json.dumps(content))
+
+
+def write_few(folder: Path, length: int) -> None:
+    """Write FOLDER/few.json, which has the first images of FOLDER/train.json and their boxes."""
+    content = json.loads((folder / "train.json").read_text())
+    content["images"] = content["images"][:length]
+    annotations = []
+    for annotation in content["annotations"]:
+        if annotation["image_id"] < length:
+            annotations.append(annotation)
+    content["annotations"] = annotations
+    (folder / "few.json").write_text(json.dumps(content))
+
+
+def _annotations(objects: dict[str, Any], image: int, first: int) -> list[dict[str, Any]]:
+    """Return the objects of an image as COCO has them, numbered from `first`."""
+    annotations = []
+    pairs = zip(objects["boxes"].tolist(), objects["labels"].tolist(), strict=True)
+    for number, ((left, top, right, bottom), label) in enumerate(pairs, first):
+        annotation = {
+            "id": number,
+            "image_id": image,
+            "category_id": label + 1,
+            "bbox": [left, top, right - left, bottom - top],
+            "area": (right - left) * (bottom - top),
+            "iscrowd": 0,
+        }
+        annotations.append(annotation)
+    return annotations
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description="Draw scenes with boxes into a folder for the source coco."
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--train", type=int, default=4000)
+    parser.add_argument("--few", type=int, default=500)
+    parser.add_argument("--test", type=int, default=400)
+    options = parser.parse_args()
+    for split in ("train", "test"):
+        write(options.folder, split, getattr(options, split))
+    write_few(options.folder, options.few)
