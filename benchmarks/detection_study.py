@@ -3,6 +3,8 @@
     python benchmarks/detection_study.py OUT        draws scenes, trains a teacher, dumps it, and
     trains students, all by the commands; prints a table and writes OUT/study.json
 
+The bodies of teacher and student have learned to classify pictures of one object before, as those
+of other detectors have on ImageNet.
 Students differ in their loss only: the same scenes, views, labels, initial weights and order for a
 run seed. Of an arm with several losses all are run with the first run seed; the one of the highest
 AP there goes on to the other run seeds, and only these count. What OUT holds is not done again, and
@@ -52,6 +54,11 @@ class Folder:
         boxes = self.path / "boxes"
         return f"coco:{boxes / images},annotations={boxes / annotations}.json"
 
+    def detector(self, name: str) -> str:
+        """Return the spec of `teacher` or `student`, with the body that it begins with."""
+        body = self.path / f"{name}-body" / "student.safetensors"
+        return f"{getattr(self.options, name)},weights_backbone={body}"
+
     @property
     def teacher(self) -> str:
         """The trained teacher."""
@@ -80,8 +87,8 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
-def learning(options: argparse.Namespace) -> list[object]:
-    """Return the settings that the teacher and all students have."""
+def learning(batch: int) -> list[object]:
+    """Return the settings that all trainings have."""
     settings = [
         "compute.channels_last=true",
         "optimizer.name=adamw",
@@ -90,7 +97,7 @@ def learning(options: argparse.Namespace) -> list[object]:
         "schedule.name=cosine",
         "schedule.warmup_epochs=0.5",
     ]
-    words: list[object] = ["--batch-size", options.batch, "--workers", 0]
+    words: list[object] = ["--batch-size", batch, "--workers", 0]
     for setting in settings:
         words += ["--set", setting]
     return words
@@ -100,15 +107,18 @@ def prepare(folder: Folder) -> None:
     """Draw the scenes, train the teacher and dump it, as far as that is not done."""
     options = folder.options
     drawing = [sys.executable, EXAMPLES / "boxed_scenes.py", folder.path / "boxes"]
-    for name in ("train", "few", "test"):
+    for name in ("train", "few", "test", "crops"):
         drawing += [f"--{name}", str(getattr(options, name))]
     subprocess.run(drawing, env=_environment(), check=True)
+    for name in ("teacher", "student"):
+        train_body(folder, name)
     seeds = f"{TEACHER_SEEDS}:{TEACHER_SEEDS + options.teacher_epochs}"
     if not (folder.path / "teacher" / "result.json").exists():
         run_command(
             *("train-student", folder.path / "teacher", "--data", folder.data("train")),
-            *("--student", options.teacher, "--loss", "ce", "--recipe", RECIPE, "--seeds", seeds),
-            *("--epochs", options.teacher_epochs, *learning(options)),
+            *("--student", folder.detector("teacher"), "--loss", "ce"),
+            *("--recipe", RECIPE, "--seeds", seeds),
+            *("--epochs", options.teacher_epochs, *learning(options.batch)),
         )
     run_command(
         *("dump-teacher", folder.path / "cache", "--data", folder.data("few")),
@@ -118,6 +128,19 @@ def prepare(folder: Folder) -> None:
     )
 
 
+def train_body(folder: Folder, name: str) -> None:
+    """Train the body of `teacher` or `student` on pictures of one object, if it is not yet."""
+    path = folder.path / f"{name}-body"
+    options = folder.options
+    if not (path / "result.json").exists():
+        run_command(
+            *("train-student", path, "--data", f"imagefolder:{folder.path / 'boxes' / 'crops'}"),
+            *("--student", f"{getattr(options, name)}_body", "--loss", "ce"),
+            *("--recipe", "eval-whole", "--seeds", 0),
+            *("--epochs", options.body_epochs, *learning(2 * options.batch)),
+        )
+
+
 def scored_student(folder: Folder, loss: str, run_seed: int) -> dict[str, Any]:
     """Return the scores of a student, trained if it is not yet, and its `seconds` an epoch."""
     path = folder.run_of(loss, run_seed)
@@ -125,8 +148,15 @@ def scored_student(folder: Folder, loss: str, run_seed: int) -> dict[str, Any]:
     if not (path / "result.json").exists():
         run_command(
             *("train-student", path, "--cache", folder.path / "cache"),
-            *("--data", folder.data("few"), "--student", options.student, "--loss", loss),
-            *("--run-seed", run_seed, "--epochs", options.epochs, *learning(options)),
+            *(
+                "--data",
+                folder.data("few"),
+                "--student",
+                folder.detector("student"),
+                "--loss",
+                loss,
+            ),
+            *("--run-seed", run_seed, "--epochs", options.epochs, *learning(options.batch)),
         )
     return scores_of(folder, path, options.student)
 
@@ -144,7 +174,6 @@ def scores_of(folder: Folder, run: Path, spec: str) -> dict[str, Any]:
             detector.eval(),
             folder.data("test", "test"),
             recipe=recipe.eval,
-            size=recipe.size,
             batch_size=50,
             num_workers=0,
         )
@@ -182,8 +211,8 @@ def online_seconds(folder: Folder, loss: str) -> float:
     if not (path / "result.json").exists():
         run_command(
             *("train-student", path, "--data", folder.data("few"), "--teacher", folder.teacher),
-            *("--student", options.student, "--loss", loss, "--recipe", RECIPE),
-            *("--seeds", f"0:{options.seeds}", "--epochs", 3, *learning(options)),
+            *("--student", folder.detector("student"), "--loss", loss, "--recipe", RECIPE),
+            *("--seeds", f"0:{options.seeds}", "--epochs", 3, *learning(options.batch)),
         )
     return epoch_seconds(path)
 
@@ -286,7 +315,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--few", type=int, default=500, help="those of the students")
     parser.add_argument("--test", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=4, help="views of a scene that are dumped")
-    parser.add_argument("--teacher-epochs", type=int, default=6)
+    parser.add_argument("--crops", type=int, default=8000, help="pictures of one object")
+    parser.add_argument("--body-epochs", type=int, default=3)
+    parser.add_argument("--teacher-epochs", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)

@@ -6,7 +6,8 @@ and occluding one another, among scribbles, on the ground of scenes.py.
     kdcache train-student runs/teacher --data
     coco:boxes/train,annotations=boxes/train.json ...           (see benchmarks/detection_study.py)
 
-`boxes/few.json` lists the first 500 of those to train on.
+`boxes/few.json` lists the first 500 of those to train on, and `imagefolder:boxes/crops` has 8,000
+pictures of one object each, from which the bodies of detectors learn classes before.
 
 Thirty classes: each digit solid, hollow or striped. A scribble is a digit whose quarters have
 changed places; it is no object. Boxes are those of the pixels that are seen. As annotators would,
@@ -76,26 +77,72 @@ class BoxedScenes:
         and its number of pixels."""
         chosen = random.integers(0, len(self._digits))
         style = int(random.integers(0, len(STYLES)))
-        label = int(self._digits.targets[chosen]) * len(STYLES) + style
+        label = class_of(int(self._digits.targets[chosen]), style)
         pixels = self._digits.data[chosen]
         if random.random() < _SCRIBBLES:
             label = -1
             pixels = np.roll(pixels, 4, axis=(0, 1))
         # many small ones and few large ones
         size = int(SMALLEST * (LARGEST / SMALLEST) ** random.random())
-        ink = _resized(pixels, size)
-        top, left = random.integers(0, self.side - size, 2)
-        place = (slice(top, top + size), slice(left, left + size))
-        colour = random.integers(0, 110, 3) + 145 * random.integers(0, 2)  # dark or bright
-        cover = _cover(ink, style)[:, :, None]
-        image[place] += cover * (colour - image[place])
-        shape = ink > _INK
+        place = _place(random, size, self.side)
+        shape = _paint(random, image[place], pixels, style)
         owners[place][shape] = number
         return label, int(shape.sum())
 
     @cached_property
     def _digits(self) -> Digits:
         return Digits(self.split)
+
+
+class Crops:
+    """Pictures of one object each, its class beside it: what a detector's body can learn classes
+    from, as those of others do from ImageNet."""
+
+    classes = BoxedScenes.classes
+
+    def __init__(self, split: str = "train", length: int = 8000, side: int = 32) -> None:
+        self.split, self.length, self.side = split, length, side
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return a picture and its class."""
+        random = np.random.default_rng([index, self.split == "test", self.side])
+        image, _ = draw_ground(random, self.side, self.side)
+        chosen = random.integers(0, len(self._digits))
+        style = int(random.integers(0, len(STYLES)))
+        size = int(random.integers(SMALLEST, self.side))
+        place = _place(random, size, self.side)
+        _paint(random, image[place], self._digits.data[chosen], style)
+        return lit(random, image), class_of(int(self._digits.targets[chosen]), style)
+
+    @cached_property
+    def _digits(self) -> Digits:
+        return Digits(self.split)
+
+
+def class_of(digit: int, style: int) -> int:
+    """Return the class of a digit in a style."""
+    return digit * len(STYLES) + style
+
+
+def _place(random: np.random.Generator, size: int, side: int) -> tuple[slice, slice]:
+    """Return a square of `size` pixels within one of `side`."""
+    top, left = random.integers(0, side - size, 2)
+    return slice(top, top + size), slice(left, left + size)
+
+
+def _paint(
+    random: np.random.Generator, image: "np.ndarray", pixels: "np.ndarray", style: int
+) -> "np.ndarray":
+    """Draw a digit over the whole of a square image, and return which pixels are the digit's,
+    `[size, size]`."""
+    ink = _resized(pixels, len(image))
+    colour = random.integers(0, 110, 3) + 145 * random.integers(0, 2)  # dark or bright
+    image += _cover(ink, style)[:, :, None] * (colour - image)
+    return ink > _INK
 
 
 def _resized(pixels: "np.ndarray", size: int) -> "np.ndarray":
@@ -150,6 +197,19 @@ def write(folder: Path, split: str, length: int) -> None:
     annotation_path.write_text(json.dumps(content))
 
 
+def write_crops(folder: Path, length: int) -> None:
+    """Write pictures of one object each as FOLDER/crops/CLASS/0000.png, for the source imagefolder;
+    where the folder is there, nothing is done."""
+    if (folder / "crops").exists():
+        return
+    crops = Crops(length=length)
+    for name in crops.classes:
+        (folder / "crops" / name).mkdir(parents=True, exist_ok=True)
+    for index in range(length):
+        image, label = crops[index]
+        image.save(folder / "crops" / crops.classes[label] / f"{index:04}.png")
+
+
 def write_few(folder: Path, length: int) -> None:
     """Write FOLDER/few.json, which has the first images of FOLDER/train.json and their boxes."""
     content = json.loads((folder / "train.json").read_text())
@@ -185,9 +245,11 @@ if __name__ == "__main__":
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=4000)
+    parser.add_argument("--crops", type=int, default=8000)
     parser.add_argument("--few", type=int, default=500)
     parser.add_argument("--test", type=int, default=400)
     options = parser.parse_args()
     for split in ("train", "test"):
         write(options.folder, split, getattr(options, split))
     write_few(options.folder, options.few)
+    write_crops(options.folder, options.crops)
