@@ -137,7 +137,7 @@ def train_body(folder: Folder, name: str) -> None:
             *("train-student", path, "--data", f"imagefolder:{folder.path / 'boxes' / 'crops'}"),
             *("--student", f"{getattr(options, name)}_body", "--loss", "ce"),
             *("--recipe", "eval-whole", "--seeds", 0),
-            *("--epochs", options.body_epochs, *learning(2 * options.batch)),
+            *("--epochs", options.body_epochs, *learning(4 * options.batch)),
         )
 
 
@@ -311,15 +311,15 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--teacher", default="boxed_models:teacher")
     parser.add_argument("--student", default="boxed_models:student")
     parser.add_argument("--codec", default="full:dtype=uint8")
-    parser.add_argument("--train", type=int, default=4000, help="the teacher's scenes")
+    parser.add_argument("--train", type=int, default=3000, help="the teacher's scenes")
     parser.add_argument("--few", type=int, default=500, help="those of the students")
     parser.add_argument("--test", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=4, help="views of a scene that are dumped")
     parser.add_argument("--crops", type=int, default=8000, help="pictures of one object")
-    parser.add_argument("--body-epochs", type=int, default=3)
-    parser.add_argument("--teacher-epochs", type=int, default=4)
+    parser.add_argument("--body-epochs", type=int, default=4)
+    parser.add_argument("--teacher-epochs", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()

@@ -23,7 +23,7 @@ ANCHORS = (4, 8, 16)
 ones at the first and larger ones at the last."""
 
 
-def teacher(classes: int = 30, width: int = 64, weights_backbone: str = "") -> nn.Module:
+def teacher(classes: int = 20, width: int = 64, weights_backbone: str = "") -> nn.Module:
     """Return a detector on a residual network; 1.5 M parameters.
 
     Args:
@@ -37,7 +37,7 @@ def teacher(classes: int = 30, width: int = 64, weights_backbone: str = "") -> n
     return _fcos(network, channels, width, classes, convolutions=2)
 
 
-def student(classes: int = 30, width: int = 32, weights_backbone: str = "") -> nn.Module:
+def student(classes: int = 20, width: int = 32, weights_backbone: str = "") -> nn.Module:
     """Return a detector on five plain convolutions, of `student_body`; 0.17 M parameters. For its
     options see `teacher`."""
     network = PlainBody()
@@ -45,13 +45,13 @@ def student(classes: int = 30, width: int = 32, weights_backbone: str = "") -> n
     return _fcos(network, network.channels, width, classes, convolutions=1)
 
 
-def teacher_body(classes: int = 30) -> nn.Module:
+def teacher_body(classes: int = 20) -> nn.Module:
     """Return the teacher's body as a network that classifies images."""
     network = _residual_body()
     return Classifier(network, network.feature_info.channels(), classes)
 
 
-def student_body(classes: int = 30) -> nn.Module:
+def student_body(classes: int = 20) -> nn.Module:
     """Return the student's body as a network that classifies images."""
     network = PlainBody()
     return Classifier(network, network.channels, classes)

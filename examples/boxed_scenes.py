@@ -1,7 +1,7 @@
-"""Scenes with exact boxes: scikit-learn's handwritten digits in three styles, many, of many sizes
-and occluding one another, among scribbles, on the ground of scenes.py.
+"""Scenes with exact boxes: scikit-learn's handwritten digits, dark and bright, of many sizes and
+occluding one another, among scribbles, on the ground of scenes.py.
 
-    python examples/boxed_scenes.py boxes   draws 4,000 scenes to train on and 400 to test on, into
+    python examples/boxed_scenes.py boxes   draws 3,000 scenes to train on and 400 to test on, into
     a folder
     kdcache train-student runs/teacher --data
     coco:boxes/train,annotations=boxes/train.json ...           (see benchmarks/detection_study.py)
@@ -9,7 +9,7 @@ and occluding one another, among scribbles, on the ground of scenes.py.
 `boxes/few.json` lists the first 500 of those to train on, and `imagefolder:boxes/crops` has 8,000
 pictures of one object each, from which the bodies of detectors learn classes before.
 
-Thirty classes: each digit solid, hollow or striped. A scribble is a digit whose quarters have
+Twenty classes: each digit in dark and in bright ink. A scribble is a digit whose quarters have
 changed places; it is no object. Boxes are those of the pixels that are seen. As annotators would,
 an object is left out of which little is seen; it is still in the image.
 """
@@ -26,19 +26,15 @@ from scenes import draw_ground, lit
 
 from kdcache.sources import Digits
 
-STYLES = ("solid", "hollow", "striped")
-SMALLEST, LARGEST = 16, 56
+INKS = ("dark", "bright")
+SMALLEST, LARGEST = 20, 56
 """Pixels of the square that a digit is drawn in."""
 _INK = 0.4
 """From which a pixel is the digit's, of 1."""
-_HOLLOW = 0.75
-"""From which a hollow digit shows what is below."""
-_STRIPE = 4
-"""Pixels from a stripe to the next one."""
 _SEEN_SHARE = 0.35
 _SEEN_PIXELS = 30
 """An object with less than this share or number of its pixels in sight is left out."""
-_SCRIBBLES = 0.25
+_SCRIBBLES = 0.2
 """Share of what is drawn that is no object."""
 
 
@@ -47,9 +43,9 @@ class BoxedScenes:
     handwriting."""
 
     task = "detection"
-    classes = tuple(f"{style} {digit}" for digit in range(10) for style in STYLES)
+    classes = tuple(f"{ink} {digit}" for digit in range(10) for ink in INKS)
 
-    def __init__(self, split: str = "train", length: int = 4000, side: int = 96) -> None:
+    def __init__(self, split: str = "train", length: int = 3000, side: int = 96) -> None:
         self.split, self.length, self.side = split, length, side
 
     def __len__(self) -> int:
@@ -76,8 +72,8 @@ class BoxedScenes:
         """Draw a digit or a scribble over all before it, and return its class, -1 of a scribble,
         and its number of pixels."""
         chosen = random.integers(0, len(self._digits))
-        style = int(random.integers(0, len(STYLES)))
-        label = class_of(int(self._digits.targets[chosen]), style)
+        ink = int(random.integers(0, len(INKS)))
+        label = class_of(int(self._digits.targets[chosen]), ink)
         pixels = self._digits.data[chosen]
         if random.random() < _SCRIBBLES:
             label = -1
@@ -85,7 +81,7 @@ class BoxedScenes:
         # many small ones and few large ones
         size = int(SMALLEST * (LARGEST / SMALLEST) ** random.random())
         place = _place(random, size, self.side)
-        shape = _paint(random, image[place], pixels, style)
+        shape = _paint(random, image[place], pixels, ink)
         owners[place][shape] = number
         return label, int(shape.sum())
 
@@ -112,20 +108,20 @@ class Crops:
         random = np.random.default_rng([index, self.split == "test", self.side])
         image, _ = draw_ground(random, self.side, self.side)
         chosen = random.integers(0, len(self._digits))
-        style = int(random.integers(0, len(STYLES)))
+        ink = int(random.integers(0, len(INKS)))
         size = int(random.integers(SMALLEST, self.side))
         place = _place(random, size, self.side)
-        _paint(random, image[place], self._digits.data[chosen], style)
-        return lit(random, image), class_of(int(self._digits.targets[chosen]), style)
+        _paint(random, image[place], self._digits.data[chosen], ink)
+        return lit(random, image), class_of(int(self._digits.targets[chosen]), ink)
 
     @cached_property
     def _digits(self) -> Digits:
         return Digits(self.split)
 
 
-def class_of(digit: int, style: int) -> int:
-    """Return the class of a digit in a style."""
-    return digit * len(STYLES) + style
+def class_of(digit: int, ink: int) -> int:
+    """Return the class of a digit in an ink, which is a place in INKS."""
+    return digit * len(INKS) + ink
 
 
 def _place(random: np.random.Generator, size: int, side: int) -> tuple[slice, slice]:
@@ -135,31 +131,21 @@ def _place(random: np.random.Generator, size: int, side: int) -> tuple[slice, sl
 
 
 def _paint(
-    random: np.random.Generator, image: "np.ndarray", pixels: "np.ndarray", style: int
+    random: np.random.Generator, image: "np.ndarray", pixels: "np.ndarray", ink: int
 ) -> "np.ndarray":
     """Draw a digit over the whole of a square image, and return which pixels are the digit's,
     `[size, size]`."""
-    ink = _resized(pixels, len(image))
-    colour = random.integers(0, 110, 3) + 145 * random.integers(0, 2)  # dark or bright
-    image += _cover(ink, style)[:, :, None] * (colour - image)
-    return ink > _INK
+    strength = _resized(pixels, len(image))
+    colour = random.integers(0, 110, 3) + 145 * ink
+    cover = ((strength - _INK + 0.1) / 0.2).clip(0, 1)
+    image += cover[:, :, None] * (colour - image)
+    return strength > _INK
 
 
 def _resized(pixels: "np.ndarray", size: int) -> "np.ndarray":
-    """Return a digit's ink, 0 to 1, float32 `[size, size]`."""
+    """Return how strong a digit's ink is, 0 to 1, float32 `[size, size]`."""
     drawn = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(drawn, np.float32) / 255
-
-
-def _cover(ink: "np.ndarray", style: int) -> "np.ndarray":
-    """Return how much of each pixel is painted, 0 to 1."""
-    cover = ((ink - _INK + 0.1) / 0.2).clip(0, 1)
-    if STYLES[style] == "hollow":
-        cover *= ((_HOLLOW + 0.1 - ink) / 0.2).clip(0, 1)
-    if STYLES[style] == "striped":
-        rows = np.arange(len(ink))[:, None]
-        cover *= rows % _STRIPE < _STRIPE / 2
-    return cover
 
 
 def _seen_boxes(
@@ -244,7 +230,7 @@ if __name__ == "__main__":
         description="Draw scenes with boxes into a folder for the source coco."
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--train", type=int, default=4000)
+    parser.add_argument("--train", type=int, default=3000)
     parser.add_argument("--crops", type=int, default=8000)
     parser.add_argument("--few", type=int, default=500)
     parser.add_argument("--test", type=int, default=400)
