@@ -12,13 +12,14 @@ an interrupted command goes on where it stopped: so arms, losses and run seeds c
 """
 
 import argparse
+import contextlib
+import io
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -27,6 +28,7 @@ import torch
 from measure import machine
 
 from kdcache import evaluate, load_recipe, open_model
+from kdcache_cli import main as kdcache_command
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 RECIPE = EXAMPLES / "boxed_scenes.toml"
@@ -35,6 +37,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     LABELS: ("ce",),
     "KL": ("kl:tau=1,weight=1", "kl:tau=1,weight=10"),
     "DIST": ("dist:tau=1,beta=1,gamma=1", "dist:tau=1,beta=3,gamma=3"),
+    "DIST where the teacher is surest": ("dist:tau=1,beta=1,gamma=1,positions=0.3",),
 }
 """The losses that each arm tries."""
 SCORES = ("ap", "ap50", "ap75")
@@ -69,33 +72,25 @@ class Folder:
         return self.path / f"{re.sub('[^a-z0-9.]+', '-', loss)}-{run_seed}"
 
 
-def run_command(*words: object) -> None:
-    """Run a command of kdcache; what it prints as its result is left out.
-
-    Raises:
-        CalledProcessError: it failed.
-    """
+def run_command(*words: object) -> str:
+    """Run a command of kdcache in this process, and return what it prints as its result."""
     texts = [str(word) for word in words]
     print("kdcache", *texts, file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "kdcache", *texts]
-    subprocess.run(command, env=_environment(), stdout=subprocess.DEVNULL, check=True)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        kdcache_command.main(texts, standalone_mode=False)
+    return printed.getvalue()
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment of the commands, which finds the models of the examples."""
-    paths = [str(EXAMPLES), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-
-
-def learning(batch: int) -> list[object]:
-    """Return the settings that all trainings have."""
+def learning(batch: int, warmup_epochs: float) -> list[object]:
+    """Return settings of a training; all but these two are those of all."""
     settings = [
         "compute.channels_last=true",
         "optimizer.name=adamw",
         "optimizer.lr=2e-3",
         "optimizer.weight_decay=0.05",
         "schedule.name=cosine",
-        "schedule.warmup_epochs=0.5",
+        f"schedule.warmup_epochs={warmup_epochs}",
     ]
     words: list[object] = ["--batch-size", batch, "--workers", 0]
     for setting in settings:
@@ -106,10 +101,12 @@ def learning(batch: int) -> list[object]:
 def prepare(folder: Folder) -> None:
     """Draw the scenes, train the teacher and dump it, as far as that is not done."""
     options = folder.options
-    drawing = [sys.executable, EXAMPLES / "boxed_scenes.py", folder.path / "boxes"]
-    for name in ("train", "few", "test", "crops"):
-        drawing += [f"--{name}", str(getattr(options, name))]
-    subprocess.run(drawing, env=_environment(), check=True)
+    scenes = import_module("boxed_scenes")
+    boxes = folder.path / "boxes"
+    scenes.write(boxes, "train", options.train)
+    scenes.write(boxes, "test", options.test)
+    scenes.write_few(boxes, options.few)
+    scenes.write_crops(boxes, options.crops)
     for name in ("teacher", "student"):
         train_body(folder, name)
     seeds = f"{TEACHER_SEEDS}:{TEACHER_SEEDS + options.teacher_epochs}"
@@ -118,7 +115,7 @@ def prepare(folder: Folder) -> None:
             *("train-student", folder.path / "teacher", "--data", folder.data("train")),
             *("--student", folder.detector("teacher"), "--loss", "ce"),
             *("--recipe", RECIPE, "--seeds", seeds),
-            *("--epochs", options.teacher_epochs, *learning(options.batch)),
+            *("--epochs", options.teacher_epochs, *learning(options.batch, 0.25)),
         )
     run_command(
         *("dump-teacher", folder.path / "cache", "--data", folder.data("few")),
@@ -137,7 +134,7 @@ def train_body(folder: Folder, name: str) -> None:
             *("train-student", path, "--data", f"imagefolder:{folder.path / 'boxes' / 'crops'}"),
             *("--student", f"{getattr(options, name)}_body", "--loss", "ce"),
             *("--recipe", "eval-whole", "--seeds", 0),
-            *("--epochs", options.body_epochs, *learning(4 * options.batch)),
+            *("--epochs", options.body_epochs, *learning(4 * options.batch, 0.5)),
         )
 
 
@@ -156,7 +153,7 @@ def scored_student(folder: Folder, loss: str, run_seed: int) -> dict[str, Any]:
                 "--loss",
                 loss,
             ),
-            *("--run-seed", run_seed, "--epochs", options.epochs, *learning(options.batch)),
+            *("--run-seed", run_seed, "--epochs", options.epochs, *learning(options.batch, 0.25)),
         )
     return scores_of(folder, path, options.student)
 
@@ -212,7 +209,7 @@ def online_seconds(folder: Folder, loss: str) -> float:
         run_command(
             *("train-student", path, "--data", folder.data("few"), "--teacher", folder.teacher),
             *("--student", folder.detector("student"), "--loss", loss, "--recipe", RECIPE),
-            *("--seeds", f"0:{options.seeds}", "--epochs", 3, *learning(options.batch)),
+            *("--seeds", f"0:{options.seeds}", "--epochs", 3, *learning(options.batch, 0.25)),
         )
     return epoch_seconds(path)
 
@@ -263,9 +260,7 @@ def study(folder: Folder) -> dict[str, Any]:
 
 def bytes_per_view(folder: Folder) -> float:
     """Return what the cache takes."""
-    command = [sys.executable, "-m", "kdcache", "info", str(folder.path / "cache"), "--json"]
-    printed = subprocess.run(command, env=_environment(), capture_output=True, check=True)
-    size: float = json.loads(printed.stdout)["bytes_per_view"]
+    size: float = json.loads(run_command("info", folder.path / "cache", "--json"))["bytes_per_view"]
     return size
 
 
@@ -317,8 +312,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=4, help="views of a scene that are dumped")
     parser.add_argument("--crops", type=int, default=8000, help="pictures of one object")
     parser.add_argument("--body-epochs", type=int, default=4)
-    parser.add_argument("--teacher-epochs", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--teacher-epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
@@ -329,7 +324,6 @@ def main() -> None:
     options = parsed()
     if len(options.runs) < 2:
         sys.exit("--runs has one seed; the first one chooses losses and the others count: give two")
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)
     torch.set_num_threads(options.threads)
     sys.path.append(str(EXAMPLES))
     result = study(Folder(options.out.resolve(), options))
