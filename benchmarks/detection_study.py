@@ -307,7 +307,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--student", default="boxed_models:student")
     parser.add_argument("--codec", default="full:dtype=uint8")
     parser.add_argument("--train", type=int, default=3000, help="the teacher's scenes")
-    parser.add_argument("--few", type=int, default=500, help="those of the students")
+    parser.add_argument("--few", type=int, default=400, help="those of the students")
     parser.add_argument("--test", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=4, help="views of a scene that are dumped")
     parser.add_argument("--crops", type=int, default=8000, help="pictures of one object")

@@ -6,7 +6,7 @@ occluding one another, among scribbles, on the ground of scenes.py.
     kdcache train-student runs/teacher --data
     coco:boxes/train,annotations=boxes/train.json ...           (see benchmarks/detection_study.py)
 
-`boxes/few.json` lists the first 500 of those to train on, and `imagefolder:boxes/crops` has 8,000
+`boxes/few.json` lists the first 400 of those to train on, and `imagefolder:boxes/crops` has 8,000
 pictures of one object each, from which the bodies of detectors learn classes before.
 
 Twenty classes: each digit in dark and in bright ink. A scribble is a digit whose quarters have
@@ -232,7 +232,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=3000)
     parser.add_argument("--crops", type=int, default=8000)
-    parser.add_argument("--few", type=int, default=500)
+    parser.add_argument("--few", type=int, default=400)
     parser.add_argument("--test", type=int, default=400)
     options = parser.parse_args()
     for split in ("train", "test"):
