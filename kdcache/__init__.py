@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from kdcache.loader.steps import DistillationBatch
     from kdcache.losses import cwd_loss, dist_loss, dkd_loss, kl_loss, nkd_loss
     from kdcache.models.model import open_model
+    from kdcache.models.one_stage import PyramidOutput
+    from kdcache.positions import Pyramid
     from kdcache.soft_targets import SoftTargets
     from kdcache.sources import open_source
     from kdcache.tools.convert import convert_cache
@@ -39,6 +41,8 @@ _HOMES = {
     "DistillationLoader": "loader.loader",
     "KdcacheError": "errors",
     "LoaderConfig": "loader.config",
+    "Pyramid": "positions",
+    "PyramidOutput": "models.one_stage",
     "Recipe": "views",
     "SoftTargets": "soft_targets",
     "TrainConfig": "train.config",
@@ -73,6 +77,8 @@ __all__ = [
     "DistillationLoader",
     "KdcacheError",
     "LoaderConfig",
+    "Pyramid",
+    "PyramidOutput",
     "Recipe",
     "SoftTargets",
     "TrainConfig",

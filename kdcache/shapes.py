@@ -25,6 +25,13 @@ ViewLogits: TypeAlias = Float[Tensor, "views *sites classes"]
 """Raw class scores of views: none but the classes for classification, (heads, height, width) before
 them for segmentation."""
 
+LogitRows: TypeAlias = Float[Tensor, "rows *anchors classes"]
+"""Rows of logits; of the places of a detector those of several anchors side by side, each a
+distribution of its own."""
+
+ProbabilityRows: TypeAlias = Float[Tensor, "rows *anchors classes"]
+"""Their probabilities."""
+
 Maps: TypeAlias = Float[Tensor, "views height width classes"]
 """Raw class scores of one head over the pixels of its map."""
 

@@ -12,12 +12,14 @@ from kdcache.positions import Boxes, Heads, Layout, One, Proposals, Pyramid
 from kdcache.targets import ClassLabel
 
 CLASSES = 6
+"""Of a row of logits, the background among them where there is one."""
 VIEWS = 3
 LAYOUTS: dict[str, Layout] = {
     "one": One(),
     "heads of one size": Heads(((2, 3), (2, 3))),
     "heads of unlike sizes": Heads(((4, 3), (2, 2))),
-    "pyramid": Pyramid(((4, 3), (2, 2), (1, 1)), anchors=2),
+    "pyramid": Pyramid(((4, 3), (2, 2), (1, 1)), (2, 2, 2)),
+    "pyramid with background": Pyramid(((4, 3), (2, 2)), (1, 3), "softmax"),
     "proposals": Proposals(5),
 }
 SPECS = ("full:dtype=float32", "full:dtype=uint8", "topk:k=3", "lowrank:step=0.25")
@@ -72,7 +74,8 @@ def manifest_fields(layout: Layout) -> dict[str, Any]:
         teacher["stride"] = 2
     tasks = {"one": "classification", "heads": "segmentation"}
     task = tasks.get(layout.kind, BoxedLabel.task)
-    return {"task": task, "teacher": teacher, "classes": CLASSES, "layout": layout}
+    classes = CLASSES - int(layout.has_background)
+    return {"task": task, "teacher": teacher, "classes": classes, "layout": layout}
 
 
 def codec_of(spec: str, layout: Layout) -> Codec:

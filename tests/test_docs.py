@@ -15,6 +15,7 @@ import click
 import numpy as np
 import pytest
 import timm
+import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
@@ -30,6 +31,7 @@ from kdcache.dump.run import DumpConfig
 from kdcache.losses.registry import LOSSES
 from kdcache.models.model import open_model
 from kdcache.models.registry import FAMILIES
+from kdcache.models.wrapping import wrapped
 from kdcache.sources.registry import OPENERS
 from kdcache.train.run import TrainConfig
 from kdcache.views import load_recipe
@@ -143,6 +145,10 @@ def test_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         set(names["scores"]) == {"top1", "top5", "eval_loss"}
         and names["state"]["loader"]["epoch"] == 2
     )
+    detector: Any = names["OneLevel"]()
+    model = wrapped(detector, load_recipe("detection-small"), mean=0.5, std=0.25, task="detection")
+    output: Any = model(torch.zeros(2, 3, 320, 320, dtype=torch.uint8))
+    assert output.logits.shape == (2, 100, 20) and output.layout.num_positions == 100
     assert names["student_logits"].grad.abs().sum() > 0  # type: ignore[attr-defined]
 
 
@@ -178,7 +184,7 @@ def test_the_pipeline_runs_as_it_is_written(
             "tiny_models:segmenter,classes=19,seed=1,input_size=64x128"
         ),
         "gamma=1 --epochs 100": "gamma=1 --epochs 1 --batch-size 5 --workers 0",
-        "torchvision:retinanet_resnet50_fpn_v2,weights=teacher.safetensors": DETECTOR,
+        "torchvision:retinanet_resnet50_fpn_v2,weights=DEFAULT": DETECTOR,
         "torchvision:retinanet_resnet50_fpn,weights_backbone=DEFAULT": f"{DETECTOR},seed=1",
         "--batch-size 16 --epochs 24": "--batch-size 3 --epochs 1 --workers 0 --lr 0.001",
         "timm:resnet50,pretrained=true": (

@@ -9,8 +9,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models.detection import FCOS, RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.ssd import SSD, SSDHead
+from torchvision.ops import MultiScaleRoIAlign
+
+import kdcache
 
 COLOURS = ((220, 60, 60), (60, 200, 60), (70, 90, 230))
 
@@ -96,11 +100,14 @@ class TwoLevels(nn.Module):
         return OrderedDict([("0", fine), ("1", self.down(fine))])
 
 
-def retinanet(classes: int = 3, seed: int = 0, anchors: int = 2) -> nn.Module:
-    """Return a RetinaNet with so many anchors at each place."""
+def retinanet(
+    classes: int = 3, seed: int = 0, anchors: int = 2, sides: tuple[int, int] = (12, 16)
+) -> nn.Module:
+    """Return a RetinaNet with so many anchors at each place, of these sides by level."""
     torch.manual_seed(seed)
     ratios = (0.5, 1.0, 2.0)[:anchors]
-    generator = AnchorGenerator(((12,), (16,)), (ratios,) * 2)
+    sizes = tuple((side,) for side in sides)
+    generator = AnchorGenerator(sizes, (ratios,) * 2)
     return lively(RetinaNet(TwoLevels(), classes, anchor_generator=generator))
 
 
@@ -109,6 +116,76 @@ def fcos(classes: int = 3, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     generator = AnchorGenerator(((8,), (16,)), ((1.0,),) * 2)
     return lively(FCOS(TwoLevels(), classes, anchor_generator=generator))
+
+
+class Plain(nn.Module):
+    """A detector of one's own, which says what its head gives."""
+
+    def __init__(self, classes: int, *, can_train: bool) -> None:
+        super().__init__()
+        self.body = TwoLevels()
+        self.head = nn.Conv2d(32, classes, 1)
+        self.can_train = can_train
+
+    def forward(self, images: Tensor) -> Any:
+        maps = [self.head(level) for level in self.body(images).values()]
+        logits = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
+        levels = tuple((level.shape[2], level.shape[3]) for level in maps)
+        layout = kdcache.Pyramid(levels, (1,) * len(levels))
+        if not self.can_train:
+            return kdcache.PyramidOutput(logits, layout)
+
+        def losses(targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+            counts = torch.tensor([float(len(target["boxes"])) for target in targets])
+            return {"count": (logits.sigmoid().sum((1, 2)) - counts).square().mean() / 1000}
+
+        def found() -> list[dict[str, Tensor]]:
+            best, places = logits.sigmoid().amax(2).topk(3)
+            tables = []
+            for scores, at, rows in zip(best, places, logits, strict=True):
+                corners = torch.stack([at % 8, at // 8, at % 8 + 2, at // 8 + 2], dim=1) * 8.0
+                tables.append({"boxes": corners, "scores": scores, "labels": rows[at].argmax(1)})
+            return tables
+
+        return kdcache.PyramidOutput(logits, layout, losses, found)
+
+
+def plain(classes: int = 3, seed: int = 0, can_train: bool = True) -> nn.Module:
+    """Return a detector of one's own, with one anchor at each place."""
+    torch.manual_seed(seed)
+    return lively(Plain(classes, can_train=can_train))
+
+
+def ssd(classes: int = 3, seed: int = 0) -> nn.Module:
+    """Return an SSD with four anchors at each place of the fine level, and six of the coarse."""
+    torch.manual_seed(seed)
+    generator = DefaultBoxGenerator([[2], [2, 3]], scales=[0.15, 0.25, 0.4])
+    head = SSDHead([32, 32], generator.num_anchors_per_location(), classes + 1)
+    return lively(SSD(TwoLevels(), generator, (64, 64), classes + 1, head=head))
+
+
+def faster_rcnn(classes: int = 3, seed: int = 0, proposals: int = 12) -> nn.Module:
+    """Return a Faster R-CNN with so many proposals a view."""
+    torch.manual_seed(seed)
+    return lively(FasterRCNN(TwoLevels(), classes + 1, **_regions(proposals)))
+
+
+def mask_rcnn(classes: int = 3, seed: int = 0, proposals: int = 12) -> nn.Module:
+    """Return a Mask R-CNN with so many proposals a view."""
+    torch.manual_seed(seed)
+    pool = MultiScaleRoIAlign(["0", "1"], output_size=2, sampling_ratio=1)
+    detector = MaskRCNN(TwoLevels(), classes + 1, mask_roi_pool=pool, **_regions(proposals))
+    return lively(detector)
+
+
+def _regions(proposals: int) -> dict[str, Any]:
+    return {
+        "rpn_anchor_generator": AnchorGenerator(((12,), (16,)), ((0.5, 1.0),) * 2),
+        "rpn_post_nms_top_n_test": proposals,
+        "rpn_post_nms_top_n_train": 40,
+        "box_roi_pool": MultiScaleRoIAlign(["0", "1"], output_size=2, sampling_ratio=1),
+        "box_batch_size_per_image": 16,
+    }
 
 
 def lively(detector: Any) -> nn.Module:

@@ -62,7 +62,7 @@ class Cache:
         """
         codec = codec_from_dict(
             self.manifest.codec.to_json(),
-            classes=self.manifest.classes,
+            classes=self.manifest.row_width,
             fit=self.fit(),
             layout=self.manifest.layout,
         )

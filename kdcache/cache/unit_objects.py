@@ -130,7 +130,7 @@ class UnitObjects:
         try:
             decode(records.view(np.uint8).reshape(*shape, -1))
             codec = self._manifest.codec.to_json()
-            classes = self._manifest.classes
+            classes = self._manifest.row_width
             check_records(codec, records, self._row, classes, self._manifest.layout)
             return records
         except (ValueError, CodecError) as error:
@@ -191,5 +191,5 @@ class UnitObjects:
         a fit."""
         if isinstance(self._manifest.layout, One):
             return None
-        codec = codec_from_dict(self._manifest.codec.to_json(), classes=self._manifest.classes)
+        codec = codec_from_dict(self._manifest.codec.to_json(), classes=self._manifest.row_width)
         return codec.record_dtype

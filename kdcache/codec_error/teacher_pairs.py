@@ -113,10 +113,12 @@ def _pairs_of_maps(
     views = [(row, 0) for row in range(num_views)]
     loader = _loader(dataset, views, batch_size, compute)
     parts: list[PixelRows] = []
-    for batch, (maps,) in run_models([model], loader, compute):
+    for batch, (logits,) in run_models([model], loader, compute):
         for position in _readable_positions(batch):
             row = int(batch.rows[position])
-            parts.append(pixels_of_view(maps[position], row, pixels_per_view))
+            positions = logits.rows_of(int(position))
+            if len(positions):
+                parts.append(pixels_of_view(positions, row, pixels_per_view))
     if not parts:
         raise UsageError(f"none of {num_views} samples of {dataset.source.spec} can be read")
     return replace(pairs_of_pixels(parts), activation=model.layout.activation)
@@ -147,7 +149,7 @@ def run_on_views(
             positions = _readable_positions(batch)
             place_parts.append(number * batch_size + positions)
             for output, part in zip(outputs, logits, strict=True):
-                output.append(part[positions].float())
+                output.append(part.values[positions].float())
             bar.advance(len(batch.rows))
     places = np.concatenate(place_parts)
     num_absent = len(views) - len(places)

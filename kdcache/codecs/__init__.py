@@ -4,7 +4,7 @@ from kdcache.codecs.basis import BasisCodec
 from kdcache.codecs.checks import check_records
 from kdcache.codecs.full import Full
 from kdcache.codecs.lowrank import LowRank
-from kdcache.codecs.positions import PositionCodec, row_codec, with_layout
+from kdcache.codecs.positions import PositionCodec, boxes_of, encoded, row_codec, with_layout
 from kdcache.codecs.protocol import Codec, RowCodec
 from kdcache.codecs.registry import (
     codec_from_dict,
@@ -26,11 +26,13 @@ __all__ = [
     "RowCodec",
     "Tail",
     "TopK",
+    "boxes_of",
     "check_records",
     "codec_from_dict",
     "codec_spec",
     "codec_to_dict",
     "default_codec",
+    "encoded",
     "open_codec",
     "row_codec",
     "set_tail",

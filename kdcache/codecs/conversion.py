@@ -5,7 +5,7 @@ from torch import Tensor
 
 from kdcache.codecs.full import Full
 from kdcache.codecs.lowrank import LowRank
-from kdcache.codecs.positions import PositionCodec, row_codec
+from kdcache.codecs.positions import PositionCodec, boxes_of, encoded, row_codec
 from kdcache.codecs.protocol import Codec
 from kdcache.codecs.registry import codec_spec
 from kdcache.codecs.topk import TopK
@@ -74,9 +74,7 @@ def converted(source: Codec, target: Codec, records: Records) -> tuple[Records, 
     if isinstance(row_codec(source), TopK):
         return _cut(source, target, records), None
     logits = source.decode(records).logits()
-    if isinstance(source, PositionCodec) and isinstance(target, PositionCodec):
-        return target.encode(logits, source.boxes_of(records)), target.clipped(logits)
-    return target.encode(logits), target.clipped(logits)
+    return encoded(target, logits, boxes_of(source, records)), target.clipped(logits)
 
 
 def _cut(source: Codec, target: Codec, records: Records) -> Records:

@@ -242,6 +242,24 @@ def with_rows(codec: Codec, rows: RowCodec) -> Codec:
     return rows
 
 
+def boxes_of(codec: Codec, records: Records) -> Boxes | None:
+    """Return the boxes in records of proposals; None of other layouts."""
+    if isinstance(codec, PositionCodec):
+        return codec.boxes_of(records)
+    return None
+
+
+def encoded(codec: Codec, logits: ViewLogits, boxes: Boxes | None = None) -> Records:
+    """Return one record per view; of proposals with their boxes.
+
+    Raises:
+        CodecError: see `PositionCodec.encode`.
+    """
+    if isinstance(codec, PositionCodec):
+        return codec.encode(logits, boxes)
+    return codec.encode(logits)
+
+
 def row_codec(codec: Codec) -> RowCodec:
     """Return the codec of a single row of logits."""
     if isinstance(codec, PositionCodec):

@@ -161,14 +161,18 @@ def prepare(
     labels = SeenLabels(source)
     classes = config.teacher_classes or source.classes
     usual_codec = open_task(task_of(source)).codec or default_codec(classes)
-    codec = open_codec(config.codec or usual_codec, classes=classes)
+    open_codec(
+        config.codec or usual_codec, classes=classes
+    )  # an error is told before a model is opened
     teacher = _teacher(config, objects, recipe, classes=classes, task=task_of(source))
+    row_width = teacher.layout.row_width(classes)
+    codec = open_codec(config.codec or usual_codec, classes=row_width)
     if not codec.is_exact or config.content_digests:
         await_first_worker(open_storage(config.cache))
     cache = _present_cache(config)
     data = known_source(config, source, cache, is_plan=is_plan)
     if cache is not None:
-        codec = row_codec(codec_of_cache(cache, config.codec, classes))
+        codec = row_codec(codec_of_cache(cache, config.codec, row_width))
     tars = tar_settings(config, seeds, data.source, cache)
     fitted = None
     if cache is None and (is_plan or not codec.is_exact):

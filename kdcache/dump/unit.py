@@ -14,6 +14,7 @@ from kdcache.cache.formats.protocol import StoredSample
 from kdcache.cache.writer_name import writer_name
 from kdcache.codecs import Codec, codec_spec
 from kdcache.errors import SourceError, UnreadableSampleError, shortened
+from kdcache.models.vision_model import TeacherLogits
 from kdcache.runtime.console import say
 from kdcache.shapes import Records, Rows, ViewLogits
 from kdcache.sources import Source, stored_image, stored_target
@@ -69,7 +70,7 @@ class UnitMaker:
         self._labels = np.full(len(self.rows), -1, np.int64)
         self._num_probes = num_probes(cache.manifest)
 
-    def add(self, batch: Batch, logits: ViewLogits, records: Records) -> None:
+    def add(self, batch: Batch, logits: TeacherLogits, records: Records) -> None:
         """Take a batch of the unit's rows under one seed, with its logits and records; probe some
         of its views.
 
@@ -102,15 +103,15 @@ class UnitMaker:
             self._absent.append(Absence(row=row, reason=reason, seed=absence_seed))
         self._check_absent()
 
-    def _add_statistics(self, batch: Batch, logits: ViewLogits, present_places: Rows) -> None:
+    def _add_statistics(self, batch: Batch, logits: TeacherLogits, present_places: Rows) -> None:
         """Take the statistics of a batch over its views that are present."""
-        present_logits = logits[present_places]
+        present_logits = logits.at(present_places)
         targets = None
         if self._is_scored:
             targets = batch.labels.leading[present_places]
         statistics = {
-            **self._task.statistics(present_logits, targets),
-            **clipped_share(self._cache.codec, present_logits),
+            **self._task.statistics(present_logits, targets, self._cache.manifest.layout),
+            **clipped_share(self._cache.codec, present_logits.values),
         }
         for name, value in statistics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value * len(present_places)

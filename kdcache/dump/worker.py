@@ -10,16 +10,18 @@ import torch
 
 from kdcache.cache import Cache
 from kdcache.cache.formats.protocol import Unit
+from kdcache.codecs import encoded
 from kdcache.dump.job import Job
 from kdcache.dump.shares import UnitOrder, num_views
 from kdcache.dump.unit import UnitMaker
 from kdcache.errors import CodecError, UnreadableSampleError
 from kdcache.models.first_batch import tell_no_logits
 from kdcache.models.inference import run_models
+from kdcache.models.vision_model import TeacherLogits
 from kdcache.runtime.console import Bar
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.runtime.stopping import until_stopped
-from kdcache.shapes import Records, ViewLogits
+from kdcache.shapes import Records
 from kdcache.views import Batch, ViewLoader, in_pairs, partners
 from kdcache.views.dataset import Request
 
@@ -95,7 +97,7 @@ def batches_of(job: Job, cache: Cache, seed: int, unit: int) -> Iterator[Request
 
 def records_of(
     job: Job, cache: Cache, requests: Iterable[Request]
-) -> Iterator[tuple[Batch, ViewLogits, Records]]:
+) -> Iterator[tuple[Batch, TeacherLogits, Records]]:
     """Yield each batch with its logits, on the host, and records.
 
     Of the first batch it is said if these seem to be no logits.
@@ -104,7 +106,7 @@ def records_of(
     batches = _readable(job.loader(cache, requests))
     for batch, (logits,) in run_models([job.teacher], batches, job.compute):
         if is_first:
-            tell_no_logits(job.teacher, logits)
+            tell_no_logits(job.teacher, logits.values)
         is_first = False
         yield batch, logits, _encode(job, cache, batch, logits)
 
@@ -119,7 +121,7 @@ def look_at_teacher(job: Job, cache: Cache, unit: Unit) -> None:
     loader = ViewLoader(job.dataset(cache), [request], workers=0, pin_memory=False)
     on_cpu = Compute(ComputeConfig(device="cpu", workers=0))
     for _, (logits,) in run_models([job.teacher], _readable(loader), on_cpu):
-        tell_no_logits(job.teacher, logits)
+        tell_no_logits(job.teacher, logits.values)
 
 
 def _requests(job: Job, cache: Cache, order: UnitOrder, bar: Bar) -> Iterator[Request]:
@@ -149,12 +151,12 @@ def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
         ) from error
 
 
-def _encode(job: Job, cache: Cache, batch: Batch, logits: ViewLogits) -> Records:
+def _encode(job: Job, cache: Cache, batch: Batch, logits: TeacherLogits) -> Records:
     try:
         # lowrank's products belong on the teacher's device
-        return cache.codec.encode(logits.to(job.compute.device))
+        return encoded(cache.codec, logits.values.to(job.compute.device), logits.boxes)
     except CodecError as error:
-        is_finite = torch.isfinite(logits).flatten(1).all(1)
+        is_finite = torch.isfinite(logits.values).flatten(1).all(1)
         bad_places = (~is_finite).nonzero().flatten().tolist()
         if not bad_places:
             raise

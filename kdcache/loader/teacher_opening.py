@@ -64,11 +64,8 @@ def open_teacher(
     if online is not None and not uses:
         return _lying_as(layout, online, online.layout), sizes
     is_combined = len(uses) > 1 or _has_own_classes(uses)
-    if is_combined and uses[0].cache.manifest.layout.activation == "sigmoid":
-        raise UsageError(
-            "several teachers, or one of other classes, are combined as softmaxes, which the scores"
-            " of these detectors are not; take one teacher, of the classes of the data"
-        )
+    if uses:
+        _require_alone(uses[0].cache, is_combined=is_combined, has_online=online is not None)
     if "logits" in needs and is_combined:
         raise UsageError(
             "several teachers, or one of other classes, give probabilities, and this loss needs"
@@ -85,6 +82,23 @@ def open_teacher(
     if len(teachers) == 1:
         return teachers[0], sizes
     return AveragedTeacher(teachers, weights), sizes
+
+
+def _require_alone(cache: Cache, *, is_combined: bool, has_online: bool) -> None:
+    """Raise a UsageError if logits are to be combined that cannot be, those of detectors."""
+    layout = cache.manifest.layout
+    is_row_of_classes = layout.activation == "softmax" and not layout.has_background
+    if is_combined and not is_row_of_classes:
+        raise UsageError(
+            "several teachers, or one of other classes, are combined as softmaxes of one row a"
+            " position, which the scores of detectors are not; take one teacher, of the classes of"
+            " the data"
+        )
+    if has_online and layout.has_boxes:
+        raise UsageError(
+            f"cache {cache} holds a teacher's proposals, each view as many as it has, and a teacher"
+            " in the loop cannot fill its gaps; leave teacher out, or the cache"
+        )
 
 
 def _has_own_classes(uses: Sequence[CacheUse]) -> bool:
@@ -151,11 +165,24 @@ def _lying_as(student: Layout | None, teacher: Teacher, layout: Layout) -> Teach
 def _require_same_positions(student: Layout, layout: Layout) -> None:
     """Raise a MismatchError if the positions of a student's logits are not those of the
     teacher's."""
-    if student != layout:
+    if not student.holds_alike(layout):
+        contrast = _contrast(student, layout)
         raise MismatchError(
-            f"the student gives logits of layout {quoted(student.to_dict())}, the teacher of"
-            f" {quoted(layout.to_dict())}; take a student with as many levels, strides and anchors"
+            f"the student's logits do not lie as the teacher's: {contrast}; take a student of the"
+            " same levels, strides, anchors and activation"
         )
+
+
+def _contrast(student: Layout, teacher: Layout) -> str:
+    """Return in words how two layouts differ."""
+    if student.kind != teacher.kind:
+        return f"{student.kind}, not {teacher.kind}"
+    teacher_fields = teacher.to_dict()
+    differences = []
+    for name, value in student.to_dict().items():
+        if value != teacher_fields[name]:
+            differences.append(f"{name} {quoted(value)}, not {quoted(teacher_fields[name])}")
+    return "; ".join(differences)
 
 
 def _online(

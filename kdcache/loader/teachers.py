@@ -17,7 +17,7 @@ from kdcache.loader.slab_reader import Reader, RowsOfSeeds
 from kdcache.models.first_batch import require_finite, tell_no_logits
 from kdcache.models.inference import model_code
 from kdcache.models.modules import state_sha256
-from kdcache.models.vision_model import VisionModel, class_logits
+from kdcache.models.vision_model import VisionModel
 from kdcache.positions import Heads
 from kdcache.runtime.device import Compute
 from kdcache.shapes import Rows, size_text
@@ -211,12 +211,13 @@ class OnlineTeacher:
         views = self._compute.move(batch.views[-1])
         what = f"teacher {self._opened.spec} on a batch of {len(views)} views"
         with torch.no_grad(), self._compute.autocast(), model_code(what):
-            logits = class_logits(self._model(views))
+            labels = batch.labels.to(self._compute.move)
+            logits = self._opened.teacher_logits(self._model(views), labels)
         if self._is_first:
-            require_finite(self._opened, logits)
-            tell_no_logits(self._opened, logits)
+            require_finite(self._opened, logits.values)
+            tell_no_logits(self._opened, logits.values)
         self._is_first = False
-        return by_segment(logits, self.layout)
+        return by_segment(logits.values, self.layout, logits.boxes)
 
 
 class ResampledTeacher:

@@ -20,7 +20,7 @@ from kdcache.losses.protocol import (
     softened,
 )
 from kdcache.runtime.distributed import all_sum, world_size
-from kdcache.shapes import Activation, Logits, Scalar, Targets
+from kdcache.shapes import Activation, LogitRows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
 Columns = Literal["global", "local"]
@@ -31,8 +31,8 @@ _EPS = 1e-8  # of the published code; below it a column that hardly varies is si
 
 
 def dist_loss(
-    student_logits: Logits,
-    teacher: Logits | SoftTargets,
+    student_logits: LogitRows,
+    teacher: LogitRows | SoftTargets,
     *,
     beta: float = 2.0,
     gamma: float = 2.0,
@@ -45,7 +45,8 @@ def dist_loss(
 
     Args:
         student_logits: `[rows, classes]`; maps are flattened to rows. Any dtype; the loss is
-            computed in float32.
+            computed in float32. With a teacher's `AnchorTargets` those of places with several
+            anchors, `[places, anchors, row width]`.
         teacher: raw logits of the same shape, or a codec's decoded rows.
         beta: weight of the inter-class term.
         gamma: weight of the intra-class term.
@@ -68,8 +69,8 @@ def dist_loss(
 
 
 def dist_terms(
-    student_logits: Logits,
-    teacher: Logits | SoftTargets,
+    student_logits: LogitRows,
+    teacher: LogitRows | SoftTargets,
     *,
     tau: float,
     standardize: bool = False,
@@ -93,6 +94,8 @@ def dist_terms(
     else:
         logits, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
         student = torch.softmax(logits, dim=-1)
+    student = student.flatten(1)
+    target = target.flatten(1)
     is_shared = columns == "global" and world_size() > 1
     if len(student):
         inter = tau**2 * (1 - pearson(student, target, dim=1).mean())
@@ -161,12 +164,16 @@ class Dist(LossOptions):
     activation: Activation | None = None
     """How logits become probabilities; by default as the model's head is trained: by a sigmoid for
     detection, by a softmax else."""
+    positions: float = 1.0
+    """Share of a level's places, or of the proposals, that are compared in detection: those at
+    which the teacher is surest that there is an object. At 1, all, `dist` is the published loss;
+    below it is another."""
     ce: float = 1.0
 
     @property
     def requires(self) -> frozenset[Need]:
         """What it must be given."""
-        return needs_of(self.standardize, self.ignore_masked)
+        return needs_of(self.standardize, self.ignore_masked, self.positions)
 
     @property
     def batch_tau(self) -> float | None:
@@ -176,7 +183,7 @@ class Dist(LossOptions):
         return None
 
     def terms(
-        self, student_logits: Logits, teacher: SoftTargets, targets: Targets
+        self, student_logits: LogitRows, teacher: SoftTargets, targets: Targets
     ) -> dict[str, Scalar]:
         """Return the weighted terms `inter` and `intra`."""
         inter, intra = dist_terms(

@@ -16,13 +16,13 @@ from kdcache.losses.protocol import (
     sigmoid_pair,
     softened,
 )
-from kdcache.shapes import Activation, Logits, Probabilities, Scalar, Targets
+from kdcache.shapes import Activation, LogitRows, ProbabilityRows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
 
 def kl_loss(
-    student_logits: Logits,
-    teacher: Logits | SoftTargets,
+    student_logits: LogitRows,
+    teacher: LogitRows | SoftTargets,
     *,
     tau: float = 4.0,
     standardize: bool = False,
@@ -34,7 +34,8 @@ def kl_loss(
     Of a sigmoid each class is a distribution of its own, and their divergences are summed.
 
     Args:
-        student_logits: `[rows, classes]`, any dtype.
+        student_logits: `[rows, classes]`, any dtype; with a teacher's `AnchorTargets` those of
+            places with several anchors, whose divergences are summed.
         teacher: raw logits of the same shape, or a codec's decoded rows.
         tau: temperature of both softmaxes.
         standardize: whether each row of both is first divided by its standard deviation (Sun et
@@ -46,17 +47,15 @@ def kl_loss(
         return tau**2 * _sigmoid_kl(*sigmoid_pair(student_logits, teacher, tau=tau))
     student, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
     log_student = torch.log_softmax(student, dim=-1)
-    loss: Scalar = tau**2 * mean_of_rows(
-        (torch.special.xlogy(target, target) - target * log_student).sum(1)
-    )
-    return loss
+    divergences = torch.special.xlogy(target, target) - target * log_student
+    return tau**2 * mean_of_rows(divergences.flatten(1).sum(1))
 
 
-def _sigmoid_kl(student: Logits, target: Probabilities) -> Scalar:
+def _sigmoid_kl(student: LogitRows, target: ProbabilityRows) -> Scalar:
     """Return the divergences of the classes of a row, summed, the mean over rows."""
     entropies = functional.binary_cross_entropy(target, target, reduction="none")
     crosses = functional.binary_cross_entropy_with_logits(student, target, reduction="none")
-    return mean_of_rows((crosses - entropies).sum(1))
+    return mean_of_rows((crosses - entropies).flatten(1).sum(1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +70,17 @@ class Kl(LossOptions):
     ignore_masked: bool = False
     activation: Activation | None = None
     """As that of `dist`."""
+    positions: float = 1.0
+    """As that of `dist`."""
     ce: float = 1.0
 
     @property
     def requires(self) -> frozenset[Need]:
         """What it must be given."""
-        return needs_of(self.standardize, self.ignore_masked)
+        return needs_of(self.standardize, self.ignore_masked, self.positions)
 
     def terms(
-        self, student_logits: Logits, teacher: SoftTargets, targets: Targets
+        self, student_logits: LogitRows, teacher: SoftTargets, targets: Targets
     ) -> dict[str, Scalar]:
         """Return the weighted term `kl`."""
         divergence = kl_loss(

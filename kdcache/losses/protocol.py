@@ -10,16 +10,25 @@ from torch import Tensor
 
 from kdcache.config.spec import choose
 from kdcache.errors import UsageError
-from kdcache.shapes import Activation, Logits, Maps, Probabilities, Scalar, Targets
-from kdcache.soft_targets import DenseTargets, SoftTargets
+from kdcache.shapes import (
+    Activation,
+    LogitRows,
+    Logits,
+    Maps,
+    ProbabilityRows,
+    Scalar,
+    Targets,
+)
+from kdcache.soft_targets import AnchorTargets, DenseTargets, SoftTargets
 
 _STD_EPS = 1e-7  # of the published code
 
 
-Need = Literal["teacher", "logits", "label", "maps", "masks"]
+Need = Literal["teacher", "logits", "label", "maps", "masks", "positions"]
 """What a loss may require: soft targets of a `teacher`; its raw `logits`, not only probabilities;
 its logit of the one `label` of each row, whatever its rank; whole `maps`, whose pixels are compared
-with each other; `masks`, so that pixels without a class are left out."""
+with each other; `masks`, so that pixels without a class are left out; several `positions` a view,
+of which some are left out."""
 
 
 @runtime_checkable
@@ -41,12 +50,12 @@ class Loss(Protocol):
         """Weight of the task loss."""
 
     def terms(
-        self, student_logits: Logits | Maps, teacher: SoftTargets, targets: Targets
+        self, student_logits: LogitRows | Maps, teacher: SoftTargets, targets: Targets
     ) -> dict[str, Scalar]:
         """Return the weighted float32 terms that are added to the task loss, by name."""
 
 
-def as_soft_targets(teacher: Logits | SoftTargets) -> SoftTargets:
+def as_soft_targets(teacher: LogitRows | SoftTargets) -> SoftTargets:
     """Return raw logits as rows, rows as they are."""
     if isinstance(teacher, Tensor):
         return DenseTargets(teacher)
@@ -69,7 +78,7 @@ def require_tau(tau: float) -> None:
         raise UsageError(f"tau is {tau}; it must be above 0, and finite")
 
 
-def tempered(logits: Logits, *, tau: float, standardize: bool) -> Logits:
+def tempered(logits: LogitRows, *, tau: float, standardize: bool) -> LogitRows:
     """Return the logits over the temperature, in float32.
 
     With `standardize` each row is first brought to mean 0 and standard deviation 1: Sun, Ren, Li,
@@ -79,17 +88,17 @@ def tempered(logits: Logits, *, tau: float, standardize: bool) -> Logits:
     require_tau(tau)
     logits = logits.float()
     if standardize:
-        centred = logits - logits.mean(1, keepdim=True)
+        centred = logits - logits.mean(-1, keepdim=True)
         # torch.std gives the same and takes far longer on a CPU
-        norms = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
-        std = norms / math.sqrt(logits.shape[1] - 1)
+        norms = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
+        std = norms / math.sqrt(logits.shape[-1] - 1)
         logits = centred / (std + _STD_EPS)
     return logits / tau
 
 
 def softened(
-    student_logits: Logits, teacher: Logits | SoftTargets, *, tau: float, standardize: bool
-) -> tuple[Logits, Probabilities]:
+    student_logits: LogitRows, teacher: LogitRows | SoftTargets, *, tau: float, standardize: bool
+) -> tuple[LogitRows, ProbabilityRows]:
     """Return the student's logits over the temperature and the teacher's probabilities at it, both
     in float32.
 
@@ -97,7 +106,7 @@ def softened(
         UsageError: a temperature that is not above 0, or logits of different shapes.
     """
     rows = as_soft_targets(teacher)
-    _require_rows(student_logits, "student")
+    _require_rows(student_logits, rows)
     student = tempered(student_logits, tau=tau, standardize=standardize)
     # the softmax forgets the row's mean
     temperature: float | Tensor = tau
@@ -109,17 +118,18 @@ def softened(
 
 
 def sigmoid_pair(
-    student_logits: Logits, teacher: Logits | SoftTargets, *, tau: float
-) -> tuple[Logits, Probabilities]:
+    student_logits: LogitRows, teacher: LogitRows | SoftTargets, *, tau: float
+) -> tuple[LogitRows, ProbabilityRows]:
     """Return the student's logits over the temperature, and of the teacher's the sigmoid, both in
     float32.
 
     Raises:
         UsageError: a temperature that is not above 0, or logits of different shapes.
     """
-    _require_rows(student_logits, "student")
+    rows = as_soft_targets(teacher)
+    _require_rows(student_logits, rows)
     student = tempered(student_logits, tau=tau, standardize=False)
-    teacher_logits = tempered(as_soft_targets(teacher).logits(), tau=tau, standardize=False)
+    teacher_logits = tempered(rows.logits(), tau=tau, standardize=False)
     _require_same(student, teacher_logits)
     return student, torch.sigmoid(teacher_logits)
 
@@ -138,20 +148,24 @@ def tempered_pair(
         UsageError: a temperature that is not above 0, logits of different shapes, or not as many
             labels as rows.
     """
-    _require_rows(student_logits, "student")
+    rows = as_soft_targets(teacher)
+    _require_rows(student_logits, rows)
     _require_labels(targets, student_logits)
     student = tempered(student_logits, tau=tau, standardize=standardize)
-    target = tempered(as_soft_targets(teacher).logits(), tau=tau, standardize=standardize)
+    target = tempered(rows.logits(), tau=tau, standardize=standardize)
     _require_same(student, target)
     return student, target
 
 
-def _require_rows(logits: Tensor, whose: str) -> None:
-    """Raise a UsageError if logits are no rows of classes: those of maps and of several positions a
-    view have more axes, and would be compared along the wrong ones."""
-    if logits.ndim != 2:
+def _require_rows(logits: Tensor, teacher: SoftTargets) -> None:
+    """Raise a UsageError if a student's logits are no rows of classes: those of maps and of several
+    positions a view have more axes, and would be compared along the wrong ones."""
+    num_axes = 2
+    if isinstance(teacher, AnchorTargets):
+        num_axes = 3
+    if logits.ndim != num_axes:
         raise UsageError(
-            f"the {whose}'s logits are of shape {tuple(logits.shape)}; give rows,"
+            f"the student's logits are of shape {tuple(logits.shape)}; give rows,"
             " [rows, classes], with a row for each position of a view"
         )
 
@@ -224,13 +238,17 @@ class LossOptions:
         check_options(self)
 
 
-def needs_of(standardize: bool = False, ignore_masked: bool = False) -> frozenset[Need]:
+def needs_of(
+    standardize: bool = False, ignore_masked: bool = False, positions: float = 1.0
+) -> frozenset[Need]:
     """Return what a loss on probabilities requires with these options."""
     needs: set[Need] = {"teacher"}
     if standardize:
         needs.add("logits")
     if ignore_masked:
         needs.add("masks")
+    if positions < 1:
+        needs.add("positions")
     return frozenset(needs)
 
 
@@ -243,6 +261,11 @@ def check_options(loss: Any) -> None:
         if not math.isfinite(value) or value < 0 or (name == "tau" and value == 0):
             bound = "above 0" if name == "tau" else "0 or more"
             raise UsageError(f"loss {loss.name}: {name}={value} must be {bound}")
+    positions = getattr(loss, "positions", 1.0)
+    if not 0 < positions <= 1:
+        raise UsageError(
+            f"loss {loss.name}: positions={positions:g} must be above 0 and at most 1, which is all"
+        )
     if loss.weights and not any(getattr(loss, name) for name in loss.weights):
         raise UsageError(
             f"loss {loss.name}: with {'=0 and '.join(loss.weights)}=0 there is"

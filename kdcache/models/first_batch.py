@@ -41,7 +41,7 @@ def check_student(student: VisionModel, logits: ViewLogits, classes: int) -> Non
         ModelError: they have another shape than they had when the student was opened, are not
             finite, or do not depend on any of its parameters.
     """
-    usual_shape = (*student.sites, classes)
+    usual_shape = (*student.sites, student.layout.row_width(classes))
     shape = tuple(logits.shape[1:])
     lead = f"model {student.spec}, when it is trained, gives logits"
     if shape != usual_shape:

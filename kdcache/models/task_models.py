@@ -8,6 +8,7 @@ _BY_LAYOUT: dict[str, type[VisionModel]] = {
     "one": VisionModel,
     "heads": MapModel,
     "pyramid": DetectionModel,
+    "proposals": DetectionModel,
 }
 
 
@@ -17,5 +18,6 @@ def model_class(task: str) -> type[VisionModel]:
     Raises:
         UsageError: there is no such task.
     """
-    (layout,) = target_kind(task).layouts
-    return _BY_LAYOUT[layout]
+    layouts = target_kind(task).layouts
+    (model,) = {_BY_LAYOUT[layout] for layout in layouts}
+    return model

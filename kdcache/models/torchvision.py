@@ -15,6 +15,7 @@ from kdcache.config.spec import Spec, choose
 from kdcache.config.user_functions import check_options
 from kdcache.errors import ModelError
 from kdcache.models.building import Builder, Built, Family, constructing
+from kdcache.models.coco_classes import keep_named_classes
 from kdcache.targets import ClassBoxes, ClassLabel, ClassMask
 
 _AUXILIARY = "aux_classifier"
@@ -86,8 +87,8 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
 
 
 def build_detector(spec: Spec, classes: int | None, channels: int) -> Built:
-    """Return a one-stage detector of torchvision; its backbone is drawn at random unless
-    `weights_backbone` says otherwise.
+    """Return a detector of torchvision; its backbone is drawn at random unless `weights_backbone`
+    says otherwise. Named weights know COCO's 80 classes, in the order of their ids.
 
     Raises:
         UsageError: no such model, weights or option.
@@ -97,23 +98,19 @@ def build_detector(spec: Spec, classes: int | None, channels: int) -> Built:
 
     _require_colour(spec, channels)
     options: dict[str, Any] = {"weights_backbone": None, **spec.options}
-    name = choose(spec.arg or "", _detectors(), "torchvision one-stage detector")
+    name = choose(spec.arg or "", _detectors(), "torchvision detector")
     weights = _take_weights(options)
     entry = None
     if weights:
         entry = _weights_entry(name, weights)
         options.pop("weights_backbone")
     elif classes is not None:
-        options["num_classes"] = classes
+        options["num_classes"] = classes + int(_has_background(name))
     _require_detector_options(spec, name, options)
-    if entry and classes and len(entry.meta["categories"]) != classes:
-        raise ModelError(
-            f"model {spec}: its weights count COCO's category ids, {len(entry.meta['categories'])}"
-            f" with gaps, and the source has {classes} classes; train it on these first, and give"
-            " weights=FILE"
-        )
     with constructing(spec, "its weights must be reachable"):
         detector = models.get_model(name, weights=entry, **options)
+    if entry:
+        keep_named_classes(detector, entry.meta["categories"], has_background=_has_background(name))
     transform = detector.transform
     return detector, {"mean": tuple(transform.image_mean), "std": tuple(transform.image_std)}
 
@@ -122,20 +119,35 @@ def _require_detector_options(spec: Spec, name: str, options: Mapping[str, Any])
     """Raise a UsageError for an option that a detector does not know: torchvision's take any."""
     from torchvision import models  # noqa: PLC0415
 
-    cls = models.detection.FCOS if name.startswith("fcos") else models.detection.RetinaNet
+    detection = models.detection
     known_names: set[str] = {"num_classes"}
-    for function in (models.get_model_builder(name), cls.__init__):
+    functions: list[Any] = [models.get_model_builder(name)]
+    for start, cls in {
+        "fcos": detection.FCOS,
+        "retinanet": detection.RetinaNet,
+        "ssd": detection.ssd.SSD,
+        "fasterrcnn": detection.FasterRCNN,
+        "maskrcnn": detection.FasterRCNN,
+    }.items():
+        if name.startswith(start):
+            functions.append(cls.__init__)
+    for function in functions:
         known_names.update(inspect.signature(function).parameters)
     for option in options:
         choose(option, sorted(known_names - {"self", "kwargs"}), f"option of model {spec}")
 
 
 def _detectors() -> list[str]:
-    """Return the names of the one-stage detectors with as many anchors at each place."""
+    """Return the names of the detectors whose classes can be cached."""
     from torchvision import models  # noqa: PLC0415
 
     names = models.list_models(module=models.detection)
-    return [name for name in names if name.startswith(("fcos", "retinanet"))]
+    return [name for name in names if not name.startswith("keypointrcnn")]
+
+
+def _has_background(name: str) -> bool:
+    """Return whether a detector counts the background as a class."""
+    return not name.startswith(("fcos", "retinanet"))
 
 
 def _take_weights(options: dict[str, Any]) -> Any:

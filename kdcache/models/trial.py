@@ -8,7 +8,13 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from kdcache.errors import ModelError
-from kdcache.models.vision_model import MapModel, VisionModel, class_logits, kind_text
+from kdcache.models.vision_model import (
+    MapModel,
+    VisionModel,
+    class_logits,
+    kind_text,
+    num_classes,
+)
 from kdcache.models.weight_misfit import classes_advice
 from kdcache.positions import Layout
 from kdcache.runtime.user_code import user_code
@@ -28,16 +34,16 @@ def tried_layout(
         ModelError: it fails, or gives something else than logits of so many classes.
     """
     output = _output_of_empty_view(model, channels)
-    logits = class_logits(output)
-    num_classes = logits.shape[-1]
-    if num_classes != classes:
+    given_classes = num_classes(output)
+    if given_classes != classes:
         if is_teacher:
-            way_out = classes_advice(num_classes)
+            way_out = classes_advice(given_classes)
         else:
             way_out = "give it as many in its spec"
-        misfit = f"gives {num_classes} classes, and {classes} are asked for"
+        misfit = f"gives {given_classes} classes, and {classes} are asked for"
         raise ModelError(f"model {model.spec} {misfit}: {way_out}")
     if isinstance(model, MapModel):
+        logits = class_logits(output)
         map_size = (logits.shape[2], logits.shape[3])
         _require_stride(sides(model.preprocessing.size), map_size, model.spec)
     return model.layout_of(output)

@@ -1,7 +1,7 @@
 """A model that takes views as they are rendered: what it gives, and what it wants of a view."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,32 @@ from kdcache.models.preprocessing import PREPROCESSING, Preprocessing
 from kdcache.models.segmentation import stacked_maps
 from kdcache.models.timm import timm_preprocessing
 from kdcache.models.weight_record import ORIGINS, without_options
-from kdcache.positions import Layout, One, layout_of_sites
-from kdcache.shapes import ViewLogits, Views, sides
+from kdcache.positions import Boxes, Layout, One, layout_of_sites
+from kdcache.shapes import Labels, ViewLogits, Views, sides
+
+
+class TeacherLogits(NamedTuple):
+    """What a cache holds of a teacher's output: class logits, and where they are if each view has
+    its own places."""
+
+    values: ViewLogits
+    """`[views, *sites, row width]`."""
+    boxes: Boxes | None = None
+    """Of proposals; None of other layouts."""
+
+    def at(self, views: Any) -> "TeacherLogits":
+        """Return those of some views."""
+        boxes = self.boxes
+        if boxes is not None:
+            boxes = Boxes(boxes.places[views], boxes.counts[views])
+        return TeacherLogits(self.values[views], boxes)
+
+    def rows_of(self, view: int) -> Tensor:
+        """Return the logits of a view, `[*sites, row width]`; of proposals only those that there
+        are."""
+        if self.boxes is None:
+            return self.values[view]
+        return self.values[view, : int(self.boxes.counts[view])]
 
 
 def class_logits(output: Any) -> ViewLogits:
@@ -21,6 +45,16 @@ def class_logits(output: Any) -> ViewLogits:
     are all that it gives, but of a detector."""
     logits: ViewLogits = getattr(output, "logits", output)
     return logits
+
+
+def num_classes(output: Any) -> int:
+    """Return how many classes of the data there are in what a model of kdcache gives; the
+    background is none."""
+    width = class_logits(output).shape[-1]
+    layout = getattr(output, "layout", None)
+    if isinstance(layout, Layout) and layout.has_background:
+        return width - 1
+    return width
 
 
 class VisionModel(nn.Module):
@@ -68,6 +102,15 @@ class VisionModel(nn.Module):
     def layout_of(self, output: Any) -> Layout:
         """Return what the positions of the class logits are in what `forward` gives."""
         return layout_of_sites(class_logits(output).shape[1:-1])
+
+    def teacher_logits(self, output: Any, labels: Labels) -> TeacherLogits:
+        """Return what a cache holds of what `forward` gives.
+
+        Args:
+            output: of a batch of views.
+            labels: of the views, where the model is.
+        """
+        return TeacherLogits(class_logits(output))
 
     def _normalised(self, views: Views) -> Tensor:
         return torch.sub(views, self.mean).div_(self.std)

@@ -2,7 +2,7 @@
 
 from kdcache.positions.heads import Heads
 from kdcache.positions.one import One
-from kdcache.positions.proposals import MOST_COORDINATE, Boxes, Proposals
+from kdcache.positions.proposals import MOST_COORDINATE, MOST_PROPOSALS, Boxes, Proposals
 from kdcache.positions.protocol import Layout, Segment
 from kdcache.positions.pyramid import Pyramid
 from kdcache.positions.registry import KINDS, common_layout, layout_from_dict, layout_of_sites
@@ -10,6 +10,7 @@ from kdcache.positions.registry import KINDS, common_layout, layout_from_dict, l
 __all__ = [
     "KINDS",
     "MOST_COORDINATE",
+    "MOST_PROPOSALS",
     "Boxes",
     "Heads",
     "Layout",

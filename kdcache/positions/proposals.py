@@ -44,6 +44,16 @@ class Proposals(Layout):
         require_count(values["count"], MOST_PROPOSALS, "count")
 
     @property
+    def has_background(self) -> bool:
+        """It has: a proposal may hold no object."""
+        return True
+
+    def holds_alike(self, other: Layout) -> bool:
+        """Return whether the other has proposals too: a student's box head takes the teacher's,
+        however many there are."""
+        return isinstance(other, Proposals)
+
+    @property
     def segments(self) -> tuple[Segment, ...]:
         """All proposals together."""
         return (Segment("proposals", (self.count,)),)

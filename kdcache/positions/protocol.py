@@ -37,8 +37,6 @@ class Layout(ABC):
 
     kind: ClassVar[str]
     """The word for it in a manifest."""
-    activation: ClassVar[Activation] = "softmax"
-    """How logits at its positions become probabilities."""
     has_boxes: ClassVar[bool] = False
     """Whether a view has its own number of positions, and each of them a box."""
 
@@ -62,6 +60,25 @@ class Layout(ABC):
     @abstractmethod
     def segments(self) -> tuple[Segment, ...]:
         """The segments, in the order of their positions."""
+
+    @property
+    def activation(self) -> Activation:
+        """How logits at its positions become probabilities."""
+        return "softmax"
+
+    @property
+    def has_background(self) -> bool:
+        """Whether a row of logits begins with one of the background, which is no class of the
+        data."""
+        return False
+
+    def row_width(self, classes: int) -> int:
+        """Return how many logits a row has, where the data has so many classes."""
+        return classes + int(self.has_background)
+
+    def holds_alike(self, other: "Layout") -> bool:
+        """Return whether a student of this layout can be compared with a teacher of the other."""
+        return self == other
 
     @property
     def maps(self) -> tuple[int, int, int] | None:

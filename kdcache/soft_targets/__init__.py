@@ -6,10 +6,11 @@ from kdcache.soft_targets.combined import (
     MappedTargets,
     PickedTargets,
 )
-from kdcache.soft_targets.protocol import DenseTargets, SoftTargets
+from kdcache.soft_targets.protocol import AnchorTargets, DenseTargets, SoftTargets
 from kdcache.soft_targets.segments import SegmentTargets, by_segment, per_segment, segments_of
 
 __all__ = [
+    "AnchorTargets",
     "AveragedTargets",
     "DenseTargets",
     "JoinedTargets",

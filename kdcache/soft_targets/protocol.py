@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from kdcache.shapes import Logits, PerRow, Probabilities
+from kdcache.shapes import LogitRows, Logits, PerRow, Probabilities
 
 
 @runtime_checkable
@@ -54,3 +54,27 @@ class DenseTargets:
     def std(self) -> PerRow:
         """Return the standard deviation of each row."""
         return self._logits.std(dim=1)
+
+
+class AnchorTargets:
+    """Rows of a detector's places whose logits are all known: the anchors of a place lie side by
+    side, each a distribution of its own."""
+
+    def __init__(self, logits: LogitRows) -> None:
+        """Take logits `[places, anchors, row width]`."""
+        self._logits = logits.float()
+
+    def probs(self, tau: float | PerRow, student: LogitRows | None = None) -> LogitRows:
+        """Return softmax(logits / tau) of each anchor, float32 `[places, anchors, row width]`;
+        nothing depends on the student."""
+        if isinstance(tau, Tensor):
+            tau = tau[:, None, None]
+        return torch.softmax(self._logits / tau, dim=-1)
+
+    def logits(self) -> LogitRows:
+        """Return the logits, float32 `[places, anchors, row width]`."""
+        return self._logits
+
+    def std(self) -> PerRow:
+        """Return the standard deviation of all logits of each place."""
+        return self._logits.flatten(1).std(dim=1)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from kdcache.errors import CodecError
-from kdcache.positions import Layout, One, common_layout
+from kdcache.positions import Boxes, Layout, One, common_layout
 from kdcache.positions.proposals import is_there
 from kdcache.shapes import PerRow, ViewLogits
 from kdcache.soft_targets.protocol import DenseTargets, SoftTargets
@@ -114,15 +114,20 @@ def per_segment(make: Callable[..., SoftTargets], *teachers: Any) -> Any:
     return SegmentTargets(segments, layout, first.boxes, first.counts)
 
 
-def by_segment(logits: ViewLogits, layout: Layout) -> SoftTargets:
-    """Return logits that are all known as soft targets of a layout without boxes.
+def by_segment(logits: ViewLogits, layout: Layout, boxes: Boxes | None = None) -> SoftTargets:
+    """Return logits that are all known as soft targets.
 
     Args:
         logits: `[views, *layout.sites, classes]`, or `[views, positions, classes]`.
         layout: what the positions are.
+        boxes: of proposals where they are.
     """
     if isinstance(layout, One):
         return DenseTargets(logits)
+    if boxes is not None:
+        is_proposal = is_there(boxes.counts, layout.num_positions)
+        proposals = DenseTargets(logits[is_proposal])
+        return SegmentTargets([proposals], layout, boxes.places, boxes.counts)
     flat = logits.reshape(len(logits), layout.num_positions, logits.shape[-1])
     segments = []
     for part in layout.split(flat):

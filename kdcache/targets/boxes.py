@@ -42,7 +42,7 @@ class ClassBoxes:
     suffix: ClassVar[str] = "boxes.json"
     plural: ClassVar[str] = "boxes"
     follows_views: ClassVar[bool] = True
-    layouts: ClassVar[frozenset[str]] = frozenset({"pyramid"})
+    layouts: ClassVar[frozenset[str]] = frozenset({"pyramid", "proposals"})
     is_small: ClassVar[bool] = False
 
     def checked(self, target: Any, image: Image.Image, classes: int, name: str) -> ObjectBoxes:
@@ -149,17 +149,25 @@ class ClassBoxes:
         return Labels(classes, objects=objects)
 
 
-def torchvision_targets(labels: Labels) -> list[dict[str, Tensor]]:
+def torchvision_targets(labels: Labels, *, has_background: bool = False) -> list[dict[str, Tensor]]:
     """Return the objects of each view as torchvision's detectors take them: `boxes` and `labels`.
 
     Boxes of crowds are left out, as torchvision's reference training leaves them.
+
+    Args:
+        labels: of a batch of views.
+        has_background: whether the detector counts its classes from 1: 0 is the background.
     """
     objects = labels.objects
     assert objects is not None, "labels of detection have objects"
     is_target = (labels.first >= 0) & ~objects.is_crowd
+    counts = is_target.sum(1).tolist()  # the only wait for the device
+    all_boxes = torch.split(objects.boxes[is_target], counts)
+    classes_of_all = labels.first[is_target].long() + int(has_background)
+    all_classes = torch.split(classes_of_all, counts)
     targets = []
-    for boxes, classes, is_own in zip(objects.boxes, labels.first, is_target, strict=True):
-        targets.append({"boxes": boxes[is_own], "labels": classes[is_own].long()})
+    for boxes, classes in zip(all_boxes, all_classes, strict=True):
+        targets.append({"boxes": boxes, "labels": classes})
     return targets
 
 

@@ -9,11 +9,14 @@ from torch import nn
 
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
+from kdcache.models.vision_model import TeacherLogits
+from kdcache.positions import Layout
 from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 from kdcache.targets import ClassLabel
 from kdcache.tasks.label_notes import class_text, is_one_class_only, missing_classes
+from kdcache.tasks.losses import refuse_positions
 
 
 class Classification:
@@ -26,7 +29,7 @@ class Classification:
     scores_whole_images: ClassVar[bool] = False
 
     def check(self, loss: Loss, spec: str) -> None:
-        """Refuse a loss that compares pixels, or would leave some out.
+        """Refuse a loss that compares pixels, or would leave some out, or positions.
 
         Raises:
             UsageError: it does.
@@ -36,6 +39,7 @@ class Classification:
                 f"loss {spec} is one of maps, for segmentation; use dist, kl, dkd or nkd, without"
                 " ignore_masked"
             )
+        refuse_positions(loss, spec)
 
     def terms(
         self,
@@ -74,9 +78,11 @@ class Classification:
         """Return an empty score."""
         return Score(device)
 
-    def statistics(self, logits: Logits, targets: Targets | None) -> dict[str, float]:
+    def statistics(
+        self, logits: TeacherLogits, targets: Targets | None, layout: Layout
+    ) -> dict[str, float]:
         """Return `logit_statistics`."""
-        return logit_statistics(logits, targets)
+        return logit_statistics(logits.values, targets)
 
 
 def task_loss(logits: Logits, labels: Labels, *, label_smoothing: float) -> Scalar:

@@ -1,10 +1,12 @@
-"""Object detection by one stage: class logits at each anchor of each level of a pyramid.
+"""Object detection: class logits at the anchors of a pyramid's levels, or at proposals.
 
-With the teacher a head's classes are compared as the DIST paper's training compares them (Huang et
-al., NeurIPS 2022, with the code of MasKD): by their sigmoids, a row for each place of a level with
-all of its anchors, a loss for each level, summed. The detector's own losses are the labels' part.
+The classes of a one-stage head are compared with the teacher's as the DIST paper's training
+compares them (Huang et al., NeurIPS 2022, with the code of MasKD): a row for each place of a level
+with all of its anchors, a loss for each level, summed. Those of a second stage are compared at the
+teacher's proposals, a row for each. The detector's own losses are the labels' part.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -15,10 +17,11 @@ from torch import Tensor
 
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
-from kdcache.models.detection import HeadOutput
-from kdcache.positions import Segment
-from kdcache.shapes import Activation, Labels, Logits, Rows, Scalar, ViewLogits
-from kdcache.soft_targets import DenseTargets, SoftTargets, segments_of
+from kdcache.models.detector_output import DetectorOutput
+from kdcache.models.vision_model import TeacherLogits
+from kdcache.positions import Layout
+from kdcache.shapes import Activation, Labels, Probabilities, Rows, Scalar
+from kdcache.soft_targets import AnchorTargets, DenseTargets, SoftTargets
 from kdcache.targets import ClassBoxes
 from kdcache.tasks.box_score import BoxScore
 from kdcache.tasks.label_notes import missing_classes
@@ -55,7 +58,7 @@ class Detection:
     def terms(
         self,
         loss: Loss,
-        output: HeadOutput,
+        output: DetectorOutput,
         teacher: SoftTargets,
         labels: Labels,
         *,
@@ -94,15 +97,25 @@ class Detection:
         """Return an empty score."""
         return DetectionScore(class_names)
 
-    def statistics(self, logits: ViewLogits, targets: Any) -> dict[str, float]:
-        """Return means over views: `confidence` is the largest probability at any position, and
-        there is no accuracy."""
-        rows = logits.float()
-        best = torch.sigmoid(rows).flatten(1).amax(1)
+    def statistics(self, logits: TeacherLogits, targets: Any, layout: Layout) -> dict[str, float]:
+        """Return means over views: `confidence` is the largest probability of a class at any
+        position, and there is no accuracy."""
+        means = []
+        spreads = []
+        confidences = []
+        for view in range(len(logits.values)):
+            rows = logits.rows_of(view).float()
+            if not len(rows):
+                continue
+            means.append(rows.mean())
+            spreads.append(rows.std(dim=-1, correction=0).mean())
+            confidences.append(_class_probabilities(rows, layout).max())
+        if not means:
+            return {"mean": 0.0, "std": 0.0, "confidence": 0.0}
         return {
-            "mean": float(rows.mean()),
-            "std": float(rows.std(dim=-1, correction=0).mean()),
-            "confidence": float(best.mean()),
+            "mean": float(torch.stack(means).mean()),
+            "std": float(torch.stack(spreads).mean()),
+            "confidence": float(torch.stack(confidences).mean()),
         }
 
 
@@ -112,13 +125,40 @@ class DetectionScore:
     def __init__(self, class_names: Sequence[str]) -> None:
         self._score = BoxScore(class_names)
 
-    def add(self, output: HeadOutput, labels: Labels) -> None:
+    def add(self, output: DetectorOutput, labels: Labels) -> None:
         """Count a batch, after the detector's own suppression."""
         self._score.add(output.detections(), labels)
 
     def result(self) -> dict[str, float]:
         """Return `BoxScore.result`; every process of the run must ask."""
         return self._score.result()
+
+
+def _surest(
+    rows: Tensor, teacher_rows: SoftTargets, share: float, layout: Layout
+) -> tuple[Tensor, SoftTargets]:
+    """Return a share of the rows of both: those in which the teacher gives a class of the data the
+    largest probability."""
+    teacher_logits = teacher_rows.logits()
+    probabilities = _class_probabilities(teacher_logits.flatten(0, -2), layout)
+    confidence = probabilities.reshape(len(rows), -1).amax(1)
+    count = math.ceil(share * len(rows))
+    places = confidence.topk(count).indices
+    chosen_logits = teacher_logits[places]
+    if chosen_logits.ndim == 3:
+        return rows[places], AnchorTargets(chosen_logits)
+    return rows[places], DenseTargets(chosen_logits)
+
+
+def _class_probabilities(rows: Tensor, layout: Layout) -> Probabilities:
+    """Return the probabilities of the classes of the data, `[rows, classes]`, of logits `[rows, row
+    width]`."""
+    if layout.activation == "sigmoid":
+        return torch.sigmoid(rows)
+    probabilities = torch.softmax(rows, dim=-1)
+    if layout.has_background:
+        return probabilities[:, 1:]
+    return probabilities
 
 
 def _by_activation(loss: Loss, activation: Activation) -> Loss:
@@ -128,22 +168,16 @@ def _by_activation(loss: Loss, activation: Activation) -> Loss:
     return loss
 
 
-def _against(loss: Loss, output: HeadOutput, teacher: SoftTargets) -> dict[str, Scalar]:
+def _against(loss: Loss, output: DetectorOutput, teacher: SoftTargets) -> dict[str, Scalar]:
+    """Return the terms against the teacher, summed over what is compared together."""
     sums: dict[str, Scalar] = {}
     loss = _by_activation(loss, output.layout.activation)
-    segments = output.layout.segments
-    parts = output.layout.split(output.logits)
-    for segment, logits, targets in zip(segments, parts, segments_of(teacher), strict=True):
-        rows = _by_place(logits.flatten(0, 1), segment)
-        teacher_rows = DenseTargets(_by_place(targets.logits(), segment))
+    share = getattr(loss, "positions", 1.0)
+    for all_rows, all_teacher_rows in output.beside(teacher):
+        rows, teacher_rows = all_rows, all_teacher_rows
+        if share < 1:
+            rows, teacher_rows = _surest(all_rows, all_teacher_rows, share, output.layout)
         no_classes = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
         for name, term in loss.terms(rows, teacher_rows, no_classes).items():
             sums[name] = sums.get(name, 0.0) + term
     return sums
-
-
-def _by_place(rows: Tensor, segment: Segment) -> Logits:
-    """Return a row for each place of a level, with the classes of all of its anchors, of rows for
-    each anchor."""
-    _, _, num_anchors = segment.shape
-    return rows.reshape(len(rows) // num_anchors, -1)

@@ -7,7 +7,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 
 from kdcache.losses import Loss
-from kdcache.shapes import Labels, Masks, Rows, Scalar, Targets, ViewLogits
+from kdcache.models.vision_model import TeacherLogits
+from kdcache.positions import Layout
+from kdcache.shapes import Labels, Masks, Rows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
 
@@ -73,9 +75,16 @@ class Task(Protocol):
     def score(self, class_names: Sequence[str], device: torch.device | str) -> Score:
         """Return an empty score over classes of these names."""
 
-    def statistics(self, logits: ViewLogits, targets: Targets | Masks | None) -> dict[str, float]:
+    def statistics(
+        self, logits: TeacherLogits, targets: Targets | Masks | None, layout: Layout
+    ) -> dict[str, float]:
         """Return means over views that show at a glance whether a teacher sees what it should.
 
         `mean` and `std` of a row's logits, `confidence` (the largest probability) and, if targets
         are of the logits' classes, `accuracy` in percent.
+
+        Args:
+            logits: of views, on the host.
+            targets: of the views, if they are of the teacher's classes.
+            layout: where the positions of the logits are.
         """

@@ -16,11 +16,14 @@ from torch.nn import functional
 
 from kdcache.errors import UsageError
 from kdcache.losses import Loss
+from kdcache.models.vision_model import TeacherLogits
+from kdcache.positions import Layout
 from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import IGNORED, Labels, Maps, Masks, Rows, Scalar, SmallMasks, ViewLogits
 from kdcache.soft_targets import PickedTargets, SoftTargets, segments_of
 from kdcache.targets import ClassMask
 from kdcache.tasks.label_notes import class_text, missing_classes
+from kdcache.tasks.losses import refuse_positions
 
 AUXILIARY = 0.4
 """Weight of an auxiliary head."""
@@ -41,7 +44,7 @@ class Segmentation:
     scores_whole_images: ClassVar[bool] = True
 
     def check(self, loss: Loss, spec: str) -> None:
-        """Refuse a loss that treats the label of a row apart.
+        """Refuse a loss that treats the label of a row apart, or leaves positions out.
 
         Raises:
             UsageError: it does.
@@ -51,6 +54,7 @@ class Segmentation:
                 f"loss {spec} needs a label for each row, which a pixel of a map has not; use dist,"
                 " kl or cwd"
             )
+        refuse_positions(loss, spec)
 
     def terms(
         self,
@@ -104,10 +108,12 @@ class Segmentation:
         """Return an empty score."""
         return MapScore(class_names, device)
 
-    def statistics(self, logits: ViewLogits, targets: Masks | None) -> dict[str, float]:
+    def statistics(
+        self, logits: TeacherLogits, targets: Masks | None, layout: Layout
+    ) -> dict[str, float]:
         """Return means over the pixels of the main map; the mask is looked at in the middle of
         each."""
-        maps = logits[:, 0].float()
+        maps = logits.values[:, 0].float()
         confidence, predicted = torch.softmax(maps, dim=-1).max(-1)
         means = {
             "mean": float(maps.mean()),

@@ -86,7 +86,7 @@ def recode_cache(
     """
     source = open_cache(cache)
     require_apart(new, [cache])
-    new_codec = open_codec(codec, classes=source.manifest.classes)
+    new_codec = open_codec(codec, classes=source.manifest.row_width)
     commits = _commits(source, seeds)
     _require_possible(source, new_codec)
     target = _create(source, new, new_codec)
@@ -288,7 +288,7 @@ def _pieces(
     """Yield the recoded records of one unit of the source and which are clipped, in pieces that are
     the same every time."""
     records = source.read_unit(commit)
-    num_logits = target.manifest.layout.num_positions * target.manifest.classes
+    num_logits = target.manifest.layout.num_positions * target.manifest.row_width
     size = max(_LOGITS_AT_ONCE // num_logits, 1)
     for start in range(0, len(records), size):
         yield converted(source.codec, target.codec, records[start : start + size])

@@ -20,7 +20,7 @@ from kdcache.errors import (
 )
 from kdcache.models.inference import model_code
 from kdcache.models.modules import device_of, kept_modes
-from kdcache.models.vision_model import class_logits
+from kdcache.models.vision_model import num_classes
 from kdcache.models.wrapping import wrapped
 from kdcache.runtime.console import progress
 from kdcache.runtime.device import Compute, ComputeConfig
@@ -191,10 +191,10 @@ class Evaluation:
                 output: Any = slide(model, views, self._window)
             else:
                 output = model(views)
-        num_classes = class_logits(output).shape[-1]
-        if num_classes != self.source.classes:
+        given_classes = num_classes(output)
+        if given_classes != self.source.classes:
             raise ModelError(
-                f"the model gives {num_classes} classes, and {self.source.spec} has"
+                f"the model gives {given_classes} classes, and {self.source.spec} has"
                 f" {self.source.classes}; give data of the model's classes"
             )
         return output

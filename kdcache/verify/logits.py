@@ -12,18 +12,19 @@ from kdcache.cache import Cache, Commit
 from kdcache.cache.documents.parts import as_json
 from kdcache.cache.formats.protocol import Unit
 from kdcache.cache.source import local_images
-from kdcache.codecs import Codec, open_codec
+from kdcache.codecs import Codec, boxes_of, encoded, open_codec
 from kdcache.config.spec import build
 from kdcache.errors import CacheError, MismatchError, brief
-from kdcache.models.inference import run_models
+from kdcache.models.inference import ReadOut, run_models
 from kdcache.models.modules import state_sha256
-from kdcache.models.vision_model import VisionModel
+from kdcache.models.vision_model import TeacherLogits, VisionModel
+from kdcache.positions import Boxes
 from kdcache.runtime.console import progress
 from kdcache.runtime.device import Compute, ComputeConfig
 from kdcache.shapes import PerRow, Records, Rows, ViewLogits, as_size
 from kdcache.sources import Source
 from kdcache.verify.views import version_changes
-from kdcache.views import ViewDataset, ViewLoader, keyed_permutation
+from kdcache.views import Batch, ViewDataset, ViewLoader, keyed_permutation
 
 UnitRows = tuple[Commit, Rows]
 """The commit of a unit, and some of its rows."""
@@ -67,7 +68,7 @@ def lossy_origin(cache: Cache) -> str | None:
     origin = cache.manifest.made_by.recoded_from
     if origin is None:
         return None
-    codec = open_codec(origin.codec, classes=cache.manifest.classes)
+    codec = open_codec(origin.codec, classes=cache.manifest.row_width)
     if codec.is_exact:
         return None
     return brief(origin.codec)
@@ -130,18 +131,20 @@ def compare_logits(
     for commit, rows in parts:
         requests += [(row, commit.seed) for row in rows.tolist()]
     with local_images(source, [commit for commit, _ in parts]):
-        logits = _run(model, dataset, requests, batch_size, compute)
-    comparison = _comparison(cache.codec, _read(cache, parts), logits)
+        records = _read(cache, parts)
+        boxes = boxes_of(cache.codec, records)
+        logits = _run(model, dataset, requests, batch_size, compute, boxes=boxes)
+    comparison = _comparison(cache.codec, records, TeacherLogits(logits, boxes))
     comparison["precision"] = compute.config.precision
     return comparison
 
 
-def _comparison(codec: Codec, cached_records: Records, logits: ViewLogits) -> dict[str, Any]:
+def _comparison(codec: Codec, cached_records: Records, logits: TeacherLogits) -> dict[str, Any]:
     """Return what `compare_logits` says of the records in the cache and the logits of the teacher
     run again."""
-    fresh_records = codec.encode(logits)
-    num_views = len(logits)
-    raw = logits.reshape(-1, logits.shape[-1])
+    fresh_records = encoded(codec, logits.values, logits.boxes)
+    num_views = len(logits.values)
+    raw = logits.values.reshape(-1, logits.values.shape[-1])
     exact_logits = raw
     if not codec.keeps_mean:
         exact_logits = raw - raw.mean(dim=1, keepdim=True)
@@ -150,7 +153,11 @@ def _comparison(codec: Codec, cached_records: Records, logits: ViewLogits) -> di
     differences = _largest(cached_logits - fresh_logits, num_views)
     cached_errors = _largest(cached_logits - exact_logits, num_views)
     fresh_errors = _largest(fresh_logits - exact_logits, num_views)
-    spread = raw.std(dim=1, correction=0).reshape(num_views, -1).mean(1)
+    spreads = raw.std(dim=1, correction=0).reshape(num_views, -1)
+    num_rows = torch.full((num_views,), spreads.shape[1])
+    if logits.boxes is not None:
+        num_rows = logits.boxes.counts
+    spread = spreads.sum(1) / num_rows.clamp(min=1)
     is_beyond = cached_errors - fresh_errors > ROUNDING * spread
     is_equal = (_bytes(cached_records) == _bytes(fresh_records)).all(1)
     return {
@@ -231,19 +238,41 @@ def _run(
     views: Sequence[tuple[int, int]],
     batch_size: int,
     compute: Compute,
+    *,
+    boxes: Boxes | None,
 ) -> ViewLogits:
-    """Return the model's logits of these views, each a row and a seed."""
+    """Return the model's logits of these views, each a row and a seed; of proposals those at given
+    boxes: another device may choose others."""
     starts = range(0, len(views), batch_size)
     requests = [views[start : start + batch_size] for start in starts]
     loader = ViewLoader(
         dataset, requests, workers=compute.config.workers, pin_memory=compute.pin_memory
     )
     parts = []
+    read_out = None
+    if boxes is not None:
+        read_out = _reader_at(boxes)
     with progress("teacher", len(views), "views") as bar:
-        for _, (logits,) in run_models([model], loader, compute):
-            parts.append(logits.float())
-            bar.advance(len(logits))
+        for _, (logits,) in run_models([model], loader, compute, read_out):
+            parts.append(logits.values.float())
+            bar.advance(len(logits.values))
     return torch.cat(parts)
+
+
+def _reader_at(boxes: Boxes) -> ReadOut:
+    """Return what gives the logits of batch after batch at the boxes of its views."""
+    num_done = 0
+
+    def read(model: VisionModel, output: Any, batch: Batch) -> TeacherLogits:
+        nonlocal num_done
+        views = slice(num_done, num_done + len(batch.rows))
+        num_done = views.stop
+        device = model.mean.device
+        own = Boxes(boxes.places[views].to(device), boxes.counts[views].to(device))
+        logits: TeacherLogits = output.logits_at(own)
+        return logits
+
+    return read
 
 
 def _largest(differences: Tensor, views: int) -> PerRow:

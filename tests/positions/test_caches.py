@@ -139,8 +139,8 @@ def test_of_maps_of_one_size_a_manifest_says_sites_as_it_always_did(tmp_path: Pa
 
 
 def test_another_layout_is_another_cache(tmp_path: Path) -> None:
-    filled(tmp_path / "cache", Pyramid(((2, 3), (1, 1))))
-    other = manifest_of(Pyramid(((3, 2), (1, 1))))
+    filled(tmp_path / "cache", Pyramid(((2, 3), (1, 1)), (1, 1)))
+    other = manifest_of(Pyramid(((3, 2), (1, 1)), (1, 1)))
     with pytest.raises(CacheError, match="positions"):
         create_cache(tmp_path / "cache", other)
 
@@ -164,22 +164,22 @@ CONTRADICTIONS: dict[str, tuple[Layout, dict[str, Any], str]] = {
     ),
     "levels of segmentation": (
         Heads(((4, 3), (2, 2))),
-        layout_fields(Pyramid(((4, 3), (2, 2)))),
+        layout_fields(Pyramid(((4, 3), (2, 2)), (1, 1))),
         "of kind pyramid, and those of its task, segmentation, are of kind heads",
     ),
     "one row of a detector": (
-        Pyramid(((2, 3), (1, 1))),
+        Pyramid(((2, 3), (1, 1)), (1, 1)),
         {"positions": None},
         f"of kind one, and those of its task, {BoxedLabel.task}, are of kind proposals or pyramid",
     ),
     "records of another layout": (
-        Pyramid(((2, 3), (1, 1))),
-        layout_fields(Pyramid(((1, 3), (1, 1)))),
+        Pyramid(((2, 3), (1, 1)), (1, 1)),
+        layout_fields(Pyramid(((1, 3), (1, 1)), (1, 1))),
         "its records .* are not those of full",
     ),
     "more positions than bytes": (
-        Pyramid(((2, 3), (1, 1))),
-        layout_fields(Pyramid(((16_384, 16_384),) * 16, anchors=64)),
+        Pyramid(((2, 3), (1, 1)), (1, 1)),
+        layout_fields(Pyramid(((16_384, 16_384),) * 16, (64,) * 16)),
         "there would be 274877906944 positions in a record",
     ),
     "many heads": (

@@ -42,10 +42,24 @@ def test_a_manifest_gives_the_layout_back(layout: Layout) -> None:
 
 def test_segments_are_what_a_loss_compares_together() -> None:
     assert [segment.shape for segment in Heads(((4, 3), (2, 2))).segments] == [(4, 3), (2, 2)]
-    levels = Pyramid(((4, 3), (2, 2)), anchors=9).segments
+    levels = Pyramid(((4, 3), (2, 2)), (9, 9)).segments
     assert [segment.num_positions for segment in levels] == [108, 36]
     assert [segment.name for segment in levels] == ["level0", "level1"]
     assert Proposals(100).segments[0].shape == (100,)
+
+
+def test_a_row_begins_with_the_background_where_classes_exclude_each_other() -> None:
+    levels = ((4, 3), (2, 2))
+    assert Pyramid(levels, (3, 3)).row_width(80) == 80
+    assert Pyramid(levels, (4, 6), "softmax").row_width(80) == 81
+    assert Proposals(7).row_width(80) == 81 and One().row_width(80) == 80
+
+
+def test_a_student_takes_other_proposals_and_no_other_levels() -> None:
+    assert Proposals(7).holds_alike(Proposals(500)) and not Proposals(7).holds_alike(One())
+    pyramid = Pyramid(((3, 4),), (2,))
+    assert pyramid.holds_alike(Pyramid(((3, 4),), (2,)))
+    assert not pyramid.holds_alike(Pyramid(((3, 4),), (3,)))
 
 
 def test_logits_of_sites_are_maps_or_one_row() -> None:
@@ -58,12 +72,14 @@ def test_logits_of_sites_are_maps_or_one_row() -> None:
 def test_only_heads_may_be_lacking() -> None:
     two = Heads(((3, 4), (1, 2)))
     assert common_layout([two, Heads(((3, 4),))]) == Heads(((3, 4),))
-    pyramid = Pyramid(((3, 4), (1, 2)))
+    pyramid = Pyramid(((3, 4), (1, 2)), (1, 2))
     assert common_layout([pyramid, pyramid]) == pyramid
     others = [
-        (pyramid, Pyramid(((3, 4),))),
-        (Pyramid(((3, 4),)), pyramid),
-        (pyramid, Pyramid(((4, 3), (1, 2)))),
+        (pyramid, Pyramid(((3, 4),), (1,))),
+        (Pyramid(((3, 4),), (1,)), pyramid),
+        (pyramid, Pyramid(((4, 3), (1, 2)), (1, 2))),
+        (pyramid, Pyramid(((3, 4), (1, 2)), (2, 2))),
+        (pyramid, Pyramid(((3, 4), (1, 2)), (1, 2), "softmax")),
         (Heads(((4, 4),)), Heads(((2, 8),))),
         (Heads(((3, 4), (1, 2))), pyramid),
     ]
@@ -73,6 +89,14 @@ def test_only_heads_may_be_lacking() -> None:
 
 
 HUGE = MOST_SIDE + 1
+
+
+def one_level(**changes: Any) -> dict[str, Any]:
+    """Return a pyramid of one level."""
+    content = Pyramid(((1, 1),), (1,)).to_dict()
+    return {**content, **changes}
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "no kind": ({}, "kind of a layout is None"),
     "a kind that is a list": ({"kind": ["one"]}, "kind of a layout is"),
@@ -92,15 +116,18 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "sizes that are a table": ({"kind": "heads", "sizes": {"a": 1}}, "sizes is"),
     "many heads": ({"kind": "heads", "sizes": [[1, 1]] * 65}, "it must have 1 to 64 pairs"),
     "many levels": (
-        {"kind": "pyramid", "levels": [[1, 1]] * 17, "anchors": 1},
+        one_level(levels=[[1, 1]] * 17, anchors=[1] * 17),
         "it must have 1 to 16 pairs",
     ),
-    "no anchors": ({"kind": "pyramid", "levels": [[1, 1]], "anchors": 0}, "anchors is 0"),
-    "many anchors": ({"kind": "pyramid", "levels": [[1, 1]], "anchors": 65}, "from 1 to 64"),
-    "anchors that are true": (
-        {"kind": "pyramid", "levels": [[1, 1]], "anchors": True},
-        "anchors is True",
-    ),
+    "no anchors": (one_level(anchors=[0]), "a number of anchors is 0"),
+    "many anchors": (one_level(anchors=[65]), "from 1 to 64"),
+    "anchors that are true": (one_level(anchors=[True]), "a number of anchors is True"),
+    "one number of anchors": (one_level(anchors=1), "a number for each of the 1 levels"),
+    "anchors of other levels": (one_level(anchors=[1, 1]), "a number for each of the 1 levels"),
+    "an unknown activation": (one_level(activation="tanh"), "it must be softmax or sigmoid"),
+    "a long digest": (one_level(anchor_boxes="0" * 65), "it must be a digest of anchors"),
+    "a digest that is a number": (one_level(anchor_boxes=1), "it must be a digest of anchors"),
+    "an activation that is a list": (one_level(activation=[1]), "activation is"),
     "no proposals": ({"kind": "proposals", "count": 0}, "from 1 to 10000"),
     "many proposals": ({"kind": "proposals", "count": 10_001}, "from 1 to 10000"),
     "proposals without end": ({"kind": "proposals", "count": 10**400}, "from 1 to 10000"),

@@ -112,7 +112,7 @@ def test_a_record_stands_by_itself_and_its_rows_are_found_again(layout: Layout, 
 
 
 def test_bytes_of_one_place_lie_side_by_side_in_each_segment() -> None:
-    layout = Pyramid(((1, 2), (1, 1)), anchors=2)
+    layout = Pyramid(((1, 2), (1, 1)), (2, 2))
     codec = codec_of("full:dtype=float32", layout)
     flat = logits_of(layout)
     records = encoded(codec, layout, flat)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.losses import open_loss
-from kdcache.positions import layout_of_sites
+from kdcache.models.vision_model import TeacherLogits
+from kdcache.positions import Heads, layout_of_sites
 from kdcache.shapes import Labels, ViewLogits
 from kdcache.soft_targets import SegmentTargets, SoftTargets, by_segment
 from kdcache.tasks.segmentation import (
@@ -194,7 +195,8 @@ def test_a_class_that_is_neither_there_nor_predicted_does_not_count() -> None:
 
 def test_statistics_look_at_the_main_head() -> None:
     logits, target = maps(2, 2, 4, 6, 5), masks()
-    found = TASK.statistics(logits, target)
+    layout = Heads(((4, 6),) * 2)
+    found = TASK.statistics(TeacherLogits(logits), target, layout)
     rows, labels = logits[:, 0].reshape(-1, 5), masks_at(target, (4, 6)).reshape(-1)
     assert found["mean"] == pytest.approx(float(rows.mean()), abs=1e-6)
     assert found["confidence"] == pytest.approx(float(rows.softmax(1).amax(1).mean()))
@@ -202,7 +204,7 @@ def test_statistics_look_at_the_main_head() -> None:
     assert found["accuracy"] == pytest.approx(
         100 * float((rows.argmax(1) == labels)[there].float().mean())
     )
-    assert "accuracy" not in TASK.statistics(logits, None)
+    assert "accuracy" not in TASK.statistics(TeacherLogits(logits), None, layout)
 
 
 class Local(nn.Module):

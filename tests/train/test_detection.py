@@ -8,7 +8,7 @@ import torch
 from runs import dump, losses, steps, train
 
 import kdcache
-from kdcache.errors import MismatchError, UsageError
+from kdcache.errors import MismatchError, ModelError, UsageError
 from kdcache.models.model import open_model
 from kdcache.train.optim import OptimizerConfig
 from kdcache.views import load_recipe
@@ -76,17 +76,37 @@ def cache(tmp_path_factory: pytest.TempPathFactory, recipe: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("detector", "loss"), [("retinanet", "dist:tau=1,beta=1,gamma=1"), ("fcos", "kl:tau=2")]
+    ("detector", "loss"),
+    [
+        ("retinanet", "dist:tau=1,beta=1,gamma=1"),
+        ("fcos", "kl:tau=2"),
+        ("ssd", "dist:tau=2"),
+        ("faster_rcnn", "dist:tau=1"),
+        ("mask_rcnn", "kl:tau=2"),
+    ],
 )
 def test_cached_equals_online(tmp_path: Path, recipe: str, detector: str, loss: str) -> None:
     teacher = f"tiny_detectors:{detector},{NORMALISED},seed=7"
     cache = cached(tmp_path / "cache", recipe, teacher=teacher)
-    settings = {"student": f"tiny_detectors:{detector},{NORMALISED},seed=1", "loss": loss}
+    student = f"tiny_detectors:{detector},{NORMALISED},seed=1"
+    settings = {"student": student, "loss": loss}
     trained(tmp_path / "cached", cache=(cache,), **settings)
     trained(tmp_path / "online", teacher=teacher, recipe=recipe, seeds="0:2", **settings)
     cached_losses = losses(tmp_path / "cached")
     assert len(cached_losses) == 6
     assert cached_losses == pytest.approx(losses(tmp_path / "online"), rel=1e-5)
+
+
+def test_a_detector_of_ones_own_says_what_its_head_gives(tmp_path: Path, recipe: str) -> None:
+    teacher = f"tiny_detectors:plain,{NORMALISED},seed=7,can_train=false"
+    cache = cached(tmp_path / "cache", recipe, teacher=teacher)
+    layout = kdcache.open_cache(cache).manifest.layout
+    assert layout == kdcache.Pyramid(((8, 8), (4, 4)), (1, 1))
+    student = f"tiny_detectors:plain,{NORMALISED},seed=1"
+    result = trained(tmp_path / "run", cache=(cache,), student=student, eval_data=DATA, epochs=1)
+    assert "ap" in result
+    with pytest.raises(ModelError, match="gives no losses of its own, which a student needs"):
+        trained(tmp_path / "other", cache=(cache,), student=teacher)
 
 
 @pytest.mark.parametrize("store", ["zarr", "webdataset"])
@@ -126,7 +146,10 @@ def test_a_loop_of_ones_own_gets_what_torchvisions_detectors_take(cache: str, re
 
 def test_a_student_whose_positions_lie_otherwise_is_refused(tmp_path: Path, cache: str) -> None:
     student = f"tiny_detectors:retinanet,{NORMALISED},anchors=1"
-    with pytest.raises(MismatchError, match="as many levels, strides and anchors"):
+    with pytest.raises(MismatchError, match=r"anchors \[1, 1\], not \[2, 2\].*anchor_boxes"):
+        trained(tmp_path / "run", cache=(cache,), student=student)
+    student = f"tiny_detectors:faster_rcnn,{NORMALISED}"
+    with pytest.raises(MismatchError, match="lie as the teacher's: proposals, not pyramid; take a"):
         trained(tmp_path / "run", cache=(cache,), student=student)
     with pytest.raises(UsageError, match="which the positions of a detector have not"):
         trained(tmp_path / "run", cache=(cache,), loss="dkd")

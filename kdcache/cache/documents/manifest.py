@@ -114,6 +114,12 @@ class Manifest:
         return dtype_of(self.record_dtype)
 
     @property
+    def row_width(self) -> int:
+        """How many logits a position has: one a class, and of some detectors one of the
+        background."""
+        return self.layout.row_width(self.classes)
+
+    @property
     def num_held(self) -> int:
         """Samples of which the cache may hold records: all, but in a subset."""
         if self.samples is None:
@@ -139,8 +145,9 @@ class Manifest:
             return 4 * self.num_held
         if root == SOURCE:
             return most_list_bytes(self.rows)
-        num_axes = min(5 * self.dtype.itemsize, self.classes)
-        size = num_axes * (2 * self.classes + 8) + 4 * self.classes + 64
+        width = self.row_width
+        num_axes = min(5 * self.dtype.itemsize, width)
+        size = num_axes * (2 * width + 8) + 4 * width + 64
         return min(MOST_FIT, size)
 
     def most_object(self, root: str) -> int:

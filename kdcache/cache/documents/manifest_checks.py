@@ -51,7 +51,9 @@ def check_records(content: Content, where: str) -> None:
     """
     table = content["codec"]
     try:
-        codec = codec_from_dict(table, classes=content["classes"], layout=layout_of(content))
+        layout = layout_of(content)
+        row_width = layout.row_width(content["classes"])
+        codec = codec_from_dict(table, classes=row_width, layout=layout)
     except (UsageError, CodecError) as error:
         raise CacheError(
             f"{where}: its codec cannot be opened: {error}; use the kdcache that wrote it"
