@@ -190,14 +190,18 @@ def epoch_seconds(run: Path) -> float:
 
 
 def chosen_losses(folder: Folder) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the loss that each arm goes on with, and the scores of all that were tried."""
+    """Return the loss that each arm goes on with, and the scores of all that were tried, and of
+    labels only beside them."""
     tried = {}
     chosen = {}
     first = folder.options.runs[0]
     for arm, losses in ARMS.items():
-        for loss in losses:
-            tried[loss] = scored_student(folder, loss, first)
-        chosen[arm] = max(losses, key=lambda loss: tried[loss]["ap"])
+        if arm == LABELS or len(losses) > 1:
+            for loss in losses:
+                tried[loss] = scored_student(folder, loss, first)
+            chosen[arm] = max(losses, key=lambda loss: tried[loss]["ap"])
+        else:
+            chosen[arm] = losses[0]
     return chosen, tried
 
 
