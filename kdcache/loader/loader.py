@@ -174,6 +174,7 @@ def _compute_config(num_workers: int | None, device: str, *, channels_last: bool
         options["workers"] = num_workers
     options["device"] = device
     options["channels_last"] = channels_last
+    options["keep_memory"] = False  # the process is the user's own
     return build(ComputeConfig, options, "DistillationLoader:")
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.errors import UsageError
+from kdcache.runtime.allocator import keep_freed_memory
 from kdcache.runtime.distributed import own_place
 
 _DEVICE = re.compile(r"auto|cpu(:0)?|cuda(:[0-9]+)?")
@@ -37,6 +38,9 @@ class ComputeConfig:
     """Whether models go through torch.compile."""
     workers: int = field(default_factory=lambda: min(_num_cores(), _MOST_OWN_WORKERS))
     """Loader processes; 0 renders views in the main process."""
+    keep_memory: bool = True
+    """Whether a process that runs models on a CPU keeps what memory it frees, see
+    `keep_freed_memory`: steps are faster, and the peak is somewhat higher."""
 
     def __post_init__(self) -> None:
         if not _DEVICE.fullmatch(self.device):
@@ -64,6 +68,8 @@ class Compute:
         if self.device.type == "cuda" and self.device.index is not None:
             # events, generators and pinned memory are those of the current device
             torch.cuda.set_device(self.device)
+        if self.device.type == "cpu" and config.keep_memory:
+            keep_freed_memory()
         self._format = torch.contiguous_format
         if config.channels_last:
             self._format = torch.channels_last

@@ -16,7 +16,7 @@ from kdcache.config.files import flat_settings
 from kdcache.errors import MismatchError
 from kdcache.runtime.distributed import gather, host_name, is_main, world_size
 
-_OWN = ("compute.device", "compute.workers", "slab_dir", "slab_limit")
+_OWN = ("compute.device", "compute.workers", "compute.keep_memory", "slab_dir", "slab_limit")
 """Settings that each machine may have its own of: they change no result."""
 _TOLERANCE = 1e-4
 _LONGEST_VALUE = 80

@@ -19,7 +19,7 @@ _HOW = (
     "slab_limit",
     "wait_for_units",
 )
-FREE = ("run", "compute.workers", "compute.device", *_HOW)
+FREE = ("run", "compute.workers", "compute.device", "compute.keep_memory", *_HOW)
 """Settings that may change between a run and its resume: they change no result."""
 PLACES = ("data", "eval_data", "cache")
 """Where things lie may change between a run and its resume; that they are the same is checked by
