@@ -1,10 +1,11 @@
 """What the soft targets of a cache do to a small detector, beside labels alone.
 
     python benchmarks/detection_study.py OUT        draws scenes, trains a teacher, dumps it, and
-    trains students, all by the commands; prints a table and writes OUT/study.json
+    trains students, all by the commands; prints a table and writes OUT/epochs-10/study.json
 
 The bodies of teacher and student have learned to classify pictures of one object before, as those
 of other detectors have on ImageNet.
+
 Students differ in their loss only: the same scenes, views, labels, initial weights and order for a
 run seed. Of an arm with several losses all are run with the first run seed; the one of the highest
 AP there goes on to the other run seeds, and only these count. What OUT holds is not done again, and
@@ -67,9 +68,14 @@ class Folder:
         """The trained teacher."""
         return f"{self.options.teacher},weights={self.path / 'teacher' / 'student.safetensors'}"
 
+    @property
+    def students(self) -> Path:
+        """The folder of the students that are trained as long as the options say."""
+        return self.path / f"epochs-{self.options.epochs}"
+
     def run_of(self, loss: str, run_seed: int) -> Path:
         """Return the folder of a student's run."""
-        return self.path / f"{re.sub('[^a-z0-9.]+', '-', loss)}-{run_seed}"
+        return self.students / f"{re.sub('[^a-z0-9.]+', '-', loss)}-{run_seed}"
 
 
 def run_command(*words: object) -> str:
@@ -195,7 +201,8 @@ def chosen_losses(folder: Folder) -> tuple[dict[str, str], dict[str, Any]]:
     tried = {}
     chosen = {}
     first = folder.options.runs[0]
-    for arm, losses in ARMS.items():
+    for arm in dict.fromkeys([LABELS, *folder.options.arms]):
+        losses = ARMS[arm]
         if arm == LABELS or len(losses) > 1:
             for loss in losses:
                 tried[loss] = scored_student(folder, loss, first)
@@ -255,7 +262,7 @@ def study(folder: Folder) -> dict[str, Any]:
         "teacher": teacher,
         "tried": tried,
         "arms": arms,
-        "online_seconds": online_seconds(folder, chosen["DIST"]),
+        "online_seconds": online_seconds(folder, list(chosen.values())[-1]),
         "bytes_per_view": bytes_per_view(folder),
         "settings": settings,
         "machine": machine(),
@@ -307,6 +314,7 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("--runs", type=int, nargs="+", default=[0, 1, 2, 3], help="run seeds")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--teacher", default="boxed_models:teacher")
     parser.add_argument("--student", default="boxed_models:student")
     parser.add_argument("--codec", default="full:dtype=uint8")
@@ -330,8 +338,9 @@ def main() -> None:
         sys.exit("--runs has one seed; the first one chooses losses and the others count: give two")
     torch.set_num_threads(options.threads)
     sys.path.append(str(EXAMPLES))
-    result = study(Folder(options.out.resolve(), options))
-    (options.out / "study.json").write_text(json.dumps(result, indent=1) + "\n")
+    folder = Folder(options.out.resolve(), options)
+    result = study(folder)
+    (folder.students / "study.json").write_text(json.dumps(result, indent=1) + "\n")
     if options.json:
         print(json.dumps(result, indent=1))
     else:
