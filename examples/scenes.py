@@ -28,6 +28,33 @@ _GRAIN = (2, 5, 3, 8, 12, 6, 4, 10, 7)
 """Pixels of a grain of each material."""
 
 
+def draw_ground(
+    random: np.random.Generator, height: int, width: int
+) -> "tuple[np.ndarray, np.ndarray]":
+    """Return ground of all materials, float `[height, width, 3]`, and which of them is where,
+    `[height, width]`."""
+    materials = np.argmax([smooth_field(random, 64, height, width) for _ in MATERIALS], axis=0)
+    grain = np.stack([smooth_field(random, size, height, width) for size in _GRAIN])
+    texture = np.take_along_axis(grain, materials[None], axis=0)[0]
+    noise = random.normal(0, 8, (height, width, 3))
+    return _COLOURS[materials] + 30 * texture[:, :, None] + noise, materials
+
+
+def lit(random: np.random.Generator, image: "np.ndarray") -> Image.Image:
+    """Return the image in uneven light of some colour."""
+    height, width, _ = image.shape
+    shade = 1 + 0.2 * smooth_field(random, 100, height, width)
+    light = shade[:, :, None] * random.normal(1, 0.08, 3)
+    return Image.fromarray((image * light).clip(0, 255).astype(np.uint8))
+
+
+def smooth_field(random: np.random.Generator, size: int, height: int, width: int) -> "np.ndarray":
+    """Return a field, float32 `[height, width]`, that varies over `size` pixels."""
+    coarse = random.normal(0, 1, (height // size + 2, width // size + 2)).astype(np.float32)
+    resized = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized)
+
+
 class Scenes:
     """Scene i is drawn by a generator of its own; `split` decides which scenes and which
     handwriting."""
@@ -47,28 +74,11 @@ class Scenes:
     def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
         """Return a scene and its mask."""
         random = np.random.default_rng([index, self.split == "test"])
-        ground = np.argmax([self._smooth(random, 64) for _ in MATERIALS], axis=0)
-        grain = np.stack([self._smooth(random, size) for size in _GRAIN])
-        texture = np.take_along_axis(grain, ground[None], axis=0)[0]
-        image = (
-            _COLOURS[ground]
-            + 30 * texture[:, :, None]
-            + random.normal(0, 8, (self.height, self.width, 3))
-        )
+        image, ground = draw_ground(random, self.height, self.width)
         mask = ground.astype(np.uint8)
         for _ in range(self.height * self.width // 5000):
             self._put_digit(random, image, mask)
-        light = (1 + 0.2 * self._smooth(random, 100))[:, :, None] * random.normal(1, 0.08, 3)
-        return Image.fromarray((image * light).clip(0, 255).astype(np.uint8)), Image.fromarray(mask)
-
-    def _smooth(self, random: np.random.Generator, size: int) -> "np.ndarray":
-        """Return a field that varies over `size` pixels."""
-        coarse = random.normal(0, 1, (self.height // size + 2, self.width // size + 2)).astype(
-            np.float32
-        )
-        return np.asarray(
-            Image.fromarray(coarse).resize((self.width, self.height), Image.Resampling.BICUBIC)
-        )
+        return lit(random, image), Image.fromarray(mask)
 
     def _put_digit(
         self, random: np.random.Generator, image: "np.ndarray", mask: "np.ndarray"
