@@ -67,7 +67,7 @@ def require_drawable(layout: Layout, kinds: Sequence[str]) -> None:
     if layout.kind not in kinds or not has_one_size:
         raise UsageError(
             f"the cache holds logits of {layout.kind}, which cannot be drawn; one row a view can,"
-            " maps of one size, and levels of a pyramid"
+            " maps of one size, levels of a pyramid, and proposals"
         )
 
 

@@ -136,21 +136,17 @@ def test_a_view_is_shown(cache: Path, tmp_path: Path) -> None:
     assert is_red.sum() > 20_000
 
 
-def test_the_background_is_no_class_of_a_picture_and_proposals_are_refused(
-    tmp_path: Path, recipe: str
-) -> None:
-    for name in ("ssd", "faster_rcnn"):
-        teacher = f"tiny_detectors:{name},mean=0.5,std=0.25"
-        box_cache(tmp_path / name, recipe, teacher=teacher, seeds="0:1")
+@pytest.mark.parametrize("name", ["ssd", "faster_rcnn"])
+def test_the_background_is_no_class_of_a_picture(tmp_path: Path, recipe: str, name: str) -> None:
+    teacher = f"tiny_detectors:{name},mean=0.5,std=0.25"
+    box_cache(tmp_path / name, recipe, teacher=teacher, seeds="0:1")
     words = ("--view", "3:0", "--data", DATA, "--out", tmp_path / "view.png")
-    result = kdcache_json("show", tmp_path / "ssd", *words)
-    made = open_cache(tmp_path / "ssd")
-    logits = made.codec.decode(made.read(0, [result["row"]])).logits()
-    probabilities = logits.softmax(-1)[:, :, 1:]
-    assert result["confidence"] == pytest.approx(float(probabilities.max()))
-    refused = invoke("show", tmp_path / "faster_rcnn", *words)
-    assert refused.exit_code == 2
-    assert "holds logits of proposals, which cannot be drawn" in refused.output
+    result = kdcache_json("show", tmp_path / name, *words)
+    made = open_cache(tmp_path / name)
+    (segment, *_) = made.codec.decode(made.read(0, [result["row"]])).segments
+    probabilities = segment.logits().softmax(-1)[:, 1:]
+    assert result["confidence"] >= float(probabilities.max()) - 1e-6
+    assert (tmp_path / "view.png").stat().st_size > 10_000
 
 
 def test_several_teachers_are_refused(shelf: Path, tmp_path: Path) -> None:
