@@ -1,9 +1,10 @@
-"""Detectors for the boxed scenes, 96x96 pixels: `boxed_models:teacher` and `boxed_models:student`.
+"""Detectors for the boxed scenes, 96x96 pixels: `boxed_models:teacher` and `boxed_models:student`
+of one stage, `boxed_models:region_teacher` and `boxed_models:region_student` of two.
 
 kdcache finds them when this folder is the working directory or on PYTHONPATH. A function takes the
-options of its spec (`boxed_models:student,width=64`) and returns torchvision's FCOS over features
-at strides 8, 16 and 32, with one anchor at each place. `teacher_body` and `student_body` are the
-networks below, to be trained on single objects first.
+options of its spec (`boxed_models:student,width=64`) and returns torchvision's FCOS or Faster R-CNN
+over features at strides 8, 16 and 32. `teacher_body` and `student_body` are the networks below, to
+be trained on single objects first.
 """
 
 from collections import OrderedDict
@@ -13,10 +14,11 @@ import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models.detection import FCOS
+from torchvision.models.detection import FCOS, FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.fcos import FCOSHead
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
 ANCHORS = (4, 8, 16)
 """Pixels. FCOS finds objects of four to eight times as much from centre to side at a level, smaller
@@ -45,6 +47,22 @@ def student(classes: int = 20, width: int = 32, weights_backbone: str = "") -> n
     return _fcos(network, network.channels, width, classes, convolutions=1)
 
 
+def region_teacher(classes: int = 20, width: int = 64, weights_backbone: str = "") -> nn.Module:
+    """Return a detector of two stages on the network of `teacher`, whose options it has; 1.9 M
+    parameters."""
+    network = _residual_body()
+    channels = network.feature_info.channels()
+    _load_body(network, weights_backbone)
+    return _faster_rcnn(network, channels, width, classes, hidden=256)
+
+
+def region_student(classes: int = 20, width: int = 32, weights_backbone: str = "") -> nn.Module:
+    """Return a detector of two stages on the network of `student`; 0.24 M parameters."""
+    network = PlainBody()
+    _load_body(network, weights_backbone)
+    return _faster_rcnn(network, network.channels, width, classes, hidden=96)
+
+
 def teacher_body(classes: int = 20) -> nn.Module:
     """Return the teacher's body as a network that classifies images."""
     network = _residual_body()
@@ -55,6 +73,16 @@ def student_body(classes: int = 20) -> nn.Module:
     """Return the student's body as a network that classifies images."""
     network = PlainBody()
     return Classifier(network, network.channels, classes)
+
+
+def region_teacher_body(classes: int = 20) -> nn.Module:
+    """Return `teacher_body`: both teachers have it."""
+    return teacher_body(classes)
+
+
+def region_student_body(classes: int = 20) -> nn.Module:
+    """Return `student_body`: both students have it."""
+    return student_body(classes)
 
 
 def _residual_body() -> nn.Module:
@@ -147,3 +175,32 @@ def _fcos(
     head = FCOSHead(width, anchors.num_anchors_per_location()[0], classes, convolutions)
     pyramid = Pyramid(body, channels, width)
     return FCOS(pyramid, classes, anchor_generator=anchors, head=head)
+
+
+def _faster_rcnn(
+    body: nn.Module, channels: Sequence[int], width: int, classes: int, *, hidden: int
+) -> nn.Module:
+    """Return a detector of two stages, with 100 proposals a view.
+
+    Args:
+        body: that gives the features.
+        channels: of its levels.
+        width: of the joined levels.
+        classes: of the data.
+        hidden: width of the second stage.
+    """
+    ratios = (0.5, 1.0, 2.0)
+    anchors = AnchorGenerator(tuple((3 * size,) for size in ANCHORS), (ratios,) * len(ANCHORS))
+    pool = MultiScaleRoIAlign(["0", "1", "2"], output_size=5, sampling_ratio=2)
+    return FasterRCNN(
+        Pyramid(body, channels, width),
+        rpn_anchor_generator=anchors,
+        rpn_pre_nms_top_n_train=300,
+        rpn_pre_nms_top_n_test=300,
+        rpn_post_nms_top_n_train=100,
+        rpn_post_nms_top_n_test=100,
+        box_roi_pool=pool,
+        box_head=TwoMLPHead(width * 25, hidden),
+        box_predictor=FastRCNNPredictor(hidden, classes + 1),
+        box_batch_size_per_image=64,
+    )
