@@ -36,6 +36,11 @@ def benchmark(folder: Path, name: str, *words: str) -> str:
             ["--views", "4", "--batch", "4", "--repetitions", "1"],
             ["eval-whole", "imagenet-b3", "decodes_per_view"],
         ),
+        (
+            "losses",
+            ["--shapes", "6x5", "--repetitions", "1"],
+            ["6x5", "times_as_fast", "error_of_gradient", "operators", "megabytes"],
+        ),
     ],
 )
 def test_a_benchmark_of_whole_commands_runs(

@@ -1,0 +1,151 @@
+"""DIST against the paper's formula in plain autograd: time, memory, operators, and how far the
+gradient is from that of double precision.
+
+    python benchmarks/losses.py [--shapes 256x1000 ...] [--threads N] [--device cuda] [--check]
+
+Forward and backward from logits to the gradient of the student's logits, tau 1, beta = gamma = 1.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from measure import interleave, make_parser, report, spreads
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kdcache.losses import dist_loss
+from kdcache.runtime.allocator import keep_freed_memory
+
+SHAPES = [(256, 100), (256, 1000), (1024, 21841), (16384, 19), (131072, 19)]
+"""Rows and classes: CIFAR-100's, ImageNet's, ImageNet-21k's, and pixels of maps."""
+GOALS = {(256, 100): 1.8, (256, 1000): 3.0, (1024, 21841): 3.0}
+"""Times as fast; never slower elsewhere."""
+LEAST_ELEMENTS = 4e6
+MOST_CALLS = 200
+"""Logits that a repetition goes through, call by call, and the most calls of it."""
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def textbook(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return DIST as equations 6 to 9 of the paper say it."""
+    ours = student.softmax(1)
+    theirs = teacher.softmax(1)
+    return 2 - _correlations(ours, theirs).mean() - _correlations(ours.T, theirs.T).mean()
+
+
+def _correlations(a: Tensor, b: Tensor) -> Tensor:
+    a = a - a.mean(1, keepdim=True)
+    b = b - b.mean(1, keepdim=True)
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)
+
+
+def closed(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return kdcache's."""
+    return dist_loss(student, teacher, beta=1.0, gamma=1.0, tau=1.0)
+
+
+LOSSES: dict[str, Loss] = {"textbook": textbook, "kdcache": closed}
+
+
+def gradient(loss: Loss, student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the gradient of the student's logits."""
+    leaf = student.detach().requires_grad_()
+    (values,) = torch.autograd.grad(loss(leaf, teacher), leaf)
+    return values
+
+
+class _Count(TorchDispatchMode):
+    """Counts operators that compute something: views of a tensor launch no kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.count += not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """Return the bytes that a call allocates at most at once."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        call()
+    held = 0
+    most = 0
+    for event in profile.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+def measure(rows: int, classes: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what is measured of one shape."""
+    generator = torch.Generator().manual_seed(0)
+    student = 2 * torch.randn(rows, classes, generator=generator)
+    teacher = student + torch.randn(rows, classes, generator=generator)
+    exact = gradient(textbook, student.double(), teacher.double())
+    placed = (student.to(options.device), teacher.to(options.device))
+    calls = min(max(int(LEAST_ELEMENTS / student.numel()), 1), MOST_CALLS)
+
+    def several(loss: Loss) -> Callable[[int], object]:
+        def run(_: int) -> None:
+            for _ in range(calls):
+                gradient(loss, *placed)
+            if options.device != "cpu":
+                torch.cuda.synchronize()
+
+        return run
+
+    times = interleave({name: several(loss) for name, loss in LOSSES.items()}, options.repetitions)
+    result: dict[str, Any] = {"times_as_fast": spreads(times["textbook"] / times["kdcache"])}
+    for name, loss in LOSSES.items():
+        error = (gradient(loss, *placed).cpu() - exact).norm() / exact.norm()
+        counter = _Count()
+        with counter:
+            gradient(loss, *placed)
+        result[name] = {
+            "milliseconds": 1000 * float(times[name][:, 1].min()) / calls,
+            "error_of_gradient": float(error),
+            "operators": counter.count,
+            "megabytes": peak_bytes(lambda loss=loss: gradient(loss, *placed)) / 1e6,
+        }
+    return result
+
+
+def _shape(text: str) -> tuple[int, int]:
+    rows, classes = text.split("x")
+    return int(rows), int(classes)
+
+
+def main() -> None:
+    parser = make_parser(__doc__, repetitions=7)
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--shapes", type=_shape, nargs="+", default=SHAPES, metavar="ROWSxCLASSES")
+    parser.add_argument("--check", action="store_true", help="fail where a goal is missed")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as trainings do
+    found = {}
+    lines: dict[str, Any] = {}
+    missed = []
+    for shape in options.shapes:
+        name = "x".join(map(str, shape))
+        found[name] = measure(*shape, options)
+        lines[f"{name}, times as fast"] = found[name]["times_as_fast"]
+        for loss in LOSSES:
+            lines[f"{name}, {loss}"] = found[name][loss]
+        if found[name]["times_as_fast"]["cpu"]["median"] < GOALS.get(shape, 1.0):
+            missed.append(name)
+    report({"benchmark": "losses", "shapes": found}, lines, as_json=options.json)
+    if options.check and missed:
+        raise SystemExit(f"missed: {', '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()
