@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import interleave, make_parser, report, spreads
+from measure import interleave, make_parser, peak_bytes, report, spreads
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -68,19 +68,6 @@ class _Count(TorchDispatchMode):
     ) -> Any:
         self.count += not function.is_view
         return function(*args, **(kwargs or {}))
-
-
-def peak_bytes(call: Callable[[], object]) -> int:
-    """Return the bytes that a call allocates at most at once."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        call()
-    held = 0
-    most = 0
-    for event in profile.profiler.kineto_results.events():  # type: ignore[union-attr]
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
 
 
 def measure(rows: int, classes: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -19,7 +19,16 @@ from typing import Any
 import numpy as np
 import tomli_w
 import torch
-from measure import forget, interleave, make_parser, report, seconds_per_call, spread, spreads
+from measure import (
+    forget,
+    interleave,
+    make_parser,
+    peak_bytes,
+    report,
+    seconds_per_call,
+    spread,
+    spreads,
+)
 
 from kdcache.cache import Cache, open_cache
 from kdcache.loader.order import Blocks
@@ -138,15 +147,7 @@ def loss_bytes(views: int) -> int:
     backward."""
     student = torch.randn(views * PIXELS, CLASSES, requires_grad=True)
     teacher = torch.randn(views * PIXELS, CLASSES)
-    with torch.profiler.profile(profile_memory=True) as profile:
-        dist_loss(student, teacher).backward()  # type: ignore[no-untyped-call]
-    held = 0
-    most = 0
-    for event in profile.profiler.kineto_results.events():  # type: ignore[union-attr]
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
+    return peak_bytes(lambda: dist_loss(student, teacher).backward())  # type: ignore[no-untyped-call]
 
 
 def main() -> None:

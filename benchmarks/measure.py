@@ -76,6 +76,19 @@ def seconds_per_call(call: Callable[[], object], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
+def peak_bytes(call: Callable[[], object]) -> int:
+    """Return the bytes that a call allocates at most at once."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        call()
+    held = 0
+    most = 0
+    for event in profile.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
 def spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Return `median`, `min` and `max`."""
     return {

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.codecs.protocol import LARGEST
-from kdcache.errors import CodecError, quoted
+from kdcache.codecs.protocol import LARGEST, require_arrays
+from kdcache.errors import CodecError
 from kdcache.shapes import Logits
 
 MOST_CLASSES = 2048
@@ -76,17 +76,17 @@ class CosineFit:
             CodecError: arrays that are absent, unknown, of another shape or type, or not finite; or
                 logits would not be below `LARGEST`.
         """
-        unknown_names = sorted(arrays.keys() - _ARRAYS.keys())
-        if unknown_names:
-            raise CodecError(
-                f"cosine: the fit holds array {quoted(unknown_names[0])}, which this kdcache does"
-                " not know: upgrade it"
-            )
-        _require_array(arrays, "basis", (classes, classes))
-        _require_array(arrays, "mean", (classes,))
-        _require_array(arrays, "step", (1,))
-        _require_array(arrays, "sizes", (classes,))
-        _require_array(arrays, "falloff", (BANDS,))
+        shapes = {
+            "basis": (classes, classes),
+            "mean": (classes,),
+            "step": (1,),
+            "sizes": (classes,),
+            "falloff": (BANDS,),
+        }
+        require_arrays("cosine", arrays, _ARRAYS, shapes)
+        for name in ("sizes", "falloff"):
+            if np.abs(arrays[name].astype(np.int64)).max() > _MOST_SIZE:
+                raise CodecError(f"cosine: array {name} of the fit is past {_MOST_SIZE}")
         step = float(arrays["step"][0])
         if not step >= 1 / LARGEST:
             raise CodecError(
@@ -198,21 +198,3 @@ def _deviation(logits: Logits) -> float:
         if deviation > float(logits.abs().max()) * 1e-6:
             return deviation
     return 1.0
-
-
-def _require_array(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> None:
-    """Raise a CodecError if an array of a fit is absent, or is not finite, of its type and of
-    this shape, or if sizes are huge."""
-    array = arrays.get(name)
-    kind = _ARRAYS[name]
-    if array is None:
-        fault = "absent"
-    elif array.dtype != kind or array.shape != shape or not np.isfinite(array).all():
-        fault = f"{array.dtype.str} {array.shape}"
-    elif kind == "<i2" and np.abs(array.astype(np.int64)).max() > _MOST_SIZE:
-        fault = f"past {_MOST_SIZE}"
-    else:
-        return
-    raise CodecError(
-        f"cosine: array {name} of the fit is {fault}, where finite {kind} {shape} is needed"
-    )

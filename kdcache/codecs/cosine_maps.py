@@ -31,7 +31,7 @@ from kdcache.positions import Segment
 from kdcache.shapes import Logits, PerRow, Records, ViewLogits
 from kdcache.soft_targets import DenseTargets, SegmentTargets
 
-_VALUES = 2**26
+MOST_LOGITS = 2**26
 """Logits that are encoded at a time, and the most of a view: a cache may say any layout."""
 
 
@@ -76,7 +76,7 @@ class CosineMaps(LayoutCodec):
         """
         flat = self._flat(logits)
         records = np.empty(len(flat), self.record_dtype)
-        views = max(_VALUES // max(flat[:1].numel(), 1), 1)
+        views = max(MOST_LOGITS // max(flat[:1].numel(), 1), 1)
         for start in range(0, len(flat), views):
             group = flat[start : start + views]
             checked(group.flatten(0, 1), self.classes)
@@ -141,9 +141,10 @@ class CosineMaps(LayoutCodec):
             CodecError: more logits than memory should be taken for.
         """
         num_logits = self.layout.num_positions * self.classes
-        if num_logits > _VALUES:
+        if num_logits > MOST_LOGITS:
             raise CodecError(
-                f"cosine holds at most {_VALUES:,} logits of a view, not {num_logits:,}; use full"
+                f"cosine holds at most {MOST_LOGITS:,} logits of a view, not {num_logits:,};"
+                " use full"
             )
         fit = self.rows.fit_on(torch.device("cpu"))
         segments = self.layout.segments

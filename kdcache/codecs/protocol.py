@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.errors import CodecError
+from kdcache.errors import CodecError, quoted
 from kdcache.shapes import Logits, PerRow, Records, ViewLogits
 from kdcache.soft_targets import SoftTargets
 
@@ -309,3 +309,40 @@ def _unsigned(values: Tensor, dtype: "np.dtype[Any]") -> Tensor:
     if base.kind == "u" and base.itemsize > 1:
         values = values.to(torch.int64) & (256**base.itemsize - 1)
     return values.reshape(len(values), *dtype.shape)
+
+
+def require_arrays(
+    codec: str,
+    arrays: Mapping[str, np.ndarray],
+    kinds: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Check arrays of a codec's fit.
+
+    Args:
+        codec: its name.
+        arrays: of the fit.
+        kinds: the types of all that a fit has, by name.
+        shapes: of those that are looked at.
+
+    Raises:
+        CodecError: an array that is absent, unknown, of another type or shape, or not finite.
+    """
+    unknown_names = sorted(arrays.keys() - kinds.keys())
+    if unknown_names:
+        raise CodecError(
+            f"{codec}: the fit holds array {quoted(unknown_names[0])}, which this kdcache does not"
+            " know: upgrade it"
+        )
+    for name, shape in shapes.items():
+        array = arrays.get(name)
+        kind = kinds[name]
+        if array is None:
+            fault = "absent"
+        elif array.dtype != kind or array.shape != shape or not np.isfinite(array).all():
+            fault = f"{array.dtype.str} {array.shape}"
+        else:
+            continue
+        raise CodecError(
+            f"{codec}: array {name} of the fit is {fault}, where finite {kind} {shape} is needed"
+        )

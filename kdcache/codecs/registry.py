@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.codecs.cosine import Cosine
+from kdcache.codecs.cosine_maps import MOST_LOGITS
 from kdcache.codecs.full import Full
 from kdcache.codecs.lowrank import LowRank
 from kdcache.codecs.positions import row_codec, with_layout, with_rows
@@ -55,9 +56,11 @@ def default_codec(classes: int, layout: Layout) -> str:
     The step suits ordinary logits; `kdcache.codec_error.calibration.fit_default` takes a smaller
     one where it does not.
     """
-    if layout.activation == "sigmoid" and not layout.has_boxes:
+    num_logits = layout.num_positions * classes
+    is_coded_whole = classes <= Cosine.most_classes and num_logits <= MOST_LOGITS
+    if layout.activation == "sigmoid" and is_coded_whole:
         return "cosine"
-    if layout.has_background:
+    if layout.activation == "sigmoid" or layout.has_background:
         return "full:dtype=uint8"
     if classes <= FEW_CLASSES:
         return "full:dtype=float16"

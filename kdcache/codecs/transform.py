@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.codecs.protocol import LARGEST
-from kdcache.errors import CodecError, quoted
+from kdcache.codecs.protocol import LARGEST, require_arrays
+from kdcache.errors import CodecError
 from kdcache.shapes import Logits
 
 _ARRAYS = {"basis": "<f2", "mean": "<f4", "step": "<f4", "rounding": "<f4", "kinds": "<u4"}
@@ -112,19 +112,11 @@ class Fit:
             CodecError: arrays that are absent, of another shape or type, or not finite; or logits
                 would not be below `LARGEST`.
         """
-        unknown_names = sorted(arrays.keys() - _ARRAYS.keys())
-        if unknown_names:
-            raise CodecError(
-                f"lowrank: the fit holds array {quoted(unknown_names[0])}, which this kdcache does"
-                " not know: upgrade it"
-            )
-        _require_array(arrays, "kinds", (3,))
+        require_arrays("lowrank", arrays, _ARRAYS, {"kinds": (3,)})
         wide, byte, ternary = arrays["kinds"].tolist()
         axes = wide + byte + ternary
-        _require_array(arrays, "basis", (axes, classes))
-        _require_array(arrays, "mean", (classes,))
-        _require_array(arrays, "step", (1,))
-        _require_array(arrays, "rounding", (2, axes))
+        shapes = {"basis": (axes, classes), "mean": (classes,), "step": (1,), "rounding": (2, axes)}
+        require_arrays("lowrank", arrays, _ARRAYS, shapes)
         step = float(arrays["step"][0])
         if not 1 / LARGEST <= step <= LARGEST:
             raise CodecError(
@@ -149,22 +141,6 @@ class Fit:
 def _float_tensor(array: np.ndarray) -> Tensor:
     """Return a copy of an array as float32."""
     return torch.from_numpy(array.astype(np.float32))
-
-
-def _require_array(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> None:
-    """Raise a CodecError if an array of a fit is absent, or is not finite, of its type and of
-    this shape."""
-    array = arrays.get(name)
-    kind = _ARRAYS[name]
-    if array is None:
-        fault = "absent"
-    elif array.dtype != kind or array.shape != shape or not np.isfinite(array).all():
-        fault = f"{array.dtype.str} {array.shape}"
-    else:
-        return
-    raise CodecError(
-        f"lowrank: array {name} of the fit is {fault}, where finite {kind} {shape} is needed"
-    )
 
 
 def quantised(logits: Logits, fit: Fit) -> Tensor:

@@ -41,25 +41,23 @@ class _MeanCorrelations(torch.autograd.Function):
         own = student - row_means[0]
         other = target - row_means[1]
         products = own * other
-        row_dots = products.sum(1, keepdim=True)
-        row_norms = (_norms(own), _norms(other))
+        of_rows = (products.sum(1, keepdim=True), _norms(own), _norms(other))
         column_means = _column_means(student, target, is_shared=is_shared)
+        # the same memory for what is centred by column
         torch.sub(student, column_means[0], out=own)
         torch.sub(target, column_means[1], out=other)
-        column_dots = torch.mul(own, other, out=products).sum(0)
-        sums = torch.stack([column_dots, own.mul_(own).sum(0), other.mul_(other).sum(0)])
+        torch.mul(own, other, out=products)
+        own.mul_(own)
+        other.mul_(other)
+        sums = torch.stack([products.sum(0), own.sum(0), other.sum(0)])
         if is_shared:
             sums = all_sum(sums)
-        column_dots = sums[0]
-        column_norms = (sums[1].sqrt(), sums[2].sqrt())
+        dots, own_squares, other_squares = sums
+        of_columns = (dots, own_squares.sqrt(), other_squares.sqrt())
         ctx.is_shared = is_shared
-        ctx.save_for_backward(
-            *(student, target, *row_means, *column_means),
-            *(row_dots, *row_norms, column_dots, *column_norms),
-        )
-        row_correlations = row_dots / _divisors(row_norms)
-        column_correlations = column_dots / _divisors(column_norms)
-        return row_correlations.sum() / max(len(student), 1), column_correlations.mean()
+        ctx.save_for_backward(student, target, *row_means, *column_means, *of_rows, *of_columns)
+        row_sum = _correlations(*of_rows).sum()
+        return row_sum / max(len(student), 1), _correlations(*of_columns).mean()
 
     @staticmethod
     @once_differentiable
@@ -97,8 +95,9 @@ def _column_means(student: Tensor, target: Tensor, *, is_shared: bool) -> tuple[
     return own, other
 
 
-def _divisors(norms: tuple[Tensor, Tensor]) -> Tensor:
-    return norms[0] * norms[1] + _EPS
+def _correlations(dots: Tensor, own: Tensor, other: Tensor) -> Tensor:
+    """Return correlations of products of centred values, and the norms of both sides."""
+    return dots / (own * other + _EPS)
 
 
 def _factors(grad: Tensor, dots: Tensor, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +109,7 @@ def _factors(grad: Tensor, dots: Tensor, own: Tensor, other: Tensor) -> tuple[Te
         own: norms of the student's.
         other: norms of the target's.
     """
-    divisors = _divisors((own, other))
+    divisors = own * other + _EPS
     smallest = torch.finfo(own.dtype).tiny
     of_target = grad / divisors
     shares = dots / own.clamp_min(smallest)  # at most a norm of the target's

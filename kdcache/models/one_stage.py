@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from kdcache.errors import ModelError
 from kdcache.models.detector_output import DetectorOutput, as_detections
@@ -175,8 +176,6 @@ class SsdOutput(HeadOutput):
 
     def _matches(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         """Return the box of each anchor of a view, -1 where there is none."""
-        from torchvision.ops import box_iou  # noqa: PLC0415
-
         if not len(boxes):
             return torch.full((len(anchors),), -1, device=anchors.device)
         matches: Tensor = self.detector.proposal_matcher(box_iou(boxes, anchors))

@@ -1,13 +1,12 @@
 """The commands on caches of detectors, of both stores: what a pyramid of logits and boxes in tars ask
 of them."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from box_caches import DATA, TEACHER, box_cache, box_settings, trained
-from click.testing import CliRunner, Result
+from command_line import invoke, kdcache, kdcache_json
 from nursery import started, storage
 from PIL import Image
 from runs import losses
@@ -16,7 +15,6 @@ from tiny_detectors import COLOURS
 
 from kdcache.cache import open_cache
 from kdcache.cache.source import CachedSource
-from kdcache_cli.commands import main
 
 STORES = {
     "shards": {"seeds": "0:2", "unit_rows": 8},
@@ -54,21 +52,6 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, recipe: str) -> Path:
 @pytest.fixture(params=STORES)
 def cache(request: pytest.FixtureRequest, shelf: Path) -> Path:
     return shelf / str(request.param)
-
-
-def invoke(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
-
-
-def kdcache(*words: object) -> str:
-    done = invoke(*words)
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
-def kdcache_json(*words: object) -> dict:
-    result: dict = json.loads(kdcache(*words, "--json"))
-    return result
 
 
 def records(path: Path | str, seed: int) -> bytes:

@@ -1,12 +1,11 @@
 """The commands on caches of maps, of both stores, with a codec that is fitted and one that is
 not."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from command_line import invoke, kdcache, kdcache_json
 from hub_server import hub_server
 from map_caches import DATA, STUDENT, TEACHER, made
 from PIL import Image
@@ -14,7 +13,6 @@ from segmentation_files import write_pair
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.source import CachedSource
-from kdcache_cli.commands import main
 
 WHOLE = list(range(48))
 PLACE = "hf://datasets/lab/maps"
@@ -37,21 +35,6 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, recipe: str) -> Path:
 @pytest.fixture(params=CACHES)
 def cache(request: pytest.FixtureRequest, shelf: Path) -> Path:
     return shelf / str(request.param)
-
-
-def invoke(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
-
-
-def kdcache(*words: object) -> str:
-    done = invoke(*words)
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
-def kdcache_json(*words: object) -> dict:
-    found: dict = json.loads(kdcache(*words, "--json"))
-    return found
 
 
 def read(path: Path, seed: int = 0) -> bytes:

@@ -9,13 +9,21 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import stored_bytes
-from kdcache.codecs import Codec, Cosine, LowRank, check_codec, open_codec, with_layout
+from kdcache.codecs import (
+    Codec,
+    Cosine,
+    LowRank,
+    check_codec,
+    default_codec,
+    open_codec,
+    with_layout,
+)
 from kdcache.codecs.conversion import converted, why_not
 from kdcache.codecs.cosine_fit import CosineFit, cosines, expected_sizes
 from kdcache.codecs.cosine_maps import CosineMaps
 from kdcache.errors import CodecError, UsageError
 from kdcache.losses import dist_loss
-from kdcache.positions import Heads, Pyramid
+from kdcache.positions import Heads, Proposals, Pyramid
 
 CLASSES = 6
 LAYOUT = Pyramid(((16, 12), (8, 6), (4, 3)), anchors=(1, 1, 1))
@@ -213,6 +221,19 @@ def test_a_spec_is_checked_before_the_classes_are_known() -> None:
     for spec in ("cosine:step=6", "cosines", "topk:k=0"):
         with pytest.raises(UsageError):
             check_codec(spec)
+
+
+def test_it_is_the_default_of_sigmoids_as_far_as_it_can_hold_them() -> None:
+    assert default_codec(80, Pyramid(((8, 8),), (9,))) == "cosine"
+    for classes, layout in (
+        (80, Pyramid(((8, 8),), (4,), "softmax")),
+        (80, Proposals(100)),
+        (2049, Pyramid(((8, 8),), (1,))),
+        (2000, Pyramid(((200, 200),), (9,))),
+    ):
+        spec = default_codec(classes, layout)
+        assert spec == "full:dtype=uint8"
+        open_codec(spec, classes=layout.row_width(classes))
 
 
 def test_options_out_of_range_are_refused() -> None:
