@@ -23,3 +23,11 @@ def kdcache_json(*words: object) -> dict:
     """Run a command that must not fail, and return its result."""
     result: dict = json.loads(kdcache(*words, "--json"))
     return result
+
+
+def mistake(*words: object) -> str:
+    """Return the one line of a command that fails with a usage error or another."""
+    done = invoke(*words)
+    (line,) = [one for one in done.stderr.splitlines() if one.startswith("kdcache: error: ")]
+    assert done.exit_code in (1, 2) and len(line) < 520, done.output
+    return line

@@ -1,7 +1,7 @@
 """Small teachers, caches and runs that several tests share."""
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from kdcache.train.config import EmaConfig
 from kdcache.train.metrics_log import read_metrics
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.run import TrainConfig, train_student
+from kdcache.train.side_by_side import StudentRun, train_epoch
+from kdcache.train.trainer import Trainer
 
 MLP = "tiny_models:mlp,mean=0.5,std=0.25"
 CONV = "tiny_models:conv,mean=0.5,std=0.25"
@@ -59,6 +61,19 @@ def train_config(run: Path, **changes: Any) -> TrainConfig:
 
 def train(run: Path, **changes: Any) -> dict[str, Any]:
     return train_student(train_config(run, **changes))
+
+
+def run_epoch(
+    trainer: Trainer,
+    metrics: Any,
+    after_step: Callable[[], None] = lambda: None,
+    before_evaluation: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Train and evaluate what is left of an epoch, and return its line of metrics."""
+    told: list[Any] = []
+    run = StudentRun(trainer, metrics, after_step, before_evaluation, told.append)
+    train_epoch([run])
+    return dict(told[0])
 
 
 def steps(run: Path) -> list[dict[str, Any]]:

@@ -1,11 +1,12 @@
 """The command `train-student`: a student trained from caches, or a plan of it."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from kdcache.runtime.wording import counted, human_bytes, human_seconds, named
-from kdcache_cli.options import JSON, PLAN, configured, shared
+from kdcache_cli.options import JSON, PLAN, configured, dotted, shared
 from kdcache_cli.output import data_line, print_result
 
 
@@ -90,33 +91,53 @@ from kdcache_cli.output import data_line, print_result
     default=None,
     help="Also write metrics for TensorBoard, in RUN/tensorboard.",
 )
+@click.option(
+    "--vary",
+    "varied",
+    multiple=True,
+    help=(
+        "A value that a setting is to take, such as loss=ce; given again, more values. A run for"
+        " each combination, in RUN/KEY=VALUE,..., all side by side from one pass over the views."
+    ),
+    metavar="KEY=VALUE",
+)
 @shared
 @PLAN
 @JSON
 def train_student(
+    *,
     cache: tuple[str, ...],
     file: str | None,
     settings: tuple[str, ...],
+    varied: tuple[str, ...],
     plan: bool,
     as_json: bool,
     **flags: Any,
 ) -> None:
     """Train a student into folder RUN. Run again, it goes on after the last checkpoint.
 
+    With --vary several students train side by side.
+
     On several GPUs: torchrun --nproc-per-node N -m kdcache train-student ...
     """
     from kdcache.train import run as train
     from kdcache.train.plan import plan_training
+    from kdcache.train.variants import varied_configs
 
-    config = configured(
-        train.TrainConfig, "train-student", file, {"cache": cache or None, **flags}, settings
-    )
+    flags["cache"] = cache or None
+    if varied:
+        configs = varied_configs(file=file, flags=dotted(flags), settings=settings, varied=varied)
+    else:
+        configs = [configured(train.TrainConfig, "train-student", file, flags, settings)]
     if plan:
-        planned = plan_training(config)
+        planned = plan_training(configs)
         print_result(planned, _training_plan_lines(planned), as_json=as_json)
         return
-    result = train.train_student(config)
-    print_result(result, _train_lines(result), as_json=as_json)
+    results = train.train_students(configs)
+    if varied:
+        print_result({"runs": results}, _run_lines(results), as_json=as_json)
+    else:
+        print_result(results[0], _train_lines(results[0]), as_json=as_json)
 
 
 def _training_plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
@@ -124,11 +145,12 @@ def _training_plan_lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
 
     waits = f"{100 * plan['data_share']:.0f} % of the time is spent waiting for views"
     views = f"views of {size_text(plan['size'])} pixels"
+    students = f" in {plan['runs']} students side by side" if plan["runs"] > 1 else ""
     duration = human_seconds(plan["seconds"])
     per_epoch = human_seconds(plan["epoch_seconds"])
     lines = [
         data_line(plan),
-        ("student", f"{plan['parameters']:,} parameters, {views}"),
+        ("student", f"{plan['parameters']:,} parameters{students}, {views}"),
         ("teacher", plan["teacher"]),
         ("epochs", _epochs_text(plan)),
         ("speed", f"{plan['views_per_second']:.0f} views/s, {waits}"),
@@ -160,6 +182,18 @@ def _memory_text(peak_memory: dict[str, int]) -> str:
     return ", ".join(parts)
 
 
+def _run_lines(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return a line for each of several runs."""
+    lines: list[tuple[str, str]] = []
+    for result in results:
+        text = f"loss {result['train_loss']:.4f}"
+        for name, value in _score_lines(result):
+            if name != "average":
+                text += f", {name} {value}"
+        lines.append((result["run"], text))
+    return lines
+
+
 def _train_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     steps = counted(result["steps"], "step")
     return [
@@ -170,7 +204,7 @@ def _train_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _score_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+def _score_lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     name = "top1"
     label = "top-1"
     for other, other_label in (("miou", "mIoU"), ("ap", "AP")):

@@ -51,7 +51,10 @@ class LoaderConfig:
     """Parts of a batch that pass one after another, for want of memory; batch statistics, DIST's
     too, are those of a part."""
     run_seed: int = 0
-    """Decides the student's initial weights, the order of samples and dropout."""
+    """Decides the student's initial weights, dropout, and the order of samples."""
+    order_seed: int | None = None
+    """Decides the order of samples in the place of run_seed, so that students of several run seeds
+    can see the same batches."""
     window: int | None = None
     """Units whose rows are shuffled together, read as the epoch comes to them; by default all rows
     are shuffled, and read through slabs, or in windows of 16 where images come from a bucket,
@@ -64,6 +67,13 @@ class LoaderConfig:
     """Seconds to wait for the next unit of a dump that is still running, or for its beginning; by
     default none."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    @property
+    def order(self) -> int:
+        """The seed that decides the order of samples."""
+        if self.order_seed is None:
+            return self.run_seed
+        return self.order_seed
 
     @property
     def caches(self) -> tuple[str, ...]:
@@ -84,8 +94,10 @@ class LoaderConfig:
                 raise UsageError(f"{name} is {value}; it must be at least 1")
         if self.repeats > _MOST_REPEATS:
             raise UsageError(f"repeats is {self.repeats}; it must be at most {_MOST_REPEATS}")
-        if not 0 <= self.run_seed < 2**32:
-            raise UsageError(f"run_seed is {self.run_seed}; it must be from 0 to 2^32 - 1")
+        for name in ("run_seed", "order_seed"):
+            seed = getattr(self, name)
+            if seed is not None and not 0 <= seed < 2**32:
+                raise UsageError(f"{name} is {seed}; it must be from 0 to 2^32 - 1")
 
     def _check_reading(self) -> None:
         if self.window is not None and (self.window < 1 or not self.caches):

@@ -222,7 +222,7 @@ class StepLoader:
             len(self.replay.source),
             seeds,
             self.replay.recipe,
-            run_seed=self.config.run_seed,
+            run_seed=self.config.order,
             epoch=self.epoch,
             blocks=self.replay.blocks,
         )
@@ -303,7 +303,7 @@ class StepLoader:
             window = self.replay.blocks.window
         return {
             "batch_size": self.config.batch_size,
-            "run_seed": self.config.run_seed,
+            "run_seed": self.config.order,
             "repeats": self.config.repeats,
             "window": window,
             "samples": self.samples_digest(),
@@ -381,7 +381,7 @@ class StepLoader:
         streams = self._streams()
         following = views[self.step * self.config.batch_size :]
         if streams and len(following) and self.replay.blocks is not None:
-            windows = self.replay.blocks.windows(self.config.run_seed, self.epoch)
+            windows = self.replay.blocks.windows(self.config.order, self.epoch)
             first_row = int(following[0, 0])
             for stream in streams:
                 stream.open_epoch(windows, first_row)

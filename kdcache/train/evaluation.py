@@ -154,8 +154,8 @@ class Evaluation:
         model.train(is_training)
 
     @torch.no_grad()
-    def scores(self, models: dict[str, nn.Module]) -> dict[str, float]:
-        """Return the task's scores of each model, under its name and theirs, from one pass.
+    def scores(self, models: Sequence[nn.Module]) -> list[dict[str, float]]:
+        """Return the task's scores of each model, from one pass over the views.
 
         Raises:
             UnreadableSampleError: a sample that cannot be read any more.
@@ -163,10 +163,10 @@ class Evaluation:
         """
         look = StopLook()
         class_names = _class_names(self.source)
-        scores = {}
-        for name, model in models.items():
+        scores = []
+        for model in models:
             model.eval()
-            scores[name] = self._task.score(class_names, self._compute.device)
+            scores.append(self._task.score(class_names, self._compute.device))
         for number, batch in enumerate(self._loader):
             if number < self._num_looks:
                 look()
@@ -174,16 +174,12 @@ class Evaluation:
                 raise UnreadableSampleError(f"eval_data: {reason}")
             views = self._compute.move(batch.views[0])
             labels = batch.labels.to(self._compute.move)
-            for name, model in models.items():
+            for model, score in zip(models, scores, strict=True):
                 with self._compute.autocast():
                     output = self._output(model, views)
-                scores[name].add(output, labels)
-        results = {}
+                score.add(output, labels)
         with waiting("the scores of all processes"):
-            for name, score in scores.items():
-                for key, value in score.result().items():
-                    results[f"{name}{key}"] = value
-        return results
+            return [score.result() for score in scores]
 
     def _output(self, model: nn.Module, views: Views) -> Any:
         with model_code(f"a model on evaluation views of {size_text(views.shape[2:])}"):
@@ -266,7 +262,7 @@ def evaluate(
     )
     try:
         with kept_modes(model):
-            return evaluation.scores({"": compute.place(student)})
+            return evaluation.scores([compute.place(student)])[0]
     finally:
         evaluation.close()
 

@@ -13,7 +13,7 @@ from torch import nn
 from kdcache.config.files import dump_config
 from kdcache.models.weight_record import weight_record
 from kdcache.runtime.console import say
-from kdcache.runtime.distributed import StopLook, is_main, on_main
+from kdcache.runtime.distributed import is_main, on_main
 from kdcache.runtime.files import plain_bytes
 from kdcache.train.checkpoint import replace_file, save_checkpoint
 from kdcache.train.run_folder import BEST_FILE, CHECKPOINT_FILE, COMMAND, SETTINGS_KEY
@@ -47,11 +47,9 @@ class Keeper:
         self._pause = 60 * minutes
         self._last_time = time.monotonic()
         self._kept_step = kept_step
-        self._look = StopLook()
 
     def after_step(self) -> None:
         """Keep the step if the pause is over."""
-        self._look()
         if is_main() and time.monotonic() - self._last_time >= self._pause:
             self._save()
 

@@ -9,7 +9,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kdcache.errors import UsageError
 from kdcache.loader.replay import Replay
-from kdcache.loader.steps import StepLoader
 from kdcache.losses import Loss
 from kdcache.models.first_batch import require_trainable
 from kdcache.models.model import open_model
@@ -81,21 +80,6 @@ def weight_average(student: VisionModel, config: EmaConfig) -> Any:
     if not config.decay:
         return None
     return ModelEmaV3(student, decay=config.decay, use_warmup=config.warmup)
-
-
-def make_loader(
-    config: TrainConfig, replay: Replay, loss: Loss, student: VisionModel, compute: Compute
-) -> StepLoader:
-    """Return the loader of what each step needs: views for the student, and what the loss takes of
-    a teacher."""
-    return StepLoader(
-        config,
-        replay,
-        compute,
-        loss.requires,
-        size=student.preprocessing.size,
-        layout=student.layout,
-    )
 
 
 def open_evaluation(

@@ -1,6 +1,7 @@
 """What a training would take, from a few steps of it."""
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,23 @@ from kdcache.runtime.distributed import (
 )
 from kdcache.train.agreement import require_same_settings
 from kdcache.train.config import TrainConfig
+from kdcache.train.data import TrainingData
+from kdcache.train.one_pass import require_one_pass
 from kdcache.train.run_folder import check_folder, last_checkpoint
+from kdcache.train.side_by_side import batches_of_steps, placed_parts, start_epoch
 from kdcache.train.trainer import Trainer
 
 PLAN_SECONDS = 10.0
 
 
-def plan_training(config: TrainConfig) -> dict[str, Any]:
-    """Return what the training would take, from a few steps of it; nothing is written but slabs.
+def plan_training(configs: Sequence[TrainConfig]) -> dict[str, Any]:
+    """Return what the training of students side by side would take, or of one, from a few steps of
+    it; nothing is written but slabs.
 
     Returns:
-        `samples` and `classes` of the source, how many `samples_trained` on, `eval_samples` (None
-        without evaluation), `student` and `teacher` (specs, or the caches'), the student's
-        `parameters` and input `size`, `epochs`, `epochs_done`,
+        How many `runs`, `samples` and `classes` of the source, how many `samples_trained` on,
+        `eval_samples` (None without evaluation), `student` and `teacher` (specs, or the caches'),
+        `parameters` of all students and input `size`, `epochs`, `epochs_done` by all,
         `steps_per_epoch`, `seeds`, `views_per_second`, `data_share` (of the time, spent waiting for
         views), `epoch_seconds` and `seconds` of what is left, without evaluation, `peak_memory` in
         bytes, and the `slab_bytes` of a seed.
@@ -37,53 +42,54 @@ def plan_training(config: TrainConfig) -> dict[str, Any]:
     Raises:
         KdcacheError: whatever would stop the training before or in its first steps.
     """
-    run = Path(config.run)
+    require_one_pass(configs)
+    config = configs[0]
     joined = joined_processes(device_type(config.compute.device))
     with joined, others_that_fail(), ExitStack() as stack:
-        require_same_settings(config)
-        on_main(lambda: check_folder(run, config))
-        checkpoint = on_main(lambda: last_checkpoint(run, config))
-        trainer = Trainer(config)
-        stack.callback(trainer.close)
-        trainer.require_readable_evaluation()
-        probe = probed_steps(trainer, seconds=PLAN_SECONDS)
-        epochs_done = 0
-        if checkpoint is not None:
-            epochs_done = checkpoint["epoch"]
+        epochs_done = min(_epochs_done(config) for config in configs)
+        data = TrainingData(configs)
+        stack.callback(data.close)
+        trainers = [Trainer(config, data) for config in configs]
+        data.require_readable_evaluation()
+        probe = probed_steps(trainers, seconds=PLAN_SECONDS)
         epoch_seconds = probe["steps_per_epoch"] * config.batch_size / probe["views_per_second"]
         return {
-            **_data_facts(trainer),
-            **_model_facts(trainer),
+            "runs": len(configs),
+            **_data_facts(data),
+            **_model_facts(trainers),
             "epochs": config.epochs,
             "epochs_done": epochs_done,
-            "seeds": trainer.loader.replay.seeds,
+            "seeds": data.loader.replay.seeds,
             **probe,
             "epoch_seconds": epoch_seconds,
             "seconds": (config.epochs - epochs_done) * epoch_seconds,
-            "peak_memory": trainer.compute.peak_memory(),
-            "slab_bytes": _slab_bytes(trainer),
+            "peak_memory": data.compute.peak_memory(),
+            "slab_bytes": _slab_bytes(data),
         }
 
 
-def probed_steps(trainer: Trainer, *, seconds: float) -> dict[str, Any]:
-    """Train a few steps of an epoch to see how long they take; the trainer is of no use
+def probed_steps(trainers: Sequence[Trainer], *, seconds: float) -> dict[str, Any]:
+    """Train a few steps of an epoch to see how long they take; the trainers are of no use
     afterwards.
 
     Returns:
         `steps_per_epoch`, `views_per_second`, and `data_share`, the share of the time that was
         spent waiting for views.
     """
-    trainer.start_epoch()
-    clock = trainer.tally.clock
+    first = trainers[0]
+    start_epoch(trainers)
     times = [time.monotonic()]
-    for parts in trainer.batches():
-        float(trainer.train_step(parts)["loss"])  # waits for the device
+    clock = first.tally.clock
+    for parts in batches_of_steps(trainers):
+        batch = list(placed_parts(trainers, parts))
+        for trainer in trainers:
+            float(trainer.train_step(batch)["loss"])  # waits for the device
         times.append(time.monotonic())
         if len(times) == 2:
             clock.restart()  # the first step waits for loader workers, and compiles
         if len(times) > 3 and broadcast_object(times[-1] - times[0] > seconds):
             break
-    loader = trainer.loader
+    loader = first.loader
     num_views = min(loader.views_per_step, len(loader.source))
     data_share = 0.0
     if len(times) > 2:
@@ -95,12 +101,23 @@ def probed_steps(trainer: Trainer, *, seconds: float) -> dict[str, Any]:
     }
 
 
-def _data_facts(trainer: Trainer) -> dict[str, Any]:
+def _epochs_done(config: TrainConfig) -> int:
+    """Return how many epochs a run has trained, whose folder is looked at."""
+    require_same_settings(config)
+    run = Path(config.run)
+    on_main(lambda: check_folder(run, config))
+    checkpoint = on_main(lambda: last_checkpoint(run, config))
+    if checkpoint is None:
+        return 0
+    return int(checkpoint["epoch"])
+
+
+def _data_facts(data: TrainingData) -> dict[str, Any]:
     """Return how many samples and classes there are to train and to evaluate on."""
-    replay = trainer.loader.replay
+    replay = data.loader.replay
     eval_samples = None
-    if trainer.evaluation is not None:
-        eval_samples = len(trainer.evaluation.source)
+    if data.evaluation is not None:
+        eval_samples = len(data.evaluation.source)
     return {
         "samples": len(replay.source),
         "classes": replay.source.classes,
@@ -109,21 +126,25 @@ def _data_facts(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _model_facts(trainer: Trainer) -> dict[str, Any]:
-    """Return which models take part, and how large the student and its input are."""
-    config = trainer.config
+def _model_facts(trainers: Sequence[Trainer]) -> dict[str, Any]:
+    """Return which models take part, and how large the students and their input are."""
+    config = trainers[0].config
+    specs = dict.fromkeys(trainer.config.student for trainer in trainers)
+    num_parameters = 0
+    for trainer in trainers:
+        num_parameters += sum(parameter.numel() for parameter in trainer.student.parameters())
     return {
-        "student": config.student,
+        "student": ", ".join(specs),
         "teacher": ", ".join(config.caches) or config.teacher or "none: labels only",
-        "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
-        "size": trainer.student.preprocessing.size,
+        "parameters": num_parameters,
+        "size": trainers[0].student.preprocessing.size,
     }
 
 
-def _slab_bytes(trainer: Trainer) -> int:
+def _slab_bytes(data: TrainingData) -> int:
     """Return how large the slabs of a seed are, over all caches."""
     total = 0
-    for use in trainer.loader.replay.caches:
+    for use in data.loader.replay.caches:
         manifest = use.cache.manifest
         total += manifest.rows * manifest.dtype.itemsize
     return total

@@ -20,14 +20,15 @@ _SCORE_TITLES = {
 }
 
 
-def say_epoch(line: Mapping[str, Any], num_epochs: int) -> None:
-    """Say the loss, the scores and the speed of an epoch."""
+def say_epoch(line: Mapping[str, Any], num_epochs: int, *, of: str = "") -> None:
+    """Say the loss, the scores and the speed of an epoch; `of` which run, if there are several."""
     scores = ""
     for key, title in _SCORE_TITLES.items():
         if key in line:
             scores += f", {title} {line[key]:.2f} %"
+    run = f"{of}: " if of else ""
     say(
-        f"epoch {line['epoch']}/{num_epochs}: loss {line['loss']:.4f}{scores},"
+        f"{run}epoch {line['epoch']}/{num_epochs}: loss {line['loss']:.4f}{scores},"
         f" {line['views_per_second']:.0f} views/s"
     )
 

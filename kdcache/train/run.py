@@ -1,12 +1,16 @@
-"""Training a student, from caches, with a teacher in the loop, or on labels only: a run from its
-start or its last checkpoint to its result."""
+"""Training students, from caches, with a teacher in the loop, or on labels only: runs from their
+start or their last checkpoint to their result."""
 
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kdcache.config.files import dump_config
+from kdcache.errors import KdcacheError
 from kdcache.runtime.device import device_type
 from kdcache.runtime.distributed import (
     broadcast_object,
@@ -14,14 +18,18 @@ from kdcache.runtime.distributed import (
     joined_processes,
     on_main,
     others_that_fail,
+    world_size,
 )
 from kdcache.runtime.stopping import heeding
 from kdcache.runtime.text_files import path_bytes
+from kdcache.runtime.wording import counted
 from kdcache.train.agreement import require_same_settings
 from kdcache.train.checkpoint import replace_file
 from kdcache.train.config import TrainConfig
+from kdcache.train.data import TrainingData
 from kdcache.train.keeper import Keeper, check_best, save_weights
 from kdcache.train.metrics_log import BoardMetrics, Metrics, MetricsFile, NoMetrics, read_metrics
+from kdcache.train.one_pass import require_one_pass
 from kdcache.train.result import run_result, say_epoch
 from kdcache.train.run_folder import (
     COMMAND,
@@ -33,9 +41,10 @@ from kdcache.train.run_folder import (
     last_checkpoint,
     own_folder,
 )
+from kdcache.train.side_by_side import StudentRun, train_epochs
 from kdcache.train.trainer import Trainer
 
-__all__ = ["TrainConfig", "Trainer", "train_student"]
+__all__ = ["TrainConfig", "Trainer", "train_student", "train_students"]
 
 
 def train_student(config: TrainConfig) -> dict[str, Any]:
@@ -59,24 +68,95 @@ def train_student(config: TrainConfig) -> dict[str, Any]:
             cache.
         KdcacheError: bad input, missing or damaged units, a loss that is not finite.
     """
-    run = Path(config.run)
-    joined = joined_processes(device_type(config.compute.device))
+    return train_students([config])[0]
+
+
+def train_students(configs: Sequence[TrainConfig]) -> list[dict[str, Any]]:
+    """Train students side by side over the same views, and return the result of each run; run
+    again, all go on from their last checkpoints.
+
+    Views are rendered once for all. Each run's folder is what it would be alone, but for times and
+    memory, which are those of all together. One that fails leaves the others running, where there
+    is one process.
+
+    Args:
+        configs: of the runs, each in a folder of its own. What decides the views is the same in
+            all: data, caches, seeds, `batch_size`, `order_seed` and so on. Models (of one input
+            size), losses, run seeds, optimisers and schedules are their own.
+
+    Returns:
+        Of each run what `train_student` returns.
+
+    Raises:
+        UsageError: settings that cannot be those of one pass.
+        MismatchError: a run was started with other settings, or the data is not that of the cache.
+        KdcacheError: bad input, missing or damaged units; a run has failed, when the others are
+            finished.
+    """
+    require_one_pass(configs)
+    first = configs[0]
+    joined = joined_processes(device_type(first.compute.device))
     with joined, others_that_fail(), ExitStack() as stack:
-        require_same_settings(config)
-        result = on_main(lambda: finished_result(run, config))
-        if result is not None:
-            return result
-        on_main(lambda: check_folder(run, config))
-        trainer = Trainer(config)
-        stack.callback(trainer.close)
-        trainer.require_readable_evaluation()
-        on_main(lambda: stack.enter_context(own_folder(run)))
-        return _train(run, config, trainer)
+        results: dict[str, dict[str, Any]] = {}
+        open_configs = []
+        for config in configs:
+            require_same_settings(config)
+            result = on_main(partial(finished_result, Path(config.run), config))
+            if result is None:
+                open_configs.append(config)
+            else:
+                results[config.run] = result
+        if open_configs:
+            results |= _train(open_configs, stack)
+        return [results[config.run] for config in configs]
 
 
-def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
-    """Train what is left of the run whose folder this process, or rank 0, holds."""
-    checkpoint = on_main(lambda: last_checkpoint(run, config))
+def _train(configs: Sequence[TrainConfig], stack: ExitStack) -> dict[str, dict[str, Any]]:
+    """Train what is left of some runs, and return their results by folder; the stack closes what
+    was opened."""
+    for config in configs:
+        on_main(partial(check_folder, Path(config.run), config))
+    data = TrainingData(configs)
+    stack.callback(data.close)
+    trainers = [Trainer(config, data) for config in configs]
+    data.require_readable_evaluation()
+    for config in configs:
+        folder = own_folder(Path(config.run))
+        on_main(partial(stack.enter_context, folder))
+    # several processes would have to agree on it first
+    leaves_others = len(configs) > 1 and world_size() == 1
+    kept_runs = [_opened(trainer, leaves_others=leaves_others) for trainer in trainers]
+    with heeding(partial(_keep, kept_runs)):
+        train_epochs([kept.run for kept in kept_runs])
+    results = {}
+    for kept in kept_runs:
+        result: dict[str, Any] = {}
+        if is_main() and kept.run.error is None:
+            result = _end(kept)
+        results[kept.trainer.config.run] = broadcast_object(result, "the result")
+    _raise_failures(kept_runs)
+    return results
+
+
+@dataclass(frozen=True)
+class _KeptRun:
+    """A run whose folder this process, or rank 0, holds."""
+
+    run: StudentRun
+    keeper: Keeper
+    best: dict[str, Any]
+    """The best epoch so far."""
+
+    @property
+    def trainer(self) -> Trainer:
+        return self.run.trainer
+
+
+def _opened(trainer: Trainer, *, leaves_others: bool) -> _KeptRun:
+    """Return a run that goes on from its last checkpoint, if it has one."""
+    config = trainer.config
+    folder = Path(config.run)
+    checkpoint = on_main(lambda: last_checkpoint(folder, config))
     best: dict[str, Any] = {trainer.task.best: -1.0}
     kept_step = None
     if checkpoint is not None:
@@ -85,19 +165,43 @@ def _train(run: Path, config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
         kept_step = checkpoint["step"]
     metrics: Metrics = NoMetrics()
     if is_main():
-        metrics = _start(run, config, trainer)
-    keeper = Keeper(run, config.checkpoint_minutes, trainer, best, kept_step=kept_step)
-    with heeding(keeper.keep):
-        while not trainer.is_finished:
-            line = trainer.run_epoch(metrics, keeper.after_step, keeper.before_evaluation)
-            metrics.write(line)
-            keeper.after_epoch(line)
-            if is_main():
-                say_epoch(line, config.epochs)
-    result: dict[str, Any] = {}
-    if is_main():
-        result = _end(run, config, trainer, best)
-    return broadcast_object(result, "the result")
+        metrics = _start(folder, config, trainer)
+    keeper = Keeper(folder, config.checkpoint_minutes, trainer, best, kept_step=kept_step)
+
+    def after_epoch(line: Mapping[str, Any]) -> None:
+        keeper.after_epoch(line)
+        if is_main():
+            say_epoch(line, config.epochs, of=config.run if leaves_others else "")
+
+    run = StudentRun(
+        trainer,
+        metrics,
+        after_step=keeper.after_step,
+        before_evaluation=keeper.before_evaluation,
+        after_epoch=after_epoch,
+        leaves_others=leaves_others,
+    )
+    return _KeptRun(run, keeper, best)
+
+
+def _keep(kept_runs: Sequence[_KeptRun]) -> str:
+    """Keep the last step of each run that has not failed; return how a message tells it."""
+    text = ""
+    for kept in kept_runs:
+        if kept.run.error is None:
+            text = kept.keeper.keep()
+    return text
+
+
+def _raise_failures(kept_runs: Sequence[_KeptRun]) -> None:
+    """Raise a KdcacheError that names the runs that have failed, if any has."""
+    failures = []
+    for kept in kept_runs:
+        if kept.run.error is not None:
+            failures.append(f"run {kept.trainer.config.run}: {kept.run.error}")
+    if failures:
+        count = f"{len(failures)} of {counted(len(kept_runs), 'run')}"
+        raise KdcacheError(f"{count} failed, the others are finished; {'; '.join(failures)}")
 
 
 def _start(run: Path, config: TrainConfig, trainer: Trainer) -> Metrics:
@@ -111,13 +215,16 @@ def _start(run: Path, config: TrainConfig, trainer: Trainer) -> Metrics:
     return BoardMetrics(run / "tensorboard", step=trainer.step, others=metrics)
 
 
-def _end(run: Path, config: TrainConfig, trainer: Trainer, best: dict[str, Any]) -> dict[str, Any]:
+def _end(kept: _KeptRun) -> dict[str, Any]:
     """Write the weights and the result of a run whose epochs are all trained, and return the
     result."""
+    trainer = kept.trainer
+    config = trainer.config
+    folder = Path(config.run)
     for name, module in trainer.weights().items():
-        save_weights(run / f"{name}.safetensors", module, config.student)
-    check_best(run, best)
-    result = run_result(config, trainer, best, read_metrics(run / METRICS_FILE))
+        save_weights(folder / f"{name}.safetensors", module, config.student)
+    check_best(folder, kept.best)
+    result = run_result(config, trainer, kept.best, read_metrics(folder / METRICS_FILE))
     text = json.dumps(result, indent=1)
-    replace_file(run / RESULT_FILE, lambda file: file.write(text.encode()))
+    replace_file(folder / RESULT_FILE, lambda file: file.write(text.encode()))
     return result

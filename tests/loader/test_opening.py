@@ -22,6 +22,7 @@ from kdcache.runtime.device import Compute
 from kdcache.sources import open_source
 from kdcache.train.metrics_log import read_metrics
 from kdcache.train.run import Trainer
+from kdcache.train.side_by_side import start_epoch
 
 SAMPLES = 192
 FEW = f"{DIGITS},length={SAMPLES}"
@@ -53,7 +54,7 @@ def losses(run: Path) -> list[float]:
 
 
 def first_batch(trainer: Trainer) -> Any:
-    trainer.start_epoch()
+    start_epoch([trainer])
     return next(trainer.loader.rendered())
 
 
@@ -307,7 +308,7 @@ def test_skip_trains_on_what_is_there(tmp_path: Path, holed: str, loss: str) -> 
     settings = {**SETTINGS, "loss": loss}
     trainer = Trainer(train_config(tmp_path, cache=holed, on_miss="skip", **settings))
     assert trainer.loader.replay.seeds == [0, 1]
-    trainer.start_epoch()
+    start_epoch([trainer])
     rows = {int(row) for batch in trainer.loader.rendered() for row in batch.rows}
     assert rows == set(range(SAMPLES)) - set(range(32, 64)) - set(range(128, 160))
     result = train(tmp_path / "run", cache=holed, on_miss="skip", epochs=2, **settings)
@@ -372,17 +373,17 @@ def test_units_that_come_later_are_taken_at_the_next_epoch(tmp_path: Path, holed
     new ones too."""
     settings = {**SETTINGS, "on_miss": "skip", "seeds": "0:1", "epochs": 2}
     trainer = Trainer(train_config(tmp_path, cache=holed, **settings))
-    trainer.start_epoch()
+    start_epoch([trainer])
     assert trainer.loader.num_steps == 4
-    trainer.train_step([next(trainer.loader.rendered())])
+    trainer.train_step([trainer.loader.placed(next(trainer.loader.rendered()))])
     state = trainer.state()
     dump(Path(holed), seeds="0:2", **FULL)
     resumed = Trainer(train_config(tmp_path, cache=holed, **settings))
     resumed.load_state(state)
-    resumed.start_epoch()
+    start_epoch([resumed])
     assert resumed.loader.num_steps == 4 and len(resumed.loader._sampler) == 3
-    resumed.loader.set_epoch(1)
-    resumed.start_epoch()
+    resumed.epoch, resumed.epoch_step = 1, 0
+    start_epoch([resumed])
     assert resumed.loader._sampler.num_steps == 6
 
 
@@ -426,7 +427,7 @@ def test_samples_by_number_and_by_key(tmp_path: Path, two: list[str]) -> None:
     found = []
     for samples in ("50:150", str(keys)):
         trainer = Trainer(train_config(tmp_path, cache=two[0], samples=samples, **SETTINGS))
-        trainer.start_epoch()
+        start_epoch([trainer])
         rows = np.concatenate([batch.rows.numpy() for batch in trainer.loader.rendered()])
         assert len(rows) == 96 and set(trainer.loader.replay.order[rows]) <= set(range(50, 150))
         found.append(rows.tolist())

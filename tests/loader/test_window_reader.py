@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nursery import Program, command
-from runs import IN_PROCESS, dump, train, train_config
+from runs import IN_PROCESS, dump, run_epoch, train, train_config
 from s3_server import BUCKET, environ, environment, s3_server
 
 from kdcache.cache import open_cache
@@ -187,7 +187,7 @@ def windowed(tars: Path) -> tuple[TrainConfig, list[float]]:
         Path("none"), cache=str(tars), data=None, batch_size=24, window=2, loss="kl:tau=4"
     )
     whole = Trainer(config)
-    return config, [whole.run_epoch(NoMetrics())["loss"] for _ in range(2)]
+    return config, [run_epoch(whole, NoMetrics())["loss"] for _ in range(2)]
 
 
 @pytest.mark.parametrize("stop", [1, 4, 7])
@@ -206,11 +206,11 @@ def test_stopped_after_any_step_it_goes_on_as_if_nothing_had_been(
 
     with pytest.raises(Stopped):
         for _ in range(2):
-            halted.run_epoch(NoMetrics(), after_step)
+            run_epoch(halted, NoMetrics(), after_step)
     resumed = Trainer(config)
     resumed.load_state(halted.state())
     while resumed.epoch < 2:
-        last = resumed.run_epoch(NoMetrics())["loss"]
+        last = run_epoch(resumed, NoMetrics())["loss"]
     assert last == lines[1]
 
 

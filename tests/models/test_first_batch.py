@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from map_caches import DATA, EVAL, made
-from runs import CONV, dump, train, train_config
+from runs import CONV, dump, run_epoch, train, train_config
 
 from kdcache.cache import create_cache
 from kdcache.codec_error.measure import CodecErrorConfig, measure_codec_error
@@ -89,7 +89,7 @@ def test_a_student_that_cannot_learn_is_told_before_the_first_step(
     wanted: str,
 ) -> None:
     config = train_config(tmp_path / "run", **SHORT, student=f"broken_models:{student}")
-    assert wanted in told(lambda: plan_training(config))
+    assert wanted in told(lambda: plan_training([config]))
     assert not (tmp_path / "run").exists()
 
 
@@ -114,7 +114,7 @@ def test_logits_that_are_none_are_told_once(
     dump(tmp_path / "cache", teacher=model, data=FEW, batch_size=32, codec="full:dtype=float32")
     assert notes(capsys) == [note] * bool(note)
     trainer = Trainer(train_config(tmp_path / "run", **SHORT, student=model))
-    trainer.run_epoch(Forgotten())
+    run_epoch(trainer, Forgotten())
     assert notes(capsys) == [note] * bool(note)
     online = {**SHORT, "loss": "kl", "teacher": model, "epochs": 1}
     train(tmp_path / "b", **online, student=f"{CONV},seed=1")
@@ -158,7 +158,7 @@ def test_a_student_whose_last_layer_starts_at_zero_is_in_order(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = train_config(tmp_path / "run", **SHORT, student="broken_models:starts_at_zero")
-    Trainer(config).run_epoch(Forgotten())
+    run_epoch(Trainer(config), Forgotten())
     assert notes(capsys) == []
 
 

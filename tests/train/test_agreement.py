@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import pytest
 from processes import launch
-from runs import CONV, MLP, Lines, dump, train_config
+from runs import CONV, MLP, Lines, dump, run_epoch, train_config
 
 from kdcache.cache.documents.commit import commit_key
 from kdcache.cache.storage import late
@@ -114,7 +114,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(trainer: Trainer, lines: Lines) -> None:
     while trainer.epoch < trainer.config.epochs:
-        lines.write(trainer.run_epoch(lines))
+        run_epoch(trainer, lines)
 
 
 def hidden(keys: set[str]) -> Any:

@@ -80,7 +80,7 @@ def test_images_that_cannot_be_read_are_told_before_the_run(
         train(tmp_path / "run", **{**settings, "compute": config.compute})
     assert not (tmp_path / "run").exists(), "nothing was begun"
     with pytest.raises(UnreadableSampleError, match=message):
-        plan_training(config)
+        plan_training([config])
 
 
 def test_a_mask_that_cannot_be_read_is_told_too(

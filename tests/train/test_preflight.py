@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from command_line import mistake
 from runs import CONV, MLP, train_config
 from safetensors.torch import save_file
 from tiny_models import conv
@@ -16,7 +16,6 @@ from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.plan import plan_training
 from kdcache.train.preflight import require_writable
 from kdcache.train.run import train_student
-from kdcache_cli.commands import main
 
 NOT_OPENED = "no_such_module:build"
 """A source that tells if it is looked for."""
@@ -30,14 +29,6 @@ COMMANDS = {
     "train plan": (*TRAIN, "--student", MLP, "--plan"),
     "codec-error": (*CODEC_ERROR, "--teacher", f"{CONV},seed=7"),
 }
-
-
-def mistake(*words: str) -> str:
-    """Return the one line of a command that fails with a usage error or another."""
-    done = CliRunner().invoke(main, words)
-    (line,) = [one for one in done.stderr.splitlines() if one.startswith("kdcache: error: ")]
-    assert done.exit_code in (1, 2) and len(line) < 520
-    return line
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -102,7 +93,7 @@ def test_settings_of_a_training_are_looked_at_before_data_are(
 def test_a_run_that_cannot_be_written_is_told_before_data_are_looked_at(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"data": NOT_OPENED, "recipe": "digits", "loss": "ce"}
     (tmp_path / "file").touch()
-    for call in (plan_training, train_student):
+    for call in (lambda config: plan_training([config]), train_student):
         with pytest.raises(UsageError, match=r"run .*/file/run: .*/file is no folder; choose"):
             call(train_config(tmp_path / "file" / "run", **settings))
 
@@ -126,7 +117,11 @@ def test_tensorboard_that_is_not_there_is_told_before_data_are_looked_at(
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     settings: dict[str, Any] = {"data": NOT_OPENED, "recipe": "digits", "loss": "ce"}
     config = train_config(tmp_path / "run", **settings, tensorboard=True)
-    for call in (plan_training, train_student, lambda config: metrics_log.summary_writer()):
+    for call in (
+        lambda config: plan_training([config]),
+        train_student,
+        lambda config: metrics_log.summary_writer(),
+    ):
         with pytest.raises(KdcacheError, match=r"pip install 'kdcache\[tensorboard\]'"):
             call(config)
 
@@ -177,7 +172,7 @@ def test_a_warm_up_that_is_all_is_told(tmp_path: Path, capsys: pytest.CaptureFix
         tmp_path, recipe="digits", loss="ce", data=NOT_OPENED, epochs=2, schedule=schedule
     )
     with pytest.raises(UsageError, match="unknown source"):
-        plan_training(config)
+        plan_training([config])
     assert (
         "note: schedule.warmup_epochs is 2, and the run ends after 2 epochs: the learning rate"
         in capsys.readouterr().err
@@ -190,4 +185,4 @@ def test_defaults_pass(tmp_path: Path) -> None:
         schedule=ScheduleConfig(),
     )  # fmt: skip
     with pytest.raises(UsageError, match="unknown source"):
-        plan_training(config)
+        plan_training([config])

@@ -10,7 +10,19 @@ import pytest
 import tiny_models
 import torch
 from PIL import Image
-from runs import CONV, DIGITS, LONG, MLP, dump, largest_file, losses, steps, train, train_config
+from runs import (
+    CONV,
+    DIGITS,
+    LONG,
+    MLP,
+    dump,
+    largest_file,
+    losses,
+    run_epoch,
+    steps,
+    train,
+    train_config,
+)
 from safetensors.torch import load_file
 from tiny_models import FEW
 from torch import nn
@@ -34,6 +46,7 @@ from kdcache.train.metrics_log import MetricsFile, read_metrics
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.plan import plan_training
 from kdcache.train.run import Trainer
+from kdcache.train.side_by_side import scores_of
 from kdcache.views import load_recipe
 
 
@@ -238,7 +251,7 @@ def test_best_weights_are_those_of_the_best_score(tmp_path: Path) -> None:
     evaluation = Trainer(
         train_config(tmp_path / "again", **{**settings, "student": best, "ema": EmaConfig()})
     )
-    assert evaluation.evaluate()["top1"] == result["best_top1"]
+    assert scores_of([evaluation])[0]["top1"] == result["best_top1"]
 
 
 def test_metrics_also_go_to_tensorboard(tmp_path: Path, cache: str) -> None:
@@ -265,7 +278,7 @@ def test_metrics_also_go_to_tensorboard(tmp_path: Path, cache: str) -> None:
 
 def test_a_plan_of_a_training_writes_nothing(tmp_path: Path, cache: str) -> None:
     config = train_config(tmp_path / "run", cache=cache)
-    plan = plan_training(config)
+    plan = plan_training([config])
     assert not (tmp_path / "run").exists()
     assert (
         plan["steps_per_epoch"] == FEW // 32
@@ -283,7 +296,7 @@ def test_a_plan_of_a_training_writes_nothing(tmp_path: Path, cache: str) -> None
     )
     assert plan["seconds"] == pytest.approx(2 * plan["epoch_seconds"])
     with pytest.raises(MissingUnitError, match="does not hold seed 7"):
-        plan_training(replace(config, seeds="7"))
+        plan_training([replace(config, seeds="7")])
 
 
 CLIPPED: dict[str, Any] = {"epochs": 3, "clip_grad": 5.0}
@@ -531,7 +544,7 @@ def test_a_resumed_run_keeps_its_seeds_when_the_cache_has_grown(
     trainer = Trainer(train_config(tmp_path / "run", **settings))
     (tmp_path / "run").mkdir()
     metrics = MetricsFile(tmp_path / "run" / "metrics.jsonl", step=0)
-    metrics.write(trainer.run_epoch(metrics))
+    run_epoch(trainer, metrics)
     save_checkpoint(tmp_path / "run" / "last.pt", {**trainer.state(), "best": {"top1": -1.0}})
     (tmp_path / "run" / "config.toml").write_text(dump_config(trainer.config, "train-student"))
     dump(tmp_path / "cache", seeds="0:4", data=data)

@@ -22,6 +22,7 @@ from kdcache.tools.recode import recode_cache
 from kdcache.train.evaluation import Evaluation, evaluation_recipe
 from kdcache.train.metrics_log import read_metrics
 from kdcache.train.optim import OptimizerConfig
+from kdcache.train.side_by_side import start_epoch
 from kdcache.train.trainer import Trainer
 from kdcache.verify.cache import verify_cache
 from kdcache.views import ViewDataset, load_recipe
@@ -137,7 +138,7 @@ def test_a_student_learns_and_is_scored(tmp_path: Path, exact: Path) -> None:
         )
         for window in (None, (16, 24))
     ]  # fmt: skip
-    whole, windows = (one.scores({"": student})["miou"] for one in evaluations)
+    whole, windows = (one.scores([student])[0]["miou"] for one in evaluations)
     assert whole == pytest.approx(result["miou"]) and windows > 35 and windows != whole
     epochs = [
         line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "epoch"
@@ -157,14 +158,19 @@ def test_a_student_of_another_stride_sees_the_maps_resampled(
         "the teacher's maps of 4x6 are brought to 2x3, the student's (logits, bilinear)"
         in capsys.readouterr().err
     )
-    trainer.start_epoch()
+    start_epoch([trainer])
     batch = next(trainer.loader.rendered())
     found = trainer.loader.teacher.soft_targets(batch).logits()
     cache = open_cache(exact)
     plain = cache.codec.decode(cache.read(0, batch.rows.numpy())).logits()[:, 0].permute(0, 3, 1, 2)
     wanted = torch.nn.functional.interpolate(plain, (2, 3), mode="bilinear", align_corners=False)
     torch.testing.assert_close(found[:, 0].permute(0, 3, 1, 2), wanted)
-    assert set(trainer.train_step([batch])) == {"loss", "inter", "intra", "task"}
+    assert set(trainer.train_step([trainer.loader.placed(batch)])) == {
+        "loss",
+        "inter",
+        "intra",
+        "task",
+    }
 
 
 def test_a_cache_of_maps_is_verified_with_its_teacher(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from processes import launch
-from runs import CONV, DIGITS, IN_PROCESS, MLP, Lines, dump, train_config
+from runs import CONV, DIGITS, IN_PROCESS, MLP, Lines, dump, run_epoch, train_config
 from torch import Tensor
 
 from kdcache.errors import KdcacheError, MismatchError, UsageError
@@ -20,6 +20,7 @@ from kdcache.train.config import EmaConfig
 from kdcache.train.optim import OptimizerConfig, ScheduleConfig
 from kdcache.train.plan import probed_steps
 from kdcache.train.run import TrainConfig, Trainer
+from kdcache.train.side_by_side import scores_of, start_epoch
 from kdcache.views import seed_generators
 
 SAMPLES, STEPS = 48, 3
@@ -79,7 +80,7 @@ def stop_at(trainer: Trainer, step: int) -> Callable[[], None]:
 def run(trainer: Trainer, lines: Lines, *, stop: int | None = None) -> None:
     """Train to the end, or until after step `stop`."""
     while trainer.epoch < trainer.config.epochs:
-        lines.write(trainer.run_epoch(lines, stop_at(trainer, stop or -1)))
+        run_epoch(trainer, lines, stop_at(trainer, stop or -1))
 
 
 def state_at(config: TrainConfig, step: int) -> tuple[dict[str, Any], list[float]]:
@@ -168,7 +169,7 @@ def test_a_run_stopped_after_any_step_goes_on_as_if_nothing_had_been(
         state, found = state_at(config, step)
     else:  # the end of an epoch, where the checkpoint comes after the evaluation
         trainer, lines = Trainer(config), Lines()
-        trainer.run_epoch(lines)
+        run_epoch(trainer, lines)
         state, found = trainer.state(), lines.losses()
     torch.manual_seed(1)  # a new process has other generators
     resumed, lines = Trainer(config), Lines()
@@ -252,7 +253,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, cache: s
 
 
 def scores(settings: dict[str, Any], path: str) -> dict[str, float]:
-    return Trainer(train_config(Path(path), **settings)).evaluate()
+    return scores_of([Trainer(train_config(Path(path), **settings))])[0]
 
 
 def test_an_evaluation_is_divided_among_processes(tmp_path: Path) -> None:
@@ -362,7 +363,7 @@ def test_repeated_augmentation_shows_a_sample_under_several_seeds(
     trainer = Trainer(train_config(tmp_path, cache=cache, **{**HARD, "epochs": 2}, repeats=3))
     seen: list[list[tuple[int, int]]] = []
     for _ in range(2):
-        trainer.start_epoch()
+        start_epoch([trainer])
         seen.append(
             [
                 (int(row), int(seed))
@@ -370,7 +371,7 @@ def test_repeated_augmentation_shows_a_sample_under_several_seeds(
                 for row, seed in zip(batch.rows, batch.seeds, strict=True)
             ]
         )
-        trainer.loader.end_epoch()
+        trainer.epoch += 1
     for views, seeds in zip(seen, ({0, 1, 2}, {3, 4, 5}), strict=True):
         assert (
             len(views) == SAMPLES
@@ -427,7 +428,7 @@ def test_batch_norms_over_all_processes_are_for_gpus(tmp_path: Path) -> None:
 
 def test_what_a_training_would_take_is_found_by_a_trial(tmp_path: Path, cache: str) -> None:
     trainer = Trainer(train_config(tmp_path, cache=cache, **HARD, log_steps=1))
-    found = probed_steps(trainer, seconds=60)
+    found = probed_steps([trainer], seconds=60)
     assert found["steps_per_epoch"] == trainer.epoch_step == STEPS
     assert found["views_per_second"] > 0 and 0 < found["data_share"] < 1
 
@@ -445,8 +446,12 @@ def test_dropout_is_drawn_by_step_alone(tmp_path: Path) -> None:
     for noise in (0, 1):
         trainer = Trainer(config)
         seed_generators(noise)
-        trainer.start_epoch()
-        found.append(float(trainer.train_step([next(trainer.loader.rendered())])["loss"]))
+        start_epoch([trainer])
+        found.append(
+            float(
+                trainer.train_step([trainer.loader.placed(next(trainer.loader.rendered()))])["loss"]
+            )
+        )
     assert found[0] == found[1]
 
 
@@ -462,4 +467,4 @@ def test_a_loss_that_is_not_finite_is_told_with_the_epoch(tmp_path: Path) -> Non
         )
     )
     with pytest.raises(KdcacheError, match=r"the loss of epoch 1 is (nan|inf)"):
-        trainer.run_epoch(Lines())
+        run_epoch(trainer, Lines())

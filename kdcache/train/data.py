@@ -1,0 +1,131 @@
+"""What students are shown in training, opened once for all that train side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from kdcache.cache import Cache
+from kdcache.errors import UsageError
+from kdcache.loader.opening import open_replay
+from kdcache.loader.record_checks import check_records
+from kdcache.loader.replay import Replay
+from kdcache.loader.steps import StepLoader
+from kdcache.losses import Loss, Need, open_loss
+from kdcache.models.vision_model import VisionModel
+from kdcache.runtime.device import Compute
+from kdcache.runtime.distributed import on_main
+from kdcache.shapes import size_text
+from kdcache.targets import task_of
+from kdcache.tasks import Task, open_task
+from kdcache.tasks.seen_labels import SeenLabels
+from kdcache.train.config import TrainConfig
+from kdcache.train.parts import open_evaluation, open_student, placed_student, require_possible
+from kdcache.train.preflight import check_training
+from kdcache.views import Batch, seed_generators
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A student as it was opened, and what it is trained with."""
+
+    student: VisionModel
+    model: nn.Module
+    """The student on its device."""
+    loss: Loss
+
+
+class TrainingData:
+    """Views with soft targets and the evaluation of a training, with the students they fit."""
+
+    def __init__(self, configs: Sequence[TrainConfig]) -> None:
+        """Open all that one student needs, or several that see the same views, and check it.
+
+        Args:
+            configs: of the students; see `require_same_views`.
+
+        Raises:
+            KdcacheError: whatever of it cannot be opened, or does not fit together.
+        """
+        first = configs[0]
+        self.compute = Compute(first.compute)
+        for config in configs:
+            on_main(_check(config, self.compute), "what can be known of the settings")
+        losses = [open_loss(config.loss) for config in configs]
+        needs: frozenset[Need] = frozenset().union(*(loss.requires for loss in losses))
+
+        def check_cache(cache: Cache) -> None:
+            for config, loss in zip(configs, losses, strict=True):
+                check_records(cache, loss, config.loss)
+
+        replay = open_replay(first, needs, check=check_cache)
+        self.task: Task = open_task(task_of(replay.source))
+        self.learners: dict[str, Learner] = {}
+        """By the folder of the run."""
+        for config, loss in zip(configs, losses, strict=True):
+            require_possible(self.task, loss, config, replay.recipe)
+            self.learners[config.run] = self._opened(config, loss, replay)
+        student = self._common_student()
+        self.loader = StepLoader(
+            first,
+            replay,
+            self.compute,
+            needs,
+            size=student.preprocessing.size,
+            layout=student.layout,
+        )
+        self.evaluation = open_evaluation(first, replay, student, self.compute)
+        self._labels = SeenLabels(replay.source)
+
+    def look_at_labels(self, parts: Sequence[Batch]) -> None:
+        """Tell what seems wrong with the labels of the first step, if anything does."""
+        for part in parts:
+            self._labels.add(part)
+        self._labels.tell()
+
+    def require_readable_evaluation(self) -> None:
+        """Check that all evaluation data can be read, unless that is known.
+
+        Raises:
+            KdcacheError: some of it cannot.
+        """
+        if self.evaluation is not None:
+            self.evaluation.require_readable()
+
+    def close(self) -> None:
+        """End loader workers, and what is fetched ahead."""
+        self.loader.close()
+        if self.evaluation is not None:
+            self.evaluation.close()
+
+    def _opened(self, config: TrainConfig, loss: Loss, replay: Replay) -> Learner:
+        seed_generators(config.run_seed, 0)
+        student = open_student(config.student, replay, self.task.name)
+        model = placed_student(student, self.compute, sync_batch_norm=config.sync_batch_norm)
+        return Learner(student, model, loss)
+
+    def _common_student(self) -> VisionModel:
+        """Return a student whose views and positions are those of all.
+
+        Raises:
+            UsageError: one has others.
+        """
+        first, *others = [learner.student for learner in self.learners.values()]
+        for other in others:
+            size, other_size = first.preprocessing.size, other.preprocessing.size
+            if size != other_size:
+                raise UsageError(
+                    f"student {first.spec} takes views of {size_text(size)}, {other.spec} of"
+                    f" {size_text(other_size)}: side by side all see the same; give both"
+                    " input_size, or train them one after the other"
+                )
+            if not first.layout.holds_alike(other.layout):
+                raise UsageError(
+                    f"the logits of students {first.spec} and {other.spec} lie at other places;"
+                    " train them one after the other"
+                )
+        return first
+
+
+def _check(config: TrainConfig, compute: Compute):  # type: ignore[no-untyped-def]
+    return lambda: check_training(config, compute)

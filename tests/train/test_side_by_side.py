@@ -1,0 +1,327 @@
+"""Students side by side: each run is what it would be alone, from one pass over the views."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import kdcache, kdcache_json, mistake
+from runs import CONV, MLP, dump, losses, train, train_config
+from safetensors.torch import load_file
+
+from kdcache.errors import KdcacheError, MismatchError, StoppedError, UsageError
+from kdcache.runtime.device import ComputeConfig
+from kdcache.runtime.distributed import StopLook
+from kdcache.train import side_by_side
+from kdcache.train.config import EmaConfig, TrainConfig
+from kdcache.train.keeper import Keeper
+from kdcache.train.metrics_log import read_metrics
+from kdcache.train.optim import OptimizerConfig, ScheduleConfig
+from kdcache.train.run import train_students
+from kdcache.train.trainer import Trainer
+from kdcache.views import ViewDataset
+
+DATA = "tiny_models:few_digits,length=96"
+SCORES = ("top1", "top5", "eval_loss", "train_loss", "best_epoch", "best_top1", "steps")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("side") / "cache"
+    dump(path, data=DATA, codec="topk:k=3")
+    return str(path)
+
+
+def students(path: Path, cache: str, **shared: Any) -> list[TrainConfig]:
+    """Return students that differ in all that may differ."""
+    common: dict[str, Any] = {
+        "data": DATA,
+        "cache": cache,
+        "eval_data": DATA,
+        "student": f"{MLP},dropout=0.3",
+        "accumulate": 2,
+        **shared,
+    }
+    sgd = OptimizerConfig(lr=0.05)
+    return [
+        train_config(path / "labels", **common, loss="ce"),
+        train_config(
+            path / "dist", **common, loss="dist:tau=4", run_seed=3, order_seed=0, optimizer=sgd
+        ),
+        train_config(
+            path / "kl",
+            **{**common, "student": CONV},
+            loss="kl:tau=4",
+            optimizer=OptimizerConfig(name="adamw", lr=0.01),
+            ema=EmaConfig(decay=0.9),
+            schedule=ScheduleConfig(warmup_epochs=1),
+            label_smoothing=0.1,
+            clip_grad=1.0,
+            log_steps=2,
+        ),
+    ]
+
+
+def facts(run: str) -> dict[str, Any]:
+    """Return all that a run has come to, but for times and memory."""
+    folder = Path(run)
+    result = json.loads((folder / "result.json").read_text())
+    weights = {
+        f"{file.name} {name}": value.tolist()
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, value in load_file(file).items()
+    }
+    return {
+        "losses": losses(folder),
+        "files": sorted(path.name for path in folder.iterdir()),
+        "epochs": [line["loss"] for line in read_metrics(folder / "metrics.jsonl")],
+        **{name: result[name] for name in SCORES},
+        **weights,
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, cache: str) -> list[dict[str, Any]]:
+    path = tmp_path_factory.mktemp("alone")
+    found = []
+    for config in students(path, cache):
+        train_students([config])
+        found.append(facts(config.run))
+    return found
+
+
+def test_each_run_is_what_it_would_be_alone(
+    tmp_path: Path, cache: str, alone: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered = []
+    render = ViewDataset.batch
+
+    def counted(self: ViewDataset, requests: Any) -> Any:
+        rendered.append(len(requests))
+        return render(self, requests)
+
+    monkeypatch.setattr(ViewDataset, "batch", counted)
+    configs = students(tmp_path, cache)
+    results = train_students(configs)
+    assert [facts(config.run) for config in configs] == alone
+    assert [result["run"] for result in results] == [config.run for config in configs]
+    num_views = sum(rendered)
+    rendered.clear()
+    train_students([replace(configs[0], run=str(tmp_path / "one"))])
+    assert num_views == sum(rendered), "views of training and of evaluation are rendered once"
+
+
+class Halt(Exception):  # noqa: N818
+    """In the place of a kill."""
+
+
+@pytest.mark.parametrize("kill", [("after_step", 1), ("after_step", 5), ("after_epoch", 3)])
+def test_runs_go_on_from_checkpoints_at_different_steps(
+    tmp_path: Path,
+    cache: str,
+    alone: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    kill: tuple[str, int],
+) -> None:
+    """A kill comes when two students have kept a step, or an epoch's scores, and the third has
+    not."""
+    configs = [replace(config, checkpoint_minutes=0.0) for config in students(tmp_path, cache)]
+    moment, step = kill
+    real = getattr(Keeper, moment)
+
+    def halting(self: Any, *line: Any) -> None:
+        if self._trainer.config.run == configs[2].run and self._trainer.step == step:
+            raise Halt
+        real(self, *line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, moment, halting)
+        with pytest.raises(Halt):
+            train_students(configs)
+    train_students(configs)
+    assert [facts(config.run) for config in configs] == alone
+
+
+def test_a_run_that_others_wait_for_is_kept_as_it_was(
+    tmp_path: Path, cache: str, alone: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first student is an epoch ahead when all are stopped once more."""
+    configs = [replace(config, checkpoint_minutes=0.0) for config in students(tmp_path, cache)]
+    for run, step in ((configs[:1], 5), (configs, 2)):
+        with monkeypatch.context() as patch:
+            patch.setattr(side_by_side, "StopLook", lambda step=step: stopping_at(step))
+            with pytest.raises(StoppedError):
+                train_students(run)
+    train_students(configs)
+    assert [facts(config.run) for config in configs] == alone
+
+
+def stopping_at(step: int) -> Callable[[], None]:
+    """Return a look that is told to stop the `step`th time, of steps that are not an epoch's
+    last."""
+    looks = []
+    look = StopLook()
+
+    def looking() -> None:
+        looks.append(1)
+        if len(looks) == step - step // 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        look()
+
+    return looking
+
+
+def test_a_stop_keeps_the_last_step_of_all(
+    tmp_path: Path, cache: str, alone: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = students(tmp_path, cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(side_by_side, "StopLook", lambda: stopping_at(5))
+        with pytest.raises(StoppedError, match="stopped by SIGTERM after step 5, which is kept"):
+            train_students(configs)
+    train_students(configs)
+    train_students(configs)
+    assert [facts(config.run) for config in configs] == alone
+
+
+def test_one_that_fails_leaves_the_others(
+    tmp_path: Path,
+    cache: str,
+    alone: list[dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configs = students(tmp_path, cache)
+    configs[1] = replace(configs[1], optimizer=OptimizerConfig(lr=1e30))
+    with pytest.raises(
+        KdcacheError, match=r"1 of 3 runs failed, the others are finished; run .*di"
+    ):
+        train_students(configs)
+    assert "/dist has failed: the loss of epoch 1 is" in capsys.readouterr().err
+    assert facts(configs[0].run) == alone[0] and facts(configs[2].run) == alone[2]
+    assert not (Path(configs[1].run) / "result.json").exists()
+
+
+def test_a_student_too_many_for_the_memory_of_a_gpu_leaves_the_others(
+    tmp_path: Path, cache: str, alone: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = students(tmp_path, cache)
+    real = Trainer.train_step
+
+    def stepping(self: Trainer, parts: Any) -> Any:
+        if self.config.run == configs[2].run:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return real(self, parts)
+
+    monkeypatch.setattr(Trainer, "train_step", stepping)
+    with pytest.raises(KdcacheError, match=r"kl: out of GPU memory; .* fewer students"):
+        train_students(configs)
+    assert facts(configs[0].run) == alone[0] and facts(configs[1].run) == alone[1]
+
+
+def test_one_that_fails_in_the_evaluation_leaves_the_others(
+    tmp_path: Path, cache: str, alone: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = students(tmp_path, cache)
+    real = side_by_side.scores_of
+
+    def failing(trainers: Any) -> Any:
+        if any(trainer.config.run == configs[0].run for trainer in trainers):
+            raise KdcacheError("out of memory")
+        return real(trainers)
+
+    monkeypatch.setattr(side_by_side, "scores_of", failing)
+    with pytest.raises(KdcacheError, match="labels: out of memory"):
+        train_students(configs)
+    assert facts(configs[1].run) == alone[1] and facts(configs[2].run) == alone[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"batch_size": 16}, "batch_size: 32 and 16"),
+        ({"run_seed": 7}, "in other orders (run_seed 0 and 7); give all the same order_seed"),
+        ({"eval_data": None}, "eval_data: "),
+        ({"compute": ComputeConfig(workers=0, device="cpu", precision="bfloat16")}, "precision"),
+        ({"seeds": "0:1"}, "seeds: None and '0:1'"),
+        ({"run": "labels"}, "two runs have the folder labels"),
+    ],
+)
+def test_what_cannot_be_one_pass_is_refused(
+    tmp_path: Path, cache: str, changes: dict[str, Any], told: str
+) -> None:
+    first = replace(students(tmp_path, cache)[0], run="labels")
+    with pytest.raises(UsageError) as error:
+        train_students([first, replace(first, **{"run": "other", **changes})])
+    assert told in str(error.value)
+    with pytest.raises(UsageError, match="configs is an empty list"):
+        train_students([])
+
+
+def test_students_of_other_input_sizes_are_refused(tmp_path: Path) -> None:
+    common: dict[str, Any] = {"data": DATA, "recipe": "digits", "loss": "ce", "epochs": 1}
+    configs = [
+        train_config(tmp_path / f"{size}", **common, student=f"{MLP},size={size},input_size={size}")
+        for size in (8, 16)
+    ]
+    with pytest.raises(UsageError, match="takes views of 8x8"):
+        train_students(configs)
+
+
+def test_runs_that_began_with_other_seeds_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    dump(path, data=DATA, seeds="0:1")
+    configs = students(tmp_path, str(path))
+    train_students([replace(configs[0], epochs=1)])
+    dump(path, data=DATA, seeds="0:2")
+    with pytest.raises(MismatchError):
+        train_students(configs)
+
+
+COMMAND = ("--data", DATA, "--student", MLP, "--workers", "0", "--device", "cpu")
+
+
+def test_a_command_varies_settings(tmp_path: Path, cache: str) -> None:
+    run = str(tmp_path / "runs")
+    words = ("train-student", run, "--cache", cache, *COMMAND, "--epochs", "1")
+    vary = ("--vary", "loss=ce", "--vary", "loss=kl:tau=4", "--vary", "run_seed=0")
+    vary += ("--vary", "run_seed=5")
+    planned = kdcache_json(*words, *vary, "--plan")
+    assert planned["runs"] == 4 and planned["epochs_done"] == 0
+    found = kdcache_json(*words, *vary)["runs"]
+    names = [f"loss={loss},run_seed={seed}" for loss in ("ce", "kl-tau=4") for seed in (0, 5)]
+    assert [result["run"] for result in found] == [f"{run}/{name}" for name in names]
+    single = train(
+        tmp_path / "single",
+        **{"data": DATA, "cache": cache, "loss": "kl:tau=4", "run_seed": 5, "order_seed": 0},
+        epochs=1,
+        batch_size=256,
+        optimizer=OptimizerConfig(),
+    )
+    assert found[3]["train_loss"] == single["train_loss"]
+    text = kdcache(*words, *vary)
+    assert [line.split()[0] for line in text.splitlines()] == [f"{run}/{name}" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--vary", "loss"), "--vary 'loss' is not key=value"),
+        (("--vary", "run=a"), "folders get their names"),
+        (("--vary", "epochs=2", "--epochs", "3"), "epochs is given twice"),
+        (("--vary", "run_seed=1", "--vary", "run_seed=1"), "is given twice; give each value once"),
+        (("--vary", "batch_size=8", "--vary", "batch_size=16"), "batch_size: 8 and 16"),
+        (("--vary", "los=ce"), "did you mean"),
+        (tuple(w for n in range(65) for w in ("--vary", f"run_seed={n}")), "asks for 65 runs"),
+    ],
+)
+def test_what_cannot_be_varied_is_told(
+    tmp_path: Path, cache: str, words: tuple[str, ...], told: str
+) -> None:
+    line = mistake("train-student", str(tmp_path / "run"), "--cache", cache, *COMMAND, *words)
+    assert told in line, line
+    assert not (tmp_path / "run").exists()
