@@ -25,6 +25,7 @@ from kdcache.loader.teachers import OnlineTeacher
 from kdcache.losses import open_loss
 from kdcache.train.metrics_log import MetricsFile
 from kdcache.train.run import TrainConfig, Trainer
+from kdcache.train.side_by_side import StudentRun, train_epoch
 
 CODECS = {"full": "full:dtype=float16", "topk": "topk:k=10"}
 DIST = "dist:tau=1,beta=2,gamma=2"
@@ -136,7 +137,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     metrics = MetricsFile(folder / "metrics.jsonl", step=0)
 
     def epochs(trainer: Trainer) -> Callable[[int], None]:
-        return lambda _: trainer.run_epoch(metrics) and _wait()
+        return lambda _: train_epoch([StudentRun(trainer, metrics)]) or _wait()
 
     variants = {name: epochs(trainer) for name, trainer in trainers.items()}
     times = interleave(

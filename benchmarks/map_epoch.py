@@ -37,6 +37,7 @@ from kdcache.losses import dist_loss
 from kdcache.runtime.device import ComputeConfig
 from kdcache.train.metrics_log import MetricsFile
 from kdcache.train.run import TrainConfig, Trainer
+from kdcache.train.side_by_side import StudentRun, train_epoch
 
 DIST = "dist:tau=1,beta=1,gamma=1"
 PIXELS = 64 * 128
@@ -128,8 +129,9 @@ def epochs(cache: Cache, folder: Path, options: argparse.Namespace) -> dict[str,
     }
     metrics = MetricsFile(folder / "metrics.jsonl", step=0)
     trainers = {name: Trainer(config) for name, config in configs.items()}
+    runs = {name: StudentRun(trainer, metrics) for name, trainer in trainers.items()}
     times = interleave(
-        {name: lambda _, trainer=one: trainer.run_epoch(metrics) for name, one in trainers.items()},
+        {name: lambda _, run=run: train_epoch([run]) for name, run in runs.items()},
         options.repetitions,
     )
     found: dict[str, Any] = {"seconds": {name: spreads(each) for name, each in times.items()}}

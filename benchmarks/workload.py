@@ -10,6 +10,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 from kdcache.cache import Cache, Manifest, create_cache, record_layout
 from kdcache.cache.documents.parts import MadeBy, RecipeEntry, SourceEntry, TeacherEntry
@@ -22,13 +23,13 @@ SIDE = 160
 
 
 class Photos:
-    """`length` samples of `DISTINCT` JPEG files of 160x160 pixels (about 11 kB) held in memory,
-    decoded at each access."""
+    """`length` samples of `DISTINCT` JPEG files held in memory, decoded at each access; of 160x160
+    pixels one has about 11 kB."""
 
-    def __init__(self, length: int, classes: int) -> None:
+    def __init__(self, length: int, classes: int, width: int, height: int) -> None:
         self.length = length
         self.num_classes = classes
-        self.files = [jpeg(seed) for seed in range(min(length, DISTINCT))]
+        self.files = [jpeg(seed, width, height) for seed in range(min(length, DISTINCT))]
 
     def __len__(self) -> int:
         return self.length
@@ -37,9 +38,16 @@ class Photos:
         return Image.open(io.BytesIO(self.files[index % len(self.files)])), index % self.num_classes
 
 
-def photos(length: int = 512, classes: int = 1000) -> Photos:
+def photos(length: int = 512, classes: int = 1000, width: int = SIDE, height: int = SIDE) -> Photos:
     """Return the data set that the spec `workload:photos,length=N` names."""
-    return Photos(length, classes)
+    return Photos(length, classes, width, height)
+
+
+def perceptron(classes: int = 1000, size: int = 64, width: int = 64) -> nn.Module:
+    """Return the smallest of students, `workload:perceptron,size=N`."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(3 * size * size, width), nn.ReLU(), nn.Linear(width, classes)
+    )
 
 
 def teacher_spec(name: str, size: int, folder: Path, classes: int = 1000) -> str:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kdcache.tools.recode import recode_cache
     from kdcache.train.config import TrainConfig
     from kdcache.train.evaluation import evaluate
-    from kdcache.train.run import train_student
+    from kdcache.train.run import train_student, train_students
     from kdcache.verify.cache import verify_cache
     from kdcache.views import Recipe, ViewDataset, load_recipe
 
@@ -67,6 +67,7 @@ _HOMES = {
     "push_cache": "tools.hub",
     "recode_cache": "tools.recode",
     "train_student": "train.run",
+    "train_students": "train.run",
     "verify_cache": "verify.cache",
     "views_of": "cache.source",
 }
@@ -103,6 +104,7 @@ __all__ = [
     "push_cache",
     "recode_cache",
     "train_student",
+    "train_students",
     "verify_cache",
     "views_of",
 ]

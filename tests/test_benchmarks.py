@@ -27,6 +27,14 @@ def benchmark(folder: Path, name: str, *words: str) -> str:
     [
         ("epoch", [*TINY, *MODELS], ["full", "topk", "ideal"]),
         (
+            "side_by_side",
+            [
+                *TINY,
+                *("--student", "workload:perceptron,mean=0.5,std=0.25,size=32,input_size=32"),
+            ],
+            ["students", "together_over_one"],
+        ),
+        (
             "dump",
             [*TINY, "--heavy", "test_resnet", "--light", "test_vit"],
             ["test_resnet", "test_vit"],

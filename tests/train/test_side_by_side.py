@@ -18,6 +18,7 @@ from kdcache.errors import KdcacheError, MismatchError, StoppedError, UsageError
 from kdcache.runtime.device import ComputeConfig
 from kdcache.runtime.distributed import StopLook
 from kdcache.train import side_by_side
+from kdcache.train.checkpoint import load_checkpoint
 from kdcache.train.config import EmaConfig, TrainConfig
 from kdcache.train.keeper import Keeper
 from kdcache.train.metrics_log import read_metrics
@@ -157,6 +158,12 @@ def test_a_run_that_others_wait_for_is_kept_as_it_was(
             patch.setattr(side_by_side, "StopLook", lambda step=step: stopping_at(step))
             with pytest.raises(StoppedError):
                 train_students(run)
+    waiting = Trainer(configs[0])
+    checkpoint = load_checkpoint(Path(configs[0].run) / "last.pt", tell=print)
+    waiting.load_state(checkpoint)
+    state = waiting.state()
+    assert state["epoch_step"] == 2 and state["sums"] == checkpoint["sums"] != {}
+    waiting.data.close()
     train_students(configs)
     assert [facts(config.run) for config in configs] == alone
 
