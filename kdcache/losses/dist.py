@@ -88,20 +88,21 @@ def dist_terms(
     require_activation(activation, standardize=standardize)
     if activation == "sigmoid":
         logits, target = sigmoid_pair(student_logits, teacher, tau=tau)
-        student = torch.sigmoid(logits)
+        student = torch.sigmoid(logits.detach())
     else:
-        logits, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
-        student = torch.softmax(logits, dim=-1)
-    student = student.flatten(1)
-    target = target.flatten(1)
+        logits, student, target = softened(
+            student_logits, teacher, tau=tau, standardize=standardize
+        )
     is_shared = columns == "global" and world_size() > 1
-    if not len(student) and not is_shared:  # as of views without a proposal
-        nothing = student.sum()
+    if not len(logits) and not is_shared:  # as of views without a proposal
+        nothing = logits.sum()
         return nothing, nothing
-    of_rows, of_columns = mean_correlations(student, target, is_shared=is_shared)
+    of_rows, of_columns = mean_correlations(
+        logits, student, target, activation=activation, is_shared=is_shared
+    )
     inter = tau**2 * (1 - of_rows)
-    if not len(student):
-        inter = student.sum()
+    if not len(logits):
+        inter = logits.sum()
     return inter, tau**2 * (1 - of_columns)
 
 

@@ -45,7 +45,7 @@ def kl_loss(
     require_activation(activation, standardize=standardize)
     if activation == "sigmoid":
         return tau**2 * _sigmoid_kl(*sigmoid_pair(student_logits, teacher, tau=tau))
-    student, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
+    student, _, target = softened(student_logits, teacher, tau=tau, standardize=standardize)
     log_student = torch.log_softmax(student, dim=-1)
     divergences = torch.special.xlogy(target, target) - target * log_student
     return tau**2 * mean_of_rows(divergences.flatten(1).sum(1))

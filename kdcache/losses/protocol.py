@@ -93,14 +93,16 @@ def tempered(logits: LogitRows, *, tau: float, standardize: bool) -> LogitRows:
         norms = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
         std = norms / math.sqrt(logits.shape[-1] - 1)
         logits = centred / (std + _STD_EPS)
+    if tau == 1:
+        return logits
     return logits / tau
 
 
 def softened(
     student_logits: LogitRows, teacher: LogitRows | SoftTargets, *, tau: float, standardize: bool
-) -> tuple[LogitRows, ProbabilityRows]:
-    """Return the student's logits over the temperature and the teacher's probabilities at it, both
-    in float32.
+) -> tuple[LogitRows, ProbabilityRows, ProbabilityRows]:
+    """Return the student's logits over the temperature, their softmax without a gradient, and the
+    teacher's probabilities at that temperature, all in float32.
 
     Raises:
         UsageError: a temperature that is not above 0, or logits of different shapes.
@@ -112,9 +114,10 @@ def softened(
     temperature: float | Tensor = tau
     if standardize:
         temperature = tau * (rows.std() + _STD_EPS)
-    target = rows.probs(temperature, student=torch.softmax(student.detach(), dim=-1))
+    probabilities = torch.softmax(student.detach(), dim=-1)
+    target = rows.probs(temperature, student=probabilities)
     _require_same(student, target)
-    return student, target
+    return student, probabilities, target
 
 
 def sigmoid_pair(

@@ -1,5 +1,6 @@
 """The closed gradient of correlations is that of autograd through the textbook's formula."""
 
+import math
 from typing import Any
 
 import pytest
@@ -9,21 +10,27 @@ from torch import Tensor
 
 from kdcache.losses.correlation import mean_correlations
 
-SHAPES = [(2, 2), (7, 5), (64, 100), (3, 1000), (500, 3)]
+SHAPES = [(2, 2), (7, 5), (64, 100), (3, 1000), (500, 3), (1400, 100)]
+"""The last has more elements than are worked on at a time."""
+
+
+def drawn(rows: int, classes: int, seed: int, scale: float = 3.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(rows, classes, generator=generator, dtype=torch.float64)
 
 
 def probabilities(rows: int, classes: int, seed: int, scale: float = 3.0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    logits = scale * torch.randn(rows, classes, generator=generator, dtype=torch.float64)
-    return logits.softmax(1)
+    return drawn(rows, classes, seed, scale).softmax(1)
 
 
-def by_autograd(student: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def by_autograd(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    student = logits.softmax(1)
     return pearson(student, target, 1).mean(), pearson(student, target, 0).mean()
 
 
-def closed(student: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    return mean_correlations(student, target, is_shared=False)
+def closed(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    student = logits.detach().softmax(1)
+    return mean_correlations(logits, student, target, activation="softmax", is_shared=False)
 
 
 def values_and_gradient(function: Any, student: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,7 +44,7 @@ def values_and_gradient(function: Any, student: Tensor, target: Tensor) -> tuple
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("scale", [0.01, 3.0, 30.0])
 def test_values_and_gradients_are_those_of_autograd(shape: tuple[int, int], scale: float) -> None:
-    student = probabilities(*shape, seed=1, scale=scale)
+    student = drawn(*shape, seed=1, scale=scale)
     target = probabilities(*shape, seed=2)
     expected = values_and_gradient(by_autograd, student, target)
     found = values_and_gradient(closed, student, target)
@@ -49,19 +56,21 @@ def test_values_and_gradients_are_those_of_autograd(shape: tuple[int, int], scal
 
 
 def test_it_is_the_derivative_of_what_it_gives() -> None:
-    student = probabilities(5, 4, seed=1).requires_grad_()
+    student = drawn(5, 4, seed=1).requires_grad_()
     target = probabilities(5, 4, seed=2)
     assert torch.autograd.gradcheck(lambda values: closed(values, target), student)
 
 
 @pytest.mark.parametrize("which", ["row", "column", "all", "target"])
 def test_where_one_is_constant_there_is_no_correlation_and_a_finite_gradient(which: str) -> None:
-    student = probabilities(6, 4, seed=1)
+    student = drawn(6, 4, seed=1)
     target = probabilities(6, 4, seed=2)
     if which == "row":
         student[2] = 0.25
     elif which == "column":
-        student[:, 1] = 0.25
+        rest = student[:, [0, 2, 3]].softmax(1)
+        student = (rest * 0.75).log()
+        student = torch.cat([student[:, :1], torch.full((6, 1), math.log(0.25)), student[:, 1:]], 1)
     elif which == "all":
         student[:] = 0.25
     else:
@@ -78,7 +87,7 @@ def test_where_one_is_constant_there_is_no_correlation_and_a_finite_gradient(whi
 
 
 def test_equal_matrices_are_at_the_top() -> None:
-    student = probabilities(6, 4, seed=1)
-    means, gradient = values_and_gradient(closed, student, student)
+    student = drawn(6, 4, seed=1)
+    means, gradient = values_and_gradient(closed, student, student.softmax(1))
     assert means.tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
     assert gradient.abs().max() < 1e-5
