@@ -52,13 +52,16 @@ def epoch_views(
         partner_of = partners(length, recipe.mixing, recipe.key, seeds[0])
         # partners are in one unit, hence in one window
         parts = [in_pairs(part, partner_of) for part in parts]
-    ordered = np.concatenate(parts)
+    ordered = parts[0] if len(parts) == 1 else np.concatenate(parts)
     num_views = len(ordered)
     if len(seeds) > 1:
         num_rows = -(-num_views // len(seeds))
         ordered = np.repeat(ordered[:num_rows], len(seeds))[:num_views]
-    seed_of_view = np.resize(np.array(seeds, np.int64), num_views)
-    return np.stack([ordered, seed_of_view], axis=1)
+    views = np.empty((num_views, 2), np.int64)
+    views[:, 0] = ordered
+    for turn, seed in enumerate(seeds):
+        views[turn :: len(seeds), 1] = seed
+    return views
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,57 @@ def keyed_permutation(length: int, *key: int) -> "np.ndarray[tuple[int], np.dtyp
     does not; hence the sort.
     """
     words = np.random.Philox(np.random.SeedSequence(key)).random_raw(length)
-    return np.argsort(words, kind="stable").astype(np.int64, copy=False)
+    return sorted_places(words)
+
+
+def sorted_places(
+    words: "np.ndarray[tuple[int], np.dtype[np.uint64]]",
+) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    """Return what a stable argsort returns, several times as fast: numbers are sorted that have a
+    word's upper bits and, in the place of the lower ones, where it stands."""
+    length = len(words)
+    lower_bits = np.uint64((1 << max(length - 1, 1).bit_length()) - 1)
+    numbers = np.empty_like(words)
+    for block in _blocks(length):  # memory that is new takes longer than the sort
+        np.bitwise_and(words[block], ~lower_bits, out=numbers[block])
+        numbers[block] |= np.arange(block.start, block.stop, dtype=np.uint64)
+    numbers.sort()
+    ties = []
+    for block in _blocks(length - 1):
+        following = numbers[block.start + 1 : block.stop + 1]
+        is_tie = (numbers[block] ^ following) <= lower_bits
+        ties.append(block.start + np.flatnonzero(is_tie))
+    numbers &= lower_bits
+    places = numbers.view(np.int64)
+    _order_ties(places, words, np.concatenate([np.empty(0, np.int64), *ties]))
+    return places
+
+
+def _blocks(length: int) -> Iterator[slice]:
+    for start in range(0, length, _AT_ONCE):
+        yield slice(start, min(start + _AT_ONCE, length))
+
+
+def _order_ties(
+    places: "np.ndarray[tuple[int], np.dtype[np.int64]]",
+    words: "np.ndarray[tuple[int], np.dtype[np.uint64]]",
+    ties: "np.ndarray[tuple[int], np.dtype[np.int64]]",
+) -> None:
+    """Bring places whose words differ in their lower bits alone in order, in place.
+
+    Args:
+        places: which are in order but for these.
+        words: what is sorted.
+        ties: after which of the places comes one with the same upper bits.
+    """
+    if not len(ties):
+        return
+    is_new = np.diff(ties, prepend=ties[0] - 2) > 1
+    starts = ties[is_new]
+    last_ties = np.append(ties[:-1][is_new[1:]], ties[-1])
+    for start, stop in zip(starts, last_ties + 2, strict=True):
+        tied = places[start:stop]
+        places[start:stop] = tied[np.argsort(words[tied], kind="stable")]
 
 
 def row_order(length: int, order_seed: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":

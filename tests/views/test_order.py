@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.views import keyed_permutation, row_order
-from kdcache.views.permutation import row_of
+from kdcache.views.permutation import row_of, sorted_places
 
 KEYS = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4)
 
@@ -53,3 +53,17 @@ def test_the_row_of_a_sample_is_found_without_the_order(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kdcache.views.permutation._AT_ONCE", 64)
         assert row_order(length, order_seed)[row_of(sample, length, order_seed)] == sample
+
+
+@given(
+    length=st.integers(0, 300),
+    most=st.sampled_from([3, 300, 2**20, 2**64 - 1]),
+    seed=st.integers(0, 99),
+)
+def test_words_that_share_their_upper_bits_are_sorted_stably(
+    length: int, most: int, seed: int
+) -> None:
+    words = np.random.default_rng(seed).integers(0, most, length, np.uint64, endpoint=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdcache.views.permutation._AT_ONCE", 64)
+        assert np.array_equal(sorted_places(words), np.argsort(words, kind="stable"))
