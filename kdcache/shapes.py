@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Integer, UInt8
-from torch import Tensor
+
+from kdcache.deferred import Tensor, torch
 
 Size: TypeAlias = int | tuple[int, int]
 """Pixels of a view: the side of a square one, or height and width."""
@@ -88,7 +88,7 @@ class Objects:
 
     def pin_memory(self) -> "Objects":
         """Return the objects in pinned memory, as a loader of torch asks for it."""
-        return self.map(Tensor.pin_memory)
+        return self.map(torch.Tensor.pin_memory)
 
 
 class Detections(NamedTuple):

@@ -171,7 +171,7 @@ def _own_place() -> str:
 def _show_warning(
     message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any
 ) -> None:
-    from kdcache.runtime.distributed import own_place
+    from kdcache.runtime.launch import own_place
     from kdcache.sources.sample_warnings import is_news, sample_warning
 
     if own_place().rank:

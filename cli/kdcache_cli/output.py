@@ -18,7 +18,7 @@ def print_result(
 ) -> None:
     """Print `result` as JSON, or `lines` of (name, value) aligned; of the processes of one run the
     first does."""
-    from kdcache.runtime.distributed import own_place
+    from kdcache.runtime.launch import own_place
 
     if own_place().rank:
         return

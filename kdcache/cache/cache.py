@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+import kdcache.views
 from kdcache.cache.arrays import read_arrays
 from kdcache.cache.commit_folder import CommitFolder
 from kdcache.cache.documents.commit import Commit
@@ -27,7 +28,6 @@ from kdcache.errors import CacheError, MismatchError, MissingUnitError, quoted
 from kdcache.runtime.contrast import joined
 from kdcache.shapes import Records, Rows
 from kdcache.views.permutation import row_order
-from kdcache.views.recipe import Recipe
 
 
 class Cache:
@@ -75,13 +75,13 @@ class Cache:
         return codec
 
     @cached_property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> "kdcache.views.Recipe":
         """The recipe of its views.
 
         Raises:
             RecipeError: this version of kdcache would render other views from it.
         """
-        return Recipe.from_dict(self.manifest.recipe.to_json())
+        return kdcache.views.Recipe.from_dict(self.manifest.recipe.to_json())
 
     def fit(self) -> dict[str, np.ndarray] | None:
         """Return the arrays of the codec's fit; None of a codec that has none.

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from google_crc32c import value as crc32c
 
+import kdcache.views
 from kdcache.cache import Cache
 from kdcache.cache.arrays import damaged
 from kdcache.cache.documents.manifest import SOURCE
@@ -23,7 +24,6 @@ from kdcache.sources import Sample, Source
 from kdcache.sources.files import Numbers
 from kdcache.sources.protocol import Contents, Filed, Listed
 from kdcache.targets import target_kind, task_of
-from kdcache.views import preserved_generators
 
 _Checksums = list[int]
 """Of the files of a sample, or of its image and its target."""
@@ -116,7 +116,7 @@ def checksums_of(source: Source, *, skip_unreadable: bool) -> Numbers:
         UnreadableSampleError: a sample that cannot be read, and is not to be skipped.
         UsageError: a data set that gives another image each time.
     """
-    with preserved_generators():
+    with kdcache.views.preserved_generators():
         _require_still(source)
     rows = list(_all_checksums(source, skip_unreadable=skip_unreadable))
     width = max(len(row) for row in rows)
@@ -193,7 +193,7 @@ def _all_checksums(source: Source, *, skip_unreadable: bool) -> Iterator[_Checks
     else:
         # these run code of the user, which may not bear several threads
         rows = map(checksums_at, indices)
-    with preserved_generators(), progress("checksums", len(source), "samples") as bar:
+    with kdcache.views.preserved_generators(), progress("checksums", len(source), "samples") as bar:
         for row in rows:
             yield row
             bar.advance(1)

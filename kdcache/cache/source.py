@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+import kdcache.views
 from kdcache.cache import Cache, Commit
 from kdcache.cache.local_units import LocalUnits, OpenTar
 from kdcache.cache.opening import as_cache
@@ -31,7 +32,6 @@ from kdcache.shapes import Rows, Size
 from kdcache.sources import Sample, Source, open_source
 from kdcache.sources.protocol import named, sample_name
 from kdcache.targets import target_kind
-from kdcache.views import ViewDataset
 
 NUM_OPEN = 64
 """Tars whose members a process knows and holds open."""
@@ -64,7 +64,7 @@ def views_of(
     data: Source | str | None = None,
     *,
     size: Size | None = None,
-) -> ViewDataset:
+) -> "kdcache.views.ViewDataset":
     """Return the views that a cache was made from, to be read in a training loop of one's own.
 
     Args:
@@ -85,7 +85,7 @@ def views_of(
     else:
         require_source(cache, data)
         source = checked_source([cache], data)
-    return ViewDataset(source, recipe, cache.order, sizes=[size or recipe.size])
+    return kdcache.views.ViewDataset(source, recipe, cache.order, sizes=[size or recipe.size])
 
 
 def _way_to_images(cache: Cache) -> str:

@@ -2,10 +2,9 @@
 
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
-
 from kdcache.codecs.protocol import RowCodec
 from kdcache.codecs.transform import Fit
+from kdcache.deferred import Tensor
 from kdcache.shapes import Logits, Records
 
 

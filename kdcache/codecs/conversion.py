@@ -1,7 +1,6 @@
 """Records of one codec made from those of another, without the teacher: which can be, and how."""
 
 import numpy as np
-from torch import Tensor
 
 from kdcache.codecs.cosine import Cosine
 from kdcache.codecs.full import Full
@@ -10,6 +9,7 @@ from kdcache.codecs.positions import PositionCodec, boxes_of, encoded, row_codec
 from kdcache.codecs.protocol import Codec
 from kdcache.codecs.registry import codec_spec
 from kdcache.codecs.topk import TopK
+from kdcache.deferred import Tensor
 from kdcache.shapes import Records
 
 _COARSE_TO_FINE = ("uint4", "uint8", "bfloat16", "float16", "float32")

@@ -8,13 +8,12 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from kdcache.codecs.cosine_fit import LIMITS, MOST_CLASSES, CosineFit, fitted_to
 from kdcache.codecs.cosine_maps import CosineMaps
 from kdcache.codecs.protocol import CodecDefaults, checked
 from kdcache.config.spec import not_an_option
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError, UsageError
 from kdcache.positions import Layout
 from kdcache.shapes import Logits, PerRow, Records
@@ -126,10 +125,10 @@ class Cosine(CodecDefaults):
         return bound
 
     @cached_property
-    def _placed(self) -> dict[torch.device, CosineFit]:
+    def _placed(self) -> "dict[torch.device, CosineFit]":
         return {}
 
-    def fit_on(self, device: torch.device) -> CosineFit:
+    def fit_on(self, device: "torch.device") -> CosineFit:
         """Return the fit on `device`.
 
         Raises:

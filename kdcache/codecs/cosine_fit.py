@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from kdcache.codecs.protocol import LARGEST, require_arrays
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError
 from kdcache.shapes import Logits
 
@@ -49,7 +48,7 @@ class CosineFit:
     falloff: np.ndarray
     """By how much that changes with the frequency along one side, int16 `[bands]`."""
 
-    def to(self, device: torch.device) -> "CosineFit":
+    def to(self, device: "torch.device") -> "CosineFit":
         """Return this fit on `device`."""
         return replace(self, basis=self.basis.to(device), mean=self.mean.to(device))
 

@@ -13,8 +13,6 @@ from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from kdcache.codecs.cosine_fit import (
     LEAST_SIZES,
@@ -26,6 +24,7 @@ from kdcache.codecs.cosine_fit import (
 )
 from kdcache.codecs.positions import LayoutCodec
 from kdcache.codecs.protocol import RowCodec, checked, to_bytes
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError
 from kdcache.positions import Segment
 from kdcache.shapes import Logits, PerRow, Records, ViewLogits
@@ -42,7 +41,7 @@ class CosineRows(RowCodec, Protocol):
     def fitted(self) -> CosineFit | None:
         """The fit, once it is made."""
 
-    def fit_on(self, device: torch.device) -> CosineFit:
+    def fit_on(self, device: "torch.device") -> CosineFit:
         """Return the fit on `device`."""
 
 
@@ -85,7 +84,7 @@ class CosineMaps(LayoutCodec):
                 records[part.segment.name][start : start + views] = values.cpu().numpy()
         return records
 
-    def decode(self, records: Records, device: torch.device | str = "cpu") -> SegmentTargets:
+    def decode(self, records: Records, device: "torch.device | str" = "cpu") -> SegmentTargets:
         """Return the soft targets by segment, decoded on `device`."""
         raw = to_bytes(records, device)
         fit = self.rows.fit_on(raw.device)
@@ -216,7 +215,7 @@ class _Part:
         integers[:, self._order_on(raw.device)] = ordered
         return integers
 
-    def limits(self, device: torch.device) -> Tensor:
+    def limits(self, device: "torch.device") -> Tensor:
         """Return the largest integer at each place, float32 `[integers]`."""
 
         def made() -> Tensor:
@@ -243,13 +242,13 @@ class _Part:
         of_rows = torch.einsum("wx,vuwak->vuxak", self._cosines_on(width, device), coefficients)
         return torch.einsum("uy,vuxak->vyxak", self._cosines_on(height, device), of_rows)
 
-    def _cosines_on(self, side: int, device: torch.device) -> Tensor:
+    def _cosines_on(self, side: int, device: "torch.device") -> Tensor:
         return self._on(f"cosines {side}", device, lambda: cosines(side))
 
-    def _order_on(self, device: torch.device) -> Tensor:
+    def _order_on(self, device: "torch.device") -> Tensor:
         return self._on("order", device, lambda: self._order)
 
-    def _on(self, name: str, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
+    def _on(self, name: str, device: "torch.device", make: Callable[[], Tensor]) -> Tensor:
         """Return the tensor of a name on `device`, made and copied there once."""
         if (name, device) not in self._placed:
             self._placed[name, device] = make().to(device)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from kdcache.codecs.protocol import CodecDefaults, checked, narrowed
+from kdcache.deferred import Tensor, torch
 from kdcache.shapes import Logits, PerRow, Records
 from kdcache.soft_targets import DenseTargets
 

@@ -7,23 +7,18 @@ from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from kdcache.codecs.protocol import CodecDefaults, checked
 from kdcache.codecs.transform import Calibration, Fit, quantised
 from kdcache.config.spec import not_an_option
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError, UsageError
 from kdcache.shapes import Logits, PerRow, Records
 from kdcache.soft_targets import DenseTargets
 
 _ROWS = 1024  # encoded at a time
 _PER_BYTE = 5
-_PLACES = torch.tensor([1, 3, 9, 27, 81])
-_VALUES = torch.arange(256).to(torch.uint8).view(torch.int8).to(torch.int32) + int(_PLACES.sum())
-_TERNARY = (_VALUES[:, None].div(_PLACES, rounding_mode="floor") % 3 - 1).float()
-"""The five values in each byte, `[256, 5]`; those of bytes that `_packed` never gives mean
-nothing."""
+_PLACES = (1, 3, 9, 27, 81)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,10 +194,10 @@ class LowRank(CodecDefaults):
         return self.fitted
 
     @cached_property
-    def _placed(self) -> dict[torch.device, Fit]:
+    def _placed(self) -> "dict[torch.device, Fit]":
         return {}
 
-    def _on(self, device: torch.device) -> Fit:
+    def _on(self, device: "torch.device") -> Fit:
         """Return the fit on `device`."""
         if device not in self._placed:
             self._placed[device] = self._fit.to(device)
@@ -218,14 +213,17 @@ def _packed(integers: Tensor) -> Tensor:
     padded = torch.nn.functional.pad(integers, (0, -integers.shape[1] % _PER_BYTE))
     num_bytes = padded.shape[1] // _PER_BYTE
     digits = padded.reshape(len(padded), num_bytes, _PER_BYTE)
-    value: Tensor = (digits * _PLACES.to(digits)).sum(2)
+    value: Tensor = (digits * digits.new_tensor(_PLACES)).sum(2)
     return value.to(torch.int8).view(torch.uint8)
 
 
 @cache
-def _ternary(device: torch.device) -> Tensor:
-    """Return the values in each byte on a device."""
-    return _TERNARY.to(device)
+def _ternary(device: "torch.device") -> Tensor:
+    """Return the five values in each byte, `[256, 5]`, on a device; those of bytes that `_packed`
+    never gives mean nothing."""
+    of_bytes = torch.arange(256).to(torch.uint8).view(torch.int8).to(torch.int32) + sum(_PLACES)
+    digits = of_bytes[:, None].div(torch.tensor(_PLACES), rounding_mode="floor") % 3
+    return (digits - 1).float().to(device)
 
 
 def _unpacked(packed: Tensor) -> Tensor:

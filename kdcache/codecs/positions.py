@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from kdcache.codecs.protocol import Codec, RowCodec, plane_fields, to_bytes
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError, UsageError
 from kdcache.positions import Boxes, Layout, One
 from kdcache.positions.proposals import checked_boxes, is_there
@@ -194,7 +193,7 @@ class PositionCodec(LayoutCodec):
         places = torch.from_numpy(records["boxes"].copy())
         return Boxes(places, torch.from_numpy(records["count"].astype(np.int64)))
 
-    def decode(self, records: Records, device: torch.device | str = "cpu") -> SegmentTargets:
+    def decode(self, records: Records, device: "torch.device | str" = "cpu") -> SegmentTargets:
         """Return the soft targets by segment, decoded on `device`."""
         dtype = self.rows.record_dtype
         planes = self._planes(to_bytes(records, device))

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError, quoted
 from kdcache.shapes import Logits, PerRow, Records, ViewLogits
 from kdcache.soft_targets import SoftTargets
@@ -93,7 +92,7 @@ class Codec(Protocol):
             CodecError: logits of another class count, not finite, or out of the record's range.
         """
 
-    def decode(self, records: Records, device: torch.device | str = "cpu") -> SoftTargets:
+    def decode(self, records: Records, device: "torch.device | str" = "cpu") -> SoftTargets:
         """Return the soft targets, decoded on `device`."""
 
     def nearest(self, records: Records, exact: Logits) -> Logits:
@@ -150,7 +149,7 @@ class CodecDefaults(ABC):
         """None: a chunk has whole records."""
         return None
 
-    def decode(self, records: Records, device: torch.device | str = "cpu") -> SoftTargets:
+    def decode(self, records: Records, device: "torch.device | str" = "cpu") -> SoftTargets:
         """Return the soft targets, decoded on `device`."""
         return self.from_fields(to_fields(records, device))
 
@@ -205,7 +204,7 @@ def checked(logits: Logits, classes: int) -> Logits:
     return logits
 
 
-def narrowed(values: Tensor, dtype: torch.dtype, what: str) -> Tensor:
+def narrowed(values: Tensor, dtype: "torch.dtype", what: str) -> Tensor:
     """Return `values` in `dtype`, float16 or bfloat16.
 
     Raises:
@@ -222,7 +221,7 @@ def narrowed(values: Tensor, dtype: torch.dtype, what: str) -> Tensor:
     return out
 
 
-def to_fields(records: Records, device: torch.device | str) -> dict[str, Tensor]:
+def to_fields(records: Records, device: "torch.device | str") -> dict[str, Tensor]:
     """Return the fields of `records` as tensors on `device`, after a single copy of the record
     bytes.
 
@@ -251,7 +250,7 @@ def plane_fields(planes: Tensor, dtype: "np.dtype[Any]") -> dict[str, Tensor]:
     return fields
 
 
-def to_bytes(records: Records, device: torch.device | str) -> Tensor:
+def to_bytes(records: Records, device: "torch.device | str") -> Tensor:
     """Return the bytes of `records` on `device`, uint8 `[records, bytes of one]`."""
     numbers = np.ascontiguousarray(records).view(np.uint8)
     raw = torch.from_numpy(numbers.reshape(len(records), records.dtype.itemsize))
@@ -261,15 +260,22 @@ def to_bytes(records: Records, device: torch.device | str) -> Tensor:
 
 
 _TYPES = {
-    "f2": torch.float16,
-    "f4": torch.float32,
-    "i1": torch.int8,
-    "i2": torch.int16,
-    "i4": torch.int32,
-    "u1": torch.uint8,
-    "u2": torch.int16,
-    "u4": torch.int32,
+    "f2": "float16",
+    "f4": "float32",
+    "i1": "int8",
+    "i2": "int16",
+    "i4": "int32",
+    "u1": "uint8",
+    "u2": "int16",
+    "u4": "int32",
 }
+"""The names that torch has for them, but for unsigned ones the signed type of the same size."""
+
+
+def _type_of(dtype: "np.dtype[Any]") -> "torch.dtype":
+    """Return the type of the numbers of a field, as torch reads their bytes."""
+    kind: torch.dtype = getattr(torch, _TYPES[dtype.base.str[1:]])
+    return kind
 
 
 def _places(dtype: "np.dtype[Any]") -> list[tuple[str, slice, "np.dtype[Any]"]]:
@@ -286,7 +292,7 @@ def _apart(raw: Tensor, dtype: "np.dtype[Any]") -> Tensor:
     """Return the numbers of a field, `[records, numbers of the field]`."""
     # a clone, not contiguous(): a single row counts as contiguous wherever its field starts, and
     # may be misaligned
-    return raw.clone(memory_format=torch.contiguous_format).view(_TYPES[dtype.base.str[1:]])
+    return raw.clone(memory_format=torch.contiguous_format).view(_type_of(dtype))
 
 
 def _joined(planes: Tensor, dtype: "np.dtype[Any]") -> Tensor:
@@ -297,7 +303,7 @@ def _joined(planes: Tensor, dtype: "np.dtype[Any]") -> Tensor:
     joined = planes.new_empty(views, size // width, pixels, width)
     for byte in range(width):  # a plane at a time: a transposing copy takes three times as long
         joined[..., byte] = planes[:, byte::width]
-    numbers = joined.view(_TYPES[dtype.base.str[1:]])[..., 0]
+    numbers = joined.view(_type_of(dtype))[..., 0]
     rows = numbers.transpose(1, 2)
     return rows.reshape(views * pixels, size // width)
 

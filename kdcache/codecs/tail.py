@@ -8,10 +8,8 @@ import dataclasses
 import math
 from typing import Literal, TypeVar
 
-import torch
-from torch import Tensor
-
 from kdcache.codecs.protocol import RowCodec
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import UsageError
 from kdcache.shapes import Probabilities
 

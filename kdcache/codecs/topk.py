@@ -13,17 +13,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from kdcache.codecs.protocol import CodecDefaults, checked, narrowed, to_fields
 from kdcache.codecs.tail import Tail, levelled, student_weights
 from kdcache.config.spec import not_an_option
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import UsageError
 from kdcache.shapes import Logits, PerRow, Probabilities, Records
 
 _FLOAT16_MANTISSA = 10
-_LOG_WEIGHTS = {"uniform": 0.0, "none": -torch.inf}
+_LOG_WEIGHTS = {"uniform": 0.0, "none": -math.inf}
 """Of the tail's classes, by policy, where they are those of every row."""
 _MOST_TAU = 1e6
 """At temperatures past it, or below its inverse, sums over the classes would leave float32's

@@ -15,10 +15,9 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from kdcache.codecs.protocol import LARGEST, require_arrays
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError
 from kdcache.shapes import Logits
 
@@ -72,7 +71,7 @@ class Fit:
             "ternary": len(self.basis) - self.wide - self.byte,
         }
 
-    def to(self, device: torch.device) -> "Fit":
+    def to(self, device: "torch.device") -> "Fit":
         """Return this fit on `device`."""
         return replace(
             self,

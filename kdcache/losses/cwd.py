@@ -7,9 +7,7 @@ Shu, Liu, Gao, Yan, Shen: Channel-wise Knowledge Distillation for Dense Predicti
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
+from kdcache.deferred import Tensor, torch
 from kdcache.losses.protocol import LossOptions, Need, as_soft_targets, require_tau
 from kdcache.shapes import Logits, Maps, Scalar, Targets
 from kdcache.soft_targets import SoftTargets

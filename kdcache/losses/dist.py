@@ -7,10 +7,8 @@ Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher, Neur
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-import torch
-
 from kdcache.config.spec import choose
-from kdcache.losses.correlation import mean_correlations
+from kdcache.deferred import torch
 from kdcache.losses.protocol import (
     LossOptions,
     Need,
@@ -19,7 +17,6 @@ from kdcache.losses.protocol import (
     sigmoid_pair,
     softened,
 )
-from kdcache.runtime.distributed import world_size
 from kdcache.shapes import Activation, LogitRows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 
@@ -84,6 +81,10 @@ def dist_terms(
     the whole batch. That holds for parts of unequal size too, also if each process weighs its whole
     loss by its share of the rows times the number of processes, which the mean of inter then needs.
     """
+    # both import torch
+    from kdcache.losses.correlation import mean_correlations  # noqa: PLC0415
+    from kdcache.runtime.distributed import world_size  # noqa: PLC0415
+
     choose(columns, get_args(Columns), "columns of dist")
     require_activation(activation, standardize=standardize)
     if activation == "sigmoid":

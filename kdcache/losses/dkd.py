@@ -9,9 +9,7 @@ their own, which do not depend on p.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
+from kdcache.deferred import Tensor, torch
 from kdcache.losses.protocol import LossOptions, Need, mean_of_rows, tempered_pair, without_label
 from kdcache.shapes import Logits, Scalar, Targets
 from kdcache.soft_targets import SoftTargets

@@ -4,9 +4,7 @@ Network, 2015."""
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch.nn import functional
-
+from kdcache.deferred import torch
 from kdcache.losses.protocol import (
     LossOptions,
     Need,
@@ -53,8 +51,10 @@ def kl_loss(
 
 def _sigmoid_kl(student: LogitRows, target: ProbabilityRows) -> Scalar:
     """Return the divergences of the classes of a row, summed, the mean over rows."""
-    entropies = functional.binary_cross_entropy(target, target, reduction="none")
-    crosses = functional.binary_cross_entropy_with_logits(student, target, reduction="none")
+    entropies = torch.nn.functional.binary_cross_entropy(target, target, reduction="none")
+    crosses = torch.nn.functional.binary_cross_entropy_with_logits(
+        student, target, reduction="none"
+    )
     return mean_of_rows((crosses - entropies).flatten(1).sum(1))
 
 

@@ -8,8 +8,7 @@ Unified Approach with Normalized Loss and Customized Soft Labels, ICCV 2023.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
+from kdcache.deferred import torch
 from kdcache.losses.protocol import (
     LossOptions,
     Need,

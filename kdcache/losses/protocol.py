@@ -5,10 +5,8 @@ import dataclasses
 import math
 from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
-import torch
-from torch import Tensor
-
 from kdcache.config.spec import choose
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import UsageError
 from kdcache.shapes import (
     Activation,

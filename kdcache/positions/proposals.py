@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import torch
-from torch import Tensor
-
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError
 from kdcache.positions.protocol import Layout, Segment, require_count
 

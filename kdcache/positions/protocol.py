@@ -7,9 +7,7 @@ from dataclasses import dataclass, fields
 from math import prod
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import UsageError, quoted
 from kdcache.shapes import MOST_SIDE, Activation
 

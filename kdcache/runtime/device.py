@@ -9,17 +9,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import UsageError
 from kdcache.runtime.allocator import keep_freed_memory
-from kdcache.runtime.distributed import own_place
+from kdcache.runtime.launch import own_place
 
 _DEVICE = re.compile(r"auto|cpu(:0)?|cuda(:[0-9]+)?")
 _MOST_WORKERS = 1024
 _MOST_OWN_WORKERS = 8  # where the user gives no number
-_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +72,15 @@ class Compute:
             self._format = torch.channels_last
         self._require_precision()
 
+    @property
+    def _autocast_type(self) -> "torch.dtype | None":
+        """The type that models run in; None for float32, which needs no cast."""
+        types = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+        return types.get(self.config.precision)
+
     def _require_precision(self) -> None:
         """Raise a UsageError if the device does not compute in the precision."""
-        dtype = _AUTOCAST.get(self.config.precision)
+        dtype = self._autocast_type
         if dtype is None:
             return
         message = f"precision {self.config.precision} is not for device {self.device}; use float32"
@@ -96,7 +99,7 @@ class Compute:
         block."""
         return self.device.type == "cuda"
 
-    def place(self, model: nn.Module) -> nn.Module:
+    def place(self, model: "torch.nn.Module") -> "torch.nn.Module":
         """Return the model on the device, in the memory format, compiled if so configured."""
         model = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
         if not self.config.compile:
@@ -132,10 +135,10 @@ class Compute:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context that models run in."""
-        dtype = _AUTOCAST.get(self.config.precision)
+        dtype = self._autocast_type
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
-    def scaler(self) -> torch.amp.GradScaler:
+    def scaler(self) -> "torch.amp.GradScaler":
         """Return the gradient scaler, which does nothing but for float16."""
         return torch.amp.GradScaler(self.device.type, enabled=self.config.precision == "float16")
 
@@ -158,7 +161,7 @@ def _num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str) -> "torch.device":
     if name == "auto":
         name = "cpu"
         if torch.cuda.is_available():

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import SourceError, brief, shortened
 
 _HALF_A_LEVEL = 0.5 / 255  # by which a resize may leave the range
@@ -19,7 +19,7 @@ _HINTS = {
     "NoneType": "cv2.imread gives None for a file that it cannot read",
     "dict": "give the image in it",
 }
-Array = np.ndarray[Any, np.dtype[Any]] | torch.Tensor
+Array = np.ndarray[Any, np.dtype[Any]] | Tensor
 
 
 def as_image(item: Any, name: str) -> Image.Image:
@@ -49,7 +49,7 @@ def as_image(item: Any, name: str) -> Image.Image:
                 " before"
             ) from error
         return item
-    if not isinstance(item, (np.ndarray, torch.Tensor)):
+    if not isinstance(item, (np.ndarray, Tensor)):
         raise _refused(item, name, _HINTS.get(type(item).__name__, ""))
     is_float = _is_float(item)
     if not is_float and item.dtype not in (np.uint8, torch.uint8):
@@ -59,13 +59,13 @@ def as_image(item: Any, name: str) -> Image.Image:
         _check_range(item, name)
     from torchvision.transforms.v2.functional import to_pil_image  # noqa: PLC0415
 
-    if isinstance(item, torch.Tensor) and item.dtype == torch.bfloat16:  # which numpy lacks
+    if isinstance(item, Tensor) and item.dtype == torch.bfloat16:  # which numpy lacks
         item = item.float()
     return to_pil_image(item)  # type: ignore[no-any-return]
 
 
 def _is_float(item: Array) -> bool:
-    if isinstance(item, torch.Tensor):
+    if isinstance(item, Tensor):
         return item.dtype.is_floating_point
     return item.dtype.kind == "f"
 
@@ -84,7 +84,7 @@ def _check_range(item: Array, name: str) -> None:
 def _check_shape(item: Array, name: str) -> None:
     place = 2  # of the channels
     reordering = "transpose(1, 2, 0)"
-    if isinstance(item, torch.Tensor):
+    if isinstance(item, Tensor):
         place = 0
         reordering = "permute(2, 0, 1)"
     shape = tuple(item.shape)
@@ -117,7 +117,7 @@ def described(item: Any) -> str:
     range."""
     if isinstance(item, Image.Image):
         return f"an image of {item.width}x{item.height} pixels, mode {item.mode}"
-    if isinstance(item, (np.ndarray, torch.Tensor)):
+    if isinstance(item, (np.ndarray, Tensor)):
         return _described_array(item)
     if isinstance(item, dict):
         return f"a dict with {brief(', '.join(map(repr, item)))}"
@@ -137,7 +137,7 @@ def _described_value(item: Any) -> str:
 
 
 def _described_array(item: Array) -> str:
-    if isinstance(item, torch.Tensor):
+    if isinstance(item, Tensor):
         kind = "a tensor"
         is_number = not item.dtype.is_complex
     else:
@@ -151,7 +151,7 @@ def _described_array(item: Array) -> str:
 
 
 def _range(item: Array) -> tuple[float, float]:
-    if isinstance(item, torch.Tensor):
+    if isinstance(item, Tensor):
         item = item.detach().to("cpu", torch.float64).numpy()
     return float(item.min()), float(item.max())
 

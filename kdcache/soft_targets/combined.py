@@ -4,9 +4,7 @@ teacher of other classes."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError
 from kdcache.shapes import Logits, PerRow, Probabilities
 from kdcache.soft_targets.protocol import SoftTargets

@@ -2,9 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-import torch
-from torch import Tensor
-
+from kdcache.deferred import Tensor, torch
 from kdcache.shapes import LogitRows, Logits, PerRow, Probabilities
 
 

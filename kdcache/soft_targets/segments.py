@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
+from kdcache.deferred import Tensor
 from kdcache.errors import CodecError
 from kdcache.positions import Boxes, Layout, One, common_layout
 from kdcache.positions.proposals import is_there

@@ -5,11 +5,10 @@ import os
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from kdcache.config.spec import Spec
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import SourceError, quoted
 from kdcache.runtime.images import decode_image, file_bytes, read_image
 from kdcache.runtime.text_files import path_bytes

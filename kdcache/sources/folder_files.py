@@ -13,6 +13,8 @@ from pathlib import PurePosixPath
 from kdcache.errors import SourceError
 from kdcache.runtime.console import say
 
+IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Of the files that torchvision's ImageFolder takes for images."""
 _MOST_KINDS = 5
 _NOT_TAKEN = """
 apng avif avifs bpg cr2 cr3 dcm dib dng eps exr fits flif gif heic heif ico j2c j2k jfi jfif jif jp2

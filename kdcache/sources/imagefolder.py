@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torchvision import datasets
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kdcache.config.spec import Spec
 from kdcache.errors import SourceError, UsageError
@@ -18,6 +16,7 @@ from kdcache.runtime.console import say
 from kdcache.runtime.images import decode_image, file_bytes, read_image, to_mode
 from kdcache.sources.dataset import DatasetSource
 from kdcache.sources.folder_files import (
+    IMG_EXTENSIONS,
     FolderWalk,
     and_more,
     count_kinds,
@@ -36,14 +35,30 @@ _TRAINING = {"train", "training"}
 Listing = list[tuple[str, int]]
 
 
-class ImageFolder(datasets.ImageFolder):  # type: ignore[misc] # the name is part of the fingerprint
-    """torchvision's ImageFolder, with a list that is kept and images deeper than 8 bits scaled
-    instead of clipped."""
+class ImageFolder:
+    """The images below a folder of class folders, with the samples of torchvision's ImageFolder:
+    its name is part of the fingerprint.
+
+    The list is kept, and images deeper than 8 bits are scaled instead of clipped.
+    """
 
     def __init__(self, root: str) -> None:
+        self.root = root
         self.passed_over: Counter[str] = Counter()
         """Number of files that are no images, by extension."""
-        super().__init__(root, loader=_read_rgb)
+        self.classes, numbers = self._find_classes()
+        self.samples = self._list_samples(numbers)
+        """(path, class index) of each image, sorted."""
+        self.targets = [target for _, target in self.samples]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return an image, RGB, and its class index."""
+        path, target = self.samples[index]
+        return _read_rgb(path), target
 
     def encoded(self, index: int) -> bytes:
         """Return the file of an image."""
@@ -53,7 +68,7 @@ class ImageFolder(datasets.ImageFolder):  # type: ignore[misc] # the name is par
         """Return the image, RGB, that a file holds, and its class index."""
         return to_mode(decode_image(contents[0]), "RGB"), self.samples[index][1]
 
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+    def _find_classes(self) -> tuple[list[str], dict[str, int]]:
         """Return the names of the class folders, sorted, and their numbers.
 
         Raises:
@@ -62,7 +77,7 @@ class ImageFolder(datasets.ImageFolder):  # type: ignore[misc] # the name is par
         files = []
         classes = []
         hidden_folders = []
-        with os.scandir(directory) as entries:
+        with os.scandir(self.root) as entries:
             for entry in entries:
                 if not entry.is_dir():
                     files.append(entry.name)
@@ -71,29 +86,29 @@ class ImageFolder(datasets.ImageFolder):  # type: ignore[misc] # the name is par
                 else:
                     classes.append(entry.name)
         classes.sort()
-        _check_root(directory, classes, files)
+        _check_root(self.root, classes, files)
         for name in sorted(hidden_folders):
-            paths = _files_without_images(os.path.join(directory, name))  # noqa: PTH118
+            paths = _files_without_images(os.path.join(self.root, name))  # noqa: PTH118
             self.passed_over += count_kinds(paths)
         self.passed_over += count_kinds(files)
         return classes, {name: index for index, name in enumerate(classes)}
 
-    def make_dataset(self, directory: str, class_to_idx: dict[str, int], **options: Any) -> Listing:
+    def _list_samples(self, numbers: dict[str, int]) -> Listing:
         """Return the (path, class index) pairs, sorted.
 
         Raises:
             SourceError: a file or folder that must not be there, see `list_images`; a class folder
                 without images.
         """
-        listing, passed_over = list_images(directory, class_to_idx)
+        listing, passed_over = list_images(self.root, numbers)
         self.passed_over += passed_over
         present_targets = {target for _, target in listing}
-        lacking_targets = sorted(set(class_to_idx.values()) - present_targets)
+        lacking_targets = sorted(set(numbers.values()) - present_targets)
         if lacking_targets:
-            name = sorted(class_to_idx)[lacking_targets[0]]
+            name = sorted(numbers)[lacking_targets[0]]
             more = and_more(len(lacking_targets))
             raise SourceError(
-                f"imagefolder {directory!r}: class folder {name}{more} holds no"
+                f"imagefolder {self.root!r}: class folder {name}{more} holds no"
                 f" image ({' '.join(IMG_EXTENSIONS)}); put some there, or remove the folder"
             )
         return listing

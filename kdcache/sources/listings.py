@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
-import torch
-from torch.utils.data import IterableDataset
 
+from kdcache.deferred import IterableDataset, Tensor
 from kdcache.errors import SourceError, quoted
 from kdcache.runtime.image_items import described
 from kdcache.runtime.user_code import user_code
@@ -114,7 +113,7 @@ def array_of(dataset: Any, name: str) -> Array | None:
     """Return an attribute that holds a number, or an array of them, for each sample; None if it is
     no such attribute."""
     value = getattr(dataset, name, None)
-    if not isinstance(value, (np.ndarray, torch.Tensor, list)) or len(value) != len(dataset):
+    if not isinstance(value, (np.ndarray, Tensor, list)) or len(value) != len(dataset):
         return None
     try:
         array = np.asarray(value)

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
-import torch
 from PIL import Image
 
 from kdcache.config.spec import Spec
+from kdcache.deferred import Tensor
 from kdcache.errors import SourceError
 from kdcache.runtime.image_items import described
 from kdcache.runtime.images import UndecodableError, is_of_decoding
@@ -157,7 +157,7 @@ class MaskSource(MapStyle):
         array: Array
         if isinstance(mask, Image.Image):
             array = self._ids_in(mask, index)
-        elif isinstance(mask, torch.Tensor):
+        elif isinstance(mask, Tensor):
             array = mask.numpy(force=True)
         else:
             array = np.asarray(mask)

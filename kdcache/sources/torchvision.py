@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from torchvision import datasets
-
 from kdcache.config.spec import Spec, choose
 from kdcache.config.user_functions import check_options
+from kdcache.deferred import datasets
 from kdcache.errors import SourceError, UsageError
 from kdcache.runtime.images import file_bytes, open_image
 from kdcache.runtime.user_code import exception_text

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kdcache.config.spec import Spec, build, choose
+from kdcache.deferred import torch
 from kdcache.errors import SourceError, UsageError, quoted
 from kdcache.sources.annotation_files import in_threads, read_annotation
 from kdcache.sources.boxes import ROW, BoxedImages, BoxSource, ObjectRows
 from kdcache.sources.class_files import read_class_names
 from kdcache.sources.folder_files import (
+    IMG_EXTENSIONS,
     count_kinds,
     files_below,
     is_hidden,

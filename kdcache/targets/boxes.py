@@ -9,12 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
 from PIL import Image
-from torch import Tensor
-from torchvision import ops, tv_tensors
-from torchvision.transforms.v2 import functional
 
+from kdcache.deferred import Tensor, functional, ops, torch, tv_tensors
 from kdcache.errors import RecipeError, SourceError
 from kdcache.runtime.image_items import described
 from kdcache.runtime.wording import human_bytes
@@ -27,7 +24,6 @@ MOST_BOXES = 10_000
 LEAST_SIDE = 1.0
 """Pixels; a box that a view leaves less of is no target, as torchvision's SanitizeBoundingBoxes
 has it."""
-_FORMAT = tv_tensors.BoundingBoxFormat.XYXY
 _LARGEST_AREA = 1e10
 """Pixels, to which COCO's average precision counts objects."""
 _STORED_KEYS = ("boxes", "classes", "areas", "crowd")
@@ -99,9 +95,7 @@ class ClassBoxes:
         canvas_size = (height, width)
         corners = torch.tensor([[0.0, 0.0], [width, height]])
         return {
-            "boxes": tv_tensors.BoundingBoxes(
-                target.boxes, format=_FORMAT, canvas_size=canvas_size
-            ),
+            "boxes": tv_tensors.BoundingBoxes(target.boxes, format="XYXY", canvas_size=canvas_size),
             "corners": tv_tensors.KeyPoints(corners, canvas_size=canvas_size),
         }
 
@@ -123,8 +117,8 @@ class ClassBoxes:
         """Return the objects of a view, within it, without those of which it leaves less than a
         pixel along a side."""
         assert isinstance(target, ObjectBoxes)
-        moved_boxes = functional.convert_bounding_box_format(moved["boxes"], new_format=_FORMAT)
-        boxes = functional.clamp_bounding_boxes(moved_boxes).as_subclass(Tensor)
+        moved_boxes = _as_corners(moved["boxes"])
+        boxes = functional.clamp_bounding_boxes(moved_boxes).as_subclass(torch.Tensor)
         objects = replace(target, boxes=boxes, scale=_scale(moved["corners"], image.size))
         return objects.at(ops.remove_small_boxes(boxes, LEAST_SIDE))
 
@@ -171,20 +165,22 @@ def torchvision_targets(labels: Labels, *, has_background: bool = False) -> list
     return targets
 
 
-_NO_OBJECTS = ObjectBoxes(
-    torch.zeros(0, 4),
-    torch.zeros(0, dtype=torch.int64),
-    torch.zeros(0),
-    torch.zeros(0, dtype=torch.bool),
-    math.nan,
-)
+def _no_objects() -> ObjectBoxes:
+    """Return those of a view whose image could not be read."""
+    return ObjectBoxes(
+        torch.zeros(0, 4),
+        torch.zeros(0, dtype=torch.int64),
+        torch.zeros(0),
+        torch.zeros(0, dtype=torch.bool),
+        math.nan,
+    )
 
 
 def _or_none(target: ViewTarget) -> ObjectBoxes:
     """Return the objects of a view; none of one whose image could not be read."""
     if isinstance(target, ObjectBoxes):
         return target
-    return _NO_OBJECTS
+    return _no_objects()
 
 
 def _from_dictionary(target: Any, name: str) -> ObjectBoxes:
@@ -219,8 +215,8 @@ def _sides_of(boxes: Any) -> Tensor:
     """Return left, upper, right and lower side of boxes that a user's code gave, `[objects, 4]`;
     those of torchvision's class may say them otherwise."""
     if isinstance(boxes, tv_tensors.BoundingBoxes):
-        boxes = functional.convert_bounding_box_format(boxes, new_format=_FORMAT)
-        boxes = boxes.as_subclass(Tensor)
+        boxes = _as_corners(boxes)
+        boxes = boxes.as_subclass(torch.Tensor)
     return torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
 
 
@@ -297,3 +293,11 @@ def _scale(corners: Tensor, image_size: tuple[int, int]) -> float:
     if area == 0:
         return math.nan
     return width * height / area
+
+
+def _as_corners(boxes: "tv_tensors.BoundingBoxes") -> Tensor:
+    """Return boxes as left, upper, right and lower side."""
+    corners: Tensor = functional.convert_bounding_box_format(
+        boxes, new_format=tv_tensors.BoundingBoxFormat.XYXY
+    )
+    return corners

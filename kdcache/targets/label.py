@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
 
+from kdcache.deferred import Tensor, torch
 from kdcache.errors import SourceError, quoted
 from kdcache.runtime.image_items import described
 from kdcache.shapes import Labels
@@ -100,7 +100,7 @@ def is_integer(value: Any) -> bool:
 
 def integer(target: Any) -> int | None:
     """Return the number that an integer of any kind is; None of what is none."""
-    if isinstance(target, torch.Tensor) and target.numel() == 1:
+    if isinstance(target, Tensor) and target.numel() == 1:
         is_other = target.is_floating_point() or target.is_complex() or target.dtype == torch.bool
         return None if is_other else int(target)
     if isinstance(target, np.ndarray) and target.size == 1 and target.dtype.kind in "iu":
@@ -112,7 +112,7 @@ def _hint(target: Any) -> str:
     """Return the way out for a target that is no class index."""
     if isinstance(target, (list, tuple)):
         return "; give the class alone: of a one-hot row the place of its 1"
-    is_array = isinstance(target, (np.ndarray, torch.Tensor))
+    is_array = isinstance(target, (np.ndarray, Tensor))
     num_axes = 0
     if is_array:
         num_axes = target.ndim

@@ -5,16 +5,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from torchvision.transforms.v2 import functional
 
+from kdcache.deferred import Tensor, functional, torch, tv_tensors
 from kdcache.errors import SourceError
 from kdcache.runtime.image_items import described
 from kdcache.runtime.images import load_image, open_image, pixel_bytes
 from kdcache.shapes import IGNORED, Labels
-from kdcache.targets.mask_resize import Mask
 from kdcache.targets.protocol import MixedTarget, StoredTarget
 
 _PNG_LEVEL = 6
@@ -81,8 +78,10 @@ class ClassMask:
         _check_classes(load_image(mask), classes, name)
         return mask
 
-    def follower(self, target: StoredTarget, image: Image.Image) -> Mask:
+    def follower(self, target: StoredTarget, image: Image.Image) -> "tv_tensors.Mask":
         """Return the mask as a tensor that moves as its image does."""
+        from kdcache.targets.mask_resize import Mask  # noqa: PLC0415 # a class of torchvision's
+
         assert isinstance(target, Image.Image)
         return Mask(functional.pil_to_tensor(target))
 
@@ -92,7 +91,7 @@ class ClassMask:
 
     def followed(self, target: StoredTarget, moved: Any, image: Image.Image) -> Tensor:
         """Return the mask of a view, uint8 `[height, width]`."""
-        mask: Tensor = moved.as_subclass(Tensor)[0]
+        mask: Tensor = moved.as_subclass(torch.Tensor)[0]
         return mask
 
     def batch(self, targets: Sequence[MixedTarget], size: Sequence[int], *, mixes: bool) -> Labels:
@@ -100,7 +99,7 @@ class ClassMask:
         could not be read 255."""
         masks = torch.full((len(targets), *size), IGNORED, dtype=torch.uint8)
         for position, (mask, _, _) in enumerate(targets):
-            if isinstance(mask, torch.Tensor):
+            if isinstance(mask, Tensor):
                 masks[position] = mask
         return Labels(masks)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from kdcache.deferred import Tensor
 
 
 @dataclass(frozen=True, eq=False)

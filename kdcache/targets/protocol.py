@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from PIL import Image
-from torch import Tensor
 
+from kdcache.deferred import Tensor
 from kdcache.shapes import Labels
 from kdcache.targets.objects import ObjectBoxes
 

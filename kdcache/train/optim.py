@@ -6,10 +6,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-import torch
-from torch import nn
-
 from kdcache.config.spec import choose
+from kdcache.deferred import torch
 from kdcache.errors import UsageError
 from kdcache.runtime.user_code import exception_text
 
@@ -97,6 +95,7 @@ def check_optimizer(config: OptimizerConfig) -> None:
         UsageError: an unknown optimiser (the nearest is suggested) or argument, or a wrong value.
     """
     with torch.random.fork_rng(devices=[]):
+        nn = torch.nn
         network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
         optimizer = make_optimizer(network, replace(config, layer_decay=None))
         with _one_line_errors("optimizer", config.name):
@@ -110,14 +109,14 @@ def check_schedule(config: ScheduleConfig, *, epochs: int) -> None:
     Raises:
         UsageError: an unknown schedule (the nearest is suggested) or argument, or a wrong value.
     """
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = make_schedule(optimizer, config, epochs=epochs, steps_per_epoch=1)
     with _one_line_errors("schedule", config.name):
         for epoch in range(min(epochs, _TRIED_EPOCHS) + 1):
             schedule.step_update(epoch)
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: "torch.nn.Module", config: OptimizerConfig) -> "torch.optim.Optimizer":
     """Return the optimiser of `model`'s parameters.
 
     Raises:
@@ -141,7 +140,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, config: ScheduleConfig, *, epochs: int, steps_per_epoch: int
+    optimizer: "torch.optim.Optimizer", config: ScheduleConfig, *, epochs: int, steps_per_epoch: int
 ) -> Any:
     """Return timm's schedule; `step_update(step)` sets the rate after each step.
 
