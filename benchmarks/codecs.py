@@ -139,7 +139,7 @@ def decoders(codecs: dict[str, Codec], logits: torch.Tensor) -> dict[str, Callab
         variants[spec] = lambda _, codec=codec, records=records: codec.decode(records).probs(TAU)  # type: ignore[misc]
         if isinstance(codec, BasisCodec) and codec.fitted is not None:
             integers = torch.randn(len(logits), len(codec.fitted.basis))
-            basis = codec.fitted.basis
+            basis = torch.from_numpy(codec.fitted.basis)
             variants[f"{spec} product"] = lambda _, a=integers, b=basis: torch.softmax(
                 (a @ b) / TAU, 1
             )  # type: ignore[misc]

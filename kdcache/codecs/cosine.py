@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kdcache.codecs.cosine_fit import LIMITS, MOST_CLASSES, CosineFit, fitted_to
+from kdcache.codecs.cosine_fit import LIMITS, MOST_CLASSES, CosineFit, PlacedCosineFit, fitted_to
 from kdcache.codecs.cosine_maps import CosineMaps
 from kdcache.codecs.protocol import CodecDefaults, checked
 from kdcache.config.spec import not_an_option
@@ -125,11 +125,21 @@ class Cosine(CodecDefaults):
         return bound
 
     @cached_property
-    def _placed(self) -> "dict[torch.device, CosineFit]":
+    def _placed(self) -> "dict[torch.device, PlacedCosineFit]":
         return {}
 
-    def fit_on(self, device: "torch.device") -> CosineFit:
+    def fit_on(self, device: "torch.device") -> PlacedCosineFit:
         """Return the fit on `device`.
+
+        Raises:
+            CodecError: there is none yet.
+        """
+        if device not in self._placed:
+            self._placed[device] = self.require_fit().to(device)
+        return self._placed[device]
+
+    def require_fit(self) -> CosineFit:
+        """Return the fit.
 
         Raises:
             CodecError: there is none yet.
@@ -138,6 +148,4 @@ class Cosine(CodecDefaults):
             raise CodecError(
                 "cosine has no fit yet; it is made from a calibration sample: codec.fit(logits)"
             )
-        if device not in self._placed:
-            self._placed[device] = self.fitted.to(device)
-        return self._placed[device]
+        return self.fitted

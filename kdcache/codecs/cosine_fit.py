@@ -8,7 +8,7 @@ agree on it.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -37,9 +37,9 @@ _ARRAYS = {"basis": "<f4", "mean": "<f4", "step": "<f4", "sizes": "<i2", "fallof
 class CosineFit:
     """What a sample decides; axes are ordered by falling variance."""
 
-    basis: Tensor
+    basis: np.ndarray
     """Orthonormal rows, float32 `[classes, classes]`."""
-    mean: Tensor
+    mean: np.ndarray
     """Of the logits, float32 `[classes]`."""
     step: float
     """Quantisation step of the largest segment, in units of logits."""
@@ -48,20 +48,19 @@ class CosineFit:
     falloff: np.ndarray
     """By how much that changes with the frequency along one side, int16 `[bands]`."""
 
-    def to(self, device: "torch.device") -> "CosineFit":
+    def to(self, device: "torch.device") -> "PlacedCosineFit":
         """Return this fit on `device`."""
-        return replace(self, basis=self.basis.to(device), mean=self.mean.to(device))
-
-    @cached_property
-    def scaled(self) -> Tensor:
-        """The basis times the step."""
-        return self.basis * self.step
+        return PlacedCosineFit(
+            basis=torch.from_numpy(self.basis).to(device),
+            mean=torch.from_numpy(self.mean).to(device),
+            step=self.step,
+        )
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays that a cache keeps."""
         return {
-            "basis": self.basis.cpu().numpy().astype(_ARRAYS["basis"]),
-            "mean": self.mean.cpu().numpy().astype(_ARRAYS["mean"]),
+            "basis": self.basis.astype(_ARRAYS["basis"]),
+            "mean": self.mean.astype(_ARRAYS["mean"]),
             "step": np.array([self.step], _ARRAYS["step"]),
             "sizes": self.sizes.astype(_ARRAYS["sizes"]),
             "falloff": self.falloff.astype(_ARRAYS["falloff"]),
@@ -92,8 +91,8 @@ class CosineFit:
                 f"cosine: the step of the fit is {step:g}; it must be {1 / LARGEST:g} or more"
             )
         fit = cls(
-            basis=torch.from_numpy(arrays["basis"].astype(np.float32)),
-            mean=torch.from_numpy(arrays["mean"].astype(np.float32)),
+            basis=arrays["basis"].astype(np.float32),
+            mean=arrays["mean"].astype(np.float32),
             step=step,
             sizes=arrays["sizes"].astype(np.int64),
             falloff=arrays["falloff"].astype(np.int64),
@@ -111,12 +110,27 @@ class CosineFit:
             CodecError: it can.
         """
         # cosines are at most sqrt(2 / side) along each side: all together 2 * sqrt(places)
-        of_axes = float(self.scaled.abs().sum(0).max()) * LIMITS["long"]
-        largest = 2 * math.sqrt(num_places) * of_axes + float(self.mean.abs().max())
+        scaled = np.abs(self.basis * np.float32(self.step))
+        of_axes = float(scaled.sum(0).max()) * LIMITS["long"]
+        largest = 2 * math.sqrt(num_places) * of_axes + float(np.abs(self.mean).max())
         if not largest < LARGEST:
             raise CodecError(
                 f"cosine: with step {self.step:g} the fit gives logits past {LARGEST:.3g}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedCosineFit:
+    """What takes tensors of a fit, on a device, see `CosineFit`."""
+
+    basis: Tensor
+    mean: Tensor
+    step: float
+
+    @cached_property
+    def scaled(self) -> Tensor:
+        """The basis times the step."""
+        return self.basis * self.step
 
 
 def fitted_to(logits: Logits, steps: float) -> CosineFit:
@@ -139,8 +153,8 @@ def fitted_to(logits: Logits, steps: float) -> CosineFit:
     variances = rising.flip(0).clamp_min(0) / step**2
     sizes = (4 * variances.clamp_min(1e-30).log2()).round().clamp(-_MOST_SIZE, _MOST_SIZE)
     fit = CosineFit(
-        basis=axes.T.flip(0).float().contiguous(),
-        mean=mean.cpu(),
+        basis=axes.T.flip(0).float().contiguous().numpy(),
+        mean=mean.cpu().numpy(),
         step=step,
         sizes=sizes.numpy().astype(np.int64),
         falloff=_falloff(),

@@ -19,6 +19,7 @@ from kdcache.codecs.cosine_fit import (
     LIMITS,
     NUM_BYTES,
     CosineFit,
+    PlacedCosineFit,
     cosines,
     expected_sizes,
 )
@@ -41,7 +42,10 @@ class CosineRows(RowCodec, Protocol):
     def fitted(self) -> CosineFit | None:
         """The fit, once it is made."""
 
-    def fit_on(self, device: "torch.device") -> CosineFit:
+    def require_fit(self) -> CosineFit:
+        """Return the fit, or raise a CodecError."""
+
+    def fit_on(self, device: "torch.device") -> PlacedCosineFit:
         """Return the fit on `device`."""
 
 
@@ -145,7 +149,7 @@ class CosineMaps(LayoutCodec):
                 f"cosine holds at most {MOST_LOGITS:,} logits of a view, not {num_logits:,};"
                 " use full"
             )
-        fit = self.rows.fit_on(torch.device("cpu"))
+        fit = self.rows.require_fit()
         segments = self.layout.segments
         most = max(segment.num_positions for segment in segments)
         fit.require_small(most)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from kdcache.codecs.protocol import CodecDefaults, checked
-from kdcache.codecs.transform import Calibration, Fit, quantised
+from kdcache.codecs.transform import Calibration, Fit, PlacedFit, quantised
 from kdcache.config.spec import not_an_option
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError, UsageError
@@ -194,17 +194,17 @@ class LowRank(CodecDefaults):
         return self.fitted
 
     @cached_property
-    def _placed(self) -> "dict[torch.device, Fit]":
+    def _placed(self) -> "dict[torch.device, PlacedFit]":
         return {}
 
-    def _on(self, device: "torch.device") -> Fit:
+    def _on(self, device: "torch.device") -> PlacedFit:
         """Return the fit on `device`."""
         if device not in self._placed:
             self._placed[device] = self._fit.to(device)
         return self._placed[device]
 
 
-def _centred(logits: Logits, fit: Fit) -> Logits:
+def _centred(logits: Logits, fit: PlacedFit) -> Logits:
     return logits - logits.mean(1, keepdim=True) - fit.mean
 
 

@@ -47,14 +47,14 @@ class Fit:
     """What a calibration sample decides; axes are ordered by falling variance, the `wide` ones
     first."""
 
-    basis: Tensor
+    basis: np.ndarray
     """Orthonormal rows, each of sum zero, but for rounding: float32 `[axes, classes]` that hold
     float16 numbers."""
-    mean: Tensor
+    mean: np.ndarray
     """Of the centred logits, float32 `[classes]`."""
     step: float
     """Quantisation step, in units of logits."""
-    rounding: Tensor
+    rounding: np.ndarray
     """How far past one half |coefficient| / step must be to round up, float32 `[2, axes]`: from 0
     to 1, and beyond 1."""
     wide: int
@@ -71,35 +71,31 @@ class Fit:
             "ternary": len(self.basis) - self.wide - self.byte,
         }
 
-    def to(self, device: "torch.device") -> "Fit":
-        """Return this fit on `device`."""
-        return replace(
-            self,
-            basis=self.basis.to(device),
-            mean=self.mean.to(device),
-            rounding=self.rounding.to(device),
-        )
-
-    @cached_property
-    def scaled(self) -> Tensor:
-        """The basis times the step."""
-        return self.basis * self.step
-
-    @cached_property
-    def limit(self) -> Tensor:
+    @property
+    def limit(self) -> np.ndarray:
         """The largest integer that an axis can hold, float32 `[axes]`."""
         limits: list[float] = []
         for kind, num_axes in self.kinds.items():
             limits += [float(LIMITS[kind])] * num_axes
-        return torch.tensor(limits, device=self.basis.device)
+        return np.array(limits, np.float32)
+
+    def to(self, device: "torch.device | str") -> "PlacedFit":
+        """Return this fit on `device`."""
+        return PlacedFit(
+            basis=torch.from_numpy(self.basis).to(device),
+            mean=torch.from_numpy(self.mean).to(device),
+            step=self.step,
+            rounding=torch.from_numpy(self.rounding).to(device),
+            limit=torch.from_numpy(self.limit).to(device),
+        )
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays that a cache keeps."""
         return {
-            "basis": self.basis.numpy().astype(_ARRAYS["basis"]),
-            "mean": self.mean.numpy().astype(_ARRAYS["mean"]),
+            "basis": self.basis.astype(_ARRAYS["basis"]),
+            "mean": self.mean.astype(_ARRAYS["mean"]),
             "step": np.array([self.step], _ARRAYS["step"]),
-            "rounding": self.rounding.numpy().astype(_ARRAYS["rounding"]),
+            "rounding": self.rounding.astype(_ARRAYS["rounding"]),
             "kinds": np.array(list(self.kinds.values()), _ARRAYS["kinds"]),
         }
 
@@ -123,26 +119,37 @@ class Fit:
                 f" {LARGEST:g}"
             )
         fit = cls(
-            basis=_float_tensor(arrays["basis"]),
-            mean=_float_tensor(arrays["mean"]),
+            basis=arrays["basis"].astype(np.float32),
+            mean=arrays["mean"].astype(np.float32),
             step=step,
-            rounding=_float_tensor(arrays["rounding"]),
+            rounding=arrays["rounding"].astype(np.float32),
             wide=wide,
             byte=byte,
         )
         largest_integers = fit.limit + 1  # one more: -128 is a byte, too
-        largest = largest_integers @ fit.scaled.abs() + fit.mean.abs()
-        if not bool((largest < LARGEST).all()):
+        largest = largest_integers @ np.abs(fit.basis * np.float32(step)) + np.abs(fit.mean)
+        if not (largest < LARGEST).all():
             raise CodecError(f"lowrank: with step {step:g} the fit gives logits past {LARGEST:.3g}")
         return fit
 
 
-def _float_tensor(array: np.ndarray) -> Tensor:
-    """Return a copy of an array as float32."""
-    return torch.from_numpy(array.astype(np.float32))
+@dataclass(frozen=True, kw_only=True)
+class PlacedFit:
+    """A fit as tensors on a device, see `Fit`."""
+
+    basis: Tensor
+    mean: Tensor
+    step: float
+    rounding: Tensor
+    limit: Tensor
+
+    @cached_property
+    def scaled(self) -> Tensor:
+        """The basis times the step."""
+        return self.basis * self.step
 
 
-def quantised(logits: Logits, fit: Fit) -> Tensor:
+def quantised(logits: Logits, fit: PlacedFit) -> Tensor:
     """Return the integers of each row on the axes of `fit`, float32 `[rows, axes]`, at most 1.5
     steps from its coefficients."""
     centred = logits - logits.mean(1, keepdim=True)
@@ -230,8 +237,9 @@ class Calibration:
         """Return the integers of the rows that are counted, laid out as `fit`, each row's on a
         basis that has not seen it."""
         integers = []
+        placed = fit.to("cpu")
         for rows, mean, basis in self._held_out:
-            trial = replace(fit, basis=basis[: len(fit.basis)], mean=mean)
+            trial = replace(placed, basis=basis[: len(fit.basis)], mean=mean)
             integers.append(quantised(rows, trial))
         return torch.cat(integers)
 
@@ -249,10 +257,10 @@ class Calibration:
         if len(large_axes):
             wide = int(large_axes.max()) + 1
         return Fit(
-            basis=self._basis[:num_axes],
-            mean=self._mean,
+            basis=self._basis[:num_axes].numpy(),
+            mean=self._mean.numpy(),
             step=step,
-            rounding=_rounding(size),
+            rounding=_rounding(size).numpy(),
             wide=wide,
             byte=max(num_untied - wide, 0),
         )

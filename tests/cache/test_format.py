@@ -198,9 +198,10 @@ def test_the_page_tells_the_bytes_of_every_field(classes: int) -> None:
     assert len(told) == 8
     axes = [("axes", "<i4", (classes,))]
     assert np.dtype(told.pop("cosine")) == np.dtype(axes)
-    rounding, basis = torch.zeros(2, 11), torch.zeros(11, classes)
+    rounding, basis = np.zeros((2, 11), np.float32), np.zeros((11, classes), np.float32)
+    mean = np.zeros(classes, np.float32)
     fit = Fit(
-        basis=basis, mean=torch.zeros(classes), step=1.0, rounding=rounding, wide=2, byte=3
+        basis=basis, mean=mean, step=1.0, rounding=rounding, wide=2, byte=3
     )  # leaves 6 in 2 bytes
     assert (
         np.dtype(told.pop("lowrank")) == LowRank(classes=classes, step=1.0, fitted=fit).record_dtype

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kdcache.codecs import codec_from_dict, codec_spec, codec_to_dict, open_codec
 from kdcache.codecs.lowrank import LowRank, _packed, _unpacked
-from kdcache.codecs.transform import Calibration, Fit, quantised
+from kdcache.codecs.transform import Calibration, PlacedFit, quantised
 from kdcache.errors import CodecError, UsageError
 
 
@@ -101,8 +101,8 @@ def test_a_record_does_not_depend_on_its_batch() -> None:
 
 def test_rounding_moves_errors_away_from_likely_classes() -> None:
     logits = low_rank_logits(300, 50, seed=4)
-    fit = FITTED.fitted
-    assert fit is not None
+    assert FITTED.fitted is not None
+    fit = FITTED.fitted.to("cpu")
     plain = (centred(logits) - fit.mean) @ fit.basis.T / fit.step
     shaped = quantised(logits, fit)
     exact = centred(logits) - fit.mean
@@ -247,16 +247,13 @@ def test_one_row_of_the_last_axis_is_clipped_and_says_so() -> None:
 def test_integers_are_found_on_the_device_of_the_logits() -> None:
     """With tensors that have a device and no content, a product of two devices raises as it does on
     a GPU."""
-    fit = FITTED.fitted
-    assert fit is not None
+    assert FITTED.fitted is not None
+    fit = FITTED.fitted.to("cpu")
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         logits = torch.empty(5, 50, device="cuda")
-        there = Fit(
-            step=fit.step,
-            wide=fit.wide,
-            byte=fit.byte,
-            **{
-                name: fake.from_tensor(getattr(fit, name)) for name in ("basis", "mean", "rounding")
-            },
-        ).to(logits.device)
+        tensors = {
+            name: fake.from_tensor(getattr(fit, name)).to(logits.device)
+            for name in ("basis", "mean", "rounding", "limit")
+        }
+        there = PlacedFit(step=fit.step, **tensors)
         assert quantised(logits, there).device == logits.device
