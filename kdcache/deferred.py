@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "IterableDataset",
+    "Module",
     "Tensor",
     "datasets",
     "door",
     "functional",
+    "late",
     "ops",
     "torch",
     "tv_tensors",
@@ -25,12 +27,13 @@ __all__ = [
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from torch.nn import Module
     from torch.utils.data import IterableDataset
     from torchvision import datasets, ops, tv_tensors
     from torchvision.transforms.v2 import functional
 else:
 
-    class _Module:
+    class _Import:
         """A module that is imported when one of its names is first asked for."""
 
         def __init__(self, name: str) -> None:
@@ -55,6 +58,14 @@ else:
             """Return it."""
             return torch.Tensor
 
+    class Module(metaclass=_TypeOfTorch):
+        """Stands for torch.nn.Module."""
+
+        @staticmethod
+        def original() -> type:
+            """Return it."""
+            return torch.nn.Module
+
     class IterableDataset(metaclass=_TypeOfTorch):
         """Stands for the class of torch.utils.data."""
 
@@ -63,11 +74,21 @@ else:
             """Return it."""
             return torch.utils.data.IterableDataset
 
-    torch = _Module("torch")
-    functional = _Module("torchvision.transforms.v2.functional")
-    datasets = _Module("torchvision.datasets")
-    ops = _Module("torchvision.ops")
-    tv_tensors = _Module("torchvision.tv_tensors")
+    torch = _Import("torch")
+    functional = _Import("torchvision.transforms.v2.functional")
+    datasets = _Import("torchvision.datasets")
+    ops = _Import("torchvision.ops")
+    tv_tensors = _Import("torchvision.tv_tensors")
+
+
+def late(place: str) -> Callable[..., Any]:
+    """Return the function at `module:name`, which is imported when it is first called."""
+    module, _, name = place.partition(":")
+
+    def call(*args: Any, **options: Any) -> Any:
+        return getattr(import_module(module), name)(*args, **options)
+
+    return call
 
 
 def door(room: str, homes: Mapping[str, str]) -> Callable[[str], Any]:

@@ -87,7 +87,7 @@ def test_a_source(shown: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_a_family_of_models(shown: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "FAMILIES", {**models.FAMILIES, "tiny": shown["TINY"]})
+    monkeypatch.setitem(models.FAMILIES, "tiny", shown["TINY"])
     model = models.open_model("tiny:4", classes=7, recipe=load_recipe("digits"))
     assert model(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape == (2, 7)
     assert model.preprocessing.mean == (0.5,)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from kdcache_cli.options import JSON, compute, dotted
+from kdcache_cli.options import JSON, check_early, compute, configured
 from kdcache_cli.output import json_text
 
 _TERMS = {"inter": "inter", "intra": "intra", "both": "both", "kl": "KL"}
@@ -66,8 +66,8 @@ def codec_error(plot: str | None, as_json: bool, **flags: Any) -> None:
     The logits come from an .npz file, from a `full` cache of two seeds, or from --teacher, --data
     and --recipe.
     """
-    from kdcache.codec_error.measure import CodecErrorConfig, measure_codec_error
-    from kdcache.config.files import load_config
+    from kdcache.codec_error.config import CodecErrorConfig
+    from kdcache.codec_error.specs import check_specs
 
     if plot is not None:
         from kdcache.codec_error.plot import check_plot
@@ -75,7 +75,10 @@ def codec_error(plot: str | None, as_json: bool, **flags: Any) -> None:
         check_plot(plot)
     for name in ("codec", "tau", "batch_size"):
         flags[name] = flags[name] or None  # click has an empty tuple where a flag is not given
-    config = load_config(CodecErrorConfig, "codec-error", file=None, flags=dotted(flags))
+    config = configured(CodecErrorConfig, "codec-error", None, flags)
+    check_early(check_specs, [config])
+    from kdcache.codec_error.measure import measure_codec_error
+
     result = measure_codec_error(config)
     if as_json:
         click.echo(json_text(result))

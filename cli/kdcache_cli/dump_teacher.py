@@ -6,7 +6,7 @@ import click
 
 from kdcache.errors import UsageError
 from kdcache.runtime.wording import counted, human_bytes, human_seconds, ranges
-from kdcache_cli.options import JSON, PLAN, configured, shared
+from kdcache_cli.options import JSON, PLAN, check_early, configured, shared
 from kdcache_cli.output import codec_error_text, data_line, percent, print_result
 
 _TERMS = {"both": "DIST", "inter": "inter", "intra": "intra", "kl": "KL"}
@@ -100,11 +100,15 @@ def dump_teacher(
             "--world-size tells --plan how many processes there will be; launchers tell a dump:"
             " leave it out"
         )
-    from kdcache.dump.plan import plan_dump
-    from kdcache.dump.run import DumpConfig, run_dump
-    from kdcache.runtime.distributed import own_place
+    from kdcache.dump.config import DumpConfig
+    from kdcache.dump.specs import check_specs
+    from kdcache.runtime.launch import own_place
 
     config = configured(DumpConfig, "dump-teacher", file, flags, settings)
+    check_early(check_specs, [config])
+    from kdcache.dump.plan import plan_dump
+    from kdcache.dump.run import run_dump
+
     if plan:
         planned = plan_dump(config, world_size=world_size)
         print_result(planned, _plan_lines(planned), as_json=as_json)

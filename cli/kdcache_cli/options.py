@@ -1,6 +1,6 @@
 """The options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
@@ -87,12 +87,27 @@ def dotted(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def configured(
-    cls: type[T], command: str, file: str | None, flags: dict[str, Any], settings: tuple[str, ...]
+    cls: type[T],
+    command: str,
+    file: str | None,
+    flags: dict[str, Any],
+    settings: tuple[str, ...] = (),
 ) -> T:
     """Return the configuration of a command: its file, and over it its flags and settings."""
     from kdcache.config.files import load_config
 
     return load_config(cls, command, file=file, flags=dotted(flags), settings=settings)
+
+
+def check_early(check: Callable[[T], None], configs: Iterable[T]) -> None:
+    """Check configurations before torch is imported; of several processes each would tell what is
+    wrong, so that it is left to what they do together."""
+    from kdcache.runtime.launch import own_place
+
+    if own_place().world_size > 1:
+        return
+    for config in configs:
+        check(config)
 
 
 def _with(options: tuple[Callable[[F], F], ...], function: F) -> F:

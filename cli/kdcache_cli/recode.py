@@ -26,6 +26,11 @@ def recode(cache: str, new: str, codec: str, seeds: str | None, as_json: bool) -
 
     NEW cannot hold more than CACHE: no classes that CACHE dropped, and no finer logits.
     """
+    from kdcache.cache import open_cache
+    from kdcache.codecs import check_codec
+
+    open_cache(cache)
+    check_codec(codec)
     from kdcache.tools.recode import recode_cache
 
     result = recode_cache(cache, new, codec=codec, seeds=seeds)

@@ -18,12 +18,14 @@ def show(cache: str, view: str, out: str, data: str | None, as_json: bool) -> No
     """Draw a view of CACHE, what is right of it, and what the teacher says."""
     from kdcache.cache import open_cache
     from kdcache.errors import UsageError
-    from kdcache.tools.show import show_view
 
     index, _, seed = view.partition(":")
     if not (index.isdecimal() and seed.isdecimal()):
         raise UsageError(f"view is {view!r}; it must be INDEX:SEED, such as 17:0")
-    result = show_view(open_cache(cache), out, index=int(index), seed=int(seed), data=data)
+    opened = open_cache(cache)
+    from kdcache.tools.show import show_view
+
+    result = show_view(opened, out, index=int(index), seed=int(seed), data=data)
     lines = [
         ("file", result["file"]),
         ("sample", f"{result['sample']}, row {result['row']}"),

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kdcache.runtime.wording import counted, human_bytes, human_seconds, named
-from kdcache_cli.options import JSON, PLAN, configured, dotted, shared
+from kdcache_cli.options import JSON, PLAN, check_early, configured, dotted, shared
 from kdcache_cli.output import data_line, print_result
 
 
@@ -120,15 +120,19 @@ def train_student(
 
     On several GPUs: torchrun --nproc-per-node N -m kdcache train-student ...
     """
-    from kdcache.train import run as train
-    from kdcache.train.plan import plan_training
+    from kdcache.train.config import TrainConfig
+    from kdcache.train.specs import check_specs
     from kdcache.train.variants import varied_configs
 
     flags["cache"] = cache or None
     if varied:
         configs = varied_configs(file=file, flags=dotted(flags), settings=settings, varied=varied)
     else:
-        configs = [configured(train.TrainConfig, "train-student", file, flags, settings)]
+        configs = [configured(TrainConfig, "train-student", file, flags, settings)]
+    check_early(check_specs, configs)
+    from kdcache.train import run as train
+    from kdcache.train.plan import plan_training
+
     if plan:
         planned = plan_training(configs)
         print_result(planned, _training_plan_lines(planned), as_json=as_json)

@@ -78,6 +78,9 @@ def export(cache: str, new: str, as_json: bool, **flags: Any) -> None:
 def convert(cache: str, new: str, as_json: bool, **flags: Any) -> None:
     """Write the complete seeds of CACHE to NEW in the other store. Run again, it goes on where it
     stopped."""
+    from kdcache.cache import open_cache
+
+    open_cache(cache)
     from kdcache.tools.convert import convert_cache
 
     result = convert_cache(cache, new, **flags)

@@ -45,10 +45,11 @@ _MOST_KEYS = 10
 def verify(cache: str, as_json: bool, batch_size: int | None, **flags: Any) -> None:
     """Check every byte of CACHE against its commits; exit 1 if anything is wrong."""
     from kdcache.cache import open_cache
+
+    opened = open_cache(cache)
     from kdcache.verify.cache import verify_cache
     from kdcache.verify.logits import compute_of
 
-    opened = open_cache(cache)
     settings: dict[str, Any] = {}
     for name in ("workers", "device", "precision"):
         value = flags.pop(f"compute__{name}")

@@ -72,11 +72,16 @@ def names_parameter(
     return False
 
 
-def _named_function(
-    spec: Spec, what: str, names: Iterable[str], error: type[KdcacheError]
-) -> Callable[..., Any]:
-    """Return the user's own function that `spec` names; modules are also looked for in the working
-    directory."""
+def require_module(
+    spec: Spec, what: str, names: Iterable[str], *, error: type[KdcacheError]
+) -> None:
+    """Check that there is a module of the name that `spec` begins with, also in the working
+    directory, and that the spec names a function; the packages above it are imported.
+
+    Raises:
+        UsageError: there is none (the nearest of `names` is suggested), or no function is named.
+        KdcacheError: of the class `error`: a package above it cannot be imported.
+    """
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.append(folder)
@@ -89,10 +94,17 @@ def _named_function(
         raise UsageError(
             f"{what} {str(spec)!r} names no function; write {spec.name}:function,key=value,..."
         )
+
+
+def _named_function(
+    spec: Spec, what: str, names: Iterable[str], error: type[KdcacheError]
+) -> Callable[..., Any]:
+    """Return the user's own function that `spec` names."""
+    require_module(spec, what, names, error=error)
     with _import_of(spec.name, error):
         module = importlib.import_module(spec.name)
     functions = [name for name, value in vars(module).items() if callable(value)]
-    name = choose(spec.arg, functions, f"function of module {spec.name}")
+    name = choose(str(spec.arg), functions, f"function of module {spec.name}")
     function: Callable[..., Any] = getattr(module, name)
     return function
 

@@ -28,7 +28,8 @@ from kdcache.dump.fitting import await_first_worker, codec_of_cache, fitted_code
 from kdcache.dump.new_manifest import mixing_block, new_manifest, tar_settings
 from kdcache.dump.source import known_source
 from kdcache.dump.unit import UnitMaker
-from kdcache.models.model import check_model, open_model
+from kdcache.models.model import open_model
+from kdcache.models.specs import check_model
 from kdcache.models.vision_model import VisionModel
 from kdcache.models.wrapping import tried_model
 from kdcache.runtime.device import Compute

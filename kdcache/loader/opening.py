@@ -2,7 +2,7 @@
 of a recipe without a cache."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from kdcache.cache.source import CachedSource, local_images
 from kdcache.cache.source_check import require_source, source_differences
 from kdcache.cache.storage.late import late, looked_for_again
 from kdcache.config.files import parse_seeds
-from kdcache.config.spec import build, parse_spec
 from kdcache.errors import CacheError, MismatchError, UsageError
+from kdcache.loader.cache_specs import CacheOptions, parse_cache
 from kdcache.loader.class_map import read_class_map
 from kdcache.loader.config import LoaderConfig
 from kdcache.loader.order import Blocks
@@ -43,12 +43,6 @@ from kdcache.views.loading import PREFETCHED
 CHECKED_VIEWS = 16
 DEFAULT_WINDOW = 16
 """Units whose rows are shuffled together where images come from a bucket."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _CacheOptions:
-    weight: float = 1.0
-    classes: str | None = None
 
 
 def open_replay(
@@ -103,7 +97,7 @@ def _replay_of_recipe(config: LoaderConfig, source: Source | None) -> Replay:
 def _replay_of_caches(
     config: LoaderConfig,
     needs: frozenset[Need],
-    cache_options: Sequence[tuple[Cache, _CacheOptions]],
+    cache_options: Sequence[tuple[Cache, CacheOptions]],
     own_source: Source | None,
 ) -> Replay:
     caches = [cache for cache, _ in cache_options]
@@ -220,13 +214,10 @@ def _check_views(cache: Cache, source: Source, seeds: Sequence[int]) -> None:
         check_views(cache, source, commits, views=CHECKED_VIEWS)
 
 
-def _open_cache(text: str, config: LoaderConfig) -> tuple[Cache, _CacheOptions]:
+def _open_cache(text: str, config: LoaderConfig) -> tuple[Cache, CacheOptions]:
     """Return the cache of `PATH[,weight=X][,classes=FILE.csv]`, and its options."""
-    spec = parse_spec(f"cache:{text}")
-    options = build(_CacheOptions, spec.options, f"cache {text!r}")
-    if not 0 < options.weight < float("inf"):
-        raise UsageError(f"cache {text!r}: weight is {options.weight}; it must be above 0")
-    cache = _opened(str(spec.arg), config.wait_for_units)
+    path, options = parse_cache(text)
+    cache = _opened(path, config.wait_for_units)
     folder = Path(config.slab_dir) if config.slab_dir else None
     cache.slabs = SlabFolder(folder, round(config.slab_limit * 1e9))
     return cache, options
@@ -258,7 +249,7 @@ def _require_opening(cache: Cache) -> None:
     _ = cache.codec, cache.samples
 
 
-def _use(config: LoaderConfig, cache: Cache, options: _CacheOptions, source: Source) -> CacheUse:
+def _use(config: LoaderConfig, cache: Cache, options: CacheOptions, source: Source) -> CacheUse:
     """Return how a cache is used, after checking that it was made from the source."""
     require_source(cache, source)
     reading: dict[str, Any] = {

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from kdcache.config.spec import Spec
+from kdcache.deferred import Module
 from kdcache.errors import KdcacheError, ModelError, UsageError
 from kdcache.runtime.user_code import exception_text
 
-Built = tuple[nn.Module, dict[str, Any]]
+Built = tuple[Module, dict[str, Any]]
 """A model, and what it wants of a view: `mean`, `std` and `input_size`.
 
 Of those that it leaves out, mean and std are ImageNet's, and the size is the recipe's. Where mean

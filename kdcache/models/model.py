@@ -12,21 +12,18 @@ the model's constructor, of transformers to the model's configuration. Each fami
 file of its own here, and an entry in registry.py.
 """
 
-import os
-from pathlib import Path
 from typing import Any
 
 from kdcache.config.spec import Spec, parse_spec
-from kdcache.config.user_functions import names_parameter
 from kdcache.errors import ModelError, UsageError
 from kdcache.models.building import Builder, Family
-from kdcache.models.own import build_own, check_own
-from kdcache.models.preprocessing import PREPROCESSING, chosen_preprocessing
+from kdcache.models.own import build_own
+from kdcache.models.preprocessing import chosen_preprocessing
 from kdcache.models.registry import FAMILIES
+from kdcache.models.specs import require_options, take_preprocessing, take_weights
 from kdcache.models.task_models import model_class
 from kdcache.models.trial import require_plain_state, tried_layout
 from kdcache.models.vision_model import VisionModel
-from kdcache.models.weight_formats import check_weight_file
 from kdcache.models.weights import load_weights
 from kdcache.views import Recipe
 
@@ -57,9 +54,9 @@ def open_model(
             f"model {text!r}: the number of classes comes from the data ({classes}); leave"
             " num_classes out"
         )
-    _require_options(spec)
-    stated_wishes = _take_preprocessing(options)
-    path, key = _take_weights(spec, options)
+    require_options(spec)
+    stated_wishes = take_preprocessing(options)
+    path, key = take_weights(spec, options)
     family = FAMILIES.get(spec.name)
     if trained and path is None:
         _require_trained(text, family, options)
@@ -83,41 +80,6 @@ def open_model(
     return model
 
 
-def check_model(text: str) -> None:
-    """Check what a model's spec names, without making a model: it, and its file of weights.
-
-    Raises:
-        UsageError: an unknown model; of the user's own functions also an unknown option.
-        ModelError: there is no such file of weights, or it is something else.
-    """
-    spec = parse_spec(text)
-    _require_options(spec)
-    options = dict(spec.options)
-    _take_preprocessing(options)
-    path, _ = _take_weights(spec, options)
-    if path is not None:
-        check_weight_file(path)
-    bare = Spec(spec.name, spec.arg, options)
-    family = FAMILIES.get(spec.name)
-    if family is None:
-        check_own(bare)
-    else:
-        family.check(bare)
-
-
-def _require_options(spec: Spec) -> None:
-    """Raise a UsageError for options that would not do what they seem to."""
-    if spec.name not in FAMILIES:
-        return
-    pretrained = spec.options.get("pretrained", False)
-    if not isinstance(pretrained, bool):  # any text would count as true, `False` too
-        way_out = "write pretrained=true or pretrained=false"
-        raise UsageError(f"model {str(spec)!r}: pretrained is {pretrained!r}; {way_out}")
-    if "checkpoint_path" in spec.options:
-        way_out = "write weights=FILE"
-        raise UsageError(f"model {str(spec)!r}: checkpoint_path is not taken; {way_out}")
-
-
 def _require_trained(text: str, family: Family | None, options: dict[str, Any]) -> None:
     """Raise a ModelError if a teacher without a file of weights would have fresh ones; of the
     user's own functions nothing is known."""
@@ -138,51 +100,3 @@ def _builder(spec: Spec, family: Family | None, task: str) -> Builder:
             " torchvision, or a function of yours"
         )
     return builder
-
-
-def _take_preprocessing(options: dict[str, Any]) -> dict[str, Any]:
-    """Take what says how images are prepared out of a model's options."""
-    wishes = {}
-    for key in PREPROCESSING:
-        if key in options:
-            wishes[key] = options.pop(key)
-    return wishes
-
-
-def _take_weights(spec: Spec, options: dict[str, Any]) -> tuple[Path | None, str | None]:
-    """Take the file of weights, and the part of it that is named, out of a model's options."""
-    key = options.pop("weights_key", None)
-    if not _names_file(spec, options.get("weights")):
-        if key is None:
-            return None, None
-        raise UsageError(
-            f"model {str(spec)!r}: weights_key names a part of a file of weights; give"
-            " weights=FILE, too"
-        )
-    text = str(options.pop("weights"))
-    if "://" in text:
-        raise ModelError(f"weights {text} are an address; download the file, give weights=FILE")
-    if key is not None:
-        key = str(key)
-    return Path(text), key
-
-
-def _names_file(spec: Spec, weights: Any) -> bool:
-    """Return whether `weights` is a file, and no name that torchvision or the user knows."""
-    if weights is None:
-        return False
-    family = FAMILIES.get(spec.name)
-    if weights == "" or (family is not None and not isinstance(weights, str)):
-        raise UsageError(f"model {str(spec)!r}: weights is {weights!r}; write weights=FILE")
-    if family is not None and not family.has_named_weights:
-        return True
-    if not isinstance(weights, str):
-        return False
-    # any text: of a link that leads nowhere, too
-    exists = os.path.lexists(weights)
-    if exists or "/" in weights or weights.endswith(_WEIGHT_FILES):
-        return True
-    # a function may know names, if it says so: one with **options takes anything
-    return family is None and not names_parameter(
-        spec, "weights", "model", FAMILIES, error=ModelError
-    )

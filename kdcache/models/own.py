@@ -1,9 +1,8 @@
 """Models that the user's own function returns: `mypkg.models:build,width=2`."""
 
-from torch import nn
-
 from kdcache.config.spec import Spec
 from kdcache.config.user_functions import find_function, load_function
+from kdcache.deferred import Module
 from kdcache.errors import ModelError
 from kdcache.models.building import Built
 from kdcache.models.registry import FAMILIES
@@ -18,7 +17,7 @@ def build_own(spec: Spec, classes: int | None, channels: int) -> Built:
         ModelError: it raises something, or returns no module.
     """
     module = load_function(spec, "model", FAMILIES, error=ModelError)
-    if not isinstance(module, nn.Module):
+    if not isinstance(module, Module):
         raise ModelError(
             f"model {spec} gave {described(module)}; the function must return a torch.nn.Module"
         )

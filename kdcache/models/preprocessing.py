@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any
 
+import kdcache.views
 from kdcache.errors import UsageError, quoted
 from kdcache.shapes import Size, as_size
-from kdcache.views import Recipe
 
 PREPROCESSING = ("mean", "std", "input_size")
 """The options of a model's spec that say so."""
@@ -29,7 +29,9 @@ class Preprocessing:
     std: tuple[float, ...]
 
 
-def chosen_preprocessing(wishes: Mapping[str, Any], recipe: Recipe, text: str) -> Preprocessing:
+def chosen_preprocessing(
+    wishes: Mapping[str, Any], recipe: "kdcache.views.Recipe", text: str
+) -> Preprocessing:
     """Return the preprocessing that a model gets.
 
     Args:

@@ -1,14 +1,33 @@
-"""The families of models, by the name that a spec begins with."""
+"""The families of models, by the name that a spec begins with; a library is imported with the first
+of its models."""
 
-from collections.abc import Mapping
-
+from kdcache.deferred import late
 from kdcache.models.building import Family
-from kdcache.models.timm import TIMM
-from kdcache.models.torchvision import TORCHVISION
-from kdcache.models.transformers import TRANSFORMERS
+from kdcache.targets import ClassBoxes, ClassLabel, ClassMask
 
-FAMILIES: Mapping[str, Family] = {
-    "timm": TIMM,
-    "torchvision": TORCHVISION,
-    "transformers": TRANSFORMERS,
+FAMILIES: dict[str, Family] = {
+    "timm": Family(
+        {
+            ClassLabel.task: late("kdcache.models.timm:build_classifier"),
+            ClassMask.task: late("kdcache.models.timm:build_segmenter"),
+        },
+        check=late("kdcache.models.timm:check"),
+    ),
+    "torchvision": Family(
+        {
+            ClassLabel.task: late("kdcache.models.torchvision:build_classifier"),
+            ClassMask.task: late("kdcache.models.torchvision:build_segmenter"),
+            ClassBoxes.task: late("kdcache.models.torchvision:build_detector"),
+        },
+        check=late("kdcache.models.torchvision:check"),
+        has_named_weights=True,
+    ),
+    "transformers": Family(
+        {
+            ClassLabel.task: late("kdcache.models.transformers:build_classifier"),
+            ClassMask.task: late("kdcache.models.transformers:build_segmenter"),
+        },
+        check=late("kdcache.models.transformers:check"),
+        is_pretrained=True,
+    ),
 }

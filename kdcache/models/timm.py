@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from kdcache.config.spec import Spec, choose
 from kdcache.errors import ModelError
-from kdcache.models.building import Builder, Built, Family, constructing
+from kdcache.models.building import Built, constructing
 from kdcache.models.preprocessing import Preprocessing
 from kdcache.shapes import as_size
-from kdcache.targets import ClassLabel, ClassMask
 
 
 def build_classifier(spec: Spec, classes: int | None, channels: int) -> Built:
@@ -97,7 +96,8 @@ def _require_name(name: str) -> str:
     return choose(name, timm.list_models(), "timm model")
 
 
-def _check(spec: Spec) -> None:
+def check(spec: Spec) -> None:
+    """Raise a UsageError or a ModelError if timm has no model of that name."""
     _require_name(spec.arg or "")
 
 
@@ -116,10 +116,3 @@ class _BackboneMaps(nn.Module):
         features = self.backbone(images)[-1]
         maps: Tensor = self.classifier(features)
         return maps
-
-
-_BUILDERS: dict[str, Builder] = {
-    ClassLabel.task: build_classifier,
-    ClassMask.task: build_segmenter,
-}
-TIMM = Family(_BUILDERS, _check)

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from kdcache.config.spec import Spec, choose
 from kdcache.config.user_functions import check_options
 from kdcache.errors import ModelError
-from kdcache.models.building import Builder, Built, Family, constructing
+from kdcache.models.building import Built, constructing
 from kdcache.models.coco_classes import keep_named_classes
-from kdcache.targets import ClassBoxes, ClassLabel, ClassMask
 
 _AUXILIARY = "aux_classifier"
 
@@ -200,7 +199,8 @@ def _require_colour(spec: Spec, channels: int) -> None:
         raise ModelError(f'model {spec} takes colour images only; use a recipe with mode = "RGB"')
 
 
-def _check(spec: Spec) -> None:
+def check(spec: Spec) -> None:
+    """Raise a UsageError or a ModelError if torchvision has no model of that name."""
     from torchvision import models  # noqa: PLC0415
 
     classifiers = models.list_models(module=models)
@@ -233,11 +233,3 @@ class _Maps(nn.Module):
         if self.aux_classifier is None:
             return maps
         return [*maps, self.aux_classifier(features["aux"])]
-
-
-_BUILDERS: dict[str, Builder] = {
-    ClassLabel.task: build_classifier,
-    ClassMask.task: build_segmenter,
-    ClassBoxes.task: build_detector,
-}
-TORCHVISION = Family(_BUILDERS, _check, has_named_weights=True)

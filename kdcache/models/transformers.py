@@ -20,7 +20,7 @@ from torch import nn
 
 from kdcache.config.spec import Spec
 from kdcache.errors import ModelError, UsageError, brief
-from kdcache.models.building import Builder, Built, Family, constructing
+from kdcache.models.building import Built, constructing
 from kdcache.models.hub_files import CONFIG, download_weights, downloaded
 from kdcache.models.image_processor import ProcessedViews, processed_views
 from kdcache.models.transformers_configuration import (
@@ -36,7 +36,6 @@ from kdcache.models.transformers_configuration import (
 )
 from kdcache.models.transformers_weights import names_in_files, with_weights
 from kdcache.models.weight_formats import some_names
-from kdcache.targets import ClassLabel, ClassMask
 
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -67,7 +66,7 @@ def build_segmenter(spec: Spec, classes: int | None, channels: int) -> Built:
     return module, _normalisation(views)
 
 
-def _check(spec: Spec) -> None:
+def check(spec: Spec) -> None:
     """Check what can be known without the network, and without importing transformers."""
     if importlib.util.find_spec("transformers") is None:
         raise ModelError(f"model {spec} needs transformers; pip install 'kdcache[hub]'")
@@ -112,7 +111,7 @@ def _built(
 ) -> tuple[nn.Module, Any, ProcessedViews | None]:
     """Return a model that gives logits, its configuration, and what its images are like; None if
     no image processor lies beside it."""
-    _check(spec)
+    check(spec)
     local_folder = _local_folder(spec)
     with _quiet():
         folder = local_folder or downloaded(spec, spec.options.get("revision"))
@@ -173,10 +172,3 @@ def _quiet() -> Iterator[None]:
         library.set_verbosity(library_level)
         if has_bars:
             library.enable_progress_bar()
-
-
-_BUILDERS: dict[str, Builder] = {
-    ClassLabel.task: build_classifier,
-    ClassMask.task: build_segmenter,
-}
-TRANSFORMERS = Family(_BUILDERS, _check, is_pretrained=True)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kdcache.deferred import Tensor, torch
+from kdcache.deferred import Module, Tensor, torch
 from kdcache.errors import UsageError
 from kdcache.runtime.allocator import keep_freed_memory
 from kdcache.runtime.launch import own_place
@@ -99,7 +99,7 @@ class Compute:
         block."""
         return self.device.type == "cuda"
 
-    def place(self, model: "torch.nn.Module") -> "torch.nn.Module":
+    def place(self, model: Module) -> Module:
         """Return the model on the device, in the memory format, compiled if so configured."""
         model = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
         if not self.config.compile:

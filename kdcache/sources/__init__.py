@@ -17,7 +17,7 @@ from kdcache.sources.digits import DIGITS_TRAIN, Digits
 from kdcache.sources.masks import MaskSource
 from kdcache.sources.own import as_source
 from kdcache.sources.protocol import Sample, Source
-from kdcache.sources.registry import open_source
+from kdcache.sources.registry import check_source, open_source
 from kdcache.sources.tars import TarSource
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Source",
     "TarSource",
     "as_source",
+    "check_source",
     "mean_image_bytes",
     "open_source",
     "stored_image",

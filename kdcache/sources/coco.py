@@ -78,6 +78,26 @@ def open_coco(spec: Spec) -> Source:
             `read_coco`.
         UsageError: no file is given, or it cannot be read.
     """
+    options, folder = checked_coco(spec)
+    file = _read_once(options.annotations)
+    dataset = CocoImages(folder, file.names, file.objects, file.sizes, options.annotations)
+    require_files(
+        dataset,
+        file.names,
+        f"coco {folder!r}",
+        f"give the folder that it is below, add it, or remove it from {options.annotations}",
+    )
+    names = file.categories
+    return BoxSource(dataset, spec, classes=len(names), class_names=names)
+
+
+def checked_coco(spec: Spec) -> tuple[CocoOptions, str]:
+    """Return the options and the folder of a spec.
+
+    Raises:
+        SourceError: the folder is absent.
+        UsageError: no file is given.
+    """
     example = f"{spec.name}:{spec.arg or 'IMAGES'},annotations=instances.json"
     options = build(
         CocoOptions,
@@ -87,16 +107,7 @@ def open_coco(spec: Spec) -> Source:
     )
     if spec.arg is None or not Path(spec.arg).is_dir():
         raise SourceError(f"coco {spec.arg!r} is not a folder; give the one that holds the images")
-    file = _read_once(options.annotations)
-    dataset = CocoImages(spec.arg, file.names, file.objects, file.sizes, options.annotations)
-    require_files(
-        dataset,
-        file.names,
-        f"coco {spec.arg!r}",
-        f"give the folder that it is below, add it, or remove it from {options.annotations}",
-    )
-    names = file.categories
-    return BoxSource(dataset, spec, classes=len(names), class_names=names)
+    return options, spec.arg
 
 
 def _read_once(path: str) -> CocoFile:

@@ -3,7 +3,8 @@ large one is kept."""
 
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,11 @@ class ImageFolder:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.passed_over: Counter[str] = Counter()
-        """Number of files that are no images, by extension."""
-        self.classes, numbers = self._find_classes()
-        self.samples = self._list_samples(numbers)
+        self.classes, beside = _class_folders(root)
+        self.samples, among = _samples(root, self.classes)
         """(path, class index) of each image, sorted."""
+        self.passed_over = beside + among
+        """Number of files that are no images, by extension."""
         self.targets = [target for _, target in self.samples]
 
     def __len__(self) -> int:
@@ -68,51 +69,6 @@ class ImageFolder:
         """Return the image, RGB, that a file holds, and its class index."""
         return to_mode(decode_image(contents[0]), "RGB"), self.samples[index][1]
 
-    def _find_classes(self) -> tuple[list[str], dict[str, int]]:
-        """Return the names of the class folders, sorted, and their numbers.
-
-        Raises:
-            SourceError: there are none, or an image lies beside them.
-        """
-        files = []
-        classes = []
-        hidden_folders = []
-        with os.scandir(self.root) as entries:
-            for entry in entries:
-                if not entry.is_dir():
-                    files.append(entry.name)
-                elif is_hidden(entry.name):
-                    hidden_folders.append(entry.name)
-                else:
-                    classes.append(entry.name)
-        classes.sort()
-        _check_root(self.root, classes, files)
-        for name in sorted(hidden_folders):
-            paths = _files_without_images(os.path.join(self.root, name))  # noqa: PTH118
-            self.passed_over += count_kinds(paths)
-        self.passed_over += count_kinds(files)
-        return classes, {name: index for index, name in enumerate(classes)}
-
-    def _list_samples(self, numbers: dict[str, int]) -> Listing:
-        """Return the (path, class index) pairs, sorted.
-
-        Raises:
-            SourceError: a file or folder that must not be there, see `list_images`; a class folder
-                without images.
-        """
-        listing, passed_over = list_images(self.root, numbers)
-        self.passed_over += passed_over
-        present_targets = {target for _, target in listing}
-        lacking_targets = sorted(set(numbers.values()) - present_targets)
-        if lacking_targets:
-            name = sorted(numbers)[lacking_targets[0]]
-            more = and_more(len(lacking_targets))
-            raise SourceError(
-                f"imagefolder {self.root!r}: class folder {name}{more} holds no"
-                f" image ({' '.join(IMG_EXTENSIONS)}); put some there, or remove the folder"
-            )
-        return listing
-
 
 def open_imagefolder(spec: Spec) -> Source:
     """Return the images below a folder that holds one folder per class.
@@ -120,6 +76,27 @@ def open_imagefolder(spec: Spec) -> Source:
     Raises:
         SourceError: the folder is absent, cannot be listed, holds no class folders or a class
             without images, or what looks like a sample and would be left out, or would come twice.
+    """
+    root = checked_imagefolder(spec)
+    with _naming(root):
+        dataset = ImageFolder(root)
+    name = f"imagefolder {root}"
+    tell_passed_over(name, dataset.passed_over, "no images")
+    if are_splits(dataset.classes):
+        last = os.path.join(root, dataset.classes[-1])  # noqa: PTH118
+        say(
+            f"note: {name}: its classes are called {', '.join(dataset.classes)}; if these are parts"
+            f" of the data, give one of them: imagefolder:{last}"
+        )
+    return DatasetSource(dataset, spec, lists_targets=True)
+
+
+def checked_imagefolder(spec: Spec) -> str:
+    """Return the folder of a spec.
+
+    Raises:
+        SourceError: it is absent, cannot be listed, or holds no class folders.
+        UsageError: options, of which there are none.
     """
     if spec.options:
         raise UsageError(
@@ -133,20 +110,66 @@ def open_imagefolder(spec: Spec) -> Source:
             f"imagefolder {spec.arg!r} is not a folder; give one that holds one folder per"
             f" class{hint}"
         )
+    with _naming(spec.arg):
+        _class_folders(spec.arg)
+    return spec.arg
+
+
+@contextmanager
+def _naming(root: str) -> Iterator[None]:
+    """List a folder; what the system refuses is a SourceError that names it."""
     try:
-        dataset = ImageFolder(spec.arg)
+        yield
     except OSError as error:
         message = " ".join(str(error).split())
-        raise SourceError(f"imagefolder {spec.arg!r}: {message}") from error
-    name = f"imagefolder {spec.arg}"
-    tell_passed_over(name, dataset.passed_over, "no images")
-    if are_splits(dataset.classes):
-        last = os.path.join(spec.arg, dataset.classes[-1])  # noqa: PTH118
-        say(
-            f"note: {name}: its classes are called {', '.join(dataset.classes)}; if these are parts"
-            f" of the data, give one of them: imagefolder:{last}"
+        raise SourceError(f"imagefolder {root!r}: {message}") from error
+
+
+def _class_folders(root: str) -> tuple[list[str], "Counter[str]"]:
+    """Return the names of the class folders, sorted, and how many files beside them there are, by
+    extension.
+
+    Raises:
+        SourceError: there are none, or an image lies beside them.
+    """
+    files = []
+    classes = []
+    hidden_folders = []
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if not entry.is_dir():
+                files.append(entry.name)
+            elif is_hidden(entry.name):
+                hidden_folders.append(entry.name)
+            else:
+                classes.append(entry.name)
+    classes.sort()
+    _check_root(root, classes, files)
+    passed_over = count_kinds(files)
+    for name in sorted(hidden_folders):
+        paths = _files_without_images(os.path.join(root, name))  # noqa: PTH118
+        passed_over += count_kinds(paths)
+    return classes, passed_over
+
+
+def _samples(root: str, classes: Sequence[str]) -> tuple[Listing, "Counter[str]"]:
+    """Return what `list_images` does.
+
+    Raises:
+        SourceError: as `list_images`, or a class folder without images.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    listing, passed_over = list_images(root, numbers)
+    present_targets = {target for _, target in listing}
+    lacking_targets = sorted(set(numbers.values()) - present_targets)
+    if lacking_targets:
+        name = classes[lacking_targets[0]]
+        more = and_more(len(lacking_targets))
+        raise SourceError(
+            f"imagefolder {root!r}: class folder {name}{more} holds no"
+            f" image ({' '.join(IMG_EXTENSIONS)}); put some there, or remove the folder"
         )
-    return DatasetSource(dataset, spec, lists_targets=True)
+    return listing, passed_over
 
 
 def are_splits(names: Collection[str]) -> bool:

@@ -2,12 +2,13 @@
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kdcache.config.spec import Spec, parse_spec
-from kdcache.config.user_functions import load_function
+from kdcache.config.user_functions import load_function, require_module
 from kdcache.errors import SourceError, UsageError, quoted, shortened
 from kdcache.runtime.image_items import as_image, described
 from kdcache.runtime.user_code import user_code
@@ -148,10 +149,29 @@ def open_own(spec: Spec, source_names: Collection[str]) -> Source:
         SourceError: the function raises something, or gives no data set.
         UsageError: there is no such function.
     """
+    _require_function(spec, source_names)
+    with user_code(f"source {spec}", SourceError, way_out=_MEND):
+        with _naming_others(spec, source_names):
+            data = load_function(spec, "source", source_names, error=SourceError)
+        return _as_source(data, spec)
+
+
+def check_own(spec: Spec, source_names: Collection[str]) -> None:
+    """Check that there is a module of the name that a spec begins with; it is not imported.
+
+    Raises:
+        UsageError: there is none, or the spec names no function.
+        SourceError: a package above it cannot be imported.
+    """
+    _require_function(spec, source_names)
+    with _naming_others(spec, source_names):
+        require_module(spec, "source", source_names, error=SourceError)
+
+
+def _require_function(spec: Spec, source_names: Collection[str]) -> None:
+    """Raise a UsageError if a spec cannot name a function of a module."""
     if not _may_be_function(spec):
         raise UsageError(f"source {spec}: {_no_source(spec, source_names)}")
-    with user_code(f"source {spec}", SourceError, way_out=_MEND):
-        return _as_source(_loaded(spec, source_names), spec)
 
 
 def _may_be_function(spec: Spec) -> bool:
@@ -235,9 +255,11 @@ def _checked_count(classes: Any, name: str) -> int:
     return count
 
 
-def _loaded(spec: Spec, source_names: Collection[str]) -> Any:
+@contextmanager
+def _naming_others(spec: Spec, source_names: Collection[str]) -> Iterator[None]:
+    """Look for a user's function; where there is none, name the source that may be meant."""
     try:
-        return load_function(spec, "source", source_names, error=SourceError)
+        yield
     except UsageError as error:
         if spec.name in sys.stdlib_module_names or spec.name in _TABLES:
             raise UsageError(f"source {spec}: {_no_source(spec, source_names)}") from error

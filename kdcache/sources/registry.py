@@ -3,17 +3,17 @@
 from collections.abc import Callable
 
 from kdcache.config.spec import Spec
-from kdcache.sources.coco import open_coco
+from kdcache.sources.coco import checked_coco, open_coco
 from kdcache.sources.digits import open_digits
 from kdcache.sources.hub import open_hub
-from kdcache.sources.imagefolder import open_imagefolder
-from kdcache.sources.own import open_own, parse_source
+from kdcache.sources.imagefolder import checked_imagefolder, open_imagefolder
+from kdcache.sources.own import check_own, open_own, parse_source
 from kdcache.sources.protocol import Source
-from kdcache.sources.segfolder import open_segfolder
-from kdcache.sources.tars import open_tars
+from kdcache.sources.segfolder import checked_segfolder, open_segfolder
+from kdcache.sources.tars import checked_tars, open_tars
 from kdcache.sources.torchvision import open_torchvision
-from kdcache.sources.voc import open_voc
-from kdcache.sources.yolo import open_yolo
+from kdcache.sources.voc import checked_voc, open_voc
+from kdcache.sources.yolo import checked_yolo, open_yolo
 
 OPENERS: dict[str, Callable[[Spec], Source]] = {
     "coco": open_coco,
@@ -26,6 +26,30 @@ OPENERS: dict[str, Callable[[Spec], Source]] = {
     "voc": open_voc,
     "yolo": open_yolo,
 }
+
+CHECKS: dict[str, Callable[[Spec], object]] = {
+    "coco": checked_coco,
+    "imagefolder": checked_imagefolder,
+    "segfolder": checked_segfolder,
+    "tars": checked_tars,
+    "voc": checked_voc,
+    "yolo": checked_yolo,
+}
+"""What each opener begins with: options and paths, before anything is listed or read."""
+
+
+def check_source(text: str) -> None:
+    """Check what a source's spec names, without opening it: a name, options and paths.
+
+    Raises:
+        SourceError: a folder or file that is not there, or a folder without what must be in it.
+        UsageError: an unknown source or option; the nearest is suggested.
+    """
+    spec = parse_source(text, OPENERS)
+    if spec.name not in OPENERS:
+        check_own(spec, OPENERS)
+    elif spec.name in CHECKS:
+        CHECKS[spec.name](spec)
 
 
 def open_source(text: str) -> Source:

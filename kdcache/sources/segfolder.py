@@ -99,13 +99,7 @@ def open_segfolder(spec: Spec) -> Source:
             without the other, or what looks like one and would be left out.
         UsageError: patterns without `{}`, or files of classes or ids that cannot be understood.
     """
-    example = f"{spec.name}:{spec.arg or 'PATH'},classes=19"
-    wish = f"classes, the number of them or a file with their names; write {example}"
-    options = build(SegFolderOptions, spec.options, f"source {spec.name}", called=lambda _: wish)
-    if spec.arg is None or not Path(spec.arg).is_dir():
-        raise SourceError(
-            f"segfolder {spec.arg!r} is not a folder; give the one that holds images and masks"
-        )
+    options, folder = checked_segfolder(spec)
     names: tuple[str, ...] | None = None
     if isinstance(options.classes, int):
         num_classes = options.classes
@@ -115,10 +109,10 @@ def open_segfolder(spec: Spec) -> Source:
     ids = None
     if options.ids is not None:
         ids = read_ids(options.ids, num_classes, names)
-    dataset = _listed(spec.arg, options)
-    name = f"segfolder {spec.arg}"
+    dataset = _listed(folder, options)
+    name = f"segfolder {folder}"
     tell_passed_over(name, dataset.passed_over, "neither images nor masks")
-    _tell_splits(name, spec.arg, options, dataset.images)
+    _tell_splits(name, folder, options, dataset.images)
     return MaskSource(
         dataset,
         spec,
@@ -127,6 +121,23 @@ def open_segfolder(spec: Spec) -> Source:
         ids=ids,
         ids_hint=_ids_hint(options.ids),
     )
+
+
+def checked_segfolder(spec: Spec) -> tuple[SegFolderOptions, str]:
+    """Return the options and the folder of a spec.
+
+    Raises:
+        SourceError: the folder is absent.
+        UsageError: an unknown option, no classes, or patterns without `{}`.
+    """
+    example = f"{spec.name}:{spec.arg or 'PATH'},classes=19"
+    wish = f"classes, the number of them or a file with their names; write {example}"
+    options = build(SegFolderOptions, spec.options, f"source {spec.name}", called=lambda _: wish)
+    if spec.arg is None or not Path(spec.arg).is_dir():
+        raise SourceError(
+            f"segfolder {spec.arg!r} is not a folder; give the one that holds images and masks"
+        )
+    return options, spec.arg
 
 
 def _listed(root: str, options: SegFolderOptions) -> SegFolder:

@@ -158,16 +158,26 @@ def open_tars(spec: Spec) -> Source:
         SourceError: a tar is missing, cut short or otherwise not what index_tar takes.
         UsageError: an unknown option, or an address that is no local file.
     """
-    check_options(_options, spec, "source")
-    classes, target = _options(**spec.options)
+    classes, target, paths = checked_tars(spec)
     shards = []
     passed_over: Counter[str] = Counter()
-    for path in find_tars(spec.arg or ""):
+    for path in paths:
         shard = index_tar(path, target)
         shards.append(shard)
         passed_over += shard.passed_over
     tell_passed_over(f"tars {spec.arg}", passed_over, "neither images nor targets")
     return TarSource(shards, spec, classes)
+
+
+def checked_tars(spec: Spec) -> tuple[int | None, str, list[str]]:
+    """Return the number of classes, the name of targets and the tars of a spec.
+
+    Raises:
+        SourceError: there is no such tar.
+        UsageError: an unknown option, or an address that is no local file.
+    """
+    check_options(_options, spec, "source")
+    return *_options(**spec.options), find_tars(spec.arg or "")
 
 
 def _options(classes: Value | None = None, target: Value = "cls") -> tuple[int | None, str]:

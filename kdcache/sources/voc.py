@@ -100,8 +100,7 @@ def open_voc(spec: Spec) -> Source:
             understood.
         UsageError: there is no such list, or a file of names that cannot be read.
     """
-    options = build(VocOptions, spec.options, f"source {spec.name}")
-    root = _checked_root(spec.arg)
+    options, root = checked_voc(spec)
     names = VOC_CLASSES
     if options.classes is not None:
         names = read_class_names(options.classes, "voc", may_be_number=False)
@@ -110,6 +109,17 @@ def open_voc(spec: Spec) -> Source:
     images = [f"JPEGImages/{name}.jpg" for name in listed]
     annotations = [f"Annotations/{name}.xml" for name in listed]
     return voc_source(spec, root, images, annotations, reader)
+
+
+def checked_voc(spec: Spec) -> tuple[VocOptions, str]:
+    """Return the options and the folder of a spec.
+
+    Raises:
+        SourceError: it is no folder, or does not have VOC's layout.
+        UsageError: an unknown option.
+    """
+    options = build(VocOptions, spec.options, f"source {spec.name}")
+    return options, _checked_root(spec.arg)
 
 
 def voc_source(

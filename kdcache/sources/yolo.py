@@ -90,16 +90,13 @@ def open_yolo(spec: Spec) -> Source:
             left out, or a line of labels is no box.
         UsageError: there is no such split, no classes are given, or a file cannot be read.
     """
-    example = f"{spec.name}:{spec.arg or 'PATH'},classes=80"
-    wish = f"classes, the number of them or a file with their names; write {example}"
-    options = build(YoloOptions, spec.options, f"source {spec.name}", called=lambda _: wish)
+    options, root = checked_yolo(spec)
     names: tuple[str, ...] | None = None
     if isinstance(options.classes, int):
         classes = options.classes
     else:
         names = read_class_names(options.classes, "yolo")
         classes = len(names)
-    root = _checked_root(spec.arg)
     folders = [path.name for path in (Path(root) / "images").iterdir() if path.is_dir()]
     split = choose(options.split, folders, f"split of yolo {root!r}")
     images, labels = _listed(root, split)
@@ -108,18 +105,23 @@ def open_yolo(spec: Spec) -> Source:
     return BoxSource(dataset, spec, classes=classes, class_names=names)
 
 
-def _checked_root(root: str | None) -> str:
-    """Return the folder of a spec.
+def checked_yolo(spec: Spec) -> tuple[YoloOptions, str]:
+    """Return the options and the folder of a spec.
 
     Raises:
-        SourceError: it is none, or holds no images.
+        SourceError: it is no folder, or holds no images.
+        UsageError: an unknown option, or no classes are given.
     """
+    example = f"{spec.name}:{spec.arg or 'PATH'},classes=80"
+    wish = f"classes, the number of them or a file with their names; write {example}"
+    options = build(YoloOptions, spec.options, f"source {spec.name}", called=lambda _: wish)
+    root = spec.arg
     if root is None or not (Path(root) / "images").is_dir():
         raise SourceError(
             f"yolo {root!r} is no folder with images in it; give one with images/train/*.jpg and"
             " labels/train/*.txt"
         )
-    return root
+    return options, root
 
 
 def _listed(root: str, split: str) -> tuple[list[str], list[str | None]]:

@@ -92,7 +92,7 @@ def export_cache(
 def require_unmixed(cache: Cache, way_out: str) -> None:
     """Raise a UsageError if views of a cache are mixed: of a subset that is to hold images, those
     of partners are lost."""
-    if cache.recipe.mixing:
+    if "mixing" in cache.manifest.recipe.table:
         raise UsageError(
             f"cache {cache}: recipe {cache.manifest.recipe.name} mixes each view with another,"
             f" whose image a subset with images would not hold; {way_out}"

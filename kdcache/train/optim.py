@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from kdcache.config.spec import choose
-from kdcache.deferred import torch
+from kdcache.deferred import Module, torch
 from kdcache.errors import UsageError
 from kdcache.runtime.user_code import exception_text
+
+_SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "constant", "wsd", "rsqrt", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,7 @@ class ScheduleConfig:
     """Further arguments of timm's create_scheduler_v2, such as cycle_limit, k_decay or noise."""
 
     def __post_init__(self) -> None:
+        choose(self.name, _SCHEDULES, "schedule.name")
         if not 0 < self.decay_epochs < math.inf:
             raise UsageError(f"schedule.decay_epochs is {self.decay_epochs}; it must be above 0")
         _require_from_zero("schedule", self, "warmup_epochs", "warmup_lr", "min_lr", "decay_rate")
@@ -116,7 +119,7 @@ def check_schedule(config: ScheduleConfig, *, epochs: int) -> None:
             schedule.step_update(epoch)
 
 
-def make_optimizer(model: "torch.nn.Module", config: OptimizerConfig) -> "torch.optim.Optimizer":
+def make_optimizer(model: Module, config: OptimizerConfig) -> "torch.optim.Optimizer":
     """Return the optimiser of `model`'s parameters.
 
     Raises:
@@ -149,7 +152,6 @@ def make_schedule(
     """
     from timm.scheduler import create_scheduler_v2  # noqa: PLC0415
 
-    choose(config.name, _SCHEDULES, "schedule.name")
     if config.name == "none":
         return _Constant()
     settings = asdict(config)
@@ -184,7 +186,6 @@ def _one_line_errors(what: str, name: str) -> Iterator[None]:
 
 
 _TRIED_EPOCHS = 1000
-_SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "constant", "wsd", "rsqrt", "none")
 
 
 class _Constant:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kdcache.config.files import parse_seeds
 from kdcache.errors import UsageError
-from kdcache.models.model import check_model
+from kdcache.models.specs import check_model
 from kdcache.runtime.console import say
 from kdcache.runtime.device import Compute
 from kdcache.runtime.wording import counted

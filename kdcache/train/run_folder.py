@@ -1,4 +1,4 @@
-"""The folder of a run: the names of its files, whose run it is, and what it already holds."""
+"""The folder of a run: whose run it is, and what it already holds."""
 
 import json
 from collections.abc import Iterator
@@ -15,13 +15,15 @@ from kdcache.train.config import TrainConfig
 from kdcache.train.differences import FREE, PLACES, settings_differences
 from kdcache.train.metrics_log import read_metrics
 from kdcache.train.preflight import require_writable
+from kdcache.train.run_files import (
+    BEST_FILE,
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    METRICS_FILE,
+    RESULT_FILE,
+    STUDENT_FILE,
+)
 
-CONFIG_FILE = "config.toml"
-METRICS_FILE = "metrics.jsonl"
-RESULT_FILE = "result.json"
-CHECKPOINT_FILE = "last.pt"
-STUDENT_FILE = "student.safetensors"
-BEST_FILE = "best.safetensors"
 COMMAND = "train-student"
 SETTINGS_KEY = "settings"
 """In a checkpoint: those of the run that it is of, as `config.toml` has them."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kdcache.views.mixing import Mixing, in_pairs, partners
     from kdcache.views.permutation import keyed_permutation, row_order
     from kdcache.views.recipe import Recipe
-    from kdcache.views.recipe_files import load_recipe, shipped_recipes
+    from kdcache.views.recipe_files import load_recipe, recipe_table, shipped_recipes
     from kdcache.views.view import Trace, crc32, preserved_generators, seed_generators
 
 __getattr__ = door(
@@ -29,6 +29,7 @@ __getattr__ = door(
         "load_recipe": "recipe_files",
         "partners": "mixing",
         "preserved_generators": "view",
+        "recipe_table": "recipe_files",
         "row_order": "permutation",
         "seed_generators": "view",
         "shipped_recipes": "recipe_files",
@@ -48,6 +49,7 @@ __all__ = [
     "load_recipe",
     "partners",
     "preserved_generators",
+    "recipe_table",
     "row_order",
     "seed_generators",
     "shipped_recipes",

@@ -4,11 +4,12 @@ import tomllib
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
+import kdcache.views
 from kdcache.config.spec import choose
 from kdcache.errors import RecipeError, UsageError, quoted
 from kdcache.runtime.text_files import read_text
-from kdcache.views.recipe import Recipe
 
 
 def shipped_recipes() -> list[str]:
@@ -25,11 +26,22 @@ def _shipped_files() -> Traversable:
     return resources.files("kdcache.views") / "recipes"
 
 
-def load_recipe(name: str | Path) -> Recipe:
+def load_recipe(name: str | Path) -> "kdcache.views.Recipe":
     """Return the recipe in TOML file `name`, or the shipped one of that name.
 
     Raises:
         RecipeError: a file that is not TOML, or a transform or parameter that does not exist.
+        UsageError: neither a file nor a shipped recipe; the nearest is suggested.
+    """
+    table = recipe_table(name)
+    return kdcache.views.Recipe(Path(name).stem, table)
+
+
+def recipe_table(name: str | Path) -> dict[str, Any]:
+    """Return the keys of TOML file `name`, or of the shipped recipe of that name.
+
+    Raises:
+        RecipeError: a file that is absent, or not TOML.
         UsageError: neither a file nor a shipped recipe; the nearest is suggested.
     """
     if not isinstance(name, str | Path):
@@ -46,6 +58,6 @@ def load_recipe(name: str | Path) -> Recipe:
             f"recipe file {name} does not exist; shipped recipes: {', '.join(shipped_recipes())}"
         )
     try:
-        return Recipe(path.stem, tomllib.loads(text))
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"recipe file {name} is not TOML: {error}") from error

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kdcache.codecs import codec_from_dict, codec_spec, codec_to_dict, open_codec
 from kdcache.codecs.lowrank import LowRank, _packed, _unpacked
-from kdcache.codecs.transform import Calibration, PlacedFit, quantised
+from kdcache.codecs.transform import Calibration, Fit, PlacedFit, quantised
 from kdcache.errors import CodecError, UsageError
 
 

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from kdcache.cache import open_cache
 from kdcache.errors import KdcacheError, ModelError, UsageError
-from kdcache.models.model import check_model, open_model
+from kdcache.models.model import open_model
 from kdcache.models.modules import state_sha256
+from kdcache.models.specs import check_model
 from kdcache.models.vision_model import VisionModel
 from kdcache.views import Recipe, load_recipe
 

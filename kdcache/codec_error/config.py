@@ -1,0 +1,66 @@
+"""What a measurement of codecs is told: the settings of `codec-error`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdcache.errors import UsageError
+from kdcache.runtime.device import ComputeConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecErrorConfig:
+    """What `codec-error` does. The logits come from `logits`, or else from `teacher`, `data` and
+    `recipe`."""
+
+    logits: str | None = None
+    """An .npz file of logits, or the folder of a `full` cache."""
+    teacher: str | None = None
+    """Spec of the teacher, with its weights. Beside a cache it is that of the cache, of which only
+    the last layer's weights are looked at, from which a basis of few views gains."""
+    data: str | None = None
+    """Spec of the source."""
+    recipe: str | None = None
+    """A shipped recipe's name, or a TOML file."""
+    student: str | None = None
+    """Spec of a proxy student, with its weights."""
+    views: int | None = None
+    """About how many views to run, or to read of a cache; by default 4,096. An .npz file is
+    measured whole."""
+    codec: tuple[str, ...] = ()
+    """Specs of the codecs; by default a ladder over all of them."""
+    tau: tuple[float, ...] = (1.0, 4.0)
+    batch_size: tuple[int, ...] = (256,)
+    """Rows of a batch of the loss; the smallest is also that of the models."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    def __post_init__(self) -> None:
+        if self.views is not None:
+            _require_at_least_two("views", self.views)
+        for size in self.batch_size:
+            _require_at_least_two("batch_size", size)
+        for tau in self.tau:
+            if not 0 < tau < float("inf"):
+                raise UsageError(f"tau is {tau}; it must be above 0")
+        self._require_one_origin()
+
+    def _require_one_origin(self) -> None:
+        """Raise a UsageError unless the logits come from a single place."""
+        if self.logits is None:
+            if not (self.teacher and self.data and self.recipe):
+                raise UsageError(
+                    "nothing to measure: give an .npz file of logits, a full cache, or --teacher,"
+                    " --data and --recipe"
+                )
+            return
+        is_npz = Path(self.logits).suffix == ".npz"
+        if self.recipe or (self.teacher and is_npz):
+            raise UsageError(
+                "give either logits (an .npz file or a cache) or a teacher with data and recipe,"
+                " not both"
+            )
+
+
+def _require_at_least_two(name: str, value: int) -> None:
+    """Raise a UsageError if a number is less than two."""
+    if value < 2:
+        raise UsageError(f"{name} is {value}; it must be at least 2")

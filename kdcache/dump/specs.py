@@ -1,0 +1,22 @@
+"""What a dump names, checked before torch, data and teacher are there."""
+
+from kdcache.codecs import check_codec
+from kdcache.config.files import parse_seeds
+from kdcache.dump.config import DumpConfig
+from kdcache.models.specs import check_model
+from kdcache.sources import check_source
+from kdcache.views import recipe_table
+
+
+def check_specs(config: DumpConfig) -> None:
+    """Check names, options and paths, as far as that takes no torch.
+
+    Raises:
+        KdcacheError: one of them is unknown, or not there.
+    """
+    parse_seeds(config.seeds)
+    recipe_table(config.recipe)
+    check_model(config.teacher, asks_library=False)
+    if config.codec is not None:
+        check_codec(config.codec)
+    check_source(config.data)

@@ -1,0 +1,29 @@
+"""The caches that a loader is told, `PATH[,weight=X][,classes=FILE.csv]` each."""
+
+from dataclasses import dataclass
+
+from kdcache.config.spec import build, parse_spec
+from kdcache.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """What is said of one cache among several."""
+
+    weight: float = 1.0
+    """Of its teacher in the mean over all."""
+    classes: str | None = None
+    """A file that maps the student's classes to those of its teacher."""
+
+
+def parse_cache(text: str) -> tuple[str, CacheOptions]:
+    """Return the path or address of a cache, and its options.
+
+    Raises:
+        UsageError: an unknown option, or a weight that is not above 0.
+    """
+    spec = parse_spec(f"cache:{text}")
+    options = build(CacheOptions, spec.options, f"cache {text!r}")
+    if not 0 < options.weight < float("inf"):
+        raise UsageError(f"cache {text!r}: weight is {options.weight}; it must be above 0")
+    return str(spec.arg), options
