@@ -2,7 +2,6 @@
 process of its own."""
 
 import json
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import click
 from kdcache.errors import KdcacheError
 from kdcache.runtime.wording import human_bytes
 from kdcache_cli.output import json_text, shell_command
+from kdcache_cli.processes import run_command
 
 TEACHER = "timm:test_resnet,input_size=16"
 STUDENT = (
@@ -57,19 +57,15 @@ class Steps:
         command_line = shell_command("kdcache", *words)
         click.echo(f"[{self.number}/{self.total}] {title}\n      {command_line}", err=True)
         log = self.out / "logs" / f"{self.number}.txt"
+        output = self.out / "logs" / f"{self.number}.json"
         start = time.monotonic()
-        command = [sys.executable, "-m", "kdcache_cli", *words, "--json"]
-        with log.open("w", encoding="utf-8") as stderr:
-            process = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=stderr, text=True, check=False
-            )
-        if process.returncode != 0:
+        if run_command([*words, "--json"], stdout=output, stderr=log) != 0:
             messages = log.read_text("utf-8", "replace").strip().splitlines() or ["(no message)"]
             raise KdcacheError(
                 f"quickstart: {title} failed: {messages[-1]} (whole log: {log}); remove {self.out}"
                 " to start anew"
             )
-        result: dict[str, Any] = json.loads(process.stdout)
+        result: dict[str, Any] = json.loads(output.read_text("utf-8"))
         click.echo(f"      done in {time.monotonic() - start:.1f} s", err=True)
         return result
 

@@ -90,38 +90,39 @@ def open_yolo(spec: Spec) -> Source:
             left out, or a line of labels is no box.
         UsageError: there is no such split, no classes are given, or a file cannot be read.
     """
-    options, root = checked_yolo(spec)
-    names: tuple[str, ...] | None = None
-    if isinstance(options.classes, int):
-        classes = options.classes
-    else:
-        names = read_class_names(options.classes, "yolo")
-        classes = len(names)
+    options, names, root = checked_yolo(spec)
     folders = [path.name for path in (Path(root) / "images").iterdir() if path.is_dir()]
     split = choose(options.split, folders, f"split of yolo {root!r}")
     images, labels = _listed(root, split)
+    classes = options.classes
+    if not isinstance(classes, int):
+        classes = len(names)
     reader = partial(_rows_of, root, classes)
     dataset = YoloImages(root, images, ObjectRows.joined(in_threads(reader, labels)))
-    return BoxSource(dataset, spec, classes=classes, class_names=names)
+    return BoxSource(dataset, spec, classes=classes, class_names=names or None)
 
 
-def checked_yolo(spec: Spec) -> tuple[YoloOptions, str]:
-    """Return the options and the folder of a spec.
+def checked_yolo(spec: Spec) -> tuple[YoloOptions, tuple[str, ...], str]:
+    """Return the options of a spec, the names of classes if there is a file of them, and the
+    folder.
 
     Raises:
         SourceError: it is no folder, or holds no images.
-        UsageError: an unknown option, or no classes are given.
+        UsageError: an unknown option, no classes are given, or their file cannot be read.
     """
     example = f"{spec.name}:{spec.arg or 'PATH'},classes=80"
     wish = f"classes, the number of them or a file with their names; write {example}"
     options = build(YoloOptions, spec.options, f"source {spec.name}", called=lambda _: wish)
+    names: tuple[str, ...] = ()
+    if not isinstance(options.classes, int):
+        names = read_class_names(options.classes, "yolo")
     root = spec.arg
     if root is None or not (Path(root) / "images").is_dir():
         raise SourceError(
             f"yolo {root!r} is no folder with images in it; give one with images/train/*.jpg and"
             " labels/train/*.txt"
         )
-    return options, root
+    return options, names, root
 
 
 def _listed(root: str, split: str) -> tuple[list[str], list[str | None]]:

@@ -1,0 +1,37 @@
+"""Commands in processes of their own, forked from one that has imported torch once for all."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_PRELOADED = ["kdcache.dump.run", "kdcache.train.run", "timm"]
+"""What these commands import."""
+_FORKS = multiprocessing.get_context("forkserver")
+
+
+def run_command(words: Sequence[str], *, stdout: Path, stderr: Path) -> int:
+    """Run `kdcache WORDS` in a new process, with its output in files; return its exit code."""
+    _FORKS.set_forkserver_preload(_PRELOADED)
+    process = _FORKS.Process(target=_run, args=(list(words), str(stdout), str(stderr)))
+    process.start()
+    try:
+        process.join()
+    finally:
+        # stopped meanwhile: it keeps what it has, and ends
+        process.terminate()
+        process.join()
+    assert process.exitcode is not None, "it has ended"
+    return process.exitcode
+
+
+def _run(words: list[str], stdout: str, stderr: str) -> None:
+    """Run a command here; stdout and stderr are files from now on."""
+    from kdcache_cli.commands import main
+
+    for stream, path in ((sys.stdout, stdout), (sys.stderr, stderr)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        os.dup2(file, stream.fileno())
+        os.close(file)
+    main(words, prog_name="kdcache")
