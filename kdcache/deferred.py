@@ -48,7 +48,7 @@ else:
 
         def __instancecheck__(cls, value: object) -> bool:
             # where nothing has imported torch nothing is of its classes
-            return "torch" in sys.modules and isinstance(value, cls.original())
+            return sys.modules.get("torch") is not None and isinstance(value, cls.original())
 
     class Tensor(metaclass=_TypeOfTorch):
         """Stands for torch.Tensor."""

@@ -65,10 +65,19 @@ def _all_digits() -> tuple[_Images, _Targets]:
 
 def open_digits(spec: Spec) -> Source:
     """Return the digits of the split that the spec names."""
+    return DatasetSource(Digits(checked_digits(spec)), spec, lists_targets=True)
+
+
+def checked_digits(spec: Spec) -> str:
+    """Return the split of a spec.
+
+    Raises:
+        UsageError: an unknown split or option.
+    """
     check_options(Digits, spec, "source")
     if spec.arg is not None and spec.options:
         raise UsageError(
             f"source {spec} names its split twice; write digits:train, digits:test or digits:all"
         )
     split = spec.options.get("split", spec.arg or "train")
-    return DatasetSource(Digits(str(split)), spec, lists_targets=True)
+    return choose(str(split), tuple(_PARTS), "split of digits")

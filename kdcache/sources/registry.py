@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from kdcache.config.spec import Spec
 from kdcache.sources.coco import checked_coco, open_coco
-from kdcache.sources.digits import open_digits
+from kdcache.sources.digits import checked_digits, open_digits
 from kdcache.sources.hub import open_hub
 from kdcache.sources.imagefolder import checked_imagefolder, open_imagefolder
 from kdcache.sources.own import check_own, open_own, parse_source
@@ -29,6 +29,7 @@ OPENERS: dict[str, Callable[[Spec], Source]] = {
 
 CHECKS: dict[str, Callable[[Spec], object]] = {
     "coco": checked_coco,
+    "digits": checked_digits,
     "imagefolder": checked_imagefolder,
     "segfolder": checked_segfolder,
     "tars": checked_tars,

@@ -16,8 +16,8 @@ from kdcache.runtime.console import say
 from kdcache.runtime.distributed import is_main, on_main
 from kdcache.runtime.files import plain_bytes
 from kdcache.train.checkpoint import replace_file, save_checkpoint
-from kdcache.train.run_files import BEST_FILE, CHECKPOINT_FILE
-from kdcache.train.run_folder import COMMAND, SETTINGS_KEY
+from kdcache.train.run_files import BEST_FILE, CHECKPOINT_FILE, COMMAND
+from kdcache.train.run_folder import SETTINGS_KEY
 from kdcache.train.trainer import Trainer
 
 

@@ -31,14 +31,8 @@ from kdcache.train.keeper import Keeper, check_best, save_weights
 from kdcache.train.metrics_log import BoardMetrics, Metrics, MetricsFile, NoMetrics, read_metrics
 from kdcache.train.one_pass import require_one_pass
 from kdcache.train.result import run_result, say_epoch
-from kdcache.train.run_files import CONFIG_FILE, METRICS_FILE, RESULT_FILE
-from kdcache.train.run_folder import (
-    COMMAND,
-    check_folder,
-    finished_result,
-    last_checkpoint,
-    own_folder,
-)
+from kdcache.train.run_files import COMMAND, CONFIG_FILE, METRICS_FILE, RESULT_FILE
+from kdcache.train.run_folder import check_folder, finished_result, last_checkpoint, own_folder
 from kdcache.train.side_by_side import StudentRun, train_epochs
 from kdcache.train.trainer import Trainer
 

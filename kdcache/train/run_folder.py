@@ -18,13 +18,13 @@ from kdcache.train.preflight import require_writable
 from kdcache.train.run_files import (
     BEST_FILE,
     CHECKPOINT_FILE,
+    COMMAND,
     CONFIG_FILE,
     METRICS_FILE,
     RESULT_FILE,
     STUDENT_FILE,
 )
 
-COMMAND = "train-student"
 SETTINGS_KEY = "settings"
 """In a checkpoint: those of the run that it is of, as `config.toml` has them."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from kdcache.config.files import load_config
 from kdcache.errors import UsageError, quoted
 from kdcache.train.config import TrainConfig
-from kdcache.train.run_folder import COMMAND
+from kdcache.train.run_files import COMMAND
 
 _MOST_RUNS = 64
 _LONGEST_NAME = 100

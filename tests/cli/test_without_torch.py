@@ -1,0 +1,150 @@
+"""What needs no tensor does not import torch: looking at caches, copying them, and the line that says
+what is wrong with a command."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from caches import manifest
+from hub_server import hub_server
+from layouts import LAYOUTS, manifest_fields, row_codec_of
+
+from kdcache.cache import create_cache
+from kdcache.codecs import with_layout
+from kdcache.errors import KdcacheError
+from kdcache.train.config import TrainConfig
+from kdcache.train.specs import check_specs
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+FULL = str(GOLDEN / "v1-full")
+RUN_ALL = """
+import json, sys
+for name in ("torch", "torchvision", "timm", "transformers"):
+    sys.modules[name] = None  # to import it is an ImportError
+from click.testing import CliRunner
+from kdcache_cli import main
+for words in json.load(sys.stdin):
+    done = CliRunner().invoke(main, words)
+    lines = (done.output or repr(done.exception)).splitlines()
+    print(json.dumps([done.exit_code, lines[-1]]))
+"""
+DUMP = ("dump-teacher", "NEW", "--data", "digits:train", "--recipe", "digits")
+TEACHER = ("--teacher", "timm:test_resnet,pretrained=true")
+TRAIN = ("train-student", "RUN", "--data", "digits:train", "--student", "timm:test_resnet")
+MISTAKES: list[tuple[tuple[str, ...], str]] = [
+    ((*DUMP, *TEACHER, "--codec", "topq:k=2"), "did you mean 'topk'"),
+    ((*DUMP, *TEACHER, "--codec", "topk:kk=2"), "did you mean 'k'"),
+    ((*DUMP, *TEACHER, "--codec", "topk:k=0"), "k must be at least 1"),
+    ((*DUMP, *TEACHER, "--codec", "lowrank:step=0"), "must be above 0"),
+    ((*DUMP, *TEACHER, "--store", "zar"), "did you mean 'zarr'"),
+    ((*DUMP, *TEACHER, "--seeds", "4:2"), "0:4 means"),
+    ((*DUMP, *TEACHER, "--data", "dgits"), "did you mean 'digits'"),
+    ((*DUMP, *TEACHER, "--data", "digits:tain"), "did you mean 'train'"),
+    ((*DUMP, *TEACHER, "--data", "/nowhere"), "is a path alone"),
+    ((*DUMP, *TEACHER, "--data", "imagefolder:/nowhere"), "is not a folder"),
+    ((*DUMP, *TEACHER, "--data", "imagefolder:EMPTY"), "holds no class folder"),
+    ((*DUMP, *TEACHER, "--data", "imagefolder:EMPTY,a=1"), "no options"),
+    ((*DUMP, *TEACHER, "--data", "segfolder:EMPTY"), "needs classes"),
+    ((*DUMP, *TEACHER, "--data", "coco:EMPTY"), "needs annotations"),
+    ((*DUMP, *TEACHER, "--data", "yolo:EMPTY,classes=3"), "no folder with images in it"),
+    ((*DUMP, *TEACHER, "--data", "voc:EMPTY"), "no ImageSets/Main"),
+    ((*DUMP, *TEACHER, "--data", "tars:EMPTY"), "EMPTY"),
+    ((*DUMP, *TEACHER, "--recipe", "digit"), "did you mean 'digits'"),
+    ((*DUMP, *TEACHER, "--recipe", "none.toml"), "does not exist"),
+    ((*DUMP, *TEACHER, "--config", "none.toml"), "No such file"),
+    ((*DUMP, *TEACHER, "--set", "compute.wrokers=3"), "did you mean 'workers'"),
+    ((*DUMP, "--teacher", "tim:test_resnet"), "did you mean 'timm'"),
+    ((*DUMP, "--teacher", "timm:test_resnet,weights=none.pt"), "does not exist"),
+    ((*DUMP, "--teacher", "timm:test_resnet,pretrained=yes"), "write pretrained=true"),
+    ((*TRAIN, "--cache", "/nowhere"), "is not a cache"),
+    ((*TRAIN, "--cache", f"{FULL},wieght=2"), "did you mean 'weight'"),
+    ((*TRAIN, "--cache", FULL, "--loss", "dits"), "did you mean 'dist'"),
+    ((*TRAIN, "--cache", FULL, "--loss", "dist:taw=2"), "did you mean 'tau'"),
+    ((*TRAIN, "--cache", FULL, "--loss", "kl:tau=0"), "must be above 0"),
+    ((*TRAIN, "--cache", FULL, "--tail", "gohst"), "did you mean 'ghost'"),
+    ((*TRAIN, "--cache", FULL, "--eval-data", "tars:EMPTY/*.tar"), "EMPTY"),
+    ((*TRAIN, "--cache", FULL, "--set", "schedule.name=cosin"), "did you mean 'cosine'"),
+    ((*TRAIN, "--cache", FULL, "--vary", "loss=dits"), "did you mean 'dist'"),
+    (("codec-error", "none.npz", "--codec", "ful"), "did you mean 'full'"),
+    (("recode", FULL, "NEW", "--codec", "ful"), "did you mean 'full'"),
+    (("recode", "/nowhere", "NEW", "--codec", "full"), "is not a cache"),
+    (("convert", "/nowhere", "NEW", "--store", "zarr"), "is not a cache"),
+    (("show", "/nowhere", "--view", "0:0", "--out", "x.png"), "is not a cache"),
+    (("verify", "/nowhere"), "is not a cache"),
+    (("info", "/nowhere"), "is not a cache"),
+]
+
+
+def last_lines(folder: Path, lines: list[tuple[str, ...]], **environment: str) -> list[Any]:
+    """Return the exit code and the last line of each command, run in one process that has no
+    torch."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL],
+        input=json.dumps(lines),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def made_cosine_cache(folder: Path) -> str:
+    """Make a cache whose records are laid out by a fit, of maps of two sizes."""
+    layout = LAYOUTS["heads of unlike sizes"]
+    codec = with_layout(row_codec_of("cosine:steps=8.0"), layout)
+    create_cache(folder, manifest(codec, **manifest_fields(layout)), codec.fit_arrays())
+    return str(folder)
+
+
+def test_caches_are_looked_at_and_copied_without_torch(tmp_path: Path) -> None:
+    commands: list[tuple[str, ...]] = []
+    for cache in sorted(map(str, GOLDEN.glob("v1-*"))):
+        name = Path(cache).name
+        commands += [
+            ("info", cache),
+            ("info", cache, "--complete", "--json"),
+            ("merge", f"{name}-merged", cache),
+            ("export", cache, f"{name}-units", "--units", "0:1"),
+            ("export", cache, f"{name}-samples", "--samples", "0:10"),
+            ("gc", f"{name}-merged", "--delete"),
+        ]
+    commands += [
+        ("push", "v1-full-merged", "hf://datasets/me/cache"),
+        ("pull", "hf://datasets/me/cache", "pulled"),
+        ("info", "pulled"),
+        ("info", made_cosine_cache(tmp_path / "maps")),
+    ]
+    with hub_server() as server:
+        lines = last_lines(
+            tmp_path, commands, HF_ENDPOINT=server.url, HF_TOKEN="hf_x", HF_HOME=str(tmp_path)
+        )
+    for words, (code, line) in zip(commands, lines, strict=True):
+        assert code == 0, (words, line)
+
+
+def test_mistakes_are_told_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "EMPTY").mkdir()
+    lines = last_lines(tmp_path, [words for words, _ in MISTAKES])
+    for (words, message), (code, line) in zip(MISTAKES, lines, strict=True):
+        assert code in (1, 2) and message in line, (words, line)
+
+
+def test_the_process_has_no_torch(tmp_path: Path) -> None:
+    """Else the tests above could not fail."""
+    ((code, line),) = last_lines(tmp_path, [(*DUMP, *TEACHER)])
+    assert code == 1 and "torch" in line
+
+
+def test_what_a_finished_run_was_made_from_may_be_gone(tmp_path: Path) -> None:
+    config = TrainConfig(run=str(tmp_path), student="timm:x", cache="/nowhere", data="digits")
+    with pytest.raises(KdcacheError, match="/nowhere"):
+        check_specs(config)
+    (tmp_path / "result.json").touch()
+    check_specs(config)
