@@ -3,9 +3,9 @@
 Public names are imported on first use, so that `import kdcache` does not import torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from kdcache.deferred import door
 from kdcache.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -110,11 +110,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Return a public name from the module that defines it."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'kdcache' has no attribute {name!r}")
-    return getattr(import_module(f"kdcache.{_HOMES[name]}"), name)
+__getattr__ = door("kdcache", _HOMES)
 
 
 def __dir__() -> list[str]:

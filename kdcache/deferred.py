@@ -44,35 +44,31 @@ else:
             return getattr(module, attribute)
 
     class _TypeOfTorch(type):
-        """Of a class that stands for one of torch's: in annotations, and for `isinstance`."""
+        """Of a class that stands for torch's of the same name: in annotations, and for
+        `isinstance`."""
+
+        home: str
+        """The module that has it."""
 
         def __instancecheck__(cls, value: object) -> bool:
-            # where nothing has imported torch nothing is of its classes
-            return sys.modules.get("torch") is not None and isinstance(value, cls.original())
+            if sys.modules.get("torch") is None:  # then nothing is of its classes
+                return False
+            return isinstance(value, getattr(import_module(cls.home), cls.__name__))
 
     class Tensor(metaclass=_TypeOfTorch):
         """Stands for torch.Tensor."""
 
-        @staticmethod
-        def original() -> type:
-            """Return it."""
-            return torch.Tensor
+        home = "torch"
 
     class Module(metaclass=_TypeOfTorch):
         """Stands for torch.nn.Module."""
 
-        @staticmethod
-        def original() -> type:
-            """Return it."""
-            return torch.nn.Module
+        home = "torch.nn"
 
     class IterableDataset(metaclass=_TypeOfTorch):
-        """Stands for the class of torch.utils.data."""
+        """Stands for torch.utils.data.IterableDataset."""
 
-        @staticmethod
-        def original() -> type:
-            """Return it."""
-            return torch.utils.data.IterableDataset
+        home = "torch.utils.data"
 
     torch = _Import("torch")
     functional = _Import("torchvision.transforms.v2.functional")

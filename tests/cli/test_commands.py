@@ -20,7 +20,9 @@ from tiny_models import FEW, conv
 
 from kdcache.cache import open_cache
 from kdcache.train.metrics_log import read_metrics
+from kdcache_cli import processes
 from kdcache_cli.commands import main
+from kdcache_cli.processes import run_command
 
 DUMP = (
     "--data",
@@ -579,3 +581,17 @@ def test_a_quickstart_that_has_no_place_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = kdcache("quickstart", "--out", tmp_path / "file")
     assert done.exit_code == 1 and "cannot make folder" in done.stderr
+
+
+def test_steps_of_the_quickstart_run_in_processes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_PRELOADED", [])  # what these steps do not need
+    files = {"stdout": tmp_path / "out", "stderr": tmp_path / "log"}
+    golden = Path(__file__).parent.parent / "golden" / "v1-full"
+    assert run_command(["info", str(golden), "--json"], **files) == 0
+    assert json.loads(files["stdout"].read_text())["manifest"]["classes"] == 5
+    assert files["stderr"].read_text() == ""
+    assert run_command(["info", str(tmp_path)], **files) == 1
+    assert files["stdout"].read_text() == ""
+    assert "is not a cache" in files["stderr"].read_text()
