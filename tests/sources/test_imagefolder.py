@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from image_files import LONG_AGO, age, write_images
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS as THEIR_EXTENSIONS
 
 from kdcache.errors import SourceError, UnreadableSampleError
 from kdcache.runtime.home import home_folder
 from kdcache.sources import Source, open_source
+from kdcache.sources.folder_files import IMG_EXTENSIONS
 from kdcache.sources.imagefolder import NUM_KEPT
 
 FILES = {"cat/a.png": 10, "cat/b.png": 20, "dog/a.png": 30, "dog/c.jpg": 40, "owl/x/deep.png": 50}
@@ -39,6 +41,10 @@ def test_imagefolder_has_relative_paths_as_keys(folder: Path) -> None:
         2,
     ] and source.classes == 3
     assert source.sample(1).image.getpixel((0, 0)) == (20, 20, 20)
+
+
+def test_images_have_the_extensions_that_torchvision_takes() -> None:
+    assert IMG_EXTENSIONS == THEIR_EXTENSIONS
 
 
 def test_the_fingerprint_is_that_of_the_list_not_of_the_place(folder: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from kdcache.train.plan import plan_training
 from kdcache.train.preflight import require_writable
 from kdcache.train.run import train_student
 
-NOT_OPENED = "no_such_module:build"
+NOT_OPENED = "tiny_models:no_such_data"
 """A source that tells if it is looked for."""
 DUMP = ("dump-teacher", "CACHE", "--data", NOT_OPENED, "--recipe", "digits", "--workers", "0")
 TRAIN = ("train-student", "RUN", "--data", NOT_OPENED, "--recipe", "digits", "--loss", "ce")
@@ -171,7 +171,7 @@ def test_a_warm_up_that_is_all_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     config = train_config(
         tmp_path, recipe="digits", loss="ce", data=NOT_OPENED, epochs=2, schedule=schedule
     )
-    with pytest.raises(UsageError, match="unknown source"):
+    with pytest.raises(UsageError, match="unknown function of module"):
         plan_training([config])
     assert (
         "note: schedule.warmup_epochs is 2, and the run ends after 2 epochs: the learning rate"
@@ -184,5 +184,5 @@ def test_defaults_pass(tmp_path: Path) -> None:
         tmp_path, recipe="digits", loss="ce", data=NOT_OPENED, optimizer=OptimizerConfig(),
         schedule=ScheduleConfig(),
     )  # fmt: skip
-    with pytest.raises(UsageError, match="unknown source"):
+    with pytest.raises(UsageError, match="unknown function of module"):
         plan_training([config])
