@@ -153,7 +153,7 @@ def fitted_to(logits: Logits, steps: float) -> CosineFit:
     variances = rising.flip(0).clamp_min(0) / step**2
     sizes = (4 * variances.clamp_min(1e-30).log2()).round().clamp(-_MOST_SIZE, _MOST_SIZE)
     fit = CosineFit(
-        basis=axes.T.flip(0).float().contiguous().numpy(),
+        basis=axes.T.flip(0).float().contiguous().cpu().numpy(),
         mean=mean.cpu().numpy(),
         step=step,
         sizes=sizes.numpy().astype(np.int64),

@@ -237,7 +237,7 @@ class Calibration:
         """Return the integers of the rows that are counted, laid out as `fit`, each row's on a
         basis that has not seen it."""
         integers = []
-        placed = fit.to("cpu")
+        placed = fit.to(self._basis.device)
         for rows, mean, basis in self._held_out:
             trial = replace(placed, basis=basis[: len(fit.basis)], mean=mean)
             integers.append(quantised(rows, trial))
@@ -257,10 +257,10 @@ class Calibration:
         if len(large_axes):
             wide = int(large_axes.max()) + 1
         return Fit(
-            basis=self._basis[:num_axes].numpy(),
-            mean=self._mean.numpy(),
+            basis=self._basis[:num_axes].cpu().numpy(),
+            mean=self._mean.cpu().numpy(),
             step=step,
-            rounding=_rounding(size).numpy(),
+            rounding=_rounding(size).cpu().numpy(),
             wide=wide,
             byte=max(num_untied - wide, 0),
         )
