@@ -205,6 +205,7 @@ def test_the_pipeline_runs_as_it_is_written(
         "timm:resnet50,pretrained=true": (
             "timm:test_resnet,weights=teacher.safetensors,input_size=64"
         ),
+        "timm:resnet50,weights=": "timm:test_resnet,input_size=64,weights=",
         "timm:resnet18": "timm:test_vit,input_size=64",
         "topk:k=16": "topk:k=2",
         "topk:k=4": "topk:k=1",

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.ssd import SSD, SSDHead
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -195,3 +196,9 @@ def lively(detector: Any) -> nn.Module:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)
     return detector
+
+
+def of_resnet18(classes: int = 3) -> FCOS:
+    """Return a detector with the backbone of a classifier."""
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+    return FCOS(backbone, classes)

@@ -6,28 +6,39 @@
     mypkg.models:build,width=2,mean=0.5,std=0.25,input_size=160
 
 Keys that kdcache takes itself: `weights=FILE` (safetensors, or a torch file read with
-weights_only), `weights_key` (the part of that file, where it has several), `mean`, `std` (one
+weights_only), `weights_key` (the part of that file, where it has several), `head=new` (what depends
+on the classes is left out of it), `weights_backbone=FILE` (a classifier's weights for the backbone
+of segmentation and detection), `mean`, `std` (one
 number for all channels) and `input_size` (`224`, or height and width, `512x1024`). All others go to
 the model's constructor, of transformers to the model's configuration. Each family of models has a
 file of its own here, and an entry in registry.py.
 """
 
+from collections.abc import Callable, Collection
 from typing import Any
+
+import torch
+from torch.nn import Module
 
 from kdcache.config.spec import Spec, parse_spec
 from kdcache.errors import ModelError, UsageError
-from kdcache.models.building import Builder, Family
+from kdcache.models.building import Builder, Built, Family
 from kdcache.models.own import build_own
 from kdcache.models.preprocessing import chosen_preprocessing
 from kdcache.models.registry import FAMILIES
-from kdcache.models.specs import require_options, take_preprocessing, take_weights
+from kdcache.models.specs import (
+    WeightFiles,
+    require_options,
+    take_preprocessing,
+    take_weights,
+)
 from kdcache.models.task_models import model_class
 from kdcache.models.trial import require_plain_state, tried_layout
-from kdcache.models.vision_model import VisionModel
+from kdcache.models.vision_model import VisionModel, last_linear_names
 from kdcache.models.weights import load_weights
 from kdcache.views import Recipe
 
-_WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt")
+_Build = Callable[[Spec, int | None], Built]
 
 
 def open_model(
@@ -56,23 +67,45 @@ def open_model(
         )
     require_options(spec)
     stated_wishes = take_preprocessing(options)
-    path, key = take_weights(spec, options)
+    files = take_weights(spec, options)
     family = FAMILIES.get(spec.name)
-    if trained and path is None:
-        _require_trained(text, family, options)
-    if path is not None and family is not None and family.is_pretrained:
+    if trained:
+        _require_trained(text, family, options, files)
+    if any(files) and family is not None and family.is_pretrained:
         options["pretrained"] = False  # the file has all weights: no others need be there
     head_classes: int | None = classes
-    if trained and path is None:
+    if files.whole is None and (trained or files.has_new_head):
         # a head of another size would be drawn at random: a pretrained teacher keeps its own, and
         # the class count is checked
         head_classes = None
     make = model_class(task)
-    build = _builder(spec, family, task)
     bare = Spec(spec.name, spec.arg, options)
-    module, wishes = build(bare, head_classes, recipe.channels)
-    if path is not None:
-        load_weights(module, path, key=key, spec=spec, classes=classes, is_teacher=trained)
+    builder = _builder(spec, family, task)
+
+    def build(spec: Spec, classes: int | None) -> Built:
+        return builder(spec, classes, recipe.channels)
+
+    module, wishes = build(bare, head_classes)
+    if files.has_new_head and files.whole is None:
+        module = _with_new_head(module, _without_weights(bare), build, classes)
+    if files.whole is not None:
+        drawn_names: Collection[str] = ()
+        if files.has_new_head:
+            drawn_names = _class_names(module, bare, build, classes)
+        load_weights(
+            module,
+            files.whole,
+            key=files.key,
+            spec=spec,
+            classes=classes,
+            is_teacher=trained,
+            drawn_names=drawn_names,
+        )
+    if files.backbone is not None:
+        backbone = _backbone(module, spec)
+        load_weights(
+            backbone, files.backbone, key=None, spec=spec, classes=classes, is_backbone=True
+        )
     preprocessing = chosen_preprocessing({**wishes, **stated_wishes}, recipe, text)
     model = make(module, preprocessing, text)
     model.layout = tried_layout(model, classes, recipe.channels, is_teacher=trained)
@@ -80,14 +113,74 @@ def open_model(
     return model
 
 
-def _require_trained(text: str, family: Family | None, options: dict[str, Any]) -> None:
-    """Raise a ModelError if a teacher without a file of weights would have fresh ones; of the
-    user's own functions nothing is known."""
-    if family is None:
+def _require_trained(
+    text: str, family: Family | None, options: dict[str, Any], files: WeightFiles
+) -> None:
+    """Raise a ModelError if a teacher would have fresh weights; of the user's own functions nothing
+    is known."""
+    if files.has_new_head:
+        raise ModelError(f"teacher {text!r} has a new head, which is not trained; leave out head")
+    if files.whole is not None or family is None:
         return
     is_pretrained = options.get("pretrained", family.is_pretrained)
     if not is_pretrained and not options.get("weights"):
         raise ModelError(f"teacher {text!r} has no weights; add weights=FILE or pretrained=true")
+
+
+def _without_weights(spec: Spec) -> Spec:
+    """Return the spec of the same model with fresh weights."""
+    options = dict(spec.options)
+    options.pop("weights", None)
+    options.pop("pretrained", None)
+    if FAMILIES[spec.name].is_pretrained:
+        options["pretrained"] = False
+    return Spec(spec.name, spec.arg, options)
+
+
+def _with_new_head(trained: Module, fresh: Spec, build: _Build, classes: int) -> Module:
+    """Return a fresh model that has the weights of a trained one, but for those that depend on the
+    classes."""
+    module, _ = build(fresh, classes)
+    drawn_names = _class_names(module, fresh, build, classes)
+    state = module.state_dict()
+    for name, tensor in trained.state_dict().items():
+        if name not in drawn_names:
+            state[name] = tensor
+    module.load_state_dict(state)
+    return module
+
+
+def _class_names(module: Module, spec: Spec, build: _Build, classes: int) -> Collection[str]:
+    """Return the names of a model's tensors that depend on the number of classes: those that have
+    another shape in the same model of one more. Functions of the user's are not told how many there
+    are: of their models it is the last linear layer."""
+    if spec.name not in FAMILIES:
+        return last_linear_names(module)
+    with torch.random.fork_rng():
+        other_state = build(spec, classes + 1)[0].state_dict()
+    names = set()
+    for name, tensor in module.state_dict().items():
+        if name not in other_state or other_state[name].shape != tensor.shape:
+            names.add(name)
+    return names
+
+
+def _backbone(module: Module, spec: Spec) -> Module:
+    """Return the part of a model that a classifier's weights are for.
+
+    Raises:
+        UsageError: it has none.
+    """
+    backbone = getattr(module, "backbone", None)
+    if not isinstance(backbone, Module):
+        raise UsageError(
+            f"model {str(spec)!r} has no part that is called backbone; of a classifier give"
+            " weights=FILE,head=new"
+        )
+    body = getattr(backbone, "body", None)  # of torchvision's detectors
+    if isinstance(body, Module):
+        return body
+    return backbone
 
 
 def _builder(spec: Spec, family: Family | None, task: str) -> Builder:

@@ -2,6 +2,8 @@
 and the file of weights."""
 
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,7 @@ def check_model(text: str, *, asks_library: bool = True) -> None:
     require_options(spec)
     options = dict(spec.options)
     take_preprocessing(options)
-    path, _ = take_weights(spec, options)
-    if path is not None:
+    for path in take_weights(spec, options):
         check_weight_file(path)
     bare = Spec(spec.name, spec.arg, options)
     family = FAMILIES.get(spec.name)
@@ -68,40 +69,94 @@ def take_preprocessing(options: dict[str, Any]) -> dict[str, Any]:
     return wishes
 
 
-def take_weights(spec: Spec, options: dict[str, Any]) -> tuple[Path | None, str | None]:
-    """Take the file of weights, and the part of it that is named, out of a model's options."""
+@dataclass(frozen=True)
+class WeightFiles:
+    """The files of weights that a spec names."""
+
+    whole: Path | None = None
+    """Of the whole model."""
+    key: str | None = None
+    """The part of that file that is taken."""
+    has_new_head: bool = False
+    """Whether what depends on the classes is drawn anew."""
+    backbone: Path | None = None
+    """Of the backbone: a classifier's."""
+
+    def __iter__(self) -> Iterator[Path]:
+        """Yield the files."""
+        for path in (self.whole, self.backbone):
+            if path is not None:
+                yield path
+
+
+def take_weights(spec: Spec, options: dict[str, Any]) -> WeightFiles:
+    """Take the files of weights, and what is said of them, out of a model's options.
+
+    Raises:
+        UsageError: something is said of a file that is not named.
+        ModelError: an address in the place of a file.
+    """
     key = options.pop("weights_key", None)
-    if not _names_file(spec, options.get("weights")):
-        if key is None:
-            return None, None
+    head = None
+    if "head" in options and (spec.name in FAMILIES or not _takes(spec, "head")):
+        head = options.pop("head")
+    backbone = _take_file(spec, options, "weights_backbone")
+    whole = _take_file(spec, options, "weights")
+    if head not in (None, "new"):
+        raise UsageError(
+            f"model {str(spec)!r}: head is {head!r}; write head=new, which draws anew what depends"
+            " on the classes"
+        )
+    has_weights = whole is not None or options.get("weights") or options.get("pretrained")
+    if head and not has_weights and not FAMILIES[spec.name].is_pretrained:
+        raise UsageError(
+            f"model {str(spec)!r}: head=new is about weights, and there are none; give weights, too"
+        )
+    if key is not None and whole is None:
         raise UsageError(
             f"model {str(spec)!r}: weights_key names a part of a file of weights; give"
             " weights=FILE, too"
         )
-    text = str(options.pop("weights"))
+    if whole is not None and backbone is not None:
+        raise UsageError(
+            f"model {str(spec)!r}: weights and weights_backbone are both files; the first has the"
+            " backbone too"
+        )
+    return WeightFiles(
+        whole, None if key is None else str(key), has_new_head=head == "new", backbone=backbone
+    )
+
+
+def _take_file(spec: Spec, options: dict[str, Any], name: str) -> Path | None:
+    """Take a file of weights out of a model's options; None if there is none of that name, or
+    something else."""
+    if not _names_file(spec, name, options.get(name)):
+        return None
+    text = str(options.pop(name))
     if "://" in text:
-        raise ModelError(f"weights {text} are an address; download the file, give weights=FILE")
-    if key is not None:
-        key = str(key)
-    return Path(text), key
+        raise ModelError(f"{name} {text} are an address; download the file, give {name}=FILE")
+    return Path(text)
 
 
-def _names_file(spec: Spec, weights: Any) -> bool:
-    """Return whether `weights` is a file, and no name that torchvision or the user knows."""
-    if weights is None:
+def _names_file(spec: Spec, name: str, value: Any) -> bool:
+    """Return whether an option is a file, and no name that torchvision or the user knows."""
+    if value is None:
         return False
     family = FAMILIES.get(spec.name)
-    if weights == "" or (family is not None and not isinstance(weights, str)):
-        raise UsageError(f"model {str(spec)!r}: weights is {weights!r}; write weights=FILE")
+    if value == "" or (family is not None and not isinstance(value, str)):
+        raise UsageError(f"model {str(spec)!r}: {name} is {value!r}; write {name}=FILE")
     if family is not None and not family.has_named_weights:
         return True
-    if not isinstance(weights, str):
+    if not isinstance(value, str):
         return False
     # any text: of a link that leads nowhere, too
-    exists = os.path.lexists(weights)
-    if exists or "/" in weights or weights.endswith(_WEIGHT_FILES):
+    exists = os.path.lexists(value)
+    if exists or "/" in value or value.endswith(_WEIGHT_FILES):
         return True
     # a function may know names, if it says so: one with **options takes anything
-    return family is None and not names_parameter(
-        spec, "weights", "model", FAMILIES, error=ModelError
-    )
+    return family is None and not _takes(spec, name)
+
+
+def _takes(spec: Spec, name: str) -> bool:
+    """Return whether a function of the user's has a parameter of that name."""
+    return names_parameter(spec, name, "model", FAMILIES, error=ModelError)

@@ -166,6 +166,15 @@ def head_weight(model: VisionModel, classes: int) -> Tensor | None:
     return weight.detach().flatten(1).float().cpu()
 
 
+def last_linear_names(model: nn.Module) -> list[str]:
+    """Return the names of the tensors of the last linear layer, which gives the classes."""
+    names: list[str] = []
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            names = [f"{prefix}.{name}".lstrip(".") for name in module.state_dict()]
+    return names
+
+
 def kind_text(value: Any) -> str:
     """Return what something is, for messages: its type and shape, or what it holds."""
     if isinstance(value, Tensor):

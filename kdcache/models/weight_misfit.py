@@ -45,7 +45,8 @@ def misfit(part: Part, classes: int, *, is_teacher: bool) -> str:
             way_out = classes_advice(file_classes)
         else:
             way_out = (
-                f"take weights of {classes}, or leave weights out: the student then starts anew"
+                f"add head=new, which draws its last layers anew, take weights of {classes}, or"
+                " leave weights out: the student then starts anew"
             )
         return f"{subject}has {file_classes} classes, and {classes} are asked for: {way_out}"
     channels = _other_channels(part)

@@ -6,7 +6,7 @@ put words before the names of a state (`module.`, `_orig_mod.`, `model.`).
 
 from collections import Counter, deque
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -43,6 +43,9 @@ class Part:
     outside_names: Sequence[str]
     """Names of the state that do not begin so."""
     model_state: State
+    """Of the model, without what is drawn anew."""
+    takes_some: bool = False
+    """Whether it may have tensors that the model lacks: a backbone's file has a classifier."""
 
     @cached_property
     def missing_names(self) -> list[str]:
@@ -72,7 +75,8 @@ class Part:
     @property
     def fits(self) -> bool:
         """Whether it is a state of the model."""
-        return not (self.missing_names or self.unknown_names or self.reshaped_names)
+        has_too_many = self.unknown_names and not self.takes_some
+        return not (self.missing_names or has_too_many or self.reshaped_names)
 
     @property
     def distance(self) -> tuple[Any, ...]:
@@ -84,17 +88,28 @@ class Part:
         return num_missing, num_reshaped, num_unknown, ranks
 
 
-def parts_of(content: Content, module: nn.Module) -> list[Part]:
+def parts_of(
+    content: Content,
+    module: nn.Module,
+    *,
+    drawn_names: Container[str] = (),
+    takes_some: bool = False,
+) -> list[Part]:
     """Return the states in a file, under each prefix that fits; what fits best comes first.
 
     Args:
         content: of the file.
         module: the model; its attributes are those of `load_weights`.
+        drawn_names: of the model's tensors that are drawn anew, whatever the file has.
+        takes_some: whether a state may have tensors that the model lacks.
 
     Raises:
         ModelError: some of the model's state has no shape yet, or no memory.
     """
-    model_state = _state_of(module)
+    model_state = {}
+    for name, tensor in _state_of(module).items():
+        if name not in drawn_names:
+            model_state[name] = tensor
     not_loaded: tuple[str, ...] = getattr(module, "not_loaded", ())
     model_names: Mapping[str, str] = getattr(module, "other_names", {})
     parts: list[Part] = []
@@ -102,7 +117,10 @@ def parts_of(content: Content, module: nn.Module) -> list[Part]:
         plain = _renamed(_unwrapped(state, model_state), model_names)
         for prefix in _prefixes(plain, model_state):
             part = _part(name, prefix, plain, model_state, not_loaded)
-            parts.append(part)
+            tensors = {
+                name: tensor for name, tensor in part.tensors.items() if name not in drawn_names
+            }
+            parts.append(replace(part, tensors=tensors, takes_some=takes_some))
     return sorted(parts, key=lambda part: part.distance)
 
 

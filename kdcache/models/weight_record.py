@@ -12,7 +12,7 @@ from kdcache.errors import ModelError, UsageError, shortened
 from kdcache.runtime.console import say
 from kdcache.version import __version__
 
-ORIGINS = frozenset(("weights", "weights_key", "pretrained"))
+ORIGINS = frozenset(("head", "weights", "weights_key", "pretrained"))
 """Options of a model's spec that say where its weights come from, and not what they mean."""
 
 _SPEC = "kdcache_spec"

@@ -6,7 +6,7 @@ the model's names is taken. Of several that have it is the model's own, not an a
 told, or the part that `weights_key` names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -44,7 +44,9 @@ def load_weights(
     key: str | None,
     spec: Spec,
     classes: int,
-    is_teacher: bool,
+    is_teacher: bool = False,
+    drawn_names: Collection[str] = (),
+    is_backbone: bool = False,
 ) -> None:
     """Load a file of weights into a model.
 
@@ -56,6 +58,9 @@ def load_weights(
         spec: of the model.
         classes: that the model has.
         is_teacher: whether the model may have other classes than the data.
+        drawn_names: of the model's tensors that stay as they are, drawn anew.
+        is_backbone: whether the model is the backbone of another, and the file's classifier is left
+            out.
 
     Raises:
         ModelError: a file that cannot be read, is something else, does not fit the model, or was
@@ -63,11 +68,12 @@ def load_weights(
         UsageError: a key that the file does not have.
     """
     content, metadata = read_weight_file(path)
-    require_recorded(metadata, spec, path)
+    if not is_backbone:
+        require_recorded(metadata, spec, path)
     if not isinstance(content, Mapping):
         kind = type(content).__name__
         raise ModelError(f"weights file {path} holds a {kind}, not a state_dict; save a state_dict")
-    parts = parts_of(content, module)
+    parts = parts_of(content, module, drawn_names=drawn_names, takes_some=is_backbone)
     if not parts or parts[0].is_foreign:
         raise ModelError(f"weights file {path} holds {other_content(content, parts)}")
     if key is not None:
@@ -79,8 +85,9 @@ def load_weights(
     _require_numbers(path, part)
     if part.name != key:
         _tell(path, part, _fitting_names(parts[1:]))
+    taken = {name: part.tensors[name] for name in part.model_state}
     try:
-        module.load_state_dict(dict(part.tensors))
+        module.load_state_dict({**module.state_dict(), **taken})
     except Exception as error:
         reason = exception_text(error)
         raise ModelError(f"weights file {path} cannot be put into the model: {reason}") from error
@@ -118,9 +125,11 @@ def _tell(path: Path, part: Part, fitting_names: Sequence[str]) -> None:
         name = brief(part.name) or "what lies at the top"
         choice = f"weights_key={brief(fitting_names[0])} would take that"
         say(f"{lead} the part {name} is taken; it also has {some_names(fitting_names)}; {choice}")
-    elif part.outside_names:
-        rest = f"{len(part.outside_names)} others are left out: {some_names(part.outside_names)}"
-        say(f"{lead} the tensors {begins} are taken; {rest}")
+    elif part.outside_names or part.unknown_names:
+        left_out = [*part.outside_names, *part.unknown_names]
+        rest = f"{len(left_out)} others are left out: {some_names(left_out)}"
+        taken = f"the tensors {begins} are taken" if part.prefix else "some tensors are taken"
+        say(f"{lead} {taken}; {rest}")
     elif not _is_usual(part.prefix):
         say(f"{lead} the tensors {begins} are taken")
 
@@ -163,9 +172,10 @@ def _odd_kind(tensor: Tensor, model_tensor: Tensor) -> str | None:
 def _require_numbers(path: Path, part: Part) -> None:
     """Raise a ModelError if a weight is NaN or an integer; some masks of attention are infinite."""
     where = f"weights file {path} has"
-    for name, tensor in part.tensors.items():
+    for name, model_tensor in part.model_state.items():
+        tensor = part.tensors[name]
         is_float = tensor.is_floating_point()
-        if part.model_state[name].is_floating_point() and not is_float:
+        if model_tensor.is_floating_point() and not is_float:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ModelError(f"{where} {kind} in {name}: it is quantised; take weights in floats")
         if is_float and bool(torch.isnan(tensor).any()):
