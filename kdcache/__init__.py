@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kdcache.loader.config import LoaderConfig
     from kdcache.loader.loader import DistillationLoader
     from kdcache.loader.steps import DistillationBatch
-    from kdcache.losses import cwd_loss, dist_loss, dkd_loss, kl_loss, nkd_loss
+    from kdcache.losses import cwd_loss, dist_loss, dkd_loss, kl_loss, mse_loss, nkd_loss
     from kdcache.models.model import open_model
     from kdcache.models.one_stage import PyramidOutput
     from kdcache.positions import Pyramid
@@ -58,6 +58,7 @@ _HOMES = {
     "kl_loss": "losses",
     "load_recipe": "views",
     "merge_caches": "tools.merge",
+    "mse_loss": "losses",
     "nkd_loss": "losses",
     "open_cache": "cache",
     "open_codec": "codecs",
@@ -95,6 +96,7 @@ __all__ = [
     "kl_loss",
     "load_recipe",
     "merge_caches",
+    "mse_loss",
     "nkd_loss",
     "open_cache",
     "open_codec",

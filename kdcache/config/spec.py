@@ -5,7 +5,7 @@ dataclasses.
     topk:k=16                      mypkg.models:build,width=2
 
 A piece may stand in double quotes when it holds a comma. Values read as true, false, integers,
-numbers or text.
+numbers or text; several of these in brackets, `mean=[0.48,0.45,0.41]`, are a list.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ from kdcache.errors import UsageError, brief, quoted
 
 MOST_SPEC = 4096
 """Characters of a spec."""
-Value = bool | int | float | str
+Item = bool | int | float | str
+Value = Item | tuple[Item, ...]
 T = TypeVar("T")
 
 _MOST = 2**63
@@ -47,8 +48,7 @@ class Spec:
             is_like_option = _OPTION.fullmatch(self.arg) is not None
             pieces.append(_quoted(self.arg, is_like_option or not self.arg))
         for key, value in self.options.items():
-            is_like_other = isinstance(value, str) and _value(value) != value
-            pieces.append(f"{key}={_quoted(_text(value), is_like_other)}")
+            pieces.append(f"{key}={_value_text(value)}")
         if not pieces:
             return self.name
         return f"{self.name}:{','.join(pieces)}"
@@ -85,7 +85,7 @@ def parse_spec(text: str) -> Spec:
         elif option[1] in options:
             raise UsageError(f"spec {quoted(text)} gives {quoted(option[1])} twice")
         else:
-            options[option[1]] = _value(option[2])
+            options[option[1]] = _value(option[2], text)
     if arg is not None:
         require_whole_path(arg, f"path of {name}")
     for key, value in options.items():
@@ -111,6 +111,12 @@ def normal_spec(text: str) -> Spec:
 
 
 def _normal_value(value: Value) -> Value:
+    if isinstance(value, tuple):
+        return tuple(_normal_item(item) for item in value)
+    return _normal_item(value)
+
+
+def _normal_item(value: Item) -> Item:
     if isinstance(value, str) and os.sep in value:
         return os.path.normpath(value)
     return value
@@ -212,25 +218,46 @@ def choose(name: str, names: Iterable[str], what: str) -> str:
 
 
 def _split(rest: str, text: str) -> list[str]:
-    """Return the pieces between commas, but not between those in quotes; each character is
-    looked at once."""
+    """Return the pieces between commas, but not between those in quotes or in the brackets of a
+    list; each character is looked at once."""
     pieces: list[str] = []
     start = 0
     is_quoted = False
+    is_list = False
     for place, char in enumerate(rest):
         if char == '"':
             is_quoted = not is_quoted
-        elif char == "," and not is_quoted:
+        elif is_quoted:
+            continue
+        elif char == "[" and rest[start:place].endswith("="):
+            is_list = True
+        elif char == "]":
+            is_list = False
+        elif char == "," and not is_list:
             pieces.append(rest[start:place].strip())
             start = place + 1
     if is_quoted:
         raise UsageError(f"spec {quoted(text)} has an open quote")
+    if is_list:
+        raise UsageError(f"spec {quoted(text)} has a list without its closing bracket")
     if start < len(rest):  # nothing stands after a comma at the end
         pieces.append(rest[start:].strip())
     return pieces
 
 
-def _value(text: str) -> Value:
+def _value(text: str, spec: str) -> Value:
+    """Return what a text of a spec stands for."""
+    if not text.startswith("["):
+        return _item(text)
+    if not text.endswith("]"):
+        raise UsageError(
+            f"spec {quoted(spec)}: {quoted(text)} is no list; put text that begins with a bracket"
+            " in quotes"
+        )
+    return tuple(_item(piece) for piece in _split(text[1:-1], spec))
+
+
+def _item(text: str) -> Item:
     if '"' in text:
         return text.replace('"', "")
     if text in ("true", "false"):
@@ -243,7 +270,25 @@ def _value(text: str) -> Value:
     return text
 
 
-def _text(value: Value) -> str:
+def _value_text(value: Value) -> str:
+    """Return the text of a value, which reads back to it."""
+    if isinstance(value, tuple):
+        return f"[{','.join(map(_item_text, value))}]"
+    is_like_list = isinstance(value, str) and value.startswith("[")
+    return _quoted(_text(value), is_like_list or _is_like_other(value))
+
+
+def _item_text(item: Item) -> str:
+    is_special = isinstance(item, str) and (not item or item[0] in "[" or "]" in item)
+    return _quoted(_text(item), is_special or _is_like_other(item))
+
+
+def _is_like_other(value: Item) -> bool:
+    """Return whether a text would be read as something else."""
+    return isinstance(value, str) and _item(value) != value
+
+
+def _text(value: Item) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return str(value)

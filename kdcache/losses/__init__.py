@@ -5,6 +5,7 @@ from kdcache.losses.cwd import Cwd, cwd_loss
 from kdcache.losses.dist import Dist, dist_loss, dist_terms
 from kdcache.losses.dkd import Dkd, dkd_loss, dkd_terms
 from kdcache.losses.kl import Kl, kl_loss
+from kdcache.losses.mse import Mse, mse_loss
 from kdcache.losses.nkd import Nkd, nkd_loss, nkd_terms
 from kdcache.losses.protocol import Loss, Need
 from kdcache.losses.registry import open_loss
@@ -16,6 +17,7 @@ __all__ = [
     "Dkd",
     "Kl",
     "Loss",
+    "Mse",
     "Need",
     "Nkd",
     "cwd_loss",
@@ -24,6 +26,7 @@ __all__ = [
     "dkd_loss",
     "dkd_terms",
     "kl_loss",
+    "mse_loss",
     "nkd_loss",
     "nkd_terms",
     "open_loss",

@@ -47,6 +47,10 @@ class Loss(Protocol):
     def ce(self) -> float:
         """Weight of the task loss."""
 
+    @property
+    def parts(self) -> "tuple[Loss, ...]":
+        """The losses that it is the sum of: itself, of one."""
+
     def terms(
         self, student_logits: LogitRows | Maps, teacher: SoftTargets, targets: Targets
     ) -> dict[str, Scalar]:
@@ -127,11 +131,9 @@ def sigmoid_pair(
     Raises:
         UsageError: a temperature that is not above 0, or logits of different shapes.
     """
-    rows = as_soft_targets(teacher)
-    _require_rows(student_logits, rows)
-    student = tempered(student_logits, tau=tau, standardize=False)
-    teacher_logits = tempered(rows.logits(), tau=tau, standardize=False)
-    _require_same(student, teacher_logits)
+    student, teacher_logits = tempered_pair_of_rows(
+        student_logits, teacher, tau=tau, standardize=False
+    )
     return student, torch.sigmoid(teacher_logits)
 
 
@@ -149,9 +151,21 @@ def tempered_pair(
         UsageError: a temperature that is not above 0, logits of different shapes, or not as many
             labels as rows.
     """
+    _require_rows(student_logits, as_soft_targets(teacher))
+    _require_labels(targets, student_logits)
+    return tempered_pair_of_rows(student_logits, teacher, tau=tau, standardize=standardize)
+
+
+def tempered_pair_of_rows(
+    student_logits: LogitRows, teacher: LogitRows | SoftTargets, *, tau: float, standardize: bool
+) -> tuple[LogitRows, LogitRows]:
+    """Return the logits of student and teacher over the temperature, in float32.
+
+    Raises:
+        UsageError: a temperature that is not above 0, or logits of different shapes.
+    """
     rows = as_soft_targets(teacher)
     _require_rows(student_logits, rows)
-    _require_labels(targets, student_logits)
     student = tempered(student_logits, tau=tau, standardize=standardize)
     target = tempered(rows.logits(), tau=tau, standardize=standardize)
     _require_same(student, target)
@@ -234,6 +248,11 @@ class LossOptions:
     def batch_tau(self) -> float | None:
         """None: most losses look at each view alone."""
         return None
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The loss itself."""
+        return (self,)
 
     def __post_init__(self) -> None:
         check_options(self)

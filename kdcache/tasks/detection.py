@@ -55,7 +55,7 @@ class Detection:
                 f"loss {spec} needs a class for each row, or maps, which the positions of a"
                 " detector have not; use dist or kl, without ignore_masked"
             )
-        if getattr(loss, "standardize", False):
+        if any(getattr(part, "standardize", False) for part in loss.parts):
             raise UsageError(
                 f"loss {spec} standardizes rows for a softmax, and a detector's scores are"
                 " sigmoids; leave standardize out"
@@ -165,11 +165,12 @@ def _by_activation(loss: Loss, activation: Activation) -> Loss:
 def _against(loss: Loss, output: DetectorOutput, teacher: SoftTargets) -> dict[str, Scalar]:
     """Return the terms against the teacher, summed over what is compared together."""
     sums: dict[str, Scalar] = {}
-    loss = _by_activation(loss, output.layout.activation)
-    share = getattr(loss, "positions", 1.0)
+    losses = [_by_activation(part, output.layout.activation) for part in loss.parts]
     for compared in output.beside(teacher):
-        rows, teacher_rows = _surest(*compared, share, output.layout)
-        no_classes = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        for name, term in loss.terms(rows, teacher_rows, no_classes).items():
-            sums[name] = sums.get(name, 0.0) + term
+        for part in losses:
+            share = getattr(part, "positions", 1.0)
+            rows, teacher_rows = _surest(*compared, share, output.layout)
+            no_classes = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+            for name, term in part.terms(rows, teacher_rows, no_classes).items():
+                sums[name] = sums.get(name, 0.0) + term
     return sums

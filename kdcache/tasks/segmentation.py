@@ -146,6 +146,13 @@ def _add_auxiliary(sums: dict[str, Scalar], terms: Mapping[str, Scalar]) -> None
 def _against(loss: Loss, maps: Maps, teacher: SoftTargets, masks: Masks) -> dict[str, Scalar]:
     """Return the terms of a loss of maps, or of one of rows over all pixels, or over those that
     have a class."""
+    terms: dict[str, Scalar] = {}
+    for part in loss.parts:
+        terms |= _against_one(part, maps, teacher, masks)
+    return terms
+
+
+def _against_one(loss: Loss, maps: Maps, teacher: SoftTargets, masks: Masks) -> dict[str, Scalar]:
     labels = masks_at(masks, _size_of(maps)).reshape(-1)
     if "maps" in loss.requires:
         return loss.terms(maps, teacher, labels)

@@ -41,6 +41,9 @@ class TrainConfig(LoaderConfig):
     eval_window: tuple[int, ...] | None = None
     """Height and width of windows that slide over images that segmentation is evaluated on; by
     default they are seen whole."""
+    loss_warmup_epochs: int = 0
+    """Over how many epochs the weight of the terms against the teacher rises, an equal step each
+    epoch, as DKD's authors have it."""
     label_smoothing: float = 0.0
     clip_grad: float | None = None
     """Largest norm of the whole gradient."""
@@ -65,6 +68,10 @@ class TrainConfig(LoaderConfig):
     def _check_numbers(self) -> None:
         if self.log_steps < 1:
             raise UsageError(f"log_steps is {self.log_steps}; it must be at least 1")
+        if self.loss_warmup_epochs < 0:
+            raise UsageError(
+                f"loss_warmup_epochs is {self.loss_warmup_epochs}; it must be 0 or more"
+            )
         if self.clip_grad is not None and not self.clip_grad > 0:
             raise UsageError(f"clip_grad is {self.clip_grad}; it must be above 0")
         if not 0 <= self.label_smoothing < 1:

@@ -62,7 +62,8 @@ class ScheduleConfig:
     decay_rate: float = 0.1
     """Of step and multistep: the factor of a decay. Of poly: the power, 0.9 in most papers."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of timm's create_scheduler_v2, such as cycle_limit, k_decay or noise."""
+    """Further arguments of timm's create_scheduler_v2, such as cycle_limit, k_decay or noise;
+    `warmup_prefix = true` counts decays from the end of the warm-up."""
 
     def __post_init__(self) -> None:
         choose(self.name, _SCHEDULES, "schedule.name")
@@ -154,7 +155,7 @@ def make_schedule(
 
     if config.name == "none":
         return _Constant()
-    settings = asdict(config)
+    settings = {"warmup_prefix": False, **asdict(config), **config.options}
     del settings["name"]
     del settings["options"]
     with _one_line_errors("schedule", config.name):
@@ -164,9 +165,7 @@ def make_schedule(
             num_epochs=epochs,
             updates_per_epoch=steps_per_epoch,
             step_on_epochs=False,
-            warmup_prefix=False,
             **settings,
-            **config.options,
         )
     if schedule is None:
         raise UsageError(

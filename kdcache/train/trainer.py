@@ -200,9 +200,18 @@ class Trainer:
         if is_first:
             check_student(self.student, class_logits(output), self.loader.num_classes)
         smoothing = self.config.label_smoothing
-        return self.task.terms(
+        terms = self.task.terms(
             self.loss, output, batch.teacher, batch.labels, label_smoothing=smoothing
         )
+        return self._warmed_up(terms)
+
+    def _warmed_up(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the terms with the weight that those against the teacher have in this epoch."""
+        num_epochs = self.config.loss_warmup_epochs
+        if self.epoch + 1 >= num_epochs:
+            return terms
+        weight = (self.epoch + 1) / num_epochs
+        return {name: term if name == "task" else weight * term for name, term in terms.items()}
 
     def _update(self) -> None:
         """Change the weights, and their average, by the gradients of a step that is complete."""

@@ -219,6 +219,7 @@ SPECS = [
     "dkd",
     "dkd:alpha=2,tau=1",
     "nkd",
+    "mse",
 ]
 
 

@@ -359,3 +359,13 @@ def test_a_mean_of_0_to_255_is_told() -> None:
             UsageError, match="it is of pixels from 0 to 1: divide what is of 0 to 255"
         ):
             open_model(f"tiny_models:conv,{wrong}", classes=10, recipe=load_recipe("digits"))
+
+
+def test_mean_and_std_may_be_lists_of_a_spec() -> None:
+    recipe = load_recipe("imagenet-b1")
+    spec = "timm:test_resnet,mean=[0.1,0.2,0.3],std=[1,0.5,0.25]"
+    model = open_model(spec, classes=5, recipe=recipe)
+    assert model.preprocessing.mean == (0.1, 0.2, 0.3)
+    assert model.preprocessing.std == (1.0, 0.5, 0.25)
+    with pytest.raises(UsageError, match="2 numbers, and the views have 3"):
+        open_model("timm:test_resnet,mean=[0.1,0.2],std=0.5", classes=5, recipe=recipe)

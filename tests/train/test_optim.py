@@ -219,3 +219,11 @@ def test_layers_nearer_to_the_image_learn_slower() -> None:
     schedule = make_schedule(optimizer, ScheduleConfig(min_lr=0.0), epochs=4, steps_per_epoch=10)
     schedule.step_update(20)
     assert {round(group["lr"] / group["lr_scale"], 6) for group in optimizer.param_groups} == {0.5}
+
+
+def test_decays_may_count_from_the_end_of_the_warm_up() -> None:
+    settings: dict[str, Any] = {"name": "step", "warmup_epochs": 2, "decay_epochs": 2}
+    by_epoch = rates(**settings)[::STEPS]
+    after_warmup = rates(**settings, options={"warmup_prefix": True})[::STEPS]
+    assert by_epoch[2:] == pytest.approx([0.1, 0.1, 0.01])
+    assert after_warmup[2:] == pytest.approx([1.0, 1.0, 0.1])

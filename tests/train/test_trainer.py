@@ -468,3 +468,20 @@ def test_a_loss_that_is_not_finite_is_told_with_the_epoch(tmp_path: Path) -> Non
     )
     with pytest.raises(KdcacheError, match=r"the loss of epoch 1 is (nan|inf)"):
         run_epoch(trainer, Lines())
+
+
+def test_the_weight_of_a_loss_rises_over_its_warm_up(tmp_path: Path, cache: str) -> None:
+    settings: dict[str, Any] = {**HARD, "epochs": 2, "optimizer": OptimizerConfig(lr=1e-12)}
+    settings["accumulate"] = 1
+    found = []
+    for num_epochs in (0, 2):
+        lines = Lines()
+        config = train_config(
+            tmp_path, cache=cache, **settings, log_steps=1, loss_warmup_epochs=num_epochs
+        )
+        run(Trainer(config), lines)
+        steps = [line for line in lines.lines if line["kind"] == "step"]
+        found.append([(line["inter"], line["task"]) for line in steps])
+    for number, ((plain, task), (warm, other)) in enumerate(zip(*found, strict=True)):
+        weight = 0.5 if number < STEPS else 1.0
+        assert warm == pytest.approx(weight * plain, rel=1e-4) and other == pytest.approx(task)
