@@ -5,6 +5,7 @@ import click
 from kdcache import __version__
 from kdcache_cli.codec_error import codec_error
 from kdcache_cli.dump_teacher import dump_teacher
+from kdcache_cli.evaluate import evaluate
 from kdcache_cli.group import Group
 from kdcache_cli.hub import pull, push
 from kdcache_cli.info import info
@@ -25,7 +26,7 @@ def main() -> None:
 
 
 for command in (
-    *(dump_teacher, train_student, info, verify, gc, merge, export, convert, push, pull),
+    *(dump_teacher, train_student, evaluate, info, verify, gc, merge, export, convert, push, pull),
     *(codec_error, recode, show),
 ):
     main.add_command(command)

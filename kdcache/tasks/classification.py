@@ -15,6 +15,7 @@ from kdcache.runtime.distributed import all_sum
 from kdcache.shapes import Labels, Logits, Rows, Scalar, Targets
 from kdcache.soft_targets import SoftTargets
 from kdcache.targets import ClassLabel
+from kdcache.tasks.class_report import ClassReport
 from kdcache.tasks.classification_picture import draw_classification
 from kdcache.tasks.label_notes import class_text, is_one_class_only, missing_classes
 from kdcache.tasks.losses import refuse_positions
@@ -78,6 +79,10 @@ class Classification:
     def score(self, class_names: Sequence[str], device: torch.device | str) -> "Score":
         """Return an empty score."""
         return Score(device)
+
+    def reports(self, class_names: Sequence[str], device: torch.device | str) -> list[ClassReport]:
+        """Return an empty report by class."""
+        return [ClassReport(class_names, device)]
 
     def statistics(
         self, logits: TeacherLogits, targets: Targets | None, layout: Layout

@@ -96,6 +96,10 @@ class Detection:
         """Return an empty score."""
         return DetectionScore(class_names)
 
+    def reports(self, class_names: Sequence[str], device: torch.device | str) -> Sequence[Any]:
+        """Return none: the scores have each class."""
+        return []
+
     def statistics(self, logits: TeacherLogits, targets: Any, layout: Layout) -> dict[str, float]:
         """Return means over views: `confidence` is the largest probability of a class at any
         position, and there is no accuracy."""

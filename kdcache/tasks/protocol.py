@@ -73,6 +73,9 @@ class Task(Protocol):
     def score(self, class_names: Sequence[str], device: torch.device | str) -> Score:
         """Return an empty score over classes of these names."""
 
+    def reports(self, class_names: Sequence[str], device: torch.device | str) -> Sequence[Score]:
+        """Return empty scores of what is told of single models alone, not after each epoch."""
+
     def statistics(
         self, logits: TeacherLogits, targets: Targets | Masks | None, layout: Layout
     ) -> dict[str, float]:

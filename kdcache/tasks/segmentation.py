@@ -7,7 +7,7 @@ al., NeurIPS 2022) and PSPNet's before it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -109,6 +109,10 @@ class Segmentation:
     def score(self, class_names: Sequence[str], device: torch.device | str) -> "MapScore":
         """Return an empty score."""
         return MapScore(class_names, device)
+
+    def reports(self, class_names: Sequence[str], device: torch.device | str) -> Sequence[Any]:
+        """Return none: the scores have each class."""
+        return []
 
     def statistics(
         self, logits: TeacherLogits, targets: Masks | None, layout: Layout

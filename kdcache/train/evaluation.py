@@ -30,7 +30,7 @@ from kdcache.shapes import Size, Views, size_text
 from kdcache.sources import Source, as_source, open_source
 from kdcache.sources.read_check import ReadCheck
 from kdcache.targets import task_of
-from kdcache.tasks import open_task
+from kdcache.tasks import Score, open_task
 from kdcache.tasks.segmentation import check_window, slide
 from kdcache.views import Recipe, ViewDataset, ViewLoader, load_recipe, shipped_recipes
 
@@ -154,8 +154,11 @@ class Evaluation:
         model.train(is_training)
 
     @torch.no_grad()
-    def scores(self, models: Sequence[nn.Module]) -> list[dict[str, float]]:
-        """Return the task's scores of each model, from one pass over the views.
+    def scores(
+        self, models: Sequence[nn.Module], *, has_reports: bool = False
+    ) -> list[dict[str, float]]:
+        """Return the task's scores of each model, from one pass over the views; with reports, also
+        what is told of single models.
 
         Raises:
             UnreadableSampleError: a sample that cannot be read any more.
@@ -163,10 +166,13 @@ class Evaluation:
         """
         look = StopLook()
         class_names = _class_names(self.source)
-        scores = []
+        scores: list[list[Score]] = []
         for model in models:
             model.eval()
-            scores.append(self._task.score(class_names, self._compute.device))
+            own_scores = [self._task.score(class_names, self._compute.device)]
+            if has_reports:
+                own_scores += self._task.reports(class_names, self._compute.device)
+            scores.append(own_scores)
         for number, batch in enumerate(self._loader):
             if number < self._num_looks:
                 look()
@@ -174,12 +180,19 @@ class Evaluation:
                 raise UnreadableSampleError(f"eval_data: {reason}")
             views = self._compute.move(batch.views[0])
             labels = batch.labels.to(self._compute.move)
-            for model, score in zip(models, scores, strict=True):
+            for model, own_scores in zip(models, scores, strict=True):
                 with self._compute.autocast():
                     output = self._output(model, views)
-                score.add(output, labels)
+                for score in own_scores:
+                    score.add(output, labels)
+        results = []
         with waiting("the scores of all processes"):
-            return [score.result() for score in scores]
+            for own_scores in scores:
+                result: dict[str, float] = {}
+                for score in own_scores:
+                    result |= score.result()
+                results.append(result)
+        return results
 
     def _output(self, model: nn.Module, views: Views) -> Any:
         with model_code(f"a model on evaluation views of {size_text(views.shape[2:])}"):

@@ -1,0 +1,102 @@
+"""The command `evaluate`: the scores of a saved model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from kdcache_cli.options import JSON, compute, configured
+from kdcache_cli.output import print_result
+
+_MOST_LISTED = 10
+_TITLES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "miou": "mIoU",
+    "pixel_accuracy": "pixels right",
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "calibration_error": "calibration error",
+}
+_OF_CLASSES = ("accuracy/", "iou/", "ap/")
+
+
+@click.command(short_help="Print the scores of a run's student, or of any weights.")
+@click.argument("model", metavar="RUN|MODEL")
+@click.option("--data", help="Source  [the run's evaluation data].", metavar="SPEC")
+@click.option("--recipe", help="Recipe of the views  [the run's, else eval].", metavar="NAME|FILE")
+@click.option(
+    "--window",
+    help="Windows that slide over images of segmentation  [the run's, else none].",
+    metavar="HxW",
+)
+@click.option("--batch-size", type=int, help="Views per batch  [256].", metavar="N")
+@compute
+@JSON
+def evaluate(model: str, window: str | None, as_json: bool, **flags: Any) -> None:
+    """Print the scores of a model: the best student of the run in folder RUN, or MODEL, a spec with
+    weights.
+
+    Of classification that is also the accuracy of each class, which classes are taken for which,
+    and how far confidences are off.
+    """
+    from kdcache.tools.evaluate import EvaluateConfig, evaluate_saved
+
+    flags["model"] = model
+    if window is not None:
+        flags["window"] = _sides(window)
+    config = configured(EvaluateConfig, "evaluate", None, flags)
+    result = evaluate_saved(config)
+    print_result(result, _lines(result), as_json=as_json)
+
+
+def _sides(window: str) -> list[int]:
+    """Return height and width of `512x1024`, or of `512` for both."""
+    from kdcache.errors import UsageError
+
+    sides = window.split("x")
+    if not all(side.isdecimal() for side in sides) or len(sides) > 2:
+        raise UsageError(f"window is {window!r}; it must be HEIGHTxWIDTH, such as 512x1024")
+    return [int(sides[0]), int(sides[-1])]
+
+
+def _lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    scores = result["scores"]
+    lines = [
+        ("model", result["model"]),
+        ("data", f"{result['samples']:,} samples of {result['data']}, recipe {result['recipe']}"),
+    ]
+    for name, title in _TITLES.items():
+        if name in scores:
+            lines.append((title, f"{scores[name]:.2f} %"))
+    if "eval_loss" in scores:
+        lines.append(("loss", f"{scores['eval_loss']:.4f}"))
+    return lines + _class_lines(scores) + _confusion_lines(scores)
+
+
+def _class_lines(scores: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Return the scores of the classes, the lowest first; of many some."""
+    classes: list[tuple[float, str]] = []
+    for name, value in scores.items():
+        if name.startswith(_OF_CLASSES):
+            classes.append((value, name.partition("/")[2]))
+    classes.sort()
+    lines: list[tuple[str, str]] = []
+    title = "classes, lowest"
+    for value, name in classes[:_MOST_LISTED]:
+        lines.append((title, f"{value:6.2f} %  {name}"))
+        title = ""
+    if len(classes) > _MOST_LISTED:
+        lines.append(("", f"and {len(classes) - _MOST_LISTED} more; --json has all"))
+    return lines
+
+
+def _confusion_lines(scores: Mapping[str, float]) -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    title = "taken for others"
+    for name, value in scores.items():
+        if name.startswith("taken/") and len(lines) < _MOST_LISTED:
+            lines.append((title, f"{value:6.2f} %  {name.partition('/')[2]}"))
+            title = ""
+    return lines

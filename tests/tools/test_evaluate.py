@@ -1,0 +1,95 @@
+"""Scores of saved models, of runs and of any weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import kdcache, kdcache_json, mistake
+from runs import DIGITS, MLP, dump, train
+from torch import Tensor
+
+from kdcache.shapes import Labels
+from kdcache.tasks.class_report import ClassReport
+
+PLACE = ("--workers", "0", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    dump(folder / "cache")
+    train(folder / "run", cache=str(folder / "cache"), eval_data=DIGITS, epochs=3)
+    return folder / "run"
+
+
+def test_a_run_is_evaluated_as_it_was_trained(run: Path) -> None:
+    found = kdcache_json("evaluate", run, *PLACE)
+    result = json_of(run / "result.json")
+    assert found["scores"]["top1"] == pytest.approx(result["best_top1"])
+    assert found["model"].endswith("best.safetensors") and found["data"] == DIGITS
+    (run / "best.safetensors").rename(run / "kept")
+    last = kdcache_json("evaluate", run, *PLACE)["scores"]
+    (run / "kept").rename(run / "best.safetensors")
+    assert {name: last[name] for name in ("top1", "top5")} == pytest.approx(
+        {name: result[name] for name in ("top1", "top5")}
+    )
+    weights = f"{MLP},weights={run}/student.safetensors"
+    recipe = run.parent / "grey.toml"
+    recipe.write_text('mode = "L"\nsize = 8\n[[transforms]]\nname = "Resize"\nsize = "input"\n')
+    other = kdcache_json("evaluate", weights, "--data", DIGITS, "--recipe", recipe, *PLACE)
+    assert other["scores"] == last
+    text = kdcache("evaluate", run, *PLACE)
+    for word in ("top-1", "calibration error", "classes, lowest", "taken for others"):
+        assert word in text
+
+
+def json_of(path: Path) -> dict:
+    import json
+
+    parsed: dict = json.loads(path.read_text())
+    return parsed
+
+
+def test_what_cannot_be_evaluated_is_told(run: Path, tmp_path: Path) -> None:
+    assert "is no run: it has no config.toml" in mistake("evaluate", tmp_path, *PLACE)
+    spec = f"{MLP},weights={run}/student.safetensors"
+    assert "give --data" in mistake("evaluate", spec, *PLACE)
+    assert "no weights" in mistake("evaluate", "timm:resnet18", "--data", DIGITS, *PLACE)
+    assert "HEIGHTxWIDTH" in mistake("evaluate", run, "--window", "wide", *PLACE)
+    assert "eval_window is not for classification" in mistake(
+        "evaluate", run, "--window", "8x8", *PLACE
+    )
+
+
+def labels(targets: list[int]) -> Labels:
+    return Labels(first=torch.tensor(targets))
+
+
+def test_a_report_by_class_is_what_is_counted_by_hand() -> None:
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, 4, 200)
+    values = generator.normal(size=(200, 5)) + 2 * np.eye(5)[targets]
+    report = ClassReport(["a", "b", "c", "d", "e"])
+    for start in (0, 50):
+        stop = 50 if start == 0 else 200
+        rows: Tensor = torch.from_numpy(values[start:stop]).float()
+        report.add(rows, labels(targets[start:stop].tolist()))
+    found = report.result()
+    probabilities = np.exp(values) / np.exp(values).sum(1, keepdims=True)
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    for number, name in enumerate("abcd"):
+        right = (predicted == number)[targets == number]
+        assert found[f"accuracy/{name}"] == pytest.approx(100 * right.mean())
+    assert "accuracy/e" not in found, "no sample is of it"
+    error = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence >= low) & (confidence < low + 1 / 15)
+        if inside.any():
+            gap = abs((predicted == targets)[inside].mean() - confidence[inside].mean())
+            error += gap * inside.mean()
+    assert found["calibration_error"] == pytest.approx(100 * error)
+    share = np.mean((predicted == 1)[targets == 0])
+    assert found["taken/a as b"] == pytest.approx(100 * share)
+    taken = [name for name in found if name.startswith("taken/")]
+    assert 0 < len(taken) <= 20 and "taken/a as a" not in taken
