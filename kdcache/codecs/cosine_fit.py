@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from kdcache.codecs.cosine_digits import LIMIT
 from kdcache.codecs.protocol import LARGEST, require_arrays
 from kdcache.deferred import Tensor, torch
 from kdcache.errors import CodecError
@@ -21,12 +22,6 @@ from kdcache.shapes import Logits
 MOST_CLASSES = 2048
 """A basis of so many takes 16 MB."""
 BANDS = 16
-LIMITS = {"long": (1 << 23) - 1, "wide": (1 << 15) - 1, "narrow": (1 << 7) - 1}
-"""The largest integer of each kind."""
-NUM_BYTES = {"long": 3, "wide": 2, "narrow": 1}
-LEAST_SIZES = {"long": 56, "wide": 12}
-"""Of a kind; below them an integer is narrow. Sizes are quarters of the logarithm to base 2 of an
-integer's variance: a wide one is expected to reach 3, and a narrow one can be 45 times as large."""
 _CORRELATION = 0.8
 """Of neighbours, on which the expected falloff rests; the true one need not be near it."""
 _MOST_SIZE = 400
@@ -44,7 +39,7 @@ class CosineFit:
     step: float
     """Quantisation step of the largest segment, in units of logits."""
     sizes: np.ndarray
-    """Of each axis, int16 `[classes]`, see `LEAST_SIZES`."""
+    """Of each axis, int16 `[classes]`, see `Kind.least_size`."""
     falloff: np.ndarray
     """By how much that changes with the frequency along one side, int16 `[bands]`."""
 
@@ -111,7 +106,7 @@ class CosineFit:
         """
         # cosines are at most sqrt(2 / side) along each side: all together 2 * sqrt(places)
         scaled = np.abs(self.basis * np.float32(self.step))
-        of_axes = float(scaled.sum(0).max()) * LIMITS["long"]
+        of_axes = float(scaled.sum(0).max()) * LIMIT
         largest = 2 * math.sqrt(num_places) * of_axes + float(np.abs(self.mean).max())
         if not largest < LARGEST:
             raise CodecError(
@@ -163,14 +158,12 @@ def fitted_to(logits: Logits, steps: float) -> CosineFit:
     return CosineFit.from_arrays(fit.to_arrays(), logits.shape[1])
 
 
-def expected_sizes(fit: CosineFit, height: int, width: int, num_anchors: int) -> np.ndarray:
-    """Return the size of each integer of a segment at the step of the largest one, as it is
-    expected: int16 `[height * width * anchors * classes]`, the axes innermost."""
-    rows = _along(fit.falloff, height)[:, None, None, None]
-    columns = _along(fit.falloff, width)[None, :, None, None]
-    of_place = np.broadcast_to(rows + columns, (height, width, num_anchors, 1))
-    # 16 bits: numpy sorts them by radix
-    sizes: np.ndarray = (of_place + fit.sizes).astype(np.int16).reshape(-1)
+def expected_sizes(fit: CosineFit, height: int, width: int) -> np.ndarray:
+    """Return the size of each integer of a map at the step of the largest segment, as it is
+    expected: int16 `[height * width * classes]`, the axes innermost."""
+    rows = _along(fit.falloff, height)[:, None, None]
+    columns = _along(fit.falloff, width)[None, :, None]
+    sizes: np.ndarray = (rows + columns + fit.sizes.astype(np.int16)).reshape(-1)
     return sizes
 
 
@@ -185,12 +178,13 @@ def cosines(side: int) -> Tensor:
 
 
 def _along(falloff: np.ndarray, side: int) -> np.ndarray:
-    """Return by how much sizes change with each frequency along a side, int64 `[side]`."""
+    """Return by how much sizes change with each frequency along a side, int16 `[side]`."""
     frequencies = np.arange(side)
     change = falloff[frequencies * BANDS // side]
     # what is constant: at most as many times the variance as there are places
     change[0] = 4 * (side - 1).bit_length()
-    return change
+    # numpy sorts 16 bits by radix
+    return change.astype(np.int16)
 
 
 def _falloff() -> np.ndarray:

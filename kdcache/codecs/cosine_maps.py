@@ -1,28 +1,21 @@
 """The codec `cosine` of whole maps: the heads of a segmentation, or the levels of a pyramid.
 
-The integers of a segment lie by falling expected size, so that those of one law lie side by side,
-which is what a compressor sees; each kind's bytes of one place lie together.
+Each anchor has maps of its own. The integers of a map lie by falling expected size, so that those
+of one law lie side by side, which is what a compressor sees.
 
 A loss takes the mean over the positions of a segment, and sums segments. So a position of a segment
 with a tenth of the positions weighs ten times as much, and its step is a tenth.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from kdcache.codecs.cosine_fit import (
-    LEAST_SIZES,
-    LIMITS,
-    NUM_BYTES,
-    CosineFit,
-    PlacedCosineFit,
-    cosines,
-    expected_sizes,
-)
+from kdcache.codecs.cosine_digits import KINDS, kind_counts, num_bytes, packed, unpacked
+from kdcache.codecs.cosine_fit import CosineFit, PlacedCosineFit, cosines, expected_sizes
 from kdcache.codecs.positions import LayoutCodec
 from kdcache.codecs.protocol import RowCodec, checked, to_bytes
 from kdcache.deferred import Tensor, torch
@@ -33,6 +26,12 @@ from kdcache.soft_targets import DenseTargets, SegmentTargets
 
 MOST_LOGITS = 2**26
 """Logits that are encoded at a time, and the most of a view: a cache may say any layout."""
+_CHUNK_BYTES = 4096
+_LARGE_RECORD = 2**21
+_IN_CACHE = 2**19
+"""Logits that a CPU works on at a time, so that they stay in its cache."""
+_ON_GPU = 2**25
+"""Those of a GPU, which wants many."""
 
 
 class CosineRows(RowCodec, Protocol):
@@ -53,9 +52,13 @@ class CosineRows(RowCodec, Protocol):
 class CosineMaps(LayoutCodec):
     """Integers on cosines over the places of each segment, and on axes over the classes."""
 
-    chunk_bytes: ClassVar[int | None] = 8192
-    """Few, so that integers of unlike laws have tables of their own."""
     rows: CosineRows
+
+    @property
+    def chunk_bytes(self) -> int | None:  # type: ignore[override]
+        """Few, so that integers of unlike laws have tables of their own; more of a large record, of
+        which a unit has few, and a chunk should not be tiny."""
+        return _CHUNK_BYTES * max(self.record_dtype.itemsize // _LARGE_RECORD, 1)
 
     @property
     def record_dtype(self) -> "np.dtype[Any]":
@@ -78,13 +81,14 @@ class CosineMaps(LayoutCodec):
             CodecError: logits of another shape, or not finite.
         """
         flat = self._flat(logits)
+        fit = self.rows.fit_on(flat.device)
         records = np.empty(len(flat), self.record_dtype)
         views = max(MOST_LOGITS // max(flat[:1].numel(), 1), 1)
         for start in range(0, len(flat), views):
             group = flat[start : start + views]
             checked(group.flatten(0, 1), self.classes)
             for part, rows in zip(self._parts, self.layout.split(group), strict=True):
-                values = part.bytes_of(self._integers(part, rows))
+                values = part.encode(rows, fit)
                 records[part.segment.name][start : start + views] = values.cpu().numpy()
         return records
 
@@ -92,14 +96,11 @@ class CosineMaps(LayoutCodec):
         """Return the soft targets by segment, decoded on `device`."""
         raw = to_bytes(records, device)
         fit = self.rows.fit_on(raw.device)
+        sizes = [part.num_bytes for part in self._parts]
         segments = []
-        start = 0
-        for part in self._parts:
-            values = part.integers_of(raw[:, start : start + part.num_bytes])
-            start += part.num_bytes
-            coefficients = (values * part.scale).view(-1, *part.shape, self.classes)
-            rows = part.to_places(coefficients).reshape(-1, self.classes)
-            segments.append(DenseTargets(torch.addmm(fit.mean, rows, fit.scaled)))
+        for part, values in zip(self._parts, torch.split(raw, sizes, dim=1), strict=True):
+            rows = part.decode(values, fit)
+            segments.append(DenseTargets(rows.flatten(0, 1)))
         return SegmentTargets(segments, self.layout)
 
     def nearest(self, records: Records, exact: Logits) -> Logits:
@@ -114,27 +115,11 @@ class CosineMaps(LayoutCodec):
         fit = self.rows.fit_on(flat.device)
         bounds = []
         for part, rows in zip(self._parts, self.layout.split(flat), strict=True):
-            exact = self._coefficients(part, rows).flatten(1)
-            past = (exact.abs() - part.limits(flat.device)).clamp_min(0)
-            steps = (past + 0.5).square().sum(1).sqrt() * fit.step * part.scale
+            steps = part.steps_lost(rows, fit) * fit.step * part.scale
             # the last term: what float32 rounds
             largest = rows.flatten(1).norm(dim=1) + fit.mean.norm() * part.num_positions**0.5
             bounds.append(steps * 1.001 + largest * 2.0**-16)
         return torch.stack(bounds).amax(0)
-
-    def _integers(self, part: "_Part", rows: ViewLogits) -> Tensor:
-        """Return the integers of a segment's logits, `[views, integers]`."""
-        exact = self._coefficients(part, rows).flatten(1)
-        limits = part.limits(exact.device)
-        return exact.round().maximum(-limits).minimum(limits).to(torch.int32)
-
-    def _coefficients(self, part: "_Part", rows: ViewLogits) -> Tensor:
-        """Return what the integers of a segment's logits would be without rounding, `[views, *shape
-        of the segment, axes]`."""
-        fit = self.rows.fit_on(rows.device)
-        on_axes = (rows.float() - fit.mean) @ fit.basis.T
-        of_places = on_axes.view(len(rows), *part.shape, self.classes)
-        return part.to_frequencies(of_places) / (fit.step * part.scale)
 
     @cached_property
     def _parts(self) -> "list[_Part]":
@@ -157,100 +142,129 @@ class CosineMaps(LayoutCodec):
 
 
 class _Part:
-    """How the integers of a segment lie in a record."""
+    """How a segment lies in a record: the maps of its anchors."""
 
     def __init__(self, segment: Segment, most: int, fit: CosineFit) -> None:
-        """Find their order and kinds.
+        """Find the order and the kinds of its integers.
 
         Args:
             segment: the segment.
             most: positions of the largest one.
             fit: that of the codec.
         """
-        height, width, *anchors = segment.shape
         self.segment = segment
-        self.shape = (height, width, *(anchors or [1]))
         self.num_positions = segment.num_positions
         self.scale = self.num_positions / most
         """Of its step to that of the largest segment."""
+        self._height, self._width, *anchors = segment.shape
+        self._num_maps = anchors[0] if anchors else 1
         self._fit = fit
-        sizes = expected_sizes(fit, *self.shape)
+        sizes = expected_sizes(fit, self._height, self._width)
+        self._num_integers = len(sizes)
+        """Of a map."""
         # a finer step makes larger integers: a power of two that is at least as large
         finer = 8 * (-(-most // self.num_positions) - 1).bit_length()
-        self._counts = _counts(sizes + finer)
-        self.num_bytes = sum(NUM_BYTES[kind] * count for kind, count in self._counts.items())
+        self._counts = kind_counts(sizes + finer)
+        self._map_bytes = num_bytes(self._counts)
+        self.num_bytes = self._num_maps * self._map_bytes
         self._placed: dict[tuple[str, torch.device], Tensor] = {}
 
-    @cached_property
-    def _order(self) -> Tensor:
-        """The numbers of the integers, by falling size."""
-        sizes = expected_sizes(self._fit, *self.shape)
-        return torch.from_numpy(np.argsort(-sizes, kind="stable"))
+    def encode(self, rows: ViewLogits, fit: PlacedCosineFit) -> Tensor:
+        """Return the bytes of logits `[views, positions, classes]`, uint8 `[views, bytes]`."""
+        raw = torch.empty((len(rows), self.num_bytes), dtype=torch.uint8, device=rows.device)
+        raw_by_map = raw.view(len(rows), self._num_maps, self._map_bytes)
+        by_map = self._by_map(rows)
+        for group in self._groups(len(rows), rows.device):
+            exact = self._exact(by_map[group], fit)
+            for kind, values in zip(KINDS, torch.split(exact, self._counts, dim=1), strict=True):
+                values.round_().clamp_(-kind.limit, kind.limit)
+            of_group = raw_by_map[group]
+            of_group.copy_(packed(exact.to(torch.int32), self._counts).view(of_group.shape))
+        return raw
 
-    def bytes_of(self, integers: Tensor) -> Tensor:
-        """Return the bytes of integers `[views, integers]`, uint8 `[views, bytes]`."""
-        ordered = integers[:, self._order_on(integers.device)]
-        # the sign comes last, so that the upper bytes of small integers are zeros
-        unsigned = (ordered << 1) ^ (ordered >> 31)
-        planes = []
-        start = 0
-        for kind, count in self._counts.items():
-            values = unsigned[:, start : start + count]
-            for byte in range(NUM_BYTES[kind]):
-                planes.append((values >> 8 * byte & 255).to(torch.uint8))
-            start += count
-        return torch.cat(planes, 1)
+    def decode(self, raw: Tensor, fit: PlacedCosineFit) -> ViewLogits:
+        """Return the logits `[views, positions, classes]` whose bytes `encode` gave."""
+        num_classes = len(fit.mean)
+        basis = fit.scaled * self.scale
+        rows = torch.empty((len(raw), self.num_positions, num_classes), device=raw.device)
+        raw_by_map = raw.view(len(rows), self._num_maps, self._map_bytes)
+        by_map = self._by_map(rows)
+        for group in self._groups(len(raw), raw.device):
+            integers = unpacked(raw_by_map[group].flatten(0, 1), self._counts)
+            of_places = self._at_places(integers)
+            logits = torch.addmm(fit.mean, of_places.view(-1, num_classes), basis)
+            of_group = by_map[group]
+            of_group.copy_(logits.view(of_group.shape))
+        return rows
 
-    def integers_of(self, raw: Tensor) -> Tensor:
-        """Return the integers whose bytes `bytes_of` gave, as float32."""
-        parts = []
-        start = 0
-        for kind, count in self._counts.items():
-            num_bytes = NUM_BYTES[kind]
-            planes = raw[:, start : start + num_bytes * count].view(len(raw), num_bytes, count)
-            values = planes[:, 0].to(torch.int32)
-            for byte in range(1, num_bytes):
-                values |= planes[:, byte].to(torch.int32) << 8 * byte
-            parts.append(values)
-            start += num_bytes * count
-        unsigned = torch.cat(parts, 1)
-        ordered = ((unsigned >> 1) ^ -(unsigned & 1)).float()
-        integers = torch.empty_like(ordered)
-        integers[:, self._order_on(raw.device)] = ordered
-        return integers
+    def steps_lost(self, rows: ViewLogits, fit: PlacedCosineFit) -> PerRow:
+        """Return the norm of what `encode` may lose of each view, in steps."""
+        squares = torch.zeros(len(rows), device=rows.device)
+        exact = self._exact(self._by_map(rows), fit)
+        for kind, values in zip(KINDS, torch.split(exact, self._counts, dim=1), strict=True):
+            past = (values.abs() - kind.limit).clamp_min(0)
+            squares += (past + 0.5).square().view(len(rows), -1).sum(1)
+        return squares.sqrt()
 
-    def limits(self, device: "torch.device") -> Tensor:
-        """Return the largest integer at each place, float32 `[integers]`."""
+    def _by_map(self, rows: ViewLogits) -> Tensor:
+        """Return rows `[views, positions, classes]` as `[views, maps, height, width, classes]`, in
+        the same memory."""
+        shape = (len(rows), self._height, self._width, self._num_maps, rows.shape[2])
+        return rows.view(shape).permute(0, 3, 1, 2, 4)
 
-        def made() -> Tensor:
-            ordered = []
-            for kind, count in self._counts.items():
-                ordered.append(torch.full((count,), float(LIMITS[kind])))
-            limits = torch.empty(len(self._order))
-            limits[self._order] = torch.cat(ordered)
-            return limits
+    def _groups(self, num_views: int, device: "torch.device") -> Iterator[tuple[slice, slice]]:
+        """Yield the views and the maps of them that are worked on at a time."""
+        at_once = _IN_CACHE if device.type == "cpu" else _ON_GPU
+        num_maps = max(at_once // self._num_integers, 1)
+        for views in _slices(num_views, max(num_maps // self._num_maps, 1)):
+            for maps in _slices(self._num_maps, num_maps):
+                yield views, maps
 
-        return self._on("limits", device, made)
+    def _exact(self, logits: Tensor, fit: PlacedCosineFit) -> Tensor:
+        """Return what the integers of maps of logits, `[views, maps, height, width, classes]`,
+        would be without rounding, by falling size, `[views * maps, integers]`."""
+        height, width = self._height, self._width
+        on_axes = (logits.float() - fit.mean) @ fit.basis.T
+        rows = self._cosines_on(width, logits.device) @ on_axes.flatten(0, 2)
+        columns = rows.view(-1, height, width * rows.shape[2])
+        frequencies = self._cosines_on(height, logits.device) @ columns
+        frequencies /= fit.step * self.scale
+        by_place = frequencies.view(-1, self._num_integers)
+        return by_place.index_select(1, self._order_on(logits.device))
 
-    def to_frequencies(self, rows: Tensor) -> Tensor:
-        """Return values `[views, height, width, anchors, axes]` by frequency in the place of
-        place."""
-        height, width, _ = self.shape
-        of_rows = torch.einsum("uy,vyxak->vuxak", self._cosines_on(height, rows.device), rows)
-        return torch.einsum("wx,vuxak->vuwak", self._cosines_on(width, rows.device), of_rows)
+    def _at_places(self, integers: Tensor) -> Tensor:
+        """Return what maps of integers, by falling size, `[maps, integers]`, are at the places,
+        float32 `[maps, height, width * axes]`."""
+        height, width = self._height, self._width
+        device = integers.device
+        frequencies = integers.index_select(1, self._place_on(device))
+        rows = frequencies.view(len(integers) * height, width, -1)
+        columns = self._cosines_on(width, device).T @ rows
+        by_row = columns.view(len(integers), height, -1)
+        return self._cosines_on(height, device).T @ by_row
 
-    def to_places(self, coefficients: Tensor) -> Tensor:
-        """Return the values that `to_frequencies` took."""
-        height, width, _ = self.shape
-        device = coefficients.device
-        of_rows = torch.einsum("wx,vuwak->vuxak", self._cosines_on(width, device), coefficients)
-        return torch.einsum("uy,vuxak->vyxak", self._cosines_on(height, device), of_rows)
+    def _order_on(self, device: "torch.device") -> Tensor:
+        """Return the numbers of a map's integers by falling size, int32."""
+
+        def order() -> Tensor:
+            sizes = expected_sizes(self._fit, self._height, self._width)
+            return torch.from_numpy(np.argsort(-sizes, kind="stable").astype(np.int32))
+
+        return self._on("order", device, order)
+
+    def _place_on(self, device: "torch.device") -> Tensor:
+        """Return where in that order each integer is, int32."""
+
+        def places() -> Tensor:
+            order = self._order_on(torch.device("cpu"))
+            place = torch.empty_like(order)
+            place[order.long()] = torch.arange(len(order), dtype=torch.int32)
+            return place
+
+        return self._on("place", device, places)
 
     def _cosines_on(self, side: int, device: "torch.device") -> Tensor:
         return self._on(f"cosines {side}", device, lambda: cosines(side))
-
-    def _order_on(self, device: "torch.device") -> Tensor:
-        return self._on("order", device, lambda: self._order)
 
     def _on(self, name: str, device: "torch.device", make: Callable[[], Tensor]) -> Tensor:
         """Return the tensor of a name on `device`, made and copied there once."""
@@ -259,8 +273,7 @@ class _Part:
         return self._placed[name, device]
 
 
-def _counts(sizes: np.ndarray) -> dict[str, int]:
-    """Return how many integers of each kind there are, the longest first."""
-    num_long = int((sizes > LEAST_SIZES["long"]).sum())
-    num_wide = int((sizes > LEAST_SIZES["wide"]).sum()) - num_long
-    return {"long": num_long, "wide": num_wide, "narrow": len(sizes) - num_long - num_wide}
+def _slices(count: int, size: int) -> Iterator[slice]:
+    """Yield slices of `size` that make up `count`."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))

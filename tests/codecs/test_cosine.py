@@ -19,6 +19,7 @@ from kdcache.codecs import (
     with_layout,
 )
 from kdcache.codecs.conversion import converted, why_not
+from kdcache.codecs.cosine_digits import KINDS, num_bytes, packed, unpacked
 from kdcache.codecs.cosine_fit import CosineFit, cosines, expected_sizes
 from kdcache.codecs.cosine_maps import CosineMaps
 from kdcache.errors import CodecError, UsageError
@@ -130,6 +131,47 @@ def test_each_anchor_has_maps_of_its_own() -> None:
         torch.testing.assert_close(found[:, place::2], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_batch_decodes_as_its_views_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Pyramid(((16, 12), (4, 3)), anchors=(3, 3))
+    codec = fitted(layout=layout)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, layout.num_positions, CLASSES, generator=generator)
+    records = codec.encode(logits)
+    whole = codec.decode(records).logits()
+    # two of three maps at a time, and one view
+    monkeypatch.setattr("kdcache.codecs.cosine_maps._IN_CACHE", 2 * 16 * 12 * CLASSES)
+    assert codec.encode(logits).tobytes() == records.tobytes()
+    torch.testing.assert_close(codec.decode(records).logits(), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_the_maps_of_all_anchors_share_a_table() -> None:
+    codec = fitted(layout=Pyramid(((4, 3),), anchors=(9,)))
+    (part,) = codec._parts
+    place = part._place_on(torch.device("cpu"))
+    assert place.dtype == torch.int32 and len(place) == 4 * 3 * CLASSES
+
+
+def test_integers_of_every_kind_come_back_from_their_digits() -> None:
+    counts = [3, 5, 7, 9, 11]
+    kinds = []
+    for kind, count in zip(KINDS, counts, strict=True):
+        values = torch.linspace(-kind.limit, kind.limit, count).round()
+        kinds.append(values.to(torch.int32))
+    one = torch.cat(kinds)
+    integers = torch.stack([one, -one])
+    raw = packed(integers, counts)
+    assert raw.shape == (2, num_bytes(counts)) and raw.dtype == torch.uint8
+    found = unpacked(raw, counts)
+    assert found.dtype == torch.float32 and torch.equal(found.to(torch.int32), integers)
+
+
+def test_small_integers_share_bytes() -> None:
+    integers = torch.tensor([[-2, -1, 0, 1, 0, 0, 1, -2]], dtype=torch.int32)
+    # of two bytes the first has the integers 0, 2, 4 and 6, and all upper digits are zeros
+    lower = [0b10_00_00_11, 0b11_00_10_01]
+    assert packed(integers, [0, 0, 0, 0, 8]).tolist() == [[*lower, 0, 0, 0, 0, 0, 0]]
+
+
 def test_any_bytes_decode_to_numbers() -> None:
     codec = fitted()
     random = np.random.default_rng(0)
@@ -175,12 +217,12 @@ def test_arrays_that_are_no_fit_are_refused(name: str, value: np.ndarray, messag
 def test_where_an_integer_lies_follows_from_integers_alone() -> None:
     fit = fitted().rows.fitted
     assert fit is not None
-    sizes = expected_sizes(fit, 3, 5, 2).reshape(3, 5, 2, CLASSES)
+    sizes = expected_sizes(fit, 3, 5).reshape(3, 5, CLASSES)
     assert sizes.dtype == np.int16
     # constant along both sides: 4 * ceil(log2(3)) and 4 * ceil(log2(5)) quarters more
-    assert (sizes[0, 0, 0] - fit.sizes).tolist() == [8 + 12] * CLASSES
+    assert (sizes[0, 0] - fit.sizes).tolist() == [8 + 12] * CLASSES
     # of 3 and 5 frequencies the second is in band 5 and band 3 of 16
-    assert (sizes[1, 1, 1] - fit.sizes == fit.falloff[5] + fit.falloff[3]).all()
+    assert (sizes[1, 1] - fit.sizes == fit.falloff[5] + fit.falloff[3]).all()
 
 
 def test_a_record_is_read_as_the_page_of_the_format_says() -> None:
@@ -198,15 +240,26 @@ def test_a_record_is_read_as_the_page_of_the_format_says() -> None:
         columns = change[0, 3] if v == 0 else int(arrays["falloff"][v * 16 // 3])
         sizes += [rows + columns + int(size) for size in arrays["sizes"]]
     order = sorted(range(len(sizes)), key=lambda place: -sizes[place])
-    num_long = sum(size > 56 for size in sizes)
-    num_wide = sum(12 < size <= 56 for size in sizes)
     values = {}
     start = 0
-    for kind, count in ((3, num_long), (2, num_wide), (1, len(sizes) - num_long - num_wide)):
-        for place in range(count):
-            planes = [int(raw[start + byte * count + place]) << 8 * byte for byte in range(kind)]
-            values[order[len(values)]] = sum(planes)
-        start += kind * count
+    larger = 400
+    for least, digits in (
+        *((56, (8, 8, 8)), (20, (8, 8)), (12, (4, 4, 8)), (0, (4, 4)), (-32768, (2, 2, 4))),
+    ):
+        count = sum(least < size <= larger for size in sizes)
+        larger = least
+        numbers = [0] * count
+        shift = 0
+        for bits in digits:
+            num_bytes = math.ceil(count * bits / 8)
+            for place in range(count):
+                byte = int(raw[start + place % num_bytes])
+                digit = byte >> bits * (place // num_bytes) & (1 << bits) - 1
+                numbers[place] += digit << shift
+            start += num_bytes
+            shift += bits
+        for number in numbers:
+            values[order[len(values)]] = number
     assert start == len(raw)
     signed = [(values[place] >> 1) ^ -(values[place] & 1) for place in range(len(sizes))]
     integers = np.array(signed, float).reshape(2, 3, CLASSES)
@@ -266,3 +319,11 @@ def test_it_is_made_of_exact_logits_only() -> None:
     for source in rounded:
         assert "cosine is made of exact logits" in str(why_not(source, codec.rows))
     assert "quantised on a basis" in str(why_not(codec, open_codec("full", classes=CLASSES)))
+
+
+def test_few_views_take_no_fewer_bytes_than_many() -> None:
+    layout = Pyramid(((64, 64), (32, 32)), anchors=(1, 1))
+    codec = fitted(layout=layout)
+    records = codec.encode(smooth_logits(layout, 16))
+    # of repeated records a compressor would find the bytes again
+    assert stored_bytes(codec, records[:2]) > 0.9 * stored_bytes(codec, records)
