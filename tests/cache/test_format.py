@@ -30,6 +30,7 @@ from kdcache.cache.formats.zarr import object_key
 from kdcache.cache.source import CachedSource
 from kdcache.codecs import LowRank, codec_to_dict, open_codec
 from kdcache.codecs.transform import Fit
+from kdcache.positions import Pyramid
 from kdcache.tools.export import export_cache
 from kdcache.verify.cache import verify_cache
 from kdcache.views import load_recipe, seed_generators
@@ -248,13 +249,13 @@ def test_golden_caches_are_there_for_every_version() -> None:
     names = {
         f"v{version}-{codec}"
         for version in range(1, FORMAT_VERSION + 1)
-        for codec in ("full", "topk", "lowrank", "webdataset")
+        for codec in ("full", "topk", "lowrank", "cosine", "webdataset")
     }
     assert {path.name for path in GOLDEN.iterdir() if path.is_dir()} - {"__pycache__"} == names
     files = [
         path for path in GOLDEN.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     ]
-    assert sum(path.stat().st_size for path in files) < 160_000
+    assert sum(path.stat().st_size for path in files) < 200_000
     assert not [path for path in files if path.name.endswith(".tmp")]
 
 
@@ -347,6 +348,21 @@ def test_a_golden_fit_decodes_as_it_did() -> None:
     assert abs(decoded - (logits - logits.mean(1, keepdims=True))).max() < 0.06
 
 
+def test_a_golden_cache_of_a_detector_decodes_as_it_did() -> None:
+    cache = golden("v1-cosine")
+    digest = "4967742587765fbe04ac92d121b3ce961eb3b43ce1e4169ce6cf572490b25640"
+    assert cache.manifest.digest == digest
+    layout = cache.manifest.layout
+    assert isinstance(layout, Pyramid) and layout.levels == ((8, 8), (4, 4))
+    assert layout.anchors == (2, 2) and layout.anchor_boxes == "24a6fe0bec21967f"
+    records = cache.read(12, range(20))
+    assert records[0]["level1"][:8].tolist() == [110, 59, 181, 95, 169, 2, 1, 0]
+    decoded = cache.codec.decode(records).logits().numpy()
+    assert decoded.shape == (20, 160, 3)
+    assert decoded[0, 0].tolist() == pytest.approx([-4.75759, -5.40061, -3.32371], abs=1e-4)
+    assert decoded[5, 159].tolist() == pytest.approx([-2.53686, -2.9782, -4.59577], abs=1e-4)
+
+
 def test_a_golden_tar_is_read_by_kdcache_and_by_tar(tmp_path: Path) -> None:
     cache, logits = golden("v1-webdataset"), np.load(GOLDEN / "v1.npy")[1]
     assert (
@@ -389,7 +405,7 @@ def test_golden_views_render_as_they_did() -> None:
     assert report["faults"] == [] and report["views"]["checked"] == 24
 
 
-@pytest.mark.parametrize("name", ["v1-full", "v1-topk", "v1-lowrank"])
+@pytest.mark.parametrize("name", ["v1-full", "v1-topk", "v1-lowrank", "v1-cosine"])
 def test_golden_caches_are_read_by_zarr_alone(name: str) -> None:
     root = zarr.open(GOLDEN / name, mode="r")
     assert isinstance(root, zarr.Group) and root.attrs["kdcache"]["format_version"] == 1  # type: ignore[index,call-overload]
