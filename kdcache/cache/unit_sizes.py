@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.cache.arrays import arrays_digest
+from kdcache.cache.documents.limits import MOST_UNIT_BYTES
 from kdcache.cache.documents.parts import CodecEntry
 from kdcache.cache.formats.zarr import ZarrFormat
 from kdcache.codecs import Codec, codec_to_dict
@@ -13,6 +14,7 @@ from kdcache.shapes import Records
 
 _BLOCK = 512
 _TAR_BYTES = 64_000_000
+_LEAST_UNIT_ROWS = 64
 _LARGE = 1_000_000  # rows of a cache whose units and chunks are as large as they get
 
 
@@ -22,7 +24,8 @@ def record_layout(
     """Return the fields of a manifest that follow from the codec, with its fit if it needs one, and
     the number of rows.
 
-    Units are powers of two of rows near 4 MB, chunks near 256 kB, both before compression.
+    Units are powers of two of rows near 4 MB, of large records 64 rows or at most 256 MiB; chunks
+    are near 256 kB. Both are sizes before compression.
 
     Args:
         codec: the codec.
@@ -126,15 +129,18 @@ def stored_bytes(codec: Codec, records: Records) -> float:
     Whole chunks of a large cache are measured. If there are too few records for one, they are
     repeated in other orders: that keeps how often each value comes, which decides the bytes, and
     gives the compressor no longer match to find. A table of values for a chunk then costs what it
-    costs in a large cache.
+    costs in a large cache. Records of many positions are not repeated: a compressor finds thousands
+    of bytes that come again, and a table costs little there.
     """
     layout = record_layout(codec, _LARGE)
-    num_chunks = max(len(records) // layout["chunk_rows"], 1)
-    rows: int = num_chunks * layout["chunk_rows"]
+    chunk_rows = layout["chunk_rows"]
+    if codec.least_chunk_rows == 1:
+        chunk_rows = min(chunk_rows, len(records))
+    rows: int = max(len(records) // chunk_rows, 1) * chunk_rows
     unit_format = ZarrFormat(
         rows=rows,
         unit_rows=rows,
-        chunk_rows=layout["chunk_rows"],
+        chunk_rows=chunk_rows,
         dtype=records.dtype,
         chunk_bytes=layout["chunk_bytes"] or records.dtype.itemsize,
         zstd_level=layout["zstd_level"],
@@ -155,9 +161,10 @@ def _repeated(records: Records, rows: int) -> Records:
 
 
 def default_unit(record_bytes: int, rows: int) -> int:
-    """Return the rows of a unit: a power of two near 4 MB, and of a small data set at most about a
-    quarter."""
-    return _few(_power_of_two(4_000_000 // record_bytes, 64, 65_536), rows)
+    """Return the rows of a unit: a power of two near 4 MB, or of large records 64 as far as 256
+    MiB hold them; of a small data set at most about a quarter."""
+    least = _power_of_two(MOST_UNIT_BYTES // record_bytes, 1, _LEAST_UNIT_ROWS)
+    return _few(_power_of_two(4_000_000 // record_bytes, least, 65_536), rows)
 
 
 def _few(unit: int, rows: int) -> int:

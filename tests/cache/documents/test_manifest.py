@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kdcache.cache import FORMAT_VERSION, Manifest, create_cache, open_cache
 from kdcache.cache.documents.document import with_digest
+from kdcache.cache.documents.limits import MOST_UNIT_BYTES
 from kdcache.cache.unit_sizes import chunk_rows, default_unit
 from kdcache.codecs import open_codec
 from kdcache.errors import CacheError, MismatchError
@@ -149,3 +150,4 @@ def test_default_rows_are_powers_of_two_that_fit(record_bytes: int, rows: int) -
     assert unit & (unit - 1) == chunk & (chunk - 1) == 0 and unit % chunk == 0
     assert unit < 2 * rows, "a unit is not padded beyond the next power of two"
     assert unit * record_bytes <= 4_000_000 or unit <= 64
+    assert unit * record_bytes <= MOST_UNIT_BYTES
