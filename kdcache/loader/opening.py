@@ -124,6 +124,9 @@ def _replay_of_caches(
     uses[0] = replace(uses[0], units=units)
     blocks = _blocks(config, caches, units)
     reads_units = "teacher" in needs or units is not None
+    if blocks is None and "teacher" in needs:
+        for cache in caches:
+            _note_large_slab(cache)
     if blocks is not None and reads_units:
         for number, use in enumerate(uses):
             uses[number] = replace(use, stream=_stream(config, use))
@@ -131,6 +134,17 @@ def _replay_of_caches(
     return Replay(
         source=source, recipe=first.recipe, caches=uses, seeds=seeds, samples=None, blocks=blocks
     )
+
+
+def _note_large_slab(cache: Cache) -> None:
+    """Say so if the slab of a seed goes beyond what slabs may take."""
+    size = cache.manifest.rows * cache.manifest.dtype.itemsize
+    if size > cache.slabs.limit:
+        say(
+            f"note: the slab of a seed of cache {cache} takes {size / 1e9:.3g} GB, and the next"
+            f" one's is made meanwhile; slabs may take {cache.slabs.limit / 1e9:.3g} GB. With"
+            " --window 4 no slab is made: units are read as the epoch comes to them"
+        )
 
 
 def _source_of(config: LoaderConfig, cache: Cache) -> Source:

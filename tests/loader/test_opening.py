@@ -126,6 +126,19 @@ def test_seeds_that_a_run_leaves_out_are_noted(
     )
 
 
+def test_a_slab_that_is_larger_than_slabs_may_be_is_noted(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**SETTINGS, "cache": str(whole), "slab_limit": 1e-6}
+    note = f"note: the slab of a seed of cache {whole} takes 7.68e-06 GB"
+    needs = open_loss("dist").requires
+    open_replay(train_config(tmp_path, **settings), needs)
+    assert note in capsys.readouterr().err
+    for changes in ({"window": 2}, {"slab_limit": 1.0}):
+        open_replay(train_config(tmp_path, **{**settings, **changes}), needs)
+        assert "slab" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("loss", ["dkd", "nkd", "kl:standardize=true"])
 def test_losses_that_need_logits_refuse_an_average(
     tmp_path: Path, two: list[str], loss: str
