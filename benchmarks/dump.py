@@ -22,12 +22,14 @@ from workload import add_compute_options, compute_config, teacher_spec
 
 from kdcache.cache import Cache, create_cache
 from kdcache.cache.committing import commit_unit, start_seed
+from kdcache.codecs.positions import encoded
 from kdcache.dump.job import Job, prepare
 from kdcache.dump.run import DumpConfig
 from kdcache.dump.shares import UnitOrder
 from kdcache.dump.worker import write_units
 from kdcache.models.vision_model import TeacherLogits
 from kdcache.runtime.console import progress
+from kdcache.views import Batch
 
 CALLS = 15
 
@@ -37,8 +39,8 @@ def parts(job: Job, cache: Cache) -> dict[str, float]:
     behind the next unit."""
     rows = cache.manifest.unit_range(0)
     batch = next(iter(job.loader(cache, [[(row, 0) for row in rows]])))
-    logits = torch.randn(len(rows), cache.manifest.classes, device=job.compute.device)
-    records = cache.codec.encode(logits)
+    logits = teacher_logits(job, batch)
+    records = encoded(cache.codec, logits.values, logits.boxes)
     for seed in range(1000, 1000 + CALLS):
         start_seed(cache, seed)
     seeds = itertools.count(1000)
@@ -46,29 +48,26 @@ def parts(job: Job, cache: Cache) -> dict[str, float]:
     def microseconds(call: Callable[[], object]) -> float:
         return 1e6 * float(np.median([seconds_per_call(call, 1) for _ in range(CALLS)])) / len(rows)
 
-    given = TeacherLogits(logits)
     return {
-        "encode": microseconds(lambda: cache.codec.encode(logits)),
-        "count_and_probe": microseconds(lambda: job.unit(cache, 0, 0).add(batch, given, records)),
+        "encode": microseconds(lambda: encoded(cache.codec, logits.values, logits.boxes)),
+        "count_and_probe": microseconds(lambda: job.unit(cache, 0, 0).add(batch, logits, records)),
         "commit": microseconds(lambda: commit_unit(cache, next(seeds), 0, records)),
     }
 
 
-def measure(folder: Path, name: str, views: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Return rates and their ratio for the timm model `name`."""
-    config = DumpConfig(
-        cache=str(folder / f"{name}.cache"),
-        data=f"workload:photos,length={views}",
-        teacher=teacher_spec(name, options.size, folder),
-        recipe="imagenet-b1",
-        codec=options.codec,
-        batch_size=options.batch,
-        unit_rows=max(views // 2, options.batch),
-        compute=compute_config(options),
-    )
-    job = prepare(config)
-    cache = create_cache(config.cache, job.manifest)
+def teacher_logits(job: Job, batch: Batch) -> TeacherLogits:
+    """Return the teacher's logits of a batch, on its device."""
     model = job.compute.place(job.teacher).eval()
+    with torch.inference_mode(), job.compute.autocast():
+        output = model(job.compute.move(batch.views[0]))
+        return job.teacher.teacher_logits(output, batch.labels)
+
+
+def measure(config: DumpConfig, views: int, repetitions: int) -> dict[str, Any]:
+    """Return rates of a dump of so many views, and their ratio."""
+    job = prepare(config)
+    cache = create_cache(config.cache, job.manifest, job.codec.fit_arrays())
+    job.compute.place(job.teacher).eval()
 
     def dump(seed: int) -> None:
         start_seed(cache, seed)
@@ -78,16 +77,15 @@ def measure(folder: Path, name: str, views: int, options: argparse.Namespace) ->
 
     def bare(seed: int) -> None:
         requests = [
-            [(row, seed) for row in range(start, min(start + options.batch, views))]
-            for start in range(0, views, options.batch)
+            [(row, seed) for row in range(start, min(start + config.batch_size, views))]
+            for start in range(0, views, config.batch_size)
         ]
-        with torch.inference_mode(), job.compute.autocast():
-            for batch in job.loader(cache, requests):
-                model(job.compute.move(batch.views[0]))
+        for batch in job.loader(cache, requests):
+            teacher_logits(job, batch)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
-    times = interleave({"bare": bare, "dump": dump}, options.repetitions)
+    times = interleave({"bare": bare, "dump": dump}, repetitions)
     added = parts(job, cache)
     bare_view = 1e6 * float(np.median(times["bare"][:, 0])) / views
     return {
@@ -99,6 +97,20 @@ def measure(folder: Path, name: str, views: int, options: argparse.Namespace) ->
         "dump_views_per_second": spread(views / times["dump"][:, 0]),
         "bare_views_per_second": spread(views / times["bare"][:, 0]),
     }
+
+
+def config_of(folder: Path, name: str, views: int, options: argparse.Namespace) -> DumpConfig:
+    """Return the dump of the timm model `name`."""
+    return DumpConfig(
+        cache=str(folder / f"{name}.cache"),
+        data=f"workload:photos,length={views}",
+        teacher=teacher_spec(name, options.size, folder),
+        recipe="imagenet-b1",
+        codec=options.codec,
+        batch_size=options.batch,
+        unit_rows=max(views // 2, options.batch),
+        compute=compute_config(options),
+    )
 
 
 def main() -> None:
@@ -114,9 +126,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(
         prefix=".benchmark-", dir=Path.cwd()
     ) as name:  # the disk of the working folder: /tmp may be memory
-        cases = {
-            model: measure(Path(name), model, views, options) for model, views in models.items()
-        }
+        cases = {}
+        for model, views in models.items():
+            config = config_of(Path(name), model, views, options)
+            cases[model] = measure(config, views, options.repetitions)
     lines = {
         f"{model}: {label}": case[key]
         for model, case in cases.items()

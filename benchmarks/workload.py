@@ -15,6 +15,7 @@ from torch import nn
 from kdcache.cache import Cache, Manifest, create_cache, record_layout
 from kdcache.cache.documents.parts import MadeBy, RecipeEntry, SourceEntry, TeacherEntry
 from kdcache.codecs import Codec
+from kdcache.positions import Layout, One
 from kdcache.runtime.device import ComputeConfig
 from kdcache.views import load_recipe
 
@@ -50,6 +51,30 @@ def perceptron(classes: int = 1000, size: int = 64, width: int = 64) -> nn.Modul
     )
 
 
+class BoxedPhotos:
+    """`length` samples of `DISTINCT` JPEG files of 640x480 pixels, each with a few boxes at random:
+    for time and memory, which do not depend on what they show."""
+
+    task = "detection"
+
+    def __init__(self, length: int = 64, classes: int = 80) -> None:
+        self.length = length
+        self.classes = tuple(f"class {number}" for number in range(classes))
+        self.files = [jpeg(seed, 640, 480) for seed in range(min(length, DISTINCT))]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, dict[str, np.ndarray]]:
+        random = np.random.default_rng(index)
+        count = int(random.integers(1, 8))
+        corners = random.uniform(0, 300, (count, 2))
+        boxes = np.concatenate([corners, corners + random.uniform(20, 180, (count, 2))], 1)
+        labels = random.integers(0, len(self.classes), count)
+        image = Image.open(io.BytesIO(self.files[index % len(self.files)]))
+        return image, {"boxes": boxes, "labels": labels}
+
+
 def teacher_spec(name: str, size: int, folder: Path, classes: int = 1000) -> str:
     """Return the spec of a timm model with random weights, saved under `folder`; time does not
     depend on their values."""
@@ -78,11 +103,20 @@ def compute_config(options: argparse.Namespace) -> ComputeConfig:
     )
 
 
-def make_cache(path: Path, codec: Codec, rows: int, unit_rows: int | None = None) -> Cache:
+def make_cache(
+    path: Path,
+    codec: Codec,
+    rows: int,
+    unit_rows: int | None = None,
+    layout: Layout | None = None,
+) -> Cache:
     """Return a new, empty cache for records of `codec`, without teacher or images."""
+    layout = layout or One()
+    task = "classification" if isinstance(layout, One) else "detection"
     manifest = Manifest(
-        task="classification",
-        classes=codec.classes,
+        task=task,
+        classes=codec.classes - int(layout.has_background),
+        layout=layout,
         rows=rows,
         source=SourceEntry(spec="none", fingerprint="none"),
         order_seed=0,

@@ -184,3 +184,16 @@ def test_codecs_of_a_detector_are_measured(tmp_path: Path) -> None:
     for case in result["codecs"].values():
         assert case["bytes_per_position"] > 0
         assert 0 < case["errors"]["DIST, tau 1"]["early"] < 1
+
+
+@pytest.mark.slow
+def test_a_detection_cache_is_measured_at_a_size(tmp_path: Path) -> None:
+    detector = "tiny_detectors:retinanet,mean=0.5,std=0.25"
+    sizes = ("--classes", "3", "--canvas", "50x64", "--views", "4", "--repetitions", "1")
+    result = json.loads(benchmark(tmp_path, "detection", "--model", detector, *sizes, "--json"))
+    assert result["settings"]["canvas"] == "(64, 64)"
+    assert result["codecs"]["positions"] == 160
+    assert result["codecs"]["milliseconds_per_view"]["cosine, decode"]["wall"]["min"] > 0
+    assert result["dump"]["rate_over_bare"]["wall"]["min"] > 0
+    assert result["epoch"]["slabs_over_labels"]["wall"]["min"] > 0
+    assert result["reading"]["windows_over_plain"]["wall"]["min"] > 0
