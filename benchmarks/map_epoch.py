@@ -36,6 +36,7 @@ from kdcache.loader.window_reader import WindowReader
 from kdcache.losses import dist_loss
 from kdcache.runtime.device import ComputeConfig
 from kdcache.train.metrics_log import MetricsFile
+from kdcache.train.optim import OptimizerConfig
 from kdcache.train.run import TrainConfig, Trainer
 from kdcache.train.side_by_side import StudentRun, train_epoch
 
@@ -118,6 +119,7 @@ def epochs(cache: Cache, folder: Path, options: argparse.Namespace) -> dict[str,
         **{"batch_size": options.batch, "epochs": options.repetitions + 1, "log_steps": 10**9},
         **{
             "seeds": f"{seeds[0]}:{seeds[-1] + 1}",
+            "optimizer": OptimizerConfig(lr=1e-4),  # any student stays finite at it
             "compute": ComputeConfig(workers=options.workers, precision=options.precision),
         },
     }
